@@ -1,0 +1,143 @@
+//! Frames and PCM in, whole seconds out: a pure state machine, without threads and without a clock.
+//!
+//! Seconds lie on the grid of running time: second `n` holds what has `n s <= PTS < n+1 s`, in integers.
+
+mod builder;
+mod sampling;
+mod sound;
+
+use serde::Serialize;
+
+use crate::ingest::frame::Frame;
+use crate::ingest::{Discontinuity, End, Pace, Track, Tracks};
+use crate::time::{Pts, RunId, WallTime};
+
+pub use builder::{ClipBuilder, ClipConfig};
+pub use sampling::SamplingPlan;
+
+/// Two frames of one second a fixed time apart, as indices into [`ClipSecond::frames`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowPair {
+    pub first: usize,
+    pub second: usize,
+    /// `frames[second].pts - frames[first].pts`: flow is scaled from this to the pack's nominal distance.
+    pub gap_ns: u64,
+}
+
+/// Why a modality of a second is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Absent {
+    /// The source has no such track.
+    NoTrack,
+    /// The track is there, but brought nothing (or too little) for this second.
+    NoData,
+    /// Frames are there, but none far enough apart for flow.
+    NoPairs,
+}
+
+/// Second `index` of a run: the frames and samples whose PTS fall in it, plus what is missing.
+#[derive(Debug)]
+pub struct ClipSecond {
+    pub run: RunId,
+    pub index: u64,
+    /// The frames the sampling plan chose, in PTS order, each once.
+    pub frames: Vec<Frame>,
+    /// The frames for the RGB model, as indices into `frames`, one per sampling point that found a frame.
+    pub rgb: Vec<usize>,
+    /// The pairs for the flow model.
+    pub pairs: Vec<FlowPair>,
+    /// How many frames fell into this second before the plan chose.
+    pub frames_seen: u32,
+    /// Mono samples at the pack's rate: exactly `rate` of them, holes filled with silence; `None` when less than half
+    /// of the second's sound arrived.
+    pub audio: Option<Vec<f32>>,
+    /// Samples of `audio` (at the pack's rate) that were not in the stream and are silence.
+    pub audio_missing: u32,
+    /// Why there is no picture, when there is none.
+    pub rgb_absent: Option<Absent>,
+    /// Why there is no flow, when there is none.
+    pub flow_absent: Option<Absent>,
+    /// Why there is no sound, when there is none.
+    pub audio_absent: Option<Absent>,
+    /// Wall time of the start of the second, when the source told one; the caller falls back on arrival.
+    pub wall: Option<WallTime>,
+    /// Monotonic clock when the last sample or frame of the second arrived, ns.
+    pub arrived_ns: u64,
+}
+
+impl ClipSecond {
+    pub fn start(&self) -> Pts {
+        Pts::from_second(self.index)
+    }
+}
+
+/// Why seconds were not classified. Always counted, never silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GapReason {
+    /// The machine was behind and shed whole seconds.
+    Overload,
+    /// Neither frames nor sound arrived.
+    NoMedia,
+    /// The model computation failed for this second.
+    Compute,
+}
+
+impl GapReason {
+    pub const ALL: [GapReason; 3] = [GapReason::Overload, GapReason::NoMedia, GapReason::Compute];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            GapReason::Overload => "overload",
+            GapReason::NoMedia => "no-media",
+            GapReason::Compute => "compute",
+        }
+    }
+}
+
+/// One second of a run that has no decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    pub run: RunId,
+    pub index: u64,
+    pub reason: GapReason,
+}
+
+/// What the clip builder says, in order.
+#[derive(Debug)]
+pub enum ClipOutput {
+    Second(ClipSecond),
+    Gap(Gap),
+    /// A run began; `cause` is `None` for the first of a stream.
+    RunStarted {
+        run: RunId,
+        cause: Option<Discontinuity>,
+    },
+    Opened(Tracks),
+    TrackEnded(Track),
+    /// Data that could not be used: late, or of a time line that was left.
+    Discarded {
+        track: Track,
+        count: u64,
+    },
+    Ended(End),
+}
+
+/// How patient the builder is with a track that is behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Nanoseconds of stream time one track may run ahead before a second is closed without the other.
+    pub lag_ns: u64,
+}
+
+impl Patience {
+    /// Live streams wait briefly (sound and pictures of a live mux are within a second of each other); files wait long,
+    /// since only a broken or very oddly interleaved file makes anyone wait and nothing is late.
+    pub const fn for_pace(pace: Pace) -> Self {
+        match pace {
+            Pace::Live => Self { lag_ns: 1_500_000_000 },
+            Pace::File => Self { lag_ns: 10_000_000_000 },
+        }
+    }
+}

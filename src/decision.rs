@@ -1,0 +1,157 @@
+//! The words of the decision chain: scores of one modality, prediction of one second, estimate over a window, event.
+
+use serde::Serialize;
+
+use crate::clip::{Absent, Gap};
+use crate::labels::{ClassId, Modality};
+use crate::time::{Pts, RunId, WallTime};
+
+/// Softmax of one modality for one second, over the classes of the pack.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModalityScores {
+    /// Mean probability per class over the frames (or pairs) of the second; sums to 1. Classes that the modality's
+    /// model does not know have 0.
+    pub scores: Vec<f32>,
+    /// Majority vote over the per-frame labels; ties go to the higher mean probability.
+    pub label: ClassId,
+    /// Votes for `label`.
+    pub votes: u32,
+    /// Frames (or pairs) that voted; 1 for sound.
+    pub voters: u32,
+}
+
+impl ModalityScores {
+    /// Mean probability of the majority label.
+    pub fn score(&self) -> f32 {
+        self.scores[self.label.index()]
+    }
+}
+
+/// The three modalities of one second. `None` = missing, never zeros.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PerModality<T> {
+    pub rgb: T,
+    pub flow: T,
+    pub audio: T,
+}
+
+impl<T> PerModality<T> {
+    pub fn get(&self, modality: Modality) -> &T {
+        match modality {
+            Modality::Rgb => &self.rgb,
+            Modality::Flow => &self.flow,
+            Modality::Audio => &self.audio,
+        }
+    }
+
+    pub fn get_mut(&mut self, modality: Modality) -> &mut T {
+        match modality {
+            Modality::Rgb => &mut self.rgb,
+            Modality::Flow => &mut self.flow,
+            Modality::Audio => &mut self.audio,
+        }
+    }
+}
+
+/// Why a modality decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// A label of the second has this modality in the class-to-modality table.
+    Table,
+    /// No label of the second is claimed by another modality: the table's default decides.
+    Default,
+    /// The modality that should have decided is missing; this one stands in.
+    Fallback,
+}
+
+/// The fused label and probabilities of one second.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    pub label: ClassId,
+    /// Probability of `label`.
+    pub probability: f32,
+    pub modality: Modality,
+    pub why: Why,
+    /// Fused probability per class of the pack; sums to 1.
+    pub probabilities: Vec<f32>,
+}
+
+/// One classified second.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SecondPrediction {
+    pub run: RunId,
+    pub index: u64,
+    pub scores: PerModality<Option<ModalityScores>>,
+    /// Why a modality is missing, where it is.
+    pub absent: PerModality<Option<Absent>>,
+    pub decision: Decision,
+    /// Wall time of the start of the second.
+    pub wall: WallTime,
+    /// Monotonic clock when the last sample of the second arrived, ns.
+    pub arrived_ns: u64,
+}
+
+impl SecondPrediction {
+    pub fn start(&self) -> Pts {
+        Pts::from_second(self.index)
+    }
+}
+
+/// What became of one second.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SecondOutcome {
+    Predicted(SecondPrediction),
+    Gap(Gap),
+}
+
+impl SecondOutcome {
+    pub fn run(&self) -> RunId {
+        match self {
+            SecondOutcome::Predicted(p) => p.run,
+            SecondOutcome::Gap(g) => g.run,
+        }
+    }
+
+    pub fn index(&self) -> u64 {
+        match self {
+            SecondOutcome::Predicted(p) => p.index,
+            SecondOutcome::Gap(g) => g.index,
+        }
+    }
+}
+
+/// The voted probabilities over the last `vote_window` seconds: the product's live output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WindowEstimate {
+    /// Share of the window's classified seconds whose label is the class; sums to 1.
+    pub share: Vec<f32>,
+    /// Mean fused probability per class over the window's classified seconds; sums to 1.
+    pub mean: Vec<f32>,
+    /// Class with the largest share; ties go to the larger mean.
+    pub label: ClassId,
+    /// Classified seconds in the window.
+    pub seconds: u32,
+    /// Seconds of the window without a decision.
+    pub gaps: u32,
+}
+
+/// Begin or end of a class on air.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventKind {
+    Onset,
+    Offset,
+}
+
+/// A class came on air or left it, by hysteresis on the estimate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub kind: EventKind,
+    pub class: ClassId,
+    pub run: RunId,
+    /// The second whose estimate crossed the threshold.
+    pub index: u64,
+    /// Mean probability of the class in that estimate.
+    pub probability: f32,
+}

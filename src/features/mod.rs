@@ -1,0 +1,4 @@
+//! Features: what the models see of a second. The CPU twin is the reference.
+
+pub mod cpu;
+pub mod params;

@@ -1,0 +1,1 @@
+//! The class-to-modality table and the decision of one second.

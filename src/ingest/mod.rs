@@ -1,0 +1,99 @@
+//! From a URI to frames and PCM: what flows, who makes it, and how it can end.
+//!
+//! A [`Source`] pushes [`MediaItem`]s into one bounded channel from threads of its own. Only `gst.rs` knows GStreamer;
+//! everything behind the channel can be fed by `replay.rs` or by a test.
+
+pub mod frame;
+pub mod pcm;
+pub mod pool;
+
+use crossbeam_channel::Sender;
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::time::WallTime;
+use frame::Frame;
+use pcm::PcmChunk;
+
+/// What a source sends downstream. In-band, in order per track.
+#[derive(Debug)]
+pub enum MediaItem {
+    Frame(Frame),
+    Pcm(PcmChunk),
+    /// The source opened and knows its tracks. Sent once per connection, before any data of it.
+    Opened(Tracks),
+    /// The track brings no more data in this connection.
+    TrackEnded(Track),
+    /// Ties a PTS to wall time better than arrival does.
+    Wall {
+        pts: crate::time::Pts,
+        wall: WallTime,
+    },
+    /// What follows has a new time line (reconnect): the clip builder closes the run.
+    Discontinuity(Discontinuity),
+    /// The last item, always sent: the stream is over.
+    Ended(End),
+}
+
+/// Which tracks a source has. A source without either is refused before any data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Tracks {
+    pub video: bool,
+    pub audio: bool,
+}
+
+/// One of the two kinds of track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Track {
+    Video,
+    Audio,
+}
+
+/// Why a run ended and another begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Discontinuity {
+    /// The source was opened again.
+    Reconnect,
+    /// PTS went forward by more than the clip builder bridges.
+    JumpForward,
+    /// PTS went back.
+    JumpBack,
+}
+
+/// How a stream ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// End of the file, or the program is shutting down.
+    Finished,
+    /// The source failed; the text is redacted and one line.
+    Failed { cause: String, advice: String },
+}
+
+/// What a source promises about its timing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pace {
+    /// Data come when they come: downstream sheds when behind.
+    Live,
+    /// Data wait: downstream blocks, nothing is lost.
+    File,
+}
+
+/// A running source. Dropping it stops its threads and returns after they have ended.
+pub trait Source: Send {
+    fn pace(&self) -> Pace;
+    /// Asks the source to stop. `MediaItem::Ended(End::Finished)` follows in-band.
+    fn stop(&mut self);
+}
+
+/// Opens sources by URI. Implemented by GStreamer ingest and by the replay source.
+pub trait Open: Send + Sync {
+    /// Starts `uri` and sends its media to `to`.
+    ///
+    /// # Errors
+    /// Only for what is wrong before anything runs (unknown scheme, bad template, missing plugin). What goes wrong
+    /// later, an unreachable host for one, arrives in-band as [`End::Failed`].
+    fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>>;
+}

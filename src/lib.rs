@@ -1,0 +1,17 @@
+//! Touchline watches live sports broadcasts and says every second which sport is on.
+
+pub mod clip;
+pub mod clock;
+pub mod decision;
+pub mod error;
+pub mod features;
+pub mod fusion;
+pub mod ingest;
+pub mod labels;
+pub mod metrics;
+pub mod models;
+pub mod nn;
+pub mod publish;
+pub mod redact;
+pub mod time;
+pub mod vote;

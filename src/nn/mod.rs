@@ -1,0 +1,1 @@
+//! Layers that candle lacks or that this program needs in another shape, as candle custom ops.

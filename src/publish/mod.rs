@@ -1,0 +1,1 @@
+//! What people and programs see: the page, the API, JSONL, events.

@@ -1,0 +1,158 @@
+//! Keeps secrets of URLs out of logs, pages, JSONL and metrics labels.
+//!
+//! Two lines of defence: URLs inside any text lose user, password, query and fragment; and the secret parts of every
+//! URI the program was given are remembered, so that a library that prints them on their own (GStreamer's debug
+//! strings do) is caught as well.
+
+use std::sync::RwLock;
+
+/// Secret substrings of the URIs seen so far, longest first.
+static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
+
+/// What stands where a secret stood.
+const MASK: &str = "***";
+
+/// A secret shorter than this is not searched for in free text: it would mask ordinary words.
+const SECRET_MIN: usize = 4;
+
+/// Remembers the secret parts of `uri` so that [`text`] masks them from now on.
+pub fn remember(uri: &str) {
+    let parts = split(uri);
+    let mut found: Vec<String> = Vec::new();
+    if let Some((_, password)) = parts.userinfo.and_then(|u| u.split_once(':')) {
+        found.push(password.to_owned());
+    }
+    if let Some(query) = parts.query {
+        found.extend(query.split('&').filter_map(|pair| pair.split_once('=')).map(|(_, value)| value.to_owned()));
+    }
+    let decoded: Vec<String> = found.iter().map(|s| percent_decode(s)).collect();
+    found.extend(decoded);
+    // Words such as `mode=caller` or `latency=2000` are no secrets, and masking them would blind the logs.
+    const PUBLIC: [&str; 8] = ["caller", "listener", "rendezvous", "true", "false", "request", "publish", "live"];
+    found.retain(|s| {
+        s.len() >= SECRET_MIN && !PUBLIC.contains(&s.as_str()) && !s.chars().all(|c| c.is_ascii_digit() || c == '.')
+    });
+    let mut secrets = SECRETS.write().unwrap_or_else(|e| e.into_inner());
+    for secret in found {
+        if !secrets.contains(&secret) {
+            secrets.push(secret);
+        }
+    }
+    secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+}
+
+/// `uri` without user, password, query and fragment: `rtsp://***@cam.example/live?***`.
+///
+/// A plain path or `testsrc://` comes back as it is.
+pub fn uri(uri: &str) -> String {
+    let parts = split(uri);
+    let Some(scheme) = parts.scheme else { return uri.to_owned() };
+    if scheme.eq_ignore_ascii_case("testsrc") || scheme.eq_ignore_ascii_case("file") {
+        return uri.to_owned();
+    }
+    let user = if parts.userinfo.is_some() { "***@" } else { "" };
+    let query = if parts.query.is_some() { "?***" } else { "" };
+    format!("{scheme}://{user}{}{}{query}", parts.host, parts.path)
+}
+
+/// `text` on one line, with every URL in it redacted and every remembered secret masked.
+pub fn text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let scheme_from = rest[..at]
+            .rfind(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')))
+            .map_or(0, |i| i + rest[i..].chars().next().map_or(1, char::len_utf8));
+        let end = rest[at..]
+            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`' | '|' | ')' | ']' | '}'))
+            .map_or(rest.len(), |i| at + i);
+        out.push_str(&rest[..scheme_from]);
+        out.push_str(&uri(&rest[scheme_from..end]));
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    for secret in SECRETS.read().unwrap_or_else(|e| e.into_inner()).iter() {
+        if out.contains(secret.as_str()) {
+            out = out.replace(secret.as_str(), MASK);
+        }
+    }
+    if out.contains(['\n', '\r']) {
+        out = out.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" | ");
+    }
+    out
+}
+
+/// The pieces of a URI, as they stand. Not the `url` crate: redaction must also work on what that refuses to parse.
+struct Parts<'a> {
+    scheme: Option<&'a str>,
+    userinfo: Option<&'a str>,
+    host: &'a str,
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+fn split(uri: &str) -> Parts<'_> {
+    let Some((scheme, rest)) = uri.split_once("://") else {
+        return Parts { scheme: None, userinfo: None, host: "", path: uri, query: None };
+    };
+    let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+    let (before_query, query) = rest.split_once('?').map_or((rest, None), |(b, q)| (b, Some(q)));
+    // A password may hold an unescaped '/', so the last '@' before the query ends the user part.
+    let (userinfo, rest) = before_query.rsplit_once('@').map_or((None, before_query), |(u, r)| (Some(u), r));
+    let path_from = rest.find('/').unwrap_or(rest.len());
+    Parts { scheme: Some(scheme), userinfo, host: &rest[..path_from], path: &rest[path_from..], query }
+}
+
+fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = |b: u8| (b as char).to_digit(16);
+        if bytes[i] == b'%'
+            && i + 2 < bytes.len()
+            && let (Some(high), Some(low)) = (hex(bytes[i + 1]), hex(bytes[i + 2]))
+        {
+            out.push((high * 16 + low) as u8);
+            i += 3;
+        } else {
+            out.push(bytes[i]);
+            i += 1;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_lose_what_is_secret_and_keep_what_helps() {
+        for (given, shown) in [
+            ("rtsp://ann:s3cret@cam.example:554/live/1", "rtsp://***@cam.example:554/live/1"),
+            ("https://h.example/a.m3u8?token=abc#t=1", "https://h.example/a.m3u8?***"),
+            ("srt://h.example:9000?mode=caller&passphrase=longsecret", "srt://h.example:9000?***"),
+            ("rtsp://ann:pa/ss@word@cam/live", "rtsp://***@cam/live"),
+            ("/recordings/a file?.mp4", "/recordings/a file?.mp4"),
+            ("testsrc://?seconds=5", "testsrc://?seconds=5"),
+        ] {
+            assert_eq!(uri(given), shown);
+        }
+    }
+
+    #[test]
+    fn text_is_one_line_without_secrets() {
+        remember("rtsp://bob:hunter%402x@cam/live?key=abcd1234&mode=caller");
+        let shown =
+            text("cannot open \"rtsp://bob:hunter%402x@cam/live?key=abcd1234\"\n user hunter@2x, abcd1234 caller");
+        assert!(!shown.contains("hunter") && !shown.contains("abcd1234") && !shown.contains('\n'), "{shown}");
+        assert!(shown.contains("rtsp://***@cam/live?***") && shown.contains("caller"), "{shown}");
+    }
+
+    #[test]
+    fn text_without_urls_stays() {
+        assert_eq!(text("no such file: /a/b.mp4"), "no such file: /a/b.mp4");
+        assert_eq!(text("é://x"), "é://x");
+    }
+}

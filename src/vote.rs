@@ -1,0 +1,1 @@
+//! Sliding vote over seconds, and events by hysteresis.
