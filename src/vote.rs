@@ -1,1 +1,336 @@
-//! Sliding vote over seconds, and events by hysteresis.
+//! Sliding vote over seconds, and events by hysteresis on it.
+//!
+//! Pure: feed it outcomes in order, it answers with estimates and events. A new run empties the window (what was on air
+//! before a jump says nothing about after), but a class stays on air until the new run's estimate says otherwise.
+
+use std::collections::VecDeque;
+
+use crate::decision::{Event, EventKind, SecondOutcome, WindowEstimate};
+use crate::labels::ClassId;
+use crate::time::RunId;
+
+/// How seconds are voted over, and when a class counts as on air.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VoteConfig {
+    /// Seconds in the window.
+    pub window: u32,
+    /// Seconds between estimates; 1 gives one a second.
+    pub stride: u32,
+    /// A class comes on air when its mean probability reaches this.
+    pub onset: f32,
+    /// A class leaves when its mean probability falls below this.
+    pub offset: f32,
+    /// Classified seconds the window must hold before a class may come on air.
+    pub onset_seconds: u32,
+}
+
+impl Default for VoteConfig {
+    fn default() -> Self {
+        Self { window: 10, stride: 1, onset: 0.6, offset: 0.4, onset_seconds: 3 }
+    }
+}
+
+impl VoteConfig {
+    /// # Errors
+    /// Names the value that cannot be and what is allowed.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(1..=600).contains(&self.window) {
+            return Err(format!("vote window {} s: choose 1 to 600", self.window));
+        }
+        if !(1..=self.window).contains(&self.stride) {
+            return Err(format!("vote stride {} s: choose 1 to the window ({} s)", self.stride, self.window));
+        }
+        let unit = 0.0..=1.0;
+        if !unit.contains(&self.onset) || !unit.contains(&self.offset) || self.offset > self.onset {
+            return Err(format!(
+                "event thresholds onset {} and offset {}: choose 0 <= offset <= onset <= 1",
+                self.onset, self.offset
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Label and probabilities of a classified second; `None` for a gap.
+type Ballot = Option<(ClassId, Vec<f32>)>;
+
+/// The vote of one stream.
+#[derive(Debug)]
+pub struct Voter {
+    config: VoteConfig,
+    classes: usize,
+    run: Option<RunId>,
+    ballots: VecDeque<Ballot>,
+    since_estimate: u32,
+    estimate: Option<WindowEstimate>,
+    on_air: Vec<bool>,
+    last: Option<(RunId, u64)>,
+}
+
+impl Voter {
+    pub fn new(config: VoteConfig, classes: usize) -> Self {
+        Self {
+            config,
+            classes,
+            run: None,
+            ballots: VecDeque::with_capacity(config.window as usize),
+            since_estimate: 0,
+            estimate: None,
+            on_air: vec![false; classes],
+            last: None,
+        }
+    }
+
+    /// Takes the next second; appends the events it causes. Returns the newest estimate, which is this second's unless
+    /// the stride is above 1; `None` until a second was classified.
+    pub fn push(&mut self, outcome: &SecondOutcome, events: &mut Vec<Event>) -> Option<&WindowEstimate> {
+        if self.run != Some(outcome.run()) {
+            self.run = Some(outcome.run());
+            self.ballots.clear();
+            self.estimate = None;
+            self.since_estimate = 0;
+        }
+        if self.ballots.len() == self.config.window as usize {
+            self.ballots.pop_front();
+        }
+        self.ballots.push_back(match outcome {
+            SecondOutcome::Predicted(p) => Some((p.decision.label, p.decision.probabilities.clone())),
+            SecondOutcome::Gap(_) => None,
+        });
+        self.last = Some((outcome.run(), outcome.index()));
+        self.since_estimate += 1;
+        if self.since_estimate >= self.config.stride || self.estimate.is_none() {
+            self.since_estimate = 0;
+            self.estimate = self.count();
+            self.hysteresis(outcome, events);
+        }
+        self.estimate.as_ref()
+    }
+
+    /// The stream is over: every class that is on air leaves it at the last second.
+    pub fn finish(&mut self, events: &mut Vec<Event>) {
+        let Some((run, index)) = self.last else { return };
+        for (class, on_air) in self.on_air.iter_mut().enumerate() {
+            if std::mem::take(on_air) {
+                let probability = self.estimate.as_ref().map_or(0.0, |e| e.mean[class]);
+                events.push(Event { kind: EventKind::Offset, class: ClassId(class as u16), run, index, probability });
+            }
+        }
+    }
+
+    fn count(&self) -> Option<WindowEstimate> {
+        let mut share = vec![0f32; self.classes];
+        let mut mean = vec![0f32; self.classes];
+        let mut seconds = 0u32;
+        for (label, probabilities) in self.ballots.iter().flatten() {
+            seconds += 1;
+            share[label.index()] += 1.0;
+            for (sum, p) in mean.iter_mut().zip(probabilities) {
+                *sum += p;
+            }
+        }
+        if seconds == 0 {
+            return None;
+        }
+        let scale = 1.0 / seconds as f32;
+        share.iter_mut().chain(&mut mean).for_each(|v| *v *= scale);
+        let best = (0..self.classes)
+            .max_by(|&a, &b| share[a].total_cmp(&share[b]).then(mean[a].total_cmp(&mean[b])).then(b.cmp(&a)))
+            .expect("a pack has at least one class");
+        let gaps = self.ballots.len() as u32 - seconds;
+        Some(WindowEstimate { share, mean, label: ClassId(best as u16), seconds, gaps })
+    }
+
+    fn hysteresis(&mut self, outcome: &SecondOutcome, events: &mut Vec<Event>) {
+        let Some(estimate) = &self.estimate else { return };
+        // A window too young to put a class on air is too young to take one off.
+        if estimate.seconds < self.config.onset_seconds.min(self.config.window) {
+            return;
+        }
+        let (run, index) = (outcome.run(), outcome.index());
+        // Offsets first, so that a change of sport reads as one left, one came.
+        for kind in [EventKind::Offset, EventKind::Onset] {
+            for (class, on_air) in self.on_air.iter_mut().enumerate() {
+                let probability = estimate.mean[class];
+                let crossed = match kind {
+                    EventKind::Offset => *on_air && probability < self.config.offset,
+                    EventKind::Onset => !*on_air && probability >= self.config.onset,
+                };
+                if crossed {
+                    *on_air = kind == EventKind::Onset;
+                    events.push(Event { kind, class: ClassId(class as u16), run, index, probability });
+                }
+            }
+        }
+    }
+}
+
+/// The label of a whole recording: the class with the most seconds, ties by the larger mean probability.
+#[derive(Clone, Debug)]
+pub struct VideoVote {
+    votes: Vec<u32>,
+    sum: Vec<f64>,
+    seconds: u32,
+    gaps: u32,
+}
+
+/// What a recording shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VideoLabel {
+    pub label: ClassId,
+    /// Mean fused probability of `label` over the classified seconds.
+    pub probability: f32,
+}
+
+impl VideoVote {
+    pub fn new(classes: usize) -> Self {
+        Self { votes: vec![0; classes], sum: vec![0.0; classes], seconds: 0, gaps: 0 }
+    }
+
+    pub fn push(&mut self, outcome: &SecondOutcome) {
+        match outcome {
+            SecondOutcome::Gap(_) => self.gaps += 1,
+            SecondOutcome::Predicted(p) => {
+                self.seconds += 1;
+                self.votes[p.decision.label.index()] += 1;
+                for (sum, p) in self.sum.iter_mut().zip(&p.decision.probabilities) {
+                    *sum += f64::from(*p);
+                }
+            }
+        }
+    }
+
+    /// Classified seconds.
+    pub fn seconds(&self) -> u32 {
+        self.seconds
+    }
+
+    /// Seconds without a decision.
+    pub fn gaps(&self) -> u32 {
+        self.gaps
+    }
+
+    /// `None` when no second was classified.
+    pub fn label(&self) -> Option<VideoLabel> {
+        if self.seconds == 0 {
+            return None;
+        }
+        let best = (0..self.votes.len())
+            .max_by(|&a, &b| {
+                self.votes[a].cmp(&self.votes[b]).then(self.sum[a].total_cmp(&self.sum[b])).then(b.cmp(&a))
+            })
+            .expect("a pack has at least one class");
+        let probability = (self.sum[best] / f64::from(self.seconds)) as f32;
+        Some(VideoLabel { label: ClassId(best as u16), probability })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clip::{Gap, GapReason};
+    use crate::decision::{Decision, PerModality, SecondPrediction, Why};
+    use crate::labels::Modality;
+    use crate::time::{WallSource, WallTime};
+
+    fn second(run: u32, index: u64, label: u16, probability: f32) -> SecondOutcome {
+        let mut probabilities = vec![(1.0 - probability) / 2.0; 3];
+        probabilities[label as usize] = probability;
+        SecondOutcome::Predicted(SecondPrediction {
+            run: RunId(run),
+            index,
+            scores: PerModality::default(),
+            absent: PerModality::default(),
+            decision: Decision {
+                label: ClassId(label),
+                probability,
+                modality: Modality::Rgb,
+                why: Why::Default,
+                probabilities,
+            },
+            wall: WallTime { unix_ns: 0, source: WallSource::Arrival },
+            arrived_ns: 0,
+        })
+    }
+
+    fn gap(run: u32, index: u64) -> SecondOutcome {
+        SecondOutcome::Gap(Gap { run: RunId(run), index, reason: GapReason::Overload })
+    }
+
+    fn voter(window: u32, stride: u32) -> Voter {
+        Voter::new(VoteConfig { window, stride, ..VoteConfig::default() }, 3)
+    }
+
+    #[test]
+    fn shares_and_means_slide() {
+        let mut v = voter(3, 1);
+        let mut events = Vec::new();
+        assert!(v.push(&gap(0, 0), &mut events).is_none(), "nothing is classified yet");
+        v.push(&second(0, 1, 1, 0.9), &mut events);
+        let e = v.push(&second(0, 2, 2, 0.7), &mut events).unwrap().clone();
+        assert_eq!((e.seconds, e.gaps, e.label), (2, 1, ClassId(1)), "a tie of votes goes to the higher mean");
+        assert_eq!(e.share, [0.0, 0.5, 0.5]);
+        let e = v.push(&second(0, 3, 2, 0.7), &mut events).unwrap().clone();
+        assert_eq!((e.seconds, e.gaps, e.label), (3, 0, ClassId(2)), "the gap slid out");
+        assert!((e.mean.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn stride_holds_the_estimate() {
+        let mut v = voter(4, 2);
+        let mut events = Vec::new();
+        let first = v.push(&second(0, 0, 0, 0.9), &mut events).unwrap().clone();
+        assert_eq!(v.push(&second(0, 1, 1, 0.9), &mut events).unwrap(), &first);
+        assert_eq!(v.push(&second(0, 2, 1, 0.9), &mut events).unwrap().label, ClassId(1));
+    }
+
+    #[test]
+    fn events_have_hysteresis_and_survive_a_new_run() {
+        let mut v = voter(4, 1);
+        let mut events = Vec::new();
+        let mut feed = |v: &mut Voter, run, index, label, p| {
+            let mut new = Vec::new();
+            v.push(&second(run, index, label, p), &mut new);
+            events.extend(new.iter().map(|e| (e.kind, e.class.0, e.run.0, e.index)));
+        };
+        feed(&mut v, 0, 0, 1, 0.9);
+        feed(&mut v, 0, 1, 1, 0.9);
+        feed(&mut v, 0, 2, 1, 0.9); // third classified second: onset
+        feed(&mut v, 0, 3, 1, 0.3); // mean falls, but not below the offset threshold
+        feed(&mut v, 1, 9, 2, 0.9); // new run: window too young to decide
+        feed(&mut v, 1, 10, 2, 0.9);
+        feed(&mut v, 1, 11, 2, 0.9); // one left, one came
+        assert_eq!(events, [(EventKind::Onset, 1, 0, 2), (EventKind::Offset, 1, 1, 11), (EventKind::Onset, 2, 1, 11)]);
+        let mut last = Vec::new();
+        v.finish(&mut last);
+        assert_eq!(last.iter().map(|e| (e.kind, e.class.0, e.index)).collect::<Vec<_>>(), [(EventKind::Offset, 2, 11)]);
+        last.clear();
+        v.finish(&mut last);
+        assert!(last.is_empty(), "an offset is said once");
+    }
+
+    #[test]
+    fn video_label_is_the_vote_of_its_seconds() {
+        let mut v = VideoVote::new(3);
+        assert_eq!(v.label(), None);
+        for (i, (label, p)) in [(0, 0.99), (1, 0.5), (1, 0.5)].into_iter().enumerate() {
+            v.push(&second(0, i as u64, label, p));
+        }
+        v.push(&gap(0, 3));
+        let label = v.label().unwrap();
+        assert_eq!((label.label, v.seconds(), v.gaps()), (ClassId(1), 3, 1));
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        for (config, word) in [
+            (VoteConfig { window: 0, ..VoteConfig::default() }, "window"),
+            (VoteConfig { stride: 11, ..VoteConfig::default() }, "stride"),
+            (VoteConfig { offset: 0.9, ..VoteConfig::default() }, "offset"),
+            (VoteConfig { onset: f32::NAN, ..VoteConfig::default() }, "onset"),
+        ] {
+            assert!(config.validate().unwrap_err().contains(word));
+        }
+        assert_eq!(VoteConfig::default().validate(), Ok(()));
+    }
+}
