@@ -1,10 +1,23 @@
 //! Frames and PCM in, whole seconds out: a pure state machine, without threads and without a clock.
 //!
-//! Seconds lie on the grid of running time: second `n` holds what has `n s <= PTS < n+1 s`, in integers.
+//! Seconds lie on the grid of running time: second `n` holds what has `n s <= PTS < n+1 s`, in integers. Within a run
+//! every second from the first data on is said once and in order, as a [`ClipSecond`] or, when it has no frame and less
+//! than half its sound, as a [`Gap`]. Only the last second of a run may be missing: when the run broke off in it with so
+//! little, its samples are counted in [`ClipOutput::Discarded`].
+//!
+//! A second is closed when every track has passed its end or has ended, or when one track has passed it and is ahead of
+//! the other by the [`Patience`]. What then still arrives for it is discarded, and counted. The result depends on the
+//! PTS of the data only, not on how the two tracks are interleaved, as long as the patience is not exhausted.
+//!
+//! [`builder`]: which run an item belongs to. [`timeline`]: where a track is on its line. [`run`]: the open seconds.
+//! [`sampling`]: which frames are kept. [`sound`]: samples on the grid. [`resample`]: from one rate to another.
 
 mod builder;
+pub mod resample;
+mod run;
 mod sampling;
 mod sound;
+mod timeline;
 
 use serde::Serialize;
 
@@ -28,7 +41,7 @@ pub struct FlowPair {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Absent {
-    /// The source has no such track.
+    /// The source has no such track, or the pack does not ask for it.
     NoTrack,
     /// The track is there, but brought nothing (or too little) for this second.
     NoData,
@@ -62,7 +75,8 @@ pub struct ClipSecond {
     pub audio_absent: Option<Absent>,
     /// Wall time of the start of the second, when the source told one; the caller falls back on arrival.
     pub wall: Option<WallTime>,
-    /// Monotonic clock when the last sample or frame of the second arrived, ns.
+    /// Monotonic clock when the last sample or frame of the second arrived, ns; where the two arrived out of order, the
+    /// latest of all.
     pub arrived_ns: u64,
 }
 
@@ -78,7 +92,7 @@ impl ClipSecond {
 pub enum GapReason {
     /// The machine was behind and shed whole seconds.
     Overload,
-    /// Neither frames nor sound arrived.
+    /// No frame, and less than half of the sound, arrived.
     NoMedia,
     /// The model computation failed for this second.
     Compute,
@@ -116,9 +130,11 @@ pub enum ClipOutput {
     },
     Opened(Tracks),
     TrackEnded(Track),
-    /// Data that could not be used: late, or of a time line that was left.
+    /// Data that could not be used: late, repeated, of a time line that was left, or no sound at all (not a number, an
+    /// impossible rate).
     Discarded {
         track: Track,
+        /// Frames; or samples per channel at the stream's rate.
         count: u64,
     },
     Ended(End),

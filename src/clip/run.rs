@@ -1,0 +1,332 @@
+//! The seconds of one run: where frames and samples are put, and when a second is closed.
+//!
+//! Which run an item belongs to is decided before, in [`super::builder`].
+
+use std::collections::BTreeMap;
+
+use super::sampling::Chosen;
+use super::sound::Sound;
+use super::{Absent, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason};
+use crate::ingest::Track;
+use crate::ingest::frame::Frame;
+use crate::ingest::pcm::PcmChunk;
+use crate::time::{NANOS_PER_SECOND, Pts, RunId, WallTime, nanos_to_samples};
+
+/// Most frames kept of a second before the plan has chosen: twice the fastest broadcast rate. More come only from
+/// broken time stamps, and would be memory without bound.
+pub(super) const FRAMES_PER_SECOND_MAX: usize = 256;
+
+/// Ties a PTS to wall time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reference {
+    pub pts: Pts,
+    pub wall: WallTime,
+}
+
+impl Reference {
+    fn at(&self, pts: Pts) -> WallTime {
+        let unix_ns = i128::from(self.wall.unix_ns) + i128::from(pts.0) - i128::from(self.pts.0);
+        WallTime { unix_ns: unix_ns.clamp(i64::MIN.into(), i64::MAX.into()) as i64, source: self.wall.source }
+    }
+}
+
+/// What a run needs to know of the stream to close seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    /// Which tracks exist, by [`track_index`].
+    pub exists: [bool; 2],
+    pub wall: Option<Reference>,
+}
+
+/// Video is 0, audio is 1: the order in which things of one second are said.
+pub(super) const fn track_index(track: Track) -> usize {
+    match track {
+        Track::Video => 0,
+        Track::Audio => 1,
+    }
+}
+
+pub(super) const TRACKS: [Track; 2] = [Track::Video, Track::Audio];
+
+/// A second that is not closed.
+#[derive(Debug, Default)]
+struct Slot {
+    /// All frames until the video track has passed the end of the second, in PTS order.
+    open: Vec<Frame>,
+    /// What the plan kept of them, afterwards.
+    chosen: Option<Chosen>,
+    seen: u32,
+    /// Samples on the grid; silence where none was written. Empty until the first.
+    audio: Vec<f32>,
+    audio_present: u32,
+    arrived_ns: u64,
+}
+
+/// What is known of one track within the run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// Video: latest PTS. Audio: time up to which sound is complete. `None` before the first data.
+    head: Option<u64>,
+    ended: bool,
+}
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct Run {
+    id: RunId,
+    config: ClipConfig,
+    /// PTS of the first data, ns.
+    start: u64,
+    slots: BTreeMap<u64, Slot>,
+    /// The second to say next; `None` before the first.
+    next: Option<u64>,
+    progress: [Progress; 2],
+    sound: Option<Sound>,
+    /// Counts that are said before the second they are filed under.
+    discards: BTreeMap<u64, [u64; 2]>,
+    /// Ends of tracks that are said after the second that holds the track's last data.
+    ends: Vec<(u64, Track)>,
+}
+
+impl Run {
+    pub fn new(id: RunId, config: &ClipConfig, start: Pts) -> Self {
+        Self {
+            id,
+            config: config.clone(),
+            start: start.0,
+            slots: BTreeMap::new(),
+            next: None,
+            progress: [Progress::default(); 2],
+            sound: config.sample_rate.map(Sound::new),
+            discards: BTreeMap::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    /// Takes a frame of this run's time line.
+    pub fn push_frame(&mut self, frame: Frame) {
+        let (second, pts) = (frame.pts.second(), frame.pts.0);
+        self.start = self.start.min(pts);
+        let head = &mut self.progress[0].head;
+        let reached = head.map_or(second, |h| Pts(h).second());
+        *head = Some(head.map_or(pts, |h| h.max(pts)));
+        if second > reached {
+            self.choose_before(second);
+        }
+        if second < reached || self.next.is_some_and(|next| second < next) {
+            return self.discard(Track::Video, 1);
+        }
+        let slot = self.slots.entry(second).or_default();
+        slot.seen = slot.seen.saturating_add(1);
+        slot.arrived_ns = slot.arrived_ns.max(frame.arrived_ns);
+        if slot.open.len() >= FRAMES_PER_SECOND_MAX {
+            return self.discard(Track::Video, 1);
+        }
+        let place = slot.open.partition_point(|f| f.pts <= frame.pts);
+        slot.open.insert(place, frame);
+    }
+
+    /// Takes usable sound of this run's time line.
+    pub fn push_sound(&mut self, chunk: &PcmChunk) {
+        let Some(mut sound) = self.sound.take() else { return };
+        self.start = self.start.min(chunk.pts.0);
+        let taken = sound.push(chunk, &mut |slot, samples| self.write(slot, samples));
+        self.progress[1].head = Some(sound.position_ns());
+        self.sound = Some(sound);
+
+        let closed_ns = self.next.unwrap_or(0).saturating_mul(NANOS_PER_SECOND);
+        let late_ns = taken.to_ns.min(closed_ns).saturating_sub(taken.from_ns);
+        self.discard(Track::Audio, taken.repeated + taken.unusable + nanos_to_samples(late_ns, chunk.rate));
+        if taken.to_ns > taken.from_ns {
+            for second in Pts(taken.from_ns.max(closed_ns)).second()..=Pts(taken.to_ns - 1).second() {
+                let slot = self.slots.entry(second).or_default();
+                slot.arrived_ns = slot.arrived_ns.max(chunk.arrived_ns);
+            }
+        }
+    }
+
+    /// Counts data that are not used. The count is said with the second its track has reached, so that it does not
+    /// depend on how far the other track is.
+    pub fn discard(&mut self, track: Track, count: u64) {
+        if count > 0 {
+            let index = track_index(track);
+            let second = Pts(self.progress[index].head.unwrap_or(self.start)).second();
+            self.discards.entry(second).or_default()[index] += count;
+        }
+    }
+
+    /// The track brings no more data to this run.
+    pub fn end_track(&mut self, track: Track, out: &mut Vec<ClipOutput>) {
+        self.complete(track);
+        let last = match (track, self.progress[track_index(track)].head) {
+            (_, None) => None,
+            (Track::Video, Some(head)) => Some(Pts(head).second()),
+            (Track::Audio, Some(head)) => Some(Pts(head.saturating_sub(1)).second()),
+        };
+        match last {
+            Some(second) if self.next.is_none_or(|next| second >= next) => self.ends.push((second, track)),
+            _ => out.push(ClipOutput::TrackEnded(track)),
+        }
+    }
+
+    /// Says every second that is complete, or that has been waited for long enough.
+    pub fn close(&mut self, stream: &Stream, out: &mut Vec<ClipOutput>) {
+        while let Some((&last, _)) = self.slots.last_key_value() {
+            let index = self.next.unwrap_or_else(|| *self.slots.keys().next().unwrap_or(&last));
+            if index > last || !self.is_closable(index, stream) {
+                break;
+            }
+            self.say_discards(index, out);
+            self.say_second(index, index == last, stream, out);
+            self.next = Some(index + 1);
+            self.ends.retain(|&(second, track)| {
+                let due = second <= index;
+                if due {
+                    out.push(ClipOutput::TrackEnded(track));
+                }
+                !due
+            });
+        }
+        self.say_late_discards(out);
+    }
+
+    /// Says everything that is left: the run is over.
+    pub fn finish(mut self, stream: &Stream, out: &mut Vec<ClipOutput>) {
+        for track in TRACKS {
+            self.complete(track);
+        }
+        self.close(stream, out);
+        self.say_discards(u64::MAX, out);
+        out.extend(self.ends.drain(..).map(|(_, track)| ClipOutput::TrackEnded(track)));
+    }
+
+    /// Nothing more comes from the track: what is still being held for it is fetched.
+    fn complete(&mut self, track: Track) {
+        match track {
+            Track::Video => self.choose_before(u64::MAX),
+            Track::Audio => {
+                if let Some(mut sound) = self.sound.take() {
+                    sound.flush(&mut |slot, samples| self.write(slot, samples));
+                    if let Some(head) = &mut self.progress[1].head {
+                        *head = sound.position_ns();
+                    }
+                    self.sound = Some(sound);
+                }
+            }
+        }
+        self.progress[track_index(track)].ended = true;
+    }
+
+    /// Puts samples on the grid; what belongs to closed seconds falls away.
+    fn write(&mut self, first: u64, samples: &[f32]) {
+        let rate = u64::from(self.config.sample_rate.unwrap_or(1));
+        let (mut at, mut rest) = (first, samples);
+        while !rest.is_empty() {
+            let (second, offset) = (at / rate, (at % rate) as usize);
+            let (piece, tail) = rest.split_at(rest.len().min(rate as usize - offset));
+            if self.next.is_none_or(|next| second >= next) {
+                let slot = self.slots.entry(second).or_default();
+                slot.audio.resize(rate as usize, 0.0);
+                slot.audio[offset..offset + piece.len()].copy_from_slice(piece);
+                slot.audio_present = slot.audio_present.saturating_add(piece.len() as u32);
+            }
+            at += piece.len() as u64;
+            rest = tail;
+        }
+    }
+
+    /// Applies the plan to the seconds before `second`: the video track has passed them.
+    fn choose_before(&mut self, second: u64) {
+        let plan = &self.config.plan;
+        // From the latest back: everything before a chosen one was chosen with it, so this is short.
+        for (&index, slot) in self.slots.range_mut(..second).rev() {
+            if slot.chosen.is_some() {
+                break;
+            }
+            slot.chosen = Some(plan.choose(Pts::from_second(index), std::mem::take(&mut slot.open)));
+        }
+    }
+
+    fn is_closable(&self, index: u64, stream: &Stream) -> bool {
+        let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
+        TRACKS.iter().all(|&track| {
+            let (this, other) = (track_index(track), 1 - track_index(track));
+            let progress = self.progress[this];
+            let waits_for_it = (stream.exists[this] || progress.head.is_some()) && !progress.ended;
+            let is_past = progress.head.is_some_and(|head| head >= end);
+            let behind = |ahead: u64| ahead.saturating_sub(progress.head.unwrap_or(self.start));
+            let given_up = self.progress[other]
+                .head
+                .is_some_and(|ahead| ahead >= end && behind(ahead) >= self.config.patience.lag_ns);
+            !waits_for_it || is_past || given_up
+        })
+    }
+
+    /// Says second `index`, `last` of those that have data.
+    fn say_second(&mut self, index: u64, last: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
+        let slot = self.slots.remove(&index).unwrap_or_default();
+        let start = Pts::from_second(index);
+        let rate = self.config.sample_rate.unwrap_or(0);
+        let has_sound = rate > 0 && u64::from(slot.audio_present) * 2 >= u64::from(rate);
+        if slot.seen == 0 && !has_sound {
+            // The run broke off in this second, with too little of it to say anything about: no hole in the run.
+            let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
+            let is_over = self.progress.iter().all(|p| p.ended || p.head.is_none());
+            if last && is_over && self.progress.iter().all(|p| p.head.is_none_or(|head| head < end)) {
+                let rate_in = self.sound.as_ref().map_or(rate, Sound::rate_in);
+                let lost = u64::from(slot.audio_present) * u64::from(rate_in) / u64::from(rate.max(1));
+                if lost > 0 {
+                    out.push(ClipOutput::Discarded { track: Track::Audio, count: lost });
+                }
+            } else {
+                out.push(ClipOutput::Gap(Gap { run: self.id, index, reason: GapReason::NoMedia }));
+            }
+            return;
+        }
+        let Chosen { frames, rgb, pairs } = match slot.chosen {
+            Some(chosen) => chosen,
+            None => self.config.plan.choose(start, slot.open),
+        };
+        let absent = |track: usize| if stream.exists[track] { Absent::NoData } else { Absent::NoTrack };
+        let plan = &self.config.plan;
+        out.push(ClipOutput::Second(ClipSecond {
+            run: self.id,
+            index,
+            frames_seen: slot.seen,
+            audio: has_sound.then_some(slot.audio),
+            audio_missing: rate.saturating_sub(slot.audio_present),
+            rgb_absent: rgb.is_empty().then(|| if plan.rgb_frames == 0 { Absent::NoTrack } else { absent(0) }),
+            flow_absent: pairs.is_empty().then(|| match (plan.flow_pairs, slot.seen) {
+                (0, _) => Absent::NoTrack,
+                (_, 0) => absent(0),
+                _ => Absent::NoPairs,
+            }),
+            audio_absent: (!has_sound).then(|| if rate == 0 { Absent::NoTrack } else { absent(1) }),
+            frames,
+            rgb,
+            pairs,
+            wall: stream.wall.map(|reference| reference.at(start)),
+            arrived_ns: slot.arrived_ns,
+        }));
+    }
+
+    /// Says the counts filed under seconds up to `index`.
+    fn say_discards(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
+        while let Some(entry) = self.discards.first_entry()
+            && *entry.key() <= index
+        {
+            for (track, count) in TRACKS.into_iter().zip(entry.remove()) {
+                if count > 0 {
+                    out.push(ClipOutput::Discarded { track, count });
+                }
+            }
+        }
+    }
+
+    /// Says the counts filed under seconds that are closed already.
+    fn say_late_discards(&mut self, out: &mut Vec<ClipOutput>) {
+        if let Some(before) = self.next.and_then(|next| next.checked_sub(1)) {
+            self.say_discards(before, out);
+        }
+    }
+}
