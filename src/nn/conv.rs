@@ -76,13 +76,7 @@ impl Conv {
     ///
     /// # Errors
     /// When the shapes do not fit each other.
-    pub fn new(
-        weight: &Tensor,
-        bias: &Tensor,
-        stride: usize,
-        padding: usize,
-        activation: Activation,
-    ) -> Result<Self> {
+    pub fn new(weight: &Tensor, bias: &Tensor, stride: usize, padding: usize, activation: Activation) -> Result<Self> {
         let (outputs, inputs, kernel, kernel_w) = weight.dims4()?;
         if kernel != kernel_w {
             bail!("convolution: a kernel of {kernel}x{kernel_w} is not square");
@@ -153,7 +147,8 @@ mod tests {
         let x = Tensor::randn(0f32, 1., (1, 3, 4, 4), &Device::Cpu)?;
         let before = x.flatten_all()?.to_vec1::<f32>()?;
         let weight = Tensor::randn(0f32, 1., (3, 3), &Device::Cpu)?;
-        let layer = Pointwise::new(&weight, &Tensor::ones(3, candle_core::DType::F32, &Device::Cpu)?, Activation::Relu)?;
+        let layer =
+            Pointwise::new(&weight, &Tensor::ones(3, candle_core::DType::F32, &Device::Cpu)?, Activation::Relu)?;
         layer.forward_residual(&x, &x)?;
         assert_eq!(x.flatten_all()?.to_vec1::<f32>()?, before);
         Ok(())

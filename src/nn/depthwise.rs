@@ -35,13 +35,7 @@ impl Depthwise {
     ///
     /// # Errors
     /// When the shapes do not fit each other.
-    pub fn new(
-        weight: &Tensor,
-        bias: &Tensor,
-        stride: usize,
-        padding: usize,
-        activation: Activation,
-    ) -> Result<Self> {
+    pub fn new(weight: &Tensor, bias: &Tensor, stride: usize, padding: usize, activation: Activation) -> Result<Self> {
         match *weight.dims() {
             [c, 1, h, w] if h == w && bias.dims() == [c] => {}
             _ => bail!("depthwise convolution: weights {:?} and bias {:?} do not fit", weight.dims(), bias.dims()),
@@ -76,9 +70,7 @@ impl Window {
     fn check(&self, x: &Shape, weight: &Shape) -> Result<(usize, usize, Geometry)> {
         let (n, c, h, w) = x.dims4()?;
         match *weight.dims() {
-            [wc, 1, kh, kw] if wc == c && kh == kw => {
-                Ok((n, c, Geometry::new(h, w, kh, self.stride, self.padding)?))
-            }
+            [wc, 1, kh, kw] if wc == c && kh == kw => Ok((n, c, Geometry::new(h, w, kh, self.stride, self.padding)?)),
             _ => bail!("{NAME}: weights of shape {:?} do not fit an input of shape {:?}", weight.dims(), x.dims()),
         }
     }
@@ -121,7 +113,13 @@ impl CustomOp2 for Window {
         NAME
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout, weight: &CpuStorage, weight_l: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_l: &Layout,
+        weight: &CpuStorage,
+        weight_l: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         self.run((x, x_l), (weight, weight_l), None, Activation::Identity)
     }
 
@@ -169,7 +167,13 @@ impl CustomOp2 for InputGrad {
         "depthwise convolution, gradient of the input"
     }
 
-    fn cpu_fwd(&self, grad: &CpuStorage, grad_l: &Layout, weight: &CpuStorage, weight_l: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        grad: &CpuStorage,
+        grad_l: &Layout,
+        weight: &CpuStorage,
+        weight_l: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (n, c, geometry) = self.window.check(&self.input, weight_l.shape())?;
         let grad = f32_slice(self.name(), grad, grad_l)?;
         let weight = f32_slice(self.name(), weight, weight_l)?;
@@ -271,7 +275,7 @@ mod tests {
             let layer = Depthwise::new(&weight, &bias, stride, padding, Activation::Relu6)?;
             let error = max_error(&layer.forward(&x)?, &want)?;
             assert!(error < 1e-5, "{case:?} with bias and activation: {error}");
-            let tracked = layer.forward(&Var::from_tensor(&x)?)?;
+            let tracked = layer.forward(Var::from_tensor(&x)?.as_tensor())?;
             assert!(tracked.track_op());
             let error = max_error(&tracked, &want)?;
             assert!(error < 1e-5, "{case:?} tracked: {error}");
@@ -297,8 +301,7 @@ mod tests {
             let want = (want * &upstream)?.sum_all()?.backward()?;
             let got = (depthwise_conv2d(&x, &weight, stride, padding)? * &upstream)?.sum_all()?.backward()?;
             for (name, var) in [("input", &x), ("weight", &weight)] {
-                let error =
-                    max_error(got.get(var).expect("both are used"), want.get(var).expect("both are used"))?;
+                let error = max_error(got.get(var).expect("both are used"), want.get(var).expect("both are used"))?;
                 assert!(error < 1e-4, "{case:?}, {name}: {error}");
             }
             compared += 1;
@@ -322,7 +325,8 @@ mod tests {
             let grads = loss.backward()?;
             let loss = loss.to_scalar::<f32>()?;
             for var in [&x, &weight] {
-                let product = (var.as_tensor() * grads.get(var).expect("both are used"))?.sum_all()?.to_scalar::<f32>()?;
+                let product =
+                    (var.as_tensor() * grads.get(var).expect("both are used"))?.sum_all()?.to_scalar::<f32>()?;
                 assert!((product - loss).abs() < 1e-4 * loss.abs(), "{case:?}: {product} is not {loss}");
             }
         }
@@ -334,7 +338,8 @@ mod tests {
         let cpu = &Device::Cpu;
         let x = Tensor::zeros((1, 4, 5, 6), DType::F32, cpu)?;
         let weight = Tensor::zeros((4, 1, 3, 3), DType::F32, cpu)?;
-        let message = |x: &Tensor, weight: &Tensor, stride, padding| match depthwise_conv2d(x, weight, stride, padding) {
+        let message = |x: &Tensor, weight: &Tensor, stride, padding| match depthwise_conv2d(x, weight, stride, padding)
+        {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         };

@@ -86,11 +86,8 @@ mod tests {
     fn both_routes_give_the_same() -> Result<()> {
         let cpu = &Device::Cpu;
         let x = Var::from_slice(&[1f32, -2., 3., 10., -1., 4.], (1, 2, 1, 3), cpu)?;
-        let layer = ScaleShift::new(
-            &Tensor::new(&[2f32, -1.], cpu)?,
-            &Tensor::new(&[1f32, 0.5], cpu)?,
-            Activation::Relu6,
-        )?;
+        let layer =
+            ScaleShift::new(&Tensor::new(&[2f32, -1.], cpu)?, &Tensor::new(&[1f32, 0.5], cpu)?, Activation::Relu6)?;
         for x in [x.as_tensor(), &x.as_detached_tensor()] {
             let y = layer.forward(x)?;
             assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [3., 0., 6., 0., 1.5, 0.]);
