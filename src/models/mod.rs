@@ -1,1 +1,153 @@
-//! The networks and the packs that carry their weights.
+//! The networks, for inference: their tables, their weights from safetensors files, batch norm folded at load.
+//!
+//! Not here: training, which keeps batch norm as a layer of its own, and the packs that say which network and file
+//! belong to which modality.
+
+mod loader;
+mod mobilenet_v2;
+mod resnet50;
+mod weights;
+
+use candle_core::{Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+pub use loader::LoadError;
+pub use mobilenet_v2::MobileNetV2;
+pub use resnet50::{ResNet50, mxnet_name};
+pub use weights::{Tensors, WeightsFile, read_weights, read_weights_verified, save_f16, sha256_hex};
+
+/// Which network a weights file belongs to, under the name that a model pack gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Architecture {
+    /// MobileNetV2 1.0: see [`MobileNetV2`].
+    #[serde(rename = "mobilenet_v2")]
+    MobileNetV2,
+    /// ResNet50 v1.5: see [`ResNet50::load`].
+    #[serde(rename = "resnet50")]
+    ResNet50,
+    /// ResNet50 v2, pre-activation: see [`ResNet50::load_v2`].
+    #[serde(rename = "resnet50_v2")]
+    ResNet50V2,
+}
+
+impl Architecture {
+    /// The name in packs and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Architecture::MobileNetV2 => "mobilenet_v2",
+            Architecture::ResNet50 => "resnet50",
+            Architecture::ResNet50V2 => "resnet50_v2",
+        }
+    }
+
+    /// Length of the pooled feature vector that the classifier reads.
+    pub const fn feature_width(self) -> usize {
+        match self {
+            Architecture::MobileNetV2 => mobilenet_v2::FEATURE_WIDTH,
+            Architecture::ResNet50 | Architecture::ResNet50V2 => resnet50::FEATURE_WIDTH,
+        }
+    }
+}
+
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A loaded network of any [`Architecture`]. It computes in `f32` on the device its tensors are on.
+#[derive(Clone, Debug)]
+pub enum Network {
+    MobileNetV2(MobileNetV2),
+    ResNet50(ResNet50),
+}
+
+impl Network {
+    /// Builds the network from named tensors (`f16`, `bf16`, `f32` or `f64`). With `classes`, a classifier of exactly
+    /// that many outputs must be among them; without, a classifier is not looked for and only [`Self::features`] works.
+    ///
+    /// # Errors
+    /// [`LoadError::Missing`] with all that is missing counted, [`LoadError::Shape`] and [`LoadError::DType`] for the
+    /// first tensor that does not fit. Tensors that the network does not have are passed over.
+    pub fn load(architecture: Architecture, tensors: &Tensors, classes: Option<usize>) -> Result<Self, LoadError> {
+        Ok(match architecture {
+            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes)?),
+            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes)?),
+            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes)?),
+        })
+    }
+
+    /// Length of the pooled feature vector.
+    pub const fn feature_width(&self) -> usize {
+        match self {
+            Network::MobileNetV2(_) => mobilenet_v2::FEATURE_WIDTH,
+            Network::ResNet50(_) => resnet50::FEATURE_WIDTH,
+        }
+    }
+
+    /// Outputs of the classifier; `None` without one.
+    pub fn classes(&self) -> Option<usize> {
+        match self {
+            Network::MobileNetV2(network) => network.classes(),
+            Network::ResNet50(network) => network.classes(),
+        }
+    }
+
+    /// Pictures (N, 3, H, W), normalised, H and W at least 32 → pooled features (N, [`Self::feature_width`]).
+    ///
+    /// # Errors
+    /// When `x` is not such a tensor of contiguous `f32`.
+    pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Network::MobileNetV2(network) => network.features(x),
+            Network::ResNet50(network) => network.features(x),
+        }
+    }
+
+    /// Pooled features (N, [`Self::feature_width`]) → logits (N, classes).
+    ///
+    /// # Errors
+    /// When the network was loaded without a classifier, or the shape does not fit.
+    pub fn head(&self, features: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Network::MobileNetV2(network) => network.head(features),
+            Network::ResNet50(network) => network.head(features),
+        }
+    }
+
+    /// Pictures (N, 3, H, W) → logits (N, classes): [`Self::features`], then [`Self::head`].
+    ///
+    /// # Errors
+    /// As these two.
+    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        self.head(&self.features(x)?)
+    }
+}
+
+/// The smallest side of a picture: all networks here halve it five times.
+const MIN_SIDE: usize = 32;
+
+/// Refuses what is not a batch of three-channel pictures, before a layer deep inside does so less clearly.
+fn check_pictures(x: &Tensor) -> candle_core::Result<()> {
+    match *x.dims() {
+        [n, 3, h, w] if n > 0 && h >= MIN_SIDE && w >= MIN_SIDE => Ok(()),
+        _ => bail!("wants pictures (N, 3, H, W) with H and W at least {MIN_SIDE}, got shape {:?}", x.dims()),
+    }
+}
+
+/// The classifier, one linear layer.
+#[derive(Clone, Debug)]
+struct Head(Option<candle_nn::Linear>);
+
+impl Head {
+    fn classes(&self) -> Option<usize> {
+        self.0.as_ref().map(|linear| linear.weight().dims()[0])
+    }
+
+    fn forward(&self, features: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.0 {
+            Some(linear) => candle_core::Module::forward(linear, features),
+            None => bail!("the network was loaded without a classifier"),
+        }
+    }
+}

@@ -1,1 +1,69 @@
 //! Layers that candle lacks or that this program needs in another shape, as candle custom ops.
+//!
+//! Everything here takes and gives `f32` tensors in NCHW order. The layers ([`Conv`], [`Pointwise`], [`Depthwise`],
+//! [`ScaleShift`]) hold weights in which batch norm is already folded, as inference wants them; the ops below them
+//! ([`depthwise_conv2d`], [`unfold`], [`max_pool2d`]) carry gradients and serve training too. A layer whose input or
+//! weights are tracked by candle's autograd takes a differentiable route through those ops, otherwise a fused one that
+//! reads and writes the result once.
+//!
+//! The ops run on the CPU. On another device they return candle's "no implementation" error.
+
+mod activation;
+mod conv;
+mod depthwise;
+mod depthwise_plane;
+mod pool;
+mod scale_shift;
+mod unfold;
+
+pub use activation::Activation;
+pub use conv::{Conv, Pointwise};
+pub use depthwise::{Depthwise, depthwise_conv2d};
+pub use pool::{global_average, max_pool2d};
+pub use scale_shift::ScaleShift;
+pub use unfold::unfold;
+
+use candle_core::{CpuStorage, Layout, Result, bail};
+
+/// The values of a contiguous `f32` tensor, or an error that names the op and says what it got.
+fn f32_slice<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(values) = storage else {
+        bail!("{op}: wants f32, got another type: convert the tensor with to_dtype first");
+    };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("{op}: wants a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
+    };
+    Ok(&values[start..end])
+}
+
+/// As [`f32_slice`], to be written in place.
+fn f32_slice_mut<'a>(op: &str, storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    let CpuStorage::F32(values) = storage else {
+        bail!("{op}: wants f32, got another type: convert the tensor with to_dtype first");
+    };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("{op}: wants a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
+    };
+    Ok(&mut values[start..end])
+}
+
+/// Length of one output axis of a sliding window: `floor((n + 2·padding − kernel) / stride) + 1`.
+///
+/// # Errors
+/// When stride or kernel is 0, or the kernel is longer than the padded axis.
+fn window_count(op: &str, n: usize, kernel: usize, stride: usize, padding: usize) -> Result<usize> {
+    let padded = n + 2 * padding;
+    if stride == 0 || kernel == 0 || padded < kernel || n == 0 {
+        bail!("{op}: no window of {kernel} with stride {stride} and padding {padding} fits on an axis of {n}");
+    }
+    Ok((padded - kernel) / stride + 1)
+}
+
+/// The output positions `x` in `0..out` for which `x * stride + tap − padding` lies in `0..n`, as a range that may be
+/// empty: the part of a row that needs no border test.
+fn valid_outputs(n: usize, out: usize, tap: usize, stride: usize, padding: usize) -> std::ops::Range<usize> {
+    let first = padding.saturating_sub(tap).div_ceil(stride);
+    let end = if n + padding > tap { (n + padding - tap - 1) / stride + 1 } else { 0 };
+    let end = end.min(out);
+    first.min(end)..end
+}

@@ -1,0 +1,204 @@
+//! From named tensors to layers: looks up, checks shapes, converts to `f32`, folds batch norm.
+
+use std::path::PathBuf;
+
+use candle_core::{DType, Tensor};
+
+use super::{Architecture, Head, Tensors};
+use crate::nn::{Activation, Conv, Depthwise, Pointwise, ScaleShift};
+
+/// Added to the variance in every batch norm, as in torchvision and MXNet.
+const BATCH_NORM_EPSILON: f64 = 1e-5;
+
+/// How many missing names a message lists.
+const NAMES_SHOWN: usize = 4;
+
+/// Why weights cannot be read, written or used. One line each.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot read weights {}: {cause}", path.display())]
+    Read { path: PathBuf, cause: std::io::Error },
+    #[error("cannot write weights {}: {cause}", path.display())]
+    Write { path: PathBuf, cause: String },
+    #[error("weights {} are not a safetensors file ({cause})", path.display())]
+    NotSafetensors { path: PathBuf, cause: String },
+    #[error("weights {} are truncated: {have} bytes of {want}", path.display())]
+    Truncated { path: PathBuf, have: u64, want: u64 },
+    #[error("weights {} have SHA-256 {have}, expected {want}", path.display())]
+    Hash { path: PathBuf, have: String, want: String },
+    /// `names` are all of them, as the file would spell them, in the order of the network.
+    #[error("{architecture} lacks {} of its tensors: {}", names.len(), first(names))]
+    Missing { architecture: Architecture, names: Vec<String> },
+    #[error("tensor {name} has shape {have:?}, {architecture} wants {want:?}")]
+    Shape { architecture: Architecture, name: String, have: Vec<usize>, want: Vec<usize> },
+    #[error("tensor {name} is of type {have}, wants a floating-point type")]
+    DType { name: String, have: &'static str },
+    /// A tensor operation failed: out of memory, or a device without the op.
+    #[error("cannot build {architecture}: {cause}")]
+    Build { architecture: Architecture, cause: candle_core::Error },
+}
+
+impl LoadError {
+    /// What a person can do about it, for the last part of an error line.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            LoadError::Read { .. } => "check the path and its permissions",
+            LoadError::Write { .. } => "check the folder, its permissions and the free space",
+            LoadError::NotSafetensors { .. } => "only safetensors files are read; convert other formats first",
+            LoadError::Truncated { .. } | LoadError::Hash { .. } => "fetch the file again",
+            LoadError::Missing { .. } | LoadError::Shape { .. } | LoadError::DType { .. } => {
+                "use the weights of this architecture and class count"
+            }
+            LoadError::Build { .. } => "check the free memory",
+        }
+    }
+}
+
+/// The first few names and how many more there are.
+fn first(names: &[String]) -> String {
+    let shown = names[..names.len().min(NAMES_SHOWN)].join(", ");
+    match names.len().saturating_sub(NAMES_SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// Hands out a network's tensors. A missing one is noted and replaced by zeros, so that one pass over the network's
+/// table finds all that are missing; [`Loader::finish`] then refuses the network.
+pub(super) struct Loader<'a> {
+    architecture: Architecture,
+    tensors: &'a Tensors,
+    /// From the network's own name of a tensor to the file's.
+    rename: Box<dyn Fn(&str) -> String + 'a>,
+    missing: Vec<String>,
+    device: candle_core::Device,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(architecture: Architecture, tensors: &'a Tensors, rename: impl Fn(&str) -> String + 'a) -> Self {
+        let device = tensors.values().next().map_or(candle_core::Device::Cpu, |tensor| tensor.device().clone());
+        Self { architecture, tensors, rename: Box::new(rename), missing: Vec::new(), device }
+    }
+
+    /// The network, or what it lacks.
+    pub fn finish<T>(self, network: T) -> Result<T, LoadError> {
+        if self.missing.is_empty() {
+            Ok(network)
+        } else {
+            Err(LoadError::Missing { architecture: self.architecture, names: self.missing })
+        }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(&(self.rename)(name))
+    }
+
+    fn tensor(&mut self, name: &str, want: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
+        let name = (self.rename)(name);
+        let Some(tensor) = self.tensors.get(&name) else {
+            self.missing.push(name);
+            return self.built(Tensor::zeros(want, dtype, &self.device));
+        };
+        if tensor.dims() != want {
+            let (architecture, have) = (self.architecture, tensor.dims().to_vec());
+            return Err(LoadError::Shape { architecture, name, have, want: want.to_vec() });
+        }
+        if !tensor.dtype().is_float() {
+            return Err(LoadError::DType { name, have: tensor.dtype().as_str() });
+        }
+        // Detached: inference must neither track nor follow variables that are being trained.
+        self.built(tensor.detach().to_dtype(dtype).and_then(|tensor| tensor.contiguous()))
+    }
+
+    fn built<T>(&self, result: candle_core::Result<T>) -> Result<T, LoadError> {
+        result.map_err(|cause| LoadError::Build { architecture: self.architecture, cause })
+    }
+
+    /// Scale and shift, both (C) `f32`, that a batch norm with fixed statistics amounts to. Computed in `f64`: the
+    /// square root of a small variance stored as `f16` should lose no more.
+    fn batch_norm(&mut self, name: &str, channels: usize) -> Result<(Tensor, Tensor), LoadError> {
+        let mut part = |part: &str| self.tensor(&format!("{name}.{part}"), &[channels], DType::F64);
+        let (weight, bias) = (part("weight")?, part("bias")?);
+        let (mean, variance) = (part("running_mean")?, part("running_var")?);
+        let fold = || {
+            let scale = (weight / (variance + BATCH_NORM_EPSILON)?.sqrt()?)?;
+            let shift = (bias - (mean * &scale)?)?;
+            Ok((scale.to_dtype(DType::F32)?, shift.to_dtype(DType::F32)?))
+        };
+        self.built(fold())
+    }
+
+    /// Weights and bias of a convolution without bias, `name` + `.weight`, followed by a batch norm.
+    fn folded(&mut self, conv: &str, norm: &str, shape: [usize; 4]) -> Result<(Tensor, Tensor), LoadError> {
+        let weight = self.tensor(&format!("{conv}.weight"), &shape, DType::F32)?;
+        let (scale, shift) = self.batch_norm(norm, shape[0])?;
+        let folded = scale.reshape((shape[0], 1, 1, 1)).and_then(|scale| weight.broadcast_mul(&scale));
+        Ok((self.built(folded)?, shift))
+    }
+
+    /// A 1×1 convolution and its batch norm.
+    pub fn pointwise(
+        &mut self,
+        (conv, norm): (&str, &str),
+        (inputs, outputs): (usize, usize),
+        activation: Activation,
+    ) -> Result<Pointwise, LoadError> {
+        let (weight, bias) = self.folded(conv, norm, [outputs, inputs, 1, 1])?;
+        self.built(Pointwise::new(&weight, &bias, activation))
+    }
+
+    /// A 3×3 depthwise convolution with padding 1 and its batch norm.
+    pub fn depthwise(
+        &mut self,
+        (conv, norm): (&str, &str),
+        channels: usize,
+        stride: usize,
+        activation: Activation,
+    ) -> Result<Depthwise, LoadError> {
+        let (weight, bias) = self.folded(conv, norm, [channels, 1, 3, 3])?;
+        self.built(Depthwise::new(&weight, &bias, stride, 1, activation))
+    }
+
+    /// A convolution that keeps the size but for its stride (padding k/2), and its batch norm.
+    pub fn conv(
+        &mut self,
+        (conv, norm): (&str, &str),
+        (inputs, outputs): (usize, usize),
+        (kernel, stride): (usize, usize),
+        activation: Activation,
+    ) -> Result<Conv, LoadError> {
+        let (weight, bias) = self.folded(conv, norm, [outputs, inputs, kernel, kernel])?;
+        self.built(Conv::new(&weight, &bias, stride, kernel / 2, activation))
+    }
+
+    /// As [`Self::conv`], where no batch norm follows.
+    pub fn bare_conv(
+        &mut self,
+        conv: &str,
+        (inputs, outputs): (usize, usize),
+        (kernel, stride): (usize, usize),
+    ) -> Result<Conv, LoadError> {
+        let weight = self.tensor(&format!("{conv}.weight"), &[outputs, inputs, kernel, kernel], DType::F32)?;
+        let bias = self.built(Tensor::zeros(outputs, DType::F32, &self.device))?;
+        self.built(Conv::new(&weight, &bias, stride, kernel / 2, Activation::Identity))
+    }
+
+    /// A batch norm that stands alone.
+    pub fn scale_shift(
+        &mut self,
+        norm: &str,
+        channels: usize,
+        activation: Activation,
+    ) -> Result<ScaleShift, LoadError> {
+        let (scale, shift) = self.batch_norm(norm, channels)?;
+        self.built(ScaleShift::new(&scale, &shift, activation))
+    }
+
+    /// The classifier, where one is asked for.
+    pub fn head(&mut self, name: &str, width: usize, classes: Option<usize>) -> Result<Head, LoadError> {
+        let Some(classes) = classes else { return Ok(Head(None)) };
+        let weight = self.tensor(&format!("{name}.weight"), &[classes, width], DType::F32)?;
+        let bias = self.tensor(&format!("{name}.bias"), &[classes], DType::F32)?;
+        Ok(Head(Some(candle_nn::Linear::new(weight, Some(bias)))))
+    }
+}

@@ -1,0 +1,82 @@
+"""Writes the reference numbers of tests/models_parity.rs beside itself: logits of torchvision's networks (and of
+resnet50_v2.py) for generated weights and pictures, as JSON. The weights are f32; the networks are run in f64, so that the
+numbers carry no rounding of their own.
+
+    python make.py                          # mobilenet_v2.json resnet50.json resnet50_v2.json
+    python make.py BACKBONE.safetensors     # also mobilenet_v2_backbone.json, from ImageNet weights (f16)
+
+The committed files were made with the versions named inside them.
+"""
+
+import json
+import pathlib
+import sys
+
+import safetensors.torch
+import torch
+import torchvision
+
+from generate import parameter, uniform
+from resnet50_v2 import ResNet50V2
+
+HERE = pathlib.Path(__file__).parent
+VERSIONS = {"torch": torch.__version__, "torchvision": torchvision.__version__}
+# classes, batch, height, width: the size of training, an odd size, the smallest size.
+CASES = [(25, 1, 224, 224), (1000, 2, 161, 129), (7, 2, 32, 33)]
+
+
+def numbers(tensor):
+    """Floats with the digits that tell one f32 from the next."""
+    return [float(f"{x:.9g}") for x in tensor.flatten().tolist()]
+
+
+def write(name, value):
+    (HERE / f"{name}.json").write_text(json.dumps(value, separators=(",", ":")) + "\n")
+
+
+def network(build, classes):
+    model = build(num_classes=classes).eval()
+    names = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+    state = {name: torch.from_numpy(parameter(name, tuple(model.state_dict()[name].shape))) for name in names}
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    assert all(name.endswith("num_batches_tracked") for name in missing), missing
+    return model, [[name, list(tensor.shape)] for name, tensor in state.items()]
+
+
+def main():
+    torch.manual_seed(0)
+    builders = {
+        "mobilenet_v2": torchvision.models.mobilenet_v2,
+        "resnet50": torchvision.models.resnet50,
+        "resnet50_v2": ResNet50V2,
+    }
+    with torch.inference_mode():
+        for name, build in builders.items():
+            cases = []
+            for classes, batch, height, width in CASES:
+                model, tensors = network(build, classes)
+                x = torch.from_numpy(uniform("input", (batch, 3, height, width), -2.0, 2.0))
+                logits = model(x)
+                exact = model.double()(x.double())
+                spread = (exact[0] - exact[-1]).abs().max().item()
+                print(f"{name} {classes} {height}x{width}: std {logits.std():.3f} max {logits.abs().max():.3f}, "
+                      f"between samples {spread:.3f}, error of f32 {(logits - exact).abs().max():.2e}")
+                cases.append({"classes": classes, "batch": batch, "height": height, "width": width,
+                              "logits": numbers(exact)})
+            # The classifier's shape is that of the last case; the test replaces its class count.
+            write(name, {"versions": VERSIONS, "tensors": tensors, "cases": cases})
+
+        if len(sys.argv) > 1:
+            model = torchvision.models.mobilenet_v2().eval()
+            state = {k: v.float() for k, v in safetensors.torch.load_file(sys.argv[1]).items()}
+            missing = model.load_state_dict(state, strict=False).missing_keys
+            assert all(k.startswith("classifier.") or k.endswith("num_batches_tracked") for k in missing), missing
+            x = torch.from_numpy(uniform("input", (1, 3, 224, 224), -2.0, 2.0))
+            features = model.double().features(x.double()).mean((2, 3))[0]
+            print("backbone:", features[:16], features.sum())
+            write("mobilenet_v2_backbone", {"versions": VERSIONS, "height": 224, "width": 224,
+                                            "first_features": numbers(features[:16]), "sum": features.sum().item(),
+                                            "largest": features.max().item(), "largest_at": features.argmax().item()})
+
+
+main()
