@@ -1,1 +1,10 @@
 //! What people and programs see: the page, the API, JSONL, events.
+
+pub mod format;
+pub mod hub;
+pub mod jsonl;
+mod preview;
+pub mod record;
+pub mod terminal;
+#[cfg(test)]
+mod testing;

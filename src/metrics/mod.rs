@@ -1,0 +1,324 @@
+//! Prometheus metrics: every name, label and bucket the program exports, in one place.
+//!
+//! Names are `touchline_<noun>_<unit>[_total]` in base units. Every label has a bounded set of values: the stream's id
+//! (never its URI, which may hold secrets), a class of the pack, a modality, a track, a stage, a reason. What belongs to
+//! one stream is reached through [`StreamMetrics`], which resolves the labels once.
+//!
+//! Not a place where anything is measured: callers measure and tell.
+
+mod stream;
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::labels::ClassSet;
+
+pub use stream::StreamMetrics;
+
+/// Content type of [`Metrics::encode`]: Prometheus' text format.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds of the stage durations, seconds: from a table look-up (tens of microseconds) to a second and more, at
+/// which a stage alone cannot keep up with one stream.
+const STAGE_BUCKETS_S: [f64; 14] =
+    [0.000_05, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 5.0];
+
+/// Upper bounds of the decision latency, seconds. Fine below the 1.5 s that one stream on two cores must keep; coarse
+/// above, where only "how bad" matters.
+const LATENCY_BUCKETS_S: [f64; 14] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
+
+/// A step of the way from a second's last sample to its published decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// From the arrival of a second's last sample until its features begin.
+    DecodeWait,
+    FeaturesRgb,
+    FeaturesFlow,
+    FeaturesAudio,
+    InferRgb,
+    InferFlow,
+    InferAudio,
+    /// Class-to-modality table and vote.
+    Fusion,
+    /// Serialising and handing over to every output.
+    Publish,
+}
+
+impl Stage {
+    pub const ALL: [Stage; 9] = [
+        Stage::DecodeWait,
+        Stage::FeaturesRgb,
+        Stage::FeaturesFlow,
+        Stage::FeaturesAudio,
+        Stage::InferRgb,
+        Stage::InferFlow,
+        Stage::InferAudio,
+        Stage::Fusion,
+        Stage::Publish,
+    ];
+
+    /// Value of the label `stage`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Stage::DecodeWait => "decode_wait",
+            Stage::FeaturesRgb => "features_rgb",
+            Stage::FeaturesFlow => "features_flow",
+            Stage::FeaturesAudio => "features_audio",
+            Stage::InferRgb => "infer_rgb",
+            Stage::InferFlow => "infer_flow",
+            Stage::InferAudio => "infer_audio",
+            Stage::Fusion => "fusion",
+            Stage::Publish => "publish",
+        }
+    }
+}
+
+/// Who is connected to the HTTP server for longer than one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Viewer {
+    /// A subscriber of the live records (server-sent events).
+    Live,
+    /// A watcher of the preview pictures.
+    Preview,
+}
+
+impl Viewer {
+    pub const ALL: [Viewer; 2] = [Viewer::Live, Viewer::Preview];
+
+    /// Value of the label `kind`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Viewer::Live => "live",
+            Viewer::Preview => "preview",
+        }
+    }
+}
+
+/// All metrics of one process around a registry of their own. Cloning shares them.
+#[derive(Clone)]
+pub struct Metrics {
+    families: Arc<Families>,
+}
+
+/// The metric families, as registered.
+pub(crate) struct Families {
+    registry: Registry,
+    build: IntGaugeVec,
+    pack: IntGaugeVec,
+    stages: Vec<Histogram>,
+    viewers: Vec<IntGauge>,
+    records_lost: IntCounter,
+    records_skipped: IntCounter,
+    up: IntGaugeVec,
+    classified: IntCounterVec,
+    gapped: IntCounterVec,
+    frames: IntCounterVec,
+    samples: IntCounterVec,
+    discarded: IntCounterVec,
+    latency: HistogramVec,
+    probability: GaugeVec,
+    last_decision: GaugeVec,
+    reconnects: IntCounterVec,
+    backlog: IntGaugeVec,
+    runs: IntCounterVec,
+    events: IntCounterVec,
+    decided: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers every family. Families with labels appear in the text once a label value is known.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let stage_family = histograms(
+            r,
+            "touchline_stage_duration_seconds",
+            "Time one second of a stream spent in a stage, in seconds.",
+            &["stage"],
+            &STAGE_BUCKETS_S,
+        );
+        let viewer_family =
+            int_gauges(r, "touchline_viewers", "Clients connected to the live records or the preview.", &["kind"]);
+        let families = Families {
+            build: int_gauges(r, "touchline_build_info", "Always 1; the labels say which build runs.", &["version"]),
+            pack: int_gauges(
+                r,
+                "touchline_pack_info",
+                "Always 1; the labels say which model pack runs.",
+                &["pack", "weights_sha256"],
+            ),
+            stages: Stage::ALL.iter().map(|s| stage_family.with_label_values(&[s.as_str()])).collect(),
+            viewers: Viewer::ALL.iter().map(|v| viewer_family.with_label_values(&[v.as_str()])).collect(),
+            records_lost: counters(
+                r,
+                "touchline_output_records_lost_total",
+                "Records that could not be written to the JSONL output.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
+            records_skipped: counters(
+                r,
+                "touchline_live_records_skipped_total",
+                "Records that subscribers of the live records were too slow to take.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
+            up: int_gauges(r, "touchline_stream_up", "1 while the stream plays, else 0.", &["stream"]),
+            classified: counters(
+                r,
+                "touchline_seconds_classified_total",
+                "Seconds of the stream that got a decision.",
+                &["stream"],
+            ),
+            gapped: counters(
+                r,
+                "touchline_seconds_gapped_total",
+                "Seconds of the stream without a decision, by reason; reason \"overload\" counts dropped seconds.",
+                &["stream", "reason"],
+            ),
+            frames: counters(r, "touchline_frames_received_total", "Decoded pictures taken in.", &["stream"]),
+            samples: counters(
+                r,
+                "touchline_samples_received_total",
+                "Sound samples per channel taken in, at the stream's own rate.",
+                &["stream"],
+            ),
+            discarded: counters(
+                r,
+                "touchline_items_discarded_total",
+                "Pictures or pieces of sound that came too late or belonged to a time line that was left.",
+                &["stream", "track"],
+            ),
+            latency: histograms(
+                r,
+                "touchline_decision_latency_seconds",
+                "Time from the arrival of a second's last sample to its published estimate, in seconds.",
+                &["stream"],
+                &LATENCY_BUCKETS_S,
+            ),
+            probability: gauges(
+                r,
+                "touchline_class_probability",
+                "Mean probability of the class over the vote window.",
+                &["stream", "class"],
+            ),
+            last_decision: gauges(
+                r,
+                "touchline_last_decision_timestamp_seconds",
+                "When the last decision of the stream was published, in seconds since 1970-01-01 UTC.",
+                &["stream"],
+            ),
+            reconnects: counters(r, "touchline_reconnects_total", "Times the stream was opened again.", &["stream"]),
+            backlog: int_gauges(r, "touchline_backlog_seconds", "Seconds of the stream that wait.", &["stream"]),
+            runs: counters(
+                r,
+                "touchline_runs_started_total",
+                "Runs (data between two discontinuities) that began.",
+                &["stream"],
+            ),
+            events: counters(
+                r,
+                "touchline_events_total",
+                "Onsets and offsets of classes on air.",
+                &["stream", "class", "kind"],
+            ),
+            decided: counters(
+                r,
+                "touchline_decisions_total",
+                "Decisions by the modality whose label and probability were taken.",
+                &["stream", "modality"],
+            ),
+            registry,
+        };
+        families.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Self { families: Arc::new(families) }
+    }
+
+    /// Says which pack runs. Called again (another pack), only the last one is exported.
+    pub fn set_pack(&self, name: &str, weights_sha256: &str) {
+        self.families.pack.reset();
+        self.families.pack.with_label_values(&[name, weights_sha256]).set(1);
+    }
+
+    /// The metrics of one stream, with their labels resolved. All counters of the stream are exported from now on,
+    /// starting at 0, so that rates are right from the first increment.
+    pub fn stream(&self, id: &str, classes: &ClassSet) -> StreamMetrics {
+        StreamMetrics::new(&self.families, id, classes)
+    }
+
+    /// One second of some stream took `ns` nanoseconds in `stage`.
+    pub fn observe_stage(&self, stage: Stage, ns: u64) {
+        self.families.stages[stage as usize].observe(nanos_to_seconds(ns));
+    }
+
+    /// A client connected to, or (`by` negative) left, the server.
+    pub fn viewers(&self, viewer: Viewer, by: i64) {
+        self.families.viewers[viewer as usize].add(by);
+    }
+
+    /// A record could not be written to the JSONL output.
+    pub fn record_lost(&self) {
+        self.families.records_lost.inc();
+    }
+
+    /// A subscriber was too slow to take `count` records.
+    pub fn records_skipped(&self, count: u64) {
+        self.families.records_skipped.inc_by(count);
+    }
+
+    /// Everything in Prometheus' text format; see [`CONTENT_TYPE`].
+    pub fn encode(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.families.registry.gather())
+            .expect("families that registered have valid names and encode to UTF-8")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn nanos_to_seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// Why registering cannot fail: the names are literals of this module, each used once, and the registry is new.
+const WELL_FORMED: &str = "metric names are well-formed and used once";
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect(WELL_FORMED);
+    registry.register(Box::new(collector.clone())).expect(WELL_FORMED);
+    collector
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    register(registry, GaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn int_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    register(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+}
+
+#[cfg(test)]
+mod tests;

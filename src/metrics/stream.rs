@@ -1,0 +1,142 @@
+//! The metrics of one stream, with their labels resolved once.
+
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
+
+use super::{Families, nanos_to_seconds};
+use crate::clip::GapReason;
+use crate::decision::{Event, EventKind, WindowEstimate};
+use crate::ingest::Track;
+use crate::labels::{ClassSet, Modality};
+
+/// Metrics of one stream. Cloning shares them; every method is lock-free and may be called from any thread, except
+/// [`StreamMetrics::event`], which looks its labels up.
+#[derive(Clone, Debug)]
+pub struct StreamMetrics {
+    id: String,
+    classes: ClassSet,
+    up: IntGauge,
+    classified: IntCounter,
+    gapped: Vec<IntCounter>,
+    frames: IntCounter,
+    samples: IntCounter,
+    discarded_video: IntCounter,
+    discarded_audio: IntCounter,
+    latency: Histogram,
+    /// By class, in pack order.
+    probability: Vec<Gauge>,
+    last_decision: Gauge,
+    reconnects: IntCounter,
+    backlog: IntGauge,
+    runs: IntCounter,
+    events: IntCounterVec,
+    /// By modality, in the order of [`Modality::ALL`].
+    decided: Vec<IntCounter>,
+}
+
+impl StreamMetrics {
+    pub(super) fn new(families: &Families, id: &str, classes: &ClassSet) -> Self {
+        Self {
+            id: id.to_owned(),
+            classes: classes.clone(),
+            up: families.up.with_label_values(&[id]),
+            classified: families.classified.with_label_values(&[id]),
+            gapped: GapReason::ALL.iter().map(|r| families.gapped.with_label_values(&[id, r.as_str()])).collect(),
+            frames: families.frames.with_label_values(&[id]),
+            samples: families.samples.with_label_values(&[id]),
+            discarded_video: families.discarded.with_label_values(&[id, "video"]),
+            discarded_audio: families.discarded.with_label_values(&[id, "audio"]),
+            latency: families.latency.with_label_values(&[id]),
+            probability: classes
+                .names()
+                .iter()
+                .map(|class| families.probability.with_label_values(&[id, class.as_str()]))
+                .collect(),
+            last_decision: families.last_decision.with_label_values(&[id]),
+            reconnects: families.reconnects.with_label_values(&[id]),
+            backlog: families.backlog.with_label_values(&[id]),
+            runs: families.runs.with_label_values(&[id]),
+            events: families.events.clone(),
+            decided: Modality::ALL.iter().map(|m| families.decided.with_label_values(&[id, m.as_str()])).collect(),
+        }
+    }
+
+    /// The stream plays, or does not.
+    pub fn up(&self, up: bool) {
+        self.up.set(i64::from(up));
+    }
+
+    /// A second got a decision of `modality` at `unix_ns` (nanoseconds since 1970-01-01 UTC).
+    pub fn classified(&self, modality: Modality, unix_ns: i64) {
+        self.classified.inc();
+        self.decided[modality as usize].inc();
+        self.last_decision.set(unix_ns as f64 / 1e9);
+    }
+
+    /// A second went without a decision.
+    pub fn gapped(&self, reason: GapReason) {
+        self.gapped[reason as usize].inc();
+    }
+
+    /// `count` decoded pictures came in.
+    pub fn frames(&self, count: u64) {
+        self.frames.inc_by(count);
+    }
+
+    /// `count` samples per channel came in, at the stream's own rate.
+    pub fn samples(&self, count: u64) {
+        self.samples.inc_by(count);
+    }
+
+    /// `count` pictures or pieces of sound could not be used.
+    pub fn discarded(&self, track: Track, count: u64) {
+        match track {
+            Track::Video => self.discarded_video.inc_by(count),
+            Track::Audio => self.discarded_audio.inc_by(count),
+        }
+    }
+
+    /// A decision was published `ns` nanoseconds after the last sample of its second arrived.
+    pub fn latency(&self, ns: u64) {
+        self.latency.observe(nanos_to_seconds(ns));
+    }
+
+    /// The estimate over the vote window. All probabilities are 0 while the window holds no classified second, since
+    /// nothing is known then.
+    pub fn estimate(&self, estimate: &WindowEstimate) {
+        for (i, gauge) in self.probability.iter().enumerate() {
+            let mean = if estimate.seconds == 0 { 0.0 } else { estimate.mean.get(i).copied().unwrap_or(0.0) };
+            gauge.set(f64::from(mean));
+        }
+    }
+
+    /// Nothing is known about what is on air: the stream ended or failed.
+    pub fn estimate_over(&self) {
+        self.probability.iter().for_each(|gauge| gauge.set(0.0));
+        self.backlog.set(0);
+    }
+
+    /// The stream was opened again.
+    pub fn reconnected(&self) {
+        self.reconnects.inc();
+    }
+
+    /// `seconds` of the stream wait.
+    pub fn backlog(&self, seconds: u32) {
+        self.backlog.set(i64::from(seconds));
+    }
+
+    /// A run began.
+    pub fn run_started(&self) {
+        self.runs.inc();
+    }
+
+    /// A class came on air or left it. An event appears in the text when it first happened: a zero for every class and
+    /// kind would be most of the text.
+    pub fn event(&self, event: &Event) {
+        let kind = match event.kind {
+            EventKind::Onset => "onset",
+            EventKind::Offset => "offset",
+        };
+        self.events.with_label_values(&[self.id.as_str(), self.classes.name(event.class), kind]).inc();
+    }
+}

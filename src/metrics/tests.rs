@@ -1,0 +1,138 @@
+use std::collections::HashMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use super::*;
+use crate::clip::GapReason;
+use crate::decision::{Event, EventKind, WindowEstimate};
+use crate::ingest::Track;
+use crate::labels::{ClassId, Modality};
+use crate::time::RunId;
+
+fn classes() -> ClassSet {
+    ClassSet::new(["tennis", "soccer", "other"].map(String::from).to_vec()).unwrap()
+}
+
+/// Metrics in which every family has at least one value.
+fn filled() -> Metrics {
+    let metrics = Metrics::new();
+    metrics.set_pack("old", "00");
+    metrics.set_pack("compact", "3f7a");
+    for stage in Stage::ALL {
+        metrics.observe_stage(stage, 12_000_000);
+    }
+    metrics.viewers(Viewer::Live, 2);
+    metrics.viewers(Viewer::Live, -1);
+    metrics.record_lost();
+    metrics.records_skipped(5);
+    let stream = metrics.stream("court \"1\"", &classes());
+    stream.up(true);
+    stream.classified(Modality::Audio, 1_700_000_000_500_000_000);
+    stream.gapped(GapReason::Overload);
+    stream.gapped(GapReason::Overload);
+    stream.frames(50);
+    stream.samples(48_000);
+    stream.discarded(Track::Audio, 3);
+    stream.latency(700_000_000);
+    stream.estimate(&WindowEstimate {
+        share: vec![1.0, 0.0, 0.0],
+        mean: vec![0.75, 0.2, 0.05],
+        label: ClassId(0),
+        seconds: 8,
+        gaps: 2,
+    });
+    stream.reconnected();
+    stream.backlog(4);
+    stream.run_started();
+    stream.event(&Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(0), index: 3, probability: 0.75 });
+    metrics
+}
+
+/// Sample lines as name-with-labels → value.
+fn samples(text: &str) -> HashMap<&str, f64> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (key, value) = line.rsplit_once(' ').expect("a sample line has a value");
+            (key, value.parse().expect("the value is a number"))
+        })
+        .collect()
+}
+
+#[test]
+fn every_value_told_is_in_the_text() {
+    let text = filled().encode();
+    let samples = samples(&text);
+    for (key, value) in [
+        (r#"touchline_seconds_classified_total{stream="court \"1\""}"#, 1.0),
+        (r#"touchline_seconds_gapped_total{reason="overload",stream="court \"1\""}"#, 2.0),
+        (r#"touchline_seconds_gapped_total{reason="compute",stream="court \"1\""}"#, 0.0),
+        (r#"touchline_class_probability{class="tennis",stream="court \"1\""}"#, 0.75),
+        (r#"touchline_last_decision_timestamp_seconds{stream="court \"1\""}"#, 1_700_000_000.5),
+        (r#"touchline_decisions_total{modality="audio",stream="court \"1\""}"#, 1.0),
+        (r#"touchline_decisions_total{modality="rgb",stream="court \"1\""}"#, 0.0),
+        (r#"touchline_events_total{class="tennis",kind="onset",stream="court \"1\""}"#, 1.0),
+        (r#"touchline_items_discarded_total{stream="court \"1\"",track="audio"}"#, 3.0),
+        (r#"touchline_decision_latency_seconds_bucket{stream="court \"1\"",le="0.5"}"#, 0.0),
+        (r#"touchline_decision_latency_seconds_bucket{stream="court \"1\"",le="0.75"}"#, 1.0),
+        (r#"touchline_stage_duration_seconds_sum{stage="infer_flow"}"#, 0.012),
+        (r#"touchline_pack_info{pack="compact",weights_sha256="3f7a"}"#, 1.0),
+        (r#"touchline_viewers{kind="live"}"#, 1.0),
+        (r#"touchline_backlog_seconds{stream="court \"1\""}"#, 4.0),
+        ("touchline_live_records_skipped_total", 5.0),
+    ] {
+        let found = samples.get(key).unwrap_or_else(|| panic!("{key} is missing in\n{text}"));
+        assert!((found - value).abs() < 1e-6, "{key} is {found}, not {value}");
+    }
+    assert!(!text.contains(r#"pack="old""#), "only the pack that runs is exported");
+}
+
+#[test]
+fn every_family_is_typed_explained_and_named_by_the_rules() {
+    let text = filled().encode();
+    let types: HashMap<&str, &str> =
+        text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
+    assert_eq!(types.len(), 20, "{types:?}");
+    for (name, kind) in &types {
+        assert!(name.starts_with("touchline_"), "{name}");
+        assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+    }
+}
+
+#[test]
+fn an_empty_window_and_an_ended_stream_claim_nothing() {
+    let metrics = filled();
+    let stream = metrics.stream("court \"1\"", &classes());
+    let key = r#"touchline_class_probability{class="tennis",stream="court \"1\""}"#;
+    stream.estimate_over();
+    assert_eq!(samples(&metrics.encode())[key], 0.0);
+    let mut nothing =
+        WindowEstimate { share: vec![0.0; 3], mean: vec![0.9, 0.1, 0.0], label: ClassId(0), seconds: 1, gaps: 9 };
+    stream.estimate(&nothing);
+    assert!(samples(&metrics.encode())[key] > 0.8);
+    nothing.seconds = 0;
+    stream.estimate(&nothing);
+    assert_eq!(samples(&metrics.encode())[key], 0.0);
+}
+
+#[test]
+fn promtool_has_nothing_to_say() {
+    let child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(e) => {
+            println!("skipped: promtool (Debian package prometheus) does not run: {e}");
+            return;
+        }
+    };
+    child.stdin.take().unwrap().write_all(filled().encode().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.trim().is_empty(), "promtool: {said}");
+}

@@ -1,0 +1,449 @@
+//! What is known now about every stream, and who wants to hear of it.
+//!
+//! The thread that decides calls [`StreamHandle::publish`] once a second; subscribers of the HTTP server read snapshots
+//! and get every record after them. Publishing never waits for a subscriber: one that is too slow loses the oldest
+//! records and is told how many. Nothing here knows the network.
+
+mod history;
+mod view;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use tokio::sync::broadcast;
+
+use super::preview::Preview;
+use super::record::{Published, Recorder, StreamState};
+use crate::clip::GapReason;
+use crate::clock::Clock;
+use crate::decision::SecondOutcome;
+use crate::error::{Error, Result};
+use crate::ingest::frame::Frame;
+use crate::ingest::{Discontinuity, Pace, Track, Tracks};
+use crate::labels::{ClassId, ClassSet, Modality};
+use crate::metrics::{Metrics, Stage, StreamMetrics};
+use crate::redact;
+use history::Entry;
+
+/// Seconds kept per stream for the timeline: ten minutes, as much as the page shows.
+pub const HISTORY_SECONDS: usize = 600;
+
+/// Events kept per stream: at one change of sport every few seconds still ten minutes of them.
+pub const HISTORY_EVENTS: usize = 200;
+
+/// Records a subscriber may lag behind before it loses the oldest: about a minute of seconds with some events. A browser
+/// that is further behind is better served with a new snapshot.
+const LIVE_RECORDS: usize = 64;
+
+/// What all streams have in common.
+#[derive(Clone, Debug)]
+pub struct HubInfo {
+    pub classes: ClassSet,
+    /// Modalities that the pack has a model for.
+    pub modalities: Vec<Modality>,
+    pub pack_name: String,
+    /// SHA-256 over the pack's weights, hexadecimal.
+    pub weights_sha256: String,
+    pub vote_window_s: u32,
+}
+
+/// A stream as it begins.
+#[derive(Clone, Debug)]
+pub struct StreamInfo {
+    /// 1 to 64 letters, digits, `-`, `_` and `.`: it stands in URLs, metric labels and records.
+    pub id: String,
+    /// Shown after redaction only.
+    pub uri: String,
+    pub pace: Pace,
+}
+
+/// Which kind of record it is: the name of its server-sent event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    Second,
+    Gap,
+    Event,
+    State,
+}
+
+impl RecordKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RecordKind::Second => "second",
+            RecordKind::Gap => "gap",
+            RecordKind::Event => "event",
+            RecordKind::State => "state",
+        }
+    }
+}
+
+/// A record on its way to subscribers.
+#[derive(Clone, Debug)]
+pub struct LiveRecord {
+    /// Counts the stream's records, from 1.
+    pub sequence: u64,
+    pub kind: RecordKind,
+    pub json: Arc<str>,
+}
+
+/// A stream as it is now, and every record after that.
+#[derive(Debug)]
+pub struct Subscription {
+    /// JSON, as [`Hub::stream_json`].
+    pub snapshot: String,
+    /// Sequence number of the last record in `snapshot`.
+    pub sequence: u64,
+    pub records: broadcast::Receiver<LiveRecord>,
+}
+
+/// The state of all streams. Cloning shares it.
+#[derive(Clone)]
+pub struct Hub {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    info: HubInfo,
+    classes: Arc<ClassSet>,
+    metrics: Metrics,
+    clock: Arc<dyn Clock>,
+    /// In the order they were added.
+    streams: RwLock<Vec<Arc<Stream>>>,
+    /// Why the program is not ready yet; `None` when it is.
+    not_ready: RwLock<Option<String>>,
+}
+
+pub(super) struct Stream {
+    id: String,
+    /// Redacted.
+    uri: String,
+    pace: Pace,
+    recorder: Recorder,
+    metrics: StreamMetrics,
+    live: Mutex<Live>,
+    subscribers: broadcast::Sender<LiveRecord>,
+    preview: Arc<Preview>,
+}
+
+/// What changes about a stream.
+struct Live {
+    state: StreamState,
+    since_unix_ns: i64,
+    tracks: Option<Tracks>,
+    /// The record of the last second or gap.
+    last: Option<Arc<str>>,
+    /// Label of the last estimate and its mean probability.
+    top: Option<(ClassId, f32)>,
+    latency_ns: Option<u64>,
+    backlog: u32,
+    history: VecDeque<Entry>,
+    /// Records, oldest first.
+    events: VecDeque<Arc<str>>,
+    counters: Counters,
+    sequence: u64,
+}
+
+/// Counts since the program started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub classified: u64,
+    /// In the order of [`GapReason::ALL`].
+    pub gapped: [u64; GapReason::ALL.len()],
+    pub runs: u64,
+    pub reconnects: u64,
+    pub events: u64,
+}
+
+impl Hub {
+    /// A hub without streams that is not ready.
+    pub fn new(info: HubInfo, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
+        metrics.set_pack(&info.pack_name, &info.weights_sha256);
+        let classes = Arc::new(info.classes.clone());
+        let not_ready = RwLock::new(Some("starting".to_owned()));
+        Self { shared: Arc::new(Shared { info, classes, metrics, clock, streams: RwLock::default(), not_ready }) }
+    }
+
+    /// Adds a stream in the state [`StreamState::Connecting`].
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the id is ill-formed or already there.
+    pub fn add_stream(&self, info: StreamInfo) -> Result<StreamHandle> {
+        let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        // "." and ".." are path segments that clients resolve away.
+        let id = info.id;
+        if id.is_empty() || id.len() > 64 || !id.chars().all(well_formed) || id.chars().all(|c| c == '.') {
+            return Err(Error::Usage(format!(
+                "stream id {id:?} is ill-formed; use 1 to 64 letters, digits, '-', '_' and '.'"
+            )));
+        }
+        redact::remember(&info.uri);
+        let mut streams = self.shared.streams.write().unwrap_or_else(PoisonError::into_inner);
+        if streams.iter().any(|s| s.id == id) {
+            return Err(Error::Usage(format!("stream id {id:?} is given twice; give every stream its own")));
+        }
+        let metrics = self.shared.metrics.stream(&id, &self.shared.classes);
+        let stream = Arc::new(Stream {
+            recorder: Recorder::new(&id, self.shared.classes.clone(), info.pace),
+            uri: redact::uri(&info.uri),
+            pace: info.pace,
+            metrics,
+            live: Mutex::new(Live::new(self.shared.clock.unix_ns())),
+            subscribers: broadcast::Sender::new(LIVE_RECORDS),
+            preview: Arc::new(Preview::new(self.shared.clock.clone())),
+            id,
+        });
+        streams.push(stream.clone());
+        Ok(StreamHandle { hub: self.clone(), stream })
+    }
+
+    /// Says that the program is ready to decide, or not (any more).
+    pub fn set_ready(&self, ready: bool) {
+        self.set_not_ready(if ready { None } else { Some("starting".to_owned()) });
+    }
+
+    /// Says why the program is not ready, as in "warming up the models".
+    pub fn set_starting(&self, doing: impl Into<String>) {
+        self.set_not_ready(Some(doing.into()));
+    }
+
+    fn set_not_ready(&self, why: Option<String>) {
+        *self.shared.not_ready.write().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why the program is not ready; `None` when it is.
+    pub fn not_ready(&self) -> Option<String> {
+        self.shared.not_ready.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn info(&self) -> &HubInfo {
+        &self.shared.info
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
+    }
+
+    /// Subscribes to stream `id`; `None` when there is no such stream. No record is missed or told twice between the
+    /// snapshot and the records.
+    pub fn subscribe(&self, id: &str) -> Option<Subscription> {
+        let stream = self.stream(id)?;
+        let live = stream.live();
+        let records = stream.subscribers.subscribe();
+        Some(Subscription { snapshot: self.detail(&stream, &live), sequence: live.sequence, records })
+    }
+
+    pub(super) fn preview(&self, id: &str) -> Option<Arc<Preview>> {
+        self.stream(id).map(|s| s.preview.clone())
+    }
+
+    fn stream(&self, id: &str) -> Option<Arc<Stream>> {
+        self.streams().into_iter().find(|s| s.id == id)
+    }
+
+    fn streams(&self) -> Vec<Arc<Stream>> {
+        self.shared.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<String> = self.streams().iter().map(|s| s.id.clone()).collect();
+        f.debug_struct("Hub").field("streams", &ids).finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends `json` to whoever listens; the caller holds the lock, so that snapshots and records do not overlap.
+    fn send(&self, live: &mut Live, kind: RecordKind, json: Arc<str>) {
+        live.sequence += 1;
+        // An error means that nobody listens.
+        let _ = self.subscribers.send(LiveRecord { sequence: live.sequence, kind, json });
+    }
+}
+
+impl Live {
+    fn new(since_unix_ns: i64) -> Self {
+        Self {
+            state: StreamState::default(),
+            since_unix_ns,
+            tracks: None,
+            last: None,
+            top: None,
+            latency_ns: None,
+            backlog: 0,
+            history: VecDeque::with_capacity(HISTORY_SECONDS),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            sequence: 0,
+        }
+    }
+}
+
+/// Appends to a ring that holds at most `max`.
+fn push_bounded<T>(ring: &mut VecDeque<T>, item: T, max: usize) {
+    if ring.len() == max {
+        ring.pop_front();
+    }
+    ring.push_back(item);
+}
+
+/// One stream, for the threads that work on it. Cloning shares it; all methods may be called from any thread and none
+/// waits for a subscriber.
+#[derive(Clone)]
+pub struct StreamHandle {
+    hub: Hub,
+    stream: Arc<Stream>,
+}
+
+impl StreamHandle {
+    pub fn id(&self) -> &str {
+        &self.stream.id
+    }
+
+    /// The redacted URI.
+    pub fn uri(&self) -> &str {
+        &self.stream.uri
+    }
+
+    /// For what is counted elsewhere: frames and samples taken in.
+    pub fn metrics(&self) -> &StreamMetrics {
+        &self.stream.metrics
+    }
+
+    /// Sets the state and tells subscribers. Returns the record, or `None` when nothing changed.
+    pub fn set_state(&self, state: StreamState) -> Option<Arc<str>> {
+        let state = state.redacted();
+        let mut live = self.stream.live();
+        if live.state == state {
+            return None;
+        }
+        self.stream.metrics.up(state == StreamState::Playing);
+        if matches!(state, StreamState::Ended | StreamState::Failed { .. }) {
+            self.stream.metrics.estimate_over();
+            live.backlog = 0;
+        }
+        live.state = state;
+        live.since_unix_ns = self.hub.shared.clock.unix_ns();
+        Some(self.send_state(&mut live))
+    }
+
+    /// The source opened and has these tracks.
+    pub fn set_tracks(&self, tracks: Tracks) {
+        let mut live = self.stream.live();
+        if live.tracks != Some(tracks) {
+            live.tracks = Some(tracks);
+            self.send_state(&mut live);
+        }
+    }
+
+    fn send_state(&self, live: &mut Live) -> Arc<str> {
+        let json: Arc<str> = self.stream.recorder.state(&live.state, live.tracks, live.since_unix_ns).into();
+        self.stream.send(live, RecordKind::State, json.clone());
+        json
+    }
+
+    /// A run began; `cause` is `None` for the first of a stream.
+    pub fn run_started(&self, cause: Option<Discontinuity>) {
+        let mut live = self.stream.live();
+        live.counters.runs += 1;
+        self.stream.metrics.run_started();
+        if cause == Some(Discontinuity::Reconnect) {
+            live.counters.reconnects += 1;
+            self.stream.metrics.reconnected();
+        }
+    }
+
+    /// Data of `track` could not be used.
+    pub fn discarded(&self, track: Track, count: u64) {
+        self.stream.metrics.discarded(track, count);
+    }
+
+    /// Publishes one second: keeps it for the page, tells subscribers, updates the metrics. Returns its records (the
+    /// second or gap first, then its events) for other outputs.
+    ///
+    /// # Panics
+    /// If a class id or a probability vector does not belong to the hub's classes.
+    pub fn publish(&self, published: &Published) -> Vec<Arc<str>> {
+        let clock = &self.hub.shared.clock;
+        let began_ns = clock.mono_ns();
+        let unix_ns = clock.unix_ns();
+        let lines: Vec<Arc<str>> = self.stream.recorder.published(published).into_iter().map(Arc::from).collect();
+        self.count(published, unix_ns);
+        let mut live = self.stream.live();
+        let live = &mut *live;
+        let kind = match &published.outcome {
+            SecondOutcome::Predicted(_) => {
+                live.counters.classified += 1;
+                // A gap has no latency; the last decision's stays on show.
+                live.latency_ns = published.latency_ns;
+                RecordKind::Second
+            }
+            SecondOutcome::Gap(gap) => {
+                live.counters.gapped[gap.reason as usize] += 1;
+                RecordKind::Gap
+            }
+        };
+        let estimate = &published.estimate;
+        live.top = (estimate.seconds > 0).then(|| (estimate.label, estimate.mean[estimate.label.index()]));
+        live.backlog = published.backlog;
+        live.counters.events += published.events.len() as u64;
+        push_bounded(&mut live.history, Entry::new(published, unix_ns), HISTORY_SECONDS);
+        for (i, line) in lines.iter().enumerate() {
+            if i == 0 {
+                live.last = Some(line.clone());
+                self.stream.send(live, kind, line.clone());
+            } else {
+                push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
+                self.stream.send(live, RecordKind::Event, line.clone());
+            }
+        }
+        self.hub.shared.metrics.observe_stage(Stage::Publish, clock.mono_ns().saturating_sub(began_ns));
+        lines
+    }
+
+    fn count(&self, published: &Published, unix_ns: i64) {
+        let metrics = &self.stream.metrics;
+        match &published.outcome {
+            SecondOutcome::Predicted(second) => metrics.classified(second.decision.modality, unix_ns),
+            SecondOutcome::Gap(gap) => metrics.gapped(gap.reason),
+        }
+        if let Some(ns) = published.latency_ns {
+            metrics.latency(ns);
+        }
+        metrics.estimate(&published.estimate);
+        metrics.backlog(published.backlog);
+        published.events.iter().for_each(|event| metrics.event(event));
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.stream.live().counters
+    }
+
+    /// Whether someone watches and the next picture is due: only then a frame is worth offering. Cheap.
+    pub fn preview_wanted(&self) -> bool {
+        self.stream.preview.wanted()
+    }
+
+    /// Shows `frame` to whoever watches. Takes a reference, encodes nothing.
+    pub fn offer_preview(&self, frame: Frame) {
+        self.stream.preview.offer(frame);
+    }
+}
+
+impl fmt::Debug for StreamHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamHandle").field("id", &self.stream.id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

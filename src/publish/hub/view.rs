@@ -1,0 +1,150 @@
+//! What the API says about the hub, as JSON.
+
+use serde::Serialize;
+
+use super::{Hub, Live, Stream};
+use crate::clip::GapReason;
+use crate::ingest::{Pace, Tracks};
+use crate::labels::Modality;
+use crate::publish::format::{class_title, millis, rfc3339, round6};
+use crate::publish::record::{StateFields, to_json};
+
+/// `/api/v1/info`.
+#[derive(Serialize)]
+struct InfoView<'a> {
+    name: &'static str,
+    version: &'static str,
+    pack: PackView<'a>,
+    classes: Vec<ClassView<'a>>,
+    modalities: &'a [Modality],
+    vote_window_s: u32,
+    history_seconds: usize,
+}
+
+#[derive(Serialize)]
+struct PackView<'a> {
+    name: &'a str,
+    weights_sha256: &'a str,
+}
+
+#[derive(Serialize)]
+struct ClassView<'a> {
+    id: &'a str,
+    title: String,
+}
+
+/// A stream without its history.
+#[derive(Serialize)]
+struct SummaryView<'a> {
+    id: &'a str,
+    uri: &'a str,
+    pace: Pace,
+    #[serde(flatten)]
+    state: StateFields<'a>,
+    since: String,
+    tracks: Option<Tracks>,
+    top: Option<TopView<'a>>,
+    latency_ms: Option<f64>,
+    backlog: u32,
+    counters: CountersView,
+}
+
+#[derive(Serialize)]
+struct TopView<'a> {
+    label: &'a str,
+    probability: f64,
+}
+
+#[derive(Serialize)]
+struct CountersView {
+    classified: u64,
+    gapped: GappedView,
+    runs: u64,
+    reconnects: u64,
+    events: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct GappedView {
+    overload: u64,
+    no_media: u64,
+    compute: u64,
+}
+
+impl Hub {
+    /// Version, pack, classes with their titles, vote window.
+    pub fn info_json(&self) -> String {
+        let info = self.info();
+        to_json(&InfoView {
+            name: "touchline",
+            version: env!("CARGO_PKG_VERSION"),
+            pack: PackView { name: &info.pack_name, weights_sha256: &info.weights_sha256 },
+            classes: info.classes.names().iter().map(|id| ClassView { id, title: class_title(id) }).collect(),
+            modalities: &info.modalities,
+            vote_window_s: info.vote_window_s,
+            history_seconds: super::HISTORY_SECONDS,
+        })
+    }
+
+    /// `{"streams": [...]}` without their histories, in the order they were added.
+    pub fn streams_json(&self) -> String {
+        let rows: Vec<String> = self.streams().iter().map(|s| to_json(&self.summary(s, &s.live()))).collect();
+        format!("{{\"streams\":[{}]}}", rows.join(","))
+    }
+
+    /// Stream `id` with its last record, its events and its last ten minutes; `None` when there is no such stream.
+    pub fn stream_json(&self, id: &str) -> Option<String> {
+        let stream = self.stream(id)?;
+        let live = stream.live();
+        Some(self.detail(&stream, &live))
+    }
+
+    pub(super) fn detail(&self, stream: &Stream, live: &Live) -> String {
+        let classes = &self.shared.classes;
+        let mut json = to_json(&self.summary(stream, live));
+        // Records are JSON already: they are put in as they are, so that the API and the records cannot differ.
+        json.pop();
+        json.push_str(&format!(",\"now_ms\":{}", self.shared.clock.unix_ns().div_euclid(1_000_000)));
+        json.push_str(",\"last\":");
+        json.push_str(live.last.as_deref().unwrap_or("null"));
+        json.push_str(",\"events\":[");
+        for (i, event) in live.events.iter().enumerate() {
+            json.push_str(if i == 0 { "" } else { "," });
+            json.push_str(event);
+        }
+        json.push_str("],\"history\":");
+        json.push_str(&to_json(&live.history.iter().map(|entry| entry.row(classes)).collect::<Vec<_>>()));
+        json.push('}');
+        json
+    }
+
+    fn summary<'a>(&'a self, stream: &'a Stream, live: &'a Live) -> SummaryView<'a> {
+        let gapped = |reason: GapReason| live.counters.gapped[reason as usize];
+        SummaryView {
+            id: &stream.id,
+            uri: &stream.uri,
+            pace: stream.pace,
+            state: StateFields::new(&live.state),
+            since: rfc3339(live.since_unix_ns),
+            tracks: live.tracks,
+            top: live.top.map(|(class, probability)| TopView {
+                label: self.shared.classes.name(class),
+                probability: round6(probability),
+            }),
+            latency_ms: live.latency_ns.map(millis),
+            backlog: live.backlog,
+            counters: CountersView {
+                classified: live.counters.classified,
+                gapped: GappedView {
+                    overload: gapped(GapReason::Overload),
+                    no_media: gapped(GapReason::NoMedia),
+                    compute: gapped(GapReason::Compute),
+                },
+                runs: live.counters.runs,
+                reconnects: live.counters.reconnects,
+                events: live.counters.events,
+            },
+        }
+    }
+}

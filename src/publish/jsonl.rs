@@ -1,0 +1,274 @@
+//! Records as lines in a file or on standard output.
+//!
+//! Every record is written and flushed on its own: who follows the file sees a second when it is published, and a crash
+//! loses nothing that was written. A line is there whole or not at all: what a full disk left of one is taken away (in a
+//! file) or ended (elsewhere) before the next.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// How often a live writer repeats that records are being lost: once a minute is often enough to be noticed and seldom
+/// enough not to fill the log.
+const COMPLAIN_EVERY_NS: u64 = 60_000_000_000;
+
+/// Where the lines go.
+enum Target {
+    /// A regular file, which can be cut back to `good_len` bytes, the end of the last whole line.
+    File { file: File, good_len: u64 },
+    /// Standard output, a pipe or a device.
+    Stream(Box<dyn Write + Send>),
+}
+
+/// Writes records, one a line.
+pub struct JsonlWriter {
+    target: Target,
+    /// For messages: the path, or `standard output`.
+    place: String,
+    /// The last write failed in the middle of a line that could not be taken away.
+    torn: bool,
+    lost: u64,
+    complained_ns: Option<u64>,
+}
+
+impl JsonlWriter {
+    /// Opens `path` (`-` is standard output) and begins it anew: for offline scoring, where a file is the result of one
+    /// command.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be made.
+    pub fn create(path: &Path) -> Result<Self> {
+        Self::open(path, false)
+    }
+
+    /// Opens `path` (`-` is standard output) and continues it: for live streams, where a restart must not lose what was
+    /// written before. A line that was cut short by a crash is ended first.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be made.
+    pub fn append(path: &Path) -> Result<Self> {
+        Self::open(path, true)
+    }
+
+    fn open(path: &Path, keep: bool) -> Result<Self> {
+        if path == Path::new("-") {
+            return Ok(Self::to("standard output", Box::new(io::stdout())));
+        }
+        let place = path.display().to_string();
+        let fail = |e: io::Error| output_error(&place, &e);
+        let mut file = OpenOptions::new()
+            .read(keep && path.is_file())
+            .write(true)
+            .create(true)
+            .truncate(!keep)
+            .open(path)
+            .map_err(fail)?;
+        let metadata = file.metadata().map_err(fail)?;
+        if !metadata.is_file() {
+            return Ok(Self::to(place, Box::new(file)));
+        }
+        let good_len = file.seek(SeekFrom::End(0)).map_err(fail)?;
+        let mut writer =
+            Self { target: Target::File { file, good_len }, place, torn: false, lost: 0, complained_ns: None };
+        if writer.ends_within_a_line().map_err(|e| output_error(&writer.place, &e))? {
+            writer.put(b"\n").map_err(|e| output_error(&writer.place, &e))?;
+        }
+        Ok(writer)
+    }
+
+    /// Writes to `writer`; `place` names it in messages.
+    pub fn to(place: impl Into<String>, writer: Box<dyn Write + Send>) -> Self {
+        Self { target: Target::Stream(writer), place: place.into(), torn: false, lost: 0, complained_ns: None }
+    }
+
+    /// Writes `record` (one line, without its end) and flushes it.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be written; nothing of the record remains in a regular file.
+    pub fn write(&mut self, record: &str) -> Result<()> {
+        debug_assert!(!record.contains('\n'), "a record is one line");
+        let mut line = Vec::with_capacity(record.len() + 2);
+        if self.torn {
+            line.push(b'\n');
+        }
+        line.extend_from_slice(record.as_bytes());
+        line.push(b'\n');
+        self.put(&line).map_err(|e| output_error(&self.place, &e))
+    }
+
+    /// Writes `record` for a live stream, which goes on without it when it cannot be written: counts it as lost and
+    /// returns false. The first loss, and one a minute after it, is logged. `now_ns` is the monotonic clock.
+    pub fn write_or_count(&mut self, record: &str, now_ns: u64) -> bool {
+        let Err(error) = self.write(record) else {
+            if self.complained_ns.take().is_some() {
+                tracing::info!(place = %self.place, lost = self.lost, "the record output works again");
+            }
+            return true;
+        };
+        self.lost += 1;
+        if self.complained_ns.is_none_or(|then| now_ns.saturating_sub(then) >= COMPLAIN_EVERY_NS) {
+            self.complained_ns = Some(now_ns);
+            tracing::error!(lost = self.lost, "a record is lost: {error}");
+        }
+        false
+    }
+
+    /// Records lost so far by [`JsonlWriter::write_or_count`].
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Writes whole `bytes`, or leaves the target as it was where that is possible.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.target {
+            Target::File { file, good_len } => match file.write_all(bytes) {
+                Ok(()) => {
+                    *good_len += bytes.len() as u64;
+                    self.torn = false;
+                    Ok(())
+                }
+                Err(error) => {
+                    let cut = file.set_len(*good_len).and_then(|()| file.seek(SeekFrom::Start(*good_len)));
+                    self.torn = cut.is_err();
+                    Err(error)
+                }
+            },
+            Target::Stream(stream) => {
+                let result = stream.write_all(bytes).and_then(|()| stream.flush());
+                self.torn = result.is_err();
+                result
+            }
+        }
+    }
+
+    fn ends_within_a_line(&mut self) -> io::Result<bool> {
+        let Target::File { file, good_len: 1.. } = &mut self.target else { return Ok(false) };
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        // A file that was just truncated is opened without reading, but then it is empty and not looked at.
+        file.read_exact(&mut last)?;
+        Ok(last != *b"\n")
+    }
+}
+
+/// What a failed write means and what to do about it.
+fn output_error(place: &str, error: &io::Error) -> Error {
+    let advice = match error.kind() {
+        ErrorKind::BrokenPipe => "the program that read the records has ended; start both again",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space on that disk, or write elsewhere with --jsonl",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "give this user the right to write there, or write elsewhere with --jsonl"
+        }
+        ErrorKind::NotFound => "make the folder first, or write elsewhere with --jsonl",
+        ErrorKind::IsADirectory => "name a file in it, as in --jsonl FOLDER/records.jsonl",
+        _ => "check the disk, or write elsewhere with --jsonl",
+    };
+    // The text of an io::Error ends with the number of the OS error, which says nothing to people.
+    let text = error.to_string();
+    let cause = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+    Error::output(place, format!("cannot write records: {cause}"), advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Takes `room` bytes, then refuses.
+    struct Small {
+        room: usize,
+        kind: ErrorKind,
+        got: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                self.room = usize::MAX;
+                return Err(self.kind.into());
+            }
+            let n = bytes.len().min(self.room);
+            self.room -= n;
+            self.got.lock().unwrap().extend(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn records_are_there_as_soon_as_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let mut writer = JsonlWriter::create(&path).unwrap();
+        writer.write("{\"a\":1}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n");
+        writer.write("{\"a\":2}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":2}\n");
+    }
+
+    #[test]
+    fn create_begins_anew_and_append_goes_on_after_a_torn_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        fs::write(&path, "{\"a\":1}\n{\"a\":").unwrap();
+        JsonlWriter::append(&path).unwrap().write("{\"a\":3}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":\n{\"a\":3}\n");
+        JsonlWriter::append(&path).unwrap().write("{\"a\":4}").unwrap();
+        assert!(fs::read_to_string(&path).unwrap().ends_with("{\"a\":3}\n{\"a\":4}\n"));
+        JsonlWriter::create(&path).unwrap().write("{}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_where_and_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("no/such/out.jsonl");
+        let said = |path: &Path| JsonlWriter::append(path).err().expect("cannot be opened").to_string();
+        let text = said(&missing);
+        assert!(text.starts_with(&missing.display().to_string()) && text.contains("make the folder"), "{text}");
+        assert!(!text.contains('\n') && !text.contains("os error"), "{text}");
+        assert!(said(folder.path()).contains("name a file in it"), "{}", said(folder.path()));
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_offline_and_a_count_live() {
+        let full = Path::new("/dev/full");
+        if !full.exists() {
+            println!("skipped: this system has no /dev/full");
+            return;
+        }
+        let mut writer = JsonlWriter::create(full).unwrap();
+        let error = writer.write("{}").unwrap_err();
+        assert_eq!(error.exit_code(), 5);
+        assert!(error.to_string().contains("/dev/full") && error.to_string().contains("free space"), "{error}");
+        assert!(!writer.write_or_count("{}", 0) && !writer.write_or_count("{}", 1));
+        assert_eq!(writer.lost(), 2);
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_before_the_next() {
+        let got = Arc::new(Mutex::new(Vec::new()));
+        let small = Small { room: 12, kind: ErrorKind::StorageFull, got: got.clone() };
+        let mut writer = JsonlWriter::to("somewhere", Box::new(small));
+        assert!(writer.write_or_count("{\"a\":1}", 0));
+        assert!(!writer.write_or_count("{\"a\":2}", 0));
+        assert!(writer.write_or_count("{\"a\":3}", 0));
+        assert_eq!(String::from_utf8(got.lock().unwrap().clone()).unwrap(), "{\"a\":1}\n{\"a\"\n{\"a\":3}\n");
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_an_error_not_a_panic() {
+        let (reader, pipe) = io::pipe().unwrap();
+        drop(reader);
+        let mut writer = JsonlWriter::to("standard output", Box::new(pipe));
+        let text = writer.write("{}").unwrap_err().to_string();
+        assert!(text.contains("has ended"), "{text}");
+    }
+}
