@@ -35,7 +35,8 @@ pub struct PictureParams {
 pub struct FarnebackParams {
     /// Scale between pyramid levels, below 1.
     pub pyr_scale: f64,
-    /// Pyramid levels besides the full picture: OpenCV's `levels` counts likewise (1 = the picture itself only).
+    /// Smaller pictures in the pyramid besides the full one, at most: 0 = the picture itself only. OpenCV's `levels`
+    /// counts so too, whatever its documentation says. No level is smaller than 32 pixels on either side.
     pub levels: usize,
     /// Averaging window, pixels.
     pub winsize: usize,
@@ -112,4 +113,182 @@ pub struct AudioParams {
     pub height: usize,
     pub mean_db: f32,
     pub std_db: f32,
+}
+
+/// Largest side of a model input, pixels: far above any model, and small enough that no product overflows.
+const MAX_SIDE: usize = 8192;
+
+impl PictureParams {
+    /// # Errors
+    /// One line saying which key is wrong and what is allowed.
+    pub fn validate(&self) -> Result<(), String> {
+        whole("width", self.width, 1, MAX_SIDE)?;
+        whole("height", self.height, 1, MAX_SIDE)?;
+        for mean in self.mean {
+            real("mean", mean.into(), mean.is_finite(), "three finite numbers, of values scaled to 0..1")?;
+        }
+        for std in self.std {
+            real("std", std.into(), std.is_finite() && std > 0.0, "three finite numbers above 0")?;
+        }
+        Ok(())
+    }
+}
+
+impl FarnebackParams {
+    /// # Errors
+    /// One line saying which key is wrong and what is allowed.
+    pub fn validate(&self) -> Result<(), String> {
+        let (scale, sigma) = (self.pyr_scale, self.poly_sigma);
+        real("farneback.pyr_scale", scale, (0.1..=0.95).contains(&scale), "0.1 to 0.95")?;
+        whole("farneback.levels", self.levels, 0, 32)?;
+        whole("farneback.winsize", self.winsize, 1, 255)?;
+        whole("farneback.iterations", self.iterations, 1, 100)?;
+        if !matches!(self.poly_n, 5 | 7) {
+            return Err(format!("farneback.poly_n = {}: must be 5 or 7", self.poly_n));
+        }
+        real("farneback.poly_sigma", sigma, (0.1..=10.0).contains(&sigma), "0.1 to 10")
+    }
+}
+
+impl FlowParams {
+    /// # Errors
+    /// One line saying which key is wrong and what is allowed.
+    pub fn validate(&self) -> Result<(), String> {
+        whole("width", self.width, 1, MAX_SIDE)?;
+        whole("height", self.height, 1, MAX_SIDE)?;
+        whole("gap_ms", self.gap_ms as usize, 1, 1000)?;
+        let clip = self.clip_px;
+        real("clip_px", clip.into(), (0.01..=1000.0).contains(&clip), "0.01 to 1000 pixels")?;
+        self.farneback.validate()
+    }
+}
+
+impl MelParams {
+    /// # Errors
+    /// One line saying which key is wrong and what is allowed.
+    pub fn validate(&self) -> Result<(), String> {
+        whole("mel.sample_rate", self.sample_rate as usize, 1000, 384_000)?;
+        whole("mel.n_fft", self.n_fft, 16, 65_536)?;
+        if self.n_fft % 2 == 1 {
+            return Err(format!("mel.n_fft = {}: must be even", self.n_fft));
+        }
+        whole("mel.hop", self.hop, 1, self.sample_rate as usize)?;
+        whole("mel.bands", self.bands, 1, 1024)?;
+        let (low, high) = (self.f_min, self.f_max);
+        let half = f64::from(self.sample_rate) / 2.0;
+        real("mel.f_max", high.into(), f64::from(high) > 0.0 && f64::from(high) <= half, &format!("above 0, to {half}"))?;
+        real("mel.f_min", low.into(), low >= 0.0 && low < high, "at least 0 and below mel.f_max")?;
+        // f32 knows nothing positive below its smallest normal number at full precision.
+        let floor = self.floor;
+        real("mel.floor", floor.into(), floor.is_normal() && floor > 0.0, "a finite number above 1.2e-38")?;
+        let top = self.top_db.unwrap_or(1.0);
+        real("mel.top_db", top.into(), top.is_finite() && top > 0.0, "a finite number above 0, or absent")
+    }
+}
+
+impl AudioParams {
+    /// # Errors
+    /// One line saying which key is wrong and what is allowed.
+    pub fn validate(&self) -> Result<(), String> {
+        self.mel.validate()?;
+        whole("width", self.width, 1, MAX_SIDE)?;
+        whole("height", self.height, 1, MAX_SIDE)?;
+        real("mean_db", self.mean_db.into(), self.mean_db.is_finite(), "a finite number")?;
+        real("std_db", self.std_db.into(), self.std_db.is_finite() && self.std_db > 0.0, "a finite number above 0")
+    }
+}
+
+fn whole(key: &str, value: usize, low: usize, high: usize) -> Result<(), String> {
+    if (low..=high).contains(&value) { Ok(()) } else { Err(format!("{key} = {value}: must be {low} to {high}")) }
+}
+
+fn real(key: &str, value: f64, holds: bool, allowed: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("{key} = {value}: must be {allowed}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture() -> PictureParams {
+        PictureParams { width: 224, height: 224, fit: Fit::Pad, mean: [0.5; 3], std: [0.2; 3] }
+    }
+
+    fn flow() -> FlowParams {
+        let farneback = FarnebackParams::default();
+        FlowParams { width: 224, height: 224, fit: Fit::Pad, gap_ms: 40, clip_px: 8.0, farneback }
+    }
+
+    fn audio() -> AudioParams {
+        let mel = MelParams {
+            sample_rate: 32_000,
+            n_fft: 1024,
+            hop: 320,
+            bands: 128,
+            f_min: 50.0,
+            f_max: 16_000.0,
+            scale: MelScale::Slaney,
+            floor: 1e-10,
+            top_db: Some(80.0),
+        };
+        AudioParams { mel, width: 224, height: 128, mean_db: -40.0, std_db: 20.0 }
+    }
+
+    #[test]
+    fn sensible_parameters_pass() {
+        assert_eq!(picture().validate(), Ok(()));
+        assert_eq!(flow().validate(), Ok(()));
+        assert_eq!(audio().validate(), Ok(()));
+    }
+
+    #[test]
+    fn every_wrong_key_is_named() {
+        let picture = |change: fn(&mut PictureParams)| {
+            let mut p = picture();
+            change(&mut p);
+            p.validate().unwrap_err()
+        };
+        let flow = |change: fn(&mut FlowParams)| {
+            let mut p = flow();
+            change(&mut p);
+            p.validate().unwrap_err()
+        };
+        let audio = |change: fn(&mut AudioParams)| {
+            let mut p = audio();
+            change(&mut p);
+            p.validate().unwrap_err()
+        };
+        let table = [
+            ("width = 0:", picture(|p| p.width = 0)),
+            ("height = 9000:", picture(|p| p.height = 9000)),
+            ("mean = NaN:", picture(|p| p.mean[1] = f32::NAN)),
+            ("std = 0:", picture(|p| p.std[2] = 0.0)),
+            ("width = 0:", flow(|p| p.width = 0)),
+            ("height = 0:", flow(|p| p.height = 0)),
+            ("gap_ms = 0:", flow(|p| p.gap_ms = 0)),
+            ("clip_px = 0:", flow(|p| p.clip_px = 0.0)),
+            ("farneback.pyr_scale = 1:", flow(|p| p.farneback.pyr_scale = 1.0)),
+            ("farneback.levels = 40:", flow(|p| p.farneback.levels = 40)),
+            ("farneback.winsize = 0:", flow(|p| p.farneback.winsize = 0)),
+            ("farneback.iterations = 0:", flow(|p| p.farneback.iterations = 0)),
+            ("farneback.poly_n = 6:", flow(|p| p.farneback.poly_n = 6)),
+            ("farneback.poly_sigma = NaN:", flow(|p| p.farneback.poly_sigma = f64::NAN)),
+            ("width = 0:", audio(|p| p.width = 0)),
+            ("height = 0:", audio(|p| p.height = 0)),
+            ("mean_db = inf:", audio(|p| p.mean_db = f32::INFINITY)),
+            ("std_db = -1:", audio(|p| p.std_db = -1.0)),
+            ("mel.sample_rate = 0:", audio(|p| p.mel.sample_rate = 0)),
+            ("mel.n_fft = 8:", audio(|p| p.mel.n_fft = 8)),
+            ("mel.n_fft = 1023:", audio(|p| p.mel.n_fft = 1023)),
+            ("mel.hop = 0:", audio(|p| p.mel.hop = 0)),
+            ("mel.bands = 0:", audio(|p| p.mel.bands = 0)),
+            ("mel.f_max = 16001:", audio(|p| p.mel.f_max = 16_001.0)),
+            ("mel.f_min = 16000:", audio(|p| p.mel.f_min = 16_000.0)),
+            ("mel.floor = 0:", audio(|p| p.mel.floor = 0.0)),
+            ("mel.top_db = 0:", audio(|p| p.mel.top_db = Some(0.0))),
+        ];
+        for (start, error) in table {
+            assert!(error.starts_with(start) && error.contains("must be") && !error.contains('\n'), "{start} {error}");
+        }
+    }
 }

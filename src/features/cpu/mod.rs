@@ -1,1 +1,6 @@
-//! The CPU twins.
+//! The CPU twins: the reference every other backend is measured against.
+
+pub mod axis;
+pub mod farneback;
+pub mod mel;
+pub mod resize;

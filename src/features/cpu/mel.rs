@@ -1,0 +1,333 @@
+//! Log-mel images and MFCC of a piece of mono sound, with librosa's conventions.
+//!
+//! `librosa.feature.melspectrogram` and `power_to_db`: frames are centred on multiples of `hop`, the sound is padded
+//! with zeros on both ends (`center=True, pad_mode="constant"`), the window is a periodic Hann window as long as the
+//! FFT, the power spectrum is summed by triangles of equal area (`norm="slaney"`) for both mel scales, and decibels
+//! are relative to 1. The spectrum is computed in f64: next to a loud tone, f32 rounding alone would be tens of
+//! decibels above what a quiet band holds.
+
+use std::f64::consts::PI;
+use std::fmt;
+use std::sync::Arc;
+
+use realfft::num_complex::Complex;
+use realfft::{RealFftPlanner, RealToComplex};
+
+use crate::features::params::{MelParams, MelScale};
+
+/// Makes log-mel images; holds the FFT plan, the filter bank and all scratch.
+#[derive(Clone)]
+pub struct LogMel {
+    params: MelParams,
+    fft: Arc<dyn RealToComplex<f64>>,
+    window: Vec<f64>,
+    filters: Vec<Filter>,
+    frame: Vec<f64>,
+    spectrum: Vec<Complex<f64>>,
+    power: Vec<f64>,
+    scratch: Vec<Complex<f64>>,
+}
+
+/// The bins of one band and what they count; all other bins count 0.
+#[derive(Clone, Debug)]
+struct Filter {
+    first: usize,
+    weights: Vec<f64>,
+}
+
+impl fmt::Debug for LogMel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogMel").field("params", &self.params).finish_non_exhaustive()
+    }
+}
+
+impl LogMel {
+    /// # Errors
+    /// One line saying which parameter is wrong and what is allowed ([`MelParams::validate`]).
+    pub fn new(params: &MelParams) -> Result<Self, String> {
+        params.validate()?;
+        let fft = RealFftPlanner::new().plan_fft_forward(params.n_fft);
+        let size = params.n_fft as f64;
+        Ok(Self {
+            window: (0..params.n_fft).map(|n| 0.5 - 0.5 * (2.0 * PI * n as f64 / size).cos()).collect(),
+            filters: filter_bank(params),
+            frame: fft.make_input_vec(),
+            spectrum: fft.make_output_vec(),
+            power: vec![0.0; params.n_fft / 2 + 1],
+            scratch: fft.make_scratch_vec(),
+            params: params.clone(),
+            fft,
+        })
+    }
+
+    /// What it was made with.
+    pub fn params(&self) -> &MelParams {
+        &self.params
+    }
+
+    /// Columns of the image of `samples` samples: `1 + samples / hop`.
+    pub fn columns(&self, samples: usize) -> usize {
+        1 + samples / self.params.hop
+    }
+
+    /// Decibels: `out` is `bands` × `columns(samples.len())`, row-major, lowest band first.
+    ///
+    /// Power is raised to `floor` before the logarithm; with `top_db`, everything is raised to that far below the
+    /// image's maximum. Samples that are not finite count as 0, so the image is always finite.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn compute(&mut self, samples: &[f32], out: &mut [f32]) {
+        self.power(samples, out);
+        let mut loudest = f32::NEG_INFINITY;
+        for v in out.iter_mut() {
+            *v = 10.0 * v.max(self.params.floor).log10();
+            loudest = loudest.max(*v);
+        }
+        if let Some(top_db) = self.params.top_db {
+            let quietest = loudest - top_db;
+            out.iter_mut().for_each(|v| *v = v.max(quietest));
+        }
+    }
+
+    /// Mel power (librosa's `melspectrogram` with `power=2`), shaped as in [`LogMel::compute`].
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn power(&mut self, samples: &[f32], out: &mut [f32]) {
+        let columns = self.columns(samples.len());
+        assert_eq!(out.len(), columns * self.params.bands, "a mel image is bands x columns");
+        for column in 0..columns {
+            self.spectrum_at(samples, column);
+            for (band, filter) in self.filters.iter().enumerate() {
+                let bins = &self.power[filter.first..filter.first + filter.weights.len()];
+                let sum: f64 = bins.iter().zip(&filter.weights).map(|(p, w)| p * w).sum();
+                out[band * columns + column] = sum.min(f64::from(f32::MAX)) as f32;
+            }
+        }
+    }
+
+    /// Puts the power spectrum of the frame centred on sample `column * hop` into `self.power`.
+    fn spectrum_at(&mut self, samples: &[f32], column: usize) {
+        let (size, half) = (self.params.n_fft, self.params.n_fft / 2);
+        let centre = column * self.params.hop;
+        let from = centre.saturating_sub(half).min(samples.len());
+        let to = (centre + half).min(samples.len());
+        // Where in the frame the sound begins; what lies before and behind is the zero padding.
+        let offset = half.saturating_sub(centre);
+        self.frame[..offset.min(size)].fill(0.0);
+        let sound = samples[from..to].iter().zip(&self.window[offset..]);
+        for (f, (&sample, w)) in self.frame[offset..].iter_mut().zip(sound) {
+            *f = if sample.is_finite() { f64::from(sample) * w } else { 0.0 };
+        }
+        self.frame[offset + (to - from)..].fill(0.0);
+        self.fft
+            .process_with_scratch(&mut self.frame, &mut self.spectrum, &mut self.scratch)
+            .expect("the buffers were made by the plan");
+        for (p, c) in self.power.iter_mut().zip(&self.spectrum) {
+            *p = c.norm_sqr();
+        }
+    }
+}
+
+/// Mel-frequency cepstral coefficients: the orthonormal DCT-II of every column of a log-mel image, as
+/// `librosa.feature.mfcc`.
+#[derive(Clone, Debug)]
+pub struct Mfcc {
+    mel: LogMel,
+    /// `coefficients` × `bands`.
+    basis: Vec<f32>,
+    coefficients: usize,
+    decibels: Vec<f32>,
+}
+
+impl Mfcc {
+    /// The coefficient count of the study Touchline follows.
+    pub const COEFFICIENTS: usize = 33;
+
+    /// # Errors
+    /// One line if `params` is wrong ([`MelParams::validate`]) or `coefficients` is not 1 to `params.bands`.
+    pub fn new(params: &MelParams, coefficients: usize) -> Result<Self, String> {
+        let mel = LogMel::new(params)?;
+        if coefficients == 0 || coefficients > params.bands {
+            return Err(format!("coefficients = {coefficients}: must be 1 to mel.bands ({})", params.bands));
+        }
+        let bands = params.bands as f64;
+        let basis = (0..coefficients)
+            .flat_map(|k| {
+                let norm = if k == 0 { (1.0 / bands).sqrt() } else { (2.0 / bands).sqrt() };
+                (0..params.bands).map(move |n| (norm * (PI * k as f64 * (n as f64 + 0.5) / bands).cos()) as f32)
+            })
+            .collect();
+        Ok(Self { mel, basis, coefficients, decibels: Vec::new() })
+    }
+
+    /// Coefficients per column.
+    pub fn coefficients(&self) -> usize {
+        self.coefficients
+    }
+
+    /// Columns for `samples` samples: `1 + samples / hop`.
+    pub fn columns(&self, samples: usize) -> usize {
+        self.mel.columns(samples)
+    }
+
+    /// `out` is `coefficients` × `columns(samples.len())`, row-major.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn compute(&mut self, samples: &[f32], out: &mut [f32]) {
+        let columns = self.columns(samples.len());
+        let bands = self.mel.params.bands;
+        assert_eq!(out.len(), columns * self.coefficients, "cepstra are coefficients x columns");
+        self.decibels.resize(bands * columns, 0.0);
+        self.mel.compute(samples, &mut self.decibels);
+        for (out, basis) in out.chunks_exact_mut(columns).zip(self.basis.chunks_exact(bands)) {
+            out.fill(0.0);
+            for (row, &weight) in self.decibels.chunks_exact(columns).zip(basis) {
+                for (o, &v) in out.iter_mut().zip(row) {
+                    *o += v * weight;
+                }
+            }
+        }
+    }
+}
+
+/// Triangles between neighbouring mel frequencies, each of area 1 on the Hz axis (times 1 Hz per bin width).
+fn filter_bank(params: &MelParams) -> Vec<Filter> {
+    let (low, high) = (to_mel(params.f_min.into(), params.scale), to_mel(params.f_max.into(), params.scale));
+    let edge = |i: usize| to_hz(low + (high - low) * i as f64 / (params.bands + 1) as f64, params.scale);
+    let bin = |k: usize| k as f64 * f64::from(params.sample_rate) / params.n_fft as f64;
+    (0..params.bands)
+        .map(|band| {
+            let (left, peak, right) = (edge(band), edge(band + 1), edge(band + 2));
+            let weight = |k: usize| {
+                let (rising, falling) = ((bin(k) - left) / (peak - left), (right - bin(k)) / (right - peak));
+                rising.min(falling).max(0.0) * 2.0 / (right - left)
+            };
+            let bins = params.n_fft / 2 + 1;
+            let first = (0..bins).find(|&k| weight(k) > 0.0).unwrap_or(0);
+            let weights = (first..bins).map(weight).take_while(|&w| w > 0.0).collect();
+            Filter { first, weights }
+        })
+        .collect()
+}
+
+/// Slaney's scale: linear up to this, Hz; and how many mels that is.
+const LINEAR_TO_HZ: f64 = 1000.0;
+const LINEAR_TO_MEL: f64 = 15.0;
+
+/// Slaney's scale above 1 kHz: 27 mels multiply the frequency by 6.4.
+fn log_step() -> f64 {
+    6.4f64.ln() / 27.0
+}
+
+fn to_mel(hz: f64, scale: MelScale) -> f64 {
+    match scale {
+        MelScale::Htk => 2595.0 * (1.0 + hz / 700.0).log10(),
+        MelScale::Slaney if hz < LINEAR_TO_HZ => hz * LINEAR_TO_MEL / LINEAR_TO_HZ,
+        MelScale::Slaney => LINEAR_TO_MEL + (hz / LINEAR_TO_HZ).ln() / log_step(),
+    }
+}
+
+fn to_hz(mel: f64, scale: MelScale) -> f64 {
+    match scale {
+        MelScale::Htk => 700.0 * (10f64.powf(mel / 2595.0) - 1.0),
+        MelScale::Slaney if mel < LINEAR_TO_MEL => mel * LINEAR_TO_HZ / LINEAR_TO_MEL,
+        MelScale::Slaney => LINEAR_TO_HZ * ((mel - LINEAR_TO_MEL) * log_step()).exp(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params() -> MelParams {
+        MelParams {
+            sample_rate: 16_000,
+            n_fft: 512,
+            hop: 160,
+            bands: 40,
+            f_min: 20.0,
+            f_max: 8000.0,
+            scale: MelScale::Slaney,
+            floor: 1e-10,
+            top_db: Some(80.0),
+        }
+    }
+
+    fn image(mel: &mut LogMel, samples: &[f32]) -> Vec<f32> {
+        let mut out = vec![f32::NAN; mel.params.bands * mel.columns(samples.len())];
+        mel.compute(samples, &mut out);
+        out
+    }
+
+    #[test]
+    fn mel_scales_are_inverted_and_known() {
+        for scale in [MelScale::Slaney, MelScale::Htk] {
+            for hz in [0.0, 20.0, 440.0, 999.0, 1000.0, 1001.0, 4000.0, 16_000.0] {
+                assert!((to_hz(to_mel(hz, scale), scale) - hz).abs() < 1e-8 * (1.0 + hz), "{scale:?} {hz}");
+            }
+        }
+        assert!((to_mel(1000.0, MelScale::Slaney) - 15.0).abs() < 1e-12);
+        assert!((to_mel(1000.0, MelScale::Htk) - 999.985_538).abs() < 1e-5);
+    }
+
+    #[test]
+    fn silence_is_flat_and_finite() {
+        let mut mel = LogMel::new(&params()).unwrap();
+        for samples in [0, 1, 159, 160, 16_000] {
+            let out = image(&mut mel, &vec![0.0; samples]);
+            assert!(out.iter().all(|&v| (v + 100.0).abs() < 1e-4));
+        }
+    }
+
+    #[test]
+    fn samples_that_are_not_finite_count_as_zero() {
+        let mut mel = LogMel::new(&params()).unwrap();
+        let clean: Vec<f32> = (0..4000).map(|i| if i % 500 == 3 { 0.0 } else { (i as f32 * 0.3).sin() }).collect();
+        let broken = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        let dirty: Vec<f32> =
+            clean.iter().enumerate().map(|(i, &v)| if i % 500 == 3 { broken[i % 3] } else { v }).collect();
+        assert_eq!(image(&mut mel, &clean), image(&mut mel, &dirty));
+        assert!(image(&mut mel, &[f32::MAX; 700]).iter().all(|v| v.is_finite()));
+    }
+
+    #[test]
+    fn a_tone_is_loudest_in_its_band_and_the_range_is_clipped() {
+        let mut mel = LogMel::new(&params()).unwrap();
+        let tone: Vec<f32> = (0..16_000).map(|i| (2.0 * PI * 1000.0 * f64::from(i) / 16_000.0).sin() as f32).collect();
+        let out = image(&mut mel, &tone);
+        let columns = mel.columns(tone.len());
+        assert_eq!(columns, 101);
+        let column: Vec<f32> = (0..40).map(|band| out[band * columns + 50]).collect();
+        let loudest = (0..40).max_by(|&a, &b| column[a].total_cmp(&column[b])).unwrap();
+        let (low, high) = (to_mel(20.0, MelScale::Slaney), to_mel(8000.0, MelScale::Slaney));
+        let want = (15.0 - low) / (high - low) * 41.0 - 1.0;
+        assert!((loudest as f64 - want).abs() <= 0.5, "band {loudest}, expected about {want}");
+        let (max, min) = out.iter().fold((f32::MIN, f32::MAX), |(a, b), &v| (a.max(v), b.min(v)));
+        assert!((max - min - 80.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn nothing_is_kept_between_calls() {
+        let mut mel = LogMel::new(&params()).unwrap();
+        let noise: Vec<f32> = (0..9000).map(|i| ((i * 7919 % 1013) as f32 / 506.5) - 1.0).collect();
+        let first = image(&mut mel, &noise[..1234]);
+        image(&mut mel, &noise);
+        assert_eq!(first, image(&mut mel, &noise[..1234]));
+    }
+
+    #[test]
+    fn mfcc_of_a_flat_column_is_its_mean_only() {
+        let mut mfcc = Mfcc::new(&params(), Mfcc::COEFFICIENTS).unwrap();
+        let mut out = vec![f32::NAN; 33 * mfcc.columns(500)];
+        mfcc.compute(&[0.0; 500], &mut out);
+        let columns = mfcc.columns(500);
+        for (i, v) in out.iter().enumerate() {
+            let want = if i < columns { -100.0 * 40f32.sqrt() } else { 0.0 };
+            assert!((v - want).abs() < 1e-2, "{i}: {v}");
+        }
+        assert!(Mfcc::new(&params(), 41).is_err() && Mfcc::new(&params(), 0).is_err());
+    }
+}

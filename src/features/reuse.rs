@@ -1,0 +1,116 @@
+//! What extractors keep between calls: resize plans by picture size, and scratch that parallel tasks borrow.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::cpu::resize::Plan;
+use super::params::Fit;
+
+/// Plans kept for sizes that are not in use at the moment. One device thread serves several streams, each of one
+/// size; a plan for 1080p is about 100 kB.
+const PLANS_KEPT: usize = 16;
+
+/// Resize plans from every picture size met to one input rectangle.
+#[derive(Debug)]
+pub(super) struct Plans {
+    target: (usize, usize),
+    fit: Fit,
+    /// Most recently used last.
+    plans: Vec<Plan>,
+}
+
+impl Plans {
+    pub(super) fn new(target: (usize, usize), fit: Fit) -> Self {
+        Self { target, fit, plans: Vec::new() }
+    }
+
+    /// Makes sure that [`Plans::get`] knows every (width, height) of `sources`, and forgets what was not used for
+    /// long.
+    pub(super) fn prepare(&mut self, sources: impl IntoIterator<Item = (usize, usize)>) {
+        // The last `in_use` plans are those of this call.
+        let mut in_use = 0;
+        for source in sources {
+            if source.0 == 0 || source.1 == 0 {
+                continue;
+            }
+            match self.plans.iter().position(|p| p.is_for(source, self.target, self.fit)) {
+                Some(i) if i >= self.plans.len() - in_use => {}
+                Some(i) => {
+                    self.plans[i..].rotate_left(1);
+                    in_use += 1;
+                }
+                None => {
+                    self.plans.push(Plan::new(source, self.target, self.fit));
+                    in_use += 1;
+                }
+            }
+        }
+        let surplus = self.plans.len().saturating_sub(in_use.max(PLANS_KEPT));
+        self.plans.drain(..surplus);
+    }
+
+    /// The plan for a size that was prepared; `None` for an empty picture.
+    pub(super) fn get(&self, source: (usize, usize)) -> Option<&Plan> {
+        self.plans.iter().find(|p| p.is_for(source, self.target, self.fit))
+    }
+}
+
+/// Scratch that parallel tasks take and give back. As many exist as tasks ever ran at once, `limit` at most are kept.
+#[derive(Debug)]
+pub(super) struct Scratch<T> {
+    free: Mutex<Vec<T>>,
+    limit: usize,
+}
+
+impl<T> Scratch<T> {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { free: Mutex::new(Vec::new()), limit }
+    }
+
+    /// Runs `work` with a piece of scratch that `suits`, made by `make` when none is free.
+    pub(super) fn with<R>(
+        &self,
+        suits: impl Fn(&T) -> bool,
+        make: impl FnOnce() -> T,
+        work: impl FnOnce(&mut T) -> R,
+    ) -> R {
+        // Scratch holds nothing that a panic elsewhere could leave half-done: each user overwrites it.
+        let lock = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = {
+            let mut free = lock();
+            free.iter().rposition(suits).map(|i| free.remove(i))
+        };
+        let mut scratch = taken.unwrap_or_else(make);
+        let result = work(&mut scratch);
+        let mut free = lock();
+        if free.len() >= self.limit {
+            // The first has been free for longest.
+            free.remove(0);
+        }
+        free.push(scratch);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_in_use_survive_and_old_ones_go() {
+        let mut plans = Plans::new((8, 8), Fit::Pad);
+        plans.prepare((1..=30).map(|w| (w, 3)).chain([(0, 5), (5, 0), (2, 3)]));
+        assert!((1..=30).all(|w| plans.get((w, 3)).is_some()));
+        assert!(plans.get((0, 5)).is_none() && plans.get((5, 0)).is_none());
+        plans.prepare([(3, 3), (4, 3)]);
+        assert_eq!(plans.plans.len(), PLANS_KEPT);
+        assert!(plans.get((3, 3)).is_some() && plans.get((4, 3)).is_some() && plans.get((5, 3)).is_none());
+    }
+
+    #[test]
+    fn scratch_is_reused_where_it_suits() {
+        let scratch = Scratch::new(2);
+        let with = |kind: u32| scratch.with(|s: &(u32, u32)| s.0 == kind, || (kind, 0), |s| (s.1 += 1, s.1).1);
+        assert_eq!([with(1), with(1), with(2), with(1), with(2)], [1, 2, 1, 3, 2]);
+        assert_eq!([with(3), with(2), with(1)], [1, 3, 1]);
+    }
+}

@@ -1,0 +1,75 @@
+//! Samples → input of the sound model.
+
+use super::cpu::axis::Axis;
+use super::cpu::mel::LogMel;
+use super::params::AudioParams;
+
+/// Makes the sound model's input as [`AudioParams`] says: a log-mel image (see [`LogMel`]), resized bilinearly
+/// (anti-aliased where it shrinks) to width × height, normalised, three times the same.
+///
+/// Row 0, the top, is the lowest band; time runs from left to right.
+#[derive(Debug)]
+pub struct SoundExtractor {
+    params: AudioParams,
+    mel: LogMel,
+    vertical: Axis,
+    /// Made for the number of columns met last.
+    horizontal: Axis,
+    image: Vec<f32>,
+    line: Vec<f32>,
+}
+
+impl SoundExtractor {
+    /// # Errors
+    /// One line saying which key is wrong and what is allowed ([`AudioParams::validate`]).
+    pub fn new(params: &AudioParams) -> Result<Self, String> {
+        params.validate()?;
+        let mel = LogMel::new(&params.mel)?;
+        let columns = mel.columns(params.mel.sample_rate as usize);
+        Ok(Self {
+            vertical: whole(params.mel.bands, params.height),
+            horizontal: whole(columns, params.width),
+            image: Vec::new(),
+            line: Vec::new(),
+            params: params.clone(),
+            mel,
+        })
+    }
+
+    pub fn params(&self) -> &AudioParams {
+        &self.params
+    }
+
+    /// Values of one input: 3 × height × width.
+    pub fn input_len(&self) -> usize {
+        3 * self.params.width * self.params.height
+    }
+
+    /// Appends the input made from `samples` (mono, at `params.mel.sample_rate`; usually one second, but any number)
+    /// as 3 × height × width.
+    pub fn samples_into(&mut self, samples: &[f32], out: &mut Vec<f32>) {
+        let columns = self.mel.columns(samples.len());
+        if self.horizontal.source() != columns {
+            self.horizontal = whole(columns, self.params.width);
+        }
+        self.image.resize(self.params.mel.bands * columns, 0.0);
+        self.mel.compute(samples, &mut self.image);
+
+        self.line.resize(columns, 0.0);
+        let start = out.len();
+        let plane = self.params.width * self.params.height;
+        out.resize(start + plane, 0.0);
+        let (gain, mean) = (1.0 / self.params.std_db, self.params.mean_db);
+        for (i, row) in out[start..].chunks_exact_mut(self.params.width).enumerate() {
+            self.vertical.mix_rows(i, &self.image, &mut self.line);
+            self.horizontal.mix_line(&self.line, row);
+            row.iter_mut().for_each(|v| *v = (*v - mean) * gain);
+        }
+        out.extend_from_within(start..start + plane);
+        out.extend_from_within(start..start + plane);
+    }
+}
+
+fn whole(source: usize, target: usize) -> Axis {
+    Axis::triangle(source, target, 0.0, source as f64)
+}
