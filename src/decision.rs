@@ -136,6 +136,13 @@ pub struct WindowEstimate {
     pub gaps: u32,
 }
 
+impl WindowEstimate {
+    /// The estimate while no second of the window is classified: nothing is known, every value is 0.
+    pub fn empty(classes: usize) -> Self {
+        Self { share: vec![0.0; classes], mean: vec![0.0; classes], label: ClassId(0), seconds: 0, gaps: 0 }
+    }
+}
+
 /// Begin or end of a class on air.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,13 +1,18 @@
 //! Touchline watches live sports broadcasts and says every second which sport is on.
 
+pub mod app;
+pub mod backlog;
 pub mod clip;
 pub mod clock;
+pub mod config;
 pub mod decision;
 pub mod error;
 pub mod features;
 pub mod fusion;
+pub mod infer;
 pub mod ingest;
 pub mod labels;
+pub mod learn;
 pub mod metrics;
 pub mod models;
 pub mod nn;

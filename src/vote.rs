@@ -190,13 +190,19 @@ impl VideoVote {
     pub fn push(&mut self, outcome: &SecondOutcome) {
         match outcome {
             SecondOutcome::Gap(_) => self.gaps += 1,
-            SecondOutcome::Predicted(p) => {
-                self.seconds += 1;
-                self.votes[p.decision.label.index()] += 1;
-                for (sum, p) in self.sum.iter_mut().zip(&p.decision.probabilities) {
-                    *sum += f64::from(*p);
-                }
-            }
+            SecondOutcome::Predicted(p) => self.add(p.decision.label, &p.decision.probabilities),
+        }
+    }
+
+    /// One classified second.
+    ///
+    /// # Panics
+    /// If `label` does not belong to the classes.
+    pub fn add(&mut self, label: ClassId, probabilities: &[f32]) {
+        self.seconds += 1;
+        self.votes[label.index()] += 1;
+        for (sum, p) in self.sum.iter_mut().zip(probabilities) {
+            *sum += f64::from(*p);
         }
     }
 

@@ -81,6 +81,25 @@ pub struct ClipSecond {
 }
 
 impl ClipSecond {
+    /// A second that holds just these pictures, all for the RGB model: what a still is scored as.
+    pub fn of_pictures(frames: Vec<Frame>) -> Self {
+        Self {
+            run: RunId(0),
+            index: 0,
+            rgb: (0..frames.len()).collect(),
+            frames_seen: frames.len() as u32,
+            frames,
+            pairs: Vec::new(),
+            audio: None,
+            audio_missing: 0,
+            rgb_absent: None,
+            flow_absent: Some(Absent::NoPairs),
+            audio_absent: Some(Absent::NoTrack),
+            wall: None,
+            arrived_ns: 0,
+        }
+    }
+
     pub fn start(&self) -> Pts {
         Pts::from_second(self.index)
     }

@@ -5,6 +5,7 @@
 
 mod loader;
 mod mobilenet_v2;
+pub mod pack;
 mod resnet50;
 mod weights;
 

@@ -205,7 +205,8 @@ fn compare(pair: &Pair<'_>, y: usize, first: &[Polynomial], dx: &[f32], dy: &[f3
     let (by, rest) = rest.split_at_mut(width);
     let (xx, rest) = rest.split_at_mut(width);
     let (yy, xy) = rest.split_at_mut(width);
-    let (bx, by, xx, yy, xy) = (&mut bx[..width], &mut by[..width], &mut xx[..width], &mut yy[..width], &mut xy[..width]);
+    let (bx, by, xx, yy, xy) =
+        (&mut bx[..width], &mut by[..width], &mut xx[..width], &mut yy[..width], &mut xy[..width]);
     let (first, dx, dy) = (&first[..width], &dx[..width], &dy[..width]);
     for x in 0..width {
         let a = first[x];

@@ -1,0 +1,228 @@
+//! Threads, channels, names and shutdown, on one screen.
+//!
+//! ```text
+//!  source threads ── MediaItem ──► clip/<id> ── seconds ──► Backlog ──► infer ── Decided ──► whoever publishes
+//!                    bounded 64     one a stream            sheds        owns the device      (main thread)
+//! ```
+//!
+//! Ends travel in-band: a source says `Ended`, the clip builder flushes and passes it on, the publisher counts it.
+//! Nothing is stopped from the side, so nothing already decided is lost.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::backlog::{Backlog, LineId};
+use crate::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason, Patience};
+use crate::clock::Clock;
+use crate::decision::SecondOutcome;
+use crate::error::{Error, Result};
+use crate::infer::Engine;
+use crate::ingest::{MediaItem, Pace};
+use crate::metrics::Metrics;
+use crate::models::pack::Pack;
+use crate::time::{NANOS_PER_SECOND, WallSource, WallTime};
+
+/// Frames and PCM chunks between a source and its clip thread: about two seconds of 30 fps video. The clip thread only
+/// copies and resamples, so more would hide a stall, not ride it out.
+const MEDIA_ITEMS: usize = 64;
+
+/// Decisions between inference and publishing: a slow reader of standard output may stall publishing for a few seconds
+/// of several streams before inference waits (and live streams shed, visibly).
+const DECISIONS: usize = 64;
+
+/// What inference says about a stream, in order.
+#[derive(Debug)]
+pub struct Decided {
+    pub line: LineId,
+    pub what: What,
+}
+
+/// A decision or news of the stream.
+#[derive(Debug)]
+pub enum What {
+    Outcome {
+        outcome: SecondOutcome,
+        /// Seconds waiting behind this one.
+        backlog: u32,
+    },
+    /// Anything of [`ClipOutput`] but seconds and gaps.
+    News(ClipOutput),
+}
+
+/// Sees each frame before it is cut into a second: for previews and counters. Called on the clip thread.
+pub type Tap = Box<dyn FnMut(&MediaItem) + Send>;
+
+/// The clip threads and the inference thread.
+pub struct Workers {
+    backlog: Arc<Backlog>,
+    pack: Pack,
+    infer: Option<JoinHandle<()>>,
+    clips: Vec<JoinHandle<()>>,
+    /// Closed when the inference thread has ended.
+    pub decided: Receiver<Decided>,
+}
+
+impl Workers {
+    /// Loads the models of a pack on the inference thread and returns when they are warm.
+    ///
+    /// `batch_max`: seconds of different streams that go through a model at once.
+    ///
+    /// # Errors
+    /// [`Error::Pack`] when the weights are not the pack's, or do not fit it.
+    pub fn start(pack: Pack, batch_max: usize, metrics: Metrics, clock: Arc<dyn Clock>) -> Result<Self> {
+        let backlog = Arc::new(Backlog::new());
+        let (decided_to, decided) = bounded(DECISIONS);
+        let (ready_to, ready) = bounded::<Result<()>>(1);
+        let infer = spawn("infer", {
+            let (backlog, pack) = (Arc::clone(&backlog), pack.clone());
+            move || match Engine::load(pack) {
+                Err(e) => drop(ready_to.send(Err(e))),
+                Ok(engine) => {
+                    if ready_to.send(Ok(())).is_ok() {
+                        infer_loop(engine, &backlog, batch_max, &metrics, &*clock, &decided_to);
+                    }
+                }
+            }
+        })?;
+        ready.recv().map_err(|_| Error::Internal("the inference thread ended while loading".into()))??;
+        Ok(Self { backlog, pack, infer: Some(infer), clips: Vec::new(), decided })
+    }
+
+    pub fn pack(&self) -> &Pack {
+        &self.pack
+    }
+
+    /// Starts the clip thread of one more stream; its source sends to the channel returned.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn add_stream(&mut self, id: &str, pace: Pace, tap: Tap) -> Result<(LineId, Sender<MediaItem>)> {
+        let line = self.backlog.add_line(pace);
+        let (to, media) = bounded(MEDIA_ITEMS);
+        let config = ClipConfig {
+            sample_rate: self.pack.sample_rate(),
+            plan: self.pack.plan.clone(),
+            patience: Patience::for_pace(pace),
+        };
+        let backlog = Arc::clone(&self.backlog);
+        self.clips.retain(|clip| !clip.is_finished());
+        self.clips.push(spawn(&format!("clip/{id}"), move || clip_loop(config, &media, &backlog, line, tap))?);
+        Ok((line, to))
+    }
+
+    /// Gives a stream that has no source its items directly: a still picture is one second.
+    pub fn push(&self, line: LineId, item: ClipOutput) -> bool {
+        self.backlog.push(line, item)
+    }
+
+    /// A line for [`Workers::push`].
+    pub fn add_line(&self, pace: Pace) -> LineId {
+        self.backlog.add_line(pace)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.backlog.close();
+        // The inference thread may be waiting to hand over a decision that nobody takes any more.
+        self.decided = crossbeam_channel::never();
+        for thread in self.clips.drain(..).chain(self.infer.take()) {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked; its message is above");
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(|e| Error::Internal(format!("cannot start thread {name}: {e}")))
+}
+
+fn clip_loop(config: ClipConfig, media: &Receiver<MediaItem>, backlog: &Backlog, line: LineId, mut tap: Tap) {
+    let mut builder = ClipBuilder::new(config);
+    let mut out = Vec::new();
+    for item in media {
+        let ended = matches!(item, MediaItem::Ended(_));
+        tap(&item);
+        builder.push(item, &mut out);
+        for output in out.drain(..) {
+            if !backlog.push(line, output) {
+                return;
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+fn infer_loop(
+    mut engine: Engine,
+    backlog: &Backlog,
+    batch_max: usize,
+    metrics: &Metrics,
+    clock: &dyn Clock,
+    to: &Sender<Decided>,
+) {
+    while let Some(batch) = backlog.take(batch_max) {
+        let mut results = {
+            let seconds: Vec<_> = batch
+                .iter()
+                .filter_map(|taken| match taken.items.last() {
+                    Some(ClipOutput::Second(second)) => Some(second),
+                    _ => None,
+                })
+                .collect();
+            score(&mut engine, &seconds, metrics, clock).into_iter()
+        };
+        for taken in batch {
+            let backlog = taken.backlog;
+            for item in taken.items {
+                let what = match item {
+                    ClipOutput::Second(_) => {
+                        let outcome = results.next().expect("there is a result for every second of the batch");
+                        What::Outcome { outcome, backlog }
+                    }
+                    ClipOutput::Gap(gap) => What::Outcome { outcome: SecondOutcome::Gap(gap), backlog },
+                    news => What::News(news),
+                };
+                if to.send(Decided { line: taken.line, what }).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn score(engine: &mut Engine, seconds: &[&ClipSecond], metrics: &Metrics, clock: &dyn Clock) -> Vec<SecondOutcome> {
+    if seconds.is_empty() {
+        return Vec::new();
+    }
+    let gap = |s: &ClipSecond, reason| SecondOutcome::Gap(Gap { run: s.run, index: s.index, reason });
+    match engine.score(seconds, metrics) {
+        Ok(scored) => seconds
+            .iter()
+            .zip(scored)
+            .map(|(second, scored)| {
+                let decided = engine.decide(second, scored, arrival(second, clock));
+                decided.map_or_else(|| gap(second, GapReason::NoMedia), SecondOutcome::Predicted)
+            })
+            .collect(),
+        Err(e) => {
+            tracing::error!("{} seconds were not classified: {}", seconds.len(), crate::redact::text(&e.to_string()));
+            seconds.iter().map(|second| gap(second, GapReason::Compute)).collect()
+        }
+    }
+}
+
+/// Wall time of the start of a second by this machine's clock: its last sample arrived then, so it began a second
+/// earlier.
+fn arrival(second: &ClipSecond, clock: &dyn Clock) -> WallTime {
+    let age = clock.mono_ns().saturating_sub(second.arrived_ns).saturating_add(NANOS_PER_SECOND);
+    WallTime { unix_ns: clock.unix_ns() - i64::try_from(age).unwrap_or(0), source: WallSource::Arrival }
+}

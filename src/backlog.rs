@@ -1,0 +1,269 @@
+//! The queue of seconds between the clip threads and the one inference thread, and the one place where load is shed.
+//!
+//! Each stream has its own bounded line; the inference thread takes from the lines in turn, so one busy stream cannot
+//! starve another. When the line of a live stream is full, its oldest whole second becomes a [`Gap`] in place: its media
+//! are freed at once and the order of what the stream says stays. A file's line makes its clip thread wait instead.
+//!
+//! A lock, not a channel: shedding must reach into the middle of the line, and it is taken a few times a second.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use crate::clip::{ClipOutput, ClipSecond, Gap, GapReason};
+use crate::ingest::Pace;
+
+/// Seconds a live stream may be behind before it sheds. Four seconds ride out a burst of other streams' work; more
+/// would only make decisions older.
+pub const LIVE_SECONDS: usize = 4;
+
+/// Seconds of a file that are cut ahead of inference: enough to keep both busy, few enough to bound memory.
+pub const FILE_SECONDS: usize = 3;
+
+/// Index of a stream's line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LineId(usize);
+
+impl LineId {
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
+#[derive(Debug)]
+struct Line {
+    pace: Pace,
+    items: VecDeque<ClipOutput>,
+    /// How many of `items` are seconds.
+    seconds: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: Vec<Line>,
+    next: usize,
+    closed: bool,
+}
+
+/// The lines of all streams.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    state: Mutex<State>,
+    filled: Condvar,
+    drained: Condvar,
+}
+
+/// What [`Backlog::take`] brings: one second, with whatever stood before it in its line.
+#[derive(Debug)]
+pub struct Taken {
+    pub line: LineId,
+    /// Everything that came before the second, and the second last if there is one.
+    pub items: Vec<ClipOutput>,
+    /// Seconds still waiting in this line.
+    pub backlog: u32,
+}
+
+impl Backlog {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A line for one more stream.
+    pub fn add_line(&self, pace: Pace) -> LineId {
+        let mut state = self.lock();
+        state.lines.push(Line { pace, items: VecDeque::new(), seconds: 0 });
+        LineId(state.lines.len() - 1)
+    }
+
+    /// Appends to a line. Blocks while a file's line is full; a full live line sheds its oldest second. Returns false
+    /// when the backlog was closed: nothing was taken and nothing more will be.
+    pub fn push(&self, line: LineId, item: ClipOutput) -> bool {
+        let mut state = self.lock();
+        if matches!(item, ClipOutput::Second(_)) {
+            while !state.closed && state.lines[line.0].pace == Pace::File && state.lines[line.0].seconds >= FILE_SECONDS
+            {
+                state = self.drained.wait(state).unwrap_or_else(|e| e.into_inner());
+            }
+            let line = &mut state.lines[line.0];
+            if line.pace == Pace::Live && line.seconds >= LIVE_SECONDS {
+                shed_oldest(line);
+            }
+            line.seconds += 1;
+        }
+        if state.closed {
+            return false;
+        }
+        state.lines[line.0].items.push_back(item);
+        self.filled.notify_one();
+        true
+    }
+
+    /// Waits for work and takes up to `max` seconds, at most one per line and in turn. `None` when closed.
+    pub fn take(&self, max: usize) -> Option<Vec<Taken>> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            let mut batch = Vec::new();
+            let lines = state.lines.len();
+            let first = state.next;
+            for i in 0..lines {
+                let at = (first + i) % lines;
+                if batch.len() == max.max(1) {
+                    break;
+                }
+                if let Some(taken) = take_one(&mut state.lines[at], LineId(at)) {
+                    batch.push(taken);
+                    state.next = (at + 1) % lines;
+                }
+            }
+            if !batch.is_empty() {
+                self.drained.notify_all();
+                return Some(batch);
+            }
+            state = self.filled.wait(state).unwrap_or_else(|e| e.into_inner());
+        }
+    }
+
+    /// Wakes everybody: `push` returns false, `take` returns `None`.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+        self.drained.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A poisoned lock means another thread panicked between two complete states: the lines are whole.
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+fn shed_oldest(line: &mut Line) {
+    for item in &mut line.items {
+        if let ClipOutput::Second(ClipSecond { run, index, .. }) = item {
+            let gap = Gap { run: *run, index: *index, reason: GapReason::Overload };
+            *item = ClipOutput::Gap(gap);
+            line.seconds -= 1;
+            return;
+        }
+    }
+}
+
+fn take_one(line: &mut Line, id: LineId) -> Option<Taken> {
+    let mut items = Vec::new();
+    while let Some(item) = line.items.pop_front() {
+        let is_second = matches!(item, ClipOutput::Second(_));
+        items.push(item);
+        if is_second {
+            line.seconds -= 1;
+            break;
+        }
+    }
+    (!items.is_empty()).then_some(Taken { line: id, items, backlog: line.seconds as u32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clip::Absent;
+    use crate::time::RunId;
+
+    fn second(index: u64) -> ClipOutput {
+        ClipOutput::Second(ClipSecond {
+            run: RunId(0),
+            index,
+            frames: Vec::new(),
+            rgb: Vec::new(),
+            pairs: Vec::new(),
+            frames_seen: 0,
+            audio: None,
+            audio_missing: 0,
+            rgb_absent: Some(Absent::NoData),
+            flow_absent: Some(Absent::NoData),
+            audio_absent: Some(Absent::NoData),
+            wall: None,
+            arrived_ns: 0,
+        })
+    }
+
+    fn describe(items: &[ClipOutput]) -> Vec<(u64, bool)> {
+        items
+            .iter()
+            .map(|i| match i {
+                ClipOutput::Second(s) => (s.index, true),
+                ClipOutput::Gap(g) => {
+                    assert_eq!(g.reason, GapReason::Overload);
+                    (g.index, false)
+                }
+                other => panic!("unexpected {other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_live_line_sheds_its_oldest_seconds_in_order() {
+        let backlog = Backlog::new();
+        let line = backlog.add_line(Pace::Live);
+        for i in 0..LIVE_SECONDS as u64 + 2 {
+            assert!(backlog.push(line, second(i)));
+        }
+        let taken = backlog.take(1).unwrap().remove(0);
+        assert_eq!(describe(&taken.items), [(0, false), (1, false), (2, true)]);
+        assert_eq!(taken.backlog as usize, LIVE_SECONDS - 1);
+        assert_eq!(describe(&backlog.take(1).unwrap()[0].items), [(3, true)]);
+    }
+
+    #[test]
+    fn a_file_line_waits_and_loses_nothing() {
+        let backlog = Arc::new(Backlog::new());
+        let line = backlog.add_line(Pace::File);
+        let writer = std::thread::spawn({
+            let backlog = Arc::clone(&backlog);
+            move || (0..50).all(|i| backlog.push(line, second(i)))
+        });
+        let mut seen = Vec::new();
+        while seen.len() < 50 {
+            for taken in backlog.take(1).unwrap() {
+                assert!(taken.backlog as usize <= FILE_SECONDS);
+                seen.extend(describe(&taken.items));
+            }
+        }
+        assert!(writer.join().unwrap());
+        assert_eq!(seen, (0..50).map(|i| (i, true)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn lines_are_served_in_turn() {
+        let backlog = Backlog::new();
+        let (a, b) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::Live));
+        for i in 0..3 {
+            backlog.push(a, second(i));
+        }
+        backlog.push(b, second(100));
+        let order: Vec<usize> = (0..4).map(|_| backlog.take(1).unwrap()[0].line.index()).collect();
+        assert_eq!(order, [0, 1, 0, 0]);
+        for i in 0..2 {
+            backlog.push(a, second(i));
+            backlog.push(b, second(i));
+        }
+        assert_eq!(backlog.take(8).unwrap().len(), 2, "a batch holds at most one second of each stream");
+    }
+
+    #[test]
+    fn closing_wakes_both_sides() {
+        let backlog = Arc::new(Backlog::new());
+        let line = backlog.add_line(Pace::File);
+        for i in 0..FILE_SECONDS as u64 {
+            backlog.push(line, second(i));
+        }
+        let writer = std::thread::spawn({
+            let backlog = Arc::clone(&backlog);
+            move || backlog.push(line, second(99))
+        });
+        backlog.close();
+        assert!(!writer.join().unwrap());
+        assert!(backlog.take(1).is_none());
+    }
+}

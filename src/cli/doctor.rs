@@ -1,0 +1,138 @@
+//! `touchline doctor`: what is missing on this machine, and how to get it.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::config;
+use crate::error::{Error, Result};
+use crate::infer::Engine;
+use crate::ingest::plugins;
+use crate::models::pack::Pack;
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Directory of the model pack to check [default: weights/compact].
+    #[arg(long, value_name = "DIR", env = "TOUCHLINE_PACK")]
+    pack: Option<PathBuf>,
+}
+
+/// How a check came out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    /// Something works less well, or some sources do not.
+    Lacks,
+    /// Nothing works without it.
+    Missing,
+}
+
+struct Report {
+    color: bool,
+    missing: usize,
+}
+
+impl Report {
+    fn line(&mut self, verdict: Verdict, what: &str, detail: &str) {
+        let (word, color) = match verdict {
+            Verdict::Ok => ("ok", 32),
+            Verdict::Lacks => ("lacks", 33),
+            Verdict::Missing => ("MISSING", 31),
+        };
+        self.missing += usize::from(verdict == Verdict::Missing);
+        if self.color {
+            println!("\x1b[{color}m{word:>8}\x1b[0m  {what:<26} {detail}");
+        } else {
+            println!("{word:>8}  {what:<26} {detail}");
+        }
+    }
+}
+
+pub fn doctor(args: &DoctorArgs) -> Result<()> {
+    let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut report = Report { color, missing: 0 };
+    println!("touchline {}", env!("CARGO_PKG_VERSION"));
+    let packages = gstreamer(&mut report);
+    pack(&mut report, args.pack.as_deref());
+    machine(&mut report);
+    if !packages.is_empty() {
+        println!("\nTo install what is missing:\n  apt-get install {}", packages.join(" "));
+    }
+    match report.missing {
+        0 => Ok(()),
+        n => Err(Error::Usage(format!("{n} needed part(s) are missing; see the lines marked MISSING"))),
+    }
+}
+
+/// Returns the Debian packages of what is missing.
+fn gstreamer(report: &mut Report) -> Vec<String> {
+    match plugins::version() {
+        Ok(version) => report.line(Verdict::Ok, "GStreamer", &version),
+        Err(e) => {
+            report.line(Verdict::Missing, "GStreamer", &e.to_string());
+            return vec!["gstreamer1.0-tools".into()];
+        }
+    }
+    let found = match plugins::survey() {
+        Ok(found) => found,
+        Err(e) => {
+            report.line(Verdict::Missing, "GStreamer plugins", &e.to_string());
+            return Vec::new();
+        }
+    };
+    let mut packages: Vec<String> = Vec::new();
+    for found in found {
+        let plugin = found.plugin;
+        if found.installed {
+            report.line(Verdict::Ok, plugin.element, plugin.purpose);
+            continue;
+        }
+        let verdict = if plugin.required { Verdict::Missing } else { Verdict::Lacks };
+        report.line(verdict, plugin.element, &format!("{} (package {})", plugin.purpose, plugin.package));
+        if !packages.iter().any(|p| p == plugin.package) {
+            packages.push(plugin.package.to_owned());
+        }
+    }
+    packages
+}
+
+fn pack(report: &mut Report, given: Option<&Path>) {
+    let loaded = config::find_pack(given).and_then(|dir| Pack::open(&dir)).and_then(|pack| {
+        let summary = format!("{} in {}: {} classes", pack.name, pack.dir.display(), pack.classes.len());
+        Engine::load(pack).map(|_| summary)
+    });
+    match loaded {
+        Ok(summary) => report.line(Verdict::Ok, "model pack", &format!("{summary}, weights verified, models warm")),
+        Err(e) => report.line(Verdict::Missing, "model pack", &e.to_string()),
+    }
+}
+
+fn machine(report: &mut Report) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores_verdict = if cores >= 2 { Verdict::Ok } else { Verdict::Lacks };
+    report.line(cores_verdict, "processor", &format!("{cores} cores, {}", vector_units()));
+    let driver = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
+    match driver.as_deref().and_then(|text| text.lines().next()) {
+        Some(version) => {
+            report.line(Verdict::Lacks, "GPU", &format!("{version}; this version of touchline computes on the CPU only"));
+        }
+        None => report.line(Verdict::Ok, "GPU", "none found; touchline computes on the CPU"),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vector_units() -> &'static str {
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        "AVX-512"
+    } else if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        "AVX2 and FMA"
+    } else {
+        "no AVX2: expect a fraction of the speed"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn vector_units() -> &'static str {
+    "portable vector code"
+}

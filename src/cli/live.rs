@@ -1,0 +1,88 @@
+//! What the publishing thread keeps per stream: vote, events, and what its news mean for the hub.
+
+use std::sync::Arc;
+
+use crate::clip::ClipOutput;
+use crate::decision::{Event, SecondOutcome, WindowEstimate};
+use crate::ingest::End;
+use crate::publish::hub::StreamHandle;
+use crate::publish::{Published, StreamState};
+use crate::vote::{VoteConfig, Voter};
+
+/// One stream on the publishing thread.
+pub struct LiveStream {
+    handle: StreamHandle,
+    voter: Voter,
+    classes: usize,
+}
+
+impl LiveStream {
+    pub fn new(handle: StreamHandle, vote: VoteConfig, classes: usize) -> Self {
+        Self { handle, voter: Voter::new(vote, classes), classes }
+    }
+
+    pub fn handle(&self) -> &StreamHandle {
+        &self.handle
+    }
+
+    /// Votes over a second that was decided (or not).
+    pub fn outcome(&mut self, outcome: SecondOutcome, backlog: u32, now_ns: u64) -> Published {
+        let latency_ns = match &outcome {
+            SecondOutcome::Predicted(p) => Some(now_ns.saturating_sub(p.arrived_ns)),
+            SecondOutcome::Gap(_) => None,
+        };
+        vote(&mut self.voter, self.classes, outcome, backlog, latency_ns)
+    }
+
+    /// Tells the hub; appends records for the other outputs. Returns the state the stream came into, if it changed.
+    pub fn news(&mut self, news: ClipOutput, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
+        match news {
+            ClipOutput::Opened(tracks) => {
+                self.handle.set_tracks(tracks);
+                self.change(StreamState::Playing, records)
+            }
+            ClipOutput::RunStarted { cause, .. } => {
+                self.handle.run_started(cause);
+                None
+            }
+            ClipOutput::Discarded { track, count } => {
+                self.handle.discarded(track, count);
+                None
+            }
+            ClipOutput::TrackEnded(track) => {
+                tracing::debug!("{}: {track:?} track ended", self.handle.id());
+                None
+            }
+            ClipOutput::Ended(end) => {
+                let mut events = Vec::new();
+                self.voter.finish(&mut events);
+                records.extend(self.handle.publish_events(&events));
+                let state = match end {
+                    End::Finished => StreamState::Ended,
+                    End::Failed { cause, advice } => StreamState::Failed { cause, advice },
+                };
+                self.change(state, records)
+            }
+            ClipOutput::Second(_) | ClipOutput::Gap(_) => None,
+        }
+    }
+
+    fn change(&self, state: StreamState, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
+        let record = self.handle.set_state(state.clone())?;
+        records.push(record);
+        Some(state)
+    }
+}
+
+/// A second with the estimate and the events that follow from it.
+pub fn vote(
+    voter: &mut Voter,
+    classes: usize,
+    outcome: SecondOutcome,
+    backlog: u32,
+    latency_ns: Option<u64>,
+) -> Published {
+    let mut events: Vec<Event> = Vec::new();
+    let estimate = voter.push(&outcome, &mut events).cloned().unwrap_or_else(|| WindowEstimate::empty(classes));
+    Published { outcome, estimate, events, latency_ns, backlog }
+}

@@ -1,0 +1,68 @@
+//! The command line: one file a subcommand.
+
+mod doctor;
+mod live;
+mod progress;
+mod run;
+mod score;
+mod train;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+/// Watches live sports broadcasts and says every second which sport is on.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_long_help = "Examples:
+  touchline run rtsp://camera.example/live            watch a stream; the page is on http://127.0.0.1:8080
+  touchline run https://tv.example/live.m3u8 --jsonl decisions.jsonl
+  touchline run court1=srt://0.0.0.0:9000?mode=listener court2=udp://239.0.0.1:5000
+  touchline score recordings/ --summary labels.csv    label files as fast as the machine allows
+  touchline doctor                                    what is missing on this machine, and how to get it
+
+Exit codes:
+  0  all went well
+  1  a fault of the program; please report it
+  2  the command line or the configuration asks for something that cannot be
+  3  a stream or file could not be opened, read or decoded
+  4  the model pack is missing, damaged or does not fit
+  5  an output cannot be written, or the address to listen on is taken
+  6  training data are missing or do not fit
+  7  some of several inputs failed; each was reported
+
+Logging goes to standard error; RUST_LOG=touchline=debug shows more. Secrets in URLs are never shown."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch streams: probabilities per class every second, on a page, as JSON lines and as Prometheus metrics.
+    Run(run::RunArgs),
+    /// Label recordings and pictures offline, as fast as the machine allows.
+    Score(score::ScoreArgs),
+    /// Say what is missing on this machine (plugins, weights, GPU) and how to get it.
+    Doctor(doctor::DoctorArgs),
+    /// Train the heads of a model pack on labelled recordings and pictures.
+    Train(train::TrainArgs),
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// One line for a person, with the exit code of [`crate::error::Error::exit_code`].
+    pub fn execute(self) -> Result<()> {
+        match self.command {
+            Command::Run(args) => run::run(args),
+            Command::Score(args) => score::score(args),
+            Command::Doctor(args) => doctor::doctor(&args),
+            Command::Train(args) => train::train(args),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! `touchline score`: the offline twin of `run`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::live::vote;
+use super::progress::Progress;
+use crate::app::{What, Workers};
+use crate::backlog::LineId;
+use crate::clip::{ClipOutput, ClipSecond};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, VoteFile};
+use crate::error::{Error, Result};
+use crate::ingest::frame::Frame;
+use crate::ingest::gst::{GstOpener, GstOptions};
+use crate::ingest::pool::Pooled;
+use crate::ingest::{End, Open, Pace};
+use crate::labels::ClassSet;
+use crate::metrics::Metrics;
+use crate::models::pack::Pack;
+use crate::publish::Recorder;
+use crate::publish::jsonl::JsonlWriter;
+use crate::time::Pts;
+use crate::vote::{VideoVote, VoteConfig, Voter};
+
+/// Still pictures, by extension: one second with RGB only.
+const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+
+/// Recordings that a folder is searched for; a file named on the command line may have any name.
+const RECORDINGS: [&str; 20] = [
+    "mp4", "m4v", "mov", "mkv", "webm", "ts", "m2ts", "mts", "mpg", "mpeg", "avi", "flv", "ogg", "ogv", "mp3", "m4a",
+    "aac", "wav", "flac", "opus",
+];
+
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// Recordings, still pictures, and folders of them (searched through, in the order of their names).
+    #[arg(value_name = "FILE|DIR", required = true)]
+    inputs: Vec<PathBuf>,
+    /// Directory of the model pack [default: weights/compact].
+    #[arg(long, value_name = "DIR", env = "TOUCHLINE_PACK")]
+    pack: Option<PathBuf>,
+    /// Write one JSON object per second and per event; "-" is standard output.
+    #[arg(long, value_name = "FILE|-")]
+    jsonl: Option<PathBuf>,
+    /// Write one line per file: path, label, probability, seconds, gaps.
+    #[arg(long, value_name = "FILE.csv")]
+    summary: Option<PathBuf>,
+    /// Seconds of the sliding vote [default: 10].
+    #[arg(long, value_name = "SECONDS")]
+    vote_window: Option<u32>,
+}
+
+/// What a file shows.
+struct Labelled {
+    label: Option<(String, f32)>,
+    seconds: u32,
+    gaps: u32,
+}
+
+pub fn score(args: ScoreArgs) -> Result<()> {
+    let vote = VoteFile { window: args.vote_window, ..VoteFile::default() }.settings().map_err(Error::Usage)?;
+    let files = expand(&args.inputs)?;
+    let pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
+    let jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
+    let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let options = GstOptions {
+        id: "score".into(),
+        frame_height: pack.frame_height,
+        want_video: pack.rgb.is_some() || pack.flow.is_some(),
+        want_audio: pack.audio.is_some(),
+        ..GstOptions::default()
+    };
+    let opener = GstOpener::new(options, clock.clone())?;
+    let classes = Arc::new(pack.classes.clone());
+    let workers = Workers::start(pack, 1, Metrics::new(), clock)?;
+    let mut scorer = Scorer { workers, opener, classes, jsonl, vote };
+
+    let to_stdout = args.jsonl.as_deref() != Some(Path::new("-"));
+    let mut progress = Progress::new("files", files.len() as u64);
+    let mut failed = 0;
+    let mut first_failure = None;
+    for (i, path) in files.iter().enumerate() {
+        progress.set(i as u64);
+        match scorer.file(path) {
+            Ok(labelled) => {
+                if to_stdout {
+                    let label = labelled.label.as_ref().map_or("-".to_owned(), |(l, p)| format!("{l}\t{p:.3}"));
+                    let line = format!("{}\t{label}\t{} s\t{} gaps", path.display(), labelled.seconds, labelled.gaps);
+                    progress.out(&line);
+                }
+                if let Some(summary) = &mut summary {
+                    summary.row(path, &labelled)?;
+                }
+            }
+            // What goes wrong with the outputs or the program concerns every file; what goes wrong with a file, only it.
+            Err(e @ (Error::Output { .. } | Error::Internal(_))) => {
+                progress.finish();
+                return Err(e);
+            }
+            Err(e) => {
+                failed += 1;
+                progress.line(&crate::redact::text(&format!("touchline: {e}")));
+                first_failure.get_or_insert(e);
+            }
+        }
+    }
+    progress.finish();
+    match first_failure {
+        None => Ok(()),
+        // The one error of the one input was printed; its exit code says what kind it was.
+        Some(_) if files.len() > 1 => Err(Error::Partial { failed, total: files.len() }),
+        Some(e) => Err(e),
+    }
+}
+
+/// Files as given, folders searched through; sorted within a folder, so that the order is the same everywhere.
+fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for input in inputs {
+        let meta = std::fs::metadata(input)
+            .map_err(|e| Error::source_error(input.display().to_string(), e.to_string(), "check the path"))?;
+        if !meta.is_dir() {
+            files.push(input.clone());
+            continue;
+        }
+        let before = files.len();
+        walk(input, &mut files)
+            .map_err(|e| Error::source_error(input.display().to_string(), e.to_string(), "check the permissions"))?;
+        if files.len() == before {
+            let advice = format!("files named {} are looked for", RECORDINGS.map(|e| format!(".{e}")).join(" "));
+            return Err(Error::source_error(input.display().to_string(), "no recording or picture is in it", advice));
+        }
+    }
+    Ok(files)
+}
+
+fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let mut entries = std::fs::read_dir(dir)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort();
+    for path in entries {
+        // A link to a folder may lead in circles.
+        if path.is_dir() && !path.is_symlink() {
+            walk(&path, files)?;
+        } else if path.is_file() && extension(&path).is_some_and(|e| is_known(&e)) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn extension(path: &Path) -> Option<String> {
+    path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase())
+}
+
+fn is_known(extension: &str) -> bool {
+    PICTURES.contains(&extension) || RECORDINGS.contains(&extension)
+}
+
+struct Scorer {
+    workers: Workers,
+    opener: GstOpener,
+    classes: Arc<ClassSet>,
+    jsonl: Option<JsonlWriter>,
+    vote: VoteConfig,
+}
+
+impl Scorer {
+    fn file(&mut self, path: &Path) -> Result<Labelled> {
+        if extension(path).is_some_and(|e| PICTURES.contains(&e.as_str())) {
+            let line = self.workers.add_line(Pace::File);
+            self.workers.push(line, ClipOutput::Second(picture(path, self.workers.pack().frame_height)?));
+            self.workers.push(line, ClipOutput::Ended(End::Finished));
+            return self.collect(path, line);
+        }
+        let name = path.to_string_lossy();
+        let (line, to) = self.workers.add_stream("score", Pace::File, Box::new(|_| ()))?;
+        let _source = self.opener.open(&name, to)?;
+        self.collect(path, line)
+    }
+
+    /// Takes the decisions of one line until its end.
+    fn collect(&mut self, path: &Path, line: LineId) -> Result<Labelled> {
+        let name = path.to_string_lossy();
+        let recorder = Recorder::new(&name, self.classes.clone(), Pace::File);
+        let mut voter = Voter::new(self.vote, self.classes.len());
+        let mut video = VideoVote::new(self.classes.len());
+        loop {
+            let decided = self
+                .workers
+                .decided
+                .recv()
+                .map_err(|_| Error::Internal("the inference thread ended".into()))?;
+            if decided.line != line {
+                // The tail of a file that failed.
+                continue;
+            }
+            match decided.what {
+                What::Outcome { outcome, .. } => {
+                    video.push(&outcome);
+                    // Backlog and latency depend on the machine's mood: a recording's records must not.
+                    let published = vote(&mut voter, self.classes.len(), outcome, 0, None);
+                    self.write(&recorder.published(&published))?;
+                }
+                What::News(ClipOutput::Ended(end)) => {
+                    let mut events = Vec::new();
+                    voter.finish(&mut events);
+                    self.write(&recorder.events(&events))?;
+                    if let End::Failed { cause, advice } = end {
+                        return Err(Error::source_error(name, cause, advice));
+                    }
+                    let label = video.label().map(|l| (self.classes.name(l.label).to_owned(), l.probability));
+                    return Ok(Labelled { label, seconds: video.seconds(), gaps: video.gaps() });
+                }
+                What::News(_) => {}
+            }
+        }
+    }
+
+    fn write(&mut self, records: &[String]) -> Result<()> {
+        match &mut self.jsonl {
+            Some(jsonl) => records.iter().try_for_each(|record| jsonl.write(record)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A still as one second: RGB only, scaled down as a video of its size would be on ingest.
+fn picture(path: &Path, frame_height: u32) -> Result<ClipSecond> {
+    let name = path.display().to_string();
+    let image = image::ImageReader::open(path)
+        .and_then(image::ImageReader::with_guessed_format)
+        .map_err(|e| Error::source_error(&name, e.to_string(), "check the path"))?
+        .decode()
+        .map_err(|e| Error::source_error(&name, e.to_string(), "give a JPEG, PNG or WebP picture"))?;
+    let mut image = image.into_rgb8();
+    let (w, h) = image.dimensions();
+    if h > frame_height {
+        let width = (u64::from(w) * u64::from(frame_height)).div_ceil(u64::from(h)).max(1) as u32;
+        image = image::imageops::resize(&image, width, frame_height, image::imageops::FilterType::Triangle);
+    }
+    let (w, h) = image.dimensions();
+    let frame = Frame::new(Pooled::detached(image.into_raw()), w, h, Pts(0), 0);
+    Ok(ClipSecond::of_pictures(vec![frame]))
+}
+
+/// The CSV of labels; flushed line by line, so that what is decided is kept.
+struct Summary {
+    writer: csv::Writer<std::fs::File>,
+    place: String,
+}
+
+impl Summary {
+    fn create(path: &Path) -> Result<Self> {
+        let place = path.display().to_string();
+        let writer = csv::Writer::from_path(path).map_err(|e| unwritable(&place, &e))?;
+        let mut summary = Self { writer, place };
+        summary.record(["path", "label", "probability", "seconds", "gaps"])?;
+        Ok(summary)
+    }
+
+    fn row(&mut self, path: &Path, labelled: &Labelled) -> Result<()> {
+        let (label, probability) = labelled.label.as_ref().map_or((String::new(), String::new()), |(label, p)| {
+            (label.clone(), format!("{p:.4}"))
+        });
+        let (seconds, gaps) = (labelled.seconds.to_string(), labelled.gaps.to_string());
+        self.record([path.to_string_lossy().as_ref(), label.as_str(), probability.as_str(), seconds.as_str(), gaps.as_str()])
+    }
+
+    fn record(&mut self, fields: [&str; 5]) -> Result<()> {
+        self.writer.write_record(fields).map_err(|e| unwritable(&self.place, &e))?;
+        self.writer.flush().map_err(|e| unwritable(&self.place, &e))
+    }
+}
+
+fn unwritable(place: &str, e: &dyn std::fmt::Display) -> Error {
+    Error::output(place, format!("cannot write: {e}"), "free space, check the permissions or choose another --summary")
+}

@@ -1,0 +1,287 @@
+//! What a run is made from: a TOML file, the command line over it, validated into settings that cannot be wrong.
+//!
+//! ```toml
+//! pack = "weights/compact"
+//! listen = "127.0.0.1:8080"
+//! jsonl = "decisions.jsonl"
+//!
+//! [vote]
+//! window = 10      # seconds
+//! stride = 1       # seconds between estimates
+//! onset = 0.6      # a class comes on air at this mean probability
+//! offset = 0.4     # and leaves below this
+//!
+//! [[stream]]
+//! id = "court-1"
+//! uri = "rtsp://camera.example/live"
+//! latency_ms = 200
+//! rtsp_transport = "tcp"
+//! pipeline = "my-rtsp.gst"
+//! ```
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::vote::VoteConfig;
+
+/// Where the server listens when nothing else is said: this machine only.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+
+/// The pack that serves when nothing else is said.
+pub const DEFAULT_PACK: &str = "weights/compact";
+
+/// The file as it stands.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    pub pack: Option<PathBuf>,
+    pub listen: Option<String>,
+    pub jsonl: Option<String>,
+    #[serde(default)]
+    pub vote: VoteFile,
+    #[serde(default)]
+    pub stream: Vec<StreamFile>,
+}
+
+/// `[vote]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VoteFile {
+    pub window: Option<u32>,
+    pub stride: Option<u32>,
+    pub onset: Option<f32>,
+    pub offset: Option<f32>,
+}
+
+/// `[[stream]]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamFile {
+    pub id: Option<String>,
+    pub uri: String,
+    pub pipeline: Option<PathBuf>,
+    pub latency_ms: Option<u32>,
+    pub rtsp_transport: Option<RtspTransport>,
+}
+
+/// How RTP comes from an RTSP server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RtspTransport {
+    /// UDP, and TCP when no packet arrives.
+    #[default]
+    Auto,
+    Tcp,
+    Udp,
+}
+
+/// One stream to watch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamSettings {
+    /// Name in output, pages and metrics: letters, digits, '-', '_' and '.', at most 64. Unique in a run.
+    pub id: String,
+    /// With its secrets: redact before showing.
+    pub uri: String,
+    pub pipeline: Option<PathBuf>,
+    pub latency_ms: u32,
+    pub rtsp_transport: RtspTransport,
+}
+
+/// Jitter buffer of live network sources, milliseconds. GStreamer's 2000 would alone break the latency target.
+pub const DEFAULT_LATENCY_MS: u32 = 200;
+
+impl ConfigFile {
+    /// # Errors
+    /// [`Error::Usage`] naming the file, the line and the key.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::Usage(format!("{}: cannot read the configuration: {e}; check --config", path.display()))
+        })?;
+        Self::parse(&text).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
+    }
+
+    /// # Errors
+    /// One line with the line number, the cause and what to do.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
+            format!("line {line}: {}; correct it or remove it", e.message().replace('\n', " "))
+        })
+    }
+}
+
+impl VoteFile {
+    /// The defaults with this file's values over them.
+    ///
+    /// # Errors
+    /// Names the value that cannot be.
+    pub fn settings(&self) -> Result<VoteConfig, String> {
+        let base = VoteConfig::default();
+        let config = VoteConfig {
+            window: self.window.unwrap_or(base.window),
+            stride: self.stride.unwrap_or(base.stride),
+            onset: self.onset.unwrap_or(base.onset),
+            offset: self.offset.unwrap_or(base.offset),
+            ..base
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// Checks the streams of a run and gives those without an id one.
+///
+/// # Errors
+/// [`Error::Usage`] naming the id that is ill-formed or twice there.
+pub fn streams(files: Vec<StreamFile>) -> Result<Vec<StreamSettings>> {
+    let mut taken = HashSet::new();
+    for id in files.iter().filter_map(|f| f.id.as_deref()) {
+        let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if id.is_empty() || id.len() > 64 || !id.chars().all(well_formed) {
+            return Err(Error::Usage(format!("stream id {id:?}: use 1 to 64 letters, digits, '-', '_' and '.'")));
+        }
+        if !taken.insert(id.to_owned()) {
+            return Err(Error::Usage(format!("stream id {id:?} is given twice; give every stream its own")));
+        }
+    }
+    let mut settings = Vec::with_capacity(files.len());
+    for file in files {
+        let id = file.id.unwrap_or_else(|| {
+            let base = id_from_uri(&file.uri);
+            let mut id = base.clone();
+            let mut n = 2;
+            while !taken.insert(id.clone()) {
+                id = format!("{base}-{n}");
+                n += 1;
+            }
+            id
+        });
+        settings.push(StreamSettings {
+            id,
+            uri: file.uri,
+            pipeline: file.pipeline,
+            latency_ms: file.latency_ms.unwrap_or(DEFAULT_LATENCY_MS),
+            rtsp_transport: file.rtsp_transport.unwrap_or_default(),
+        });
+    }
+    Ok(settings)
+}
+
+/// A readable id: the file's name, or the host. Never the path of a network URI: an RTMP stream key is one.
+fn id_from_uri(uri: &str) -> String {
+    let redacted = crate::redact::uri(uri);
+    let name = match redacted.split_once("://") {
+        None => file_stem(&redacted),
+        Some(("file", path)) => file_stem(path),
+        Some(("testsrc", _)) => "test".to_owned(),
+        Some((_, rest)) => {
+            let rest = rest.strip_prefix("***@").unwrap_or(rest);
+            rest.split(['/', '?']).next().unwrap_or_default().to_owned()
+        }
+    };
+    let slug: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' })
+        .take(48)
+        .collect();
+    let slug = slug.trim_matches(['-', '.']).to_owned();
+    if slug.is_empty() { "stream".to_owned() } else { slug }
+}
+
+fn file_stem(path: &str) -> String {
+    Path::new(path).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned())
+}
+
+/// # Errors
+/// [`Error::Usage`] that shows the form.
+pub fn listen_address(text: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_| {
+        Error::Usage(format!(
+            "--listen {text:?} is not ADDRESS:PORT; {DEFAULT_LISTEN} is the default, [::1]:8080 also works"
+        ))
+    })
+}
+
+/// The directory of the pack to serve: as given, or the default beside the working directory or the program.
+///
+/// # Errors
+/// [`Error::Pack`] when the default is nowhere.
+pub fn find_pack(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    // A built checkout has the program in target/<profile>/, an installed one in bin/ beside share/touchline/.
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    let candidates = [
+        Some(PathBuf::new()),
+        beside.as_ref().map(|d| d.join("../..")),
+        beside.as_ref().map(|d| d.join("../share/touchline")),
+    ];
+    candidates
+        .into_iter()
+        .flatten()
+        .map(|base| base.join(DEFAULT_PACK))
+        .find(|path| path.join(crate::models::pack::MANIFEST).is_file())
+        .ok_or_else(|| {
+            Error::pack(
+                DEFAULT_PACK,
+                "the default pack is not here",
+                "run from the project's directory or give --pack DIR",
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(id: Option<&str>, uri: &str) -> StreamFile {
+        StreamFile { id: id.map(Into::into), uri: uri.into(), ..StreamFile::default() }
+    }
+
+    #[test]
+    fn a_bad_key_is_named_with_its_line() {
+        let error = ConfigFile::parse("listen = \"127.0.0.1:1\"\n\n[vote]\nwindwo = 3\n").unwrap_err();
+        assert!(error.starts_with("line 4:") && error.contains("windwo"), "{error}");
+        let error = ConfigFile::parse("[[stream]]\nuri = 3\n").unwrap_err();
+        assert!(error.starts_with("line 2:") && !error.contains('\n'), "{error}");
+        assert!(ConfigFile::parse("[[stream]]\nid = \"a\"\n").unwrap_err().contains("uri"));
+    }
+
+    #[test]
+    fn ids_are_readable_unique_and_give_nothing_away() {
+        let made = streams(vec![
+            stream(None, "/media/Final set.mp4"),
+            stream(None, "rtmp://ingest.example/app/STREAMKEY"),
+            stream(None, "rtsp://bob:secret@cam.example:554/live"),
+            stream(None, "rtsp://cam.example:554/other"),
+            stream(Some("court-1"), "testsrc://"),
+            stream(None, "testsrc://?audio=0"),
+        ])
+        .unwrap();
+        let ids: Vec<&str> = made.iter().map(|s| s.id.as_str()).collect();
+        assert_eq!(ids, ["Final-set", "ingest.example", "cam.example-554", "cam.example-554-2", "court-1", "test"]);
+        let twice = streams(vec![stream(Some("a"), "x"), stream(Some("a"), "y")]).unwrap_err();
+        assert!(twice.to_string().contains("twice"));
+        assert!(streams(vec![stream(Some("a b"), "x")]).unwrap_err().to_string().contains("a b"));
+    }
+
+    #[test]
+    fn addresses_are_explained() {
+        assert!(listen_address("8080").unwrap_err().to_string().contains("127.0.0.1:8080"));
+        assert!(listen_address("[::1]:80").is_ok());
+    }
+
+    #[test]
+    fn vote_values_go_over_the_defaults() {
+        let file = ConfigFile::parse("[vote]\nwindow = 5\n").unwrap();
+        let vote = file.vote.settings().unwrap();
+        assert_eq!((vote.window, vote.stride), (5, 1));
+        let file = ConfigFile::parse("[vote]\noffset = 0.9\n").unwrap();
+        assert!(file.vote.settings().unwrap_err().contains("0.9"));
+    }
+}

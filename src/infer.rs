@@ -1,0 +1,187 @@
+//! The engine: seconds in, scores per modality out. One thread owns it, and with it the device.
+//!
+//! Seconds of several streams go through a model in one batch. The scores of a second do not depend on what else was in
+//! the batch, so a replay gives the same decisions bit for bit.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+
+use crate::clip::{Absent, ClipSecond};
+use crate::decision::{ModalityScores, PerModality, SecondPrediction};
+use crate::error::{Error, Result};
+use crate::features::FeatureExtractor;
+use crate::fusion::second_scores;
+use crate::labels::{ClassId, Modality};
+use crate::metrics::{Metrics, Stage};
+use crate::models::pack::{ModelSpec, Pack};
+use crate::models::{Network, read_weights_verified};
+use crate::time::WallTime;
+
+/// The models of a pack, loaded and warm.
+pub struct Engine {
+    pack: Pack,
+    device: Device,
+    networks: PerModality<Option<Network>>,
+    extractor: FeatureExtractor,
+    /// Input of the model that runs next; kept so that steady state allocates no features.
+    input: Vec<f32>,
+}
+
+/// Scores of one second with the reasons for what is missing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    pub scores: PerModality<Option<ModalityScores>>,
+    pub absent: PerModality<Option<Absent>>,
+}
+
+impl Engine {
+    /// Reads, verifies and builds the models of a pack, and runs each once so that the first second is not the slow
+    /// one.
+    ///
+    /// # Errors
+    /// [`Error::Pack`] naming the file and what is wrong with it.
+    pub fn load(pack: Pack) -> Result<Self> {
+        let device = Device::Cpu;
+        let mut networks = PerModality::default();
+        for modality in Modality::ALL {
+            if let Some(model) = pack.model(modality) {
+                *networks.get_mut(modality) = Some(build(&pack, model, modality, &device)?);
+            }
+        }
+        let extractor = FeatureExtractor::new(
+            pack.rgb.as_ref().map(|p| &p.input),
+            pack.flow.as_ref().map(|p| &p.input),
+            pack.audio.as_ref().map(|p| &p.input),
+        )
+        .map_err(|cause| Error::pack(&pack.dir, cause, "correct the key named"))?;
+        let mut engine = Self { pack, device, networks, extractor, input: Vec::new() };
+        for modality in Modality::ALL {
+            if let Some((width, height)) = engine.input_size(modality) {
+                engine.input.clear();
+                engine.input.resize(3 * width * height, 0.0);
+                engine.forward(modality, 1)?;
+            }
+        }
+        Ok(engine)
+    }
+
+    pub fn pack(&self) -> &Pack {
+        &self.pack
+    }
+
+    /// Width and height of a model's input, pixels.
+    fn input_size(&self, modality: Modality) -> Option<(usize, usize)> {
+        match modality {
+            Modality::Rgb => self.pack.rgb.as_ref().map(|p| (p.input.width, p.input.height)),
+            Modality::Flow => self.pack.flow.as_ref().map(|p| (p.input.width, p.input.height)),
+            Modality::Audio => self.pack.audio.as_ref().map(|p| (p.input.width, p.input.height)),
+        }
+    }
+
+    /// Scores a batch of seconds, in order.
+    ///
+    /// # Errors
+    /// When the tensor library refuses an operation; the batch is lost, the engine stays usable.
+    pub fn score(&mut self, seconds: &[&ClipSecond], metrics: &Metrics) -> Result<Vec<Scored>> {
+        let mut scored: Vec<Scored> = seconds
+            .iter()
+            .map(|s| Scored {
+                scores: PerModality::default(),
+                absent: PerModality { rgb: s.rgb_absent, flow: s.flow_absent, audio: s.audio_absent },
+            })
+            .collect();
+        for modality in Modality::ALL {
+            let (features, inference) = match modality {
+                Modality::Rgb => (Stage::FeaturesRgb, Stage::InferRgb),
+                Modality::Flow => (Stage::FeaturesFlow, Stage::InferFlow),
+                Modality::Audio => (Stage::FeaturesAudio, Stage::InferAudio),
+            };
+            let Some(model) = self.pack.model(modality).cloned() else {
+                // No scores and no reason of the clip's: what is missing is the model.
+                scored.iter_mut().for_each(|s| *s.absent.get_mut(modality) = None);
+                continue;
+            };
+            let started = Instant::now();
+            self.input.clear();
+            let counts: Vec<usize> = seconds.iter().map(|second| self.append_features(modality, second)).collect();
+            let total: usize = counts.iter().sum();
+            if total == 0 {
+                continue;
+            }
+            metrics.observe_stage(features, nanos(started));
+            let started = Instant::now();
+            let logits = self.forward(modality, total)?;
+            metrics.observe_stage(inference, nanos(started));
+            let mut rows = logits.into_iter().map(|row| self.softmax(&model, &row));
+            for (second, count) in scored.iter_mut().zip(counts) {
+                let own: Vec<Vec<f32>> = rows.by_ref().take(count).collect();
+                *second.scores.get_mut(modality) = second_scores(&own);
+            }
+        }
+        Ok(scored)
+    }
+
+    /// Scores one second and decides it by the pack's table. `None` when every modality is missing.
+    ///
+    /// `arrival`: the wall time to state when the source told none.
+    pub fn decide(&self, second: &ClipSecond, scored: Scored, arrival: WallTime) -> Option<SecondPrediction> {
+        let decision = self.pack.fusion.decide(&scored.scores)?;
+        Some(SecondPrediction {
+            run: second.run,
+            index: second.index,
+            scores: scored.scores,
+            absent: scored.absent,
+            decision,
+            wall: second.wall.unwrap_or(arrival),
+            arrived_ns: second.arrived_ns,
+        })
+    }
+
+    /// Appends the model inputs of one second to `self.input`; returns how many.
+    fn append_features(&mut self, modality: Modality, second: &ClipSecond) -> usize {
+        match modality {
+            Modality::Rgb => self.extractor.pictures_into(second, &mut self.input),
+            Modality::Flow => self.extractor.flows_into(second, &mut self.input),
+            Modality::Audio => self.extractor.sound_into(second, &mut self.input),
+        }
+    }
+
+    /// Runs `count` inputs lying in `self.input`; gives one row of logits each.
+    fn forward(&self, modality: Modality, count: usize) -> Result<Vec<Vec<f32>>> {
+        let (width, height) = self.input_size(modality).expect("the caller checked that the model is there");
+        let network = self.networks.get(modality).as_ref().expect("every model of the pack is loaded");
+        let input = Tensor::from_slice(&self.input, (count, 3, height, width), &self.device)?;
+        Ok(network.forward(&input)?.to_vec2::<f32>()?)
+    }
+
+    /// Logits of a model's own classes → probabilities over the pack's classes.
+    fn softmax(&self, model: &ModelSpec, logits: &[f32]) -> Vec<f32> {
+        spread_softmax(logits, model.temperature, &model.outputs, self.pack.classes.len())
+    }
+}
+
+/// Softmax of `logits / temperature`, spread over `classes` places: output `i` goes to `outputs[i]`, the rest is 0.
+pub fn spread_softmax(logits: &[f32], temperature: f32, outputs: &[ClassId], classes: usize) -> Vec<f32> {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut probabilities = vec![0f32; classes];
+    let mut sum = 0f32;
+    for (logit, id) in logits.iter().zip(outputs) {
+        let value = ((logit - highest) / temperature).exp();
+        probabilities[id.index()] = value;
+        sum += value;
+    }
+    probabilities.iter_mut().for_each(|p| *p /= sum);
+    probabilities
+}
+
+fn build(pack: &Pack, model: &ModelSpec, modality: Modality, device: &Device) -> Result<Network> {
+    read_weights_verified(&model.weights, &model.sha256, device)
+        .and_then(|tensors| Network::load(model.architecture, &tensors, Some(model.outputs.len())))
+        .map_err(|e| Error::pack(&pack.dir, format!("{modality} model: {e}"), e.advice()))
+}
+
+/// Nanoseconds since `started`.
+fn nanos(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,183 @@
+//! Views of a training sample: what broadcasts do to a scene that a photo or a clean recording does not show.
+//!
+//! Photos are close-ups and broadcasts are wide, compressed and graded: crops and small pastes change the framing, blur
+//! and JPEG take detail away, colour changes grade. Views are made from the picture itself, before the feature code.
+
+use image::imageops::FilterType;
+use image::{ImageBuffer, Rgb, RgbImage};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::ingest::frame::{Frame, RgbView};
+use crate::ingest::pool::Pooled;
+
+/// Lines of a view at most: views of large photos need not keep more than a model sees.
+const VIEW_LINES: u32 = 320;
+
+/// A generator for view `view` of sample `key`: the same views every time, whatever ran before.
+pub fn rng(seed: u64, key: u64, view: u32) -> SmallRng {
+    // SplitMix64's multiplier spreads neighbouring keys.
+    SmallRng::seed_from_u64(seed ^ key.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (u64::from(view) << 56))
+}
+
+/// A random view of a picture: crop, small paste, flip, colour, blur, JPEG.
+///
+/// # Panics
+/// If the view is empty.
+pub fn picture(view: RgbView<'_>, rng: &mut SmallRng) -> Frame {
+    let (w, h) = (view.width as u32, view.height as u32);
+    let image: RgbImage = ImageBuffer::from_raw(w, h, view.data.to_vec()).expect("a view is packed RGB8");
+    let mut image = crop(&image, rng);
+    if rng.random_bool(0.15) {
+        image = paste_small(&image, rng);
+    }
+    if rng.random_bool(0.5) {
+        image::imageops::flip_horizontal_in_place(&mut image);
+    }
+    grade(&mut image, rng);
+    if rng.random_bool(0.4) {
+        image = soften(&image, rng);
+    }
+    if rng.random_bool(0.5) {
+        image = compress(image, rng.random_range(20..=70));
+    }
+    frame(image)
+}
+
+/// The horizontal mirror of a picture.
+pub fn mirror(view: RgbView<'_>) -> Frame {
+    let (w, h) = (view.width as u32, view.height as u32);
+    let mut image: RgbImage = ImageBuffer::from_raw(w, h, view.data.to_vec()).expect("a view is packed RGB8");
+    image::imageops::flip_horizontal_in_place(&mut image);
+    frame(image)
+}
+
+/// A random view of a second of sound: gain within ±9 dB, a cyclic shift, and sometimes noise 15 to 30 dB below.
+pub fn sound(samples: &[f32], rng: &mut SmallRng) -> Vec<f32> {
+    let gain = 10f32.powf(rng.random_range(-9.0..9.0f32) / 20.0);
+    let shift = rng.random_range(0..samples.len().max(1));
+    let rms = (samples.iter().map(|s| s * s).sum::<f32>() / samples.len().max(1) as f32).sqrt();
+    let noise = if rng.random_bool(0.4) { rms * 10f32.powf(-rng.random_range(15.0..30.0f32) / 20.0) } else { 0.0 };
+    // Uniform noise of unit power has amplitude sqrt(3).
+    let amplitude = noise * 3f32.sqrt();
+    (0..samples.len())
+        .map(|i| gain * (samples[(i + shift) % samples.len()] + amplitude * rng.random_range(-1.0..1.0f32)))
+        .collect()
+}
+
+fn frame(image: RgbImage) -> Frame {
+    let (w, h) = image.dimensions();
+    Frame::new(Pooled::detached(image.into_raw()), w, h, crate::time::Pts(0), 0)
+}
+
+/// Inception's crop: 25 to 100 % of the area, aspect ratio 3:4 to 16:9.
+fn crop(image: &RgbImage, rng: &mut SmallRng) -> RgbImage {
+    let (w, h) = image.dimensions();
+    let area = f64::from(w) * f64::from(h) * rng.random_range(0.25..=1.0);
+    let aspect: f64 = rng.random_range(0.75f64.ln()..=1.78f64.ln()).exp();
+    let cw = ((area * aspect).sqrt().round() as u32).clamp(1, w);
+    let ch = ((area / aspect).sqrt().round() as u32).clamp(1, h);
+    let (x, y) = (rng.random_range(0..=w - cw), rng.random_range(0..=h - ch));
+    let part = image::imageops::crop_imm(image, x, y, cw, ch).to_image();
+    if ch <= VIEW_LINES {
+        return part;
+    }
+    let width = (u64::from(cw) * u64::from(VIEW_LINES) / u64::from(ch)).max(1) as u32;
+    image::imageops::resize(&part, width, VIEW_LINES, FilterType::Triangle)
+}
+
+/// A wide shot: the picture at 45 to 90 % of its size on a ground of its own mean colour.
+fn paste_small(image: &RgbImage, rng: &mut SmallRng) -> RgbImage {
+    let (w, h) = image.dimensions();
+    let scale: f64 = rng.random_range(0.45..0.9);
+    let (sw, sh) = (((f64::from(w) * scale) as u32).max(1), ((f64::from(h) * scale) as u32).max(1));
+    let small = image::imageops::resize(image, sw, sh, FilterType::Triangle);
+    let mut sum = [0u64; 3];
+    for pixel in image.pixels() {
+        for (s, v) in sum.iter_mut().zip(pixel.0) {
+            *s += u64::from(v);
+        }
+    }
+    let n = u64::from(w) * u64::from(h);
+    let mut ground = RgbImage::from_pixel(w, h, Rgb(sum.map(|s| (s / n) as u8)));
+    let (x, y) = (rng.random_range(0..=w - sw), rng.random_range(0..=h - sh));
+    image::imageops::replace(&mut ground, &small, i64::from(x), i64::from(y));
+    ground
+}
+
+/// Brightness, contrast, saturation, and a tint per channel.
+fn grade(image: &mut RgbImage, rng: &mut SmallRng) {
+    let brightness: f32 = rng.random_range(-30.0..30.0);
+    let contrast: f32 = rng.random_range(0.7..1.3);
+    let saturation: f32 = rng.random_range(0.5..1.4);
+    let tint: [f32; 3] = std::array::from_fn(|_| rng.random_range(0.92..1.08));
+    for pixel in image.pixels_mut() {
+        let [r, g, b] = pixel.0.map(f32::from);
+        let gray = 0.299 * r + 0.587 * g + 0.114 * b;
+        let channels = [r, g, b];
+        pixel.0 = std::array::from_fn(|c| {
+            let value = gray + (channels[c] - gray) * saturation;
+            ((value - 128.0) * contrast + 128.0 + brightness).mul_add(tint[c], 0.0).clamp(0.0, 255.0) as u8
+        });
+    }
+}
+
+/// Down to 30 to 80 % and up again: the softness of a scaled or badly focused feed.
+fn soften(image: &RgbImage, rng: &mut SmallRng) -> RgbImage {
+    let (w, h) = image.dimensions();
+    let scale: f64 = rng.random_range(0.3..0.8);
+    let (sw, sh) = (((f64::from(w) * scale) as u32).max(1), ((f64::from(h) * scale) as u32).max(1));
+    let small = image::imageops::resize(image, sw, sh, FilterType::Triangle);
+    image::imageops::resize(&small, w, h, FilterType::Triangle)
+}
+
+/// JPEG and back: block and colour artefacts. The picture itself when the codec refuses.
+fn compress(image: RgbImage, quality: u8) -> RgbImage {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let encoded = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(&image);
+    match encoded.and_then(|()| image::load_from_memory_with_format(bytes.get_ref(), image::ImageFormat::Jpeg)) {
+        Ok(decoded) => decoded.into_rgb8(),
+        Err(_) => image,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gradient(w: usize, h: usize) -> Vec<u8> {
+        (0..w * h).flat_map(|i| [(i % w * 255 / w) as u8, (i / w * 255 / h) as u8, 90]).collect()
+    }
+
+    #[test]
+    fn views_differ_by_number_and_repeat_by_seed() {
+        let data = gradient(200, 120);
+        let view = RgbView { data: &data, width: 200, height: 120 };
+        let make = |n| picture(view, &mut rng(1, 42, n));
+        assert_eq!(make(1).data.as_slice(), make(1).data.as_slice());
+        assert_ne!(make(1).data.as_slice(), make(2).data.as_slice());
+    }
+
+    #[test]
+    fn any_size_has_views() {
+        for (w, h) in [(1, 1), (1, 50), (50, 1), (7, 5), (640, 361)] {
+            let data = gradient(w, h);
+            for n in 0..30 {
+                let view = RgbView { data: &data, width: w, height: h };
+                let made = picture(view, &mut rng(3, (w * h) as u64, n));
+                assert!(made.width > 0 && made.height > 0 && made.height <= VIEW_LINES);
+            }
+        }
+    }
+
+    #[test]
+    fn mirror_is_exact_and_sound_keeps_its_length() {
+        let data = gradient(5, 2);
+        let once = mirror(RgbView { data: &data, width: 5, height: 2 });
+        assert_ne!(once.data.as_slice(), data);
+        assert_eq!(mirror(once.view()).data.as_slice(), data);
+        let tone: Vec<f32> = (0..100).map(|i| (i as f32 * 0.3).sin()).collect();
+        let other = sound(&tone, &mut rng(1, 1, 1));
+        assert!(other.len() == 100 && other.iter().all(|v| v.is_finite()) && other != tone);
+    }
+}

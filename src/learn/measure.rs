@@ -1,0 +1,90 @@
+//! Figures: confusion matrix, precision, recall, F1.
+
+use serde::Serialize;
+
+use crate::labels::ClassId;
+
+/// Counts of (true class, predicted class).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Confusion {
+    classes: usize,
+    counts: Vec<u64>,
+}
+
+/// Precision, recall and F1 of one class. 0 where undefined, as is usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ClassFigures {
+    pub precision: f64,
+    pub recall: f64,
+    pub f1: f64,
+    /// Samples whose true class it is.
+    pub support: u64,
+}
+
+impl Confusion {
+    pub fn new(classes: usize) -> Self {
+        Self { classes, counts: vec![0; classes * classes] }
+    }
+
+    pub fn add(&mut self, truth: ClassId, predicted: ClassId) {
+        self.counts[truth.index() * self.classes + predicted.index()] += 1;
+    }
+
+    pub fn count(&self, truth: ClassId, predicted: ClassId) -> u64 {
+        self.counts[truth.index() * self.classes + predicted.index()]
+    }
+
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Share of samples on the diagonal; 0 without samples.
+    pub fn accuracy(&self) -> f64 {
+        let right: u64 = (0..self.classes).map(|c| self.counts[c * self.classes + c]).sum();
+        ratio(right, self.total())
+    }
+
+    pub fn class(&self, class: ClassId) -> ClassFigures {
+        let c = class.index();
+        let right = self.counts[c * self.classes + c];
+        let support: u64 = self.counts[c * self.classes..(c + 1) * self.classes].iter().sum();
+        let predicted: u64 = (0..self.classes).map(|t| self.counts[t * self.classes + c]).sum();
+        let (precision, recall) = (ratio(right, predicted), ratio(right, support));
+        let f1 = ratio(2 * right, support + predicted);
+        ClassFigures { precision, recall, f1, support }
+    }
+
+    /// Mean F1 over the classes that have samples; 0 without samples.
+    pub fn macro_f1(&self) -> f64 {
+        let figures = (0..self.classes).map(|c| self.class(ClassId(c as u16))).filter(|f| f.support > 0);
+        let (sum, n) = figures.fold((0.0, 0u32), |(sum, n), f| (sum + f.f1, n + 1));
+        if n == 0 { 0.0 } else { sum / f64::from(n) }
+    }
+}
+
+fn ratio(a: u64, b: u64) -> f64 {
+    if b == 0 { 0.0 } else { a as f64 / b as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Figures of scikit-learn 1.x `classification_report` for truth 0001122 and prediction 0010121.
+    #[test]
+    fn figures_are_the_usual_ones() {
+        let mut confusion = Confusion::new(4);
+        for (t, p) in [0, 0, 0, 1, 1, 2, 2].into_iter().zip([0, 0, 1, 0, 1, 2, 1]) {
+            confusion.add(ClassId(t), ClassId(p));
+        }
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} {b}");
+        near(confusion.accuracy(), 4.0 / 7.0);
+        let one = confusion.class(ClassId(1));
+        near(one.precision, 1.0 / 3.0);
+        near(one.recall, 0.5);
+        near(one.f1, 0.4);
+        near(confusion.macro_f1(), (2.0 / 3.0 + 0.4 + 2.0 / 3.0) / 3.0);
+        assert_eq!(confusion.class(ClassId(3)), ClassFigures::default());
+        assert_eq!(Confusion::new(2).macro_f1(), 0.0);
+    }
+}

@@ -1,0 +1,284 @@
+//! Model packs: a directory with `pack.toml` and one safetensors file per modality.
+//!
+//! Parsed raw with unknown keys denied, then validated into types that cannot be wrong. Reading the weights' bytes and
+//! verifying their SHA-256 is [`super::weights`]'s, building networks from them [`crate::infer`]'s.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Architecture;
+use crate::clip::SamplingPlan;
+use crate::decision::PerModality;
+use crate::error::{Error, Result};
+use crate::features::params::{AudioParams, FlowParams, PictureParams};
+use crate::fusion::{FusionTable, TableEntry};
+use crate::labels::{ClassId, ClassSet, Modality};
+
+/// The file that makes a directory a pack.
+pub const MANIFEST: &str = "pack.toml";
+
+/// The one format this program reads and writes.
+const FORMAT: u32 = 1;
+
+/// `pack.toml` as it stands in the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format: u32,
+    pub name: String,
+    pub classes: Vec<String>,
+    /// Classes of the study that this pack does not know, each with the reason.
+    #[serde(default)]
+    pub left_out: BTreeMap<String, String>,
+    pub sampling: Sampling,
+    pub rgb: Option<Section<PictureParams>>,
+    pub flow: Option<Section<FlowParams>>,
+    pub audio: Option<Section<AudioParams>>,
+    pub fusion: Fusion,
+    /// How the pack was trained and measured, for people.
+    pub card: Card,
+}
+
+/// `[sampling]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// Lines a picture is scaled down to on ingest, before anything sees it; smaller pictures stay as they are.
+    pub frame_height: u32,
+    /// Frames a second for the RGB model.
+    pub rgb_frames: u32,
+    /// Pairs a second for the flow model.
+    pub flow_pairs: u32,
+}
+
+/// `[rgb]`, `[flow]`, `[audio]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Section<P> {
+    pub architecture: Architecture,
+    /// File name of the weights, beside `pack.toml`.
+    pub weights: String,
+    /// Of the weights file, lower-case hexadecimal.
+    pub sha256: String,
+    /// Classes in the order of the model's outputs; a subset of the pack's.
+    pub classes: Vec<String>,
+    /// Logits are divided by this before the softmax; measured on validation.
+    pub temperature: f32,
+    pub input: P,
+}
+
+/// `[fusion]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fusion {
+    /// Modalities from best to worst on validation; the first decides by default.
+    pub order: Vec<Modality>,
+    /// One entry per class of the pack.
+    pub table: BTreeMap<String, FusionEntry>,
+}
+
+/// `[fusion.table.<class>]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FusionEntry {
+    pub modality: Modality,
+    /// F1 on validation, where it could be measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rgb: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audio: Option<f32>,
+}
+
+/// `[card]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    pub trained_on: String,
+    pub method: String,
+    pub split: String,
+    /// Figures on the held-back test split.
+    pub measured: BTreeMap<String, f64>,
+    pub limits: String,
+}
+
+/// What is common to the three modalities' sections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    pub architecture: Architecture,
+    pub weights: PathBuf,
+    pub sha256: String,
+    /// For each output of the model, the class of the pack.
+    pub outputs: Vec<ClassId>,
+    pub temperature: f32,
+}
+
+/// A modality of a pack: its model and its feature parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part<P> {
+    pub model: ModelSpec,
+    pub input: P,
+}
+
+/// A validated pack, without the weights' bytes.
+#[derive(Clone, Debug)]
+pub struct Pack {
+    pub dir: PathBuf,
+    pub name: String,
+    pub classes: ClassSet,
+    pub left_out: BTreeMap<String, String>,
+    pub frame_height: u32,
+    pub plan: SamplingPlan,
+    pub rgb: Option<Part<PictureParams>>,
+    pub flow: Option<Part<FlowParams>>,
+    pub audio: Option<Part<AudioParams>>,
+    pub fusion: FusionTable,
+    pub card: Card,
+}
+
+impl Pack {
+    /// Reads and validates `dir/pack.toml`.
+    ///
+    /// # Errors
+    /// [`Error::Pack`] naming the key that is missing, unknown or out of range.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            Error::pack(dir, format!("cannot read {MANIFEST}: {e}"), "give the directory of a model pack with --pack")
+        })?;
+        let manifest: Manifest = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map_or(String::new(), |s| format!(" line {}", text[..s.start].lines().count().max(1)));
+            let cause = format!("{MANIFEST}{line}: {}", e.message().replace('\n', " "));
+            Error::pack(dir, cause, "correct the key or take the pack again from where it came")
+        })?;
+        Self::from_manifest(dir, manifest)
+            .map_err(|cause| Error::pack(dir, format!("{MANIFEST}: {cause}"), "correct the key named"))
+    }
+
+    /// # Errors
+    /// A line that names the key and what is allowed.
+    pub fn from_manifest(dir: &Path, manifest: Manifest) -> Result<Self, String> {
+        if manifest.format != FORMAT {
+            return Err(format!("format = {} is not the format this version reads ({FORMAT})", manifest.format));
+        }
+        if manifest.name.is_empty() || manifest.name.len() > 64 {
+            return Err("name: choose 1 to 64 characters".into());
+        }
+        let classes = ClassSet::new(manifest.classes).map_err(|e| format!("classes: {e}"))?;
+        let sampling = &manifest.sampling;
+        if !(32..=2160).contains(&sampling.frame_height) {
+            return Err(format!("sampling.frame_height = {}: choose 32 to 2160 lines", sampling.frame_height));
+        }
+        for (key, value) in [("rgb_frames", sampling.rgb_frames), ("flow_pairs", sampling.flow_pairs)] {
+            if value > 60 {
+                return Err(format!("sampling.{key} = {value}: choose 0 to 60 a second"));
+            }
+        }
+        let rgb = part(dir, "rgb", manifest.rgb, &classes, PictureParams::validate)?;
+        let flow = part(dir, "flow", manifest.flow, &classes, FlowParams::validate)?;
+        let audio = part(dir, "audio", manifest.audio, &classes, AudioParams::validate)?;
+        let has = |m: Modality| match m {
+            Modality::Rgb => rgb.is_some(),
+            Modality::Flow => flow.is_some(),
+            Modality::Audio => audio.is_some(),
+        };
+        for m in Modality::ALL {
+            if has(m) != manifest.fusion.order.contains(&m) {
+                return Err(format!("fusion.order must name just the modalities that the pack has; look at {m}"));
+            }
+        }
+        let entries = table(&manifest.fusion, &classes)?;
+        let fusion = FusionTable::new(manifest.fusion.order, entries)?;
+        let plan = SamplingPlan {
+            rgb_frames: if rgb.is_some() { sampling.rgb_frames } else { 0 },
+            flow_pairs: if flow.is_some() { sampling.flow_pairs } else { 0 },
+            flow_gap_ns: flow.as_ref().map_or(40, |f| u64::from(f.input.gap_ms)) * 1_000_000,
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            name: manifest.name,
+            classes,
+            left_out: manifest.left_out,
+            frame_height: sampling.frame_height,
+            plan,
+            rgb,
+            flow,
+            audio,
+            fusion,
+            card: manifest.card,
+        })
+    }
+
+    /// The model of a modality, if the pack has one.
+    pub fn model(&self, modality: Modality) -> Option<&ModelSpec> {
+        match modality {
+            Modality::Rgb => self.rgb.as_ref().map(|p| &p.model),
+            Modality::Flow => self.flow.as_ref().map(|p| &p.model),
+            Modality::Audio => self.audio.as_ref().map(|p| &p.model),
+        }
+    }
+
+    /// One SHA-256 for all the pack's weights: over the hashes of the files, in the order rgb, flow, audio.
+    pub fn weights_sha256(&self) -> String {
+        let all: String = Modality::ALL.iter().filter_map(|m| self.model(*m)).map(|m| m.sha256.as_str()).collect();
+        super::sha256_hex(all.as_bytes())
+    }
+
+    /// Hz of the sound the pack listens to; `None` when it has no audio model.
+    pub fn sample_rate(&self) -> Option<u32> {
+        self.audio.as_ref().map(|p| p.input.mel.sample_rate)
+    }
+}
+
+fn part<P>(
+    dir: &Path,
+    key: &str,
+    section: Option<Section<P>>,
+    classes: &ClassSet,
+    validate: impl Fn(&P) -> Result<(), String>,
+) -> Result<Option<Part<P>>, String> {
+    let Some(section) = section else { return Ok(None) };
+    validate(&section.input).map_err(|e| format!("{key}.input: {e}"))?;
+    let own = ClassSet::new(section.classes).map_err(|e| format!("{key}.classes: {e}"))?;
+    let outputs = own
+        .names()
+        .iter()
+        .map(|name| classes.id(name).ok_or_else(|| format!("{key}.classes names {name:?}, which classes does not")))
+        .collect::<Result<Vec<_>, _>>()?;
+    if !(0.05..=20.0).contains(&section.temperature) {
+        return Err(format!("{key}.temperature = {}: choose 0.05 to 20", section.temperature));
+    }
+    let name = Path::new(&section.weights);
+    if name.components().count() != 1 || name.extension().is_none_or(|e| e != "safetensors") {
+        return Err(format!("{key}.weights = {:?}: give the name of a .safetensors file in the pack", section.weights));
+    }
+    if section.sha256.len() != 64 || !section.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(format!("{key}.sha256: give 64 lower-case hexadecimal digits"));
+    }
+    let model = ModelSpec {
+        architecture: section.architecture,
+        weights: dir.join(name),
+        sha256: section.sha256,
+        outputs,
+        temperature: section.temperature,
+    };
+    Ok(Some(Part { model, input: section.input }))
+}
+
+fn table(fusion: &Fusion, classes: &ClassSet) -> Result<Vec<TableEntry>, String> {
+    if let Some(unknown) = fusion.table.keys().find(|name| classes.id(name).is_none()) {
+        return Err(format!("fusion.table.{unknown}: classes does not name it"));
+    }
+    classes
+        .names()
+        .iter()
+        .map(|name| {
+            let entry = fusion.table.get(name).ok_or_else(|| format!("fusion.table.{name} is missing"))?;
+            let f1 = PerModality { rgb: entry.rgb, flow: entry.flow, audio: entry.audio };
+            Ok(TableEntry { modality: entry.modality, f1 })
+        })
+        .collect()
+}
