@@ -104,3 +104,6 @@ pub fn sound(samples: &[f32], params: &AudioParams) -> Result<Vec<f32>, String> 
     SoundExtractor::new(params)?.samples_into(samples, &mut out);
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;

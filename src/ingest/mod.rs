@@ -1,11 +1,20 @@
 //! From a URI to frames and PCM: what flows, who makes it, and how it can end.
 //!
-//! A [`Source`] pushes [`MediaItem`]s into one bounded channel from threads of its own. Only `gst.rs` knows GStreamer;
+//! A [`Source`] pushes [`MediaItem`]s into one bounded channel from threads of its own. Only `gst` (and `plugins`) knows GStreamer;
 //! everything behind the channel can be fed by `replay.rs` or by a test.
 
 pub mod frame;
+#[cfg(feature = "gst")]
+pub mod gst;
+pub mod outlet;
 pub mod pcm;
+#[cfg(feature = "gst")]
+pub mod plugins;
 pub mod pool;
+pub mod replay;
+pub mod supervise;
+pub mod template;
+pub mod uri;
 
 use crossbeam_channel::Sender;
 use serde::Serialize;
@@ -14,6 +23,13 @@ use crate::error::Result;
 use crate::time::WallTime;
 use frame::Frame;
 use pcm::PcmChunk;
+
+/// Capacity of the channel between a source and the clip builder, items.
+///
+/// About one second of a stream: 30 pictures and 30 to 50 pieces of sound. Less, and a decoder that works in bursts
+/// (a picture group at a time) would wait for a builder that is not behind; more is memory (640×360 RGB: 0.7 MB a
+/// picture) that only hides a consumer that is.
+pub const MEDIA_CHANNEL_CAPACITY: usize = 64;
 
 /// What a source sends downstream. In-band, in order per track.
 #[derive(Debug)]

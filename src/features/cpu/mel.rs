@@ -136,9 +136,10 @@ impl LogMel {
 pub struct Mfcc {
     mel: LogMel,
     /// `coefficients` × `bands`.
-    basis: Vec<f32>,
+    basis: Vec<f64>,
     coefficients: usize,
     decibels: Vec<f32>,
+    sums: Vec<f64>,
 }
 
 impl Mfcc {
@@ -156,10 +157,10 @@ impl Mfcc {
         let basis = (0..coefficients)
             .flat_map(|k| {
                 let norm = if k == 0 { (1.0 / bands).sqrt() } else { (2.0 / bands).sqrt() };
-                (0..params.bands).map(move |n| (norm * (PI * k as f64 * (n as f64 + 0.5) / bands).cos()) as f32)
+                (0..params.bands).map(move |n| norm * (PI * k as f64 * (n as f64 + 0.5) / bands).cos())
             })
             .collect();
-        Ok(Self { mel, basis, coefficients, decibels: Vec::new() })
+        Ok(Self { mel, basis, coefficients, decibels: Vec::new(), sums: Vec::new() })
     }
 
     /// Coefficients per column.
@@ -182,12 +183,17 @@ impl Mfcc {
         assert_eq!(out.len(), columns * self.coefficients, "cepstra are coefficients x columns");
         self.decibels.resize(bands * columns, 0.0);
         self.mel.compute(samples, &mut self.decibels);
+        // In f64: high coefficients are small differences of large sums.
+        self.sums.resize(columns, 0.0);
         for (out, basis) in out.chunks_exact_mut(columns).zip(self.basis.chunks_exact(bands)) {
-            out.fill(0.0);
+            self.sums.fill(0.0);
             for (row, &weight) in self.decibels.chunks_exact(columns).zip(basis) {
-                for (o, &v) in out.iter_mut().zip(row) {
-                    *o += v * weight;
+                for (sum, &v) in self.sums.iter_mut().zip(row) {
+                    *sum += f64::from(v) * weight;
                 }
+            }
+            for (o, &sum) in out.iter_mut().zip(&self.sums) {
+                *o = sum as f32;
             }
         }
     }

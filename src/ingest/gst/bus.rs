@@ -1,0 +1,142 @@
+//! The thread that owns a pipeline: starts it, listens to its bus, and shuts it down.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::causes::{self, Missing};
+use super::graph::Graph;
+use crate::ingest::End;
+use crate::ingest::outlet::Outlet;
+use crate::ingest::uri::Kind;
+use crate::redact;
+
+/// How often the thread looks at deadlines while the bus is silent.
+const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(50);
+
+/// A message that only wakes the bus thread.
+pub(super) fn wake_message() -> gst::Message {
+    gst::message::Application::new(gst::Structure::new_empty("touchline-wake"))
+}
+
+/// One pipeline from start to end.
+pub(super) struct Session {
+    /// The URI, redacted.
+    pub name: String,
+    pub kind: Kind,
+    pub pipeline: gst::Pipeline,
+    pub graph: Arc<Graph>,
+    pub outlet: Outlet,
+    pub connect_timeout: Option<Duration>,
+    /// The appsinks wait for the clock, so buffering must hold the clock.
+    pub paced: bool,
+    pub id: String,
+}
+
+impl Session {
+    pub fn run(self) {
+        let end = self.play();
+        // From here on nothing is sent but the end: streaming threads that wait for room give up, so that the
+        // pipeline can stop.
+        self.outlet.stop();
+        self.graph.release();
+        if let Some(bus) = self.pipeline.bus() {
+            bus.set_flushing(true);
+        }
+        if self.pipeline.set_state(gst::State::Null).is_err() {
+            tracing::warn!(stream = self.id, "the pipeline did not shut down cleanly");
+        }
+        super::sinks::disconnect(&self.graph);
+        self.outlet.send_end(end);
+    }
+
+    fn play(&self) -> End {
+        let bus = self.pipeline.bus().expect("a pipeline has a bus");
+        let mut missing = Missing::default();
+        let started = Instant::now();
+        if self.pipeline.set_state(gst::State::Playing).is_err() {
+            // The reason is on the bus.
+            while let Some(message) = bus.pop() {
+                if let Some(end) = self.handle(&message, &mut missing) {
+                    return end;
+                }
+            }
+            return causes::refused_to_start();
+        }
+        loop {
+            let message = bus.timed_pop(POLL);
+            if self.outlet.stopped() {
+                return End::Finished;
+            }
+            if let Some(end) = self.graph.verdict() {
+                return missing.instead_of(end);
+            }
+            if let Some(end) = message.and_then(|m| self.handle(&m, &mut missing)) {
+                return end;
+            }
+            if let Some(timeout) = self.connect_timeout.filter(|t| started.elapsed() > *t)
+                && !self.graph.has_data()
+            {
+                return causes::no_data(self.kind, timeout);
+            }
+        }
+    }
+
+    /// Acts on one message; some end if the session is over.
+    fn handle(&self, message: &gst::Message, missing: &mut Missing) -> Option<End> {
+        use gst::MessageView;
+        match message.view() {
+            MessageView::Error(error) => {
+                let debug = error.debug().unwrap_or_default();
+                let text = redact::text(&format!("{}: {debug}", error.error()));
+                tracing::debug!(stream = self.id, uri = self.name, "{text}");
+                return Some(missing.instead_of(causes::failure(self.kind, &error.error(), &debug)));
+            }
+            // Posted only when every sink is at its end; with an unlinked branch the graph's own count decides.
+            MessageView::Eos(_) => return Some(self.graph.verdict().unwrap_or(End::Finished)),
+            MessageView::Warning(warning) => {
+                let error = warning.error();
+                // A source without one of the tracks leaves a branch unlinked; that is known and no reason to warn.
+                if !error.matches(gst::CoreError::Negotiation) && !error.message().contains("Delayed linking") {
+                    let text = redact::text(&format!("{error}"));
+                    tracing::warn!(stream = self.id, uri = self.name, "{text}");
+                }
+            }
+            MessageView::Element(element) => {
+                if let Some(structure) = element.structure() {
+                    missing.note(structure);
+                }
+            }
+            MessageView::Buffering(buffering) if self.paced => {
+                // A stream that has run dry must not let the clock run on: it would come back late, and all at once.
+                let state = if buffering.percent() < 100 { gst::State::Paused } else { gst::State::Playing };
+                if self.pipeline.set_state(state).is_err() {
+                    tracing::warn!(stream = self.id, "the pipeline did not change to {state:?} for buffering");
+                }
+            }
+            MessageView::ClockLost(_) => {
+                // The documented answer: a new clock is chosen on the way back to playing.
+                let changed = self
+                    .pipeline
+                    .set_state(gst::State::Paused)
+                    .and_then(|_| self.pipeline.set_state(gst::State::Playing));
+                if changed.is_err() {
+                    tracing::warn!(stream = self.id, "the pipeline did not take a new clock");
+                }
+            }
+            MessageView::Latency(_) => {
+                // Without a recalculation paced sinks would hand data over at stale offsets.
+                let _ = self.pipeline.recalculate_latency();
+            }
+            MessageView::StateChanged(change)
+                if message.src().is_some_and(|s| s == self.pipeline.upcast_ref::<gst::Object>()) =>
+            {
+                tracing::debug!(stream = self.id, from = ?change.old(), to = ?change.current(), "pipeline state");
+            }
+            _ => {}
+        }
+        None
+    }
+}

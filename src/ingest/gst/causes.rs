@@ -1,0 +1,151 @@
+//! From GStreamer's errors to a cause and an advice a person understands, each on one line and redacted.
+
+use gstreamer as gst;
+
+use crate::ingest::uri::Kind;
+use crate::ingest::{End, Track, plugins};
+use crate::redact;
+
+fn failed(cause: impl AsRef<str>, advice: impl AsRef<str>) -> End {
+    End::Failed { cause: redact::text(cause.as_ref()), advice: redact::text(advice.as_ref()) }
+}
+
+/// The source has none of the wanted tracks.
+pub(super) fn no_tracks(wanted: &[Track]) -> End {
+    match wanted {
+        [Track::Video] => failed("no video track", "give a source with pictures, or allow sound"),
+        [Track::Audio] => failed("no audio track", "give a source with sound, or allow pictures"),
+        _ => failed("no video and no audio", "give a source with pictures or sound"),
+    }
+}
+
+/// Nothing came within the connect timeout.
+pub(super) fn no_data(kind: Kind, timeout: std::time::Duration) -> End {
+    let advice = match kind {
+        Kind::Udp => "check that the sender is on and sends to this address and port, and the firewall",
+        Kind::Rtsp => "check that the camera sends; if UDP is blocked, use the RTSP transport tcp",
+        _ => "check that the sender is on and that the address is right",
+    };
+    failed(format!("no data within {} s", timeout.as_secs()), advice)
+}
+
+/// The state change failed and no message says why.
+pub(super) fn refused_to_start() -> End {
+    failed("the pipeline does not start", "run with RUST_LOG=debug and GST_DEBUG=3 to see why")
+}
+
+/// Plugins that GStreamer said it lacks.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    /// What it is for, as GStreamer says it ("H.265 decoder"), and the packages that have it.
+    first: Option<(String, String)>,
+}
+
+impl Missing {
+    /// Takes note of a `missing-plugin` message; others are ignored.
+    pub fn note(&mut self, structure: &gst::StructureRef) {
+        if structure.name() != "missing-plugin" {
+            return;
+        }
+        let what = structure.get::<String>("name").unwrap_or_else(|_| "plugin".into());
+        let detail = match structure.get::<gst::Caps>("detail") {
+            Ok(caps) => caps.structure(0).map_or_else(String::new, |s| s.name().to_string()),
+            Err(_) => structure.get::<String>("detail").unwrap_or_default(),
+        };
+        let packages = plugins::packages_for(&detail).join(" or ");
+        tracing::warn!(what, detail, packages, "GStreamer plugin missing");
+        self.first.get_or_insert((what, packages));
+    }
+
+    /// A missing plugin explains a failure better than what GStreamer reports because of it.
+    pub fn instead_of(&self, end: End) -> End {
+        match (&self.first, end) {
+            (Some((what, packages)), End::Failed { .. }) => {
+                failed(format!("no GStreamer plugin for it: {what}"), format!("install {packages}"))
+            }
+            (_, end) => end,
+        }
+    }
+}
+
+/// The end for an error message of the pipeline.
+pub(super) fn failure(kind: Kind, error: &gst::glib::Error, debug: &str) -> End {
+    // Only the first line of a debug text says something; the rest is a place in GStreamer's source and a state.
+    let all = format!("{} {debug}", error.message());
+    let lower = all.to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|w| lower.contains(w));
+    let host = "check the host name and the network";
+
+    if says(&["could not resolve", "name or service not known", "error resolving", "resolving “", "no such host"])
+        || lower.contains("temporary failure in name resolution")
+    {
+        return failed("host not found", host);
+    }
+    if says(&["connection refused", "could not connect to server (connection refused)"]) {
+        return failed("connection refused", "check the port and that the server is running");
+    }
+    if says(&["no route to host", "network is unreachable", "host is unreachable"]) {
+        return failed("host unreachable", host);
+    }
+    if error.matches(gst::ResourceError::NotAuthorized) || says(&["unauthorized", "(401)", "forbidden", "(403)"]) {
+        return failed(
+            if says(&["(403)", "forbidden"]) { "access forbidden (403)" } else { "not authorized (401)" },
+            "check user and password in the URL",
+        );
+    }
+    if says(&["tls", "certificate", "ssl"]) && !says(&["no tls", "rtsp over tls"]) {
+        return failed(
+            "the TLS connection failed",
+            "check the server's certificate (host name, validity, issuer) and that ca-certificates is installed",
+        );
+    }
+    if error.matches(gst::ResourceError::NotFound) || says(&["not found (404)", "(404)"]) {
+        return match kind {
+            Kind::File => failed("no such file", "check the path"),
+            _ => failed("not found (404)", "check the path of the URL"),
+        };
+    }
+    if says(&["timed out", "timeout"]) {
+        return failed("the server does not answer", host);
+    }
+    if error.matches(gst::StreamError::TypeNotFound)
+        || error.matches(gst::StreamError::WrongType)
+        || says(&["text file", "could not determine type of stream", "can't typefind"])
+    {
+        return failed("not a media file", "check what the file or URL holds; `ffprobe` can tell");
+    }
+    if error.matches(gst::CoreError::MissingPlugin) || error.matches(gst::StreamError::CodecNotFound) {
+        return failed("no GStreamer plugin can decode it", "run `touchline doctor` to see which are missing");
+    }
+    if error.matches(gst::StreamError::Demux) || error.matches(gst::StreamError::Decode) {
+        return failed(
+            format!("the data are damaged or cut off: {}", first_sentence(error.message())),
+            "check how the recording was made or copied",
+        );
+    }
+    if error.matches(gst::StreamError::Decrypt) || error.matches(gst::StreamError::DecryptNokey) {
+        return failed("the media are encrypted", "give a source without DRM");
+    }
+    if error.matches(gst::CoreError::Negotiation) || says(&["not-negotiated"]) {
+        return failed(
+            "the pipeline's elements cannot agree on a format",
+            "check the caps in the pipeline template; without --pipeline, please report this",
+        );
+    }
+    let cause = format!("{} ({})", first_sentence(error.message()), detail(debug));
+    let advice = match kind {
+        Kind::File => "check the file with another player",
+        _ => "check the address with another player; RUST_LOG=debug shows more",
+    };
+    failed(cause, advice)
+}
+
+/// The text up to its first full stop.
+fn first_sentence(text: &str) -> &str {
+    text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.')
+}
+
+/// The last line of a debug text: GStreamer puts the place in its source first, the detail last.
+fn detail(debug: &str) -> &str {
+    debug.lines().rev().map(str::trim).find(|l| !l.is_empty()).unwrap_or("no detail")
+}

@@ -1,0 +1,248 @@
+//! Which tracks a pipeline has: watches elements that add pads later, links them to waiting branches, and decides.
+//!
+//! gst-launch's own delayed links connect each branch once. Streams that change their layout midway (HLS variants)
+//! take pads away and add new ones, so branches are linked again here. A branch that nothing was linked to once every
+//! element has said "no more pads" is a track the source does not have.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::bus::wake_message;
+use crate::ingest::outlet::{Counters, Outlet};
+use crate::ingest::{End, MediaItem, Track, Tracks};
+
+/// How long the first track waits for the other one in a pipeline whose elements do not say when they are done (some
+/// demuxers in a user's template): a live stream's audio and video start within a picture group, about 2 s, of each
+/// other.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// A branch that ends in an appsink.
+#[derive(Debug)]
+struct Branch {
+    track: Track,
+    sink: gst_app::AppSink,
+    /// The branch's first pad if it had no peer when the pipeline was parsed: where dynamic pads are linked to.
+    head: Option<gst::Pad>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Elements that add pads later, and whether they said that there will be no more.
+    dynamic: Vec<(gst::Element, bool)>,
+    decided: Option<Tracks>,
+    ended: Vec<Track>,
+    /// When a sample first waited for the decision.
+    waiting_since: Option<Instant>,
+    /// Set once: why the bus thread must end the session.
+    verdict: Option<End>,
+}
+
+/// Shared by the streaming threads and the bus thread of one session.
+#[derive(Debug)]
+pub(super) struct Graph {
+    bus: gst::Bus,
+    branches: Vec<Branch>,
+    state: Mutex<State>,
+    changed: Condvar,
+    pub outlet: Outlet,
+    pub counters: Arc<Counters>,
+    /// Frames and chunks sent in this session.
+    pub items: AtomicU64,
+}
+
+impl Graph {
+    pub fn new(
+        pipeline: &gst::Pipeline,
+        video: Option<gst_app::AppSink>,
+        audio: Option<gst_app::AppSink>,
+        outlet: Outlet,
+        counters: Arc<Counters>,
+    ) -> Arc<Self> {
+        let branch = |track, sink: Option<gst_app::AppSink>| {
+            sink.map(|sink| Branch { track, head: head(sink.upcast_ref()).err().flatten(), sink })
+        };
+        let branches = [branch(Track::Video, video), branch(Track::Audio, audio)].into_iter().flatten().collect();
+        let graph = Arc::new(Self {
+            bus: pipeline.bus().expect("a pipeline has a bus"),
+            branches,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            outlet,
+            counters,
+            items: AtomicU64::new(0),
+        });
+        let dynamic: Vec<gst::Element> =
+            pipeline.iterate_elements().into_iter().flatten().filter(adds_pads_later).collect();
+        for element in &dynamic {
+            let weak: Weak<Self> = Arc::downgrade(&graph);
+            element.connect_pad_added(move |_, pad| {
+                if let Some(graph) = weak.upgrade() {
+                    graph.link(pad);
+                }
+            });
+            let weak: Weak<Self> = Arc::downgrade(&graph);
+            element.connect_no_more_pads(move |element| {
+                if let Some(graph) = weak.upgrade() {
+                    graph.no_more_pads(element);
+                }
+            });
+        }
+        graph.lock().dynamic = dynamic.into_iter().map(|e| (e, false)).collect();
+        graph
+    }
+
+    pub fn sinks(&self) -> impl Iterator<Item = (Track, &gst_app::AppSink)> {
+        self.branches.iter().map(|b| (b.track, &b.sink))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Links a new pad to the first waiting branch that takes its format. Pads that fit none (a second sound track,
+    /// subtitles) stay unlinked, which GStreamer bears.
+    fn link(&self, pad: &gst::Pad) {
+        if pad.direction() != gst::PadDirection::Src || pad.is_linked() {
+            return;
+        }
+        for head in self.branches.iter().filter_map(|b| b.head.as_ref()).filter(|h| !h.is_linked()) {
+            if pad.link(head).is_ok() {
+                return;
+            }
+        }
+    }
+
+    fn no_more_pads(&self, element: &gst::Element) {
+        let mut state = self.lock();
+        for (dynamic, done) in &mut state.dynamic {
+            *done |= dynamic == element;
+        }
+        self.decide(&mut state, false);
+    }
+
+    /// Decides which tracks there are if that is known, or if `force`d to. Sends [`MediaItem::Opened`] before any
+    /// data, because data wait for the decision.
+    fn decide(&self, state: &mut State, force: bool) {
+        if state.decided.is_some() {
+            return;
+        }
+        // An element that nothing leads to (a second decodebin for a track that is not there) adds no pads, ever.
+        let pending = |(element, done): &(gst::Element, bool)| {
+            let mut sinks = element.pads().into_iter().filter(|p| p.direction() == gst::PadDirection::Sink).peekable();
+            !done && (sinks.peek().is_none() || sinks.any(|p| p.is_linked()))
+        };
+        if !force && state.dynamic.iter().any(pending) {
+            return;
+        }
+        let has = |track| self.branches.iter().any(|b| b.track == track && head(b.sink.upcast_ref()).is_ok());
+        let tracks = Tracks { video: has(Track::Video), audio: has(Track::Audio) };
+        state.decided = Some(tracks);
+        if tracks.video || tracks.audio {
+            // Closed means that the session is ending anyway.
+            let _ = self.outlet.send(MediaItem::Opened(tracks));
+        } else {
+            self.end_with(state, super::causes::no_tracks(&self.wanted()));
+        }
+        self.changed.notify_all();
+    }
+
+    fn wanted(&self) -> Vec<Track> {
+        self.branches.iter().map(|b| b.track).collect()
+    }
+
+    fn end_with(&self, state: &mut State, end: End) {
+        if state.verdict.is_none() {
+            state.verdict = Some(end);
+            // Fails only while the bus is flushed at the end of the session.
+            let _ = self.bus.post(wake_message());
+        }
+    }
+
+    /// Called by a streaming thread with data of `track`: waits until the tracks are decided and says whether data of
+    /// this track may be sent.
+    pub fn admit(&self, track: Track) -> bool {
+        let mut state = self.lock();
+        loop {
+            if self.outlet.stopped() {
+                return false;
+            }
+            if let Some(tracks) = state.decided {
+                return match track {
+                    Track::Video => tracks.video,
+                    Track::Audio => tracks.audio,
+                };
+            }
+            let since = *state.waiting_since.get_or_insert_with(Instant::now);
+            self.decide(&mut state, since.elapsed() > GRACE);
+            if state.decided.is_none() {
+                let waited = self.changed.wait_timeout(state, Duration::from_millis(20));
+                state = waited.unwrap_or_else(|e| e.into_inner()).0;
+            }
+        }
+    }
+
+    /// Called when `track` has brought its last data. The session is over when all tracks are.
+    pub fn end_of_track(&self, track: Track) {
+        let mut state = self.lock();
+        // A track can end before it brought anything; what is linked now is then all there is.
+        self.decide(&mut state, true);
+        let Some(tracks) = state.decided else { return };
+        let present = |t: Track| if t == Track::Video { tracks.video } else { tracks.audio };
+        if !present(track) || state.ended.contains(&track) {
+            return;
+        }
+        state.ended.push(track);
+        let _ = self.outlet.send(MediaItem::TrackEnded(track));
+        if [Track::Video, Track::Audio].into_iter().all(|t| !present(t) || state.ended.contains(&t)) {
+            self.end_with(&mut state, End::Finished);
+        }
+    }
+
+    /// Ends the session from a streaming thread.
+    pub fn fail(&self, end: End) {
+        self.end_with(&mut self.lock(), end);
+    }
+
+    /// Why the session must end, if it must.
+    pub fn verdict(&self) -> Option<End> {
+        self.lock().verdict.clone()
+    }
+
+    /// Whether any data were sent.
+    pub fn has_data(&self) -> bool {
+        self.items.load(Ordering::Relaxed) > 0
+    }
+
+    /// Lets waiting threads go, for the end of the session.
+    pub fn release(&self) {
+        self.changed.notify_all();
+    }
+}
+
+/// Whether `element` has source pads that appear only while it runs.
+fn adds_pads_later(element: &gst::Element) -> bool {
+    element
+        .pad_template_list()
+        .iter()
+        .any(|t| t.direction() == gst::PadDirection::Src && t.presence() == gst::PadPresence::Sometimes)
+}
+
+/// Walks up from `element`. `Ok`: the way ends at a source. `Err`: it ends at this unlinked pad.
+fn head(element: &gst::Element) -> Result<(), Option<gst::Pad>> {
+    let mut element = element.clone();
+    // A bound instead of a visited set: no sensible branch is longer, and a loop must not hang the program.
+    for _ in 0..100 {
+        let Some(sink) = element.pads().into_iter().find(|p| p.direction() == gst::PadDirection::Sink) else {
+            return Ok(());
+        };
+        let Some(peer) = sink.peer() else { return Err(Some(sink)) };
+        let Some(parent) = peer.parent_element() else { return Err(None) };
+        element = parent;
+    }
+    Err(None)
+}

@@ -1,0 +1,243 @@
+//! GStreamer ingest: the folder that knows GStreamer.
+//!
+//! [`GstOpener`] renders the template of the URI's kind, parses it, and starts one thread (`bus/<id>`) that owns the
+//! pipeline from start to end. Decoded media come out of appsinks on GStreamer's streaming threads, which copy into
+//! pooled buffers and send; see `sinks.rs`. What tracks there are is found out in `graph.rs`. Nothing is inferred, cut
+//! or resampled here.
+
+mod bus;
+mod causes;
+mod graph;
+mod sinks;
+mod wall;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::outlet::{Counters, Outlet};
+use super::uri::{Kind, Location, Pacing};
+use super::{MediaItem, Open, Pace, Source, Track, Tracks, template};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::redact;
+
+/// What a [`GstOpener`] is told about the sources it opens.
+#[derive(Clone, Debug)]
+pub struct GstOptions {
+    /// Names the thread (`bus/<id>`) and log lines; the stream's id.
+    pub id: String,
+    /// Greatest height of pictures, lines. Smaller sources keep theirs; width follows the display aspect.
+    pub frame_height: u32,
+    pub want_video: bool,
+    pub want_audio: bool,
+    pub pacing: Pacing,
+    /// Jitter buffer of RTSP sources, milliseconds.
+    pub latency_ms: u32,
+    /// `udp`, `tcp`, `udp-mcast`, `http`, `tls`, or several joined with `+`, tried in that order.
+    pub rtsp_transport: String,
+    /// A template in place of the built-in one: its text, not its path.
+    pub pipeline: Option<String>,
+    /// A source on a network that has brought no data for this long after its start has failed.
+    pub connect_timeout: Duration,
+    pub counters: Arc<Counters>,
+}
+
+impl Default for GstOptions {
+    fn default() -> Self {
+        Self {
+            id: "0".into(),
+            frame_height: 360,
+            want_video: true,
+            want_audio: true,
+            pacing: Pacing::Auto,
+            latency_ms: 200,
+            rtsp_transport: "udp+tcp".into(),
+            pipeline: None,
+            connect_timeout: Duration::from_secs(10),
+            counters: Arc::default(),
+        }
+    }
+}
+
+/// Opens any URI of [`super::uri::KNOWN_SCHEMES`] through GStreamer.
+pub struct GstOpener {
+    options: GstOptions,
+    clock: Arc<dyn Clock>,
+}
+
+impl GstOpener {
+    /// # Errors
+    /// [`Error::Internal`] if GStreamer cannot be initialised.
+    pub fn new(options: GstOptions, clock: Arc<dyn Clock>) -> Result<Self> {
+        init()?;
+        Ok(Self { options, clock })
+    }
+
+    pub fn options(&self) -> &GstOptions {
+        &self.options
+    }
+}
+
+/// Initialises GStreamer, once.
+///
+/// # Errors
+/// [`Error::Internal`] with GStreamer's text.
+pub fn init() -> Result<()> {
+    static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    DONE.get_or_init(|| gst::init().map_err(|e| e.to_string()))
+        .clone()
+        .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
+}
+
+impl Open for GstOpener {
+    /// # Errors
+    /// [`Error::Usage`] for an unknown scheme, a bad template or wrong options; [`Error::Source`] for a file that is
+    /// not there or cannot be read, and for a missing plugin.
+    fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let o = &self.options;
+        let location = Location::parse(uri)?;
+        let mut wanted = Tracks { video: o.want_video, audio: o.want_audio };
+        if let Some(test) = &location.test {
+            wanted = Tracks { video: wanted.video && test.video, audio: wanted.audio && test.audio };
+        }
+        if location.kind == Kind::File && o.pipeline.is_none() {
+            check_file(uri, &location)?;
+        }
+        let timeout_s = u32::try_from(o.connect_timeout.as_secs()).unwrap_or(u32::MAX).clamp(1, 3600);
+        let keys = template::Keys {
+            location: &location,
+            frame_height: o.frame_height.max(1),
+            sync: location.sync(o.pacing),
+            latency_ms: o.latency_ms,
+            rtsp_transport: &o.rtsp_transport,
+            timeout_s,
+        };
+        let text = o.pipeline.as_deref().unwrap_or(template::builtin(location.kind));
+        let text = template::render(text, &keys, wanted)?;
+        let name = redact::uri(uri);
+        let pipeline = parse(&text, &name)?;
+        let sink = |track: Track, wanted: bool| -> Result<Option<gst_app::AppSink>> {
+            let Some(element) = pipeline.by_name(sinks::name(track)).filter(|_| wanted) else { return Ok(None) };
+            element.downcast::<gst_app::AppSink>().map(Some).map_err(|e| {
+                Error::Usage(format!("pipeline: element \"{}\" must be an appsink, not {}", e.name(), e.type_()))
+            })
+        };
+        let video = sink(Track::Video, wanted.video)?;
+        let audio = sink(Track::Audio, wanted.audio)?;
+        if video.is_none() && audio.is_none() {
+            return Err(Error::Usage(
+                "pipeline: no appsink named \"video\" and none named \"audio\" for a track that is wanted; name one"
+                    .into(),
+            ));
+        }
+        let outlet = Outlet::new(to);
+        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone());
+        sinks::connect(&graph, self.clock.clone());
+        wall::connect(&pipeline, outlet.clone());
+        let pace = location.pace(o.pacing);
+        let session = bus::Session {
+            name,
+            kind: location.kind,
+            pipeline: pipeline.clone(),
+            graph,
+            outlet: outlet.clone(),
+            connect_timeout: location.kind.is_network().then_some(o.connect_timeout),
+            paced: location.sync(o.pacing),
+            id: o.id.clone(),
+        };
+        let bus = pipeline.bus().expect("a pipeline has a bus");
+        let thread = std::thread::Builder::new()
+            .name(format!("bus/{}", o.id))
+            .spawn(move || session.run())
+            .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
+        Ok(Box::new(GstSource { pace, outlet, bus, thread: Some(thread) }))
+    }
+}
+
+/// Refuses what is no readable file before a pipeline is made, with the system's own reason.
+fn check_file(given: &str, location: &Location) -> Result<()> {
+    let path = url::Url::parse(&location.uri).ok().and_then(|u| u.to_file_path().ok());
+    let Some(path) = path else {
+        return Err(Error::source_error(given, "not a path on this machine", "give the path of a file"));
+    };
+    let refuse = |cause: &str, advice: &str| Err(Error::source_error(given, cause, advice));
+    match std::fs::File::open(&path).and_then(|f| f.metadata()) {
+        Ok(meta) if meta.is_dir() => refuse("is a folder", "give the files in it"),
+        Ok(meta) if meta.is_file() && meta.len() == 0 => refuse("the file is empty", "check how it was copied"),
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => refuse("no such file", "check the path"),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            refuse("permission denied", "check the file's permissions")
+        }
+        Err(e) => refuse(&e.to_string(), "check the path and the disk"),
+    }
+}
+
+/// Parses a rendered template into a pipeline.
+fn parse(text: &str, name: &str) -> Result<gst::Pipeline> {
+    let mut context = gst::ParseContext::new();
+    let parsed = gst::parse::launch_full(text, Some(&mut context), gst::ParseFlags::FATAL_ERRORS);
+    let element = parsed.map_err(|e| {
+        let missing = context.missing_elements();
+        if missing.is_empty() {
+            Error::Usage(format!("pipeline: {}; see the comments in the template", redact::text(e.message())))
+        } else {
+            let missing: Vec<&str> = missing.iter().map(|m| m.as_str()).collect();
+            Error::source_error(
+                name,
+                format!("the GStreamer element {} is missing", missing.join(", ")),
+                format!("install {}", super::plugins::packages_of(&missing).join(" ")),
+            )
+        }
+    })?;
+    // A description with one element alone parses to that element, which cannot be a source with an appsink.
+    let pipeline = element
+        .downcast::<gst::Pipeline>()
+        .map_err(|e| Error::Usage(format!("pipeline: only the element {} is in it; add an appsink", e.name())))?;
+    // The clock of a live source may vanish with it; the system clock stays.
+    pipeline.use_clock(Some(&gst::SystemClock::obtain()));
+    Ok(pipeline)
+}
+
+struct GstSource {
+    pace: Pace,
+    outlet: Outlet,
+    bus: gst::Bus,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl GstSource {
+    fn wake(&self) {
+        // Fails only when the pipeline is already shut down and nobody waits on the bus.
+        let _ = self.bus.post(bus::wake_message());
+    }
+}
+
+impl Source for GstSource {
+    fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    fn stop(&mut self) {
+        self.outlet.stop();
+        self.wake();
+    }
+}
+
+impl Drop for GstSource {
+    fn drop(&mut self) {
+        self.outlet.abandon();
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The appsinks: map, copy into a pooled buffer, give running time, send. Runs on GStreamer's streaming threads.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_audio as gst_audio;
+use gstreamer_video as gst_video;
+use gstreamer_video::prelude::*;
+
+use super::graph::Graph;
+use crate::clock::Clock;
+use crate::ingest::frame::Frame;
+use crate::ingest::pcm::PcmChunk;
+use crate::ingest::pool::Pool;
+use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Track};
+use crate::time::{Pts, samples_to_nanos};
+
+/// Name of the appsink of `track`.
+pub(super) const fn name(track: Track) -> &'static str {
+    match track {
+        Track::Video => "video",
+        Track::Audio => "audio",
+    }
+}
+
+/// Idle buffers kept: as many as can be under way in the channel, and as many again in the second being cut.
+const IDLE_BUFFERS: usize = 2 * MEDIA_CHANNEL_CAPACITY;
+
+/// Installs the callbacks on the graph's appsinks.
+pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>) {
+    for (track, sink) in graph.sinks() {
+        // No preroll: a branch that never gets data must not keep the other from playing.
+        sink.set_property("async", false);
+        sink.set_property("enable-last-sample", false);
+        // The callback takes each buffer at once and blocks while downstream has no room, so one is enough.
+        sink.set_max_buffers(1);
+        sink.set_drop(false);
+        let mut feed = Feed {
+            graph: graph.clone(),
+            clock: clock.clone(),
+            timing: Timing::default(),
+            track,
+            pools: Pools { frames: Pool::new(IDLE_BUFFERS), samples: Pool::new(IDLE_BUFFERS) },
+        };
+        let ended = graph.clone();
+        let sample = move |sink: &gst_app::AppSink| {
+            let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+            feed.sample(&sample)
+        };
+        sink.set_callbacks(
+            gst_app::AppSinkCallbacks::builder().new_sample(sample).eos(move |_| ended.end_of_track(track)).build(),
+        );
+    }
+}
+
+/// Takes the callbacks away again. They hold the graph, which holds the sinks: without this a session would never be
+/// freed, nor its end of the channel.
+pub(super) fn disconnect(graph: &Graph) {
+    for (_, sink) in graph.sinks() {
+        sink.set_callbacks(gst_app::AppSinkCallbacks::builder().build());
+    }
+}
+
+/// One appsink's callback state.
+struct Feed {
+    graph: Arc<Graph>,
+    clock: Arc<dyn Clock>,
+    timing: Timing,
+    track: Track,
+    pools: Pools,
+}
+
+struct Pools {
+    frames: Pool<u8>,
+    samples: Pool<f32>,
+}
+
+impl Feed {
+    fn sample(&mut self, sample: &gst::Sample) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let arrived_ns = self.clock.mono_ns();
+        if !self.graph.admit(self.track) {
+            if self.graph.outlet.stopped() {
+                return Err(gst::FlowError::Flushing);
+            }
+            self.graph.counters.undeclared.fetch_add(1, Ordering::Relaxed);
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        let made = match self.track {
+            Track::Video => self.frame(sample, arrived_ns),
+            Track::Audio => self.chunk(sample, arrived_ns),
+        };
+        match made {
+            Ok(Some(item)) => {
+                let counters = &self.graph.counters;
+                match &item {
+                    MediaItem::Frame(_) => counters.frames.fetch_add(1, Ordering::Relaxed),
+                    MediaItem::Pcm(chunk) => counters.samples.fetch_add(chunk.frames() as u64, Ordering::Relaxed),
+                    _ => 0,
+                };
+                self.graph.items.fetch_add(1, Ordering::Relaxed);
+                self.graph.outlet.send(item).map_err(|_| gst::FlowError::Flushing)?;
+                Ok(gst::FlowSuccess::Ok)
+            }
+            Ok(None) => Ok(gst::FlowSuccess::Ok),
+            Err(cause) => {
+                let advice = "change the pipeline template: video/x-raw,format=RGB and audio/x-raw,format=F32LE";
+                self.graph.fail(End::Failed { cause, advice: advice.into() });
+                Err(gst::FlowError::NotSupported)
+            }
+        }
+    }
+
+    /// The picture of `sample`; [`None`] if it has no time and none can be derived.
+    ///
+    /// # Errors
+    /// The cause, for a format that is not what the template had to make.
+    fn frame(&mut self, sample: &gst::Sample, arrived_ns: u64) -> Result<Option<MediaItem>, String> {
+        let (Some(buffer), Some(caps)) = (sample.buffer(), sample.caps()) else { return Ok(None) };
+        let info = gst_video::VideoInfo::from_caps(caps).map_err(|_| format!("pictures come as {caps}, not RGB"))?;
+        if info.format() != gst_video::VideoFormat::Rgb {
+            return Err(format!("pictures come as {}, not RGB", info.format()));
+        }
+        let duration = buffer.duration().map(gst::ClockTime::nseconds);
+        // A picture that began before the segment is shown from its start.
+        let running = running_time(sample, buffer).map(|t| u64::try_from(t).unwrap_or(0));
+        let Some(pts) = self.timing.time(running, duration) else {
+            self.graph.counters.untimed.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        };
+        let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)
+            .map_err(|_| "a decoded picture cannot be read".to_owned())?;
+        let (width, height) = (info.width(), info.height());
+        let row_bytes = width as usize * 3;
+        let stride = usize::try_from(picture.plane_stride()[0])
+            .map_err(|_| "pictures come with their rows in reverse order".to_owned())?;
+        let plane = picture.plane_data(0).map_err(|_| "a decoded picture cannot be read".to_owned())?;
+        let mut data = self.pools.frames.take();
+        data.reserve_exact(row_bytes * height as usize);
+        if stride == row_bytes && plane.len() >= row_bytes * height as usize {
+            data.extend_from_slice(&plane[..row_bytes * height as usize]);
+        } else {
+            for y in 0..height as usize {
+                let row = plane.get(y * stride..y * stride + row_bytes);
+                data.extend_from_slice(row.ok_or_else(|| format!("a picture of {width}×{height} ends in row {y}"))?);
+            }
+        }
+        Ok(Some(MediaItem::Frame(Frame::new(data, width, height, Pts(pts), arrived_ns))))
+    }
+
+    /// The sound of `sample`; [`None`] if there is none in it, or it has no time and none can be derived.
+    ///
+    /// # Errors
+    /// The cause, for a format that is not what the template had to make.
+    fn chunk(&mut self, sample: &gst::Sample, arrived_ns: u64) -> Result<Option<MediaItem>, String> {
+        let (Some(buffer), Some(caps)) = (sample.buffer(), sample.caps()) else { return Ok(None) };
+        let info = gst_audio::AudioInfo::from_caps(caps).map_err(|_| format!("sound comes as {caps}, not F32LE"))?;
+        let interleaved = info.layout() == gst_audio::AudioLayout::Interleaved || info.channels() == 1;
+        if info.format() != gst_audio::AudioFormat::F32le || !interleaved {
+            return Err(format!("sound comes as {} ({:?}), not F32LE, interleaved", info.format(), info.layout()));
+        }
+        let channels = u16::try_from(info.channels()).map_err(|_| format!("{} channels", info.channels()))?;
+        let (rate, sample_bytes) = (info.rate(), 4 * usize::from(channels));
+        let map = buffer.map_readable().map_err(|_| "decoded sound cannot be read".to_owned())?;
+        let mut bytes = &map[..map.len() - map.len() % sample_bytes];
+        let mut running = running_time(sample, buffer);
+        if let Some(early) = running.filter(|t| *t < 0) {
+            // Samples before the segment's start are not part of the stream.
+            let skip = crate::time::nanos_to_samples(early.unsigned_abs(), rate);
+            let skip = usize::try_from(skip).unwrap_or(usize::MAX).saturating_mul(sample_bytes).min(bytes.len());
+            bytes = &bytes[skip..];
+            running = Some(0);
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let duration = samples_to_nanos((bytes.len() / sample_bytes) as u64, rate);
+        let running = running.map(|t| u64::try_from(t).unwrap_or(0));
+        let Some(pts) = self.timing.time(running, Some(duration)) else {
+            self.graph.counters.untimed.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        };
+        let mut data = self.pools.samples.take();
+        data.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        Ok(Some(MediaItem::Pcm(PcmChunk::new(data, rate, channels, Pts(pts), arrived_ns))))
+    }
+}
+
+/// Running time of `buffer` in ns, negative before the segment's start; [`None`] if it has no PTS.
+fn running_time(sample: &gst::Sample, buffer: &gst::BufferRef) -> Option<i64> {
+    let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
+    match segment.to_running_time_full(buffer.pts()?)? {
+        gst::Signed::Positive(t) => i64::try_from(t.nseconds()).ok(),
+        gst::Signed::Negative(t) => i64::try_from(t.nseconds()).ok().map(|t| -t),
+    }
+}
+
+/// Gives buffers without a time the end of the one before.
+#[derive(Debug, Default)]
+struct Timing {
+    /// Where the last buffer ended, ns; [`None`] if that is not known.
+    end_ns: Option<u64>,
+}
+
+impl Timing {
+    /// The time of a buffer with running time `given` and `duration`, both in ns.
+    fn time(&mut self, given: Option<u64>, duration: Option<u64>) -> Option<u64> {
+        let pts = given.or(self.end_ns)?;
+        self.end_ns = duration.map(|d| pts.saturating_add(d));
+        Some(pts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_without_time_follow_the_one_before() {
+        let mut timing = Timing::default();
+        assert_eq!(timing.time(None, Some(40)), None, "nothing to follow");
+        assert_eq!(timing.time(Some(100), Some(40)), Some(100));
+        assert_eq!(timing.time(None, Some(40)), Some(140));
+        assert_eq!(timing.time(None, None), Some(180));
+        assert_eq!(timing.time(None, Some(40)), None, "the one before had no known end");
+    }
+}

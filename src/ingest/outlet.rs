@@ -1,0 +1,131 @@
+//! The sending end of a source: blocking sends that a stop request ends, and counts of what was not sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{SendTimeoutError, Sender};
+
+use super::{End, MediaItem};
+
+/// How often a send that waits for room looks whether it should give up.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The receiver is gone or the source was asked to stop: nothing more can be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
+/// Counts of one source over all its connections. Loss is a number, never a silence.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Pictures sent downstream.
+    pub frames: AtomicU64,
+    /// Samples per channel sent downstream.
+    pub samples: AtomicU64,
+    /// Buffers without a usable time that could not be given one.
+    pub untimed: AtomicU64,
+    /// Buffers of a track that showed up after the tracks had been declared.
+    pub undeclared: AtomicU64,
+    /// Connections made again after the first.
+    pub reconnects: AtomicU64,
+}
+
+/// Sends items of one source; clones share the stop request.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    to: Sender<MediaItem>,
+    flags: Arc<Flags>,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    stop: AtomicBool,
+    abandon: AtomicBool,
+}
+
+impl Outlet {
+    pub fn new(to: Sender<MediaItem>) -> Self {
+        Self { to, flags: Arc::default() }
+    }
+
+    /// Sends `item`, waiting for room as long as nobody asked to stop.
+    ///
+    /// # Errors
+    /// [`Closed`] if the item was not sent and none will be.
+    pub fn send(&self, mut item: MediaItem) -> Result<(), Closed> {
+        while !self.stopped() {
+            match self.to.send_timeout(item, POLL) {
+                Ok(()) => return Ok(()),
+                Err(SendTimeoutError::Timeout(back)) => item = back,
+                Err(SendTimeoutError::Disconnected(_)) => return Err(Closed),
+            }
+        }
+        Err(Closed)
+    }
+
+    /// Sends the last item. Waits for room also after [`stop`](Self::stop), because the end is promised in-band, but
+    /// not after [`abandon`](Self::abandon).
+    pub fn send_end(&self, end: End) {
+        let mut item = MediaItem::Ended(end);
+        loop {
+            match self.to.send_timeout(item, POLL) {
+                Err(SendTimeoutError::Timeout(back)) if !self.flags.abandon.load(Ordering::Acquire) => item = back,
+                _ => return,
+            }
+        }
+    }
+
+    /// Asks for an orderly end: data are no longer sent, the end still is.
+    pub fn stop(&self) {
+        self.flags.stop.store(true, Ordering::Release);
+    }
+
+    /// Asks for an end at once, for when nobody may be receiving any more.
+    pub fn abandon(&self) {
+        self.flags.abandon.store(true, Ordering::Release);
+        self.stop();
+    }
+
+    /// Whether anybody asked to stop.
+    pub fn stopped(&self) -> bool {
+        self.flags.stop.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::Tracks;
+
+    fn item() -> MediaItem {
+        MediaItem::Opened(Tracks { video: true, audio: true })
+    }
+
+    #[test]
+    fn a_stop_frees_a_sender_that_waits_for_room_and_the_end_still_arrives() {
+        let (to, from) = crossbeam_channel::bounded(1);
+        let outlet = Outlet::new(to);
+        outlet.send(item()).unwrap();
+        let sender = outlet.clone();
+        let waiting = std::thread::spawn(move || {
+            let result = sender.send(item());
+            sender.send_end(End::Finished);
+            result
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        outlet.stop();
+        assert!(matches!(from.recv(), Ok(MediaItem::Opened(_))));
+        assert!(matches!(from.recv(), Ok(MediaItem::Ended(End::Finished))));
+        assert_eq!(waiting.join().unwrap(), Err(Closed));
+    }
+
+    #[test]
+    fn abandoning_needs_no_receiver() {
+        let (to, _from) = crossbeam_channel::bounded(1);
+        let outlet = Outlet::new(to);
+        outlet.send(item()).unwrap();
+        outlet.abandon();
+        outlet.send_end(End::Finished);
+        assert_eq!(outlet.send(item()), Err(Closed));
+    }
+}

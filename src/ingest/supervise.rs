@@ -1,0 +1,364 @@
+//! Keeps a live source going: opens it again after a failure, an unexpected end, or a stall.
+//!
+//! A [`Supervisor`] is itself an [`Open`], wrapped around another one. It runs one thread per source that passes items
+//! on and decides what an end means. It knows nothing of GStreamer; tests drive it with `replay.rs` and a sleeper that
+//! does not sleep.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::outlet::{Closed, Counters, Outlet};
+use super::{Discontinuity, End, MediaItem, Open, Pace, Source};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+
+/// Capacity of the channel between the inner source and the supervisor. The supervisor only passes items on, so this
+/// is slack for a thread switch; the buffer that matters is the one behind it.
+const INNER_CAPACITY: usize = 4;
+
+/// How often waiting threads look whether they should stop.
+const POLL: Duration = Duration::from_millis(50);
+
+/// When to open again and when to give up.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Open again also if the very first attempt fails. Off by default, so that a mistyped address is an error and
+    /// not an endless wait.
+    pub retry_first: bool,
+    /// Open again when the source says it is over. See [`super::uri::Kind::reopens_on_end`].
+    pub reopen_on_end: bool,
+    /// No picture and no sound for this long is a failure.
+    pub stall: Duration,
+    /// First pause.
+    pub backoff_min: Duration,
+    /// Longest pause. Pauses double from one to the other.
+    pub backoff_max: Duration,
+    /// A connection that lasted this long starts the pauses over; one that fails at once does not.
+    pub healthy_after: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            retry_first: false,
+            reopen_on_end: true,
+            stall: Duration::from_secs(10),
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(30),
+            healthy_after: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a supervised source is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// A connection is being made.
+    Connecting,
+    /// Tracks are known, data flow.
+    Playing,
+    /// Attempt number `attempt` follows after `retry_in`, because of `cause` (redacted, one line).
+    Waiting { attempt: u32, retry_in: Duration, cause: String },
+    /// Over, as the last item says.
+    Ended,
+    /// Over after a failure that is not retried.
+    Failed { cause: String, advice: String },
+}
+
+/// Is told of every change of state, on the supervisor's thread. Must not block.
+pub trait Observer: Send + Sync {
+    fn state(&self, state: SourceState);
+}
+
+/// Waits between attempts; injectable so that tests do not sleep.
+pub trait Sleeper: Send + Sync {
+    /// Waits `how_long`, or until `stopped` says true.
+    fn sleep(&self, how_long: Duration, stopped: &dyn Fn() -> bool);
+}
+
+/// Sleeps for real.
+#[derive(Debug, Default)]
+pub struct ThreadSleeper;
+
+impl Sleeper for ThreadSleeper {
+    fn sleep(&self, how_long: Duration, stopped: &dyn Fn() -> bool) {
+        let until = std::time::Instant::now() + how_long;
+        while !stopped() {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(POLL));
+        }
+    }
+}
+
+/// Opens supervised sources. The fields are what it needs from outside.
+pub struct Supervisor {
+    pub inner: Arc<dyn Open>,
+    pub policy: Policy,
+    pub clock: Arc<dyn Clock>,
+    pub sleeper: Arc<dyn Sleeper>,
+    pub observer: Arc<dyn Observer>,
+    /// [`Counters::reconnects`] is counted here.
+    pub counters: Arc<Counters>,
+    /// Names the thread: `src/<id>`.
+    pub id: String,
+}
+
+impl Open for Supervisor {
+    /// # Errors
+    /// What the inner [`Open::open`] refuses at the first attempt, in the caller's thread. With
+    /// [`Policy::retry_first`] only [`Error::Usage`] is refused: another attempt cannot mend that.
+    fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        self.observer.state(SourceState::Connecting);
+        let (inner_to, inner_from) = bounded(INNER_CAPACITY);
+        let first = match self.inner.open(uri, inner_to) {
+            Ok(source) => Ok((source, inner_from)),
+            Err(e) if self.policy.retry_first && !matches!(e, Error::Usage(_)) => Err(e),
+            Err(e) => return Err(e),
+        };
+        let pace = first.as_ref().map_or(Pace::Live, |(source, _)| source.pace());
+        let outlet = Outlet::new(to);
+        let mut run = Run {
+            inner: self.inner.clone(),
+            policy: self.policy.clone(),
+            clock: self.clock.clone(),
+            sleeper: self.sleeper.clone(),
+            observer: self.observer.clone(),
+            counters: self.counters.clone(),
+            uri: uri.to_owned(),
+            outlet: outlet.clone(),
+            opened_once: false,
+            attempt: 0,
+            jitter: Jitter::new(uri, self.clock.unix_ns()),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("src/{}", self.id))
+            .spawn(move || run.run(first))
+            .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
+        Ok(Box::new(Supervised { pace, outlet, thread: Some(thread) }))
+    }
+}
+
+struct Supervised {
+    pace: Pace,
+    outlet: Outlet,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Source for Supervised {
+    fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    fn stop(&mut self) {
+        self.outlet.stop();
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.outlet.abandon();
+        if let Some(thread) = self.thread.take() {
+            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            let _ = thread.join();
+        }
+    }
+}
+
+type Connection = (Box<dyn Source>, Receiver<MediaItem>);
+
+/// The state of the supervisor's thread.
+struct Run {
+    inner: Arc<dyn Open>,
+    policy: Policy,
+    clock: Arc<dyn Clock>,
+    sleeper: Arc<dyn Sleeper>,
+    observer: Arc<dyn Observer>,
+    counters: Arc<Counters>,
+    uri: String,
+    outlet: Outlet,
+    /// A connection reached [`MediaItem::Opened`] before.
+    opened_once: bool,
+    /// Attempts since the last healthy connection.
+    attempt: u32,
+    jitter: Jitter,
+}
+
+/// How a connection came to its end.
+enum Outcome {
+    /// Asked to stop, or nobody receives any more.
+    Stopped,
+    Over(End),
+}
+
+impl Run {
+    fn run(&mut self, first: Result<Connection>) {
+        let mut next = first;
+        loop {
+            let outcome = match next {
+                Ok(connection) => self.pass_on(connection),
+                Err(e) => Outcome::Over(failure_of(e)),
+            };
+            let end = match outcome {
+                Outcome::Stopped => return self.finish(End::Finished),
+                Outcome::Over(end) => end,
+            };
+            let again = match &end {
+                End::Finished => self.policy.reopen_on_end && self.opened_once,
+                End::Failed { .. } => self.opened_once || self.policy.retry_first,
+            };
+            if !again {
+                return self.finish(end);
+            }
+            let cause = match end {
+                End::Finished => "the stream ended".to_owned(),
+                End::Failed { cause, .. } => cause,
+            };
+            self.attempt = self.attempt.saturating_add(1);
+            let retry_in = self.jitter.apply(backoff(&self.policy, self.attempt));
+            tracing::warn!(
+                uri = crate::redact::uri(&self.uri),
+                attempt = self.attempt,
+                ?retry_in,
+                cause,
+                "reconnecting"
+            );
+            self.observer.state(SourceState::Waiting { attempt: self.attempt, retry_in, cause });
+            let outlet = &self.outlet;
+            self.sleeper.sleep(retry_in, &|| outlet.stopped());
+            if self.outlet.stopped() {
+                return self.finish(End::Finished);
+            }
+            self.observer.state(SourceState::Connecting);
+            let (inner_to, inner_from) = bounded(INNER_CAPACITY);
+            next = self.inner.open(&self.uri, inner_to).map(|source| (source, inner_from));
+        }
+    }
+
+    fn finish(&self, end: End) {
+        self.observer.state(match end.clone() {
+            End::Finished => SourceState::Ended,
+            End::Failed { cause, advice } => SourceState::Failed { cause, advice },
+        });
+        self.outlet.send_end(end);
+    }
+
+    /// Passes items on until the connection is over. Returns after the inner source's threads have ended.
+    fn pass_on(&mut self, (mut source, items): Connection) -> Outcome {
+        let began_ns = self.clock.mono_ns();
+        let mut last_data_ns = began_ns;
+        let mut opened = false;
+        loop {
+            if self.outlet.stopped() {
+                source.stop();
+                return Outcome::Stopped;
+            }
+            let now_ns = self.clock.mono_ns();
+            match items.recv_timeout(POLL) {
+                Ok(MediaItem::Ended(end)) => return Outcome::Over(end),
+                Ok(item) => {
+                    let result = match &item {
+                        MediaItem::Opened(_) => {
+                            opened = true;
+                            last_data_ns = self.clock.mono_ns();
+                            self.connected()
+                        }
+                        MediaItem::Frame(_) | MediaItem::Pcm(_) => {
+                            if now_ns.saturating_sub(began_ns) > nanos(self.policy.healthy_after) {
+                                self.attempt = 0;
+                            }
+                            Ok(())
+                        }
+                        _ => Ok(()),
+                    };
+                    let is_data = matches!(item, MediaItem::Frame(_) | MediaItem::Pcm(_));
+                    if result.and_then(|()| self.outlet.send(item)).is_err() {
+                        source.stop();
+                        return Outcome::Stopped;
+                    }
+                    if is_data {
+                        // Taken after the send: time that downstream kept us waiting is no stall of the source.
+                        last_data_ns = self.clock.mono_ns();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    // Before the tracks are known the source's own connect timeout rules.
+                    if opened && now_ns.saturating_sub(last_data_ns) > nanos(self.policy.stall) {
+                        return Outcome::Over(End::Failed {
+                            cause: format!("no pictures and no sound for {} s", self.policy.stall.as_secs()),
+                            advice: "check that the sender still sends".into(),
+                        });
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Outcome::Over(End::Failed {
+                        cause: "the source's thread ended unexpectedly".into(),
+                        advice: "please report this with the command you ran".into(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// A connection has come up: announces the new time line if it is not the first.
+    fn connected(&mut self) -> Result<(), Closed> {
+        if self.opened_once {
+            self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+            self.outlet.send(MediaItem::Discontinuity(Discontinuity::Reconnect))?;
+        }
+        self.opened_once = true;
+        self.observer.state(SourceState::Playing);
+        Ok(())
+    }
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The in-band form of an error from [`Open::open`].
+fn failure_of(e: Error) -> End {
+    match e {
+        Error::Source { cause, advice, .. } => End::Failed { cause, advice },
+        other => End::Failed { cause: other.to_string(), advice: "see the message".into() },
+    }
+}
+
+/// Pause before attempt `attempt` (from 1): doubles from `backoff_min` to `backoff_max`.
+fn backoff(policy: &Policy, attempt: u32) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(20);
+    policy.backoff_min.saturating_mul(1 << doublings).min(policy.backoff_max)
+}
+
+/// Shortens pauses by up to a quarter, so that many streams of a server that restarts do not come back at once.
+///
+/// A xorshift generator (Marsaglia 2003, "Xorshift RNGs"): spread is all that is asked of it.
+struct Jitter {
+    state: u64,
+}
+
+impl Jitter {
+    fn new(uri: &str, unix_ns: i64) -> Self {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        (uri, unix_ns).hash(&mut hasher);
+        Self { state: hasher.finish() | 1 }
+    }
+
+    fn apply(&mut self, pause: Duration) -> Duration {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        pause.saturating_sub(pause.mul_f64((self.state >> 11) as f64 / (1u64 << 53) as f64 / 4.0))
+    }
+}
+
+#[cfg(test)]
+#[path = "supervise_tests.rs"]
+mod tests;

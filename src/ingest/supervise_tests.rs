@@ -1,0 +1,184 @@
+//! The supervisor against scripted sources; nothing sleeps but the stall test, which turns a simulated clock.
+
+use std::sync::Mutex;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::ingest::pcm::PcmChunk;
+use crate::ingest::pool::Pooled;
+use crate::ingest::replay::{Replay, Script};
+use crate::ingest::{Track, Tracks};
+use crate::time::Pts;
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<SourceState>>);
+
+impl Observer for Recorder {
+    fn state(&self, state: SourceState) {
+        self.0.lock().unwrap().push(state);
+    }
+}
+
+#[derive(Default)]
+struct NoSleep(Mutex<Vec<Duration>>);
+
+impl Sleeper for NoSleep {
+    fn sleep(&self, how_long: Duration, _: &dyn Fn() -> bool) {
+        self.0.lock().unwrap().push(how_long);
+    }
+}
+
+struct Bench {
+    supervisor: Supervisor,
+    recorder: Arc<Recorder>,
+    sleeper: Arc<NoSleep>,
+    clock: Arc<ManualClock>,
+}
+
+fn bench(policy: Policy, scripts: Vec<Script>) -> Bench {
+    let (recorder, sleeper, clock) =
+        (Arc::new(Recorder::default()), Arc::new(NoSleep::default()), Arc::new(ManualClock::default()));
+    let supervisor = Supervisor {
+        inner: Arc::new(Replay::new(Pace::Live, scripts)),
+        policy,
+        clock: clock.clone(),
+        sleeper: sleeper.clone(),
+        observer: recorder.clone(),
+        counters: Arc::default(),
+        id: "t".into(),
+    };
+    Bench { supervisor, recorder, sleeper, clock }
+}
+
+fn opened() -> MediaItem {
+    MediaItem::Opened(Tracks { video: false, audio: true })
+}
+
+fn sound(pts: u64) -> MediaItem {
+    MediaItem::Pcm(PcmChunk::new(Pooled::detached(vec![0.0; 480]), 48_000, 1, Pts(pts), 0))
+}
+
+fn failed(cause: &str) -> Option<End> {
+    Some(End::Failed { cause: cause.into(), advice: "a".into() })
+}
+
+fn words(items: &[MediaItem]) -> Vec<String> {
+    items
+        .iter()
+        .map(|item| match item {
+            MediaItem::Opened(_) => "opened".into(),
+            MediaItem::Pcm(chunk) => format!("pcm {}", chunk.pts.0),
+            MediaItem::Discontinuity(_) => "reconnect".into(),
+            MediaItem::Ended(End::Finished) => "finished".into(),
+            MediaItem::Ended(End::Failed { cause, .. }) => format!("failed: {cause}"),
+            other => format!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_lost_connection_is_made_again_with_growing_pauses_and_a_new_time_line() {
+    let script = |items, end| Script { items, end };
+    let b = bench(
+        Policy { reopen_on_end: true, ..Policy::default() },
+        vec![
+            script(vec![opened(), sound(1)], failed("cable")),
+            script(vec![], failed("refused")),
+            script(vec![], failed("refused")),
+            script(vec![opened(), sound(2)], Some(End::Finished)),
+            script(vec![opened(), sound(3)], None),
+        ],
+    );
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let mut items: Vec<MediaItem> = from.iter().take(8).collect();
+    source.stop();
+    items.extend(from.iter());
+    let expected = ["opened", "pcm 1", "reconnect", "opened", "pcm 2", "reconnect", "opened", "pcm 3", "finished"];
+    assert_eq!(words(&items), expected);
+    assert_eq!(b.supervisor.counters.reconnects.load(Ordering::Relaxed), 2);
+
+    let slept = b.sleeper.0.lock().unwrap().clone();
+    assert_eq!(slept.len(), 4);
+    for (pause, nominal) in slept.iter().zip([1, 2, 4, 8]) {
+        let nominal = Duration::from_secs(nominal);
+        assert!(*pause <= nominal && *pause >= nominal.mul_f64(0.75), "{pause:?} of {nominal:?}");
+    }
+    let states = b.recorder.0.lock().unwrap();
+    assert_eq!(states.first(), Some(&SourceState::Connecting));
+    assert_eq!(states.last(), Some(&SourceState::Ended));
+    assert!(
+        states.iter().any(|s| matches!(s, SourceState::Waiting { attempt: 1, cause, .. } if cause == "cable")),
+        "{states:?}"
+    );
+    assert_eq!(states.iter().filter(|s| **s == SourceState::Playing).count(), 3);
+}
+
+#[test]
+fn a_first_attempt_that_fails_is_final_unless_asked_otherwise() {
+    let scripts = || vec![Script { items: vec![], end: failed("refused") }];
+    let b = bench(Policy::default(), scripts());
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["failed: refused"]);
+    assert_eq!(
+        b.recorder.0.lock().unwrap().last(),
+        Some(&SourceState::Failed { cause: "refused".into(), advice: "a".into() })
+    );
+
+    let mut scripts = scripts();
+    scripts.push(Script { items: vec![opened()], end: None });
+    let b = bench(Policy { retry_first: true, ..Policy::default() }, scripts);
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    assert_eq!(words(&[from.recv().unwrap()]), ["opened"]);
+    source.stop();
+    assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["finished"]);
+}
+
+#[test]
+fn an_end_is_final_where_the_kind_has_one() {
+    let b = bench(
+        Policy { reopen_on_end: false, ..Policy::default() },
+        vec![Script { items: vec![opened(), MediaItem::TrackEnded(Track::Audio)], end: Some(End::Finished) }],
+    );
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("http://h/a.m3u8", to).unwrap();
+    let items: Vec<_> = from.iter().collect();
+    assert!(matches!(items.last(), Some(MediaItem::Ended(End::Finished))), "{items:?}");
+    assert_eq!(items.len(), 3);
+}
+
+#[test]
+fn silence_is_a_failure_after_the_stall_time() {
+    let b = bench(
+        Policy::default(),
+        vec![
+            Script { items: vec![opened(), sound(1)], end: None },
+            Script { items: vec![opened(), sound(2)], end: None },
+        ],
+    );
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    assert_eq!(words(&from.iter().take(2).collect::<Vec<_>>()), ["opened", "pcm 1"]);
+    assert!(from.recv_timeout(Duration::from_millis(200)).is_err(), "no stall before its time");
+    b.clock.advance(11_000_000_000);
+    assert_eq!(words(&from.iter().take(3).collect::<Vec<_>>()), ["reconnect", "opened", "pcm 2"]);
+    assert!(
+        b.recorder
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|s| matches!(s, SourceState::Waiting { cause, .. } if cause == "no pictures and no sound for 10 s"))
+    );
+}
+
+#[test]
+fn pauses_stop_growing() {
+    let policy = Policy::default();
+    assert_eq!(backoff(&policy, 1), Duration::from_secs(1));
+    assert_eq!(backoff(&policy, 5), Duration::from_secs(16));
+    assert_eq!(backoff(&policy, 6), Duration::from_secs(30));
+    assert_eq!(backoff(&policy, u32::MAX), Duration::from_secs(30));
+}
