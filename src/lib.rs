@@ -2,6 +2,8 @@
 
 pub mod app;
 pub mod backlog;
+#[cfg(feature = "gst")]
+pub mod cli;
 pub mod clip;
 pub mod clock;
 pub mod config;

@@ -115,7 +115,11 @@ fn machine(report: &mut Report) {
     let driver = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
     match driver.as_deref().and_then(|text| text.lines().next()) {
         Some(version) => {
-            report.line(Verdict::Lacks, "GPU", &format!("{version}; this version of touchline computes on the CPU only"));
+            report.line(
+                Verdict::Lacks,
+                "GPU",
+                &format!("{version}; this version of touchline computes on the CPU only"),
+            );
         }
         None => report.line(Verdict::Ok, "GPU", "none found; touchline computes on the CPU"),
     }

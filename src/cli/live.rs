@@ -6,7 +6,7 @@ use crate::clip::ClipOutput;
 use crate::decision::{Event, SecondOutcome, WindowEstimate};
 use crate::ingest::End;
 use crate::publish::hub::StreamHandle;
-use crate::publish::{Published, StreamState};
+use crate::publish::record::{Published, StreamState};
 use crate::vote::{VoteConfig, Voter};
 
 /// One stream on the publishing thread.

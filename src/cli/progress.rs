@@ -21,10 +21,9 @@ impl Progress {
     /// `what` names the units, as in "files".
     pub fn new(what: &'static str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template(
-                "{bar:28} {pos}/{len} {msg}  {per_sec}  {elapsed} elapsed, {eta} left",
-            )
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template("{bar:28} {pos}/{len} {msg}  {per_sec}  {elapsed} elapsed, {eta} left")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(total).with_style(style).with_message(what)
         });
         let now = Instant::now();

@@ -21,10 +21,11 @@ use crate::ingest::uri::{Location, Pacing};
 use crate::ingest::{MediaItem, Open, Pace, Source};
 use crate::metrics::Metrics;
 use crate::models::pack::Pack;
+use crate::publish::http;
 use crate::publish::hub::{Hub, HubInfo, StreamHandle, StreamInfo};
 use crate::publish::jsonl::JsonlWriter;
+use crate::publish::record::StreamState;
 use crate::publish::terminal::Terminal;
-use crate::publish::{StreamState, http};
 use crate::vote::VoteConfig;
 
 #[derive(Debug, Args)]
@@ -117,9 +118,8 @@ pub fn run(args: RunArgs) -> Result<()> {
         eprintln!("watching on http://{address}  (metrics: /metrics, API: /api/v1/streams)");
     }
     let stop = stop_signal(&runtime);
-    let terminal = (!args.quiet).then(|| {
-        Terminal::new(&workers.pack().classes, streams.len(), args.jsonl.as_deref() == Some("-"))
-    });
+    let terminal = (!args.quiet)
+        .then(|| Terminal::new(&workers.pack().classes, streams.len(), args.jsonl.as_deref() == Some("-")));
     let mut session = Session { args: &args, hub, workers, clock, jsonl, terminal, running: HashMap::new(), vote };
     let outcome = session.watch(streams, &stop);
     if outcome.is_ok() && args.linger && server.address.is_some() {
@@ -267,7 +267,11 @@ impl Session<'_> {
             && jsonl.lost() > 0
         {
             let place = self.args.jsonl.clone().unwrap_or_default();
-            return Err(Error::output(place, format!("{} records could not be written", jsonl.lost()), "free space or choose another --jsonl"));
+            return Err(Error::output(
+                place,
+                format!("{} records could not be written", jsonl.lost()),
+                "free space or choose another --jsonl",
+            ));
         }
         match self.running.values_mut().find_map(|r| r.failed.take()) {
             Some(e) => Err(e),
@@ -411,8 +415,9 @@ fn tap(handle: StreamHandle) -> Tap {
 }
 
 fn read_template(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path)
-        .map_err(|e| Error::Usage(format!("--pipeline {}: {e}; pipelines/ has templates to start from", path.display())))
+    std::fs::read_to_string(path).map_err(|e| {
+        Error::Usage(format!("--pipeline {}: {e}; pipelines/ has templates to start from", path.display()))
+    })
 }
 
 #[cfg(test)]

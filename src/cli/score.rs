@@ -20,8 +20,8 @@ use crate::ingest::{End, Open, Pace};
 use crate::labels::ClassSet;
 use crate::metrics::Metrics;
 use crate::models::pack::Pack;
-use crate::publish::Recorder;
 use crate::publish::jsonl::JsonlWriter;
+use crate::publish::record::Recorder;
 use crate::time::Pts;
 use crate::vote::{VideoVote, VoteConfig, Voter};
 
@@ -189,11 +189,8 @@ impl Scorer {
         let mut voter = Voter::new(self.vote, self.classes.len());
         let mut video = VideoVote::new(self.classes.len());
         loop {
-            let decided = self
-                .workers
-                .decided
-                .recv()
-                .map_err(|_| Error::Internal("the inference thread ended".into()))?;
+            let decided =
+                self.workers.decided.recv().map_err(|_| Error::Internal("the inference thread ended".into()))?;
             if decided.line != line {
                 // The tail of a file that failed.
                 continue;
@@ -263,11 +260,18 @@ impl Summary {
     }
 
     fn row(&mut self, path: &Path, labelled: &Labelled) -> Result<()> {
-        let (label, probability) = labelled.label.as_ref().map_or((String::new(), String::new()), |(label, p)| {
-            (label.clone(), format!("{p:.4}"))
-        });
+        let (label, probability) = labelled
+            .label
+            .as_ref()
+            .map_or((String::new(), String::new()), |(label, p)| (label.clone(), format!("{p:.4}")));
         let (seconds, gaps) = (labelled.seconds.to_string(), labelled.gaps.to_string());
-        self.record([path.to_string_lossy().as_ref(), label.as_str(), probability.as_str(), seconds.as_str(), gaps.as_str()])
+        self.record([
+            path.to_string_lossy().as_ref(),
+            label.as_str(),
+            probability.as_str(),
+            seconds.as_str(),
+            gaps.as_str(),
+        ])
     }
 
     fn record(&mut self, fields: [&str; 5]) -> Result<()> {

@@ -126,8 +126,16 @@ impl Recorder {
             SecondOutcome::Predicted(second) => self.second(second, published),
             SecondOutcome::Gap(gap) => self.gap(gap, published),
         });
-        lines.extend(published.events.iter().map(|event| self.event(event, published)));
+        lines.extend(published.events.iter().map(|event| self.event(event, Some(published))));
         lines
+    }
+
+    /// The records of events that no second causes: the offsets at the end of a stream.
+    ///
+    /// # Panics
+    /// If a class id does not belong to the recorder's classes.
+    pub fn events(&self, events: &[Event]) -> Vec<String> {
+        events.iter().map(|event| self.event(event, None)).collect()
     }
 
     /// The record of a change of state at `unix_ns`, nanoseconds since 1970-01-01 UTC.
@@ -180,8 +188,8 @@ impl Recorder {
         })
     }
 
-    fn event(&self, event: &Event, published: &Published) -> String {
-        let same = published.outcome.run() == event.run && published.outcome.index() == event.index;
+    fn event(&self, event: &Event, published: Option<&Published>) -> String {
+        let own = published.filter(|p| p.outcome.run() == event.run && p.outcome.index() == event.index);
         to_json(&EventRecord {
             record: "event",
             stream: &self.stream,
@@ -190,7 +198,7 @@ impl Recorder {
             run: event.run,
             index: event.index,
             pts_ns: Pts::from_second(event.index),
-            wall: self.wall(published.wall().filter(|_| same)),
+            wall: self.wall(own.and_then(Published::wall)),
             probability: round6(event.probability),
         })
     }

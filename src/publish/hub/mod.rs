@@ -17,7 +17,7 @@ use super::preview::Preview;
 use super::record::{Published, Recorder, StreamState};
 use crate::clip::GapReason;
 use crate::clock::Clock;
-use crate::decision::SecondOutcome;
+use crate::decision::{Event, SecondOutcome};
 use crate::error::{Error, Result};
 use crate::ingest::frame::Frame;
 use crate::ingest::{Discontinuity, Pace, Track, Tracks};
@@ -407,6 +407,22 @@ impl StreamHandle {
             }
         }
         self.hub.shared.metrics.observe_stage(Stage::Publish, clock.mono_ns().saturating_sub(began_ns));
+        lines
+    }
+
+    /// Publishes events that no second causes: the end of a stream takes every class off air. Returns their records.
+    ///
+    /// # Panics
+    /// If a class id does not belong to the hub's classes.
+    pub fn publish_events(&self, events: &[Event]) -> Vec<Arc<str>> {
+        let lines: Vec<Arc<str>> = self.stream.recorder.events(events).into_iter().map(Arc::from).collect();
+        let mut live = self.stream.live();
+        live.counters.events += events.len() as u64;
+        for line in &lines {
+            push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
+            self.stream.send(&mut live, RecordKind::Event, line.clone());
+        }
+        events.iter().for_each(|event| self.stream.metrics.event(event));
         lines
     }
 
