@@ -195,7 +195,7 @@ fn the_timeline_tells_what_is_under_the_pointer_and_the_keys() {
     let tip = browser.text("#tip");
     assert!(tip.contains("Tennis"), "{tip}");
     assert!(
-        browser.run("return document.getElementById('timeline').ariaLabel").as_str().unwrap().contains("Soccer 2:")
+        browser.run("return document.getElementById('timeline').ariaLabel").as_str().unwrap().contains("Soccer 3:")
     );
     assert_eq!(browser.console(), Vec::<String>::new());
 }

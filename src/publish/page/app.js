@@ -74,6 +74,7 @@ function record(kind, data) {
     const { state, cause, advice, retry_in_ms, tracks } = data;
     Object.assign(stream, { state, cause, advice, retry_in_ms, tracks, since: data.at ?? new Date(serverNow()).toISOString() });
     refresh();
+    showLast();
   } else if (kind === "event") {
     known.events = [...known.events.slice(-199), data];
     timeline.addEvent(data);
@@ -103,10 +104,10 @@ function record(kind, data) {
 let spokenLabel = null;
 function showLast() {
   const { last, stream } = known;
-  showThird(last, info);
+  showThird(last, info, stream.state);
   modalities.show(last);
   bars.show(last);
-  showVitals(stream.latency_ms, stream.backlog);
+  showVitals(stream.latency_ms, stream.backlog, stream.state === "playing");
   const label = last?.window.label ?? null;
   document.title = label ? `${titleOf(label)} ${percent(last.window.mean[label])} · ${stream.id} – Touchline` : `${stream.id} – Touchline`;
   if (label !== null && label !== spokenLabel) {

@@ -1,29 +1,36 @@
 // Colours and names of classes. A class has the same colour on every page of every stream, in both themes.
 //
 // 13 hues in two lightness tiers, evenly spread in OKLCH (B. Ottosson, "A perceptual color space for image processing",
-// 2020), give 26 slots. The study's classes have fixed slots, dealt so that neighbours in the list are far apart in hue;
-// classes of other packs take free slots in the order of the pack. `other` is gray.
+// 2020), give 26 places. The study's classes have fixed ones: the sports most often on air in the first tier, all of
+// different hues, and sports that are mixed up easily far apart. Classes of other packs take what is left, then share, in
+// the order of the pack. `other` is gray.
 
-const STUDY = [
-  "americanfootball", "athletics", "badminton", "baseball", "basketball", "bowling", "boxing", "cricket", "cycling",
-  "fieldhockey", "football", "formula1", "golf", "gymnastics", "handball", "icehockey", "lacrosse", "rugby", "skiing",
-  "soccer", "swimming", "tabletennis", "tennis", "volleyball", "wrestling",
+const FIRST = [
+  "formula1", "basketball", "athletics", "tennis", "soccer", "golf", "bowling", "icehockey", "americanfootball",
+  "volleyball", "badminton", "baseball", "boxing",
 ];
-const HUES = 13;
+const SECOND = [
+  "wrestling", "handball", "cycling", null, "rugby", "cricket", "fieldhockey", "swimming", "skiing", "football",
+  "lacrosse", "gymnastics", "tabletennis",
+];
+const HUES = FIRST.length;
 const FIRST_HUE = 28;
-// Lightness and chroma per tier: at least 3:1 against the card in either theme.
-const TIERS = { light: [[0.6, 0.15], [0.43, 0.13]], dark: [[0.78, 0.13], [0.62, 0.15]] };
-const GRAY = { light: [0.56, 0.012], dark: [0.66, 0.012] };
+// Lightness and chroma per tier: at least 3:1 against the card and 4.5:1 against the text on it, in either theme.
+const TIERS = { light: [[0.645, 0.155], [0.5, 0.145]], dark: [[0.79, 0.135], [0.635, 0.15]] };
+const GRAY = { light: [0.62, 0.012], dark: [0.66, 0.012] };
+
+// Where near-black and white are equally readable.
+const DARK_INK_ABOVE = 0.189;
 
 const titles = new Map();
-const slots = new Map(STUDY.map((id, i) => [id, i]));
+const slots = new Map([...FIRST, ...SECOND].map((id, i) => [id, i]));
 const cache = new Map();
 const darkQuery = matchMedia("(prefers-color-scheme: dark)");
 
 // Takes the classes of the pack: [{id, title}].
 export function learnClasses(classes) {
   for (const { id, title } of classes) titles.set(id, title);
-  let free = 2 * HUES - 1;
+  let free = HUES + SECOND.indexOf(null);
   for (const { id } of classes) {
     if (id !== "other" && !slots.has(id)) slots.set(id, free++ % (2 * HUES));
   }
@@ -39,10 +46,10 @@ export function colourOf(id, theme = isDark() ? "dark" : "light") {
   if (!cache.has(key)) {
     const slot = slots.get(id);
     const [lightness, chroma] = slot === undefined ? GRAY[theme] : TIERS[theme][slot < HUES ? 0 : 1];
-    const hue = slot === undefined ? 250 : FIRST_HUE + (((slot * 5) % HUES) * 360) / HUES;
+    const hue = slot === undefined ? 250 : FIRST_HUE + ((slot % HUES) * 360) / HUES;
     const rgb = fromOklch(lightness, chroma, hue);
     const hex = "#" + rgb.map((v) => Math.round(v * 255).toString(16).padStart(2, "0")).join("");
-    cache.set(key, { fill: hex, ink: luminance(rgb) > 0.28 ? "#0b0e12" : "#ffffff" });
+    cache.set(key, { fill: hex, ink: luminance(rgb) > DARK_INK_ABOVE ? "#0b0e12" : "#ffffff" });
   }
   return cache.get(key);
 }

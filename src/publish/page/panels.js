@@ -85,16 +85,19 @@ export function showNotice(stream, server, problem, now) {
   }
 }
 
-export function showVitals(latencyMs, backlog) {
+export function showVitals(latencyMs, backlog, playing) {
   const latency = $("latency");
+  // Numbers of a stream that does not play would look like its state now.
+  if (!playing) latencyMs = backlog = null;
   setText(latency, latencyMs === null ? "–" : `${(latencyMs / 1000).toFixed(latencyMs < 9950 ? 1 : 0)} s`);
   latency.dataset.level = latencyMs > 3000 ? "bad" : latencyMs > 1500 ? "warn" : "good";
   setText($("backlog"), backlog === null ? "–" : `${backlog} s`);
   $("backlog").dataset.level = backlog > 5 ? "bad" : backlog > 1 ? "warn" : "good";
 }
 
-// The lower third: the estimate's class over the picture. The scrim under it is dark in both themes.
-export function showThird(record, info) {
+// The lower third: the estimate's class over the picture. The scrim under it is dark in both themes. When the stream does
+// not play, it says what was on last and no longer looks like a claim.
+export function showThird(record, info, state) {
   const third = $("third");
   const label = record?.window.label ?? null;
   third.hidden = label === null;
@@ -104,9 +107,11 @@ export function showThird(record, info) {
   setText($("third-probability"), percent(record.window.mean[label]));
   const gap = record.type === "gap";
   third.dataset.gap = gap;
-  const seen = record.window.seconds + record.window.gaps;
-  const over = `over the last ${seen === 1 ? "second" : `${Math.min(seen, info.vote_window_s)} s`}`;
-  setText($("third-sub"), gap ? `No decision this second: ${GAPS[record.reason]}` : over);
+  const stale = { waiting: "before the stream went away", ended: "when the stream ended", failed: "before the stream failed" }[state];
+  third.dataset.stale = stale !== undefined;
+  const seen = Math.min(record.window.seconds + record.window.gaps, info.vote_window_s);
+  const over = `over the last ${seen === 1 ? "second" : `${seen} s`}`;
+  setText($("third-sub"), stale ?? (gap ? `No decision this second: ${GAPS[record.reason]}` : over));
 }
 
 export class Modalities {
@@ -160,6 +165,7 @@ const OVERTAKE = 0.01;
 export class Bars {
   #rows = new Map();
   #order = [];
+  #sorted = false;
   #all = false;
 
   constructor(classes, info) {
@@ -193,6 +199,7 @@ export class Bars {
 
   reset() {
     this.#order = [...this.#rows.keys()];
+    this.#sorted = false;
     this.show(null);
   }
 
@@ -213,10 +220,12 @@ export class Bars {
     this.#place();
   }
 
-  // Insertion sort from the last order, with a margin; the estimate's class is always first.
+  // Insertion sort from the last order, with a margin unless it is the first; the estimate's class is always on top.
   #sort(mean, top) {
     const order = this.#order;
-    const before = (a, b) => a === top || (b !== top && mean[a] > mean[b] + OVERTAKE);
+    const margin = this.#sorted ? OVERTAKE : 0;
+    this.#sorted = true;
+    const before = (a, b) => a === top || (b !== top && mean[a] > mean[b] + margin);
     for (let i = 1; i < order.length; i++) {
       for (let j = i; j > 0 && before(order[j], order[j - 1]); j--) [order[j - 1], order[j]] = [order[j], order[j - 1]];
     }
