@@ -237,8 +237,9 @@ impl Hub {
         Some(Subscription { snapshot: self.detail(&stream, &live), sequence: live.sequence, records })
     }
 
-    pub(super) fn preview(&self, id: &str) -> Option<Arc<Preview>> {
-        self.stream(id).map(|s| s.preview.clone())
+    /// The preview of stream `id`, and whether there can be pictures; `None` when there is no such stream.
+    pub(super) fn preview(&self, id: &str) -> Option<(Arc<Preview>, bool)> {
+        self.stream(id).map(|s| (s.preview.clone(), s.live().tracks.is_none_or(|tracks| tracks.video)))
     }
 
     fn stream(&self, id: &str) -> Option<Arc<Stream>> {

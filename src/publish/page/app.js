@@ -1,0 +1,169 @@
+// The overlay page: what is known, and which panel shows it.
+
+import { learnClasses, onThemeChange, titleOf } from "./colours.js";
+import { Live, Picture, fetchInfo, pollStreams } from "./live.js";
+import { $, Bars, Modalities, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals } from "./panels.js";
+import { Timeline } from "./timeline.js";
+
+// Failures in a row before the page says so: one lost answer is no outage.
+const SILENT_MAX = 2;
+
+const known = { server: "opening", stream: null, problem: null, events: [], last: null, streams: [], clockAhead: 0 };
+const serverNow = () => Date.now() + known.clockAhead;
+
+const server = {
+  silences: 0,
+  answers() {
+    this.silences = 0;
+    if (known.server === "lost") comeBack();
+    setServer("open");
+  },
+  polled() {
+    this.silences = 0;
+    // The list comes but the line is dead: the machine slept, or a proxy cut it.
+    if (live.broken && known.server === "lost") live.reopen();
+    else if (known.server === "opening" && known.stream === null && known.streams.length === 0) setServer("open");
+  },
+  silent() {
+    if (++this.silences >= SILENT_MAX) setServer("lost");
+  },
+};
+
+const picture = new Picture($("picture"), $("stage"));
+const live = new Live({ snapshot, record }, server);
+const modalities = new Modalities();
+const timeline = new Timeline($("timeline"), $("tip"), $("legend"), serverNow);
+const info = await fetchInfo(server);
+learnClasses(info.classes);
+const bars = new Bars(info.classes, info);
+$("build").textContent = `Touchline ${info.version} · pack ${info.pack.name} · ${info.classes.length} classes · weights ${info.pack.weights_sha256.slice(0, 12)}`;
+
+// After an outage the server may be another build or run another pack: then nothing on the page fits any more.
+async function comeBack() {
+  picture.restart();
+  if (JSON.stringify(await fetchInfo(server)) !== JSON.stringify(info)) location.reload();
+}
+
+function setServer(state) {
+  if (known.server === state) return;
+  known.server = state;
+  document.body.dataset.server = state;
+  refresh();
+}
+
+function snapshot(stream) {
+  const same = known.stream?.id === stream.id;
+  known.stream = stream;
+  known.problem = null;
+  known.last = stream.last;
+  known.events = stream.events;
+  known.clockAhead = stream.now_ms - Date.now();
+  $("stream-id").textContent = stream.id;
+  $("stream-uri").textContent = stream.uri;
+  if (!same) bars.reset();
+  timeline.reset(stream.history, stream.events, stream.pace);
+  showEvents(known.events, stream.pace);
+  refresh();
+  showLast();
+}
+
+function record(kind, data) {
+  const { stream } = known;
+  if (!stream) return;
+  if (kind === "state") {
+    const { state, cause, advice, retry_in_ms, tracks } = data;
+    Object.assign(stream, { state, cause, advice, retry_in_ms, tracks, since: data.at ?? new Date(serverNow()).toISOString() });
+    refresh();
+    showLast();
+  } else if (kind === "event") {
+    known.events = [...known.events.slice(-199), data];
+    timeline.addEvent(data);
+    timeline.draw();
+    showEvents(known.events, stream.pace);
+  } else {
+    known.last = data;
+    stream.backlog = data.backlog;
+    if (kind === "second") stream.latency_ms = data.latency_ms;
+    const label = data.window.label;
+    timeline.add({
+      run: data.run,
+      index: data.index,
+      at_ms: serverNow(),
+      label: data.label ?? null,
+      probability: data.probability ?? null,
+      decided_by: data.decided_by ?? null,
+      reason: data.reason ?? null,
+      window_label: label,
+      window_probability: label === null ? null : data.window.mean[label],
+    });
+    showLast();
+  }
+}
+
+// What a second changes.
+let spokenLabel = null;
+function showLast() {
+  const { last, stream } = known;
+  showThird(last, info, stream.state);
+  modalities.show(last);
+  bars.show(last);
+  showVitals(stream.latency_ms, stream.backlog, stream.state === "playing");
+  const label = last?.window.label ?? null;
+  document.title = label ? `${titleOf(label)} ${percent(last.window.mean[label])} · ${stream.id} – Touchline` : `${stream.id} – Touchline`;
+  if (label !== null && label !== spokenLabel) {
+    spokenLabel = label;
+    $("spoken").textContent = `${titleOf(label)} on ${stream.id}`;
+  }
+}
+
+// What a state or the passing of time changes.
+function refresh() {
+  const { stream } = known;
+  showState(stream, known.server);
+  const none = known.streams.length === 0 && stream === null && known.server === "open";
+  const problem = known.problem ?? (none ? { error: "no stream is running", advice: "start one with touchline run URI" } : null);
+  showNotice(stream, known.server, problem, serverNow());
+  const over = stream?.state === "ended" || stream?.state === "failed";
+  timeline.moving = !over;
+  if (stream) picture.show(stream.id, stream.tracks?.video !== false);
+  $("stage").dataset.stale = known.server === "lost" || (stream !== null && stream.state !== "playing");
+  const texts = { connecting: "Connecting to the stream", waiting: "Waiting for the stream to come back", ended: "The stream has ended", failed: "The stream failed" };
+  $("empty-text").textContent = stream?.tracks?.video === false ? "This stream has sound only" : (texts[stream?.state] ?? "Waiting for the first picture");
+}
+
+// The stream that the address names, or the first.
+function choose() {
+  const wanted = decodeURIComponent(location.hash.replace(/^#\/?/, ""));
+  const found = known.streams.find((s) => s.id === wanted) ?? known.streams[0];
+  if (found && found.id !== known.chosen) {
+    known.chosen = found.id;
+    live.follow(found.id);
+  }
+  showStreams(known.streams, known.chosen);
+}
+
+addEventListener("hashchange", choose);
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && live.broken) live.reopen();
+});
+onThemeChange(() => {
+  bars.recolour();
+  showStreams(known.streams, known.chosen);
+  if (!known.stream) return;
+  showEvents(known.events, known.stream.pace);
+  timeline.recolour();
+  showLast();
+});
+setInterval(() => {
+  picture.look();
+  timeline.draw();
+  refresh();
+}, 1000);
+
+modalities.show(null);
+showEvents([], "live");
+timeline.reset([], [], "live");
+pollStreams((streams) => {
+  known.streams = streams;
+  choose();
+}, server);

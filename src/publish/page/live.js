@@ -1,0 +1,123 @@
+// The line to the server: the records of one stream, the list of all streams, and whether the server answers.
+
+const RETRY_MS = 2000;
+const POLL_MS = 3000;
+
+// Follows one stream at a time. `tell` has snapshot(stream), record(kind, record), missing(problem).
+export class Live {
+  #source = null;
+  #timer = 0;
+  #id = null;
+
+  constructor(tell, server) {
+    this.tell = tell;
+    this.server = server;
+  }
+
+  follow(id) {
+    this.#id = id;
+    this.#open();
+  }
+
+  // Opens the line anew: after a failure, and when the machine slept and the line may be dead without knowing.
+  reopen() {
+    if (this.#id !== null) this.#open();
+  }
+
+  get broken() {
+    return this.#source === null || this.#source.readyState !== EventSource.OPEN;
+  }
+
+  #open() {
+    clearTimeout(this.#timer);
+    this.#source?.close();
+    const source = new EventSource(`/api/v1/streams/${encodeURIComponent(this.#id)}/live`);
+    this.#source = source;
+    const on = (kind, then) => source.addEventListener(kind, (e) => then(JSON.parse(e.data)));
+    on("snapshot", (stream) => {
+      this.server.answers();
+      this.tell.snapshot(stream);
+    });
+    for (const kind of ["second", "gap", "event", "state"]) on(kind, (record) => this.tell.record(kind, record));
+    source.onerror = () => {
+      this.server.silent();
+      // The browser retries by itself unless the answer was an error.
+      if (source.readyState === EventSource.CLOSED) this.#timer = setTimeout(() => this.#open(), RETRY_MS);
+    };
+  }
+}
+
+// Asks for the list of streams now and then: what the switcher shows, and a second sign that the server answers.
+export function pollStreams(then, server) {
+  const ask = async () => {
+    try {
+      const answer = await fetch("/api/v1/streams", { cache: "no-store", signal: AbortSignal.timeout(POLL_MS) });
+      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      then((await answer.json()).streams);
+      server.polled();
+    } catch {
+      server.silent();
+    }
+    setTimeout(ask, POLL_MS);
+  };
+  ask();
+}
+
+// The server's unchanging facts; asks until it answers.
+export async function fetchInfo(server) {
+  for (;;) {
+    try {
+      const answer = await fetch("/api/v1/info", { cache: "no-store" });
+      if (answer.ok) return await answer.json();
+    } catch {
+      server.silent();
+    }
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  }
+}
+
+// The moving picture. It is watched only while the page can be seen: a hidden tab would cost the server its encoding and
+// the browser one of its few connections.
+export class Picture {
+  #id = null;
+  #wanted = false;
+  #timer = 0;
+
+  constructor(image, stage) {
+    this.image = image;
+    this.stage = stage;
+    image.addEventListener("error", () => {
+      if (!image.hasAttribute("src")) return;
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.restart(), RETRY_MS);
+    });
+    document.addEventListener("visibilitychange", () => this.restart());
+  }
+
+  show(id, wanted) {
+    if (id === this.#id && wanted === this.#wanted) return;
+    if (id !== this.#id) this.stage.dataset.picture = "none";
+    this.#id = id;
+    this.#wanted = wanted;
+    this.restart();
+  }
+
+  restart() {
+    clearTimeout(this.#timer);
+    // A picture that never ends would keep the page loading for ever.
+    if (document.readyState !== "complete") {
+      addEventListener("load", () => this.restart(), { once: true });
+      return;
+    }
+    if (this.#id !== null && this.#wanted && !document.hidden) {
+      this.image.src = `/api/v1/streams/${encodeURIComponent(this.#id)}/preview?at=${Date.now()}`;
+    } else if (document.hidden || !this.#wanted) {
+      this.image.removeAttribute("src");
+    }
+  }
+
+  // Multipart pictures have no reliable load event: their size tells that one is there.
+  look() {
+    this.stage.dataset.picture = this.image.hasAttribute("src") && this.image.naturalWidth > 0 ? "there" : "none";
+  }
+}

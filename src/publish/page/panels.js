@@ -1,0 +1,288 @@
+// The panels: each takes plain data and brings its part of the document up to date.
+
+import { colourOf, paint, titleOf } from "./colours.js";
+
+export const $ = (id) => document.getElementById(id);
+const setText = (element, text) => {
+  if (element.textContent !== text) element.textContent = text;
+};
+export const percent = (p) => `${Math.round(p * 100)} %`;
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+function make(tag, className, text) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `#icon-${name}`);
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(use);
+  return svg;
+}
+
+// Seconds as m:ss or h:mm:ss.
+export function duration(seconds) {
+  const s = Math.max(0, Math.round(seconds));
+  const two = (n) => String(n).padStart(2, "0");
+  const h = Math.floor(s / 3600);
+  const rest = `${h ? two(Math.floor(s / 60) % 60) : Math.floor(s / 60) % 60}:${two(s % 60)}`;
+  return h ? `${h}:${rest}` : rest;
+}
+
+const clockFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+export const clock = (ms) => clockFormat.format(ms);
+
+export const GAPS = {
+  overload: "the machine is behind",
+  "no-media": "no pictures and no sound came",
+  compute: "the models failed",
+};
+export const VIEWS = { rgb: "Pictures", flow: "Motion", audio: "Sound" };
+const MISSING = {
+  "no-track": "No such track",
+  "no-data": "Nothing came",
+  "no-pairs": "Too few frames",
+  "no-model": "Not in this pack",
+};
+const VOTERS = { rgb: ["frame", "frames"], flow: ["pair", "pairs"] };
+
+export function showState(stream, server) {
+  const pill = $("pill");
+  const names = { connecting: "Connecting", playing: stream?.pace === "file" ? "Playing" : "Live", waiting: "Waiting", ended: "Ended", failed: "Failed" };
+  const state = server === "lost" ? "offline" : (stream?.state ?? "opening");
+  pill.dataset.state = state;
+  setText(pill.lastElementChild, state === "offline" ? "Offline" : (names[state] ?? "Opening"));
+}
+
+// What is wrong with the server or the stream, and what to do.
+export function showNotice(stream, server, problem, now) {
+  let level = null;
+  let title = "";
+  let text = "";
+  if (server === "lost") {
+    [level, title, text] = ["warn", "No connection to Touchline", "What you see is the last that was known. The page tries again by itself."];
+  } else if (problem) {
+    [level, title, text] = ["bad", capital(problem.error), `${capital(problem.advice)}.`];
+  } else if (stream?.state === "failed") {
+    [level, title, text] = ["bad", `The stream failed: ${stream.cause}`, capital(stream.advice ?? "")];
+  } else if (stream?.state === "waiting") {
+    const left = Math.ceil((Date.parse(stream.since) + stream.retry_in_ms - now) / 1000);
+    [level, title, text] = ["warn", `The stream is away: ${stream.cause}`, left > 0 ? `Next attempt in ${left} s.` : "Trying again now."];
+  } else if (stream?.state === "ended") {
+    [level, title, text] = ["calm", "The stream has ended", "The decisions below are its last."];
+  }
+  const notice = $("notice");
+  notice.hidden = level === null;
+  if (level) {
+    notice.dataset.level = level;
+    setText($("notice-title"), title);
+    setText($("notice-text"), text);
+  }
+}
+
+export function showVitals(latencyMs, backlog, playing) {
+  const latency = $("latency");
+  // Numbers of a stream that does not play would look like its state now.
+  if (!playing) latencyMs = backlog = null;
+  setText(latency, latencyMs === null ? "–" : `${(latencyMs / 1000).toFixed(latencyMs < 9950 ? 1 : 0)} s`);
+  latency.dataset.level = latencyMs > 3000 ? "bad" : latencyMs > 1500 ? "warn" : "good";
+  setText($("backlog"), backlog === null ? "–" : `${backlog} s`);
+  $("backlog").dataset.level = backlog > 5 ? "bad" : backlog > 1 ? "warn" : "good";
+}
+
+// The lower third: the estimate's class over the picture. The scrim under it is dark in both themes. When the stream does
+// not play, it says what was on last and no longer looks like a claim.
+export function showThird(record, info, state) {
+  const third = $("third");
+  const label = record?.window.label ?? null;
+  third.hidden = label === null;
+  if (label === null) return;
+  paint(third, label, "dark");
+  setText($("third-title"), titleOf(label));
+  setText($("third-probability"), percent(record.window.mean[label]));
+  const gap = record.type === "gap";
+  third.dataset.gap = gap;
+  const stale = { waiting: "before the stream went away", ended: "when the stream ended", failed: "before the stream failed" }[state];
+  third.dataset.stale = stale !== undefined;
+  const seen = Math.min(record.window.seconds + record.window.gaps, info.vote_window_s);
+  const over = `over the last ${seen === 1 ? "second" : `${seen} s`}`;
+  setText($("third-sub"), stale ?? (gap ? `No decision this second: ${GAPS[record.reason]}` : over));
+}
+
+export class Modalities {
+  #cards = new Map();
+
+  constructor() {
+    for (const name of Object.keys(VIEWS)) {
+      const card = make("li");
+      card.id = `modality-${name}`;
+      const parts = { label: make("strong"), score: make("span", "score"), votes: make("span", "votes") };
+      const meter = make("div", "meter");
+      meter.append(make("i"));
+      card.append(icon(name), make("span", "view", VIEWS[name]), make("span", "badge", "Decided"), parts.label, parts.score, meter, parts.votes);
+      $("modalities").append(card);
+      this.#cards.set(name, { card, ...parts });
+    }
+  }
+
+  show(record) {
+    const second = record?.type === "second" ? record : null;
+    setText($("why"), second ? whyText(second) : record ? `no decision: ${GAPS[record.reason]}` : "no decision yet");
+    for (const [name, { card, label, score, votes }] of this.#cards) {
+      const said = second?.modalities[name];
+      const missing = !said || said.absent !== undefined;
+      const decided = second?.decided_by === name;
+      card.dataset.decided = decided;
+      card.dataset.missing = missing;
+      card.style.setProperty("--value", missing ? 0 : said.score);
+      setText(label, missing ? (said ? MISSING[said.absent] : "–") : titleOf(said.label));
+      setText(score, missing ? "" : percent(said.score));
+      const [one, many] = VOTERS[name] ?? [];
+      setText(votes, missing ? "\u00a0" : one ? `${said.votes} of ${said.voters} ${said.voters === 1 ? one : many}` : "whole second");
+      if (!missing) paint(card, said.label);
+    }
+  }
+}
+
+function whyText({ why, decided_by, label }) {
+  const view = VIEWS[decided_by].toLowerCase();
+  const verb = decided_by === "rgb" ? "decide" : "decides";
+  if (why === "table") return `${view} ${verb}: the table names ${decided_by === "rgb" ? "them" : "it"} for ${titleOf(label)}`;
+  if (why === "fallback") return `${view} ${verb}: ${decided_by === "rgb" ? "they stand" : "it stands"} in for a view that is missing`;
+  return `${view} ${verb}, as for most sports`;
+}
+
+const SHOWN = 8;
+// How much more probable a class must be to overtake the one above it: bars that trade places every second are
+// unreadable.
+const OVERTAKE = 0.01;
+
+export class Bars {
+  #rows = new Map();
+  #order = [];
+  #sorted = false;
+  #all = false;
+
+  constructor(classes, info) {
+    for (const { id, title } of classes) {
+      const row = make("li");
+      row.dataset.class = id;
+      const track = make("div", "track");
+      const fill = make("div", "fill");
+      fill.append(make("i"));
+      track.append(fill, make("div", "tick"));
+      const value = make("span", "value", "–");
+      row.append(make("span", "name", title), track, value);
+      $("bars").append(row);
+      this.#rows.set(id, { row, value });
+      this.#order.push(id);
+    }
+    setText($("bars-sub"), `mean of the last ${info.vote_window_s} s · mark: this second`);
+    const more = $("bars-more");
+    more.hidden = classes.length <= SHOWN;
+    more.addEventListener("click", () => {
+      this.#all = !this.#all;
+      this.#place();
+    });
+    this.recolour();
+    this.#place();
+  }
+
+  recolour() {
+    for (const [id, { row }] of this.#rows) paint(row, id);
+  }
+
+  reset() {
+    this.#order = [...this.#rows.keys()];
+    this.#sorted = false;
+    this.show(null);
+  }
+
+  show(record) {
+    const mean = record?.window.mean;
+    const top = record?.window.label ?? null;
+    if (mean) this.#sort(mean, top);
+    for (const [id, { row, value }] of this.#rows) {
+      const p = mean?.[id] ?? 0;
+      const now = record?.type === "second" ? record.probabilities[id] : null;
+      row.style.setProperty("--value", p);
+      if (now !== null) row.style.setProperty("--now", now);
+      // A mark at nought says nothing.
+      row.dataset.tick = now !== null && Math.max(now, p) >= 0.01;
+      row.dataset.top = id === top;
+      setText(value, top === null ? "–" : percent(p));
+    }
+    this.#place();
+  }
+
+  // Insertion sort from the last order, with a margin unless it is the first; the estimate's class is always on top.
+  #sort(mean, top) {
+    const order = this.#order;
+    const margin = this.#sorted ? OVERTAKE : 0;
+    this.#sorted = true;
+    const before = (a, b) => a === top || (b !== top && mean[a] > mean[b] + margin);
+    for (let i = 1; i < order.length; i++) {
+      for (let j = i; j > 0 && before(order[j], order[j - 1]); j--) [order[j - 1], order[j]] = [order[j], order[j - 1]];
+    }
+  }
+
+  #place() {
+    const shown = this.#all ? this.#order.length : Math.min(SHOWN, this.#order.length);
+    $("bars").style.setProperty("--shown", shown);
+    this.#order.forEach((id, rank) => {
+      const { row } = this.#rows.get(id);
+      row.style.setProperty("--rank", rank);
+      row.dataset.shown = rank < shown;
+    });
+    const more = $("bars-more");
+    more.setAttribute("aria-expanded", this.#all);
+    setText(more, this.#all ? "Show fewer" : `Show all ${this.#order.length} classes`);
+  }
+}
+
+// Recent events, newest first.
+export function showEvents(events, pace) {
+  const list = $("events");
+  const rows = [...events].reverse().map((event) => {
+    const row = make("li");
+    row.dataset.kind = event.kind;
+    paint(row, event.class);
+    const when = event.wall && pace === "live" ? clock(Date.parse(event.wall.time)) : duration(event.index);
+    const what = `${titleOf(event.class)} ${event.kind === "onset" ? "on" : "off"}`;
+    row.append(make("time", "", when), make("i"), make("span", "what", what), make("span", "how", percent(event.probability)));
+    return row;
+  });
+  list.replaceChildren(...(rows.length ? rows : [make("li", "nothing", "No sport has come on or gone off yet.")]));
+  setText($("events-sub"), rows.length ? `${rows.length}${rows.length >= 200 ? " latest" : ""}` : "");
+}
+
+// The streams to choose from, when there are several.
+export function showStreams(streams, current) {
+  const nav = $("streams");
+  nav.hidden = streams.length < 2;
+  if (nav.hidden) return;
+  const words = { connecting: "connecting", playing: "", waiting: "waiting", ended: "ended", failed: "failed" };
+  streams.forEach((stream, i) => {
+    let link = nav.children[i];
+    if (!link) {
+      link = make("a");
+      link.append(make("i"), make("b"), make("em"), make("span"));
+      nav.append(link);
+    }
+    const [dot, name, state, top] = link.children;
+    link.href = `#/${encodeURIComponent(stream.id)}`;
+    link.dataset.state = stream.state;
+    link.setAttribute("aria-current", stream.id === current);
+    setText(name, stream.id);
+    setText(state, words[stream.state] ?? stream.state);
+    setText(top, stream.top ? `${titleOf(stream.top.label)} ${percent(stream.top.probability)}` : "no decision yet");
+    if (stream.top) dot.style.setProperty("--class", colourOf(stream.top.label).fill);
+    else dot.style.removeProperty("--class");
+  });
+  while (nav.children.length > streams.length) nav.lastElementChild.remove();
+}
