@@ -176,7 +176,12 @@ impl MelParams {
         whole("mel.bands", self.bands, 1, 1024)?;
         let (low, high) = (self.f_min, self.f_max);
         let half = f64::from(self.sample_rate) / 2.0;
-        real("mel.f_max", high.into(), f64::from(high) > 0.0 && f64::from(high) <= half, &format!("above 0, to {half}"))?;
+        real(
+            "mel.f_max",
+            high.into(),
+            f64::from(high) > 0.0 && f64::from(high) <= half,
+            &format!("above 0, to {half}"),
+        )?;
         real("mel.f_min", low.into(), low >= 0.0 && low < high, "at least 0 and below mel.f_max")?;
         // f32 knows nothing positive below its smallest normal number at full precision.
         let floor = self.floor;

@@ -88,8 +88,11 @@ fn pictures_follow_the_plan_and_are_appended() {
 fn flow_is_scaled_to_the_nominal_distance_and_padding_is_still() {
     let params = flow_params();
     // 192 x 96 covers the middle 96 x 48 at half its size: 4 pixels of motion are 2 there.
-    let second =
-        second(vec![frame(192, 96, 0.0), frame(192, 96, 4.0)], vec![], vec![pair(0, 1, 40), pair(0, 1, 80), pair(1, 0, 40)]);
+    let second = second(
+        vec![frame(192, 96, 0.0), frame(192, 96, 4.0)],
+        vec![],
+        vec![pair(0, 1, 40), pair(0, 1, 80), pair(1, 0, 40)],
+    );
     let out = flows(&second, &params).unwrap();
     let plane = 96 * 96;
     assert_eq!(out.len(), 3 * 3 * plane);
@@ -183,8 +186,7 @@ fn a_pack_without_a_modality_gives_nothing_for_it() {
     let mut second = second(vec![frame(20, 20, 0.0)], vec![0], vec![pair(0, 0, 40)]);
     second.audio = Some(vec![0.0; 16_000]);
     let mut none = FeatureExtractor::new(None, None, None).unwrap();
-    let mut all =
-        FeatureExtractor::new(Some(&picture_params()), Some(&flow_params()), Some(&audio_params())).unwrap();
+    let mut all = FeatureExtractor::new(Some(&picture_params()), Some(&flow_params()), Some(&audio_params())).unwrap();
     let run = |extractor: &mut FeatureExtractor| {
         let mut out = Vec::new();
         let counts = [

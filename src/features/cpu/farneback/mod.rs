@@ -238,8 +238,7 @@ fn blur_kernel(scale: f64) -> Vec<f64> {
     }
     let length = ((sigma * 5.0).round_ties_even() as usize | 1).max(3);
     let middle = (length / 2) as f64;
-    let kernel: Vec<f64> =
-        (0..length).map(|i| (-(i as f64 - middle).powi(2) / (2.0 * sigma * sigma)).exp()).collect();
+    let kernel: Vec<f64> = (0..length).map(|i| (-(i as f64 - middle).powi(2) / (2.0 * sigma * sigma)).exp()).collect();
     let sum: f64 = kernel.iter().sum();
     kernel.into_iter().map(|k| k / sum).collect()
 }
