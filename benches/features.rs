@@ -67,7 +67,8 @@ fn mel(c: &mut Criterion) {
         floor: 1e-10,
         top_db: Some(80.0),
     };
-    let samples: Vec<f32> = (0..32_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0).collect();
+    let samples: Vec<f32> =
+        (0..32_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0).collect();
     let mut mel = LogMel::new(&params).expect("sensible parameters");
     let mut out = vec![0.0; params.bands * mel.columns(samples.len())];
     c.bench_function("log-mel/1s-32kHz-128-bands", |b| b.iter(|| mel.compute(black_box(&samples), &mut out)));

@@ -216,10 +216,15 @@ fn compare(pair: &Pair<'_>, y: usize, first: &[Polynomial], dx: &[f32], dy: &[f3
             let (left, top) = (u as u32, v as u32);
             let (u, v) = (u - left as f32, v - top as f32);
             let at = top as usize * width + left as usize;
-            let upper = &pair.second[at..at + 2];
-            let lower = &pair.second[at + width..at + width + 2];
+            let (upper, lower) = (&pair.second[at..at + 2], &pair.second[at + width..at + width + 2]);
+            let (p00, p01, p10, p11) = (&upper[0], &upper[1], &lower[0], &lower[1]);
             let (w00, w01, w10, w11) = ((1.0 - u) * (1.0 - v), u * (1.0 - v), (1.0 - u) * v, u * v);
-            std::array::from_fn(|i| upper[0][i] * w00 + upper[1][i] * w01 + lower[0][i] * w10 + lower[1][i] * w11)
+            // A plain loop over an array of known length: it becomes one vector and one scalar step.
+            let mut b = [0f32; TERMS];
+            for i in 0..TERMS {
+                b[i] = (p00[i] * w00 + p01[i] * w01) + (p10[i] * w10 + p11[i] * w11);
+            }
+            b
         } else {
             [0.0, 0.0, a[2], a[3], a[4]]
         };
