@@ -168,8 +168,11 @@ impl Script {
         };
         let label = self.classes.id(name).expect("a class of the study");
         let mut modality = |sure: f32, voters: u32| {
-            let mut scores: Vec<f32> =
-                (0..self.classes.len()).map(|_| 0.02 + next_noise(&mut self.noise).powi(6)).collect();
+            // Every class has its own few rivals, which share most of what is left.
+            let mut rivals = u32::from(label.0) * 7919;
+            let mut scores: Vec<f32> = (0..self.classes.len())
+                .map(|_| 0.002 + next_noise(&mut rivals).powi(9) * (0.3 + next_noise(&mut self.noise)))
+                .collect();
             scores[label.index()] = 0.0;
             let rest: f32 = scores.iter().sum();
             scores.iter_mut().for_each(|s| *s *= (1.0 - sure) / rest);

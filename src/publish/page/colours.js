@@ -6,7 +6,7 @@
 // the order of the pack. `other` is gray.
 
 const FIRST = [
-  "formula1", "basketball", "athletics", "tennis", "soccer", "golf", "bowling", "icehockey", "americanfootball",
+  "formula1", "basketball", "athletics", "bowling", "soccer", "golf", "tennis", "icehockey", "americanfootball",
   "volleyball", "badminton", "baseball", "boxing",
 ];
 const SECOND = [
