@@ -39,8 +39,9 @@ fn every_frame_rate_has_its_frames() {
         (60_000, 1001, 0, 60, [100, 300, 500, 700, 900], [(83, 116), (283, 316), (483, 517), (684, 717), (884, 917)]),
         // 24 a second.
         (24, 1, 2, 24, [83, 291, 500, 708, 916], [(83, 125), (291, 333), (500, 541), (666, 708), (875, 916)]),
-        // 15 a second: 67 ms, longer than asked for, and short enough.
-        (15, 1, 1, 15, [66, 333, 466, 733, 866], [(66, 133), (266, 333), (466, 533), (666, 733), (866, 933)]),
+        // 15 a second: the middles half way again, but PTS are rounded down, so that the later frame is 1 ns nearer. Pairs
+        // are 67 ms long: more than asked for, and short enough.
+        (15, 1, 1, 15, [133, 333, 533, 733, 933], [(66, 133), (266, 333), (466, 533), (666, 733), (866, 933)]),
     ];
     for (number, denominator, index, seen, rgb, pairs) in table {
         let out = one_track(video(number, denominator, 0, 40 * S));
