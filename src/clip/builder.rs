@@ -102,6 +102,10 @@ impl ClipBuilder {
         match item {
             item @ (MediaItem::Frame(_) | MediaItem::Pcm(_)) => self.take_data(item, out),
             MediaItem::Opened(tracks) => {
+                // Data came since the last one: a new connection, whether or not that was said.
+                if self.run.is_some() || self.held.iter().any(|held| !held.is_empty()) {
+                    self.break_line(Discontinuity::Reconnect, out);
+                }
                 for (state, exists) in self.tracks.iter_mut().zip([tracks.video, tracks.audio]) {
                     *state = TrackState { exists, ended: false };
                 }
@@ -112,15 +116,7 @@ impl ClipBuilder {
                 self.settle(VecDeque::from([item]), out);
             }
             MediaItem::Wall { pts, wall } => self.take_wall(Reference { pts, wall }),
-            MediaItem::Discontinuity(cause) => {
-                self.finish_run(out);
-                self.cause = Some(cause);
-                (self.wall, self.wall_ahead, self.left_behind) = (None, None, None);
-                for state in &mut self.tracks {
-                    state.ended = false;
-                    state.exists &= cause != Discontinuity::Reconnect;
-                }
-            }
+            MediaItem::Discontinuity(cause) => self.break_line(cause, out),
             MediaItem::Ended(end) => {
                 self.finish_run(out);
                 if !self.is_over {
@@ -128,6 +124,17 @@ impl ClipBuilder {
                 }
                 self.is_over = true;
             }
+        }
+    }
+
+    /// Ends the run; the next one begins because of `cause`.
+    fn break_line(&mut self, cause: Discontinuity, out: &mut Vec<ClipOutput>) {
+        self.finish_run(out);
+        self.cause = Some(cause);
+        (self.wall, self.wall_ahead, self.left_behind) = (None, None, None);
+        for state in &mut self.tracks {
+            state.ended = false;
+            state.exists &= cause != Discontinuity::Reconnect;
         }
     }
 

@@ -9,8 +9,8 @@
 //! the other by the [`Patience`]. What then still arrives for it is discarded, and counted. The result depends on the
 //! PTS of the data only, not on how the two tracks are interleaved, as long as the patience is not exhausted.
 //!
-//! [`builder`]: which run an item belongs to. [`timeline`]: where a track is on its line. [`run`]: the open seconds.
-//! [`sampling`]: which frames are kept. [`sound`]: samples on the grid. [`resample`]: from one rate to another.
+//! `builder` decides which run an item belongs to, with `timeline` for where a track is on its line; `run` holds the
+//! open seconds, `sampling` says which frames are kept, `sound` puts samples on the grid, [`resample`] changes rates.
 
 mod builder;
 pub mod resample;

@@ -171,21 +171,23 @@ impl Run {
 
     /// Says every second that is complete, or that has been waited for long enough.
     pub fn close(&mut self, stream: &Stream, out: &mut Vec<ClipOutput>) {
+        self.close_until(false, stream, out);
+    }
+
+    fn close_until(&mut self, is_over: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
         while let Some((&last, _)) = self.slots.last_key_value() {
             let index = self.next.unwrap_or_else(|| *self.slots.keys().next().unwrap_or(&last));
             if index > last || !self.is_closable(index, stream) {
                 break;
             }
+            let is_tail = index == last && self.is_tail(index);
+            if is_tail && !is_over {
+                break;
+            }
             self.say_discards(index, out);
-            self.say_second(index, index == last, stream, out);
+            self.say_second(index, is_tail, stream, out);
             self.next = Some(index + 1);
-            self.ends.retain(|&(second, track)| {
-                let due = second <= index;
-                if due {
-                    out.push(ClipOutput::TrackEnded(track));
-                }
-                !due
-            });
+            self.say_ends(index, out);
         }
         self.say_late_discards(out);
     }
@@ -195,9 +197,9 @@ impl Run {
         for track in TRACKS {
             self.complete(track);
         }
-        self.close(stream, out);
+        self.close_until(true, stream, out);
         self.say_discards(u64::MAX, out);
-        out.extend(self.ends.drain(..).map(|(_, track)| ClipOutput::TrackEnded(track)));
+        self.say_ends(u64::MAX, out);
     }
 
     /// Nothing more comes from the track: what is still being held for it is fetched.
@@ -262,27 +264,40 @@ impl Run {
         })
     }
 
-    /// Says second `index`, `last` of those that have data.
-    fn say_second(&mut self, index: u64, last: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
+    /// Whether the tracks broke off in second `index` with too little of it to say anything about: no frame, and less
+    /// than half of the sound. That is no hole in the run.
+    fn is_tail(&self, index: u64) -> bool {
+        let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
+        let broke_off = |p: &Progress| p.head.is_none_or(|head| p.ended && head < end);
+        self.progress.iter().all(broke_off) && self.slots.get(&index).is_none_or(|slot| !self.is_usable(slot))
+    }
+
+    fn is_usable(&self, slot: &Slot) -> bool {
+        slot.seen > 0 || self.has_sound(slot)
+    }
+
+    fn has_sound(&self, slot: &Slot) -> bool {
+        self.config.sample_rate.is_some_and(|rate| u64::from(slot.audio_present) * 2 >= u64::from(rate))
+    }
+
+    /// Says second `index`, or only counts its sound when it is a mere tail.
+    fn say_second(&mut self, index: u64, is_tail: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
         let slot = self.slots.remove(&index).unwrap_or_default();
         let start = Pts::from_second(index);
         let rate = self.config.sample_rate.unwrap_or(0);
-        let has_sound = rate > 0 && u64::from(slot.audio_present) * 2 >= u64::from(rate);
-        if slot.seen == 0 && !has_sound {
-            // The run broke off in this second, with too little of it to say anything about: no hole in the run.
-            let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
-            let is_over = self.progress.iter().all(|p| p.ended || p.head.is_none());
-            if last && is_over && self.progress.iter().all(|p| p.head.is_none_or(|head| head < end)) {
-                let rate_in = self.sound.as_ref().map_or(rate, Sound::rate_in);
-                let lost = u64::from(slot.audio_present) * u64::from(rate_in) / u64::from(rate.max(1));
-                if lost > 0 {
-                    out.push(ClipOutput::Discarded { track: Track::Audio, count: lost });
-                }
-            } else {
-                out.push(ClipOutput::Gap(Gap { run: self.id, index, reason: GapReason::NoMedia }));
+        if is_tail {
+            let rate_in = self.sound.as_ref().map_or(rate, Sound::rate_in);
+            let count = u64::from(slot.audio_present) * u64::from(rate_in) / u64::from(rate.max(1));
+            if count > 0 {
+                out.push(ClipOutput::Discarded { track: Track::Audio, count });
             }
             return;
         }
+        if !self.is_usable(&slot) {
+            out.push(ClipOutput::Gap(Gap { run: self.id, index, reason: GapReason::NoMedia }));
+            return;
+        }
+        let has_sound = self.has_sound(&slot);
         let Chosen { frames, rgb, pairs } = match slot.chosen {
             Some(chosen) => chosen,
             None => self.config.plan.choose(start, slot.open),
@@ -321,6 +336,14 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Says the ends of tracks whose last data were in seconds up to `index`.
+    fn say_ends(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
+        // In an order that does not depend on which end came first.
+        self.ends.sort_by_key(|&(second, track)| (second, track_index(track)));
+        let due = self.ends.partition_point(|&(second, _)| second <= index);
+        out.extend(self.ends.drain(..due).map(|(_, track)| ClipOutput::TrackEnded(track)));
     }
 
     /// Says the counts filed under seconds that are closed already.
