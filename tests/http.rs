@@ -210,15 +210,18 @@ fn a_subscriber_that_does_not_read_blocks_nobody_and_is_told() {
         step(&cam, &clock, &mut script, Shot::On("tennis", 0.9));
     }
     assert!(began.elapsed() < Duration::from_secs(5), "publishing waited: {:?}", began.elapsed());
+    let mut last = 0;
     let (skipped, fresh) = loop {
-        let (event, _, data) = next_event(&mut live);
+        let (event, id, data) = next_event(&mut live);
         if event == "lagged" {
             let skipped = serde_json::from_str::<Value>(&data).unwrap()["skipped"].as_u64().unwrap();
             break (skipped, next_event(&mut live));
         }
         assert!(event == "second" || event == "event", "{event}");
+        last = id.parse().unwrap();
     };
-    assert!(skipped > 100, "{skipped}");
+    // How many are skipped at once depends on how the threads take turns.
+    assert!(skipped > 0 && fresh.1.parse::<u64>().unwrap() >= last + skipped, "{skipped} after {last}, {fresh:?}");
     assert_eq!(fresh.0, "snapshot", "what was lost is made good");
     let text = hub.metrics().encode();
     assert!(!text.contains("touchline_live_records_skipped_total 0\n"), "{text}");
