@@ -20,7 +20,7 @@ use crate::decision::SecondOutcome;
 use crate::error::{Error, Result};
 use crate::infer::Engine;
 use crate::ingest::{MediaItem, Pace};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage};
 use crate::models::pack::Pack;
 use crate::time::{NANOS_PER_SECOND, WallSource, WallTime};
 
@@ -204,12 +204,18 @@ fn score(engine: &mut Engine, seconds: &[&ClipSecond], metrics: &Metrics, clock:
         return Vec::new();
     }
     let gap = |s: &ClipSecond, reason| SecondOutcome::Gap(Gap { run: s.run, index: s.index, reason });
+    let began_ns = clock.mono_ns();
+    for second in seconds {
+        metrics.observe_stage(Stage::DecodeWait, began_ns.saturating_sub(second.arrived_ns));
+    }
     match engine.score(seconds, metrics) {
         Ok(scored) => seconds
             .iter()
             .zip(scored)
             .map(|(second, scored)| {
+                let began_ns = clock.mono_ns();
                 let decided = engine.decide(second, scored, arrival(second, clock));
+                metrics.observe_stage(Stage::Fusion, clock.mono_ns().saturating_sub(began_ns));
                 decided.map_or_else(|| gap(second, GapReason::NoMedia), SecondOutcome::Predicted)
             })
             .collect(),

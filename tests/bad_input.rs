@@ -1,0 +1,189 @@
+//! What a person gets wrong: each is one line that names the cause and what to do, an exit code as documented, no
+//! panic, and nothing of what was already written is lost.
+
+mod common;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use common::Fixtures;
+use common::http::HttpServer;
+use common::program::{self, touchline};
+
+const PASSWORD: &str = "tr0ub4dor-and-3";
+
+struct Case {
+    arguments: Vec<String>,
+    code: i32,
+    /// Words that the one line must have.
+    says: &'static [&'static str],
+}
+
+fn case(code: i32, arguments: &[&str], says: &'static [&'static str]) -> Case {
+    Case { arguments: arguments.iter().map(|a| (*a).to_owned()).collect(), code, says }
+}
+
+fn check(case: &Case) -> Output {
+    let output = program::finish(touchline().args(&case.arguments), Duration::from_secs(60));
+    let error = String::from_utf8_lossy(&output.stderr);
+    let what = format!("touchline {}\n{error}", case.arguments.join(" "));
+    assert_eq!(output.status.code(), Some(case.code), "{what}");
+    assert!(!error.contains("panicked"), "{what}");
+    assert!(!error.contains(PASSWORD), "the password is shown: {what}");
+    let lines: Vec<&str> = error.lines().filter(|l| l.starts_with("touchline: ")).collect();
+    assert!(!lines.is_empty() && lines.len() <= 2, "one line says what is wrong: {what}");
+    for word in case.says {
+        assert!(lines[0].contains(word), "the line lacks {word:?}: {what}");
+    }
+    output
+}
+
+/// A copy of the shipped pack that a test may spoil.
+fn pack_copy(dir: &Path) -> PathBuf {
+    let to = dir.join("pack");
+    std::fs::create_dir(&to).unwrap();
+    for entry in std::fs::read_dir(program::pack()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+    to
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{} has no {from:?}", path.display());
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn sources_that_cannot_be() {
+    let fixtures = Fixtures::new();
+    let text = fixtures.write("notes.mp4", b"These are notes about the match, not a film of it.\n".repeat(40).as_slice());
+    let text = text.to_str().unwrap();
+    let subtitles = fixtures.write("lines.srt", b"1\n00:00:00,000 --> 00:00:02,000\nNo picture, no sound.\n");
+    let no_media = fixtures.make("subtitles.mkv", &format!("-i {} -c:s srt", subtitles.display()));
+    let no_media = no_media.to_str().unwrap();
+    let origin = HttpServer::start(fixtures.path());
+    let missing = origin.url("gone.m3u8");
+    let refused = format!("rtsp://ann:{PASSWORD}@127.0.0.1:{}/live", common::free_tcp_port());
+    for case in [
+        case(2, &["run", "--listen", "off", "gopher://example/live"], &["gopher", "known are", "rtsp"]),
+        case(2, &["run", "--listen", "off"], &["nothing to watch", "touchline run"]),
+        case(3, &["run", "--listen", "off", &refused], &["refused"]),
+        case(3, &["run", "--listen", "off", "rtsp://no-such-host.invalid/live"], &["no-such-host.invalid"]),
+        case(3, &["run", "--listen", "off", &missing], &["404"]),
+        case(3, &["run", "--listen", "off", text], &["notes.mp4"]),
+        case(3, &["run", "--listen", "off", no_media], &["no video and no audio"]),
+        case(3, &["run", "--listen", "off", "/no/such/file.mp4"], &["/no/such/file.mp4"]),
+        case(3, &["score", text], &["notes.mp4"]),
+        case(3, &["score", "/no/such/file.mp4"], &["/no/such/file.mp4"]),
+    ] {
+        check(&case);
+    }
+}
+
+#[test]
+fn packs_that_are_no_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("anything.mp4");
+    std::fs::write(&input, b"x").unwrap();
+    let spoil = |how: &dyn Fn(&Path), says: &'static [&'static str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let pack = pack_copy(dir.path());
+        how(&pack);
+        let arguments = ["score", "--pack", pack.to_str().unwrap(), input.to_str().unwrap()];
+        check(&case(4, &arguments, says));
+    };
+    spoil(&|pack| std::fs::remove_file(pack.join("pack.toml")).unwrap(), &["pack.toml", "--pack"]);
+    spoil(&|pack| std::fs::write(pack.join("pack.toml"), "format = 1\n= nonsense").unwrap(), &["pack.toml line 2"]);
+    spoil(&|pack| edit(&pack.join("pack.toml"), "format = 1", "format = 1\nspeed = 9"), &["speed"]);
+    spoil(&|pack| edit(&pack.join("pack.toml"), "format = 1", "format = 7"), &["format = 7"]);
+    spoil(&|pack| edit(&pack.join("pack.toml"), "\"tennis\",", ""), &["tennis"]);
+    spoil(&|pack| std::fs::remove_file(pack.join("rgb.safetensors")).unwrap(), &["rgb.safetensors"]);
+    spoil(
+        &|pack| {
+            let path = pack.join("flow.safetensors");
+            let mut bytes = std::fs::read(&path).unwrap();
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        },
+        &["flow.safetensors", "SHA-256"],
+    );
+}
+
+#[test]
+fn settings_and_outputs_that_cannot_be() {
+    let fixtures = Fixtures::new();
+    let config = fixtures.write("bad.toml", b"listen = \"127.0.0.1:0\"\n[vote]\nwindwo = 5\n");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let uri = "testsrc://?seconds=1";
+    for case in [
+        case(2, &["run", "--config", config.to_str().unwrap()], &["line 3", "windwo"]),
+        case(2, &["run", "--listen", "8080", uri], &["8080", "127.0.0.1:8080"]),
+        case(2, &["run", "--listen", "off", "--vote-window", "0", uri], &["vote window"]),
+        case(2, &["run", "--listen", "off", "a=testsrc://?seconds=1", "a=testsrc://?seconds=2"], &["\"a\"", "twice"]),
+        case(5, &["run", "--listen", &taken, uri], &[&"in use"]),
+        case(5, &["run", "--listen", "off", "--jsonl", "/no/such/dir/out.jsonl", uri], &["/no/such/dir/out.jsonl"]),
+        case(5, &["score", "--summary", "/no/such/dir/out.csv", config.to_str().unwrap()], &["/no/such/dir/out.csv"]),
+    ] {
+        check(&case);
+    }
+}
+
+#[test]
+fn one_bad_file_does_not_stop_the_rest() {
+    let fixtures = Fixtures::new();
+    let media = tempfile::tempdir().unwrap();
+    std::fs::copy(fixtures.clip("a.mp4", 2), media.path().join("a.mp4")).unwrap();
+    std::fs::write(media.path().join("b.mp4"), "no film").unwrap();
+    std::fs::copy(fixtures.clip("c.mp4", 2), media.path().join("c.mp4")).unwrap();
+    let summary = fixtures.path().join("labels.csv");
+    let jsonl = fixtures.path().join("seconds.jsonl");
+    let output = check(&case(
+        7,
+        &[
+            "score",
+            media.path().to_str().unwrap(),
+            "--summary",
+            summary.to_str().unwrap(),
+            "--jsonl",
+            jsonl.to_str().unwrap(),
+        ],
+        &["b.mp4"],
+    ));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 3 inputs failed"));
+    let rows = std::fs::read_to_string(&summary).unwrap();
+    assert_eq!(rows.lines().count(), 3, "header, a and c: {rows}");
+    let records = std::fs::read_to_string(&jsonl).unwrap();
+    assert!(records.contains("a.mp4") && records.contains("c.mp4"), "{records}");
+}
+
+#[test]
+fn what_was_written_before_a_failure_stays() {
+    let fixtures = Fixtures::new();
+    let jsonl = fixtures.write("out.jsonl", b"{\"type\":\"earlier\"}\n");
+    let clip = fixtures.clip("good.mp4", 3);
+    let gone = format!("srt://127.0.0.1:{}?passphrase={PASSWORD}", common::free_udp_port());
+    let output = program::finish(
+        touchline().args(["run", "--listen", "off", "--jsonl"]).arg(&jsonl).arg(&clip).arg(&gone),
+        Duration::from_secs(60),
+    );
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = std::fs::read_to_string(&jsonl).unwrap();
+    let of = |kind: &str| text.lines().filter(|l| l.starts_with(&format!("{{\"type\":\"{kind}\""))).count();
+    assert_eq!((of("earlier"), of("second")), (1, 3), "{text}");
+    assert!(!text.contains(PASSWORD) && !String::from_utf8_lossy(&output.stderr).contains(PASSWORD));
+}
+
+#[test]
+fn help_names_the_exit_codes() {
+    let help = Command::new(program::path()).arg("--help").output().unwrap();
+    let text = String::from_utf8_lossy(&help.stdout);
+    for code in 0..=7 {
+        assert!(text.contains(&format!("\n  {code}  ")), "exit code {code} is not in --help");
+    }
+}
