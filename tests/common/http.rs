@@ -1,0 +1,157 @@
+//! A static HTTP/1.1 server with ranges, 404, and a password for `/private/`; and live HLS written into its folder.
+
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::Child;
+
+/// Serves the files below a folder.
+pub struct HttpServer {
+    port: u16,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl HttpServer {
+    pub fn start(root: &Path) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("a bound listener").port();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (root, stopped) = (root.to_owned(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                if stopped.load(Ordering::Acquire) {
+                    return;
+                }
+                let (Ok(connection), root) = (connection, root.clone()) else { continue };
+                // A client that goes away in the middle of an answer is its own business.
+                std::thread::spawn(move || serve(connection, &root).ok());
+            }
+        });
+        Self { port, stop, thread: Some(thread) }
+    }
+
+    /// The URL of `path` (without leading slash).
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/{path}", self.port)
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // Wakes the accepting thread.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(connection: TcpStream, root: &Path) -> std::io::Result<()> {
+    connection.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut reader = BufReader::new(connection.try_clone()?);
+    let mut out = connection;
+    loop {
+        let mut request = String::new();
+        if reader.read_line(&mut request)? == 0 {
+            return Ok(());
+        }
+        let (mut range, mut authorized) = (None, false);
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            let line = line.trim().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(spec) = line.strip_prefix("range: bytes=") {
+                let (from, to) = spec.split_once('-').unwrap_or((spec, ""));
+                range = from.parse::<u64>().ok().map(|from| (from, to.parse::<u64>().ok()));
+            }
+            authorized |= line.starts_with("authorization: basic ");
+        }
+        let mut words = request.split_whitespace();
+        let head_only = words.next() == Some("HEAD");
+        let path = words.next().unwrap_or("/").split('?').next().unwrap_or("/");
+        if path.starts_with("/private/") && !authorized {
+            out.write_all(
+                b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"t\"\r\nContent-Length: 0\r\n\r\n",
+            )?;
+            continue;
+        }
+        let file = root.join(path.trim_start_matches('/').trim_start_matches("private/"));
+        let Ok(mut file) = std::fs::File::open(&file)
+            .and_then(|f| if f.metadata()?.is_file() { Ok(f) } else { Err(std::io::ErrorKind::NotFound.into()) })
+        else {
+            out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
+            continue;
+        };
+        let total = file.metadata()?.len();
+        let (from, to) =
+            range.map_or((0, total), |(from, to)| (from.min(total), to.map_or(total, |t| (t + 1).min(total))));
+        let status = match range {
+            Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}", to.max(1) - 1),
+            None => "200 OK".to_owned(),
+        };
+        write!(out, "HTTP/1.1 {status}\r\nAccept-Ranges: bytes\r\nContent-Length: {}\r\n\r\n", to - from)?;
+        if !head_only {
+            file.seek(SeekFrom::Start(from))?;
+            std::io::copy(&mut file.take(to - from), &mut out)?;
+        }
+    }
+}
+
+/// A live HLS origin: ffmpeg writes one-second segments in real time, a window of six stays, a server serves them.
+pub struct HlsOrigin {
+    _encoder: Child,
+    server: HttpServer,
+    dir: tempfile::TempDir,
+}
+
+/// What a [`HlsOrigin`] plays.
+pub enum HlsMedia {
+    /// An endless moving pattern and tone.
+    Test,
+    /// A recording with H.264 and AAC, in real time, once. The playlist then gets its end mark.
+    File(PathBuf),
+}
+
+impl HlsOrigin {
+    /// Returns once the playlist holds three segments.
+    pub fn start(media: HlsMedia) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let input = match media {
+            HlsMedia::Test => "-re -f lavfi -i testsrc2=size=320x180:rate=25 \
+                -re -f lavfi -i sine=frequency=440:sample_rate=44100 \
+                -c:v libx264 -preset ultrafast -tune zerolatency -pix_fmt yuv420p -g 25 -c:a aac"
+                .to_owned(),
+            HlsMedia::File(path) => format!("-re -i {} -c copy", path.display()),
+        };
+        let playlist = dir.path().join("live.m3u8");
+        let encoder = Child::ffmpeg(&format!(
+            "{input} -f hls -hls_time 1 -hls_list_size 6 -hls_flags delete_segments+program_date_time+temp_file \
+             -hls_delete_threshold 3 {}",
+            playlist.display()
+        ));
+        let until = Instant::now() + Duration::from_secs(20);
+        while std::fs::read_to_string(&playlist).map_or(0, |text| text.matches("#EXTINF").count()) < 3 {
+            assert!(Instant::now() < until, "the encoder writes no segments");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Self { _encoder: encoder, server: HttpServer::start(dir.path()), dir }
+    }
+
+    pub fn url(&self) -> String {
+        self.server.url("live.m3u8?session=geheim-hls-42")
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}

@@ -1,0 +1,103 @@
+//! Media and media servers for integration tests: everything is generated at test time, runs on this machine, binds
+//! ports the system picks, and ends when dropped.
+#![allow(dead_code)] // Each test file uses its own part of it.
+
+pub mod http;
+pub mod rtsp;
+pub mod senders;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Initialises GStreamer; panics with its text otherwise.
+pub fn init() {
+    gstreamer::init().expect("GStreamer starts");
+}
+
+/// A port nothing listens on (until somebody else takes it).
+pub fn free_tcp_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// As [`free_tcp_port`], for UDP.
+pub fn free_udp_port() -> u16 {
+    std::net::UdpSocket::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+/// Runs ffmpeg to its end; panics with its output if it fails.
+pub fn ffmpeg(arguments: &str, output: &Path) {
+    let done = Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-y"])
+        .args(arguments.split_whitespace())
+        .arg(output)
+        .stdin(Stdio::null())
+        .output()
+        .expect("ffmpeg is installed");
+    assert!(done.status.success(), "ffmpeg {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A folder of media made on demand, removed at the end.
+pub struct Fixtures {
+    dir: tempfile::TempDir,
+}
+
+impl Fixtures {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Makes `name` with ffmpeg; `arguments` are those before the output file.
+    pub fn make(&self, name: &str, arguments: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        ffmpeg(arguments, &path);
+        path
+    }
+
+    /// Moving pattern and tone: H.264 and AAC, 30 pictures a second, 44.1 kHz stereo.
+    pub fn clip(&self, name: &str, seconds: u32) -> PathBuf {
+        self.make(
+            name,
+            &format!(
+                "-f lavfi -i testsrc2=size=320x180:rate=30:duration={seconds} \
+                 -f lavfi -i sine=frequency=440:sample_rate=44100:duration={seconds} \
+                 -c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 30 -bf 0 -c:a aac -ac 2"
+            ),
+        )
+    }
+
+    pub fn write(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content).expect("the temporary folder is writable");
+        path
+    }
+}
+
+/// A child process that is killed and waited for when dropped.
+pub struct Child(pub std::process::Child);
+
+impl Child {
+    /// Starts ffmpeg with `arguments`, split at spaces.
+    pub fn ffmpeg(arguments: &str) -> Self {
+        let child = Command::new("ffmpeg")
+            .args(["-v", "error", "-nostdin", "-y"])
+            .args(arguments.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ffmpeg is installed");
+        Self(child)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Both fail only when the child is already gone.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

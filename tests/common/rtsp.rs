@@ -1,0 +1,130 @@
+//! An RTSP server with gst-rtsp-server: a live pattern or a recording, with or without a password.
+
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use gstreamer as gst;
+use gstreamer::glib;
+use gstreamer_rtsp_server as server;
+use gstreamer_rtsp_server::prelude::*;
+
+/// What the server serves at `/live`.
+pub enum Media {
+    /// A live moving pattern (H.264, 320×240, 25 pictures a second) and a tone (AAC, 48 kHz).
+    Test { video: bool, audio: bool },
+    /// The H.264 (and AAC) streams of an MP4 file, from the start for each client, played `plays` times.
+    File { path: PathBuf, plays: u32 },
+}
+
+pub struct RtspServer {
+    port: u16,
+    main_loop: glib::MainLoop,
+    thread: Option<JoinHandle<()>>,
+    _looped: Option<tempfile::TempDir>,
+}
+
+impl RtspServer {
+    pub fn start(media: Media) -> Self {
+        Self::launch(media, None)
+    }
+
+    /// Asks for `user` and `password` (basic authentication).
+    pub fn start_with_password(media: Media, user: &str, password: &str) -> Self {
+        Self::launch(media, Some((user, password)))
+    }
+
+    fn launch(media: Media, login: Option<(&str, &str)>) -> Self {
+        super::init();
+        let (launch, shared, looped) = describe(media);
+        let context = glib::MainContext::new();
+        let main_loop = glib::MainLoop::new(Some(&context), false);
+        let rtsp = server::RTSPServer::new();
+        rtsp.set_address("127.0.0.1");
+        rtsp.set_service("0");
+        let factory = server::RTSPMediaFactory::new();
+        factory.set_launch(&launch);
+        factory.set_shared(shared);
+        if let Some((user, password)) = login {
+            let auth = server::RTSPAuth::new();
+            let token = server::RTSPToken::builder().field(server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
+            auth.add_basic(&server::RTSPAuth::make_basic(user, password), &token);
+            rtsp.set_auth(Some(&auth));
+            let role = gst::Structure::builder("viewer")
+                .field(server::RTSP_PERM_MEDIA_FACTORY_ACCESS, true)
+                .field(server::RTSP_PERM_MEDIA_FACTORY_CONSTRUCT, true)
+                .build();
+            factory.add_role_from_structure(&role);
+        }
+        rtsp.mount_points().expect("a new server has mount points").add_factory("/live", factory);
+        let source = rtsp.attach(Some(&context)).expect("the server binds a port");
+        let port = u16::try_from(rtsp.bound_port()).expect("the server is bound");
+        let running = main_loop.clone();
+        let thread = std::thread::spawn(move || {
+            running.run();
+            // Clients would otherwise keep streaming after the loop that serves them has ended.
+            rtsp.client_filter(Some(&mut |_, _| server::RTSPFilterResult::Remove));
+            source.remove();
+        });
+        Self { port, main_loop, thread: Some(thread), _looped: looped }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("rtsp://127.0.0.1:{}/live", self.port)
+    }
+}
+
+impl Drop for RtspServer {
+    fn drop(&mut self) {
+        self.main_loop.quit();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The launch line, whether clients share one pipeline, and the folder of a looped copy.
+fn describe(media: Media) -> (String, bool, Option<tempfile::TempDir>) {
+    match media {
+        Media::Test { video, audio } => {
+            let mut line = String::from("( ");
+            if video {
+                line += "videotestsrc is-live=true pattern=smpte horizontal-speed=2 \
+                         ! video/x-raw,width=320,height=240,framerate=25/1 \
+                         ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 \
+                         ! rtph264pay name=pay0 pt=96 config-interval=1 ";
+            }
+            if audio {
+                line += &format!(
+                    "audiotestsrc is-live=true ! audio/x-raw,rate=48000,channels=1 ! avenc_aac \
+                     ! rtpmp4gpay name=pay{} pt=97 ",
+                    u8::from(video)
+                );
+            }
+            (line + ")", true, None)
+        }
+        Media::File { path, plays } => {
+            let has_audio = std::process::Command::new("ffprobe")
+                .args(["-v", "error", "-select_streams", "a", "-show_entries", "stream=index", "-of", "csv=p=0"])
+                .arg(&path)
+                .output()
+                .is_ok_and(|o| !o.stdout.is_empty());
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let copy = dir.path().join("looped.mp4");
+            let input = path.to_str().expect("a path in UTF-8");
+            super::ffmpeg(&format!("-stream_loop {} -i {input} -c copy -movflags +faststart", plays.max(1) - 1), &copy);
+            let mut line = format!(
+                "( filesrc location={} ! qtdemux name=demux demux. ! queue ! h264parse \
+                 ! rtph264pay name=pay0 pt=96 config-interval=1 ",
+                copy.display()
+            );
+            if has_audio {
+                line += "demux. ! queue ! aacparse ! rtpmp4gpay name=pay1 pt=97 ";
+            }
+            (line + ")", false, Some(dir))
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Live senders: MPEG-TS over SRT and UDP from a GStreamer pipeline, RTMP from ffmpeg.
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::Child;
+
+/// A pipeline that sends a moving pattern and a tone until dropped.
+pub struct Sender {
+    pipeline: gst::Element,
+    url: String,
+    _child: Option<Child>,
+}
+
+const MEDIA: &str = "videotestsrc is-live=true pattern=smpte horizontal-speed=2 \
+    ! video/x-raw,width=320,height=240,framerate=25/1 \
+    ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 ! h264parse config-interval=-1 ! mux. \
+    audiotestsrc is-live=true ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! aacparse ! mux. \
+    mpegtsmux name=mux alignment=7";
+
+impl Sender {
+    fn start(sink: &str, url: String) -> Self {
+        super::init();
+        let pipeline = gst::parse::launch(&format!("{MEDIA} ! {sink}")).expect("the sender's pipeline parses");
+        pipeline.set_state(gst::State::Playing).expect("the sender starts");
+        Self { pipeline, url, _child: None }
+    }
+
+    /// Listens for SRT callers.
+    pub fn srt() -> Self {
+        let port = super::free_udp_port();
+        Self::start(
+            &format!("srtsink uri=srt://127.0.0.1:{port}?mode=listener wait-for-connection=false sync=false"),
+            format!("srt://127.0.0.1:{port}?mode=caller"),
+        )
+    }
+
+    /// Sends datagrams.
+    pub fn udp() -> Self {
+        let port = super::free_udp_port();
+        Self::start(&format!("udpsink host=127.0.0.1 port={port} sync=false"), format!("udp://127.0.0.1:{port}"))
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        // Setting a pipeline to null cannot fail in a way a test could act on.
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+/// An RTMP server for one viewer: ffmpeg waits for it and plays a pattern in real time.
+pub struct RtmpServer {
+    _child: Child,
+    port: u16,
+}
+
+impl RtmpServer {
+    pub fn start() -> Self {
+        let port = super::free_tcp_port();
+        let child = Child::ffmpeg(&format!(
+            "-re -f lavfi -i testsrc2=size=320x180:rate=25 -re -f lavfi -i sine=frequency=440:sample_rate=44100 \
+             -c:v libx264 -preset ultrafast -tune zerolatency -pix_fmt yuv420p -g 25 -c:a aac \
+             -f flv -listen 1 rtmp://127.0.0.1:{port}/live/stream"
+        ));
+        Self { _child: child, port }
+    }
+
+    pub fn url(&self) -> String {
+        format!("rtmp://127.0.0.1:{}/live/stream", self.port)
+    }
+}
