@@ -35,9 +35,9 @@ fn tensors(architecture: Architecture) -> Tensors {
 fn forward(criterion: &mut Criterion) {
     for architecture in [Architecture::MobileNetV2, Architecture::ResNet50] {
         let tensors = tensors(architecture);
-        let classes = tensors.iter().find_map(|(name, tensor)| {
-            (name == "fc.bias" || name == "classifier.1.bias").then(|| tensor.elem_count())
-        });
+        let classes = tensors
+            .iter()
+            .find_map(|(name, tensor)| (name == "fc.bias" || name == "classifier.1.bias").then(|| tensor.elem_count()));
         let network = Network::load(architecture, &tensors, classes).expect("all tensors are there");
         let mut group = criterion.benchmark_group(architecture.name());
         group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
