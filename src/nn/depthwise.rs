@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::depthwise_plane::{Geometry, Scratch, backward_input, backward_weight, forward};
+use super::depthwise_plane::{BackwardInput, BackwardWeight, Forward, Geometry, Scratch};
 use super::{Activation, f32_slice};
 
 /// Depthwise convolution of `x` (N, C, H, W) with `weight` (C, 1, k, k) to (N, C, H', W'), without bias or dilation,
@@ -100,8 +100,7 @@ impl Window {
                     let channel = i % c;
                     let taps = &weight[channel * taps..][..taps];
                     let bias = bias.map_or(0.0, |bias| bias[channel]);
-                    // Compiles the loops for the widest vectors that this processor has.
-                    arch.dispatch(|| forward(&geometry, scratch, x, taps, bias, activation, y));
+                    arch.dispatch(Forward { geometry: &geometry, scratch, input: x, taps, bias, activation, out: y });
                 },
             );
         Ok((CpuStorage::F32(y), (n, c, geometry.out_height, geometry.out_width).into()))
@@ -185,7 +184,7 @@ impl CustomOp2 for InputGrad {
             || Scratch::new(&geometry),
             |scratch, (i, (x_grad, grad))| {
                 let taps = &weight[i % c * taps..][..taps];
-                arch.dispatch(|| backward_input(&geometry, scratch, grad, taps, x_grad));
+                arch.dispatch(BackwardInput { geometry: &geometry, scratch, out_grad: grad, taps, input_grad: x_grad });
             },
         );
         Ok((CpuStorage::F32(x_grad), self.input.clone()))
@@ -218,7 +217,7 @@ impl CustomOp2 for WeightGrad {
                     let at = sample * c + channel;
                     let x = &x[at * plane..][..plane];
                     let grad = &grad[at * geometry.out_len()..][..geometry.out_len()];
-                    arch.dispatch(|| backward_weight(&geometry, scratch, x, grad, tap_grads));
+                    arch.dispatch(BackwardWeight { geometry: &geometry, scratch, input: x, out_grad: grad, tap_grads });
                 }
             },
         );

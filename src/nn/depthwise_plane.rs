@@ -8,6 +8,7 @@
 //! need no case of their own.
 
 use candle_core::{Result, bail};
+use pulp::NullaryFnOnce;
 
 use super::{Activation, valid_outputs, window_count};
 
@@ -60,6 +61,14 @@ impl Geometry {
         phase * self.phase_len + ky / self.stride * self.pitch + kx / self.stride
     }
 
+    /// Where row `y` of the input starts in the phases with columns of phase `px`.
+    #[inline(always)]
+    fn row_start(&self, y: usize, px: usize) -> usize {
+        let padded = y + self.padding;
+        let phase = padded % self.stride * self.stride + px;
+        phase * self.phase_len + padded / self.stride * self.pitch
+    }
+
     /// For each phase: where the pixels of one input row that fall into it start (in the row, and in a row of the
     /// phase).
     fn phase_columns(&self, px: usize) -> (usize, usize) {
@@ -82,34 +91,42 @@ impl Scratch {
     }
 }
 
-/// `out = activation(kernel * input + bias)` for one channel.
-#[inline(always)]
-pub(super) fn forward(
-    geometry: &Geometry,
-    scratch: &mut Scratch,
-    input: &[f32],
-    taps: &[f32],
-    bias: f32,
-    activation: Activation,
-    out: &mut [f32],
-) {
-    split(geometry, input, &mut scratch.phases);
-    let flat = &mut scratch.flat[..];
-    let shifted = |tap: usize| &scratch.phases[geometry.tap_start(tap / geometry.kernel, tap % geometry.kernel)..];
-    if let Ok(taps) = <&[f32; 9]>::try_from(taps) {
-        nine_taps(flat, std::array::from_fn(shifted), taps, bias);
-    } else {
-        flat.fill(bias);
-        for (tap, weight) in taps.iter().enumerate() {
-            for (f, p) in flat.iter_mut().zip(shifted(tap)) {
-                *f += weight * p;
+/// `out = activation(kernel * input + bias)` for one channel, a task for `pulp::Arch::dispatch`, which compiles it for
+/// the widest vectors that the processor has. (A closure would not be inlined there and lose just that.)
+pub(super) struct Forward<'a> {
+    pub geometry: &'a Geometry,
+    pub scratch: &'a mut Scratch,
+    pub input: &'a [f32],
+    pub taps: &'a [f32],
+    pub bias: f32,
+    pub activation: Activation,
+    pub out: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { geometry, scratch, input, taps, bias, activation, out } = self;
+        split(geometry, input, &mut scratch.phases);
+        let flat = &mut scratch.flat[..];
+        let shifted = |tap: usize| &scratch.phases[geometry.tap_start(tap / geometry.kernel, tap % geometry.kernel)..];
+        if let Ok(taps) = <&[f32; 9]>::try_from(taps) {
+            nine_taps(flat, std::array::from_fn(shifted), taps, bias);
+        } else {
+            flat.fill(bias);
+            for (tap, weight) in taps.iter().enumerate() {
+                for (f, p) in flat.iter_mut().zip(shifted(tap)) {
+                    *f += weight * p;
+                }
             }
         }
-    }
-    let (low, high) = activation.bounds();
-    for (row, flat) in out.chunks_exact_mut(geometry.out_width).zip(flat.chunks(geometry.pitch)) {
-        for (o, f) in row.iter_mut().zip(flat) {
-            *o = f.max(low).min(high);
+        let (low, high) = activation.bounds();
+        for (row, flat) in out.chunks_exact_mut(geometry.out_width).zip(flat.chunks(geometry.pitch)) {
+            for (o, f) in row.iter_mut().zip(flat) {
+                *o = f.max(low).min(high);
+            }
         }
     }
 }
@@ -128,48 +145,63 @@ fn nine_taps(flat: &mut [f32], shifted: [&[f32]; 9], taps: &[f32; 9], bias: f32)
 }
 
 /// Gradient of the input of one channel: every tap adds its share of the result's gradient where it read.
-/// `input_grad` is overwritten.
-#[inline(always)]
-pub(super) fn backward_input(
-    geometry: &Geometry,
-    scratch: &mut Scratch,
-    out_grad: &[f32],
-    taps: &[f32],
-    input_grad: &mut [f32],
-) {
-    spread(geometry, out_grad, &mut scratch.flat);
-    // The gradient that falls on the padding is not wanted, but must not pile up from channel to channel either.
-    scratch.phases.fill(0.0);
-    for (tap, weight) in taps.iter().enumerate() {
-        let start = geometry.tap_start(tap / geometry.kernel, tap % geometry.kernel);
-        for (p, g) in scratch.phases[start..].iter_mut().zip(&scratch.flat) {
-            *p += weight * g;
-        }
-    }
-    for_each_row(geometry, |y, phase_row, px| {
-        let (column, phase_column) = geometry.phase_columns(px);
-        let row = &mut input_grad[y * geometry.width..][..geometry.width];
-        let phase = &scratch.phases[phase_row + phase_column..];
-        for (r, p) in row.iter_mut().skip(column).step_by(geometry.stride).zip(phase) {
-            *r = *p;
-        }
-    });
+/// `input_grad` is overwritten. A task as [`Forward`].
+pub(super) struct BackwardInput<'a> {
+    pub geometry: &'a Geometry,
+    pub scratch: &'a mut Scratch,
+    pub out_grad: &'a [f32],
+    pub taps: &'a [f32],
+    pub input_grad: &'a mut [f32],
 }
 
-/// Gradient of the kernel of one channel for one sample, added to `tap_grads`.
-#[inline(always)]
-pub(super) fn backward_weight(
-    geometry: &Geometry,
-    scratch: &mut Scratch,
-    input: &[f32],
-    out_grad: &[f32],
-    tap_grads: &mut [f32],
-) {
-    split(geometry, input, &mut scratch.phases);
-    spread(geometry, out_grad, &mut scratch.flat);
-    for (tap, grad) in tap_grads.iter_mut().enumerate() {
-        let start = geometry.tap_start(tap / geometry.kernel, tap % geometry.kernel);
-        *grad += dot(&scratch.flat, &scratch.phases[start..][..scratch.flat.len()]);
+impl NullaryFnOnce for BackwardInput<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { geometry, scratch, out_grad, taps, input_grad } = self;
+        spread(geometry, out_grad, &mut scratch.flat);
+        // The gradient that falls on the padding is not wanted, but must not pile up from channel to channel either.
+        scratch.phases.fill(0.0);
+        for (tap, weight) in taps.iter().enumerate() {
+            let start = geometry.tap_start(tap / geometry.kernel, tap % geometry.kernel);
+            for (p, g) in scratch.phases[start..].iter_mut().zip(&scratch.flat) {
+                *p += weight * g;
+            }
+        }
+        for px in 0..geometry.stride {
+            let (column, phase_column) = geometry.phase_columns(px);
+            for (y, row) in input_grad.chunks_exact_mut(geometry.width).enumerate() {
+                let phase = &scratch.phases[geometry.row_start(y, px) + phase_column..];
+                for (r, p) in row.iter_mut().skip(column).step_by(geometry.stride).zip(phase) {
+                    *r = *p;
+                }
+            }
+        }
+    }
+}
+
+/// Gradient of the kernel of one channel for one sample, added to `tap_grads`. A task as [`Forward`].
+pub(super) struct BackwardWeight<'a> {
+    pub geometry: &'a Geometry,
+    pub scratch: &'a mut Scratch,
+    pub input: &'a [f32],
+    pub out_grad: &'a [f32],
+    pub tap_grads: &'a mut [f32],
+}
+
+impl NullaryFnOnce for BackwardWeight<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { geometry, scratch, input, out_grad, tap_grads } = self;
+        split(geometry, input, &mut scratch.phases);
+        spread(geometry, out_grad, &mut scratch.flat);
+        for (tap, grad) in tap_grads.iter_mut().enumerate() {
+            let start = geometry.tap_start(tap / geometry.kernel, tap % geometry.kernel);
+            *grad += dot(&scratch.flat, &scratch.phases[start..][..scratch.flat.len()]);
+        }
     }
 }
 
@@ -187,44 +219,34 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// Calls `f(input row, start of its row in the phases, column phase)` for every input row and column phase.
-#[inline(always)]
-fn for_each_row(geometry: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
-    for y in 0..geometry.height {
-        let padded = y + geometry.padding;
-        let row = padded / geometry.stride * geometry.pitch;
-        for px in 0..geometry.stride {
-            f(y, (padded % geometry.stride * geometry.stride + px) * geometry.phase_len + row, px);
-        }
-    }
-}
-
 /// Writes the pixels of a channel into its phases.
 #[inline(always)]
 fn split(geometry: &Geometry, input: &[f32], phases: &mut [f32]) {
-    for_each_row(geometry, |y, phase_row, px| {
+    for px in 0..geometry.stride {
         let (column, phase_column) = geometry.phase_columns(px);
-        let row = &input[y * geometry.width..][..geometry.width];
-        let phase = &mut phases[phase_row + phase_column..];
-        match geometry.stride {
-            1 => phase[..geometry.width].copy_from_slice(row),
-            // Fixed pairs vectorise, a general step does not.
-            2 => {
-                let (pairs, last) = row.get(column..).unwrap_or_default().as_chunks::<2>();
-                for (p, pair) in phase.iter_mut().zip(pairs) {
-                    *p = pair[0];
+        for (y, row) in input.chunks_exact(geometry.width).enumerate() {
+            let row = row.get(column..).unwrap_or_default();
+            let phase = &mut phases[geometry.row_start(y, px) + phase_column..];
+            match geometry.stride {
+                1 => phase[..row.len()].copy_from_slice(row),
+                // Fixed pairs vectorise, a general step does not.
+                2 => {
+                    let (pairs, last) = row.as_chunks::<2>();
+                    for (p, pair) in phase.iter_mut().zip(pairs) {
+                        *p = pair[0];
+                    }
+                    if let [last] = last {
+                        phase[pairs.len()] = *last;
+                    }
                 }
-                if let [last] = last {
-                    phase[pairs.len()] = *last;
-                }
-            }
-            stride => {
-                for (p, r) in phase.iter_mut().zip(row.iter().skip(column).step_by(stride)) {
-                    *p = *r;
+                stride => {
+                    for (p, r) in phase.iter_mut().zip(row.iter().step_by(stride)) {
+                        *p = *r;
+                    }
                 }
             }
         }
-    });
+    }
 }
 
 /// Writes the rows of a result's gradient at the distance of the phases' rows.

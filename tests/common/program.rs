@@ -1,0 +1,67 @@
+//! The program under test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program that was built for this test run.
+pub fn path() -> &'static str {
+    env!("CARGO_BIN_EXE_touchline")
+}
+
+/// The pack that ships.
+pub fn pack() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/compact")
+}
+
+/// The program, in the project's directory.
+pub fn touchline() -> Command {
+    let mut command = Command::new(path());
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("RUST_LOG").env_remove("TOUCHLINE_PACK");
+    command
+}
+
+/// Runs a command to its end; panics with its output if that takes longer than `limit`.
+pub fn finish(command: &mut Command, limit: Duration) -> Output {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // Read on the side, so that a full pipe does not hold the program up.
+    let read = |mut from: Box<dyn std::io::Read + Send>| {
+        std::thread::spawn(move || {
+            let mut all = Vec::new();
+            from.read_to_end(&mut all).map(|_| all).unwrap_or_default()
+        })
+    };
+    let stdout = read(Box::new(child.stdout.take().expect("piped")));
+    let stderr = read(Box::new(child.stderr.take().expect("piped")));
+    let until = Instant::now() + limit;
+    let mut late = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("the child can be waited for") {
+            break status;
+        }
+        if Instant::now() > until && !late {
+            late = true;
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let output = Output { status, stdout: stdout.join().expect("reader"), stderr: stderr.join().expect("reader") };
+    assert!(!late, "{command:?} took longer than {limit:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// The folder of real recordings, where there is one.
+pub fn data() -> Option<PathBuf> {
+    let dir = std::env::var_os("TOUCHLINE_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+    let there = dir.join("clips/manifest.csv").is_file();
+    if !there {
+        println!("skipped: no recordings in {}", dir.display());
+    }
+    there.then_some(dir)
+}
