@@ -1,6 +1,6 @@
 //! One mono stream from one sample rate to another, with the filter's delay taken out.
 //!
-//! Not a time line: it counts samples and knows no PTS. [`super::sound`] places what comes out.
+//! Not a time line: it counts samples and knows no PTS. The clip builder places what comes out.
 
 use std::fmt;
 use std::ops::RangeInclusive;

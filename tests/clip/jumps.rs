@@ -174,3 +174,20 @@ fn a_connection_without_data_leaves_the_first_run_the_first() {
     assert_eq!(tale(&build(config(Pace::Live), stream(both(), items))), "run0 0.0");
     assert_eq!(story(&build(config(Pace::Live), stream(both(), Vec::new()))), ["opened", "over"]);
 }
+
+#[test]
+fn the_old_line_is_not_taken_for_the_new_one_when_that_comes_near() {
+    // A file; pictures go back 5 s, sound follows 6 s later. Meanwhile the pictures come within 2 s of where sound is
+    // still going on: that is the old line, no sound that starts late.
+    let (mut v, mut a) = (timed(video(25, 1, 90 * S, 10 * S), 0), timed(audio(48_000, 90 * S, 16 * S), 0));
+    v.extend(timed(video(25, 1, 95 * S, 10 * S), 5 * S as i64));
+    a.extend(timed(audio(48_000, 101 * S, 4 * S), 5 * S as i64));
+    let out = build(config(Pace::File), stream(both(), in_order(v, a)));
+    check_sound_shape(&out, &config(Pace::File));
+    let runs: Vec<_> = story(&out).into_iter().filter(|w| w.starts_with("run")).collect();
+    assert_eq!(runs, ["run0", "run1:back"]);
+    for second in seconds(&out).into_iter().filter(|s| s.run.0 == 1) {
+        assert_eq!(second.frames_seen, 25);
+        assert_eq!(second.audio_missing, if second.index < 101 { RATE } else { 0 }, "second {}", second.index);
+    }
+}

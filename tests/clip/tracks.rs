@@ -243,3 +243,26 @@ fn wall_time_follows_the_latest_reference() {
         ]
     );
 }
+
+#[test]
+fn sound_may_come_long_after_pictures_and_start_before_them() {
+    // The pictures are sent 3 s before the sound they belong to, and start 1 s after it.
+    let told = |ahead: i64| {
+        let items = in_order(timed(video(25, 1, 5 * S, 5 * S), -ahead), timed(audio(48_000, 4 * S, 6 * S), 0));
+        digest(&build(config(Pace::File), stream(both(), items)))
+    };
+    assert_eq!(told(0), told(3 * S as i64));
+    assert!(told(0)[2].starts_with("0.4 "), "{:?}", told(0));
+}
+
+#[test]
+fn a_second_is_no_tail_until_the_run_is_over() {
+    // A source that did not say it has pictures: they come when its sound has ended.
+    let mut items = audio(48_000, 0, 2_300 * MS);
+    items.push(MediaItem::TrackEnded(Track::Audio));
+    items.extend(video(25, 1, 2_400 * MS, 1_600 * MS));
+    let out = build(config(Pace::File), stream(audio_only(), items));
+    check_sound_shape(&out, &config(Pace::File));
+    assert_eq!(tale(&out), "run0 0.0 0.1 0.2 end-audio 0.3");
+    assert_eq!(seconds(&out)[2].frames_seen, 15);
+}
