@@ -60,7 +60,8 @@ fn edit(path: &Path, from: &str, to: &str) {
 #[test]
 fn sources_that_cannot_be() {
     let fixtures = Fixtures::new();
-    let text = fixtures.write("notes.mp4", b"These are notes about the match, not a film of it.\n".repeat(40).as_slice());
+    let text =
+        fixtures.write("notes.mp4", b"These are notes about the match, not a film of it.\n".repeat(40).as_slice());
     let text = text.to_str().unwrap();
     let subtitles = fixtures.write("lines.srt", b"1\n00:00:00,000 --> 00:00:02,000\nNo picture, no sound.\n");
     let no_media = fixtures.make("subtitles.mkv", &format!("-i {} -c:s srt", subtitles.display()));
@@ -126,7 +127,7 @@ fn settings_and_outputs_that_cannot_be() {
         case(2, &["run", "--listen", "8080", uri], &["8080", "127.0.0.1:8080"]),
         case(2, &["run", "--listen", "off", "--vote-window", "0", uri], &["vote window"]),
         case(2, &["run", "--listen", "off", "a=testsrc://?seconds=1", "a=testsrc://?seconds=2"], &["\"a\"", "twice"]),
-        case(5, &["run", "--listen", &taken, uri], &[&"in use"]),
+        case(5, &["run", "--listen", &taken, uri], &["in use"]),
         case(5, &["run", "--listen", "off", "--jsonl", "/no/such/dir/out.jsonl", uri], &["/no/such/dir/out.jsonl"]),
         case(5, &["score", "--summary", "/no/such/dir/out.csv", config.to_str().unwrap()], &["/no/such/dir/out.csv"]),
     ] {

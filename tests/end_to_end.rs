@@ -144,7 +144,9 @@ fn stills_and_missing_tracks_are_scored_by_what_is_there() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(jsonl).unwrap();
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for (path, count, has) in [(&still, 1, [true, false, false]), (&silent, 2, [true, true, false]), (&sound, 3, [false, false, true])] {
+    for (path, count, has) in
+        [(&still, 1, [true, false, false]), (&silent, 2, [true, true, false]), (&sound, 3, [false, false, true])]
+    {
         let name = path.to_str().unwrap();
         assert_eq!(seconds(&records, name).count(), count, "{name}");
         for second in seconds(&records, name) {
@@ -181,12 +183,22 @@ fn a_live_stream_is_decided_shown_and_scraped() {
         assert!(metrics.contains(line), "no {line} in\n{metrics}");
     }
     let stage = |name: &str| {
-        let line = metrics.lines().find(|l| l.starts_with(&format!("touchline_stage_duration_seconds_count{{stage=\"{name}\"")));
+        let line = metrics
+            .lines()
+            .find(|l| l.starts_with(&format!("touchline_stage_duration_seconds_count{{stage=\"{name}\"")));
         line.and_then(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
     };
-    for name in
-        ["decode_wait", "features_rgb", "features_flow", "features_audio", "infer_rgb", "infer_flow", "infer_audio", "fusion", "publish"]
-    {
+    for name in [
+        "decode_wait",
+        "features_rgb",
+        "features_flow",
+        "features_audio",
+        "infer_rgb",
+        "infer_flow",
+        "infer_audio",
+        "fusion",
+        "publish",
+    ] {
         assert!(stage(name) > 0, "stage {name} is not timed:\n{metrics}");
     }
     let jsonl = std::fs::read_to_string(&live.jsonl).unwrap();

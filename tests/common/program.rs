@@ -23,12 +23,8 @@ pub fn touchline() -> Command {
 
 /// Runs a command to its end; panics with its output if that takes longer than `limit`.
 pub fn finish(command: &mut Command, limit: Duration) -> Output {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     // Read on the side, so that a full pipe does not hold the program up.
     let read = |mut from: Box<dyn std::io::Read + Send>| {
         std::thread::spawn(move || {
