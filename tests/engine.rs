@@ -1,0 +1,80 @@
+//! The engine on the pack that ships.
+
+use std::path::Path;
+
+use touchline::clip::{ClipSecond, FlowPair};
+use touchline::infer::Engine;
+use touchline::ingest::frame::Frame;
+use touchline::ingest::pool::Pooled;
+use touchline::labels::Modality;
+use touchline::metrics::Metrics;
+use touchline::models::pack::Pack;
+use touchline::time::Pts;
+
+fn engine() -> Engine {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/compact");
+    Engine::load(Pack::open(&dir).expect("the pack that ships is whole")).expect("its weights fit")
+}
+
+/// A second of a moving texture and a chord; `seed` makes it another one.
+fn second(seed: u32, rate: u32, size: (u32, u32)) -> ClipSecond {
+    let frame = |t: u32| {
+        let (w, h) = size;
+        let pixel = |x: u32, y: u32| {
+            let wave = |a: u32, b: u32| (((x + 3 * t) * a + y * b + seed * 37) as f32 * 0.05).sin() * 90.0 + 128.0;
+            [wave(1, 2) as u8, wave(2, 1) as u8, wave(1, seed % 5) as u8]
+        };
+        let data: Vec<u8> = (0..h).flat_map(|y| (0..w).flat_map(move |x| pixel(x, y))).collect();
+        Frame::new(Pooled::detached(data), w, h, Pts(u64::from(t) * 40_000_000), 0)
+    };
+    let mut clip = ClipSecond::of_pictures((0..6).map(frame).collect());
+    clip.rgb = vec![0, 2, 4];
+    clip.pairs = (0..5).map(|i| FlowPair { first: i, second: i + 1, gap_ns: 40_000_000 }).collect();
+    clip.flow_absent = None;
+    let tone = |i: u32| (i as f32 * (0.05 + seed as f32 * 0.01)).sin() * 0.3;
+    clip.audio = Some((0..rate).map(tone).collect());
+    clip.audio_absent = None;
+    clip
+}
+
+#[test]
+fn scores_do_not_depend_on_the_batch() {
+    let mut engine = engine();
+    let metrics = Metrics::new();
+    let rate = engine.pack().sample_rate().unwrap();
+    let mut seconds: Vec<ClipSecond> =
+        vec![second(1, rate, (512, 288)), second(2, rate, (321, 241)), second(3, rate, (162, 288))];
+    seconds[1].audio = None;
+    let alone: Vec<_> = seconds.iter().map(|s| engine.score(&[s], &metrics).unwrap().remove(0)).collect();
+    let together = engine.score(&seconds.iter().collect::<Vec<_>>(), &metrics).unwrap();
+    assert_eq!(alone, together, "bit for bit");
+    assert!(together[1].scores.audio.is_none() && together[0].scores.audio.is_some());
+    for scored in &together {
+        for modality in Modality::ALL {
+            let Some(scores) = scored.scores.get(modality) else { continue };
+            assert!((scores.scores.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+            assert!(scores.scores.iter().all(|p| p.is_finite() && *p >= 0.0));
+        }
+    }
+    assert_eq!(together[0].scores.rgb.as_ref().unwrap().voters, 3);
+    assert_eq!(together[0].scores.flow.as_ref().unwrap().voters, 5);
+}
+
+#[test]
+fn a_second_with_nothing_has_no_scores() {
+    let mut engine = engine();
+    let empty = ClipSecond::of_pictures(Vec::new());
+    let scored = engine.score(&[&empty], &Metrics::new()).unwrap().remove(0);
+    assert!(Modality::ALL.iter().all(|m| scored.scores.get(*m).is_none()));
+}
+
+#[test]
+fn the_pack_that_ships_says_what_it_lacks() {
+    let pack = engine().pack().clone();
+    let missing: Vec<&str> =
+        touchline::labels::STUDY_CLASSES.into_iter().filter(|c| pack.classes.id(c).is_none()).collect();
+    assert!(!missing.is_empty() && missing.iter().all(|c| pack.left_out.contains_key(*c)), "{missing:?}");
+    assert!(pack.classes.id(touchline::labels::OTHER).is_some());
+    assert!(pack.card.measured.keys().any(|k| k.starts_with("test_videos")), "the card has test figures");
+    assert!(pack.rgb.is_some() && pack.flow.is_some() && pack.audio.is_some());
+}
