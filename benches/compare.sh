@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# All benchmarks, each next to its peer, one after the other on an otherwise idle machine. Results go to RESULTS.md by
+# hand, with the date and the machine.
+#
+#   PYTHON=python3 benches/compare.sh     the peers need: numpy opencv-python-headless librosa soxr scipy pillow torch
+#                                         torchvision onnx onnxruntime
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python="${PYTHON:-python3}"
+for bench in features models resample; do
+    echo "== $bench: touchline"
+    cargo bench --locked --bench "$bench" -- --noplot 2>/dev/null | grep -E "^[a-z].*time:|time:" || true
+    echo "== $bench: peers"
+    "$python" "benches/peers/$bench.py"
+done
+echo "== live streams"
+cargo build --release --locked
+"$python" benches/streams.py --streams 1 2 3 4
