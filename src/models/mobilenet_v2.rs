@@ -6,7 +6,7 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Head, LoadError, Tensors, check_pictures};
+use super::{Architecture, Head, LoadError, Tensors, pooled};
 use crate::nn::{Activation, Conv, Depthwise, Pointwise, global_average};
 
 /// Length of the pooled features.
@@ -92,12 +92,13 @@ impl MobileNetV2 {
 
     /// (N, 3, H, W) → (N, 1280). See [`super::Network::features`].
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        check_pictures(x)?;
-        let mut x = self.stem.forward(x)?;
-        for block in &self.blocks {
-            x = block.forward(&x)?;
-        }
-        global_average(&self.last.forward(&x)?)
+        pooled(x, |x| {
+            let mut x = self.stem.forward(x)?;
+            for block in &self.blocks {
+                x = block.forward(&x)?;
+            }
+            global_average(&self.last.forward(&x)?)
+        })
     }
 
     /// (N, 1280) → (N, classes). See [`super::Network::head`].

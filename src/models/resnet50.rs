@@ -8,7 +8,7 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Head, LoadError, Tensors, check_pictures};
+use super::{Architecture, Head, LoadError, Tensors, pooled};
 use crate::nn::{Activation, Conv, Pointwise, ScaleShift, global_average, max_pool2d};
 
 /// Length of the pooled features.
@@ -111,19 +111,20 @@ impl ResNet50 {
 
     /// (N, 3, H, W) → (N, 2048). See [`super::Network::features`].
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        check_pictures(x)?;
-        let x = match &self.input_norm {
-            Some(norm) => self.stem.forward(&norm.forward(x)?)?,
-            None => self.stem.forward(x)?,
-        };
-        let mut x = max_pool2d(&x, 3, 2, 1)?;
-        for block in &self.blocks {
-            x = block.forward(x)?;
-        }
-        if let Some(norm) = &self.last_norm {
-            x = norm.forward(&x)?;
-        }
-        global_average(&x)
+        pooled(x, |x| {
+            let x = match &self.input_norm {
+                Some(norm) => self.stem.forward(&norm.forward(x)?)?,
+                None => self.stem.forward(x)?,
+            };
+            let mut x = max_pool2d(&x, 3, 2, 1)?;
+            for block in &self.blocks {
+                x = block.forward(x)?;
+            }
+            if let Some(norm) = &self.last_norm {
+                x = norm.forward(&x)?;
+            }
+            global_average(&x)
+        })
     }
 
     /// (N, 2048) → (N, classes). See [`super::Network::head`].

@@ -62,7 +62,7 @@ impl Pointwise {
     }
 }
 
-/// A square convolution without dilation or groups: [`unfold`] and then [`Pointwise`].
+/// A square convolution without dilation or groups: [`unfold()`] and then [`Pointwise`].
 #[derive(Clone, Debug)]
 pub struct Conv {
     product: Pointwise,

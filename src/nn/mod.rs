@@ -2,7 +2,7 @@
 //!
 //! Everything here takes and gives `f32` tensors in NCHW order. The layers ([`Conv`], [`Pointwise`], [`Depthwise`],
 //! [`ScaleShift`]) hold weights in which batch norm is already folded, as inference wants them; the ops below them
-//! ([`depthwise_conv2d`], [`unfold`], [`max_pool2d`]) carry gradients and serve training too. A layer whose input or
+//! ([`depthwise_conv2d`], [`unfold()`], [`max_pool2d`]) carry gradients and serve training too. A layer whose input or
 //! weights are tracked by candle's autograd takes a differentiable route through those ops, otherwise a fused one that
 //! reads and writes the result once.
 //!
