@@ -159,20 +159,34 @@ pub enum ClipOutput {
     Ended(End),
 }
 
-/// How patient the builder is with a track that is behind the other.
+/// How patient the builder is with a track that is behind the other, in stream time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// Nanoseconds of stream time one track may run ahead before a second is closed without the other.
+    /// Nanoseconds the pictures may run ahead before a second is closed without the sound.
     pub lag_ns: u64,
+    /// Nanoseconds the sound may run ahead before a second is closed without the pictures.
+    pub pictures_lag_ns: u64,
 }
 
 impl Patience {
-    /// Live streams wait briefly (sound and pictures of a live mux are within a second of each other); files wait long,
-    /// since only a broken or very oddly interleaved file makes anyone wait and nothing is late.
+    /// Live streams wait briefly: sound and pictures of a live mux are within a second of each other.
+    ///
+    /// Files wait long, since nothing is late and a second must not depend on which decoder was faster. Sound is
+    /// decoded far quicker than pictures, and a demuxer's queues are bounded in bytes: two megabytes of a low-rate
+    /// video are minutes, by which the sound may be ahead. It is kept as mono at the pack's rate, 8 MB a minute.
+    /// Pictures ahead of sound cost more memory and mean that the sound is missing.
     pub const fn for_pace(pace: Pace) -> Self {
         match pace {
-            Pace::Live => Self { lag_ns: 1_500_000_000 },
-            Pace::File => Self { lag_ns: 10_000_000_000 },
+            Pace::Live => Self { lag_ns: 1_500_000_000, pictures_lag_ns: 1_500_000_000 },
+            Pace::File => Self { lag_ns: 30_000_000_000, pictures_lag_ns: 600_000_000_000 },
+        }
+    }
+
+    /// How long to wait for `track`.
+    pub const fn with(&self, track: Track) -> u64 {
+        match track {
+            Track::Video => self.pictures_lag_ns,
+            Track::Audio => self.lag_ns,
         }
     }
 }

@@ -259,7 +259,7 @@ impl Run {
             let behind = |ahead: u64| ahead.saturating_sub(progress.head.unwrap_or(self.start));
             let given_up = self.progress[other]
                 .head
-                .is_some_and(|ahead| ahead >= end && behind(ahead) >= self.config.patience.lag_ns);
+                .is_some_and(|ahead| ahead >= end && behind(ahead) >= self.config.patience.with(track));
             !waits_for_it || is_past || given_up
         })
     }

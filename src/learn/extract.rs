@@ -25,7 +25,7 @@ use crate::models::Network;
 use crate::time::Pts;
 
 /// Changes whenever the rows of an unchanged item would change.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Augmented views of a picture beside the picture itself: two are enough for a linear head; more cost minutes each.
 const PICTURE_VIEWS: u32 = 2;

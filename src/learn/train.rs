@@ -28,6 +28,9 @@ use crate::vote::VideoVote;
 /// validation sources a smaller difference is chance.
 const TABLE_MARGIN: f64 = 0.10;
 
+/// And at least this good: a modality that is wrong more often than right takes nothing over, however bad the default is.
+const TABLE_F1: f64 = 0.5;
+
 /// Seconds of a class validation must hold before the table may leave the default.
 const TABLE_SUPPORT: u64 = 10;
 
@@ -336,14 +339,14 @@ fn table(validation: &[ScoredSecond], classes: &ClassSet, trained: &PerModality<
         .map(|class| {
             let mut entry = TableEntry { modality: order[0], f1: PerModality::default() };
             let default_f1 = by_f1[0].1.class(class).f1;
-            let mut best = default_f1 + TABLE_MARGIN;
+            let mut best = (default_f1 + TABLE_MARGIN).max(TABLE_F1);
             for (modality, confusion) in &by_f1 {
                 let figures = confusion.class(class);
                 if figures.support == 0 {
                     continue;
                 }
                 *entry.f1.get_mut(*modality) = Some(figures.f1 as f32);
-                if *modality != order[0] && figures.support >= TABLE_SUPPORT && figures.f1 > best {
+                if *modality != order[0] && figures.support >= TABLE_SUPPORT && figures.f1 >= best {
                     best = figures.f1;
                     entry.modality = *modality;
                 }

@@ -156,11 +156,11 @@ fn a_track_that_ends_is_not_waited_for() {
 
 #[test]
 fn a_track_that_never_comes_is_waited_for_within_patience() {
-    for (pace, due) in [(Pace::Live, 1_500 * MS), (Pace::File, 10 * S)] {
+    for (pace, due) in [(Pace::Live, 1_500 * MS), (Pace::File, 30 * S)] {
         let (mut builder, mut out) = (ClipBuilder::new(config(pace)), Vec::new());
         builder.push(both(), &mut out);
         let mut first_at = None;
-        for item in video(25, 1, 0, 15 * S) {
+        for item in video(25, 1, 0, due + 5 * S) {
             let at = pts(&item);
             builder.push(item, &mut out);
             if first_at.is_none() && !seconds(&out).is_empty() {
@@ -168,9 +168,18 @@ fn a_track_that_never_comes_is_waited_for_within_patience() {
             }
         }
         assert!(first_at.is_some_and(|at| at.abs_diff(due) <= 40 * MS), "{pace:?}: {first_at:?}");
-        assert_eq!(seconds(&out).len(), 14);
+        assert_eq!(seconds(&out).len() as u64, (due + 5 * S - 40 * MS) / S, "all that the pictures have passed");
         assert!(seconds(&out).iter().all(|s| s.audio_absent == Some(Absent::NoData)));
     }
+}
+
+#[test]
+fn a_file_whose_sound_is_decoded_first_loses_no_picture() {
+    // Queues bounded in bytes let the sound of a low-rate file through to its end before the second picture.
+    let ahead = in_order(timed(video(10, 1, 0, 90 * S), 100 * S as i64), timed(audio(44_100, 0, 90 * S), 0));
+    let out = build(config(Pace::File), stream(both(), ahead));
+    assert_eq!(seconds(&out).len(), 90);
+    assert!(seconds(&out).iter().all(|s| s.frames_seen == 10 && s.audio.is_some()), "{:?}", story(&out));
 }
 
 #[test]
