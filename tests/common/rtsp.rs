@@ -56,14 +56,13 @@ impl RtspServer {
             factory.add_role_from_structure(&role);
         }
         rtsp.mount_points().expect("a new server has mount points").add_factory("/live", factory);
-        let source = rtsp.attach(Some(&context)).expect("the server binds a port");
+        rtsp.attach(Some(&context)).expect("the server binds a port");
         let port = u16::try_from(rtsp.bound_port()).expect("the server is bound");
         let running = main_loop.clone();
         let thread = std::thread::spawn(move || {
             running.run();
             // Clients would otherwise keep streaming after the loop that serves them has ended.
             rtsp.client_filter(Some(&mut |_, _| server::RTSPFilterResult::Remove));
-            source.remove();
         });
         Self { port, main_loop, thread: Some(thread), _looped: looped }
     }
