@@ -36,6 +36,10 @@ impl HttpServer {
         Self { port, stop, thread: Some(thread) }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The URL of `path` (without leading slash).
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/{path}", self.port)

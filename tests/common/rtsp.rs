@@ -25,22 +25,27 @@ pub struct RtspServer {
 
 impl RtspServer {
     pub fn start(media: Media) -> Self {
-        Self::launch(media, None)
+        Self::launch(media, None, 0)
+    }
+
+    /// On a port of the caller's choice, to come back where an earlier server was.
+    pub fn start_on(port: u16, media: Media) -> Self {
+        Self::launch(media, None, port)
     }
 
     /// Asks for `user` and `password` (basic authentication).
     pub fn start_with_password(media: Media, user: &str, password: &str) -> Self {
-        Self::launch(media, Some((user, password)))
+        Self::launch(media, Some((user, password)), 0)
     }
 
-    fn launch(media: Media, login: Option<(&str, &str)>) -> Self {
+    fn launch(media: Media, login: Option<(&str, &str)>, port: u16) -> Self {
         super::init();
         let (launch, shared, looped) = describe(media);
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
         let rtsp = server::RTSPServer::new();
         rtsp.set_address("127.0.0.1");
-        rtsp.set_service("0");
+        rtsp.set_service(&port.to_string());
         let factory = server::RTSPMediaFactory::new();
         factory.set_launch(&launch);
         factory.set_shared(shared);

@@ -98,13 +98,12 @@ impl Session {
                 let debug = error.debug().unwrap_or_default();
                 let text = redact::text(&format!("{}: {debug}", error.error()));
                 tracing::debug!(stream = self.id, uri = self.name, "{text}");
-                let end = causes::failure(self.location.kind, &error.error(), &debug);
-                return Some(
-                    missing.instead_of(
-                        end.or_else(|| self.unreachable())
-                            .unwrap_or_else(|| causes::unexplained(self.location.kind, &error.error(), &debug)),
-                    ),
-                );
+                let kind = self.location.kind;
+                let end = causes::failure(kind, &error.error(), &debug)
+                    .or_else(|| self.unreachable())
+                    .or_else(|| causes::handshake(&self.location.uri).filter(|_| !self.graph.has_data()))
+                    .unwrap_or_else(|| causes::unexplained(kind, &error.error(), &debug));
+                return Some(missing.instead_of(end));
             }
             // Posted only when every sink is at its end; with an unlinked branch the graph's own count decides.
             MessageView::Eos(_) => return Some(self.graph.verdict().unwrap_or(End::Finished)),

@@ -78,6 +78,21 @@ impl Missing {
 const HOST_ADVICE: &str = "check the host name and the network";
 const PORT_ADVICE: &str = "check the port and that the server is running";
 
+fn tls_failed() -> End {
+    failed(
+        "the TLS connection failed",
+        "check that the port speaks TLS, the server's certificate (host name, validity, issuer), and that \
+         ca-certificates and glib-networking are installed",
+    )
+}
+
+/// What is wrong with a source that failed without data and without a reason although its port can be reached: with
+/// a TLS scheme, the handshake. GStreamer's HTTP and RTSP clients do not say so themselves.
+pub(super) fn handshake(uri: &str) -> Option<End> {
+    let scheme = uri.split_once("://")?.0.to_ascii_lowercase();
+    matches!(scheme.as_str(), "https" | "rtsps" | "rtmps").then(tls_failed)
+}
+
 /// Resolves and connects to the host of `uri` and says what is wrong with it; [`None`] if nothing is.
 pub(super) fn probe(uri: &str) -> Option<End> {
     let url = url::Url::parse(uri).ok()?;
@@ -130,11 +145,8 @@ pub(super) fn failure(kind: Kind, error: &gst::glib::Error, debug: &str) -> Opti
             "check user and password in the URL",
         ));
     }
-    if says(&["tls", "certificate", "ssl"]) && !says(&["no tls", "rtsp over tls"]) {
-        return Some(failed(
-            "the TLS connection failed",
-            "check the server's certificate (host name, validity, issuer) and that ca-certificates is installed",
-        ));
+    if says(&["tls", "certificate", "ssl"]) {
+        return Some(tls_failed());
     }
     if says(&["not found (404)", "(404)", "404 not found"]) {
         return Some(failed("not found (404)", "check the path of the URL"));
