@@ -58,6 +58,16 @@ pub struct Tracks {
     pub audio: bool,
 }
 
+impl Tracks {
+    /// Whether `track` is among them.
+    pub const fn has(self, track: Track) -> bool {
+        match track {
+            Track::Video => self.video,
+            Track::Audio => self.audio,
+        }
+    }
+}
+
 /// One of the two kinds of track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

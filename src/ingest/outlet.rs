@@ -63,8 +63,8 @@ impl Outlet {
         Err(Closed)
     }
 
-    /// Sends the last item. Waits for room also after [`stop`](Self::stop), because the end is promised in-band, but
-    /// not after [`abandon`](Self::abandon).
+    /// Sends the last item. Waits for room also after a stop, because the end is promised in-band, but
+    /// not after [`Stopper::abandon`].
     pub fn send_end(&self, end: End) {
         let mut item = MediaItem::Ended(end);
         loop {
@@ -75,6 +75,29 @@ impl Outlet {
         }
     }
 
+    /// As [`Stopper::stop`].
+    pub fn stop(&self) {
+        self.flags.stop.store(true, Ordering::Release);
+    }
+
+    /// Whether anybody asked to stop.
+    pub fn stopped(&self) -> bool {
+        self.flags.stop.load(Ordering::Acquire)
+    }
+
+    /// A handle that can stop this outlet but does not keep the channel open.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { flags: self.flags.clone() }
+    }
+}
+
+/// Stops an [`Outlet`]. Holds no sender: the channel disconnects once the outlet's threads have ended.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    flags: Arc<Flags>,
+}
+
+impl Stopper {
     /// Asks for an orderly end: data are no longer sent, the end still is.
     pub fn stop(&self) {
         self.flags.stop.store(true, Ordering::Release);
@@ -84,11 +107,6 @@ impl Outlet {
     pub fn abandon(&self) {
         self.flags.abandon.store(true, Ordering::Release);
         self.stop();
-    }
-
-    /// Whether anybody asked to stop.
-    pub fn stopped(&self) -> bool {
-        self.flags.stop.load(Ordering::Acquire)
     }
 }
 
@@ -114,6 +132,8 @@ mod tests {
         });
         std::thread::sleep(Duration::from_millis(50));
         outlet.stop();
+        // Long enough for the waiting sender to look; until it does it may still find room.
+        std::thread::sleep(10 * POLL);
         assert!(matches!(from.recv(), Ok(MediaItem::Opened(_))));
         assert!(matches!(from.recv(), Ok(MediaItem::Ended(End::Finished))));
         assert_eq!(waiting.join().unwrap(), Err(Closed));
@@ -124,7 +144,7 @@ mod tests {
         let (to, _from) = crossbeam_channel::bounded(1);
         let outlet = Outlet::new(to);
         outlet.send(item()).unwrap();
-        outlet.abandon();
+        outlet.stopper().abandon();
         outlet.send_end(End::Finished);
         assert_eq!(outlet.send(item()), Err(Closed));
     }

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
-use super::outlet::Outlet;
+use super::outlet::{Outlet, Stopper};
 use super::{End, MediaItem, Open, Pace, Source};
 use crate::error::{Error, Result};
 
@@ -45,7 +45,7 @@ impl Open for Replay {
             return Err(Error::source_error(crate::redact::uri(uri), "nothing left to replay", "give more scripts"));
         };
         let outlet = Outlet::new(to);
-        let sender = outlet.clone();
+        let (stopper, sender) = (outlet.stopper(), outlet);
         let thread = std::thread::Builder::new()
             .name("replay".into())
             .spawn(move || {
@@ -62,13 +62,13 @@ impl Open for Replay {
                 sender.send_end(end);
             })
             .map_err(|e| Error::Internal(format!("cannot start the replay thread: {e}")))?;
-        Ok(Box::new(ReplaySource { pace: self.pace, outlet, thread: Some(thread) }))
+        Ok(Box::new(ReplaySource { pace: self.pace, stopper, thread: Some(thread) }))
     }
 }
 
 struct ReplaySource {
     pace: Pace,
-    outlet: Outlet,
+    stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -78,13 +78,13 @@ impl Source for ReplaySource {
     }
 
     fn stop(&mut self) {
-        self.outlet.stop();
+        self.stopper.stop();
     }
 }
 
 impl Drop for ReplaySource {
     fn drop(&mut self) {
-        self.outlet.abandon();
+        self.stopper.abandon();
         if let Some(thread) = self.thread.take() {
             // A panic in the thread was printed where it happened; there is no one to hand it to here.
             let _ = thread.join();

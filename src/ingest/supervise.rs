@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::outlet::{Closed, Counters, Outlet};
+use super::outlet::{Closed, Counters, Outlet, Stopper};
 use super::{Discontinuity, End, MediaItem, Open, Pace, Source};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -124,6 +124,7 @@ impl Open for Supervisor {
         };
         let pace = first.as_ref().map_or(Pace::Live, |(source, _)| source.pace());
         let outlet = Outlet::new(to);
+        let stopper = outlet.stopper();
         let mut run = Run {
             inner: self.inner.clone(),
             policy: self.policy.clone(),
@@ -132,7 +133,7 @@ impl Open for Supervisor {
             observer: self.observer.clone(),
             counters: self.counters.clone(),
             uri: uri.to_owned(),
-            outlet: outlet.clone(),
+            outlet,
             opened_once: false,
             attempt: 0,
             jitter: Jitter::new(uri, self.clock.unix_ns()),
@@ -141,13 +142,13 @@ impl Open for Supervisor {
             .name(format!("src/{}", self.id))
             .spawn(move || run.run(first))
             .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
-        Ok(Box::new(Supervised { pace, outlet, thread: Some(thread) }))
+        Ok(Box::new(Supervised { pace, stopper, thread: Some(thread) }))
     }
 }
 
 struct Supervised {
     pace: Pace,
-    outlet: Outlet,
+    stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -157,13 +158,13 @@ impl Source for Supervised {
     }
 
     fn stop(&mut self) {
-        self.outlet.stop();
+        self.stopper.stop();
     }
 }
 
 impl Drop for Supervised {
     fn drop(&mut self) {
-        self.outlet.abandon();
+        self.stopper.abandon();
         if let Some(thread) = self.thread.take() {
             // A panic in the thread was printed where it happened; there is no one to hand it to here.
             let _ = thread.join();

@@ -36,6 +36,10 @@ impl HttpServer {
         Self { port, stop, thread: Some(thread) }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The URL of `path` (without leading slash).
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/{path}", self.port)
@@ -78,7 +82,7 @@ fn serve(connection: TcpStream, root: &Path) -> std::io::Result<()> {
         }
         let mut words = request.split_whitespace();
         let head_only = words.next() == Some("HEAD");
-        let path = words.next().unwrap_or("/").split('?').next().unwrap_or("/");
+        let path = words.next().unwrap_or("/").split('?').next().unwrap_or("/").replace("%20", " ");
         if path.starts_with("/private/") && !authorized {
             out.write_all(
                 b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"t\"\r\nContent-Length: 0\r\n\r\n",

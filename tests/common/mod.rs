@@ -4,6 +4,7 @@
 
 pub mod http;
 pub mod program;
+pub mod rtmp;
 pub mod rtsp;
 pub mod senders;
 
@@ -25,11 +26,12 @@ pub fn free_udp_port() -> u16 {
     std::net::UdpSocket::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
-/// Runs ffmpeg to its end; panics with its output if it fails.
+/// Runs ffmpeg to its end; panics with its output if it fails. `arguments` are split at spaces; a `~` is a space
+/// within an argument.
 pub fn ffmpeg(arguments: &str, output: &Path) {
     let done = Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-y"])
-        .args(arguments.split_whitespace())
+        .args(arguments.split_whitespace().map(|a| a.replace('~', " ")))
         .arg(output)
         .stdin(Stdio::null())
         .output()

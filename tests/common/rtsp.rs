@@ -25,22 +25,27 @@ pub struct RtspServer {
 
 impl RtspServer {
     pub fn start(media: Media) -> Self {
-        Self::launch(media, None)
+        Self::launch(media, None, 0)
+    }
+
+    /// On a port of the caller's choice, to come back where an earlier server was.
+    pub fn start_on(port: u16, media: Media) -> Self {
+        Self::launch(media, None, port)
     }
 
     /// Asks for `user` and `password` (basic authentication).
     pub fn start_with_password(media: Media, user: &str, password: &str) -> Self {
-        Self::launch(media, Some((user, password)))
+        Self::launch(media, Some((user, password)), 0)
     }
 
-    fn launch(media: Media, login: Option<(&str, &str)>) -> Self {
+    fn launch(media: Media, login: Option<(&str, &str)>, port: u16) -> Self {
         super::init();
         let (launch, shared, looped) = describe(media);
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
         let rtsp = server::RTSPServer::new();
         rtsp.set_address("127.0.0.1");
-        rtsp.set_service("0");
+        rtsp.set_service(&port.to_string());
         let factory = server::RTSPMediaFactory::new();
         factory.set_launch(&launch);
         factory.set_shared(shared);
@@ -56,14 +61,13 @@ impl RtspServer {
             factory.add_role_from_structure(&role);
         }
         rtsp.mount_points().expect("a new server has mount points").add_factory("/live", factory);
-        let source = rtsp.attach(Some(&context)).expect("the server binds a port");
+        rtsp.attach(Some(&context)).expect("the server binds a port");
         let port = u16::try_from(rtsp.bound_port()).expect("the server is bound");
         let running = main_loop.clone();
         let thread = std::thread::spawn(move || {
             running.run();
             // Clients would otherwise keep streaming after the loop that serves them has ended.
             rtsp.client_filter(Some(&mut |_, _| server::RTSPFilterResult::Remove));
-            source.remove();
         });
         Self { port, main_loop, thread: Some(thread), _looped: looped }
     }

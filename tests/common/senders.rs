@@ -1,15 +1,12 @@
-//! Live senders: MPEG-TS over SRT and UDP from a GStreamer pipeline, RTMP from ffmpeg.
+//! Live senders: MPEG-TS over SRT and UDP from a GStreamer pipeline.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
-
-use super::Child;
 
 /// A pipeline that sends a moving pattern and a tone until dropped.
 pub struct Sender {
     pipeline: gst::Element,
     url: String,
-    _child: Option<Child>,
 }
 
 const MEDIA: &str = "videotestsrc is-live=true pattern=smpte horizontal-speed=2 \
@@ -23,7 +20,7 @@ impl Sender {
         super::init();
         let pipeline = gst::parse::launch(&format!("{MEDIA} ! {sink}")).expect("the sender's pipeline parses");
         pipeline.set_state(gst::State::Playing).expect("the sender starts");
-        Self { pipeline, url, _child: None }
+        Self { pipeline, url }
     }
 
     /// Listens for SRT callers.
@@ -50,27 +47,5 @@ impl Drop for Sender {
     fn drop(&mut self) {
         // Setting a pipeline to null cannot fail in a way a test could act on.
         let _ = self.pipeline.set_state(gst::State::Null);
-    }
-}
-
-/// An RTMP server for one viewer: ffmpeg waits for it and plays a pattern in real time.
-pub struct RtmpServer {
-    _child: Child,
-    port: u16,
-}
-
-impl RtmpServer {
-    pub fn start() -> Self {
-        let port = super::free_tcp_port();
-        let child = Child::ffmpeg(&format!(
-            "-re -f lavfi -i testsrc2=size=320x180:rate=25 -re -f lavfi -i sine=frequency=440:sample_rate=44100 \
-             -c:v libx264 -preset ultrafast -tune zerolatency -pix_fmt yuv420p -g 25 -c:a aac \
-             -f flv -listen 1 rtmp://127.0.0.1:{port}/live/stream"
-        ));
-        Self { _child: child, port }
-    }
-
-    pub fn url(&self) -> String {
-        format!("rtmp://127.0.0.1:{}/live/stream", self.port)
     }
 }

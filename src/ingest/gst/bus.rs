@@ -8,9 +8,9 @@ use gstreamer::prelude::*;
 
 use super::causes::{self, Missing};
 use super::graph::Graph;
-use crate::ingest::End;
 use crate::ingest::outlet::Outlet;
-use crate::ingest::uri::Kind;
+use crate::ingest::uri::{Kind, Location};
+use crate::ingest::{End, Tracks};
 use crate::redact;
 
 /// How often the thread looks at deadlines while the bus is silent.
@@ -25,7 +25,7 @@ pub(super) fn wake_message() -> gst::Message {
 pub(super) struct Session {
     /// The URI, redacted.
     pub name: String,
-    pub kind: Kind,
+    pub location: Location,
     pub pipeline: gst::Pipeline,
     pub graph: Arc<Graph>,
     pub outlet: Outlet,
@@ -79,9 +79,15 @@ impl Session {
             if let Some(timeout) = self.connect_timeout.filter(|t| started.elapsed() > *t)
                 && !self.graph.has_data()
             {
-                return causes::no_data(self.kind, timeout);
+                return self.unreachable().unwrap_or_else(|| causes::no_data(self.location.kind, timeout));
             }
         }
+    }
+
+    /// Tries the server's port by itself. Some elements report a refused connection as an "internal data stream error".
+    fn unreachable(&self) -> Option<End> {
+        let over_tcp = matches!(self.location.kind, Kind::Rtsp | Kind::Http | Kind::Hls | Kind::Rtmp);
+        if over_tcp && !self.graph.has_data() { causes::probe(&self.location.uri) } else { None }
     }
 
     /// Acts on one message; some end if the session is over.
@@ -92,7 +98,12 @@ impl Session {
                 let debug = error.debug().unwrap_or_default();
                 let text = redact::text(&format!("{}: {debug}", error.error()));
                 tracing::debug!(stream = self.id, uri = self.name, "{text}");
-                return Some(missing.instead_of(causes::failure(self.kind, &error.error(), &debug)));
+                let kind = self.location.kind;
+                let end = causes::failure(kind, &error.error(), &debug)
+                    .or_else(|| self.unreachable())
+                    .or_else(|| causes::handshake(&self.location.uri).filter(|_| !self.graph.has_data()))
+                    .unwrap_or_else(|| causes::unexplained(kind, &error.error(), &debug));
+                return Some(missing.instead_of(end));
             }
             // Posted only when every sink is at its end; with an unlinked branch the graph's own count decides.
             MessageView::Eos(_) => return Some(self.graph.verdict().unwrap_or(End::Finished)),
@@ -108,6 +119,13 @@ impl Session {
                 if let Some(structure) = element.structure() {
                     missing.note(structure);
                 }
+            }
+            MessageView::StreamsSelected(selected) => {
+                let types = selected.streams().fold(gst::StreamType::empty(), |all, s| all | s.stream_type());
+                self.graph.selected(Tracks {
+                    video: types.contains(gst::StreamType::VIDEO),
+                    audio: types.contains(gst::StreamType::AUDIO),
+                });
             }
             MessageView::Buffering(buffering) if self.paced => {
                 // A stream that has run dry must not let the clock run on: it would come back late, and all at once.

@@ -1,10 +1,17 @@
 //! From GStreamer's errors to a cause and an advice a person understands, each on one line and redacted.
 
+use std::io::ErrorKind;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
 use gstreamer as gst;
 
 use crate::ingest::uri::Kind;
 use crate::ingest::{End, Track, plugins};
 use crate::redact;
+
+/// How long a probe waits for each address of a host.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn failed(cause: impl AsRef<str>, advice: impl AsRef<str>) -> End {
     End::Failed { cause: redact::text(cause.as_ref()), advice: redact::text(advice.as_ref()) }
@@ -20,7 +27,7 @@ pub(super) fn no_tracks(wanted: &[Track]) -> End {
 }
 
 /// Nothing came within the connect timeout.
-pub(super) fn no_data(kind: Kind, timeout: std::time::Duration) -> End {
+pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
     let advice = match kind {
         Kind::Udp => "check that the sender is on and sends to this address and port, and the firewall",
         Kind::Rtsp => "check that the camera sends; if UDP is blocked, use the RTSP transport tcp",
@@ -68,70 +75,117 @@ impl Missing {
     }
 }
 
-/// The end for an error message of the pipeline.
-pub(super) fn failure(kind: Kind, error: &gst::glib::Error, debug: &str) -> End {
-    // Only the first line of a debug text says something; the rest is a place in GStreamer's source and a state.
+const HOST_ADVICE: &str = "check the host name and the network";
+const PORT_ADVICE: &str = "check the port and that the server is running";
+
+fn tls_failed() -> End {
+    failed(
+        "the TLS connection failed",
+        "check that the port speaks TLS, the server's certificate (host name, validity, issuer), and that \
+         ca-certificates and glib-networking are installed",
+    )
+}
+
+/// What is wrong with a source that failed without data and without a reason although its port can be reached: with
+/// a TLS scheme, the handshake. GStreamer's HTTP and RTSP clients do not say so themselves.
+pub(super) fn handshake(uri: &str) -> Option<End> {
+    let scheme = uri.split_once("://")?.0.to_ascii_lowercase();
+    matches!(scheme.as_str(), "https" | "rtsps" | "rtmps").then(tls_failed)
+}
+
+/// Resolves and connects to the host of `uri` and says what is wrong with it; [`None`] if nothing is.
+pub(super) fn probe(uri: &str) -> Option<End> {
+    let url = url::Url::parse(uri).ok()?;
+    let port = url.port_or_known_default().or(match url.scheme() {
+        "rtsp" | "rtspt" | "rtspu" => Some(554),
+        "rtsps" => Some(322),
+        "rtmp" => Some(1935),
+        "rtmps" => Some(443),
+        _ => None,
+    })?;
+    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+    let addresses = match (host, port).to_socket_addrs() {
+        Ok(addresses) => addresses,
+        Err(_) => return Some(failed("host not found", HOST_ADVICE)),
+    };
+    let mut last = None;
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
+            Ok(_) => return None,
+            Err(e) => last = Some(e),
+        }
+    }
+    Some(match last?.kind() {
+        ErrorKind::ConnectionRefused => failed("connection refused", PORT_ADVICE),
+        ErrorKind::TimedOut => failed("the host does not answer", "check the address and the firewall"),
+        _ => failed("host unreachable", HOST_ADVICE),
+    })
+}
+
+/// The end for an error message of the pipeline, if the message says what it is.
+pub(super) fn failure(kind: Kind, error: &gst::glib::Error, debug: &str) -> Option<End> {
     let all = format!("{} {debug}", error.message());
     let lower = all.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|w| lower.contains(w));
-    let host = "check the host name and the network";
 
     if says(&["could not resolve", "name or service not known", "error resolving", "resolving “", "no such host"])
         || lower.contains("temporary failure in name resolution")
     {
-        return failed("host not found", host);
+        return Some(failed("host not found", HOST_ADVICE));
     }
     if says(&["connection refused", "could not connect to server (connection refused)"]) {
-        return failed("connection refused", "check the port and that the server is running");
+        return Some(failed("connection refused", PORT_ADVICE));
     }
     if says(&["no route to host", "network is unreachable", "host is unreachable"]) {
-        return failed("host unreachable", host);
+        return Some(failed("host unreachable", HOST_ADVICE));
     }
     if error.matches(gst::ResourceError::NotAuthorized) || says(&["unauthorized", "(401)", "forbidden", "(403)"]) {
-        return failed(
+        return Some(failed(
             if says(&["(403)", "forbidden"]) { "access forbidden (403)" } else { "not authorized (401)" },
             "check user and password in the URL",
-        );
+        ));
     }
-    if says(&["tls", "certificate", "ssl"]) && !says(&["no tls", "rtsp over tls"]) {
-        return failed(
-            "the TLS connection failed",
-            "check the server's certificate (host name, validity, issuer) and that ca-certificates is installed",
-        );
+    if says(&["tls", "certificate", "ssl"]) {
+        return Some(tls_failed());
     }
-    if error.matches(gst::ResourceError::NotFound) || says(&["not found (404)", "(404)"]) {
-        return match kind {
-            Kind::File => failed("no such file", "check the path"),
-            _ => failed("not found (404)", "check the path of the URL"),
-        };
+    if says(&["not found (404)", "(404)", "404 not found"]) {
+        return Some(failed("not found (404)", "check the path of the URL"));
+    }
+    if kind == Kind::File && error.matches(gst::ResourceError::NotFound) {
+        return Some(failed("no such file", "check the path"));
     }
     if says(&["timed out", "timeout"]) {
-        return failed("the server does not answer", host);
+        return Some(failed("the server does not answer", HOST_ADVICE));
     }
     if error.matches(gst::StreamError::TypeNotFound)
         || error.matches(gst::StreamError::WrongType)
         || says(&["text file", "could not determine type of stream", "can't typefind"])
     {
-        return failed("not a media file", "check what the file or URL holds; `ffprobe` can tell");
+        return Some(failed("not a media file", "check what the file or URL holds; `ffprobe` can tell"));
     }
     if error.matches(gst::CoreError::MissingPlugin) || error.matches(gst::StreamError::CodecNotFound) {
-        return failed("no GStreamer plugin can decode it", "run `touchline doctor` to see which are missing");
+        return Some(failed("no GStreamer plugin can decode it", "run `touchline doctor` to see which are missing"));
     }
     if error.matches(gst::StreamError::Demux) || error.matches(gst::StreamError::Decode) {
-        return failed(
+        return Some(failed(
             format!("the data are damaged or cut off: {}", first_sentence(error.message())),
             "check how the recording was made or copied",
-        );
+        ));
     }
     if error.matches(gst::StreamError::Decrypt) || error.matches(gst::StreamError::DecryptNokey) {
-        return failed("the media are encrypted", "give a source without DRM");
+        return Some(failed("the media are encrypted", "give a source without DRM"));
     }
     if error.matches(gst::CoreError::Negotiation) || says(&["not-negotiated"]) {
-        return failed(
+        return Some(failed(
             "the pipeline's elements cannot agree on a format",
             "check the caps in the pipeline template; without --pipeline, please report this",
-        );
+        ));
     }
+    None
+}
+
+/// The end for an error nothing better is known about: GStreamer's own words.
+pub(super) fn unexplained(kind: Kind, error: &gst::glib::Error, debug: &str) -> End {
     let cause = format!("{} ({})", first_sentence(error.message()), detail(debug));
     let advice = match kind {
         Kind::File => "check the file with another player",

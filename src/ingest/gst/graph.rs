@@ -34,6 +34,8 @@ struct Branch {
 struct State {
     /// Elements that add pads later, and whether they said that there will be no more.
     dynamic: Vec<(gst::Element, bool)>,
+    /// What a stream-selecting source (`uridecodebin3`) said it will play.
+    selected: Option<Tracks>,
     decided: Option<Tracks>,
     ended: Vec<Track>,
     /// When a sample first waited for the decision.
@@ -83,6 +85,7 @@ impl Graph {
             element.connect_pad_added(move |_, pad| {
                 if let Some(graph) = weak.upgrade() {
                     graph.link(pad);
+                    graph.decide(&mut graph.lock(), false);
                 }
             });
             let weak: Weak<Self> = Arc::downgrade(&graph);
@@ -125,6 +128,13 @@ impl Graph {
         self.decide(&mut state, false);
     }
 
+    /// Takes note of what a stream-selecting source will play. Such sources never say "no more pads".
+    pub fn selected(&self, selected: Tracks) {
+        let mut state = self.lock();
+        state.selected = Some(selected);
+        self.decide(&mut state, false);
+    }
+
     /// Decides which tracks there are if that is known, or if `force`d to. Sends [`MediaItem::Opened`] before any
     /// data, because data wait for the decision.
     fn decide(&self, state: &mut State, force: bool) {
@@ -136,10 +146,14 @@ impl Graph {
             let mut sinks = element.pads().into_iter().filter(|p| p.direction() == gst::PadDirection::Sink).peekable();
             !done && (sinks.peek().is_none() || sinks.any(|p| p.is_linked()))
         };
-        if !force && state.dynamic.iter().any(pending) {
+        let has = |track| self.branches.iter().any(|b| b.track == track && head(b.sink.upcast_ref()).is_ok());
+        let known = match state.selected {
+            Some(selected) => self.branches.iter().all(|b| has(b.track) || !selected.has(b.track)),
+            None => !state.dynamic.iter().any(pending),
+        };
+        if !force && !known {
             return;
         }
-        let has = |track| self.branches.iter().any(|b| b.track == track && head(b.sink.upcast_ref()).is_ok());
         let tracks = Tracks { video: has(Track::Video), audio: has(Track::Audio) };
         state.decided = Some(tracks);
         if tracks.video || tracks.audio {
@@ -172,10 +186,7 @@ impl Graph {
                 return false;
             }
             if let Some(tracks) = state.decided {
-                return match track {
-                    Track::Video => tracks.video,
-                    Track::Audio => tracks.audio,
-                };
+                return tracks.has(track);
             }
             let since = *state.waiting_since.get_or_insert_with(Instant::now);
             self.decide(&mut state, since.elapsed() > GRACE);
@@ -192,13 +203,12 @@ impl Graph {
         // A track can end before it brought anything; what is linked now is then all there is.
         self.decide(&mut state, true);
         let Some(tracks) = state.decided else { return };
-        let present = |t: Track| if t == Track::Video { tracks.video } else { tracks.audio };
-        if !present(track) || state.ended.contains(&track) {
+        if !tracks.has(track) || state.ended.contains(&track) {
             return;
         }
         state.ended.push(track);
         let _ = self.outlet.send(MediaItem::TrackEnded(track));
-        if [Track::Video, Track::Audio].into_iter().all(|t| !present(t) || state.ended.contains(&t)) {
+        if [Track::Video, Track::Audio].into_iter().all(|t| !tracks.has(t) || state.ended.contains(&t)) {
             self.end_with(&mut state, End::Finished);
         }
     }

@@ -21,7 +21,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
-use super::outlet::{Counters, Outlet};
+use super::outlet::{Counters, Outlet, Stopper};
 use super::uri::{Kind, Location, Pacing};
 use super::{MediaItem, Open, Pace, Source, Track, Tracks, template};
 use crate::clock::Clock;
@@ -138,18 +138,19 @@ impl Open for GstOpener {
             ));
         }
         let outlet = Outlet::new(to);
+        let stopper = outlet.stopper();
         let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone());
         sinks::connect(&graph, self.clock.clone());
         wall::connect(&pipeline, outlet.clone());
         let pace = location.pace(o.pacing);
         let session = bus::Session {
             name,
-            kind: location.kind,
             pipeline: pipeline.clone(),
             graph,
-            outlet: outlet.clone(),
+            outlet,
             connect_timeout: location.kind.is_network().then_some(o.connect_timeout),
             paced: location.sync(o.pacing),
+            location,
             id: o.id.clone(),
         };
         let bus = pipeline.bus().expect("a pipeline has a bus");
@@ -157,7 +158,7 @@ impl Open for GstOpener {
             .name(format!("bus/{}", o.id))
             .spawn(move || session.run())
             .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
-        Ok(Box::new(GstSource { pace, outlet, bus, thread: Some(thread) }))
+        Ok(Box::new(GstSource { pace, stopper, bus, thread: Some(thread) }))
     }
 }
 
@@ -208,7 +209,7 @@ fn parse(text: &str, name: &str) -> Result<gst::Pipeline> {
 
 struct GstSource {
     pace: Pace,
-    outlet: Outlet,
+    stopper: Stopper,
     bus: gst::Bus,
     thread: Option<JoinHandle<()>>,
 }
@@ -226,14 +227,14 @@ impl Source for GstSource {
     }
 
     fn stop(&mut self) {
-        self.outlet.stop();
+        self.stopper.stop();
         self.wake();
     }
 }
 
 impl Drop for GstSource {
     fn drop(&mut self) {
-        self.outlet.abandon();
+        self.stopper.abandon();
         self.wake();
         if let Some(thread) = self.thread.take() {
             // A panic in the thread was printed where it happened; there is no one to hand it to here.

@@ -1,0 +1,197 @@
+//! Files and the built-in test source.
+
+use std::time::{Duration, Instant};
+
+use touchline::ingest::gst::GstOptions;
+use touchline::ingest::uri::Pacing;
+use touchline::ingest::{End, Track, Tracks};
+
+use crate::common::Fixtures;
+use crate::{BOTH, Heard, PATIENCE, all, failure, open, text};
+
+#[test]
+fn every_container_and_codec_gives_all_its_pictures_and_samples() {
+    let dir = Fixtures::new();
+    let lavfi = |size: &str, rate: &str, hz: u32| {
+        format!(
+            "-f lavfi -i testsrc2=size={size}:rate={rate}:duration=2 \
+             -f lavfi -i sine=frequency=440:sample_rate={hz}:duration=2"
+        )
+    };
+    let h264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p";
+    // Name, size, rate, Hz, codecs, pictures, size out, samples a codec may add or lose at the borders. Lossless sound
+    // is exact; coded sound has priming and padding that containers may or may not describe.
+    type Row = (&'static str, &'static str, &'static str, u32, String, usize, (u32, u32), u64);
+    let table: [Row; 10] = [
+        ("a.mp4", "320x180", "30000/1001", 44_100, format!("{h264} -c:a aac -ac 2"), 60, (320, 180), 2048),
+        ("a.ts", "320x180", "25", 48_000, format!("{h264} -c:a aac"), 50, (320, 180), 3072),
+        ("b.ts", "352x288", "25", 48_000, "-c:v mpeg2video -bf 2 -c:a libmp3lame".into(), 50, (352, 288), 3456),
+        ("c.ts", "320x180", "50", 48_000, format!("{h264} -bf 2 -c:a ac3"), 100, (320, 180), 3072),
+        (
+            "a.mkv",
+            "320x180",
+            "25",
+            48_000,
+            "-c:v libx265 -preset ultrafast -x265-params log-level=none -c:a flac".into(),
+            50,
+            (320, 180),
+            0,
+        ),
+        (
+            "b.mkv",
+            "322x242",
+            "24",
+            22_050,
+            "-vf format=gbrp,crop=321:241:0:0:exact=1 -c:v ffv1 -pix_fmt bgr0 -c:a pcm_s16le".into(),
+            48,
+            (321, 241),
+            0,
+        ),
+        ("a.mov", "180x320", "30", 44_100, format!("{h264} -c:a pcm_s16le -ac 2"), 60, (180, 320), 0),
+        ("p.mp4", "720x1280", "25", 44_100, format!("{h264} -c:a libmp3lame"), 50, (203, 360), 3456),
+        (
+            "a.webm",
+            "320x180",
+            "25",
+            48_000,
+            "-c:v libvpx -deadline realtime -cpu-used 8 -b:v 500k -c:a libopus".into(),
+            50,
+            (320, 180),
+            1300,
+        ),
+        (
+            "b.webm",
+            "320x180",
+            "25",
+            48_000,
+            "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -b:v 500k -c:a libopus".into(),
+            50,
+            (320, 180),
+            1300,
+        ),
+    ];
+    for (name, size, rate, hz, codecs, pictures, shape, slack) in table {
+        let path = dir.make(name, &format!("{} {codecs}", lavfi(size, rate, hz)));
+        let heard = all(text(&path), GstOptions::default());
+        assert_eq!(heard.end, Some(End::Finished), "{name}");
+        assert_eq!(heard.tracks, Some(BOTH), "{name}");
+        assert_eq!(heard.frames.len(), pictures, "{name}");
+        assert!(
+            heard.frames.iter().all(|f| (f.width, f.height) == shape),
+            "{name}: {}×{}",
+            heard.frames[0].width,
+            heard.frames[0].height
+        );
+        assert!(heard.samples().abs_diff(2 * u64::from(hz)) <= slack, "{name}: {} samples", heard.samples());
+        assert!(heard.chunks.iter().all(|c| c.2 == hz), "{name}");
+        heard.assert_in_order(30);
+        assert!(heard.frames[0].pts.0 < 150_000_000, "{name} begins at {}", heard.frames[0].pts);
+        assert_eq!(heard.ended_tracks.len(), 2, "{name}");
+    }
+}
+
+#[test]
+fn rows_are_where_they_belong_at_odd_widths() {
+    let dir = Fixtures::new();
+    // Lossless RGB whose every pixel says where it is; 321 × 3 bytes are no multiple of 4.
+    let path = dir.make(
+        "ramp.mkv",
+        "-f lavfi -i nullsrc=size=321x241:rate=5:duration=1,format=gbrp,geq=r=mod(X\\,256):g=mod(Y\\,256):b=mod(X+2*Y\\,256) \
+         -c:v ffv1 -pix_fmt bgr0",
+    );
+    let heard = all(text(&path), GstOptions::default());
+    assert_eq!(heard.frames.len(), 5);
+    assert_eq!(heard.tracks, Some(Tracks { video: true, audio: false }));
+    let frame = &heard.frames[4];
+    assert_eq!((frame.width, frame.height), (321, 241));
+    for y in 0..241usize {
+        for x in 0..321usize {
+            let at = (y * 321 + x) * 3;
+            let expected = [x % 256, y % 256, (x + 2 * y) % 256].map(|v| v as u8);
+            assert_eq!(frame.data[at..at + 3], expected, "row {y}, column {x}");
+        }
+    }
+}
+
+#[test]
+fn pictures_shrink_never_grow_and_keep_their_shape() {
+    let dir = Fixtures::new();
+    let anamorphic =
+        dir.make("sd.ts", "-f lavfi -i testsrc2=size=720x576:rate=25:duration=0.4 -vf setdar=16/9 -c:v mpeg2video");
+    let interlaced = dir.make(
+        "i.ts",
+        "-f lavfi -i testsrc2=size=720x576:rate=50:duration=0.8 -vf tinterlace=interleave_top,setdar=4/3 \
+         -c:v mpeg2video -flags +ilme+ildct",
+    );
+    for (path, height, shape, pictures) in
+        [(&anamorphic, 288, (512, 288), 10), (&anamorphic, 1080, (1024, 576), 10), (&interlaced, 360, (480, 360), 20)]
+    {
+        let heard = all(text(path), GstOptions { frame_height: height, ..GstOptions::default() });
+        let sizes: Vec<_> = heard.frames.iter().map(|f| (f.width, f.height)).collect();
+        assert_eq!(sizes, vec![shape; pictures], "{}", path.display());
+    }
+}
+
+#[test]
+fn one_track_is_enough() {
+    let dir = Fixtures::new();
+    let silent =
+        dir.make("v.mp4", "-f lavfi -i testsrc2=size=320x180:rate=25:duration=1 -c:v libx264 -preset ultrafast");
+    let heard = all(text(&silent), GstOptions::default());
+    assert_eq!((heard.tracks, heard.frames.len()), (Some(Tracks { video: true, audio: false }), 25));
+    assert_eq!(heard.ended_tracks, [Track::Video]);
+    for (name, codec) in [("a.m4a", "aac"), ("a.mp3", "libmp3lame"), ("a.wav", "pcm_s16le")] {
+        let sound = dir.make(name, &format!("-f lavfi -i sine=sample_rate=44100:duration=1 -ac 2 -c:a {codec}"));
+        let heard = all(text(&sound), GstOptions::default());
+        assert_eq!(heard.tracks, Some(Tracks { video: false, audio: true }), "{name}");
+        assert!(heard.samples().abs_diff(44_100) <= 3456, "{name}: {}", heard.samples());
+        assert_eq!(heard.chunks[0].3, 2, "{name}");
+    }
+
+    let both = dir.clip("both.mp4", 1);
+    let heard = all(text(&both), GstOptions { want_audio: false, ..GstOptions::default() });
+    assert_eq!((heard.frames.len(), heard.samples()), (30, 0));
+    let heard = all(text(&both), GstOptions { want_video: false, ..GstOptions::default() });
+    assert_eq!((heard.frames.len(), heard.tracks), (0, Some(Tracks { video: false, audio: true })));
+    let said = failure(text(&silent), GstOptions { want_video: false, ..GstOptions::default() });
+    assert!(said.starts_with("no audio track"), "{said}");
+}
+
+#[test]
+fn the_test_source_is_exact() {
+    let started = Instant::now();
+    let heard = all("testsrc://?seconds=3&width=321&height=241&fps=29.97", GstOptions::default());
+    assert_eq!((heard.frames.len(), heard.samples()), (90, 144_000));
+    assert_eq!((heard.frames[0].width, heard.frames[0].height), (321, 241));
+    assert_ne!(heard.frames[0].data[..], heard.frames[89].data[..], "the pattern moves");
+    heard.assert_in_order(1);
+    assert!(started.elapsed() < Duration::from_secs(3), "a recording is not paced");
+    let heard = all("testsrc://?seconds=1&video=0", GstOptions::default());
+    assert_eq!(heard.tracks, Some(Tracks { video: false, audio: true }));
+    let started = Instant::now();
+    all("testsrc://?seconds=1&live=1", GstOptions::default());
+    assert!(started.elapsed() > Duration::from_millis(900));
+}
+
+#[test]
+fn a_slow_consumer_loses_nothing_of_a_file_and_realtime_paces_it() {
+    let dir = Fixtures::new();
+    let path = dir.clip("slow.mp4", 2);
+    let reference = all(text(&path), GstOptions::default());
+    let (_source, from) = open(text(&path), GstOptions::default()).unwrap();
+    let mut heard = Heard::default();
+    while heard.end.is_none() {
+        std::thread::sleep(Duration::from_millis(if heard.frames.len() < 40 { 10 } else { 0 }));
+        heard.take(from.recv_timeout(PATIENCE).expect("more to come"));
+    }
+    assert_eq!(heard.frames.len(), 60);
+    assert_eq!(heard.chunks, reference.chunks);
+    for (a, b) in heard.frames.iter().zip(&reference.frames) {
+        assert_eq!((a.pts, &a.data[..]), (b.pts, &b.data[..]), "a recording decodes the same every time");
+    }
+
+    let started = Instant::now();
+    let paced = all(text(&path), GstOptions { pacing: Pacing::Realtime, ..GstOptions::default() });
+    assert_eq!(paced.frames.len(), 60);
+    assert!(started.elapsed() > Duration::from_millis(1800), "{:?}", started.elapsed());
+}
