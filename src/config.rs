@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::vote::VoteConfig;
@@ -107,11 +108,19 @@ impl ConfigFile {
     /// # Errors
     /// One line with the line number, the cause and what to do.
     pub fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
-            format!("line {line}: {}; correct it or remove it", e.message().replace('\n', " "))
-        })
+        parse_toml(text).map_err(|e| format!("{e}; correct it or remove it"))
     }
+}
+
+/// Parses TOML.
+///
+/// # Errors
+/// On one line: the number of the line and the cause.
+pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
+        format!("line {line}: {}", e.message().replace('\n', " "))
+    })
 }
 
 impl VoteFile {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Architecture;
 use crate::clip::SamplingPlan;
+use crate::config::parse_toml;
 use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
@@ -149,10 +150,9 @@ impl Pack {
         let text = std::fs::read_to_string(&path).map_err(|e| {
             Error::pack(dir, format!("cannot read {MANIFEST}: {e}"), "give the directory of a model pack with --pack")
         })?;
-        let manifest: Manifest = toml::from_str(&text).map_err(|e| {
-            let line = e.span().map_or(String::new(), |s| format!(" line {}", text[..s.start].lines().count().max(1)));
-            let cause = format!("{MANIFEST}{line}: {}", e.message().replace('\n', " "));
-            Error::pack(dir, cause, "correct the key or take the pack again from where it came")
+        let manifest: Manifest = parse_toml(&text).map_err(|cause| {
+            let advice = "correct the key or take the pack again from where it came";
+            Error::pack(dir, format!("{MANIFEST} {cause}"), advice)
         })?;
         Self::from_manifest(dir, manifest)
             .map_err(|cause| Error::pack(dir, format!("{MANIFEST}: {cause}"), "correct the key named"))
