@@ -3,6 +3,7 @@
 //! The same feature code and clip builder as serving: what a head is trained on is what it will see.
 
 pub mod augment;
+mod card;
 pub mod extract;
 pub mod head;
 pub mod manifest;
