@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use touchline::ingest::gst::GstOptions;
 use touchline::ingest::uri::Pacing;
-use touchline::ingest::{End, Track, Tracks};
+use touchline::ingest::{End, MediaItem, Track, Tracks};
 
 use crate::common::Fixtures;
 use crate::{BOTH, Heard, PATIENCE, all, failure, open, text};
@@ -194,4 +194,33 @@ fn a_slow_consumer_loses_nothing_of_a_file_and_realtime_paces_it() {
     let paced = all(text(&path), GstOptions { pacing: Pacing::Realtime, ..GstOptions::default() });
     assert_eq!(paced.frames.len(), 60);
     assert!(started.elapsed() > Duration::from_millis(1800), "{:?}", started.elapsed());
+}
+
+#[test]
+fn the_tracks_of_a_recording_stay_in_step() {
+    let dir = Fixtures::new();
+    // Small pictures and long: the demuxer's queues would hold all of it.
+    let path = dir.clip("long.mp4", 12);
+    let (_source, from) = open(text(&path), GstOptions::default()).unwrap();
+    let (mut video_ns, mut audio_ns, mut ended) = (0u64, 0u64, false);
+    for item in from.iter() {
+        match item {
+            MediaItem::Frame(frame) => video_ns = frame.pts.0,
+            MediaItem::Pcm(chunk) => audio_ns = chunk.pts.0,
+            MediaItem::TrackEnded(_) => ended = true,
+            _ => {}
+        }
+        // Two seconds, and what was under way in the channel when the leader was stopped.
+        assert!(ended || video_ns.abs_diff(audio_ns) < 3_200_000_000, "pictures {video_ns}, sound {audio_ns}");
+    }
+    assert!(ended && video_ns > 11_900_000_000);
+    // Sound that begins five seconds late is waited for, but not for ever.
+    let path = dir.make(
+        "late.mkv",
+        "-f lavfi -i testsrc2=size=320x180:rate=25:duration=8 -itsoffset 5 -f lavfi -i sine=duration=3 \
+         -c:v libx264 -preset ultrafast -c:a flac",
+    );
+    let heard = all(text(&path), GstOptions::default());
+    assert_eq!((heard.frames.len(), heard.samples()), (200, 3 * 44_100));
+    assert!(heard.chunks[0].0.abs_diff(5_000_000_000) < 50_000_000, "sound begins at {}", heard.chunks[0].0);
 }

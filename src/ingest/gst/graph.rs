@@ -5,7 +5,7 @@
 //! element has said "no more pads" is a track the source does not have.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
@@ -13,8 +13,9 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::bus::wake_message;
-use crate::ingest::outlet::{Counters, Outlet};
-use crate::ingest::{End, MediaItem, Track, Tracks};
+use super::step::Step;
+use crate::ingest::outlet::{Closed, Counters, Outlet};
+use crate::ingest::{End, MediaItem, Pace, Track, Tracks};
 
 /// How long the first track waits for the other one in a pipeline whose elements do not say when they are done (some
 /// demuxers in a user's template): a live stream's audio and video start within a picture group, about 2 s, of each
@@ -55,6 +56,9 @@ pub(super) struct Graph {
     pub counters: Arc<Counters>,
     /// Frames and chunks sent in this session.
     pub items: AtomicU64,
+    /// Recordings only: data of a live source come when they come.
+    in_step: bool,
+    step: OnceLock<Step>,
 }
 
 impl Graph {
@@ -64,6 +68,7 @@ impl Graph {
         audio: Option<gst_app::AppSink>,
         outlet: Outlet,
         counters: Arc<Counters>,
+        pace: Pace,
     ) -> Arc<Self> {
         let branch = |track, sink: Option<gst_app::AppSink>| {
             sink.map(|sink| Branch { track, head: head(sink.upcast_ref()).err().flatten(), sink })
@@ -77,6 +82,8 @@ impl Graph {
             outlet,
             counters,
             items: AtomicU64::new(0),
+            in_step: pace == Pace::File,
+            step: OnceLock::new(),
         });
         let dynamic: Vec<gst::Element> =
             pipeline.iterate_elements().into_iter().flatten().filter(adds_pads_later).collect();
@@ -157,6 +164,9 @@ impl Graph {
         let tracks = Tracks { video: has(Track::Video), audio: has(Track::Audio) };
         state.decided = Some(tracks);
         if tracks.video || tracks.audio {
+            if self.in_step {
+                self.step.get_or_init(|| Step::new(tracks.video, tracks.audio));
+            }
             // Closed means that the session is ending anyway.
             let _ = self.outlet.send(MediaItem::Opened(tracks));
         } else {
@@ -207,10 +217,40 @@ impl Graph {
             return;
         }
         state.ended.push(track);
+        if let Some(step) = self.step.get() {
+            step.end(track);
+        }
         let _ = self.outlet.send(MediaItem::TrackEnded(track));
         if [Track::Video, Track::Audio].into_iter().all(|t| !tracks.has(t) || state.ended.contains(&t)) {
             self.end_with(&mut state, End::Finished);
         }
+    }
+
+    /// Counts and sends a picture or a piece of sound of `track`, in step with the other track if that was asked for.
+    ///
+    /// # Errors
+    /// [`Closed`] if it was not sent and nothing will be.
+    pub fn deliver(&self, track: Track, item: MediaItem) -> Result<(), Closed> {
+        let pts_ns = match &item {
+            MediaItem::Frame(frame) => frame.pts.0,
+            MediaItem::Pcm(chunk) => chunk.pts.0,
+            _ => return self.outlet.send(item),
+        };
+        let samples = if let MediaItem::Pcm(chunk) = &item { chunk.frames() as u64 } else { 0 };
+        if let Some(step) = self.step.get() {
+            step.wait(track, pts_ns, &|| self.outlet.stopped());
+        }
+        let sent = self.outlet.send(item);
+        if let Some(step) = self.step.get() {
+            step.done(track, pts_ns);
+        }
+        sent?;
+        self.items.fetch_add(1, Ordering::Relaxed);
+        match track {
+            Track::Video => self.counters.frames.fetch_add(1, Ordering::Relaxed),
+            Track::Audio => self.counters.samples.fetch_add(samples, Ordering::Relaxed),
+        };
+        Ok(())
     }
 
     /// Ends the session from a streaming thread.

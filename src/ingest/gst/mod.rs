@@ -9,6 +9,7 @@ mod bus;
 mod causes;
 mod graph;
 mod sinks;
+mod step;
 mod wall;
 
 use std::sync::Arc;
@@ -137,12 +138,12 @@ impl Open for GstOpener {
                     .into(),
             ));
         }
+        let pace = location.pace(o.pacing);
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone());
+        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace);
         sinks::connect(&graph, self.clock.clone());
         wall::connect(&pipeline, outlet.clone());
-        let pace = location.pace(o.pacing);
         let session = bus::Session {
             name,
             pipeline: pipeline.clone(),

@@ -94,14 +94,7 @@ impl Feed {
         };
         match made {
             Ok(Some(item)) => {
-                let counters = &self.graph.counters;
-                match &item {
-                    MediaItem::Frame(_) => counters.frames.fetch_add(1, Ordering::Relaxed),
-                    MediaItem::Pcm(chunk) => counters.samples.fetch_add(chunk.frames() as u64, Ordering::Relaxed),
-                    _ => 0,
-                };
-                self.graph.items.fetch_add(1, Ordering::Relaxed);
-                self.graph.outlet.send(item).map_err(|_| gst::FlowError::Flushing)?;
+                self.graph.deliver(self.track, item).map_err(|_| gst::FlowError::Flushing)?;
                 Ok(gst::FlowSuccess::Ok)
             }
             Ok(None) => Ok(gst::FlowSuccess::Ok),
