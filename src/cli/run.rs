@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use clap::Args;
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
@@ -81,8 +82,26 @@ pub struct RunArgs {
 struct Running {
     stream: LiveStream,
     source: Box<dyn Source>,
+    counters: Arc<Counters>,
+    /// Lost buffers when that was last said.
+    loss_said: u64,
     failed: Option<Error>,
     ended: bool,
+}
+
+impl Running {
+    /// Says how many buffers could not be used at all, each time their number has doubled.
+    fn say_loss(&mut self) {
+        let untimed = self.counters.untimed.load(Ordering::Relaxed);
+        let undeclared = self.counters.undeclared.load(Ordering::Relaxed);
+        if untimed + undeclared > 2 * self.loss_said {
+            self.loss_said = untimed + undeclared;
+            let id = self.stream.handle().id();
+            tracing::warn!(
+                "{id}: lost {untimed} buffers without a time stamp and {undeclared} of a track that came late"
+            );
+        }
+    }
 }
 
 /// News of a source's supervisor, beside the data.
@@ -183,6 +202,9 @@ impl Server {
         config::listen_address(listen)?;
         let listener = runtime.block_on(http::bind(listen))?;
         let address = listener.local_addr().ok();
+        if address.is_some_and(|a| !a.ip().is_loopback()) {
+            tracing::warn!("{listen} is open to other machines, without login: anyone who reaches it sees the streams");
+        }
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
         let task = runtime.spawn(http::serve(listener, hub.clone(), async move {
             // The sender going away is a shutdown as well.
@@ -317,7 +339,7 @@ impl Session<'_> {
                 clock: self.clock.clone(),
                 sleeper: Arc::new(ThreadSleeper),
                 observer: Arc::new(Forward { line, news: news.clone() }),
-                counters,
+                counters: counters.clone(),
                 id: settings.id.clone(),
             };
             supervisor.open(&settings.uri, to)?
@@ -325,12 +347,13 @@ impl Session<'_> {
             opener.open(&settings.uri, to)?
         };
         let stream = LiveStream::new(handle, self.vote, self.workers.pack().classes.len());
-        self.running.insert(line, Running { stream, source, failed: None, ended: false });
+        self.running.insert(line, Running { stream, source, counters, loss_said: 0, failed: None, ended: false });
         Ok(())
     }
 
     fn take(&mut self, line: LineId, what: What) {
         let Some(running) = self.running.get_mut(&line) else { return };
+        running.say_loss();
         let now_ns = self.clock.mono_ns();
         let mut records = Vec::new();
         match what {
