@@ -18,6 +18,10 @@ use crate::models::pack::{ModelSpec, Pack};
 use crate::models::{Network, read_weights_verified};
 use crate::time::WallTime;
 
+/// Sound below this peak (-100 dB of full scale) is digital silence: a muted or dead feed. A model made to name a sport
+/// would name one, so it is not asked.
+const SILENCE_PEAK: f32 = 1e-5;
+
 /// The models of a pack, loaded and warm.
 pub struct Engine {
     pack: Pack,
@@ -88,7 +92,11 @@ impl Engine {
             .iter()
             .map(|s| Scored {
                 scores: PerModality::default(),
-                absent: PerModality { rgb: s.rgb_absent, flow: s.flow_absent, audio: s.audio_absent },
+                absent: PerModality {
+                    rgb: s.rgb_absent,
+                    flow: s.flow_absent,
+                    audio: s.audio_absent.or_else(|| is_silent(s).then_some(Absent::NoData)),
+                },
             })
             .collect();
         for modality in Modality::ALL {
@@ -143,6 +151,7 @@ impl Engine {
         match modality {
             Modality::Rgb => self.extractor.pictures_into(second, &mut self.input),
             Modality::Flow => self.extractor.flows_into(second, &mut self.input),
+            Modality::Audio if is_silent(second) => 0,
             Modality::Audio => self.extractor.sound_into(second, &mut self.input),
         }
     }
@@ -159,6 +168,10 @@ impl Engine {
     fn softmax(&self, model: &ModelSpec, logits: &[f32]) -> Vec<f32> {
         spread_softmax(logits, model.temperature, &model.outputs, self.pack.classes.len())
     }
+}
+
+fn is_silent(second: &ClipSecond) -> bool {
+    second.audio.as_ref().is_some_and(|samples| samples.iter().all(|s| s.abs() < SILENCE_PEAK))
 }
 
 /// Softmax of `logits / temperature`, spread over `classes` places: output `i` goes to `outputs[i]`, the rest is 0.

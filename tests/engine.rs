@@ -69,6 +69,17 @@ fn a_second_with_nothing_has_no_scores() {
 }
 
 #[test]
+fn digital_silence_is_no_sound() {
+    let mut engine = engine();
+    let rate = engine.pack().sample_rate().unwrap();
+    let mut muted = second(1, rate, (320, 180));
+    muted.audio = Some(vec![0.0; rate as usize]);
+    let scored = engine.score(&[&muted], &Metrics::new()).unwrap().remove(0);
+    assert!(scored.scores.audio.is_none() && scored.scores.rgb.is_some());
+    assert_eq!(scored.absent.audio, Some(touchline::clip::Absent::NoData));
+}
+
+#[test]
 fn the_pack_that_ships_says_what_it_lacks() {
     let pack = engine().pack().clone();
     let missing: Vec<&str> =
