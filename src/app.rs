@@ -19,14 +19,10 @@ use crate::clock::Clock;
 use crate::decision::SecondOutcome;
 use crate::error::{Error, Result};
 use crate::infer::Engine;
-use crate::ingest::{MediaItem, Pace};
+use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::Pack;
 use crate::time::{NANOS_PER_SECOND, WallSource, WallTime};
-
-/// Frames and PCM chunks between a source and its clip thread: about two seconds of 30 fps video. The clip thread only
-/// copies and resamples, so more would hide a stall, not ride it out.
-const MEDIA_ITEMS: usize = 64;
 
 /// Decisions between inference and publishing: a slow reader of standard output may stall publishing for a few seconds
 /// of several streams before inference waits (and live streams shed, visibly).
@@ -100,7 +96,7 @@ impl Workers {
     /// When the system has no thread left.
     pub fn add_stream(&mut self, id: &str, pace: Pace, tap: Tap) -> Result<(LineId, Sender<MediaItem>)> {
         let line = self.backlog.add_line(pace);
-        let (to, media) = bounded(MEDIA_ITEMS);
+        let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
         let config = ClipConfig {
             sample_rate: self.pack.sample_rate(),
             plan: self.pack.plan.clone(),
@@ -156,6 +152,15 @@ fn clip_loop(config: ClipConfig, media: &Receiver<MediaItem>, backlog: &Backlog,
             }
         }
         if ended {
+            return;
+        }
+    }
+    // The channel closed without an end: whoever waits for one must not wait for ever.
+    let cause = "the source went away without saying why".to_owned();
+    let advice = "please report this with the command you ran".to_owned();
+    builder.push(MediaItem::Ended(End::Failed { cause, advice }), &mut out);
+    for output in out.drain(..) {
+        if !backlog.push(line, output) {
             return;
         }
     }

@@ -20,7 +20,7 @@ pub const LIVE_SECONDS: usize = 4;
 pub const FILE_SECONDS: usize = 3;
 
 /// Index of a stream's line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LineId(usize);
 
 impl LineId {
@@ -153,6 +153,10 @@ fn take_one(line: &mut Line, id: LineId) -> Option<Taken> {
     let mut items = Vec::new();
     while let Some(item) = line.items.pop_front() {
         let is_second = matches!(item, ClipOutput::Second(_));
+        if matches!(item, ClipOutput::Ended(_)) {
+            // Nothing follows: thousands of files leave no memory behind.
+            line.items = VecDeque::new();
+        }
         items.push(item);
         if is_second {
             line.seconds -= 1;

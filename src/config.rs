@@ -24,9 +24,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::models::pack::{MANIFEST, parse_toml};
 use crate::vote::VoteConfig;
 
 /// Where the server listens when nothing else is said: this machine only.
@@ -110,17 +110,6 @@ impl ConfigFile {
     pub fn parse(text: &str) -> Result<Self, String> {
         parse_toml(text).map_err(|e| format!("{e}; correct it or remove it"))
     }
-}
-
-/// Parses TOML.
-///
-/// # Errors
-/// On one line: the number of the line and the cause.
-pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    toml::from_str(text).map_err(|e| {
-        let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
-        format!("line {line}: {}", e.message().replace('\n', " "))
-    })
 }
 
 impl VoteFile {
@@ -234,7 +223,7 @@ pub fn find_pack(given: Option<&Path>) -> Result<PathBuf> {
         .into_iter()
         .flatten()
         .map(|base| base.join(DEFAULT_PACK))
-        .find(|path| path.join(crate::models::pack::MANIFEST).is_file())
+        .find(|path| path.join(MANIFEST).is_file())
         .ok_or_else(|| {
             Error::pack(
                 DEFAULT_PACK,

@@ -117,10 +117,13 @@ impl Engine {
             if total == 0 {
                 continue;
             }
-            metrics.observe_stage(features, nanos(started));
+            let took_ns = nanos(started);
+            let with: u64 = counts.iter().filter(|n| **n > 0).count() as u64;
+            (0..with).for_each(|_| metrics.observe_stage(features, took_ns / with));
             let started = Instant::now();
             let logits = self.forward(modality, total)?;
-            metrics.observe_stage(inference, nanos(started));
+            let took_ns = nanos(started);
+            (0..with).for_each(|_| metrics.observe_stage(inference, took_ns / with));
             let mut rows = logits.into_iter().map(|row| self.softmax(&model, &row));
             for (second, count) in scored.iter_mut().zip(counts) {
                 let own: Vec<Vec<f32>> = rows.by_ref().take(count).collect();

@@ -19,19 +19,23 @@ const SECRET_MIN: usize = 4;
 pub fn remember(uri: &str) {
     let parts = split(uri);
     let mut found: Vec<String> = Vec::new();
+    let mut certain: Vec<String> = Vec::new();
     if let Some((_, password)) = parts.userinfo.and_then(|u| u.split_once(':')) {
-        found.push(password.to_owned());
+        certain.push(password.to_owned());
+    }
+    if let Some((_, key)) = stream_key(&parts) {
+        certain.push(key.to_owned());
     }
     if let Some(query) = parts.query {
         found.extend(query.split('&').filter_map(|pair| pair.split_once('=')).map(|(_, value)| value.to_owned()));
     }
-    let decoded: Vec<String> = found.iter().map(|s| percent_decode(s)).collect();
-    found.extend(decoded);
     // Words such as `mode=caller` or `latency=2000` are no secrets, and masking them would blind the logs.
     const PUBLIC: [&str; 8] = ["caller", "listener", "rendezvous", "true", "false", "request", "publish", "live"];
-    found.retain(|s| {
-        s.len() >= SECRET_MIN && !PUBLIC.contains(&s.as_str()) && !s.chars().all(|c| c.is_ascii_digit() || c == '.')
-    });
+    found.retain(|s| !PUBLIC.contains(&s.as_str()) && !s.chars().all(|c| c.is_ascii_digit() || c == '.'));
+    found.append(&mut certain);
+    let decoded: Vec<String> = found.iter().map(|s| percent_decode(s)).collect();
+    found.extend(decoded);
+    found.retain(|s| s.len() >= SECRET_MIN);
     let mut secrets = SECRETS.write().unwrap_or_else(|e| e.into_inner());
     for secret in found {
         if !secrets.contains(&secret) {
@@ -52,7 +56,16 @@ pub fn uri(uri: &str) -> String {
     }
     let user = if parts.userinfo.is_some() { "***@" } else { "" };
     let query = if parts.query.is_some() { "?***" } else { "" };
-    format!("{scheme}://{user}{}{}{query}", parts.host, parts.path)
+    match stream_key(&parts) {
+        Some((path, _)) => format!("{scheme}://{user}{}{path}/{MASK}{query}", parts.host),
+        None => format!("{scheme}://{user}{}{}{query}", parts.host, parts.path),
+    }
+}
+
+/// Path and last segment of an RTMP address: the segment is the stream key, which is all one needs to publish there.
+fn stream_key<'a>(parts: &Parts<'a>) -> Option<(&'a str, &'a str)> {
+    let is_rtmp = parts.scheme.is_some_and(|s| s.len() >= 4 && s[..4].eq_ignore_ascii_case("rtmp"));
+    parts.path.rsplit_once('/').filter(|(_, key)| is_rtmp && !key.is_empty())
 }
 
 /// `text` on one line, with every URL in it redacted and every remembered secret masked.
@@ -134,6 +147,7 @@ mod tests {
             ("https://h.example/a.m3u8?token=abc#t=1", "https://h.example/a.m3u8?***"),
             ("srt://h.example:9000?mode=caller&passphrase=longsecret", "srt://h.example:9000?***"),
             ("rtsp://ann:pa/ss@word@cam/live", "rtsp://***@cam/live"),
+            ("rtmp://h.example/app/KEY-12", "rtmp://h.example/app/***"),
             ("/recordings/a file?.mp4", "/recordings/a file?.mp4"),
             ("testsrc://?seconds=5", "testsrc://?seconds=5"),
         ] {
@@ -148,6 +162,12 @@ mod tests {
             text("cannot open \"rtsp://bob:hunter%402x@cam/live?key=abcd1234\"\n user hunter@2x, abcd1234 caller");
         assert!(!shown.contains("hunter") && !shown.contains("abcd1234") && !shown.contains('\n'), "{shown}");
         assert!(shown.contains("rtsp://***@cam/live?***") && shown.contains("caller"), "{shown}");
+        remember("rtsp://eve:24681357@cam/live?latency=2000");
+        assert_eq!(
+            text("user eve, 24681357, latency 2000"),
+            "user eve, ***, latency 2000",
+            "a number may be a password"
+        );
     }
 
     #[test]

@@ -181,6 +181,23 @@ fn what_was_written_before_a_failure_stays() {
 }
 
 #[test]
+fn one_stream_that_cannot_be_opened_ends_the_run_at_once() {
+    // The first would be tried for ever; its clip thread waits for data that never come.
+    let silent = format!("srt://127.0.0.1:{}", common::free_udp_port());
+    let began = std::time::Instant::now();
+    check(&case(3, &["run", "--listen", "off", "--retry", &silent, "/no/such/file.mp4"], &["/no/such/file.mp4"]));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_file_that_is_not_there_is_one_bad_file() {
+    let fixtures = Fixtures::new();
+    let good = fixtures.clip("good.mp4", 1);
+    let output = check(&case(7, &["score", "/no/such/file.mp4", good.to_str().unwrap()], &["/no/such/file.mp4"]));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("good.mp4"));
+}
+
+#[test]
 fn help_names_the_exit_codes() {
     let help = Command::new(program::path()).arg("--help").output().unwrap();
     let text = String::from_utf8_lossy(&help.stdout);

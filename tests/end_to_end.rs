@@ -26,7 +26,7 @@ impl Live {
         let jsonl = dir.join("live.jsonl");
         let address = format!("127.0.0.1:{}", common::free_tcp_port());
         let child = touchline()
-            .args(["run", "--quiet", "--listen", &address, "--jsonl"])
+            .args(["run", "--quiet", "--linger", "--listen", &address, "--jsonl"])
             .arg(&jsonl)
             .args(uris)
             .stdin(Stdio::null())

@@ -28,7 +28,7 @@ fn second(seed: u32, rate: u32, size: (u32, u32)) -> ClipSecond {
         Frame::new(Pooled::detached(data), w, h, Pts(u64::from(t) * 40_000_000), 0)
     };
     let mut clip = ClipSecond::of_pictures((0..6).map(frame).collect());
-    clip.rgb = vec![0, 2, 4];
+    clip.rgb = vec![0, 1, 2, 3, 4];
     clip.pairs = (0..5).map(|i| FlowPair { first: i, second: i + 1, gap_ns: 40_000_000 }).collect();
     clip.flow_absent = None;
     let tone = |i: u32| (i as f32 * (0.05 + seed as f32 * 0.01)).sin() * 0.3;
@@ -42,8 +42,7 @@ fn scores_do_not_depend_on_the_batch() {
     let mut engine = engine();
     let metrics = Metrics::new();
     let rate = engine.pack().sample_rate().unwrap();
-    let mut seconds: Vec<ClipSecond> =
-        vec![second(1, rate, (512, 288)), second(2, rate, (321, 241)), second(3, rate, (162, 288))];
+    let mut seconds = [(512, 288), (321, 241), (162, 288), (384, 288)].map(|size| second(size.0, rate, size));
     seconds[1].audio = None;
     let alone: Vec<_> = seconds.iter().map(|s| engine.score(&[s], &metrics).unwrap().remove(0)).collect();
     let together = engine.score(&seconds.iter().collect::<Vec<_>>(), &metrics).unwrap();
@@ -56,7 +55,7 @@ fn scores_do_not_depend_on_the_batch() {
             assert!(scores.scores.iter().all(|p| p.is_finite() && *p >= 0.0));
         }
     }
-    assert_eq!(together[0].scores.rgb.as_ref().unwrap().voters, 3);
+    assert_eq!(together[0].scores.rgb.as_ref().unwrap().voters, 5);
     assert_eq!(together[0].scores.flow.as_ref().unwrap().voters, 5);
 }
 

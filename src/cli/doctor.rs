@@ -1,6 +1,6 @@
 //! `touchline doctor`: what is missing on this machine, and how to get it.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -42,9 +42,9 @@ impl Report {
         };
         self.missing += usize::from(verdict == Verdict::Missing);
         if self.color {
-            println!("\x1b[{color}m{word:>8}\x1b[0m  {what:<26} {detail}");
+            let _ = writeln!(std::io::stdout(), "\x1b[{color}m{word:>8}\x1b[0m  {what:<26} {detail}");
         } else {
-            println!("{word:>8}  {what:<26} {detail}");
+            let _ = writeln!(std::io::stdout(), "{word:>8}  {what:<26} {detail}");
         }
     }
 }
@@ -52,12 +52,12 @@ impl Report {
 pub fn doctor(args: &DoctorArgs) -> Result<()> {
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut report = Report { color, missing: 0 };
-    println!("touchline {}", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(std::io::stdout(), "touchline {}", env!("CARGO_PKG_VERSION"));
     let packages = gstreamer(&mut report);
     pack(&mut report, args.pack.as_deref());
     machine(&mut report);
     if !packages.is_empty() {
-        println!("\nTo install what is missing:\n  apt-get install {}", packages.join(" "));
+        let _ = writeln!(std::io::stdout(), "\nTo install what is missing:\n  apt-get install {}", packages.join(" "));
     }
     match report.missing {
         0 => Ok(()),

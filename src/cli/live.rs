@@ -14,11 +14,14 @@ pub struct LiveStream {
     handle: StreamHandle,
     voter: Voter,
     classes: usize,
+    supervised: bool,
 }
 
 impl LiveStream {
-    pub fn new(handle: StreamHandle, vote: VoteConfig, classes: usize) -> Self {
-        Self { handle, voter: Voter::new(vote, classes), classes }
+    /// `supervised`: a supervisor tells when the stream plays. Its news overtake what waits to be classified, so an
+    /// in-band `Opened` may be old.
+    pub fn new(handle: StreamHandle, vote: VoteConfig, classes: usize, supervised: bool) -> Self {
+        Self { handle, voter: Voter::new(vote, classes), classes, supervised }
     }
 
     pub fn handle(&self) -> &StreamHandle {
@@ -38,8 +41,8 @@ impl LiveStream {
     pub fn news(&mut self, news: ClipOutput, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
         match news {
             ClipOutput::Opened(tracks) => {
-                self.handle.set_tracks(tracks);
-                self.change(StreamState::Playing, records)
+                records.extend(self.handle.set_tracks(tracks));
+                if self.supervised { None } else { self.change(StreamState::Playing, records) }
             }
             ClipOutput::RunStarted { cause, .. } => {
                 self.handle.run_started(cause);

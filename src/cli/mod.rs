@@ -32,6 +32,7 @@ Exit codes:
   5  an output cannot be written, or the address to listen on is taken
   6  training data are missing or do not fit
   7  some of several inputs failed; each was reported
+  130  ended by a second interrupt, before what was under way was finished
 
 Logging goes to standard error; RUST_LOG=touchline=debug shows more. Secrets in URLs are never shown."
 )]

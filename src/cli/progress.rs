@@ -1,6 +1,6 @@
 //! Progress of long work: a bar with rate and ETA on a terminal, plain lines otherwise.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,9 +58,11 @@ impl Progress {
 
     /// Prints to standard output without tearing the bar.
     pub fn out(&self, text: &str) {
+        // A reader that went away (`| head`) has seen what it wanted.
+        let print = || drop(writeln!(std::io::stdout(), "{text}"));
         match &self.bar {
-            Some(bar) => bar.suspend(|| println!("{text}")),
-            None => println!("{text}"),
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `touchline run`: watch streams.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,11 +85,20 @@ struct Running {
     counters: Arc<Counters>,
     /// Lost buffers when that was last said.
     loss_said: u64,
+    /// Reconnects that the hub was told of.
+    reconnects_said: u64,
     failed: Option<Error>,
     ended: bool,
 }
 
 impl Running {
+    /// Tells the hub of reconnects since the last time.
+    fn say_reconnects(&mut self) {
+        let all = self.counters.reconnects.load(Ordering::Relaxed);
+        self.stream.handle().reconnected(all.saturating_sub(self.reconnects_said));
+        self.reconnects_said = all;
+    }
+
     /// Says how many buffers could not be used at all, each time their number has doubled.
     fn say_loss(&mut self) {
         let untimed = self.counters.untimed.load(Ordering::Relaxed);
@@ -139,9 +148,10 @@ pub fn run(args: RunArgs) -> Result<()> {
     let stop = stop_signal(&runtime);
     let terminal = (!args.quiet)
         .then(|| Terminal::new(&workers.pack().classes, streams.len(), args.jsonl.as_deref() == Some("-")));
-    let mut session = Session { args: &args, hub, workers, clock, jsonl, terminal, running: HashMap::new(), vote };
+    let mut session =
+        Session { args: &args, hub, workers, clock, jsonl, terminal, running: BTreeMap::new(), vote, stopped: false };
     let outcome = session.watch(streams, &stop);
-    if outcome.is_ok() && args.linger && server.address.is_some() {
+    if outcome.is_ok() && !session.stopped && args.linger && server.address.is_some() {
         eprintln!("every stream has ended; the page stays until Ctrl-C");
         let _ = stop.recv();
     }
@@ -167,9 +177,9 @@ fn settle(mut args: RunArgs) -> Result<(RunArgs, Vec<StreamSettings>, VoteConfig
     }));
     for stream in &mut wanted {
         crate::redact::remember(&stream.uri);
-        stream.pipeline = stream.pipeline.take().or_else(|| args.pipeline.clone());
-        stream.latency_ms = stream.latency_ms.or(args.latency_ms);
-        stream.rtsp_transport = stream.rtsp_transport.or(args.rtsp_transport);
+        stream.pipeline = args.pipeline.clone().or(stream.pipeline.take());
+        stream.latency_ms = args.latency_ms.or(stream.latency_ms);
+        stream.rtsp_transport = args.rtsp_transport.or(stream.rtsp_transport);
     }
     if wanted.is_empty() {
         let how = "give a URI or a path, as in `touchline run rtsp://camera.example/live`, or --config FILE";
@@ -181,7 +191,7 @@ fn settle(mut args: RunArgs) -> Result<(RunArgs, Vec<StreamSettings>, VoteConfig
 /// `NAME=URI` → both; a `=` behind a `/`, `:` or `?` belongs to the URI, and so does one in the name of a file.
 fn split_name(given: &str) -> (Option<&str>, &str) {
     match given.split_once('=') {
-        Some((name, uri)) if !name.contains(['/', ':', '?', '.']) && !Path::new(given).exists() => (Some(name), uri),
+        Some((name, uri)) if !name.contains(['/', ':', '?']) && !Path::new(given).exists() => (Some(name), uri),
         _ => (None, given),
     }
 }
@@ -251,12 +261,15 @@ fn stop_signal(runtime: &tokio::runtime::Runtime) -> Receiver<()> {
 struct Session<'a> {
     args: &'a RunArgs,
     hub: Hub,
+    /// Dropped before `workers`: a clip thread ends when its source lets go of the channel between them.
+    running: BTreeMap<LineId, Running>,
     workers: Workers,
     clock: Arc<dyn Clock>,
     jsonl: Option<JsonlWriter>,
     terminal: Option<Terminal>,
-    running: HashMap<LineId, Running>,
     vote: VoteConfig,
+    /// The program was asked to stop.
+    stopped: bool,
 }
 
 impl Session<'_> {
@@ -277,6 +290,7 @@ impl Session<'_> {
                 recv(news) -> message => if let Ok((line, state)) = message { self.news(line, state) },
                 recv(stop) -> _ => {
                     tracing::info!("stopping: finishing the seconds that are under way");
+                    self.stopped = true;
                     self.running.values_mut().for_each(|r| r.source.stop());
                     stop = never();
                 }
@@ -346,8 +360,12 @@ impl Session<'_> {
         } else {
             opener.open(&settings.uri, to)?
         };
-        let stream = LiveStream::new(handle, self.vote, self.workers.pack().classes.len());
-        self.running.insert(line, Running { stream, source, counters, loss_said: 0, failed: None, ended: false });
+        let supervised = pace == Pace::Live;
+        let stream = LiveStream::new(handle, self.vote, self.workers.pack().classes.len(), supervised);
+        self.running.insert(
+            line,
+            Running { stream, source, counters, loss_said: 0, reconnects_said: 0, failed: None, ended: false },
+        );
         Ok(())
     }
 
@@ -383,7 +401,8 @@ impl Session<'_> {
 
     /// A source reconnects or waits. Its end is told in-band, after its last second.
     fn news(&mut self, line: LineId, state: SourceState) {
-        let Some(running) = self.running.get(&line).filter(|r| !r.ended) else { return };
+        let Some(running) = self.running.get_mut(&line).filter(|r| !r.ended) else { return };
+        running.say_reconnects();
         let state = match state {
             SourceState::Connecting => StreamState::Connecting,
             SourceState::Playing => StreamState::Playing,

@@ -64,8 +64,6 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     let vote = VoteFile { window: args.vote_window, ..VoteFile::default() }.settings().map_err(Error::Usage)?;
     let files = expand(&args.inputs)?;
     let pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
-    let jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
-    let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let options = GstOptions {
         id: "score".into(),
@@ -77,6 +75,9 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     let opener = GstOpener::new(options, clock.clone())?;
     let classes = Arc::new(pack.classes.clone());
     let workers = Workers::start(pack, 1, Metrics::new(), clock)?;
+    // Only now: what an earlier run wrote there is replaced when nothing else can fail any more.
+    let jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
+    let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
     let mut scorer = Scorer { workers, opener, classes, jsonl, vote };
 
     let to_stdout = args.jsonl.as_deref() != Some(Path::new("-"));
@@ -103,7 +104,9 @@ pub fn score(args: ScoreArgs) -> Result<()> {
             }
             Err(e) => {
                 failed += 1;
-                progress.line(&crate::redact::text(&format!("touchline: {e}")));
+                if files.len() > 1 {
+                    progress.line(&crate::redact::text(&format!("touchline: {e}")));
+                }
                 first_failure.get_or_insert(e);
             }
         }
@@ -111,7 +114,6 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     progress.finish();
     match first_failure {
         None => Ok(()),
-        // The one error of the one input was printed; its exit code says what kind it was.
         Some(_) if files.len() > 1 => Err(Error::Partial { failed, total: files.len() }),
         Some(e) => Err(e),
     }
@@ -121,9 +123,8 @@ pub fn score(args: ScoreArgs) -> Result<()> {
 fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for input in inputs {
-        let meta = std::fs::metadata(input)
-            .map_err(|e| Error::source_error(input.display().to_string(), e.to_string(), "check the path"))?;
-        if !meta.is_dir() {
+        if !input.is_dir() {
+            // What is not there is reported in its turn, like any other bad file.
             files.push(input.clone());
             continue;
         }
@@ -131,9 +132,12 @@ fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
         walk(input, &mut files)
             .map_err(|e| Error::source_error(input.display().to_string(), e.to_string(), "check the permissions"))?;
         if files.len() == before {
-            let advice = format!("files named {} are looked for", RECORDINGS.map(|e| format!(".{e}")).join(" "));
-            return Err(Error::source_error(input.display().to_string(), "no recording or picture is in it", advice));
+            tracing::warn!("{}: no recording or picture is in it", input.display());
         }
+    }
+    if files.is_empty() {
+        let advice = format!("files named {} are looked for", RECORDINGS.map(|e| format!(".{e}")).join(" "));
+        return Err(Error::source_error("the folders given", "no recording or picture is in them", advice));
     }
     Ok(files)
 }
@@ -170,6 +174,9 @@ struct Scorer {
 
 impl Scorer {
     fn file(&mut self, path: &Path) -> Result<Labelled> {
+        // Only what is on disk: a stream's address belongs to `run`, and its secrets into no record.
+        std::fs::metadata(path)
+            .map_err(|e| Error::source_error(path.display().to_string(), e.to_string(), "check the path"))?;
         if extension(path).is_some_and(|e| PICTURES.contains(&e.as_str())) {
             let line = self.workers.add_line(Pace::File);
             self.workers.push(line, ClipOutput::Second(picture(path, self.workers.pack().frame_height)?));

@@ -1,6 +1,7 @@
 //! `touchline train`: heads of a pack from labelled material.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -15,6 +16,7 @@ use crate::learn::extract::Inputs;
 use crate::learn::head::HeadConfig;
 use crate::learn::train::{Progress, TrainConfig};
 use crate::learn::{manifest, split, train as learn};
+use crate::models::pack::Manifest;
 
 /// Mean and standard deviation of ImageNet's pictures per channel, as torchvision's models expect.
 const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -41,6 +43,9 @@ pub struct TrainArgs {
     /// Name of the pack.
     #[arg(long, default_value = "compact")]
     name: String,
+    /// What the material is and where it comes from, for the pack's card.
+    #[arg(long, value_name = "TEXT", default_value = "its origin is not stated")]
+    material: String,
     /// Seed of the split and the training: the same seed gives the same pack.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -85,6 +90,7 @@ fn inputs() -> Inputs {
             std_db: 18.0,
         },
         plan,
+        frame_height: FRAME_HEIGHT,
     }
 }
 
@@ -97,11 +103,11 @@ pub fn train(args: TrainArgs) -> Result<()> {
         data: args.data,
         out: args.out,
         name: args.name,
+        material: args.material,
         backbone: args.backbone,
         cache: args.cache,
         seed: args.seed,
         inputs: inputs(),
-        frame_height: FRAME_HEIGHT,
         head: HeadConfig {
             epochs: args.epochs,
             learning_rate: args.learning_rate,
@@ -119,13 +125,18 @@ pub fn train(args: TrainArgs) -> Result<()> {
         Progress::Note(text) => bar.line(&text),
     })?;
     bar.finish();
-    println!("{} classes: {}", manifest.classes.len(), manifest.classes.join(" "));
+    summary(&manifest, &config.out);
+    Ok(())
+}
+
+/// What was made, on standard output.
+fn summary(manifest: &Manifest, out: &Path) {
+    let _ = writeln!(std::io::stdout(), "{} classes: {}", manifest.classes.len(), manifest.classes.join(" "));
     for (class, why) in &manifest.left_out {
-        println!("left out: {class} ({why})");
+        let _ = writeln!(std::io::stdout(), "left out: {class} ({why})");
     }
     for (name, value) in &manifest.card.measured {
-        println!("{name} = {value}");
+        let _ = writeln!(std::io::stdout(), "{name} = {value}");
     }
-    println!("pack written to {}", config.out.display());
-    Ok(())
+    let _ = writeln!(std::io::stdout(), "pack written to {}", out.display());
 }

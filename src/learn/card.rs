@@ -1,6 +1,6 @@
 //! What a pack says about itself: the fusion section, the card, the list of recordings with their sides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
@@ -35,14 +35,18 @@ pub fn manifest_fusion(fusion: &FusionTable, classes: &ClassSet) -> Fusion {
 pub fn card(items: &[Item], sides: &[Side], config: &TrainConfig, measured: BTreeMap<String, f64>) -> Card {
     let count = |kind| items.iter().filter(|i| i.kind == kind).count();
     let on = |side| sides.iter().zip(items).filter(|(s, i)| **s == side && i.kind == Kind::Clip).count();
+    let sources = |side| {
+        let of = sides.iter().zip(items).filter(|(s, i)| **s == side && i.kind == Kind::Clip);
+        of.map(|(_, i)| i.source.as_str()).collect::<BTreeSet<_>>().len()
+    };
     let fingerprint = Sha256::digest(split_csv(items, sides).as_bytes());
     Card {
         trained_on: format!(
-            "{} still pictures, {} video clips and {} pieces of broadcast sound collected from public places, mostly \
-             without a stated licence; none of them is part of this pack",
+            "{} still pictures, {} video clips and {} pieces of sound; {}",
             count(Kind::Picture),
             count(Kind::Clip),
-            count(Kind::Sound)
+            count(Kind::Sound),
+            config.material
         ),
         method: format!(
             "MobileNetV2 with ImageNet weights, frozen; one linear head per modality (AdamW, {} epochs, label smoothing \
@@ -65,8 +69,10 @@ pub fn card(items: &[Item], sides: &[Side], config: &TrainConfig, measured: BTre
         ),
         measured,
         limits: format!(
-            "Few sources of video per class: the figures move by several points with the choice of test sources. A scene \
-             that is no known sport is '{OTHER}', learned from a small set of other games and everyday video."
+            "The figures rest on {} recordings of {} sources: they move by several points with the choice of sources. What \
+             is no known sport is '{OTHER}' only as far as such material was there to learn from.",
+            on(Side::Test),
+            sources(Side::Test)
         ),
     }
 }

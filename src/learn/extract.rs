@@ -19,7 +19,7 @@ use crate::features::FeatureExtractor;
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
 use crate::ingest::frame::Frame;
 use crate::ingest::pool::Pooled;
-use crate::ingest::{End, Open, Pace};
+use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, Open, Pace};
 use crate::labels::Modality;
 use crate::models::Network;
 use crate::time::Pts;
@@ -40,6 +40,8 @@ pub struct Inputs {
     pub flow: FlowParams,
     pub audio: AudioParams,
     pub plan: SamplingPlan,
+    /// Lines that pictures of recordings are scaled down to on ingest.
+    pub frame_height: u32,
 }
 
 /// Which input a row of features stands for.
@@ -91,8 +93,9 @@ pub fn extract(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Extracted> {
     let (network, backbone_hash) = backbone;
-    let key = key(items, inputs, backbone_hash);
+    let key = key(data, items, inputs, backbone_hash);
     let path = cache.join(format!("features-{}.safetensors", &key[..16]));
+    tracing::debug!("features: {}", path.display());
     if path.is_file() {
         return load(&path);
     }
@@ -119,17 +122,24 @@ pub fn extract(
         work.flush(modality)?;
     }
     progress(items.len(), items.len());
+    if !work.out.skipped.is_empty() {
+        // What is missing may be mended; the next run must look again.
+        return Ok(work.out);
+    }
     std::fs::create_dir_all(cache).and_then(|()| save(&work.out, &path).map_err(std::io::Error::other)).map_err(
         |e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another --cache"),
     )?;
     Ok(work.out)
 }
 
-fn key(items: &[Item], inputs: &Inputs, backbone_hash: &str) -> String {
+/// A hash of all that the rows depend on; a file's content is told by its length and time of change.
+fn key(data: &Path, items: &[Item], inputs: &Inputs, backbone_hash: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(format!("{VERSION} {PICTURE_VIEWS} {backbone_hash} {inputs:?}"));
     for item in items {
-        hash.update(format!("{:?} {} {}\n", item.kind, item.path.display(), item.audible));
+        let meta = std::fs::metadata(data.join(&item.path)).ok();
+        let state = meta.map(|m| (m.len(), m.modified().ok()));
+        hash.update(format!("{:?} {} {} {state:?}\n", item.kind, item.path.display(), item.audible));
     }
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -254,7 +264,7 @@ pub fn seconds(
     config: ClipConfig,
     each: &mut dyn FnMut(ClipSecond) -> Result<()>,
 ) -> Result<()> {
-    let (to, media) = bounded(64);
+    let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
     let name = path.to_string_lossy();
     let _source = opener.open(&name, to)?;
     let mut builder = ClipBuilder::new(config);

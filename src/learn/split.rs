@@ -1,4 +1,5 @@
-//! 80/10/10 train/validation/test, stratified by class, on the source: all that comes from one source is on one side.
+//! 80/10/10 train/validation/test, stratified by class, on the source: all that comes from one source is on one side,
+//! whatever its class and kind.
 //!
 //! A class from a single source stays in training, and one from two sources has no validation: an honest figure cannot
 //! be had for them, and the card says so. Pictures are not frames of one recording: each is its own source.
@@ -29,51 +30,68 @@ impl Side {
 
 /// The side of every item. Depends on `seed`, kinds, classes, sources (and, for pictures, paths) only, not on the order.
 pub fn by_source(items: &[Item], seed: u64) -> Vec<Side> {
-    let unit = |item: &Item| match item.kind {
-        Kind::Picture => item.path.to_string_lossy().into_owned(),
-        Kind::Clip | Kind::Sound => item.source.clone(),
-    };
     // (kind, class) → source → how many items
     let mut strata: BTreeMap<(Kind, &str), BTreeMap<String, usize>> = BTreeMap::new();
     for item in items {
         *strata.entry((item.kind, &item.class)).or_default().entry(unit(item)).or_default() += 1;
     }
-    let sides: BTreeMap<(Kind, &str), BTreeMap<String, Side>> =
-        strata.into_iter().map(|(key, sources)| (key, assign(sources, key.1, seed))).collect();
-    items.iter().map(|item| sides[&(item.kind, item.class.as_str())][&unit(item)]).collect()
+    // A source may bring several classes and kinds. The class with the fewest sources has the least choice, so it
+    // chooses first, and the others take its sources as they are.
+    let mut order: Vec<_> = strata.into_iter().collect();
+    order.sort_by_key(|((kind, class), sources)| (sources.len(), *kind, *class));
+    let mut sides: BTreeMap<String, Side> = BTreeMap::new();
+    for ((_, class), sources) in order {
+        assign(&sources, class, seed, &mut sides);
+    }
+    items.iter().map(|item| sides[&unit(item)]).collect()
 }
 
-fn assign(sources: BTreeMap<String, usize>, class: &str, seed: u64) -> BTreeMap<String, Side> {
-    let count = sources.len();
+/// What is kept together: the source; a picture alone.
+fn unit(item: &Item) -> String {
+    match item.kind {
+        Kind::Picture => item.path.to_string_lossy().into_owned(),
+        Kind::Clip | Kind::Sound => item.source.clone(),
+    }
+}
+
+/// Gives the sources of a class that have no side yet theirs.
+fn assign(sources: &BTreeMap<String, usize>, class: &str, seed: u64, sides: &mut BTreeMap<String, Side>) {
     let largest = sources.values().copied().max().unwrap_or(0);
-    // Shuffled by hash; a source that alone holds most of the class goes last, which is training: holding it out would
-    // leave nothing to learn from.
-    let mut order: Vec<(bool, [u8; 32], String)> = sources
-        .into_iter()
-        .map(|(source, items)| {
-            let hash = Sha256::digest(format!("{seed}/{class}/{source}").as_bytes()).into();
-            (items == largest && items > 1, hash, source)
-        })
-        .collect();
-    order.sort();
-    let tenth = (count as f64 / 10.0).round() as usize;
-    let (test, validation) = match count {
+    let tenth = (sources.len() as f64 / 10.0).round() as usize;
+    let (test, validation) = match sources.len() {
         0 | 1 => (0, 0),
         2 => (1, 0),
         _ => (tenth.max(1), tenth.max(1)),
     };
-    order
-        .into_iter()
-        .enumerate()
-        .map(|(i, (_, _, source))| {
-            let side = match i {
-                i if i < test => Side::Test,
-                i if i < test + validation => Side::Validation,
-                _ => Side::Train,
-            };
-            (source, side)
+    let has = |side| sources.keys().filter(|s| sides.get(*s) == Some(&side)).count();
+    let (mut test, mut validation) =
+        (test.saturating_sub(has(Side::Test)), validation.saturating_sub(has(Side::Validation)));
+    // Shuffled by hash; a source that alone holds most of the class goes last, which is training: holding it out would
+    // leave nothing to learn from.
+    let mut open: Vec<(bool, [u8; 32], &String)> = sources
+        .iter()
+        .filter(|(source, _)| !sides.contains_key(*source))
+        .map(|(source, items)| {
+            let hash = Sha256::digest(format!("{seed}/{class}/{source}").as_bytes()).into();
+            (*items == largest && *items > 1, hash, source)
         })
-        .collect()
+        .collect();
+    open.sort();
+    // Training keeps at least one source of the class.
+    let learnt_elsewhere = has(Side::Train) > 0;
+    let spare = open.len().saturating_sub(usize::from(!learnt_elsewhere));
+    for (i, (_, _, source)) in open.into_iter().enumerate() {
+        let side = if i < spare && test > 0 {
+            test -= 1;
+            Side::Test
+        } else if i < spare && validation > 0 {
+            validation -= 1;
+            Side::Validation
+        } else {
+            Side::Train
+        };
+        sides.insert(source.clone(), side);
+    }
 }
 
 #[cfg(test)]
@@ -101,11 +119,16 @@ mod tests {
         }
         items.extend((0..20).map(|n| clip("golf", "only", n)));
         items.extend([clip("boxing", "a", 0), clip("boxing", "b", 0), clip("boxing", "b", 1)]);
+        // Sources that bring two classes, and sound besides clips.
+        items.extend((0..40).step_by(3).map(|n| clip("cricket", &format!("s{n}"), 9)));
+        items.push(Item { kind: Kind::Sound, ..clip("other", "s6", 1) });
+        items.push(clip("soccer", "only", 7));
         let sides = by_source(&items, 7);
+        let mut whole: BTreeMap<&str, Side> = BTreeMap::new();
         let mut of_source: BTreeMap<(&str, &str), Side> = BTreeMap::new();
         for (item, side) in items.iter().zip(&sides) {
-            let first = of_source.entry((&item.class, &item.source)).or_insert(*side);
-            assert_eq!(first, side, "{item:?}");
+            assert_eq!(whole.entry(&item.source).or_insert(*side), side, "{item:?}");
+            of_source.insert((&item.class, &item.source), *side);
         }
         let count = |class, side| of_source.iter().filter(|((c, _), s)| *c == class && **s == side).count();
         assert_eq!((count("tennis", Side::Test), count("tennis", Side::Validation)), (4, 4));

@@ -47,13 +47,14 @@ pub struct TrainConfig {
     /// Directory of the pack to write.
     pub out: PathBuf,
     pub name: String,
+    /// What the material is and where it comes from, for the card.
+    pub material: String,
     /// MobileNetV2 backbone, safetensors with torchvision's keys.
     pub backbone: PathBuf,
     /// Directory for computed features.
     pub cache: PathBuf,
     pub seed: u64,
     pub inputs: Inputs,
-    pub frame_height: u32,
     pub head: HeadConfig,
 }
 
@@ -106,6 +107,10 @@ pub fn run(
     for modality in Modality::ALL {
         *trained.get_mut(modality) = set.train(modality, &config.head, progress)?;
     }
+    if Modality::ALL.iter().all(|m| trained.get(*m).is_none()) {
+        let advice = "look at the lines above; a modality needs two classes with files that can be read";
+        return Err(Error::data(&config.data, "there is nothing to learn from", advice));
+    }
     let validation = set.scored(&trained, Side::Validation)?;
     let fusion = table(&validation, &classes, &trained);
     let test = set.scored(&trained, Side::Test)?;
@@ -125,7 +130,7 @@ pub fn run(
         classes: classes.names().to_vec(),
         left_out,
         sampling: Sampling {
-            frame_height: config.frame_height,
+            frame_height: config.inputs.frame_height,
             rgb_frames: config.inputs.plan.rgb_frames,
             flow_pairs: config.inputs.plan.flow_pairs,
         },
@@ -231,6 +236,12 @@ impl Labelled<'_> {
             return Ok(None);
         }
         let (train, validation) = (self.samples(modality, &outputs, true), self.samples(modality, &outputs, false));
+        if train.is_empty() {
+            progress(Progress::Note(format!(
+                "{modality}: nothing of the training side could be read; the pack goes without it"
+            )));
+            return Ok(None);
+        }
         let epochs = config.epochs;
         let head = head::train(&train, &validation, outputs.len(), config, &mut |epoch, loss, validation_f1| {
             progress(Progress::Epoch { modality, epoch, epochs, loss, validation_f1 });

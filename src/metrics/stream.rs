@@ -115,9 +115,9 @@ impl StreamMetrics {
         self.backlog.set(0);
     }
 
-    /// The stream was opened again.
-    pub fn reconnected(&self) {
-        self.reconnects.inc();
+    /// The stream was opened again, `times` times.
+    pub fn reconnected(&self, times: u64) {
+        self.reconnects.inc_by(times);
     }
 
     /// `seconds` of the stream wait.

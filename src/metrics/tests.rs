@@ -41,7 +41,7 @@ fn filled() -> Metrics {
         seconds: 8,
         gaps: 2,
     });
-    stream.reconnected();
+    stream.reconnected(1);
     stream.backlog(4);
     stream.run_started();
     stream.event(&Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(0), index: 3, probability: 0.75 });

@@ -1,16 +1,16 @@
 //! Model packs: a directory with `pack.toml` and one safetensors file per modality.
 //!
 //! Parsed raw with unknown keys denied, then validated into types that cannot be wrong. Reading the weights' bytes and
-//! verifying their SHA-256 is [`super::weights`]'s, building networks from them [`crate::infer`]'s.
+//! verifying their SHA-256 is [`super::read_weights_verified`]'s work, building networks from them [`crate::infer`]'s.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Architecture;
 use crate::clip::SamplingPlan;
-use crate::config::parse_toml;
 use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
@@ -281,4 +281,15 @@ fn table(fusion: &Fusion, classes: &ClassSet) -> Result<Vec<TableEntry>, String>
             Ok(TableEntry { modality: entry.modality, f1 })
         })
         .collect()
+}
+
+/// Parses TOML.
+///
+/// # Errors
+/// On one line: the number of the line and the cause.
+pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
+        format!("line {line}: {}", e.message().replace('\n', " "))
+    })
 }

@@ -170,8 +170,8 @@ impl Recorder {
             probability: round6(decision.probability),
             probabilities: self.class_map(&decision.probabilities),
             window: self.window(&published.estimate),
-            latency_ms: published.latency_ns.map(millis),
-            backlog: published.backlog,
+            latency_ms: published.latency_ns.filter(|_| self.pace == Pace::Live).map(millis),
+            backlog: self.backlog(published),
         })
     }
 
@@ -184,7 +184,7 @@ impl Recorder {
             pts_ns: Pts::from_second(gap.index),
             reason: gap.reason,
             window: self.window(&published.estimate),
-            backlog: published.backlog,
+            backlog: self.backlog(published),
         })
     }
 
@@ -201,6 +201,11 @@ impl Recorder {
             wall: self.wall(own.and_then(Published::wall)),
             probability: round6(event.probability),
         })
+    }
+
+    /// How far a file is behind itself depends on the machine's mood: its records must not.
+    fn backlog(&self, published: &Published) -> u32 {
+        if self.pace == Pace::Live { published.backlog } else { 0 }
     }
 
     fn window<'a>(&'a self, estimate: &'a WindowEstimate) -> WindowRecord<'a> {

@@ -337,13 +337,14 @@ impl StreamHandle {
         Some(self.send_state(&mut live))
     }
 
-    /// The source opened and has these tracks.
-    pub fn set_tracks(&self, tracks: Tracks) {
+    /// The source opened and has these tracks. Returns the record, or `None` when nothing changed.
+    pub fn set_tracks(&self, tracks: Tracks) -> Option<Arc<str>> {
         let mut live = self.stream.live();
-        if live.tracks != Some(tracks) {
-            live.tracks = Some(tracks);
-            self.send_state(&mut live);
+        if live.tracks == Some(tracks) {
+            return None;
         }
+        live.tracks = Some(tracks);
+        Some(self.send_state(&mut live))
     }
 
     fn send_state(&self, live: &mut Live) -> Arc<str> {
@@ -357,10 +358,15 @@ impl StreamHandle {
         let mut live = self.stream.live();
         live.counters.runs += 1;
         self.stream.metrics.run_started();
-        if cause == Some(Discontinuity::Reconnect) {
-            live.counters.reconnects += 1;
-            self.stream.metrics.reconnected();
+        if let Some(cause) = cause {
+            tracing::info!("{}: a new run began: {cause:?}", self.stream.id);
         }
+    }
+
+    /// The source was opened again `times` more; each counts, whether data came of it or not.
+    pub fn reconnected(&self, times: u64) {
+        self.stream.live().counters.reconnects += times;
+        self.stream.metrics.reconnected(times);
     }
 
     /// Data of `track` could not be used.

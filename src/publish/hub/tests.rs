@@ -169,6 +169,7 @@ fn runs_and_reconnects_are_counted_apart() {
     cam.run_started(None);
     cam.run_started(Some(Discontinuity::JumpBack));
     cam.run_started(Some(Discontinuity::Reconnect));
+    cam.reconnected(1);
     cam.discarded(Track::Video, 4);
     let counters = cam.counters();
     assert_eq!((counters.runs, counters.reconnects), (3, 1));
