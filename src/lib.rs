@@ -1,4 +1,17 @@
-//! Touchline watches live sports broadcasts and says every second which sport is on.
+//! Touchline watches live sports broadcasts and says every second which sport is on, with a probability per class, from
+//! three views of that second: the pictures, the motion between them, and the sound.
+//!
+//! ```text
+//!  source threads           thread clip/<id>           thread infer                 publishing thread        tokio
+//!  appsink video ─ Frame ─┐                                                                             ┌─► page, API, SSE
+//!                         ├─ ClipBuilder ─ ClipSecond ─► Backlog ─► features ─► models ─► table ─► vote ─► JSONL, terminal
+//!  appsink audio ─ Pcm ───┘   (by PTS)      a second     sheds      flow·mel    logits             estimate   metrics
+//!         ▲────────────── empty buffers go back to their pool ──────────────┘
+//! ```
+//!
+//! One way, by value. Only shutdown and empty buffers travel upstream; ends travel in-band. [`app`] wires it, [`ingest`]
+//! brings media, [`clip`] cuts seconds, [`features`] and [`models`] look at them, [`fusion`] and [`vote`] decide,
+//! [`publish`] shows it. [`learn`] makes the packs that [`infer`] runs.
 
 pub mod app;
 pub mod backlog;

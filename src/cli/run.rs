@@ -275,6 +275,7 @@ struct Session<'a> {
 impl Session<'_> {
     /// Opens the streams and publishes until the last has ended.
     fn watch(&mut self, streams: Vec<StreamSettings>, stop: &Receiver<()>) -> Result<()> {
+        // No data, a few messages a reconnect: unbounded, so that a supervisor never waits for an output.
         let (news_to, news) = unbounded::<News>();
         for settings in &streams {
             self.open(settings, &news_to)?;
