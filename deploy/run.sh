@@ -15,7 +15,7 @@ install_packages $BUILD_PACKAGES $RUN_PACKAGES
 cargo build --release --locked
 program="${CARGO_TARGET_DIR:-target}/release/touchline"
 if [ $# -eq 0 ]; then
-    echo "No stream given: a demonstration with two test patterns. They are no sport, and the page should say so."
+    echo "No stream given: a demonstration with two test patterns. They are no sport: expect Other, or a guess with a low probability."
     exec "$program" run pattern="testsrc://?width=1280&height=720&live=1" silent="testsrc://?width=640&height=480&fps=25&audio=0&live=1"
 fi
 exec "$program" run "$@"

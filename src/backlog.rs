@@ -12,9 +12,9 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use crate::clip::{ClipOutput, ClipSecond, Gap, GapReason};
 use crate::ingest::Pace;
 
-/// Seconds a live stream may be behind before it sheds. Four seconds ride out a burst of other streams' work; more
-/// would only make decisions older.
-pub const LIVE_SECONDS: usize = 4;
+/// Seconds a live stream may be behind before it sheds. Three ride out moments in which the streams of a machine end
+/// their seconds together; more would only make every decision older on a machine that is too slow anyway.
+pub const LIVE_SECONDS: usize = 3;
 
 /// Seconds of a file that are cut ahead of inference: enough to keep both busy, few enough to bound memory.
 pub const FILE_SECONDS: usize = 3;
@@ -242,12 +242,12 @@ mod tests {
     fn lines_are_served_in_turn() {
         let backlog = Backlog::new();
         let (a, b) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::Live));
-        for i in 0..3 {
+        for i in 0..2 {
             backlog.push(a, second(i));
         }
         backlog.push(b, second(100));
-        let order: Vec<usize> = (0..4).map(|_| backlog.take(1).unwrap()[0].line.index()).collect();
-        assert_eq!(order, [0, 1, 0, 0]);
+        let order: Vec<usize> = (0..3).map(|_| backlog.take(1).unwrap()[0].line.index()).collect();
+        assert_eq!(order, [0, 1, 0]);
         for i in 0..2 {
             backlog.push(a, second(i));
             backlog.push(b, second(i));
