@@ -105,11 +105,11 @@ impl Engine {
                 Modality::Flow => (Stage::FeaturesFlow, Stage::InferFlow),
                 Modality::Audio => (Stage::FeaturesAudio, Stage::InferAudio),
             };
-            let Some(model) = self.pack.model(modality).cloned() else {
+            if self.pack.model(modality).is_none() {
                 // No scores and no reason of the clip's: what is missing is the model.
                 scored.iter_mut().for_each(|s| *s.absent.get_mut(modality) = None);
                 continue;
-            };
+            }
             let started = Instant::now();
             self.input.clear();
             let counts: Vec<usize> = seconds.iter().map(|second| self.append_features(modality, second)).collect();
@@ -124,7 +124,8 @@ impl Engine {
             let logits = self.forward(modality, total)?;
             let took_ns = nanos(started);
             (0..with).for_each(|_| metrics.observe_stage(inference, took_ns / with));
-            let mut rows = logits.into_iter().map(|row| self.softmax(&model, &row));
+            let model = self.pack.model(modality).expect("the model was there a moment ago");
+            let mut rows = logits.into_iter().map(|row| self.softmax(model, &row));
             for (second, count) in scored.iter_mut().zip(counts) {
                 let own: Vec<Vec<f32>> = rows.by_ref().take(count).collect();
                 *second.scores.get_mut(modality) = second_scores(&own);

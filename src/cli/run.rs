@@ -329,8 +329,8 @@ impl Session<'_> {
         let options = GstOptions {
             id: settings.id.clone(),
             frame_height: pack.frame_height,
-            want_video: pack.rgb.is_some() || pack.flow.is_some(),
-            want_audio: pack.audio.is_some(),
+            want_video: pack.wants().video,
+            want_audio: pack.wants().audio,
             pacing,
             latency_ms: settings.latency_ms,
             rtsp_transport: match settings.rtsp_transport {

@@ -13,16 +13,14 @@ use crate::clip::{ClipOutput, ClipSecond};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, VoteFile};
 use crate::error::{Error, Result};
-use crate::ingest::frame::Frame;
+use crate::ingest::frame::{Frame, read_still};
 use crate::ingest::gst::{GstOpener, GstOptions};
-use crate::ingest::pool::Pooled;
 use crate::ingest::{End, Open, Pace};
 use crate::labels::ClassSet;
 use crate::metrics::Metrics;
 use crate::models::pack::Pack;
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::record::Recorder;
-use crate::time::Pts;
 use crate::vote::{VideoVote, VoteConfig, Voter};
 
 /// Still pictures, by extension: one second with RGB only.
@@ -68,8 +66,8 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     let options = GstOptions {
         id: "score".into(),
         frame_height: pack.frame_height,
-        want_video: pack.rgb.is_some() || pack.flow.is_some(),
-        want_audio: pack.audio.is_some(),
+        want_video: pack.wants().video,
+        want_audio: pack.wants().audio,
         ..GstOptions::default()
     };
     let opener = GstOpener::new(options, clock.clone())?;
@@ -235,20 +233,14 @@ impl Scorer {
 /// A still as one second: RGB only, scaled down as a video of its size would be on ingest.
 fn picture(path: &Path, frame_height: u32) -> Result<ClipSecond> {
     let name = path.display().to_string();
-    let image = image::ImageReader::open(path)
-        .and_then(image::ImageReader::with_guessed_format)
-        .map_err(|e| Error::source_error(&name, e.to_string(), "check the path"))?
-        .decode()
-        .map_err(|e| Error::source_error(&name, e.to_string(), "give a JPEG, PNG or WebP picture"))?;
-    let mut image = image.into_rgb8();
+    let mut image = read_still(path)
+        .map_err(|e| Error::source_error(&name, e.to_string(), "give a JPEG, PNG or WebP picture that can be read"))?;
     let (w, h) = image.dimensions();
     if h > frame_height {
         let width = (u64::from(w) * u64::from(frame_height)).div_ceil(u64::from(h)).max(1) as u32;
         image = image::imageops::resize(&image, width, frame_height, image::imageops::FilterType::Triangle);
     }
-    let (w, h) = image.dimensions();
-    let frame = Frame::new(Pooled::detached(image.into_raw()), w, h, Pts(0), 0);
-    Ok(ClipSecond::of_pictures(vec![frame]))
+    Ok(ClipSecond::of_pictures(vec![Frame::still(image)]))
 }
 
 /// The CSV of labels; flushed line by line, so that what is decided is kept.

@@ -56,19 +56,10 @@ impl FlowExtractor {
         3 * self.params.width * self.params.height
     }
 
-    /// Flow from `first` to `second`, which are `gap_ns` apart, as 3 × height × width.
-    ///
-    /// All 0 if there is nothing to compare: a picture has no pixels, the two differ in shape so that they cover
-    /// different parts of the input, or `gap_ns` is 0.
-    ///
-    /// # Panics
-    /// If `out.len()` is not [`FlowExtractor::input_len`] or a view is not as long as its size says.
-    pub fn pair_into(&mut self, first: RgbView<'_>, second: RgbView<'_>, gap_ns: u64, out: &mut [f32]) {
-        self.plans.prepare([first, second].map(|view| (view.width, view.height)));
-        self.fill(first, second, gap_ns, out);
-    }
-
     /// Appends the flow of `second.pairs`, in that order, as N × 3 × height × width; returns N.
+    ///
+    /// A pair is all 0 if there is nothing to compare: a picture has no pixels, the two differ in shape so that they
+    /// cover different parts of the input, or their distance is 0.
     ///
     /// # Panics
     /// If an index of a pair is out of range.

@@ -1,6 +1,9 @@
 //! One picture.
 
+use std::path::Path;
 use std::sync::Arc;
+
+use image::{ImageReader, ImageResult, RgbImage};
 
 use super::pool::Pooled;
 use crate::time::Pts;
@@ -28,10 +31,24 @@ impl Frame {
         Self { data: Arc::new(data), width, height, pts, arrived_ns }
     }
 
+    /// A still picture as a frame: of no stream, at time 0.
+    pub fn still(image: RgbImage) -> Self {
+        let (width, height) = image.dimensions();
+        Self::new(Pooled::detached(image.into_raw()), width, height, Pts(0), 0)
+    }
+
     /// A borrowed view of the pixels.
     pub fn view(&self) -> RgbView<'_> {
         RgbView { data: &self.data, width: self.width as usize, height: self.height as usize }
     }
+}
+
+/// Reads a still picture; what it is is told by its content, not its name.
+///
+/// # Errors
+/// When it cannot be read or decoded.
+pub fn read_still(path: &Path) -> ImageResult<RgbImage> {
+    Ok(ImageReader::open(path)?.with_guessed_format()?.decode()?.into_rgb8())
 }
 
 /// Borrowed packed RGB8 picture: `data.len() == width * height * 3`.

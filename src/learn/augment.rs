@@ -9,7 +9,6 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::ingest::frame::{Frame, RgbView};
-use crate::ingest::pool::Pooled;
 
 /// Lines of a view at most: views of large photos need not keep more than a model sees.
 const VIEW_LINES: u32 = 320;
@@ -25,9 +24,7 @@ pub fn rng(seed: u64, key: u64, view: u32) -> SmallRng {
 /// # Panics
 /// If the view is empty.
 pub fn picture(view: RgbView<'_>, rng: &mut SmallRng) -> Frame {
-    let (w, h) = (view.width as u32, view.height as u32);
-    let image: RgbImage = ImageBuffer::from_raw(w, h, view.data.to_vec()).expect("a view is packed RGB8");
-    let mut image = crop(&image, rng);
+    let mut image = crop(&image_of(view), rng);
     if rng.random_bool(0.15) {
         image = paste_small(&image, rng);
     }
@@ -41,15 +38,14 @@ pub fn picture(view: RgbView<'_>, rng: &mut SmallRng) -> Frame {
     if rng.random_bool(0.5) {
         image = compress(image, rng.random_range(20..=70));
     }
-    frame(image)
+    Frame::still(image)
 }
 
 /// The horizontal mirror of a picture.
 pub fn mirror(view: RgbView<'_>) -> Frame {
-    let (w, h) = (view.width as u32, view.height as u32);
-    let mut image: RgbImage = ImageBuffer::from_raw(w, h, view.data.to_vec()).expect("a view is packed RGB8");
+    let mut image = image_of(view);
     image::imageops::flip_horizontal_in_place(&mut image);
-    frame(image)
+    Frame::still(image)
 }
 
 /// A random view of a second of sound: gain within ±9 dB, a cyclic shift, and sometimes noise 15 to 30 dB below.
@@ -65,9 +61,9 @@ pub fn sound(samples: &[f32], rng: &mut SmallRng) -> Vec<f32> {
         .collect()
 }
 
-fn frame(image: RgbImage) -> Frame {
-    let (w, h) = image.dimensions();
-    Frame::new(Pooled::detached(image.into_raw()), w, h, crate::time::Pts(0), 0)
+fn image_of(view: RgbView<'_>) -> RgbImage {
+    let (w, h) = (view.width as u32, view.height as u32);
+    ImageBuffer::from_raw(w, h, view.data.to_vec()).expect("a view is packed RGB8")
 }
 
 /// Inception's crop: 25 to 100 % of the area, aspect ratio 3:4 to 16:9.

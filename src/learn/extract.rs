@@ -17,12 +17,10 @@ use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::features::FeatureExtractor;
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
-use crate::ingest::frame::Frame;
-use crate::ingest::pool::Pooled;
+use crate::ingest::frame::{Frame, read_still};
 use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, Open, Pace};
 use crate::labels::Modality;
 use crate::models::Network;
-use crate::time::Pts;
 
 /// Changes whenever the rows of an unchanged item would change.
 const VERSION: u32 = 2;
@@ -161,10 +159,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn picture(&mut self, item: u32, path: &Path) -> Result<()> {
-        let image =
-            image::open(path).map_err(|e| Error::data(path, e.to_string(), "replace or remove it"))?.into_rgb8();
-        let (w, h) = image.dimensions();
-        let frame = Frame::new(Pooled::detached(image.into_raw()), w, h, Pts(0), 0);
+        let image = read_still(path).map_err(|e| Error::data(path, e.to_string(), "replace or remove it"))?;
+        let frame = Frame::still(image);
         self.frames(Row { item, second: 0, view: 0 }, std::slice::from_ref(&frame))?;
         for view in 1..=PICTURE_VIEWS {
             let made = augment::picture(frame.view(), &mut augment::rng(0, u64::from(item), view));

@@ -114,7 +114,7 @@ pub fn run(
     let validation = set.scored(&trained, Side::Validation)?;
     let fusion = table(&validation, &classes, &trained);
     let test = set.scored(&trained, Side::Test)?;
-    let measured = figures(&test, &fusion, &classes, &set, &trained)?;
+    let measured = figures(&test, &validation, &fusion, &classes);
 
     let outputs_dir = &config.out;
     let cannot = |e: std::io::Error| {
@@ -370,11 +370,10 @@ fn table(validation: &[ScoredSecond], classes: &ClassSet, trained: &PerModality<
 
 fn figures(
     test: &[ScoredSecond],
+    validation: &[ScoredSecond],
     fusion: &FusionTable,
     classes: &ClassSet,
-    set: &Labelled<'_>,
-    trained: &PerModality<Option<Trained>>,
-) -> Result<BTreeMap<String, f64>> {
+) -> BTreeMap<String, f64> {
     let mut out = BTreeMap::new();
     let mut put = |name: String, value: f64| out.insert(name, (value * 1e4).round() / 1e4);
     let n = classes.len();
@@ -407,10 +406,9 @@ fn figures(
     put("test_videos_n".into(), video.total() as f64);
     put("test_videos_fusion_accuracy".into(), video.accuracy());
     put("test_videos_fusion_macro_f1".into(), video.macro_f1());
-    let validation = set.scored(trained, Side::Validation)?;
     let c = confusion(validation.iter().filter(|s| s.kind == Kind::Clip), Modality::Rgb, n);
     put("validation_clip_seconds_rgb_macro_f1".into(), c.macro_f1());
-    Ok(out)
+    out
 }
 
 /// A written weights file.

@@ -15,6 +15,7 @@ use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
 use crate::fusion::{FusionTable, TableEntry};
+use crate::ingest::Tracks;
 use crate::labels::{ClassId, ClassSet, Modality};
 
 /// The file that makes a directory a pack.
@@ -225,6 +226,11 @@ impl Pack {
     pub fn weights_sha256(&self) -> String {
         let all: String = Modality::ALL.iter().filter_map(|m| self.model(*m)).map(|m| m.sha256.as_str()).collect();
         super::sha256_hex(all.as_bytes())
+    }
+
+    /// The tracks the pack looks at or listens to.
+    pub fn wants(&self) -> Tracks {
+        Tracks { video: self.rgb.is_some() || self.flow.is_some(), audio: self.audio.is_some() }
     }
 
     /// Hz of the sound the pack listens to; `None` when it has no audio model.
