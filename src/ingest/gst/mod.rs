@@ -11,6 +11,7 @@ mod graph;
 mod sinks;
 mod step;
 mod wall;
+mod warm;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -110,6 +111,9 @@ impl Open for GstOpener {
         }
         if location.kind == Kind::File && o.pipeline.is_none() {
             check_file(uri, &location)?;
+        }
+        if location.kind.is_network() {
+            warm::network();
         }
         let timeout_s = u32::try_from(o.connect_timeout.as_secs()).unwrap_or(u32::MAX).clamp(1, 3600);
         let keys = template::Keys {

@@ -1,0 +1,115 @@
+//! Brings up the network half of GLib once, on one thread, before the first network source starts.
+//!
+//! GLib registers its types when they are first used. Two threads that do so at the same time can wait for each other for
+//! ever (seen with GLib 2.74): one registers `GSocketAddress` and wants the lock under which classes are initialised,
+//! the other holds that lock while it initialises `GSocketClient` and waits for `GSocketAddress`. An RTSP and an HLS
+//! stream that started together did that once in about fifty starts, and no stream of the program ever came up.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+/// How long one of the trial clients may take. They talk to this process over the loopback, which takes milliseconds.
+const LIMIT: gst::ClockTime = gst::ClockTime::from_seconds(2);
+
+/// Whoever comes while another warms up waits for it.
+pub(super) fn network() {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        if let Err(cause) = try_clients() {
+            // Streams work without, but for the race above.
+            tracing::debug!("the network clients were not warmed up: {cause}");
+        }
+    });
+}
+
+/// Lets each kind of client meet a server of ours that refuses: that is all of their types from name lookup to TLS.
+fn try_clients() -> Result<(), String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
+    let address = listener.local_addr().map_err(|e| e.to_string())?;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let server = std::thread::Builder::new().name("warm-up".into());
+        server.spawn_scoped(scope, || refuse(&listener, &over)).map_err(|e| e.to_string())?;
+        for (factory, scheme) in [("souphttpsrc", "http"), ("souphttpsrc", "https"), ("rtspsrc", "rtsp")] {
+            if let Err(cause) = try_client(factory, &format!("{scheme}://{address}/")) {
+                tracing::debug!("warming up {factory}: {cause}");
+            }
+        }
+        over.store(true, Ordering::Release);
+        wake(address);
+        Ok(())
+    })
+}
+
+/// Answers every connection with "not found", in words that HTTP and RTSP clients both read as a refusal.
+fn refuse(listener: &TcpListener, over: &AtomicBool) {
+    for connection in listener.incoming() {
+        if over.load(Ordering::Acquire) {
+            return;
+        }
+        if let Ok(connection) = connection {
+            // Whatever goes wrong is as good a refusal.
+            let _ = refuse_one(connection);
+        }
+    }
+}
+
+fn refuse_one(mut connection: TcpStream) -> std::io::Result<()> {
+    connection.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let mut request = [0; 1024];
+    let n = connection.read(&mut request)?;
+    let protocol = if request[..n].windows(5).any(|w| w == b"RTSP/") { "RTSP/1.0" } else { "HTTP/1.1" };
+    write!(connection, "{protocol} 404 Not Found\r\nCSeq: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+}
+
+fn wake(address: SocketAddr) {
+    let _ = TcpStream::connect_timeout(&address, Duration::from_millis(500));
+}
+
+/// Runs one source against the server until it reports its failure.
+fn try_client(factory: &str, uri: &str) -> Result<(), gst::glib::BoolError> {
+    let source = gst::ElementFactory::make(factory).property("location", uri).build()?;
+    // The loopback is not behind a proxy that the environment may name.
+    for (property, value) in [("proxy", ""), ("retries", "0"), ("ssl-strict", "false"), ("protocols", "tcp")] {
+        if source.has_property(property) {
+            source.set_property_from_str(property, value);
+        }
+    }
+    let pipeline = gst::Pipeline::new();
+    pipeline.add(&source)?;
+    if factory == "souphttpsrc" {
+        let sink = gst::ElementFactory::make("fakesink").build()?;
+        pipeline.add(&sink)?;
+        source.link(&sink)?;
+    }
+    // Fails where the bus tells why; either way the client has been through its types.
+    let _ = pipeline.set_state(gst::State::Playing);
+    if let Some(bus) = pipeline.bus() {
+        bus.timed_pop_filtered(LIMIT, &[gst::MessageType::Error, gst::MessageType::Eos]);
+    }
+    let _ = pipeline.set_state(gst::State::Null);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_client_meets_the_server_and_comes_back() {
+        super::super::init().unwrap();
+        let began = std::time::Instant::now();
+        try_clients().unwrap();
+        // Three clients, each with a limit of two seconds that none should need.
+        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+        for (factory, scheme) in [("souphttpsrc", "http"), ("rtspsrc", "rtsp")] {
+            assert!(gst::ElementFactory::find(factory).is_some(), "{factory} for {scheme}");
+        }
+    }
+}
