@@ -9,30 +9,21 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 
 use super::card::{card, manifest_fusion, split_csv};
+use super::evaluate::figures::card_figures;
+use super::evaluate::scores::SoftSecond;
+use super::evaluate::table::fit_table;
 use super::extract::{self, Extracted, Inputs, Row};
 use super::head::{self, Head, HeadConfig, Samples};
 use super::manifest::{Item, Kind};
-use super::measure::Confusion;
 use super::split::Side;
-use crate::decision::{ModalityScores, PerModality};
+use crate::decision::PerModality;
 use crate::error::{Error, Result};
-use crate::fusion::{FusionTable, TableEntry, second_scores};
+use crate::fusion::second_scores;
 use crate::infer::spread_softmax;
 use crate::ingest::Open;
 use crate::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 use crate::models::pack::{MANIFEST, Manifest, Sampling, Section};
 use crate::models::{Architecture, LoadError, Network, Tensors, read_weights, save_f16};
-use crate::vote::VideoVote;
-
-/// A modality other than the default takes a class over only when its validation F1 is this much better: with few
-/// validation sources a smaller difference is chance.
-const TABLE_MARGIN: f64 = 0.10;
-
-/// And at least this good: a modality that is wrong more often than right takes nothing over, however bad the default is.
-const TABLE_F1: f64 = 0.5;
-
-/// Seconds of a class validation must hold before the table may leave the default.
-const TABLE_SUPPORT: u64 = 10;
 
 /// Recordings from a single source that are enough for a modality to know a class.
 const ENOUGH_OF_ONE_SOURCE: usize = 10;
@@ -112,9 +103,10 @@ pub fn run(
         return Err(Error::data(&config.data, "there is nothing to learn from", advice));
     }
     let validation = set.scored(&trained, Side::Validation)?;
-    let fusion = table(&validation, &classes, &trained);
+    let known: Vec<Modality> = Modality::ALL.into_iter().filter(|m| trained.get(*m).is_some()).collect();
+    let fusion = fit_table(&validation, &known, classes.len());
     let test = set.scored(&trained, Side::Test)?;
-    let measured = figures(&test, &validation, &fusion, &classes);
+    let measured = card_figures(&test, &validation, &fusion, classes.len());
 
     let outputs_dir = &config.out;
     let cannot = |e: std::io::Error| {
@@ -188,14 +180,6 @@ struct Labelled<'a> {
     sides: &'a [Side],
     classes: &'a ClassSet,
     extracted: &'a Extracted,
-}
-
-/// One second with its true class, scored.
-struct ScoredSecond {
-    item: u32,
-    truth: ClassId,
-    kind: Kind,
-    scores: PerModality<Option<ModalityScores>>,
 }
 
 impl Labelled<'_> {
@@ -292,8 +276,8 @@ impl Labelled<'_> {
     }
 
     /// The seconds of one side as serving would score them: view 0, majority and mean over the second.
-    fn scored(&self, trained: &PerModality<Option<Trained>>, side: Side) -> Result<Vec<ScoredSecond>> {
-        let mut seconds: BTreeMap<(u32, u32), ScoredSecond> = BTreeMap::new();
+    fn scored(&self, trained: &PerModality<Option<Trained>>, side: Side) -> Result<Vec<SoftSecond>> {
+        let mut seconds: BTreeMap<(u32, u32), SoftSecond> = BTreeMap::new();
         for modality in Modality::ALL {
             let Some(t) = trained.get(modality) else { continue };
             let rows = self.extracted.rows.get(modality);
@@ -312,8 +296,9 @@ impl Labelled<'_> {
                     probabilities.push(spread_softmax(&logits, t.temperature, &t.outputs, self.classes.len()));
                 }
                 let kind = self.items[item as usize].kind;
-                let entry = seconds.entry((item, second)).or_insert_with(|| ScoredSecond {
+                let entry = seconds.entry((item, second)).or_insert_with(|| SoftSecond {
                     item,
+                    second,
                     truth,
                     kind,
                     scores: PerModality::default(),
@@ -323,92 +308,6 @@ impl Labelled<'_> {
         }
         Ok(seconds.into_values().collect())
     }
-}
-
-/// Confusion of one modality over the seconds that have it.
-fn confusion<'a>(seconds: impl Iterator<Item = &'a ScoredSecond>, modality: Modality, classes: usize) -> Confusion {
-    let mut confusion = Confusion::new(classes);
-    for second in seconds {
-        if let Some(scores) = second.scores.get(modality) {
-            confusion.add(second.truth, scores.label);
-        }
-    }
-    confusion
-}
-
-fn table(validation: &[ScoredSecond], classes: &ClassSet, trained: &PerModality<Option<Trained>>) -> FusionTable {
-    let clips = || validation.iter().filter(|s| s.kind == Kind::Clip);
-    let mut by_f1: Vec<(Modality, Confusion)> = Modality::ALL
-        .into_iter()
-        .filter(|m| trained.get(*m).is_some())
-        .map(|m| (m, confusion(clips(), m, classes.len())))
-        .collect();
-    by_f1.sort_by(|a, b| b.1.macro_f1().total_cmp(&a.1.macro_f1()));
-    let order: Vec<Modality> = by_f1.iter().map(|(m, _)| *m).collect();
-    let entries = classes
-        .ids()
-        .map(|class| {
-            let mut entry = TableEntry { modality: order[0], f1: PerModality::default() };
-            let default_f1 = by_f1[0].1.class(class).f1;
-            let mut best = (default_f1 + TABLE_MARGIN).max(TABLE_F1);
-            for (modality, confusion) in &by_f1 {
-                let figures = confusion.class(class);
-                if figures.support == 0 {
-                    continue;
-                }
-                *entry.f1.get_mut(*modality) = Some(figures.f1 as f32);
-                if *modality != order[0] && figures.support >= TABLE_SUPPORT && figures.f1 >= best {
-                    best = figures.f1;
-                    entry.modality = *modality;
-                }
-            }
-            entry
-        })
-        .collect();
-    FusionTable::new(order, entries).expect("the order has each trained modality once, and entries only those")
-}
-
-fn figures(
-    test: &[ScoredSecond],
-    validation: &[ScoredSecond],
-    fusion: &FusionTable,
-    classes: &ClassSet,
-) -> BTreeMap<String, f64> {
-    let mut out = BTreeMap::new();
-    let mut put = |name: String, value: f64| out.insert(name, (value * 1e4).round() / 1e4);
-    let n = classes.len();
-    for (kind, word) in [(Kind::Clip, "clip_seconds"), (Kind::Sound, "sound_seconds"), (Kind::Picture, "pictures")] {
-        for modality in Modality::ALL {
-            let c = confusion(test.iter().filter(|s| s.kind == kind), modality, n);
-            if c.total() > 0 {
-                put(format!("test_{word}_{modality}_n"), c.total() as f64);
-                put(format!("test_{word}_{modality}_accuracy"), c.accuracy());
-                put(format!("test_{word}_{modality}_macro_f1"), c.macro_f1());
-            }
-        }
-    }
-    let mut fused = Confusion::new(n);
-    let mut videos: BTreeMap<u32, (ClassId, VideoVote)> = BTreeMap::new();
-    for second in test.iter().filter(|s| s.kind == Kind::Clip) {
-        let Some(decision) = fusion.decide(&second.scores) else { continue };
-        fused.add(second.truth, decision.label);
-        let (_, vote) = videos.entry(second.item).or_insert_with(|| (second.truth, VideoVote::new(n)));
-        vote.add(decision.label, &decision.probabilities);
-    }
-    put("test_clip_seconds_fusion_accuracy".into(), fused.accuracy());
-    put("test_clip_seconds_fusion_macro_f1".into(), fused.macro_f1());
-    let mut video = Confusion::new(n);
-    for (truth, vote) in videos.values() {
-        if let Some(label) = vote.label() {
-            video.add(*truth, label.label);
-        }
-    }
-    put("test_videos_n".into(), video.total() as f64);
-    put("test_videos_fusion_accuracy".into(), video.accuracy());
-    put("test_videos_fusion_macro_f1".into(), video.macro_f1());
-    let c = confusion(validation.iter().filter(|s| s.kind == Kind::Clip), Modality::Rgb, n);
-    put("validation_clip_seconds_rgb_macro_f1".into(), c.macro_f1());
-    out
 }
 
 /// A written weights file.
