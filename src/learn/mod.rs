@@ -4,11 +4,10 @@
 
 pub mod augment;
 mod card;
+pub mod dataset;
 pub mod evaluate;
 pub mod extract;
 pub mod head;
-pub mod manifest;
 pub mod measure;
 pub mod record;
-pub mod split;
 pub mod train;

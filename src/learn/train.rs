@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 
 use super::card::{card, manifest_fusion, split_csv};
+use super::dataset::split::Side;
+use super::dataset::{Item, Kind};
 use super::evaluate::figures::card_figures;
 use super::evaluate::scores::SoftSecond;
 use super::evaluate::table::fit_table;
 use super::extract::{self, Extracted, Inputs, Row};
 use super::head::{self, Head, HeadConfig, Samples};
-use super::manifest::{Item, Kind};
-use super::split::Side;
 use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::fusion::second_scores;

@@ -6,7 +6,7 @@ use super::scores::SoftSecond;
 use super::table::confusion;
 use crate::fusion::FusionTable;
 use crate::labels::{ClassId, Modality};
-use crate::learn::manifest::Kind;
+use crate::learn::dataset::Kind;
 use crate::learn::measure::Confusion;
 use crate::vote::VideoVote;
 

@@ -85,7 +85,7 @@ mod tests {
     use super::super::stacking::Stacking;
     use super::super::table::fit_table;
     use super::*;
-    use crate::learn::manifest::Kind;
+    use crate::learn::dataset::Kind;
 
     const ONE: PerModality<f32> = PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 };
 

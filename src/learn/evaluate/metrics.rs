@@ -60,7 +60,8 @@ impl Samples {
     pub fn top_k(&self, k: usize) -> f64 {
         let hit = |truth: ClassId, row: &[f32]| {
             let own = row[truth.index()];
-            let before = row.iter().enumerate().filter(|(c, p)| **p > own || (**p == own && *c > truth.index())).count();
+            let before =
+                row.iter().enumerate().filter(|(c, p)| **p > own || (**p == own && *c > truth.index())).count();
             before < k
         };
         let hits = self.iter().filter(|(truth, _, _, row)| hit(*truth, row)).count();

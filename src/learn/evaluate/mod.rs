@@ -36,8 +36,8 @@ use self::stacking::Stacking;
 use crate::decision::PerModality;
 use crate::fusion::FusionTable;
 use crate::labels::{ClassId, Modality};
-use crate::learn::manifest::Kind;
-use crate::learn::split::Side;
+use crate::learn::dataset::Kind;
+use crate::learn::dataset::split::Side;
 use crate::models::pack::Pack;
 
 pub use self::wrong::thumbnail;
@@ -205,9 +205,7 @@ impl Work<'_> {
 
     fn importance(&self) -> Vec<Importance> {
         let fusions = self.judges.iter().filter(|j| !matches!(j, Judge::Modality(_)));
-        let of = |judge: &Judge, m: Modality| {
-            importance::importance(&self.clips, judge, m, self.classes(), self.seed)
-        };
+        let of = |judge: &Judge, m: Modality| importance::importance(&self.clips, judge, m, self.classes(), self.seed);
         fusions.flat_map(|judge| self.modalities.iter().filter_map(move |m| of(judge, *m))).collect()
     }
 

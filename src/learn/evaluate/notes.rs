@@ -7,18 +7,13 @@ use super::scores::{ScoreTable, SoftSecond};
 use super::stacking::Stacking;
 use super::table::confusion;
 use crate::labels::{ClassId, Modality};
-use crate::learn::manifest::Kind;
-use crate::learn::split::Side;
+use crate::learn::dataset::Kind;
+use crate::learn::dataset::split::Side;
 
 /// Skipped files that are named; the rest is counted.
 const NAMED: usize = 5;
 
-pub fn notes(
-    table: &ScoreTable,
-    soft: &[SoftSecond],
-    stacking: Option<&Stacking>,
-    settings: &Settings,
-) -> Vec<String> {
+pub fn notes(table: &ScoreTable, soft: &[SoftSecond], stacking: Option<&Stacking>, settings: &Settings) -> Vec<String> {
     let mut out = Vec::new();
     if settings.side != Side::Test {
         out.push(format!(
@@ -26,6 +21,7 @@ pub fn notes(
             settings.side.as_str()
         ));
     }
+    out.extend(table.remarks.iter().cloned());
     coverage(table, settings, &mut out);
     out.extend(other_kinds(table, soft));
     match stacking {
@@ -89,9 +85,10 @@ fn coverage(table: &ScoreTable, settings: &Settings, out: &mut Vec<String>) {
 /// Figures of what is no clip.
 fn other_kinds(table: &ScoreTable, soft: &[SoftSecond]) -> Vec<String> {
     let mut out = Vec::new();
-    for (kind, modality, what) in
-        [(Kind::Picture, Modality::Rgb, "still pictures"), (Kind::Sound, Modality::Audio, "seconds of sound without picture")]
-    {
+    for (kind, modality, what) in [
+        (Kind::Picture, Modality::Rgb, "still pictures"),
+        (Kind::Sound, Modality::Audio, "seconds of sound without picture"),
+    ] {
         let c = confusion(soft.iter().filter(|s| s.kind == kind), modality, table.classes.len());
         if c.total() > 0 {
             out.push(format!(

@@ -9,7 +9,7 @@ use super::stacking::Stacking;
 use crate::decision::{ModalityScores, PerModality};
 use crate::fusion::{FusionTable, argmax};
 use crate::labels::{ClassId, Modality};
-use crate::learn::manifest::Kind;
+use crate::learn::dataset::Kind;
 use crate::vote::VideoVote;
 
 /// A way to a label and probabilities of a second.

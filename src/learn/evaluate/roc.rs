@@ -25,7 +25,11 @@ pub fn roc(mut scored: Vec<(f32, bool)>) -> Option<Roc> {
     let mut counts: Vec<(u64, u64)> = Vec::new();
     let (mut fp, mut tp) = (0u64, 0u64);
     for (i, (score, positive)) in scored.iter().enumerate() {
-        if *positive { tp += 1 } else { fp += 1 }
+        if *positive {
+            tp += 1
+        } else {
+            fp += 1
+        }
         if scored.get(i + 1).is_none_or(|next| next.0 != *score) {
             counts.push((fp, tp));
         }
@@ -62,9 +66,9 @@ pub fn one_vs_rest(samples: &Samples, class: ClassId) -> Option<Roc> {
 
 /// All (sample, class) pairs as one two-class problem.
 fn micro(samples: &Samples) -> Option<Roc> {
-    let pairs = samples.iter().flat_map(|(truth, _, _, row)| {
-        row.iter().enumerate().map(move |(c, p)| (*p, c == truth.index()))
-    });
+    let pairs = samples
+        .iter()
+        .flat_map(|(truth, _, _, row)| row.iter().enumerate().map(move |(c, p)| (*p, c == truth.index())));
     roc(pairs.collect())
 }
 

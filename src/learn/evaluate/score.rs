@@ -15,8 +15,8 @@ use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::infer::Engine;
 use crate::labels::Modality;
-use crate::learn::manifest::Kind;
-use crate::learn::split::Side;
+use crate::learn::dataset::split::Side;
+use crate::learn::dataset::{Dataset, Kind, Meta};
 use crate::models::pack::Pack;
 use crate::models::sha256_hex;
 
@@ -49,8 +49,14 @@ pub trait Material: Sync {
     /// Its name, for people.
     fn name(&self) -> String;
 
+    /// How its seconds are cut.
+    fn cut(&self) -> &Meta;
+
     /// All items, of all sides, in a fixed order.
-    fn items(&self) -> Vec<LabelledItem>;
+    ///
+    /// # Errors
+    /// When it is not split.
+    fn items(&self) -> Result<Vec<LabelledItem>>;
 
     /// A hash that changes when what [`Self::seconds`] gives may have changed.
     fn fingerprint(&self) -> String;
@@ -60,6 +66,37 @@ pub trait Material: Sync {
     /// # Errors
     /// When the item cannot be read; the others go on.
     fn seconds(&self, index: usize) -> Result<Vec<ClipSecond>>;
+}
+
+impl Material for Dataset {
+    fn name(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    fn cut(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn items(&self) -> Result<Vec<LabelledItem>> {
+        let labelled = self.items.iter().zip(self.sides()?).map(|(item, side)| LabelledItem {
+            kind: item.kind,
+            path: item.path.clone(),
+            class: item.class.clone(),
+            group: item.group.clone(),
+            side: *side,
+            weak: item.weak,
+            audible: item.audible,
+        });
+        Ok(labelled.collect())
+    }
+
+    fn fingerprint(&self) -> String {
+        Dataset::fingerprint(self)
+    }
+
+    fn seconds(&self, index: usize) -> Result<Vec<ClipSecond>> {
+        Dataset::seconds(self, index)
+    }
 }
 
 /// The scores of one side by the pack's models, from `cache` (a directory) if they are there. `progress` hears how many
@@ -102,7 +139,7 @@ pub fn score_side(
 
 /// The table without scores, and where its items are in the material.
 fn empty_table(pack: &Pack, material: &dyn Material, side: Side) -> Result<(ScoreTable, Vec<usize>)> {
-    let all = material.items();
+    let all = material.items()?;
     let at = || PathBuf::from(material.name());
     if !all.iter().any(|i| pack.classes.id(&i.class).is_some()) {
         let cause = format!("none of its classes is known to the pack {}", pack.name);
@@ -120,6 +157,7 @@ fn empty_table(pack: &Pack, material: &dyn Material, side: Side) -> Result<(Scor
         skipped: Vec::new(),
         unknown: BTreeMap::new(),
         weak: 0,
+        remarks: remarks(pack, material)?,
     };
     let mut indices = Vec::new();
     for (index, item) in all.into_iter().enumerate().filter(|(_, i)| i.side == side) {
@@ -146,6 +184,42 @@ fn empty_table(pack: &Pack, material: &dyn Material, side: Side) -> Result<(Scor
         return Err(Error::data(at(), cause, "split it anew with more sources, or choose another side"));
     }
     Ok((table, indices))
+}
+
+/// What differs between the seconds a pack was made for and those of the material.
+fn remarks(pack: &Pack, material: &dyn Material) -> Result<Vec<String>> {
+    let cut = material.cut();
+    let refuse = |cause: String, option: &str| {
+        let advice = format!("build the dataset with {option}");
+        Err(Error::data(PathBuf::from(material.name()), cause, advice))
+    };
+    if let Some(rate) = pack.sample_rate().filter(|rate| *rate != cut.sample_rate) {
+        let cause = format!("its sound has {} samples a second, the pack listens to {rate}", cut.sample_rate);
+        return refuse(cause, &format!("--sample-rate {rate}"));
+    }
+    let ms = |ns: u64| ns / 1_000_000;
+    let (have, want) = (cut.plan.flow_gap_ns, pack.plan.flow_gap_ns);
+    if pack.flow.is_some() && have != want {
+        let cause = format!("its pairs lie {} ms apart, the pack looks at {} ms", ms(have), ms(want));
+        return refuse(cause, &format!("--flow-gap-ms {}", ms(want)));
+    }
+    let mut out = Vec::new();
+    for (what, have, want) in [
+        ("frames a second", cut.plan.rgb_frames, pack.plan.rgb_frames),
+        ("pairs a second", cut.plan.flow_pairs, pack.plan.flow_pairs),
+        ("lines a picture", cut.frame_height, pack.frame_height),
+    ] {
+        // 0 of the pack's: it does not look.
+        if want == 0 || have == want {
+            continue;
+        }
+        if have == 0 {
+            let option = if what.starts_with("frames") { "--rgb-frames" } else { "--flow-pairs" };
+            return refuse(format!("it has no {what}, the pack wants {want}"), &format!("{option} {want}"));
+        }
+        out.push(format!("The dataset has {have} {what}, serving with this pack {want}: figures may differ slightly."));
+    }
+    Ok(out)
 }
 
 /// Decodes on a thread of its own, scores on this one.
@@ -267,7 +341,8 @@ fn load(path: &Path, items: usize) -> Result<Vec<RawSecond>, String> {
         Ok((seconds.to_vec2::<u32>()?, rows))
     };
     let (seconds, rows) = read().map_err(|e| e.to_string())?;
-    let mut rows = PerModality { rgb: rows.rgb.into_iter(), flow: rows.flow.into_iter(), audio: rows.audio.into_iter() };
+    let mut rows =
+        PerModality { rgb: rows.rgb.into_iter(), flow: rows.flow.into_iter(), audio: rows.audio.into_iter() };
     let mut out = Vec::with_capacity(seconds.len());
     for s in seconds {
         let [item, second, counts @ ..] = s.as_slice() else { return Err("its index is malformed".into()) };

@@ -10,8 +10,8 @@ use crate::decision::{ModalityScores, PerModality};
 use crate::fusion::second_scores;
 use crate::infer::spread_softmax;
 use crate::labels::{ClassId, ClassSet, Modality};
+use crate::learn::dataset::Kind;
 use crate::learn::head;
-use crate::learn::manifest::Kind;
 
 /// A recording or picture of the side that was scored.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +55,8 @@ pub struct ScoreTable {
     pub unknown: BTreeMap<String, u64>,
     /// Items that show little of their sport: they are not scored either.
     pub weak: u64,
+    /// How the material differs from what the pack serves, a sentence each.
+    pub remarks: Vec<String>,
 }
 
 /// One second with its true class and what each modality says of it at some temperature.
@@ -156,6 +158,7 @@ pub(crate) mod testing {
             skipped: Vec::new(),
             unknown: BTreeMap::new(),
             weak: 0,
+            remarks: Vec::new(),
         }
     }
 

@@ -245,7 +245,7 @@ mod tests {
     use super::*;
     use crate::fusion::argmax;
     use crate::learn::augment::rng;
-    use crate::learn::manifest::Kind;
+    use crate::learn::dataset::Kind;
 
     const ONE: PerModality<f32> = PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 };
 

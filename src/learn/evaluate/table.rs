@@ -3,8 +3,8 @@
 use crate::decision::PerModality;
 use crate::fusion::{FusionTable, TableEntry};
 use crate::labels::{ClassId, Modality};
+use crate::learn::dataset::Kind;
 use crate::learn::evaluate::scores::SoftSecond;
-use crate::learn::manifest::Kind;
 use crate::learn::measure::Confusion;
 
 /// A modality other than the default takes a class over only when its validation F1 is this much better: with few

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::decision::PerModality;
     use crate::labels::Modality;
-    use crate::learn::manifest::Kind;
+    use crate::learn::dataset::Kind;
 
     #[test]
     fn the_surest_first_and_one_a_recording() {
