@@ -22,7 +22,8 @@ struct Counts {
     predicted: u64,
 }
 
-/// Accuracy and macro F1 with their 95 % intervals. A draw's macro F1 is over the classes that are in the draw.
+/// Accuracy and macro F1 with their 95 % intervals. A draw's macro F1 is over the classes that are in the draw, so where
+/// classes have a single source the interval tells about the choice of classes as well as of sources.
 pub fn intervals(samples: &Samples, draws: usize, seed: u64) -> (Interval, Interval) {
     let mut groups: BTreeMap<u32, BTreeMap<usize, Counts>> = BTreeMap::new();
     for (truth, predicted, group, _) in samples.iter() {

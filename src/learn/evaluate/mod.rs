@@ -83,7 +83,7 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// Every figure of `measured`. `validation` is what the learned fusion is fitted on; without it (or without clips in it)
+/// Every figure of `measured`. `validation` is what the learned fusion is fitted on; without it (or with nothing in it)
 /// there is none. `thumbnail` is asked for the picture of a second of an item, by the item's place in the dataset.
 ///
 /// # Panics

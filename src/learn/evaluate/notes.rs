@@ -36,7 +36,7 @@ pub fn notes(table: &ScoreTable, soft: &[SoftSecond], stacking: Option<&Stacking
                 factors.join(", ")
             ));
         }
-        None => out.push("No learned fusion: validation has no clips to fit it on.".into()),
+        None => out.push("No learned fusion: validation has nothing to fit it on.".into()),
     }
     if table.weak > 0 {
         out.push(format!("{} recordings that show little of their sport are not measured.", table.weak));
@@ -85,6 +85,10 @@ fn coverage(table: &ScoreTable, settings: &Settings, out: &mut Vec<String>) {
 /// Figures of what is no clip.
 fn other_kinds(table: &ScoreTable, soft: &[SoftSecond]) -> Vec<String> {
     let mut out = Vec::new();
+    if soft.iter().all(|s| s.kind != Kind::Clip) {
+        out.push("There are no clips: the figures are of still pictures and sound without picture.".into());
+        return out;
+    }
     for (kind, modality, what) in [
         (Kind::Picture, Modality::Rgb, "still pictures"),
         (Kind::Sound, Modality::Audio, "seconds of sound without picture"),

@@ -45,19 +45,21 @@ impl Judge<'_> {
     }
 }
 
-/// The seconds of clips: what the second and the video level are measured on. Pictures, which are many, and sound without
-/// picture would drown them.
+/// The seconds of clips: what is measured and fitted on. Pictures, which are many, and sound without picture would drown
+/// them. Where there are no clips at all, everything.
 pub fn clips(seconds: &[SoftSecond]) -> Vec<&SoftSecond> {
-    seconds.iter().filter(|s| s.kind == Kind::Clip).collect()
+    let any = seconds.iter().any(|s| s.kind == Kind::Clip);
+    seconds.iter().filter(|s| s.kind == Kind::Clip || !any).collect()
 }
 
-/// Each frame, pair or second of sound of the clips, at a temperature.
+/// Each frame, pair or second of sound of the clips (as for [`clips`]), at a temperature.
 pub fn frame_samples(table: &ScoreTable, modality: Modality, temperature: f32) -> Samples {
     let groups = table.groups();
+    let any = table.seconds.iter().any(|s| table.item(s).kind == Kind::Clip);
     let mut samples = Samples::new(table.classes.len());
     for (second, logits) in table.rows(modality) {
         let item = table.item(second);
-        if item.kind == Kind::Clip {
+        if item.kind == Kind::Clip || !any {
             let row = table.softmax(modality, logits, temperature);
             samples.push(item.truth, ClassId(argmax(&row) as u16), groups[second.item as usize], &row);
         }
@@ -122,5 +124,9 @@ mod tests {
         let (high, low) = (1f32.exp() / (1f32.exp() + 2.0), 1.0 / (1f32.exp() + 2.0));
         assert!((row[1] - (6.0 * high + 3.0 * low) / 9.0).abs() < 1e-6);
         assert!(second_samples(&clips, &Judge::Modality(Modality::Flow), 3, &groups).is_empty());
+        // Without clips pictures are all there is.
+        t.seconds.retain(|s| s.item == 2);
+        let soft = t.soften(&PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 });
+        assert_eq!((super::clips(&soft).len(), frame_samples(&t, Modality::Rgb, 1.0).len()), (1, 1));
     }
 }

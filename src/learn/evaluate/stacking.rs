@@ -3,9 +3,10 @@
 //! What goes in, for each modality: the logarithms of its probabilities, less their mean over the classes its model
 //! knows, so that a class it does not know lies at 0 and is neither for nor against; and, when it is missing, zeros and
 //! a 1 that says so. The weights are a common factor per modality on its own class (how far it is believed) plus a full
-//! matrix, offsets for "missing" and a bias. The L2 penalty is on the latter three: under a strong penalty the model is
-//! a weighted product of the modalities' probabilities, which few seconds of validation can teach; the data must pay for
-//! what goes beyond. How strong is chosen by cross-validation over source groups, on validation only.
+//! matrix, offsets for "missing" and a bias. The L2 penalty is on how far they lie from the best modality alone (factor
+//! 1, the others barely, the rest 0): validation has few sources, and must pay for what goes beyond. How much is chosen
+//! by cross-validation over source groups, on validation only: the strongest penalty whose loss is within one standard
+//! error, over groups, of the lowest (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
 
 use std::collections::BTreeMap;
 
@@ -20,10 +21,10 @@ use crate::labels::{ClassId, Modality};
 const FLOOR: f32 = 1e-6;
 
 /// Penalties that are tried, from strong to weak, on the mean loss of a second.
-const PENALTIES: [f64; 6] = [10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4];
+const PENALTIES: [f64; 7] = [100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4];
 
-/// On the common factors, so that they are finite where validation is separable.
-const FACTOR_PENALTY: f64 = 1e-3;
+/// The factor of a modality that is not the best, before validation says more: enough to decide where it is alone.
+const LITTLE: f64 = 0.1;
 
 const FOLDS: usize = 5;
 const STEPS: usize = 200;
@@ -61,7 +62,7 @@ struct Example {
 }
 
 impl Stacking {
-    /// Fits on the seconds of validation's clips. `None` when there is none.
+    /// Fits on the seconds of validation's clips (without clips, on all there is). `None` when there is none.
     pub fn fit(table: &ScoreTable, validation: &[SoftSecond]) -> Option<Self> {
         let shape = Shape::new(table);
         let groups = table.groups();
@@ -76,23 +77,27 @@ impl Stacking {
             return None;
         }
         let (fold_of, folds) = folds(&examples);
-        let mut losses = [0.0; PENALTIES.len()];
+        // Loss of each group when it is held out, per penalty.
+        let mut losses: BTreeMap<u32, [f64; PENALTIES.len()]> = BTreeMap::new();
         for fold in 0..if folds >= 2 { folds } else { 0 } {
             let (held, learnt): (Vec<&Example>, Vec<&Example>) =
                 examples.iter().partition(|e| fold_of[&e.group] == fold);
-            let mut weights = shape.start();
-            for (loss, penalty) in losses.iter_mut().zip(PENALTIES) {
+            let start = shape.start(&learnt);
+            let mut weights = start.clone();
+            for (i, penalty) in PENALTIES.into_iter().enumerate() {
                 // From the solution of the stronger penalty: it is near.
-                weights = fit(&shape, &learnt, penalty, weights);
-                *loss += held.iter().map(|e| shape.loss(&weights, e)).sum::<f64>();
+                weights = fit(&shape, &learnt, penalty, &start, weights);
+                for e in &held {
+                    losses.entry(e.group).or_default()[i] += shape.loss(&weights, e);
+                }
             }
         }
-        // The first of equals, which is the strongest; without folds that is all there is to go by.
-        let best = (0..PENALTIES.len()).fold(0, |best, i| if losses[i] < losses[best] { i } else { best });
+        let best = choose(&losses);
         let all: Vec<&Example> = examples.iter().collect();
-        let mut weights = shape.start();
+        let start = shape.start(&all);
+        let mut weights = start.clone();
         for penalty in &PENALTIES[..=best] {
-            weights = fit(&shape, &all, *penalty, weights);
+            weights = fit(&shape, &all, *penalty, &start, weights);
         }
         Some(Self { shape, weights, penalty: PENALTIES[best], folds, groups: fold_of.len() })
     }
@@ -144,11 +149,16 @@ impl Shape {
         self.classes * self.inputs
     }
 
-    /// Where a fit begins: every modality believed to an equal share.
-    fn start(&self) -> Vec<f64> {
-        let mut weights = vec![0.0; self.matrix()];
-        weights.extend(vec![1.0 / self.parts.len().max(1) as f64; self.parts.len()]);
-        weights
+    /// Where a fit begins and what the penalty draws it to: the modality that makes these examples most likely.
+    fn start(&self, examples: &[&Example]) -> Vec<f64> {
+        let alone = |best: usize| {
+            let mut weights = vec![0.0; self.matrix()];
+            weights.extend((0..self.parts.len()).map(|part| if part == best { 1.0 } else { LITTLE }));
+            weights
+        };
+        let loss = |weights: &[f64]| examples.iter().map(|e| self.loss(weights, e)).sum::<f64>();
+        let candidates = (0..self.parts.len()).map(alone);
+        candidates.min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap_or_default()
     }
 
     fn softmax(&self, weights: &[f64], inputs: &[f64]) -> Vec<f64> {
@@ -192,9 +202,24 @@ impl Shape {
     }
 }
 
-fn fit(shape: &Shape, examples: &[&Example], penalty: f64, start: Vec<f64>) -> Vec<f64> {
+/// The penalty to take: the strongest within one standard error of the lowest loss; without losses the strongest.
+fn choose(losses: &BTreeMap<u32, [f64; PENALTIES.len()]>) -> usize {
+    let total = |i: usize| losses.values().map(|l| l[i]).sum::<f64>();
+    let best = (0..PENALTIES.len()).min_by(|a, b| total(*a).total_cmp(&total(*b))).unwrap_or(0);
+    let groups = losses.len() as f64;
+    let within = |i: &usize| {
+        let more: Vec<f64> = losses.values().map(|l| l[*i] - l[best]).collect();
+        let sum: f64 = more.iter().sum();
+        let spread: f64 = more.iter().map(|m| (m - sum / groups).powi(2)).sum();
+        // The standard error of a sum over groups.
+        sum <= (spread * groups / (groups - 1.0)).sqrt()
+    };
+    (0..best).find(within).unwrap_or(best)
+}
+
+/// Walks from `weights` to the lowest mean loss plus the penalty on how far from `drawn_to` they are.
+fn fit(shape: &Shape, examples: &[&Example], penalty: f64, drawn_to: &[f64], weights: Vec<f64>) -> Vec<f64> {
     let n = examples.len().max(1) as f64;
-    let matrix = shape.matrix();
     let mut objective = |weights: &[f64], gradient: &mut [f64]| {
         let parts: Vec<(f64, Vec<f64>)> = examples
             .par_chunks(CHUNK)
@@ -210,14 +235,13 @@ fn fit(shape: &Shape, examples: &[&Example], penalty: f64, start: Vec<f64>) -> V
             value += loss / n;
             gradient.iter_mut().zip(part).for_each(|(g, p)| *g += p / n);
         }
-        for (i, (g, w)) in gradient.iter_mut().zip(weights).enumerate() {
-            let penalty = if i < matrix { penalty } else { FACTOR_PENALTY };
-            value += 0.5 * penalty * w * w;
-            *g += penalty * w;
+        for ((g, w), to) in gradient.iter_mut().zip(weights).zip(drawn_to) {
+            value += 0.5 * penalty * (w - to).powi(2);
+            *g += penalty * (w - to);
         }
         value
     };
-    minimise(&mut objective, start, STEPS, TOLERANCE)
+    minimise(&mut objective, weights, STEPS, TOLERANCE)
 }
 
 /// The fold of each group: the largest groups first, each to the fold with the fewest seconds.
@@ -298,7 +322,7 @@ mod tests {
         let soft = t.soften(&ONE);
         let example = Example { inputs: shape.inputs(&soft[5].scores).unwrap(), truth: 1, group: 0 };
         let mut rng = rng(9, 9, 9);
-        let weights: Vec<f64> = shape.start().iter().map(|w| w + rng.random_range(-0.3..0.3)).collect();
+        let weights: Vec<f64> = shape.start(&[]).iter().map(|w| w + rng.random_range(-0.3..0.3)).collect();
         let mut gradient = vec![0.0; weights.len()];
         shape.add_gradient(&weights, &example, &mut gradient);
         for i in 0..weights.len() {
@@ -332,14 +356,30 @@ mod tests {
     }
 
     #[test]
+    fn the_strongest_penalty_within_one_standard_error() {
+        let mut row = [9.0; PENALTIES.len()];
+        let mut losses = BTreeMap::new();
+        assert_eq!(choose(&losses), 0);
+        // The third is lowest; the second is 1 more in each of four groups: no spread, so clearly more.
+        (row[1], row[2]) = (2.0, 1.0);
+        losses.extend((0..4).map(|g| (g, row)));
+        assert_eq!(choose(&losses), 2);
+        // Now 1 more in sum, but with a spread of 2 a group: within √(Σ(d − ¼)² · 4/3) ≈ 4.1.
+        for (g, more) in [(0, 2.5), (1, -2.0), (2, 2.5), (3, -2.0)] {
+            losses.get_mut(&g).unwrap()[1] = 1.0 + more;
+        }
+        assert_eq!(choose(&losses), 1);
+    }
+
+    #[test]
     fn nothing_to_learn_from() {
         let mut t = table(2);
         assert!(Stacking::fit(&t, &[]).is_none());
         let picture = PerModality { rgb: vec![says(0, 1.0, 2)], ..PerModality::default() };
-        t.add(Kind::Picture, 0, "p", vec![picture.clone()]);
-        assert!(Stacking::fit(&t, &t.soften(&ONE)).is_none(), "pictures are no seconds");
-        t.add(Kind::Clip, 0, "one", vec![picture]);
+        t.add(Kind::Clip, 0, "one", vec![picture.clone()]);
+        t.add(Kind::Picture, 0, "p", vec![picture]);
         let one = Stacking::fit(&t, &t.soften(&ONE)).unwrap();
-        assert_eq!((one.folds, one.penalty), (1, PENALTIES[0]), "without folds the strongest");
+        let found = (one.folds, one.groups, one.penalty);
+        assert_eq!(found, (1, 1, PENALTIES[0]), "without folds the strongest; pictures do not count beside clips");
     }
 }

@@ -1,10 +1,10 @@
 //! The class-to-modality table, measured on validation.
 
+use super::predict::clips;
+use super::scores::SoftSecond;
 use crate::decision::PerModality;
 use crate::fusion::{FusionTable, TableEntry};
 use crate::labels::{ClassId, Modality};
-use crate::learn::dataset::Kind;
-use crate::learn::evaluate::scores::SoftSecond;
 use crate::learn::measure::Confusion;
 
 /// A modality other than the default takes a class over only when its validation F1 is this much better: with few
@@ -17,7 +17,8 @@ const TABLE_F1: f64 = 0.5;
 /// Seconds of a class validation must hold before the table may leave the default.
 const TABLE_SUPPORT: u64 = 10;
 
-/// The table of `modalities` over `classes` classes, from the seconds of validation's clips.
+/// The table of `modalities` over `classes` classes, from the seconds of validation's clips (without clips, of all there
+/// is).
 ///
 /// Modalities are ordered by macro F1, the best is the default; equals stay in the order given.
 ///
@@ -25,9 +26,9 @@ const TABLE_SUPPORT: u64 = 10;
 /// If `modalities` is empty or names one twice.
 pub fn fit_table(validation: &[SoftSecond], modalities: &[Modality], classes: usize) -> FusionTable {
     assert!(!modalities.is_empty(), "a table is of at least one modality");
-    let clips = || validation.iter().filter(|s| s.kind == Kind::Clip);
+    let clips = clips(validation);
     let mut by_f1: Vec<(Modality, Confusion)> =
-        modalities.iter().map(|m| (*m, confusion(clips(), *m, classes))).collect();
+        modalities.iter().map(|m| (*m, confusion(clips.iter().copied(), *m, classes))).collect();
     by_f1.sort_by(|a, b| b.1.macro_f1().total_cmp(&a.1.macro_f1()));
     let order: Vec<Modality> = by_f1.iter().map(|(m, _)| *m).collect();
     let entries = (0..classes as u16)
@@ -68,6 +69,7 @@ pub fn confusion<'a>(seconds: impl Iterator<Item = &'a SoftSecond>, modality: Mo
 mod tests {
     use super::*;
     use crate::decision::ModalityScores;
+    use crate::learn::dataset::Kind;
 
     fn says(label: u16) -> Option<ModalityScores> {
         let scores = (0..3).map(|c| if c == label { 0.8 } else { 0.1 }).collect();
