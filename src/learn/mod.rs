@@ -9,6 +9,7 @@ pub mod extract;
 pub mod head;
 pub mod manifest;
 pub mod measure;
+pub mod net;
 pub mod record;
 pub mod split;
 pub mod train;
