@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod dataset;
 mod doctor;
 mod live;
 mod progress;
@@ -49,6 +50,8 @@ enum Command {
     Score(score::ScoreArgs),
     /// Say what is missing on this machine (plugins, weights, GPU) and how to get it.
     Doctor(doctor::DoctorArgs),
+    /// Make a dataset for training: cut recordings into seconds, divide them by source, count them.
+    Dataset(dataset::DatasetArgs),
     /// Train the heads of a model pack on labelled recordings and pictures.
     Train(train::TrainArgs),
 }
@@ -63,6 +66,7 @@ impl Cli {
             Command::Run(args) => run::run(args),
             Command::Score(args) => score::score(args),
             Command::Doctor(args) => doctor::doctor(&args),
+            Command::Dataset(args) => dataset::dataset(args),
             Command::Train(args) => train::train(args),
         }
     }

@@ -13,7 +13,7 @@ use crate::clip::{ClipOutput, ClipSecond};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, VoteFile};
 use crate::error::{Error, Result};
-use crate::ingest::frame::{Frame, read_still};
+use crate::ingest::frame::{Frame, read_still, scale_down};
 use crate::ingest::gst::{GstOpener, GstOptions};
 use crate::ingest::{End, Open, Pace};
 use crate::labels::ClassSet;
@@ -233,14 +233,9 @@ impl Scorer {
 /// A still as one second: RGB only, scaled down as a video of its size would be on ingest.
 fn picture(path: &Path, frame_height: u32) -> Result<ClipSecond> {
     let name = path.display().to_string();
-    let mut image = read_still(path)
+    let image = read_still(path)
         .map_err(|e| Error::source_error(&name, e.to_string(), "give a JPEG, PNG or WebP picture that can be read"))?;
-    let (w, h) = image.dimensions();
-    if h > frame_height {
-        let width = (u64::from(w) * u64::from(frame_height)).div_ceil(u64::from(h)).max(1) as u32;
-        image = image::imageops::resize(&image, width, frame_height, image::imageops::FilterType::Triangle);
-    }
-    Ok(ClipSecond::of_pictures(vec![Frame::still(image)]))
+    Ok(ClipSecond::of_pictures(vec![Frame::still(scale_down(image, frame_height))]))
 }
 
 /// The CSV of labels; flushed line by line, so that what is decided is kept.

@@ -15,7 +15,8 @@ use crate::ingest::gst::{GstOpener, GstOptions};
 use crate::learn::extract::Inputs;
 use crate::learn::head::HeadConfig;
 use crate::learn::train::{Progress, TrainConfig};
-use crate::learn::{manifest, split, train as learn};
+use crate::learn::dataset::{manifest, split};
+use crate::learn::train as learn;
 use crate::models::pack::Manifest;
 
 /// Mean and standard deviation of ImageNet's pictures per channel, as torchvision's models expect.

@@ -19,7 +19,7 @@ mod sampling;
 mod sound;
 mod timeline;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ingest::frame::Frame;
 use crate::ingest::{Discontinuity, End, Pace, Track, Tracks};
@@ -38,7 +38,7 @@ pub struct FlowPair {
 }
 
 /// Why a modality of a second is `None`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Absent {
     /// The source has no such track, or the pack does not ask for it.

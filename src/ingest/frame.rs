@@ -51,6 +51,16 @@ pub fn read_still(path: &Path) -> ImageResult<RgbImage> {
     Ok(ImageReader::open(path)?.with_guessed_format()?.decode()?.into_rgb8())
 }
 
+/// A picture of at most `height` lines, as a video of its size is scaled down on ingest; the width keeps the aspect.
+pub fn scale_down(image: RgbImage, height: u32) -> RgbImage {
+    let (w, h) = image.dimensions();
+    if h <= height {
+        return image;
+    }
+    let width = (u64::from(w) * u64::from(height)).div_ceil(u64::from(h)).max(1) as u32;
+    image::imageops::resize(&image, width, height, image::imageops::FilterType::Triangle)
+}
+
 /// Borrowed packed RGB8 picture: `data.len() == width * height * 3`.
 #[derive(Clone, Copy, Debug)]
 pub struct RgbView<'a> {

@@ -7,18 +7,17 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use crossbeam_channel::bounded;
 use sha2::{Digest, Sha256};
 
 use super::augment;
-use super::manifest::{Item, Kind};
-use crate::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, SamplingPlan};
+use super::dataset::{Item, Kind, seconds};
+use crate::clip::{ClipConfig, ClipSecond, Patience, SamplingPlan};
 use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::features::FeatureExtractor;
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
 use crate::ingest::frame::{Frame, read_still};
-use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, Open, Pace};
+use crate::ingest::{Open, Pace};
 use crate::labels::Modality;
 use crate::models::Network;
 
@@ -248,37 +247,6 @@ impl Work<'_> {
         pending.input.clear();
         Ok(())
     }
-}
-
-/// Cuts a recording into seconds and hands each over; ends at the first error of either side.
-///
-/// # Errors
-/// What the source says, or what `each` says.
-pub fn seconds(
-    opener: &dyn Open,
-    path: &Path,
-    config: ClipConfig,
-    each: &mut dyn FnMut(ClipSecond) -> Result<()>,
-) -> Result<()> {
-    let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
-    let name = path.to_string_lossy();
-    let _source = opener.open(&name, to)?;
-    let mut builder = ClipBuilder::new(config);
-    let mut out = Vec::new();
-    for item in media {
-        builder.push(item, &mut out);
-        for output in out.drain(..) {
-            match output {
-                ClipOutput::Second(second) => each(second)?,
-                ClipOutput::Ended(End::Finished) => return Ok(()),
-                ClipOutput::Ended(End::Failed { cause, advice }) => {
-                    return Err(Error::source_error(name, cause, advice));
-                }
-                _ => {}
-            }
-        }
-    }
-    Err(Error::Internal(format!("{name}: the source went away without an end")))
 }
 
 /// The second as a mirror shows it: motion goes the other way, as for teams that changed ends.

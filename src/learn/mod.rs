@@ -4,12 +4,11 @@
 
 pub mod augment;
 mod card;
+pub mod dataset;
 pub mod evaluate;
 pub mod extract;
 pub mod head;
-pub mod manifest;
 pub mod measure;
 pub mod net;
 pub mod record;
-pub mod split;
 pub mod train;

@@ -1,17 +1,20 @@
-//! 80/10/10 train/validation/test, stratified by class, on the source: all that comes from one source is on one side,
-//! whatever its class and kind.
+//! 80/10/10 train/validation/test, stratified by class, on the source: all that comes from one source, or shows the same
+//! as it, is on one side, whatever its class and kind.
 //!
 //! A class from a single source stays in training, and one from two sources has no validation: an honest figure cannot
-//! be had for them, and the card says so. Pictures are not frames of one recording: each is its own source.
+//! be had for them, and the card says so. What a source is, an item's group says.
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::manifest::{Item, Kind};
+use super::{Dataset, Item, Kind, Sides, index};
+use crate::error::Result;
 
 /// Where an item belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     Train,
     Validation,
@@ -19,6 +22,8 @@ pub enum Side {
 }
 
 impl Side {
+    pub const ALL: [Side; 3] = [Side::Train, Side::Validation, Side::Test];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Side::Train => "train",
@@ -28,12 +33,12 @@ impl Side {
     }
 }
 
-/// The side of every item. Depends on `seed`, kinds, classes, sources (and, for pictures, paths) only, not on the order.
+/// The side of every item. Depends on `seed`, kinds, classes and groups only, not on the order.
 pub fn by_source(items: &[Item], seed: u64) -> Vec<Side> {
     // (kind, class) → source → how many items
     let mut strata: BTreeMap<(Kind, &str), BTreeMap<String, usize>> = BTreeMap::new();
     for item in items {
-        *strata.entry((item.kind, &item.class)).or_default().entry(unit(item)).or_default() += 1;
+        *strata.entry((item.kind, &item.class)).or_default().entry(item.group.clone()).or_default() += 1;
     }
     // A source may bring several classes and kinds. The class with the fewest sources has the least choice, so it
     // chooses first, and the others take its sources as they are.
@@ -43,15 +48,39 @@ pub fn by_source(items: &[Item], seed: u64) -> Vec<Side> {
     for ((_, class), sources) in order {
         assign(&sources, class, seed, &mut sides);
     }
-    items.iter().map(|item| sides[&unit(item)]).collect()
+    items.iter().map(|item| sides[&item.group]).collect()
 }
 
-/// What is kept together: the source; a picture alone.
-fn unit(item: &Item) -> String {
-    match item.kind {
-        Kind::Picture => item.path.to_string_lossy().into_owned(),
-        Kind::Clip | Kind::Sound => item.source.clone(),
+/// Divides a dataset: writes `split.csv`, and gives the sides.
+///
+/// # Errors
+/// [`crate::error::Error::Output`] when it cannot be written.
+pub fn divide(dataset: &mut Dataset, seed: u64) -> Result<Vec<Side>> {
+    let sides = by_source(&dataset.items, seed);
+    index::save_split(&dataset.dir, &dataset.items, &sides)?;
+    dataset.sides = Sides::Known(sides.clone());
+    Ok(sides)
+}
+
+/// What a division cannot measure: a line for every class and kind that has items, but none to validate or test with.
+pub fn warnings(items: &[Item], sides: &[Side]) -> Vec<String> {
+    let mut strata: BTreeMap<(&str, Kind), BTreeMap<&str, Side>> = BTreeMap::new();
+    for (item, side) in items.iter().zip(sides) {
+        strata.entry((&item.class, item.kind)).or_default().insert(&item.group, *side);
     }
+    let mut lines = Vec::new();
+    for ((class, kind), groups) in strata {
+        let has = |side| groups.values().any(|s| *s == side);
+        let missing = match (has(Side::Validation), has(Side::Test)) {
+            (true, true) => continue,
+            (false, true) => "nothing to validate with",
+            (true, false) => "nothing to test with",
+            (false, false) => "nothing to validate or test with",
+        };
+        let sources = if groups.len() == 1 { "a single source".to_owned() } else { format!("{} sources", groups.len()) };
+        lines.push(format!("{class}, {}: {missing} ({sources})", kind.plural()));
+    }
+    lines
 }
 
 /// Gives the sources of a class that have no side yet theirs.
@@ -106,8 +135,14 @@ mod tests {
             path: PathBuf::from(format!("clips/{class}{source}{n}.mp4")),
             class: class.into(),
             source: source.into(),
+            group: source.into(),
             weak: false,
             audible: true,
+            licence: String::new(),
+            start_ns: None,
+            end_ns: None,
+            seconds: 1,
+            shard: None,
         }
     }
 

@@ -1,0 +1,161 @@
+//! `touchline dataset`: labelled material into a dataset, its split, its figures.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+
+use super::progress::Progress as Bar;
+use crate::clip::SamplingPlan;
+use crate::clip::resample::SAMPLE_RATES;
+use crate::clock::SystemClock;
+use crate::error::{Error, Result};
+use crate::ingest::gst::{GstOpener, GstOptions};
+use crate::learn::dataset::build::{self, BuildConfig, Progress, Summary};
+use crate::learn::dataset::{Dataset, Kind, split};
+
+#[derive(Debug, Args)]
+pub struct DatasetArgs {
+    #[command(subcommand)]
+    command: DatasetCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DatasetCommand {
+    /// Cut recordings and pictures into seconds, once; a build that was stopped goes on where it was.
+    Build(BuildArgs),
+    /// Divide a dataset 80/10/10 into training, validation and test, by source.
+    Split(SplitArgs),
+}
+
+#[derive(Debug, Args)]
+struct BuildArgs {
+    /// A folder that holds a folder per class; or a CSV with the columns path,class and if needed start, end, source,
+    /// licence, weak, kind; or a folder with images/manifest.csv, clips/manifest.csv, sounds/manifest.csv.
+    #[arg(value_name = "DIR|MANIFEST.csv", required = true)]
+    inputs: Vec<PathBuf>,
+    /// Directory of the dataset.
+    #[arg(short, long, value_name = "DATASET")]
+    out: PathBuf,
+    /// Lines that pictures are scaled down to.
+    #[arg(long, default_value_t = 288, value_parser = clap::value_parser!(u32).range(16..=2160))]
+    frame_height: u32,
+    /// Samples of sound a second.
+    #[arg(long, value_name = "HZ", default_value_t = 32_000, value_parser = sample_rate)]
+    sample_rate: u32,
+    /// Frames of a second for the RGB model.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=60))]
+    rgb_frames: u32,
+    /// Pairs of frames of a second for the flow model.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=60))]
+    flow_pairs: u32,
+    /// Distance of the two frames of a pair, milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    flow_gap_ms: u32,
+    /// Recordings and pictures at a time [default: the number of cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Exit with code 7 when something had to be skipped.
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Debug, Args)]
+struct SplitArgs {
+    #[arg(value_name = "DATASET")]
+    dataset: PathBuf,
+    /// The same seed gives the same sides.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn sample_rate(text: &str) -> std::result::Result<u32, String> {
+    let (low, high) = (SAMPLE_RATES.start(), SAMPLE_RATES.end());
+    text.parse().ok().filter(|rate| SAMPLE_RATES.contains(rate)).ok_or_else(|| format!("must be {low} to {high}"))
+}
+
+pub fn dataset(args: DatasetArgs) -> Result<()> {
+    match args.command {
+        DatasetCommand::Build(args) => build(args),
+        DatasetCommand::Split(args) => split(&args),
+    }
+}
+
+fn build(args: BuildArgs) -> Result<()> {
+    let options = GstOptions { id: "dataset".into(), frame_height: args.frame_height, ..GstOptions::default() };
+    let opener = GstOpener::new(options, Arc::new(SystemClock::new()))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let config = BuildConfig {
+        inputs: args.inputs,
+        out: args.out,
+        frame_height: args.frame_height,
+        sample_rate: args.sample_rate,
+        plan: SamplingPlan {
+            rgb_frames: args.rgb_frames,
+            flow_pairs: args.flow_pairs,
+            flow_gap_ns: u64::from(args.flow_gap_ms) * 1_000_000,
+        },
+        jobs: args.jobs.map_or(cores, usize::from),
+    };
+    let mut bar: Option<Bar> = None;
+    let built = build::build(&config, &opener, &mut |progress| match (progress, &mut bar) {
+        (Progress::Note(text), Some(bar)) => bar.line(&text),
+        (Progress::Note(text), None) => eprintln!("{text}"),
+        (Progress::Done { done, .. }, Some(bar)) => bar.set(done as u64),
+        (Progress::Done { done, total }, none) => {
+            none.insert(Bar::new("recordings and pictures", total as u64)).set(done as u64);
+        }
+    });
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    let summary = built?;
+    say(&summary, &config);
+    match summary.skipped.len() {
+        failed if failed > 0 && args.strict => Err(Error::Partial { failed, total: summary.total }),
+        _ => Ok(()),
+    }
+}
+
+/// What was built, on standard output.
+fn say(summary: &Summary, config: &BuildConfig) {
+    // A reader that went away has seen what it wanted.
+    let mut out = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
+    let count = |kind| summary.items.get(&kind).copied().unwrap_or(0);
+    out(format!(
+        "{} clips and {} sounds of {} seconds, {} pictures",
+        count(Kind::Clip),
+        count(Kind::Sound),
+        summary.seconds,
+        count(Kind::Picture)
+    ));
+    out(format!("{} of {} were there from an earlier build", summary.reused, summary.total));
+    if !summary.skipped.is_empty() {
+        let list = config.out.join("skipped.csv");
+        out(format!("{} of {} could not be used: {}", summary.skipped.len(), summary.total, list.display()));
+    }
+    out(format!(
+        "near-duplicates: {} pairs of recordings, {} of pictures; {} groups joined to others: {}",
+        summary.recording_duplicates,
+        summary.still_duplicates,
+        summary.groups_joined,
+        config.out.join("duplicates.csv").display()
+    ));
+    out(format!("dataset written to {}", config.out.display()));
+}
+
+fn split(args: &SplitArgs) -> Result<()> {
+    let mut dataset = Dataset::open(&args.dataset)?;
+    let sides = split::divide(&mut dataset, args.seed)?;
+    for warning in split::warnings(&dataset.items, &sides) {
+        eprintln!("{warning}");
+    }
+    let mut out = std::io::stdout();
+    for side in split::Side::ALL {
+        let of = |kind| dataset.items.iter().zip(&sides).filter(|(i, s)| **s == side && i.kind == kind).count();
+        let (clips, sounds, pictures) = (of(Kind::Clip), of(Kind::Sound), of(Kind::Picture));
+        let _ = writeln!(out, "{}: {clips} clips, {sounds} sounds, {pictures} pictures", side.as_str());
+    }
+    Ok(())
+}

@@ -1,0 +1,470 @@
+//! Cuts the material into seconds, once, in parallel, so that it can be stopped and taken up again.
+//!
+//! What is done is told by the shards themselves: their names hold a hash of the recording's place, length and time of
+//! change and of how it was cut, and a shard appears whole or not at all. So a build that was killed has lost what was
+//! under way, and nothing else. The index is written last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_channel::bounded;
+use serde::{Deserialize, Serialize};
+
+use super::manifest::{Entry, Material, gather};
+use super::prints::Print;
+use super::shard::{Draft, Header, SecondHeader, header, whole_or_nothing};
+use super::{Item, Kind, Meta, Origin, duplicates, index, seconds_until, shard, still};
+use crate::clip::{ClipConfig, ClipSecond, Patience, SamplingPlan};
+use crate::error::{Error, Result};
+use crate::ingest::{Open, Pace};
+use crate::models::sha256_hex;
+use crate::time::NANOS_PER_SECOND;
+
+/// Seconds of a shard. A longer recording becomes several items, so that one item's pictures fit in memory (a minute
+/// of ten pictures a second at 288 lines: 260 MB).
+const SHARD_SECONDS: usize = 60;
+
+/// A recording whose greatest sample is below this, -60 dB of full scale, is silent.
+const SILENCE: f32 = 0.001;
+
+/// Where stills that were looked at are remembered.
+const STILLS: &str = "stills.csv";
+
+/// What a dataset is made from.
+#[derive(Clone, Debug)]
+pub struct BuildConfig {
+    /// Folders and CSVs: see [`super::manifest`].
+    pub inputs: Vec<PathBuf>,
+    /// The dataset's directory; made when it is not there.
+    pub out: PathBuf,
+    /// Lines that the opener scales pictures down to.
+    pub frame_height: u32,
+    /// Hz.
+    pub sample_rate: u32,
+    pub plan: SamplingPlan,
+    /// Recordings and stills at a time.
+    pub jobs: usize,
+}
+
+/// What a build says while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A line for a person.
+    Note(String),
+    /// Recordings and stills that are done, of all.
+    Done { done: usize, total: usize },
+}
+
+/// What was built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Items, by kind.
+    pub items: BTreeMap<Kind, usize>,
+    /// Seconds of clips and sounds.
+    pub seconds: u64,
+    /// Recordings and stills that an earlier build had done.
+    pub reused: usize,
+    /// What could not be used, with the cause.
+    pub skipped: Vec<(PathBuf, String)>,
+    /// Recordings and stills that the inputs named.
+    pub total: usize,
+    /// Pairs of recordings that show the same.
+    pub recording_duplicates: usize,
+    /// Pairs of stills that show the same.
+    pub still_duplicates: usize,
+    /// How many groups were joined to others because of that.
+    pub groups_joined: usize,
+}
+
+/// A recording, or a still, that is done.
+#[derive(Debug)]
+struct Outcome {
+    kind: Kind,
+    key: String,
+    audible: bool,
+    parts: Vec<Part>,
+    reused: bool,
+}
+
+/// A shard's worth of a recording; the only part of a still.
+#[derive(Debug)]
+struct Part {
+    shard: Option<String>,
+    start_ns: Option<u64>,
+    end_ns: Option<u64>,
+    seconds: u32,
+    prints: Vec<Print>,
+}
+
+/// A line of `stills.csv`: a still that decodes.
+#[derive(Debug, Serialize, Deserialize)]
+struct StillLine {
+    key: String,
+    hash: String,
+    spread: u8,
+}
+
+/// A line of `skipped.csv`.
+#[derive(Debug, Serialize)]
+struct SkippedLine<'a> {
+    path: &'a str,
+    cause: &'a str,
+}
+
+/// Builds, or completes, a dataset. `opener` scales pictures down to `config.frame_height` lines.
+///
+/// # Errors
+/// [`Error::Data`] when the material is not as it must be or nothing of it can be read; [`Error::Output`] when the
+/// directory cannot be written or another build is writing it. A recording that cannot be read is skipped and listed.
+pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(Progress)) -> Result<Summary> {
+    let material = gather(&config.inputs)?;
+    for note in &material.notes {
+        progress(Progress::Note(note.clone()));
+    }
+    let shards = config.out.join(index::SHARDS);
+    let cannot = |e: std::io::Error| {
+        Error::output(config.out.display().to_string(), format!("cannot write: {e}"), "choose another -o")
+    };
+    std::fs::create_dir_all(&shards).map_err(cannot)?;
+    let _lock = lock(&config.out)?;
+    let job = Job { config, opener, material: &material, shards: &shards, stills: read_stills(&config.out) };
+
+    let mut summary = Summary { total: material.entries.len() + material.skipped.len(), ..Summary::default() };
+    summary.skipped.clone_from(&material.skipped);
+    let outcomes = job.run(&mut summary, progress)?;
+    if outcomes.iter().all(Option::is_none) {
+        save_skipped(&config.out, &summary.skipped)?;
+        let cause = format!("none of {} recordings and pictures can be read", summary.total);
+        return Err(Error::data(&config.inputs[0], cause, "the causes are above"));
+    }
+
+    let mut items = Vec::new();
+    let mut prints = Vec::new();
+    for (entry, outcome) in material.entries.iter().zip(outcomes) {
+        let Some(outcome) = outcome else { continue };
+        summary.reused += usize::from(outcome.reused);
+        for part in outcome.parts {
+            let item = Item {
+                kind: outcome.kind,
+                audible: outcome.kind != Kind::Picture && entry.audible.unwrap_or(outcome.audible),
+                start_ns: part.start_ns,
+                end_ns: part.end_ns,
+                seconds: part.seconds,
+                shard: part.shard,
+                ..entry.item.clone()
+            };
+            *summary.items.entry(item.kind).or_default() += 1;
+            summary.seconds += if item.kind == Kind::Picture { 0 } else { u64::from(item.seconds) };
+            items.push((item, Origin { root: entry.root, key: outcome.key.clone() }));
+            prints.push(part.prints);
+        }
+    }
+    let found = duplicates::find(&mut items, &prints);
+    (summary.recording_duplicates, summary.still_duplicates) = (found.recordings, found.stills);
+    summary.groups_joined = found.groups_joined;
+    whole_or_nothing(&config.out.join("duplicates.csv"), &index::to_csv(found.lines.iter())?)?;
+    save_skipped(&config.out, &summary.skipped)?;
+    let meta = Meta {
+        format: index::FORMAT,
+        frame_height: config.frame_height,
+        sample_rate: config.sample_rate,
+        plan: config.plan.clone(),
+    };
+    index::save(&config.out, &meta, &material.roots, &items)?;
+    if let Some(note) = remove_unused(&shards, &items) {
+        progress(Progress::Note(note));
+    }
+    Ok(summary)
+}
+
+/// Keeps a second build out of the directory as long as the file is open.
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(".lock");
+    let place = path.display().to_string();
+    let file = File::create(&path)
+        .map_err(|e| Error::output(&place, format!("cannot write: {e}"), "choose another -o"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Error::output(dir.display().to_string(), "another build is writing it", "wait for it, or stop it"))
+        }
+        // A file system without locks: two builds write the same bytes under the same names.
+        Err(std::fs::TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Removes what no item names any more, and what a killed build left half written.
+fn remove_unused(shards: &Path, items: &[(Item, Origin)]) -> Option<String> {
+    let used: BTreeSet<&str> = items.iter().filter_map(|(i, _)| i.shard.as_deref()).collect();
+    let (mut count, mut bytes) = (0, 0);
+    for file in std::fs::read_dir(shards).ok()?.flatten() {
+        let name = file.file_name();
+        let is_ours = [".safetensors", ".safetensors.part"].iter().any(|end| name.to_string_lossy().ends_with(end));
+        if is_ours && !used.contains(name.to_string_lossy().as_ref()) {
+            let length = file.metadata().map_or(0, |m| m.len());
+            // What stays is only in the way.
+            if std::fs::remove_file(file.path()).is_ok() {
+                (count, bytes) = (count + 1, bytes + length);
+            }
+        }
+    }
+    (count > 0).then(|| format!("removed {count} shards of earlier builds that nothing names ({} MB)", bytes / 1_000_000))
+}
+
+fn read_stills(dir: &Path) -> BTreeMap<String, Print> {
+    let Ok(mut reader) = csv::Reader::from_path(dir.join(STILLS)) else { return BTreeMap::new() };
+    // A line that was cut short is of a still that is looked at again.
+    let lines = reader.deserialize::<StillLine>().filter_map(std::result::Result::ok);
+    lines
+        .filter_map(|l| Some((l.key, Print { hash: u64::from_str_radix(&l.hash, 16).ok()?, spread: l.spread })))
+        .collect()
+}
+
+fn save_skipped(dir: &Path, skipped: &[(PathBuf, String)]) -> Result<()> {
+    let named: Vec<_> = skipped.iter().map(|(path, cause)| (path.to_string_lossy(), cause)).collect();
+    let lines = named.iter().map(|(path, cause)| SkippedLine { path, cause });
+    whole_or_nothing(&dir.join("skipped.csv"), &index::to_csv(lines)?)
+}
+
+/// What the threads of a build share.
+struct Job<'a> {
+    config: &'a BuildConfig,
+    opener: &'a dyn Open,
+    material: &'a Material,
+    shards: &'a Path,
+    /// Stills that an earlier build has looked at.
+    stills: BTreeMap<String, Print>,
+}
+
+impl Job<'_> {
+    /// Works through the entries; [`None`] for one that was skipped.
+    fn run(&self, summary: &mut Summary, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Option<Outcome>>> {
+        let entries = &self.material.entries;
+        let mut outcomes: Vec<Option<Outcome>> = entries.iter().map(|_| None).collect();
+        let jobs = self.config.jobs.clamp(1, entries.len().max(1));
+        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+        // A result is small, and the collector only counts: a few a thread keep everybody busy.
+        let (to, results) = bounded(4 * jobs);
+        let mut journal = Journal::open(&self.config.out, &self.stills)?;
+        std::thread::scope(|scope| {
+            for n in 0..jobs {
+                let (to, next, stopped) = (to.clone(), &next, &stopped);
+                std::thread::Builder::new()
+                    .name(format!("dataset/{n}"))
+                    .spawn_scoped(scope, move || {
+                        while !stopped.load(Ordering::Relaxed) {
+                            let i = next.fetch_add(1, Ordering::Relaxed);
+                            if i >= entries.len() || to.send((i, self.entry(&entries[i]))).is_err() {
+                                return;
+                            }
+                        }
+                    })
+                    .map_err(|e| Error::Internal(format!("cannot start a thread: {e}")))?;
+            }
+            drop(to);
+            let mut failure = None;
+            for (done, (i, result)) in results.iter().enumerate() {
+                match result {
+                    Ok(outcome) => {
+                        if let (Kind::Picture, false, [part]) = (outcome.kind, outcome.reused, &outcome.parts[..])
+                            && let Err(e) = journal.add(&outcome.key, &part.prints)
+                        {
+                            stopped.store(true, Ordering::Relaxed);
+                            failure.get_or_insert(e);
+                        }
+                        outcomes[i] = Some(outcome);
+                    }
+                    // What is wrong with the output or the program concerns every recording.
+                    Err(e @ (Error::Output { .. } | Error::Internal(_) | Error::Usage(_))) => {
+                        stopped.store(true, Ordering::Relaxed);
+                        failure.get_or_insert(e);
+                    }
+                    Err(e) => {
+                        let cause = crate::redact::text(&e.to_string());
+                        progress(Progress::Note(format!("skipped: {cause}")));
+                        summary.skipped.push((entries[i].item.path.clone(), cause));
+                    }
+                }
+                progress(Progress::Done { done: done + 1, total: entries.len() });
+            }
+            // In the order of the material, whichever thread was first.
+            summary.skipped.sort();
+            failure.map_or(Ok(()), Err)
+        })?;
+        journal.finish()?;
+        Ok(outcomes)
+    }
+
+    fn entry(&self, entry: &Entry) -> Result<Outcome> {
+        let path = self.material.roots[entry.root as usize].join(&entry.item.path);
+        let meta = std::fs::metadata(&path).map_err(|e| Error::data(&path, e.to_string(), "check the path"))?;
+        let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        let changed_ns = changed.map_or(0, |t| t.as_nanos());
+        let mut text = format!("{} {} {} {changed_ns}", shard::VERSION, path.display(), meta.len());
+        if entry.item.kind == Kind::Picture {
+            let key = key(&text);
+            let reused = self.stills.get(&key);
+            let print = match reused {
+                Some(print) => *print,
+                None => Print::of(still(&path, self.config.frame_height)?.frames[0].view()),
+            };
+            let part = Part { shard: None, start_ns: None, end_ns: None, seconds: 1, prints: vec![print] };
+            let (kind, reused) = (Kind::Picture, reused.is_some());
+            return Ok(Outcome { kind, key, audible: false, parts: vec![part], reused });
+        }
+        let (start, end) = (entry.item.start_ns, entry.item.end_ns);
+        let plan = self.plan(entry);
+        text += &format!(" {start:?} {end:?} {} {} {plan:?}", self.config.frame_height, self.config.sample_rate);
+        self.recording(entry, &path, key(&text), plan)
+    }
+
+    /// Sound shows nothing, whatever picture its file may have (a cover).
+    fn plan(&self, entry: &Entry) -> SamplingPlan {
+        match entry.item.kind {
+            Kind::Sound => SamplingPlan { rgb_frames: 0, flow_pairs: 0, ..self.config.plan.clone() },
+            Kind::Clip | Kind::Picture => self.config.plan.clone(),
+        }
+    }
+
+    fn recording(&self, entry: &Entry, path: &Path, key: String, plan: SamplingPlan) -> Result<Outcome> {
+        let name = |part: usize| format!("{key}-{part:04}.safetensors");
+        let mut headers = Vec::new();
+        while let Some(header) = header(&self.shards.join(name(headers.len()))) {
+            let last = header.last;
+            headers.push(header);
+            if last {
+                break;
+            }
+        }
+        let reused = headers.last().is_some_and(|h| h.last);
+        if !reused {
+            headers = self.cut(entry, path, plan, &|part| self.shards.join(name(part)))?;
+        }
+        let is_whole = headers.len() == 1;
+        let seconds = || headers.iter().flat_map(|h| &h.seconds);
+        let shows = seconds().any(|s| !s.rgb.is_empty());
+        let sounds = seconds().any(|s| s.peak.is_some());
+        let kind = match entry.item.kind {
+            Kind::Clip if !shows && sounds && !entry.kind_stated => Kind::Sound,
+            kind => kind,
+        };
+        let missing = match kind {
+            _ if seconds().next().is_none() => Some(match (entry.item.start_ns, entry.item.end_ns) {
+                (None, None) => "no second of it has a picture or sound",
+                _ => "no whole second lies between start and end",
+            }),
+            Kind::Clip if !shows => Some("it has no picture"),
+            Kind::Sound if !sounds => Some("it has no sound"),
+            _ => None,
+        };
+        if let Some(cause) = missing {
+            return Err(Error::data(path, cause, "replace it or remove it from the material"));
+        }
+        let audible = seconds().any(|s| s.peak.is_some_and(|p| p >= SILENCE));
+        let parts = headers.iter().enumerate().map(|(n, header)| {
+            let bounds = header.seconds.first().zip(header.seconds.last());
+            let (first, last) = bounds.map_or((0, 0), |(a, b)| (a.index, b.index + 1));
+            Part {
+                shard: Some(name(n)),
+                start_ns: if is_whole { entry.item.start_ns } else { Some(first * NANOS_PER_SECOND) },
+                end_ns: if is_whole { entry.item.end_ns } else { Some(last * NANOS_PER_SECOND) },
+                seconds: header.seconds.len() as u32,
+                prints: header.seconds.iter().filter_map(|s: &SecondHeader| s.print).collect(),
+            }
+        });
+        let parts = parts.collect();
+        Ok(Outcome { kind, key, audible, parts, reused })
+    }
+
+    /// Decodes a recording once, and writes its shards.
+    fn cut(
+        &self,
+        entry: &Entry,
+        path: &Path,
+        plan: SamplingPlan,
+        place: &dyn Fn(usize) -> PathBuf,
+    ) -> Result<Vec<Header>> {
+        let config = ClipConfig {
+            sample_rate: Some(self.config.sample_rate),
+            plan,
+            patience: Patience::for_pace(Pace::File),
+        };
+        let start = entry.item.start_ns.unwrap_or(0);
+        let end = entry.item.end_ns.unwrap_or(u64::MAX);
+        let (mut draft, mut headers) = (Draft::default(), Vec::new());
+        seconds_until(self.opener, path, config, &mut |second: ClipSecond| {
+            let from = second.start().0;
+            if from + NANOS_PER_SECOND > end {
+                return Ok(ControlFlow::Break(()));
+            }
+            if from >= start {
+                // Only now: the shard before is the last when nothing more comes.
+                if draft.len() == SHARD_SECONDS {
+                    headers.push(draft.write(&place(headers.len()), false)?);
+                }
+                draft.push(&second);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        headers.push(draft.write(&place(headers.len()), true)?);
+        Ok(headers)
+    }
+}
+
+/// 16 hex digits of a hash.
+fn key(text: &str) -> String {
+    let mut hex = sha256_hex(text.as_bytes());
+    hex.truncate(16);
+    hex
+}
+
+/// Writes `stills.csv` as stills are done.
+struct Journal {
+    writer: csv::Writer<File>,
+    place: String,
+    /// Lines since the last flush.
+    pending: usize,
+}
+
+impl Journal {
+    /// Lines that are lost at most when the build is killed: half a second of decoding.
+    const FLUSH_EVERY: usize = 64;
+
+    /// Begins with what is known already, so that a line that was cut short does not stay.
+    fn open(dir: &Path, known: &BTreeMap<String, Print>) -> Result<Self> {
+        let path = dir.join(STILLS);
+        let lines = known.iter().map(|(key, print)| still_line(key, *print));
+        whole_or_nothing(&path, &index::to_csv(lines)?)?;
+        let place = path.display().to_string();
+        let file = File::options()
+            .append(true)
+            .open(&path)
+            .map_err(|e| Error::output(&place, format!("cannot write: {e}"), "choose another -o"))?;
+        let writer = csv::WriterBuilder::new().has_headers(known.is_empty()).from_writer(file);
+        Ok(Self { writer, place, pending: 0 })
+    }
+
+    fn add(&mut self, key: &str, prints: &[Print]) -> Result<()> {
+        for print in prints {
+            self.writer.serialize(still_line(key, *print)).map_err(|e| self.cannot(&e))?;
+        }
+        self.pending += 1;
+        if self.pending >= Self::FLUSH_EVERY { self.finish() } else { Ok(()) }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.pending = 0;
+        self.writer.flush().map_err(|e| self.cannot(&e))
+    }
+
+    fn cannot(&self, e: &dyn std::fmt::Display) -> Error {
+        Error::output(&self.place, format!("cannot write: {e}"), "free space or choose another -o, and run it again")
+    }
+}
+
+fn still_line(key: &str, print: Print) -> StillLine {
+    StillLine { key: key.to_owned(), hash: format!("{:016x}", print.hash), spread: print.spread }
+}

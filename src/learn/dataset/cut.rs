@@ -1,0 +1,69 @@
+//! From a recording to its seconds, as serving cuts them; and a still as the one second it is scored as.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use crossbeam_channel::bounded;
+
+use crate::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond};
+use crate::error::{Error, Result};
+use crate::ingest::frame::{Frame, read_still, scale_down};
+use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, Open};
+
+/// Cuts a recording into seconds and hands each over; ends at the first error of either side.
+///
+/// # Errors
+/// What the source says, or what `each` says.
+pub fn seconds(
+    opener: &dyn Open,
+    path: &Path,
+    config: ClipConfig,
+    each: &mut dyn FnMut(ClipSecond) -> Result<()>,
+) -> Result<()> {
+    seconds_until(opener, path, config, &mut |second| each(second).map(ControlFlow::Continue))
+}
+
+/// As [`seconds`], until `each` breaks off.
+///
+/// # Errors
+/// What the source says, or what `each` says.
+pub fn seconds_until(
+    opener: &dyn Open,
+    path: &Path,
+    config: ClipConfig,
+    each: &mut dyn FnMut(ClipSecond) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
+    let name = path.to_string_lossy();
+    let _source = opener.open(&name, to)?;
+    let mut builder = ClipBuilder::new(config);
+    let mut out = Vec::new();
+    for item in media {
+        builder.push(item, &mut out);
+        for output in out.drain(..) {
+            match output {
+                ClipOutput::Second(second) => {
+                    if each(second)?.is_break() {
+                        return Ok(());
+                    }
+                }
+                ClipOutput::Ended(End::Finished) => return Ok(()),
+                ClipOutput::Ended(End::Failed { cause, advice }) => {
+                    return Err(Error::source_error(name, cause, advice));
+                }
+                _ => {}
+            }
+        }
+    }
+    Err(Error::Internal(format!("{name}: the source went away without an end")))
+}
+
+/// A still as one second: RGB only, scaled down as a video of its size would be on ingest.
+///
+/// # Errors
+/// [`Error::Data`] when it cannot be read or decoded.
+pub fn still(path: &Path, frame_height: u32) -> Result<ClipSecond> {
+    let image = read_still(path)
+        .map_err(|e| Error::data(path, e.to_string().replace('\n', " "), "give a JPEG, PNG or WebP picture"))?;
+    Ok(ClipSecond::of_pictures(vec![Frame::still(scale_down(image, frame_height))]))
+}

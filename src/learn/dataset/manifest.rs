@@ -1,0 +1,364 @@
+//! What the material is: which recordings and stills there are, and what is said of them. Opens no media.
+//!
+//! Three forms are known, told apart by what is there:
+//!
+//! | form | how it looks |
+//! |---|---|
+//! | a folder per class | `DIR/<class>/**`: the folder is the class; the source is the first folder below it, or the file's stem |
+//! | a CSV | `path`, `class`, and if there: `start`, `end` (seconds, or `h:mm:ss.fff`), `source`, `licence`, `weak`, `kind`; paths are relative to the CSV |
+//! | labelled folders | `images/`, `clips/`, `sounds/`, each with a `manifest.csv`: `path`, `class`, `source`, and if there `weak`, `audio` (`yes`, `none`, `silent`), `licence` |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::folder;
+use super::{Item, Kind};
+use crate::error::{Error, Result};
+use crate::time::NANOS_PER_SECOND;
+
+/// One recording or still that the inputs name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// As far as it can be told without opening it: `kind` by the name's extension when nothing says more.
+    pub item: Item,
+    /// Index into [`Material::roots`].
+    pub root: u32,
+    /// The kind was said, not guessed.
+    pub kind_stated: bool,
+    /// Whether there is sound, when that was said.
+    pub audible: Option<bool>,
+}
+
+/// All that the inputs name.
+#[derive(Clone, Debug, Default)]
+pub struct Material {
+    /// The folders that the paths are relative to.
+    pub roots: Vec<PathBuf>,
+    pub entries: Vec<Entry>,
+    /// What a person should know, a line each.
+    pub notes: Vec<String>,
+    /// What cannot even be named, with the cause.
+    pub skipped: Vec<(PathBuf, String)>,
+}
+
+/// Finds out what `inputs` are, and reads them in order.
+///
+/// # Errors
+/// [`Error::Data`] for an input that is no known form, a broken line (naming it), a class named in two spellings, or a
+/// recording under two classes.
+pub fn gather(inputs: &[PathBuf]) -> Result<Material> {
+    let mut material = Material::default();
+    for input in inputs {
+        let root = material.roots.len() as u32;
+        let before = material.entries.len();
+        let absolute = std::fs::canonicalize(input)
+            .map_err(|e| Error::data(input, e.to_string(), "give a folder or a CSV that is there"))?;
+        let form = if absolute.is_file() {
+            material.roots.push(absolute.parent().unwrap_or(Path::new("/")).to_owned());
+            material.entries.extend(csv_entries(&absolute, root)?);
+            "a CSV of recordings"
+        } else if Kind::ALL.iter().any(|k| absolute.join(k.folder()).join("manifest.csv").is_file()) {
+            material.roots.push(absolute.clone());
+            material.entries.extend(labelled(&absolute, root)?);
+            "folders with manifests (images, clips, sounds)"
+        } else {
+            material.roots.push(absolute.clone());
+            folder::read(&absolute, root, &mut material)?;
+            "a folder per class"
+        };
+        let count = material.entries.len() - before;
+        material.notes.insert(0, format!("{}: {form}, {count} recordings and pictures", input.display()));
+    }
+    check_classes(&material, inputs)?;
+    drop_repeated(&mut material)?;
+    note_sources(&mut material);
+    Ok(material)
+}
+
+/// Reads the labelled folders in `dir`, in file order.
+///
+/// # Errors
+/// [`Error::Data`] when there is none, or a line is broken, naming it.
+pub fn read(dir: &Path) -> Result<Vec<Item>> {
+    Ok(labelled(dir, 0)?.into_iter().map(|entry| entry.item).collect())
+}
+
+fn labelled(dir: &Path, root: u32) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut found = 0;
+    for kind in Kind::ALL {
+        let path = dir.join(kind.folder()).join("manifest.csv");
+        if !path.is_file() {
+            continue;
+        }
+        found += 1;
+        let table = Table::open(&path, &["path", "class", "source"])?;
+        table.each(|row| {
+            let path = Path::new(kind.folder()).join(row.must("path")?);
+            let source = normalised(row.must("source")?);
+            let audible = match kind {
+                Kind::Picture => Some(false),
+                Kind::Sound => Some(true),
+                Kind::Clip => row.text("audio").map(|a| a == "yes"),
+            };
+            entries.push(Entry {
+                item: Item {
+                    kind,
+                    class: row.must("class")?.to_owned(),
+                    // Pictures are not frames of one recording: each is its own.
+                    group: if kind == Kind::Picture { path.to_string_lossy().into_owned() } else { source.clone() },
+                    path,
+                    source,
+                    weak: row.flag("weak"),
+                    audible: audible.unwrap_or(true),
+                    licence: row.text("licence").unwrap_or_default().to_owned(),
+                    start_ns: None,
+                    end_ns: None,
+                    seconds: 0,
+                    shard: None,
+                },
+                root,
+                kind_stated: true,
+                audible,
+            });
+            Ok(())
+        })?;
+    }
+    if found == 0 {
+        let cause = "none of images/manifest.csv, clips/manifest.csv, sounds/manifest.csv is there";
+        return Err(Error::data(dir, cause, "give the folder that holds them"));
+    }
+    Ok(entries)
+}
+
+/// The separators `/` and `+` of one place are the same.
+fn normalised(source: &str) -> String {
+    source.replace('+', "/")
+}
+
+fn csv_entries(path: &Path, root: u32) -> Result<Vec<Entry>> {
+    let table = Table::open(path, &["path", "class"])?;
+    let mut entries = Vec::new();
+    table.each(|row| {
+        let file = PathBuf::from(row.must("path")?);
+        let kind_stated = row.text("kind").map(|k| kind_named(k).ok_or_else(|| row.bad("kind", k, KINDS))).transpose()?;
+        let guessed = folder::kind_of(&file).unwrap_or(Kind::Clip);
+        let kind = kind_stated.unwrap_or(guessed);
+        let time = |column| row.text(column).map(|t| nanos(t).ok_or_else(|| row.bad(column, t, TIMES))).transpose();
+        let (start_ns, end_ns) = (time("start")?, time("end")?);
+        if kind == Kind::Picture && (start_ns.is_some() || end_ns.is_some()) {
+            return Err(row.error("a picture has a start or an end", "leave start and end empty for pictures"));
+        }
+        if let (Some(start), Some(end)) = (start_ns, end_ns)
+            && end <= start
+        {
+            return Err(row.error("end is not after start", "give the part as start,end within the recording"));
+        }
+        let stated = row.text("source").map(normalised);
+        let whole = file.to_string_lossy().into_owned();
+        let source = stated.clone().unwrap_or_else(|| folder::stem(&file));
+        entries.push(Entry {
+            item: Item {
+                kind,
+                class: row.must("class")?.to_owned(),
+                // Without a word on the source, all parts of one file belong together, and nothing else does.
+                group: stated.unwrap_or(whole),
+                path: file,
+                source,
+                weak: row.flag("weak"),
+                audible: kind != Kind::Picture,
+                licence: row.text("licence").unwrap_or_default().to_owned(),
+                start_ns,
+                end_ns,
+                seconds: 0,
+                shard: None,
+            },
+            root,
+            kind_stated: kind_stated.is_some(),
+            audible: None,
+        });
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
+const KINDS: &str = "use picture, clip or sound, or leave it empty";
+const TIMES: &str = "write seconds (12.5) or h:mm:ss.fff (0:01:12.500)";
+
+fn kind_named(name: &str) -> Option<Kind> {
+    match name {
+        "picture" | "image" | "still" => Some(Kind::Picture),
+        "clip" | "video" | "recording" => Some(Kind::Clip),
+        "sound" | "audio" => Some(Kind::Sound),
+        _ => None,
+    }
+}
+
+/// `12`, `12.5`, `2:03`, `1:02:03.250` in nanoseconds.
+fn nanos(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let is_number = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    if fraction.len() > 9 || (text.contains('.') && !is_number(fraction)) {
+        return None;
+    }
+    let parts: Vec<&str> = whole.split(':').collect();
+    if parts.len() > 3 || !parts.iter().all(|p| is_number(p)) {
+        return None;
+    }
+    let mut seconds = 0u64;
+    for (i, part) in parts.iter().enumerate() {
+        let value: u64 = part.parse().ok()?;
+        if i > 0 && value >= 60 {
+            return None;
+        }
+        seconds = seconds.checked_mul(60)?.checked_add(value)?;
+    }
+    let below: u64 = if fraction.is_empty() { 0 } else { format!("{fraction:0<9}").parse().ok()? };
+    seconds.checked_mul(NANOS_PER_SECOND)?.checked_add(below)
+}
+
+/// A CSV with named columns whose broken lines are named.
+struct Table {
+    path: PathBuf,
+    reader: csv::Reader<std::fs::File>,
+    columns: BTreeMap<String, usize>,
+}
+
+impl Table {
+    fn open(path: &Path, needed: &[&str]) -> Result<Self> {
+        let advice = format!("the columns are {}", needed.join(","));
+        let mut reader = csv::ReaderBuilder::new()
+            .trim(csv::Trim::All)
+            .from_path(path)
+            .map_err(|e| Error::data(path, format!("cannot read: {e}"), &advice))?;
+        let headers = reader.headers().map_err(|e| Error::data(path, one_line(&e), &advice))?;
+        let columns: BTreeMap<String, usize> = headers.iter().enumerate().map(|(i, h)| (h.to_owned(), i)).collect();
+        if let Some(missing) = needed.iter().find(|c| !columns.contains_key(**c)) {
+            return Err(Error::data(path, format!("the first line names no column {missing}"), advice));
+        }
+        Ok(Self { path: path.to_owned(), reader, columns })
+    }
+
+    fn each(mut self, mut take: impl FnMut(&Row<'_>) -> Result<()>) -> Result<()> {
+        let mut record = csv::StringRecord::new();
+        loop {
+            match self.reader.read_record(&mut record) {
+                Ok(true) => take(&Row { path: &self.path, columns: &self.columns, record: &record })?,
+                Ok(false) => return Ok(()),
+                Err(e) => {
+                    let advice = "every line has as many values as the first, in UTF-8";
+                    return Err(Error::data(&self.path, one_line(&e), advice));
+                }
+            }
+        }
+    }
+}
+
+fn one_line(e: &csv::Error) -> String {
+    e.to_string().replace('\n', " ")
+}
+
+struct Row<'a> {
+    path: &'a Path,
+    columns: &'a BTreeMap<String, usize>,
+    record: &'a csv::StringRecord,
+}
+
+impl Row<'_> {
+    /// The value of a column; [`None`] when it is empty or there is no such column.
+    fn text(&self, column: &str) -> Option<&str> {
+        self.columns.get(column).and_then(|i| self.record.get(*i)).filter(|t| !t.is_empty())
+    }
+
+    fn must(&self, column: &str) -> Result<&str> {
+        self.text(column).ok_or_else(|| self.error(&format!("{column} is empty"), "fill it in or remove the line"))
+    }
+
+    fn flag(&self, column: &str) -> bool {
+        self.text(column).is_some_and(|t| !matches!(t, "0" | "no" | "false"))
+    }
+
+    fn bad(&self, column: &str, value: &str, advice: &str) -> Error {
+        self.error(&format!("{column} is {value:?}"), advice)
+    }
+
+    fn error(&self, cause: &str, advice: &str) -> Error {
+        let line = self.record.position().map_or(0, csv::Position::line);
+        Error::data(self.path, format!("line {line}: {cause}"), advice)
+    }
+}
+
+/// Refuses class names that packs refuse, and two spellings of one name.
+fn check_classes(material: &Material, inputs: &[PathBuf]) -> Result<()> {
+    let mut spelt: BTreeMap<String, &str> = BTreeMap::new();
+    let place = |entry: &Entry| inputs.get(entry.root as usize).cloned().unwrap_or_default();
+    for entry in &material.entries {
+        let class = entry.item.class.as_str();
+        let letters: String = class.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+        let first = spelt.entry(letters.clone()).or_insert(class);
+        if *first != class {
+            let cause = format!("a class is named in two spellings, {first:?} and {class:?}");
+            return Err(Error::data(place(entry), cause, "use one of them everywhere"));
+        }
+        let well_formed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+        if !class.chars().all(well_formed) || letters.is_empty() {
+            let cause = format!("a class is named {class:?}");
+            let advice = format!("use lower-case letters, digits, '-' and '_', as in {letters:?}");
+            return Err(Error::data(place(entry), cause, advice));
+        }
+    }
+    Ok(())
+}
+
+/// Leaves out what is named twice; the same part under two classes is an error.
+fn drop_repeated(material: &mut Material) -> Result<()> {
+    let mut seen: BTreeMap<(PathBuf, Option<u64>, Option<u64>), String> = BTreeMap::new();
+    let mut repeated = 0;
+    let mut conflict = None;
+    let roots = &material.roots;
+    material.entries.retain(|entry| {
+        let item = &entry.item;
+        let key = (roots[entry.root as usize].join(&item.path), item.start_ns, item.end_ns);
+        match seen.get(&key) {
+            None => {
+                seen.insert(key, item.class.clone());
+                true
+            }
+            Some(class) => {
+                if *class != item.class {
+                    conflict.get_or_insert((key.0, class.clone(), item.class.clone()));
+                }
+                repeated += 1;
+                false
+            }
+        }
+    });
+    if let Some((path, a, b)) = conflict {
+        let cause = format!("it is named as {a} and as {b}");
+        return Err(Error::data(path, cause, "a recording, or a part of it, has one class"));
+    }
+    if repeated > 0 {
+        material.notes.push(format!("{repeated} named twice are taken once"));
+    }
+    Ok(())
+}
+
+/// Notes classes whose recordings all come from one source.
+fn note_sources(material: &mut Material) {
+    let mut groups: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for item in material.entries.iter().map(|e| &e.item) {
+        groups.entry(&item.class).or_default().insert(&item.group);
+    }
+    let single: Vec<&str> = groups.iter().filter(|(_, g)| g.len() == 1).map(|(c, _)| *c).collect();
+    if !single.is_empty() {
+        let note = format!(
+            "a single source: {}; what is learnt of it cannot be measured, since no other recording is left for that",
+            single.join(" ")
+        );
+        material.notes.push(note);
+    }
+}
+
+#[cfg(test)]
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -1,0 +1,60 @@
+//! Fingerprints of pictures that survive scaling and encoding.
+
+use std::cell::RefCell;
+
+use image::RgbImage;
+use image::imageops::FilterType;
+use image_hasher::{HashAlg, Hasher, HasherConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::ingest::frame::RgbView;
+
+/// The perceptual hash of a picture: the low frequencies of its brightness, each above or below their median.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Print {
+    pub hash: u64,
+    /// Standard deviation of the brightness, 0 to 127: a flat picture's hash says nothing.
+    pub spread: u8,
+}
+
+thread_local! {
+    /// Making one prepares the transform.
+    static HASHER: RefCell<Hasher<[u8; 8]>> = RefCell::new(
+        HasherConfig::with_bytes_type::<[u8; 8]>()
+            .hash_size(8, 8)
+            .hash_alg(HashAlg::Median)
+            .preproc_dct()
+            .resize_filter(FilterType::Triangle)
+            .to_hasher(),
+    );
+}
+
+impl Print {
+    pub fn of(picture: RgbView<'_>) -> Self {
+        let image = RgbImage::from_raw(picture.width as u32, picture.height as u32, picture.data.to_vec())
+            .expect("a view holds width × height × 3 bytes");
+        let hash = HASHER.with_borrow(|hasher| hasher.hash_image(&image)).into_inner();
+        Self { hash: u64::from_be_bytes(hash), spread: spread(picture) }
+    }
+
+    /// Bits that differ, 0 to 64.
+    pub const fn distance(self, other: Self) -> u32 {
+        (self.hash ^ other.hash).count_ones()
+    }
+}
+
+/// Standard deviation of the brightness, rounded down.
+fn spread(picture: RgbView<'_>) -> u8 {
+    let (mut n, mut sum, mut squares) = (0u64, 0u64, 0u64);
+    for pixel in picture.data.as_chunks::<3>().0 {
+        // Rec. 601 in 256ths.
+        let y = (77 * u64::from(pixel[0]) + 150 * u64::from(pixel[1]) + 29 * u64::from(pixel[2])) >> 8;
+        (n, sum, squares) = (n + 1, sum + y, squares + y * y);
+    }
+    if n == 0 {
+        return 0;
+    }
+    let variance = (u128::from(n) * u128::from(squares) - u128::from(sum) * u128::from(sum)) / (u128::from(n) * u128::from(n));
+    // The greatest variance of bytes is 127.5²: its root fits.
+    variance.isqrt() as u8
+}
