@@ -10,5 +10,8 @@ pub mod head;
 pub mod manifest;
 pub mod measure;
 pub mod record;
+pub mod report;
+pub mod resources;
+pub mod rules;
 pub mod split;
 pub mod train;
