@@ -70,6 +70,15 @@ impl Net {
         self.blocks.get(block).map_or("classifier", |b| &b.name)
     }
 
+    /// The first block that has one of these parameters.
+    pub fn first_block_with(&self, names: &[String]) -> Option<usize> {
+        self.blocks.iter().position(|block| {
+            let mut own = Vec::new();
+            block.layers().for_each(|layer| layer.parameters(&mut own));
+            own.iter().any(|(name, _, _)| names.contains(name))
+        })
+    }
+
     pub fn classes(&self) -> usize {
         self.head.1.elem_count()
     }

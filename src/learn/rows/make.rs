@@ -18,6 +18,7 @@ use crate::ingest::frame::Frame;
 use crate::labels::Modality;
 use crate::learn::augment;
 use crate::learn::dataset::{Dataset, Kind};
+use crate::learn::inputs::Inputs;
 use crate::learn::net::Net;
 use crate::models::sha256_hex;
 
@@ -251,7 +252,7 @@ fn chosen(clip: &ClipSecond, view: u32, frames: u32) -> Vec<&Frame> {
 fn sound(
     clip: &ClipSecond,
     view: u32,
-    inputs: &super::Inputs,
+    inputs: &Inputs,
     extractor: &mut FeatureExtractor,
     rng: &mut rand::rngs::SmallRng,
     out: &mut Vec<f32>,
