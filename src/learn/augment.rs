@@ -229,7 +229,7 @@ mod tests {
                 Frame::still(RgbImage::from_raw(64, 48, data).unwrap())
             })
             .collect();
-        let pair = |first, second| crate::clip::FlowPair { first, second };
+        let pair = |first, second| crate::clip::FlowPair { first, second, gap_ns: 40_000_000 };
         let clip = ClipSecond { pairs: vec![pair(0, 1), pair(1, 2), pair(2, 3)], ..ClipSecond::of_pictures(frames) };
         for n in 0..10 {
             let made = second(&clip, 2, &mut rng(1, 5, n));

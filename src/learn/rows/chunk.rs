@@ -2,14 +2,15 @@
 //!
 //! Keys and pooled features are read at once and stay in memory; activations are read row by row where they lie.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
+use serde::Deserialize;
 
 use super::{Key, unreadable};
 use crate::error::{Error, Result};
@@ -36,6 +37,12 @@ pub(super) struct Loaded {
     pub chunk: Chunk,
     pub keys: Vec<Key>,
     pub pooled: Vec<f32>,
+}
+
+/// A tensor in a safetensors header.
+#[derive(Deserialize)]
+struct Place {
+    data_offsets: [u64; 2],
 }
 
 impl Collected {
@@ -76,23 +83,27 @@ impl Chunk {
         }
         let mut start = vec![0u8; header as usize + 8];
         file.read_exact_at(&mut start, 0).map_err(|e| unreadable(path, e))?;
-        let (_, metadata) = SafeTensors::read_metadata(&start).map_err(|e| unreadable(path, e))?;
+        // The library wants the whole file in memory; here most of it stays on disk.
+        let places: HashMap<String, Place> = serde_json::from_slice(&start[8..]).map_err(|e| unreadable(path, e))?;
+        let place = |name: &str| {
+            let place = places.get(name).map(|p| p.data_offsets.map(|at| start.len() as u64 + at));
+            match place {
+                Some([from, to]) if from <= to && to <= total => Ok((from, to)),
+                Some(_) => Err(unreadable(path, "it is truncated")),
+                None => Err(unreadable(path, format!("{name} is missing"))),
+            }
+        };
         let read = |name: &str| -> Result<Vec<u8>> {
-            let info = metadata.info(name).ok_or_else(|| unreadable(path, format!("{name} is missing")))?;
-            let (from, to) = info.data_offsets;
-            let mut bytes = vec![0u8; to - from];
-            file.read_exact_at(&mut bytes, start.len() as u64 + from as u64).map_err(|e| unreadable(path, e))?;
+            let (from, to) = place(name)?;
+            let mut bytes = vec![0u8; (to - from) as usize];
+            file.read_exact_at(&mut bytes, from).map_err(|e| unreadable(path, e))?;
             Ok(bytes)
         };
         let numbers: Vec<u32> =
             read("keys")?.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let keys = numbers.chunks_exact(3).map(|k| Key { item: k[0], second: k[1], view: k[2] }).collect();
         let pooled = read("pooled")?.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
-        let info = metadata.info("activations").ok_or_else(|| unreadable(path, "activations is missing"))?;
-        let begin = start.len() as u64 + info.data_offsets.0 as u64;
-        if start.len() as u64 + info.data_offsets.1 as u64 > total {
-            return Err(unreadable(path, "it is truncated"));
-        }
+        let (begin, _) = place("activations")?;
         Ok(Loaded { chunk: Chunk { path: path.to_owned(), file, start: begin }, keys, pooled })
     }
 
