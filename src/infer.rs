@@ -134,6 +134,31 @@ impl Engine {
         Ok(scored)
     }
 
+    /// The models' raw outputs for a batch of seconds, in order: one row of logits a frame, pair or second of sound. No
+    /// rows where the modality or its model is missing.
+    ///
+    /// # Errors
+    /// When the tensor library refuses an operation; the batch is lost, the engine stays usable.
+    pub fn logits(&mut self, seconds: &[&ClipSecond]) -> Result<Vec<PerModality<Vec<Vec<f32>>>>> {
+        let mut out = vec![PerModality::<Vec<Vec<f32>>>::default(); seconds.len()];
+        for modality in Modality::ALL {
+            if self.pack.model(modality).is_none() {
+                continue;
+            }
+            self.input.clear();
+            let counts: Vec<usize> = seconds.iter().map(|second| self.append_features(modality, second)).collect();
+            let total: usize = counts.iter().sum();
+            if total == 0 {
+                continue;
+            }
+            let mut rows = self.forward(modality, total)?.into_iter();
+            for (second, count) in out.iter_mut().zip(counts) {
+                *second.get_mut(modality) = rows.by_ref().take(count).collect();
+            }
+        }
+        Ok(out)
+    }
+
     /// Scores one second and decides it by the pack's table. `None` when every modality is missing.
     ///
     /// `arrival`: the wall time to state when the source told none.

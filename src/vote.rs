@@ -216,6 +216,12 @@ impl VideoVote {
         self.gaps
     }
 
+    /// Mean probability per class over the classified seconds; all 0 when there is none.
+    pub fn mean(&self) -> Vec<f32> {
+        let seconds = f64::from(self.seconds.max(1));
+        self.sum.iter().map(|sum| (sum / seconds) as f32).collect()
+    }
+
     /// `None` when no second was classified.
     pub fn label(&self) -> Option<VideoLabel> {
         if self.seconds == 0 {

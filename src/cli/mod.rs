@@ -2,6 +2,7 @@
 
 mod dataset;
 mod doctor;
+mod evaluate;
 mod live;
 mod progress;
 mod run;
@@ -54,6 +55,8 @@ enum Command {
     Dataset(dataset::DatasetArgs),
     /// Train the heads of a model pack on labelled recordings and pictures.
     Train(train::TrainArgs),
+    /// Measure a pack on a dataset's held-back side: seconds, recordings, each modality, fusion, calibration.
+    Evaluate(evaluate::EvaluateArgs),
 }
 
 impl Cli {
@@ -68,6 +71,7 @@ impl Cli {
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Dataset(args) => dataset::dataset(args),
             Command::Train(args) => train::train(args),
+            Command::Evaluate(args) => evaluate::evaluate(args),
         }
     }
 }

@@ -56,9 +56,19 @@ impl Confusion {
 
     /// Mean F1 over the classes that have samples; 0 without samples.
     pub fn macro_f1(&self) -> f64 {
+        self.mean(|f| f.f1)
+    }
+
+    /// Mean of a figure over the classes that have samples; 0 without samples.
+    pub fn mean(&self, figure: impl Fn(ClassFigures) -> f64) -> f64 {
         let figures = (0..self.classes).map(|c| self.class(ClassId(c as u16))).filter(|f| f.support > 0);
-        let (sum, n) = figures.fold((0.0, 0u32), |(sum, n), f| (sum + f.f1, n + 1));
+        let (sum, n) = figures.fold((0.0, 0u32), |(sum, n), f| (sum + figure(f), n + 1));
         if n == 0 { 0.0 } else { sum / f64::from(n) }
+    }
+
+    /// `[truth][predicted]`
+    pub fn rows(&self) -> Vec<Vec<u64>> {
+        self.counts.chunks(self.classes.max(1)).map(<[u64]>::to_vec).collect()
     }
 }
 

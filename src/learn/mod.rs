@@ -17,6 +17,7 @@ pub mod inputs;
 pub mod measure;
 pub mod net;
 pub mod optimizer;
+pub mod pack;
 pub mod record;
 pub mod report;
 pub mod resources;

@@ -1,3 +1,278 @@
 //! Evaluation of a pack on a dataset: figures at frame, second and video level.
+//!
+//! [`score::score_side`] runs the models; [`evaluate`] turns what they said into an [`Evaluation`]. Temperatures and the
+//! class-to-modality table are the pack's, which has them from validation; the learned fusion is fitted here, on the
+//! validation side only.
 
+mod bootstrap;
+mod calibration;
+pub mod figures;
+mod importance;
+mod lbfgs;
+mod metrics;
+mod notes;
+#[cfg(test)]
+mod parity_tests;
+mod predict;
 pub mod result;
+mod roc;
+pub mod score;
+pub mod scores;
+mod stacking;
+pub mod table;
+mod temperature;
+#[cfg(test)]
+mod tests;
+mod wrong;
+
+use std::collections::BTreeSet;
+
+use self::metrics::Samples;
+use self::predict::{Judge, clips, frame_samples, second_samples, video_samples};
+use self::result::{
+    Calibration, ClassCount, ClassReport, Evaluation, Histogram, Importance, Improvement, Level, LevelReport,
+};
+use self::scores::{ScoreTable, SoftSecond};
+use self::stacking::Stacking;
+use crate::decision::PerModality;
+use crate::fusion::FusionTable;
+use crate::labels::{ClassId, Modality};
+use crate::learn::dataset::Kind;
+use crate::learn::dataset::split::Side;
+use crate::models::pack::Pack;
+
+pub use self::wrong::thumbnail;
+
+/// Bins of a histogram of residuals.
+const RESIDUAL_BINS: usize = 20;
+
+/// What decides, as the pack states it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deciders {
+    pub pack: String,
+    pub weights_sha256: String,
+    pub temperatures: PerModality<f32>,
+    pub fusion: FusionTable,
+}
+
+impl Deciders {
+    pub fn of(pack: &Pack) -> Self {
+        let temperature = |m| pack.model(m).map_or(1.0, |model| model.temperature);
+        Self {
+            pack: pack.name.clone(),
+            weights_sha256: pack.weights_sha256(),
+            temperatures: PerModality {
+                rgb: temperature(Modality::Rgb),
+                flow: temperature(Modality::Flow),
+                audio: temperature(Modality::Audio),
+            },
+            fusion: pack.fusion.clone(),
+        }
+    }
+}
+
+/// What is measured, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the dataset, for people.
+    pub dataset: String,
+    /// The side that `measured` is.
+    pub side: Side,
+    /// Classes the dataset has, on any side.
+    pub dataset_classes: BTreeSet<String>,
+    /// Of the bootstrap and the permutations.
+    pub seed: u64,
+}
+
+/// Every figure of `measured`. `validation` is what the learned fusion is fitted on; without it (or without clips in it)
+/// there is none. `thumbnail` is asked for the picture of a second of an item, by the item's place in the dataset.
+///
+/// # Panics
+/// If the tables are not of the pack that `deciders` is of.
+pub fn evaluate(
+    deciders: &Deciders,
+    measured: &ScoreTable,
+    validation: Option<&ScoreTable>,
+    settings: &Settings,
+    thumbnail: &mut dyn FnMut(usize, u32) -> Option<String>,
+) -> Evaluation {
+    let soft = measured.soften(&deciders.temperatures);
+    let stacking = validation.and_then(|v| Stacking::fit(v, &v.soften(&deciders.temperatures)));
+    let modalities = measured.modalities();
+    let mut judges: Vec<Judge> = modalities.iter().map(|m| Judge::Modality(*m)).collect();
+    judges.push(Judge::Table(&deciders.fusion));
+    judges.extend(stacking.as_ref().map(Judge::Learned));
+    let work = Work {
+        measured,
+        clips: clips(&soft),
+        groups: measured.groups(),
+        judges,
+        modalities,
+        deciders,
+        seed: settings.seed,
+    };
+    Evaluation {
+        pack: deciders.pack.clone(),
+        weights_sha256: deciders.weights_sha256.clone(),
+        dataset: settings.dataset.clone(),
+        side: settings.side.as_str().to_owned(),
+        classes: measured.classes.names().to_vec(),
+        modalities: work.modalities.clone(),
+        label_distribution: distribution(measured),
+        reports: work.reports(),
+        improvement: work.improvement(),
+        calibration: work.calibration(),
+        importance: work.importance(),
+        residuals: work.residuals(),
+        wrong: wrong::wrong(measured, &work.clips, &deciders.fusion, thumbnail),
+        notes: notes::notes(measured, &soft, stacking.as_ref(), settings),
+    }
+}
+
+/// What the figures are made from.
+struct Work<'a> {
+    measured: &'a ScoreTable,
+    clips: Vec<&'a SoftSecond>,
+    groups: Vec<u32>,
+    judges: Vec<Judge<'a>>,
+    modalities: Vec<Modality>,
+    deciders: &'a Deciders,
+    seed: u64,
+}
+
+impl Work<'_> {
+    fn classes(&self) -> usize {
+        self.measured.classes.len()
+    }
+
+    fn temperature(&self, modality: Modality) -> f32 {
+        *self.deciders.temperatures.get(modality)
+    }
+
+    fn samples(&self, level: Level, seconds: &[&SoftSecond], judge: &Judge) -> Samples {
+        match (level, judge) {
+            (Level::Frame, Judge::Modality(m)) => frame_samples(self.measured, *m, self.temperature(*m)),
+            // Modalities have frames of their own; there is nothing to fuse below the second.
+            (Level::Frame, _) => Samples::new(self.classes()),
+            (Level::Second, _) => second_samples(seconds, judge, self.classes(), &self.groups),
+            (Level::Video, _) => video_samples(seconds, judge, self.classes(), &self.groups),
+        }
+    }
+
+    fn reports(&self) -> Vec<LevelReport> {
+        let mut out = Vec::new();
+        for level in [Level::Frame, Level::Second, Level::Video] {
+            for judge in &self.judges {
+                let samples = self.samples(level, &self.clips, judge);
+                if !samples.is_empty() {
+                    out.push(report(level, judge, &samples, self.measured.classes.names(), self.seed));
+                }
+            }
+        }
+        out
+    }
+
+    fn improvement(&self) -> Vec<Improvement> {
+        let table = Judge::Table(&self.deciders.fusion);
+        let mut out = Vec::new();
+        for level in [Level::Second, Level::Video] {
+            for over in &self.modalities {
+                let with: Vec<&SoftSecond> =
+                    self.clips.iter().copied().filter(|s| s.scores.get(*over).is_some()).collect();
+                let f1 = |judge: &Judge| self.samples(level, &with, judge).confusion().macro_f1();
+                let (fusion_f1, modality_f1) = (f1(&table), f1(&Judge::Modality(*over)));
+                // A share of nothing is no number.
+                if modality_f1 > 0.0 {
+                    let percent = 100.0 * (fusion_f1 - modality_f1) / modality_f1;
+                    out.push(Improvement { level, over: *over, fusion_f1, modality_f1, percent });
+                }
+            }
+        }
+        out
+    }
+
+    fn calibration(&self) -> Vec<Calibration> {
+        let of = |modality: &Modality| {
+            let temperature = self.temperature(*modality);
+            let bins = |t| calibration::reliability(&frame_samples(self.measured, *modality, t));
+            let (before, after) = (bins(1.0), bins(temperature));
+            let (ece_before, ece_after) = (calibration::ece(&before), calibration::ece(&after));
+            let any = before.iter().any(|b| b.count > 0);
+            let temperature = f64::from(temperature);
+            any.then_some(Calibration { modality: *modality, temperature, ece_before, ece_after, before, after })
+        };
+        self.modalities.iter().filter_map(of).collect()
+    }
+
+    fn importance(&self) -> Vec<Importance> {
+        let fusions = self.judges.iter().filter(|j| !matches!(j, Judge::Modality(_)));
+        let of = |judge: &Judge, m: Modality| importance::importance(&self.clips, judge, m, self.classes(), self.seed);
+        fusions.flat_map(|judge| self.modalities.iter().filter_map(move |m| of(judge, *m))).collect()
+    }
+
+    fn residuals(&self) -> Vec<Histogram> {
+        let edges: Vec<f64> = (0..=RESIDUAL_BINS).map(|i| i as f64 / RESIDUAL_BINS as f64).collect();
+        let of = |judge: &Judge| {
+            let samples = self.samples(Level::Second, &self.clips, judge);
+            let mut counts = vec![0; RESIDUAL_BINS];
+            for residual in samples.residuals() {
+                counts[((residual * RESIDUAL_BINS as f64) as usize).min(RESIDUAL_BINS - 1)] += 1;
+            }
+            let predictor = judge.predictor();
+            (!samples.is_empty()).then(|| Histogram { predictor, edges: edges.clone(), counts })
+        };
+        self.judges.iter().filter_map(of).collect()
+    }
+}
+
+fn report(level: Level, judge: &Judge, samples: &Samples, names: &[String], seed: u64) -> LevelReport {
+    let confusion = samples.confusion();
+    let (accuracy, macro_f1) = bootstrap::intervals(samples, bootstrap::DRAWS, seed);
+    let roc = roc::curves(samples, names);
+    // From the end, where the averages are: a class may be named like one.
+    let macro_auc = roc.iter().rev().find(|c| c.name == "macro").map(|c| c.auc);
+    let class = |(name, c): (&String, u16)| {
+        let f = confusion.class(ClassId(c));
+        let auc = roc::one_vs_rest(samples, ClassId(c)).map(|r| r.auc);
+        ClassReport { class: name.clone(), precision: f.precision, recall: f.recall, f1: f.f1, support: f.support, auc }
+    };
+    LevelReport {
+        level,
+        predictor: judge.predictor(),
+        n: samples.len() as u64,
+        accuracy,
+        macro_f1,
+        macro_precision: confusion.mean(|f| f.precision),
+        macro_recall: confusion.mean(|f| f.recall),
+        top3: samples.top_k(3),
+        log_loss: samples.log_loss(),
+        macro_auc,
+        per_class: names.iter().zip(0..).map(class).collect(),
+        confusion: confusion.rows(),
+        roc,
+    }
+}
+
+/// What was scored, per class.
+fn distribution(table: &ScoreTable) -> Vec<ClassCount> {
+    let mut counts: Vec<ClassCount> = table
+        .classes
+        .names()
+        .iter()
+        .map(|class| ClassCount { class: class.clone(), recordings: 0, sources: 0, seconds: 0, pictures: 0 })
+        .collect();
+    let mut items = BTreeSet::new();
+    let mut sources = BTreeSet::new();
+    for second in &table.seconds {
+        let item = table.item(second);
+        let count = &mut counts[item.truth.index()];
+        if item.kind == Kind::Picture {
+            count.pictures += 1;
+            continue;
+        }
+        count.seconds += 1;
+        count.recordings += u64::from(items.insert(second.item));
+        count.sources += u64::from(sources.insert((item.truth, &item.group)));
+    }
+    counts
+}

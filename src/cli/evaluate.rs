@@ -1,0 +1,222 @@
+//! `touchline evaluate`: the figures of a pack on a dataset.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::progress::Progress;
+use crate::error::{Error, Result};
+use crate::labels::Modality;
+use crate::learn::dataset::Dataset;
+use crate::learn::dataset::split::Side;
+use crate::learn::evaluate::result::{Evaluation, Interval, Level, LevelReport, Predictor};
+use crate::learn::evaluate::score::score_side;
+use crate::learn::evaluate::scores::ScoreTable;
+use crate::learn::evaluate::{Deciders, Settings, evaluate as figures, thumbnail};
+use crate::models::pack::Pack;
+
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// Directory of the model pack.
+    #[arg(value_name = "PACK")]
+    pack: PathBuf,
+    /// Directory of a dataset that is split.
+    #[arg(value_name = "DATASET")]
+    dataset: PathBuf,
+    /// The side to measure on. Temperatures, table and learned fusion always come from validation.
+    #[arg(long, value_enum, default_value_t = MeasuredSide::Test)]
+    side: MeasuredSide,
+    /// File for all figures.
+    #[arg(long, value_name = "FILE", default_value = "evaluation.json")]
+    json: PathBuf,
+    /// Directory where scores are kept for the next time [default: DATASET/cache].
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Seed of the bootstrap and of the permutations.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// The sides that can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MeasuredSide {
+    Test,
+    Validation,
+}
+
+pub fn evaluate(args: EvaluateArgs) -> Result<()> {
+    let pack = Pack::open(&args.pack)?;
+    let dataset = Dataset::open(&args.dataset)?;
+    let cache = args.cache.unwrap_or_else(|| args.dataset.join("cache"));
+    let validation = score(&pack, &dataset, Side::Validation, &cache);
+    let (side, measured, validation) = match args.side {
+        MeasuredSide::Test => {
+            let validation = match validation {
+                Ok(table) => Some(table),
+                // Only the learned fusion goes without.
+                Err(Error::Data { cause, .. }) if dataset.sides().is_ok() => {
+                    eprintln!("no learned fusion: {cause}");
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            (Side::Test, score(&pack, &dataset, Side::Test, &cache)?, validation)
+        }
+        MeasuredSide::Validation => {
+            let table = validation?;
+            (Side::Validation, table.clone(), Some(table))
+        }
+    };
+    let settings = Settings {
+        dataset: args.dataset.display().to_string(),
+        side,
+        dataset_classes: dataset.class_names().into_iter().collect(),
+        seed: args.seed,
+    };
+    let evaluation =
+        figures(&Deciders::of(&pack), &measured, validation.as_ref(), &settings, &mut |index, second| {
+            thumbnail(&dataset, index, second)
+        });
+    let json = serde_json::to_string_pretty(&evaluation)
+        .map_err(|e| Error::Internal(format!("the figures cannot be written as JSON: {e}")))?;
+    write_file(&args.json, json.as_bytes(), "--json")?;
+    // A reader that went away has seen what it wanted.
+    let _ = std::io::stdout().write_all(text(&evaluation).as_bytes());
+    let _ = writeln!(std::io::stdout(), "figures written to {}", args.json.display());
+    Ok(())
+}
+
+/// Scores a side with a progress bar.
+fn score(pack: &Pack, dataset: &Dataset, side: Side, cache: &Path) -> Result<ScoreTable> {
+    let mut bar: Option<Progress> = None;
+    let table = score_side(pack, dataset, side, cache, &mut |done, total| {
+        bar.get_or_insert_with(|| Progress::new("recordings and pictures scored", total as u64)).set(done as u64);
+    });
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    table
+}
+
+fn write_file(path: &Path, bytes: &[u8], option: &str) -> Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    parent.map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(path, bytes)).map_err(|e| {
+        Error::output(path.display().to_string(), format!("cannot write: {e}"), format!("choose another {option}"))
+    })
+}
+
+/// The figures as a person reads them in a terminal.
+fn text(evaluation: &Evaluation) -> String {
+    let mut out = String::new();
+    let mut line = |cells: std::fmt::Arguments| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{cells}");
+    };
+    line(format_args!(
+        "pack {} on the {} side of {}; in brackets, 95 % intervals over sources",
+        evaluation.pack, evaluation.side, evaluation.dataset
+    ));
+    line(format_args!(""));
+    line(format_args!(
+        "{:<7} {:<8} {:>6}  {:<20} {:<20} {:>6} {:>8} {:>6}",
+        "level", "by", "n", "accuracy", "macro F1", "top 3", "log loss", "AUC"
+    ));
+    for r in &evaluation.reports {
+        line(format_args!(
+            "{:<7} {:<8} {:>6}  {:<20} {:<20} {:>6.3} {:>8.3} {:>6}",
+            level_name(r.level),
+            predictor_name(r.predictor),
+            r.n,
+            interval(&r.accuracy),
+            interval(&r.macro_f1),
+            r.top3,
+            r.log_loss,
+            r.macro_auc.map_or("-".into(), |auc| format!("{auc:.3}"))
+        ));
+    }
+    per_class(evaluation, &mut line);
+    if !evaluation.improvement.is_empty() {
+        line(format_args!(""));
+    }
+    for i in &evaluation.improvement {
+        line(format_args!(
+            "fusion over {} at {} level: {:+.2} % ({:.3} against {:.3} macro F1)",
+            i.over,
+            level_name(i.level),
+            i.percent,
+            i.fusion_f1,
+            i.modality_f1
+        ));
+    }
+    for c in &evaluation.calibration {
+        line(format_args!(
+            "calibration of {}: ECE {:.3} as it is, {:.3} at temperature {:.2}",
+            c.modality, c.ece_before, c.ece_after, c.temperature
+        ));
+    }
+    for i in &evaluation.importance {
+        line(format_args!(
+            "{} without {}: macro F1 falls by {:.3}; with it shuffled by {:.3} ± {:.3}",
+            predictor_name(i.predictor),
+            i.modality,
+            i.ablation,
+            i.permutation,
+            i.permutation_std
+        ));
+    }
+    line(format_args!(""));
+    for note in &evaluation.notes {
+        line(format_args!("{note}"));
+    }
+    out
+}
+
+/// F1 of the classes at second level, predictors side by side.
+fn per_class(evaluation: &Evaluation, line: &mut dyn FnMut(std::fmt::Arguments)) {
+    let reports: Vec<&LevelReport> = evaluation.reports.iter().filter(|r| r.level == Level::Second).collect();
+    if reports.is_empty() {
+        return;
+    }
+    let width = evaluation.classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).max(5);
+    line(format_args!(""));
+    line(format_args!("F1 of each class by the second, and how many seconds"));
+    let heads: String = reports.iter().map(|r| format!(" {:>7}", predictor_name(r.predictor))).collect();
+    line(format_args!("{:<width$}{heads} {:>7}", "class", "n"));
+    for (c, class) in evaluation.classes.iter().enumerate() {
+        // A modality may be missing from some of the seconds: the most there are is how many there are.
+        let support = reports.iter().map(|r| r.per_class[c].support).max().unwrap_or(0);
+        if support == 0 {
+            continue;
+        }
+        let cell = |r: &&LevelReport| match r.per_class[c].support {
+            0 => format!(" {:>7}", "-"),
+            _ => format!(" {:>7.3}", r.per_class[c].f1),
+        };
+        let cells: String = reports.iter().map(cell).collect();
+        line(format_args!("{class:<width$}{cells} {support:>7}"));
+    }
+}
+
+fn interval(i: &Interval) -> String {
+    format!("{:.3} [{:.3} {:.3}]", i.value, i.low, i.high)
+}
+
+const fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Frame => "frame",
+        Level::Second => "second",
+        Level::Video => "video",
+    }
+}
+
+const fn predictor_name(predictor: Predictor) -> &'static str {
+    match predictor {
+        Predictor::Rgb => Modality::Rgb.as_str(),
+        Predictor::Flow => Modality::Flow.as_str(),
+        Predictor::Audio => Modality::Audio.as_str(),
+        Predictor::Table => "table",
+        Predictor::Learned => "learned",
+    }
+}

@@ -1,0 +1,103 @@
+//! What a reader of the figures must know besides: what was left out, what rests on little, how pictures did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Settings;
+use super::scores::{ScoreTable, SoftSecond};
+use super::stacking::Stacking;
+use super::table::confusion;
+use crate::labels::{ClassId, Modality};
+use crate::learn::dataset::Kind;
+use crate::learn::dataset::split::Side;
+
+/// Skipped files that are named; the rest is counted.
+const NAMED: usize = 5;
+
+pub fn notes(table: &ScoreTable, soft: &[SoftSecond], stacking: Option<&Stacking>, settings: &Settings) -> Vec<String> {
+    let mut out = Vec::new();
+    if settings.side != Side::Test {
+        out.push(format!(
+            "This is the {} side: what was learned or chosen on it looks better here than on new material.",
+            settings.side.as_str()
+        ));
+    }
+    out.extend(table.remarks.iter().cloned());
+    coverage(table, settings, &mut out);
+    out.extend(other_kinds(table, soft));
+    match stacking {
+        Some(s) => {
+            let factors: Vec<String> = s.factors().map(|(m, factor)| format!("{m} {factor:.2}")).collect();
+            out.push(format!(
+                "Learned fusion: fitted on validation, penalty {} by {}-fold cross-validation over {} sources; exponents \
+                 of the modalities: {}.",
+                s.penalty,
+                s.folds,
+                s.groups,
+                factors.join(", ")
+            ));
+        }
+        None => out.push("No learned fusion: validation has no clips to fit it on.".into()),
+    }
+    if table.weak > 0 {
+        out.push(format!("{} recordings that show little of their sport are not measured.", table.weak));
+    }
+    if !table.unknown.is_empty() {
+        let names: Vec<String> = table.unknown.iter().map(|(class, n)| format!("{class} ({n})")).collect();
+        let n: u64 = table.unknown.values().sum();
+        out.push(format!("{n} items of classes the pack does not know are not measured: {}.", names.join(", ")));
+    }
+    if !table.skipped.is_empty() {
+        let named = table.skipped.iter().take(NAMED).map(|(path, cause)| format!("{} ({cause})", path.display()));
+        let named: Vec<String> = named.collect();
+        let more = table.skipped.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        out.push(format!("{} items could not be read: {}{more}.", table.skipped.len(), named.join("; ")));
+    }
+    out
+}
+
+/// Classes of the pack without clips, from one source, or not in the dataset.
+fn coverage(table: &ScoreTable, settings: &Settings, out: &mut Vec<String>) {
+    let mut sources: BTreeMap<ClassId, BTreeSet<&str>> = BTreeMap::new();
+    for second in &table.seconds {
+        let item = table.item(second);
+        if item.kind == Kind::Clip {
+            sources.entry(item.truth).or_default().insert(&item.group);
+        }
+    }
+    let side = settings.side.as_str();
+    let mut list = |what: &str, wanted: &dyn Fn(ClassId) -> bool| {
+        let names: Vec<&str> = table.classes.ids().filter(|c| wanted(*c)).map(|c| table.classes.name(c)).collect();
+        if !names.is_empty() {
+            out.push(format!("{what}: {}.", names.join(", ")));
+        }
+    };
+    let known = |c: ClassId| settings.dataset_classes.contains(table.classes.name(c));
+    list("Classes of the pack that the dataset does not have", &|c| !known(c));
+    list(&format!("No clips on the {side} side, so no figures of seconds and recordings"), &|c| {
+        known(c) && !sources.contains_key(&c)
+    });
+    list(&format!("Clips of a single source on the {side} side, so figures that say little"), &|c| {
+        sources.get(&c).is_some_and(|s| s.len() == 1)
+    });
+}
+
+/// Figures of what is no clip.
+fn other_kinds(table: &ScoreTable, soft: &[SoftSecond]) -> Vec<String> {
+    let mut out = Vec::new();
+    for (kind, modality, what) in [
+        (Kind::Picture, Modality::Rgb, "still pictures"),
+        (Kind::Sound, Modality::Audio, "seconds of sound without picture"),
+    ] {
+        let c = confusion(soft.iter().filter(|s| s.kind == kind), modality, table.classes.len());
+        if c.total() > 0 {
+            out.push(format!(
+                "{} {what} ({modality}): accuracy {:.3}, macro F1 {:.3}; not part of the other figures.",
+                c.total(),
+                c.accuracy(),
+                c.macro_f1()
+            ));
+        }
+    }
+    out
+}

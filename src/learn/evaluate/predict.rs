@@ -1,0 +1,126 @@
+//! Who decides, and what the decisions are at each level.
+
+use std::collections::BTreeMap;
+
+use super::metrics::Samples;
+use super::result::Predictor;
+use super::scores::{ScoreTable, SoftSecond};
+use super::stacking::Stacking;
+use crate::decision::{ModalityScores, PerModality};
+use crate::fusion::{FusionTable, argmax};
+use crate::labels::{ClassId, Modality};
+use crate::learn::dataset::Kind;
+use crate::vote::VideoVote;
+
+/// A way to a label and probabilities of a second.
+#[derive(Clone, Copy, Debug)]
+pub enum Judge<'a> {
+    Modality(Modality),
+    Table(&'a FusionTable),
+    Learned(&'a Stacking),
+}
+
+impl Judge<'_> {
+    /// The name in the result.
+    pub fn predictor(&self) -> Predictor {
+        match self {
+            Judge::Modality(Modality::Rgb) => Predictor::Rgb,
+            Judge::Modality(Modality::Flow) => Predictor::Flow,
+            Judge::Modality(Modality::Audio) => Predictor::Audio,
+            Judge::Table(_) => Predictor::Table,
+            Judge::Learned(_) => Predictor::Learned,
+        }
+    }
+
+    /// Label and probabilities; `None` when there is nothing to decide from.
+    pub fn decide(&self, scores: &PerModality<Option<ModalityScores>>) -> Option<(ClassId, Vec<f32>)> {
+        match self {
+            Judge::Modality(m) => scores.get(*m).as_ref().map(|s| (s.label, s.scores.clone())),
+            Judge::Table(table) => table.decide(scores).map(|d| (d.label, d.probabilities)),
+            Judge::Learned(stacking) => {
+                let probabilities = stacking.probabilities(scores)?;
+                Some((ClassId(argmax(&probabilities) as u16), probabilities))
+            }
+        }
+    }
+}
+
+/// The seconds of clips: what the second and the video level are measured on. Pictures, which are many, and sound without
+/// picture would drown them.
+pub fn clips(seconds: &[SoftSecond]) -> Vec<&SoftSecond> {
+    seconds.iter().filter(|s| s.kind == Kind::Clip).collect()
+}
+
+/// Each frame, pair or second of sound of the clips, at a temperature.
+pub fn frame_samples(table: &ScoreTable, modality: Modality, temperature: f32) -> Samples {
+    let groups = table.groups();
+    let mut samples = Samples::new(table.classes.len());
+    for (second, logits) in table.rows(modality) {
+        let item = table.item(second);
+        if item.kind == Kind::Clip {
+            let row = table.softmax(modality, logits, temperature);
+            samples.push(item.truth, ClassId(argmax(&row) as u16), groups[second.item as usize], &row);
+        }
+    }
+    samples
+}
+
+/// Each second that can be decided; `groups` has the group of each item.
+pub fn second_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, groups: &[u32]) -> Samples {
+    let mut samples = Samples::new(classes);
+    for s in seconds {
+        if let Some((label, row)) = judge.decide(&s.scores) {
+            samples.push(s.truth, label, groups[s.item as usize], &row);
+        }
+    }
+    samples
+}
+
+/// Each recording of which at least one second can be decided: the vote of its seconds, their mean probabilities.
+pub fn video_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, groups: &[u32]) -> Samples {
+    let mut votes: BTreeMap<u32, (ClassId, VideoVote)> = BTreeMap::new();
+    for s in seconds {
+        if let Some((label, row)) = judge.decide(&s.scores) {
+            votes.entry(s.item).or_insert_with(|| (s.truth, VideoVote::new(classes))).1.add(label, &row);
+        }
+    }
+    let mut samples = Samples::new(classes);
+    for (item, (truth, vote)) in votes {
+        let label = vote.label().expect("a vote is made when its first second is decided").label;
+        samples.push(truth, label, groups[item as usize], &vote.mean());
+    }
+    samples
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scores::testing::{says, table};
+    use super::*;
+
+    #[test]
+    fn levels_by_hand() {
+        let mut t = table(3);
+        let rgb = |labels: &[usize]| PerModality {
+            rgb: labels.iter().map(|l| says(*l, 1.0, 3)).collect(),
+            ..PerModality::default()
+        };
+        // Seconds by majority: 1, 0, 1; one is missing. So the recording is 1 and that is right.
+        t.add(Kind::Clip, 1, "s", vec![rgb(&[1, 1, 0]), rgb(&[0, 0, 1]), rgb(&[1, 1, 1]), rgb(&[])]);
+        t.add(Kind::Clip, 2, "t", vec![rgb(&[0])]);
+        t.add(Kind::Picture, 2, "p", vec![rgb(&[2])]);
+        let soft = t.soften(&PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 });
+        let (clips, groups, judge) = (clips(&soft), t.groups(), Judge::Modality(Modality::Rgb));
+        let frames = frame_samples(&t, Modality::Rgb, 1.0);
+        assert_eq!((frames.len(), frames.confusion().accuracy()), (10, 0.6), "no pictures");
+        let seconds = second_samples(&clips, &judge, 3, &groups);
+        assert_eq!((seconds.len(), seconds.confusion().accuracy()), (4, 0.5));
+        let videos = video_samples(&clips, &judge, 3, &groups);
+        assert_eq!((videos.len(), videos.confusion().accuracy()), (2, 0.5));
+        let (truth, predicted, group, row) = videos.iter().next().unwrap();
+        assert_eq!((truth, predicted, group), (ClassId(1), ClassId(1), groups[0]));
+        // Six of nine frames say 1, each second counts the same.
+        let (high, low) = (1f32.exp() / (1f32.exp() + 2.0), 1.0 / (1f32.exp() + 2.0));
+        assert!((row[1] - (6.0 * high + 3.0 * low) / 9.0).abs() < 1e-6);
+        assert!(second_samples(&clips, &Judge::Modality(Modality::Flow), 3, &groups).is_empty());
+    }
+}

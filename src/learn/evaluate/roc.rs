@@ -1,0 +1,148 @@
+//! ROC curves and the area under them, one class against the rest.
+
+use super::metrics::Samples;
+use super::result::RocCurve;
+use crate::labels::ClassId;
+
+/// Points a curve keeps in the result: more cannot be seen.
+const POINTS_KEPT: usize = 200;
+
+/// Places along the false positive rate where curves are averaged.
+const GRID: usize = 100;
+
+/// A curve over all thresholds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Roc {
+    /// (false positive rate, true positive rate), ascending, from (0, 0) to (1, 1). Points inside a straight line are
+    /// left out, as scikit-learn's `roc_curve` does.
+    pub points: Vec<(f64, f64)>,
+    pub auc: f64,
+}
+
+/// The curve of scores with their truth; equal scores are one threshold. `None` unless there are positives and negatives.
+pub fn roc(mut scored: Vec<(f32, bool)>) -> Option<Roc> {
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut counts: Vec<(u64, u64)> = Vec::new();
+    let (mut fp, mut tp) = (0u64, 0u64);
+    for (i, (score, positive)) in scored.iter().enumerate() {
+        if *positive {
+            tp += 1
+        } else {
+            fp += 1
+        }
+        if scored.get(i + 1).is_none_or(|next| next.0 != *score) {
+            counts.push((fp, tp));
+        }
+    }
+    if fp == 0 || tp == 0 {
+        return None;
+    }
+    // Twice the area, in whole numbers.
+    let mut area = 0u64;
+    let mut last = (0, 0);
+    for (x, y) in &counts {
+        area += (x - last.0) * (y + last.1);
+        last = (*x, *y);
+    }
+    let (negatives, positives) = (fp as f64, tp as f64);
+    let bends = |w: &[(u64, u64)]| {
+        let bend = |a: u64, b: u64, c: u64| c + a != 2 * b;
+        bend(w[0].0, w[1].0, w[2].0) || bend(w[0].1, w[1].1, w[2].1)
+    };
+    let inner = counts.windows(3).filter(|w| bends(w)).map(|w| w[1]);
+    let first = counts.first().copied();
+    let end = (counts.len() > 1).then(|| counts[counts.len() - 1]);
+    let points = std::iter::once((0, 0)).chain(first).chain(inner).chain(end);
+    Some(Roc {
+        points: points.map(|(x, y)| (x as f64 / negatives, y as f64 / positives)).collect(),
+        auc: area as f64 / (2.0 * negatives * positives),
+    })
+}
+
+/// The curve of one class against the rest.
+pub fn one_vs_rest(samples: &Samples, class: ClassId) -> Option<Roc> {
+    roc(samples.iter().map(|(truth, _, _, row)| (row[class.index()], truth == class)).collect())
+}
+
+/// All (sample, class) pairs as one two-class problem.
+fn micro(samples: &Samples) -> Option<Roc> {
+    let pairs = samples
+        .iter()
+        .flat_map(|(truth, _, _, row)| row.iter().enumerate().map(move |(c, p)| (*p, c == truth.index())));
+    roc(pairs.collect())
+}
+
+/// The curves of the classes that have both samples and others, in order, then `macro` and `micro`. The macro curve is the
+/// mean of the classes' curves at equal false positive rates, its area the mean of their areas.
+pub fn curves(samples: &Samples, names: &[String]) -> Vec<RocCurve> {
+    let classes: Vec<(&String, Roc)> =
+        names.iter().zip(0u16..).filter_map(|(name, c)| Some((name, one_vs_rest(samples, ClassId(c))?))).collect();
+    let mut out: Vec<RocCurve> = classes.iter().map(|(name, roc)| kept((*name).clone(), roc)).collect();
+    if !classes.is_empty() {
+        let n = classes.len() as f64;
+        let mean = |x: f64| classes.iter().map(|(_, roc)| height(&roc.points, x)).sum::<f64>() / n;
+        let grid = (0..=GRID).map(|i| i as f64 / GRID as f64);
+        let points = std::iter::once((0.0, 0.0)).chain(grid.map(|x| (x, mean(x)))).collect();
+        let auc = classes.iter().map(|(_, roc)| roc.auc).sum::<f64>() / n;
+        out.push(kept("macro".into(), &Roc { points, auc }));
+    }
+    out.extend(micro(samples).map(|roc| kept("micro".into(), &roc)));
+    out
+}
+
+/// The highest true positive rate of a curve at a false positive rate, between points along a straight line.
+fn height(points: &[(f64, f64)], x: f64) -> f64 {
+    let after = points.partition_point(|p| p.0 <= x);
+    let (x0, y0) = points[after - 1];
+    points.get(after).map_or(y0, |(x1, y1)| y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+}
+
+fn kept(name: String, roc: &Roc) -> RocCurve {
+    let n = roc.points.len();
+    let points = if n <= POINTS_KEPT {
+        roc.points.clone()
+    } else {
+        (0..POINTS_KEPT).map(|i| roc.points[i * (n - 1) / (POINTS_KEPT - 1)]).collect()
+    };
+    RocCurve { name, auc: roc.auc, points }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn curves_by_hand() {
+        // Above: right; a tie of one right and one wrong; below: wrong.
+        let curve = roc(vec![(0.4, true), (0.9, true), (0.1, false), (0.4, false)]).unwrap();
+        assert_eq!(curve.points, [(0.0, 0.0), (0.0, 0.5), (0.5, 1.0), (1.0, 1.0)]);
+        assert_eq!(curve.auc, 0.875);
+        assert_eq!(roc(vec![(0.5, true), (0.5, false)]).unwrap().points, [(0.0, 0.0), (1.0, 1.0)]);
+        assert_eq!(roc(vec![(0.5, true)]), None, "no negatives");
+        assert_eq!(roc(vec![]), None);
+        assert_eq!(height(&curve.points, 0.25), 0.75);
+        assert_eq!(height(&curve.points, 0.0), 0.5);
+        assert_eq!(height(&curve.points, 1.0), 1.0);
+    }
+
+    #[test]
+    fn averages_are_over_classes_that_have_both() {
+        let mut samples = Samples::new(3);
+        samples.push(ClassId(0), ClassId(0), 0, &[0.8, 0.2, 0.0]);
+        samples.push(ClassId(1), ClassId(0), 0, &[0.6, 0.4, 0.0]);
+        let names: Vec<String> = ["a", "b", "c"].map(String::from).to_vec();
+        let curves = curves(&samples, &names);
+        let found: Vec<(&str, f64)> = curves.iter().map(|c| (c.name.as_str(), c.auc)).collect();
+        // Micro: 0.8 and 0.4 are right, 0.6, 0.2, 0 and 0 are not: 7 of the 8 pairs are in order.
+        assert_eq!(found, [("a", 1.0), ("b", 1.0), ("macro", 1.0), ("micro", 0.875)]);
+    }
+
+    #[test]
+    fn long_curves_keep_their_ends() {
+        let scored = (0..5000).map(|i| (i as f32, (i * 7919) % 13 < 6)).collect();
+        let roc = roc(scored).unwrap();
+        let curve = kept("x".into(), &roc);
+        assert_eq!(curve.points.len(), POINTS_KEPT);
+        assert_eq!((curve.points[0], curve.points[POINTS_KEPT - 1]), ((0.0, 0.0), (1.0, 1.0)));
+    }
+}

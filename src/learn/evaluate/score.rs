@@ -1,0 +1,363 @@
+//! Running a pack's models over one side of a dataset, and keeping what they said.
+//!
+//! This is the slow part of an evaluation; all else is arithmetic on its table. So the table is kept in a file whose name
+//! holds a hash of all it depends on: weights, feature parameters, material, side.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use crossbeam_channel::bounded;
+
+use super::scores::{RawSecond, ScoreTable, ScoredItem};
+use crate::clip::ClipSecond;
+use crate::decision::PerModality;
+use crate::error::{Error, Result};
+use crate::infer::Engine;
+use crate::labels::Modality;
+use crate::learn::dataset::split::Side;
+use crate::learn::dataset::{Dataset, Kind, Meta};
+use crate::models::pack::Pack;
+use crate::models::sha256_hex;
+
+/// Changes whenever the scores of an unchanged side would change.
+const VERSION: u32 = 1;
+
+/// Seconds that go through the models at once.
+const BATCH: usize = 8;
+
+/// Items that are decoded ahead of the models: enough that neither waits for the other for long.
+const AHEAD: usize = 2;
+
+/// An item of labelled material.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelledItem {
+    pub kind: Kind,
+    pub path: PathBuf,
+    pub class: String,
+    /// What the split keeps together.
+    pub group: String,
+    pub side: Side,
+    /// Little of the sport is shown: neither learned from nor measured.
+    pub weak: bool,
+    /// Has sound that is not silence.
+    pub audible: bool,
+}
+
+/// Labelled material that can be cut into seconds.
+pub trait Material: Sync {
+    /// Its name, for people.
+    fn name(&self) -> String;
+
+    /// How its seconds are cut.
+    fn cut(&self) -> &Meta;
+
+    /// All items, of all sides, in a fixed order.
+    ///
+    /// # Errors
+    /// When it is not split.
+    fn items(&self) -> Result<Vec<LabelledItem>>;
+
+    /// A hash that changes when what [`Self::seconds`] gives may have changed.
+    fn fingerprint(&self) -> String;
+
+    /// The seconds of an item, in order.
+    ///
+    /// # Errors
+    /// When the item cannot be read; the others go on.
+    fn seconds(&self, index: usize) -> Result<Vec<ClipSecond>>;
+}
+
+impl Material for Dataset {
+    fn name(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    fn cut(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn items(&self) -> Result<Vec<LabelledItem>> {
+        let labelled = self.items.iter().zip(self.sides()?).map(|(item, side)| LabelledItem {
+            kind: item.kind,
+            path: item.path.clone(),
+            class: item.class.clone(),
+            group: item.group.clone(),
+            side: *side,
+            weak: item.weak,
+            audible: item.audible,
+        });
+        Ok(labelled.collect())
+    }
+
+    fn fingerprint(&self) -> String {
+        Dataset::fingerprint(self)
+    }
+
+    fn seconds(&self, index: usize) -> Result<Vec<ClipSecond>> {
+        Dataset::seconds(self, index)
+    }
+}
+
+/// The scores of one side by the pack's models, from `cache` (a directory) if they are there. `progress` hears how many
+/// items are done, and of how many.
+///
+/// # Errors
+/// [`Error::Data`] when the pack and the material have no class in common or the side has nothing to measure,
+/// [`Error::Pack`] when the pack cannot be loaded, [`Error::Output`] when the cache cannot be written.
+pub fn score_side(
+    pack: &Pack,
+    material: &dyn Material,
+    side: Side,
+    cache: &Path,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<ScoreTable> {
+    let (mut table, indices) = empty_table(pack, material, side)?;
+    let key = key(pack, material, &table, side);
+    let path = cache.join(format!("scores-{}-{}.safetensors", side.as_str(), &key[..16]));
+    if path.is_file() {
+        match load(&path, table.items.len()) {
+            Ok(seconds) => {
+                table.seconds = seconds;
+                progress(indices.len(), indices.len());
+                return Ok(table);
+            }
+            // It is only a cache.
+            Err(error) => tracing::warn!("{} is of no use and is made anew: {error}", path.display()),
+        }
+    }
+    let mut engine = Engine::load(pack.clone())?;
+    run(&mut engine, material, &indices, &mut table, progress)?;
+    // What could not be read may be mended; the next time must look again.
+    if table.skipped.is_empty() {
+        std::fs::create_dir_all(cache).map_err(|e| e.to_string()).and_then(|()| save(&table, &path)).map_err(|e| {
+            Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another --cache")
+        })?;
+    }
+    Ok(table)
+}
+
+/// The table without scores, and where its items are in the material.
+fn empty_table(pack: &Pack, material: &dyn Material, side: Side) -> Result<(ScoreTable, Vec<usize>)> {
+    let all = material.items()?;
+    let at = || PathBuf::from(material.name());
+    if !all.iter().any(|i| pack.classes.id(&i.class).is_some()) {
+        let cause = format!("none of its classes is known to the pack {}", pack.name);
+        return Err(Error::data(at(), cause, "give the pack that was trained for these classes"));
+    }
+    let mut table = ScoreTable {
+        classes: pack.classes.clone(),
+        outputs: PerModality {
+            rgb: pack.model(Modality::Rgb).map(|m| m.outputs.clone()),
+            flow: pack.model(Modality::Flow).map(|m| m.outputs.clone()),
+            audio: pack.model(Modality::Audio).map(|m| m.outputs.clone()),
+        },
+        items: Vec::new(),
+        seconds: Vec::new(),
+        skipped: Vec::new(),
+        unknown: BTreeMap::new(),
+        weak: 0,
+        remarks: remarks(pack, material)?,
+    };
+    let mut indices = Vec::new();
+    for (index, item) in all.into_iter().enumerate().filter(|(_, i)| i.side == side) {
+        let Some(truth) = pack.classes.id(&item.class) else {
+            *table.unknown.entry(item.class).or_default() += 1;
+            continue;
+        };
+        if item.weak {
+            table.weak += 1;
+            continue;
+        }
+        indices.push(index);
+        table.items.push(ScoredItem {
+            dataset_index: index as u32,
+            path: item.path,
+            kind: item.kind,
+            truth,
+            group: item.group,
+            audible: item.audible,
+        });
+    }
+    if table.items.is_empty() {
+        let cause = format!("its {} side holds nothing that can be measured", side.as_str());
+        return Err(Error::data(at(), cause, "split it anew with more sources, or choose another side"));
+    }
+    Ok((table, indices))
+}
+
+/// What differs between the seconds a pack was made for and those of the material.
+fn remarks(pack: &Pack, material: &dyn Material) -> Result<Vec<String>> {
+    let cut = material.cut();
+    let refuse = |cause: String, option: &str| {
+        let advice = format!("build the dataset with {option}");
+        Err(Error::data(PathBuf::from(material.name()), cause, advice))
+    };
+    if let Some(rate) = pack.sample_rate().filter(|rate| *rate != cut.sample_rate) {
+        let cause = format!("its sound has {} samples a second, the pack listens to {rate}", cut.sample_rate);
+        return refuse(cause, &format!("--sample-rate {rate}"));
+    }
+    let ms = |ns: u64| ns / 1_000_000;
+    let (have, want) = (cut.plan.flow_gap_ns, pack.plan.flow_gap_ns);
+    if pack.flow.is_some() && have != want {
+        let cause = format!("its pairs lie {} ms apart, the pack looks at {} ms", ms(have), ms(want));
+        return refuse(cause, &format!("--flow-gap-ms {}", ms(want)));
+    }
+    let mut out = Vec::new();
+    for (what, have, want) in [
+        ("frames a second", cut.plan.rgb_frames, pack.plan.rgb_frames),
+        ("pairs a second", cut.plan.flow_pairs, pack.plan.flow_pairs),
+        ("lines a picture", cut.frame_height, pack.frame_height),
+    ] {
+        // 0 of the pack's: it does not look.
+        if want == 0 || have == want {
+            continue;
+        }
+        if have == 0 {
+            let option = if what.starts_with("frames") { "--rgb-frames" } else { "--flow-pairs" };
+            return refuse(format!("it has no {what}, the pack wants {want}"), &format!("{option} {want}"));
+        }
+        out.push(format!("The dataset has {have} {what}, serving with this pack {want}: figures may differ slightly."));
+    }
+    Ok(out)
+}
+
+/// Decodes on a thread of its own, scores on this one.
+fn run(
+    engine: &mut Engine,
+    material: &dyn Material,
+    indices: &[usize],
+    table: &mut ScoreTable,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<()> {
+    let (to, decoded) = bounded(AHEAD);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for index in indices {
+                // A receiver that went away has met an error and wants no more.
+                if to.send(material.seconds(*index)).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut batch: Vec<(u32, u32, ClipSecond)> = Vec::with_capacity(BATCH);
+        for (item, seconds) in (0u32..).zip(decoded) {
+            progress(item as usize, indices.len());
+            let scored = &table.items[item as usize];
+            let skip = match seconds {
+                Ok(seconds) if seconds.is_empty() => Some("it holds no second".to_owned()),
+                Ok(seconds) => {
+                    for (second, mut clip) in (0u32..).zip(seconds) {
+                        if !scored.audible {
+                            clip.audio = None;
+                        }
+                        batch.push((item, second, clip));
+                        if batch.len() == BATCH {
+                            flush(engine, &mut batch, &mut table.seconds)?;
+                        }
+                    }
+                    None
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            table.skipped.extend(skip.map(|cause| (scored.path.clone(), cause)));
+        }
+        flush(engine, &mut batch, &mut table.seconds)
+    })?;
+    progress(indices.len(), indices.len());
+    Ok(())
+}
+
+fn flush(engine: &mut Engine, batch: &mut Vec<(u32, u32, ClipSecond)>, out: &mut Vec<RawSecond>) -> Result<()> {
+    let clips: Vec<&ClipSecond> = batch.iter().map(|(_, _, clip)| clip).collect();
+    let logits = engine.logits(&clips)?;
+    out.extend(batch.iter().zip(logits).map(|((item, second, _), logits)| RawSecond {
+        item: *item,
+        second: *second,
+        logits,
+    }));
+    batch.clear();
+    Ok(())
+}
+
+/// A hash of all that the scores depend on.
+fn key(pack: &Pack, material: &dyn Material, table: &ScoreTable, side: Side) -> String {
+    let inputs = (
+        pack.rgb.as_ref().map(|p| &p.input),
+        pack.flow.as_ref().map(|p| &p.input),
+        pack.audio.as_ref().map(|p| &p.input),
+    );
+    let mut text = format!(
+        "{VERSION} {} {inputs:?} {:?} {} {} {side:?}\n",
+        pack.weights_sha256(),
+        pack.plan,
+        pack.frame_height,
+        material.fingerprint()
+    );
+    for item in &table.items {
+        text += &format!("{} {}\n", item.path.display(), item.audible);
+    }
+    sha256_hex(text.as_bytes())
+}
+
+/// Seconds (item, second, rows per modality) as one tensor, and the rows of each modality as another.
+fn save(table: &ScoreTable, path: &Path) -> Result<(), String> {
+    let mut tensors: HashMap<String, Tensor> = HashMap::new();
+    let mut index: Vec<u32> = Vec::new();
+    for s in &table.seconds {
+        index.extend([s.item, s.second]);
+        index.extend(Modality::ALL.map(|m| s.logits.get(m).len() as u32));
+    }
+    let write = || -> candle_core::Result<()> {
+        let seconds = Tensor::from_vec(index, (table.seconds.len(), 5), &Device::Cpu)?;
+        tensors.insert("seconds".into(), seconds);
+        for modality in table.modalities() {
+            let rows: Vec<f32> = table.rows(modality).flat_map(|(_, row)| row.iter().copied()).collect();
+            let width = table.outputs.get(modality).as_ref().map_or(0, Vec::len);
+            let n = rows.len() / width.max(1);
+            if n > 0 {
+                tensors.insert(modality.to_string(), Tensor::from_vec(rows, (n, width), &Device::Cpu)?);
+            }
+        }
+        let partial = path.with_extension("part");
+        candle_core::safetensors::save(&tensors, &partial)?;
+        // Complete or absent: a run that was cut short leaves no cache that looks whole.
+        std::fs::rename(&partial, path)?;
+        Ok(())
+    };
+    write().map_err(|e| e.to_string())
+}
+
+fn load(path: &Path, items: usize) -> Result<Vec<RawSecond>, String> {
+    let read = || -> candle_core::Result<(Vec<Vec<u32>>, PerModality<Vec<Vec<f32>>>)> {
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
+        let seconds = tensors.get("seconds").ok_or_else(|| candle_core::Error::Msg("it has no seconds".into()))?;
+        let mut rows = PerModality::default();
+        for modality in Modality::ALL {
+            if let Some(tensor) = tensors.get(modality.as_str()) {
+                *rows.get_mut(modality) = tensor.to_vec2::<f32>()?;
+            }
+        }
+        Ok((seconds.to_vec2::<u32>()?, rows))
+    };
+    let (seconds, rows) = read().map_err(|e| e.to_string())?;
+    let mut rows =
+        PerModality { rgb: rows.rgb.into_iter(), flow: rows.flow.into_iter(), audio: rows.audio.into_iter() };
+    let mut out = Vec::with_capacity(seconds.len());
+    for s in seconds {
+        let [item, second, counts @ ..] = s.as_slice() else { return Err("its index is malformed".into()) };
+        let mut logits = PerModality::<Vec<Vec<f32>>>::default();
+        for (modality, count) in Modality::ALL.into_iter().zip(counts) {
+            let own: Vec<Vec<f32>> = rows.get_mut(modality).take(*count as usize).collect();
+            if own.len() != *count as usize {
+                return Err("rows are missing".into());
+            }
+            *logits.get_mut(modality) = own;
+        }
+        if *item as usize >= items {
+            return Err("it is of other items".into());
+        }
+        out.push(RawSecond { item: *item, second: *second, logits });
+    }
+    Ok(out)
+}

@@ -1,0 +1,345 @@
+//! The learned fusion: multinomial logistic regression on the modalities' second-level scores ("stacking").
+//!
+//! What goes in, for each modality: the logarithms of its probabilities, less their mean over the classes its model
+//! knows, so that a class it does not know lies at 0 and is neither for nor against; and, when it is missing, zeros and
+//! a 1 that says so. The weights are a common factor per modality on its own class (how far it is believed) plus a full
+//! matrix, offsets for "missing" and a bias. The L2 penalty is on the latter three: under a strong penalty the model is
+//! a weighted product of the modalities' probabilities, which few seconds of validation can teach; the data must pay for
+//! what goes beyond. How strong is chosen by cross-validation over source groups, on validation only.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::lbfgs::minimise;
+use super::scores::{ScoreTable, SoftSecond};
+use crate::decision::{ModalityScores, PerModality};
+use crate::labels::{ClassId, Modality};
+
+/// Probabilities below this count as this: what a softmax says beyond is no evidence.
+const FLOOR: f32 = 1e-6;
+
+/// Penalties that are tried, from strong to weak, on the mean loss of a second.
+const PENALTIES: [f64; 6] = [10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4];
+
+/// On the common factors, so that they are finite where validation is separable.
+const FACTOR_PENALTY: f64 = 1e-3;
+
+const FOLDS: usize = 5;
+const STEPS: usize = 200;
+const TOLERANCE: f64 = 1e-6;
+
+/// Seconds whose gradient is summed in one go; sums are in a fixed order, so that the same data give the same weights.
+const CHUNK: usize = 128;
+
+/// A fitted stacking.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stacking {
+    shape: Shape,
+    weights: Vec<f64>,
+    /// The penalty that cross-validation chose.
+    pub penalty: f64,
+    pub folds: usize,
+    pub groups: usize,
+}
+
+/// Where things lie in the inputs and in the weights.
+#[derive(Clone, Debug, PartialEq)]
+struct Shape {
+    classes: usize,
+    /// Modality, the classes its model knows, and where its inputs begin.
+    parts: Vec<(Modality, Vec<ClassId>, usize)>,
+    /// Inputs of a second, the constant 1 for the bias among them.
+    inputs: usize,
+}
+
+/// One second to learn from.
+struct Example {
+    inputs: Vec<f64>,
+    truth: usize,
+    group: u32,
+}
+
+impl Stacking {
+    /// Fits on the seconds of validation's clips. `None` when there is none.
+    pub fn fit(table: &ScoreTable, validation: &[SoftSecond]) -> Option<Self> {
+        let shape = Shape::new(table);
+        let groups = table.groups();
+        let examples: Vec<Example> = super::predict::clips(validation)
+            .into_iter()
+            .filter_map(|s| {
+                let inputs = shape.inputs(&s.scores)?;
+                Some(Example { inputs, truth: s.truth.index(), group: groups[s.item as usize] })
+            })
+            .collect();
+        if examples.is_empty() {
+            return None;
+        }
+        let (fold_of, folds) = folds(&examples);
+        let mut losses = [0.0; PENALTIES.len()];
+        for fold in 0..if folds >= 2 { folds } else { 0 } {
+            let (held, learnt): (Vec<&Example>, Vec<&Example>) =
+                examples.iter().partition(|e| fold_of[&e.group] == fold);
+            let mut weights = shape.start();
+            for (loss, penalty) in losses.iter_mut().zip(PENALTIES) {
+                // From the solution of the stronger penalty: it is near.
+                weights = fit(&shape, &learnt, penalty, weights);
+                *loss += held.iter().map(|e| shape.loss(&weights, e)).sum::<f64>();
+            }
+        }
+        // The first of equals, which is the strongest; without folds that is all there is to go by.
+        let best = (0..PENALTIES.len()).fold(0, |best, i| if losses[i] < losses[best] { i } else { best });
+        let all: Vec<&Example> = examples.iter().collect();
+        let mut weights = shape.start();
+        for penalty in &PENALTIES[..=best] {
+            weights = fit(&shape, &all, *penalty, weights);
+        }
+        Some(Self { shape, weights, penalty: PENALTIES[best], folds, groups: fold_of.len() })
+    }
+
+    /// Probabilities over the pack's classes; `None` when every modality is missing.
+    pub fn probabilities(&self, scores: &PerModality<Option<ModalityScores>>) -> Option<Vec<f32>> {
+        let inputs = self.shape.inputs(scores)?;
+        Some(self.shape.softmax(&self.weights, &inputs).into_iter().map(|p| p as f32).collect())
+    }
+
+    /// How far each modality is believed: the exponent of its probabilities in the product.
+    pub fn factors(&self) -> impl Iterator<Item = (Modality, f64)> {
+        self.shape.parts.iter().map(|p| p.0).zip(self.weights[self.shape.matrix()..].iter().copied())
+    }
+}
+
+impl Shape {
+    fn new(table: &ScoreTable) -> Self {
+        let mut parts = Vec::new();
+        let mut at = 0;
+        for modality in Modality::ALL {
+            if let Some(outputs) = table.outputs.get(modality) {
+                parts.push((modality, outputs.clone(), at));
+                at += outputs.len() + 1;
+            }
+        }
+        Self { classes: table.classes.len(), parts, inputs: at + 1 }
+    }
+
+    fn inputs(&self, scores: &PerModality<Option<ModalityScores>>) -> Option<Vec<f64>> {
+        let mut inputs = vec![0.0; self.inputs];
+        inputs[self.inputs - 1] = 1.0;
+        let mut any = false;
+        for (modality, outputs, at) in &self.parts {
+            let Some(scores) = scores.get(*modality) else {
+                inputs[at + outputs.len()] = 1.0;
+                continue;
+            };
+            any = true;
+            let logs = outputs.iter().map(|o| f64::from(scores.scores[o.index()].max(FLOOR).ln()));
+            let mean = logs.clone().sum::<f64>() / outputs.len() as f64;
+            inputs[*at..].iter_mut().zip(logs).for_each(|(input, log)| *input = log - mean);
+        }
+        any.then_some(inputs)
+    }
+
+    /// Weights of the matrix, with "missing" and bias: one row of inputs per class.
+    fn matrix(&self) -> usize {
+        self.classes * self.inputs
+    }
+
+    /// Where a fit begins: every modality believed to an equal share.
+    fn start(&self) -> Vec<f64> {
+        let mut weights = vec![0.0; self.matrix()];
+        weights.extend(vec![1.0 / self.parts.len().max(1) as f64; self.parts.len()]);
+        weights
+    }
+
+    fn softmax(&self, weights: &[f64], inputs: &[f64]) -> Vec<f64> {
+        let (matrix, factors) = weights.split_at(self.matrix());
+        let mut logits: Vec<f64> = matrix
+            .chunks_exact(self.inputs)
+            .map(|row| row.iter().zip(inputs).map(|(weight, input)| weight * input).sum())
+            .collect();
+        for ((_, outputs, at), factor) in self.parts.iter().zip(factors) {
+            for (o, input) in outputs.iter().zip(&inputs[*at..]) {
+                logits[o.index()] += factor * input;
+            }
+        }
+        let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mut sum = 0.0;
+        for logit in &mut logits {
+            *logit = (*logit - highest).exp();
+            sum += *logit;
+        }
+        logits.iter_mut().for_each(|p| *p /= sum);
+        logits
+    }
+
+    fn loss(&self, weights: &[f64], example: &Example) -> f64 {
+        -self.softmax(weights, &example.inputs)[example.truth].max(f64::MIN_POSITIVE).ln()
+    }
+
+    /// Adds the gradient of one example's loss; gives the loss.
+    fn add_gradient(&self, weights: &[f64], example: &Example, gradient: &mut [f64]) -> f64 {
+        let mut errors = self.softmax(weights, &example.inputs);
+        let loss = -errors[example.truth].max(f64::MIN_POSITIVE).ln();
+        errors[example.truth] -= 1.0;
+        let (matrix, factors) = gradient.split_at_mut(self.matrix());
+        for (row, error) in matrix.chunks_exact_mut(self.inputs).zip(&errors) {
+            row.iter_mut().zip(&example.inputs).for_each(|(g, input)| *g += error * input);
+        }
+        for ((_, outputs, at), factor) in self.parts.iter().zip(factors) {
+            *factor += outputs.iter().zip(&example.inputs[*at..]).map(|(o, i)| errors[o.index()] * i).sum::<f64>();
+        }
+        loss
+    }
+}
+
+fn fit(shape: &Shape, examples: &[&Example], penalty: f64, start: Vec<f64>) -> Vec<f64> {
+    let n = examples.len().max(1) as f64;
+    let matrix = shape.matrix();
+    let mut objective = |weights: &[f64], gradient: &mut [f64]| {
+        let parts: Vec<(f64, Vec<f64>)> = examples
+            .par_chunks(CHUNK)
+            .map(|chunk| {
+                let mut gradient = vec![0.0; weights.len()];
+                let loss = chunk.iter().map(|e| shape.add_gradient(weights, e, &mut gradient)).sum();
+                (loss, gradient)
+            })
+            .collect();
+        let mut value = 0.0;
+        gradient.fill(0.0);
+        for (loss, part) in parts {
+            value += loss / n;
+            gradient.iter_mut().zip(part).for_each(|(g, p)| *g += p / n);
+        }
+        for (i, (g, w)) in gradient.iter_mut().zip(weights).enumerate() {
+            let penalty = if i < matrix { penalty } else { FACTOR_PENALTY };
+            value += 0.5 * penalty * w * w;
+            *g += penalty * w;
+        }
+        value
+    };
+    minimise(&mut objective, start, STEPS, TOLERANCE)
+}
+
+/// The fold of each group: the largest groups first, each to the fold with the fewest seconds.
+fn folds(examples: &[Example]) -> (BTreeMap<u32, usize>, usize) {
+    let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
+    examples.iter().for_each(|e| *sizes.entry(e.group).or_default() += 1);
+    let mut order: Vec<(u32, usize)> = sizes.into_iter().collect();
+    order.sort_by_key(|(group, n)| (usize::MAX - n, *group));
+    let folds = FOLDS.min(order.len());
+    let mut filled = vec![0; folds];
+    let mut fold_of = BTreeMap::new();
+    for (group, n) in order {
+        let fold = (0..folds).min_by_key(|f| filled[*f]).expect("there is a fold when there is a group");
+        filled[fold] += n;
+        fold_of.insert(group, fold);
+    }
+    (fold_of, folds)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::super::scores::testing::{says, table};
+    use super::*;
+    use crate::fusion::argmax;
+    use crate::learn::augment::rng;
+    use crate::learn::dataset::Kind;
+
+    const ONE: PerModality<f32> = PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 };
+
+    /// Pictures tell classes 0 and 1 from 2/3 but not 2 from 3, where they guess; sound the other way round.
+    fn complementary(seed: u64) -> ScoreTable {
+        let mut t = table(4);
+        t.outputs.flow = None;
+        let mut rng = rng(seed, 1, 1);
+        for group in 0..24 {
+            let truth = group % 4;
+            let second = || {
+                let pick = |half: usize, rng: &mut rand::rngs::SmallRng| {
+                    if truth / 2 == half { truth } else { 2 * (1 - half) + rng.random_range(0..2) }
+                };
+                let (rgb, audio) = (pick(0, &mut rng), pick(1, &mut rng));
+                let audio = if rng.random_bool(0.1) { vec![] } else { vec![says(audio, 2.0, 4)] };
+                PerModality { rgb: vec![says(rgb, 2.0, 4)], flow: vec![], audio }
+            };
+            let seconds = std::iter::repeat_with(second).take(8).collect();
+            t.add(Kind::Clip, truth as u16, &format!("g{group:02}"), seconds);
+        }
+        t
+    }
+
+    fn accuracy(seconds: &[SoftSecond], label: impl Fn(&SoftSecond) -> Option<usize>) -> f64 {
+        let right = seconds.iter().filter(|s| label(s) == Some(s.truth.index())).count();
+        right as f64 / seconds.len() as f64
+    }
+
+    #[test]
+    fn fusion_beats_parts_that_are_right_on_different_classes() {
+        let validation = complementary(1);
+        let stacking = Stacking::fit(&validation, &validation.soften(&ONE)).unwrap();
+        assert_eq!((stacking.folds, stacking.groups), (5, 24));
+        let unseen = complementary(2).soften(&ONE);
+        let fused = accuracy(&unseen, |s| stacking.probabilities(&s.scores).map(|p| argmax(&p)));
+        let part = |m| accuracy(&unseen, move |s: &SoftSecond| Some(s.scores.get(m).as_ref()?.label.index()));
+        assert!(part(Modality::Rgb) < 0.85 && part(Modality::Audio) < 0.85);
+        assert!(fused > part(Modality::Rgb).max(part(Modality::Audio)) + 0.1, "{fused}");
+        let p = stacking.probabilities(&unseen[0].scores).unwrap();
+        assert!((p.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        assert_eq!(stacking.probabilities(&PerModality::default()), None);
+        assert_eq!(Stacking::fit(&validation, &validation.soften(&ONE)).unwrap(), stacking, "repeats");
+    }
+
+    #[test]
+    fn gradient_agrees_with_differences() {
+        let t = complementary(3);
+        let shape = Shape::new(&t);
+        let soft = t.soften(&ONE);
+        let example = Example { inputs: shape.inputs(&soft[5].scores).unwrap(), truth: 1, group: 0 };
+        let mut rng = rng(9, 9, 9);
+        let weights: Vec<f64> = shape.start().iter().map(|w| w + rng.random_range(-0.3..0.3)).collect();
+        let mut gradient = vec![0.0; weights.len()];
+        shape.add_gradient(&weights, &example, &mut gradient);
+        for i in 0..weights.len() {
+            let at = |by: f64| {
+                let mut moved = weights.clone();
+                moved[i] += by;
+                shape.loss(&moved, &example)
+            };
+            let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
+            assert!((gradient[i] - difference).abs() < 1e-7, "{i}: {} {difference}", gradient[i]);
+        }
+    }
+
+    #[test]
+    fn a_useless_modality_is_not_believed() {
+        let mut t = table(3);
+        t.outputs.flow = None;
+        let mut rng = rng(4, 4, 4);
+        for group in 0..30usize {
+            let seconds = (0..5).map(|_| PerModality {
+                rgb: vec![says(group % 3, 1.5, 3)],
+                flow: vec![],
+                audio: vec![says(rng.random_range(0..3), 5.0, 3)],
+            });
+            t.add(Kind::Clip, (group % 3) as u16, &group.to_string(), seconds.collect());
+        }
+        let stacking = Stacking::fit(&t, &t.soften(&ONE)).unwrap();
+        let factors: Vec<(Modality, f64)> = stacking.factors().collect();
+        assert_eq!((factors[0].0, factors[1].0), (Modality::Rgb, Modality::Audio));
+        assert!(factors[0].1 > 0.7 && factors[1].1.abs() < 0.05, "{factors:?}");
+    }
+
+    #[test]
+    fn nothing_to_learn_from() {
+        let mut t = table(2);
+        assert!(Stacking::fit(&t, &[]).is_none());
+        let picture = PerModality { rgb: vec![says(0, 1.0, 2)], ..PerModality::default() };
+        t.add(Kind::Picture, 0, "p", vec![picture.clone()]);
+        assert!(Stacking::fit(&t, &t.soften(&ONE)).is_none(), "pictures are no seconds");
+        t.add(Kind::Clip, 0, "one", vec![picture]);
+        let one = Stacking::fit(&t, &t.soften(&ONE)).unwrap();
+        assert_eq!((one.folds, one.penalty), (1, PENALTIES[0]), "without folds the strongest");
+    }
+}

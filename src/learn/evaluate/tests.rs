@@ -1,0 +1,142 @@
+//! The whole evaluation on score tables made by hand.
+
+use rand::Rng;
+
+use super::result::Predictor;
+use super::scores::testing::{says, table};
+use super::table::fit_table;
+use super::*;
+use crate::learn::augment::rng;
+
+/// Three classes, `groups` sources of three seconds with three frames each. Pictures are mostly right for classes 0 and 1
+/// and seldom for class 2, sound (a second of it) for class 2 only; where they are not they guess between 0 and 1, and all
+/// are overconfident.
+fn made(groups: usize, seed: u64) -> ScoreTable {
+    let mut t = table(3);
+    t.outputs.flow = None;
+    let mut rng = rng(seed, 2, 3);
+    for group in 0..groups {
+        let truth = group % 3;
+        let mut second = || {
+            let rgb = if rng.random_bool(if truth < 2 { 0.7 } else { 0.5 }) { truth } else { rng.random_range(0..2) };
+            let audio = if truth == 2 { 2 } else { rng.random_range(0..2) };
+            PerModality { rgb: vec![says(rgb, 4.0, 3); 3], flow: vec![], audio: vec![says(audio, 4.0, 3)] }
+        };
+        let seconds = vec![second(), second(), second()];
+        t.add(Kind::Clip, truth as u16, &format!("g{group:03}"), seconds);
+        let picture = PerModality { rgb: vec![says(truth, 4.0, 3)], ..PerModality::default() };
+        t.add(Kind::Picture, truth as u16, &format!("p{group:03}"), vec![picture]);
+    }
+    t
+}
+
+fn deciders(validation: &ScoreTable) -> Deciders {
+    let temperatures = validation.fit_temperatures();
+    let fusion = fit_table(&validation.soften(&temperatures), &validation.modalities(), 3);
+    Deciders { pack: "hand".into(), weights_sha256: "0".into(), temperatures, fusion }
+}
+
+fn settings() -> Settings {
+    Settings {
+        dataset: "made".into(),
+        side: Side::Test,
+        dataset_classes: ["a", "b", "c"].map(String::from).into(),
+        seed: 1,
+    }
+}
+
+fn of(test: &ScoreTable, validation: &ScoreTable) -> Evaluation {
+    evaluate(&deciders(validation), test, Some(validation), &settings(), &mut |_, _| None)
+}
+
+#[test]
+fn an_evaluation_is_whole_and_its_figures_hang_together() {
+    let (validation, test) = (made(45, 1), made(30, 2));
+    let e = of(&test, &validation);
+    let find = |level, predictor| e.reports.iter().find(|r| r.level == level && r.predictor == predictor).unwrap();
+    let kinds: Vec<(Level, Predictor)> = e.reports.iter().map(|r| (r.level, r.predictor)).collect();
+    use Predictor::{Audio, Learned, Rgb, Table};
+    let mut want = vec![(Level::Frame, Rgb), (Level::Frame, Audio)];
+    for level in [Level::Second, Level::Video] {
+        want.extend([Rgb, Audio, Table, Learned].map(|p| (level, p)));
+    }
+    assert_eq!(kinds, want, "nothing to fuse at frame level; no flow");
+    assert_eq!((find(Level::Frame, Rgb).n, find(Level::Second, Rgb).n, find(Level::Video, Rgb).n), (270, 90, 30));
+    for report in &e.reports {
+        assert_eq!(report.confusion.iter().flatten().sum::<u64>(), report.n);
+        assert_eq!(report.per_class.iter().map(|c| c.support).sum::<u64>(), report.n);
+        assert!(report.accuracy.low <= report.accuracy.value && report.accuracy.value <= report.accuracy.high);
+        assert!(report.macro_f1.low < report.macro_f1.high || report.macro_f1.value == 1.0, "{report:?}");
+        assert_eq!(report.top3, 1.0, "three classes");
+    }
+    // Sound decides class 2: the table is better than both, and the improvement says by how much.
+    let f1 = |predictor| find(Level::Second, predictor).macro_f1.value;
+    assert!(f1(Table) > f1(Rgb) + 0.05 && f1(Table) > f1(Audio) + 0.05 && f1(Learned) > f1(Rgb) + 0.05);
+    let over = e.improvement.iter().find(|i| i.level == Level::Second && i.over == Modality::Rgb).unwrap();
+    assert!((over.percent - 100.0 * (f1(Table) - f1(Rgb)) / f1(Rgb)).abs() < 1e-9);
+    assert_eq!(e.improvement.len(), 4);
+    let rgb = &e.calibration[0];
+    assert!(rgb.ece_after < rgb.ece_before && rgb.temperature > 1.2, "{rgb:?}");
+    assert_eq!(e.residuals.len(), 4);
+    assert!(e.residuals.iter().all(|h| h.counts.iter().sum::<u64>() == 90 && h.edges.len() == h.counts.len() + 1));
+    assert_eq!(e.importance.len(), 4);
+    assert!(e.importance.iter().all(|i| i.ablation > 0.03 && i.permutation > 0.03), "{:?}", e.importance);
+    let c = &e.label_distribution[2];
+    assert_eq!((c.recordings, c.sources, c.seconds, c.pictures), (10, 10, 30, 10));
+    assert!(e.wrong.iter().all(|w| w.truth != w.predicted) && !e.wrong.is_empty());
+    let json = serde_json::to_string(&e).unwrap();
+    let read: Evaluation = serde_json::from_str(&json).expect("what is not a number would be null");
+    assert_eq!((read.notes, read.reports.len(), read.wrong), (e.notes, e.reports.len(), e.wrong));
+}
+
+#[test]
+fn what_is_fitted_never_looks_at_the_test_side() {
+    let (validation, test) = (made(45, 1), made(30, 2));
+    let mut other = test.clone();
+    for item in &mut other.items {
+        item.truth = ClassId((item.truth.0 + 1) % 3);
+    }
+    // Truths stay out of everything a decision is made from: every decision is the same.
+    let (a, b) = (of(&test, &validation), of(&other, &validation));
+    let predicted = |e: &Evaluation| -> Vec<Vec<u64>> {
+        let columns = |m: &Vec<Vec<u64>>| (0..3).map(|c| m.iter().map(|row| row[c]).sum()).collect();
+        e.reports.iter().map(|r| columns(&r.confusion)).collect()
+    };
+    assert_eq!(predicted(&a), predicted(&b));
+    assert_ne!(a.reports, b.reports);
+    let temperatures = |e: &Evaluation| e.calibration.iter().map(|c| c.temperature).collect::<Vec<_>>();
+    assert_eq!(temperatures(&a), temperatures(&b));
+    let learned = |e: &Evaluation| e.notes.iter().find(|n| n.starts_with("Learned fusion")).unwrap().clone();
+    assert_eq!(learned(&a), learned(&b));
+    // And they do look at validation's.
+    let mut swapped = validation.clone();
+    swapped.items.iter_mut().for_each(|i| i.truth = ClassId((i.truth.0 + 1) % 3));
+    assert_ne!(deciders(&swapped), deciders(&validation));
+    assert_ne!(learned(&of(&test, &swapped)), learned(&a));
+}
+
+#[test]
+fn notes_say_what_the_figures_do_not_show() {
+    let mut test = made(4, 3);
+    test.skipped.push(("bad.mp4".into(), "no moov".into()));
+    test.unknown.insert("chess".into(), 4);
+    test.weak = 2;
+    let settings = Settings { dataset_classes: ["a", "b"].map(String::from).into(), ..settings() };
+    let e = evaluate(&deciders(&made(45, 1)), &test, None, &settings, &mut |_, _| None);
+    let all = e.notes.join("\n");
+    for part in [
+        "does not have: c.",
+        "single source on the test side, so figures that say little: b, c.",
+        "4 still pictures (rgb): accuracy 1.000, macro F1 1.000",
+        "No learned fusion",
+        "2 recordings that show little",
+        "4 items of classes the pack does not know are not measured: chess (4)",
+        "1 items could not be read: bad.mp4 (no moov)",
+    ] {
+        assert!(all.contains(part), "{part:?} in\n{all}");
+    }
+    assert!(e.reports.iter().all(|r| r.predictor != Predictor::Learned));
+    let validation = Settings { side: Side::Validation, ..settings };
+    let e = evaluate(&deciders(&test), &test, None, &validation, &mut |_, _| None);
+    assert!(e.notes[0].starts_with("This is the validation side"));
+}

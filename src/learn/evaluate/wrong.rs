@@ -1,0 +1,124 @@
+//! The seconds that fusion got wrong, with a small picture of each.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::FilterType;
+use image::{ExtendedColorType, ImageBuffer, ImageEncoder, Rgb};
+
+use super::result::WrongExample;
+use super::score::Material;
+use super::scores::{ScoreTable, SoftSecond};
+use crate::fusion::FusionTable;
+use crate::ingest::frame::Frame;
+
+/// Examples that are shown.
+pub const SHOWN: usize = 24;
+
+/// Pixels.
+const THUMBNAIL_WIDTH: u32 = 192;
+
+/// Of the JPEG, out of 100.
+const QUALITY: u8 = 75;
+
+/// The clips' seconds that the table decided wrongly, the surest first, one a recording, at most [`SHOWN`].
+/// `thumbnail` is asked for the picture of a second of an item, by the item's place in the dataset.
+pub fn wrong(
+    table: &ScoreTable,
+    seconds: &[&SoftSecond],
+    fusion: &FusionTable,
+    thumbnail: &mut dyn FnMut(usize, u32) -> Option<String>,
+) -> Vec<WrongExample> {
+    let mut found: Vec<_> = seconds
+        .iter()
+        .filter_map(|s| Some((*s, fusion.decide(&s.scores)?)))
+        .filter(|(s, decision)| decision.label != s.truth)
+        .collect();
+    found.sort_by(|(a, x), (b, y)| {
+        y.probability.total_cmp(&x.probability).then(a.item.cmp(&b.item)).then(a.second.cmp(&b.second))
+    });
+    let mut recordings = BTreeSet::new();
+    found.retain(|(s, _)| recordings.insert(s.item));
+    let example = |(s, decision): (&SoftSecond, crate::decision::Decision)| {
+        let item = &table.items[s.item as usize];
+        WrongExample {
+            path: item.path.display().to_string(),
+            second: s.second,
+            truth: table.classes.name(s.truth).to_owned(),
+            predicted: table.classes.name(decision.label).to_owned(),
+            probability: f64::from(decision.probability),
+            decided_by: Some(decision.modality),
+            thumbnail: thumbnail(item.dataset_index as usize, s.second),
+        }
+    };
+    found.into_iter().take(SHOWN).map(example).collect()
+}
+
+/// The middle RGB frame of a second as a `data:` URI; `None` when there is none or it cannot be read again.
+pub fn thumbnail(material: &dyn Material, index: usize, second: u32) -> Option<String> {
+    let seconds = material.seconds(index).ok()?;
+    let clip = seconds.get(second as usize)?;
+    let middle = *clip.rgb.get(clip.rgb.len() / 2)?;
+    jpeg_uri(clip.frames.get(middle)?)
+}
+
+/// A frame as a small JPEG in a `data:` URI.
+fn jpeg_uri(frame: &Frame) -> Option<String> {
+    let view = frame.view();
+    let picture: ImageBuffer<Rgb<u8>, &[u8]> = ImageBuffer::from_raw(frame.width, frame.height, view.data)?;
+    let width = frame.width.min(THUMBNAIL_WIDTH);
+    let height = (u64::from(frame.height) * u64::from(width) / u64::from(frame.width.max(1))).max(1) as u32;
+    let small = image::imageops::resize(&picture, width, height, FilterType::Triangle);
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, QUALITY)
+        .write_image(small.as_raw(), width, height, ExtendedColorType::Rgb8)
+        .ok()?;
+    Some(format!("data:image/jpeg;base64,{}", BASE64_STANDARD.encode(jpeg)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::predict::clips;
+    use super::super::scores::testing::{says, table};
+    use super::super::table::fit_table;
+    use super::*;
+    use crate::decision::PerModality;
+    use crate::labels::Modality;
+    use crate::learn::dataset::Kind;
+
+    #[test]
+    fn the_surest_first_and_one_a_recording() {
+        let mut t = table(3);
+        let rgb =
+            |label, by| PerModality { rgb: vec![says(label, by, 3)], flow: Vec::new(), audio: Vec::<Vec<f32>>::new() };
+        t.add(Kind::Clip, 0, "a", vec![rgb(0, 5.0), rgb(1, 1.0), rgb(1, 2.0)]);
+        t.add(Kind::Clip, 1, "b", vec![rgb(2, 3.0), rgb(1, 9.0)]);
+        t.add(Kind::Picture, 1, "p", vec![rgb(2, 9.0)]);
+        t.add(Kind::Clip, 2, "c", vec![rgb(2, 3.0)]);
+        let soft = t.soften(&PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 });
+        let fusion = fit_table(&soft, &[Modality::Rgb], 3);
+        let mut asked = Vec::new();
+        let found = wrong(&t, &clips(&soft), &fusion, &mut |index, second| {
+            asked.push((index, second));
+            None
+        });
+        let brief: Vec<(&str, u32, &str, &str)> =
+            found.iter().map(|w| (w.path.as_str(), w.second, w.truth.as_str(), w.predicted.as_str())).collect();
+        assert_eq!(brief, [("b/1", 0, "b", "c"), ("a/0", 2, "a", "b")]);
+        assert_eq!(asked, [(1, 0), (0, 2)]);
+        assert_eq!(found[0].decided_by, Some(Modality::Rgb));
+        assert!(found[0].probability > found[1].probability);
+    }
+
+    #[test]
+    fn thumbnails_are_small_jpegs() {
+        for (size, want) in [((640, 360), (192, 108)), ((90, 160), (90, 160)), ((1000, 1), (192, 1))] {
+            let uri = jpeg_uri(&Frame::still(image::RgbImage::new(size.0, size.1))).unwrap();
+            let jpeg = BASE64_STANDARD.decode(uri.strip_prefix("data:image/jpeg;base64,").unwrap()).unwrap();
+            let picture = image::load_from_memory(&jpeg).unwrap();
+            assert_eq!((picture.width(), picture.height()), want);
+        }
+    }
+}
