@@ -12,11 +12,11 @@ use crate::clock::SystemClock;
 use crate::error::Result;
 use crate::features::params::{AudioParams, FarnebackParams, Fit, FlowParams, MelParams, MelScale, PictureParams};
 use crate::ingest::gst::{GstOpener, GstOptions};
+use crate::learn::dataset::{manifest, split};
 use crate::learn::extract::Inputs;
 use crate::learn::head::HeadConfig;
-use crate::learn::train::{Progress, TrainConfig};
-use crate::learn::dataset::{manifest, split};
 use crate::learn::train as learn;
+use crate::learn::train::{Progress, TrainConfig};
 use crate::models::pack::Manifest;
 
 /// Mean and standard deviation of ImageNet's pictures per channel, as torchvision's models expect.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-use super::dataset::{Item, Kind};
 use super::dataset::split::Side;
+use super::dataset::{Item, Kind};
 use super::train::{CLIP_WEIGHT, TrainConfig};
 use crate::fusion::FusionTable;
 use crate::labels::{ClassSet, OTHER};

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 
 use super::card::{card, manifest_fusion, split_csv};
+use super::dataset::split::Side;
+use super::dataset::{Item, Kind};
 use super::extract::{self, Extracted, Inputs, Row};
 use super::head::{self, Head, HeadConfig, Samples};
-use super::dataset::{Item, Kind};
 use super::measure::Confusion;
-use super::dataset::split::Side;
 use crate::decision::{ModalityScores, PerModality};
 use crate::error::{Error, Result};
 use crate::fusion::{FusionTable, TableEntry, second_scores};
