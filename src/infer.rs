@@ -199,7 +199,7 @@ impl Engine {
     }
 }
 
-fn is_silent(second: &ClipSecond) -> bool {
+pub(crate) fn is_silent(second: &ClipSecond) -> bool {
     second.audio.as_ref().is_some_and(|samples| samples.iter().all(|s| s.abs() < SILENCE_PEAK))
 }
 

@@ -13,7 +13,7 @@ use crate::clock::SystemClock;
 use crate::error::{Error, Result};
 use crate::ingest::gst::{GstOpener, GstOptions};
 use crate::learn::dataset::build::{self, BuildConfig, Progress, Summary};
-use crate::learn::dataset::{Dataset, Kind, split};
+use crate::learn::dataset::{Dataset, Kind, split, stats};
 
 #[derive(Debug, Args)]
 pub struct DatasetArgs {
@@ -27,6 +27,8 @@ enum DatasetCommand {
     Build(BuildArgs),
     /// Divide a dataset 80/10/10 into training, validation and test, by source.
     Split(SplitArgs),
+    /// Count recordings, seconds, pictures, sounds and sources of every class, as a table and as a chart.
+    Stats(StatsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -70,6 +72,15 @@ struct SplitArgs {
     seed: u64,
 }
 
+#[derive(Debug, Args)]
+struct StatsArgs {
+    #[arg(value_name = "DATASET")]
+    dataset: PathBuf,
+    /// Where the chart is written [default: DATASET/stats.svg].
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
 fn sample_rate(text: &str) -> std::result::Result<u32, String> {
     let (low, high) = (SAMPLE_RATES.start(), SAMPLE_RATES.end());
     text.parse().ok().filter(|rate| SAMPLE_RATES.contains(rate)).ok_or_else(|| format!("must be {low} to {high}"))
@@ -79,6 +90,7 @@ pub fn dataset(args: DatasetArgs) -> Result<()> {
     match args.command {
         DatasetCommand::Build(args) => build(args),
         DatasetCommand::Split(args) => split(&args),
+        DatasetCommand::Stats(args) => figures(&args),
     }
 }
 
@@ -121,7 +133,7 @@ fn build(args: BuildArgs) -> Result<()> {
 /// What was built, on standard output.
 fn say(summary: &Summary, config: &BuildConfig) {
     // A reader that went away has seen what it wanted.
-    let mut out = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
+    let out = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
     let count = |kind| summary.items.get(&kind).copied().unwrap_or(0);
     out(format!(
         "{} clips and {} sounds of {} seconds, {} pictures",
@@ -157,5 +169,16 @@ fn split(args: &SplitArgs) -> Result<()> {
         let (clips, sounds, pictures) = (of(Kind::Clip), of(Kind::Sound), of(Kind::Picture));
         let _ = writeln!(out, "{}: {clips} clips, {sounds} sounds, {pictures} pictures", side.as_str());
     }
+    Ok(())
+}
+
+fn figures(args: &StatsArgs) -> Result<()> {
+    let dataset = Dataset::open(&args.dataset)?;
+    let counts = stats::count(&dataset);
+    let path = args.svg.clone().unwrap_or_else(|| args.dataset.join("stats.svg"));
+    std::fs::write(&path, stats::chart(&counts)?)
+        .map_err(|e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another --svg"))?;
+    let _ = write!(std::io::stdout(), "{}", stats::table(&counts));
+    let _ = writeln!(std::io::stdout(), "chart written to {}", path.display());
     Ok(())
 }

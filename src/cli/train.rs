@@ -1,143 +1,330 @@
-//! `touchline train`: heads of a pack from labelled material.
+//! `touchline train`: models of a modality, or of all three, from a split dataset.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::progress::Progress as Bar;
-use crate::clip::SamplingPlan;
-use crate::clock::SystemClock;
-use crate::error::Result;
-use crate::features::params::{AudioParams, FarnebackParams, Fit, FlowParams, MelParams, MelScale, PictureParams};
-use crate::ingest::gst::{GstOpener, GstOptions};
-use crate::learn::extract::Inputs;
-use crate::learn::head::HeadConfig;
-use crate::learn::train::{Progress, TrainConfig};
-use crate::learn::dataset::{manifest, split};
-use crate::learn::train as learn;
-use crate::models::pack::Manifest;
+use crate::error::{Error, Result};
+use crate::labels::Modality;
+use crate::learn::dataset::Dataset;
+use crate::learn::fit::{FitConfig, Observer, PhaseConfig};
+use crate::learn::inputs::Inputs;
+use crate::learn::optimizer::OptimizerKind;
+use crate::learn::record::{EpochRecord, Finding, Phase, StepRecord};
+use crate::learn::rules::OnRule;
+use crate::learn::train::{self as learn, Plan, Progress, Unfreeze};
+use crate::models::Architecture;
 
-/// Mean and standard deviation of ImageNet's pictures per channel, as torchvision's models expect.
-const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+/// Width and height of a model's input.
+const SIDE: usize = 224;
 
-/// Lines a picture is scaled down to on ingest: a quarter more than the model sees, which is what the preview shows.
-const FRAME_HEIGHT: u32 = 288;
+/// Between two plain lines about steps.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
+#[command(after_long_help = "The study's two steps: first the classifier alone, on features of the frozen network that are \
+computed once and kept; then the last --unfreeze blocks as well, on the activations at their border, which are kept too. \
+With --unfreeze all the whole network learns.
+
+Examples:
+  touchline train all DATASET -o RUN --init mobilenet_v2.safetensors
+  touchline train rgb DATASET -o RUN --init mobilenet_v2.safetensors --unfreeze 8 --epochs 12
+  touchline train rgb DATASET -o RUN --arch resnet50_v2 --init resnet50_v2.safetensors --unfreeze 4
+  touchline train all DATASET -o RUN --init mobilenet_v2.safetensors --resume
+
+A run is a directory with a folder for each modality: log.jsonl, checkpoint.safetensors, best.safetensors, tensors/. Build \
+a pack of it with `touchline pack build`.")]
 pub struct TrainArgs {
-    /// Folder with images/manifest.csv, clips/manifest.csv and sounds/manifest.csv (columns path,class,source), or some
-    /// of them.
-    #[arg(value_name = "DATA")]
-    data: PathBuf,
-    /// Directory of the pack to write.
-    #[arg(short, long, value_name = "DIR")]
+    /// What to train.
+    #[arg(value_name = "rgb|flow|audio|all")]
+    what: What,
+    /// A dataset that was built and split.
+    dataset: PathBuf,
+    /// Directory of the run.
+    #[arg(short, long, value_name = "RUN")]
     out: PathBuf,
-    /// ImageNet backbone: MobileNetV2 as safetensors with torchvision's keys.
+    #[arg(long, value_name = "ARCH", default_value = "mobilenet_v2", value_parser = architecture)]
+    arch: Architecture,
+    /// First weights: safetensors with torchvision's names (ResNet v2 also MXNet's); without, all starts at random.
     #[arg(long, value_name = "FILE")]
-    backbone: PathBuf,
-    /// Directory where computed features are kept for the next time.
-    #[arg(long, value_name = "DIR", default_value = "out/cache")]
-    cache: PathBuf,
-    /// Name of the pack.
-    #[arg(long, default_value = "compact")]
-    name: String,
-    /// What the material is and where it comes from, for the pack's card.
-    #[arg(long, value_name = "TEXT", default_value = "its origin is not stated")]
-    material: String,
-    /// Seed of the split and the training: the same seed gives the same pack.
+    init: Option<PathBuf>,
+    /// Go on with a run that was cut off.
+    #[arg(long)]
+    resume: bool,
+    /// Epochs of step 1: the classifier on the frozen network [default: 10; audio with --unfreeze 0: 100].
+    #[arg(long, value_name = "N")]
+    head_epochs: Option<u32>,
+    /// Epochs of step 2 [default: 30; audio: 100].
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
+    /// Blocks at the end that learn in step 2: a number (0 leaves step 2 out) or `all`.
+    #[arg(long, value_name = "N|all", default_value = "5", value_parser = unfreeze)]
+    unfreeze: Unfreeze,
+    /// Samples a step in step 2; step 1 takes 8 times as many.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=4096))]
+    batch: u32,
+    /// Highest learning rate of step 2.
+    #[arg(long, default_value_t = 3e-4, value_parser = positive)]
+    learning_rate: f64,
+    /// Highest learning rate of step 1.
+    #[arg(long, default_value_t = 1e-3, value_parser = positive)]
+    head_learning_rate: f64,
+    #[arg(long, value_enum, default_value_t = OptimizerArg::Adamw)]
+    optimizer: OptimizerArg,
+    #[arg(long, default_value_t = 0.05, value_parser = not_negative)]
+    weight_decay: f64,
+    /// Share of the target spread over all classes.
+    #[arg(long, default_value_t = 0.1, value_parser = share)]
+    label_smoothing: f64,
+    /// Share of the pooled features left out in training.
+    #[arg(long, default_value_t = 0.2, value_parser = share)]
+    dropout: f64,
+    /// α of mixup's Beta distribution, for pictures and motion; 0 = off.
+    #[arg(long, value_name = "ALPHA", default_value_t = 0.2, value_parser = not_negative)]
+    mixup: f64,
+    /// Greatest length of all gradients together; 0 = unlimited.
+    #[arg(long, default_value_t = 5.0, value_parser = not_negative)]
+    clip_norm: f64,
+    /// Epochs over which the learning rate rises.
+    #[arg(long, default_value_t = 1.0, value_parser = not_negative)]
+    warm_up_epochs: f64,
+    /// Epochs without a better validation figure after which a step ends; 0 = never.
+    #[arg(long, default_value_t = 20)]
+    patience: u32,
+    /// Random views of each second of a recording.
+    #[arg(long, default_value_t = 2)]
+    views: u32,
+    /// Random views of each still.
+    #[arg(long, default_value_t = 1)]
+    still_views: u32,
+    /// Frames or pairs of a second that a random view takes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    frames: u32,
+    /// What happens when a rule that watches the run fires.
+    #[arg(long, value_enum, default_value_t = OnRuleArg::Warn)]
+    on_rule: OnRuleArg,
+    /// Steps between tensors that are looked at and saved (losses, gradients, weights, means of features); 0 = never.
+    #[arg(long, value_name = "STEPS", default_value_t = 200)]
+    save_tensors: u64,
+    /// Steps between checkpoints: what a killed run loses at most.
+    #[arg(long, value_name = "STEPS", default_value_t = 100)]
+    checkpoint: u64,
+    /// Seed of everything random: the same seed gives the same run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Passes over the training rows.
-    #[arg(long, default_value_t = HeadConfig::default().epochs, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    epochs: u32,
-    /// First learning rate; it falls to zero along a cosine.
-    #[arg(long, default_value_t = HeadConfig::default().learning_rate)]
-    learning_rate: f64,
+    /// Directory for computed rows [default: DATASET/cache].
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
 }
 
-/// The features of the `compact` pack. Cropping beats padding and squashing for a frozen ImageNet backbone: on clips of
-/// unseen sources a linear classifier is right for 67 %, 61 % and 61 % of them.
-fn inputs() -> Inputs {
-    let side = 224;
-    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
-    Inputs {
-        rgb: PictureParams { width: side, height: side, fit: Fit::Crop, mean: IMAGENET_MEAN, std: IMAGENET_STD },
-        flow: FlowParams {
-            width: side,
-            height: side,
-            fit: Fit::Crop,
-            gap_ms: 40,
-            clip_px: 10.0,
-            farneback: FarnebackParams::default(),
-        },
-        audio: AudioParams {
-            mel: MelParams {
-                sample_rate: 32_000,
-                n_fft: 1024,
-                hop: 320,
-                bands: 128,
-                f_min: 50.0,
-                f_max: 14_000.0,
-                scale: MelScale::Slaney,
-                floor: 1e-10,
-                top_db: Some(80.0),
-            },
-            width: side,
-            height: side,
-            mean_db: -40.0,
-            std_db: 18.0,
-        },
-        plan,
-        frame_height: FRAME_HEIGHT,
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    Rgb,
+    Flow,
+    Audio,
+    All,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OptimizerArg {
+    Adamw,
+    Sgd,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OnRuleArg {
+    Stop,
+    Warn,
 }
 
 pub fn train(args: TrainArgs) -> Result<()> {
-    let items = manifest::read(&args.data)?;
-    let sides = split::by_source(&items, args.seed);
-    let options = GstOptions { id: "train".into(), frame_height: FRAME_HEIGHT, ..GstOptions::default() };
-    let opener = GstOpener::new(options, Arc::new(SystemClock::new()))?;
-    let config = TrainConfig {
-        data: args.data,
-        out: args.out,
-        name: args.name,
-        material: args.material,
-        backbone: args.backbone,
-        cache: args.cache,
-        seed: args.seed,
-        inputs: inputs(),
-        head: HeadConfig {
-            epochs: args.epochs,
-            learning_rate: args.learning_rate,
-            seed: args.seed,
-            ..HeadConfig::default()
-        },
+    let dataset = Dataset::open(&args.dataset)?;
+    let modalities = match args.what {
+        What::Rgb => vec![Modality::Rgb],
+        What::Flow => vec![Modality::Flow],
+        What::Audio => vec![Modality::Audio],
+        What::All => Modality::ALL.to_vec(),
     };
-    let mut bar = Bar::new("recordings and pictures", items.len() as u64);
-    let manifest = learn::run(&items, &sides, &config, &opener, &mut |progress| match progress {
-        Progress::Features { done, .. } => bar.set(done as u64),
-        Progress::Epoch { modality, epoch, epochs, loss, validation_f1 } => {
-            let f1 = validation_f1.map_or("-".to_owned(), |f| format!("{f:.3}"));
-            bar.line(&format!("{modality} epoch {epoch}/{epochs}: loss {loss:.4}, validation macro F1 {f1}"));
-        }
-        Progress::Note(text) => bar.line(&text),
-    })?;
-    bar.finish();
-    summary(&manifest, &config.out);
+    let mut shown = Shown { rows: None, last_line: Instant::now() };
+    let mut best = Vec::new();
+    for modality in modalities {
+        let plan = plan(&args, &dataset, modality)?;
+        best.extend(learn::train(&dataset, &plan, &mut shown)?);
+    }
+    for (modality, outcome) in best {
+        let f1 = outcome.validation_f1.map_or("not measured".to_owned(), |f| format!("{f:.4}"));
+        let step = if outcome.best_phase == Phase::Head { 1 } else { 2 };
+        let _ = writeln!(
+            std::io::stdout(),
+            "{modality}: epoch {} of step {step} kept, validation macro F1 {f1} ({}, {} optimiser steps)",
+            outcome.best_epoch,
+            outcome.cause,
+            outcome.steps
+        );
+    }
+    let _ = writeln!(std::io::stdout(), "run written to {}", args.out.display());
     Ok(())
 }
 
-/// What was made, on standard output.
-fn summary(manifest: &Manifest, out: &Path) {
-    let _ = writeln!(std::io::stdout(), "{} classes: {}", manifest.classes.len(), manifest.classes.join(" "));
-    for (class, why) in &manifest.left_out {
-        let _ = writeln!(std::io::stdout(), "left out: {class} ({why})");
+fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan> {
+    let meta = &dataset.meta;
+    let gap_ms = u32::try_from(meta.plan.flow_gap_ns / 1_000_000).unwrap_or(u32::MAX);
+    let audio = modality == Modality::Audio;
+    let inputs = Inputs::standard(SIDE, meta.sample_rate, gap_ms);
+    inputs.audio.validate().map_err(|e| Error::Usage(format!("sound of this dataset: {e}")))?;
+    let head_epochs = if audio && args.unfreeze == Unfreeze::Last(0) { 100 } else { 10 };
+    let batch = args.batch as usize;
+    let fit = FitConfig {
+        head: PhaseConfig {
+            epochs: args.head_epochs.unwrap_or(head_epochs),
+            batch: 8 * batch,
+            learning_rate: args.head_learning_rate,
+        },
+        tune: PhaseConfig {
+            epochs: args.epochs.unwrap_or(if audio { 100 } else { 30 }),
+            batch,
+            learning_rate: args.learning_rate,
+        },
+        optimizer: match args.optimizer {
+            OptimizerArg::Adamw => OptimizerKind::AdamW,
+            OptimizerArg::Sgd => OptimizerKind::Sgd,
+        },
+        weight_decay: args.weight_decay,
+        label_smoothing: args.label_smoothing,
+        dropout: args.dropout,
+        mixup: if audio { 0.0 } else { args.mixup },
+        clip_norm: (args.clip_norm > 0.0).then_some(args.clip_norm),
+        warm_up_epochs: args.warm_up_epochs,
+        patience: args.patience,
+        checkpoint_every: args.checkpoint,
+        tensors_every: args.save_tensors,
+        on_rule: match args.on_rule {
+            OnRuleArg::Stop => OnRule::Stop,
+            OnRuleArg::Warn => OnRule::Warn,
+        },
+        seed: args.seed,
+    };
+    if fit.head.epochs == 0 && (fit.tune.epochs == 0 || args.unfreeze == Unfreeze::Last(0)) {
+        return Err(Error::Usage("neither step has epochs; give --head-epochs, or --epochs and --unfreeze".into()));
     }
-    for (name, value) in &manifest.card.measured {
-        let _ = writeln!(std::io::stdout(), "{name} = {value}");
+    Ok(Plan {
+        out: args.out.clone(),
+        modalities: vec![modality],
+        architecture: args.arch,
+        init: args.init.clone(),
+        inputs,
+        unfreeze: args.unfreeze,
+        views: (args.still_views, args.views),
+        frames: args.frames,
+        fit,
+        cache: args.cache.clone().unwrap_or_else(|| args.dataset.join("cache")),
+        resume: args.resume,
+    })
+}
+
+/// Bars and lines.
+struct Shown {
+    rows: Option<(Modality, Bar)>,
+    last_line: Instant,
+}
+
+impl Shown {
+    fn say(&mut self, text: &str) {
+        match &self.rows {
+            Some((_, bar)) => bar.line(text),
+            None => eprintln!("{text}"),
+        }
     }
-    let _ = writeln!(std::io::stdout(), "pack written to {}", out.display());
+}
+
+impl Progress for Shown {
+    fn rows(&mut self, modality: Modality, done: usize, of: usize, _inputs: usize) {
+        if self.rows.as_ref().is_none_or(|(m, _)| *m != modality) {
+            self.rows = Some((modality, Bar::new("recordings and pictures looked at", of as u64)));
+        }
+        if let Some((_, bar)) = &mut self.rows {
+            bar.set(done as u64);
+        }
+        if done == of
+            && let Some((_, bar)) = self.rows.take()
+        {
+            bar.finish();
+        }
+    }
+}
+
+impl Observer for Shown {
+    fn step(&mut self, record: &StepRecord, of: u64) {
+        let bar = &mut self.rows;
+        let _ = bar;
+        if self.last_line.elapsed() < PLAIN_EVERY {
+            return;
+        }
+        self.last_line = Instant::now();
+        let StepRecord { step, epoch, loss, accuracy, images_per_second, .. } = record;
+        let text = format!(
+            "step {step} (epoch {epoch}, {of} in this step of the study): loss {loss:.4}, accuracy {accuracy:.3}, \
+             {images_per_second:.1} samples/s"
+        );
+        self.say(&text);
+    }
+
+    fn epoch(&mut self, record: &EpochRecord) {
+        self.last_line = Instant::now();
+        let step = if record.phase == Phase::Head { 1 } else { 2 };
+        let validation = record.validation.map_or("no validation".to_owned(), |v| {
+            format!("validation loss {:.4}, accuracy {:.3}, macro F1 {:.4}", v.loss, v.accuracy, v.macro_f1)
+        });
+        let left = f64::from(record.epochs - record.epoch) * record.took_s;
+        self.say(&format!(
+            "step {step} epoch {}/{}: loss {:.4}, accuracy {:.3}; {validation}{}; {:.0} samples/s, about {left:.0} s left",
+            record.epoch,
+            record.epochs,
+            record.train_loss,
+            record.train_accuracy,
+            if record.best { " (best)" } else { "" },
+            record.images_per_second
+        ));
+    }
+
+    fn finding(&mut self, finding: &Finding) {
+        self.say(&format!("rule {:?} at step {}: {}", finding.rule, finding.step, finding.evidence));
+    }
+
+    fn note(&mut self, text: &str) {
+        self.say(text);
+    }
+}
+
+fn architecture(text: &str) -> Result<Architecture, String> {
+    [Architecture::MobileNetV2, Architecture::ResNet50, Architecture::ResNet50V2]
+        .into_iter()
+        .find(|a| a.name() == text)
+        .ok_or_else(|| "choose mobilenet_v2, resnet50 or resnet50_v2".to_owned())
+}
+
+fn unfreeze(text: &str) -> Result<Unfreeze, String> {
+    match text {
+        "all" => Ok(Unfreeze::All),
+        _ => text.parse().map(Unfreeze::Last).map_err(|_| "give a number of blocks, or all".to_owned()),
+    }
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse::<f64>().ok().filter(|v| v.is_finite()).ok_or_else(|| "give a number".to_owned())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("give a number above 0".into()) })
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    number(text).and_then(|v| if v >= 0.0 { Ok(v) } else { Err("give 0 or more".into()) })
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text).and_then(|v| if (0.0..1.0).contains(&v) { Ok(v) } else { Err("give 0 or more and less than 1".into()) })
 }

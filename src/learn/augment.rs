@@ -8,6 +8,7 @@ use image::{ImageBuffer, Rgb, RgbImage};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::clip::ClipSecond;
 use crate::ingest::frame::{Frame, RgbView};
 
 /// Lines of a view at most: views of large photos need not keep more than a model sees.
@@ -41,11 +42,53 @@ pub fn picture(view: RgbView<'_>, rng: &mut SmallRng) -> Frame {
     Frame::still(image)
 }
 
-/// The horizontal mirror of a picture.
-pub fn mirror(view: RgbView<'_>) -> Frame {
-    let mut image = image_of(view);
-    image::imageops::flip_horizontal_in_place(&mut image);
-    Frame::still(image)
+/// A random view of a second for the motion model: the same crop and mirror for all its frames, so that what moves is
+/// what moved. At most `pairs` pairs, spread over the second.
+pub fn second(clip: &ClipSecond, pairs: usize, rng: &mut SmallRng) -> ClipSecond {
+    let n = clip.pairs.len().min(pairs);
+    let chosen: Vec<_> = (0..n).map(|i| clip.pairs[(2 * i + 1) * clip.pairs.len() / (2 * n)]).collect();
+    let mirrored = rng.random_bool(0.5);
+    let (area, aspect) = (rng.random_range(0.35..=1.0), aspect(rng));
+    let (left, top) = (rng.random::<f64>(), rng.random::<f64>());
+    let view = |f: &Frame| {
+        let mut image = cut(&image_of(f.view()), area, aspect, (left, top));
+        if mirrored {
+            image::imageops::flip_horizontal_in_place(&mut image);
+        }
+        Frame { pts: f.pts, ..Frame::still(image) }
+    };
+    ClipSecond {
+        pairs: chosen,
+        flow_absent: clip.flow_absent,
+        ..ClipSecond::of_pictures(clip.frames.iter().map(view).collect())
+    }
+}
+
+/// SpecAugment on a sound model's input (three equal planes of height × width): up to two bands of frequencies and two
+/// spans of time are set to the mean, each at most a fifth of its axis.
+///
+/// Source: Park et al., *SpecAugment: A Simple Data Augmentation Method for Automatic Speech Recognition*, Interspeech
+/// 2019, without its time warp.
+pub fn mask(input: &mut [f32], width: usize, height: usize, rng: &mut SmallRng) {
+    let plane = width * height;
+    let Some(first) = input.get(..plane).filter(|p| !p.is_empty()) else { return };
+    let mean = first.iter().sum::<f32>() / plane as f32;
+    let mut span = |length: usize| {
+        let n = rng.random_range(0..=length / 5);
+        let from = rng.random_range(0..=length - n);
+        from..from + n
+    };
+    let (bands, times) = ([span(height), span(height)], [span(width), span(width)]);
+    for plane in input.chunks_exact_mut(plane) {
+        for (y, row) in plane.chunks_exact_mut(width).enumerate() {
+            if bands.iter().any(|b| b.contains(&y)) {
+                row.fill(mean);
+            }
+            for time in &times {
+                row[time.clone()].fill(mean);
+            }
+        }
+    }
 }
 
 /// A random view of a second of sound: gain within ±9 dB, a cyclic shift, and sometimes noise 15 to 30 dB below.
@@ -68,13 +111,25 @@ fn image_of(view: RgbView<'_>) -> RgbImage {
 
 /// Inception's crop: 25 to 100 % of the area, aspect ratio 3:4 to 16:9.
 fn crop(image: &RgbImage, rng: &mut SmallRng) -> RgbImage {
+    let (area, aspect) = (rng.random_range(0.25..=1.0), aspect(rng));
+    let place = (rng.random::<f64>(), rng.random::<f64>());
+    cut(image, area, aspect, place)
+}
+
+/// 3:4 to 16:9.
+fn aspect(rng: &mut SmallRng) -> f64 {
+    rng.random_range(0.75f64.ln()..=1.78f64.ln()).exp()
+}
+
+/// A part with this share of the area and this aspect, `place` (0 to 1) of the way right and down; scaled to
+/// [`VIEW_LINES`] if higher.
+fn cut(image: &RgbImage, area: f64, aspect: f64, place: (f64, f64)) -> RgbImage {
     let (w, h) = image.dimensions();
-    let area = f64::from(w) * f64::from(h) * rng.random_range(0.25..=1.0);
-    let aspect: f64 = rng.random_range(0.75f64.ln()..=1.78f64.ln()).exp();
+    let area = f64::from(w) * f64::from(h) * area;
     let cw = ((area * aspect).sqrt().round() as u32).clamp(1, w);
     let ch = ((area / aspect).sqrt().round() as u32).clamp(1, h);
-    let (x, y) = (rng.random_range(0..=w - cw), rng.random_range(0..=h - ch));
-    let part = image::imageops::crop_imm(image, x, y, cw, ch).to_image();
+    let along = |free: u32, place: f64| (f64::from(free) * place).round() as u32;
+    let part = image::imageops::crop_imm(image, along(w - cw, place.0), along(h - ch, place.1), cw, ch).to_image();
     if ch <= VIEW_LINES {
         return part;
     }
@@ -167,13 +222,41 @@ mod tests {
     }
 
     #[test]
-    fn mirror_is_exact_and_sound_keeps_its_length() {
-        let data = gradient(5, 2);
-        let once = mirror(RgbView { data: &data, width: 5, height: 2 });
-        assert_ne!(once.data.as_slice(), data);
-        assert_eq!(mirror(once.view()).data.as_slice(), data);
+    fn a_second_keeps_its_motion_and_sound_its_length() {
+        let frames: Vec<Frame> = (0..4)
+            .map(|i| {
+                let data: Vec<u8> = gradient(64, 48).iter().map(|v| v.wrapping_add(i * 9)).collect();
+                Frame::still(RgbImage::from_raw(64, 48, data).unwrap())
+            })
+            .collect();
+        let pair = |first, second| crate::clip::FlowPair { first, second, gap_ns: 40_000_000 };
+        let clip = ClipSecond { pairs: vec![pair(0, 1), pair(1, 2), pair(2, 3)], ..ClipSecond::of_pictures(frames) };
+        for n in 0..10 {
+            let made = second(&clip, 2, &mut rng(1, 5, n));
+            assert_eq!(made.pairs.len(), 2);
+            let sizes: Vec<_> = made.frames.iter().map(|f| (f.width, f.height)).collect();
+            assert!(sizes.iter().all(|s| *s == sizes[0]), "one crop for all frames: {sizes:?}");
+            // The frames differ by a constant; cut at one place they still do.
+            let (a, b) = (made.frames[0].data.as_slice(), made.frames[1].data.as_slice());
+            assert!(a.iter().zip(b).all(|(a, b)| b.wrapping_sub(*a) == 9));
+        }
+        assert_eq!(second(&clip, 9, &mut rng(1, 5, 0)).pairs.len(), 3);
         let tone: Vec<f32> = (0..100).map(|i| (i as f32 * 0.3).sin()).collect();
         let other = sound(&tone, &mut rng(1, 1, 1));
         assert!(other.len() == 100 && other.iter().all(|v| v.is_finite()) && other != tone);
+    }
+
+    #[test]
+    fn masks_cover_bands_and_spans_alike_in_all_planes() {
+        let plane: Vec<f32> = (0..20 * 30).map(|i| i as f32).collect();
+        let mut input = [plane.clone(), plane.clone(), plane.clone()].concat();
+        mask(&mut input, 30, 20, &mut rng(1, 2, 3));
+        let masked: Vec<bool> = input[..600].iter().zip(&plane).map(|(a, b)| a != b).collect();
+        let share = masked.iter().filter(|m| **m).count() as f64 / 600.0;
+        assert!(share > 0.0 && share < 0.65, "{share}");
+        for plane in input.chunks(600) {
+            assert_eq!(plane, &input[..600]);
+        }
+        mask(&mut [], 30, 20, &mut rng(1, 2, 3));
     }
 }

@@ -1,13 +1,26 @@
-//! Training on labelled recordings: manifests, split by source, frozen-backbone features, heads, figures, packs.
+//! Training on labelled recordings, from a folder to a model pack.
 //!
-//! The same feature code and clip builder as serving: what a head is trained on is what it will see.
+//! ```text
+//!  recordings, stills ──► dataset (seconds, split by source) ──► rows (views, frozen features) ──► fit ──► run
+//!                                                                                              rules ┘      │
+//!  report ◄── evaluate ◄── pack (table and temperatures from validation) ◄──────────────────────────────────┘
+//! ```
+//!
+//! The same feature code and clip builder as serving: what a model is trained on is what it will see.
 
 pub mod augment;
-mod card;
+pub mod classes;
 pub mod dataset;
 pub mod evaluate;
-pub mod extract;
-pub mod head;
+pub mod fit;
+pub mod inputs;
 pub mod measure;
+pub mod net;
+pub mod optimizer;
+pub mod pack;
 pub mod record;
+pub mod report;
+pub mod resources;
+pub mod rows;
+pub mod rules;
 pub mod train;

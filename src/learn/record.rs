@@ -59,6 +59,7 @@ pub struct StepRecord {
     /// Of the phase, from 1.
     pub epoch: u32,
     /// Mean of the batch.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Share of the batch whose highest score is its (largest) label.
     pub accuracy: f64,
@@ -74,6 +75,7 @@ pub struct EpochRecord {
     pub step: u64,
     pub epoch: u32,
     pub epochs: u32,
+    #[serde(deserialize_with = "null_is_nan")]
     pub train_loss: f64,
     pub train_accuracy: f64,
     /// `None` without validation samples.
@@ -87,6 +89,7 @@ pub struct EpochRecord {
 /// Figures on the validation samples, one a frame (a pair, a second of sound).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     pub accuracy: f64,
     pub macro_f1: f64,
@@ -174,4 +177,9 @@ pub struct TensorSummary {
     pub zeros: f64,
     /// For outputs of a ReLU: share of channels that are 0 all over the batch.
     pub dead_channels: Option<f64>,
+}
+
+/// JSON has no NaN and no infinity: a loss that is one is written as `null`, and must not make its line unreadable.
+fn null_is_nan<'de, D: serde::Deserializer<'de>>(number: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or(f64::NAN))
 }

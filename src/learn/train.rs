@@ -1,348 +1,291 @@
-//! From labelled material to a pack: step 1 of the study (frozen backbone, trained heads) for all three modalities.
+//! `touchline train`: from a split dataset to a run, one modality after the other.
 //!
-//! Validation chooses the epoch, the temperatures and the class-to-modality table; the test split is looked at once,
-//! for the figures on the card.
+//! A run is a directory with a folder for each modality: `run.toml` says what was trained on what, the rest is
+//! [`super::fit`]'s. Packs are built from runs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
 
-use super::card::{card, manifest_fusion, split_csv};
+use super::classes::{self, Samples};
+use super::dataset::Dataset;
 use super::dataset::split::Side;
-use super::dataset::{Item, Kind};
-use super::evaluate::figures::card_figures;
-use super::evaluate::scores::SoftSecond;
-use super::evaluate::table::fit_table;
-use super::extract::{self, Extracted, Inputs, Row};
-use super::head::{self, Head, HeadConfig, Samples};
-use crate::decision::PerModality;
+use super::fit::{self, Fit, FitConfig, Observer, Outcome};
+use super::inputs::Inputs;
+use super::net::{Built, build};
+use super::rows::{self, Recipe, Rows};
 use crate::error::{Error, Result};
-use crate::fusion::second_scores;
-use crate::infer::spread_softmax;
-use crate::ingest::Open;
-use crate::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
-use crate::models::pack::{MANIFEST, Manifest, Sampling, Section};
-use crate::models::{Architecture, LoadError, Network, Tensors, read_weights, save_f16};
+use crate::labels::{ClassSet, Modality};
+use crate::models::pack::Sampling;
+use crate::models::{Architecture, LoadError, Tensors, read_weights, sha256_hex};
 
-/// Recordings from a single source that are enough for a modality to know a class.
-const ENOUGH_OF_ONE_SOURCE: usize = 10;
+/// What a modality's folder says about itself.
+pub const RUN: &str = "run.toml";
 
-/// How much a clip's frame counts beside a picture: a broadcast looks like the clips.
-pub const CLIP_WEIGHT: f32 = 3.0;
+/// Which blocks learn in step 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfreeze {
+    All,
+    /// So many at the end; 0 leaves step 2 out.
+    Last(usize),
+}
 
-/// What a training is made from.
+/// What is to be trained, of what, and how.
 #[derive(Clone, Debug)]
-pub struct TrainConfig {
-    pub data: PathBuf,
-    /// Directory of the pack to write.
+pub struct Plan {
     pub out: PathBuf,
-    pub name: String,
-    /// What the material is and where it comes from, for the card.
-    pub material: String,
-    /// MobileNetV2 backbone, safetensors with torchvision's keys.
-    pub backbone: PathBuf,
-    /// Directory for computed features.
-    pub cache: PathBuf,
-    pub seed: u64,
+    pub modalities: Vec<Modality>,
+    pub architecture: Architecture,
+    /// First weights; without, everything starts at random.
+    pub init: Option<PathBuf>,
     pub inputs: Inputs,
-    pub head: HeadConfig,
+    pub unfreeze: Unfreeze,
+    /// Random views of a still, and of a second of a recording.
+    pub views: (u32, u32),
+    /// Frames or pairs of a second that a random view takes.
+    pub frames: u32,
+    pub fit: FitConfig,
+    pub cache: PathBuf,
+    pub resume: bool,
 }
 
-/// What a training says while it runs.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Progress {
-    Features { done: usize, total: usize },
-    Epoch { modality: Modality, epoch: u32, epochs: u32, loss: f64, validation_f1: Option<f64> },
-    Note(String),
+/// `run.toml`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunInfo {
+    pub format: u32,
+    pub modality: Modality,
+    pub architecture: Architecture,
+    /// Classes of the pack, and the study's classes that it does not know, with why.
+    pub classes: Vec<String>,
+    pub left_out: BTreeMap<String, String>,
+    /// Classes of this model, in the order of its outputs.
+    pub outputs: Vec<String>,
+    /// Of the dataset.
+    pub fingerprint: String,
+    pub first_weights: String,
+    /// The first block that learns in step 2; `classifier` when none does.
+    pub learns_from: String,
+    pub sampling: Sampling,
+    pub inputs: Inputs,
+    pub fit: FitConfig,
+    pub views: (u32, u32),
 }
 
-/// A modality's head and what it tells apart.
-struct Trained {
-    /// For each output, the class of the pack.
-    outputs: Vec<ClassId>,
-    head: Head,
-    temperature: f32,
+/// What is heard besides steps and epochs.
+pub trait Progress: Observer {
+    /// Items whose rows are there, of so many, and model inputs computed so far.
+    fn rows(&mut self, modality: Modality, done: usize, of: usize, inputs: usize);
 }
 
-/// Trains the heads, measures, and writes the pack.
+/// Trains what the plan says.
 ///
 /// # Errors
-/// [`Error::Data`] when there is too little to learn from, [`Error::Output`] when the pack cannot be written.
-pub fn run(
-    items: &[Item],
-    sides: &[Side],
-    config: &TrainConfig,
-    opener: &dyn Open,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Manifest> {
-    let broken = |e: LoadError| Error::data(&config.backbone, e.to_string(), e.advice());
-    let backbone = read_weights(&config.backbone, &Device::Cpu).map_err(broken)?;
-    let network = Network::load(Architecture::MobileNetV2, &backbone.tensors, None).map_err(broken)?;
-    let extracted = extract::extract(
-        &config.data,
-        items,
-        &config.inputs,
-        (&network, &backbone.sha256),
-        opener,
-        &config.cache,
-        &mut |done, total| progress(Progress::Features { done, total }),
-    )?;
-    for (path, cause) in &extracted.skipped {
-        progress(Progress::Note(format!("skipped {}: {cause}", path.display())));
-    }
-
-    let (classes, left_out) = known_classes(items)?;
-    let set = Labelled { items, sides, classes: &classes, extracted: &extracted };
-    let mut trained: PerModality<Option<Trained>> = PerModality::default();
-    for modality in Modality::ALL {
-        *trained.get_mut(modality) = set.train(modality, &config.head, progress)?;
-    }
-    if Modality::ALL.iter().all(|m| trained.get(*m).is_none()) {
-        let advice = "look at the lines above; a modality needs two classes with files that can be read";
-        return Err(Error::data(&config.data, "there is nothing to learn from", advice));
-    }
-    let validation = set.scored(&trained, Side::Validation)?;
-    let known: Vec<Modality> = Modality::ALL.into_iter().filter(|m| trained.get(*m).is_some()).collect();
-    let fusion = fit_table(&validation, &known, classes.len());
-    let test = set.scored(&trained, Side::Test)?;
-    let measured = card_figures(&test, &validation, &fusion, classes.len());
-
-    let outputs_dir = &config.out;
-    let cannot = |e: std::io::Error| {
-        Error::output(outputs_dir.display().to_string(), format!("cannot write the pack: {e}"), "choose another -o")
+/// [`Error::Data`] when the dataset or the first weights do not do, or there is nothing to learn from;
+/// [`Error::Output`] when something cannot be written. What was trained before stays.
+pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Progress) -> Result<Vec<(Modality, Outcome)>> {
+    let sides = dataset.sides()?;
+    check_inputs(dataset, &plan.inputs)?;
+    let (known, left_out) = classes::known(dataset)?;
+    let (weights, hash) = match &plan.init {
+        None => (Tensors::new(), "none: all layers start at random".to_owned()),
+        Some(path) => {
+            let broken = |e: LoadError| Error::data(path, e.to_string(), e.advice());
+            let file = read_weights(path, &Device::Cpu).map_err(broken)?;
+            (file.tensors, file.sha256)
+        }
     };
-    std::fs::create_dir_all(outputs_dir).map_err(cannot)?;
-    let section = |modality| write_weights(modality, &trained, &backbone.tensors, outputs_dir);
-    let (rgb, flow, audio) = (section(Modality::Rgb)?, section(Modality::Flow)?, section(Modality::Audio)?);
-    let names = |t: &Trained| t.outputs.iter().map(|id| classes.name(*id).to_owned()).collect();
-    let manifest = Manifest {
-        format: 1,
-        name: config.name.clone(),
-        classes: classes.names().to_vec(),
-        left_out,
-        sampling: Sampling {
-            frame_height: config.inputs.frame_height,
-            rgb_frames: config.inputs.plan.rgb_frames,
-            flow_pairs: config.inputs.plan.flow_pairs,
-        },
-        rgb: trained.rgb.as_ref().zip(rgb).map(|(t, w)| w.section(names(t), t.temperature, config.inputs.rgb.clone())),
-        flow: trained
-            .flow
-            .as_ref()
-            .zip(flow)
-            .map(|(t, w)| w.section(names(t), t.temperature, config.inputs.flow.clone())),
-        audio: trained
-            .audio
-            .as_ref()
-            .zip(audio)
-            .map(|(t, w)| w.section(names(t), t.temperature, config.inputs.audio.clone())),
-        fusion: manifest_fusion(&fusion, &classes),
-        card: card(items, sides, config, measured),
-    };
-    let text = toml::to_string(&manifest).map_err(|e| Error::Internal(format!("{MANIFEST} cannot be written: {e}")))?;
-    std::fs::write(outputs_dir.join(MANIFEST), text).map_err(cannot)?;
-    std::fs::write(outputs_dir.join("split.csv"), split_csv(items, sides)).map_err(cannot)?;
-    Ok(manifest)
-}
-
-/// The classes the material can teach, in alphabetical order, and the study's classes that are left out, with why.
-fn known_classes(items: &[Item]) -> Result<(ClassSet, BTreeMap<String, String>)> {
-    let mut names = BTreeSet::new();
-    let mut left_out = BTreeMap::new();
-    let in_data: BTreeSet<&str> = items.iter().map(|i| i.class.as_str()).collect();
-    for class in &in_data {
-        let of_class: Vec<&Item> = items.iter().filter(|i| i.class == *class).collect();
-        let recordings = of_class.iter().filter(|i| i.kind != Kind::Picture).count();
-        if of_class.len() == recordings && !learnable(of_class.iter().copied()) {
-            left_out.insert((*class).to_owned(), format!("only {recordings} recording(s) of one source, no pictures"));
-        } else {
-            names.insert((*class).to_owned());
+    let mut outcomes = Vec::new();
+    for modality in &plan.modalities {
+        let job = Job { dataset, sides, plan, known: &known, left_out: &left_out, weights: &weights, hash: &hash };
+        if let Some(outcome) = job.run(*modality, progress)? {
+            outcomes.push((*modality, outcome));
         }
     }
-    for class in STUDY_CLASSES.iter().filter(|c| !in_data.contains(*c)) {
-        left_out.insert((*class).to_owned(), "no data".to_owned());
+    if outcomes.is_empty() {
+        let advice = "look at the lines above; a modality needs two classes with files that can be read";
+        return Err(Error::data(&dataset.dir, "there is nothing to learn from", advice));
     }
-    let names: Vec<String> = names.into_iter().collect();
-    let set = ClassSet::new(names).map_err(|e| Error::data("manifest.csv", e, "correct the class column"))?;
-    Ok((set, left_out))
+    Ok(outcomes)
 }
 
-/// Whether recordings can teach a class: two sources, or many recordings of one.
-fn learnable<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> bool {
-    let sources: BTreeSet<&str> = items.clone().map(|i| i.source.as_str()).collect();
-    sources.len() >= 2 || items.count() >= ENOUGH_OF_ONE_SOURCE
+fn check_inputs(dataset: &Dataset, inputs: &Inputs) -> Result<()> {
+    let gap_ns = u64::from(inputs.flow.gap_ms) * 1_000_000;
+    let meta = &dataset.meta;
+    if inputs.audio.mel.sample_rate != meta.sample_rate || gap_ns != meta.plan.flow_gap_ns {
+        let cause = "its sound or its pairs were cut otherwise than the features want";
+        return Err(Error::data(&dataset.dir, cause, "build the dataset again with the default options"));
+    }
+    Ok(())
 }
 
-/// The material with its features.
-struct Labelled<'a> {
-    items: &'a [Item],
+struct Job<'a> {
+    dataset: &'a Dataset,
     sides: &'a [Side],
-    classes: &'a ClassSet,
-    extracted: &'a Extracted,
+    plan: &'a Plan,
+    known: &'a ClassSet,
+    left_out: &'a BTreeMap<String, String>,
+    weights: &'a Tensors,
+    /// Of the first weights.
+    hash: &'a str,
 }
 
-impl Labelled<'_> {
-    fn class_of(&self, item: u32) -> Option<ClassId> {
-        self.classes.id(&self.items[item as usize].class)
+impl Job<'_> {
+    fn run(&self, modality: Modality, progress: &mut dyn Progress) -> Result<Option<Outcome>> {
+        let plan = self.plan;
+        let ids = classes::outputs(self.dataset, self.known, modality);
+        if ids.len() < 2 {
+            progress.note(&format!("{modality}: fewer than two classes have data; nothing is trained for it"));
+            return Ok(None);
+        }
+        let names: Vec<String> = ids.iter().map(|id| self.known.name(*id).to_owned()).collect();
+        let seed = plan.fit.seed;
+        let built = build(plan.architecture, self.weights, names.len(), seed, &Device::Cpu).map_err(|e| {
+            Error::data(plan.init.as_deref().unwrap_or(Path::new("--init")), e.to_string(), e.advice())
+        })?;
+        let (frozen, fit_config) = self.freeze(&built, progress);
+        let net = &built.net;
+        let recipe = Recipe {
+            modality,
+            inputs: plan.inputs.clone(),
+            frozen,
+            activations: fit_config.tune.epochs > 0,
+            frames: plan.frames,
+            seed,
+        };
+        let network = format!("{} {} {seed}", plan.architecture, self.hash);
+        let wanted = classes::wanted(self.dataset, self.sides, &names, modality, plan.views);
+        let rows = rows::make(self.dataset, &wanted, (net, &network), &recipe, &plan.cache, &mut |done, inputs| {
+            progress.rows(modality, done, wanted.len(), inputs);
+        })?;
+        for (path, cause) in &rows.skipped {
+            progress.note(&format!("skipped {}: {cause}", path.display()));
+        }
+        let side = |side| classes::samples(self.dataset, self.sides, &names, &rows.keys, side);
+        let (train, validation) = (side(Side::Train), side(Side::Validation));
+        self.say_gaps(modality, &names, &train, &validation, progress);
+        let dir = plan.out.join(modality.to_string());
+        let info = self.info(modality, &names, net.block_name(frozen), &fit_config);
+        let text = toml::to_string(&info).map_err(|e| Error::Internal(format!("{RUN} cannot be written: {e}")))?;
+        let fit = self.fit(modality, &built, frozen, &fit_config, (&rows, &train, &validation), &names, &dir);
+        let outcome = fit::run(&fit, plan.resume, progress)?;
+        std::fs::write(dir.join(RUN), text).map_err(|e| {
+            Error::output(dir.display().to_string(), format!("{RUN} cannot be written: {e}"), "choose another -o")
+        })?;
+        Ok(Some(outcome))
     }
 
-    /// The items a modality may learn a class from.
-    fn teaches(&self, modality: Modality, item: &Item) -> bool {
-        !item.weak
-            && match modality {
-                Modality::Rgb => item.kind != Kind::Sound,
-                Modality::Flow => item.kind == Kind::Clip,
-                Modality::Audio => item.audible,
-            }
+    /// The number of blocks that do not learn. Layers that start at random must, and step 1 on their output would be
+    /// wasted.
+    fn freeze(&self, built: &Built, progress: &mut dyn Progress) -> (usize, FitConfig) {
+        let blocks = built.net.blocks();
+        let mut config = self.plan.fit.clone();
+        let mut frozen = match self.plan.unfreeze {
+            Unfreeze::All => 0,
+            Unfreeze::Last(n) => blocks - n.min(blocks),
+        };
+        if let Some(first) = built.net.first_block_with(&built.fresh) {
+            let fresh = built.fresh.len();
+            progress.note(&format!(
+                "{fresh} tensors are not in the first weights and start at random, from {} on: step 1 is left out and all \
+                 layers from there learn",
+                built.net.block_name(first)
+            ));
+            frozen = frozen.min(first);
+            config.head.epochs = 0;
+        }
+        if frozen == blocks {
+            config.tune.epochs = 0;
+        }
+        (frozen, config)
     }
 
-    fn outputs(&self, modality: Modality) -> Vec<ClassId> {
-        let teaching: Vec<&Item> = self.items.iter().filter(|i| self.teaches(modality, i)).collect();
-        self.classes
-            .ids()
-            .filter(|id| {
-                let of_class = teaching.iter().copied().filter(|i| i.class == self.classes.name(*id));
-                of_class.clone().any(|i| i.kind == Kind::Picture) || learnable(of_class)
-            })
-            .collect()
-    }
-
-    fn train(
+    /// Classes that cannot be learnt or measured on this split.
+    fn say_gaps(
         &self,
         modality: Modality,
-        config: &HeadConfig,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Option<Trained>> {
-        let outputs = self.outputs(modality);
-        if outputs.len() < 2 {
-            progress(Progress::Note(format!("{modality}: fewer than two classes have data; the pack goes without it")));
-            return Ok(None);
-        }
-        let (train, validation) = (self.samples(modality, &outputs, true), self.samples(modality, &outputs, false));
-        if train.is_empty() {
-            progress(Progress::Note(format!(
-                "{modality}: nothing of the training side could be read; the pack goes without it"
-            )));
-            return Ok(None);
-        }
-        let epochs = config.epochs;
-        let head = head::train(&train, &validation, outputs.len(), config, &mut |epoch, loss, validation_f1| {
-            progress(Progress::Epoch { modality, epoch, epochs, loss, validation_f1 });
-        })?;
-        let temperature = head::temperature(&head.logits(&validation.features)?, &validation.labels);
-        progress(Progress::Note(format!(
-            "{modality}: {} classes, {} training rows, epoch {} kept, temperature {temperature:.2}",
-            outputs.len(),
-            train.len(),
-            head.epoch
-        )));
-        Ok(Some(Trained { outputs, head, temperature }))
-    }
-
-    /// Rows of one side as samples. Training takes all views and balances classes and sources; validation takes the
-    /// rows as they are.
-    fn samples(&self, modality: Modality, outputs: &[ClassId], train: bool) -> Samples {
-        let rows = self.extracted.rows.get(modality);
-        let side = if train { Side::Train } else { Side::Validation };
-        let label_of = |row: &Row| -> Option<u32> {
-            let item = &self.items[row.item as usize];
-            let wanted =
-                self.sides[row.item as usize] == side && self.teaches(modality, item) && (train || row.view == 0);
-            let class = self.class_of(row.item)?;
-            let label = outputs.iter().position(|o| *o == class)?;
-            wanted.then_some(label as u32)
-        };
-        // Square roots: a class or source with many rows counts more, but not in proportion.
-        let mut of_class: HashMap<u32, f32> = HashMap::new();
-        let mut of_source: HashMap<(u32, &str), f32> = HashMap::new();
-        let base = |row: &Row| if self.items[row.item as usize].kind == Kind::Picture { 1.0 } else { CLIP_WEIGHT };
-        for row in &rows.rows {
-            if let Some(label) = label_of(row) {
-                *of_class.entry(label).or_default() += base(row);
-                *of_source.entry((label, &self.items[row.item as usize].source)).or_default() += base(row);
+        names: &[String],
+        train: &Samples,
+        validation: &Samples,
+        progress: &mut dyn Progress,
+    ) {
+        for (samples, what) in [(train, "training"), (validation, "validation")] {
+            let without: Vec<&str> = names
+                .iter()
+                .zip(samples.counts(names.len()))
+                .filter(|(_, n)| *n == 0)
+                .map(|(name, _)| name.as_str())
+                .collect();
+            if !without.is_empty() {
+                progress.note(&format!("{modality}: no {what} samples of {}", without.join(", ")));
             }
         }
-        let mut samples = Samples::default();
-        for (i, row) in rows.rows.iter().enumerate() {
-            let Some(label) = label_of(row) else { continue };
-            let source = of_source[&(label, self.items[row.item as usize].source.as_str())];
-            let weight = base(row) / (of_class[&label] * source).sqrt();
-            samples.push(rows.feature(i, self.extracted.width), label, weight);
-        }
-        let mean = samples.weights.iter().sum::<f32>() / samples.len().max(1) as f32;
-        samples.weights.iter_mut().for_each(|w| *w /= mean);
-        samples
     }
 
-    /// The seconds of one side as serving would score them: view 0, majority and mean over the second.
-    fn scored(&self, trained: &PerModality<Option<Trained>>, side: Side) -> Result<Vec<SoftSecond>> {
-        let mut seconds: BTreeMap<(u32, u32), SoftSecond> = BTreeMap::new();
-        for modality in Modality::ALL {
-            let Some(t) = trained.get(modality) else { continue };
-            let rows = self.extracted.rows.get(modality);
-            let mut groups: BTreeMap<(u32, u32), Vec<usize>> = BTreeMap::new();
-            for (i, row) in rows.rows.iter().enumerate() {
-                let item = &self.items[row.item as usize];
-                if row.view == 0 && self.sides[row.item as usize] == side && !item.weak {
-                    groups.entry((row.item, row.second)).or_default().push(i);
-                }
-            }
-            for ((item, second), members) in groups {
-                let Some(truth) = self.class_of(item) else { continue };
-                let mut probabilities = Vec::with_capacity(members.len());
-                for i in members {
-                    let logits = t.head.logits(rows.feature(i, self.extracted.width))?.remove(0);
-                    probabilities.push(spread_softmax(&logits, t.temperature, &t.outputs, self.classes.len()));
-                }
-                let kind = self.items[item as usize].kind;
-                let entry = seconds.entry((item, second)).or_insert_with(|| SoftSecond {
-                    item,
-                    second,
-                    truth,
-                    kind,
-                    scores: PerModality::default(),
-                });
-                *entry.scores.get_mut(modality) = second_scores(&probabilities);
-            }
-        }
-        Ok(seconds.into_values().collect())
-    }
-}
-
-/// A written weights file.
-struct Written {
-    file: String,
-    sha256: String,
-}
-
-impl Written {
-    fn section<P>(self, classes: Vec<String>, temperature: f32, input: P) -> Section<P> {
-        Section {
-            architecture: Architecture::MobileNetV2,
-            weights: self.file,
-            sha256: self.sha256,
-            classes,
-            temperature,
-            input,
+    fn info(&self, modality: Modality, names: &[String], learns_from: &str, fit: &FitConfig) -> RunInfo {
+        let meta = &self.dataset.meta;
+        RunInfo {
+            format: 1,
+            modality,
+            architecture: self.plan.architecture,
+            classes: self.known.names().to_vec(),
+            left_out: self.left_out.clone(),
+            outputs: names.to_vec(),
+            fingerprint: self.dataset.fingerprint(),
+            first_weights: self.hash.to_owned(),
+            learns_from: learns_from.to_owned(),
+            sampling: Sampling {
+                frame_height: meta.frame_height,
+                rgb_frames: meta.plan.rgb_frames,
+                flow_pairs: meta.plan.flow_pairs,
+            },
+            inputs: self.plan.inputs.clone(),
+            fit: fit.clone(),
+            views: self.plan.views,
         }
     }
-}
 
-/// Writes backbone and head as one f16 safetensors file with torchvision's keys.
-fn write_weights(
-    modality: Modality,
-    trained: &PerModality<Option<Trained>>,
-    backbone: &Tensors,
-    dir: &Path,
-) -> Result<Option<Written>> {
-    let Some(t) = trained.get(modality) else { return Ok(None) };
-    let mut tensors = backbone.clone();
-    tensors.insert("classifier.1.weight".into(), t.head.weight.to_dtype(DType::F32)?);
-    tensors.insert("classifier.1.bias".into(), t.head.bias.to_dtype(DType::F32)?);
-    let file = format!("{modality}.safetensors");
-    let path = dir.join(&file);
-    let sha256 =
-        save_f16(&tensors, &path).map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))?;
-    Ok(Some(Written { file, sha256 }))
+    #[expect(clippy::too_many_arguments, reason = "it only gathers what the loop wants")]
+    fn fit<'a>(
+        &'a self,
+        modality: Modality,
+        built: &'a Built,
+        frozen: usize,
+        config: &'a FitConfig,
+        (rows, train, validation): (&'a Rows, &'a Samples, &'a Samples),
+        names: &'a [String],
+        dir: &'a Path,
+    ) -> Fit<'a> {
+        let plan = self.plan;
+        let count = |frozen| built.net.parameters(frozen).iter().map(|(_, v, _)| v.elem_count() as u64).sum();
+        let learning = if config.tune.epochs > 0 { frozen } else { built.net.blocks() };
+        let settings = [
+            ("first weights", self.hash.to_owned()),
+            ("learns from", built.net.block_name(learning).to_owned()),
+            ("optimizer", format!("{:?}", config.optimizer).to_lowercase()),
+            ("step 1", format!("{} epochs, batch {}, rate {}", config.head.epochs, config.head.batch, config.head.learning_rate)),
+            ("step 2", format!("{} epochs, batch {}, rate {}", config.tune.epochs, config.tune.batch, config.tune.learning_rate)),
+            ("weight decay", config.weight_decay.to_string()),
+            ("label smoothing", config.label_smoothing.to_string()),
+            ("dropout", config.dropout.to_string()),
+            ("mixup", config.mixup.to_string()),
+            ("random views", format!("{} of a still, {} of a second", plan.views.0, plan.views.1)),
+        ];
+        Fit {
+            modality,
+            net: &built.net,
+            frozen,
+            rows,
+            train,
+            validation,
+            names,
+            config,
+            ground: sha256_hex(format!("{} {} {:?} {:?}", self.dataset.fingerprint(), self.hash, plan.inputs, (plan.views, plan.frames, frozen, self.sides)).as_bytes()),
+            dir,
+            parameters: (count(0), count(learning)),
+            settings: settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+        }
+    }
 }

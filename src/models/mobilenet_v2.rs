@@ -36,6 +36,11 @@ const TABLE: [Line; 7] = [
     Line { expansion: 6, outputs: 320, repeats: 1, stride: 1 },
 ];
 
+/// Table 2 of the paper as (expansion, outputs, repeats, stride of the first), for networks that learn.
+pub(crate) fn table() -> impl Iterator<Item = (usize, usize, usize, usize)> {
+    TABLE.iter().map(|line| (line.expansion, line.outputs, line.repeats, line.stride))
+}
+
 /// MobileNetV2 1.0 with batch norm folded into its convolutions.
 #[derive(Clone, Debug)]
 pub struct MobileNetV2 {

@@ -1,6 +1,6 @@
 //! The networks, for inference: their tables, their weights from safetensors files, batch norm folded at load.
 //!
-//! Not here: training, which keeps batch norm as a layer of its own, and the packs that say which network and file
+//! Not here: networks that learn ([`crate::learn::net`]), which keep batch norm as a layer of its own, and the packs that say which network and file
 //! belong to which modality.
 
 mod loader;
@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use loader::LoadError;
 pub use mobilenet_v2::MobileNetV2;
+pub(crate) use mobilenet_v2::table as mobilenet_v2_table;
+pub(crate) use resnet50::stages as resnet50_stages;
 pub use resnet50::{ResNet50, mxnet_name};
 pub use weights::{Tensors, WeightsFile, read_weights, read_weights_verified, save_f16, sha256_hex};
 

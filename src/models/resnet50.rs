@@ -37,6 +37,12 @@ const STAGES: [Stage; 4] = [
     Stage { width: 512, blocks: 3, stride: 2 },
 ];
 
+/// Every block as (name, inputs, width, stride), for networks that learn.
+pub(crate) fn stages() -> Vec<(String, usize, usize, usize)> {
+    let block = |name: &str, (inputs, width): (usize, usize), stride| Ok((name.to_owned(), inputs, width, stride));
+    for_each_block(block).expect("nothing is loaded")
+}
+
 /// ResNet50, v1.5 or v2, with batch norm folded into the convolution before it wherever there is one.
 #[derive(Clone, Debug)]
 pub struct ResNet50 {

@@ -16,7 +16,50 @@ use super::{Activation, f32_slice};
 /// When a tensor is not contiguous `f32` on the CPU, the shapes do not fit, no window fits, the stride is 0 or the
 /// padding is not below the kernel.
 pub fn depthwise_conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
-    x.apply_op2(weight, Window { stride, padding })
+    x.apply_op2(weight, Window { stride, padding, order: Order::SampleMajor })
+}
+
+/// As [`depthwise_conv2d`], of `x` (C, N, H, W) to (C, N, H', W'): the order in which training keeps its activations.
+///
+/// # Errors
+/// As [`depthwise_conv2d`].
+pub fn depthwise_conv2d_channel_major(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+    x.apply_op2(weight, Window { stride, padding, order: Order::ChannelMajor })
+}
+
+/// Which of the two outer axes of a tensor is the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// (N, C, H, W)
+    SampleMajor,
+    /// (C, N, H, W)
+    ChannelMajor,
+}
+
+impl Order {
+    /// The channel of plane `i`, of `n` samples and `c` channels.
+    const fn channel(self, i: usize, n: usize, c: usize) -> usize {
+        match self {
+            Order::SampleMajor => i % c,
+            Order::ChannelMajor => i / n,
+        }
+    }
+
+    /// The plane of a channel and a sample.
+    const fn plane(self, channel: usize, sample: usize, n: usize, c: usize) -> usize {
+        match self {
+            Order::SampleMajor => sample * c + channel,
+            Order::ChannelMajor => channel * n + sample,
+        }
+    }
+
+    /// The lengths of the outer axes in the order of the tensor.
+    const fn outer(self, n: usize, c: usize) -> (usize, usize) {
+        match self {
+            Order::SampleMajor => (n, c),
+            Order::ChannelMajor => (c, n),
+        }
+    }
 }
 
 /// A depthwise convolution with bias and activation.
@@ -41,7 +84,7 @@ impl Depthwise {
             _ => bail!("depthwise convolution: weights {:?} and bias {:?} do not fit", weight.dims(), bias.dims()),
         }
         let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
-        Ok(Self { weight, bias, window: Window { stride, padding }, activation })
+        Ok(Self { weight, bias, window: Window { stride, padding, order: Order::SampleMajor }, activation })
     }
 
     /// (N, C, H, W) → (N, C, H', W').
@@ -61,6 +104,7 @@ impl Depthwise {
 struct Window {
     stride: usize,
     padding: usize,
+    order: Order,
 }
 
 const NAME: &str = "depthwise convolution";
@@ -68,7 +112,11 @@ const NAME: &str = "depthwise convolution";
 impl Window {
     /// (N, C, sizes of a channel) of an input and a weight that fit each other.
     fn check(&self, x: &Shape, weight: &Shape) -> Result<(usize, usize, Geometry)> {
-        let (n, c, h, w) = x.dims4()?;
+        let (outer, inner, h, w) = x.dims4()?;
+        let (n, c) = match self.order {
+            Order::SampleMajor => (outer, inner),
+            Order::ChannelMajor => (inner, outer),
+        };
         match *weight.dims() {
             [wc, 1, kh, kw] if wc == c && kh == kw => Ok((n, c, Geometry::new(h, w, kh, self.stride, self.padding)?)),
             _ => bail!("{NAME}: weights of shape {:?} do not fit an input of shape {:?}", weight.dims(), x.dims()),
@@ -97,13 +145,14 @@ impl Window {
             .for_each_init(
                 || Scratch::new(&geometry),
                 |scratch, (i, (y, x))| {
-                    let channel = i % c;
+                    let channel = self.order.channel(i, n, c);
                     let taps = &weight[channel * taps..][..taps];
                     let bias = bias.map_or(0.0, |bias| bias[channel]);
                     arch.dispatch(Forward { geometry: &geometry, scratch, input: x, taps, bias, activation, out: y });
                 },
             );
-        Ok((CpuStorage::F32(y), (n, c, geometry.out_height, geometry.out_width).into()))
+        let (outer, inner) = self.order.outer(n, c);
+        Ok((CpuStorage::F32(y), (outer, inner, geometry.out_height, geometry.out_width).into()))
     }
 }
 
@@ -183,7 +232,7 @@ impl CustomOp2 for InputGrad {
         x_grad.par_chunks_mut(plane).zip(grad.par_chunks(geometry.out_len())).enumerate().for_each_init(
             || Scratch::new(&geometry),
             |scratch, (i, (x_grad, grad))| {
-                let taps = &weight[i % c * taps..][..taps];
+                let taps = &weight[self.window.order.channel(i, n, c) * taps..][..taps];
                 arch.dispatch(BackwardInput { geometry: &geometry, scratch, out_grad: grad, taps, input_grad: x_grad });
             },
         );
@@ -214,7 +263,7 @@ impl CustomOp2 for WeightGrad {
             || Scratch::new(&geometry),
             |scratch, (channel, tap_grads)| {
                 for sample in 0..n {
-                    let at = sample * c + channel;
+                    let at = self.window.order.plane(channel, sample, n, c);
                     let x = &x[at * plane..][..plane];
                     let grad = &grad[at * geometry.out_len()..][..geometry.out_len()];
                     arch.dispatch(BackwardWeight { geometry: &geometry, scratch, input: x, out_grad: grad, tap_grads });
@@ -278,6 +327,28 @@ mod tests {
             assert!(tracked.track_op());
             let error = max_error(&tracked, &want)?;
             assert!(error < 1e-5, "{case:?} tracked: {error}");
+        }
+        Ok(())
+    }
+
+    /// The other order of the axes is the same convolution, forward and backward.
+    #[test]
+    fn channel_major_is_the_transpose() -> Result<()> {
+        let cpu = &Device::Cpu;
+        for (n, c, h, w, k, stride, padding) in [(3, 2, 7, 6, 3, 1, 1), (2, 5, 9, 8, 3, 2, 1), (1, 4, 5, 5, 5, 1, 2)] {
+            let x = Var::randn(0f32, 1., (n, c, h, w), cpu)?;
+            let weight = Var::randn(0f32, 1., (c, 1, k, k), cpu)?;
+            let want = depthwise_conv2d(&x, &weight, stride, padding)?;
+            let turned = x.transpose(0, 1)?.contiguous()?;
+            let got = depthwise_conv2d_channel_major(&turned, &weight, stride, padding)?.transpose(0, 1)?;
+            assert_eq!(max_error(&got.contiguous()?, &want)?, 0.0);
+            let upstream = Tensor::randn(0f32, 1., want.shape(), cpu)?;
+            let want = (want * &upstream)?.sum_all()?.backward()?;
+            let got = (got * &upstream)?.sum_all()?.backward()?;
+            for var in [&x, &weight] {
+                let error = max_error(got.get(var).expect("is used"), want.get(var).expect("is used"))?;
+                assert!(error < 1e-5, "{error}");
+            }
         }
         Ok(())
     }

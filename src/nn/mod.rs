@@ -2,13 +2,15 @@
 //!
 //! Everything here takes and gives `f32` tensors in NCHW order. The layers ([`Conv`], [`Pointwise`], [`Depthwise`],
 //! [`ScaleShift`]) hold weights in which batch norm is already folded, as inference wants them; the ops below them
-//! ([`depthwise_conv2d`], [`unfold()`], [`max_pool2d`]) carry gradients and serve training too. A layer whose input or
-//! weights are tracked by candle's autograd takes a differentiable route through those ops, otherwise a fused one that
-//! reads and writes the result once.
+//! ([`depthwise_conv2d`], [`unfold()`], [`max_pool2d`], [`batch_norm_train`]) carry gradients and serve training too. A
+//! layer whose input or weights are tracked by candle's autograd takes a differentiable route through those ops,
+//! otherwise a fused one that reads and writes the result once. Training keeps its activations channel-major,
+//! (C, N, H, W): a 1×1 convolution of a whole batch is then one matrix product.
 //!
 //! The ops run on the CPU. On another device they return candle's "no implementation" error.
 
 mod activation;
+mod batch_norm;
 mod conv;
 mod depthwise;
 mod depthwise_plane;
@@ -17,11 +19,12 @@ mod scale_shift;
 mod unfold;
 
 pub use activation::Activation;
+pub use batch_norm::{BatchStatistics, batch_norm_train, scale_shift_channel_major};
 pub use conv::{Conv, Pointwise};
-pub use depthwise::{Depthwise, depthwise_conv2d};
+pub use depthwise::{Depthwise, depthwise_conv2d, depthwise_conv2d_channel_major};
 pub use pool::{global_average, max_pool2d};
 pub use scale_shift::ScaleShift;
-pub use unfold::unfold;
+pub use unfold::{unfold, unfold_channel_major};
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 

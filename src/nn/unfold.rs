@@ -14,7 +14,16 @@ use super::{f32_slice, valid_outputs, window_count};
 /// # Errors
 /// When `x` is not contiguous `f32` of rank 4, or no window fits.
 pub fn unfold(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
-    x.apply_op1(Unfold { kernel, stride, padding })
+    x.apply_op1(Unfold { kernel, stride, padding, channel_major: false })
+}
+
+/// As [`unfold`], of a channel-major batch (C, N, H, W) into one matrix (C·k·k, N·H'·W'): `weights (Cout, C·k·k) ×
+/// unfolded` is then the convolution of the whole batch, channel-major again. Has a gradient.
+///
+/// # Errors
+/// As [`unfold`].
+pub fn unfold_channel_major(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
+    x.apply_op1(Unfold { kernel, stride, padding, channel_major: true })
 }
 
 #[derive(Clone, Copy)]
@@ -22,6 +31,38 @@ struct Unfold {
     kernel: usize,
     stride: usize,
     padding: usize,
+    channel_major: bool,
+}
+
+/// How planes and rows of columns lie: every group of `inner` planes gives `k·k` rows, each with a piece of every plane
+/// of the group.
+struct Arrangement {
+    h: usize,
+    w: usize,
+    out_h: usize,
+    out_w: usize,
+    groups: usize,
+    inner: usize,
+}
+
+impl Unfold {
+    fn arrange(&self, op: &str, dims: (usize, usize, usize, usize)) -> Result<Arrangement> {
+        let (outer, second, h, w) = dims;
+        let out_h = window_count(op, h, self.kernel, self.stride, self.padding)?;
+        let out_w = window_count(op, w, self.kernel, self.stride, self.padding)?;
+        let (groups, inner) = if self.channel_major { (outer, second) } else { (outer * second, 1) };
+        Ok(Arrangement { h, w, out_h, out_w, groups, inner })
+    }
+
+    /// Shape of the columns of a picture of shape `dims`.
+    fn columns(&self, dims: (usize, usize, usize, usize), a: &Arrangement) -> Shape {
+        let (taps, places) = (self.kernel * self.kernel, a.out_h * a.out_w);
+        if self.channel_major {
+            (dims.0 * taps, dims.1 * places).into()
+        } else {
+            (dims.0, dims.1 * taps, places).into()
+        }
+    }
 }
 
 impl CustomOp1 for Unfold {
@@ -30,24 +71,24 @@ impl CustomOp1 for Unfold {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Unfold { kernel, stride, padding } = *self;
-        let (n, c, h, w) = layout.shape().dims4()?;
-        let (out_h, out_w) =
-            (window_count("unfold", h, kernel, stride, padding)?, window_count("unfold", w, kernel, stride, padding)?);
+        let Unfold { kernel, stride, padding, .. } = *self;
+        let dims = layout.shape().dims4()?;
+        let a = self.arrange("unfold", dims)?;
         let x = f32_slice("unfold", storage, layout)?;
-        let taps = kernel * kernel;
-        let mut columns = vec![0f32; n * c * taps * out_h * out_w];
-        columns.par_chunks_mut(out_h * out_w).enumerate().for_each(|(row, column)| {
-            let (plane, ky, kx) = (row / taps, row % taps / kernel, row % kernel);
-            let plane = &x[plane * h * w..][..h * w];
-            let xs = valid_outputs(w, out_w, kx, stride, padding);
+        let (taps, places) = (kernel * kernel, a.out_h * a.out_w);
+        let mut columns = vec![0f32; a.groups * taps * a.inner * places];
+        columns.par_chunks_mut(places).enumerate().for_each(|(piece, column)| {
+            let (row, sample) = (piece / a.inner, piece % a.inner);
+            let (group, ky, kx) = (row / taps, row % taps / kernel, row % kernel);
+            let plane = &x[(group * a.inner + sample) * a.h * a.w..][..a.h * a.w];
+            let xs = valid_outputs(a.w, a.out_w, kx, stride, padding);
             if xs.is_empty() {
                 return;
             }
             let first = xs.start * stride + kx - padding;
-            for y in valid_outputs(h, out_h, ky, stride, padding) {
-                let source = &plane[(y * stride + ky - padding) * w..][..w][first..];
-                let target = &mut column[y * out_w..][..out_w][xs.clone()];
+            for y in valid_outputs(a.h, a.out_h, ky, stride, padding) {
+                let source = &plane[(y * stride + ky - padding) * a.w..][..a.w][first..];
+                let target = &mut column[y * a.out_w..][..a.out_w][xs.clone()];
                 if stride == 1 {
                     target.copy_from_slice(&source[..target.len()]);
                 } else {
@@ -57,7 +98,7 @@ impl CustomOp1 for Unfold {
                 }
             }
         });
-        Ok((CpuStorage::F32(columns), (n, c * taps, out_h * out_w).into()))
+        Ok((CpuStorage::F32(columns), self.columns(dims, &a)))
     }
 
     fn bwd(&self, x: &Tensor, _columns: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -69,7 +110,7 @@ impl CustomOp1 for Unfold {
 /// The transpose of [`Unfold`]: sums every column value back onto the pixel it was taken from.
 struct Fold {
     window: Unfold,
-    /// (N, C, H, W).
+    /// Shape of what was unfolded.
     picture: (usize, usize, usize, usize),
 }
 
@@ -79,34 +120,34 @@ impl CustomOp1 for Fold {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Unfold { kernel, stride, padding } = self.window;
-        let (n, c, h, w) = self.picture;
-        let (out_h, out_w) =
-            (window_count("fold", h, kernel, stride, padding)?, window_count("fold", w, kernel, stride, padding)?);
-        let taps = kernel * kernel;
-        if layout.dims() != [n, c * taps, out_h * out_w] {
+        let Unfold { kernel, stride, padding, .. } = self.window;
+        let a = self.window.arrange("fold", self.picture)?;
+        let (taps, places) = (kernel * kernel, a.out_h * a.out_w);
+        if *layout.shape() != self.window.columns(self.picture, &a) {
             bail!("fold: columns of shape {:?} do not fit a picture of shape {:?}", layout.dims(), self.picture);
         }
         let columns = f32_slice("fold", storage, layout)?;
-        let mut x = vec![0f32; n * c * h * w];
-        x.par_chunks_mut(h * w).zip(columns.par_chunks(taps * out_h * out_w)).for_each(|(plane, columns)| {
-            for (tap, column) in columns.chunks_exact(out_h * out_w).enumerate() {
+        let mut x = vec![0f32; a.groups * a.inner * a.h * a.w];
+        x.par_chunks_mut(a.h * a.w).enumerate().for_each(|(index, plane)| {
+            let (group, sample) = (index / a.inner, index % a.inner);
+            for tap in 0..taps {
+                let column = &columns[((group * taps + tap) * a.inner + sample) * places..][..places];
                 let (ky, kx) = (tap / kernel, tap % kernel);
-                let xs = valid_outputs(w, out_w, kx, stride, padding);
+                let xs = valid_outputs(a.w, a.out_w, kx, stride, padding);
                 if xs.is_empty() {
                     continue;
                 }
                 let first = xs.start * stride + kx - padding;
-                for y in valid_outputs(h, out_h, ky, stride, padding) {
-                    let target = &mut plane[(y * stride + ky - padding) * w..][..w][first..];
-                    let source = &column[y * out_w..][..out_w][xs.clone()];
+                for y in valid_outputs(a.h, a.out_h, ky, stride, padding) {
+                    let target = &mut plane[(y * stride + ky - padding) * a.w..][..a.w][first..];
+                    let source = &column[y * a.out_w..][..a.out_w][xs.clone()];
                     for (t, s) in target.iter_mut().step_by(stride).zip(source) {
                         *t += s;
                     }
                 }
             }
         });
-        Ok((CpuStorage::F32(x), (n, c, h, w).into()))
+        Ok((CpuStorage::F32(x), self.picture.into()))
     }
 }
 
@@ -149,6 +190,25 @@ mod tests {
                     assert_close(got, want, &case)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The channel-major form is the other one with its axes exchanged, forward and backward.
+    #[test]
+    fn channel_major_is_the_transpose() -> Result<()> {
+        let cpu = &Device::Cpu;
+        for (n, c, h, w, k, stride, padding) in [(3, 2, 7, 6, 3, 1, 1), (2, 3, 9, 8, 3, 2, 1), (2, 4, 6, 5, 1, 2, 0)] {
+            let x = Var::randn(0f32, 1., (n, c, h, w), cpu)?;
+            let want = unfold(&x, k, stride, padding)?.transpose(0, 1)?.contiguous()?;
+            let (rows, _, places) = want.dims3()?;
+            let want = want.reshape((rows, n * places))?;
+            let got = unfold_channel_major(&x.transpose(0, 1)?.contiguous()?, k, stride, padding)?;
+            assert_close(&got, &want, "columns")?;
+            let upstream = Tensor::randn(0f32, 1., got.shape(), cpu)?;
+            let want = (want * &upstream)?.sum_all()?.backward()?;
+            let got = (got * &upstream)?.sum_all()?.backward()?;
+            assert_close(got.get(&x).expect("x is used"), want.get(&x).expect("x is used"), "gradient")?;
         }
         Ok(())
     }

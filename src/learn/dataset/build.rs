@@ -184,8 +184,8 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(".lock");
     let place = path.display().to_string();
-    let file = File::create(&path)
-        .map_err(|e| Error::output(&place, format!("cannot write: {e}"), "choose another -o"))?;
+    let file =
+        File::create(&path).map_err(|e| Error::output(&place, format!("cannot write: {e}"), "choose another -o"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
@@ -211,7 +211,8 @@ fn remove_unused(shards: &Path, items: &[(Item, Origin)]) -> Option<String> {
             }
         }
     }
-    (count > 0).then(|| format!("removed {count} shards of earlier builds that nothing names ({} MB)", bytes / 1_000_000))
+    (count > 0)
+        .then(|| format!("removed {count} shards of earlier builds that nothing names ({} MB)", bytes / 1_000_000))
 }
 
 fn read_stills(dir: &Path) -> BTreeMap<String, Print> {
@@ -245,19 +246,23 @@ impl Job<'_> {
         let entries = &self.material.entries;
         let mut outcomes: Vec<Option<Outcome>> = entries.iter().map(|_| None).collect();
         let jobs = self.config.jobs.clamp(1, entries.len().max(1));
+        // Recordings first: what is left is then told too long at first, and not too short, and no thread is left alone
+        // with a long one at the end.
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        order.sort_by_key(|i| entries[*i].item.kind == Kind::Picture);
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         // A result is small, and the collector only counts: a few a thread keep everybody busy.
         let (to, results) = bounded(4 * jobs);
         let mut journal = Journal::open(&self.config.out, &self.stills)?;
         std::thread::scope(|scope| {
             for n in 0..jobs {
-                let (to, next, stopped) = (to.clone(), &next, &stopped);
+                let (to, next, stopped, order) = (to.clone(), &next, &stopped, &order);
                 std::thread::Builder::new()
                     .name(format!("dataset/{n}"))
                     .spawn_scoped(scope, move || {
                         while !stopped.load(Ordering::Relaxed) {
-                            let i = next.fetch_add(1, Ordering::Relaxed);
-                            if i >= entries.len() || to.send((i, self.entry(&entries[i]))).is_err() {
+                            let Some(i) = order.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                            if to.send((*i, self.entry(&entries[*i]))).is_err() {
                                 return;
                             }
                         }
@@ -387,11 +392,8 @@ impl Job<'_> {
         plan: SamplingPlan,
         place: &dyn Fn(usize) -> PathBuf,
     ) -> Result<Vec<Header>> {
-        let config = ClipConfig {
-            sample_rate: Some(self.config.sample_rate),
-            plan,
-            patience: Patience::for_pace(Pace::File),
-        };
+        let config =
+            ClipConfig { sample_rate: Some(self.config.sample_rate), plan, patience: Patience::for_pace(Pace::File) };
         let start = entry.item.start_ns.unwrap_or(0);
         let end = entry.item.end_ns.unwrap_or(u64::MAX);
         let (mut draft, mut headers) = (Draft::default(), Vec::new());

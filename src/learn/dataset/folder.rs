@@ -7,8 +7,7 @@ use super::{Item, Kind};
 use crate::error::{Error, Result};
 
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
-const CLIPS: [&str; 13] =
-    ["mp4", "m4v", "mov", "mkv", "webm", "ts", "m2ts", "mts", "mpg", "mpeg", "avi", "flv", "ogv"];
+const CLIPS: [&str; 13] = ["mp4", "m4v", "mov", "mkv", "webm", "ts", "m2ts", "mts", "mpg", "mpeg", "avi", "flv", "ogv"];
 const SOUNDS: [&str; 8] = ["mp3", "m4a", "aac", "wav", "flac", "opus", "ogg", "oga"];
 
 /// The kind that a file's name suggests; [`None`] for a name of something else.

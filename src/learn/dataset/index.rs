@@ -124,8 +124,8 @@ pub(super) fn open(dir: &Path) -> Result<Dataset> {
     let text = std::fs::read_to_string(&path).map_err(|e| {
         Error::data(dir, format!("no dataset is there: {META}: {e}"), "make one with `touchline dataset build`")
     })?;
-    let file: MetaFile = toml::from_str(&text)
-        .map_err(|e| Error::data(&path, e.to_string().trim_end().replace('\n', " "), again))?;
+    let file: MetaFile =
+        toml::from_str(&text).map_err(|e| Error::data(&path, e.to_string().trim_end().replace('\n', " "), again))?;
     if file.format != FORMAT {
         let cause = format!("its form is {}, and this version reads {FORMAT}", file.format);
         return Err(Error::data(&path, cause, "build the dataset again"));
@@ -161,8 +161,7 @@ pub(super) fn open(dir: &Path) -> Result<Dataset> {
         });
         origins.push(Origin { root: line.root, key: line.key });
     }
-    let plan =
-        SamplingPlan { rgb_frames: file.rgb_frames, flow_pairs: file.flow_pairs, flow_gap_ns: file.flow_gap_ns };
+    let plan = SamplingPlan { rgb_frames: file.rgb_frames, flow_pairs: file.flow_pairs, flow_gap_ns: file.flow_gap_ns };
     let meta = Meta { format: file.format, frame_height: file.frame_height, sample_rate: file.sample_rate, plan };
     let sides = open_split(&dir.join(SPLIT), &items)?;
     // An absolute root stays as it is.

@@ -141,7 +141,8 @@ fn csv_entries(path: &Path, root: u32) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     table.each(|row| {
         let file = PathBuf::from(row.must("path")?);
-        let kind_stated = row.text("kind").map(|k| kind_named(k).ok_or_else(|| row.bad("kind", k, KINDS))).transpose()?;
+        let kind_stated =
+            row.text("kind").map(|k| kind_named(k).ok_or_else(|| row.bad("kind", k, KINDS))).transpose()?;
         let guessed = folder::kind_of(&file).unwrap_or(Kind::Clip);
         let kind = kind_stated.unwrap_or(guessed);
         let time = |column| row.text(column).map(|t| nanos(t).ok_or_else(|| row.bad(column, t, TIMES))).transpose();

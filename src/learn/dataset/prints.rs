@@ -54,7 +54,8 @@ fn spread(picture: RgbView<'_>) -> u8 {
     if n == 0 {
         return 0;
     }
-    let variance = (u128::from(n) * u128::from(squares) - u128::from(sum) * u128::from(sum)) / (u128::from(n) * u128::from(n));
+    let variance =
+        (u128::from(n) * u128::from(squares) - u128::from(sum) * u128::from(sum)) / (u128::from(n) * u128::from(n));
     // The greatest variance of bytes is 127.5²: its root fits.
     variance.isqrt() as u8
 }

@@ -77,7 +77,8 @@ pub fn warnings(items: &[Item], sides: &[Side]) -> Vec<String> {
             (true, false) => "nothing to test with",
             (false, false) => "nothing to validate or test with",
         };
-        let sources = if groups.len() == 1 { "a single source".to_owned() } else { format!("{} sources", groups.len()) };
+        let sources =
+            if groups.len() == 1 { "a single source".to_owned() } else { format!("{} sources", groups.len()) };
         lines.push(format!("{class}, {}: {missing} ({sources})", kind.plural()));
     }
     lines

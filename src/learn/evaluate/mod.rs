@@ -20,6 +20,7 @@ pub mod score;
 pub mod scores;
 mod stacking;
 pub mod table;
+mod temperature;
 #[cfg(test)]
 mod tests;
 mod wrong;

@@ -11,7 +11,7 @@ use crate::fusion::second_scores;
 use crate::infer::spread_softmax;
 use crate::labels::{ClassId, ClassSet, Modality};
 use crate::learn::dataset::Kind;
-use crate::learn::head;
+use super::temperature::temperature;
 
 /// A recording or picture of the side that was scored.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,7 +122,7 @@ impl ScoreTable {
                 labels.push(label as u32);
             }
         }
-        head::temperature(&logits, &labels)
+        temperature(&logits, &labels)
     }
 
     /// [`Self::fit_temperature`] for each modality, within what a pack may state (0.05 to 20).

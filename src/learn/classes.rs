@@ -1,0 +1,154 @@
+//! Which classes material can teach, to which modality, and which rows are samples of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::dataset::split::Side;
+use super::dataset::{Dataset, Item, Kind};
+use super::rows::{Key, Wanted, teaches};
+use crate::error::{Error, Result};
+use crate::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
+
+/// Recordings from a single source that are enough for a modality to know a class.
+const ENOUGH_OF_ONE_SOURCE: usize = 10;
+
+/// How much a clip's frame counts beside a picture: a broadcast looks like the clips.
+pub const CLIP_WEIGHT: f32 = 3.0;
+
+/// Weights of samples stay within this factor of their mean: beyond, a few recordings would set the course.
+const WEIGHT_BOUND: f32 = 4.0;
+
+/// The classes the material can teach, in alphabetical order, and those that are left out, with why.
+///
+/// # Errors
+/// [`Error::Data`] when fewer than two are left, or a name is none.
+pub fn known(dataset: &Dataset) -> Result<(ClassSet, BTreeMap<String, String>)> {
+    let mut names = BTreeSet::new();
+    let mut left_out = BTreeMap::new();
+    let in_data = dataset.class_names();
+    for class in &in_data {
+        let of_class: Vec<&Item> = dataset.items.iter().filter(|i| i.class == *class).collect();
+        let recordings = of_class.iter().filter(|i| i.kind != Kind::Picture).count();
+        if of_class.len() == recordings && !learnable(of_class.iter().copied()) {
+            left_out.insert(class.clone(), format!("only {recordings} recording(s) of one source, no pictures"));
+        } else {
+            names.insert(class.clone());
+        }
+    }
+    for class in STUDY_CLASSES.iter().filter(|c| !in_data.iter().any(|d| d == *c)) {
+        left_out.insert((*class).to_owned(), "no data".to_owned());
+    }
+    if names.len() < 2 {
+        let cause = format!("{} class(es) can be learnt, which tells nothing apart", names.len());
+        let advice = "add recordings of other classes, from two sources each or ten of one";
+        return Err(Error::data(&dataset.dir, cause, advice));
+    }
+    let set = ClassSet::new(names.into_iter().collect())
+        .map_err(|e| Error::data(&dataset.dir, e, "correct the class in the material and build the dataset again"))?;
+    Ok((set, left_out))
+}
+
+/// Whether recordings can teach a class: two sources, or many recordings of one.
+fn learnable<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> bool {
+    let sources: BTreeSet<&str> = items.clone().map(|i| i.group.as_str()).collect();
+    sources.len() >= 2 || items.count() >= ENOUGH_OF_ONE_SOURCE
+}
+
+/// The classes that a modality's model tells apart, in the order of its outputs.
+pub fn outputs(dataset: &Dataset, classes: &ClassSet, modality: Modality) -> Vec<ClassId> {
+    let teaching: Vec<&Item> = dataset.items.iter().filter(|i| teaches(modality, i)).collect();
+    classes
+        .ids()
+        .filter(|id| {
+            let of_class = teaching.iter().copied().filter(|i| i.class == classes.name(*id));
+            of_class.clone().any(|i| i.kind == Kind::Picture) || learnable(of_class)
+        })
+        .collect()
+}
+
+/// The items whose rows are wanted: training with random views, validation as it is, nothing of the test side.
+pub fn wanted(
+    dataset: &Dataset,
+    sides: &[Side],
+    names: &[String],
+    modality: Modality,
+    views: (u32, u32),
+) -> Vec<Wanted> {
+    let (of_stills, of_recordings) = views;
+    let mut all: Vec<(Kind, Wanted)> = Vec::new();
+    for (i, (item, side)) in dataset.items.iter().zip(sides).enumerate() {
+        if !teaches(modality, item) || !names.contains(&item.class) {
+            continue;
+        }
+        let views = match side {
+            Side::Train if item.kind == Kind::Picture => of_stills,
+            Side::Train => of_recordings,
+            Side::Validation => 0,
+            Side::Test => continue,
+        };
+        all.push((item.kind, Wanted { item: i as u32, views }));
+    }
+    // Stills and recordings apart, so that chunks are of one kind.
+    all.sort_by_key(|(kind, wanted)| (*kind != Kind::Picture, wanted.item));
+    all.into_iter().map(|(_, wanted)| wanted).collect()
+}
+
+/// Rows to learn from or to validate on: row `rows[i]` has class `labels[i]` (an index among the model's outputs) and counts
+/// `weights[i]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Samples {
+    pub rows: Vec<u32>,
+    pub labels: Vec<u32>,
+    pub weights: Vec<f32>,
+}
+
+impl Samples {
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Samples of each class.
+    pub fn counts(&self, classes: usize) -> Vec<u64> {
+        let mut counts = vec![0; classes];
+        for label in &self.labels {
+            counts[*label as usize] += 1;
+        }
+        counts
+    }
+}
+
+/// The rows of one side as samples. Training takes all views; validation the rows as they are. Classes and sources are
+/// balanced by weights: square roots, so that one with many rows counts more, but not in proportion.
+pub fn samples(dataset: &Dataset, sides: &[Side], names: &[String], keys: &[Key], side: Side) -> Samples {
+    let label_of = |key: &Key| -> Option<u32> {
+        let item = &dataset.items[key.item as usize];
+        let wanted = sides[key.item as usize] == side && (side == Side::Train || key.view == 0);
+        names.iter().position(|n| *n == item.class).filter(|_| wanted).map(|p| p as u32)
+    };
+    let base = |key: &Key| match dataset.items[key.item as usize].kind {
+        Kind::Picture => 1.0,
+        Kind::Clip | Kind::Sound => CLIP_WEIGHT,
+    };
+    let mut of_class: HashMap<u32, f32> = HashMap::new();
+    let mut of_source: HashMap<(u32, &str), f32> = HashMap::new();
+    for key in keys {
+        if let Some(label) = label_of(key) {
+            *of_class.entry(label).or_default() += base(key);
+            *of_source.entry((label, &dataset.items[key.item as usize].source)).or_default() += base(key);
+        }
+    }
+    let mut samples = Samples::default();
+    for (row, key) in keys.iter().enumerate() {
+        let Some(label) = label_of(key) else { continue };
+        let source = of_source[&(label, dataset.items[key.item as usize].source.as_str())];
+        samples.rows.push(row as u32);
+        samples.labels.push(label);
+        samples.weights.push(base(key) / (of_class[&label] * source).sqrt());
+    }
+    let mean = samples.weights.iter().sum::<f32>() / samples.len().max(1) as f32;
+    samples.weights.iter_mut().for_each(|w| *w = (*w / mean).clamp(1.0 / WEIGHT_BOUND, WEIGHT_BOUND));
+    samples
+}

@@ -1,0 +1,429 @@
+//! Epochs and steps.
+
+use std::time::Instant;
+
+use candle_core::Device;
+use rand::seq::SliceRandom;
+
+use super::batch::{Mix, dropout, log_softmax_loss, right, tensors};
+use super::checkpoint::{self, BEST, CHECKPOINT, Kept, State};
+use super::log::Log;
+use super::{Fit, Observer, Outcome, PhaseConfig, watch};
+use crate::error::{Error, Result};
+use crate::labels::ClassId;
+use crate::learn::augment;
+use crate::learn::measure::Confusion;
+use crate::learn::net::Watched;
+use crate::learn::optimizer::{Optimizer, cosine};
+use crate::learn::record::{
+    EpochRecord, Finding, LogLine, Phase, RunEnd, Start, StepRecord, Validation,
+};
+use crate::learn::resources::Resources;
+use crate::learn::rules::{RuleConfig, Rules};
+use crate::models::{Tensors, sha256_hex};
+
+/// Validation rows that go through the network at once.
+const VALIDATION_BATCH: usize = 64;
+
+/// Seconds between samples of what the process uses.
+const RESOURCES_EVERY_S: f64 = 5.0;
+
+/// Trains. With `resume`, a run that was cut off goes on from its last checkpoint, and one that has ended is left as it is.
+///
+/// # Errors
+/// [`Error::Data`] when there is nothing to learn from, the directory holds another run, or the loss is not finite any
+/// more; [`Error::Output`] when nothing can be written.
+pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<Outcome> {
+    if fit.train.is_empty() {
+        let cause = format!("{}: no training samples could be read", fit.modality);
+        return Err(Error::data(fit.dir, cause, "look at what was skipped, or at the split"));
+    }
+    let settings = serde_json::to_string(fit.config).map_err(|e| Error::Internal(e.to_string()))?;
+    let ground = sha256_hex(format!("{} {settings} {:?}", fit.ground, fit.names).as_bytes());
+    let path = fit.dir.join(CHECKPOINT);
+    let mut rules = Rules::new(fit.config.on_rule, RuleConfig::default());
+    let (state, moments) = if path.is_file() {
+        if !resume {
+            let cause = "holds a training already";
+            return Err(Error::data(fit.dir, cause, "--resume goes on with it; or choose another -o"));
+        }
+        let (tensors, state) = checkpoint::load(&path)?;
+        if state.ground != ground {
+            let cause = "holds a training of other material or with other settings";
+            return Err(Error::data(fit.dir, cause, "give the same options as then, or choose another -o"));
+        }
+        fit.net.restore(&tensors)?;
+        let bad = |e| Error::data(&path, e, "delete the run's directory and start again");
+        rules.restore(&state.rules).map_err(bad)?;
+        (state, Some(tensors))
+    } else {
+        let made = std::fs::create_dir_all(fit.dir);
+        made.map_err(|e| Error::output(fit.dir.display().to_string(), format!("cannot be made: {e}"), "choose another -o"))?;
+        let first = if fit.config.head.epochs > 0 { Phase::Head } else { Phase::Tune };
+        (State::begin(ground, first, rules.state()), None)
+    };
+    if let (Some(cause), Some(kept)) = (&state.ended, state.kept) {
+        return Ok(outcome(kept, cause.clone(), state.step));
+    }
+    let log = Log::open(fit.dir, state.log_bytes)?;
+    let mut work =
+        Work { fit, state, log, rules, resources: Resources::start(), began: Instant::now(), images: 0, sampled_s: 0.0, losses: Vec::new() };
+    work.start(observer)?;
+    work.phases(moments, observer)
+}
+
+impl State {
+    fn begin(ground: String, phase: Phase, rules: serde_json::Value) -> Self {
+        Self {
+            ground,
+            phase,
+            epoch: 1,
+            batches: 0,
+            step: 0,
+            optimizer_steps: 0,
+            sums: (0.0, 0, 0, 0.0),
+            kept: None,
+            since_kept: 0,
+            rules,
+            log_bytes: 0,
+            elapsed_s: 0.0,
+            ended: None,
+        }
+    }
+}
+
+fn outcome(kept: Kept, cause: String, steps: u64) -> Outcome {
+    let validation_f1 = kept.figures.map(|f| f.0);
+    Outcome { best_phase: kept.phase, best_epoch: kept.epoch, validation_f1, cause, steps }
+}
+
+struct Work<'a> {
+    fit: &'a Fit<'a>,
+    state: State,
+    log: Log,
+    rules: Rules,
+    resources: Resources,
+    began: Instant,
+    /// Samples that went through since the process began.
+    images: u64,
+    sampled_s: f64,
+    /// Since tensors were last looked at.
+    losses: Vec<f32>,
+}
+
+impl Work<'_> {
+    fn config(&self) -> PhaseConfig {
+        match self.state.phase {
+            Phase::Head => self.fit.config.head,
+            Phase::Tune => self.fit.config.tune,
+        }
+    }
+
+    /// Blocks that do not learn in the phase under way.
+    fn frozen(&self) -> usize {
+        match self.state.phase {
+            Phase::Head => self.fit.net.blocks(),
+            Phase::Tune => self.fit.frozen,
+        }
+    }
+
+    fn start(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let fit = self.fit;
+        let counts = fit.train.counts(fit.names.len());
+        self.log.write(&LogLine::Start(Start {
+            modality: fit.modality,
+            architecture: fit.net.architecture(),
+            classes: fit.names.to_vec(),
+            train: counts.clone(),
+            validation: fit.validation.counts(fit.names.len()),
+            trainable_parameters: fit.parameters.1,
+            parameters: fit.parameters.0,
+            seed: fit.config.seed,
+            settings: fit.settings.clone(),
+            resumed_at: self.state.step,
+        }))?;
+        if self.state.step > 0 {
+            observer.note(&format!("{}: goes on after step {}", fit.modality, self.state.step));
+        }
+        let findings = self.rules.classes(fit.names, &counts);
+        self.findings(findings, observer).map(drop)
+    }
+
+    fn phases(&mut self, mut moments: Option<Tensors>, observer: &mut dyn Observer) -> Result<Outcome> {
+        loop {
+            let parameters = self.fit.net.parameters(self.frozen());
+            let config = self.fit.config;
+            let mut optimizer = Optimizer::new(config.optimizer, config.weight_decay, parameters)?;
+            if let Some(moments) = moments.take() {
+                optimizer.restore(&moments, self.state.optimizer_steps)?;
+            }
+            let mut cause = self.phase(&mut optimizer, observer)?;
+            if cause.is_none() && self.state.phase == Phase::Head && self.fit.config.tune.epochs > 0 {
+                // Step 2 starts from the best of step 1.
+                self.restore_best()?;
+                let State { ground, step, kept, rules, log_bytes, elapsed_s, .. } = self.state.clone();
+                let fresh = State::begin(ground, Phase::Tune, rules);
+                self.state = State { step, kept, log_bytes, elapsed_s, ..fresh };
+                continue;
+            }
+            let cause = cause.take().unwrap_or_else(|| "finished".into());
+            return self.end(cause, &optimizer);
+        }
+    }
+
+    fn restore_best(&self) -> Result<()> {
+        let path = self.fit.dir.join(BEST);
+        let file = crate::models::read_weights(&path, &Device::Cpu)
+            .map_err(|e| Error::data(&path, e.to_string(), e.advice()))?;
+        Ok(self.fit.net.restore(&file.tensors)?)
+    }
+
+    fn end(&mut self, cause: String, optimizer: &Optimizer) -> Result<Outcome> {
+        let kept = self.state.kept.unwrap_or(Kept { phase: self.state.phase, epoch: 0, figures: None });
+        let took_s = self.elapsed();
+        self.log.write(&LogLine::End(RunEnd {
+            step: self.state.step,
+            cause: cause.clone(),
+            best_phase: kept.phase,
+            best_epoch: kept.epoch,
+            took_s,
+        }))?;
+        self.state.ended = Some(cause.clone());
+        self.checkpoint(optimizer)?;
+        Ok(outcome(kept, cause, self.state.step))
+    }
+
+    fn elapsed(&self) -> f64 {
+        self.state.elapsed_s + self.began.elapsed().as_secs_f64()
+    }
+
+    /// Runs the epochs of a phase; gives why the whole run ends, if it does.
+    fn phase(&mut self, optimizer: &mut Optimizer, observer: &mut dyn Observer) -> Result<Option<String>> {
+        let config = self.config();
+        let batches = self.fit.train.len().div_ceil(config.batch.max(1)) as u64;
+        let total = batches * u64::from(config.epochs);
+        while self.state.epoch <= config.epochs {
+            let order = self.order();
+            let chunks: Vec<&[u32]> = order.chunks(order.len().div_ceil(batches as usize)).collect();
+            while (self.state.batches as usize) < chunks.len() {
+                let rows = chunks[self.state.batches as usize];
+                if let Some(cause) = self.step(rows, total, optimizer, observer)? {
+                    return Ok(Some(cause));
+                }
+            }
+            if let Some(cause) = self.epoch_end(config, optimizer, observer)? {
+                return Ok(Some(cause));
+            }
+            let patience = self.fit.config.patience;
+            if patience > 0 && self.state.since_kept >= patience && self.state.epoch <= config.epochs {
+                let text = format!("no better on validation for {patience} epochs");
+                observer.note(&format!("{}: {text}; this step ends early", self.fit.modality));
+                return Ok((self.state.phase == Phase::Tune).then_some(format!("early stop: {text}")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The samples of the epoch under way, shuffled.
+    fn order(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.fit.train.len() as u32).collect();
+        let phase = if self.state.phase == Phase::Head { 1u64 } else { 2 };
+        order.shuffle(&mut augment::rng(self.fit.config.seed, phase << 32 | u64::from(self.state.epoch), 1));
+        order
+    }
+
+    /// One optimiser step on some samples; gives why the run ends, if it does.
+    fn step(
+        &mut self,
+        chosen: &[u32],
+        total: u64,
+        optimizer: &mut Optimizer,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<String>> {
+        let (fit, config, phase) = (self.fit, self.fit.config, self.config());
+        let began = Instant::now();
+        let device = Device::Cpu;
+        let labels: Vec<u32> = chosen.iter().map(|i| fit.train.labels[*i as usize]).collect();
+        let weights: Vec<f32> = chosen.iter().map(|i| fit.train.weights[*i as usize]).collect();
+        let rows: Vec<u32> = chosen.iter().map(|i| fit.train.rows[*i as usize]).collect();
+        let step = self.state.step + 1;
+        let mut rng = augment::rng(config.seed, step, 2);
+        let (mut targets, weights) = tensors(&labels, weights, fit.names.len(), config.label_smoothing, &device)?;
+        let mix = Mix::draw(config.mixup, rows.len(), &mut rng);
+        let looks = config.tensors_every > 0 && step.is_multiple_of(config.tensors_every);
+        let mut watched = Watched::default();
+        let features = if self.state.phase == Phase::Head {
+            let x = fit.rows.pooled(&rows, &device)?;
+            mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 0))?
+        } else {
+            let x = fit.rows.activations(&rows, &device)?;
+            let x = mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 1))?;
+            fit.net.pool(&fit.net.learn(&x, fit.frozen, looks.then_some(&mut watched))?)?
+        };
+        if let Some(mix) = &mix {
+            targets = mix.apply(&targets, 0)?;
+        }
+        let logits = fit.net.classify(&dropout(&features, config.dropout, &mut rng)?)?;
+        let loss = log_softmax_loss(&logits, &targets, &weights)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        let right = right(&logits, &labels)?;
+        let batches = total / u64::from(phase.epochs.max(1));
+        let warm_up = (config.warm_up_epochs * batches as f64).round() as u64;
+        let at = u64::from(self.state.epoch - 1) * batches + self.state.batches;
+        let rate = cosine(at, total, warm_up, phase.learning_rate);
+        let grads = loss.backward()?;
+        if value.is_finite() {
+            optimizer.step(&grads, rate, config.clip_norm)?;
+        }
+        self.state.step = step;
+        self.state.batches += 1;
+        self.state.optimizer_steps += 1;
+        let n = rows.len() as u64;
+        let took = began.elapsed().as_secs_f64();
+        let sums = &mut self.state.sums;
+        *sums = (sums.0 + value * n as f64, sums.1 + right, sums.2 + n, sums.3 + took);
+        self.images += n;
+        self.losses.push(value as f32);
+        let record = StepRecord {
+            phase: self.state.phase,
+            step,
+            epoch: self.state.epoch,
+            loss: value,
+            accuracy: right as f64 / n as f64,
+            learning_rate: rate,
+            images_per_second: n as f64 / took.max(1e-9),
+        };
+        let mut findings = self.rules.step(&record);
+        if looks {
+            let summaries = watch::collect(fit.dir, step, &self.losses, optimizer, &grads, &watched)?;
+            self.losses.clear();
+            findings.extend(self.rules.tensors(self.state.phase, step, self.state.epoch, &summaries));
+        }
+        if value.is_finite() {
+            self.log.write(&LogLine::Step(record.clone()))?;
+        }
+        observer.step(&record, total);
+        let stopped = self.findings(findings, observer)?;
+        if !value.is_finite() {
+            let cause = format!("{}: the loss is {value} at step {step}", fit.modality);
+            let advice = "lower --learning-rate or --clip-norm; the last checkpoint is kept";
+            return Err(Error::data(fit.dir, cause, advice));
+        }
+        self.sample_resources()?;
+        if stopped.is_some() || (config.checkpoint_every > 0 && step.is_multiple_of(config.checkpoint_every)) {
+            self.checkpoint(optimizer)?;
+        }
+        Ok(stopped)
+    }
+
+    fn sample_resources(&mut self) -> Result<()> {
+        let now = self.began.elapsed().as_secs_f64();
+        if now - self.sampled_s < RESOURCES_EVERY_S {
+            return Ok(());
+        }
+        self.sampled_s = now;
+        let mut sample = self.resources.sample(self.images);
+        sample.at_s += self.state.elapsed_s;
+        self.log.write(&LogLine::Resources(sample))
+    }
+
+    /// Writes findings down; gives why the run ends, if one of them ends it.
+    fn findings(&mut self, findings: Vec<Finding>, observer: &mut dyn Observer) -> Result<Option<String>> {
+        let mut stopped = None;
+        for finding in findings {
+            observer.finding(&finding);
+            if finding.stopped && stopped.is_none() {
+                stopped = Some(format!("stopped by a rule: {}", finding.evidence));
+            }
+            self.log.write(&LogLine::Finding(finding))?;
+        }
+        Ok(stopped)
+    }
+
+    fn epoch_end(
+        &mut self,
+        config: PhaseConfig,
+        optimizer: &Optimizer,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<String>> {
+        let validation = self.validate()?;
+        let figures = validation.map(|v| (v.macro_f1, v.loss));
+        let better = match (self.state.kept.and_then(|k| k.figures), figures) {
+            (Some(before), Some(now)) => now.0 > before.0 || (now.0 == before.0 && now.1 < before.1),
+            // Without validation the last epoch is what there is.
+            _ => true,
+        };
+        if better {
+            self.state.kept = Some(Kept { phase: self.state.phase, epoch: self.state.epoch, figures });
+            self.state.since_kept = 0;
+            checkpoint::write(&self.fit.dir.join(BEST), &self.fit.net.tensors()?, None)?;
+        } else {
+            self.state.since_kept += 1;
+        }
+        let (loss, right, n, took_s) = self.state.sums;
+        let record = EpochRecord {
+            phase: self.state.phase,
+            step: self.state.step,
+            epoch: self.state.epoch,
+            epochs: config.epochs,
+            train_loss: loss / n.max(1) as f64,
+            train_accuracy: right as f64 / n.max(1) as f64,
+            validation,
+            took_s,
+            images_per_second: n as f64 / took_s.max(1e-9),
+            best: better,
+        };
+        observer.epoch(&record);
+        let findings = self.rules.epoch(&record);
+        self.log.write(&LogLine::Epoch(record))?;
+        self.state.epoch += 1;
+        self.state.batches = 0;
+        self.state.sums = (0.0, 0, 0, 0.0);
+        let stopped = self.findings(findings, observer)?;
+        self.checkpoint(optimizer)?;
+        Ok(stopped)
+    }
+
+    fn checkpoint(&mut self, optimizer: &Optimizer) -> Result<()> {
+        let (moments, steps) = optimizer.state();
+        let mut tensors = self.fit.net.tensors()?;
+        tensors.extend(moments);
+        let elapsed_s = self.elapsed();
+        self.state.optimizer_steps = steps;
+        self.state.rules = self.rules.state();
+        self.state.log_bytes = self.log.bytes();
+        let state = State { elapsed_s, ..self.state.clone() };
+        checkpoint::save(&self.fit.dir.join(CHECKPOINT), &tensors, &state)
+    }
+
+    fn validate(&self) -> Result<Option<Validation>> {
+        let (fit, samples) = (self.fit, self.fit.validation);
+        if samples.is_empty() {
+            return Ok(None);
+        }
+        let device = Device::Cpu;
+        let mut confusion = Confusion::new(fit.names.len());
+        let (mut loss, mut weight) = (0f64, 0f64);
+        let all: Vec<usize> = (0..samples.len()).collect();
+        for chosen in all.chunks(VALIDATION_BATCH) {
+            let rows: Vec<u32> = chosen.iter().map(|i| samples.rows[*i]).collect();
+            let labels: Vec<u32> = chosen.iter().map(|i| samples.labels[*i]).collect();
+            let weights: Vec<f32> = chosen.iter().map(|i| samples.weights[*i]).collect();
+            let features = if self.state.phase == Phase::Head {
+                fit.rows.pooled(&rows, &device)?
+            } else {
+                let x = fit.rows.activations(&rows, &device)?;
+                fit.net.pool(&fit.net.run(&x, fit.frozen, fit.net.blocks())?)?
+            };
+            let logits = fit.net.classify_fixed(&features)?;
+            let sum: f32 = weights.iter().sum();
+            let (targets, weights) = tensors(&labels, weights, fit.names.len(), 0.0, &device)?;
+            loss += f64::from(sum) * f64::from(log_softmax_loss(&logits, &targets, &weights)?.to_scalar::<f32>()?);
+            weight += f64::from(sum);
+            for (row, label) in logits.to_vec2::<f32>()?.iter().zip(labels) {
+                confusion.add(ClassId(label as u16), ClassId(crate::fusion::argmax(row) as u16));
+            }
+        }
+        Ok(Some(Validation { loss: loss / weight.max(1e-12), accuracy: confusion.accuracy(), macro_f1: confusion.macro_f1() }))
+    }
+}

@@ -1,0 +1,313 @@
+//! `touchline pack build`: what was trained becomes a pack that serves.
+//!
+//! Validation chooses the temperatures and the class-to-modality table; the test side is looked at once, for the figures on
+//! the card. The pack appears in its place with `pack.toml` last, so that a running detector never sees half of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use super::dataset::split::Side;
+use super::dataset::{Dataset, Kind};
+use super::evaluate::figures::card_figures;
+use super::evaluate::score::score_side;
+use super::evaluate::table::fit_table;
+use super::fit::BEST;
+use super::train::{RUN, RunInfo};
+use crate::decision::PerModality;
+use crate::error::{Error, Result};
+use crate::fusion::FusionTable;
+use crate::labels::{ClassSet, Modality};
+use crate::models::pack::{Card, Fusion, FusionEntry, MANIFEST, Manifest, Pack, Section, parse_toml};
+use crate::models::{read_weights, save_f16};
+
+/// The list of recordings with their sides, beside the manifest.
+const SPLIT: &str = "split.csv";
+
+/// What a pack is built from.
+#[derive(Clone, Debug)]
+pub struct PackConfig {
+    /// Directories of runs; where two have a modality, the later counts.
+    pub runs: Vec<PathBuf>,
+    pub out: PathBuf,
+    pub name: String,
+    /// What the material is and where it comes from, for the card.
+    pub material: String,
+    /// Directory for scores.
+    pub cache: PathBuf,
+}
+
+/// A modality's run.
+struct Part {
+    info: RunInfo,
+    weights: PathBuf,
+}
+
+/// Builds a pack; `progress` hears what is being scored, how many items are done, and of how many.
+///
+/// # Errors
+/// [`Error::Data`] when a run is missing, unfinished, or of another dataset or of other classes than the rest;
+/// [`Error::Output`] when the pack cannot be written.
+pub fn build(
+    dataset: &Dataset,
+    config: &PackConfig,
+    progress: &mut dyn FnMut(&'static str, usize, usize),
+) -> Result<Manifest> {
+    let sides = dataset.sides()?;
+    let parts = find(dataset, config)?;
+    let first = Modality::ALL.iter().find_map(|m| parts.get(*m).as_ref()).expect("find gives at least one part");
+    let classes = ClassSet::new(first.info.classes.clone())
+        .map_err(|e| Error::data(&config.out, e, "train again; the classes of the run are damaged"))?;
+    let building = config.out.with_extension("building");
+    let cannot = |path: &Path, e: std::io::Error| {
+        Error::output(path.display().to_string(), format!("cannot write the pack: {e}"), "choose another -o")
+    };
+    std::fs::create_dir_all(&building).map_err(|e| cannot(&building, e))?;
+
+    let mut manifest = draft(config, &parts, &classes, &first.info, &building)?;
+    write_manifest(&manifest, &building)?;
+    let pack = Pack::open(&building)?;
+    let validation = score_side(&pack, dataset, Side::Validation, &config.cache, &mut |done, of| {
+        progress("validation", done, of);
+    })?;
+    let temperatures = validation.fit_temperatures();
+    for (modality, temperature) in [
+        (Modality::Rgb, manifest.rgb.as_mut().map(|s| &mut s.temperature)),
+        (Modality::Flow, manifest.flow.as_mut().map(|s| &mut s.temperature)),
+        (Modality::Audio, manifest.audio.as_mut().map(|s| &mut s.temperature)),
+    ] {
+        if let Some(temperature) = temperature {
+            *temperature = *temperatures.get(modality);
+        }
+    }
+    let soft = validation.soften(&temperatures);
+    let fusion = fit_table(&soft, &validation.modalities(), classes.len());
+    manifest.fusion = manifest_fusion(&fusion, &classes);
+    let test = score_side(&pack, dataset, Side::Test, &config.cache, &mut |done, of| progress("test", done, of));
+    let (measured, limits) = match test {
+        Ok(test) => (card_figures(&test.soften(&temperatures), &soft, &fusion, classes.len()), None),
+        Err(Error::Data { cause, .. }) => (BTreeMap::new(), Some(cause)),
+        Err(e) => return Err(e),
+    };
+    manifest.card = card(dataset, sides, config, &parts, measured, limits);
+    write_manifest(&manifest, &building)?;
+    let split = split_csv(dataset, sides);
+    std::fs::write(building.join(SPLIT), split).map_err(|e| cannot(&building, e))?;
+    Pack::open(&building)?;
+    put_in_place(&building, &config.out).map_err(|e| cannot(&config.out, e))?;
+    Ok(manifest)
+}
+
+/// The runs' parts.
+fn find(dataset: &Dataset, config: &PackConfig) -> Result<PerModality<Option<Part>>> {
+    let mut parts: PerModality<Option<Part>> = PerModality::default();
+    for run in &config.runs {
+        let mut any = false;
+        for modality in Modality::ALL {
+            let dir = run.join(modality.to_string());
+            let (toml, weights) = (dir.join(RUN), dir.join(BEST));
+            if !toml.is_file() {
+                continue;
+            }
+            any = true;
+            let text = std::fs::read_to_string(&toml)
+                .map_err(|e| Error::data(&toml, format!("cannot read: {e}"), "check its permissions"))?;
+            let info: RunInfo = parse_toml(&text).map_err(|e| Error::data(&toml, e, "train again"))?;
+            if !weights.is_file() {
+                return Err(Error::data(&weights, "is missing", "let the training end its first epoch"));
+            }
+            if info.fingerprint != dataset.fingerprint() {
+                let cause = format!("was trained on another dataset than {}", dataset.dir.display());
+                return Err(Error::data(&dir, cause, "give the dataset it was trained on"));
+            }
+            *parts.get_mut(modality) = Some(Part { info, weights });
+        }
+        if !any {
+            let cause = format!("holds no finished training (no {RUN} in rgb/, flow/ or audio/)");
+            return Err(Error::data(run, cause, "give the -o of `touchline train`"));
+        }
+    }
+    let mut all = Modality::ALL.iter().filter_map(|m| parts.get(*m).as_ref());
+    let advice = "train all modalities on one dataset with one set of classes";
+    let Some(first) = all.next() else {
+        return Err(Error::Usage("give at least one run".into()));
+    };
+    if let Some(other) = all.find(|p| p.info.classes != first.info.classes || p.info.sampling != first.info.sampling) {
+        let cause = format!("{} and {} know other classes or seconds", first.info.modality, other.info.modality);
+        return Err(Error::data(&config.runs[0], cause, advice));
+    }
+    Ok(parts)
+}
+
+/// The manifest before anything was measured, with the weights written beside it.
+fn draft(
+    config: &PackConfig,
+    parts: &PerModality<Option<Part>>,
+    classes: &ClassSet,
+    info: &RunInfo,
+    dir: &Path,
+) -> Result<Manifest> {
+    let order: Vec<Modality> = Modality::ALL.into_iter().filter(|m| parts.get(*m).is_some()).collect();
+    let entry = FusionEntry { modality: order[0], rgb: None, flow: None, audio: None };
+    let table = classes.names().iter().map(|name| (name.clone(), entry.clone())).collect();
+    let weights = |modality: Modality| -> Result<String> {
+        let Some(part) = parts.get(modality) else { return Ok(String::new()) };
+        let file = read_weights(&part.weights, &Device::Cpu)
+            .map_err(|e| Error::data(&part.weights, e.to_string(), e.advice()))?;
+        let path = dir.join(format!("{modality}.safetensors"));
+        save_f16(&file.tensors, &path)
+            .map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))
+    };
+    let (rgb, flow, audio) = (weights(Modality::Rgb)?, weights(Modality::Flow)?, weights(Modality::Audio)?);
+    fn section<P>(modality: Modality, part: &Part, sha256: String, input: P) -> Section<P> {
+        Section {
+            architecture: part.info.architecture,
+            weights: format!("{modality}.safetensors"),
+            sha256,
+            classes: part.info.outputs.clone(),
+            temperature: 1.0,
+            input,
+        }
+    }
+    Ok(Manifest {
+        format: 1,
+        name: config.name.clone(),
+        classes: classes.names().to_vec(),
+        left_out: info.left_out.clone(),
+        sampling: info.sampling.clone(),
+        rgb: parts.rgb.as_ref().map(|p| section(Modality::Rgb, p, rgb, p.info.inputs.rgb.clone())),
+        flow: parts.flow.as_ref().map(|p| section(Modality::Flow, p, flow, p.info.inputs.flow.clone())),
+        audio: parts.audio.as_ref().map(|p| section(Modality::Audio, p, audio, p.info.inputs.audio.clone())),
+        fusion: Fusion { order, table },
+        card: Card::default(),
+    })
+}
+
+/// A table as the manifest has it, F1 to four decimals.
+fn manifest_fusion(fusion: &FusionTable, classes: &ClassSet) -> Fusion {
+    let round = |v: Option<f32>| v.map(|v| (v * 1e4).round() / 1e4);
+    let table = classes
+        .names()
+        .iter()
+        .zip(fusion.entries())
+        .map(|(name, e)| {
+            let entry = FusionEntry {
+                modality: e.modality,
+                rgb: round(e.f1.rgb),
+                flow: round(e.f1.flow),
+                audio: round(e.f1.audio),
+            };
+            (name.clone(), entry)
+        })
+        .collect();
+    Fusion { order: fusion.order().to_vec(), table }
+}
+
+/// The card: material, method, split, figures, limits.
+fn card(
+    dataset: &Dataset,
+    sides: &[Side],
+    config: &PackConfig,
+    parts: &PerModality<Option<Part>>,
+    measured: BTreeMap<String, f64>,
+    unmeasured: Option<String>,
+) -> Card {
+    let count = |kind| dataset.items.iter().filter(|i| i.kind == kind).count();
+    let clips = |side| {
+        let on = dataset.items.iter().zip(sides).filter(move |(i, s)| **s == side && i.kind == Kind::Clip);
+        let groups: std::collections::BTreeSet<&str> = on.clone().map(|(i, _)| i.group.as_str()).collect();
+        (on.count(), groups.len())
+    };
+    let methods: Vec<String> = Modality::ALL.iter().filter_map(|m| parts.get(*m).as_ref()).map(method).collect();
+    let ((train, _), (validation, _), (test, sources)) =
+        (clips(Side::Train), clips(Side::Validation), clips(Side::Test));
+    let fingerprint = crate::models::sha256_hex(split_csv(dataset, sides).as_bytes());
+    let mut limits = format!(
+        "The figures rest on {test} recordings of {sources} sources: they move by several points with the choice of \
+         sources. What is no known sport is 'other' only as far as such material was there to learn from."
+    );
+    if let Some(cause) = unmeasured {
+        limits = format!("Not measured: {cause}. {limits}");
+    }
+    Card {
+        trained_on: format!(
+            "{} still pictures, {} video clips and {} pieces of sound; {}",
+            count(Kind::Picture),
+            count(Kind::Clip),
+            count(Kind::Sound),
+            config.material
+        ),
+        method: methods.join(" "),
+        split: format!(
+            "80/10/10 by source: {train} / {validation} / {test} clips (split.csv, SHA-256 starts {}); a class from one \
+             source is in training only; clips that show little play are neither learned nor measured; table and \
+             temperatures are from validation",
+            &fingerprint[..8]
+        ),
+        measured,
+        limits,
+    }
+}
+
+/// How a modality was trained, in a sentence.
+fn method(part: &Part) -> String {
+    let RunInfo { modality, architecture, fit, learns_from, first_weights, views, .. } = &part.info;
+    let start = if first_weights.len() == 64 {
+        format!("first weights with SHA-256 {}…", &first_weights[..8])
+    } else {
+        first_weights.clone()
+    };
+    let tune = if fit.tune.epochs > 0 {
+        format!("then up to {} epochs of all from {learns_from} on", fit.tune.epochs)
+    } else {
+        "the rest frozen".to_owned()
+    };
+    format!(
+        "{modality}: {architecture}, {start}; up to {} epochs of the classifier, {tune} ({:?}, rate {}, label smoothing {}, \
+         dropout {}, mixup {}, {} random views of a still and {} of a second, classes and sources balanced), the epoch with \
+         the best validation macro F1 kept, seed {}.",
+        fit.head.epochs,
+        fit.optimizer,
+        fit.tune.learning_rate,
+        fit.label_smoothing,
+        fit.dropout,
+        fit.mixup,
+        views.0,
+        views.1,
+        fit.seed
+    )
+}
+
+/// Path, class, source and side of every recording; stills are left to the dataset, they are thousands.
+fn split_csv(dataset: &Dataset, sides: &[Side]) -> String {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let header = writer.write_record(["path", "class", "source", "side"]);
+    header.expect("memory takes what is written");
+    for (item, side) in dataset.items.iter().zip(sides).filter(|(i, _)| i.kind != Kind::Picture) {
+        let path = item.path.to_string_lossy();
+        let row = writer.write_record([&path, item.class.as_str(), item.source.as_str(), side.as_str()]);
+        row.expect("memory takes what is written");
+    }
+    let bytes = writer.into_inner().expect("memory takes what is written");
+    String::from_utf8(bytes).expect("only text was written")
+}
+
+fn write_manifest(manifest: &Manifest, dir: &Path) -> Result<()> {
+    let text =
+        toml::to_string(manifest).map_err(|e| Error::Internal(format!("{MANIFEST} cannot be written: {e}")))?;
+    let path = dir.join(MANIFEST);
+    std::fs::write(&path, text)
+        .map_err(|e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another -o"))
+}
+
+/// Moves the files over, the manifest last.
+fn put_in_place(building: &Path, out: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(out)?;
+    let mut names: Vec<_> = std::fs::read_dir(building)?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>()?;
+    names.sort_by_key(|name| (name == MANIFEST, name.clone()));
+    for name in names {
+        std::fs::rename(building.join(&name), out.join(&name))?;
+    }
+    std::fs::remove_dir(building)
+}
