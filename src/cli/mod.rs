@@ -3,6 +3,7 @@
 mod doctor;
 mod live;
 mod progress;
+mod report;
 mod run;
 mod score;
 mod train;
@@ -51,6 +52,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Train the heads of a model pack on labelled recordings and pictures.
     Train(train::TrainArgs),
+    /// Draw the report of a training or an evaluation again, as one HTML file.
+    Report(report::ReportArgs),
 }
 
 impl Cli {
@@ -64,6 +67,7 @@ impl Cli {
             Command::Score(args) => score::score(args),
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Train(args) => train::train(args),
+            Command::Report(args) => report::report(&args),
         }
     }
 }
