@@ -33,5 +33,7 @@ pub mod models;
 pub mod nn;
 pub mod publish;
 pub mod redact;
+pub mod shadow;
 pub mod time;
+pub mod update;
 pub mod vote;

@@ -28,7 +28,7 @@ pub fn manifest_fusion(fusion: &FusionTable, classes: &ClassSet) -> Fusion {
             (name.clone(), entry)
         })
         .collect();
-    Fusion { order: fusion.order().to_vec(), table }
+    Fusion { order: fusion.order().to_vec(), table, refit: None }
 }
 
 /// The card: material, method, split, figures, limits.

@@ -33,6 +33,8 @@ pub enum LoadError {
     Shape { architecture: Architecture, name: String, have: Vec<usize>, want: Vec<usize> },
     #[error("tensor {name} is of type {have}, wants a floating-point type")]
     DType { name: String, have: &'static str },
+    #[error("tensor {name} has a value that is not a number or infinite")]
+    NotFinite { name: String },
     /// A tensor operation failed: out of memory, or a device without the op.
     #[error("cannot build {architecture}: {cause}")]
     Build { architecture: Architecture, cause: candle_core::Error },
@@ -49,6 +51,7 @@ impl LoadError {
             LoadError::Missing { .. } | LoadError::Shape { .. } | LoadError::DType { .. } => {
                 "use the weights of this architecture and class count"
             }
+            LoadError::NotFinite { .. } => "the training that made them broke down; take an earlier state of it",
             LoadError::Build { .. } => "check the free memory",
         }
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use loader::LoadError;
 pub use mobilenet_v2::MobileNetV2;
 pub use resnet50::{ResNet50, mxnet_name};
-pub use weights::{Tensors, WeightsFile, read_weights, read_weights_verified, save_f16, sha256_hex};
+pub use weights::{Tensors, WeightsFile, check_finite, read_weights, read_weights_verified, save_f16, sha256_hex};
 
 /// Which network a weights file belongs to, under the name that a model pack gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Architecture;
 use crate::clip::SamplingPlan;
-use crate::decision::PerModality;
+use crate::decision::{PackStamp, PerModality};
 use crate::error::{Error, Result};
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
 use crate::fusion::{FusionTable, TableEntry};
@@ -77,6 +77,9 @@ pub struct Section<P> {
 pub struct Fusion {
     /// Modalities from best to worst on validation; the first decides by default.
     pub order: Vec<Modality>,
+    /// Why the table is not measured on the models that are in the pack, and must be fitted again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<String>,
     /// One entry per class of the pack.
     pub table: BTreeMap<String, FusionEntry>,
 }
@@ -138,7 +141,11 @@ pub struct Pack {
     pub flow: Option<Part<FlowParams>>,
     pub audio: Option<Part<AudioParams>>,
     pub fusion: FusionTable,
+    /// Why the table must be fitted again, if it must.
+    pub refit: Option<String>,
     pub card: Card,
+    /// SHA-256 of `pack.toml`, hexadecimal; of a manifest that lies in no file, of what the file would hold.
+    pub manifest_sha256: String,
 }
 
 impl Pack {
@@ -155,13 +162,20 @@ impl Pack {
             let advice = "correct the key or take the pack again from where it came";
             Error::pack(dir, format!("{MANIFEST} {cause}"), advice)
         })?;
-        Self::from_manifest(dir, manifest)
+        Self::validated(dir, manifest, super::sha256_hex(text.as_bytes()))
             .map_err(|cause| Error::pack(dir, format!("{MANIFEST}: {cause}"), "correct the key named"))
     }
 
+    /// A pack from a manifest that lies in no file (yet).
+    ///
     /// # Errors
     /// A line that names the key and what is allowed.
     pub fn from_manifest(dir: &Path, manifest: Manifest) -> Result<Self, String> {
+        let text = toml::to_string(&manifest).map_err(|e| format!("cannot be written as TOML: {e}"))?;
+        Self::validated(dir, manifest, super::sha256_hex(text.as_bytes()))
+    }
+
+    fn validated(dir: &Path, manifest: Manifest, manifest_sha256: String) -> Result<Self, String> {
         if manifest.format != FORMAT {
             return Err(format!("format = {} is not the format this version reads ({FORMAT})", manifest.format));
         }
@@ -209,7 +223,9 @@ impl Pack {
             flow,
             audio,
             fusion,
+            refit: manifest.fusion.refit,
             card: manifest.card,
+            manifest_sha256,
         })
     }
 
@@ -226,6 +242,88 @@ impl Pack {
     pub fn weights_sha256(&self) -> String {
         let all: String = Modality::ALL.iter().filter_map(|m| self.model(*m)).map(|m| m.sha256.as_str()).collect();
         super::sha256_hex(all.as_bytes())
+    }
+
+    /// What its decisions carry.
+    pub fn stamp(&self) -> PackStamp {
+        PackStamp {
+            name: self.name.clone(),
+            weights_sha256: self.weights_sha256(),
+            manifest_sha256: self.manifest_sha256.clone(),
+        }
+    }
+
+    /// Whether this pack can decide the seconds that are cut for `running`: the same classes in the same order, and
+    /// pictures, pairs and sound taken from the streams in the same way.
+    ///
+    /// # Errors
+    /// One line that says what differs.
+    pub fn can_replace(&self, running: &Pack) -> Result<(), String> {
+        if self.classes != running.classes {
+            let lacks = |a: &ClassSet, b: &ClassSet| {
+                let names: Vec<&str> =
+                    a.names().iter().filter(|n| b.id(n).is_none()).map(String::as_str).take(5).collect();
+                names.join(", ")
+            };
+            let (missing, new) = (lacks(&running.classes, &self.classes), lacks(&self.classes, &running.classes));
+            return Err(match (missing.is_empty(), new.is_empty()) {
+                (true, true) => "its classes stand in another order than the running pack's".into(),
+                (false, true) => format!("its classes are not the running pack's: it lacks {missing}"),
+                (true, false) => format!("its classes are not the running pack's: {new} would be new"),
+                (false, false) => {
+                    format!("its classes are not the running pack's: it lacks {missing}, and {new} would be new")
+                }
+            });
+        }
+        if self.wants() != running.wants() {
+            let say = |t: Tracks| match (t.video, t.audio) {
+                (true, true) => "pictures and sound",
+                (true, false) => "pictures only",
+                (false, _) => "sound only",
+            };
+            return Err(format!(
+                "it takes {}, the streams were opened for {}",
+                say(self.wants()),
+                say(running.wants())
+            ));
+        }
+        let compared = [
+            ("sampling.frame_height", u64::from(self.frame_height), u64::from(running.frame_height)),
+            ("sampling.rgb_frames", u64::from(self.plan.rgb_frames), u64::from(running.plan.rgb_frames)),
+            ("sampling.flow_pairs", u64::from(self.plan.flow_pairs), u64::from(running.plan.flow_pairs)),
+            ("flow.input.gap_ms", self.plan.flow_gap_ns / 1_000_000, running.plan.flow_gap_ns / 1_000_000),
+            (
+                "audio.input.mel.sample_rate",
+                self.sample_rate().unwrap_or(0).into(),
+                running.sample_rate().unwrap_or(0).into(),
+            ),
+        ];
+        match compared.iter().find(|(_, own, theirs)| own != theirs) {
+            Some((key, own, theirs)) => Err(format!("its {key} is {own}, the streams were opened with {theirs}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the networks of both packs and what goes into them are the same, so that they differ in table,
+    /// temperatures and words only.
+    pub fn same_networks(&self, other: &Pack) -> bool {
+        let model = |a: &ModelSpec, b: &ModelSpec| {
+            (a.architecture, &a.sha256, &a.outputs) == (b.architecture, &b.sha256, &b.outputs)
+        };
+        fn part<P: PartialEq>(
+            a: &Option<Part<P>>,
+            b: &Option<Part<P>>,
+            model: impl Fn(&ModelSpec, &ModelSpec) -> bool,
+        ) -> bool {
+            match (a, b) {
+                (Some(a), Some(b)) => model(&a.model, &b.model) && a.input == b.input,
+                (None, None) => true,
+                _ => false,
+            }
+        }
+        part(&self.rgb, &other.rgb, model)
+            && part(&self.flow, &other.flow, model)
+            && part(&self.audio, &other.audio, model)
     }
 
     /// The tracks the pack looks at or listens to.

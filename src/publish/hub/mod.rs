@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::broadcast;
 
+use super::packs::PackBoard;
 use super::preview::Preview;
 use super::record::{Published, Recorder, StreamState};
 use crate::clip::GapReason;
 use crate::clock::Clock;
-use crate::decision::{Event, SecondOutcome};
+use crate::decision::{Event, PackStamp, SecondOutcome};
 use crate::error::{Error, Result};
 use crate::ingest::frame::Frame;
 use crate::ingest::{Discontinuity, Pace, Track, Tracks};
@@ -36,15 +37,13 @@ pub const HISTORY_EVENTS: usize = 200;
 /// that is further behind is better served with a new snapshot.
 const LIVE_RECORDS: usize = 64;
 
-/// What all streams have in common.
+/// What all streams have in common when the program starts.
 #[derive(Clone, Debug)]
 pub struct HubInfo {
     pub classes: ClassSet,
     /// Modalities that the pack has a model for.
     pub modalities: Vec<Modality>,
-    pub pack_name: String,
-    /// SHA-256 over the pack's weights, hexadecimal.
-    pub weights_sha256: String,
+    pub pack: PackStamp,
     pub vote_window_s: u32,
 }
 
@@ -65,6 +64,7 @@ pub enum RecordKind {
     Gap,
     Event,
     State,
+    Pack,
 }
 
 impl RecordKind {
@@ -74,6 +74,7 @@ impl RecordKind {
             RecordKind::Gap => "gap",
             RecordKind::Event => "event",
             RecordKind::State => "state",
+            RecordKind::Pack => "pack",
         }
     }
 }
@@ -104,14 +105,24 @@ pub struct Hub {
 }
 
 struct Shared {
-    info: HubInfo,
+    /// The same for every pack that may come: a stream's records must not change their classes.
     classes: Arc<ClassSet>,
+    vote_window_s: u32,
+    pack: RwLock<RunningPack>,
+    board: PackBoard,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     /// In the order they were added.
     streams: RwLock<Vec<Arc<Stream>>>,
     /// Why the program is not ready yet; `None` when it is.
     not_ready: RwLock<Option<String>>,
+}
+
+/// What the page and the API say of the pack that runs.
+#[derive(Clone)]
+struct RunningPack {
+    stamp: Arc<PackStamp>,
+    modalities: Vec<Modality>,
 }
 
 pub(super) struct Stream {
@@ -141,6 +152,8 @@ struct Live {
     /// Records, oldest first.
     events: VecDeque<Arc<str>>,
     counters: Counters,
+    /// The pack that made the last decision.
+    pack: Option<Arc<PackStamp>>,
     sequence: u64,
 }
 
@@ -158,10 +171,14 @@ pub struct Counters {
 impl Hub {
     /// A hub without streams that is not ready.
     pub fn new(info: HubInfo, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
-        metrics.set_pack(&info.pack_name, &info.weights_sha256);
-        let classes = Arc::new(info.classes.clone());
+        metrics.set_pack(&info.pack);
+        let classes = Arc::new(info.classes);
+        let pack = RwLock::new(RunningPack { stamp: Arc::new(info.pack), modalities: info.modalities });
         let not_ready = RwLock::new(Some("starting".to_owned()));
-        Self { shared: Arc::new(Shared { info, classes, metrics, clock, streams: RwLock::default(), not_ready }) }
+        let board = PackBoard::new(classes.clone(), clock.clone());
+        let vote_window_s = info.vote_window_s;
+        let streams = RwLock::default();
+        Self { shared: Arc::new(Shared { classes, vote_window_s, pack, board, metrics, clock, streams, not_ready }) }
     }
 
     /// Adds a stream in the state [`StreamState::Connecting`].
@@ -216,8 +233,25 @@ impl Hub {
         self.shared.not_ready.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn info(&self) -> &HubInfo {
-        &self.shared.info
+    /// Says that another pack decides from now on. Each stream's subscribers hear of it with the first second that it
+    /// decides.
+    pub fn set_pack(&self, stamp: Arc<PackStamp>, modalities: Vec<Modality>) {
+        self.shared.metrics.set_pack(&stamp);
+        *self.shared.pack.write().unwrap_or_else(PoisonError::into_inner) = RunningPack { stamp, modalities };
+    }
+
+    /// What `/api/v1/pack` shows beside the running pack's names.
+    pub fn board(&self) -> &PackBoard {
+        &self.shared.board
+    }
+
+    /// The answer of `GET /api/v1/pack`; `writable`: whether POST would be listened to.
+    pub fn pack_json(&self, writable: bool) -> String {
+        self.shared.board.json(&self.pack().stamp, writable)
+    }
+
+    fn pack(&self) -> RunningPack {
+        self.shared.pack.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -284,6 +318,7 @@ impl Live {
             history: VecDeque::with_capacity(HISTORY_SECONDS),
             events: VecDeque::new(),
             counters: Counters::default(),
+            pack: None,
             sequence: 0,
         }
     }
@@ -374,8 +409,8 @@ impl StreamHandle {
         self.stream.metrics.discarded(track, count);
     }
 
-    /// Publishes one second: keeps it for the page, tells subscribers, updates the metrics. Returns its records (the
-    /// second or gap first, then its events) for other outputs.
+    /// Publishes one second: keeps it for the page, tells subscribers, updates the metrics. Returns its records for other
+    /// outputs: the second or gap, then its events; before them that another pack decides, if so.
     ///
     /// # Panics
     /// If a class id or a probability vector does not belong to the hub's classes.
@@ -383,7 +418,7 @@ impl StreamHandle {
         let clock = &self.hub.shared.clock;
         let began_ns = clock.mono_ns();
         let unix_ns = clock.unix_ns();
-        let lines: Vec<Arc<str>> = self.stream.recorder.published(published).into_iter().map(Arc::from).collect();
+        let mut lines: Vec<Arc<str>> = self.stream.recorder.published(published).into_iter().map(Arc::from).collect();
         self.count(published, unix_ns);
         let mut live = self.stream.live();
         let live = &mut *live;
@@ -404,6 +439,10 @@ impl StreamHandle {
         live.backlog = published.backlog;
         live.counters.events += published.events.len() as u64;
         push_bounded(&mut live.history, Entry::new(published, unix_ns), HISTORY_SECONDS);
+        let change = self.pack_changed(live, published, unix_ns);
+        if let Some(line) = &change {
+            self.stream.send(live, RecordKind::Pack, line.clone());
+        }
         for (i, line) in lines.iter().enumerate() {
             if i == 0 {
                 live.last = Some(line.clone());
@@ -413,8 +452,18 @@ impl StreamHandle {
                 self.stream.send(live, RecordKind::Event, line.clone());
             }
         }
+        if let Some(line) = change {
+            lines.insert(0, line);
+        }
         self.hub.shared.metrics.observe_stage(Stage::Publish, clock.mono_ns().saturating_sub(began_ns));
         lines
+    }
+
+    /// The record of a change of packs, when this second is the first that another one decided.
+    fn pack_changed(&self, live: &mut Live, published: &Published, unix_ns: i64) -> Option<Arc<str>> {
+        let SecondOutcome::Predicted(second) = &published.outcome else { return None };
+        let previous = live.pack.replace(second.pack.clone()).filter(|previous| *previous != second.pack)?;
+        Some(self.stream.recorder.pack(second, &previous, unix_ns).into())
     }
 
     /// Publishes events that no second causes: the end of a stream takes every class off air. Returns their records.
