@@ -175,7 +175,12 @@ impl Worker {
     fn update(&mut self, trigger: Trigger, asked: Option<&Path>) -> Outcome {
         let shown = match asked {
             // It goes into the log, where a line end would begin a line of another's words.
-            Some(path) => path.display().to_string().replace(char::is_control, "?"),
+            Some(path) => path
+                .strip_prefix(&self.config.root)
+                .unwrap_or(path)
+                .display()
+                .to_string()
+                .replace(char::is_control, "?"),
             None => self.config.shown(&self.running.pack().dir),
         };
         let outcome = self.attempt(asked).map_err(|refused| self.without_root(refused));

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod live;
+mod pack;
 mod progress;
 mod run;
 mod score;
@@ -49,6 +50,8 @@ enum Command {
     Score(score::ScoreArgs),
     /// Say what is missing on this machine (plugins, weights, GPU) and how to get it.
     Doctor(doctor::DoctorArgs),
+    /// Look into a model pack, or bring weights from elsewhere into one.
+    Pack(pack::PackArgs),
     /// Train the heads of a model pack on labelled recordings and pictures.
     Train(train::TrainArgs),
 }
@@ -63,6 +66,7 @@ impl Cli {
             Command::Run(args) => run::run(args),
             Command::Score(args) => score::score(args),
             Command::Doctor(args) => doctor::doctor(&args),
+            Command::Pack(args) => pack::pack(args),
             Command::Train(args) => train::train(args),
         }
     }

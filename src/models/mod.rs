@@ -3,6 +3,7 @@
 //! Not here: training, which keeps batch norm as a layer of its own, and the packs that say which network and file
 //! belong to which modality.
 
+pub mod import;
 mod loader;
 mod mobilenet_v2;
 pub mod pack;
@@ -38,6 +39,24 @@ impl Architecture {
             Architecture::MobileNetV2 => "mobilenet_v2",
             Architecture::ResNet50 => "resnet50",
             Architecture::ResNet50V2 => "resnet50_v2",
+        }
+    }
+
+    /// Names and shapes of all tensors of the network, in the order of computation: backbone, then a classifier of
+    /// `classes` outputs. Names are torchvision's (of v2, those in its manner).
+    pub fn tensors(self, classes: usize) -> Vec<(String, Vec<usize>)> {
+        // One place knows the network's table: given nothing, it says all that it lacks.
+        match Network::load(self, &Tensors::new(), Some(classes)) {
+            Err(LoadError::Missing { names, shapes, .. }) => names.into_iter().zip(shapes).collect(),
+            Ok(_) | Err(_) => Vec::new(),
+        }
+    }
+
+    /// Name of the classifier's layer.
+    pub const fn classifier(self) -> &'static str {
+        match self {
+            Architecture::MobileNetV2 => mobilenet_v2::CLASSIFIER,
+            Architecture::ResNet50 | Architecture::ResNet50V2 => resnet50::CLASSIFIER,
         }
     }
 

@@ -22,7 +22,7 @@ use crate::labels::{ClassId, ClassSet, Modality};
 pub const MANIFEST: &str = "pack.toml";
 
 /// The one format this program reads and writes.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// `pack.toml` as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,13 @@ pub struct Sampling {
     pub rgb_frames: u32,
     /// Pairs a second for the flow model.
     pub flow_pairs: u32,
+}
+
+impl Default for Sampling {
+    /// That of the packs that ship: a quarter more lines than the model sees, which is what the preview shows.
+    fn default() -> Self {
+        Self { frame_height: 288, rgb_frames: 5, flow_pairs: 5 }
+    }
 }
 
 /// `[rgb]`, `[flow]`, `[audio]`
@@ -148,21 +155,55 @@ pub struct Pack {
     pub manifest_sha256: String,
 }
 
+impl Manifest {
+    /// Reads `dir/pack.toml`, without validating what it says.
+    ///
+    /// # Errors
+    /// [`Error::Pack`] naming the line and the key that is missing or unknown.
+    pub fn read(dir: &Path) -> Result<Self> {
+        Ok(Self::read_hashed(dir)?.0)
+    }
+
+    /// With the SHA-256 of the file.
+    fn read_hashed(dir: &Path) -> Result<(Self, String)> {
+        let path = dir.join(MANIFEST);
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            Error::pack(dir, format!("cannot read {MANIFEST}: {e}"), "give the directory of a model pack with --pack")
+        })?;
+        let manifest = parse_toml(&text).map_err(|cause| {
+            let advice = "correct the key or take the pack again from where it came";
+            Error::pack(dir, format!("{MANIFEST} {cause}"), advice)
+        })?;
+        Ok((manifest, super::sha256_hex(text.as_bytes())))
+    }
+
+    /// Writes `dir/pack.toml`, whole or not at all. Call it when the weights are there.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(MANIFEST);
+        let text =
+            toml::to_string(self).map_err(|e| Error::Internal(format!("{MANIFEST} cannot be written as TOML: {e}")))?;
+        let part = dir.join(format!("{MANIFEST}.part"));
+        std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path)).map_err(|e| {
+            Error::output(
+                path.display().to_string(),
+                e.to_string(),
+                "check the folder, its permissions and the free space",
+            )
+        })
+    }
+}
+
 impl Pack {
     /// Reads and validates `dir/pack.toml`.
     ///
     /// # Errors
     /// [`Error::Pack`] naming the key that is missing, unknown or out of range.
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(MANIFEST);
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::pack(dir, format!("cannot read {MANIFEST}: {e}"), "give the directory of a model pack with --pack")
-        })?;
-        let manifest: Manifest = parse_toml(&text).map_err(|cause| {
-            let advice = "correct the key or take the pack again from where it came";
-            Error::pack(dir, format!("{MANIFEST} {cause}"), advice)
-        })?;
-        Self::validated(dir, manifest, super::sha256_hex(text.as_bytes()))
+        let (manifest, sha256) = Manifest::read_hashed(dir)?;
+        Self::validated(dir, manifest, sha256)
             .map_err(|cause| Error::pack(dir, format!("{MANIFEST}: {cause}"), "correct the key named"))
     }
 

@@ -6,6 +6,7 @@ pub mod http;
 pub mod hub;
 pub mod jsonl;
 mod pack_routes;
+pub mod pack_view;
 pub mod packs;
 mod page;
 mod preview;

@@ -3,7 +3,6 @@
 //!
 //! Not here: how a pack is loaded and swapped ([`crate::update`]), and who may ask over HTTP (`pack_routes`).
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,15 +13,13 @@ use tokio::sync::oneshot;
 
 use super::agreement::{Agreement, AgreementView};
 use super::format::{millis, rfc3339};
+use super::pack_view::PackView;
 use super::record::to_json;
 use crate::clock::Clock;
 use crate::decision::{PackStamp, SecondPrediction};
-use crate::features::params::{AudioParams, FlowParams, PictureParams};
-use crate::fusion::FusionTable;
-use crate::labels::{ClassSet, Modality};
+use crate::labels::ClassSet;
 use crate::metrics::ShadowDrop;
-use crate::models::Architecture;
-use crate::models::pack::{Card, Pack, Part};
+use crate::models::pack::Pack;
 
 /// Requests that wait for the pack thread. One over HTTP at most, and one each of a signal and of the start: more of the
 /// same would read the same directory again.
@@ -231,7 +228,7 @@ impl PackBoard {
             pack: running,
             path: state.pack.as_ref().map(|(_, path)| path.as_str()),
             classes: self.classes.names(),
-            details: state.pack.as_ref().map(|(pack, _)| DetailsView::new(pack)),
+            details: state.pack.as_ref().map(|(pack, _)| PackView::new(pack)),
             shadow: state.shadow.as_ref().map(|shadow| ShadowView {
                 pack: shadow.pack.stamp(),
                 path: &shadow.path,
@@ -253,86 +250,9 @@ struct BoardView<'a> {
     path: Option<&'a str>,
     classes: &'a [String],
     #[serde(flatten)]
-    details: Option<DetailsView<'a>>,
+    details: Option<PackView<'a>>,
     shadow: Option<ShadowView<'a>>,
     updates: UpdatesView<'a>,
-}
-
-#[derive(Serialize)]
-struct DetailsView<'a> {
-    left_out: &'a BTreeMap<String, String>,
-    models: ModelsView<'a>,
-    fusion: TableView<'a>,
-    card: &'a Card,
-}
-
-impl<'a> DetailsView<'a> {
-    fn new(pack: &'a Pack) -> Self {
-        fn model<'a, P>(part: &'a Option<Part<P>>, classes: &'a ClassSet) -> Option<ModelView<'a, P>> {
-            part.as_ref().map(|part| ModelView {
-                architecture: part.model.architecture,
-                sha256: &part.model.sha256,
-                classes: part.model.outputs.iter().map(|id| classes.name(*id)).collect(),
-                temperature: part.model.temperature,
-                input: &part.input,
-            })
-        }
-        Self {
-            left_out: &pack.left_out,
-            models: ModelsView {
-                rgb: model(&pack.rgb, &pack.classes),
-                flow: model(&pack.flow, &pack.classes),
-                audio: model(&pack.audio, &pack.classes),
-            },
-            fusion: TableView::new(&pack.fusion, &pack.classes, pack.refit.as_deref()),
-            card: &pack.card,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct ModelsView<'a> {
-    rgb: Option<ModelView<'a, PictureParams>>,
-    flow: Option<ModelView<'a, FlowParams>>,
-    audio: Option<ModelView<'a, AudioParams>>,
-}
-
-#[derive(Serialize)]
-struct ModelView<'a, P> {
-    architecture: Architecture,
-    sha256: &'a str,
-    classes: Vec<&'a str>,
-    temperature: f32,
-    input: &'a P,
-}
-
-/// The class-to-modality table: the order, and per class the modality with the F1 of each on validation.
-#[derive(Serialize)]
-struct TableView<'a> {
-    order: &'a [Modality],
-    refit: Option<&'a str>,
-    table: BTreeMap<&'a str, EntryView>,
-}
-
-#[derive(Serialize)]
-struct EntryView {
-    modality: Modality,
-    rgb: Option<f32>,
-    flow: Option<f32>,
-    audio: Option<f32>,
-}
-
-impl<'a> TableView<'a> {
-    fn new(fusion: &'a FusionTable, classes: &'a ClassSet, refit: Option<&'a str>) -> Self {
-        let entries = classes.names().iter().zip(fusion.entries());
-        let table = entries
-            .map(|(name, e)| {
-                let entry = EntryView { modality: e.modality, rgb: e.f1.rgb, flow: e.f1.flow, audio: e.f1.audio };
-                (name.as_str(), entry)
-            })
-            .collect();
-        Self { order: fusion.order(), refit, table }
-    }
 }
 
 #[derive(Serialize)]
