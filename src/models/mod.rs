@@ -187,3 +187,21 @@ impl Head {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counted in torchvision: 314 and 320 entries in the state dict, of which 52 and 53 count batches.
+    #[test]
+    fn the_tensors_of_a_network_are_torchvisions() {
+        for (architecture, count, classifier) in
+            [(Architecture::MobileNetV2, 314 - 52, 1280), (Architecture::ResNet50, 320 - 53, 2048)]
+        {
+            let tensors = architecture.tensors(7);
+            assert_eq!(tensors.len(), count, "{architecture}");
+            let name = format!("{}.weight", architecture.classifier());
+            assert!(tensors.contains(&(name, vec![7, classifier])), "{architecture}");
+        }
+    }
+}

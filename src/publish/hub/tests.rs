@@ -3,7 +3,8 @@ use tokio::sync::broadcast::error::TryRecvError;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::decision::{Event, EventKind};
+use crate::decision::{Event, EventKind, SecondOutcome};
+use crate::ingest::{Discontinuity, Track};
 use crate::publish::testing::{classes, gap, predicted, stamp};
 use crate::time::RunId;
 
