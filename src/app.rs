@@ -11,7 +11,7 @@
 //! Nothing is stopped from the side, so nothing already decided is lost.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -25,6 +25,7 @@ use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::Pack;
 use crate::shadow::ShadowFeed;
+use crate::threads::spawn;
 use crate::time::{NANOS_PER_SECOND, WallSource, WallTime};
 
 /// Decisions between inference and publishing: a slow reader of standard output may stall publishing for a few seconds
@@ -166,13 +167,6 @@ impl Drop for Workers {
             }
         }
     }
-}
-
-pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .map_err(|e| Error::Internal(format!("cannot start thread {name}: {e}")))
 }
 
 fn clip_loop(config: ClipConfig, media: &Receiver<MediaItem>, backlog: &Backlog, line: LineId, mut tap: Tap) {

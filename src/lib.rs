@@ -34,6 +34,7 @@ pub mod nn;
 pub mod publish;
 pub mod redact;
 pub mod shadow;
+mod threads;
 pub mod time;
 pub mod update;
 pub mod vote;

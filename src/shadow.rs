@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::app::spawn;
 use crate::backlog::LineId;
 use crate::clip::ClipSecond;
 use crate::decision::SecondPrediction;
@@ -18,6 +17,7 @@ use crate::infer::Engine;
 use crate::metrics::{Metrics, ShadowDrop, ShadowMetrics};
 use crate::models::pack::Pack;
 use crate::publish::hub::Hub;
+use crate::threads::{own_processors, spawn};
 
 /// Seconds of all streams that wait for the shadow: two rounds of four streams ride out a moment in which the processors
 /// are busy. Each holds its pictures, so more would cost memory and only delay the drop.
@@ -112,20 +112,6 @@ impl Drop for Shadow {
             tracing::error!("the shadow's thread panicked; its message is above");
         }
     }
-}
-
-/// Half the processors, at least one, for work that must not stand in the way of the running pack's: in the common pool
-/// its pieces would queue before the running pack's.
-///
-/// # Errors
-/// When the system has no thread left.
-pub(crate) fn own_processors(name: &'static str) -> Result<rayon::ThreadPool> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads((processors / 2).max(1))
-        .thread_name(move |i| format!("{name}/{i}"))
-        .build()
-        .map_err(|e| Error::Internal(format!("cannot start the threads of {name}: {e}")))
 }
 
 fn run(mut engine: Engine, items: &Receiver<Item>, hub: &Hub) {

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use crate::app::{Swapper, spawn};
+use crate::app::Swapper;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::infer::{Engine, Models};
 use crate::models::pack::Pack;
 use crate::publish::hub::Hub;
 use crate::publish::packs::{Applied, Ask, Outcome, PackDesk, Refused, RefusedKind, Trigger, took_ms};
-use crate::shadow::own_processors;
+use crate::threads::{own_processors, spawn};
 use watch::{POLL_NS, Watch};
 
 /// What may be taken, and when to look by oneself.

@@ -130,7 +130,8 @@ fn wanted(headers: &HeaderMap, body: &[u8]) -> Result<Wanted, Problem> {
         kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
     });
     let empty = body.iter().all(u8::is_ascii_whitespace);
-    if !is_json && !(empty && kind.is_none()) {
+    let nothing = empty && kind.is_none();
+    if !is_json && !nothing {
         let advice = "send -H 'Content-Type: application/json'";
         return Err(fail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", advice));
     }
