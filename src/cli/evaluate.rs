@@ -15,6 +15,7 @@ use crate::learn::evaluate::result::{Evaluation, Interval, Level, LevelReport, P
 use crate::learn::evaluate::score::score_side;
 use crate::learn::evaluate::scores::ScoreTable;
 use crate::learn::evaluate::{Deciders, Settings, evaluate as figures, thumbnail};
+use crate::learn::report;
 use crate::models::pack::Pack;
 
 #[derive(Debug, Args)]
@@ -31,6 +32,9 @@ pub struct EvaluateArgs {
     /// File for all figures.
     #[arg(long, value_name = "FILE", default_value = "evaluation.json")]
     json: PathBuf,
+    /// File for the report: figures as pictures, one HTML page without anything beside it.
+    #[arg(long, value_name = "FILE", default_value = "evaluation.html")]
+    report: PathBuf,
     /// Directory where scores are kept for the next time [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -82,9 +86,10 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
     let json = serde_json::to_string_pretty(&evaluation)
         .map_err(|e| Error::Internal(format!("the figures cannot be written as JSON: {e}")))?;
     write_file(&args.json, json.as_bytes(), "--json")?;
+    write_file(&args.report, report::evaluation(&evaluation)?.as_bytes(), "--report")?;
     // A reader that went away has seen what it wanted.
     let _ = std::io::stdout().write_all(text(&evaluation).as_bytes());
-    let _ = writeln!(std::io::stdout(), "figures written to {}", args.json.display());
+    let _ = writeln!(std::io::stdout(), "figures written to {}, report to {}", args.json.display(), args.report.display());
     Ok(())
 }
 
