@@ -5,6 +5,7 @@ mod doctor;
 mod evaluate;
 mod live;
 mod progress;
+mod report;
 mod run;
 mod score;
 mod train;
@@ -57,6 +58,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Measure a pack on a dataset's held-back side: seconds, recordings, each modality, fusion, calibration.
     Evaluate(evaluate::EvaluateArgs),
+    /// Draw the report of a training or an evaluation again, as one HTML file.
+    Report(report::ReportArgs),
 }
 
 impl Cli {
@@ -72,6 +75,7 @@ impl Cli {
             Command::Dataset(args) => dataset::dataset(args),
             Command::Train(args) => train::train(args),
             Command::Evaluate(args) => evaluate::evaluate(args),
+            Command::Report(args) => report::report(&args),
         }
     }
 }

@@ -1,0 +1,92 @@
+//! `touchline report`: draws the report of a training or an evaluation again.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::error::{Error, Result};
+use crate::labels::Modality;
+use crate::learn::evaluate::result::Evaluation;
+use crate::learn::report::{self, RunLog};
+
+/// What a training writes into its run directory.
+const LOG: &str = "log.jsonl";
+
+/// What an evaluation writes.
+const EVALUATION: &str = "evaluation.json";
+
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "The report is one HTML file that needs nothing else: charts, tables and pictures are in it. \
+Trainings and evaluations write theirs when they end; this draws it again from the figures they wrote down, also for a \
+training that is still running or was killed.
+
+Examples:
+  touchline report out/runs/rgb                        writes out/runs/rgb/report.html
+  touchline report out/runs -o training.html           rgb, flow and audio in one report
+  touchline report out/evaluation.json                 writes out/evaluation.html"
+)]
+pub struct ReportArgs {
+    /// Run directory of a training (with log.jsonl, or with a directory a modality), or the evaluation.json of an
+    /// evaluation.
+    #[arg(value_name = "RUN_DIR|FILE")]
+    path: PathBuf,
+    /// HTML file to write [default: report.html in the run directory, or the evaluation's name with .html].
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub fn report(args: &ReportArgs) -> Result<()> {
+    let (html, default) = draw(&args.path)?;
+    let out = args.output.clone().unwrap_or(default);
+    std::fs::write(&out, html).map_err(|e| {
+        let advice = "free space, check the permissions or choose another --output";
+        Error::output(out.display().to_string(), format!("cannot write: {e}"), advice)
+    })?;
+    let _ = writeln!(std::io::stdout(), "report written to {}", out.display());
+    Ok(())
+}
+
+/// The report and where it goes if nothing else is said.
+fn draw(path: &Path) -> Result<(String, PathBuf)> {
+    if path.is_dir() {
+        let logs = logs(path);
+        if !logs.is_empty() {
+            return Ok((training(&logs)?, path.join("report.html")));
+        }
+        let evaluation = path.join(EVALUATION);
+        if evaluation.is_file() {
+            return draw(&evaluation);
+        }
+        let cause = format!("there is neither {LOG} nor {EVALUATION} in it or in the directories of its modalities");
+        return Err(Error::data(path, cause, "give the run directory of a training, or an evaluation.json"));
+    }
+    let default = path.with_extension("html");
+    if path.extension().is_some_and(|e| e == "jsonl") {
+        return Ok((training(&[path.to_owned()])?, default));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        let advice = "give the run directory of a training, or the evaluation.json of an evaluation";
+        Error::data(path, format!("cannot be read: {e}"), advice)
+    })?;
+    let evaluation: Evaluation = serde_json::from_str(&text).map_err(|e| {
+        let advice = "give a file that touchline evaluate wrote, or evaluate again with this version";
+        Error::data(path, format!("is no evaluation: {e}"), advice)
+    })?;
+    Ok((report::evaluation(&evaluation)?, default))
+}
+
+/// The logs of a run: its own, or one for each modality.
+fn logs(run: &Path) -> Vec<PathBuf> {
+    let own = run.join(LOG);
+    if own.is_file() {
+        return vec![own];
+    }
+    Modality::ALL.iter().map(|m| run.join(m.as_str()).join(LOG)).filter(|p| p.is_file()).collect()
+}
+
+fn training(logs: &[PathBuf]) -> Result<String> {
+    let runs: Vec<RunLog> = logs.iter().map(|path| RunLog::read(path)).collect::<Result<_>>()?;
+    report::training(&runs)
+}

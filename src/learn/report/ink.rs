@@ -1,0 +1,182 @@
+//! Colours of the charts, and what turns plotters' SVG into SVG for the page.
+//!
+//! plotters knows fixed colours only. So each role in a chart has a colour that stands for it, and afterwards every such
+//! colour becomes a class, whose colour the style sheet gives for light and dark. Numbers are drawn at [`SCALE`] times
+//! their size, because plotters rounds to whole pixels.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::html::escaped;
+
+/// Units of a drawing in a pixel of the page.
+pub(super) const SCALE: i32 = 4;
+
+/// Size of the text in charts, in pixels at full size.
+pub(super) const TEXT_PX: f64 = 12.0;
+
+/// What a stroke or area stands for. The series' colours are those of M. Okabe and K. Ito ("Color universal design",
+/// 2008), which people with any colour vision tell apart, made darker or lighter for contrast with the card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Role {
+    Ink,
+    Quiet,
+    Grid,
+    Blue,
+    Orange,
+    Green,
+    Purple,
+    Red,
+    Sky,
+    /// Orange, dashed: the validation samples beside the training ones.
+    DashedOrange,
+    DashedQuiet,
+    DashedGreen,
+    DashedRed,
+    Heat,
+    /// Text on `Heat`.
+    OnHeat,
+}
+
+/// (role, variable of the style sheet, dashes in pixels)
+const ROLES: [(Role, &str, Option<(i32, i32)>); 15] = [
+    (Role::Ink, "--ink", None),
+    (Role::Quiet, "--quiet", None),
+    (Role::Grid, "--line", None),
+    (Role::Blue, "--blue", None),
+    (Role::Orange, "--orange", None),
+    (Role::Green, "--green", None),
+    (Role::Purple, "--purple", None),
+    (Role::Red, "--red", None),
+    (Role::Sky, "--sky", None),
+    (Role::DashedOrange, "--orange", Some((7, 4))),
+    (Role::DashedQuiet, "--quiet", Some((3, 4))),
+    (Role::DashedGreen, "--green", Some((9, 3))),
+    (Role::DashedRed, "--red", Some((3, 3))),
+    (Role::Heat, "--heat", None),
+    (Role::OnHeat, "--on-heat", None),
+];
+
+/// Red and green of the colours that stand for roles; blue is the role. No other colour is ever drawn.
+const MARKER: (u8, u8) = (0xFA, 0xCE);
+
+impl Role {
+    pub(super) const fn colour(self) -> RGBColor {
+        RGBColor(MARKER.0, MARKER.1, self as u8)
+    }
+
+    /// A stroke of so many pixels.
+    pub(super) fn stroke(self, px: f64) -> ShapeStyle {
+        self.colour().stroke_width((px * f64::from(SCALE)).round() as u32)
+    }
+
+    /// An area, `share` opaque.
+    pub(super) fn fill(self, share: f64) -> ShapeStyle {
+        // Two decimals are enough for the eye, and shorter in the file.
+        self.colour().mix((share.clamp(0.0, 1.0) * 100.0).round() / 100.0).filled()
+    }
+
+    /// Its sign in a legend: `line` or `box`.
+    pub(super) fn sample(self, kind: &str) -> String {
+        let n = self as u8;
+        if kind == "line" {
+            format!(
+                "<svg class=\"key\" viewBox=\"0 0 88 40\" aria-hidden=\"true\"><path class=\"s{n}\" d=\"M2 20h84\" stroke-width=\"11\"/></svg>"
+            )
+        } else {
+            format!(
+                "<svg class=\"key\" viewBox=\"0 0 48 40\" aria-hidden=\"true\"><rect class=\"f{n}\" x=\"4\" y=\"2\" width=\"38\" height=\"36\" rx=\"8\"/></svg>"
+            )
+        }
+    }
+}
+
+/// The classes of all roles: `f…` fills, `s…` strokes.
+pub(super) fn role_styles() -> String {
+    let mut css = String::new();
+    for (role, variable, dashes) in ROLES {
+        let n = role as u8;
+        let dashes =
+            dashes.map_or(String::new(), |(on, off)| format!(";stroke-dasharray:{} {}", on * SCALE, off * SCALE));
+        css.push_str(&format!(".f{n}{{fill:var({variable})}}.s{n}{{stroke:var({variable}){dashes}}}\n"));
+    }
+    css
+}
+
+/// Style of a chart's text.
+pub(super) fn text(role: Role, px: f64, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+    // plotters writes the size divided by 1.24 (it means the height of a line).
+    let size = px * f64::from(SCALE) * 1.24;
+    TextStyle {
+        font: ("sans-serif", size).into_font(),
+        color: role.colour().to_backend_color(),
+        pos: Pos::new(horizontal, vertical),
+    }
+}
+
+/// Pixels that a text of the usual size takes, roughly and rather too many.
+pub(super) fn text_width(text: &str) -> i32 {
+    (text.chars().count() as f64 * TEXT_PX * 0.56).ceil() as i32
+}
+
+/// A name that is not longer than `characters`.
+pub(super) fn shortened(name: &str, characters: usize) -> String {
+    if name.chars().count() <= characters {
+        return name.to_owned();
+    }
+    let mut short: String = name.chars().take(characters.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+/// plotters' drawing as a part of a page: roles as classes, a name and a description for those who do not see it, and
+/// nothing that the style sheet says better.
+pub(super) fn page_svg(drawing: &str, (width, height): (i32, i32), title: &str, description: &str) -> String {
+    let body = drawing.split_once(">\n").map_or("", |(_, body)| body);
+    let mut body = body.trim_end().trim_end_matches("</svg>").to_owned();
+    for (role, ..) in ROLES {
+        let n = role as u8;
+        let hex = format!("#{:02X}{:02X}{n:02X}", MARKER.0, MARKER.1);
+        body = body
+            .replace(&format!("fill=\"{hex}\""), &format!("class=\"f{n}\""))
+            .replace(&format!("stroke=\"{hex}\""), &format!("class=\"s{n}\""));
+    }
+    for (long, short) in [
+        (" font-family=\"sans-serif\"", ""),
+        (" opacity=\"1\"", ""),
+        (" stroke=\"none\"", ""),
+        (" text-anchor=\"start\"", ""),
+        ("\n</text>", "</text>"),
+    ] {
+        body = body.replace(long, short);
+    }
+    let (w, h) = (width * SCALE, height * SCALE);
+    format!(
+        "<svg class=\"chart\" role=\"img\" viewBox=\"0 0 {w} {h}\" style=\"--w:{width}px\"><title>{}</title><desc>{}</desc>\n\
+         {body}</svg>",
+        escaped(title),
+        escaped(description)
+    )
+}
+
+/// A number on an axis, as short as it can be read.
+pub(super) fn tick(value: f64) -> String {
+    let magnitude = value.abs();
+    if magnitude < 1e-12 {
+        return "0".into();
+    }
+    if !(1e-3..1e5).contains(&magnitude) {
+        let text = format!("{value:.1e}");
+        return text.replace(".0e", "e");
+    }
+    let decimals = if magnitude >= 100.0 {
+        0
+    } else if magnitude >= 10.0 {
+        1
+    } else {
+        3
+    };
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
