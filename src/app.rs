@@ -5,23 +5,27 @@
 //!                    bounded 64     one a stream            sheds        owns the device      (main thread)
 //! ```
 //!
+//! Another pack comes in between two batches ([`Swapper`]); a copy of each second may go to a shadow ([`crate::shadow`]).
+//!
 //! Ends travel in-band: a source says `Ended`, the clip builder flushes and passes it on, the publisher counts it.
 //! Nothing is stopped from the side, so nothing already decided is lost.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::backlog::{Backlog, LineId};
+use crate::backlog::{Backlog, LineId, Taken};
 use crate::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason, Patience};
 use crate::clock::Clock;
 use crate::decision::SecondOutcome;
 use crate::error::{Error, Result};
-use crate::infer::Engine;
+use crate::infer::{Engine, Models};
 use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::Pack;
+use crate::shadow::ShadowFeed;
+use crate::threads::spawn;
 use crate::time::{NANOS_PER_SECOND, WallSource, WallTime};
 
 /// Decisions between inference and publishing: a slow reader of standard output may stall publishing for a few seconds
@@ -53,7 +57,10 @@ pub type Tap = Box<dyn FnMut(&MediaItem) + Send>;
 /// The clip threads and the inference thread.
 pub struct Workers {
     backlog: Arc<Backlog>,
-    pack: Pack,
+    /// Of the pack that the streams are opened for; one that replaces it takes the streams as they are.
+    models: Models,
+    swapper: Swapper,
+    shadow: Option<ShadowFeed>,
     infer: Option<JoinHandle<()>>,
     clips: Vec<JoinHandle<()>>,
     /// Closed when the inference thread has ended.
@@ -68,26 +75,53 @@ impl Workers {
     /// # Errors
     /// [`Error::Pack`] when the weights are not the pack's, or do not fit it.
     pub fn start(pack: Pack, batch_max: usize, metrics: Metrics, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::start_with_shadow(pack, batch_max, metrics, clock, None)
+    }
+
+    /// As [`Workers::start`]; every second that was decided goes to `shadow` after that.
+    ///
+    /// # Errors
+    /// As [`Workers::start`].
+    pub fn start_with_shadow(
+        pack: Pack,
+        batch_max: usize,
+        metrics: Metrics,
+        clock: Arc<dyn Clock>,
+        shadow: Option<ShadowFeed>,
+    ) -> Result<Self> {
         let backlog = Arc::new(Backlog::new());
         let (decided_to, decided) = bounded(DECISIONS);
-        let (ready_to, ready) = bounded::<Result<()>>(1);
+        let (swaps_to, swaps) = bounded(1);
+        let (ready_to, ready) = bounded::<Result<Models>>(1);
         let infer = spawn("infer", {
-            let (backlog, pack) = (Arc::clone(&backlog), pack.clone());
+            let (backlog, shadow) = (Arc::clone(&backlog), shadow.clone());
             move || match Engine::load(pack) {
                 Err(e) => drop(ready_to.send(Err(e))),
                 Ok(engine) => {
-                    if ready_to.send(Ok(())).is_ok() {
-                        infer_loop(engine, &backlog, batch_max, &metrics, &*clock, &decided_to);
+                    if ready_to.send(Ok(engine.models().clone())).is_ok() {
+                        let infer = Infer { engine, swaps, shadow, metrics, clock };
+                        infer.run(&backlog, batch_max, &decided_to);
                     }
                 }
             }
         })?;
-        ready.recv().map_err(|_| Error::Internal("the inference thread ended while loading".into()))??;
-        Ok(Self { backlog, pack, infer: Some(infer), clips: Vec::new(), decided })
+        let models = ready.recv().map_err(|_| Error::Internal("the inference thread ended while loading".into()))??;
+        let swapper = Swapper { swaps: swaps_to, backlog: Arc::clone(&backlog) };
+        Ok(Self { backlog, models, swapper, shadow, infer: Some(infer), clips: Vec::new(), decided })
     }
 
     pub fn pack(&self) -> &Pack {
-        &self.pack
+        self.models.pack()
+    }
+
+    /// The networks that were loaded at the start.
+    pub fn models(&self) -> &Models {
+        &self.models
+    }
+
+    /// The way in for another pack.
+    pub fn swapper(&self) -> Swapper {
+        self.swapper.clone()
     }
 
     /// Starts the clip thread of one more stream; its source sends to the channel returned.
@@ -96,10 +130,13 @@ impl Workers {
     /// When the system has no thread left.
     pub fn add_stream(&mut self, id: &str, pace: Pace, tap: Tap) -> Result<(LineId, Sender<MediaItem>)> {
         let line = self.backlog.add_line(pace);
+        if let Some(shadow) = &self.shadow {
+            shadow.add_stream(line, id);
+        }
         let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
         let config = ClipConfig {
-            sample_rate: self.pack.sample_rate(),
-            plan: self.pack.plan.clone(),
+            sample_rate: self.pack().sample_rate(),
+            plan: self.pack().plan.clone(),
             patience: Patience::for_pace(pace),
         };
         let backlog = Arc::clone(&self.backlog);
@@ -132,13 +169,6 @@ impl Drop for Workers {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .map_err(|e| Error::Internal(format!("cannot start thread {name}: {e}")))
-}
-
 fn clip_loop(config: ClipConfig, media: &Receiver<MediaItem>, backlog: &Backlog, line: LineId, mut tap: Tap) {
     let mut builder = ClipBuilder::new(config);
     let mut out = Vec::new();
@@ -166,15 +196,60 @@ fn clip_loop(config: ClipConfig, media: &Receiver<MediaItem>, backlog: &Backlog,
     }
 }
 
-fn infer_loop(
-    mut engine: Engine,
-    backlog: &Backlog,
-    batch_max: usize,
-    metrics: &Metrics,
-    clock: &dyn Clock,
-    to: &Sender<Decided>,
-) {
-    while let Some(batch) = backlog.take(batch_max) {
+/// An engine on its way to the inference thread, and the way back for the one it replaces.
+struct Swap {
+    engine: Box<Engine>,
+    replaced: Sender<Box<Engine>>,
+}
+
+/// Hands the inference thread another engine. Cloning shares it.
+#[derive(Clone)]
+pub struct Swapper {
+    swaps: Sender<Swap>,
+    backlog: Arc<Backlog>,
+}
+
+impl Swapper {
+    /// Puts `engine` in the place of the one that decides, between two batches, and gives that one back: freeing it is
+    /// not the inference thread's work. Waits while a batch is under way.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the inference thread has ended.
+    pub fn swap(&self, engine: Engine) -> Result<Box<Engine>> {
+        let ended = || Error::Internal("the inference thread ended during a change of packs".into());
+        let (replaced_to, replaced) = bounded(1);
+        self.swaps.send(Swap { engine: Box::new(engine), replaced: replaced_to }).map_err(|_| ended())?;
+        self.backlog.nudge();
+        replaced.recv().map_err(|_| ended())
+    }
+}
+
+/// The inference thread.
+struct Infer {
+    engine: Engine,
+    swaps: Receiver<Swap>,
+    shadow: Option<ShadowFeed>,
+    metrics: Metrics,
+    clock: Arc<dyn Clock>,
+}
+
+impl Infer {
+    fn run(mut self, backlog: &Backlog, batch_max: usize, to: &Sender<Decided>) {
+        while let Some(batch) = backlog.take(batch_max) {
+            // Here, and nowhere else: all seconds of a batch are decided by one pack.
+            if let Ok(Swap { mut engine, replaced }) = self.swaps.try_recv() {
+                std::mem::swap(&mut self.engine, &mut engine);
+                // Nobody waits for it only when the program ends.
+                let _ = replaced.send(engine);
+            }
+            if !self.decide(batch, to) {
+                return;
+            }
+        }
+    }
+
+    /// Decides a batch and sends what became of it; false when nobody listens any more.
+    fn decide(&mut self, batch: Vec<Taken>, to: &Sender<Decided>) -> bool {
         let mut results = {
             let seconds: Vec<_> = batch
                 .iter()
@@ -183,50 +258,60 @@ fn infer_loop(
                     _ => None,
                 })
                 .collect();
-            score(&mut engine, &seconds, metrics, clock).into_iter()
+            self.score(&seconds).into_iter()
         };
         for taken in batch {
             let backlog = taken.backlog;
             for item in taken.items {
-                let what = match item {
-                    ClipOutput::Second(_) => {
+                let (what, copy) = match item {
+                    ClipOutput::Second(second) => {
                         let outcome = results.next().expect("there is a result for every second of the batch");
-                        What::Outcome { outcome, backlog }
+                        let copy = match (&self.shadow, &outcome) {
+                            (Some(_), SecondOutcome::Predicted(said)) => Some((second, said.clone())),
+                            _ => None,
+                        };
+                        (What::Outcome { outcome, backlog }, copy)
                     }
-                    ClipOutput::Gap(gap) => What::Outcome { outcome: SecondOutcome::Gap(gap), backlog },
-                    news => What::News(news),
+                    ClipOutput::Gap(gap) => (What::Outcome { outcome: SecondOutcome::Gap(gap), backlog }, None),
+                    news => (What::News(news), None),
                 };
                 if to.send(Decided { line: taken.line, what }).is_err() {
-                    return;
+                    return false;
+                }
+                if let (Some(shadow), Some((second, said))) = (&self.shadow, copy) {
+                    shadow.offer(taken.line, second, said);
                 }
             }
         }
+        true
     }
-}
 
-fn score(engine: &mut Engine, seconds: &[&ClipSecond], metrics: &Metrics, clock: &dyn Clock) -> Vec<SecondOutcome> {
-    if seconds.is_empty() {
-        return Vec::new();
-    }
-    let gap = |s: &ClipSecond, reason| SecondOutcome::Gap(Gap { run: s.run, index: s.index, reason });
-    let began_ns = clock.mono_ns();
-    for second in seconds {
-        metrics.observe_stage(Stage::DecodeWait, began_ns.saturating_sub(second.arrived_ns));
-    }
-    match engine.score(seconds, metrics) {
-        Ok(scored) => seconds
-            .iter()
-            .zip(scored)
-            .map(|(second, scored)| {
-                let began_ns = clock.mono_ns();
-                let decided = engine.decide(second, scored, arrival(second, clock));
-                metrics.observe_stage(Stage::Fusion, clock.mono_ns().saturating_sub(began_ns));
-                decided.map_or_else(|| gap(second, GapReason::NoMedia), SecondOutcome::Predicted)
-            })
-            .collect(),
-        Err(e) => {
-            tracing::error!("{} seconds were not classified: {}", seconds.len(), crate::redact::text(&e.to_string()));
-            seconds.iter().map(|second| gap(second, GapReason::Compute)).collect()
+    fn score(&mut self, seconds: &[&ClipSecond]) -> Vec<SecondOutcome> {
+        if seconds.is_empty() {
+            return Vec::new();
+        }
+        let gap = |s: &ClipSecond, reason| SecondOutcome::Gap(Gap { run: s.run, index: s.index, reason });
+        let (metrics, clock) = (&self.metrics, &*self.clock);
+        let began_ns = clock.mono_ns();
+        for second in seconds {
+            metrics.observe_stage(Stage::DecodeWait, began_ns.saturating_sub(second.arrived_ns));
+        }
+        match self.engine.score(seconds, metrics) {
+            Ok(scored) => seconds
+                .iter()
+                .zip(scored)
+                .map(|(second, scored)| {
+                    let began_ns = clock.mono_ns();
+                    let decided = self.engine.decide(second, scored, arrival(second, clock));
+                    metrics.observe_stage(Stage::Fusion, clock.mono_ns().saturating_sub(began_ns));
+                    decided.map_or_else(|| gap(second, GapReason::NoMedia), SecondOutcome::Predicted)
+                })
+                .collect(),
+            Err(e) => {
+                let cause = crate::redact::text(&e.to_string());
+                tracing::error!("{} seconds were not classified: {cause}", seconds.len());
+                seconds.iter().map(|second| gap(second, GapReason::Compute)).collect()
+            }
         }
     }
 }

@@ -42,6 +42,7 @@ struct State {
     lines: Vec<Line>,
     next: usize,
     closed: bool,
+    nudged: bool,
 }
 
 /// The lines of all streams.
@@ -97,7 +98,8 @@ impl Backlog {
         true
     }
 
-    /// Waits for work and takes up to `max` seconds, at most one per line and in turn. `None` when closed.
+    /// Waits for work and takes up to `max` seconds, at most one per line and in turn. Nothing, once, after a
+    /// [`Backlog::nudge`]. `None` when closed.
     pub fn take(&self, max: usize) -> Option<Vec<Taken>> {
         let mut state = self.lock();
         loop {
@@ -117,12 +119,18 @@ impl Backlog {
                     state.next = (at + 1) % lines;
                 }
             }
-            if !batch.is_empty() {
+            if std::mem::take(&mut state.nudged) || !batch.is_empty() {
                 self.drained.notify_all();
                 return Some(batch);
             }
             state = self.filled.wait(state).unwrap_or_else(|e| e.into_inner());
         }
+    }
+
+    /// Makes [`Backlog::take`] return, with or without work: its caller has something else to look at.
+    pub fn nudge(&self) {
+        self.lock().nudged = true;
+        self.filled.notify_one();
     }
 
     /// Wakes everybody: `push` returns false, `take` returns `None`.
@@ -253,6 +261,23 @@ mod tests {
             backlog.push(b, second(i));
         }
         assert_eq!(backlog.take(8).unwrap().len(), 2, "a batch holds at most one second of each stream");
+    }
+
+    #[test]
+    fn a_nudge_wakes_the_taker_once() {
+        let backlog = Arc::new(Backlog::new());
+        let line = backlog.add_line(Pace::Live);
+        let taker = std::thread::spawn({
+            let backlog = Arc::clone(&backlog);
+            move || backlog.take(1).map(|batch| batch.len())
+        });
+        backlog.nudge();
+        assert_eq!(taker.join().unwrap(), Some(0));
+        backlog.nudge();
+        backlog.push(line, second(0));
+        assert_eq!(backlog.take(1).unwrap().len(), 1, "work that is there comes with it");
+        backlog.push(line, second(1));
+        assert_eq!(backlog.take(1).unwrap().len(), 1, "and it is spent");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! pack = "weights/compact"
 //! listen = "127.0.0.1:8080"
 //! jsonl = "decisions.jsonl"
+//! shadow = "weights/candidate"   # decides beside the pack and is compared with it
+//! watch_pack = true              # take the pack again when its directory has changed
 //!
 //! [vote]
 //! window = 10      # seconds
@@ -42,6 +44,12 @@ pub struct ConfigFile {
     pub pack: Option<PathBuf>,
     pub listen: Option<String>,
     pub jsonl: Option<String>,
+    pub shadow: Option<PathBuf>,
+    pub pack_root: Option<PathBuf>,
+    #[serde(default)]
+    pub watch_pack: bool,
+    #[serde(default)]
+    pub allow_pack_updates: bool,
     #[serde(default)]
     pub vote: VoteFile,
     #[serde(default)]

@@ -1,5 +1,7 @@
 //! The words of the decision chain: scores of one modality, prediction of one second, estimate over a window, event.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::clip::{Absent, Gap};
@@ -77,6 +79,17 @@ pub struct Decision {
     pub probabilities: Vec<f32>,
 }
 
+/// Which pack made a decision: enough to find it again, wherever its directory lay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PackStamp {
+    pub name: String,
+    /// One SHA-256 for all the pack's weights, hexadecimal.
+    pub weights_sha256: String,
+    /// SHA-256 of `pack.toml`, hexadecimal. It holds the table, the temperatures and the feature parameters, and states
+    /// the weights' hashes: two packs with the same one decide alike.
+    pub manifest_sha256: String,
+}
+
 /// One classified second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SecondPrediction {
@@ -86,6 +99,8 @@ pub struct SecondPrediction {
     /// Why a modality is missing, where it is.
     pub absent: PerModality<Option<Absent>>,
     pub decision: Decision,
+    /// The pack that decided.
+    pub pack: Arc<PackStamp>,
     /// Wall time of the start of the second.
     pub wall: WallTime,
     /// Monotonic clock when the last sample of the second arrived, ns.

@@ -3,30 +3,57 @@
 //! Seconds of several streams go through a model in one batch. The scores of a second do not depend on what else was in
 //! the batch, so a replay gives the same decisions bit for bit.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
 use crate::clip::{Absent, ClipSecond};
-use crate::decision::{ModalityScores, PerModality, SecondPrediction};
+use crate::decision::{ModalityScores, PackStamp, PerModality, SecondPrediction};
 use crate::error::{Error, Result};
 use crate::features::FeatureExtractor;
 use crate::fusion::second_scores;
 use crate::labels::{ClassId, Modality};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::{ModelSpec, Pack};
-use crate::models::{Network, read_weights_verified};
+use crate::models::{Network, check_finite, read_weights_verified};
 use crate::time::WallTime;
 
 /// Sound below this peak (-100 dB of full scale) is digital silence: a muted or dead feed. A model made to name a sport
 /// would name one, so it is not asked.
 const SILENCE_PEAK: f32 = 1e-5;
 
+/// The loaded networks of a pack. Cloning shares them: another engine may be made from them.
+#[derive(Clone, Debug)]
+pub struct Models {
+    pack: Arc<Pack>,
+    stamp: Arc<PackStamp>,
+    networks: PerModality<Option<Network>>,
+}
+
+impl Models {
+    pub fn pack(&self) -> &Arc<Pack> {
+        &self.pack
+    }
+
+    pub fn stamp(&self) -> &Arc<PackStamp> {
+        &self.stamp
+    }
+
+    /// The network that `model` asks for, if it is here: from the same bytes, in the same architecture.
+    fn network(&self, modality: Modality, model: &ModelSpec) -> Option<Network> {
+        let own = self.pack.model(modality)?;
+        let same = own.architecture == model.architecture
+            && own.sha256 == model.sha256
+            && own.outputs.len() == model.outputs.len();
+        self.networks.get(modality).clone().filter(|_| same)
+    }
+}
+
 /// The models of a pack, loaded and warm.
 pub struct Engine {
-    pack: Pack,
+    models: Models,
     device: Device,
-    networks: PerModality<Option<Network>>,
     extractor: FeatureExtractor,
     /// Input of the model that runs next; kept so that steady state allocates no features.
     input: Vec<f32>,
@@ -46,11 +73,21 @@ impl Engine {
     /// # Errors
     /// [`Error::Pack`] naming the file and what is wrong with it.
     pub fn load(pack: Pack) -> Result<Self> {
+        Self::load_beside(pack, None)
+    }
+
+    /// As [`Engine::load`], taking from `running` the networks whose weights are the very same. Their files are verified
+    /// all the same: a pack that could not be started anew is not taken.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn load_beside(pack: Pack, running: Option<&Models>) -> Result<Self> {
         let device = Device::Cpu;
         let mut networks = PerModality::default();
         for modality in Modality::ALL {
             if let Some(model) = pack.model(modality) {
-                *networks.get_mut(modality) = Some(build(&pack, model, modality, &device)?);
+                let known = running.and_then(|running| running.network(modality, model));
+                *networks.get_mut(modality) = Some(build(&pack, model, modality, known, &device)?);
             }
         }
         let extractor = FeatureExtractor::new(
@@ -59,27 +96,39 @@ impl Engine {
             pack.audio.as_ref().map(|p| &p.input),
         )
         .map_err(|cause| Error::pack(&pack.dir, cause, "correct the key named"))?;
-        let mut engine = Self { pack, device, networks, extractor, input: Vec::new() };
+        let stamp = Arc::new(pack.stamp());
+        let models = Models { pack: Arc::new(pack), stamp, networks };
+        let mut engine = Self { models, device, extractor, input: Vec::new() };
         for modality in Modality::ALL {
             if let Some((width, height)) = engine.input_size(modality) {
                 engine.input.clear();
-                engine.input.resize(3 * width * height, 0.0);
-                engine.forward(modality, 1)?;
+                // Any picture with contrast will do; all zeros would hide a fault behind the first layer's bias.
+                engine.input.extend((0..3 * width * height).map(|i| (i as f32 * 0.37).sin()));
+                let logits = engine.forward(modality, 1)?;
+                if !logits.iter().flatten().all(|logit| logit.is_finite()) {
+                    let cause = format!("{modality} model: its outputs are no numbers");
+                    return Err(Error::pack(&engine.pack().dir, cause, "take the pack again or train it again"));
+                }
             }
         }
         Ok(engine)
     }
 
     pub fn pack(&self) -> &Pack {
-        &self.pack
+        &self.models.pack
+    }
+
+    /// What another engine can be made from while this one works.
+    pub fn models(&self) -> &Models {
+        &self.models
     }
 
     /// Width and height of a model's input, pixels.
     fn input_size(&self, modality: Modality) -> Option<(usize, usize)> {
         match modality {
-            Modality::Rgb => self.pack.rgb.as_ref().map(|p| (p.input.width, p.input.height)),
-            Modality::Flow => self.pack.flow.as_ref().map(|p| (p.input.width, p.input.height)),
-            Modality::Audio => self.pack.audio.as_ref().map(|p| (p.input.width, p.input.height)),
+            Modality::Rgb => self.models.pack.rgb.as_ref().map(|p| (p.input.width, p.input.height)),
+            Modality::Flow => self.models.pack.flow.as_ref().map(|p| (p.input.width, p.input.height)),
+            Modality::Audio => self.models.pack.audio.as_ref().map(|p| (p.input.width, p.input.height)),
         }
     }
 
@@ -105,7 +154,7 @@ impl Engine {
                 Modality::Flow => (Stage::FeaturesFlow, Stage::InferFlow),
                 Modality::Audio => (Stage::FeaturesAudio, Stage::InferAudio),
             };
-            if self.pack.model(modality).is_none() {
+            if self.models.pack.model(modality).is_none() {
                 // No scores and no reason of the clip's: what is missing is the model.
                 scored.iter_mut().for_each(|s| *s.absent.get_mut(modality) = None);
                 continue;
@@ -124,7 +173,7 @@ impl Engine {
             let logits = self.forward(modality, total)?;
             let took_ns = nanos(started);
             (0..with).for_each(|_| metrics.observe_stage(inference, took_ns / with));
-            let model = self.pack.model(modality).expect("the model was there a moment ago");
+            let model = self.models.pack.model(modality).expect("the model was there a moment ago");
             let mut rows = logits.into_iter().map(|row| self.softmax(model, &row));
             for (second, count) in scored.iter_mut().zip(counts) {
                 let own: Vec<Vec<f32>> = rows.by_ref().take(count).collect();
@@ -142,7 +191,7 @@ impl Engine {
     pub fn logits(&mut self, seconds: &[&ClipSecond]) -> Result<Vec<PerModality<Vec<Vec<f32>>>>> {
         let mut out = vec![PerModality::<Vec<Vec<f32>>>::default(); seconds.len()];
         for modality in Modality::ALL {
-            if self.pack.model(modality).is_none() {
+            if self.pack().model(modality).is_none() {
                 continue;
             }
             self.input.clear();
@@ -163,13 +212,14 @@ impl Engine {
     ///
     /// `arrival`: the wall time to state when the source told none.
     pub fn decide(&self, second: &ClipSecond, scored: Scored, arrival: WallTime) -> Option<SecondPrediction> {
-        let decision = self.pack.fusion.decide(&scored.scores)?;
+        let decision = self.models.pack.fusion.decide(&scored.scores)?;
         Some(SecondPrediction {
             run: second.run,
             index: second.index,
             scores: scored.scores,
             absent: scored.absent,
             decision,
+            pack: self.models.stamp.clone(),
             wall: second.wall.unwrap_or(arrival),
             arrived_ns: second.arrived_ns,
         })
@@ -188,14 +238,14 @@ impl Engine {
     /// Runs `count` inputs lying in `self.input`; gives one row of logits each.
     fn forward(&self, modality: Modality, count: usize) -> Result<Vec<Vec<f32>>> {
         let (width, height) = self.input_size(modality).expect("the caller checked that the model is there");
-        let network = self.networks.get(modality).as_ref().expect("every model of the pack is loaded");
+        let network = self.models.networks.get(modality).as_ref().expect("every model of the pack is loaded");
         let input = Tensor::from_slice(&self.input, (count, 3, height, width), &self.device)?;
         Ok(network.forward(&input)?.to_vec2::<f32>()?)
     }
 
     /// Logits of a model's own classes → probabilities over the pack's classes.
     fn softmax(&self, model: &ModelSpec, logits: &[f32]) -> Vec<f32> {
-        spread_softmax(logits, model.temperature, &model.outputs, self.pack.classes.len())
+        spread_softmax(logits, model.temperature, &model.outputs, self.models.pack.classes.len())
     }
 }
 
@@ -217,9 +267,22 @@ pub fn spread_softmax(logits: &[f32], temperature: f32, outputs: &[ClassId], cla
     probabilities
 }
 
-fn build(pack: &Pack, model: &ModelSpec, modality: Modality, device: &Device) -> Result<Network> {
+/// The network of a model; its file is read and verified even when it is `known`.
+fn build(
+    pack: &Pack,
+    model: &ModelSpec,
+    modality: Modality,
+    known: Option<Network>,
+    device: &Device,
+) -> Result<Network> {
     read_weights_verified(&model.weights, &model.sha256, device)
-        .and_then(|tensors| Network::load(model.architecture, &tensors, Some(model.outputs.len())))
+        .and_then(|tensors| match known {
+            Some(network) => Ok(network),
+            None => {
+                check_finite(&tensors)?;
+                Network::load(model.architecture, &tensors, Some(model.outputs.len()))
+            }
+        })
         .map_err(|e| Error::pack(&pack.dir, format!("{modality} model: {e}"), e.advice()))
 }
 

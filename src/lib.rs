@@ -33,5 +33,8 @@ pub mod models;
 pub mod nn;
 pub mod publish;
 pub mod redact;
+pub mod shadow;
+mod threads;
 pub mod time;
+pub mod update;
 pub mod vote;

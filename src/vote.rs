@@ -239,9 +239,11 @@ impl VideoVote {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::clip::{Gap, GapReason};
-    use crate::decision::{Decision, PerModality, SecondPrediction, Why};
+    use crate::decision::{Decision, PackStamp, PerModality, SecondPrediction, Why};
     use crate::labels::Modality;
     use crate::time::{WallSource, WallTime};
 
@@ -260,6 +262,11 @@ mod tests {
                 why: Why::Default,
                 probabilities,
             },
+            pack: Arc::new(PackStamp {
+                name: "p".into(),
+                weights_sha256: String::new(),
+                manifest_sha256: String::new(),
+            }),
             wall: WallTime { unix_ns: 0, source: WallSource::Arrival },
             arrived_ns: 0,
         })

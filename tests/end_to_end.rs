@@ -5,88 +5,14 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::Fixtures;
 use common::http::{HlsMedia, HlsOrigin};
+use common::live::{Live, seconds};
 use common::program::{self, touchline};
 use common::rtsp::{Media, RtspServer};
 use serde_json::Value;
-
-/// A running `touchline run` with its records.
-struct Live {
-    child: Child,
-    jsonl: PathBuf,
-    address: String,
-}
-
-impl Live {
-    fn start(dir: &Path, uris: &[String]) -> Self {
-        let jsonl = dir.join("live.jsonl");
-        let address = format!("127.0.0.1:{}", common::free_tcp_port());
-        let child = touchline()
-            .args(["run", "--quiet", "--linger", "--listen", &address, "--jsonl"])
-            .arg(&jsonl)
-            .args(uris)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the program starts");
-        Self { child, jsonl, address }
-    }
-
-    fn records(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(&self.jsonl).unwrap_or_default();
-        // The last line may be under way.
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    /// Waits until `enough` is true of the records.
-    fn wait(&mut self, limit: Duration, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let until = Instant::now() + limit;
-        loop {
-            let records = self.records();
-            if enough(&records) {
-                return records;
-            }
-            assert!(self.child.try_wait().unwrap().is_none(), "the program ended early: {records:?}");
-            assert!(Instant::now() < until, "not enough within {limit:?}: {records:?}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// SIGTERM, as a service manager sends it; gives the exit code.
-    fn stop(mut self) -> i32 {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let until = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().expect("it exits, no signal kills it");
-            }
-            assert!(Instant::now() < until, "it does not stop within 20 s of SIGTERM");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut answer = ureq::get(format!("http://{}{path}", self.address)).call().unwrap();
-        answer.body_mut().read_to_string().unwrap()
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        // Already gone after `stop`.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn seconds<'a>(records: &'a [Value], stream: &'a str) -> impl Iterator<Item = &'a Value> {
-    records.iter().filter(move |r| r["type"] == "second" && r["stream"] == stream)
-}
 
 /// The label with the most seconds; ties go to the larger summed probability.
 fn majority<'a>(seconds: impl Iterator<Item = &'a Value>) -> Option<String> {

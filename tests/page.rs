@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use publish_support::webdriver::Browser;
-use publish_support::{PastClock, Script, Server, Shot, add, afternoon, court, feed, new_hub, step};
+use publish_support::{PastClock, Script, Server, Shot, add, afternoon, court, feed, new_hub, stamp, step};
 use touchline::clip::GapReason;
 use touchline::ingest::Tracks;
+use touchline::labels::Modality;
 use touchline::publish::hub::{Hub, StreamHandle};
 use touchline::publish::record::StreamState;
 
@@ -305,6 +306,25 @@ fn several_streams_can_be_chosen_from() {
     assert_eq!(browser.text("#stream-id"), "arena-north");
     assert_eq!(browser.text("#empty-text"), "This stream has sound only");
     assert!(!browser.run("return document.body.innerText").as_str().unwrap().contains("longsecret"));
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn another_pack_is_named_without_a_reload() {
+    let Some((_one, browser)) = browser() else { return };
+    let mut studio = Studio::open();
+    open(&browser, &studio);
+    browser.run("window.untouched = true");
+    assert!(browser.text("#build").contains("pack compact · 26 classes · weights 3f7a9c52d1e8 · table 9d01c7aa40be"));
+    let mut other = stamp();
+    other.name = "final-week".into();
+    let other = Arc::new(other);
+    studio.hub.set_pack(other.clone(), vec![Modality::Rgb]);
+    studio.script.pack = other;
+    studio.shot(Shot::On("tennis", 0.9));
+    browser.wait("the pack", "return document.getElementById('build').textContent.includes('pack final-week')");
+    assert_eq!(browser.text("#spoken"), "Pack final-week decides from now on");
+    assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 

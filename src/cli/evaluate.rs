@@ -32,7 +32,7 @@ pub struct EvaluateArgs {
     /// File for all figures.
     #[arg(long, value_name = "FILE", default_value = "evaluation.json")]
     json: PathBuf,
-    /// HTML file for the report [default: the name of the figures with .html].
+    /// HTML file for the report, which needs nothing beside it [default: the name of the figures with .html].
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Directory where scores are kept for the next time [default: DATASET/cache].

@@ -4,6 +4,7 @@ mod dataset;
 mod doctor;
 mod evaluate;
 mod live;
+mod pack;
 mod progress;
 mod report;
 mod run;
@@ -54,7 +55,9 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Make a dataset for training: cut recordings into seconds, divide them by source, count them.
     Dataset(dataset::DatasetArgs),
-    /// Train the heads of a model pack on labelled recordings and pictures.
+    /// Look into a model pack, or bring weights from elsewhere into one.
+    Pack(pack::PackArgs),
+    /// Train the models of a modality, or of all three, on a dataset.
     Train(train::TrainArgs),
     /// Measure a pack on a dataset's held-back side: seconds, recordings, each modality, fusion, calibration.
     Evaluate(evaluate::EvaluateArgs),
@@ -73,6 +76,7 @@ impl Cli {
             Command::Score(args) => score::score(args),
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Dataset(args) => dataset::dataset(args),
+            Command::Pack(args) => pack::pack(args),
             Command::Train(args) => train::train(args),
             Command::Evaluate(args) => evaluate::evaluate(args),
             Command::Report(args) => report::report(&args),

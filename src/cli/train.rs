@@ -153,6 +153,8 @@ pub fn train(args: TrainArgs) -> Result<()> {
     for modality in modalities {
         let plan = plan(&args, &dataset, modality)?;
         best.extend(learn::train(&dataset, &plan, &mut shown)?);
+        // After each modality: hours of work should not wait for the last to be seen.
+        learn::write_report(&args.out)?;
     }
     for (modality, outcome) in best {
         let f1 = outcome.validation_f1.map_or("not measured".to_owned(), |f| format!("{f:.4}"));
@@ -165,7 +167,7 @@ pub fn train(args: TrainArgs) -> Result<()> {
             outcome.steps
         );
     }
-    let _ = writeln!(std::io::stdout(), "run written to {}", args.out.display());
+    let _ = writeln!(std::io::stdout(), "run written to {}, report to {}", args.out.display(), args.out.join(learn::REPORT).display());
     Ok(())
 }
 
@@ -258,8 +260,6 @@ impl Progress for Shown {
 
 impl Observer for Shown {
     fn step(&mut self, record: &StepRecord, of: u64) {
-        let bar = &mut self.rows;
-        let _ = bar;
         if self.last_line.elapsed() < PLAIN_EVERY {
             return;
         }

@@ -118,6 +118,48 @@ pub struct AudioParams {
 /// Largest side of a model input, pixels: far above any model, and small enough that no product overflows.
 const MAX_SIDE: usize = 8192;
 
+/// A model input's side in the packs that ship, pixels: what torchvision's ImageNet models take.
+const SIDE: usize = 224;
+
+impl Default for PictureParams {
+    /// What torchvision's ImageNet models were trained with. Cropping beats padding and squashing for them.
+    fn default() -> Self {
+        Self { width: SIDE, height: SIDE, fit: Fit::Crop, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
+    }
+}
+
+impl Default for FlowParams {
+    /// Those of the packs that ship.
+    fn default() -> Self {
+        let farneback = FarnebackParams::default();
+        Self { width: SIDE, height: SIDE, fit: Fit::Crop, gap_ms: 40, clip_px: 10.0, farneback }
+    }
+}
+
+impl Default for MelParams {
+    /// Those of the packs that ship.
+    fn default() -> Self {
+        Self {
+            sample_rate: 32_000,
+            n_fft: 1024,
+            hop: 320,
+            bands: 128,
+            f_min: 50.0,
+            f_max: 14_000.0,
+            scale: MelScale::Slaney,
+            floor: 1e-10,
+            top_db: Some(80.0),
+        }
+    }
+}
+
+impl Default for AudioParams {
+    /// Those of the packs that ship.
+    fn default() -> Self {
+        Self { mel: MelParams::default(), width: SIDE, height: SIDE, mean_db: -40.0, std_db: 18.0 }
+    }
+}
+
 impl PictureParams {
     /// # Errors
     /// One line saying which key is wrong and what is allowed.

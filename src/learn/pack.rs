@@ -66,7 +66,7 @@ pub fn build(
     std::fs::create_dir_all(&building).map_err(|e| cannot(&building, e))?;
 
     let mut manifest = draft(config, &parts, &classes, &first.info, &building)?;
-    write_manifest(&manifest, &building)?;
+    manifest.write(&building)?;
     let pack = Pack::open(&building)?;
     let validation = score_side(&pack, dataset, Side::Validation, &config.cache, &mut |done, of| {
         progress("validation", done, of);
@@ -91,7 +91,7 @@ pub fn build(
         Err(e) => return Err(e),
     };
     manifest.card = card(dataset, sides, config, &parts, measured, limits);
-    write_manifest(&manifest, &building)?;
+    manifest.write(&building)?;
     let split = split_csv(dataset, sides);
     std::fs::write(building.join(SPLIT), split).map_err(|e| cannot(&building, e))?;
     Pack::open(&building)?;
@@ -179,7 +179,7 @@ fn draft(
         rgb: parts.rgb.as_ref().map(|p| section(Modality::Rgb, p, rgb, p.info.inputs.rgb.clone())),
         flow: parts.flow.as_ref().map(|p| section(Modality::Flow, p, flow, p.info.inputs.flow.clone())),
         audio: parts.audio.as_ref().map(|p| section(Modality::Audio, p, audio, p.info.inputs.audio.clone())),
-        fusion: Fusion { order, table },
+        fusion: Fusion { order, refit: None, table },
         card: Card::default(),
     })
 }
@@ -201,7 +201,7 @@ fn manifest_fusion(fusion: &FusionTable, classes: &ClassSet) -> Fusion {
             (name.clone(), entry)
         })
         .collect();
-    Fusion { order: fusion.order().to_vec(), table }
+    Fusion { order: fusion.order().to_vec(), refit: None, table }
 }
 
 /// The card: material, method, split, figures, limits.
@@ -291,14 +291,6 @@ fn split_csv(dataset: &Dataset, sides: &[Side]) -> String {
     }
     let bytes = writer.into_inner().expect("memory takes what is written");
     String::from_utf8(bytes).expect("only text was written")
-}
-
-fn write_manifest(manifest: &Manifest, dir: &Path) -> Result<()> {
-    let text =
-        toml::to_string(manifest).map_err(|e| Error::Internal(format!("{MANIFEST} cannot be written: {e}")))?;
-    let path = dir.join(MANIFEST);
-    std::fs::write(&path, text)
-        .map_err(|e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another -o"))
 }
 
 /// Moves the files over, the manifest last.

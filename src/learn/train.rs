@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::classes::{self, Samples};
 use super::dataset::Dataset;
 use super::dataset::split::Side;
-use super::fit::{self, Fit, FitConfig, Observer, Outcome};
+use super::fit::{self, Fit, FitConfig, LOG, Observer, Outcome};
 use super::inputs::Inputs;
 use super::net::{Built, build};
+use super::report::{self, RunLog};
 use super::rows::{self, Recipe, Rows};
 use crate::error::{Error, Result};
 use crate::labels::{ClassSet, Modality};
@@ -23,6 +24,9 @@ use crate::models::{Architecture, LoadError, Tensors, read_weights, sha256_hex};
 
 /// What a modality's folder says about itself.
 pub const RUN: &str = "run.toml";
+
+/// The report on a run, beside the folders of its modalities.
+pub const REPORT: &str = "report.html";
 
 /// Which blocks learn in step 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +113,25 @@ pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Progress) -> Res
         return Err(Error::data(&dataset.dir, "there is nothing to learn from", advice));
     }
     Ok(outcomes)
+}
+
+/// Draws the report on all modalities that a run's directory holds.
+///
+/// # Errors
+/// When a log is damaged or the report cannot be written.
+pub fn write_report(out: &Path) -> Result<PathBuf> {
+    let mut logs = Vec::new();
+    for modality in Modality::ALL {
+        let path = out.join(modality.to_string()).join(LOG);
+        if path.is_file() {
+            logs.push(RunLog::read(&path)?);
+        }
+    }
+    let path = out.join(REPORT);
+    let text = report::training(&logs)?;
+    std::fs::write(&path, text)
+        .map_err(|e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another -o"))?;
+    Ok(path)
 }
 
 fn check_inputs(dataset: &Dataset, inputs: &Inputs) -> Result<()> {

@@ -6,6 +6,7 @@
 //!
 //! Not a place where anything is measured: callers measure and tell.
 
+mod shadow;
 mod stream;
 
 use std::fmt;
@@ -16,8 +17,10 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::decision::PackStamp;
 use crate::labels::ClassSet;
 
+pub use shadow::{ShadowDrop, ShadowMetrics};
 pub use stream::StreamMetrics;
 
 /// Content type of [`Metrics::encode`]: Prometheus' text format.
@@ -31,6 +34,13 @@ const STAGE_BUCKETS_S: [f64; 14] =
 /// Upper bounds of the decision latency, seconds. Fine below the 1.5 s that one stream on two cores must keep; coarse
 /// above, where only "how bad" matters.
 const LATENCY_BUCKETS_S: [f64; 14] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
+
+/// Upper bounds of the shadow's mean absolute difference of probabilities. Two confident packs that disagree in a pack of
+/// 24 classes differ by 2/24.
+const DIFFERENCE_BUCKETS: [f64; 9] = [0.000_1, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5];
+
+/// Labels that name a pack.
+const PACK_LABELS: [&str; 3] = ["pack", "weights_sha256", "manifest_sha256"];
 
 /// A step of the way from a second's last sample to its published decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,6 +120,12 @@ pub(crate) struct Families {
     registry: Registry,
     build: IntGaugeVec,
     pack: IntGaugeVec,
+    /// Applied, refused.
+    pack_updates: [IntCounter; 2],
+    shadow: IntGaugeVec,
+    shadow_seconds: IntCounterVec,
+    shadow_dropped: IntCounterVec,
+    shadow_difference: HistogramVec,
     stages: Vec<Histogram>,
     viewers: Vec<IntGauge>,
     records_lost: IntCounter,
@@ -144,13 +160,40 @@ impl Metrics {
         );
         let viewer_family =
             int_gauges(r, "touchline_viewers", "Clients connected to the live records or the preview.", &["kind"]);
+        let update_family = counters(
+            r,
+            "touchline_pack_updates_total",
+            "Packs offered to the running program; a refused one leaves the old one running.",
+            &["outcome"],
+        );
         let families = Families {
             build: int_gauges(r, "touchline_build_info", "Always 1; the labels say which build runs.", &["version"]),
-            pack: int_gauges(
+            pack: int_gauges(r, "touchline_pack_info", "Always 1; the labels say which model pack runs.", &PACK_LABELS),
+            pack_updates: ["applied", "refused"].map(|outcome| update_family.with_label_values(&[outcome])),
+            shadow: int_gauges(
                 r,
-                "touchline_pack_info",
-                "Always 1; the labels say which model pack runs.",
-                &["pack", "weights_sha256"],
+                "touchline_shadow_info",
+                "Always 1; the labels say which model pack runs as a shadow.",
+                &PACK_LABELS,
+            ),
+            shadow_seconds: counters(
+                r,
+                "touchline_shadow_seconds_total",
+                "Seconds that the shadow decided too, by whether its label is the same.",
+                &["stream", "agreement"],
+            ),
+            shadow_dropped: counters(
+                r,
+                "touchline_shadow_seconds_dropped_total",
+                "Seconds that the shadow did not decide, by reason; \"overload\" counts those it was too slow for.",
+                &["stream", "reason"],
+            ),
+            shadow_difference: histograms(
+                r,
+                "touchline_shadow_probability_difference",
+                "Mean over the classes of the absolute difference of the two packs' probabilities for one second.",
+                &["stream"],
+                &DIFFERENCE_BUCKETS,
             ),
             stages: Stage::ALL.iter().map(|s| stage_family.with_label_values(&[s.as_str()])).collect(),
             viewers: Viewer::ALL.iter().map(|v| viewer_family.with_label_values(&[v.as_str()])).collect(),
@@ -240,9 +283,23 @@ impl Metrics {
     }
 
     /// Says which pack runs. Called again (another pack), only the last one is exported.
-    pub fn set_pack(&self, name: &str, weights_sha256: &str) {
-        self.families.pack.reset();
-        self.families.pack.with_label_values(&[name, weights_sha256]).set(1);
+    pub fn set_pack(&self, pack: &PackStamp) {
+        only(&self.families.pack, pack);
+    }
+
+    /// A pack was offered to the running program, and taken or refused.
+    pub fn pack_update(&self, applied: bool) {
+        self.families.pack_updates[usize::from(!applied)].inc();
+    }
+
+    /// Says which pack runs as a shadow.
+    pub fn set_shadow(&self, pack: &PackStamp) {
+        only(&self.families.shadow, pack);
+    }
+
+    /// What is counted of one stream's shadow. All its counters are exported from now on, starting at 0.
+    pub fn shadow_stream(&self, id: &str) -> ShadowMetrics {
+        ShadowMetrics::new(&self.families, id)
     }
 
     /// The metrics of one stream, with their labels resolved. All counters of the stream are exported from now on,
@@ -302,6 +359,12 @@ fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registr
     let collector = made.expect(WELL_FORMED);
     registry.register(Box::new(collector.clone())).expect(WELL_FORMED);
     collector
+}
+
+/// Exports `pack` in place of what was there.
+fn only(family: &IntGaugeVec, pack: &PackStamp) {
+    family.reset();
+    family.with_label_values(&[&pack.name, &pack.weights_sha256, &pack.manifest_sha256]).set(1);
 }
 
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

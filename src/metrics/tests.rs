@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::clip::GapReason;
-use crate::decision::{Event, EventKind, WindowEstimate};
+use crate::decision::{Event, EventKind, PackStamp, WindowEstimate};
 use crate::ingest::Track;
 use crate::labels::{ClassId, Modality};
 use crate::time::RunId;
@@ -16,8 +16,18 @@ fn classes() -> ClassSet {
 /// Metrics in which every family has at least one value.
 fn filled() -> Metrics {
     let metrics = Metrics::new();
-    metrics.set_pack("old", "00");
-    metrics.set_pack("compact", "3f7a");
+    let stamp =
+        |name: &str| PackStamp { name: name.into(), weights_sha256: "3f7a".into(), manifest_sha256: "9d01".into() };
+    metrics.set_pack(&stamp("old"));
+    metrics.set_pack(&stamp("compact"));
+    metrics.pack_update(true);
+    metrics.pack_update(false);
+    metrics.pack_update(false);
+    metrics.set_shadow(&stamp("candidate"));
+    let shadow = metrics.shadow_stream("court \"1\"");
+    shadow.compared(true, 0.0005);
+    shadow.compared(false, 0.08);
+    shadow.dropped(ShadowDrop::Overload);
     for stage in Stage::ALL {
         metrics.observe_stage(stage, 12_000_000);
     }
@@ -76,7 +86,15 @@ fn every_value_told_is_in_the_text() {
         (r#"touchline_decision_latency_seconds_bucket{stream="court \"1\"",le="0.5"}"#, 0.0),
         (r#"touchline_decision_latency_seconds_bucket{stream="court \"1\"",le="0.75"}"#, 1.0),
         (r#"touchline_stage_duration_seconds_sum{stage="infer_flow"}"#, 0.012),
-        (r#"touchline_pack_info{pack="compact",weights_sha256="3f7a"}"#, 1.0),
+        (r#"touchline_pack_info{manifest_sha256="9d01",pack="compact",weights_sha256="3f7a"}"#, 1.0),
+        (r#"touchline_shadow_info{manifest_sha256="9d01",pack="candidate",weights_sha256="3f7a"}"#, 1.0),
+        (r#"touchline_pack_updates_total{outcome="applied"}"#, 1.0),
+        (r#"touchline_pack_updates_total{outcome="refused"}"#, 2.0),
+        (r#"touchline_shadow_seconds_total{agreement="same",stream="court \"1\""}"#, 1.0),
+        (r#"touchline_shadow_seconds_total{agreement="different",stream="court \"1\""}"#, 1.0),
+        (r#"touchline_shadow_seconds_dropped_total{reason="overload",stream="court \"1\""}"#, 1.0),
+        (r#"touchline_shadow_seconds_dropped_total{reason="compute",stream="court \"1\""}"#, 0.0),
+        (r#"touchline_shadow_probability_difference_bucket{stream="court \"1\"",le="0.001"}"#, 1.0),
         (r#"touchline_viewers{kind="live"}"#, 1.0),
         (r#"touchline_backlog_seconds{stream="court \"1\""}"#, 4.0),
         ("touchline_live_records_skipped_total", 5.0),
@@ -92,7 +110,7 @@ fn every_family_is_typed_explained_and_named_by_the_rules() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 20, "{types:?}");
+    assert_eq!(types.len(), 25, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");

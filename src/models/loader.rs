@@ -26,13 +26,15 @@ pub enum LoadError {
     Truncated { path: PathBuf, have: u64, want: u64 },
     #[error("weights {} have SHA-256 {have}, expected {want}", path.display())]
     Hash { path: PathBuf, have: String, want: String },
-    /// `names` are all of them, as the file would spell them, in the order of the network.
+    /// `names` are all of them, as the file would spell them, in the order of the network, and `shapes` theirs.
     #[error("{architecture} lacks {} of its tensors: {}", names.len(), first(names))]
-    Missing { architecture: Architecture, names: Vec<String> },
+    Missing { architecture: Architecture, names: Vec<String>, shapes: Vec<Vec<usize>> },
     #[error("tensor {name} has shape {have:?}, {architecture} wants {want:?}")]
     Shape { architecture: Architecture, name: String, have: Vec<usize>, want: Vec<usize> },
     #[error("tensor {name} is of type {have}, wants a floating-point type")]
     DType { name: String, have: &'static str },
+    #[error("tensor {name} has a value that is not a number or infinite")]
+    NotFinite { name: String },
     /// A tensor operation failed: out of memory, or a device without the op.
     #[error("cannot build {architecture}: {cause}")]
     Build { architecture: Architecture, cause: candle_core::Error },
@@ -49,6 +51,7 @@ impl LoadError {
             LoadError::Missing { .. } | LoadError::Shape { .. } | LoadError::DType { .. } => {
                 "use the weights of this architecture and class count"
             }
+            LoadError::NotFinite { .. } => "the training that made them broke down; take an earlier state of it",
             LoadError::Build { .. } => "check the free memory",
         }
     }
@@ -70,7 +73,7 @@ pub(super) struct Loader<'a> {
     tensors: &'a Tensors,
     /// From the network's own name of a tensor to the file's.
     rename: Box<dyn Fn(&str) -> String + 'a>,
-    missing: Vec<String>,
+    missing: Vec<(String, Vec<usize>)>,
     device: candle_core::Device,
 }
 
@@ -85,7 +88,8 @@ impl<'a> Loader<'a> {
         if self.missing.is_empty() {
             Ok(network)
         } else {
-            Err(LoadError::Missing { architecture: self.architecture, names: self.missing })
+            let (names, shapes) = self.missing.into_iter().unzip();
+            Err(LoadError::Missing { architecture: self.architecture, names, shapes })
         }
     }
 
@@ -96,7 +100,7 @@ impl<'a> Loader<'a> {
     fn tensor(&mut self, name: &str, want: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
         let name = (self.rename)(name);
         let Some(tensor) = self.tensors.get(&name) else {
-            self.missing.push(name);
+            self.missing.push((name, want.to_vec()));
             return self.built(Tensor::zeros(want, dtype, &self.device));
         };
         if tensor.dims() != want {

@@ -12,6 +12,9 @@ use crate::nn::{Activation, Conv, Depthwise, Pointwise, global_average};
 /// Length of the pooled features.
 pub(super) const FEATURE_WIDTH: usize = 1280;
 
+/// Name of the classifier's layer.
+pub(super) const CLASSIFIER: &str = "classifier.1";
+
 /// Output channels of the first convolution.
 const STEM_WIDTH: usize = 32;
 
@@ -86,7 +89,7 @@ impl MobileNetV2 {
             (inputs, FEATURE_WIDTH),
             Activation::Relu6,
         )?;
-        let head = loader.head("classifier.1", FEATURE_WIDTH, classes)?;
+        let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
         loader.finish(Self { stem, blocks, last, head })
     }
 

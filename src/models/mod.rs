@@ -3,6 +3,7 @@
 //! Not here: networks that learn ([`crate::learn::net`]), which keep batch norm as a layer of its own, and the packs that say which network and file
 //! belong to which modality.
 
+pub mod import;
 mod loader;
 mod mobilenet_v2;
 pub mod pack;
@@ -17,7 +18,7 @@ pub use mobilenet_v2::MobileNetV2;
 pub(crate) use mobilenet_v2::table as mobilenet_v2_table;
 pub(crate) use resnet50::stages as resnet50_stages;
 pub use resnet50::{ResNet50, mxnet_name};
-pub use weights::{Tensors, WeightsFile, read_weights, read_weights_verified, save_f16, sha256_hex};
+pub use weights::{Tensors, WeightsFile, check_finite, read_weights, read_weights_verified, save_f16, sha256_hex};
 
 /// Which network a weights file belongs to, under the name that a model pack gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,6 +41,24 @@ impl Architecture {
             Architecture::MobileNetV2 => "mobilenet_v2",
             Architecture::ResNet50 => "resnet50",
             Architecture::ResNet50V2 => "resnet50_v2",
+        }
+    }
+
+    /// Names and shapes of all tensors of the network, in the order of computation: backbone, then a classifier of
+    /// `classes` outputs. Names are torchvision's (of v2, those in its manner).
+    pub fn tensors(self, classes: usize) -> Vec<(String, Vec<usize>)> {
+        // One place knows the network's table: given nothing, it says all that it lacks.
+        match Network::load(self, &Tensors::new(), Some(classes)) {
+            Err(LoadError::Missing { names, shapes, .. }) => names.into_iter().zip(shapes).collect(),
+            Ok(_) | Err(_) => Vec::new(),
+        }
+    }
+
+    /// Name of the classifier's layer.
+    pub const fn classifier(self) -> &'static str {
+        match self {
+            Architecture::MobileNetV2 => mobilenet_v2::CLASSIFIER,
+            Architecture::ResNet50 | Architecture::ResNet50V2 => resnet50::CLASSIFIER,
         }
     }
 
@@ -167,6 +186,24 @@ impl Head {
         match &self.0 {
             Some(linear) => candle_core::Module::forward(linear, features),
             None => bail!("the network was loaded without a classifier"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counted in torchvision: 314 and 320 entries in the state dict, of which 52 and 53 count batches.
+    #[test]
+    fn the_tensors_of_a_network_are_torchvisions() {
+        for (architecture, count, classifier) in
+            [(Architecture::MobileNetV2, 314 - 52, 1280), (Architecture::ResNet50, 320 - 53, 2048)]
+        {
+            let tensors = architecture.tensors(7);
+            assert_eq!(tensors.len(), count, "{architecture}");
+            let name = format!("{}.weight", architecture.classifier());
+            assert!(tensors.contains(&(name, vec![7, classifier])), "{architecture}");
         }
     }
 }

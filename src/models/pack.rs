@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Architecture;
 use crate::clip::SamplingPlan;
-use crate::decision::PerModality;
+use crate::decision::{PackStamp, PerModality};
 use crate::error::{Error, Result};
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
 use crate::fusion::{FusionTable, TableEntry};
@@ -22,7 +22,7 @@ use crate::labels::{ClassId, ClassSet, Modality};
 pub const MANIFEST: &str = "pack.toml";
 
 /// The one format this program reads and writes.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// `pack.toml` as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,6 +55,13 @@ pub struct Sampling {
     pub flow_pairs: u32,
 }
 
+impl Default for Sampling {
+    /// That of the packs that ship: a quarter more lines than the model sees, which is what the preview shows.
+    fn default() -> Self {
+        Self { frame_height: 288, rgb_frames: 5, flow_pairs: 5 }
+    }
+}
+
 /// `[rgb]`, `[flow]`, `[audio]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,6 +84,9 @@ pub struct Section<P> {
 pub struct Fusion {
     /// Modalities from best to worst on validation; the first decides by default.
     pub order: Vec<Modality>,
+    /// Why the table is not measured on the models that are in the pack, and must be fitted again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<String>,
     /// One entry per class of the pack.
     pub table: BTreeMap<String, FusionEntry>,
 }
@@ -138,7 +148,52 @@ pub struct Pack {
     pub flow: Option<Part<FlowParams>>,
     pub audio: Option<Part<AudioParams>>,
     pub fusion: FusionTable,
+    /// Why the table must be fitted again, if it must.
+    pub refit: Option<String>,
     pub card: Card,
+    /// SHA-256 of `pack.toml`, hexadecimal; of a manifest that lies in no file, of what the file would hold.
+    pub manifest_sha256: String,
+}
+
+impl Manifest {
+    /// Reads `dir/pack.toml`, without validating what it says.
+    ///
+    /// # Errors
+    /// [`Error::Pack`] naming the line and the key that is missing or unknown.
+    pub fn read(dir: &Path) -> Result<Self> {
+        Ok(Self::read_hashed(dir)?.0)
+    }
+
+    /// With the SHA-256 of the file.
+    fn read_hashed(dir: &Path) -> Result<(Self, String)> {
+        let path = dir.join(MANIFEST);
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            Error::pack(dir, format!("cannot read {MANIFEST}: {e}"), "give the directory of a model pack with --pack")
+        })?;
+        let manifest = parse_toml(&text).map_err(|cause| {
+            let advice = "correct the key or take the pack again from where it came";
+            Error::pack(dir, format!("{MANIFEST} {cause}"), advice)
+        })?;
+        Ok((manifest, super::sha256_hex(text.as_bytes())))
+    }
+
+    /// Writes `dir/pack.toml`, whole or not at all. Call it when the weights are there.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(MANIFEST);
+        let text =
+            toml::to_string(self).map_err(|e| Error::Internal(format!("{MANIFEST} cannot be written as TOML: {e}")))?;
+        let part = dir.join(format!("{MANIFEST}.part"));
+        std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path)).map_err(|e| {
+            Error::output(
+                path.display().to_string(),
+                e.to_string(),
+                "check the folder, its permissions and the free space",
+            )
+        })
+    }
 }
 
 impl Pack {
@@ -147,21 +202,21 @@ impl Pack {
     /// # Errors
     /// [`Error::Pack`] naming the key that is missing, unknown or out of range.
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(MANIFEST);
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::pack(dir, format!("cannot read {MANIFEST}: {e}"), "give the directory of a model pack with --pack")
-        })?;
-        let manifest: Manifest = parse_toml(&text).map_err(|cause| {
-            let advice = "correct the key or take the pack again from where it came";
-            Error::pack(dir, format!("{MANIFEST} {cause}"), advice)
-        })?;
-        Self::from_manifest(dir, manifest)
+        let (manifest, sha256) = Manifest::read_hashed(dir)?;
+        Self::validated(dir, manifest, sha256)
             .map_err(|cause| Error::pack(dir, format!("{MANIFEST}: {cause}"), "correct the key named"))
     }
 
+    /// A pack from a manifest that lies in no file (yet).
+    ///
     /// # Errors
     /// A line that names the key and what is allowed.
     pub fn from_manifest(dir: &Path, manifest: Manifest) -> Result<Self, String> {
+        let text = toml::to_string(&manifest).map_err(|e| format!("cannot be written as TOML: {e}"))?;
+        Self::validated(dir, manifest, super::sha256_hex(text.as_bytes()))
+    }
+
+    fn validated(dir: &Path, manifest: Manifest, manifest_sha256: String) -> Result<Self, String> {
         if manifest.format != FORMAT {
             return Err(format!("format = {} is not the format this version reads ({FORMAT})", manifest.format));
         }
@@ -209,7 +264,9 @@ impl Pack {
             flow,
             audio,
             fusion,
+            refit: manifest.fusion.refit,
             card: manifest.card,
+            manifest_sha256,
         })
     }
 
@@ -226,6 +283,88 @@ impl Pack {
     pub fn weights_sha256(&self) -> String {
         let all: String = Modality::ALL.iter().filter_map(|m| self.model(*m)).map(|m| m.sha256.as_str()).collect();
         super::sha256_hex(all.as_bytes())
+    }
+
+    /// What its decisions carry.
+    pub fn stamp(&self) -> PackStamp {
+        PackStamp {
+            name: self.name.clone(),
+            weights_sha256: self.weights_sha256(),
+            manifest_sha256: self.manifest_sha256.clone(),
+        }
+    }
+
+    /// Whether this pack can decide the seconds that are cut for `running`: the same classes in the same order, and
+    /// pictures, pairs and sound taken from the streams in the same way.
+    ///
+    /// # Errors
+    /// One line that says what differs.
+    pub fn can_replace(&self, running: &Pack) -> Result<(), String> {
+        if self.classes != running.classes {
+            let lacks = |a: &ClassSet, b: &ClassSet| {
+                let names: Vec<&str> =
+                    a.names().iter().filter(|n| b.id(n).is_none()).map(String::as_str).take(5).collect();
+                names.join(", ")
+            };
+            let (missing, new) = (lacks(&running.classes, &self.classes), lacks(&self.classes, &running.classes));
+            return Err(match (missing.is_empty(), new.is_empty()) {
+                (true, true) => "its classes stand in another order than the running pack's".into(),
+                (false, true) => format!("its classes are not the running pack's: it lacks {missing}"),
+                (true, false) => format!("its classes are not the running pack's: {new} would be new"),
+                (false, false) => {
+                    format!("its classes are not the running pack's: it lacks {missing}, and {new} would be new")
+                }
+            });
+        }
+        if self.wants() != running.wants() {
+            let say = |t: Tracks| match (t.video, t.audio) {
+                (true, true) => "pictures and sound",
+                (true, false) => "pictures only",
+                (false, _) => "sound only",
+            };
+            return Err(format!(
+                "it takes {}, the streams were opened for {}",
+                say(self.wants()),
+                say(running.wants())
+            ));
+        }
+        let compared = [
+            ("sampling.frame_height", u64::from(self.frame_height), u64::from(running.frame_height)),
+            ("sampling.rgb_frames", u64::from(self.plan.rgb_frames), u64::from(running.plan.rgb_frames)),
+            ("sampling.flow_pairs", u64::from(self.plan.flow_pairs), u64::from(running.plan.flow_pairs)),
+            ("flow.input.gap_ms", self.plan.flow_gap_ns / 1_000_000, running.plan.flow_gap_ns / 1_000_000),
+            (
+                "audio.input.mel.sample_rate",
+                self.sample_rate().unwrap_or(0).into(),
+                running.sample_rate().unwrap_or(0).into(),
+            ),
+        ];
+        match compared.iter().find(|(_, own, theirs)| own != theirs) {
+            Some((key, own, theirs)) => Err(format!("its {key} is {own}, the streams were opened with {theirs}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the networks of both packs and what goes into them are the same, so that they differ in table,
+    /// temperatures and words only.
+    pub fn same_networks(&self, other: &Pack) -> bool {
+        let model = |a: &ModelSpec, b: &ModelSpec| {
+            (a.architecture, &a.sha256, &a.outputs) == (b.architecture, &b.sha256, &b.outputs)
+        };
+        fn part<P: PartialEq>(
+            a: &Option<Part<P>>,
+            b: &Option<Part<P>>,
+            model: impl Fn(&ModelSpec, &ModelSpec) -> bool,
+        ) -> bool {
+            match (a, b) {
+                (Some(a), Some(b)) => model(&a.model, &b.model) && a.input == b.input,
+                (None, None) => true,
+                _ => false,
+            }
+        }
+        part(&self.rgb, &other.rgb, model)
+            && part(&self.flow, &other.flow, model)
+            && part(&self.audio, &other.audio, model)
     }
 
     /// The tracks the pack looks at or listens to.

@@ -14,6 +14,9 @@ use crate::nn::{Activation, Conv, Pointwise, ScaleShift, global_average, max_poo
 /// Length of the pooled features.
 pub(super) const FEATURE_WIDTH: usize = 2048;
 
+/// Name of the classifier's layer.
+pub(super) const CLASSIFIER: &str = "fc";
+
 /// Output channels of the first convolution.
 const STEM_WIDTH: usize = 64;
 
@@ -78,7 +81,7 @@ impl ResNet50 {
         let mut loader = Loader::new(Architecture::ResNet50, tensors, str::to_owned);
         let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
         let blocks = for_each_block(|name, channels, stride| Block::load(&mut loader, name, channels, stride))?;
-        let head = loader.head("fc", FEATURE_WIDTH, classes)?;
+        let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
         loader.finish(Self { input_norm: None, stem, blocks, last_norm: None, head })
     }
 
@@ -106,7 +109,7 @@ impl ResNet50 {
         let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
         let blocks = for_each_block(|name, channels, stride| Block::load_v2(&mut loader, name, channels, stride))?;
         let last_norm = Some(loader.scale_shift("norm", FEATURE_WIDTH, Activation::Relu)?);
-        let head = loader.head("fc", FEATURE_WIDTH, classes)?;
+        let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
         loader.finish(Self { input_norm, stem, blocks, last_norm, head })
     }
 

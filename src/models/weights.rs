@@ -43,6 +43,32 @@ pub fn read_weights_verified(path: &Path, want: &str, device: &Device) -> Result
     parse(path, &bytes, device)
 }
 
+/// Checks that every floating-point value is a finite number: activations that clamp would hide from a trial run one
+/// that is not, and the network would be quietly wrong.
+///
+/// # Errors
+/// [`LoadError::NotFinite`] for the first tensor, by name, that has another value.
+pub fn check_finite(tensors: &Tensors) -> Result<(), LoadError> {
+    let mut names: Vec<&String> = tensors.keys().collect();
+    names.sort();
+    for name in names {
+        let tensor = &tensors[name];
+        if !tensor.dtype().is_float() {
+            continue;
+        }
+        // A sum in f32 of values that fit f16 or were trained stays far from overflow.
+        let sum = tensor
+            .detach()
+            .to_dtype(DType::F32)
+            .and_then(|tensor| tensor.abs()?.sum_all()?.to_scalar::<f32>())
+            .unwrap_or(f32::NAN);
+        if !sum.is_finite() {
+            return Err(LoadError::NotFinite { name: name.clone() });
+        }
+    }
+    Ok(())
+}
+
 /// SHA-256 of bytes as 64 lower-case hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -180,6 +206,19 @@ mod tests {
         assert!(!path.exists());
         let error = save_f16(&some_tensors(), &folder.path().join("no/such/folder")).expect_err("no folder");
         assert!(matches!(error, LoadError::Write { .. }), "{error}");
+    }
+
+    #[test]
+    fn values_that_are_no_numbers_are_found() {
+        let mut tensors = some_tensors();
+        check_finite(&tensors).expect("all are finite");
+        tensors.insert("count".to_owned(), Tensor::new(&[3u32], &Device::Cpu).expect("a small tensor"));
+        check_finite(&tensors).expect("whole numbers are finite");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            tensors.insert("bad".to_owned(), Tensor::new(&[1.0, bad], &Device::Cpu).expect("a small tensor"));
+            let error = check_finite(&tensors).expect_err("is not finite").to_string();
+            assert!(error.contains("tensor bad"), "{error}");
+        }
     }
 
     /// Each kind of damage has its own message, on one line, with the path.

@@ -4,17 +4,18 @@
 //! |---|---|
 //! | `/` | the overlay page |
 //! | `/api/v1/info` | version, pack, classes, vote window |
+//! | `/api/v1/pack` | the running pack, its table and card, its shadow, the last update; POST changes the pack |
 //! | `/api/v1/schema` | JSON Schema of the records |
 //! | `/api/v1/streams` | all streams |
 //! | `/api/v1/streams/{id}` | one stream with its last ten minutes |
-//! | `/api/v1/streams/{id}/live` | server-sent events: `snapshot`, then `second`, `gap`, `event`, `state`; after records were lost `lagged` and a new `snapshot` |
+//! | `/api/v1/streams/{id}/live` | server-sent events: `snapshot`, then `second`, `gap`, `event`, `state`, `pack`; after records were lost `lagged` and a new `snapshot` |
 //! | `/api/v1/streams/{id}/preview` | pictures as `multipart/x-mixed-replace`; `?single=1` one JPEG |
 //! | `/metrics` | Prometheus text |
 //! | `/healthz` | 200 while the process serves |
 //! | `/readyz` | 200 when the models are warm, else 503 with the reason |
 //!
-//! Everything is read-only. There is no TLS and no login: who may see the page is decided by `--listen` and by what
-//! stands before it.
+//! All but `POST /api/v1/pack` only reads. There is no TLS and no login: who may see the page is decided by `--listen`
+//! and by what stands before it, who may change the pack by `pack_routes`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -36,6 +37,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::hub::{Hub, Subscription};
+use super::pack_routes;
+pub use super::pack_routes::PackAccess;
 use super::page;
 use super::preview::Watcher;
 use super::record::{SCHEMA, to_json};
@@ -64,8 +67,10 @@ const POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none
 
 /// What the handlers share.
 #[derive(Clone)]
-struct Server {
-    hub: Hub,
+pub(super) struct Server {
+    pub(super) hub: Hub,
+    /// `None`: the pack cannot be changed.
+    pub(super) packs: Option<PackAccess>,
     /// Becomes true when the server stops.
     closing: watch::Receiver<bool>,
 }
@@ -98,9 +103,22 @@ pub async fn bind(address: &str) -> Result<TcpListener> {
 /// # Errors
 /// [`Error::Output`] when the listener fails for good.
 pub async fn serve(listener: TcpListener, hub: Hub, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+    serve_with_packs(listener, hub, None, shutdown).await
+}
+
+/// As [`serve`], with who may change the pack.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_with_packs(
+    listener: TcpListener,
+    hub: Hub,
+    packs: Option<PackAccess>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
     let place = listener.local_addr().map_or_else(|_| "HTTP server".to_owned(), |a| a.to_string());
     let (close, closing) = watch::channel(false);
-    let app = router(Server { hub, closing: closing.clone() });
+    let app = router(Server { hub, packs, closing: closing.clone() });
     let stop = async move {
         shutdown.await;
         close.send_replace(true);
@@ -123,6 +141,7 @@ fn router(server: Server) -> Router {
         .route("/", get(|| async { asset("index.html") }))
         .route("/assets/{name}", get(|Path(name): Path<String>| async move { asset(&name) }))
         .route("/api/v1/info", get(|State(s): State<Server>| async move { json(s.hub.info_json()) }))
+        .route("/api/v1/pack", get(pack_routes::get).post(pack_routes::post))
         .route("/api/v1/schema", get(|| async { ([(header::CONTENT_TYPE, "application/schema+json")], SCHEMA) }))
         .route("/api/v1/streams", get(|State(s): State<Server>| async move { json(s.hub.streams_json()) }))
         .route("/api/v1/streams/{id}", get(stream))
@@ -148,7 +167,7 @@ async fn protect(mut response: Response) -> Response {
     response
 }
 
-fn json(body: String) -> Response {
+pub(super) fn json(body: String) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
@@ -159,7 +178,7 @@ struct Problem<'a> {
     advice: &'a str,
 }
 
-fn problem(status: StatusCode, error: &str, advice: &str) -> Response {
+pub(super) fn problem(status: StatusCode, error: &str, advice: &str) -> Response {
     (status, json(to_json(&Problem { error, advice }))).into_response()
 }
 

@@ -1,9 +1,13 @@
 //! What people and programs see: the page, the API, JSONL, events.
 
+mod agreement;
 pub mod format;
 pub mod http;
 pub mod hub;
 pub mod jsonl;
+mod pack_routes;
+pub mod pack_view;
+pub mod packs;
 mod page;
 mod preview;
 pub mod record;

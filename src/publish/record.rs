@@ -10,6 +10,7 @@
 //! | `gap` | a second went without one; says why |
 //! | `event` | a class came on air (`onset`) or left it (`offset`) |
 //! | `state` | the stream connects, plays, waits to reconnect, ended or failed |
+//! | `pack` | from the next second on another model pack decides |
 
 use std::sync::Arc;
 
@@ -18,7 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{millis, rfc3339, round6};
 use crate::clip::{Absent, Gap, GapReason};
-use crate::decision::{Event, EventKind, ModalityScores, SecondOutcome, SecondPrediction, Why, WindowEstimate};
+use crate::decision::{
+    Event, EventKind, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, Why, WindowEstimate,
+};
 use crate::ingest::{Pace, Tracks};
 use crate::labels::{ClassId, ClassSet, Modality};
 use crate::redact;
@@ -149,6 +152,21 @@ impl Recorder {
         })
     }
 
+    /// The record of a change of packs: `second` is the first that the new one decided, at `unix_ns`, nanoseconds since
+    /// 1970-01-01 UTC.
+    pub fn pack(&self, second: &SecondPrediction, previous: &PackStamp, unix_ns: i64) -> String {
+        to_json(&PackRecord {
+            kind: "pack",
+            stream: &self.stream,
+            run: second.run,
+            index: second.index,
+            pts_ns: Pts::from_second(second.index),
+            pack: &second.pack,
+            previous,
+            at: self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival })).map(|wall| wall.time),
+        })
+    }
+
     fn second(&self, second: &SecondPrediction, published: &Published) -> String {
         let decision = &second.decision;
         let modality = |m: Modality| ModalityRecord::new(self, second.scores.get(m), *second.absent.get(m));
@@ -172,6 +190,7 @@ impl Recorder {
             window: self.window(&published.estimate),
             latency_ms: published.latency_ns.filter(|_| self.pace == Pace::Live).map(millis),
             backlog: self.backlog(published),
+            pack: &second.pack,
         })
     }
 
@@ -276,6 +295,7 @@ struct SecondRecord<'a> {
     window: WindowRecord<'a>,
     latency_ms: Option<f64>,
     backlog: u32,
+    pack: &'a PackStamp,
 }
 
 #[derive(Serialize)]
@@ -313,6 +333,19 @@ struct StateRecord<'a> {
     #[serde(flatten)]
     state: StateFields<'a>,
     tracks: Option<Tracks>,
+    at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct PackRecord<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    stream: &'a str,
+    run: RunId,
+    index: u64,
+    pts_ns: Pts,
+    pack: &'a PackStamp,
+    previous: &'a PackStamp,
     at: Option<String>,
 }
 

@@ -97,6 +97,12 @@ fn all_records() -> Vec<String> {
         second.decision.why = Why::Fallback;
     }
     lines.extend(recorder(Pace::File).published(&bare));
+    let mut other = predicted(8, "soccer", 0.4);
+    let SecondOutcome::Predicted(second) = &mut other.outcome else { unreachable!() };
+    let previous = second.pack.clone();
+    second.pack = Arc::new(PackStamp { manifest_sha256: "77aa".into(), ..(*previous).clone() });
+    lines.push(live.pack(second, &previous, 1_700_000_000_000_000_000));
+    lines.push(recorder(Pace::File).pack(second, &previous, 0));
     for reason in GapReason::ALL {
         lines.extend(live.published(&gap(9, reason)));
     }
@@ -196,7 +202,8 @@ fn a_second_reads_exactly_so() {
             r#""probabilities":{"soccer":0.05,"tennis":0.9,"other":0.05},"#,
             r#""window":{"label":"tennis","share":{"soccer":0.0,"tennis":1.0,"other":0.0},"#,
             r#""mean":{"soccer":0.05,"tennis":0.9,"other":0.05},"seconds":8,"gaps":0},"#,
-            r#""latency_ms":640.25,"backlog":1}"#
+            r#""latency_ms":640.25,"backlog":1,"#,
+            r#""pack":{"name":"compact","weights_sha256":"3f7a","manifest_sha256":"9d01"}}"#
         )
     );
 }

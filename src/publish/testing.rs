@@ -1,7 +1,11 @@
 //! Published seconds for the tests of this module.
 
+use std::sync::Arc;
+
 use crate::clip::{Absent, Gap, GapReason};
-use crate::decision::{Decision, ModalityScores, PerModality, SecondOutcome, SecondPrediction, Why, WindowEstimate};
+use crate::decision::{
+    Decision, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, Why, WindowEstimate,
+};
 use crate::labels::{ClassSet, Modality};
 use crate::publish::record::Published;
 use crate::time::{RunId, WallSource, WallTime};
@@ -11,6 +15,11 @@ pub const EPOCH_NS: i64 = 1_700_000_000_000_000_000;
 
 pub fn classes() -> ClassSet {
     ClassSet::new(["soccer", "tennis", "other"].map(String::from).to_vec()).unwrap()
+}
+
+/// The pack of all that is published here.
+pub fn stamp() -> PackStamp {
+    PackStamp { name: "compact".into(), weights_sha256: "3f7a".into(), manifest_sha256: "9d01".into() }
 }
 
 /// Second `index` of run 0, without sound, decided by RGB.
@@ -34,6 +43,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
                 why: Why::Table,
                 probabilities: scores.clone(),
             },
+            pack: Arc::new(stamp()),
             wall: WallTime { unix_ns: EPOCH_NS + index as i64 * 1_000_000_000, source: WallSource::Arrival },
             arrived_ns: 0,
         }),

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use touchline::clip::{Absent, Gap, GapReason};
 use touchline::clock::{Clock, SystemClock};
 use touchline::decision::{
-    Decision, Event, EventKind, ModalityScores, PerModality, SecondOutcome, SecondPrediction, Why, WindowEstimate,
+    Decision, Event, EventKind, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, Why,
+    WindowEstimate,
 };
 use touchline::error::Result;
 use touchline::ingest::Pace;
@@ -56,15 +57,18 @@ pub fn classes() -> ClassSet {
     ClassSet::new(STUDY_CLASSES.iter().copied().chain(["other"]).map(String::from).collect()).unwrap()
 }
 
+/// The pack that decides.
+pub fn stamp() -> PackStamp {
+    PackStamp {
+        name: "compact".into(),
+        weights_sha256: "3f7a9c52d1e84b06".into(),
+        manifest_sha256: "9d01c7aa40be5512".into(),
+    }
+}
+
 pub fn new_hub() -> (Hub, Arc<PastClock>) {
     let clock = Arc::new(PastClock::default());
-    let info = HubInfo {
-        classes: classes(),
-        modalities: Modality::ALL.to_vec(),
-        pack_name: "compact".into(),
-        weights_sha256: "3f7a9c52d1e84b06".into(),
-        vote_window_s: 10,
-    };
+    let info = HubInfo { classes: classes(), modalities: Modality::ALL.to_vec(), pack: stamp(), vote_window_s: 10 };
     let hub = Hub::new(info, Metrics::new(), clock.clone());
     hub.set_ready(true);
     (hub, clock)
@@ -142,11 +146,20 @@ pub struct Script {
     window: VecDeque<Option<(ClassId, Vec<f32>)>>,
     on: Option<ClassId>,
     noise: u32,
+    pub pack: Arc<PackStamp>,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { classes: classes(), run: 0, index: 0, window: VecDeque::new(), on: None, noise: 9 }
+        Self {
+            classes: classes(),
+            run: 0,
+            index: 0,
+            window: VecDeque::new(),
+            on: None,
+            noise: 9,
+            pack: Arc::new(stamp()),
+        }
     }
 }
 
@@ -199,6 +212,7 @@ impl Script {
                 why: if by == Modality::Audio { Why::Table } else { Why::Default },
                 probabilities,
             },
+            pack: self.pack.clone(),
             wall: WallTime { unix_ns, source: WallSource::Arrival },
             arrived_ns: 0,
         };

@@ -4,6 +4,7 @@
 //! and get every record after them. Publishing never waits for a subscriber: one that is too slow loses the oldest
 //! records and is told how many. Nothing here knows the network.
 
+mod handle;
 mod history;
 mod view;
 
@@ -13,17 +14,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::broadcast;
 
+use super::packs::PackBoard;
 use super::preview::Preview;
-use super::record::{Published, Recorder, StreamState};
+use super::record::{Recorder, StreamState};
 use crate::clip::GapReason;
 use crate::clock::Clock;
-use crate::decision::{Event, SecondOutcome};
+use crate::decision::PackStamp;
 use crate::error::{Error, Result};
-use crate::ingest::frame::Frame;
-use crate::ingest::{Discontinuity, Pace, Track, Tracks};
+use crate::ingest::{Pace, Tracks};
 use crate::labels::{ClassId, ClassSet, Modality};
-use crate::metrics::{Metrics, Stage, StreamMetrics};
+use crate::metrics::{Metrics, StreamMetrics};
 use crate::redact;
+pub use handle::StreamHandle;
 use history::Entry;
 
 /// Seconds kept per stream for the timeline: ten minutes, as much as the page shows.
@@ -36,15 +38,13 @@ pub const HISTORY_EVENTS: usize = 200;
 /// that is further behind is better served with a new snapshot.
 const LIVE_RECORDS: usize = 64;
 
-/// What all streams have in common.
+/// What all streams have in common when the program starts.
 #[derive(Clone, Debug)]
 pub struct HubInfo {
     pub classes: ClassSet,
     /// Modalities that the pack has a model for.
     pub modalities: Vec<Modality>,
-    pub pack_name: String,
-    /// SHA-256 over the pack's weights, hexadecimal.
-    pub weights_sha256: String,
+    pub pack: PackStamp,
     pub vote_window_s: u32,
 }
 
@@ -65,6 +65,7 @@ pub enum RecordKind {
     Gap,
     Event,
     State,
+    Pack,
 }
 
 impl RecordKind {
@@ -74,6 +75,7 @@ impl RecordKind {
             RecordKind::Gap => "gap",
             RecordKind::Event => "event",
             RecordKind::State => "state",
+            RecordKind::Pack => "pack",
         }
     }
 }
@@ -104,14 +106,24 @@ pub struct Hub {
 }
 
 struct Shared {
-    info: HubInfo,
+    /// The same for every pack that may come: a stream's records must not change their classes.
     classes: Arc<ClassSet>,
+    vote_window_s: u32,
+    pack: RwLock<RunningPack>,
+    board: PackBoard,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     /// In the order they were added.
     streams: RwLock<Vec<Arc<Stream>>>,
     /// Why the program is not ready yet; `None` when it is.
     not_ready: RwLock<Option<String>>,
+}
+
+/// What the page and the API say of the pack that runs.
+#[derive(Clone)]
+struct RunningPack {
+    stamp: Arc<PackStamp>,
+    modalities: Vec<Modality>,
 }
 
 pub(super) struct Stream {
@@ -141,6 +153,8 @@ struct Live {
     /// Records, oldest first.
     events: VecDeque<Arc<str>>,
     counters: Counters,
+    /// The pack that made the last decision.
+    pack: Option<Arc<PackStamp>>,
     sequence: u64,
 }
 
@@ -158,10 +172,14 @@ pub struct Counters {
 impl Hub {
     /// A hub without streams that is not ready.
     pub fn new(info: HubInfo, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
-        metrics.set_pack(&info.pack_name, &info.weights_sha256);
-        let classes = Arc::new(info.classes.clone());
+        metrics.set_pack(&info.pack);
+        let classes = Arc::new(info.classes);
+        let pack = RwLock::new(RunningPack { stamp: Arc::new(info.pack), modalities: info.modalities });
         let not_ready = RwLock::new(Some("starting".to_owned()));
-        Self { shared: Arc::new(Shared { info, classes, metrics, clock, streams: RwLock::default(), not_ready }) }
+        let board = PackBoard::new(classes.clone(), clock.clone());
+        let vote_window_s = info.vote_window_s;
+        let streams = RwLock::default();
+        Self { shared: Arc::new(Shared { classes, vote_window_s, pack, board, metrics, clock, streams, not_ready }) }
     }
 
     /// Adds a stream in the state [`StreamState::Connecting`].
@@ -216,8 +234,25 @@ impl Hub {
         self.shared.not_ready.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn info(&self) -> &HubInfo {
-        &self.shared.info
+    /// Says that another pack decides from now on. Each stream's subscribers hear of it with the first second that it
+    /// decides.
+    pub fn set_pack(&self, stamp: Arc<PackStamp>, modalities: Vec<Modality>) {
+        self.shared.metrics.set_pack(&stamp);
+        *self.shared.pack.write().unwrap_or_else(PoisonError::into_inner) = RunningPack { stamp, modalities };
+    }
+
+    /// What `/api/v1/pack` shows beside the running pack's names.
+    pub fn board(&self) -> &PackBoard {
+        &self.shared.board
+    }
+
+    /// The answer of `GET /api/v1/pack`; `writable`: whether POST would be listened to.
+    pub fn pack_json(&self, writable: bool) -> String {
+        self.shared.board.json(&self.pack().stamp, writable)
+    }
+
+    fn pack(&self) -> RunningPack {
+        self.shared.pack.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -284,6 +319,7 @@ impl Live {
             history: VecDeque::with_capacity(HISTORY_SECONDS),
             events: VecDeque::new(),
             counters: Counters::default(),
+            pack: None,
             sequence: 0,
         }
     }
@@ -295,177 +331,6 @@ fn push_bounded<T>(ring: &mut VecDeque<T>, item: T, max: usize) {
         ring.pop_front();
     }
     ring.push_back(item);
-}
-
-/// One stream, for the threads that work on it. Cloning shares it; all methods may be called from any thread and none
-/// waits for a subscriber.
-#[derive(Clone)]
-pub struct StreamHandle {
-    hub: Hub,
-    stream: Arc<Stream>,
-}
-
-impl StreamHandle {
-    pub fn id(&self) -> &str {
-        &self.stream.id
-    }
-
-    /// The redacted URI.
-    pub fn uri(&self) -> &str {
-        &self.stream.uri
-    }
-
-    /// For what is counted elsewhere: frames and samples taken in.
-    pub fn metrics(&self) -> &StreamMetrics {
-        &self.stream.metrics
-    }
-
-    /// Sets the state and tells subscribers. Returns the record, or `None` when nothing changed.
-    pub fn set_state(&self, state: StreamState) -> Option<Arc<str>> {
-        let state = state.redacted();
-        let mut live = self.stream.live();
-        if live.state == state {
-            return None;
-        }
-        self.stream.metrics.up(state == StreamState::Playing);
-        if matches!(state, StreamState::Ended | StreamState::Failed { .. }) {
-            self.stream.metrics.estimate_over();
-            live.backlog = 0;
-        }
-        live.state = state;
-        live.since_unix_ns = self.hub.shared.clock.unix_ns();
-        Some(self.send_state(&mut live))
-    }
-
-    /// The source opened and has these tracks. Returns the record, or `None` when nothing changed.
-    pub fn set_tracks(&self, tracks: Tracks) -> Option<Arc<str>> {
-        let mut live = self.stream.live();
-        if live.tracks == Some(tracks) {
-            return None;
-        }
-        live.tracks = Some(tracks);
-        Some(self.send_state(&mut live))
-    }
-
-    fn send_state(&self, live: &mut Live) -> Arc<str> {
-        let json: Arc<str> = self.stream.recorder.state(&live.state, live.tracks, live.since_unix_ns).into();
-        self.stream.send(live, RecordKind::State, json.clone());
-        json
-    }
-
-    /// A run began; `cause` is `None` for the first of a stream.
-    pub fn run_started(&self, cause: Option<Discontinuity>) {
-        let mut live = self.stream.live();
-        live.counters.runs += 1;
-        self.stream.metrics.run_started();
-        if let Some(cause) = cause {
-            tracing::info!("{}: a new run began: {cause:?}", self.stream.id);
-        }
-    }
-
-    /// The source was opened again `times` more; each counts, whether data came of it or not.
-    pub fn reconnected(&self, times: u64) {
-        self.stream.live().counters.reconnects += times;
-        self.stream.metrics.reconnected(times);
-    }
-
-    /// Data of `track` could not be used.
-    pub fn discarded(&self, track: Track, count: u64) {
-        self.stream.metrics.discarded(track, count);
-    }
-
-    /// Publishes one second: keeps it for the page, tells subscribers, updates the metrics. Returns its records (the
-    /// second or gap first, then its events) for other outputs.
-    ///
-    /// # Panics
-    /// If a class id or a probability vector does not belong to the hub's classes.
-    pub fn publish(&self, published: &Published) -> Vec<Arc<str>> {
-        let clock = &self.hub.shared.clock;
-        let began_ns = clock.mono_ns();
-        let unix_ns = clock.unix_ns();
-        let lines: Vec<Arc<str>> = self.stream.recorder.published(published).into_iter().map(Arc::from).collect();
-        self.count(published, unix_ns);
-        let mut live = self.stream.live();
-        let live = &mut *live;
-        let kind = match &published.outcome {
-            SecondOutcome::Predicted(_) => {
-                live.counters.classified += 1;
-                // A gap has no latency; the last decision's stays on show.
-                live.latency_ns = published.latency_ns;
-                RecordKind::Second
-            }
-            SecondOutcome::Gap(gap) => {
-                live.counters.gapped[gap.reason as usize] += 1;
-                RecordKind::Gap
-            }
-        };
-        let estimate = &published.estimate;
-        live.top = (estimate.seconds > 0).then(|| (estimate.label, estimate.mean[estimate.label.index()]));
-        live.backlog = published.backlog;
-        live.counters.events += published.events.len() as u64;
-        push_bounded(&mut live.history, Entry::new(published, unix_ns), HISTORY_SECONDS);
-        for (i, line) in lines.iter().enumerate() {
-            if i == 0 {
-                live.last = Some(line.clone());
-                self.stream.send(live, kind, line.clone());
-            } else {
-                push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
-                self.stream.send(live, RecordKind::Event, line.clone());
-            }
-        }
-        self.hub.shared.metrics.observe_stage(Stage::Publish, clock.mono_ns().saturating_sub(began_ns));
-        lines
-    }
-
-    /// Publishes events that no second causes: the end of a stream takes every class off air. Returns their records.
-    ///
-    /// # Panics
-    /// If a class id does not belong to the hub's classes.
-    pub fn publish_events(&self, events: &[Event]) -> Vec<Arc<str>> {
-        let lines: Vec<Arc<str>> = self.stream.recorder.events(events).into_iter().map(Arc::from).collect();
-        let mut live = self.stream.live();
-        live.counters.events += events.len() as u64;
-        for line in &lines {
-            push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
-            self.stream.send(&mut live, RecordKind::Event, line.clone());
-        }
-        events.iter().for_each(|event| self.stream.metrics.event(event));
-        lines
-    }
-
-    fn count(&self, published: &Published, unix_ns: i64) {
-        let metrics = &self.stream.metrics;
-        match &published.outcome {
-            SecondOutcome::Predicted(second) => metrics.classified(second.decision.modality, unix_ns),
-            SecondOutcome::Gap(gap) => metrics.gapped(gap.reason),
-        }
-        if let Some(ns) = published.latency_ns {
-            metrics.latency(ns);
-        }
-        metrics.estimate(&published.estimate);
-        metrics.backlog(published.backlog);
-        published.events.iter().for_each(|event| metrics.event(event));
-    }
-
-    pub fn counters(&self) -> Counters {
-        self.stream.live().counters
-    }
-
-    /// Whether someone watches and the next picture is due: only then a frame is worth offering. Cheap.
-    pub fn preview_wanted(&self) -> bool {
-        self.stream.preview.wanted()
-    }
-
-    /// Shows `frame` to whoever watches. Takes a reference, encodes nothing.
-    pub fn offer_preview(&self, frame: Frame) {
-        self.stream.preview.offer(frame);
-    }
-}
-
-impl fmt::Debug for StreamHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamHandle").field("id", &self.stream.id).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@ use tokio::sync::broadcast::error::TryRecvError;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::decision::{Event, EventKind};
-use crate::publish::testing::{classes, gap, predicted};
+use crate::decision::{Event, EventKind, SecondOutcome};
+use crate::ingest::{Discontinuity, Track};
+use crate::publish::testing::{classes, gap, predicted, stamp};
 use crate::time::RunId;
 
 fn hub() -> (Hub, Arc<ManualClock>) {
@@ -12,8 +13,7 @@ fn hub() -> (Hub, Arc<ManualClock>) {
     let info = HubInfo {
         classes: classes(),
         modalities: vec![Modality::Rgb, Modality::Flow],
-        pack_name: "compact".into(),
-        weights_sha256: "3f7a".into(),
+        pack: stamp(),
         vote_window_s: 10,
     };
     (Hub::new(info, Metrics::new(), clock.clone()), clock)
@@ -195,5 +195,33 @@ fn info_names_the_pack_and_titles_the_classes() {
     assert_eq!(info["pack"]["name"], "compact");
     assert_eq!(info["classes"][1], json(r#"{"id":"tennis","title":"Tennis"}"#));
     assert_eq!(info["modalities"], json(r#"["rgb","flow"]"#));
-    assert!(hub.metrics().encode().contains("touchline_pack_info{pack=\"compact\",weights_sha256=\"3f7a\"} 1"));
+    let line = r#"touchline_pack_info{manifest_sha256="9d01",pack="compact",weights_sha256="3f7a"} 1"#;
+    assert!(hub.metrics().encode().contains(line), "{}", hub.metrics().encode());
+}
+
+#[test]
+fn another_pack_is_told_before_the_first_second_it_decides() {
+    let (hub, _) = hub();
+    let cam = add(&hub, "cam");
+    assert_eq!(cam.publish(&predicted(0, "tennis", 0.9)).len(), 1, "the first pack is no change");
+    let mut records = hub.subscribe("cam").unwrap().records;
+    let other = Arc::new(PackStamp { name: "court".into(), manifest_sha256: "77aa".into(), ..stamp() });
+    hub.set_pack(other.clone(), vec![Modality::Audio]);
+    assert_eq!(cam.publish(&gap(1, GapReason::Overload)).len(), 1, "a gap is decided by no pack");
+    let mut second = predicted(2, "tennis", 0.9);
+    let SecondOutcome::Predicted(inner) = &mut second.outcome else { unreachable!() };
+    inner.pack = other;
+    let lines: Vec<Value> = cam.publish(&second).iter().map(|line| json(line)).collect();
+    assert_eq!((&lines[0]["type"], &lines[1]["type"]), (&json("\"pack\""), &json("\"second\"")));
+    assert_eq!((&lines[0]["index"], &lines[0]["previous"]["name"]), (&json("2"), &json("\"compact\"")));
+    assert_eq!(lines[0]["pack"], lines[1]["pack"]);
+    assert_eq!(cam.publish(&second).len(), 1, "it is told once");
+    let kinds: Vec<RecordKind> = std::iter::from_fn(|| records.try_recv().ok()).map(|r| r.kind).collect();
+    assert_eq!(kinds, [RecordKind::Gap, RecordKind::Pack, RecordKind::Second, RecordKind::Second]);
+    assert_eq!(json(&hub.info_json())["pack"]["name"], "court");
+    assert_eq!(json(&hub.info_json())["modalities"], json(r#"["audio"]"#));
+    let detail = detail(&hub, "cam");
+    assert_eq!((&detail["pack"]["name"], &detail["last"]["type"]), (&json("\"court\""), &json("\"second\"")));
+    let text = hub.metrics().encode();
+    assert!(text.contains("pack=\"court\"") && !text.contains("pack=\"compact\""), "{text}");
 }

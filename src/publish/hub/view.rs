@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{Hub, Live, Stream};
 use crate::clip::GapReason;
+use crate::decision::PackStamp;
 use crate::ingest::{Pace, Tracks};
 use crate::labels::Modality;
 use crate::publish::format::{class_title, millis, rfc3339, round6};
@@ -14,17 +15,11 @@ use crate::publish::record::{StateFields, to_json};
 struct InfoView<'a> {
     name: &'static str,
     version: &'static str,
-    pack: PackView<'a>,
+    pack: &'a PackStamp,
     classes: Vec<ClassView<'a>>,
     modalities: &'a [Modality],
     vote_window_s: u32,
     history_seconds: usize,
-}
-
-#[derive(Serialize)]
-struct PackView<'a> {
-    name: &'a str,
-    weights_sha256: &'a str,
 }
 
 #[derive(Serialize)]
@@ -47,6 +42,8 @@ struct SummaryView<'a> {
     latency_ms: Option<f64>,
     backlog: u32,
     counters: CountersView,
+    /// Of the last decision.
+    pack: Option<&'a PackStamp>,
 }
 
 #[derive(Serialize)]
@@ -75,14 +72,14 @@ struct GappedView {
 impl Hub {
     /// Version, pack, classes with their titles, vote window.
     pub fn info_json(&self) -> String {
-        let info = self.info();
+        let running = self.pack();
         to_json(&InfoView {
             name: "touchline",
             version: env!("CARGO_PKG_VERSION"),
-            pack: PackView { name: &info.pack_name, weights_sha256: &info.weights_sha256 },
-            classes: info.classes.names().iter().map(|id| ClassView { id, title: class_title(id) }).collect(),
-            modalities: &info.modalities,
-            vote_window_s: info.vote_window_s,
+            pack: &running.stamp,
+            classes: self.shared.classes.names().iter().map(|id| ClassView { id, title: class_title(id) }).collect(),
+            modalities: &running.modalities,
+            vote_window_s: self.shared.vote_window_s,
             history_seconds: super::HISTORY_SECONDS,
         })
     }
@@ -145,6 +142,7 @@ impl Hub {
                 reconnects: live.counters.reconnects,
                 events: live.counters.events,
             },
+            pack: live.pack.as_deref(),
         }
     }
 }

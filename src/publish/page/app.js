@@ -36,7 +36,23 @@ const timeline = new Timeline($("timeline"), $("tip"), $("legend"), serverNow);
 const info = await fetchInfo(server);
 learnClasses(info.classes);
 const bars = new Bars(info.classes, info);
-$("build").textContent = `Touchline ${info.version} · pack ${info.pack.name} · ${info.classes.length} classes · weights ${info.pack.weights_sha256.slice(0, 12)}`;
+showBuild();
+
+function showBuild() {
+  const { name, weights_sha256, manifest_sha256 } = info.pack;
+  $("build").textContent = `Touchline ${info.version} · pack ${name} · ${info.classes.length} classes · weights ${weights_sha256.slice(0, 12)} · table ${manifest_sha256.slice(0, 12)}`;
+}
+
+// Another pack decides: its classes are the same, the rest of what is known of it may differ.
+async function packChanged(pack) {
+  const before = JSON.stringify(info.pack);
+  if (!pack || JSON.stringify(pack) === before) return;
+  Object.assign(info, await fetchInfo(server));
+  // A stream that waits still shows the pack of its last second.
+  if (JSON.stringify(info.pack) === before) return;
+  showBuild();
+  $("spoken").textContent = `Pack ${info.pack.name} decides from now on`;
+}
 
 // After an outage the server may be another build or run another pack: then nothing on the page fits any more.
 async function comeBack() {
@@ -65,6 +81,7 @@ function snapshot(stream) {
   showEvents(known.events, stream.pace);
   refresh();
   showLast();
+  packChanged(stream.pack);
 }
 
 function record(kind, data) {
@@ -75,6 +92,9 @@ function record(kind, data) {
     Object.assign(stream, { state, cause, advice, retry_in_ms, tracks, since: data.at ?? new Date(serverNow()).toISOString() });
     refresh();
     showLast();
+  } else if (kind === "pack") {
+    stream.pack = data.pack;
+    packChanged(data.pack);
   } else if (kind === "event") {
     known.events = [...known.events.slice(-199), data];
     timeline.addEvent(data);

@@ -38,7 +38,7 @@ export class Live {
       this.server.answers();
       this.tell.snapshot(stream);
     });
-    for (const kind of ["second", "gap", "event", "state"]) on(kind, (record) => this.tell.record(kind, record));
+    for (const kind of ["second", "gap", "event", "state", "pack"]) on(kind, (record) => this.tell.record(kind, record));
     source.onerror = () => {
       this.server.silent();
       // The browser retries by itself unless the answer was an error.
@@ -63,7 +63,7 @@ export function pollStreams(then, server) {
   ask();
 }
 
-// The server's unchanging facts; asks until it answers.
+// The server's facts, which change only with its build or its pack; asks until it answers.
 export async function fetchInfo(server) {
   for (;;) {
     try {

@@ -1,0 +1,71 @@
+//! `touchline pack build`: a pack from what was trained.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::progress::Progress;
+use crate::error::Result;
+use crate::learn::dataset::Dataset;
+use crate::learn::pack::{PackConfig, build as build_pack};
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "Temperatures and the class-to-modality table are chosen on the dataset's validation side; the test \
+side is looked at once, for the figures on the card.
+
+Example:
+  touchline pack build RUN --dataset DATASET -o weights/mine --name mine
+A running detector takes it with `POST /api/v1/pack`, SIGHUP or --watch-pack.")]
+pub struct BuildArgs {
+    /// Runs of `touchline train`; where two hold a modality, the later counts.
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// The dataset they were trained on.
+    #[arg(long, value_name = "DATASET")]
+    dataset: PathBuf,
+    /// Directory of the pack.
+    #[arg(short, long, value_name = "PACK")]
+    out: PathBuf,
+    /// Name of the pack.
+    #[arg(long, default_value = "custom")]
+    name: String,
+    /// What the material is and where it comes from, for the pack's card.
+    #[arg(long, value_name = "TEXT", default_value = "its origin is not stated")]
+    material: String,
+    /// Directory where scores are kept for the next time [default: DATASET/cache].
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+pub fn build(args: BuildArgs) -> Result<()> {
+    let dataset = Dataset::open(&args.dataset)?;
+    let cache = args.cache.unwrap_or_else(|| args.dataset.join("cache"));
+    let config =
+        PackConfig { runs: args.runs, out: args.out.clone(), name: args.name, material: args.material, cache };
+    let mut bar: Option<(&'static str, Progress)> = None;
+    let manifest = build_pack(&dataset, &config, &mut |side, done, of| {
+        if bar.as_ref().is_none_or(|(s, _)| *s != side)
+            && let Some((_, old)) =
+                bar.replace((side, Progress::new("recordings and pictures scored", of as u64)))
+        {
+            old.finish();
+        }
+        if let Some((_, bar)) = &mut bar {
+            bar.set(done as u64);
+        }
+    })?;
+    if let Some((_, bar)) = bar {
+        bar.finish();
+    }
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{} classes: {}", manifest.classes.len(), manifest.classes.join(" "));
+    for (class, why) in &manifest.left_out {
+        let _ = writeln!(out, "left out: {class} ({why})");
+    }
+    for (name, value) in &manifest.card.measured {
+        let _ = writeln!(out, "{name} = {value}");
+    }
+    let _ = writeln!(out, "pack written to {}", args.out.display());
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! `touchline pack import`: a state dict becomes part of a pack.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use crate::error::{Error, Result};
+use crate::infer::Engine;
+use crate::labels::Modality;
+use crate::models::Architecture;
+use crate::models::import::Import;
+use crate::models::pack::Pack;
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// State dict as safetensors. A .pth is a pickle and is not opened; the message says how to convert it.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Whose names the tensors have.
+    #[arg(long, value_enum)]
+    from: Origin,
+    /// The network.
+    #[arg(long, value_enum)]
+    arch: Arch,
+    /// What the network looks at.
+    #[arg(long, value_enum)]
+    modality: What,
+    /// Directory of the pack to write.
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// Classes in the order of the network's outputs: a file with one a line, or a list with commas.
+    #[arg(long, value_name = "FILE|LIST")]
+    classes: Option<String>,
+    /// Put the network into a copy of this pack [default: a new pack with this network alone].
+    #[arg(long, value_name = "DIR")]
+    onto: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Origin {
+    Torchvision,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Arch {
+    #[value(name = "mobilenet_v2")]
+    MobileNetV2,
+    #[value(name = "resnet50")]
+    ResNet50,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum What {
+    Rgb,
+    Flow,
+    Audio,
+}
+
+pub fn import(args: ImportArgs) -> Result<()> {
+    let Origin::Torchvision = args.from;
+    let import = Import {
+        file: args.file,
+        architecture: match args.arch {
+            Arch::MobileNetV2 => Architecture::MobileNetV2,
+            Arch::ResNet50 => Architecture::ResNet50,
+        },
+        modality: match args.modality {
+            What::Rgb => Modality::Rgb,
+            What::Flow => Modality::Flow,
+            What::Audio => Modality::Audio,
+        },
+        out: args.out,
+        classes: args.classes.as_deref().map(classes).transpose()?,
+        onto: args.onto,
+    };
+    let imported = import.run()?;
+    // It must serve: loaded as the detector would, and run once.
+    Engine::load(Pack::open(&import.out)?)?;
+    // A reader that went away has seen what it wanted.
+    let say = |text: String| drop(writeln!(std::io::stdout(), "{text}"));
+    say(format!(
+        "{}: {} tensors taken, {} batch norm counters passed over, {} unknown",
+        import.file.display(),
+        imported.taken,
+        imported.counters,
+        imported.unknown.len()
+    ));
+    for name in &imported.unknown {
+        say(format!("unknown: {name}"));
+    }
+    if let Some(why) = &imported.manifest.fusion.refit {
+        say(format!("fit the class-to-modality table again: {why}"));
+    }
+    say(format!("pack written to {}", import.out.display()));
+    Ok(())
+}
+
+/// Names from a file, one a line, or from a list with commas.
+fn classes(given: &str) -> Result<Vec<String>> {
+    let path = Path::new(given);
+    let names = |text: &str, at: &[char]| -> Vec<String> {
+        text.split(at).map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    };
+    if !path.is_file() {
+        return Ok(names(given, &[',']));
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::Usage(format!("--classes {given}: {e}; give a text file with one class a line")))?;
+    Ok(names(&text, &['\n']))
+}

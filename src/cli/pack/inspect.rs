@@ -1,0 +1,181 @@
+//! `touchline pack inspect`: what a pack holds, once it has been verified and has run.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use candle_core::Device;
+use clap::Args;
+use serde::Serialize;
+
+use crate::config;
+use crate::decision::PackStamp;
+use crate::error::{Error, Result};
+use crate::infer::Engine;
+use crate::labels::Modality;
+use crate::models::pack::{MANIFEST, Pack};
+use crate::models::{Architecture, read_weights};
+use crate::publish::pack_view::PackView;
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Directory of the pack [default: weights/compact].
+    #[arg(value_name = "DIR")]
+    pack: Option<PathBuf>,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the files say beside the manifest.
+#[derive(Serialize)]
+struct WeightsView {
+    modality: Modality,
+    file: String,
+    bytes: u64,
+    /// Trained values, without the statistics of the batch norms.
+    parameters: u64,
+    architecture: Architecture,
+    #[serde(skip)]
+    classes: usize,
+    #[serde(skip)]
+    temperature: f32,
+}
+
+#[derive(Serialize)]
+struct InspectView<'a> {
+    pack: &'a PackStamp,
+    path: String,
+    classes: &'a [String],
+    weights: &'a [WeightsView],
+    /// Always true: a pack that is not is an error.
+    verified: bool,
+    #[serde(flatten)]
+    details: PackView<'a>,
+}
+
+pub fn inspect(args: &InspectArgs) -> Result<()> {
+    let dir = config::find_pack(args.pack.as_deref())?;
+    let engine = Engine::load(Pack::open(&dir)?)?;
+    let pack = engine.pack();
+    let weights = Modality::ALL.into_iter().filter_map(|m| look(pack, m).transpose()).collect::<Result<Vec<_>>>()?;
+    let text = if args.json {
+        let view = InspectView {
+            pack: engine.models().stamp(),
+            path: dir.display().to_string(),
+            classes: pack.classes.names(),
+            weights: &weights,
+            verified: true,
+            details: PackView::new(pack),
+        };
+        serde_json::to_string_pretty(&view)
+            .map_err(|e| Error::Internal(format!("a pack cannot be written as JSON: {e}")))?
+    } else {
+        text(pack, engine.models().stamp(), &weights)
+    };
+    // A reader that went away (`| head`) has seen what it wanted.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    Ok(())
+}
+
+/// The weights of a modality, if the pack has one.
+fn look(pack: &Pack, modality: Modality) -> Result<Option<WeightsView>> {
+    let Some(model) = pack.model(modality) else { return Ok(None) };
+    let file =
+        read_weights(&model.weights, &Device::Cpu).map_err(|e| Error::pack(&pack.dir, e.to_string(), e.advice()))?;
+    let bytes = std::fs::metadata(&model.weights).map_or(0, |m| m.len());
+    let trained = |name: &str| !name.ends_with("running_mean") && !name.ends_with("running_var");
+    let parameters = file.tensors.iter().filter(|(name, _)| trained(name)).map(|(_, t)| t.elem_count() as u64).sum();
+    Ok(Some(WeightsView {
+        modality,
+        file: model.weights.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        bytes,
+        parameters,
+        architecture: model.architecture,
+        classes: model.outputs.len(),
+        temperature: model.temperature,
+    }))
+}
+
+fn text(pack: &Pack, stamp: &PackStamp, weights: &[WeightsView]) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "{} in {}: hashes verified, models loaded and run", pack.name, pack.dir.display());
+    let _ = writeln!(out, "weights  {}\n{MANIFEST:<8} {}", stamp.weights_sha256, stamp.manifest_sha256);
+    let _ = writeln!(out, "\n{} classes: {}", pack.classes.len(), pack.classes.names().join(" "));
+    for (class, why) in &pack.left_out {
+        let _ = writeln!(out, "left out: {class} ({why})");
+    }
+    let _ = writeln!(
+        out,
+        "\n{:<9} {:<13} {:>7} {:>11} {:>9}  {:<26} temperature",
+        "modality", "architecture", "classes", "parameters", "file", "input"
+    );
+    for w in weights {
+        let _ = writeln!(
+            out,
+            "{:<9} {:<13} {:>7} {:>9.2} M {:>6.1} MB  {:<26} {:.3}",
+            w.modality.as_str(),
+            w.architecture.name(),
+            w.classes,
+            w.parameters as f64 / 1e6,
+            w.bytes as f64 / 1e6,
+            input(pack, w.modality),
+            w.temperature
+        );
+    }
+    let _ = writeln!(
+        out,
+        "sampling: pictures of {} lines, {} for rgb and {} pairs for flow a second",
+        pack.frame_height, pack.plan.rgb_frames, pack.plan.flow_pairs
+    );
+    table(&mut out, pack);
+    card(&mut out, pack);
+    out
+}
+
+fn input(pack: &Pack, modality: Modality) -> String {
+    match modality {
+        Modality::Rgb => pack.rgb.as_ref().map(|p| format!("{}x{} {:?}", p.input.width, p.input.height, p.input.fit)),
+        Modality::Flow => pack
+            .flow
+            .as_ref()
+            .map(|p| format!("{}x{} {:?}, {} ms apart", p.input.width, p.input.height, p.input.fit, p.input.gap_ms)),
+        Modality::Audio => pack.audio.as_ref().map(|p| {
+            let mel = &p.input.mel;
+            format!("{}x{}, {} mel, {} Hz", p.input.width, p.input.height, mel.bands, mel.sample_rate)
+        }),
+    }
+    .map_or_else(String::new, |text| text.to_lowercase())
+}
+
+fn table(out: &mut String, pack: &Pack) {
+    let order: Vec<&str> = pack.fusion.order().iter().map(|m| m.as_str()).collect();
+    let _ = writeln!(out, "\nfusion, best first: {}", order.join(", "));
+    if let Some(why) = &pack.refit {
+        let _ = writeln!(out, "FIT THE TABLE AGAIN: {why}");
+    }
+    let _ =
+        writeln!(out, "{:<18} {:<8} {:>6} {:>6} {:>6}  F1 on validation", "class", "decides", "rgb", "flow", "audio");
+    let f1 = |value: Option<f32>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
+    for (name, entry) in pack.classes.names().iter().zip(pack.fusion.entries()) {
+        let (rgb, flow, audio) = (f1(entry.f1.rgb), f1(entry.f1.flow), f1(entry.f1.audio));
+        let _ = writeln!(out, "{name:<18} {:<8} {rgb:>6} {flow:>6} {audio:>6}", entry.modality.as_str());
+    }
+}
+
+fn card(out: &mut String, pack: &Pack) {
+    let card = &pack.card;
+    for (what, text) in
+        [("trained on", &card.trained_on), ("method", &card.method), ("split", &card.split), ("limits", &card.limits)]
+    {
+        let _ = writeln!(out, "\n{what}: {}", if text.is_empty() { "not stated" } else { text });
+    }
+    let _ = writeln!(out, "\nmeasured on held-back material:");
+    if card.measured.is_empty() {
+        let _ = writeln!(out, "  nothing");
+    }
+    for (name, value) in &card.measured {
+        let _ = writeln!(out, "  {name:<44} {value}");
+    }
+}

@@ -1,0 +1,68 @@
+//! What is counted of the shadow of one stream, with its labels resolved once.
+
+use prometheus::{Histogram, IntCounter};
+use serde::Serialize;
+
+use super::Families;
+
+/// Why the shadow did not decide a second that the running pack decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShadowDrop {
+    /// It was too slow: its queue was full.
+    Overload,
+    /// Its models failed.
+    Compute,
+    /// None of its models could look at what was there.
+    NoScores,
+}
+
+impl ShadowDrop {
+    pub const ALL: [ShadowDrop; 3] = [ShadowDrop::Overload, ShadowDrop::Compute, ShadowDrop::NoScores];
+
+    /// Value of the label `reason`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ShadowDrop::Overload => "overload",
+            ShadowDrop::Compute => "compute",
+            ShadowDrop::NoScores => "no-scores",
+        }
+    }
+}
+
+/// Metrics of one stream's shadow. Cloning shares them; every method is lock-free and may be called from any thread.
+#[derive(Clone, Debug)]
+pub struct ShadowMetrics {
+    same: IntCounter,
+    different: IntCounter,
+    /// In the order of [`ShadowDrop::ALL`].
+    dropped: [IntCounter; ShadowDrop::ALL.len()],
+    difference: Histogram,
+}
+
+impl ShadowMetrics {
+    pub(super) fn new(families: &Families, id: &str) -> Self {
+        let seconds = |agreement| families.shadow_seconds.with_label_values(&[id, agreement]);
+        Self {
+            same: seconds("same"),
+            different: seconds("different"),
+            dropped: ShadowDrop::ALL.map(|why| families.shadow_dropped.with_label_values(&[id, why.as_str()])),
+            difference: families.shadow_difference.with_label_values(&[id]),
+        }
+    }
+
+    /// Both packs decided a second; `difference` is the mean absolute difference of their probabilities.
+    pub fn compared(&self, same: bool, difference: f64) {
+        if same {
+            self.same.inc()
+        } else {
+            self.different.inc()
+        }
+        self.difference.observe(difference);
+    }
+
+    /// The shadow did not decide a second.
+    pub fn dropped(&self, why: ShadowDrop) {
+        self.dropped[why as usize].inc();
+    }
+}

@@ -1,0 +1,197 @@
+//! One stream as the threads that work on it see it: what they tell, the hub keeps and passes on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::history::Entry;
+use super::{Counters, HISTORY_EVENTS, HISTORY_SECONDS, Hub, Live, RecordKind, Stream, push_bounded};
+use crate::decision::{Event, SecondOutcome};
+use crate::ingest::frame::Frame;
+use crate::ingest::{Discontinuity, Track, Tracks};
+use crate::metrics::{Stage, StreamMetrics};
+use crate::publish::record::{Published, StreamState};
+
+/// One stream, for the threads that work on it. Cloning shares it; all methods may be called from any thread and none
+/// waits for a subscriber.
+#[derive(Clone)]
+pub struct StreamHandle {
+    pub(super) hub: Hub,
+    pub(super) stream: Arc<Stream>,
+}
+
+impl StreamHandle {
+    pub fn id(&self) -> &str {
+        &self.stream.id
+    }
+
+    /// The redacted URI.
+    pub fn uri(&self) -> &str {
+        &self.stream.uri
+    }
+
+    /// For what is counted elsewhere: frames and samples taken in.
+    pub fn metrics(&self) -> &StreamMetrics {
+        &self.stream.metrics
+    }
+
+    /// Sets the state and tells subscribers. Returns the record, or `None` when nothing changed.
+    pub fn set_state(&self, state: StreamState) -> Option<Arc<str>> {
+        let state = state.redacted();
+        let mut live = self.stream.live();
+        if live.state == state {
+            return None;
+        }
+        self.stream.metrics.up(state == StreamState::Playing);
+        if matches!(state, StreamState::Ended | StreamState::Failed { .. }) {
+            self.stream.metrics.estimate_over();
+            live.backlog = 0;
+        }
+        live.state = state;
+        live.since_unix_ns = self.hub.shared.clock.unix_ns();
+        Some(self.send_state(&mut live))
+    }
+
+    /// The source opened and has these tracks. Returns the record, or `None` when nothing changed.
+    pub fn set_tracks(&self, tracks: Tracks) -> Option<Arc<str>> {
+        let mut live = self.stream.live();
+        if live.tracks == Some(tracks) {
+            return None;
+        }
+        live.tracks = Some(tracks);
+        Some(self.send_state(&mut live))
+    }
+
+    fn send_state(&self, live: &mut Live) -> Arc<str> {
+        let json: Arc<str> = self.stream.recorder.state(&live.state, live.tracks, live.since_unix_ns).into();
+        self.stream.send(live, RecordKind::State, json.clone());
+        json
+    }
+
+    /// A run began; `cause` is `None` for the first of a stream.
+    pub fn run_started(&self, cause: Option<Discontinuity>) {
+        let mut live = self.stream.live();
+        live.counters.runs += 1;
+        self.stream.metrics.run_started();
+        if let Some(cause) = cause {
+            tracing::info!("{}: a new run began: {cause:?}", self.stream.id);
+        }
+    }
+
+    /// The source was opened again `times` more; each counts, whether data came of it or not.
+    pub fn reconnected(&self, times: u64) {
+        self.stream.live().counters.reconnects += times;
+        self.stream.metrics.reconnected(times);
+    }
+
+    /// Data of `track` could not be used.
+    pub fn discarded(&self, track: Track, count: u64) {
+        self.stream.metrics.discarded(track, count);
+    }
+
+    /// Publishes one second: keeps it for the page, tells subscribers, updates the metrics. Returns its records for other
+    /// outputs: the second or gap, then its events; before them that another pack decides, if so.
+    ///
+    /// # Panics
+    /// If a class id or a probability vector does not belong to the hub's classes.
+    pub fn publish(&self, published: &Published) -> Vec<Arc<str>> {
+        let clock = &self.hub.shared.clock;
+        let began_ns = clock.mono_ns();
+        let unix_ns = clock.unix_ns();
+        let mut lines: Vec<Arc<str>> = self.stream.recorder.published(published).into_iter().map(Arc::from).collect();
+        self.count(published, unix_ns);
+        let mut live = self.stream.live();
+        let live = &mut *live;
+        let kind = match &published.outcome {
+            SecondOutcome::Predicted(_) => {
+                live.counters.classified += 1;
+                // A gap has no latency; the last decision's stays on show.
+                live.latency_ns = published.latency_ns;
+                RecordKind::Second
+            }
+            SecondOutcome::Gap(gap) => {
+                live.counters.gapped[gap.reason as usize] += 1;
+                RecordKind::Gap
+            }
+        };
+        let estimate = &published.estimate;
+        live.top = (estimate.seconds > 0).then(|| (estimate.label, estimate.mean[estimate.label.index()]));
+        live.backlog = published.backlog;
+        live.counters.events += published.events.len() as u64;
+        push_bounded(&mut live.history, Entry::new(published, unix_ns), HISTORY_SECONDS);
+        let change = self.pack_changed(live, published, unix_ns);
+        if let Some(line) = &change {
+            self.stream.send(live, RecordKind::Pack, line.clone());
+        }
+        for (i, line) in lines.iter().enumerate() {
+            if i == 0 {
+                live.last = Some(line.clone());
+                self.stream.send(live, kind, line.clone());
+            } else {
+                push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
+                self.stream.send(live, RecordKind::Event, line.clone());
+            }
+        }
+        if let Some(line) = change {
+            lines.insert(0, line);
+        }
+        self.hub.shared.metrics.observe_stage(Stage::Publish, clock.mono_ns().saturating_sub(began_ns));
+        lines
+    }
+
+    /// The record of a change of packs, when this second is the first that another one decided.
+    fn pack_changed(&self, live: &mut Live, published: &Published, unix_ns: i64) -> Option<Arc<str>> {
+        let SecondOutcome::Predicted(second) = &published.outcome else { return None };
+        let previous = live.pack.replace(second.pack.clone()).filter(|previous| *previous != second.pack)?;
+        Some(self.stream.recorder.pack(second, &previous, unix_ns).into())
+    }
+
+    /// Publishes events that no second causes: the end of a stream takes every class off air. Returns their records.
+    ///
+    /// # Panics
+    /// If a class id does not belong to the hub's classes.
+    pub fn publish_events(&self, events: &[Event]) -> Vec<Arc<str>> {
+        let lines: Vec<Arc<str>> = self.stream.recorder.events(events).into_iter().map(Arc::from).collect();
+        let mut live = self.stream.live();
+        live.counters.events += events.len() as u64;
+        for line in &lines {
+            push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
+            self.stream.send(&mut live, RecordKind::Event, line.clone());
+        }
+        events.iter().for_each(|event| self.stream.metrics.event(event));
+        lines
+    }
+
+    fn count(&self, published: &Published, unix_ns: i64) {
+        let metrics = &self.stream.metrics;
+        match &published.outcome {
+            SecondOutcome::Predicted(second) => metrics.classified(second.decision.modality, unix_ns),
+            SecondOutcome::Gap(gap) => metrics.gapped(gap.reason),
+        }
+        if let Some(ns) = published.latency_ns {
+            metrics.latency(ns);
+        }
+        metrics.estimate(&published.estimate);
+        metrics.backlog(published.backlog);
+        published.events.iter().for_each(|event| metrics.event(event));
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.stream.live().counters
+    }
+
+    /// Whether someone watches and the next picture is due: only then a frame is worth offering. Cheap.
+    pub fn preview_wanted(&self) -> bool {
+        self.stream.preview.wanted()
+    }
+
+    /// Shows `frame` to whoever watches. Takes a reference, encodes nothing.
+    pub fn offer_preview(&self, frame: Frame) {
+        self.stream.preview.offer(frame);
+    }
+}
+
+impl fmt::Debug for StreamHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamHandle").field("id", &self.stream.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,96 @@
+//! `touchline run` as it runs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::program::touchline;
+
+/// A running `touchline run` with its records.
+pub struct Live {
+    child: Child,
+    pub jsonl: PathBuf,
+    pub address: String,
+}
+
+impl Live {
+    /// Watches `uris`, with the records in `dir`.
+    pub fn start(dir: &Path, uris: &[String]) -> Self {
+        Self::start_with(dir, "127.0.0.1", uris)
+    }
+
+    /// Listens on a free port of `host`; `arguments` are URIs and options.
+    pub fn start_with(dir: &Path, host: &str, arguments: &[String]) -> Self {
+        let jsonl = dir.join("live.jsonl");
+        let port = super::free_tcp_port();
+        let address = format!("{host}:{port}");
+        let child = touchline()
+            .args(["run", "--quiet", "--linger", "--listen", &address, "--jsonl"])
+            .arg(&jsonl)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        Self { child, jsonl, address: format!("127.0.0.1:{port}") }
+    }
+
+    pub fn records(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.jsonl).unwrap_or_default();
+        // The last line may be under way.
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits until `enough` is true of the records.
+    pub fn wait(&mut self, limit: Duration, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let until = Instant::now() + limit;
+        loop {
+            let records = self.records();
+            if enough(&records) {
+                return records;
+            }
+            assert!(self.child.try_wait().unwrap().is_none(), "the program ended early: {records:?}");
+            assert!(Instant::now() < until, "not enough within {limit:?}: {records:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Sends a signal, as in `HUP`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// SIGTERM, as a service manager sends it; gives the exit code.
+    pub fn stop(mut self) -> i32 {
+        self.signal("TERM");
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().expect("it exits, no signal kills it");
+            }
+            assert!(Instant::now() < until, "it does not stop within 20 s of SIGTERM");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn get(&self, path: &str) -> String {
+        let mut answer = ureq::get(format!("http://{}{path}", self.address)).call().unwrap();
+        answer.body_mut().read_to_string().unwrap()
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // Already gone after `stop`.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The seconds of a stream that were decided.
+pub fn seconds<'a>(records: &'a [Value], stream: &'a str) -> impl Iterator<Item = &'a Value> {
+    records.iter().filter(move |r| r["type"] == "second" && r["stream"] == stream)
+}
