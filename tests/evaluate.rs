@@ -226,6 +226,8 @@ fn from_a_folder_of_pictures_to_figures() {
     let notes = evaluation.notes.join("\n");
     assert!(notes.contains("no clips") && notes.contains("chess (1)"), "{notes}");
     assert!(out.contains("macro F1") && out.contains("figures written to out/figures.json"), "{out}");
+    let html = std::fs::read_to_string(dir.path().join("out/figures.html")).unwrap();
+    assert!(html.contains("<svg") && html.contains("tennis"));
     assert!(evaluation.wrong.iter().all(|w| w.thumbnail.as_ref().unwrap().starts_with("data:image/jpeg;base64,")));
     // The same seed and material give the same bytes.
     assert_eq!(run(dir.path(), &["evaluate", pack, "ds", "--json", "again.json"]).0, 0);
@@ -234,6 +236,8 @@ fn from_a_folder_of_pictures_to_figures() {
     std::fs::write(dir.path().join("file"), "").unwrap();
     let (code, _, error) = run(dir.path(), &["evaluate", pack, "ds", "--json", "file/x.json"]);
     assert!(code == 5 && error.contains("--json"), "{code} {error}");
+    let (code, _, error) = run(dir.path(), &["evaluate", pack, "ds", "--json", "x.html"]);
+    assert!(code == 2 && error.contains("--report"), "{code} {error}");
     let (code, _, error) = run(dir.path(), &["evaluate", "nowhere", "ds"]);
     assert!(code == 4 && error.contains("pack.toml"), "{code} {error}");
 }

@@ -32,9 +32,9 @@ pub struct EvaluateArgs {
     /// File for all figures.
     #[arg(long, value_name = "FILE", default_value = "evaluation.json")]
     json: PathBuf,
-    /// File for the report: figures as pictures, one HTML page without anything beside it.
-    #[arg(long, value_name = "FILE", default_value = "evaluation.html")]
-    report: PathBuf,
+    /// HTML file for the report, which needs nothing beside it [default: the name of the figures with .html].
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Directory where scores are kept for the next time [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -51,6 +51,11 @@ enum MeasuredSide {
 }
 
 pub fn evaluate(args: EvaluateArgs) -> Result<()> {
+    let html = args.report.unwrap_or_else(|| args.json.with_extension("html"));
+    if html == args.json {
+        let text = format!("figures and report would both go to {}; give --report another name", html.display());
+        return Err(Error::Usage(text));
+    }
     let pack = Pack::open(&args.pack)?;
     let dataset = Dataset::open(&args.dataset)?;
     let cache = args.cache.unwrap_or_else(|| args.dataset.join("cache"));
@@ -79,17 +84,16 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         dataset_classes: dataset.class_names().into_iter().collect(),
         seed: args.seed,
     };
-    let evaluation =
-        figures(&Deciders::of(&pack), &measured, validation.as_ref(), &settings, &mut |index, second| {
-            thumbnail(&dataset, index, second)
-        });
+    let evaluation = figures(&Deciders::of(&pack), &measured, validation.as_ref(), &settings, &mut |index, second| {
+        thumbnail(&dataset, index, second)
+    });
     let json = serde_json::to_string_pretty(&evaluation)
         .map_err(|e| Error::Internal(format!("the figures cannot be written as JSON: {e}")))?;
     write_file(&args.json, json.as_bytes(), "--json")?;
-    write_file(&args.report, report::evaluation(&evaluation)?.as_bytes(), "--report")?;
+    write_file(&html, report::evaluation(&evaluation)?.as_bytes(), "--report")?;
     // A reader that went away has seen what it wanted.
     let _ = std::io::stdout().write_all(text(&evaluation).as_bytes());
-    let _ = writeln!(std::io::stdout(), "figures written to {}, report to {}", args.json.display(), args.report.display());
+    let _ = writeln!(std::io::stdout(), "\nfigures written to {}, report to {}", args.json.display(), html.display());
     Ok(())
 }
 

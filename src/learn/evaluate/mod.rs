@@ -71,17 +71,6 @@ impl Deciders {
     }
 }
 
-/// What validation chooses for a pack: the temperatures, and the table at these temperatures.
-///
-/// # Panics
-/// If no modality has a model.
-pub fn fit(validation: &ScoreTable) -> (PerModality<f32>, FusionTable) {
-    let temperatures = validation.fit_temperatures();
-    let fusion =
-        table::fit_table(&validation.soften(&temperatures), &validation.modalities(), validation.classes.len());
-    (temperatures, fusion)
-}
-
 /// What is measured, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use super::temperature::temperature;
 use crate::decision::{ModalityScores, PerModality};
 use crate::fusion::second_scores;
 use crate::infer::spread_softmax;
 use crate::labels::{ClassId, ClassSet, Modality};
 use crate::learn::dataset::Kind;
-use super::temperature::temperature;
 
 /// A recording or picture of the side that was scored.
 #[derive(Clone, Debug, PartialEq)]
