@@ -43,7 +43,8 @@ pub fn seconds_until(
         for output in out.drain(..) {
             match output {
                 ClipOutput::Second(second) => {
-                    if each(second)?.is_break() {
+                    let flow = each(second)?;
+                    if flow.is_break() {
                         return Ok(());
                     }
                 }
