@@ -100,7 +100,12 @@ impl Figure<'_> {
         self.html("card")
     }
 
-    /// Over the whole width of the page.
+    /// In a row of its own.
+    pub(super) fn alone(&self) -> String {
+        self.html("card alone")
+    }
+
+    /// In a row of its own, and so large that a narrow screen shows a part of it.
     pub(super) fn wide(&self) -> String {
         self.html("card wide")
     }
