@@ -121,7 +121,7 @@ fn draw_intervals(
         let put = |v: f64| if v.is_finite() { v.clamp(x.from, x.to) } else { row.value.clamp(x.from, x.to) };
         let (low, value, high) = (put(row.low), put(row.value), put(row.high));
         chart.draw_series([PathElement::new([(low, y), (high, y)], row.role.stroke(2.4))])?;
-        chart.draw_series([Circle::new((value, y), 5 * SCALE, row.role.fill(1.0))])?;
+        chart.draw_series([Circle::new((value, y), 4 * SCALE, row.role.fill(1.0))])?;
         let (px, py) = chart.plotting_area().map_coordinate(&(high.max(value), y));
         let style = text(Role::Quiet, TEXT_PX - 1.0, HPos::Left, VPos::Center);
         root.draw(&Text::new(format!("{:.3}", row.value), (px + 9 * SCALE, py), style))?;

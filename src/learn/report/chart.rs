@@ -87,7 +87,7 @@ impl Chart<'_> {
             .margin_top(TOP * SCALE)
             .margin_right(14 * SCALE)
             .x_label_area_size(46 * SCALE)
-            .y_label_area_size(54 * SCALE)
+            .y_label_area_size(66 * SCALE)
             .build_cartesian_2d(self.x.from..self.x.to, self.y.from..self.y.to)?;
         chart
             .configure_mesh()

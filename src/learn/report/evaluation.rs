@@ -225,7 +225,7 @@ fn headline(e: &Evaluation) -> Result<String> {
     let svg = intervals(title, description, &Axis::share("macro F1"), &rows)?;
     let chart = Figure { title, note: "95 % bootstrap over sources", legend: Vec::new(), svg };
     // The table is wide: it has a row of its own.
-    Ok(format!("{}{}", grid(&[chart.wide()]), card("Levels and predictors", "", &table.html())))
+    Ok(format!("{}{}", grid(&[chart.alone()]), card("Levels and predictors", "", &table.html())))
 }
 
 fn labels(e: &Evaluation) -> Result<String> {

@@ -1,4 +1,4 @@
-//! The page around the charts: one HTML file with its style, nothing from elsewhere.
+//! The page around the charts: one HTML file with its style, no script, nothing from elsewhere.
 //!
 //! Whatever comes from outside (names, paths, sentences) goes through [`escaped`] in here; callers hand over plain text.
 
@@ -8,10 +8,6 @@ const STYLE: &str = include_str!("style.css");
 
 /// The mark of the live page.
 const MARK: &str = r##"<svg class="mark" viewBox="0 0 32 32" width="28" height="28" aria-hidden="true"><rect width="32" height="32" rx="8" fill="#10734d"/><path d="M7 23.5h18M16 23.5V8.5" stroke="#fff" stroke-width="3" stroke-linecap="round"/><path d="M9.5 23.5a6.5 6.5 0 0 1 13 0" fill="none" stroke="#fff" stroke-width="2" opacity=".55"/></svg>"##;
-
-/// Folded parts are printed too.
-const SCRIPT: &str =
-    "addEventListener('beforeprint',()=>{for(const d of document.querySelectorAll('details'))d.open=true})";
 
 /// `text` as it may stand in HTML, in an attribute as well.
 pub(super) fn escaped(text: &str) -> String {
@@ -67,7 +63,7 @@ impl Page {
              <title>{title} · Touchline</title>\n<style>\n{STYLE}{}</style>\n</head>\n<body>\n<header class=\"top\">{MARK}\
              <b>Touchline</b><div class=\"who\"><h1>{title}</h1><p>{subtitle}</p></div></header>\n\
              <nav aria-label=\"Contents\"><ol>{links}</ol></nav>\n<main>\n{}</main>\n<footer><p>Written by Touchline {}. \
-             This file needs nothing else.</p></footer>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
+             This file needs nothing else.</p></footer>\n</body>\n</html>\n",
             role_styles(),
             self.body,
             env!("CARGO_PKG_VERSION"),
@@ -100,7 +96,12 @@ impl Figure<'_> {
         self.html("card")
     }
 
-    /// Over the whole width of the page.
+    /// In a row of its own.
+    pub(super) fn alone(&self) -> String {
+        self.html("card alone")
+    }
+
+    /// In a row of its own, and so large that a narrow screen shows a part of it.
     pub(super) fn wide(&self) -> String {
         self.html("card wide")
     }
