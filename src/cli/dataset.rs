@@ -178,7 +178,7 @@ fn figures(args: &StatsArgs) -> Result<()> {
     let path = args.svg.clone().unwrap_or_else(|| args.dataset.join("stats.svg"));
     std::fs::write(&path, stats::chart(&counts)?)
         .map_err(|e| Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another --svg"))?;
-    let _ = write!(std::io::stdout(), "{}", stats::table(&counts));
+    let _ = write!(std::io::stdout(), "{}", stats::table(&counts, stats::sources(&dataset)));
     let _ = writeln!(std::io::stdout(), "chart written to {}", path.display());
     Ok(())
 }

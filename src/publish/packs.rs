@@ -310,3 +310,37 @@ impl<'a> LastView<'a> {
 pub fn took_ms(ns: u64) -> f64 {
     millis(ns)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_update_at_a_time_is_accepted() {
+        let (desk, asks) = PackDesk::new();
+        let outcome = desk.ask(Some("new".into())).unwrap();
+        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::Busy);
+        // A signal waits behind it, and is no reason to accept another request.
+        desk.hang_up();
+        let first = asks.recv().unwrap();
+        assert_eq!((first.trigger, first.path), (Trigger::Http, Some("new".into())));
+        let why = Refused::new(RefusedKind::BadPack, "it is bad", "bring a better one");
+        first.answer.unwrap().send(Err(why.clone())).unwrap();
+        desk.finished();
+        assert_eq!(outcome.blocking_recv().unwrap().unwrap_err(), why);
+        desk.begun();
+        assert_eq!(asks.recv().unwrap().trigger, Trigger::Signal);
+        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::Busy);
+        desk.finished();
+        desk.ask(None).unwrap();
+    }
+
+    #[test]
+    fn nobody_takes_requests_once_the_pack_thread_is_gone() {
+        let (desk, asks) = PackDesk::new();
+        drop(asks);
+        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::NotReady);
+        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::NotReady, "and not busy for ever");
+        desk.hang_up();
+    }
+}

@@ -293,22 +293,27 @@ impl Row<'_> {
 fn check_classes(material: &Material, inputs: &[PathBuf]) -> Result<()> {
     let mut spelt: BTreeMap<String, &str> = BTreeMap::new();
     let place = |entry: &Entry| inputs.get(entry.root as usize).cloned().unwrap_or_default();
+    let letters = |class: &str| -> String {
+        class.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
     for entry in &material.entries {
         let class = entry.item.class.as_str();
-        let letters: String = class.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
-        let first = spelt.entry(letters.clone()).or_insert(class);
+        let first = spelt.entry(letters(class)).or_insert(class);
         if *first != class {
             let cause = format!("a class is named in two spellings, {first:?} and {class:?}");
             return Err(Error::data(place(entry), cause, "use one of them everywhere"));
         }
-        let well_formed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-        if !class.chars().all(well_formed) || letters.is_empty() {
+    }
+    let well_formed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    match material.entries.iter().find(|e| !e.item.class.chars().all(well_formed)) {
+        None => Ok(()),
+        Some(entry) => {
+            let class = &entry.item.class;
             let cause = format!("a class is named {class:?}");
-            let advice = format!("use lower-case letters, digits, '-' and '_', as in {letters:?}");
-            return Err(Error::data(place(entry), cause, advice));
+            let advice = format!("use lower-case letters, digits, '-' and '_', as in {:?}", letters(class));
+            Err(Error::data(place(entry), cause, advice))
         }
     }
-    Ok(())
 }
 
 /// Leaves out what is named twice; the same part under two classes is an error.

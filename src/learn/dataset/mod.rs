@@ -113,7 +113,7 @@ pub struct Meta {
 
 /// What an index keeps of an item besides the item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(self) struct Origin {
+struct Origin {
     /// Index into the roots.
     pub root: u32,
     /// Hash of the file's place, length and time of change, and of how it was cut.

@@ -54,8 +54,13 @@ pub fn count(dataset: &Dataset) -> Vec<ClassCount> {
         .collect()
 }
 
-/// An aligned table with a line for every class and one for all.
-pub fn table(counts: &[ClassCount]) -> String {
+/// How many sources there are in all: some bring several classes.
+pub fn sources(dataset: &Dataset) -> usize {
+    dataset.items.iter().map(|i| i.group.as_str()).collect::<BTreeSet<_>>().len()
+}
+
+/// An aligned table with a line for every class and one for all, which have `sources` between them.
+pub fn table(counts: &[ClassCount], sources: usize) -> String {
     let head = ["class", "clips", "seconds", "sounds", "seconds", "pictures", "sources", "train", "validation", "test"];
     let line = |c: &ClassCount| {
         let mut cells = vec![c.class.clone()];
@@ -65,14 +70,13 @@ pub fn table(counts: &[ClassCount]) -> String {
         cells.extend(Side::ALL.map(|side| c.sides.map_or("-".to_owned(), |s| s[side as usize].to_string())));
         cells
     };
-    let mut all = ClassCount { class: "all".to_owned(), ..ClassCount::default() };
+    let mut all = ClassCount { class: "all".to_owned(), sources, ..ClassCount::default() };
     for c in counts {
         all.clips += c.clips;
         all.clip_seconds += c.clip_seconds;
         all.sounds += c.sounds;
         all.sound_seconds += c.sound_seconds;
         all.pictures += c.pictures;
-        all.sources += c.sources;
         if let Some(sides) = c.sides {
             let sum = all.sides.get_or_insert_default();
             sum.iter_mut().zip(sides).for_each(|(sum, n)| *sum += n);
@@ -205,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned_and_sums() {
-        let text = table(&counts());
+        let text = table(&counts(), 4);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4);
         assert!(lines.iter().all(|l| l.len() == lines[0].len()), "{text}");

@@ -7,7 +7,7 @@ use super::chart::{Axis, broken, units};
 use super::ink::{Role, SCALE, TEXT_PX, page_svg, shortened, text, text_width, tick};
 use crate::error::Result;
 
-const WIDTH: i32 = 540;
+const WIDTH: i32 = 440;
 
 /// Names longer than this are cut; the tables have them whole.
 const NAME_CHARACTERS: usize = 26;
@@ -36,7 +36,8 @@ impl Bars<'_> {
     /// # Errors
     /// When the library cannot draw it, which would be a fault of this module.
     pub(super) fn svg(&self) -> Result<String> {
-        let per_bar = if self.series.len() > 1 { 9 } else { 13 };
+        // Bars with their numbers at the end must not be closer than the numbers are high.
+        let per_bar = if self.series.len() > 2 { 8 } else { 12 };
         let row = self.series.len() as i32 * per_bar + 9;
         let size = (WIDTH, row * self.names.len() as i32 + 56);
         let mut drawing = String::new();

@@ -7,7 +7,7 @@ use super::ink::{Role, SCALE, TEXT_PX, page_svg, text, tick};
 use crate::error::{Error, Result};
 
 /// Size of a usual chart in pixels.
-const SIZE: (i32, i32) = (540, 300);
+const SIZE: (i32, i32) = (460, 280);
 
 /// Room over the plot for the words of the marks.
 const TOP: i32 = 20;
@@ -75,7 +75,7 @@ impl Chart<'_> {
     /// # Errors
     /// When the library cannot draw it, which would be a fault of this module.
     pub(super) fn svg(&self) -> Result<String> {
-        let size = if self.square { (400, 380) } else { SIZE };
+        let size = if self.square { (400, 370) } else { SIZE };
         let mut drawing = String::new();
         self.draw(&mut drawing, size).map_err(|e| broken(self.title, &e))?;
         Ok(page_svg(&drawing, size, self.title, &self.description))
@@ -87,7 +87,7 @@ impl Chart<'_> {
             .margin_top(TOP * SCALE)
             .margin_right(14 * SCALE)
             .x_label_area_size(46 * SCALE)
-            .y_label_area_size(58 * SCALE)
+            .y_label_area_size(54 * SCALE)
             .build_cartesian_2d(self.x.from..self.x.to, self.y.from..self.y.to)?;
         chart
             .configure_mesh()
@@ -96,7 +96,7 @@ impl Chart<'_> {
             .bold_line_style(Role::Grid.stroke(1.0))
             .axis_style(Role::Grid.stroke(1.0))
             .set_all_tick_mark_size(4 * SCALE)
-            .x_labels(7)
+            .x_labels(6)
             .y_labels(6)
             .x_label_formatter(&|v| tick(*v))
             .y_label_formatter(&|v| tick(*v))

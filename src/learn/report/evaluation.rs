@@ -3,7 +3,9 @@
 use super::bars::{Bars, Measured, Series, intervals};
 use super::chart::Axis;
 use super::heat;
-use super::html::{Figure, Page, Sign, Table, Tile, card, details, grid, list, missing, notice, three, tiles, whole};
+use super::html::{
+    Figure, Page, Sign, Table, Tile, capital, card, details, folds, grid, list, missing, notice, three, tiles, whole,
+};
 use super::ink::Role;
 use super::{name_of, quality, role_of};
 use crate::error::Result;
@@ -42,7 +44,7 @@ pub(super) fn page(evaluation: &Evaluation) -> Result<String> {
     page.section(
         "confusion",
         "Confusion",
-        "A row is a true class: the darker a cell, the larger its share of the row. The numbers are counts.",
+        "A row is a true class: the stronger a cell's colour, the larger its share of the row. The numbers are counts.",
         &confusions(e)?,
     );
     page.section("roc", "ROC", "One class against the rest, at second level.", &quality::roc(e)?);
@@ -144,7 +146,7 @@ fn cautions(e: &Evaluation) -> Vec<String> {
     let none = names(|c| c.seconds == 0 && c.pictures == 0);
     if !none.is_empty() {
         all.push(format!(
-            "{} of {} classes have nothing on this side, so nothing is known of them: {}.",
+            "Of {} of the {} classes there is nothing on this side, so nothing is known of them: {}.",
             none.len(),
             e.classes.len(),
             none.join(", ")
@@ -181,7 +183,7 @@ fn cautions(e: &Evaluation) -> Vec<String> {
     }
     all.extend(e.notes.iter().take(FIRST_NOTES).cloned());
     if e.notes.len() > FIRST_NOTES {
-        all.push(format!("{} more notes are at the end.", e.notes.len() - FIRST_NOTES));
+        all.push(format!("All {} notes are at the end.", e.notes.len()));
     }
     all
 }
@@ -193,29 +195,27 @@ fn headline(e: &Evaluation) -> Result<String> {
         2,
         &["level", "predictor", "samples", "macro F1", "accuracy", "precision", "recall", "top 3", "log loss", "AUC"],
     );
-    for level in LEVELS {
-        for r in PREDICTORS.iter().filter_map(|p| find(e, level, *p)) {
-            rows.push(Measured {
-                name: format!("{}: {}", level_name(level), name_of(r.predictor)),
-                role: role_of(r.predictor),
-                value: r.macro_f1.value,
-                low: r.macro_f1.low,
-                high: r.macro_f1.high,
-            });
-            let cells = vec![
-                level_name(level).to_owned(),
-                name_of(r.predictor).to_owned(),
-                whole(r.n),
-                with_interval(&r.macro_f1),
-                with_interval(&r.accuracy),
-                three(r.macro_precision),
-                three(r.macro_recall),
-                three(r.top3),
-                three(r.log_loss),
-                r.macro_auc.map_or("–".into(), three),
-            ];
-            if r.predictor == Predictor::Table { table.strong_row(cells) } else { table.row(cells) }
-        }
+    for r in every_report(e) {
+        rows.push(Measured {
+            name: format!("{}: {}", level_name(r.level), name_of(r.predictor)),
+            role: role_of(r.predictor),
+            value: r.macro_f1.value,
+            low: r.macro_f1.low,
+            high: r.macro_f1.high,
+        });
+        let cells = vec![
+            level_name(r.level).to_owned(),
+            name_of(r.predictor).to_owned(),
+            whole(r.n),
+            with_interval(&r.macro_f1),
+            with_interval(&r.accuracy),
+            three(r.macro_precision),
+            three(r.macro_recall),
+            three(r.top3),
+            three(r.log_loss),
+            r.macro_auc.map_or("–".into(), three),
+        ];
+        if r.predictor == Predictor::Table { table.strong_row(cells) } else { table.row(cells) }
     }
     if rows.is_empty() {
         return Ok(missing("Macro F1", "No level has samples."));
@@ -312,14 +312,12 @@ fn classes(e: &Evaluation) -> Result<String> {
     if !absent.is_empty() {
         html.push_str(&missing("Not measured", &format!("There is no figure for: {}.", absent.join(", "))));
     }
-    for level in LEVELS {
-        for r in PREDICTORS.iter().filter_map(|p| find(e, level, *p)) {
-            if main_of(e, Level::Second).is_none_or(|main| !std::ptr::eq(main, r)) {
-                let summary = format!("Each class at {} level: {}", level_name(level), name_of(r.predictor));
-                html.push_str(&details(&summary, &class_table(r)));
-            }
-        }
-    }
+    let main = main_of(e, Level::Second);
+    let others = every_report(e).filter(|r| main.is_none_or(|main| !std::ptr::eq(main, *r)));
+    let folded: Vec<String> = others
+        .map(|r| details(&format!("{} level: {}", capital(level_name(r.level)), name_of(r.predictor)), &class_table(r)))
+        .collect();
+    html.push_str(&folds(&folded));
     Ok(html)
 }
 
@@ -345,18 +343,19 @@ fn confusions(e: &Evaluation) -> Result<String> {
 }
 
 fn folded_confusions(e: &Evaluation, shown: Option<&LevelReport>, mut html: String) -> Result<String> {
-    for level in LEVELS {
-        for r in PREDICTORS.iter().filter_map(|p| find(e, level, *p)) {
-            if shown.is_some_and(|s| std::ptr::eq(s, r)) {
-                continue;
-            }
-            let title = format!("{} level: {}", level_name(level), name_of(r.predictor));
-            let svg = heat::confusion(&title, &e.classes, &r.confusion)?;
-            let figure = Figure { title: &title, note: "", legend: Vec::new(), svg }.wide();
-            html.push_str(&details(&format!("Confusion at {title}"), &figure));
-        }
+    let mut folded = Vec::new();
+    for r in every_report(e).filter(|r| shown.is_none_or(|shown| !std::ptr::eq(shown, *r))) {
+        let title = format!("{} level: {}", capital(level_name(r.level)), name_of(r.predictor));
+        let svg = heat::confusion(&title, &e.classes, &r.confusion)?;
+        folded.push(details(&title, &Figure { title: &title, note: "", legend: Vec::new(), svg }.wide()));
     }
+    html.push_str(&folds(&folded));
     Ok(html)
+}
+
+/// In the order in which they are listed.
+fn every_report(e: &Evaluation) -> impl Iterator<Item = &LevelReport> {
+    LEVELS.into_iter().flat_map(move |level| PREDICTORS.iter().filter_map(move |p| find(e, level, *p)))
 }
 
 fn pairs(classes: &[String], counts: &[Vec<u64>]) -> String {

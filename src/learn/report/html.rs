@@ -145,7 +145,9 @@ pub(super) fn tiles(tiles: &[Tile]) -> String {
         .iter()
         .map(|t| {
             let (name, value, note) = (escaped(&t.name), escaped(&t.value), escaped(&t.note));
-            format!("<div><dt>{name}</dt><dd>{value}</dd><dd class=\"quiet\">{note}</dd></div>")
+            // Words are too long for the size of numbers.
+            let kind = if t.value.chars().count() > 12 { " class=\"words\"" } else { "" };
+            format!("<div><dt>{name}</dt><dd{kind}>{value}</dd><dd class=\"quiet\">{note}</dd></div>")
         })
         .collect();
     format!("<dl class=\"tiles\">{items}</dl>\n")
@@ -157,11 +159,18 @@ pub(super) struct Table {
     head: Vec<String>,
     text_columns: usize,
     rows: Vec<(bool, Vec<String>)>,
+    /// Whether cells are sentences: on a phone they stand under each other.
+    sentences: bool,
 }
 
 impl Table {
     pub(super) fn new(text_columns: usize, head: &[&str]) -> Self {
-        Self { head: head.iter().map(|h| (*h).to_owned()).collect(), text_columns, rows: Vec::new() }
+        Self { head: head.iter().map(|h| (*h).to_owned()).collect(), text_columns, rows: Vec::new(), sentences: false }
+    }
+
+    /// A table whose cells are sentences.
+    pub(super) fn of_sentences(head: &[&str]) -> Self {
+        Self { sentences: true, ..Self::new(head.len(), head) }
     }
 
     pub(super) fn row(&mut self, cells: Vec<String>) {
@@ -181,6 +190,7 @@ impl Table {
             .enumerate()
             .map(|(i, h)| format!("<th scope=\"col\"{}>{}</th>", class(i), escaped(h)))
             .collect();
+        let kind = if self.sentences { " class=\"words\"" } else { "" };
         let mut body = String::new();
         for (strong, cells) in &self.rows {
             body.push_str(if *strong { "<tr class=\"strong\">" } else { "<tr>" });
@@ -193,7 +203,9 @@ impl Table {
             }
             body.push_str("</tr>\n");
         }
-        format!("<div class=\"scroll\"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n")
+        format!(
+            "<div class=\"scroll\"><table{kind}><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
+        )
     }
 }
 
@@ -201,6 +213,11 @@ impl Table {
 pub(super) fn card(title: &str, note: &str, inner: &str) -> String {
     let note = if note.is_empty() { String::new() } else { format!("<p class=\"quiet\">{}</p>", escaped(note)) };
     format!("<div class=\"card\"><h3>{}</h3>{note}{inner}</div>\n", escaped(title))
+}
+
+/// Parts that open on demand, side by side while they are closed.
+pub(super) fn folds(parts: &[String]) -> String {
+    format!("<div class=\"folds\">\n{}</div>\n", parts.concat())
 }
 
 /// A part that opens on demand.
@@ -219,6 +236,12 @@ pub(super) fn notice(title: &str, items: &[String]) -> String {
         return String::new();
     }
     format!("<aside class=\"notice\"><strong>{}</strong>{}</aside>\n", escaped(title), list(items))
+}
+
+/// With a capital first letter.
+pub(super) fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |c| c.to_uppercase().chain(chars).collect())
 }
 
 /// A number with three decimals; a dash where there is none.

@@ -117,7 +117,7 @@ pub(super) fn text(role: Role, px: f64, horizontal: HPos, vertical: VPos) -> Tex
 
 /// Pixels that a text of the usual size takes, roughly and rather too many.
 pub(super) fn text_width(text: &str) -> i32 {
-    (text.chars().count() as f64 * TEXT_PX * 0.56).ceil() as i32
+    (text.chars().count() as f64 * TEXT_PX * 0.54).ceil() as i32
 }
 
 /// A name that is not longer than `characters`.
@@ -166,16 +166,15 @@ pub(super) fn tick(value: f64) -> String {
     if magnitude < 1e-12 {
         return "0".into();
     }
-    if !(1e-3..1e5).contains(&magnitude) {
+    if !(1e-4..1e5).contains(&magnitude) {
         let text = format!("{value:.1e}");
         return text.replace(".0e", "e");
     }
-    let decimals = if magnitude >= 100.0 {
-        0
-    } else if magnitude >= 10.0 {
-        1
-    } else {
-        3
+    let decimals = match magnitude {
+        0.0..0.01 => 5,
+        0.01..10.0 => 3,
+        10.0..100.0 => 1,
+        _ => 0,
     };
     let text = format!("{value:.decimals$}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }

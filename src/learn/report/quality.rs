@@ -3,7 +3,7 @@
 use super::bars::{Bars, Series};
 use super::chart::{Axis, Chart, Layer};
 use super::evaluation::{level_name, main_of};
-use super::html::{Figure, Sign, Table, card, escaped, grid, missing, three, whole};
+use super::html::{Figure, Sign, Table, capital, card, escaped, grid, missing, three, whole};
 use super::ink::{Role, tick};
 use super::{name_of, role_of, title_of, view};
 use crate::error::Result;
@@ -45,7 +45,7 @@ pub(super) fn roc(e: &Evaluation) -> Result<String> {
 }
 
 fn worst_curves(main: &LevelReport) -> Result<String> {
-    let title = format!("{}: macro average and the {WORST} worst classes", name_of(main.predictor));
+    let title = format!("{}: macro average and the {WORST} worst classes", capital(name_of(main.predictor)));
     let mut classes: Vec<&RocCurve> =
         main.roc.iter().filter(|c| c.name != "macro" && c.name != "micro" && c.auc.is_finite()).collect();
     classes.sort_by(|a, b| a.auc.total_cmp(&b.auc));

@@ -2,7 +2,7 @@
 
 use super::bars::{Bars, Series};
 use super::chart::{Axis, Chart, Layer};
-use super::html::{Figure, Page, Sign, Table, Tile, card, details, grid, missing, notice, span, tiles, whole};
+use super::html::{Figure, Page, Sign, Table, Tile, capital, card, details, grid, missing, notice, span, tiles, whole};
 use super::ink::{Role, tick};
 use super::log::{Story, condensed};
 use super::{RunLog, resources, title_of, view};
@@ -37,7 +37,7 @@ fn section(page: &mut Page, run: &RunLog, several: bool) -> Result<()> {
     page.section(
         &format!("{id}-curves"),
         &of("loss and accuracy"),
-        "Against step the mean of the batches; thin points are validation at the end of an epoch. \
+        "Against step: each batch, and validation as points at the end of each epoch. \
          With augmentation the training figures are those of the harder, augmented samples.",
         &curves(&story)?,
     );
@@ -45,11 +45,6 @@ fn section(page: &mut Page, run: &RunLog, several: bool) -> Result<()> {
     page.section(&format!("{id}-resources"), &of("resources"), "", &resources::charts(&story)?);
     page.section(&format!("{id}-settings"), &of("settings"), "", &settings(&story));
     Ok(())
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or(String::new(), |c| c.to_uppercase().chain(chars).collect())
 }
 
 const fn phase_name(phase: Phase) -> &'static str {
@@ -262,7 +257,7 @@ fn against_step(
         notes.push(format!("Values above {} are drawn at the border.", tick(limit)));
     }
     if lost > 0 {
-        notes.push(format!("{lost} steps have no number here (NaN or infinite)."));
+        notes.push(format!("Steps without a number (NaN or infinite): {lost}."));
     }
     let mut legend = vec![(Role::Blue, Sign::Line, "training".to_owned())];
     if validation.is_empty() {
@@ -361,7 +356,7 @@ fn findings(story: &Story) -> String {
     if story.findings.is_empty() {
         return missing("No findings", "No rule fired.");
     }
-    let mut table = Table::new(4, &["rule", "when", "evidence", "what followed"]);
+    let mut table = Table::of_sentences(&["rule", "when", "evidence", "what followed"]);
     for f in &story.findings {
         let when = if f.step == 0 {
             "before the first step".to_owned()

@@ -47,7 +47,7 @@ pub struct RuleConfig {
     /// *Exploding tensor*: NaN or infinite values, or a finite one beyond this magnitude, where f16 and soon f32 give
     /// up. 1e6.
     pub exploding: f64,
-    /// *Vanishing tensor*: a gradient whose root mean square is below this. 1e-7.
+    /// *Vanishing tensor*: the gradient of a weight (not a bias) whose root mean square is below this. 1e-7.
     pub vanishing: f64,
     /// *Dead ReLU*: a layer of which more than this share of channels is 0 all over a batch. 0.5.
     pub dead_channels: f64,

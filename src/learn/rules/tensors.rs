@@ -120,6 +120,8 @@ fn troubles(tensors: &[TensorSummary], config: &RuleConfig) -> Vec<Trouble> {
         } else if largest > config.exploding {
             (1, format!("{largest:.2e}"))
         } else if tensor.collection == Collection::Gradients
+            // The bias of a norm that another norm follows has no gradient by construction.
+            && !tensor.name.ends_with(".bias")
             && tensor.count > 0
             && tensor.root_mean_square() < config.vanishing
         {
