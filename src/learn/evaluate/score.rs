@@ -26,6 +26,9 @@ const VERSION: u32 = 1;
 /// Seconds that go through the models at once.
 const BATCH: usize = 8;
 
+/// Rows of logits.
+type Rows = Vec<Vec<f32>>;
+
 /// Items that are decoded ahead of the models: enough that neither waits for the other for long.
 const AHEAD: usize = 2;
 
@@ -329,7 +332,7 @@ fn save(table: &ScoreTable, path: &Path) -> Result<(), String> {
 }
 
 fn load(path: &Path, items: usize) -> Result<Vec<RawSecond>, String> {
-    let read = || -> candle_core::Result<(Vec<Vec<u32>>, PerModality<Vec<Vec<f32>>>)> {
+    let read = || -> candle_core::Result<(Vec<Vec<u32>>, PerModality<Rows>)> {
         let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
         let seconds = tensors.get("seconds").ok_or_else(|| candle_core::Error::Msg("it has no seconds".into()))?;
         let mut rows = PerModality::default();
@@ -346,9 +349,9 @@ fn load(path: &Path, items: usize) -> Result<Vec<RawSecond>, String> {
     let mut out = Vec::with_capacity(seconds.len());
     for s in seconds {
         let [item, second, counts @ ..] = s.as_slice() else { return Err("its index is malformed".into()) };
-        let mut logits = PerModality::<Vec<Vec<f32>>>::default();
+        let mut logits = PerModality::<Rows>::default();
         for (modality, count) in Modality::ALL.into_iter().zip(counts) {
-            let own: Vec<Vec<f32>> = rows.get_mut(modality).take(*count as usize).collect();
+            let own: Rows = rows.get_mut(modality).take(*count as usize).collect();
             if own.len() != *count as usize {
                 return Err("rows are missing".into());
             }
