@@ -25,7 +25,8 @@ const SIDE: usize = 224;
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
-#[command(after_long_help = "The study's two steps: first the classifier alone, on features of the frozen network that are \
+#[command(
+    after_long_help = "The study's two steps: first the classifier alone, on features of the frozen network that are \
 computed once and kept; then the last --unfreeze blocks as well, on the activations at their border, which are kept too. \
 With --unfreeze all the whole network learns.
 
@@ -36,7 +37,8 @@ Examples:
   touchline train all DATASET -o RUN --init mobilenet_v2.safetensors --resume
 
 A run is a directory with a folder for each modality: log.jsonl, checkpoint.safetensors, best.safetensors, tensors/. Build \
-a pack of it with `touchline pack build`.")]
+a pack of it with `touchline pack build`."
+)]
 pub struct TrainArgs {
     /// What to train.
     #[arg(value_name = "rgb|flow|audio|all")]
@@ -167,7 +169,12 @@ pub fn train(args: TrainArgs) -> Result<()> {
             outcome.steps
         );
     }
-    let _ = writeln!(std::io::stdout(), "run written to {}, report to {}", args.out.display(), args.out.join(learn::REPORT).display());
+    let _ = writeln!(
+        std::io::stdout(),
+        "run written to {}, report to {}",
+        args.out.display(),
+        args.out.join(learn::REPORT).display()
+    );
     Ok(())
 }
 
@@ -326,5 +333,6 @@ fn not_negative(text: &str) -> Result<f64, String> {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    number(text).and_then(|v| if (0.0..1.0).contains(&v) { Ok(v) } else { Err("give 0 or more and less than 1".into()) })
+    number(text)
+        .and_then(|v| if (0.0..1.0).contains(&v) { Ok(v) } else { Err("give 0 or more and less than 1".into()) })
 }

@@ -74,18 +74,14 @@ impl Optimizer {
                     let m = ((&self.first[i] * BETAS.0)? + (&grad * (1.0 - BETAS.0))?)?;
                     let v = ((&self.second[i] * BETAS.1)? + (grad.sqr()? * (1.0 - BETAS.1))?)?;
                     let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
-                    let (m_hat, v_hat) = (
-                        (&m / (1.0 - BETAS.0.powi(steps)))?,
-                        (&v / (1.0 - BETAS.1.powi(steps)))?,
-                    );
+                    let (m_hat, v_hat) = ((&m / (1.0 - BETAS.0.powi(steps)))?, (&v / (1.0 - BETAS.1.powi(steps)))?);
                     let update = (m_hat / (v_hat.sqrt()? + EPSILON)?)?;
                     (self.first[i], self.second[i]) = (m, v);
                     ((theta * (1.0 - learning_rate * decay))? - (update * learning_rate)?)?
                 }
                 OptimizerKind::Sgd => {
                     let grad = if decay > 0.0 { (grad + (&theta * decay)?)? } else { grad };
-                    let velocity =
-                        if self.steps == 1 { grad.clone() } else { ((&self.first[i] * MOMENTUM)? + &grad)? };
+                    let velocity = if self.steps == 1 { grad.clone() } else { ((&self.first[i] * MOMENTUM)? + &grad)? };
                     let update = (grad + (&velocity * MOMENTUM)?)?;
                     self.first[i] = velocity;
                     (theta - (update * learning_rate)?)?

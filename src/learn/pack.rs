@@ -156,8 +156,7 @@ fn draft(
         let file = read_weights(&part.weights, &Device::Cpu)
             .map_err(|e| Error::data(&part.weights, e.to_string(), e.advice()))?;
         let path = dir.join(format!("{modality}.safetensors"));
-        save_f16(&file.tensors, &path)
-            .map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))
+        save_f16(&file.tensors, &path).map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))
     };
     let (rgb, flow, audio) = (weights(Modality::Rgb)?, weights(Modality::Flow)?, weights(Modality::Audio)?);
     fn section<P>(modality: Modality, part: &Part, sha256: String, input: P) -> Section<P> {

@@ -165,9 +165,8 @@ impl Job<'_> {
         }
         let names: Vec<String> = ids.iter().map(|id| self.known.name(*id).to_owned()).collect();
         let seed = plan.fit.seed;
-        let built = build(plan.architecture, self.weights, names.len(), seed, &Device::Cpu).map_err(|e| {
-            Error::data(plan.init.as_deref().unwrap_or(Path::new("--init")), e.to_string(), e.advice())
-        })?;
+        let built = build(plan.architecture, self.weights, names.len(), seed, &Device::Cpu)
+            .map_err(|e| Error::data(plan.init.as_deref().unwrap_or(Path::new("--init")), e.to_string(), e.advice()))?;
         let (frozen, fit_config) = self.freeze(&built, progress);
         let net = &built.net;
         let recipe = Recipe {
@@ -288,8 +287,20 @@ impl Job<'_> {
             ("first weights", self.hash.to_owned()),
             ("learns from", built.net.block_name(learning).to_owned()),
             ("optimizer", format!("{:?}", config.optimizer).to_lowercase()),
-            ("step 1", format!("{} epochs, batch {}, rate {}", config.head.epochs, config.head.batch, config.head.learning_rate)),
-            ("step 2", format!("{} epochs, batch {}, rate {}", config.tune.epochs, config.tune.batch, config.tune.learning_rate)),
+            (
+                "step 1",
+                format!(
+                    "{} epochs, batch {}, rate {}",
+                    config.head.epochs, config.head.batch, config.head.learning_rate
+                ),
+            ),
+            (
+                "step 2",
+                format!(
+                    "{} epochs, batch {}, rate {}",
+                    config.tune.epochs, config.tune.batch, config.tune.learning_rate
+                ),
+            ),
             ("weight decay", config.weight_decay.to_string()),
             ("label smoothing", config.label_smoothing.to_string()),
             ("dropout", config.dropout.to_string()),
@@ -305,7 +316,16 @@ impl Job<'_> {
             validation,
             names,
             config,
-            ground: sha256_hex(format!("{} {} {:?} {:?}", self.dataset.fingerprint(), self.hash, plan.inputs, (plan.views, plan.frames, frozen, self.sides)).as_bytes()),
+            ground: sha256_hex(
+                format!(
+                    "{} {} {:?} {:?}",
+                    self.dataset.fingerprint(),
+                    self.hash,
+                    plan.inputs,
+                    (plan.views, plan.frames, frozen, self.sides)
+                )
+                .as_bytes(),
+            ),
             dir,
             parameters: (count(0), count(learning)),
             settings: settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),

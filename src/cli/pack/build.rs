@@ -11,12 +11,14 @@ use crate::learn::dataset::Dataset;
 use crate::learn::pack::{PackConfig, build as build_pack};
 
 #[derive(Debug, Args)]
-#[command(after_long_help = "Temperatures and the class-to-modality table are chosen on the dataset's validation side; the test \
+#[command(
+    after_long_help = "Temperatures and the class-to-modality table are chosen on the dataset's validation side; the test \
 side is looked at once, for the figures on the card.
 
 Example:
   touchline pack build RUN --dataset DATASET -o weights/mine --name mine
-A running detector takes it with `POST /api/v1/pack`, SIGHUP or --watch-pack.")]
+A running detector takes it with `POST /api/v1/pack`, SIGHUP or --watch-pack."
+)]
 pub struct BuildArgs {
     /// Runs of `touchline train`; where two hold a modality, the later counts.
     #[arg(value_name = "RUN", required = true)]
@@ -41,13 +43,11 @@ pub struct BuildArgs {
 pub fn build(args: BuildArgs) -> Result<()> {
     let dataset = Dataset::open(&args.dataset)?;
     let cache = args.cache.unwrap_or_else(|| args.dataset.join("cache"));
-    let config =
-        PackConfig { runs: args.runs, out: args.out.clone(), name: args.name, material: args.material, cache };
+    let config = PackConfig { runs: args.runs, out: args.out.clone(), name: args.name, material: args.material, cache };
     let mut bar: Option<(&'static str, Progress)> = None;
     let manifest = build_pack(&dataset, &config, &mut |side, done, of| {
         if bar.as_ref().is_none_or(|(s, _)| *s != side)
-            && let Some((_, old)) =
-                bar.replace((side, Progress::new("recordings and pictures scored", of as u64)))
+            && let Some((_, old)) = bar.replace((side, Progress::new("recordings and pictures scored", of as u64)))
         {
             old.finish();
         }

@@ -32,8 +32,9 @@ pub(super) fn dropout(features: &Tensor, share: f64, rng: &mut SmallRng) -> Resu
         return Ok(features.clone());
     }
     let keep = 1.0 - share;
-    let mask: Vec<f32> =
-        (0..features.elem_count()).map(|_| if rng.random::<f64>() < keep { (1.0 / keep) as f32 } else { 0.0 }).collect();
+    let mask: Vec<f32> = (0..features.elem_count())
+        .map(|_| if rng.random::<f64>() < keep { (1.0 / keep) as f32 } else { 0.0 })
+        .collect();
     features * Tensor::from_vec(mask, features.shape(), features.device())?
 }
 

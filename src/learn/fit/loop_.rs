@@ -15,9 +15,7 @@ use crate::learn::augment;
 use crate::learn::measure::Confusion;
 use crate::learn::net::Watched;
 use crate::learn::optimizer::{Optimizer, cosine};
-use crate::learn::record::{
-    EpochRecord, Finding, LogLine, Phase, RunEnd, Start, StepRecord, Validation,
-};
+use crate::learn::record::{EpochRecord, Finding, LogLine, Phase, RunEnd, Start, StepRecord, Validation};
 use crate::learn::resources::Resources;
 use crate::learn::rules::{RuleConfig, Rules};
 use crate::models::{Tensors, sha256_hex};
@@ -58,7 +56,9 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
         (state, Some(tensors))
     } else {
         let made = std::fs::create_dir_all(fit.dir);
-        made.map_err(|e| Error::output(fit.dir.display().to_string(), format!("cannot be made: {e}"), "choose another -o"))?;
+        made.map_err(|e| {
+            Error::output(fit.dir.display().to_string(), format!("cannot be made: {e}"), "choose another -o")
+        })?;
         let first = if fit.config.head.epochs > 0 { Phase::Head } else { Phase::Tune };
         (State::begin(ground, first, rules.state()), None)
     };
@@ -66,8 +66,17 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
         return Ok(outcome(kept, cause.clone(), state.step));
     }
     let log = Log::open(fit.dir, state.log_bytes)?;
-    let mut work =
-        Work { fit, state, log, rules, resources: Resources::start(), began: Instant::now(), images: 0, sampled_s: 0.0, losses: Vec::new() };
+    let mut work = Work {
+        fit,
+        state,
+        log,
+        rules,
+        resources: Resources::start(),
+        began: Instant::now(),
+        images: 0,
+        sampled_s: 0.0,
+        losses: Vec::new(),
+    };
     work.start(observer)?;
     work.phases(moments, observer)
 }
@@ -424,6 +433,10 @@ impl Work<'_> {
                 confusion.add(ClassId(label as u16), ClassId(crate::fusion::argmax(row) as u16));
             }
         }
-        Ok(Some(Validation { loss: loss / weight.max(1e-12), accuracy: confusion.accuracy(), macro_f1: confusion.macro_f1() }))
+        Ok(Some(Validation {
+            loss: loss / weight.max(1e-12),
+            accuracy: confusion.accuracy(),
+            macro_f1: confusion.macro_f1(),
+        }))
     }
 }

@@ -58,8 +58,7 @@ fn mobilenet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
         shortcut,
         activation: Activation::Identity,
     };
-    let stem =
-        vec![maker.conv("features.0.0", (3, 32), 3, 2)?, maker.norm("features.0.1", 32, Activation::Relu6)?];
+    let stem = vec![maker.conv("features.0.0", (3, 32), 3, 2)?, maker.norm("features.0.1", 32, Activation::Relu6)?];
     blocks.push(block("features.0", stem, Shortcut::None));
     let mut inputs = 32;
     for (expansion, outputs, repeats, stride) in mobilenet_v2_table() {
@@ -238,7 +237,8 @@ impl Maker<'_> {
     ) -> Result<Layer, LoadError> {
         let shape = [outputs, inputs, kernel, kernel];
         let deviation = (2.0 / (outputs * kernel * kernel) as f64).sqrt();
-        let weight = self.var(format!("{name}.weight"), &shape, |rng| normal(rng, shape.iter().product(), deviation))?;
+        let weight =
+            self.var(format!("{name}.weight"), &shape, |rng| normal(rng, shape.iter().product(), deviation))?;
         Ok(Layer::Conv { name: name.to_owned(), weight, kernel, stride })
     }
 
@@ -255,8 +255,7 @@ impl Maker<'_> {
             |part: &str, value: f32| self.var(format!("{name}.{part}"), &[channels], |_| vec![value; channels]);
         let (weight, bias) = (part("weight", 1.0)?, part("bias", 0.0)?);
         let (mean, variance) = (part("running_mean", 0.0)?, part("running_var", 1.0)?);
-        let values =
-            |v: Var| v.to_vec1().map_err(|cause| LoadError::Build { architecture: self.architecture, cause });
+        let values = |v: Var| v.to_vec1().map_err(|cause| LoadError::Build { architecture: self.architecture, cause });
         let running = RefCell::new(Running { mean: values(mean)?, variance: values(variance)? });
         Ok(Layer::Norm(Box::new(Norm { name: name.to_owned(), weight, bias, running, activation })))
     }

@@ -28,9 +28,18 @@ pub enum Mode {
 #[derive(Debug)]
 pub enum Layer {
     /// Convolution without bias, padding k/2.
-    Conv { name: String, weight: Var, kernel: usize, stride: usize },
+    Conv {
+        name: String,
+        weight: Var,
+        kernel: usize,
+        stride: usize,
+    },
     /// 3×3 depthwise convolution without bias, padding 1.
-    Depthwise { name: String, weight: Var, stride: usize },
+    Depthwise {
+        name: String,
+        weight: Var,
+        stride: usize,
+    },
     Norm(Box<Norm>),
     /// 3×3, stride 2, padding 1.
     MaxPool,
@@ -124,8 +133,7 @@ impl Norm {
                     .zip(&running.variance)
                     .map(|(w, v)| (f64::from(*w) / (f64::from(*v) + EPSILON).sqrt()) as f32)
                     .collect();
-                let shift: Vec<f32> =
-                    bias.iter().zip(&scale).zip(&running.mean).map(|((b, s), m)| b - m * s).collect();
+                let shift: Vec<f32> = bias.iter().zip(&scale).zip(&running.mean).map(|((b, s), m)| b - m * s).collect();
                 scale_shift_channel_major(&x.detach(), &scale, &shift, self.activation)
             }
             Mode::Learning => {

@@ -3,8 +3,7 @@ use candle_core::{DType, Device, Tensor};
 use super::*;
 use crate::models::Network;
 
-const ARCHITECTURES: [Architecture; 3] =
-    [Architecture::MobileNetV2, Architecture::ResNet50, Architecture::ResNet50V2];
+const ARCHITECTURES: [Architecture; 3] = [Architecture::MobileNetV2, Architecture::ResNet50, Architecture::ResNet50V2];
 
 fn fresh(architecture: Architecture, classes: usize) -> Net {
     let built = build(architecture, &Tensors::new(), classes, 7, &Device::Cpu).unwrap();
@@ -82,7 +81,8 @@ fn gradients_are_finite_differences() {
         let net = fresh(architecture, 3);
         let frozen = net.blocks() - 3;
         let x = net.run(&pictures(6, 64), 0, frozen).unwrap();
-        let direction = Tensor::from_vec((0..18).map(|i| (i % 5) as f32 - 2.0).collect(), (6, 3), &Device::Cpu).unwrap();
+        let direction =
+            Tensor::from_vec((0..18).map(|i| (i % 5) as f32 - 2.0).collect(), (6, 3), &Device::Cpu).unwrap();
         let loss = || -> Tensor {
             let y = net.learn(&x, frozen, None).unwrap();
             let logits = net.classify(&net.pool(&y).unwrap()).unwrap();

@@ -39,8 +39,11 @@ pub(super) enum Role {
     OnHeat,
 }
 
+/// Lengths of a dash and of the gap after it, pixels.
+type Dashes = (i32, i32);
+
 /// (role, variable of the style sheet, dashes in pixels)
-const ROLES: [(Role, &str, Option<(i32, i32)>); 15] = [
+const ROLES: [(Role, &str, Option<Dashes>); 15] = [
     (Role::Ink, "--ink", None),
     (Role::Quiet, "--quiet", None),
     (Role::Grid, "--line", None),

@@ -62,7 +62,11 @@ impl Collected {
             ("activations", view(Dtype::F16, vec![with, c, h, w], &activations)),
         ]);
         let failed = |cause: String| {
-            Error::output(path.display().to_string(), format!("cannot write: {cause}"), "free space or choose another --cache")
+            Error::output(
+                path.display().to_string(),
+                format!("cannot write: {cause}"),
+                "free space or choose another --cache",
+            )
         };
         let whole = safetensors::serialize(tensors, None).map_err(|e| failed(e.to_string()))?;
         let part = path.with_extension("part");

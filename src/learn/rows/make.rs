@@ -229,11 +229,15 @@ fn prepare(dataset: &Dataset, wanted: Wanted, recipe: &Recipe) -> Result<Prepare
             let added = match recipe.modality {
                 Modality::Rgb => {
                     let chosen = chosen(clip, view, recipe.frames);
-                    let frames = chosen.into_iter().map(|f| if view == 0 { f.clone() } else { augment::picture(f.view(), &mut rng) });
+                    let frames = chosen
+                        .into_iter()
+                        .map(|f| if view == 0 { f.clone() } else { augment::picture(f.view(), &mut rng) });
                     extractor.pictures_into(&ClipSecond::of_pictures(frames.collect()), &mut out.input)
                 }
                 Modality::Flow if view == 0 => extractor.flows_into(clip, &mut out.input),
-                Modality::Flow => extractor.flows_into(&augment::second(clip, recipe.frames as usize, &mut rng), &mut out.input),
+                Modality::Flow => {
+                    extractor.flows_into(&augment::second(clip, recipe.frames as usize, &mut rng), &mut out.input)
+                }
                 Modality::Audio => sound(clip, view, inputs, &mut extractor, &mut rng, &mut out.input),
             };
             out.keys.extend(std::iter::repeat_n(key, added));
