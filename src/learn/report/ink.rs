@@ -28,7 +28,6 @@ pub(super) enum Role {
     Green,
     Purple,
     Red,
-    Sky,
     /// Orange, dashed: the validation samples beside the training ones.
     DashedOrange,
     DashedQuiet,
@@ -40,7 +39,7 @@ pub(super) enum Role {
 }
 
 /// (role, variable of the style sheet, dashes in pixels)
-const ROLES: [(Role, &str, Option<(i32, i32)>); 15] = [
+const ROLES: [(Role, &str, Option<(i32, i32)>); 14] = [
     (Role::Ink, "--ink", None),
     (Role::Quiet, "--quiet", None),
     (Role::Grid, "--line", None),
@@ -49,7 +48,6 @@ const ROLES: [(Role, &str, Option<(i32, i32)>); 15] = [
     (Role::Green, "--green", None),
     (Role::Purple, "--purple", None),
     (Role::Red, "--red", None),
-    (Role::Sky, "--sky", None),
     (Role::DashedOrange, "--orange", Some((7, 4))),
     (Role::DashedQuiet, "--quiet", Some((3, 4))),
     (Role::DashedGreen, "--green", Some((9, 3))),
