@@ -28,7 +28,6 @@ pub(super) enum Role {
     Green,
     Purple,
     Red,
-    Sky,
     /// Orange, dashed: the validation samples beside the training ones.
     DashedOrange,
     DashedQuiet,
@@ -42,8 +41,8 @@ pub(super) enum Role {
 /// Lengths of a dash and of the gap after it, pixels.
 type Dashes = (i32, i32);
 
-/// (role, variable of the style sheet, dashes in pixels)
-const ROLES: [(Role, &str, Option<Dashes>); 15] = [
+/// (role, variable of the style sheet, dashes)
+const ROLES: [(Role, &str, Option<Dashes>); 14] = [
     (Role::Ink, "--ink", None),
     (Role::Quiet, "--quiet", None),
     (Role::Grid, "--line", None),
@@ -52,7 +51,6 @@ const ROLES: [(Role, &str, Option<Dashes>); 15] = [
     (Role::Green, "--green", None),
     (Role::Purple, "--purple", None),
     (Role::Red, "--red", None),
-    (Role::Sky, "--sky", None),
     (Role::DashedOrange, "--orange", Some((7, 4))),
     (Role::DashedQuiet, "--quiet", Some((3, 4))),
     (Role::DashedGreen, "--green", Some((9, 3))),
