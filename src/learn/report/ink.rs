@@ -38,8 +38,11 @@ pub(super) enum Role {
     OnHeat,
 }
 
-/// (role, variable of the style sheet, dashes in pixels)
-const ROLES: [(Role, &str, Option<(i32, i32)>); 14] = [
+/// Pixels of a stroke that are drawn, and that are left out after them.
+type Dashes = Option<(i32, i32)>;
+
+/// (role, variable of the style sheet, dashes)
+const ROLES: [(Role, &str, Dashes); 14] = [
     (Role::Ink, "--ink", None),
     (Role::Quiet, "--quiet", None),
     (Role::Grid, "--line", None),
