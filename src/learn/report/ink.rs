@@ -38,11 +38,11 @@ pub(super) enum Role {
     OnHeat,
 }
 
-/// Lengths of a dash and of the gap after it, pixels.
-type Dashes = (i32, i32);
+/// Pixels of a stroke that are drawn, and that are left out after them.
+type Dashes = Option<(i32, i32)>;
 
 /// (role, variable of the style sheet, dashes)
-const ROLES: [(Role, &str, Option<Dashes>); 14] = [
+const ROLES: [(Role, &str, Dashes); 14] = [
     (Role::Ink, "--ink", None),
     (Role::Quiet, "--quiet", None),
     (Role::Grid, "--line", None),
