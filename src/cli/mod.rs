@@ -66,6 +66,11 @@ enum Command {
 }
 
 impl Cli {
+    /// Whether the command trains: it takes and frees memory in large pieces.
+    pub fn trains(&self) -> bool {
+        matches!(self.command, Command::Train(_))
+    }
+
     /// Runs the command.
     ///
     /// # Errors
