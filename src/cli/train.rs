@@ -48,6 +48,7 @@ pub struct TrainArgs {
     /// Directory of the run.
     #[arg(short, long, value_name = "RUN")]
     out: PathBuf,
+    /// Network: mobilenet_v2, resnet50 or resnet50_v2 (pre-activation).
     #[arg(long, value_name = "ARCH", default_value = "mobilenet_v2", value_parser = architecture)]
     arch: Architecture,
     /// First weights: safetensors with torchvision's names (ResNet v2 also MXNet's); without, all starts at random.
@@ -62,7 +63,8 @@ pub struct TrainArgs {
     /// Epochs of step 2 [default: 30; audio: 100].
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
-    /// Blocks at the end that learn in step 2: a number (0 leaves step 2 out) or `all`.
+    /// Blocks at the end that learn in step 2: a number (0 leaves step 2 out) or `all`. Layers that the first weights lack
+    /// learn in any case.
     #[arg(long, value_name = "N|all", default_value = "5", value_parser = unfreeze)]
     unfreeze: Unfreeze,
     /// Samples a step in step 2; step 1 takes 8 times as many.
@@ -74,8 +76,10 @@ pub struct TrainArgs {
     /// Highest learning rate of step 1.
     #[arg(long, default_value_t = 1e-3, value_parser = positive)]
     head_learning_rate: f64,
+    /// What moves the weights; SGD with Nesterov's momentum 0.9.
     #[arg(long, value_enum, default_value_t = OptimizerArg::Adamw)]
     optimizer: OptimizerArg,
+    /// Decay of the weights of convolutions and of the classifier.
     #[arg(long, default_value_t = 0.05, value_parser = not_negative)]
     weight_decay: f64,
     /// Share of the target spread over all classes.
@@ -111,7 +115,7 @@ pub struct TrainArgs {
     /// Steps between tensors that are looked at and saved (losses, gradients, weights, means of features); 0 = never.
     #[arg(long, value_name = "STEPS", default_value_t = 200)]
     save_tensors: u64,
-    /// Steps between checkpoints: what a killed run loses at most.
+    /// Steps between checkpoints, what a killed run loses at most; 0 = only after each epoch.
     #[arg(long, value_name = "STEPS", default_value_t = 100)]
     checkpoint: u64,
     /// Seed of everything random: the same seed gives the same run.
@@ -150,13 +154,20 @@ pub fn train(args: TrainArgs) -> Result<()> {
         What::Audio => vec![Modality::Audio],
         What::All => Modality::ALL.to_vec(),
     };
-    let mut shown = Shown { rows: None, last_line: Instant::now() };
+    let mut shown = Shown { rows: None, last_line: Instant::now(), phase: None };
     let mut best = Vec::new();
     for modality in modalities {
         let plan = plan(&args, &dataset, modality)?;
-        best.extend(learn::train(&dataset, &plan, &mut shown)?);
-        // After each modality: hours of work should not wait for the last to be seen.
-        learn::write_report(&args.out)?;
+        let outcomes = learn::train(&dataset, &plan, &mut shown)?;
+        if !outcomes.is_empty() {
+            // After each modality: hours of work should not wait for the last to be seen.
+            learn::write_report(&args.out)?;
+        }
+        best.extend(outcomes);
+    }
+    if best.is_empty() {
+        let advice = "look at the lines above; a modality needs two classes with files that can be read";
+        return Err(Error::data(&args.dataset, "there is nothing to learn from", advice));
     }
     for (modality, outcome) in best {
         let f1 = outcome.validation_f1.map_or("not measured".to_owned(), |f| format!("{f:.4}"));
@@ -238,6 +249,8 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
 struct Shown {
     rows: Option<(Modality, Bar)>,
     last_line: Instant,
+    /// Step of the study, its first optimiser step of this process, and when that was.
+    phase: Option<(Phase, u64, Instant)>,
 }
 
 impl Shown {
@@ -271,10 +284,25 @@ impl Observer for Shown {
             return;
         }
         self.last_line = Instant::now();
-        let StepRecord { step, epoch, loss, accuracy, images_per_second, .. } = record;
+        let StepRecord { phase, step, epoch, loss, accuracy, images_per_second, .. } = record;
+        // Steps of this phase that this process has seen, and the time they took, validation included.
+        let (first, began) = match self.phase {
+            Some((seen, first, began)) if seen == *phase => (first, began),
+            _ => {
+                let now = (*step, Instant::now());
+                self.phase = Some((*phase, now.0, now.1));
+                now
+            }
+        };
+        let done = *step - first;
+        let left = if done == 0 {
+            String::new()
+        } else {
+            let each = began.elapsed().as_secs_f64() / done as f64;
+            format!(", at most {:.0} s left", each * of.saturating_sub(done) as f64)
+        };
         let text = format!(
-            "step {step} (epoch {epoch}, {of} in this step of the study): loss {loss:.4}, accuracy {accuracy:.3}, \
-             {images_per_second:.1} samples/s"
+            "step {step} (epoch {epoch}): loss {loss:.4}, accuracy {accuracy:.3}, {images_per_second:.1} samples/s{left}"
         );
         self.say(&text);
     }

@@ -53,17 +53,19 @@ impl Optimizer {
         &self.parameters
     }
 
-    /// One step. Parameters without a gradient stay. With `clip`, gradients are scaled so that their common length is at
-    /// most that (Pascanu et al., *On the difficulty of training recurrent neural networks*, ICML 2013).
+    /// One step; gives the common length of the gradients. Parameters without a gradient stay, and all do when that length
+    /// is not finite. With `clip`, gradients are scaled so that their common length is at most that (Pascanu et al., *On the
+    /// difficulty of training recurrent neural networks*, ICML 2013).
     ///
     /// # Errors
     /// When the device refuses.
-    pub fn step(&mut self, grads: &GradStore, learning_rate: f64, clip: Option<f64>) -> Result<()> {
+    pub fn step(&mut self, grads: &GradStore, learning_rate: f64, clip: Option<f64>) -> Result<f64> {
+        let length = self.length(grads)?;
+        if !length.is_finite() {
+            return Ok(length);
+        }
         self.steps += 1;
-        let scale = match clip {
-            Some(limit) => (limit / self.length(grads)?.max(1e-12)).min(1.0),
-            None => 1.0,
-        };
+        let scale = clip.map_or(1.0, |limit| (limit / length.max(1e-12)).min(1.0));
         for (i, (_, var, decays)) in self.parameters.iter().enumerate() {
             let Some(grad) = grads.get(var) else { continue };
             let grad = if scale < 1.0 { (grad * scale)? } else { grad.clone() };
@@ -93,7 +95,7 @@ impl Optimizer {
                 *second = second.detach();
             }
         }
-        Ok(())
+        Ok(length)
     }
 
     /// Length of all gradients together.
@@ -191,6 +193,16 @@ mod tests {
             };
             assert_eq!(run(None), run(Some(4)), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_gradient_that_is_no_number_moves_nothing() {
+        let p = Var::new(&[0f32, 4.0], &Device::Cpu).unwrap();
+        let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, vec![("p".into(), p.clone(), true)]).unwrap();
+        // The slope of the root is infinite at 0.
+        let grads = p.sqrt().unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(!optimizer.step(&grads, 0.1, Some(1.0)).unwrap().is_finite());
+        assert_eq!((p.to_vec1::<f32>().unwrap(), optimizer.state().1), (vec![0.0, 4.0], 0));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `touchline pack build`: what was trained becomes a pack that serves.
 //!
 //! Validation chooses the temperatures and the class-to-modality table; the test side is looked at once, for the figures on
-//! the card. The pack appears in its place with `pack.toml` last, so that a running detector never sees half of it.
+//! the card. A new pack appears in its place with `pack.toml` last; over an older one there is a moment with new weights
+//! beside the old manifest, which a running detector refuses by their hashes and takes up again when it looks next.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::evaluate::figures::card_figures;
 use super::evaluate::score::score_side;
 use super::evaluate::table::fit_table;
 use super::fit::BEST;
-use super::train::{RUN, RunInfo};
+use super::train::{RUN, RunInfo, split_hash};
 use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::fusion::FusionTable;
@@ -59,19 +60,34 @@ pub fn build(
     let first = Modality::ALL.iter().find_map(|m| parts.get(*m).as_ref()).expect("find gives at least one part");
     let classes = ClassSet::new(first.info.classes.clone())
         .map_err(|e| Error::data(&config.out, e, "train again; the classes of the run are damaged"))?;
-    let building = config.out.with_extension("building");
     let cannot = |path: &Path, e: std::io::Error| {
         Error::output(path.display().to_string(), format!("cannot write the pack: {e}"), "choose another -o")
     };
-    std::fs::create_dir_all(&building).map_err(|e| cannot(&building, e))?;
+    std::fs::create_dir_all(&config.out).map_err(|e| cannot(&config.out, e))?;
+    let building = config.out.join("building");
+    // Left by a build that failed.
+    let _ = std::fs::remove_dir_all(&building);
+    std::fs::create_dir(&building).map_err(|e| cannot(&building, e))?;
 
     let mut manifest = draft(config, &parts, &classes, &first.info, &building)?;
     manifest.write(&building)?;
     let pack = Pack::open(&building)?;
+    let mut notes = Vec::new();
     let validation = score_side(&pack, dataset, Side::Validation, &config.cache, &mut |done, of| {
         progress("validation", done, of);
-    })?;
-    let temperatures = validation.fit_temperatures();
+    });
+    let validation = match validation {
+        Ok(table) => Some(table),
+        Err(Error::Data { cause, .. }) => {
+            let why = format!("built without validation ({cause}): temperatures are 1, one modality decides all");
+            notes.push(why.clone());
+            manifest.fusion.refit = Some(why);
+            None
+        }
+        Err(e) => return Err(e),
+    };
+    let one = PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 };
+    let temperatures = validation.as_ref().map_or(one, |v| v.fit_temperatures());
     for (modality, temperature) in [
         (Modality::Rgb, manifest.rgb.as_mut().map(|s| &mut s.temperature)),
         (Modality::Flow, manifest.flow.as_mut().map(|s| &mut s.temperature)),
@@ -81,16 +97,25 @@ pub fn build(
             *temperature = *temperatures.get(modality);
         }
     }
-    let soft = validation.soften(&temperatures);
-    let fusion = fit_table(&soft, &validation.modalities(), classes.len());
-    manifest.fusion = manifest_fusion(&fusion, &classes);
+    let (soft, fusion) = match &validation {
+        Some(validation) => {
+            let soft = validation.soften(&temperatures);
+            let fusion = fit_table(&soft, &validation.modalities(), classes.len());
+            manifest.fusion = manifest_fusion(&fusion, &classes);
+            (soft, fusion)
+        }
+        None => (Vec::new(), pack.fusion.clone()),
+    };
     let test = score_side(&pack, dataset, Side::Test, &config.cache, &mut |done, of| progress("test", done, of));
-    let (measured, limits) = match test {
-        Ok(test) => (card_figures(&test.soften(&temperatures), &soft, &fusion, classes.len()), None),
-        Err(Error::Data { cause, .. }) => (BTreeMap::new(), Some(cause)),
+    let measured = match test {
+        Ok(test) => card_figures(&test.soften(&temperatures), &soft, &fusion, classes.len()),
+        Err(Error::Data { cause, .. }) => {
+            notes.push(format!("not measured: {cause}"));
+            BTreeMap::new()
+        }
         Err(e) => return Err(e),
     };
-    manifest.card = card(dataset, sides, config, &parts, measured, limits);
+    manifest.card = card(dataset, sides, config, &parts, measured, &notes);
     manifest.write(&building)?;
     let split = split_csv(dataset, sides);
     std::fs::write(building.join(SPLIT), split).map_err(|e| cannot(&building, e))?;
@@ -102,6 +127,7 @@ pub fn build(
 /// The runs' parts.
 fn find(dataset: &Dataset, config: &PackConfig) -> Result<PerModality<Option<Part>>> {
     let mut parts: PerModality<Option<Part>> = PerModality::default();
+    let split = split_hash(dataset, dataset.sides()?);
     for run in &config.runs {
         let mut any = false;
         for modality in Modality::ALL {
@@ -120,6 +146,10 @@ fn find(dataset: &Dataset, config: &PackConfig) -> Result<PerModality<Option<Par
             if info.fingerprint != dataset.fingerprint() {
                 let cause = format!("was trained on another dataset than {}", dataset.dir.display());
                 return Err(Error::data(&dir, cause, "give the dataset it was trained on"));
+            }
+            if info.split != split {
+                let cause = "was trained on another split: what it has seen would count as held back";
+                return Err(Error::data(&dir, cause, "train again, or split with the seed of then"));
             }
             *parts.get_mut(modality) = Some(Part { info, weights });
         }
@@ -210,11 +240,11 @@ fn card(
     config: &PackConfig,
     parts: &PerModality<Option<Part>>,
     measured: BTreeMap<String, f64>,
-    unmeasured: Option<String>,
+    notes: &[String],
 ) -> Card {
     let count = |kind| dataset.items.iter().filter(|i| i.kind == kind).count();
     let clips = |side| {
-        let on = dataset.items.iter().zip(sides).filter(move |(i, s)| **s == side && i.kind == Kind::Clip);
+        let on = dataset.items.iter().zip(sides).filter(move |(i, s)| **s == side && i.kind == Kind::Clip && !i.weak);
         let groups: std::collections::BTreeSet<&str> = on.clone().map(|(i, _)| i.group.as_str()).collect();
         (on.count(), groups.len())
     };
@@ -226,8 +256,8 @@ fn card(
         "The figures rest on {test} recordings of {sources} sources: they move by several points with the choice of \
          sources. What is no known sport is 'other' only as far as such material was there to learn from."
     );
-    if let Some(cause) = unmeasured {
-        limits = format!("Not measured: {cause}. {limits}");
+    for note in notes {
+        limits = format!("This pack was {note}. {limits}");
     }
     Card {
         trained_on: format!(

@@ -10,8 +10,8 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::classes::{self, Samples};
-use super::dataset::Dataset;
 use super::dataset::split::Side;
+use super::dataset::{Dataset, Item};
 use super::fit::{self, Fit, FitConfig, LOG, Observer, Outcome};
 use super::inputs::Inputs;
 use super::net::{Built, build};
@@ -69,6 +69,8 @@ pub struct RunInfo {
     pub outputs: Vec<String>,
     /// Of the dataset.
     pub fingerprint: String,
+    /// Of its labels and sides: what was trained must not be measured.
+    pub split: String,
     pub first_weights: String,
     /// The first block that learns in step 2; `classifier` when none does.
     pub learns_from: String,
@@ -84,10 +86,10 @@ pub trait Progress: Observer {
     fn rows(&mut self, modality: Modality, done: usize, of: usize, inputs: usize);
 }
 
-/// Trains what the plan says.
+/// Trains what the plan says; a modality for which fewer than two classes have data is left out, with a note.
 ///
 /// # Errors
-/// [`Error::Data`] when the dataset or the first weights do not do, or there is nothing to learn from;
+/// [`Error::Data`] when the dataset or the first weights do not do, or nothing of a modality can be read;
 /// [`Error::Output`] when something cannot be written. What was trained before stays.
 pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Progress) -> Result<Vec<(Modality, Outcome)>> {
     let sides = dataset.sides()?;
@@ -107,10 +109,6 @@ pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Progress) -> Res
         if let Some(outcome) = job.run(*modality, progress)? {
             outcomes.push((*modality, outcome));
         }
-    }
-    if outcomes.is_empty() {
-        let advice = "look at the lines above; a modality needs two classes with files that can be read";
-        return Err(Error::data(&dataset.dir, "there is nothing to learn from", advice));
     }
     Ok(outcomes)
 }
@@ -144,6 +142,12 @@ fn check_inputs(dataset: &Dataset, inputs: &Inputs) -> Result<()> {
     Ok(())
 }
 
+/// SHA-256 of class, group and side of every item.
+pub fn split_hash(dataset: &Dataset, sides: &[Side]) -> String {
+    let line = |(item, side): (&Item, &Side)| format!("{}\t{}\t{}\n", item.class, item.group, side.as_str());
+    sha256_hex(dataset.items.iter().zip(sides).map(line).collect::<String>().as_bytes())
+}
+
 struct Job<'a> {
     dataset: &'a Dataset,
     sides: &'a [Side],
@@ -167,7 +171,14 @@ impl Job<'_> {
         let seed = plan.fit.seed;
         let built = build(plan.architecture, self.weights, names.len(), seed, &Device::Cpu)
             .map_err(|e| Error::data(plan.init.as_deref().unwrap_or(Path::new("--init")), e.to_string(), e.advice()))?;
+        if let Some(path) = plan.init.as_deref().filter(|_| built.taken == 0) {
+            let cause = format!("holds no tensor of {}", plan.architecture);
+            return Err(Error::data(path, cause, "give weights of this network, or another --arch"));
+        }
         let (frozen, fit_config) = self.freeze(&built, progress);
+        if fit_config.head.epochs + fit_config.tune.epochs == 0 {
+            return Err(Error::Usage("no epochs are left: layers that start at random need --epochs".into()));
+        }
         let net = &built.net;
         let recipe = Recipe {
             modality,
@@ -256,6 +267,7 @@ impl Job<'_> {
             left_out: self.left_out.clone(),
             outputs: names.to_vec(),
             fingerprint: self.dataset.fingerprint(),
+            split: split_hash(self.dataset, self.sides),
             first_weights: self.hash.to_owned(),
             learns_from: learns_from.to_owned(),
             sampling: Sampling {
@@ -318,11 +330,14 @@ impl Job<'_> {
             config,
             ground: sha256_hex(
                 format!(
-                    "{} {} {:?} {:?}",
+                    "{} {} {} {} {:?} {:?} {:?}",
                     self.dataset.fingerprint(),
+                    split_hash(self.dataset, self.sides),
                     self.hash,
+                    plan.architecture,
                     plan.inputs,
-                    (plan.views, plan.frames, frozen, self.sides)
+                    (plan.views, plan.frames, frozen),
+                    rows.keys
                 )
                 .as_bytes(),
             ),

@@ -174,7 +174,10 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
         plan: config.plan.clone(),
     };
     index::save(&config.out, &meta, &material.roots, &items)?;
-    if let Some(note) = remove_unused(&shards, &items) {
+    // What could not be read now may be there again the next time.
+    if summary.skipped.is_empty()
+        && let Some(note) = remove_unused(&shards, &items)
+    {
         progress(Progress::Note(note));
     }
     Ok(summary)

@@ -36,21 +36,27 @@ pub fn card_figures(
     for second in test.iter().filter(|s| s.kind == Kind::Clip) {
         let Some(decision) = fusion.decide(&second.scores) else { continue };
         fused.add(second.truth, decision.label);
-        let (_, vote) = videos.entry(second.item).or_insert_with(|| (second.truth, VideoVote::new(classes)));
+        let (_, vote) = videos.entry(second.recording).or_insert_with(|| (second.truth, VideoVote::new(classes)));
         vote.add(decision.label, &decision.probabilities);
     }
-    put("test_clip_seconds_fusion_accuracy".into(), fused.accuracy());
-    put("test_clip_seconds_fusion_macro_f1".into(), fused.macro_f1());
+    if fused.total() > 0 {
+        put("test_clip_seconds_fusion_accuracy".into(), fused.accuracy());
+        put("test_clip_seconds_fusion_macro_f1".into(), fused.macro_f1());
+    }
     let mut video = Confusion::new(classes);
     for (truth, vote) in videos.values() {
         if let Some(label) = vote.label() {
             video.add(*truth, label.label);
         }
     }
-    put("test_videos_n".into(), video.total() as f64);
-    put("test_videos_fusion_accuracy".into(), video.accuracy());
-    put("test_videos_fusion_macro_f1".into(), video.macro_f1());
+    if video.total() > 0 {
+        put("test_videos_n".into(), video.total() as f64);
+        put("test_videos_fusion_accuracy".into(), video.accuracy());
+        put("test_videos_fusion_macro_f1".into(), video.macro_f1());
+    }
     let c = confusion(validation.iter().filter(|s| s.kind == Kind::Clip), Modality::Rgb, classes);
-    put("validation_clip_seconds_rgb_macro_f1".into(), c.macro_f1());
+    if c.total() > 0 {
+        put("validation_clip_seconds_rgb_macro_f1".into(), c.macro_f1());
+    }
     out
 }

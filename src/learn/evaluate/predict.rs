@@ -83,7 +83,7 @@ pub fn video_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, gro
     let mut votes: BTreeMap<u32, (ClassId, VideoVote)> = BTreeMap::new();
     for s in seconds {
         if let Some((label, row)) = judge.decide(&s.scores) {
-            votes.entry(s.item).or_insert_with(|| (s.truth, VideoVote::new(classes))).1.add(label, &row);
+            votes.entry(s.recording).or_insert_with(|| (s.truth, VideoVote::new(classes))).1.add(label, &row);
         }
     }
     let mut samples = Samples::new(classes);

@@ -64,6 +64,8 @@ pub struct ScoreTable {
 pub struct SoftSecond {
     /// Index into the items.
     pub item: u32,
+    /// The first item of the same recording: a long one is several items.
+    pub recording: u32,
     pub second: u32,
     pub truth: ClassId,
     pub kind: Kind,
@@ -97,6 +99,10 @@ impl ScoreTable {
 
     /// The seconds as serving scores them, at these temperatures.
     pub fn soften(&self, temperatures: &PerModality<f32>) -> Vec<SoftSecond> {
+        let mut first: BTreeMap<&std::path::Path, u32> = BTreeMap::new();
+        for (item, i) in self.items.iter().zip(0..) {
+            first.entry(&item.path).or_insert(i);
+        }
         let soft = |second: &RawSecond| {
             let mut scores = PerModality::default();
             for modality in self.modalities() {
@@ -106,17 +112,28 @@ impl ScoreTable {
                 *scores.get_mut(modality) = second_scores(&rows);
             }
             let item = self.item(second);
-            SoftSecond { item: second.item, second: second.second, truth: item.truth, kind: item.kind, scores }
+            let recording = first[item.path.as_path()];
+            SoftSecond {
+                item: second.item,
+                recording,
+                second: second.second,
+                truth: item.truth,
+                kind: item.kind,
+                scores,
+            }
         };
         self.seconds.iter().map(soft).collect()
     }
 
     /// The temperature of a modality that makes the true classes of this table, which must be validation, most likely;
-    /// over every row (frame, pair, second of sound) whose class the model knows. 1 without such rows.
+    /// over every row (frame, pair, second of sound) of clips, or of all items without clips, whose class the model knows. 1
+    /// without such rows.
     pub fn fit_temperature(&self, modality: Modality) -> f32 {
         let Some(outputs) = self.outputs.get(modality) else { return 1.0 };
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
-        for (second, row) in self.rows(modality) {
+        // Stills are many and easy: where there are clips, what is served is what counts.
+        let clips = self.rows(modality).any(|(second, _)| self.item(second).kind == Kind::Clip);
+        for (second, row) in self.rows(modality).filter(|(s, _)| !clips || self.item(s).kind == Kind::Clip) {
             if let Some(label) = outputs.iter().position(|o| *o == self.item(second).truth) {
                 logits.push(row.to_vec());
                 labels.push(label as u32);

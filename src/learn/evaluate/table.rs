@@ -20,7 +20,8 @@ const TABLE_SUPPORT: u64 = 10;
 /// The table of `modalities` over `classes` classes, from the seconds of validation's clips (without clips, of all there
 /// is).
 ///
-/// Modalities are ordered by macro F1, the best is the default; equals stay in the order given.
+/// Modalities are ordered by F1, meant over all classes that any of them has seconds of; the best is the default, equals
+/// stay in the order given.
 ///
 /// # Panics
 /// If `modalities` is empty or names one twice.
@@ -29,7 +30,11 @@ pub fn fit_table(validation: &[SoftSecond], modalities: &[Modality], classes: us
     let clips = clips(validation);
     let mut by_f1: Vec<(Modality, Confusion)> =
         modalities.iter().map(|m| (*m, confusion(clips.iter().copied(), *m, classes))).collect();
-    by_f1.sort_by(|a, b| b.1.macro_f1().total_cmp(&a.1.macro_f1()));
+    // Over the classes that any modality has seconds of: one that is right on the few it has is no default for the rest.
+    let all: Vec<ClassId> =
+        (0..classes as u16).map(ClassId).filter(|c| by_f1.iter().any(|(_, f)| f.class(*c).support > 0)).collect();
+    let mean = |c: &Confusion| all.iter().map(|id| c.class(*id).f1).sum::<f64>() / all.len().max(1) as f64;
+    by_f1.sort_by(|a, b| mean(&b.1).total_cmp(&mean(&a.1)));
     let order: Vec<Modality> = by_f1.iter().map(|(m, _)| *m).collect();
     let entries = (0..classes as u16)
         .map(|class| {
@@ -81,6 +86,7 @@ mod tests {
         for _ in 0..n {
             seconds.push(SoftSecond {
                 item: truth.into(),
+                recording: truth.into(),
                 second: seconds.len() as u32,
                 truth: ClassId(truth),
                 kind: Kind::Clip,

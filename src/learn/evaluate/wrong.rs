@@ -40,7 +40,7 @@ pub fn wrong(
         y.probability.total_cmp(&x.probability).then(a.item.cmp(&b.item)).then(a.second.cmp(&b.second))
     });
     let mut recordings = BTreeSet::new();
-    found.retain(|(s, _)| recordings.insert(s.item));
+    found.retain(|(s, _)| recordings.insert(s.recording));
     let example = |(s, decision): (&SoftSecond, crate::decision::Decision)| {
         let item = &table.items[s.item as usize];
         WrongExample {

@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use super::batch::{Mix, dropout, log_softmax_loss, right, tensors};
 use super::checkpoint::{self, BEST, CHECKPOINT, Kept, State};
 use super::log::Log;
-use super::{Fit, Observer, Outcome, PhaseConfig, watch};
+use super::{Fit, FitConfig, Observer, Outcome, PhaseConfig, watch};
 use crate::error::{Error, Result};
 use crate::labels::ClassId;
 use crate::learn::augment;
@@ -17,7 +17,7 @@ use crate::learn::net::Watched;
 use crate::learn::optimizer::{Optimizer, cosine};
 use crate::learn::record::{EpochRecord, Finding, LogLine, Phase, RunEnd, Start, StepRecord, Validation};
 use crate::learn::resources::Resources;
-use crate::learn::rules::{RuleConfig, Rules};
+use crate::learn::rules::{OnRule, RuleConfig, Rules};
 use crate::models::{Tensors, sha256_hex};
 
 /// Validation rows that go through the network at once.
@@ -36,7 +36,10 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
         let cause = format!("{}: no training samples could be read", fit.modality);
         return Err(Error::data(fit.dir, cause, "look at what was skipped, or at the split"));
     }
-    let settings = serde_json::to_string(fit.config).map_err(|e| Error::Internal(e.to_string()))?;
+    // What only says when to stop and what to keep may be changed for a resumed run.
+    let config =
+        FitConfig { patience: 0, on_rule: OnRule::Warn, checkpoint_every: 0, tensors_every: 0, ..fit.config.clone() };
+    let settings = serde_json::to_string(&config).map_err(|e| Error::Internal(e.to_string()))?;
     let ground = sha256_hex(format!("{} {settings} {:?}", fit.ground, fit.names).as_bytes());
     let path = fit.dir.join(CHECKPOINT);
     let mut rules = Rules::new(fit.config.on_rule, RuleConfig::default());
@@ -65,6 +68,7 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
     if let (Some(cause), Some(kept)) = (&state.ended, state.kept) {
         return Ok(outcome(kept, cause.clone(), state.step));
     }
+    let state = State { ended: None, ..state };
     let log = Log::open(fit.dir, state.log_bytes)?;
     let mut work = Work {
         fit,
@@ -211,7 +215,14 @@ impl Work<'_> {
         let config = self.config();
         let batches = self.fit.train.len().div_ceil(config.batch.max(1)) as u64;
         let total = batches * u64::from(config.epochs);
+        let patience = self.fit.config.patience;
         while self.state.epoch <= config.epochs {
+            // At the top, so that a run that is taken up again here ends as well.
+            if patience > 0 && self.state.since_kept >= patience {
+                let text = format!("no better on validation for {patience} epochs");
+                observer.note(&format!("{}: {text}; this step ends early", self.fit.modality));
+                return Ok((self.state.phase == Phase::Tune).then_some(format!("early stop: {text}")));
+            }
             let order = self.order();
             let chunks: Vec<&[u32]> = order.chunks(order.len().div_ceil(batches as usize)).collect();
             while (self.state.batches as usize) < chunks.len() {
@@ -222,12 +233,6 @@ impl Work<'_> {
             }
             if let Some(cause) = self.epoch_end(config, optimizer, observer)? {
                 return Ok(Some(cause));
-            }
-            let patience = self.fit.config.patience;
-            if patience > 0 && self.state.since_kept >= patience && self.state.epoch <= config.epochs {
-                let text = format!("no better on validation for {patience} epochs");
-                observer.note(&format!("{}: {text}; this step ends early", self.fit.modality));
-                return Ok((self.state.phase == Phase::Tune).then_some(format!("early stop: {text}")));
             }
         }
         Ok(None)
@@ -281,9 +286,8 @@ impl Work<'_> {
         let at = u64::from(self.state.epoch - 1) * batches + self.state.batches;
         let rate = cosine(at, total, warm_up, phase.learning_rate);
         let grads = loss.backward()?;
-        if value.is_finite() {
-            optimizer.step(&grads, rate, config.clip_norm)?;
-        }
+        // Nothing is moved by what is no number.
+        let finite = value.is_finite() && optimizer.step(&grads, rate, config.clip_norm)?.is_finite();
         self.state.step = step;
         self.state.batches += 1;
         self.state.optimizer_steps += 1;
@@ -313,9 +317,10 @@ impl Work<'_> {
         }
         observer.step(&record, total);
         let stopped = self.findings(findings, observer)?;
-        if !value.is_finite() {
-            let cause = format!("{}: the loss is {value} at step {step}", fit.modality);
-            let advice = "lower --learning-rate or --clip-norm; the last checkpoint is kept";
+        if !finite {
+            let cause = format!("{}: the loss ({value}) or its gradient is not finite at step {step}", fit.modality);
+            let advice =
+                "train into another -o with a lower --learning-rate or --clip-norm; what was kept before stays";
             return Err(Error::data(fit.dir, cause, advice));
         }
         self.sample_resources()?;
@@ -356,7 +361,8 @@ impl Work<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Option<String>> {
         let validation = self.validate()?;
-        let figures = validation.map(|v| (v.macro_f1, v.loss));
+        // A loss beyond all numbers is the worst there is, and can be written down.
+        let figures = validation.map(|v| (v.macro_f1, if v.loss.is_finite() { v.loss } else { f64::MAX }));
         let better = match (self.state.kept.and_then(|k| k.figures), figures) {
             (Some(before), Some(now)) => now.0 > before.0 || (now.0 == before.0 && now.1 < before.1),
             // Without validation the last epoch is what there is.
