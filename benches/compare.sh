@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
-for bench in features models resample; do
+for bench in features models resample training; do
     echo "== $bench: touchline"
     cargo bench --locked --bench "$bench" -- --noplot 2>/dev/null | grep -E "^[a-z].*time:|time:" || true
     echo "== $bench: peers"

@@ -68,8 +68,10 @@ impl Stage {
 
 /// Sound decides everything, instead of the pictures.
 fn sound_decides(text: String) -> String {
-    text.replacen("order = [\"rgb\", \"audio\", \"flow\"]", "order = [\"audio\", \"rgb\", \"flow\"]", 1)
-        .replace("modality = \"rgb\"", "modality = \"audio\"")
+    let start = text.find("order = [").expect("a pack has an order");
+    let end = start + text[start..].find('\n').expect("a line has an end");
+    let sound_first = "order = [\"audio\", \"rgb\", \"flow\"]";
+    format!("{}{sound_first}{}", &text[..start], &text[end..]).replace("modality = \"rgb\"", "modality = \"audio\"")
 }
 
 fn post_with(live: &Live, body: &str, headers: &[(&str, &str)]) -> (u16, Value) {

@@ -271,7 +271,7 @@ fn distribution(table: &ScoreTable) -> Vec<ClassCount> {
             continue;
         }
         count.seconds += 1;
-        count.recordings += u64::from(items.insert(&item.path));
+        count.recordings += u64::from(items.insert((&item.path, item.truth)));
         count.sources += u64::from(sources.insert((item.truth, &item.group)));
     }
     counts

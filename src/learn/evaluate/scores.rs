@@ -64,7 +64,7 @@ pub struct ScoreTable {
 pub struct SoftSecond {
     /// Index into the items.
     pub item: u32,
-    /// The first item of the same recording: a long one is several items.
+    /// The first item of the same recording and class: a long one is several items.
     pub recording: u32,
     pub second: u32,
     pub truth: ClassId,
@@ -99,9 +99,9 @@ impl ScoreTable {
 
     /// The seconds as serving scores them, at these temperatures.
     pub fn soften(&self, temperatures: &PerModality<f32>) -> Vec<SoftSecond> {
-        let mut first: BTreeMap<&std::path::Path, u32> = BTreeMap::new();
+        let mut first: BTreeMap<(&std::path::Path, ClassId), u32> = BTreeMap::new();
         for (item, i) in self.items.iter().zip(0..) {
-            first.entry(&item.path).or_insert(i);
+            first.entry((&item.path, item.truth)).or_insert(i);
         }
         let soft = |second: &RawSecond| {
             let mut scores = PerModality::default();
@@ -112,7 +112,7 @@ impl ScoreTable {
                 *scores.get_mut(modality) = second_scores(&rows);
             }
             let item = self.item(second);
-            let recording = first[item.path.as_path()];
+            let recording = first[&(item.path.as_path(), item.truth)];
             SoftSecond {
                 item: second.item,
                 recording,
