@@ -10,7 +10,7 @@ use super::progress::Progress as Bar;
 use crate::error::{Error, Result};
 use crate::labels::Modality;
 use crate::learn::dataset::Dataset;
-use crate::learn::fit::{FitConfig, Observer, PhaseConfig};
+use crate::learn::fit::{FitConfig, LOG, Observer, PhaseConfig};
 use crate::learn::inputs::Inputs;
 use crate::learn::optimizer::OptimizerKind;
 use crate::learn::record::{EpochRecord, Finding, Phase, StepRecord};
@@ -154,20 +154,26 @@ pub fn train(args: TrainArgs) -> Result<()> {
     let mut best = Vec::new();
     for modality in modalities {
         let plan = plan(&args, &dataset, modality)?;
-        best.extend(learn::train(&dataset, &plan, &mut shown)?);
-        // After each modality: hours of work should not wait for the last to be seen.
-        learn::write_report(&args.out)?;
+        let trained = learn::train(&dataset, &plan, &mut shown);
+        // After each modality: hours of work should not wait for the last to be seen. Of one that broke off the report shows
+        // why; its error is what counts.
+        let reported = if args.out.join(modality.as_str()).join(LOG).is_file() {
+            learn::write_report(&args.out).map(drop)
+        } else {
+            Ok(())
+        };
+        best.extend(trained?);
+        reported?;
     }
     for (modality, outcome) in best {
         let f1 = outcome.validation_f1.map_or("not measured".to_owned(), |f| format!("{f:.4}"));
         let step = if outcome.best_phase == Phase::Head { 1 } else { 2 };
-        let _ = writeln!(
-            std::io::stdout(),
-            "{modality}: epoch {} of step {step} kept, validation macro F1 {f1} ({}, {} optimiser steps)",
-            outcome.best_epoch,
-            outcome.cause,
-            outcome.steps
-        );
+        let kept = match outcome.best_epoch {
+            0 => "no epoch was finished, nothing is kept".to_owned(),
+            epoch => format!("epoch {epoch} of step {step} kept, validation macro F1 {f1}"),
+        };
+        let _ =
+            writeln!(std::io::stdout(), "{modality}: {kept} ({}, {} optimiser steps)", outcome.cause, outcome.steps);
     }
     let _ = writeln!(
         std::io::stdout(),

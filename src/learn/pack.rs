@@ -14,7 +14,7 @@ use super::evaluate::figures::card_figures;
 use super::evaluate::score::score_side;
 use super::evaluate::table::fit_table;
 use super::fit::BEST;
-use super::train::{RUN, RunInfo};
+use super::train::{RUN, RunInfo, labelling};
 use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::fusion::FusionTable;
@@ -55,7 +55,7 @@ pub fn build(
     progress: &mut dyn FnMut(&'static str, usize, usize),
 ) -> Result<Manifest> {
     let sides = dataset.sides()?;
-    let parts = find(dataset, config)?;
+    let parts = find(dataset, sides, config)?;
     let first = Modality::ALL.iter().find_map(|m| parts.get(*m).as_ref()).expect("find gives at least one part");
     let classes = ClassSet::new(first.info.classes.clone())
         .map_err(|e| Error::data(&config.out, e, "train again; the classes of the run are damaged"))?;
@@ -100,8 +100,9 @@ pub fn build(
 }
 
 /// The runs' parts.
-fn find(dataset: &Dataset, config: &PackConfig) -> Result<PerModality<Option<Part>>> {
+fn find(dataset: &Dataset, sides: &[Side], config: &PackConfig) -> Result<PerModality<Option<Part>>> {
     let mut parts: PerModality<Option<Part>> = PerModality::default();
+    let labelling = labelling(dataset, sides);
     for run in &config.runs {
         let mut any = false;
         for modality in Modality::ALL {
@@ -120,6 +121,10 @@ fn find(dataset: &Dataset, config: &PackConfig) -> Result<PerModality<Option<Par
             if info.fingerprint != dataset.fingerprint() {
                 let cause = format!("was trained on another dataset than {}", dataset.dir.display());
                 return Err(Error::data(&dir, cause, "give the dataset it was trained on"));
+            }
+            if info.labelling.as_ref().is_some_and(|then| *then != labelling) {
+                let cause = format!("was trained on another split or other labels of {}", dataset.dir.display());
+                return Err(Error::data(&dir, cause, "divide it as it was then (dataset split --seed), or train again"));
             }
             *parts.get_mut(modality) = Some(Part { info, weights });
         }

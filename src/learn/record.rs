@@ -123,7 +123,7 @@ pub struct Finding {
 /// What the process used since the sample before.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResourceSample {
-    /// Seconds since the run began.
+    /// Seconds since the run began, or was taken up again.
     pub at_s: f64,
     /// Processor cores in use, on average.
     pub cpu_cores: f64,

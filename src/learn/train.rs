@@ -69,6 +69,9 @@ pub struct RunInfo {
     pub outputs: Vec<String>,
     /// Of the dataset.
     pub fingerprint: String,
+    /// Of its labels and its split, as [`labelling`] gives it; runs of earlier versions have none.
+    #[serde(default)]
+    pub labelling: Option<String>,
     pub first_weights: String,
     /// The first block that learns in step 2; `classifier` when none does.
     pub learns_from: String,
@@ -134,6 +137,13 @@ pub fn write_report(out: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A hash of which class and which side every item has: figures on material that a model has learnt from would be worth
+/// nothing. 64 hex digits.
+pub fn labelling(dataset: &Dataset, sides: &[Side]) -> String {
+    let lines = dataset.items.iter().zip(sides).map(|(item, side)| format!("{} {}\n", item.class, side.as_str()));
+    sha256_hex(lines.collect::<String>().as_bytes())
+}
+
 fn check_inputs(dataset: &Dataset, inputs: &Inputs) -> Result<()> {
     let gap_ns = u64::from(inputs.flow.gap_ms) * 1_000_000;
     let meta = &dataset.meta;
@@ -167,7 +177,19 @@ impl Job<'_> {
         let seed = plan.fit.seed;
         let built = build(plan.architecture, self.weights, names.len(), seed, &Device::Cpu)
             .map_err(|e| Error::data(plan.init.as_deref().unwrap_or(Path::new("--init")), e.to_string(), e.advice()))?;
+        if let (Some(init), 0) = (&plan.init, built.taken) {
+            let cause = format!("it holds no tensor of {}", plan.architecture);
+            return Err(Error::data(init, cause, "give weights of that architecture, or the --arch they are of"));
+        }
         let (frozen, fit_config) = self.freeze(&built, progress);
+        if fit_config.head.epochs == 0 && fit_config.tune.epochs == 0 {
+            return Err(Error::Usage(
+                "layers that start at random learn in step 2, which has no epochs; give --epochs".into(),
+            ));
+        }
+        let dir = plan.out.join(modality.to_string());
+        let ground = self.ground(frozen, &fit_config, &names)?;
+        fit::prepare(&dir, plan.resume, &ground)?;
         let net = &built.net;
         let recipe = Recipe {
             modality,
@@ -188,10 +210,10 @@ impl Job<'_> {
         let side = |side| classes::samples(self.dataset, self.sides, &names, &rows.keys, side);
         let (train, validation) = (side(Side::Train), side(Side::Validation));
         self.say_gaps(modality, &names, &train, &validation, progress);
-        let dir = plan.out.join(modality.to_string());
         let info = self.info(modality, &names, net.block_name(frozen), &fit_config);
         let text = toml::to_string(&info).map_err(|e| Error::Internal(format!("{RUN} cannot be written: {e}")))?;
-        let fit = self.fit(modality, &built, frozen, &fit_config, (&rows, &train, &validation), &names, &dir);
+        let fit =
+            self.fit(modality, &built, frozen, &fit_config, (&rows, &train, &validation), &names, (&dir, &ground));
         let outcome = fit::run(&fit, plan.resume, progress)?;
         std::fs::write(dir.join(RUN), text).map_err(|e| {
             Error::output(dir.display().to_string(), format!("{RUN} cannot be written: {e}"), "choose another -o")
@@ -222,6 +244,18 @@ impl Job<'_> {
             config.tune.epochs = 0;
         }
         (frozen, config)
+    }
+
+    /// A hash of what a run depends on: with another it cannot be gone on with.
+    fn ground(&self, frozen: usize, config: &FitConfig, names: &[String]) -> Result<String> {
+        let settings =
+            serde_json::to_string(config).map_err(|e| Error::Internal(format!("settings are no JSON: {e}")))?;
+        let (plan, dataset) = (self.plan, self.dataset.fingerprint());
+        let labels = labelling(self.dataset, self.sides);
+        let views = (plan.views, plan.frames, frozen);
+        let network = format!("{} {}", plan.architecture, self.hash);
+        let text = format!("{dataset} {labels} {network} {:?} {views:?} {settings} {names:?}", plan.inputs);
+        Ok(sha256_hex(text.as_bytes()))
     }
 
     /// Classes that cannot be learnt or measured on this split.
@@ -256,6 +290,7 @@ impl Job<'_> {
             left_out: self.left_out.clone(),
             outputs: names.to_vec(),
             fingerprint: self.dataset.fingerprint(),
+            labelling: Some(labelling(self.dataset, self.sides)),
             first_weights: self.hash.to_owned(),
             learns_from: learns_from.to_owned(),
             sampling: Sampling {
@@ -278,7 +313,7 @@ impl Job<'_> {
         config: &'a FitConfig,
         (rows, train, validation): (&'a Rows, &'a Samples, &'a Samples),
         names: &'a [String],
-        dir: &'a Path,
+        (dir, ground): (&'a Path, &str),
     ) -> Fit<'a> {
         let plan = self.plan;
         let count = |frozen| built.net.parameters(frozen).iter().map(|(_, v, _)| v.elem_count() as u64).sum();
@@ -316,16 +351,7 @@ impl Job<'_> {
             validation,
             names,
             config,
-            ground: sha256_hex(
-                format!(
-                    "{} {} {:?} {:?}",
-                    self.dataset.fingerprint(),
-                    self.hash,
-                    plan.inputs,
-                    (plan.views, plan.frames, frozen, self.sides)
-                )
-                .as_bytes(),
-            ),
+            ground: ground.to_owned(),
             dir,
             parameters: (count(0), count(learning)),
             settings: settings.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),

@@ -8,6 +8,7 @@ pub mod program;
 pub mod rtmp;
 pub mod rtsp;
 pub mod senders;
+pub mod training;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -67,7 +67,11 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: Option<HashMap<String, St
     named.sort_by_key(|(name, _)| *name);
     let bytes = safetensors::serialize(named, metadata).map_err(|e| failed(e.to_string()))?;
     let part = path.with_extension("part");
-    std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).map_err(|e| failed(e.to_string()))
+    std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).map_err(|e| {
+        // Half a file helps nobody, least of all on a full disk.
+        let _ = std::fs::remove_file(&part);
+        failed(e.to_string())
+    })
 }
 
 /// Reads what [`save`] wrote.

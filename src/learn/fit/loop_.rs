@@ -1,5 +1,6 @@
 //! Epochs and steps.
 
+use std::path::Path;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -18,7 +19,7 @@ use crate::learn::optimizer::{Optimizer, cosine};
 use crate::learn::record::{EpochRecord, Finding, LogLine, Phase, RunEnd, Start, StepRecord, Validation};
 use crate::learn::resources::Resources;
 use crate::learn::rules::{RuleConfig, Rules};
-use crate::models::{Tensors, sha256_hex};
+use crate::models::Tensors;
 
 /// Validation rows that go through the network at once.
 const VALIDATION_BATCH: usize = 64;
@@ -36,34 +37,21 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
         let cause = format!("{}: no training samples could be read", fit.modality);
         return Err(Error::data(fit.dir, cause, "look at what was skipped, or at the split"));
     }
-    let settings = serde_json::to_string(fit.config).map_err(|e| Error::Internal(e.to_string()))?;
-    let ground = sha256_hex(format!("{} {settings} {:?}", fit.ground, fit.names).as_bytes());
+    prepare(fit.dir, resume, &fit.ground)?;
     let path = fit.dir.join(CHECKPOINT);
     let mut rules = Rules::new(fit.config.on_rule, RuleConfig::default());
     let (state, moments) = if path.is_file() {
-        if !resume {
-            let cause = "holds a training already";
-            return Err(Error::data(fit.dir, cause, "--resume goes on with it; or choose another -o"));
-        }
         let (tensors, state) = checkpoint::load(&path)?;
-        if state.ground != ground {
-            let cause = "holds a training of other material or with other settings";
-            return Err(Error::data(fit.dir, cause, "give the same options as then, or choose another -o"));
-        }
         fit.net.restore(&tensors)?;
         let bad = |e| Error::data(&path, e, "delete the run's directory and start again");
         rules.restore(&state.rules).map_err(bad)?;
         (state, Some(tensors))
     } else {
-        let made = std::fs::create_dir_all(fit.dir);
-        made.map_err(|e| {
-            Error::output(fit.dir.display().to_string(), format!("cannot be made: {e}"), "choose another -o")
-        })?;
         let first = if fit.config.head.epochs > 0 { Phase::Head } else { Phase::Tune };
-        (State::begin(ground, first, rules.state()), None)
+        (State::begin(fit.ground.clone(), first, rules.state()), None)
     };
-    if let (Some(cause), Some(kept)) = (&state.ended, state.kept) {
-        return Ok(outcome(kept, cause.clone(), state.step));
+    if let Some(cause) = &state.ended {
+        return Ok(outcome(state.kept_or_none(), cause.clone(), state.step));
     }
     let log = Log::open(fit.dir, state.log_bytes)?;
     let mut work = Work {
@@ -81,7 +69,32 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
     work.phases(moments, observer)
 }
 
+/// Makes the directory of a run, and refuses one that holds a run, unless it is gone on with and has the same `ground`.
+/// To be asked early: what comes before the first step may take hours.
+///
+/// # Errors
+/// [`Error::Data`] for a directory that is taken, [`Error::Output`] for one that cannot be made.
+pub fn prepare(dir: &Path, resume: bool, ground: &str) -> Result<()> {
+    let path = dir.join(CHECKPOINT);
+    if path.is_file() {
+        if !resume {
+            return Err(Error::data(dir, "holds a training already", "--resume goes on with it; or choose another -o"));
+        }
+        if checkpoint::load(&path)?.1.ground != ground {
+            let cause = "holds a training of other material or with other settings";
+            return Err(Error::data(dir, cause, "give the same options as then, or choose another -o"));
+        }
+    }
+    std::fs::create_dir_all(dir)
+        .map_err(|e| Error::output(dir.display().to_string(), format!("cannot be made: {e}"), "choose another -o"))
+}
+
 impl State {
+    /// What is kept; epoch 0 when the run ended before its first epoch did.
+    fn kept_or_none(&self) -> Kept {
+        self.kept.unwrap_or(Kept { phase: self.phase, epoch: 0, figures: None })
+    }
+
     fn begin(ground: String, phase: Phase, rules: serde_json::Value) -> Self {
         Self {
             ground,
@@ -188,7 +201,7 @@ impl Work<'_> {
     }
 
     fn end(&mut self, cause: String, optimizer: &Optimizer) -> Result<Outcome> {
-        let kept = self.state.kept.unwrap_or(Kept { phase: self.state.phase, epoch: 0, figures: None });
+        let kept = self.state.kept_or_none();
         let took_s = self.elapsed();
         self.log.write(&LogLine::End(RunEnd {
             step: self.state.step,
@@ -212,6 +225,13 @@ impl Work<'_> {
         let batches = self.fit.train.len().div_ceil(config.batch.max(1)) as u64;
         let total = batches * u64::from(config.epochs);
         while self.state.epoch <= config.epochs {
+            // Before the epoch, not after the one before it: a run may have been cut off in between.
+            let patience = self.fit.config.patience;
+            if patience > 0 && self.state.since_kept >= patience && self.state.batches == 0 {
+                let text = format!("no better on validation for {patience} epochs");
+                observer.note(&format!("{}: {text}; this step ends early", self.fit.modality));
+                return Ok((self.state.phase == Phase::Tune).then_some(format!("early stop: {text}")));
+            }
             let order = self.order();
             let chunks: Vec<&[u32]> = order.chunks(order.len().div_ceil(batches as usize)).collect();
             while (self.state.batches as usize) < chunks.len() {
@@ -222,12 +242,6 @@ impl Work<'_> {
             }
             if let Some(cause) = self.epoch_end(config, optimizer, observer)? {
                 return Ok(Some(cause));
-            }
-            let patience = self.fit.config.patience;
-            if patience > 0 && self.state.since_kept >= patience && self.state.epoch <= config.epochs {
-                let text = format!("no better on validation for {patience} epochs");
-                observer.note(&format!("{}: {text}; this step ends early", self.fit.modality));
-                return Ok((self.state.phase == Phase::Tune).then_some(format!("early stop: {text}")));
             }
         }
         Ok(None)
@@ -315,7 +329,7 @@ impl Work<'_> {
         let stopped = self.findings(findings, observer)?;
         if !value.is_finite() {
             let cause = format!("{}: the loss is {value} at step {step}", fit.modality);
-            let advice = "lower --learning-rate or --clip-norm; the last checkpoint is kept";
+            let advice = "train with a lower --learning-rate or --clip-norm and another -o; the last checkpoint is kept";
             return Err(Error::data(fit.dir, cause, advice));
         }
         self.sample_resources()?;
@@ -331,8 +345,7 @@ impl Work<'_> {
             return Ok(());
         }
         self.sampled_s = now;
-        let mut sample = self.resources.sample(self.images);
-        sample.at_s += self.state.elapsed_s;
+        let sample = self.resources.sample(self.images);
         self.log.write(&LogLine::Resources(sample))
     }
 

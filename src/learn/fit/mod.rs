@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use batch::{log_softmax_loss, soft_targets};
 pub use checkpoint::{BEST, CHECKPOINT, State};
 pub use log::LOG;
-pub use loop_::run;
+pub use loop_::{prepare, run};
 
 use super::classes::Samples;
 use super::net::Net;
@@ -76,7 +76,7 @@ pub struct Fit<'a> {
     /// Of the outputs.
     pub names: &'a [String],
     pub config: &'a FitConfig,
-    /// A hash of what the run depends on beside its settings: material, features, first weights.
+    /// A hash of what the run depends on: material, labels, features, first weights, settings.
     pub ground: String,
     /// Directory of this modality's run.
     pub dir: &'a Path,

@@ -1,0 +1,185 @@
+//! The whole chain by the program: recordings → dataset → split → training → pack → evaluation → labels. On material that can
+//! be learnt it ends in full accuracy; with labels that say nothing it must not.
+
+mod common;
+
+use std::path::Path;
+
+use candle_core::Device;
+use common::training::{
+    CLASSES, Source, clip_name, first_weights, log_lines, make_clips, make_stills, mixed, run, sources, write_csv,
+};
+use touchline::labels::Modality;
+use touchline::learn::evaluate::result::{Evaluation, Level, LevelReport, Predictor};
+use touchline::models::pack::Pack;
+use touchline::models::read_weights;
+
+/// Of each class; two go to the test side.
+const SOURCES: u32 = 15;
+
+/// Builds, splits, trains and evaluates `material/CSV` below `dir`; what is made has names that start with `name`.
+fn chain(dir: &Path, csv: &str, name: &str) -> Evaluation {
+    let pictures = if name == "true" { "stills" } else { "" };
+    let plan = "--rgb-frames 2 --flow-pairs 2";
+    run(dir, &format!("dataset build material/{csv} {pictures} -o {name}-set {plan}")).well();
+    run(dir, &format!("dataset split {name}-set")).well();
+    let train = format!(
+        "train all {name}-set -o {name}-run --init {} --unfreeze 1 --head-epochs 6 --epochs 3 --batch 16 --views 1 \
+         --frames 1 --save-tensors 5",
+        first_weights()
+    );
+    println!("{}", run(dir, &train).well());
+    let build = format!("pack build {name}-run --dataset {name}-set -o {name}-pack --name {name}");
+    println!("{}", run(dir, &build).well());
+    let files = format!("--json {name}.json --report {name}.html");
+    println!("{}", run(dir, &format!("evaluate {name}-pack {name}-set {files}")).well());
+    let json = std::fs::read_to_string(dir.join(format!("{name}.json"))).unwrap();
+    serde_json::from_str(&json).unwrap()
+}
+
+fn report(evaluation: &Evaluation, level: Level, predictor: Predictor) -> &LevelReport {
+    let found = evaluation.reports.iter().find(|r| r.level == level && r.predictor == predictor);
+    found.unwrap_or_else(|| panic!("no report of {predictor:?} at {level:?}"))
+}
+
+/// Labels in an order that hashing gives, the same every time: a third of every class's sources gets each, so that what a
+/// recording shows and how it sounds says nothing about its label.
+fn shuffled(sources: &[Source]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..sources.len()).collect();
+    order.sort_by_key(|i| (sources[*i].0, mixed(*i as u32)));
+    let mut labels = vec![0; sources.len()];
+    for (place, i) in order.into_iter().enumerate() {
+        labels[i] = place % CLASSES.len();
+    }
+    labels
+}
+
+#[test]
+fn what_can_be_learnt_is_learnt_and_shuffled_labels_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let sources = sources(SOURCES);
+    make_clips(&dir.join("material"), &sources);
+    (0..3).for_each(|class| make_stills(&dir.join("stills"), class, 4));
+    write_csv(&dir.join("material/true.csv"), &sources, |i| sources[i].0);
+    let labels = shuffled(&sources);
+    write_csv(&dir.join("material/shuffled.csv"), &sources, |i| labels[i]);
+
+    let learnt = chain(dir, "true.csv", "true");
+    assert_eq!(learnt.modalities, Modality::ALL);
+    assert_eq!(learnt.classes, CLASSES);
+    let fusion = report(&learnt, Level::Video, Predictor::Table);
+    // Two sources of two halves a class, at least.
+    assert!(fusion.n >= 12, "{}", fusion.n);
+    assert!((fusion.accuracy.value - 1.0).abs() < 1e-9, "{:?} {:?}", fusion.accuracy, fusion.confusion);
+    for modality in [Predictor::Rgb, Predictor::Flow, Predictor::Audio] {
+        let accuracy = report(&learnt, Level::Second, modality).accuracy.value;
+        assert!(accuracy > 0.8, "{modality:?} {accuracy}");
+    }
+    run_holds_what_it_should(&dir.join("true-run"));
+    evaluation_is_drawn(&dir.join("true.html"));
+    pack_serves(dir, &sources);
+
+    let guessed = chain(dir, "shuffled.csv", "shuffled");
+    let fusion = report(&guessed, Level::Video, Predictor::Table);
+    assert!(fusion.n >= 12, "{}", fusion.n);
+    assert!(fusion.accuracy.value < 0.7, "{:?} {:?}", fusion.accuracy, fusion.confusion);
+}
+
+/// Log, weights, tensors and report of a run of all modalities.
+fn run_holds_what_it_should(run: &Path) {
+    for modality in Modality::ALL {
+        let of = run.join(modality.to_string());
+        let weights = read_weights(&of.join("best.safetensors"), &Device::Cpu).unwrap().tensors;
+        assert_eq!(weights["classifier.1.weight"].dims(), [3, 1280]);
+        assert!(weights.contains_key("features.18.1.running_var"));
+
+        let start = &log_lines(&of, "start")[0];
+        assert_eq!(start["classes"].as_array().unwrap().len(), 3);
+        assert!(start["train"].as_array().unwrap().iter().all(|n| n.as_u64().unwrap() > 20), "{start}");
+        let steps = log_lines(&of, "step");
+        let numbers: Vec<u64> = steps.iter().map(|s| s["step"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+        let epochs = log_lines(&of, "epoch");
+        let of_phase = |phase: &str| epochs.iter().filter(|e| e["phase"] == phase).count();
+        assert_eq!((of_phase("head"), of_phase("tune")), (6, 3));
+        let loss = |epoch: &serde_json::Value| epoch["train_loss"].as_f64().unwrap();
+        assert!(loss(&epochs[8]) < 0.8 * loss(&epochs[0]), "{modality}: {epochs:?}");
+        assert_eq!(log_lines(&of, "end")[0]["cause"], "finished");
+
+        tensors_are_collected(&of, numbers.len() as u64, of_phase("head") as u64);
+    }
+    let page = std::fs::read_to_string(run.join("report.html")).unwrap();
+    is_one_page(&page);
+    for part in ["id=\"rgb-labels\"", "id=\"flow-findings\"", "id=\"audio-resources\"", "<svg"] {
+        assert!(page.contains(part), "no {part}");
+    }
+}
+
+/// Every fifth step has its file; those of step 2 hold the layers that learn.
+fn tensors_are_collected(run: &Path, steps: u64, head_epochs: u64) {
+    let folder = run.join("tensors");
+    let mut files: Vec<String> =
+        std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    let expected: Vec<String> = (1..=steps / 5).map(|n| format!("step-{:08}.safetensors", 5 * n)).collect();
+    assert_eq!(files, expected);
+    let load = |file: &str| read_weights(&folder.join(file), &Device::Cpu).unwrap().tensors;
+    let first = load(&files[0]);
+    let mut names: Vec<&str> = first.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    let of_head = [
+        "gradients/classifier.1.bias",
+        "gradients/classifier.1.weight",
+        "losses/loss",
+        "weights/classifier.1.bias",
+        "weights/classifier.1.weight",
+    ];
+    assert!(head_epochs > 0 && names == of_head, "{names:?}");
+    assert_eq!(first["losses/loss"].dims(), [5]);
+    let last = load(files.last().unwrap());
+    for name in ["gradients/features.18.0.weight", "weights/features.18.1.bias", "feature_means/features.18.1"] {
+        let tensor = last.get(name).unwrap_or_else(|| panic!("no {name}"));
+        let values = tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap();
+        assert!(values.to_vec1::<f32>().unwrap().iter().all(|v| v.is_finite()), "{name}");
+    }
+    assert_eq!(last["feature_means/features.18.1"].dims(), [1280]);
+    assert!(!last.contains_key("weights/features.17.conv.0.0.weight"), "frozen layers do not learn");
+}
+
+fn evaluation_is_drawn(path: &Path) {
+    let page = std::fs::read_to_string(path).unwrap();
+    is_one_page(&page);
+    assert!(CLASSES.iter().all(|class| page.contains(class)) && page.contains("<svg"));
+}
+
+/// Whole, and nothing is loaded from anywhere.
+fn is_one_page(page: &str) {
+    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+    for outside in ["src=\"http", "href=\"http", "<link", "@import"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+}
+
+/// The pack says what it is, and labels recordings that it has not learnt from.
+fn pack_serves(dir: &Path, sources: &[Source]) {
+    let said = run(dir, "pack inspect true-pack").well();
+    assert!(said.contains("hashes verified, models loaded and run") && said.contains("3 classes: chess"), "{said}");
+    let pack = Pack::open(&dir.join("true-pack")).unwrap();
+    assert_eq!(pack.classes.names(), CLASSES);
+    let split = std::fs::read_to_string(dir.join("true-set/split.csv")).unwrap();
+    let held_back: Vec<Source> = sources
+        .iter()
+        .copied()
+        .filter(|s| split.lines().any(|line| line.contains(&clip_name(*s)) && line.ends_with("test")))
+        .collect();
+    assert_eq!(held_back.len(), 6, "{split}");
+    let clips: Vec<String> = held_back.iter().map(|s| format!("material/{}", clip_name(*s))).collect();
+    run(dir, &format!("score {} --pack true-pack --summary labels.csv", clips.join(" "))).well();
+    let labels = std::fs::read_to_string(dir.join("labels.csv")).unwrap();
+    for source in held_back {
+        let line = labels.lines().find(|line| line.contains(&clip_name(source)));
+        let line = line.unwrap_or_else(|| panic!("{source:?} is not in {labels}"));
+        assert_eq!(line.split(',').nth(1), Some(CLASSES[source.0]), "{line}");
+    }
+}
