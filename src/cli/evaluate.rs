@@ -15,6 +15,7 @@ use crate::learn::evaluate::result::{Evaluation, Interval, Level, LevelReport, P
 use crate::learn::evaluate::score::score_side;
 use crate::learn::evaluate::scores::ScoreTable;
 use crate::learn::evaluate::{Deciders, Settings, evaluate as figures, thumbnail};
+use crate::learn::pack::seen_in_training;
 use crate::learn::report;
 use crate::models::pack::Pack;
 
@@ -26,7 +27,7 @@ pub struct EvaluateArgs {
     /// Directory of a dataset that is split.
     #[arg(value_name = "DATASET")]
     dataset: PathBuf,
-    /// The side to measure on. Temperatures, table and learned fusion always come from validation.
+    /// The side to measure on. The learned fusion is fitted on validation; temperatures and table are the pack's.
     #[arg(long, value_enum, default_value_t = MeasuredSide::Test)]
     side: MeasuredSide,
     /// File for all figures.
@@ -84,9 +85,19 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         dataset_classes: dataset.class_names().into_iter().collect(),
         seed: args.seed,
     };
-    let evaluation = figures(&Deciders::of(&pack), &measured, validation.as_ref(), &settings, &mut |index, second| {
-        thumbnail(&dataset, index, second)
-    });
+    let mut evaluation =
+        figures(&Deciders::of(&pack), &measured, validation.as_ref(), &settings, &mut |index, second| {
+            thumbnail(&dataset, index, second)
+        });
+    let seen = seen_in_training(&args.pack, &dataset, side)?;
+    if seen > 0 {
+        let note = format!(
+            "{seen} recordings of this side are in the pack's own list of what it was trained on: these figures flatter it; \
+             divide the dataset as it was then"
+        );
+        eprintln!("{note}");
+        evaluation.notes.insert(0, note);
+    }
     let json = serde_json::to_string_pretty(&evaluation)
         .map_err(|e| Error::Internal(format!("the figures cannot be written as JSON: {e}")))?;
     write_file(&args.json, json.as_bytes(), "--json")?;

@@ -312,6 +312,20 @@ fn method(part: &Part) -> String {
     )
 }
 
+/// How many recordings of `side` are listed for training in the `split.csv` of the pack in `dir`: figures on them would say
+/// nothing. 0 when the pack has no such list.
+///
+/// # Errors
+/// When the dataset is not split.
+pub fn seen_in_training(dir: &Path, dataset: &Dataset, side: Side) -> Result<usize> {
+    let Ok(mut list) = csv::Reader::from_path(dir.join(SPLIT)) else { return Ok(0) };
+    let rows = list.records().filter_map(std::result::Result::ok);
+    let trained: std::collections::BTreeSet<PathBuf> =
+        rows.filter(|r| r.get(3) == Some(Side::Train.as_str())).filter_map(|r| Some(r.get(0)?.into())).collect();
+    let seen = |(item, s): (&super::dataset::Item, &Side)| *s == side && trained.contains(&item.path);
+    Ok(dataset.items.iter().zip(dataset.sides()?).filter(|both| seen(*both)).count())
+}
+
 /// Path, class, source and side of every recording; stills are left to the dataset, they are thousands.
 fn split_csv(dataset: &Dataset, sides: &[Side]) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
