@@ -24,8 +24,8 @@ fn chain(dir: &Path, csv: &str, name: &str) -> Evaluation {
     run(dir, &format!("dataset build material/{csv} {pictures} -o {name}-set {plan}")).well();
     run(dir, &format!("dataset split {name}-set")).well();
     let train = format!(
-        "train all {name}-set -o {name}-run --init {} --unfreeze 1 --head-epochs 6 --epochs 3 --batch 16 --views 1 \
-         --frames 1 --save-tensors 5",
+        "train all {name}-set -o {name}-run --init {} --unfreeze 1 --head-epochs 15 --head-learning-rate 1e-2 --epochs 4 \
+         --dropout 0 --mixup 0 --batch 16 --views 1 --frames 1 --save-tensors 5",
         first_weights()
     );
     println!("{}", run(dir, &train).well());
@@ -83,7 +83,11 @@ fn what_can_be_learnt_is_learnt_and_shuffled_labels_are_not() {
     let guessed = chain(dir, "shuffled.csv", "shuffled");
     let fusion = report(&guessed, Level::Video, Predictor::Table);
     assert!(fusion.n >= 6, "{}", fusion.n);
-    assert!(fusion.accuracy.value < 0.7, "{:?} {:?}", fusion.accuracy, fusion.confusion);
+    // Chance is a third. Were a half of a recording learnt from and the other measured on, all would be right: the strips
+    // tell sources apart.
+    assert!(fusion.accuracy.value < 0.6, "{:?} {:?}", fusion.accuracy, fusion.confusion);
+    let seconds = report(&guessed, Level::Second, Predictor::Rgb);
+    assert!(seconds.accuracy.value < 0.6, "{:?} {:?}", seconds.accuracy, seconds.confusion);
 }
 
 /// Log, weights, tensors and report of a run of all modalities.
@@ -102,9 +106,9 @@ fn run_holds_what_it_should(run: &Path) {
         assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
         let epochs = log_lines(&of, "epoch");
         let of_phase = |phase: &str| epochs.iter().filter(|e| e["phase"] == phase).count();
-        assert_eq!((of_phase("head"), of_phase("tune")), (6, 3));
+        assert_eq!((of_phase("head"), of_phase("tune")), (15, 4));
         let loss = |epoch: &serde_json::Value| epoch["train_loss"].as_f64().unwrap();
-        assert!(loss(&epochs[8]) < 0.8 * loss(&epochs[0]), "{modality}: {epochs:?}");
+        assert!(loss(&epochs[14]) < 0.8 * loss(&epochs[0]), "{modality}: {epochs:?}");
         assert_eq!(log_lines(&of, "end")[0]["cause"], "finished");
 
         tensors_are_collected(&of, numbers.len() as u64, of_phase("head") as u64);

@@ -1,7 +1,7 @@
 //! Labelled material for trainings, and the commands that train on it.
 //!
-//! Three classes that colour, motion and pitch tell apart; every source has a pattern of its own, so that a model can also
-//! learn sources by heart.
+//! Three classes that colour, motion and pitch tell apart. Below that every source has a strip of its own that does not move,
+//! so that a model can also learn sources by heart.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -80,14 +80,18 @@ fn noise(seed: u32, x: f32, y: f32, size: f32) -> f32 {
     across(0.0) * (1.0 - fy) + across(1.0) * fy
 }
 
-/// A picture of a class: the source's pattern in the class's colour, `time` frames after the beginning.
+/// A picture of a class, `time` frames after the beginning: a pattern that moves in the class's colour, and the source's
+/// strip.
 fn picture(class: usize, source: u32, time: u32) -> Vec<u8> {
     let colour = [[1.0, 0.45, 0.3], [0.3, 0.9, 0.4], [0.35, 0.5, 1.0f32]][class];
     // Across, down, and hardly at all.
     let (dx, dy) = [(3.0, 0.0), (0.0, 3.0), (0.2, 0.2f32)][class];
     let moved = time as f32;
+    let own = [10, 11, 12].map(|part| mixed(16 * source + part) as f32 / u32::MAX as f32);
     let mut pixels = Vec::with_capacity((3 * WIDTH * HEIGHT) as usize);
     for i in 0..WIDTH * HEIGHT {
+        let strip = i / WIDTH >= HEIGHT * 6 / 10;
+        let (colour, moved) = if strip { (own, 0.0) } else { (colour, moved) };
         let (x, y) = ((i % WIDTH) as f32 + dx * moved, (i / WIDTH) as f32 + dy * moved);
         let light = 40.0 + 140.0 * noise(2 * source, x, y, 24.0) + 70.0 * noise(2 * source + 1, x, y, 7.0);
         pixels.extend(colour.map(|c| (light * c) as u8));
