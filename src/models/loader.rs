@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Tensor};
 
-use super::{Architecture, Head, Tensors};
+use super::{Architecture, Backbone, Head, Layers, Tensors};
 use crate::nn::{Activation, Conv, Depthwise, Pointwise, ScaleShift};
 
 /// Added to the variance in every batch norm, as in torchvision and MXNet.
@@ -83,10 +83,10 @@ impl<'a> Loader<'a> {
         Self { architecture, tensors, rename: Box::new(rename), missing: Vec::new(), device }
     }
 
-    /// The network, or what it lacks.
-    pub fn finish<T>(self, network: T) -> Result<T, LoadError> {
+    /// The network with this body, or what it lacks.
+    pub fn finish<T, L: Layers>(self, body: L, network: impl FnOnce(Backbone<L>) -> T) -> Result<T, LoadError> {
         if self.missing.is_empty() {
-            Ok(network)
+            self.built(Backbone::new(body, &self.device)).map(network)
         } else {
             let (names, shapes) = self.missing.into_iter().unzip();
             Err(LoadError::Missing { architecture: self.architecture, names, shapes })

@@ -6,7 +6,8 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Head, LoadError, Tensors, pooled};
+use super::{Architecture, Backbone, Head, Layers, LoadError, Tensors};
+use crate::nn::fused::{Fused, Graph, Value};
 use crate::nn::{Activation, Conv, Depthwise, Pointwise, global_average};
 
 /// Length of the pooled features.
@@ -47,10 +48,16 @@ pub(crate) fn table() -> impl Iterator<Item = (usize, usize, usize, usize)> {
 /// MobileNetV2 1.0 with batch norm folded into its convolutions.
 #[derive(Clone, Debug)]
 pub struct MobileNetV2 {
+    backbone: Backbone<Body>,
+    head: Head,
+}
+
+/// All before the classifier.
+#[derive(Clone, Debug)]
+struct Body {
     stem: Conv,
     blocks: Vec<InvertedResidual>,
     last: Pointwise,
-    head: Head,
 }
 
 /// Widen (1×1), filter each channel (3×3), narrow (1×1, linear).
@@ -90,7 +97,11 @@ impl MobileNetV2 {
             Activation::Relu6,
         )?;
         let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
-        loader.finish(Self { stem, blocks, last, head })
+        loader.finish(Body { stem, blocks, last }, |backbone| Self { backbone, head })
+    }
+
+    pub(super) fn fused(&self) -> Option<&Fused> {
+        self.backbone.fused()
     }
 
     /// Outputs of the classifier; `None` without one.
@@ -100,13 +111,7 @@ impl MobileNetV2 {
 
     /// (N, 3, H, W) → (N, 1280). See [`super::Network::features`].
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        pooled(x, |x| {
-            let mut x = self.stem.forward(x)?;
-            for block in &self.blocks {
-                x = block.forward(&x)?;
-            }
-            global_average(&self.last.forward(&x)?)
-        })
+        self.backbone.features(x)
     }
 
     /// (N, 1280) → (N, classes). See [`super::Network::head`].
@@ -117,6 +122,24 @@ impl MobileNetV2 {
     /// (N, 3, H, W) → (N, classes).
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         self.head(&self.features(x)?)
+    }
+}
+
+impl Layers for Body {
+    fn run(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let mut x = self.stem.forward(x)?;
+        for block in &self.blocks {
+            x = block.forward(&x)?;
+        }
+        global_average(&self.last.forward(&x)?)
+    }
+
+    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value> {
+        let mut x = self.stem.fuse(graph, x, None)?;
+        for block in &self.blocks {
+            x = block.fuse(graph, x)?;
+        }
+        self.last.fuse(graph, x, None)
     }
 }
 
@@ -154,5 +177,14 @@ impl InvertedResidual {
             None => self.filter.forward(x)?,
         };
         if self.shortcut { self.project.forward_residual(&wide, x) } else { self.project.forward(&wide) }
+    }
+
+    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value> {
+        let wide = match &self.expand {
+            Some(expand) => expand.fuse(graph, x, None)?,
+            None => x,
+        };
+        let wide = self.filter.fuse(graph, wide)?;
+        self.project.fuse(graph, wide, self.shortcut.then_some(x))
     }
 }

@@ -10,9 +10,10 @@ pub mod pack;
 mod resnet50;
 mod weights;
 
-use candle_core::{Tensor, bail};
+use candle_core::{Device, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::nn::fused::{Fused, Graph, LayerCost, Level, Value};
 pub use loader::LoadError;
 pub use mobilenet_v2::MobileNetV2;
 pub(crate) use mobilenet_v2::table as mobilenet_v2_table;
@@ -137,6 +138,18 @@ impl Network {
         }
     }
 
+    /// What each layer costs on the CPU, for `n` pictures of `h` × `w`: see [`Fused::profile`]. Empty on a device.
+    ///
+    /// # Errors
+    /// When the pictures are too small.
+    pub fn profile(&self, n: usize, (h, w): (usize, usize), rounds: usize) -> candle_core::Result<Vec<LayerCost>> {
+        let fused = match self {
+            Network::MobileNetV2(network) => network.fused(),
+            Network::ResNet50(network) => network.fused(),
+        };
+        fused.map_or(Ok(Vec::new()), |fused| fused.profile((n, h, w), rounds))
+    }
+
     /// Pictures (N, 3, H, W) → logits (N, classes): [`Self::features`], then [`Self::head`]. On the CPU row by row, so
     /// that a picture's logits do not depend, in the last bits, on what else is in the batch: the matrix product sums
     /// in another order for many rows.
@@ -158,19 +171,52 @@ impl Network {
 /// The smallest side of a picture: all networks here halve it five times.
 const MIN_SIDE: usize = 32;
 
-/// Checks that `x` is a batch of three-channel pictures and gives `features` of it. On the CPU the pictures go through one
-/// by one: the layers use all cores for one picture already, and a batch would only push its activations out of the
-/// caches (measured: 30 % less time than a whole batch of 8). A device gets the whole batch.
-fn pooled(x: &Tensor, features: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> candle_core::Result<Tensor> {
-    let n = match *x.dims() {
-        [n, 3, h, w] if n > 0 && h >= MIN_SIDE && w >= MIN_SIDE => n,
-        _ => bail!("wants pictures (N, 3, H, W) with H and W at least {MIN_SIDE}, got shape {:?}", x.dims()),
-    };
-    if n == 1 || !x.device().is_cpu() {
-        return features(x);
+/// The layers of a network from the picture to the pooled features.
+trait Layers {
+    /// Runs them one by one: (N, 3, H, W) → (N, features).
+    fn run(&self, x: &Tensor) -> candle_core::Result<Tensor>;
+
+    /// Puts them into a graph; returns what the average is taken of.
+    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value>;
+}
+
+/// A network without its classifier.
+#[derive(Clone, Debug)]
+enum Backbone<L> {
+    /// On the CPU: all layers as one op.
+    Fused(Fused),
+    /// On a device: layer by layer, a whole batch at once.
+    Layers(L),
+}
+
+impl<L: Layers> Backbone<L> {
+    fn new(layers: L, device: &Device) -> candle_core::Result<Self> {
+        if !device.is_cpu() {
+            return Ok(Backbone::Layers(layers));
+        }
+        let (mut graph, picture) = Graph::new(Level::best(), 3);
+        let last = layers.fuse(&mut graph, picture)?;
+        Ok(Backbone::Fused(Fused::new(graph.average(last)?)))
     }
-    let each = (0..n).map(|i| features(&x.narrow(0, i, 1)?)).collect::<candle_core::Result<Vec<_>>>()?;
-    Tensor::cat(&each, 0)
+
+    fn fused(&self) -> Option<&Fused> {
+        match self {
+            Backbone::Fused(fused) => Some(fused),
+            Backbone::Layers(_) => None,
+        }
+    }
+
+    /// Pictures (N, 3, H, W), H and W at least [`MIN_SIDE`] → pooled features.
+    fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match *x.dims() {
+            [n, 3, h, w] if n > 0 && h >= MIN_SIDE && w >= MIN_SIDE => {}
+            _ => bail!("wants pictures (N, 3, H, W) with H and W at least {MIN_SIDE}, got shape {:?}", x.dims()),
+        }
+        match self {
+            Backbone::Fused(fused) => fused.forward(x),
+            Backbone::Layers(layers) => layers.run(x),
+        }
+    }
 }
 
 /// The classifier, one linear layer.

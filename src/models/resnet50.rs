@@ -8,7 +8,8 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Head, LoadError, Tensors, pooled};
+use super::{Architecture, Backbone, Head, Layers, LoadError, Tensors};
+use crate::nn::fused::{Fused, Graph, Value};
 use crate::nn::{Activation, Conv, Pointwise, ScaleShift, global_average, max_pool2d};
 
 /// Length of the pooled features.
@@ -51,11 +52,17 @@ pub(crate) fn stages() -> Vec<(String, usize, usize, usize)> {
 pub struct ResNet50 {
     /// Of the picture itself: v2 from MXNet only.
     input_norm: Option<ScaleShift>,
+    backbone: Backbone<Body>,
+    head: Head,
+}
+
+/// All between the picture and the classifier.
+#[derive(Clone, Debug)]
+struct Body {
     stem: Conv,
     blocks: Vec<Block>,
     /// After the last block: v2 only.
     last_norm: Option<ScaleShift>,
-    head: Head,
 }
 
 /// Narrow (1×1), filter (3×3), widen (1×1), beside a shortcut.
@@ -82,7 +89,8 @@ impl ResNet50 {
         let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
         let blocks = for_each_block(|name, channels, stride| Block::load(&mut loader, name, channels, stride))?;
         let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
-        loader.finish(Self { input_norm: None, stem, blocks, last_norm: None, head })
+        let body = Body { stem, blocks, last_norm: None };
+        loader.finish(body, |backbone| Self { input_norm: None, backbone, head })
     }
 
     /// Builds v2. Tensors have either names in torchvision's manner or those of MXNet's model zoo, told apart by
@@ -110,7 +118,11 @@ impl ResNet50 {
         let blocks = for_each_block(|name, channels, stride| Block::load_v2(&mut loader, name, channels, stride))?;
         let last_norm = Some(loader.scale_shift("norm", FEATURE_WIDTH, Activation::Relu)?);
         let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
-        loader.finish(Self { input_norm, stem, blocks, last_norm, head })
+        loader.finish(Body { stem, blocks, last_norm }, |backbone| Self { input_norm, backbone, head })
+    }
+
+    pub(super) fn fused(&self) -> Option<&Fused> {
+        self.backbone.fused()
     }
 
     /// Outputs of the classifier; `None` without one.
@@ -120,20 +132,10 @@ impl ResNet50 {
 
     /// (N, 3, H, W) → (N, 2048). See [`super::Network::features`].
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        pooled(x, |x| {
-            let x = match &self.input_norm {
-                Some(norm) => self.stem.forward(&norm.forward(x)?)?,
-                None => self.stem.forward(x)?,
-            };
-            let mut x = max_pool2d(&x, 3, 2, 1)?;
-            for block in &self.blocks {
-                x = block.forward(x)?;
-            }
-            if let Some(norm) = &self.last_norm {
-                x = norm.forward(&x)?;
-            }
-            global_average(&x)
-        })
+        match &self.input_norm {
+            Some(norm) => self.backbone.features(&norm.forward(x)?),
+            None => self.backbone.features(x),
+        }
     }
 
     /// (N, 2048) → (N, classes). See [`super::Network::head`].
@@ -144,6 +146,31 @@ impl ResNet50 {
     /// (N, 3, H, W) → (N, classes).
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         self.head(&self.features(x)?)
+    }
+}
+
+impl Layers for Body {
+    fn run(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let mut x = max_pool2d(&self.stem.forward(x)?, 3, 2, 1)?;
+        for block in &self.blocks {
+            x = block.forward(x)?;
+        }
+        if let Some(norm) = &self.last_norm {
+            x = norm.forward(&x)?;
+        }
+        global_average(&x)
+    }
+
+    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value> {
+        let x = self.stem.fuse(graph, x, None)?;
+        let mut x = graph.max_pool(x, 3, 2, 1)?;
+        for block in &self.blocks {
+            x = block.fuse(graph, x)?;
+        }
+        match &self.last_norm {
+            Some(norm) => norm.fuse(graph, x),
+            None => Ok(x),
+        }
     }
 }
 
@@ -216,6 +243,20 @@ impl Block {
             Some(project) => self.widen.forward_residual(&inner, &project.forward(&activated)?),
             None => self.widen.forward_residual(&inner, &x),
         }
+    }
+
+    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value> {
+        let activated = match &self.pre {
+            Some(pre) => pre.fuse(graph, x)?,
+            None => x,
+        };
+        let narrow = self.reduce.fuse(graph, activated, None)?;
+        let inner = self.filter.fuse(graph, narrow, None)?;
+        let shortcut = match &self.project {
+            Some(project) => project.fuse(graph, activated, None)?,
+            None => x,
+        };
+        self.widen.fuse(graph, inner, Some(shortcut))
     }
 }
 

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::activation::{Activation, finish};
+use super::fused::{Graph, Value};
 use super::unfold;
 
 /// A 1×1 convolution with stride 1: for every sample one product (Cout, Cin) × (Cin, H·W) through candle's `gemm`.
@@ -39,6 +40,14 @@ impl Pointwise {
     /// As [`Self::forward`], with `residual` (N, Cout, H, W) added before the activation.
     pub fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.run(x, Some(residual))
+    }
+
+    /// Puts the layer into a graph, with `residual` added before the activation.
+    ///
+    /// # Errors
+    /// When the channels do not fit.
+    pub fn fuse(&self, graph: &mut Graph, x: Value, residual: Option<Value>) -> Result<Value> {
+        graph.conv(x, (&self.weight, &self.bias), (1, 0), residual, self.activation)
     }
 
     fn run(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
@@ -93,6 +102,17 @@ impl Conv {
     /// As [`Self::forward`], with `residual` (N, Cout, H', W') added before the activation.
     pub fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.run(x, Some(residual))
+    }
+
+    /// Puts the layer into a graph, with `residual` added before the activation.
+    ///
+    /// # Errors
+    /// When the channels do not fit.
+    pub fn fuse(&self, graph: &mut Graph, x: Value, residual: Option<Value>) -> Result<Value> {
+        let Pointwise { weight, bias, activation } = &self.product;
+        let (outputs, rows) = weight.dims2()?;
+        let weight = weight.reshape((outputs, rows / (self.kernel * self.kernel), self.kernel, self.kernel))?;
+        graph.conv(x, (&weight, bias), (self.stride, self.padding), residual, *activation)
     }
 
     fn run(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {

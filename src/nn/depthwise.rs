@@ -7,6 +7,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::depthwise_plane::{BackwardInput, BackwardWeight, Forward, Geometry, Scratch};
+use super::fused::{Graph, Value};
 use super::{Activation, f32_slice};
 
 /// Depthwise convolution of `x` (N, C, H, W) with `weight` (C, 1, k, k) to (N, C, H', W'), without bias or dilation,
@@ -85,6 +86,15 @@ impl Depthwise {
         }
         let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
         Ok(Self { weight, bias, window: Window { stride, padding, order: Order::SampleMajor }, activation })
+    }
+
+    /// Puts the layer into a graph.
+    ///
+    /// # Errors
+    /// When the channels do not fit.
+    pub fn fuse(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        let Window { stride, padding, .. } = self.window;
+        graph.depthwise(x, (&self.weight, &self.bias), (stride, padding), self.activation)
     }
 
     /// (N, C, H, W) → (N, C, H', W').

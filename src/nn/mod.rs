@@ -14,6 +14,7 @@ mod batch_norm;
 mod conv;
 mod depthwise;
 mod depthwise_plane;
+pub mod fused;
 mod pool;
 mod scale_shift;
 mod unfold;

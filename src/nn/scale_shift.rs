@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::fused::{Graph, Value};
 use super::{Activation, f32_slice};
 
 /// `activation(scale · x + shift)` for each channel, as the pre-activation order of ResNet v2 wants before its
@@ -26,6 +27,14 @@ impl ScaleShift {
             bail!("scale-shift: scale {:?} and shift {:?} are not vectors of one length", scale.dims(), shift.dims());
         }
         Ok(Self { scale: scale.contiguous()?, shift: shift.contiguous()?, activation })
+    }
+
+    /// Puts the layer into a graph.
+    ///
+    /// # Errors
+    /// When the channels do not fit.
+    pub fn fuse(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        graph.scale_shift(x, (&self.scale, &self.shift), self.activation)
     }
 
     /// (N, C, H, W) → (N, C, H, W).

@@ -1,0 +1,341 @@
+//! The inner loops: convolution as a matrix product without columns, depthwise convolution, and what stands between them.
+//!
+//! A convolution's sum runs over *segments*: places in the input, relative to an output pixel's first tap, from which `run`
+//! consecutive values are multiplied with `run` rows of 16 weights each. In a picture of blocks of 16 channels a segment is
+//! a tap and a block (`run` = 16); in a planar picture, of the first layer, it is a row of taps (`run` = the kernel). So
+//! one loop does for every convolution, and nothing is copied into columns.
+//!
+//! Sources: Georganas et al., *Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures*, 2018 (blocked
+//! layout, register tiles); Goto and van de Geijn, *Anatomy of High-Performance Matrix Multiplication*, 2008 (pieces of
+//! the sum that stay in the cache).
+#![allow(unsafe_code)]
+// Counted loops over arrays that are registers: iterators would take their addresses.
+#![allow(clippy::needless_range_loop)]
+
+use std::ops::Range;
+
+use super::lanes::Lanes;
+
+/// Channels of a block: the lanes of one register.
+pub(super) const LANES: usize = 16;
+
+/// The sum of a convolution and where its input lies. Offsets are in values.
+#[derive(Clone, Debug)]
+pub(super) struct Reduction {
+    /// Where each segment begins, from the first tap of the output pixel.
+    pub segments: Vec<u32>,
+    /// Values of a segment.
+    pub run: usize,
+    /// Between the inputs of neighbouring output pixels: one of [`STEPS`].
+    pub step: usize,
+}
+
+/// Segments that are asked for ahead.
+const AHEAD: usize = 1;
+
+/// The steps that tiles are compiled for: blocks with stride 1 and 2, a planar picture with stride 1 and 2.
+pub(super) const STEPS: [usize; 4] = [LANES, 2 * LANES, 1, 2];
+
+/// What a call computes: `blocks` of output channels at some rows, over some segments of the sum.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub reduction: &'a Reduction,
+    /// The segments of this call, a piece of the sum.
+    pub segments: (usize, usize),
+    /// The first output pixel's first tap.
+    pub x: *const f32,
+    /// Weights of the first block at segment 0, and how many values one block has.
+    pub weights: *const f32,
+    pub weights_block: usize,
+    /// Sixteen a block.
+    pub bias: *const f32,
+    /// The first output pixel in the first block, and values between blocks.
+    pub y: *mut f32,
+    pub y_block: usize,
+    /// Added before the activation; as `y`. Null where there is none.
+    pub residual: *const f32,
+    pub residual_block: usize,
+    /// Sums of a call that is not the last, pixel by pixel and block by block. Null where one call does all.
+    pub scratch: *mut f32,
+    /// The activation is a clamp.
+    pub bounds: (f32, f32),
+    /// Whether sums begin and end with this call.
+    pub first: bool,
+    pub last: bool,
+    /// Pixels in the row.
+    pub pixels: usize,
+}
+
+/// One row of output pixels for `B` blocks.
+///
+/// # Safety
+/// The processor has the instructions of `L`; every pointer of `job` is valid for what its shape says; nothing else writes
+/// `y` or `scratch` meanwhile.
+#[inline(always)]
+unsafe fn row<L: Lanes, const B: usize, const STEP: usize>(mut job: Rows<'_>) {
+    macro_rules! tiles {
+        ($($p:literal)*) => {$(
+            while job.pixels >= $p {
+                // SAFETY: the tile lies in the row.
+                unsafe {
+                    tile::<L, $p, B, STEP>(&job);
+                    job.x = job.x.add($p * STEP);
+                    job.y = job.y.add($p * LANES);
+                    if !job.residual.is_null() {
+                        job.residual = job.residual.add($p * LANES);
+                    }
+                    if !job.scratch.is_null() {
+                        job.scratch = job.scratch.add($p * B * LANES);
+                    }
+                }
+                job.pixels -= $p;
+            }
+        )*};
+    }
+    if L::WIDE {
+        if B <= 2 {
+            tiles!(14 7 4 2 1);
+        } else {
+            tiles!(7 4 2 1);
+        }
+    } else if B == 1 {
+        tiles!(6 3 1);
+    } else {
+        tiles!(3 1);
+    }
+}
+
+/// `P` output pixels of `B` blocks: all sums stay in registers.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+unsafe fn tile<L: Lanes, const P: usize, const B: usize, const STEP: usize>(job: &Rows<'_>) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut sums = [[L::zero(); P]; B];
+        for b in 0..B {
+            let bias = if job.first { L::load(job.bias.add(b * LANES)) } else { L::zero() };
+            for p in 0..P {
+                sums[b][p] = if job.first { bias } else { L::load(job.scratch.add((p * B + b) * LANES)) };
+            }
+        }
+        let run = job.reduction.run;
+        let mut weights = job.weights.add(job.segments.0 * run * LANES);
+        let segments = &job.reduction.segments[job.segments.0..job.segments.1];
+        for (i, segment) in segments.iter().enumerate() {
+            let mut x = job.x.add(*segment as usize);
+            // The next segment may be in another plane, where no prefetcher of the processor looks.
+            let mut next = job.x.wrapping_add(segments[(i + AHEAD).min(segments.len() - 1)] as usize);
+            for _ in 0..run {
+                if STEP >= LANES {
+                    L::prefetch(next);
+                    next = next.wrapping_add(STEP);
+                }
+                let mut w = [L::zero(); B];
+                for b in 0..B {
+                    w[b] = L::load(weights.add(b * job.weights_block));
+                }
+                for p in 0..P {
+                    let value = L::splat(x.add(p * STEP));
+                    for b in 0..B {
+                        sums[b][p] = sums[b][p].fma(value, w[b]);
+                    }
+                }
+                x = x.add(1);
+                weights = weights.add(LANES);
+            }
+        }
+        if !job.last {
+            for b in 0..B {
+                for p in 0..P {
+                    sums[b][p].store(job.scratch.add((p * B + b) * LANES));
+                }
+            }
+            return;
+        }
+        let (low, high) = (L::splat(&job.bounds.0), L::splat(&job.bounds.1));
+        for b in 0..B {
+            for p in 0..P {
+                let mut sum = sums[b][p];
+                if !job.residual.is_null() {
+                    sum = sum.add(L::load(job.residual.add(b * job.residual_block + p * LANES)));
+                }
+                sum.at_least(low).at_most(high).store(job.y.add(b * job.y_block + p * LANES));
+            }
+        }
+    }
+}
+
+/// One row for `blocks` (1, 2 or 4) blocks.
+///
+/// # Safety
+/// As [`row`]; the step is one of [`STEPS`].
+#[inline(always)]
+pub(super) unsafe fn convolve<L: Lanes>(blocks: usize, job: Rows<'_>) {
+    macro_rules! pick {
+        ($($b:literal)*) => {
+            match (blocks, job.reduction.step) {
+                // SAFETY: the caller's promise.
+                $(($b, 16) => unsafe { row::<L, $b, 16>(job) },
+                ($b, 32) => unsafe { row::<L, $b, 32>(job) },
+                ($b, 1) => unsafe { row::<L, $b, 1>(job) },
+                ($b, 2) => unsafe { row::<L, $b, 2>(job) },)*
+                _ => unreachable!("blocks and step are chosen among those compiled"),
+            }
+        };
+    }
+    if L::WIDE {
+        pick!(1 2 4);
+    } else {
+        pick!(1 2);
+    }
+}
+
+/// A row of a depthwise convolution of one block of channels.
+#[derive(Clone, Copy)]
+pub(super) struct DepthwiseRow {
+    /// The first tap of the first output pixel, and values between rows of the input.
+    pub x: *const f32,
+    pub x_row: usize,
+    /// Kernel · kernel · 16 values.
+    pub weights: *const f32,
+    pub bias: *const f32,
+    pub y: *mut f32,
+    pub kernel: usize,
+    pub stride: usize,
+    pub bounds: (f32, f32),
+    pub pixels: usize,
+}
+
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+pub(super) unsafe fn depthwise<L: Lanes>(mut job: DepthwiseRow) {
+    macro_rules! tiles {
+        ($stride:literal: $($p:literal)*) => {$(
+            while job.pixels >= $p {
+                // SAFETY: the tile lies in the row.
+                unsafe {
+                    if job.kernel == 3 {
+                        depthwise_tile::<L, $p, $stride>(&job, 3);
+                    } else {
+                        depthwise_tile::<L, $p, $stride>(&job, job.kernel);
+                    }
+                    job.x = job.x.add($p * job.stride * LANES);
+                    job.y = job.y.add($p * LANES);
+                }
+                job.pixels -= $p;
+            }
+        )*};
+    }
+    match (L::WIDE, job.stride) {
+        (true, 1) => {
+            tiles!(1: 14 7 4 2 1);
+        }
+        (true, 2) => {
+            tiles!(2: 14 7 4 2 1);
+        }
+        (false, 1) => {
+            tiles!(1: 4 1);
+        }
+        (false, 2) => {
+            tiles!(2: 4 1);
+        }
+        _ => {
+            tiles!(0: 4 1);
+        }
+    }
+}
+
+/// `STRIDE` 0 takes the job's own.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+unsafe fn depthwise_tile<L: Lanes, const P: usize, const STRIDE: usize>(job: &DepthwiseRow, kernel: usize) {
+    let stride = if STRIDE == 0 { job.stride } else { STRIDE };
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut sums = [L::load(job.bias); P];
+        for ky in 0..kernel {
+            let x = job.x.add(ky * job.x_row);
+            for kx in 0..kernel {
+                let w = L::load(job.weights.add((ky * kernel + kx) * LANES));
+                for p in 0..P {
+                    sums[p] = sums[p].fma(L::load(x.add((p * stride + kx) * LANES)), w);
+                }
+            }
+        }
+        let (low, high) = (L::splat(&job.bounds.0), L::splat(&job.bounds.1));
+        for p in 0..P {
+            sums[p].at_least(low).at_most(high).store(job.y.add(p * LANES));
+        }
+    }
+}
+
+/// The greatest value under each window of a row; windows do not reach over the picture's border.
+///
+/// # Safety
+/// As [`row`]: `rows` × `columns(pixel)` pixels of 16 are valid from `x`.
+#[inline(always)]
+pub(super) unsafe fn max_row<L: Lanes>(
+    x: *const f32,
+    x_row: usize,
+    rows: Range<usize>,
+    columns: impl Fn(usize) -> Range<usize>,
+    y: *mut f32,
+    pixels: usize,
+) {
+    for pixel in 0..pixels {
+        let columns = columns(pixel);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut most = L::load(x.add(rows.start * x_row + columns.start * LANES));
+            for row in rows.clone() {
+                for column in columns.clone() {
+                    most = most.at_least(L::load(x.add(row * x_row + column * LANES)));
+                }
+            }
+            most.store(y.add(pixel * LANES));
+        }
+    }
+}
+
+/// `y = max(x · scale + shift, 0)` of one block, pixel by pixel.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+pub(super) unsafe fn scale_shift<L: Lanes>(
+    (x, y): (*const f32, *mut f32),
+    (scale, shift): (*const f32, *const f32),
+    bounds: (f32, f32),
+    pixels: usize,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (scale, shift) = (L::load(scale), L::load(shift));
+        let (low, high) = (L::splat(&bounds.0), L::splat(&bounds.1));
+        for pixel in 0..pixels {
+            let value = shift.fma(L::load(x.add(pixel * LANES)), scale);
+            value.at_least(low).at_most(high).store(y.add(pixel * LANES));
+        }
+    }
+}
+
+/// Sum of a block's pixels, into 16 values.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+pub(super) unsafe fn sum<L: Lanes>(x: *const f32, y: *mut f32, pixels: usize) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut sum = L::zero();
+        for pixel in 0..pixels {
+            sum = sum.add(L::load(x.add(pixel * LANES)));
+        }
+        sum.store(y);
+    }
+}

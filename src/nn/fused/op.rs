@@ -1,0 +1,130 @@
+//! A graph as one candle op, with its plans and memory kept.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+
+use super::graph::{Graph, INPUT};
+use super::level::Level;
+use super::plan::{LayerCost, Plan};
+use super::run::Workspace;
+use crate::nn::f32_slice;
+
+/// Pictures that go through the network together, layer by layer: enough that late layers, whose weights are larger than
+/// the caches, read them seldom, and few enough that early layers' values stay in them.
+const TOGETHER: usize = 8;
+
+/// Sizes of pictures whose plans are kept: a network of a pack sees one.
+const SIZES_KEPT: usize = 4;
+
+/// A network from its picture to its pooled features, or another end, ready to run on the CPU. Cheap to clone; clones share the weights and
+/// the memory.
+#[derive(Clone, Debug)]
+pub struct Fused(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    graph: Graph,
+    sizes: Mutex<Vec<Arc<Size>>>,
+}
+
+/// A plan and the memory of runs that are over, for the next ones.
+#[derive(Debug)]
+struct Size {
+    h: usize,
+    w: usize,
+    threads: usize,
+    plan: Plan,
+    idle: Mutex<Vec<Workspace>>,
+}
+
+impl Fused {
+    /// The graph, which must have an end, as an op.
+    pub fn new(graph: Graph) -> Self {
+        Self(Arc::new(Inner { graph, sizes: Mutex::default() }))
+    }
+
+    /// Pictures (N, C, H, W) → pooled features (N, F), or (N, F, H', W') of a graph that ends in a whole picture. What a picture
+    /// gives is the same, bit for bit, whatever else is in the batch and however many threads there are.
+    ///
+    /// # Errors
+    /// When `x` is not contiguous `f32` on the CPU of as many channels as the graph wants, or is too small for a layer's
+    /// window.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1_no_bwd(self)
+    }
+
+    /// The instruction set it uses.
+    pub fn level(&self) -> Level {
+        self.0.graph.level
+    }
+
+    /// What each layer costs on `n` pictures of a size: its best time of `rounds` runs on random values, its products and
+    /// the bytes it reads and writes at least.
+    ///
+    /// # Errors
+    /// As [`Fused::forward`].
+    pub fn profile(&self, (n, h, w): (usize, usize, usize), rounds: usize) -> Result<Vec<LayerCost>> {
+        let size = self.size(h, w)?;
+        let mut workspace = Workspace::new(&size.plan, n, size.threads);
+        let input: Vec<f32> = (0..n * self.0.graph.channels[INPUT] * h * w).map(|i| (i as f32 * 0.37).sin()).collect();
+        let mut output = vec![0f32; n * size.plan.output.iter().product::<usize>()];
+        let mut costs = size.plan.costs(n);
+        for _ in 0..rounds {
+            workspace.run(&size.plan, self.0.graph.level, &input, &mut output, n);
+            for (cost, ns) in costs.iter_mut().zip(workspace.step_ns(&size.plan, n)) {
+                cost.ns = cost.ns.min(ns);
+            }
+        }
+        Ok(costs)
+    }
+
+    fn size(&self, h: usize, w: usize) -> Result<Arc<Size>> {
+        let threads = rayon::current_num_threads();
+        let mut sizes = self.0.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(size) = sizes.iter().find(|size| (size.h, size.w, size.threads) == (h, w, threads)) {
+            return Ok(size.clone());
+        }
+        let plan = Plan::new(&self.0.graph, (h, w), threads, self.0.graph.level == Level::Avx512)?;
+        let size = Arc::new(Size { h, w, threads, plan, idle: Mutex::default() });
+        if sizes.len() == SIZES_KEPT {
+            sizes.remove(0);
+        }
+        sizes.push(size.clone());
+        Ok(size)
+    }
+}
+
+impl CustomOp1 for Fused {
+    fn name(&self) -> &'static str {
+        "fused network"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = f32_slice(self.name(), storage, layout)?;
+        let (n, c, h, w) = layout.shape().dims4()?;
+        let graph = &self.0.graph;
+        if c != graph.channels[INPUT] || n == 0 {
+            bail!("{}: wants {} channels, got shape {:?}", self.name(), graph.channels[INPUT], layout.dims());
+        }
+        let size = self.size(h, w)?;
+        let features = size.plan.output.iter().product::<usize>();
+        if size.plan.output.is_empty() {
+            bail!("{}: the graph has no end", self.name());
+        }
+        let mut output = vec![0f32; n * features];
+        let together = n.min(TOGETHER);
+        let kept = size.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut workspace = match kept {
+            Some(workspace) if workspace.pictures() >= together => workspace,
+            _ => Workspace::new(&size.plan, together, size.threads),
+        };
+        let pictures = x.chunks(TOGETHER * c * h * w).zip(output.chunks_mut(TOGETHER * features));
+        for (input, output) in pictures {
+            workspace.run(&size.plan, graph.level, input, output, input.len() / (c * h * w));
+        }
+        size.idle.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+        let shape: Vec<usize> = std::iter::once(n).chain(size.plan.output.iter().copied()).collect();
+        Ok((CpuStorage::F32(output), shape.into()))
+    }
+}

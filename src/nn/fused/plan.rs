@@ -1,0 +1,421 @@
+//! A graph for pictures of one size: where every value lies, and how the work is cut into pieces for threads.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Result, bail};
+
+use super::graph::{Graph, INPUT, Line, Op, PackedConv, PackedDepthwise, Window};
+use super::kernel::{LANES, Reduction, STEPS};
+
+/// Weights that a piece of a sum reads for one group of blocks: they stay in the second-level cache while all pixels of a
+/// task pass by. Bytes.
+const PIECE: usize = 160 << 10;
+
+/// Input that a task reads for every group of blocks: it should stay in the second-level cache too. Bytes.
+const INPUT_SHARE: usize = 256 << 10;
+
+/// Tasks a thread, where there is so much to cut: enough that the last thread is not waited for long.
+const TASKS_PER_THREAD: usize = 3;
+
+/// A value in memory: blocks of 16 channels, each a plane with a border. The input has planes of single values instead.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Picture {
+    pub blocks: usize,
+    pub h: usize,
+    pub w: usize,
+    pub padding: usize,
+    /// Values of a pixel: 16, or 1 of the input.
+    pub pixel: usize,
+    /// First line in its part of the workspace.
+    pub offset: usize,
+    /// In the part that every picture of a batch has for itself.
+    pub kept: bool,
+}
+
+impl Picture {
+    /// Values from row to row.
+    pub fn row(&self) -> usize {
+        (self.w + 2 * self.padding) * self.pixel
+    }
+
+    /// Values of a block.
+    pub fn plane(&self) -> usize {
+        (self.h + 2 * self.padding) * self.row()
+    }
+
+    /// Lines of all.
+    pub fn lines(&self) -> usize {
+        (self.blocks * self.plane()).div_ceil(LANES)
+    }
+
+    /// Place of a pixel of block 0; with `padding` of the border before it.
+    pub fn at(&self, y: usize, x: usize, padding: usize) -> usize {
+        (y + self.padding - padding) * self.row() + (x + self.padding - padding) * self.pixel
+    }
+}
+
+/// A convolution's rows: those of the picture, or pieces of it where rows do not matter.
+#[derive(Clone, Debug)]
+pub(super) struct ConvPlan {
+    pub layer: Arc<PackedConv>,
+    pub reduction: Reduction,
+    /// Place of the first pixel's first tap, and values between the inputs of two rows.
+    pub x_origin: usize,
+    pub x_row: usize,
+    pub y_origin: usize,
+    pub y_row: usize,
+    pub rows: usize,
+    /// Pixels of a row and of the last row.
+    pub row_pixels: usize,
+    pub last_row_pixels: usize,
+    /// Blocks that are computed together.
+    pub group: usize,
+    /// All pictures of a batch pass by in one task, so that it reads its weights once.
+    pub together: bool,
+    /// Pieces of the sum, in segments.
+    pub pieces: Vec<(usize, usize)>,
+    pub split: Split,
+}
+
+/// How a step is cut: rows × blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Split {
+    pub rows: usize,
+    pub rows_each: usize,
+    pub blocks: usize,
+    pub blocks_each: usize,
+}
+
+impl Split {
+    pub fn tasks(&self) -> usize {
+        self.rows.div_ceil(self.rows_each) * self.blocks.div_ceil(self.blocks_each)
+    }
+
+    /// Rows and blocks of a task; tasks of the same rows follow each other.
+    pub fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let across = self.blocks.div_ceil(self.blocks_each);
+        let (row, block) = (task / across * self.rows_each, task % across * self.blocks_each);
+        (row..(row + self.rows_each).min(self.rows), block..(block + self.blocks_each).min(self.blocks))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    /// The input into its planes with a border.
+    Planes,
+    Conv(Box<ConvPlan>),
+    Depthwise {
+        layer: Arc<PackedDepthwise>,
+        split: Split,
+    },
+    MaxPool {
+        window: Window,
+        split: Split,
+    },
+    ScaleShift {
+        scale: Arc<Vec<Line>>,
+        shift: Arc<Vec<Line>>,
+        bounds: (f32, f32),
+        split: Split,
+    },
+    Average,
+    Whole,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub x: usize,
+    pub y: usize,
+    pub residual: Option<usize>,
+    pub work: Work,
+    pub tasks: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub values: Vec<Picture>,
+    pub steps: Vec<Step>,
+    /// Steps at the beginning that pictures go through one by one: their values are larger than their weights, and stay in
+    /// the caches only if no other picture's come between. The others, with large weights, take a batch at once.
+    pub front: usize,
+    /// Lines of the workspace for the values of these steps alone, and for those of each picture.
+    pub front_lines: usize,
+    pub lines: usize,
+    /// Lines of scratch that a thread wants for one picture.
+    pub scratch: usize,
+    /// Shape of what one picture gives: (channels) or (channels, h, w). Empty without an end.
+    pub output: Vec<usize>,
+}
+
+impl Plan {
+    /// # Errors
+    /// When no window fits on a picture of this size.
+    pub fn new(graph: &Graph, (h, w): (usize, usize), threads: usize, wide: bool) -> Result<Self> {
+        let mut values: Vec<Picture> = graph
+            .channels
+            .iter()
+            .zip(&graph.padding)
+            .enumerate()
+            .map(|(i, (&channels, &padding))| {
+                let (blocks, pixel) = if i == INPUT { (channels, 1) } else { (channels.div_ceil(LANES), LANES) };
+                Picture { blocks, h, w, padding, pixel, offset: 0, kept: false }
+            })
+            .collect();
+        let mut plan = Plan {
+            values: Vec::new(),
+            steps: Vec::new(),
+            front: 0,
+            front_lines: 0,
+            lines: 0,
+            scratch: 0,
+            output: Vec::new(),
+        };
+        let first = Step { x: INPUT, y: INPUT, residual: None, work: Work::Planes, tasks: graph.channels[INPUT] };
+        plan.steps.push(first);
+        for op in &graph.ops {
+            let step = match op {
+                Op::Conv { x, residual, y, layer } => {
+                    (values[*y].h, values[*y].w) = layer.window.outputs("convolution", (values[*x].h, values[*x].w))?;
+                    if let Some(residual) = residual {
+                        let (r, y) = (values[*residual], values[*y]);
+                        if (r.h, r.w, r.padding) != (y.h, y.w, 0) {
+                            bail!("convolution: a residual of {}x{} does not fit {}x{}", r.h, r.w, y.h, y.w);
+                        }
+                    }
+                    let conv = ConvPlan::new(layer, &values[*x], &values[*y], threads, wide);
+                    if conv.pieces.len() > 1 {
+                        let each = conv.split.rows_each * conv.row_pixels * conv.group;
+                        plan.scratch = plan.scratch.max(each);
+                    }
+                    let tasks = conv.split.tasks();
+                    Step { x: *x, y: *y, residual: *residual, work: Work::Conv(Box::new(conv)), tasks }
+                }
+                Op::Depthwise { x, y, layer } => {
+                    (values[*y].h, values[*y].w) =
+                        layer.window.outputs("depthwise convolution", (values[*x].h, values[*x].w))?;
+                    let split = planes(&values[*y], threads);
+                    let work = Work::Depthwise { layer: layer.clone(), split };
+                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks() }
+                }
+                Op::MaxPool { x, y, window } => {
+                    (values[*y].h, values[*y].w) = window.outputs("max pool", (values[*x].h, values[*x].w))?;
+                    let split = planes(&values[*y], threads);
+                    let work = Work::MaxPool { window: *window, split };
+                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks() }
+                }
+                Op::ScaleShift { x, y, scale, shift, bounds } => {
+                    (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
+                    let split = planes(&values[*y], threads);
+                    let work = Work::ScaleShift { scale: scale.clone(), shift: shift.clone(), bounds: *bounds, split };
+                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks() }
+                }
+                Op::Average { x } => {
+                    plan.output = vec![graph.channels[*x]];
+                    Step { x: *x, y: *x, residual: None, work: Work::Average, tasks: 1 }
+                }
+                Op::Whole { x } => {
+                    plan.output = vec![graph.channels[*x], values[*x].h, values[*x].w];
+                    Step { x: *x, y: *x, residual: None, work: Work::Whole, tasks: values[*x].blocks }
+                }
+            };
+            plan.steps.push(step);
+        }
+        plan.values = values;
+        let light = |cost: &LayerCost| cost.products > 0 && cost.weight_bytes < cost.value_bytes;
+        plan.front = plan.costs(1).iter().rposition(light).map_or(0, |last| last + 1);
+        for step in &plan.steps[plan.front..] {
+            for value in step.values() {
+                plan.values[value].kept = true;
+            }
+        }
+        plan.front_lines = place(&mut plan.values, &plan.steps, false);
+        plan.lines = place(&mut plan.values, &plan.steps, true);
+        Ok(plan)
+    }
+}
+
+/// What a layer of a plan costs. See [`super::Fused::profile`].
+#[derive(Clone, Debug)]
+pub struct LayerCost {
+    /// Kind, channels and size.
+    pub name: String,
+    /// Products of two values, each with its sum.
+    pub products: u64,
+    /// Bytes of weights, and of values read and written once.
+    pub weight_bytes: u64,
+    pub value_bytes: u64,
+    /// Its best time, nanoseconds.
+    pub ns: u64,
+}
+
+impl Plan {
+    /// The layers for `n` pictures, without times.
+    pub fn costs(&self, n: usize) -> Vec<LayerCost> {
+        let bytes = |value: usize| {
+            let p = &self.values[value];
+            (n * p.blocks * p.pixel * p.h * p.w * size_of::<f32>()) as u64
+        };
+        let cost = |step: &Step| {
+            let (x, y) = (&self.values[step.x], &self.values[step.y]);
+            let size = format!("{}x{}", y.h, y.w);
+            let (name, products, weights) = match &step.work {
+                Work::Conv(conv) => {
+                    let (layer, k) = (&conv.layer, conv.layer.window.kernel);
+                    let name = format!("{k}x{k}/{} {} to {} {size}", layer.window.stride, layer.inputs, layer.outputs);
+                    (name, layer.inputs * layer.outputs * k * k * y.h * y.w, layer.weights.len() * size_of::<Line>())
+                }
+                Work::Depthwise { layer, .. } => {
+                    let k = layer.window.kernel;
+                    let name = format!("depthwise {k}x{k}/{} {} {size}", layer.window.stride, layer.channels);
+                    (name, layer.channels * k * k * y.h * y.w, layer.weights.len() * size_of::<Line>())
+                }
+                Work::MaxPool { .. } => (format!("max pool {size}"), 0, 0),
+                Work::ScaleShift { .. } => (format!("scale and shift {size}"), 0, 0),
+                Work::Planes => (format!("input {size}"), 0, 0),
+                Work::Average => (format!("average {}x{}", x.h, x.w), 0, 0),
+                Work::Whole => (format!("output {size}"), 0, 0),
+            };
+            let value_bytes = bytes(step.x) + bytes(step.y) + step.residual.map_or(0, bytes);
+            LayerCost { name, products: (n * products) as u64, weight_bytes: weights as u64, value_bytes, ns: u64::MAX }
+        };
+        self.steps.iter().map(cost).collect()
+    }
+}
+
+/// Planes of a picture: every thread's rows, and of these some blocks a task.
+fn planes(y: &Picture, threads: usize) -> Split {
+    let rows_each = y.h.div_ceil(threads);
+    let parts = TASKS_PER_THREAD * threads / y.h.div_ceil(rows_each);
+    Split { rows: y.h, rows_each, blocks: y.blocks, blocks_each: y.blocks.div_ceil(parts.max(1)) }
+}
+
+impl ConvPlan {
+    fn new(layer: &Arc<PackedConv>, x: &Picture, y: &Picture, threads: usize, wide: bool) -> ConvPlan {
+        let Window { kernel, stride, padding } = layer.window;
+        let step = x.pixel * stride;
+        debug_assert!(STEPS.contains(&step));
+        let mut segments = Vec::new();
+        for block in 0..x.blocks {
+            for ky in 0..kernel {
+                let row = block * x.plane() + ky * x.row();
+                if layer.planar {
+                    segments.push(row as u32);
+                } else {
+                    segments.extend((0..kernel).map(|kx| (row + kx * x.pixel) as u32));
+                }
+            }
+        }
+        let run = if layer.planar { kernel } else { LANES };
+        // A 1×1 convolution between pictures without borders does not know rows.
+        let flat = !layer.planar && layer.window == Window { kernel: 1, stride: 1, padding: 0 } && x.padding == 0;
+        let flat = flat && y.padding == 0;
+        let pixels = y.h * y.w;
+        let row_pixels = if flat { flat_row(pixels) } else { y.w };
+        let rows = if flat { pixels.div_ceil(row_pixels) } else { y.h };
+        let last_row_pixels = if flat { pixels - (rows - 1) * row_pixels } else { y.w };
+        let (x_row, y_row) = if flat { (row_pixels * LANES, row_pixels * LANES) } else { (stride * x.row(), y.row()) };
+        let blocks = y.blocks;
+        let group = match (wide, row_pixels % 14) {
+            (false, _) => 1,
+            (true, 1..=7) if blocks >= 4 && row_pixels < 28 => 4,
+            _ => 2,
+        };
+        let per_row = x.blocks * x.pixel * size_of::<f32>() * if flat { row_pixels } else { stride * x.w };
+        let rows_each = (INPUT_SHARE / per_row.max(1)).clamp(1, rows);
+        let wanted = TASKS_PER_THREAD * threads;
+        // Few outputs: cut finer along rows; else along blocks, in whole groups.
+        let groups = blocks.div_ceil(group);
+        let mut parts = rows.div_ceil(rows_each);
+        if rows >= 4 * threads {
+            parts = parts.next_multiple_of(threads);
+        }
+        let across = wanted.div_ceil(parts).min(groups);
+        if parts * across < wanted {
+            parts = wanted.div_ceil(across).min(rows);
+        }
+        let split =
+            Split { rows, rows_each: rows.div_ceil(parts), blocks, blocks_each: groups.div_ceil(across) * group };
+        let whole = run * group * size_of::<Line>();
+        let fits = (PIECE / whole).max(1);
+        let pieces = if segments.len() > fits + fits / 4 && split.rows_each * row_pixels > 28 {
+            let count = segments.len().div_ceil(fits);
+            let each = segments.len().div_ceil(count);
+            (0..segments.len()).step_by(each).map(|s| (s, (s + each).min(segments.len()))).collect()
+        } else {
+            vec![(0, segments.len())]
+        };
+        ConvPlan {
+            layer: layer.clone(),
+            reduction: Reduction { segments, run, step },
+            x_origin: x.at(0, 0, padding),
+            x_row,
+            y_origin: y.at(0, 0, 0),
+            y_row,
+            rows,
+            row_pixels,
+            last_row_pixels,
+            group,
+            together: split.rows_each == rows,
+            pieces,
+            split,
+        }
+    }
+}
+
+/// Pixels of a row where rows may be cut anywhere: a multiple of the widest tile.
+fn flat_row(pixels: usize) -> usize {
+    match pixels {
+        0..=49 => pixels,
+        50..=400 => 14,
+        _ => 28,
+    }
+}
+
+impl Step {
+    /// One task does its part of all pictures, so that it reads its weights once.
+    pub fn takes_all(&self) -> bool {
+        matches!(&self.work, Work::Conv(conv) if conv.together)
+    }
+
+    fn values(&self) -> impl Iterator<Item = usize> {
+        [Some(self.x), Some(self.y), self.residual].into_iter().flatten()
+    }
+}
+
+/// Gives every value of a part its place, reusing that of values no longer read. Returns how many lines all take.
+fn place(values: &mut [Picture], steps: &[Step], kept: bool) -> usize {
+    let mut last = vec![0; values.len()];
+    let mut first = vec![usize::MAX; values.len()];
+    for (at, step) in steps.iter().enumerate() {
+        for value in step.values() {
+            last[value] = at;
+            first[value] = first[value].min(at);
+        }
+    }
+    let mut placed: Vec<usize> = Vec::new();
+    let mut total = 0;
+    for value in 0..values.len() {
+        if first[value] == usize::MAX || values[value].kept != kept {
+            continue;
+        }
+        let lines = values[value].lines();
+        let mut taken: Vec<Range<usize>> = placed
+            .iter()
+            .filter(|other| last[**other] >= first[value] && first[**other] <= last[value])
+            .map(|other| values[*other].offset..values[*other].offset + values[*other].lines())
+            .collect();
+        taken.sort_by_key(|range| range.start);
+        let mut offset = 0;
+        for range in taken {
+            if range.start >= offset + lines {
+                break;
+            }
+            offset = offset.max(range.end);
+        }
+        values[value].offset = offset;
+        total = total.max(offset + lines);
+        placed.push(value);
+    }
+    total
+}

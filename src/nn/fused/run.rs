@@ -1,0 +1,465 @@
+//! Runs a plan: every thread that comes takes pieces of the current step until none is left, then goes to the next.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::graph::{INPUT, Line};
+use super::kernel::{self, DepthwiseRow, LANES, Rows};
+use super::lanes::{Lanes, Portable};
+use super::level::Level;
+use super::plan::{ConvPlan, Picture, Plan, Split, Step, Work};
+use super::progress::Progress;
+
+/// Memory for a plan: values of a few pictures, scratch of every thread, and how far each step is. Borders of values are
+/// written by the steps that write the values, so nothing of an earlier use is ever read.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    lines: Vec<Line>,
+    /// Pictures it has room for.
+    pictures: usize,
+    scratch: Vec<Line>,
+    scratch_each: usize,
+    progress: Vec<Progress>,
+    threads: usize,
+}
+
+impl Workspace {
+    pub fn new(plan: &Plan, pictures: usize, threads: usize) -> Self {
+        let scratch_each = plan.scratch * pictures;
+        Self {
+            lines: vec![Line::ZERO; plan.front_lines + plan.lines * pictures],
+            pictures,
+            scratch: vec![Line::ZERO; scratch_each * threads],
+            scratch_each,
+            progress: (0..plan.steps.len() + plan.front * (pictures - 1)).map(|_| Progress::new(threads)).collect(),
+            threads,
+        }
+    }
+
+    /// Pictures it has room for.
+    pub fn pictures(&self) -> usize {
+        self.pictures
+    }
+
+    /// Nanoseconds that each step of the last run, of `n` pictures, took for all of them.
+    pub fn step_ns(&self, plan: &Plan, n: usize) -> Vec<u64> {
+        let mut took = vec![0; plan.steps.len()];
+        let mut last = 0;
+        let steps = (0..n).flat_map(|_| 0..plan.front).chain(plan.front..plan.steps.len());
+        for (step, progress) in steps.zip(&self.progress) {
+            let ended = progress.ended_ns.load(Ordering::Relaxed);
+            took[step] += ended - last;
+            last = ended;
+        }
+        took
+    }
+
+    /// Runs `plan` on `n` pictures: `input` is (n, C, H, W), `output` is (n, the plan's output).
+    ///
+    /// # Panics
+    /// When `n` is more than it has room for, or a slice has another length.
+    pub fn run(&mut self, plan: &Plan, level: Level, input: &[f32], output: &mut [f32], n: usize) {
+        let picture = &plan.values[INPUT];
+        let channels = picture.blocks;
+        assert!(n <= self.pictures && level.is_there(), "the workspace is for {} pictures", self.pictures);
+        assert_eq!(input.len(), n * channels * picture.h * picture.w, "input of {n} pictures");
+        assert_eq!(output.len(), n * plan.output.iter().product::<usize>(), "output of {n} pictures");
+        for progress in &mut self.progress {
+            progress.reset();
+        }
+        let call = Call {
+            plan,
+            level,
+            n,
+            pictures: self.pictures,
+            input,
+            lines: Shared(self.lines.as_mut_ptr().cast()),
+            output: Shared(output.as_mut_ptr()),
+            scratch: Shared(self.scratch.as_mut_ptr().cast()),
+            scratch_each: self.scratch_each * LANES,
+            progress: &self.progress,
+            began: Instant::now(),
+        };
+        if self.threads == 1 {
+            call.work(0);
+            return;
+        }
+        // Volunteers: whoever has no thread to run on when the others are through finds nothing left to do. Nobody waits
+        // for a thread that has not begun.
+        rayon::in_place_scope(|scope| {
+            for thread in 1..self.threads {
+                let call = &call;
+                scope.spawn(move |_| call.work(thread));
+            }
+            call.work(0);
+        });
+    }
+}
+
+/// A pointer that threads share; what is behind it they divide by tasks.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: tasks of one step write places of their own and read what earlier steps wrote; steps are ordered by the counters
+// of [`Progress`].
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+struct Call<'a> {
+    plan: &'a Plan,
+    level: Level,
+    n: usize,
+    pictures: usize,
+    input: &'a [f32],
+    lines: Shared,
+    output: Shared,
+    scratch: Shared,
+    scratch_each: usize,
+    progress: &'a [Progress],
+    began: Instant,
+}
+
+/// Weights that are wanted after those at work, asked for little by little: they come from far, and the rows at hand leave
+/// the way free.
+struct Soon<'a> {
+    /// The same piece of every block of the group.
+    weights: [&'a [Line]; 4],
+    done: usize,
+    each: usize,
+}
+
+impl<'a> Soon<'a> {
+    /// `then` names the first block and its segments; `rows` are still to come before it.
+    fn new(conv: &'a ConvPlan, then: Option<(usize, &(usize, usize))>, group: usize, rows: usize) -> Self {
+        let run = conv.reduction.run;
+        let lines = conv.reduction.segments.len() * run;
+        let mut weights: [&[Line]; 4] = [&[]; 4];
+        let mut each = 0;
+        if let Some((block, &(start, end))) = then {
+            for (i, weights) in weights.iter_mut().take(group).enumerate() {
+                let from = (block + i) * lines;
+                *weights = conv.layer.weights.get(from + start * run..from + end * run).unwrap_or(&[]);
+                each = each.max(weights.len().div_ceil(rows));
+            }
+        }
+        Self { weights, done: 0, each }
+    }
+
+    /// # Safety
+    /// The processor has the instructions of `L`.
+    #[inline(always)]
+    unsafe fn ask<L: Lanes>(&mut self) {
+        for weights in self.weights {
+            for line in weights.iter().skip(self.done).take(self.each) {
+                // SAFETY: the caller's promise.
+                unsafe { L::prefetch_far(line.0.as_ptr()) };
+            }
+        }
+        self.done += self.each;
+    }
+}
+
+/// Looks at a counter this often before the thread is offered to others.
+const SPINS: u32 = 2000;
+
+impl Call<'_> {
+    /// Takes tasks of every step in order until none is left.
+    fn work(&self, thread: usize) {
+        let (front, back) = self.plan.steps.split_at(self.plan.front);
+        let alone = (0..self.n).flat_map(|picture| front.iter().map(move |step| (step, (picture, picture + 1))));
+        let together = back.iter().map(|step| (step, (0, self.n)));
+        for ((step, pictures), progress) in alone.chain(together).zip(self.progress) {
+            let tasks = if step.takes_all() { step.tasks } else { step.tasks * (pictures.1 - pictures.0) };
+            while let Some(task) = progress.take(thread, tasks) {
+                // SAFETY: the level was checked when the run began; the task is this thread's alone; all earlier steps are
+                // done.
+                unsafe { self.dispatch(step, pictures, task, thread) };
+                progress.done.0.fetch_add(1, Ordering::Release);
+            }
+            let mut looks = 0;
+            while progress.done.0.load(Ordering::Acquire) < tasks {
+                looks += 1;
+                if looks < SPINS {
+                    std::hint::spin_loop();
+                } else {
+                    std::thread::yield_now();
+                }
+            }
+            if thread == 0 {
+                let ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                progress.ended_ns.store(ns, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Call::task`].
+    unsafe fn dispatch(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use super::lanes::{Avx2, Avx512};
+
+            #[target_feature(enable = "avx512f,avx2,fma")]
+            unsafe fn avx512(call: &Call<'_>, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
+                // SAFETY: the caller's promise.
+                unsafe { call.task::<Avx512>(step, pictures, task, thread) }
+            }
+
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2(call: &Call<'_>, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
+                // SAFETY: the caller's promise.
+                unsafe { call.task::<Avx2>(step, pictures, task, thread) }
+            }
+
+            match self.level {
+                // SAFETY: the level is there; the rest is the caller's promise.
+                Level::Avx512 => return unsafe { avx512(self, step, pictures, task, thread) },
+                // SAFETY: as above.
+                Level::Avx2 => return unsafe { avx2(self, step, pictures, task, thread) },
+                Level::Portable => {}
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.task::<Portable>(step, pictures, task, thread) }
+    }
+
+    /// Where the value of a picture begins.
+    fn value(&self, value: usize, picture: usize) -> (*mut f32, &Picture) {
+        let p = &self.plan.values[value];
+        let line =
+            if p.kept { self.plan.front_lines + p.offset * self.pictures + picture * p.lines() } else { p.offset };
+        // A place in the workspace: the plan gave every value its room, for as many pictures.
+        (self.lines.0.wrapping_add(line * LANES), p)
+    }
+
+    /// # Safety
+    /// The processor has the instructions of `L`; no other thread has this task; all earlier steps are done.
+    #[inline(always)]
+    unsafe fn task<L: Lanes>(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
+        let (picture, task) =
+            if step.takes_all() { (pictures.0, task) } else { (pictures.0 + task / step.tasks, task % step.tasks) };
+        // SAFETY: as the caller promises; places come from the plan.
+        unsafe {
+            match &step.work {
+                Work::Conv(conv) if conv.together => self.conv::<L>(step, conv, pictures, task, thread),
+                Work::Conv(conv) => self.conv::<L>(step, conv, (picture, picture + 1), task, thread),
+                Work::Planes => self.planes(step, picture, task),
+                Work::Average => self.average::<L>(step, picture),
+                Work::Whole => self.whole(step, picture, task),
+                Work::Depthwise { split, .. } | Work::MaxPool { split, .. } | Work::ScaleShift { split, .. } => {
+                    self.plane::<L>(step, split, picture, task);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Call::task`].
+    unsafe fn planes(&self, step: &Step, picture: usize, channel: usize) {
+        let (to, y) = self.value(step.y, picture);
+        let from = &self.input[(picture * y.blocks + channel) * y.h * y.w..][..y.h * y.w];
+        // SAFETY: the plane lies in the workspace and is this task's alone.
+        let plane = unsafe { std::slice::from_raw_parts_mut(to.add(channel * y.plane()), y.plane()) };
+        plane.fill(0.0);
+        for (row, values) in from.chunks_exact(y.w).enumerate() {
+            plane[y.at(row, 0, 0)..][..y.w].copy_from_slice(values);
+        }
+    }
+
+    /// # Safety
+    /// As [`Call::task`].
+    #[inline(always)]
+    unsafe fn average<L: Lanes>(&self, step: &Step, picture: usize) {
+        let (from, x) = self.value(step.x, picture);
+        let features = self.plan.output[0];
+        for block in 0..x.blocks {
+            let mut sums = [0f32; LANES];
+            for row in 0..x.h {
+                let mut part = [0f32; LANES];
+                // SAFETY: a row of a block in the workspace.
+                unsafe { kernel::sum::<L>(from.add(block * x.plane() + x.at(row, 0, 0)), part.as_mut_ptr(), x.w) };
+                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+            let count = LANES.min(features - block * LANES);
+            for (lane, sum) in sums[..count].iter().enumerate() {
+                let mean = sum / (x.h * x.w) as f32;
+                // SAFETY: the run checked the output's length; this picture's part is this task's alone.
+                unsafe { self.output.0.add(picture * features + block * LANES + lane).write(mean) };
+            }
+        }
+    }
+
+    /// Blocks back into planes.
+    ///
+    /// # Safety
+    /// As [`Call::task`].
+    unsafe fn whole(&self, step: &Step, picture: usize, block: usize) {
+        let (from, x) = self.value(step.x, picture);
+        let channels = self.plan.output[0];
+        for lane in 0..LANES.min(channels - block * LANES) {
+            let plane = (picture * channels + block * LANES + lane) * x.h * x.w;
+            for row in 0..x.h {
+                let from = from.wrapping_add(block * x.plane() + x.at(row, 0, 0) + lane);
+                for column in 0..x.w {
+                    // SAFETY: a pixel of the block; the run checked the output's length, and the plane is this task's alone.
+                    unsafe { self.output.0.add(plane + row * x.w + column).write(from.add(column * LANES).read()) };
+                }
+            }
+        }
+    }
+
+    /// Zeros around the rows of a block, and above and below where these are the first or last.
+    ///
+    /// # Safety
+    /// As [`Call::task`]: rows and block are this task's.
+    #[inline(always)]
+    unsafe fn border(&self, to: *mut f32, y: &Picture, block: usize, rows: &std::ops::Range<usize>) {
+        if y.padding == 0 {
+            return;
+        }
+        let start = block * y.plane();
+        let side = y.padding * y.pixel;
+        // SAFETY: places of the block's border in the workspace.
+        unsafe {
+            let to = to.add(start);
+            if rows.start == 0 {
+                to.write_bytes(0, y.padding * y.row());
+            }
+            for row in rows.clone() {
+                let row = to.add((row + y.padding) * y.row());
+                row.write_bytes(0, side);
+                row.add(side + y.w * y.pixel).write_bytes(0, side);
+            }
+            if rows.end == y.h {
+                to.add((y.h + y.padding) * y.row()).write_bytes(0, y.padding * y.row());
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Call::task`].
+    #[inline(always)]
+    unsafe fn conv<L: Lanes>(
+        &self,
+        step: &Step,
+        conv: &ConvPlan,
+        pictures: (usize, usize),
+        task: usize,
+        thread: usize,
+    ) {
+        let (rows, blocks) = conv.split.task(task);
+        let layer = &*conv.layer;
+        let lines_block = conv.reduction.segments.len() * conv.reduction.run;
+        let scratch = self.scratch.0.wrapping_add(thread * self.scratch_each);
+        let mut block = blocks.start;
+        while block < blocks.end {
+            let left = blocks.end - block;
+            let group = [4, 2, 1].into_iter().find(|g| *g <= conv.group && *g <= left).unwrap_or(1);
+            for (number, piece) in conv.pieces.iter().enumerate() {
+                let then = match conv.pieces.get(number + 1) {
+                    Some(piece) => Some((block, piece)),
+                    None => (block + group < blocks.end).then(|| (block + group, &conv.pieces[0])),
+                };
+                let then = then.filter(|_| conv.together);
+                let mut soon = Soon::new(conv, then, group, (pictures.1 - pictures.0) * (rows.end - rows.start));
+                for picture in pictures.0..pictures.1 {
+                    let (from, _) = self.value(step.x, picture);
+                    let (to, y) = self.value(step.y, picture);
+                    let residual = step.residual.map(|r| self.value(r, picture));
+                    for row in rows.clone() {
+                        // SAFETY: asking for a line is always allowed.
+                        unsafe { soon.ask::<L>() };
+                        let pixels = if row + 1 == conv.rows { conv.last_row_pixels } else { conv.row_pixels };
+                        let place = ((picture - pictures.0) * (rows.end - rows.start) + row - rows.start)
+                            * conv.row_pixels
+                            * conv.group
+                            * LANES;
+                        // SAFETY: the plan's places lie in the workspace; blocks and rows are this task's.
+                        unsafe {
+                            let job = Rows {
+                                reduction: &conv.reduction,
+                                segments: *piece,
+                                x: from.add(conv.x_origin + row * conv.x_row),
+                                weights: layer.weights.as_ptr().add(block * lines_block).cast(),
+                                weights_block: lines_block * LANES,
+                                bias: layer.bias.as_ptr().add(block).cast(),
+                                y: to.add(block * y.plane() + conv.y_origin + row * conv.y_row),
+                                y_block: y.plane(),
+                                residual: residual.map_or(std::ptr::null(), |(r, p)| {
+                                    r.add(block * p.plane() + row * conv.row_pixels * LANES)
+                                }),
+                                residual_block: residual.map_or(0, |(_, p)| p.plane()),
+                                scratch: if conv.pieces.len() > 1 { scratch.add(place) } else { std::ptr::null_mut() },
+                                bounds: layer.bounds,
+                                first: number == 0,
+                                last: number + 1 == conv.pieces.len(),
+                                pixels,
+                            };
+                            kernel::convolve::<L>(group, job);
+                        }
+                    }
+                    if number == 0 {
+                        for block in block..block + group {
+                            // SAFETY: blocks and rows are this task's; a border exists only where rows are the picture's.
+                            unsafe { self.border(to, y, block, &rows) };
+                        }
+                    }
+                }
+            }
+            block += group;
+        }
+    }
+
+    /// Steps that treat every block by itself.
+    ///
+    /// # Safety
+    /// As [`Call::task`].
+    #[inline(always)]
+    unsafe fn plane<L: Lanes>(&self, step: &Step, split: &Split, picture: usize, task: usize) {
+        let (rows, blocks) = split.task(task);
+        let (from, x) = self.value(step.x, picture);
+        let (to, y) = self.value(step.y, picture);
+        for block in blocks {
+            // SAFETY: the plan's places lie in the workspace; blocks and rows are this task's.
+            unsafe {
+                let from = from.add(block * x.plane());
+                for row in rows.clone() {
+                    let out = to.add(block * y.plane() + y.at(row, 0, 0));
+                    match &step.work {
+                        Work::Depthwise { layer, .. } => {
+                            let window = layer.window;
+                            let taps = window.kernel * window.kernel;
+                            kernel::depthwise::<L>(DepthwiseRow {
+                                x: from.add(x.at(0, 0, window.padding) + row * window.stride * x.row()),
+                                x_row: x.row(),
+                                weights: layer.weights.as_ptr().add(block * taps).cast(),
+                                bias: layer.bias.as_ptr().add(block).cast(),
+                                y: out,
+                                kernel: window.kernel,
+                                stride: window.stride,
+                                bounds: layer.bounds,
+                                pixels: y.w,
+                            });
+                        }
+                        Work::MaxPool { window, .. } => {
+                            let reach = |i: usize, n: usize| {
+                                let first = i * window.stride;
+                                first.saturating_sub(window.padding)..(first + window.kernel - window.padding).min(n)
+                            };
+                            let x0 = from.add(x.at(0, 0, 0));
+                            kernel::max_row::<L>(x0, x.row(), reach(row, x.h), |i| reach(i, x.w), out, y.w);
+                        }
+                        Work::ScaleShift { scale, shift, bounds, .. } => {
+                            let factors = (scale.as_ptr().add(block).cast(), shift.as_ptr().add(block).cast());
+                            kernel::scale_shift::<L>((from.add(x.at(row, 0, 0)), out), factors, *bounds, y.w);
+                        }
+                        Work::Conv(_) | Work::Planes | Work::Average | Work::Whole => {}
+                    }
+                }
+                self.border(to, y, block, &rows);
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Graphs of a few layers, at odd sizes and on every instruction set, against candle's own operations.
+
+use candle_core::{DType, Device, Result, Tensor};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::{Fused, Graph, Level};
+use crate::nn::{Activation, max_pool2d};
+
+/// Relative to the greatest value: sums of up to thousands of products in another order.
+const TOLERANCE: f32 = 1e-5;
+
+struct Random(SmallRng);
+
+impl Random {
+    fn tensor(&mut self, shape: &[usize], scale: f32) -> Tensor {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.0.random_range(-scale..scale)).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape has")
+    }
+
+    /// Weights (outputs, inputs, k, k) whose sums stay of the size of their inputs, and a bias.
+    fn layer(&mut self, outputs: usize, inputs: usize, k: usize) -> (Tensor, Tensor) {
+        let scale = ((inputs * k * k) as f32).sqrt().recip();
+        (self.tensor(&[outputs, inputs, k, k], scale), self.tensor(&[outputs], 0.5))
+    }
+
+    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.0.random_range(0..of.len())]
+    }
+}
+
+fn levels() -> impl Iterator<Item = Level> {
+    Level::ALL.into_iter().filter(|level| level.is_there())
+}
+
+fn assert_close(what: &str, got: &Tensor, want: &Tensor) -> Result<()> {
+    assert_eq!(got.dims(), want.dims(), "{what}");
+    let error = (got - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    let scale = want.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert!(error <= TOLERANCE * scale.max(1.0), "{what}: off by {error} of {scale}");
+    Ok(())
+}
+
+/// candle's convolution with bias; as many groups as `weight` says.
+fn conv(x: &Tensor, (weight, bias): &(Tensor, Tensor), stride: usize, padding: usize) -> Result<Tensor> {
+    let groups = x.dim(1)? / weight.dim(1)?;
+    let y = x.conv2d(weight, padding, stride, 1, groups)?;
+    y.broadcast_add(&bias.reshape((1, bias.elem_count(), 1, 1))?)
+}
+
+/// A convolution of the planar picture, one of blocks with a shortcut beside it, a depthwise one, a pool, a scale and shift.
+#[test]
+fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
+    let mut random = Random(SmallRng::seed_from_u64(7));
+    for round in 0..48 {
+        let (n, h, w) = (random.one_of(&[1, 2, 3]), random.0.random_range(9..40), random.0.random_range(9..40));
+        let (inputs, middle, outputs) =
+            (random.one_of(&[1, 3, 4]), random.0.random_range(1..90), random.0.random_range(1..90));
+        let (k0, s0) = (random.one_of(&[1, 3, 5, 7]), random.one_of(&[1, 2]));
+        let (k, s, p) = random.one_of(&[(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (3, 1, 0), (2, 2, 0)]);
+        let (dk, ds, dp) = random.one_of(&[(3, 1, 1), (3, 2, 1), (5, 1, 2), (3, 3, 1), (3, 1, 2)]);
+        let pool = random.one_of(&[(3, 2, 1), (2, 2, 0), (3, 1, 1)]);
+        let act = random.one_of(&[Activation::Identity, Activation::Relu, Activation::Relu6]);
+        let shortcut = random.one_of(&[true, false]);
+        let what = format!(
+            "round {round}: {n}x{inputs}x{h}x{w}, {k0}/{s0} to {middle}, {k}/{s}+{p} to {outputs}, depthwise \
+             {dk}/{ds}+{dp}, pool {pool:?}, {act:?}, shortcut {shortcut}"
+        );
+        let x = random.tensor(&[n, inputs, h, w], 1.0);
+        let first = random.layer(middle, inputs, k0);
+        let second = random.layer(outputs, middle, k);
+        let beside = random.layer(outputs, middle, k);
+        let alone = (random.layer(outputs, 1, dk).0, random.tensor(&[outputs], 0.5));
+        let norm = (random.tensor(&[outputs], 1.0), random.tensor(&[outputs], 0.5));
+
+        let a = act.apply(&conv(&x, &first, s0, k0 / 2)?)?;
+        let mut b = conv(&a, &second, s, p)?;
+        if shortcut {
+            b = (b + conv(&a, &beside, s, p)?)?;
+        }
+        let b = act.apply(&b)?;
+        let c = act.apply(&conv(&b, &alone, ds, dp)?)?;
+        let column = |t: &Tensor| t.reshape((1, t.elem_count(), 1, 1));
+        let d = act.apply(&c.broadcast_mul(&column(&norm.0)?)?.broadcast_add(&column(&norm.1)?)?)?;
+        let Ok(e) = max_pool2d(&d, pool.0, pool.1, pool.2) else { continue };
+
+        for level in levels() {
+            let (mut graph, input) = Graph::new(level, inputs);
+            let a = graph.conv(input, (&first.0, &first.1), (s0, k0 / 2), None, act)?;
+            let added = match shortcut {
+                true => Some(graph.conv(a, (&beside.0, &beside.1), (s, p), None, Activation::Identity)?),
+                false => None,
+            };
+            let b = graph.conv(a, (&second.0, &second.1), (s, p), added, act)?;
+            let c = graph.depthwise(b, (&alone.0, &alone.1), (ds, dp), act)?;
+            let d = graph.scale_shift(c, (&norm.0, &norm.1), act)?;
+            let e_value = graph.max_pool(d, pool.0, pool.1, pool.2)?;
+            let whole = Fused::new(graph.clone().whole(e_value)?);
+            assert_close(&format!("{} {what}", level.name()), &whole.forward(&x)?, &e)?;
+            let average = Fused::new(graph.average(e_value)?);
+            let mean = e.mean((2, 3))?;
+            assert_close(&format!("{} mean {what}", level.name()), &average.forward(&x)?, &mean)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sums that are cut into pieces, blocks in groups of four, and many pictures in one task.
+#[test]
+fn large_layers_agree_with_candle() -> Result<()> {
+    let mut random = Random(SmallRng::seed_from_u64(8));
+    for (n, side, inputs, outputs, k, s) in
+        [(2, 7, 512, 80, 3, 1), (1, 14, 600, 70, 3, 2), (5, 7, 1100, 130, 1, 1), (1, 30, 260, 33, 3, 1)]
+    {
+        let what = format!("{n} of {side}x{side}, {inputs} to {outputs}, {k}/{s}");
+        let x = random.tensor(&[n, 3, side, side], 1.0);
+        let (first, second) = (random.layer(inputs, 3, 1), random.layer(outputs, inputs, k));
+        let a = conv(&x, &first, 1, 0)?;
+        let want = conv(&a, &second, s, k / 2)?.relu()?;
+        for level in levels() {
+            let (mut graph, input) = Graph::new(level, 3);
+            let a = graph.conv(input, (&first.0, &first.1), (1, 0), None, Activation::Identity)?;
+            let b = graph.conv(a, (&second.0, &second.1), (s, k / 2), None, Activation::Relu)?;
+            let got = Fused::new(graph.whole(b)?).forward(&x)?;
+            assert_close(&format!("{} {what}", level.name()), &got, &want)?;
+        }
+    }
+    Ok(())
+}
+
+/// A picture gives the same bits alone, in a batch and with any number of threads, call after call.
+#[test]
+fn batch_and_threads_change_no_bit() -> Result<()> {
+    let mut random = Random(SmallRng::seed_from_u64(9));
+    let x = random.tensor(&[11, 3, 37, 41], 1.0);
+    let layers = [random.layer(24, 3, 3), random.layer(150, 24, 3), random.layer(70, 150, 1)];
+    for level in levels() {
+        let (mut graph, input) = Graph::new(level, 3);
+        let mut y = input;
+        for (weight, bias) in &layers {
+            y = graph.conv(y, (weight, bias), (1, weight.dim(2)? / 2), None, Activation::Relu6)?;
+        }
+        let fused = Fused::new(graph.average(y)?);
+        let alone: Vec<Vec<f32>> =
+            (0..11).map(|i| fused.forward(&x.narrow(0, i, 1)?)?.flatten_all()?.to_vec1()).collect::<Result<_>>()?;
+        for threads in [1, 2, 3, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            for _ in 0..2 {
+                let together = pool.install(|| fused.forward(&x))?.to_vec2::<f32>()?;
+                assert_eq!(together, alone, "{} with {threads} threads", level.name());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is not a number comes out as such and is not clamped away.
+#[test]
+fn what_is_not_a_number_stays_so() -> Result<()> {
+    let x = Tensor::full(f32::NAN, (1, 3, 8, 8), &Device::Cpu)?;
+    let (weight, bias) = Random(SmallRng::seed_from_u64(1)).layer(4, 3, 3);
+    for level in levels() {
+        for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
+            let (mut graph, input) = Graph::new(level, 3);
+            let y = graph.conv(input, (&weight, &bias), (1, 1), None, activation)?;
+            let y = graph.conv(y, (&weight.repeat((1, 2, 1, 1))?.narrow(1, 0, 4)?, &bias), (1, 1), None, activation)?;
+            let got = Fused::new(graph.average(y)?).forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
+            assert!(got.iter().all(|v| v.is_nan()), "{} {activation:?}: {got:?}", level.name());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() -> Result<()> {
+    let cpu = &Device::Cpu;
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, cpu);
+    let (mut graph, input) = Graph::new(Level::Portable, 3);
+    let bias = zeros(&[4])?;
+    let act = Activation::Relu;
+    assert!(graph.conv(input, (&zeros(&[4, 2, 3, 3])?, &bias), (1, 1), None, act).is_err());
+    assert!(graph.conv(input, (&zeros(&[4, 3, 3, 3])?, &bias), (3, 1), None, act).is_err());
+    assert!(graph.conv(input, (&zeros(&[5, 3, 3, 3])?, &bias), (1, 1), None, act).is_err());
+    assert!(graph.conv(input, (&zeros(&[4, 3, 3, 1])?, &bias), (1, 1), None, act).is_err());
+    assert!(graph.depthwise(input, (&zeros(&[3, 1, 3, 3])?, &bias), (1, 1), act).is_err());
+    assert!(graph.max_pool(input, 3, 2, 1).is_err());
+    let y = graph.conv(input, (&zeros(&[4, 3, 3, 3])?, &bias), (1, 1), None, act)?;
+    let small = graph.conv(y, (&zeros(&[4, 4, 3, 3])?, &bias), (2, 1), None, act)?;
+    assert!(Fused::new(graph.clone()).forward(&zeros(&[1, 3, 8, 8])?).is_err(), "no end");
+    // A shortcut of another size is found when the size is known.
+    let sum = graph.conv(y, (&zeros(&[4, 4, 3, 3])?, &bias), (1, 1), Some(small), act)?;
+    let fused = Fused::new(graph.average(sum)?);
+    assert!(fused.forward(&zeros(&[1, 3, 8, 8])?).is_err());
+    assert!(fused.forward(&zeros(&[1, 4, 8, 8])?).is_err());
+    Ok(())
+}
