@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Tensor};
 
 use super::{Architecture, Backbone, Head, Layers, Tensors};
+use crate::nn::fused::Precision;
 use crate::nn::{Activation, Conv, Depthwise, Pointwise, ScaleShift};
 
 /// Added to the variance in every batch norm, as in torchvision and MXNet.
@@ -70,6 +71,7 @@ fn first(names: &[String]) -> String {
 /// table finds all that are missing; [`Loader::finish`] then refuses the network.
 pub(super) struct Loader<'a> {
     architecture: Architecture,
+    precision: Precision,
     tensors: &'a Tensors,
     /// From the network's own name of a tensor to the file's.
     rename: Box<dyn Fn(&str) -> String + 'a>,
@@ -78,15 +80,20 @@ pub(super) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub fn new(architecture: Architecture, tensors: &'a Tensors, rename: impl Fn(&str) -> String + 'a) -> Self {
+    pub fn new(
+        architecture: Architecture,
+        tensors: &'a Tensors,
+        precision: Precision,
+        rename: impl Fn(&str) -> String + 'a,
+    ) -> Self {
         let device = tensors.values().next().map_or(candle_core::Device::Cpu, |tensor| tensor.device().clone());
-        Self { architecture, tensors, rename: Box::new(rename), missing: Vec::new(), device }
+        Self { architecture, precision, tensors, rename: Box::new(rename), missing: Vec::new(), device }
     }
 
     /// The network with this body, or what it lacks.
     pub fn finish<T, L: Layers>(self, body: L, network: impl FnOnce(Backbone<L>) -> T) -> Result<T, LoadError> {
         if self.missing.is_empty() {
-            self.built(Backbone::new(body, &self.device)).map(network)
+            self.built(Backbone::new(body, &self.device, self.precision)).map(network)
         } else {
             let (names, shapes) = self.missing.into_iter().unzip();
             Err(LoadError::Missing { architecture: self.architecture, names, shapes })

@@ -13,7 +13,7 @@ mod weights;
 use candle_core::{Device, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::nn::fused::{Fused, Graph, LayerCost, Level, Value};
+use crate::nn::fused::{Fused, Graph, LayerCost, Level, Precision, Value};
 pub use loader::LoadError;
 pub use mobilenet_v2::MobileNetV2;
 pub(crate) use mobilenet_v2::table as mobilenet_v2_table;
@@ -78,7 +78,7 @@ impl std::fmt::Display for Architecture {
     }
 }
 
-/// A loaded network of any [`Architecture`]. It computes in `f32` on the device its tensors are on.
+/// A loaded network of any [`Architecture`]. It computes on the device its tensors are on, in `f32` unless told otherwise.
 #[derive(Clone, Debug)]
 pub enum Network {
     MobileNetV2(MobileNetV2),
@@ -93,10 +93,23 @@ impl Network {
     /// [`LoadError::Missing`] with all that is missing counted, [`LoadError::Shape`] and [`LoadError::DType`] for the
     /// first tensor that does not fit. Tensors that the network does not have are passed over.
     pub fn load(architecture: Architecture, tensors: &Tensors, classes: Option<usize>) -> Result<Self, LoadError> {
+        Self::load_as(architecture, tensors, classes, Precision::F32)
+    }
+
+    /// As [`Network::load`], to compute in `precision` on the CPU.
+    ///
+    /// # Errors
+    /// As [`Network::load`].
+    pub fn load_as(
+        architecture: Architecture,
+        tensors: &Tensors,
+        classes: Option<usize>,
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
         Ok(match architecture {
-            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes)?),
-            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes)?),
-            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes)?),
+            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes, precision)?),
+            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes, precision)?),
+            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes, precision)?),
         })
     }
 
@@ -190,11 +203,11 @@ enum Backbone<L> {
 }
 
 impl<L: Layers> Backbone<L> {
-    fn new(layers: L, device: &Device) -> candle_core::Result<Self> {
+    fn new(layers: L, device: &Device, precision: Precision) -> candle_core::Result<Self> {
         if !device.is_cpu() {
             return Ok(Backbone::Layers(layers));
         }
-        let (mut graph, picture) = Graph::new(Level::best(), 3);
+        let (mut graph, picture) = Graph::new(Level::best(), precision, 3);
         let last = layers.fuse(&mut graph, picture)?;
         Ok(Backbone::Fused(Fused::new(graph.average(last)?)))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 
 use super::kernel::LANES;
-use super::level::Level;
+use super::level::{Level, Precision};
 use crate::nn::{Activation, window_count};
 
 /// Sixteen values on a cache line of their own.
@@ -22,7 +22,7 @@ impl Line {
 pub struct Value(pub(super) usize);
 
 /// Weights of a convolution: for every block of 16 outputs, for every segment (see [`super::kernel`]), 16 weights for each of
-/// its inputs.
+/// its inputs; as bf16, 16 pairs for every two inputs.
 #[derive(Debug)]
 pub(super) struct PackedConv {
     pub weights: Vec<Line>,
@@ -98,6 +98,7 @@ pub(super) enum Op {
 #[derive(Clone, Debug)]
 pub struct Graph {
     pub(super) level: Level,
+    pub(super) precision: Precision,
     pub(super) ops: Vec<Op>,
     /// Channels of each value.
     pub(super) channels: Vec<usize>,
@@ -110,8 +111,8 @@ pub(super) const INPUT: usize = 0;
 
 impl Graph {
     /// A graph without operations and its input, a planar picture of `channels`.
-    pub fn new(level: Level, channels: usize) -> (Self, Value) {
-        (Self { level, ops: Vec::new(), channels: vec![channels], padding: vec![0] }, Value(INPUT))
+    pub fn new(level: Level, precision: Precision, channels: usize) -> (Self, Value) {
+        (Self { level, precision, ops: Vec::new(), channels: vec![channels], padding: vec![0] }, Value(INPUT))
     }
 
     fn value(&mut self, channels: usize) -> usize {
@@ -152,8 +153,12 @@ impl Graph {
             );
         }
         let planar = x == INPUT;
+        let packed = pack(&weight.flatten_all()?.to_vec1()?, (outputs, inputs, kernel), planar);
         let layer = PackedConv {
-            weights: pack(&weight.flatten_all()?.to_vec1()?, (outputs, inputs, kernel), planar),
+            weights: match self.precision {
+                Precision::Bf16 if !planar => pairs(&packed),
+                _ => packed,
+            },
             bias: lines(&bias.to_vec1::<f32>()?),
             inputs,
             outputs,
@@ -281,4 +286,17 @@ fn pack(values: &[f32], (outputs, inputs, kernel): (usize, usize, usize), planar
         lines[output / LANES * rows + row].0[output % LANES] = value;
     }
     lines
+}
+
+/// Every two lines as one of pairs of bf16.
+fn pairs(lines: &[Line]) -> Vec<Line> {
+    let bits = |value: f32| u32::from(half::bf16::from_f32(value).to_bits());
+    let pair = |two: &[Line]| {
+        let mut line = Line::ZERO;
+        for (lane, pair) in line.0.iter_mut().enumerate() {
+            *pair = f32::from_bits(bits(two[0].0[lane]) | bits(two[1].0[lane]) << 16);
+        }
+        line
+    };
+    lines.chunks_exact(2).map(pair).collect()
 }

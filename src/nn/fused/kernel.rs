@@ -14,27 +14,25 @@
 
 use std::ops::Range;
 
-use super::lanes::Lanes;
+use super::lanes::{Format, Lanes, Single};
 
 /// Channels of a block: the lanes of one register.
 pub(super) const LANES: usize = 16;
 
-/// The sum of a convolution and where its input lies. Offsets are in values.
+/// The sum of a convolution and where its input lies. Offsets are in words of 4 bytes: one value, or two of bf16.
 #[derive(Clone, Debug)]
 pub(super) struct Reduction {
     /// Where each segment begins, from the first tap of the output pixel.
     pub segments: Vec<u32>,
-    /// Values of a segment.
+    /// Words of a segment.
     pub run: usize,
-    /// Between the inputs of neighbouring output pixels: one of [`STEPS`].
+    /// Between the inputs of neighbouring output pixels: one of those that tiles are compiled for, a pixel of blocks or of
+    /// planes with stride 1 or 2.
     pub step: usize,
 }
 
 /// Segments that are asked for ahead.
 const AHEAD: usize = 1;
-
-/// The steps that tiles are compiled for: blocks with stride 1 and 2, a planar picture with stride 1 and 2.
-pub(super) const STEPS: [usize; 4] = [LANES, 2 * LANES, 1, 2];
 
 /// What a call computes: `blocks` of output channels at some rows, over some segments of the sum.
 #[derive(Clone, Copy)]
@@ -44,12 +42,12 @@ pub(super) struct Rows<'a> {
     pub segments: (usize, usize),
     /// The first output pixel's first tap.
     pub x: *const f32,
-    /// Weights of the first block at segment 0, and how many values one block has.
+    /// Weights of the first block at segment 0, and how many words one block has.
     pub weights: *const f32,
     pub weights_block: usize,
     /// Sixteen a block.
     pub bias: *const f32,
-    /// The first output pixel in the first block, and values between blocks.
+    /// The first output pixel in the first block, and words between blocks.
     pub y: *mut f32,
     pub y_block: usize,
     /// Added before the activation; as `y`. Null where there is none.
@@ -72,17 +70,17 @@ pub(super) struct Rows<'a> {
 /// The processor has the instructions of `L`; every pointer of `job` is valid for what its shape says; nothing else writes
 /// `y` or `scratch` meanwhile.
 #[inline(always)]
-unsafe fn row<L: Lanes, const B: usize, const STEP: usize>(mut job: Rows<'_>) {
+unsafe fn row<L: Lanes, X: Format, Y: Format, const B: usize, const STEP: usize>(mut job: Rows<'_>) {
     macro_rules! tiles {
         ($($p:literal)*) => {$(
             while job.pixels >= $p {
                 // SAFETY: the tile lies in the row.
                 unsafe {
-                    tile::<L, $p, B, STEP>(&job);
+                    tile::<L, X, Y, $p, B, STEP>(&job);
                     job.x = job.x.add($p * STEP);
-                    job.y = job.y.add($p * LANES);
+                    job.y = job.y.add($p * Y::WORDS);
                     if !job.residual.is_null() {
-                        job.residual = job.residual.add($p * LANES);
+                        job.residual = job.residual.add($p * Y::WORDS);
                     }
                     if !job.scratch.is_null() {
                         job.scratch = job.scratch.add($p * B * LANES);
@@ -110,7 +108,7 @@ unsafe fn row<L: Lanes, const B: usize, const STEP: usize>(mut job: Rows<'_>) {
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-unsafe fn tile<L: Lanes, const P: usize, const B: usize, const STEP: usize>(job: &Rows<'_>) {
+unsafe fn tile<L: Lanes, X: Format, Y: Format, const P: usize, const B: usize, const STEP: usize>(job: &Rows<'_>) {
     // SAFETY: as the caller promises.
     unsafe {
         let mut sums = [[L::zero(); P]; B];
@@ -128,7 +126,7 @@ unsafe fn tile<L: Lanes, const P: usize, const B: usize, const STEP: usize>(job:
             // The next segment may be in another plane, where no prefetcher of the processor looks.
             let mut next = job.x.wrapping_add(segments[(i + AHEAD).min(segments.len() - 1)] as usize);
             for _ in 0..run {
-                if STEP >= LANES {
+                if STEP >= X::WORDS {
                     L::prefetch(next);
                     next = next.wrapping_add(STEP);
                 }
@@ -139,7 +137,7 @@ unsafe fn tile<L: Lanes, const P: usize, const B: usize, const STEP: usize>(job:
                 for p in 0..P {
                     let value = L::splat(x.add(p * STEP));
                     for b in 0..B {
-                        sums[b][p] = sums[b][p].fma(value, w[b]);
+                        sums[b][p] = X::dot(sums[b][p], value, w[b]);
                     }
                 }
                 x = x.add(1);
@@ -159,43 +157,55 @@ unsafe fn tile<L: Lanes, const P: usize, const B: usize, const STEP: usize>(job:
             for p in 0..P {
                 let mut sum = sums[b][p];
                 if !job.residual.is_null() {
-                    sum = sum.add(L::load(job.residual.add(b * job.residual_block + p * LANES)));
+                    sum = sum.add(Y::load(job.residual.add(b * job.residual_block + p * Y::WORDS)));
                 }
-                sum.at_least(low).at_most(high).store(job.y.add(b * job.y_block + p * LANES));
+                Y::store(sum.at_least(low).at_most(high), job.y.add(b * job.y_block + p * Y::WORDS));
             }
         }
     }
 }
 
-/// One row for `blocks` (1, 2 or 4) blocks.
+macro_rules! pick {
+    ($L:ty, $X:ty, $Y:ty, $blocks:expr, $job:expr, $one:literal $two:literal) => {
+        match ($blocks, $job.reduction.step) {
+            // SAFETY: the caller's promise.
+            (1, $one) => unsafe { row::<$L, $X, $Y, 1, $one>($job) },
+            (1, $two) => unsafe { row::<$L, $X, $Y, 1, $two>($job) },
+            (2, $one) => unsafe { row::<$L, $X, $Y, 2, $one>($job) },
+            (2, $two) => unsafe { row::<$L, $X, $Y, 2, $two>($job) },
+            (4, $one) if <$L>::WIDE => unsafe { row::<$L, $X, $Y, 4, $one>($job) },
+            (4, $two) if <$L>::WIDE => unsafe { row::<$L, $X, $Y, 4, $two>($job) },
+            _ => unreachable!("blocks and step are chosen among those compiled"),
+        }
+    };
+}
+
+/// One row for `blocks` (1, 2 or 4) blocks, of an input of blocks in the same format as the output.
 ///
 /// # Safety
-/// As [`row`]; the step is one of [`STEPS`].
+/// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn convolve<L: Lanes>(blocks: usize, job: Rows<'_>) {
-    macro_rules! pick {
-        ($($b:literal)*) => {
-            match (blocks, job.reduction.step) {
-                // SAFETY: the caller's promise.
-                $(($b, 16) => unsafe { row::<L, $b, 16>(job) },
-                ($b, 32) => unsafe { row::<L, $b, 32>(job) },
-                ($b, 1) => unsafe { row::<L, $b, 1>(job) },
-                ($b, 2) => unsafe { row::<L, $b, 2>(job) },)*
-                _ => unreachable!("blocks and step are chosen among those compiled"),
-            }
-        };
-    }
-    if L::WIDE {
-        pick!(1 2 4);
+pub(super) unsafe fn convolve<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) {
+    if F::WORDS == 16 {
+        pick!(L, F, F, blocks, job, 16 32);
     } else {
-        pick!(1 2);
+        pick!(L, F, F, blocks, job, 8 16);
     }
+}
+
+/// As [`convolve`], of the network's input: planes of `f32`.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+pub(super) unsafe fn convolve_planes<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) {
+    pick!(L, Single, F, blocks, job, 1 2);
 }
 
 /// A row of a depthwise convolution of one block of channels.
 #[derive(Clone, Copy)]
 pub(super) struct DepthwiseRow {
-    /// The first tap of the first output pixel, and values between rows of the input.
+    /// The first tap of the first output pixel, and words between rows of the input.
     pub x: *const f32,
     pub x_row: usize,
     /// Kernel · kernel · 16 values.
@@ -211,19 +221,19 @@ pub(super) struct DepthwiseRow {
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn depthwise<L: Lanes>(mut job: DepthwiseRow) {
+pub(super) unsafe fn depthwise<L: Lanes, F: Format>(mut job: DepthwiseRow) {
     macro_rules! tiles {
         ($stride:literal: $($p:literal)*) => {$(
             while job.pixels >= $p {
                 // SAFETY: the tile lies in the row.
                 unsafe {
                     if job.kernel == 3 {
-                        depthwise_tile::<L, $p, $stride>(&job, 3);
+                        depthwise_tile::<L, F, $p, $stride>(&job, 3);
                     } else {
-                        depthwise_tile::<L, $p, $stride>(&job, job.kernel);
+                        depthwise_tile::<L, F, $p, $stride>(&job, job.kernel);
                     }
-                    job.x = job.x.add($p * job.stride * LANES);
-                    job.y = job.y.add($p * LANES);
+                    job.x = job.x.add($p * job.stride * F::WORDS);
+                    job.y = job.y.add($p * F::WORDS);
                 }
                 job.pixels -= $p;
             }
@@ -253,7 +263,7 @@ pub(super) unsafe fn depthwise<L: Lanes>(mut job: DepthwiseRow) {
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-unsafe fn depthwise_tile<L: Lanes, const P: usize, const STRIDE: usize>(job: &DepthwiseRow, kernel: usize) {
+unsafe fn depthwise_tile<L: Lanes, F: Format, const P: usize, const STRIDE: usize>(job: &DepthwiseRow, kernel: usize) {
     let stride = if STRIDE == 0 { job.stride } else { STRIDE };
     // SAFETY: as the caller promises.
     unsafe {
@@ -263,13 +273,13 @@ unsafe fn depthwise_tile<L: Lanes, const P: usize, const STRIDE: usize>(job: &De
             for kx in 0..kernel {
                 let w = L::load(job.weights.add((ky * kernel + kx) * LANES));
                 for p in 0..P {
-                    sums[p] = sums[p].fma(L::load(x.add((p * stride + kx) * LANES)), w);
+                    sums[p] = sums[p].fma(F::load(x.add((p * stride + kx) * F::WORDS)), w);
                 }
             }
         }
         let (low, high) = (L::splat(&job.bounds.0), L::splat(&job.bounds.1));
         for p in 0..P {
-            sums[p].at_least(low).at_most(high).store(job.y.add(p * LANES));
+            F::store(sums[p].at_least(low).at_most(high), job.y.add(p * F::WORDS));
         }
     }
 }
@@ -277,9 +287,9 @@ unsafe fn depthwise_tile<L: Lanes, const P: usize, const STRIDE: usize>(job: &De
 /// The greatest value under each window of a row; windows do not reach over the picture's border.
 ///
 /// # Safety
-/// As [`row`]: `rows` × `columns(pixel)` pixels of 16 are valid from `x`.
+/// As [`row`]: `rows` × `columns(pixel)` pixels are valid from `x`.
 #[inline(always)]
-pub(super) unsafe fn max_row<L: Lanes>(
+pub(super) unsafe fn max_row<L: Lanes, F: Format>(
     x: *const f32,
     x_row: usize,
     rows: Range<usize>,
@@ -291,13 +301,13 @@ pub(super) unsafe fn max_row<L: Lanes>(
         let columns = columns(pixel);
         // SAFETY: as the caller promises.
         unsafe {
-            let mut most = L::load(x.add(rows.start * x_row + columns.start * LANES));
+            let mut most: L = F::load(x.add(rows.start * x_row + columns.start * F::WORDS));
             for row in rows.clone() {
                 for column in columns.clone() {
-                    most = most.at_least(L::load(x.add(row * x_row + column * LANES)));
+                    most = most.at_least(F::load(x.add(row * x_row + column * F::WORDS)));
                 }
             }
-            most.store(y.add(pixel * LANES));
+            F::store(most, y.add(pixel * F::WORDS));
         }
     }
 }
@@ -307,7 +317,7 @@ pub(super) unsafe fn max_row<L: Lanes>(
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn scale_shift<L: Lanes>(
+pub(super) unsafe fn scale_shift<L: Lanes, F: Format>(
     (x, y): (*const f32, *mut f32),
     (scale, shift): (*const f32, *const f32),
     bounds: (f32, f32),
@@ -318,8 +328,8 @@ pub(super) unsafe fn scale_shift<L: Lanes>(
         let (scale, shift) = (L::load(scale), L::load(shift));
         let (low, high) = (L::splat(&bounds.0), L::splat(&bounds.1));
         for pixel in 0..pixels {
-            let value = shift.fma(L::load(x.add(pixel * LANES)), scale);
-            value.at_least(low).at_most(high).store(y.add(pixel * LANES));
+            let value = shift.fma(F::load(x.add(pixel * F::WORDS)), scale);
+            F::store(value.at_least(low).at_most(high), y.add(pixel * F::WORDS));
         }
     }
 }
@@ -329,13 +339,36 @@ pub(super) unsafe fn scale_shift<L: Lanes>(
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn sum<L: Lanes>(x: *const f32, y: *mut f32, pixels: usize) {
+pub(super) unsafe fn sum<L: Lanes, F: Format>(x: *const f32, y: *mut f32, pixels: usize) {
     // SAFETY: as the caller promises.
     unsafe {
         let mut sum = L::zero();
         for pixel in 0..pixels {
-            sum = sum.add(L::load(x.add(pixel * LANES)));
+            sum = sum.add(F::load(x.add(pixel * F::WORDS)));
         }
         sum.store(y);
+    }
+}
+
+/// One lane of a row of pixels, into a row of a plane.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+pub(super) unsafe fn planes<L: Lanes, F: Format>(
+    x: *const f32,
+    (y, plane): (*mut f32, usize),
+    lanes: usize,
+    pixels: usize,
+) {
+    for pixel in 0..pixels {
+        let mut values = [0f32; LANES];
+        // SAFETY: as the caller promises.
+        unsafe {
+            F::load::<L>(x.add(pixel * F::WORDS)).store(values.as_mut_ptr());
+            for (lane, value) in values[..lanes].iter().enumerate() {
+                y.add(lane * plane + pixel).write(*value);
+            }
+        }
     }
 }

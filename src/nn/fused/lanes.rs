@@ -1,4 +1,4 @@
-//! Sixteen `f32` lanes on each instruction set.
+//! Sixteen `f32` lanes on each instruction set, and the formats in which values lie in memory.
 #![allow(unsafe_code)]
 
 /// Sixteen `f32`. All functions are inlined into callers that are compiled for the instruction set.
@@ -25,6 +25,37 @@ pub(super) trait Lanes: Copy {
     unsafe fn at_least(self, low: Self) -> Self;
     /// The lesser; `self` where it is not a number.
     unsafe fn at_most(self, high: Self) -> Self;
+    /// `self + a₀ · b₀ + a₁ · b₁`, where each lane of `a` and `b` is a pair of bf16, the first in the lower half.
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self;
+    /// Sixteen bf16.
+    unsafe fn load_bf16(from: *const f32) -> Self;
+    /// As sixteen bf16, rounded to the nearest.
+    unsafe fn store_bf16(self, to: *mut f32);
+}
+
+/// The lower and the upper bf16 of a pair.
+#[inline(always)]
+fn pair(bits: f32) -> (f32, f32) {
+    let bits = bits.to_bits();
+    (f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000))
+}
+
+/// # Safety
+/// `from` is valid for 16 bf16.
+#[inline(always)]
+unsafe fn load_bf16(from: *const f32) -> [f32; 16] {
+    // SAFETY: the caller's promise.
+    let halves = unsafe { from.cast::<[u16; 16]>().read_unaligned() };
+    halves.map(|half| f32::from_bits(u32::from(half) << 16))
+}
+
+/// # Safety
+/// `to` is valid for 16 bf16.
+#[inline(always)]
+unsafe fn store_bf16(values: [f32; 16], to: *mut f32) {
+    let halves = values.map(|value| half::bf16::from_f32(value).to_bits());
+    // SAFETY: the caller's promise.
+    unsafe { to.cast::<[u16; 16]>().write_unaligned(halves) }
 }
 
 /// Plain Rust that the compiler vectorises.
@@ -86,6 +117,24 @@ impl Lanes for Portable {
     unsafe fn at_most(self, high: Self) -> Self {
         self.each(high, |x, high| if high < x { high } else { x })
     }
+    #[inline(always)]
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+        let product = a.each(b, |a, b| {
+            let (a, b) = (pair(a), pair(b));
+            a.0 * b.0 + a.1 * b.1
+        });
+        self.each(product, |sum, product| sum + product)
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { load_bf16(from) })
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { store_bf16(self.0, to) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -97,12 +146,13 @@ mod x86 {
 
     use super::Lanes;
 
+    /// With or without the instructions for bf16.
     #[derive(Clone, Copy)]
-    pub struct Avx512(__m512);
+    pub struct Avx512<const BF16: bool>(__m512);
 
-    // SAFETY: the caller has checked AVX-512 F; pointers as the trait asks, loads and stores are unaligned ones. The minimum
+    // SAFETY: the caller has checked AVX-512 F, and AVX512_BF16 for those with it; pointers as the trait asks, loads and stores are unaligned ones. The minimum
     // and maximum instructions give their second operand where one is not a number.
-    impl Lanes for Avx512 {
+    impl<const BF16: bool> Lanes for Avx512<BF16> {
         const WIDE: bool = true;
         #[inline(always)]
         unsafe fn zero() -> Self {
@@ -143,6 +193,40 @@ mod x86 {
         #[inline(always)]
         unsafe fn at_most(self, high: Self) -> Self {
             unsafe { Self(_mm512_min_ps(high.0, self.0)) }
+        }
+        #[inline(always)]
+        unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+            unsafe {
+                let (a, b) = (_mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
+                if BF16 {
+                    // A register of pairs is only a name for the same bits.
+                    let pairs = |bits: __m512i| std::mem::transmute::<__m512i, __m512bh>(bits);
+                    return Self(_mm512_dpbf16_ps(self.0, pairs(a), pairs(b)));
+                }
+                let low = |bits| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits));
+                let high =
+                    |bits| _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
+                Self(_mm512_fmadd_ps(high(a), high(b), _mm512_fmadd_ps(low(a), low(b), self.0)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const f32) -> Self {
+            unsafe {
+                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut f32) {
+            unsafe {
+                if BF16 {
+                    let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0));
+                    return _mm256_storeu_si256(to.cast(), halves);
+                }
+                let mut values = [0f32; 16];
+                self.store(values.as_mut_ptr());
+                super::store_bf16(values, to);
+            }
         }
     }
 
@@ -198,5 +282,85 @@ mod x86 {
         unsafe fn at_most(self, high: Self) -> Self {
             unsafe { Self(_mm256_min_ps(high.0, self.0), _mm256_min_ps(high.1, self.1)) }
         }
+        #[inline(always)]
+        unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+            unsafe {
+                let low = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v)));
+                let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
+                let half = |sum, a, b| {
+                    let sum = _mm256_fmadd_ps(low(a), low(b), sum);
+                    _mm256_fmadd_ps(_mm256_and_ps(a, mask), _mm256_and_ps(b, mask), sum)
+                };
+                Self(half(self.0, a.0, b.0), half(self.1, a.1, b.1))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const f32) -> Self {
+            unsafe {
+                let values = super::load_bf16(from);
+                Self::load(values.as_ptr())
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut f32) {
+            unsafe {
+                let mut values = [0f32; 16];
+                self.store(values.as_mut_ptr());
+                super::store_bf16(values, to);
+            }
+        }
+    }
+}
+
+/// How values of blocks lie in memory and what is multiplied. Memory is counted in words of 4 bytes.
+///
+/// # Safety
+/// Of every function: as [`Lanes`].
+pub(super) trait Format {
+    /// Words of 16 channels.
+    const WORDS: usize;
+    /// `sum` and the products of a word of the input with 16 words of weights.
+    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L;
+    unsafe fn load<L: Lanes>(from: *const f32) -> L;
+    unsafe fn store<L: Lanes>(values: L, to: *mut f32);
+}
+
+/// `f32`: one value a word.
+pub(super) struct Single;
+
+// SAFETY: as the traits ask.
+impl Format for Single {
+    const WORDS: usize = 16;
+    #[inline(always)]
+    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
+        unsafe { sum.fma(x, weights) }
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+        unsafe { L::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
+        unsafe { values.store(to) }
+    }
+}
+
+/// bf16: two values a word, sums in `f32`.
+pub(super) struct Brain;
+
+// SAFETY: as the traits ask.
+impl Format for Brain {
+    const WORDS: usize = 8;
+    #[inline(always)]
+    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
+        unsafe { sum.dot_bf16(x, weights) }
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+        unsafe { L::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
+        unsafe { values.store_bf16(to) }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-/// Lowers the level for the whole process, for tests and for finding faults: `portable`, `avx2` or `avx512`.
+/// Lowers the level for the whole process, for tests and for finding faults: `portable`, `avx2`, `avx512` or
+/// `avx512_bf16`.
 pub const VARIABLE: &str = "TOUCHLINE_CPU_LEVEL";
 
 /// An instruction set that kernels are compiled for, lowest first.
@@ -14,11 +15,13 @@ pub enum Level {
     Avx2,
     /// AVX-512 F.
     Avx512,
+    /// The same and AVX512_BF16: products of pairs.
+    Avx512Bf16,
 }
 
 impl Level {
     /// All levels, lowest first.
-    pub const ALL: [Level; 3] = [Level::Portable, Level::Avx2, Level::Avx512];
+    pub const ALL: [Level; 4] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16];
 
     /// The name in messages and in [`VARIABLE`].
     pub const fn name(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Level {
             Level::Portable => "portable",
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
+            Level::Avx512Bf16 => "avx512_bf16",
         }
     }
 
@@ -37,8 +41,10 @@ impl Level {
             Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => is_x86_feature_detected!("avx512f") && Level::Avx2.is_there(),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => is_x86_feature_detected!("avx512bf16") && Level::Avx512.is_there(),
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => false,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => false,
         }
     }
 
@@ -52,5 +58,31 @@ impl Level {
             let usable = |level: &Level| level.is_there() && most.is_none_or(|most| *level <= most);
             Level::ALL.into_iter().rev().find(usable).unwrap_or(Level::Portable)
         })
+    }
+}
+
+/// The numbers that a network computes with on the CPU. Its input and output are `f32` in any case, and so are its sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    /// Weights and activations as bf16: half the memory and twice the products where the processor has them.
+    Bf16,
+}
+
+impl Precision {
+    /// The name in messages and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
+    /// What is fastest at a level: bf16 only with instructions for it.
+    pub const fn fastest(level: Level) -> Self {
+        match level {
+            Level::Avx512Bf16 => Precision::Bf16,
+            _ => Precision::F32,
+        }
     }
 }

@@ -17,6 +17,6 @@ mod run;
 mod tests;
 
 pub use graph::{Graph, Value};
-pub use level::{Level, VARIABLE};
+pub use level::{Level, Precision, VARIABLE};
 pub use op::Fused;
 pub use plan::LayerCost;

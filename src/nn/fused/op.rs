@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::graph::{Graph, INPUT};
-use super::level::Level;
+use super::level::{Level, Precision};
 use super::plan::{LayerCost, Plan};
 use super::run::Workspace;
 use crate::nn::f32_slice;
@@ -54,9 +54,9 @@ impl Fused {
         x.apply_op1_no_bwd(self)
     }
 
-    /// The instruction set it uses.
-    pub fn level(&self) -> Level {
-        self.0.graph.level
+    /// The instruction set it uses and the numbers it computes with.
+    pub fn computes_with(&self) -> (Level, Precision) {
+        (self.0.graph.level, self.0.graph.precision)
     }
 
     /// What each layer costs on `n` pictures of a size: its best time of `rounds` runs on random values, its products and
@@ -71,7 +71,7 @@ impl Fused {
         let mut output = vec![0f32; n * size.plan.output.iter().product::<usize>()];
         let mut costs = size.plan.costs(n);
         for _ in 0..rounds {
-            workspace.run(&size.plan, self.0.graph.level, &input, &mut output, n);
+            workspace.run(&size.plan, (self.0.graph.level, self.0.graph.precision), &input, &mut output, n);
             for (cost, ns) in costs.iter_mut().zip(workspace.step_ns(&size.plan, n)) {
                 cost.ns = cost.ns.min(ns);
             }
@@ -85,7 +85,7 @@ impl Fused {
         if let Some(size) = sizes.iter().find(|size| (size.h, size.w, size.threads) == (h, w, threads)) {
             return Ok(size.clone());
         }
-        let plan = Plan::new(&self.0.graph, (h, w), threads, self.0.graph.level == Level::Avx512)?;
+        let plan = Plan::new(&self.0.graph, (h, w), threads, self.0.graph.level >= Level::Avx512)?;
         let size = Arc::new(Size { h, w, threads, plan, idle: Mutex::default() });
         if sizes.len() == SIZES_KEPT {
             sizes.remove(0);
@@ -121,7 +121,7 @@ impl CustomOp1 for Fused {
         };
         let pictures = x.chunks(TOGETHER * c * h * w).zip(output.chunks_mut(TOGETHER * features));
         for (input, output) in pictures {
-            workspace.run(&size.plan, graph.level, input, output, input.len() / (c * h * w));
+            workspace.run(&size.plan, (graph.level, graph.precision), input, output, input.len() / (c * h * w));
         }
         size.idle.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
         let shape: Vec<usize> = std::iter::once(n).chain(size.plan.output.iter().copied()).collect();

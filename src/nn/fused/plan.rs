@@ -6,7 +6,8 @@ use std::sync::Arc;
 use candle_core::{Result, bail};
 
 use super::graph::{Graph, INPUT, Line, Op, PackedConv, PackedDepthwise, Window};
-use super::kernel::{LANES, Reduction, STEPS};
+use super::kernel::{LANES, Reduction};
+use super::level::Precision;
 
 /// Weights that a piece of a sum reads for one group of blocks: they stay in the second-level cache while all pixels of a
 /// task pass by. Bytes.
@@ -25,7 +26,7 @@ pub(super) struct Picture {
     pub h: usize,
     pub w: usize,
     pub padding: usize,
-    /// Values of a pixel: 16, or 1 of the input.
+    /// Words of 4 bytes of a pixel: 16, 8 of bf16, or 1 of the input.
     pub pixel: usize,
     /// First line in its part of the workspace.
     pub offset: usize,
@@ -34,12 +35,12 @@ pub(super) struct Picture {
 }
 
 impl Picture {
-    /// Values from row to row.
+    /// Words from row to row.
     pub fn row(&self) -> usize {
         (self.w + 2 * self.padding) * self.pixel
     }
 
-    /// Values of a block.
+    /// Words of a block.
     pub fn plane(&self) -> usize {
         (self.h + 2 * self.padding) * self.row()
     }
@@ -60,7 +61,7 @@ impl Picture {
 pub(super) struct ConvPlan {
     pub layer: Arc<PackedConv>,
     pub reduction: Reduction,
-    /// Place of the first pixel's first tap, and values between the inputs of two rows.
+    /// Place of the first pixel's first tap, and words between the inputs of two rows.
     pub x_origin: usize,
     pub x_row: usize,
     pub y_origin: usize,
@@ -158,7 +159,8 @@ impl Plan {
             .zip(&graph.padding)
             .enumerate()
             .map(|(i, (&channels, &padding))| {
-                let (blocks, pixel) = if i == INPUT { (channels, 1) } else { (channels.div_ceil(LANES), LANES) };
+                let words = if graph.precision == Precision::Bf16 { LANES / 2 } else { LANES };
+                let (blocks, pixel) = if i == INPUT { (channels, 1) } else { (channels.div_ceil(LANES), words) };
                 Picture { blocks, h, w, padding, pixel, offset: 0, kept: false }
             })
             .collect();
@@ -294,7 +296,6 @@ impl ConvPlan {
     fn new(layer: &Arc<PackedConv>, x: &Picture, y: &Picture, threads: usize, wide: bool) -> ConvPlan {
         let Window { kernel, stride, padding } = layer.window;
         let step = x.pixel * stride;
-        debug_assert!(STEPS.contains(&step));
         let mut segments = Vec::new();
         for block in 0..x.blocks {
             for ky in 0..kernel {
@@ -306,7 +307,7 @@ impl ConvPlan {
                 }
             }
         }
-        let run = if layer.planar { kernel } else { LANES };
+        let run = if layer.planar { kernel } else { x.pixel };
         // A 1×1 convolution between pictures without borders does not know rows.
         let flat = !layer.planar && layer.window == Window { kernel: 1, stride: 1, padding: 0 } && x.padding == 0;
         let flat = flat && y.padding == 0;
@@ -314,7 +315,8 @@ impl ConvPlan {
         let row_pixels = if flat { flat_row(pixels) } else { y.w };
         let rows = if flat { pixels.div_ceil(row_pixels) } else { y.h };
         let last_row_pixels = if flat { pixels - (rows - 1) * row_pixels } else { y.w };
-        let (x_row, y_row) = if flat { (row_pixels * LANES, row_pixels * LANES) } else { (stride * x.row(), y.row()) };
+        let (x_row, y_row) =
+            if flat { (row_pixels * x.pixel, row_pixels * y.pixel) } else { (stride * x.row(), y.row()) };
         let blocks = y.blocks;
         let group = match (wide, row_pixels % 14) {
             (false, _) => 1,

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::graph::{INPUT, Line};
 use super::kernel::{self, DepthwiseRow, LANES, Rows};
-use super::lanes::{Lanes, Portable};
-use super::level::Level;
+use super::lanes::{Brain, Format, Lanes, Portable, Single};
+use super::level::{Level, Precision};
 use super::plan::{ConvPlan, Picture, Plan, Split, Step, Work};
 use super::progress::Progress;
 
@@ -59,7 +59,14 @@ impl Workspace {
     ///
     /// # Panics
     /// When `n` is more than it has room for, or a slice has another length.
-    pub fn run(&mut self, plan: &Plan, level: Level, input: &[f32], output: &mut [f32], n: usize) {
+    pub fn run(
+        &mut self,
+        plan: &Plan,
+        (level, precision): (Level, Precision),
+        input: &[f32],
+        output: &mut [f32],
+        n: usize,
+    ) {
         let picture = &plan.values[INPUT];
         let channels = picture.blocks;
         assert!(n <= self.pictures && level.is_there(), "the workspace is for {} pictures", self.pictures);
@@ -71,6 +78,7 @@ impl Workspace {
         let call = Call {
             plan,
             level,
+            precision,
             n,
             pictures: self.pictures,
             input,
@@ -110,6 +118,7 @@ unsafe impl Sync for Shared {}
 struct Call<'a> {
     plan: &'a Plan,
     level: Level,
+    precision: Precision,
     n: usize,
     pictures: usize,
     input: &'a [f32],
@@ -197,32 +206,57 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     unsafe fn dispatch(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
+        match self.precision {
+            // SAFETY: the caller's promise.
+            Precision::F32 => unsafe { self.on_level::<Single>(step, pictures, task, thread) },
+            // SAFETY: the caller's promise.
+            Precision::Bf16 => unsafe { self.on_level::<Brain>(step, pictures, task, thread) },
+        }
+    }
+
+    /// # Safety
+    /// As [`Call::task`].
+    #[inline(always)]
+    unsafe fn on_level<F: Format>(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
         #[cfg(target_arch = "x86_64")]
         {
             use super::lanes::{Avx2, Avx512};
 
-            #[target_feature(enable = "avx512f,avx2,fma")]
-            unsafe fn avx512(call: &Call<'_>, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
-                // SAFETY: the caller's promise.
-                unsafe { call.task::<Avx512>(step, pictures, task, thread) }
+            macro_rules! compiled_for {
+                ($name:ident, $lanes:ty, $features:literal) => {
+                    #[target_feature(enable = $features)]
+                    unsafe fn $name<F: Format>(
+                        call: &Call<'_>,
+                        step: &Step,
+                        pictures: (usize, usize),
+                        task: usize,
+                        thread: usize,
+                    ) {
+                        // SAFETY: the caller's promise.
+                        unsafe { call.task::<$lanes, F>(step, pictures, task, thread) }
+                    }
+                };
             }
+            compiled_for!(avx512_bf16, Avx512<true>, "avx512f,avx512bf16,avx2,fma");
+            compiled_for!(avx512, Avx512<false>, "avx512f,avx2,fma");
+            compiled_for!(avx2, Avx2, "avx2,fma");
 
-            #[target_feature(enable = "avx2,fma")]
-            unsafe fn avx2(call: &Call<'_>, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
-                // SAFETY: the caller's promise.
-                unsafe { call.task::<Avx2>(step, pictures, task, thread) }
-            }
-
-            match self.level {
+            match (self.level, self.precision) {
                 // SAFETY: the level is there; the rest is the caller's promise.
-                Level::Avx512 => return unsafe { avx512(self, step, pictures, task, thread) },
+                (Level::Avx512Bf16, Precision::Bf16) => {
+                    return unsafe { avx512_bf16::<F>(self, step, pictures, task, thread) };
+                }
+                // SAFETY: as above; the higher level has the lower one's instructions.
+                (Level::Avx512 | Level::Avx512Bf16, _) => {
+                    return unsafe { avx512::<F>(self, step, pictures, task, thread) };
+                }
                 // SAFETY: as above.
-                Level::Avx2 => return unsafe { avx2(self, step, pictures, task, thread) },
-                Level::Portable => {}
+                (Level::Avx2, _) => return unsafe { avx2::<F>(self, step, pictures, task, thread) },
+                (Level::Portable, _) => {}
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { self.task::<Portable>(step, pictures, task, thread) }
+        unsafe { self.task::<Portable, F>(step, pictures, task, thread) }
     }
 
     /// Where the value of a picture begins.
@@ -237,19 +271,19 @@ impl Call<'_> {
     /// # Safety
     /// The processor has the instructions of `L`; no other thread has this task; all earlier steps are done.
     #[inline(always)]
-    unsafe fn task<L: Lanes>(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
+    unsafe fn task<L: Lanes, F: Format>(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
         let (picture, task) =
             if step.takes_all() { (pictures.0, task) } else { (pictures.0 + task / step.tasks, task % step.tasks) };
         // SAFETY: as the caller promises; places come from the plan.
         unsafe {
             match &step.work {
-                Work::Conv(conv) if conv.together => self.conv::<L>(step, conv, pictures, task, thread),
-                Work::Conv(conv) => self.conv::<L>(step, conv, (picture, picture + 1), task, thread),
+                Work::Conv(conv) if conv.together => self.conv::<L, F>(step, conv, pictures, task, thread),
+                Work::Conv(conv) => self.conv::<L, F>(step, conv, (picture, picture + 1), task, thread),
                 Work::Planes => self.planes(step, picture, task),
-                Work::Average => self.average::<L>(step, picture),
-                Work::Whole => self.whole(step, picture, task),
+                Work::Average => self.average::<L, F>(step, picture),
+                Work::Whole => self.whole::<L, F>(step, picture, task),
                 Work::Depthwise { split, .. } | Work::MaxPool { split, .. } | Work::ScaleShift { split, .. } => {
-                    self.plane::<L>(step, split, picture, task);
+                    self.plane::<L, F>(step, split, picture, task);
                 }
             }
         }
@@ -271,7 +305,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     #[inline(always)]
-    unsafe fn average<L: Lanes>(&self, step: &Step, picture: usize) {
+    unsafe fn average<L: Lanes, F: Format>(&self, step: &Step, picture: usize) {
         let (from, x) = self.value(step.x, picture);
         let features = self.plan.output[0];
         for block in 0..x.blocks {
@@ -279,7 +313,7 @@ impl Call<'_> {
             for row in 0..x.h {
                 let mut part = [0f32; LANES];
                 // SAFETY: a row of a block in the workspace.
-                unsafe { kernel::sum::<L>(from.add(block * x.plane() + x.at(row, 0, 0)), part.as_mut_ptr(), x.w) };
+                unsafe { kernel::sum::<L, F>(from.add(block * x.plane() + x.at(row, 0, 0)), part.as_mut_ptr(), x.w) };
                 sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             }
             let count = LANES.min(features - block * LANES);
@@ -295,17 +329,16 @@ impl Call<'_> {
     ///
     /// # Safety
     /// As [`Call::task`].
-    unsafe fn whole(&self, step: &Step, picture: usize, block: usize) {
+    #[inline(always)]
+    unsafe fn whole<L: Lanes, F: Format>(&self, step: &Step, picture: usize, block: usize) {
         let (from, x) = self.value(step.x, picture);
-        let channels = self.plan.output[0];
-        for lane in 0..LANES.min(channels - block * LANES) {
-            let plane = (picture * channels + block * LANES + lane) * x.h * x.w;
-            for row in 0..x.h {
-                let from = from.wrapping_add(block * x.plane() + x.at(row, 0, 0) + lane);
-                for column in 0..x.w {
-                    // SAFETY: a pixel of the block; the run checked the output's length, and the plane is this task's alone.
-                    unsafe { self.output.0.add(plane + row * x.w + column).write(from.add(column * LANES).read()) };
-                }
+        let (channels, plane) = (self.plan.output[0], x.h * x.w);
+        let lanes = LANES.min(channels - block * LANES);
+        for row in 0..x.h {
+            // SAFETY: a row of the block; the run checked the output's length, and these planes are this task's alone.
+            unsafe {
+                let to = self.output.0.add((picture * channels + block * LANES) * plane + row * x.w);
+                kernel::planes::<L, F>(from.add(block * x.plane() + x.at(row, 0, 0)), (to, plane), lanes, x.w);
             }
         }
     }
@@ -341,7 +374,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     #[inline(always)]
-    unsafe fn conv<L: Lanes>(
+    unsafe fn conv<L: Lanes, F: Format>(
         &self,
         step: &Step,
         conv: &ConvPlan,
@@ -388,7 +421,7 @@ impl Call<'_> {
                                 y: to.add(block * y.plane() + conv.y_origin + row * conv.y_row),
                                 y_block: y.plane(),
                                 residual: residual.map_or(std::ptr::null(), |(r, p)| {
-                                    r.add(block * p.plane() + row * conv.row_pixels * LANES)
+                                    r.add(block * p.plane() + row * conv.row_pixels * p.pixel)
                                 }),
                                 residual_block: residual.map_or(0, |(_, p)| p.plane()),
                                 scratch: if conv.pieces.len() > 1 { scratch.add(place) } else { std::ptr::null_mut() },
@@ -397,7 +430,11 @@ impl Call<'_> {
                                 last: number + 1 == conv.pieces.len(),
                                 pixels,
                             };
-                            kernel::convolve::<L>(group, job);
+                            if layer.planar {
+                                kernel::convolve_planes::<L, F>(group, job);
+                            } else {
+                                kernel::convolve::<L, F>(group, job);
+                            }
                         }
                     }
                     if number == 0 {
@@ -417,7 +454,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     #[inline(always)]
-    unsafe fn plane<L: Lanes>(&self, step: &Step, split: &Split, picture: usize, task: usize) {
+    unsafe fn plane<L: Lanes, F: Format>(&self, step: &Step, split: &Split, picture: usize, task: usize) {
         let (rows, blocks) = split.task(task);
         let (from, x) = self.value(step.x, picture);
         let (to, y) = self.value(step.y, picture);
@@ -431,7 +468,7 @@ impl Call<'_> {
                         Work::Depthwise { layer, .. } => {
                             let window = layer.window;
                             let taps = window.kernel * window.kernel;
-                            kernel::depthwise::<L>(DepthwiseRow {
+                            kernel::depthwise::<L, F>(DepthwiseRow {
                                 x: from.add(x.at(0, 0, window.padding) + row * window.stride * x.row()),
                                 x_row: x.row(),
                                 weights: layer.weights.as_ptr().add(block * taps).cast(),
@@ -449,11 +486,11 @@ impl Call<'_> {
                                 first.saturating_sub(window.padding)..(first + window.kernel - window.padding).min(n)
                             };
                             let x0 = from.add(x.at(0, 0, 0));
-                            kernel::max_row::<L>(x0, x.row(), reach(row, x.h), |i| reach(i, x.w), out, y.w);
+                            kernel::max_row::<L, F>(x0, x.row(), reach(row, x.h), |i| reach(i, x.w), out, y.w);
                         }
                         Work::ScaleShift { scale, shift, bounds, .. } => {
                             let factors = (scale.as_ptr().add(block).cast(), shift.as_ptr().add(block).cast());
-                            kernel::scale_shift::<L>((from.add(x.at(row, 0, 0)), out), factors, *bounds, y.w);
+                            kernel::scale_shift::<L, F>((from.add(x.at(row, 0, 0)), out), factors, *bounds, y.w);
                         }
                         Work::Conv(_) | Work::Planes | Work::Average | Work::Whole => {}
                     }

@@ -4,11 +4,17 @@ use candle_core::{DType, Device, Result, Tensor};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Fused, Graph, Level};
+use super::{Fused, Graph, Level, Precision};
 use crate::nn::{Activation, max_pool2d};
 
-/// Relative to the greatest value: sums of up to thousands of products in another order.
-const TOLERANCE: f32 = 1e-5;
+/// Relative to the greatest value: sums of up to thousands of products in another order; in bf16, whose values have eight
+/// bits, rounding after each of a few layers.
+fn tolerance(precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 => 1e-5,
+        Precision::Bf16 => 2.5e-2,
+    }
+}
 
 struct Random(SmallRng);
 
@@ -29,15 +35,19 @@ impl Random {
     }
 }
 
-fn levels() -> impl Iterator<Item = Level> {
-    Level::ALL.into_iter().filter(|level| level.is_there())
+type Kernels = (Level, Precision);
+
+fn kernels() -> impl Iterator<Item = Kernels> {
+    let there = Level::ALL.into_iter().filter(|level| level.is_there());
+    there.flat_map(|level| [(level, Precision::F32), (level, Precision::Bf16)])
 }
 
-fn assert_close(what: &str, got: &Tensor, want: &Tensor) -> Result<()> {
+fn assert_close(what: &str, kernels: Kernels, got: &Tensor, want: &Tensor) -> Result<()> {
+    let what = format!("{} {} {what}", kernels.0.name(), kernels.1.name());
     assert_eq!(got.dims(), want.dims(), "{what}");
     let error = (got - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
     let scale = want.abs()?.max_all()?.to_scalar::<f32>()?;
-    assert!(error <= TOLERANCE * scale.max(1.0), "{what}: off by {error} of {scale}");
+    assert!(error <= tolerance(kernels.1) * scale.max(1.0), "{what}: off by {error} of {scale}");
     Ok(())
 }
 
@@ -84,8 +94,8 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
         let d = act.apply(&c.broadcast_mul(&column(&norm.0)?)?.broadcast_add(&column(&norm.1)?)?)?;
         let Ok(e) = max_pool2d(&d, pool.0, pool.1, pool.2) else { continue };
 
-        for level in levels() {
-            let (mut graph, input) = Graph::new(level, inputs);
+        for kernels in kernels() {
+            let (mut graph, input) = Graph::new(kernels.0, kernels.1, inputs);
             let a = graph.conv(input, (&first.0, &first.1), (s0, k0 / 2), None, act)?;
             let added = match shortcut {
                 true => Some(graph.conv(a, (&beside.0, &beside.1), (s, p), None, Activation::Identity)?),
@@ -96,10 +106,10 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
             let d = graph.scale_shift(c, (&norm.0, &norm.1), act)?;
             let e_value = graph.max_pool(d, pool.0, pool.1, pool.2)?;
             let whole = Fused::new(graph.clone().whole(e_value)?);
-            assert_close(&format!("{} {what}", level.name()), &whole.forward(&x)?, &e)?;
+            assert_close(&what, kernels, &whole.forward(&x)?, &e)?;
             let average = Fused::new(graph.average(e_value)?);
             let mean = e.mean((2, 3))?;
-            assert_close(&format!("{} mean {what}", level.name()), &average.forward(&x)?, &mean)?;
+            assert_close(&format!("mean {what}"), kernels, &average.forward(&x)?, &mean)?;
         }
     }
     Ok(())
@@ -117,12 +127,12 @@ fn large_layers_agree_with_candle() -> Result<()> {
         let (first, second) = (random.layer(inputs, 3, 1), random.layer(outputs, inputs, k));
         let a = conv(&x, &first, 1, 0)?;
         let want = conv(&a, &second, s, k / 2)?.relu()?;
-        for level in levels() {
-            let (mut graph, input) = Graph::new(level, 3);
+        for kernels in kernels() {
+            let (mut graph, input) = Graph::new(kernels.0, kernels.1, 3);
             let a = graph.conv(input, (&first.0, &first.1), (1, 0), None, Activation::Identity)?;
             let b = graph.conv(a, (&second.0, &second.1), (s, k / 2), None, Activation::Relu)?;
             let got = Fused::new(graph.whole(b)?).forward(&x)?;
-            assert_close(&format!("{} {what}", level.name()), &got, &want)?;
+            assert_close(&what, kernels, &got, &want)?;
         }
     }
     Ok(())
@@ -134,8 +144,8 @@ fn batch_and_threads_change_no_bit() -> Result<()> {
     let mut random = Random(SmallRng::seed_from_u64(9));
     let x = random.tensor(&[11, 3, 37, 41], 1.0);
     let layers = [random.layer(24, 3, 3), random.layer(150, 24, 3), random.layer(70, 150, 1)];
-    for level in levels() {
-        let (mut graph, input) = Graph::new(level, 3);
+    for kernels in kernels() {
+        let (mut graph, input) = Graph::new(kernels.0, kernels.1, 3);
         let mut y = input;
         for (weight, bias) in &layers {
             y = graph.conv(y, (weight, bias), (1, weight.dim(2)? / 2), None, Activation::Relu6)?;
@@ -147,7 +157,7 @@ fn batch_and_threads_change_no_bit() -> Result<()> {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             for _ in 0..2 {
                 let together = pool.install(|| fused.forward(&x))?.to_vec2::<f32>()?;
-                assert_eq!(together, alone, "{} with {threads} threads", level.name());
+                assert_eq!(together, alone, "{kernels:?} with {threads} threads");
             }
         }
     }
@@ -159,13 +169,13 @@ fn batch_and_threads_change_no_bit() -> Result<()> {
 fn what_is_not_a_number_stays_so() -> Result<()> {
     let x = Tensor::full(f32::NAN, (1, 3, 8, 8), &Device::Cpu)?;
     let (weight, bias) = Random(SmallRng::seed_from_u64(1)).layer(4, 3, 3);
-    for level in levels() {
+    for kernels in kernels() {
         for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
-            let (mut graph, input) = Graph::new(level, 3);
+            let (mut graph, input) = Graph::new(kernels.0, kernels.1, 3);
             let y = graph.conv(input, (&weight, &bias), (1, 1), None, activation)?;
             let y = graph.conv(y, (&weight.repeat((1, 2, 1, 1))?.narrow(1, 0, 4)?, &bias), (1, 1), None, activation)?;
             let got = Fused::new(graph.average(y)?).forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
-            assert!(got.iter().all(|v| v.is_nan()), "{} {activation:?}: {got:?}", level.name());
+            assert!(got.iter().all(|v| v.is_nan()), "{kernels:?} {activation:?}: {got:?}");
         }
     }
     Ok(())
@@ -175,7 +185,7 @@ fn what_is_not_a_number_stays_so() -> Result<()> {
 fn what_does_not_fit_is_an_error() -> Result<()> {
     let cpu = &Device::Cpu;
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, cpu);
-    let (mut graph, input) = Graph::new(Level::Portable, 3);
+    let (mut graph, input) = Graph::new(Level::Portable, Precision::F32, 3);
     let bias = zeros(&[4])?;
     let act = Activation::Relu;
     assert!(graph.conv(input, (&zeros(&[4, 2, 3, 3])?, &bias), (1, 1), None, act).is_err());
