@@ -55,8 +55,6 @@ pub struct Engine {
     models: Models,
     device: Device,
     extractor: FeatureExtractor,
-    /// Input of the model that runs next; kept so that steady state allocates no features.
-    input: Vec<f32>,
 }
 
 /// Scores of one second with the reasons for what is missing.
@@ -98,13 +96,12 @@ impl Engine {
         .map_err(|cause| Error::pack(&pack.dir, cause, "correct the key named"))?;
         let stamp = Arc::new(pack.stamp());
         let models = Models { pack: Arc::new(pack), stamp, networks };
-        let mut engine = Self { models, device, extractor, input: Vec::new() };
+        let engine = Self { models, device, extractor };
         for modality in Modality::ALL {
             if let Some((width, height)) = engine.input_size(modality) {
-                engine.input.clear();
                 // Any picture with contrast will do; all zeros would hide a fault behind the first layer's bias.
-                engine.input.extend((0..3 * width * height).map(|i| (i as f32 * 0.37).sin()));
-                let logits = engine.forward(modality, 1)?;
+                let input = (0..3 * width * height).map(|i| (i as f32 * 0.37).sin()).collect();
+                let logits = engine.forward(modality, input, 1)?;
                 if !logits.iter().flatten().all(|logit| logit.is_finite()) {
                     let cause = format!("{modality} model: its outputs are no numbers");
                     return Err(Error::pack(&engine.pack().dir, cause, "take the pack again or train it again"));
@@ -160,8 +157,7 @@ impl Engine {
                 continue;
             }
             let started = Instant::now();
-            self.input.clear();
-            let counts: Vec<usize> = seconds.iter().map(|second| self.append_features(modality, second)).collect();
+            let (input, counts) = self.features(modality, seconds);
             let total: usize = counts.iter().sum();
             if total == 0 {
                 continue;
@@ -170,7 +166,7 @@ impl Engine {
             let with: u64 = counts.iter().filter(|n| **n > 0).count() as u64;
             (0..with).for_each(|_| metrics.observe_stage(features, took_ns / with));
             let started = Instant::now();
-            let logits = self.forward(modality, total)?;
+            let logits = self.forward(modality, input, total)?;
             let took_ns = nanos(started);
             (0..with).for_each(|_| metrics.observe_stage(inference, took_ns / with));
             let model = self.models.pack.model(modality).expect("the model was there a moment ago");
@@ -194,13 +190,12 @@ impl Engine {
             if self.pack().model(modality).is_none() {
                 continue;
             }
-            self.input.clear();
-            let counts: Vec<usize> = seconds.iter().map(|second| self.append_features(modality, second)).collect();
+            let (input, counts) = self.features(modality, seconds);
             let total: usize = counts.iter().sum();
             if total == 0 {
                 continue;
             }
-            let mut rows = self.forward(modality, total)?.into_iter();
+            let mut rows = self.forward(modality, input, total)?.into_iter();
             for (second, count) in out.iter_mut().zip(counts) {
                 *second.get_mut(modality) = rows.by_ref().take(count).collect();
             }
@@ -225,21 +220,31 @@ impl Engine {
         })
     }
 
-    /// Appends the model inputs of one second to `self.input`; returns how many.
-    fn append_features(&mut self, modality: Modality, second: &ClipSecond) -> usize {
-        match modality {
-            Modality::Rgb => self.extractor.pictures_into(second, &mut self.input),
-            Modality::Flow => self.extractor.flows_into(second, &mut self.input),
+    /// The model's inputs for a batch of seconds, and how many each second has.
+    fn features(&mut self, modality: Modality, seconds: &[&ClipSecond]) -> (Vec<f32>, Vec<usize>) {
+        let (width, height) = self.input_size(modality).expect("the caller checked that the model is there");
+        let most = seconds.iter().map(|second| match modality {
+            Modality::Rgb => second.rgb.len(),
+            Modality::Flow => second.pairs.len(),
+            Modality::Audio => 1,
+        });
+        let mut input = Vec::with_capacity(most.sum::<usize>() * 3 * width * height);
+        let extractor = &mut self.extractor;
+        let counts = seconds.iter().map(|second| match modality {
+            Modality::Rgb => extractor.pictures_into(second, &mut input),
+            Modality::Flow => extractor.flows_into(second, &mut input),
             Modality::Audio if is_silent(second) => 0,
-            Modality::Audio => self.extractor.sound_into(second, &mut self.input),
-        }
+            Modality::Audio => extractor.sound_into(second, &mut input),
+        });
+        let counts = counts.collect();
+        (input, counts)
     }
 
-    /// Runs `count` inputs lying in `self.input`; gives one row of logits each.
-    fn forward(&self, modality: Modality, count: usize) -> Result<Vec<Vec<f32>>> {
+    /// Runs the `count` inputs of `input`, which becomes the network's tensor as it lies; gives one row of logits each.
+    fn forward(&self, modality: Modality, input: Vec<f32>, count: usize) -> Result<Vec<Vec<f32>>> {
         let (width, height) = self.input_size(modality).expect("the caller checked that the model is there");
         let network = self.models.networks.get(modality).as_ref().expect("every model of the pack is loaded");
-        let input = Tensor::from_slice(&self.input, (count, 3, height, width), &self.device)?;
+        let input = Tensor::from_vec(input, (count, 3, height, width), &self.device)?;
         Ok(network.forward(&input)?.to_vec2::<f32>()?)
     }
 

@@ -113,7 +113,8 @@ impl ClipBuilder {
             }
             MediaItem::TrackEnded(track) => {
                 self.tracks[track_index(track)].ended = true;
-                self.settle(VecDeque::from([item]), out);
+                self.route(item, out);
+                self.settle(out);
             }
             MediaItem::Wall { pts, wall } => self.take_wall(Reference { pts, wall }),
             MediaItem::Discontinuity(cause) => self.break_line(cause, out),
@@ -156,7 +157,8 @@ impl ClipBuilder {
             return self.discard(track, count, out);
         }
         state.exists = true;
-        self.settle(VecDeque::from([item]), out);
+        self.route(item, out);
+        self.settle(out);
     }
 
     fn take_wall(&mut self, reference: Reference) {
@@ -171,13 +173,10 @@ impl ClipBuilder {
         }
     }
 
-    /// Routes `work`, then decides about what is held until nothing more can be decided.
-    fn settle(&mut self, mut work: VecDeque<MediaItem>, out: &mut Vec<ClipOutput>) {
+    /// Decides about what is held until nothing more can be decided.
+    fn settle(&mut self, out: &mut Vec<ClipOutput>) {
         loop {
-            while let Some(item) = work.pop_front() {
-                self.route(item, out);
-            }
-            work = match self.verdict() {
+            let freed = match self.verdict() {
                 Verdict::Wait => break,
                 Verdict::Begin(cause) => self.begin(cause, out),
                 Verdict::Rejoin(track) => self.held[track_index(track)].take(),
@@ -189,6 +188,9 @@ impl ClipBuilder {
                     continue;
                 }
             };
+            for item in freed {
+                self.route(item, out);
+            }
         }
         self.close(out);
     }
@@ -335,7 +337,7 @@ impl ClipBuilder {
         for state in &mut self.tracks {
             state.ended = true;
         }
-        self.settle(VecDeque::new(), out);
+        self.settle(out);
         if let Some(run) = self.run.take() {
             run.finish(&self.stream(), out);
         }

@@ -86,6 +86,8 @@ pub(super) struct Run {
     discards: BTreeMap<u64, [u64; 2]>,
     /// Ends of tracks that are said after the second that holds the track's last data.
     ends: Vec<(u64, Track)>,
+    /// Frames of the second before, plus one for a rate that is not a whole number: what the next one has room for.
+    usual_frames: usize,
 }
 
 impl Run {
@@ -100,6 +102,7 @@ impl Run {
             sound: config.sample_rate.map(Sound::new),
             discards: BTreeMap::new(),
             ends: Vec::new(),
+            usual_frames: 0,
         }
     }
 
@@ -117,6 +120,7 @@ impl Run {
             return self.discard(Track::Video, 1);
         }
         let slot = self.slots.entry(second).or_default();
+        slot.open.reserve_exact(if slot.seen == 0 { self.usual_frames } else { 0 });
         slot.seen = slot.seen.saturating_add(1);
         slot.arrived_ns = slot.arrived_ns.max(frame.arrived_ns);
         if slot.open.len() >= FRAMES_PER_SECOND_MAX {
@@ -245,6 +249,7 @@ impl Run {
             if slot.chosen.is_some() {
                 break;
             }
+            self.usual_frames = slot.open.len() + 1;
             slot.chosen = Some(plan.choose(Pts::from_second(index), std::mem::take(&mut slot.open)));
         }
     }

@@ -1,6 +1,7 @@
 //! Which frames of a second the models see.
 
 use super::FlowPair;
+use super::run::FRAMES_PER_SECOND_MAX;
 use crate::ingest::frame::Frame;
 use crate::time::{NANOS_PER_SECOND, Pts};
 
@@ -26,7 +27,7 @@ pub(super) struct Chosen {
 }
 
 impl SamplingPlan {
-    /// Chooses from `frames` (in PTS order) of the second that starts at `start`; the others are dropped, so that their
+    /// Chooses from `frames` (in PTS order, at most [`FRAMES_PER_SECOND_MAX`]) of the second that starts at `start`; the others are dropped, so that their
     /// buffers go back to their pool.
     ///
     /// - RGB: for each of `rgb_frames` equal parts, the frame nearest to its middle, the earlier of two equally near.
@@ -35,33 +36,24 @@ impl SamplingPlan {
     ///   `c - gap / 2`, the second the later frame whose distance from the first is nearest to the gap (the shorter of
     ///   two equally near). The pair is taken when it is between half the gap and three times the gap long, and only
     ///   once.
-    pub(super) fn choose(&self, start: Pts, frames: Vec<Frame>) -> Chosen {
-        let times: Vec<u64> = frames.iter().map(|f| f.pts.0).collect();
-        let (rgb, pairs) = (self.rgb_points(start.0, &times), self.flow_points(start.0, &times));
-
-        let mut kept = vec![None; frames.len()];
-        for &index in rgb.iter().chain(pairs.iter().flat_map(|(a, b)| [a, b])) {
-            kept[index] = Some(0);
-        }
-        for (place, slot) in kept.iter_mut().flatten().enumerate() {
-            *slot = place;
-        }
-        let place = |index: usize| kept[index].unwrap_or_default();
-        Chosen {
-            rgb: rgb.iter().map(|&i| place(i)).collect(),
-            pairs: pairs
-                .iter()
-                .map(|&(a, b)| FlowPair { first: place(a), second: place(b), gap_ns: times[b] - times[a] })
-                .collect(),
-            frames: frames.into_iter().zip(&kept).filter(|(_, k)| k.is_some()).map(|(f, _)| f).collect(),
-        }
+    pub(super) fn choose(&self, start: Pts, mut frames: Vec<Frame>) -> Chosen {
+        let (mut rgb, mut pairs) = (self.rgb_points(start.0, &frames), self.flow_points(start.0, &frames));
+        let mut kept = [false; FRAMES_PER_SECOND_MAX];
+        rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).for_each(|&index| kept[index] = true);
+        // Where a frame that is kept lies once the others are gone.
+        let place = |index: &mut usize| *index = kept[..*index].iter().filter(|k| **k).count();
+        rgb.iter_mut().for_each(place);
+        pairs.iter_mut().flat_map(|p| [&mut p.first, &mut p.second]).for_each(place);
+        let mut keep = kept.iter();
+        frames.retain(|_| keep.next() == Some(&true));
+        Chosen { frames, rgb, pairs }
     }
 
-    fn rgb_points(&self, start: u64, times: &[u64]) -> Vec<usize> {
-        let mut chosen: Vec<usize> = Vec::new();
+    fn rgb_points(&self, start: u64, frames: &[Frame]) -> Vec<usize> {
+        let mut chosen: Vec<usize> = Vec::with_capacity(frames.len().min(self.rgb_frames as usize));
         for centre in centres(start, self.rgb_frames) {
             // Points ascend, and so do the frames nearest to them: a repeated one can only be the last.
-            if let Some(index) = nearest(times, i128::from(centre))
+            if let Some(index) = nearest(frames, pts, i128::from(centre))
                 && chosen.last() != Some(&index)
             {
                 chosen.push(index);
@@ -70,21 +62,27 @@ impl SamplingPlan {
         chosen
     }
 
-    fn flow_points(&self, start: u64, times: &[u64]) -> Vec<(usize, usize)> {
+    /// As indices into `frames`.
+    fn flow_points(&self, start: u64, frames: &[Frame]) -> Vec<FlowPair> {
         let gap = self.flow_gap_ns;
-        let mut chosen = Vec::new();
+        let mut chosen: Vec<FlowPair> = Vec::with_capacity(frames.len().min(self.flow_pairs as usize));
         for centre in centres(start, self.flow_pairs) {
-            let Some(first) = nearest(times, i128::from(centre) - i128::from(gap / 2)) else { break };
-            let wanted = i128::from(times[first]) + i128::from(gap);
-            let Some(second) = nearest(&times[first + 1..], wanted).map(|i| first + 1 + i) else { continue };
-            let actual = times[second] - times[first];
-            let fits = actual > 0 && actual >= gap / 2 && actual <= gap.saturating_mul(3);
-            if fits && chosen.last() != Some(&(first, second)) {
-                chosen.push((first, second));
+            let Some(first) = nearest(frames, pts, i128::from(centre) - i128::from(gap / 2)) else { break };
+            let wanted = i128::from(pts(&frames[first])) + i128::from(gap);
+            let after = first + 1;
+            let Some(second) = nearest(&frames[after..], pts, wanted).map(|i| after + i) else { continue };
+            let pair = FlowPair { first, second, gap_ns: pts(&frames[second]) - pts(&frames[first]) };
+            let fits = pair.gap_ns > 0 && pair.gap_ns >= gap / 2 && pair.gap_ns <= gap.saturating_mul(3);
+            if fits && chosen.last() != Some(&pair) {
+                chosen.push(pair);
             }
         }
         chosen
     }
+}
+
+fn pts(frame: &Frame) -> u64 {
+    frame.pts.0
 }
 
 /// The middles of `parts` equal parts of the second that starts at `start`, ns.
@@ -92,12 +90,15 @@ fn centres(start: u64, parts: u32) -> impl Iterator<Item = u64> {
     (0..u64::from(parts)).map(move |i| start + (2 * i + 1) * NANOS_PER_SECOND / (2 * u64::from(parts)))
 }
 
-/// The index of the time nearest to `wanted`; the earliest of equally near ones. `times` ascend.
-fn nearest(times: &[u64], wanted: i128) -> Option<usize> {
-    let after = times.partition_point(|&t| i128::from(t) < wanted);
-    let before = after.checked_sub(1).map(|i| times.partition_point(|&t| t < times[i]));
-    match (before, times.get(after)) {
-        (Some(b), Some(&a)) => Some(if wanted - i128::from(times[b]) <= i128::from(a) - wanted { b } else { after }),
+/// The index of the item whose time is nearest to `wanted`; the earliest of equally near ones. Times ascend.
+fn nearest<T>(items: &[T], time: impl Fn(&T) -> u64, wanted: i128) -> Option<usize> {
+    let after = items.partition_point(|item| i128::from(time(item)) < wanted);
+    let before = after.checked_sub(1).map(|i| items.partition_point(|item| time(item) < time(&items[i])));
+    match (before, items.get(after)) {
+        (Some(b), Some(a)) => {
+            let is_nearer = wanted - i128::from(time(&items[b])) <= i128::from(time(a)) - wanted;
+            Some(if is_nearer { b } else { after })
+        }
         (Some(b), None) => Some(b),
         (None, Some(_)) => Some(after),
         (None, None) => None,
@@ -112,9 +113,9 @@ mod tests {
     fn nearest_takes_the_earlier_of_two_equally_near() {
         let times = [10, 20, 20, 30];
         for (wanted, index) in [(-5, 0), (10, 0), (14, 0), (15, 0), (16, 1), (20, 1), (25, 1), (26, 3), (99, 3)] {
-            assert_eq!(nearest(&times, wanted), Some(index), "{wanted}");
+            assert_eq!(nearest(&times, |&t| t, wanted), Some(index), "{wanted}");
         }
-        assert_eq!(nearest(&[], 0), None);
+        assert_eq!(nearest(&[0; 0], |&t| t, 0), None);
     }
 
     #[test]

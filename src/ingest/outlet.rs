@@ -1,14 +1,15 @@
 //! The sending end of a source: blocking sends that a stop request ends, and counts of what was not sent.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{SendTimeoutError, Sender};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded, select};
 
 use super::{End, MediaItem};
 
-/// How often a send that waits for room looks whether it should give up.
+/// How often the last send, while it waits for room, looks whether it should give up.
 const POLL: Duration = Duration::from_millis(20);
 
 /// The receiver is gone or the source was asked to stop: nothing more can be sent.
@@ -37,30 +38,55 @@ pub struct Outlet {
     flags: Arc<Flags>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Flags {
     stop: AtomicBool,
     abandon: AtomicBool,
+    /// Dropped at the stop, which wakes everybody who waits for [`Flags::stopping`] without their looking again and
+    /// again.
+    running: Mutex<Option<Sender<Infallible>>>,
+    stopping: Receiver<Infallible>,
+}
+
+impl Flags {
+    fn new() -> Self {
+        let (running, stopping) = bounded(0);
+        Self {
+            stop: AtomicBool::new(false),
+            abandon: AtomicBool::new(false),
+            running: Mutex::new(Some(running)),
+            stopping,
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 impl Outlet {
     pub fn new(to: Sender<MediaItem>) -> Self {
-        Self { to, flags: Arc::default() }
+        Self { to, flags: Arc::new(Flags::new()) }
     }
 
     /// Sends `item`, waiting for room as long as nobody asked to stop.
     ///
     /// # Errors
     /// [`Closed`] if the item was not sent and none will be.
-    pub fn send(&self, mut item: MediaItem) -> Result<(), Closed> {
-        while !self.stopped() {
-            match self.to.send_timeout(item, POLL) {
-                Ok(()) => return Ok(()),
-                Err(SendTimeoutError::Timeout(back)) => item = back,
-                Err(SendTimeoutError::Disconnected(_)) => return Err(Closed),
-            }
+    pub fn send(&self, item: MediaItem) -> Result<(), Closed> {
+        if self.stopped() {
+            return Err(Closed);
         }
-        Err(Closed)
+        let item = match self.to.try_send(item) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Disconnected(_)) => return Err(Closed),
+            Err(TrySendError::Full(item)) => item,
+        };
+        select! {
+            send(self.to, item) -> sent => sent.map_err(|_| Closed),
+            recv(self.flags.stopping) -> _ => Err(Closed),
+        }
     }
 
     /// Sends the last item. Waits for room also after a stop, because the end is promised in-band, but
@@ -77,12 +103,17 @@ impl Outlet {
 
     /// As [`Stopper::stop`].
     pub fn stop(&self) {
-        self.flags.stop.store(true, Ordering::Release);
+        self.flags.stop();
     }
 
     /// Whether anybody asked to stop.
     pub fn stopped(&self) -> bool {
         self.flags.stop.load(Ordering::Acquire)
+    }
+
+    /// Nothing ever comes of it; it is disconnected once anybody has asked to stop.
+    pub fn stopping(&self) -> &Receiver<Infallible> {
+        &self.flags.stopping
     }
 
     /// A handle that can stop this outlet but does not keep the channel open.
@@ -100,7 +131,7 @@ pub struct Stopper {
 impl Stopper {
     /// Asks for an orderly end: data are no longer sent, the end still is.
     pub fn stop(&self) {
-        self.flags.stop.store(true, Ordering::Release);
+        self.flags.stop();
     }
 
     /// Asks for an end at once, for when nobody may be receiving any more.
@@ -132,7 +163,7 @@ mod tests {
         });
         std::thread::sleep(Duration::from_millis(50));
         outlet.stop();
-        // Long enough for the waiting sender to look; until it does it may still find room.
+        // Long enough for the waiting sender to wake; until it does it may still find room.
         std::thread::sleep(10 * POLL);
         assert!(matches!(from.recv(), Ok(MediaItem::Opened(_))));
         assert!(matches!(from.recv(), Ok(MediaItem::Ended(End::Finished))));

@@ -4,12 +4,13 @@
 //! on and decides what an end means. It knows nothing of GStreamer; tests drive it with `replay.rs` and a sleeper that
 //! does not sleep.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::outlet::{Closed, Counters, Outlet, Stopper};
 use super::{Discontinuity, End, MediaItem, Open, Pace, Source};
@@ -20,8 +21,8 @@ use crate::error::{Error, Result};
 /// is slack for a thread switch; the buffer that matters is the one behind it.
 const INNER_CAPACITY: usize = 4;
 
-/// How often waiting threads look whether they should stop.
-const POLL: Duration = Duration::from_millis(50);
+/// How often a connection that brings nothing is looked at for a stall.
+const POLL: Duration = Duration::from_millis(250);
 
 /// When to open again and when to give up.
 #[derive(Clone, Debug)]
@@ -76,8 +77,8 @@ pub trait Observer: Send + Sync {
 
 /// Waits between attempts; injectable so that tests do not sleep.
 pub trait Sleeper: Send + Sync {
-    /// Waits `how_long`, or until `stopped` says true.
-    fn sleep(&self, how_long: Duration, stopped: &dyn Fn() -> bool);
+    /// Waits `how_long`, or until `stopping` is disconnected ([`Outlet::stopping`]).
+    fn sleep(&self, how_long: Duration, stopping: &Receiver<Infallible>);
 }
 
 /// Sleeps for real.
@@ -85,15 +86,9 @@ pub trait Sleeper: Send + Sync {
 pub struct ThreadSleeper;
 
 impl Sleeper for ThreadSleeper {
-    fn sleep(&self, how_long: Duration, stopped: &dyn Fn() -> bool) {
-        let until = std::time::Instant::now() + how_long;
-        while !stopped() {
-            let left = until.saturating_duration_since(std::time::Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            std::thread::sleep(left.min(POLL));
-        }
+    fn sleep(&self, how_long: Duration, stopping: &Receiver<Infallible>) {
+        // It can only be time that is up, or a stop.
+        let _ = stopping.recv_timeout(how_long);
     }
 }
 
@@ -231,8 +226,7 @@ impl Run {
                 "reconnecting"
             );
             self.observer.state(SourceState::Waiting { attempt: self.attempt, retry_in, cause });
-            let outlet = &self.outlet;
-            self.sleeper.sleep(retry_in, &|| outlet.stopped());
+            self.sleeper.sleep(retry_in, self.outlet.stopping());
             if self.outlet.stopped() {
                 return self.finish(End::Finished);
             }
@@ -261,9 +255,14 @@ impl Run {
                 return Outcome::Stopped;
             }
             let now_ns = self.clock.mono_ns();
-            match items.recv_timeout(POLL) {
-                Ok(MediaItem::Ended(end)) => return Outcome::Over(end),
-                Ok(item) => {
+            let received = select! {
+                recv(items) -> item => Some(item),
+                recv(self.outlet.stopping()) -> _ => continue,
+                default(POLL) => None,
+            };
+            match received {
+                Some(Ok(MediaItem::Ended(end))) => return Outcome::Over(end),
+                Some(Ok(item)) => {
                     let result = match &item {
                         MediaItem::Opened(_) => {
                             opened = true;
@@ -288,7 +287,7 @@ impl Run {
                         last_data_ns = self.clock.mono_ns();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
+                None => {
                     // Before the tracks are known the source's own connect timeout rules.
                     if opened && now_ns.saturating_sub(last_data_ns) > nanos(self.policy.stall) {
                         return Outcome::Over(End::Failed {
@@ -297,7 +296,7 @@ impl Run {
                         });
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => {
+                Some(Err(_)) => {
                     return Outcome::Over(End::Failed {
                         cause: "the source's thread ended unexpectedly".into(),
                         advice: "please report this with the command you ran".into(),

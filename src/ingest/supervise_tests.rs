@@ -23,7 +23,7 @@ impl Observer for Recorder {
 struct NoSleep(Mutex<Vec<Duration>>);
 
 impl Sleeper for NoSleep {
-    fn sleep(&self, how_long: Duration, _: &dyn Fn() -> bool) {
+    fn sleep(&self, how_long: Duration, _: &Receiver<Infallible>) {
         self.0.lock().unwrap().push(how_long);
     }
 }

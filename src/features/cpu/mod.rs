@@ -4,3 +4,4 @@ pub mod axis;
 pub mod farneback;
 pub mod mel;
 pub mod resize;
+mod spectrum;
