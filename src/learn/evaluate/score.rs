@@ -150,11 +150,7 @@ fn empty_table(pack: &Pack, material: &dyn Material, side: Side) -> Result<(Scor
     }
     let mut table = ScoreTable {
         classes: pack.classes.clone(),
-        outputs: PerModality {
-            rgb: pack.model(Modality::Rgb).map(|m| m.outputs.clone()),
-            flow: pack.model(Modality::Flow).map(|m| m.outputs.clone()),
-            audio: pack.model(Modality::Audio).map(|m| m.outputs.clone()),
-        },
+        outputs: PerModality::of(|modality| pack.model(modality).map(|m| m.outputs.clone())),
         items: Vec::new(),
         seconds: Vec::new(),
         skipped: Vec::new(),

@@ -144,8 +144,7 @@ impl ScoreTable {
 
     /// [`Self::fit_temperature`] for each modality, within what a pack may state (0.05 to 20).
     pub fn fit_temperatures(&self) -> PerModality<f32> {
-        let fit = |modality| self.fit_temperature(modality).clamp(0.05, 20.0);
-        PerModality { rgb: fit(Modality::Rgb), flow: fit(Modality::Flow), audio: fit(Modality::Audio) }
+        PerModality::of(|modality| self.fit_temperature(modality).clamp(0.05, 20.0))
     }
 
     /// The groups of all items by name, numbered from 0.
