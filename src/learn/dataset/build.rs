@@ -27,9 +27,6 @@ use crate::time::NANOS_PER_SECOND;
 /// of ten pictures a second at 288 lines: 260 MB).
 const SHARD_SECONDS: usize = 60;
 
-/// A recording whose greatest sample is below this, -60 dB of full scale, is silent.
-const SILENCE: f32 = 0.001;
-
 /// Where stills that were looked at are remembered.
 const STILLS: &str = "stills.csv";
 
@@ -371,7 +368,7 @@ impl Job<'_> {
         if let Some(cause) = missing {
             return Err(Error::data(path, cause, "replace it or remove it from the material"));
         }
-        let audible = seconds().any(|s| s.peak.is_some_and(|p| p >= SILENCE));
+        let audible = seconds().any(SecondHeader::sounds);
         let parts = headers.iter().enumerate().map(|(n, header)| {
             let bounds = header.seconds.first().zip(header.seconds.last());
             let (first, last) = bounds.map_or((0, 0), |(a, b)| (a.index, b.index + 1));

@@ -18,8 +18,9 @@ use crate::time::{NANOS_PER_SECOND, Pts};
 const FPS: u64 = 10;
 const RATE: u32 = 8000;
 
-/// "Recordings" are text files: `clip SECONDS SEED`, `noise SECONDS SEED`, `mute SECONDS SEED`, `sound SECONDS SEED`;
-/// anything else breaks off after a second. It keeps what was opened.
+/// "Recordings" are text files: `clip SECONDS SEED`, `noise SECONDS SEED`, `mute SECONDS SEED`, `sound SECONDS SEED`,
+/// `faint SECONDS SEED` and `dead SECONDS SEED` (sound of -80 and -106 dB); anything else breaks off after a second. It keeps
+/// what was opened.
 #[derive(Default)]
 struct Fake {
     opened: Mutex<Vec<PathBuf>>,
@@ -45,7 +46,7 @@ impl Open for Fake {
         let number = |i: usize| words.get(i).and_then(|w| w.parse::<u64>().ok()).unwrap_or(1);
         let failed = End::Failed { cause: "the data stream is broken".into(), advice: "encode it anew".into() };
         let (what, end) = match words[0] {
-            what @ ("clip" | "noise" | "mute" | "sound") => (what, End::Finished),
+            what @ ("clip" | "noise" | "mute" | "sound" | "faint" | "dead") => (what, End::Finished),
             _ => ("clip", failed),
         };
         let script = Script { items: media(what, number(1), number(2)), end: Some(end) };
@@ -55,7 +56,12 @@ impl Open for Fake {
 
 /// Soft blobs (`clip`), which move a little with time, or noise; and a noisy tone.
 fn media(what: &str, seconds: u64, seed: u64) -> Vec<MediaItem> {
-    let tracks = Tracks { video: what != "sound", audio: what != "mute" };
+    let tracks = Tracks { video: !matches!(what, "sound" | "faint" | "dead"), audio: what != "mute" };
+    let loudness = match what {
+        "faint" => 2e-4,
+        "dead" => 1e-5,
+        _ => 1.0,
+    };
     let mut rng = SmallRng::seed_from_u64(seed);
     let waves: Vec<[f32; 3]> = (0..6).map(|_| [rng.random(), rng.random(), rng.random()]).collect();
     let mut items = vec![MediaItem::Opened(tracks)];
@@ -77,7 +83,7 @@ fn media(what: &str, seconds: u64, seed: u64) -> Vec<MediaItem> {
             items.push(MediaItem::Frame(Frame::new(Pooled::detached(data), width as u32, height as u32, pts, n)));
         }
         if tracks.audio {
-            let samples = (0..RATE as usize / FPS as usize).map(|_| rng.random::<f32>() - 0.5).collect();
+            let samples = (0..RATE as usize / FPS as usize).map(|_| loudness * (rng.random::<f32>() - 0.5)).collect();
             items.push(MediaItem::Pcm(PcmChunk {
                 data: Pooled::detached(samples),
                 channels: 1,
@@ -226,6 +232,18 @@ fn what_is_read_is_what_was_cut_bit_for_bit_from_several_threads() {
     let still = dataset.seconds(5).unwrap();
     assert_eq!((still.len(), still[0].frames.len(), still[0].rgb.len()), (1, 1, 1));
     assert_eq!((still[0].frames[0].width, still[0].frames[0].height), (32, 24), "scaled down as on ingest");
+}
+
+/// What serving would listen to is sound, however faint; what it would take for a muted feed is none.
+#[test]
+fn silence_is_what_serving_takes_for_silence() {
+    let material = Material::new(&[("a/faint.wav", "faint 1 1"), ("a/dead.wav", "dead 1 2")]);
+    material.build(&Fake::default()).unwrap();
+    let dataset = material.open();
+    for (i, item) in dataset.items.iter().enumerate() {
+        let heard = !crate::infer::is_silent(&dataset.seconds(i).unwrap()[0]);
+        assert_eq!((item.audible, heard), (item.source == "faint", item.source == "faint"), "{item:?}");
+    }
 }
 
 #[test]

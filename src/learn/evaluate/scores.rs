@@ -24,8 +24,6 @@ pub struct ScoredItem {
     pub truth: ClassId,
     /// What the split keeps together: the unit of resampling and of cross-validation.
     pub group: String,
-    /// Has sound that is not silence; else sound is missing, whatever track there is.
-    pub audible: bool,
 }
 
 /// The raw outputs of one second.
@@ -189,7 +187,6 @@ pub(crate) mod testing {
                 kind,
                 truth: ClassId(truth),
                 group: group.to_owned(),
-                audible: true,
             });
             for (second, logits) in (0..).zip(seconds) {
                 self.seconds.push(RawSecond { item, second, logits });
