@@ -150,9 +150,10 @@ fn say(summary: &Summary, config: &BuildConfig) {
         out(format!("{} of {} could not be used: {}", summary.skipped.len(), summary.total, list.display()));
     }
     out(format!(
-        "near-duplicates: {} pairs of recordings, {} of pictures; {} groups joined to others: {}",
+        "near-duplicates: {} pairs of recordings, {} of pictures, {} of a picture and a recording; {} groups joined to others: {}",
         summary.recording_duplicates,
         summary.still_duplicates,
+        summary.frame_duplicates,
         summary.groups_joined,
         config.out.join("duplicates.csv").display()
     ));

@@ -72,6 +72,8 @@ pub struct Summary {
     pub recording_duplicates: usize,
     /// Pairs of stills that show the same.
     pub still_duplicates: usize,
+    /// Pairs of a still and a recording that it may be a frame of.
+    pub frame_duplicates: usize,
     /// How many groups were joined to others because of that.
     pub groups_joined: usize,
 }
@@ -161,6 +163,7 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
     }
     let found = duplicates::find(&mut items, &prints);
     (summary.recording_duplicates, summary.still_duplicates) = (found.recordings, found.stills);
+    summary.frame_duplicates = found.frames;
     summary.groups_joined = found.groups_joined;
     whole_or_nothing(&config.out.join("duplicates.csv"), &index::to_csv(found.lines.iter())?)?;
     save_skipped(&config.out, &summary.skipped)?;

@@ -406,10 +406,13 @@ fn a_split_is_kept_until_the_dataset_is_another() {
 fn what_shows_the_same_gets_one_group() {
     let material = Material::new(&[("a/1.mp4", "clip 3 1"), ("a/2.mp4", "mute 4 1"), ("a/3.mp4", "clip 3 3")]);
     ["7", "8", "7"].iter().zip(["x", "y", "z"]).for_each(|(seed, n)| material.write(&format!("b/{n}.png"), seed));
+    // A frame of the third recording.
+    material.write("a/4.png", "3");
     let summary = material.build(&Fake::default()).unwrap();
-    assert_eq!((summary.recording_duplicates, summary.still_duplicates, summary.groups_joined), (1, 1, 2));
+    assert_eq!((summary.recording_duplicates, summary.still_duplicates, summary.frame_duplicates), (1, 1, 1));
+    assert_eq!(summary.groups_joined, 3);
     let groups: Vec<String> = material.open().items.into_iter().map(|i| i.group).collect();
-    assert_eq!(groups, ["a/1", "a/1", "a/3", "b/x", "b/y", "b/x"]);
+    assert_eq!(groups, ["a/1", "a/1", "a/3", "a/3", "b/x", "b/y", "b/x"]);
     let list = std::fs::read_to_string(material.out().join("duplicates.csv")).unwrap();
     assert!(list.contains("clip,a/1.mp4,a/2.mp4,a,a,3,3,0") && list.contains("b/x.png,b/z.png"), "{list}");
     // The groups of an unchanged dataset do not change.
