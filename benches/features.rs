@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use touchline::features::cpu::farneback::Farneback;
 use touchline::features::cpu::mel::LogMel;
 use touchline::features::cpu::resize::{Line, Plan};
-use touchline::features::params::{FarnebackParams, Fit, MelParams, MelScale, PictureParams};
+use touchline::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
 use touchline::ingest::frame::RgbView;
 
 /// The texture of the peers' script: two waves and a little noise.
@@ -56,17 +56,7 @@ fn flow(c: &mut Criterion) {
 }
 
 fn mel(c: &mut Criterion) {
-    let params = MelParams {
-        sample_rate: 32_000,
-        n_fft: 1024,
-        hop: 320,
-        bands: 128,
-        f_min: 50.0,
-        f_max: 14_000.0,
-        scale: MelScale::Slaney,
-        floor: 1e-10,
-        top_db: Some(80.0),
-    };
+    let params = MelParams::default();
     let samples: Vec<f32> =
         (0..32_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0).collect();
     let mut mel = LogMel::new(&params).expect("sensible parameters");

@@ -38,6 +38,11 @@ pub struct PerModality<T> {
 }
 
 impl<T> PerModality<T> {
+    /// What `each` gives for each of them.
+    pub fn of(each: impl Fn(Modality) -> T) -> Self {
+        Self { rgb: each(Modality::Rgb), flow: each(Modality::Flow), audio: each(Modality::Audio) }
+    }
+
     pub fn get(&self, modality: Modality) -> &T {
         match modality {
             Modality::Rgb => &self.rgb,

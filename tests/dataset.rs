@@ -64,7 +64,10 @@ fn a_folder_becomes_a_dataset_with_split_and_figures() {
     for words in ["3 clips and 1 sounds of 14 seconds, 1 pictures", "0 of 6 were there", "1 of 6 could not be used"] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    assert!(said.contains("1 pairs of recordings, 0 of pictures; 1 groups joined"), "{said}");
+    assert!(
+        said.contains("1 pairs of recordings, 0 of pictures, 0 of a picture and a recording; 1 groups joined"),
+        "{said}"
+    );
 
     let set = Dataset::open(Path::new(out)).unwrap();
     let of = |path: &str| set.items.iter().position(|i| i.path == Path::new(path)).unwrap();

@@ -23,7 +23,7 @@ use touchline::models::pack::Pack;
 use touchline::time::Pts;
 
 /// Material of moving waves and tones: an item has as many seconds as its path has letters; one whose path starts with
-/// `bad` cannot be read.
+/// `bad` cannot be read, the sound of one that starts with `m` or `f` is muted (-106 dB) or faint (-80 dB).
 struct Waves {
     meta: Meta,
     items: Vec<LabelledItem>,
@@ -37,7 +37,7 @@ impl Waves {
         Self { meta, items, read: AtomicUsize::new(0) }
     }
 
-    fn second(&self, seed: usize) -> ClipSecond {
+    fn second(&self, seed: usize, loudness: f32) -> ClipSecond {
         let frame = |t: usize| {
             let (w, h) = (160, 120);
             let wave = |x: usize, y: usize, c: usize| ((x + 3 * t + seed * 11) * (c + 1) + y * (3 - c)) as f32 * 0.05;
@@ -47,7 +47,7 @@ impl Waves {
         let mut clip = ClipSecond::of_pictures((0..3).map(frame).collect());
         clip.pairs = (0..2).map(|i| FlowPair { first: i, second: i + 1, gap_ns: 40_000_000 }).collect();
         clip.flow_absent = None;
-        let tone = |i: u32| (i as f32 * (0.05 + seed as f32 * 0.01)).sin() * 0.3;
+        let tone = |i: u32| (i as f32 * (0.05 + seed as f32 * 0.01)).sin() * loudness;
         clip.audio = Some((0..self.meta.sample_rate).map(tone).collect());
         clip.audio_absent = None;
         clip
@@ -77,7 +77,12 @@ impl Material for Waves {
         if path.starts_with("bad") {
             return Err(Error::data(path, "it is broken", "replace it"));
         }
-        Ok((0..path.len()).map(|s| self.second(index * 7 + s)).collect())
+        let loudness = match path.chars().next() {
+            Some('m') => 5e-6,
+            Some('f') => 1e-4,
+            _ => 0.3,
+        };
+        Ok((0..path.len()).map(|s| self.second(index * 7 + s, loudness)).collect())
     }
 }
 
@@ -89,7 +94,6 @@ fn item(path: &str, class: &str) -> LabelledItem {
         group: path.into(),
         side: Side::Test,
         weak: false,
-        audible: true,
     }
 }
 
@@ -101,30 +105,32 @@ fn pack() -> Pack {
 fn scores_are_those_of_serving_and_are_kept() {
     let pack = pack();
     let cache = tempfile::tempdir().unwrap();
-    let silent = LabelledItem { audible: false, ..item("bbb", "golf") };
     let elsewhere = LabelledItem { side: Side::Train, ..item("c", "golf") };
     let weak = LabelledItem { weak: true, ..item("d", "golf") };
-    let material = Waves::new(&pack, vec![elsewhere, item("aaaa", "tennis"), silent, weak, item("e", "chess")]);
+    let material = Waves::new(
+        &pack,
+        vec![elsewhere, item("aaaa", "tennis"), item("mmm", "golf"), item("ff", "golf"), weak, item("e", "chess")],
+    );
     let score = |progress: &mut Vec<(usize, usize)>| {
         score_side(&pack, &material, Side::Test, cache.path(), &mut |done, total| progress.push((done, total))).unwrap()
     };
     let mut progress = Vec::new();
     let table = score(&mut progress);
-    assert_eq!(progress.last(), Some(&(2, 2)));
-    assert_eq!(table.items.iter().map(|i| i.dataset_index).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!((table.unknown["chess"], table.weak, table.seconds.len()), (1, 1, 7));
+    assert_eq!(progress.last(), Some(&(3, 3)));
+    assert_eq!(table.items.iter().map(|i| i.dataset_index).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!((table.unknown["chess"], table.weak, table.seconds.len()), (1, 1, 9));
 
     // Bit for bit what serving says of these seconds.
     let soft = table.soften(&Deciders::of(&pack).temperatures);
     let mut engine = Engine::load(pack.clone()).unwrap();
-    for (scored, index) in [(&soft[..4], 1), (&soft[4..], 2)] {
+    for (scored, index) in [(&soft[..4], 1), (&soft[4..7], 2), (&soft[7..], 3)] {
         let seconds = material.seconds(index).unwrap();
         let served = engine.score(&seconds.iter().collect::<Vec<_>>(), &Metrics::new()).unwrap();
         for (ours, theirs) in scored.iter().zip(served) {
             assert_eq!(ours.scores.rgb, theirs.scores.rgb);
             assert_eq!(ours.scores.flow, theirs.scores.flow);
-            let heard = if index == 1 { theirs.scores.audio } else { None };
-            assert_eq!(ours.scores.audio, heard, "what is said to be silent is not listened to");
+            assert_eq!(ours.scores.audio, theirs.scores.audio);
+            assert_eq!(ours.scores.audio.is_some(), index != 2, "faint sound is listened to, silence is not");
             assert!(Modality::ALL[..2].iter().all(|m| ours.scores.get(*m).is_some()));
         }
     }

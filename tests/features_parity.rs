@@ -1,8 +1,10 @@
 //! The features against the libraries they follow: Farnebäck flow against OpenCV, mel against librosa, resizing against
 //! Pillow. `reference/features/*.py` made the reference numbers and says with which versions.
 
+#[path = "common/reference.rs"]
+mod reference;
+
 use std::f64::consts::PI;
-use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -12,19 +14,14 @@ use touchline::features::cpu::resize::{Line, Plan};
 use touchline::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
 use touchline::ingest::frame::RgbView;
 
-fn bytes(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference/features").join(name);
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
 fn floats(name: &str) -> Vec<f32> {
-    let data = bytes(name);
+    let data = reference::bytes(&format!("features/{name}"));
     assert_eq!(data.len() % 4, 0, "{name} is whole f32 values");
     data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
 fn table<T: DeserializeOwned>(name: &str) -> Vec<T> {
-    let cases: Vec<T> = serde_json::from_slice(&bytes(name)).expect("the table is JSON of this shape");
+    let cases: Vec<T> = reference::json(&format!("features/{name}"));
     assert!(!cases.is_empty(), "{name} has cases");
     cases
 }
@@ -254,7 +251,7 @@ struct ResizeCase {
 
 #[test]
 fn resizing_equals_pillow() {
-    let reference = bytes("resize.rgb8");
+    let reference = reference::bytes("features/resize.rgb8");
     let mut line = Line::default();
     let mut worst = 0f32;
     for case in table::<ResizeCase>("resize.json") {

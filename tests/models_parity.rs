@@ -1,6 +1,9 @@
 //! Forward passes against PyTorch's, on weights and pictures that both sides generate from names
-//! (`tests/reference/models/generate.py` is the twin of [`generated`]); only logits are stored. And the real ImageNet
+//! (`tests/reference/models/generate.py` is the twin of [`reference`]); only logits are stored. And the real ImageNet
 //! weights, where they are there.
+
+#[path = "common/reference.rs"]
+mod reference;
 
 use std::path::PathBuf;
 
@@ -8,12 +11,13 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use touchline::models::{Architecture, LoadError, Network, Tensors, mxnet_name, read_weights};
 
+use self::reference::generated;
+
 /// The largest difference of a logit that is let through, as the product promises.
 const TOLERANCE: f64 = 1e-4;
 
 #[derive(Deserialize)]
 struct Reference {
-    tensors: Vec<(String, Vec<usize>)>,
     cases: Vec<Case>,
 }
 
@@ -26,60 +30,12 @@ struct Case {
     logits: Vec<f64>,
 }
 
-fn reference_file(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference/models").join(format!("{name}.json"));
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
 fn reference(architecture: Architecture) -> Reference {
-    serde_json::from_str(&reference_file(architecture.name())).expect("the reference is JSON of this form")
+    reference::json(&format!("models/{architecture}.json"))
 }
 
-/// Values in `low..high` from an integer hash of `name` and index.
-fn generated(name: &str, shape: &[usize], low: f64, high: f64) -> Tensor {
-    let seed = name.bytes().fold(0x811C_9DC5u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let values: Vec<f32> = (0..shape.iter().product::<usize>() as u32)
-        .map(|i| {
-            let mut h = i.wrapping_mul(0x9E37_79B1).wrapping_add(seed);
-            h = (h ^ (h >> 16)).wrapping_mul(0x85EB_CA6B);
-            h = (h ^ (h >> 13)).wrapping_mul(0xC2B2_AE35);
-            h ^= h >> 16;
-            let unit = f64::from(h >> 8) / f64::from(1 << 24);
-            (low + (high - low) * unit) as f32
-        })
-        .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape has")
-}
-
-/// A weight of a size that keeps activations near 1.
-fn parameter(name: &str, shape: &[usize]) -> Tensor {
-    match shape {
-        [_, inputs @ .., _] if shape.len() == 4 => {
-            let fan_in = inputs.iter().product::<usize>() * shape[3];
-            let mut bound = (6.0 / fan_in as f64).sqrt();
-            if name.ends_with("conv3.weight") {
-                bound *= 0.25;
-            }
-            generated(name, shape, -bound, bound)
-        }
-        [_, inputs] => {
-            let bound = 0.35 * (3.0 / *inputs as f64).sqrt();
-            generated(name, shape, -bound, bound)
-        }
-        _ if name.ends_with(".running_var") || name.ends_with(".weight") => generated(name, shape, 0.5, 1.5),
-        _ => generated(name, shape, -0.25, 0.25),
-    }
-}
-
-fn parameters(reference: &Reference, classes: usize) -> Tensors {
-    let tensors = reference.tensors.iter().map(|(name, shape)| {
-        let mut shape = shape.clone();
-        if name.starts_with("fc.") || name.starts_with("classifier.") {
-            shape[0] = classes;
-        }
-        (name.clone(), parameter(name, &shape))
-    });
-    tensors.collect()
+fn parameters(architecture: Architecture, classes: usize) -> Tensors {
+    reference::parameters(architecture, classes, reference::parameter)
 }
 
 fn pictures(batch: usize, height: usize, width: usize) -> Tensor {
@@ -105,7 +61,7 @@ fn assert_parity(architecture: Architecture) {
     let reference = reference(architecture);
     assert!(reference.cases.len() >= 3);
     for case in &reference.cases {
-        let tensors = parameters(&reference, case.classes);
+        let tensors = parameters(architecture, case.classes);
         let network = Network::load(architecture, &tensors, Some(case.classes)).expect("all tensors are there");
         assert_eq!(network.classes(), Some(case.classes));
         let x = pictures(case.batch, case.height, case.width);
@@ -143,8 +99,8 @@ fn resnet50_v2_agrees_with_pytorch() {
 /// A picture's result does not depend on what else is in the batch.
 #[test]
 fn batch_is_independent() {
-    let reference = reference(Architecture::MobileNetV2);
-    let network = Network::load(Architecture::MobileNetV2, &parameters(&reference, 5), Some(5)).expect("loads");
+    let network =
+        Network::load(Architecture::MobileNetV2, &parameters(Architecture::MobileNetV2, 5), Some(5)).expect("loads");
     let x = pictures(3, 64, 50);
     let together = logits(&network, &x);
     for i in 0..3 {
@@ -156,8 +112,7 @@ fn batch_is_independent() {
 /// The names of MXNet's model zoo lead to the same network.
 #[test]
 fn mxnet_names_are_understood() {
-    let reference = reference(Architecture::ResNet50V2);
-    let tensors = parameters(&reference, 7);
+    let tensors = parameters(Architecture::ResNet50V2, 7);
     let renamed: Tensors = tensors
         .iter()
         .map(|(name, tensor)| (format!("resnetv24_{}", mxnet_name(name).expect("a known name")), tensor.clone()))
@@ -174,8 +129,7 @@ fn mxnet_names_are_understood() {
 /// Weights stored as `f16` give nearly the result of `f32`, and a `bn0` that does nothing gives that of none.
 #[test]
 fn stored_types_and_optional_norm() {
-    let reference = reference(Architecture::ResNet50V2);
-    let mut tensors = parameters(&reference, 3);
+    let mut tensors = parameters(Architecture::ResNet50V2, 3);
     for (part, value) in [("weight", 1f32), ("bias", 0.), ("running_mean", 0.), ("running_var", 1. - 1e-5)] {
         tensors.insert(format!("bn0.{part}"), Tensor::new(&[value; 3], &Device::Cpu).expect("three values"));
     }
@@ -196,8 +150,7 @@ fn stored_types_and_optional_norm() {
 
 #[test]
 fn tensors_that_do_not_fit_are_named() {
-    let reference = reference(Architecture::MobileNetV2);
-    let tensors = parameters(&reference, 25);
+    let tensors = parameters(Architecture::MobileNetV2, 25);
     let load = |tensors: &Tensors, classes| {
         let error = Network::load(Architecture::MobileNetV2, tensors, classes).expect_err("does not fit");
         assert!(!error.to_string().contains('\n') && !error.advice().is_empty());
@@ -224,8 +177,7 @@ fn tensors_that_do_not_fit_are_named() {
 #[test]
 fn pictures_that_do_not_fit_are_errors() {
     for architecture in [Architecture::MobileNetV2, Architecture::ResNet50] {
-        let reference = reference(architecture);
-        let network = Network::load(architecture, &parameters(&reference, 2), Some(2)).expect("loads");
+        let network = Network::load(architecture, &parameters(architecture, 2), Some(2)).expect("loads");
         let cpu = &Device::Cpu;
         for shape in [&[1, 3, 31, 64][..], &[1, 1, 64, 64], &[3, 64, 64], &[0, 3, 64, 64]] {
             let x = Tensor::zeros(shape, DType::F32, cpu).expect("zeros");
@@ -272,8 +224,7 @@ fn imagenet_backbone_gives_torchvisions_features() {
         largest_at: usize,
     }
     let Some(path) = data_file("mobilenet_v2_imagenet_backbone.safetensors") else { return };
-    let want: Backbone =
-        serde_json::from_str(&reference_file("mobilenet_v2_backbone")).expect("the reference is JSON of this form");
+    let want: Backbone = reference::json("models/mobilenet_v2_backbone.json");
     let file = read_weights(&path, &Device::Cpu).expect("is read");
     let network = Network::load(Architecture::MobileNetV2, &file.tensors, None).expect("loads");
     let features = network

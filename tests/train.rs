@@ -11,6 +11,7 @@ use common::training::{
 };
 use touchline::labels::Modality;
 use touchline::learn::evaluate::result::{Evaluation, Level, LevelReport, Predictor};
+use touchline::learn::record::{Collection, TensorSummary};
 use touchline::models::pack::Pack;
 use touchline::models::read_weights;
 
@@ -120,27 +121,34 @@ fn run_holds_what_it_should(run: &Path) {
     }
 }
 
-/// Every fifth step has its file; those of step 2 hold the layers that learn.
+/// Every fifth step has its statistics, the last twenty of them their tensors; those of step 2 hold the layers that learn.
 fn tensors_are_collected(run: &Path, steps: u64, head_epochs: u64) {
     let folder = run.join("tensors");
     let mut files: Vec<String> =
         std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
-    let expected: Vec<String> = (1..=steps / 5).map(|n| format!("step-{:08}.safetensors", 5 * n)).collect();
+    let looks = steps / 5;
+    assert!(looks > 20, "there is something to remove");
+    let names = |from: u64, ending: &str| -> Vec<String> {
+        (from..=looks).map(|n| format!("step-{:08}.{ending}", 5 * n)).collect()
+    };
+    let mut expected = [names(1, "json"), names(looks - 19, "safetensors")].concat();
+    expected.sort();
     assert_eq!(files, expected);
-    let load = |file: &str| read_weights(&folder.join(file), &Device::Cpu).unwrap().tensors;
-    let first = load(&files[0]);
-    let mut names: Vec<&str> = first.keys().map(String::as_str).collect();
-    names.sort_unstable();
+    let first: Vec<TensorSummary> =
+        serde_json::from_slice(&std::fs::read(folder.join(&names(1, "json")[0])).unwrap()).unwrap();
+    let mut of_first: Vec<(Collection, &str)> = first.iter().map(|t| (t.collection, t.name.as_str())).collect();
+    of_first.sort_unstable();
     let of_head = [
-        "gradients/classifier.1.bias",
-        "gradients/classifier.1.weight",
-        "losses/loss",
-        "weights/classifier.1.bias",
-        "weights/classifier.1.weight",
+        (Collection::Losses, "loss"),
+        (Collection::Gradients, "classifier.1.bias"),
+        (Collection::Gradients, "classifier.1.weight"),
+        (Collection::Weights, "classifier.1.bias"),
+        (Collection::Weights, "classifier.1.weight"),
     ];
-    assert!(head_epochs > 0 && names == of_head, "{names:?}");
-    assert_eq!(first["losses/loss"].dims(), [5]);
+    assert!(head_epochs > 0 && of_first == of_head, "{of_first:?}");
+    assert_eq!(first[0].count, 5, "the losses of five steps");
+    let load = |file: &str| read_weights(&folder.join(file), &Device::Cpu).unwrap().tensors;
     let last = load(files.last().unwrap());
     for name in ["gradients/features.18.0.weight", "weights/features.18.1.bias", "feature_means/features.18.1"] {
         let tensor = last.get(name).unwrap_or_else(|| panic!("no {name}"));

@@ -2,8 +2,10 @@
 //! after the last one. Weights and pictures are made from names on both sides; `tests/reference/training/make.py` wrote
 //! the curves, and says why the rates are what they are.
 
+#[path = "common/reference.rs"]
+mod reference;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
@@ -11,7 +13,9 @@ use serde::Deserialize;
 use touchline::learn::fit::{log_softmax_loss, soft_targets};
 use touchline::learn::net::{Net, build};
 use touchline::learn::optimizer::{Optimizer, OptimizerKind, cosine};
-use touchline::models::{Architecture, Tensors};
+use touchline::models::Architecture;
+
+use self::reference::{generated, uniform};
 
 /// Relative difference of a loss that is let through at every step: a tenth of what the product promises.
 const LOSS: f64 = 1e-4;
@@ -46,64 +50,13 @@ struct Case {
     after: BTreeMap<String, Vec<f64>>,
 }
 
-#[derive(Deserialize)]
-struct Shapes {
-    tensors: Vec<(String, Vec<usize>)>,
-}
-
-fn read<T: for<'a> Deserialize<'a>>(name: &str) -> T {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// Values in `low..high` from an integer hash of `name` and index: the twin of `uniform` in
-/// `tests/reference/models/generate.py`.
-fn uniform(name: &str, n: usize, low: f64, high: f64) -> Vec<f32> {
-    let seed = name.bytes().fold(0x811C_9DC5u32, |seed, byte| (seed ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    (0..n as u32)
-        .map(|i| {
-            let mut h = i.wrapping_mul(0x9E37_79B1).wrapping_add(seed);
-            h = (h ^ (h >> 16)).wrapping_mul(0x85EB_CA6B);
-            h = (h ^ (h >> 13)).wrapping_mul(0xC2B2_AE35);
-            h ^= h >> 16;
-            let unit = f64::from(h >> 8) / f64::from(1 << 24);
-            (low + (high - low) * unit) as f32
-        })
-        .collect()
-}
-
 /// The twin of `tensor` in the script.
 fn parameter(name: &str, shape: &[usize]) -> Tensor {
-    let (low, high) = match shape {
-        [_, fan_in @ ..] if shape.len() == 4 => {
-            let bound = (6.0 / fan_in.iter().product::<usize>() as f64).sqrt();
-            let bound = if name.ends_with("conv3.weight") { 0.25 * bound } else { bound };
-            (-bound, bound)
-        }
-        [_, inputs] => {
-            let bound = 0.35 * (3.0 / *inputs as f64).sqrt();
-            (-bound, bound)
-        }
-        _ if name.ends_with("conv.3.weight") || name.ends_with("bn3.weight") => (0.1, 0.3),
-        _ if name.starts_with("features.") && name.ends_with(".bias") => (1.0, 3.0),
-        _ if name.ends_with(".running_var") || name.ends_with(".weight") => (0.5, 1.5),
-        _ => (-0.25, 0.25),
-    };
-    let values = uniform(name, shape.iter().product(), low, high);
-    Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape has")
-}
-
-fn parameters(architecture: Architecture, classes: usize) -> Tensors {
-    let shapes: Shapes = read(&format!("models/{architecture}.json"));
-    let tensors = shapes.tensors.into_iter().map(|(name, mut shape)| {
-        if name.starts_with("fc.") || name.starts_with("classifier.") {
-            shape[0] = classes;
-        }
-        let tensor = parameter(&name, &shape);
-        (name, tensor)
-    });
-    tensors.collect()
+    match shape {
+        [_] if name.ends_with("conv.3.weight") || name.ends_with("bn3.weight") => generated(name, shape, 0.1, 0.3),
+        [_] if name.starts_with("features.") && name.ends_with(".bias") => generated(name, shape, 1.0, 3.0),
+        _ => reference::parameter(name, shape),
+    }
 }
 
 /// Patches of 16 pixels and a little noise, channel-major: (3, N, side, side).
@@ -131,7 +84,7 @@ fn length(grads: &GradStore, parameters: &[(String, Var, bool)]) -> f64 {
 
 fn follow(reference: &Reference, case: &Case) {
     let name = format!("{} {} clip {:?}", case.architecture, case.optimizer, case.clip);
-    let tensors = parameters(case.architecture, reference.classes);
+    let tensors = reference::parameters(case.architecture, reference.classes, parameter);
     let built = build(case.architecture, &tensors, reference.classes, 1, &Device::Cpu).expect("builds");
     assert!(built.fresh.is_empty(), "{name}: {:?} are not taken", built.fresh);
     let net = built.net;
@@ -191,7 +144,7 @@ fn after(net: &Net, case: &Case, name: &str) -> f64 {
 }
 
 fn all(architecture: Architecture, optimizer: &str, cases: usize) {
-    let reference: Reference = read("training/training.json");
+    let reference: Reference = reference::json("training/training.json");
     let is_meant = |case: &&Case| case.architecture == architecture && case.optimizer == optimizer;
     let found: Vec<&Case> = reference.cases.iter().filter(is_meant).collect();
     assert_eq!(found.len(), cases);

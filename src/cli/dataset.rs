@@ -11,9 +11,11 @@ use crate::clip::SamplingPlan;
 use crate::clip::resample::SAMPLE_RATES;
 use crate::clock::SystemClock;
 use crate::error::{Error, Result};
+use crate::features::params::{FlowParams, MelParams};
 use crate::ingest::gst::{GstOpener, GstOptions};
 use crate::learn::dataset::build::{self, BuildConfig, Progress, Summary};
 use crate::learn::dataset::{Dataset, Kind, split, stats};
+use crate::models::pack::Sampling;
 
 #[derive(Debug, Args)]
 pub struct DatasetArgs {
@@ -41,19 +43,19 @@ struct BuildArgs {
     #[arg(short, long, value_name = "DATASET")]
     out: PathBuf,
     /// Lines that pictures are scaled down to.
-    #[arg(long, default_value_t = 288, value_parser = clap::value_parser!(u32).range(16..=2160))]
+    #[arg(long, default_value_t = Sampling::default().frame_height, value_parser = clap::value_parser!(u32).range(16..=2160))]
     frame_height: u32,
     /// Samples of sound a second.
-    #[arg(long, value_name = "HZ", default_value_t = 32_000, value_parser = sample_rate)]
+    #[arg(long, value_name = "HZ", default_value_t = MelParams::default().sample_rate, value_parser = sample_rate)]
     sample_rate: u32,
     /// Frames of a second for the RGB model.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=60))]
+    #[arg(long, default_value_t = Sampling::default().rgb_frames, value_parser = clap::value_parser!(u32).range(0..=60))]
     rgb_frames: u32,
     /// Pairs of frames of a second for the flow model.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=60))]
+    #[arg(long, default_value_t = Sampling::default().flow_pairs, value_parser = clap::value_parser!(u32).range(0..=60))]
     flow_pairs: u32,
     /// Distance of the two frames of a pair, milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "MS", default_value_t = FlowParams::default().gap_ms, value_parser = clap::value_parser!(u32).range(1..=1000))]
     flow_gap_ms: u32,
     /// Recordings and pictures at a time [default: the number of cores].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -148,9 +150,10 @@ fn say(summary: &Summary, config: &BuildConfig) {
         out(format!("{} of {} could not be used: {}", summary.skipped.len(), summary.total, list.display()));
     }
     out(format!(
-        "near-duplicates: {} pairs of recordings, {} of pictures; {} groups joined to others: {}",
+        "near-duplicates: {} pairs of recordings, {} of pictures, {} of a picture and a recording; {} groups joined to others: {}",
         summary.recording_duplicates,
         summary.still_duplicates,
+        summary.frame_duplicates,
         summary.groups_joined,
         config.out.join("duplicates.csv").display()
     ));

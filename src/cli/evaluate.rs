@@ -15,6 +15,7 @@ use crate::learn::evaluate::result::{Evaluation, Interval, Level, LevelReport, P
 use crate::learn::evaluate::score::score_side;
 use crate::learn::evaluate::scores::ScoreTable;
 use crate::learn::evaluate::{Deciders, Settings, evaluate as figures, thumbnail};
+use crate::learn::measure::{fixed, signed};
 use crate::learn::pack::seen_in_training;
 use crate::learn::report;
 use crate::models::pack::Pack;
@@ -145,15 +146,15 @@ fn text(evaluation: &Evaluation) -> String {
     ));
     for r in &evaluation.reports {
         line(format_args!(
-            "{:<7} {:<8} {:>6}  {:<20} {:<20} {:>6.3} {:>8.3} {:>6}",
+            "{:<7} {:<8} {:>6}  {:<20} {:<20} {:>6} {:>8} {:>6}",
             level_name(r.level),
             predictor_name(r.predictor),
             r.n,
             interval(&r.accuracy),
             interval(&r.macro_f1),
-            r.top3,
-            r.log_loss,
-            r.macro_auc.map_or("-".into(), |auc| format!("{auc:.3}"))
+            fixed(r.top3, 3),
+            fixed(r.log_loss, 3),
+            r.macro_auc.map_or("-".into(), |auc| fixed(auc, 3))
         ));
     }
     per_class(evaluation, &mut line);
@@ -162,28 +163,31 @@ fn text(evaluation: &Evaluation) -> String {
     }
     for i in &evaluation.improvement {
         line(format_args!(
-            "fusion over {} at {} level: {:+.2} % ({:.3} against {:.3} macro F1)",
+            "fusion over {} at {} level: {} % ({} against {} macro F1)",
             i.over,
             level_name(i.level),
-            i.percent,
-            i.fusion_f1,
-            i.modality_f1
+            signed(i.percent, 2),
+            fixed(i.fusion_f1, 3),
+            fixed(i.modality_f1, 3)
         ));
     }
     for c in &evaluation.calibration {
         line(format_args!(
-            "calibration of {}: ECE {:.3} as it is, {:.3} at temperature {:.2}",
-            c.modality, c.ece_before, c.ece_after, c.temperature
+            "calibration of {}: ECE {} as it is, {} at temperature {}",
+            c.modality,
+            fixed(c.ece_before, 3),
+            fixed(c.ece_after, 3),
+            fixed(c.temperature, 2)
         ));
     }
     for i in &evaluation.importance {
         line(format_args!(
-            "{} without {}: macro F1 falls by {:.3}; with it shuffled by {:.3} ± {:.3}",
+            "{} without {}: macro F1 falls by {}; with it shuffled by {} ± {}",
             predictor_name(i.predictor),
             i.modality,
-            i.ablation,
-            i.permutation,
-            i.permutation_std
+            fixed(i.ablation, 3),
+            fixed(i.permutation, 3),
+            fixed(i.permutation_std, 3)
         ));
     }
     line(format_args!(""));
@@ -212,7 +216,7 @@ fn per_class(evaluation: &Evaluation, line: &mut dyn FnMut(std::fmt::Arguments))
         }
         let cell = |r: &&LevelReport| match r.per_class[c].support {
             0 => format!(" {:>7}", "-"),
-            _ => format!(" {:>7.3}", r.per_class[c].f1),
+            _ => format!(" {:>7}", fixed(r.per_class[c].f1, 3)),
         };
         let cells: String = reports.iter().map(cell).collect();
         line(format_args!("{class:<width$}{cells} {support:>7}"));
@@ -220,7 +224,7 @@ fn per_class(evaluation: &Evaluation, line: &mut dyn FnMut(std::fmt::Arguments))
 }
 
 fn interval(i: &Interval) -> String {
-    format!("{:.3} [{:.3} {:.3}]", i.value, i.low, i.high)
+    format!("{} [{} {}]", fixed(i.value, 3), fixed(i.low, 3), fixed(i.high, 3))
 }
 
 const fn level_name(level: Level) -> &'static str {

@@ -2,12 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::params::{AudioParams, FarnebackParams, Fit, FlowParams, MelParams, MelScale, PictureParams};
+use crate::features::params::{AudioParams, FlowParams, MelParams, PictureParams};
 use crate::labels::Modality;
-
-/// Mean and standard deviation of ImageNet's pictures per channel, as torchvision's models expect.
-const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// The feature parameters of the three modalities.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,31 +21,18 @@ impl Inputs {
     /// right for 67 %, 61 % and 61 % of them.
     pub fn standard(side: usize, sample_rate: u32, flow_gap_ms: u32) -> Self {
         Self {
-            rgb: PictureParams { width: side, height: side, fit: Fit::Crop, mean: IMAGENET_MEAN, std: IMAGENET_STD },
-            flow: FlowParams {
-                width: side,
-                height: side,
-                fit: Fit::Crop,
-                gap_ms: flow_gap_ms,
-                clip_px: 10.0,
-                farneback: FarnebackParams::default(),
-            },
+            rgb: PictureParams { width: side, height: side, ..PictureParams::default() },
+            flow: FlowParams { width: side, height: side, gap_ms: flow_gap_ms, ..FlowParams::default() },
             audio: AudioParams {
                 mel: MelParams {
                     sample_rate,
-                    n_fft: 1024,
                     hop: sample_rate as usize / 100,
-                    bands: 128,
-                    f_min: 50.0,
                     f_max: (sample_rate as f32 * 0.4375).min(14_000.0),
-                    scale: MelScale::Slaney,
-                    floor: 1e-10,
-                    top_db: Some(80.0),
+                    ..MelParams::default()
                 },
                 width: side,
                 height: side,
-                mean_db: -40.0,
-                std_db: 18.0,
+                ..AudioParams::default()
             },
         }
     }

@@ -1,4 +1,4 @@
-//! Figures: confusion matrix, precision, recall, F1.
+//! Figures: confusion matrix, precision, recall, F1; and how a figure reads.
 
 use serde::Serialize;
 
@@ -76,9 +76,42 @@ fn ratio(a: u64, b: u64) -> f64 {
     if b == 0 { 0.0 } else { a as f64 / b as f64 }
 }
 
+/// A figure with so many decimals. What rounds to nothing has no sign: `-0.000` would read as a small loss.
+pub fn fixed(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    match text.strip_prefix('-') {
+        Some(digits) if digits.bytes().all(|b| matches!(b, b'0' | b'.')) => digits.to_owned(),
+        _ => text,
+    }
+}
+
+/// [`fixed`] for a difference: with its sign, when it has one.
+pub fn signed(value: f64, decimals: usize) -> String {
+    let text = fixed(value, decimals);
+    let is_gain = value > 0.0 && text.bytes().any(|b| matches!(b, b'1'..=b'9'));
+    if is_gain { format!("+{text}") } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_has_no_sign() {
+        for (value, plain, difference) in [
+            (-1e-17, "0.000", "0.000"),
+            (-0.0, "0.000", "0.000"),
+            (4e-4, "0.000", "0.000"),
+            (-4e-4, "0.000", "0.000"),
+            (-6e-4, "-0.001", "-0.001"),
+            (6e-4, "0.001", "+0.001"),
+            (10.0, "10.000", "+10.000"),
+            (f64::NAN, "NaN", "NaN"),
+        ] {
+            assert_eq!((fixed(value, 3).as_str(), signed(value, 3).as_str()), (plain, difference));
+        }
+        assert_eq!((fixed(-0.4, 0), fixed(f64::NEG_INFINITY, 3)), ("0".into(), "-inf".into()));
+    }
 
     /// Figures of scikit-learn 1.x `classification_report` for truth 0001122 and prediction 0010121.
     #[test]

@@ -13,7 +13,7 @@ use super::dataset::split::Side;
 use super::dataset::{Dataset, Kind};
 use super::evaluate::figures::card_figures;
 use super::evaluate::score::score_side;
-use super::evaluate::table::fit_table;
+use super::evaluate::{Fitted, fit};
 use super::fit::BEST;
 use super::train::{RUN, RunInfo, labelling};
 use crate::decision::PerModality;
@@ -76,39 +76,32 @@ pub fn build(
     let validation = score_side(&pack, dataset, Side::Validation, &config.cache, &mut |done, of| {
         progress("validation", done, of);
     });
-    let validation = match validation {
-        Ok(table) => Some(table),
+    let fitted = match validation {
+        Ok(table) => {
+            let fitted = fit(&table);
+            manifest.fusion = manifest_fusion(&fitted.fusion, &classes);
+            fitted
+        }
         Err(Error::Data { cause, .. }) => {
             let why = format!("built without validation ({cause}): temperatures are 1, one modality decides all");
             notes.push(why.clone());
             manifest.fusion.refit = Some(why);
-            None
+            Fitted { temperatures: PerModality::of(|_| 1.0), fusion: pack.fusion.clone(), soft: Vec::new() }
         }
         Err(e) => return Err(e),
     };
-    let one = PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 };
-    let temperatures = validation.as_ref().map_or(one, |v| v.fit_temperatures());
-    for (modality, temperature) in [
-        (Modality::Rgb, manifest.rgb.as_mut().map(|s| &mut s.temperature)),
-        (Modality::Flow, manifest.flow.as_mut().map(|s| &mut s.temperature)),
-        (Modality::Audio, manifest.audio.as_mut().map(|s| &mut s.temperature)),
+    for (section, temperature) in [
+        (manifest.rgb.as_mut().map(|s| &mut s.temperature), fitted.temperatures.rgb),
+        (manifest.flow.as_mut().map(|s| &mut s.temperature), fitted.temperatures.flow),
+        (manifest.audio.as_mut().map(|s| &mut s.temperature), fitted.temperatures.audio),
     ] {
-        if let Some(temperature) = temperature {
-            *temperature = *temperatures.get(modality);
+        if let Some(stated) = section {
+            *stated = temperature;
         }
     }
-    let (soft, fusion) = match &validation {
-        Some(validation) => {
-            let soft = validation.soften(&temperatures);
-            let fusion = fit_table(&soft, &validation.modalities(), classes.len());
-            manifest.fusion = manifest_fusion(&fusion, &classes);
-            (soft, fusion)
-        }
-        None => (Vec::new(), pack.fusion.clone()),
-    };
     let test = score_side(&pack, dataset, Side::Test, &config.cache, &mut |done, of| progress("test", done, of));
     let measured = match test {
-        Ok(test) => card_figures(&test.soften(&temperatures), &soft, &fusion, classes.len()),
+        Ok(test) => card_figures(&test.soften(&fitted.temperatures), &fitted.soft, &fitted.fusion, classes.len()),
         Err(Error::Data { cause, .. }) => {
             notes.push(format!("not measured: {cause}"));
             BTreeMap::new()

@@ -148,7 +148,7 @@ impl Recorder {
             stream: &self.stream,
             state: StateFields::new(state),
             tracks,
-            at: self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival })).map(|wall| wall.time),
+            at: self.at(unix_ns),
         })
     }
 
@@ -156,26 +156,27 @@ impl Recorder {
     /// 1970-01-01 UTC.
     pub fn pack(&self, second: &SecondPrediction, previous: &PackStamp, unix_ns: i64) -> String {
         to_json(&PackRecord {
-            kind: "pack",
-            stream: &self.stream,
-            run: second.run,
-            index: second.index,
-            pts_ns: Pts::from_second(second.index),
+            head: self.head("pack", second.run, second.index),
             pack: &second.pack,
             previous,
-            at: self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival })).map(|wall| wall.time),
+            at: self.at(unix_ns),
         })
+    }
+
+    fn head<'a>(&'a self, kind: &'static str, run: RunId, index: u64) -> Head<'a> {
+        Head { kind, stream: &self.stream, run, index, pts_ns: Pts::from_second(index) }
+    }
+
+    /// When something happened here; nothing for a file, as with all arrival times.
+    fn at(&self, unix_ns: i64) -> Option<String> {
+        self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival })).map(|wall| wall.time)
     }
 
     fn second(&self, second: &SecondPrediction, published: &Published) -> String {
         let decision = &second.decision;
         let modality = |m: Modality| ModalityRecord::new(self, second.scores.get(m), *second.absent.get(m));
         to_json(&SecondRecord {
-            kind: "second",
-            stream: &self.stream,
-            run: second.run,
-            index: second.index,
-            pts_ns: Pts::from_second(second.index),
+            head: self.head("second", second.run, second.index),
             wall: self.wall(Some(second.wall)),
             modalities: ModalitiesRecord {
                 rgb: modality(Modality::Rgb),
@@ -196,11 +197,7 @@ impl Recorder {
 
     fn gap(&self, gap: &Gap, published: &Published) -> String {
         to_json(&GapRecord {
-            kind: "gap",
-            stream: &self.stream,
-            run: gap.run,
-            index: gap.index,
-            pts_ns: Pts::from_second(gap.index),
+            head: self.head("gap", gap.run, gap.index),
             reason: gap.reason,
             window: self.window(&published.estimate),
             backlog: self.backlog(published),
@@ -277,14 +274,21 @@ pub(super) fn to_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("a record has string keys only and serialises")
 }
 
+/// What every record of a second begins with.
 #[derive(Serialize)]
-struct SecondRecord<'a> {
+struct Head<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     stream: &'a str,
     run: RunId,
     index: u64,
     pts_ns: Pts,
+}
+
+#[derive(Serialize)]
+struct SecondRecord<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
     wall: Option<WallRecord>,
     modalities: ModalitiesRecord<'a>,
     decided_by: Modality,
@@ -300,12 +304,8 @@ struct SecondRecord<'a> {
 
 #[derive(Serialize)]
 struct GapRecord<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    stream: &'a str,
-    run: RunId,
-    index: u64,
-    pts_ns: Pts,
+    #[serde(flatten)]
+    head: Head<'a>,
     reason: GapReason,
     window: WindowRecord<'a>,
     backlog: u32,
@@ -338,12 +338,8 @@ struct StateRecord<'a> {
 
 #[derive(Serialize)]
 struct PackRecord<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    stream: &'a str,
-    run: RunId,
-    index: u64,
-    pts_ns: Pts,
+    #[serde(flatten)]
+    head: Head<'a>,
     pack: &'a PackStamp,
     previous: &'a PackStamp,
     at: Option<String>,

@@ -5,6 +5,7 @@
 pub mod http;
 pub mod live;
 pub mod program;
+pub mod reference;
 pub mod rtmp;
 pub mod rtsp;
 pub mod senders;

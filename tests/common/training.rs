@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::program::{self, touchline};
+use super::reference::finalised;
 
 /// In the order of a model's outputs.
 pub const CLASSES: [&str; 3] = ["chess", "golf", "tennis"];
@@ -59,12 +60,9 @@ pub fn first_weights() -> String {
     program::pack().join("rgb.safetensors").display().to_string()
 }
 
-/// 32 bits that differ for every input (the finaliser of MurmurHash3).
+/// 32 bits that differ for every input.
 pub fn mixed(value: u32) -> u32 {
-    let mut h = value.wrapping_mul(0x9E37_79B1);
-    h = (h ^ (h >> 16)).wrapping_mul(0x85EB_CA6B);
-    h = (h ^ (h >> 13)).wrapping_mul(0xC2B2_AE35);
-    h ^ (h >> 16)
+    finalised(value.wrapping_mul(0x9E37_79B1))
 }
 
 /// Smooth noise, 0 to 1, with lumps of `size` pixels.

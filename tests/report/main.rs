@@ -130,7 +130,8 @@ fn a_training_has_every_chart_for_each_modality() {
         "Accuracy against step",
         "Accuracy of each epoch",
         "Learning rate",
-        "Speed",
+        "Speed, step 1 (head)",
+        "Speed, step 2 (layers)",
         "Findings",
         "Processor",
         "Memory",
@@ -142,13 +143,13 @@ fn a_training_has_every_chart_for_each_modality() {
     ] {
         assert!(headings.iter().any(|h| h == chart), "{chart} is not in {headings:?}");
     }
-    assert_eq!(charts(&one), 13);
-    assert_eq!(one.matches("step 1 | step 2").count(), 6, "the border of the steps, in every curve");
+    assert_eq!(charts(&one), 14);
+    assert_eq!(one.matches("step 1 | step 2").count(), 5, "the border of the steps, in every curve over both");
     assert_eq!(one.matches(">\nkept</text>").count(), 6);
     assert!(one.contains("stopped by a rule: over-training") && one.contains("now 1.0121"));
     let all = report::training(&runs).unwrap();
     check_html(&all);
-    assert_eq!(charts(&all), 39);
+    assert_eq!(charts(&all), 42);
     assert!(all.contains("<a href=\"#audio-curves\">Sound (audio): loss and accuracy</a>"));
     std::fs::write(folder().join("training.html"), &one).unwrap();
     std::fs::write(folder().join("training-all.html"), &all).unwrap();

@@ -27,9 +27,6 @@ use crate::time::NANOS_PER_SECOND;
 /// of ten pictures a second at 288 lines: 260 MB).
 const SHARD_SECONDS: usize = 60;
 
-/// A recording whose greatest sample is below this, -60 dB of full scale, is silent.
-const SILENCE: f32 = 0.001;
-
 /// Where stills that were looked at are remembered.
 const STILLS: &str = "stills.csv";
 
@@ -75,6 +72,8 @@ pub struct Summary {
     pub recording_duplicates: usize,
     /// Pairs of stills that show the same.
     pub still_duplicates: usize,
+    /// Pairs of a still and a recording that it may be a frame of.
+    pub frame_duplicates: usize,
     /// How many groups were joined to others because of that.
     pub groups_joined: usize,
 }
@@ -164,6 +163,7 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
     }
     let found = duplicates::find(&mut items, &prints);
     (summary.recording_duplicates, summary.still_duplicates) = (found.recordings, found.stills);
+    summary.frame_duplicates = found.frames;
     summary.groups_joined = found.groups_joined;
     whole_or_nothing(&config.out.join("duplicates.csv"), &index::to_csv(found.lines.iter())?)?;
     save_skipped(&config.out, &summary.skipped)?;
@@ -371,7 +371,7 @@ impl Job<'_> {
         if let Some(cause) = missing {
             return Err(Error::data(path, cause, "replace it or remove it from the material"));
         }
-        let audible = seconds().any(|s| s.peak.is_some_and(|p| p >= SILENCE));
+        let audible = seconds().any(SecondHeader::sounds);
         let parts = headers.iter().enumerate().map(|(n, header)| {
             let bounds = header.seconds.first().zip(header.seconds.last());
             let (first, last) = bounds.map_or((0, 0), |(a, b)| (a.index, b.index + 1));

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::duplicates::Groups;
 use super::folder;
 use super::{Item, Kind};
 use crate::error::{Error, Result};
@@ -316,15 +317,23 @@ fn check_classes(material: &Material, inputs: &[PathBuf]) -> Result<()> {
     }
 }
 
-/// Leaves out what is named twice; the same part under two classes is an error.
+/// Leaves out what is named twice, however it is spelt; the same part under two classes is an error. What comes from one
+/// file is of one source, whatever names its inputs give it.
 fn drop_repeated(material: &mut Material) -> Result<()> {
+    let place = |entry: &Entry| {
+        let path = material.roots[entry.root as usize].join(&entry.item.path);
+        // What is not there is told later; until then it is what it is called.
+        std::fs::canonicalize(&path).unwrap_or(path)
+    };
+    let files: Vec<PathBuf> = material.entries.iter().map(place).collect();
+    let joined = join_sources(&files, &mut material.entries);
     let mut seen: BTreeMap<(PathBuf, Option<u64>, Option<u64>), String> = BTreeMap::new();
     let mut repeated = 0;
     let mut conflict = None;
-    let roots = &material.roots;
+    let mut files = files.into_iter();
     material.entries.retain(|entry| {
         let item = &entry.item;
-        let key = (roots[entry.root as usize].join(&item.path), item.start_ns, item.end_ns);
+        let key = (files.next().expect("a file for each entry"), item.start_ns, item.end_ns);
         match seen.get(&key) {
             None => {
                 seen.insert(key, item.class.clone());
@@ -346,7 +355,26 @@ fn drop_repeated(material: &mut Material) -> Result<()> {
     if repeated > 0 {
         material.notes.push(format!("{repeated} named twice are taken once"));
     }
+    if joined > 0 {
+        material.notes.push(format!("{joined} sources are joined to others: they name a file of them"));
+    }
     Ok(())
+}
+
+/// Gives the entries of one file one group; says how many groups are fewer than before. `files` are those of the entries.
+fn join_sources(files: &[PathBuf], entries: &mut [Entry]) -> usize {
+    let mut groups = Groups::new(entries.iter().map(|e| e.item.group.as_str()));
+    let mut first: BTreeMap<&Path, &str> = BTreeMap::new();
+    for (file, entry) in files.iter().zip(entries.iter()) {
+        let group = entry.item.group.as_str();
+        groups.join(first.entry(file).or_insert(group), group);
+    }
+    let joined = groups.joined;
+    let names: Vec<String> = entries.iter().map(|e| groups.name_of(&e.item.group)).collect();
+    for (entry, name) in entries.iter_mut().zip(names) {
+        entry.item.group = name;
+    }
+    joined
 }
 
 /// Notes classes whose recordings all come from one source.

@@ -139,6 +139,30 @@ talk.mp4, golf, , , , , , sound
 }
 
 #[test]
+fn one_file_in_two_spellings_is_taken_once() {
+    let dir = tempfile::tempdir().unwrap();
+    touch(dir.path(), &["in/tennis/a.mp4", "in/tennis/b.mp4", "lists/read.me"]);
+    std::os::unix::fs::symlink(dir.path().join("in"), dir.path().join("link")).unwrap();
+    let csv = dir.path().join("lists/list.csv");
+    let both = |text: &str| {
+        std::fs::write(&csv, text).unwrap();
+        gather(&[csv.clone(), dir.path().join("in")])
+    };
+    let material = both("path,class\n../in/tennis/a.mp4,tennis\n./../link/tennis/a.mp4,tennis\n").unwrap();
+    let paths: Vec<_> = material.entries.iter().map(|e| e.item.path.to_str().unwrap()).collect();
+    assert_eq!(paths, ["../in/tennis/a.mp4", "tennis/b.mp4"]);
+    assert!(material.notes.iter().any(|n| n == "2 named twice are taken once"), "{:?}", material.notes);
+    // A part is not the whole, but comes from the same source, and brings that of its CSV along.
+    let material =
+        both("path,class,end,source\n../link/tennis/a.mp4,tennis,5,final\n../gone.mp4,tennis,,final\n").unwrap();
+    let groups: Vec<_> = material.entries.iter().map(|e| e.item.group.as_str()).collect();
+    assert_eq!(groups, ["final", "final", "final", "tennis/b"]);
+    assert!(material.notes.iter().any(|n| n.starts_with("1 sources are joined")), "{:?}", material.notes);
+    let error = both("path,class\n../link/tennis/a.mp4,golf\n").unwrap_err().to_string();
+    assert!(error.contains("in/tennis/a.mp4") && error.contains("named as golf and as tennis"), "{error}");
+}
+
+#[test]
 fn times_are_exact() {
     for (text, ns) in [("0", 0), ("12", 12_000_000_000), ("0.000000001", 1), ("1:00.5", 60_500_000_000)] {
         assert_eq!(nanos(text), Some(ns), "{text}");

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::prints::Print;
 use crate::clip::{Absent, ClipSecond, FlowPair};
 use crate::error::{Error, Result};
+use crate::infer::is_silent;
 use crate::ingest::frame::Frame;
 use crate::ingest::pool::Pooled;
 use crate::time::{Pts, RunId};
@@ -59,6 +60,15 @@ pub(super) struct SecondHeader {
     pub audio_absent: Option<Absent>,
     /// Of the middle RGB frame.
     pub print: Option<Print>,
+}
+
+impl SecondHeader {
+    /// Whether there is sound, and no silence: by the rule that serving has for a second, of which the greatest sample
+    /// tells as much as all of them.
+    pub fn sounds(&self) -> bool {
+        let heard = |peak| ClipSecond { audio: Some(vec![peak]), ..ClipSecond::of_pictures(Vec::new()) };
+        self.peak.is_some_and(|peak| !is_silent(&heard(peak)))
+    }
 }
 
 /// A frame as it is stored.

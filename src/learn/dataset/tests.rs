@@ -18,8 +18,9 @@ use crate::time::{NANOS_PER_SECOND, Pts};
 const FPS: u64 = 10;
 const RATE: u32 = 8000;
 
-/// "Recordings" are text files: `clip SECONDS SEED`, `noise SECONDS SEED`, `mute SECONDS SEED`, `sound SECONDS SEED`;
-/// anything else breaks off after a second. It keeps what was opened.
+/// "Recordings" are text files: `clip SECONDS SEED`, `noise SECONDS SEED`, `mute SECONDS SEED`, `sound SECONDS SEED`,
+/// `faint SECONDS SEED` and `dead SECONDS SEED` (sound of -80 and -106 dB); anything else breaks off after a second. It keeps
+/// what was opened.
 #[derive(Default)]
 struct Fake {
     opened: Mutex<Vec<PathBuf>>,
@@ -45,7 +46,7 @@ impl Open for Fake {
         let number = |i: usize| words.get(i).and_then(|w| w.parse::<u64>().ok()).unwrap_or(1);
         let failed = End::Failed { cause: "the data stream is broken".into(), advice: "encode it anew".into() };
         let (what, end) = match words[0] {
-            what @ ("clip" | "noise" | "mute" | "sound") => (what, End::Finished),
+            what @ ("clip" | "noise" | "mute" | "sound" | "faint" | "dead") => (what, End::Finished),
             _ => ("clip", failed),
         };
         let script = Script { items: media(what, number(1), number(2)), end: Some(end) };
@@ -55,7 +56,12 @@ impl Open for Fake {
 
 /// Soft blobs (`clip`), which move a little with time, or noise; and a noisy tone.
 fn media(what: &str, seconds: u64, seed: u64) -> Vec<MediaItem> {
-    let tracks = Tracks { video: what != "sound", audio: what != "mute" };
+    let tracks = Tracks { video: !matches!(what, "sound" | "faint" | "dead"), audio: what != "mute" };
+    let loudness = match what {
+        "faint" => 2e-4,
+        "dead" => 1e-5,
+        _ => 1.0,
+    };
     let mut rng = SmallRng::seed_from_u64(seed);
     let waves: Vec<[f32; 3]> = (0..6).map(|_| [rng.random(), rng.random(), rng.random()]).collect();
     let mut items = vec![MediaItem::Opened(tracks)];
@@ -77,7 +83,7 @@ fn media(what: &str, seconds: u64, seed: u64) -> Vec<MediaItem> {
             items.push(MediaItem::Frame(Frame::new(Pooled::detached(data), width as u32, height as u32, pts, n)));
         }
         if tracks.audio {
-            let samples = (0..RATE as usize / FPS as usize).map(|_| rng.random::<f32>() - 0.5).collect();
+            let samples = (0..RATE as usize / FPS as usize).map(|_| loudness * (rng.random::<f32>() - 0.5)).collect();
             items.push(MediaItem::Pcm(PcmChunk {
                 data: Pooled::detached(samples),
                 channels: 1,
@@ -226,6 +232,18 @@ fn what_is_read_is_what_was_cut_bit_for_bit_from_several_threads() {
     let still = dataset.seconds(5).unwrap();
     assert_eq!((still.len(), still[0].frames.len(), still[0].rgb.len()), (1, 1, 1));
     assert_eq!((still[0].frames[0].width, still[0].frames[0].height), (32, 24), "scaled down as on ingest");
+}
+
+/// What serving would listen to is sound, however faint; what it would take for a muted feed is none.
+#[test]
+fn silence_is_what_serving_takes_for_silence() {
+    let material = Material::new(&[("a/faint.wav", "faint 1 1"), ("a/dead.wav", "dead 1 2")]);
+    material.build(&Fake::default()).unwrap();
+    let dataset = material.open();
+    for (i, item) in dataset.items.iter().enumerate() {
+        let heard = !crate::infer::is_silent(&dataset.seconds(i).unwrap()[0]);
+        assert_eq!((item.audible, heard), (item.source == "faint", item.source == "faint"), "{item:?}");
+    }
 }
 
 #[test]
@@ -388,10 +406,13 @@ fn a_split_is_kept_until_the_dataset_is_another() {
 fn what_shows_the_same_gets_one_group() {
     let material = Material::new(&[("a/1.mp4", "clip 3 1"), ("a/2.mp4", "mute 4 1"), ("a/3.mp4", "clip 3 3")]);
     ["7", "8", "7"].iter().zip(["x", "y", "z"]).for_each(|(seed, n)| material.write(&format!("b/{n}.png"), seed));
+    // A frame of the third recording.
+    material.write("a/4.png", "3");
     let summary = material.build(&Fake::default()).unwrap();
-    assert_eq!((summary.recording_duplicates, summary.still_duplicates, summary.groups_joined), (1, 1, 2));
+    assert_eq!((summary.recording_duplicates, summary.still_duplicates, summary.frame_duplicates), (1, 1, 1));
+    assert_eq!(summary.groups_joined, 3);
     let groups: Vec<String> = material.open().items.into_iter().map(|i| i.group).collect();
-    assert_eq!(groups, ["a/1", "a/1", "a/3", "b/x", "b/y", "b/x"]);
+    assert_eq!(groups, ["a/1", "a/1", "a/3", "a/3", "b/x", "b/y", "b/x"]);
     let list = std::fs::read_to_string(material.out().join("duplicates.csv")).unwrap();
     assert!(list.contains("clip,a/1.mp4,a/2.mp4,a,a,3,3,0") && list.contains("b/x.png,b/z.png"), "{list}");
     // The groups of an unchanged dataset do not change.

@@ -19,7 +19,7 @@ mod roc;
 pub mod score;
 pub mod scores;
 mod stacking;
-pub mod table;
+mod table;
 mod temperature;
 #[cfg(test)]
 mod tests;
@@ -34,6 +34,7 @@ use self::result::{
 };
 use self::scores::{ScoreTable, SoftSecond};
 use self::stacking::Stacking;
+use self::table::fit_table;
 use crate::decision::PerModality;
 use crate::fusion::FusionTable;
 use crate::labels::{ClassId, Modality};
@@ -57,18 +58,33 @@ pub struct Deciders {
 
 impl Deciders {
     pub fn of(pack: &Pack) -> Self {
-        let temperature = |m| pack.model(m).map_or(1.0, |model| model.temperature);
         Self {
             pack: pack.name.clone(),
             weights_sha256: pack.weights_sha256(),
-            temperatures: PerModality {
-                rgb: temperature(Modality::Rgb),
-                flow: temperature(Modality::Flow),
-                audio: temperature(Modality::Audio),
-            },
+            temperatures: PerModality::of(|m| pack.model(m).map_or(1.0, |model| model.temperature)),
             fusion: pack.fusion.clone(),
         }
     }
+}
+
+/// What validation settles.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fitted {
+    pub temperatures: PerModality<f32>,
+    pub fusion: FusionTable,
+    /// Validation's seconds at these temperatures.
+    pub soft: Vec<SoftSecond>,
+}
+
+/// Temperatures and the class-to-modality table from validation.
+///
+/// # Panics
+/// If the table is of no modality.
+pub fn fit(validation: &ScoreTable) -> Fitted {
+    let temperatures = validation.fit_temperatures();
+    let soft = validation.soften(&temperatures);
+    let fusion = fit_table(&soft, &validation.modalities(), validation.classes.len());
+    Fitted { temperatures, fusion, soft }
 }
 
 /// What is measured, and how.

@@ -9,6 +9,7 @@ use super::table::confusion;
 use crate::labels::{ClassId, Modality};
 use crate::learn::dataset::Kind;
 use crate::learn::dataset::split::Side;
+use crate::learn::measure::fixed;
 
 /// Skipped files that are named; the rest is counted.
 const NAMED: usize = 5;
@@ -26,7 +27,7 @@ pub fn notes(table: &ScoreTable, soft: &[SoftSecond], stacking: Option<&Stacking
     out.extend(other_kinds(table, soft));
     match stacking {
         Some(s) => {
-            let factors: Vec<String> = s.factors().map(|(m, factor)| format!("{m} {factor:.2}")).collect();
+            let factors: Vec<String> = s.factors().map(|(m, factor)| format!("{m} {}", fixed(factor, 2))).collect();
             out.push(format!(
                 "Learned fusion: fitted on validation, penalty {} by {}-fold cross-validation over {} sources; exponents \
                  of the modalities: {}.",
@@ -96,10 +97,10 @@ fn other_kinds(table: &ScoreTable, soft: &[SoftSecond]) -> Vec<String> {
         let c = confusion(soft.iter().filter(|s| s.kind == kind), modality, table.classes.len());
         if c.total() > 0 {
             out.push(format!(
-                "{} {what} ({modality}): accuracy {:.3}, macro F1 {:.3}; not part of the other figures.",
+                "{} {what} ({modality}): accuracy {}, macro F1 {}; not part of the other figures.",
                 c.total(),
-                c.accuracy(),
-                c.macro_f1()
+                fixed(c.accuracy(), 3),
+                fixed(c.macro_f1(), 3)
             ));
         }
     }

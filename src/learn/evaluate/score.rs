@@ -21,7 +21,7 @@ use crate::models::pack::Pack;
 use crate::models::sha256_hex;
 
 /// Changes whenever the scores of an unchanged side would change.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Seconds that go through the models at once.
 const BATCH: usize = 8;
@@ -43,8 +43,6 @@ pub struct LabelledItem {
     pub side: Side,
     /// Little of the sport is shown: neither learned from nor measured.
     pub weak: bool,
-    /// Has sound that is not silence.
-    pub audible: bool,
 }
 
 /// Labelled material that can be cut into seconds.
@@ -88,7 +86,6 @@ impl Material for Dataset {
             group: item.group.clone(),
             side: *side,
             weak: item.weak,
-            audible: item.audible,
         });
         Ok(labelled.collect())
     }
@@ -150,11 +147,7 @@ fn empty_table(pack: &Pack, material: &dyn Material, side: Side) -> Result<(Scor
     }
     let mut table = ScoreTable {
         classes: pack.classes.clone(),
-        outputs: PerModality {
-            rgb: pack.model(Modality::Rgb).map(|m| m.outputs.clone()),
-            flow: pack.model(Modality::Flow).map(|m| m.outputs.clone()),
-            audio: pack.model(Modality::Audio).map(|m| m.outputs.clone()),
-        },
+        outputs: PerModality::of(|modality| pack.model(modality).map(|m| m.outputs.clone())),
         items: Vec::new(),
         seconds: Vec::new(),
         skipped: Vec::new(),
@@ -179,7 +172,6 @@ fn empty_table(pack: &Pack, material: &dyn Material, side: Side) -> Result<(Scor
             kind: item.kind,
             truth,
             group: item.group,
-            audible: item.audible,
         });
     }
     if table.items.is_empty() {
@@ -250,10 +242,7 @@ fn run(
             let skip = match seconds {
                 Ok(seconds) if seconds.is_empty() => Some("it holds no second".to_owned()),
                 Ok(seconds) => {
-                    for (second, mut clip) in (0u32..).zip(seconds) {
-                        if !scored.audible {
-                            clip.audio = None;
-                        }
+                    for (second, clip) in (0u32..).zip(seconds) {
                         batch.push((item, second, clip));
                         if batch.len() == BATCH {
                             flush(engine, &mut batch, &mut table.seconds)?;
@@ -298,7 +287,7 @@ fn key(pack: &Pack, material: &dyn Material, table: &ScoreTable, side: Side) -> 
         material.fingerprint()
     );
     for item in &table.items {
-        text += &format!("{} {}\n", item.path.display(), item.audible);
+        text += &format!("{}\n", item.path.display());
     }
     sha256_hex(text.as_bytes())
 }

@@ -24,8 +24,6 @@ pub struct ScoredItem {
     pub truth: ClassId,
     /// What the split keeps together: the unit of resampling and of cross-validation.
     pub group: String,
-    /// Has sound that is not silence; else sound is missing, whatever track there is.
-    pub audible: bool,
 }
 
 /// The raw outputs of one second.
@@ -144,8 +142,7 @@ impl ScoreTable {
 
     /// [`Self::fit_temperature`] for each modality, within what a pack may state (0.05 to 20).
     pub fn fit_temperatures(&self) -> PerModality<f32> {
-        let fit = |modality| self.fit_temperature(modality).clamp(0.05, 20.0);
-        PerModality { rgb: fit(Modality::Rgb), flow: fit(Modality::Flow), audio: fit(Modality::Audio) }
+        PerModality::of(|modality| self.fit_temperature(modality).clamp(0.05, 20.0))
     }
 
     /// The groups of all items by name, numbered from 0.
@@ -190,7 +187,6 @@ pub(crate) mod testing {
                 kind,
                 truth: ClassId(truth),
                 group: group.to_owned(),
-                audible: true,
             });
             for (second, logits) in (0..).zip(seconds) {
                 self.seconds.push(RawSecond { item, second, logits });

@@ -4,7 +4,6 @@ use rand::Rng;
 
 use super::result::Predictor;
 use super::scores::testing::{says, table};
-use super::table::fit_table;
 use super::*;
 use crate::learn::augment::rng;
 
@@ -31,8 +30,7 @@ fn made(groups: usize, seed: u64) -> ScoreTable {
 }
 
 fn deciders(validation: &ScoreTable) -> Deciders {
-    let temperatures = validation.fit_temperatures();
-    let fusion = fit_table(&validation.soften(&temperatures), &validation.modalities(), 3);
+    let Fitted { temperatures, fusion, .. } = fit(validation);
     Deciders { pack: "hand".into(), weights_sha256: "0".into(), temperatures, fusion }
 }
 

@@ -1,18 +1,25 @@
 //! The tensors that are looked at and saved every so many steps.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::learn::net::Watched;
 use crate::learn::optimizer::Optimizer;
 use crate::learn::record::{Collection, TensorSummary};
 use crate::models::Tensors;
 
-/// Sums up losses, gradients, weights and means of outputs, and writes them as `tensors/step-N.safetensors` in `f16`.
+/// Steps whose tensors stay whole: enough to see what led to a failure, and of a ResNet50 about 2 GB.
+const KEPT: usize = 20;
+
+/// Folder of a modality's run.
+const FOLDER: &str = "tensors";
+
+/// Sums up losses, gradients, weights and means of outputs, and writes the sums as `tensors/step-N.json` and the tensors as
+/// `tensors/step-N.safetensors` in `f16`, of which the newest [`KEPT`] stay.
 pub(super) fn collect(
     dir: &Path,
     step: u64,
@@ -41,10 +48,74 @@ pub(super) fn collect(
         summaries.push(TensorSummary { dead_channels: Some(*dead), ..summary });
         tensors.insert(format!("feature_means/{name}"), Tensor::from_slice(means, means.len(), &Device::Cpu)?);
     }
-    let folder = dir.join("tensors");
-    std::fs::create_dir_all(&folder).map_err(|e| {
-        crate::error::Error::output(folder.display().to_string(), format!("cannot be made: {e}"), "choose another -o")
-    })?;
-    checkpoint::write(&folder.join(format!("step-{step:08}.safetensors")), &tensors, None)?;
+    keep(&dir.join(FOLDER), step, &tensors, &summaries)?;
     Ok(summaries)
+}
+
+/// Writes a step's tensors and sums into `folder`, and removes tensors of steps long past. Later steps are those of a run
+/// that was cut off after its checkpoint; they come again.
+fn keep(folder: &Path, step: u64, tensors: &Tensors, summaries: &[TensorSummary]) -> Result<()> {
+    let failed = |path: &Path, cause: String| {
+        Error::output(path.display().to_string(), format!("cannot write: {cause}"), "free space or choose another -o")
+    };
+    std::fs::create_dir_all(folder).map_err(|e| failed(folder, e.to_string()))?;
+    let sums = folder.join(format!("step-{step:08}.json"));
+    let text = serde_json::to_string(summaries).map_err(|e| failed(&sums, e.to_string()))?;
+    std::fs::write(&sums, text).map_err(|e| failed(&sums, e.to_string()))?;
+    checkpoint::write(&folder.join(format!("step-{step:08}.safetensors")), tensors, None)?;
+    let Ok(files) = std::fs::read_dir(folder) else { return Ok(()) };
+    let mut past: Vec<(u64, PathBuf)> = files
+        .flatten()
+        .filter_map(|file| Some((step_of(file.file_name().to_str()?)?, file.path())))
+        .filter(|(of, _)| *of <= step)
+        .collect();
+    past.sort_by(|a, b| b.cmp(a));
+    for (_, path) in past.into_iter().skip(KEPT) {
+        // What stays is only in the way.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+/// The step that a file of tensors is of.
+fn step_of(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_tensors_stay_and_the_sums_of_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join(FOLDER);
+        let tensors = Tensors::from([("losses/loss".to_owned(), Tensor::new(&[0.5f32, 0.25], &Device::Cpu).unwrap())]);
+        let summaries = [TensorSummary::of(Collection::Losses, "loss", &[0.5, 0.25])];
+        let there = |ending: &str| {
+            let names = std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.filter(|n| n.ends_with(ending)).collect();
+            names.sort();
+            names
+        };
+        let steps = KEPT as u64 + 5;
+        for step in 1..=steps {
+            keep(&folder, 200 * step, &tensors, &summaries).unwrap();
+        }
+        let whole = there(".safetensors");
+        assert_eq!((whole.len(), whole[0].as_str()), (KEPT, "step-00001200.safetensors"));
+        assert_eq!(there(".json").len() as u64, steps);
+        let read: Vec<TensorSummary> =
+            serde_json::from_slice(&std::fs::read(folder.join("step-00000200.json")).unwrap()).unwrap();
+        assert_eq!(read, summaries);
+
+        // Taken up again at an earlier step: what comes is kept, and what is not ours stays.
+        std::fs::write(folder.join("step-notes.txt"), "mine").unwrap();
+        keep(&folder, 1000, &tensors, &summaries).unwrap();
+        keep(&folder, 1200, &tensors, &summaries).unwrap();
+        assert_eq!(there(".safetensors").len(), KEPT + 1);
+        keep(&folder, 200 * steps, &tensors, &summaries).unwrap();
+        assert_eq!(there(".safetensors"), whole);
+        assert_eq!(there(".txt").len(), 1);
+    }
 }

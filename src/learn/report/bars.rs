@@ -4,6 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::chart::{Axis, broken, units};
+use super::html::three;
 use super::ink::{Role, SCALE, TEXT_PX, page_svg, shortened, text, text_width, tick};
 use crate::error::Result;
 
@@ -124,7 +125,7 @@ fn draw_intervals(
         chart.draw_series([Circle::new((value, y), 4 * SCALE, row.role.fill(1.0))])?;
         let (px, py) = chart.plotting_area().map_coordinate(&(high.max(value), y));
         let style = text(Role::Quiet, TEXT_PX - 1.0, HPos::Left, VPos::Center);
-        root.draw(&Text::new(format!("{:.3}", row.value), (px + 9 * SCALE, py), style))?;
+        root.draw(&Text::new(three(row.value), (px + 9 * SCALE, py), style))?;
     }
     root.present()?;
     Ok(())

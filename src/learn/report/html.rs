@@ -3,6 +3,7 @@
 //! Whatever comes from outside (names, paths, sentences) goes through [`escaped`] in here; callers hand over plain text.
 
 use super::ink::{Role, role_styles};
+use crate::learn::measure::fixed;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -247,7 +248,7 @@ pub(super) fn capital(text: &str) -> String {
 
 /// A number with three decimals; a dash where there is none.
 pub(super) fn three(value: f64) -> String {
-    if value.is_finite() { format!("{value:.3}") } else { "–".into() }
+    if value.is_finite() { fixed(value, 3) } else { "–".into() }
 }
 
 /// A number of things, with thin spaces between the thousands.

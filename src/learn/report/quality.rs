@@ -11,6 +11,7 @@ use crate::labels::Modality;
 use crate::learn::evaluate::result::{
     Calibration, Evaluation, Histogram, Importance, Level, LevelReport, Predictor, RocCurve,
 };
+use crate::learn::measure::signed;
 
 /// Classes whose curve is drawn: those that are told worst.
 const WORST: usize = 5;
@@ -175,7 +176,7 @@ fn importance(title: &str, of: &[&Importance]) -> Result<String> {
         names: of.iter().map(|i| view(i.modality).to_owned()).collect(),
         series,
         x: Axis::new("fall of macro F1", low * 1.1, high * 1.08),
-        say: |v| format!("{v:+.3}"),
+        say: |v| signed(v, 3),
     }
     .svg()?;
     let legend = vec![
@@ -193,7 +194,7 @@ fn improvement(e: &Evaluation) -> String {
     }
     let mut table = Table::new(2, &["level", "over", "fusion F1", "its F1", "improvement"]);
     for i in &e.improvement {
-        let percent = if i.percent.is_finite() { format!("{:+.2} %", i.percent) } else { "–".into() };
+        let percent = if i.percent.is_finite() { format!("{} %", signed(i.percent, 2)) } else { "–".into() };
         table.row(vec![
             level_name(i.level).into(),
             view(i.over).into(),

@@ -174,15 +174,10 @@ fn curves(story: &Story) -> Result<String> {
         Curve { role: Role::Purple, name: "validation, macro F1", of: |e| e.validation.map(|v| v.macro_f1) },
     ];
     parts.push(per_epoch(story, &marks, "Accuracy of each epoch", "accuracy, macro F1", &accuracy)?);
-    parts.push(of_steps(
-        story,
-        &marks,
-        "Learning rate",
-        "learning rate",
-        "The schedule: warm-up, then a cosine.",
-        |s| s.learning_rate,
-    )?);
-    parts.push(of_steps(story, &marks, "Speed", "images a second", "", |s| s.images_per_second)?);
+    let rates: Vec<(f64, f64)> = story.steps.iter().map(|s| (s.step as f64, s.learning_rate)).collect();
+    let schedule = "The schedule: warm-up, then a cosine.";
+    parts.push(of_steps(&rates, span_of_steps(story), &marks.step, "Learning rate", "learning rate", schedule)?);
+    parts.extend(speeds(story, &marks)?);
     let mut table =
         Table::new(1, &["epoch", "step", "train loss", "train acc.", "val. loss", "val. acc.", "val. F1", "took"]);
     for e in &story.epochs {
@@ -320,24 +315,36 @@ fn per_epoch(story: &Story, marks: &Marks, title: &str, unit: &str, curves: &[Cu
     Ok(Figure { title, note: note.trim(), legend, svg }.card())
 }
 
-fn of_steps(
-    story: &Story,
-    marks: &Marks,
-    title: &str,
-    unit: &str,
-    note: &str,
-    of: fn(&StepRecord) -> f64,
-) -> Result<String> {
-    if story.steps.is_empty() {
+/// The speed of each step of the study by itself: on cached features step 1 is many times as fast, and step 2 beside it a
+/// line at the bottom.
+fn speeds(story: &Story, marks: &Marks) -> Result<Vec<String>> {
+    let mut parts = Vec::new();
+    for phase in [Phase::Head, Phase::Tune] {
+        let points: Vec<(f64, f64)> =
+            story.steps.iter().filter(|s| s.phase == phase).map(|s| (s.step as f64, s.images_per_second)).collect();
+        let (Some(first), Some(last)) = (points.first(), points.last()) else { continue };
+        let x = Axis::new("step", first.0, last.0);
+        let within = |mark: &&Layer| matches!(mark, Layer::Mark(_, at, _) if (x.from..=x.to).contains(at));
+        let own: Vec<Layer> = marks.step.iter().filter(within).cloned().collect();
+        let title = format!("Speed, {}", phase_name(phase));
+        parts.push(of_steps(&points, x, &own, &title, "images a second", "")?);
+    }
+    if parts.is_empty() {
+        parts.push(missing("Speed", "The log has no steps."));
+    }
+    Ok(parts)
+}
+
+fn of_steps(points: &[(f64, f64)], x: Axis, marks: &[Layer], title: &str, unit: &str, note: &str) -> Result<String> {
+    if points.is_empty() {
         return Ok(missing(title, "The log has no steps."));
     }
-    let points: Vec<(f64, f64)> = story.steps.iter().map(|s| (s.step as f64, of(s))).collect();
-    let few: Vec<(f64, f64)> = condensed(&points, CURVE_POINTS).iter().map(|p| (p.0, p.1)).collect();
+    let few: Vec<(f64, f64)> = condensed(points, CURVE_POINTS).iter().map(|p| (p.0, p.1)).collect();
     let y = Axis::up_to(unit, few.iter().map(|p| p.1));
-    let mut layers = marks.step.clone();
+    let mut layers = marks.to_vec();
     layers.push(Layer::Line(Role::Blue, few));
     let description = format!("{unit} over {} steps.", points.len());
-    let svg = Chart { title, description, x: span_of_steps(story), y, layers, square: false }.svg()?;
+    let svg = Chart { title, description, x, y, layers, square: false }.svg()?;
     Ok(Figure { title, note, legend: Vec::new(), svg }.card())
 }
 

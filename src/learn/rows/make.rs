@@ -11,13 +11,13 @@ use half::f16;
 
 use super::chunk::{Chunk, Collected};
 use super::{Key, Recipe, Rows, ground};
-use crate::clip::ClipSecond;
+use crate::clip::{ClipSecond, SamplingPlan};
 use crate::error::{Error, Result};
 use crate::features::FeatureExtractor;
 use crate::ingest::frame::Frame;
 use crate::labels::Modality;
 use crate::learn::augment;
-use crate::learn::dataset::{Dataset, Kind};
+use crate::learn::dataset::{Dataset, Item, Kind};
 use crate::learn::inputs::Inputs;
 use crate::learn::net::Net;
 use crate::models::sha256_hex;
@@ -31,6 +31,10 @@ const BATCH: usize = 16;
 /// Stills or recordings of a chunk: what a run that is cut short loses at most.
 const STILLS: usize = 256;
 const RECORDINGS: usize = 24;
+
+/// Bytes of a chunk, which is collected in memory and copied twice when it is written. An item alone may be more: a minute
+/// of model inputs is 200 MB.
+const CHUNK_BYTES: u64 = 256 << 20;
 
 /// An item and how many random views of it are wanted beside the item itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,18 @@ pub fn make(
     cache: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rows> {
+    make_within(CHUNK_BYTES, dataset, wanted, (net, network), recipe, cache, progress)
+}
+
+fn make_within(
+    chunk_bytes: u64,
+    dataset: &Dataset,
+    wanted: &[Wanted],
+    (net, network): (&Net, &str),
+    recipe: &Recipe,
+    cache: &Path,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Rows> {
     std::fs::create_dir_all(cache).map_err(|e| {
         Error::output(cache.display().to_string(), format!("cannot be made: {e}"), "choose another --cache")
     })?;
@@ -76,8 +92,14 @@ pub fn make(
     let probe = Tensor::zeros((3, 1, height, width), DType::F32, &Device::Cpu)?;
     let (c, _, h, w) = net.run(&probe, 0, recipe.frozen)?.dims4()?;
     rows.shape = [c, h, w];
+    let activations = if recipe.activations { c * h * w } else { 0 };
+    let row_bytes = (size_of::<Key>() + size_of::<f16>() * (rows.width + activations)) as u64;
+    let items = wanted.iter().map(|w| {
+        let item = &dataset.items[w.item as usize];
+        (item.kind == Kind::Picture, row_bytes * inputs_of(item, &dataset.meta.plan, w.views, recipe))
+    });
     let (mut done, mut inputs) = (0, 0);
-    for part in parts(dataset, wanted) {
+    for part in parts(wanted, &items.collect::<Vec<_>>(), chunk_bytes) {
         let text = format!("{VERSION} {ground} {part:?}");
         let path = cache.join(format!("rows-{}.safetensors", &sha256_hex(text.as_bytes())[..24]));
         let mut complete = true;
@@ -108,13 +130,34 @@ pub fn make(
     Ok(rows)
 }
 
-/// Cuts the list where a chunk is full or recordings follow stills.
-fn parts<'a>(dataset: &Dataset, wanted: &'a [Wanted]) -> Vec<&'a [Wanted]> {
-    let still = |w: &Wanted| dataset.items[w.item as usize].kind == Kind::Picture;
-    wanted
-        .chunk_by(|a, b| still(a) == still(b))
-        .flat_map(|run| run.chunks(if still(&run[0]) { STILLS } else { RECORDINGS }))
-        .collect()
+/// Model inputs of an item at most: what of it is missing is known only when it is read.
+fn inputs_of(item: &Item, plan: &SamplingPlan, views: u32, recipe: &Recipe) -> u64 {
+    let (whole, of_view) = match recipe.modality {
+        Modality::Rgb if item.kind != Kind::Picture => (plan.rgb_frames, plan.rgb_frames.min(recipe.frames)),
+        Modality::Flow => (plan.flow_pairs, plan.flow_pairs.min(recipe.frames)),
+        Modality::Rgb | Modality::Audio => (1, 1),
+    };
+    u64::from(item.seconds) * (u64::from(whole) + u64::from(views) * u64::from(of_view))
+}
+
+/// Cuts the list where a chunk is full or recordings follow stills; `items` says of each whether it is a still, and the
+/// bytes of its rows.
+fn parts<'a>(mut wanted: &'a [Wanted], items: &[(bool, u64)], chunk_bytes: u64) -> Vec<&'a [Wanted]> {
+    let mut parts = Vec::new();
+    let (mut n, mut bytes) = (0, 0);
+    for (i, (still, size)) in items.iter().enumerate() {
+        let full = n == if *still { STILLS } else { RECORDINGS } || bytes + size > chunk_bytes;
+        if n > 0 && (full || items[i - 1].0 != *still) {
+            let (part, rest) = wanted.split_at(n);
+            parts.push(part);
+            (wanted, n, bytes) = (rest, 0, 0);
+        }
+        (n, bytes) = (n + 1, bytes + size);
+    }
+    if n > 0 {
+        parts.push(wanted);
+    }
+    parts
 }
 
 type Skipped = Vec<(std::path::PathBuf, String)>;
@@ -272,4 +315,74 @@ fn sound(
         augment::mask(&mut out[start..], inputs.audio.width, inputs.audio.height, rng);
     }
     1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::Pace;
+    use crate::ingest::replay::Replay;
+    use crate::learn::dataset::build::{BuildConfig, build};
+    use crate::learn::net;
+    use crate::models::{Architecture, Tensors};
+
+    #[test]
+    fn a_chunk_ends_by_number_by_bytes_and_by_kind() {
+        let wanted: Vec<Wanted> = (0..600).map(|item| Wanted { item, views: 1 }).collect();
+        let lengths = |items: &[(bool, u64)]| -> Vec<usize> {
+            let parts = parts(&wanted[..items.len()], items, 100);
+            assert_eq!(parts.concat(), wanted[..items.len()], "nothing is lost or moved");
+            parts.iter().map(|p| p.len()).collect()
+        };
+        assert!(lengths(&[]).is_empty());
+        assert_eq!(lengths(&[(true, 0); 600]), [256, 256, 88]);
+        assert_eq!(lengths(&[(false, 4); 60]), [24, 24, 12]);
+        assert_eq!(lengths(&[(false, 10); 25]), [10, 10, 5]);
+        assert_eq!(lengths(&[(false, 101), (false, 50), (false, 50), (false, 1), (true, 1)]), [1, 2, 1, 1]);
+    }
+
+    /// Where a chunk ends decides about files, not about rows.
+    #[test]
+    fn rows_are_the_same_in_chunks_of_any_size() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..21u32 {
+            let folder = dir.path().join("in").join(["golf", "tennis"][n as usize % 2]);
+            std::fs::create_dir_all(&folder).unwrap();
+            let pixel = |x: u32, y: u32| image::Rgb([(x * n) as u8, (y * (n + 3)) as u8, (x * y + n) as u8]);
+            image::RgbImage::from_fn(40, 32, pixel).save(folder.join(format!("{n}.png"))).unwrap();
+        }
+        let config = BuildConfig {
+            inputs: vec![dir.path().join("in")],
+            out: dir.path().join("ds"),
+            frame_height: 32,
+            sample_rate: 32_000,
+            plan: SamplingPlan { rgb_frames: 1, flow_pairs: 0, flow_gap_ns: 40_000_000 },
+            jobs: 1,
+        };
+        build(&config, &Replay::new(Pace::File, Vec::new()), &mut |_| {}).unwrap();
+        let dataset = Dataset::open(&config.out).unwrap();
+        let wanted: Vec<Wanted> = (0..21).map(|item| Wanted { item, views: 1 }).collect();
+        let net = net::build(Architecture::MobileNetV2, &Tensors::new(), 2, 1, &Device::Cpu).unwrap().net;
+        let recipe = Recipe {
+            modality: Modality::Rgb,
+            inputs: Inputs::standard(64, 32_000, 40),
+            frozen: 4,
+            activations: true,
+            frames: 1,
+            seed: 1,
+        };
+        let made = |chunk_bytes: u64| {
+            let cache = dir.path().join(chunk_bytes.to_string());
+            let rows =
+                make_within(chunk_bytes, &dataset, &wanted, (&net, "fresh"), &recipe, &cache, &mut |_, _| {}).unwrap();
+            let all: Vec<u32> = (0..rows.len() as u32).collect();
+            let values = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let pooled = values(rows.pooled(&all, &Device::Cpu).unwrap());
+            let activations = values(rows.activations(&all, &Device::Cpu).unwrap());
+            (rows.chunks.len(), (rows.keys, pooled, activations))
+        };
+        let (one, few, many) = (made(CHUNK_BYTES), made(60_000), made(1));
+        assert!(one.0 == 1 && few.0 > 2 && few.0 < 21 && many.0 == 21, "{} {} {}", one.0, few.0, many.0);
+        assert!(one.1 == few.1 && one.1 == many.1);
+    }
 }

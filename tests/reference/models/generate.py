@@ -1,6 +1,6 @@
 """Values that a test can make again bit for bit from nothing but a name: an integer hash of name and index, scaled.
 
-The twin of `generated` in tests/models_parity.rs. All arithmetic is on 32-bit integers or on doubles without fused
+The twin of tests/common/reference.rs. All arithmetic is on 32-bit integers or on doubles without fused
 operations, and is rounded to single precision once at the end, so both languages give the same bits.
 """
 
