@@ -17,6 +17,7 @@ use crate::labels::{ClassId, Modality};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::{ModelSpec, Pack};
 use crate::models::{Network, check_finite, read_weights_verified};
+use crate::nn::fused::Precision;
 use crate::time::WallTime;
 
 /// Sound below this peak (-100 dB of full scale) is digital silence: a muted or dead feed. A model made to name a sport
@@ -40,10 +41,11 @@ impl Models {
         &self.stamp
     }
 
-    /// The network that `model` asks for, if it is here: from the same bytes, in the same architecture.
-    fn network(&self, modality: Modality, model: &ModelSpec) -> Option<Network> {
+    /// The network that `model` asks for, if it is here: from the same bytes, in the same architecture and precision.
+    fn network(&self, modality: Modality, model: &ModelSpec, precision: Precision) -> Option<Network> {
         let own = self.pack.model(modality)?;
-        let same = own.architecture == model.architecture
+        let same = self.pack.precision == precision
+            && own.architecture == model.architecture
             && own.sha256 == model.sha256
             && own.outputs.len() == model.outputs.len();
         self.networks.get(modality).clone().filter(|_| same)
@@ -84,7 +86,7 @@ impl Engine {
         let mut networks = PerModality::default();
         for modality in Modality::ALL {
             if let Some(model) = pack.model(modality) {
-                let known = running.and_then(|running| running.network(modality, model));
+                let known = running.and_then(|running| running.network(modality, model, pack.precision));
                 *networks.get_mut(modality) = Some(build(&pack, model, modality, known, &device)?);
             }
         }
@@ -285,7 +287,7 @@ fn build(
             Some(network) => Ok(network),
             None => {
                 check_finite(&tensors)?;
-                Network::load(model.architecture, &tensors, Some(model.outputs.len()))
+                Network::load_as(model.architecture, &tensors, Some(model.outputs.len()), pack.precision)
             }
         })
         .map_err(|e| Error::pack(&pack.dir, format!("{modality} model: {e}"), e.advice()))

@@ -206,7 +206,8 @@ impl Worker {
         };
         // Before reading: what changes while it is read is a change again.
         let seen = self.watch.as_ref().map(|_| Watch::new(&dir, began_ns));
-        let pack = Pack::open(&dir).map_err(bad_pack)?;
+        let mut pack = Pack::open(&dir).map_err(bad_pack)?;
+        pack.precision = running.precision;
         pack.can_replace(&running).map_err(|cause| {
             let advice = "a pack with other classes or sampling needs a restart: touchline run --pack DIR";
             Refused::new(RefusedKind::Incompatible, format!("pack {}: {cause}", pack.name), advice)

@@ -9,6 +9,7 @@ use touchline::ingest::pool::Pooled;
 use touchline::labels::Modality;
 use touchline::metrics::Metrics;
 use touchline::models::pack::Pack;
+use touchline::nn::fused::Precision;
 use touchline::time::Pts;
 
 fn engine() -> Engine {
@@ -57,6 +58,29 @@ fn scores_do_not_depend_on_the_batch() {
     }
     assert_eq!(together[0].scores.rgb.as_ref().unwrap().voters, 5);
     assert_eq!(together[0].scores.flow.as_ref().unwrap().voters, 5);
+}
+
+/// bf16 moves probabilities by little, and never from one sure class to another. Both times the same bits come out of a
+/// second call.
+#[test]
+fn bf16_says_what_f32_says() {
+    let mut exact = engine();
+    let mut pack = exact.pack().clone();
+    pack.precision = Precision::Bf16;
+    let mut rounded = Engine::load(pack).expect("the same weights");
+    let (metrics, rate) = (Metrics::new(), exact.pack().sample_rate().unwrap());
+    for seed in 0..6 {
+        let second = second(seed, rate, (320, 180));
+        let want = exact.score(&[&second], &metrics).unwrap().remove(0);
+        let got = rounded.score(&[&second], &metrics).unwrap().remove(0);
+        assert_eq!(got, rounded.score(&[&second], &metrics).unwrap().remove(0));
+        for modality in Modality::ALL {
+            let (want, got) = (want.scores.get(modality).as_ref(), got.scores.get(modality).as_ref());
+            let (want, got) = (want.expect("scored"), got.expect("scored"));
+            let moved = want.scores.iter().zip(&got.scores).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(moved > 0.0 && moved < 0.06, "{modality}, second {seed}: {moved}");
+        }
+    }
 }
 
 #[test]

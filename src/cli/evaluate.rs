@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use super::Compute;
 use super::progress::Progress;
 use crate::error::{Error, Result};
 use crate::labels::Modality;
@@ -40,6 +41,8 @@ pub struct EvaluateArgs {
     /// Directory where scores are kept for the next time [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    #[command(flatten)]
+    compute: Compute,
     /// Seed of the bootstrap and of the permutations.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -58,7 +61,8 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         let text = format!("figures and report would both go to {}; give --report another name", html.display());
         return Err(Error::Usage(text));
     }
-    let pack = Pack::open(&args.pack)?;
+    let mut pack = Pack::open(&args.pack)?;
+    pack.precision = args.compute.precision();
     let dataset = Dataset::open(&args.dataset)?;
     let cache = args.cache.unwrap_or_else(|| args.dataset.join("cache"));
     let validation = score(&pack, &dataset, Side::Validation, &cache);

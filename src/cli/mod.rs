@@ -11,9 +11,10 @@ mod run;
 mod score;
 mod train;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::Result;
+use crate::nn::fused::{Level, Precision};
 
 /// Watches live sports broadcasts and says every second which sport is on.
 #[derive(Debug, Parser)]
@@ -63,6 +64,32 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Draw the report of a training or an evaluation again, as one HTML file.
     Report(report::ReportArgs),
+}
+
+/// How models are computed, for the commands that run them.
+#[derive(Clone, Copy, Debug, Args)]
+struct Compute {
+    /// Numbers that models compute with: bf16 takes half the memory and, on processors with instructions for it, half the
+    /// time or less; auto takes it there, and f32 elsewhere.
+    #[arg(long, value_enum, default_value_t = WantedPrecision::Auto)]
+    precision: WantedPrecision,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WantedPrecision {
+    Auto,
+    F32,
+    Bf16,
+}
+
+impl Compute {
+    fn precision(self) -> Precision {
+        match self.precision {
+            WantedPrecision::Auto => Precision::fastest(Level::best()),
+            WantedPrecision::F32 => Precision::F32,
+            WantedPrecision::Bf16 => Precision::Bf16,
+        }
+    }
 }
 
 impl Cli {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::Compute;
+
 use crate::app::Workers;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, ConfigFile, RtspTransport, StreamFile, StreamSettings};
@@ -81,6 +83,8 @@ pub struct RunArgs {
     /// Seconds of different streams that go through a model at once.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     batch_max: u16,
+    #[command(flatten)]
+    compute: Compute,
     /// No line per second on the terminal.
     #[arg(short, long)]
     quiet: bool,
@@ -88,8 +92,11 @@ pub struct RunArgs {
 
 pub fn run(args: RunArgs) -> Result<()> {
     let (args, streams, vote) = settle(args)?;
-    let pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
-    let shadow_pack = args.shadow.as_deref().map(Pack::open).transpose()?;
+    let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
+    let mut shadow_pack = args.shadow.as_deref().map(Pack::open).transpose()?;
+    for pack in [Some(&mut pack), shadow_pack.as_mut()].into_iter().flatten() {
+        pack.precision = args.compute.precision();
+    }
     let packs = UpdateConfig::new(args.pack_root.as_deref(), &pack.dir, args.watch_pack)?;
     let jsonl = args.jsonl.as_deref().map(|path| JsonlWriter::append(Path::new(path))).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::Compute;
 use super::live::vote;
 use super::progress::Progress;
 use crate::app::{What, Workers};
@@ -46,6 +47,8 @@ pub struct ScoreArgs {
     /// Write one line per file: path, label, probability, seconds, gaps.
     #[arg(long, value_name = "FILE.csv")]
     summary: Option<PathBuf>,
+    #[command(flatten)]
+    compute: Compute,
     /// Seconds of the sliding vote [default: 10].
     #[arg(long, value_name = "SECONDS")]
     vote_window: Option<u32>,
@@ -61,7 +64,8 @@ struct Labelled {
 pub fn score(args: ScoreArgs) -> Result<()> {
     let vote = VoteFile { window: args.vote_window, ..VoteFile::default() }.settings().map_err(Error::Usage)?;
     let files = expand(&args.inputs)?;
-    let pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
+    let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
+    pack.precision = args.compute.precision();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let options = GstOptions {
         id: "score".into(),

@@ -17,6 +17,7 @@ use crate::features::params::{AudioParams, FlowParams, PictureParams};
 use crate::fusion::{FusionTable, TableEntry};
 use crate::ingest::Tracks;
 use crate::labels::{ClassId, ClassSet, Modality};
+use crate::nn::fused::Precision;
 
 /// The file that makes a directory a pack.
 pub const MANIFEST: &str = "pack.toml";
@@ -143,6 +144,8 @@ pub struct Pack {
     pub classes: ClassSet,
     pub left_out: BTreeMap<String, String>,
     pub frame_height: u32,
+    /// The numbers its networks compute with on the CPU: nothing that the pack's files say, but how it is to be run.
+    pub precision: Precision,
     pub plan: SamplingPlan,
     pub rgb: Option<Part<PictureParams>>,
     pub flow: Option<Part<FlowParams>>,
@@ -258,6 +261,7 @@ impl Pack {
             name: manifest.name,
             classes,
             left_out: manifest.left_out,
+            precision: Precision::F32,
             frame_height: sampling.frame_height,
             plan,
             rgb,

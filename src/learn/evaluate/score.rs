@@ -280,8 +280,9 @@ fn key(pack: &Pack, material: &dyn Material, table: &ScoreTable, side: Side) -> 
         pack.audio.as_ref().map(|p| &p.input),
     );
     let mut text = format!(
-        "{VERSION} {} {inputs:?} {:?} {} {} {side:?}\n",
+        "{VERSION} {} {} {inputs:?} {:?} {} {} {side:?}\n",
         pack.weights_sha256(),
+        pack.precision.name(),
         pack.plan,
         pack.frame_height,
         material.fingerprint()

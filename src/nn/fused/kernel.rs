@@ -90,16 +90,12 @@ unsafe fn row<L: Lanes, X: Format, Y: Format, const B: usize, const STEP: usize>
             }
         )*};
     }
-    if L::WIDE {
-        if B <= 2 {
-            tiles!(14 7 4 2 1);
-        } else {
-            tiles!(7 4 2 1);
-        }
-    } else if B == 1 {
-        tiles!(6 3 1);
+    if L::WIDE && B <= 2 {
+        tiles!(14 7 2 1);
+    } else if L::WIDE {
+        tiles!(7 2 1);
     } else {
-        tiles!(3 1);
+        tiles!(6 1);
     }
 }
 
@@ -165,41 +161,49 @@ unsafe fn tile<L: Lanes, X: Format, Y: Format, const P: usize, const B: usize, c
     }
 }
 
-macro_rules! pick {
-    ($L:ty, $X:ty, $Y:ty, $blocks:expr, $job:expr, $one:literal $two:literal) => {
-        match ($blocks, $job.reduction.step) {
-            // SAFETY: the caller's promise.
-            (1, $one) => unsafe { row::<$L, $X, $Y, 1, $one>($job) },
-            (1, $two) => unsafe { row::<$L, $X, $Y, 1, $two>($job) },
-            (2, $one) => unsafe { row::<$L, $X, $Y, 2, $one>($job) },
-            (2, $two) => unsafe { row::<$L, $X, $Y, 2, $two>($job) },
-            (4, $one) if <$L>::WIDE => unsafe { row::<$L, $X, $Y, 4, $one>($job) },
-            (4, $two) if <$L>::WIDE => unsafe { row::<$L, $X, $Y, 4, $two>($job) },
-            _ => unreachable!("blocks and step are chosen among those compiled"),
-        }
-    };
-}
-
-/// One row for `blocks` (1, 2 or 4) blocks, of an input of blocks in the same format as the output.
+/// One row for a group of blocks (4, 2 or 1; narrow registers: 1), of an input of blocks in the same format as the output.
 ///
 /// # Safety
 /// As [`row`].
 #[inline(always)]
 pub(super) unsafe fn convolve<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) {
-    if F::WORDS == 16 {
-        pick!(L, F, F, blocks, job, 16 32);
-    } else {
-        pick!(L, F, F, blocks, job, 8 16);
+    // Every line is a piece of code of its own, compiled for every instruction set and format.
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (blocks, job.reduction.step, F::WORDS) {
+            (4, 16, 16) if L::WIDE => row::<L, F, F, 4, 16>(job),
+            (2, 16, 16) if L::WIDE => row::<L, F, F, 2, 16>(job),
+            (1, 16, 16) => row::<L, F, F, 1, 16>(job),
+            (4, 32, 16) if L::WIDE => row::<L, F, F, 4, 32>(job),
+            (2, 32, 16) if L::WIDE => row::<L, F, F, 2, 32>(job),
+            (1, 32, 16) => row::<L, F, F, 1, 32>(job),
+            (4, 8, 8) if L::WIDE => row::<L, F, F, 4, 8>(job),
+            (2, 8, 8) if L::WIDE => row::<L, F, F, 2, 8>(job),
+            (1, 8, 8) => row::<L, F, F, 1, 8>(job),
+            (4, 16, 8) if L::WIDE => row::<L, F, F, 4, 16>(job),
+            (2, 16, 8) if L::WIDE => row::<L, F, F, 2, 16>(job),
+            (1, 16, 8) => row::<L, F, F, 1, 16>(job),
+            _ => unreachable!("blocks and step are chosen among those compiled"),
+        }
     }
 }
 
-/// As [`convolve`], of the network's input: planes of `f32`.
+/// As [`convolve`], of the network's input: planes of `f32`; groups of 2 or 1.
 ///
 /// # Safety
 /// As [`row`].
 #[inline(always)]
 pub(super) unsafe fn convolve_planes<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) {
-    pick!(L, Single, F, blocks, job, 1 2);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (blocks, job.reduction.step) {
+            (2, 2) if L::WIDE => row::<L, Single, F, 2, 2>(job),
+            (1, 2) => row::<L, Single, F, 1, 2>(job),
+            (2, 1) if L::WIDE => row::<L, Single, F, 2, 1>(job),
+            (1, 1) => row::<L, Single, F, 1, 1>(job),
+            _ => unreachable!("blocks and step are chosen among those compiled"),
+        }
+    }
 }
 
 /// A row of a depthwise convolution of one block of channels.
@@ -223,15 +227,11 @@ pub(super) struct DepthwiseRow {
 #[inline(always)]
 pub(super) unsafe fn depthwise<L: Lanes, F: Format>(mut job: DepthwiseRow) {
     macro_rules! tiles {
-        ($stride:literal: $($p:literal)*) => {$(
+        ($kernel:expr, $stride:literal: $($p:literal)*) => {$(
             while job.pixels >= $p {
                 // SAFETY: the tile lies in the row.
                 unsafe {
-                    if job.kernel == 3 {
-                        depthwise_tile::<L, F, $p, $stride>(&job, 3);
-                    } else {
-                        depthwise_tile::<L, F, $p, $stride>(&job, job.kernel);
-                    }
+                    depthwise_tile::<L, F, $p, $stride>(&job, $kernel);
                     job.x = job.x.add($p * job.stride * F::WORDS);
                     job.y = job.y.add($p * F::WORDS);
                 }
@@ -239,23 +239,16 @@ pub(super) unsafe fn depthwise<L: Lanes, F: Format>(mut job: DepthwiseRow) {
             }
         )*};
     }
-    match (L::WIDE, job.stride) {
-        (true, 1) => {
-            tiles!(1: 14 7 4 2 1);
+    match (job.kernel, job.stride) {
+        (3, 1) if L::WIDE => {
+            tiles!(3, 1: 14 7);
         }
-        (true, 2) => {
-            tiles!(2: 14 7 4 2 1);
+        (3, 2) if L::WIDE => {
+            tiles!(3, 2: 14 7);
         }
-        (false, 1) => {
-            tiles!(1: 4 1);
-        }
-        (false, 2) => {
-            tiles!(2: 4 1);
-        }
-        _ => {
-            tiles!(0: 4 1);
-        }
+        _ => {}
     }
+    tiles!(job.kernel, 0: 4 1);
 }
 
 /// `STRIDE` 0 takes the job's own.

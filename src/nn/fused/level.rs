@@ -48,6 +48,14 @@ impl Level {
         }
     }
 
+    /// Whether its kernels keep 28 sums in registers.
+    pub(super) fn is_wide(self, precision: Precision) -> bool {
+        match precision {
+            Precision::F32 => self >= Level::Avx512,
+            Precision::Bf16 => self == Level::Avx512Bf16,
+        }
+    }
+
     /// The highest level that this processor has and [`VARIABLE`] allows; looked up once. A value that names no level is
     /// as good as none.
     pub fn best() -> Level {

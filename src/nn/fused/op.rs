@@ -85,7 +85,7 @@ impl Fused {
         if let Some(size) = sizes.iter().find(|size| (size.h, size.w, size.threads) == (h, w, threads)) {
             return Ok(size.clone());
         }
-        let plan = Plan::new(&self.0.graph, (h, w), threads, self.0.graph.level >= Level::Avx512)?;
+        let plan = Plan::new(&self.0.graph, (h, w), threads)?;
         let size = Arc::new(Size { h, w, threads, plan, idle: Mutex::default() });
         if sizes.len() == SIZES_KEPT {
             sizes.remove(0);

@@ -152,7 +152,8 @@ pub(super) struct Plan {
 impl Plan {
     /// # Errors
     /// When no window fits on a picture of this size.
-    pub fn new(graph: &Graph, (h, w): (usize, usize), threads: usize, wide: bool) -> Result<Self> {
+    pub fn new(graph: &Graph, (h, w): (usize, usize), threads: usize) -> Result<Self> {
+        let wide = graph.level.is_wide(graph.precision);
         let mut values: Vec<Picture> = graph
             .channels
             .iter()
@@ -320,7 +321,7 @@ impl ConvPlan {
         let blocks = y.blocks;
         let group = match (wide, row_pixels % 14) {
             (false, _) => 1,
-            (true, 1..=7) if blocks >= 4 && row_pixels < 28 => 4,
+            (true, 1..=7) if blocks >= 4 && row_pixels < 28 && !layer.planar => 4,
             _ => 2,
         };
         let per_row = x.blocks * x.pixel * size_of::<f32>() * if flat { row_pixels } else { stride * x.w };

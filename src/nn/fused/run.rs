@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use super::graph::{INPUT, Line};
 use super::kernel::{self, DepthwiseRow, LANES, Rows};
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512};
 use super::lanes::{Brain, Format, Lanes, Portable, Single};
 use super::level::{Level, Precision};
 use super::plan::{ConvPlan, Picture, Plan, Split, Step, Work};
@@ -115,6 +117,25 @@ unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
+#[cfg(target_arch = "x86_64")]
+macro_rules! compiled_for {
+    ($name:ident, $lanes:ty, $format:ty, $features:literal) => {
+        /// # Safety
+        /// As [`Call::task`].
+        #[target_feature(enable = $features)]
+        unsafe fn $name(call: &Call<'_>, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
+            // SAFETY: the caller's promise.
+            unsafe { call.task::<$lanes, $format>(step, pictures, task, thread) }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+compiled_for!(avx512_bf16, Avx512<true>, Brain, "avx512f,avx512bf16,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled_for!(avx512, Avx512<false>, Single, "avx512f,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+compiled_for!(avx2, Avx2, Single, "avx2,fma");
+
 struct Call<'a> {
     plan: &'a Plan,
     level: Level,
@@ -206,57 +227,23 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     unsafe fn dispatch(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
-        match self.precision {
-            // SAFETY: the caller's promise.
-            Precision::F32 => unsafe { self.on_level::<Single>(step, pictures, task, thread) },
-            // SAFETY: the caller's promise.
-            Precision::Bf16 => unsafe { self.on_level::<Brain>(step, pictures, task, thread) },
-        }
-    }
-
-    /// # Safety
-    /// As [`Call::task`].
-    #[inline(always)]
-    unsafe fn on_level<F: Format>(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use super::lanes::{Avx2, Avx512};
-
-            macro_rules! compiled_for {
-                ($name:ident, $lanes:ty, $features:literal) => {
-                    #[target_feature(enable = $features)]
-                    unsafe fn $name<F: Format>(
-                        call: &Call<'_>,
-                        step: &Step,
-                        pictures: (usize, usize),
-                        task: usize,
-                        thread: usize,
-                    ) {
-                        // SAFETY: the caller's promise.
-                        unsafe { call.task::<$lanes, F>(step, pictures, task, thread) }
-                    }
-                };
-            }
-            compiled_for!(avx512_bf16, Avx512<true>, "avx512f,avx512bf16,avx2,fma");
-            compiled_for!(avx512, Avx512<false>, "avx512f,avx2,fma");
-            compiled_for!(avx2, Avx2, "avx2,fma");
-
+        // SAFETY: the level is there, and a higher one has the instructions of the lower; the rest is the caller's promise.
+        unsafe {
             match (self.level, self.precision) {
-                // SAFETY: the level is there; the rest is the caller's promise.
-                (Level::Avx512Bf16, Precision::Bf16) => {
-                    return unsafe { avx512_bf16::<F>(self, step, pictures, task, thread) };
-                }
-                // SAFETY: as above; the higher level has the lower one's instructions.
-                (Level::Avx512 | Level::Avx512Bf16, _) => {
-                    return unsafe { avx512::<F>(self, step, pictures, task, thread) };
-                }
-                // SAFETY: as above.
-                (Level::Avx2, _) => return unsafe { avx2::<F>(self, step, pictures, task, thread) },
-                (Level::Portable, _) => {}
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx512Bf16, Precision::Bf16) => avx512_bf16(self, step, pictures, task, thread),
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx512 | Level::Avx512Bf16, Precision::F32) => avx512(self, step, pictures, task, thread),
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx2, Precision::F32) => avx2(self, step, pictures, task, thread),
+                #[cfg(not(target_arch = "x86_64"))]
+                (_, Precision::F32) => self.task::<Portable, Single>(step, pictures, task, thread),
+                #[cfg(target_arch = "x86_64")]
+                (Level::Portable, Precision::F32) => self.task::<Portable, Single>(step, pictures, task, thread),
+                // Without instructions for pairs there is nothing to gain: one form for all.
+                (_, Precision::Bf16) => self.task::<Portable, Brain>(step, pictures, task, thread),
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { self.task::<Portable, F>(step, pictures, task, thread) }
     }
 
     /// Where the value of a picture begins.
@@ -277,8 +264,10 @@ impl Call<'_> {
         // SAFETY: as the caller promises; places come from the plan.
         unsafe {
             match &step.work {
-                Work::Conv(conv) if conv.together => self.conv::<L, F>(step, conv, pictures, task, thread),
-                Work::Conv(conv) => self.conv::<L, F>(step, conv, (picture, picture + 1), task, thread),
+                Work::Conv(conv) => {
+                    let pictures = if conv.together { pictures } else { (picture, picture + 1) };
+                    self.conv::<L, F>(step, conv, pictures, task, thread);
+                }
                 Work::Planes => self.planes(step, picture, task),
                 Work::Average => self.average::<L, F>(step, picture),
                 Work::Whole => self.whole::<L, F>(step, picture, task),
