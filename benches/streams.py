@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
-"""How many live 720p30 H.264 streams with sound this machine holds.
+"""How many live 720p30 H.264 streams with sound this machine holds, and where the processor's time goes.
 
 Sends N streams as MPEG-TS over UDP on loopback (ffmpeg, copied, no encoding during the measurement), watches them with
-`touchline run`, and prints per N: decision latency (median, p95), shed seconds, and the processor's share.
+`touchline run`, and prints per N: decision latency (median, p95), shed seconds, the processor's share, and what part of
+the program's time is neither decoding, features nor inference. For the largest N it prints that time by thread.
+
+A thread's time is what /proc says of it between the end of the warm-up and the end of the measurement. The copy out
+of GStreamer's buffers is done on its streaming threads; it is measured apart, by copying pictures of that size.
 
     cargo build --release
     python3 benches/streams.py [--streams 1 2 4] [--seconds 30] [--media CLIP]
+    python3 benches/streams.py --idle      streams that are connected and bring nothing
 
 A stream is held when p95 of the decision latency stays below the limit and nothing is shed. Needs ffmpeg. Without
 --media the picture is a moving test pattern with noise, which is harder to decode than most broadcasts.
@@ -50,6 +55,54 @@ def percentile(values, share):
     return values[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
 
 
+DECODING = "receiving, demuxing, decoding, scaling, converting"
+INFERENCE = "features and inference"
+COPYING = "copying out of GStreamer's buffers"
+# What a thread does, by the beginning of its name; the first that fits, and GStreamer's otherwise, which names a
+# streaming thread after the pad that it pushes from. Workers without a name of their own bear that of `infer`.
+GROUPS = [
+    (INFERENCE, ("infer", "candle")),
+    ("cutting seconds, mixing and resampling sound", ("clip/",)),
+    ("supervising sources", ("src/", "bus/")),
+    ("publishing and all else", ("touchline", "tokio", "pack", "shadow")),
+]
+FRAME_RATE, FRAME_BYTES = 30, 512 * 288 * 3
+
+
+def thread_seconds(pid):
+    """Processor seconds of each thread of a process so far, by thread id and name."""
+    seconds = {}
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            name = open(f"/proc/{pid}/task/{task}/comm").read().strip()
+            seconds[task, name] = int(open(f"/proc/{pid}/task/{task}/schedstat").read().split()[0]) / 1e9
+        except FileNotFoundError:  # It has ended.
+            continue
+    return seconds
+
+
+def by_group(before, after, streams, wall):
+    """Processor seconds a second of each group of threads."""
+    groups = {group: 0.0 for group in (DECODING, INFERENCE, COPYING, *(name for name, _ in GROUPS[1:]))}
+    for (task, name), seconds in after.items():
+        group = next((group for group, starts in GROUPS if name.startswith(starts)), DECODING)
+        groups[group] += (seconds - before.get((task, name), 0.0)) / wall
+    groups[COPYING] = streams * FRAME_RATE * copy_seconds()
+    groups[DECODING] -= groups[COPYING]
+    return groups
+
+
+def copy_seconds():
+    """One picture into the next buffer of a pool: none is in a near cache when it comes round."""
+    source, pool = bytearray(FRAME_BYTES), [bytearray(FRAME_BYTES) for _ in range(128)]
+    times = []
+    for turn in range(4 * len(pool)):
+        began = time.perf_counter()
+        pool[turn % len(pool)][:] = source
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]
+
+
 def measure(program, media, count, seconds, directory):
     ports = free_ports(count)
     jsonl = os.path.join(directory, f"streams-{count}.jsonl")
@@ -62,7 +115,10 @@ def measure(program, media, count, seconds, directory):
                                  "-f", "mpegts", f"udp://127.0.0.1:{port}?pkt_size=1316"],
                                 stdin=subprocess.DEVNULL) for port in ports]
     began = time.time()
-    time.sleep(seconds + WARM_UP_SECONDS)
+    time.sleep(WARM_UP_SECONDS)
+    threads, since = thread_seconds(watcher.pid), time.time()
+    time.sleep(seconds)
+    groups = by_group(threads, thread_seconds(watcher.pid), count, time.time() - since)
     watcher.send_signal(signal.SIGTERM)
     watcher.wait(timeout=30)
     wall = time.time() - began
@@ -79,7 +135,26 @@ def measure(program, media, count, seconds, directory):
         elif record["type"] == "gap":
             gaps[record["reason"]] = gaps.get(record["reason"], 0) + 1
     cpu = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / wall / os.cpu_count()
-    return latencies, decided, gaps, cpu
+    return latencies, decided, gaps, cpu, groups
+
+
+def idle(program, count, seconds):
+    """The processor's share of a program whose streams bring nothing."""
+    uris = [f"s{i}=udp://127.0.0.1:{port}" for i, port in enumerate(free_ports(count))]
+    watcher = subprocess.Popen([program, "run", "--quiet", "--listen", "off", "--retry", *uris],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def spent():
+        fields = open(f"/proc/{watcher.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    time.sleep(WARM_UP_SECONDS)
+    before = spent()
+    time.sleep(seconds)
+    share = (spent() - before) / seconds
+    watcher.send_signal(signal.SIGTERM)
+    watcher.wait(timeout=30)
+    print(f"{count} streams that bring nothing: {share:.2%} of one core over {seconds} s, attempts to connect included")
 
 
 def main():
@@ -90,19 +165,28 @@ def main():
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--limit-ms", type=float, default=1500)
     parser.add_argument("--media")
+    parser.add_argument("--idle", action="store_true")
     arguments = parser.parse_args()
+    if arguments.idle:
+        return idle(arguments.program, max(arguments.streams), arguments.seconds)
     with tempfile.TemporaryDirectory() as directory:
         media = os.path.join(directory, "media.ts")
         make_media(media, arguments.media)
-        print("| streams | seconds decided | latency p50 ms | p95 ms | shed seconds | processor | held |")
-        print("|---|---|---|---|---|---|---|")
+        print("| streams | seconds decided | latency p50 ms | p95 ms | shed seconds | processor | overhead | held |")
+        print("|---|---|---|---|---|---|---|---|")
         for count in arguments.streams:
-            latencies, decided, gaps, cpu = measure(arguments.program, media, count, arguments.seconds, directory)
+            latencies, decided, gaps, cpu, groups = measure(
+                arguments.program, media, count, arguments.seconds, directory)
             p50, p95 = percentile(latencies, 0.5), percentile(latencies, 0.95)
             shed = gaps.get("overload", 0)
             held = decided > 0 and p95 < arguments.limit_ms and shed == 0
-            print(f"| {count} | {decided} | {p50:.0f} | {p95:.0f} | {shed} | {cpu:.0%} | {'yes' if held else 'no'} |",
-                  flush=True)
+            total = sum(groups.values())
+            overhead = 1 - (groups[DECODING] + groups[INFERENCE]) / total
+            print(f"| {count} | {decided} | {p50:.0f} | {p95:.0f} | {shed} | {cpu:.0%} | {overhead:.1%} "
+                  f"| {'yes' if held else 'no'} |", flush=True)
+        print(f"\n| processor time with {count} streams | ms a second | share |\n|---|---|---|")
+        for group, seconds in groups.items():
+            print(f"| {group} | {seconds * 1e3:.1f} | {seconds / total:.1%} |")
 
 
 if __name__ == "__main__":

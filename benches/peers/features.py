@@ -1,6 +1,6 @@
-"""Times OpenCV and librosa (and Pillow) on the work of benches/features.rs: same sizes, same parameters.
+"""Times OpenCV, librosa, torchaudio and Pillow on the work of benches/features.rs: same sizes, same parameters.
 
-Run: python benches/peers/features.py   (numpy, opencv-python-headless, librosa, pillow)
+Run: python benches/peers/features.py   (numpy, opencv-python-headless, librosa, pillow, torch, torchaudio)
 """
 
 import time
@@ -8,9 +8,16 @@ import time
 import cv2
 import librosa
 import numpy as np
+import torch
 from PIL import Image
 
+# torchaudio's last releases compare the CUDA they were built for with PyTorch's and refuse another. What is timed here is
+# Python over PyTorch's own operations on the CPU, so the versions may differ.
+torch.version.cuda = None
+import torchaudio  # noqa: E402
+
 cv2.setNumThreads(2)
+torch.set_num_threads(2)
 
 
 def texture(width, height, shift):
@@ -36,7 +43,8 @@ def report(name, work, runs):
 
 
 def main():
-    print(f"OpenCV {cv2.__version__}, librosa {librosa.__version__}, numpy {np.__version__}")
+    print(f"OpenCV {cv2.__version__}, librosa {librosa.__version__}, numpy {np.__version__}, "
+          f"torchaudio {torchaudio.__version__}, torch {torch.__version__}")
     mean, std = np.float32(0.45), np.float32(0.225)
     for width, height in ((640, 360), (1280, 720)):
         gray = texture(width, height, 0.0)
@@ -70,7 +78,16 @@ def main():
             y=samples, sr=32000, n_fft=1024, hop_length=320, n_mels=128, fmin=50.0, fmax=14000.0, pad_mode="constant")
         return librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=80.0)
 
-    report("log-mel/1s-32kHz-128-bands", mel, 100)
+    report("log-mel/1s-32kHz-128-bands librosa", mel, 300)
+    spectrogram = torchaudio.transforms.MelSpectrogram(
+        32000, 1024, hop_length=320, f_min=50.0, f_max=14000.0, n_mels=128, norm="slaney", mel_scale="slaney",
+        pad_mode="constant")
+    decibels = torchaudio.transforms.AmplitudeToDB("power", 80.0)
+    waveform = torch.from_numpy(samples)
+    with torch.inference_mode():
+        difference = np.abs(decibels(spectrogram(waveform)).numpy() - mel()).max()
+        assert difference < 0.01, f"torchaudio and librosa differ by {difference} dB: not the same work"
+        report("log-mel/1s-32kHz-128-bands torchaudio", lambda: decibels(spectrogram(waveform)), 300)
 
 
 main()

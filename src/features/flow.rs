@@ -74,9 +74,9 @@ impl FlowExtractor {
         second.pairs.len()
     }
 
+    /// `out` is all 0; what has no flow stays so.
     fn fill(&self, first: RgbView<'_>, second: RgbView<'_>, gap_ns: u64, out: &mut [f32]) {
         assert_eq!(out.len(), self.input_len(), "flow is 3 x height x width values");
-        out.fill(0.0);
         let plan = |view: RgbView<'_>| self.plans.get((view.width, view.height));
         let (Some(first_plan), Some(second_plan)) = (plan(first), plan(second)) else { return };
         let area = first_plan.area();

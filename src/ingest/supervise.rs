@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 const INNER_CAPACITY: usize = 4;
 
 /// How often a connection that brings nothing is looked at for a stall.
-const POLL: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_secs(1);
 
 /// When to open again and when to give up.
 #[derive(Clone, Debug)]

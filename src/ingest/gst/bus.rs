@@ -14,7 +14,7 @@ use crate::ingest::{End, Tracks};
 use crate::redact;
 
 /// How often the thread looks at deadlines while the bus is silent. What is decided elsewhere wakes it.
-const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(250);
+const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
 /// A message that only wakes the bus thread.
 pub(super) fn wake_message() -> gst::Message {
