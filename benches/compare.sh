@@ -3,11 +3,14 @@
 # hand, with the date and the machine.
 #
 #   PYTHON=python3 benches/compare.sh     the peers need: numpy opencv-python-headless librosa soxr scipy pillow torch
-#                                         torchvision onnx onnxruntime
+#                                         torchvision torchaudio onnx onnxruntime openvino
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
-for bench in features models resample training; do
+echo "== models, by turns with their peers"
+cargo bench --locked --bench models --no-run
+"$python" benches/peers/models.py
+for bench in features resample training; do
     echo "== $bench: touchline"
     cargo bench --locked --bench "$bench" -- --noplot 2>/dev/null | grep -E "^[a-z].*time:|time:" || true
     echo "== $bench: peers"

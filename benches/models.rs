@@ -1,5 +1,11 @@
-//! Forward passes of the networks at 224×224, batch 1, 5 and 8. `benches/peers/models.py` measures ONNX Runtime and
-//! PyTorch on the same shapes.
+//! Forward passes of the networks at 224×224. `benches/peers/models.py` measures ONNX Runtime, OpenVINO and PyTorch by turns
+//! with it, so that both see the same machine.
+//!
+//! ```sh
+//! cargo bench --bench models                    batch 1, 5 and 8 by themselves
+//! cargo bench --bench models -- --by-turns      one line "NETWORK PRECISION BATCH RUNS" in, the best milliseconds out
+//! cargo bench --bench models -- --layers        what each layer takes, with its products and bytes a second
+//! ```
 //!
 //! Weights are those of the parity test: the time of a dense forward pass does not depend on them.
 
@@ -7,31 +13,101 @@
 mod reference;
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use touchline::models::{Architecture, Network};
+use touchline::nn::fused::Precision;
 
 /// As ImageNet.
 const CLASSES: usize = 1000;
 
-fn forward(criterion: &mut Criterion) {
-    for architecture in [Architecture::MobileNetV2, Architecture::ResNet50] {
-        let tensors = reference::parameters(architecture, CLASSES, reference::parameter);
-        let network = Network::load(architecture, &tensors, Some(CLASSES)).expect("all tensors are there");
-        let mut group = criterion.benchmark_group(architecture.name());
-        group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
-        for batch in [1, 5, 8] {
-            let x = Tensor::randn(0f32, 1., (batch, 3, 224, 224), &Device::Cpu).expect("pictures");
-            group.throughput(Throughput::Elements(batch as u64));
-            group.bench_with_input(BenchmarkId::from_parameter(batch), &x, |bencher, x| {
-                bencher.iter(|| black_box(network.forward(x).expect("a forward pass")));
-            });
+const ARCHITECTURES: [Architecture; 2] = [Architecture::MobileNetV2, Architecture::ResNet50];
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
+fn network(architecture: Architecture, precision: Precision) -> Network {
+    let tensors = reference::parameters(architecture, CLASSES, reference::parameter);
+    Network::load_as(architecture, &tensors, Some(CLASSES), precision).expect("all tensors are there")
+}
+
+fn pictures(batch: usize) -> Tensor {
+    Tensor::randn(0f32, 1., (batch, 3, 224, 224), &Device::Cpu).expect("pictures")
+}
+
+fn alone() {
+    let mut criterion = Criterion::default().configure_from_args();
+    for architecture in ARCHITECTURES {
+        for precision in PRECISIONS {
+            let network = network(architecture, precision);
+            let mut group = criterion.benchmark_group(format!("{architecture} {}", precision.name()));
+            group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
+            for batch in [1, 5, 8] {
+                let x = pictures(batch);
+                group.throughput(Throughput::Elements(batch as u64));
+                group.bench_with_input(BenchmarkId::from_parameter(batch), &x, |bencher, x| {
+                    bencher.iter(|| black_box(network.forward(x).expect("a forward pass")));
+                });
+            }
+            group.finish();
         }
-        group.finish();
+    }
+    criterion.final_summary();
+}
+
+fn by_turns() {
+    let networks: Vec<(String, Network)> = ARCHITECTURES
+        .iter()
+        .flat_map(|a| PRECISIONS.iter().map(move |p| (format!("{a} {}", p.name()), network(*a, *p))))
+        .collect();
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, precision, batch, runs] = words[..] else { panic!("NETWORK PRECISION BATCH RUNS, not {line:?}") };
+        let wanted = format!("{name} {precision}");
+        let (_, network) = networks.iter().find(|(name, _)| *name == wanted).expect("a network of the benchmark");
+        let x = pictures(batch.parse().expect("a number of pictures"));
+        let run = || {
+            let began = Instant::now();
+            black_box(network.forward(&x).expect("a forward pass"));
+            began.elapsed().as_secs_f64() * 1e3
+        };
+        // The first one after the other program's turn finds its weights outside of the caches.
+        run();
+        let best = (0..runs.parse().expect("a number of runs")).map(|_| run()).fold(f64::MAX, f64::min);
+        println!("{best}");
     }
 }
 
-criterion_group!(benches, forward);
-criterion_main!(benches);
+fn layers() {
+    for architecture in ARCHITECTURES {
+        for precision in PRECISIONS {
+            let costs = network(architecture, precision).profile(1, (224, 224), 50).expect("a profile");
+            println!("{architecture} {}, one picture", precision.name());
+            println!("{:<42} {:>9} {:>9} {:>9} {:>9}", "layer", "us", "GFLOP/s", "GB/s", "weights");
+            for cost in &costs {
+                let ns = cost.ns as f64;
+                println!(
+                    "{:<42} {:>9.1} {:>9.1} {:>9.1} {:>7} k",
+                    cost.name,
+                    ns / 1e3,
+                    2.0 * cost.products as f64 / ns,
+                    (cost.weight_bytes + cost.value_bytes) as f64 / ns,
+                    cost.weight_bytes >> 10
+                );
+            }
+            let total: u64 = costs.iter().map(|cost| cost.ns).sum();
+            println!("{:<42} {:>9.1}", "all", total as f64 / 1e3);
+        }
+    }
+}
+
+fn main() {
+    let asked = |word: &str| std::env::args().any(|arg| arg == word);
+    if asked("--by-turns") {
+        by_turns();
+    } else if asked("--layers") {
+        layers();
+    } else {
+        alone();
+    }
+}

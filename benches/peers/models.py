@@ -1,62 +1,127 @@
-"""The peers of benches/models.rs: forward passes of torchvision's MobileNetV2 and ResNet50 at 224x224 in ONNX Runtime
-and PyTorch, f32, two threads, batch 1, 5 and 8. Prints one line a measurement: network, batch, peer, median ms.
+"""The peers of benches/models.rs: forward passes of torchvision's MobileNetV2 and ResNet50 at 224x224 in ONNX Runtime, OpenVINO
+and PyTorch. Touchline runs by turns with each of them, a few passes each, so that both see the same machine; a ratio is the
+median over the rounds of Touchline's best time over the peer's best.
 
-    python benches/peers/models.py [mobilenet_v2|resnet50] [seconds a measurement]
+    cargo bench --bench models --no-run
+    python benches/peers/models.py [mobilenet_v2|resnet50] [rounds]
 
-Needs torch, torchvision, onnx, onnxscript and onnxruntime. To compare fairly, run it and the Rust benchmark by turns on an idle
-machine.
+Needs torch, torchvision, onnx, onnxruntime and openvino.
 """
 
 import io
+import os
 import statistics
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import openvino
 import torch
 import torchvision
 
 THREADS = 2
+RUNS = 3
 torch.set_num_threads(THREADS)
 
 
-def median_ms(run, seconds):
-    for _ in range(3):
-        run()
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
+def best_ms(run):
+    run()
+    best = float("inf")
+    for _ in range(RUNS):
         start = time.perf_counter()
         run()
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
+        best = min(best, time.perf_counter() - start)
+    return 1000 * best
 
 
-def session(model, x):
-    """An ONNX Runtime session of the exported model, for exactly this batch."""
+def onnx(model, x):
     file = io.BytesIO()
     torch.onnx.export(model, (x,), file, dynamo=False)
+    return file.getvalue()
+
+
+def onnx_runtime(exported, x):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: x.numpy()}
+    return lambda: session.run(None, feed)[0]
+
+
+def open_vino(exported, x, precision):
+    core = openvino.Core()
+    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": THREADS, "NUM_STREAMS": 1}
+    compiled = core.compile_model(core.read_model(io.BytesIO(exported)), "CPU", hints)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(openvino.Tensor(x.numpy()))
+
+    def run():
+        request.infer()
+        return request.get_output_tensor().data
+
+    return run
+
+
+class Touchline:
+    def __init__(self):
+        command = ["cargo", "bench", "--locked", "--quiet", "--bench", "models", "--", "--by-turns"]
+        self.process = subprocess.Popen(
+            command,
+            cwd=Path(__file__).resolve().parents[2],
+            env={**os.environ, "RAYON_NUM_THREADS": str(THREADS)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def best_ms(self, name, precision, batch):
+        self.process.stdin.write(f"{name} {precision} {batch} {RUNS}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
 
 
 def main():
-    wanted = sys.argv[1:2] or ["mobilenet_v2", "resnet50"]
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0
-    print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {THREADS} threads")
+    wanted = [a for a in sys.argv[1:] if not a.isdigit()] or ["mobilenet_v2", "resnet50"]
+    rounds = next((int(a) for a in sys.argv[1:] if a.isdigit()), 15)
+    print(
+        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, openvino {openvino.__version__}, "
+        f"{THREADS} threads, {rounds} rounds"
+    )
+    touchline = Touchline()
+    print("| network | precision | batch | Touchline | peer | ratio |\n|---|---|---|---|---|---|")
     for name in wanted:
         model = getattr(torchvision.models, name)(num_classes=7).eval()
         for batch in [1, 5, 8]:
             x = torch.randn(batch, 3, 224, 224)
-            ort = session(model, x)
-            feed = {ort.get_inputs()[0].name: x.numpy()}
+            exported = onnx(model, x)
             with torch.inference_mode():
-                difference = np.abs(ort.run(None, feed)[0] - model(x).numpy()).max()
-                assert difference < 1e-3, difference
-                print(f"{name} {batch} onnxruntime {median_ms(lambda: ort.run(None, feed), seconds):.2f}", flush=True)
-                print(f"{name} {batch} pytorch {median_ms(lambda: model(x), seconds):.2f}", flush=True)
+                expected = model(x).numpy()
+                peers = [
+                    ("f32", "ONNX Runtime", onnx_runtime(exported, x)),
+                    ("f32", "OpenVINO", open_vino(exported, x, "f32")),
+                    ("f32", "PyTorch", lambda: model(x).numpy()),
+                    ("bf16", "OpenVINO", open_vino(exported, x, "bf16")),
+                ]
+                for precision, peer, run in peers:
+                    difference = np.abs(run() - expected).max()
+                    assert difference < (1e-3 if precision == "f32" else 0.5), (peer, difference)
+                    ours, theirs = [], []
+                    for _ in range(rounds):
+                        theirs.append(best_ms(run))
+                        # A peer's threads go on looking for work for a moment.
+                        time.sleep(0.01)
+                        ours.append(touchline.best_ms(name, precision, batch))
+                    ratio = statistics.median(a / b for a, b in zip(ours, theirs))
+                    a, b = statistics.median(ours), statistics.median(theirs)
+                    print(
+                        f"| {name} | {precision} | {batch} | {a:.2f} ms | {peer} {b:.2f} ms | {ratio:.2f} |",
+                        flush=True,
+                    )
 
 
-main()
+if __name__ == "__main__":
+    main()
