@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::kernel::LANES;
 use super::level::{Level, Precision};
+use super::winograd;
 use crate::nn::{Activation, window_count};
 
 /// Sixteen values on a cache line of their own.
@@ -26,6 +27,8 @@ pub struct Value(pub(super) usize);
 #[derive(Debug)]
 pub(super) struct PackedConv {
     pub weights: Vec<Line>,
+    /// Transformed for [`super::winograd`], where that may pay.
+    pub winograd: Option<Vec<Line>>,
     pub bias: Vec<Line>,
     pub inputs: usize,
     pub outputs: usize,
@@ -153,12 +156,15 @@ impl Graph {
             );
         }
         let planar = x == INPUT;
-        let packed = pack(&weight.flatten_all()?.to_vec1()?, (outputs, inputs, kernel), planar);
+        let values = weight.flatten_all()?.to_vec1()?;
+        let packed = pack(&values, (outputs, inputs, kernel), planar);
+        let tiled = self.precision == Precision::F32 && !planar && (kernel, stride, padding) == (3, 1, 1);
         let layer = PackedConv {
             weights: match self.precision {
                 Precision::Bf16 if !planar => pairs(&packed),
                 _ => packed,
             },
+            winograd: if tiled { winograd::pack(&values, outputs, inputs) } else { None },
             bias: lines(&bias.to_vec1::<f32>()?),
             inputs,
             outputs,

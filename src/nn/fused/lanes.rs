@@ -21,6 +21,7 @@ pub(super) trait Lanes: Copy {
     /// `self + a · b`.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
     /// The greater; `self` where it is not a number.
     unsafe fn at_least(self, low: Self) -> Self;
     /// The lesser; `self` where it is not a number.
@@ -110,6 +111,10 @@ impl Lanes for Portable {
         self.each(other, |a, b| a + b)
     }
     #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.each(other, |a, b| a - b)
+    }
+    #[inline(always)]
     unsafe fn at_least(self, low: Self) -> Self {
         self.each(low, |x, low| if low > x { low } else { x })
     }
@@ -185,6 +190,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
             unsafe { Self(_mm512_add_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
         }
         #[inline(always)]
         unsafe fn at_least(self, low: Self) -> Self {
@@ -273,6 +282,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
             unsafe { Self(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            unsafe { Self(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1)) }
         }
         #[inline(always)]
         unsafe fn at_least(self, low: Self) -> Self {

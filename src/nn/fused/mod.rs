@@ -15,6 +15,7 @@ mod progress;
 mod run;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
 pub use graph::{Graph, Value};
 pub use level::{Level, Precision, VARIABLE};

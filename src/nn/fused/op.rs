@@ -59,7 +59,7 @@ impl Fused {
         (self.0.graph.level, self.0.graph.precision)
     }
 
-    /// What each layer costs on `n` pictures of a size: its best time of `rounds` runs on random values, its products and
+    /// What each layer costs on `n` pictures of a size: the median of `rounds` runs on random values, its products and
     /// the bytes it reads and writes at least.
     ///
     /// # Errors
@@ -70,11 +70,14 @@ impl Fused {
         let input: Vec<f32> = (0..n * self.0.graph.channels[INPUT] * h * w).map(|i| (i as f32 * 0.37).sin()).collect();
         let mut output = vec![0f32; n * size.plan.output.iter().product::<usize>()];
         let mut costs = size.plan.costs(n);
-        for _ in 0..rounds {
+        let mut took = vec![Vec::new(); costs.len()];
+        for _ in 0..rounds.max(1) {
             workspace.run(&size.plan, (self.0.graph.level, self.0.graph.precision), &input, &mut output, n);
-            for (cost, ns) in costs.iter_mut().zip(workspace.step_ns(&size.plan, n)) {
-                cost.ns = cost.ns.min(ns);
-            }
+            took.iter_mut().zip(workspace.step_ns(&size.plan, n)).for_each(|(took, ns)| took.push(ns));
+        }
+        for (cost, mut took) in costs.iter_mut().zip(took) {
+            took.sort_unstable();
+            cost.ns = took[took.len() / 2];
         }
         Ok(costs)
     }

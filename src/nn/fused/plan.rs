@@ -8,6 +8,7 @@ use candle_core::{Result, bail};
 use super::graph::{Graph, INPUT, Line, Op, PackedConv, PackedDepthwise, Window};
 use super::kernel::{LANES, Reduction};
 use super::level::Precision;
+use super::winograd::WinogradPlan;
 
 /// Weights that a piece of a sum reads for one group of blocks: they stay in the second-level cache while all pixels of a
 /// task pass by. Bytes.
@@ -106,6 +107,7 @@ pub(super) enum Work {
     /// The input into its planes with a border.
     Planes,
     Conv(Box<ConvPlan>),
+    Winograd(Box<WinogradPlan>),
     Depthwise {
         layer: Arc<PackedDepthwise>,
         split: Split,
@@ -143,8 +145,9 @@ pub(super) struct Plan {
     /// Lines of the workspace for the values of these steps alone, and for those of each picture.
     pub front_lines: usize,
     pub lines: usize,
-    /// Lines of scratch that a thread wants for one picture.
+    /// Lines of scratch that a thread wants for each picture, and for steps that take them one by one.
     pub scratch: usize,
+    pub scratch_alone: usize,
     /// Shape of what one picture gives: (channels) or (channels, h, w). Empty without an end.
     pub output: Vec<usize>,
 }
@@ -172,6 +175,7 @@ impl Plan {
             front_lines: 0,
             lines: 0,
             scratch: 0,
+            scratch_alone: 0,
             output: Vec::new(),
         };
         let first = Step { x: INPUT, y: INPUT, residual: None, work: Work::Planes, tasks: graph.channels[INPUT] };
@@ -185,6 +189,13 @@ impl Plan {
                         if (r.h, r.w, r.padding) != (y.h, y.w, 0) {
                             bail!("convolution: a residual of {}x{} does not fit {}x{}", r.h, r.w, y.h, y.w);
                         }
+                    }
+                    if let Some(tiled) = WinogradPlan::new(layer, &values[*x], &values[*y], threads, wide) {
+                        plan.scratch_alone = plan.scratch_alone.max(tiled.scratch());
+                        let tasks = tiled.split.tasks();
+                        let work = Work::Winograd(Box::new(tiled));
+                        plan.steps.push(Step { x: *x, y: *y, residual: *residual, work, tasks });
+                        continue;
                     }
                     let conv = ConvPlan::new(layer, &values[*x], &values[*y], threads, wide);
                     if conv.pieces.len() > 1 {
@@ -243,12 +254,12 @@ impl Plan {
 pub struct LayerCost {
     /// Kind, channels and size.
     pub name: String,
-    /// Products of two values, each with its sum.
+    /// Products of two values, each with its sum, of the plain sum: tiles save some.
     pub products: u64,
     /// Bytes of weights, and of values read and written once.
     pub weight_bytes: u64,
     pub value_bytes: u64,
-    /// Its best time, nanoseconds.
+    /// Its median time, nanoseconds.
     pub ns: u64,
 }
 
@@ -263,6 +274,12 @@ impl Plan {
             let (x, y) = (&self.values[step.x], &self.values[step.y]);
             let size = format!("{}x{}", y.h, y.w);
             let (name, products, weights) = match &step.work {
+                Work::Winograd(tiled) => {
+                    let layer = &tiled.layer;
+                    let weights = layer.winograd.as_ref().map_or(0, Vec::len) * size_of::<Line>();
+                    let name = format!("3x3/1 {} to {} {size} in tiles", layer.inputs, layer.outputs);
+                    (name, layer.inputs * layer.outputs * 9 * y.h * y.w, weights)
+                }
                 Work::Conv(conv) => {
                     let (layer, k) = (&conv.layer, conv.layer.window.kernel);
                     let name = format!("{k}x{k}/{} {} to {} {size}", layer.window.stride, layer.inputs, layer.outputs);
@@ -280,7 +297,7 @@ impl Plan {
                 Work::Whole => (format!("output {size}"), 0, 0),
             };
             let value_bytes = bytes(step.x) + bytes(step.y) + step.residual.map_or(0, bytes);
-            LayerCost { name, products: (n * products) as u64, weight_bytes: weights as u64, value_bytes, ns: u64::MAX }
+            LayerCost { name, products: (n * products) as u64, weight_bytes: weights as u64, value_bytes, ns: 0 }
         };
         self.steps.iter().map(cost).collect()
     }

@@ -28,7 +28,7 @@ pub(super) struct Workspace {
 
 impl Workspace {
     pub fn new(plan: &Plan, pictures: usize, threads: usize) -> Self {
-        let scratch_each = plan.scratch * pictures;
+        let scratch_each = (plan.scratch * pictures).max(plan.scratch_alone);
         Self {
             lines: vec![Line::ZERO; plan.front_lines + plan.lines * pictures],
             pictures,
@@ -136,7 +136,7 @@ compiled_for!(avx512, Avx512<false>, Single, "avx512f,avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled_for!(avx2, Avx2, Single, "avx2,fma");
 
-struct Call<'a> {
+pub(super) struct Call<'a> {
     plan: &'a Plan,
     level: Level,
     precision: Precision,
@@ -247,7 +247,7 @@ impl Call<'_> {
     }
 
     /// Where the value of a picture begins.
-    fn value(&self, value: usize, picture: usize) -> (*mut f32, &Picture) {
+    pub fn value(&self, value: usize, picture: usize) -> (*mut f32, &Picture) {
         let p = &self.plan.values[value];
         let line =
             if p.kept { self.plan.front_lines + p.offset * self.pictures + picture * p.lines() } else { p.offset };
@@ -267,6 +267,10 @@ impl Call<'_> {
                 Work::Conv(conv) => {
                     let pictures = if conv.together { pictures } else { (picture, picture + 1) };
                     self.conv::<L, F>(step, conv, pictures, task, thread);
+                }
+                Work::Winograd(tiled) => {
+                    let scratch = self.scratch.0.wrapping_add(thread * self.scratch_each);
+                    tiled.run::<L, F>(self, step, picture, task, scratch);
                 }
                 Work::Planes => self.planes(step, picture, task),
                 Work::Average => self.average::<L, F>(step, picture),
@@ -337,7 +341,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`]: rows and block are this task's.
     #[inline(always)]
-    unsafe fn border(&self, to: *mut f32, y: &Picture, block: usize, rows: &std::ops::Range<usize>) {
+    pub unsafe fn border(&self, to: *mut f32, y: &Picture, block: usize, rows: &std::ops::Range<usize>) {
         if y.padding == 0 {
             return;
         }
@@ -481,7 +485,7 @@ impl Call<'_> {
                             let factors = (scale.as_ptr().add(block).cast(), shift.as_ptr().add(block).cast());
                             kernel::scale_shift::<L, F>((from.add(x.at(row, 0, 0)), out), factors, *bounds, y.w);
                         }
-                        Work::Conv(_) | Work::Planes | Work::Average | Work::Whole => {}
+                        Work::Conv(_) | Work::Winograd(_) | Work::Planes | Work::Average | Work::Whole => {}
                     }
                 }
                 self.border(to, y, block, &rows);

@@ -115,13 +115,19 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
     Ok(())
 }
 
-/// Sums that are cut into pieces, blocks in groups of four, and many pictures in one task.
+/// Sums that are cut into pieces, blocks in groups of four, many pictures in one task, and convolutions in tiles, the last
+/// of which reach over the picture.
 #[test]
 fn large_layers_agree_with_candle() -> Result<()> {
     let mut random = Random(SmallRng::seed_from_u64(8));
-    for (n, side, inputs, outputs, k, s) in
-        [(2, 7, 512, 80, 3, 1), (1, 14, 600, 70, 3, 2), (5, 7, 1100, 130, 1, 1), (1, 30, 260, 33, 3, 1)]
-    {
+    for (n, side, inputs, outputs, k, s) in [
+        (2, 7, 512, 80, 3, 1),
+        (1, 14, 600, 70, 3, 2),
+        (5, 7, 1100, 130, 1, 1),
+        (1, 30, 260, 33, 3, 1),
+        (2, 13, 40, 50, 3, 1),
+        (1, 27, 64, 80, 3, 1),
+    ] {
         let what = format!("{n} of {side}x{side}, {inputs} to {outputs}, {k}/{s}");
         let x = random.tensor(&[n, 3, side, side], 1.0);
         let (first, second) = (random.layer(inputs, 3, 1), random.layer(outputs, inputs, k));
