@@ -112,8 +112,8 @@ def main():
                     ours, theirs = [], []
                     for _ in range(rounds):
                         theirs.append(best_ms(run))
-                        # A peer's threads go on looking for work for a moment.
-                        time.sleep(0.01)
+                        # A peer's threads go on looking for work for a while, and would take a processor.
+                        time.sleep(0.1)
                         ours.append(touchline.best_ms(name, precision, batch))
                     ratio = statistics.median(a / b for a, b in zip(ours, theirs))
                     a, b = statistics.median(ours), statistics.median(theirs)

@@ -3,7 +3,6 @@
 //! A [`Graph`] lists a network's operations with their weights packed once; [`Fused`] runs it as one candle op. Every
 //! convolution adds its bias and residual and clamps in the pass that computes it, borders of zeros lie in memory, no
 //! columns are written, and memory is kept from call to call.
-#![allow(unsafe_code)]
 
 mod graph;
 mod kernel;
