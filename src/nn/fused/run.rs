@@ -95,8 +95,8 @@ impl Workspace {
             call.work(0);
             return;
         }
-        // Volunteers: whoever has no thread to run on when the others are through finds nothing left to do. Nobody waits
-        // for a thread that has not begun.
+        // Volunteers: whoever has no thread to run on when the others are through finds nothing left to do. No step
+        // waits for a thread that has not begun; only the end of the run waits until the pool has let it look.
         rayon::in_place_scope(|scope| {
             for thread in 1..self.threads {
                 let call = &call;
