@@ -27,11 +27,40 @@ pub(super) trait Lanes: Copy {
     /// The lesser; `self` where it is not a number.
     unsafe fn at_most(self, high: Self) -> Self;
     /// `self + a₀ · b₀ + a₁ · b₁`, where each lane of `a` and `b` is a pair of bf16, the first in the lower half.
-    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self;
+    #[inline(always)]
+    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+        let [mut sum, mut left, mut right] = [[0f32; 16]; 3];
+        // SAFETY: the caller's promise; the arrays hold 16 values.
+        unsafe {
+            self.store(sum.as_mut_ptr());
+            a.store(left.as_mut_ptr());
+            b.store(right.as_mut_ptr());
+            for i in 0..16 {
+                let (a, b) = (pair(left[i]), pair(right[i]));
+                sum[i] += a.0 * b.0 + a.1 * b.1;
+            }
+            Self::load(sum.as_ptr())
+        }
+    }
     /// Sixteen bf16.
-    unsafe fn load_bf16(from: *const f32) -> Self;
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const f32) -> Self {
+        // SAFETY: the caller's promise; the array holds 16 values.
+        unsafe {
+            let halves = from.cast::<[u16; 16]>().read_unaligned();
+            Self::load(halves.map(|half| f32::from_bits(u32::from(half) << 16)).as_ptr())
+        }
+    }
     /// As sixteen bf16, rounded to the nearest.
-    unsafe fn store_bf16(self, to: *mut f32);
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut f32) {
+        let mut values = [0f32; 16];
+        // SAFETY: as above.
+        unsafe {
+            self.store(values.as_mut_ptr());
+            to.cast::<[u16; 16]>().write_unaligned(values.map(|value| half::bf16::from_f32(value).to_bits()));
+        }
+    }
 }
 
 /// The lower and the upper bf16 of a pair.
@@ -39,24 +68,6 @@ pub(super) trait Lanes: Copy {
 fn pair(bits: f32) -> (f32, f32) {
     let bits = bits.to_bits();
     (f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000))
-}
-
-/// # Safety
-/// `from` is valid for 16 bf16.
-#[inline(always)]
-unsafe fn load_bf16(from: *const f32) -> [f32; 16] {
-    // SAFETY: the caller's promise.
-    let halves = unsafe { from.cast::<[u16; 16]>().read_unaligned() };
-    halves.map(|half| f32::from_bits(u32::from(half) << 16))
-}
-
-/// # Safety
-/// `to` is valid for 16 bf16.
-#[inline(always)]
-unsafe fn store_bf16(values: [f32; 16], to: *mut f32) {
-    let halves = values.map(|value| half::bf16::from_f32(value).to_bits());
-    // SAFETY: the caller's promise.
-    unsafe { to.cast::<[u16; 16]>().write_unaligned(halves) }
 }
 
 /// Plain Rust that the compiler vectorises.
@@ -122,24 +133,6 @@ impl Lanes for Portable {
     unsafe fn at_most(self, high: Self) -> Self {
         self.each(high, |x, high| if high < x { high } else { x })
     }
-    #[inline(always)]
-    unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
-        let product = a.each(b, |a, b| {
-            let (a, b) = (pair(a), pair(b));
-            a.0 * b.0 + a.1 * b.1
-        });
-        self.each(product, |sum, product| sum + product)
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
-        Self(unsafe { load_bf16(from) })
-    }
-    #[inline(always)]
-    unsafe fn store_bf16(self, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { store_bf16(self.0, to) }
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -151,13 +144,12 @@ mod x86 {
 
     use super::Lanes;
 
-    /// With or without the instructions for bf16.
     #[derive(Clone, Copy)]
-    pub struct Avx512<const BF16: bool>(__m512);
+    pub struct Avx512(__m512);
 
-    // SAFETY: the caller has checked AVX-512 F, and AVX512_BF16 for those with it; pointers as the trait asks, loads and stores are unaligned ones. The minimum
+    // SAFETY: the caller has checked AVX-512 F, and AVX512_BF16 for what works on bf16; pointers as the trait asks, loads and stores are unaligned ones. The minimum
     // and maximum instructions give their second operand where one is not a number.
-    impl<const BF16: bool> Lanes for Avx512<BF16> {
+    impl Lanes for Avx512 {
         const WIDE: bool = true;
         #[inline(always)]
         unsafe fn zero() -> Self {
@@ -205,17 +197,13 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
+            // A register of pairs is only a name for the same bits.
             unsafe {
-                let (a, b) = (_mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
-                if BF16 {
-                    // A register of pairs is only a name for the same bits.
-                    let pairs = |bits: __m512i| std::mem::transmute::<__m512i, __m512bh>(bits);
-                    return Self(_mm512_dpbf16_ps(self.0, pairs(a), pairs(b)));
-                }
-                let low = |bits| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits));
-                let high =
-                    |bits| _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
-                Self(_mm512_fmadd_ps(high(a), high(b), _mm512_fmadd_ps(low(a), low(b), self.0)))
+                Self(_mm512_dpbf16_ps(
+                    self.0,
+                    std::mem::transmute::<__m512, __m512bh>(a.0),
+                    std::mem::transmute::<__m512, __m512bh>(b.0),
+                ))
             }
         }
         #[inline(always)]
@@ -228,13 +216,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_bf16(self, to: *mut f32) {
             unsafe {
-                if BF16 {
-                    let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0));
-                    return _mm256_storeu_si256(to.cast(), halves);
-                }
-                let mut values = [0f32; 16];
-                self.store(values.as_mut_ptr());
-                super::store_bf16(values, to);
+                _mm256_storeu_si256(to.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0)))
             }
         }
     }
@@ -294,33 +276,6 @@ mod x86 {
         #[inline(always)]
         unsafe fn at_most(self, high: Self) -> Self {
             unsafe { Self(_mm256_min_ps(high.0, self.0), _mm256_min_ps(high.1, self.1)) }
-        }
-        #[inline(always)]
-        unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
-            unsafe {
-                let low = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v)));
-                let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
-                let half = |sum, a, b| {
-                    let sum = _mm256_fmadd_ps(low(a), low(b), sum);
-                    _mm256_fmadd_ps(_mm256_and_ps(a, mask), _mm256_and_ps(b, mask), sum)
-                };
-                Self(half(self.0, a.0, b.0), half(self.1, a.1, b.1))
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_bf16(from: *const f32) -> Self {
-            unsafe {
-                let values = super::load_bf16(from);
-                Self::load(values.as_ptr())
-            }
-        }
-        #[inline(always)]
-        unsafe fn store_bf16(self, to: *mut f32) {
-            unsafe {
-                let mut values = [0f32; 16];
-                self.store(values.as_mut_ptr());
-                super::store_bf16(values, to);
-            }
         }
     }
 }

@@ -68,11 +68,11 @@ impl Fused {
         let size = self.size(h, w)?;
         let mut workspace = Workspace::new(&size.plan, n, size.threads);
         let input: Vec<f32> = (0..n * self.0.graph.channels[INPUT] * h * w).map(|i| (i as f32 * 0.37).sin()).collect();
-        let mut output = vec![0f32; n * size.plan.output.iter().product::<usize>()];
+        let mut output = vec![0f32; n * size.plan.output_len()];
         let mut costs = size.plan.costs(n);
         let mut took = vec![Vec::new(); costs.len()];
         for _ in 0..rounds.max(1) {
-            workspace.run(&size.plan, (self.0.graph.level, self.0.graph.precision), &input, &mut output, n);
+            workspace.run(&size.plan, self.computes_with(), &input, &mut output, n);
             took.iter_mut().zip(workspace.step_ns(&size.plan, n)).for_each(|(took, ns)| took.push(ns));
         }
         for (cost, mut took) in costs.iter_mut().zip(took) {
@@ -111,7 +111,7 @@ impl CustomOp1 for Fused {
             bail!("{}: wants {} channels, got shape {:?}", self.name(), graph.channels[INPUT], layout.dims());
         }
         let size = self.size(h, w)?;
-        let features = size.plan.output.iter().product::<usize>();
+        let features = size.plan.output_len();
         if size.plan.output.is_empty() {
             bail!("{}: the graph has no end", self.name());
         }
@@ -124,7 +124,7 @@ impl CustomOp1 for Fused {
         };
         let pictures = x.chunks(TOGETHER * c * h * w).zip(output.chunks_mut(TOGETHER * features));
         for (input, output) in pictures {
-            workspace.run(&size.plan, (graph.level, graph.precision), input, output, input.len() / (c * h * w));
+            workspace.run(&size.plan, self.computes_with(), input, output, input.len() / (c * h * w));
         }
         size.idle.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
         let shape: Vec<usize> = std::iter::once(n).chain(size.plan.output.iter().copied()).collect();

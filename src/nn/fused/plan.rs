@@ -153,6 +153,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Values that one picture gives.
+    pub fn output_len(&self) -> usize {
+        self.output.iter().product()
+    }
+
     /// # Errors
     /// When no window fits on a picture of this size.
     pub fn new(graph: &Graph, (h, w): (usize, usize), threads: usize) -> Result<Self> {

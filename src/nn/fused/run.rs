@@ -73,7 +73,7 @@ impl Workspace {
         let channels = picture.blocks;
         assert!(n <= self.pictures && level.is_there(), "the workspace is for {} pictures", self.pictures);
         assert_eq!(input.len(), n * channels * picture.h * picture.w, "input of {n} pictures");
-        assert_eq!(output.len(), n * plan.output.iter().product::<usize>(), "output of {n} pictures");
+        assert_eq!(output.len(), n * plan.output_len(), "output of {n} pictures");
         for progress in &mut self.progress {
             progress.reset();
         }
@@ -130,9 +130,9 @@ macro_rules! compiled_for {
     };
 }
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx512_bf16, Avx512<true>, Brain, "avx512f,avx512bf16,avx2,fma");
+compiled_for!(avx512_bf16, Avx512, Brain, "avx512f,avx512bf16,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx512, Avx512<false>, Single, "avx512f,avx2,fma");
+compiled_for!(avx512, Avx512, Single, "avx512f,avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled_for!(avx2, Avx2, Single, "avx2,fma");
 
