@@ -18,17 +18,27 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use touchline::models::{Architecture, Network};
-use touchline::nn::fused::Precision;
+use touchline::nn::fused::{Arithmetic, Observed, Precision};
 
 /// As the peers' models: a classifier of a thousand classes would be a part of the time by itself.
 const CLASSES: usize = 7;
 
 const ARCHITECTURES: [Architecture; 2] = [Architecture::MobileNetV2, Architecture::ResNet50];
-const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 fn network(architecture: Architecture, precision: Precision) -> Network {
     let tensors = reference::parameters(architecture, CLASSES, reference::parameter);
-    Network::load_as(architecture, &tensors, Some(CLASSES), precision).expect("all tensors are there")
+    let load = |arithmetic| {
+        Network::load_as(architecture, &tensors, Some(CLASSES), arithmetic).expect("all tensors are there")
+    };
+    match precision {
+        Precision::F32 => load(Arithmetic::F32),
+        Precision::Bf16 => load(Arithmetic::Bf16),
+        Precision::Int8 => {
+            let mut observed = Observed::default();
+            load(Arithmetic::F32).observe(&pictures(2), &mut observed).expect("a forward pass");
+            load(Arithmetic::Int8(&observed.ranges().expect("ranges of finite values")))
+        }
+    }
 }
 
 fn pictures(batch: usize) -> Tensor {
@@ -38,7 +48,7 @@ fn pictures(batch: usize) -> Tensor {
 fn alone() {
     let mut criterion = Criterion::default().configure_from_args();
     for architecture in ARCHITECTURES {
-        for precision in PRECISIONS {
+        for precision in Precision::ALL {
             let network = network(architecture, precision);
             let mut group = criterion.benchmark_group(format!("{architecture} {}", precision.name()));
             group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
@@ -58,7 +68,7 @@ fn alone() {
 fn by_turns() {
     let networks: Vec<(String, Network)> = ARCHITECTURES
         .iter()
-        .flat_map(|a| PRECISIONS.iter().map(move |p| (format!("{a} {}", p.name()), network(*a, *p))))
+        .flat_map(|a| Precision::ALL.iter().map(move |p| (format!("{a} {}", p.name()), network(*a, *p))))
         .collect();
     for line in std::io::stdin().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -80,7 +90,7 @@ fn by_turns() {
 
 fn layers() {
     for architecture in ARCHITECTURES {
-        for precision in PRECISIONS {
+        for precision in Precision::ALL {
             let costs = network(architecture, precision).profile(1, (224, 224), 50).expect("a profile");
             println!("{architecture} {}, one picture", precision.name());
             println!("{:<42} {:>9} {:>9} {:>9} {:>9}", "layer", "us", "GFLOP/s", "GB/s", "weights");

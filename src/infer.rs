@@ -16,8 +16,8 @@ use crate::fusion::second_scores;
 use crate::labels::{ClassId, Modality};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::{ModelSpec, Pack};
-use crate::models::{Network, check_finite, read_weights_verified};
-use crate::nn::fused::Precision;
+use crate::models::{LoadError, Network, check_finite, read_ranges, read_weights_verified};
+use crate::nn::fused::{Arithmetic, Observed, Precision};
 use crate::time::WallTime;
 
 /// Sound below this peak (-100 dB of full scale) is digital silence: a muted or dead feed. A model made to name a sport
@@ -47,7 +47,8 @@ impl Models {
         let same = self.pack.precision == precision
             && own.architecture == model.architecture
             && own.sha256 == model.sha256
-            && own.outputs.len() == model.outputs.len();
+            && own.outputs.len() == model.outputs.len()
+            && (precision != Precision::Int8 || own.int8 == model.int8);
         self.networks.get(modality).clone().filter(|_| same)
     }
 }
@@ -205,6 +206,24 @@ impl Engine {
         Ok(out)
     }
 
+    /// Counts the values of the networks on the inputs of a batch of seconds, for the ranges of int8.
+    ///
+    /// # Errors
+    /// When the pack is not loaded in `f32`.
+    pub fn observe(&mut self, seconds: &[&ClipSecond], observed: &mut PerModality<Observed>) -> Result<()> {
+        for modality in Modality::ALL {
+            let Some((width, height)) = self.input_size(modality) else { continue };
+            let (input, counts) = self.features(modality, seconds);
+            let count: usize = counts.iter().sum();
+            let network = self.models.networks.get(modality).as_ref().expect("every model of the pack is loaded");
+            if count > 0 {
+                let input = Tensor::from_vec(input, (count, 3, height, width), &self.device)?;
+                network.observe(&input, observed.get_mut(modality))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Scores one second and decides it by the pack's table. `None` when every modality is missing.
     ///
     /// `arrival`: the wall time to state when the source told none.
@@ -282,15 +301,25 @@ fn build(
     known: Option<Network>,
     device: &Device,
 ) -> Result<Network> {
-    read_weights_verified(&model.weights, &model.sha256, device)
-        .and_then(|tensors| match known {
-            Some(network) => Ok(network),
-            None => {
-                check_finite(&tensors)?;
-                Network::load_as(model.architecture, &tensors, Some(model.outputs.len()), pack.precision)
-            }
-        })
-        .map_err(|e| Error::pack(&pack.dir, format!("{modality} model: {e}"), e.advice()))
+    let failed = |e: LoadError| Error::pack(&pack.dir, format!("{modality} model: {e}"), e.advice());
+    let tensors = read_weights_verified(&model.weights, &model.sha256, device).map_err(failed)?;
+    // Verified even where they are not computed with: the pack is whole or it is not.
+    let ranges = model.int8.as_ref().map(|(path, sha256)| read_ranges(path, sha256)).transpose().map_err(failed)?;
+    if let Some(network) = known {
+        return Ok(network);
+    }
+    let arithmetic = match (pack.precision, &ranges) {
+        (Precision::F32, _) => Arithmetic::F32,
+        (Precision::Bf16, _) => Arithmetic::Bf16,
+        (Precision::Int8, Some(ranges)) => Arithmetic::Int8(ranges),
+        (Precision::Int8, None) => {
+            let cause = format!("{modality} model: the pack has no ranges of its values, which int8 wants");
+            let advice = "run `touchline pack calibrate PACK DATASET`, or choose another --precision";
+            return Err(Error::pack(&pack.dir, cause, advice));
+        }
+    };
+    check_finite(&tensors).map_err(failed)?;
+    Network::load_as(model.architecture, &tensors, Some(model.outputs.len()), arithmetic).map_err(failed)
 }
 
 /// Nanoseconds since `started`.

@@ -9,6 +9,7 @@ use touchline::ingest::pool::Pooled;
 use touchline::labels::Modality;
 use touchline::metrics::Metrics;
 use touchline::models::pack::Pack;
+use touchline::models::{read_ranges, save_ranges};
 use touchline::nn::fused::Precision;
 use touchline::time::Pts;
 
@@ -60,14 +61,10 @@ fn scores_do_not_depend_on_the_batch() {
     assert_eq!(together[0].scores.flow.as_ref().unwrap().voters, 5);
 }
 
-/// bf16 moves probabilities by little: a wrong kernel would move them by half and more. Both times the same bits come out
-/// of a second call. The pictures are none that the networks have learnt, so they are as unsure as can be.
-#[test]
-fn bf16_says_what_f32_says() {
+/// Fewer bits move probabilities by little: a wrong kernel would move them by half and more. Both times the same bits come
+/// out of a second call. The pictures are none that the networks have learnt, so they are as unsure as can be.
+fn says_what_f32_says(mut rounded: Engine, most: f32, mean: f32) {
     let mut exact = engine();
-    let mut pack = exact.pack().clone();
-    pack.precision = Precision::Bf16;
-    let mut rounded = Engine::load(pack).expect("the same weights");
     let (metrics, rate) = (Metrics::new(), exact.pack().sample_rate().unwrap());
     let mut all = Vec::new();
     for seed in 0..6 {
@@ -79,12 +76,41 @@ fn bf16_says_what_f32_says() {
             let (want, got) = (want.scores.get(modality).as_ref(), got.scores.get(modality).as_ref());
             let (want, got) = (want.expect("scored"), got.expect("scored"));
             let moved = want.scores.iter().zip(&got.scores).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-            assert!(moved > 0.0 && moved < 0.15, "{modality}, second {seed}: {moved}");
+            assert!(moved > 0.0 && moved < most, "{modality}, second {seed}: {moved}");
             all.push(moved);
         }
     }
-    let mean = all.iter().sum::<f32>() / all.len() as f32;
-    assert!(mean < 0.05, "{mean} of {all:?}");
+    let got = all.iter().sum::<f32>() / all.len() as f32;
+    assert!(got < mean, "{got} of {all:?}");
+}
+
+#[test]
+fn bf16_says_what_f32_says() {
+    let pack = Pack { precision: Precision::Bf16, ..engine().pack().clone() };
+    says_what_f32_says(Engine::load(pack).expect("the same weights"), 0.15, 0.05);
+}
+
+#[test]
+fn int8_says_what_f32_says() {
+    let pack = Pack { precision: Precision::Int8, ..engine().pack().clone() };
+    says_what_f32_says(Engine::load(pack).expect("the pack that ships has ranges"), 0.35, 0.1);
+}
+
+#[test]
+fn int8_wants_ranges() {
+    let mut pack = Pack { precision: Precision::Int8, ..engine().pack().clone() };
+    pack.flow.as_mut().unwrap().model.int8 = None;
+    let error = Engine::load(pack.clone()).err().expect("flow has no ranges").to_string();
+    assert!(error.contains("flow model") && error.contains("pack calibrate"), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    let (path, sha256) = pack.rgb.as_ref().unwrap().model.int8.clone().unwrap();
+    let mut ranges = read_ranges(&path, &sha256).unwrap();
+    ranges.pop();
+    let path = dir.path().join("fewer.safetensors");
+    let sha256 = save_ranges(&ranges, &path).unwrap();
+    pack.flow.as_mut().unwrap().model.int8 = Some((path, sha256));
+    let error = Engine::load(pack).err().expect("one value has no ranges").to_string();
+    assert!(error.contains("ranges for 52 values"), "{error}");
 }
 
 #[test]

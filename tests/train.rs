@@ -188,8 +188,16 @@ fn pack_serves(dir: &Path, sources: &[Source]) {
     assert_eq!(held_back.len(), 6, "{split}");
     let clips: Vec<String> = held_back.iter().map(|s| format!("material/{}", clip_name(*s))).collect();
     run(dir, &format!("score {} --pack true-pack --summary labels.csv", clips.join(" "))).well();
-    let labels = std::fs::read_to_string(dir.join("labels.csv")).unwrap();
-    for source in held_back {
+    // In int8 too, with the ranges that the pack was built with, and with those that are measured again.
+    let score = format!("score {} --pack true-pack --precision int8 --summary", clips.join(" "));
+    run(dir, &format!("{score} int8.csv")).well();
+    let built = pack.rgb.as_ref().unwrap().model.int8.clone().expect("a pack that is built has ranges");
+    run(dir, "pack calibrate true-pack true-set --recordings 5").well();
+    let again = Pack::open(&dir.join("true-pack")).unwrap();
+    assert_ne!(again.rgb.as_ref().unwrap().model.int8, Some(built), "fewer recordings have other ranges");
+    run(dir, &format!("{score} again.csv")).well();
+    let labels = ["labels.csv", "int8.csv", "again.csv"].map(|name| std::fs::read_to_string(dir.join(name)).unwrap());
+    for (source, labels) in held_back.iter().flat_map(|source| labels.iter().map(move |labels| (*source, labels))) {
         let line = labels.lines().find(|line| line.contains(&clip_name(source)));
         let line = line.unwrap_or_else(|| panic!("{source:?} is not in {labels}"));
         assert_eq!(line.split(',').nth(1), Some(CLASSES[source.0]), "{line}");

@@ -1,6 +1,7 @@
 //! `touchline pack`: what a pack holds, and weights from elsewhere.
 
 mod build;
+mod calibrate;
 mod import;
 mod inspect;
 
@@ -18,6 +19,8 @@ pub struct PackArgs {
 enum PackCommand {
     /// Build a pack from what `touchline train` made: temperatures, table, card.
     Build(build::BuildArgs),
+    /// Measure the ranges of a pack's values, which --precision int8 wants.
+    Calibrate(calibrate::CalibrateArgs),
     /// Verify a pack, load it, run its models once, and say what it holds.
     Inspect(inspect::InspectArgs),
     /// Put weights from elsewhere into a new pack or into a copy of one.
@@ -27,6 +30,7 @@ enum PackCommand {
 pub fn pack(args: PackArgs) -> Result<()> {
     match args.command {
         PackCommand::Build(args) => build::build(args),
+        PackCommand::Calibrate(args) => calibrate::calibrate(&args),
         PackCommand::Inspect(args) => inspect::inspect(&args),
         PackCommand::Import(args) => import::import(args),
     }

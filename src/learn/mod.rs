@@ -9,6 +9,7 @@
 //! The same feature code and clip builder as serving: what a model is trained on is what it will see.
 
 pub mod augment;
+pub mod calibrate;
 pub mod classes;
 pub mod dataset;
 pub mod evaluate;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::calibrate;
 use super::dataset::split::Side;
 use super::dataset::{Dataset, Kind};
 use super::evaluate::figures::card_figures;
@@ -25,6 +26,9 @@ use crate::models::{read_weights, save_f16};
 
 /// The list of recordings with their sides, beside the manifest.
 const SPLIT: &str = "split.csv";
+
+/// Recordings of each kind that ranges for int8 are measured on: more move no range by much.
+pub const CALIBRATED_ON: u32 = 150;
 
 /// What a pack is built from.
 #[derive(Clone, Debug)]
@@ -90,6 +94,10 @@ pub fn build(
         }
         Err(e) => return Err(e),
     };
+    let (ranges, _) = calibrate::calibrate(&pack, dataset, CALIBRATED_ON as usize, &mut |done, of| {
+        progress("calibration", done, of);
+    })?;
+    calibrate::put(&mut manifest, &ranges, &building)?;
     for (section, temperature) in [
         (manifest.rgb.as_mut().map(|s| &mut s.temperature), fitted.temperatures.rgb),
         (manifest.flow.as_mut().map(|s| &mut s.temperature), fitted.temperatures.flow),
@@ -194,6 +202,7 @@ fn draft(
             classes: part.info.outputs.clone(),
             temperature: 1.0,
             input,
+            int8: None,
         }
     }
     Ok(Manifest {

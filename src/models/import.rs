@@ -167,17 +167,21 @@ impl Import {
         Err(Error::data(&self.file, cause, "give the --arch that it is, with torchvision's names"))
     }
 
-    /// All files of a pack but its manifest and the weights that are replaced.
+    /// All files of a pack but its manifest and those of the network that is replaced.
     fn copy_rest(&self, from: &Path, manifest: &Manifest) -> std::io::Result<()> {
-        let replaced = match self.modality {
-            Modality::Rgb => manifest.rgb.as_ref().map(|s| &s.weights),
-            Modality::Flow => manifest.flow.as_ref().map(|s| &s.weights),
-            Modality::Audio => manifest.audio.as_ref().map(|s| &s.weights),
-        };
+        let (weights, int8) = match self.modality {
+            Modality::Rgb => manifest.rgb.as_ref().map(|s| (&s.weights, &s.int8)),
+            Modality::Flow => manifest.flow.as_ref().map(|s| (&s.weights, &s.int8)),
+            Modality::Audio => manifest.audio.as_ref().map(|s| (&s.weights, &s.int8)),
+        }
+        .unzip();
+        let ranges = int8.and_then(|int8| int8.as_ref()).map(|int8| &int8.ranges);
+        let replaced =
+            |name: &std::ffi::OsStr| [weights, ranges].into_iter().flatten().any(|file| name == file.as_str());
         for entry in std::fs::read_dir(from)? {
             let path = entry?.path();
             let Some(name) = path.file_name() else { continue };
-            if path.is_file() && name != MANIFEST && replaced.is_none_or(|weights| name != weights.as_str()) {
+            if path.is_file() && name != MANIFEST && !replaced(name) {
                 std::fs::copy(&path, self.out.join(name))?;
             }
         }
@@ -264,6 +268,8 @@ impl Import {
             classes,
             temperature: 1.0,
             input: had.map(|section| section.input).unwrap_or_default(),
+            // Those of the network before say nothing of this one.
+            int8: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Tensor};
 
 use super::{Architecture, Backbone, Head, Layers, Tensors};
-use crate::nn::fused::Precision;
+use crate::nn::fused::Arithmetic;
 use crate::nn::{Activation, Conv, Depthwise, Pointwise, ScaleShift};
 
 /// Added to the variance in every batch norm, as in torchvision and MXNet.
@@ -36,6 +36,8 @@ pub enum LoadError {
     DType { name: String, have: &'static str },
     #[error("tensor {name} has a value that is not a number or infinite")]
     NotFinite { name: String },
+    #[error("ranges {} are not what int8 wants: {cause}", path.display())]
+    Ranges { path: PathBuf, cause: String },
     /// A tensor operation failed: out of memory, or a device without the op.
     #[error("cannot build {architecture}: {cause}")]
     Build { architecture: Architecture, cause: candle_core::Error },
@@ -52,6 +54,7 @@ impl LoadError {
             LoadError::Missing { .. } | LoadError::Shape { .. } | LoadError::DType { .. } => {
                 "use the weights of this architecture and class count"
             }
+            LoadError::Ranges { .. } => "measure them again with `touchline pack calibrate`",
             LoadError::NotFinite { .. } => "the training that made them broke down; take an earlier state of it",
             LoadError::Build { .. } => "check the free memory",
         }
@@ -71,7 +74,7 @@ fn first(names: &[String]) -> String {
 /// table finds all that are missing; [`Loader::finish`] then refuses the network.
 pub(super) struct Loader<'a> {
     architecture: Architecture,
-    precision: Precision,
+    arithmetic: Arithmetic<'a>,
     tensors: &'a Tensors,
     /// From the network's own name of a tensor to the file's.
     rename: Box<dyn Fn(&str) -> String + 'a>,
@@ -83,17 +86,17 @@ impl<'a> Loader<'a> {
     pub fn new(
         architecture: Architecture,
         tensors: &'a Tensors,
-        precision: Precision,
+        arithmetic: Arithmetic<'a>,
         rename: impl Fn(&str) -> String + 'a,
     ) -> Self {
         let device = tensors.values().next().map_or(candle_core::Device::Cpu, |tensor| tensor.device().clone());
-        Self { architecture, precision, tensors, rename: Box::new(rename), missing: Vec::new(), device }
+        Self { architecture, arithmetic, tensors, rename: Box::new(rename), missing: Vec::new(), device }
     }
 
     /// The network with this body, or what it lacks.
     pub fn finish<T, L: Layers>(self, body: L, network: impl FnOnce(Backbone<L>) -> T) -> Result<T, LoadError> {
         if self.missing.is_empty() {
-            self.built(Backbone::new(body, &self.device, self.precision)).map(network)
+            self.built(Backbone::new(body, &self.device, self.arithmetic)).map(network)
         } else {
             let (names, shapes) = self.missing.into_iter().unzip();
             Err(LoadError::Missing { architecture: self.architecture, names, shapes })

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use super::loader::Loader;
 use super::{Architecture, Backbone, Head, Layers, LoadError, Tensors};
-use crate::nn::fused::{Fused, Graph, Precision, Value};
+use crate::nn::fused::{Arithmetic, Fused, Graph, Value};
 use crate::nn::{Activation, Conv, Depthwise, Pointwise, global_average};
 
 /// Length of the pooled features.
@@ -77,8 +77,8 @@ impl MobileNetV2 {
     ///
     /// # Errors
     /// As [`super::Network::load`].
-    pub fn load(tensors: &Tensors, classes: Option<usize>, precision: Precision) -> Result<Self, LoadError> {
-        let mut loader = Loader::new(Architecture::MobileNetV2, tensors, precision, str::to_owned);
+    pub fn load(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
+        let mut loader = Loader::new(Architecture::MobileNetV2, tensors, arithmetic, str::to_owned);
         let stem = loader.conv(("features.0.0", "features.0.1"), (3, STEM_WIDTH), (3, 2), Activation::Relu6)?;
         let mut blocks = Vec::new();
         let mut inputs = STEM_WIDTH;

@@ -7,16 +7,18 @@ pub mod import;
 mod loader;
 mod mobilenet_v2;
 pub mod pack;
+mod ranges;
 mod resnet50;
 mod weights;
 
 use candle_core::{Device, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::nn::fused::{Fused, Graph, LayerCost, Level, Precision, Value};
+use crate::nn::fused::{Arithmetic, Fused, Graph, LayerCost, Level, Observed, Value};
 pub use loader::LoadError;
 pub use mobilenet_v2::MobileNetV2;
 pub(crate) use mobilenet_v2::table as mobilenet_v2_table;
+pub use ranges::{read_ranges, save_ranges};
 pub(crate) use resnet50::stages as resnet50_stages;
 pub use resnet50::{ResNet50, mxnet_name};
 pub use weights::{Tensors, WeightsFile, check_finite, read_weights, read_weights_verified, save_f16, sha256_hex};
@@ -93,23 +95,23 @@ impl Network {
     /// [`LoadError::Missing`] with all that is missing counted, [`LoadError::Shape`] and [`LoadError::DType`] for the
     /// first tensor that does not fit. Tensors that the network does not have are passed over.
     pub fn load(architecture: Architecture, tensors: &Tensors, classes: Option<usize>) -> Result<Self, LoadError> {
-        Self::load_as(architecture, tensors, classes, Precision::F32)
+        Self::load_as(architecture, tensors, classes, Arithmetic::F32)
     }
 
-    /// As [`Network::load`], to compute in `precision` on the CPU.
+    /// As [`Network::load`], to compute in this arithmetic on the CPU.
     ///
     /// # Errors
-    /// As [`Network::load`].
+    /// As [`Network::load`]; [`LoadError::Build`] when ranges for int8 are not this network's.
     pub fn load_as(
         architecture: Architecture,
         tensors: &Tensors,
         classes: Option<usize>,
-        precision: Precision,
+        arithmetic: Arithmetic<'_>,
     ) -> Result<Self, LoadError> {
         Ok(match architecture {
-            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes, precision)?),
-            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes, precision)?),
-            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes, precision)?),
+            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes, arithmetic)?),
+            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes, arithmetic)?),
+            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes, arithmetic)?),
         })
     }
 
@@ -156,11 +158,25 @@ impl Network {
     /// # Errors
     /// When the pictures are too small.
     pub fn profile(&self, n: usize, (h, w): (usize, usize), rounds: usize) -> candle_core::Result<Vec<LayerCost>> {
-        let fused = match self {
+        self.fused().map_or(Ok(Vec::new()), |fused| fused.profile((n, h, w), rounds))
+    }
+
+    /// Counts the values of the network on pictures (N, 3, H, W): see [`Fused::observe`].
+    ///
+    /// # Errors
+    /// When the network does not compute in `f32` on the CPU, or `x` does not fit.
+    pub fn observe(&self, x: &Tensor, observed: &mut Observed) -> candle_core::Result<()> {
+        match self.fused() {
+            Some(fused) => fused.observe(x, observed),
+            None => bail!("values are observed on the CPU only"),
+        }
+    }
+
+    fn fused(&self) -> Option<&Fused> {
+        match self {
             Network::MobileNetV2(network) => network.fused(),
             Network::ResNet50(network) => network.fused(),
-        };
-        fused.map_or(Ok(Vec::new()), |fused| fused.profile((n, h, w), rounds))
+        }
     }
 
     /// Pictures (N, 3, H, W) → logits (N, classes): [`Self::features`], then [`Self::head`]. On the CPU row by row, so
@@ -203,11 +219,11 @@ enum Backbone<L> {
 }
 
 impl<L: Layers> Backbone<L> {
-    fn new(layers: L, device: &Device, precision: Precision) -> candle_core::Result<Self> {
+    fn new(layers: L, device: &Device, arithmetic: Arithmetic<'_>) -> candle_core::Result<Self> {
         if !device.is_cpu() {
             return Ok(Backbone::Layers(layers));
         }
-        let (mut graph, picture) = Graph::new(Level::best(), precision, 3);
+        let (mut graph, picture) = Graph::new(Level::best(), arithmetic, 3)?;
         let last = layers.fuse(&mut graph, picture)?;
         Ok(Backbone::Fused(Fused::new(graph.average(last)?)))
     }

@@ -77,6 +77,19 @@ pub struct Section<P> {
     /// Logits are divided by this before the softmax; measured on validation.
     pub temperature: f32,
     pub input: P,
+    /// The ranges of the network's values; measured by `touchline pack calibrate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int8: Option<Int8>,
+}
+
+/// `[rgb.int8]` and so on
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Int8 {
+    /// File name of the ranges, beside `pack.toml`.
+    pub ranges: String,
+    /// Of that file, lower-case hexadecimal.
+    pub sha256: String,
 }
 
 /// `[fusion]`
@@ -127,6 +140,8 @@ pub struct ModelSpec {
     /// For each output of the model, the class of the pack.
     pub outputs: Vec<ClassId>,
     pub temperature: f32,
+    /// The file of the ranges of the network's values, with its SHA-256, if the pack has one: what int8 wants.
+    pub int8: Option<(PathBuf, String)>,
 }
 
 /// A modality of a pack: its model and its feature parameters.
@@ -353,7 +368,7 @@ impl Pack {
     /// temperatures and words only.
     pub fn same_networks(&self, other: &Pack) -> bool {
         let model = |a: &ModelSpec, b: &ModelSpec| {
-            (a.architecture, &a.sha256, &a.outputs) == (b.architecture, &b.sha256, &b.outputs)
+            (a.architecture, &a.sha256, &a.outputs, &a.int8) == (b.architecture, &b.sha256, &b.outputs, &b.int8)
         };
         fn part<P: PartialEq>(
             a: &Option<Part<P>>,
@@ -400,21 +415,40 @@ fn part<P>(
     if !(0.05..=20.0).contains(&section.temperature) {
         return Err(format!("{key}.temperature = {}: choose 0.05 to 20", section.temperature));
     }
-    let name = Path::new(&section.weights);
-    if name.components().count() != 1 || name.extension().is_none_or(|e| e != "safetensors") {
-        return Err(format!("{key}.weights = {:?}: give the name of a .safetensors file in the pack", section.weights));
-    }
-    if section.sha256.len() != 64 || !section.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err(format!("{key}.sha256: give 64 lower-case hexadecimal digits"));
-    }
+    let name = file(&format!("{key}.weights"), &section.weights)?.to_owned();
+    hash(&format!("{key}.sha256"), &section.sha256)?;
+    let int8 = match section.int8 {
+        Some(int8) => {
+            hash(&format!("{key}.int8.sha256"), &int8.sha256)?;
+            Some((dir.join(file(&format!("{key}.int8.ranges"), &int8.ranges)?), int8.sha256))
+        }
+        None => None,
+    };
     let model = ModelSpec {
         architecture: section.architecture,
         weights: dir.join(name),
         sha256: section.sha256,
         outputs,
         temperature: section.temperature,
+        int8,
     };
     Ok(Some(Part { model, input: section.input }))
+}
+
+/// A file of tensors in the pack.
+fn file<'a>(key: &str, name: &'a str) -> Result<&'a Path, String> {
+    let path = Path::new(name);
+    if path.components().count() != 1 || path.extension().is_none_or(|e| e != "safetensors") {
+        return Err(format!("{key} = {name:?}: give the name of a .safetensors file in the pack"));
+    }
+    Ok(path)
+}
+
+fn hash(key: &str, sha256: &str) -> Result<(), String> {
+    if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(format!("{key}: give 64 lower-case hexadecimal digits"));
+    }
+    Ok(())
 }
 
 fn table(fusion: &Fusion, classes: &ClassSet) -> Result<Vec<TableEntry>, String> {

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use super::loader::Loader;
 use super::{Architecture, Backbone, Head, Layers, LoadError, Tensors};
-use crate::nn::fused::{Fused, Graph, Precision, Value};
+use crate::nn::fused::{Arithmetic, Fused, Graph, Value};
 use crate::nn::{Activation, Conv, Pointwise, ScaleShift, global_average, max_pool2d};
 
 /// Length of the pooled features.
@@ -84,8 +84,8 @@ impl ResNet50 {
     ///
     /// # Errors
     /// As [`super::Network::load`].
-    pub fn load(tensors: &Tensors, classes: Option<usize>, precision: Precision) -> Result<Self, LoadError> {
-        let mut loader = Loader::new(Architecture::ResNet50, tensors, precision, str::to_owned);
+    pub fn load(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
+        let mut loader = Loader::new(Architecture::ResNet50, tensors, arithmetic, str::to_owned);
         let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
         let blocks = for_each_block(|name, channels, stride| Block::load(&mut loader, name, channels, stride))?;
         let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
@@ -102,13 +102,13 @@ impl ResNet50 {
     ///
     /// # Errors
     /// As [`super::Network::load`]; missing tensors are named as in the file.
-    pub fn load_v2(tensors: &Tensors, classes: Option<usize>, precision: Precision) -> Result<Self, LoadError> {
+    pub fn load_v2(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
         let mxnet_prefix = tensors.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight"));
         let rename = |name: &str| match mxnet_prefix {
             Some(prefix) => mxnet_name(name).map_or_else(|| name.to_owned(), |name| format!("{prefix}{name}")),
             None => name.to_owned(),
         };
-        let mut loader = Loader::new(Architecture::ResNet50V2, tensors, precision, rename);
+        let mut loader = Loader::new(Architecture::ResNet50V2, tensors, arithmetic, rename);
         let input_norm = if mxnet_prefix.is_some() || loader.has("bn0.running_mean") {
             Some(loader.scale_shift("bn0", 3, Activation::Identity)?)
         } else {

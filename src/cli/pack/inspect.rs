@@ -40,6 +40,8 @@ struct WeightsView {
     classes: usize,
     #[serde(skip)]
     temperature: f32,
+    /// Whether the pack has the ranges that int8 wants.
+    int8: bool,
 }
 
 #[derive(Serialize)]
@@ -94,6 +96,7 @@ fn look(pack: &Pack, modality: Modality) -> Result<Option<WeightsView>> {
         architecture: model.architecture,
         classes: model.outputs.len(),
         temperature: model.temperature,
+        int8: model.int8.is_some(),
     }))
 }
 
@@ -108,20 +111,21 @@ fn text(pack: &Pack, stamp: &PackStamp, weights: &[WeightsView]) -> String {
     }
     let _ = writeln!(
         out,
-        "\n{:<9} {:<13} {:>7} {:>11} {:>9}  {:<26} temperature",
-        "modality", "architecture", "classes", "parameters", "file", "input"
+        "\n{:<9} {:<13} {:>7} {:>11} {:>9}  {:<26} {:<11} int8",
+        "modality", "architecture", "classes", "parameters", "file", "input", "temperature"
     );
     for w in weights {
         let _ = writeln!(
             out,
-            "{:<9} {:<13} {:>7} {:>9.2} M {:>6.1} MB  {:<26} {:.3}",
+            "{:<9} {:<13} {:>7} {:>9.2} M {:>6.1} MB  {:<26} {:<11.3} {}",
             w.modality.as_str(),
             w.architecture.name(),
             w.classes,
             w.parameters as f64 / 1e6,
             w.bytes as f64 / 1e6,
             input(pack, w.modality),
-            w.temperature
+            w.temperature,
+            if w.int8 { "calibrated" } else { "no" }
         );
     }
     let _ = writeln!(

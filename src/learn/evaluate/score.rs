@@ -19,9 +19,10 @@ use crate::learn::dataset::split::Side;
 use crate::learn::dataset::{Dataset, Kind, Meta};
 use crate::models::pack::Pack;
 use crate::models::sha256_hex;
+use crate::nn::fused::Precision;
 
 /// Changes whenever the scores of an unchanged side would change.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Seconds that go through the models at once.
 const BATCH: usize = 8;
@@ -287,6 +288,10 @@ fn key(pack: &Pack, material: &dyn Material, table: &ScoreTable, side: Side) -> 
         pack.frame_height,
         material.fingerprint()
     );
+    if pack.precision == Precision::Int8 {
+        let ranges = |m: Modality| pack.model(m).and_then(|model| model.int8.as_ref()).map(|(_, sha256)| sha256);
+        text += &format!("{:?}\n", Modality::ALL.map(ranges));
+    }
     for item in &table.items {
         text += &format!("{}\n", item.path.display());
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::kernel::LANES;
-use super::level::{Level, Precision};
-use super::winograd;
+use super::kernel::{LANES, turned_lines};
+use super::level::{Arithmetic, Level, Precision};
+use super::quantise::{Bytes, Range, Whole};
+use super::{format, winograd};
 use crate::nn::{Activation, window_count};
 
 /// Sixteen values on a cache line of their own.
@@ -22,30 +23,42 @@ impl Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Value(pub(super) usize);
 
-/// Weights of a convolution: for every block of 16 outputs, for every segment (see [`super::kernel`]), 16 weights for each of
-/// its inputs; as bf16, 16 pairs for every two inputs.
+/// What a layer's sums become.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub bias: Vec<Line>,
+    /// Units of the output that a sum of 1 is; for sums of bytes.
+    pub scale: Vec<Line>,
+    /// Units of the output that a unit of the value beside it is; as `scale`.
+    pub residual: Vec<Line>,
+    /// Of the activation. Storing bytes clamps to their ranges, which lie within.
+    pub bounds: (f32, f32),
+}
+
+/// Weights of a convolution: for every block of 16 outputs, for every segment (see [`super::kernel`]), 16 words of weights for
+/// each word of its inputs.
 #[derive(Debug)]
 pub(super) struct PackedConv {
     pub weights: Vec<Line>,
     /// Transformed for [`super::winograd`], where that may pay.
     pub winograd: Option<Vec<Line>>,
-    pub bias: Vec<Line>,
+    pub ends: Ends,
     pub inputs: usize,
     pub outputs: usize,
     pub window: Window,
-    pub bounds: (f32, f32),
     /// The input is the network's: planes, not blocks.
     pub planar: bool,
 }
 
-/// Weights of a depthwise convolution: kernel · kernel lines a block.
+/// Weights of a depthwise convolution: kernel · kernel lines a block, or as [`turned_lines`] says.
 #[derive(Debug)]
 pub(super) struct PackedDepthwise {
     pub weights: Vec<Line>,
-    pub bias: Vec<Line>,
+    /// Lines of a block.
+    pub lines: usize,
+    pub ends: Ends,
     pub channels: usize,
     pub window: Window,
-    pub bounds: (f32, f32),
 }
 
 /// A square window that moves over a picture.
@@ -107,6 +120,10 @@ pub struct Graph {
     pub(super) channels: Vec<usize>,
     /// Border of zeros that the readers of each value want around it.
     pub(super) padding: Vec<usize>,
+    /// What the bytes of each value stand for.
+    pub(super) bytes: Vec<Arc<[Bytes]>>,
+    /// Ranges of the values' channels, for bytes.
+    ranges: Vec<Vec<Range>>,
 }
 
 /// Value 0: the network's input.
@@ -114,14 +131,72 @@ pub(super) const INPUT: usize = 0;
 
 impl Graph {
     /// A graph without operations and its input, a planar picture of `channels`.
-    pub fn new(level: Level, precision: Precision, channels: usize) -> (Self, Value) {
-        (Self { level, precision, ops: Vec::new(), channels: vec![channels], padding: vec![0] }, Value(INPUT))
+    ///
+    /// # Errors
+    /// When the input's range is missing or not sound.
+    pub fn new(level: Level, arithmetic: Arithmetic<'_>, channels: usize) -> Result<(Self, Value)> {
+        let ranges = if let Arithmetic::Int8(ranges) = arithmetic { ranges } else { &[] };
+        let mut graph = Self {
+            level,
+            precision: arithmetic.precision(),
+            ops: Vec::new(),
+            channels: Vec::new(),
+            padding: Vec::new(),
+            bytes: Vec::new(),
+            ranges: ranges.to_vec(),
+        };
+        let input = graph.value(channels, Activation::Identity)?;
+        Ok((graph, Value(input)))
     }
 
-    fn value(&mut self, channels: usize) -> usize {
+    fn value(&mut self, channels: usize, activation: Activation) -> Result<usize> {
+        let value = self.channels.len();
+        let bytes = match (self.precision, self.ranges.get(value)) {
+            (Precision::F32 | Precision::Bf16, _) => vec![Bytes::NONE; channels],
+            (Precision::Int8, None) => bail!("int8: there are ranges for {value} values, and the network has more"),
+            (Precision::Int8, Some(ranges)) if ranges.len() != channels => {
+                bail!("int8: value {value} of the network has {channels} channels, and {} ranges", ranges.len())
+            }
+            (Precision::Int8, Some(ranges)) => {
+                if let Some(range) = ranges.iter().find(|range| !range.is_sound()) {
+                    bail!("int8: a channel of value {value} of the network lies in {range:?}");
+                }
+                ranges.iter().map(|range| Bytes::within(*range, activation.bounds())).collect()
+            }
+        };
         self.channels.push(channels);
         self.padding.push(0);
-        self.channels.len() - 1
+        self.bytes.push(bytes.into());
+        Ok(value)
+    }
+
+    /// Ends of sums that become `y`, of these whole weights if values are bytes.
+    fn ends(
+        &self,
+        (residual, y): (Option<usize>, usize),
+        bias: &[f32],
+        weights: &[Whole],
+        activation: Activation,
+    ) -> Ends {
+        let bounds = activation.bounds();
+        if self.precision != Precision::Int8 {
+            return Ends { bias: lines(bias), scale: Vec::new(), residual: Vec::new(), bounds };
+        }
+        let y = &self.bytes[y];
+        let scale: Vec<f32> = weights.iter().zip(y.iter()).map(|(weights, y)| y.units(weights.unit)).collect();
+        let beside: Vec<(f32, f32)> = match residual {
+            Some(value) => self.bytes[value].iter().zip(y.iter()).map(|(r, y)| (y.units(r.unit), r.zero)).collect(),
+            None => vec![(1.0, 0.0); y.len()],
+        };
+        // Bytes count from their zeros: what that adds to every sum is known beforehand.
+        let bias: Vec<f32> = (0..y.len())
+            .map(|c| {
+                let bias = y[c].place(bias[c] - weights[c].shift);
+                bias - beside[c].0 * beside[c].1 - weights[c].zeros * scale[c]
+            })
+            .collect();
+        let factors: Vec<f32> = beside.iter().map(|(factor, _)| *factor).collect();
+        Ends { bias: lines(&bias), scale: lines(&scale), residual: lines(&factors), bounds }
     }
 
     fn pad(&mut self, value: usize, padding: usize) {
@@ -156,25 +231,33 @@ impl Graph {
             );
         }
         let planar = x == INPUT;
-        let values = weight.flatten_all()?.to_vec1()?;
-        let packed = pack(&values, (outputs, inputs, kernel), planar);
+        let values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let y = self.value(outputs, activation)?;
+        let shape = (outputs, inputs, kernel);
+        let mut whole: Vec<Whole> = Vec::new();
+        let weights = match self.precision {
+            Precision::F32 => pack(values.iter().map(|v| v.to_bits()), shape, planar, 1),
+            Precision::Bf16 => pack(values.iter().map(|v| format::bf16_bits(*v)), shape, planar, 2),
+            Precision::Int8 => {
+                let rows = values.chunks_exact(inputs * kernel * kernel);
+                whole = rows.map(|row| Whole::of(row, kernel * kernel, &self.bytes[x])).collect();
+                let bytes = whole.iter().flat_map(|row| row.weights.iter().map(|byte| u32::from(*byte as u8)));
+                pack(bytes, shape, planar, 4)
+            }
+        };
         let tiled = self.precision == Precision::F32 && !planar && (kernel, stride, padding) == (3, 1, 1);
+        let residual = residual.map(|r| r.0);
         let layer = PackedConv {
-            weights: match self.precision {
-                Precision::Bf16 if !planar => pairs(&packed),
-                _ => packed,
-            },
+            weights,
             winograd: if tiled { winograd::pack(&values, outputs, inputs) } else { None },
-            bias: lines(&bias.to_vec1::<f32>()?),
+            ends: self.ends((residual, y), &bias.to_vec1::<f32>()?, &whole, activation),
             inputs,
             outputs,
             window: Window { kernel, stride, padding },
-            bounds: activation.bounds(),
             planar,
         };
         self.pad(x, padding);
-        let y = self.value(outputs);
-        self.ops.push(Op::Conv { x, residual: residual.map(|r| r.0), y, layer: Arc::new(layer) });
+        self.ops.push(Op::Conv { x, residual, y, layer: Arc::new(layer) });
         Ok(Value(y))
     }
 
@@ -195,20 +278,30 @@ impl Graph {
             _ => bail!("depthwise convolution: weights of shape {:?} do not fit {channels} channels", weight.dims()),
         };
         let (taps, values) = (kernel * kernel, weight.flatten_all()?.to_vec1::<f32>()?);
-        let mut weights = vec![Line::ZERO; channels.div_ceil(LANES) * taps];
-        for (i, value) in values.into_iter().enumerate() {
-            let (channel, tap) = (i / taps, i % taps);
-            weights[channel / LANES * taps + tap].0[channel % LANES] = value;
+        let y = self.value(channels, activation)?;
+        let mut whole: Vec<Whole> = Vec::new();
+        let lines = if self.precision == Precision::Int8 { kernel * turned_lines(kernel) } else { taps };
+        let mut weights = vec![Line::ZERO; channels.div_ceil(LANES) * lines];
+        if self.precision == Precision::Int8 {
+            for (channel, taps) in values.chunks_exact(taps).enumerate() {
+                let row = Whole::of(taps, taps.len(), &self.bytes[x][channel..=channel]);
+                turned(&row.weights, kernel, channel % LANES, &mut weights[channel / LANES * lines..][..lines]);
+                whole.push(row);
+            }
+        } else {
+            for (i, value) in values.into_iter().enumerate() {
+                let (channel, tap) = (i / taps, i % taps);
+                weights[channel / LANES * taps + tap].0[channel % LANES] = value;
+            }
         }
         let layer = PackedDepthwise {
             weights,
-            bias: lines(&bias.to_vec1::<f32>()?),
+            lines,
+            ends: self.ends((None, y), &bias.to_vec1::<f32>()?, &whole, activation),
             channels,
             window: Window { kernel, stride, padding },
-            bounds: activation.bounds(),
         };
         self.pad(x, padding);
-        let y = self.value(channels);
         self.ops.push(Op::Depthwise { x, y, layer: Arc::new(layer) });
         Ok(Value(y))
     }
@@ -221,7 +314,9 @@ impl Graph {
         if x == INPUT || padding >= kernel {
             bail!("max pool: a window of {kernel} with padding {padding} on value {x}");
         }
-        let y = self.value(self.channels[x]);
+        let y = self.value(self.channels[x], Activation::Identity)?;
+        // The greatest byte stands for the greatest value.
+        self.bytes[y] = self.bytes[x].clone();
         self.ops.push(Op::MaxPool { x, y, window: Window { kernel, stride, padding } });
         Ok(Value(y))
     }
@@ -240,9 +335,20 @@ impl Graph {
         if x == INPUT || scale.dims() != [channels] || shift.dims() != [channels] {
             bail!("scale and shift: {:?} and {:?} do not fit {channels} channels", scale.dims(), shift.dims());
         }
-        let y = self.value(channels);
-        let (scale, shift) = (Arc::new(lines(&scale.to_vec1::<f32>()?)), Arc::new(lines(&shift.to_vec1::<f32>()?)));
-        self.ops.push(Op::ScaleShift { x, y, scale, shift, bounds: activation.bounds() });
+        let y = self.value(channels, activation)?;
+        let (scale, shift) = (scale.to_vec1::<f32>()?, shift.to_vec1::<f32>()?);
+        let line = |c: usize| {
+            let (from, to) = (self.bytes[x][c], self.bytes[y][c]);
+            let scale = to.units(scale[c] * from.unit);
+            (scale, to.place(shift[c]) - from.zero * scale)
+        };
+        let (scale, shift): (Vec<f32>, Vec<f32>) = (0..channels).map(line).unzip();
+        let (scale, shift) = (Arc::new(lines(&scale)), Arc::new(lines(&shift)));
+        let bounds = match self.precision {
+            Precision::Int8 => Activation::Identity.bounds(),
+            Precision::F32 | Precision::Bf16 => activation.bounds(),
+        };
+        self.ops.push(Op::ScaleShift { x, y, scale, shift, bounds });
         Ok(Value(y))
     }
 
@@ -255,7 +361,7 @@ impl Graph {
             bail!("global average: of the network's input");
         }
         self.ops.push(Op::Average { x });
-        Ok(self)
+        self.ended()
     }
 
     /// The picture itself, (C, H, W), as the end of the graph.
@@ -267,6 +373,14 @@ impl Graph {
             bail!("the network's input is no end");
         }
         self.ops.push(Op::Whole { x });
+        self.ended()
+    }
+
+    fn ended(self) -> Result<Self> {
+        let (values, ranges) = (self.channels.len(), self.ranges.len());
+        if self.precision == Precision::Int8 && ranges != values {
+            bail!("int8: there are ranges for {ranges} values, and the network has {values}");
+        }
         Ok(self)
     }
 }
@@ -281,28 +395,42 @@ fn lines(values: &[f32]) -> Vec<Line> {
     values.chunks(LANES).map(line).collect()
 }
 
-/// (Cout, Cin, k, k) → lines in the order of [`PackedConv`]. Channels beyond the last count 0.
-fn pack(values: &[f32], (outputs, inputs, kernel): (usize, usize, usize), planar: bool) -> Vec<Line> {
-    let taps = kernel * kernel;
-    let rows = if planar { inputs * taps } else { inputs.div_ceil(LANES) * LANES * taps };
+/// (Cout, Cin, k, k), given as bits, → lines in the order of [`PackedConv`], `per_word` inputs a word. Channels beyond the last
+/// count 0.
+fn pack(
+    values: impl Iterator<Item = u32>,
+    (outputs, inputs, kernel): (usize, usize, usize),
+    planar: bool,
+    per_word: usize,
+) -> Vec<Line> {
+    let (taps, bits) = (kernel * kernel, 32 / per_word);
+    let words = LANES / per_word;
+    let rows = if planar { inputs.div_ceil(per_word) * taps } else { inputs.div_ceil(LANES) * words * taps };
     let mut lines = vec![Line::ZERO; outputs.div_ceil(LANES) * rows];
-    for (i, &value) in values.iter().enumerate() {
+    for (i, value) in values.enumerate() {
         let (output, input, tap) = (i / (inputs * taps), i / taps % inputs, i % taps);
-        let row = if planar { input * taps + tap } else { (input / LANES * taps + tap) * LANES + input % LANES };
-        lines[output / LANES * rows + row].0[output % LANES] = value;
+        let row = match planar {
+            true => input / per_word * taps + tap,
+            false => (input / LANES * taps + tap) * words + input % LANES / per_word,
+        };
+        let word = &mut lines[output / LANES * rows + row].0[output % LANES];
+        *word = f32::from_bits(word.to_bits() | value << (input % per_word * bits));
     }
     lines
 }
 
-/// Every two lines as one of pairs of bf16.
-fn pairs(lines: &[Line]) -> Vec<Line> {
-    let bits = |value: f32| u32::from(half::bf16::from_f32(value).to_bits());
-    let pair = |two: &[Line]| {
-        let mut line = Line::ZERO;
-        for (lane, pair) in line.0.iter_mut().enumerate() {
-            *pair = f32::from_bits(bits(two[0].0[lane]) | bits(two[1].0[lane]) << 16);
-        }
-        line
+/// The taps of a lane in the order of [`turned_lines`].
+fn turned(taps: &[i8], kernel: usize, lane: usize, block: &mut [Line]) {
+    let lines = turned_lines(kernel);
+    let mut put = |line: usize, place: usize, tap: i8| {
+        let word = &mut block[line].0[lane];
+        *word = f32::from_bits(word.to_bits() | u32::from(tap as u8) << (8 * place));
     };
-    lines.chunks_exact(2).map(pair).collect()
+    for (i, tap) in taps.iter().enumerate() {
+        let (ky, kx) = (i / kernel, i % kernel);
+        put(ky * lines + kx / 4, kx % 4, *tap);
+        if kernel == 3 {
+            put(ky * lines + 1, kx + 1, *tap);
+        }
+    }
 }

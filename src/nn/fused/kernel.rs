@@ -2,8 +2,8 @@
 //!
 //! A convolution's sum runs over *segments*: places in the input, relative to an output pixel's first tap, from which `run`
 //! consecutive values are multiplied with `run` rows of 16 weights each. In a picture of blocks of 16 channels a segment is
-//! a tap and a block (`run` = 16); in a planar picture, of the first layer, it is a row of taps (`run` = the kernel). So
-//! one loop does for every convolution, and nothing is copied into columns.
+//! a tap and a block (`run` = the words of 16 channels); in a planar picture, of the first layer, it is a row of taps
+//! (`run` = the kernel). So one loop does for every convolution, and nothing is copied into columns.
 //!
 //! Sources: Georganas et al., *Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures*, 2018 (blocked
 //! layout, register tiles); Goto and van de Geijn, *Anatomy of High-Performance Matrix Multiplication*, 2008 (pieces of
@@ -14,12 +14,14 @@
 
 use std::ops::Range;
 
-use super::lanes::{Format, Lanes, Single};
+use super::format::Format;
+use super::lanes::Lanes;
 
 /// Channels of a block: the lanes of one register.
 pub(super) const LANES: usize = 16;
 
-/// The sum of a convolution and where its input lies. Offsets are in words of 4 bytes: one value, or two of bf16.
+/// The sum of a convolution and where its input lies. Offsets are in words of 4 bytes: one value, two of bf16
+/// or four bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Reduction {
     /// Where each segment begins, from the first tap of the output pixel.
@@ -45,14 +47,16 @@ pub(super) struct Rows<'a> {
     /// Weights of the first block at segment 0, and how many words one block has.
     pub weights: *const f32,
     pub weights_block: usize,
-    /// Sixteen a block.
+    /// Sixteen a block, and factors of the sums where the format has them.
     pub bias: *const f32,
+    pub scale: *const f32,
     /// The first output pixel in the first block, and words between blocks.
     pub y: *mut f32,
     pub y_block: usize,
     /// Added before the activation; as `y`. Null where there is none.
     pub residual: *const f32,
     pub residual_block: usize,
+    pub residual_factor: *const f32,
     /// Sums of a call that is not the last, pixel by pixel and block by block. Null where one call does all.
     pub scratch: *mut f32,
     /// The activation is a clamp.
@@ -62,25 +66,57 @@ pub(super) struct Rows<'a> {
     pub last: bool,
     /// Pixels in the row.
     pub pixels: usize,
+    /// Weights that are wanted after these: every tile asks for one of these streams.
+    pub soon: Soon,
 }
 
-/// One row of output pixels for `B` blocks.
+/// Weights that come next, one stream of lines a block. They come from far: a tile asks for as many lines as it reads itself,
+/// one after the other, so that they are there when it is their turn and the way is never full.
+#[derive(Clone, Copy)]
+pub(super) struct Soon {
+    streams: [*const f32; 4],
+    asked: usize,
+}
+
+impl Soon {
+    /// Nothing to ask for.
+    pub const NONE: Soon = Soon { streams: [std::ptr::null(); 4], asked: 4 };
+
+    /// The streams of `blocks` blocks, `block` words apart.
+    pub fn new(first: *const f32, block: usize, blocks: usize) -> Self {
+        // The last ones count.
+        let streams = std::array::from_fn(|i| first.wrapping_add((i + blocks).saturating_sub(4) * block));
+        Self { streams, asked: 4 - blocks }
+    }
+
+    /// Where a tile that reads `own` asks: the next stream, or what it reads anyway.
+    #[inline(always)]
+    fn next(&mut self, own: *const f32) -> *const f32 {
+        let stream = self.streams.get(self.asked).map_or(own, |stream| *stream);
+        self.asked += 1;
+        stream
+    }
+}
+
+/// One row of output pixels for `B` blocks. Returns which weights are still to be asked for.
 ///
 /// # Safety
 /// The processor has the instructions of `L`; every pointer of `job` is valid for what its shape says; nothing else writes
 /// `y` or `scratch` meanwhile.
 #[inline(always)]
-unsafe fn row<L: Lanes, X: Format, Y: Format, const B: usize, const STEP: usize>(mut job: Rows<'_>) {
+unsafe fn row<L: Lanes, F: Format, const B: usize, const STEP: usize>(mut job: Rows<'_>) -> Soon {
     macro_rules! tiles {
         ($($p:literal)*) => {$(
             while job.pixels >= $p {
                 // SAFETY: the tile lies in the row.
                 unsafe {
-                    tile::<L, X, Y, $p, B, STEP>(&job);
+                    let own = job.weights.add(job.segments.0 * job.reduction.run * LANES);
+                    let soon = job.soon.next(own);
+                    tile::<L, F, $p, B, STEP>(&job, soon);
                     job.x = job.x.add($p * STEP);
-                    job.y = job.y.add($p * Y::WORDS);
+                    job.y = job.y.add($p * F::WORDS);
                     if !job.residual.is_null() {
-                        job.residual = job.residual.add($p * Y::WORDS);
+                        job.residual = job.residual.add($p * F::WORDS);
                     }
                     if !job.scratch.is_null() {
                         job.scratch = job.scratch.add($p * B * LANES);
@@ -97,6 +133,7 @@ unsafe fn row<L: Lanes, X: Format, Y: Format, const B: usize, const STEP: usize>
     } else {
         tiles!(6 1);
     }
+    job.soon
 }
 
 /// `P` output pixels of `B` blocks: all sums stay in registers.
@@ -104,12 +141,15 @@ unsafe fn row<L: Lanes, X: Format, Y: Format, const B: usize, const STEP: usize>
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-unsafe fn tile<L: Lanes, X: Format, Y: Format, const P: usize, const B: usize, const STEP: usize>(job: &Rows<'_>) {
+unsafe fn tile<L: Lanes, F: Format, const P: usize, const B: usize, const STEP: usize>(
+    job: &Rows<'_>,
+    mut soon: *const f32,
+) {
     // SAFETY: as the caller promises.
     unsafe {
         let mut sums = [[L::zero(); P]; B];
         for b in 0..B {
-            let bias = if job.first { L::load(job.bias.add(b * LANES)) } else { L::zero() };
+            let bias = if job.first { F::begin(job.bias.add(b * LANES)) } else { L::zero() };
             for p in 0..P {
                 sums[b][p] = if job.first { bias } else { L::load(job.scratch.add((p * B + b) * LANES)) };
             }
@@ -122,9 +162,12 @@ unsafe fn tile<L: Lanes, X: Format, Y: Format, const P: usize, const B: usize, c
             // The next segment may be in another plane, where no prefetcher of the processor looks.
             let mut next = job.x.wrapping_add(segments[(i + AHEAD).min(segments.len() - 1)] as usize);
             for _ in 0..run {
-                if STEP >= X::WORDS {
+                L::prefetch_far(soon);
+                soon = soon.wrapping_add(LANES);
+                if STEP >= F::WORDS {
                     L::prefetch(next);
-                    next = next.wrapping_add(STEP);
+                    // Pixels that are neighbours may share a line of the cache.
+                    next = next.wrapping_add(if STEP < LANES { LANES } else { STEP });
                 }
                 let mut w = [L::zero(); B];
                 for b in 0..B {
@@ -133,7 +176,7 @@ unsafe fn tile<L: Lanes, X: Format, Y: Format, const P: usize, const B: usize, c
                 for p in 0..P {
                     let value = L::splat(x.add(p * STEP));
                     for b in 0..B {
-                        sums[b][p] = X::dot(sums[b][p], value, w[b]);
+                        sums[b][p] = F::dot(sums[b][p], value, w[b]);
                     }
                 }
                 x = x.add(1);
@@ -148,15 +191,23 @@ unsafe fn tile<L: Lanes, X: Format, Y: Format, const P: usize, const B: usize, c
             }
             return;
         }
-        let (low, high) = (L::splat(&job.bounds.0), L::splat(&job.bounds.1));
+        // Loops of a few instructions each: longer ones the compiler does not unroll, and sums would live in memory.
         for b in 0..B {
+            let (scale, bias) = (job.scale.wrapping_add(b * LANES), job.bias.add(b * LANES));
             for p in 0..P {
-                let mut sum = sums[b][p];
-                if !job.residual.is_null() {
-                    sum = sum.add(Y::load(job.residual.add(b * job.residual_block + p * Y::WORDS)));
-                }
-                Y::store(sum.at_least(low).at_most(high), job.y.add(b * job.y_block + p * Y::WORDS));
+                sums[b][p] = F::end(sums[b][p], scale, bias);
             }
+        }
+        if !job.residual.is_null() {
+            for b in 0..B {
+                for p in 0..P {
+                    let value = F::load(job.residual.add(b * job.residual_block + p * F::WORDS));
+                    sums[b][p] = F::beside(sums[b][p], value, job.residual_factor.wrapping_add(b * LANES));
+                }
+            }
+        }
+        for b in 0..B {
+            F::store_row(sums[b], job.bounds, job.y.add(b * job.y_block));
         }
     }
 }
@@ -166,41 +217,45 @@ unsafe fn tile<L: Lanes, X: Format, Y: Format, const P: usize, const B: usize, c
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn convolve<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) {
+pub(super) unsafe fn convolve<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) -> Soon {
     // Every line is a piece of code of its own, compiled for every instruction set and format.
     // SAFETY: the caller's promise.
     unsafe {
         match (blocks, job.reduction.step, F::WORDS) {
-            (4, 16, 16) if L::WIDE => row::<L, F, F, 4, 16>(job),
-            (2, 16, 16) if L::WIDE => row::<L, F, F, 2, 16>(job),
-            (1, 16, 16) => row::<L, F, F, 1, 16>(job),
-            (4, 32, 16) if L::WIDE => row::<L, F, F, 4, 32>(job),
-            (2, 32, 16) if L::WIDE => row::<L, F, F, 2, 32>(job),
-            (1, 32, 16) => row::<L, F, F, 1, 32>(job),
-            (4, 8, 8) if L::WIDE => row::<L, F, F, 4, 8>(job),
-            (2, 8, 8) if L::WIDE => row::<L, F, F, 2, 8>(job),
-            (1, 8, 8) => row::<L, F, F, 1, 8>(job),
-            (4, 16, 8) if L::WIDE => row::<L, F, F, 4, 16>(job),
-            (2, 16, 8) if L::WIDE => row::<L, F, F, 2, 16>(job),
-            (1, 16, 8) => row::<L, F, F, 1, 16>(job),
+            (4, 16, 16) if L::WIDE => row::<L, F, 4, 16>(job),
+            (2, 16, 16) if L::WIDE => row::<L, F, 2, 16>(job),
+            (1, 16, 16) => row::<L, F, 1, 16>(job),
+            (4, 32, 16) if L::WIDE => row::<L, F, 4, 32>(job),
+            (2, 32, 16) if L::WIDE => row::<L, F, 2, 32>(job),
+            (1, 32, 16) => row::<L, F, 1, 32>(job),
+            (4, 8, 8) if L::WIDE => row::<L, F, 4, 8>(job),
+            (2, 8, 8) if L::WIDE => row::<L, F, 2, 8>(job),
+            (1, 8, 8) => row::<L, F, 1, 8>(job),
+            (4, 16, 8) if L::WIDE => row::<L, F, 4, 16>(job),
+            (2, 16, 8) if L::WIDE => row::<L, F, 2, 16>(job),
+            (1, 16, 8) => row::<L, F, 1, 16>(job),
+            (2, 4, 4) if L::WIDE => row::<L, F, 2, 4>(job),
+            (1, 4, 4) => row::<L, F, 1, 4>(job),
+            (2, 8, 4) if L::WIDE => row::<L, F, 2, 8>(job),
+            (1, 8, 4) => row::<L, F, 1, 8>(job),
             _ => unreachable!("blocks and step are chosen among those compiled"),
         }
     }
 }
 
-/// As [`convolve`], of the network's input: planes of `f32`; groups of 2 or 1.
+/// As [`convolve`], of the network's input: planes of words; groups of 2 or 1.
 ///
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn convolve_planes<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) {
+pub(super) unsafe fn convolve_planes<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) -> Soon {
     // SAFETY: the caller's promise.
     unsafe {
         match (blocks, job.reduction.step) {
-            (2, 2) if L::WIDE => row::<L, Single, F, 2, 2>(job),
-            (1, 2) => row::<L, Single, F, 1, 2>(job),
-            (2, 1) if L::WIDE => row::<L, Single, F, 2, 1>(job),
-            (1, 1) => row::<L, Single, F, 1, 1>(job),
+            (2, 2) if L::WIDE => row::<L, F, 2, 2>(job),
+            (1, 2) => row::<L, F, 1, 2>(job),
+            (2, 1) if L::WIDE => row::<L, F, 2, 1>(job),
+            (1, 1) => row::<L, F, 1, 1>(job),
             _ => unreachable!("blocks and step are chosen among those compiled"),
         }
     }
@@ -212,9 +267,10 @@ pub(super) struct DepthwiseRow {
     /// The first tap of the first output pixel, and words between rows of the input.
     pub x: *const f32,
     pub x_row: usize,
-    /// Kernel · kernel · 16 values.
+    /// Kernel · kernel · 16 values; of bytes, see [`turned_lines`].
     pub weights: *const f32,
     pub bias: *const f32,
+    pub scale: *const f32,
     pub y: *mut f32,
     pub kernel: usize,
     pub stride: usize,
@@ -227,11 +283,11 @@ pub(super) struct DepthwiseRow {
 #[inline(always)]
 pub(super) unsafe fn depthwise<L: Lanes, F: Format>(mut job: DepthwiseRow) {
     macro_rules! tiles {
-        ($kernel:expr, $stride:literal: $($p:literal)*) => {$(
+        ($tile:ident, $kernel:expr, $stride:literal: $($p:literal)*) => {$(
             while job.pixels >= $p {
                 // SAFETY: the tile lies in the row.
                 unsafe {
-                    depthwise_tile::<L, F, $p, $stride>(&job, $kernel);
+                    $tile::<L, F, $p, $stride>(&job, $kernel);
                     job.x = job.x.add($p * job.stride * F::WORDS);
                     job.y = job.y.add($p * F::WORDS);
                 }
@@ -239,16 +295,74 @@ pub(super) unsafe fn depthwise<L: Lanes, F: Format>(mut job: DepthwiseRow) {
             }
         )*};
     }
+    if F::WORDS < LANES / 2 {
+        match (job.kernel, job.stride) {
+            (3, 1) => {
+                tiles!(turned_tile, 3, 1: 14 6 2);
+            }
+            (3, 2) => {
+                tiles!(turned_tile, 3, 2: 14 7);
+            }
+            _ => {}
+        }
+        tiles!(turned_tile, job.kernel, 0: 1);
+        return;
+    }
     match (job.kernel, job.stride) {
         (3, 1) if L::WIDE => {
-            tiles!(3, 1: 14 7);
+            tiles!(depthwise_tile, 3, 1: 14 7);
         }
         (3, 2) if L::WIDE => {
-            tiles!(3, 2: 14 7);
+            tiles!(depthwise_tile, 3, 2: 14 7);
         }
         _ => {}
     }
-    tiles!(job.kernel, 0: 4 1);
+    tiles!(depthwise_tile, job.kernel, 0: 4 1);
+}
+
+/// Lines of weights of a row of taps, where values are bytes: of four taps each, so that one product does four; of three
+/// taps one for each of two output pixels, whose taps are among the same four.
+pub(super) const fn turned_lines(kernel: usize) -> usize {
+    if kernel == 3 { 2 } else { kernel.div_ceil(4) }
+}
+
+/// `P` pixels of a depthwise convolution of bytes, an even number if `STRIDE` is 1. `STRIDE` 0 takes the job's own. Reads up
+/// to three pixels beyond the last tap, and multiplies them with 0.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+unsafe fn turned_tile<L: Lanes, F: Format, const P: usize, const STRIDE: usize>(job: &DepthwiseRow, kernel: usize) {
+    let stride = if STRIDE == 0 { job.stride } else { STRIDE };
+    let lines = turned_lines(kernel);
+    // SAFETY: as the caller promises.
+    unsafe {
+        let mut sums: [L; P] = [F::begin(job.bias); P];
+        let turn = L::turn();
+        for ky in 0..kernel {
+            let x = job.x.add(ky * job.x_row);
+            let weights = |line: usize| L::load(job.weights.add((ky * lines + line) * LANES));
+            if STRIDE == 1 {
+                let (even, odd) = (weights(0), weights(1));
+                for p in 0..P / 2 {
+                    let four = L::turn_u8(x.add(2 * p * F::WORDS), turn);
+                    sums[2 * p] = sums[2 * p].dot_u8(four, even);
+                    sums[2 * p + 1] = sums[2 * p + 1].dot_u8(four, odd);
+                }
+            } else {
+                for four in 0..kernel.div_ceil(4) {
+                    let w = weights(four);
+                    for p in 0..P {
+                        sums[p] = sums[p].dot_u8(L::turn_u8(x.add((p * stride + 4 * four) * F::WORDS), turn), w);
+                    }
+                }
+            }
+        }
+        for p in 0..P {
+            sums[p] = F::end(sums[p], job.scale, job.bias);
+        }
+        F::store_row(sums, job.bounds, job.y);
+    }
 }
 
 /// `STRIDE` 0 takes the job's own.
@@ -270,10 +384,7 @@ unsafe fn depthwise_tile<L: Lanes, F: Format, const P: usize, const STRIDE: usiz
                 }
             }
         }
-        let (low, high) = (L::splat(&job.bounds.0), L::splat(&job.bounds.1));
-        for p in 0..P {
-            F::store(sums[p].at_least(low).at_most(high), job.y.add(p * F::WORDS));
-        }
+        F::store_row(sums, job.bounds, job.y);
     }
 }
 
@@ -343,7 +454,7 @@ pub(super) unsafe fn sum<L: Lanes, F: Format>(x: *const f32, y: *mut f32, pixels
     }
 }
 
-/// One lane of a row of pixels, into a row of a plane.
+/// One lane after the other of a row of pixels, each into a row of a plane; `real` is what a value stands for.
 ///
 /// # Safety
 /// As [`row`].
@@ -353,6 +464,7 @@ pub(super) unsafe fn planes<L: Lanes, F: Format>(
     (y, plane): (*mut f32, usize),
     lanes: usize,
     pixels: usize,
+    real: impl Fn(usize, f32) -> f32,
 ) {
     for pixel in 0..pixels {
         let mut values = [0f32; LANES];
@@ -360,7 +472,7 @@ pub(super) unsafe fn planes<L: Lanes, F: Format>(
         unsafe {
             F::load::<L>(x.add(pixel * F::WORDS)).store(values.as_mut_ptr());
             for (lane, value) in values[..lanes].iter().enumerate() {
-                y.add(lane * plane + pixel).write(*value);
+                y.add(lane * plane + pixel).write(real(lane, *value));
             }
         }
     }

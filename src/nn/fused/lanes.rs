@@ -1,7 +1,8 @@
-//! Sixteen `f32` lanes on each instruction set, and the formats in which values lie in memory.
+//! Sixteen lanes of four bytes on each instruction set.
 #![allow(unsafe_code)]
 
-/// Sixteen `f32`. All functions are inlined into callers that are compiled for the instruction set.
+/// Sixteen `f32`, or the bits of sixteen other words of 4 bytes where a function says so. All functions are inlined into
+/// callers that are compiled for the instruction set.
 ///
 /// # Safety
 /// Of every function: the processor has the instruction set of the type, and pointers are valid for 16 values (one value
@@ -61,6 +62,76 @@ pub(super) trait Lanes: Copy {
             to.cast::<[u16; 16]>().write_unaligned(values.map(|value| half::bf16::from_f32(value).to_bits()));
         }
     }
+    /// `self + a₀ · b₀ + … + a₃ · b₃`, where each lane of `self` is an `i32`, of `a` four `u8` and of `b` four `i8`.
+    #[inline(always)]
+    unsafe fn dot_u8(self, a: Self, b: Self) -> Self {
+        let [mut sum, mut left, mut right] = [[0f32; 16]; 3];
+        // SAFETY: the caller's promise; the arrays hold 16 values.
+        unsafe {
+            self.store(sum.as_mut_ptr());
+            a.store(left.as_mut_ptr());
+            b.store(right.as_mut_ptr());
+            for i in 0..16 {
+                let (a, b) = (left[i].to_bits().to_le_bytes(), right[i].to_bits().to_le_bytes());
+                let products = (0..4).map(|j| i32::from(a[j]) * i32::from(b[j] as i8)).sum::<i32>();
+                sum[i] = f32::from_bits((sum[i].to_bits() as i32).wrapping_add(products) as u32);
+            }
+            Self::load(sum.as_ptr())
+        }
+    }
+    /// `i32` lanes as `f32`, rounded to the nearest.
+    #[inline(always)]
+    unsafe fn whole_to_f32(self) -> Self {
+        let mut values = [0f32; 16];
+        // SAFETY: as above.
+        unsafe {
+            self.store(values.as_mut_ptr());
+            Self::load(values.map(|value| (value.to_bits() as i32) as f32).as_ptr())
+        }
+    }
+    /// Sixteen `u8` as `f32`.
+    #[inline(always)]
+    unsafe fn load_u8(from: *const f32) -> Self {
+        // SAFETY: as above.
+        unsafe { Self::load(from.cast::<[u8; 16]>().read_unaligned().map(f32::from).as_ptr()) }
+    }
+    /// As sixteen `u8`: rounded to the nearest, ties to even, the rest clamped; what is not a number as 0.
+    #[inline(always)]
+    unsafe fn store_u8(self, to: *mut f32) {
+        let mut values = [0f32; 16];
+        // SAFETY: as above.
+        unsafe {
+            self.store(values.as_mut_ptr());
+            to.cast::<[u8; 16]>().write_unaligned(values.map(|value| value.round_ties_even() as u8));
+        }
+    }
+    /// As [`Lanes::store_u8`] four times, one after the other.
+    #[inline(always)]
+    unsafe fn store_u8_four(four: [Self; 4], to: *mut f32) {
+        for (i, values) in four.into_iter().enumerate() {
+            // SAFETY: the caller's promise: 64 bytes.
+            unsafe { values.store_u8(to.add(4 * i)) };
+        }
+    }
+    /// What [`Lanes::turn_u8`] wants to be given.
+    type Turn: Copy;
+    unsafe fn turn() -> Self::Turn;
+    /// Four pixels of 16 channels of `u8`, 64 bytes, turned: each lane is a channel's four pixels.
+    unsafe fn turn_u8(from: *const f32, turn: Self::Turn) -> Self;
+}
+
+/// [`Lanes::turn_u8`] without instructions for it.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn turn_u8_plainly<L: Lanes>(from: *const f32) -> L {
+    // SAFETY: the caller's promise; the array holds 16 values.
+    unsafe {
+        let pixels = from.cast::<[[u8; 16]; 4]>().read_unaligned();
+        let lane = |c: usize| f32::from_bits(u32::from_le_bytes(pixels.map(|pixel| pixel[c])));
+        L::load(std::array::from_fn::<f32, 16, _>(lane).as_ptr())
+    }
 }
 
 /// The lower and the upper bf16 of a pair.
@@ -88,6 +159,14 @@ impl Portable {
 // SAFETY: no instruction beyond the target's; pointers as the trait asks.
 impl Lanes for Portable {
     const WIDE: bool = false;
+    type Turn = ();
+    #[inline(always)]
+    unsafe fn turn() {}
+    #[inline(always)]
+    unsafe fn turn_u8(from: *const f32, (): ()) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { turn_u8_plainly(from) }
+    }
     #[inline(always)]
     unsafe fn zero() -> Self {
         Self([0.0; 16])
@@ -147,8 +226,8 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub struct Avx512(__m512);
 
-    // SAFETY: the caller has checked AVX-512 F, and AVX512_BF16 for what works on bf16; pointers as the trait asks, loads and stores are unaligned ones. The minimum
-    // and maximum instructions give their second operand where one is not a number.
+    // SAFETY: the caller has checked AVX-512 F, and for what works on bf16 AVX512_BF16, on bytes AVX512_VNNI and AVX-512 BW;
+    // pointers as the trait asks, loads and stores are unaligned ones. The minimum and maximum instructions give their second operand where one is not a number.
     impl Lanes for Avx512 {
         const WIDE: bool = true;
         #[inline(always)]
@@ -219,6 +298,60 @@ mod x86 {
                 _mm256_storeu_si256(to.cast(), std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0)))
             }
         }
+        #[inline(always)]
+        unsafe fn dot_u8(self, a: Self, b: Self) -> Self {
+            unsafe {
+                let (sum, a, b) = (_mm512_castps_si512(self.0), _mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
+                Self(_mm512_castsi512_ps(_mm512_dpbusd_epi32(sum, a, b)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn whole_to_f32(self) -> Self {
+            unsafe { Self(_mm512_cvtepi32_ps(_mm512_castps_si512(self.0))) }
+        }
+        #[inline(always)]
+        unsafe fn load_u8(from: *const f32) -> Self {
+            unsafe { Self(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())))) }
+        }
+        #[inline(always)]
+        unsafe fn store_u8(self, to: *mut f32) {
+            unsafe {
+                // What is not a number becomes the least integer, and so 0.
+                let whole = _mm512_max_epi32(_mm512_cvtps_epi32(self.0), _mm512_setzero_si512());
+                _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(whole));
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_u8_four([a, b, c, d]: [Self; 4], to: *mut f32) {
+            unsafe {
+                let whole = |values: Self| _mm512_cvtps_epi32(values.0);
+                // Both clamp as they pack; what is not a number is the least integer, and so 0.
+                let (ab, cd) = (_mm512_packs_epi32(whole(a), whole(b)), _mm512_packs_epi32(whole(c), whole(d)));
+                let quarters = _mm512_packus_epi16(ab, cd);
+                let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi32(order, quarters));
+            }
+        }
+        type Turn = (__m512i, __m512i);
+        #[inline(always)]
+        unsafe fn turn() -> Self::Turn {
+            static QUARTERS: [u32; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+            static BYTES: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+            unsafe {
+                // Hidden from the compiler: it would make one permutation of the two, and then six instructions of that.
+                let (quarters, bytes) = std::hint::black_box((&QUARTERS, &BYTES));
+                let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+                (_mm512_loadu_si512(quarters.as_ptr().cast()), _mm512_broadcast_i32x4(bytes))
+            }
+        }
+        #[inline(always)]
+        unsafe fn turn_u8(from: *const f32, (quarters, bytes): Self::Turn) -> Self {
+            unsafe {
+                // First four channels of each pixel into a quarter of the register, then bytes within quarters.
+                let pixels = _mm512_permutexvar_epi32(quarters, _mm512_loadu_si512(from.cast()));
+                Self(_mm512_castsi512_ps(_mm512_shuffle_epi8(pixels, bytes)))
+            }
+        }
     }
 
     #[derive(Clone, Copy)]
@@ -227,6 +360,13 @@ mod x86 {
     // SAFETY: the caller has checked AVX2 and FMA; the rest as above.
     impl Lanes for Avx2 {
         const WIDE: bool = false;
+        type Turn = ();
+        #[inline(always)]
+        unsafe fn turn() {}
+        #[inline(always)]
+        unsafe fn turn_u8(from: *const f32, (): ()) -> Self {
+            unsafe { super::turn_u8_plainly(from) }
+        }
         #[inline(always)]
         unsafe fn zero() -> Self {
             unsafe { Self(_mm256_setzero_ps(), _mm256_setzero_ps()) }
@@ -277,58 +417,5 @@ mod x86 {
         unsafe fn at_most(self, high: Self) -> Self {
             unsafe { Self(_mm256_min_ps(high.0, self.0), _mm256_min_ps(high.1, self.1)) }
         }
-    }
-}
-
-/// How values of blocks lie in memory and what is multiplied. Memory is counted in words of 4 bytes.
-///
-/// # Safety
-/// Of every function: as [`Lanes`].
-pub(super) trait Format {
-    /// Words of 16 channels.
-    const WORDS: usize;
-    /// `sum` and the products of a word of the input with 16 words of weights.
-    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L;
-    unsafe fn load<L: Lanes>(from: *const f32) -> L;
-    unsafe fn store<L: Lanes>(values: L, to: *mut f32);
-}
-
-/// `f32`: one value a word.
-pub(super) struct Single;
-
-// SAFETY: as the traits ask.
-impl Format for Single {
-    const WORDS: usize = 16;
-    #[inline(always)]
-    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
-        unsafe { sum.fma(x, weights) }
-    }
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const f32) -> L {
-        unsafe { L::load(from) }
-    }
-    #[inline(always)]
-    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
-        unsafe { values.store(to) }
-    }
-}
-
-/// bf16: two values a word, sums in `f32`.
-pub(super) struct Brain;
-
-// SAFETY: as the traits ask.
-impl Format for Brain {
-    const WORDS: usize = 8;
-    #[inline(always)]
-    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
-        unsafe { sum.dot_bf16(x, weights) }
-    }
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const f32) -> L {
-        unsafe { L::load_bf16(from) }
-    }
-    #[inline(always)]
-    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
-        unsafe { values.store_bf16(to) }
     }
 }

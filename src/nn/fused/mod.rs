@@ -4,19 +4,25 @@
 //! convolution adds its bias and residual and clamps in the pass that computes it, borders of zeros lie in memory, no
 //! columns are written, and memory is kept from call to call.
 
+mod edges;
+mod format;
 mod graph;
 mod kernel;
 mod lanes;
 mod level;
+mod observe;
 mod op;
 mod plan;
 mod progress;
+mod quantise;
 mod run;
 #[cfg(test)]
 mod tests;
 mod winograd;
 
 pub use graph::{Graph, Value};
-pub use level::{Level, Precision, VARIABLE};
+pub use level::{Arithmetic, Level, Precision, VARIABLE};
+pub use observe::Observed;
 pub use op::Fused;
 pub use plan::LayerCost;
+pub use quantise::Range;

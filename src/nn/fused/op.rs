@@ -82,6 +82,11 @@ impl Fused {
         Ok(costs)
     }
 
+    /// A plan for one thread and one picture, and the graph.
+    pub(super) fn plan_alone(&self, h: usize, w: usize) -> Result<(Plan, &Graph)> {
+        Ok((Plan::new(&self.0.graph, (h, w), 1)?, &self.0.graph))
+    }
+
     fn size(&self, h: usize, w: usize) -> Result<Arc<Size>> {
         let threads = rayon::current_num_threads();
         let mut sizes = self.0.sizes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,7 @@ use candle_core::{Result, bail};
 
 use super::graph::{Graph, INPUT, Line, Op, PackedConv, PackedDepthwise, Window};
 use super::kernel::{LANES, Reduction};
-use super::level::Precision;
+use super::quantise::Bytes;
 use super::winograd::WinogradPlan;
 
 /// Weights that a piece of a sum reads for one group of blocks: they stay in the second-level cache while all pixels of a
@@ -20,15 +20,17 @@ const INPUT_SHARE: usize = 256 << 10;
 /// Tasks a thread, where there is so much to cut: enough that the last thread is not waited for long.
 const TASKS_PER_THREAD: usize = 3;
 
-/// A value in memory: blocks of 16 channels, each a plane with a border. The input has planes of single values instead.
+/// A value in memory: blocks of 16 channels, each a plane with a border. The input has planes of single words instead.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Picture {
     pub blocks: usize,
     pub h: usize,
     pub w: usize,
     pub padding: usize,
-    /// Words of 4 bytes of a pixel: 16, 8 of bf16, or 1 of the input.
+    /// Words of 4 bytes of a pixel: 16, 8 of bf16, 4 of bytes, or 1 of the input.
     pub pixel: usize,
+    /// Number of the value.
+    pub number: usize,
     /// First line in its part of the workspace.
     pub offset: usize,
     /// In the part that every picture of a batch has for itself.
@@ -46,9 +48,9 @@ impl Picture {
         (self.h + 2 * self.padding) * self.row()
     }
 
-    /// Lines of all.
+    /// Lines of all. One more than there are values: depthwise kernels of bytes read four pixels at a time.
     pub fn lines(&self) -> usize {
-        (self.blocks * self.plane()).div_ceil(LANES)
+        (self.blocks * self.plane()).div_ceil(LANES) + 1
     }
 
     /// Place of a pixel of block 0; with `padding` of the border before it.
@@ -94,6 +96,11 @@ impl Split {
         self.rows.div_ceil(self.rows_each) * self.blocks.div_ceil(self.blocks_each)
     }
 
+    /// Tasks that fall to a thread, of so many.
+    pub fn share(tasks: usize, thread: usize, threads: usize) -> Range<usize> {
+        thread * tasks / threads..(thread + 1) * tasks / threads
+    }
+
     /// Rows and blocks of a task; tasks of the same rows follow each other.
     pub fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let across = self.blocks.div_ceil(self.blocks_each);
@@ -105,7 +112,9 @@ impl Split {
 #[derive(Clone, Debug)]
 pub(super) enum Work {
     /// The input into its planes with a border.
-    Planes,
+    Planes {
+        split: Split,
+    },
     Conv(Box<ConvPlan>),
     Winograd(Box<WinogradPlan>),
     Depthwise {
@@ -133,12 +142,20 @@ pub(super) struct Step {
     pub residual: Option<usize>,
     pub work: Work,
     pub tasks: usize,
+    /// The next step that is a plain convolution, or the number of steps.
+    pub next: usize,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub values: Vec<Picture>,
+    /// What the bytes of the values' channels stand for.
+    pub bytes: Vec<Arc<[Bytes]>>,
+    /// Words of a pixel of border, block by block, of values whose zeros are not all the byte 0; else empty.
+    pub fills: Vec<Vec<f32>>,
     pub steps: Vec<Step>,
+    /// Channels of the input.
+    pub channels: usize,
     /// Steps at the beginning that pictures go through one by one: their values are larger than their weights, and stay in
     /// the caches only if no other picture's come between. The others, with large weights, take a batch at once.
     pub front: usize,
@@ -168,14 +185,20 @@ impl Plan {
             .zip(&graph.padding)
             .enumerate()
             .map(|(i, (&channels, &padding))| {
-                let words = if graph.precision == Precision::Bf16 { LANES / 2 } else { LANES };
-                let (blocks, pixel) = if i == INPUT { (channels, 1) } else { (channels.div_ceil(LANES), words) };
-                Picture { blocks, h, w, padding, pixel, offset: 0, kept: false }
+                let per_word = graph.precision.per_word();
+                let (blocks, pixel) = match i {
+                    INPUT => (channels.div_ceil(per_word), 1),
+                    _ => (channels.div_ceil(LANES), LANES / per_word),
+                };
+                Picture { blocks, h, w, padding, pixel, number: i, offset: 0, kept: false }
             })
             .collect();
         let mut plan = Plan {
             values: Vec::new(),
+            bytes: graph.bytes.clone(),
+            fills: values.iter().zip(&graph.bytes).map(|(picture, bytes)| fill(picture, bytes)).collect(),
             steps: Vec::new(),
+            channels: graph.channels[INPUT],
             front: 0,
             front_lines: 0,
             lines: 0,
@@ -183,7 +206,9 @@ impl Plan {
             scratch_alone: 0,
             output: Vec::new(),
         };
-        let first = Step { x: INPUT, y: INPUT, residual: None, work: Work::Planes, tasks: graph.channels[INPUT] };
+        let split = planes(&values[INPUT], threads);
+        let first =
+            Step { x: INPUT, y: INPUT, residual: None, work: Work::Planes { split }, tasks: split.tasks(), next: 0 };
         plan.steps.push(first);
         for op in &graph.ops {
             let step = match op {
@@ -199,7 +224,7 @@ impl Plan {
                         plan.scratch_alone = plan.scratch_alone.max(tiled.scratch());
                         let tasks = tiled.split.tasks();
                         let work = Work::Winograd(Box::new(tiled));
-                        plan.steps.push(Step { x: *x, y: *y, residual: *residual, work, tasks });
+                        plan.steps.push(Step { x: *x, y: *y, residual: *residual, work, tasks, next: 0 });
                         continue;
                     }
                     let conv = ConvPlan::new(layer, &values[*x], &values[*y], threads, wide);
@@ -208,37 +233,44 @@ impl Plan {
                         plan.scratch = plan.scratch.max(each);
                     }
                     let tasks = conv.split.tasks();
-                    Step { x: *x, y: *y, residual: *residual, work: Work::Conv(Box::new(conv)), tasks }
+                    Step { x: *x, y: *y, residual: *residual, work: Work::Conv(Box::new(conv)), tasks, next: 0 }
                 }
                 Op::Depthwise { x, y, layer } => {
                     (values[*y].h, values[*y].w) =
                         layer.window.outputs("depthwise convolution", (values[*x].h, values[*x].w))?;
                     let split = planes(&values[*y], threads);
                     let work = Work::Depthwise { layer: layer.clone(), split };
-                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks() }
+                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
                 }
                 Op::MaxPool { x, y, window } => {
                     (values[*y].h, values[*y].w) = window.outputs("max pool", (values[*x].h, values[*x].w))?;
                     let split = planes(&values[*y], threads);
                     let work = Work::MaxPool { window: *window, split };
-                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks() }
+                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
                 }
                 Op::ScaleShift { x, y, scale, shift, bounds } => {
                     (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
                     let split = planes(&values[*y], threads);
                     let work = Work::ScaleShift { scale: scale.clone(), shift: shift.clone(), bounds: *bounds, split };
-                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks() }
+                    Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
                 }
                 Op::Average { x } => {
                     plan.output = vec![graph.channels[*x]];
-                    Step { x: *x, y: *x, residual: None, work: Work::Average, tasks: 1 }
+                    Step { x: *x, y: *x, residual: None, work: Work::Average, tasks: 1, next: 0 }
                 }
                 Op::Whole { x } => {
                     plan.output = vec![graph.channels[*x], values[*x].h, values[*x].w];
-                    Step { x: *x, y: *x, residual: None, work: Work::Whole, tasks: values[*x].blocks }
+                    Step { x: *x, y: *x, residual: None, work: Work::Whole, tasks: values[*x].blocks, next: 0 }
                 }
             };
             plan.steps.push(step);
+        }
+        let mut next = plan.steps.len();
+        for (number, step) in plan.steps.iter_mut().enumerate().rev() {
+            step.next = next;
+            if matches!(step.work, Work::Conv(_)) {
+                next = number;
+            }
         }
         plan.values = values;
         let light = |cost: &LayerCost| cost.products > 0 && cost.weight_bytes < cost.value_bytes;
@@ -297,7 +329,7 @@ impl Plan {
                 }
                 Work::MaxPool { .. } => (format!("max pool {size}"), 0, 0),
                 Work::ScaleShift { .. } => (format!("scale and shift {size}"), 0, 0),
-                Work::Planes => (format!("input {size}"), 0, 0),
+                Work::Planes { .. } => (format!("input {size}"), 0, 0),
                 Work::Average => (format!("average {}x{}", x.h, x.w), 0, 0),
                 Work::Whole => (format!("output {size}"), 0, 0),
             };
@@ -306,6 +338,18 @@ impl Plan {
         };
         self.steps.iter().map(cost).collect()
     }
+}
+
+/// See [`Plan::fills`].
+fn fill(picture: &Picture, bytes: &[Bytes]) -> Vec<f32> {
+    if bytes.iter().all(|bytes| bytes.zero == 0.0) {
+        return Vec::new();
+    }
+    let mut words = vec![0u32; picture.blocks * picture.pixel];
+    for (channel, bytes) in bytes.iter().enumerate() {
+        words[channel / 4] |= (bytes.zero as u32) << (8 * (channel % 4));
+    }
+    words.into_iter().map(f32::from_bits).collect()
 }
 
 /// Planes of a picture: every thread's rows, and of these some blocks a task.
@@ -343,7 +387,8 @@ impl ConvPlan {
         let blocks = y.blocks;
         let group = match (wide, row_pixels % 14) {
             (false, _) => 1,
-            (true, 1..=7) if blocks >= 4 && row_pixels < 28 && !layer.planar => 4,
+            // Bytes are worth more pixels to every line of weights.
+            (true, 1..=7) if blocks >= 4 && row_pixels < 28 && !layer.planar && x.pixel > LANES / 4 => 4,
             _ => 2,
         };
         let per_row = x.blocks * x.pixel * size_of::<f32>() * if flat { row_pixels } else { stride * x.w };

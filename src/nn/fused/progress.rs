@@ -1,6 +1,9 @@
 //! How far the steps of a run are, and who takes which of their tasks.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::plan::Split;
 
 /// How far a step is.
 #[derive(Debug)]
@@ -24,6 +27,11 @@ impl Progress {
         Self { taken, done: Counter::default(), ended_ns: AtomicU64::new(0) }
     }
 
+    /// Threads that share the tasks.
+    pub fn threads(&self) -> usize {
+        self.taken.len()
+    }
+
     pub fn reset(&mut self) {
         self.taken.iter_mut().for_each(|counter| *counter.0.get_mut() = 0);
         *self.done.0.get_mut() = 0;
@@ -35,7 +43,7 @@ impl Progress {
     pub fn take(&self, thread: usize, tasks: usize) -> Option<usize> {
         let threads = self.taken.len();
         (0..threads).map(|i| (thread + i) % threads).find_map(|owner| {
-            let (start, end) = (owner * tasks / threads, (owner + 1) * tasks / threads);
+            let Range { start, end } = Split::share(tasks, owner, threads);
             // Looked at first: a share that is used up is passed by often.
             if start + self.taken[owner].0.load(Ordering::Relaxed) >= end {
                 return None;

@@ -4,11 +4,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::format::{Brain, Byte, Format, Single};
 use super::graph::{INPUT, Line};
-use super::kernel::{self, DepthwiseRow, LANES, Rows};
+use super::kernel::{self, DepthwiseRow, LANES, Rows, Soon};
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
-use super::lanes::{Brain, Format, Lanes, Portable, Single};
+use super::lanes::{Lanes, Portable};
 use super::level::{Level, Precision};
 use super::plan::{ConvPlan, Picture, Plan, Split, Step, Work};
 use super::progress::Progress;
@@ -69,15 +70,71 @@ impl Workspace {
         output: &mut [f32],
         n: usize,
     ) {
+        let threads = self.threads;
+        let call = self.call(plan, (level, precision), input, output, n);
+        if threads == 1 {
+            call.work(0);
+            return;
+        }
+        // Volunteers: whoever has no thread to run on when the others are through finds nothing left to do. No step
+        // waits for a thread that has not begun; only the end of the run waits until the pool has let it look.
+        rayon::in_place_scope(|scope| {
+            for thread in 1..threads {
+                let call = &call;
+                scope.spawn(move |_| call.work(thread));
+            }
+            call.work(0);
+        });
+    }
+    /// As [`Workspace::run`] for one picture, in this thread alone; `each` gets every row of every value, of the block named,
+    /// as soon as it is there.
+    ///
+    /// # Panics
+    /// As [`Workspace::run`].
+    pub fn run_watched(
+        &mut self,
+        plan: &Plan,
+        kernels: (Level, Precision),
+        input: &[f32],
+        output: &mut [f32],
+        each: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
+        let call = self.call(plan, kernels, input, output, 1);
+        for (number, step) in plan.steps.iter().enumerate() {
+            for task in 0..step.tasks {
+                // SAFETY: this thread is the only one; all earlier steps are done.
+                unsafe { call.dispatch(step, (0, 1), task, 0) };
+            }
+            if number == 0 || matches!(step.work, Work::Average | Work::Whole) {
+                continue;
+            }
+            let (from, y) = call.value(step.y, 0);
+            for block in 0..y.blocks {
+                for row in 0..y.h {
+                    let at = block * y.plane() + y.at(row, 0, 0);
+                    // SAFETY: a row of the value that the step has just written.
+                    each(step.y, block, unsafe { std::slice::from_raw_parts(from.add(at), y.w * y.pixel) });
+                }
+            }
+        }
+    }
+
+    fn call<'a>(
+        &'a mut self,
+        plan: &'a Plan,
+        (level, precision): (Level, Precision),
+        input: &'a [f32],
+        output: &'a mut [f32],
+        n: usize,
+    ) -> Call<'a> {
         let picture = &plan.values[INPUT];
-        let channels = picture.blocks;
         assert!(n <= self.pictures && level.is_there(), "the workspace is for {} pictures", self.pictures);
-        assert_eq!(input.len(), n * channels * picture.h * picture.w, "input of {n} pictures");
+        assert_eq!(input.len(), n * plan.channels * picture.h * picture.w, "input of {n} pictures");
         assert_eq!(output.len(), n * plan.output_len(), "output of {n} pictures");
         for progress in &mut self.progress {
             progress.reset();
         }
-        let call = Call {
+        Call {
             plan,
             level,
             precision,
@@ -90,26 +147,13 @@ impl Workspace {
             scratch_each: self.scratch_each * LANES,
             progress: &self.progress,
             began: Instant::now(),
-        };
-        if self.threads == 1 {
-            call.work(0);
-            return;
         }
-        // Volunteers: whoever has no thread to run on when the others are through finds nothing left to do. No step
-        // waits for a thread that has not begun; only the end of the run waits until the pool has let it look.
-        rayon::in_place_scope(|scope| {
-            for thread in 1..self.threads {
-                let call = &call;
-                scope.spawn(move |_| call.work(thread));
-            }
-            call.work(0);
-        });
     }
 }
 
 /// A pointer that threads share; what is behind it they divide by tasks.
 #[derive(Clone, Copy)]
-struct Shared(*mut f32);
+pub(super) struct Shared(pub *mut f32);
 
 // SAFETY: tasks of one step write places of their own and read what earlier steps wrote; steps are ordered by the counters
 // of [`Progress`].
@@ -132,62 +176,37 @@ macro_rules! compiled_for {
 #[cfg(target_arch = "x86_64")]
 compiled_for!(avx512_bf16, Avx512, Brain, "avx512f,avx512bf16,avx2,fma");
 #[cfg(target_arch = "x86_64")]
+compiled_for!(avx512_vnni, Avx512, Byte, "avx512f,avx512bw,avx512vnni,avx2,fma");
+#[cfg(target_arch = "x86_64")]
 compiled_for!(avx512, Avx512, Single, "avx512f,avx2,fma");
 #[cfg(target_arch = "x86_64")]
 compiled_for!(avx2, Avx2, Single, "avx2,fma");
 
 pub(super) struct Call<'a> {
-    plan: &'a Plan,
+    pub(super) plan: &'a Plan,
     level: Level,
     precision: Precision,
     n: usize,
     pictures: usize,
-    input: &'a [f32],
+    pub(super) input: &'a [f32],
     lines: Shared,
-    output: Shared,
+    pub(super) output: Shared,
     scratch: Shared,
     scratch_each: usize,
     progress: &'a [Progress],
     began: Instant,
 }
 
-/// Weights that are wanted after those at work, asked for little by little: they come from far, and the rows at hand leave
-/// the way free.
-struct Soon<'a> {
-    /// The same piece of every block of the group.
-    weights: [&'a [Line]; 4],
-    done: usize,
-    each: usize,
-}
-
-impl<'a> Soon<'a> {
-    /// `then` names the first block and its segments; `rows` are still to come before it.
-    fn new(conv: &'a ConvPlan, then: Option<(usize, &(usize, usize))>, group: usize, rows: usize) -> Self {
-        let run = conv.reduction.run;
-        let lines = conv.reduction.segments.len() * run;
-        let mut weights: [&[Line]; 4] = [&[]; 4];
-        let mut each = 0;
-        if let Some((block, &(start, end))) = then {
-            for (i, weights) in weights.iter_mut().take(group).enumerate() {
-                let from = (block + i) * lines;
-                *weights = conv.layer.weights.get(from + start * run..from + end * run).unwrap_or(&[]);
-                each = each.max(weights.len().div_ceil(rows));
-            }
+/// The weights of the blocks from `block` on, from a segment of the sum on.
+fn soon(conv: &ConvPlan, block: usize, segment: usize, group: usize) -> Soon {
+    let run = conv.reduction.run;
+    let lines = conv.reduction.segments.len() * run;
+    match conv.split.blocks.saturating_sub(block).min(group) {
+        0 => Soon::NONE,
+        blocks => {
+            let first: *const f32 = conv.layer.weights[block * lines + segment * run..].as_ptr().cast();
+            Soon::new(first, lines * LANES, blocks)
         }
-        Self { weights, done: 0, each }
-    }
-
-    /// # Safety
-    /// The processor has the instructions of `L`.
-    #[inline(always)]
-    unsafe fn ask<L: Lanes>(&mut self) {
-        for weights in self.weights {
-            for line in weights.iter().skip(self.done).take(self.each) {
-                // SAFETY: the caller's promise.
-                unsafe { L::prefetch_far(line.0.as_ptr()) };
-            }
-        }
-        self.done += self.each;
     }
 }
 
@@ -233,15 +252,22 @@ impl Call<'_> {
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx512Bf16, Precision::Bf16) => avx512_bf16(self, step, pictures, task, thread),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512 | Level::Avx512Bf16, Precision::F32) => avx512(self, step, pictures, task, thread),
+                (Level::Avx512Vnni | Level::Avx512Bf16, Precision::Int8) => {
+                    avx512_vnni(self, step, pictures, task, thread);
+                }
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16, Precision::F32) => {
+                    avx512(self, step, pictures, task, thread)
+                }
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx2, Precision::F32) => avx2(self, step, pictures, task, thread),
                 #[cfg(not(target_arch = "x86_64"))]
                 (_, Precision::F32) => self.task::<Portable, Single>(step, pictures, task, thread),
                 #[cfg(target_arch = "x86_64")]
                 (Level::Portable, Precision::F32) => self.task::<Portable, Single>(step, pictures, task, thread),
-                // Without instructions for pairs there is nothing to gain: one form for all.
+                // Without instructions for pairs or bytes there is nothing to gain: one form for all.
                 (_, Precision::Bf16) => self.task::<Portable, Brain>(step, pictures, task, thread),
+                (_, Precision::Int8) => self.task::<Portable, Byte>(step, pictures, task, thread),
             }
         }
     }
@@ -268,98 +294,17 @@ impl Call<'_> {
                     let pictures = if conv.together { pictures } else { (picture, picture + 1) };
                     self.conv::<L, F>(step, conv, pictures, task, thread);
                 }
-                Work::Winograd(tiled) => {
+                Work::Winograd(tiled) if F::WORDS == LANES => {
                     let scratch = self.scratch.0.wrapping_add(thread * self.scratch_each);
-                    tiled.run::<L, F>(self, step, picture, task, scratch);
+                    tiled.run::<L>(self, step, picture, task, scratch);
                 }
-                Work::Planes => self.planes(step, picture, task),
+                Work::Winograd(_) => unreachable!("tiles are for f32 only"),
+                Work::Planes { split } => self.planes::<F>(step, split, picture, task),
                 Work::Average => self.average::<L, F>(step, picture),
                 Work::Whole => self.whole::<L, F>(step, picture, task),
                 Work::Depthwise { split, .. } | Work::MaxPool { split, .. } | Work::ScaleShift { split, .. } => {
                     self.plane::<L, F>(step, split, picture, task);
                 }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Call::task`].
-    unsafe fn planes(&self, step: &Step, picture: usize, channel: usize) {
-        let (to, y) = self.value(step.y, picture);
-        let from = &self.input[(picture * y.blocks + channel) * y.h * y.w..][..y.h * y.w];
-        // SAFETY: the plane lies in the workspace and is this task's alone.
-        let plane = unsafe { std::slice::from_raw_parts_mut(to.add(channel * y.plane()), y.plane()) };
-        plane.fill(0.0);
-        for (row, values) in from.chunks_exact(y.w).enumerate() {
-            plane[y.at(row, 0, 0)..][..y.w].copy_from_slice(values);
-        }
-    }
-
-    /// # Safety
-    /// As [`Call::task`].
-    #[inline(always)]
-    unsafe fn average<L: Lanes, F: Format>(&self, step: &Step, picture: usize) {
-        let (from, x) = self.value(step.x, picture);
-        let features = self.plan.output[0];
-        for block in 0..x.blocks {
-            let mut sums = [0f32; LANES];
-            for row in 0..x.h {
-                let mut part = [0f32; LANES];
-                // SAFETY: a row of a block in the workspace.
-                unsafe { kernel::sum::<L, F>(from.add(block * x.plane() + x.at(row, 0, 0)), part.as_mut_ptr(), x.w) };
-                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-            }
-            let count = LANES.min(features - block * LANES);
-            for (lane, sum) in sums[..count].iter().enumerate() {
-                let mean = sum / (x.h * x.w) as f32;
-                // SAFETY: the run checked the output's length; this picture's part is this task's alone.
-                unsafe { self.output.0.add(picture * features + block * LANES + lane).write(mean) };
-            }
-        }
-    }
-
-    /// Blocks back into planes.
-    ///
-    /// # Safety
-    /// As [`Call::task`].
-    #[inline(always)]
-    unsafe fn whole<L: Lanes, F: Format>(&self, step: &Step, picture: usize, block: usize) {
-        let (from, x) = self.value(step.x, picture);
-        let (channels, plane) = (self.plan.output[0], x.h * x.w);
-        let lanes = LANES.min(channels - block * LANES);
-        for row in 0..x.h {
-            // SAFETY: a row of the block; the run checked the output's length, and these planes are this task's alone.
-            unsafe {
-                let to = self.output.0.add((picture * channels + block * LANES) * plane + row * x.w);
-                kernel::planes::<L, F>(from.add(block * x.plane() + x.at(row, 0, 0)), (to, plane), lanes, x.w);
-            }
-        }
-    }
-
-    /// Zeros around the rows of a block, and above and below where these are the first or last.
-    ///
-    /// # Safety
-    /// As [`Call::task`]: rows and block are this task's.
-    #[inline(always)]
-    pub unsafe fn border(&self, to: *mut f32, y: &Picture, block: usize, rows: &std::ops::Range<usize>) {
-        if y.padding == 0 {
-            return;
-        }
-        let start = block * y.plane();
-        let side = y.padding * y.pixel;
-        // SAFETY: places of the block's border in the workspace.
-        unsafe {
-            let to = to.add(start);
-            if rows.start == 0 {
-                to.write_bytes(0, y.padding * y.row());
-            }
-            for row in rows.clone() {
-                let row = to.add((row + y.padding) * y.row());
-                row.write_bytes(0, side);
-                row.add(side + y.w * y.pixel).write_bytes(0, side);
-            }
-            if rows.end == y.h {
-                to.add((y.h + y.padding) * y.row()).write_bytes(0, y.padding * y.row());
             }
         }
     }
@@ -379,24 +324,23 @@ impl Call<'_> {
         let layer = &*conv.layer;
         let lines_block = conv.reduction.segments.len() * conv.reduction.run;
         let scratch = self.scratch.0.wrapping_add(thread * self.scratch_each);
+        let last = task + 1 == Split::share(conv.split.tasks(), thread, self.progress[0].threads()).end;
         let mut block = blocks.start;
         while block < blocks.end {
             let left = blocks.end - block;
             let group = [4, 2, 1].into_iter().find(|g| *g <= conv.group && *g <= left).unwrap_or(1);
             for (number, piece) in conv.pieces.iter().enumerate() {
-                let then = match conv.pieces.get(number + 1) {
-                    Some(piece) => Some((block, piece)),
-                    None => (block + group < blocks.end).then(|| (block + group, &conv.pieces[0])),
+                let mut soon = match conv.pieces.get(number + 1) {
+                    Some(piece) => soon(conv, block, piece.0, group),
+                    None if block + group == blocks.end && last => self.soon_of(step.next, thread),
+                    // There the next task of this thread begins.
+                    None => soon(conv, block + group, 0, group),
                 };
-                let then = then.filter(|_| conv.together);
-                let mut soon = Soon::new(conv, then, group, (pictures.1 - pictures.0) * (rows.end - rows.start));
                 for picture in pictures.0..pictures.1 {
                     let (from, _) = self.value(step.x, picture);
                     let (to, y) = self.value(step.y, picture);
                     let residual = step.residual.map(|r| self.value(r, picture));
                     for row in rows.clone() {
-                        // SAFETY: asking for a line is always allowed.
-                        unsafe { soon.ask::<L>() };
                         let pixels = if row + 1 == conv.rows { conv.last_row_pixels } else { conv.row_pixels };
                         let place = ((picture - pictures.0) * (rows.end - rows.start) + row - rows.start)
                             * conv.row_pixels
@@ -410,24 +354,27 @@ impl Call<'_> {
                                 x: from.add(conv.x_origin + row * conv.x_row),
                                 weights: layer.weights.as_ptr().add(block * lines_block).cast(),
                                 weights_block: lines_block * LANES,
-                                bias: layer.bias.as_ptr().add(block).cast(),
+                                bias: layer.ends.bias.as_ptr().add(block).cast(),
+                                scale: layer.ends.scale.as_ptr().wrapping_add(block).cast(),
                                 y: to.add(block * y.plane() + conv.y_origin + row * conv.y_row),
                                 y_block: y.plane(),
                                 residual: residual.map_or(std::ptr::null(), |(r, p)| {
                                     r.add(block * p.plane() + row * conv.row_pixels * p.pixel)
                                 }),
                                 residual_block: residual.map_or(0, |(_, p)| p.plane()),
+                                residual_factor: layer.ends.residual.as_ptr().wrapping_add(block).cast(),
                                 scratch: if conv.pieces.len() > 1 { scratch.add(place) } else { std::ptr::null_mut() },
-                                bounds: layer.bounds,
+                                bounds: layer.ends.bounds,
                                 first: number == 0,
                                 last: number + 1 == conv.pieces.len(),
                                 pixels,
+                                soon,
                             };
-                            if layer.planar {
-                                kernel::convolve_planes::<L, F>(group, job);
+                            soon = if layer.planar {
+                                kernel::convolve_planes::<L, F>(group, job)
                             } else {
-                                kernel::convolve::<L, F>(group, job);
-                            }
+                                kernel::convolve::<L, F>(group, job)
+                            };
                         }
                     }
                     if number == 0 {
@@ -439,6 +386,17 @@ impl Call<'_> {
                 }
             }
             block += group;
+        }
+    }
+
+    /// The first weights that a thread wants in a step.
+    fn soon_of(&self, step: usize, thread: usize) -> Soon {
+        match self.plan.steps.get(step).map(|step| &step.work) {
+            Some(Work::Conv(conv)) => {
+                let first = Split::share(conv.split.tasks(), thread, self.progress[0].threads()).start;
+                soon(conv, conv.split.task(first).1.start, 0, conv.group)
+            }
+            _ => Soon::NONE,
         }
     }
 
@@ -460,16 +418,16 @@ impl Call<'_> {
                     match &step.work {
                         Work::Depthwise { layer, .. } => {
                             let window = layer.window;
-                            let taps = window.kernel * window.kernel;
                             kernel::depthwise::<L, F>(DepthwiseRow {
                                 x: from.add(x.at(0, 0, window.padding) + row * window.stride * x.row()),
                                 x_row: x.row(),
-                                weights: layer.weights.as_ptr().add(block * taps).cast(),
-                                bias: layer.bias.as_ptr().add(block).cast(),
+                                weights: layer.weights.as_ptr().add(block * layer.lines).cast(),
+                                bias: layer.ends.bias.as_ptr().add(block).cast(),
+                                scale: layer.ends.scale.as_ptr().wrapping_add(block).cast(),
                                 y: out,
                                 kernel: window.kernel,
                                 stride: window.stride,
-                                bounds: layer.bounds,
+                                bounds: layer.ends.bounds,
                                 pixels: y.w,
                             });
                         }
@@ -485,7 +443,7 @@ impl Call<'_> {
                             let factors = (scale.as_ptr().add(block).cast(), shift.as_ptr().add(block).cast());
                             kernel::scale_shift::<L, F>((from.add(x.at(row, 0, 0)), out), factors, *bounds, y.w);
                         }
-                        Work::Conv(_) | Work::Winograd(_) | Work::Planes | Work::Average | Work::Whole => {}
+                        Work::Conv(_) | Work::Winograd(_) | Work::Planes { .. } | Work::Average | Work::Whole => {}
                     }
                 }
                 self.border(to, y, block, &rows);

@@ -4,15 +4,16 @@ use candle_core::{DType, Device, Result, Tensor};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Fused, Graph, Level, Precision};
+use super::{Arithmetic, Fused, Graph, Level, Observed, Precision, Value};
 use crate::nn::{Activation, max_pool2d};
 
-/// Relative to the greatest value: sums of up to thousands of products in another order; in bf16, whose values have eight
-/// bits, rounding after each of a few layers.
+/// Relative to the greatest value: sums of up to thousands of products in another order; in bf16 and int8, whose values have
+/// eight bits, rounding after each of a few layers.
 fn tolerance(precision: Precision) -> f32 {
     match precision {
         Precision::F32 => 1e-5,
         Precision::Bf16 => 2.5e-2,
+        Precision::Int8 => 6e-2,
     }
 }
 
@@ -39,7 +40,30 @@ type Kernels = (Level, Precision);
 
 fn kernels() -> impl Iterator<Item = Kernels> {
     let there = Level::ALL.into_iter().filter(|level| level.is_there());
-    there.flat_map(|level| [(level, Precision::F32), (level, Precision::Bf16)])
+    there.flat_map(|level| Precision::ALL.map(|precision| (level, precision)))
+}
+
+/// The network that `make` puts into a graph of so many channels; its ranges for int8 are those on `x`.
+fn fused(
+    (level, precision): Kernels,
+    x: &Tensor,
+    make: impl Fn(&mut Graph, Value) -> Result<Value>,
+    end: impl Fn(Graph, Value) -> Result<Graph>,
+) -> Result<Fused> {
+    let whole = |level, arithmetic| {
+        let (mut graph, input) = Graph::new(level, arithmetic, x.dim(1)?)?;
+        let last = make(&mut graph, input)?;
+        Ok::<_, candle_core::Error>(Fused::new(end(graph, last)?))
+    };
+    match precision {
+        Precision::F32 => whole(level, Arithmetic::F32),
+        Precision::Bf16 => whole(level, Arithmetic::Bf16),
+        Precision::Int8 => {
+            let mut observed = Observed::default();
+            whole(Level::Portable, Arithmetic::F32)?.observe(x, &mut observed)?;
+            whole(level, Arithmetic::Int8(&observed.ranges()?))
+        }
+    }
 }
 
 fn assert_close(what: &str, kernels: Kernels, got: &Tensor, want: &Tensor) -> Result<()> {
@@ -95,21 +119,21 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
         let Ok(e) = max_pool2d(&d, pool.0, pool.1, pool.2) else { continue };
 
         for kernels in kernels() {
-            let (mut graph, input) = Graph::new(kernels.0, kernels.1, inputs);
-            let a = graph.conv(input, (&first.0, &first.1), (s0, k0 / 2), None, act)?;
-            let added = match shortcut {
-                true => Some(graph.conv(a, (&beside.0, &beside.1), (s, p), None, Activation::Identity)?),
-                false => None,
+            let make = |graph: &mut Graph, input| {
+                let a = graph.conv(input, (&first.0, &first.1), (s0, k0 / 2), None, act)?;
+                let added = match shortcut {
+                    true => Some(graph.conv(a, (&beside.0, &beside.1), (s, p), None, Activation::Identity)?),
+                    false => None,
+                };
+                let b = graph.conv(a, (&second.0, &second.1), (s, p), added, act)?;
+                let c = graph.depthwise(b, (&alone.0, &alone.1), (ds, dp), act)?;
+                let d = graph.scale_shift(c, (&norm.0, &norm.1), act)?;
+                graph.max_pool(d, pool.0, pool.1, pool.2)
             };
-            let b = graph.conv(a, (&second.0, &second.1), (s, p), added, act)?;
-            let c = graph.depthwise(b, (&alone.0, &alone.1), (ds, dp), act)?;
-            let d = graph.scale_shift(c, (&norm.0, &norm.1), act)?;
-            let e_value = graph.max_pool(d, pool.0, pool.1, pool.2)?;
-            let whole = Fused::new(graph.clone().whole(e_value)?);
+            let whole = fused(kernels, &x, make, Graph::whole)?;
             assert_close(&what, kernels, &whole.forward(&x)?, &e)?;
-            let average = Fused::new(graph.average(e_value)?);
-            let mean = e.mean((2, 3))?;
-            assert_close(&format!("mean {what}"), kernels, &average.forward(&x)?, &mean)?;
+            let average = fused(kernels, &x, make, Graph::average)?;
+            assert_close(&format!("mean {what}"), kernels, &average.forward(&x)?, &e.mean((2, 3))?)?;
         }
     }
     Ok(())
@@ -134,10 +158,11 @@ fn large_layers_agree_with_candle() -> Result<()> {
         let a = conv(&x, &first, 1, 0)?;
         let want = conv(&a, &second, s, k / 2)?.relu()?;
         for kernels in kernels() {
-            let (mut graph, input) = Graph::new(kernels.0, kernels.1, 3);
-            let a = graph.conv(input, (&first.0, &first.1), (1, 0), None, Activation::Identity)?;
-            let b = graph.conv(a, (&second.0, &second.1), (s, k / 2), None, Activation::Relu)?;
-            let got = Fused::new(graph.whole(b)?).forward(&x)?;
+            let make = |graph: &mut Graph, input| {
+                let a = graph.conv(input, (&first.0, &first.1), (1, 0), None, Activation::Identity)?;
+                graph.conv(a, (&second.0, &second.1), (s, k / 2), None, Activation::Relu)
+            };
+            let got = fused(kernels, &x, make, Graph::whole)?.forward(&x)?;
             assert_close(&what, kernels, &got, &want)?;
         }
     }
@@ -151,12 +176,12 @@ fn batch_and_threads_change_no_bit() -> Result<()> {
     let x = random.tensor(&[11, 3, 37, 41], 1.0);
     let layers = [random.layer(24, 3, 3), random.layer(150, 24, 3), random.layer(70, 150, 1)];
     for kernels in kernels() {
-        let (mut graph, input) = Graph::new(kernels.0, kernels.1, 3);
-        let mut y = input;
-        for (weight, bias) in &layers {
-            y = graph.conv(y, (weight, bias), (1, weight.dim(2)? / 2), None, Activation::Relu6)?;
-        }
-        let fused = Fused::new(graph.average(y)?);
+        let make = |graph: &mut Graph, input| {
+            layers.iter().try_fold(input, |y, (weight, bias)| {
+                graph.conv(y, (weight, bias), (1, weight.dim(2)? / 2), None, Activation::Relu6)
+            })
+        };
+        let fused = fused(kernels, &x, make, Graph::average)?;
         let alone: Vec<Vec<f32>> =
             (0..11).map(|i| fused.forward(&x.narrow(0, i, 1)?)?.flatten_all()?.to_vec1()).collect::<Result<_>>()?;
         for threads in [1, 2, 3, 5] {
@@ -170,17 +195,19 @@ fn batch_and_threads_change_no_bit() -> Result<()> {
     Ok(())
 }
 
-/// What is not a number comes out as such and is not clamped away.
+/// What is not a number comes out as such and is not clamped away; bytes have no room for it.
 #[test]
 fn what_is_not_a_number_stays_so() -> Result<()> {
     let x = Tensor::full(f32::NAN, (1, 3, 8, 8), &Device::Cpu)?;
     let (weight, bias) = Random(SmallRng::seed_from_u64(1)).layer(4, 3, 3);
-    for kernels in kernels() {
+    for kernels in kernels().filter(|kernels| kernels.1 != Precision::Int8) {
         for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
-            let (mut graph, input) = Graph::new(kernels.0, kernels.1, 3);
-            let y = graph.conv(input, (&weight, &bias), (1, 1), None, activation)?;
-            let y = graph.conv(y, (&weight.repeat((1, 2, 1, 1))?.narrow(1, 0, 4)?, &bias), (1, 1), None, activation)?;
-            let got = Fused::new(graph.average(y)?).forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
+            let again = (weight.repeat((1, 2, 1, 1))?.narrow(1, 0, 4)?, bias.clone());
+            let make = |graph: &mut Graph, input| {
+                let y = graph.conv(input, (&weight, &bias), (1, 1), None, activation)?;
+                graph.conv(y, (&again.0, &again.1), (1, 1), None, activation)
+            };
+            let got = fused(kernels, &x, make, Graph::average)?.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
             assert!(got.iter().all(|v| v.is_nan()), "{kernels:?} {activation:?}: {got:?}");
         }
     }
@@ -191,7 +218,7 @@ fn what_is_not_a_number_stays_so() -> Result<()> {
 fn what_does_not_fit_is_an_error() -> Result<()> {
     let cpu = &Device::Cpu;
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, cpu);
-    let (mut graph, input) = Graph::new(Level::Portable, Precision::F32, 3);
+    let (mut graph, input) = Graph::new(Level::Portable, Arithmetic::F32, 3)?;
     let bias = zeros(&[4])?;
     let act = Activation::Relu;
     assert!(graph.conv(input, (&zeros(&[4, 2, 3, 3])?, &bias), (1, 1), None, act).is_err());
@@ -208,5 +235,35 @@ fn what_does_not_fit_is_an_error() -> Result<()> {
     let fused = Fused::new(graph.average(sum)?);
     assert!(fused.forward(&zeros(&[1, 3, 8, 8])?).is_err());
     assert!(fused.forward(&zeros(&[1, 4, 8, 8])?).is_err());
+    Ok(())
+}
+
+#[test]
+fn ranges_of_another_network_are_an_error() -> Result<()> {
+    let mut random = Random(SmallRng::seed_from_u64(3));
+    let (weight, bias) = random.layer(4, 3, 3);
+    let x = random.tensor(&[2, 3, 9, 9], 1.0);
+    let network = |arithmetic: Arithmetic<'_>| {
+        let (mut graph, input) = Graph::new(Level::Portable, arithmetic, 3)?;
+        let y = graph.conv(input, (&weight, &bias), (1, 1), None, Activation::Relu)?;
+        Ok::<_, candle_core::Error>(Fused::new(graph.average(y)?))
+    };
+    let mut observed = Observed::default();
+    assert!(observed.ranges().is_err(), "nothing was shown");
+    let exact = network(Arithmetic::F32)?;
+    exact.observe(&x, &mut observed)?;
+    assert_eq!(observed.pictures(), 2);
+    let ranges = observed.ranges()?;
+    let bytes = network(Arithmetic::Int8(&ranges))?;
+    assert!(bytes.observe(&x, &mut observed).is_err(), "bytes are not what is to be observed");
+    assert!(network(Arithmetic::Int8(&ranges[..1])).is_err());
+    let more = [&ranges[..], &ranges[..1]].concat();
+    assert!(network(Arithmetic::Int8(&more)).is_err());
+    let mut broken = ranges.clone();
+    broken[1][2].high = f32::NAN;
+    assert!(network(Arithmetic::Int8(&broken)).is_err());
+    let nan = Tensor::full(f32::NAN, (1, 3, 9, 9), &Device::Cpu)?;
+    exact.observe(&nan, &mut observed)?;
+    assert!(observed.ranges().is_err(), "what is not a number has no range");
     Ok(())
 }

@@ -9,9 +9,10 @@
 
 use std::sync::Arc;
 
+use super::format::Single;
 use super::graph::{Line, PackedConv};
-use super::kernel::{self, LANES, Reduction, Rows};
-use super::lanes::{Format, Lanes};
+use super::kernel::{self, LANES, Reduction, Rows, Soon};
+use super::lanes::Lanes;
 use super::plan::{Picture, Split, Step};
 use super::run::Call;
 
@@ -108,14 +109,7 @@ impl WinogradPlan {
     /// The processor has the instructions of `L`; `picture` and `task` are of this step, whose earlier steps are done, and no
     /// other thread has them; `scratch` is this thread's and as long as [`WinogradPlan::scratch`].
     #[inline(always)]
-    pub unsafe fn run<L: Lanes, F: Format>(
-        &self,
-        call: &Call<'_>,
-        step: &Step,
-        picture: usize,
-        task: usize,
-        scratch: *mut f32,
-    ) {
+    pub unsafe fn run<L: Lanes>(&self, call: &Call<'_>, step: &Step, picture: usize, task: usize, scratch: *mut f32) {
         let (rows, blocks) = self.split.task(task);
         let (from, x) = call.value(step.x, picture);
         let (to, y) = call.value(step.y, picture);
@@ -160,23 +154,26 @@ impl WinogradPlan {
                         weights: weights.add((block * POSITIONS + position) * rows_each * LANES),
                         weights_block: POSITIONS * rows_each * LANES,
                         bias: NO_BIAS.as_ptr().cast(),
+                        scale: std::ptr::null(),
                         y: products.add(position * m_position + (block - blocks.start) * self.tiles * LANES),
                         y_block: self.tiles * LANES,
                         residual: std::ptr::null(),
                         residual_block: 0,
+                        residual_factor: std::ptr::null(),
                         scratch: std::ptr::null_mut(),
                         bounds: (f32::NEG_INFINITY, f32::INFINITY),
                         first: true,
                         last: true,
                         pixels: tiles,
+                        soon: Soon::NONE,
                     };
-                    kernel::convolve::<L, F>(group, job);
+                    kernel::convolve::<L, Single>(group, job);
                     block += group;
                 }
             }
             for block in blocks.clone() {
-                let bias = L::load(self.layer.bias.as_ptr().add(block).cast());
-                let (low, high) = (L::splat(&self.layer.bounds.0), L::splat(&self.layer.bounds.1));
+                let bias = L::load(self.layer.ends.bias.as_ptr().add(block).cast());
+                let (low, high) = (L::splat(&self.layer.ends.bounds.0), L::splat(&self.layer.ends.bounds.1));
                 for tile in 0..tiles {
                     let (row, column) = place(tile);
                     let m = products.add(((block - blocks.start) * self.tiles + tile) * LANES);

@@ -1,0 +1,98 @@
+//! `touchline pack calibrate`: the ranges of a pack's networks on material to learn from, which int8 wants.
+//!
+//! The training side is looked at, so that neither what chooses the table nor what measures the pack has been seen.
+
+use std::path::Path;
+
+use super::dataset::Kind;
+use super::dataset::split::Side;
+use super::evaluate::score::Material;
+use crate::decision::PerModality;
+use crate::error::{Error, Result};
+use crate::infer::Engine;
+use crate::labels::Modality;
+use crate::models::pack::{Int8, Manifest, Pack};
+use crate::models::save_ranges;
+use crate::nn::fused::{Observed, Precision, Range};
+
+/// The ranges of the networks of a pack, modality by modality.
+pub type Ranges = PerModality<Option<Vec<Vec<Range>>>>;
+
+/// Looks at up to `seconds` seconds of each kind of material (pictures, clips, sounds), one from each of as many recordings,
+/// evenly over the training side. `progress` hears how many recordings are done, and of how many. Returns the ranges, and
+/// the modalities that the material holds nothing for.
+///
+/// # Errors
+/// [`Error::Data`] when the training side holds nothing that can be read; [`Error::Pack`] when the pack cannot be loaded or
+/// a network gives what is no number.
+pub fn calibrate(
+    pack: &Pack,
+    material: &dyn Material,
+    seconds: usize,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<(Ranges, Vec<Modality>)> {
+    let items = material.items()?;
+    let mut chosen = Vec::new();
+    for kind in Kind::ALL {
+        let of: Vec<usize> =
+            (0..items.len()).filter(|i| items[*i].kind == kind && items[*i].side == Side::Train).collect();
+        let count = seconds.min(of.len());
+        chosen.extend((0..count).map(|i| of[i * of.len() / count]));
+    }
+    let mut engine = Engine::load(Pack { precision: Precision::F32, ..pack.clone() })?;
+    let mut observed = PerModality::<Observed>::default();
+    let mut unread = None;
+    for (done, index) in chosen.iter().enumerate() {
+        progress(done, chosen.len());
+        match material.seconds(*index) {
+            Ok(all) => {
+                // The middle: beginnings are often a title or a fade.
+                if let Some(second) = all.get(all.len() / 2) {
+                    engine.observe(&[second], &mut observed)?;
+                }
+            }
+            Err(error) => unread = Some(error),
+        }
+    }
+    progress(chosen.len(), chosen.len());
+    let mut ranges = Ranges::default();
+    let mut without = Vec::new();
+    for modality in Modality::ALL.into_iter().filter(|m| pack.model(*m).is_some()) {
+        let seen = observed.get(modality);
+        if seen.pictures() == 0 {
+            without.push(modality);
+            continue;
+        }
+        let found = seen.ranges().map_err(|e| {
+            let cause = format!("{modality} model: {e}");
+            Error::pack(&pack.dir, cause, "take the pack again or train it again")
+        })?;
+        *ranges.get_mut(modality) = Some(found);
+    }
+    if Modality::ALL.iter().all(|m| ranges.get(*m).is_none()) {
+        let cause = unread.map_or_else(|| "its training side holds nothing to look at".to_owned(), |e| e.to_string());
+        return Err(Error::data(material.name(), cause, "give a dataset that was built and split"));
+    }
+    Ok((ranges, without))
+}
+
+/// Writes the ranges that there are into the pack in `dir`, and their names into its manifest, which is not written.
+///
+/// # Errors
+/// [`Error::Output`] when a file cannot be written.
+pub fn put(manifest: &mut Manifest, ranges: &Ranges, dir: &Path) -> Result<()> {
+    for modality in Modality::ALL {
+        let Some(ranges) = ranges.get(modality) else { continue };
+        let name = format!("{modality}.int8.safetensors");
+        let path = dir.join(&name);
+        let sha256 = save_ranges(ranges, &path)
+            .map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))?;
+        let int8 = Some(Int8 { ranges: name, sha256 });
+        match modality {
+            Modality::Rgb => manifest.rgb.iter_mut().for_each(|section| section.int8.clone_from(&int8)),
+            Modality::Flow => manifest.flow.iter_mut().for_each(|section| section.int8.clone_from(&int8)),
+            Modality::Audio => manifest.audio.iter_mut().for_each(|section| section.int8.clone_from(&int8)),
+        }
+    }
+    Ok(())
+}

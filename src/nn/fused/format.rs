@@ -1,0 +1,180 @@
+//! The formats in which the values of a network lie in memory, and what a convolution's sum is in each.
+#![allow(unsafe_code)]
+
+use super::kernel::LANES;
+use super::lanes::Lanes;
+
+/// How values of blocks lie in memory and what is multiplied. Memory is counted in words of 4 bytes.
+///
+/// # Safety
+/// Of every function: as [`Lanes`].
+pub(super) trait Format {
+    /// Words of 16 channels.
+    const WORDS: usize;
+    /// What a sum begins with.
+    unsafe fn begin<L: Lanes>(bias: *const f32) -> L;
+    /// `sum` and the products of a word of the input with 16 words of weights.
+    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L;
+    /// What a sum amounts to, in units of the output.
+    unsafe fn end<L: Lanes>(sum: L, scale: *const f32, bias: *const f32) -> L;
+    /// `sum` and a value beside it, `factor` units of the output for each of its units.
+    unsafe fn beside<L: Lanes>(sum: L, value: L, factor: *const f32) -> L;
+    unsafe fn load<L: Lanes>(from: *const f32) -> L;
+    unsafe fn store<L: Lanes>(values: L, to: *mut f32);
+    /// The values of neighbouring pixels, clamped to `bounds`; bytes clamp to their own range, which lies within.
+    #[inline(always)]
+    unsafe fn store_row<L: Lanes, const P: usize>(values: [L; P], (low, high): (f32, f32), to: *mut f32) {
+        unsafe {
+            let (low, high) = (L::splat(&low), L::splat(&high));
+            for (p, value) in values.into_iter().enumerate() {
+                Self::store(value.at_least(low).at_most(high), to.add(p * Self::WORDS));
+            }
+        }
+    }
+    /// A word of the network's input of its channels' values, as many as a word holds; `units` is how many units of the
+    /// format one is in each, and where 0 lies.
+    fn word(values: &[f32], units: &[(f32, f32); 4]) -> f32;
+}
+
+/// `f32`: one value a word.
+pub(super) struct Single;
+
+// SAFETY: as the traits ask.
+impl Format for Single {
+    const WORDS: usize = LANES;
+    #[inline(always)]
+    unsafe fn begin<L: Lanes>(bias: *const f32) -> L {
+        unsafe { L::load(bias) }
+    }
+    #[inline(always)]
+    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
+        unsafe { sum.fma(x, weights) }
+    }
+    #[inline(always)]
+    unsafe fn end<L: Lanes>(sum: L, _: *const f32, _: *const f32) -> L {
+        sum
+    }
+    #[inline(always)]
+    unsafe fn beside<L: Lanes>(sum: L, value: L, _: *const f32) -> L {
+        unsafe { sum.add(value) }
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+        unsafe { L::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
+        unsafe { values.store(to) }
+    }
+    #[inline(always)]
+    fn word(values: &[f32], _: &[(f32, f32); 4]) -> f32 {
+        values[0]
+    }
+}
+
+/// bf16: two values a word, sums in `f32`.
+pub(super) struct Brain;
+
+// SAFETY: as the traits ask.
+impl Format for Brain {
+    const WORDS: usize = LANES / 2;
+    #[inline(always)]
+    unsafe fn begin<L: Lanes>(bias: *const f32) -> L {
+        unsafe { L::load(bias) }
+    }
+    #[inline(always)]
+    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
+        unsafe { sum.dot_bf16(x, weights) }
+    }
+    #[inline(always)]
+    unsafe fn end<L: Lanes>(sum: L, _: *const f32, _: *const f32) -> L {
+        sum
+    }
+    #[inline(always)]
+    unsafe fn beside<L: Lanes>(sum: L, value: L, _: *const f32) -> L {
+        unsafe { sum.add(value) }
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+        unsafe { L::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
+        unsafe { values.store_bf16(to) }
+    }
+    #[inline(always)]
+    fn word(values: &[f32], _: &[(f32, f32); 4]) -> f32 {
+        let bits = |value: Option<&f32>| value.map_or(0, |value| bf16_bits(*value));
+        f32::from_bits(bits(values.first()) | bits(values.get(1)) << 16)
+    }
+}
+
+/// A value as bf16, rounded to the nearest, in a form that the compiler can do for many at once.
+#[inline(always)]
+pub(super) fn bf16_bits(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if value.is_nan() { bits >> 16 | 0x40 } else { rounded }
+}
+
+/// Bytes: four values a word, each a whole number of units (see [`super::quantise`]); weights are signed, sums whole
+/// numbers of 32 bits.
+pub(super) struct Byte;
+
+// SAFETY: as the traits ask.
+impl Format for Byte {
+    const WORDS: usize = LANES / 4;
+    #[inline(always)]
+    unsafe fn begin<L: Lanes>(_: *const f32) -> L {
+        unsafe { L::zero() }
+    }
+    #[inline(always)]
+    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
+        unsafe { sum.dot_u8(x, weights) }
+    }
+    #[inline(always)]
+    unsafe fn end<L: Lanes>(sum: L, scale: *const f32, bias: *const f32) -> L {
+        unsafe { L::load(bias).fma(sum.whole_to_f32(), L::load(scale)) }
+    }
+    #[inline(always)]
+    unsafe fn beside<L: Lanes>(sum: L, value: L, factor: *const f32) -> L {
+        unsafe { sum.fma(value, L::load(factor)) }
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+        unsafe { L::load_u8(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
+        unsafe { values.store_u8(to) }
+    }
+    #[inline(always)]
+    unsafe fn store_row<L: Lanes, const P: usize>(values: [L; P], _: (f32, f32), to: *mut f32) {
+        unsafe {
+            for four in 0..P / 4 {
+                let p = 4 * four;
+                L::store_u8_four([values[p], values[p + 1], values[p + 2], values[p + 3]], to.add(p * Self::WORDS));
+            }
+            for (p, value) in values.into_iter().enumerate().skip(P / 4 * 4) {
+                Self::store(value, to.add(p * Self::WORDS));
+            }
+        }
+    }
+    #[inline(always)]
+    fn word(values: &[f32], units: &[(f32, f32); 4]) -> f32 {
+        let byte = |value: f32, (units, zero): (f32, f32)| {
+            let units = value * units + zero;
+            // What is not a number becomes 0.
+            let low = if units > 0.0 { units } else { 0.0 };
+            (low.min(BYTE_TOP) + TO_WHOLE).to_bits() & 0xff
+        };
+        let bytes = values.iter().zip(units).enumerate();
+        f32::from_bits(bytes.map(|(i, (value, units))| byte(*value, *units) << (8 * i)).sum())
+    }
+}
+
+/// The highest byte.
+const BYTE_TOP: f32 = 255.0;
+
+/// Added to a small number it leaves whole numbers only, in the lowest bits, ties rounded to even.
+const TO_WHOLE: f32 = 12_582_912.0;

@@ -1,0 +1,143 @@
+//! Bytes for values: units and zeros from measured ranges.
+//!
+//! A value of the network is `(byte − zero) · unit`, with a unit and a zero for each of its channels: what reads it has the
+//! units in its weights, so that channels of small values lose nothing to those of large ones. A weight is `whole · unit`
+//! with a unit for each channel of output. 0 is a byte of its own, so that borders add nothing. Source: Jacob et al.,
+//! *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*, CVPR 2018.
+
+/// Bytes of a value, the highest.
+const TOP: f32 = 255.0;
+
+/// Whole numbers of a weight, the highest; the lowest is as far below 0.
+const WEIGHT_TOP: f32 = 127.0;
+
+/// The values between which a channel of a value of a network lies, from `low` to `high`: what lies beyond is clamped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Range {
+    pub low: f32,
+    pub high: f32,
+    /// What it is on the average: what rounded weights add to that is taken off again.
+    pub mean: f32,
+}
+
+impl Range {
+    /// Whether it is one: finite, with 0 inside.
+    pub fn is_sound(self) -> bool {
+        self.low.is_finite() && self.high.is_finite() && self.mean.is_finite() && self.low <= 0.0 && self.high >= 0.0
+    }
+}
+
+/// Bytes of one channel of a value: `real = (byte − zero) · unit`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Bytes {
+    pub unit: f32,
+    pub zero: f32,
+    /// A real value.
+    pub mean: f32,
+}
+
+impl Bytes {
+    /// Formats that hold values as they are.
+    pub const NONE: Bytes = Bytes { unit: 1.0, zero: 0.0, mean: 0.0 };
+
+    /// Of a sound range, as far as it lies between `bounds`: storing a byte then clamps as the activation does.
+    pub fn within(range: Range, (least, most): (f32, f32)) -> Self {
+        Self::of(Range { low: range.low.max(least.min(0.0)), high: range.high.min(most.max(0.0)), ..range })
+    }
+
+    /// Of a sound range. One of nothing but 0 has no unit: its byte is always 0, and what reads it has no weight for it.
+    pub fn of(range: Range) -> Self {
+        if range.low >= range.high {
+            return Self { unit: 0.0, zero: 0.0, mean: 0.0 };
+        }
+        let unit = (range.high - range.low) / TOP;
+        Self { unit, zero: (-range.low / unit).round_ties_even().clamp(0.0, TOP), mean: range.mean }
+    }
+
+    /// Where a real value lies among the bytes, without rounding.
+    pub fn place(self, real: f32) -> f32 {
+        self.units(real) + self.zero
+    }
+
+    /// How many units a real number is; none where there is no unit.
+    pub fn units(self, real: f32) -> f32 {
+        if self.unit > 0.0 { real / self.unit } else { 0.0 }
+    }
+
+    /// A byte's real value; a mean of bytes' too.
+    pub fn real(self, byte: f32) -> f32 {
+        (byte - self.zero) * self.unit
+    }
+}
+
+/// Weights of one channel of output as whole numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Whole {
+    pub weights: Vec<i8>,
+    pub unit: f32,
+    /// What the zeros of the input's bytes add to a sum.
+    pub zeros: f32,
+    /// What rounding adds to the real sum on the average. Taking it off is what matters most to a deep network, where such
+    /// shifts add up. Source: Nagel et al., *Data-Free Quantization Through Weight Equalization and Bias Correction*, ICCV 2019.
+    pub shift: f32,
+}
+
+impl Whole {
+    /// Of real weights, `taps` for each channel of the input.
+    pub fn of(weights: &[f32], taps: usize, inputs: &[Bytes]) -> Self {
+        let input = |i: usize| inputs[i / taps];
+        let scaled: Vec<f32> = weights.iter().enumerate().map(|(i, weight)| weight * input(i).unit).collect();
+        let most = scaled.iter().fold(0f32, |most, weight| most.max(weight.abs()));
+        // Weights of nothing but 0 have any unit. (What is no number is refused where weights are read.)
+        let unit = if most > 0.0 { most / WEIGHT_TOP } else { 1.0 };
+        let weights: Vec<i8> = scaled.iter().map(|weight| (weight / unit).round_ties_even() as i8).collect();
+        let (mut zeros, mut shift) = (0.0, 0.0);
+        for (i, (whole, scaled)) in weights.iter().zip(&scaled).enumerate() {
+            zeros += f32::from(*whole) * input(i).zero;
+            shift += (f32::from(*whole) * unit - scaled) * input(i).units(input(i).mean);
+        }
+        Self { weights, unit, zeros, shift }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_bytes_with_a_zero_of_their_own() {
+        for (low, high) in [(0.0, 6.0), (-2.1, 2.6), (-1.0, 0.0), (-1e-3, 70.0)] {
+            let bytes = Bytes::of(Range { low, high, mean: 0.0 });
+            assert_eq!(bytes.place(0.0), bytes.zero);
+            assert_eq!(bytes.zero, bytes.zero.round());
+            assert_eq!(bytes.real(bytes.zero), 0.0);
+            for i in 0..=20 {
+                let real = low + (high - low) * i as f32 / 20.0;
+                let back = bytes.real(bytes.place(real).round_ties_even().clamp(0.0, TOP));
+                // Half a unit of rounding, and half a unit that moving 0 to a byte costs the ends.
+                assert!((real - back).abs() <= 1.001 * bytes.unit, "{real} of {low}..{high} came back as {back}");
+            }
+        }
+        assert!(!Range { low: 0.1, high: 1.0, mean: 0.5 }.is_sound());
+        assert!(!Range { low: 0.0, high: f32::NAN, mean: 0.0 }.is_sound());
+        assert_eq!(Bytes::of(Range { low: 0.0, high: 0.0, mean: 0.0 }).place(3.0), 0.0);
+        let bytes = Bytes::within(Range { low: -3.0, high: 9.0, mean: 0.0 }, (0.0, 6.0));
+        assert_eq!((bytes.zero, bytes.real(255.0)), (0.0, 6.0));
+    }
+
+    #[test]
+    fn weights_keep_their_greatest_and_say_what_rounding_shifts() {
+        let input = |unit, zero, mean| Bytes { unit, zero, mean };
+        let whole = Whole::of(&[0.5, -1.0, 0.003], 3, &[input(1.0, 2.0, 10.0)]);
+        assert_eq!(whole.weights, [64, -127, 0]);
+        assert!((whole.unit * 127.0 - 1.0).abs() < 1e-6);
+        assert_eq!(whole.zeros, -126.0);
+        // 64/127 in place of 0.5, and 0 in place of 0.003.
+        assert!((whole.shift - 10.0 * (64.0 / 127.0 - 0.5 - 0.003)).abs() < 1e-5, "{}", whole.shift);
+        // Units of the inputs are in the weights; a channel that is always 0 has none.
+        let whole = Whole::of(&[1.0, 1.0, 1.0], 1, &[input(2.0, 0.0, 0.0), input(1.0, 0.0, 0.0), input(0.0, 0.0, 0.0)]);
+        assert_eq!(whole.weights, [127, 64, 0]);
+        let nothing = Whole::of(&[0.0, 0.0], 2, &[Bytes::NONE]);
+        assert_eq!((nothing.weights, nothing.shift), (vec![0, 0], 0.0));
+    }
+}
