@@ -10,7 +10,7 @@ use super::live::vote;
 use super::progress::Progress;
 use crate::app::{What, Workers};
 use crate::backlog::LineId;
-use crate::clip::{ClipOutput, ClipSecond};
+use crate::clip::{ClipOutput, ClipSecond, PlanThinner};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, VoteFile};
 use crate::error::{Error, Result};
@@ -72,6 +72,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
         frame_height: pack.frame_height,
         want_video: pack.wants().video,
         want_audio: pack.wants().audio,
+        thinning: Some(PlanThinner::thinning(&pack.plan)),
         ..GstOptions::default()
     };
     let opener = GstOpener::new(options, clock.clone())?;

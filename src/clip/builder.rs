@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 
 use super::resample::SAMPLE_RATES;
 use super::run::{Reference, Run, Stream, TRACKS, track_index};
+use super::sampling::Seen;
 use super::sound::Sound;
 use super::timeline::{Held, Line, Position, merge, span, weight};
 use super::{ClipOutput, Patience, SamplingPlan};
@@ -100,7 +101,7 @@ impl ClipBuilder {
     /// is counted in [`ClipOutput::Discarded`].
     pub fn push(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item {
-            item @ (MediaItem::Frame(_) | MediaItem::Pcm(_)) => self.take_data(item, out),
+            item @ (MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_)) => self.take_data(item, out),
             MediaItem::Opened(tracks) => {
                 // Data came since the last one: a new connection, whether or not that was said.
                 if self.run.is_some() || self.held.iter().any(|held| !held.is_empty()) {
@@ -249,7 +250,11 @@ impl ClipBuilder {
         self.line.note(track, start, end);
         if let Some(run) = &mut self.run {
             match item {
-                MediaItem::Frame(frame) => run.push_frame(frame),
+                MediaItem::Frame(frame) => {
+                    let arrived_ns = frame.arrived_ns;
+                    run.push_picture(Seen::Frame(frame), arrived_ns);
+                }
+                MediaItem::Thinned { pts, arrived_ns } => run.push_picture(Seen::Thinned(pts), arrived_ns),
                 MediaItem::Pcm(chunk) => run.push_sound(&chunk),
                 _ => {}
             }
@@ -372,6 +377,7 @@ impl ClipBuilder {
 fn pts_of(item: &MediaItem) -> u64 {
     match item {
         MediaItem::Frame(frame) => frame.pts.0,
+        MediaItem::Thinned { pts, .. } => pts.0,
         MediaItem::Pcm(chunk) => chunk.pts.0,
         _ => u64::MAX,
     }

@@ -10,13 +10,14 @@
 //! PTS of the data only, not on how the two tracks are interleaved, as long as the patience is not exhausted.
 //!
 //! `builder` decides which run an item belongs to, with `timeline` for where a track is on its line; `run` holds the
-//! open seconds, `sampling` says which frames are kept, `sound` puts samples on the grid, [`resample`] changes rates.
+//! open seconds, `sampling` says which frames are kept, `thin` says so before they are converted, `sound` puts samples on the grid, [`resample`] changes rates.
 
 mod builder;
 pub mod resample;
 mod run;
 mod sampling;
 mod sound;
+mod thin;
 mod timeline;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ use crate::time::{Pts, RunId, WallTime};
 
 pub use builder::{ClipBuilder, ClipConfig};
 pub use sampling::SamplingPlan;
+pub use thin::PlanThinner;
 
 /// Two frames of one second a fixed time apart, as indices into [`ClipSecond::frames`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

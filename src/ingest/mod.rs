@@ -14,13 +14,14 @@ pub mod pool;
 pub mod replay;
 pub mod supervise;
 pub mod template;
+pub mod thin;
 pub mod uri;
 
 use crossbeam_channel::Sender;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::time::WallTime;
+use crate::time::{Pts, WallTime};
 use frame::Frame;
 use pcm::PcmChunk;
 
@@ -35,6 +36,12 @@ pub const MEDIA_CHANNEL_CAPACITY: usize = 64;
 #[derive(Debug)]
 pub enum MediaItem {
     Frame(Frame),
+    /// A picture that was decoded and not converted, because it will not be chosen ([`thin`]).
+    Thinned {
+        pts: Pts,
+        /// Monotonic clock when the decoder handed the picture over, ns.
+        arrived_ns: u64,
+    },
     Pcm(PcmChunk),
     /// The source opened and knows its tracks. Sent once per connection, before any data of it.
     Opened(Tracks),
@@ -42,7 +49,7 @@ pub enum MediaItem {
     TrackEnded(Track),
     /// Ties a PTS to wall time better than arrival does.
     Wall {
-        pts: crate::time::Pts,
+        pts: Pts,
         wall: WallTime,
     },
     /// What follows has a new time line (reconnect): the clip builder closes the run.

@@ -269,7 +269,7 @@ impl Run {
                             last_data_ns = self.clock.mono_ns();
                             self.connected()
                         }
-                        MediaItem::Frame(_) | MediaItem::Pcm(_) => {
+                        MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_) => {
                             if now_ns.saturating_sub(began_ns) > nanos(self.policy.healthy_after) {
                                 self.attempt = 0;
                             }
@@ -277,7 +277,7 @@ impl Run {
                         }
                         _ => Ok(()),
                     };
-                    let is_data = matches!(item, MediaItem::Frame(_) | MediaItem::Pcm(_));
+                    let is_data = matches!(item, MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_));
                     if result.and_then(|()| self.outlet.send(item)).is_err() {
                         source.stop();
                         return Outcome::Stopped;

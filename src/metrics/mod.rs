@@ -134,6 +134,7 @@ pub(crate) struct Families {
     classified: IntCounterVec,
     gapped: IntCounterVec,
     frames: IntCounterVec,
+    converted: IntCounterVec,
     samples: IntCounterVec,
     discarded: IntCounterVec,
     latency: HistogramVec,
@@ -225,6 +226,12 @@ impl Metrics {
                 &["stream", "reason"],
             ),
             frames: counters(r, "touchline_frames_received_total", "Decoded pictures taken in.", &["stream"]),
+            converted: counters(
+                r,
+                "touchline_frames_converted_total",
+                "Decoded pictures that were scaled and converted, because they may be chosen or are watched.",
+                &["stream"],
+            ),
             samples: counters(
                 r,
                 "touchline_samples_received_total",

@@ -18,6 +18,7 @@ pub struct StreamMetrics {
     classified: IntCounter,
     gapped: Vec<IntCounter>,
     frames: IntCounter,
+    converted: IntCounter,
     samples: IntCounter,
     discarded_video: IntCounter,
     discarded_audio: IntCounter,
@@ -42,6 +43,7 @@ impl StreamMetrics {
             classified: families.classified.with_label_values(&[id]),
             gapped: GapReason::ALL.iter().map(|r| families.gapped.with_label_values(&[id, r.as_str()])).collect(),
             frames: families.frames.with_label_values(&[id]),
+            converted: families.converted.with_label_values(&[id]),
             samples: families.samples.with_label_values(&[id]),
             discarded_video: families.discarded.with_label_values(&[id, "video"]),
             discarded_audio: families.discarded.with_label_values(&[id, "audio"]),
@@ -80,6 +82,11 @@ impl StreamMetrics {
     /// `count` decoded pictures came in.
     pub fn frames(&self, count: u64) {
         self.frames.inc_by(count);
+    }
+
+    /// A decoded picture was converted, too.
+    pub fn converted(&self) {
+        self.converted.inc();
     }
 
     /// `count` samples per channel came in, at the stream's own rate.

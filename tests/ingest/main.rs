@@ -6,6 +6,7 @@ mod common;
 mod failures;
 mod recordings;
 mod servers;
+mod thinning;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ impl Heard {
                 self.tracks = Some(tracks);
             }
             MediaItem::Frame(frame) => self.frames.push(frame),
+            MediaItem::Thinned { .. } => panic!("all pictures were asked for"),
             MediaItem::Pcm(c) => self.chunks.push((c.pts.0, c.frames() as u64, c.rate, c.channels)),
             MediaItem::TrackEnded(track) => self.ended_tracks.push(track),
             MediaItem::Wall { .. } => {}

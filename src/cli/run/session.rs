@@ -11,6 +11,7 @@ use super::RunArgs;
 use crate::app::{Tap, What, Workers};
 use crate::backlog::LineId;
 use crate::cli::live::LiveStream;
+use crate::clip::PlanThinner;
 use crate::clock::Clock;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::error::{Error, Result};
@@ -145,6 +146,11 @@ impl Session<'_> {
             },
             pipeline,
             counters: counters.clone(),
+            // Beside what the plan may choose, what the page's viewers are shown is converted.
+            thinning: Some(PlanThinner::thinning(&pack.plan).unless({
+                let handle = handle.clone();
+                move || handle.preview_wanted()
+            })),
             ..GstOptions::default()
         };
         let opener: Arc<dyn Open> = Arc::new(GstOpener::new(options, self.clock.clone())?);
@@ -253,10 +259,12 @@ fn tap(handle: StreamHandle) -> Tap {
     Box::new(move |item| match item {
         MediaItem::Frame(frame) => {
             handle.metrics().frames(1);
+            handle.metrics().converted();
             if handle.preview_wanted() {
                 handle.offer_preview(frame.clone());
             }
         }
+        MediaItem::Thinned { .. } => handle.metrics().frames(1),
         MediaItem::Pcm(chunk) => handle.metrics().samples(chunk.frames() as u64),
         _ => {}
     })

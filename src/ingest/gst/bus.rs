@@ -8,6 +8,7 @@ use gstreamer::prelude::*;
 
 use super::causes::{self, Missing};
 use super::graph::Graph;
+use super::thin::Gate;
 use crate::ingest::outlet::Outlet;
 use crate::ingest::uri::{Kind, Location};
 use crate::ingest::{End, Tracks};
@@ -28,6 +29,7 @@ pub(super) struct Session {
     pub location: Location,
     pub pipeline: gst::Pipeline,
     pub graph: Arc<Graph>,
+    pub gate: Option<Arc<Gate>>,
     pub outlet: Outlet,
     pub connect_timeout: Option<Duration>,
     /// The appsinks wait for the clock, so buffering must hold the clock.
@@ -49,6 +51,9 @@ impl Session {
             tracing::warn!(stream = self.id, "the pipeline did not shut down cleanly");
         }
         super::sinks::disconnect(&self.graph);
+        if let Some(gate) = &self.gate {
+            gate.disconnect();
+        }
         self.outlet.send_end(end);
     }
 
@@ -69,6 +74,9 @@ impl Session {
             let message = bus.timed_pop(POLL);
             if self.outlet.stopped() {
                 return End::Finished;
+            }
+            if let Some(gate) = &self.gate {
+                gate.release_late();
             }
             if let Some(end) = self.graph.verdict() {
                 return missing.instead_of(end);

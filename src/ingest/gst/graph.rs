@@ -233,6 +233,7 @@ impl Graph {
     pub fn deliver(&self, track: Track, item: MediaItem) -> Result<(), Closed> {
         let pts_ns = match &item {
             MediaItem::Frame(frame) => frame.pts.0,
+            MediaItem::Thinned { pts, .. } => pts.0,
             MediaItem::Pcm(chunk) => chunk.pts.0,
             _ => return self.outlet.send(item),
         };

@@ -10,6 +10,7 @@ mod causes;
 mod graph;
 mod sinks;
 mod step;
+mod thin;
 mod wall;
 mod warm;
 
@@ -24,6 +25,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::outlet::{Counters, Outlet, Stopper};
+use super::thin::Thinning;
 use super::uri::{Kind, Location, Pacing};
 use super::{MediaItem, Open, Pace, Source, Track, Tracks, template};
 use crate::clock::Clock;
@@ -49,6 +51,8 @@ pub struct GstOptions {
     /// A source on a network that has brought no data for this long after its start has failed.
     pub connect_timeout: Duration,
     pub counters: Arc<Counters>,
+    /// Which pictures are converted; [`None`] = all.
+    pub thinning: Option<Thinning>,
 }
 
 impl Default for GstOptions {
@@ -64,6 +68,7 @@ impl Default for GstOptions {
             pipeline: None,
             connect_timeout: Duration::from_secs(10),
             counters: Arc::default(),
+            thinning: None,
         }
     }
 }
@@ -147,11 +152,13 @@ impl Open for GstOpener {
         let stopper = outlet.stopper();
         let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace);
         sinks::connect(&graph, self.clock.clone());
+        let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
         wall::connect(&pipeline, outlet.clone());
         let session = bus::Session {
             name,
             pipeline: pipeline.clone(),
             graph,
+            gate,
             outlet,
             connect_timeout: location.kind.is_network().then_some(o.connect_timeout),
             paced: location.sync(o.pacing),
