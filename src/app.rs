@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::decision::SecondOutcome;
 use crate::error::{Error, Result};
 use crate::infer::{Engine, Models};
+use crate::ingest::incident::Cause;
 use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::Pack;
@@ -188,7 +189,7 @@ fn clip_loop(config: ClipConfig, media: &Receiver<MediaItem>, backlog: &Backlog,
     // The channel closed without an end: whoever waits for one must not wait for ever.
     let cause = "the source went away without saying why".to_owned();
     let advice = "please report this with the command you ran".to_owned();
-    builder.push(MediaItem::Ended(End::Failed { cause, advice }), &mut out);
+    builder.push(MediaItem::Ended(End::Failed { kind: Cause::Other, cause, advice }), &mut out);
     for output in out.drain(..) {
         if !backlog.push(line, output) {
             return;

@@ -216,7 +216,7 @@ impl Scorer {
                     let mut events = Vec::new();
                     voter.finish(&mut events);
                     self.write(&recorder.events(&events))?;
-                    if let End::Failed { cause, advice } = end {
+                    if let End::Failed { cause, advice, .. } = end {
                         return Err(Error::source_error(name, cause, advice));
                     }
                     let label = video.label().map(|l| (self.classes.name(l.label).to_owned(), l.probability));

@@ -119,6 +119,7 @@ impl ClipBuilder {
             }
             MediaItem::Wall { pts, wall } => self.take_wall(Reference { pts, wall }),
             MediaItem::Discontinuity(cause) => self.break_line(cause, out),
+            MediaItem::Incident(_) => {}
             MediaItem::Ended(end) => {
                 self.finish_run(out);
                 if !self.is_over {

@@ -6,6 +6,7 @@
 pub mod frame;
 #[cfg(feature = "gst")]
 pub mod gst;
+pub mod incident;
 pub mod outlet;
 pub mod pcm;
 #[cfg(feature = "gst")]
@@ -16,6 +17,7 @@ pub mod supervise;
 pub mod template;
 pub mod thin;
 pub mod uri;
+mod watch;
 
 use crossbeam_channel::Sender;
 use serde::Serialize;
@@ -23,6 +25,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::time::{Pts, WallTime};
 use frame::Frame;
+use incident::{Cause, Incident};
 use pcm::PcmChunk;
 
 /// Capacity of the channel between a source and the clip builder, items.
@@ -52,8 +55,10 @@ pub enum MediaItem {
         pts: Pts,
         wall: WallTime,
     },
-    /// What follows has a new time line (reconnect): the clip builder closes the run.
+    /// What follows is another run: the clip builder closes the one before.
     Discontinuity(Discontinuity),
+    /// Something that changes no time line. Told on the way, not to the clip builder.
+    Incident(Incident),
     /// The last item, always sent: the stream is over.
     Ended(End),
 }
@@ -93,6 +98,26 @@ pub enum Discontinuity {
     JumpForward,
     /// PTS went back.
     JumpBack,
+    /// The pictures changed their size.
+    PictureFormat,
+    /// The sound changed its rate or channels.
+    SoundFormat,
+    /// A track came in.
+    Tracks,
+    /// The playlist says so (`EXT-X-DISCONTINUITY`): an advertisement begins or ends, mostly.
+    Playlist,
+}
+
+impl Discontinuity {
+    pub const ALL: [Discontinuity; 7] = [
+        Discontinuity::Reconnect,
+        Discontinuity::JumpForward,
+        Discontinuity::JumpBack,
+        Discontinuity::PictureFormat,
+        Discontinuity::SoundFormat,
+        Discontinuity::Tracks,
+        Discontinuity::Playlist,
+    ];
 }
 
 /// How a stream ended.
@@ -100,8 +125,8 @@ pub enum Discontinuity {
 pub enum End {
     /// End of the file, or the program is shutting down.
     Finished,
-    /// The source failed; the text is redacted and one line.
-    Failed { cause: String, advice: String },
+    /// The source failed; the texts are redacted and one line each.
+    Failed { kind: Cause, cause: String, advice: String },
 }
 
 /// What a source promises about its timing.

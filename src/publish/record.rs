@@ -10,6 +10,7 @@
 //! | `gap` | a second went without one; says why |
 //! | `event` | a class came on air (`onset`) or left it (`offset`) |
 //! | `state` | the stream connects, plays, waits to reconnect, ended or failed |
+//! | `incident` | something happened to the source that plays: a track stalled, a new run began |
 //! | `pack` | from the next second on another model pack decides |
 
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use crate::clip::{Absent, Gap, GapReason};
 use crate::decision::{
     Event, EventKind, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, Why, WindowEstimate,
 };
-use crate::ingest::{Pace, Tracks};
+use crate::ingest::incident::{Cause, Incident};
+use crate::ingest::{Discontinuity, Pace, Track, Tracks};
 use crate::labels::{ClassId, ClassSet, Modality};
 use crate::redact;
 use crate::time::{Pts, RunId, WallSource, WallTime};
@@ -61,15 +63,24 @@ pub enum StreamState {
     Connecting,
     /// Data come.
     Playing,
-    /// The source failed and will be opened again in `retry_in_ns` nanoseconds.
-    Waiting { cause: String, retry_in_ns: u64 },
+    /// The source failed and will be opened again, for the `attempt`th time since it last played for long, in
+    /// `retry_in_ns` nanoseconds.
+    Waiting { kind: Cause, cause: String, attempt: u32, retry_in_ns: u64 },
     /// The source came to its end.
     Ended,
     /// The source failed and will not be opened again.
-    Failed { cause: String, advice: String },
+    Failed { kind: Cause, cause: String, advice: String },
 }
 
 impl StreamState {
+    /// Why it is so, where there is a reason.
+    pub const fn cause(&self) -> Option<Cause> {
+        match self {
+            StreamState::Waiting { kind, .. } | StreamState::Failed { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
     /// Value of the key `state`.
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -84,11 +95,11 @@ impl StreamState {
     /// The same state with URLs and secrets taken out of its texts.
     pub(super) fn redacted(self) -> Self {
         match self {
-            StreamState::Waiting { cause, retry_in_ns } => {
-                StreamState::Waiting { cause: redact::text(&cause), retry_in_ns }
+            StreamState::Waiting { kind, cause, attempt, retry_in_ns } => {
+                StreamState::Waiting { kind, cause: redact::text(&cause), attempt, retry_in_ns }
             }
-            StreamState::Failed { cause, advice } => {
-                StreamState::Failed { cause: redact::text(&cause), advice: redact::text(&advice) }
+            StreamState::Failed { kind, cause, advice } => {
+                StreamState::Failed { kind, cause: redact::text(&cause), advice: redact::text(&advice) }
             }
             state => state,
         }
@@ -146,8 +157,23 @@ impl Recorder {
         to_json(&StateRecord {
             kind: "state",
             stream: &self.stream,
-            state: StateFields::new(state),
+            state: StateFields::new(state, unix_ns),
             tracks,
+            at: self.at(unix_ns),
+        })
+    }
+
+    /// The record of something that happened to the source, at `unix_ns` (nanoseconds since 1970-01-01 UTC).
+    pub fn incident(&self, incident: &Incident, run: RunId, unix_ns: i64) -> String {
+        let since = incident.silent_ns().map(|ns| unix_ns.saturating_sub_unsigned(ns));
+        to_json(&IncidentRecord {
+            kind: "incident",
+            stream: &self.stream,
+            incident: incident.as_str(),
+            track: incident.track(),
+            cause: if let Incident::RunStarted(cause) = incident { Some(*cause) } else { None },
+            run,
+            since: since.and_then(|unix_ns| self.at(unix_ns)),
             at: self.at(unix_ns),
         })
     }
@@ -253,19 +279,37 @@ impl Recorder {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct StateFields<'a> {
     state: &'static str,
+    kind: Option<Cause>,
     cause: Option<&'a str>,
     advice: Option<&'a str>,
+    attempt: Option<u32>,
     retry_in_ms: Option<f64>,
+    next_try: Option<String>,
 }
 
 impl<'a> StateFields<'a> {
-    pub(super) fn new(state: &'a StreamState) -> Self {
-        let (cause, advice, retry_in_ms) = match state {
-            StreamState::Connecting | StreamState::Playing | StreamState::Ended => (None, None, None),
-            StreamState::Waiting { cause, retry_in_ns } => (Some(cause.as_str()), None, Some(millis(*retry_in_ns))),
-            StreamState::Failed { cause, advice } => (Some(cause.as_str()), Some(advice.as_str()), None),
+    /// `since_unix_ns`: when it came about, nanoseconds since 1970-01-01 UTC.
+    pub(super) fn new(state: &'a StreamState, since_unix_ns: i64) -> Self {
+        let bare = Self {
+            state: state.as_str(),
+            kind: state.cause(),
+            cause: None,
+            advice: None,
+            attempt: None,
+            retry_in_ms: None,
+            next_try: None,
         };
-        Self { state: state.as_str(), cause, advice, retry_in_ms }
+        match state {
+            StreamState::Connecting | StreamState::Playing | StreamState::Ended => bare,
+            StreamState::Waiting { cause, attempt, retry_in_ns, .. } => Self {
+                cause: Some(cause),
+                attempt: Some(*attempt),
+                retry_in_ms: Some(millis(*retry_in_ns)),
+                next_try: Some(rfc3339(since_unix_ns.saturating_add_unsigned(*retry_in_ns))),
+                ..bare
+            },
+            StreamState::Failed { cause, advice, .. } => Self { cause: Some(cause), advice: Some(advice), ..bare },
+        }
     }
 }
 
@@ -333,6 +377,19 @@ struct StateRecord<'a> {
     #[serde(flatten)]
     state: StateFields<'a>,
     tracks: Option<Tracks>,
+    at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct IncidentRecord<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    stream: &'a str,
+    incident: &'static str,
+    track: Option<Track>,
+    cause: Option<Discontinuity>,
+    run: RunId,
+    since: Option<String>,
     at: Option<String>,
 }
 

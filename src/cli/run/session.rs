@@ -16,9 +16,10 @@ use crate::clock::Clock;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::error::{Error, Result};
 use crate::ingest::gst::{GstOpener, GstOptions};
+use crate::ingest::incident::{Cause, Incident};
 use crate::ingest::outlet::Counters;
 use crate::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
-use crate::ingest::uri::{Location, Pacing};
+use crate::ingest::uri::{Kind, Location, Pacing};
 use crate::ingest::{MediaItem, Open, Pace, Source};
 use crate::publish::hub::{Hub, StreamHandle, StreamInfo};
 use crate::publish::jsonl::JsonlWriter;
@@ -62,7 +63,12 @@ impl Running {
 }
 
 /// News of a source's supervisor, beside the data.
-type News = (LineId, SourceState);
+type News = (LineId, SourceNews);
+
+enum SourceNews {
+    State(SourceState),
+    Incident(Incident),
+}
 
 pub(super) struct Session<'a> {
     pub(super) args: &'a RunArgs,
@@ -94,7 +100,11 @@ impl Session<'_> {
                     Ok(message) => self.take(message.line, message.what),
                     Err(_) => return Err(Error::Internal("the inference thread ended".into())),
                 },
-                recv(news) -> message => if let Ok((line, state)) = message { self.news(line, state) },
+                recv(news) -> message => match message {
+                    Ok((line, SourceNews::State(state))) => self.news(line, state),
+                    Ok((line, SourceNews::Incident(incident))) => self.incident(line, incident),
+                    Err(_) => {}
+                },
                 recv(stop) -> _ => {
                     tracing::info!("stopping: finishing the seconds that are under way");
                     self.stopped = true;
@@ -160,6 +170,7 @@ impl Session<'_> {
                 policy: Policy {
                     retry_first: self.args.retry,
                     reopen_on_end: location.kind.reopens_on_end(),
+                    stall_cause: if location.kind == Kind::Hls { Cause::PlaylistStalled } else { Cause::Stalled },
                     ..Policy::default()
                 },
                 clock: self.clock.clone(),
@@ -197,7 +208,7 @@ impl Session<'_> {
             What::News(news) => {
                 let state = running.stream.news(news, &mut records);
                 if let Some(state) = state {
-                    if let StreamState::Failed { cause, advice } = &state {
+                    if let StreamState::Failed { cause, advice, .. } = &state {
                         running.failed =
                             Some(Error::source_error(running.stream.handle().uri(), cause.clone(), advice.clone()));
                     }
@@ -218,8 +229,9 @@ impl Session<'_> {
         let state = match state {
             SourceState::Connecting => StreamState::Connecting,
             SourceState::Playing => StreamState::Playing,
-            SourceState::Waiting { retry_in, cause, .. } => {
-                StreamState::Waiting { cause, retry_in_ns: u64::try_from(retry_in.as_nanos()).unwrap_or(u64::MAX) }
+            SourceState::Waiting { attempt, retry_in, kind, cause } => {
+                let retry_in_ns = u64::try_from(retry_in.as_nanos()).unwrap_or(u64::MAX);
+                StreamState::Waiting { kind, cause, attempt, retry_in_ns }
             }
             SourceState::Ended | SourceState::Failed { .. } => return,
         };
@@ -228,6 +240,12 @@ impl Session<'_> {
             terminal.state(running.stream.handle().id(), &state);
         }
         self.write(record.as_slice());
+    }
+
+    fn incident(&mut self, line: LineId, incident: Incident) {
+        let Some(running) = self.running.get_mut(&line).filter(|r| !r.ended) else { return };
+        let record = running.stream.handle().incident(incident);
+        self.write(&[record]);
     }
 
     fn write(&mut self, records: &[Arc<str>]) {
@@ -250,7 +268,11 @@ struct Forward {
 impl Observer for Forward {
     fn state(&self, state: SourceState) {
         // The receiver is gone only when the program ends.
-        let _ = self.news.send((self.line, state));
+        let _ = self.news.send((self.line, SourceNews::State(state)));
+    }
+
+    fn incident(&self, incident: Incident) {
+        let _ = self.news.send((self.line, SourceNews::Incident(incident)));
     }
 }
 

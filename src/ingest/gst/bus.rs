@@ -1,17 +1,20 @@
 //! The thread that owns a pipeline: starts it, listens to its bus, and shuts it down.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::causes::{self, Missing};
+use super::formats::Formats;
 use super::graph::Graph;
 use super::thin::Gate;
+use crate::ingest::incident::Incident;
 use crate::ingest::outlet::Outlet;
 use crate::ingest::uri::{Kind, Location};
-use crate::ingest::{End, Tracks};
+use crate::ingest::{End, MediaItem, Tracks};
 use crate::redact;
 
 /// How often the thread looks at deadlines while the bus is silent. What is decided elsewhere wakes it.
@@ -30,6 +33,9 @@ pub(super) struct Session {
     pub pipeline: gst::Pipeline,
     pub graph: Arc<Graph>,
     pub gate: Option<Arc<Gate>>,
+    pub formats: Vec<Formats>,
+    /// Set when media came over TCP only.
+    pub falls_back: Arc<AtomicBool>,
     pub outlet: Outlet,
     pub connect_timeout: Option<Duration>,
     /// The appsinks wait for the clock, so buffering must hold the clock.
@@ -38,7 +44,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn run(self) {
+    pub fn run(mut self) {
         let end = self.play();
         // From here on nothing is sent but the end: streaming threads that wait for room give up, so that the
         // pipeline can stop.
@@ -51,6 +57,7 @@ impl Session {
             tracing::warn!(stream = self.id, "the pipeline did not shut down cleanly");
         }
         super::sinks::disconnect(&self.graph);
+        self.formats.iter_mut().for_each(Formats::disconnect);
         if let Some(gate) = &self.gate {
             gate.disconnect();
         }
@@ -117,6 +124,13 @@ impl Session {
             MessageView::Eos(_) => return Some(self.graph.verdict().unwrap_or(End::Finished)),
             MessageView::Warning(warning) => {
                 let error = warning.error();
+                // rtspsrc's words when no packet came over UDP.
+                if warning.debug().is_some_and(|debug| debug.contains("Retrying using a tcp connection")) {
+                    self.falls_back.store(true, Ordering::Relaxed);
+                    // Closed means that the session is ending anyway.
+                    let _ = self.outlet.send(MediaItem::Incident(Incident::TcpFallback));
+                    return None;
+                }
                 // A source without one of the tracks leaves a branch unlinked; that is known and no reason to warn.
                 if !error.matches(gst::CoreError::Negotiation) && !error.message().contains("Delayed linking") {
                     let text = redact::text(&format!("{error}"));

@@ -15,7 +15,7 @@ use gstreamer_app as gst_app;
 use super::bus::wake_message;
 use super::step::Step;
 use crate::ingest::outlet::{Closed, Counters, Outlet};
-use crate::ingest::{End, MediaItem, Pace, Track, Tracks};
+use crate::ingest::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
 
 /// How long the first track waits for the other one in a pipeline whose elements do not say when they are done (some
 /// demuxers in a user's template): a live stream's audio and video start within a picture group, about 2 s, of each
@@ -196,7 +196,7 @@ impl Graph {
                 return false;
             }
             if let Some(tracks) = state.decided {
-                return tracks.has(track);
+                return tracks.has(track) || self.take_in(&mut state, track, tracks);
             }
             let since = *state.waiting_since.get_or_insert_with(Instant::now);
             self.decide(&mut state, since.elapsed() > GRACE);
@@ -205,6 +205,26 @@ impl Graph {
                 state = waited.unwrap_or_else(|e| e.into_inner()).0;
             }
         }
+    }
+
+    /// A track showed up after the tracks had been decided. A live stream takes it in, with a new run; a recording's
+    /// seconds must not depend on how late that was.
+    fn take_in(&self, state: &mut State, track: Track, before: Tracks) -> bool {
+        if self.in_step {
+            return false;
+        }
+        let tracks =
+            Tracks { video: before.video || track == Track::Video, audio: before.audio || track == Track::Audio };
+        state.decided = Some(tracks);
+        // Closed means that the session is ending anyway.
+        let _ = self.outlet.send(MediaItem::Discontinuity(Discontinuity::Tracks));
+        let _ = self.outlet.send(MediaItem::Opened(tracks));
+        true
+    }
+
+    /// Whether `track` is known to be there.
+    pub fn is_playing(&self, track: Track) -> bool {
+        self.lock().decided.is_some_and(|tracks| tracks.has(track))
     }
 
     /// Called when `track` has brought its last data. The session is over when all tracks are.

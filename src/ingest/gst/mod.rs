@@ -7,6 +7,7 @@
 
 mod bus;
 mod causes;
+mod formats;
 mod graph;
 mod sinks;
 mod step;
@@ -16,6 +17,7 @@ mod warm;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -77,6 +79,8 @@ impl Default for GstOptions {
 pub struct GstOpener {
     options: GstOptions,
     clock: Arc<dyn Clock>,
+    /// RTSP media came over TCP only: the next connection does not try UDP first.
+    over_tcp: Arc<AtomicBool>,
 }
 
 impl GstOpener {
@@ -84,7 +88,7 @@ impl GstOpener {
     /// [`Error::Internal`] if GStreamer cannot be initialised.
     pub fn new(options: GstOptions, clock: Arc<dyn Clock>) -> Result<Self> {
         init()?;
-        Ok(Self { options, clock })
+        Ok(Self { options, clock, over_tcp: Arc::default() })
     }
 
     pub fn options(&self) -> &GstOptions {
@@ -126,7 +130,7 @@ impl Open for GstOpener {
             frame_height: o.frame_height.max(1),
             sync: location.sync(o.pacing),
             latency_ms: o.latency_ms,
-            rtsp_transport: &o.rtsp_transport,
+            rtsp_transport: if self.over_tcp.load(Ordering::Relaxed) { "tcp" } else { &o.rtsp_transport },
             timeout_s,
         };
         let text = o.pipeline.as_deref().unwrap_or(template::builtin(location.kind));
@@ -157,8 +161,10 @@ impl Open for GstOpener {
         let session = bus::Session {
             name,
             pipeline: pipeline.clone(),
-            graph,
             gate,
+            formats: formats::Formats::connect(&graph),
+            graph,
+            falls_back: Arc::clone(&self.over_tcp),
             outlet,
             connect_timeout: location.kind.is_network().then_some(o.connect_timeout),
             paced: location.sync(o.pacing),

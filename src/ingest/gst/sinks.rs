@@ -13,6 +13,7 @@ use gstreamer_video::prelude::*;
 use super::graph::Graph;
 use crate::clock::Clock;
 use crate::ingest::frame::Frame;
+use crate::ingest::incident::Cause;
 use crate::ingest::pcm::PcmChunk;
 use crate::ingest::pool::Pool;
 use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Track};
@@ -100,7 +101,7 @@ impl Feed {
             Ok(None) => Ok(gst::FlowSuccess::Ok),
             Err(cause) => {
                 let advice = "change the pipeline template: video/x-raw,format=RGB and audio/x-raw,format=F32LE";
-                self.graph.fail(End::Failed { cause, advice: advice.into() });
+                self.graph.fail(End::Failed { kind: Cause::Format, cause, advice: advice.into() });
                 Err(gst::FlowError::NotSupported)
             }
         }

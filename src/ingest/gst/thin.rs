@@ -18,8 +18,9 @@ use crate::ingest::thin::{Fate, Thin, Thinning};
 use crate::ingest::{MediaItem, Track};
 use crate::time::{NANOS_PER_SECOND, Pts};
 
-/// Elements before which dropping a picture saves work, by the name of their factory.
-const CONVERTERS: [&str; 4] = ["capsfilter", "videoconvert", "videoscale", "videoconvertscale"];
+/// Elements that only convert, by the name of their factory: before them media are as they were decoded.
+const CONVERTERS: [&str; 6] =
+    ["capsfilter", "videoconvert", "videoscale", "videoconvertscale", "audioconvert", "audioresample"];
 
 /// How long the last picture is held when none follows, ns. Slower streams than four pictures a second are converted
 /// whole; a second is given up 1.5 s after its pictures stopped.
@@ -235,8 +236,8 @@ fn handled(info: &mut gst::PadProbeInfo<'_>, result: Result<gst::FlowSuccess, gs
     gst::PadProbeReturn::Handled
 }
 
-/// The pad where pictures enter the converters that lead to `sink`.
-fn entry(sink: &gst::Element) -> Option<gst::Pad> {
+/// The pad where media enter the converters that lead to `sink`.
+pub(super) fn entry(sink: &gst::Element) -> Option<gst::Pad> {
     let mut entry = sink.static_pad("sink")?;
     // A bound instead of a visited set: no sensible branch is longer, and a loop must not hang the program.
     for _ in 0..100 {
