@@ -187,7 +187,7 @@ impl Scorer {
             return self.collect(path, line);
         }
         let name = path.to_string_lossy();
-        let (line, to) = self.workers.add_stream("score", Pace::File, Box::new(|_| ()))?;
+        let (line, to) = self.workers.add_stream("score", Pace::File, 0, Box::new(|_| ()))?;
         let _source = self.opener.open(&name, to)?;
         self.collect(path, line)
     }

@@ -36,6 +36,8 @@ pub struct ClipConfig {
     pub sample_rate: Option<u32>,
     pub plan: SamplingPlan,
     pub patience: Patience,
+    /// How long before its arrival a picture may have been taken, ns: carried along for the wall time.
+    pub behind_ns: u64,
 }
 
 /// What is known of one track of the connection.
@@ -134,7 +136,10 @@ impl ClipBuilder {
     fn break_line(&mut self, cause: Discontinuity, out: &mut Vec<ClipOutput>) {
         self.finish_run(out);
         self.cause = Some(cause);
-        (self.wall, self.wall_ahead, self.left_behind) = (None, None, None);
+        self.left_behind = None;
+        if cause.leaves_line() {
+            (self.wall, self.wall_ahead) = (None, None);
+        }
         for state in &mut self.tracks {
             state.ended = false;
             state.exists &= cause != Discontinuity::Reconnect;

@@ -80,6 +80,8 @@ pub struct ClipSecond {
     /// Monotonic clock when the last sample or frame of the second arrived, ns; where the two arrived out of order, the
     /// latest of all.
     pub arrived_ns: u64,
+    /// How long before its arrival a picture may have been taken, ns.
+    pub behind_ns: u64,
 }
 
 impl ClipSecond {
@@ -99,6 +101,7 @@ impl ClipSecond {
             audio_absent: Some(Absent::NoTrack),
             wall: None,
             arrived_ns: 0,
+            behind_ns: 0,
         }
     }
 

@@ -27,8 +27,7 @@ pub(super) struct Reference {
 
 impl Reference {
     fn at(&self, pts: Pts) -> WallTime {
-        let unix_ns = i128::from(self.wall.unix_ns) + i128::from(pts.0) - i128::from(self.pts.0);
-        WallTime { unix_ns: unix_ns.clamp(i64::MIN.into(), i64::MAX.into()) as i64, source: self.wall.source }
+        self.wall.moved(i128::from(pts.0) - i128::from(self.pts.0))
     }
 }
 
@@ -335,6 +334,7 @@ impl Run {
             pairs,
             wall: stream.wall.map(|reference| reference.at(start)),
             arrived_ns: slot.arrived_ns,
+            behind_ns: self.config.behind_ns,
         }));
     }
 

@@ -109,6 +109,11 @@ pub enum Discontinuity {
 }
 
 impl Discontinuity {
+    /// Whether PTS begin anew: what tied the old ones to wall time says nothing any more.
+    pub const fn leaves_line(self) -> bool {
+        matches!(self, Discontinuity::Reconnect | Discontinuity::JumpForward | Discontinuity::JumpBack)
+    }
+
     pub const ALL: [Discontinuity; 7] = [
         Discontinuity::Reconnect,
         Discontinuity::JumpForward,

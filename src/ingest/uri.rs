@@ -161,6 +161,22 @@ impl Location {
         }
     }
 
+    /// How long before its arrival here a picture may have been taken, ns, with a jitter buffer of `latency_ms` for RTSP:
+    /// encoders, servers and networks as they are met, since nothing says so. 0 for recordings, whose arrival means
+    /// nothing.
+    pub fn behind_ns(&self, latency_ms: u32) -> u64 {
+        let ms = match self.kind {
+            Kind::File | Kind::Http => 0,
+            Kind::TestSrc => 50,
+            Kind::Rtsp => 1_000 + u64::from(latency_ms),
+            Kind::Srt | Kind::Udp => 2_000,
+            Kind::Rtmp => 5_000,
+            // Three segments of six seconds behind the edge, and one that was being written.
+            Kind::Hls => 24_000,
+        };
+        ms * 1_000_000
+    }
+
     /// Whether the appsinks wait for the clock.
     ///
     /// HLS segments arrive in bursts of several seconds, which a live consumer would have to shed, so HLS is paced

@@ -195,7 +195,7 @@ impl Recorder {
 
     /// When something happened here; nothing for a file, as with all arrival times.
     fn at(&self, unix_ns: i64) -> Option<String> {
-        self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival })).map(|wall| wall.time)
+        self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival, uncertainty_ns: 0 })).map(|wall| wall.time)
     }
 
     fn second(&self, second: &SecondPrediction, published: &Published) -> String {
@@ -261,8 +261,11 @@ impl Recorder {
     }
 
     fn wall(&self, wall: Option<WallTime>) -> Option<WallRecord> {
-        wall.filter(|wall| self.pace == Pace::Live || wall.source != WallSource::Arrival)
-            .map(|wall| WallRecord { time: rfc3339(wall.unix_ns), source: wall.source })
+        wall.filter(|wall| self.pace == Pace::Live || wall.source != WallSource::Arrival).map(|wall| WallRecord {
+            time: rfc3339(wall.unix_ns),
+            source: wall.source,
+            uncertainty_ms: millis(wall.uncertainty_ns),
+        })
     }
 
     fn name(&self, class: ClassId) -> &str {
@@ -406,6 +409,7 @@ struct PackRecord<'a> {
 struct WallRecord {
     time: String,
     source: WallSource,
+    uncertainty_ms: f64,
 }
 
 #[derive(Serialize)]

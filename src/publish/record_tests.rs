@@ -220,7 +220,7 @@ fn a_second_reads_exactly_so() {
         line,
         concat!(
             r#"{"type":"second","stream":"court-1","run":0,"index":7,"pts_ns":7000000000,"#,
-            r#""wall":{"time":"2023-11-14T22:13:27.000Z","source":"arrival"},"#,
+            r#""wall":{"time":"2023-11-14T22:13:27.000Z","source":"arrival","uncertainty_ms":1200.0},"#,
             r#""modalities":{"rgb":{"label":"tennis","score":0.9,"votes":4,"voters":5},"#,
             r#""flow":{"label":"tennis","score":0.9,"votes":4,"voters":5},"audio":{"absent":"no-track"}},"#,
             r#""decided_by":"rgb","why":"table","label":"tennis","probability":0.9,"#,

@@ -19,6 +19,7 @@ pub fn config(pace: Pace) -> ClipConfig {
         sample_rate: Some(RATE),
         plan: SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40 * MS },
         patience: Patience::for_pace(pace),
+        behind_ns: 0,
     }
 }
 

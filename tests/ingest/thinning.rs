@@ -22,7 +22,8 @@ const PLAN: SamplingPlan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap
 
 /// What the clip builder makes of a recording, frame by frame, and how many pictures came converted and not.
 fn cut(uri: &str, thinning: Option<Thinning>) -> (Vec<String>, [usize; 2]) {
-    let config = ClipConfig { sample_rate: Some(32_000), plan: PLAN, patience: Patience::for_pace(Pace::File) };
+    let config =
+        ClipConfig { sample_rate: Some(32_000), plan: PLAN, patience: Patience::for_pace(Pace::File), behind_ns: 0 };
     let (mut builder, mut out, mut counts) = (ClipBuilder::new(config), Vec::new(), [0, 0]);
     let (_source, from) = open(uri, GstOptions { thinning, ..GstOptions::default() }).unwrap();
     loop {
@@ -93,7 +94,7 @@ fn decisions(workers: &mut Workers, uri: &str, thinning: Option<Thinning>) -> St
     let classes = Arc::new(pack.classes.clone());
     let (recorder, mut voter) =
         (Recorder::new("r", classes.clone(), Pace::File), Voter::new(VoteConfig::default(), classes.len()));
-    let (line, to) = workers.add_stream("r", Pace::File, Box::new(|_| ())).unwrap();
+    let (line, to) = workers.add_stream("r", Pace::File, 0, Box::new(|_| ())).unwrap();
     let _source = GstOpener::new(options, Arc::new(SystemClock::new())).unwrap().open(uri, to).unwrap();
     let mut lines = String::new();
     loop {

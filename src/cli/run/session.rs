@@ -138,7 +138,12 @@ impl Session<'_> {
         let pace = location.pace(pacing);
         let info = StreamInfo { id: settings.id.clone(), uri: settings.uri.clone(), pace };
         let handle = self.hub.add_stream(info)?;
-        let (line, to) = self.workers.add_stream(&settings.id, pace, tap(handle.clone()))?;
+        let (line, to) = self.workers.add_stream(
+            &settings.id,
+            pace,
+            location.behind_ns(settings.latency_ms),
+            tap(handle.clone()),
+        )?;
         let pack = self.workers.pack();
         let counters = Arc::<Counters>::default();
         let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;

@@ -184,7 +184,8 @@ fn content(seconds: &[ClipSecond]) -> Vec<String> {
 
 /// What serving would cut.
 fn served(path: &Path) -> Vec<ClipSecond> {
-    let config = ClipConfig { sample_rate: Some(RATE), plan: plan(), patience: Patience::for_pace(Pace::File) };
+    let config =
+        ClipConfig { sample_rate: Some(RATE), plan: plan(), patience: Patience::for_pace(Pace::File), behind_ns: 0 };
     let mut all = Vec::new();
     seconds(&Fake::default(), path, config, &mut |second| {
         all.push(second);
