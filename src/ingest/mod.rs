@@ -7,6 +7,8 @@ pub mod frame;
 #[cfg(feature = "gst")]
 pub mod gst;
 pub mod incident;
+#[cfg(feature = "gst")]
+mod m3u8;
 pub mod outlet;
 pub mod pcm;
 #[cfg(feature = "gst")]

@@ -6,6 +6,7 @@ use std::path::Path;
 use url::Url;
 
 use super::Pace;
+use super::incident::Cause;
 use crate::error::{Error, Result};
 use crate::redact;
 
@@ -49,6 +50,14 @@ impl Kind {
     /// Whether data come over a network, so that their absence for seconds is a failure.
     pub const fn is_network(self) -> bool {
         !matches!(self, Kind::File | Kind::TestSrc)
+    }
+
+    /// What it is called when a source of this kind brings nothing any more.
+    pub const fn stall_cause(self) -> Cause {
+        match self {
+            Kind::Hls => Cause::PlaylistStalled,
+            _ => Cause::Stalled,
+        }
     }
 
     /// Whether an end of stream is unexpected, so that a supervisor opens the source again.

@@ -16,10 +16,10 @@ use crate::clock::Clock;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::error::{Error, Result};
 use crate::ingest::gst::{GstOpener, GstOptions};
-use crate::ingest::incident::{Cause, Incident};
+use crate::ingest::incident::Incident;
 use crate::ingest::outlet::Counters;
 use crate::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
-use crate::ingest::uri::{Kind, Location, Pacing};
+use crate::ingest::uri::{Location, Pacing};
 use crate::ingest::{MediaItem, Open, Pace, Source};
 use crate::publish::hub::{Hub, StreamHandle, StreamInfo};
 use crate::publish::jsonl::JsonlWriter;
@@ -175,7 +175,7 @@ impl Session<'_> {
                 policy: Policy {
                     retry_first: self.args.retry,
                     reopen_on_end: location.kind.reopens_on_end(),
-                    stall_cause: if location.kind == Kind::Hls { Cause::PlaylistStalled } else { Cause::Stalled },
+                    stall_cause: location.kind.stall_cause(),
                     ..Policy::default()
                 },
                 clock: self.clock.clone(),

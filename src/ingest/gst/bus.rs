@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
@@ -19,6 +20,10 @@ use crate::redact;
 
 /// How often the thread looks at deadlines while the bus is silent. What is decided elsewhere wakes it.
 const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(500);
+
+/// How long a pipeline may take to stop. It takes milliseconds, but GStreamer's HLS client cannot be stopped while it loads a
+/// playlist, however slowly that comes: a server must not be able to hold the stream, or the program, up with that.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// A message that only wakes the bus thread.
 pub(super) fn wake_message() -> gst::Message {
@@ -44,7 +49,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn run(mut self) {
+    pub fn run(self) {
         let end = self.play();
         // From here on nothing is sent but the end: streaming threads that wait for room give up, so that the
         // pipeline can stop.
@@ -53,15 +58,34 @@ impl Session {
         if let Some(bus) = self.pipeline.bus() {
             bus.set_flushing(true);
         }
+        let (outlet, id) = (self.outlet.clone(), self.id.clone());
+        let counters = self.graph.counters.clone();
+        let (session, (to, done)) = (Arc::new(self), bounded::<()>(0));
+        let helper = std::thread::Builder::new().name(format!("stop/{id}")).spawn({
+            let session = session.clone();
+            move || {
+                session.shut_down();
+                drop((session, to));
+            }
+        });
+        if helper.is_err() {
+            session.shut_down();
+        } else if done.recv_timeout(SHUTDOWN_MAX) == Err(RecvTimeoutError::Timeout) {
+            counters.abandoned.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(stream = id, "the pipeline does not stop; it is left to itself until its server lets go");
+        }
+        outlet.send_end(end);
+    }
+
+    fn shut_down(&self) {
         if self.pipeline.set_state(gst::State::Null).is_err() {
             tracing::warn!(stream = self.id, "the pipeline did not shut down cleanly");
         }
         super::sinks::disconnect(&self.graph);
-        self.formats.iter_mut().for_each(Formats::disconnect);
+        self.formats.iter().for_each(Formats::disconnect);
         if let Some(gate) = &self.gate {
             gate.disconnect();
         }
-        self.outlet.send_end(end);
     }
 
     fn play(&self) -> End {
@@ -115,6 +139,7 @@ impl Session {
                 tracing::debug!(stream = self.id, uri = self.name, "{text}");
                 let kind = self.location.kind;
                 let end = causes::failure(kind, &error.error(), &debug)
+                    .or_else(|| self.graph.trouble())
                     .or_else(|| self.unreachable())
                     .or_else(|| causes::handshake(&self.location.uri).filter(|_| !self.graph.has_data()))
                     .unwrap_or_else(|| causes::unexplained(kind, &error.error(), &debug));

@@ -14,7 +14,7 @@ use crate::redact;
 /// How long a probe waits for each address of a host.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-fn failed(kind: Cause, cause: impl AsRef<str>, advice: impl AsRef<str>) -> End {
+pub(super) fn failed(kind: Cause, cause: impl AsRef<str>, advice: impl AsRef<str>) -> End {
     End::Failed { kind, cause: redact::text(cause.as_ref()), advice: redact::text(advice.as_ref()) }
 }
 

@@ -1,4 +1,5 @@
-//! Notices when pictures change their size or sound its rate or channels: what follows is another run.
+//! Notices when pictures change their size or sound its rate or channels: what follows is another run. Takes note of where
+//! stream time begins.
 //!
 //! Looked at where the branch begins to convert: behind it, pictures of different sources have the same size.
 
@@ -17,7 +18,7 @@ type Shape = [Option<i32>; 2];
 /// The watch on one branch.
 pub(super) struct Formats {
     pad: gst::Pad,
-    probe: Option<gst::PadProbeId>,
+    probe: Mutex<Option<gst::PadProbeId>>,
 }
 
 impl Formats {
@@ -29,8 +30,15 @@ impl Formats {
     fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>) -> Option<Self> {
         let (known, graph) = (Mutex::<Option<Shape>>::default(), Arc::downgrade(graph));
         let probe = pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-            let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view()) else {
-                return gst::PadProbeReturn::Ok;
+            let caps = match info.event().map(|event| event.view()) {
+                Some(gst::EventView::Caps(caps)) => caps,
+                Some(gst::EventView::Segment(segment)) => {
+                    if let (Some(graph), Some(segment)) = (graph.upgrade(), segment.segment().downcast_ref()) {
+                        graph.note_segment(segment);
+                    }
+                    return gst::PadProbeReturn::Ok;
+                }
+                _ => return gst::PadProbeReturn::Ok,
             };
             let shape = shape(track, caps.caps());
             let before = known.lock().unwrap_or_else(|e| e.into_inner()).replace(shape);
@@ -48,12 +56,12 @@ impl Formats {
             }
             gst::PadProbeReturn::Ok
         });
-        Some(Self { pad, probe })
+        Some(Self { pad, probe: Mutex::new(probe) })
     }
 
     /// Takes the watch away: the session is over.
-    pub fn disconnect(&mut self) {
-        if let Some(id) = self.probe.take() {
+    pub fn disconnect(&self) {
+        if let Some(id) = self.probe.lock().unwrap_or_else(|e| e.into_inner()).take() {
             self.pad.remove_probe(id);
         }
     }

@@ -9,6 +9,7 @@ mod bus;
 mod causes;
 mod formats;
 mod graph;
+mod hls;
 mod sinks;
 mod step;
 mod thin;
@@ -158,6 +159,10 @@ impl Open for GstOpener {
         sinks::connect(&graph, self.clock.clone());
         let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
         wall::connect(&pipeline, outlet.clone());
+        if location.kind == Kind::Hls {
+            hls::follow(&pipeline, &location.uri, &graph, &o.id)
+                .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
+        }
         let session = bus::Session {
             name,
             pipeline: pipeline.clone(),
