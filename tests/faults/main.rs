@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod hls;
+mod rtsp;
 mod ts;
 
 use std::time::Duration;
