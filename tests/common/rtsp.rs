@@ -81,6 +81,11 @@ impl RtspServer {
         Self { port, main_loop, thread: Some(thread), _looped: looped, playing }
     }
 
+    /// Whether a client has played it.
+    pub fn is_playing(&self) -> bool {
+        self.playing.lock().expect("no test panics with it").is_some()
+    }
+
     /// Sends the track of [`Media::Test`], or keeps it back; a client must play it.
     pub fn send(&self, track: &str, on: bool) {
         self.element(track).set_property("drop", !on);
