@@ -110,14 +110,23 @@ pub enum Incident {
     TrackAdded { track: Track },
     /// No media came over UDP: they are taken over TCP from now on.
     TcpFallback,
+    /// The 33 bits of the stream's clock were full. Nothing else changes: they begin anew every 26 and a half hours.
+    ClockWrapped,
     /// A new run began in the middle of a connection or after it.
     RunStarted(super::Discontinuity),
 }
 
 impl Incident {
     /// Every value of [`Incident::as_str`].
-    pub const NAMES: [&str; 6] =
-        ["track-stalled", "track-recovered", "track-lost", "track-added", "tcp-fallback", "run-started"];
+    pub const NAMES: [&str; 7] = [
+        "track-stalled",
+        "track-recovered",
+        "track-lost",
+        "track-added",
+        "tcp-fallback",
+        "clock-wrapped",
+        "run-started",
+    ];
 
     /// As records and metric labels say it.
     pub const fn as_str(&self) -> &'static str {
@@ -127,6 +136,7 @@ impl Incident {
             Incident::TrackLost { .. } => "track-lost",
             Incident::TrackAdded { .. } => "track-added",
             Incident::TcpFallback => "tcp-fallback",
+            Incident::ClockWrapped => "clock-wrapped",
             Incident::RunStarted(_) => "run-started",
         }
     }
@@ -137,7 +147,7 @@ impl Incident {
             | Incident::TrackRecovered { track, .. }
             | Incident::TrackLost { track }
             | Incident::TrackAdded { track } => Some(*track),
-            Incident::TcpFallback | Incident::RunStarted(_) => None,
+            Incident::TcpFallback | Incident::ClockWrapped | Incident::RunStarted(_) => None,
         }
     }
 

@@ -12,6 +12,8 @@ mod m3u8;
 pub mod outlet;
 pub mod pcm;
 #[cfg(feature = "gst")]
+mod pcr;
+#[cfg(feature = "gst")]
 pub mod plugins;
 pub mod pool;
 pub mod replay;

@@ -26,16 +26,67 @@ fn without(packet: &[u8], muted: &[u16]) -> Vec<u8> {
     clock
 }
 
+/// Ticks of 90 kHz until time stamps begin anew.
+const TURN: u64 = 1 << 33;
+
+/// A time as ticks of 90 kHz; a negative one as what remains of a turn.
+fn ticks(ns: i64) -> u64 {
+    (ns / 100_000 * 9).rem_euclid(TURN as i64) as u64
+}
+
+/// Adds `by` ticks to the clock reference and the time stamps in a packet, if there are any.
+fn shift(packet: &mut [u8], by: u64) {
+    if by == 0 {
+        return;
+    }
+    let has_field = packet[3] & 0x20 != 0;
+    if has_field && packet[4] >= 7 && packet[5] & 0x10 != 0 {
+        let base = u64::from(u32::from_be_bytes([packet[6], packet[7], packet[8], packet[9]])) << 1;
+        let base = (base + u64::from(packet[10] >> 7) + by) % TURN;
+        packet[6..10].copy_from_slice(&((base >> 1) as u32).to_be_bytes());
+        packet[10] = packet[10] & 0x7f | ((base & 1) as u8) << 7;
+    }
+    let payload = if has_field { 5 + usize::from(packet[4]) } else { 4 };
+    let begins = packet[1] & 0x40 != 0 && packet[3] & 0x10 != 0;
+    // A packetised elementary stream of sound or pictures: 13818-1, 2.4.3.7.
+    let Some(header) = packet.get_mut(payload..).filter(|h| begins && h.len() >= 19 && h[..3] == [0, 0, 1]) else {
+        return;
+    };
+    if !(0xc0..=0xef).contains(&header[3]) {
+        return;
+    }
+    for (flag, at) in [(0x80, 9), (0x40, 14)] {
+        if header[7] & flag != 0 {
+            let b = |i: usize| u64::from(header[at + i]);
+            let time = (b(0) >> 1 & 7) << 30 | b(1) << 22 | (b(2) >> 1) << 15 | b(3) << 7 | b(4) >> 1;
+            let time = (time + by) % TURN;
+            header[at] = header[at] & 0xf1 | ((time >> 30 & 7) << 1) as u8;
+            header[at + 1] = (time >> 22) as u8;
+            header[at + 2] = ((time >> 15) << 1) as u8 | 1;
+            header[at + 3] = (time >> 7) as u8;
+            header[at + 4] = (time << 1) as u8 | 1;
+        }
+    }
+}
+
 /// Sends a moving pattern and a tone until dropped.
 pub struct TsSender {
     pipeline: Option<gst::Pipeline>,
     sink: String,
     url: String,
     has_audio: bool,
-    /// Where time stamps begin, ns.
-    from_ns: i64,
+    /// Where time stamps begin, ticks of 90 kHz.
+    from: u64,
+    doing: Arc<Mutex<Doing>>,
+}
+
+/// What is done to the packets on their way out.
+#[derive(Default)]
+struct Doing {
     /// PIDs whose packets are taken out.
-    muted: Arc<Mutex<Vec<u16>>>,
+    muted: Vec<u16>,
+    /// Added to all time stamps and clocks, ticks of 90 kHz.
+    shift: u64,
 }
 
 impl TsSender {
@@ -56,12 +107,12 @@ impl TsSender {
 
     fn new(sink: String, url: String) -> Self {
         super::init();
-        Self { pipeline: None, sink, url, has_audio: true, from_ns: 0, muted: Arc::default() }
+        Self { pipeline: None, sink, url, has_audio: true, from: 0, doing: Arc::default() }
     }
 
     /// Time stamps begin here, for instance shortly before 33 bits are full.
     pub fn from_ns(mut self, from_ns: u64) -> Self {
-        self.from_ns = from_ns as i64;
+        self.from = ticks(from_ns as i64);
         self
     }
 
@@ -93,12 +144,13 @@ impl TsSender {
         let pipeline = gst::parse::launch(&line).expect("the sender's pipeline parses");
         let pipeline = pipeline.downcast::<gst::Pipeline>().expect("a pipeline");
         let pad = pipeline.by_name("out").and_then(|out| out.static_pad("src")).expect("the identity is there");
-        let muted = self.muted.clone();
+        let doing = self.doing.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            let muted = muted.lock().expect("no test panics with it");
-            if let Some(buffer) = info.buffer_mut().filter(|_| !muted.is_empty()) {
+            let doing = doing.lock().expect("no test panics with it");
+            if let Some(buffer) = info.buffer_mut() {
                 let map = buffer.map_readable().expect("packets can be read");
-                let packets: Vec<u8> = map.chunks(188).flat_map(|packet| without(packet, &muted)).collect();
+                let mut packets: Vec<u8> = map.chunks(188).flat_map(|packet| without(packet, &doing.muted)).collect();
+                packets.chunks_mut(188).for_each(|packet| shift(packet, doing.shift));
                 drop(map);
                 let mut changed = gst::Buffer::from_mut_slice(packets);
                 // Only the times are copied; what goes wrong with that would show as a stream without them.
@@ -108,7 +160,7 @@ impl TsSender {
             gst::PadProbeReturn::Ok
         });
         self.pipeline = Some(pipeline);
-        self.shift(self.from_ns);
+        self.shift(0);
         self.pipeline().set_state(gst::State::Playing).expect("the sender starts");
     }
 
@@ -127,10 +179,10 @@ impl TsSender {
     /// Sends the track, or takes its packets out of the stream.
     pub fn send(&self, track: &str, on: bool) {
         let pid = if track == "video" { VIDEO_PID } else { AUDIO_PID };
-        let mut muted = self.muted.lock().expect("no test panics with it");
-        muted.retain(|p| *p != pid);
+        let mut doing = self.doing.lock().expect("no test panics with it");
+        doing.muted.retain(|p| *p != pid);
         if !on {
-            muted.push(pid);
+            doing.muted.push(pid);
         }
     }
 
@@ -143,10 +195,9 @@ impl TsSender {
         self.pipeline().by_name("size").expect("the filter is there").set_property("caps", caps);
     }
 
-    /// All time stamps lie `by_ns` later (earlier if negative) than the pipeline's own from now on.
+    /// All time stamps lie `by_ns` later (earlier if negative) than where they began.
     pub fn shift(&self, by_ns: i64) {
-        let mux = self.pipeline().by_name("mux").expect("the multiplexer is there");
-        mux.sink_pads().iter().for_each(|pad| pad.set_offset(by_ns));
+        self.doing.lock().expect("no test panics with it").shift = (self.from + ticks(by_ns)) % TURN;
     }
 }
 

@@ -58,6 +58,10 @@ impl Session {
         if let Some(bus) = self.pipeline.bus() {
             bus.set_flushing(true);
         }
+        if !self.graph.has_data() {
+            // TCP alone does not bring anything either: UDP gets its chance again.
+            self.falls_back.store(false, Ordering::Relaxed);
+        }
         let (outlet, id) = (self.outlet.clone(), self.id.clone());
         let counters = self.graph.counters.clone();
         let (session, (to, done)) = (Arc::new(self), bounded::<()>(0));

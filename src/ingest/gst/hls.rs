@@ -157,7 +157,10 @@ fn load(uri: &str, stopping: &Receiver<Infallible>) -> Result<String, Option<End
     // Whether it went well is known by now.
     let _ = pipeline.set_state(gst::State::Null);
     match error.as_ref().map(|message| message.view()) {
-        Some(gst::MessageView::Error(e)) => Err(causes::failure(Kind::Hls, &e.error(), &e.debug().unwrap_or_default())),
+        Some(gst::MessageView::Error(e)) => {
+            let known = causes::failure(Kind::Hls, &e.error(), &e.debug().unwrap_or_default());
+            Err(Some(known.unwrap_or_else(|| causes::no_playlist(&e.error()))))
+        }
         _ if is_whole => Ok(String::from_utf8_lossy(&text).into_owned()),
         _ => Err(None),
     }

@@ -7,6 +7,7 @@
 
 mod bus;
 mod causes;
+mod clocks;
 mod formats;
 mod graph;
 mod hls;
@@ -159,6 +160,9 @@ impl Open for GstOpener {
         sinks::connect(&graph, self.clock.clone());
         let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
         wall::connect(&pipeline, outlet.clone());
+        if matches!(location.kind, Kind::Udp | Kind::Srt) {
+            clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
+        }
         if location.kind == Kind::Hls {
             hls::follow(&pipeline, &location.uri, &graph, &o.id)
                 .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;

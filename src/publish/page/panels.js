@@ -278,6 +278,7 @@ const INCIDENTS = {
   "track-lost": (i) => `${capital(TRACKS[i.track])} ended`,
   "track-added": (i) => `${capital(TRACKS[i.track])} came in`,
   "tcp-fallback": () => "TCP, since nothing came over UDP",
+  "clock-wrapped": () => "The stream's clock began anew",
   "run-started": (i) => RUNS[i.cause],
 };
 
