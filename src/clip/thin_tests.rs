@@ -1,6 +1,7 @@
 //! What is kept against what the plan chooses of everything, on made-up time lines.
 
 use super::*;
+use crate::clip::FlowPair;
 use crate::clip::sampling::{Chosen, Seen};
 use crate::ingest::frame::Frame;
 use crate::ingest::pool::Pooled;
@@ -42,9 +43,8 @@ fn kept(plan: &SamplingPlan, times: &[u64]) -> Vec<bool> {
     kept
 }
 
-fn times_of(chosen: &Chosen) -> (Vec<u64>, Vec<usize>, Vec<(usize, usize, u64)>) {
-    let pairs = chosen.pairs.iter().map(|p| (p.first, p.second, p.gap_ns)).collect();
-    (chosen.frames.iter().map(|f| f.pts.0).collect(), chosen.rgb.clone(), pairs)
+fn times_of(chosen: &Chosen) -> (Vec<u64>, &[usize], &[FlowPair]) {
+    (chosen.frames.iter().map(|f| f.pts.0).collect(), &chosen.rgb, &chosen.pairs)
 }
 
 /// Checks every second of `times`, which ascend; gives the numbers of pictures converted and chosen.
@@ -148,6 +148,6 @@ fn a_jump_back_begins_anew_with_a_whole_second() {
 fn a_choice_that_was_foretold_wrongly_is_made_among_what_is_there() {
     let mut pictures: Vec<Seen> = (0..30).map(|k| seen(k * S / 30, k % 7 == 0)).collect();
     let chosen = plan(5, 5, 40).choose(Pts(0), &mut pictures);
-    let is_there = |f: &Frame| (f.pts.0 * 30 + S / 2) / S % 7 == 0;
+    let is_there = |f: &Frame| ((f.pts.0 * 30 + S / 2) / S).is_multiple_of(7);
     assert!(chosen.rgb.len() == 5 && chosen.frames.iter().all(is_there), "{:?}", times_of(&chosen));
 }

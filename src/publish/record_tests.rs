@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::ingest::incident::Cause;
 use crate::publish::testing::{classes, gap, predicted};
 
 /// A little JSON Schema: exactly what the schema file uses, strict about anything else in it.

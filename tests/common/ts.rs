@@ -111,7 +111,7 @@ impl TsSender {
     }
 
     /// Time stamps begin here, for instance shortly before 33 bits are full.
-    pub fn from_ns(mut self, from_ns: u64) -> Self {
+    pub fn beginning_at(mut self, from_ns: u64) -> Self {
         self.from = ticks(from_ns as i64);
         self
     }

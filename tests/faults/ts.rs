@@ -65,7 +65,7 @@ fn another_size_is_another_run_of_the_same_connection() {
 #[test]
 fn time_stamps_that_jump_begin_a_run() {
     for hours in [1i64, -1] {
-        let mut sender = TsSender::udp().from_ns(20_000_000_000_000);
+        let mut sender = TsSender::udp().beginning_at(20_000_000_000_000);
         sender.start();
         let mut watched = Watched::start(sender.url());
         watched.until_classified(PATIENCE);
@@ -89,7 +89,7 @@ fn thirty_three_bits_that_are_full_lose_no_second() {
     // 2^33 ticks of 90 kHz are 26 h 30 min 43.7 s. The multiplexer's time stamps begin at one hour, so the sender reaches
     // the end eight seconds after its start.
     const WRAP_NS: u64 = (1u64 << 33) * 100_000 / 9;
-    let mut sender = TsSender::udp().from_ns(WRAP_NS - 3_608_000_000_000);
+    let mut sender = TsSender::udp().beginning_at(WRAP_NS - 3_608_000_000_000);
     sender.start();
     let mut watched = Watched::start(sender.url());
     watched.until_classified(PATIENCE);

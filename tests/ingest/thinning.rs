@@ -79,7 +79,7 @@ fn a_preview_gets_its_pictures() {
     let asked = Arc::new(AtomicU64::new(0));
     let wanted = {
         let asked = asked.clone();
-        move || asked.fetch_add(1, Ordering::Relaxed) % 2 == 0
+        move || asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
     };
     let (_, [before, _]) = cut(text(&path), Some(PlanThinner::thinning(&PLAN)));
     let (_, [converted, thinned]) = cut(text(&path), Some(PlanThinner::thinning(&PLAN).unless(wanted)));

@@ -95,17 +95,23 @@ fn recv(first: &Receiver<String>, stopping: &Receiver<Infallible>) -> Option<Str
     }
 }
 
+/// What a client has loaded so far, and who waits for it.
+struct Collected {
+    to: Sender<String>,
+    text: Vec<u8>,
+}
+
 /// The text of the first thing that an HTTP client in `pipeline` loads.
 fn first_playlist(pipeline: &gst::Pipeline) -> Receiver<String> {
     let (to, from) = bounded(1);
-    let collected: Arc<Mutex<Option<(Sender<String>, Vec<u8>)>>> = Arc::new(Mutex::new(Some((to, Vec::new()))));
+    let collected = Arc::new(Mutex::new(Some(Collected { to, text: Vec::new() })));
     pipeline.connect("deep-element-added", false, move |args| {
         let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;
         let pad = element.static_pad("src").filter(|_| element.factory().is_some_and(|f| f.name() == "souphttpsrc"))?;
         let collected = collected.clone();
         pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             let mut collected = collected.lock().unwrap_or_else(|e| e.into_inner());
-            let Some((to, text)) = collected.as_mut() else { return gst::PadProbeReturn::Remove };
+            let Some(Collected { to, text }) = collected.as_mut() else { return gst::PadProbeReturn::Remove };
             match &info.data {
                 Some(gst::PadProbeData::Buffer(buffer)) => {
                     if let Ok(map) = buffer.map_readable() {

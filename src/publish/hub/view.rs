@@ -8,7 +8,8 @@ use crate::decision::PackStamp;
 use crate::ingest::{Pace, Tracks};
 use crate::labels::Modality;
 use crate::publish::format::{class_title, millis, rfc3339, round6};
-use crate::publish::record::{StateFields, to_json};
+use crate::publish::record::to_json;
+use crate::publish::state::StateFields;
 
 /// `/api/v1/info`.
 #[derive(Serialize)]
