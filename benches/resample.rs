@@ -57,6 +57,7 @@ fn clips(c: &mut Criterion) {
         sample_rate: Some(rate_out),
         plan: SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 },
         patience: Patience::for_pace(Pace::Live),
+        behind_ns: 0,
     };
     let input = noise((2 * rate_in * SECONDS) as usize);
     let mut group = c.benchmark_group("clips");

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::decision::SecondOutcome;
 use crate::error::{Error, Result};
 use crate::infer::{Engine, Models};
+use crate::ingest::incident::Cause;
 use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::Pack;
@@ -124,11 +125,18 @@ impl Workers {
         self.swapper.clone()
     }
 
-    /// Starts the clip thread of one more stream; its source sends to the channel returned.
+    /// Starts the clip thread of one more stream; its source sends to the channel returned. `behind_ns`: how long before
+    /// its arrival a picture may have been taken ([`crate::ingest::uri::Location::behind_ns`]).
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn add_stream(&mut self, id: &str, pace: Pace, tap: Tap) -> Result<(LineId, Sender<MediaItem>)> {
+    pub fn add_stream(
+        &mut self,
+        id: &str,
+        pace: Pace,
+        behind_ns: u64,
+        tap: Tap,
+    ) -> Result<(LineId, Sender<MediaItem>)> {
         let line = self.backlog.add_line(pace);
         if let Some(shadow) = &self.shadow {
             shadow.add_stream(line, id);
@@ -138,6 +146,7 @@ impl Workers {
             sample_rate: self.pack().sample_rate(),
             plan: self.pack().plan.clone(),
             patience: Patience::for_pace(pace),
+            behind_ns,
         };
         let backlog = Arc::clone(&self.backlog);
         self.clips.retain(|clip| !clip.is_finished());
@@ -188,7 +197,7 @@ fn clip_loop(config: ClipConfig, media: &Receiver<MediaItem>, backlog: &Backlog,
     // The channel closed without an end: whoever waits for one must not wait for ever.
     let cause = "the source went away without saying why".to_owned();
     let advice = "please report this with the command you ran".to_owned();
-    builder.push(MediaItem::Ended(End::Failed { cause, advice }), &mut out);
+    builder.push(MediaItem::Ended(End::Failed { kind: Cause::Other, cause, advice }), &mut out);
     for output in out.drain(..) {
         if !backlog.push(line, output) {
             return;
@@ -317,8 +326,12 @@ impl Infer {
 }
 
 /// Wall time of the start of a second by this machine's clock: its last sample arrived then, so it began a second
-/// earlier.
+/// earlier, and the time that it took to come here before that.
 fn arrival(second: &ClipSecond, clock: &dyn Clock) -> WallTime {
     let age = clock.mono_ns().saturating_sub(second.arrived_ns).saturating_add(NANOS_PER_SECOND);
-    WallTime { unix_ns: clock.unix_ns() - i64::try_from(age).unwrap_or(0), source: WallSource::Arrival }
+    WallTime {
+        unix_ns: clock.unix_ns() - i64::try_from(age).unwrap_or(0),
+        source: WallSource::Arrival,
+        uncertainty_ns: second.behind_ns,
+    }
 }

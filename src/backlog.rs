@@ -197,6 +197,7 @@ mod tests {
             audio_absent: Some(Absent::NoData),
             wall: None,
             arrived_ns: 0,
+            behind_ns: 0,
         })
     }
 

@@ -85,6 +85,26 @@ pub struct WallTime {
     /// Nanoseconds since 1970-01-01 UTC.
     pub unix_ns: i64,
     pub source: WallSource,
+    /// How far this may be from the time of the picture or sound by the clock that the source names, either way, ns. What
+    /// is wrong with that clock itself cannot be known here.
+    pub uncertainty_ns: u64,
+}
+
+/// How far a clock may drift from another one, parts per million: twice what is asked of the crystals that cameras and
+/// encoders are built with.
+const DRIFT_PPM: u64 = 100;
+
+impl WallTime {
+    /// The wall time `by_ns` later by PTS; the further away, the less certain.
+    pub fn moved(self, by_ns: i128) -> Self {
+        let unix_ns = i128::from(self.unix_ns) + by_ns;
+        let drift_ns = by_ns.unsigned_abs() * u128::from(DRIFT_PPM) / 1_000_000;
+        Self {
+            unix_ns: unix_ns.clamp(i64::MIN.into(), i64::MAX.into()) as i64,
+            source: self.source,
+            uncertainty_ns: self.uncertainty_ns.saturating_add(u64::try_from(drift_ns).unwrap_or(u64::MAX)),
+        }
+    }
 }
 
 #[cfg(test)]

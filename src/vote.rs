@@ -267,7 +267,7 @@ mod tests {
                 weights_sha256: String::new(),
                 manifest_sha256: String::new(),
             }),
-            wall: WallTime { unix_ns: 0, source: WallSource::Arrival },
+            wall: WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 },
             arrived_ns: 0,
         })
     }

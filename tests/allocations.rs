@@ -109,7 +109,8 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
     let audio = AudioParams::default();
     let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
     let sample_rate = Some(audio.mel.sample_rate);
-    let mut builder = ClipBuilder::new(ClipConfig { sample_rate, plan, patience: Patience::for_pace(Pace::Live) });
+    let mut builder =
+        ClipBuilder::new(ClipConfig { sample_rate, plan, patience: Patience::for_pace(Pace::Live), behind_ns: 0 });
     let mut extractor =
         FeatureExtractor::new(Some(&PictureParams::default()), Some(&FlowParams::default()), Some(&audio)).unwrap();
     let mut camera = Camera { frames: Pool::new(128), samples: Pool::new(128), pictures: 0, chunks: 0 };

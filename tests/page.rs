@@ -12,10 +12,13 @@ use std::time::Duration;
 use publish_support::webdriver::Browser;
 use publish_support::{PastClock, Script, Server, Shot, add, afternoon, court, feed, new_hub, stamp, step};
 use touchline::clip::GapReason;
-use touchline::ingest::Tracks;
+
+use touchline::ingest::incident::{Cause, Incident};
+use touchline::ingest::{Discontinuity, Track, Tracks};
 use touchline::labels::Modality;
 use touchline::publish::hub::{Hub, StreamHandle};
 use touchline::publish::record::StreamState;
+use touchline::time::RunId;
 
 /// One browser at a time: several would starve each other on a small machine.
 static ONE: Mutex<()> = Mutex::new(());
@@ -250,13 +253,34 @@ fn trouble_is_told_with_its_way_out() {
     cam.set_state(StreamState::Playing);
     feed(&cam, &clock, &afternoon());
     browser.wait("a decision", "return document.getElementById('third-title').textContent === 'Tennis'");
-    cam.set_state(StreamState::Waiting { cause: "no route to host".into(), retry_in_ns: 30_000_000_000 });
+    let (track, silent_ns) = (Track::Audio, 65_000_000_000);
+    cam.incident(Incident::TrackStalled { track, silent_ns });
+    browser
+        .wait("the stall", "return document.getElementById('notice-title').textContent.startsWith('No sound since ')");
+    assert_eq!(browser.text("#notice-text"), "The stream goes on with its pictures.");
+    assert_eq!(browser.text("#events li .what"), "No sound");
+    assert_eq!(browser.text("#events li .how"), "1:05");
+    cam.incident(Incident::TrackRecovered { track, silent_ns });
+    browser.wait("the end of the stall", "return document.getElementById('notice').hidden");
+    cam.run_started(RunId(1), Some(Discontinuity::Playlist));
+    browser
+        .wait("the break", "return document.querySelector('#events li .what').textContent === 'Break in the playlist'");
+    browser.screenshot(&screenshots().join("incidents.png"));
+
+    cam.set_state(StreamState::Waiting {
+        kind: Cause::HostUnreachable,
+        cause: "no route to host".into(),
+        attempt: 2,
+        retry_in_ns: 30_000_000_000,
+    });
     browser.wait("waiting", "return document.getElementById('notice-text').textContent.startsWith('Next attempt in ')");
     assert_eq!(browser.text("#pill"), "Waiting");
     assert!(browser.text("#notice-title").contains("no route to host"));
+    assert!(browser.text("#notice-text").contains("(attempt 2); away since "));
     browser.screenshot(&screenshots().join("waiting.png"));
 
     cam.set_state(StreamState::Failed {
+        kind: Cause::Other,
         cause: "the server answered 401 Unauthorized".into(),
         advice: "check the user and the password in the URL".into(),
     });
@@ -292,9 +316,18 @@ fn several_streams_can_be_chosen_from() {
     feed(&arena, &studio.clock, &[Shot::On("basketball", 0.8); 90]);
     let away = add(&studio.hub, "pitch-3", "https://cdn.example/pitch3.m3u8");
     feed(&away, &studio.clock, &[Shot::On("rugby", 0.7); 30]);
-    away.set_state(StreamState::Waiting { cause: "404 Not Found".into(), retry_in_ns: 8_000_000_000 });
+    away.set_state(StreamState::Waiting {
+        kind: Cause::NotFound,
+        cause: "404 Not Found".into(),
+        attempt: 1,
+        retry_in_ns: 8_000_000_000,
+    });
     let rally = add(&studio.hub, "stage-2", "rtmp://in.example/live/stage2");
-    rally.set_state(StreamState::Failed { cause: "codec not supported".into(), advice: "run touchline doctor".into() });
+    rally.set_state(StreamState::Failed {
+        kind: Cause::MissingPlugin,
+        cause: "codec not supported".into(),
+        advice: "run touchline doctor".into(),
+    });
     open(&browser, &studio);
     settle(&browser);
     assert_eq!(browser.run("return document.querySelectorAll('#streams a').length"), 4);

@@ -44,8 +44,8 @@ impl LiveStream {
                 records.extend(self.handle.set_tracks(tracks));
                 if self.supervised { None } else { self.change(StreamState::Playing, records) }
             }
-            ClipOutput::RunStarted { cause, .. } => {
-                self.handle.run_started(cause);
+            ClipOutput::RunStarted { run, cause } => {
+                records.extend(self.handle.run_started(run, cause));
                 None
             }
             ClipOutput::Discarded { track, count } => {
@@ -62,7 +62,7 @@ impl LiveStream {
                 records.extend(self.handle.publish_events(&events));
                 let state = match end {
                     End::Finished => StreamState::Ended,
-                    End::Failed { cause, advice } => StreamState::Failed { cause, advice },
+                    End::Failed { kind, cause, advice } => StreamState::Failed { kind, cause, advice },
                 };
                 self.change(state, records)
             }

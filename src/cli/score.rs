@@ -10,7 +10,7 @@ use super::live::vote;
 use super::progress::Progress;
 use crate::app::{What, Workers};
 use crate::backlog::LineId;
-use crate::clip::{ClipOutput, ClipSecond};
+use crate::clip::{ClipOutput, ClipSecond, PlanThinner};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, VoteFile};
 use crate::error::{Error, Result};
@@ -72,6 +72,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
         frame_height: pack.frame_height,
         want_video: pack.wants().video,
         want_audio: pack.wants().audio,
+        thinning: Some(PlanThinner::thinning(&pack.plan)),
         ..GstOptions::default()
     };
     let opener = GstOpener::new(options, clock.clone())?;
@@ -186,7 +187,7 @@ impl Scorer {
             return self.collect(path, line);
         }
         let name = path.to_string_lossy();
-        let (line, to) = self.workers.add_stream("score", Pace::File, Box::new(|_| ()))?;
+        let (line, to) = self.workers.add_stream("score", Pace::File, 0, Box::new(|_| ()))?;
         let _source = self.opener.open(&name, to)?;
         self.collect(path, line)
     }
@@ -215,7 +216,7 @@ impl Scorer {
                     let mut events = Vec::new();
                     voter.finish(&mut events);
                     self.write(&recorder.events(&events))?;
-                    if let End::Failed { cause, advice } = end {
+                    if let End::Failed { cause, advice, .. } = end {
                         return Err(Error::source_error(name, cause, advice));
                     }
                     let label = video.label().map(|l| (self.classes.name(l.label).to_owned(), l.probability));

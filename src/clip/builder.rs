@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 
 use super::resample::SAMPLE_RATES;
 use super::run::{Reference, Run, Stream, TRACKS, track_index};
+use super::sampling::Seen;
 use super::sound::Sound;
 use super::timeline::{Held, Line, Position, merge, span, weight};
 use super::{ClipOutput, Patience, SamplingPlan};
@@ -35,6 +36,8 @@ pub struct ClipConfig {
     pub sample_rate: Option<u32>,
     pub plan: SamplingPlan,
     pub patience: Patience,
+    /// How long before its arrival a picture may have been taken, ns: carried along for the wall time.
+    pub behind_ns: u64,
 }
 
 /// What is known of one track of the connection.
@@ -100,7 +103,7 @@ impl ClipBuilder {
     /// is counted in [`ClipOutput::Discarded`].
     pub fn push(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item {
-            item @ (MediaItem::Frame(_) | MediaItem::Pcm(_)) => self.take_data(item, out),
+            item @ (MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_)) => self.take_data(item, out),
             MediaItem::Opened(tracks) => {
                 // Data came since the last one: a new connection, whether or not that was said.
                 if self.run.is_some() || self.held.iter().any(|held| !held.is_empty()) {
@@ -118,6 +121,7 @@ impl ClipBuilder {
             }
             MediaItem::Wall { pts, wall } => self.take_wall(Reference { pts, wall }),
             MediaItem::Discontinuity(cause) => self.break_line(cause, out),
+            MediaItem::Incident(_) => {}
             MediaItem::Ended(end) => {
                 self.finish_run(out);
                 if !self.is_over {
@@ -132,7 +136,10 @@ impl ClipBuilder {
     fn break_line(&mut self, cause: Discontinuity, out: &mut Vec<ClipOutput>) {
         self.finish_run(out);
         self.cause = Some(cause);
-        (self.wall, self.wall_ahead, self.left_behind) = (None, None, None);
+        self.left_behind = None;
+        if cause.leaves_line() {
+            (self.wall, self.wall_ahead) = (None, None);
+        }
         for state in &mut self.tracks {
             state.ended = false;
             state.exists &= cause != Discontinuity::Reconnect;
@@ -249,7 +256,11 @@ impl ClipBuilder {
         self.line.note(track, start, end);
         if let Some(run) = &mut self.run {
             match item {
-                MediaItem::Frame(frame) => run.push_frame(frame),
+                MediaItem::Frame(frame) => {
+                    let arrived_ns = frame.arrived_ns;
+                    run.push_picture(Seen::Frame(frame), arrived_ns);
+                }
+                MediaItem::Thinned { pts, arrived_ns } => run.push_picture(Seen::Thinned(pts), arrived_ns),
                 MediaItem::Pcm(chunk) => run.push_sound(&chunk),
                 _ => {}
             }
@@ -372,6 +383,7 @@ impl ClipBuilder {
 fn pts_of(item: &MediaItem) -> u64 {
     match item {
         MediaItem::Frame(frame) => frame.pts.0,
+        MediaItem::Thinned { pts, .. } => pts.0,
         MediaItem::Pcm(chunk) => chunk.pts.0,
         _ => u64::MAX,
     }

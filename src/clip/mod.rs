@@ -10,13 +10,14 @@
 //! PTS of the data only, not on how the two tracks are interleaved, as long as the patience is not exhausted.
 //!
 //! `builder` decides which run an item belongs to, with `timeline` for where a track is on its line; `run` holds the
-//! open seconds, `sampling` says which frames are kept, `sound` puts samples on the grid, [`resample`] changes rates.
+//! open seconds, `sampling` says which frames are kept, `thin` says so before they are converted, `sound` puts samples on the grid, [`resample`] changes rates.
 
 mod builder;
 pub mod resample;
 mod run;
 mod sampling;
 mod sound;
+mod thin;
 mod timeline;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ use crate::time::{Pts, RunId, WallTime};
 
 pub use builder::{ClipBuilder, ClipConfig};
 pub use sampling::SamplingPlan;
+pub use thin::PlanThinner;
 
 /// Two frames of one second a fixed time apart, as indices into [`ClipSecond::frames`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +80,8 @@ pub struct ClipSecond {
     /// Monotonic clock when the last sample or frame of the second arrived, ns; where the two arrived out of order, the
     /// latest of all.
     pub arrived_ns: u64,
+    /// How long before its arrival a picture may have been taken, ns.
+    pub behind_ns: u64,
 }
 
 impl ClipSecond {
@@ -97,6 +101,7 @@ impl ClipSecond {
             audio_absent: Some(Absent::NoTrack),
             wall: None,
             arrived_ns: 0,
+            behind_ns: 0,
         }
     }
 

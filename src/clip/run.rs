@@ -4,17 +4,19 @@
 
 use std::collections::BTreeMap;
 
-use super::sampling::Chosen;
+use super::sampling::{Chosen, Seen};
 use super::sound::Sound;
 use super::{Absent, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason};
 use crate::ingest::Track;
-use crate::ingest::frame::Frame;
 use crate::ingest::pcm::PcmChunk;
 use crate::time::{NANOS_PER_SECOND, Pts, RunId, WallTime, nanos_to_samples};
 
 /// Most frames kept of a second before the plan has chosen: twice the fastest broadcast rate. More come only from
 /// broken time stamps, and would be memory without bound.
 pub(super) const FRAMES_PER_SECOND_MAX: usize = 256;
+
+/// Lists kept for seconds to come: two seconds are open at a time, seldom more.
+const SPARE_MAX: usize = 2;
 
 /// Ties a PTS to wall time.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +27,7 @@ pub(super) struct Reference {
 
 impl Reference {
     fn at(&self, pts: Pts) -> WallTime {
-        let unix_ns = i128::from(self.wall.unix_ns) + i128::from(pts.0) - i128::from(self.pts.0);
-        WallTime { unix_ns: unix_ns.clamp(i64::MIN.into(), i64::MAX.into()) as i64, source: self.wall.source }
+        self.wall.moved(i128::from(pts.0) - i128::from(self.pts.0))
     }
 }
 
@@ -51,8 +52,8 @@ pub(super) const TRACKS: [Track; 2] = [Track::Video, Track::Audio];
 /// A second that is not closed.
 #[derive(Debug, Default)]
 struct Slot {
-    /// All frames until the video track has passed the end of the second, in PTS order.
-    open: Vec<Frame>,
+    /// All pictures until the video track has passed the end of the second, in PTS order.
+    open: Vec<Seen>,
     /// What the plan kept of them, afterwards.
     chosen: Option<Chosen>,
     seen: u32,
@@ -86,8 +87,8 @@ pub(super) struct Run {
     discards: BTreeMap<u64, [u64; 2]>,
     /// Ends of tracks that are said after the second that holds the track's last data.
     ends: Vec<(u64, Track)>,
-    /// Frames of the second before, plus one for a rate that is not a whole number: what the next one has room for.
-    usual_frames: usize,
+    /// The lists of seconds whose frames are chosen, empty, for the seconds to come.
+    spare: Vec<Vec<Seen>>,
 }
 
 impl Run {
@@ -102,13 +103,14 @@ impl Run {
             sound: config.sample_rate.map(Sound::new),
             discards: BTreeMap::new(),
             ends: Vec::new(),
-            usual_frames: 0,
+            spare: Vec::new(),
         }
     }
 
-    /// Takes a frame of this run's time line.
-    pub fn push_frame(&mut self, frame: Frame) {
-        let (second, pts) = (frame.pts.second(), frame.pts.0);
+    /// Takes a picture of this run's time line.
+    pub fn push_picture(&mut self, picture: Seen, arrived_ns: u64) {
+        let pts = picture.pts();
+        let second = Pts(pts).second();
         self.start = self.start.min(pts);
         let head = &mut self.progress[0].head;
         let reached = head.map_or(second, |h| Pts(h).second());
@@ -120,14 +122,16 @@ impl Run {
             return self.discard(Track::Video, 1);
         }
         let slot = self.slots.entry(second).or_default();
-        slot.open.reserve_exact(if slot.seen == 0 { self.usual_frames } else { 0 });
+        if slot.seen == 0 {
+            slot.open = self.spare.pop().unwrap_or_default();
+        }
         slot.seen = slot.seen.saturating_add(1);
-        slot.arrived_ns = slot.arrived_ns.max(frame.arrived_ns);
+        slot.arrived_ns = slot.arrived_ns.max(arrived_ns);
         if slot.open.len() >= FRAMES_PER_SECOND_MAX {
             return self.discard(Track::Video, 1);
         }
-        let place = slot.open.partition_point(|f| f.pts <= frame.pts);
-        slot.open.insert(place, frame);
+        let place = slot.open.partition_point(|seen| seen.pts() <= pts);
+        slot.open.insert(place, picture);
     }
 
     /// Takes usable sound of this run's time line.
@@ -249,8 +253,11 @@ impl Run {
             if slot.chosen.is_some() {
                 break;
             }
-            self.usual_frames = slot.open.len() + 1;
-            slot.chosen = Some(plan.choose(Pts::from_second(index), std::mem::take(&mut slot.open)));
+            let mut open = std::mem::take(&mut slot.open);
+            slot.chosen = Some(plan.choose(Pts::from_second(index), &mut open));
+            if open.capacity() > 0 && self.spare.len() < SPARE_MAX {
+                self.spare.push(open);
+            }
         }
     }
 
@@ -287,7 +294,7 @@ impl Run {
 
     /// Says second `index`, or only counts its sound when it is a mere tail.
     fn say_second(&mut self, index: u64, is_tail: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
-        let slot = self.slots.remove(&index).unwrap_or_default();
+        let mut slot = self.slots.remove(&index).unwrap_or_default();
         let start = Pts::from_second(index);
         let rate = self.config.sample_rate.unwrap_or(0);
         if is_tail {
@@ -305,7 +312,7 @@ impl Run {
         let has_sound = self.has_sound(&slot);
         let Chosen { frames, rgb, pairs } = match slot.chosen {
             Some(chosen) => chosen,
-            None => self.config.plan.choose(start, slot.open),
+            None => self.config.plan.choose(start, &mut slot.open),
         };
         let absent = |track: usize| if stream.exists[track] { Absent::NoData } else { Absent::NoTrack };
         let plan = &self.config.plan;
@@ -327,6 +334,7 @@ impl Run {
             pairs,
             wall: stream.wall.map(|reference| reference.at(start)),
             arrived_ns: slot.arrived_ns,
+            behind_ns: self.config.behind_ns,
         }));
     }
 

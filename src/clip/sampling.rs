@@ -5,6 +5,30 @@ use super::run::FRAMES_PER_SECOND_MAX;
 use crate::ingest::frame::Frame;
 use crate::time::{NANOS_PER_SECOND, Pts};
 
+/// A picture of a second that is not closed.
+#[derive(Clone, Debug)]
+pub(super) enum Seen {
+    Frame(Frame),
+    /// Ingest found that it will not be chosen: it has a time and no pixels.
+    Thinned(Pts),
+}
+
+impl Seen {
+    pub fn pts(&self) -> u64 {
+        match self {
+            Seen::Frame(frame) => frame.pts.0,
+            Seen::Thinned(pts) => pts.0,
+        }
+    }
+
+    fn frame(self) -> Option<Frame> {
+        match self {
+            Seen::Frame(frame) => Some(frame),
+            Seen::Thinned(_) => None,
+        }
+    }
+}
+
 /// The sampling points of a second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SamplingPlan {
@@ -27,8 +51,8 @@ pub(super) struct Chosen {
 }
 
 impl SamplingPlan {
-    /// Chooses from `frames` (in PTS order, at most [`FRAMES_PER_SECOND_MAX`]) of the second that starts at `start`; the others are dropped, so that their
-    /// buffers go back to their pool.
+    /// Chooses from `seen` (in PTS order, at most [`FRAMES_PER_SECOND_MAX`]) of the second that starts at `start`; the
+    /// others are dropped, so that their buffers go back to their pool. Leaves `seen` empty.
     ///
     /// - RGB: for each of `rgb_frames` equal parts, the frame nearest to its middle, the earlier of two equally near.
     ///   A frame serves one part only: at a low frame rate there are fewer frames than parts.
@@ -36,20 +60,28 @@ impl SamplingPlan {
     ///   `c - gap / 2`, the second the later frame whose distance from the first is nearest to the gap (the shorter of
     ///   two equally near). The pair is taken when it is between half the gap and three times the gap long, and only
     ///   once.
-    pub(super) fn choose(&self, start: Pts, mut frames: Vec<Frame>) -> Chosen {
-        let (mut rgb, mut pairs) = (self.rgb_points(start.0, &frames), self.flow_points(start.0, &frames));
+    ///
+    /// A picture that was thinned is one that is not chosen ([`super::PlanThinner`]). Where that was foretold wrongly,
+    /// because times went back, the choice is made among those that are there.
+    pub(super) fn choose(&self, start: Pts, seen: &mut Vec<Seen>) -> Chosen {
+        let (mut rgb, mut pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
+        let is_there = |&index: &usize| matches!(seen[index], Seen::Frame(_));
+        if !rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).all(is_there) {
+            seen.retain(|s| matches!(s, Seen::Frame(_)));
+            (rgb, pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
+        }
         let mut kept = [false; FRAMES_PER_SECOND_MAX];
         rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).for_each(|&index| kept[index] = true);
         // Where a frame that is kept lies once the others are gone.
         let place = |index: &mut usize| *index = kept[..*index].iter().filter(|k| **k).count();
         rgb.iter_mut().for_each(place);
         pairs.iter_mut().flat_map(|p| [&mut p.first, &mut p.second]).for_each(place);
-        let mut keep = kept.iter();
-        frames.retain(|_| keep.next() == Some(&true));
+        let mut frames = Vec::with_capacity(kept.iter().filter(|k| **k).count());
+        frames.extend(seen.drain(..).zip(kept).filter(|(_, kept)| *kept).filter_map(|(seen, _)| seen.frame()));
         Chosen { frames, rgb, pairs }
     }
 
-    fn rgb_points(&self, start: u64, frames: &[Frame]) -> Vec<usize> {
+    fn rgb_points(&self, start: u64, frames: &[Seen]) -> Vec<usize> {
         let mut chosen: Vec<usize> = Vec::with_capacity(frames.len().min(self.rgb_frames as usize));
         for centre in centres(start, self.rgb_frames) {
             // Points ascend, and so do the frames nearest to them: a repeated one can only be the last.
@@ -63,7 +95,7 @@ impl SamplingPlan {
     }
 
     /// As indices into `frames`.
-    fn flow_points(&self, start: u64, frames: &[Frame]) -> Vec<FlowPair> {
+    fn flow_points(&self, start: u64, frames: &[Seen]) -> Vec<FlowPair> {
         let gap = self.flow_gap_ns;
         let mut chosen: Vec<FlowPair> = Vec::with_capacity(frames.len().min(self.flow_pairs as usize));
         for centre in centres(start, self.flow_pairs) {
@@ -81,12 +113,12 @@ impl SamplingPlan {
     }
 }
 
-fn pts(frame: &Frame) -> u64 {
-    frame.pts.0
+fn pts(seen: &Seen) -> u64 {
+    seen.pts()
 }
 
 /// The middles of `parts` equal parts of the second that starts at `start`, ns.
-fn centres(start: u64, parts: u32) -> impl Iterator<Item = u64> {
+pub(super) fn centres(start: u64, parts: u32) -> impl Iterator<Item = u64> {
     (0..u64::from(parts)).map(move |i| start + (2 * i + 1) * NANOS_PER_SECOND / (2 * u64::from(parts)))
 }
 

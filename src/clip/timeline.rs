@@ -25,6 +25,7 @@ const HELD_MAX: [usize; 2] = [128, 8192];
 pub(super) fn span(item: &MediaItem) -> Option<(Track, u64, u64)> {
     match item {
         MediaItem::Frame(frame) => Some((Track::Video, frame.pts.0, frame.pts.0)),
+        MediaItem::Thinned { pts, .. } => Some((Track::Video, pts.0, pts.0)),
         MediaItem::Pcm(chunk) => {
             let end = chunk.pts.0.saturating_add(samples_to_nanos(chunk.frames() as u64, chunk.rate));
             Some((Track::Audio, chunk.pts.0, end))
@@ -37,7 +38,7 @@ pub(super) fn span(item: &MediaItem) -> Option<(Track, u64, u64)> {
 pub(super) fn weight(item: &MediaItem) -> u64 {
     match item {
         MediaItem::Pcm(chunk) => chunk.frames() as u64,
-        MediaItem::Frame(_) => 1,
+        MediaItem::Frame(_) | MediaItem::Thinned { .. } => 1,
         _ => 0,
     }
 }

@@ -33,6 +33,7 @@ fn second(frames: Vec<Frame>, rgb: Vec<usize>, pairs: Vec<FlowPair>) -> ClipSeco
         audio_absent: None,
         wall: None,
         arrived_ns: 0,
+        behind_ns: 0,
     }
 }
 

@@ -6,22 +6,30 @@
 pub mod frame;
 #[cfg(feature = "gst")]
 pub mod gst;
+pub mod incident;
+#[cfg(feature = "gst")]
+mod m3u8;
 pub mod outlet;
 pub mod pcm;
+#[cfg(feature = "gst")]
+mod pcr;
 #[cfg(feature = "gst")]
 pub mod plugins;
 pub mod pool;
 pub mod replay;
 pub mod supervise;
 pub mod template;
+pub mod thin;
 pub mod uri;
+mod watch;
 
 use crossbeam_channel::Sender;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::time::WallTime;
+use crate::time::{Pts, WallTime};
 use frame::Frame;
+use incident::{Cause, Incident};
 use pcm::PcmChunk;
 
 /// Capacity of the channel between a source and the clip builder, items.
@@ -35,6 +43,12 @@ pub const MEDIA_CHANNEL_CAPACITY: usize = 64;
 #[derive(Debug)]
 pub enum MediaItem {
     Frame(Frame),
+    /// A picture that was decoded and not converted, because it will not be chosen ([`thin`]).
+    Thinned {
+        pts: Pts,
+        /// Monotonic clock when the decoder handed the picture over, ns.
+        arrived_ns: u64,
+    },
     Pcm(PcmChunk),
     /// The source opened and knows its tracks. Sent once per connection, before any data of it.
     Opened(Tracks),
@@ -42,11 +56,13 @@ pub enum MediaItem {
     TrackEnded(Track),
     /// Ties a PTS to wall time better than arrival does.
     Wall {
-        pts: crate::time::Pts,
+        pts: Pts,
         wall: WallTime,
     },
-    /// What follows has a new time line (reconnect): the clip builder closes the run.
+    /// What follows is another run: the clip builder closes the one before.
     Discontinuity(Discontinuity),
+    /// Something that changes no time line. Told on the way, not to the clip builder.
+    Incident(Incident),
     /// The last item, always sent: the stream is over.
     Ended(End),
 }
@@ -86,6 +102,31 @@ pub enum Discontinuity {
     JumpForward,
     /// PTS went back.
     JumpBack,
+    /// The pictures changed their size.
+    PictureFormat,
+    /// The sound changed its rate or channels.
+    SoundFormat,
+    /// A track came in.
+    Tracks,
+    /// The playlist says so (`EXT-X-DISCONTINUITY`): an advertisement begins or ends, mostly.
+    Playlist,
+}
+
+impl Discontinuity {
+    /// Whether PTS begin anew: what tied the old ones to wall time says nothing any more.
+    pub const fn leaves_line(self) -> bool {
+        matches!(self, Discontinuity::Reconnect | Discontinuity::JumpForward | Discontinuity::JumpBack)
+    }
+
+    pub const ALL: [Discontinuity; 7] = [
+        Discontinuity::Reconnect,
+        Discontinuity::JumpForward,
+        Discontinuity::JumpBack,
+        Discontinuity::PictureFormat,
+        Discontinuity::SoundFormat,
+        Discontinuity::Tracks,
+        Discontinuity::Playlist,
+    ];
 }
 
 /// How a stream ended.
@@ -93,8 +134,8 @@ pub enum Discontinuity {
 pub enum End {
     /// End of the file, or the program is shutting down.
     Finished,
-    /// The source failed; the text is redacted and one line.
-    Failed { cause: String, advice: String },
+    /// The source failed; the texts are redacted and one line each.
+    Failed { kind: Cause, cause: String, advice: String },
 }
 
 /// What a source promises about its timing.

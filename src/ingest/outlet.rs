@@ -29,6 +29,8 @@ pub struct Counters {
     pub undeclared: AtomicU64,
     /// Connections made again after the first.
     pub reconnects: AtomicU64,
+    /// Connections whose pipeline did not stop in time and was left to itself.
+    pub abandoned: AtomicU64,
 }
 
 /// Sends items of one source; clones share the stop request.

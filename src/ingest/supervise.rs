@@ -1,4 +1,4 @@
-//! Keeps a live source going: opens it again after a failure, an unexpected end, or a stall.
+//! Keeps a live source going: opens it again after a failure, an unexpected end, or a stall, and says what happens to it.
 //!
 //! A [`Supervisor`] is itself an [`Open`], wrapped around another one. It runs one thread per source that passes items
 //! on and decides what an end means. It knows nothing of GStreamer; tests drive it with `replay.rs` and a sleeper that
@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+use super::incident::{Cause, Incident};
 use super::outlet::{Closed, Counters, Outlet, Stopper};
-use super::{Discontinuity, End, MediaItem, Open, Pace, Source};
+use super::watch::{Silence, Watch};
+use super::{Discontinuity, End, MediaItem, Open, Pace, Source, Track, Tracks};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 
@@ -34,6 +36,13 @@ pub struct Policy {
     pub reopen_on_end: bool,
     /// No picture and no sound for this long is a failure.
     pub stall: Duration,
+    /// Nothing from one track for this long, while the other goes on, is told of ([`Incident::TrackStalled`]).
+    pub track_stall: Duration,
+    /// No picture for this long is a failure, whatever the sound does. Sound that is missing never is: opening again would
+    /// cost pictures.
+    pub pictures_stall: Duration,
+    /// What a stall of both is called.
+    pub stall_cause: Cause,
     /// First pause.
     pub backoff_min: Duration,
     /// Longest pause. Pauses double from one to the other.
@@ -48,6 +57,9 @@ impl Default for Policy {
             retry_first: false,
             reopen_on_end: true,
             stall: Duration::from_secs(10),
+            track_stall: Duration::from_secs(5),
+            pictures_stall: Duration::from_secs(30),
+            stall_cause: Cause::Stalled,
             backoff_min: Duration::from_secs(1),
             backoff_max: Duration::from_secs(30),
             healthy_after: Duration::from_secs(10),
@@ -62,17 +74,19 @@ pub enum SourceState {
     Connecting,
     /// Tracks are known, data flow.
     Playing,
-    /// Attempt number `attempt` follows after `retry_in`, because of `cause` (redacted, one line).
-    Waiting { attempt: u32, retry_in: Duration, cause: String },
+    /// Attempt number `attempt` follows after `retry_in`, because of `cause` (redacted, one line), which is of `kind`.
+    Waiting { attempt: u32, retry_in: Duration, kind: Cause, cause: String },
     /// Over, as the last item says.
     Ended,
     /// Over after a failure that is not retried.
-    Failed { cause: String, advice: String },
+    Failed { kind: Cause, cause: String, advice: String },
 }
 
-/// Is told of every change of state, on the supervisor's thread. Must not block.
+/// Is told of every change of state and every incident, on the supervisor's thread. Must not block.
 pub trait Observer: Send + Sync {
     fn state(&self, state: SourceState);
+
+    fn incident(&self, incident: Incident);
 }
 
 /// Waits between attempts; injectable so that tests do not sleep.
@@ -130,6 +144,7 @@ impl Open for Supervisor {
             uri: uri.to_owned(),
             outlet,
             opened_once: false,
+            tracks: None,
             attempt: 0,
             jitter: Jitter::new(uri, self.clock.unix_ns()),
         };
@@ -181,6 +196,8 @@ struct Run {
     outlet: Outlet,
     /// A connection reached [`MediaItem::Opened`] before.
     opened_once: bool,
+    /// Of the last connection.
+    tracks: Option<Tracks>,
     /// Attempts since the last healthy connection.
     attempt: u32,
     jitter: Jitter,
@@ -212,9 +229,9 @@ impl Run {
             if !again {
                 return self.finish(end);
             }
-            let cause = match end {
-                End::Finished => "the stream ended".to_owned(),
-                End::Failed { cause, .. } => cause,
+            let (kind, cause) = match end {
+                End::Finished => (Cause::Ended, "the stream ended".to_owned()),
+                End::Failed { kind, cause, .. } => (kind, cause),
             };
             self.attempt = self.attempt.saturating_add(1);
             let retry_in = self.jitter.apply(backoff(&self.policy, self.attempt));
@@ -222,10 +239,11 @@ impl Run {
                 uri = crate::redact::uri(&self.uri),
                 attempt = self.attempt,
                 ?retry_in,
+                kind = kind.as_str(),
                 cause,
                 "reconnecting"
             );
-            self.observer.state(SourceState::Waiting { attempt: self.attempt, retry_in, cause });
+            self.observer.state(SourceState::Waiting { attempt: self.attempt, retry_in, kind, cause });
             self.sleeper.sleep(retry_in, self.outlet.stopping());
             if self.outlet.stopped() {
                 return self.finish(End::Finished);
@@ -239,7 +257,7 @@ impl Run {
     fn finish(&self, end: End) {
         self.observer.state(match end.clone() {
             End::Finished => SourceState::Ended,
-            End::Failed { cause, advice } => SourceState::Failed { cause, advice },
+            End::Failed { kind, cause, advice } => SourceState::Failed { kind, cause, advice },
         });
         self.outlet.send_end(end);
     }
@@ -247,86 +265,139 @@ impl Run {
     /// Passes items on until the connection is over. Returns after the inner source's threads have ended.
     fn pass_on(&mut self, (mut source, items): Connection) -> Outcome {
         let began_ns = self.clock.mono_ns();
-        let mut last_data_ns = began_ns;
-        let mut opened = false;
+        let mut watch: Option<Watch> = None;
         loop {
             if self.outlet.stopped() {
                 source.stop();
                 return Outcome::Stopped;
             }
-            let now_ns = self.clock.mono_ns();
             let received = select! {
                 recv(items) -> item => Some(item),
                 recv(self.outlet.stopping()) -> _ => continue,
                 default(POLL) => None,
             };
+            let now_ns = self.clock.mono_ns();
             match received {
                 Some(Ok(MediaItem::Ended(end))) => return Outcome::Over(end),
+                Some(Ok(MediaItem::Incident(incident))) => self.observer.incident(incident),
                 Some(Ok(item)) => {
-                    let result = match &item {
-                        MediaItem::Opened(_) => {
-                            opened = true;
-                            last_data_ns = self.clock.mono_ns();
-                            self.connected()
-                        }
-                        MediaItem::Frame(_) | MediaItem::Pcm(_) => {
-                            if now_ns.saturating_sub(began_ns) > nanos(self.policy.healthy_after) {
-                                self.attempt = 0;
-                            }
+                    let told = match &item {
+                        MediaItem::Opened(tracks) => self.opened(*tracks, &mut watch, now_ns),
+                        MediaItem::TrackEnded(track) => {
+                            self.track_ended(*track, &mut watch);
                             Ok(())
                         }
                         _ => Ok(()),
                     };
-                    let is_data = matches!(item, MediaItem::Frame(_) | MediaItem::Pcm(_));
-                    if result.and_then(|()| self.outlet.send(item)).is_err() {
+                    let track = match &item {
+                        MediaItem::Frame(_) | MediaItem::Thinned { .. } => Some(Track::Video),
+                        MediaItem::Pcm(_) => Some(Track::Audio),
+                        _ => None,
+                    };
+                    if track.is_some() && now_ns.saturating_sub(began_ns) > nanos(self.policy.healthy_after) {
+                        self.attempt = 0;
+                    }
+                    if told.and_then(|()| self.outlet.send(item)).is_err() {
                         source.stop();
                         return Outcome::Stopped;
                     }
-                    if is_data {
-                        // Taken after the send: time that downstream kept us waiting is no stall of the source.
-                        last_data_ns = self.clock.mono_ns();
+                    if let (Some(watch), Some(track)) = (&mut watch, track) {
+                        // After the send: time that downstream kept us waiting is no silence of the source.
+                        let silence = watch.heard(track, self.clock.mono_ns());
+                        if let Some(silent_ns) = silence {
+                            self.observer.incident(Incident::TrackRecovered { track, silent_ns });
+                        }
                     }
                 }
-                None => {
-                    // Before the tracks are known the source's own connect timeout rules.
-                    if opened && now_ns.saturating_sub(last_data_ns) > nanos(self.policy.stall) {
-                        return Outcome::Over(End::Failed {
-                            cause: format!("no pictures and no sound for {} s", self.policy.stall.as_secs()),
-                            advice: "check that the sender still sends".into(),
-                        });
-                    }
-                }
+                None => {}
                 Some(Err(_)) => {
                     return Outcome::Over(End::Failed {
+                        kind: Cause::Other,
                         cause: "the source's thread ended unexpectedly".into(),
                         advice: "please report this with the command you ran".into(),
                     });
                 }
             }
+            // Before the tracks are known the source's own connect timeout rules. While items wait, none is missing.
+            if items.is_empty()
+                && let Some(end) = watch.as_mut().and_then(|watch| self.look(watch))
+            {
+                return Outcome::Over(end);
+            }
         }
     }
 
-    /// A connection has come up: announces the new time line if it is not the first.
-    fn connected(&mut self) -> Result<(), Closed> {
-        if self.opened_once {
-            self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
-            self.outlet.send(MediaItem::Discontinuity(Discontinuity::Reconnect))?;
+    /// Looks for tracks that are silent; gives the failure that this is, if it is one.
+    fn look(&self, watch: &mut Watch) -> Option<End> {
+        let policy = &self.policy;
+        let failed =
+            |kind, cause| Some(End::Failed { kind, cause, advice: "check that the sender still sends".into() });
+        match watch.look(self.clock.mono_ns(), policy) {
+            Silence::None => None,
+            Silence::Track { track, silent_ns } => {
+                self.observer.incident(Incident::TrackStalled { track, silent_ns });
+                None
+            }
+            Silence::Pictures => {
+                failed(Cause::PicturesStalled, format!("no pictures for {} s", policy.pictures_stall.as_secs()))
+            }
+            Silence::All => {
+                failed(policy.stall_cause, format!("no pictures and no sound for {} s", policy.stall.as_secs()))
+            }
         }
-        self.opened_once = true;
-        self.observer.state(SourceState::Playing);
+    }
+
+    /// A connection has come up, announcing the new time line if it is not the first; or it has another track.
+    fn opened(&mut self, tracks: Tracks, watch: &mut Option<Watch>, now_ns: u64) -> Result<(), Closed> {
+        let before = self.tracks.replace(tracks);
+        let is_connected = watch.is_some();
+        *watch = Some(Watch::new(tracks, now_ns));
+        if !is_connected {
+            if self.opened_once {
+                self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+                self.outlet.send(MediaItem::Discontinuity(Discontinuity::Reconnect))?;
+            }
+            self.opened_once = true;
+            self.observer.state(SourceState::Playing);
+        }
+        for track in [Track::Video, Track::Audio] {
+            match (before.map(|before| before.has(track)), tracks.has(track)) {
+                (Some(true), false) => self.observer.incident(Incident::TrackLost { track }),
+                (Some(false), true) => self.observer.incident(Incident::TrackAdded { track }),
+                _ => {}
+            }
+        }
         Ok(())
+    }
+
+    fn track_ended(&mut self, track: Track, watch: &mut Option<Watch>) {
+        if let Some(watch) = watch {
+            watch.end(track);
+        }
+        if let Some(tracks) = &mut self.tracks {
+            match track {
+                Track::Video => tracks.video = false,
+                Track::Audio => tracks.audio = false,
+            }
+            // The end of the last one is the end of the connection, and told as such.
+            if tracks.video || tracks.audio {
+                self.observer.incident(Incident::TrackLost { track });
+            } else {
+                self.tracks = None;
+            }
+        }
     }
 }
 
-fn nanos(d: Duration) -> u64 {
+pub(super) fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The in-band form of an error from [`Open::open`].
 fn failure_of(e: Error) -> End {
     match e {
-        Error::Source { cause, advice, .. } => End::Failed { cause, advice },
-        other => End::Failed { cause: other.to_string(), advice: "see the message".into() },
+        Error::Source { cause, advice, .. } => End::Failed { kind: Cause::Other, cause, advice },
+        other => End::Failed { kind: Cause::Other, cause: other.to_string(), advice: "see the message".into() },
     }
 }
 

@@ -11,11 +11,15 @@ use crate::ingest::{Track, Tracks};
 use crate::time::Pts;
 
 #[derive(Default)]
-struct Recorder(Mutex<Vec<SourceState>>);
+struct Recorder(Mutex<Vec<SourceState>>, Mutex<Vec<Incident>>);
 
 impl Observer for Recorder {
     fn state(&self, state: SourceState) {
         self.0.lock().unwrap().push(state);
+    }
+
+    fn incident(&self, incident: Incident) {
+        self.1.lock().unwrap().push(incident);
     }
 }
 
@@ -59,7 +63,7 @@ fn sound(pts: u64) -> MediaItem {
 }
 
 fn failed(cause: &str) -> Option<End> {
-    Some(End::Failed { cause: cause.into(), advice: "a".into() })
+    Some(End::Failed { kind: Cause::NoAnswer, cause: cause.into(), advice: "a".into() })
 }
 
 fn words(items: &[MediaItem]) -> Vec<String> {
@@ -123,7 +127,7 @@ fn a_first_attempt_that_fails_is_final_unless_asked_otherwise() {
     assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["failed: refused"]);
     assert_eq!(
         b.recorder.0.lock().unwrap().last(),
-        Some(&SourceState::Failed { cause: "refused".into(), advice: "a".into() })
+        Some(&SourceState::Failed { kind: Cause::NoAnswer, cause: "refused".into(), advice: "a".into() })
     );
 
     let mut scripts = scripts();
@@ -181,4 +185,53 @@ fn pauses_stop_growing() {
     assert_eq!(backoff(&policy, 5), Duration::from_secs(16));
     assert_eq!(backoff(&policy, 6), Duration::from_secs(30));
     assert_eq!(backoff(&policy, u32::MAX), Duration::from_secs(30));
+}
+
+fn picture(pts: u64) -> MediaItem {
+    MediaItem::Thinned { pts: Pts(pts), arrived_ns: 0 }
+}
+
+#[test]
+fn tracks_that_come_and_go_between_connections_are_told() {
+    let tracks = |video, audio| MediaItem::Opened(Tracks { video, audio });
+    let script = |tracks, end| Script { items: vec![tracks, sound(1)], end };
+    let b = bench(
+        Policy::default(),
+        vec![
+            script(tracks(true, true), Some(End::Finished)),
+            script(tracks(false, true), Some(End::Finished)),
+            script(tracks(true, true), None),
+        ],
+    );
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    assert_eq!(from.iter().take(8).filter(|i| matches!(i, MediaItem::Discontinuity(_))).count(), 2);
+    let expected = [Incident::TrackLost { track: Track::Video }, Incident::TrackAdded { track: Track::Video }];
+    assert_eq!(*b.recorder.1.lock().unwrap(), expected);
+    let states = b.recorder.0.lock().unwrap();
+    let ended = |s: &&SourceState| matches!(s, SourceState::Waiting { kind: Cause::Ended, .. });
+    assert_eq!(states.iter().filter(ended).count(), 2, "{states:?}");
+}
+
+#[test]
+fn a_track_that_comes_in_later_is_no_reconnect() {
+    let items = vec![
+        MediaItem::Opened(Tracks { video: true, audio: false }),
+        picture(1),
+        MediaItem::Discontinuity(Discontinuity::Tracks),
+        MediaItem::Opened(Tracks { video: true, audio: true }),
+        sound(2),
+        MediaItem::Incident(Incident::TcpFallback),
+        MediaItem::TrackEnded(Track::Audio),
+        picture(3),
+    ];
+    let b = bench(Policy::default(), vec![Script { items, end: None }]);
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let passed = from.iter().take(7).collect::<Vec<_>>();
+    assert!(matches!(passed[2], MediaItem::Discontinuity(Discontinuity::Tracks)), "{passed:?}");
+    assert!(matches!(passed[6], MediaItem::Thinned { .. }), "incidents do not go to the clip builder: {passed:?}");
+    assert_eq!(b.supervisor.counters.reconnects.load(Ordering::Relaxed), 0);
+    let (added, lost) = (Incident::TrackAdded { track: Track::Audio }, Incident::TrackLost { track: Track::Audio });
+    assert_eq!(*b.recorder.1.lock().unwrap(), [added, Incident::TcpFallback, lost]);
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use url::Url;
 
 use super::Pace;
+use super::incident::Cause;
 use crate::error::{Error, Result};
 use crate::redact;
 
@@ -49,6 +50,14 @@ impl Kind {
     /// Whether data come over a network, so that their absence for seconds is a failure.
     pub const fn is_network(self) -> bool {
         !matches!(self, Kind::File | Kind::TestSrc)
+    }
+
+    /// What it is called when a source of this kind brings nothing any more.
+    pub const fn stall_cause(self) -> Cause {
+        match self {
+            Kind::Hls => Cause::PlaylistStalled,
+            _ => Cause::Stalled,
+        }
     }
 
     /// Whether an end of stream is unexpected, so that a supervisor opens the source again.
@@ -159,6 +168,22 @@ impl Location {
             Kind::TestSrc if !self.test.is_some_and(|t| t.live) => Pace::File,
             _ => Pace::Live,
         }
+    }
+
+    /// How long before its arrival here a picture may have been taken, ns, with a jitter buffer of `latency_ms` for RTSP:
+    /// encoders, servers and networks as they are met, since nothing says so. 0 for recordings, whose arrival means
+    /// nothing.
+    pub fn behind_ns(&self, latency_ms: u32) -> u64 {
+        let ms = match self.kind {
+            Kind::File | Kind::Http => 0,
+            Kind::TestSrc => 50,
+            Kind::Rtsp => 1_000 + u64::from(latency_ms),
+            Kind::Srt | Kind::Udp => 2_000,
+            Kind::Rtmp => 5_000,
+            // Three segments of six seconds behind the edge, and one that was being written.
+            Kind::Hls => 24_000,
+        };
+        ms * 1_000_000
     }
 
     /// Whether the appsinks wait for the clock.

@@ -21,7 +21,7 @@ use crate::decision::PackStamp;
 use crate::labels::ClassSet;
 
 pub use shadow::{ShadowDrop, ShadowMetrics};
-pub use stream::StreamMetrics;
+pub use stream::{STATES, StreamMetrics};
 
 /// Content type of [`Metrics::encode`]: Prometheus' text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -134,6 +134,7 @@ pub(crate) struct Families {
     classified: IntCounterVec,
     gapped: IntCounterVec,
     frames: IntCounterVec,
+    converted: IntCounterVec,
     samples: IntCounterVec,
     discarded: IntCounterVec,
     latency: HistogramVec,
@@ -142,6 +143,12 @@ pub(crate) struct Families {
     reconnects: IntCounterVec,
     backlog: IntGaugeVec,
     runs: IntCounterVec,
+    incidents: IntCounterVec,
+    failures: IntCounterVec,
+    states: IntGaugeVec,
+    state_since: GaugeVec,
+    next_try: GaugeVec,
+    tracks: IntGaugeVec,
     events: IntCounterVec,
     decided: IntCounterVec,
 }
@@ -225,6 +232,12 @@ impl Metrics {
                 &["stream", "reason"],
             ),
             frames: counters(r, "touchline_frames_received_total", "Decoded pictures taken in.", &["stream"]),
+            converted: counters(
+                r,
+                "touchline_frames_converted_total",
+                "Decoded pictures that were scaled and converted, because they may be chosen or are watched.",
+                &["stream"],
+            ),
             samples: counters(
                 r,
                 "touchline_samples_received_total",
@@ -263,6 +276,42 @@ impl Metrics {
                 "touchline_runs_started_total",
                 "Runs (data between two discontinuities) that began.",
                 &["stream"],
+            ),
+            incidents: counters(
+                r,
+                "touchline_source_incidents_total",
+                "What happened to the stream's source while it played, by kind.",
+                &["stream", "incident"],
+            ),
+            failures: counters(
+                r,
+                "touchline_source_failures_total",
+                "Times the stream's source failed, ended or stalled, by cause.",
+                &["stream", "cause"],
+            ),
+            states: int_gauges(
+                r,
+                "touchline_stream_state",
+                "1 for the state that the stream is in, 0 for all others.",
+                &["stream", "state"],
+            ),
+            state_since: gauges(
+                r,
+                "touchline_stream_state_since_timestamp_seconds",
+                "When the stream came into its state, in seconds since 1970-01-01 UTC.",
+                &["stream"],
+            ),
+            next_try: gauges(
+                r,
+                "touchline_next_try_timestamp_seconds",
+                "When the stream is opened again, in seconds since 1970-01-01 UTC; 0 when that is not due.",
+                &["stream"],
+            ),
+            tracks: int_gauges(
+                r,
+                "touchline_track_up",
+                "1 while the track brings data, 0 while it has stalled or the source has no such track.",
+                &["stream", "track"],
             ),
             events: counters(
                 r,

@@ -5,8 +5,12 @@ use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 use super::{Families, nanos_to_seconds};
 use crate::clip::GapReason;
 use crate::decision::{Event, EventKind, WindowEstimate};
-use crate::ingest::Track;
+use crate::ingest::incident::{Cause, Incident};
+use crate::ingest::{Track, Tracks};
 use crate::labels::{ClassSet, Modality};
+
+/// What a stream can be doing: values of the label `state`.
+pub const STATES: [&str; 5] = ["connecting", "playing", "waiting", "ended", "failed"];
 
 /// Metrics of one stream. Cloning shares them; every method is lock-free and may be called from any thread, except
 /// [`StreamMetrics::event`], which looks its labels up.
@@ -18,6 +22,7 @@ pub struct StreamMetrics {
     classified: IntCounter,
     gapped: Vec<IntCounter>,
     frames: IntCounter,
+    converted: IntCounter,
     samples: IntCounter,
     discarded_video: IntCounter,
     discarded_audio: IntCounter,
@@ -28,6 +33,12 @@ pub struct StreamMetrics {
     reconnects: IntCounter,
     backlog: IntGauge,
     runs: IntCounter,
+    incidents: Vec<(&'static str, IntCounter)>,
+    failures: IntCounterVec,
+    states: Vec<(&'static str, IntGauge)>,
+    state_since: Gauge,
+    next_try: Gauge,
+    tracks: [IntGauge; 2],
     events: IntCounterVec,
     /// By modality, in the order of [`Modality::ALL`].
     decided: Vec<IntCounter>,
@@ -42,6 +53,7 @@ impl StreamMetrics {
             classified: families.classified.with_label_values(&[id]),
             gapped: GapReason::ALL.iter().map(|r| families.gapped.with_label_values(&[id, r.as_str()])).collect(),
             frames: families.frames.with_label_values(&[id]),
+            converted: families.converted.with_label_values(&[id]),
             samples: families.samples.with_label_values(&[id]),
             discarded_video: families.discarded.with_label_values(&[id, "video"]),
             discarded_audio: families.discarded.with_label_values(&[id, "audio"]),
@@ -55,14 +67,58 @@ impl StreamMetrics {
             reconnects: families.reconnects.with_label_values(&[id]),
             backlog: families.backlog.with_label_values(&[id]),
             runs: families.runs.with_label_values(&[id]),
+            incidents: Incident::NAMES
+                .iter()
+                .map(|name| (*name, families.incidents.with_label_values(&[id, *name])))
+                .collect(),
+            failures: families.failures.clone(),
+            states: STATES.iter().map(|name| (*name, families.states.with_label_values(&[id, *name]))).collect(),
+            state_since: families.state_since.with_label_values(&[id]),
+            next_try: families.next_try.with_label_values(&[id]),
+            tracks: ["video", "audio"].map(|track| families.tracks.with_label_values(&[id, track])),
             events: families.events.clone(),
             decided: Modality::ALL.iter().map(|m| families.decided.with_label_values(&[id, m.as_str()])).collect(),
         }
     }
 
-    /// The stream plays, or does not.
-    pub fn up(&self, up: bool) {
-        self.up.set(i64::from(up));
+    /// The stream came into `state` (of [`STATES`]) at `unix_ns`, because of `cause`; it is opened again at `next_try_ns`.
+    /// Both in nanoseconds since 1970-01-01 UTC.
+    pub fn state(&self, state: &str, cause: Option<Cause>, unix_ns: i64, next_try_ns: Option<i64>) {
+        self.up.set(i64::from(state == "playing"));
+        for (name, gauge) in &self.states {
+            gauge.set(i64::from(*name == state));
+        }
+        self.state_since.set(unix_ns as f64 / 1e9);
+        self.next_try.set(next_try_ns.map_or(0.0, |ns| ns as f64 / 1e9));
+        if let Some(cause) = cause {
+            self.failures.with_label_values(&[self.id.as_str(), cause.as_str()]).inc();
+        }
+        if state != "playing" {
+            self.tracks.iter().for_each(|track| track.set(0));
+        }
+    }
+
+    /// The source has these tracks.
+    pub fn tracks(&self, tracks: Tracks) {
+        self.tracks[0].set(i64::from(tracks.video));
+        self.tracks[1].set(i64::from(tracks.audio));
+    }
+
+    /// Something happened to the source.
+    pub fn incident(&self, incident: &Incident) {
+        if let Some((_, counter)) = self.incidents.iter().find(|(name, _)| *name == incident.as_str()) {
+            counter.inc();
+        }
+        let up = match incident {
+            Incident::TrackStalled { .. } | Incident::TrackLost { .. } => 0,
+            Incident::TrackRecovered { .. } | Incident::TrackAdded { .. } => 1,
+            Incident::TcpFallback | Incident::ClockWrapped | Incident::RunStarted(_) => return,
+        };
+        match incident.track() {
+            Some(Track::Video) => self.tracks[0].set(up),
+            Some(Track::Audio) => self.tracks[1].set(up),
+            None => {}
+        }
     }
 
     /// A second got a decision of `modality` at `unix_ns` (nanoseconds since 1970-01-01 UTC).
@@ -80,6 +136,11 @@ impl StreamMetrics {
     /// `count` decoded pictures came in.
     pub fn frames(&self, count: u64) {
         self.frames.inc_by(count);
+    }
+
+    /// A decoded picture was converted, too.
+    pub fn converted(&self) {
+        self.converted.inc();
     }
 
     /// `count` samples per channel came in, at the stream's own rate.

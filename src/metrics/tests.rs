@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use super::*;
 use crate::clip::GapReason;
 use crate::decision::{Event, EventKind, PackStamp, WindowEstimate};
-use crate::ingest::Track;
+use crate::ingest::incident::{Cause, Incident};
+use crate::ingest::{Track, Tracks};
 use crate::labels::{ClassId, Modality};
 use crate::time::RunId;
 
@@ -36,11 +37,15 @@ fn filled() -> Metrics {
     metrics.record_lost();
     metrics.records_skipped(5);
     let stream = metrics.stream("court \"1\"", &classes());
-    stream.up(true);
+    stream.state("playing", None, 1_699_999_000_000_000_000, None);
+    stream.state("waiting", Some(Cause::ServerError), 1_700_000_000_500_000_000, Some(1_700_000_004_500_000_000));
+    stream.tracks(Tracks { video: true, audio: true });
+    stream.incident(&Incident::TrackStalled { track: Track::Audio, silent_ns: 5_000_000_000 });
     stream.classified(Modality::Audio, 1_700_000_000_500_000_000);
     stream.gapped(GapReason::Overload);
     stream.gapped(GapReason::Overload);
     stream.frames(50);
+    stream.converted();
     stream.samples(48_000);
     stream.discarded(Track::Audio, 3);
     stream.latency(700_000_000);
@@ -95,6 +100,17 @@ fn every_value_told_is_in_the_text() {
         (r#"touchline_shadow_seconds_dropped_total{reason="overload",stream="court \"1\""}"#, 1.0),
         (r#"touchline_shadow_seconds_dropped_total{reason="compute",stream="court \"1\""}"#, 0.0),
         (r#"touchline_shadow_probability_difference_bucket{stream="court \"1\"",le="0.001"}"#, 1.0),
+        (r#"touchline_stream_up{stream="court \"1\""}"#, 0.0),
+        (r#"touchline_stream_state{state="playing",stream="court \"1\""}"#, 0.0),
+        (r#"touchline_stream_state{state="waiting",stream="court \"1\""}"#, 1.0),
+        (r#"touchline_stream_state_since_timestamp_seconds{stream="court \"1\""}"#, 1_700_000_000.5),
+        (r#"touchline_next_try_timestamp_seconds{stream="court \"1\""}"#, 1_700_000_004.5),
+        (r#"touchline_source_failures_total{cause="server-error",stream="court \"1\""}"#, 1.0),
+        (r#"touchline_source_incidents_total{incident="track-stalled",stream="court \"1\""}"#, 1.0),
+        (r#"touchline_source_incidents_total{incident="tcp-fallback",stream="court \"1\""}"#, 0.0),
+        (r#"touchline_track_up{stream="court \"1\"",track="video"}"#, 1.0),
+        (r#"touchline_track_up{stream="court \"1\"",track="audio"}"#, 0.0),
+        (r#"touchline_frames_converted_total{stream="court \"1\""}"#, 1.0),
         (r#"touchline_viewers{kind="live"}"#, 1.0),
         (r#"touchline_backlog_seconds{stream="court \"1\""}"#, 4.0),
         ("touchline_live_records_skipped_total", 5.0),
@@ -110,7 +126,7 @@ fn every_family_is_typed_explained_and_named_by_the_rules() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 25, "{types:?}");
+    assert_eq!(types.len(), 32, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");

@@ -11,6 +11,7 @@ pub mod packs;
 mod page;
 mod preview;
 pub mod record;
+mod state;
 pub mod terminal;
 #[cfg(test)]
 mod testing;

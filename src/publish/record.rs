@@ -10,6 +10,7 @@
 //! | `gap` | a second went without one; says why |
 //! | `event` | a class came on air (`onset`) or left it (`offset`) |
 //! | `state` | the stream connects, plays, waits to reconnect, ended or failed |
+//! | `incident` | something happened to the source that plays: a track stalled, a new run began |
 //! | `pack` | from the next second on another model pack decides |
 
 use std::sync::Arc;
@@ -18,13 +19,15 @@ use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::format::{millis, rfc3339, round6};
+use super::state::StateFields;
+pub use super::state::StreamState;
 use crate::clip::{Absent, Gap, GapReason};
 use crate::decision::{
     Event, EventKind, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, Why, WindowEstimate,
 };
-use crate::ingest::{Pace, Tracks};
+use crate::ingest::incident::Incident;
+use crate::ingest::{Discontinuity, Pace, Track, Tracks};
 use crate::labels::{ClassId, ClassSet, Modality};
-use crate::redact;
 use crate::time::{Pts, RunId, WallSource, WallTime};
 
 /// JSON Schema (draft 2020-12) of every record.
@@ -49,48 +52,6 @@ impl Published {
         match &self.outcome {
             SecondOutcome::Predicted(second) => Some(second.wall),
             SecondOutcome::Gap(_) => None,
-        }
-    }
-}
-
-/// What a stream is doing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum StreamState {
-    /// The source is being opened for the first time.
-    #[default]
-    Connecting,
-    /// Data come.
-    Playing,
-    /// The source failed and will be opened again in `retry_in_ns` nanoseconds.
-    Waiting { cause: String, retry_in_ns: u64 },
-    /// The source came to its end.
-    Ended,
-    /// The source failed and will not be opened again.
-    Failed { cause: String, advice: String },
-}
-
-impl StreamState {
-    /// Value of the key `state`.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            StreamState::Connecting => "connecting",
-            StreamState::Playing => "playing",
-            StreamState::Waiting { .. } => "waiting",
-            StreamState::Ended => "ended",
-            StreamState::Failed { .. } => "failed",
-        }
-    }
-
-    /// The same state with URLs and secrets taken out of its texts.
-    pub(super) fn redacted(self) -> Self {
-        match self {
-            StreamState::Waiting { cause, retry_in_ns } => {
-                StreamState::Waiting { cause: redact::text(&cause), retry_in_ns }
-            }
-            StreamState::Failed { cause, advice } => {
-                StreamState::Failed { cause: redact::text(&cause), advice: redact::text(&advice) }
-            }
-            state => state,
         }
     }
 }
@@ -146,8 +107,23 @@ impl Recorder {
         to_json(&StateRecord {
             kind: "state",
             stream: &self.stream,
-            state: StateFields::new(state),
+            state: StateFields::new(state, unix_ns),
             tracks,
+            at: self.at(unix_ns),
+        })
+    }
+
+    /// The record of something that happened to the source, at `unix_ns` (nanoseconds since 1970-01-01 UTC).
+    pub fn incident(&self, incident: &Incident, run: RunId, unix_ns: i64) -> String {
+        let since = incident.silent_ns().map(|ns| unix_ns.saturating_sub_unsigned(ns));
+        to_json(&IncidentRecord {
+            kind: "incident",
+            stream: &self.stream,
+            incident: incident.as_str(),
+            track: incident.track(),
+            cause: if let Incident::RunStarted(cause) = incident { Some(*cause) } else { None },
+            run,
+            since: since.and_then(|unix_ns| self.at(unix_ns)),
             at: self.at(unix_ns),
         })
     }
@@ -169,7 +145,7 @@ impl Recorder {
 
     /// When something happened here; nothing for a file, as with all arrival times.
     fn at(&self, unix_ns: i64) -> Option<String> {
-        self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival })).map(|wall| wall.time)
+        self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival, uncertainty_ns: 0 })).map(|wall| wall.time)
     }
 
     fn second(&self, second: &SecondPrediction, published: &Published) -> String {
@@ -235,8 +211,11 @@ impl Recorder {
     }
 
     fn wall(&self, wall: Option<WallTime>) -> Option<WallRecord> {
-        wall.filter(|wall| self.pace == Pace::Live || wall.source != WallSource::Arrival)
-            .map(|wall| WallRecord { time: rfc3339(wall.unix_ns), source: wall.source })
+        wall.filter(|wall| self.pace == Pace::Live || wall.source != WallSource::Arrival).map(|wall| WallRecord {
+            time: rfc3339(wall.unix_ns),
+            source: wall.source,
+            uncertainty_ms: millis(wall.uncertainty_ns),
+        })
     }
 
     fn name(&self, class: ClassId) -> &str {
@@ -246,26 +225,6 @@ impl Recorder {
     fn class_map<'a>(&'a self, values: &'a [f32]) -> ClassMap<'a> {
         assert_eq!(values.len(), self.classes.len(), "a probability vector has one value per class of the pack");
         ClassMap { names: self.classes.names(), values }
-    }
-}
-
-/// The state as it stands in records and in the API: all keys always there.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct StateFields<'a> {
-    state: &'static str,
-    cause: Option<&'a str>,
-    advice: Option<&'a str>,
-    retry_in_ms: Option<f64>,
-}
-
-impl<'a> StateFields<'a> {
-    pub(super) fn new(state: &'a StreamState) -> Self {
-        let (cause, advice, retry_in_ms) = match state {
-            StreamState::Connecting | StreamState::Playing | StreamState::Ended => (None, None, None),
-            StreamState::Waiting { cause, retry_in_ns } => (Some(cause.as_str()), None, Some(millis(*retry_in_ns))),
-            StreamState::Failed { cause, advice } => (Some(cause.as_str()), Some(advice.as_str()), None),
-        };
-        Self { state: state.as_str(), cause, advice, retry_in_ms }
     }
 }
 
@@ -337,6 +296,19 @@ struct StateRecord<'a> {
 }
 
 #[derive(Serialize)]
+struct IncidentRecord<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    stream: &'a str,
+    incident: &'static str,
+    track: Option<Track>,
+    cause: Option<Discontinuity>,
+    run: RunId,
+    since: Option<String>,
+    at: Option<String>,
+}
+
+#[derive(Serialize)]
 struct PackRecord<'a> {
     #[serde(flatten)]
     head: Head<'a>,
@@ -349,6 +321,7 @@ struct PackRecord<'a> {
 struct WallRecord {
     time: String,
     source: WallSource,
+    uncertainty_ms: f64,
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::ingest::incident::Cause;
 use crate::publish::testing::{classes, gap, predicted};
 
 /// A little JSON Schema: exactly what the schema file uses, strict about anything else in it.
@@ -112,12 +113,33 @@ fn all_records() -> Vec<String> {
     for state in [
         StreamState::Connecting,
         StreamState::Playing,
-        StreamState::Waiting { cause: "host unreachable".into(), retry_in_ns: 2_500_000_000 },
+        StreamState::Waiting {
+            kind: Cause::HostUnreachable,
+            cause: "host unreachable".into(),
+            attempt: 3,
+            retry_in_ns: 2_500_000_000,
+        },
         StreamState::Ended,
-        StreamState::Failed { cause: "404".into(), advice: "check the URL".into() },
+        StreamState::Failed { kind: Cause::NotFound, cause: "404".into(), advice: "check the URL".into() },
     ] {
         lines.push(live.state(&state, Some(Tracks { video: true, audio: false }), 1_700_000_000_000_000_000));
         lines.push(recorder(Pace::File).state(&state, None, 0));
+    }
+    for kind in Cause::ALL {
+        let state = StreamState::Failed { kind, cause: "c".into(), advice: "a".into() };
+        lines.push(live.state(&state, None, 1_700_000_000_000_000_000));
+    }
+    let incidents = [
+        Incident::TrackStalled { track: Track::Audio, silent_ns: 5_250_000_000 },
+        Incident::TrackRecovered { track: Track::Video, silent_ns: 61_000_000_000 },
+        Incident::TrackLost { track: Track::Audio },
+        Incident::TrackAdded { track: Track::Video },
+        Incident::TcpFallback,
+        Incident::ClockWrapped,
+    ];
+    for incident in incidents.into_iter().chain(Discontinuity::ALL.map(Incident::RunStarted)) {
+        lines.push(live.incident(&incident, RunId(3), 1_700_000_000_000_000_000));
+        lines.push(recorder(Pace::File).incident(&incident, RunId(3), 0));
     }
     lines
 }
@@ -168,6 +190,11 @@ fn values_that_come_from_enums_are_the_schemas() {
         named("/$defs/second/properties/why/enum"),
         json(&[of(&Why::Table), of(&Why::Default), of(&Why::Fallback)])
     );
+    assert_eq!(named("/$defs/state/properties/kind/oneOf/0/enum"), json(&Cause::ALL.map(|c| of(&c))));
+    assert_eq!(named("/$defs/state/properties/kind/oneOf/0/enum"), json(&Cause::ALL.map(|c| c.as_str().into())));
+    assert_eq!(named("/$defs/state/properties/state/enum"), json(&crate::metrics::STATES.map(Value::from)));
+    assert_eq!(named("/$defs/incident/properties/incident/enum"), json(&Incident::NAMES.map(Value::from)));
+    assert_eq!(named("/$defs/incident/properties/cause/oneOf/0/enum"), json(&Discontinuity::ALL.map(|d| of(&d))));
     assert_eq!(named("/$defs/gap/properties/reason/enum"), json(&GapReason::ALL.map(|r| of(&r))));
     assert_eq!(
         named("/$defs/modality/oneOf/1/properties/absent/enum"),
@@ -195,7 +222,7 @@ fn a_second_reads_exactly_so() {
         line,
         concat!(
             r#"{"type":"second","stream":"court-1","run":0,"index":7,"pts_ns":7000000000,"#,
-            r#""wall":{"time":"2023-11-14T22:13:27.000Z","source":"arrival"},"#,
+            r#""wall":{"time":"2023-11-14T22:13:27.000Z","source":"arrival","uncertainty_ms":1200.0},"#,
             r#""modalities":{"rgb":{"label":"tennis","score":0.9,"votes":4,"voters":5},"#,
             r#""flow":{"label":"tennis","score":0.9,"votes":4,"voters":5},"audio":{"absent":"no-track"}},"#,
             r#""decided_by":"rgb","why":"table","label":"tennis","probability":0.9,"#,
@@ -236,8 +263,37 @@ fn an_event_has_the_wall_time_of_its_own_second_only() {
 }
 
 #[test]
+fn an_incident_reads_exactly_so() {
+    let incident = Incident::TrackStalled { track: Track::Audio, silent_ns: 5_250_000_000 };
+    let line = recorder(Pace::Live).incident(&incident, RunId(3), 1_700_000_010_000_000_000);
+    assert_eq!(
+        line,
+        concat!(
+            r#"{"type":"incident","stream":"court-1","incident":"track-stalled","track":"audio","cause":null,"run":3,"#,
+            r#""since":"2023-11-14T22:13:24.750Z","at":"2023-11-14T22:13:30.000Z"}"#
+        )
+    );
+}
+
+#[test]
+fn a_stream_that_waits_says_when_it_is_opened_again() {
+    let (kind, cause) = (Cause::ServerError, "the server failed (503)".to_owned());
+    let state = StreamState::Waiting { kind, cause, attempt: 4, retry_in_ns: 6_500_000_000 };
+    let line = recorder(Pace::Live).state(&state, None, 1_700_000_010_000_000_000);
+    assert_eq!(
+        line,
+        concat!(
+            r#"{"type":"state","stream":"court-1","state":"waiting","kind":"server-error","#,
+            r#""cause":"the server failed (503)","advice":null,"attempt":4,"retry_in_ms":6500.0,"#,
+            r#""next_try":"2023-11-14T22:13:36.500Z","tracks":null,"at":"2023-11-14T22:13:30.000Z"}"#
+        )
+    );
+}
+
+#[test]
 fn states_carry_no_secrets() {
     let state = StreamState::Failed {
+        kind: Cause::Other,
         cause: "cannot open rtsp://ann:pw12@cam/live".into(),
         advice: "try https://x.example/?token=zzz".into(),
     };

@@ -92,11 +92,11 @@ impl Terminal {
         let text = match state {
             StreamState::Playing => return,
             StreamState::Connecting => "connecting".to_owned(),
-            StreamState::Waiting { cause, retry_in_ns } => {
+            StreamState::Waiting { cause, retry_in_ns, .. } => {
                 format!("waiting: {cause}; next attempt in {:.1} s", *retry_in_ns as f64 / 1e9)
             }
             StreamState::Ended => "ended".to_owned(),
-            StreamState::Failed { cause, advice } => format!("failed: {cause}; {advice}"),
+            StreamState::Failed { cause, advice, .. } => format!("failed: {cause}; {advice}"),
         };
         let code = match state {
             StreamState::Failed { .. } => "31",
@@ -224,6 +224,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::ingest::incident::Cause;
     use crate::labels::ClassId;
     use crate::publish::testing::{classes, gap, predicted};
     use crate::time::RunId;
@@ -300,7 +301,10 @@ mod tests {
         assert!(!written(PLAIN, |t| t.published("cam", &second)).contains('\x1b'));
         let text = written(Style { colour: true, name_streams: true, ..PLAIN }, |t| {
             t.published("cam", &second);
-            t.state("cam", &StreamState::Failed { cause: "404".into(), advice: "check the URL".into() });
+            t.state(
+                "cam",
+                &StreamState::Failed { kind: Cause::NotFound, cause: "404".into(), advice: "check the URL".into() },
+            );
             t.state("cam", &StreamState::Playing);
         });
         assert!(text.contains("\x1b[1mTennis") && text.starts_with("cam  "), "{text:?}");

@@ -44,7 +44,11 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
                 probabilities: scores.clone(),
             },
             pack: Arc::new(stamp()),
-            wall: WallTime { unix_ns: EPOCH_NS + index as i64 * 1_000_000_000, source: WallSource::Arrival },
+            wall: WallTime {
+                unix_ns: EPOCH_NS + index as i64 * 1_000_000_000,
+                source: WallSource::Arrival,
+                uncertainty_ns: 1_200_000_000,
+            },
             arrived_ns: 0,
         }),
         estimate: WindowEstimate { share, mean: scores, label: id, seconds: 8, gaps: 0 },

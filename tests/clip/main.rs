@@ -6,3 +6,4 @@ mod random;
 mod sound;
 mod support;
 mod tracks;
+mod week;

@@ -123,7 +123,10 @@ fn garbage(lcg: &mut Lcg, clock: &mut u64) -> MediaItem {
         92 => MediaItem::TrackEnded(if lcg.below(2) == 0 { Track::Video } else { Track::Audio }),
         93..=96 => {
             let unix_ns = if lcg.below(2) == 0 { i64::MAX } else { i64::MIN };
-            MediaItem::Wall { pts: Pts(pts), wall: WallTime { unix_ns, source: WallSource::HlsProgramDateTime } }
+            MediaItem::Wall {
+                pts: Pts(pts),
+                wall: WallTime { unix_ns, source: WallSource::HlsProgramDateTime, uncertainty_ns: 0 },
+            }
         }
         97 => MediaItem::Discontinuity(Discontinuity::Reconnect),
         98 => MediaItem::Discontinuity(Discontinuity::JumpBack),

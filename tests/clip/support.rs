@@ -19,6 +19,7 @@ pub fn config(pace: Pace) -> ClipConfig {
         sample_rate: Some(RATE),
         plan: SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40 * MS },
         patience: Patience::for_pace(pace),
+        behind_ns: 0,
     }
 }
 
@@ -132,6 +133,10 @@ pub fn story(out: &[ClipOutput]) -> Vec<String> {
                     Discontinuity::Reconnect => "reconnect",
                     Discontinuity::JumpForward => "forward",
                     Discontinuity::JumpBack => "back",
+                    Discontinuity::PictureFormat => "picture-format",
+                    Discontinuity::SoundFormat => "sound-format",
+                    Discontinuity::Tracks => "tracks",
+                    Discontinuity::Playlist => "playlist",
                 };
                 format!("run{}:{cause}", run.0)
             }

@@ -229,7 +229,7 @@ fn a_hole_in_both_tracks_is_gaps() {
 fn wall_time_follows_the_latest_reference() {
     let wall = |pts: u64, unix_ns: i64| MediaItem::Wall {
         pts: Pts(pts),
-        wall: WallTime { unix_ns, source: WallSource::RtcpSenderReport },
+        wall: WallTime { unix_ns, source: WallSource::RtcpSenderReport, uncertainty_ns: 0 },
     };
     let mut items = video(25, 1, 0, 3 * S);
     items.insert(30, wall(500 * MS, 1_000_000 * S as i64));

@@ -57,6 +57,14 @@ impl Live {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// Sends a signal, as in `HUP`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();

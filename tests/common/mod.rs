@@ -4,12 +4,15 @@
 
 pub mod http;
 pub mod live;
+pub mod origin;
 pub mod program;
 pub mod reference;
 pub mod rtmp;
 pub mod rtsp;
 pub mod senders;
 pub mod training;
+pub mod ts;
+pub mod watched;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,10 +1,12 @@
 //! An RTSP server with gst-rtsp-server: a live pattern or a recording, with or without a password.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use gstreamer as gst;
 use gstreamer::glib;
+use gstreamer::prelude::*;
 use gstreamer_rtsp_server as server;
 use gstreamer_rtsp_server::prelude::*;
 
@@ -21,6 +23,8 @@ pub struct RtspServer {
     main_loop: glib::MainLoop,
     thread: Option<JoinHandle<()>>,
     _looped: Option<tempfile::TempDir>,
+    /// The pipeline that the clients share, once there is one.
+    playing: Arc<Mutex<Option<gst::Bin>>>,
 }
 
 impl RtspServer {
@@ -49,6 +53,11 @@ impl RtspServer {
         let factory = server::RTSPMediaFactory::new();
         factory.set_launch(&launch);
         factory.set_shared(shared);
+        let playing = Arc::<Mutex<Option<gst::Bin>>>::default();
+        let configured = playing.clone();
+        factory.connect_media_configure(move |_, media| {
+            *configured.lock().expect("no test panics with it") = media.element().downcast().ok();
+        });
         if let Some((user, password)) = login {
             let auth = server::RTSPAuth::new();
             let token = server::RTSPToken::builder().field(server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
@@ -69,7 +78,31 @@ impl RtspServer {
             // Clients would otherwise keep streaming after the loop that serves them has ended.
             rtsp.client_filter(Some(&mut |_, _| server::RTSPFilterResult::Remove));
         });
-        Self { port, main_loop, thread: Some(thread), _looped: looped }
+        Self { port, main_loop, thread: Some(thread), _looped: looped, playing }
+    }
+
+    /// Whether a client has played it.
+    pub fn is_playing(&self) -> bool {
+        self.playing.lock().expect("no test panics with it").is_some()
+    }
+
+    /// Sends the track of [`Media::Test`], or keeps it back; a client must play it.
+    pub fn send(&self, track: &str, on: bool) {
+        self.element(track).set_property("drop", !on);
+    }
+
+    pub fn size(&self, width: i32, height: i32) {
+        let caps = gst::Caps::builder("video/x-raw")
+            .field("width", width)
+            .field("height", height)
+            .field("framerate", gst::Fraction::new(25, 1))
+            .build();
+        self.element("size").set_property("caps", caps);
+    }
+
+    fn element(&self, name: &str) -> gst::Element {
+        let playing = self.playing.lock().expect("no test panics with it");
+        playing.as_ref().and_then(|bin| bin.by_name(name)).expect("a client plays, and the element is there")
     }
 
     pub fn port(&self) -> u16 {
@@ -97,13 +130,13 @@ fn describe(media: Media) -> (String, bool, Option<tempfile::TempDir>) {
             let mut line = String::from("( ");
             if video {
                 line += "videotestsrc is-live=true pattern=smpte horizontal-speed=2 \
-                         ! video/x-raw,width=320,height=240,framerate=25/1 \
-                         ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 \
+                         ! capsfilter name=size caps=video/x-raw,width=320,height=240,framerate=25/1 \
+                         ! valve name=video ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 \
                          ! rtph264pay name=pay0 pt=96 config-interval=1 ";
             }
             if audio {
                 line += &format!(
-                    "audiotestsrc is-live=true ! audio/x-raw,rate=48000,channels=1 ! avenc_aac \
+                    "audiotestsrc is-live=true ! audio/x-raw,rate=48000,channels=1 ! valve name=audio ! avenc_aac \
                      ! rtpmp4gpay name=pay{} pt=97 ",
                     u8::from(video)
                 );

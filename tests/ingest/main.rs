@@ -6,6 +6,7 @@ mod common;
 mod failures;
 mod recordings;
 mod servers;
+mod thinning;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -52,9 +53,10 @@ impl Heard {
                 self.tracks = Some(tracks);
             }
             MediaItem::Frame(frame) => self.frames.push(frame),
+            MediaItem::Thinned { .. } => panic!("all pictures were asked for"),
             MediaItem::Pcm(c) => self.chunks.push((c.pts.0, c.frames() as u64, c.rate, c.channels)),
             MediaItem::TrackEnded(track) => self.ended_tracks.push(track),
-            MediaItem::Wall { .. } => {}
+            MediaItem::Wall { .. } | MediaItem::Incident(_) => {}
             MediaItem::Discontinuity(d) => panic!("one connection has no discontinuity: {d:?}"),
             MediaItem::Ended(end) => self.end = Some(end),
         }
@@ -121,7 +123,7 @@ fn failure(uri: &str, options: GstOptions) -> String {
     loop {
         assert!(Instant::now() < until, "{uri} does not fail");
         match from.recv_timeout(PATIENCE) {
-            Ok(MediaItem::Ended(End::Failed { cause, advice })) => return format!("{cause}; {advice}"),
+            Ok(MediaItem::Ended(End::Failed { cause, advice, .. })) => return format!("{cause}; {advice}"),
             Ok(MediaItem::Ended(End::Finished)) => panic!("{uri} ended without failing"),
             Ok(_) => {}
             Err(e) => panic!("{uri}: {e}"),

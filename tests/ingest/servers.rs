@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use touchline::clock::{Clock, SystemClock};
 use touchline::ingest::gst::{GstOpener, GstOptions};
+use touchline::ingest::incident::Incident;
 use touchline::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
 use touchline::ingest::uri::Pacing;
 use touchline::ingest::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem, Open, Tracks};
@@ -131,6 +132,8 @@ fn a_server_that_comes_back_is_played_again() {
         fn state(&self, state: SourceState) {
             self.0.lock().unwrap().push(state);
         }
+
+        fn incident(&self, _: Incident) {}
     }
     let server = RtspServer::start(Media::Test { video: true, audio: true });
     let (port, url) = (server.port(), server.url());

@@ -213,7 +213,7 @@ impl Script {
                 probabilities,
             },
             pack: self.pack.clone(),
-            wall: WallTime { unix_ns, source: WallSource::Arrival },
+            wall: WallTime { unix_ns, source: WallSource::Arrival, uncertainty_ns: 0 },
             arrived_ns: 0,
         };
         let latency_ns = 540_000_000 + (next_noise(&mut self.noise) * 2e8) as u64;

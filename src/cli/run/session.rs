@@ -11,10 +11,12 @@ use super::RunArgs;
 use crate::app::{Tap, What, Workers};
 use crate::backlog::LineId;
 use crate::cli::live::LiveStream;
+use crate::clip::PlanThinner;
 use crate::clock::Clock;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::error::{Error, Result};
 use crate::ingest::gst::{GstOpener, GstOptions};
+use crate::ingest::incident::Incident;
 use crate::ingest::outlet::Counters;
 use crate::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
 use crate::ingest::uri::{Location, Pacing};
@@ -61,7 +63,12 @@ impl Running {
 }
 
 /// News of a source's supervisor, beside the data.
-type News = (LineId, SourceState);
+type News = (LineId, SourceNews);
+
+enum SourceNews {
+    State(SourceState),
+    Incident(Incident),
+}
 
 pub(super) struct Session<'a> {
     pub(super) args: &'a RunArgs,
@@ -93,7 +100,11 @@ impl Session<'_> {
                     Ok(message) => self.take(message.line, message.what),
                     Err(_) => return Err(Error::Internal("the inference thread ended".into())),
                 },
-                recv(news) -> message => if let Ok((line, state)) = message { self.news(line, state) },
+                recv(news) -> message => match message {
+                    Ok((line, SourceNews::State(state))) => self.news(line, state),
+                    Ok((line, SourceNews::Incident(incident))) => self.incident(line, incident),
+                    Err(_) => {}
+                },
                 recv(stop) -> _ => {
                     tracing::info!("stopping: finishing the seconds that are under way");
                     self.stopped = true;
@@ -127,7 +138,12 @@ impl Session<'_> {
         let pace = location.pace(pacing);
         let info = StreamInfo { id: settings.id.clone(), uri: settings.uri.clone(), pace };
         let handle = self.hub.add_stream(info)?;
-        let (line, to) = self.workers.add_stream(&settings.id, pace, tap(handle.clone()))?;
+        let (line, to) = self.workers.add_stream(
+            &settings.id,
+            pace,
+            location.behind_ns(settings.latency_ms),
+            tap(handle.clone()),
+        )?;
         let pack = self.workers.pack();
         let counters = Arc::<Counters>::default();
         let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
@@ -145,6 +161,11 @@ impl Session<'_> {
             },
             pipeline,
             counters: counters.clone(),
+            // Beside what the plan may choose, what the page's viewers are shown is converted.
+            thinning: Some(PlanThinner::thinning(&pack.plan).unless({
+                let handle = handle.clone();
+                move || handle.preview_wanted()
+            })),
             ..GstOptions::default()
         };
         let opener: Arc<dyn Open> = Arc::new(GstOpener::new(options, self.clock.clone())?);
@@ -154,6 +175,7 @@ impl Session<'_> {
                 policy: Policy {
                     retry_first: self.args.retry,
                     reopen_on_end: location.kind.reopens_on_end(),
+                    stall_cause: location.kind.stall_cause(),
                     ..Policy::default()
                 },
                 clock: self.clock.clone(),
@@ -191,7 +213,7 @@ impl Session<'_> {
             What::News(news) => {
                 let state = running.stream.news(news, &mut records);
                 if let Some(state) = state {
-                    if let StreamState::Failed { cause, advice } = &state {
+                    if let StreamState::Failed { cause, advice, .. } = &state {
                         running.failed =
                             Some(Error::source_error(running.stream.handle().uri(), cause.clone(), advice.clone()));
                     }
@@ -212,8 +234,9 @@ impl Session<'_> {
         let state = match state {
             SourceState::Connecting => StreamState::Connecting,
             SourceState::Playing => StreamState::Playing,
-            SourceState::Waiting { retry_in, cause, .. } => {
-                StreamState::Waiting { cause, retry_in_ns: u64::try_from(retry_in.as_nanos()).unwrap_or(u64::MAX) }
+            SourceState::Waiting { attempt, retry_in, kind, cause } => {
+                let retry_in_ns = u64::try_from(retry_in.as_nanos()).unwrap_or(u64::MAX);
+                StreamState::Waiting { kind, cause, attempt, retry_in_ns }
             }
             SourceState::Ended | SourceState::Failed { .. } => return,
         };
@@ -222,6 +245,12 @@ impl Session<'_> {
             terminal.state(running.stream.handle().id(), &state);
         }
         self.write(record.as_slice());
+    }
+
+    fn incident(&mut self, line: LineId, incident: Incident) {
+        let Some(running) = self.running.get_mut(&line).filter(|r| !r.ended) else { return };
+        let record = running.stream.handle().incident(incident);
+        self.write(&[record]);
     }
 
     fn write(&mut self, records: &[Arc<str>]) {
@@ -244,7 +273,11 @@ struct Forward {
 impl Observer for Forward {
     fn state(&self, state: SourceState) {
         // The receiver is gone only when the program ends.
-        let _ = self.news.send((self.line, state));
+        let _ = self.news.send((self.line, SourceNews::State(state)));
+    }
+
+    fn incident(&self, incident: Incident) {
+        let _ = self.news.send((self.line, SourceNews::Incident(incident)));
     }
 }
 
@@ -253,10 +286,12 @@ fn tap(handle: StreamHandle) -> Tap {
     Box::new(move |item| match item {
         MediaItem::Frame(frame) => {
             handle.metrics().frames(1);
+            handle.metrics().converted();
             if handle.preview_wanted() {
                 handle.offer_preview(frame.clone());
             }
         }
+        MediaItem::Thinned { .. } => handle.metrics().frames(1),
         MediaItem::Pcm(chunk) => handle.metrics().samples(chunk.frames() as u64),
         _ => {}
     })

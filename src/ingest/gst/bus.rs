@@ -1,20 +1,29 @@
 //! The thread that owns a pipeline: starts it, listens to its bus, and shuts it down.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::causes::{self, Missing};
+use super::formats::Formats;
 use super::graph::Graph;
+use super::thin::Gate;
+use crate::ingest::incident::Incident;
 use crate::ingest::outlet::Outlet;
 use crate::ingest::uri::{Kind, Location};
-use crate::ingest::{End, Tracks};
+use crate::ingest::{End, MediaItem, Tracks};
 use crate::redact;
 
 /// How often the thread looks at deadlines while the bus is silent. What is decided elsewhere wakes it.
 const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(500);
+
+/// How long a pipeline may take to stop. It takes milliseconds, but GStreamer's HLS client cannot be stopped while it loads a
+/// playlist, however slowly that comes: a server must not be able to hold the stream, or the program, up with that.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// A message that only wakes the bus thread.
 pub(super) fn wake_message() -> gst::Message {
@@ -28,6 +37,10 @@ pub(super) struct Session {
     pub location: Location,
     pub pipeline: gst::Pipeline,
     pub graph: Arc<Graph>,
+    pub gate: Option<Arc<Gate>>,
+    pub formats: Vec<Formats>,
+    /// Set when media came over TCP only.
+    pub falls_back: Arc<AtomicBool>,
     pub outlet: Outlet,
     pub connect_timeout: Option<Duration>,
     /// The appsinks wait for the clock, so buffering must hold the clock.
@@ -45,11 +58,38 @@ impl Session {
         if let Some(bus) = self.pipeline.bus() {
             bus.set_flushing(true);
         }
+        if !self.graph.has_data() {
+            // TCP alone does not bring anything either: UDP gets its chance again.
+            self.falls_back.store(false, Ordering::Relaxed);
+        }
+        let (outlet, id) = (self.outlet.clone(), self.id.clone());
+        let counters = self.graph.counters.clone();
+        let (session, (to, done)) = (Arc::new(self), bounded::<()>(0));
+        let helper = std::thread::Builder::new().name(format!("stop/{id}")).spawn({
+            let session = session.clone();
+            move || {
+                session.shut_down();
+                drop((session, to));
+            }
+        });
+        if helper.is_err() {
+            session.shut_down();
+        } else if done.recv_timeout(SHUTDOWN_MAX) == Err(RecvTimeoutError::Timeout) {
+            counters.abandoned.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(stream = id, "the pipeline does not stop; it is left to itself until its server lets go");
+        }
+        outlet.send_end(end);
+    }
+
+    fn shut_down(&self) {
         if self.pipeline.set_state(gst::State::Null).is_err() {
             tracing::warn!(stream = self.id, "the pipeline did not shut down cleanly");
         }
         super::sinks::disconnect(&self.graph);
-        self.outlet.send_end(end);
+        self.formats.iter().for_each(Formats::disconnect);
+        if let Some(gate) = &self.gate {
+            gate.disconnect();
+        }
     }
 
     fn play(&self) -> End {
@@ -69,6 +109,9 @@ impl Session {
             let message = bus.timed_pop(POLL);
             if self.outlet.stopped() {
                 return End::Finished;
+            }
+            if let Some(gate) = &self.gate {
+                gate.release_late();
             }
             if let Some(end) = self.graph.verdict() {
                 return missing.instead_of(end);
@@ -100,6 +143,7 @@ impl Session {
                 tracing::debug!(stream = self.id, uri = self.name, "{text}");
                 let kind = self.location.kind;
                 let end = causes::failure(kind, &error.error(), &debug)
+                    .or_else(|| self.graph.trouble())
                     .or_else(|| self.unreachable())
                     .or_else(|| causes::handshake(&self.location.uri).filter(|_| !self.graph.has_data()))
                     .unwrap_or_else(|| causes::unexplained(kind, &error.error(), &debug));
@@ -109,6 +153,13 @@ impl Session {
             MessageView::Eos(_) => return Some(self.graph.verdict().unwrap_or(End::Finished)),
             MessageView::Warning(warning) => {
                 let error = warning.error();
+                // rtspsrc's words when no packet came over UDP.
+                if warning.debug().is_some_and(|debug| debug.contains("Retrying using a tcp connection")) {
+                    self.falls_back.store(true, Ordering::Relaxed);
+                    // Closed means that the session is ending anyway.
+                    let _ = self.outlet.send(MediaItem::Incident(Incident::TcpFallback));
+                    return None;
+                }
                 // A source without one of the tracks leaves a branch unlinked; that is known and no reason to warn.
                 if !error.matches(gst::CoreError::Negotiation) && !error.message().contains("Delayed linking") {
                     let text = redact::text(&format!("{error}"));

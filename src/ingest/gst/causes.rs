@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gstreamer as gst;
 
+use crate::ingest::incident::Cause;
 use crate::ingest::uri::Kind;
 use crate::ingest::{End, Track, plugins};
 use crate::redact;
@@ -13,16 +14,16 @@ use crate::redact;
 /// How long a probe waits for each address of a host.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-fn failed(cause: impl AsRef<str>, advice: impl AsRef<str>) -> End {
-    End::Failed { cause: redact::text(cause.as_ref()), advice: redact::text(advice.as_ref()) }
+pub(super) fn failed(kind: Cause, cause: impl AsRef<str>, advice: impl AsRef<str>) -> End {
+    End::Failed { kind, cause: redact::text(cause.as_ref()), advice: redact::text(advice.as_ref()) }
 }
 
 /// The source has none of the wanted tracks.
 pub(super) fn no_tracks(wanted: &[Track]) -> End {
     match wanted {
-        [Track::Video] => failed("no video track", "give a source with pictures, or allow sound"),
-        [Track::Audio] => failed("no audio track", "give a source with sound, or allow pictures"),
-        _ => failed("no video and no audio", "give a source with pictures or sound"),
+        [Track::Video] => failed(Cause::NoTracks, "no video track", "give a source with pictures, or allow sound"),
+        [Track::Audio] => failed(Cause::NoTracks, "no audio track", "give a source with sound, or allow pictures"),
+        _ => failed(Cause::NoTracks, "no video and no audio", "give a source with pictures or sound"),
     }
 }
 
@@ -33,12 +34,12 @@ pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
         Kind::Rtsp => "check that the camera sends; if UDP is blocked, use the RTSP transport tcp",
         _ => "check that the sender is on and that the address is right",
     };
-    failed(format!("no data within {} s", timeout.as_secs()), advice)
+    failed(Cause::NoData, format!("no data within {} s", timeout.as_secs()), advice)
 }
 
 /// The state change failed and no message says why.
 pub(super) fn refused_to_start() -> End {
-    failed("the pipeline does not start", "run with RUST_LOG=debug and GST_DEBUG=3 to see why")
+    failed(Cause::Other, "the pipeline does not start", "run with RUST_LOG=debug and GST_DEBUG=3 to see why")
 }
 
 /// Plugins that GStreamer said it lacks.
@@ -67,9 +68,11 @@ impl Missing {
     /// A missing plugin explains a failure better than what GStreamer reports because of it.
     pub fn instead_of(&self, end: End) -> End {
         match (&self.first, end) {
-            (Some((what, packages)), End::Failed { .. }) => {
-                failed(format!("no GStreamer plugin for it: {what}"), format!("install {packages}"))
-            }
+            (Some((what, packages)), End::Failed { .. }) => failed(
+                Cause::MissingPlugin,
+                format!("no GStreamer plugin for it: {what}"),
+                format!("install {packages}"),
+            ),
             (_, end) => end,
         }
     }
@@ -80,6 +83,7 @@ const PORT_ADVICE: &str = "check the port and that the server is running";
 
 fn tls_failed() -> End {
     failed(
+        Cause::TlsFailed,
         "the TLS connection failed",
         "check that the port speaks TLS, the server's certificate (host name, validity, issuer), and that \
          ca-certificates and glib-networking are installed",
@@ -106,7 +110,7 @@ pub(super) fn probe(uri: &str) -> Option<End> {
     let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
     let addresses = match (host, port).to_socket_addrs() {
         Ok(addresses) => addresses,
-        Err(_) => return Some(failed("host not found", HOST_ADVICE)),
+        Err(_) => return Some(failed(Cause::HostNotFound, "host not found", HOST_ADVICE)),
     };
     let mut last = None;
     for address in addresses {
@@ -116,9 +120,11 @@ pub(super) fn probe(uri: &str) -> Option<End> {
         }
     }
     Some(match last?.kind() {
-        ErrorKind::ConnectionRefused => failed("connection refused", PORT_ADVICE),
-        ErrorKind::TimedOut => failed("the host does not answer", "check the address and the firewall"),
-        _ => failed("host unreachable", HOST_ADVICE),
+        ErrorKind::ConnectionRefused => failed(Cause::ConnectionRefused, "connection refused", PORT_ADVICE),
+        ErrorKind::TimedOut => {
+            failed(Cause::HostUnreachable, "the host does not answer", "check the address and the firewall")
+        }
+        _ => failed(Cause::HostUnreachable, "host unreachable", HOST_ADVICE),
     })
 }
 
@@ -131,57 +137,85 @@ pub(super) fn failure(kind: Kind, error: &gst::glib::Error, debug: &str) -> Opti
     if says(&["could not resolve", "name or service not known", "error resolving", "resolving “", "no such host"])
         || lower.contains("temporary failure in name resolution")
     {
-        return Some(failed("host not found", HOST_ADVICE));
+        return Some(failed(Cause::HostNotFound, "host not found", HOST_ADVICE));
     }
     if says(&["connection refused", "could not connect to server (connection refused)"]) {
-        return Some(failed("connection refused", PORT_ADVICE));
+        return Some(failed(Cause::ConnectionRefused, "connection refused", PORT_ADVICE));
     }
     if says(&["no route to host", "network is unreachable", "host is unreachable"]) {
-        return Some(failed("host unreachable", HOST_ADVICE));
+        return Some(failed(Cause::HostUnreachable, "host unreachable", HOST_ADVICE));
     }
     if error.matches(gst::ResourceError::NotAuthorized) || says(&["unauthorized", "(401)", "forbidden", "(403)"]) {
-        return Some(failed(
-            if says(&["(403)", "forbidden"]) { "access forbidden (403)" } else { "not authorized (401)" },
-            "check user and password in the URL",
-        ));
+        let (kind, cause) = if says(&["(403)", "forbidden"]) {
+            (Cause::Forbidden, "access forbidden (403)")
+        } else {
+            (Cause::NotAuthorized, "not authorized (401)")
+        };
+        return Some(failed(kind, cause, "check user and password in the URL"));
     }
     if says(&["tls", "certificate", "ssl"]) {
         return Some(tls_failed());
     }
     if says(&["not found (404)", "(404)", "404 not found"]) {
-        return Some(failed("not found (404)", "check the path of the URL"));
+        return Some(failed(Cause::NotFound, "not found (404)", "check the path of the URL"));
+    }
+    if let Some(status) = server_error(&lower) {
+        return Some(failed(
+            Cause::ServerError,
+            format!("the server failed ({status})"),
+            "it may recover by itself; else look at the server's log",
+        ));
     }
     if kind == Kind::File && error.matches(gst::ResourceError::NotFound) {
-        return Some(failed("no such file", "check the path"));
+        return Some(failed(Cause::NotFound, "no such file", "check the path"));
     }
     if says(&["timed out", "timeout"]) {
-        return Some(failed("the server does not answer", HOST_ADVICE));
+        return Some(failed(Cause::NoAnswer, "the server does not answer", HOST_ADVICE));
     }
     if error.matches(gst::StreamError::TypeNotFound)
         || error.matches(gst::StreamError::WrongType)
         || says(&["text file", "could not determine type of stream", "can't typefind"])
     {
-        return Some(failed("not a media file", "check what the file or URL holds; `ffprobe` can tell"));
+        return Some(failed(
+            Cause::NotMedia,
+            "not a media file",
+            "check what the file or URL holds; `ffprobe` can tell",
+        ));
     }
     if error.matches(gst::CoreError::MissingPlugin) || error.matches(gst::StreamError::CodecNotFound) {
-        return Some(failed("no GStreamer plugin can decode it", "run `touchline doctor` to see which are missing"));
+        return Some(failed(
+            Cause::MissingPlugin,
+            "no GStreamer plugin can decode it",
+            "run `touchline doctor` to see which are missing",
+        ));
     }
     if error.matches(gst::StreamError::Demux) || error.matches(gst::StreamError::Decode) {
         return Some(failed(
+            Cause::Damaged,
             format!("the data are damaged or cut off: {}", first_sentence(error.message())),
             "check how the recording was made or copied",
         ));
     }
     if error.matches(gst::StreamError::Decrypt) || error.matches(gst::StreamError::DecryptNokey) {
-        return Some(failed("the media are encrypted", "give a source without DRM"));
+        return Some(failed(Cause::Encrypted, "the media are encrypted", "give a source without DRM"));
     }
     if error.matches(gst::CoreError::Negotiation) || says(&["not-negotiated"]) {
         return Some(failed(
+            Cause::Format,
             "the pipeline's elements cannot agree on a format",
             "check the caps in the pipeline template; without --pipeline, please report this",
         ));
     }
     None
+}
+
+/// The 5xx status in GStreamer's words about an HTTP or RTSP server, as in "Internal Server Error (500)".
+fn server_error(text: &str) -> Option<&str> {
+    text.match_indices("(5").find_map(|(at, _)| {
+        let status = text.get(at + 1..at + 4)?;
+        let is_status = status.bytes().all(|b| b.is_ascii_digit()) && text[at + 4..].starts_with([')', ',', ' ']);
+        is_status.then_some(status)
+    })
 }
 
 /// The end for an error nothing better is known about: GStreamer's own words.
@@ -191,7 +225,13 @@ pub(super) fn unexplained(kind: Kind, error: &gst::glib::Error, debug: &str) -> 
         Kind::File => "check the file with another player",
         _ => "check the address with another player; RUST_LOG=debug shows more",
     };
-    failed(cause, advice)
+    failed(Cause::Other, cause, advice)
+}
+
+/// The end for a playlist that cannot be loaded, when the server does not say why.
+pub(super) fn no_playlist(error: &gst::glib::Error) -> End {
+    let cause = format!("the playlist cannot be loaded: {}", first_sentence(error.message()));
+    failed(Cause::NoAnswer, cause, "check that the server is well")
 }
 
 /// The text up to its first full stop.

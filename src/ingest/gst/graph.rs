@@ -4,6 +4,7 @@
 //! take pads away and add new ones, so branches are linked again here. A branch that nothing was linked to once every
 //! element has said "no more pads" is a track the source does not have.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ use gstreamer_app as gst_app;
 use super::bus::wake_message;
 use super::step::Step;
 use crate::ingest::outlet::{Closed, Counters, Outlet};
-use crate::ingest::{End, MediaItem, Pace, Track, Tracks};
+use crate::ingest::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
+use crate::time::{Pts, WallTime};
 
 /// How long the first track waits for the other one in a pipeline whose elements do not say when they are done (some
 /// demuxers in a user's template): a live stream's audio and video start within a picture group, about 2 s, of each
@@ -59,7 +61,27 @@ pub(super) struct Graph {
     /// Recordings only: data of a live source come when they come.
     in_step: bool,
     step: OnceLock<Step>,
+    /// The segment of the first branch that got one: from stream time to running time.
+    segment: Mutex<Option<gst::FormattedSegment<gst::ClockTime>>>,
+    /// In the order of their PTS.
+    foretold: Mutex<VecDeque<Foretold>>,
+    trouble: Mutex<Option<End>>,
 }
+
+/// What is known of a moment before its pictures and sound are there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Foretold {
+    pub pts: Pts,
+    /// Another run begins.
+    pub is_break: bool,
+    pub wall: Option<WallTime>,
+}
+
+/// Foretold moments that wait: at a date for each segment of a second, five minutes.
+const FORETOLD_MAX: usize = 300;
+
+/// A picture this much before a foretold moment is of that moment, ns: playlists round their durations.
+const FORETOLD_SLACK_NS: u64 = 15_000_000;
 
 impl Graph {
     pub fn new(
@@ -84,6 +106,9 @@ impl Graph {
             items: AtomicU64::new(0),
             in_step: pace == Pace::File,
             step: OnceLock::new(),
+            segment: Mutex::default(),
+            foretold: Mutex::default(),
+            trouble: Mutex::default(),
         });
         let dynamic: Vec<gst::Element> =
             pipeline.iterate_elements().into_iter().flatten().filter(adds_pads_later).collect();
@@ -196,7 +221,7 @@ impl Graph {
                 return false;
             }
             if let Some(tracks) = state.decided {
-                return tracks.has(track);
+                return tracks.has(track) || self.take_in(&mut state, track, tracks);
             }
             let since = *state.waiting_since.get_or_insert_with(Instant::now);
             self.decide(&mut state, since.elapsed() > GRACE);
@@ -205,6 +230,26 @@ impl Graph {
                 state = waited.unwrap_or_else(|e| e.into_inner()).0;
             }
         }
+    }
+
+    /// A track showed up after the tracks had been decided. A live stream takes it in, with a new run; a recording's
+    /// seconds must not depend on how late that was.
+    fn take_in(&self, state: &mut State, track: Track, before: Tracks) -> bool {
+        if self.in_step {
+            return false;
+        }
+        let tracks =
+            Tracks { video: before.video || track == Track::Video, audio: before.audio || track == Track::Audio };
+        state.decided = Some(tracks);
+        // Closed means that the session is ending anyway.
+        let _ = self.outlet.send(MediaItem::Discontinuity(Discontinuity::Tracks));
+        let _ = self.outlet.send(MediaItem::Opened(tracks));
+        true
+    }
+
+    /// Whether `track` is known to be there.
+    pub fn is_playing(&self, track: Track) -> bool {
+        self.lock().decided.is_some_and(|tracks| tracks.has(track))
     }
 
     /// Called when `track` has brought its last data. The session is over when all tracks are.
@@ -233,6 +278,7 @@ impl Graph {
     pub fn deliver(&self, track: Track, item: MediaItem) -> Result<(), Closed> {
         let pts_ns = match &item {
             MediaItem::Frame(frame) => frame.pts.0,
+            MediaItem::Thinned { pts, .. } => pts.0,
             MediaItem::Pcm(chunk) => chunk.pts.0,
             _ => return self.outlet.send(item),
         };
@@ -240,6 +286,7 @@ impl Graph {
         if let Some(step) = self.step.get() {
             step.wait(track, pts_ns, &|| self.outlet.stopped());
         }
+        self.say_foretold(pts_ns);
         let sent = self.outlet.send(item);
         if let Some(step) = self.step.get() {
             step.done(track, pts_ns);
@@ -251,6 +298,43 @@ impl Graph {
             Track::Audio => self.counters.samples.fetch_add(samples, Ordering::Relaxed),
         };
         Ok(())
+    }
+
+    /// A branch got a segment.
+    pub fn note_segment(&self, segment: &gst::FormattedSegment<gst::ClockTime>) {
+        self.segment.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_with(|| segment.clone());
+    }
+
+    /// Running time of a stream time, both in ns; negative before the start. [`None`] while there is no segment.
+    pub fn running_ns(&self, stream_ns: u64) -> Option<i64> {
+        let segment = self.segment.lock().unwrap_or_else(|e| e.into_inner());
+        let segment = segment.as_ref()?;
+        let started_ns = segment.time()?.nseconds();
+        let base_ns = segment.base().map_or(0, gst::ClockTime::nseconds);
+        i64::try_from(i128::from(stream_ns) - i128::from(started_ns) + i128::from(base_ns)).ok()
+    }
+
+    /// Says what is known of a moment when its first picture or sound comes.
+    pub fn foretell(&self, foretold: Foretold) {
+        let mut waiting = self.foretold.lock().unwrap_or_else(|e| e.into_inner());
+        if waiting.len() < FORETOLD_MAX {
+            let place = waiting.partition_point(|f| f.pts <= foretold.pts);
+            waiting.insert(place, foretold);
+        }
+    }
+
+    fn say_foretold(&self, pts_ns: u64) {
+        let mut waiting = self.foretold.lock().unwrap_or_else(|e| e.into_inner());
+        // Closed means that the session is ending anyway.
+        while let Some(foretold) = waiting.front().filter(|f| f.pts.0 <= pts_ns.saturating_add(FORETOLD_SLACK_NS)) {
+            if foretold.is_break {
+                let _ = self.outlet.send(MediaItem::Discontinuity(Discontinuity::Playlist));
+            }
+            if let Some(wall) = foretold.wall {
+                let _ = self.outlet.send(MediaItem::Wall { pts: foretold.pts, wall });
+            }
+            waiting.pop_front();
+        }
     }
 
     /// Ends the session from a streaming thread.
@@ -266,6 +350,15 @@ impl Graph {
     /// Whether any data were sent.
     pub fn has_data(&self) -> bool {
         self.items.load(Ordering::Relaxed) > 0
+    }
+
+    /// What is wrong with the server, as far as was found beside the pipeline; [`None`]: nothing any more.
+    pub fn note_trouble(&self, trouble: Option<End>) {
+        *self.trouble.lock().unwrap_or_else(|e| e.into_inner()) = trouble;
+    }
+
+    pub fn trouble(&self) -> Option<End> {
+        self.trouble.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// Lets waiting threads go, for the end of the session.

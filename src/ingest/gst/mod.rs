@@ -7,14 +7,19 @@
 
 mod bus;
 mod causes;
+mod clocks;
+mod formats;
 mod graph;
+mod hls;
 mod sinks;
 mod step;
+mod thin;
 mod wall;
 mod warm;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +29,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::outlet::{Counters, Outlet, Stopper};
+use super::thin::Thinning;
 use super::uri::{Kind, Location, Pacing};
 use super::{MediaItem, Open, Pace, Source, Track, Tracks, template};
 use crate::clock::Clock;
@@ -49,6 +55,8 @@ pub struct GstOptions {
     /// A source on a network that has brought no data for this long after its start has failed.
     pub connect_timeout: Duration,
     pub counters: Arc<Counters>,
+    /// Which pictures are converted; [`None`] = all.
+    pub thinning: Option<Thinning>,
 }
 
 impl Default for GstOptions {
@@ -64,6 +72,7 @@ impl Default for GstOptions {
             pipeline: None,
             connect_timeout: Duration::from_secs(10),
             counters: Arc::default(),
+            thinning: None,
         }
     }
 }
@@ -72,6 +81,8 @@ impl Default for GstOptions {
 pub struct GstOpener {
     options: GstOptions,
     clock: Arc<dyn Clock>,
+    /// RTSP media came over TCP only: the next connection does not try UDP first.
+    over_tcp: Arc<AtomicBool>,
 }
 
 impl GstOpener {
@@ -79,7 +90,7 @@ impl GstOpener {
     /// [`Error::Internal`] if GStreamer cannot be initialised.
     pub fn new(options: GstOptions, clock: Arc<dyn Clock>) -> Result<Self> {
         init()?;
-        Ok(Self { options, clock })
+        Ok(Self { options, clock, over_tcp: Arc::default() })
     }
 
     pub fn options(&self) -> &GstOptions {
@@ -121,7 +132,7 @@ impl Open for GstOpener {
             frame_height: o.frame_height.max(1),
             sync: location.sync(o.pacing),
             latency_ms: o.latency_ms,
-            rtsp_transport: &o.rtsp_transport,
+            rtsp_transport: if self.over_tcp.load(Ordering::Relaxed) { "tcp" } else { &o.rtsp_transport },
             timeout_s,
         };
         let text = o.pipeline.as_deref().unwrap_or(template::builtin(location.kind));
@@ -147,11 +158,22 @@ impl Open for GstOpener {
         let stopper = outlet.stopper();
         let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace);
         sinks::connect(&graph, self.clock.clone());
+        let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
         wall::connect(&pipeline, outlet.clone());
+        if matches!(location.kind, Kind::Udp | Kind::Srt) {
+            clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
+        }
+        if location.kind == Kind::Hls {
+            hls::follow(&pipeline, &location.uri, &graph, &o.id)
+                .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
+        }
         let session = bus::Session {
             name,
             pipeline: pipeline.clone(),
+            gate,
+            formats: formats::Formats::connect(&graph),
             graph,
+            falls_back: Arc::clone(&self.over_tcp),
             outlet,
             connect_timeout: location.kind.is_network().then_some(o.connect_timeout),
             paced: location.sync(o.pacing),

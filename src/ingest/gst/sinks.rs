@@ -13,6 +13,7 @@ use gstreamer_video::prelude::*;
 use super::graph::Graph;
 use crate::clock::Clock;
 use crate::ingest::frame::Frame;
+use crate::ingest::incident::Cause;
 use crate::ingest::pcm::PcmChunk;
 use crate::ingest::pool::Pool;
 use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Track};
@@ -100,7 +101,7 @@ impl Feed {
             Ok(None) => Ok(gst::FlowSuccess::Ok),
             Err(cause) => {
                 let advice = "change the pipeline template: video/x-raw,format=RGB and audio/x-raw,format=F32LE";
-                self.graph.fail(End::Failed { cause, advice: advice.into() });
+                self.graph.fail(End::Failed { kind: Cause::Format, cause, advice: advice.into() });
                 Err(gst::FlowError::NotSupported)
             }
         }
@@ -118,7 +119,7 @@ impl Feed {
         }
         let duration = buffer.duration().map(gst::ClockTime::nseconds);
         // A picture that began before the segment is shown from its start.
-        let running = running_time(sample, buffer).map(|t| u64::try_from(t).unwrap_or(0));
+        let running = sample_time(sample, buffer).map(|t| u64::try_from(t).unwrap_or(0));
         let Some(pts) = self.timing.time(running, duration) else {
             self.graph.counters.untimed.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
@@ -158,7 +159,7 @@ impl Feed {
         let (rate, sample_bytes) = (info.rate(), 4 * usize::from(channels));
         let map = buffer.map_readable().map_err(|_| "decoded sound cannot be read".to_owned())?;
         let mut bytes = &map[..map.len() - map.len() % sample_bytes];
-        let mut running = running_time(sample, buffer);
+        let mut running = sample_time(sample, buffer);
         if let Some(early) = running.filter(|t| *t < 0) {
             // Samples before the segment's start are not part of the stream.
             let skip = crate::time::nanos_to_samples(early.unsigned_abs(), rate);
@@ -181,9 +182,12 @@ impl Feed {
     }
 }
 
+fn sample_time(sample: &gst::Sample, buffer: &gst::BufferRef) -> Option<i64> {
+    running_time(sample.segment()?.downcast_ref::<gst::ClockTime>()?, buffer)
+}
+
 /// Running time of `buffer` in ns, negative before the segment's start; [`None`] if it has no PTS.
-fn running_time(sample: &gst::Sample, buffer: &gst::BufferRef) -> Option<i64> {
-    let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
+pub(super) fn running_time(segment: &gst::FormattedSegment<gst::ClockTime>, buffer: &gst::BufferRef) -> Option<i64> {
     match segment.to_running_time_full(buffer.pts()?)? {
         gst::Signed::Positive(t) => i64::try_from(t.nseconds()).ok(),
         gst::Signed::Negative(t) => i64::try_from(t.nseconds()).ok().map(|t| -t),
@@ -192,14 +196,14 @@ fn running_time(sample: &gst::Sample, buffer: &gst::BufferRef) -> Option<i64> {
 
 /// Gives buffers without a time the end of the one before.
 #[derive(Debug, Default)]
-struct Timing {
+pub(super) struct Timing {
     /// Where the last buffer ended, ns; [`None`] if that is not known.
     end_ns: Option<u64>,
 }
 
 impl Timing {
     /// The time of a buffer with running time `given` and `duration`, both in ns.
-    fn time(&mut self, given: Option<u64>, duration: Option<u64>) -> Option<u64> {
+    pub fn time(&mut self, given: Option<u64>, duration: Option<u64>) -> Option<u64> {
         let pts = given.or(self.end_ns)?;
         self.end_ns = duration.map(|d| pts.saturating_add(d));
         Some(pts)

@@ -19,6 +19,10 @@ const NTP_TO_UNIX_S: u64 = 2_208_988_800;
 /// Unix times before 2000 come from senders that count from their start-up and know no wall time.
 const PLAUSIBLE_FROM_S: u64 = 946_684_800;
 
+/// How far a sender report may be from the picture that it names, ns: senders take the NTP time when they make the report,
+/// up to a frame after the RTP timestamp, and the jitter buffer smooths arrival times by about as much.
+const REPORT_UNCERTAINTY_NS: u64 = 40_000_000;
+
 /// Sends [`MediaItem::Wall`] for every sender report any jitter buffer in `pipeline` sees.
 pub(super) fn connect(pipeline: &gst::Pipeline, outlet: Outlet) {
     pipeline.connect("deep-element-added", false, move |args| {
@@ -51,7 +55,8 @@ fn tie(report: &gst::StructureRef) -> Option<(Pts, WallTime)> {
     let packet = buffer.map_readable().ok()?;
     let unix_ns = sender_report_unix_ns(&packet)?;
     let pts = rtp_to_running_ns(base_rtp, base_ns, rate, report_rtp)?;
-    Some((Pts(pts), WallTime { unix_ns, source: WallSource::RtcpSenderReport }))
+    let (source, uncertainty_ns) = (WallSource::RtcpSenderReport, REPORT_UNCERTAINTY_NS);
+    Some((Pts(pts), WallTime { unix_ns, source, uncertainty_ns }))
 }
 
 /// Running time of extended RTP timestamp `rtp`, given that of `base_rtp`.

@@ -395,8 +395,12 @@ impl Job<'_> {
         plan: SamplingPlan,
         place: &dyn Fn(usize) -> PathBuf,
     ) -> Result<Vec<Header>> {
-        let config =
-            ClipConfig { sample_rate: Some(self.config.sample_rate), plan, patience: Patience::for_pace(Pace::File) };
+        let config = ClipConfig {
+            sample_rate: Some(self.config.sample_rate),
+            plan,
+            patience: Patience::for_pace(Pace::File),
+            behind_ns: 0,
+        };
         let start = entry.item.start_ns.unwrap_or(0);
         let end = entry.item.end_ns.unwrap_or(u64::MAX);
         let (mut draft, mut headers) = (Draft::default(), Vec::new());

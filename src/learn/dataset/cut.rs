@@ -49,7 +49,7 @@ pub fn seconds_until(
                     }
                 }
                 ClipOutput::Ended(End::Finished) => return Ok(()),
-                ClipOutput::Ended(End::Failed { cause, advice }) => {
+                ClipOutput::Ended(End::Failed { cause, advice, .. }) => {
                     return Err(Error::source_error(name, cause, advice));
                 }
                 _ => {}

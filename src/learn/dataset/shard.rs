@@ -262,6 +262,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<ClipSecond>> {
                 audio_absent: second.audio_absent,
                 wall: None,
                 arrived_ns: 0,
+                behind_ns: 0,
             })
         })
         .collect()

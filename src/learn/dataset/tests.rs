@@ -44,7 +44,11 @@ impl Open for Fake {
         let text = std::fs::read_to_string(uri).unwrap();
         let words: Vec<&str> = text.split_whitespace().collect();
         let number = |i: usize| words.get(i).and_then(|w| w.parse::<u64>().ok()).unwrap_or(1);
-        let failed = End::Failed { cause: "the data stream is broken".into(), advice: "encode it anew".into() };
+        let failed = End::Failed {
+            kind: crate::ingest::incident::Cause::Damaged,
+            cause: "the data stream is broken".into(),
+            advice: "encode it anew".into(),
+        };
         let (what, end) = match words[0] {
             what @ ("clip" | "noise" | "mute" | "sound" | "faint" | "dead") => (what, End::Finished),
             _ => ("clip", failed),
@@ -180,7 +184,8 @@ fn content(seconds: &[ClipSecond]) -> Vec<String> {
 
 /// What serving would cut.
 fn served(path: &Path) -> Vec<ClipSecond> {
-    let config = ClipConfig { sample_rate: Some(RATE), plan: plan(), patience: Patience::for_pace(Pace::File) };
+    let config =
+        ClipConfig { sample_rate: Some(RATE), plan: plan(), patience: Patience::for_pace(Pace::File), behind_ns: 0 };
     let mut all = Vec::new();
     seconds(&Fake::default(), path, config, &mut |second| {
         all.push(second);

@@ -4,12 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::history::Entry;
-use super::{Counters, HISTORY_EVENTS, HISTORY_SECONDS, Hub, Live, RecordKind, Stream, push_bounded};
+use super::{
+    Counters, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, Live, RecordKind, Stream, push_bounded,
+};
 use crate::decision::{Event, SecondOutcome};
 use crate::ingest::frame::Frame;
+use crate::ingest::incident::Incident;
 use crate::ingest::{Discontinuity, Track, Tracks};
 use crate::metrics::{Stage, StreamMetrics};
 use crate::publish::record::{Published, StreamState};
+use crate::time::RunId;
 
 /// One stream, for the threads that work on it. Cloning shares it; all methods may be called from any thread and none
 /// waits for a subscriber.
@@ -41,13 +45,21 @@ impl StreamHandle {
         if live.state == state {
             return None;
         }
-        self.stream.metrics.up(state == StreamState::Playing);
         if matches!(state, StreamState::Ended | StreamState::Failed { .. }) {
             self.stream.metrics.estimate_over();
             live.backlog = 0;
         }
+        let unix_ns = self.hub.shared.clock.unix_ns();
+        let next_try_ns = match &state {
+            StreamState::Waiting { retry_in_ns, .. } => Some(unix_ns.saturating_add_unsigned(*retry_in_ns)),
+            _ => None,
+        };
+        self.stream.metrics.state(state.as_str(), state.cause(), unix_ns, next_try_ns);
+        if let Some(tracks) = live.tracks.filter(|_| state == StreamState::Playing) {
+            self.stream.metrics.tracks(tracks);
+        }
         live.state = state;
-        live.since_unix_ns = self.hub.shared.clock.unix_ns();
+        live.since_unix_ns = unix_ns;
         Some(self.send_state(&mut live))
     }
 
@@ -58,6 +70,7 @@ impl StreamHandle {
             return None;
         }
         live.tracks = Some(tracks);
+        self.stream.metrics.tracks(tracks);
         Some(self.send_state(&mut live))
     }
 
@@ -67,14 +80,28 @@ impl StreamHandle {
         json
     }
 
-    /// A run began; `cause` is `None` for the first of a stream.
-    pub fn run_started(&self, cause: Option<Discontinuity>) {
-        let mut live = self.stream.live();
-        live.counters.runs += 1;
-        self.stream.metrics.run_started();
-        if let Some(cause) = cause {
-            tracing::info!("{}: a new run began: {cause:?}", self.stream.id);
+    /// Run `run` began; `cause` is `None` for the first of a stream. Returns the record, if there was a cause.
+    pub fn run_started(&self, run: RunId, cause: Option<Discontinuity>) -> Option<Arc<str>> {
+        {
+            let mut live = self.stream.live();
+            live.counters.runs += 1;
+            live.run = run;
         }
+        self.stream.metrics.run_started();
+        cause.map(|cause| self.incident(Incident::RunStarted(cause)))
+    }
+
+    /// Something happened to the source. Keeps it for the page, tells subscribers, and returns the record.
+    pub fn incident(&self, incident: Incident) -> Arc<str> {
+        tracing::info!(stream = self.stream.id, "{incident:?}");
+        self.stream.metrics.incident(&incident);
+        let unix_ns = self.hub.shared.clock.unix_ns();
+        let mut live = self.stream.live();
+        live.counters.incidents += 1;
+        let json: Arc<str> = self.stream.recorder.incident(&incident, live.run, unix_ns).into();
+        push_bounded(&mut live.incidents, json.clone(), HISTORY_INCIDENTS);
+        self.stream.send(&mut live, RecordKind::Incident, json.clone());
+        json
     }
 
     /// The source was opened again `times` more; each counts, whether data came of it or not.

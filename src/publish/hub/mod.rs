@@ -25,6 +25,7 @@ use crate::ingest::{Pace, Tracks};
 use crate::labels::{ClassId, ClassSet, Modality};
 use crate::metrics::{Metrics, StreamMetrics};
 use crate::redact;
+use crate::time::RunId;
 pub use handle::StreamHandle;
 use history::Entry;
 
@@ -33,6 +34,9 @@ pub const HISTORY_SECONDS: usize = 600;
 
 /// Events kept per stream: at one change of sport every few seconds still ten minutes of them.
 pub const HISTORY_EVENTS: usize = 200;
+
+/// Incidents kept per stream: a source that stalls every few seconds still shows some minutes.
+pub const HISTORY_INCIDENTS: usize = 100;
 
 /// Records a subscriber may lag behind before it loses the oldest: about a minute of seconds with some events. A browser
 /// that is further behind is better served with a new snapshot.
@@ -65,6 +69,7 @@ pub enum RecordKind {
     Gap,
     Event,
     State,
+    Incident,
     Pack,
 }
 
@@ -75,6 +80,7 @@ impl RecordKind {
             RecordKind::Gap => "gap",
             RecordKind::Event => "event",
             RecordKind::State => "state",
+            RecordKind::Incident => "incident",
             RecordKind::Pack => "pack",
         }
     }
@@ -152,6 +158,10 @@ struct Live {
     history: VecDeque<Entry>,
     /// Records, oldest first.
     events: VecDeque<Arc<str>>,
+    /// The same of what happened to the source.
+    incidents: VecDeque<Arc<str>>,
+    /// The run that began last, by what was published.
+    run: RunId,
     counters: Counters,
     /// The pack that made the last decision.
     pack: Option<Arc<PackStamp>>,
@@ -167,6 +177,7 @@ pub struct Counters {
     pub runs: u64,
     pub reconnects: u64,
     pub events: u64,
+    pub incidents: u64,
 }
 
 impl Hub {
@@ -318,6 +329,8 @@ impl Live {
             backlog: 0,
             history: VecDeque::with_capacity(HISTORY_SECONDS),
             events: VecDeque::new(),
+            incidents: VecDeque::new(),
+            run: RunId(0),
             counters: Counters::default(),
             pack: None,
             sequence: 0,

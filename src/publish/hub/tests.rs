@@ -4,6 +4,7 @@ use tokio::sync::broadcast::error::TryRecvError;
 use super::*;
 use crate::clock::ManualClock;
 use crate::decision::{Event, EventKind, SecondOutcome};
+use crate::ingest::incident::Cause;
 use crate::ingest::{Discontinuity, Track};
 use crate::publish::testing::{classes, gap, predicted, stamp};
 use crate::time::RunId;
@@ -150,11 +151,20 @@ fn states_are_told_once_and_end_the_claims() {
     assert_eq!(json(&records.try_recv().unwrap().json)["tracks"]["audio"], false);
     assert!(hub.metrics().encode().contains("touchline_stream_up{stream=\"cam\"} 1"));
     cam.publish(&predicted(0, "tennis", 0.9));
-    cam.set_state(StreamState::Waiting { cause: "no route".into(), retry_in_ns: 4_000_000_000 });
+    cam.set_state(StreamState::Waiting {
+        kind: Cause::HostUnreachable,
+        cause: "no route".into(),
+        attempt: 1,
+        retry_in_ns: 4_000_000_000,
+    });
     let waiting = detail(&hub, "cam");
     assert_eq!((&waiting["cause"], &waiting["retry_in_ms"]), (&json("\"no route\""), &json("4000.0")));
     assert_eq!(waiting["since"], "1970-01-01T00:00:01.000Z");
-    cam.set_state(StreamState::Failed { cause: "rtsp://ann:s3cret@cam/ is gone".into(), advice: "check".into() });
+    cam.set_state(StreamState::Failed {
+        kind: Cause::Other,
+        cause: "rtsp://ann:s3cret@cam/ is gone".into(),
+        advice: "check".into(),
+    });
     let text = hub.metrics().encode();
     assert!(text.contains("touchline_stream_up{stream=\"cam\"} 0"), "{text}");
     assert!(text.contains("touchline_class_probability{class=\"tennis\",stream=\"cam\"} 0\n"), "{text}");
@@ -166,9 +176,9 @@ fn states_are_told_once_and_end_the_claims() {
 fn runs_and_reconnects_are_counted_apart() {
     let (hub, _) = hub();
     let cam = add(&hub, "cam");
-    cam.run_started(None);
-    cam.run_started(Some(Discontinuity::JumpBack));
-    cam.run_started(Some(Discontinuity::Reconnect));
+    cam.run_started(RunId(0), None);
+    cam.run_started(RunId(1), Some(Discontinuity::JumpBack));
+    cam.run_started(RunId(2), Some(Discontinuity::Reconnect));
     cam.reconnected(1);
     cam.discarded(Track::Video, 4);
     let counters = cam.counters();

@@ -8,7 +8,8 @@ use crate::decision::PackStamp;
 use crate::ingest::{Pace, Tracks};
 use crate::labels::Modality;
 use crate::publish::format::{class_title, millis, rfc3339, round6};
-use crate::publish::record::{StateFields, to_json};
+use crate::publish::record::to_json;
+use crate::publish::state::StateFields;
 
 /// `/api/v1/info`.
 #[derive(Serialize)]
@@ -59,6 +60,7 @@ struct CountersView {
     runs: u64,
     reconnects: u64,
     events: u64,
+    incidents: u64,
 }
 
 #[derive(Serialize)]
@@ -105,12 +107,15 @@ impl Hub {
         json.push_str(&format!(",\"now_ms\":{}", self.shared.clock.unix_ns().div_euclid(1_000_000)));
         json.push_str(",\"last\":");
         json.push_str(live.last.as_deref().unwrap_or("null"));
-        json.push_str(",\"events\":[");
-        for (i, event) in live.events.iter().enumerate() {
-            json.push_str(if i == 0 { "" } else { "," });
-            json.push_str(event);
+        for (name, records) in [("events", &live.events), ("incidents", &live.incidents)] {
+            json.push_str(&format!(",\"{name}\":["));
+            for (i, record) in records.iter().enumerate() {
+                json.push_str(if i == 0 { "" } else { "," });
+                json.push_str(record);
+            }
+            json.push(']');
         }
-        json.push_str("],\"history\":");
+        json.push_str(",\"history\":");
         json.push_str(&to_json(&live.history.iter().map(|entry| entry.row(classes)).collect::<Vec<_>>()));
         json.push('}');
         json
@@ -122,7 +127,7 @@ impl Hub {
             id: &stream.id,
             uri: &stream.uri,
             pace: stream.pace,
-            state: StateFields::new(&live.state),
+            state: StateFields::new(&live.state, live.since_unix_ns),
             since: rfc3339(live.since_unix_ns),
             tracks: live.tracks,
             top: live.top.map(|(class, probability)| TopView {
@@ -141,6 +146,7 @@ impl Hub {
                 runs: live.counters.runs,
                 reconnects: live.counters.reconnects,
                 events: live.counters.events,
+                incidents: live.counters.incidents,
             },
             pack: live.pack.as_deref(),
         }

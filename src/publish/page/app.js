@@ -2,13 +2,13 @@
 
 import { learnClasses, onThemeChange, titleOf } from "./colours.js";
 import { Live, Picture, fetchInfo, pollStreams } from "./live.js";
-import { $, Bars, Modalities, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals } from "./panels.js";
+import { $, Bars, Modalities, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
 
 // Failures in a row before the page says so: one lost answer is no outage.
 const SILENT_MAX = 2;
 
-const known = { server: "opening", stream: null, problem: null, events: [], last: null, streams: [], clockAhead: 0 };
+const known = { server: "opening", stream: null, problem: null, events: [], incidents: [], last: null, streams: [], clockAhead: 0 };
 const serverNow = () => Date.now() + known.clockAhead;
 
 const server = {
@@ -73,12 +73,13 @@ function snapshot(stream) {
   known.problem = null;
   known.last = stream.last;
   known.events = stream.events;
+  known.incidents = stream.incidents;
   known.clockAhead = stream.now_ms - Date.now();
   $("stream-id").textContent = stream.id;
   $("stream-uri").textContent = stream.uri;
   if (!same) bars.reset();
   timeline.reset(stream.history, stream.events, stream.pace);
-  showEvents(known.events, stream.pace);
+  showEvents(known.events, known.incidents, stream.pace);
   refresh();
   showLast();
   packChanged(stream.pack);
@@ -88,8 +89,8 @@ function record(kind, data) {
   const { stream } = known;
   if (!stream) return;
   if (kind === "state") {
-    const { state, cause, advice, retry_in_ms, tracks } = data;
-    Object.assign(stream, { state, cause, advice, retry_in_ms, tracks, since: data.at ?? new Date(serverNow()).toISOString() });
+    const { state, kind, cause, advice, attempt, retry_in_ms, tracks } = data;
+    Object.assign(stream, { state, kind, cause, advice, attempt, retry_in_ms, tracks, since: data.at ?? new Date(serverNow()).toISOString() });
     refresh();
     showLast();
   } else if (kind === "pack") {
@@ -99,7 +100,11 @@ function record(kind, data) {
     known.events = [...known.events.slice(-199), data];
     timeline.addEvent(data);
     timeline.draw();
-    showEvents(known.events, stream.pace);
+    showEvents(known.events, known.incidents, stream.pace);
+  } else if (kind === "incident") {
+    known.incidents = [...known.incidents.slice(-99), data];
+    showEvents(known.events, known.incidents, stream.pace);
+    refresh();
   } else {
     known.last = data;
     stream.backlog = data.backlog;
@@ -142,7 +147,7 @@ function refresh() {
   showState(stream, known.server);
   const none = known.streams.length === 0 && stream === null && known.server === "open";
   const problem = known.problem ?? (none ? { error: "no stream is running", advice: "start one with touchline run URI" } : null);
-  showNotice(stream, known.server, problem, serverNow());
+  showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream));
   const over = stream?.state === "ended" || stream?.state === "failed";
   timeline.moving = !over;
   if (stream) picture.show(stream.id, stream.tracks?.video !== false);
@@ -170,7 +175,7 @@ onThemeChange(() => {
   bars.recolour();
   showStreams(known.streams, known.chosen);
   if (!known.stream) return;
-  showEvents(known.events, known.stream.pace);
+  showEvents(known.events, known.incidents, known.stream.pace);
   timeline.recolour();
   showLast();
 });
@@ -181,7 +186,7 @@ setInterval(() => {
 }, 1000);
 
 modalities.show(null);
-showEvents([], "live");
+showEvents([], [], "live");
 timeline.reset([], [], "live");
 pollStreams((streams) => {
   known.streams = streams;

@@ -59,8 +59,22 @@ export function showState(stream, server) {
   setText(pill.lastElementChild, state === "offline" ? "Offline" : (names[state] ?? "Opening"));
 }
 
+const TRACKS = { video: "pictures", audio: "sound" };
+
+// The tracks of a stream that plays which have stalled, and since when.
+export function silentTracks(incidents, stream) {
+  if (stream?.state !== "playing") return [];
+  const silent = new Map();
+  for (const { incident, track, since, cause, at } of incidents) {
+    if (Date.parse(at) < Date.parse(stream.since) || (incident === "run-started" && cause === "reconnect")) silent.clear();
+    else if (incident === "track-stalled") silent.set(track, { track, since: Date.parse(since) });
+    else if (track) silent.delete(track);
+  }
+  return [...silent.values()];
+}
+
 // What is wrong with the server or the stream, and what to do.
-export function showNotice(stream, server, problem, now) {
+export function showNotice(stream, server, problem, now, silent) {
   let level = null;
   let title = "";
   let text = "";
@@ -72,9 +86,13 @@ export function showNotice(stream, server, problem, now) {
     [level, title, text] = ["bad", `The stream failed: ${stream.cause}`, capital(stream.advice ?? "")];
   } else if (stream?.state === "waiting") {
     const left = Math.ceil((Date.parse(stream.since) + stream.retry_in_ms - now) / 1000);
-    [level, title, text] = ["warn", `The stream is away: ${stream.cause}`, left > 0 ? `Next attempt in ${left} s.` : "Trying again now."];
+    [level, title, text] = ["warn", `The stream is away: ${stream.cause}`, `${left > 0 ? `Next attempt in ${left} s` : "Trying again now"} (attempt ${stream.attempt}); away since ${clock(Date.parse(stream.since))}.`];
   } else if (stream?.state === "ended") {
     [level, title, text] = ["calm", "The stream has ended", "The decisions below are its last."];
+  }
+  if (level === null && silent.length) {
+    const [{ track, since }] = silent;
+    [level, title, text] = ["warn", `No ${TRACKS[track]} since ${clock(since)}`, `The stream goes on with ${track === "video" ? "its sound" : "its pictures"}.`];
   }
   const notice = $("notice");
   notice.hidden = level === null;
@@ -245,20 +263,58 @@ export class Bars {
   }
 }
 
-// Recent events, newest first.
-export function showEvents(events, pace) {
+const RUNS = {
+  reconnect: "Opened again",
+  "jump-forward": "Time stamps jumped ahead",
+  "jump-back": "Time stamps jumped back",
+  "picture-format": "Pictures changed their size",
+  "sound-format": "Sound changed its format",
+  tracks: "Tracks changed",
+  playlist: "Break in the playlist",
+};
+const INCIDENTS = {
+  "track-stalled": (i) => `No ${TRACKS[i.track]}`,
+  "track-recovered": (i) => `${capital(TRACKS[i.track])} again`,
+  "track-lost": (i) => `${capital(TRACKS[i.track])} ended`,
+  "track-added": (i) => `${capital(TRACKS[i.track])} came in`,
+  "tcp-fallback": () => "TCP, since nothing came over UDP",
+  "clock-wrapped": () => "The stream's clock began anew",
+  "run-started": (i) => RUNS[i.cause],
+};
+
+// Recent events, and what happened to a live source, newest first.
+export function showEvents(events, incidents, pace) {
   const list = $("events");
-  const rows = [...events].reverse().map((event) => {
-    const row = make("li");
-    row.dataset.kind = event.kind;
-    paint(row, event.class);
-    const when = event.wall && pace === "live" ? clock(Date.parse(event.wall.time)) : duration(event.index);
-    const what = `${titleOf(event.class)} ${event.kind === "onset" ? "on" : "off"}`;
-    row.append(make("time", "", when), make("i"), make("span", "what", what), make("span", "how", percent(event.probability)));
-    return row;
+  const live = pace === "live";
+  let last = -Infinity;
+  const timed = events.map((event) => {
+    if (event.wall) last = Date.parse(event.wall.time);
+    return { at: last, row: () => eventRow(event, live) };
   });
+  if (live) timed.push(...incidents.map((incident) => ({ at: Date.parse(incident.at), row: () => incidentRow(incident) })));
+  if (live) timed.sort((a, b) => a.at - b.at);
+  const rows = timed.reverse().map(({ row }) => row());
   list.replaceChildren(...(rows.length ? rows : [make("li", "nothing", "No sport has come on or gone off yet.")]));
   setText($("events-sub"), rows.length ? `${rows.length}${rows.length >= 200 ? " latest" : ""}` : "");
+}
+
+function eventRow(event, live) {
+  const row = make("li");
+  row.dataset.kind = event.kind;
+  paint(row, event.class);
+  const when = event.wall && live ? clock(Date.parse(event.wall.time)) : duration(event.index);
+  const what = `${titleOf(event.class)} ${event.kind === "onset" ? "on" : "off"}`;
+  row.append(make("time", "", when), make("i"), make("span", "what", what), make("span", "how", percent(event.probability)));
+  return row;
+}
+
+function incidentRow(incident) {
+  const row = make("li");
+  row.dataset.kind = "incident";
+  const what = (INCIDENTS[incident.incident] ?? (() => incident.incident))(incident);
+  const silent = incident.since ? duration((Date.parse(incident.at) - Date.parse(incident.since)) / 1000) : "";
+  row.append(make("time", "", clock(Date.parse(incident.at))), make("i"), make("span", "what", what), make("span", "how", silent));
+  return row;
 }
 
 // The streams to choose from, when there are several.

@@ -1,0 +1,150 @@
+//! A week of a camera whose clock is not ours, second by second, without waiting for it.
+//!
+//! The camera counts its samples and stamps its sender reports by a clock of its own; PTS follow ours, as a jitter buffer
+//! makes them. Each sample says by its value which one it is, so that what lies in a second can be compared with when it was
+//! taken.
+
+use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, SamplingPlan};
+use touchline::ingest::frame::Frame;
+use touchline::ingest::pcm::PcmChunk;
+use touchline::ingest::pool::Pool;
+use touchline::ingest::{MediaItem, Pace};
+use touchline::time::{Pts, WallSource, WallTime};
+
+use crate::support::*;
+
+/// Samples a second by the camera's clock: few, since a week has many.
+const RATE: u32 = 1_000;
+
+/// Sample values count up to here and begin anew: exact in f32, and 16 s long.
+const CYCLE: u64 = 1 << 14;
+
+const WEEK_S: u64 = 7 * 24 * 3600;
+
+/// The camera's wall clock when the week begins, ns since 1970.
+const EPOCH_NS: i128 = 1_700_000_000_000_000_000;
+
+/// A camera that is fast by `ppm`, swinging by a tenth of that through each day as it warms up and cools down.
+struct Camera {
+    ppm: i128,
+}
+
+impl Camera {
+    /// The camera's time at ours, both in ns since the week began.
+    fn at(&self, ns: u64) -> i128 {
+        let ns = i128::from(ns);
+        let day = 86_400_000_000_000;
+        // A triangle: half a day up, half a day down.
+        let phase = ns % day;
+        let swing = if phase < day / 2 { phase } else { day - phase };
+        ns + ns * self.ppm / 1_000_000 + swing * self.ppm / 10_000_000
+    }
+}
+
+struct Found {
+    seconds: u64,
+    missing: u64,
+    discarded: u64,
+    /// Furthest that a sample lies from the picture of its moment, ns.
+    off_ns: u64,
+    wall_ns: u64,
+}
+
+fn week(ppm: i128) -> Found {
+    let camera = Camera { ppm };
+    let config = ClipConfig {
+        sample_rate: Some(RATE),
+        plan: SamplingPlan { rgb_frames: 1, flow_pairs: 0, flow_gap_ns: 40 * MS },
+        patience: Patience::for_pace(Pace::Live),
+        behind_ns: 0,
+    };
+    let (mut builder, mut out, mut lcg) = (ClipBuilder::new(config), Vec::new(), Lcg(ppm.unsigned_abs() as u64));
+    let (pictures, sound) = (Pool::<u8>::new(16), Pool::<f32>::new(16));
+    let mut found = Found { seconds: 0, missing: 0, discarded: 0, off_ns: 0, wall_ns: 0 };
+    builder.push(both(), &mut out);
+    let mut next_sample = 0u64;
+    for second in 0..WEEK_S {
+        // A picture in the middle of each second, stamped with up to 8 ms of jitter.
+        let pts = second * S + 500 * MS + lcg.below(8 * MS);
+        let mut data = pictures.take();
+        data.resize(3, 0);
+        builder.push(MediaItem::Frame(Frame::new(data, 1, 1, Pts(pts), pts)), &mut out);
+        if second % 5 == 0 {
+            let (unix_ns, source) = (EPOCH_NS + camera.at(pts), WallSource::RtcpSenderReport);
+            let wall = WallTime { unix_ns: unix_ns as i64, source, uncertainty_ns: 10 * MS };
+            builder.push(MediaItem::Wall { pts: Pts(pts), wall }, &mut out);
+        }
+        // All samples that the camera took until the end of the second, in two pieces.
+        for end in [second * S + 400 * MS, (second + 1) * S] {
+            let until = u64::try_from(camera.at(end) * i128::from(RATE) / i128::from(S)).unwrap();
+            let mut data = sound.take();
+            data.extend((next_sample..until).map(|i| (i % CYCLE) as f32));
+            let length = (until - next_sample) * S / u64::from(RATE);
+            // The moment of the first of them by our clock, with jitter.
+            let pts = end - length.min(end) + lcg.below(8 * MS);
+            next_sample = until;
+            builder.push(MediaItem::Pcm(PcmChunk::new(data, RATE, 1, Pts(pts), pts)), &mut out);
+        }
+        take(&mut out, &camera, &mut found);
+    }
+    builder.push(MediaItem::Ended(touchline::ingest::End::Finished), &mut out);
+    take(&mut out, &camera, &mut found);
+    found
+}
+
+fn take(out: &mut Vec<ClipOutput>, camera: &Camera, found: &mut Found) {
+    for output in out.drain(..) {
+        match output {
+            ClipOutput::Second(second) => {
+                assert_eq!((second.run.0, second.index), (0, found.seconds), "no second is lost, none twice");
+                found.seconds += 1;
+                found.missing += u64::from(second.audio_missing);
+                assert_eq!(second.frames_seen, 1);
+                let audio = second.audio.expect("sound in each second");
+                let start = second.index * S;
+                for (k, value) in audio.iter().enumerate().step_by(100) {
+                    // Slots that no sample took are silence, which cannot be told from the cycle's first.
+                    if *value == 0.0 {
+                        continue;
+                    }
+                    let slot_ns = start + k as u64 * S / u64::from(RATE);
+                    let due = u64::try_from(camera.at(slot_ns) * i128::from(RATE) / i128::from(S)).unwrap() % CYCLE;
+                    let apart = (*value as u64).abs_diff(due);
+                    let apart = apart.min(CYCLE - apart) * S / u64::from(RATE);
+                    found.off_ns = found.off_ns.max(apart);
+                }
+                if let Some(wall) = second.wall {
+                    let off = (i128::from(wall.unix_ns) - EPOCH_NS - camera.at(start)).unsigned_abs() as u64;
+                    assert!(off <= wall.uncertainty_ns, "second {}: {off} ns off", second.index);
+                    found.wall_ns = found.wall_ns.max(off);
+                }
+            }
+            ClipOutput::Discarded { count, .. } => found.discarded += count,
+            ClipOutput::Gap(gap) => panic!("{gap:?}"),
+            ClipOutput::RunStarted { run, .. } => assert_eq!(run.0, 0),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_week_of_a_drifting_camera_loses_no_second_and_no_step_with_its_sound() {
+    for ppm in [0, 80, -80] {
+        let found = week(ppm);
+        println!(
+            "{ppm} ppm: {} seconds, {} samples silent, {} repeated, sound {} ms off at most, wall {} ms",
+            found.seconds,
+            found.missing,
+            found.discarded,
+            found.off_ns / MS,
+            found.wall_ns / MS
+        );
+        assert_eq!(found.seconds, WEEK_S);
+        // 80 ppm are 48 s in a week. The count gives way at 100 ms, so sound never is further off than that and the jitter.
+        assert!(found.off_ns <= 125 * MS, "{} ms off", found.off_ns / MS);
+        // Of the samples only what the clocks disagree about is dropped or filled in, and one resynchronisation's worth.
+        let drift = WEEK_S * u64::from(RATE) * (ppm.unsigned_abs() as u64) / 1_000_000;
+        assert!(found.discarded <= drift * 12 / 10 + 200, "{} samples dropped", found.discarded);
+        assert!(found.missing <= drift * 12 / 10 + 1_200, "{} samples silent", found.missing);
+    }
+}

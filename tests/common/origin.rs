@@ -1,0 +1,214 @@
+//! A live HLS origin that does what it is told: fails, freezes, dawdles, sends garbage, breaks for advertisements.
+//!
+//! Segments are made beforehand; the playlist follows the clock.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::Fixtures;
+
+/// How the origin answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    Well,
+    /// With this status.
+    Status(u16),
+    /// The playlist no longer moves.
+    Frozen,
+    /// A byte every now and then.
+    SlowLoris,
+    /// Segments of noise.
+    Garbage,
+    /// Connections are closed without an answer.
+    Hangs,
+}
+
+/// Segments in the playlist.
+const WINDOW: usize = 6;
+
+/// Wall time of the first segment, ms since 1970: no time that any clock here says.
+pub const FIRST_MS: i64 = 1_600_000_000_000;
+
+struct Shared {
+    mood: Mutex<Mood>,
+    began: Instant,
+    /// Segments by kind: the programme, the advertisement.
+    segments: [Vec<Vec<u8>>; 2],
+    /// For each segment so far, whether it is an advertisement; the last goes on.
+    ads: Mutex<Vec<bool>>,
+    wants_ad: AtomicBool,
+    frozen: Mutex<Option<String>>,
+    stop: AtomicBool,
+}
+
+pub struct Origin {
+    shared: Arc<Shared>,
+    port: u16,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Origin {
+    /// One-second segments of 320×180 with a tone, advertisements of 320×180, too, and time stamps that begin anew.
+    pub fn start() -> Self {
+        let dir = Fixtures::new();
+        let make = |name: &str, pattern: &str, seconds: u32| -> Vec<Vec<u8>> {
+            super::ffmpeg(
+                &format!(
+                    "-f lavfi -i {pattern}=size=320x180:rate=25:duration={seconds} \
+                     -f lavfi -i sine=frequency=440:sample_rate=44100:duration={seconds} \
+                     -c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 25 -bf 0 -c:a aac \
+                     -f hls -hls_time 1 -hls_list_size 0 -hls_segment_filename {}/{name}%d.ts",
+                    dir.path().display()
+                ),
+                &dir.path().join(format!("{name}.m3u8")),
+            );
+            let path = |i: u32| dir.path().join(format!("{name}{i}.ts"));
+            (0..seconds).map(|i| std::fs::read(path(i)).expect("a segment a second")).collect()
+        };
+        let shared = Arc::new(Shared {
+            mood: Mutex::new(Mood::Well),
+            began: Instant::now(),
+            segments: [make("programme", "testsrc2", 90), make("ad", "smptebars", 20)],
+            ads: Mutex::default(),
+            wants_ad: AtomicBool::new(false),
+            frozen: Mutex::default(),
+            stop: AtomicBool::new(false),
+        });
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("a bound listener").port();
+        let serving = shared.clone();
+        let thread = std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                if serving.stop.load(Ordering::Acquire) {
+                    return;
+                }
+                let (Ok(connection), shared) = (connection, serving.clone()) else { continue };
+                // A client that goes away in the middle of an answer is its own business.
+                std::thread::spawn(move || serve(connection, &shared).ok());
+            }
+        });
+        Self { shared, port, thread: Some(thread) }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/live.m3u8", self.port)
+    }
+
+    pub fn mood(&self, mood: Mood) {
+        if mood == Mood::Frozen {
+            *lock(&self.shared.frozen) = Some(playlist(&self.shared));
+        }
+        *lock(&self.shared.mood) = mood;
+    }
+
+    /// Advertisements from the next segment on, or the programme again.
+    pub fn advertise(&self, on: bool) {
+        self.shared.wants_ad.store(on, Ordering::Release);
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        // Wakes the accepting thread.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// The playlist of this moment.
+fn playlist(shared: &Shared) -> String {
+    let mut ads = lock(&shared.ads);
+    let due = WINDOW + shared.began.elapsed().as_secs() as usize;
+    while ads.len() < due {
+        ads.push(shared.wants_ad.load(Ordering::Acquire));
+    }
+    let first = due - WINDOW;
+    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n");
+    for n in first..due {
+        let is_first_of_loop = n > 0 && place(&ads, n).1 == 0;
+        if n > 0 && (ads[n] != ads[n - 1] || is_first_of_loop) {
+            text += "#EXT-X-DISCONTINUITY\n";
+        }
+        let ms = FIRST_MS + 1_000 * n as i64;
+        let (s, ms) = (ms / 1_000, ms % 1_000);
+        // Within the day of FIRST_MS (2020-09-13, from 12:26:40 on).
+        let of_day = s - 1_599_955_200;
+        let (h, m, s) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+        text += &format!("#EXT-X-PROGRAM-DATE-TIME:2020-09-13T{h:02}:{m:02}:{s:02}.{ms:03}Z\n#EXTINF:1.000,\n{n}.ts\n");
+    }
+    text
+}
+
+/// Kind of segment `n`, and which of its kind.
+fn place(ads: &[bool], n: usize) -> (usize, usize) {
+    let kind = usize::from(ads[n]);
+    let of_kind = ads[..n].iter().filter(|ad| **ad == ads[n]).count();
+    (kind, of_kind % if kind == 0 { 90 } else { 20 })
+}
+
+fn serve(connection: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    connection.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut reader = BufReader::new(connection.try_clone()?);
+    let mut out = connection;
+    loop {
+        let mut request = String::new();
+        if reader.read_line(&mut request)? == 0 {
+            return Ok(());
+        }
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
+                break;
+            }
+        }
+        let path = request.split_whitespace().nth(1).unwrap_or("/").to_owned();
+        let mood = *lock(&shared.mood);
+        let body = if path.ends_with(".m3u8") {
+            let frozen = lock(&shared.frozen).clone().filter(|_| mood == Mood::Frozen);
+            frozen.unwrap_or_else(|| playlist(shared)).into_bytes()
+        } else {
+            let n = path.trim_matches('/').trim_end_matches(".ts").parse::<usize>().unwrap_or(usize::MAX);
+            let ads = lock(&shared.ads).clone();
+            if n >= ads.len() {
+                out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
+                continue;
+            }
+            let (kind, which) = place(&ads, n);
+            match mood {
+                Mood::Garbage => (0..40_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect(),
+                _ => shared.segments[kind][which].clone(),
+            }
+        };
+        match mood {
+            Mood::Status(status) => {
+                write!(out, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n")?;
+                continue;
+            }
+            Mood::Hangs => return Ok(()),
+            _ => {}
+        }
+        write!(out, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
+        if mood == Mood::SlowLoris {
+            for byte in &body {
+                if *lock(&shared.mood) != Mood::SlowLoris || shared.stop.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                out.write_all(std::slice::from_ref(byte))?;
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        } else {
+            out.write_all(&body)?;
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A supervised source as `touchline run` has it, up to the seconds that would be classified: what it said, and when.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
+use touchline::clock::{Clock, SystemClock};
+use touchline::ingest::gst::{GstOpener, GstOptions};
+use touchline::ingest::incident::{Cause, Incident};
+use touchline::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use touchline::ingest::uri::Location;
+use touchline::ingest::{Discontinuity, MEDIA_CHANNEL_CAPACITY, MediaItem, Open, Pace, Source};
+use touchline::time::WallTime;
+
+/// One thing that the source or the clip builder said.
+#[derive(Clone, Debug)]
+pub enum Said {
+    State(SourceState),
+    Incident(Incident),
+    /// The first picture of a connection, or after a new run was announced.
+    Picture,
+    Run(Option<Discontinuity>),
+    Second {
+        run: u32,
+        index: u64,
+        frames: u32,
+        has_sound: bool,
+        wall: Option<WallTime>,
+        width: u32,
+    },
+    Gap {
+        run: u32,
+        index: u64,
+    },
+}
+
+impl Said {
+    /// A change of state because of `kind`.
+    pub fn waits_for(&self, kind: Cause) -> bool {
+        matches!(self, Said::State(SourceState::Waiting { kind: k, .. }) if *k == kind)
+    }
+
+    pub fn plays(&self) -> bool {
+        matches!(self, Said::State(SourceState::Playing))
+    }
+
+    pub fn is_second(&self) -> bool {
+        matches!(self, Said::Second { .. })
+    }
+}
+
+#[derive(Default)]
+struct Log(Mutex<Vec<(Instant, Said)>>);
+
+impl Log {
+    fn push(&self, said: Said) {
+        self.lock().push((Instant::now(), said));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Said)>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Observer for Log {
+    fn state(&self, state: SourceState) {
+        self.push(Said::State(state));
+    }
+
+    fn incident(&self, incident: Incident) {
+        self.push(Said::Incident(incident));
+    }
+}
+
+/// A source under watch; stops when dropped.
+pub struct Watched {
+    log: Arc<Log>,
+    source: Option<Box<dyn Source>>,
+    clip: Option<JoinHandle<()>>,
+    /// What [`Watched::until`] has looked at.
+    seen: usize,
+}
+
+/// The stall times that the tests can wait for.
+pub fn quick() -> Policy {
+    Policy {
+        retry_first: true,
+        stall: Duration::from_secs(4),
+        track_stall: Duration::from_secs(2),
+        pictures_stall: Duration::from_secs(5),
+        backoff_min: Duration::from_millis(200),
+        backoff_max: Duration::from_secs(1),
+        ..Policy::default()
+    }
+}
+
+impl Watched {
+    pub fn start(uri: &str) -> Self {
+        Self::start_with(uri, GstOptions { connect_timeout: Duration::from_secs(6), ..GstOptions::default() }, quick())
+    }
+
+    pub fn start_with(uri: &str, options: GstOptions, policy: Policy) -> Self {
+        let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+        let options = GstOptions { thinning: Some(PlanThinner::thinning(&plan)), ..options };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let log = Arc::<Log>::default();
+        let kind = Location::parse(uri).expect("a known kind of source").kind;
+        let supervisor = Supervisor {
+            inner: Arc::new(GstOpener::new(options.clone(), clock.clone()).expect("GStreamer starts")),
+            policy: Policy { reopen_on_end: kind.reopens_on_end(), stall_cause: kind.stall_cause(), ..policy },
+            clock,
+            sleeper: Arc::new(ThreadSleeper),
+            observer: log.clone(),
+            counters: options.counters.clone(),
+            id: "watched".into(),
+        };
+        let (to, from) = bounded(MEDIA_CHANNEL_CAPACITY);
+        let source = supervisor.open(uri, to).expect("the source opens");
+        let patience = Patience::for_pace(Pace::Live);
+        let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, patience, behind_ns: 0 });
+        let told = log.clone();
+        let clip = std::thread::spawn(move || {
+            let (mut out, mut is_new) = (Vec::new(), true);
+            for item in from {
+                match &item {
+                    MediaItem::Discontinuity(_) => is_new = true,
+                    MediaItem::Frame(_) | MediaItem::Thinned { .. } if std::mem::take(&mut is_new) => {
+                        told.push(Said::Picture);
+                    }
+                    _ => {}
+                }
+                builder.push(item, &mut out);
+                out.drain(..).for_each(|output| say(&told, output));
+            }
+        });
+        Self { log, source: Some(source), clip: Some(clip), seen: 0 }
+    }
+
+    /// Waits until something was said that `enough` is true of, since the last such; gives its moment.
+    pub fn until(&mut self, what: &str, limit: Duration, enough: impl Fn(&Said) -> bool) -> (Instant, Said) {
+        let end = Instant::now() + limit;
+        loop {
+            {
+                let log = self.log.lock();
+                if let Some(found) = log[self.seen..].iter().position(|(_, said)| enough(said)) {
+                    self.seen += found + 1;
+                    return log[self.seen - 1].clone();
+                }
+                assert!(Instant::now() < end, "no {what} within {limit:?} after {:#?}", tail(&log[..]));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the stream plays and its first second is there, and checks that it was there two seconds after the
+    /// first picture.
+    pub fn until_classified(&mut self, limit: Duration) -> Instant {
+        let (picture, _) = self.until("picture", limit, |said| matches!(said, Said::Picture));
+        let (second, _) = self.until("second", limit, Said::is_second);
+        let took = second - picture;
+        // What a second may take longer on a machine that does other work at the same time.
+        assert!(took < Duration::from_millis(2_500), "{took:?} from the first picture to a second");
+        second
+    }
+
+    /// Goes on from now.
+    pub fn skip(&mut self) {
+        self.seen = self.log.lock().len();
+    }
+
+    pub fn all(&self) -> Vec<(Instant, Said)> {
+        self.log.lock().clone()
+    }
+}
+
+fn tail(log: &[(Instant, Said)]) -> Vec<&Said> {
+    log[log.len().saturating_sub(12)..].iter().map(|(_, said)| said).collect()
+}
+
+fn say(log: &Log, output: ClipOutput) {
+    match output {
+        ClipOutput::RunStarted { cause, .. } => log.push(Said::Run(cause)),
+        ClipOutput::Second(s) => log.push(Said::Second {
+            run: s.run.0,
+            index: s.index,
+            frames: s.frames_seen,
+            has_sound: s.audio.is_some(),
+            wall: s.wall,
+            width: s.frames.first().map_or(0, |f| f.width),
+        }),
+        ClipOutput::Gap(gap) => log.push(Said::Gap { run: gap.run.0, index: gap.index }),
+        _ => {}
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.source = None;
+        if let Some(clip) = self.clip.take() {
+            let _ = clip.join();
+        }
+    }
+}

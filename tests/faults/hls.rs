@@ -1,0 +1,83 @@
+//! HLS origins that fail, and breaks for advertisements.
+
+use touchline::ingest::Discontinuity;
+use touchline::ingest::incident::Cause;
+use touchline::time::WallSource;
+
+use crate::PATIENCE;
+use crate::common::origin::{FIRST_MS, Mood, Origin};
+use crate::common::watched::{Said, Watched};
+
+/// Breaks the origin and mends it again; gives the cause that was found.
+fn broken_and_mended(mood: Mood) -> Cause {
+    let origin = Origin::start();
+    let mut watched = Watched::start(&origin.url());
+    watched.until_classified(PATIENCE);
+    watched.skip();
+    origin.mood(mood);
+    let (_, said) = watched.until("failure", PATIENCE, |said| {
+        matches!(said, Said::State(touchline::ingest::supervise::SourceState::Waiting { .. }))
+    });
+    let Said::State(touchline::ingest::supervise::SourceState::Waiting { kind, cause, .. }) = said else {
+        unreachable!("that was waited for")
+    };
+    eprintln!("{mood:?}: {cause}");
+    origin.mood(Mood::Well);
+    watched.until("return", PATIENCE, Said::plays);
+    watched.until_classified(PATIENCE);
+    kind
+}
+
+#[test]
+fn statuses_are_told_apart() {
+    assert_eq!(broken_and_mended(Mood::Status(404)), Cause::NotFound);
+    assert_eq!(broken_and_mended(Mood::Status(503)), Cause::ServerError);
+}
+
+#[test]
+fn a_playlist_that_stops_moving_is_a_stall() {
+    assert_eq!(broken_and_mended(Mood::Frozen), Cause::PlaylistStalled);
+}
+
+#[test]
+fn a_server_that_dawdles_or_hangs_up_is_left() {
+    for mood in [Mood::SlowLoris, Mood::Hangs] {
+        let kind = broken_and_mended(mood);
+        assert!(matches!(kind, Cause::PlaylistStalled | Cause::NoAnswer | Cause::Other), "{mood:?}: {kind:?}");
+    }
+}
+
+#[test]
+fn garbage_does_no_harm() {
+    let kind = broken_and_mended(Mood::Garbage);
+    assert!(matches!(kind, Cause::PlaylistStalled | Cause::NotMedia | Cause::Damaged | Cause::Other), "{kind:?}");
+}
+
+#[test]
+fn segments_bring_their_dates_and_advertisements_begin_runs() {
+    let origin = Origin::start();
+    let mut watched = Watched::start(&origin.url());
+    watched.until_classified(PATIENCE);
+    // Stream time 0 is the first segment of the playlist that was loaded, so second and date go on together.
+    let mut offset = None;
+    for _ in 0..3 {
+        let (_, said) = watched.until("date", PATIENCE, |s| matches!(s, Said::Second { wall: Some(_), .. }));
+        let Said::Second { index, wall: Some(wall), .. } = said else { unreachable!("that was waited for") };
+        assert_eq!(wall.source, WallSource::HlsProgramDateTime);
+        assert!(wall.uncertainty_ns >= 100_000_000 && wall.uncertainty_ns < 200_000_000, "{wall:?}");
+        // A segment begins each second: its date is that of the second, whichever it is.
+        let ms = wall.unix_ns / 1_000_000 - FIRST_MS;
+        assert!((0..120_000).contains(&ms), "{wall:?}");
+        let of_second = ms - 1_000 * index as i64;
+        assert!(offset.is_none_or(|before: i64| (before - of_second).abs() <= 40), "{offset:?}, then {of_second}");
+        offset = Some(of_second);
+    }
+    origin.advertise(true);
+    watched.until("break", PATIENCE, |said| matches!(said, Said::Run(Some(Discontinuity::Playlist))));
+    watched.until("second", PATIENCE, Said::is_second);
+    origin.advertise(false);
+    watched.until("end of the break", PATIENCE, |said| matches!(said, Said::Run(Some(Discontinuity::Playlist))));
+    watched.until("second", PATIENCE, Said::is_second);
+    let said = watched.all();
+    assert_eq!(said.iter().filter(|(_, said)| said.plays()).count(), 1, "no reconnect for advertisements");
+}

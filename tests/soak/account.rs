@@ -1,0 +1,174 @@
+//! Where the seconds of a stream went, from its records and when they came.
+
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A record and when it was written, seconds since the beginning.
+#[derive(Clone, Debug)]
+pub struct Stamped {
+    pub at_s: f64,
+    pub record: Value,
+}
+
+/// Follows the records of a program.
+pub struct Tail {
+    records: Arc<Mutex<Vec<Stamped>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tail {
+    pub fn start(path: PathBuf, began: Instant) -> Self {
+        let (records, stop) = (Arc::<Mutex<Vec<Stamped>>>::default(), Arc::new(AtomicBool::new(false)));
+        let (to, stopped) = (records.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let (mut at, mut is_last) = (0, false);
+            loop {
+                if let Ok(mut file) = std::fs::File::open(&path) {
+                    file.seek(SeekFrom::Start(at)).expect("a file can be sought in");
+                    let mut reader = BufReader::new(file);
+                    let mut line = String::new();
+                    while reader.read_line(&mut line).expect("a record is UTF-8") > 0 && line.ends_with('\n') {
+                        at += line.len() as u64;
+                        let record = serde_json::from_str(&line).expect("a record is JSON");
+                        let stamped = Stamped { at_s: began.elapsed().as_secs_f64(), record };
+                        to.lock().expect("no test panics with it").push(stamped);
+                        line.clear();
+                    }
+                }
+                if is_last {
+                    return;
+                }
+                is_last = stopped.load(Ordering::Acquire);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Self { records, stop, thread: Some(thread) }
+    }
+
+    /// All records; the program must have ended.
+    pub fn records(&self) -> Vec<Stamped> {
+        std::thread::sleep(Duration::from_millis(300));
+        self.records.lock().expect("no test panics with it").clone()
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The time without a record after which something must have been said about it: a second, and what deciding it may
+/// take on a machine that is busy with faults.
+const SILENCE_S: f64 = 5.0;
+
+/// The seconds of one stream.
+#[derive(Debug, Default)]
+pub struct Account {
+    pub id: String,
+    /// Seconds of stream time between the first and the last of each run, both counted.
+    pub seconds_in: u64,
+    pub decided: u64,
+    /// By reason: overload, no-media, compute.
+    pub gaps: [u64; 3],
+    pub runs: usize,
+    pub failures: usize,
+    pub incidents: usize,
+    /// Seconds without records that a failure or an incident explains.
+    pub away_s: f64,
+    /// Seconds without records that nothing explains.
+    pub unexplained_s: f64,
+    /// From the return of a source to its next second, the longest.
+    pub back_s: f64,
+    pub last_s: f64,
+    length_s: f64,
+    faults: Vec<String>,
+}
+
+impl Account {
+    pub fn of(id: &str, records: &[Stamped], length_s: f64) -> Self {
+        let mut account = Self { id: id.to_owned(), length_s, ..Self::default() };
+        let (mut run, mut before_s, mut explained): (Option<(u64, u64)>, f64, bool) = (None, 0.0, true);
+        let mut playing_s = None;
+        for Stamped { at_s, record } in records.iter().filter(|s| s.record["stream"] == id) {
+            match record["type"].as_str().unwrap_or_default() {
+                "state" => {
+                    account.failures += usize::from(record["state"] == "waiting");
+                    explained = true;
+                    playing_s = (record["state"] == "playing").then_some(*at_s).or(playing_s);
+                }
+                "incident" => {
+                    account.incidents += 1;
+                    explained = true;
+                }
+                kind @ ("second" | "gap") => {
+                    let at = (record["run"].as_u64().unwrap(), record["index"].as_u64().unwrap());
+                    match run {
+                        Some((r, next)) if r == at.0 => {
+                            if next != at.1 {
+                                account.faults.push(format!("run {r}: {} follows, {next} was due", at.1));
+                            }
+                        }
+                        Some((r, _)) if at.0 < r => account.faults.push(format!("run {} after {r}", at.0)),
+                        _ => account.runs += 1,
+                    }
+                    run = Some((at.0, at.1 + 1));
+                    account.seconds_in += 1;
+                    if kind == "second" {
+                        account.decided += 1;
+                        if let Some(playing_s) = playing_s.take() {
+                            account.back_s = account.back_s.max(at_s - playing_s);
+                        }
+                    } else {
+                        let reason = ["overload", "no-media", "compute"].iter().position(|r| record["reason"] == *r);
+                        account.gaps[reason.expect("a known reason")] += 1;
+                    }
+                    let silent_s = at_s - before_s - 1.0;
+                    if silent_s > 0.5 && explained {
+                        account.away_s += silent_s;
+                    } else if silent_s > SILENCE_S {
+                        account.unexplained_s += silent_s;
+                        account.faults.push(format!("nothing was said for {silent_s:.1} s before {at_s:.1} s"));
+                    }
+                    (before_s, explained) = (*at_s, false);
+                }
+                _ => {}
+            }
+        }
+        account.last_s = before_s;
+        account
+    }
+
+    pub fn table(accounts: &[Self]) -> String {
+        let mut text = "| stream | runs | failures | incidents | seconds in | decided | gaps: overload | no media | compute \
+                        | away, s | unexplained, s | back to a second within, s |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
+        for a in accounts {
+            let [overload, no_media, compute] = a.gaps;
+            text += &format!(
+                "| {} | {} | {} | {} | {} | {} | {overload} | {no_media} | {compute} | {:.0} | {:.0} | {:.1} |\n",
+                a.id, a.runs, a.failures, a.incidents, a.seconds_in, a.decided, a.away_s, a.unexplained_s, a.back_s
+            );
+        }
+        text
+    }
+
+    /// # Panics
+    /// If a second is missing or told twice within a run, or was away without a word, or the stream did not come back.
+    pub fn check(&self) {
+        assert!(self.faults.is_empty(), "{}: {:#?}", self.id, self.faults);
+        assert_eq!(self.seconds_in, self.decided + self.gaps.iter().sum::<u64>(), "{}", self.id);
+        assert!(self.decided > 0, "{}: nothing was decided", self.id);
+        assert!(self.length_s - self.last_s < 15.0, "{}: its last second came at {:.0} s", self.id, self.last_s);
+    }
+}
