@@ -12,6 +12,7 @@
 mod activation;
 mod batch_norm;
 mod conv;
+pub mod cuda;
 mod depthwise;
 mod depthwise_plane;
 pub mod fused;

@@ -1,0 +1,1 @@
+//! What this machine and this build have for a GPU, in words for a person.
