@@ -19,6 +19,78 @@ pub enum GpuError {
     Refused(String),
 }
 
+/// What a driver or library says, by a part of its words, and what a person can do about it.
+const ADVICE: [(&str, &str, &str); 13] = [
+    ("NO_DEVICE", "the driver finds no GPU", "check that one is there and visible (nvidia-smi, CUDA_VISIBLE_DEVICES)"),
+    ("INVALID_DEVICE", "there is no such GPU", "choose one that nvidia-smi lists"),
+    ("INSUFFICIENT_DRIVER", "the NVIDIA driver is too old for this program", "install driver 580 or newer"),
+    ("UNSUPPORTED_PTX", "the NVIDIA driver is too old for this program", "install driver 580 or newer"),
+    (
+        "DRIVER_MISMATCH",
+        "the driver's library and its kernel module are of two versions",
+        "reboot, or reload the module",
+    ),
+    ("STUB_LIBRARY", "libcuda.so.1 is the toolkit's stub and no driver", "take the stubs out of LD_LIBRARY_PATH"),
+    (
+        "DEVICE_UNAVAILABLE",
+        "the GPU is busy: another program has it to itself",
+        "end that program, or set its compute mode to Default",
+    ),
+    (
+        "OUT_OF_MEMORY",
+        "the GPU has no memory left for a context",
+        "end other programs on it (nvidia-smi lists them), or choose another GPU",
+    ),
+    (
+        "NO_BINARY_FOR_GPU",
+        "this program has no code for the GPU",
+        "build it again with CUDA_COMPUTE_CAP set to the GPU's compute capability",
+    ),
+    ("SYSTEM_NOT_READY", "the system's GPU services are not ready", "start nvidia-fabricmanager, then this again"),
+    (
+        "COMPAT_NOT_SUPPORTED",
+        "the driver cannot run this CUDA version on this GPU",
+        "install driver 580 or newer, without a compatibility package",
+    ),
+    ("CUDNN_STATUS", "cuDNN does not start", "install cuDNN 9 for this CUDA version, all of its libraries"),
+    ("CUBLAS_STATUS", "cuBLAS does not start", "install cuBLAS of the CUDA version this program was built with"),
+];
+
+impl GpuError {
+    /// A fault by what candle, cudarc or a library says of it; only its first line is kept.
+    pub fn of_text(text: &str) -> Self {
+        let line = text.lines().next().unwrap_or_default().trim().to_owned();
+        if ["OUT_OF_MEMORY", "ALLOC_FAILED"].iter().any(|word| text.contains(word)) {
+            GpuError::OutOfMemory(line)
+        } else if ["CUDA_ERROR_", "CUBLAS_STATUS", "CUDNN_STATUS", "CURAND_STATUS"].iter().any(|w| text.contains(w)) {
+            GpuError::Device(line)
+        } else {
+            GpuError::Refused(line)
+        }
+    }
+
+    /// A fault while GPU `ordinal` is taken into use: what it means and what to do.
+    pub fn at_start(ordinal: usize, text: &str) -> Self {
+        let line = text.lines().next().unwrap_or_default().trim();
+        GpuError::Unusable(match ADVICE.iter().find(|(word, _, _)| text.contains(word)) {
+            Some((_, what, advice)) => format!("GPU {ordinal}: {what} ({line}); {advice}"),
+            None => format!(
+                "GPU {ordinal} does not start ({line}); see whether nvidia-smi works, and dmesg for what the driver says"
+            ),
+        })
+    }
+
+    /// A GPU that is not there.
+    pub fn no_such_device(ordinal: usize, count: usize) -> Self {
+        let there = match count {
+            0 => "the driver finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES".to_owned(),
+            1 => "there is one; give cuda:0".to_owned(),
+            n => format!("there are {n}; give cuda:0 to cuda:{}", n - 1),
+        };
+        GpuError::Unusable(format!("GPU {ordinal}: {there}"))
+    }
+}
+
 /// What to do next after a fault, and what has been lost to faults so far. It decides and counts; acting is the engine's.
 #[derive(Clone, Debug)]
 pub struct Recovery {
@@ -175,6 +247,28 @@ mod tests {
 
     fn device() -> Option<GpuError> {
         Some(GpuError::Device("illegal address".into()))
+    }
+
+    #[test]
+    fn faults_are_told_apart_by_their_words() {
+        let text = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")\n   0: candle_core::...";
+        let fault = GpuError::of_text(text);
+        assert!(matches!(&fault, GpuError::OutOfMemory(line) if !line.contains('\n')), "{fault}");
+        assert!(matches!(GpuError::of_text("CublasError(CUBLAS_STATUS_ALLOC_FAILED)"), GpuError::OutOfMemory(_)));
+        for text in ["DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"\")", "CudnnError(CUDNN_STATUS_EXECUTION_FAILED)"] {
+            assert!(matches!(GpuError::of_text(text), GpuError::Device(_)), "{text}");
+        }
+        assert!(matches!(GpuError::of_text("shape mismatch in matmul"), GpuError::Refused(_)));
+    }
+
+    #[test]
+    fn every_fault_at_the_start_says_what_to_do() {
+        for (word, _, advice) in ADVICE {
+            let error = GpuError::at_start(1, &format!("DriverError(CUDA_ERROR_{word}, \"x\")\nmore")).to_string();
+            assert!(error.starts_with("GPU 1: ") && error.ends_with(advice) && !error.contains('\n'), "{error}");
+        }
+        assert!(GpuError::at_start(0, "CUDA_ERROR_SOMETHING_ELSE").to_string().contains("nvidia-smi"));
+        assert!(GpuError::no_such_device(3, 2).to_string().contains("cuda:1"));
     }
 
     #[test]

@@ -4,8 +4,14 @@
 //! processor that takes the kernels' sources as C++. With the feature `cuda`, `context` is the launcher of a real device.
 //! Not here: kernels ([`crate::features::cuda`], [`crate::nn::cuda`]) and networks.
 
+#[cfg(feature = "cuda")]
+mod compile;
+#[cfg(feature = "cuda")]
+pub mod context;
 pub mod fault;
 pub mod launch;
+#[cfg(feature = "cuda")]
+mod libraries;
 pub mod placement;
 pub mod probe;
 
