@@ -14,30 +14,33 @@ use candle_core::cuda_backend::cudarc::nvrtc::{CompileError, CompileOptions, com
 use sha2::{Digest, Sha256};
 
 use super::GpuError;
+use super::context::Module;
 
 /// A folder for compiled kernels in place of the user's cache.
 pub const VARIABLE: &str = "TOUCHLINE_CACHE";
 
-/// What `source` is as PTX for compute capability `major`.`minor`. Compiled once a process.
+/// What a module is as PTX for compute capability `major`.`minor`. Compiled once a process.
 ///
 /// # Errors
 /// [`GpuError::Unusable`] when NVRTC refuses: it is too old for the device, or not whole.
-pub(super) fn ptx(name: &'static str, source: &str, (major, minor): (i32, i32)) -> Result<&'static str, GpuError> {
+pub(super) fn ptx(module: Module, (major, minor): (i32, i32)) -> Result<&'static str, GpuError> {
     type Compiled = HashMap<(&'static str, i32, i32), &'static str>;
     static COMPILED: OnceLock<Mutex<Compiled>> = OnceLock::new();
     let compiled = COMPILED.get_or_init(Mutex::default);
     let mut compiled = compiled.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = module.name;
     if let Some(ptx) = compiled.get(&(name, major, minor)) {
         return Ok(ptx);
     }
+    let source = (module.source)();
     let (nvrtc_major, nvrtc_minor) = version()?;
-    let key = hex(&[source, &format!("{major}.{minor} {nvrtc_major}.{nvrtc_minor}")]);
+    let key = hex(&[&source, &format!("{major}.{minor} {nvrtc_major}.{nvrtc_minor}")]);
     let path = folder().map(|folder| folder.join(format!("{name}-{}.ptx", &key[..32])));
     let kept = path.as_deref().and_then(read);
     let ptx = match kept {
         Some(ptx) => ptx,
         None => {
-            let ptx = compile(source, major, minor)?;
+            let ptx = compile(&source, major, minor)?;
             if let Some(Err(e)) = path.as_deref().map(|path| write(path, &ptx)) {
                 tracing::debug!("compiled kernels are not kept: {e}");
             }

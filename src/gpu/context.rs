@@ -209,7 +209,7 @@ pub fn launch(
     let failed = |e: GpuError| candle_core::Error::Msg(e.to_string());
     let context = device.cuda_stream().context().clone();
     let capability = context.compute_capability().map_err(|e| failed(fault(e)))?;
-    let ptx = compile::ptx(module.name, &(module.source)(), capability).map_err(failed)?;
+    let ptx = compile::ptx(module, capability).map_err(failed)?;
     let function = device.get_or_load_custom_func(kernel, module.name, ptx)?;
     let address = |argument: &Argument| match argument {
         Argument::At(pointer) => pointer.memory + pointer.offset,

@@ -3,7 +3,23 @@
 //! `depthwise.cu` is the device's side of [`super::depthwise_conv2d`], with gradients, on planes; `layers.cu` holds what
 //! inference needs on pixels whose channels lie together, (N, H, W, C), the layout of tensor cores.
 
+#[cfg(feature = "cuda")]
+mod conv;
+#[cfg(feature = "cuda")]
+pub(super) mod depthwise;
+#[cfg(feature = "cuda")]
+mod net;
+#[cfg(feature = "cuda")]
+pub(super) mod ops;
+
 use crate::gpu::PRELUDE;
+
+#[cfg(feature = "cuda")]
+pub(crate) use conv::abandon;
+#[cfg(feature = "cuda")]
+pub use conv::start as start_cudnn;
+#[cfg(feature = "cuda")]
+pub use net::{DeviceNet, DeviceValue};
 
 /// The kernels' sources in the order in which they are compiled, after [`PRELUDE`].
 pub const SOURCES: [&str; 2] = [include_str!("kernels/depthwise.cu"), include_str!("kernels/layers.cu")];
