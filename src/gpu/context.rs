@@ -426,3 +426,48 @@ pub(crate) fn fault(error: DriverError) -> GpuError {
 pub fn of_candle(error: candle_core::Error) -> GpuError {
     GpuError::of_text(&error.to_string())
 }
+
+/// Makes sure that a GPU does what is asked of it: compiles and loads all kernels, runs one, and starts cuDNN.
+///
+/// # Errors
+/// [`GpuError::Unusable`] with what lacks and what to install or change.
+pub fn check(gpu: &mut Gpu) -> Result<(), GpuError> {
+    let ordinal = gpu.info.ordinal;
+    let unusable = |e: GpuError| match e {
+        GpuError::Unusable(_) => e,
+        other => GpuError::at_start(ordinal, &other.to_string()),
+    };
+    for (module, kernels) in [(FEATURES, &crate::features::cuda::KERNELS[..]), (LAYERS, &crate::nn::cuda::KERNELS[..])]
+    {
+        let ptx = compile::ptx(module, gpu.info.capability)?;
+        for kernel in kernels {
+            let loaded = gpu.device.get_or_load_custom_func(kernel, module.name, ptx);
+            loaded.map_err(|e| GpuError::at_start(ordinal, &e.to_string()))?;
+        }
+    }
+    crate::nn::cuda::start_cudnn(&gpu.device).map_err(|e| GpuError::at_start(ordinal, &e.to_string()))?;
+    let one = gpu.memory(size_of::<f32>()).map_err(unusable)?;
+    let at = gpu.pointer(&one);
+    let arguments = [at.into(), 1i32.into(), 1f32.into(), (-1f32).into()];
+    Launcher::launch(gpu, "mel_decibels", Shape::new([1, 1, 1], 256), &arguments).map_err(unusable)?;
+    gpu.wait().map_err(unusable)
+}
+
+/// Destroys the context of a GPU that has failed, with everything in it, so that the next one starts afresh. Whoever else in
+/// this process uses the GPU loses it too, and finds out at its next call.
+pub(crate) fn reset(ordinal: usize) -> Result<(), GpuError> {
+    let ordinal_c = i32::try_from(ordinal).map_err(|_| GpuError::no_such_device(ordinal, 0))?;
+    let mut device = 0;
+    // SAFETY: `device` receives a handle, which resetting takes; memory and handles of the old context are never given back
+    // (their owners were forgotten), so nothing is freed twice.
+    let status = unsafe {
+        match sys::cuDeviceGet(&mut device, ordinal_c) {
+            sys::CUresult::CUDA_SUCCESS => sys::cuDevicePrimaryCtxReset_v2(device),
+            other => other,
+        }
+    };
+    match status {
+        sys::CUresult::CUDA_SUCCESS => Ok(()),
+        status => Err(GpuError::at_start(ordinal, &format!("{status:?}"))),
+    }
+}

@@ -100,6 +100,11 @@ impl MobileNetV2 {
         loader.finish(Body { stem, blocks, last }, |backbone| Self { backbone, head })
     }
 
+    #[cfg(feature = "cuda")]
+    pub(super) fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
+        self.backbone.gpu_numbers()
+    }
+
     pub(super) fn fused(&self) -> Option<&Fused> {
         self.backbone.fused()
     }

@@ -127,6 +127,15 @@ impl Network {
         })
     }
 
+    /// The numbers it takes and computes with on a GPU; `None` elsewhere.
+    #[cfg(feature = "cuda")]
+    pub fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
+        match self {
+            Network::MobileNetV2(network) => network.gpu_numbers(),
+            Network::ResNet50(network) => network.gpu_numbers(),
+        }
+    }
+
     /// Length of the pooled feature vector.
     pub const fn feature_width(&self) -> usize {
         match self {
@@ -264,6 +273,14 @@ impl<L: Layers> Backbone<L> {
         let (mut graph, picture) = Graph::new(Level::best(), precision, 3);
         let last = layers.fuse(&mut graph, picture)?;
         Ok(Backbone::Fused(Fused::new(graph.average(last)?)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
+        match self {
+            Backbone::Gpu(net) => Some(net.computes_with().1),
+            Backbone::Fused(_) | Backbone::Layers(_) => None,
+        }
     }
 
     fn fused(&self) -> Option<&Fused> {

@@ -121,6 +121,11 @@ impl ResNet50 {
         loader.finish(Body { stem, blocks, last_norm }, |backbone| Self { input_norm, backbone, head })
     }
 
+    #[cfg(feature = "cuda")]
+    pub(super) fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
+        self.backbone.gpu_numbers()
+    }
+
     pub(super) fn fused(&self) -> Option<&Fused> {
         self.backbone.fused()
     }

@@ -51,7 +51,7 @@ fn device_picture(
     let len = 3 * params.width * params.height;
     let out = host.memory(3 * len * numbers.bytes()).unwrap();
     let target = Target { out: host.pointer(&out), numbers, layout };
-    features.run(host, &work, &Targets { pictures: Some(target), ..Targets::default() }).unwrap();
+    features.run(host, &work, &Targets { pictures: Some(target), ..Targets::default() }, &mut |_, _| {}).unwrap();
     let all = host.read(target.out, 3 * len * numbers.bytes());
     let (picture, empty) = all[len * numbers.bytes()..].split_at(len * numbers.bytes());
     assert!(empty.iter().all(|b| *b == 0), "a picture without pixels is all mean");
@@ -363,7 +363,7 @@ fn whole_seconds_become_what_the_extractors_make_of_them() {
         };
         let outputs = [target(pictures.len()), target(flows.len()), target(sounds.len())];
         let [p, f, s] = [0, 1, 2].map(|i| Some(outputs[i].0));
-        features.run(&mut host, &work, &Targets { pictures: p, flows: f, sounds: s }).unwrap();
+        features.run(&mut host, &work, &Targets { pictures: p, flows: f, sounds: s }, &mut |_, _| {}).unwrap();
         for ((output, want), (name, tolerance)) in outputs.iter().zip([&pictures, &flows, &sounds]).zip([
             ("pictures", 1e-4),
             ("flows", 2e-3),
@@ -391,7 +391,7 @@ fn the_launches_of_a_batch_do_not_grow_with_it() {
         let target = Target { out: host.pointer(&out), numbers: Numbers::F32, layout: Layout::Planar };
         let work = Work { pictures: pictures.clone(), pairs, ..Work::default() };
         host.launches.clear();
-        features.run(&mut host, &work, &Targets { flows: Some(target), ..Targets::default() }).unwrap();
+        features.run(&mut host, &work, &Targets { flows: Some(target), ..Targets::default() }, &mut |_, _| {}).unwrap();
         let iterate = ["farneback_iterate"; 3];
         let level = [&["farneback_shrink", "farneback_expand_5"][..], &iterate].concat();
         let want = [&["gray_rgb8"][..], &level, &["flow_encode_f32"]].concat();

@@ -79,6 +79,11 @@ impl<L: Launcher> DeviceFlows<L> {
         })
     }
 
+    /// Width and height of an input, pixels.
+    pub fn size(&self) -> (usize, usize) {
+        (self.params.width, self.params.height)
+    }
+
     /// Numbers of one input: 3 × height × width.
     pub fn input_len(&self) -> usize {
         3 * self.params.width * self.params.height

@@ -92,6 +92,15 @@ pub struct Targets {
     pub sounds: Option<Target>,
 }
 
+/// What of a batch has just been started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Upload,
+    Pictures,
+    Flows,
+    Sounds,
+}
+
 /// The extractors of a pack on a device, with their tables and scratch memory.
 pub struct DeviceFeatures<L: Launcher> {
     pub pictures: Option<DevicePictures<L>>,
@@ -123,11 +132,18 @@ impl<L: Launcher> DeviceFeatures<L> {
         })
     }
 
-    /// Computes the inputs of the models that have a target. One upload; nothing comes back.
+    /// Computes the inputs of the models that have a target. One upload; nothing comes back. `after` is called when a part
+    /// has been started: a place for marks in the launcher's order.
     ///
     /// # Errors
     /// What the device says; [`GpuError::OutOfMemory`] when the batch is too large for it.
-    pub fn run(&mut self, launcher: &mut L, work: &Work<'_>, targets: &Targets) -> Result<(), GpuError> {
+    pub fn run(
+        &mut self,
+        launcher: &mut L,
+        work: &Work<'_>,
+        targets: &Targets,
+        after: &mut dyn FnMut(&mut L, Part),
+    ) -> Result<(), GpuError> {
         let upload = &mut self.upload;
         upload.clear();
         let offsets = upload.pictures(&work.pictures);
@@ -145,14 +161,18 @@ impl<L: Launcher> DeviceFeatures<L> {
         };
         let bytes = upload.len();
         let base = launcher.upload(bytes, &mut |to| upload.fill(work, to))?;
+        after(launcher, Part::Upload);
         if let (Some(own), Some((plan, target))) = (&mut self.pictures, pictures) {
             own.launch(launcher, &plan, base, target)?;
+            after(launcher, Part::Pictures);
         }
         if let (Some(own), Some((plan, target))) = (&mut self.flows, flows) {
             own.launch(launcher, &plan, base, target)?;
+            after(launcher, Part::Flows);
         }
         if let (Some(own), Some((plan, target))) = (&mut self.sounds, sounds) {
             own.launch(launcher, &plan, base, target)?;
+            after(launcher, Part::Sounds);
         }
         Ok(())
     }
