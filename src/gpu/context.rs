@@ -107,6 +107,29 @@ impl Gpu {
         self.stream.synchronize().map_err(fault)
     }
 
+    /// The bytes from `pointer` on, when everything started before is over.
+    ///
+    /// # Errors
+    /// The first fault of what was started.
+    ///
+    /// # Panics
+    /// Never; but `pointer` must be one that this GPU gave, with `bytes` behind it.
+    pub fn read(&self, pointer: Pointer, bytes: usize) -> Result<Vec<u8>, GpuError> {
+        let mut data = vec![0u8; bytes];
+        // SAFETY: the caller's pointer comes from `memory`, `upload` or `output` of this GPU, and the copy is waited for
+        // before `data` is looked at or dropped.
+        unsafe {
+            candle_core::cuda_backend::cudarc::driver::result::memcpy_dtoh_async(
+                &mut data,
+                pointer.memory + pointer.offset,
+                self.stream.cu_stream(),
+            )
+        }
+        .map_err(fault)?;
+        self.wait()?;
+        Ok(data)
+    }
+
     /// The stream that kernels and candle's ops run on.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
@@ -293,7 +316,8 @@ impl Launcher for Gpu {
     }
 
     fn launch(&mut self, kernel: &'static str, shape: Shape, arguments: &[Argument]) -> Result<(), GpuError> {
-        launch(&self.device, FEATURES, kernel, shape, arguments).map_err(of_candle)
+        let module = if crate::nn::cuda::KERNELS.contains(&kernel) { LAYERS } else { FEATURES };
+        launch(&self.device, module, kernel, shape, arguments).map_err(of_candle)
     }
 }
 

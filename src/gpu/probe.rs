@@ -101,16 +101,16 @@ pub fn findings() -> Vec<Finding> {
             let module = module.as_deref().unwrap_or("version unknown");
             findings.push(finding(true, "NVIDIA driver", format!("{module}, for CUDA {major}.{minor} and older")));
         }
-        // Without a GPU nothing is wrong with a machine that has no driver.
-        Err(e) => findings.push(finding(module.is_none(), "NVIDIA driver", e.to_string())),
+        // Whatever else there is, it cannot be asked.
+        Err(e) => return vec![finding(false, "GPU", format!("{e}; touchline computes on the CPU"))],
     }
     match context::compiler_version() {
         Ok((major, minor)) => findings.push(finding(true, "NVRTC", format!("{major}.{minor}"))),
-        Err(e) => findings.push(finding(module.is_none(), "NVRTC", e.to_string())),
+        Err(e) => findings.push(finding(false, "NVRTC", e.to_string())),
     }
     let gpus = context::all().unwrap_or_default();
     if gpus.is_empty() {
-        findings.push(finding(module.is_none(), "GPU", "none to be used; touchline computes on the CPU"));
+        findings.push(finding(false, "GPU", "the driver finds none; touchline computes on the CPU"));
     }
     for gpu in gpus {
         let (major, minor) = gpu.capability;

@@ -16,8 +16,8 @@ use touchline::ingest::frame::{Frame, RgbView};
 use touchline::ingest::pool::Pooled;
 use touchline::time::Pts;
 
-use crate::host::Host;
 use crate::numbers::{Noise, largest_difference, unpacked};
+use crate::runner::Runner;
 
 /// A picture of waves with some noise: neighbours differ, and so do channels.
 fn rgb(width: usize, height: usize, shift: f64, noise: &mut Noise) -> Vec<u8> {
@@ -37,7 +37,7 @@ fn picture_params(width: usize, height: usize, fit: Fit) -> PictureParams {
 
 /// One picture through the device.
 fn device_picture(
-    host: &mut Host,
+    host: &mut Runner,
     picture: Picture<'_>,
     params: &PictureParams,
     numbers: Numbers,
@@ -70,7 +70,7 @@ fn planar(values: Vec<f32>, params: &PictureParams, layout: Layout) -> Vec<f32> 
 
 #[test]
 fn pictures_are_resized_and_normalised_as_on_the_cpu() {
-    let (mut host, mut noise) = (Host::new(), Noise::new(1));
+    let (mut host, mut noise) = (Runner::new(), Noise::new(1));
     let mut worst = 0f32;
     for source in [(1, 1), (2, 3), (97, 65), (301, 3), (1, 300), (331, 211), (640, 36)] {
         for (target, fit) in
@@ -95,7 +95,7 @@ fn pictures_are_resized_and_normalised_as_on_the_cpu() {
 
 #[test]
 fn half_numbers_are_the_f32_ones_rounded() {
-    let (mut host, mut noise) = (Host::new(), Noise::new(2));
+    let (mut host, mut noise) = (Runner::new(), Noise::new(2));
     let params = picture_params(31, 17, Fit::Pad);
     let data = rgb(50, 40, 0.0, &mut noise);
     let picture = Picture { data: &data, width: 50, height: 40, format: Format::Rgb8 };
@@ -110,7 +110,7 @@ fn half_numbers_are_the_f32_ones_rounded() {
 
 #[test]
 fn nv12_is_converted_and_then_resized() {
-    let (mut host, mut noise) = (Host::new(), Noise::new(3));
+    let (mut host, mut noise) = (Runner::new(), Noise::new(3));
     for (source, matrix) in
         [((97, 65), ColorMatrix::Bt709), ((40, 30), ColorMatrix::Bt601), ((5, 1), ColorMatrix::Bt709)]
     {
@@ -140,7 +140,7 @@ fn gray(width: usize, height: usize, shift: f64, noise: &mut Noise) -> Vec<f32> 
 
 #[test]
 fn flow_is_the_cpus_within_a_thousandth_of_its_range() {
-    let (mut host, mut worst) = (Host::new(), 0f32);
+    let (mut host, mut worst) = (Runner::new(), 0f32);
     let usual = FarnebackParams::default();
     let cases = [
         (97, 65, usual),
@@ -182,7 +182,7 @@ fn flow_is_the_cpus_within_a_thousandth_of_its_range() {
 
 #[test]
 fn pictures_that_are_not_finite_give_finite_flow() {
-    let (mut host, mut noise) = (Host::new(), Noise::new(5));
+    let (mut host, mut noise) = (Runner::new(), Noise::new(5));
     let (width, height) = (80, 50);
     let mut bad = gray(width, height, 0.0, &mut noise);
     bad[width * 20 + 30] = f32::NAN;
@@ -229,7 +229,7 @@ fn largest_error(got: &[f32], want: &[f32], unit: f32) -> f32 {
 
 #[test]
 fn mel_and_cepstra_are_the_cpus() {
-    let (mut host, mut noise) = (Host::new(), Noise::new(6));
+    let (mut host, mut noise) = (Runner::new(), Noise::new(6));
     let mut worst = [0f32; 3];
     for (n_fft, hop, samples) in [
         (1024, 320, 3001),
@@ -275,7 +275,7 @@ fn mel_and_cepstra_are_the_cpus() {
 
 #[test]
 fn a_frame_too_large_for_a_block_is_summed_by_the_definition() {
-    let (mut host, mut noise) = (Host::new(), Noise::new(7));
+    let (mut host, mut noise) = (Runner::new(), Noise::new(7));
     let params = MelParams { bands: 12, ..mel_params(8192, 4000) };
     let samples = sound(300, &mut noise);
     let memory = table(&mut host, &samples).unwrap();
@@ -328,7 +328,7 @@ fn seconds(noise: &mut Noise) -> Vec<ClipSecond> {
 /// All of a batch: sizes mixed, pairs with nothing to compare, a second that is not heard, one upload.
 #[test]
 fn whole_seconds_become_what_the_extractors_make_of_them() {
-    let (mut host, mut noise) = (Host::new(), Noise::new(8));
+    let (mut host, mut noise) = (Runner::new(), Noise::new(8));
     let (picture, flow, audio) = (picture_params(24, 31, Fit::Pad), flow_params(), audio_params());
     let seconds = seconds(&mut noise);
     let all: Vec<&ClipSecond> = seconds.iter().collect();
@@ -379,7 +379,7 @@ fn whole_seconds_become_what_the_extractors_make_of_them() {
 
 #[test]
 fn the_launches_of_a_batch_do_not_grow_with_it() {
-    let (mut host, mut noise) = (Host::new(), Noise::new(9));
+    let (mut host, mut noise) = (Runner::new(), Noise::new(9));
     let flow = FlowParams { farneback: FarnebackParams { levels: 1, ..Default::default() }, ..flow_params() };
     let mut features = DeviceFeatures::new(&mut host, None, Some(&flow), None).unwrap();
     let frames: Vec<Vec<u8>> = (0..4).map(|i| rgb(66, 58, f64::from(i), &mut noise)).collect();
@@ -401,7 +401,7 @@ fn the_launches_of_a_batch_do_not_grow_with_it() {
 
 #[test]
 fn wrong_parameters_are_named_with_their_section() {
-    let mut host = Host::new();
+    let mut host = Runner::new();
     let mut refused = |picture: Option<&PictureParams>, flow: Option<&FlowParams>, audio: Option<&AudioParams>| {
         DeviceFeatures::new(&mut host, picture, flow, audio).err().map(|e| e.to_string()).unwrap_or_default()
     };

@@ -96,7 +96,6 @@ pub struct Host {
     pipes: Rc<RefCell<Pipes>>,
     /// The last uploads, kept as a launcher promises.
     uploads: [Option<Memory>; 2],
-    pub launches: Vec<&'static str>,
 }
 
 pub struct Memory {
@@ -122,7 +121,7 @@ impl Host {
             .expect("the program was built a moment ago");
         let to = Some(BufWriter::new(child.stdin.take().expect("piped")));
         let from = BufReader::new(child.stdout.take().expect("piped"));
-        Self { pipes: Rc::new(RefCell::new(Pipes { child, to, from })), uploads: [None, None], launches: Vec::new() }
+        Self { pipes: Rc::new(RefCell::new(Pipes { child, to, from })), uploads: [None, None] }
     }
 
     fn ask(&self, request: &[&[u8]], answer: &mut [u8]) {
@@ -144,12 +143,6 @@ impl Host {
         let (number, offset) = ((pointer.memory as u32).to_le_bytes(), pointer.offset.to_le_bytes());
         self.ask(&[b"R", &number, &offset, &(bytes as u64).to_le_bytes()], &mut data);
         data
-    }
-
-    /// Numbers from `pointer` on.
-    pub fn floats(&self, pointer: Pointer, count: usize) -> Vec<f32> {
-        let bytes = self.read(pointer, 4 * count);
-        bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 }
 
@@ -215,7 +208,6 @@ impl Launcher for Host {
                 }
             }
         }
-        self.launches.push(kernel);
         self.ask(&[b"L", &request], &mut [0]);
         Ok(())
     }

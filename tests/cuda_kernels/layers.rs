@@ -7,8 +7,8 @@ use touchline::nn::{
     Activation, Depthwise, ScaleShift, depthwise_conv2d, depthwise_conv2d_channel_major, global_average, max_pool2d,
 };
 
-use crate::host::{Host, Memory};
 use crate::numbers::{Noise, largest_difference, packed, unpacked};
+use crate::runner::{Memory, Runner};
 
 /// (N, C, H, W, k, stride, padding): odd and even sizes, pictures smaller than the kernel, strides and kernels that MobileNet
 /// does not use.
@@ -27,7 +27,7 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn at(host: &mut Host, values: &[f32]) -> (Memory, Pointer) {
+fn at(host: &mut Runner, values: &[f32]) -> (Memory, Pointer) {
     let memory = table(host, values).unwrap();
     let pointer = host.pointer(&memory);
     (memory, pointer)
@@ -35,7 +35,7 @@ fn at(host: &mut Host, values: &[f32]) -> (Memory, Pointer) {
 
 #[test]
 fn depthwise_convolution_and_its_gradients_are_the_cpus() {
-    let (mut host, mut noise, cpu) = (Host::new(), Noise::new(11), &Device::Cpu);
+    let (mut host, mut noise, cpu) = (Runner::new(), Noise::new(11), &Device::Cpu);
     for case in CASES {
         let (n, c, h, w, k, stride, padding) = case;
         for channel_major in [false, true] {
@@ -106,7 +106,7 @@ const NUMBERS: [Case; 3] = [
     Case { name: "bf16", numbers: Numbers::Bf16, tolerance: 2e-2 },
 ];
 
-fn upload(host: &mut Host, values: &[f32], numbers: Numbers) -> (Memory, Pointer) {
+fn upload(host: &mut Runner, values: &[f32], numbers: Numbers) -> (Memory, Pointer) {
     let bytes = packed(values, numbers);
     let memory = host.memory(bytes.len()).unwrap();
     host.write(&memory, &bytes).unwrap();
@@ -116,7 +116,7 @@ fn upload(host: &mut Host, values: &[f32], numbers: Numbers) -> (Memory, Pointer
 
 /// Starts a kernel whose output has `count` numbers and compares it with `want`, (N, C, H, W) or (N, C).
 fn check(
-    host: &mut Host,
+    host: &mut Runner,
     case: &Case,
     kernel: [&'static str; 3],
     want: &[f32],
@@ -134,7 +134,7 @@ fn check(
 
 #[test]
 fn layers_with_channels_together_are_those_of_the_cpu() {
-    let (mut host, mut noise, cpu) = (Host::new(), Noise::new(12), &Device::Cpu);
+    let (mut host, mut noise, cpu) = (Runner::new(), Noise::new(12), &Device::Cpu);
     let activation = (Activation::Relu6, [0f32, 6.0].map(Argument::from));
     for (n, c, h, w) in [(1, 8, 1, 1), (2, 24, 7, 5), (3, 16, 12, 9)] {
         let eights = |count: usize| Argument::U64(count as u64 / 8);
@@ -197,7 +197,7 @@ fn layers_with_channels_together_are_those_of_the_cpu() {
 /// In place, with and without what is added.
 #[test]
 fn bias_residual_and_activation_are_added_in_place() {
-    let (mut host, mut noise) = (Host::new(), Noise::new(13));
+    let (mut host, mut noise) = (Runner::new(), Noise::new(13));
     let (pixels, c) = (35, 24);
     let (x, r, bias) = (noise.many(pixels * c), noise.many(pixels * c), noise.many(c));
     let (_bias, bias_at) = at(&mut host, &bias);

@@ -4,3 +4,4 @@ mod features;
 mod host;
 mod layers;
 mod numbers;
+mod runner;
