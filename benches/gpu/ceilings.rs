@@ -30,11 +30,11 @@ impl Ceilings {
     pub fn measure(gpu: &mut Gpu, numbers: Numbers) -> Outcome<Self> {
         let device = gpu.device();
         let block = Tensor::zeros(BYTES / 4, DType::F32, &device)?;
-        let copy = best(gpu, |_| Ok(drop(block.copy()?)))?;
-        let upload = best(gpu, |gpu| Ok(drop(gpu.upload(BYTES, &mut |_| {})?)))?;
+        let copy = best(gpu, |_| Ok(block.copy()?))?;
+        let upload = best(gpu, |gpu| Ok(gpu.upload(BYTES, &mut |_| {})?))?;
         let a = random(&device, numbers)?;
         let b = random(&device, numbers)?;
-        let product = best(gpu, |_| Ok(drop(a.matmul(&b)?)))?;
+        let product = best(gpu, |_| Ok(a.matmul(&b)?))?;
         let (bytes, side) = (BYTES as f64, SIDE as f64);
         Ok(Self { memory: 2.0 * bytes / copy, upload: bytes / upload, products: 2.0 * side.powi(3) / product })
     }
@@ -45,13 +45,14 @@ fn random(device: &Device, numbers: Numbers) -> Outcome<Tensor> {
 }
 
 /// Seconds of the best of a few rounds on the device, after two that do not count.
-pub fn best(gpu: &mut Gpu, mut work: impl FnMut(&mut Gpu) -> Outcome<()>) -> Outcome<f64> {
+pub fn best<T>(gpu: &mut Gpu, mut work: impl FnMut(&mut Gpu) -> Outcome<T>) -> Outcome<f64> {
     let mut shortest = f64::INFINITY;
     for round in 0..ROUNDS + 2 {
         let began = gpu.mark()?;
-        work(gpu)?;
+        let made = work(gpu)?;
         let ended = gpu.mark()?;
         gpu.wait()?;
+        drop(made);
         if round >= 2 {
             shortest = shortest.min(f64::from(began.elapsed_ms(&ended).map_err(|e| format!("{e:?}"))?) / 1e3);
         }

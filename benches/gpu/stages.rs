@@ -164,7 +164,7 @@ fn networks(gpu: &mut Gpu, pack: &Pack, ceilings: &Ceilings) -> Outcome<()> {
         let network = load(Runs::Gpu(gpu.device(), NUMBERS))?;
         for batch in BATCHES.into_iter().chain([128, 256]) {
             let x = Tensor::randn(0f32, 1., (batch, height, width, 3), &gpu.device())?.to_dtype(NUMBERS.dtype())?;
-            let ms = best(gpu, |_| Ok(drop(network.forward(&x)?)))? * 1e3;
+            let ms = best(gpu, |_| Ok(network.forward(&x)?))? * 1e3;
             let floor = 2.0 * products * batch as f64 / ceilings.products * 1e3;
             let rate = batch as f64 / ms * 1e3;
             println!(
