@@ -58,7 +58,15 @@ pub fn usable() -> Result<Vec<usize>, Why> {
     let why = |text: String| if kernel_module().is_some() { Why::Unused(text) } else { Why::NoGpu(text) };
     match super::context::all() {
         Ok(gpus) if gpus.is_empty() => Err(why("the driver finds no GPU".to_owned())),
-        Ok(gpus) => Ok(gpus.iter().map(|gpu| gpu.ordinal).collect()),
+        Ok(gpus) => {
+            let suits = |gpu: &&super::context::GpuInfo| super::context::check_capability(gpu).is_ok();
+            let ordinals: Vec<usize> = gpus.iter().filter(suits).map(|gpu| gpu.ordinal).collect();
+            match gpus.first().map(super::context::check_capability) {
+                // None is suited: the first one's reason stands for all.
+                Some(Err(e)) if ordinals.is_empty() => Err(why(e.to_string())),
+                _ => Ok(ordinals),
+            }
+        }
         Err(e) => Err(why(e.to_string())),
     }
 }

@@ -43,12 +43,13 @@ enum Kind {
         bias: Tensor,
         bounds: Bounds,
     },
-    /// weight (Cout, k, k, Cin).
+    /// weight (Cout, k, k, Cin + `more`): so many channels of zeros are added to the input.
     Conv {
         weight: Tensor,
         bias: Tensor,
         stride: usize,
         padding: usize,
+        more: usize,
         bounds: Bounds,
     },
     /// weight (k², C) f32.
@@ -166,11 +167,14 @@ impl Build for DeviceNet {
             bail!("convolution: weights {:?} do not fit {} channels", weight.dims(), self.channels[x.0]);
         }
         let (bounds, bias) = (activation.bounds(), self.place_f32(bias)?);
-        let kind = if (kernel, stride, padding) == (1, 1, 0) {
+        let kind = if (kernel, stride, padding) == (1, 1, 0) && inputs.is_multiple_of(EIGHT) {
             Kind::Product { weight: self.place(&weight.reshape((outputs, inputs))?)?, bias, bounds }
         } else {
-            let weight = weight.reshape((outputs, inputs, kernel, kernel))?.permute((0, 2, 3, 1))?;
-            Kind::Conv { weight: self.place(&weight)?, bias, stride, padding, bounds }
+            // A picture's three channels are no multiple of what tensor cores take; cuDNN has no algorithm for every such
+            // number, and a slow one where it has.
+            let more = inputs.next_multiple_of(EIGHT) - inputs;
+            let weight = weight.reshape((outputs, inputs, kernel, kernel))?.permute((0, 2, 3, 1))?.contiguous()?;
+            Kind::Conv { weight: self.place(&weight.pad_with_zeros(3, 0, more)?)?, bias, stride, padding, more, bounds }
         };
         Ok(self.push(x, residual, outputs, kind))
     }
@@ -226,8 +230,10 @@ impl Kind {
                 let y = x.reshape((n * h * w, inputs))?.matmul(&weight.t()?)?;
                 ops::finish(y.reshape((n, h, w, weight.dims()[0]))?, bias, residual, *bounds)
             }
-            Kind::Conv { weight, bias, stride, padding, bounds } => {
-                let y = x.apply_op2_no_bwd(weight, &Conv { stride: *stride, padding: *padding })?;
+            Kind::Conv { weight, bias, stride, padding, more, bounds } => {
+                let y = x
+                    .pad_with_zeros(3, 0, *more)?
+                    .apply_op2_no_bwd(weight, &Conv { stride: *stride, padding: *padding })?;
                 ops::finish(y, bias, residual, *bounds)
             }
             &Kind::Depthwise { ref weight, ref bias, kernel, stride, padding, bounds } => {
