@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -32,6 +33,27 @@ use crate::time::{NANOS_PER_SECOND, WallSource, WallTime};
 /// Decisions between inference and publishing: a slow reader of standard output may stall publishing for a few seconds
 /// of several streams before inference waits (and live streams shed, visibly).
 const DECISIONS: usize = 64;
+
+/// How seconds of different streams are put together. `None` is what suits the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Batching {
+    /// Seconds that go through a model at once, at most.
+    pub max: Option<usize>,
+    /// How long the first of them waits for others.
+    pub wait: Option<Duration>,
+}
+
+impl Batching {
+    /// On the CPU a second costs as much beside others as alone: nothing is gained by waiting.
+    const CPU: (usize, Duration) = (4, Duration::ZERO);
+    /// On a GPU the first second of a batch costs as much as a dozen.
+    const GPU: (usize, Duration) = (64, Duration::from_millis(20));
+
+    fn settle(self, on_gpu: bool) -> (usize, Duration) {
+        let (max, wait) = if on_gpu { Self::GPU } else { Self::CPU };
+        (self.max.unwrap_or(max), self.wait.unwrap_or(wait))
+    }
+}
 
 /// What inference says about a stream, in order.
 #[derive(Debug)]
@@ -76,7 +98,8 @@ impl Workers {
     /// # Errors
     /// [`Error::Pack`] when the weights are not the pack's, or do not fit it.
     pub fn start(pack: Pack, batch_max: usize, metrics: Metrics, clock: Arc<dyn Clock>) -> Result<Self> {
-        Self::start_with_shadow(pack, batch_max, metrics, clock, None)
+        let batching = Batching { max: Some(batch_max), wait: Some(Duration::ZERO) };
+        Self::start_with_shadow(pack, batching, metrics, clock, None)
     }
 
     /// As [`Workers::start`]; every second that was decided goes to `shadow` after that.
@@ -85,7 +108,7 @@ impl Workers {
     /// As [`Workers::start`].
     pub fn start_with_shadow(
         pack: Pack,
-        batch_max: usize,
+        batching: Batching,
         metrics: Metrics,
         clock: Arc<dyn Clock>,
         shadow: Option<ShadowFeed>,
@@ -101,7 +124,7 @@ impl Workers {
                 Ok(engine) => {
                     if ready_to.send(Ok(engine.models().clone())).is_ok() {
                         let infer = Infer { engine, swaps, shadow, metrics, clock };
-                        infer.run(&backlog, batch_max, &decided_to);
+                        infer.run(&backlog, batching, &decided_to);
                     }
                 }
             }
@@ -243,8 +266,11 @@ struct Infer {
 }
 
 impl Infer {
-    fn run(mut self, backlog: &Backlog, batch_max: usize, to: &Sender<Decided>) {
-        while let Some(batch) = backlog.take(batch_max) {
+    fn run(mut self, backlog: &Backlog, batching: Batching, to: &Sender<Decided>) {
+        loop {
+            // Asked every time: another pack may have come, or a GPU gone.
+            let (max, wait) = batching.settle(self.engine.is_on_gpu());
+            let Some(batch) = backlog.gather(max, wait) else { return };
             // Here, and nowhere else: all seconds of a batch are decided by one pack.
             if let Ok(Swap { mut engine, replaced }) = self.swaps.try_recv() {
                 std::mem::swap(&mut self.engine, &mut engine);

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use crate::clip::{ClipOutput, ClipSecond, Gap, GapReason};
 use crate::ingest::Pace;
@@ -101,10 +102,27 @@ impl Backlog {
     /// Waits for work and takes up to `max` seconds, at most one per line and in turn. Nothing, once, after a
     /// [`Backlog::nudge`]. `None` when closed.
     pub fn take(&self, max: usize) -> Option<Vec<Taken>> {
+        self.gather(max, Duration::ZERO)
+    }
+
+    /// As [`Backlog::take`]; when there is work, but less than `max` seconds of it, waits for more, `wait` at most: on a
+    /// GPU a second costs little beside others and much alone.
+    pub fn gather(&self, max: usize, wait: Duration) -> Option<Vec<Taken>> {
         let mut state = self.lock();
+        // From when the first work was seen.
+        let mut deadline = None;
         loop {
             if state.closed {
                 return None;
+            }
+            let ready = state.lines.iter().filter(|line| !line.items.is_empty()).count();
+            if !wait.is_zero() && ready > 0 && ready < max.min(state.lines.len()) && !state.nudged {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
+                let left = deadline.saturating_duration_since(Instant::now());
+                if !left.is_zero() {
+                    state = self.filled.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+                    continue;
+                }
             }
             let mut batch = Vec::new();
             let lines = state.lines.len();
@@ -279,6 +297,36 @@ mod tests {
         assert_eq!(backlog.take(1).unwrap().len(), 1, "work that is there comes with it");
         backlog.push(line, second(1));
         assert_eq!(backlog.take(1).unwrap().len(), 1, "and it is spent");
+    }
+
+    #[test]
+    fn gathering_ends_when_the_batch_is_full_or_nobody_else_can_come() {
+        let day = Duration::from_secs(86_400);
+        let backlog = Backlog::new();
+        let lines: Vec<_> = (0..3).map(|_| backlog.add_line(Pace::Live)).collect();
+        backlog.push(lines[0], second(0));
+        backlog.push(lines[2], second(0));
+        assert_eq!(backlog.gather(2, day).unwrap().len(), 2, "as many as were asked for");
+        lines.iter().for_each(|line| assert!(backlog.push(*line, second(1))));
+        assert_eq!(backlog.gather(64, day).unwrap().len(), 3, "one of every line");
+        backlog.push(lines[1], second(2));
+        backlog.nudge();
+        assert_eq!(backlog.gather(64, day).unwrap().len(), 1, "somebody wants something else");
+        backlog.push(lines[1], second(3));
+        assert_eq!(backlog.gather(64, Duration::from_millis(1)).unwrap().len(), 1, "the wait is over");
+    }
+
+    #[test]
+    fn a_second_that_comes_while_others_wait_is_in_their_batch() {
+        let backlog = Arc::new(Backlog::new());
+        let lines = [backlog.add_line(Pace::Live), backlog.add_line(Pace::Live)];
+        backlog.push(lines[0], second(0));
+        let taker = std::thread::spawn({
+            let backlog = Arc::clone(&backlog);
+            move || backlog.gather(2, Duration::from_secs(86_400)).map(|batch| batch.len())
+        });
+        backlog.push(lines[1], second(0));
+        assert_eq!(taker.join().unwrap(), Some(2));
     }
 
     #[test]

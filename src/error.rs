@@ -29,6 +29,9 @@ pub enum Error {
     /// Several inputs were processed and some failed; each was reported when it happened.
     #[error("{failed} of {total} inputs failed; each is reported above")]
     Partial { failed: usize, total: usize },
+    /// The GPU that was asked for cannot be used, or has failed for good: what lacks, and what to install or change.
+    #[error("{0}")]
+    Device(String),
     /// The tensor library refused an operation: a bug or a machine out of memory.
     #[error("model computation failed: {0}; please report this with the command you ran")]
     Compute(#[from] candle_core::Error),
@@ -47,6 +50,7 @@ impl Error {
             Error::Output { .. } => 5,
             Error::Data { .. } => 6,
             Error::Partial { .. } => 7,
+            Error::Device(_) => 8,
             Error::Compute(_) | Error::Internal(_) => 1,
         }
     }

@@ -3,7 +3,15 @@
 //! Seconds of several streams go through a model in one batch. The scores of a second do not depend on what else was in
 //! the batch, so a replay gives the same decisions bit for bit.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(feature = "cuda")]
+mod on_gpus;
+mod place;
+
 use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::sync::Mutex;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -30,6 +38,21 @@ pub struct Models {
     pack: Arc<Pack>,
     stamp: Arc<PackStamp>,
     networks: PerModality<Option<Network>>,
+    /// The GPUs that compute instead of `networks`.
+    #[cfg(feature = "cuda")]
+    gpus: Option<Gpus>,
+}
+
+/// Shared by engines whose networks are the same.
+#[cfg(feature = "cuda")]
+#[derive(Clone)]
+struct Gpus(Arc<Mutex<gpu::Lanes>>);
+
+#[cfg(feature = "cuda")]
+impl std::fmt::Debug for Gpus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gpus").finish_non_exhaustive()
+    }
 }
 
 impl Models {
@@ -83,6 +106,16 @@ impl Engine {
     /// # Errors
     /// As [`Engine::load`].
     pub fn load_beside(pack: Pack, running: Option<&Models>) -> Result<Self> {
+        match place::choose(&pack.placement.wish)? {
+            place::Chosen::Cpu => Self::load_on_cpu(pack, running),
+            #[cfg(feature = "cuda")]
+            place::Chosen::Gpus { ordinals, fall_back } => Self::load_on_gpus(pack, running, &ordinals, fall_back),
+            #[cfg(not(feature = "cuda"))]
+            place::Chosen::Gpus { .. } => unreachable!("a build without CUDA chooses no GPU"),
+        }
+    }
+
+    fn load_on_cpu(pack: Pack, running: Option<&Models>) -> Result<Self> {
         let device = Device::Cpu;
         let mut networks = PerModality::default();
         for modality in Modality::ALL {
@@ -98,6 +131,9 @@ impl Engine {
         )
         .map_err(|cause| Error::pack(&pack.dir, cause, "correct the key named"))?;
         let stamp = Arc::new(pack.stamp());
+        #[cfg(feature = "cuda")]
+        let models = Models { pack: Arc::new(pack), stamp, networks, gpus: None };
+        #[cfg(not(feature = "cuda"))]
         let models = Models { pack: Arc::new(pack), stamp, networks };
         let engine = Self { models, device, extractor };
         for modality in Modality::ALL {
@@ -116,6 +152,14 @@ impl Engine {
 
     pub fn pack(&self) -> &Pack {
         &self.models.pack
+    }
+
+    /// Whether a GPU computes: batches should then be large.
+    pub fn is_on_gpu(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.models.gpus.is_some();
+        #[cfg(not(feature = "cuda"))]
+        false
     }
 
     /// What another engine can be made from while this one works.
@@ -148,6 +192,10 @@ impl Engine {
                 },
             })
             .collect();
+        #[cfg(feature = "cuda")]
+        if self.models.gpus.is_some() {
+            return self.score_on_gpus(seconds, scored, metrics);
+        }
         for modality in Modality::ALL {
             let (features, inference) = match modality {
                 Modality::Rgb => (Stage::FeaturesRgb, Stage::InferRgb),
@@ -188,6 +236,10 @@ impl Engine {
     /// # Errors
     /// When the tensor library refuses an operation; the batch is lost, the engine stays usable.
     pub fn logits(&mut self, seconds: &[&ClipSecond]) -> Result<Vec<PerModality<Vec<Vec<f32>>>>> {
+        #[cfg(feature = "cuda")]
+        if self.models.gpus.is_some() {
+            return self.rows_on_gpus(seconds, None);
+        }
         let mut out = vec![PerModality::<Vec<Vec<f32>>>::default(); seconds.len()];
         for modality in Modality::ALL {
             if self.pack().model(modality).is_none() {

@@ -24,6 +24,7 @@ pub mod decision;
 pub mod error;
 pub mod features;
 pub mod fusion;
+pub mod gpu;
 pub mod infer;
 pub mod ingest;
 pub mod labels;

@@ -208,6 +208,7 @@ impl Worker {
         let seen = self.watch.as_ref().map(|_| Watch::new(&dir, began_ns));
         let mut pack = Pack::open(&dir).map_err(bad_pack)?;
         pack.precision = running.precision;
+        pack.placement = running.placement.clone();
         pack.can_replace(&running).map_err(|cause| {
             let advice = "a pack with other classes or sampling needs a restart: touchline run --pack DIR";
             Refused::new(RefusedKind::Incompatible, format!("pack {}: {cause}", pack.name), advice)

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::gpu::probe;
 use crate::infer::Engine;
 use crate::ingest::plugins;
 use crate::models::pack::Pack;
@@ -112,16 +113,9 @@ fn machine(report: &mut Report) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cores_verdict = if cores >= 2 { Verdict::Ok } else { Verdict::Lacks };
     report.line(cores_verdict, "processor", &format!("{cores} cores, {}", vector_units()));
-    let driver = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
-    match driver.as_deref().and_then(|text| text.lines().next()) {
-        Some(version) => {
-            report.line(
-                Verdict::Lacks,
-                "GPU",
-                &format!("{version}; this version of touchline computes on the CPU only"),
-            );
-        }
-        None => report.line(Verdict::Ok, "GPU", "none found; touchline computes on the CPU"),
+    for finding in probe::findings() {
+        let verdict = if finding.well { Verdict::Ok } else { Verdict::Lacks };
+        report.line(verdict, finding.what, &finding.detail);
     }
 }
 

@@ -62,7 +62,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         return Err(Error::Usage(text));
     }
     let mut pack = Pack::open(&args.pack)?;
-    pack.precision = args.compute.precision();
+    args.compute.place(&mut pack)?;
     let dataset = Dataset::open(&args.dataset)?;
     let cache = args.cache.unwrap_or_else(|| args.dataset.join("cache"));
     let validation = score(&pack, &dataset, Side::Validation, &cache);

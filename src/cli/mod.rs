@@ -13,7 +13,10 @@ mod train;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::gpu::Numbers;
+use crate::gpu::placement::{Placement, Wish};
+use crate::models::pack::Pack;
 use crate::nn::fused::{Level, Precision};
 
 /// Watches live sports broadcasts and says every second which sport is on.
@@ -37,6 +40,7 @@ Exit codes:
   5  an output cannot be written, or the address to listen on is taken
   6  training data are missing or do not fit
   7  some of several inputs failed; each was reported
+  8  the GPU that was asked for cannot be used
   130  ended by a second interrupt, before what was under way was finished
 
 Logging goes to standard error; RUST_LOG=touchline=debug shows more. Secrets in URLs are never shown."
@@ -67,13 +71,16 @@ enum Command {
 }
 
 /// How models are computed, for the commands that run them.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Compute {
     /// Numbers that models compute with: bf16 takes half the memory and, on processors with instructions for it, about half
-    /// the time; auto takes it there, and f32 elsewhere. int8 takes a quarter of the memory and, with AVX512_VNNI, about a
-    /// quarter of the time; it wants a pack with the ranges of its values (touchline pack calibrate).
+    /// the time; auto takes it there, f16 on GPUs, and f32 elsewhere. int8, on the CPU, takes a quarter of the memory and, with
+    /// AVX512_VNNI, about a quarter of the time; it wants a pack with the ranges of its values (touchline pack calibrate).
     #[arg(long, value_enum, default_value_t = WantedPrecision::Auto)]
     precision: WantedPrecision,
+    /// What computes: auto (GPUs if there are any, else the CPU), cpu, cuda:0, or several GPUs as in cuda:0,1.
+    #[arg(long, value_name = "DEVICE", env = "TOUCHLINE_DEVICE", default_value = "auto")]
+    device: Wish,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -85,7 +92,33 @@ enum WantedPrecision {
 }
 
 impl Compute {
-    fn precision(self) -> Precision {
+    /// Tells the pack how its networks are to be run.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when the device has no such numbers.
+    fn place(&self, pack: &mut Pack) -> Result<()> {
+        pack.precision = self.precision();
+        let mut wish = self.device.clone();
+        // Halves are what a GPU is fastest with, and f16 has three bits more than bf16.
+        let numbers = match self.precision {
+            WantedPrecision::Auto => Numbers::F16,
+            WantedPrecision::F32 => Numbers::F32,
+            WantedPrecision::Bf16 => Numbers::Bf16,
+            WantedPrecision::Int8 => {
+                if let Wish::Cuda(_) = wish {
+                    let text =
+                        format!("--precision int8 is for the CPU, not for {wish}; give --device cpu, or bf16 or f32");
+                    return Err(Error::Usage(text));
+                }
+                wish = Wish::Cpu;
+                Numbers::F16
+            }
+        };
+        pack.placement = Placement { wish, numbers };
+        Ok(())
+    }
+
+    fn precision(&self) -> Precision {
         match self.precision {
             WantedPrecision::Auto => Precision::fastest(Level::best()),
             WantedPrecision::F32 => Precision::F32,

@@ -6,12 +6,13 @@ mod session;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::Compute;
 
-use crate::app::Workers;
+use crate::app::{Batching, Workers};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, ConfigFile, RtspTransport, StreamFile, StreamSettings};
 use crate::error::{Error, Result};
@@ -80,9 +81,12 @@ pub struct RunArgs {
     /// Seconds between two votes [default: 1].
     #[arg(long, value_name = "SECONDS")]
     vote_stride: Option<u32>,
-    /// Seconds of different streams that go through a model at once.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
-    batch_max: u16,
+    /// Seconds of different streams that go through a model at once [default: 4, on a GPU 64].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    batch_max: Option<u16>,
+    /// How long a second waits for others to go with it, milliseconds [default: 0, on a GPU 20].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    batch_wait_ms: Option<u16>,
     #[command(flatten)]
     compute: Compute,
     /// No line per second on the terminal.
@@ -95,7 +99,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
     let mut shadow_pack = args.shadow.as_deref().map(Pack::open).transpose()?;
     for pack in [Some(&mut pack), shadow_pack.as_mut()].into_iter().flatten() {
-        pack.precision = args.compute.precision();
+        args.compute.place(pack)?;
     }
     let packs = UpdateConfig::new(args.pack_root.as_deref(), &pack.dir, args.watch_pack)?;
     let jsonl = args.jsonl.as_deref().map(|path| JsonlWriter::append(Path::new(path))).transpose()?;
@@ -125,7 +129,11 @@ pub fn run(args: RunArgs) -> Result<()> {
         }
         None => (None, None),
     };
-    let workers = Workers::start_with_shadow(pack, usize::from(args.batch_max), metrics, clock.clone(), feed)?;
+    let batching = Batching {
+        max: args.batch_max.map(usize::from),
+        wait: args.batch_wait_ms.map(|ms| Duration::from_millis(ms.into())),
+    };
+    let workers = Workers::start_with_shadow(pack, batching, metrics, clock.clone(), feed)?;
     let updater = Updater::start(
         packs,
         workers.models().clone(),

@@ -65,7 +65,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     let vote = VoteFile { window: args.vote_window, ..VoteFile::default() }.settings().map_err(Error::Usage)?;
     let files = expand(&args.inputs)?;
     let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
-    pack.precision = args.compute.precision();
+    args.compute.place(&mut pack)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let options = GstOptions {
         id: "score".into(),

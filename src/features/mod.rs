@@ -10,9 +10,10 @@
 //! the sizes of a stream it allocates nothing but what the caller's output vector needs. Several pictures or pairs are
 //! worked on in parallel (rayon's current pool); results are the same bit for bit whatever the number of threads.
 //!
-//! The CPU code in [`cpu`] is the reference. Nothing here knows models or devices.
+//! The CPU code in [`cpu`] is the reference; [`cuda`] is its mirror for GPUs. Nothing here knows models.
 
 pub mod cpu;
+pub mod cuda;
 mod flow;
 pub mod params;
 mod picture;

@@ -70,6 +70,7 @@ impl SoundExtractor {
     }
 }
 
-fn whole(source: usize, target: usize) -> Axis {
+/// The table that resizes a whole axis of an image.
+pub(in crate::features) fn whole(source: usize, target: usize) -> Axis {
     Axis::triangle(source, target, 0.0, source as f64)
 }

@@ -9,6 +9,7 @@ use super::dataset::split::Side;
 use super::evaluate::score::Material;
 use crate::decision::PerModality;
 use crate::error::{Error, Result};
+use crate::gpu::Placement;
 use crate::infer::Engine;
 use crate::labels::Modality;
 use crate::models::pack::{Int8, Manifest, Pack};
@@ -39,7 +40,7 @@ pub fn calibrate(
         let count = seconds.min(of.len());
         chosen.extend((0..count).map(|i| of[i * of.len() / count]));
     }
-    let mut engine = Engine::load(Pack { precision: Precision::F32, ..pack.clone() })?;
+    let mut engine = Engine::load(Pack { precision: Precision::F32, placement: Placement::CPU, ..pack.clone() })?;
     let mut observed = PerModality::<Observed>::default();
     let mut unread = None;
     for (done, index) in chosen.iter().enumerate() {

@@ -109,6 +109,30 @@ impl Viewer {
     }
 }
 
+/// What went wrong on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceFault {
+    /// A batch did not fit into its memory; it was divided, and smaller ones are sent from then on.
+    OutOfMemory,
+    /// Its context was made anew.
+    Restart,
+    /// It was given up.
+    Lost,
+}
+
+impl DeviceFault {
+    pub const ALL: [DeviceFault; 3] = [DeviceFault::OutOfMemory, DeviceFault::Restart, DeviceFault::Lost];
+
+    /// Value of the label `kind`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DeviceFault::OutOfMemory => "out_of_memory",
+            DeviceFault::Restart => "restart",
+            DeviceFault::Lost => "lost",
+        }
+    }
+}
+
 /// All metrics of one process around a registry of their own. Cloning shares them.
 #[derive(Clone)]
 pub struct Metrics {
@@ -128,6 +152,7 @@ pub(crate) struct Families {
     shadow_difference: HistogramVec,
     stages: Vec<Histogram>,
     viewers: Vec<IntGauge>,
+    device_faults: Vec<IntCounter>,
     records_lost: IntCounter,
     records_skipped: IntCounter,
     up: IntGaugeVec,
@@ -167,6 +192,12 @@ impl Metrics {
         );
         let viewer_family =
             int_gauges(r, "touchline_viewers", "Clients connected to the live records or the preview.", &["kind"]);
+        let fault_family = counters(
+            r,
+            "touchline_device_faults_total",
+            "Faults of a GPU: a batch that did not fit and was divided, a context made anew, a device given up.",
+            &["kind"],
+        );
         let update_family = counters(
             r,
             "touchline_pack_updates_total",
@@ -204,6 +235,7 @@ impl Metrics {
             ),
             stages: Stage::ALL.iter().map(|s| stage_family.with_label_values(&[s.as_str()])).collect(),
             viewers: Viewer::ALL.iter().map(|v| viewer_family.with_label_values(&[v.as_str()])).collect(),
+            device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
             records_lost: counters(
                 r,
                 "touchline_output_records_lost_total",
@@ -365,6 +397,11 @@ impl Metrics {
     /// A client connected to, or (`by` negative) left, the server.
     pub fn viewers(&self, viewer: Viewer, by: i64) {
         self.families.viewers[viewer as usize].add(by);
+    }
+
+    /// Something went wrong on a GPU.
+    pub fn device_fault(&self, fault: DeviceFault) {
+        self.families.device_faults[fault as usize].inc();
     }
 
     /// A record could not be written to the JSONL output.

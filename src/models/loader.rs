@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Tensor};
 
-use super::{Architecture, Backbone, Head, Layers, Tensors};
-use crate::nn::fused::Arithmetic;
+use super::{Architecture, Backbone, Head, Layers, Runs, Tensors};
 use crate::nn::{Activation, Conv, Depthwise, Pointwise, ScaleShift};
 
 /// Added to the variance in every batch norm, as in torchvision and MXNet.
@@ -74,7 +73,7 @@ fn first(names: &[String]) -> String {
 /// table finds all that are missing; [`Loader::finish`] then refuses the network.
 pub(super) struct Loader<'a> {
     architecture: Architecture,
-    arithmetic: Arithmetic<'a>,
+    runs: Runs<'a>,
     tensors: &'a Tensors,
     /// From the network's own name of a tensor to the file's.
     rename: Box<dyn Fn(&str) -> String + 'a>,
@@ -86,17 +85,17 @@ impl<'a> Loader<'a> {
     pub fn new(
         architecture: Architecture,
         tensors: &'a Tensors,
-        arithmetic: Arithmetic<'a>,
+        runs: Runs<'a>,
         rename: impl Fn(&str) -> String + 'a,
     ) -> Self {
         let device = tensors.values().next().map_or(candle_core::Device::Cpu, |tensor| tensor.device().clone());
-        Self { architecture, arithmetic, tensors, rename: Box::new(rename), missing: Vec::new(), device }
+        Self { architecture, runs, tensors, rename: Box::new(rename), missing: Vec::new(), device }
     }
 
     /// The network with this body, or what it lacks.
     pub fn finish<T, L: Layers>(self, body: L, network: impl FnOnce(Backbone<L>) -> T) -> Result<T, LoadError> {
         if self.missing.is_empty() {
-            self.built(Backbone::new(body, &self.device, self.arithmetic)).map(network)
+            self.built(Backbone::new(body, &self.device, &self.runs)).map(network)
         } else {
             let (names, shapes) = self.missing.into_iter().unzip();
             Err(LoadError::Missing { architecture: self.architecture, names, shapes })
@@ -213,6 +212,7 @@ impl<'a> Loader<'a> {
         let Some(classes) = classes else { return Ok(Head(None)) };
         let weight = self.tensor(&format!("{name}.weight"), &[classes, width], DType::F32)?;
         let bias = self.tensor(&format!("{name}.bias"), &[classes], DType::F32)?;
-        Ok(Head(Some(candle_nn::Linear::new(weight, Some(bias)))))
+        let place = |tensor: Tensor| self.built(tensor.to_device(self.runs.device().unwrap_or(&self.device)));
+        Ok(Head(Some(candle_nn::Linear::new(place(weight)?, Some(place(bias)?)))))
     }
 }

@@ -6,9 +6,9 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Backbone, Head, Layers, LoadError, Tensors};
-use crate::nn::fused::{Arithmetic, Fused, Graph, Value};
-use crate::nn::{Activation, Conv, Depthwise, Pointwise, global_average};
+use super::{Architecture, Backbone, Head, Layers, LoadError, Runs, Tensors};
+use crate::nn::fused::Fused;
+use crate::nn::{Activation, Build, Conv, Depthwise, Pointwise, global_average};
 
 /// Length of the pooled features.
 pub(super) const FEATURE_WIDTH: usize = 1280;
@@ -77,8 +77,12 @@ impl MobileNetV2 {
     ///
     /// # Errors
     /// As [`super::Network::load`].
-    pub fn load(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
-        let mut loader = Loader::new(Architecture::MobileNetV2, tensors, arithmetic, str::to_owned);
+    pub fn load<'a>(
+        tensors: &'a Tensors,
+        classes: Option<usize>,
+        runs: impl Into<Runs<'a>>,
+    ) -> Result<Self, LoadError> {
+        let mut loader = Loader::new(Architecture::MobileNetV2, tensors, runs.into(), str::to_owned);
         let stem = loader.conv(("features.0.0", "features.0.1"), (3, STEM_WIDTH), (3, 2), Activation::Relu6)?;
         let mut blocks = Vec::new();
         let mut inputs = STEM_WIDTH;
@@ -100,6 +104,11 @@ impl MobileNetV2 {
         loader.finish(Body { stem, blocks, last }, |backbone| Self { backbone, head })
     }
 
+    #[cfg(feature = "cuda")]
+    pub(super) fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
+        self.backbone.gpu_numbers()
+    }
+
     pub(super) fn fused(&self) -> Option<&Fused> {
         self.backbone.fused()
     }
@@ -111,7 +120,7 @@ impl MobileNetV2 {
 
     /// (N, 3, H, W) → (N, 1280). See [`super::Network::features`].
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.backbone.features(x)
+        self.backbone.features_normed(x, None)
     }
 
     /// (N, 1280) → (N, classes). See [`super::Network::head`].
@@ -134,7 +143,7 @@ impl Layers for Body {
         global_average(&self.last.forward(&x)?)
     }
 
-    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value> {
+    fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> candle_core::Result<B::Value> {
         let mut x = self.stem.fuse(graph, x, None)?;
         for block in &self.blocks {
             x = block.fuse(graph, x)?;
@@ -179,7 +188,7 @@ impl InvertedResidual {
         if self.shortcut { self.project.forward_residual(&wide, x) } else { self.project.forward(&wide) }
     }
 
-    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value> {
+    fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> candle_core::Result<B::Value> {
         let wide = match &self.expand {
             Some(expand) => expand.fuse(graph, x, None)?,
             None => x,

@@ -14,7 +14,8 @@ mod weights;
 use candle_core::{Device, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::nn::fused::{Arithmetic, Fused, Graph, LayerCost, Level, Observed, Value};
+use crate::nn::fused::{Arithmetic, Fused, Graph, LayerCost, Level, Observed};
+use crate::nn::{Build, ScaleShift};
 pub use loader::LoadError;
 pub use mobilenet_v2::MobileNetV2;
 pub(crate) use mobilenet_v2::table as mobilenet_v2_table;
@@ -108,11 +109,33 @@ impl Network {
         classes: Option<usize>,
         arithmetic: Arithmetic<'_>,
     ) -> Result<Self, LoadError> {
+        Self::load_to_run(architecture, tensors, classes, arithmetic.into())
+    }
+
+    /// As [`Network::load`], to compute where and with what `runs` says. The tensors are on the CPU.
+    ///
+    /// # Errors
+    /// As [`Network::load`].
+    pub fn load_to_run(
+        architecture: Architecture,
+        tensors: &Tensors,
+        classes: Option<usize>,
+        runs: Runs<'_>,
+    ) -> Result<Self, LoadError> {
         Ok(match architecture {
-            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes, arithmetic)?),
-            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes, arithmetic)?),
-            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes, arithmetic)?),
+            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes, runs)?),
+            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes, runs)?),
+            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes, runs)?),
         })
+    }
+
+    /// The numbers it takes and computes with on a GPU; `None` elsewhere.
+    #[cfg(feature = "cuda")]
+    pub fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
+        match self {
+            Network::MobileNetV2(network) => network.gpu_numbers(),
+            Network::ResNet50(network) => network.gpu_numbers(),
+        }
     }
 
     /// Length of the pooled feature vector.
@@ -206,7 +229,33 @@ trait Layers {
     fn run(&self, x: &Tensor) -> candle_core::Result<Tensor>;
 
     /// Puts them into a graph; returns what the average is taken of.
-    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value>;
+    fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> candle_core::Result<B::Value>;
+}
+
+/// Where a network computes, and with which numbers.
+#[derive(Clone, Debug)]
+pub enum Runs<'a> {
+    Cpu(Arithmetic<'a>),
+    /// On a GPU: pictures, weights and values are of these numbers, sums and logits f32.
+    #[cfg(feature = "cuda")]
+    Gpu(Device, crate::gpu::Numbers),
+}
+
+impl<'a> From<Arithmetic<'a>> for Runs<'a> {
+    fn from(arithmetic: Arithmetic<'a>) -> Self {
+        Runs::Cpu(arithmetic)
+    }
+}
+
+impl Runs<'_> {
+    /// The GPU, if it is one.
+    fn device(&self) -> Option<&Device> {
+        match self {
+            Runs::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Runs::Gpu(device, _) => Some(device),
+        }
+    }
 }
 
 /// A network without its classifier.
@@ -214,12 +263,26 @@ trait Layers {
 enum Backbone<L> {
     /// On the CPU: all layers as one op.
     Fused(Fused),
-    /// On a device: layer by layer, a whole batch at once.
+    /// On a GPU: layer by layer, a whole batch at once.
+    #[cfg(feature = "cuda")]
+    Gpu(crate::nn::cuda::DeviceNet),
+    /// On another device, as far as candle has ops for it.
     Layers(L),
 }
 
 impl<L: Layers> Backbone<L> {
-    fn new(layers: L, device: &Device, arithmetic: Arithmetic<'_>) -> candle_core::Result<Self> {
+    fn new(layers: L, device: &Device, runs: &Runs<'_>) -> candle_core::Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Runs::Gpu(device, numbers) = runs {
+            let (mut net, picture) = crate::nn::cuda::DeviceNet::new(device, *numbers, 3);
+            layers.fuse(&mut net, picture)?;
+            return Ok(Backbone::Gpu(net));
+        }
+        let arithmetic = match runs {
+            Runs::Cpu(arithmetic) => *arithmetic,
+            #[cfg(feature = "cuda")]
+            Runs::Gpu(..) => unreachable!("it was returned above"),
+        };
         if !device.is_cpu() {
             return Ok(Backbone::Layers(layers));
         }
@@ -228,9 +291,19 @@ impl<L: Layers> Backbone<L> {
         Ok(Backbone::Fused(Fused::new(graph.average(last)?)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
+        match self {
+            Backbone::Gpu(net) => Some(net.computes_with().1),
+            Backbone::Fused(_) | Backbone::Layers(_) => None,
+        }
+    }
+
     fn fused(&self) -> Option<&Fused> {
         match self {
             Backbone::Fused(fused) => Some(fused),
+            #[cfg(feature = "cuda")]
+            Backbone::Gpu(_) => None,
             Backbone::Layers(_) => None,
         }
     }
@@ -243,7 +316,33 @@ impl<L: Layers> Backbone<L> {
         }
         match self {
             Backbone::Fused(fused) => fused.forward(x),
+            #[cfg(feature = "cuda")]
+            Backbone::Gpu(_) => unreachable!("pictures for a GPU go another way"),
             Backbone::Layers(layers) => layers.run(x),
+        }
+    }
+
+    /// As [`Backbone::features`], of pictures that `norm` is applied to first. On a GPU pictures may also have their
+    /// channels together, (N, H, W, 3), as the device's features make them: then nothing is converted.
+    fn features_normed(&self, x: &Tensor, norm: Option<&ScaleShift>) -> candle_core::Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Backbone::Gpu(net) = self {
+            let (device, numbers) = net.computes_with();
+            let together = match *x.dims() {
+                [n, h, w, 3] if n > 0 && h >= MIN_SIDE && w >= MIN_SIDE => x.clone(),
+                [n, 3, h, w] if n > 0 && h >= MIN_SIDE && w >= MIN_SIDE => x.permute((0, 2, 3, 1))?.contiguous()?,
+                _ => bail!("wants pictures (N, H, W, 3) with H and W at least {MIN_SIDE}, got shape {:?}", x.dims()),
+            };
+            let mut x = together.to_device(device)?;
+            if let Some((scale, shift)) = norm.map(ScaleShift::parts) {
+                let (scale, shift) = (scale.to_device(device)?, shift.to_device(device)?);
+                x = x.to_dtype(candle_core::DType::F32)?.broadcast_mul(&scale)?.broadcast_add(&shift)?;
+            }
+            return net.forward(&x.to_dtype(numbers.dtype())?);
+        }
+        match norm {
+            Some(norm) => self.features(&norm.forward(x)?),
+            None => self.features(x),
         }
     }
 }
@@ -259,7 +358,8 @@ impl Head {
 
     fn forward(&self, features: &Tensor) -> candle_core::Result<Tensor> {
         match &self.0 {
-            Some(linear) => candle_core::Module::forward(linear, features),
+            // A GPU's features may be halves; logits are f32 everywhere.
+            Some(linear) => candle_core::Module::forward(linear, &features.to_dtype(candle_core::DType::F32)?),
             None => bail!("the network was loaded without a classifier"),
         }
     }

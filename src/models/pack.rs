@@ -15,6 +15,7 @@ use crate::decision::{PackStamp, PerModality};
 use crate::error::{Error, Result};
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
 use crate::fusion::{FusionTable, TableEntry};
+use crate::gpu::Placement;
 use crate::ingest::Tracks;
 use crate::labels::{ClassId, ClassSet, Modality};
 use crate::nn::fused::Precision;
@@ -161,6 +162,8 @@ pub struct Pack {
     pub frame_height: u32,
     /// The numbers its networks compute with on the CPU: nothing that the pack's files say, but how it is to be run.
     pub precision: Precision,
+    /// Where they compute: as `precision`.
+    pub placement: Placement,
     pub plan: SamplingPlan,
     pub rgb: Option<Part<PictureParams>>,
     pub flow: Option<Part<FlowParams>>,
@@ -277,6 +280,7 @@ impl Pack {
             classes,
             left_out: manifest.left_out,
             precision: Precision::F32,
+            placement: Placement::CPU,
             frame_height: sampling.frame_height,
             plan,
             rgb,

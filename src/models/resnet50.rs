@@ -8,9 +8,9 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Backbone, Head, Layers, LoadError, Tensors};
-use crate::nn::fused::{Arithmetic, Fused, Graph, Value};
-use crate::nn::{Activation, Conv, Pointwise, ScaleShift, global_average, max_pool2d};
+use super::{Architecture, Backbone, Head, Layers, LoadError, Runs, Tensors};
+use crate::nn::fused::Fused;
+use crate::nn::{Activation, Build, Conv, Pointwise, ScaleShift, global_average, max_pool2d};
 
 /// Length of the pooled features.
 pub(super) const FEATURE_WIDTH: usize = 2048;
@@ -84,8 +84,12 @@ impl ResNet50 {
     ///
     /// # Errors
     /// As [`super::Network::load`].
-    pub fn load(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
-        let mut loader = Loader::new(Architecture::ResNet50, tensors, arithmetic, str::to_owned);
+    pub fn load<'a>(
+        tensors: &'a Tensors,
+        classes: Option<usize>,
+        runs: impl Into<Runs<'a>>,
+    ) -> Result<Self, LoadError> {
+        let mut loader = Loader::new(Architecture::ResNet50, tensors, runs.into(), str::to_owned);
         let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
         let blocks = for_each_block(|name, channels, stride| Block::load(&mut loader, name, channels, stride))?;
         let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
@@ -102,13 +106,17 @@ impl ResNet50 {
     ///
     /// # Errors
     /// As [`super::Network::load`]; missing tensors are named as in the file.
-    pub fn load_v2(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
+    pub fn load_v2<'a>(
+        tensors: &'a Tensors,
+        classes: Option<usize>,
+        runs: impl Into<Runs<'a>>,
+    ) -> Result<Self, LoadError> {
         let mxnet_prefix = tensors.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight"));
         let rename = |name: &str| match mxnet_prefix {
             Some(prefix) => mxnet_name(name).map_or_else(|| name.to_owned(), |name| format!("{prefix}{name}")),
             None => name.to_owned(),
         };
-        let mut loader = Loader::new(Architecture::ResNet50V2, tensors, arithmetic, rename);
+        let mut loader = Loader::new(Architecture::ResNet50V2, tensors, runs.into(), rename);
         let input_norm = if mxnet_prefix.is_some() || loader.has("bn0.running_mean") {
             Some(loader.scale_shift("bn0", 3, Activation::Identity)?)
         } else {
@@ -119,6 +127,11 @@ impl ResNet50 {
         let last_norm = Some(loader.scale_shift("norm", FEATURE_WIDTH, Activation::Relu)?);
         let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
         loader.finish(Body { stem, blocks, last_norm }, |backbone| Self { input_norm, backbone, head })
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
+        self.backbone.gpu_numbers()
     }
 
     pub(super) fn fused(&self) -> Option<&Fused> {
@@ -132,10 +145,7 @@ impl ResNet50 {
 
     /// (N, 3, H, W) → (N, 2048). See [`super::Network::features`].
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        match &self.input_norm {
-            Some(norm) => self.backbone.features(&norm.forward(x)?),
-            None => self.backbone.features(x),
-        }
+        self.backbone.features_normed(x, self.input_norm.as_ref())
     }
 
     /// (N, 2048) → (N, classes). See [`super::Network::head`].
@@ -161,7 +171,7 @@ impl Layers for Body {
         global_average(&x)
     }
 
-    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value> {
+    fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> candle_core::Result<B::Value> {
         let x = self.stem.fuse(graph, x, None)?;
         let mut x = graph.max_pool(x, 3, 2, 1)?;
         for block in &self.blocks {
@@ -245,7 +255,7 @@ impl Block {
         }
     }
 
-    fn fuse(&self, graph: &mut Graph, x: Value) -> candle_core::Result<Value> {
+    fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> candle_core::Result<B::Value> {
         let activated = match &self.pre {
             Some(pre) => pre.fuse(graph, x)?,
             None => x,

@@ -3,8 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::activation::{Activation, finish};
-use super::fused::{Graph, Value};
-use super::unfold;
+use super::{Build, unfold};
 
 /// A 1×1 convolution with stride 1: for every sample one product (Cout, Cin) × (Cin, H·W) through candle's `gemm`.
 #[derive(Clone, Debug)]
@@ -46,7 +45,7 @@ impl Pointwise {
     ///
     /// # Errors
     /// When the channels do not fit.
-    pub fn fuse(&self, graph: &mut Graph, x: Value, residual: Option<Value>) -> Result<Value> {
+    pub fn fuse<B: Build>(&self, graph: &mut B, x: B::Value, residual: Option<B::Value>) -> Result<B::Value> {
         graph.conv(x, (&self.weight, &self.bias), (1, 0), residual, self.activation)
     }
 
@@ -108,7 +107,7 @@ impl Conv {
     ///
     /// # Errors
     /// When the channels do not fit.
-    pub fn fuse(&self, graph: &mut Graph, x: Value, residual: Option<Value>) -> Result<Value> {
+    pub fn fuse<B: Build>(&self, graph: &mut B, x: B::Value, residual: Option<B::Value>) -> Result<B::Value> {
         let Pointwise { weight, bias, activation } = &self.product;
         let (outputs, rows) = weight.dims2()?;
         let weight = weight.reshape((outputs, rows / (self.kernel * self.kernel), self.kernel, self.kernel))?;

@@ -2,19 +2,20 @@
 //!
 //! candle runs a convolution of C groups as C convolutions; this is one op, with one rayon task a channel and sample.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::depthwise_plane::{BackwardInput, BackwardWeight, Forward, Geometry, Scratch};
-use super::fused::{Graph, Value};
-use super::{Activation, f32_slice};
+use super::{Activation, Build, f32_slice};
 
 /// Depthwise convolution of `x` (N, C, H, W) with `weight` (C, 1, k, k) to (N, C, H', W'), without bias or dilation,
 /// with gradients of both. Equals candle's `conv2d` with C groups.
 ///
 /// # Errors
-/// When a tensor is not contiguous `f32` on the CPU, the shapes do not fit, no window fits, the stride is 0 or the
+/// When a tensor is not contiguous `f32` on the CPU or a GPU, the shapes do not fit, no window fits, the stride is 0 or the
 /// padding is not below the kernel.
 pub fn depthwise_conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
     x.apply_op2(weight, Window { stride, padding, order: Order::SampleMajor })
@@ -30,7 +31,7 @@ pub fn depthwise_conv2d_channel_major(x: &Tensor, weight: &Tensor, stride: usize
 
 /// Which of the two outer axes of a tensor is the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
+pub(super) enum Order {
     /// (N, C, H, W)
     SampleMajor,
     /// (C, N, H, W)
@@ -55,7 +56,7 @@ impl Order {
     }
 
     /// The lengths of the outer axes in the order of the tensor.
-    const fn outer(self, n: usize, c: usize) -> (usize, usize) {
+    pub(super) const fn outer(self, n: usize, c: usize) -> (usize, usize) {
         match self {
             Order::SampleMajor => (n, c),
             Order::ChannelMajor => (c, n),
@@ -92,7 +93,7 @@ impl Depthwise {
     ///
     /// # Errors
     /// When the channels do not fit.
-    pub fn fuse(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+    pub fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> Result<B::Value> {
         let Window { stride, padding, .. } = self.window;
         graph.depthwise(x, (&self.weight, &self.bias), (stride, padding), self.activation)
     }
@@ -111,17 +112,17 @@ impl Depthwise {
 
 /// Step and border of the kernel, and the plain convolution as an op of (input, weight).
 #[derive(Clone, Copy, Debug)]
-struct Window {
-    stride: usize,
-    padding: usize,
-    order: Order,
+pub(super) struct Window {
+    pub(super) stride: usize,
+    pub(super) padding: usize,
+    pub(super) order: Order,
 }
 
 const NAME: &str = "depthwise convolution";
 
 impl Window {
     /// (N, C, sizes of a channel) of an input and a weight that fit each other.
-    fn check(&self, x: &Shape, weight: &Shape) -> Result<(usize, usize, Geometry)> {
+    pub(super) fn check(&self, x: &Shape, weight: &Shape) -> Result<(usize, usize, Geometry)> {
         let (outer, inner, h, w) = x.dims4()?;
         let (n, c) = match self.order {
             Order::SampleMajor => (outer, inner),
@@ -181,6 +182,17 @@ impl CustomOp2 for Window {
         self.run((x, x_l), (weight, weight_l), None, Activation::Identity)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_l: &Layout,
+        weight: &CudaStorage,
+        weight_l: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        super::cuda::depthwise::forward(self, (x, x_l), (weight, weight_l), None, Activation::Identity)
+    }
+
     fn bwd(&self, x: &Tensor, weight: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let x_grad = grad.apply_op2_no_bwd(weight, &InputGrad { window: *self, input: x.shape().clone() })?;
@@ -211,6 +223,20 @@ impl CustomOp3 for Fused {
     ) -> Result<(CpuStorage, Shape)> {
         let bias = f32_slice(NAME, bias, bias_l)?;
         self.window.run((x, x_l), (weight, weight_l), Some(bias), self.activation)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_l: &Layout,
+        weight: &CudaStorage,
+        weight_l: &Layout,
+        bias: &CudaStorage,
+        bias_l: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let bias = Some((bias, bias_l));
+        super::cuda::depthwise::forward(&self.window, (x, x_l), (weight, weight_l), bias, self.activation)
     }
 }
 
@@ -248,6 +274,17 @@ impl CustomOp2 for InputGrad {
         );
         Ok((CpuStorage::F32(x_grad), self.input.clone()))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        grad: &CudaStorage,
+        grad_l: &Layout,
+        weight: &CudaStorage,
+        weight_l: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        super::cuda::depthwise::backward_input(&self.window, (grad, grad_l), (weight, weight_l), &self.input)
+    }
 }
 
 /// (input, gradient of the result) → gradient of the weight, summed over the batch in order, so that a run repeats
@@ -281,6 +318,17 @@ impl CustomOp2 for WeightGrad {
             },
         );
         Ok((CpuStorage::F32(weight_grad), self.weight.clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_l: &Layout,
+        grad: &CudaStorage,
+        grad_l: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        super::cuda::depthwise::backward_weight(&self.window, (x, x_l), (grad, grad_l), &self.weight)
     }
 }
 

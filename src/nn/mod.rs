@@ -7,11 +7,14 @@
 //! otherwise a fused one that reads and writes the result once. Training keeps its activations channel-major,
 //! (C, N, H, W): a 1×1 convolution of a whole batch is then one matrix product.
 //!
-//! The ops run on the CPU. On another device they return candle's "no implementation" error.
+//! The ops run on the CPU, and those of the depthwise convolution with the feature `cuda` on GPUs too. On another device
+//! they return candle's "no implementation" error. [`cuda`] runs whole networks on a GPU.
 
 mod activation;
 mod batch_norm;
+mod build;
 mod conv;
+pub mod cuda;
 mod depthwise;
 mod depthwise_plane;
 pub mod fused;
@@ -21,6 +24,7 @@ mod unfold;
 
 pub use activation::Activation;
 pub use batch_norm::{BatchStatistics, batch_norm_train, scale_shift_channel_major};
+pub use build::Build;
 pub use conv::{Conv, Pointwise};
 pub use depthwise::{Depthwise, depthwise_conv2d, depthwise_conv2d_channel_major};
 pub use pool::{global_average, max_pool2d};

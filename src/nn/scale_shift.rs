@@ -3,8 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::fused::{Graph, Value};
-use super::{Activation, f32_slice};
+use super::{Activation, Build, f32_slice};
 
 /// `activation(scale · x + shift)` for each channel, as the pre-activation order of ResNet v2 wants before its
 /// convolutions.
@@ -29,11 +28,16 @@ impl ScaleShift {
         Ok(Self { scale: scale.contiguous()?, shift: shift.contiguous()?, activation })
     }
 
+    /// Scale and shift, both (C).
+    pub fn parts(&self) -> (&Tensor, &Tensor) {
+        (&self.scale, &self.shift)
+    }
+
     /// Puts the layer into a graph.
     ///
     /// # Errors
     /// When the channels do not fit.
-    pub fn fuse(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+    pub fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> Result<B::Value> {
         graph.scale_shift(x, (&self.scale, &self.shift), self.activation)
     }
 

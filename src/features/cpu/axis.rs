@@ -123,6 +123,11 @@ impl Axis {
         self.taps
     }
 
+    /// The whole table: the first input of every output, and all weights, [`Axis::taps`] an output.
+    pub fn table(&self) -> (&[usize], &[f32]) {
+        (&self.starts, &self.weights)
+    }
+
     /// First input and weights of output `i`.
     pub fn window(&self, i: usize) -> (usize, &[f32]) {
         (self.starts[i], &self.weights[i * self.taps..(i + 1) * self.taps])

@@ -59,6 +59,17 @@ impl LogMel {
         &self.params
     }
 
+    /// What makes the power spectra.
+    pub(in crate::features) fn spectra(&self) -> &PowerSpectra {
+        &self.spectra
+    }
+
+    /// The filter bank: for each band its first bin and how many there are, and the weights of all, one band after the
+    /// other.
+    pub(in crate::features) fn bank(&self) -> (impl Iterator<Item = (usize, usize)>, &[f64]) {
+        (self.filters.iter().map(|f| (f.first, f.bins)), &self.weights)
+    }
+
     /// Columns of the image of `samples` samples: `1 + samples / hop`.
     pub fn columns(&self, samples: usize) -> usize {
         1 + samples / self.params.hop
@@ -218,6 +229,11 @@ impl Mfcc {
             })
             .collect();
         Ok(Self { mel, basis, coefficients, decibels: Vec::new(), sums: Vec::new() })
+    }
+
+    /// The log-mel part, and the basis, coefficients × bands.
+    pub(in crate::features) fn parts(&self) -> (&LogMel, &[f64]) {
+        (&self.mel, &self.basis)
     }
 
     /// Coefficients per column.

@@ -3,5 +3,6 @@
 pub mod axis;
 pub mod farneback;
 pub mod mel;
+pub mod nv12;
 pub mod resize;
-mod spectrum;
+pub(in crate::features) mod spectrum;

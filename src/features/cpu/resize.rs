@@ -94,6 +94,11 @@ impl Plan {
         self.source
     }
 
+    /// The tables along the two axes, horizontal and vertical.
+    pub fn axes(&self) -> (&Axis, &Axis) {
+        (&self.horizontal, &self.vertical)
+    }
+
     /// The rectangle of the target that the picture covers.
     pub fn area(&self) -> Area {
         self.area
@@ -112,8 +117,7 @@ impl Plan {
         if (covered, rows) != self.target {
             out.fill(0.0);
         }
-        let gain = params.std.map(|std| 1.0 / (255.0 * std));
-        let bias: [f32; 3] = std::array::from_fn(|c| -params.mean[c] / params.std[c]);
+        let (gain, bias) = normal(params);
         let (red, rest) = out.split_at_mut(width * height);
         let (green, blue) = rest.split_at_mut(width * height);
         self.rows(view, line, |i, row| {
@@ -155,6 +159,11 @@ impl Plan {
             sink(i, &line.row);
         }
     }
+}
+
+/// What levels 0..255 of each channel are multiplied by, and what is then added, to normalise them.
+pub(in crate::features) fn normal(params: &PictureParams) -> ([f32; 3], [f32; 3]) {
+    (params.std.map(|std| 1.0 / (255.0 * std)), std::array::from_fn(|c| -params.mean[c] / params.std[c]))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub(super) const LANES_MAX: usize = 8;
 
 /// Makes the power spectra of frames of one size, Hann-windowed.
 #[derive(Clone)]
-pub(super) struct PowerSpectra {
+pub(in crate::features) struct PowerSpectra {
     size: usize,
     window: Vec<f64>,
     transform: Transform,
@@ -33,7 +33,29 @@ enum Transform {
     Alone { fft: Arc<dyn RealToComplex<f64>>, frame: Vec<f64>, spectrum: Vec<Complex<f64>>, scratch: Vec<Complex<f64>> },
 }
 
+/// What a transform of one size is computed from, for a twin that computes it elsewhere.
+pub(in crate::features) enum SpectrumTables<'a> {
+    /// A real transform by a complex one of half as many samples: see [`Butterflies`].
+    Together { twiddles: &'a [[f64; 6]], unfold: &'a [[f64; 2]], place: &'a [u32] },
+    /// By the definition: cosine and sine of 2π k / size.
+    Alone { turns: Vec<[f64; 2]> },
+}
+
 impl PowerSpectra {
+    /// The window, with a factor of ½ in it where the transform is [`SpectrumTables::Together`], and the transform's.
+    pub(in crate::features) fn tables(&self) -> (&[f64], SpectrumTables<'_>) {
+        let transform = match &self.transform {
+            Transform::Together(b) => {
+                SpectrumTables::Together { twiddles: &b.twiddles, unfold: &b.unfold, place: &b.place }
+            }
+            Transform::Alone { .. } => {
+                let turn = |k: usize| 2.0 * PI * k as f64 / self.size as f64;
+                SpectrumTables::Alone { turns: (0..self.size).map(|k| [turn(k).cos(), turn(k).sin()]).collect() }
+            }
+        };
+        (&self.window, transform)
+    }
+
     /// `size`: samples of a frame, even.
     pub fn new(size: usize) -> Self {
         let hann = |n: usize| 0.5 - 0.5 * (2.0 * PI * n as f64 / size as f64).cos();

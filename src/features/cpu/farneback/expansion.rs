@@ -14,7 +14,7 @@ pub(super) type Polynomial = [f32; 5];
 
 /// The filters and the dual basis of one neighbourhood.
 #[derive(Clone, Debug)]
-pub(super) struct Basis {
+pub(in crate::features) struct Basis {
     /// Farthest pixel that is looked at: the neighbourhood has 2 · `reach` + 1 pixels a side, as in OpenCV, whose
     /// `poly_n` counts likewise in spite of its documentation.
     reach: usize,
@@ -30,7 +30,12 @@ pub(super) struct Basis {
 }
 
 impl Basis {
-    pub(super) fn new(reach: usize, sigma: f64) -> Self {
+    /// The weights, one after the other, and [linear, square, square of the mean, mixed] of the dual basis.
+    pub fn tables(&self) -> (Vec<f32>, [f32; 4]) {
+        (self.weights.concat(), [self.linear, self.square, self.square_of_mean, self.mixed])
+    }
+
+    pub fn new(reach: usize, sigma: f64) -> Self {
         let gaussian: Vec<f64> = (0..=reach).map(|d| (-((d * d) as f64) / (2.0 * sigma * sigma)).exp()).collect();
         let sum = gaussian[0] + 2.0 * gaussian[1..].iter().sum::<f64>();
         let weight = |power: i32| -> Vec<f32> {

@@ -14,8 +14,10 @@ mod update;
 
 use super::axis::Axis;
 use crate::features::params::FarnebackParams;
-use expansion::{Basis, ExpandScratch, Polynomial};
-use update::{UpdateScratch, Window};
+pub(in crate::features) use expansion::Basis;
+use expansion::{ExpandScratch, Polynomial};
+use update::UpdateScratch;
+pub(in crate::features) use update::Window;
 
 /// No pyramid level is smaller than this on either side, pixels.
 const MIN_LEVEL_SIDE: f64 = 32.0;
@@ -28,14 +30,14 @@ const BAND_ROWS: usize = 90;
 
 /// One resolution of the pyramid.
 #[derive(Debug)]
-struct Level {
-    width: usize,
-    height: usize,
+pub(in crate::features) struct Level {
+    pub width: usize,
+    pub height: usize,
     /// Blur and shrink from the full picture.
-    horizontal: Axis,
-    vertical: Axis,
-    /// Enlarges the flow of the next coarser level to this one; `None` at the coarsest.
-    enlarge: Option<(Axis, Axis)>,
+    pub horizontal: Axis,
+    pub vertical: Axis,
+    /// Enlarges the flow of the next coarser level to this one, horizontally and vertically; `None` at the coarsest.
+    pub enlarge: Option<(Axis, Axis)>,
 }
 
 /// The polynomial expansion of one picture at every pyramid level: all that flow needs of it. Made by
@@ -202,7 +204,7 @@ impl Farneback {
 
 /// The levels of a picture, finest first, by OpenCV's rules: `levels` smaller versions at most beside the full
 /// picture, sides rounded to even at .5, and a blur of the full picture whose width follows from the scale.
-fn pyramid(width: usize, height: usize, params: &FarnebackParams) -> Vec<Level> {
+pub(in crate::features) fn pyramid(width: usize, height: usize, params: &FarnebackParams) -> Vec<Level> {
     let mut scales = vec![1.0];
     let mut scale = 1.0;
     for _ in 0..params.levels {

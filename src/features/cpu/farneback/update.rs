@@ -22,7 +22,7 @@ const TERMS: usize = 5;
 
 /// The averaging window.
 #[derive(Clone, Debug)]
-pub(super) struct Window {
+pub(in crate::features) struct Window {
     /// It covers 2 · `reach` + 1 pixels a side.
     reach: usize,
     kind: Kind,
@@ -38,7 +38,15 @@ enum Kind {
 }
 
 impl Window {
-    pub(super) fn new(size: usize, gaussian: bool) -> Self {
+    /// How far it reaches, the weights of a Gaussian, and what a box's sums are multiplied by.
+    pub fn tables(&self) -> (usize, Option<&[f32]>, f64) {
+        match &self.kind {
+            Kind::Box { scale } => (self.reach, None, *scale),
+            Kind::Gaussian { weights } => (self.reach, Some(weights), 1.0),
+        }
+    }
+
+    pub fn new(size: usize, gaussian: bool) -> Self {
         let reach = size / 2;
         let kind = if gaussian {
             let sigma = reach as f64 * 0.3;

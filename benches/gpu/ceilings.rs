@@ -1,0 +1,61 @@
+//! What the device can do at most, as measured on it: bytes a second of its memory and of the way to it, operations a second.
+
+use candle_core::{DType, Device, Tensor};
+use touchline::gpu::Numbers;
+use touchline::gpu::context::Gpu;
+use touchline::gpu::launch::Launcher;
+
+use crate::Outcome;
+
+/// Measured, each the best of a few rounds.
+pub struct Ceilings {
+    /// Bytes a second, read and written, of a copy within the device.
+    pub memory: f64,
+    /// Bytes a second of pinned host memory to the device.
+    pub upload: f64,
+    /// Operations a second of a large matrix product.
+    pub products: f64,
+}
+
+/// Bytes of the copies.
+const BYTES: usize = 1 << 28;
+
+/// Sides of the matrices.
+const SIDE: usize = 8192;
+
+/// Rounds of which the best counts.
+const ROUNDS: usize = 10;
+
+impl Ceilings {
+    pub fn measure(gpu: &mut Gpu, numbers: Numbers) -> Outcome<Self> {
+        let device = gpu.device();
+        let block = Tensor::zeros(BYTES / 4, DType::F32, &device)?;
+        let copy = best(gpu, |_| Ok(block.copy()?))?;
+        let upload = best(gpu, |gpu| Ok(gpu.upload(BYTES, &mut |_| {})?))?;
+        let a = random(&device, numbers)?;
+        let b = random(&device, numbers)?;
+        let product = best(gpu, |_| Ok(a.matmul(&b)?))?;
+        let (bytes, side) = (BYTES as f64, SIDE as f64);
+        Ok(Self { memory: 2.0 * bytes / copy, upload: bytes / upload, products: 2.0 * side.powi(3) / product })
+    }
+}
+
+fn random(device: &Device, numbers: Numbers) -> Outcome<Tensor> {
+    Ok(Tensor::randn(0f32, 1., (SIDE, SIDE), device)?.to_dtype(numbers.dtype())?)
+}
+
+/// Seconds of the best of a few rounds on the device, after two that do not count.
+pub fn best<T>(gpu: &mut Gpu, mut work: impl FnMut(&mut Gpu) -> Outcome<T>) -> Outcome<f64> {
+    let mut shortest = f64::INFINITY;
+    for round in 0..ROUNDS + 2 {
+        let began = gpu.mark()?;
+        let made = work(gpu)?;
+        let ended = gpu.mark()?;
+        gpu.wait()?;
+        drop(made);
+        if round >= 2 {
+            shortest = shortest.min(f64::from(began.elapsed_ms(&ended).map_err(|e| format!("{e:?}"))?) / 1e3);
+        }
+    }
+    Ok(shortest)
+}

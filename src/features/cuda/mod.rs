@@ -1,0 +1,179 @@
+//! Features on a device: the twins of [`super::cpu`] as kernels, for many seconds of many streams at once.
+//!
+//! [`Work`] lists what a batch of seconds asks for; [`DeviceFeatures::run`] brings its pictures and sounds over in one upload
+//! and starts the kernels, which leave the models' inputs where the models will read them. Everything here works on any
+//! [`Launcher`]: on a GPU, and in the tests on a processor. Sizes of pictures and sounds may be mixed; each size is a group
+//! with launches of its own, whatever its length.
+//!
+//! | on the CPU | kernels |
+//! |---|---|
+//! | `cpu/resize.rs`, `cpu/axis.rs` | `resize.cu`, `axis.cuh` |
+//! | `cpu/farneback/` | `farneback/expansion.cu`, `farneback/update.cu` |
+//! | `flow.rs` | `flow.cu` |
+//! | `cpu/spectrum.rs` | `spectrum.cu` |
+//! | `cpu/mel.rs`, `sound.rs` | `mel.cu` |
+
+mod farneback;
+mod flows;
+mod pictures;
+mod sounds;
+mod tables;
+mod upload;
+mod work;
+
+use crate::features::params::{AudioParams, FlowParams, PictureParams};
+use crate::gpu::launch::{Launcher, Layout, Numbers, Pointer};
+use crate::gpu::{GpuError, PRELUDE};
+
+pub use farneback::DeviceFarneback;
+pub use flows::DeviceFlows;
+pub use pictures::{DevicePictures, Format, Picture};
+pub use sounds::{DeviceMel, DeviceSounds, Images, cepstra};
+pub use upload::Upload;
+pub use work::{Pair, Work};
+
+/// The kernels' sources in the order in which they are compiled, after [`PRELUDE`].
+pub const SOURCES: [&str; 7] = [
+    include_str!("kernels/axis.cuh"),
+    include_str!("kernels/resize.cu"),
+    include_str!("kernels/farneback/expansion.cu"),
+    include_str!("kernels/farneback/update.cu"),
+    include_str!("kernels/flow.cu"),
+    include_str!("kernels/spectrum.cu"),
+    include_str!("kernels/mel.cu"),
+];
+
+/// Every kernel of [`SOURCES`].
+pub const KERNELS: [&str; 24] = [
+    "picture_rgb8_f32",
+    "picture_rgb8_f16",
+    "picture_rgb8_bf16",
+    "picture_nv12_f32",
+    "picture_nv12_f16",
+    "picture_nv12_bf16",
+    "gray_rgb8",
+    "gray_nv12",
+    "farneback_shrink",
+    "farneback_expand_5",
+    "farneback_expand_7",
+    "farneback_iterate",
+    "farneback_enlarge",
+    "flow_encode_f32",
+    "flow_encode_f16",
+    "flow_encode_bf16",
+    "spectrum_together",
+    "spectrum_alone",
+    "mel_bands",
+    "mel_decibels",
+    "mel_cepstra",
+    "sound_image_f32",
+    "sound_image_f16",
+    "sound_image_bf16",
+];
+
+/// One source with all kernels of the features.
+pub fn source() -> String {
+    format!("{PRELUDE}\n{}", SOURCES.concat())
+}
+
+/// Where a model's inputs go, one after the other: each is 3 × height × width numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub out: Pointer,
+    pub numbers: Numbers,
+    pub layout: Layout,
+}
+
+/// Where the inputs of the three models go. A modality without a target is not computed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Targets {
+    pub pictures: Option<Target>,
+    pub flows: Option<Target>,
+    pub sounds: Option<Target>,
+}
+
+/// What of a batch has just been started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Upload,
+    Pictures,
+    Flows,
+    Sounds,
+}
+
+/// The extractors of a pack on a device, with their tables and scratch memory.
+pub struct DeviceFeatures<L: Launcher> {
+    pub pictures: Option<DevicePictures<L>>,
+    pub flows: Option<DeviceFlows<L>>,
+    pub sounds: Option<DeviceSounds<L>>,
+    upload: Upload,
+}
+
+impl<L: Launcher> DeviceFeatures<L> {
+    /// # Errors
+    /// [`GpuError::Refused`] naming the wrong key, as [`super::FeatureExtractor::new`]; or what the device says.
+    pub fn new(
+        launcher: &mut L,
+        picture: Option<&PictureParams>,
+        flow: Option<&FlowParams>,
+        audio: Option<&AudioParams>,
+    ) -> Result<Self, GpuError> {
+        let named = |section: &'static str| {
+            move |error: GpuError| match error {
+                GpuError::Refused(cause) => GpuError::Refused(format!("{section}.{cause}")),
+                other => other,
+            }
+        };
+        Ok(Self {
+            pictures: picture.map(|p| DevicePictures::new(launcher, p)).transpose().map_err(named("picture"))?,
+            flows: flow.map(|p| DeviceFlows::new(launcher, p)).transpose().map_err(named("flow"))?,
+            sounds: audio.map(|p| DeviceSounds::new(launcher, p)).transpose().map_err(named("audio"))?,
+            upload: Upload::default(),
+        })
+    }
+
+    /// Computes the inputs of the models that have a target. One upload; nothing comes back. `after` is called when a part
+    /// has been started: a place for marks in the launcher's order.
+    ///
+    /// # Errors
+    /// What the device says; [`GpuError::OutOfMemory`] when the batch is too large for it.
+    pub fn run(
+        &mut self,
+        launcher: &mut L,
+        work: &Work<'_>,
+        targets: &Targets,
+        after: &mut dyn FnMut(&mut L, Part),
+    ) -> Result<(), GpuError> {
+        let upload = &mut self.upload;
+        upload.clear();
+        let offsets = upload.pictures(&work.pictures);
+        let pictures = match (&mut self.pictures, targets.pictures) {
+            (Some(own), Some(target)) => Some((own.plan(launcher, work, &offsets, upload)?, target)),
+            _ => None,
+        };
+        let flows = match (&mut self.flows, targets.flows) {
+            (Some(own), Some(target)) => Some((own.plan(launcher, work, &offsets, upload)?, target)),
+            _ => None,
+        };
+        let sounds = match (&mut self.sounds, targets.sounds) {
+            (Some(own), Some(target)) => Some((own.plan(launcher, work, upload)?, target)),
+            _ => None,
+        };
+        let bytes = upload.len();
+        let base = launcher.upload(bytes, &mut |to| upload.fill(work, to))?;
+        after(launcher, Part::Upload);
+        if let (Some(own), Some((plan, target))) = (&mut self.pictures, pictures) {
+            own.launch(launcher, &plan, base, target)?;
+            after(launcher, Part::Pictures);
+        }
+        if let (Some(own), Some((plan, target))) = (&mut self.flows, flows) {
+            own.launch(launcher, &plan, base, target)?;
+            after(launcher, Part::Flows);
+        }
+        if let (Some(own), Some((plan, target))) = (&mut self.sounds, sounds) {
+            own.launch(launcher, &plan, base, target)?;
+            after(launcher, Part::Sounds);
+        }
+        Ok(())
+    }
+}

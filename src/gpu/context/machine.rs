@@ -1,0 +1,125 @@
+//! What is asked of a machine's GPUs before and after they are used: what there is, whether it works, and a fresh start.
+
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, sys};
+
+use super::{FEATURES, Gpu, GpuInfo, LAYERS};
+use crate::gpu::launch::{Launcher, Shape};
+use crate::gpu::{GpuError, compile, libraries};
+
+/// What the GPUs of this machine are; those that cannot be asked are left out.
+///
+/// # Errors
+/// [`GpuError::Unusable`] when there is no driver, or none that works.
+pub fn all() -> Result<Vec<GpuInfo>, GpuError> {
+    libraries::load()?;
+    let count = CudaContext::device_count_checked()?;
+    Ok((0..count)
+        .filter_map(|ordinal| CudaContext::new(ordinal).and_then(|context| GpuInfo::of(&context)).ok())
+        .collect())
+}
+
+/// The newest CUDA version that the driver knows, as (major, minor).
+///
+/// # Errors
+/// [`GpuError::Unusable`] when there is no driver.
+pub fn driver_version() -> Result<(i32, i32), GpuError> {
+    libraries::load()?;
+    let mut version = 0;
+    // SAFETY: the function writes one integer to where it is told.
+    let status = unsafe { sys::cuDriverGetVersion(&mut version) };
+    match status {
+        sys::CUresult::CUDA_SUCCESS => Ok((version / 1000, version % 1000 / 10)),
+        status => Err(GpuError::at_start(0, &format!("{status:?}"))),
+    }
+}
+
+/// The version of NVRTC.
+///
+/// # Errors
+/// [`GpuError::Unusable`] when it is not there.
+pub fn compiler_version() -> Result<(i32, i32), GpuError> {
+    libraries::load()?;
+    compile::version()
+}
+
+pub(super) trait DeviceCount {
+    fn device_count_checked() -> Result<usize, GpuError>;
+}
+
+impl DeviceCount for CudaContext {
+    fn device_count_checked() -> Result<usize, GpuError> {
+        let count = candle_core::cuda_backend::cudarc::driver::result::init().and_then(|()| Self::device_count());
+        match count {
+            Ok(count) => Ok(usize::try_from(count).unwrap_or(0)),
+            Err(e) => Err(GpuError::at_start(0, &format!("{e:?}"))),
+        }
+    }
+}
+
+/// Capability that candle's own kernels were compiled for, as the build was told: 90 for 9.0.
+const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
+
+/// Whether this program has code for a GPU.
+///
+/// # Errors
+/// [`GpuError::Unusable`] saying how to build it for that GPU.
+pub fn check_capability(info: &GpuInfo) -> Result<(), GpuError> {
+    let Some(built) = BUILT_FOR.and_then(|cap| cap.parse::<i32>().ok()) else { return Ok(()) };
+    let (major, minor) = info.capability;
+    if major * 10 + minor >= built {
+        return Ok(());
+    }
+    Err(GpuError::Unusable(format!(
+        "GPU {} ({}) has compute capability {major}.{minor}, this program was built for {}.{} and newer; build it again with \
+         CUDA_COMPUTE_CAP={major}{minor}",
+        info.ordinal,
+        info.name,
+        built / 10,
+        built % 10
+    )))
+}
+
+/// Makes sure that a GPU does what is asked of it: compiles and loads all kernels, runs one, and starts cuDNN.
+///
+/// # Errors
+/// [`GpuError::Unusable`] with what lacks and what to install or change.
+pub fn check(gpu: &mut Gpu) -> Result<(), GpuError> {
+    let ordinal = gpu.info.ordinal;
+    let unusable = |e: GpuError| match e {
+        GpuError::Unusable(_) => e,
+        other => GpuError::at_start(ordinal, &other.to_string()),
+    };
+    for (module, kernels) in [(FEATURES, &crate::features::cuda::KERNELS[..]), (LAYERS, &crate::nn::cuda::KERNELS[..])]
+    {
+        let ptx = compile::ptx(module, gpu.info.capability)?;
+        for kernel in kernels {
+            let loaded = gpu.device.get_or_load_custom_func(kernel, module.name, ptx);
+            loaded.map_err(|e| GpuError::at_start(ordinal, &e.to_string()))?;
+        }
+    }
+    crate::nn::cuda::start_cudnn(&gpu.device).map_err(|e| GpuError::at_start(ordinal, &e.to_string()))?;
+    let one = gpu.memory(size_of::<f32>()).map_err(unusable)?;
+    let at = gpu.pointer(&one);
+    let arguments = [at.into(), 1i32.into(), 1f32.into(), (-1f32).into()];
+    Launcher::launch(gpu, "mel_decibels", Shape::new([1, 1, 1], 256), &arguments).map_err(unusable)?;
+    gpu.wait().map_err(unusable)
+}
+
+/// Destroys the context of a GPU that has failed, with everything in it, so that the next one starts afresh. Whoever else in
+/// this process uses the GPU loses it too, and finds out at its next call.
+pub(crate) fn reset(ordinal: usize) -> Result<(), GpuError> {
+    let ordinal_c = i32::try_from(ordinal).map_err(|_| GpuError::no_such_device(ordinal, 0))?;
+    let mut device = 0;
+    // SAFETY: `device` receives a handle, which resetting takes; memory and handles of the old context are never given back
+    // (their owners were forgotten), so nothing is freed twice.
+    let status = unsafe {
+        match sys::cuDeviceGet(&mut device, ordinal_c) {
+            sys::CUresult::CUDA_SUCCESS => sys::cuDevicePrimaryCtxReset_v2(device),
+            other => other,
+        }
+    };
+    match status {
+        sys::CUresult::CUDA_SUCCESS => Ok(()),
+        status => Err(GpuError::at_start(ordinal, &format!("{status:?}"))),
+    }
+}

@@ -1,0 +1,91 @@
+//! Which device computes: what was asked for on the command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Numbers;
+
+/// Where a pack's networks are to compute, and with which numbers on a GPU. Nothing that the pack's files say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub wish: Wish,
+    /// On a GPU; the CPU has its own precision.
+    pub numbers: Numbers,
+}
+
+impl Placement {
+    /// On the CPU.
+    pub const CPU: Placement = Placement { wish: Wish::Cpu, numbers: Numbers::F16 };
+}
+
+/// A device as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// All GPUs there are, else the CPU.
+    Auto,
+    Cpu,
+    /// These GPUs, by the driver's numbers, each once.
+    Cuda(Vec<usize>),
+}
+
+/// Most GPUs that one program uses.
+const GPUS_MAX: usize = 16;
+
+impl FromStr for Wish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} names no device: give auto, cpu, cuda:0 or, for several, cuda:0,1");
+        match text {
+            "auto" => return Ok(Wish::Auto),
+            "cpu" => return Ok(Wish::Cpu),
+            "cuda" => return Ok(Wish::Cuda(vec![0])),
+            _ => {}
+        }
+        let numbers = text.strip_prefix("cuda:").ok_or_else(wrong)?;
+        let mut devices = Vec::new();
+        for number in numbers.split(',') {
+            let number: usize = number.parse().map_err(|_| wrong())?;
+            if devices.contains(&number) || devices.len() == GPUS_MAX || number > 255 {
+                return Err(wrong());
+            }
+            devices.push(number);
+        }
+        Ok(Wish::Cuda(devices))
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wish::Auto => f.write_str("auto"),
+            Wish::Cpu => f.write_str("cpu"),
+            Wish::Cuda(devices) => {
+                let numbers: Vec<String> = devices.iter().map(usize::to_string).collect();
+                write!(f, "cuda:{}", numbers.join(","))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_and_written_alike() {
+        for (text, wish) in [
+            ("auto", Wish::Auto),
+            ("cpu", Wish::Cpu),
+            ("cuda:0", Wish::Cuda(vec![0])),
+            ("cuda:3,1", Wish::Cuda(vec![3, 1])),
+        ] {
+            assert_eq!((text.parse(), wish.to_string()), (Ok(wish), text.to_owned()));
+        }
+        assert_eq!("cuda".parse(), Ok(Wish::Cuda(vec![0])));
+        for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0,0", "cuda:0,", "cuda:256", "CUDA:0"] {
+            let error = text.parse::<Wish>().unwrap_err();
+            assert!(error.contains("cuda:0") && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+}

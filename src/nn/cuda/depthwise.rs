@@ -1,0 +1,101 @@
+//! The depthwise convolution of [`crate::nn::depthwise_conv2d`] on a GPU, with its gradients: tensors in planes.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CudaStorage, Layout, Result, Shape, bail};
+
+use super::ops::{f32_pointer, pointer};
+use crate::gpu;
+use crate::gpu::context::{LAYERS, Output, launch};
+use crate::gpu::launch::{Argument, Numbers};
+use crate::nn::Activation;
+use crate::nn::depthwise::{Order, Window};
+use crate::nn::depthwise_plane::Geometry;
+
+const OP: &str = "depthwise convolution";
+
+/// Threads of the block that sums a tap's gradient: as in `depthwise.cu`.
+const WEIGHT_THREADS: usize = 256;
+
+type Given<'a> = (&'a CudaStorage, &'a Layout);
+
+fn order(window: &Window, n: usize, c: usize) -> [Argument; 3] {
+    [n.into(), c.into(), usize::from(window.order == Order::ChannelMajor).into()]
+}
+
+fn sizes(g: &Geometry) -> [Argument; 7] {
+    [g.height, g.width, g.kernel, g.stride, g.padding, g.out_height, g.out_width].map(Argument::from)
+}
+
+/// `activation(weight * x + bias)`, in the numbers that `x` and `weight` have; the bias is f32.
+pub(in crate::nn) fn forward(
+    window: &Window,
+    (x, x_l): Given<'_>,
+    (weight, weight_l): Given<'_>,
+    bias: Option<Given<'_>>,
+    activation: Activation,
+) -> Result<(CudaStorage, Shape)> {
+    let (n, c, geometry) = window.check(x_l.shape(), weight_l.shape())?;
+    let (from, numbers) = pointer(OP, x, x_l)?;
+    let (taps, theirs) = pointer(OP, weight, weight_l)?;
+    if theirs != numbers {
+        bail!("{OP}: weights of {} on {}", theirs.name(), numbers.name());
+    }
+    let bias = match bias {
+        Some((_, layout)) if layout.dims() != [c] => bail!("{OP}: the bias does not have {c} values"),
+        Some((storage, layout)) => f32_pointer(OP, storage, layout)?.into(),
+        None => Argument::Null,
+    };
+    let (outer, inner) = window.order.outer(n, c);
+    let out = Output::new(x.device(), (outer, inner, geometry.out_height, geometry.out_width).into(), numbers)?;
+    let (low, high) = activation.bounds();
+    let mut arguments: Vec<Argument> = vec![from.into(), taps.into(), bias, out.pointer().into()];
+    arguments.push(((n * c) as u64).into());
+    arguments.extend(order(window, n, c));
+    arguments.extend(sizes(&geometry));
+    arguments.extend([low, high].map(Argument::from));
+    let kernel = match numbers {
+        Numbers::F32 => "depthwise_forward_f32",
+        Numbers::F16 => "depthwise_forward_f16",
+        Numbers::Bf16 => "depthwise_forward_bf16",
+    };
+    let shape = gpu::Shape::flat((n * c * geometry.out_len()) as u64);
+    launch(x.device(), LAYERS, kernel, shape, &arguments)?;
+    Ok(out.parts())
+}
+
+/// (gradient of the result, weight) → gradient of the input, f32.
+pub(in crate::nn) fn backward_input(
+    window: &Window,
+    (grad, grad_l): Given<'_>,
+    (weight, weight_l): Given<'_>,
+    input: &Shape,
+) -> Result<(CudaStorage, Shape)> {
+    let (n, c, geometry) = window.check(input, weight_l.shape())?;
+    let (from, taps) = (f32_pointer(OP, grad, grad_l)?, f32_pointer(OP, weight, weight_l)?);
+    let out = Output::new(grad.device(), input.clone(), Numbers::F32)?;
+    let mut arguments: Vec<Argument> = [from, taps, out.pointer()].map(Argument::from).into();
+    arguments.push(((n * c) as u64).into());
+    arguments.extend(order(window, n, c));
+    arguments.extend(sizes(&geometry));
+    let shape = gpu::Shape::flat(input.elem_count() as u64);
+    launch(grad.device(), LAYERS, "depthwise_backward_input", shape, &arguments)?;
+    Ok(out.parts())
+}
+
+/// (input, gradient of the result) → gradient of the weight, f32.
+pub(in crate::nn) fn backward_weight(
+    window: &Window,
+    (x, x_l): Given<'_>,
+    (grad, grad_l): Given<'_>,
+    weight: &Shape,
+) -> Result<(CudaStorage, Shape)> {
+    let (n, c, geometry) = window.check(x_l.shape(), weight)?;
+    let (from, grads) = (f32_pointer(OP, x, x_l)?, f32_pointer(OP, grad, grad_l)?);
+    let out = Output::new(x.device(), weight.clone(), Numbers::F32)?;
+    let mut arguments: Vec<Argument> = [from, grads, out.pointer()].map(Argument::from).into();
+    arguments.extend(order(window, n, c));
+    arguments.extend(sizes(&geometry));
+    let shape = gpu::Shape::new([geometry.kernel * geometry.kernel, c, 1], WEIGHT_THREADS);
+    launch(x.device(), LAYERS, "depthwise_backward_weight", shape, &arguments)?;
+    Ok(out.parts())
+}

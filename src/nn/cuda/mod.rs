@@ -1,0 +1,54 @@
+//! What networks do on a device beside candle's own ops.
+//!
+//! `depthwise.cu` is the device's side of [`super::depthwise_conv2d`], with gradients, on planes; `layers.cu` holds what
+//! inference needs on pixels whose channels lie together, (N, H, W, C), the layout of tensor cores.
+
+#[cfg(feature = "cuda")]
+mod conv;
+#[cfg(feature = "cuda")]
+pub(super) mod depthwise;
+#[cfg(feature = "cuda")]
+mod net;
+#[cfg(feature = "cuda")]
+pub(super) mod ops;
+
+use crate::gpu::PRELUDE;
+
+#[cfg(feature = "cuda")]
+pub(crate) use conv::abandon;
+#[cfg(feature = "cuda")]
+pub use conv::start as start_cudnn;
+#[cfg(feature = "cuda")]
+pub use net::{DeviceNet, DeviceValue};
+
+/// The kernels' sources in the order in which they are compiled, after [`PRELUDE`].
+pub const SOURCES: [&str; 2] = [include_str!("kernels/depthwise.cu"), include_str!("kernels/layers.cu")];
+
+/// Every kernel of [`SOURCES`].
+pub const KERNELS: [&str; 20] = [
+    "depthwise_forward_f32",
+    "depthwise_forward_f16",
+    "depthwise_forward_bf16",
+    "depthwise_backward_input",
+    "depthwise_backward_weight",
+    "layer_finish_f32",
+    "layer_finish_f16",
+    "layer_finish_bf16",
+    "layer_scale_shift_f32",
+    "layer_scale_shift_f16",
+    "layer_scale_shift_bf16",
+    "layer_depthwise_f32",
+    "layer_depthwise_f16",
+    "layer_depthwise_bf16",
+    "layer_max_pool_f32",
+    "layer_max_pool_f16",
+    "layer_max_pool_bf16",
+    "layer_average_f32",
+    "layer_average_f16",
+    "layer_average_bf16",
+];
+
+/// One source with all kernels of the layers.
+pub fn source() -> String {
+    format!("{PRELUDE}\n{}", SOURCES.concat())
+}
