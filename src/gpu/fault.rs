@@ -96,7 +96,7 @@ impl GpuError {
 pub struct Recovery {
     /// Seconds that go through at once, at most.
     limit: usize,
-    /// Whether the one restart there is has been used since the device last worked.
+    /// Whether the one restart there is has been used.
     restarted: bool,
     failed: Option<String>,
 }

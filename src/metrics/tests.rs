@@ -32,6 +32,7 @@ fn filled() -> Metrics {
     for stage in Stage::ALL {
         metrics.observe_stage(stage, 12_000_000);
     }
+    metrics.device_fault(DeviceFault::OutOfMemory);
     metrics.viewers(Viewer::Live, 2);
     metrics.viewers(Viewer::Live, -1);
     metrics.record_lost();
@@ -95,6 +96,8 @@ fn every_value_told_is_in_the_text() {
         (r#"touchline_shadow_info{manifest_sha256="9d01",pack="candidate",weights_sha256="3f7a"}"#, 1.0),
         (r#"touchline_pack_updates_total{outcome="applied"}"#, 1.0),
         (r#"touchline_pack_updates_total{outcome="refused"}"#, 2.0),
+        (r#"touchline_device_faults_total{kind="out_of_memory"}"#, 1.0),
+        (r#"touchline_device_faults_total{kind="lost"}"#, 0.0),
         (r#"touchline_shadow_seconds_total{agreement="same",stream="court \"1\""}"#, 1.0),
         (r#"touchline_shadow_seconds_total{agreement="different",stream="court \"1\""}"#, 1.0),
         (r#"touchline_shadow_seconds_dropped_total{reason="overload",stream="court \"1\""}"#, 1.0),
@@ -126,7 +129,7 @@ fn every_family_is_typed_explained_and_named_by_the_rules() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 32, "{types:?}");
+    assert_eq!(types.len(), 33, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");
