@@ -213,12 +213,13 @@ fn a_thousand_reconnects_leave_nothing_behind() {
         "-f lavfi -i testsrc2=size=320x180:rate=30:duration=0.3 -f lavfi -i sine=frequency=440:duration=0.3 \
          -c:v libx264 -preset ultrafast -pix_fmt yuv420p -c:a aac -movflags +faststart",
     );
+    dir.make("short.m3u8", &format!("-i {} -c copy -f hls -hls_list_size 0", clip.display()));
     let http = HttpServer::start(dir.path());
     let rtsp = RtspServer::start(Media::File { path: clip, plays: 1 });
     let trace = dir.path().join("trace.log");
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env(URIS, format!("{} {}", http.url("short.mp4"), rtsp.url()))
+        .env(URIS, format!("{} {} {}", http.url("short.mp4"), rtsp.url(), http.url("short.m3u8")))
         .env(COUNT, count.to_string())
         .env(TRACE, &trace)
         .env("GST_TRACERS", "leaks")

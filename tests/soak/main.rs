@@ -80,7 +80,6 @@ fn eight_streams_under_random_faults_lose_no_second_unaccounted() {
         std::thread::sleep(Duration::from_millis(250));
     }
     let faults = bench.log();
-    assert_eq!(live.stop(), 0, "SIGTERM is an orderly end");
     let accounts: Vec<Account> = ids.iter().map(|id| Account::of(id, &tail.records(), length.as_secs_f64())).collect();
 
     let mut report = format!("{minutes} minutes, eight streams, {} faults\n\n", faults.len());
@@ -116,6 +115,8 @@ fn eight_streams_under_random_faults_lose_no_second_unaccounted() {
     if let Ok(path) = std::env::var("TOUCHLINE_SOAK_REPORT") {
         std::fs::write(path, &report).unwrap();
     }
+    // After the report, which is worth most when something went wrong.
+    assert_eq!(live.stop(), 0, "SIGTERM is an orderly end");
     for account in &accounts {
         account.check();
     }

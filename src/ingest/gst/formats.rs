@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
 
 use super::graph::Graph;
 use super::thin::entry;
@@ -23,11 +24,18 @@ pub(super) struct Formats {
 
 impl Formats {
     /// Watches every branch of `graph`. What a gate on the same pad holds is passed before, if the gate was there first.
-    pub fn connect(graph: &Arc<Graph>) -> Vec<Self> {
-        graph.sinks().filter_map(|(track, sink)| Self::on(track, entry(sink.upcast_ref())?, graph)).collect()
+    ///
+    /// `is_adaptive`: the source offers the same pictures in several sizes and changes between them; then only another
+    /// aspect is another format.
+    pub fn connect(graph: &Arc<Graph>, is_adaptive: bool) -> Vec<Self> {
+        let on = |(track, sink): (Track, &gst_app::AppSink)| {
+            let shape = if is_adaptive && track == Track::Video { aspect } else { size };
+            Self::on(track, entry(sink.upcast_ref())?, graph, shape)
+        };
+        graph.sinks().filter_map(on).collect()
     }
 
-    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>) -> Option<Self> {
+    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>, shape: fn(Track, &gst::CapsRef) -> Shape) -> Option<Self> {
         let (known, graph) = (Mutex::<Option<Shape>>::default(), Arc::downgrade(graph));
         let probe = pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             let caps = match info.event().map(|event| event.view()) {
@@ -67,7 +75,17 @@ impl Formats {
     }
 }
 
-fn shape(track: Track, caps: &gst::CapsRef) -> Shape {
+/// The aspect of pictures in twentieths: variants of one picture differ by a rounding of their sizes.
+fn aspect(track: Track, caps: &gst::CapsRef) -> Shape {
+    match size(track, caps) {
+        [Some(width), Some(height)] if height > 0 => {
+            [Some(width.saturating_mul(20).saturating_add(height / 2) / height), None]
+        }
+        other => other,
+    }
+}
+
+fn size(track: Track, caps: &gst::CapsRef) -> Shape {
     let keys = match track {
         Track::Video => ["width", "height"],
         Track::Audio => ["rate", "channels"],

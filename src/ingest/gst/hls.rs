@@ -7,7 +7,8 @@
 //! what the server says instead, which GStreamer's client keeps to itself.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -28,6 +29,9 @@ const TEXT_MAX: usize = 1 << 20;
 
 /// How often the playlist is loaded at least and at most; in between, once a target duration.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// How often it is looked whether the pipeline plays, so that what is known can be told.
+const TELL_EVERY: Duration = Duration::from_millis(50);
 
 /// How long loading it may take.
 const LIMIT: gst::ClockTime = gst::ClockTime::from_seconds(5);
@@ -54,35 +58,25 @@ pub(super) fn follow(pipeline: &gst::Pipeline, uri: &str, graph: &Arc<Graph>, id
         let mut loaded: Result<String, Option<End>> = Ok(text);
         loop {
             let wait = match loaded.as_deref().map(|text| reader.read(text)) {
-                Ok(Turn::Again) => Duration::ZERO,
-                Ok(Turn::Over) => {
-                    reader.is_over = true;
-                    EVERY.1
-                }
-                Ok(Turn::Later(wait)) => wait,
-                Err(_) => EVERY.0,
+                Ok(Turn::Again) => Some(Duration::ZERO),
+                Ok(Turn::Over) => None,
+                Ok(Turn::Later(wait)) => Some(wait),
+                Err(_) => Some(EVERY.0),
             };
+            reader.is_over |= wait.is_none();
             {
                 let Some(graph) = graph.upgrade() else { return };
-                reader.tell(&graph);
-                if let Err(trouble) = &loaded {
-                    graph.note_trouble(trouble.clone());
-                } else {
-                    graph.note_trouble(None);
-                }
+                graph.note_trouble(loaded.as_ref().err().cloned().flatten());
                 if let Some(end) = reader.stalled() {
                     graph.fail(graph.trouble().unwrap_or(end));
                     return;
                 }
             }
-            if reader.is_over && reader.pending.is_empty()
-                || !matches!(stopping.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
+            if reader.tell_until(wait.map(|wait| Instant::now() + wait), &graph, &stopping).is_break() || reader.is_over
             {
                 return;
             }
-            if !reader.is_over {
-                loaded = load(&reader.uri, &stopping);
-            }
+            loaded = load(&reader.uri, &stopping);
         }
     })?;
     Ok(())
@@ -237,6 +231,30 @@ impl Reader {
             }
             // An error page, or half of a playlist: the next one may be better.
             None => Turn::Later(EVERY.0),
+        }
+    }
+
+    /// Tells what is pending as soon as it can be told, until `due`; of a playlist that is over, until all is told. Breaks off
+    /// when the session is over.
+    fn tell_until(
+        &mut self,
+        due: Option<Instant>,
+        graph: &Weak<Graph>,
+        stopping: &Receiver<Infallible>,
+    ) -> ControlFlow<()> {
+        loop {
+            let Some(graph) = graph.upgrade() else { return ControlFlow::Break(()) };
+            self.tell(&graph);
+            drop(graph);
+            let left = due.map_or(EVERY.1, |due| due.saturating_duration_since(Instant::now()));
+            let is_told = self.pending.is_empty();
+            if left.is_zero() || (due.is_none() && is_told) {
+                return ControlFlow::Continue(());
+            }
+            let wait = if is_told { left } else { left.min(TELL_EVERY) };
+            if stopping.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                return ControlFlow::Break(());
+            }
         }
     }
 

@@ -171,7 +171,7 @@ impl Open for GstOpener {
             name,
             pipeline: pipeline.clone(),
             gate,
-            formats: formats::Formats::connect(&graph),
+            formats: formats::Formats::connect(&graph, location.kind == Kind::Hls),
             graph,
             falls_back: Arc::clone(&self.over_tcp),
             outlet,
