@@ -12,7 +12,7 @@ pub enum ColorMatrix {
 }
 
 impl ColorMatrix {
-    /// [luma gain, Cr → red, Cb → green, Cr → green, Cb → blue] for levels less their offsets of 16 and 128.
+    /// Luma gain, Cr → red, Cb → green, Cr → green, Cb → blue, for levels less their offsets of 16 and 128.
     pub fn coefficients(self) -> [f32; 5] {
         let (red, blue) = match self {
             ColorMatrix::Bt601 => (0.299, 0.114),

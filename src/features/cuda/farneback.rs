@@ -113,8 +113,8 @@ impl<L: Launcher> DeviceFarneback<L> {
         (self.width, self.height)
     }
 
-    /// Flow of `count` pairs, `[pair][dx, dy][height][width]` f32, pixels. `gray` holds `pictures` pictures of gray levels
-    /// 0..255, `[picture][height][width]` f32, and `pairs`, `[pair][2]` i32, which of them is a pair's first and which its
+    /// Flow of `count` pairs, pair × (dx, dy) × height × width f32, pixels. `gray` holds `pictures` pictures of gray levels
+    /// 0..255, picture × height × width f32, and `pairs`, two i32 a pair, which of them is a pair's first and which its
     /// second. The result lies in `scratch` until it is used again.
     ///
     /// # Errors

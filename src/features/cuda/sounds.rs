@@ -33,7 +33,7 @@ enum Transform<L: Launcher> {
     Alone { turns: L::Memory },
 }
 
-/// Images in a device's memory, `[sound][band][column]` f32.
+/// Images in a device's memory, sound × band × column f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Images {
     pub at: Pointer,
@@ -139,7 +139,7 @@ impl<L: Launcher> DeviceMel<L> {
     }
 }
 
-/// The orthonormal DCT-II of log-mel images: the device's [`Mfcc`]. `out` is `[sound][coefficient][column]` f32.
+/// The orthonormal DCT-II of log-mel images: the device's [`Mfcc`]. `out` is sound × coefficient × column f32.
 ///
 /// # Errors
 /// [`GpuError::Refused`] as [`Mfcc::new`]; or what the device says.
