@@ -103,6 +103,7 @@ fn packs_that_are_no_good() {
     spoil(&|pack| edit(&pack.join("pack.toml"), "format = 1", "format = 7"), &["format = 7"]);
     spoil(&|pack| edit(&pack.join("pack.toml"), "\"tennis\",", ""), &["tennis"]);
     spoil(&|pack| std::fs::remove_file(pack.join("rgb.safetensors")).unwrap(), &["rgb.safetensors"]);
+    spoil(&|pack| std::fs::remove_file(pack.join("rgb.int8.safetensors")).unwrap(), &["rgb.int8.safetensors"]);
     spoil(
         &|pack| {
             let path = pack.join("flow.safetensors");

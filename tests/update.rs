@@ -44,8 +44,11 @@ impl Stage {
     fn pack(&self, name: &str, change: impl FnOnce(String) -> String) -> PathBuf {
         let dir = self.root().join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        for file in ["rgb.safetensors", "flow.safetensors", "audio.safetensors"] {
-            std::fs::copy(program::pack().join(file), dir.join(file)).unwrap();
+        for entry in std::fs::read_dir(program::pack()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "safetensors") {
+                std::fs::copy(&path, dir.join(path.file_name().unwrap())).unwrap();
+            }
         }
         let text = std::fs::read_to_string(program::pack().join("pack.toml")).unwrap();
         let text = text.replacen("name = \"compact\"", &format!("name = \"{name}\""), 1);
