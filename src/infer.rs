@@ -71,7 +71,7 @@ impl Models {
             && own.architecture == model.architecture
             && own.sha256 == model.sha256
             && own.outputs.len() == model.outputs.len()
-            && (precision != Precision::Int8 || own.int8 == model.int8);
+            && (precision != Precision::Int8 || own.ranges_sha256() == model.ranges_sha256());
         self.networks.get(modality).clone().filter(|_| same)
     }
 }

@@ -145,6 +145,13 @@ pub struct ModelSpec {
     pub int8: Option<(PathBuf, String)>,
 }
 
+impl ModelSpec {
+    /// SHA-256 of the ranges, which says whether they are the same wherever they lie.
+    pub fn ranges_sha256(&self) -> Option<&str> {
+        self.int8.as_ref().map(|(_, sha256)| sha256.as_str())
+    }
+}
+
 /// A modality of a pack: its model and its feature parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part<P> {
@@ -372,7 +379,8 @@ impl Pack {
     /// temperatures and words only.
     pub fn same_networks(&self, other: &Pack) -> bool {
         let model = |a: &ModelSpec, b: &ModelSpec| {
-            (a.architecture, &a.sha256, &a.outputs, &a.int8) == (b.architecture, &b.sha256, &b.outputs, &b.int8)
+            (a.architecture, &a.sha256, &a.outputs, a.ranges_sha256())
+                == (b.architecture, &b.sha256, &b.outputs, b.ranges_sha256())
         };
         fn part<P: PartialEq>(
             a: &Option<Part<P>>,
