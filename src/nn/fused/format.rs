@@ -3,6 +3,7 @@
 
 use super::kernel::LANES;
 use super::lanes::Lanes;
+use super::quantise::TOP;
 
 /// How values of blocks lie in memory and what is multiplied. Memory is counted in words of 4 bytes.
 ///
@@ -11,14 +12,23 @@ use super::lanes::Lanes;
 pub(super) trait Format {
     /// Words of 16 channels.
     const WORDS: usize;
-    /// What a sum begins with.
-    unsafe fn begin<L: Lanes>(bias: *const f32) -> L;
+    /// What a sum begins with; unless a format says otherwise it is real and has its bias from the start.
+    #[inline(always)]
+    unsafe fn begin<L: Lanes>(bias: *const f32) -> L {
+        unsafe { L::load(bias) }
+    }
     /// `sum` and the products of a word of the input with 16 words of weights.
     unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L;
     /// What a sum amounts to, in units of the output.
-    unsafe fn end<L: Lanes>(sum: L, scale: *const f32, bias: *const f32) -> L;
+    #[inline(always)]
+    unsafe fn end<L: Lanes>(sum: L, _scale: *const f32, _bias: *const f32) -> L {
+        sum
+    }
     /// `sum` and a value beside it, `factor` units of the output for each of its units.
-    unsafe fn beside<L: Lanes>(sum: L, value: L, factor: *const f32) -> L;
+    #[inline(always)]
+    unsafe fn beside<L: Lanes>(sum: L, value: L, _factor: *const f32) -> L {
+        unsafe { sum.add(value) }
+    }
     unsafe fn load<L: Lanes>(from: *const f32) -> L;
     unsafe fn store<L: Lanes>(values: L, to: *mut f32);
     /// The values of neighbouring pixels, clamped to `bounds`; bytes clamp to their own range, which lies within.
@@ -43,20 +53,8 @@ pub(super) struct Single;
 impl Format for Single {
     const WORDS: usize = LANES;
     #[inline(always)]
-    unsafe fn begin<L: Lanes>(bias: *const f32) -> L {
-        unsafe { L::load(bias) }
-    }
-    #[inline(always)]
     unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
         unsafe { sum.fma(x, weights) }
-    }
-    #[inline(always)]
-    unsafe fn end<L: Lanes>(sum: L, _: *const f32, _: *const f32) -> L {
-        sum
-    }
-    #[inline(always)]
-    unsafe fn beside<L: Lanes>(sum: L, value: L, _: *const f32) -> L {
-        unsafe { sum.add(value) }
     }
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const f32) -> L {
@@ -79,20 +77,8 @@ pub(super) struct Brain;
 impl Format for Brain {
     const WORDS: usize = LANES / 2;
     #[inline(always)]
-    unsafe fn begin<L: Lanes>(bias: *const f32) -> L {
-        unsafe { L::load(bias) }
-    }
-    #[inline(always)]
     unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
         unsafe { sum.dot_bf16(x, weights) }
-    }
-    #[inline(always)]
-    unsafe fn end<L: Lanes>(sum: L, _: *const f32, _: *const f32) -> L {
-        sum
-    }
-    #[inline(always)]
-    unsafe fn beside<L: Lanes>(sum: L, value: L, _: *const f32) -> L {
-        unsafe { sum.add(value) }
     }
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const f32) -> L {
@@ -166,15 +152,12 @@ impl Format for Byte {
             let units = value * units + zero;
             // What is not a number becomes 0.
             let low = if units > 0.0 { units } else { 0.0 };
-            (low.min(BYTE_TOP) + TO_WHOLE).to_bits() & 0xff
+            (low.min(TOP) + TO_WHOLE).to_bits() & 0xff
         };
         let bytes = values.iter().zip(units).enumerate();
         f32::from_bits(bytes.map(|(i, (value, units))| byte(*value, *units) << (8 * i)).sum())
     }
 }
-
-/// The highest byte.
-const BYTE_TOP: f32 = 255.0;
 
 /// Added to a small number it leaves whole numbers only, in the lowest bits, ties rounded to even.
 const TO_WHOLE: f32 = 12_582_912.0;

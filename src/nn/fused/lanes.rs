@@ -59,7 +59,7 @@ pub(super) trait Lanes: Copy {
         // SAFETY: as above.
         unsafe {
             self.store(values.as_mut_ptr());
-            to.cast::<[u16; 16]>().write_unaligned(values.map(|value| half::bf16::from_f32(value).to_bits()));
+            to.cast::<[u16; 16]>().write_unaligned(values.map(|value| super::format::bf16_bits(value) as u16));
         }
     }
     /// `self + a₀ · b₀ + … + a₃ · b₃`, where each lane of `self` is an `i32`, of `a` four `u8` and of `b` four `i8`.

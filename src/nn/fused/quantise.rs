@@ -6,7 +6,7 @@
 //! *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*, CVPR 2018.
 
 /// Bytes of a value, the highest.
-const TOP: f32 = 255.0;
+pub(super) const TOP: f32 = 255.0;
 
 /// Whole numbers of a weight, the highest; the lowest is as far below 0.
 const WEIGHT_TOP: f32 = 127.0;
