@@ -105,28 +105,32 @@ fn decision(modality: Modality, why: Why, scores: &ModalityScores) -> Decision {
 
 /// Softmax rows of the frames of one second → the second's scores: mean probability, majority vote.
 ///
-/// `rows` holds one probability vector per frame. Ties of the vote go to the class with the higher mean probability,
+/// `rows` gives one probability vector per frame. Ties of the vote go to the class with the higher mean probability,
 /// then to the lower id. `None` without rows.
 ///
 /// # Panics
 /// If the rows differ in length or are empty.
-pub fn second_scores(rows: &[Vec<f32>]) -> Option<ModalityScores> {
-    let classes = rows.first()?.len();
-    assert!(classes > 0 && rows.iter().all(|r| r.len() == classes), "rows have one length");
+pub fn second_scores<'a>(rows: impl IntoIterator<Item = &'a [f32]>) -> Option<ModalityScores> {
+    let mut rows = rows.into_iter().peekable();
+    let classes = rows.peek()?.len();
+    assert!(classes > 0, "rows are of classes");
     let mut votes = vec![0u32; classes];
     let mut mean = vec![0f32; classes];
+    let mut voters = 0;
     for row in rows {
+        assert_eq!(row.len(), classes, "rows have one length");
+        voters += 1;
         votes[argmax(row)] += 1;
         for (sum, p) in mean.iter_mut().zip(row) {
             *sum += p;
         }
     }
-    let scale = 1.0 / rows.len() as f32;
+    let scale = 1.0 / voters as f32;
     mean.iter_mut().for_each(|m| *m *= scale);
     let best = (0..classes)
         .max_by(|&a, &b| votes[a].cmp(&votes[b]).then(mean[a].total_cmp(&mean[b])).then(b.cmp(&a)))
         .expect("there is at least one class");
-    Some(ModalityScores { scores: mean, label: ClassId(best as u16), votes: votes[best], voters: rows.len() as u32 })
+    Some(ModalityScores { scores: mean, label: ClassId(best as u16), votes: votes[best], voters })
 }
 
 /// Index of the largest value; the first of equals. NaN loses against everything.
@@ -217,13 +221,13 @@ mod tests {
 
     #[test]
     fn majority_vote_then_mean() {
-        let rows = vec![vec![0.5, 0.3, 0.2], vec![0.5, 0.3, 0.2], vec![0.0, 0.9, 0.1]];
-        let scores = second_scores(&rows).unwrap();
+        let rows: [&[f32]; 3] = [&[0.5, 0.3, 0.2], &[0.5, 0.3, 0.2], &[0.0, 0.9, 0.1]];
+        let scores = second_scores(rows).unwrap();
         assert_eq!((scores.label, scores.votes, scores.voters), (ClassId(0), 2, 3), "the majority, not the mean");
         assert!((scores.score() - 1.0 / 3.0).abs() < 1e-6);
-        let tie = second_scores(&[vec![0.6, 0.4], vec![0.1, 0.9]]).unwrap();
+        let tie = second_scores([&[0.6, 0.4][..], &[0.1, 0.9]]).unwrap();
         assert_eq!(tie.label, ClassId(1), "a tie goes to the higher mean");
-        assert_eq!(second_scores(&[]), None);
+        assert_eq!(second_scores([]), None);
         assert_eq!(argmax(&[f32::NAN, 0.1, 0.2]), 2);
     }
 }

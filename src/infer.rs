@@ -79,8 +79,22 @@ impl Models {
 /// The models of a pack, loaded and warm.
 pub struct Engine {
     models: Models,
-    device: Device,
     extractor: FeatureExtractor,
+    memory: Memory,
+}
+
+/// What a batch on the CPU is worked out in, kept for the next one.
+#[derive(Default)]
+struct Memory {
+    /// Inputs of a model, one behind the other.
+    input: Vec<f32>,
+    /// How many of them each second has.
+    counts: Vec<usize>,
+    features: Vec<f32>,
+    /// Rows of the model's classes.
+    logits: Vec<f32>,
+    /// Rows of the pack's classes.
+    probabilities: Vec<f32>,
 }
 
 /// Scores of one second with the reasons for what is missing.
@@ -116,12 +130,11 @@ impl Engine {
     }
 
     fn load_on_cpu(pack: Pack, running: Option<&Models>) -> Result<Self> {
-        let device = Device::Cpu;
         let mut networks = PerModality::default();
         for modality in Modality::ALL {
             if let Some(model) = pack.model(modality) {
                 let known = running.and_then(|running| running.network(modality, model, pack.precision));
-                *networks.get_mut(modality) = Some(build(&pack, model, modality, known, &device)?);
+                *networks.get_mut(modality) = Some(build(&pack, model, modality, known)?);
             }
         }
         let extractor = FeatureExtractor::new(
@@ -135,13 +148,13 @@ impl Engine {
         let models = Models { pack: Arc::new(pack), stamp, networks, gpus: None };
         #[cfg(not(feature = "cuda"))]
         let models = Models { pack: Arc::new(pack), stamp, networks };
-        let engine = Self { models, device, extractor };
+        let mut engine = Self { models, extractor, memory: Memory::default() };
         for modality in Modality::ALL {
             if let Some((width, height)) = engine.input_size(modality) {
                 // Any picture with contrast will do; all zeros would hide a fault behind the first layer's bias.
-                let input = (0..3 * width * height).map(|i| (i as f32 * 0.37).sin()).collect();
-                let logits = engine.forward(modality, input, 1)?;
-                if !logits.iter().flatten().all(|logit| logit.is_finite()) {
+                engine.memory.input = (0..3 * width * height).map(|i| (i as f32 * 0.37).sin()).collect();
+                engine.forward(modality)?;
+                if !engine.memory.logits.iter().all(|logit| logit.is_finite()) {
                     let cause = format!("{modality} model: its outputs are no numbers");
                     return Err(Error::pack(&engine.pack().dir, cause, "take the pack again or train it again"));
                 }
@@ -208,23 +221,26 @@ impl Engine {
                 continue;
             }
             let started = Instant::now();
-            let (input, counts) = self.features(modality, seconds);
-            let total: usize = counts.iter().sum();
-            if total == 0 {
+            self.features(modality, seconds);
+            if self.memory.input.is_empty() {
                 continue;
             }
             let took_ns = nanos(started);
-            let with: u64 = counts.iter().filter(|n| **n > 0).count() as u64;
+            let with: u64 = self.memory.counts.iter().filter(|n| **n > 0).count() as u64;
             (0..with).for_each(|_| metrics.observe_stage(features, took_ns / with));
             let started = Instant::now();
-            let logits = self.forward(modality, input, total)?;
+            self.forward(modality)?;
             let took_ns = nanos(started);
             (0..with).for_each(|_| metrics.observe_stage(inference, took_ns / with));
             let model = self.models.pack.model(modality).expect("the model was there a moment ago");
-            let mut rows = logits.into_iter().map(|row| self.softmax(model, &row));
-            for (second, count) in scored.iter_mut().zip(counts) {
-                let own: Vec<Vec<f32>> = rows.by_ref().take(count).collect();
-                *second.scores.get_mut(modality) = second_scores(&own);
+            let (memory, classes) = (&mut self.memory, self.models.pack.classes.len());
+            memory.probabilities.clear();
+            for row in memory.logits.chunks_exact(model.outputs.len()) {
+                spread_softmax_onto(row, model.temperature, &model.outputs, classes, &mut memory.probabilities);
+            }
+            let mut rows = memory.probabilities.chunks_exact(classes);
+            for (second, count) in scored.iter_mut().zip(&memory.counts) {
+                *second.scores.get_mut(modality) = second_scores(rows.by_ref().take(*count));
             }
         }
         Ok(scored)
@@ -242,17 +258,15 @@ impl Engine {
         }
         let mut out = vec![PerModality::<Vec<Vec<f32>>>::default(); seconds.len()];
         for modality in Modality::ALL {
-            if self.pack().model(modality).is_none() {
+            let Some(outputs) = self.pack().model(modality).map(|model| model.outputs.len()) else { continue };
+            self.features(modality, seconds);
+            if self.memory.input.is_empty() {
                 continue;
             }
-            let (input, counts) = self.features(modality, seconds);
-            let total: usize = counts.iter().sum();
-            if total == 0 {
-                continue;
-            }
-            let mut rows = self.forward(modality, input, total)?.into_iter();
-            for (second, count) in out.iter_mut().zip(counts) {
-                *second.get_mut(modality) = rows.by_ref().take(count).collect();
+            self.forward(modality)?;
+            let mut rows = self.memory.logits.chunks_exact(outputs).map(<[f32]>::to_vec);
+            for (second, count) in out.iter_mut().zip(&self.memory.counts) {
+                *second.get_mut(modality) = rows.by_ref().take(*count).collect();
             }
         }
         Ok(out)
@@ -265,11 +279,11 @@ impl Engine {
     pub fn observe(&mut self, seconds: &[&ClipSecond], observed: &mut PerModality<Observed>) -> Result<()> {
         for modality in Modality::ALL {
             let Some((width, height)) = self.input_size(modality) else { continue };
-            let (input, counts) = self.features(modality, seconds);
-            let count: usize = counts.iter().sum();
+            self.features(modality, seconds);
+            let count: usize = self.memory.counts.iter().sum();
             let network = self.models.networks.get(modality).as_ref().expect("every model of the pack is loaded");
             if count > 0 {
-                let input = Tensor::from_vec(input, (count, 3, height, width), &self.device)?;
+                let input = Tensor::from_slice(&self.memory.input, (count, 3, height, width), &Device::Cpu)?;
                 network.observe(&input, observed.get_mut(modality))?;
             }
         }
@@ -293,35 +307,29 @@ impl Engine {
         })
     }
 
-    /// The model's inputs for a batch of seconds, and how many each second has.
-    fn features(&mut self, modality: Modality, seconds: &[&ClipSecond]) -> (Vec<f32>, Vec<usize>) {
-        let (width, height) = self.input_size(modality).expect("the caller checked that the model is there");
-        let most = seconds.iter().map(|second| match modality {
-            Modality::Rgb => second.rgb.len(),
-            Modality::Flow => second.pairs.len(),
-            Modality::Audio => 1,
-        });
-        let mut input = Vec::with_capacity(most.sum::<usize>() * 3 * width * height);
-        let extractor = &mut self.extractor;
-        let counts = seconds.iter().map(|second| match modality {
-            Modality::Rgb => extractor.pictures_into(second, &mut input),
-            Modality::Flow => extractor.flows_into(second, &mut input),
+    /// Puts the model's inputs for a batch of seconds into the memory, and how many each second has.
+    fn features(&mut self, modality: Modality, seconds: &[&ClipSecond]) {
+        let (Memory { input, counts, .. }, extractor) = (&mut self.memory, &mut self.extractor);
+        input.clear();
+        counts.clear();
+        counts.extend(seconds.iter().map(|second| match modality {
+            Modality::Rgb => extractor.pictures_into(second, input),
+            Modality::Flow => extractor.flows_into(second, input),
             Modality::Audio if is_silent(second) => 0,
-            Modality::Audio => extractor.sound_into(second, &mut input),
-        });
-        let counts = counts.collect();
-        (input, counts)
+            Modality::Audio => extractor.sound_into(second, input),
+        }));
     }
 
-    /// Runs the `count` inputs of `input`, which becomes the network's tensor as it lies; gives one row of logits each.
-    fn forward(&self, modality: Modality, input: Vec<f32>, count: usize) -> Result<Vec<Vec<f32>>> {
-        let (width, height) = self.input_size(modality).expect("the caller checked that the model is there");
+    /// Runs the inputs that are in the memory, and leaves one row of logits there for each.
+    fn forward(&mut self, modality: Modality) -> Result<()> {
+        let size = self.input_size(modality).expect("the caller checked that the model is there");
         let network = self.models.networks.get(modality).as_ref().expect("every model of the pack is loaded");
-        let input = Tensor::from_vec(input, (count, 3, height, width), &self.device)?;
-        Ok(network.forward(&input)?.to_vec2::<f32>()?)
+        let Memory { input, features, logits, .. } = &mut self.memory;
+        Ok(network.logits_into(input, size, features, logits)?)
     }
 
     /// Logits of a model's own classes → probabilities over the pack's classes.
+    #[cfg(feature = "cuda")]
     fn softmax(&self, model: &ModelSpec, logits: &[f32]) -> Vec<f32> {
         spread_softmax(logits, model.temperature, &model.outputs, self.models.pack.classes.len())
     }
@@ -333,8 +341,17 @@ pub(crate) fn is_silent(second: &ClipSecond) -> bool {
 
 /// Softmax of `logits / temperature`, spread over `classes` places: output `i` goes to `outputs[i]`, the rest is 0.
 pub fn spread_softmax(logits: &[f32], temperature: f32, outputs: &[ClassId], classes: usize) -> Vec<f32> {
+    let mut probabilities = Vec::with_capacity(classes);
+    spread_softmax_onto(logits, temperature, outputs, classes, &mut probabilities);
+    probabilities
+}
+
+/// The same, at the end of `rows`.
+fn spread_softmax_onto(logits: &[f32], temperature: f32, outputs: &[ClassId], classes: usize, rows: &mut Vec<f32>) {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut probabilities = vec![0f32; classes];
+    let from = rows.len();
+    rows.resize(from + classes, 0.0);
+    let probabilities = &mut rows[from..];
     let mut sum = 0f32;
     for (logit, id) in logits.iter().zip(outputs) {
         let value = ((logit - highest) / temperature).exp();
@@ -342,19 +359,12 @@ pub fn spread_softmax(logits: &[f32], temperature: f32, outputs: &[ClassId], cla
         sum += value;
     }
     probabilities.iter_mut().for_each(|p| *p /= sum);
-    probabilities
 }
 
 /// The network of a model; its file is read and verified even when it is `known`.
-fn build(
-    pack: &Pack,
-    model: &ModelSpec,
-    modality: Modality,
-    known: Option<Network>,
-    device: &Device,
-) -> Result<Network> {
+fn build(pack: &Pack, model: &ModelSpec, modality: Modality, known: Option<Network>) -> Result<Network> {
     let failed = |e: LoadError| Error::pack(&pack.dir, format!("{modality} model: {e}"), e.advice());
-    let tensors = read_weights_verified(&model.weights, &model.sha256, device).map_err(failed)?;
+    let tensors = read_weights_verified(&model.weights, &model.sha256, &Device::Cpu).map_err(failed)?;
     // Verified even where they are not computed with: the pack is whole or it is not.
     let ranges = model.int8.as_ref().map(|(path, sha256)| read_ranges(path, sha256)).transpose().map_err(failed)?;
     if let Some(network) = known {

@@ -1,41 +1,46 @@
-//! What a second costs the heap between the decoder's buffers and the models' inputs: nothing that grows with pictures,
-//! sound or work, once the sizes of a stream are known.
+//! What a second costs the heap between the decoder's buffers and its decision: nothing that grows with pictures, sound or
+//! work, once the sizes of a stream are known.
 //!
 //! A binary of its own, with one test: the allocator counts what every thread does.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, SamplingPlan};
 use touchline::features::FeatureExtractor;
 use touchline::features::params::{AudioParams, FlowParams, PictureParams};
+use touchline::infer::Engine;
 use touchline::ingest::frame::Frame;
 use touchline::ingest::pcm::PcmChunk;
 use touchline::ingest::pool::Pool;
 use touchline::ingest::{MediaItem, Pace, Tracks};
-use touchline::time::Pts;
+use touchline::metrics::Metrics;
+use touchline::models::pack::Pack;
+use touchline::time::{Pts, WallSource, WallTime};
 
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: everything is handed to the system's allocator as it came; counting touches no memory that it manages.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count(layout.size());
         // SAFETY: the caller's promises about `layout` are those that `System` asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count(layout.size());
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count(size);
         // SAFETY: `pointer` came from `System` with `layout`, since all memory of this allocator does.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -49,10 +54,16 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn counted<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+fn count(bytes: usize) {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    BYTES.fetch_add(bytes, Ordering::Relaxed);
+}
+
+/// What `work` gives, how often it allocated, and how much.
+fn counted<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
+    let before = (ALLOCATIONS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
     let result = work();
-    (result, ALLOCATIONS.load(Ordering::Relaxed) - before)
+    (result, ALLOCATIONS.load(Ordering::Relaxed) - before.0, BYTES.load(Ordering::Relaxed) - before.1)
 }
 
 const FPS: u64 = 25;
@@ -120,9 +131,9 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
 
     for n in 0..30 {
         let before = camera.pictures;
-        let (second, for_clip) = counted(|| camera.second(&mut builder, &mut out));
+        let (second, for_clip, _) = counted(|| camera.second(&mut builder, &mut out));
         let pictures = (camera.pictures - before) as usize;
-        let ((), for_features) = counted(|| {
+        let ((), for_features, _) = counted(|| {
             input.clear();
             let counts = [
                 extractor.pictures_into(&second, &mut input),
@@ -144,4 +155,26 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
     assert!(in_clips <= allowed + 1, "{in_clips} allocations in cutting seconds, {allowed} expected");
     // Work for the thread pool goes through a queue that is made of blocks for 63 pieces of work each.
     assert!(in_features <= 2, "{in_features} allocations in the features of {} seconds", 30 - WARM_UP);
+
+    let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/compact")).unwrap();
+    let (classes, networks) = (pack.classes.len(), 3);
+    let metrics = Metrics::new();
+    let mut engine = Engine::load(pack).unwrap();
+    for n in 0..12 {
+        let second = camera.second(&mut builder, &mut out);
+        let arrival = WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 };
+        let (decided, allocations, bytes) = counted(|| {
+            let scored = engine.score(&[&second], &metrics).unwrap().remove(0);
+            engine.decide(&second, scored, arrival)
+        });
+        assert!(decided.is_some_and(|decided| decided.scores.audio.is_some() && decided.scores.flow.is_some()));
+        if n < WARM_UP {
+            continue;
+        }
+        // Rows of a number for each class, three for the decision and one for each vote, the batch's list; and for each
+        // network a note to every thread of the pool. Inputs and values are megabytes.
+        let (notes, rows) = (networks * (rayon::current_num_threads() + 1), 2 * networks + 2);
+        assert!(allocations <= notes + rows + 1, "{allocations} allocations in deciding a second");
+        assert!(bytes <= 4 * classes * rows + 256 * notes + 2048, "{bytes} bytes in deciding a second");
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gpu::{Lanes, Rows};
-use super::{Engine, Gpus, Models, Scored};
+use super::{Engine, Gpus, Memory, Models, Scored};
 use crate::clip::ClipSecond;
 use crate::decision::PerModality;
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ impl Engine {
                 let models = Models { pack, stamp, networks: PerModality::default(), gpus: Some(gpus) };
                 let extractor = FeatureExtractor::new(None, None, None)
                     .map_err(|cause| Error::pack(&models.pack.dir, cause, "correct the key named"))?;
-                Ok(Self { models, device: candle_core::Device::Cpu, extractor })
+                Ok(Self { models, extractor, memory: Memory::default() })
             }
             Err(Error::Device(cause)) if fall_back => {
                 tracing::warn!("computing on the CPU: {cause}");
@@ -82,7 +82,7 @@ impl Engine {
             };
             for (second, rows) in scored.iter_mut().zip(&rows) {
                 let own: Vec<Vec<f32>> = rows.get(modality).iter().map(|row| self.softmax(model, row)).collect();
-                *second.scores.get_mut(modality) = second_scores(&own);
+                *second.scores.get_mut(modality) = second_scores(own.iter().map(Vec::as_slice));
             }
         }
         Ok(scored)

@@ -209,10 +209,9 @@ impl<'a> Loader<'a> {
 
     /// The classifier, where one is asked for.
     pub fn head(&mut self, name: &str, width: usize, classes: Option<usize>) -> Result<Head, LoadError> {
-        let Some(classes) = classes else { return Ok(Head(None)) };
+        let Some(classes) = classes else { return Ok(Head::None) };
         let weight = self.tensor(&format!("{name}.weight"), &[classes, width], DType::F32)?;
         let bias = self.tensor(&format!("{name}.bias"), &[classes], DType::F32)?;
-        let place = |tensor: Tensor| self.built(tensor.to_device(self.runs.device().unwrap_or(&self.device)));
-        Ok(Head(Some(candle_nn::Linear::new(place(weight)?, Some(place(bias)?)))))
+        self.built(Head::new(&weight, &bias, self.runs.device().unwrap_or(&self.device)))
     }
 }

@@ -113,6 +113,10 @@ impl MobileNetV2 {
         self.backbone.fused()
     }
 
+    pub(super) fn classifier(&self) -> &Head {
+        &self.head
+    }
+
     /// Outputs of the classifier; `None` without one.
     pub fn classes(&self) -> Option<usize> {
         self.head.classes()

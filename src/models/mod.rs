@@ -3,6 +3,7 @@
 //! Not here: networks that learn ([`crate::learn::net`]), which keep batch norm as a layer of its own, and the packs that say which network and file
 //! belong to which modality.
 
+mod head;
 pub mod import;
 mod loader;
 mod mobilenet_v2;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nn::fused::{Arithmetic, Fused, Graph, LayerCost, Level, Observed};
 use crate::nn::{Build, ScaleShift};
+use head::Head;
 pub use loader::LoadError;
 pub use mobilenet_v2::MobileNetV2;
 pub(crate) use mobilenet_v2::table as mobilenet_v2_table;
@@ -202,21 +204,47 @@ impl Network {
         }
     }
 
-    /// Pictures (N, 3, H, W) → logits (N, classes): [`Self::features`], then [`Self::head`]. On the CPU row by row, so
-    /// that a picture's logits do not depend, in the last bits, on what else is in the batch: the matrix product sums
-    /// in another order for many rows.
+    /// Pictures (N, 3, H, W) → logits (N, classes): [`Self::features`], then [`Self::head`]. On the CPU a picture's logits
+    /// do not depend on what else is in the batch.
     ///
     /// # Errors
     /// As these two.
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let features = self.features(x)?;
-        let n = features.dim(0)?;
-        if n == 1 || !x.device().is_cpu() {
-            return self.head(&features);
+        self.head(&self.features(x)?)
+    }
+
+    /// The same without tensors, and bit for bit: `pictures`, (N, 3, height, width) as they lie, become `logits`, (N, classes).
+    /// `pictures` may be written to. Where both vectors have the room nothing is allocated that grows with N.
+    ///
+    /// # Errors
+    /// When the network has no classifier or does not compute on the CPU, or the pictures are too small for it.
+    ///
+    /// # Panics
+    /// If `pictures` is no whole number of them.
+    pub fn logits_into(
+        &self,
+        pictures: &mut [f32],
+        (width, height): (usize, usize),
+        features: &mut Vec<f32>,
+        logits: &mut Vec<f32>,
+    ) -> candle_core::Result<()> {
+        let (head, norm) = match self {
+            Network::MobileNetV2(network) => (network.classifier(), None),
+            Network::ResNet50(network) => (network.classifier(), network.input_norm()),
+        };
+        let Some(fused) = self.fused() else { bail!("pictures in memory are for networks on the CPU") };
+        let picture = 3 * height * width;
+        assert_eq!(pictures.len() % picture, 0, "pictures of 3 x {height} x {width}");
+        if height < MIN_SIDE || width < MIN_SIDE {
+            bail!("wants pictures of at least {MIN_SIDE} pixels a side, got {width} x {height}");
         }
-        let rows: Vec<Tensor> =
-            (0..n).map(|i| self.head(&features.narrow(0, i, 1)?)).collect::<candle_core::Result<_>>()?;
-        Tensor::cat(&rows, 0)
+        if let Some(norm) = norm {
+            norm.apply(pictures, height * width)?;
+        }
+        features.clear();
+        features.resize(pictures.len() / picture * self.feature_width(), 0.0);
+        fused.forward_into(pictures, (height, width), features)?;
+        head.forward_into(features, logits)
     }
 }
 
@@ -343,24 +371,6 @@ impl<L: Layers> Backbone<L> {
         match norm {
             Some(norm) => self.features(&norm.forward(x)?),
             None => self.features(x),
-        }
-    }
-}
-
-/// The classifier, one linear layer.
-#[derive(Clone, Debug)]
-struct Head(Option<candle_nn::Linear>);
-
-impl Head {
-    fn classes(&self) -> Option<usize> {
-        self.0.as_ref().map(|linear| linear.weight().dims()[0])
-    }
-
-    fn forward(&self, features: &Tensor) -> candle_core::Result<Tensor> {
-        match &self.0 {
-            // A GPU's features may be halves; logits are f32 everywhere.
-            Some(linear) => candle_core::Module::forward(linear, &features.to_dtype(candle_core::DType::F32)?),
-            None => bail!("the network was loaded without a classifier"),
         }
     }
 }

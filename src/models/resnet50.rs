@@ -138,6 +138,15 @@ impl ResNet50 {
         self.backbone.fused()
     }
 
+    pub(super) fn classifier(&self) -> &Head {
+        &self.head
+    }
+
+    /// What is done to the picture first.
+    pub(super) fn input_norm(&self) -> Option<&ScaleShift> {
+        self.input_norm.as_ref()
+    }
+
     /// Outputs of the classifier; `None` without one.
     pub fn classes(&self) -> Option<usize> {
         self.head.classes()

@@ -41,6 +41,18 @@ impl ScaleShift {
         graph.scale_shift(x, (&self.scale, &self.shift), self.activation)
     }
 
+    /// Without a tensor, in place and without the activation: `x` is (N, C, `area`) as it lies.
+    ///
+    /// # Errors
+    /// When scale and shift cannot be read.
+    pub fn apply(&self, x: &mut [f32], area: usize) -> Result<()> {
+        let (scale, shift) = (self.scale.to_vec1::<f32>()?, self.shift.to_vec1::<f32>()?);
+        for (plane, (scale, shift)) in x.chunks_exact_mut(area).zip(scale.iter().zip(&shift).cycle()) {
+            plane.iter_mut().for_each(|x| *x = *x * scale + shift);
+        }
+        Ok(())
+    }
+
     /// (N, C, H, W) → (N, C, H, W).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if x.track_op() || self.scale.track_op() || self.shift.track_op() {

@@ -107,7 +107,7 @@ impl ScoreTable {
                 let rows = second.logits.get(modality).iter();
                 let rows: Vec<Vec<f32>> =
                     rows.map(|row| self.softmax(modality, row, *temperatures.get(modality))).collect();
-                *scores.get_mut(modality) = second_scores(&rows);
+                *scores.get_mut(modality) = second_scores(rows.iter().map(Vec::as_slice));
             }
             let item = self.item(second);
             let recording = first[&(item.path.as_path(), item.truth)];

@@ -54,6 +54,40 @@ impl Fused {
         x.apply_op1_no_bwd(self)
     }
 
+    /// The same without tensors: `pictures` are (N, C, h, w) as they lie, `output` is as long as N times the graph's end. Once the
+    /// largest N has been seen, memory is kept from call to call.
+    ///
+    /// # Errors
+    /// When the graph has no end, or the pictures are too small for a layer's window.
+    ///
+    /// # Panics
+    /// If the lengths do not fit each other.
+    pub fn forward_into(&self, pictures: &[f32], (h, w): (usize, usize), output: &mut [f32]) -> Result<()> {
+        let size = self.size(h, w)?;
+        if size.plan.output.is_empty() {
+            bail!("{}: the graph has no end", self.name());
+        }
+        self.run(&size, pictures, output);
+        Ok(())
+    }
+
+    /// Runs pictures of a size, some together.
+    fn run(&self, size: &Size, pictures: &[f32], output: &mut [f32]) {
+        let (picture, features) = (self.0.graph.channels[INPUT] * size.h * size.w, size.plan.output_len());
+        let n = pictures.len() / picture;
+        assert_eq!((n * picture, n * features), (pictures.len(), output.len()), "input and output of {n} pictures");
+        let together = n.min(TOGETHER);
+        let kept = size.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut workspace = match kept {
+            Some(workspace) if workspace.pictures() >= together => workspace,
+            _ => Workspace::new(&size.plan, together, size.threads),
+        };
+        for (input, output) in pictures.chunks(TOGETHER * picture).zip(output.chunks_mut(TOGETHER * features)) {
+            workspace.run(&size.plan, self.computes_with(), input, output, input.len() / picture);
+        }
+        size.idle.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+    }
+
     /// The instruction set it uses and the numbers it computes with.
     pub fn computes_with(&self) -> (Level, Precision) {
         (self.0.graph.level, self.0.graph.precision)
@@ -116,22 +150,11 @@ impl CustomOp1 for Fused {
             bail!("{}: wants {} channels, got shape {:?}", self.name(), graph.channels[INPUT], layout.dims());
         }
         let size = self.size(h, w)?;
-        let features = size.plan.output_len();
         if size.plan.output.is_empty() {
             bail!("{}: the graph has no end", self.name());
         }
-        let mut output = vec![0f32; n * features];
-        let together = n.min(TOGETHER);
-        let kept = size.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut workspace = match kept {
-            Some(workspace) if workspace.pictures() >= together => workspace,
-            _ => Workspace::new(&size.plan, together, size.threads),
-        };
-        let pictures = x.chunks(TOGETHER * c * h * w).zip(output.chunks_mut(TOGETHER * features));
-        for (input, output) in pictures {
-            workspace.run(&size.plan, self.computes_with(), input, output, input.len() / (c * h * w));
-        }
-        size.idle.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+        let mut output = vec![0f32; n * size.plan.output_len()];
+        self.run(&size, x, &mut output);
         let shape: Vec<usize> = std::iter::once(n).chain(size.plan.output.iter().copied()).collect();
         Ok((CpuStorage::F32(output), shape.into()))
     }
