@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use crate::adapt::{Adapt, Turn};
 use crate::backlog::{Backlog, LineId, Taken};
 use crate::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason, Patience};
 use crate::clock::Clock;
@@ -41,6 +42,8 @@ pub struct Batching {
     pub max: Option<usize>,
     /// How long the first of them waits for others.
     pub wait: Option<Duration>,
+    /// Looks at fewer pictures of every second while there is no time for all ([`crate::adapt`]).
+    pub adaptive: bool,
 }
 
 impl Batching {
@@ -98,7 +101,7 @@ impl Workers {
     /// # Errors
     /// [`Error::Pack`] when the weights are not the pack's, or do not fit it.
     pub fn start(pack: Pack, batch_max: usize, metrics: Metrics, clock: Arc<dyn Clock>) -> Result<Self> {
-        let batching = Batching { max: Some(batch_max), wait: Some(Duration::ZERO) };
+        let batching = Batching { max: Some(batch_max), wait: Some(Duration::ZERO), adaptive: false };
         Self::start_with_shadow(pack, batching, metrics, clock, None)
     }
 
@@ -267,6 +270,7 @@ struct Infer {
 
 impl Infer {
     fn run(mut self, backlog: &Backlog, batching: Batching, to: &Sender<Decided>) {
+        let mut adapt = batching.adaptive.then(|| Adapt::new(self.clock.mono_ns()));
         loop {
             // Asked every time: another pack may have come, or a GPU gone.
             let (max, wait) = batching.settle(self.engine.is_on_gpu());
@@ -277,14 +281,28 @@ impl Infer {
                 // Nobody waits for it only when the program ends.
                 let _ = replaced.send(engine);
             }
-            if !self.decide(batch, to) {
+            if !self.decide(batch, adapt.as_mut(), to) {
                 return;
             }
         }
     }
 
     /// Decides a batch and sends what became of it; false when nobody listens any more.
-    fn decide(&mut self, batch: Vec<Taken>, to: &Sender<Decided>) -> bool {
+    fn decide(&mut self, mut batch: Vec<Taken>, adapt: Option<&mut Adapt>, to: &Sender<Decided>) -> bool {
+        let mut turn = Turn::default();
+        let began_ns = self.clock.mono_ns();
+        if let Some(adapt) = &adapt {
+            for item in batch.iter_mut().flat_map(|taken| &mut taken.items) {
+                match item {
+                    ClipOutput::Second(second) => {
+                        second.keep(adapt.share());
+                        turn.waited_ns = turn.waited_ns.max(began_ns.saturating_sub(second.arrived_ns));
+                    }
+                    ClipOutput::Gap(Gap { reason: GapReason::Overload, .. }) => turn.shed += 1,
+                    _ => {}
+                }
+            }
+        }
         let mut results = {
             let seconds: Vec<_> = batch
                 .iter()
@@ -295,6 +313,20 @@ impl Infer {
                 .collect();
             self.score(&seconds).into_iter()
         };
+        if let Some(adapt) = adapt {
+            turn.now_ns = self.clock.mono_ns();
+            turn.busy_ns = turn.now_ns.saturating_sub(began_ns);
+            let before = adapt.share();
+            if let Some(share) = adapt.note(turn) {
+                self.metrics.frame_share(before, share);
+                let percent = 100.0 * share.ratio();
+                if share < before {
+                    tracing::warn!("too slow for all pictures: from now on {percent:.0} % of them are looked at");
+                } else {
+                    tracing::info!("there is time again: {percent:.0} % of the pictures are looked at");
+                }
+            }
+        }
         for taken in batch {
             let backlog = taken.backlog;
             for item in taken.items {

@@ -197,7 +197,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::clip::Absent;
+    use crate::clip::{Absent, FrameShare};
     use crate::time::RunId;
 
     fn second(index: u64) -> ClipOutput {
@@ -207,6 +207,7 @@ mod tests {
             frames: Vec::new(),
             rgb: Vec::new(),
             pairs: Vec::new(),
+            frame_share: FrameShare::ALL,
             frames_seen: 0,
             audio: None,
             audio_missing: 0,

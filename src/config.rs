@@ -6,6 +6,7 @@
 //! jsonl = "decisions.jsonl"
 //! shadow = "weights/candidate"   # decides beside the pack and is compared with it
 //! watch_pack = true              # take the pack again when its directory has changed
+//! adaptive = true                # look at fewer pictures of every second while the machine is too slow for all
 //!
 //! [vote]
 //! window = 10      # seconds
@@ -48,6 +49,8 @@ pub struct ConfigFile {
     pub pack_root: Option<PathBuf>,
     #[serde(default)]
     pub watch_pack: bool,
+    #[serde(default)]
+    pub adaptive: bool,
     #[serde(default)]
     pub allow_pack_updates: bool,
     #[serde(default)]

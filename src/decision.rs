@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::clip::{Absent, Gap};
+use crate::clip::{Absent, FrameShare, Gap};
 use crate::labels::{ClassId, Modality};
 use crate::time::{Pts, RunId, WallTime};
 
@@ -104,6 +104,8 @@ pub struct SecondPrediction {
     /// Why a modality is missing, where it is.
     pub absent: PerModality<Option<Absent>>,
     pub decision: Decision,
+    /// How many of the frames and pairs that the pack chooses were looked at.
+    pub frame_share: FrameShare,
     /// The pack that decided.
     pub pack: Arc<PackStamp>,
     /// Wall time of the start of the second.

@@ -301,6 +301,7 @@ impl Engine {
             scores: scored.scores,
             absent: scored.absent,
             decision,
+            frame_share: second.frame_share,
             pack: self.models.stamp.clone(),
             wall: second.wall.unwrap_or(arrival),
             arrived_ns: second.arrived_ns,

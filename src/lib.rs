@@ -13,6 +13,7 @@
 //! brings media, [`clip`] cuts seconds, [`features`] and [`models`] look at them, [`fusion`] and [`vote`] decide,
 //! [`publish`] shows it. [`learn`] makes the packs that [`infer`] runs.
 
+pub mod adapt;
 pub mod app;
 pub mod backlog;
 #[cfg(feature = "gst")]

@@ -242,7 +242,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::clip::{Gap, GapReason};
+    use crate::clip::{FrameShare, Gap, GapReason};
     use crate::decision::{Decision, PackStamp, PerModality, SecondPrediction, Why};
     use crate::labels::Modality;
     use crate::time::{WallSource, WallTime};
@@ -262,6 +262,7 @@ mod tests {
                 why: Why::Default,
                 probabilities,
             },
+            frame_share: FrameShare::ALL,
             pack: Arc::new(PackStamp {
                 name: "p".into(),
                 weights_sha256: String::new(),

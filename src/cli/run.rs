@@ -87,6 +87,9 @@ pub struct RunArgs {
     /// How long a second waits for others to go with it, milliseconds [default: 0, on a GPU 20].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u16).range(0..=1000))]
     batch_wait_ms: Option<u16>,
+    /// Look at fewer pictures of every second while the machine is too slow for all, before seconds are dropped.
+    #[arg(long)]
+    adaptive: bool,
     #[command(flatten)]
     compute: Compute,
     /// No line per second on the terminal.
@@ -132,6 +135,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let batching = Batching {
         max: args.batch_max.map(usize::from),
         wait: args.batch_wait_ms.map(|ms| Duration::from_millis(ms.into())),
+        adaptive: args.adaptive,
     };
     let workers = Workers::start_with_shadow(pack, batching, metrics, clock.clone(), feed)?;
     let updater = Updater::start(
@@ -177,6 +181,7 @@ fn settle(mut args: RunArgs) -> Result<(RunArgs, Vec<StreamSettings>, VoteConfig
     args.shadow = args.shadow.or(file.shadow);
     args.pack_root = args.pack_root.or(file.pack_root);
     args.watch_pack |= file.watch_pack;
+    args.adaptive |= file.adaptive;
     args.allow_pack_updates |= file.allow_pack_updates;
     let mut wanted = file.stream;
     wanted.extend(args.uris.iter().map(|given| {

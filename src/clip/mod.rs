@@ -16,6 +16,7 @@ mod builder;
 pub mod resample;
 mod run;
 mod sampling;
+mod share;
 mod sound;
 mod thin;
 mod timeline;
@@ -28,6 +29,7 @@ use crate::time::{Pts, RunId, WallTime};
 
 pub use builder::{ClipBuilder, ClipConfig};
 pub use sampling::SamplingPlan;
+pub use share::FrameShare;
 pub use thin::PlanThinner;
 
 /// Two frames of one second a fixed time apart, as indices into [`ClipSecond::frames`].
@@ -62,6 +64,8 @@ pub struct ClipSecond {
     pub rgb: Vec<usize>,
     /// The pairs for the flow model.
     pub pairs: Vec<FlowPair>,
+    /// How many of the frames and pairs that the plan chose are left: all, unless [`ClipSecond::keep`] took some away.
+    pub frame_share: FrameShare,
     /// How many frames fell into this second before the plan chose.
     pub frames_seen: u32,
     /// Mono samples at the pack's rate: exactly `rate` of them, holes filled with silence; `None` when less than half
@@ -91,6 +95,7 @@ impl ClipSecond {
             run: RunId(0),
             index: 0,
             rgb: (0..frames.len()).collect(),
+            frame_share: FrameShare::ALL,
             frames_seen: frames.len() as u32,
             frames,
             pairs: Vec::new(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::sampling::{Chosen, Seen};
 use super::sound::Sound;
-use super::{Absent, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason};
+use super::{Absent, ClipConfig, ClipOutput, ClipSecond, FrameShare, Gap, GapReason};
 use crate::ingest::Track;
 use crate::ingest::pcm::PcmChunk;
 use crate::time::{NANOS_PER_SECOND, Pts, RunId, WallTime, nanos_to_samples};
@@ -319,6 +319,7 @@ impl Run {
         out.push(ClipOutput::Second(ClipSecond {
             run: self.id,
             index,
+            frame_share: FrameShare::ALL,
             frames_seen: slot.seen,
             audio: has_sound.then_some(slot.audio),
             audio_missing: rate.saturating_sub(slot.audio_present),

@@ -2,7 +2,7 @@
 
 use super::params::{FarnebackParams, Fit, MelParams, MelScale};
 use super::*;
-use crate::clip::FlowPair;
+use crate::clip::{FlowPair, FrameShare};
 use crate::ingest::frame::{Frame, RgbView};
 use crate::ingest::pool::Pooled;
 use crate::time::{Pts, RunId};
@@ -22,6 +22,7 @@ fn second(frames: Vec<Frame>, rgb: Vec<usize>, pairs: Vec<FlowPair>) -> ClipSeco
     ClipSecond {
         run: RunId(0),
         index: 0,
+        frame_share: FrameShare::ALL,
         frames_seen: frames.len() as u32,
         frames,
         rgb,

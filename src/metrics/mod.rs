@@ -6,6 +6,7 @@
 //!
 //! Not a place where anything is measured: callers measure and tell.
 
+mod frame_share;
 mod shadow;
 mod stream;
 
@@ -19,6 +20,7 @@ use prometheus::{
 
 use crate::decision::PackStamp;
 use crate::labels::ClassSet;
+use frame_share::FrameShares;
 
 pub use shadow::{ShadowDrop, ShadowMetrics};
 pub use stream::{STATES, StreamMetrics};
@@ -153,6 +155,7 @@ pub(crate) struct Families {
     stages: Vec<Histogram>,
     viewers: Vec<IntGauge>,
     device_faults: Vec<IntCounter>,
+    frame_share: FrameShares,
     records_lost: IntCounter,
     records_skipped: IntCounter,
     up: IntGaugeVec,
@@ -236,6 +239,7 @@ impl Metrics {
             stages: Stage::ALL.iter().map(|s| stage_family.with_label_values(&[s.as_str()])).collect(),
             viewers: Viewer::ALL.iter().map(|v| viewer_family.with_label_values(&[v.as_str()])).collect(),
             device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
+            frame_share: FrameShares::new(r),
             records_lost: counters(
                 r,
                 "touchline_output_records_lost_total",

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::format::{millis, rfc3339, round6};
 use super::state::StateFields;
 pub use super::state::StreamState;
-use crate::clip::{Absent, Gap, GapReason};
+use crate::clip::{Absent, FrameShare, Gap, GapReason};
 use crate::decision::{
     Event, EventKind, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, Why, WindowEstimate,
 };
@@ -154,6 +154,7 @@ impl Recorder {
         to_json(&SecondRecord {
             head: self.head("second", second.run, second.index),
             wall: self.wall(Some(second.wall)),
+            frame_share: (second.frame_share < FrameShare::ALL).then(|| second.frame_share.ratio()),
             modalities: ModalitiesRecord {
                 rgb: modality(Modality::Rgb),
                 flow: modality(Modality::Flow),
@@ -250,6 +251,8 @@ struct SecondRecord<'a> {
     head: Head<'a>,
     wall: Option<WallRecord>,
     modalities: ModalitiesRecord<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frame_share: Option<f64>,
     decided_by: Modality,
     why: Why,
     label: &'a str,

@@ -100,8 +100,12 @@ fn all_records() -> Vec<String> {
     lines.extend(recorder(Pace::File).published(&bare));
     let mut other = predicted(8, "soccer", 0.4);
     let SecondOutcome::Predicted(second) = &mut other.outcome else { unreachable!() };
+    second.frame_share = FrameShare::STEPS[1];
     let previous = second.pack.clone();
     second.pack = Arc::new(PackStamp { manifest_sha256: "77aa".into(), ..(*previous).clone() });
+    let changed = second.clone();
+    let second = &changed;
+    lines.extend(live.published(&other));
     lines.push(live.pack(second, &previous, 1_700_000_000_000_000_000));
     lines.push(recorder(Pace::File).pack(second, &previous, 0));
     for reason in GapReason::ALL {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::clip::{Absent, Gap, GapReason};
+use crate::clip::{Absent, FrameShare, Gap, GapReason};
 use crate::decision::{
     Decision, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, Why, WindowEstimate,
 };
@@ -43,6 +43,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
                 why: Why::Table,
                 probabilities: scores.clone(),
             },
+            frame_share: FrameShare::ALL,
             pack: Arc::new(stamp()),
             wall: WallTime {
                 unix_ns: EPOCH_NS + index as i64 * 1_000_000_000,

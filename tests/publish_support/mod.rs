@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use touchline::clip::{Absent, Gap, GapReason};
+use touchline::clip::{Absent, FrameShare, Gap, GapReason};
 use touchline::clock::{Clock, SystemClock};
 use touchline::decision::{
     Decision, Event, EventKind, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, Why,
@@ -212,6 +212,7 @@ impl Script {
                 why: if by == Modality::Audio { Why::Table } else { Why::Default },
                 probabilities,
             },
+            frame_share: FrameShare::ALL,
             pack: self.pack.clone(),
             wall: WallTime { unix_ns, source: WallSource::Arrival, uncertainty_ns: 0 },
             arrived_ns: 0,

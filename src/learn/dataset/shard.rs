@@ -17,7 +17,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::prints::Print;
-use crate::clip::{Absent, ClipSecond, FlowPair};
+use crate::clip::{Absent, ClipSecond, FlowPair, FrameShare};
 use crate::error::{Error, Result};
 use crate::infer::is_silent;
 use crate::ingest::frame::Frame;
@@ -254,6 +254,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<ClipSecond>> {
                     .into_iter()
                     .map(|(first, second, gap_ns)| FlowPair { first, second, gap_ns })
                     .collect(),
+                frame_share: FrameShare::ALL,
                 frames_seen: second.frames_seen,
                 audio: row.flatten().map(samples),
                 audio_missing: second.audio_missing,

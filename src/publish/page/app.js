@@ -147,7 +147,7 @@ function refresh() {
   showState(stream, known.server);
   const none = known.streams.length === 0 && stream === null && known.server === "open";
   const problem = known.problem ?? (none ? { error: "no stream is running", advice: "start one with touchline run URI" } : null);
-  showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream));
+  showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream), known.last?.frame_share);
   const over = stream?.state === "ended" || stream?.state === "failed";
   timeline.moving = !over;
   if (stream) picture.show(stream.id, stream.tracks?.video !== false);

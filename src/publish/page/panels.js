@@ -74,7 +74,7 @@ export function silentTracks(incidents, stream) {
 }
 
 // What is wrong with the server or the stream, and what to do.
-export function showNotice(stream, server, problem, now, silent) {
+export function showNotice(stream, server, problem, now, silent, frameShare) {
   let level = null;
   let title = "";
   let text = "";
@@ -93,6 +93,9 @@ export function showNotice(stream, server, problem, now, silent) {
   if (level === null && silent.length) {
     const [{ track, since }] = silent;
     [level, title, text] = ["warn", `No ${TRACKS[track]} since ${clock(since)}`, `The stream goes on with ${track === "video" ? "its sound" : "its pictures"}.`];
+  }
+  if (level === null && frameShare && stream?.state === "playing") {
+    [level, title, text] = ["warn", "This machine is too slow for all pictures", `Each second is decided from ${percent(frameShare)} of them, and from its sound.`];
   }
   const notice = $("notice");
   notice.hidden = level === null;

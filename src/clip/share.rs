@@ -1,0 +1,97 @@
+//! How many of a second's chosen pictures the models see.
+
+use super::{ClipSecond, FlowPair};
+
+/// A share of the frames and pairs that the plan chooses, in fifths and never nothing: the default plan chooses five of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FrameShare(u8);
+
+impl FrameShare {
+    pub const ALL: FrameShare = FrameShare(5);
+
+    /// All that there are, from the largest down.
+    pub const STEPS: [FrameShare; 4] = [FrameShare::ALL, FrameShare(3), FrameShare(2), FrameShare(1)];
+
+    /// Between 0 and 1.
+    pub fn ratio(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::ALL.0)
+    }
+
+    /// One step down, if there is one.
+    pub fn lower(self) -> Option<Self> {
+        Self::STEPS.into_iter().find(|step| *step < self)
+    }
+
+    /// One step up, if there is one.
+    pub fn higher(self) -> Option<Self> {
+        Self::STEPS.into_iter().rev().find(|step| *step > self)
+    }
+
+    /// How many of `n` are kept: at least one of any.
+    pub fn of(self, n: usize) -> usize {
+        (n * usize::from(self.0)).div_ceil(usize::from(Self::ALL.0))
+    }
+
+    /// Keeps a share of `all`, spread evenly: of each of as many equal parts as are kept, the middle.
+    fn thin<T: Copy>(self, all: &mut Vec<T>) {
+        let (n, kept) = (all.len(), self.of(all.len()));
+        for i in 0..kept {
+            all[i] = all[(2 * i + 1) * n / (2 * kept)];
+        }
+        all.truncate(kept);
+    }
+}
+
+impl ClipSecond {
+    /// Leaves a share of the frames and of the pairs to the models. Sound stays: its cost is a fraction of theirs.
+    pub fn keep(&mut self, share: FrameShare) {
+        if share == FrameShare::ALL {
+            return;
+        }
+        self.frame_share = share;
+        share.thin::<usize>(&mut self.rgb);
+        share.thin::<FlowPair>(&mut self.pairs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_go_down_and_up_again() {
+        let mut share = FrameShare::ALL;
+        let mut down = vec![share];
+        while let Some(lower) = share.lower() {
+            share = lower;
+            down.push(share);
+        }
+        assert_eq!(down, FrameShare::STEPS);
+        let up = std::iter::successors(Some(share), |share| share.higher());
+        assert_eq!(up.collect::<Vec<_>>(), FrameShare::STEPS.into_iter().rev().collect::<Vec<_>>());
+        assert!((FrameShare::STEPS[1].ratio() - 0.6).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_is_kept_is_spread_over_the_second_and_never_nothing() {
+        let thin = |share: FrameShare, n: usize| {
+            let mut all: Vec<usize> = (0..n).collect();
+            share.thin(&mut all);
+            all
+        };
+        let [all, three, two, one] = FrameShare::STEPS;
+        assert_eq!(thin(all, 5), [0, 1, 2, 3, 4]);
+        assert_eq!(thin(three, 5), [0, 2, 4]);
+        assert_eq!(thin(two, 5), [1, 3]);
+        assert_eq!(thin(one, 5), [2]);
+        assert_eq!((thin(one, 1), thin(one, 0)), (vec![0], vec![]));
+        assert_eq!(thin(three, 2), [0, 1]);
+        for n in 0..60 {
+            for share in FrameShare::STEPS {
+                let kept = thin(share, n);
+                assert_eq!(kept.len(), share.of(n));
+                assert!(kept.windows(2).all(|pair| pair[0] < pair[1]), "{share:?} of {n}: {kept:?}");
+            }
+        }
+    }
+}
