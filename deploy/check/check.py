@@ -22,11 +22,11 @@ GUIDE = DEPLOY / "OPERATING.md"
 # Flags and keys that other changes bring; while the source lacks them they are not looked up. Once all are there this is empty.
 COMING_FLAGS = {
     "--admin-token-file", "--read-token-file", "--allow-anonymous", "--tls-cert", "--tls-key", "--state", "--max-streams",
-    "--shard", "--adaptive",
+    "--shard",
 }
 COMING_KEYS = {
     "access", "admin_token_file", "read_token_file", "allow_anonymous", "tls", "cert", "key", "state", "max_streams", "shard",
-    "adaptive", "sources", "schemes", "allow_addresses", "folders",
+    "sources", "schemes", "allow_addresses", "folders",
 }
 
 # Other programs' that the guide names.
@@ -66,8 +66,8 @@ def exported():
         for name, body in re.findall(r"const (\w+): \[&str; \w+\] =\s*\[([^\]]*)\]", text)
     }
     found = {}
-    # kind(registry, "name", "help", &["label", …] or &CONSTANT, …)
-    call = r'\b(counters|gauges|int_gauges|histograms)\(\s*\w+,\s*"(touchline_\w+)",\s*"(?:[^"\\]|\\.)*",\s*&(\[[^\]]*\]|\w+)'
+    # kind(registry, "name", "help" or a name for it, &["label", …] or &CONSTANT, …)
+    call = r'\b(counters|gauges|int_gauges|histograms)\(\s*\w+,\s*"(touchline_\w+)",\s*(?:"(?:[^"\\]|\\.)*"|\w+),\s*&(\[[^\]]*\]|\w+)'
     for kind, name, labels in re.findall(call, text):
         labels = constants[labels] if labels in constants else set(re.findall(r'"(\w+)"', labels))
         if kind == "histograms":
@@ -92,9 +92,6 @@ def selectors(expression, place):
     def visit(node):
         if isinstance(node, promql_parser.VectorSelector):
             seen.append(node)
-        # The walker stops at functions' arguments' matrices in no version; they hold a vector selector each.
-        if isinstance(node, promql_parser.MatrixSelector):
-            seen.append(node.vector_selector)
 
     promql_parser.walk(parsed, pre_visit=visit)
     if len(seen) < len(set(re.findall(r"\b(?:touchline_\w+|ALERTS|up(?=[{ ]))", expression))):
