@@ -28,7 +28,7 @@ trap 'rm -rf "$work"' EXIT
 
 echo "== scripts"
 # SC2034: packages.sh is there to be sourced.
-shellcheck --shell=bash --external-sources --exclude=SC2034 .ci/run deploy/*.sh deploy/container/*.sh
+shellcheck --shell=bash --external-sources --exclude=SC2034 .ci/run deploy/*.sh deploy/check/*.sh deploy/container/*.sh
 
 echo "== Containerfiles"
 "$bin/hadolint" deploy/container/Containerfile deploy/container/Containerfile.cuda
