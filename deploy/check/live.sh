@@ -20,9 +20,9 @@ global: { scrape_interval: 5s, evaluation_interval: 5s }
 rule_files: ["$PWD/deploy/prometheus/alerts.yml"]
 scrape_configs:
   - job_name: touchline
-    static_configs: [{ targets: ["127.0.0.1:18080"] }]
+    static_configs: [{ targets: ["127.0.0.1:18090"] }]
 END
-"$program" run --listen 127.0.0.1:18080 --quiet --retry --shadow weights/compact \
+"$program" run --listen 127.0.0.1:18090 --quiet --retry --shadow weights/compact \
     'pattern=testsrc://?width=640&height=360&live=1' 'silent=testsrc://?width=640&height=360&audio=0&live=1' \
     away=rtsp://127.0.0.1:9/none >"$work/touchline.log" 2>&1 &
 running+=($!)
