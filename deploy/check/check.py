@@ -305,6 +305,11 @@ def check_compose():
         for volume in service["volumes"]:
             if (place := volume.split(":")[0]).startswith(".") and not (folder / place).exists():
                 problem(name, f"mounts {place}, which is not there")
+    embedded = {
+        (path.parent / place).resolve().relative_to(pathlib.Path.cwd()).parts[0]
+        for path, text in sources().items()
+        for place in re.findall(r'include_(?:str|bytes)!\("(\.\./[^"]+)"\)', text)
+    }
     ignored = pathlib.Path(".dockerignore").read_text().splitlines()
     for path in folder.glob("Containerfile*"):
         text = path.read_text()
@@ -314,6 +319,9 @@ def check_compose():
                 problem(path, f"copies {place}, which is not there")
             if not any(f"!{parent}" in ignored for parent in [place, *map(str, pathlib.Path(place).parents)]):
                 problem(path, f".dockerignore keeps {place} from the builder")
+        compiling = re.search(r" AS build$.*?^FROM", text, flags=re.S | re.M).group(0)
+        for place in sorted(embedded - set(re.findall(r"^COPY (\w+) ", compiling, flags=re.M))):
+            problem(path, f"the stage that compiles lacks {place}, which the program embeds")
         if not re.search(r"^USER 10001", text, flags=re.M) or "HEALTHCHECK" not in text:
             problem(path, "runs as root or has no health check")
     return f"{len(compose['services'])} services"
