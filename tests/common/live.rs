@@ -23,10 +23,15 @@ impl Live {
 
     /// Listens on a free port of `host`; `arguments` are URIs and options.
     pub fn start_with(dir: &Path, host: &str, arguments: &[String]) -> Self {
+        Self::start_by(touchline(), dir, host, arguments)
+    }
+
+    /// As [`Live::start_with`], by a command that ends in the program.
+    pub fn start_by(mut program: Command, dir: &Path, host: &str, arguments: &[String]) -> Self {
         let jsonl = dir.join("live.jsonl");
         let port = super::free_tcp_port();
         let address = format!("{host}:{port}");
-        let child = touchline()
+        let child = program
             .args(["run", "--quiet", "--linger", "--listen", &address, "--jsonl"])
             .arg(&jsonl)
             .args(arguments)

@@ -47,6 +47,7 @@ struct Shared {
 
 pub struct Origin {
     shared: Arc<Shared>,
+    host: String,
     port: u16,
     thread: Option<JoinHandle<()>>,
 }
@@ -54,6 +55,11 @@ pub struct Origin {
 impl Origin {
     /// One-second segments of 320×180 with a tone, advertisements of 320×180, too, and time stamps that begin anew.
     pub fn start() -> Self {
+        Self::start_at("127.0.0.1")
+    }
+
+    /// As [`Origin::start`], on another address of this machine.
+    pub fn start_at(host: &str) -> Self {
         let dir = Fixtures::new();
         let make = |name: &str, pattern: &str, seconds: u32| -> Vec<Vec<u8>> {
             super::ffmpeg(
@@ -78,7 +84,7 @@ impl Origin {
             frozen: Mutex::default(),
             stop: AtomicBool::new(false),
         });
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let listener = TcpListener::bind((host, 0)).expect("a free port");
         let port = listener.local_addr().expect("a bound listener").port();
         let serving = shared.clone();
         let thread = std::thread::spawn(move || {
@@ -91,11 +97,11 @@ impl Origin {
                 std::thread::spawn(move || serve(connection, &shared).ok());
             }
         });
-        Self { shared, port, thread: Some(thread) }
+        Self { shared, host: host.to_owned(), port, thread: Some(thread) }
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/live.m3u8", self.port)
+        format!("http://{}:{}/live.m3u8", self.host, self.port)
     }
 
     pub fn mood(&self, mood: Mood) {
@@ -115,7 +121,7 @@ impl Drop for Origin {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         // Wakes the accepting thread.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect((self.host.as_str(), self.port));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -19,6 +19,7 @@ pub enum Media {
 }
 
 pub struct RtspServer {
+    host: String,
     port: u16,
     main_loop: glib::MainLoop,
     thread: Option<JoinHandle<()>>,
@@ -29,26 +30,31 @@ pub struct RtspServer {
 
 impl RtspServer {
     pub fn start(media: Media) -> Self {
-        Self::launch(media, None, 0)
+        Self::launch(media, None, "127.0.0.1", 0)
+    }
+
+    /// On another address of this machine.
+    pub fn start_at(host: &str, media: Media) -> Self {
+        Self::launch(media, None, host, 0)
     }
 
     /// On a port of the caller's choice, to come back where an earlier server was.
     pub fn start_on(port: u16, media: Media) -> Self {
-        Self::launch(media, None, port)
+        Self::launch(media, None, "127.0.0.1", port)
     }
 
     /// Asks for `user` and `password` (basic authentication).
     pub fn start_with_password(media: Media, user: &str, password: &str) -> Self {
-        Self::launch(media, Some((user, password)), 0)
+        Self::launch(media, Some((user, password)), "127.0.0.1", 0)
     }
 
-    fn launch(media: Media, login: Option<(&str, &str)>, port: u16) -> Self {
+    fn launch(media: Media, login: Option<(&str, &str)>, host: &str, port: u16) -> Self {
         super::init();
         let (launch, shared, looped) = describe(media);
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
         let rtsp = server::RTSPServer::new();
-        rtsp.set_address("127.0.0.1");
+        rtsp.set_address(host);
         rtsp.set_service(&port.to_string());
         let factory = server::RTSPMediaFactory::new();
         factory.set_launch(&launch);
@@ -78,7 +84,7 @@ impl RtspServer {
             // Clients would otherwise keep streaming after the loop that serves them has ended.
             rtsp.client_filter(Some(&mut |_, _| server::RTSPFilterResult::Remove));
         });
-        Self { port, main_loop, thread: Some(thread), _looped: looped, playing }
+        Self { host: host.to_owned(), port, main_loop, thread: Some(thread), _looped: looped, playing }
     }
 
     /// Whether a client has played it.
@@ -110,7 +116,7 @@ impl RtspServer {
     }
 
     pub fn url(&self) -> String {
-        format!("rtsp://127.0.0.1:{}/live", self.port)
+        format!("rtsp://{}:{}/live", self.host, self.port)
     }
 }
 

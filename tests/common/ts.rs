@@ -92,17 +92,27 @@ struct Doing {
 impl TsSender {
     /// Listens for SRT callers.
     pub fn srt() -> Self {
+        Self::srt_at("127.0.0.1")
+    }
+
+    /// As [`TsSender::srt`], on another address of this machine.
+    pub fn srt_at(host: &str) -> Self {
         let port = super::free_udp_port();
         Self::new(
-            format!("srtsink uri=srt://127.0.0.1:{port}?mode=listener wait-for-connection=false sync=false"),
-            format!("srt://127.0.0.1:{port}?mode=caller"),
+            format!("srtsink uri=srt://{host}:{port}?mode=listener wait-for-connection=false sync=false"),
+            format!("srt://{host}:{port}?mode=caller"),
         )
     }
 
     /// Sends datagrams.
     pub fn udp() -> Self {
+        Self::udp_to("127.0.0.1")
+    }
+
+    /// As [`TsSender::udp`], to another address.
+    pub fn udp_to(host: &str) -> Self {
         let port = super::free_udp_port();
-        Self::new(format!("udpsink host=127.0.0.1 port={port} sync=false"), format!("udp://127.0.0.1:{port}"))
+        Self::new(format!("udpsink host={host} port={port} sync=false"), format!("udp://{host}:{port}"))
     }
 
     fn new(sink: String, url: String) -> Self {

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod hls;
+mod network;
 mod rtsp;
 mod ts;
 

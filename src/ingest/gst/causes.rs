@@ -169,6 +169,14 @@ pub(super) fn failure(kind: Kind, error: &gst::glib::Error, debug: &str) -> Opti
     if kind == Kind::File && error.matches(gst::ResourceError::NotFound) {
         return Some(failed(Cause::NotFound, "no such file", "check the path"));
     }
+    if says(&["on srt socket"]) {
+        // It says no more than that; a sender that ends in order is an end of stream.
+        return Some(failed(
+            Cause::NoAnswer,
+            "the SRT connection broke: the other side does not answer",
+            "check that the sender still sends, and the network to it",
+        ));
+    }
     if says(&["timed out", "timeout"]) {
         return Some(failed(Cause::NoAnswer, "the server does not answer", HOST_ADVICE));
     }

@@ -1,0 +1,147 @@
+//! A network that goes dark between the program and its sources, without a word to either: no connection is closed, no address is
+//! unreachable, packets are just gone. The program runs in a network namespace of its own; what joins it to the servers is
+//! a bridge that its cable is pulled out of.
+//!
+//! Wants root and `ip` (Debian package iproute2) on a kernel with bridges; elsewhere it says so and is passed over.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::common::Fixtures;
+use crate::common::live::{Live, seconds};
+use crate::common::origin::Origin;
+use crate::common::program;
+use crate::common::rtsp::{Media, RtspServer};
+use crate::common::ts::TsSender;
+
+/// Longer than every stall time.
+const DARK: Duration = Duration::from_secs(20);
+
+/// Until all streams play, on a machine that is busy with other tests.
+const START: Duration = Duration::from_secs(60);
+
+/// Until all are back: the longest pause between attempts, and what a connection takes.
+const RETURN: Duration = Duration::from_secs(45);
+
+/// A namespace with one cable into it.
+struct Network {
+    name: String,
+    host: String,
+    guest: String,
+}
+
+impl Network {
+    /// `None` where the machine does not allow it.
+    fn new() -> Option<Self> {
+        let id = std::process::id();
+        // From the block for tests between networks (RFC 2544), a /30 for each process.
+        let (third, fourth) = (id / 64 % 256, id % 64 * 4);
+        let (host, guest) = (format!("198.18.{third}.{}", fourth + 1), format!("198.18.{third}.{}", fourth + 2));
+        let network = Self { name: format!("tl{id}"), host, guest };
+        let Self { name, host, guest } = &network;
+        let steps = [
+            format!("netns add {name}"),
+            format!("link add {name}b type bridge"),
+            format!("link add {name}h type veth peer name {name}g netns {name}"),
+            format!("link set {name}h master {name}b"),
+            format!("link set {name}h up"),
+            format!("addr add {host}/30 dev {name}b"),
+            format!("link set {name}b up"),
+            format!("-n {name} link set lo up"),
+            format!("-n {name} addr add {guest}/30 dev {name}g"),
+            format!("-n {name} link set {name}g up"),
+        ];
+        for step in &steps {
+            if let Err(cause) = ip(step) {
+                println!("skipped: ip {step}: {cause}");
+                return None;
+            }
+        }
+        Some(network)
+    }
+
+    /// The program's command, in the namespace.
+    fn program(&self) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program::path()]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.env_remove("RUST_LOG").env_remove("TOUCHLINE_PACK");
+        command
+    }
+
+    fn cut(&self) {
+        ip(&format!("link set {}h nomaster", self.name)).expect("the cable is there");
+    }
+
+    fn mend(&self) {
+        ip(&format!("link set {0}h master {0}b", self.name)).expect("the bridge is there");
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // What was not made cannot be taken away.
+        let _ = ip(&format!("link del {}b", self.name));
+        let _ = ip(&format!("link del {}h", self.name));
+        let _ = ip(&format!("netns del {}", self.name));
+    }
+}
+
+fn ip(step: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(step.split(' ')).output().map_err(|e| e.to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
+}
+
+#[test]
+fn a_network_that_goes_dark_costs_what_it_was_dark_for() {
+    let Some(network) = Network::new() else { return };
+    let both = || Media::Test { video: true, audio: true };
+    let (tcp, udp) = (RtspServer::start_at(&network.host, both()), RtspServer::start_at(&network.host, both()));
+    let origin = Origin::start_at(&network.host);
+    let (mut srt, mut push) = (TsSender::srt_at(&network.host), TsSender::udp_to(&network.guest));
+    srt.start();
+    push.start();
+    let dir = Fixtures::new();
+    let ids = ["rtsp-tcp", "rtsp-udp", "hls", "srt", "udp"];
+    let config = dir.path().join("streams.toml");
+    let stream = |id: &str, uri: &str, more: &str| format!("[[stream]]\nid = \"{id}\"\nuri = \"{uri}\"\n{more}\n");
+    let text = stream(ids[0], &tcp.url(), "rtsp_transport = \"tcp\"")
+        + &stream(ids[1], &udp.url(), "rtsp_transport = \"udp\"")
+        + &stream(ids[2], &origin.url(), "")
+        + &stream(ids[3], srt.url(), "")
+        + &stream(ids[4], push.url(), "");
+    std::fs::write(&config, text).unwrap();
+    let arguments = ["--config".to_owned(), config.display().to_string(), "--retry".to_owned()];
+    let mut live = Live::start_by(network.program(), dir.path(), "127.0.0.1", &arguments);
+
+    live.wait(START, |records| ids.iter().all(|id| seconds(records, id).count() >= 3));
+    network.cut();
+    let from = live.records().len();
+    let cut = Instant::now();
+    let is_away = |records: &[Value], id: &str| {
+        records[from..].iter().any(|r| r["stream"] == id && r["type"] == "state" && r["state"] == "waiting")
+    };
+    live.wait(DARK + START, |records| ids.iter().all(|id| is_away(records, id)) && cut.elapsed() > DARK);
+    network.mend();
+    let mended = live.records().len();
+    let records = live.wait(RETURN, |records| ids.iter().all(|id| seconds(&records[mended..], id).count() >= 3));
+
+    for id in ids {
+        let own: Vec<&Value> = records.iter().filter(|r| r["stream"] == id).collect();
+        let failure = own.iter().find(|r| r["state"] == "waiting").expect("that was waited for");
+        let kind = failure["kind"].as_str().unwrap_or_default();
+        assert!(["stalled", "playlist-stalled", "no-answer", "ended"].contains(&kind), "{id}: {failure}");
+        // Every second of a run is there, decided or as a gap.
+        let mut next = None;
+        for r in own.iter().filter(|r| r["type"] == "second" || r["type"] == "gap") {
+            let (run, index) = (r["run"].as_u64().unwrap(), r["index"].as_u64().unwrap());
+            assert!(next.is_none_or(|(last, due)| run > last || index == due), "{id}: {r}, {next:?} was due");
+            next = Some((run, index + 1));
+        }
+        let runs = own.iter().filter(|r| r["incident"] == "run-started").count();
+        assert!(runs >= 1, "{id}: the return is a run of its own");
+    }
+    assert_eq!(live.stop(), 0);
+}
