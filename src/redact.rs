@@ -45,6 +45,15 @@ pub fn remember(uri: &str) {
     secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
 }
 
+/// Remembers `secret`, which belongs to no URI, so that [`text`] masks it from now on.
+pub fn remember_secret(secret: &str) {
+    let mut secrets = SECRETS.write().unwrap_or_else(|e| e.into_inner());
+    if secret.len() >= SECRET_MIN && !secrets.iter().any(|s| s == secret) {
+        secrets.push(secret.to_owned());
+        secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+    }
+}
+
 /// `uri` without user, password, query and fragment: `rtsp://***@cam.example/live?***`.
 ///
 /// A plain path or `testsrc://` comes back as it is.

@@ -6,6 +6,7 @@
 //!
 //! Not a place where anything is measured: callers measure and tell.
 
+mod http;
 mod shadow;
 mod stream;
 
@@ -20,6 +21,7 @@ use prometheus::{
 use crate::decision::PackStamp;
 use crate::labels::ClassSet;
 
+pub use http::HttpRefusal;
 pub use shadow::{ShadowDrop, ShadowMetrics};
 pub use stream::{STATES, StreamMetrics};
 
@@ -152,6 +154,8 @@ pub(crate) struct Families {
     shadow_difference: HistogramVec,
     stages: Vec<Histogram>,
     viewers: Vec<IntGauge>,
+    http_refused: Vec<IntCounter>,
+    http_connections: IntGauge,
     device_faults: Vec<IntCounter>,
     records_lost: IntCounter,
     records_skipped: IntCounter,
@@ -235,6 +239,8 @@ impl Metrics {
             ),
             stages: Stage::ALL.iter().map(|s| stage_family.with_label_values(&[s.as_str()])).collect(),
             viewers: Viewer::ALL.iter().map(|v| viewer_family.with_label_values(&[v.as_str()])).collect(),
+            http_refused: http::refusals(r),
+            http_connections: http::connections(r),
             device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
             records_lost: counters(
                 r,

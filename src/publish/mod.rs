@@ -1,5 +1,6 @@
 //! What people and programs see: the page, the API, JSONL, events.
 
+pub mod access;
 mod agreement;
 pub mod format;
 pub mod http;
@@ -11,7 +12,9 @@ pub mod packs;
 mod page;
 mod preview;
 pub mod record;
+pub mod serve;
 mod state;
 pub mod terminal;
 #[cfg(test)]
 mod testing;
+pub mod tls;
