@@ -6,6 +6,7 @@
 pub mod frame;
 #[cfg(feature = "gst")]
 pub mod gst;
+pub mod guard;
 pub mod incident;
 #[cfg(feature = "gst")]
 mod m3u8;
