@@ -18,3 +18,18 @@ pub mod terminal;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+
+/// For the fuzz targets: reads a request as the routes do, headers first.
+#[cfg(fuzzing)]
+pub fn fuzz_request(kind: &str, origin: &str, host: &str, body: &[u8]) {
+    use axum::http::{HeaderMap, HeaderValue, header};
+    let mut headers = HeaderMap::new();
+    for (name, text) in [(header::CONTENT_TYPE, kind), (header::ORIGIN, origin), (header::HOST, host)] {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.insert(name, value);
+        }
+    }
+    access::fuzz_origin(&headers);
+    let _ = access::parse_login(body);
+    pack_routes::fuzz_wanted(&headers, body);
+}

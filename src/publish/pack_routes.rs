@@ -112,6 +112,12 @@ fn wanted(headers: &HeaderMap, body: &[u8]) -> Result<Wanted, Problem> {
     })
 }
 
+/// For the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz_wanted(headers: &HeaderMap, body: &[u8]) {
+    let _ = wanted(headers, body);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

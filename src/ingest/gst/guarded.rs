@@ -7,6 +7,7 @@ use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
 
+use super::causes;
 use super::graph::Graph;
 use crate::ingest::guard::passage::Passage;
 use crate::ingest::guard::{Refusal, SourcePolicy};
@@ -69,13 +70,18 @@ pub(super) fn connect(pipeline: &gst::Pipeline, kind: Kind, graph: &Arc<Graph>, 
             }
         }));
     }
-    // What comes from a web server comes through the passage, playlists rewritten. In all else a playlist, which can hide in any
-    // data, would lead past it.
-    let may_fetch = matches!(kind, Kind::Http | Kind::Hls);
+    // What comes from a web server comes through the passage, playlists rewritten. In all else a playlist, which can hide in
+    // any data, would lead past it.
+    let may_hls = matches!(kind, Kind::Http | Kind::Hls);
     for element in pipeline.iterate_recurse().into_iter().flatten() {
-        watch(&element, may_fetch);
+        watch(&element, may_hls, graph);
     }
-    pipeline.connect_deep_element_added(move |_, _, element| watch(element, may_fetch));
+    let weak = Arc::downgrade(graph);
+    pipeline.connect_deep_element_added(move |_, _, element| {
+        if let Some(graph) = weak.upgrade() {
+            watch(element, may_hls, &graph);
+        }
+    });
 }
 
 /// Elements that fetch addresses which their data name. Only those of HLS are served by the passage.
@@ -89,14 +95,22 @@ fn fetches(factory: &str, may_hls: bool) -> bool {
 }
 
 /// Lets `element`, if it chooses elements by what the data are, choose none that fetch.
-fn watch(element: &gst::Element, may_hls: bool) {
+fn watch(element: &gst::Element, may_hls: bool, graph: &Arc<Graph>) {
     if glib::subclass::SignalId::lookup("autoplug-select", element.type_()).is_none() {
         return;
     }
+    let graph = Arc::downgrade(graph);
     element.connect("autoplug-select", false, move |args| {
         let factory = args.get(3).and_then(|v| v.get::<gst::ElementFactory>().ok())?;
-        let nick = if fetches(&factory.name(), may_hls) { "skip" } else { "try" };
+        let fetches = fetches(&factory.name(), may_hls);
+        if let Some(graph) = graph.upgrade().filter(|_| fetches) {
+            graph.fail(causes::failed(
+                Cause::Refused,
+                "the data are a list of addresses, which is not followed here",
+                "give an address of the list itself, or the list's own if it is HLS on a web server",
+            ));
+        }
         let class = glib::EnumClass::with_type(glib::Type::from_name("GstAutoplugSelectResult")?)?;
-        class.to_value_by_nick(nick)
+        class.to_value_by_nick(if fetches { "skip" } else { "try" })
     });
 }

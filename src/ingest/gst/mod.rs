@@ -8,6 +8,7 @@
 mod bus;
 mod causes;
 mod clocks;
+mod debug;
 mod formats;
 mod graph;
 mod guarded;
@@ -110,7 +111,7 @@ impl GstOpener {
 /// [`Error::Internal`] with GStreamer's text.
 pub fn init() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    DONE.get_or_init(|| gst::init().map_err(|e| e.to_string()))
+    DONE.get_or_init(|| gst::init().map(|()| debug::connect()).map_err(|e| e.to_string()))
         .clone()
         .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
 }

@@ -353,5 +353,25 @@ impl Target {
     }
 }
 
+/// For the fuzz targets.
+///
+/// # Panics
+/// When an address of `text` does not go through the passage.
+#[cfg(fuzzing)]
+pub(super) fn fuzz_rewrite(text: &str) {
+    let base = Url::parse("https://h.example/a/live.m3u8").expect("a constant");
+    let out = playlist::rewrite(text, &base, &|_| "http://127.0.0.1:1/x".to_owned());
+    for line in out.lines() {
+        assert!(line.is_empty() || line.starts_with('#') || line == "http://127.0.0.1:1/x", "{line:?}");
+        // Attributes as GStreamer reads them: a name, a sign of equality, a value.
+        for part in line.split([',', ':']).filter_map(|part| part.trim().strip_prefix("URI=")) {
+            assert!(part.starts_with("\"http") || part.starts_with("\"\""), "{line:?}");
+        }
+    }
+    for uri in text.lines() {
+        let _ = Target::parse(uri);
+    }
+}
+
 #[cfg(test)]
 mod tests;

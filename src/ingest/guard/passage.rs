@@ -12,6 +12,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use ring::rand::{SecureRandom, SystemRandom};
+use ring::{aead, hmac};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,12 +39,49 @@ pub(in crate::ingest) struct Passage {
 /// What its connections share.
 pub(super) struct Shared {
     pub policy: Arc<SourcePolicy>,
-    /// In every path: other programs of this machine do not know it.
-    pub secret: String,
     pub address: SocketAddr,
+    cipher: Cipher,
     on_refusal: Mutex<Option<OnRefusal>>,
     /// What went wrong last, for when GStreamer reports that something did.
     trouble: Mutex<Option<Refusal>>,
+}
+
+/// Hides addresses, which hold secrets, in those of the passage, which turn up in GStreamer's errors and logs; and keeps other
+/// programs of this machine from asking for anything. One address always becomes the same one: HLS clients know segments
+/// by theirs.
+struct Cipher {
+    key: aead::LessSafeKey,
+    nonces: hmac::Key,
+}
+
+impl Cipher {
+    /// With keys of its own; [`None`] when the system gives no random numbers.
+    fn new() -> Option<Self> {
+        let (random, mut keys) = (SystemRandom::new(), [[0; 32]; 2]);
+        keys.iter_mut().try_for_each(|key| random.fill(key)).ok()?;
+        let key = aead::LessSafeKey::new(aead::UnboundKey::new(&aead::AES_256_GCM, &keys[0]).ok()?);
+        Some(Self { key, nonces: hmac::Key::new(hmac::HMAC_SHA256, &keys[1]) })
+    }
+
+    fn hide(&self, text: &str) -> String {
+        // From the text: a nonce comes twice only with the same text, which says no more than that it is the same.
+        let mut nonce = [0; aead::NONCE_LEN];
+        nonce.copy_from_slice(&hmac::sign(&self.nonces, text.as_bytes()).as_ref()[..aead::NONCE_LEN]);
+        let mut sealed = text.as_bytes().to_vec();
+        let unique = aead::Nonce::assume_unique_for_key(nonce);
+        self.key
+            .seal_in_place_append_tag(unique, aead::Aad::empty(), &mut sealed)
+            .expect("only gigabytes of text cannot be sealed");
+        BASE64.encode([&nonce[..], &sealed].concat())
+    }
+
+    fn show(&self, code: &str) -> Option<String> {
+        let mut bytes = BASE64.decode(code).ok()?;
+        let (nonce, sealed) = bytes.split_at_mut_checked(aead::NONCE_LEN)?;
+        let nonce = aead::Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let text = self.key.open_in_place(nonce, aead::Aad::empty(), sealed).ok()?;
+        String::from_utf8(text.to_vec()).ok()
+    }
 }
 
 /// A connection to a source, in the clear or not.
@@ -60,11 +98,9 @@ impl Passage {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let mut secret = [0; 16];
-        SystemRandom::new().fill(&mut secret).map_err(|_| io::Error::other("no random numbers"))?;
+        let cipher = Cipher::new().ok_or_else(|| io::Error::other("no random numbers"))?;
         let (on_refusal, trouble) = Default::default();
-        let secret = BASE64.encode(secret);
-        let shared = Arc::new(Shared { policy, secret, address, on_refusal, trouble });
+        let shared = Arc::new(Shared { policy, address, cipher, on_refusal, trouble });
         let (close, closed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serving = shared.clone();
@@ -125,13 +161,12 @@ impl Passage {
 impl Shared {
     /// The address of `uri` through the passage.
     pub fn through(&self, uri: &str) -> String {
-        format!("http://{}/{}/{}", self.address, self.secret, BASE64.encode(uri))
+        format!("http://{}/{}", self.address, self.cipher.hide(uri))
     }
 
     /// What a path of ours stands for.
     pub fn behind(&self, path: &str) -> Option<String> {
-        let code = path.strip_prefix('/')?.strip_prefix(self.secret.as_str())?.strip_prefix('/')?;
-        String::from_utf8(BASE64.decode(code).ok()?).ok()
+        self.cipher.show(path.strip_prefix('/')?)
     }
 
     /// Takes note of what went wrong; a refusal by the policy is told, and ends the session.
@@ -238,5 +273,23 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>, target: Op
                 Some(target) => relay::serve(stream, &shared, &target).await,
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_addresses_are_told_apart_and_cannot_be_made() {
+        let (ours, other) = (Cipher::new().unwrap(), Cipher::new().unwrap());
+        let uri = "https://ann:s3cretword@h.example/1.ts?key=abc";
+        let hidden = ours.hide(uri);
+        assert_eq!((ours.hide(uri), ours.show(&hidden)), (hidden.clone(), Some(uri.to_owned())));
+        assert_ne!(hidden, ours.hide("https://ann:s3cretword@h.example/2.ts?key=abc"));
+        assert_eq!(other.show(&hidden), None);
+        for code in ["", "AAAA", &hidden[1..], &hidden[..hidden.len() - 2]] {
+            assert_eq!(ours.show(code), None, "{code}");
+        }
     }
 }

@@ -38,6 +38,7 @@ use throttle::Throttle;
 use tokens::Tokens;
 pub(in crate::publish) use tokens::warn_if_open_to_others;
 
+pub use login::parse_login;
 pub(super) use login::{delete as log_out, get as who, post as log_in};
 pub use tokens::TokenSource;
 
@@ -356,4 +357,11 @@ pub(super) async fn guard(State(access): State<Arc<Access>>, mut request: Reques
             http::problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it again")
         }
     }
+}
+
+/// For the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz_origin(headers: &HeaderMap) {
+    let (named, anonymous) = (origin::is_own(headers, false), origin::is_own(headers, true));
+    assert!(named || !anonymous, "who shows nothing may not more than who shows a token");
 }
