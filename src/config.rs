@@ -14,6 +14,20 @@
 //! onset = 0.6      # a class comes on air at this mean probability
 //! offset = 0.4     # and leaves below this
 //!
+//! [access]
+//! admin_token_file = "admin.token"   # who shows it may read and change
+//! read_token_file = "read.token"     # who shows it may read
+//! allow_anonymous = false            # everyone may read
+//!
+//! [tls]
+//! cert = "server.pem"
+//! key = "server.key"
+//!
+//! [sources]                          # what streams given through the API may be
+//! schemes = ["rtsp", "rtsps", "https"]
+//! allow_addresses = ["10.20.0.0/16"] # beside the public ones
+//! folders = ["/srv/recordings"]      # where file: may read
+//!
 //! [[stream]]
 //! id = "court-1"
 //! uri = "rtsp://camera.example/live"
@@ -54,9 +68,45 @@ pub struct ConfigFile {
     #[serde(default)]
     pub allow_pack_updates: bool,
     #[serde(default)]
+    pub access: AccessFile,
+    pub tls: Option<TlsFile>,
+    #[serde(default)]
+    pub sources: SourcesFile,
+    #[serde(default)]
     pub vote: VoteFile,
     #[serde(default)]
     pub stream: Vec<StreamFile>,
+}
+
+/// `[access]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessFile {
+    pub admin_token_file: Option<PathBuf>,
+    pub read_token_file: Option<PathBuf>,
+    #[serde(default)]
+    pub allow_anonymous: bool,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFile {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// `[sources]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourcesFile {
+    /// `None`: all but `file` and `testsrc`.
+    pub schemes: Option<Vec<String>>,
+    /// CIDRs.
+    #[serde(default)]
+    pub allow_addresses: Vec<String>,
+    #[serde(default)]
+    pub folders: Vec<PathBuf>,
 }
 
 /// `[vote]`

@@ -4,7 +4,11 @@
 //! URI the program was given are remembered, so that a library that prints them on their own (GStreamer's debug
 //! strings do) is caught as well.
 
+use std::io;
 use std::sync::RwLock;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 
 /// Secret substrings of the URIs seen so far, longest first.
 static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
@@ -22,6 +26,10 @@ pub fn remember(uri: &str) {
     let mut certain: Vec<String> = Vec::new();
     if let Some((_, password)) = parts.userinfo.and_then(|u| u.split_once(':')) {
         certain.push(password.to_owned());
+    }
+    if let Some(login) = parts.userinfo {
+        // As clients send it.
+        certain.push(BASE64_STANDARD.encode(percent_decode(login)));
     }
     if let Some((_, key)) = stream_key(&parts) {
         certain.push(key.to_owned());
@@ -43,6 +51,15 @@ pub fn remember(uri: &str) {
         }
     }
     secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+}
+
+/// Remembers `secret`, which belongs to no URI, so that [`text`] masks it from now on.
+pub fn remember_secret(secret: &str) {
+    let mut secrets = SECRETS.write().unwrap_or_else(|e| e.into_inner());
+    if secret.len() >= SECRET_MIN && !secrets.iter().any(|s| s == secret) {
+        secrets.push(secret.to_owned());
+        secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+    }
 }
 
 /// `uri` without user, password, query and fragment: `rtsp://***@cam.example/live?***`.
@@ -93,6 +110,25 @@ pub fn text(text: &str) -> String {
         out = out.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" | ");
     }
     out
+}
+
+/// Standard error, one redacted line a write: what the program's log is written to. Its lines are redacted where they are
+/// made; this is for what libraries log.
+#[derive(Debug, Default)]
+pub struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let line = String::from_utf8_lossy(bytes);
+        let mut line = text(line.trim_end_matches('\n'));
+        line.push('\n');
+        io::stderr().write_all(line.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// The pieces of a URI, as they stand. Not the `url` crate: redaction must also work on what that refuses to parse.
@@ -168,6 +204,13 @@ mod tests {
             "user eve, ***, latency 2000",
             "a number may be a password"
         );
+    }
+
+    #[test]
+    fn logins_are_masked_as_clients_send_them() {
+        remember("http://zoe:gr%C3%BCn-pass@cam/live");
+        let sent = BASE64_STANDARD.encode("zoe:grün-pass");
+        assert_eq!(text(&format!("Authorization: Basic {sent}")), "Authorization: Basic ***");
     }
 
     #[test]

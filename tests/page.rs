@@ -16,8 +16,10 @@ use touchline::clip::GapReason;
 use touchline::ingest::incident::{Cause, Incident};
 use touchline::ingest::{Discontinuity, Track, Tracks};
 use touchline::labels::Modality;
+use touchline::publish::access::{AccessConfig, TokenSource};
 use touchline::publish::hub::{Hub, StreamHandle};
 use touchline::publish::record::StreamState;
+use touchline::publish::serve::Limits;
 use touchline::time::RunId;
 
 /// One browser at a time: several would starve each other on a small machine.
@@ -291,7 +293,7 @@ fn trouble_is_told_with_its_way_out() {
     browser.screenshot(&screenshots().join("failed.png"));
     assert_eq!(browser.console(), Vec::<String>::new());
 
-    server.stop().unwrap();
+    server.stop();
     drop(server);
     browser.wait("the loss", "return document.body.dataset.server === 'lost'");
     assert_eq!(browser.text("#pill"), "Offline");
@@ -303,6 +305,37 @@ fn trouble_is_told_with_its_way_out() {
     assert_eq!(browser.run("return document.body.dataset.server"), "open");
     // The browser itself logs every refused connection; the page adds nothing of its own.
     let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("ERR_")).collect();
+    assert_eq!(own, Vec::<String>::new());
+}
+
+#[test]
+fn a_token_lets_the_browser_in_until_it_logs_out() {
+    let Some((_one, browser)) = browser() else { return };
+    let mut studio = Studio::open();
+    let token = TokenSource::Environment { name: "T", text: "reader-0123456789abcdef".into() };
+    let access = AccessConfig { read_token: Some(token), ..AccessConfig::default() };
+    studio.server = Server::start_with(studio.hub.clone(), access, None, Limits::default());
+    let log_in = |token: &str| {
+        browser.run(&format!(
+            "document.getElementById('token').value = '{token}';
+             document.querySelector('#login button').click();"
+        ));
+    };
+    browser.go(&studio.server.url);
+    browser.wait("the login", "return document.getElementById('login') !== null");
+    browser.screenshot(&screenshots().join("login.png"));
+    log_in("wrong");
+    browser.wait("the refusal", "return !document.getElementById('problem').hidden");
+    assert_eq!(browser.text("#problem"), "The token is not one of this server's.");
+    log_in("reader-0123456789abcdef");
+    browser.wait("the page", "return document.getElementById('third-title')?.textContent === 'Tennis'");
+    browser.wait("the picture", "return document.getElementById('stage').dataset.picture === 'there'");
+    assert_eq!(browser.run("return document.cookie"), "", "scripts do not see the session");
+    browser.wait("the way out", "return !document.getElementById('log-out').hidden");
+    browser.run("document.getElementById('log-out').click()");
+    browser.wait("the login again", "return document.getElementById('login') !== null");
+    // The browser itself logs every 401; the page adds nothing of its own.
+    let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("401")).collect();
     assert_eq!(own, Vec::<String>::new());
 }
 

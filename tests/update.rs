@@ -292,13 +292,13 @@ fn what_cannot_be_taken_is_refused_and_the_old_pack_stays() {
 fn only_this_machine_may_ask_unless_it_was_allowed() {
     let stage = Stage::new();
     stage.pack("second", sound_decides);
-    let live = stage.run("0.0.0.0", &[]);
+    let live = stage.run("0.0.0.0", &["--allow-anonymous"]);
     let (status, answer) = post(&live, "second");
     assert_eq!(status, 403, "{answer}");
     assert!(answer["advice"].as_str().unwrap().contains("--allow-pack-updates"), "{answer}");
     assert_eq!(pack_state(&live)["updates"]["accepted"], false);
     assert_eq!(live.stop(), 0);
-    let live = stage.run("0.0.0.0", &["--allow-pack-updates"]);
+    let live = stage.run("0.0.0.0", &["--allow-anonymous", "--allow-pack-updates"]);
     assert_eq!(post(&live, "second").0, 200);
     assert_eq!(live.stop(), 0);
 }

@@ -25,7 +25,7 @@ use crate::publish::terminal::Terminal;
 use crate::shadow::Shadow;
 use crate::update::{UpdateConfig, Updater};
 use crate::vote::VoteConfig;
-use server::{Server, catch_signals};
+use server::{AccessArgs, Server, catch_signals};
 use session::Session;
 
 #[derive(Debug, Args)]
@@ -48,9 +48,6 @@ pub struct RunArgs {
     /// Directory below which POST /api/v1/pack may name packs [default: the parent of the pack's directory].
     #[arg(long, value_name = "DIR")]
     pack_root: Option<PathBuf>,
-    /// Let everyone who reaches the server change the pack, also where --listen is open to other machines.
-    #[arg(long)]
-    allow_pack_updates: bool,
     /// Address of the page, the API and the metrics, or "off" [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
@@ -91,6 +88,8 @@ pub struct RunArgs {
     #[arg(long)]
     adaptive: bool,
     #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
     compute: Compute,
     /// No line per second on the terminal.
     #[arg(short, long)]
@@ -122,7 +121,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     };
     let hub = Hub::new(info, metrics.clone(), clock.clone());
     let (desk, asks) = PackDesk::new();
-    let server = Server::start(&runtime, args.listen.as_deref(), &hub, desk.clone(), args.allow_pack_updates)?;
+    let server = Server::start(&runtime, args.listen.as_deref(), &hub, desk.clone(), &args.access)?;
     hub.set_starting("warming up the models");
     let (shadow, feed) = match shadow_pack {
         Some(other) => {
@@ -148,9 +147,9 @@ pub fn run(args: RunArgs) -> Result<()> {
     )?;
     hub.set_ready(true);
     if let Some(address) = server.address {
-        eprintln!("watching on http://{address}  (metrics: /metrics, API: /api/v1/streams)");
+        eprintln!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme);
     }
-    let stop = catch_signals(&runtime, desk);
+    let stop = catch_signals(&runtime, desk, server.reload.clone());
     let terminal = (!args.quiet)
         .then(|| Terminal::new(&workers.pack().classes, streams.len(), args.jsonl.as_deref() == Some("-")));
     let mut session =
@@ -182,7 +181,7 @@ fn settle(mut args: RunArgs) -> Result<(RunArgs, Vec<StreamSettings>, VoteConfig
     args.pack_root = args.pack_root.or(file.pack_root);
     args.watch_pack |= file.watch_pack;
     args.adaptive |= file.adaptive;
-    args.allow_pack_updates |= file.allow_pack_updates;
+    args.access.fill(file.access, file.tls, file.allow_pack_updates);
     let mut wanted = file.stream;
     wanted.extend(args.uris.iter().map(|given| {
         let (id, uri) = split_name(given);

@@ -41,11 +41,13 @@ pub enum Cause {
     MissingPlugin,
     /// The elements of the pipeline cannot agree.
     Format,
+    /// The policy for sources refuses where it leads.
+    Refused,
     Other,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 21] = [
+    pub const ALL: [Cause; 22] = [
         Cause::HostNotFound,
         Cause::HostUnreachable,
         Cause::ConnectionRefused,
@@ -66,6 +68,7 @@ impl Cause {
         Cause::Encrypted,
         Cause::MissingPlugin,
         Cause::Format,
+        Cause::Refused,
         Cause::Other,
     ];
 
@@ -92,6 +95,7 @@ impl Cause {
             Cause::Encrypted => "encrypted",
             Cause::MissingPlugin => "missing-plugin",
             Cause::Format => "format",
+            Cause::Refused => "refused",
             Cause::Other => "other",
         }
     }

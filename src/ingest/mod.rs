@@ -6,8 +6,9 @@
 pub mod frame;
 #[cfg(feature = "gst")]
 pub mod gst;
+pub mod guard;
 pub mod incident;
-#[cfg(feature = "gst")]
+#[cfg(any(feature = "gst", fuzzing))]
 mod m3u8;
 pub mod outlet;
 pub mod pcm;
@@ -163,4 +164,19 @@ pub trait Open: Send + Sync {
     /// Only for what is wrong before anything runs (unknown scheme, bad template, missing plugin). What goes wrong
     /// later, an unreachable host for one, arrives in-band as [`End::Failed`].
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>>;
+}
+
+/// For the fuzz targets: reads two playlists one after the other, and gates the first.
+///
+/// # Panics
+/// When an address of a guarded playlist did not go through the passage.
+#[cfg(fuzzing)]
+pub fn fuzz_playlists(first: &str, second: &str) {
+    let mut course = m3u8::Course::default();
+    for text in [first, second] {
+        if let Some(m3u8::Playlist::Media(media)) = m3u8::Playlist::parse(text) {
+            course.follow(&media);
+        }
+    }
+    guard::fuzz_rewrite(first);
 }

@@ -7,6 +7,7 @@
 //! Not a place where anything is measured: callers measure and tell.
 
 mod frame_share;
+mod http;
 mod shadow;
 mod stream;
 
@@ -22,6 +23,7 @@ use crate::decision::PackStamp;
 use crate::labels::ClassSet;
 use frame_share::FrameShares;
 
+pub use http::HttpRefusal;
 pub use shadow::{ShadowDrop, ShadowMetrics};
 pub use stream::{STATES, StreamMetrics};
 
@@ -154,6 +156,8 @@ pub(crate) struct Families {
     shadow_difference: HistogramVec,
     stages: Vec<Histogram>,
     viewers: Vec<IntGauge>,
+    http_refused: Vec<IntCounter>,
+    http_connections: IntGauge,
     device_faults: Vec<IntCounter>,
     frame_share: FrameShares,
     records_lost: IntCounter,
@@ -238,6 +242,8 @@ impl Metrics {
             ),
             stages: Stage::ALL.iter().map(|s| stage_family.with_label_values(&[s.as_str()])).collect(),
             viewers: Viewer::ALL.iter().map(|v| viewer_family.with_label_values(&[v.as_str()])).collect(),
+            http_refused: http::refusals(r),
+            http_connections: http::connections(r),
             device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
             frame_share: FrameShares::new(r),
             records_lost: counters(

@@ -13,20 +13,21 @@
 //! | `/metrics` | Prometheus text |
 //! | `/healthz` | 200 while the process serves |
 //! | `/readyz` | 200 when the models are warm, else 503 with the reason |
+//! | `/api/v1/session` | who one is; POST exchanges a token for a session, DELETE ends it |
 //!
-//! All but `POST /api/v1/pack` only reads. There is no TLS and no login: who may see the page is decided by `--listen`
-//! and by what stands before it, who may change the pack by `pack_routes`.
+//! Who may ask for what is decided by `access`, what a connection may cost by `serve`.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -36,12 +37,15 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::access::{self, Access, AccessConfig};
 use super::hub::{Hub, Subscription};
 use super::pack_routes;
 pub use super::pack_routes::PackAccess;
 use super::page;
 use super::preview::Watcher;
 use super::record::{SCHEMA, to_json};
+use super::serve::{self, Limits};
+use super::tls::Tls;
 use crate::error::{Error, Result};
 use crate::metrics::{self, Viewer};
 
@@ -71,6 +75,7 @@ pub(super) struct Server {
     pub(super) hub: Hub,
     /// `None`: the pack cannot be changed.
     pub(super) packs: Option<PackAccess>,
+    pub(super) access: Arc<Access>,
     /// Becomes true when the server stops.
     closing: watch::Receiver<bool>,
 }
@@ -98,50 +103,59 @@ pub async fn bind(address: &str) -> Result<TcpListener> {
     })
 }
 
-/// Serves `hub` on `listener` until `shutdown` completes, then ends every answer and returns within two seconds.
-///
-/// # Errors
-/// [`Error::Output`] when the listener fails for good.
-pub async fn serve(listener: TcpListener, hub: Hub, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-    serve_with_packs(listener, hub, None, shutdown).await
+/// What a server does beside showing its hub.
+pub struct Serving {
+    /// `None`: the pack cannot be changed.
+    pub packs: Option<PackAccess>,
+    pub access: Arc<Access>,
+    pub tls: Option<Arc<Tls>>,
+    pub limits: Limits,
 }
 
-/// As [`serve`], with who may change the pack.
+/// Serves `hub` on `listener`, which must be an address of this machine, without login or TLS, until `shutdown` completes;
+/// then ends every answer and returns within two seconds.
 ///
 /// # Errors
-/// As [`serve`].
-pub async fn serve_with_packs(
+/// [`Error::Usage`] when others reach the address.
+pub async fn serve(listener: TcpListener, hub: Hub, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+    let address = listener.local_addr().map_err(|e| Error::Internal(format!("the listener has no address: {e}")))?;
+    let access = Access::new(AccessConfig::default(), address, hub.clock().clone(), hub.metrics().clone())?;
+    let serving = Serving { packs: None, access: Arc::new(access), tls: None, limits: Limits::default() };
+    serve_with(listener, hub, serving, shutdown).await;
+    Ok(())
+}
+
+/// As [`serve`], on any address.
+pub async fn serve_with(
     listener: TcpListener,
     hub: Hub,
-    packs: Option<PackAccess>,
+    serving: Serving,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<()> {
-    let place = listener.local_addr().map_or_else(|_| "HTTP server".to_owned(), |a| a.to_string());
+) {
     let (close, closing) = watch::channel(false);
-    let app = router(Server { hub, packs, closing: closing.clone() });
-    let stop = async move {
+    let Serving { packs, access, tls, limits } = serving;
+    let metrics = hub.metrics().clone();
+    let app = router(Server { hub, packs, access, closing: closing.clone() });
+    let server = serve::run(listener, app, tls, limits, metrics, closing);
+    let overdue = async move {
         shutdown.await;
         close.send_replace(true);
-    };
-    let server = axum::serve(listener, app).with_graceful_shutdown(stop);
-    let mut waiting = closing;
-    let overdue = async move {
-        // An error means that the sender is gone, which is after it has sent.
-        let _ = waiting.wait_for(|closing| *closing).await;
         tokio::time::sleep(CLOSING).await;
     };
     tokio::select! {
-        ended = server => ended.map_err(|e| Error::output(place, e.to_string(), "start the program again")),
-        () = overdue => Ok(()),
+        () = server => {}
+        () = overdue => {}
     }
 }
 
 fn router(server: Server) -> Router {
+    let access = server.access.clone();
     Router::new()
         .route("/", get(|| async { asset("index.html") }))
         .route("/assets/{name}", get(|Path(name): Path<String>| async move { asset(&name) }))
         .route("/api/v1/info", get(|State(s): State<Server>| async move { json(s.hub.info_json()) }))
         .route("/api/v1/pack", get(pack_routes::get).post(pack_routes::post))
+        .route("/api/v1/session", get(access::who).post(access::log_in).delete(access::log_out))
         .route("/api/v1/schema", get(|| async { ([(header::CONTENT_TYPE, "application/schema+json")], SCHEMA) }))
         .route("/api/v1/streams", get(|State(s): State<Server>| async move { json(s.hub.streams_json()) }))
         .route("/api/v1/streams/{id}", get(stream))
@@ -152,6 +166,7 @@ fn router(server: Server) -> Router {
         .route("/readyz", get(ready))
         .fallback(|| async { not_found("there is nothing at this path", "see / and /api/v1/streams") })
         .with_state(server)
+        .layer(from_fn_with_state(access, access::guard))
         .layer(map_response(protect))
 }
 
@@ -161,6 +176,9 @@ async fn protect(mut response: Response) -> Response {
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    headers.insert("permissions-policy", HeaderValue::from_static("camera=(), microphone=(), geolocation=()"));
     // `frame-ancestors` for clients that do not know it.
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

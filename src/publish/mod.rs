@@ -1,5 +1,6 @@
 //! What people and programs see: the page, the API, JSONL, events.
 
+pub mod access;
 mod agreement;
 pub mod format;
 pub mod http;
@@ -11,7 +12,24 @@ pub mod packs;
 mod page;
 mod preview;
 pub mod record;
+pub mod serve;
 mod state;
 pub mod terminal;
 #[cfg(test)]
 mod testing;
+pub mod tls;
+
+/// For the fuzz targets: reads a request as the routes do, headers first.
+#[cfg(fuzzing)]
+pub fn fuzz_request(kind: &str, origin: &str, host: &str, body: &[u8]) {
+    use axum::http::{HeaderMap, HeaderValue, header};
+    let mut headers = HeaderMap::new();
+    for (name, text) in [(header::CONTENT_TYPE, kind), (header::ORIGIN, origin), (header::HOST, host)] {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.insert(name, value);
+        }
+    }
+    access::fuzz_origin(&headers);
+    let _ = access::parse_login(body);
+    pack_routes::fuzz_wanted(&headers, body);
+}

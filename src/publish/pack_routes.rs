@@ -1,16 +1,12 @@
 //! `GET` and `POST /api/v1/pack`: who may ask for another pack, and how the answer reads.
 //!
-//! There is no login, and a pack changes what the program says: so a request counts only on an address of this machine
-//! (or when that was allowed), only below the root of packs, and never from another site's page. A browser sends
-//! `Origin` with every POST. A page whose name was pointed at this machine has that name in `Host` as well, so a name in
-//! either is not believed; a page cannot make its origin a bare address.
+//! A pack changes what the program says: who may ask is decided by `access`, and packs lie below the root of packs.
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
-use url::{Host, Url};
 
 use super::http::{Server, json, problem};
 use super::packs::{PackDesk, Refused, RefusedKind};
@@ -19,11 +15,11 @@ use super::record::to_json;
 /// Bytes of a request's body: a path and little else.
 const BODY_MAX: usize = 4096;
 
-/// Who may change the pack.
+/// Where changes of the pack are asked for.
 #[derive(Clone, Debug)]
 pub struct PackAccess {
     pub desk: PackDesk,
-    /// Requests are listened to at all: the server listens on this machine only, or it was allowed.
+    /// Somebody may ask: what the pack's answer tells.
     pub open: bool,
 }
 
@@ -52,15 +48,10 @@ fn fail(status: StatusCode, error: &str, advice: &str) -> Problem {
 }
 
 async fn update(server: &Server, request: Request) -> Result<Response, Problem> {
-    let access = server.packs.as_ref().filter(|access| access.open).ok_or_else(|| {
-        fail(
-            StatusCode::FORBIDDEN,
-            "the pack cannot be changed over this address",
-            "listen on 127.0.0.1, or start with --allow-pack-updates where everyone who reaches the server may do it",
-        )
+    let access = server.packs.as_ref().ok_or_else(|| {
+        fail(StatusCode::FORBIDDEN, "the pack of this server cannot be changed", "start it with `touchline run`")
     })?;
     let (parts, body) = request.into_parts();
-    same_site(&parts.headers)?;
     let body = small_body(body).await?;
     let wanted = wanted(&parts.headers, &body)?;
     if let Some(why) = server.hub.not_ready() {
@@ -89,29 +80,6 @@ fn refused(why: Refused) -> Problem {
         RefusedKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, why.error, why.advice)
-}
-
-/// Refuses what a browser sends for another site's page. Programs send no `Origin`.
-fn same_site(headers: &HeaderMap) -> Result<(), Problem> {
-    let foreign = || {
-        let advice = "ask with a program such as curl, or from this server's own page under its address";
-        fail(StatusCode::FORBIDDEN, "the request comes from another site's page", advice)
-    };
-    if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
-        return Err(foreign());
-    }
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let parse = |text: &str| Url::parse(text).ok().filter(|url| url.scheme() == "http");
-    let origin = origin.to_str().ok().and_then(parse).ok_or_else(foreign)?;
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.and_then(|host| parse(&format!("http://{host}/"))).ok_or_else(foreign)?;
-    let is_address = |url: &Url| match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(_) => true,
-        None => false,
-    };
-    let same = origin.host() == host.host() && origin.port_or_known_default() == host.port_or_known_default();
-    if same && is_address(&host) { Ok(()) } else { Err(foreign()) }
 }
 
 async fn small_body(body: Body) -> Result<Bytes, Problem> {
@@ -144,32 +112,18 @@ fn wanted(headers: &HeaderMap, body: &[u8]) -> Result<Wanted, Problem> {
     })
 }
 
+/// For the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz_wanted(headers: &HeaderMap, body: &[u8]) {
+    let _ = wanted(headers, body);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
-    }
-
-    #[test]
-    fn only_programs_and_the_servers_own_page_may_ask() {
-        for (pairs, may) in [
-            (&[("host", "127.0.0.1:8080")][..], true),
-            (&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8080")], true),
-            (&[("host", "[::1]:8080"), ("origin", "http://[::1]:8080")], true),
-            (&[("host", "localhost:8080"), ("origin", "http://localhost:8080")], true),
-            (&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:9090")], false),
-            (&[("host", "127.0.0.1:8080"), ("origin", "https://evil.example")], false),
-            (&[("host", "127.0.0.1:8080"), ("origin", "null")], false),
-            // A name that was pointed at this machine.
-            (&[("host", "evil.example:8080"), ("origin", "http://evil.example:8080")], false),
-            (&[("origin", "http://127.0.0.1:8080")], false),
-            (&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "cross-site")], false),
-            (&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "none")], true),
-        ] {
-            assert_eq!(same_site(&headers(pairs)).is_ok(), may, "{pairs:?}");
-        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ pub(super) fn asset(name: &str) -> Option<(&'static str, &'static str)> {
     const JS: &str = "text/javascript; charset=utf-8";
     Some(match name {
         "index.html" => (HTML, include_str!("page/index.html")),
+        "login.html" => (HTML, include_str!("page/login.html")),
+        "login.js" => (JS, include_str!("page/login.js")),
         "style.css" => (CSS, include_str!("page/style.css")),
         "app.js" => (JS, include_str!("page/app.js")),
         "colours.js" => (JS, include_str!("page/colours.js")),

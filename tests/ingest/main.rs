@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
+mod guarded;
 mod recordings;
 mod servers;
 mod thinning;

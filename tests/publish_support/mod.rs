@@ -18,15 +18,17 @@ use touchline::decision::{
     Decision, Event, EventKind, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, Why,
     WindowEstimate,
 };
-use touchline::error::Result;
 use touchline::ingest::Pace;
 use touchline::ingest::frame::Frame;
 use touchline::ingest::pool::Pooled;
 use touchline::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 use touchline::metrics::Metrics;
-use touchline::publish::http;
+use touchline::publish::access::{Access, AccessConfig};
+use touchline::publish::http::{self, Serving};
 use touchline::publish::hub::{Hub, HubInfo, StreamHandle, StreamInfo};
 use touchline::publish::record::Published;
+use touchline::publish::serve::Limits;
+use touchline::publish::tls::Tls;
 use touchline::time::{Pts, RunId, WallSource, WallTime};
 
 /// The machine's clock, which can be set back to write history.
@@ -81,9 +83,10 @@ pub fn add(hub: &Hub, id: &str, uri: &str) -> StreamHandle {
 /// A running server. Dropping it stops it.
 pub struct Server {
     pub url: String,
+    pub access: Arc<Access>,
     runtime: Option<Runtime>,
     stop: Option<oneshot::Sender<()>>,
-    task: Option<tokio::task::JoinHandle<Result<()>>>,
+    task: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Server {
@@ -93,32 +96,53 @@ impl Server {
 
     pub fn start_at(hub: Hub, address: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let access = AccessConfig::default();
+        Self::start_in(runtime, hub, address, access, None, Limits::default())
+    }
+
+    /// With tokens, TLS and limits. Plain settings of `start_at` with `Default`.
+    pub fn start_with(hub: Hub, access: AccessConfig, tls: Option<Arc<Tls>>, limits: Limits) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        Self::start_in(runtime, hub, "127.0.0.1:0", access, tls, limits)
+    }
+
+    fn start_in(
+        runtime: Runtime,
+        hub: Hub,
+        address: &str,
+        access: AccessConfig,
+        tls: Option<Arc<Tls>>,
+        limits: Limits,
+    ) -> Self {
         let listener = runtime.block_on(http::bind(address)).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+        let access = Arc::new(Access::new(access, address, hub.clock().clone(), hub.metrics().clone()).unwrap());
         let (stop, stopped) = oneshot::channel();
-        let task = runtime.spawn(http::serve(listener, hub, async {
+        let serving = Serving { packs: None, access: access.clone(), tls, limits };
+        let task = runtime.spawn(http::serve_with(listener, hub, serving, async {
             let _ = stopped.await;
         }));
-        Self { url, runtime: Some(runtime), stop: Some(stop), task: Some(task) }
+        Self { url, access, runtime: Some(runtime), stop: Some(stop), task: Some(task) }
     }
 
     /// `127.0.0.1:port`
     pub fn address(&self) -> &str {
-        self.url.strip_prefix("http://").unwrap()
+        self.url.split_once("://").unwrap().1
     }
 
     /// Stops it as the program does, and says how that went.
-    pub fn stop(&mut self) -> Result<()> {
+    pub fn stop(&mut self) {
         let _ = self.stop.take().expect("stopped once").send(());
         let task = self.task.take().unwrap();
-        self.runtime.as_ref().unwrap().block_on(task).unwrap()
+        self.runtime.as_ref().unwrap().block_on(task).unwrap();
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         if self.stop.is_some() {
-            let _ = self.stop();
+            self.stop();
         }
         self.runtime.take().unwrap().shutdown_background();
     }

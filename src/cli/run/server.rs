@@ -2,66 +2,172 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use clap::Args;
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::config;
-use crate::error::Result;
-use crate::publish::http::{self, PackAccess};
+use crate::config::{self, AccessFile, TlsFile};
+use crate::error::{Error, Result};
+use crate::publish::access::{Access, AccessConfig, TokenSource};
+use crate::publish::http::{self, PackAccess, Serving};
 use crate::publish::hub::Hub;
 use crate::publish::packs::PackDesk;
+use crate::publish::serve::Limits;
+use crate::publish::tls::{Tls, TlsFiles};
+
+/// The variables that a token may come from. A flag would show it to everyone who lists processes.
+const ADMIN_TOKEN: &str = "TOUCHLINE_ADMIN_TOKEN";
+const READ_TOKEN: &str = "TOUCHLINE_READ_TOKEN";
+
+/// Who may do what over HTTP.
+#[derive(Debug, Args)]
+pub(super) struct AccessArgs {
+    /// File with the bearer token of those who may read and change [env: TOUCHLINE_ADMIN_TOKEN is the token itself].
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// File with the bearer token of those who may only read [env: TOUCHLINE_READ_TOKEN is the token itself].
+    #[arg(long, value_name = "FILE")]
+    read_token_file: Option<PathBuf>,
+    /// Let everyone who reaches the server read. Changes still need the admin token.
+    #[arg(long)]
+    allow_anonymous: bool,
+    /// Serve over TLS with this certificate chain (PEM); read again on SIGHUP.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Let everyone who reaches the server change the pack, where no admin token is set.
+    #[arg(long)]
+    allow_pack_updates: bool,
+}
+
+impl AccessArgs {
+    /// The configuration file's values where the command line says nothing.
+    pub(super) fn fill(&mut self, access: AccessFile, tls: Option<TlsFile>, allow_pack_updates: bool) {
+        self.admin_token_file = self.admin_token_file.take().or(access.admin_token_file);
+        self.read_token_file = self.read_token_file.take().or(access.read_token_file);
+        self.allow_anonymous |= access.allow_anonymous;
+        self.allow_pack_updates |= allow_pack_updates;
+        if let (None, Some(tls)) = (&self.tls_cert, tls) {
+            (self.tls_cert, self.tls_key) = (Some(tls.cert), Some(tls.key));
+        }
+    }
+
+    fn config(&self) -> Result<AccessConfig> {
+        Ok(AccessConfig {
+            admin_token: token(self.admin_token_file.as_ref(), ADMIN_TOKEN)?,
+            read_token: token(self.read_token_file.as_ref(), READ_TOKEN)?,
+            allow_anonymous: self.allow_anonymous,
+            allow_pack_updates: self.allow_pack_updates,
+        })
+    }
+
+    fn tls(&self) -> Result<Option<Arc<Tls>>> {
+        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
+        Tls::open(TlsFiles { cert: cert.clone(), key: key.clone() }).map(|tls| Some(Arc::new(tls)))
+    }
+}
+
+/// The file goes over the environment.
+fn token(file: Option<&PathBuf>, name: &'static str) -> Result<Option<TokenSource>> {
+    if let Some(path) = file {
+        return Ok(Some(TokenSource::File(path.clone())));
+    }
+    match std::env::var(name) {
+        Ok(text) => Ok(Some(TokenSource::Environment { name, text })),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Error::Usage(format!("the variable {name} is no text; make a token with `openssl rand -hex 32`")))
+        }
+    }
+}
+
+/// What the server reads again on SIGHUP.
+#[derive(Clone, Default)]
+pub(super) struct Reload {
+    access: Option<Arc<Access>>,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Reload {
+    /// Reads tokens and TLS files. What cannot be used is said, and stays as it was.
+    pub(super) fn reload(&self) {
+        for outcome in [self.access.as_ref().map(|a| a.reload()), self.tls.as_ref().map(|t| t.reload())] {
+            if let Some(Err(e)) = outcome {
+                tracing::error!("{e}; the old one stays in use");
+            }
+        }
+    }
+}
 
 /// The HTTP server, if one is wanted.
 pub(super) struct Server {
     pub(super) address: Option<SocketAddr>,
+    /// `http` or `https`.
+    pub(super) scheme: &'static str,
+    pub(super) reload: Reload,
     shutdown: Option<tokio::sync::oneshot::Sender<()>>,
-    task: Option<tokio::task::JoinHandle<Result<()>>>,
+    task: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Server {
-    /// Listens. Over an address of other machines `desk` is closed, unless `allow_pack_updates`.
+    /// # Errors
+    /// [`Error::Usage`] for tokens and TLS files that cannot be used, and for an address of other machines while nothing says
+    /// who may do what; [`Error::Output`] for an address that cannot be listened on.
     pub(super) fn start(
         runtime: &tokio::runtime::Runtime,
         listen: Option<&str>,
         hub: &Hub,
         desk: PackDesk,
-        allow_pack_updates: bool,
+        args: &AccessArgs,
     ) -> Result<Self> {
         let listen = listen.unwrap_or(config::DEFAULT_LISTEN);
         if listen == "off" {
-            return Ok(Self { address: None, shutdown: None, task: None });
+            return Ok(Self { address: None, scheme: "", reload: Reload::default(), shutdown: None, task: None });
         }
-        config::listen_address(listen)?;
+        let wanted = config::listen_address(listen)?;
+        let metrics = hub.metrics().clone();
+        // Before anything listens: an address must not be open for a moment without its rules.
+        let tls = args.tls()?;
+        Access::new(args.config()?, wanted, hub.clock().clone(), metrics.clone())?;
         let listener = runtime.block_on(http::bind(listen))?;
-        let address = listener.local_addr().ok();
-        let local = address.is_some_and(|a| a.ip().is_loopback());
-        if !local {
-            let may = if allow_pack_updates { "sees the streams and may change the pack" } else { "sees the streams" };
-            tracing::warn!("{listen} is open to other machines, without login: anyone who reaches it {may}");
+        let address = listener.local_addr().map_err(|e| Error::Internal(format!("no address to listen on: {e}")))?;
+        // Again with the port that the system chose.
+        let access = Arc::new(Access::new(args.config()?, address, hub.clock().clone(), metrics)?);
+        if let Some(summary) = access.summary() {
+            tracing::warn!("{listen}: {summary}");
         }
-        let access = PackAccess { desk, open: local || allow_pack_updates };
+        if !address.ip().is_loopback() && tls.is_none() {
+            tracing::warn!("{listen}: without TLS, tokens and pictures can be read on the way; see --tls-cert");
+        }
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let reload = Reload { access: Some(access.clone()), tls: tls.clone() };
+        let packs = Some(PackAccess { desk, open: access.takes_packs() });
+        let serving = Serving { packs, access, tls, limits: Limits::default() };
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
-        let task = runtime.spawn(http::serve_with_packs(listener, hub.clone(), Some(access), async move {
+        let task = runtime.spawn(http::serve_with(listener, hub.clone(), serving, async move {
             // The sender going away is a shutdown as well.
             let _ = stopped.await;
         }));
-        Ok(Self { address, shutdown: Some(shutdown), task: Some(task) })
+        Ok(Self { address: Some(address), scheme, reload, shutdown: Some(shutdown), task: Some(task) })
     }
 
     pub(super) fn stop(self, runtime: tokio::runtime::Runtime) {
         drop(self.shutdown);
-        if let Some(task) = self.task
-            && let Ok(Err(e)) = runtime.block_on(task)
-        {
-            tracing::error!("{e}");
+        if let Some(task) = self.task {
+            // A panic in it was printed where it happened.
+            let _ = runtime.block_on(task);
         }
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     }
 }
 
-/// A message on the first SIGINT or SIGTERM; the second ends the program at once. SIGHUP asks `desk` to read the pack's
-/// directory again; when it says that the terminal is gone it stops the program, as it does any other.
-pub(super) fn catch_signals(runtime: &tokio::runtime::Runtime, desk: PackDesk) -> Receiver<()> {
+/// A message on the first SIGINT or SIGTERM; the second ends the program at once. SIGHUP reads tokens and TLS
+/// files again and asks `desk` to read the pack's directory again; when it says that the terminal is gone it stops the program, as it does any other.
+pub(super) fn catch_signals(runtime: &tokio::runtime::Runtime, desk: PackDesk, reload: Reload) -> Receiver<()> {
     let (to, stop) = bounded(2);
     runtime.spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
@@ -78,6 +184,7 @@ pub(super) fn catch_signals(runtime: &tokio::runtime::Runtime, desk: PackDesk) -
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
                 _ = hang_up.recv() => if !had_terminal || has_terminal() {
+                    reload.reload();
                     desk.hang_up();
                     continue;
                 },

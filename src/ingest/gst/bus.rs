@@ -12,6 +12,7 @@ use super::causes::{self, Missing};
 use super::formats::Formats;
 use super::graph::Graph;
 use super::thin::Gate;
+use crate::ingest::guard::passage::Passage;
 use crate::ingest::incident::Incident;
 use crate::ingest::outlet::Outlet;
 use crate::ingest::uri::{Kind, Location};
@@ -43,14 +44,18 @@ pub(super) struct Session {
     pub falls_back: Arc<AtomicBool>,
     pub outlet: Outlet,
     pub connect_timeout: Option<Duration>,
+    /// The only way out of a guarded source. Closed with the session.
+    pub passage: Option<Passage>,
     /// The appsinks wait for the clock, so buffering must hold the clock.
     pub paced: bool,
     pub id: String,
 }
 
 impl Session {
-    pub fn run(self) {
+    pub fn run(mut self) {
         let end = self.play();
+        // Open until the pipeline has stopped, but not longer than it may take: without it no server can hold that up.
+        let passage = self.passage.take();
         // From here on nothing is sent but the end: streaming threads that wait for room give up, so that the
         // pipeline can stop.
         self.outlet.stop();
@@ -78,6 +83,7 @@ impl Session {
             counters.abandoned.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(stream = id, "the pipeline does not stop; it is left to itself until its server lets go");
         }
+        drop(passage);
         outlet.send_end(end);
     }
 
@@ -130,6 +136,10 @@ impl Session {
     /// Tries the server's port by itself. Some elements report a refused connection as an "internal data stream error".
     fn unreachable(&self) -> Option<End> {
         let over_tcp = matches!(self.location.kind, Kind::Rtsp | Kind::Http | Kind::Hls | Kind::Rtmp);
+        let behind = self.passage.as_ref().and_then(Passage::trouble);
+        if behind.is_some() {
+            return behind.map(|trouble| trouble.end());
+        }
         if over_tcp && !self.graph.has_data() { causes::probe(&self.location.uri) } else { None }
     }
 
@@ -142,7 +152,10 @@ impl Session {
                 let text = redact::text(&format!("{}: {debug}", error.error()));
                 tracing::debug!(stream = self.id, uri = self.name, "{text}");
                 let kind = self.location.kind;
-                let end = causes::failure(kind, &error.error(), &debug)
+                // Behind a passage the server is not whom GStreamer talks to.
+                let behind = self.passage.as_ref().and_then(Passage::trouble).map(|trouble| trouble.end());
+                let end = behind
+                    .or_else(|| causes::failure(kind, &error.error(), &debug))
                     .or_else(|| self.graph.trouble())
                     .or_else(|| self.unreachable())
                     .or_else(|| causes::handshake(&self.location.uri).filter(|_| !self.graph.has_data()))

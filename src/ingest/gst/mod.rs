@@ -8,8 +8,10 @@
 mod bus;
 mod causes;
 mod clocks;
+mod debug;
 mod formats;
 mod graph;
+mod guarded;
 mod hls;
 mod sinks;
 mod step;
@@ -28,6 +30,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
+use super::guard::SourcePolicy;
 use super::outlet::{Counters, Outlet, Stopper};
 use super::thin::Thinning;
 use super::uri::{Kind, Location, Pacing};
@@ -55,6 +58,9 @@ pub struct GstOptions {
     /// A source on a network that has brought no data for this long after its start has failed.
     pub connect_timeout: Duration,
     pub counters: Arc<Counters>,
+    /// What the source may be; [`None`] = all: it is its owner's, who started the program. A guarded source has no template
+    /// of its own.
+    pub guard: Option<Arc<SourcePolicy>>,
     /// Which pictures are converted; [`None`] = all.
     pub thinning: Option<Thinning>,
 }
@@ -72,6 +78,7 @@ impl Default for GstOptions {
             pipeline: None,
             connect_timeout: Duration::from_secs(10),
             counters: Arc::default(),
+            guard: None,
             thinning: None,
         }
     }
@@ -104,7 +111,7 @@ impl GstOpener {
 /// [`Error::Internal`] with GStreamer's text.
 pub fn init() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    DONE.get_or_init(|| gst::init().map_err(|e| e.to_string()))
+    DONE.get_or_init(|| gst::init().map(|()| debug::connect()).map_err(|e| e.to_string()))
         .clone()
         .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
 }
@@ -116,6 +123,27 @@ impl Open for GstOpener {
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location::parse(uri)?;
+        let (location, passage) = match &o.guard {
+            // GStreamer 1.22 crashes when an HLS server hangs up on it; the passage never does. It knows no lists but HLS's.
+            None if o.pipeline.is_none() && guarded::may_be_hls(&location) => {
+                let pace = location.pace(o.pacing);
+                match guarded::place(&Arc::new(SourcePolicy::owners()), &o.id, uri, location) {
+                    Ok(placed) => placed,
+                    Err(refusal) => return Ok(guarded::refused(refusal, pace, to)),
+                }
+            }
+            None => (location, None),
+            Some(policy) => {
+                if o.pipeline.is_some() {
+                    return Err(Error::Usage("a guarded source takes no pipeline of its own".into()));
+                }
+                let pace = location.pace(o.pacing);
+                match guarded::place(policy, &o.id, uri, location) {
+                    Ok(placed) => placed,
+                    Err(refusal) => return Ok(guarded::refused(refusal, pace, to)),
+                }
+            }
+        };
         let mut wanted = Tracks { video: o.want_video, audio: o.want_audio };
         if let Some(test) = &location.test {
             wanted = Tracks { video: wanted.video && test.video, audio: wanted.audio && test.audio };
@@ -132,7 +160,11 @@ impl Open for GstOpener {
             frame_height: o.frame_height.max(1),
             sync: location.sync(o.pacing),
             latency_ms: o.latency_ms,
-            rtsp_transport: if self.over_tcp.load(Ordering::Relaxed) { "tcp" } else { &o.rtsp_transport },
+            rtsp_transport: if o.guard.is_some() || self.over_tcp.load(Ordering::Relaxed) {
+                "tcp"
+            } else {
+                &o.rtsp_transport
+            },
             timeout_s,
         };
         let text = o.pipeline.as_deref().unwrap_or(template::builtin(location.kind));
@@ -158,6 +190,9 @@ impl Open for GstOpener {
         let stopper = outlet.stopper();
         let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace);
         sinks::connect(&graph, self.clock.clone());
+        if o.guard.is_some() || passage.is_some() {
+            guarded::connect(&pipeline, location.kind, &graph, passage.as_ref());
+        }
         let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
         wall::connect(&pipeline, outlet.clone());
         if matches!(location.kind, Kind::Udp | Kind::Srt) {
@@ -175,6 +210,7 @@ impl Open for GstOpener {
             graph,
             falls_back: Arc::clone(&self.over_tcp),
             outlet,
+            passage,
             connect_timeout: location.kind.is_network().then_some(o.connect_timeout),
             paced: location.sync(o.pacing),
             location,

@@ -1,7 +1,7 @@
 // The overlay page: what is known, and which panel shows it.
 
 import { learnClasses, onThemeChange, titleOf } from "./colours.js";
-import { Live, Picture, fetchInfo, pollStreams } from "./live.js";
+import { Live, Picture, fetchInfo, offerLogOut, pollStreams } from "./live.js";
 import { $, Bars, Modalities, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
 
@@ -185,6 +185,7 @@ setInterval(() => {
   refresh();
 }, 1000);
 
+offerLogOut($("log-out")).catch(() => {});
 modalities.show(null);
 showEvents([], [], "live");
 timeline.reset([], [], "live");

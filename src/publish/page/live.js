@@ -52,6 +52,7 @@ export function pollStreams(then, server) {
   const ask = async () => {
     try {
       const answer = await fetch("/api/v1/streams", { cache: "no-store", signal: AbortSignal.timeout(POLL_MS) });
+      if (answer.status === 401) location.reload();
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       then((await answer.json()).streams);
       server.polled();
@@ -69,11 +70,23 @@ export async function fetchInfo(server) {
     try {
       const answer = await fetch("/api/v1/info", { cache: "no-store" });
       if (answer.ok) return await answer.json();
+      // The session is over: in place of the page comes the login.
+      if (answer.status === 401) location.reload();
     } catch {
       server.silent();
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
+}
+
+// Shows `button` to whoever has logged in.
+export async function offerLogOut(button) {
+  const answer = await fetch("/api/v1/session", { cache: "no-store" });
+  button.hidden = !answer.ok || (await answer.json()).by !== "session";
+  button.addEventListener("click", async () => {
+    await fetch("/api/v1/session", { method: "DELETE" });
+    location.reload();
+  });
 }
 
 // The moving picture. It is watched only while the page can be seen: a hidden tab would cost the server its encoding and

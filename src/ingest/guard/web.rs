@@ -1,0 +1,205 @@
+//! The passage for HTTP: fetches what is asked for, follows redirects, rewrites playlists.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use url::Url;
+
+use super::passage::Shared;
+use super::{Refusal, Target, playlist};
+use crate::ingest::incident::Cause;
+
+/// Redirects in a row.
+const REDIRECTS_MAX: usize = 8;
+
+/// The longest playlist, bytes.
+const PLAYLIST_MAX: usize = 4 << 20;
+
+/// How long a server may take until it answers, and until a playlist is there.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Bytes after which it is known whether a body is a playlist: its mark, and blanks before it.
+const HEAD: usize = 256;
+
+/// What of a source's answer is passed on.
+const PASSED_ON: [header::HeaderName; 5] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+    header::ACCEPT_RANGES,
+    header::LAST_MODIFIED,
+    header::WWW_AUTHENTICATE,
+];
+
+type Answer = Response<BoxBody<Bytes, hyper::Error>>;
+
+pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let service = service_fn(move |request| {
+        let shared = shared.clone();
+        async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+    });
+    // One answer a connection: GStreamer 1.22's HLS client uses memory that it has freed when a connection that it kept is
+    // gone, and leaves some behind whenever it stops. A client that goes away in the middle of an answer is its own business.
+    let http =
+        hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    let _ = http.await;
+}
+
+async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
+    let Some(uri) = shared.behind(request.uri().path()) else { return status(StatusCode::NOT_FOUND) };
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return status(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    match fetch(shared, &uri, request.method(), request.headers()).await {
+        Ok(answer) => {
+            shared.went_well();
+            answer
+        }
+        Err(refusal) => {
+            let code = match refusal.kind {
+                Cause::Refused => StatusCode::FORBIDDEN,
+                _ => StatusCode::BAD_GATEWAY,
+            };
+            shared.failed(refusal);
+            status(code)
+        }
+    }
+}
+
+fn status(code: StatusCode) -> Answer {
+    let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed());
+    *answer.status_mut() = code;
+    answer
+}
+
+async fn fetch(shared: &Shared, uri: &str, method: &Method, asked: &HeaderMap) -> Result<Answer, Refusal> {
+    let mut uri = uri.to_owned();
+    for _ in 0..=REDIRECTS_MAX {
+        let (scheme, _) = uri.split_once(':').unwrap_or_default();
+        if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
+            // A playlist or a redirect that leads out of the web.
+            return Err(Refusal::new(format!("the source leads to the scheme {scheme:?}"), "check the source"));
+        }
+        let target = Target::parse(&uri)?;
+        let answer = request(shared, &target, method, asked).await?;
+        let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
+        match location.filter(|_| answer.status().is_redirection()) {
+            Some(location) => {
+                let wrong = |_| Refusal::of(Cause::Other, "the server redirects to no address", "check the server");
+                uri = target.url.join(location).map_err(wrong)?.into();
+            }
+            None => return pass_on(shared, &target.url, method, answer).await,
+        }
+    }
+    Err(Refusal::of(Cause::Other, "the server redirects on and on", "check the server"))
+}
+
+/// Asks once, over a connection of its own.
+async fn request(
+    shared: &Shared,
+    target: &Target,
+    method: &Method,
+    asked: &HeaderMap,
+) -> Result<Response<Incoming>, Refusal> {
+    let silent = || Refusal::of(Cause::NoAnswer, "the server does not answer", "check that the server is well");
+    let stream = shared.connect(target).await?;
+    let handshake = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.map_err(|_| silent())?;
+    // Its error is the answer's, too.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let url = &target.url;
+    let path = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    let host = match url.port() {
+        Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+        None => url.host_str().unwrap_or_default().to_owned(),
+    };
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, host)
+        .header(header::USER_AGENT, "touchline")
+        .header(header::ACCEPT, "*/*");
+    if let Some(range) = asked.get(header::RANGE) {
+        request = request.header(header::RANGE, range);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        let decoded = |text: &str| percent(text);
+        let login = [decoded(url.username()), decoded(url.password().unwrap_or_default())].join(&b":"[..]);
+        request = request.header(header::AUTHORIZATION, format!("Basic {}", BASE64_STANDARD.encode(login)));
+    }
+    let request = request.body(Empty::new()).map_err(|_| {
+        Refusal::of(Cause::Other, "the address has characters that cannot be sent", "percent-encode them")
+    })?;
+    match timeout(ANSWER_LIMIT, sender.send_request(request)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) | Err(_) => Err(silent()),
+    }
+}
+
+fn percent(text: &str) -> Vec<u8> {
+    url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes())
+        .next()
+        .map_or_else(Vec::new, |(key, _)| key.into_owned().into_bytes())
+}
+
+/// Passes an answer on: playlists rewritten, all else as it comes.
+async fn pass_on(shared: &Shared, url: &Url, method: &Method, answer: Response<Incoming>) -> Result<Answer, Refusal> {
+    let (parts, mut body) = answer.into_parts();
+    let late = || Refusal::of(Cause::NoAnswer, "the server does not send what it began", "check the server");
+    let mut begun: Vec<u8> = Vec::new();
+    while begun.len() < HEAD {
+        match timeout(ANSWER_LIMIT, body.frame()).await {
+            Ok(Some(Ok(frame))) => begun.extend(frame.into_data().unwrap_or_default()),
+            Ok(Some(Err(_))) | Err(_) => return Err(late()),
+            Ok(None) => break,
+        }
+    }
+    let mut out = status(parts.status);
+    for name in PASSED_ON {
+        if let Some(value) = parts.headers.get(&name) {
+            out.headers_mut().insert(name, value.clone());
+        }
+    }
+    if playlist::is_playlist(&begun) {
+        let room = PLAYLIST_MAX.saturating_sub(begun.len());
+        let rest = timeout(ANSWER_LIMIT, Limited::new(body, room).collect()).await.map_err(|_| late())?;
+        begun.extend(rest.map_err(|_| late())?.to_bytes());
+        let text = playlist::rewrite(&String::from_utf8_lossy(&begun), url, &|url| shared.through(url.as_str()));
+        let kind = HeaderValue::from_static("application/vnd.apple.mpegurl");
+        out.headers_mut().insert(header::CONTENT_TYPE, kind);
+        *out.body_mut() = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();
+        return Ok(out);
+    }
+    if let Some(length) = parts.headers.get(header::CONTENT_LENGTH).filter(|_| method == Method::GET) {
+        out.headers_mut().insert(header::CONTENT_LENGTH, length.clone());
+    }
+    *out.body_mut() = joined(begun, body);
+    Ok(out)
+}
+
+/// What was read already, then the rest.
+fn joined(begun: Vec<u8>, rest: Incoming) -> BoxBody<Bytes, hyper::Error> {
+    if begun.is_empty() && rest.is_end_stream() {
+        return Empty::new().map_err(|never| match never {}).boxed();
+    }
+    let first = tokio_stream::once(Ok(Frame::data(Bytes::from(begun))));
+    let rest = rest.into_data_stream();
+    let rest = tokio_stream::StreamExt::map(rest, |data| data.map(Frame::data));
+    BodyExt::boxed(StreamBody::new(tokio_stream::StreamExt::chain(first, rest)))
+}

@@ -1,0 +1,61 @@
+//! Tells requests of programs and of the server's own page from those that a browser sends for another site.
+//!
+//! A browser sends `Origin` with every request that may change something. A page whose name was pointed at this machine has
+//! that name in `Host` as well, so where no token is asked for, a name in either is not believed; a page cannot make
+//! its origin a bare address. Where a token or session was shown a name is as good: browsers bind both to it.
+
+use axum::http::{HeaderMap, header};
+use url::{Host, Url};
+
+/// Whether a request that may change something may be listened to. `anonymous`: it brought no token and no session.
+pub(super) fn is_own(headers: &HeaderMap, anonymous: bool) -> bool {
+    if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
+        return false;
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    own_origin(headers, origin.to_str().ok(), anonymous).unwrap_or(false)
+}
+
+fn own_origin(headers: &HeaderMap, origin: Option<&str>, anonymous: bool) -> Option<bool> {
+    let origin = Url::parse(origin?).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    // A proxy may speak TLS for us: whether it does is not for us to know.
+    let host = Url::parse(&format!("{}://{host}/", origin.scheme())).ok()?;
+    let is_address = match host.host()? {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(_) | Host::Ipv6(_) => true,
+    };
+    let is_same = origin.host() == host.host() && origin.port_or_known_default() == host.port_or_known_default();
+    Some(is_same && (is_address || !anonymous))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn only_programs_and_the_servers_own_page_may_ask() {
+        for (pairs, may, may_with_token) in [
+            (&[("host", "127.0.0.1:8080")][..], true, true),
+            (&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8080")], true, true),
+            (&[("host", "[::1]:8080"), ("origin", "http://[::1]:8080")], true, true),
+            (&[("host", "localhost:8080"), ("origin", "http://localhost:8080")], true, true),
+            (&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:9090")], false, false),
+            (&[("host", "127.0.0.1:8080"), ("origin", "https://evil.example")], false, false),
+            (&[("host", "127.0.0.1:8080"), ("origin", "null")], false, false),
+            // A name that was pointed at this machine; with a token it is the name by which it is known.
+            (&[("host", "box.example:8080"), ("origin", "http://box.example:8080")], false, true),
+            (&[("host", "box.example"), ("origin", "https://box.example")], false, true),
+            (&[("origin", "http://127.0.0.1:8080")], false, false),
+            (&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "cross-site")], false, false),
+            (&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "none")], true, true),
+        ] {
+            assert_eq!(is_own(&headers(pairs), true), may, "{pairs:?}");
+            assert_eq!(is_own(&headers(pairs), false), may_with_token, "{pairs:?}");
+        }
+    }
+}
