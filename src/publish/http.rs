@@ -6,16 +6,18 @@
 //! | `/api/v1/info` | version, pack, classes, vote window |
 //! | `/api/v1/pack` | the running pack, its table and card, its shadow, the last update; POST changes the pack |
 //! | `/api/v1/schema` | JSON Schema of the records |
-//! | `/api/v1/streams` | all streams |
-//! | `/api/v1/streams/{id}` | one stream with its last ten minutes |
+//! | `/api/v1/openapi.json` | this table for programs: OpenAPI 3.1 |
+//! | `/api/v1/config` | what became of the last reading of the configuration file |
+//! | `/api/v1/streams` | all streams; POST adds one |
+//! | `/api/v1/streams/{id}` | one stream with its last ten minutes; PATCH changes, DELETE removes it |
 //! | `/api/v1/streams/{id}/live` | server-sent events: `snapshot`, then `second`, `gap`, `event`, `state`, `pack`; after records were lost `lagged` and a new `snapshot` |
 //! | `/api/v1/streams/{id}/preview` | pictures as `multipart/x-mixed-replace`; `?single=1` one JPEG |
 //! | `/metrics` | Prometheus text |
 //! | `/healthz` | 200 while the process serves |
 //! | `/readyz` | 200 when the models are warm, else 503 with the reason |
 //!
-//! All but `POST /api/v1/pack` only reads. There is no TLS and no login: who may see the page is decided by `--listen`
-//! and by what stands before it, who may change the pack by `pack_routes`.
+//! All but `POST /api/v1/pack` and the changes of streams only reads. There is no TLS and no login: who may see the page is decided by `--listen`
+//! and by what stands before it, who may change the pack by `pack_routes`, the streams by `stream_routes`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -37,11 +39,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::hub::{Hub, Subscription};
-use super::pack_routes;
 pub use super::pack_routes::PackAccess;
 use super::page;
 use super::preview::Watcher;
 use super::record::{SCHEMA, to_json};
+pub use super::stream_routes::StreamAccess;
+use super::{pack_routes, stream_routes};
 use crate::error::{Error, Result};
 use crate::metrics::{self, Viewer};
 
@@ -65,12 +68,17 @@ const BOUNDARY: &str = "touchline-picture";
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
+/// What the API is, for programs: OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
 /// What the handlers share.
 #[derive(Clone)]
 pub(super) struct Server {
     pub(super) hub: Hub,
     /// `None`: the pack cannot be changed.
     pub(super) packs: Option<PackAccess>,
+    /// `None`: the streams cannot be changed.
+    pub(super) streams: Option<StreamAccess>,
     /// Becomes true when the server stops.
     closing: watch::Receiver<bool>,
 }
@@ -103,22 +111,23 @@ pub async fn bind(address: &str) -> Result<TcpListener> {
 /// # Errors
 /// [`Error::Output`] when the listener fails for good.
 pub async fn serve(listener: TcpListener, hub: Hub, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-    serve_with_packs(listener, hub, None, shutdown).await
+    serve_with(listener, hub, None, None, shutdown).await
 }
 
-/// As [`serve`], with who may change the pack.
+/// As [`serve`], with who may change the pack and the streams.
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn serve_with_packs(
+pub async fn serve_with(
     listener: TcpListener,
     hub: Hub,
     packs: Option<PackAccess>,
+    streams: Option<StreamAccess>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     let place = listener.local_addr().map_or_else(|_| "HTTP server".to_owned(), |a| a.to_string());
     let (close, closing) = watch::channel(false);
-    let app = router(Server { hub, packs, closing: closing.clone() });
+    let app = router(Server { hub, packs, streams, closing: closing.clone() });
     let stop = async move {
         shutdown.await;
         close.send_replace(true);
@@ -143,8 +152,16 @@ fn router(server: Server) -> Router {
         .route("/api/v1/info", get(|State(s): State<Server>| async move { json(s.hub.info_json()) }))
         .route("/api/v1/pack", get(pack_routes::get).post(pack_routes::post))
         .route("/api/v1/schema", get(|| async { ([(header::CONTENT_TYPE, "application/schema+json")], SCHEMA) }))
-        .route("/api/v1/streams", get(|State(s): State<Server>| async move { json(s.hub.streams_json()) }))
-        .route("/api/v1/streams/{id}", get(stream))
+        .route("/api/v1/openapi.json", get(|| async { json(OPENAPI.to_owned()) }))
+        .route("/api/v1/config", get(stream_routes::config))
+        .route(
+            "/api/v1/streams",
+            get(|State(s): State<Server>| async move { json(s.hub.streams_json()) }).post(stream_routes::post),
+        )
+        .route(
+            "/api/v1/streams/{id}",
+            get(stream_routes::get).patch(stream_routes::patch).delete(stream_routes::delete),
+        )
         .route("/api/v1/streams/{id}/live", get(live))
         .route("/api/v1/streams/{id}/preview", get(preview))
         .route("/metrics", get(prometheus))
@@ -186,7 +203,7 @@ fn not_found(error: &str, advice: &str) -> Response {
     problem(StatusCode::NOT_FOUND, error, advice)
 }
 
-fn no_stream(id: &str) -> Response {
+pub(super) fn no_stream(id: &str) -> Response {
     not_found(&format!("there is no stream {id:?}"), "see /api/v1/streams for the ids there are")
 }
 
@@ -209,10 +226,6 @@ async fn ready(State(server): State<Server>) -> Response {
         None => "ready\n".into_response(),
         Some(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}"), "ask again in a second"),
     }
-}
-
-async fn stream(State(server): State<Server>, Path(id): Path<String>) -> Response {
-    server.hub.stream_json(&id).map_or_else(|| no_stream(&id), json)
 }
 
 /// Counts a client for as long as it lives.
@@ -342,7 +355,7 @@ async fn send_pictures(mut server: Server, mut watcher: Watcher, to: mpsc::Sende
             tokio::select! {
                 () = to.closed() => return,
                 _ = server.closing.wait_for(|closing| *closing) => return,
-                changed = watcher.pictures.changed() => if changed.is_err() { return },
+                changed = watcher.pictures.changed() => if changed.is_err() || watcher.is_over() { return },
             }
             let picture = watcher.pictures.borrow_and_update().clone();
             if let Some(jpeg) = picture {

@@ -12,6 +12,8 @@ mod page;
 mod preview;
 pub mod record;
 mod state;
+mod stream_routes;
+pub mod streams;
 pub mod terminal;
 #[cfg(test)]
 mod testing;

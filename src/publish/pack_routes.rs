@@ -45,9 +45,9 @@ pub(super) async fn post(State(server): State<Server>, request: Request) -> Resp
     }
 }
 
-type Problem = (StatusCode, String, String);
+pub(super) type Problem = (StatusCode, String, String);
 
-fn fail(status: StatusCode, error: &str, advice: &str) -> Problem {
+pub(super) fn fail(status: StatusCode, error: &str, advice: &str) -> Problem {
     (status, error.to_owned(), advice.to_owned())
 }
 
@@ -92,7 +92,7 @@ fn refused(why: Refused) -> Problem {
 }
 
 /// Refuses what a browser sends for another site's page. Programs send no `Origin`.
-fn same_site(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn same_site(headers: &HeaderMap) -> Result<(), Problem> {
     let foreign = || {
         let advice = "ask with a program such as curl, or from this server's own page under its address";
         fail(StatusCode::FORBIDDEN, "the request comes from another site's page", advice)
@@ -114,12 +114,12 @@ fn same_site(headers: &HeaderMap) -> Result<(), Problem> {
     if same && is_address(&host) { Ok(()) } else { Err(foreign()) }
 }
 
-async fn small_body(body: Body) -> Result<Bytes, Problem> {
+pub(super) async fn small_body(body: Body) -> Result<Bytes, Problem> {
     to_bytes(body, BODY_MAX).await.map_err(|_| {
         fail(
             StatusCode::PAYLOAD_TOO_LARGE,
             &format!("the body is longer than {BODY_MAX} bytes or did not arrive"),
-            "send {\"path\": \"NAME\"} and nothing else",
+            "send what is asked for and nothing else",
         )
     })
 }

@@ -7,9 +7,16 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::config;
 use crate::error::Result;
-use crate::publish::http::{self, PackAccess};
+use crate::publish::http::{self, PackAccess, StreamAccess};
 use crate::publish::hub::Hub;
 use crate::publish::packs::PackDesk;
+use crate::publish::streams::StreamDesk;
+
+/// Where the server's clients ask for changes.
+pub(super) struct Desks {
+    pub(super) packs: PackDesk,
+    pub(super) streams: StreamDesk,
+}
 
 /// The HTTP server, if one is wanted.
 pub(super) struct Server {
@@ -19,12 +26,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Listens. Over an address of other machines `desk` is closed, unless `allow_pack_updates`.
+    /// Listens. Over an address of other machines the desks are closed; that of the packs unless `allow_pack_updates`.
     pub(super) fn start(
         runtime: &tokio::runtime::Runtime,
         listen: Option<&str>,
         hub: &Hub,
-        desk: PackDesk,
+        desks: Desks,
         allow_pack_updates: bool,
     ) -> Result<Self> {
         let listen = listen.unwrap_or(config::DEFAULT_LISTEN);
@@ -39,12 +46,14 @@ impl Server {
             let may = if allow_pack_updates { "sees the streams and may change the pack" } else { "sees the streams" };
             tracing::warn!("{listen} is open to other machines, without login: anyone who reaches it {may}");
         }
-        let access = PackAccess { desk, open: local || allow_pack_updates };
+        let packs = PackAccess { desk: desks.packs, open: local || allow_pack_updates };
+        let streams = StreamAccess { desk: desks.streams, open: local };
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
-        let task = runtime.spawn(http::serve_with_packs(listener, hub.clone(), Some(access), async move {
+        let shut_down = async move {
             // The sender going away is a shutdown as well.
             let _ = stopped.await;
-        }));
+        };
+        let task = runtime.spawn(http::serve_with(listener, hub.clone(), Some(packs), Some(streams), shut_down));
         Ok(Self { address, shutdown: Some(shutdown), task: Some(task) })
     }
 
@@ -59,9 +68,13 @@ impl Server {
     }
 }
 
-/// A message on the first SIGINT or SIGTERM; the second ends the program at once. SIGHUP asks `desk` to read the pack's
-/// directory again; when it says that the terminal is gone it stops the program, as it does any other.
-pub(super) fn catch_signals(runtime: &tokio::runtime::Runtime, desk: PackDesk) -> Receiver<()> {
+/// A message on the first SIGINT or SIGTERM, after `on_stop`; the second ends the program at once. SIGHUP calls
+/// `on_hang_up`; when it says that the terminal is gone it stops the program, as it does any other.
+pub(super) fn catch_signals(
+    runtime: &tokio::runtime::Runtime,
+    on_hang_up: impl Fn() + Send + Sync + 'static,
+    on_stop: impl Fn() + Send + Sync + 'static,
+) -> Receiver<()> {
     let (to, stop) = bounded(2);
     runtime.spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
@@ -78,7 +91,7 @@ pub(super) fn catch_signals(runtime: &tokio::runtime::Runtime, desk: PackDesk) -
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
                 _ = hang_up.recv() => if !had_terminal || has_terminal() {
-                    desk.hang_up();
+                    on_hang_up();
                     continue;
                 },
             }
@@ -86,6 +99,7 @@ pub(super) fn catch_signals(runtime: &tokio::runtime::Runtime, desk: PackDesk) -
                 std::process::exit(130);
             }
             stops += 1;
+            on_stop();
             let _ = to.send(());
         }
     });
