@@ -10,7 +10,7 @@
 //! Ends travel in-band: a source says `Ended`, the clip builder flushes and passes it on, the publisher counts it.
 //! Nothing is stopped from the side, so nothing already decided is lost.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::Pack;
 use crate::shadow::ShadowFeed;
-use crate::threads::spawn;
-use crate::time::{NANOS_PER_SECOND, WallSource, WallTime};
+use crate::threads::{Beat, spawn};
+use crate::time::{NANOS_PER_SECOND, RunId, WallSource, WallTime};
 
 /// Decisions between inference and publishing: a slow reader of standard output may stall publishing for a few seconds
 /// of several streams before inference waits (and live streams shed, visibly).
@@ -86,9 +86,9 @@ pub struct Workers {
     /// Of the pack that the streams are opened for; one that replaces it takes the streams as they are.
     models: Models,
     swapper: Swapper,
-    shadow: Option<ShadowFeed>,
+    intake: Intake,
     infer: Option<JoinHandle<()>>,
-    clips: Vec<JoinHandle<()>>,
+    beat: Beat,
     /// Closed when the inference thread has ended.
     pub decided: Receiver<Decided>,
 }
@@ -120,13 +120,14 @@ impl Workers {
         let (decided_to, decided) = bounded(DECISIONS);
         let (swaps_to, swaps) = bounded(1);
         let (ready_to, ready) = bounded::<Result<Models>>(1);
+        let beat = Beat::default();
         let infer = spawn("infer", {
-            let (backlog, shadow) = (Arc::clone(&backlog), shadow.clone());
+            let (backlog, shadow, beat) = (Arc::clone(&backlog), shadow.clone(), beat.clone());
             move || match Engine::load(pack) {
                 Err(e) => drop(ready_to.send(Err(e))),
                 Ok(engine) => {
                     if ready_to.send(Ok(engine.models().clone())).is_ok() {
-                        let infer = Infer { engine, swaps, shadow, metrics, clock };
+                        let infer = Infer { engine, swaps, shadow, metrics, clock, beat };
                         infer.run(&backlog, batching, &decided_to);
                     }
                 }
@@ -134,7 +135,9 @@ impl Workers {
         })?;
         let models = ready.recv().map_err(|_| Error::Internal("the inference thread ended while loading".into()))??;
         let swapper = Swapper { swaps: swaps_to, backlog: Arc::clone(&backlog) };
-        Ok(Self { backlog, models, swapper, shadow, infer: Some(infer), clips: Vec::new(), decided })
+        let pack = models.pack().clone();
+        let intake = Intake { backlog: Arc::clone(&backlog), pack, shadow, clips: Arc::default() };
+        Ok(Self { backlog, models, swapper, intake, infer: Some(infer), beat, decided })
     }
 
     pub fn pack(&self) -> &Pack {
@@ -151,33 +154,27 @@ impl Workers {
         self.swapper.clone()
     }
 
-    /// Starts the clip thread of one more stream; its source sends to the channel returned. `behind_ns`: how long before
-    /// its arrival a picture may have been taken ([`crate::ingest::uri::Location::behind_ns`]).
+    /// The way in for streams.
+    pub fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// Turns of the inference thread.
+    pub fn beat(&self) -> &Beat {
+        &self.beat
+    }
+
+    /// As [`Intake::add_stream`], for a stream that begins with run 0.
     ///
     /// # Errors
-    /// When the system has no thread left.
-    pub fn add_stream(
-        &mut self,
-        id: &str,
-        pace: Pace,
-        behind_ns: u64,
-        tap: Tap,
-    ) -> Result<(LineId, Sender<MediaItem>)> {
-        let line = self.backlog.add_line(pace);
-        if let Some(shadow) = &self.shadow {
-            shadow.add_stream(line, id);
-        }
-        let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
-        let config = ClipConfig {
-            sample_rate: self.pack().sample_rate(),
-            plan: self.pack().plan.clone(),
-            patience: Patience::for_pace(pace),
-            behind_ns,
-        };
-        let backlog = Arc::clone(&self.backlog);
-        self.clips.retain(|clip| !clip.is_finished());
-        self.clips.push(spawn(&format!("clip/{id}"), move || clip_loop(config, &media, &backlog, line, tap))?);
-        Ok((line, to))
+    /// As [`Intake::add_stream`].
+    pub fn add_stream(&self, id: &str, pace: Pace, behind_ns: u64, tap: Tap) -> Result<(LineId, Sender<MediaItem>)> {
+        self.intake.add_stream(id, pace, behind_ns, RunId(0), tap)
+    }
+
+    /// As [`Intake::remove_line`].
+    pub fn remove_line(&self, line: LineId) {
+        self.intake.remove_line(line);
     }
 
     /// Gives a stream that has no source its items directly: a still picture is one second.
@@ -196,7 +193,8 @@ impl Drop for Workers {
         self.backlog.close();
         // The inference thread may be waiting to hand over a decision that nobody takes any more.
         self.decided = crossbeam_channel::never();
-        for thread in self.clips.drain(..).chain(self.infer.take()) {
+        let clips = std::mem::take(&mut *self.intake.clips());
+        for thread in clips.into_iter().chain(self.infer.take()) {
             if thread.join().is_err() {
                 tracing::error!("a worker thread panicked; its message is above");
             }
@@ -204,8 +202,80 @@ impl Drop for Workers {
     }
 }
 
-fn clip_loop(config: ClipConfig, media: &Receiver<MediaItem>, backlog: &Backlog, line: LineId, mut tap: Tap) {
-    let mut builder = ClipBuilder::new(config);
+/// Where streams begin: a line of the backlog and a clip thread for each. Cloning shares it.
+#[derive(Clone)]
+pub struct Intake {
+    backlog: Arc<Backlog>,
+    /// The pack that the streams are opened for.
+    pack: Arc<Pack>,
+    shadow: Option<ShadowFeed>,
+    clips: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Intake {
+    pub fn pack(&self) -> &Pack {
+        &self.pack
+    }
+
+    /// Starts the clip thread of one more stream, whose first run is `first`; its source sends to the channel returned.
+    /// `behind_ns`: how long before its arrival a picture may have been taken
+    /// ([`crate::ingest::uri::Location::behind_ns`]).
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn add_stream(
+        &self,
+        id: &str,
+        pace: Pace,
+        behind_ns: u64,
+        first: RunId,
+        tap: Tap,
+    ) -> Result<(LineId, Sender<MediaItem>)> {
+        let line = self.backlog.add_line(pace);
+        if let Some(shadow) = &self.shadow {
+            shadow.add_stream(line, id);
+        }
+        let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
+        let builder = ClipBuilder::new(ClipConfig {
+            sample_rate: self.pack.sample_rate(),
+            plan: self.pack.plan.clone(),
+            patience: Patience::for_pace(pace),
+            behind_ns,
+        });
+        let builder = builder.from_run(first);
+        let backlog = Arc::clone(&self.backlog);
+        let clip = spawn(&format!("clip/{id}"), move || clip_loop(builder, &media, &backlog, line, tap))
+            .inspect_err(|_| self.remove_line(line))?;
+        let mut clips = self.clips();
+        clips.retain(|clip| !clip.is_finished());
+        clips.push(clip);
+        Ok((line, to))
+    }
+
+    /// Forgets a line whose stream is over. What still waits in it is not decided.
+    pub fn remove_line(&self, line: LineId) {
+        self.backlog.remove_line(line);
+        if let Some(shadow) = &self.shadow {
+            shadow.remove_stream(line);
+        }
+    }
+
+    /// Turns all that waits to be decided into gaps: the program ends.
+    pub fn shed_all(&self) {
+        self.backlog.shed_all();
+    }
+
+    /// Makes the inference thread turn once, for whoever looks whether it does.
+    pub fn nudge(&self) {
+        self.backlog.nudge();
+    }
+
+    fn clips(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.clips.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Backlog, line: LineId, mut tap: Tap) {
     let mut out = Vec::new();
     for item in media {
         let ended = matches!(item, MediaItem::Ended(_));
@@ -266,12 +336,14 @@ struct Infer {
     shadow: Option<ShadowFeed>,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
+    beat: Beat,
 }
 
 impl Infer {
     fn run(mut self, backlog: &Backlog, batching: Batching, to: &Sender<Decided>) {
         let mut adapt = batching.adaptive.then(|| Adapt::new(self.clock.mono_ns()));
         loop {
+            self.beat.turn();
             // Asked every time: another pack may have come, or a GPU gone.
             let (max, wait) = batching.settle(self.engine.is_on_gpu());
             let Some(batch) = backlog.gather(max, wait) else { return };

@@ -6,7 +6,7 @@
 //!
 //! A lock, not a channel: shedding must reach into the middle of the line, and it is taken a few times a second.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -20,15 +20,10 @@ pub const LIVE_SECONDS: usize = 3;
 /// Seconds of a file that are cut ahead of inference: enough to keep both busy, few enough to bound memory.
 pub const FILE_SECONDS: usize = 3;
 
-/// Index of a stream's line.
+/// Names a line. Never used again, so that what is still on its way from a line that was removed is told from what comes
+/// of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LineId(usize);
-
-impl LineId {
-    pub const fn index(self) -> usize {
-        self.0
-    }
-}
+pub struct LineId(u64);
 
 #[derive(Debug)]
 struct Line {
@@ -38,12 +33,23 @@ struct Line {
     seconds: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    lines: Vec<Line>,
-    next: usize,
+    lines: BTreeMap<LineId, Line>,
+    /// Names given so far.
+    named: u64,
+    /// The line that is served first.
+    next: LineId,
     closed: bool,
     nudged: bool,
+    /// Nothing more is decided: whole seconds become gaps as they come.
+    sheds_all: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { lines: BTreeMap::new(), named: 0, next: LineId(0), closed: false, nudged: false, sheds_all: false }
+    }
 }
 
 /// The lines of all streams.
@@ -72,29 +78,61 @@ impl Backlog {
     /// A line for one more stream.
     pub fn add_line(&self, pace: Pace) -> LineId {
         let mut state = self.lock();
-        state.lines.push(Line { pace, items: VecDeque::new(), seconds: 0 });
-        LineId(state.lines.len() - 1)
+        let id = LineId(state.named);
+        state.named += 1;
+        state.lines.insert(id, Line { pace, items: VecDeque::new(), seconds: 0 });
+        id
+    }
+
+    /// Removes a line with all that waits in it. Who waits to append to it is told that nothing more is taken.
+    pub fn remove_line(&self, line: LineId) {
+        let removed = self.lock().lines.remove(&line);
+        self.drained.notify_all();
+        // Whoever gathers may have waited for this line alone.
+        self.filled.notify_one();
+        // Its media are freed after the lock.
+        drop(removed);
+    }
+
+    /// Turns every second that waits, and every one that comes, into a gap: the program ends and has no time to decide
+    /// them. Ends and news pass at once then.
+    pub fn shed_all(&self) {
+        let mut state = self.lock();
+        state.sheds_all = true;
+        state.lines.values_mut().for_each(|line| while shed_oldest(line) {});
+        drop(state);
+        self.filled.notify_one();
+        self.drained.notify_all();
     }
 
     /// Appends to a line. Blocks while a file's line is full; a full live line sheds its oldest second. Returns false
-    /// when the backlog was closed: nothing was taken and nothing more will be.
+    /// when the line was removed or the backlog closed: nothing was taken and nothing more will be.
     pub fn push(&self, line: LineId, item: ClipOutput) -> bool {
         let mut state = self.lock();
         if matches!(item, ClipOutput::Second(_)) {
-            while !state.closed && state.lines[line.0].pace == Pace::File && state.lines[line.0].seconds >= FILE_SECONDS
-            {
+            let is_full = |state: &State| {
+                let full = |line: &Line| line.pace == Pace::File && line.seconds >= FILE_SECONDS;
+                !state.closed && state.lines.get(&line).is_some_and(full)
+            };
+            while is_full(&state) {
                 state = self.drained.wait(state).unwrap_or_else(|e| e.into_inner());
             }
-            let line = &mut state.lines[line.0];
+        }
+        if state.closed {
+            return false;
+        }
+        let sheds_all = state.sheds_all;
+        let Some(line) = state.lines.get_mut(&line) else { return false };
+        if matches!(item, ClipOutput::Second(_)) {
             if line.pace == Pace::Live && line.seconds >= LIVE_SECONDS {
                 shed_oldest(line);
             }
             line.seconds += 1;
         }
-        if state.closed {
-            return false;
+        line.items.push_back(item);
+        if sheds_all {
+            shed_oldest(line);
         }
-        state.lines[line.0].items.push_back(item);
         self.filled.notify_one();
         true
     }
@@ -115,7 +153,7 @@ impl Backlog {
             if state.closed {
                 return None;
             }
-            let ready = state.lines.iter().filter(|line| !line.items.is_empty()).count();
+            let ready = state.lines.values().filter(|line| !line.items.is_empty()).count();
             if !wait.is_zero() && ready > 0 && ready < max.min(state.lines.len()) && !state.nudged {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -125,16 +163,18 @@ impl Backlog {
                 }
             }
             let mut batch = Vec::new();
-            let lines = state.lines.len();
-            let first = state.next;
-            for i in 0..lines {
-                let at = (first + i) % lines;
-                if batch.len() == max.max(1) {
-                    break;
-                }
-                if let Some(taken) = take_one(&mut state.lines[at], LineId(at)) {
-                    batch.push(taken);
-                    state.next = (at + 1) % lines;
+            let State { lines, next, .. } = &mut *state;
+            let first = *next;
+            // Twice around, each line once: those from `first` on, then those before it.
+            for behind in [false, true] {
+                for (id, line) in lines.iter_mut().filter(|(id, _)| (**id < first) == behind) {
+                    if batch.len() == max.max(1) {
+                        break;
+                    }
+                    if let Some(taken) = take_one(line, *id) {
+                        batch.push(taken);
+                        *next = LineId(id.0 + 1);
+                    }
                 }
             }
             if std::mem::take(&mut state.nudged) || !batch.is_empty() {
@@ -164,25 +204,23 @@ impl Backlog {
     }
 }
 
-fn shed_oldest(line: &mut Line) {
+/// Turns the oldest second of a line into a gap; false when there is none.
+fn shed_oldest(line: &mut Line) -> bool {
     for item in &mut line.items {
         if let ClipOutput::Second(ClipSecond { run, index, .. }) = item {
             let gap = Gap { run: *run, index: *index, reason: GapReason::Overload };
             *item = ClipOutput::Gap(gap);
             line.seconds -= 1;
-            return;
+            return true;
         }
     }
+    false
 }
 
 fn take_one(line: &mut Line, id: LineId) -> Option<Taken> {
     let mut items = Vec::new();
     while let Some(item) = line.items.pop_front() {
         let is_second = matches!(item, ClipOutput::Second(_));
-        if matches!(item, ClipOutput::Ended(_)) {
-            // Nothing follows: thousands of files leave no memory behind.
-            line.items = VecDeque::new();
-        }
         items.push(item);
         if is_second {
             line.seconds -= 1;
@@ -274,8 +312,8 @@ mod tests {
             backlog.push(a, second(i));
         }
         backlog.push(b, second(100));
-        let order: Vec<usize> = (0..3).map(|_| backlog.take(1).unwrap()[0].line.index()).collect();
-        assert_eq!(order, [0, 1, 0]);
+        let order: Vec<LineId> = (0..3).map(|_| backlog.take(1).unwrap()[0].line).collect();
+        assert_eq!(order, [a, b, a]);
         for i in 0..2 {
             backlog.push(a, second(i));
             backlog.push(b, second(i));
@@ -328,6 +366,53 @@ mod tests {
         });
         backlog.push(lines[1], second(0));
         assert_eq!(taker.join().unwrap(), Some(2));
+    }
+
+    #[test]
+    fn a_removed_line_lets_go_of_its_writer_and_its_name() {
+        let backlog = Arc::new(Backlog::new());
+        let (gone, stays) = (backlog.add_line(Pace::File), backlog.add_line(Pace::Live));
+        for i in 0..FILE_SECONDS as u64 {
+            backlog.push(gone, second(i));
+        }
+        let writer = std::thread::spawn({
+            let backlog = Arc::clone(&backlog);
+            move || backlog.push(gone, second(99))
+        });
+        backlog.remove_line(gone);
+        assert!(!writer.join().unwrap(), "nothing more is taken");
+        assert!(!backlog.push(gone, ClipOutput::Ended(crate::ingest::End::Finished)));
+        backlog.push(stays, second(7));
+        let taken = backlog.take(8).unwrap();
+        assert_eq!((taken.len(), taken[0].line), (1, stays), "what waited is gone, the other line is served");
+        assert!(![gone, stays].contains(&backlog.add_line(Pace::Live)), "a name is not used again");
+    }
+
+    #[test]
+    fn whoever_gathers_does_not_wait_for_a_line_that_was_removed() {
+        let backlog = Arc::new(Backlog::new());
+        let (a, b) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::Live));
+        backlog.push(a, second(0));
+        let taker = std::thread::spawn({
+            let backlog = Arc::clone(&backlog);
+            move || backlog.gather(2, Duration::from_secs(86_400)).map(|batch| batch.len())
+        });
+        backlog.remove_line(b);
+        assert_eq!(taker.join().unwrap(), Some(1));
+    }
+
+    #[test]
+    fn at_the_end_everything_that_waits_becomes_a_gap() {
+        let backlog = Backlog::new();
+        let (live, file) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::File));
+        for i in 0..3 {
+            assert!(backlog.push(live, second(i)) && backlog.push(file, second(i)));
+        }
+        backlog.shed_all();
+        assert!(backlog.push(file, second(3)), "a full file line has room again");
+        let taken = backlog.take(8).unwrap();
+        assert_eq!(describe(&taken[0].items), [(0, false), (1, false), (2, false)]);
+        assert_eq!(describe(&taken[1].items), [(0, false), (1, false), (2, false), (3, false)]);
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //! shadow = "weights/candidate"   # decides beside the pack and is compared with it
 //! watch_pack = true              # take the pack again when its directory has changed
 //! adaptive = true                # look at fewer pictures of every second while the machine is too slow for all
+//! state = "touchline.db"         # keeps streams that were added at run time, and last events
+//! max_streams = 64
+//! shard = "0/2"                  # watch only the streams that fall to the first of two processes
 //!
 //! [vote]
 //! window = 10      # seconds
@@ -34,13 +37,20 @@
 //! latency_ms = 200
 //! rtsp_transport = "tcp"
 //! pipeline = "my-rtsp.gst"
+//! label = "Centre court"
+//! enabled = true                 # false: known, and not opened
+//! retry = true                   # a first attempt that fails is followed by others
+//! vote = { window = 5 }          # over [vote]
 //! ```
 
 use std::collections::HashSet;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::models::pack::{MANIFEST, parse_toml};
@@ -67,6 +77,10 @@ pub struct ConfigFile {
     pub adaptive: bool,
     #[serde(default)]
     pub allow_pack_updates: bool,
+    /// The store of streams added at run time and of last events.
+    pub state: Option<PathBuf>,
+    pub max_streams: Option<usize>,
+    pub shard: Option<Shard>,
     #[serde(default)]
     pub access: AccessFile,
     pub tls: Option<TlsFile>,
@@ -109,13 +123,17 @@ pub struct SourcesFile {
     pub folders: Vec<PathBuf>,
 }
 
-/// `[vote]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+/// `[vote]`, and the key `vote` of a stream: what goes over the values of the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VoteFile {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stride: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub onset: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<f32>,
 }
 
@@ -128,10 +146,18 @@ pub struct StreamFile {
     pub pipeline: Option<PathBuf>,
     pub latency_ms: Option<u32>,
     pub rtsp_transport: Option<RtspTransport>,
+    /// What people call it.
+    pub label: Option<String>,
+    /// False: known, and not opened.
+    pub enabled: Option<bool>,
+    /// A first attempt that fails is followed by others.
+    pub retry: Option<bool>,
+    #[serde(default)]
+    pub vote: VoteFile,
 }
 
 /// How RTP comes from an RTSP server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum RtspTransport {
     /// UDP, and TCP when no packet arrives.
@@ -142,7 +168,7 @@ pub enum RtspTransport {
 }
 
 /// One stream to watch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct StreamSettings {
     /// Name in output, pages and metrics: letters, digits, '-', '_' and '.', at most 64. Unique in a run.
     pub id: String,
@@ -151,7 +177,80 @@ pub struct StreamSettings {
     pub pipeline: Option<PathBuf>,
     pub latency_ms: u32,
     pub rtsp_transport: RtspTransport,
+    /// What people call it.
+    pub label: Option<String>,
+    /// False: known, and not opened.
+    pub enabled: bool,
+    /// A first attempt that fails is followed by others; `None`: as the run says.
+    pub retry: Option<bool>,
+    /// What goes over the vote of the run.
+    pub vote: VoteFile,
 }
+
+impl StreamSettings {
+    /// Whether a source that runs with `other` must be opened anew to run with these.
+    pub fn needs_reopening(&self, other: &Self) -> bool {
+        self.uri != other.uri
+            || self.pipeline != other.pipeline
+            || self.latency_ms != other.latency_ms
+            || self.rtsp_transport != other.rtsp_transport
+            || self.retry != other.retry
+    }
+}
+
+impl fmt::Debug for StreamSettings {
+    /// Without the secrets of the URI.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, uri, enabled, .. } = self;
+        let uri = crate::redact::uri(uri);
+        f.debug_struct("StreamSettings")
+            .field("id", id)
+            .field("uri", &uri)
+            .field("enabled", enabled)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which part of the streams this process watches: those whose id falls to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Shard {
+    index: u32,
+    of: u32,
+}
+
+impl Shard {
+    /// Whether stream `id` falls to this part: the first eight bytes of the SHA-256 of the id, as a big-endian number,
+    /// modulo the number of parts, are the part's index. The same for every build, so that processes agree.
+    pub fn takes(&self, id: &str) -> bool {
+        let hash = Sha256::digest(id.as_bytes());
+        let first = hash.iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+        first % u64::from(self.of) == u64::from(self.index)
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match parts {
+            Some((index, of)) if index < of => Ok(Self { index, of }),
+            _ => Err(format!("{text:?} is no part I/N, with I from 0 to N - 1; write 0/2 and 1/2 for two processes")),
+        }
+    }
+}
+
+impl TryFrom<String> for Shard {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// Streams of a process at once, where nothing else is said.
+pub const DEFAULT_MAX_STREAMS: usize = 64;
 
 /// Jitter buffer of live network sources, milliseconds. GStreamer's 2000 would alone break the latency target.
 pub const DEFAULT_LATENCY_MS: u32 = 200;
@@ -179,7 +278,14 @@ impl VoteFile {
     /// # Errors
     /// Names the value that cannot be.
     pub fn settings(&self) -> Result<VoteConfig, String> {
-        let base = VoteConfig::default();
+        self.over(VoteConfig::default())
+    }
+
+    /// `base` with this file's values over them.
+    ///
+    /// # Errors
+    /// Names the value that cannot be.
+    pub fn over(&self, base: VoteConfig) -> Result<VoteConfig, String> {
         let config = VoteConfig {
             window: self.window.unwrap_or(base.window),
             stride: self.stride.unwrap_or(base.stride),
@@ -197,12 +303,16 @@ impl VoteFile {
 /// # Errors
 /// [`Error::Usage`] naming the id that is ill-formed or twice there.
 pub fn streams(files: Vec<StreamFile>) -> Result<Vec<StreamSettings>> {
-    let mut taken = HashSet::new();
+    streams_beside(files, HashSet::new())
+}
+
+/// As [`streams`], beside those whose ids are `taken`.
+///
+/// # Errors
+/// As [`streams`].
+pub fn streams_beside(files: Vec<StreamFile>, mut taken: HashSet<String>) -> Result<Vec<StreamSettings>> {
     for id in files.iter().filter_map(|f| f.id.as_deref()) {
-        let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if id.is_empty() || id.len() > 64 || !id.chars().all(well_formed) {
-            return Err(Error::Usage(format!("stream id {id:?}: use 1 to 64 letters, digits, '-', '_' and '.'")));
-        }
+        stream_id(id).map_err(Error::Usage)?;
         if !taken.insert(id.to_owned()) {
             return Err(Error::Usage(format!("stream id {id:?} is given twice; give every stream its own")));
         }
@@ -210,24 +320,62 @@ pub fn streams(files: Vec<StreamFile>) -> Result<Vec<StreamSettings>> {
     let mut settings = Vec::with_capacity(files.len());
     for file in files {
         let id = file.id.unwrap_or_else(|| {
-            let base = id_from_uri(&file.uri);
-            let mut id = base.clone();
-            let mut n = 2;
-            while !taken.insert(id.clone()) {
-                id = format!("{base}-{n}");
-                n += 1;
-            }
+            let id = free_id(&file.uri, |id| taken.contains(id));
+            taken.insert(id.clone());
             id
         });
+        if let Some(label) = &file.label {
+            stream_label(label).map_err(|e| Error::Usage(format!("stream {id:?}: {e}")))?;
+        }
         settings.push(StreamSettings {
             id,
             uri: file.uri,
             pipeline: file.pipeline,
             latency_ms: file.latency_ms.unwrap_or(DEFAULT_LATENCY_MS),
             rtsp_transport: file.rtsp_transport.unwrap_or_default(),
+            label: file.label,
+            enabled: file.enabled.unwrap_or(true),
+            retry: file.retry,
+            vote: file.vote,
         });
     }
     Ok(settings)
+}
+
+/// Checks an id that somebody gave.
+///
+/// # Errors
+/// Says what ids may be.
+pub fn stream_id(id: &str) -> Result<(), String> {
+    let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    // "." and ".." are path segments that clients resolve away.
+    let fits = (1..=64).contains(&id.len()) && id.chars().all(well_formed) && !id.chars().all(|c| c == '.');
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("stream id {id:?} is ill-formed; use 1 to 64 letters, digits, '-', '_' and '.'"))
+    }
+}
+
+/// Checks what people want to call a stream.
+///
+/// # Errors
+/// Says what labels may be.
+pub fn stream_label(label: &str) -> Result<(), String> {
+    let fits = (1..=120).contains(&label.chars().count()) && !label.chars().any(char::is_control);
+    if fits { Ok(()) } else { Err("a label is 1 to 120 characters on one line".to_owned()) }
+}
+
+/// A readable id for a stream without one, which is not `taken`.
+pub fn free_id(uri: &str, taken: impl Fn(&str) -> bool) -> String {
+    let base = id_from_uri(uri);
+    let mut id = base.clone();
+    let mut n = 2;
+    while taken(&id) {
+        id = format!("{base}-{n}");
+        n += 1;
+    }
+    id
 }
 
 /// A readable id: the file's name, or the host. Never the path of a network URI: an RTMP stream key is one.
@@ -327,6 +475,36 @@ mod tests {
         let twice = streams(vec![stream(Some("a"), "x"), stream(Some("a"), "y")]).unwrap_err();
         assert!(twice.to_string().contains("twice"));
         assert!(streams(vec![stream(Some("a b"), "x")]).unwrap_err().to_string().contains("a b"));
+    }
+
+    #[test]
+    fn every_stream_falls_to_one_part_and_always_to_the_same() {
+        let parts: Vec<Shard> = (0..3).map(|i| format!("{i}/3").parse().unwrap()).collect();
+        let mut shares = [0; 3];
+        for n in 0..300 {
+            let id = format!("court-{n}");
+            let takers: Vec<usize> = (0..3).filter(|i| parts[*i].takes(&id)).collect();
+            assert_eq!(takers.len(), 1, "{id}: {takers:?}");
+            shares[takers[0]] += 1;
+        }
+        assert!(shares.iter().all(|share| *share > 60), "{shares:?}");
+        // `printf court-1 | sha256sum` begins 31dc795a357f480f: odd, so that other programs can agree.
+        let (first, second): (Shard, Shard) = ("0/2".parse().unwrap(), "1/2".parse().unwrap());
+        assert!(!first.takes("court-1") && second.takes("court-1"));
+        for bad in ["", "1", "2/2", "0/0", "-1/2", "a/b", "1/2/3"] {
+            assert!(bad.parse::<Shard>().unwrap_err().contains("0/2"), "{bad}");
+        }
+        assert!(ConfigFile::parse("shard = \"3/2\"").unwrap_err().contains("line 1"));
+    }
+
+    #[test]
+    fn only_what_concerns_the_source_opens_it_anew() {
+        let one = streams(vec![stream(Some("a"), "rtsp://h/a")]).unwrap().remove(0);
+        let voted = StreamSettings { vote: VoteFile { window: Some(3), ..VoteFile::default() }, ..one.clone() };
+        let named = StreamSettings { label: Some("Court".into()), enabled: false, ..one.clone() };
+        assert!(!voted.needs_reopening(&one) && !named.needs_reopening(&one));
+        assert!(StreamSettings { latency_ms: 300, ..one.clone() }.needs_reopening(&one));
+        assert!(!format!("{:?}", StreamSettings { uri: "rtsp://a:pw@h/x".into(), ..one }).contains("pw"));
     }
 
     #[test]

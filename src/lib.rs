@@ -36,6 +36,7 @@ pub mod nn;
 pub mod publish;
 pub mod redact;
 pub mod shadow;
+pub mod store;
 mod threads;
 pub mod time;
 pub mod update;

@@ -50,6 +50,11 @@ impl ShadowFeed {
         self.streams.write().unwrap_or_else(PoisonError::into_inner).insert(line, Arc::new(stream));
     }
 
+    /// A stream is over. What still waits of it is compared.
+    pub fn remove_stream(&self, line: LineId) {
+        self.streams.write().unwrap_or_else(PoisonError::into_inner).remove(&line);
+    }
+
     /// Leaves a second that was decided, or drops it when the queue is full. Never waits.
     pub fn offer(&self, line: LineId, second: ClipSecond, said: SecondPrediction) {
         let stream = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(&line).cloned();
@@ -128,6 +133,8 @@ fn run(mut engine: Engine, items: &Receiver<Item>, hub: &Hub) {
         };
         match decided {
             None => drop_one(hub, &stream, ShadowDrop::NoScores),
+            // Seconds of a stream that was removed meanwhile are nobody's.
+            Some(_) if !hub.has_stream(&stream.id) => {}
             Some(shadow) => {
                 let same = shadow.decision.label == said.decision.label;
                 if let Some(difference) = hub.board().compared(&stream.id, &said, &shadow) {

@@ -1,5 +1,7 @@
 //! Threads with a name, and processors set aside for work beside the streams.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -15,6 +17,22 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHan
         .name(name.to_owned())
         .spawn(body)
         .map_err(|e| Error::Internal(format!("cannot start thread {name}: {e}")))
+}
+
+/// Counts the turns of a thread's loop, for whoever wants to see that it still turns. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Beat(Arc<AtomicU64>);
+
+impl Beat {
+    /// The thread begins another turn.
+    pub fn turn(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Turns so far.
+    pub fn turns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Half the processors, at least one, for work that must not stand in the way of the running pack's: in the common pool

@@ -81,6 +81,13 @@ impl Voter {
         }
     }
 
+    /// Votes by `config` from the next second on. Seconds that are in the window stay there, as many as fit.
+    pub fn set_config(&mut self, config: VoteConfig) {
+        let too_many = self.ballots.len().saturating_sub(config.window as usize);
+        self.ballots.drain(..too_many);
+        self.config = config;
+    }
+
     /// Takes the next second; appends the events it causes. Returns the newest estimate, which is this second's unless
     /// the stride is above 1; `None` until a second was classified.
     pub fn push(&mut self, outcome: &SecondOutcome, events: &mut Vec<Event>) -> Option<&WindowEstimate> {
@@ -90,7 +97,7 @@ impl Voter {
             self.estimate = None;
             self.since_estimate = 0;
         }
-        if self.ballots.len() == self.config.window as usize {
+        if self.ballots.len() >= self.config.window as usize {
             self.ballots.pop_front();
         }
         self.ballots.push_back(match outcome {
@@ -302,6 +309,20 @@ mod tests {
         let first = v.push(&second(0, 0, 0, 0.9), &mut events).unwrap().clone();
         assert_eq!(v.push(&second(0, 1, 1, 0.9), &mut events).unwrap(), &first);
         assert_eq!(v.push(&second(0, 2, 1, 0.9), &mut events).unwrap().label, ClassId(1));
+    }
+
+    #[test]
+    fn another_window_takes_the_seconds_that_fit() {
+        let mut v = voter(4, 1);
+        let mut events = Vec::new();
+        for (index, label) in [(0, 1), (1, 1), (2, 1), (3, 2)] {
+            v.push(&second(0, index, label, 0.9), &mut events);
+        }
+        v.set_config(VoteConfig { window: 2, stride: 1, ..VoteConfig::default() });
+        let e = v.push(&second(0, 4, 2, 0.9), &mut events).unwrap().clone();
+        assert_eq!((e.seconds, e.label), (2, ClassId(2)), "only the last two are left");
+        v.set_config(VoteConfig { window: 4, stride: 1, ..VoteConfig::default() });
+        assert_eq!(v.push(&second(0, 5, 2, 0.9), &mut events).unwrap().seconds, 3, "and it grows again");
     }
 
     #[test]

@@ -376,6 +376,50 @@ fn several_streams_can_be_chosen_from() {
 }
 
 #[test]
+fn the_page_follows_streams_that_come_and_go() {
+    let Some((_one, browser)) = browser() else { return };
+    let studio = Studio::open();
+    let arena = add(&studio.hub, "arena-north", "testsrc://");
+    arena.set_state(StreamState::Playing);
+    feed(&arena, &studio.clock, &[Shot::On("basketball", 0.8); 90]);
+    open(&browser, &studio);
+    browser.run("window.untouched = true");
+    assert_eq!(browser.text("#stream-id"), "court-1");
+
+    // The stream that is shown goes: the other one is shown, and nobody cries that the server is lost.
+    studio.cam.set_state(StreamState::Removed);
+    assert!(studio.hub.remove_stream("court-1"));
+    browser.wait("the other stream", "return document.getElementById('stream-id').textContent === 'arena-north'");
+    browser.wait("its decisions", "return document.getElementById('third-title').textContent === 'Basketball'");
+    assert_eq!(browser.run("return document.getElementById('streams').hidden"), true, "one stream needs no list");
+    assert_eq!(browser.run("return document.body.dataset.server"), "open");
+
+    let paused = StreamState::Paused;
+    arena.set_state(paused);
+    browser.wait("the pause", "return document.getElementById('pill').textContent === 'Paused'");
+    assert_eq!(browser.text("#notice-title"), "The stream is paused");
+    assert_eq!(browser.text("#third-sub"), "before the stream was paused");
+
+    // The last one goes: the page is as it was before the first.
+    arena.set_state(StreamState::Removed);
+    studio.hub.remove_stream("arena-north");
+    browser.wait("nobody", "return document.getElementById('notice-title').textContent === 'No stream is running'");
+    assert_eq!(browser.run("return document.getElementById('third').hidden"), true);
+    assert_eq!(browser.run("return document.title"), "Touchline");
+    browser.screenshot(&screenshots().join("nobody.png"));
+
+    let again = add(&studio.hub, "court-1", "testsrc://");
+    again.set_state(StreamState::Playing);
+    feed(&again, &studio.clock, &[Shot::On("soccer", 0.9); 20]);
+    browser.wait("the new stream", "return document.getElementById('third-title').textContent === 'Soccer'");
+    assert_eq!(browser.text("#stream-id"), "court-1");
+    assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
+    // The browser itself may log that a picture came to its end.
+    let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("ERR_") && !l.contains("404")).collect();
+    assert_eq!(own, Vec::<String>::new());
+}
+
+#[test]
 fn another_pack_is_named_without_a_reload() {
     let Some((_one, browser)) = browser() else { return };
     let mut studio = Studio::open();

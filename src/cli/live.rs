@@ -15,17 +15,40 @@ pub struct LiveStream {
     voter: Voter,
     classes: usize,
     supervised: bool,
+    /// The state it comes into when its source has come to its end, in place of that end.
+    into: Option<StreamState>,
+    over: bool,
 }
 
 impl LiveStream {
     /// `supervised`: a supervisor tells when the stream plays. Its news overtake what waits to be classified, so an
     /// in-band `Opened` may be old.
     pub fn new(handle: StreamHandle, vote: VoteConfig, classes: usize, supervised: bool) -> Self {
-        Self { handle, voter: Voter::new(vote, classes), classes, supervised }
+        Self { handle, voter: Voter::new(vote, classes), classes, supervised, into: None, over: false }
+    }
+
+    /// The source is being stopped; `into` is what the stream comes into after its last second.
+    pub fn ends_into(&mut self, into: StreamState) {
+        self.into = Some(into);
+    }
+
+    /// Votes by `vote` from the next second on.
+    pub fn set_vote(&mut self, vote: VoteConfig) {
+        self.voter.set_config(vote);
+    }
+
+    /// As if the source had come to its end now: for one that does not.
+    pub fn cut(&mut self, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
+        self.news(ClipOutput::Ended(End::Finished), records)
     }
 
     pub fn handle(&self) -> &StreamHandle {
         &self.handle
+    }
+
+    /// Whether its source has come to its end.
+    pub fn is_over(&self) -> bool {
+        self.over
     }
 
     /// Votes over a second that was decided (or not).
@@ -57,12 +80,14 @@ impl LiveStream {
                 None
             }
             ClipOutput::Ended(end) => {
+                self.over = true;
                 let mut events = Vec::new();
                 self.voter.finish(&mut events);
                 records.extend(self.handle.publish_events(&events));
-                let state = match end {
-                    End::Finished => StreamState::Ended,
-                    End::Failed { kind, cause, advice } => StreamState::Failed { kind, cause, advice },
+                let state = match (self.into.take(), end) {
+                    (Some(into), _) => into,
+                    (None, End::Finished) => StreamState::Ended,
+                    (None, End::Failed { kind, cause, advice }) => StreamState::Failed { kind, cause, advice },
                 };
                 self.change(state, records)
             }

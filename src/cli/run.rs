@@ -1,36 +1,51 @@
 //! `touchline run`: watch streams.
 
+mod ending;
+mod notify;
+mod open;
 mod server;
 mod session;
+mod settle;
+mod warden;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use crossbeam_channel::{Sender, bounded, unbounded};
 
 use super::Compute;
 
 use crate::app::{Batching, Workers};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, ConfigFile, RtspTransport, StreamFile, StreamSettings};
+use crate::config::{self, DEFAULT_LATENCY_MS, DEFAULT_MAX_STREAMS, RtspTransport, Shard, StreamSettings};
 use crate::error::{Error, Result};
+use crate::ingest::guard::SourcePolicy;
+use crate::ingest::uri::Pacing;
 use crate::metrics::Metrics;
 use crate::models::pack::Pack;
-use crate::publish::hub::{Hub, HubInfo};
+use crate::publish::hub::{Hub, HubInfo, Origin};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackDesk;
+use crate::publish::streams::StreamDesk;
 use crate::publish::terminal::Terminal;
 use crate::shadow::Shadow;
+use crate::store::{Contents, Store, StoreThread, Stored};
+use crate::threads::spawn;
 use crate::update::{UpdateConfig, Updater};
-use crate::vote::VoteConfig;
-use server::{AccessArgs, Server, catch_signals};
+use ending::Ending;
+use notify::Manager;
+use open::Opening;
+use server::{AccessArgs, Desks, Server, catch_signals};
 use session::Session;
+use settle::{Plan, settle};
+use warden::{Ended, Initial, Rules, Tools, Warden};
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Streams or files to watch: rtsp, rtsps, http(s) .m3u8, srt, rtmp, udp, testsrc URIs or paths. NAME=URI names one.
+    /// Without any, streams are added over the API.
     #[arg(value_name = "[NAME=]URI")]
     uris: Vec<String>,
     /// Configuration file (TOML); the command line goes over it.
@@ -54,6 +69,15 @@ pub struct RunArgs {
     /// Append one JSON object per second and per event to a file; "-" is standard output.
     #[arg(long, value_name = "FILE|-")]
     jsonl: Option<String>,
+    /// Keeps streams that were added over the API, and last events, in this file (SQLite) for the next start.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Streams at once [default: 64].
+    #[arg(long, value_name = "N", value_parser = parse_max_streams)]
+    max_streams: Option<usize>,
+    /// Of the streams of the configuration and the command line watch only those that fall to part I of N, I from 0.
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
     /// GStreamer pipeline template in place of the built-in one (see pipelines/).
     #[arg(long, value_name = "FILE")]
     pipeline: Option<PathBuf>,
@@ -97,7 +121,7 @@ pub struct RunArgs {
 }
 
 pub fn run(args: RunArgs) -> Result<()> {
-    let (args, streams, vote) = settle(args)?;
+    let Plan { args, streams, sources, vote, fixed } = settle(args)?;
     let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
     let mut shadow_pack = args.shadow.as_deref().map(Pack::open).transpose()?;
     for pack in [Some(&mut pack), shadow_pack.as_mut()].into_iter().flatten() {
@@ -113,6 +137,7 @@ pub fn run(args: RunArgs) -> Result<()> {
         .map_err(|e| Error::Internal(format!("the asynchronous runtime does not start: {e}")))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let metrics = Metrics::new();
+    let (store, store_thread, contents) = open_store(args.state.as_deref(), &metrics)?;
     let info = HubInfo {
         classes: pack.classes.clone(),
         modalities: pack.fusion.order().to_vec(),
@@ -120,9 +145,14 @@ pub fn run(args: RunArgs) -> Result<()> {
         vote_window_s: vote.window,
     };
     let hub = Hub::new(info, metrics.clone(), clock.clone());
+    let manager = Manager::from_environment();
     let (desk, asks) = PackDesk::new();
-    let server = Server::start(&runtime, args.listen.as_deref(), &hub, desk.clone(), &args.access)?;
+    let (stream_desk, stream_asks) = StreamDesk::new();
+    let policy = Arc::new(SourcePolicy::new(&sources)?);
+    let desks = Desks { packs: desk.clone(), streams: stream_desk.clone(), policy: policy.clone() };
+    let server = Server::start(&runtime, args.listen.as_deref(), &hub, desks, &args.access)?;
     hub.set_starting("warming up the models");
+    manager.status("warming up the models");
     let (shadow, feed) = match shadow_pack {
         Some(other) => {
             let shown = packs.shown(&other.dir);
@@ -145,84 +175,174 @@ pub fn run(args: RunArgs) -> Result<()> {
         hub.clone(),
         clock.clone(),
     )?;
-    hub.set_ready(true);
+    if let Some(store) = &store {
+        hub.set_archive(Arc::new(store.clone()));
+    }
     if let Some(address) = server.address {
         eprintln!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme);
     }
-    let stop = catch_signals(&runtime, desk, server.reload.clone());
-    let terminal = (!args.quiet)
-        .then(|| Terminal::new(&workers.pack().classes, streams.len(), args.jsonl.as_deref() == Some("-")));
-    let mut session =
-        Session { args: &args, hub, workers, clock, jsonl, terminal, running: BTreeMap::new(), vote, stopped: false };
-    let outcome = session.watch(streams, &stop);
-    if outcome.is_ok() && !session.stopped && args.linger && server.address.is_some() {
-        eprintln!("every stream has ended; the page stays until Ctrl-C");
-        let _ = stop.recv();
-    }
-    drop(session);
-    // What the inference thread fed and asked ends after it.
-    drop(updater);
-    drop(shadow);
-    server.stop(runtime);
-    outcome
-}
-
-/// Command line over configuration file.
-fn settle(mut args: RunArgs) -> Result<(RunArgs, Vec<StreamSettings>, VoteConfig)> {
-    let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
-    let mut vote = file.vote;
-    vote.window = args.vote_window.or(vote.window);
-    vote.stride = args.vote_stride.or(vote.stride);
-    let vote = vote.settings().map_err(Error::Usage)?;
-    args.pack = args.pack.or(file.pack);
-    args.listen = args.listen.or(file.listen);
-    args.jsonl = args.jsonl.or(file.jsonl);
-    args.shadow = args.shadow.or(file.shadow);
-    args.pack_root = args.pack_root.or(file.pack_root);
-    args.watch_pack |= file.watch_pack;
-    args.adaptive |= file.adaptive;
-    args.access.fill(file.access, file.tls, file.allow_pack_updates);
-    let mut wanted = file.stream;
-    wanted.extend(args.uris.iter().map(|given| {
-        let (id, uri) = split_name(given);
-        StreamFile { id: id.map(Into::into), uri: uri.to_owned(), ..StreamFile::default() }
-    }));
-    for stream in &mut wanted {
-        crate::redact::remember(&stream.uri);
-        stream.pipeline = args.pipeline.clone().or(stream.pipeline.take());
-        stream.latency_ms = args.latency_ms.or(stream.latency_ms);
-        stream.rtsp_transport = args.rtsp_transport.or(stream.rtsp_transport);
-    }
-    if wanted.is_empty() {
-        let how = "give a URI or a path, as in `touchline run rtsp://camera.example/live`, or --config FILE";
-        return Err(Error::Usage(format!("nothing to watch; {how}")));
-    }
-    Ok((args, config::streams(wanted)?, vote))
-}
-
-/// `NAME=URI` → both; a `=` behind a `/`, `:` or `?` belongs to the URI, and so does one in the name of a file.
-fn split_name(given: &str) -> (Option<&str>, &str) {
-    match given.split_once('=') {
-        Some((name, uri)) if !name.contains(['/', ':', '?']) && !Path::new(given).exists() => (Some(name), uri),
-        _ => (None, given),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_told_from_uris() {
-        for (given, name, uri) in [
-            ("court=rtsp://cam/live?a=b", Some("court"), "rtsp://cam/live?a=b"),
-            ("rtsp://cam/live?a=b", None, "rtsp://cam/live?a=b"),
-            ("srt://:9000?mode=listener", None, "srt://:9000?mode=listener"),
-            ("testsrc://?seconds=3", None, "testsrc://?seconds=3"),
-            ("a=b.mp4", Some("a"), "b.mp4"),
-            ("dir/a=b.mp4", None, "dir/a=b.mp4"),
-        ] {
-            assert_eq!(split_name(given), (name, uri), "{given}");
+    let initial = initial(streams, contents, store.as_ref());
+    let is_service = server.address.is_some() && (args.state.is_some() || initial.is_empty());
+    let terminal = (!args.quiet).then(|| {
+        let streams = if is_service { usize::MAX } else { initial.len() };
+        Terminal::new(&workers.pack().classes, streams, args.jsonl.as_deref() == Some("-"))
+    });
+    let (told_to, told) = unbounded();
+    let (news_to, news) = unbounded();
+    let (commands_to, commands) = unbounded();
+    let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), jsonl, terminal, told_to);
+    let hands = Opening {
+        intake: workers.intake().clone(),
+        clock: clock.clone(),
+        policy,
+        commands: commands_to.clone(),
+        news: news_to,
+        pacing: if args.realtime { Pacing::Realtime } else { Pacing::Auto },
+    };
+    let read = args.config.clone().map(|path| {
+        let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        stream_desk.config().set_file(name);
+        let args = args.clone();
+        let read: warden::Reader = Arc::new(move || settle::read_again(&args));
+        read
+    });
+    let rules = Rules {
+        max_streams: args.max_streams.unwrap_or(DEFAULT_MAX_STREAMS),
+        retry: args.retry,
+        latency_ms: args.latency_ms.unwrap_or(DEFAULT_LATENCY_MS),
+        is_service,
+        lingers: args.linger && server.address.is_some(),
+    };
+    let tools = Tools {
+        hands: Arc::new(hands),
+        hub: hub.clone(),
+        clock: clock.clone(),
+        commands: commands_to.clone(),
+        store: store.clone(),
+        desk: stream_desk,
+        read,
+        manager: manager.clone(),
+    };
+    let tools_commands = tools.commands.clone();
+    let mut warden = Warden::new(tools, rules, vote, fixed);
+    warden.take_up(initial)?;
+    hub.set_ready(true);
+    manager.ready();
+    let ending = Ending::new();
+    let (reload_to, reload) = bounded(1);
+    let server_reload = server.reload.clone();
+    let on_hang_up = move || {
+        server_reload.reload();
+        desk.hang_up();
+        // A full channel holds such a wish already.
+        let _ = reload_to.try_send(());
+    };
+    let on_stop = {
+        let (manager, ending, hub) = (manager.clone(), ending.clone(), hub.clone());
+        move || {
+            hub.set_starting("the program ends");
+            manager.stopping();
+            ending.begin();
         }
+    };
+    let stop = catch_signals(&runtime, on_hang_up, on_stop);
+    let beats = vec![("publishing", session.beat().clone()), ("inference", workers.beat().clone())];
+    let intake = workers.intake().clone();
+    let watchdog = manager.watch(hub.clone(), beats, move || {
+        intake.nudge();
+        let _ = commands_to.send(session::Command::Turn);
+    })?;
+    let inbox = warden::Inbox { asks: stream_asks, told, reload, stop };
+    let (ended_to, ended) = bounded(1);
+    let last_word = LastWord(tools_commands);
+    spawn("warden", move || {
+        let _last_word = last_word;
+        // The program waits for it, unless publishing failed.
+        let _ = ended_to.send(warden.run(&inbox));
+    })?;
+    let published = session.publish(&session::Inbox { decided: workers.decided.clone(), news, commands });
+    ending.begin();
+    drop(session);
+    // It ends with what it told the publishing thread to finish with; when that failed, the program ends without it.
+    let Ended { stopped, result } = match &published {
+        Ok(()) => ended.recv().map_err(|_| Error::Internal("the warden's thread ended".into()))?,
+        Err(_) => Ended { stopped: false, result: Ok(()) },
+    };
+    tracing::debug!(stopped, "every stream is at its end");
+    ending.at("writing the store");
+    hub.end_archive();
+    let stored = store.as_ref().is_none_or(|store| store.flush(STORE_LIMIT));
+    if stored && published.is_ok() {
+        ending.written();
+    }
+    drop(store);
+    ending.at("stopping the server");
+    server.stop(runtime);
+    ending.at("ending the watchdog's thread");
+    drop(watchdog);
+    ending.at("ending the threads of the streams and of inference");
+    drop(workers);
+    // What the inference thread fed and asked ends after it.
+    ending.at("ending the thread of the packs");
+    drop(updater);
+    ending.at("ending the thread of the shadow");
+    drop(shadow);
+    ending.at("closing the store");
+    drop(store_thread);
+    ending.done();
+    published.and(result)
+}
+
+/// Ends publishing when the warden is gone, also by a panic.
+struct LastWord(Sender<session::Command>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        // Publishing has ended already, mostly.
+        let _ = self.0.send(session::Command::Finish);
+    }
+}
+
+/// How long the store may take to write what is under way.
+const STORE_LIMIT: Duration = Duration::from_secs(2);
+
+type OpenStore = (Option<Store>, Option<StoreThread>, Contents);
+
+fn open_store(path: Option<&Path>, metrics: &Metrics) -> Result<OpenStore> {
+    let Some(path) = path else { return Ok((None, None, Contents::default())) };
+    let (store, thread, contents) = Store::open(path, metrics.clone())?;
+    Ok((Some(store), Some(thread), contents))
+}
+
+/// The streams of the start: those of the configuration and the command line, then those of the store.
+fn initial(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> Vec<Initial> {
+    let Contents { streams: stored, mut restored } = contents;
+    let mut initial: Vec<Initial> = Vec::with_capacity(streams.len() + stored.len());
+    for (settings, origin) in streams {
+        let restored = restored.remove(&settings.id).unwrap_or_default();
+        initial.push(Initial { settings, origin, generation: None, restored });
+    }
+    for Stored { settings, generation } in stored {
+        if initial.iter().any(|s| s.settings.id == settings.id) {
+            tracing::warn!(
+                "stream {:?} of the store is left out: the configuration or the command line has one of that name",
+                settings.id
+            );
+            continue;
+        }
+        let restored = restored.remove(&settings.id).unwrap_or_default();
+        initial.push(Initial { settings, origin: Origin::Api, generation: Some(generation), restored });
+    }
+    // What is left belongs to nobody any more.
+    if let Some(store) = store {
+        restored.keys().for_each(|id| store.forget(id));
+    }
+    initial
+}
+
+fn parse_max_streams(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if (1..=4096).contains(&n) => Ok(n),
+        _ => Err("choose 1 to 4096".to_owned()),
     }
 }

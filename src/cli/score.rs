@@ -194,6 +194,13 @@ impl Scorer {
 
     /// Takes the decisions of one line until its end.
     fn collect(&mut self, path: &Path, line: LineId) -> Result<Labelled> {
+        let labelled = self.collect_all(path, line);
+        // Thousands of files leave nothing behind.
+        self.workers.remove_line(line);
+        labelled
+    }
+
+    fn collect_all(&mut self, path: &Path, line: LineId) -> Result<Labelled> {
         let name = path.to_string_lossy();
         let recorder = Recorder::new(&name, self.classes.clone(), Pace::File);
         let mut voter = Voter::new(self.vote, self.classes.len());

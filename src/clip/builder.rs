@@ -66,6 +66,8 @@ pub struct ClipBuilder {
     tracks: [TrackState; 2],
     line: Line,
     run: Option<Run>,
+    /// Number of the first run.
+    first: RunId,
     runs: u32,
     /// Why the next run begins; `None` when nothing but data is needed.
     cause: Option<Discontinuity>,
@@ -89,6 +91,7 @@ impl ClipBuilder {
             tracks: Default::default(),
             line: Line::default(),
             run: None,
+            first: RunId(0),
             runs: 0,
             cause: None,
             held: Default::default(),
@@ -97,6 +100,13 @@ impl ClipBuilder {
             wall_ahead: None,
             is_over: false,
         }
+    }
+
+    /// Numbers runs from `first` on: a stream that is opened once more, by another source or another process, goes on
+    /// where it was, and no run has a number twice.
+    pub fn from_run(mut self, first: RunId) -> Self {
+        self.first = first;
+        self
     }
 
     /// Takes one item; appends what follows from it to `out`. Never panics, whatever the items say; what cannot be used
@@ -334,10 +344,10 @@ impl ClipBuilder {
         }
         self.wall = self.wall_ahead.take().or(self.wall);
         self.line = Line::default();
-        let id = RunId(self.runs);
+        let id = RunId(self.first.0.wrapping_add(self.runs));
         self.runs = self.runs.wrapping_add(1);
         self.run = Some(Run::new(id, &self.config, Pts(start)));
-        out.push(ClipOutput::RunStarted { run: id, cause: cause.filter(|_| id != RunId(0)) });
+        out.push(ClipOutput::RunStarted { run: id, cause: cause.filter(|_| id != self.first) });
         self.cause = None;
         let [video, audio] = &mut self.held;
         merge(video.take(), audio.take())

@@ -158,6 +158,10 @@ pub(crate) struct Families {
     viewers: Vec<IntGauge>,
     http_refused: Vec<IntCounter>,
     http_connections: IntGauge,
+    /// Applied, refused.
+    config_reloads: [IntCounter; 2],
+    config_reload_success: IntGauge,
+    store_lost: IntCounter,
     device_faults: Vec<IntCounter>,
     frame_share: FrameShares,
     records_lost: IntCounter,
@@ -211,6 +215,12 @@ impl Metrics {
             "Packs offered to the running program; a refused one leaves the old one running.",
             &["outcome"],
         );
+        let reload_family = counters(
+            r,
+            "touchline_config_reloads_total",
+            "Times the configuration file was read again; a refused one leaves the old settings in force.",
+            &["result"],
+        );
         let families = Families {
             build: int_gauges(r, "touchline_build_info", "Always 1; the labels say which build runs.", &["version"]),
             pack: int_gauges(r, "touchline_pack_info", "Always 1; the labels say which model pack runs.", &PACK_LABELS),
@@ -246,6 +256,21 @@ impl Metrics {
             http_connections: http::connections(r),
             device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
             frame_share: FrameShares::new(r),
+            config_reloads: ["applied", "refused"].map(|result| reload_family.with_label_values(&[result])),
+            config_reload_success: int_gauges(
+                r,
+                "touchline_config_last_reload_success",
+                "1 while the last reading of the configuration file was applied, 0 after one that was refused.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
+            store_lost: counters(
+                r,
+                "touchline_store_records_lost_total",
+                "Events, incidents and states that the store was too slow to keep, or could not.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
             records_lost: counters(
                 r,
                 "touchline_output_records_lost_total",
@@ -370,6 +395,8 @@ impl Metrics {
             registry,
         };
         families.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        // What the program started with was taken.
+        families.config_reload_success.set(1);
         Self { families: Arc::new(families) }
     }
 
@@ -397,6 +424,22 @@ impl Metrics {
     /// starting at 0, so that rates are right from the first increment.
     pub fn stream(&self, id: &str, classes: &ClassSet) -> StreamMetrics {
         StreamMetrics::new(&self.families, id, classes)
+    }
+
+    /// Takes the series of a stream that is gone out of the exported text.
+    pub fn remove_stream(&self, stream: &StreamMetrics) {
+        stream.remove(&self.families);
+    }
+
+    /// A configuration file was read again, and taken or refused.
+    pub fn config_reload(&self, applied: bool) {
+        self.families.config_reloads[usize::from(!applied)].inc();
+        self.families.config_reload_success.set(i64::from(applied));
+    }
+
+    /// Records that the store was too slow to keep, or could not.
+    pub fn store_lost(&self, count: u64) {
+        self.families.store_lost.inc_by(count);
     }
 
     /// One second of some stream took `ns` nanoseconds in `stage`.

@@ -4,6 +4,7 @@ use prometheus::{Histogram, IntCounter};
 use serde::Serialize;
 
 use super::Families;
+use super::stream::forget;
 
 /// Why the shadow did not decide a second that the running pack decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,6 +50,12 @@ impl ShadowMetrics {
             dropped: ShadowDrop::ALL.map(|why| families.shadow_dropped.with_label_values(&[id, why.as_str()])),
             difference: families.shadow_difference.with_label_values(&[id]),
         }
+    }
+
+    pub(super) fn remove(families: &Families, id: &str) {
+        ["same", "different"].iter().for_each(|agreement| forget(&families.shadow_seconds, &[id, *agreement]));
+        ShadowDrop::ALL.iter().for_each(|why| forget(&families.shadow_dropped, &[id, why.as_str()]));
+        forget(&families.shadow_difference, &[id]);
     }
 
     /// Both packs decided a second; `difference` is the mean absolute difference of their probabilities.

@@ -1,8 +1,12 @@
 //! The metrics of one stream, with their labels resolved once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use prometheus::core::{MetricVec, MetricVecBuilder};
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
-use super::{Families, nanos_to_seconds};
+use super::{Families, ShadowMetrics, nanos_to_seconds};
 use crate::clip::GapReason;
 use crate::decision::{Event, EventKind, WindowEstimate};
 use crate::ingest::incident::{Cause, Incident};
@@ -10,7 +14,7 @@ use crate::ingest::{Track, Tracks};
 use crate::labels::{ClassSet, Modality};
 
 /// What a stream can be doing: values of the label `state`.
-pub const STATES: [&str; 5] = ["connecting", "playing", "waiting", "ended", "failed"];
+pub const STATES: [&str; 7] = ["connecting", "playing", "waiting", "paused", "ended", "failed", "removed"];
 
 /// Metrics of one stream. Cloning shares them; every method is lock-free and may be called from any thread, except
 /// [`StreamMetrics::event`], which looks its labels up.
@@ -18,6 +22,8 @@ pub const STATES: [&str; 5] = ["connecting", "playing", "waiting", "ended", "fai
 pub struct StreamMetrics {
     id: String,
     classes: ClassSet,
+    /// The stream is gone from the exported text, and must not come back into it.
+    removed: Arc<AtomicBool>,
     up: IntGauge,
     classified: IntCounter,
     gapped: Vec<IntCounter>,
@@ -49,6 +55,7 @@ impl StreamMetrics {
         Self {
             id: id.to_owned(),
             classes: classes.clone(),
+            removed: Arc::default(),
             up: families.up.with_label_values(&[id]),
             classified: families.classified.with_label_values(&[id]),
             gapped: GapReason::ALL.iter().map(|r| families.gapped.with_label_values(&[id, r.as_str()])).collect(),
@@ -81,6 +88,37 @@ impl StreamMetrics {
         }
     }
 
+    /// Takes every series of the stream out of the exported text. What its threads still tell is heard by nobody.
+    pub(super) fn remove(&self, families: &Families) {
+        self.removed.store(true, Ordering::Release);
+        let id = self.id.as_str();
+        let f = families;
+        for family in [&f.classified, &f.frames, &f.converted, &f.samples, &f.reconnects, &f.runs] {
+            forget(family, &[id]);
+        }
+        for family in [&f.up, &f.backlog] {
+            forget(family, &[id]);
+        }
+        for family in [&f.last_decision, &f.state_since, &f.next_try] {
+            forget(family, &[id]);
+        }
+        forget(&f.latency, &[id]);
+        GapReason::ALL.iter().for_each(|reason| forget(&f.gapped, &[id, reason.as_str()]));
+        Incident::NAMES.iter().for_each(|name| forget(&f.incidents, &[id, *name]));
+        Cause::ALL.iter().for_each(|cause| forget(&f.failures, &[id, cause.as_str()]));
+        STATES.iter().for_each(|state| forget(&f.states, &[id, *state]));
+        Modality::ALL.iter().for_each(|modality| forget(&f.decided, &[id, modality.as_str()]));
+        for track in ["video", "audio"] {
+            forget(&f.discarded, &[id, track]);
+            forget(&f.tracks, &[id, track]);
+        }
+        for class in self.classes.names() {
+            forget(&f.probability, &[id, class]);
+            ["onset", "offset"].iter().for_each(|kind| forget(&f.events, &[id, class, *kind]));
+        }
+        ShadowMetrics::remove(f, id);
+    }
+
     /// The stream came into `state` (of [`STATES`]) at `unix_ns`, because of `cause`; it is opened again at `next_try_ns`.
     /// Both in nanoseconds since 1970-01-01 UTC.
     pub fn state(&self, state: &str, cause: Option<Cause>, unix_ns: i64, next_try_ns: Option<i64>) {
@@ -90,7 +128,7 @@ impl StreamMetrics {
         }
         self.state_since.set(unix_ns as f64 / 1e9);
         self.next_try.set(next_try_ns.map_or(0.0, |ns| ns as f64 / 1e9));
-        if let Some(cause) = cause {
+        if let Some(cause) = cause.filter(|_| !self.is_removed()) {
             self.failures.with_label_values(&[self.id.as_str(), cause.as_str()]).inc();
         }
         if state != "playing" {
@@ -194,10 +232,23 @@ impl StreamMetrics {
     /// A class came on air or left it. An event appears in the text when it first happened: a zero for every class and
     /// kind would be most of the text.
     pub fn event(&self, event: &Event) {
+        if self.is_removed() {
+            return;
+        }
         let kind = match event.kind {
             EventKind::Onset => "onset",
             EventKind::Offset => "offset",
         };
         self.events.with_label_values(&[self.id.as_str(), self.classes.name(event.class), kind]).inc();
     }
+
+    fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+}
+
+/// Takes one series out of a family.
+pub(super) fn forget<B: MetricVecBuilder>(family: &MetricVec<B>, labels: &[&str]) {
+    // An error means that it was not there.
+    let _ = family.remove_label_values(labels);
 }

@@ -14,6 +14,33 @@ fn classes() -> ClassSet {
     ClassSet::new(["tennis", "soccer", "other"].map(String::from).to_vec()).unwrap()
 }
 
+#[test]
+fn a_stream_that_is_removed_leaves_nothing_and_does_not_come_back() {
+    let metrics = Metrics::new();
+    let before = metrics.encode();
+    let event = Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(0), index: 3, probability: 0.7 };
+    let fill = |id: &str| {
+        let stream = metrics.stream(id, &classes());
+        metrics.shadow_stream(id).compared(true, 0.1);
+        stream.state("failed", Some(Cause::ServerError), 1, None);
+        stream.event(&event);
+        stream.latency(700_000_000);
+        stream
+    };
+    let (goes, stays) = (fill("goes"), fill("stays"));
+    metrics.remove_stream(&goes);
+    // What its threads still tell.
+    goes.event(&event);
+    goes.state("waiting", Some(Cause::ServerError), 2, Some(3));
+    goes.frames(5);
+    let text = metrics.encode();
+    assert!(!text.contains("goes") && text.contains("stream=\"stays\""), "{text}");
+    metrics.remove_stream(&stays);
+    assert_eq!(metrics.encode(), before, "as if there had been no stream");
+    fill("goes");
+    assert!(metrics.encode().contains("touchline_events_total{class=\"tennis\",kind=\"onset\",stream=\"goes\"} 1"));
+}
+
 /// Metrics in which every family has at least one value.
 fn filled() -> Metrics {
     let metrics = Metrics::new();
@@ -129,7 +156,7 @@ fn every_family_is_typed_explained_and_named_by_the_rules() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 37, "{types:?}");
+    assert_eq!(types.len(), 40, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");

@@ -18,6 +18,8 @@ const PAIRS_SHOWN: usize = 10;
 pub(super) struct Agreement {
     against: Option<Arc<PackStamp>>,
     streams: BTreeMap<String, Counts>,
+    /// Of streams that are gone.
+    gone: Counts,
     /// Running pack's label and the shadow's, where they differ; at most classes².
     different: BTreeMap<(ClassId, ClassId), u64>,
     /// In the order of [`ShadowDrop::ALL`].
@@ -55,17 +57,20 @@ impl Agreement {
         difference
     }
 
+    /// A stream is gone; the totals keep what was counted of it.
+    pub(super) fn forget(&mut self, stream: &str) {
+        if let Some(counts) = self.streams.remove(stream) {
+            self.gone.add(&counts);
+        }
+    }
+
     pub(super) fn dropped(&mut self, why: ShadowDrop) {
         self.dropped[why as usize] += 1;
     }
 
     pub(super) fn view<'a>(&'a self, classes: &'a ClassSet) -> AgreementView<'a> {
-        let mut all = Counts::default();
-        for counts in self.streams.values() {
-            all.same += counts.same;
-            all.different += counts.different;
-            all.difference += counts.difference;
-        }
+        let mut all = self.gone;
+        self.streams.values().for_each(|counts| all.add(counts));
         let mut pairs: Vec<_> = self.different.iter().collect();
         // The most frequent first; equals in the order of the classes.
         pairs.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
@@ -91,6 +96,12 @@ impl Agreement {
 }
 
 impl Counts {
+    fn add(&mut self, other: &Counts) {
+        self.same += other.same;
+        self.different += other.different;
+        self.difference += other.difference;
+    }
+
     fn view(&self) -> CountsView {
         let seconds = self.same + self.different;
         let per_second = |sum: f64| (seconds > 0).then(|| round6((sum / seconds as f64) as f32));
@@ -174,6 +185,17 @@ mod tests {
         let pairs = view["disagreements"].as_array().unwrap();
         assert_eq!(pairs.len(), 2);
         assert_eq!(pairs[0], serde_json::json!({"main": "soccer", "shadow": "other", "seconds": 2}));
+    }
+
+    #[test]
+    fn a_stream_that_is_gone_stays_in_the_totals() {
+        let mut agreement = Agreement::default();
+        agreement.compared("a", &second("tennis", 0.9), &second("soccer", 0.8));
+        agreement.compared("b", &second("tennis", 0.9), &second("tennis", 0.9));
+        agreement.forget("a");
+        let view = json(&agreement);
+        assert_eq!((&view["seconds"], &view["same"]), (&2.into(), &1.into()));
+        assert!(view["streams"].get("a").is_none() && view["streams"].get("b").is_some());
     }
 
     #[test]

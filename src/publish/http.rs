@@ -6,8 +6,10 @@
 //! | `/api/v1/info` | version, pack, classes, vote window |
 //! | `/api/v1/pack` | the running pack, its table and card, its shadow, the last update; POST changes the pack |
 //! | `/api/v1/schema` | JSON Schema of the records |
-//! | `/api/v1/streams` | all streams |
-//! | `/api/v1/streams/{id}` | one stream with its last ten minutes |
+//! | `/api/v1/openapi.json` | this table for programs: OpenAPI 3.1 |
+//! | `/api/v1/config` | what became of the last reading of the configuration file |
+//! | `/api/v1/streams` | all streams; POST adds one |
+//! | `/api/v1/streams/{id}` | one stream with its last ten minutes; PATCH changes, DELETE removes it |
 //! | `/api/v1/streams/{id}/live` | server-sent events: `snapshot`, then `second`, `gap`, `event`, `state`, `pack`; after records were lost `lagged` and a new `snapshot` |
 //! | `/api/v1/streams/{id}/preview` | pictures as `multipart/x-mixed-replace`; `?single=1` one JPEG |
 //! | `/metrics` | Prometheus text |
@@ -15,7 +17,8 @@
 //! | `/readyz` | 200 when the models are warm, else 503 with the reason |
 //! | `/api/v1/session` | who one is; POST exchanges a token for a session, DELETE ends it |
 //!
-//! Who may ask for what is decided by `access`, what a connection may cost by `serve`.
+//! Who may ask for what is decided by `access`, what a connection may cost by `serve`, how the pack is changed by `pack_routes`,
+//! the streams by `stream_routes`.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -39,13 +42,14 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::access::{self, Access, AccessConfig};
 use super::hub::{Hub, Subscription};
-use super::pack_routes;
 pub use super::pack_routes::PackAccess;
 use super::page;
 use super::preview::Watcher;
 use super::record::{SCHEMA, to_json};
 use super::serve::{self, Limits};
+pub use super::stream_routes::StreamAccess;
 use super::tls::Tls;
+use super::{pack_routes, stream_routes};
 use crate::error::{Error, Result};
 use crate::metrics::{self, Viewer};
 
@@ -69,12 +73,17 @@ const BOUNDARY: &str = "touchline-picture";
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
+/// What the API is, for programs: OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
 /// What the handlers share.
 #[derive(Clone)]
 pub(super) struct Server {
     pub(super) hub: Hub,
     /// `None`: the pack cannot be changed.
     pub(super) packs: Option<PackAccess>,
+    /// `None`: the streams cannot be changed.
+    pub(super) streams: Option<StreamAccess>,
     pub(super) access: Arc<Access>,
     /// Becomes true when the server stops.
     closing: watch::Receiver<bool>,
@@ -107,6 +116,8 @@ pub async fn bind(address: &str) -> Result<TcpListener> {
 pub struct Serving {
     /// `None`: the pack cannot be changed.
     pub packs: Option<PackAccess>,
+    /// `None`: the streams cannot be changed.
+    pub streams: Option<StreamAccess>,
     pub access: Arc<Access>,
     pub tls: Option<Arc<Tls>>,
     pub limits: Limits,
@@ -120,7 +131,8 @@ pub struct Serving {
 pub async fn serve(listener: TcpListener, hub: Hub, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
     let address = listener.local_addr().map_err(|e| Error::Internal(format!("the listener has no address: {e}")))?;
     let access = Access::new(AccessConfig::default(), address, hub.clock().clone(), hub.metrics().clone())?;
-    let serving = Serving { packs: None, access: Arc::new(access), tls: None, limits: Limits::default() };
+    let serving =
+        Serving { packs: None, streams: None, access: Arc::new(access), tls: None, limits: Limits::default() };
     serve_with(listener, hub, serving, shutdown).await;
     Ok(())
 }
@@ -133,9 +145,9 @@ pub async fn serve_with(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
     let (close, closing) = watch::channel(false);
-    let Serving { packs, access, tls, limits } = serving;
+    let Serving { packs, streams, access, tls, limits } = serving;
     let metrics = hub.metrics().clone();
-    let app = router(Server { hub, packs, access, closing: closing.clone() });
+    let app = router(Server { hub, packs, streams, access, closing: closing.clone() });
     let server = serve::run(listener, app, tls, limits, metrics, closing);
     let overdue = async move {
         shutdown.await;
@@ -157,8 +169,16 @@ fn router(server: Server) -> Router {
         .route("/api/v1/pack", get(pack_routes::get).post(pack_routes::post))
         .route("/api/v1/session", get(access::who).post(access::log_in).delete(access::log_out))
         .route("/api/v1/schema", get(|| async { ([(header::CONTENT_TYPE, "application/schema+json")], SCHEMA) }))
-        .route("/api/v1/streams", get(|State(s): State<Server>| async move { json(s.hub.streams_json()) }))
-        .route("/api/v1/streams/{id}", get(stream))
+        .route("/api/v1/openapi.json", get(|| async { json(OPENAPI.to_owned()) }))
+        .route("/api/v1/config", get(stream_routes::config))
+        .route(
+            "/api/v1/streams",
+            get(|State(s): State<Server>| async move { json(s.hub.streams_json()) }).post(stream_routes::post),
+        )
+        .route(
+            "/api/v1/streams/{id}",
+            get(stream_routes::get).patch(stream_routes::patch).delete(stream_routes::delete),
+        )
         .route("/api/v1/streams/{id}/live", get(live))
         .route("/api/v1/streams/{id}/preview", get(preview))
         .route("/metrics", get(prometheus))
@@ -204,7 +224,7 @@ fn not_found(error: &str, advice: &str) -> Response {
     problem(StatusCode::NOT_FOUND, error, advice)
 }
 
-fn no_stream(id: &str) -> Response {
+pub(super) fn no_stream(id: &str) -> Response {
     not_found(&format!("there is no stream {id:?}"), "see /api/v1/streams for the ids there are")
 }
 
@@ -227,10 +247,6 @@ async fn ready(State(server): State<Server>) -> Response {
         None => "ready\n".into_response(),
         Some(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}"), "ask again in a second"),
     }
-}
-
-async fn stream(State(server): State<Server>, Path(id): Path<String>) -> Response {
-    server.hub.stream_json(&id).map_or_else(|| no_stream(&id), json)
 }
 
 /// Counts a client for as long as it lives.
@@ -360,7 +376,7 @@ async fn send_pictures(mut server: Server, mut watcher: Watcher, to: mpsc::Sende
             tokio::select! {
                 () = to.closed() => return,
                 _ = server.closing.wait_for(|closing| *closing) => return,
-                changed = watcher.pictures.changed() => if changed.is_err() { return },
+                changed = watcher.pictures.changed() => if changed.is_err() || watcher.is_over() { return },
             }
             let picture = watcher.pictures.borrow_and_update().clone();
             if let Some(jpeg) = picture {

@@ -44,7 +44,8 @@ impl JsonlWriter {
     }
 
     /// Opens `path` (`-` is standard output) and continues it: for live streams, where a restart must not lose what was
-    /// written before. A line that was cut short by a crash is ended first.
+    /// written before. A line that a crash cut short is taken away first: it was never a record, and who reads the file
+    /// line by line would stumble over it. One that is whole but for its end gets it.
     ///
     /// # Errors
     /// [`Error::Output`] when it cannot be made.
@@ -72,9 +73,7 @@ impl JsonlWriter {
         let good_len = file.seek(SeekFrom::End(0)).map_err(fail)?;
         let mut writer =
             Self { target: Target::File { file, good_len }, place, torn: false, lost: 0, complained_ns: None };
-        if writer.ends_within_a_line().map_err(|e| output_error(&writer.place, &e))? {
-            writer.put(b"\n").map_err(|e| output_error(&writer.place, &e))?;
-        }
+        writer.mend().map_err(|e| output_error(&writer.place, &e))?;
         Ok(writer)
     }
 
@@ -115,6 +114,11 @@ impl JsonlWriter {
         false
     }
 
+    /// Where the lines go, for messages.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
     /// Records lost so far by [`JsonlWriter::write_or_count`].
     pub fn lost(&self) -> u64 {
         self.lost
@@ -143,14 +147,45 @@ impl JsonlWriter {
         }
     }
 
-    fn ends_within_a_line(&mut self) -> io::Result<bool> {
-        let Target::File { file, good_len: 1.. } = &mut self.target else { return Ok(false) };
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
+    /// Ends the last line, or takes it away when it was cut short.
+    fn mend(&mut self) -> io::Result<()> {
         // A file that was just truncated is opened without reading, but then it is empty and not looked at.
-        file.read_exact(&mut last)?;
-        Ok(last != *b"\n")
+        let Target::File { file, good_len: good_len @ 1.. } = &mut self.target else { return Ok(()) };
+        let begins = last_line(file, *good_len)?;
+        if begins == *good_len {
+            return Ok(());
+        }
+        let mut line = Vec::new();
+        file.seek(SeekFrom::Start(begins))?;
+        file.read_to_end(&mut line)?;
+        // What is no beginning of a record is not this program's, and not its to take away.
+        let is_ours = line.starts_with(b"{");
+        if !is_ours || serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&line).is_ok() {
+            file.seek(SeekFrom::Start(*good_len))?;
+            return self.put(b"\n");
+        }
+        tracing::warn!("{}: its last line was cut short ({} bytes) and is taken away", self.place, line.len());
+        file.set_len(begins)?;
+        *good_len = begins;
+        file.seek(SeekFrom::Start(begins)).map(drop)
     }
+}
+
+/// Where the line begins that the first `len` bytes of `file` end in; `len` when they end with a line.
+fn last_line(file: &mut File, len: u64) -> io::Result<u64> {
+    let mut block = [0; 64 * 1024];
+    let mut end = len;
+    while end > 0 {
+        let size = end.min(block.len() as u64);
+        let bytes = &mut block[..size as usize];
+        file.seek(SeekFrom::Start(end - size))?;
+        file.read_exact(bytes)?;
+        if let Some(at) = bytes.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(end - size + at as u64 + 1);
+        }
+        end -= size;
+    }
+    Ok(0)
 }
 
 /// What a failed write means and what to do about it.
@@ -219,10 +254,30 @@ mod tests {
         let path = folder.path().join("out.jsonl");
         fs::write(&path, "{\"a\":1}\n{\"a\":").unwrap();
         JsonlWriter::append(&path).unwrap().write("{\"a\":3}").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":\n{\"a\":3}\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":3}\n");
         JsonlWriter::append(&path).unwrap().write("{\"a\":4}").unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("{\"a\":3}\n{\"a\":4}\n"));
         JsonlWriter::create(&path).unwrap().write("{}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn however_long_the_line_that_was_cut_short_is_what_stands_before_it_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let whole = format!("{{\"a\":\"{}\"}}\n", "x".repeat(70_000));
+        for (torn, left) in [
+            (format!("{{\"b\":\"{}", "y".repeat(200_000)), whole.clone()),
+            ("{\"b\":2}".to_owned(), format!("{whole}{{\"b\":2}}\n")),
+            ("{\"b\":2".to_owned(), whole.clone()),
+            ("notes".to_owned(), format!("{whole}notes\n")),
+        ] {
+            fs::write(&path, format!("{whole}{torn}")).unwrap();
+            JsonlWriter::append(&path).unwrap().write("{\"c\":3}").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{left}{{\"c\":3}}\n"));
+        }
+        fs::write(&path, "{\"only\":").unwrap();
+        JsonlWriter::append(&path).unwrap().write("{}").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
     }
 

@@ -14,6 +14,8 @@ mod preview;
 pub mod record;
 pub mod serve;
 mod state;
+mod stream_routes;
+pub mod streams;
 pub mod terminal;
 #[cfg(test)]
 mod testing;

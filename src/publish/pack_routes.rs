@@ -41,9 +41,9 @@ pub(super) async fn post(State(server): State<Server>, request: Request) -> Resp
     }
 }
 
-type Problem = (StatusCode, String, String);
+pub(super) type Problem = (StatusCode, String, String);
 
-fn fail(status: StatusCode, error: &str, advice: &str) -> Problem {
+pub(super) fn fail(status: StatusCode, error: &str, advice: &str) -> Problem {
     (status, error.to_owned(), advice.to_owned())
 }
 
@@ -82,12 +82,12 @@ fn refused(why: Refused) -> Problem {
     (status, why.error, why.advice)
 }
 
-async fn small_body(body: Body) -> Result<Bytes, Problem> {
+pub(super) async fn small_body(body: Body) -> Result<Bytes, Problem> {
     to_bytes(body, BODY_MAX).await.map_err(|_| {
         fail(
             StatusCode::PAYLOAD_TOO_LARGE,
             &format!("the body is longer than {BODY_MAX} bytes or did not arrive"),
-            "send {\"path\": \"NAME\"} and nothing else",
+            "send what is asked for and nothing else",
         )
     })
 }

@@ -204,6 +204,13 @@ impl PackBoard {
         self.state().shadow.as_mut().map(|s| s.agreement.compared(stream, main, shadow))
     }
 
+    /// A stream is gone.
+    pub fn forget(&self, stream: &str) {
+        if let Some(shadow) = &mut self.state().shadow {
+            shadow.agreement.forget(stream);
+        }
+    }
+
     /// The shadow did not decide a second.
     pub fn shadow_dropped(&self, why: ShadowDrop) {
         if let Some(shadow) = &mut self.state().shadow {

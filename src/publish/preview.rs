@@ -31,6 +31,8 @@ pub(super) struct Preview {
     clock: Arc<dyn Clock>,
     /// Someone watches. Beside `inner`, so that asking costs no lock.
     watched: AtomicBool,
+    /// The stream is gone: watchers are to leave.
+    closed: AtomicBool,
     /// Monotonic clock from when on the next picture is wanted, ns.
     due_ns: AtomicU64,
     inner: Mutex<Inner>,
@@ -60,6 +62,7 @@ impl Preview {
         Self {
             clock,
             watched: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             due_ns: AtomicU64::new(0),
             inner: Mutex::default(),
             fresh: Notify::new(),
@@ -80,6 +83,13 @@ impl Preview {
         // The old frame is freed after the lock.
         let _old = self.inner().frame.replace(frame);
         self.fresh.notify_one();
+    }
+
+    /// The stream is gone. Wakes every watcher, who sees that it [`Watcher::is_over`].
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.inner().frame = None;
+        self.pictures.send_replace(None);
     }
 
     /// Begins to watch. Must be called within a tokio runtime, which encodes.
@@ -124,6 +134,13 @@ impl Preview {
     #[cfg(test)]
     fn encoding(&self) -> bool {
         self.inner().encoding
+    }
+}
+
+impl Watcher {
+    /// The stream is gone; no picture comes any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.preview.closed.load(Ordering::Acquire)
     }
 }
 
@@ -225,6 +242,19 @@ mod tests {
         let mut c = preview.watch();
         preview.offer(frame(16, 9, 10));
         c.pictures.changed().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn watchers_are_told_when_the_stream_is_gone() {
+        let (preview, _) = preview();
+        let mut watcher = preview.watch();
+        preview.offer(frame(8, 8, 1));
+        watcher.pictures.changed().await.unwrap();
+        assert!(!watcher.is_over());
+        watcher.pictures.mark_unchanged();
+        preview.close();
+        watcher.pictures.changed().await.unwrap();
+        assert!(watcher.is_over());
     }
 
     #[tokio::test]

@@ -17,10 +17,14 @@ pub enum StreamState {
     /// The source failed and will be opened again, for the `attempt`th time since it last played for long, in
     /// `retry_in_ns` nanoseconds.
     Waiting { kind: Cause, cause: String, attempt: u32, retry_in_ns: u64 },
+    /// An operator stopped it; it is opened when it is enabled again.
+    Paused,
     /// The source came to its end.
     Ended,
     /// The source failed and will not be opened again.
     Failed { kind: Cause, cause: String, advice: String },
+    /// It was taken out of the program. The last state of all.
+    Removed,
 }
 
 impl StreamState {
@@ -38,9 +42,16 @@ impl StreamState {
             StreamState::Connecting => "connecting",
             StreamState::Playing => "playing",
             StreamState::Waiting { .. } => "waiting",
+            StreamState::Paused => "paused",
             StreamState::Ended => "ended",
             StreamState::Failed { .. } => "failed",
+            StreamState::Removed => "removed",
         }
+    }
+
+    /// Nothing comes of it as long as it is in this state.
+    pub const fn is_over(&self) -> bool {
+        matches!(self, StreamState::Paused | StreamState::Ended | StreamState::Failed { .. } | StreamState::Removed)
     }
 
     /// The same state with URLs and secrets taken out of its texts.
@@ -82,7 +93,11 @@ impl<'a> StateFields<'a> {
             next_try: None,
         };
         match state {
-            StreamState::Connecting | StreamState::Playing | StreamState::Ended => bare,
+            StreamState::Connecting
+            | StreamState::Playing
+            | StreamState::Paused
+            | StreamState::Ended
+            | StreamState::Removed => bare,
             StreamState::Waiting { cause, attempt, retry_in_ns, .. } => Self {
                 cause: Some(cause),
                 attempt: Some(*attempt),

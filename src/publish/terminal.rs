@@ -95,7 +95,9 @@ impl Terminal {
             StreamState::Waiting { cause, retry_in_ns, .. } => {
                 format!("waiting: {cause}; next attempt in {:.1} s", *retry_in_ns as f64 / 1e9)
             }
+            StreamState::Paused => "paused".to_owned(),
             StreamState::Ended => "ended".to_owned(),
+            StreamState::Removed => "removed".to_owned(),
             StreamState::Failed { cause, advice, .. } => format!("failed: {cause}; {advice}"),
         };
         let code = match state {

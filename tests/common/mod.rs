@@ -2,6 +2,7 @@
 //! ports the system picks, and ends when dropped.
 #![allow(dead_code)] // Each test file uses its own part of it.
 
+pub mod api;
 pub mod http;
 pub mod live;
 pub mod origin;

@@ -10,11 +10,13 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::config::{self, AccessFile, TlsFile};
 use crate::error::{Error, Result};
+use crate::ingest::guard::SourcePolicy;
 use crate::publish::access::{Access, AccessConfig, TokenSource};
-use crate::publish::http::{self, PackAccess, Serving};
+use crate::publish::http::{self, PackAccess, Serving, StreamAccess};
 use crate::publish::hub::Hub;
 use crate::publish::packs::PackDesk;
 use crate::publish::serve::Limits;
+use crate::publish::streams::StreamDesk;
 use crate::publish::tls::{Tls, TlsFiles};
 
 /// The variables that a token may come from. A flag would show it to everyone who lists processes.
@@ -22,7 +24,7 @@ const ADMIN_TOKEN: &str = "TOUCHLINE_ADMIN_TOKEN";
 const READ_TOKEN: &str = "TOUCHLINE_READ_TOKEN";
 
 /// Who may do what over HTTP.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct AccessArgs {
     /// File with the bearer token of those who may read and change [env: TOUCHLINE_ADMIN_TOKEN is the token itself].
     #[arg(long, value_name = "FILE")]
@@ -103,6 +105,13 @@ impl Reload {
     }
 }
 
+/// Where the server's clients ask for changes, and what they may ask for.
+pub(super) struct Desks {
+    pub(super) packs: PackDesk,
+    pub(super) streams: StreamDesk,
+    pub(super) policy: Arc<SourcePolicy>,
+}
+
 /// The HTTP server, if one is wanted.
 pub(super) struct Server {
     pub(super) address: Option<SocketAddr>,
@@ -121,7 +130,7 @@ impl Server {
         runtime: &tokio::runtime::Runtime,
         listen: Option<&str>,
         hub: &Hub,
-        desk: PackDesk,
+        desks: Desks,
         args: &AccessArgs,
     ) -> Result<Self> {
         let listen = listen.unwrap_or(config::DEFAULT_LISTEN);
@@ -145,8 +154,9 @@ impl Server {
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let reload = Reload { access: Some(access.clone()), tls: tls.clone() };
-        let packs = Some(PackAccess { desk, open: access.takes_packs() });
-        let serving = Serving { packs, access, tls, limits: Limits::default() };
+        let packs = Some(PackAccess { desk: desks.packs, open: access.takes_packs() });
+        let streams = Some(StreamAccess { desk: desks.streams, policy: desks.policy });
+        let serving = Serving { packs, streams, access, tls, limits: Limits::default() };
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
         let task = runtime.spawn(http::serve_with(listener, hub.clone(), serving, async move {
             // The sender going away is a shutdown as well.
@@ -165,9 +175,13 @@ impl Server {
     }
 }
 
-/// A message on the first SIGINT or SIGTERM; the second ends the program at once. SIGHUP reads tokens and TLS
-/// files again and asks `desk` to read the pack's directory again; when it says that the terminal is gone it stops the program, as it does any other.
-pub(super) fn catch_signals(runtime: &tokio::runtime::Runtime, desk: PackDesk, reload: Reload) -> Receiver<()> {
+/// A message on the first SIGINT or SIGTERM, after `on_stop`; the second ends the program at once. SIGHUP calls
+/// `on_hang_up`; when it says that the terminal is gone it stops the program, as it does any other.
+pub(super) fn catch_signals(
+    runtime: &tokio::runtime::Runtime,
+    on_hang_up: impl Fn() + Send + Sync + 'static,
+    on_stop: impl Fn() + Send + Sync + 'static,
+) -> Receiver<()> {
     let (to, stop) = bounded(2);
     runtime.spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
@@ -184,8 +198,7 @@ pub(super) fn catch_signals(runtime: &tokio::runtime::Runtime, desk: PackDesk, r
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
                 _ = hang_up.recv() => if !had_terminal || has_terminal() {
-                    reload.reload();
-                    desk.hang_up();
+                    on_hang_up();
                     continue;
                 },
             }
@@ -193,6 +206,7 @@ pub(super) fn catch_signals(runtime: &tokio::runtime::Runtime, desk: PackDesk, r
                 std::process::exit(130);
             }
             stops += 1;
+            on_stop();
             let _ = to.send(());
         }
     });

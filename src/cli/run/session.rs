@@ -1,43 +1,85 @@
-//! The publishing thread of `touchline run`: opens the streams, and tells every output what was decided.
+//! The publishing thread of `touchline run`: votes over what was decided, and tells every output.
+//!
+//! It opens and stops nothing: the warden does, and tells it with [`Command`]s what begins and ends. So nothing that takes
+//! long for one stream holds up another.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, Sender, never, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, select};
 
-use super::RunArgs;
-use crate::app::{Tap, What, Workers};
+use crate::app::{Decided, What};
 use crate::backlog::LineId;
 use crate::cli::live::LiveStream;
-use crate::clip::PlanThinner;
+use crate::clip::ClipOutput;
 use crate::clock::Clock;
-use crate::config::{RtspTransport, StreamSettings};
 use crate::error::{Error, Result};
-use crate::ingest::gst::{GstOpener, GstOptions};
 use crate::ingest::incident::Incident;
 use crate::ingest::outlet::Counters;
-use crate::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
-use crate::ingest::uri::{Location, Pacing};
-use crate::ingest::{MediaItem, Open, Pace, Source};
-use crate::publish::hub::{Hub, StreamHandle, StreamInfo};
+use crate::ingest::supervise::SourceState;
+use crate::publish::hub::{Hub, StreamHandle};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::record::StreamState;
 use crate::publish::terminal::Terminal;
+use crate::threads::Beat;
 use crate::vote::VoteConfig;
 
+/// News of a source's supervisor, beside the data.
+pub(super) type News = (LineId, SourceNews);
+
+pub(super) enum SourceNews {
+    State(SourceState),
+    Incident(Incident),
+}
+
+/// A stream that begins.
+pub(super) struct Beginning {
+    pub(super) line: LineId,
+    pub(super) handle: StreamHandle,
+    pub(super) vote: VoteConfig,
+    /// A supervisor tells when it plays.
+    pub(super) supervised: bool,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// What the warden tells the publishing thread.
+pub(super) enum Command {
+    /// Sent before anything of the line can come.
+    Begin(Box<Beginning>),
+    /// Nothing of the line was or will be said: its source could not be opened.
+    Forget(LineId),
+    /// The source is being stopped; after its last second the stream is in this state.
+    EndsInto(LineId, StreamState),
+    /// The source does not come to its end: it is said here and now.
+    Cut(LineId),
+    Vote(LineId, VoteConfig),
+    /// The state of a stream without a source.
+    Say(StreamHandle, StreamState),
+    /// The stream is not wanted any more and has no source: nothing of it stays.
+    Remove(StreamHandle),
+    /// Nothing: somebody looks whether the thread turns.
+    Turn,
+    Finish,
+}
+
+/// What the publishing thread tells the warden, after every output knows.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// A line has come to its end; `error`: it failed by itself.
+    Over { line: LineId, error: Option<Error> },
+    /// A stream is removed.
+    Gone(String),
+}
+
 /// A stream that runs.
-pub(super) struct Running {
+struct Running {
     stream: LiveStream,
-    source: Box<dyn Source>,
     counters: Arc<Counters>,
     /// Lost buffers when that was last said.
     loss_said: u64,
     /// Reconnects that the hub was told of.
     reconnects_said: u64,
-    failed: Option<Error>,
-    ended: bool,
 }
 
 impl Running {
@@ -62,139 +104,158 @@ impl Running {
     }
 }
 
-/// News of a source's supervisor, beside the data.
-type News = (LineId, SourceNews);
-
-enum SourceNews {
-    State(SourceState),
-    Incident(Incident),
+/// What comes to the publishing thread. The channels hold no media but `decided`: unbounded, so that neither a supervisor
+/// nor the warden waits for an output.
+pub(super) struct Inbox {
+    pub(super) decided: Receiver<Decided>,
+    pub(super) news: Receiver<News>,
+    pub(super) commands: Receiver<Command>,
 }
 
-pub(super) struct Session<'a> {
-    pub(super) args: &'a RunArgs,
-    pub(super) hub: Hub,
-    /// Dropped before `workers`: a clip thread ends when its source lets go of the channel between them.
-    pub(super) running: BTreeMap<LineId, Running>,
-    pub(super) workers: Workers,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) jsonl: Option<JsonlWriter>,
-    pub(super) terminal: Option<Terminal>,
-    pub(super) vote: VoteConfig,
-    /// The program was asked to stop.
-    pub(super) stopped: bool,
+pub(super) struct Session {
+    hub: Hub,
+    clock: Arc<dyn Clock>,
+    running: BTreeMap<LineId, Running>,
+    classes: usize,
+    jsonl: Option<JsonlWriter>,
+    terminal: Option<Terminal>,
+    told: Sender<Told>,
+    beat: Beat,
 }
 
-impl Session<'_> {
-    /// Opens the streams and publishes until the last has ended.
-    pub(super) fn watch(&mut self, streams: Vec<StreamSettings>, stop: &Receiver<()>) -> Result<()> {
-        // No data, a few messages a reconnect: unbounded, so that a supervisor never waits for an output.
-        let (news_to, news) = unbounded::<News>();
-        for settings in &streams {
-            self.open(settings, &news_to)?;
-        }
-        let mut stop = stop.clone();
-        let decided = self.workers.decided.clone();
-        while self.running.values().any(|r| !r.ended) {
+impl Session {
+    /// `classes`: how many the pack has.
+    pub(super) fn new(
+        hub: Hub,
+        clock: Arc<dyn Clock>,
+        classes: usize,
+        jsonl: Option<JsonlWriter>,
+        terminal: Option<Terminal>,
+        told: Sender<Told>,
+    ) -> Self {
+        Self { hub, clock, running: BTreeMap::new(), classes, jsonl, terminal, told, beat: Beat::default() }
+    }
+
+    /// Turns of this thread.
+    pub(super) fn beat(&self) -> &Beat {
+        &self.beat
+    }
+
+    /// Publishes until the warden says that it is over.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the inference thread or the warden has ended; [`Error::Output`] when records were lost.
+    pub(super) fn publish(&mut self, inbox: &Inbox) -> Result<()> {
+        loop {
+            self.beat.turn();
             select! {
-                recv(decided) -> message => match message {
-                    Ok(message) => self.take(message.line, message.what),
+                recv(inbox.decided) -> message => match message {
+                    Ok(Decided { line, what }) => {
+                        // An end may have been asked for, and be the beginning of something else.
+                        let is_end = matches!(what, What::News(ClipOutput::Ended(_)));
+                        if self.catch_up(line, &inbox.commands) || is_end && self.obey_all(&inbox.commands) {
+                            return self.finish();
+                        }
+                        self.take(line, what);
+                    }
                     Err(_) => return Err(Error::Internal("the inference thread ended".into())),
                 },
-                recv(news) -> message => match message {
-                    Ok((line, SourceNews::State(state))) => self.news(line, state),
-                    Ok((line, SourceNews::Incident(incident))) => self.incident(line, incident),
-                    Err(_) => {}
+                recv(inbox.news) -> message => match message {
+                    Ok((line, news)) => {
+                        if self.catch_up(line, &inbox.commands) {
+                            return self.finish();
+                        }
+                        match news {
+                            SourceNews::State(state) => self.news(line, state),
+                            SourceNews::Incident(incident) => self.incident(line, incident),
+                        }
+                    }
+                    Err(_) => return Err(Error::Internal("the warden's thread ended".into())),
                 },
-                recv(stop) -> _ => {
-                    tracing::info!("stopping: finishing the seconds that are under way");
-                    self.stopped = true;
-                    self.running.values_mut().for_each(|r| r.source.stop());
-                    stop = never();
-                }
+                recv(inbox.commands) -> message => match message {
+                    Ok(command) => if self.command(command) {
+                        return self.finish();
+                    },
+                    Err(_) => return Err(Error::Internal("the warden's thread ended".into())),
+                },
             }
-        }
-        if let Some(terminal) = &mut self.terminal {
-            terminal.finish();
-        }
-        if let Some(jsonl) = &self.jsonl
-            && jsonl.lost() > 0
-        {
-            let place = self.args.jsonl.clone().unwrap_or_default();
-            return Err(Error::output(
-                place,
-                format!("{} records could not be written", jsonl.lost()),
-                "free space or choose another --jsonl",
-            ));
-        }
-        match self.running.values_mut().find_map(|r| r.failed.take()) {
-            Some(e) => Err(e),
-            None => Ok(()),
         }
     }
 
-    fn open(&mut self, settings: &StreamSettings, news: &Sender<News>) -> Result<()> {
-        let location = Location::parse(&settings.uri)?;
-        let pacing = if self.args.realtime { Pacing::Realtime } else { Pacing::Auto };
-        let pace = location.pace(pacing);
-        let info = StreamInfo { id: settings.id.clone(), uri: settings.uri.clone(), pace };
-        let handle = self.hub.add_stream(info)?;
-        let (line, to) = self.workers.add_stream(
-            &settings.id,
-            pace,
-            location.behind_ns(settings.latency_ms),
-            tap(handle.clone()),
-        )?;
-        let pack = self.workers.pack();
-        let counters = Arc::<Counters>::default();
-        let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
-        let options = GstOptions {
-            id: settings.id.clone(),
-            frame_height: pack.frame_height,
-            want_video: pack.wants().video,
-            want_audio: pack.wants().audio,
-            pacing,
-            latency_ms: settings.latency_ms,
-            rtsp_transport: match settings.rtsp_transport {
-                RtspTransport::Auto => "udp+tcp".into(),
-                RtspTransport::Tcp => "tcp".into(),
-                RtspTransport::Udp => "udp".into(),
-            },
-            pipeline,
-            counters: counters.clone(),
-            // Beside what the plan may choose, what the page's viewers are shown is converted.
-            thinning: Some(PlanThinner::thinning(&pack.plan).unless({
-                let handle = handle.clone();
-                move || handle.preview_wanted()
-            })),
-            ..GstOptions::default()
-        };
-        let opener: Arc<dyn Open> = Arc::new(GstOpener::new(options, self.clock.clone())?);
-        let source = if pace == Pace::Live {
-            let supervisor = Supervisor {
-                inner: opener,
-                policy: Policy {
-                    retry_first: self.args.retry,
-                    reopen_on_end: location.kind.reopens_on_end(),
-                    stall_cause: location.kind.stall_cause(),
-                    ..Policy::default()
-                },
-                clock: self.clock.clone(),
-                sleeper: Arc::new(ThreadSleeper),
-                observer: Arc::new(Forward { line, news: news.clone() }),
-                counters: counters.clone(),
-                id: settings.id.clone(),
-            };
-            supervisor.open(&settings.uri, to)?
-        } else {
-            opener.open(&settings.uri, to)?
-        };
-        let supervised = pace == Pace::Live;
-        let stream = LiveStream::new(handle, self.vote, self.workers.pack().classes.len(), supervised);
-        self.running.insert(
-            line,
-            Running { stream, source, counters, loss_said: 0, reconnects_said: 0, failed: None, ended: false },
-        );
-        Ok(())
+    /// Obeys everything that was said so far. Whether the last command was there.
+    fn obey_all(&mut self, commands: &Receiver<Command>) -> bool {
+        while let Ok(command) = commands.try_recv() {
+            if self.command(command) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What begins a line was sent before anything came of it, but on another way. Whether the last command was there.
+    fn catch_up(&mut self, line: LineId, commands: &Receiver<Command>) -> bool {
+        while !self.running.contains_key(&line) {
+            let Ok(command) = commands.try_recv() else { break };
+            if self.command(command) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.finish();
+        }
+        match &self.jsonl {
+            Some(jsonl) if jsonl.lost() > 0 => Err(Error::output(
+                jsonl.place(),
+                format!("{} records could not be written", jsonl.lost()),
+                "free space or choose another --jsonl",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it was the last one.
+    fn command(&mut self, command: Command) -> bool {
+        match command {
+            Command::Begin(begin) => {
+                let Beginning { line, handle, vote, supervised, counters } = *begin;
+                let stream = LiveStream::new(handle, vote, self.classes, supervised);
+                self.running.insert(line, Running { stream, counters, loss_said: 0, reconnects_said: 0 });
+            }
+            Command::Forget(line) => drop(self.running.remove(&line)),
+            Command::EndsInto(line, into) => {
+                if let Some(running) = self.running.get_mut(&line) {
+                    running.stream.ends_into(into);
+                }
+            }
+            Command::Cut(line) => self.cut(line),
+            Command::Vote(line, vote) => {
+                if let Some(running) = self.running.get_mut(&line) {
+                    running.stream.set_vote(vote);
+                }
+            }
+            Command::Say(handle, state) => self.set_state(&handle, &state),
+            Command::Remove(handle) => {
+                self.set_state(&handle, &StreamState::Removed);
+                self.hub.remove_stream(handle.id());
+                // The warden is gone only when the program ends.
+                let _ = self.told.send(Told::Gone(handle.id().to_owned()));
+            }
+            Command::Turn => {}
+            Command::Finish => return true,
+        }
+        false
+    }
+
+    fn set_state(&mut self, handle: &StreamHandle, state: &StreamState) {
+        let record = handle.set_state(state.clone());
+        if record.is_some() {
+            self.say(handle.id(), state);
+        }
+        self.write(record.as_slice());
     }
 
     fn take(&mut self, line: LineId, what: What) {
@@ -212,24 +273,49 @@ impl Session<'_> {
             }
             What::News(news) => {
                 let state = running.stream.news(news, &mut records);
-                if let Some(state) = state {
-                    if let StreamState::Failed { cause, advice, .. } = &state {
-                        running.failed =
-                            Some(Error::source_error(running.stream.handle().uri(), cause.clone(), advice.clone()));
-                    }
-                    running.ended |= matches!(state, StreamState::Ended | StreamState::Failed { .. });
-                    if let Some(terminal) = &mut self.terminal {
-                        terminal.state(running.stream.handle().id(), &state);
-                    }
-                }
+                self.changed(line, state);
             }
         }
         self.write(&records);
     }
 
+    fn cut(&mut self, line: LineId) {
+        let Some(running) = self.running.get_mut(&line) else { return };
+        let mut records = Vec::new();
+        let state = running.stream.cut(&mut records);
+        self.write(&records);
+        // A stream that is cut has no end of its own to be told of, and says nothing more.
+        self.changed(line, state);
+        self.running.remove(&line);
+    }
+
+    /// A stream came into `state` by itself; tells the warden when that is the end of its source.
+    fn changed(&mut self, line: LineId, state: Option<StreamState>) {
+        let Some(running) = self.running.get_mut(&line) else { return };
+        let handle = running.stream.handle().clone();
+        let is_over = running.stream.is_over();
+        if is_over {
+            running.say_reconnects();
+        }
+        let error = match &state {
+            Some(StreamState::Failed { cause, advice, .. }) if is_over => {
+                Some(Error::source_error(&*handle.uri(), cause.clone(), advice.clone()))
+            }
+            _ => None,
+        };
+        if let Some(state) = &state {
+            self.say(handle.id(), state);
+        }
+        if is_over {
+            self.running.remove(&line);
+            // The warden is gone only when the program ends.
+            let _ = self.told.send(Told::Over { line, error });
+        }
+    }
+
     /// A source reconnects or waits. Its end is told in-band, after its last second.
     fn news(&mut self, line: LineId, state: SourceState) {
-        let Some(running) = self.running.get_mut(&line).filter(|r| !r.ended) else { return };
+        let Some(running) = self.running.get_mut(&line) else { return };
         running.say_reconnects();
         let state = match state {
             SourceState::Connecting => StreamState::Connecting,
@@ -240,17 +326,22 @@ impl Session<'_> {
             }
             SourceState::Ended | SourceState::Failed { .. } => return,
         };
-        let record = running.stream.handle().set_state(state.clone());
-        if let Some(terminal) = &mut self.terminal {
-            terminal.state(running.stream.handle().id(), &state);
-        }
+        let handle = running.stream.handle().clone();
+        let record = handle.set_state(state.clone());
+        self.say(handle.id(), &state);
         self.write(record.as_slice());
     }
 
     fn incident(&mut self, line: LineId, incident: Incident) {
-        let Some(running) = self.running.get_mut(&line).filter(|r| !r.ended) else { return };
+        let Some(running) = self.running.get_mut(&line) else { return };
         let record = running.stream.handle().incident(incident);
         self.write(&[record]);
+    }
+
+    fn say(&mut self, id: &str, state: &StreamState) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.state(id, state);
+        }
     }
 
     fn write(&mut self, records: &[Arc<str>]) {
@@ -262,43 +353,4 @@ impl Session<'_> {
             }
         }
     }
-}
-
-/// Sends a supervisor's news to the publishing thread, which alone writes outputs.
-struct Forward {
-    line: LineId,
-    news: Sender<News>,
-}
-
-impl Observer for Forward {
-    fn state(&self, state: SourceState) {
-        // The receiver is gone only when the program ends.
-        let _ = self.news.send((self.line, SourceNews::State(state)));
-    }
-
-    fn incident(&self, incident: Incident) {
-        let _ = self.news.send((self.line, SourceNews::Incident(incident)));
-    }
-}
-
-/// Counts what comes in and offers pictures to whoever watches.
-fn tap(handle: StreamHandle) -> Tap {
-    Box::new(move |item| match item {
-        MediaItem::Frame(frame) => {
-            handle.metrics().frames(1);
-            handle.metrics().converted();
-            if handle.preview_wanted() {
-                handle.offer_preview(frame.clone());
-            }
-        }
-        MediaItem::Thinned { .. } => handle.metrics().frames(1),
-        MediaItem::Pcm(chunk) => handle.metrics().samples(chunk.frames() as u64),
-        _ => {}
-    })
-}
-
-fn read_template(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| {
-        Error::Usage(format!("--pipeline {}: {e}; pipelines/ has templates to start from", path.display()))
-    })
 }

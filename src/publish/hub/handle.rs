@@ -1,16 +1,18 @@
 //! One stream as the threads that work on it see it: what they tell, the hub keeps and passes on.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::history::Entry;
 use super::{
-    Counters, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, Live, RecordKind, Stream, push_bounded,
+    Counters, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, Live, RecordKind, Restored, SourceFacts, Stream,
+    StreamFacts, push_bounded,
 };
 use crate::decision::{Event, SecondOutcome};
 use crate::ingest::frame::Frame;
 use crate::ingest::incident::Incident;
-use crate::ingest::{Discontinuity, Track, Tracks};
+use crate::ingest::{Discontinuity, Pace, Track, Tracks};
 use crate::metrics::{Stage, StreamMetrics};
 use crate::publish::record::{Published, StreamState};
 use crate::time::RunId;
@@ -29,8 +31,40 @@ impl StreamHandle {
     }
 
     /// The redacted URI.
-    pub fn uri(&self) -> &str {
-        &self.stream.uri
+    pub fn uri(&self) -> Arc<str> {
+        self.stream.source().uri
+    }
+
+    /// The stream has another source from now on. What it said before stays.
+    pub fn set_source(&self, uri: &str, pace: Pace) {
+        let facts = SourceFacts::new(&self.stream.id, &self.hub.shared.classes, uri, pace);
+        *self.stream.source.write().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
+    /// How the stream is set up from now on.
+    pub fn set_facts(&self, facts: StreamFacts) {
+        self.stream.live().facts = Some(facts);
+    }
+
+    /// What the stream is doing.
+    pub fn state(&self) -> StreamState {
+        self.stream.live().state.clone()
+    }
+
+    /// Puts what was kept before a restart in its place. Call it before anything is published.
+    pub fn restore(&self, restored: Restored) {
+        let mut live = self.stream.live();
+        live.events = bounded(restored.events, HISTORY_EVENTS);
+        live.incidents = bounded(restored.incidents, HISTORY_INCIDENTS);
+        live.before = restored.state;
+        live.run = restored.run.unwrap_or(live.run);
+        live.has_run = restored.run.is_some();
+    }
+
+    /// Number of the run that a source opened now begins with.
+    pub fn next_run(&self) -> RunId {
+        let live = self.stream.live();
+        if live.has_run { RunId(live.run.0.wrapping_add(1)) } else { live.run }
     }
 
     /// For what is counted elsewhere: frames and samples taken in.
@@ -45,7 +79,7 @@ impl StreamHandle {
         if live.state == state {
             return None;
         }
-        if matches!(state, StreamState::Ended | StreamState::Failed { .. }) {
+        if state.is_over() {
             self.stream.metrics.estimate_over();
             live.backlog = 0;
         }
@@ -75,8 +109,12 @@ impl StreamHandle {
     }
 
     fn send_state(&self, live: &mut Live) -> Arc<str> {
-        let json: Arc<str> = self.stream.recorder.state(&live.state, live.tracks, live.since_unix_ns).into();
+        let recorder = self.stream.source().recorder;
+        let json: Arc<str> = recorder.state(&live.state, live.tracks, live.since_unix_ns).into();
         self.stream.send(live, RecordKind::State, json.clone());
+        if live.state != StreamState::Removed {
+            self.hub.keep(&self.stream, RecordKind::State, &json);
+        }
         json
     }
 
@@ -86,6 +124,10 @@ impl StreamHandle {
             let mut live = self.stream.live();
             live.counters.runs += 1;
             live.run = run;
+            live.has_run = true;
+        }
+        if let Some(archive) = &*self.hub.shared.archive.read().unwrap_or_else(PoisonError::into_inner) {
+            archive.run_began(&self.stream.id, run);
         }
         self.stream.metrics.run_started();
         cause.map(|cause| self.incident(Incident::RunStarted(cause)))
@@ -96,11 +138,13 @@ impl StreamHandle {
         tracing::info!(stream = self.stream.id, "{incident:?}");
         self.stream.metrics.incident(&incident);
         let unix_ns = self.hub.shared.clock.unix_ns();
+        let recorder = self.stream.source().recorder;
         let mut live = self.stream.live();
         live.counters.incidents += 1;
-        let json: Arc<str> = self.stream.recorder.incident(&incident, live.run, unix_ns).into();
+        let json: Arc<str> = recorder.incident(&incident, live.run, unix_ns).into();
         push_bounded(&mut live.incidents, json.clone(), HISTORY_INCIDENTS);
         self.stream.send(&mut live, RecordKind::Incident, json.clone());
+        self.hub.keep(&self.stream, RecordKind::Incident, &json);
         json
     }
 
@@ -124,7 +168,8 @@ impl StreamHandle {
         let clock = &self.hub.shared.clock;
         let began_ns = clock.mono_ns();
         let unix_ns = clock.unix_ns();
-        let mut lines: Vec<Arc<str>> = self.stream.recorder.published(published).into_iter().map(Arc::from).collect();
+        let recorder = self.stream.source().recorder;
+        let mut lines: Vec<Arc<str>> = recorder.published(published).into_iter().map(Arc::from).collect();
         self.count(published, unix_ns);
         let mut live = self.stream.live();
         let live = &mut *live;
@@ -156,6 +201,7 @@ impl StreamHandle {
             } else {
                 push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
                 self.stream.send(live, RecordKind::Event, line.clone());
+                self.hub.keep(&self.stream, RecordKind::Event, line);
             }
         }
         if let Some(line) = change {
@@ -169,7 +215,7 @@ impl StreamHandle {
     fn pack_changed(&self, live: &mut Live, published: &Published, unix_ns: i64) -> Option<Arc<str>> {
         let SecondOutcome::Predicted(second) = &published.outcome else { return None };
         let previous = live.pack.replace(second.pack.clone()).filter(|previous| *previous != second.pack)?;
-        Some(self.stream.recorder.pack(second, &previous, unix_ns).into())
+        Some(self.stream.source().recorder.pack(second, &previous, unix_ns).into())
     }
 
     /// Publishes events that no second causes: the end of a stream takes every class off air. Returns their records.
@@ -177,12 +223,13 @@ impl StreamHandle {
     /// # Panics
     /// If a class id does not belong to the hub's classes.
     pub fn publish_events(&self, events: &[Event]) -> Vec<Arc<str>> {
-        let lines: Vec<Arc<str>> = self.stream.recorder.events(events).into_iter().map(Arc::from).collect();
+        let lines: Vec<Arc<str>> = self.stream.source().recorder.events(events).into_iter().map(Arc::from).collect();
         let mut live = self.stream.live();
         live.counters.events += events.len() as u64;
         for line in &lines {
             push_bounded(&mut live.events, line.clone(), HISTORY_EVENTS);
             self.stream.send(&mut live, RecordKind::Event, line.clone());
+            self.hub.keep(&self.stream, RecordKind::Event, line);
         }
         events.iter().for_each(|event| self.stream.metrics.event(event));
         lines
@@ -215,6 +262,12 @@ impl StreamHandle {
     pub fn offer_preview(&self, frame: Frame) {
         self.stream.preview.offer(frame);
     }
+}
+
+/// The last `max` of `items`.
+fn bounded<T>(mut items: Vec<T>, max: usize) -> VecDeque<T> {
+    items.drain(..items.len().saturating_sub(max));
+    items.into()
 }
 
 impl fmt::Debug for StreamHandle {

@@ -10,15 +10,19 @@ mod view;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use serde::Serialize;
 use tokio::sync::broadcast;
 
+use super::format::round6;
 use super::packs::PackBoard;
 use super::preview::Preview;
 use super::record::{Recorder, StreamState};
 use crate::clip::GapReason;
 use crate::clock::Clock;
+use crate::config::{RtspTransport, stream_id};
 use crate::decision::PackStamp;
 use crate::error::{Error, Result};
 use crate::ingest::{Pace, Tracks};
@@ -26,6 +30,7 @@ use crate::labels::{ClassId, ClassSet, Modality};
 use crate::metrics::{Metrics, StreamMetrics};
 use crate::redact;
 use crate::time::RunId;
+use crate::vote::VoteConfig;
 pub use handle::StreamHandle;
 use history::Entry;
 
@@ -60,6 +65,71 @@ pub struct StreamInfo {
     /// Shown after redaction only.
     pub uri: String,
     pub pace: Pace,
+}
+
+/// How a stream is set up and by whom, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StreamFacts {
+    /// What people call it.
+    pub label: Option<String>,
+    pub origin: Origin,
+    /// False: an operator stopped it.
+    pub enabled: bool,
+    /// Version of the settings; another one after every change.
+    pub generation: u64,
+    /// Jitter buffer of RTSP sources, milliseconds.
+    pub latency_ms: u32,
+    pub rtsp_transport: RtspTransport,
+    /// A first attempt that fails is followed by others.
+    pub retry: bool,
+    pub vote: VoteFacts,
+}
+
+/// How the seconds of a stream are voted over.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct VoteFacts {
+    pub window: u32,
+    pub stride: u32,
+    pub onset: f64,
+    pub offset: f64,
+}
+
+impl From<VoteConfig> for VoteFacts {
+    fn from(vote: VoteConfig) -> Self {
+        let VoteConfig { window, stride, onset, offset, .. } = vote;
+        Self { window, stride, onset: round6(onset), offset: round6(offset) }
+    }
+}
+
+/// Who said that the stream is to be watched, and may say otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The configuration file: it is changed there.
+    Config,
+    /// The command line: it stays as long as the program runs.
+    CommandLine,
+    /// The API.
+    Api,
+}
+
+/// Keeps what a restart must not lose. Called on the publishing thread: must not wait.
+pub trait Archive: Send + Sync {
+    /// Keeps a record of `stream`: events, incidents and states.
+    fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>);
+    /// Run `run` of `stream` has begun.
+    fn run_began(&self, stream: &str, run: RunId);
+}
+
+/// What was kept of a stream before the program was started again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Restored {
+    /// Records, oldest first.
+    pub events: Vec<Arc<str>>,
+    pub incidents: Vec<Arc<str>>,
+    pub state: Option<Arc<str>>,
+    /// The run that began last.
+    pub run: Option<RunId>,
 }
 
 /// Which kind of record it is: the name of its server-sent event.
@@ -114,13 +184,14 @@ pub struct Hub {
 struct Shared {
     /// The same for every pack that may come: a stream's records must not change their classes.
     classes: Arc<ClassSet>,
-    vote_window_s: u32,
+    vote_window_s: AtomicU32,
     pack: RwLock<RunningPack>,
     board: PackBoard,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     /// In the order they were added.
     streams: RwLock<Vec<Arc<Stream>>>,
+    archive: RwLock<Option<Arc<dyn Archive>>>,
     /// Why the program is not ready yet; `None` when it is.
     not_ready: RwLock<Option<String>>,
 }
@@ -134,18 +205,35 @@ struct RunningPack {
 
 pub(super) struct Stream {
     id: String,
-    /// Redacted.
-    uri: String,
-    pace: Pace,
-    recorder: Recorder,
+    source: RwLock<SourceFacts>,
     metrics: StreamMetrics,
     live: Mutex<Live>,
-    subscribers: broadcast::Sender<LiveRecord>,
     preview: Arc<Preview>,
+}
+
+/// What changes when the stream gets another source.
+#[derive(Clone)]
+struct SourceFacts {
+    /// Redacted.
+    uri: Arc<str>,
+    pace: Pace,
+    recorder: Recorder,
+}
+
+impl SourceFacts {
+    fn new(id: &str, classes: &Arc<ClassSet>, uri: &str, pace: Pace) -> Self {
+        redact::remember(uri);
+        Self { uri: redact::uri(uri).into(), pace, recorder: Recorder::new(id, classes.clone(), pace) }
+    }
 }
 
 /// What changes about a stream.
 struct Live {
+    facts: Option<StreamFacts>,
+    /// `None` once the stream is gone.
+    subscribers: Option<broadcast::Sender<LiveRecord>>,
+    /// The last state before the program was started again.
+    before: Option<Arc<str>>,
     state: StreamState,
     since_unix_ns: i64,
     tracks: Option<Tracks>,
@@ -162,6 +250,8 @@ struct Live {
     incidents: VecDeque<Arc<str>>,
     /// The run that began last, by what was published.
     run: RunId,
+    /// A run has begun, in this process or before.
+    has_run: bool,
     counters: Counters,
     /// The pack that made the last decision.
     pack: Option<Arc<PackStamp>>,
@@ -188,9 +278,10 @@ impl Hub {
         let pack = RwLock::new(RunningPack { stamp: Arc::new(info.pack), modalities: info.modalities });
         let not_ready = RwLock::new(Some("starting".to_owned()));
         let board = PackBoard::new(classes.clone(), clock.clone());
-        let vote_window_s = info.vote_window_s;
-        let streams = RwLock::default();
-        Self { shared: Arc::new(Shared { classes, vote_window_s, pack, board, metrics, clock, streams, not_ready }) }
+        let vote_window_s = AtomicU32::new(info.vote_window_s);
+        let (streams, archive) = (RwLock::default(), RwLock::default());
+        let shared = Shared { classes, vote_window_s, pack, board, metrics, clock, streams, archive, not_ready };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Adds a stream in the state [`StreamState::Connecting`].
@@ -198,32 +289,67 @@ impl Hub {
     /// # Errors
     /// [`Error::Usage`] when the id is ill-formed or already there.
     pub fn add_stream(&self, info: StreamInfo) -> Result<StreamHandle> {
-        let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        // "." and ".." are path segments that clients resolve away.
         let id = info.id;
-        if id.is_empty() || id.len() > 64 || !id.chars().all(well_formed) || id.chars().all(|c| c == '.') {
-            return Err(Error::Usage(format!(
-                "stream id {id:?} is ill-formed; use 1 to 64 letters, digits, '-', '_' and '.'"
-            )));
-        }
-        redact::remember(&info.uri);
+        stream_id(&id).map_err(Error::Usage)?;
         let mut streams = self.shared.streams.write().unwrap_or_else(PoisonError::into_inner);
         if streams.iter().any(|s| s.id == id) {
             return Err(Error::Usage(format!("stream id {id:?} is given twice; give every stream its own")));
         }
         let metrics = self.shared.metrics.stream(&id, &self.shared.classes);
         let stream = Arc::new(Stream {
-            recorder: Recorder::new(&id, self.shared.classes.clone(), info.pace),
-            uri: redact::uri(&info.uri),
-            pace: info.pace,
+            source: RwLock::new(SourceFacts::new(&id, &self.shared.classes, &info.uri, info.pace)),
             metrics,
             live: Mutex::new(Live::new(self.shared.clock.unix_ns())),
-            subscribers: broadcast::Sender::new(LIVE_RECORDS),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),
             id,
         });
         streams.push(stream.clone());
         Ok(StreamHandle { hub: self.clone(), stream })
+    }
+
+    /// Takes stream `id` out: its metrics go, its subscribers and viewers get what was sent and then the end. False when
+    /// there is no such stream. What its threads still say is heard by nobody.
+    pub fn remove_stream(&self, id: &str) -> bool {
+        let mut streams = self.shared.streams.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = streams.iter().position(|s| s.id == id) else { return false };
+        let stream = streams.remove(at);
+        // Still under the lock: the id is free for another stream only when nothing is left of this one.
+        self.shared.metrics.remove_stream(&stream.metrics);
+        self.shared.board.forget(id);
+        stream.live().subscribers = None;
+        stream.preview.close();
+        true
+    }
+
+    /// Whether there is a stream `id`.
+    pub fn has_stream(&self, id: &str) -> bool {
+        self.stream(id).is_some()
+    }
+
+    /// Gives events, incidents and states to `archive` from now on.
+    pub fn set_archive(&self, archive: Arc<dyn Archive>) {
+        *self.shared.archive.write().unwrap_or_else(PoisonError::into_inner) = Some(archive);
+    }
+
+    /// Nothing is kept any more.
+    pub fn end_archive(&self) {
+        *self.shared.archive.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// What the program does, in a few words: how many streams it watches, and how many of them play.
+    pub fn status(&self) -> String {
+        let streams = self.streams();
+        let playing = streams.iter().filter(|s| s.live().state == StreamState::Playing).count();
+        match self.not_ready() {
+            Some(why) => why,
+            None => format!("watching {} streams, {playing} playing", streams.len()),
+        }
+    }
+
+    fn keep(&self, stream: &Stream, kind: RecordKind, json: &Arc<str>) {
+        if let Some(archive) = &*self.shared.archive.read().unwrap_or_else(PoisonError::into_inner) {
+            archive.keep(&stream.id, kind, json);
+        }
     }
 
     /// Says that the program is ready to decide, or not (any more).
@@ -250,6 +376,11 @@ impl Hub {
     pub fn set_pack(&self, stamp: Arc<PackStamp>, modalities: Vec<Modality>) {
         self.shared.metrics.set_pack(&stamp);
         *self.shared.pack.write().unwrap_or_else(PoisonError::into_inner) = RunningPack { stamp, modalities };
+    }
+
+    /// Seconds of the vote of streams that say nothing else, from now on.
+    pub fn set_vote_window(&self, seconds: u32) {
+        self.shared.vote_window_s.store(seconds, Ordering::Relaxed);
     }
 
     /// What `/api/v1/pack` shows beside the running pack's names.
@@ -279,7 +410,7 @@ impl Hub {
     pub fn subscribe(&self, id: &str) -> Option<Subscription> {
         let stream = self.stream(id)?;
         let live = stream.live();
-        let records = stream.subscribers.subscribe();
+        let records = live.subscribers.as_ref()?.subscribe();
         Some(Subscription { snapshot: self.detail(&stream, &live), sequence: live.sequence, records })
     }
 
@@ -309,17 +440,26 @@ impl Stream {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn source(&self) -> SourceFacts {
+        self.source.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Sends `json` to whoever listens; the caller holds the lock, so that snapshots and records do not overlap.
     fn send(&self, live: &mut Live, kind: RecordKind, json: Arc<str>) {
         live.sequence += 1;
-        // An error means that nobody listens.
-        let _ = self.subscribers.send(LiveRecord { sequence: live.sequence, kind, json });
+        if let Some(subscribers) = &live.subscribers {
+            // An error means that nobody listens.
+            let _ = subscribers.send(LiveRecord { sequence: live.sequence, kind, json });
+        }
     }
 }
 
 impl Live {
     fn new(since_unix_ns: i64) -> Self {
         Self {
+            facts: None,
+            subscribers: Some(broadcast::Sender::new(LIVE_RECORDS)),
+            before: None,
             state: StreamState::default(),
             since_unix_ns,
             tracks: None,
@@ -331,6 +471,7 @@ impl Live {
             events: VecDeque::new(),
             incidents: VecDeque::new(),
             run: RunId(0),
+            has_run: false,
             counters: Counters::default(),
             pack: None,
             sequence: 0,

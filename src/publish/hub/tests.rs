@@ -45,6 +45,58 @@ fn ids_are_fit_for_urls_and_used_once() {
 }
 
 #[test]
+fn a_removed_stream_ends_its_subscriptions_and_frees_its_id() {
+    let (hub, _) = hub();
+    let cam = add(&hub, "cam");
+    let mut subscription = hub.subscribe("cam").unwrap();
+    cam.set_state(StreamState::Removed).unwrap();
+    assert!(hub.remove_stream("cam") && !hub.remove_stream("cam") && !hub.has_stream("cam"));
+    assert_eq!(subscription.records.try_recv().unwrap().kind, RecordKind::State);
+    assert!(matches!(subscription.records.try_recv(), Err(TryRecvError::Closed)), "after its last record");
+    assert!(hub.stream_json("cam").is_none() && hub.subscribe("cam").is_none());
+    assert!(!hub.metrics().encode().contains("\"cam\""));
+    // What a thread of it still says is heard by nobody, and is no trouble for the next one of that name.
+    let again = add(&hub, "cam");
+    cam.publish(&predicted(0, "tennis", 0.9));
+    assert_eq!((cam.counters().classified, again.counters().classified), (1, 0));
+    assert!(hub.metrics().encode().contains("touchline_seconds_classified_total{stream=\"cam\"} 0"));
+}
+
+#[test]
+fn what_was_kept_is_shown_again_and_runs_go_on() {
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<String>>);
+    impl Archive for Kept {
+        fn keep(&self, stream: &str, kind: RecordKind, _: &Arc<str>) {
+            self.0.lock().unwrap().push(format!("{stream} {}", kind.as_str()));
+        }
+        fn run_began(&self, stream: &str, run: RunId) {
+            self.0.lock().unwrap().push(format!("{stream} run {}", run.0));
+        }
+    }
+    let (hub, _) = hub();
+    let kept = Arc::new(Kept::default());
+    hub.set_archive(kept.clone());
+    let cam = add(&hub, "cam");
+    assert_eq!(cam.next_run(), RunId(0));
+    let events = (0..HISTORY_EVENTS + 5).map(|n| format!("{{\"event\":{n}}}").into()).collect();
+    let state = Some("{\"type\":\"state\"}".into());
+    cam.restore(Restored { events, incidents: vec!["{}".into()], state, run: Some(RunId(7)) });
+    assert_eq!(cam.next_run(), RunId(8));
+    let shown = detail(&hub, "cam");
+    assert_eq!((shown["events"].as_array().unwrap().len(), &shown["events"][0]["event"]), (HISTORY_EVENTS, &5.into()));
+    assert_eq!(shown["before"]["type"], "state");
+    cam.run_started(RunId(8), Some(Discontinuity::Tracks));
+    cam.set_state(StreamState::Playing);
+    cam.publish(&predicted(0, "tennis", 0.9));
+    let events = [Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(8), index: 1, probability: 0.7 }];
+    cam.publish_events(&events);
+    cam.set_state(StreamState::Removed);
+    assert_eq!(*kept.0.lock().unwrap(), ["cam run 8", "cam incident", "cam state", "cam event"]);
+    assert_eq!(cam.next_run(), RunId(9));
+}
+
+#[test]
 fn a_stream_begins_connecting_without_secrets_and_without_data() {
     let (hub, _) = hub();
     add(&hub, "cam");

@@ -1,8 +1,10 @@
 //! What the API says about the hub, as JSON.
 
+use std::sync::atomic::Ordering;
+
 use serde::Serialize;
 
-use super::{Hub, Live, Stream};
+use super::{Hub, Live, Stream, StreamFacts};
 use crate::clip::GapReason;
 use crate::decision::PackStamp;
 use crate::ingest::{Pace, Tracks};
@@ -33,8 +35,9 @@ struct ClassView<'a> {
 #[derive(Serialize)]
 struct SummaryView<'a> {
     id: &'a str,
-    uri: &'a str,
+    uri: String,
     pace: Pace,
+    settings: Option<&'a StreamFacts>,
     #[serde(flatten)]
     state: StateFields<'a>,
     since: String,
@@ -81,7 +84,7 @@ impl Hub {
             pack: &running.stamp,
             classes: self.shared.classes.names().iter().map(|id| ClassView { id, title: class_title(id) }).collect(),
             modalities: &running.modalities,
-            vote_window_s: self.shared.vote_window_s,
+            vote_window_s: self.shared.vote_window_s.load(Ordering::Relaxed),
             history_seconds: super::HISTORY_SECONDS,
         })
     }
@@ -99,6 +102,18 @@ impl Hub {
         Some(self.detail(&stream, &live))
     }
 
+    /// Stream `id` without its history; `None` when there is no such stream.
+    pub fn summary_json(&self, id: &str) -> Option<String> {
+        let stream = self.stream(id)?;
+        let live = stream.live();
+        Some(to_json(&self.summary(&stream, &live)))
+    }
+
+    /// Version of the settings of stream `id`.
+    pub fn generation(&self, id: &str) -> Option<u64> {
+        self.stream(id)?.live().facts.as_ref().map(|facts| facts.generation)
+    }
+
     pub(super) fn detail(&self, stream: &Stream, live: &Live) -> String {
         let classes = &self.shared.classes;
         let mut json = to_json(&self.summary(stream, live));
@@ -107,6 +122,8 @@ impl Hub {
         json.push_str(&format!(",\"now_ms\":{}", self.shared.clock.unix_ns().div_euclid(1_000_000)));
         json.push_str(",\"last\":");
         json.push_str(live.last.as_deref().unwrap_or("null"));
+        json.push_str(",\"before\":");
+        json.push_str(live.before.as_deref().unwrap_or("null"));
         for (name, records) in [("events", &live.events), ("incidents", &live.incidents)] {
             json.push_str(&format!(",\"{name}\":["));
             for (i, record) in records.iter().enumerate() {
@@ -122,11 +139,13 @@ impl Hub {
     }
 
     fn summary<'a>(&'a self, stream: &'a Stream, live: &'a Live) -> SummaryView<'a> {
+        let source = stream.source();
         let gapped = |reason: GapReason| live.counters.gapped[reason as usize];
         SummaryView {
             id: &stream.id,
-            uri: &stream.uri,
-            pace: stream.pace,
+            uri: source.uri.to_string(),
+            pace: source.pace,
+            settings: live.facts.as_ref(),
             state: StateFields::new(&live.state, live.since_unix_ns),
             since: rfc3339(live.since_unix_ns),
             tracks: live.tracks,

@@ -75,7 +75,8 @@ function snapshot(stream) {
   known.events = stream.events;
   known.incidents = stream.incidents;
   known.clockAhead = stream.now_ms - Date.now();
-  $("stream-id").textContent = stream.id;
+  $("stream-id").textContent = stream.settings?.label ?? stream.id;
+  bars.over(stream.settings?.vote.window ?? info.vote_window_s);
   $("stream-uri").textContent = stream.uri;
   if (!same) bars.reset();
   timeline.reset(stream.history, stream.events, stream.pace);
@@ -93,6 +94,11 @@ function record(kind, data) {
     Object.assign(stream, { state, kind, cause, advice, attempt, retry_in_ms, tracks, since: data.at ?? new Date(serverNow()).toISOString() });
     refresh();
     showLast();
+    // The last record of it: the line to it ends, and the next list says which stream to show instead.
+    if (state === "removed") {
+      live.leave();
+      known.chosen = null;
+    }
   } else if (kind === "pack") {
     stream.pack = data.pack;
     packChanged(data.pack);
@@ -129,7 +135,7 @@ function record(kind, data) {
 let spokenLabel = null;
 function showLast() {
   const { last, stream } = known;
-  showThird(last, info, stream.state);
+  showThird(last, stream.state);
   modalities.show(last);
   bars.show(last);
   showVitals(stream.latency_ms, stream.backlog, stream.state === "playing");
@@ -148,11 +154,11 @@ function refresh() {
   const none = known.streams.length === 0 && stream === null && known.server === "open";
   const problem = known.problem ?? (none ? { error: "no stream is running", advice: "start one with touchline run URI" } : null);
   showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream), known.last?.frame_share);
-  const over = stream?.state === "ended" || stream?.state === "failed";
+  const over = ["paused", "ended", "failed", "removed"].includes(stream?.state);
   timeline.moving = !over;
   if (stream) picture.show(stream.id, stream.tracks?.video !== false);
   $("stage").dataset.stale = known.server === "lost" || (stream !== null && stream.state !== "playing");
-  const texts = { connecting: "Connecting to the stream", waiting: "Waiting for the stream to come back", ended: "The stream has ended", failed: "The stream failed" };
+  const texts = { connecting: "Connecting to the stream", waiting: "Waiting for the stream to come back", paused: "The stream is paused", ended: "The stream has ended", failed: "The stream failed", removed: "The stream was removed" };
   $("empty-text").textContent = stream?.tracks?.video === false ? "This stream has sound only" : (texts[stream?.state] ?? "Waiting for the first picture");
 }
 
@@ -163,8 +169,28 @@ function choose() {
   if (found && found.id !== known.chosen) {
     known.chosen = found.id;
     live.follow(found.id);
+  } else if (!found && known.stream !== null) {
+    showNobody();
   }
   showStreams(known.streams, known.chosen);
+}
+
+// The last stream is gone: the page is as it was before the first.
+function showNobody() {
+  live.leave();
+  Object.assign(known, { chosen: null, stream: null, last: null, events: [], incidents: [] });
+  $("stream-id").textContent = "\u00a0";
+  $("stream-uri").textContent = "";
+  document.title = "Touchline";
+  picture.leave();
+  showThird(null, null);
+  modalities.show(null);
+  bars.reset();
+  bars.over(info.vote_window_s);
+  showVitals(null, null, false);
+  showEvents([], [], "live");
+  timeline.reset([], [], "live");
+  refresh();
 }
 
 addEventListener("hashchange", choose);

@@ -19,6 +19,14 @@ export class Live {
     this.#open();
   }
 
+  // Follows nobody: the stream is gone.
+  leave() {
+    clearTimeout(this.#timer);
+    this.#source?.close();
+    this.#source = null;
+    this.#id = null;
+  }
+
   // Opens the line anew: after a failure, and when the machine slept and the line may be dead without knowing.
   reopen() {
     if (this.#id !== null) this.#open();
@@ -113,6 +121,14 @@ export class Picture {
     this.#id = id;
     this.#wanted = wanted;
     this.restart();
+  }
+
+  leave() {
+    this.#id = null;
+    this.#wanted = false;
+    clearTimeout(this.#timer);
+    this.image.removeAttribute("src");
+    this.stage.dataset.picture = "none";
   }
 
   restart() {

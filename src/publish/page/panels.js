@@ -53,7 +53,7 @@ const VOTERS = { rgb: ["frame", "frames"], flow: ["pair", "pairs"] };
 
 export function showState(stream, server) {
   const pill = $("pill");
-  const names = { connecting: "Connecting", playing: stream?.pace === "file" ? "Playing" : "Live", waiting: "Waiting", ended: "Ended", failed: "Failed" };
+  const names = { connecting: "Connecting", playing: stream?.pace === "file" ? "Playing" : "Live", waiting: "Waiting", paused: "Paused", ended: "Ended", failed: "Failed", removed: "Removed" };
   const state = server === "lost" ? "offline" : (stream?.state ?? "opening");
   pill.dataset.state = state;
   setText(pill.lastElementChild, state === "offline" ? "Offline" : (names[state] ?? "Opening"));
@@ -89,6 +89,10 @@ export function showNotice(stream, server, problem, now, silent, frameShare) {
     [level, title, text] = ["warn", `The stream is away: ${stream.cause}`, `${left > 0 ? `Next attempt in ${left} s` : "Trying again now"} (attempt ${stream.attempt}); away since ${clock(Date.parse(stream.since))}.`];
   } else if (stream?.state === "ended") {
     [level, title, text] = ["calm", "The stream has ended", "The decisions below are its last."];
+  } else if (stream?.state === "paused") {
+    [level, title, text] = ["calm", "The stream is paused", "An operator stopped it, and can enable it again."];
+  } else if (stream?.state === "removed") {
+    [level, title, text] = ["calm", "The stream was removed", "It is not watched any more."];
   }
   if (level === null && silent.length) {
     const [{ track, since }] = silent;
@@ -118,7 +122,7 @@ export function showVitals(latencyMs, backlog, playing) {
 
 // The lower third: the estimate's class over the picture. The scrim under it is dark in both themes. When the stream does
 // not play, it says what was on last and no longer looks like a claim.
-export function showThird(record, info, state) {
+export function showThird(record, state) {
   const third = $("third");
   const label = record?.window.label ?? null;
   third.hidden = label === null;
@@ -128,9 +132,9 @@ export function showThird(record, info, state) {
   setText($("third-probability"), percent(record.window.mean[label]));
   const gap = record.type === "gap";
   third.dataset.gap = gap;
-  const stale = { waiting: "before the stream went away", ended: "when the stream ended", failed: "before the stream failed" }[state];
+  const stale = { waiting: "before the stream went away", paused: "before the stream was paused", ended: "when the stream ended", failed: "before the stream failed", removed: "before the stream was removed" }[state];
   third.dataset.stale = stale !== undefined;
-  const seen = Math.min(record.window.seconds + record.window.gaps, info.vote_window_s);
+  const seen = record.window.seconds + record.window.gaps;
   const over = `over the last ${seen === 1 ? "second" : `${seen} s`}`;
   setText($("third-sub"), stale ?? (gap ? `No decision this second: ${GAPS[record.reason]}` : over));
 }
@@ -203,7 +207,7 @@ export class Bars {
       this.#rows.set(id, { row, value });
       this.#order.push(id);
     }
-    setText($("bars-sub"), `mean of the last ${info.vote_window_s} s · mark: this second`);
+    this.over(info.vote_window_s);
     const more = $("bars-more");
     more.hidden = classes.length <= SHOWN;
     more.addEventListener("click", () => {
@@ -216,6 +220,11 @@ export class Bars {
 
   recolour() {
     for (const [id, { row }] of this.#rows) paint(row, id);
+  }
+
+  // What the bars are the mean of; a stream may have a vote of its own.
+  over(seconds) {
+    setText($("bars-sub"), `mean of the last ${seconds} s · mark: this second`);
   }
 
   reset() {
@@ -325,7 +334,7 @@ export function showStreams(streams, current) {
   const nav = $("streams");
   nav.hidden = streams.length < 2;
   if (nav.hidden) return;
-  const words = { connecting: "connecting", playing: "", waiting: "waiting", ended: "ended", failed: "failed" };
+  const words = { connecting: "connecting", playing: "", waiting: "waiting", paused: "paused", ended: "ended", failed: "failed", removed: "removed" };
   streams.forEach((stream, i) => {
     let link = nav.children[i];
     if (!link) {
@@ -337,7 +346,7 @@ export function showStreams(streams, current) {
     link.href = `#/${encodeURIComponent(stream.id)}`;
     link.dataset.state = stream.state;
     link.setAttribute("aria-current", stream.id === current);
-    setText(name, stream.id);
+    setText(name, stream.settings?.label ?? stream.id);
     setText(state, words[stream.state] ?? stream.state);
     setText(top, stream.top ? `${titleOf(stream.top.label)} ${percent(stream.top.probability)}` : "no decision yet");
     if (stream.top) dot.style.setProperty("--class", colourOf(stream.top.label).fill);

@@ -1,0 +1,210 @@
+//! Opens the sources of streams, on whatever thread has the time: reading templates, loading plugins and name lookups may
+//! take seconds.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+
+use super::session::{Beginning, Command, News, SourceNews};
+use crate::app::{Intake, Tap};
+use crate::backlog::LineId;
+use crate::clip::PlanThinner;
+use crate::clock::Clock;
+use crate::config::{RtspTransport, StreamSettings};
+use crate::error::{Error, Result};
+use crate::ingest::gst::{GstOpener, GstOptions};
+use crate::ingest::guard::SourcePolicy;
+use crate::ingest::incident::Incident;
+use crate::ingest::outlet::Counters;
+use crate::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use crate::ingest::uri::{Location, Pacing};
+use crate::ingest::{MediaItem, Open, Pace, Source};
+use crate::publish::hub::StreamHandle;
+use crate::vote::VoteConfig;
+
+/// A stream as it is to be opened.
+pub(super) struct Order {
+    pub(super) settings: StreamSettings,
+    pub(super) handle: StreamHandle,
+    pub(super) vote: VoteConfig,
+    /// A first attempt that fails is followed by others.
+    pub(super) retry: bool,
+    /// Somebody gave it to the running program: it is held to the policy for such sources.
+    pub(super) guarded: bool,
+}
+
+/// A stream whose source runs.
+pub(super) struct Opened {
+    pub(super) line: LineId,
+    pub(super) source: Box<dyn Source>,
+}
+
+/// What the warden needs done; simulated in its tests.
+pub(super) trait Hands: Send + Sync {
+    /// Opens a stream. May take seconds.
+    ///
+    /// # Errors
+    /// What is wrong before anything runs.
+    fn open(&self, order: Order) -> Result<Opened>;
+
+    /// Forgets the line of a stream that is over, or is not waited for.
+    fn remove_line(&self, line: LineId);
+
+    /// Turns all that waits to be decided into gaps.
+    fn shed_all(&self);
+}
+
+/// Opens with GStreamer.
+pub(super) struct Opening {
+    pub(super) intake: Intake,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) policy: Arc<SourcePolicy>,
+    pub(super) commands: Sender<Command>,
+    pub(super) news: Sender<News>,
+    pub(super) pacing: Pacing,
+}
+
+impl Hands for Opening {
+    fn open(&self, order: Order) -> Result<Opened> {
+        let Order { settings, handle, vote, retry, guarded } = order;
+        let location = Location::parse(&settings.uri)?;
+        let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
+        let pace = location.pace(self.pacing);
+        handle.set_source(&settings.uri, pace);
+        let counters = Arc::<Counters>::default();
+        let (line, to) = self.intake.add_stream(
+            &settings.id,
+            pace,
+            location.behind_ns(settings.latency_ms),
+            handle.next_run(),
+            tap(handle.clone()),
+        )?;
+        // Before any media can come: a decision of a line that the publishing thread does not know is nobody's.
+        let begin = Beginning {
+            line,
+            handle: handle.clone(),
+            vote,
+            supervised: pace == Pace::Live,
+            counters: counters.clone(),
+        };
+        let _ = self.commands.send(Command::Begin(Box::new(begin)));
+        // Holds the channel open until the line is forgotten: its end would be taken for one of the source.
+        let hold = to.clone();
+        let opened = self.source(&settings, &location, pipeline, (retry, guarded), line, &handle, counters, to);
+        match opened {
+            Ok(source) => Ok(Opened { line, source }),
+            Err(e) => {
+                self.intake.remove_line(line);
+                let _ = self.commands.send(Command::Forget(line));
+                drop(hold);
+                Err(e)
+            }
+        }
+    }
+
+    fn remove_line(&self, line: LineId) {
+        self.intake.remove_line(line);
+    }
+
+    fn shed_all(&self) {
+        self.intake.shed_all();
+    }
+}
+
+impl Opening {
+    #[allow(clippy::too_many_arguments)] // What `open` has worked out, handed on once.
+    fn source(
+        &self,
+        settings: &StreamSettings,
+        location: &Location,
+        pipeline: Option<String>,
+        (retry, guarded): (bool, bool),
+        line: LineId,
+        handle: &StreamHandle,
+        counters: Arc<Counters>,
+        to: Sender<MediaItem>,
+    ) -> Result<Box<dyn Source>> {
+        let pack = self.intake.pack();
+        let options = GstOptions {
+            id: settings.id.clone(),
+            frame_height: pack.frame_height,
+            want_video: pack.wants().video,
+            want_audio: pack.wants().audio,
+            pacing: self.pacing,
+            latency_ms: settings.latency_ms,
+            rtsp_transport: match settings.rtsp_transport {
+                RtspTransport::Auto => "udp+tcp".into(),
+                RtspTransport::Tcp => "tcp".into(),
+                RtspTransport::Udp => "udp".into(),
+            },
+            pipeline,
+            guard: guarded.then(|| self.policy.clone()),
+            counters: counters.clone(),
+            // Beside what the plan may choose, what the page's viewers are shown is converted.
+            thinning: Some(PlanThinner::thinning(&pack.plan).unless({
+                let handle = handle.clone();
+                move || handle.preview_wanted()
+            })),
+            ..GstOptions::default()
+        };
+        let opener: Arc<dyn Open> = Arc::new(GstOpener::new(options, self.clock.clone())?);
+        if location.pace(self.pacing) != Pace::Live {
+            return opener.open(&settings.uri, to);
+        }
+        let supervisor = Supervisor {
+            inner: opener,
+            policy: Policy {
+                retry_first: retry,
+                reopen_on_end: location.kind.reopens_on_end(),
+                stall_cause: location.kind.stall_cause(),
+                ..Policy::default()
+            },
+            clock: self.clock.clone(),
+            sleeper: Arc::new(ThreadSleeper),
+            observer: Arc::new(Forward { line, news: self.news.clone() }),
+            counters,
+            id: settings.id.clone(),
+        };
+        supervisor.open(&settings.uri, to)
+    }
+}
+
+/// Sends a supervisor's news to the publishing thread, which alone writes outputs.
+struct Forward {
+    line: LineId,
+    news: Sender<News>,
+}
+
+impl Observer for Forward {
+    fn state(&self, state: SourceState) {
+        // The receiver is gone only when the program ends.
+        let _ = self.news.send((self.line, SourceNews::State(state)));
+    }
+
+    fn incident(&self, incident: Incident) {
+        let _ = self.news.send((self.line, SourceNews::Incident(incident)));
+    }
+}
+
+/// Counts what comes in and offers pictures to whoever watches.
+fn tap(handle: StreamHandle) -> Tap {
+    Box::new(move |item| match item {
+        MediaItem::Frame(frame) => {
+            handle.metrics().frames(1);
+            handle.metrics().converted();
+            if handle.preview_wanted() {
+                handle.offer_preview(frame.clone());
+            }
+        }
+        MediaItem::Thinned { .. } => handle.metrics().frames(1),
+        MediaItem::Pcm(chunk) => handle.metrics().samples(chunk.frames() as u64),
+        _ => {}
+    })
+}
+
+fn read_template(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| {
+        Error::Usage(format!("--pipeline {}: {e}; pipelines/ has templates to start from", path.display()))
+    })
+}

@@ -1,0 +1,519 @@
+//! The warden: the thread that knows which streams there should be, and sees to it that there are.
+//!
+//! It alone decides about streams: those of the start, those of the API ([`StreamDesk`]), those of the configuration file
+//! when it is read again. Each stream has an entry that says what is wanted and how far it is; whenever a step is done,
+//! [`Warden::reconcile`] takes the next one. Nothing slow happens here: opening, dropping, reading and storing have
+//! threads of their own and tell when they are done, so that no stream waits for another.
+
+mod asks;
+mod entry;
+mod reload;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, select, unbounded};
+
+use super::notify::Manager;
+use super::open::{Hands, Opened, Order};
+use super::session::{Command, Told};
+use crate::backlog::LineId;
+use crate::clock::Clock;
+use crate::config::StreamSettings;
+use crate::error::{Error, Result};
+use crate::ingest::Pace;
+use crate::ingest::incident::Cause;
+use crate::publish::hub::{Hub, Origin, Restored, StreamInfo};
+use crate::publish::record::StreamState;
+use crate::publish::streams::{StreamAsk, StreamDesk};
+use crate::store::Store;
+use crate::threads::spawn;
+use crate::time::NANOS_PER_SECOND;
+use crate::vote::VoteConfig;
+use entry::{Entry, Phase};
+pub(super) use reload::{Fixed, Reader, Reading};
+
+/// How long a stream that is being stopped may take to come to its end. A pipeline gets five seconds to stop, and its last
+/// second must be decided; after that the stream is cut off and its source left to itself.
+const CLOSE_MAX_NS: u64 = 8 * NANOS_PER_SECOND;
+
+/// When the program stops: how long what waits is still decided, before it becomes gaps.
+const DRAIN_NS: u64 = 3 * NANOS_PER_SECOND;
+
+/// When the program stops: how long sources may take, all together. What is left of them is named and cut off.
+const STOP_MAX_NS: u64 = 6 * NANOS_PER_SECOND;
+
+/// How often deadlines are looked at while there are any.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How often it looks while there are none: nothing would be missed if it never did.
+const REST: Duration = Duration::from_secs(60);
+
+/// What the run allows and wishes.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) max_streams: usize,
+    /// Streams of the configuration and the command line go on after a first attempt that fails.
+    pub(super) retry: bool,
+    /// Jitter buffer of streams that say nothing, milliseconds.
+    pub(super) latency_ms: u32,
+    /// The program goes on when every stream has ended: it keeps streams, or was started without any.
+    pub(super) is_service: bool,
+    /// The page stays when every stream has ended.
+    pub(super) lingers: bool,
+}
+
+/// A stream as the program starts.
+pub(super) struct Initial {
+    pub(super) settings: StreamSettings,
+    pub(super) origin: Origin,
+    /// Of the store.
+    pub(super) generation: Option<u64>,
+    pub(super) restored: Restored,
+}
+
+/// Everything that reaches the warden from outside.
+pub(super) struct Inbox {
+    pub(super) asks: Receiver<StreamAsk>,
+    pub(super) told: Receiver<Told>,
+    /// The configuration file is to be read again.
+    pub(super) reload: Receiver<()>,
+    pub(super) stop: Receiver<()>,
+}
+
+/// What the warden works with.
+pub(super) struct Tools<H> {
+    pub(super) hands: Arc<H>,
+    pub(super) hub: Hub,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) commands: Sender<Command>,
+    pub(super) store: Option<Store>,
+    pub(super) desk: StreamDesk,
+    /// Reads the configuration file; `None` when there is none.
+    pub(super) read: Option<Reader>,
+    pub(super) manager: Manager,
+}
+
+/// What threads tell when they are done.
+enum Done {
+    Opened { id: String, result: Result<Opened> },
+    Saved { id: String, result: Result<()> },
+    Read(Box<Result<Reading>>),
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// Somebody asked to stop.
+    pub(super) stopped: bool,
+    /// A stream could not be opened at the start, or had failed when the last one ended.
+    pub(super) result: Result<()>,
+}
+
+pub(super) struct Warden<H> {
+    tools: Tools<H>,
+    rules: Rules,
+    vote: VoteConfig,
+    /// Keys of the configuration file that count only at the start, as they were then.
+    fixed: Fixed,
+    entries: BTreeMap<String, Entry>,
+    /// Streams of the start that are still to be opened, in order.
+    ids: Vec<String>,
+    /// Threads that are done; `done_to` keeps it open.
+    done: Receiver<Done>,
+    done_to: Sender<Done>,
+    /// Lines that came to their end before it was known whose they are: a source that ends at once overtakes the thread
+    /// that opened it.
+    early: Vec<(LineId, Option<Error>)>,
+    /// Version of settings that was given last.
+    generation: u64,
+    /// The configuration file is being read; and is to be read once more after that.
+    reading: bool,
+    read_again: bool,
+    stopping: Option<Stopping>,
+    lingering_said: bool,
+}
+
+#[derive(Debug)]
+struct Stopping {
+    since_ns: u64,
+    has_shed: bool,
+    /// Why, when nobody asked for it.
+    error: Option<Error>,
+}
+
+impl<H: Hands + 'static> Warden<H> {
+    pub(super) fn new(tools: Tools<H>, rules: Rules, vote: VoteConfig, fixed: Fixed) -> Self {
+        let (done_to, done) = unbounded();
+        Self {
+            tools,
+            rules,
+            vote,
+            fixed,
+            entries: BTreeMap::new(),
+            ids: Vec::new(),
+            done,
+            done_to,
+            early: Vec::new(),
+            generation: 0,
+            reading: false,
+            read_again: false,
+            stopping: None,
+            lingering_said: false,
+        }
+    }
+
+    /// Takes up the streams of the start, in order. They are opened when it runs.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when there are too many, or one cannot be.
+    pub(super) fn take_up(&mut self, streams: Vec<Initial>) -> Result<()> {
+        let (have, most) = (streams.len(), self.rules.max_streams);
+        if have > most {
+            let text = format!("{have} streams are more than --max-streams {most} allows; raise it or leave some out");
+            return Err(Error::Usage(text));
+        }
+        for stream in streams {
+            let (id, is_initial) = (stream.settings.id.clone(), stream.origin != Origin::Api);
+            self.enter(stream)?.is_initial = is_initial;
+            self.ids.push(id);
+        }
+        Ok(())
+    }
+
+    /// Makes an entry; nothing is opened yet.
+    fn enter(&mut self, stream: Initial) -> Result<&mut Entry> {
+        let Initial { settings, origin, generation, restored } = stream;
+        let generation = generation.unwrap_or_else(|| self.next_generation());
+        self.generation = self.generation.max(generation);
+        let id = settings.id.clone();
+        let info = StreamInfo { id: id.clone(), uri: settings.uri.clone(), pace: Pace::Live };
+        let handle = self.tools.hub.add_stream(info)?;
+        handle.restore(restored);
+        let entry = Entry::new(settings, origin, generation, handle);
+        entry.show(self.vote, self.rules.retry);
+        Ok(self.entries.entry(id).insert_entry(entry).into_mut())
+    }
+
+    /// A stream more, while the program runs.
+    fn add(&mut self, stream: Initial) -> Result<()> {
+        let id = stream.settings.id.clone();
+        self.enter(stream)?;
+        self.reconcile(&id);
+        Ok(())
+    }
+
+    /// Watches over the streams until the last has ended or somebody asks to stop.
+    pub(super) fn run(mut self, inbox: &Inbox) -> Ended {
+        for id in std::mem::take(&mut self.ids) {
+            self.reconcile(&id);
+        }
+        let mut stop = inbox.stop.clone();
+        loop {
+            if let Some(ended) = self.ended() {
+                return ended;
+            }
+            select! {
+                recv(inbox.asks) -> ask => if let Ok(ask) = ask {
+                    self.asked(ask);
+                },
+                recv(inbox.told) -> told => match told {
+                    Ok(Told::Over { line, error }) => self.over(line, error),
+                    Ok(Told::Gone(id)) => self.gone(&id),
+                    Err(_) => {}
+                },
+                recv(self.done) -> done => if let Ok(done) = done {
+                    self.done(done);
+                },
+                recv(inbox.reload) -> ask => if ask.is_ok() {
+                    self.reload();
+                },
+                recv(stop) -> _ => {
+                    tracing::info!("stopping: finishing the seconds that are under way");
+                    self.stop(None);
+                    stop = crossbeam_channel::never();
+                },
+                default(self.patience()) => {}
+            }
+            self.look();
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        let waits = self.stopping.is_some() || self.entries.values().any(|e| matches!(e.phase, Phase::Closing { .. }));
+        if waits { LOOK } else { REST }
+    }
+
+    /// Greater than every one before, in this process and, by the clock, in those before it.
+    fn next_generation(&mut self) -> u64 {
+        let now_ms = u64::try_from(self.tools.clock.unix_ns() / 1_000_000).unwrap_or(0);
+        self.generation = (self.generation + 1).max(now_ms);
+        self.generation
+    }
+
+    /// Takes the next step towards what is wanted of stream `id`, if none is under way.
+    fn reconcile(&mut self, id: &str) {
+        let is_stopping = self.stopping.is_some();
+        let now_ns = self.tools.clock.mono_ns();
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if entry.saving {
+            return;
+        }
+        let must_reopen = entry.must_reopen();
+        match &mut entry.phase {
+            Phase::Opening | Phase::Closing { .. } | Phase::Leaving => {}
+            Phase::Running { line, source } => {
+                let line = *line;
+                let must_end = entry.gone || is_stopping || !entry.settings.enabled || must_reopen;
+                if !must_end {
+                    return self.settle(id);
+                }
+                let into = match () {
+                    () if entry.gone => Some(StreamState::Removed),
+                    () if is_stopping => None,
+                    () if !entry.settings.enabled => Some(StreamState::Paused),
+                    () => Some(StreamState::Connecting),
+                };
+                if let Some(into) = into {
+                    self.tools.tell(Command::EndsInto(line, into));
+                }
+                source.stop();
+                entry.close(now_ns);
+            }
+            Phase::Idle if entry.gone => {
+                entry.phase = Phase::Leaving;
+                self.tools.tell(Command::Remove(entry.handle.clone()));
+            }
+            Phase::Idle if is_stopping => entry.answer(Err(StreamDesk::ends())),
+            Phase::Idle if !entry.settings.enabled => {
+                // The publishing thread says it once, however often it hears of it.
+                self.tools.tell(Command::Say(entry.handle.clone(), StreamState::Paused));
+                entry.over = false;
+                self.settle(id);
+            }
+            Phase::Idle if entry.over && !must_reopen => self.settle(id),
+            Phase::Idle => self.open(id),
+        }
+    }
+
+    fn open(&mut self, id: &str) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let order = Order {
+            settings: entry.settings.clone(),
+            handle: entry.handle.clone(),
+            vote: entry.vote(self.vote),
+            retry: entry.retries(self.rules.retry),
+            guarded: entry.origin == Origin::Api,
+        };
+        entry.opened_with(order.vote);
+        let (hands, to) = (Arc::clone(&self.tools.hands), self.done_to.clone());
+        let name = format!("open/{id}");
+        let done_id = id.to_owned();
+        let started = spawn(&name, move || {
+            let result = hands.open(order);
+            // The warden is gone only when the program ends; the source then stops with its message.
+            let _ = to.send(Done::Opened { id: done_id, result });
+        });
+        if let Err(e) = started {
+            self.opened(id, Err(e));
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Opened { id, result } => self.opened(&id, result),
+            Done::Saved { id, result } => self.saved(&id, result),
+            Done::Read(reading) => self.has_read(*reading),
+        }
+    }
+
+    fn opened(&mut self, id: &str, result: Result<Opened>) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let is_initial = std::mem::take(&mut entry.is_initial);
+        match result {
+            Ok(Opened { line, source }) => {
+                entry.phase = Phase::Running { line, source };
+                match self.early.iter().position(|(early, _)| *early == line) {
+                    Some(at) => {
+                        let (_, error) = self.early.swap_remove(at);
+                        self.over(line, error);
+                    }
+                    None => self.reconcile(id),
+                }
+            }
+            Err(e) => {
+                entry.phase = Phase::Idle;
+                if is_initial && self.stopping.is_none() {
+                    return self.stop(Some(e));
+                }
+                self.could_not_open(id, e);
+            }
+        }
+    }
+
+    /// A stream that was asked for while the program runs cannot be opened.
+    fn could_not_open(&mut self, id: &str, error: Error) {
+        if self.take_back(id, &error) {
+            return;
+        }
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        tracing::error!("{id}: cannot be opened: {}", crate::redact::text(&error.to_string()));
+        let (cause, advice) = match &error {
+            Error::Source { cause, advice, .. } => (cause.clone(), advice.clone()),
+            other => (other.to_string(), "correct the stream's settings".into()),
+        };
+        let state = StreamState::Failed { kind: Cause::Other, cause, advice };
+        self.tools.tell(Command::Say(entry.handle.clone(), state));
+        entry.over = true;
+        entry.error = Some(error);
+        self.reconcile(id);
+    }
+
+    /// A stream came to its end, by itself or because it was stopped.
+    fn over(&mut self, line: LineId, error: Option<Error>) {
+        let Some((id, entry)) = self.entries.iter_mut().find(|(_, e)| e.phase.line() == Some(line)) else {
+            // Of one that is being opened, or of one that was cut off.
+            if !self.entries.values().any(|e| matches!(e.phase, Phase::Opening)) {
+                self.early.clear();
+            }
+            self.early.push((line, error));
+            return;
+        };
+        let id = id.clone();
+        let was_asked = matches!(entry.phase, Phase::Closing { .. });
+        let source = entry.phase.take_source();
+        entry.over = !was_asked;
+        entry.error = error.filter(|_| !was_asked);
+        self.tools.hands.remove_line(line);
+        self.tools.drop_aside(&id, source);
+        self.reconcile(&id);
+    }
+
+    /// Looks at deadlines.
+    fn look(&mut self) {
+        let now_ns = self.tools.clock.mono_ns();
+        let late: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| matches!(e.phase, Phase::Closing { since_ns, .. } if now_ns - since_ns >= CLOSE_MAX_NS))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in late {
+            tracing::warn!("{id}: its source does not come to an end; it is cut off and left to itself");
+            self.cut(&id);
+            self.reconcile(&id);
+        }
+        let Some(stopping) = &mut self.stopping else { return };
+        let took_ns = now_ns - stopping.since_ns;
+        if took_ns >= DRAIN_NS && !std::mem::replace(&mut stopping.has_shed, true) {
+            let waits: Vec<&str> =
+                self.entries.iter().filter(|(_, e)| e.is_busy()).map(|(id, _)| id.as_str()).collect();
+            if !waits.is_empty() {
+                tracing::warn!("seconds that still wait become gaps; not at their end yet: {}", waits.join(", "));
+            }
+            self.tools.hands.shed_all();
+        }
+        if took_ns >= STOP_MAX_NS {
+            let late: Vec<String> =
+                self.entries.iter().filter(|(_, e)| e.is_busy()).map(|(id, _)| id.clone()).collect();
+            if !late.is_empty() {
+                tracing::error!("these sources did not stop in time and are left to themselves: {}", late.join(", "));
+            }
+            late.iter().for_each(|id| self.cut(id));
+        }
+    }
+
+    /// Gives a source up that does not come to its end.
+    fn cut(&mut self, id: &str) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if let Some(line) = entry.phase.line() {
+            self.tools.tell(Command::Cut(line));
+            self.tools.hands.remove_line(line);
+        }
+        let source = entry.phase.take_source();
+        self.tools.drop_aside(id, source);
+    }
+
+    fn stop(&mut self, error: Option<Error>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(Stopping { since_ns: self.tools.clock.mono_ns(), has_shed: false, error });
+        let ids: Vec<String> = self.entries.keys().cloned().collect();
+        // All of them are asked before any of them is waited for.
+        ids.iter().for_each(|id| self.reconcile(id));
+    }
+
+    /// Whether there is nothing left to do, and how it ended.
+    fn ended(&mut self) -> Option<Ended> {
+        let now_ns = self.tools.clock.mono_ns();
+        let is_late = self.stopping.as_ref().is_some_and(|s| now_ns - s.since_ns >= STOP_MAX_NS);
+        if !is_late && self.entries.values().any(Entry::is_busy) {
+            return None;
+        }
+        if let Some(stopping) = &mut self.stopping {
+            let error = stopping.error.take();
+            self.entries.values_mut().for_each(|e| e.answer(Err(StreamDesk::ends())));
+            self.tools.tell(Command::Finish);
+            return Some(Ended { stopped: error.is_none(), result: error.map_or(Ok(()), Err) });
+        }
+        if self.rules.is_service || self.entries.values().any(|e| !e.over && e.settings.enabled) {
+            return None;
+        }
+        let error = self.entries.values_mut().find_map(|e| e.error.take());
+        if error.is_none() && self.rules.lingers {
+            if !std::mem::replace(&mut self.lingering_said, true) {
+                eprintln!("every stream has ended; the page stays until Ctrl-C");
+            }
+            return None;
+        }
+        self.tools.tell(Command::Finish);
+        Some(Ended { stopped: false, result: error.map_or(Ok(()), Err) })
+    }
+
+    /// What is wanted of a stream is done.
+    fn settle(&mut self, id: &str) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let vote = entry.vote(self.vote);
+        if let Some(line) = entry.take_other_vote(vote) {
+            self.tools.tell(Command::Vote(line, vote));
+        }
+        entry.answer(Ok(id.to_owned()));
+    }
+
+    /// Nothing of a stream that was not wanted any more is left.
+    fn gone(&mut self, id: &str) {
+        let Some(mut entry) = self.entries.remove(id) else { return };
+        if let Some(store) = &self.tools.store {
+            store.forget(id);
+        }
+        tracing::info!("{id}: removed");
+        entry.answer(Ok(id.to_owned()));
+        if !entry.gone {
+            // Wanted again meanwhile.
+            let Entry { settings, origin, generation, .. } = entry;
+            let again = Initial { settings, origin, generation: Some(generation), restored: Restored::default() };
+            if let Err(e) = self.add(again) {
+                tracing::error!("{id}: {e}");
+            }
+        }
+    }
+}
+
+impl<H> Tools<H> {
+    fn tell(&self, command: Command) {
+        // The publishing thread is gone only when the program ends.
+        let _ = self.commands.send(command);
+    }
+
+    /// Drops a source on a thread of its own: one that hangs holds up nobody.
+    fn drop_aside(&self, id: &str, source: Option<Box<dyn crate::ingest::Source>>) {
+        let Some(source) = source else { return };
+        if let Err(e) = spawn(&format!("drop/{id}"), move || drop(source)) {
+            tracing::warn!("{id}: its source was dropped where others may wait: {e}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! One stream as the warden knows it: what is wanted, and how far it is.
+
+use tokio::sync::oneshot;
+
+use crate::backlog::LineId;
+use crate::config::StreamSettings;
+use crate::error::Error;
+use crate::ingest::Source;
+use crate::publish::hub::{Origin, StreamFacts, StreamHandle};
+use crate::publish::streams::{Outcome, Refused};
+use crate::vote::VoteConfig;
+
+pub(super) enum Phase {
+    /// Without a source.
+    Idle,
+    /// A thread opens it.
+    Opening,
+    Running {
+        line: LineId,
+        source: Box<dyn Source>,
+    },
+    /// The source was asked to stop at `since_ns`, monotonic clock.
+    Closing {
+        line: LineId,
+        source: Box<dyn Source>,
+        since_ns: u64,
+    },
+    /// The publishing thread takes leave of it.
+    Leaving,
+}
+
+impl Phase {
+    pub(super) fn line(&self) -> Option<LineId> {
+        match self {
+            Phase::Running { line, .. } | Phase::Closing { line, .. } => Some(*line),
+            Phase::Idle | Phase::Opening | Phase::Leaving => None,
+        }
+    }
+
+    /// Becomes idle; gives the source, if there was one.
+    pub(super) fn take_source(&mut self) -> Option<Box<dyn Source>> {
+        match std::mem::replace(self, Phase::Idle) {
+            Phase::Running { source, .. } | Phase::Closing { source, .. } => Some(source),
+            Phase::Idle | Phase::Opening | Phase::Leaving => None,
+        }
+    }
+}
+
+/// What the API asked of a stream and waits for.
+pub(super) struct Pending {
+    pub(super) answer: oneshot::Sender<Outcome>,
+    pub(super) what: What,
+    /// Version of the settings to come.
+    pub(super) generation: u64,
+}
+
+pub(super) enum What {
+    Add,
+    /// The settings to come, while they are being stored; then those that they replaced.
+    Change(Box<StreamSettings>),
+    Remove,
+}
+
+pub(super) struct Entry {
+    /// What is wanted.
+    pub(super) settings: StreamSettings,
+    pub(super) origin: Origin,
+    pub(super) generation: u64,
+    pub(super) handle: StreamHandle,
+    pub(super) phase: Phase,
+    /// It is not wanted any more.
+    pub(super) gone: bool,
+    /// Its source came to an end by itself.
+    pub(super) over: bool,
+    /// To be opened once more, though nothing about its source differs.
+    pub(super) reopen: bool,
+    pub(super) error: Option<Error>,
+    /// Of the start: when it cannot be opened, the program cannot do what it was told.
+    pub(super) is_initial: bool,
+    /// The store is being told; nothing else happens until it has answered.
+    pub(super) saving: bool,
+    pub(super) pending: Option<Pending>,
+    /// The settings and the vote that the source was opened with.
+    applied: Option<(StreamSettings, VoteConfig)>,
+}
+
+impl Entry {
+    pub(super) fn new(settings: StreamSettings, origin: Origin, generation: u64, handle: StreamHandle) -> Self {
+        Self {
+            settings,
+            origin,
+            generation,
+            handle,
+            phase: Phase::Idle,
+            gone: false,
+            over: false,
+            reopen: false,
+            error: None,
+            is_initial: false,
+            saving: false,
+            pending: None,
+            applied: None,
+        }
+    }
+
+    /// Something is under way, or a source runs.
+    pub(super) fn is_busy(&self) -> bool {
+        self.saving || !matches!(self.phase, Phase::Idle)
+    }
+
+    pub(super) fn must_reopen(&self) -> bool {
+        self.reopen || self.applied.as_ref().is_some_and(|(applied, _)| self.settings.needs_reopening(applied))
+    }
+
+    /// The source is being opened as things are now.
+    pub(super) fn opened_with(&mut self, vote: VoteConfig) {
+        self.applied = Some((self.settings.clone(), vote));
+        self.phase = Phase::Opening;
+        (self.over, self.reopen, self.error) = (false, false, None);
+    }
+
+    /// The source was asked to stop.
+    pub(super) fn close(&mut self, since_ns: u64) {
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Running { line, source } => Phase::Closing { line, source, since_ns },
+            other => other,
+        };
+    }
+
+    /// How its seconds are voted over, where the run does so by `run`.
+    pub(super) fn vote(&self, run: VoteConfig) -> VoteConfig {
+        // Whether they fit together was checked when the settings were taken; the run's may have changed since.
+        self.settings.vote.over(run).unwrap_or(run)
+    }
+
+    /// The line that has to hear of `vote`, because it runs with another.
+    pub(super) fn take_other_vote(&mut self, vote: VoteConfig) -> Option<LineId> {
+        let (line, (_, applied)) = (self.phase.line()?, self.applied.as_mut()?);
+        (std::mem::replace(applied, vote) != vote).then_some(line)
+    }
+
+    /// Whether a first attempt that fails is followed by others, where the run says `run`. What the API adds is kept:
+    /// a camera that is off when the program starts must come back by itself.
+    pub(super) fn retries(&self, run: bool) -> bool {
+        self.settings.retry.unwrap_or(run || self.origin == Origin::Api)
+    }
+
+    /// Shows the settings in the API.
+    pub(super) fn show(&self, vote: VoteConfig, retry: bool) {
+        self.handle.set_facts(StreamFacts {
+            label: self.settings.label.clone(),
+            origin: self.origin,
+            enabled: self.settings.enabled,
+            generation: self.generation,
+            latency_ms: self.settings.latency_ms,
+            rtsp_transport: self.settings.rtsp_transport,
+            retry: self.retries(retry),
+            vote: self.vote(vote).into(),
+        });
+    }
+
+    /// Tells whoever waits.
+    pub(super) fn answer(&mut self, outcome: Outcome) {
+        if let Some(pending) = self.pending.take() {
+            // Who asked may be gone; what was done stays done.
+            let _ = pending.answer.send(outcome);
+        }
+    }
+
+    /// Tells whoever waits that it cannot be; false when nobody asked for it.
+    pub(super) fn refuse(&mut self, refused: Refused) -> bool {
+        let asked = self.pending.is_some();
+        self.answer(Err(refused));
+        asked
+    }
+}

@@ -1,0 +1,343 @@
+//! The embedded store: what a restart must not lose. Streams that were added at run time with all their settings, and of
+//! every stream the last events, incidents, state and run.
+//!
+//! SQLite with a write-ahead log and `synchronous = FULL`: what was answered is on the disk, also when the machine loses
+//! its power the moment after. It is written on a thread of its own (`store`); changes of streams wait for the disk and
+//! are answered by it, records do not and are lost, counted, when the disk is slower than they come. The file holds the
+//! secrets of URIs, so only its owner may read it; one process at a time has it.
+//!
+//! Not the seconds: those are in the JSON lines.
+
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rusqlite::{Connection, params};
+
+use crate::config::StreamSettings;
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use crate::publish::hub::{Archive, HISTORY_EVENTS, HISTORY_INCIDENTS, RecordKind, Restored};
+use crate::threads::spawn;
+use crate::time::RunId;
+
+/// Messages that wait for the disk: some seconds of everything that 64 streams can have to say at once (states, incidents,
+/// events). Beyond that records are lost, counted.
+const WAITING: usize = 1024;
+
+/// Records that are written in one transaction.
+const BATCH: usize = 256;
+
+/// How long a record waits for others to be written with: a few writes a second at most are kind to flash disks, and a
+/// killed process loses no more than that.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// A stream of the API as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    pub settings: StreamSettings,
+    /// Version of the settings.
+    pub generation: u64,
+}
+
+/// What the store held when it was opened.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Contents {
+    /// In the order in which they were added.
+    pub streams: Vec<Stored>,
+    /// By stream.
+    pub restored: BTreeMap<String, Restored>,
+}
+
+/// Is told what became of a write, on the store's thread.
+pub type Told = Box<dyn FnOnce(Result<()>) + Send>;
+
+enum Message {
+    Save(Box<Stored>, Told),
+    Delete(String, Told),
+    Forget(String),
+    Record { stream: String, kind: RecordKind, json: Arc<str> },
+    Run { stream: String, run: RunId },
+    Flush(Sender<()>),
+    Close,
+}
+
+/// The way to the store. Cloning shares it.
+#[derive(Clone)]
+pub struct Store {
+    to: Sender<Message>,
+    metrics: Metrics,
+}
+
+/// The thread of the store. Dropping it closes the file when everything is written that was given before; what is given
+/// after that is lost, or refused.
+pub struct StoreThread {
+    to: Sender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for StoreThread {
+    fn drop(&mut self) {
+        // An error means that the thread has ended.
+        let _ = self.to.send(Message::Close);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the store's thread panicked; its message is above");
+        }
+    }
+}
+
+impl Store {
+    /// Opens or makes the file at `path`, and reads it.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be opened or made, is damaged, is none of this program's or of a newer one's, or
+    /// another process has it.
+    pub fn open(path: &Path, metrics: Metrics) -> Result<(Self, StoreThread, Contents)> {
+        let connection = schema::open(path)?;
+        let contents = read(&connection).map_err(|e| schema::failed(path, &e))?;
+        let (to, messages) = bounded(WAITING);
+        let place = path.to_owned();
+        let writer = Writer { connection, place: place.display().to_string(), metrics: metrics.clone(), failed: false };
+        let thread = spawn("store", move || writer.run(&messages))?;
+        let thread = StoreThread { to: to.clone(), thread: Some(thread) };
+        Ok((Self { to, metrics }, thread, contents))
+    }
+
+    /// Stores a stream; `told` hears of it when it is on the disk.
+    pub fn save(&self, stream: Stored, told: Told) {
+        self.send(Message::Save(Box::new(stream), told));
+    }
+
+    /// Removes a stream and what is kept of it; `told` hears of it when that is on the disk.
+    pub fn delete(&self, id: &str, told: Told) {
+        self.send(Message::Delete(id.to_owned(), told));
+    }
+
+    /// Removes what is kept of a stream that is gone.
+    pub fn forget(&self, id: &str) {
+        self.offer(Message::Forget(id.to_owned()));
+    }
+
+    /// Waits until everything is on the disk that was given before, `limit` at most. Whether it is.
+    pub fn flush(&self, limit: Duration) -> bool {
+        let (done_to, done) = bounded(1);
+        self.to.send_timeout(Message::Flush(done_to), limit).is_ok() && done.recv_timeout(limit).is_ok()
+    }
+
+    /// For what must not be lost and is seldom: without room it is refused at once, since the warden must not wait.
+    fn send(&self, message: Message) {
+        if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) = self.to.try_send(message)
+            && let Message::Save(_, told) | Message::Delete(_, told) = message
+        {
+            told(Err(Error::output("the store", "is too slow", "check the disk of --state")));
+        }
+    }
+
+    fn offer(&self, message: Message) {
+        if self.to.try_send(message).is_err() {
+            self.metrics.store_lost(1);
+        }
+    }
+}
+
+impl Archive for Store {
+    fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>) {
+        self.offer(Message::Record { stream: stream.to_owned(), kind, json: json.clone() });
+    }
+
+    fn run_began(&self, stream: &str, run: RunId) {
+        self.offer(Message::Run { stream: stream.to_owned(), run });
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+fn read(connection: &Connection) -> rusqlite::Result<Contents> {
+    let mut contents = Contents::default();
+    let mut rows = connection.prepare("SELECT id, settings, generation FROM streams ORDER BY place")?;
+    let streams =
+        rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?)))?;
+    for stream in streams {
+        let (id, settings, generation) = stream?;
+        match serde_json::from_str::<StreamSettings>(&settings) {
+            Ok(settings) => {
+                crate::redact::remember(&settings.uri);
+                let generation = u64::try_from(generation).unwrap_or(0);
+                contents.streams.push(Stored { settings, generation });
+            }
+            // One that cannot be read must not take the others with it; it stays in the file.
+            Err(e) => tracing::error!("the store's settings of stream {id:?} cannot be read and are left out: {e}"),
+        }
+    }
+    let mut rows = connection.prepare("SELECT stream, kind, json FROM records ORDER BY number")?;
+    let records =
+        rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))?;
+    for record in records {
+        let (stream, kind, json) = record?;
+        let restored = contents.restored.entry(stream).or_default();
+        match kind.as_str() {
+            "event" => restored.events.push(json.into()),
+            "incident" => restored.incidents.push(json.into()),
+            "state" => restored.state = Some(json.into()),
+            _ => {}
+        }
+    }
+    let mut rows = connection.prepare("SELECT stream, run FROM runs")?;
+    let runs = rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)))?;
+    for run in runs {
+        let (stream, run) = run?;
+        contents.restored.entry(stream).or_default().run = Some(RunId(run));
+    }
+    Ok(contents)
+}
+
+/// The thread of the store.
+struct Writer {
+    connection: Connection,
+    place: String,
+    metrics: Metrics,
+    /// The last write failed; said once.
+    failed: bool,
+}
+
+impl Writer {
+    fn run(mut self, messages: &Receiver<Message>) {
+        let mut records = Vec::new();
+        // When the oldest of them came.
+        let mut since = Instant::now();
+        loop {
+            let message = if records.is_empty() {
+                messages.recv().ok()
+            } else {
+                match messages.recv_deadline(since + GATHER) {
+                    Ok(message) => Some(message),
+                    Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
+                        self.write(&mut records);
+                        continue;
+                    }
+                    Err(crossbeam_channel::RecvTimeoutError::Disconnected) => None,
+                }
+            };
+            let Some(message) = message else {
+                self.write(&mut records);
+                return;
+            };
+            match message {
+                Message::Save(stored, told) => {
+                    let result = save(&self.connection, &stored);
+                    self.tell(told, result);
+                }
+                Message::Delete(id, told) => {
+                    // What was said before is removed with it.
+                    self.write(&mut records);
+                    let result = delete(&mut self.connection, &id);
+                    self.tell(told, result);
+                }
+                Message::Close => {
+                    self.write(&mut records);
+                    return;
+                }
+                Message::Flush(done) => {
+                    self.write(&mut records);
+                    // Who asked may have given up.
+                    let _ = done.send(());
+                }
+                record => {
+                    if records.is_empty() {
+                        since = Instant::now();
+                    }
+                    records.push(record);
+                    if records.len() >= BATCH {
+                        self.write(&mut records);
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&self, told: Told, result: rusqlite::Result<()>) {
+        told(result.map_err(|e| {
+            tracing::error!("{}: a stream could not be stored: {e}", self.place);
+            Error::output("the store", format!("cannot be written: {e}"), "check the disk of --state")
+        }));
+    }
+
+    /// Writes records, all or none.
+    fn write(&mut self, records: &mut Vec<Message>) {
+        if records.is_empty() {
+            return;
+        }
+        let result = write_records(&mut self.connection, records);
+        match result {
+            Ok(()) if std::mem::take(&mut self.failed) => tracing::info!("{}: the store works again", self.place),
+            Ok(()) => {}
+            Err(e) => {
+                self.metrics.store_lost(records.len() as u64);
+                if !std::mem::replace(&mut self.failed, true) {
+                    tracing::error!("{}: events and states are not stored: {e}; check the disk", self.place);
+                }
+            }
+        }
+        records.clear();
+    }
+}
+
+fn save(connection: &Connection, stored: &Stored) -> rusqlite::Result<()> {
+    let settings = serde_json::to_string(&stored.settings).expect("settings have string keys only and serialise");
+    let generation = i64::try_from(stored.generation).unwrap_or(i64::MAX);
+    let sql = "INSERT INTO streams (id, settings, generation) VALUES (?1, ?2, ?3)
+               ON CONFLICT (id) DO UPDATE SET settings = ?2, generation = ?3";
+    connection.execute(sql, params![stored.settings.id, settings, generation]).map(drop)
+}
+
+fn delete(connection: &mut Connection, id: &str) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute("DELETE FROM streams WHERE id = ?1", [id])?;
+    forget(&transaction, id)?;
+    transaction.commit()
+}
+
+fn forget(connection: &Connection, id: &str) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM records WHERE stream = ?1", [id])?;
+    connection.execute("DELETE FROM runs WHERE stream = ?1", [id]).map(drop)
+}
+
+fn write_records(connection: &mut Connection, records: &[Message]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for record in records {
+        match record {
+            Message::Record { stream, kind, json } => {
+                let kept = match kind {
+                    RecordKind::Event => HISTORY_EVENTS,
+                    RecordKind::Incident => HISTORY_INCIDENTS,
+                    _ => 1,
+                };
+                let sql = "INSERT INTO records (stream, kind, json) VALUES (?1, ?2, ?3)";
+                transaction.execute(sql, params![stream, kind.as_str(), &**json])?;
+                let sql = "DELETE FROM records WHERE stream = ?1 AND kind = ?2 AND number <=
+                           (SELECT number FROM records WHERE stream = ?1 AND kind = ?2
+                            ORDER BY number DESC LIMIT 1 OFFSET ?3)";
+                transaction.execute(sql, params![stream, kind.as_str(), kept as i64])?;
+            }
+            Message::Run { stream, run } => {
+                let sql = "INSERT INTO runs (stream, run) VALUES (?1, ?2) ON CONFLICT (stream) DO UPDATE SET run = ?2";
+                transaction.execute(sql, params![stream, run.0])?;
+            }
+            Message::Forget(id) => forget(&transaction, id)?,
+            Message::Save(..) | Message::Delete(..) | Message::Flush(_) | Message::Close => {}
+        }
+    }
+    transaction.commit()
+}

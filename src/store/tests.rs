@@ -1,0 +1,179 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use super::*;
+use crate::config::{RtspTransport, VoteFile};
+
+fn settings(id: &str) -> StreamSettings {
+    StreamSettings {
+        id: id.into(),
+        uri: format!("rtsp://ann:geheim-{id}@h.example/live"),
+        pipeline: None,
+        latency_ms: 300,
+        rtsp_transport: RtspTransport::Tcp,
+        label: Some("Centre court".into()),
+        enabled: false,
+        retry: Some(false),
+        vote: VoteFile { window: Some(7), onset: Some(0.7), ..VoteFile::default() },
+    }
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("touchline.db")
+    }
+
+    fn open(&self) -> (Store, StoreThread, Contents) {
+        Store::open(&self.path(), Metrics::new()).unwrap()
+    }
+
+    fn refused(&self) -> String {
+        Store::open(&self.path(), Metrics::new()).err().expect("it is refused").to_string()
+    }
+}
+
+fn save(store: &Store, id: &str, generation: u64) {
+    let (to, told) = bounded(1);
+    store.save(Stored { settings: settings(id), generation }, Box::new(move |r| to.send(r).unwrap()));
+    told.recv().unwrap().unwrap();
+}
+
+fn delete(store: &Store, id: &str) {
+    let (to, told) = bounded(1);
+    store.delete(id, Box::new(move |r| to.send(r).unwrap()));
+    told.recv().unwrap().unwrap();
+}
+
+fn keep(store: &Store, stream: &str, kind: RecordKind, text: &str) {
+    store.keep(stream, kind, &text.into());
+}
+
+#[test]
+fn what_was_stored_is_there_again() {
+    let place = Place::new();
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents, Contents::default());
+    for (i, id) in ["b", "a", "c"].iter().enumerate() {
+        save(&store, id, i as u64 + 1);
+    }
+    save(&store, "b", 9);
+    delete(&store, "c");
+    keep(&store, "a", RecordKind::Event, "{\"event\":1}");
+    keep(&store, "a", RecordKind::Incident, "{\"incident\":1}");
+    keep(&store, "a", RecordKind::State, "{\"state\":1}");
+    keep(&store, "a", RecordKind::State, "{\"state\":2}");
+    store.run_began("a", RunId(3));
+    store.run_began("a", RunId(4));
+    drop(store);
+    drop(thread);
+    let (_store, _thread, contents) = place.open();
+    let streams: Vec<_> = contents.streams.iter().map(|s| (s.settings.id.as_str(), s.generation)).collect();
+    assert_eq!(streams, [("b", 9), ("a", 2)], "in the order in which they were added");
+    assert_eq!(contents.streams[1].settings, settings("a"));
+    let restored = &contents.restored["a"];
+    assert_eq!((restored.events.len(), restored.incidents.len()), (1, 1));
+    assert_eq!((restored.state.as_deref(), restored.run), (Some("{\"state\":2}"), Some(RunId(4))));
+}
+
+#[test]
+fn records_are_bounded_and_go_with_their_stream() {
+    let place = Place::new();
+    let (store, thread, _) = place.open();
+    for n in 0..HISTORY_EVENTS + 50 {
+        // As slowly as the disk wants it: this is not the test of what is lost.
+        if n % 100 == 0 {
+            assert!(store.flush(Duration::from_secs(10)));
+        }
+        keep(&store, "a", RecordKind::Event, &n.to_string());
+        keep(&store, "gone", RecordKind::Event, &n.to_string());
+    }
+    store.forget("gone");
+    assert!(store.flush(Duration::from_secs(10)));
+    drop((store, thread));
+    let (_store, _thread, contents) = place.open();
+    assert!(!contents.restored.contains_key("gone"));
+    let events = &contents.restored["a"].events;
+    assert_eq!((events.len(), &*events[0]), (HISTORY_EVENTS, "50"));
+    assert_eq!(&**events.last().unwrap(), (HISTORY_EVENTS + 49).to_string());
+}
+
+#[test]
+fn what_is_too_much_for_the_disk_is_counted() {
+    let metrics = Metrics::new();
+    // Nobody reads: a disk that has come to a stop.
+    let (to, _messages) = bounded(2);
+    let store = Store { to, metrics: metrics.clone() };
+    (0..5).for_each(|_| keep(&store, "a", RecordKind::Event, "{}"));
+    assert!(metrics.encode().contains("touchline_store_records_lost_total 3"), "{}", metrics.encode());
+    let (told_to, told) = bounded(1);
+    store.save(Stored { settings: settings("a"), generation: 1 }, Box::new(move |r| told_to.send(r).unwrap()));
+    assert!(told.recv().unwrap().unwrap_err().to_string().contains("too slow"), "and a stream is refused");
+    assert!(!store.flush(Duration::from_millis(10)));
+}
+
+#[test]
+fn only_its_owner_reads_it_and_one_process_has_it() {
+    let place = Place::new();
+    std::fs::write(place.path(), "").unwrap();
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (store, thread, _) = place.open();
+    save(&store, "a", 1);
+    for file in std::fs::read_dir(place.folder.path()).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+    }
+    let text = place.refused();
+    assert!(text.contains("another process") && text.contains("--state"), "{text}");
+    drop((store, thread));
+    place.open();
+}
+
+#[test]
+fn a_file_that_is_none_of_ours_or_not_whole_says_so() {
+    let place = Place::new();
+    std::fs::write(place.path(), "these are notes and no database, however long they may be").unwrap();
+    let text = place.refused();
+    assert!(text.contains("no store of this program") && text.starts_with(place.path().to_str().unwrap()), "{text}");
+
+    std::fs::remove_file(place.path()).unwrap();
+    Connection::open(place.path()).unwrap().execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
+    assert!(place.refused().contains("another program"), "{}", place.refused());
+
+    std::fs::remove_file(place.path()).unwrap();
+    drop(place.open());
+    Connection::open(place.path()).unwrap().pragma_update(None, "user_version", VERSION_TO_COME).unwrap();
+    assert!(place.refused().contains("newer version"), "{}", place.refused());
+
+    std::fs::remove_file(place.path()).unwrap();
+    let (store, thread, _) = place.open();
+    (0..200).for_each(|n| save(&store, &format!("s{n}"), 1));
+    drop((store, thread));
+    let mut bytes = std::fs::read(place.path()).unwrap();
+    let from = 4096 * 2;
+    bytes[from..].iter_mut().step_by(3).for_each(|byte| *byte = byte.wrapping_add(77));
+    std::fs::write(place.path(), bytes).unwrap();
+    let text = place.refused();
+    assert!(text.contains("damaged") && text.contains("move it away"), "{text}");
+
+    let folder = Store::open(place.folder.path(), Metrics::new()).err().unwrap().to_string();
+    assert!(folder.contains("name a file in it"), "{folder}");
+    let nowhere = Store::open(&place.folder.path().join("no/such.db"), Metrics::new()).err().unwrap().to_string();
+    assert!(nowhere.contains("folder is not there"), "{nowhere}");
+}
+
+/// A version that no program of today knows.
+const VERSION_TO_COME: i32 = 1000;
+
+#[test]
+fn nothing_printed_holds_a_secret() {
+    let stored = Stored { settings: settings("a"), generation: 1 };
+    assert!(!format!("{stored:?}").contains("geheim"));
+}
