@@ -123,7 +123,9 @@ fn all_records() -> Vec<String> {
             attempt: 3,
             retry_in_ns: 2_500_000_000,
         },
+        StreamState::Paused,
         StreamState::Ended,
+        StreamState::Removed,
         StreamState::Failed { kind: Cause::NotFound, cause: "404".into(), advice: "check the URL".into() },
     ] {
         lines.push(live.state(&state, Some(Tracks { video: true, audio: false }), 1_700_000_000_000_000_000));
