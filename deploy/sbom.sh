@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 out="${1:-touchline.cdx.json}"
 [ $# -gt 0 ] && shift
 host="$(rustc -vV | sed -n 's/^host: //p')"
+mkdir -p "$(dirname "$out")"
 metadata="$(mktemp)"
 tree="$(mktemp)"
 trap 'rm -f "$metadata" "$tree"' EXIT

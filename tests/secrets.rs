@@ -61,7 +61,7 @@ fn no_secret_is_in_anything_that_is_said() {
         format!("tls=rtsps://ann:pl4nt-rtsps@127.0.0.1:{}/live", web.port()),
         format!("https=https://ann:pl4nt-https@127.0.0.1:{}/a.m3u8?t=pl4nt-query-4", web.port()),
         format!("none={}", login(web.url("none.m3u8"), "none")),
-        format!("unknown=http://ann:pl4nt-unknown@host.invalid/a.m3u8?k=pl4nt-query-5"),
+        "unknown=http://ann:pl4nt-unknown@host.invalid/a.m3u8?k=pl4nt-query-5".to_owned(),
         format!("rtmp=rtmp://127.0.0.1:{closed}/app/pl4nt-stream-key"),
         format!("srt=srt://127.0.0.1:{closed}?mode=caller&passphrase=pl4nt-passphrase&streamid=pl4nt-stream-id"),
     ];

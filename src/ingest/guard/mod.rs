@@ -1,14 +1,18 @@
 //! What a source may be that somebody gives to the running program: which schemes, which addresses, which folders.
 //!
 //! Whoever may add a stream chooses what this machine connects to, and so could reach what only this machine reaches. A
-//! [`SourcePolicy`] says what may be; a [`passage::Passage`] holds GStreamer to it: of a guarded stream every connection is made by
+//! [`SourcePolicy`] says what may be; a `Passage` holds GStreamer to it: of a guarded stream every connection is made by
 //! the passage, to an address that was checked, and not by GStreamer, which would resolve names again and follow whatever a
 //! server tells it. Streams of the command line and the configuration file are their owner's and are not guarded.
 
 mod address;
+#[cfg(feature = "gst")]
 pub(super) mod passage;
+#[cfg(any(feature = "gst", fuzzing))]
 mod playlist;
+#[cfg(feature = "gst")]
 mod relay;
+#[cfg(feature = "gst")]
 mod web;
 
 use std::fmt;
