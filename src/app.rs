@@ -116,7 +116,7 @@ impl Workers {
         clock: Arc<dyn Clock>,
         shadow: Option<ShadowFeed>,
     ) -> Result<Self> {
-        let backlog = Arc::new(Backlog::new());
+        let backlog = Arc::new(Backlog::with_clock(clock.clone()));
         let (decided_to, decided) = bounded(DECISIONS);
         let (swaps_to, swaps) = bounded(1);
         let (ready_to, ready) = bounded::<Result<Models>>(1);

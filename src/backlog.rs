@@ -1,17 +1,23 @@
 //! The queue of seconds between the clip threads and the one inference thread, and the one place where load is shed.
 //!
-//! Each stream has its own bounded line; the inference thread takes from the lines in turn, so one busy stream cannot
-//! starve another. When the line of a live stream is full, its oldest whole second becomes a [`Gap`] in place: its media
-//! are freed at once and the order of what the stream says stays. A file's line makes its clip thread wait instead.
+//! Each stream has its own bounded line; the inference thread takes from the line that has waited longest for its turn, so
+//! one busy stream cannot starve another. When the line of a live stream is full, its oldest whole second becomes a [`Gap`] in
+//! place: its media are freed at once and the order of what the stream says stays. While that goes on, seconds that cannot be
+//! decided in time become gaps as well (`overload`). A file's line makes its clip thread wait instead.
 //!
 //! A lock, not a channel: shedding must reach into the middle of the line, and it is taken a few times a second.
 
+mod overload;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::clip::{ClipOutput, ClipSecond, Gap, GapReason};
+use crate::clock::{Clock, SystemClock};
 use crate::ingest::Pace;
+use overload::Overload;
 
 /// Seconds a live stream may be behind before it sheds. Three ride out moments in which the streams of a machine end
 /// their seconds together; more would only make every decision older on a machine that is too slow anyway.
@@ -31,33 +37,44 @@ struct Line {
     items: VecDeque<ClipOutput>,
     /// How many of `items` are seconds.
     seconds: usize,
+    /// Number of the turn in which a second of it was taken last.
+    served: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     lines: BTreeMap<LineId, Line>,
     /// Names given so far.
     named: u64,
-    /// The line that is served first.
-    next: LineId,
+    /// Turns so far: seconds that were taken.
+    turns: u64,
+    /// Scratch: lines in the order of their turns.
+    order: Vec<(u64, LineId)>,
+    overload: Overload,
     closed: bool,
     nudged: bool,
     /// Nothing more is decided: whole seconds become gaps as they come.
     sheds_all: bool,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        Self { lines: BTreeMap::new(), named: 0, next: LineId(0), closed: false, nudged: false, sheds_all: false }
-    }
-}
-
 /// The lines of all streams.
-#[derive(Debug, Default)]
 pub struct Backlog {
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
     filled: Condvar,
     drained: Condvar,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Backlog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backlog").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 /// What [`Backlog::take`] brings: one second, with whatever stood before it in its line.
@@ -71,8 +88,15 @@ pub struct Taken {
 }
 
 impl Backlog {
+    /// By the machine's clock.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_clock(Arc::new(SystemClock::new()))
+    }
+
+    /// `clock` is the one that seconds' arrivals are told by.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        let (state, filled, drained) = Default::default();
+        Self { clock, state, filled, drained }
     }
 
     /// A line for one more stream.
@@ -80,7 +104,7 @@ impl Backlog {
         let mut state = self.lock();
         let id = LineId(state.named);
         state.named += 1;
-        state.lines.insert(id, Line { pace, items: VecDeque::new(), seconds: 0 });
+        state.lines.insert(id, Line { pace, items: VecDeque::new(), seconds: 0, served: 0 });
         id
     }
 
@@ -121,23 +145,24 @@ impl Backlog {
         if state.closed {
             return false;
         }
-        let sheds_all = state.sheds_all;
-        let Some(line) = state.lines.get_mut(&line) else { return false };
+        let State { lines, overload, sheds_all, .. } = &mut *state;
+        let Some(line) = lines.get_mut(&line) else { return false };
         if matches!(item, ClipOutput::Second(_)) {
             if line.pace == Pace::Live && line.seconds >= LIVE_SECONDS {
                 shed_oldest(line);
+                overload.shed(self.clock.mono_ns());
             }
             line.seconds += 1;
         }
         line.items.push_back(item);
-        if sheds_all {
+        if *sheds_all {
             shed_oldest(line);
         }
         self.filled.notify_one();
         true
     }
 
-    /// Waits for work and takes up to `max` seconds, at most one per line and in turn. Nothing, once, after a
+    /// Waits for work and takes up to `max` seconds, at most one per line and in turn, and all else that waits. Nothing, once, after a
     /// [`Backlog::nudge`]. `None` when closed.
     pub fn take(&self, max: usize) -> Option<Vec<Taken>> {
         self.gather(max, Duration::ZERO)
@@ -147,6 +172,7 @@ impl Backlog {
     /// GPU a second costs little beside others and much alone.
     pub fn gather(&self, max: usize, wait: Duration) -> Option<Vec<Taken>> {
         let mut state = self.lock();
+        state.overload.decided(self.clock.mono_ns());
         // From when the first work was seen.
         let mut deadline = None;
         loop {
@@ -162,22 +188,11 @@ impl Backlog {
                     continue;
                 }
             }
-            let mut batch = Vec::new();
-            let State { lines, next, .. } = &mut *state;
-            let first = *next;
-            // Twice around, each line once: those from `first` on, then those before it.
-            for behind in [false, true] {
-                for (id, line) in lines.iter_mut().filter(|(id, _)| (**id < first) == behind) {
-                    if batch.len() == max.max(1) {
-                        break;
-                    }
-                    if let Some(taken) = take_one(line, *id) {
-                        batch.push(taken);
-                        *next = LineId(id.0 + 1);
-                    }
-                }
-            }
+            let now_ns = self.clock.mono_ns();
+            state.shed_late(now_ns);
+            let batch = state.choose(max.max(1));
             if std::mem::take(&mut state.nudged) || !batch.is_empty() {
+                state.overload.taken(now_ns);
                 self.drained.notify_all();
                 return Some(batch);
             }
@@ -201,6 +216,49 @@ impl Backlog {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A poisoned lock means another thread panicked between two complete states: the lines are whole.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl State {
+    /// While there is too much to do, leaves each live line its newest second at most.
+    fn shed_late(&mut self, now_ns: u64) {
+        let Some(oldest_ns) = self.overload.oldest_ns(now_ns) else { return };
+        let mut has_shed = false;
+        for line in self.lines.values_mut().filter(|line| line.pace == Pace::Live) {
+            let newest_ns = line.items.iter().rev().find_map(|item| match item {
+                ClipOutput::Second(second) => Some(second.arrived_ns),
+                _ => None,
+            });
+            let keep = usize::from(newest_ns.is_some_and(|ns| ns >= oldest_ns));
+            while line.seconds > keep && shed_oldest(line) {
+                has_shed = true;
+            }
+        }
+        if has_shed {
+            self.overload.shed(now_ns);
+        }
+    }
+
+    /// Takes up to `max` seconds of as many lines, those first whose turn is longest ago.
+    fn choose(&mut self, max: usize) -> Vec<Taken> {
+        let Self { lines, order, turns, .. } = self;
+        order.clear();
+        order.extend(lines.iter().filter(|(_, line)| !line.items.is_empty()).map(|(id, line)| (line.served, *id)));
+        order.sort_unstable();
+        let (mut batch, mut seconds) = (Vec::new(), 0);
+        for (_, id) in order.iter() {
+            let line = lines.get_mut(id).expect("it was there a moment ago, under the same lock");
+            if line.seconds > 0 {
+                if seconds == max {
+                    continue;
+                }
+                seconds += 1;
+                *turns += 1;
+                line.served = *turns;
+            }
+            batch.extend(take_one(line, *id));
+        }
+        batch
     }
 }
 
@@ -280,9 +338,9 @@ mod tests {
             assert!(backlog.push(line, second(i)));
         }
         let taken = backlog.take(1).unwrap().remove(0);
-        assert_eq!(describe(&taken.items), [(0, false), (1, false), (2, true)]);
-        assert_eq!(taken.backlog as usize, LIVE_SECONDS - 1);
-        assert_eq!(describe(&backlog.take(1).unwrap()[0].items), [(3, true)]);
+        // Two were too many, and where there is too much to do the newest is decided.
+        assert_eq!(describe(&taken.items), [(0, false), (1, false), (2, false), (3, false), (4, true)]);
+        assert_eq!(taken.backlog, 0);
     }
 
     #[test]
