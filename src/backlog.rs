@@ -171,6 +171,7 @@ impl Backlog {
     /// As [`Backlog::take`]; when there is work, but less than `max` seconds of it, waits for more, `wait` at most: on a
     /// GPU a second costs little beside others and much alone.
     pub fn gather(&self, max: usize, wait: Duration) -> Option<Vec<Taken>> {
+        let max = max.max(1);
         let mut state = self.lock();
         state.overload.decided(self.clock.mono_ns());
         // From when the first work was seen.
@@ -189,10 +190,10 @@ impl Backlog {
                 }
             }
             let now_ns = self.clock.mono_ns();
-            state.shed_late(now_ns);
-            let batch = state.choose(max.max(1));
+            state.shed_late(now_ns, max);
+            let (batch, seconds) = state.choose(max);
             if std::mem::take(&mut state.nudged) || !batch.is_empty() {
-                state.overload.taken(now_ns);
+                state.overload.taken(now_ns, seconds);
                 self.drained.notify_all();
                 return Some(batch);
             }
@@ -221,8 +222,8 @@ impl Backlog {
 
 impl State {
     /// While there is too much to do, leaves each live line its newest second at most.
-    fn shed_late(&mut self, now_ns: u64) {
-        let Some(oldest_ns) = self.overload.oldest_ns(now_ns) else { return };
+    fn shed_late(&mut self, now_ns: u64, max: usize) {
+        let Some(oldest_ns) = self.overload.oldest_ns(now_ns, max) else { return };
         let mut has_shed = false;
         for line in self.lines.values_mut().filter(|line| line.pace == Pace::Live) {
             let newest_ns = line.items.iter().rev().find_map(|item| match item {
@@ -239,9 +240,10 @@ impl State {
         }
     }
 
-    /// Takes up to `max` seconds of as many lines, those first whose turn is longest ago.
-    fn choose(&mut self, max: usize) -> Vec<Taken> {
-        let Self { lines, order, turns, .. } = self;
+    /// Takes up to `max` seconds of as many lines, those first whose turn is longest ago. Says how many there are.
+    fn choose(&mut self, max: usize) -> (Vec<Taken>, usize) {
+        let Self { lines, order, turns, overload, .. } = self;
+        let max = overload.most(max);
         order.clear();
         order.extend(lines.iter().filter(|(_, line)| !line.items.is_empty()).map(|(id, line)| (line.served, *id)));
         order.sort_unstable();
@@ -258,7 +260,7 @@ impl State {
             }
             batch.extend(take_one(line, *id));
         }
-        batch
+        (batch, seconds)
     }
 }
 

@@ -189,6 +189,8 @@ pub fn run(args: RunArgs) -> Result<()> {
     });
     let (told_to, told) = unbounded();
     let (news_to, news) = unbounded();
+    // Supervisors come and go; what the publishing thread ends with is the warden's last word.
+    let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
     let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), jsonl, terminal, told_to);
     let hands = Opening {

@@ -232,7 +232,7 @@ fn the_document_has_every_route_and_every_method() {
     // What the router was built from: the document must not lack one.
     let source = include_str!("../../src/publish/http.rs");
     let routes: BTreeSet<&str> = source.split(".route(").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();
-    assert!(routes.len() >= 15, "{routes:?}");
+    assert!(routes.len() >= 14, "{routes:?}");
     assert_eq!(routes, paths.keys().map(String::as_str).collect::<BTreeSet<_>>());
     for (path, item) in paths {
         let documented: BTreeSet<String> =

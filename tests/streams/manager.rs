@@ -63,7 +63,7 @@ fn it_is_told_of_every_step_and_of_life() {
     let mut program = manager.launch(&["--config", config.to_str().unwrap(), TEST]);
     manager.wait_for("STATUS=warming up the models");
     manager.wait_for("READY=1");
-    manager.wait_for("STATUS=watching 1 streams, 1 playing");
+    manager.wait_for("STATUS=watching 1 stream, 1 playing");
     assert!(manager.signs_of_life(Duration::from_secs(10)) >= 2);
     program.signal("HUP");
     let reloading = manager.wait_for("RELOADING=1");

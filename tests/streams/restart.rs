@@ -45,7 +45,7 @@ fn streams_their_settings_and_their_last_events_survive_a_restart() {
     assert_eq!(ids(&program.address), ["own", "one", "two"]);
     let after: Vec<Value> = ["one", "two"].iter().map(|id| get(&program, id)["settings"].clone()).collect();
     assert_eq!(before, after, "with the versions of their settings");
-    assert_eq!(get(&program, "two")["state"], "paused");
+    until("the paused one", || get(&program, "two")["state"] == "paused");
     for id in ["one", "own"] {
         let detail = get(&program, id);
         assert_eq!(detail["before"]["type"], "state", "the last state is known: {detail}");

@@ -342,7 +342,10 @@ impl Hub {
         let playing = streams.iter().filter(|s| s.live().state == StreamState::Playing).count();
         match self.not_ready() {
             Some(why) => why,
-            None => format!("watching {} streams, {playing} playing", streams.len()),
+            None => {
+                let many = if streams.len() == 1 { "" } else { "s" };
+                format!("watching {} stream{many}, {playing} playing", streams.len())
+            }
         }
     }
 
