@@ -30,6 +30,7 @@ pub mod infer;
 pub mod ingest;
 pub mod labels;
 pub mod learn;
+mod limits;
 pub mod metrics;
 pub mod models;
 pub mod nn;

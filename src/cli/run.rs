@@ -121,6 +121,7 @@ pub struct RunArgs {
 }
 
 pub fn run(args: RunArgs) -> Result<()> {
+    crate::limits::raise_open_files();
     let Plan { args, streams, sources, vote, fixed } = settle(args)?;
     let mut pack = Pack::open(&config::find_pack(args.pack.as_deref())?)?;
     let mut shadow_pack = args.shadow.as_deref().map(Pack::open).transpose()?;

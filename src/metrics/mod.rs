@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    TextEncoder, process_collector::ProcessCollector,
 };
 
 use crate::decision::PackStamp;
@@ -193,6 +193,8 @@ impl Metrics {
     /// Registers every family. Families with labels appear in the text once a label value is known.
     pub fn new() -> Self {
         let registry = Registry::new();
+        // Processor time, memory, open files, threads: under the names that every exporter gives them.
+        registry.register(Box::new(ProcessCollector::for_self())).expect("a new registry has none of them");
         let r = &registry;
         let stage_family = histograms(
             r,

@@ -151,14 +151,17 @@ fn every_value_told_is_in_the_text() {
     assert!(!text.contains(r#"pack="old""#), "only the pack that runs is exported");
 }
 
+/// What the process collector exports.
+const PROCESS_FAMILIES: usize = 7;
+
 #[test]
 fn every_family_is_typed_explained_and_named_by_the_rules() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 40, "{types:?}");
+    assert_eq!(types.len(), 40 + PROCESS_FAMILIES, "{types:?}");
     for (name, kind) in &types {
-        assert!(name.starts_with("touchline_"), "{name}");
+        assert!(name.starts_with("touchline_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");
         assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
     }
