@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::http::HttpServer;
 use common::program::{finish, touchline};
 use common::rtsp::{Media, RtspServer};
-use common::{Fixtures, free_tcp_port, program};
+use common::{Child, Fixtures, free_tcp_port, program};
 
 /// In every secret.
 const PLANT: &str = "pl4nt";
@@ -87,6 +87,7 @@ fn no_secret_is_in_anything_that_is_said() {
         .stdout(File::create(&out).unwrap())
         .stderr(File::create(&err).unwrap())
         .spawn()
+        .map(Child)
         .unwrap();
     let text = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
     // Every stream has been tried, those that work have been decided.
@@ -101,13 +102,22 @@ fn no_secret_is_in_anything_that_is_said() {
                 .all(|s| has(s, "\"state\":\"waiting\"") || has(s, "\"state\":\"failed\""))
     };
     while !all_tried(&text(&jsonl)) {
-        assert!(Instant::now() < until && child.try_wait().unwrap().is_none(), "{}", text(&jsonl));
+        assert!(Instant::now() < until && child.0.try_wait().unwrap().is_none(), "{}", text(&jsonl));
         std::thread::sleep(Duration::from_millis(200));
     }
     let mut found = Vec::new();
-    let mut paths = ["/", "/api/v1/info", "/api/v1/streams", "/api/v1/pack", "/api/v1/schema", "/api/v1/session"]
-        .map(String::from)
-        .to_vec();
+    let mut paths = [
+        "/",
+        "/api/v1/info",
+        "/api/v1/streams",
+        "/api/v1/pack",
+        "/api/v1/schema",
+        "/api/v1/session",
+        "/api/v1/config",
+        "/api/v1/openapi.json",
+    ]
+    .map(String::from)
+    .to_vec();
     paths.extend(["/metrics", "/healthz", "/readyz", "/nowhere", "/api/v1/streams/none/x"].map(String::from));
     for id in ["hls", "mp4", "camera", "wrong", "refused", "tls", "https", "none", "unknown", "rtmp", "srt", "file"] {
         paths.extend(["", "/live", "/preview?single=1"].map(|rest| format!("/api/v1/streams/{id}{rest}")));
@@ -121,8 +131,8 @@ fn no_secret_is_in_anything_that_is_said() {
         found.extend(leaks(path, &answer));
     }
     assert!(said > 30, "{said} of {} paths answered", paths.len());
-    assert!(std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
-    child.wait().unwrap();
+    assert!(std::process::Command::new("kill").arg(child.0.id().to_string()).status().unwrap().success());
+    child.0.wait().unwrap();
     for (what, path) in [("stdout", &out), ("stderr", &err), ("jsonl", &jsonl)] {
         found.extend(leaks(what, &text(path)));
     }

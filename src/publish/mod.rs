@@ -26,7 +26,9 @@ pub mod tls;
 pub fn fuzz_request(kind: &str, origin: &str, host: &str, body: &[u8]) {
     use axum::http::{HeaderMap, HeaderValue, header};
     let mut headers = HeaderMap::new();
-    for (name, text) in [(header::CONTENT_TYPE, kind), (header::ORIGIN, origin), (header::HOST, host)] {
+    for (name, text) in
+        [(header::CONTENT_TYPE, kind), (header::ORIGIN, origin), (header::HOST, host), (header::IF_MATCH, host)]
+    {
         if let Ok(value) = HeaderValue::from_str(text) {
             headers.insert(name, value);
         }
@@ -34,4 +36,5 @@ pub fn fuzz_request(kind: &str, origin: &str, host: &str, body: &[u8]) {
     access::fuzz_origin(&headers);
     let _ = access::parse_login(body);
     pack_routes::fuzz_wanted(&headers, body);
+    stream_routes::fuzz_parse(&headers, body);
 }

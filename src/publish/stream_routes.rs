@@ -191,6 +191,13 @@ fn refused(why: Refused) -> Problem {
     (status, why.error, why.advice)
 }
 
+/// For the fuzz targets.
+#[cfg(fuzzing)]
+pub(super) fn fuzz_parse(headers: &HeaderMap, body: &[u8]) {
+    let _ = (parse::<NewStream>(headers, body).is_ok(), parse::<StreamPatch>(headers, body).is_ok());
+    let _ = if_match(headers);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
