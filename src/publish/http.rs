@@ -137,7 +137,7 @@ pub async fn serve(listener: TcpListener, hub: Hub, shutdown: impl Future<Output
     Ok(())
 }
 
-/// As [`serve`], on any address.
+/// As [`serve()`], on any address.
 pub async fn serve_with(
     listener: TcpListener,
     hub: Hub,
