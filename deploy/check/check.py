@@ -19,16 +19,6 @@ SRC = pathlib.Path("src")
 DEPLOY = pathlib.Path("deploy")
 GUIDE = DEPLOY / "OPERATING.md"
 
-# Flags and keys that other changes bring; while the source lacks them they are not looked up. Once all are there this is empty.
-COMING_FLAGS = {
-    "--admin-token-file", "--read-token-file", "--allow-anonymous", "--tls-cert", "--tls-key", "--state", "--max-streams",
-    "--shard",
-}
-COMING_KEYS = {
-    "access", "admin_token_file", "read_token_file", "allow_anonymous", "tls", "cert", "key", "state", "max_streams", "shard",
-    "sources", "schemes", "allow_addresses", "folders",
-}
-
 # Other programs' that the guide names.
 FOREIGN_FLAGS = {"--build-arg", "--features", "--format", "--gpus", "--release"}
 
@@ -250,9 +240,6 @@ def check_flags():
     fields = re.findall(r"#\[(?:arg|command)\(.*?\)\]\s*(?:pub(?:\([\w:() ]*\))? )?(?:r#)?(\w+):", text, flags=re.S)
     known = {"--" + field.replace("_", "-") for field in fields} | {f"--{name}" for name in re.findall(r'long = "([\w-]+)"', text)}
     known |= {"--help", "--version"}
-    arrived = COMING_FLAGS & known
-    if arrived:
-        print(f"note: {sorted(arrived)} are in the source now and can leave COMING_FLAGS")
     used = arguments_in(DEPLOY / "systemd/touchline.service") | arguments_in(DEPLOY / "container/touchline.toml")
     for path in (DEPLOY / "kubernetes").rglob("*.yaml"):
         used |= arguments_in(path)
@@ -264,7 +251,7 @@ def check_flags():
     # The guide's flags outside of its blocks of commands, but for those of other programs.
     prose = re.sub(r"^```.*?^```", "", GUIDE.read_text(), flags=re.S | re.M)
     used |= set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", prose)) - FOREIGN_FLAGS
-    for flag in sorted(used - known - COMING_FLAGS):
+    for flag in sorted(used - known):
         problem("flags", f"touchline has no {flag}")
     return f"{len(used)} flags"
 
@@ -272,15 +259,13 @@ def check_flags():
 def check_keys():
     text = source(SRC / "config.rs")
     known = set(re.findall(r"^\s+pub (\w+):", text, flags=re.M))
-    if arrived := COMING_KEYS & known:
-        print(f"note: {sorted(arrived)} are in the source now and can leave COMING_KEYS")
     count = 0
-    files = sorted(DEPLOY.rglob("*.toml"))
+    files = sorted(DEPLOY.rglob("touchline.toml"))
     for path in files:
         for node in walk_json(tomllib.loads(path.read_text())):
             for key in node if isinstance(node, dict) else ():
                 count += 1
-                if key not in known | COMING_KEYS:
+                if key not in known:
                     problem(path, f"the configuration has no key {key}")
     return f"{count} keys in {len(files)} configurations"
 

@@ -62,6 +62,7 @@ fn answer(outcome: Result<Response, Problem>) -> Response {
 async fn add(server: &Server, request: Request) -> Result<Response, Problem> {
     let (desk, headers, body) = open(server, request).await?;
     let new: NewStream = parse(&headers, &body)?;
+    new.check().map_err(refused)?;
     is_allowed(server, &new.uri).await?;
     let id = carry_out(server, desk, Wanted::Add(new)).await?;
     // Ids hold nothing that a path could not.
@@ -74,6 +75,7 @@ async fn change(server: &Server, id: String, request: Request) -> Result<Respons
     let (desk, headers, body) = open(server, request).await?;
     let patch: Box<StreamPatch> = parse(&headers, &body)?;
     let generation = if_match(&headers)?;
+    patch.check().map_err(refused)?;
     if let Some(uri) = &patch.uri {
         is_allowed(server, uri).await?;
     }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use crate::common::api::{Answer, ask, send};
-use crate::{Fixtures, Program, TEST};
+use crate::{Fixtures, OWN_SOURCES, Program, TEST};
 
 /// The document, with what was seen of it.
 struct Contract {
@@ -91,7 +91,8 @@ fn is_record(schema: &Value, record: &Value) {
 #[test]
 fn every_answer_is_as_the_document_says() {
     let fixtures = Fixtures::new();
-    let config = fixtures.write("touchline.toml", format!("[[stream]]\nid = \"fixed\"\nuri = \"{TEST}\"\n").as_bytes());
+    let config = fixtures
+        .write("touchline.toml", format!("{OWN_SOURCES}[[stream]]\nid = \"fixed\"\nuri = \"{TEST}\"\n").as_bytes());
     let jsonl = fixtures.path().join("out.jsonl");
     let state = fixtures.path().join("state.db");
     let program = Program::start(&[
@@ -127,6 +128,10 @@ fn every_answer_is_as_the_document_says() {
     let secret = json!({ "id": "secret", "uri": "rtsp://ann:geheim-api-9@127.0.0.1:1/live?token=geheim-api-10" });
     let hidden = api.ask("POST", "/api/v1/streams", Some(secret.clone()));
     assert_eq!((hidden.status, &hidden.body["uri"]), (201, &json!("rtsp://***@127.0.0.1:1/live?***")));
+    let metadata = json!({ "uri": "http://169.254.169.254/latest/live.m3u8" });
+    let refused = api.ask("POST", "/api/v1/streams", Some(metadata.clone()));
+    assert_eq!((refused.status, refused.text.contains("allow_addresses")), (403, true), "{}", refused.text);
+    assert_eq!(api.ask("PATCH", "/api/v1/streams/guest", Some(metadata)).status, 403);
     let full = api.ask("POST", "/api/v1/streams", Some(json!({ "uri": TEST })));
     assert!(full.status == 409 && full.body["advice"].as_str().unwrap().contains("--max-streams"), "{full:?}");
 
@@ -136,14 +141,14 @@ fn every_answer_is_as_the_document_says() {
         (json!({ "uri": TEST, "colour": "red" }), 422, "colour"),
         (json!({ "uri": TEST, "vote": { "windwo": 3 } }), 422, "windwo"),
         (json!({ "id": "x" }), 422, "uri"),
-        (json!({ "uri": "gopher://h/x" }), 409, ""),
+        (json!({ "uri": "gopher://h/x" }), 403, "gopher"),
     ] {
         let answer = api.ask("POST", "/api/v1/streams", Some(body));
         assert!(answer.status == status && answer.text.contains(word), "{answer:?}");
     }
     for (body, status, word) in [
-        (json!({ "uri": "gopher://h/x" }), 422, "gopher"),
-        (json!({ "uri": "/etc/passwd" }), 403, "files"),
+        (json!({ "uri": "gopher://h/x" }), 403, "gopher"),
+        (json!({ "uri": "/etc/passwd" }), 403, "file"),
         (json!({ "uri": "" }), 422, "uri"),
         (json!({ "latency_ms": -1 }), 422, "-1"),
         (json!({ "latency_ms": 60001 }), 422, "latency_ms"),

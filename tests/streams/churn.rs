@@ -9,7 +9,7 @@ use crate::common::Fixtures;
 use crate::common::api::{ask, ids};
 use crate::common::http::{HlsMedia, HlsOrigin};
 use crate::common::rtsp::{Media, RtspServer};
-use crate::{Program, TEST, records, until};
+use crate::{OWN_SOURCES, Program, TEST, records, until};
 
 /// How long streams come and go.
 const LENGTH: Duration = Duration::from_secs(30);
@@ -26,7 +26,8 @@ fn four_streams_miss_no_second_while_others_come_and_go() {
         format!("pattern={TEST}"),
         "tone=testsrc://?width=64&height=48&fps=10".to_owned(),
     ];
-    let mut arguments = vec!["--jsonl", jsonl.to_str().unwrap()];
+    let config = fixtures.write("touchline.toml", OWN_SOURCES.as_bytes());
+    let mut arguments = vec!["--config", config.to_str().unwrap(), "--jsonl", jsonl.to_str().unwrap()];
     arguments.extend(four.iter().map(String::as_str));
     let program = Program::start(&arguments);
     let address = program.address.clone();

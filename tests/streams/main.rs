@@ -25,6 +25,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// A small live stream that needs no server.
 const TEST: &str = "testsrc://?width=64&height=48&fps=10&audio=0";
 
+/// Lets the API name sources of this machine.
+const OWN_SOURCES: &str = "[sources]\nallow_addresses = [\"127.0.0.1\"]\n";
+
 /// One program at a time: several would starve each other on a small machine.
 static ONE: Mutex<()> = Mutex::new(());
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::api::{ask, ids};
-use crate::{Fixtures, Program, TEST, records, until};
+use crate::{Fixtures, OWN_SOURCES, Program, TEST, records, until};
 
 fn get(program: &Program, id: &str) -> Value {
     ask(&program.address, "GET", &format!("/api/v1/streams/{id}"), None, &[]).body
@@ -13,7 +13,8 @@ fn get(program: &Program, id: &str) -> Value {
 fn streams_their_settings_and_their_last_events_survive_a_restart() {
     let fixtures = Fixtures::new();
     let (state, jsonl) = (fixtures.path().join("state.db"), fixtures.path().join("out.jsonl"));
-    let vote = fixtures.write("touchline.toml", b"[vote]\nonset = 0.02\noffset = 0.0\n");
+    let vote =
+        fixtures.write("touchline.toml", format!("{OWN_SOURCES}[vote]\nonset = 0.02\noffset = 0.0\n").as_bytes());
     let arguments = [
         "--state",
         state.to_str().unwrap(),
