@@ -186,7 +186,6 @@ fn refused(why: Refused) -> Problem {
         RefusedKind::Duplicate | RefusedKind::Limit | RefusedKind::NotOwned | RefusedKind::Busy => StatusCode::CONFLICT,
         RefusedKind::Outdated => StatusCode::PRECONDITION_FAILED,
         RefusedKind::Invalid | RefusedKind::Source => StatusCode::UNPROCESSABLE_ENTITY,
-        RefusedKind::Forbidden => StatusCode::FORBIDDEN,
         RefusedKind::Store => StatusCode::INSUFFICIENT_STORAGE,
         RefusedKind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
     };

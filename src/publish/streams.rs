@@ -190,8 +190,6 @@ pub enum RefusedKind {
     Outdated,
     /// A value that cannot be.
     Invalid,
-    /// Sources like this one may not be opened for whoever reaches the API.
-    Forbidden,
     /// The source cannot be opened.
     Source,
     /// The store does not take it.

@@ -6,7 +6,7 @@ use super::entry::{Pending, Phase, What};
 use super::{Hands, Initial, Warden};
 use crate::config::{StreamSettings, free_id};
 use crate::error::{Error, Result};
-use crate::ingest::uri::{Kind, Location};
+use crate::ingest::uri::Location;
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::{NewStream, Outcome, Refused, RefusedKind, StreamAsk, StreamDesk, StreamPatch, Wanted};
 use crate::store::Stored;
@@ -71,13 +71,8 @@ impl<H: Hands + 'static> Warden<H> {
 
     /// Whether the API may ask for these settings.
     fn fits(&self, settings: &StreamSettings) -> Result<(), Refused> {
-        let location = Location::parse(&settings.uri)
+        Location::parse(&settings.uri)
             .map_err(|e| Refused::new(RefusedKind::Invalid, e.to_string(), "correct the uri"))?;
-        if location.kind == Kind::File {
-            // Whoever reaches the API would otherwise find out which files this machine has.
-            let advice = "give files on the command line or in the configuration file";
-            return Err(Refused::new(RefusedKind::Forbidden, "files are not opened for the API", advice));
-        }
         settings
             .vote
             .over(self.vote)
