@@ -17,7 +17,7 @@ fn an_srt_sender_that_dies_comes_back_and_so_does_the_stream() {
     watched.until_classified(PATIENCE);
     sender.stop();
     watched.until("end", PATIENCE, |said| {
-        said.waits_for(Cause::Ended) || said.waits_for(Cause::Stalled) || said.waits_for(Cause::Other)
+        said.waits_for(Cause::Ended) || said.waits_for(Cause::Stalled) || said.waits_for(Cause::NoAnswer)
     });
     std::thread::sleep(Duration::from_millis(500));
     sender.start();

@@ -22,6 +22,9 @@ use crate::redact;
 /// How often the thread looks at deadlines while the bus is silent. What is decided elsewhere wakes it.
 const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
+/// How long a client may take to notice that its requests are over, before it is stopped.
+const DRAIN: Duration = Duration::from_millis(100);
+
 /// How long a pipeline may take to stop. It takes milliseconds, but GStreamer's HLS client cannot be stopped while it loads a
 /// playlist, however slowly that comes: a server must not be able to hold the stream, or the program, up with that.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
@@ -62,6 +65,10 @@ impl Session {
         self.graph.release();
         if let Some(bus) = self.pipeline.bus() {
             bus.set_flushing(true);
+        }
+        if let Some(passage) = &passage {
+            passage.drain();
+            std::thread::sleep(DRAIN);
         }
         if !self.graph.has_data() {
             // TCP alone does not bring anything either: UDP gets its chance again.

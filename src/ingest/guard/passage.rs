@@ -16,7 +16,7 @@ use ring::{aead, hmac};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub address: SocketAddr,
     cipher: Cipher,
     on_refusal: Mutex<Option<OnRefusal>>,
+    /// True from when the session ends.
+    draining: watch::Sender<bool>,
     /// What went wrong last, for when GStreamer reports that something did.
     trouble: Mutex<Option<Refusal>>,
 }
@@ -100,7 +102,8 @@ impl Passage {
         let address = listener.local_addr()?;
         let cipher = Cipher::new().ok_or_else(|| io::Error::other("no random numbers"))?;
         let (on_refusal, trouble) = Default::default();
-        let shared = Arc::new(Shared { policy, address, cipher, on_refusal, trouble });
+        let draining = watch::Sender::new(false);
+        let shared = Arc::new(Shared { policy, address, cipher, on_refusal, draining, trouble });
         let (close, closed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serving = shared.clone();
@@ -152,6 +155,12 @@ impl Passage {
         *self.shared.on_refusal.lock().unwrap_or_else(|e| e.into_inner()) = Some(tell);
     }
 
+    /// Hangs up on all that is under way, and answers that there is nothing any more: before the client stops. GStreamer 1.22's
+    /// HLS client never closes a connection whose answer it still waits for when it stops.
+    pub fn drain(&self) {
+        self.shared.draining.send_replace(true);
+    }
+
     /// What went wrong last, if it was not made good.
     pub fn trouble(&self) -> Option<Refusal> {
         self.shared.trouble.lock().unwrap_or_else(|e| e.into_inner()).clone()
@@ -159,6 +168,16 @@ impl Passage {
 }
 
 impl Shared {
+    /// Completes when the passage drains; at once if it does already.
+    pub async fn drained(&self) {
+        // The sender is in here: it cannot be gone.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
     /// The address of `uri` through the passage.
     pub fn through(&self, uri: &str) -> String {
         format!("http://{}/{}", self.address, self.cipher.hide(uri))

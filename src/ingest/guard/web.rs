@@ -45,6 +45,8 @@ const PASSED_ON: [header::HeaderName; 5] = [
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 
 pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let is_late = shared.is_draining();
+    let passage = shared.clone();
     let service = service_fn(move |request| {
         let shared = shared.clone();
         async move { Ok::<_, Infallible>(answer(&shared, request).await) }
@@ -53,10 +55,16 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // gone, and leaves some behind whenever it stops. A client that goes away in the middle of an answer is its own business.
     let http =
         hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
-    let _ = http.await;
+    tokio::select! {
+        _ = http => {}
+        () = passage.drained(), if !is_late => {}
+    }
 }
 
 async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
+    if shared.is_draining() {
+        return status(StatusCode::GONE);
+    }
     let Some(uri) = shared.behind(request.uri().path()) else { return status(StatusCode::NOT_FOUND) };
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return status(StatusCode::METHOD_NOT_ALLOWED);
