@@ -41,23 +41,25 @@ pub fn remember(uri: &str) {
     const PUBLIC: [&str; 8] = ["caller", "listener", "rendezvous", "true", "false", "request", "publish", "live"];
     found.retain(|s| !PUBLIC.contains(&s.as_str()) && !s.chars().all(|c| c.is_ascii_digit() || c == '.'));
     found.append(&mut certain);
-    let decoded: Vec<String> = found.iter().map(|s| percent_decode(s)).collect();
-    found.extend(decoded);
-    found.retain(|s| s.len() >= SECRET_MIN);
-    let mut secrets = SECRETS.write().unwrap_or_else(|e| e.into_inner());
-    for secret in found {
-        if !secrets.contains(&secret) {
-            secrets.push(secret);
-        }
-    }
-    secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+    let decoded: Vec<String> = found.iter().map(|s| String::from_utf8_lossy(&percent_decode(s)).into_owned()).collect();
+    keep(found.into_iter().chain(decoded));
 }
 
 /// Remembers `secret`, which belongs to no URI, so that [`text`] masks it from now on.
 pub fn remember_secret(secret: &str) {
+    keep([secret.to_owned()]);
+}
+
+/// Adds what is long enough and new.
+fn keep(found: impl IntoIterator<Item = String>) {
     let mut secrets = SECRETS.write().unwrap_or_else(|e| e.into_inner());
-    if secret.len() >= SECRET_MIN && !secrets.iter().any(|s| s == secret) {
-        secrets.push(secret.to_owned());
+    let before = secrets.len();
+    for secret in found {
+        if secret.len() >= SECRET_MIN && !secrets.contains(&secret) {
+            secrets.push(secret);
+        }
+    }
+    if secrets.len() > before {
         secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
     }
 }
@@ -152,7 +154,8 @@ fn split(uri: &str) -> Parts<'_> {
     Parts { scheme: Some(scheme), userinfo, host: &rest[..path_from], path: &rest[path_from..], query }
 }
 
-fn percent_decode(text: &str) -> String {
+/// The bytes that a piece of a URI stands for.
+pub(crate) fn percent_decode(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
@@ -169,7 +172,7 @@ fn percent_decode(text: &str) -> String {
             i += 1;
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+    out
 }
 
 #[cfg(test)]
@@ -204,6 +207,11 @@ mod tests {
             "user eve, ***, latency 2000",
             "a number may be a password"
         );
+    }
+
+    #[test]
+    fn pieces_of_uris_are_decoded_whole() {
+        assert_eq!(percent_decode("a%26b&c=d+e%2Bf%zz"), b"a&b&c=d+e+f%zz");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod frame_share;
 mod http;
+mod reloads;
 mod shadow;
 mod stream;
 
@@ -22,6 +23,7 @@ use prometheus::{
 use crate::decision::PackStamp;
 use crate::labels::ClassSet;
 use frame_share::FrameShares;
+use reloads::Reloads;
 
 pub use http::HttpRefusal;
 pub use shadow::{ShadowDrop, ShadowMetrics};
@@ -158,9 +160,7 @@ pub(crate) struct Families {
     viewers: Vec<IntGauge>,
     http_refused: Vec<IntCounter>,
     http_connections: IntGauge,
-    /// Applied, refused.
-    config_reloads: [IntCounter; 2],
-    config_reload_success: IntGauge,
+    reloads: Reloads,
     store_lost: IntCounter,
     device_faults: Vec<IntCounter>,
     frame_share: FrameShares,
@@ -217,12 +217,6 @@ impl Metrics {
             "Packs offered to the running program; a refused one leaves the old one running.",
             &["outcome"],
         );
-        let reload_family = counters(
-            r,
-            "touchline_config_reloads_total",
-            "Times the configuration file was read again; a refused one leaves the old settings in force.",
-            &["result"],
-        );
         let families = Families {
             build: int_gauges(r, "touchline_build_info", "Always 1; the labels say which build runs.", &["version"]),
             pack: int_gauges(r, "touchline_pack_info", "Always 1; the labels say which model pack runs.", &PACK_LABELS),
@@ -258,14 +252,7 @@ impl Metrics {
             http_connections: http::connections(r),
             device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
             frame_share: FrameShares::new(r),
-            config_reloads: ["applied", "refused"].map(|result| reload_family.with_label_values(&[result])),
-            config_reload_success: int_gauges(
-                r,
-                "touchline_config_last_reload_success",
-                "1 while the last reading of the configuration file was applied, 0 after one that was refused.",
-                &[],
-            )
-            .with_label_values::<&str>(&[]),
+            reloads: Reloads::new(r),
             store_lost: counters(
                 r,
                 "touchline_store_records_lost_total",
@@ -397,8 +384,6 @@ impl Metrics {
             registry,
         };
         families.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        // What the program started with was taken.
-        families.config_reload_success.set(1);
         Self { families: Arc::new(families) }
     }
 
@@ -431,12 +416,6 @@ impl Metrics {
     /// Takes the series of a stream that is gone out of the exported text.
     pub fn remove_stream(&self, stream: &StreamMetrics) {
         stream.remove(&self.families);
-    }
-
-    /// A configuration file was read again, and taken or refused.
-    pub fn config_reload(&self, applied: bool) {
-        self.families.config_reloads[usize::from(!applied)].inc();
-        self.families.config_reload_success.set(i64::from(applied));
     }
 
     /// Records that the store was too slow to keep, or could not.

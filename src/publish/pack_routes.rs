@@ -54,13 +54,7 @@ async fn update(server: &Server, request: Request) -> Result<Response, Problem> 
     let (parts, body) = request.into_parts();
     let body = small_body(body).await?;
     let wanted = wanted(&parts.headers, &body)?;
-    if let Some(why) = server.hub.not_ready() {
-        return Err(fail(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &format!("not ready: {why}"),
-            "ask again when /readyz says ready",
-        ));
-    }
+    ready(server)?;
     let outcome = access.desk.ask(wanted.path.map(Into::into)).map_err(refused)?;
     match outcome.await {
         Ok(Ok(applied)) => Ok(json(to_json(&applied))),
@@ -82,6 +76,25 @@ fn refused(why: Refused) -> Problem {
     (status, why.error, why.advice)
 }
 
+/// Whether changes can be carried out yet, or still.
+pub(super) fn ready(server: &Server) -> Result<(), Problem> {
+    let Some(why) = server.hub.not_ready() else { return Ok(()) };
+    let advice = "ask again when /readyz says ready";
+    Err(fail(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}"), advice))
+}
+
+/// The type of a body, without parameters and in lower case; empty where none is said.
+pub(super) fn media_type(headers: &HeaderMap) -> String {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// The answer to a body of another type.
+pub(super) fn not_json() -> Problem {
+    let advice = "send -H 'Content-Type: application/json'";
+    fail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", advice)
+}
+
 pub(super) async fn small_body(body: Body) -> Result<Bytes, Problem> {
     to_bytes(body, BODY_MAX).await.map_err(|_| {
         fail(
@@ -93,15 +106,10 @@ pub(super) async fn small_body(body: Body) -> Result<Bytes, Problem> {
 }
 
 fn wanted(headers: &HeaderMap, body: &[u8]) -> Result<Wanted, Problem> {
-    let kind = headers.get(header::CONTENT_TYPE);
-    let is_json = kind.and_then(|kind| kind.to_str().ok()).is_some_and(|kind| {
-        kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-    });
     let empty = body.iter().all(u8::is_ascii_whitespace);
-    let nothing = empty && kind.is_none();
-    if !is_json && !nothing {
-        let advice = "send -H 'Content-Type: application/json'";
-        return Err(fail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", advice));
+    let nothing = empty && !headers.contains_key(header::CONTENT_TYPE);
+    if media_type(headers) != "application/json" && !nothing {
+        return Err(not_json());
     }
     if empty {
         return Ok(Wanted::default());

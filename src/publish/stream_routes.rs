@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
 use super::http::{Server, json, no_stream, problem};
-use super::pack_routes::{Problem, fail, small_body};
+use super::pack_routes::{Problem, fail, media_type, not_json, ready, small_body};
 use super::streams::{NewStream, Refused, RefusedKind, StreamDesk, StreamPatch, Wanted};
 use crate::ingest::guard::SourcePolicy;
 use crate::ingest::incident::Cause;
@@ -122,11 +122,8 @@ async fn is_allowed(server: &Server, uri: &str) -> Result<(), Problem> {
 }
 
 fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if !matches!(kind.as_str(), "application/json" | "application/merge-patch+json") {
-        let advice = "send -H 'Content-Type: application/json'";
-        return Err(fail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", advice));
+    if !matches!(media_type(headers).as_str(), "application/json" | "application/merge-patch+json") {
+        return Err(not_json());
     }
     serde_json::from_slice(body).map_err(|e| {
         // What serde quotes of a value may be a URI with its password.
@@ -164,10 +161,7 @@ fn tag(server: &Server, id: &str) -> HeaderMap {
 }
 
 async fn carry_out(server: &Server, desk: &StreamDesk, wanted: Wanted) -> Result<String, Problem> {
-    if let Some(why) = server.hub.not_ready() {
-        let advice = "ask again when /readyz says ready";
-        return Err(fail(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}"), advice));
-    }
+    ready(server)?;
     let outcome = desk.ask(wanted).map_err(refused)?;
     match tokio::time::timeout(PATIENCE, outcome).await {
         Ok(Ok(outcome)) => outcome.map_err(refused),

@@ -111,6 +111,18 @@ fn serve(
 ) -> std::io::Result<()> {
     connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut reader = BufReader::new(connection);
+    // An RTSP client asks again on its connection, and not all take its end for a reason to connect once more.
+    while answer(connection, &mut reader, answers, heard)?.ends_with("RTSP/1.0") {}
+    Ok(())
+}
+
+/// Answers the next request, and gives its first line.
+fn answer(
+    connection: &TcpStream,
+    reader: &mut BufReader<&TcpStream>,
+    answers: &HashMap<String, Vec<u8>>,
+    heard: &Mutex<Vec<String>>,
+) -> std::io::Result<String> {
     let mut request = String::new();
     reader.read_line(&mut request)?;
     let mut cseq = String::new();
@@ -123,8 +135,9 @@ fn serve(
             cseq = line;
         }
     }
-    let path = request.split_whitespace().nth(1).unwrap_or_default().to_owned();
-    heard.lock().unwrap().push(request.trim().to_owned());
+    let request = request.trim().to_owned();
+    heard.lock().unwrap().push(request.clone());
+    let path = request.split_whitespace().nth(1).unwrap_or_default();
     // The path of an RTSP request is a whole address.
     let path = path.rsplit('/').next().unwrap_or_default();
     let missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec();
@@ -132,7 +145,8 @@ fn serve(
     let answer =
         String::from_utf8(answer.clone()).map_or_else(|e| e.into_bytes(), |t| t.replace("CSEQ\r\n", &cseq).into());
     let mut out = connection;
-    out.write_all(&answer)
+    out.write_all(&answer)?;
+    Ok(request)
 }
 
 fn ok(body: &[u8]) -> Vec<u8> {

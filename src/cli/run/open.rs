@@ -67,7 +67,7 @@ pub(super) struct Opening {
 
 impl Hands for Opening {
     fn open(&self, order: Order) -> Result<Opened> {
-        let Order { settings, handle, vote, retry, guarded } = order;
+        let Order { settings, handle, vote, .. } = &order;
         let location = Location::parse(&settings.uri)?;
         let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
         let pace = location.pace(self.pacing);
@@ -84,14 +84,14 @@ impl Hands for Opening {
         let begin = Beginning {
             line,
             handle: handle.clone(),
-            vote,
+            vote: *vote,
             supervised: pace == Pace::Live,
             counters: counters.clone(),
         };
         let _ = self.commands.send(Command::Begin(Box::new(begin)));
         // Holds the channel open until the line is forgotten: its end would be taken for one of the source.
         let hold = to.clone();
-        let opened = self.source(&settings, &location, pipeline, (retry, guarded), line, &handle, counters, to);
+        let opened = self.source(&order, &location, pipeline, line, counters, to);
         match opened {
             Ok(source) => Ok(Opened { line, source }),
             Err(e) => {
@@ -113,18 +113,16 @@ impl Hands for Opening {
 }
 
 impl Opening {
-    #[allow(clippy::too_many_arguments)] // What `open` has worked out, handed on once.
     fn source(
         &self,
-        settings: &StreamSettings,
+        order: &Order,
         location: &Location,
         pipeline: Option<String>,
-        (retry, guarded): (bool, bool),
         line: LineId,
-        handle: &StreamHandle,
         counters: Arc<Counters>,
         to: Sender<MediaItem>,
     ) -> Result<Box<dyn Source>> {
+        let Order { settings, handle, retry, guarded, .. } = order;
         let pack = self.intake.pack();
         let options = GstOptions {
             id: settings.id.clone(),
@@ -155,7 +153,7 @@ impl Opening {
         let supervisor = Supervisor {
             inner: opener,
             policy: Policy {
-                retry_first: retry,
+                retry_first: *retry,
                 reopen_on_end: location.kind.reopens_on_end(),
                 stall_cause: location.kind.stall_cause(),
                 ..Policy::default()

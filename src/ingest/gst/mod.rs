@@ -123,20 +123,15 @@ impl Open for GstOpener {
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location::parse(uri)?;
-        let (location, passage) = match &o.guard {
-            // GStreamer 1.22 crashes when an HLS server hangs up on it; the passage never does. It knows no lists but HLS's.
-            None if o.pipeline.is_none() && guarded::may_be_hls(&location) => {
-                let pace = location.pace(o.pacing);
-                match guarded::place(&Arc::new(SourcePolicy::owners()), &o.id, uri, location) {
-                    Ok(placed) => placed,
-                    Err(refusal) => return Ok(guarded::refused(refusal, pace, to)),
-                }
-            }
+        if o.guard.is_some() && o.pipeline.is_some() {
+            return Err(Error::Usage("a guarded source takes no pipeline of its own".into()));
+        }
+        // GStreamer 1.22 crashes when an HLS server hangs up on it; the passage never does. It knows no lists but HLS's.
+        let needs_passage = o.pipeline.is_none() && guarded::may_be_hls(&location);
+        let policy = o.guard.clone().or_else(|| needs_passage.then(|| Arc::new(SourcePolicy::owners())));
+        let (location, passage) = match &policy {
             None => (location, None),
             Some(policy) => {
-                if o.pipeline.is_some() {
-                    return Err(Error::Usage("a guarded source takes no pipeline of its own".into()));
-                }
                 let pace = location.pace(o.pacing);
                 match guarded::place(policy, &o.id, uri, location) {
                     Ok(placed) => placed,
@@ -190,7 +185,7 @@ impl Open for GstOpener {
         let stopper = outlet.stopper();
         let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace);
         sinks::connect(&graph, self.clock.clone());
-        if o.guard.is_some() || passage.is_some() {
+        if policy.is_some() {
             guarded::connect(&pipeline, location.kind, &graph, passage.as_ref());
         }
         let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));

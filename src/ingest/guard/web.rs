@@ -20,6 +20,7 @@ use url::Url;
 use super::passage::Shared;
 use super::{Refusal, Target, playlist};
 use crate::ingest::incident::Cause;
+use crate::redact;
 
 /// Redirects in a row.
 const REDIRECTS_MAX: usize = 8;
@@ -147,8 +148,8 @@ async fn request(
         request = request.header(header::RANGE, range);
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let decoded = |text: &str| percent(text);
-        let login = [decoded(url.username()), decoded(url.password().unwrap_or_default())].join(&b":"[..]);
+        let parts = [url.username(), url.password().unwrap_or_default()];
+        let login = parts.map(redact::percent_decode).join(&b":"[..]);
         request = request.header(header::AUTHORIZATION, format!("Basic {}", BASE64_STANDARD.encode(login)));
     }
     let request = request.body(Empty::new()).map_err(|_| {
@@ -158,12 +159,6 @@ async fn request(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) | Err(_) => Err(silent()),
     }
-}
-
-fn percent(text: &str) -> Vec<u8> {
-    url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes())
-        .next()
-        .map_or_else(Vec::new, |(key, _)| key.into_owned().into_bytes())
 }
 
 /// Passes an answer on: playlists rewritten, all else as it comes.

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::super::http::{Server, json, problem};
+use super::super::pack_routes::{media_type, not_json};
 use super::super::record::to_json;
 use super::{Access, BODY_MAX, By, Caller, Denied, Peer, Shown, address, origin, sessions};
 
@@ -48,13 +49,9 @@ pub(in crate::publish) async fn post(State(server): State<Server>, request: Requ
         return access.refuse(Denied::ForeignSite, "");
     }
     // A form of another site cannot send this type.
-    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if !kind.to_ascii_lowercase().starts_with("application/json") {
-        return problem(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body must be application/json",
-            "send -H 'Content-Type: application/json'",
-        );
+    if media_type(&parts.headers) != "application/json" {
+        let (status, error, advice) = not_json();
+        return problem(status, &error, &advice);
     }
     let body: Bytes = to_bytes(body, BODY_MAX).await.unwrap_or_default();
     let token = match parse_login(&body) {
