@@ -24,8 +24,8 @@ use crate::fusion::second_scores;
 use crate::labels::{ClassId, Modality};
 use crate::metrics::{Metrics, Stage};
 use crate::models::pack::{ModelSpec, Pack};
-use crate::models::{LoadError, Network, check_finite, read_ranges, read_weights_verified};
-use crate::nn::fused::{Arithmetic, Observed, Precision};
+use crate::models::{LoadError, Network, Tensors, check_finite, read_ranges, read_weights_verified};
+use crate::nn::fused::{Arithmetic, Observed, Precision, Range};
 use crate::time::WallTime;
 
 /// Sound below this peak (-100 dB of full scale) is digital silence: a muted or dead feed. A model made to name a sport
@@ -67,7 +67,8 @@ impl Models {
     /// The network that `model` asks for, if it is here: from the same bytes, in the same architecture and precision.
     fn network(&self, modality: Modality, model: &ModelSpec, precision: Precision) -> Option<Network> {
         let own = self.pack.model(modality)?;
-        let same = self.pack.precision == precision
+        let precision = model.precision(precision);
+        let same = own.precision(self.pack.precision) == precision
             && own.architecture == model.architecture
             && own.sha256 == model.sha256
             && own.outputs.len() == model.outputs.len()
@@ -362,16 +363,30 @@ fn spread_softmax_onto(logits: &[f32], temperature: f32, outputs: &[ClassId], cl
     probabilities.iter_mut().for_each(|p| *p /= sum);
 }
 
+/// Of every value of a network, by channel.
+type Ranges = Vec<Vec<Range>>;
+
+/// What a model's files hold, verified: weights, and ranges if it has them.
+fn read(model: &ModelSpec) -> std::result::Result<(Tensors, Option<Ranges>), LoadError> {
+    let tensors = read_weights_verified(&model.weights, &model.sha256, &Device::Cpu)?;
+    // Even where they are not computed with: the pack is whole or it is not.
+    let ranges = model.int8.as_ref().map(|spec| read_ranges(&spec.path, &spec.sha256)).transpose()?;
+    Ok((tensors, ranges))
+}
+
 /// The network of a model; its file is read and verified even when it is `known`.
 fn build(pack: &Pack, model: &ModelSpec, modality: Modality, known: Option<Network>) -> Result<Network> {
     let failed = |e: LoadError| Error::pack(&pack.dir, format!("{modality} model: {e}"), e.advice());
-    let tensors = read_weights_verified(&model.weights, &model.sha256, &Device::Cpu).map_err(failed)?;
-    // Verified even where they are not computed with: the pack is whole or it is not.
-    let ranges = model.int8.as_ref().map(|(path, sha256)| read_ranges(path, sha256)).transpose().map_err(failed)?;
+    let (tensors, ranges) = read(model).map_err(failed)?;
     if let Some(network) = known {
         return Ok(network);
     }
-    let arithmetic = match (pack.precision, &ranges) {
+    let precision = model.precision(pack.precision);
+    if let Some(cost) = model.int8.as_ref().and_then(|spec| spec.validation).filter(|_| precision != pack.precision) {
+        let (f32, int8, precision) = (cost.f32, cost.int8, precision.name());
+        tracing::info!(%modality, "int8 has macro F1 {int8:.3} on validation and f32 {f32:.3}: the model runs in {precision}");
+    }
+    let arithmetic = match (precision, &ranges) {
         (Precision::F32, _) => Arithmetic::F32,
         (Precision::Bf16, _) => Arithmetic::Bf16,
         (Precision::Int8, Some(ranges)) => Arithmetic::Int8(ranges),

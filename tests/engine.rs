@@ -8,9 +8,9 @@ use touchline::ingest::frame::Frame;
 use touchline::ingest::pool::Pooled;
 use touchline::labels::Modality;
 use touchline::metrics::Metrics;
-use touchline::models::pack::Pack;
+use touchline::models::pack::{Int8Cost, Pack, RangesSpec};
 use touchline::models::{read_ranges, save_ranges};
-use touchline::nn::fused::Precision;
+use touchline::nn::fused::{Level, Precision};
 use touchline::time::Pts;
 
 fn engine() -> Engine {
@@ -92,8 +92,34 @@ fn bf16_says_what_f32_says() {
 
 #[test]
 fn int8_says_what_f32_says() {
-    let pack = Pack { precision: Precision::Int8, ..engine().pack().clone() };
-    says_what_f32_says(Engine::load(pack).expect("the pack that ships has ranges"), 0.35, 0.1);
+    says_what_f32_says(Engine::load(in_int8(None)).expect("the pack that ships has ranges"), 0.35, 0.1);
+}
+
+/// The pack in int8, with the word that it costs that much.
+fn in_int8(validation: Option<Int8Cost>) -> Pack {
+    let mut pack = Pack { precision: Precision::Int8, ..engine().pack().clone() };
+    let (rgb, flow, audio) = (&mut pack.rgb, &mut pack.flow, &mut pack.audio);
+    let specs =
+        [&mut rgb.as_mut().unwrap().model, &mut flow.as_mut().unwrap().model, &mut audio.as_mut().unwrap().model];
+    for spec in specs {
+        spec.int8.as_mut().expect("the pack that ships has ranges").validation = validation;
+    }
+    pack
+}
+
+#[test]
+fn a_model_that_loses_too_much_in_int8_keeps_to_more_exact_numbers() {
+    let clip = second(3, 32_000, (160, 90));
+    let logits = |pack: Pack| Engine::load(pack).unwrap().logits(&[&clip]).unwrap();
+    let fastest = Pack { precision: Precision::fastest(Level::best()), ..engine().pack().clone() };
+    let (fastest, int8) = (logits(fastest), logits(in_int8(Some(Int8Cost { f32: 0.6, int8: 0.598 }))));
+    assert_ne!(fastest, int8);
+    assert_eq!(logits(in_int8(Some(Int8Cost { f32: 0.6, int8: 0.58 }))), fastest);
+    // A pack that is loaded beside one with the same weights takes over no network of other numbers.
+    let running = Engine::load(in_int8(None)).unwrap();
+    let costly = in_int8(Some(Int8Cost { f32: 0.6, int8: 0.58 }));
+    let mut beside = Engine::load_beside(costly, Some(running.models())).unwrap();
+    assert_eq!(beside.logits(&[&clip]).unwrap(), fastest);
 }
 
 #[test]
@@ -103,12 +129,12 @@ fn int8_wants_ranges() {
     let error = Engine::load(pack.clone()).err().expect("flow has no ranges").to_string();
     assert!(error.contains("flow model") && error.contains("pack calibrate"), "{error}");
     let dir = tempfile::tempdir().unwrap();
-    let (path, sha256) = pack.rgb.as_ref().unwrap().model.int8.clone().unwrap();
-    let mut ranges = read_ranges(&path, &sha256).unwrap();
+    let spec = pack.rgb.as_ref().unwrap().model.int8.clone().unwrap();
+    let mut ranges = read_ranges(&spec.path, &spec.sha256).unwrap();
     ranges.pop();
     let path = dir.path().join("fewer.safetensors");
     let sha256 = save_ranges(&ranges, &path).unwrap();
-    pack.flow.as_mut().unwrap().model.int8 = Some((path, sha256));
+    pack.flow.as_mut().unwrap().model.int8 = Some(RangesSpec { path, sha256, validation: None });
     let error = Engine::load(pack).err().expect("one value has no ranges").to_string();
     assert!(error.contains("ranges for 52 values"), "{error}");
 }

@@ -128,10 +128,24 @@ impl Compute {
     }
 }
 
+/// What a command wants of the allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    AsItIs,
+    /// It takes and frees memory in large pieces, over and over, and ends.
+    Keep,
+    /// It runs for weeks, beside others.
+    FewHeaps,
+}
+
 impl Cli {
-    /// Whether the command trains: it takes and frees memory in large pieces.
-    pub fn trains(&self) -> bool {
-        matches!(self.command, Command::Train(_))
+    /// What the command wants of the allocator.
+    pub fn memory(&self) -> Memory {
+        match self.command {
+            Command::Train(_) => Memory::Keep,
+            Command::Run(_) => Memory::FewHeaps,
+            _ => Memory::AsItIs,
+        }
     }
 
     /// Runs the command.

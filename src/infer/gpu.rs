@@ -22,7 +22,7 @@ use crate::ingest::pool::Pooled;
 use crate::labels::Modality;
 use crate::metrics::{DeviceFault, Metrics, Stage};
 use crate::models::pack::Pack;
-use crate::models::{Network, Runs, check_finite, read_weights_verified};
+use crate::models::{Network, Runs, check_finite};
 use crate::time::Pts;
 
 /// Seconds that go through a GPU at once, to begin with: 64 streams with five pairs each are a few hundred megabytes.
@@ -239,8 +239,8 @@ impl Inner {
         for modality in Modality::ALL {
             let Some(model) = pack.model(modality) else { continue };
             let runs = Runs::Gpu(gpu.device(), numbers);
-            let loaded = read_weights_verified(&model.weights, &model.sha256, &candle_core::Device::Cpu)
-                .and_then(|tensors| {
+            let loaded = super::read(model)
+                .and_then(|(tensors, _)| {
                     check_finite(&tensors)?;
                     Network::load_to_run(model.architecture, &tensors, Some(model.outputs.len()), runs)
                 })

@@ -2,22 +2,39 @@
 //!
 //! The pool is a bounded lock-free queue of empty buffers: dropping a [`Pooled`] puts its buffer back from any thread.
 //! When the queue is empty a new buffer is made; when it is full the buffer is freed. So the pool never blocks, and
-//! its bound limits only how much idle memory is kept.
+//! its bound limits only how much idle memory is kept. What lay idle for a thousand takings on end, after a burst, is freed too.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Takings after which idle buffers are freed: 40 s of pictures.
+const LOOKED_AT: usize = 1024;
+
+/// Idle buffers that are kept in any case: a second is decided a little earlier or later than the last one.
+const SLACK: usize = 8;
 
 /// A pool of `Vec<T>` buffers.
 #[derive(Debug)]
 pub struct Pool<T> {
     give: Sender<Vec<T>>,
     take: Receiver<Vec<T>>,
+    used: Arc<Use>,
+}
+
+/// What the last takings found.
+#[derive(Debug)]
+struct Use {
+    takings: AtomicUsize,
+    /// The fewest idle buffers that one of them left behind.
+    least: AtomicUsize,
 }
 
 impl<T> Clone for Pool<T> {
     fn clone(&self) -> Self {
-        Self { give: self.give.clone(), take: self.take.clone() }
+        Self { give: self.give.clone(), take: self.take.clone(), used: self.used.clone() }
     }
 }
 
@@ -25,14 +42,25 @@ impl<T> Pool<T> {
     /// A pool that keeps at most `idle_max` empty buffers.
     pub fn new(idle_max: usize) -> Self {
         let (give, take) = bounded(idle_max.max(1));
-        Self { give, take }
+        let used = Use { takings: AtomicUsize::new(0), least: AtomicUsize::new(usize::MAX) };
+        Self { give, take, used: Arc::new(used) }
     }
 
     /// An empty buffer (length 0, with whatever capacity it last had).
     pub fn take(&self) -> Pooled<T> {
         let mut data = self.take.try_recv().unwrap_or_default();
         data.clear();
+        self.free_what_is_not_used();
         Pooled { data, home: Some(self.give.clone()) }
+    }
+
+    /// Counts a taking. Several threads at once make the count a guess, which is good enough.
+    fn free_what_is_not_used(&self) {
+        let least = self.used.least.fetch_min(self.idle(), Ordering::Relaxed).min(self.idle());
+        if self.used.takings.fetch_add(1, Ordering::Relaxed) % LOOKED_AT == LOOKED_AT - 1 {
+            self.used.least.store(usize::MAX, Ordering::Relaxed);
+            (SLACK..least).for_each(|_| drop(self.take.try_recv()));
+        }
     }
 
     /// Number of idle buffers.
@@ -94,5 +122,17 @@ mod tests {
         let (b, c) = (pool.take(), pool.take());
         drop((buffer, b, c));
         assert_eq!(pool.idle(), 2, "the third buffer is freed, not kept");
+    }
+
+    #[test]
+    fn what_a_burst_took_is_freed_and_what_is_used_is_kept() {
+        let pool = Pool::<u8>::new(128);
+        drop((0..100).map(|_| pool.take()).collect::<Vec<_>>());
+        assert_eq!(pool.idle(), 100);
+        // Thirty at a time, as the pictures of a second.
+        for _ in 0..3 * LOOKED_AT / 30 {
+            drop((0..30).map(|_| pool.take()).collect::<Vec<_>>());
+        }
+        assert_eq!(pool.idle(), 30 + SLACK);
     }
 }

@@ -6,13 +6,15 @@ use std::path::Path;
 
 use super::dataset::Kind;
 use super::dataset::split::Side;
-use super::evaluate::score::Material;
+use super::evaluate::Deciders;
+use super::evaluate::score::{Material, score_side};
+use super::evaluate::table::confusion;
 use crate::decision::PerModality;
 use crate::error::{Error, Result};
 use crate::gpu::Placement;
 use crate::infer::Engine;
 use crate::labels::Modality;
-use crate::models::pack::{Int8, Manifest, Pack};
+use crate::models::pack::{Int8, Int8Cost, Manifest, Pack};
 use crate::models::save_ranges;
 use crate::nn::fused::{Observed, Precision, Range};
 
@@ -88,12 +90,66 @@ pub fn put(manifest: &mut Manifest, ranges: &Ranges, dir: &Path) -> Result<()> {
         let path = dir.join(&name);
         let sha256 = save_ranges(ranges, &path)
             .map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))?;
-        let int8 = Some(Int8 { ranges: name, sha256 });
-        match modality {
-            Modality::Rgb => manifest.rgb.iter_mut().for_each(|section| section.int8.clone_from(&int8)),
-            Modality::Flow => manifest.flow.iter_mut().for_each(|section| section.int8.clone_from(&int8)),
-            Modality::Audio => manifest.audio.iter_mut().for_each(|section| section.int8.clone_from(&int8)),
+        if let Some(int8) = of(manifest, modality) {
+            *int8 = Some(Int8 { ranges: name, sha256, validation: None });
         }
     }
     Ok(())
+}
+
+/// Puts what int8 costs each modality on validation into the manifest, which is not written, of the pack in `dir`, where
+/// [`put`] has written the ranges. Scores are kept in `cache`. Nothing where there is no validation, or
+/// a model has no ranges. `progress` hears how
+/// many items are done, and of how many.
+///
+/// # Errors
+/// As [`score_side`], but for material without validation.
+pub fn weigh(
+    manifest: &mut Manifest,
+    dir: &Path,
+    material: &dyn Material,
+    cache: &Path,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<()> {
+    // What was found before must not keep int8 from being looked at.
+    for modality in Modality::ALL {
+        of(manifest, modality).into_iter().flatten().for_each(|int8| int8.validation = None);
+    }
+    let pack = Pack::from_manifest(dir, manifest.clone())
+        .map_err(|cause| Error::pack(dir, cause, "take the pack again or train it again"))?;
+    if Modality::ALL.into_iter().filter_map(|m| pack.model(m)).any(|model| model.int8.is_none()) {
+        // int8 refuses such a pack.
+        return Ok(());
+    }
+    let temperatures = Deciders::of(&pack).temperatures;
+    let mut macro_f1 = |precision| {
+        let pack = Pack { precision, placement: Placement::CPU, ..pack.clone() };
+        let seconds = score_side(&pack, material, Side::Validation, cache, progress)?.soften(&temperatures);
+        Ok(PerModality::of(|modality| {
+            let clips = seconds.iter().filter(|second| second.kind == Kind::Clip);
+            let found = confusion(clips, modality, pack.classes.len());
+            (found.total() > 0).then(|| (found.macro_f1() * 1e4).round() / 1e4)
+        }))
+    };
+    let f32 = match macro_f1(Precision::F32) {
+        Ok(f32) => f32,
+        Err(Error::Data { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let int8 = macro_f1(Precision::Int8)?;
+    for modality in Modality::ALL {
+        if let Some(Some(section)) = of(manifest, modality) {
+            section.validation = f32.get(modality).zip(*int8.get(modality)).map(|(f32, int8)| Int8Cost { f32, int8 });
+        }
+    }
+    Ok(())
+}
+
+/// A modality's place for ranges, if the manifest has the modality.
+fn of(manifest: &mut Manifest, modality: Modality) -> Option<&mut Option<Int8>> {
+    match modality {
+        Modality::Rgb => manifest.rgb.as_mut().map(|section| &mut section.int8),
+        Modality::Flow => manifest.flow.as_mut().map(|section| &mut section.int8),
+        Modality::Audio => manifest.audio.as_mut().map(|section| &mut section.int8),
+    }
 }

@@ -107,6 +107,7 @@ pub fn build(
             *stated = temperature;
         }
     }
+    calibrate::weigh(&mut manifest, &building, dataset, &config.cache, &mut |done, of| progress("int8", done, of))?;
     let test = score_side(&pack, dataset, Side::Test, &config.cache, &mut |done, of| progress("test", done, of));
     let measured = match test {
         Ok(test) => card_figures(&test.soften(&fitted.temperatures), &fitted.soft, &fitted.fusion, classes.len()),

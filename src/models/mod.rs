@@ -5,6 +5,7 @@
 
 mod head;
 pub mod import;
+mod int8;
 mod loader;
 mod mobilenet_v2;
 pub mod pack;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Architecture;
+pub use super::int8::{Int8, Int8Cost, RangesSpec};
 use crate::clip::SamplingPlan;
 use crate::decision::{PackStamp, PerModality};
 use crate::error::{Error, Result};
@@ -18,7 +19,7 @@ use crate::fusion::{FusionTable, TableEntry};
 use crate::gpu::Placement;
 use crate::ingest::Tracks;
 use crate::labels::{ClassId, ClassSet, Modality};
-use crate::nn::fused::Precision;
+use crate::nn::fused::{Level, Precision};
 
 /// The file that makes a directory a pack.
 pub const MANIFEST: &str = "pack.toml";
@@ -83,16 +84,6 @@ pub struct Section<P> {
     pub int8: Option<Int8>,
 }
 
-/// `[rgb.int8]` and so on
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Int8 {
-    /// File name of the ranges, beside `pack.toml`.
-    pub ranges: String,
-    /// Of that file, lower-case hexadecimal.
-    pub sha256: String,
-}
-
 /// `[fusion]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,14 +132,21 @@ pub struct ModelSpec {
     /// For each output of the model, the class of the pack.
     pub outputs: Vec<ClassId>,
     pub temperature: f32,
-    /// The file of the ranges of the network's values, with its SHA-256, if the pack has one: what int8 wants.
-    pub int8: Option<(PathBuf, String)>,
+    /// The ranges of the network's values, if the pack has them: what int8 wants.
+    pub int8: Option<RangesSpec>,
 }
 
 impl ModelSpec {
     /// SHA-256 of the ranges, which says whether they are the same wherever they lie.
     pub fn ranges_sha256(&self) -> Option<&str> {
-        self.int8.as_ref().map(|(_, sha256)| sha256.as_str())
+        self.int8.as_ref().map(|ranges| ranges.sha256.as_str())
+    }
+
+    /// What the model is computed in where the pack is asked for `asked`: as that, but for int8 where it cost too much on
+    /// validation.
+    pub fn precision(&self, asked: Precision) -> Precision {
+        let costly = || self.int8.as_ref().and_then(|ranges| ranges.validation).is_some_and(|cost| !cost.is_small());
+        if asked == Precision::Int8 && costly() { Precision::fastest(Level::best()) } else { asked }
     }
 }
 
@@ -379,8 +377,9 @@ impl Pack {
     /// temperatures and words only.
     pub fn same_networks(&self, other: &Pack) -> bool {
         let model = |a: &ModelSpec, b: &ModelSpec| {
-            (a.architecture, &a.sha256, &a.outputs, a.ranges_sha256())
-                == (b.architecture, &b.sha256, &b.outputs, b.ranges_sha256())
+            let made_of = |m: &ModelSpec| (m.architecture, m.precision(Precision::Int8));
+            made_of(a) == made_of(b)
+                && (&a.sha256, &a.outputs, a.ranges_sha256()) == (&b.sha256, &b.outputs, b.ranges_sha256())
         };
         fn part<P: PartialEq>(
             a: &Option<Part<P>>,
@@ -432,7 +431,11 @@ fn part<P>(
     let int8 = match section.int8 {
         Some(int8) => {
             hash(&format!("{key}.int8.sha256"), &int8.sha256)?;
-            Some((dir.join(file(&format!("{key}.int8.ranges"), &int8.ranges)?), int8.sha256))
+            if !int8.validation.is_none_or(Int8Cost::is_possible) {
+                return Err(format!("{key}.int8.validation: macro F1 lies between 0 and 1"));
+            }
+            let path = dir.join(file(&format!("{key}.int8.ranges"), &int8.ranges)?);
+            Some(RangesSpec { path, sha256: int8.sha256, validation: int8.validation })
         }
         None => None,
     };

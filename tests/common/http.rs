@@ -1,4 +1,5 @@
-//! A static HTTP/1.1 server with ranges, 404, and a password for `/private/`; and live HLS written into its folder.
+//! A static HTTP/1.1 server with ranges, 404, and a password for `/private/`, with TLS or without; and live HLS written into
+//! its folder.
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,6 +13,7 @@ use super::Child;
 
 /// Serves the files below a folder.
 pub struct HttpServer {
+    scheme: &'static str,
     port: u16,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -19,6 +21,16 @@ pub struct HttpServer {
 
 impl HttpServer {
     pub fn start(root: &Path) -> Self {
+        Self::launch(root, None)
+    }
+
+    /// Speaks TLS with this certificate and key.
+    pub fn start_tls(root: &Path, config: rustls::ServerConfig) -> Self {
+        Self::launch(root, Some(Arc::new(config)))
+    }
+
+    fn launch(root: &Path, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let port = listener.local_addr().expect("a bound listener").port();
         let stop = Arc::new(AtomicBool::new(false));
@@ -28,12 +40,21 @@ impl HttpServer {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
-                let (Ok(connection), root) = (connection, root.clone()) else { continue };
+                let (Ok(connection), root, tls) = (connection, root.clone(), tls.clone()) else { continue };
                 // A client that goes away in the middle of an answer is its own business.
-                std::thread::spawn(move || serve(connection, &root).ok());
+                std::thread::spawn(move || {
+                    connection.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+                    match tls {
+                        None => serve(connection, &root).ok(),
+                        Some(tls) => {
+                            let tls = rustls::ServerConnection::new(tls).ok()?;
+                            serve(rustls::StreamOwned::new(tls, connection), &root).ok()
+                        }
+                    }
+                });
             }
         });
-        Self { port, stop, thread: Some(thread) }
+        Self { scheme, port, stop, thread: Some(thread) }
     }
 
     pub fn port(&self) -> u16 {
@@ -42,7 +63,7 @@ impl HttpServer {
 
     /// The URL of `path` (without leading slash).
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}/{path}", self.port)
+        format!("{}://127.0.0.1:{}/{path}", self.scheme, self.port)
     }
 }
 
@@ -57,10 +78,8 @@ impl Drop for HttpServer {
     }
 }
 
-fn serve(connection: TcpStream, root: &Path) -> std::io::Result<()> {
-    connection.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut reader = BufReader::new(connection.try_clone()?);
-    let mut out = connection;
+fn serve(connection: impl Read + Write, root: &Path) -> std::io::Result<()> {
+    let mut reader = BufReader::new(connection);
     loop {
         let mut request = String::new();
         if reader.read_line(&mut request)? == 0 {
@@ -80,6 +99,7 @@ fn serve(connection: TcpStream, root: &Path) -> std::io::Result<()> {
             }
             authorized |= line.starts_with("authorization: basic ");
         }
+        let out = reader.get_mut();
         let mut words = request.split_whitespace();
         let head_only = words.next() == Some("HEAD");
         let path = words.next().unwrap_or("/").split('?').next().unwrap_or("/").replace("%20", " ");
@@ -106,8 +126,9 @@ fn serve(connection: TcpStream, root: &Path) -> std::io::Result<()> {
         write!(out, "HTTP/1.1 {status}\r\nAccept-Ranges: bytes\r\nContent-Length: {}\r\n\r\n", to - from)?;
         if !head_only {
             file.seek(SeekFrom::Start(from))?;
-            std::io::copy(&mut file.take(to - from), &mut out)?;
+            std::io::copy(&mut file.take(to - from), out)?;
         }
+        out.flush()?;
     }
 }
 

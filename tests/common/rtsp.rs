@@ -19,6 +19,7 @@ pub enum Media {
 }
 
 pub struct RtspServer {
+    scheme: &'static str,
     host: String,
     port: u16,
     main_loop: glib::MainLoop,
@@ -48,7 +49,30 @@ impl RtspServer {
         Self::launch(media, Some((user, password)), "127.0.0.1", 0)
     }
 
+    /// Speaks TLS with the certificate and key in `pem`.
+    pub fn start_tls(media: Media, pem: &str) -> Self {
+        let certificate = gio::TlsCertificate::from_pem(pem).expect("a certificate with its key");
+        let auth = server::RTSPAuth::new();
+        auth.set_tls_certificate(Some(&certificate));
+        // Whoever shows no login is the viewer.
+        let token = server::RTSPToken::builder().field(server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
+        auth.set_default_token(Some(&mut token.clone()));
+        let mut started = Self::launch_with(media, Some(auth), "127.0.0.1", 0);
+        started.scheme = "rtsps";
+        started
+    }
+
     fn launch(media: Media, login: Option<(&str, &str)>, host: &str, port: u16) -> Self {
+        let auth = login.map(|(user, password)| {
+            let auth = server::RTSPAuth::new();
+            let token = server::RTSPToken::builder().field(server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
+            auth.add_basic(&server::RTSPAuth::make_basic(user, password), &token);
+            auth
+        });
+        Self::launch_with(media, auth, host, port)
+    }
+
+    fn launch_with(media: Media, auth: Option<server::RTSPAuth>, host: &str, port: u16) -> Self {
         super::init();
         let (launch, shared, looped) = describe(media);
         let context = glib::MainContext::new();
@@ -64,10 +88,7 @@ impl RtspServer {
         factory.connect_media_configure(move |_, media| {
             *configured.lock().expect("no test panics with it") = media.element().downcast().ok();
         });
-        if let Some((user, password)) = login {
-            let auth = server::RTSPAuth::new();
-            let token = server::RTSPToken::builder().field(server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
-            auth.add_basic(&server::RTSPAuth::make_basic(user, password), &token);
+        if let Some(auth) = auth {
             rtsp.set_auth(Some(&auth));
             let role = gst::Structure::builder("viewer")
                 .field(server::RTSP_PERM_MEDIA_FACTORY_ACCESS, true)
@@ -84,7 +105,7 @@ impl RtspServer {
             // Clients would otherwise keep streaming after the loop that serves them has ended.
             rtsp.client_filter(Some(&mut |_, _| server::RTSPFilterResult::Remove));
         });
-        Self { host: host.to_owned(), port, main_loop, thread: Some(thread), _looped: looped, playing }
+        Self { scheme: "rtsp", host: host.to_owned(), port, main_loop, thread: Some(thread), _looped: looped, playing }
     }
 
     /// Whether a client has played it.
@@ -116,7 +137,7 @@ impl RtspServer {
     }
 
     pub fn url(&self) -> String {
-        format!("rtsp://{}:{}/live", self.host, self.port)
+        format!("{}://{}:{}/live", self.scheme, self.host, self.port)
     }
 }
 

@@ -41,7 +41,7 @@ fn guarded(policy: SourcePolicy) -> GstOptions {
     }
 }
 
-fn here() -> GstOptions {
+pub fn here() -> GstOptions {
     guarded(policy(&["127.0.0.1"], &[]))
 }
 
@@ -163,7 +163,7 @@ fn playlist(lines: &str) -> Vec<u8> {
     ok(format!("#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-TARGETDURATION:2\n{lines}\n#EXT-X-ENDLIST\n").as_bytes())
 }
 
-fn end(uri: &str, options: GstOptions) -> End {
+pub fn end(uri: &str, options: GstOptions) -> End {
     let (_source, from) = open(uri, options).unwrap_or_else(|e| panic!("{uri}: {e}"));
     let until = Instant::now() + PATIENCE;
     loop {

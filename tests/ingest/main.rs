@@ -8,6 +8,7 @@ mod guarded;
 mod recordings;
 mod servers;
 mod thinning;
+mod tls;
 
 use std::path::Path;
 use std::sync::Arc;

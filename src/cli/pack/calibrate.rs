@@ -7,15 +7,17 @@ use clap::Args;
 
 use crate::cli::progress::Progress;
 use crate::error::Result;
-use crate::learn::calibrate::{calibrate as observe, put};
+use crate::labels::Modality;
+use crate::learn::calibrate::{calibrate as observe, put, weigh};
 use crate::learn::dataset::Dataset;
 use crate::models::pack::{Manifest, Pack};
 
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "int8 stores every value of a network in a byte, so it has to know between what limits each lies. They are \
-measured on the dataset's training side and written into the pack, beside its weights, which stay as they are. \
-`touchline pack build` does the same at its end.
+measured on the dataset's training side and written into the pack, beside its weights, which stay as they are. The validation \
+side then says what int8 costs each model: one that loses more than half a point of macro F1 is computed in bf16 (or f32, \
+where the processor has no instructions for bf16) when int8 is asked for. `touchline pack build` does the same at its end.
 
 Example:
   touchline pack calibrate weights/mine DATASET
@@ -31,25 +33,50 @@ pub struct CalibrateArgs {
     /// Recordings to look at of each kind (pictures, clips, sounds), a second of each.
     #[arg(long, value_name = "N", default_value_t = crate::learn::pack::CALIBRATED_ON, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     recordings: u32,
+    /// Directory where scores are kept for the next time [default: DATASET/cache].
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
 }
 
 pub fn calibrate(args: &CalibrateArgs) -> Result<()> {
     let pack = Pack::open(&args.pack)?;
     let dataset = Dataset::open(&args.dataset)?;
-    let mut bar: Option<Progress> = None;
-    let (ranges, without) = observe(&pack, &dataset, args.recordings as usize, &mut |done, of| {
-        bar.get_or_insert_with(|| Progress::new("recordings and pictures looked at", of as u64)).set(done as u64);
+    let (ranges, without) = with_bar("recordings and pictures looked at", |progress| {
+        observe(&pack, &dataset, args.recordings as usize, progress)
     })?;
-    if let Some(bar) = bar {
-        bar.finish();
-    }
     let mut manifest = Manifest::read(&args.pack)?;
     put(&mut manifest, &ranges, &args.pack)?;
+    // At once: the pack is whole again, whatever becomes of the rest.
+    manifest.write(&args.pack)?;
+    let cache = args.cache.clone().unwrap_or_else(|| args.dataset.join("cache"));
+    with_bar("recordings and pictures scored", |progress| {
+        weigh(&mut manifest, &args.pack, &dataset, &cache, progress)
+    })?;
     manifest.write(&args.pack)?;
     let mut out = std::io::stdout();
+    let pack = Pack::open(&args.pack)?;
+    for (modality, model) in Modality::ALL.into_iter().filter_map(|m| Some((m, pack.model(m)?))) {
+        if let Some(cost) = model.int8.as_ref().and_then(|ranges| ranges.validation) {
+            let kept = if cost.is_small() { "int8 is used" } else { "too much is lost: it keeps to bf16, or f32" };
+            let (f32, int8) = (cost.f32, cost.int8);
+            let _ = writeln!(out, "{modality}: macro F1 on validation {int8:.3} in int8, {f32:.3} in f32; {kept}");
+        }
+    }
     for modality in without {
         let _ = writeln!(out, "{modality}: the dataset holds nothing for it; int8 will refuse the pack");
     }
     let _ = writeln!(out, "ranges written to {}", args.pack.display());
     Ok(())
+}
+
+/// Runs what hears of progress with a bar that appears at the first word.
+fn with_bar<T>(what: &'static str, work: impl FnOnce(&mut dyn FnMut(usize, usize)) -> Result<T>) -> Result<T> {
+    let mut bar: Option<Progress> = None;
+    let done = work(&mut |done, of| {
+        bar.get_or_insert_with(|| Progress::new(what, of as u64)).set(done as u64);
+    });
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    done
 }

@@ -13,7 +13,7 @@ use crate::decision::PackStamp;
 use crate::error::{Error, Result};
 use crate::infer::Engine;
 use crate::labels::Modality;
-use crate::models::pack::{MANIFEST, Pack};
+use crate::models::pack::{Int8Cost, MANIFEST, Pack};
 use crate::models::{Architecture, read_weights};
 use crate::publish::pack_view::PackView;
 
@@ -42,6 +42,9 @@ struct WeightsView {
     temperature: f32,
     /// Whether the pack has the ranges that int8 wants.
     int8: bool,
+    /// What int8 costs on validation, where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    int8_validation: Option<Int8Cost>,
 }
 
 #[derive(Serialize)]
@@ -97,6 +100,7 @@ fn look(pack: &Pack, modality: Modality) -> Result<Option<WeightsView>> {
         classes: model.outputs.len(),
         temperature: model.temperature,
         int8: model.int8.is_some(),
+        int8_validation: model.int8.as_ref().and_then(|ranges| ranges.validation),
     }))
 }
 
@@ -125,7 +129,11 @@ fn text(pack: &Pack, stamp: &PackStamp, weights: &[WeightsView]) -> String {
             w.bytes as f64 / 1e6,
             input(pack, w.modality),
             w.temperature,
-            if w.int8 { "calibrated" } else { "no" }
+            match w.int8_validation {
+                _ if !w.int8 => "no",
+                Some(cost) if !cost.is_small() => "costs too much",
+                _ => "calibrated",
+            }
         );
     }
     let _ = writeln!(

@@ -19,7 +19,7 @@ mod roc;
 pub mod score;
 pub mod scores;
 mod stacking;
-mod table;
+pub(super) mod table;
 mod temperature;
 #[cfg(test)]
 mod tests;

@@ -289,7 +289,8 @@ fn key(pack: &Pack, material: &dyn Material, table: &ScoreTable, side: Side) -> 
         material.fingerprint()
     );
     if pack.precision == Precision::Int8 {
-        let ranges = |m: Modality| pack.model(m).and_then(|model| model.ranges_sha256());
+        let ranges =
+            |m: Modality| pack.model(m).map(|model| (model.precision(Precision::Int8).name(), model.ranges_sha256()));
         text += &format!("{:?}\n", Modality::ALL.map(ranges));
     }
     for item in &table.items {

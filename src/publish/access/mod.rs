@@ -218,7 +218,11 @@ impl Access {
             return Err(Denied::Wait(wait_s));
         }
         self.tokens().role(token).ok_or_else(|| {
-            self.throttle.failed(address, now_ns);
+            let wait_s = self.throttle.failed(address, now_ns);
+            if wait_s > 0 {
+                // As seldom as the waits let it.
+                tracing::warn!("wrong tokens from {address}: none of it is looked at for {wait_s} s");
+            }
             Denied::WrongToken
         })
     }

@@ -38,8 +38,8 @@ impl Throttle {
         until_ns.saturating_sub(now_ns).div_ceil(SECOND_NS)
     }
 
-    /// `address` showed a wrong token.
-    pub fn failed(&self, address: IpAddr, now_ns: u64) {
+    /// `address` showed a wrong token. Gives the seconds that it has to wait now, as [`Self::wait_s`].
+    pub fn failed(&self, address: IpAddr, now_ns: u64) -> u64 {
         let mut addresses = self.addresses.lock().unwrap_or_else(|e| e.into_inner());
         let address = group(address);
         if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(&address) {
@@ -56,10 +56,12 @@ impl Throttle {
         }
         failures.count += 1;
         failures.last_ns = now_ns;
-        if failures.count > FREE {
-            let wait_s = 1_u64.checked_shl(failures.count - FREE - 1).unwrap_or(WAIT_MAX_S).min(WAIT_MAX_S);
-            failures.until_ns = now_ns + wait_s * SECOND_NS;
+        if failures.count <= FREE {
+            return 0;
         }
+        let wait_s = 1_u64.checked_shl(failures.count - FREE - 1).unwrap_or(WAIT_MAX_S).min(WAIT_MAX_S);
+        failures.until_ns = now_ns + wait_s * SECOND_NS;
+        wait_s
     }
 }
 
@@ -81,11 +83,11 @@ mod tests {
         let address: IpAddr = "192.0.2.7".parse().unwrap();
         let mut now_ns = 1;
         for _ in 0..FREE {
-            throttle.failed(address, now_ns);
+            assert_eq!(throttle.failed(address, now_ns), 0);
             assert_eq!(throttle.wait_s(address, now_ns), 0);
         }
         for wait_s in [1, 2, 4, 8, 16, 32, 60, 60] {
-            throttle.failed(address, now_ns);
+            assert_eq!(throttle.failed(address, now_ns), wait_s);
             assert_eq!(throttle.wait_s(address, now_ns), wait_s);
             now_ns += wait_s * SECOND_NS;
             assert_eq!(throttle.wait_s(address, now_ns), 0);
