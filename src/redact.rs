@@ -146,12 +146,27 @@ fn split(uri: &str) -> Parts<'_> {
     let Some((scheme, rest)) = uri.split_once("://") else {
         return Parts { scheme: None, userinfo: None, host: "", path: uri, query: None };
     };
+    let ends = |text: &str| text.find(['?', '#']).unwrap_or(text.len());
+    // A password may hold an unescaped '/', so the last '@' before the query ends the user part; and where there is none before
+    // the query, but something that may be a password's beginning, the password may hold a '?' or '#'.
+    let at = match rest[..ends(rest)].rfind('@') {
+        Some(at) => Some(at),
+        None if may_be_login(&rest[..ends(rest)]) => rest.rfind('@'),
+        None => None,
+    };
+    let (userinfo, rest) = at.map_or((None, rest), |at| (Some(&rest[..at]), &rest[at + 1..]));
     let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
-    let (before_query, query) = rest.split_once('?').map_or((rest, None), |(b, q)| (b, Some(q)));
-    // A password may hold an unescaped '/', so the last '@' before the query ends the user part.
-    let (userinfo, rest) = before_query.rsplit_once('@').map_or((None, before_query), |(u, r)| (Some(u), r));
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(b, q)| (b, Some(q)));
     let path_from = rest.find('/').unwrap_or(rest.len());
     Parts { scheme: Some(scheme), userinfo, host: &rest[..path_from], path: &rest[path_from..], query }
+}
+
+/// Whether what stands before a '?' or '#' may be a user with a piece of the password: a colon, and not the port of a host
+/// with a path behind it.
+fn may_be_login(text: &str) -> bool {
+    let (host, path) = text.split_once('/').map_or((text, None), |(host, path)| (host, Some(path)));
+    let port = host.rsplit_once(':').map(|(_, port)| port);
+    port.is_some_and(|port| path.is_none() || !port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The bytes that a piece of a URI stands for.
@@ -186,6 +201,11 @@ mod tests {
             ("https://h.example/a.m3u8?token=abc#t=1", "https://h.example/a.m3u8?***"),
             ("srt://h.example:9000?mode=caller&passphrase=longsecret", "srt://h.example:9000?***"),
             ("rtsp://ann:pa/ss@word@cam/live", "rtsp://***@cam/live"),
+            ("rtsp://ann:geheim#1@cam/live", "rtsp://***@cam/live"),
+            ("rtsp://ann:1234?56@cam/live?a=b", "rtsp://***@cam/live?***"),
+            ("rtsp://ann:ge/heim#1@cam", "rtsp://***@cam"),
+            ("https://h.example:8443/a.m3u8?mail=me@there", "https://h.example:8443/a.m3u8?***"),
+            ("https://h.example/a.m3u8?mail=me@there", "https://h.example/a.m3u8?***"),
             ("rtmp://h.example/app/KEY-12", "rtmp://h.example/app/***"),
             ("/recordings/a file?.mp4", "/recordings/a file?.mp4"),
             ("testsrc://?seconds=5", "testsrc://?seconds=5"),
@@ -201,6 +221,8 @@ mod tests {
             text("cannot open \"rtsp://bob:hunter%402x@cam/live?key=abcd1234\"\n user hunter@2x, abcd1234 caller");
         assert!(!shown.contains("hunter") && !shown.contains("abcd1234") && !shown.contains('\n'), "{shown}");
         assert!(shown.contains("rtsp://***@cam/live?***") && shown.contains("caller"), "{shown}");
+        remember("rtsp://ann:ge-heim#one@cam/live");
+        assert_eq!(text("login ann:ge-heim#one"), "login ann:***");
         remember("rtsp://eve:24681357@cam/live?latency=2000");
         assert_eq!(
             text("user eve, 24681357, latency 2000"),

@@ -310,7 +310,7 @@ fn clients_that_cost_too_much_are_let_go() {
 
     // Says a byte now and then.
     let mut loris = connect(&server);
-    loris.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+    loris.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n").unwrap();
     let began = Instant::now();
     while loris.write_all(b"X-A: b\r\n").is_ok() && began.elapsed() < Duration::from_secs(10) {
         std::thread::sleep(Duration::from_millis(100));
@@ -331,7 +331,7 @@ fn clients_that_cost_too_much_are_let_go() {
 
     // Asks and does not read: far more than the sockets' buffers hold.
     let mut deaf = connect(&server);
-    write!(deaf, "GET /api/v1/streams/court-1/live HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    write!(deaf, "GET /api/v1/streams/court-1/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
     let mut script = publish_support::Script::default();
     wait_for("the viewer", || hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 1"));
     wait_for("the end of the one who does not read", || {

@@ -1,5 +1,5 @@
-//! A static HTTP/1.1 server with ranges, 404, and a password for `/private/`, with TLS or without; and live HLS written into
-//! its folder.
+//! A static HTTP/1.1 server with ranges and 404, with TLS or without; and live HLS written into its folder. `/private/` wants
+//! a login, `/digest/` one by RFC 7616 (ann, geheim&mehr), `/cookie/` that what is no playlist shows the cookie of the last one.
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
@@ -85,10 +85,11 @@ fn serve(connection: impl Read + Write, root: &Path) -> std::io::Result<()> {
         if reader.read_line(&mut request)? == 0 {
             return Ok(());
         }
-        let (mut range, mut authorized) = (None, false);
+        let (mut range, mut authorized, mut has_cookie, mut digest) = (None, false, false, None);
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
+            digest = line.trim().strip_prefix("authorization: Digest ").map(str::to_owned).or(digest);
             let line = line.trim().to_ascii_lowercase();
             if line.is_empty() {
                 break;
@@ -98,6 +99,7 @@ fn serve(connection: impl Read + Write, root: &Path) -> std::io::Result<()> {
                 range = from.parse::<u64>().ok().map(|from| (from, to.parse::<u64>().ok()));
             }
             authorized |= line.starts_with("authorization: basic ");
+            has_cookie |= line == "cookie: seen=1";
         }
         let out = reader.get_mut();
         let mut words = request.split_whitespace();
@@ -109,7 +111,22 @@ fn serve(connection: impl Read + Write, root: &Path) -> std::io::Result<()> {
             )?;
             continue;
         }
-        let file = root.join(path.trim_start_matches('/').trim_start_matches("private/"));
+        if path.starts_with("/digest/") && !digest.is_some_and(|said| is_right(&said, &path)) {
+            out.write_all(
+                b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Digest realm=\"t\", nonce=\"n\", qop=\"auth\"\r\n\
+                  Content-Length: 0\r\n\r\n",
+            )?;
+            continue;
+        }
+        let is_playlist = path.ends_with(".m3u8");
+        if path.starts_with("/cookie/") && !has_cookie && !is_playlist {
+            out.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")?;
+            continue;
+        }
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let folders = ["/private/", "/digest/", "/cookie/"];
+        let file =
+            root.join(if folders.iter().any(|f| path.starts_with(f)) { name } else { path.trim_start_matches('/') });
         let Ok(mut file) = std::fs::File::open(&file)
             .and_then(|f| if f.metadata()?.is_file() { Ok(f) } else { Err(std::io::ErrorKind::NotFound.into()) })
         else {
@@ -123,13 +140,24 @@ fn serve(connection: impl Read + Write, root: &Path) -> std::io::Result<()> {
             Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}", to.max(1) - 1),
             None => "200 OK".to_owned(),
         };
-        write!(out, "HTTP/1.1 {status}\r\nAccept-Ranges: bytes\r\nContent-Length: {}\r\n\r\n", to - from)?;
+        let cookie = if is_playlist { "Set-Cookie: seen=1; Path=/cookie\r\n" } else { "" };
+        write!(out, "HTTP/1.1 {status}\r\nAccept-Ranges: bytes\r\n{cookie}Content-Length: {}\r\n\r\n", to - from)?;
         if !head_only {
             file.seek(SeekFrom::Start(from))?;
             std::io::copy(&mut file.take(to - from), out)?;
         }
         out.flush()?;
     }
+}
+
+/// Whether a login by digest is the right one for `path`.
+fn is_right(said: &str, path: &str) -> bool {
+    let Ok(said) = digest_auth::AuthorizationHeader::parse(&format!("Digest {said}")) else { return false };
+    let mut context = digest_auth::AuthContext::new("ann", "geheim&mehr", path);
+    let mut right = said.clone();
+    context.set_custom_cnonce(said.cnonce.clone().unwrap_or_default());
+    right.digest(&context);
+    (said.response, said.uri.as_str(), said.nonce.as_str()) == (right.response, path, "n")
 }
 
 /// A live HLS origin: ffmpeg writes one-second segments in real time, a window of six stays, a server serves them.

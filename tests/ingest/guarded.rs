@@ -270,7 +270,20 @@ fn nothing_leads_to_what_is_not_allowed() {
     ];
     let fetched: Vec<String> = answers.iter().map(|(path, _)| (*path).to_owned()).collect();
     let mut answers: HashMap<String, Vec<u8>> = answers.into_iter().map(|(p, a)| (p.to_owned(), a)).collect();
-    answers.insert("dash.mp4".into(), ok(mpd.as_bytes()));
+    let hidden = format!("#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{bad}\n#EXT-X-ENDLIST\n");
+    let tagged = ok(&[b"ID3\x03\0\0\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0", hidden.as_bytes()].concat());
+    let body = format!("--b\r\nContent-Type: application/x-hls\r\n\r\n{hidden}\r\n--b--\r\n");
+    let wrapped = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=b\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    for kind in ["mp4", "m3u8"] {
+        answers.insert(format!("dash.{kind}"), ok(mpd.as_bytes()));
+        answers.insert(format!("tagged.{kind}"), tagged.clone());
+        answers.insert(format!("wrapped.{kind}"), wrapped.clone().into_bytes());
+    }
+    answers.insert("inside.m3u8".into(), playlist("#EXTINF:2.0,\ntagged.mp4"));
     let server = Prepared::start("127.0.0.1", answers);
     assert_eq!(end(&server.url("fine.m3u8"), here()), End::Finished, "the playlist itself is fine");
     for path in fetched.iter().filter(|p| !matches!(p.as_str(), "1.ts" | "fine.m3u8" | "away.ts")) {
@@ -286,8 +299,13 @@ fn nothing_leads_to_what_is_not_allowed() {
     {
         is_refused(uri, here());
     }
-    // A manifest of another kind, which names addresses, too: it is no media here.
-    assert!(matches!(end(&server.url("dash.mp4"), here()), End::Failed { .. }));
+    // A manifest of another kind, which names addresses, too: it is no media here, whatever it is called. And a playlist
+    // behind a tag, or in an envelope, which GStreamer opens.
+    for path in ["dash.mp4", "dash.m3u8", "tagged.mp4", "tagged.m3u8", "wrapped.mp4", "wrapped.m3u8", "inside.m3u8"] {
+        let found = end(&server.url(path), here());
+        assert!(matches!(found, End::Failed { .. }), "{path}: {found:?}");
+        assert_eq!(trap.connections(), 0, "{path}");
+    }
     // A playlist where none is expected.
     let lurking =
         media.write("lurking.mp4", format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{bad}\n").as_bytes());

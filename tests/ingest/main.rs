@@ -9,6 +9,7 @@ mod recordings;
 mod servers;
 mod thinning;
 mod tls;
+mod web;
 
 use std::path::Path;
 use std::sync::Arc;

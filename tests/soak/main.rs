@@ -107,7 +107,14 @@ fn eight_streams_under_random_faults_lose_no_second_unaccounted() {
         high / 1024,
         later.last().map_or(0, kb) / 1024
     );
-    let _ = writeln!(report, "\nMemory grows by {:.0} kB a minute (least squares over the same time).", slope(later));
+    // Faults meet by chance, and what the heap was at most when they did it stays: it takes long to have seen the most.
+    let half = &samples[samples.len() / 2..];
+    let _ = writeln!(
+        report,
+        "\nMemory grows by {:.0} kB a minute, in the second half by {:.0} (least squares).",
+        slope(later),
+        slope(half)
+    );
     println!("{report}");
     for fault in &faults {
         println!("{fault}");
@@ -123,6 +130,6 @@ fn eight_streams_under_random_faults_lose_no_second_unaccounted() {
     // Every connection has some of its own while it is there: they come and go by a few dozen.
     assert!(last <= least + 120 && end <= fewest + 120, "{report}");
     if minutes >= 10 {
-        assert!(slope(later) < 1_000.0, "{report}");
+        assert!(slope(half) < 1_000.0, "{report}");
     }
 }

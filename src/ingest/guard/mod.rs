@@ -7,6 +7,8 @@
 
 mod address;
 #[cfg(feature = "gst")]
+mod login;
+#[cfg(feature = "gst")]
 pub(super) mod passage;
 #[cfg(any(feature = "gst", fuzzing))]
 mod playlist;
@@ -183,6 +185,7 @@ impl SourcePolicy {
             "file" => self.check_file(uri).map(|_| ()),
             _ => {
                 let target = Target::parse(uri)?;
+                target.says_one_thing()?;
                 if target.binds() { self.check_bind(&target) } else { self.addresses(&target).map(|_| ()) }
             }
         }
@@ -206,6 +209,7 @@ impl SourcePolicy {
             }
             _ => {
                 let target = Target::parse(uri)?;
+                target.says_one_thing()?;
                 if target.binds() {
                     self.check_bind(&target)?;
                     return Ok(None);
@@ -348,6 +352,20 @@ impl Target {
         Ok(Self { port: port.ok_or_else(wrong)?, url, scheme, host })
     }
 
+    /// Refuses a URI that others could read differently, or that names more than one address.
+    fn says_one_thing(&self) -> Result<(), Refusal> {
+        let advice = "write each key once, and the address before the question mark";
+        let mut seen = Vec::new();
+        for (key, _) in self.url.query_pairs().filter(|_| matches!(self.scheme.as_str(), "srt" | "udp")) {
+            let key = key.to_ascii_lowercase();
+            if key.starts_with("local") || seen.contains(&key) {
+                return Err(Refusal::new(format!("{key:?} cannot stand here in an address of this kind"), advice));
+            }
+            seen.push(key);
+        }
+        Ok(())
+    }
+
     /// Whether it waits for others to send, instead of connecting.
     fn binds(&self) -> bool {
         let mode = self.url.query_pairs().find(|(key, _)| key == "mode").map(|(_, mode)| mode.into_owned());
@@ -375,7 +393,7 @@ impl Target {
 #[cfg(fuzzing)]
 pub(super) fn fuzz_rewrite(text: &str) {
     let base = Url::parse("https://h.example/a/live.m3u8").expect("a constant");
-    let out = playlist::rewrite(text, &base, &|_| "http://127.0.0.1:1/x".to_owned());
+    let out = playlist::rewrite(text, &base, &|_| "http://127.0.0.1:1/x".to_owned()).unwrap_or_default();
     for line in out.lines() {
         assert!(line.is_empty() || line.starts_with('#') || line == "http://127.0.0.1:1/x", "{line:?}");
         // Attributes as GStreamer reads them: a name, a sign of equality, a value.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::login::Shown;
 use super::{Refusal, SourcePolicy, Target, relay, web};
 use crate::ingest::incident::Cause;
 
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub policy: Arc<SourcePolicy>,
     pub address: SocketAddr,
     cipher: Cipher,
+    /// What web servers gave and asked for.
+    shown: Mutex<Shown>,
     on_refusal: Mutex<Option<OnRefusal>>,
     /// True from when the session ends.
     draining: watch::Sender<bool>,
@@ -101,9 +104,9 @@ impl Passage {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let cipher = Cipher::new().ok_or_else(|| io::Error::other("no random numbers"))?;
-        let (on_refusal, trouble) = Default::default();
+        let (shown, on_refusal, trouble) = Default::default();
         let draining = watch::Sender::new(false);
-        let shared = Arc::new(Shared { policy, address, cipher, on_refusal, draining, trouble });
+        let shared = Arc::new(Shared { policy, address, cipher, shown, on_refusal, draining, trouble });
         let (close, closed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serving = shared.clone();
@@ -176,6 +179,10 @@ impl Shared {
 
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
+    }
+
+    pub fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The address of `uri` through the passage.

@@ -8,25 +8,31 @@ pub(super) fn is_playlist(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().starts_with(b"#EXTM3U")
 }
 
-/// `text`, which came from `base`, with `through` applied to every address in it.
+/// The longest that a playlist may become: addresses through the passage are longer than those that they stand for.
+const REWRITTEN_MAX: usize = 16 << 20;
+
+/// `text`, which came from `base`, with `through` applied to every address in it; [`None`] when that would be too long.
 ///
 /// What is no address stays as it is, but line ends become `\n`. An address that cannot be joined to `base` becomes empty.
-pub fn rewrite(text: &str, base: &Url, through: &dyn Fn(&Url) -> String) -> String {
+pub fn rewrite(text: &str, base: &Url, through: &dyn Fn(&Url) -> String) -> Option<String> {
     let mut out = String::with_capacity(2 * text.len());
     let passage = |address: &str| base.join(address).map(|url| through(&url)).unwrap_or_default();
     for line in text.trim_start_matches('\u{feff}').split(['\n', '\r']).map(str::trim) {
         match line {
             "" => continue,
-            tag if tag.starts_with('#') => rewrite_tag(tag, &passage, &mut out),
+            tag if tag.starts_with('#') => rewrite_tag(tag, &passage, &mut out)?,
             address => out.push_str(&passage(address)),
         }
         out.push('\n');
+        if out.len() > REWRITTEN_MAX {
+            return None;
+        }
     }
-    out
+    Some(out)
 }
 
 /// Copies a tag with what stands after `URI=` gated, quoted or not.
-fn rewrite_tag(tag: &str, passage: &dyn Fn(&str) -> String, out: &mut String) {
+fn rewrite_tag(tag: &str, passage: &dyn Fn(&str) -> String, out: &mut String) -> Option<()> {
     let mut rest = tag;
     while let Some((before, value)) = split_uri(rest) {
         out.push_str(before);
@@ -38,8 +44,12 @@ fn rewrite_tag(tag: &str, passage: &dyn Fn(&str) -> String, out: &mut String) {
         out.push_str(&passage(address.trim()));
         out.push('"');
         rest = after;
+        if out.len() > REWRITTEN_MAX {
+            return None;
+        }
     }
     out.push_str(rest);
+    Some(())
 }
 
 /// The text up to and with the next attribute whose name ends in `URI`, and what follows its `=`.
@@ -62,7 +72,7 @@ mod tests {
 
     fn gated(text: &str) -> String {
         let base = Url::parse("https://ann:pw@h.example/a/live.m3u8?t=1").unwrap();
-        rewrite(text, &base, &|url| format!("<{url}>"))
+        rewrite(text, &base, &|url| format!("<{url}>")).unwrap()
     }
 
     #[test]
@@ -93,5 +103,16 @@ mod tests {
         assert_eq!(gated("http://[bad/\n"), "\n");
         assert!(is_playlist(b"\xef\xbb\xbf \n#EXTM3U"));
         assert!(!is_playlist(b"<html>"));
+    }
+
+    #[test]
+    fn short_lines_that_become_long_are_too_much_in_the_end() {
+        let base = Url::parse("https://h.example/live.m3u8").unwrap();
+        let through = |_: &Url| "x".repeat(1000);
+        for text in
+            ["#EXTM3U\n".to_owned() + &"a\n".repeat(100_000), "#EXTM3U\n#X:".to_owned() + &"URI=a,".repeat(100_000)]
+        {
+            assert_eq!(rewrite(&text, &base, &through), None);
+        }
     }
 }

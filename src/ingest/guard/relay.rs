@@ -1,5 +1,8 @@
 //! The passage for RTSP: one connection, on which the server's answers are looked at. A redirect would make GStreamer connect
-//! elsewhere, so it is refused. Media come over the same connection: over UDP they could be sent for from anywhere.
+//! elsewhere, so it is refused. Media come over the same connection: over UDP they could be sent for from anywhere, so an
+//! answer that names another way is refused, too.
+//!
+//! What goes on is written anew from what was understood: a message that two readers could read differently does not pass.
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy};
 use tokio::net::TcpStream;
@@ -7,8 +10,10 @@ use tokio::net::TcpStream;
 use super::passage::Shared;
 use super::{Refusal, Target};
 
-/// The longest head of a message, and the longest body: a description of a stream.
+/// The longest head of a message, its longest line (GStreamer cuts lines at 4,095 bytes), and the longest body: a description
+/// of a stream.
 const HEAD_MAX: u64 = 32 * 1024;
+const LINE_MAX: usize = 4000;
 const BODY_MAX: u64 = 256 * 1024;
 
 pub(super) async fn serve(client: TcpStream, shared: &Shared, target: &Target) {
@@ -44,40 +49,68 @@ pub(super) async fn serve(client: TcpStream, shared: &Shared, target: &Target) {
 
 /// The next message of the server, or piece of media; [`None`] at the end and for what is no RTSP.
 async fn message(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Vec<u8>>, Refusal> {
-    let mut bytes = Vec::new();
-    let Ok(first) = from.read_u8().await else { return Ok(None) };
-    bytes.push(first);
+    let mut head = from.take(HEAD_MAX);
+    // Empty lines before a message are allowed, and mean nothing.
+    let first = loop {
+        match head.read_u8().await {
+            Ok(b'\r' | b'\n') => {}
+            Ok(first) => break first,
+            Err(_) => return Ok(None),
+        }
+    };
     if first == b'$' {
-        let mut head = [0; 3];
-        let Ok(_) = from.read_exact(&mut head).await else { return Ok(None) };
-        bytes.extend(head);
-        let length = u64::from(u16::from_be_bytes([head[1], head[2]]));
+        let mut bytes = vec![first; 4];
+        let Ok(_) = from.read_exact(&mut bytes[1..]).await else { return Ok(None) };
+        let length = u64::from(u16::from_be_bytes([bytes[2], bytes[3]]));
         return Ok(body(from, bytes, length).await);
     }
-    let mut length = 0;
-    let mut head = from.take(HEAD_MAX);
-    let mut begun = 0;
+    let (mut out, mut length) = (Vec::new(), None);
+    let mut line = vec![first];
     loop {
-        match head.read_until(b'\n', &mut bytes).await {
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(_) => {}
+        if !matches!(head.read_until(b'\n', &mut line).await, Ok(1..)) {
+            return Ok(None);
         }
-        let line = String::from_utf8_lossy(&bytes[begun..]).trim().to_owned();
-        if begun == 0 {
-            judge(&line)?;
-        } else if line.is_empty() {
+        let Some(text) = plain(&line) else { return Ok(None) };
+        let is_first = out.is_empty();
+        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        if is_first {
+            if !judge(text)? {
+                return Ok(None);
+            }
+        } else if text.is_empty() {
             break;
-        } else if let Some((name, value)) = line.split_once(':')
-            && name.trim().eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().unwrap_or(u64::MAX);
+        } else {
+            let Some((name, value)) = text.split_once(':') else { return Ok(None) };
+            match name.trim_end().to_ascii_lowercase().as_str() {
+                "content-length" => {
+                    let value = value.trim();
+                    let is_number = value.bytes().all(|b| b.is_ascii_digit());
+                    let Some(found) = value.parse::<u64>().ok().filter(|n| is_number && *n <= BODY_MAX) else {
+                        return Ok(None);
+                    };
+                    // Which of two counts is a matter of taste.
+                    if length.replace(found).is_some() {
+                        return Ok(None);
+                    }
+                }
+                "transport" => over_this_connection(value)?,
+                _ => {}
+            }
         }
-        begun = bytes.len();
+        line.clear();
     }
-    if length > BODY_MAX {
-        return Ok(None);
-    }
-    Ok(body(from, bytes, length).await)
+    Ok(body(from, out, length.unwrap_or(0)).await)
+}
+
+/// The text of a line that every reader takes for one line of the same text.
+fn plain(line: &[u8]) -> Option<&str> {
+    let line = line.strip_suffix(b"\n")?;
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let text = std::str::from_utf8(line).ok()?;
+    let is_folded = text.starts_with([' ', '\t']);
+    let has_control = text.bytes().any(|b| b != b'\t' && b.is_ascii_control());
+    (!is_folded && !has_control && text.len() <= LINE_MAX).then_some(text)
 }
 
 async fn body(from: &mut (impl AsyncBufRead + Unpin), mut bytes: Vec<u8>, length: u64) -> Option<Vec<u8>> {
@@ -85,16 +118,34 @@ async fn body(from: &mut (impl AsyncBufRead + Unpin), mut bytes: Vec<u8>, length
     (has as u64 == length).then_some(bytes)
 }
 
-/// Refuses the first line of a message that sends the client elsewhere.
-fn judge(line: &str) -> Result<(), Refusal> {
-    let mut words = line.split_whitespace();
-    let (first, second) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let redirects = first.to_ascii_uppercase().starts_with("RTSP/") && second.starts_with('3');
-    if redirects || first.eq_ignore_ascii_case("REDIRECT") {
+/// Refuses the first line of a message that sends the client elsewhere. Whether it is one of RTSP.
+fn judge(line: &str) -> Result<bool, Refusal> {
+    let mut words = line.split_ascii_whitespace();
+    let (first, second, third) = (words.next().unwrap_or_default(), words.next(), words.next());
+    let is_rtsp = |word: &str| word.len() == 8 && word.to_ascii_uppercase().starts_with("RTSP/");
+    let code = second.filter(|code| is_rtsp(first) && code.len() == 3 && code.bytes().all(|b| b.is_ascii_digit()));
+    let is_request = third.is_some_and(is_rtsp) && first.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
+    if code.is_some_and(|code| code.starts_with('3')) || first.eq_ignore_ascii_case("REDIRECT") {
         let advice = "give the address that it leads to, if you trust it";
         return Err(Refusal::new("the server redirects elsewhere, which is not followed here", advice));
     }
-    Ok(())
+    Ok(code.is_some() || is_request)
+}
+
+/// Refuses media that come another way: by multicast, or by UDP, which the client would answer to wherever it is told.
+fn over_this_connection(transport: &str) -> Result<(), Refusal> {
+    let mut words = transport.split([';', ',']).map(|word| word.trim().to_ascii_lowercase());
+    let is_tcp = words.next().is_some_and(|first| first.starts_with("rtp/") && first.ends_with("/tcp"));
+    let (mut is_interleaved, mut is_other) = (false, false);
+    for word in words {
+        is_interleaved |= word.starts_with("interleaved=");
+        is_other |= word == "multicast" || word.starts_with("rtp/");
+    }
+    if is_tcp && is_interleaved && !is_other {
+        return Ok(());
+    }
+    let advice = "have the server send them over the connection that asks for them (TCP)";
+    Err(Refusal::new("the server sends media another way than it was asked to", advice))
 }
 
 #[cfg(test)]
@@ -126,8 +177,51 @@ mod tests {
         ] {
             assert!(messages(format!("{ok}{media}{text}").as_bytes()).is_err(), "{text}");
         }
+        // What others might read as a redirect after all.
+        for text in [
+            "\r\nRTSP/1.0 302 Found\r\nLocation: rtsp://127.0.0.2/\r\n\r\n",
+            "\n\r\n\nREDIRECT rtsp://h/ RTSP/1.0\r\n\r\n",
+        ] {
+            assert!(messages(text.as_bytes()).is_err(), "{text:?}");
+        }
+        for text in [
+            "RTSP/1.0 200 OK\rCSeq: 1\r\rRTSP/1.0 302 Found\n\n".to_owned(),
+            "RTSP/1.0 200 OK\nX: \0\n\n".to_owned(),
+            "RTSP/1.0 200 OK\nContent-Length: 0\nContent-Length: 40\n\nRTSP/1.0 302 Found\nLocation: rtsp://h/\n\n"
+                .to_owned(),
+            "RTSP/1.0 200 OK\nContent-Length: +4\n\nv=0\n".to_owned(),
+            "RTSP/1.0 200 OK\nContent-Length:\n 4\n\nv=0\n".to_owned(),
+            format!("RTSP/1.0 200 OK\nContent-Length: {}4\n\nv=0\n", "0".repeat(5000)),
+            "RTSP/1.0 0302 Found\n\n".to_owned(),
+            "HTTP/1.1 302 Found\n\n".to_owned(),
+            "RTSP/1.0 200 OK\nno header\n\n".to_owned(),
+        ] {
+            assert_eq!(messages(text.as_bytes()).unwrap(), Vec::<String>::new(), "{text:?}");
+        }
+        assert_eq!(messages(b"\r\n\nRTSP/1.0 200 OK\nCSeq: 1\n\n").unwrap(), ["RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\n"]);
+        let asked = "GET_PARAMETER rtsp://h/ RTSP/1.0\r\nCSeq: 1\r\n\r\n";
+        assert_eq!(messages(asked.as_bytes()).unwrap(), [asked]);
         // Cut off, and too long.
         assert_eq!(messages(b"RTSP/1.0 200 OK\r\nCSeq").unwrap(), Vec::<String>::new());
         assert_eq!(messages(b"RTSP/1.0 200 OK\r\nContent-Length: 99999999\r\n\r\n").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn media_come_the_way_they_were_asked_for() {
+        let with = |transport: &str| messages(format!("RTSP/1.0 200 OK\r\nTransport: {transport}\r\n\r\n").as_bytes());
+        for fine in ["RTP/AVP/TCP;unicast;interleaved=0-1", "rtp/avp/tcp; interleaved=2-3 ;ssrc=1;mode=\"PLAY\""] {
+            assert_eq!(with(fine).unwrap().len(), 1, "{fine}");
+        }
+        for other in [
+            "RTP/AVP;multicast;destination=239.1.2.3;port=5000-5001",
+            "RTP/AVP;unicast;source=10.0.0.5;client_port=1-2;server_port=161-162",
+            "RTP/AVP/UDP;unicast;interleaved=0-1",
+            "RTP/AVP/TCP;unicast",
+            "RTP/AVP/TCP;interleaved=0-1;multicast",
+            "RTP/AVP/TCP;interleaved=0-1,RTP/AVP;multicast",
+            "",
+        ] {
+            assert!(with(other).is_err(), "{other}");
+        }
     }
 }

@@ -4,8 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
 use hyper::body::{Body, Bytes, Frame, Incoming};
@@ -20,13 +18,15 @@ use url::Url;
 use super::passage::Shared;
 use super::{Refusal, Target, playlist};
 use crate::ingest::incident::Cause;
-use crate::redact;
 
 /// Redirects in a row.
 const REDIRECTS_MAX: usize = 8;
 
 /// The longest playlist, bytes.
 const PLAYLIST_MAX: usize = 4 << 20;
+
+/// The longest address that is asked for.
+const ADDRESS_MAX: usize = 8192;
 
 /// How long a server may take until it answers, and until a playlist is there.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -100,8 +100,18 @@ async fn fetch(shared: &Shared, uri: &str, method: &Method, asked: &HeaderMap) -
             // A playlist or a redirect that leads out of the web.
             return Err(Refusal::new(format!("the source leads to the scheme {scheme:?}"), "check the source"));
         }
+        if uri.len() > ADDRESS_MAX {
+            return Err(Refusal::of(
+                Cause::Other,
+                "the source leads to an address that is too long",
+                "check the server",
+            ));
+        }
         let target = Target::parse(&uri)?;
-        let answer = request(shared, &target, method, asked).await?;
+        let mut answer = request(shared, &target, method, asked).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED && shared.shown().challenged(&target.url, answer.headers()) {
+            answer = request(shared, &target, method, asked).await?;
+        }
         let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
         match location.filter(|_| answer.status().is_redirection()) {
             Some(location) => {
@@ -140,23 +150,24 @@ async fn request(
     };
     let mut request = Request::builder()
         .method(method)
-        .uri(path)
+        .uri(&path)
         .header(header::HOST, host)
         .header(header::USER_AGENT, "touchline")
         .header(header::ACCEPT, "*/*");
     if let Some(range) = asked.get(header::RANGE) {
         request = request.header(header::RANGE, range);
     }
-    if !url.username().is_empty() || url.password().is_some() {
-        let parts = [url.username(), url.password().unwrap_or_default()];
-        let login = parts.map(redact::percent_decode).join(&b":"[..]);
-        request = request.header(header::AUTHORIZATION, format!("Basic {}", BASE64_STANDARD.encode(login)));
+    for (name, value) in shared.shown().headers(url, method, &path) {
+        request = request.header(name, value);
     }
     let request = request.body(Empty::new()).map_err(|_| {
         Refusal::of(Cause::Other, "the address has characters that cannot be sent", "percent-encode them")
     })?;
     match timeout(ANSWER_LIMIT, sender.send_request(request)).await {
-        Ok(Ok(answer)) => Ok(answer),
+        Ok(Ok(answer)) => {
+            shared.shown().keep(url, answer.headers());
+            Ok(answer)
+        }
         Ok(Err(_)) | Err(_) => Err(silent()),
     }
 }
@@ -184,6 +195,7 @@ async fn pass_on(shared: &Shared, url: &Url, method: &Method, answer: Response<I
         let rest = timeout(ANSWER_LIMIT, Limited::new(body, room).collect()).await.map_err(|_| late())?;
         begun.extend(rest.map_err(|_| late())?.to_bytes());
         let text = playlist::rewrite(&String::from_utf8_lossy(&begun), url, &|url| shared.through(url.as_str()));
+        let text = text.ok_or_else(|| Refusal::of(Cause::NotMedia, "the playlist is too long", "check the server"))?;
         let kind = HeaderValue::from_static("application/vnd.apple.mpegurl");
         out.headers_mut().insert(header::CONTENT_TYPE, kind);
         *out.body_mut() = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();

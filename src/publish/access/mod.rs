@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | shows the admin token, or a session made from it | yes | yes |
 //! | shows the read token, or a session made from it | yes | no |
-//! | shows nothing; on an address of this machine, no token set | yes | yes, but not for another site's page |
+//! | shows nothing; on an address of this machine, asked for by it or as localhost, no token set | yes | yes, but not for another site's page |
 //! | shows nothing; `--allow-anonymous` | yes | no |
 //! | shows nothing, else | no | no |
 //!
@@ -117,6 +117,8 @@ enum Denied {
     /// Nobody may change anything: there is no admin token.
     NoAdmin,
     ForeignSite,
+    /// Nobody needs a token, and the server was asked for by a name.
+    UnknownName,
 }
 
 /// What a request shows.
@@ -234,9 +236,9 @@ impl Access {
             Shown::Unknown => return Err(Denied::WrongToken),
             Shown::Session(value) => match self.sessions.role(&self.tokens(), value, self.now_s()) {
                 Some(role) => Caller { role, by: By::Session },
-                None => self.anonymous(method, path)?,
+                None => self.anonymous(method, path, headers)?,
             },
-            Shown::Nothing => self.anonymous(method, path)?,
+            Shown::Nothing => self.anonymous(method, path, headers)?,
         };
         if !is_change(method) {
             return Ok(caller);
@@ -250,8 +252,13 @@ impl Access {
         Ok(caller)
     }
 
-    fn anonymous(&self, method: &Method, path: &str) -> Result<Caller, Denied> {
+    fn anonymous(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Caller, Denied> {
         let tokens = self.tokens();
+        let only_from_here = !tokens.any() && self.local && !self.config.allow_anonymous;
+        if only_from_here && !origin::is_asked_by_address(headers) {
+            // A page of somebody else, whose name was pointed at this machine, could read all there is.
+            return Err(Denied::UnknownName);
+        }
         let is_pack = self.config.allow_pack_updates && path == "/api/v1/pack";
         let role = if !tokens.any() && self.local || is_pack && !tokens.has_admin() && is_change(method) {
             Role::Admin
@@ -275,7 +282,7 @@ impl Access {
         self.count(match denied {
             Denied::NeedsToken | Denied::WrongToken => HttpRefusal::Unauthorized,
             Denied::Wait(_) => HttpRefusal::Throttled,
-            Denied::NeedsAdmin | Denied::NoAdmin | Denied::ForeignSite => HttpRefusal::Forbidden,
+            Denied::NeedsAdmin | Denied::NoAdmin | Denied::ForeignSite | Denied::UnknownName => HttpRefusal::Forbidden,
         });
         if path == "/" && matches!(denied, Denied::NeedsToken) {
             // A person in front of a browser.
@@ -299,6 +306,11 @@ impl Access {
                 StatusCode::FORBIDDEN,
                 "nothing can be changed over this address",
                 "start the program with --admin-token-file, or with --allow-pack-updates for packs, or listen on 127.0.0.1",
+            ),
+            Denied::UnknownName => (
+                StatusCode::FORBIDDEN,
+                "without tokens this server answers to its address only, not to a name",
+                "ask for 127.0.0.1 or localhost; behind a proxy send that as Host, or start with tokens or --allow-anonymous",
             ),
             Denied::ForeignSite => (
                 StatusCode::FORBIDDEN,

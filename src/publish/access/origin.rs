@@ -16,15 +16,27 @@ pub(super) fn is_own(headers: &HeaderMap, anonymous: bool) -> bool {
     own_origin(headers, origin.to_str().ok(), anonymous).unwrap_or(false)
 }
 
+/// Whether a request asks for this machine by an address or as `localhost`, or says no name, as no browser does.
+pub(super) fn is_asked_by_address(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let host = host.to_str().ok().and_then(|host| Url::parse(&format!("http://{host}/")).ok());
+    host.is_some_and(|host| is_address(host.host()))
+}
+
+fn is_address(host: Option<Host<&str>>) -> bool {
+    match host {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
+        None => false,
+    }
+}
+
 fn own_origin(headers: &HeaderMap, origin: Option<&str>, anonymous: bool) -> Option<bool> {
     let origin = Url::parse(origin?).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
     let host = headers.get(header::HOST)?.to_str().ok()?;
     // A proxy may speak TLS for us: whether it does is not for us to know.
     let host = Url::parse(&format!("{}://{host}/", origin.scheme())).ok()?;
-    let is_address = match host.host()? {
-        Host::Domain(name) => name == "localhost",
-        Host::Ipv4(_) | Host::Ipv6(_) => true,
-    };
+    let is_address = is_address(host.host());
     let is_same = origin.host() == host.host() && origin.port_or_known_default() == host.port_or_known_default();
     Some(is_same && (is_address || !anonymous))
 }
@@ -57,5 +69,11 @@ mod tests {
             assert_eq!(is_own(&headers(pairs), true), may, "{pairs:?}");
             assert_eq!(is_own(&headers(pairs), false), may_with_token, "{pairs:?}");
         }
+        for (host, is) in
+            [("[::1]:80", true), ("localhost", true), ("127.0.0.1:8080", true), ("evil.example", false), ("", false)]
+        {
+            assert_eq!(is_asked_by_address(&headers(&[("host", host)])), is, "{host}");
+        }
+        assert!(is_asked_by_address(&HeaderMap::new()));
     }
 }
