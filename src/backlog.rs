@@ -241,7 +241,7 @@ impl State {
         let mut has_shed = false;
         for line in self.lines.values_mut().filter(|line| line.pace == Pace::Live) {
             let newest_ns = line.items.iter().rev().find_map(|queued| match &queued.item {
-                ClipOutput::Second(second) => Some(second.arrived_ns),
+                ClipOutput::Second(second) => Some(Overload::counts_from_ns(second.arrived_ns, queued.since_ns)),
                 _ => None,
             });
             let keep = usize::from(newest_ns.is_some_and(|ns| ns >= oldest_ns));
