@@ -292,6 +292,8 @@ impl<H: Hands + 'static> Warden<H> {
                 // The publishing thread says it once, however often it hears of it.
                 self.tools.tell(Command::Say(entry.handle.clone(), StreamState::Paused));
                 entry.over = false;
+                // When somebody wants it later, the program runs: it must not end because of this stream then.
+                entry.is_initial = false;
                 self.settle(id);
             }
             Phase::Idle if entry.over && !must_reopen => self.settle(id),

@@ -1,5 +1,7 @@
 //! The warden with simulated sources, a simulated clock and a simulated publishing thread.
 
+mod later;
+
 use std::sync::Mutex;
 
 use crossbeam_channel::TryRecvError;
@@ -111,7 +113,11 @@ impl Bench {
     }
 
     fn start(&mut self, streams: &[(&str, &str)]) -> Result<()> {
-        let initial = settings(streams).into_iter().map(|settings| Initial {
+        self.start_with(settings(streams))
+    }
+
+    fn start_with(&mut self, streams: Vec<StreamSettings>) -> Result<()> {
+        let initial = streams.into_iter().map(|settings| Initial {
             settings,
             origin: Origin::Config,
             generation: None,
@@ -207,7 +213,11 @@ impl Bench {
     }
 
     fn read(&mut self, streams: &[(&str, &str)]) {
-        let reading = Reading { streams: settings(streams), vote: VoteConfig::default(), fixed: Fixed::default() };
+        self.read_settings(settings(streams));
+    }
+
+    fn read_settings(&mut self, streams: Vec<StreamSettings>) {
+        let reading = Reading { streams, vote: VoteConfig::default(), fixed: Fixed::default() };
         self.warden.has_read(Ok(reading));
         self.settle();
     }
