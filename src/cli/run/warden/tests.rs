@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use crossbeam_channel::TryRecvError;
 use tokio::sync::oneshot;
 
+use super::ending::{CLOSE_MAX_NS, DRAIN_NS, STOP_MAX_NS};
 use super::*;
 use crate::backlog::Backlog;
 use crate::clock::ManualClock;
