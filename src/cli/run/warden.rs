@@ -51,7 +51,8 @@ pub(super) struct Rules {
     pub(super) retry: bool,
     /// Jitter buffer of streams that say nothing, milliseconds.
     pub(super) latency_ms: u32,
-    /// The program goes on when every stream has ended: it keeps streams, or was started without any.
+    /// The program goes on when every stream has ended: it keeps streams, was started without any, or its configuration was read
+    /// again.
     pub(super) is_service: bool,
     /// The page stays when every stream has ended.
     pub(super) lingers: bool,

@@ -4,6 +4,7 @@ use super::entry::{Entry, Phase};
 use super::{Ended, Hands, StreamDesk, Warden};
 use crate::cli::run::session::Command;
 use crate::error::Error;
+use crate::publish::hub::Origin;
 use crate::time::NANOS_PER_SECOND;
 
 /// How long a stream that is being stopped may take to come to its end. A pipeline gets five seconds to stop, and its last
@@ -94,7 +95,9 @@ impl<H: Hands + 'static> Warden<H> {
             self.tools.tell(Command::Finish);
             return Some(Ended { stopped: error.is_none(), result: error.map_or(Ok(()), Err) });
         }
-        if self.rules.is_service || self.entries.values().any(|e| !e.over && e.settings.enabled) {
+        // One of the file that is off is not at its end: whoever turned it off may turn it on again.
+        let goes_on = |e: &Entry| !e.over && (e.settings.enabled || e.origin == Origin::Config);
+        if self.rules.is_service || self.entries.values().any(goes_on) {
             return None;
         }
         let error = self.entries.values_mut().find_map(|e| e.error.take());
