@@ -291,7 +291,7 @@ impl<H: Hands + 'static> Warden<H> {
             settings: entry.settings.clone(),
             handle: entry.handle.clone(),
             vote: entry.vote(self.vote),
-            retry: entry.retries(self.rules.retry),
+            retry: entry.retries_now(self.rules.retry),
             guarded: entry.origin == Origin::Api,
         };
         entry.opened_with(order.vote);

@@ -41,6 +41,16 @@ impl StreamHandle {
         *self.stream.source.write().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 
+    /// What its source promises about its timing.
+    pub fn pace(&self) -> Pace {
+        self.stream.source().pace
+    }
+
+    /// Whether any source of it has opened since the program started.
+    pub fn has_opened(&self) -> bool {
+        self.stream.live().tracks.is_some()
+    }
+
     /// How the stream is set up from now on.
     pub fn set_facts(&self, facts: StreamFacts) {
         self.stream.live().facts = Some(facts);

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use crate::backlog::LineId;
 use crate::config::StreamSettings;
 use crate::error::Error;
-use crate::ingest::Source;
+use crate::ingest::{Pace, Source};
 use crate::publish::hub::{Origin, StreamFacts, StreamHandle};
 use crate::publish::streams::{Outcome, Refused};
 use crate::vote::VoteConfig;
@@ -143,6 +143,18 @@ impl Entry {
     /// a camera that is off when the program starts must come back by itself.
     pub(super) fn retries(&self, run: bool) -> bool {
         self.settings.retry.unwrap_or(run || self.origin == Origin::Api)
+    }
+
+    /// Whether others follow after a failure of the attempt that comes next. It is no first one when the stream has played
+    /// before: what else than its address was changed must not end a camera that happens to be off.
+    pub(super) fn retries_now(&self, run: bool) -> bool {
+        self.handle.has_opened() || self.retries(run)
+    }
+
+    /// Whether the end that it came to by itself may be undone by asking again: a failure, and any end of what is live. A
+    /// recording that was read to its end would only be read again.
+    pub(super) fn may_revive(&self) -> bool {
+        self.over && self.settings.enabled && (self.error.is_some() || self.handle.pace() == Pace::Live)
     }
 
     /// Shows the settings in the API.

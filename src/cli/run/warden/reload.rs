@@ -106,6 +106,10 @@ impl<H: Hands + 'static> Warden<H> {
             } else if entry.settings != settings {
                 changes.changed.push(id);
             } else {
+                if entry.may_revive() {
+                    tracing::info!("{id}: it had come to its end and is opened again");
+                    entry.reopen = true;
+                }
                 continue;
             }
             entry.settings = settings;

@@ -40,6 +40,8 @@ struct Simulation {
     backlog: Backlog,
     stops: Sender<LineId>,
     opened: Mutex<Vec<(String, LineId)>>,
+    /// Whether each was to be tried again after a first attempt that fails.
+    retries: Mutex<Vec<bool>>,
     removed: Mutex<Vec<LineId>>,
     sheds: Mutex<u32>,
 }
@@ -50,6 +52,7 @@ impl Hands for Simulation {
             return Err(Error::source_error(order.settings.uri, "the element is missing", "install it"));
         }
         let line = self.backlog.add_line(Pace::Live);
+        self.retries.lock().unwrap().push(order.retry);
         self.opened.lock().unwrap().push((order.settings.uri.clone(), line));
         Ok(Opened { line, source: Box::new(Simulated { stops: self.stops.clone(), line }) })
     }
@@ -94,6 +97,7 @@ impl Bench {
             backlog: Backlog::new(),
             stops: stops_to,
             opened: Mutex::default(),
+            retries: Mutex::default(),
             removed: Mutex::default(),
             sheds: Mutex::default(),
         });

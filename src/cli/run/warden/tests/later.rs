@@ -36,3 +36,35 @@ fn a_program_whose_last_stream_is_taken_out_or_turned_off_waits_for_the_next() {
     assert!(bench.warden.ended().is_none());
     bench.line("a");
 }
+
+#[test]
+fn what_has_failed_or_ended_is_opened_again_when_the_file_is_read_again() {
+    let mut bench = Bench::new(Rules { is_service: true, ..rules() });
+    let streams = [("failed", "rtsp://h/a"), ("ended", "http://h/live.m3u8"), ("read", "b.mp4")];
+    bench.start(&streams).unwrap();
+    bench.warden.entries["read"].handle.set_source("b.mp4", Pace::File);
+    let lines = ["failed", "ended", "read"].map(|id| bench.line(id));
+    bench.warden.over(lines[0], Some(Error::source_error("rtsp://h/a", "no answer", "check the cable")));
+    bench.warden.over(lines[1], None);
+    bench.warden.over(lines[2], None);
+    bench.settle();
+    assert_eq!(bench.opened().len(), 3, "by itself it is over");
+    bench.read(&streams);
+    let mut again = bench.opened().split_off(3);
+    again.sort();
+    assert_eq!(again, ["http://h/live.m3u8", "rtsp://h/a"], "a recording is not read twice");
+    bench.read(&streams);
+    assert_eq!(bench.opened().len(), 5, "what runs is left alone");
+}
+
+#[test]
+fn a_camera_that_has_played_is_tried_again_whatever_changes() {
+    let mut bench = Bench::new(rules());
+    let mut streams = settings(&[("a", "rtsp://h/a")]);
+    bench.start_with(streams.clone()).unwrap();
+    bench.warden.entries["a"].handle.set_tracks(crate::ingest::Tracks { video: true, audio: true });
+    streams[0].latency_ms = 900;
+    bench.read_settings(streams);
+    bench.end_stopped();
+    assert_eq!(*bench.hands.retries.lock().unwrap(), [false, true]);
+}
