@@ -82,6 +82,8 @@ pub(super) struct Entry {
     pub(super) pending: Option<Pending>,
     /// The settings and the vote that the source was opened with.
     applied: Option<(StreamSettings, VoteConfig)>,
+    /// What the source before that promised about its timing: shown again when the one that was opened cannot be.
+    pub(super) pace_before: Pace,
 }
 
 impl Entry {
@@ -100,6 +102,7 @@ impl Entry {
             saving: false,
             pending: None,
             applied: None,
+            pace_before: Pace::Live,
         }
     }
 
@@ -114,6 +117,7 @@ impl Entry {
 
     /// The source is being opened as things are now.
     pub(super) fn opened_with(&mut self, vote: VoteConfig) {
+        self.pace_before = self.handle.pace();
         self.applied = Some((self.settings.clone(), vote));
         self.phase = Phase::Opening;
         (self.over, self.reopen, self.error) = (false, false, None);

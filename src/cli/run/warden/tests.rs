@@ -48,6 +48,7 @@ struct Simulation {
 
 impl Hands for Simulation {
     fn open(&self, order: Order) -> Result<Opened> {
+        order.handle.set_source(&order.settings.uri, Pace::Live);
         if order.settings.uri.contains("refused") {
             return Err(Error::source_error(order.settings.uri, "the element is missing", "install it"));
         }

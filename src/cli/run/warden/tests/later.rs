@@ -68,3 +68,23 @@ fn a_camera_that_has_played_is_tried_again_whatever_changes() {
     bench.end_stopped();
     assert_eq!(*bench.hands.retries.lock().unwrap(), [false, true]);
 }
+
+#[test]
+fn after_a_change_that_is_refused_the_settings_in_force_are_shown() {
+    let mut bench = Bench::new(rules());
+    bench.start(&[]).unwrap();
+    bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b", "enabled": false, "latency_ms": 300}"#)).unwrap();
+    let shown = |bench: &Bench| {
+        let shown: serde_json::Value = serde_json::from_str(&bench.hub.summary_json("b").unwrap()).unwrap();
+        [&shown["uri"], &shown["settings"]["latency_ms"], &shown["settings"]["enabled"]].map(ToString::to_string)
+    };
+    let (before, generation) = (shown(&bench), bench.generation("b"));
+    let refused = change("b", r#"{"uri": "rtsp://h/refused", "latency_ms": 500, "enabled": true}"#);
+    let mut outcome = bench.ask(refused);
+    assert_eq!(outcome.try_recv().unwrap().unwrap_err().kind, RefusedKind::Source);
+    assert_eq!(shown(&bench), before);
+    let now = bench.generation("b");
+    assert!(now > generation, "whoever has seen the refused ones must read again");
+    let wanted = Wanted::Remove { id: "b".into(), generation: Some(now) };
+    assert_eq!(bench.outcome(wanted), Ok("b".into()));
+}
