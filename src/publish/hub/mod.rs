@@ -296,10 +296,12 @@ impl Hub {
             return Err(Error::Usage(format!("stream id {id:?} is given twice; give every stream its own")));
         }
         let metrics = self.shared.metrics.stream(&id, &self.shared.classes);
+        let (state, unix_ns) = (StreamState::default(), self.shared.clock.unix_ns());
+        metrics.state(state.as_str(), state.cause(), unix_ns, None);
         let stream = Arc::new(Stream {
             source: RwLock::new(SourceFacts::new(&id, &self.shared.classes, &info.uri, info.pace)),
             metrics,
-            live: Mutex::new(Live::new(self.shared.clock.unix_ns())),
+            live: Mutex::new(Live::new(unix_ns)),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),
             id,
         });

@@ -105,6 +105,8 @@ fn a_stream_begins_connecting_without_secrets_and_without_data() {
     let detail = detail(&hub, "cam");
     assert_eq!(detail["uri"], "rtsp://***@cam.example/live?***");
     assert_eq!(detail["state"], "connecting");
+    let said = hub.metrics().encode();
+    assert!(said.contains(r#"touchline_stream_state{state="connecting",stream="cam"} 1"#), "{said}");
     assert!(detail["last"].is_null() && detail["top"].is_null() && detail["tracks"].is_null());
     assert_eq!(detail["history"], json("[]"));
     assert!(hub.stream_json("other").is_none() && hub.subscribe("other").is_none());
