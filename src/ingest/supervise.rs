@@ -32,7 +32,8 @@ pub struct Policy {
     /// Open again also if the very first attempt fails. Off by default, so that a mistyped address is an error and
     /// not an endless wait.
     pub retry_first: bool,
-    /// Open again when the source says it is over. See [`super::uri::Kind::reopens_on_end`].
+    /// Open again when the source says it is over, unless it turned out to be a recording ([`Counters::on_demand`]). See
+    /// [`super::uri::Kind::reopens_on_end`].
     pub reopen_on_end: bool,
     /// No picture and no sound for this long is a failure.
     pub stall: Duration,
@@ -226,7 +227,10 @@ impl Run {
                 Outcome::Over(end) => end,
             };
             let again = match &end {
-                End::Finished => self.policy.reopen_on_end && self.opened_once,
+                End::Finished => {
+                    let is_recording = self.counters.on_demand.get() == Some(&true);
+                    self.policy.reopen_on_end && self.opened_once && !is_recording
+                }
                 End::Failed { .. } => self.opened_once || self.policy.retry_first,
             };
             if !again {

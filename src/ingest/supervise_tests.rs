@@ -185,6 +185,21 @@ fn an_end_is_final_where_the_kind_has_one() {
 }
 
 #[test]
+fn a_recording_ends_where_a_channel_of_its_kind_comes_back() {
+    let script = || Script { items: vec![opened(), sound(1)], end: Some(End::Finished) };
+    for (on_demand, expected) in
+        [(true, vec!["opened", "pcm 1", "finished"]), (false, vec!["opened", "pcm 1", "reconnect", "opened", "pcm 1"])]
+    {
+        let b = bench(Policy::default(), vec![script(), script()]);
+        b.supervisor.counters.on_demand.set(on_demand).expect("nobody else has said it");
+        let (to, from) = bounded(64);
+        let mut source = b.supervisor.open("http://h/a.m3u8", to).unwrap();
+        assert_eq!(words(&from.iter().take(expected.len()).collect::<Vec<_>>()), expected);
+        source.stop();
+    }
+}
+
+#[test]
 fn silence_is_a_failure_after_the_stall_time() {
     let b = bench(
         Policy::default(),
