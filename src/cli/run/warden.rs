@@ -32,6 +32,7 @@ use crate::publish::record::StreamState;
 use crate::publish::streams::{StreamAsk, StreamDesk};
 use crate::store::Store;
 use crate::threads::spawn;
+use crate::time::RunId;
 use crate::vote::VoteConfig;
 use ending::Stopping;
 use entry::{Entry, Phase};
@@ -120,6 +121,8 @@ pub(super) struct Warden<H> {
     /// Lines that came to their end before it was known whose they are: a source that ends at once overtakes the thread
     /// that opened it.
     early: Vec<(LineId, Option<Error>)>,
+    /// The last run of streams that were there before, here or by the store: who comes by such a name goes on after it.
+    runs: BTreeMap<String, RunId>,
     /// Version of settings that was given last.
     generation: u64,
     /// The configuration file is being read; and is to be read once more after that.
@@ -142,12 +145,18 @@ impl<H: Hands + 'static> Warden<H> {
             done,
             done_to,
             early: Vec::new(),
+            runs: BTreeMap::new(),
             generation: 0,
             reading: false,
             read_again: false,
             stopping: None,
             lingering_said: false,
         }
+    }
+
+    /// Takes note of the last runs of streams that are not there.
+    pub(super) fn know_runs(&mut self, runs: BTreeMap<String, RunId>) {
+        self.runs.extend(runs);
     }
 
     /// Takes up the streams of the start, in order. They are opened when it runs.
@@ -170,12 +179,13 @@ impl<H: Hands + 'static> Warden<H> {
 
     /// Makes an entry; nothing is opened yet.
     fn enter(&mut self, stream: Initial) -> Result<&mut Entry> {
-        let Initial { settings, origin, generation, restored } = stream;
+        let Initial { settings, origin, generation, mut restored } = stream;
         let generation = generation.unwrap_or_else(|| self.next_generation());
         self.generation = self.generation.max(generation);
         let id = settings.id.clone();
         let info = StreamInfo { id: id.clone(), uri: settings.uri.clone(), pace: Pace::Live };
         let handle = self.tools.hub.add_stream(info)?;
+        restored.run = restored.run.or_else(|| self.runs.get(&id).copied());
         handle.restore(restored);
         let entry = Entry::new(settings, origin, generation, handle);
         entry.show(self.vote, self.rules.retry);
@@ -391,6 +401,7 @@ impl<H: Hands + 'static> Warden<H> {
     /// Nothing of a stream that was not wanted any more is left.
     fn gone(&mut self, id: &str) {
         let Some(mut entry) = self.entries.remove(id) else { return };
+        self.runs.extend(entry.handle.last_run().map(|run| (id.to_owned(), run)));
         if let Some(store) = &self.tools.store {
             store.forget(id);
         }

@@ -156,3 +156,29 @@ fn after_a_change_that_is_refused_the_settings_in_force_are_shown() {
     let wanted = Wanted::Remove { id: "b".into(), generation: Some(now) };
     assert_eq!(bench.outcome(wanted), Ok("b".into()));
 }
+
+#[test]
+fn a_name_that_is_used_again_goes_on_after_its_last_run() {
+    let mut bench = Bench::new(rules());
+    bench.warden.know_runs(BTreeMap::from([("c".to_owned(), RunId(41))]));
+    bench.start(&[("a", "rtsp://h/a")]).unwrap();
+    let next = |bench: &Bench, id: &str| bench.warden.entries[id].handle.next_run();
+    bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
+    assert_eq!((next(&bench, "a"), next(&bench, "b")), (RunId(0), RunId(0)));
+    for (id, run) in [("a", 3), ("b", 5)] {
+        bench.warden.entries[id].handle.run_started(RunId(run), None);
+    }
+    bench.outcome(remove("b")).unwrap();
+    bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
+    bench.read(&[]);
+    bench.end_stopped();
+    // One that the store knew of a time before.
+    bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
+    assert_eq!(["a", "b", "c"].map(|id| next(&bench, id).0), [4, 6, 42]);
+    // Gone and wanted again before it is gone.
+    bench.warden.entries["c"].handle.run_started(RunId(42), None);
+    bench.read(&[("a", "rtsp://h/a")]);
+    bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
+    bench.end_stopped();
+    assert_eq!(next(&bench, "c"), RunId(43));
+}
