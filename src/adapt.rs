@@ -1,10 +1,15 @@
 //! Fewer pictures a second while the machine is too slow (`--adaptive`): every second is still decided, from fewer of its
 //! pictures, instead of some seconds not at all.
 //!
-//! One share for all streams, so that none pays for another. It goes down quickly and comes back slowly: each step back
+//! One share for all live streams, so that none pays for another. It goes down quickly and comes back slowly: each step back
 //! that had to be taken again makes the next one wait twice as long.
+//!
+//! Recordings have no part in it. They take whatever time there is, so that they would make every machine look too slow; and
+//! their decisions must not depend on what else it does.
 
-use crate::clip::FrameShare;
+use crate::backlog::Taken;
+use crate::clip::{ClipOutput, FrameShare, Gap, GapReason};
+use crate::ingest::Pace;
 use crate::time::NANOS_PER_SECOND;
 
 /// How long it is looked before the share changes.
@@ -25,17 +30,37 @@ const QUIET_NS: (u64, u64) = (10 * NANOS_PER_SECOND, 300 * NANOS_PER_SECOND);
 /// A step down that follows a step up within this time takes it back.
 const TAKEN_BACK_NS: u64 = 30 * NANOS_PER_SECOND;
 
-/// What became of a batch.
+/// What became of the live seconds of a batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Turn {
     /// Monotonic clock when it was decided, ns.
     pub now_ns: u64,
-    /// How long it took, ns.
+    /// How long they took, ns.
     pub busy_ns: u64,
-    /// How long its oldest second had waited before, ns.
+    /// How long the one of them that had waited longest was in its line before, ns.
     pub waited_ns: u64,
     /// Seconds that were shed since the batch before.
     pub shed: u64,
+}
+
+/// What there is to do for a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    waited_ns: u64,
+    shed: u64,
+    /// Seconds' worth of pictures: of live streams, and of recordings.
+    live: f64,
+    recorded: f64,
+}
+
+impl Work {
+    /// What became of it: it was begun at `began_ns` and done at `now_ns` of the monotonic clock.
+    pub fn done(self, began_ns: u64, now_ns: u64) -> Turn {
+        let all = self.live + self.recorded;
+        let of_live = if all > 0.0 { self.live / all } else { 0.0 };
+        let busy_ns = (now_ns.saturating_sub(began_ns) as f64 * of_live).round() as u64;
+        Turn { now_ns, busy_ns, waited_ns: self.waited_ns, shed: self.shed }
+    }
 }
 
 /// Chooses the share of pictures that inference has time for.
@@ -70,6 +95,29 @@ impl Adapt {
 
     pub fn share(&self) -> FrameShare {
         self.share
+    }
+
+    /// Takes the pictures out of a batch's live seconds that there is no time for, before it is decided at `now_ns` of the
+    /// monotonic clock. Says what is left to do.
+    pub fn thin(&self, batch: &mut [Taken], now_ns: u64) -> Work {
+        let mut work = Work::default();
+        for taken in batch {
+            let is_live = taken.pace == Pace::Live;
+            for item in &mut taken.items {
+                match item {
+                    ClipOutput::Second(second) if is_live => {
+                        second.keep(self.share);
+                        work.live += self.share.ratio();
+                        // In its line, not since its last sample arrived: what it was waited with before was the source's doing.
+                        work.waited_ns = work.waited_ns.max(now_ns.saturating_sub(taken.since_ns));
+                    }
+                    ClipOutput::Second(_) => work.recorded += 1.0,
+                    ClipOutput::Gap(Gap { reason: GapReason::Overload, .. }) if is_live => work.shed += 1,
+                    _ => {}
+                }
+            }
+        }
+        work
     }
 
     /// Takes note of a batch. Returns the share from now on when it changes.
@@ -110,9 +158,84 @@ impl Adapt {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::backlog::{Backlog, LineId};
+    use crate::clip::ClipSecond;
+    use crate::clock::{Clock, ManualClock};
 
     const SECOND: u64 = NANOS_PER_SECOND;
+
+    /// Puts second `index` into a line, whose last sample arrived at `arrived_ns`.
+    fn push(backlog: &Backlog, line: LineId, index: u64, arrived_ns: u64) {
+        let second = ClipSecond { index, arrived_ns, ..ClipSecond::of_pictures(Vec::new()) };
+        assert!(backlog.push(line, ClipOutput::Second(second)));
+    }
+
+    /// An hour of seconds of a line, of which each takes `cost_ns`; `late_ns`: how long after its last sample it comes. Gives
+    /// the lowest share.
+    fn an_hour(pace: Pace, cost_ns: u64, late_ns: u64) -> FrameShare {
+        let clock = Arc::new(ManualClock::default());
+        clock.advance(late_ns);
+        let backlog = Backlog::with_clock(clock.clone());
+        let line = backlog.add_line(pace);
+        let mut adapt = Adapt::new(clock.mono_ns());
+        let mut lowest = adapt.share();
+        for index in 0..3600 {
+            push(&backlog, line, index, clock.mono_ns() - late_ns);
+            clock.advance(SECOND / 100);
+            let mut batch = backlog.take(4).expect("it is open");
+            let began_ns = clock.mono_ns();
+            let work = adapt.thin(&mut batch, began_ns);
+            clock.advance(cost_ns);
+            adapt.note(work.done(began_ns, clock.mono_ns()));
+            lowest = lowest.min(adapt.share());
+            for item in batch.iter().flat_map(|taken| &taken.items) {
+                let is_whole = matches!(item, ClipOutput::Second(second) if second.frame_share == FrameShare::ALL);
+                assert!(is_whole || pace == Pace::Live, "a recording loses nothing");
+            }
+            clock.advance(if pace == Pace::Live { SECOND.saturating_sub(cost_ns + SECOND / 100) } else { 0 });
+        }
+        lowest
+    }
+
+    #[test]
+    fn a_source_that_dawdles_is_no_slow_machine() {
+        // The last second before an outage, or one whose sound did not come.
+        assert_eq!(an_hour(Pace::Live, SECOND / 10, 10 * SECOND), FrameShare::ALL);
+        assert!(an_hour(Pace::Live, 2 * SECOND, 0) < FrameShare::ALL, "a slow machine is");
+    }
+
+    #[test]
+    fn a_recording_that_takes_all_the_time_costs_no_picture() {
+        assert_eq!(an_hour(Pace::File, SECOND / 2, 0), FrameShare::ALL);
+    }
+
+    #[test]
+    fn live_streams_are_judged_by_their_part_of_a_batch() {
+        let clock = Arc::new(ManualClock::default());
+        let backlog = Backlog::with_clock(clock.clone());
+        let (live, file) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::File));
+        let three = FrameShare::ALL.lower().expect("there are lower ones");
+        let adapt = Adapt { share: three, ..Adapt::new(0) };
+        (0..5).for_each(|index| push(&backlog, live, index, 0));
+        push(&backlog, file, 0, 0);
+        clock.advance(SECOND / 2);
+        let mut batch = backlog.take(4).expect("it is open");
+        let turn = adapt.thin(&mut batch, clock.mono_ns()).done(clock.mono_ns(), clock.mono_ns() + SECOND);
+        assert_eq!((turn.waited_ns, turn.shed > 0), (SECOND / 2, true));
+        assert_eq!(turn.busy_ns, (SECOND as f64 * three.ratio() / (1.0 + three.ratio())).round() as u64);
+        let shares: Vec<FrameShare> = batch
+            .iter()
+            .flat_map(|taken| &taken.items)
+            .filter_map(|item| match item {
+                ClipOutput::Second(second) => Some(second.frame_share),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(shares, [three, FrameShare::ALL]);
+    }
 
     /// A machine on which all streams' pictures take `load` of the time: a batch every tenth of a second. Gives the shares
     /// with the second in which each began.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::adapt::{Adapt, Turn};
+use crate::adapt::Adapt;
 use crate::backlog::{Backlog, LineId, Taken};
 use crate::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason, Patience};
 use crate::clock::Clock;
@@ -361,20 +361,8 @@ impl Infer {
 
     /// Decides a batch and sends what became of it; false when nobody listens any more.
     fn decide(&mut self, mut batch: Vec<Taken>, adapt: Option<&mut Adapt>, to: &Sender<Decided>) -> bool {
-        let mut turn = Turn::default();
         let began_ns = self.clock.mono_ns();
-        if let Some(adapt) = &adapt {
-            for item in batch.iter_mut().flat_map(|taken| &mut taken.items) {
-                match item {
-                    ClipOutput::Second(second) => {
-                        second.keep(adapt.share());
-                        turn.waited_ns = turn.waited_ns.max(began_ns.saturating_sub(second.arrived_ns));
-                    }
-                    ClipOutput::Gap(Gap { reason: GapReason::Overload, .. }) => turn.shed += 1,
-                    _ => {}
-                }
-            }
-        }
+        let work = adapt.as_ref().map(|adapt| adapt.thin(&mut batch, began_ns));
         let mut results = {
             let seconds: Vec<_> = batch
                 .iter()
@@ -385,11 +373,9 @@ impl Infer {
                 .collect();
             self.score(&seconds).into_iter()
         };
-        if let Some(adapt) = adapt {
-            turn.now_ns = self.clock.mono_ns();
-            turn.busy_ns = turn.now_ns.saturating_sub(began_ns);
+        if let (Some(adapt), Some(work)) = (adapt, work) {
             let before = adapt.share();
-            if let Some(share) = adapt.note(turn) {
+            if let Some(share) = adapt.note(work.done(began_ns, self.clock.mono_ns())) {
                 self.metrics.frame_share(before, share);
                 let percent = 100.0 * share.ratio();
                 if share < before {

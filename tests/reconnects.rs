@@ -25,6 +25,7 @@ use touchline::clock::SystemClock;
 use touchline::error::Result;
 use touchline::ingest::gst::{GstOpener, GstOptions};
 use touchline::ingest::incident::Incident;
+use touchline::ingest::outlet::Counters;
 use touchline::ingest::supervise::{Observer, Policy, Sleeper, SourceState, Supervisor};
 use touchline::ingest::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem, Open, Source};
 
@@ -141,7 +142,8 @@ fn child() {
         thinning: Some(PlanThinner::thinning(&plan)),
         ..GstOptions::default()
     };
-    let counters = options.counters.clone();
+    // The supervisor's own: it must not learn that one of the sources is a recording, which is not opened again.
+    let counters = Arc::<Counters>::default();
     let inspect = Arc::new(Inspect {
         trace: std::env::var(TRACE).unwrap().into(),
         // The first quarter fills pools, caches and the registry of types.
@@ -179,7 +181,9 @@ fn child() {
     source.stop();
     assert!(from.iter().any(|item| matches!(item, MediaItem::Ended(End::Finished))));
     drop(source);
-    assert_eq!(counters.reconnects.load(Ordering::Relaxed), u64::from(count) + 1);
+    // The last connection that was lost may have been made again.
+    let made = counters.reconnects.load(Ordering::Relaxed);
+    assert!((u64::from(count)..=u64::from(count) + 1).contains(&made), "{made}");
     assert!(runs_with_pictures >= count, "{runs_with_pictures} of {count} connections brought pictures");
     let held = inspect.held.lock().unwrap();
     println!(

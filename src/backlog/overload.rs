@@ -9,6 +9,12 @@ const LATENCY_NS: u64 = 950_000_000;
 /// However long batches take, a second may wait this long: it could not have come sooner.
 const WAIT_MIN_NS: u64 = 100_000_000;
 
+/// How much of the time between a second's last sample and its coming into the line counts: what closing it takes where pictures
+/// come 20 a second. Less than [`WAIT_MIN_NS`], so that no second is too old when it comes. What a source takes longer, because
+/// its pictures are rare or its sound is late, is none of this machine's: it could neither be made good by deciding less, nor is
+/// it a sign of too much to do.
+const CLOSING_NS: u64 = 50_000_000;
+
 /// What a batch may take while there is too much to do: in long ones the last second waits for all others.
 const BATCH_NS: u64 = 240_000_000;
 
@@ -52,7 +58,14 @@ impl Overload {
         if self.until_ns.is_some() { usize::try_from(fit).unwrap_or(max).clamp(1, max) } else { max }
     }
 
-    /// While there is too much to do: seconds that arrived before this are too old to be decided.
+    /// From when on the latency of a second counts whose last sample arrived at `arrived_ns` and that came into its line at
+    /// `since_ns`.
+    pub fn counts_from_ns(arrived_ns: u64, since_ns: u64) -> u64 {
+        arrived_ns.max(since_ns.saturating_sub(CLOSING_NS))
+    }
+
+    /// While there is too much to do: seconds that count from before this are too old to be
+    /// decided.
     pub fn oldest_ns(&mut self, now_ns: u64, max: usize) -> Option<u64> {
         self.until_ns = self.until_ns.filter(|until_ns| now_ns < *until_ns);
         self.until_ns?;
@@ -80,6 +93,8 @@ mod tests {
         backlog: Backlog,
         lines: Vec<LineId>,
         phases: Vec<u64>,
+        /// How long after its last sample a second of each comes: its source has that many pictures only.
+        late_ms: Vec<u64>,
         cost_ms: u64,
         /// For each line: seconds that came, that were decided, and gaps.
         counts: Vec<[u64; 3]>,
@@ -92,8 +107,8 @@ mod tests {
             let clock = Arc::new(ManualClock::default());
             let backlog = Backlog::with_clock(clock.clone());
             let lines = phases.iter().map(|_| backlog.add_line(Pace::Live)).collect();
-            let counts = vec![[0; 3]; phases.len()];
-            Self { clock, backlog, lines, phases, cost_ms, counts, latencies: Vec::new() }
+            let (counts, late_ms) = (vec![[0; 3]; phases.len()], vec![0; phases.len()]);
+            Self { clock, backlog, lines, phases, late_ms, cost_ms, counts, latencies: Vec::new() }
         }
 
         /// One millisecond after the other passes, and what comes in it comes.
@@ -105,7 +120,7 @@ mod tests {
                     if now_ms % 1000 == *phase {
                         let second = ClipSecond {
                             index: now_ms / 1000,
-                            arrived_ns: now_ms * MS,
+                            arrived_ns: now_ms.saturating_sub(self.late_ms[i]) * MS,
                             ..ClipSecond::of_pictures(Vec::new())
                         };
                         assert!(self.backlog.push(self.lines[i], ClipOutput::Second(second)));
@@ -200,5 +215,31 @@ mod tests {
         assert!(decided >= 45, "every other second: {decided}");
         machine.latencies.drain(..10);
         assert!(machine.latencies.iter().all(|ms| *ms <= 1700), "{:?}", machine.latencies);
+    }
+
+    #[test]
+    fn a_stream_of_few_pictures_gets_its_share_and_is_no_sign_of_too_much() {
+        // A picture a second without sound: each second is closed when the next one's picture comes.
+        let mut machine = Machine::new(vec![0; 8], 250);
+        machine.late_ms[0] = 1000;
+        machine.run(60);
+        let decided: Vec<u64> = machine.counts.iter().map(|count| count[1]).collect();
+        assert!(decided.iter().all(|of_line| *of_line >= 20), "eight want what four can have: {decided:?}");
+        machine.cost_ms = 60;
+        machine.run(15);
+        let before: u64 = machine.counts.iter().map(|count| count[2]).sum();
+        machine.run(60);
+        assert_eq!(machine.counts.iter().map(|count| count[2]).sum::<u64>(), before, "no gap any more");
+    }
+
+    #[test]
+    fn seconds_that_are_closed_late_stay_within_the_target() {
+        let mut machine = Machine::new((0..12).map(|i| i * 83).collect(), 125);
+        machine.late_ms.fill(40);
+        machine.run(20);
+        machine.latencies.clear();
+        machine.run(300);
+        let p95 = machine.p95();
+        assert!(p95 <= 1000, "p95 {p95} ms");
     }
 }

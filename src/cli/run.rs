@@ -8,6 +8,7 @@ mod session;
 mod settle;
 mod warden;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::ingest::guard::SourcePolicy;
 use crate::ingest::uri::Pacing;
 use crate::metrics::Metrics;
 use crate::models::pack::Pack;
-use crate::publish::hub::{Hub, HubInfo, Origin};
+use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackDesk;
 use crate::publish::streams::StreamDesk;
@@ -33,6 +34,7 @@ use crate::publish::terminal::Terminal;
 use crate::shadow::Shadow;
 use crate::store::{Contents, Store, StoreThread, Stored};
 use crate::threads::spawn;
+use crate::time::RunId;
 use crate::update::{UpdateConfig, Updater};
 use ending::Ending;
 use notify::Manager;
@@ -182,7 +184,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     if let Some(address) = server.address {
         eprintln!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme);
     }
-    let initial = initial(streams, contents, store.as_ref());
+    let (initial, runs) = initial(streams, contents, store.as_ref());
     let is_service = server.address.is_some() && (args.state.is_some() || initial.is_empty());
     let terminal = (!args.quiet).then(|| {
         let streams = if is_service { usize::MAX } else { initial.len() };
@@ -228,6 +230,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     };
     let tools_commands = tools.commands.clone();
     let mut warden = Warden::new(tools, rules, vote, fixed);
+    warden.know_runs(runs);
     warden.take_up(initial)?;
     hub.set_ready(true);
     manager.ready();
@@ -317,8 +320,13 @@ fn open_store(path: Option<&Path>, metrics: &Metrics) -> Result<OpenStore> {
     Ok((Some(store), Some(thread), contents))
 }
 
-/// The streams of the start: those of the configuration and the command line, then those of the store.
-fn initial(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> Vec<Initial> {
+/// The streams of the start: those of the configuration and the command line, then those of the store. And the last runs of
+/// those that the store knows beside them.
+fn initial(
+    streams: Vec<(StreamSettings, Origin)>,
+    contents: Contents,
+    store: Option<&Store>,
+) -> (Vec<Initial>, BTreeMap<String, RunId>) {
     let Contents { streams: stored, mut restored } = contents;
     let mut initial: Vec<Initial> = Vec::with_capacity(streams.len() + stored.len());
     for (settings, origin) in streams {
@@ -336,11 +344,13 @@ fn initial(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Op
         let restored = restored.remove(&settings.id).unwrap_or_default();
         initial.push(Initial { settings, origin: Origin::Api, generation: Some(generation), restored });
     }
-    // What is left belongs to nobody any more.
+    // What is left belongs to nobody any more; but who comes by such a name goes on after its last run.
+    let runs = restored.iter().filter_map(|(id, kept)| Some((id.clone(), kept.run?))).collect();
+    restored.retain(|_, kept| *kept != Restored { run: kept.run, ..Restored::default() });
     if let Some(store) = store {
         restored.keys().for_each(|id| store.forget(id));
     }
-    initial
+    (initial, runs)
 }
 
 fn parse_max_streams(text: &str) -> Result<usize, String> {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded, select};
@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
-/// Counts of one source over all its connections. Loss is a number, never a silence.
+/// Counts of one source over all its connections, and what was found out about it. Loss is a number, never a silence.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Pictures sent downstream.
@@ -31,6 +31,9 @@ pub struct Counters {
     pub reconnects: AtomicU64,
     /// Connections whose pipeline did not stop in time and was left to itself.
     pub abandoned: AtomicU64,
+    /// HLS: whether the first playlist of media that was ever seen was whole already (`EXT-X-ENDLIST`). Then it is a recording,
+    /// and its end the end; a channel says the same when its packager stops, and comes back.
+    pub on_demand: OnceLock<bool>,
 }
 
 /// Sends items of one source; clones share the stop request.

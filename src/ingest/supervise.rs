@@ -13,7 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::incident::{Cause, Incident};
-use super::outlet::{Closed, Counters, Outlet, Stopper};
+use super::outlet::{Counters, Outlet, Stopper};
 use super::watch::{Silence, Watch};
 use super::{Discontinuity, End, MediaItem, Open, Pace, Source, Track, Tracks};
 use crate::clock::Clock;
@@ -32,7 +32,8 @@ pub struct Policy {
     /// Open again also if the very first attempt fails. Off by default, so that a mistyped address is an error and
     /// not an endless wait.
     pub retry_first: bool,
-    /// Open again when the source says it is over. See [`super::uri::Kind::reopens_on_end`].
+    /// Open again when the source says it is over, unless it turned out to be a recording ([`Counters::on_demand`]). See
+    /// [`super::uri::Kind::reopens_on_end`].
     pub reopen_on_end: bool,
     /// No picture and no sound for this long is a failure.
     pub stall: Duration,
@@ -144,6 +145,7 @@ impl Open for Supervisor {
             uri: uri.to_owned(),
             outlet,
             opened_once: false,
+            is_run_open: false,
             tracks: None,
             attempt: 0,
             jitter: Jitter::new(uri, self.clock.unix_ns()),
@@ -196,6 +198,8 @@ struct Run {
     outlet: Outlet,
     /// A connection reached [`MediaItem::Opened`] before.
     opened_once: bool,
+    /// The one that was made last did, and its run is not closed.
+    is_run_open: bool,
     /// Of the last connection.
     tracks: Option<Tracks>,
     /// Attempts since the last healthy connection.
@@ -223,11 +227,20 @@ impl Run {
                 Outcome::Over(end) => end,
             };
             let again = match &end {
-                End::Finished => self.policy.reopen_on_end && self.opened_once,
+                End::Finished => {
+                    let is_recording = self.counters.on_demand.get() == Some(&true);
+                    self.policy.reopen_on_end && self.opened_once && !is_recording
+                }
                 End::Failed { .. } => self.opened_once || self.policy.retry_first,
             };
             if !again {
                 return self.finish(end);
+            }
+            // Now and not when there is another connection, which may be in hours: the last second is decided while it is news.
+            if std::mem::take(&mut self.is_run_open)
+                && self.outlet.send(MediaItem::Discontinuity(Discontinuity::Reconnect)).is_err()
+            {
+                return self.finish(End::Finished);
             }
             let (kind, cause) = match end {
                 End::Finished => (Cause::Ended, "the stream ended".to_owned()),
@@ -281,14 +294,11 @@ impl Run {
                 Some(Ok(MediaItem::Ended(end))) => return Outcome::Over(end),
                 Some(Ok(MediaItem::Incident(incident))) => self.observer.incident(incident),
                 Some(Ok(item)) => {
-                    let told = match &item {
+                    match &item {
                         MediaItem::Opened(tracks) => self.opened(*tracks, &mut watch, now_ns),
-                        MediaItem::TrackEnded(track) => {
-                            self.track_ended(*track, &mut watch);
-                            Ok(())
-                        }
-                        _ => Ok(()),
-                    };
+                        MediaItem::TrackEnded(track) => self.track_ended(*track, &mut watch),
+                        _ => {}
+                    }
                     let track = match &item {
                         MediaItem::Frame(_) | MediaItem::Thinned { .. } => Some(Track::Video),
                         MediaItem::Pcm(_) => Some(Track::Audio),
@@ -297,7 +307,7 @@ impl Run {
                     if track.is_some() && now_ns.saturating_sub(began_ns) > nanos(self.policy.healthy_after) {
                         self.attempt = 0;
                     }
-                    if told.and_then(|()| self.outlet.send(item)).is_err() {
+                    if self.outlet.send(item).is_err() {
                         source.stop();
                         return Outcome::Stopped;
                     }
@@ -347,17 +357,16 @@ impl Run {
         }
     }
 
-    /// A connection has come up, announcing the new time line if it is not the first; or it has another track.
-    fn opened(&mut self, tracks: Tracks, watch: &mut Option<Watch>, now_ns: u64) -> Result<(), Closed> {
+    /// A connection has come up, or it has another track.
+    fn opened(&mut self, tracks: Tracks, watch: &mut Option<Watch>, now_ns: u64) {
         let before = self.tracks.replace(tracks);
         let is_connected = watch.is_some();
         *watch = Some(Watch::new(tracks, now_ns));
         if !is_connected {
             if self.opened_once {
                 self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
-                self.outlet.send(MediaItem::Discontinuity(Discontinuity::Reconnect))?;
             }
-            self.opened_once = true;
+            (self.opened_once, self.is_run_open) = (true, true);
             self.observer.state(SourceState::Playing);
         }
         for track in [Track::Video, Track::Audio] {
@@ -367,7 +376,6 @@ impl Run {
                 _ => {}
             }
         }
-        Ok(())
     }
 
     fn track_ended(&mut self, track: Track, watch: &mut Option<Watch>) {

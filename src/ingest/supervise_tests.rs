@@ -118,6 +118,37 @@ fn a_lost_connection_is_made_again_with_growing_pauses_and_a_new_time_line() {
     assert_eq!(states.iter().filter(|s| **s == SourceState::Playing).count(), 3);
 }
 
+/// Waits as long as it may.
+struct ForEver;
+
+impl Sleeper for ForEver {
+    fn sleep(&self, _: Duration, stopping: &Receiver<Infallible>) {
+        let _ = stopping.recv();
+    }
+}
+
+#[test]
+fn the_run_of_a_connection_is_closed_with_it_and_not_by_the_next() {
+    let script = |items| Script { items, end: failed("cable") };
+    let mut b = bench(Policy::default(), vec![script(vec![opened(), sound(1)])]);
+    b.supervisor.sleeper = Arc::new(ForEver);
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let next = || from.recv_timeout(Duration::from_secs(10)).expect("it comes while there is no connection");
+    assert_eq!(words(&[next(), next(), next()]), ["opened", "pcm 1", "reconnect"]);
+    source.stop();
+    assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["finished"]);
+
+    // What never opened has no run to close, and the next connection closes none twice.
+    let scripts = vec![script(vec![]), script(vec![opened(), sound(1)]), script(vec![]), script(vec![opened()])];
+    let b = bench(Policy { retry_first: true, ..Policy::default() }, scripts);
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let items: Vec<MediaItem> = from.iter().take(5).collect();
+    source.stop();
+    assert_eq!(words(&items), ["opened", "pcm 1", "reconnect", "opened", "reconnect"]);
+}
+
 #[test]
 fn a_first_attempt_that_fails_is_final_unless_asked_otherwise() {
     let scripts = || vec![Script { items: vec![], end: failed("refused") }];
@@ -151,6 +182,21 @@ fn an_end_is_final_where_the_kind_has_one() {
     let items: Vec<_> = from.iter().collect();
     assert!(matches!(items.last(), Some(MediaItem::Ended(End::Finished))), "{items:?}");
     assert_eq!(items.len(), 3);
+}
+
+#[test]
+fn a_recording_ends_where_a_channel_of_its_kind_comes_back() {
+    let script = || Script { items: vec![opened(), sound(1)], end: Some(End::Finished) };
+    for (on_demand, expected) in
+        [(true, vec!["opened", "pcm 1", "finished"]), (false, vec!["opened", "pcm 1", "reconnect", "opened", "pcm 1"])]
+    {
+        let b = bench(Policy::default(), vec![script(), script()]);
+        b.supervisor.counters.on_demand.set(on_demand).expect("nobody else has said it");
+        let (to, from) = bounded(64);
+        let mut source = b.supervisor.open("http://h/a.m3u8", to).unwrap();
+        assert_eq!(words(&from.iter().take(expected.len()).collect::<Vec<_>>()), expected);
+        source.stop();
+    }
 }
 
 #[test]

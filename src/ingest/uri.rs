@@ -63,9 +63,10 @@ impl Kind {
     /// Whether an end of stream is unexpected, so that a supervisor opens the source again.
     ///
     /// RTSP, SRT, RTMP and UDP senders have no way to say "the programme is over" that differs from a restart. HLS
-    /// has (`EXT-X-ENDLIST`), and GStreamer reports an end for nothing else.
+    /// has (`EXT-X-ENDLIST`), but packagers write it whenever they stop, also to start again; only what was whole from the
+    /// beginning is over at its end ([`super::outlet::Counters::on_demand`]).
     pub const fn reopens_on_end(self) -> bool {
-        matches!(self, Kind::Rtsp | Kind::Srt | Kind::Rtmp | Kind::Udp)
+        matches!(self, Kind::Hls | Kind::Rtsp | Kind::Srt | Kind::Rtmp | Kind::Udp)
     }
 }
 

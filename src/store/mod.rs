@@ -6,8 +6,10 @@
 //! are answered by it, records do not and are lost, counted, when the disk is slower than they come. The file holds the
 //! secrets of URIs, so only its owner may read it; one process at a time has it.
 //!
-//! Not the seconds: those are in the JSON lines.
+//! What is kept of a stream goes with it, but for the number of its last run: a stream of the same name, whenever it comes,
+//! goes on from there (`runs`). Not the seconds: those are in the JSON lines.
 
+mod runs;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -16,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::publish::hub::{Archive, HISTORY_EVENTS, HISTORY_INCIDENTS, RecordKind, Restored};
 use crate::threads::spawn;
 use crate::time::RunId;
+use runs::Runs;
 
 /// Messages that wait for the disk: some seconds of everything that 64 streams can have to say at once (states, incidents,
 /// events). Beyond that records are lost, counted.
@@ -39,6 +43,10 @@ const BATCH: usize = 256;
 /// How long a record waits for others to be written with: a few writes a second at most are kind to flash disks, and a
 /// killed process loses no more than that.
 const GATHER: Duration = Duration::from_millis(200);
+
+/// How long a source waits until the number of its run is on the disk. A disk that takes longer must not keep a stream from
+/// being watched.
+const AHEAD_LIMIT: Duration = Duration::from_secs(2);
 
 /// A stream of the API as it is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,8 +72,21 @@ enum Message {
     Save(Box<Stored>, Told),
     Delete(String, Told),
     Forget(String),
-    Record { stream: String, kind: RecordKind, json: Arc<str> },
-    Run { stream: String, run: RunId },
+    Record {
+        stream: String,
+        kind: RecordKind,
+        json: Arc<str>,
+    },
+    Run {
+        stream: String,
+        run: RunId,
+    },
+    /// The sender is dropped when it is written.
+    Ahead {
+        stream: String,
+        run: RunId,
+        written: Sender<()>,
+    },
     Flush(Sender<()>),
     Close,
 }
@@ -75,6 +96,8 @@ enum Message {
 pub struct Store {
     to: Sender<Message>,
     metrics: Metrics,
+    /// The thread has not heard of some run that began.
+    misses_runs: Arc<AtomicBool>,
 }
 
 /// The thread of the store. Dropping it closes the file when everything is written that was given before; what is given
@@ -105,10 +128,19 @@ impl Store {
         let contents = read(&connection).map_err(|e| schema::failed(path, &e))?;
         let (to, messages) = bounded(WAITING);
         let place = path.to_owned();
-        let writer = Writer { connection, place: place.display().to_string(), metrics: metrics.clone(), failed: false };
+        let misses_runs = Arc::<AtomicBool>::default();
+        let writer = Writer {
+            connection,
+            place: place.display().to_string(),
+            metrics: metrics.clone(),
+            failed: false,
+            runs: Runs::new(&contents.restored),
+            waiting: Vec::new(),
+            misses_runs: misses_runs.clone(),
+        };
         let thread = spawn("store", move || writer.run(&messages))?;
         let thread = StoreThread { to: to.clone(), thread: Some(thread) };
-        Ok((Self { to, metrics }, thread, contents))
+        Ok((Self { to, metrics, misses_runs }, thread, contents))
     }
 
     /// Stores a stream; `told` hears of it when it is on the disk.
@@ -116,12 +148,12 @@ impl Store {
         self.send(Message::Save(Box::new(stream), told));
     }
 
-    /// Removes a stream and what is kept of it; `told` hears of it when that is on the disk.
+    /// Removes a stream and what is kept of it but the number of its run; `told` hears of it when that is on the disk.
     pub fn delete(&self, id: &str, told: Told) {
         self.send(Message::Delete(id.to_owned(), told));
     }
 
-    /// Removes what is kept of a stream that is gone.
+    /// Removes what is kept of a stream that is gone, but for the number of its run.
     pub fn forget(&self, id: &str) {
         self.offer(Message::Forget(id.to_owned()));
     }
@@ -154,7 +186,19 @@ impl Archive for Store {
     }
 
     fn run_began(&self, stream: &str, run: RunId) {
-        self.offer(Message::Run { stream: stream.to_owned(), run });
+        if self.to.try_send(Message::Run { stream: stream.to_owned(), run }).is_err() {
+            // Its number was set apart, and the next one that gets through says as much.
+            self.misses_runs.store(true, Ordering::Release);
+        }
+    }
+
+    fn run_ahead(&self, stream: &str, run: RunId) {
+        let (written_to, written) = bounded(0);
+        let ahead = Message::Ahead { stream: stream.to_owned(), run, written: written_to };
+        if self.to.send_timeout(ahead, AHEAD_LIMIT).is_ok() {
+            // Nothing is ever sent: it is written, or could not be, when the other end is gone.
+            let _ = written.recv_timeout(AHEAD_LIMIT);
+        }
     }
 }
 
@@ -210,6 +254,11 @@ struct Writer {
     metrics: Metrics,
     /// The last write failed; said once.
     failed: bool,
+    runs: Runs,
+    /// Who waits for numbers of runs to be written.
+    waiting: Vec<Sender<()>>,
+    /// See [`Store::misses_runs`].
+    misses_runs: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -230,10 +279,7 @@ impl Writer {
                     Err(crossbeam_channel::RecvTimeoutError::Disconnected) => None,
                 }
             };
-            let Some(message) = message else {
-                self.write(&mut records);
-                return;
-            };
+            let Some(message) = message else { return self.close(&mut records) };
             match message {
                 Message::Save(stored, told) => {
                     let result = save(&self.connection, &stored);
@@ -245,9 +291,11 @@ impl Writer {
                     let result = delete(&mut self.connection, &id);
                     self.tell(told, result);
                 }
-                Message::Close => {
-                    self.write(&mut records);
-                    return;
+                Message::Close => return self.close(&mut records),
+                Message::Run { stream, run } => self.runs.began(&stream, run),
+                Message::Ahead { stream, run, written } => {
+                    self.runs.ahead(&stream, run);
+                    self.waiting.push(written);
                 }
                 Message::Flush(done) => {
                     self.write(&mut records);
@@ -264,6 +312,23 @@ impl Writer {
                     }
                 }
             }
+            // Numbers do not wait for company, but streams that begin together are written together. While the disk fails, they
+            // go with the records.
+            let is_urgent = !self.waiting.is_empty() || (self.runs.is_due() && !self.failed);
+            if is_urgent && messages.is_empty() {
+                self.write(&mut records);
+            }
+        }
+    }
+
+    /// Writes what is left, and which numbers of runs were not used after all.
+    fn close(mut self, records: &mut Vec<Message>) {
+        self.write(records);
+        // Without having heard of all that began it is not known which were.
+        if !self.misses_runs.load(Ordering::Acquire)
+            && let Err(e) = self.runs.give_back(&mut self.connection)
+        {
+            tracing::warn!("{}: the next start leaves numbers of runs out: {e}", self.place);
         }
     }
 
@@ -274,15 +339,21 @@ impl Writer {
         }));
     }
 
-    /// Writes records, all or none.
+    /// Writes records and the numbers of runs that are due, all or none. Records that cannot be written are lost; numbers stay
+    /// due until the next time.
     fn write(&mut self, records: &mut Vec<Message>) {
-        if records.is_empty() {
+        // Whoever waits goes on when it has been tried.
+        let _waiting = std::mem::take(&mut self.waiting);
+        if records.is_empty() && !self.runs.is_due() {
             return;
         }
-        let result = write_records(&mut self.connection, records);
-        match result {
-            Ok(()) if std::mem::take(&mut self.failed) => tracing::info!("{}: the store works again", self.place),
-            Ok(()) => {}
+        match write_all(&mut self.connection, records, &self.runs) {
+            Ok(()) => {
+                self.runs.written();
+                if std::mem::take(&mut self.failed) {
+                    tracing::info!("{}: the store works again", self.place);
+                }
+            }
             Err(e) => {
                 self.metrics.store_lost(records.len() as u64);
                 if !std::mem::replace(&mut self.failed, true) {
@@ -310,12 +381,12 @@ fn delete(connection: &mut Connection, id: &str) -> rusqlite::Result<()> {
 }
 
 fn forget(connection: &Connection, id: &str) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM records WHERE stream = ?1", [id])?;
-    connection.execute("DELETE FROM runs WHERE stream = ?1", [id]).map(drop)
+    connection.execute("DELETE FROM records WHERE stream = ?1", [id]).map(drop)
 }
 
-fn write_records(connection: &mut Connection, records: &[Message]) -> rusqlite::Result<()> {
+fn write_all(connection: &mut Connection, records: &[Message], runs: &Runs) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
+    runs.write(&transaction)?;
     for record in records {
         match record {
             Message::Record { stream, kind, json } => {
@@ -331,12 +402,9 @@ fn write_records(connection: &mut Connection, records: &[Message]) -> rusqlite::
                             ORDER BY number DESC LIMIT 1 OFFSET ?3)";
                 transaction.execute(sql, params![stream, kind.as_str(), kept as i64])?;
             }
-            Message::Run { stream, run } => {
-                let sql = "INSERT INTO runs (stream, run) VALUES (?1, ?2) ON CONFLICT (stream) DO UPDATE SET run = ?2";
-                transaction.execute(sql, params![stream, run.0])?;
-            }
             Message::Forget(id) => forget(&transaction, id)?,
-            Message::Save(..) | Message::Delete(..) | Message::Flush(_) | Message::Close => {}
+            Message::Save(..) | Message::Delete(..) | Message::Run { .. } | Message::Ahead { .. } => {}
+            Message::Flush(_) | Message::Close => {}
         }
     }
     transaction.commit()

@@ -35,6 +35,16 @@ impl Place {
         Store::open(&self.path(), Metrics::new()).unwrap()
     }
 
+    /// What a process would find that is started after this one was killed.
+    fn after_a_kill(&self) -> Contents {
+        let copy = Place::new();
+        for file in std::fs::read_dir(self.folder.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.folder.path().join(file.file_name())).unwrap();
+        }
+        copy.open().2
+    }
+
     fn refused(&self) -> String {
         Store::open(&self.path(), Metrics::new()).err().expect("it is refused").to_string()
     }
@@ -83,6 +93,80 @@ fn what_was_stored_is_there_again() {
     assert_eq!((restored.state.as_deref(), restored.run), (Some("{\"state\":2}"), Some(RunId(4))));
 }
 
+fn run(contents: &Contents, stream: &str) -> Option<u32> {
+    contents.restored.get(stream).and_then(|kept| kept.run).map(|run| run.0)
+}
+
+#[test]
+fn no_number_of_a_run_is_used_twice_however_the_process_ends() {
+    let place = Place::new();
+    let (store, thread, _) = place.open();
+    store.run_ahead("a", RunId(0));
+    store.run_ahead("b", RunId(0));
+    assert!(run(&place.after_a_kill(), "a").is_some(), "before it has begun");
+    for n in 0..1000 {
+        store.run_began("a", RunId(n));
+        if n % 100 == 0 {
+            assert!(store.flush(Duration::from_secs(10)));
+            assert!(run(&place.after_a_kill(), "a") > Some(n + 100), "also of those that the disk has not heard of");
+        }
+    }
+    drop((store, thread));
+    let (store, thread, contents) = place.open();
+    assert_eq!(run(&contents, "a"), Some(999), "an orderly end leaves none out");
+    assert_eq!(run(&contents, "b"), None, "nothing came of it");
+    // As many as there are messages while the disk stands still.
+    store.misses_runs.store(true, Ordering::Release);
+    store.run_began("a", RunId(1000));
+    drop((store, thread));
+    assert!(run(&place.open().2, "a") > Some(1000), "nor when some were not heard of");
+}
+
+#[test]
+fn the_number_of_the_last_run_outlives_the_stream() {
+    let place = Place::new();
+    let (store, thread, _) = place.open();
+    for id in ["api", "file"] {
+        store.run_began(id, RunId(4));
+        keep(&store, id, RecordKind::Event, "{}");
+    }
+    save(&store, "api", 1);
+    delete(&store, "api");
+    store.forget("file");
+    drop((store, thread));
+    let contents = place.open().2;
+    for id in ["api", "file"] {
+        let left = Restored { run: Some(RunId(4)), ..Restored::default() };
+        assert_eq!(contents.restored[id], left, "{id}");
+    }
+}
+
+#[test]
+fn a_write_that_fails_forgets_no_number() {
+    let place = Place::new();
+    let metrics = Metrics::new();
+    let mut writer = Writer {
+        connection: schema::open(&place.path()).unwrap(),
+        place: "here".into(),
+        metrics: metrics.clone(),
+        failed: false,
+        runs: Runs::default(),
+        waiting: Vec::new(),
+        misses_runs: Arc::default(),
+    };
+    let record = || vec![Message::Record { stream: "a".into(), kind: RecordKind::Event, json: "{}".into() }];
+    writer.connection.execute_batch("ALTER TABLE records RENAME TO away").unwrap();
+    writer.runs.began("a", RunId(5));
+    writer.write(&mut record());
+    assert!(writer.failed && writer.runs.is_due());
+    assert!(metrics.encode().contains("touchline_store_records_lost_total 1"), "{}", metrics.encode());
+    writer.connection.execute_batch("ALTER TABLE away RENAME TO records").unwrap();
+    writer.write(&mut record());
+    assert!(!writer.failed && !writer.runs.is_due());
+    let contents = read(&writer.connection).unwrap();
+    assert!(run(&contents, "a") >= Some(5) && contents.restored["a"].events.len() == 1, "{contents:?}");
+}
+
 #[test]
 fn records_are_bounded_and_go_with_their_stream() {
     let place = Place::new();
@@ -110,7 +194,7 @@ fn what_is_too_much_for_the_disk_is_counted() {
     let metrics = Metrics::new();
     // Nobody reads: a disk that has come to a stop.
     let (to, _messages) = bounded(2);
-    let store = Store { to, metrics: metrics.clone() };
+    let store = Store { to, metrics: metrics.clone(), misses_runs: Arc::default() };
     (0..5).for_each(|_| keep(&store, "a", RecordKind::Event, "{}"));
     assert!(metrics.encode().contains("touchline_store_records_lost_total 3"), "{}", metrics.encode());
     let (told_to, told) = bounded(1);

@@ -19,6 +19,8 @@ pub enum Mood {
     Status(u16),
     /// The playlist no longer moves.
     Frozen,
+    /// The playlist says that nothing more comes.
+    Over,
     /// A byte every now and then.
     SlowLoris,
     /// Segments of noise.
@@ -105,8 +107,9 @@ impl Origin {
     }
 
     pub fn mood(&self, mood: Mood) {
-        if mood == Mood::Frozen {
-            *lock(&self.shared.frozen) = Some(playlist(&self.shared));
+        let end = if mood == Mood::Over { "#EXT-X-ENDLIST\n" } else { "" };
+        if matches!(mood, Mood::Frozen | Mood::Over) {
+            *lock(&self.shared.frozen) = Some(playlist(&self.shared) + end);
         }
         *lock(&self.shared.mood) = mood;
     }
@@ -181,7 +184,7 @@ fn serve(connection: TcpStream, shared: &Shared) -> std::io::Result<()> {
         let path = request.split_whitespace().nth(1).unwrap_or("/").to_owned();
         let mood = *lock(&shared.mood);
         let body = if path.ends_with(".m3u8") {
-            let frozen = lock(&shared.frozen).clone().filter(|_| mood == Mood::Frozen);
+            let frozen = lock(&shared.frozen).clone().filter(|_| matches!(mood, Mood::Frozen | Mood::Over));
             frozen.unwrap_or_else(|| playlist(shared)).into_bytes()
         } else {
             let n = path.trim_matches('/').trim_end_matches(".ts").parse::<usize>().unwrap_or(usize::MAX);

@@ -40,6 +40,32 @@ fn a_playlist_that_stops_moving_is_a_stall() {
 }
 
 #[test]
+fn a_channel_that_says_that_it_is_over_is_waited_for() {
+    let origin = Origin::start();
+    let mut watched = Watched::start(&origin.url());
+    watched.until_classified(PATIENCE);
+    origin.mood(Mood::Over);
+    watched.until("end", PATIENCE, |said| said.waits_for(Cause::Ended));
+    // As long as nothing new is in the playlist, what it still holds is not watched a second time.
+    watched.until("another attempt", PATIENCE, |said| said.waits_for(Cause::Ended));
+    assert_eq!(watched.all().iter().filter(|(_, said)| said.plays()).count(), 1);
+    origin.mood(Mood::Well);
+    watched.until("return", PATIENCE, Said::plays);
+    watched.until_classified(PATIENCE);
+}
+
+#[test]
+fn a_playlist_that_was_whole_from_the_beginning_is_over_at_its_end() {
+    let origin = Origin::start();
+    origin.mood(Mood::Over);
+    let mut watched = Watched::start(&origin.url());
+    watched.until_classified(PATIENCE);
+    watched
+        .until("end", PATIENCE, |said| matches!(said, Said::State(touchline::ingest::supervise::SourceState::Ended)));
+    assert!(!watched.all().iter().any(|(_, said)| said.waits_for(Cause::Ended)));
+}
+
+#[test]
 fn a_server_that_dawdles_or_hangs_up_is_left() {
     for mood in [Mood::SlowLoris, Mood::Hangs] {
         let kind = broken_and_mended(mood);

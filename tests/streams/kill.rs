@@ -2,7 +2,7 @@
 //!
 //! `TOUCHLINE_KILL_SEED` repeats a sequence of moments, `TOUCHLINE_KILL_ROUNDS` says how many kills.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -104,8 +104,15 @@ fn a_killed_process_has_lost_nothing_that_it_had_written() {
     assert!(status.success(), "{status} after {took:?}");
     // Every line is a record: what a kill had cut short was mended by the next start.
     let text = std::fs::read_to_string(&jsonl).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")));
-    println!("{rounds} kills, {} lines, {doubts} kills during a change, {changes} streams kept", lines.count());
+    let parsed = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")));
+    let lines: Vec<Value> = parsed.collect();
+    // No second has the place of another one, also of streams that were removed and added by the same name.
+    let mut places = BTreeSet::new();
+    for line in lines.iter().filter(|line| line["type"] == "second" || line["type"] == "gap") {
+        let place = (line["stream"].to_string(), line["run"].as_u64(), line["index"].as_u64());
+        assert!(places.insert(place), "twice: {line}");
+    }
+    println!("{rounds} kills, {} lines, {doubts} kills during a change, {changes} streams kept", lines.len());
 }
 
 /// The program that was started again knows what was acknowledged.

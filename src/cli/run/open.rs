@@ -77,7 +77,7 @@ impl Hands for Opening {
             &settings.id,
             pace,
             location.behind_ns(settings.latency_ms),
-            handle.next_run(),
+            handle.reserve_run(),
             tap(handle.clone()),
         )?;
         // Before any media can come: a decision of a line that the publishing thread does not know is nobody's.

@@ -6,6 +6,7 @@
 //! threads of their own and tell when they are done, so that no stream waits for another.
 
 mod asks;
+mod ending;
 mod entry;
 mod reload;
 #[cfg(test)]
@@ -31,20 +32,11 @@ use crate::publish::record::StreamState;
 use crate::publish::streams::{StreamAsk, StreamDesk};
 use crate::store::Store;
 use crate::threads::spawn;
-use crate::time::NANOS_PER_SECOND;
+use crate::time::RunId;
 use crate::vote::VoteConfig;
+use ending::Stopping;
 use entry::{Entry, Phase};
 pub(super) use reload::{Fixed, Reader, Reading};
-
-/// How long a stream that is being stopped may take to come to its end. A pipeline gets five seconds to stop, and its last
-/// second must be decided; after that the stream is cut off and its source left to itself.
-const CLOSE_MAX_NS: u64 = 8 * NANOS_PER_SECOND;
-
-/// When the program stops: how long what waits is still decided, before it becomes gaps.
-const DRAIN_NS: u64 = 3 * NANOS_PER_SECOND;
-
-/// When the program stops: how long sources may take, all together. What is left of them is named and cut off.
-const STOP_MAX_NS: u64 = 6 * NANOS_PER_SECOND;
 
 /// How often deadlines are looked at while there are any.
 const LOOK: Duration = Duration::from_millis(100);
@@ -60,7 +52,8 @@ pub(super) struct Rules {
     pub(super) retry: bool,
     /// Jitter buffer of streams that say nothing, milliseconds.
     pub(super) latency_ms: u32,
-    /// The program goes on when every stream has ended: it keeps streams, or was started without any.
+    /// The program goes on when every stream has ended: it keeps streams, was started without any, or its configuration was read
+    /// again.
     pub(super) is_service: bool,
     /// The page stays when every stream has ended.
     pub(super) lingers: bool,
@@ -128,6 +121,8 @@ pub(super) struct Warden<H> {
     /// Lines that came to their end before it was known whose they are: a source that ends at once overtakes the thread
     /// that opened it.
     early: Vec<(LineId, Option<Error>)>,
+    /// The last run of streams that were there before, here or by the store: who comes by such a name goes on after it.
+    runs: BTreeMap<String, RunId>,
     /// Version of settings that was given last.
     generation: u64,
     /// The configuration file is being read; and is to be read once more after that.
@@ -135,14 +130,6 @@ pub(super) struct Warden<H> {
     read_again: bool,
     stopping: Option<Stopping>,
     lingering_said: bool,
-}
-
-#[derive(Debug)]
-struct Stopping {
-    since_ns: u64,
-    has_shed: bool,
-    /// Why, when nobody asked for it.
-    error: Option<Error>,
 }
 
 impl<H: Hands + 'static> Warden<H> {
@@ -158,12 +145,18 @@ impl<H: Hands + 'static> Warden<H> {
             done,
             done_to,
             early: Vec::new(),
+            runs: BTreeMap::new(),
             generation: 0,
             reading: false,
             read_again: false,
             stopping: None,
             lingering_said: false,
         }
+    }
+
+    /// Takes note of the last runs of streams that are not there.
+    pub(super) fn know_runs(&mut self, runs: BTreeMap<String, RunId>) {
+        self.runs.extend(runs);
     }
 
     /// Takes up the streams of the start, in order. They are opened when it runs.
@@ -186,12 +179,13 @@ impl<H: Hands + 'static> Warden<H> {
 
     /// Makes an entry; nothing is opened yet.
     fn enter(&mut self, stream: Initial) -> Result<&mut Entry> {
-        let Initial { settings, origin, generation, restored } = stream;
+        let Initial { settings, origin, generation, mut restored } = stream;
         let generation = generation.unwrap_or_else(|| self.next_generation());
         self.generation = self.generation.max(generation);
         let id = settings.id.clone();
         let info = StreamInfo { id: id.clone(), uri: settings.uri.clone(), pace: Pace::Live };
         let handle = self.tools.hub.add_stream(info)?;
+        restored.run = restored.run.or_else(|| self.runs.get(&id).copied());
         handle.restore(restored);
         let entry = Entry::new(settings, origin, generation, handle);
         entry.show(self.vote, self.rules.retry);
@@ -292,6 +286,8 @@ impl<H: Hands + 'static> Warden<H> {
                 // The publishing thread says it once, however often it hears of it.
                 self.tools.tell(Command::Say(entry.handle.clone(), StreamState::Paused));
                 entry.over = false;
+                // When somebody wants it later, the program runs: it must not end because of this stream then.
+                entry.is_initial = false;
                 self.settle(id);
             }
             Phase::Idle if entry.over && !must_reopen => self.settle(id),
@@ -305,7 +301,7 @@ impl<H: Hands + 'static> Warden<H> {
             settings: entry.settings.clone(),
             handle: entry.handle.clone(),
             vote: entry.vote(self.vote),
-            retry: entry.retries(self.rules.retry),
+            retry: entry.retries_now(self.rules.retry),
             guarded: entry.origin == Origin::Api,
         };
         entry.opened_with(order.vote);
@@ -392,88 +388,6 @@ impl<H: Hands + 'static> Warden<H> {
         self.reconcile(&id);
     }
 
-    /// Looks at deadlines.
-    fn look(&mut self) {
-        let now_ns = self.tools.clock.mono_ns();
-        let late: Vec<String> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| matches!(e.phase, Phase::Closing { since_ns, .. } if now_ns - since_ns >= CLOSE_MAX_NS))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in late {
-            tracing::warn!("{id}: its source does not come to an end; it is cut off and left to itself");
-            self.cut(&id);
-            self.reconcile(&id);
-        }
-        let Some(stopping) = &mut self.stopping else { return };
-        let took_ns = now_ns - stopping.since_ns;
-        if took_ns >= DRAIN_NS && !std::mem::replace(&mut stopping.has_shed, true) {
-            let waits: Vec<&str> =
-                self.entries.iter().filter(|(_, e)| e.is_busy()).map(|(id, _)| id.as_str()).collect();
-            if !waits.is_empty() {
-                tracing::warn!("seconds that still wait become gaps; not at their end yet: {}", waits.join(", "));
-            }
-            self.tools.hands.shed_all();
-        }
-        if took_ns >= STOP_MAX_NS {
-            let late: Vec<String> =
-                self.entries.iter().filter(|(_, e)| e.is_busy()).map(|(id, _)| id.clone()).collect();
-            if !late.is_empty() {
-                tracing::error!("these sources did not stop in time and are left to themselves: {}", late.join(", "));
-            }
-            late.iter().for_each(|id| self.cut(id));
-        }
-    }
-
-    /// Gives a source up that does not come to its end.
-    fn cut(&mut self, id: &str) {
-        let Some(entry) = self.entries.get_mut(id) else { return };
-        if let Some(line) = entry.phase.line() {
-            self.tools.tell(Command::Cut(line));
-            self.tools.hands.remove_line(line);
-        }
-        let source = entry.phase.take_source();
-        self.tools.drop_aside(id, source);
-    }
-
-    fn stop(&mut self, error: Option<Error>) {
-        if self.stopping.is_some() {
-            return;
-        }
-        self.stopping = Some(Stopping { since_ns: self.tools.clock.mono_ns(), has_shed: false, error });
-        let ids: Vec<String> = self.entries.keys().cloned().collect();
-        // All of them are asked before any of them is waited for.
-        ids.iter().for_each(|id| self.reconcile(id));
-    }
-
-    /// Whether there is nothing left to do, and how it ended.
-    fn ended(&mut self) -> Option<Ended> {
-        let now_ns = self.tools.clock.mono_ns();
-        let is_late = self.stopping.as_ref().is_some_and(|s| now_ns - s.since_ns >= STOP_MAX_NS);
-        if !is_late && self.entries.values().any(Entry::is_busy) {
-            return None;
-        }
-        if let Some(stopping) = &mut self.stopping {
-            let error = stopping.error.take();
-            self.entries.values_mut().for_each(|e| e.answer(Err(StreamDesk::ends())));
-            self.tools.tell(Command::Finish);
-            return Some(Ended { stopped: error.is_none(), result: error.map_or(Ok(()), Err) });
-        }
-        if self.rules.is_service || self.entries.values().any(|e| !e.over && e.settings.enabled) {
-            return None;
-        }
-        let error = self.entries.values_mut().find_map(|e| e.error.take());
-        if error.is_none() && self.rules.lingers {
-            if !std::mem::replace(&mut self.lingering_said, true) {
-                eprintln!("every stream has ended; the page stays until Ctrl-C");
-            }
-            return None;
-        }
-        self.tools.tell(Command::Finish);
-        Some(Ended { stopped: false, result: error.map_or(Ok(()), Err) })
-    }
-
     /// What is wanted of a stream is done.
     fn settle(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
@@ -487,6 +401,7 @@ impl<H: Hands + 'static> Warden<H> {
     /// Nothing of a stream that was not wanted any more is left.
     fn gone(&mut self, id: &str) {
         let Some(mut entry) = self.entries.remove(id) else { return };
+        self.runs.extend(entry.handle.last_run().map(|run| (id.to_owned(), run)));
         if let Some(store) = &self.tools.store {
             store.forget(id);
         }

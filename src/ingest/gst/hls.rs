@@ -67,6 +67,13 @@ pub(super) fn follow(pipeline: &gst::Pipeline, uri: &str, graph: &Arc<Graph>, id
             {
                 let Some(graph) = graph.upgrade() else { return };
                 graph.note_trouble(loaded.as_ref().err().cloned().flatten());
+                if let Some(is_whole) = reader.begins_whole.take()
+                    && !*graph.counters.on_demand.get_or_init(|| is_whole)
+                    && is_whole
+                {
+                    // A channel whose packager has not come back: what is left in the playlist was watched already.
+                    return graph.fail(still_over());
+                }
                 if let Some(end) = reader.stalled() {
                     graph.fail(graph.trouble().unwrap_or(end));
                     return;
@@ -188,12 +195,25 @@ struct Reader {
     newest: (u64, Instant),
     target_ns: u64,
     is_over: bool,
+    has_media: bool,
+    /// Whether the first playlist of media was whole already; until it is asked for.
+    begins_whole: Option<bool>,
 }
 
 impl Reader {
     fn new(uri: String) -> Self {
-        let (course, newest) = (Course::default(), (0, Instant::now()));
-        Self { uri, course, slack_ns: 0, pending: Vec::new(), newest, target_ns: 0, is_over: false }
+        let newest = (0, Instant::now());
+        Self {
+            uri,
+            course: Course::default(),
+            slack_ns: 0,
+            pending: Vec::new(),
+            newest,
+            target_ns: 0,
+            is_over: false,
+            has_media: false,
+            begins_whole: None,
+        }
     }
 
     /// The failure that it is when the playlist has not moved for too long, whether it could be loaded or not.
@@ -222,6 +242,9 @@ impl Reader {
                 Turn::Again
             }
             Some(Playlist::Media(media)) => {
+                if !std::mem::replace(&mut self.has_media, true) {
+                    self.begins_whole = Some(media.is_over);
+                }
                 self.pending.extend(self.course.follow(&media));
                 let newest = media.sequence.saturating_add(media.segments.len() as u64);
                 if newest != self.newest.0 {
@@ -277,6 +300,11 @@ impl Reader {
             false
         });
     }
+}
+
+fn still_over() -> End {
+    let cause = "the playlist says that the channel is over (EXT-X-ENDLIST)";
+    causes::failed(Cause::Ended, cause, "start the encoder or packager that writes the playlist")
 }
 
 fn interval(media: &Media) -> Duration {

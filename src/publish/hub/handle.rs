@@ -41,6 +41,16 @@ impl StreamHandle {
         *self.stream.source.write().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 
+    /// What its source promises about its timing.
+    pub fn pace(&self) -> Pace {
+        self.stream.source().pace
+    }
+
+    /// Whether any source of it has opened since the program started.
+    pub fn has_opened(&self) -> bool {
+        self.stream.live().tracks.is_some()
+    }
+
     /// How the stream is set up from now on.
     pub fn set_facts(&self, facts: StreamFacts) {
         self.stream.live().facts = Some(facts);
@@ -65,6 +75,24 @@ impl StreamHandle {
     pub fn next_run(&self) -> RunId {
         let live = self.stream.live();
         if live.has_run { RunId(live.run.0.wrapping_add(1)) } else { live.run }
+    }
+
+    /// As [`StreamHandle::next_run`]; the archive knows of it afterwards, so that no later process uses that number. Waits for
+    /// the disk.
+    pub fn reserve_run(&self) -> RunId {
+        let run = self.next_run();
+        // Not under the lock: others go on while this one waits.
+        let archive = self.hub.shared.archive.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(archive) = archive {
+            archive.run_ahead(self.id(), run);
+        }
+        run
+    }
+
+    /// The run that began last, in this process or before.
+    pub fn last_run(&self) -> Option<RunId> {
+        let live = self.stream.live();
+        live.has_run.then_some(live.run)
     }
 
     /// For what is counted elsewhere: frames and samples taken in.

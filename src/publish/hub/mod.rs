@@ -113,12 +113,14 @@ pub enum Origin {
     Api,
 }
 
-/// Keeps what a restart must not lose. Called on the publishing thread: must not wait.
+/// Keeps what a restart must not lose. Called on the publishing thread: must not wait, but for [`Archive::run_ahead`].
 pub trait Archive: Send + Sync {
     /// Keeps a record of `stream`: events, incidents and states.
     fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>);
     /// Run `run` of `stream` has begun.
     fn run_began(&self, stream: &str, run: RunId);
+    /// Run `run` of `stream` and those after it may begin from now on. Called where a source is opened: may wait.
+    fn run_ahead(&self, stream: &str, run: RunId);
 }
 
 /// What was kept of a stream before the program was started again.
@@ -296,10 +298,12 @@ impl Hub {
             return Err(Error::Usage(format!("stream id {id:?} is given twice; give every stream its own")));
         }
         let metrics = self.shared.metrics.stream(&id, &self.shared.classes);
+        let (state, unix_ns) = (StreamState::default(), self.shared.clock.unix_ns());
+        metrics.state(state.as_str(), state.cause(), unix_ns, None);
         let stream = Arc::new(Stream {
             source: RwLock::new(SourceFacts::new(&id, &self.shared.classes, &info.uri, info.pace)),
             metrics,
-            live: Mutex::new(Live::new(self.shared.clock.unix_ns())),
+            live: Mutex::new(Live::new(unix_ns)),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),
             id,
         });

@@ -73,6 +73,9 @@ fn what_was_kept_is_shown_again_and_runs_go_on() {
         fn run_began(&self, stream: &str, run: RunId) {
             self.0.lock().unwrap().push(format!("{stream} run {}", run.0));
         }
+        fn run_ahead(&self, stream: &str, run: RunId) {
+            self.0.lock().unwrap().push(format!("{stream} ahead {}", run.0));
+        }
     }
     let (hub, _) = hub();
     let kept = Arc::new(Kept::default());
@@ -93,7 +96,8 @@ fn what_was_kept_is_shown_again_and_runs_go_on() {
     cam.publish_events(&events);
     cam.set_state(StreamState::Removed);
     assert_eq!(*kept.0.lock().unwrap(), ["cam run 8", "cam incident", "cam state", "cam event"]);
-    assert_eq!(cam.next_run(), RunId(9));
+    assert_eq!((cam.next_run(), cam.reserve_run(), cam.last_run()), (RunId(9), RunId(9), Some(RunId(8))));
+    assert_eq!(kept.0.lock().unwrap().last().unwrap(), "cam ahead 9");
 }
 
 #[test]
@@ -105,6 +109,8 @@ fn a_stream_begins_connecting_without_secrets_and_without_data() {
     let detail = detail(&hub, "cam");
     assert_eq!(detail["uri"], "rtsp://***@cam.example/live?***");
     assert_eq!(detail["state"], "connecting");
+    let said = hub.metrics().encode();
+    assert!(said.contains(r#"touchline_stream_state{state="connecting",stream="cam"} 1"#), "{said}");
     assert!(detail["last"].is_null() && detail["top"].is_null() && detail["tracks"].is_null());
     assert_eq!(detail["history"], json("[]"));
     assert!(hub.stream_json("other").is_none() && hub.subscribe("other").is_none());

@@ -218,10 +218,22 @@ impl<H: Hands + 'static> Warden<H> {
             }
             Some(before) => {
                 entry.settings = before;
+                self.show_again(id);
                 self.save(id);
             }
         }
         true
+    }
+
+    /// The API shows what is in force again, as another version: whoever has read the one that was refused must not change
+    /// what he has not seen.
+    fn show_again(&mut self, id: &str) {
+        let generation = self.next_generation();
+        let (vote, retry) = (self.vote, self.rules.retry);
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.generation = generation;
+        entry.handle.set_source(&entry.settings.uri, entry.pace_before);
+        entry.show(vote, retry);
     }
 }
 

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use crate::backlog::LineId;
 use crate::config::StreamSettings;
 use crate::error::Error;
-use crate::ingest::Source;
+use crate::ingest::{Pace, Source};
 use crate::publish::hub::{Origin, StreamFacts, StreamHandle};
 use crate::publish::streams::{Outcome, Refused};
 use crate::vote::VoteConfig;
@@ -82,6 +82,8 @@ pub(super) struct Entry {
     pub(super) pending: Option<Pending>,
     /// The settings and the vote that the source was opened with.
     applied: Option<(StreamSettings, VoteConfig)>,
+    /// What the source before that promised about its timing: shown again when the one that was opened cannot be.
+    pub(super) pace_before: Pace,
 }
 
 impl Entry {
@@ -100,6 +102,7 @@ impl Entry {
             saving: false,
             pending: None,
             applied: None,
+            pace_before: Pace::Live,
         }
     }
 
@@ -114,6 +117,7 @@ impl Entry {
 
     /// The source is being opened as things are now.
     pub(super) fn opened_with(&mut self, vote: VoteConfig) {
+        self.pace_before = self.handle.pace();
         self.applied = Some((self.settings.clone(), vote));
         self.phase = Phase::Opening;
         (self.over, self.reopen, self.error) = (false, false, None);
@@ -143,6 +147,18 @@ impl Entry {
     /// a camera that is off when the program starts must come back by itself.
     pub(super) fn retries(&self, run: bool) -> bool {
         self.settings.retry.unwrap_or(run || self.origin == Origin::Api)
+    }
+
+    /// Whether others follow after a failure of the attempt that comes next. It is no first one when the stream has played
+    /// before: what else than its address was changed must not end a camera that happens to be off.
+    pub(super) fn retries_now(&self, run: bool) -> bool {
+        self.handle.has_opened() || self.retries(run)
+    }
+
+    /// Whether the end that it came to by itself may be undone by asking again: a failure, and any end of what is live. A
+    /// recording that was read to its end would only be read again.
+    pub(super) fn may_revive(&self) -> bool {
+        self.over && self.settings.enabled && (self.error.is_some() || self.handle.pace() == Pace::Live)
     }
 
     /// Shows the settings in the API.

@@ -73,6 +73,8 @@ impl<H: Hands + 'static> Warden<H> {
     fn apply(&mut self, reading: Reading) -> Result<ReloadChanges> {
         let Reading { streams, vote, fixed } = reading;
         self.fits_in(&streams, vote)?;
+        // Whoever takes the last stream out of the file may put another in: from now on the program is kept.
+        self.rules.is_service = true;
         self.vote = vote;
         self.tools.hub.set_vote_window(vote.window);
         let mut changes = ReloadChanges { needs_restart: self.fixed_that_differ(&fixed), ..ReloadChanges::default() };
@@ -104,6 +106,10 @@ impl<H: Hands + 'static> Warden<H> {
             } else if entry.settings != settings {
                 changes.changed.push(id);
             } else {
+                if entry.may_revive() {
+                    tracing::info!("{id}: it had come to its end and is opened again");
+                    entry.reopen = true;
+                }
                 continue;
             }
             entry.settings = settings;

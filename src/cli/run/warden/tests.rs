@@ -1,10 +1,13 @@
 //! The warden with simulated sources, a simulated clock and a simulated publishing thread.
 
+mod later;
+
 use std::sync::Mutex;
 
 use crossbeam_channel::TryRecvError;
 use tokio::sync::oneshot;
 
+use super::ending::{CLOSE_MAX_NS, DRAIN_NS, STOP_MAX_NS};
 use super::*;
 use crate::backlog::Backlog;
 use crate::clock::ManualClock;
@@ -37,16 +40,20 @@ struct Simulation {
     backlog: Backlog,
     stops: Sender<LineId>,
     opened: Mutex<Vec<(String, LineId)>>,
+    /// Whether each was to be tried again after a first attempt that fails.
+    retries: Mutex<Vec<bool>>,
     removed: Mutex<Vec<LineId>>,
     sheds: Mutex<u32>,
 }
 
 impl Hands for Simulation {
     fn open(&self, order: Order) -> Result<Opened> {
+        order.handle.set_source(&order.settings.uri, Pace::Live);
         if order.settings.uri.contains("refused") {
             return Err(Error::source_error(order.settings.uri, "the element is missing", "install it"));
         }
         let line = self.backlog.add_line(Pace::Live);
+        self.retries.lock().unwrap().push(order.retry);
         self.opened.lock().unwrap().push((order.settings.uri.clone(), line));
         Ok(Opened { line, source: Box::new(Simulated { stops: self.stops.clone(), line }) })
     }
@@ -91,6 +98,7 @@ impl Bench {
             backlog: Backlog::new(),
             stops: stops_to,
             opened: Mutex::default(),
+            retries: Mutex::default(),
             removed: Mutex::default(),
             sheds: Mutex::default(),
         });
@@ -111,7 +119,11 @@ impl Bench {
     }
 
     fn start(&mut self, streams: &[(&str, &str)]) -> Result<()> {
-        let initial = settings(streams).into_iter().map(|settings| Initial {
+        self.start_with(settings(streams))
+    }
+
+    fn start_with(&mut self, streams: Vec<StreamSettings>) -> Result<()> {
+        let initial = streams.into_iter().map(|settings| Initial {
             settings,
             origin: Origin::Config,
             generation: None,
@@ -207,7 +219,11 @@ impl Bench {
     }
 
     fn read(&mut self, streams: &[(&str, &str)]) {
-        let reading = Reading { streams: settings(streams), vote: VoteConfig::default(), fixed: Fixed::default() };
+        self.read_settings(settings(streams));
+    }
+
+    fn read_settings(&mut self, streams: Vec<StreamSettings>) {
+        let reading = Reading { streams, vote: VoteConfig::default(), fixed: Fixed::default() };
         self.warden.has_read(Ok(reading));
         self.settle();
     }
@@ -374,74 +390,6 @@ fn a_source_that_does_not_end_is_cut_off() {
     assert!(!bench.hub.has_stream("b"));
     // What it says after all is nobody's.
     bench.warden.over(line, None);
-}
-
-#[test]
-fn another_reading_changes_only_what_differs() {
-    let mut bench = Bench::new(rules());
-    bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/b")]).unwrap();
-    let line = bench.line("a");
-    bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
-    bench.end_stopped();
-    assert_eq!(bench.line("a"), line, "who is the same goes on");
-    assert_eq!(bench.warden.entries.keys().collect::<Vec<_>>(), ["a", "c"]);
-    assert_eq!(bench.config()["reloads"]["last"]["changes"]["removed"], serde_json::json!(["b"]));
-    bench.read(&[("a", "rtsp://h/a2"), ("c", "rtsp://h/c")]);
-    bench.end_stopped();
-    assert_eq!(bench.opened().last().unwrap(), "rtsp://h/a2");
-    // Gone and wanted again before it is gone.
-    bench.read(&[("a", "rtsp://h/a2")]);
-    bench.read(&[("a", "rtsp://h/a2"), ("c", "rtsp://h/c3")]);
-    bench.end_stopped();
-    bench.end_stopped();
-    assert_eq!(bench.opened().last().unwrap(), "rtsp://h/c3");
-    bench.line("c");
-    assert!(bench.hub.metrics().encode().contains("touchline_config_reloads_total{result=\"applied\"} 4"));
-}
-
-#[test]
-fn a_reading_that_cannot_be_leaves_everything_as_it_is() {
-    let mut bench = Bench::new(rules());
-    bench.start(&[("a", "rtsp://h/a")]).unwrap();
-    bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
-    for (streams, word) in [
-        (&[("b", "rtsp://h/b")][..], "\"b\" is there already"),
-        (&[("c", "gopher://h/c")], "gopher"),
-        (&[("c", "rtsp://h/c"), ("d", "rtsp://h/d"), ("e", "rtsp://h/e")], "max-streams 3"),
-    ] {
-        bench.read(streams);
-        let config = bench.config();
-        let error = config["reloads"]["last"]["error"].as_str().unwrap();
-        assert!(error.contains(word), "{error}");
-    }
-    bench.warden.has_read(Err(Error::Usage("touchline.toml: line 3: no".into())));
-    let text = bench.hub.metrics().encode();
-    assert!(text.contains("touchline_config_reloads_total{result=\"refused\"} 4"), "{text}");
-    assert!(text.contains("touchline_config_last_reload_success 0"), "{text}");
-    assert_eq!(bench.warden.entries.keys().collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(bench.opened().len(), 2);
-}
-
-#[test]
-fn another_vote_of_the_run_reaches_those_without_their_own() {
-    let mut bench = Bench::new(rules());
-    bench.start(&[("a", "rtsp://h/a")]).unwrap();
-    bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b", "vote": {"window": 3}}"#)).unwrap();
-    let vote = VoteFile { window: Some(20), ..VoteFile::default() }.settings().unwrap();
-    let reading = Reading { streams: settings(&[("a", "rtsp://h/a")]), vote, fixed: Fixed::default() };
-    bench.warden.has_read(Ok(reading));
-    bench.settle();
-    assert_eq!(bench.votes.iter().map(|v| v.window).collect::<Vec<_>>(), [20]);
-}
-
-#[test]
-fn keys_that_need_a_restart_are_named() {
-    let mut bench = Bench::new(rules());
-    bench.start(&[]).unwrap();
-    let fixed = Fixed::from([("listen", "another".to_owned())]);
-    bench.warden.has_read(Ok(Reading { streams: Vec::new(), vote: VoteConfig::default(), fixed }));
-    let config = bench.config();
-    assert_eq!(config["reloads"]["last"]["changes"]["needs_restart"], serde_json::json!(["listen"]));
 }
 
 #[test]
