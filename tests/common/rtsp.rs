@@ -52,6 +52,7 @@ impl RtspServer {
     /// Speaks TLS with the certificate and key in `pem`.
     pub fn start_tls(media: Media, pem: &str) -> Self {
         let certificate = gio::TlsCertificate::from_pem(pem).expect("a certificate with its key");
+        super::init();
         let auth = server::RTSPAuth::new();
         auth.set_tls_certificate(Some(&certificate));
         // Whoever shows no login is the viewer.
@@ -63,6 +64,7 @@ impl RtspServer {
     }
 
     fn launch(media: Media, login: Option<(&str, &str)>, host: &str, port: u16) -> Self {
+        super::init();
         let auth = login.map(|(user, password)| {
             let auth = server::RTSPAuth::new();
             let token = server::RTSPToken::builder().field(server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
@@ -73,7 +75,6 @@ impl RtspServer {
     }
 
     fn launch_with(media: Media, auth: Option<server::RTSPAuth>, host: &str, port: u16) -> Self {
-        super::init();
         let (launch, shared, looped) = describe(media);
         let context = glib::MainContext::new();
         let main_loop = glib::MainLoop::new(Some(&context), false);
