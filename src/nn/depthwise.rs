@@ -429,8 +429,11 @@ mod tests {
             let want = (want * &upstream)?.sum_all()?.backward()?;
             let got = (depthwise_conv2d(&x, &weight, stride, padding)? * &upstream)?.sum_all()?.backward()?;
             for (name, var) in [("input", &x), ("weight", &weight)] {
-                let error = max_error(got.get(var).expect("both are used"), want.get(var).expect("both are used"))?;
-                assert!(error < 1e-4, "{case:?}, {name}: {error}");
+                let (got, want) = (got.get(var).expect("both are used"), want.get(var).expect("both are used"));
+                let error = max_error(got, want)?;
+                // A weight's gradient is a sum over a whole picture, in another order here than there.
+                let largest = want.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+                assert!(error < 1e-5 * largest.max(10.0), "{case:?}, {name}: {error}");
             }
             compared += 1;
         }
