@@ -44,7 +44,7 @@ fn get(server: &Server, path: &str) -> Answer {
 fn open(server: &Server, path: &str) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = String::new();
