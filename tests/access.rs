@@ -145,9 +145,21 @@ fn without_tokens_this_machine_may_do_everything_and_others_what_was_allowed() {
     assert!(ask(&open, "POST", "/api/v1/pack", &[JSON], "{}").body.contains("the pack of this server"));
     assert_eq!(ask(&open, "GET", "/api/v1/session", &[], "").body, r#"{"role":"admin","by":"nothing"}"#);
 
+    // A page whose name was pointed at this machine sends that name; the probes have nothing to hide.
+    let by_name = |server: &Server, path: &str| {
+        let asked = request(server, "GET", path, &[], "").replace(&server.address().to_string(), "evil.example:8080");
+        exchange(connect(server), &asked)
+    };
+    for path in ["/", "/api/v1/streams", "/metrics"] {
+        let answer = by_name(&open, path);
+        assert!(answer.status == 403 && answer.body.contains("localhost"), "{path}: {answer:?}");
+    }
+    assert_eq!(by_name(&open, "/healthz").status, 200);
+
     let anonymous = AccessConfig { admin_token: text(ADMIN), allow_anonymous: true, ..AccessConfig::default() };
     let server = Server::start_with(hub(), anonymous, None, Limits::default());
     assert_eq!(ask(&server, "GET", "/", &[], "").status, 200);
+    assert_eq!(by_name(&server, "/api/v1/streams").status, 200, "everybody may look");
     assert_eq!(ask(&server, "POST", "/api/v1/pack", &[JSON], "{}").status, 401);
     let admin = bearer(ADMIN);
     let answer = ask(&server, "POST", "/api/v1/pack", &[JSON, ("Authorization", &admin)], "{}");
