@@ -47,7 +47,7 @@ fn ask(address: &str, path: &str) -> String {
 fn no_secret_is_in_anything_that_is_said() {
     let media = Fixtures::new();
     let clip = media.clip("vod.mp4", 6);
-    media.make("vod.m3u8", &format!("-i {} -c copy -f hls -hls_time 1 -hls_list_size 0", clip.display()));
+    media.playlist("vod.m3u8", &clip);
     let web = HttpServer::start(media.path());
     let rtsp = RtspServer::start_with_password(Media::Test { video: true, audio: true }, "ann", "pl4nt-rtsp");
     let (closed, dir) = (free_tcp_port(), tempfile::tempdir().unwrap());

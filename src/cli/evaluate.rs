@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::Compute;
-use super::progress::Progress;
+use super::progress::with_bar;
 use crate::error::{Error, Result};
 use crate::labels::Modality;
 use crate::learn::dataset::Dataset;
@@ -115,14 +115,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
 
 /// Scores a side with a progress bar.
 fn score(pack: &Pack, dataset: &Dataset, side: Side, cache: &Path) -> Result<ScoreTable> {
-    let mut bar: Option<Progress> = None;
-    let table = score_side(pack, dataset, side, cache, &mut |done, total| {
-        bar.get_or_insert_with(|| Progress::new("recordings and pictures scored", total as u64)).set(done as u64);
-    });
-    if let Some(bar) = bar {
-        bar.finish();
-    }
-    table
+    with_bar("recordings and pictures scored", |progress| score_side(pack, dataset, side, cache, progress))
 }
 
 fn write_file(path: &Path, bytes: &[u8], option: &str) -> Result<()> {

@@ -72,3 +72,16 @@ impl Progress {
         }
     }
 }
+
+/// Runs `work`, which is given what hears how much is done and of how much, with a bar that appears at the first word. `what`
+/// names the units.
+pub fn with_bar<T>(what: &'static str, work: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> T {
+    let mut bar: Option<Progress> = None;
+    let done = work(&mut |done, of| {
+        bar.get_or_insert_with(|| Progress::new(what, of as u64)).set(done as u64);
+    });
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    done
+}

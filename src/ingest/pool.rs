@@ -56,7 +56,8 @@ impl<T> Pool<T> {
 
     /// Counts a taking. Several threads at once make the count a guess, which is good enough.
     fn free_what_is_not_used(&self) {
-        let least = self.used.least.fetch_min(self.idle(), Ordering::Relaxed).min(self.idle());
+        let idle = self.idle();
+        let least = self.used.least.fetch_min(idle, Ordering::Relaxed).min(idle);
         if self.used.takings.fetch_add(1, Ordering::Relaxed) % LOOKED_AT == LOOKED_AT - 1 {
             self.used.least.store(usize::MAX, Ordering::Relaxed);
             (SLACK..least).for_each(|_| drop(self.take.try_recv()));

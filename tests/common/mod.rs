@@ -67,6 +67,11 @@ impl Fixtures {
         path
     }
 
+    /// `recording` as an HLS playlist on demand, in segments of a second, copied.
+    pub fn playlist(&self, name: &str, recording: &Path) -> PathBuf {
+        self.make(name, &format!("-i {} -c copy -f hls -hls_time 1 -hls_list_size 0", recording.display()))
+    }
+
     /// Moving pattern and tone: H.264 and AAC, 30 pictures a second, 44.1 kHz stereo.
     pub fn clip(&self, name: &str, seconds: u32) -> PathBuf {
         self.make(

@@ -189,7 +189,7 @@ fn is_refused(uri: &str, options: GstOptions) -> String {
 fn what_is_allowed_plays() {
     let dir = Fixtures::new();
     let clip = dir.clip("vod.mp4", 3);
-    dir.make("vod.m3u8", &format!("-i {} -c copy -f hls -hls_time 1 -hls_list_size 0", text(&clip)));
+    dir.playlist("vod.m3u8", &clip);
     let server = HttpServer::start(dir.path());
     let login = |url: String| url.replace("://", "://ann:geheim-hls@");
     for url in [server.url("vod.m3u8"), login(server.url("private/vod.m3u8")), login(server.url("private/vod.mp4"))] {

@@ -90,7 +90,7 @@ fn live_hls_is_handed_over_at_its_own_pace() {
 fn hls_on_demand_ends() {
     let dir = Fixtures::new();
     let clip = dir.clip("vod.mp4", 3);
-    dir.make("vod.m3u8", &format!("-i {} -c copy -f hls -hls_time 1 -hls_list_size 0", text(&clip)));
+    dir.playlist("vod.m3u8", &clip);
     let server = HttpServer::start(dir.path());
     let options = GstOptions { pacing: Pacing::Unpaced, ..GstOptions::default() };
     let heard = all(&server.url("vod.m3u8"), options);

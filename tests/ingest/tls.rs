@@ -14,7 +14,7 @@ use crate::common::Fixtures;
 use crate::common::http::HttpServer;
 use crate::common::rtsp::{Media, RtspServer};
 use crate::guarded::{end, here};
-use crate::{BOTH, all, some, text};
+use crate::{BOTH, all, some};
 
 /// What the system trusts in place of its own list; looked at once, at a process's first TLS connection.
 const TRUSTED: &str = "SSL_CERT_FILE";
@@ -58,7 +58,7 @@ fn with_its_own_trust() {
 
     let dir = Fixtures::new();
     let clip = dir.clip("vod.mp4", 3);
-    dir.make("vod.m3u8", &format!("-i {} -c copy -f hls -hls_time 1 -hls_list_size 0", text(&clip)));
+    dir.playlist("vod.m3u8", &clip);
     let server = HttpServer::start_tls(dir.path(), config);
     let strange = HttpServer::start_tls(dir.path(), strangers);
     // Of an operator, and of somebody who has to be looked at.

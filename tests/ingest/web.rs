@@ -6,17 +6,17 @@ use touchline::ingest::End;
 use touchline::ingest::gst::GstOptions;
 use touchline::ingest::incident::Cause;
 
+use crate::all;
 use crate::common::http::HttpServer;
 use crate::common::program::{self, touchline};
 use crate::common::{Fixtures, free_tcp_port};
 use crate::guarded::{end, here};
-use crate::{all, text};
 
 /// A recording of three seconds, and as a playlist.
 fn recording() -> Fixtures {
     let dir = Fixtures::new();
     let clip = dir.clip("vod.mp4", 3);
-    dir.make("vod.m3u8", &format!("-i {} -c copy -f hls -hls_time 1 -hls_list_size 0", text(&clip)));
+    dir.playlist("vod.m3u8", &clip);
     dir
 }
 

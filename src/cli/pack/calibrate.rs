@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::progress::Progress;
+use crate::cli::progress::with_bar;
 use crate::error::Result;
 use crate::labels::Modality;
 use crate::learn::calibrate::{calibrate as observe, put, weigh};
@@ -67,16 +67,4 @@ pub fn calibrate(args: &CalibrateArgs) -> Result<()> {
     }
     let _ = writeln!(out, "ranges written to {}", args.pack.display());
     Ok(())
-}
-
-/// Runs what hears of progress with a bar that appears at the first word.
-fn with_bar<T>(what: &'static str, work: impl FnOnce(&mut dyn FnMut(usize, usize)) -> Result<T>) -> Result<T> {
-    let mut bar: Option<Progress> = None;
-    let done = work(&mut |done, of| {
-        bar.get_or_insert_with(|| Progress::new(what, of as u64)).set(done as u64);
-    });
-    if let Some(bar) = bar {
-        bar.finish();
-    }
-    done
 }

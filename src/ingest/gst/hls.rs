@@ -67,7 +67,7 @@ pub(super) fn follow(pipeline: &gst::Pipeline, uri: &str, graph: &Arc<Graph>, id
             {
                 let Some(graph) = graph.upgrade() else { return };
                 graph.note_trouble(loaded.as_ref().err().cloned().flatten());
-                if let Some(is_whole) = reader.begins_whole.take()
+                if let Some(is_whole) = reader.begins_whole
                     && !*graph.counters.on_demand.get_or_init(|| is_whole)
                     && is_whole
                 {
@@ -195,8 +195,7 @@ struct Reader {
     newest: (u64, Instant),
     target_ns: u64,
     is_over: bool,
-    has_media: bool,
-    /// Whether the first playlist of media was whole already; until it is asked for.
+    /// Whether the first playlist of media was whole already.
     begins_whole: Option<bool>,
 }
 
@@ -211,7 +210,6 @@ impl Reader {
             newest,
             target_ns: 0,
             is_over: false,
-            has_media: false,
             begins_whole: None,
         }
     }
@@ -242,9 +240,7 @@ impl Reader {
                 Turn::Again
             }
             Some(Playlist::Media(media)) => {
-                if !std::mem::replace(&mut self.has_media, true) {
-                    self.begins_whole = Some(media.is_over);
-                }
+                self.begins_whole.get_or_insert(media.is_over);
                 self.pending.extend(self.course.follow(&media));
                 let newest = media.sequence.saturating_add(media.segments.len() as u64);
                 if newest != self.newest.0 {

@@ -254,13 +254,13 @@ impl Access {
 
     fn anonymous(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Caller, Denied> {
         let tokens = self.tokens();
-        let only_from_here = !tokens.any() && self.local && !self.config.allow_anonymous;
-        if only_from_here && !origin::is_asked_by_address(headers) {
+        let is_open_here = !tokens.any() && self.local;
+        if is_open_here && !self.config.allow_anonymous && !origin::is_asked_by_address(headers) {
             // A page of somebody else, whose name was pointed at this machine, could read all there is.
             return Err(Denied::UnknownName);
         }
         let is_pack = self.config.allow_pack_updates && path == "/api/v1/pack";
-        let role = if !tokens.any() && self.local || is_pack && !tokens.has_admin() && is_change(method) {
+        let role = if is_open_here || is_pack && !tokens.has_admin() && is_change(method) {
             Role::Admin
         } else if self.config.allow_anonymous {
             Role::Read
