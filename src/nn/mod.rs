@@ -18,6 +18,8 @@ pub mod cuda;
 mod depthwise;
 mod depthwise_plane;
 pub mod fused;
+#[cfg(test)]
+mod numbers;
 mod pool;
 mod scale_shift;
 mod unfold;
