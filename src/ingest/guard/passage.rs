@@ -41,6 +41,8 @@ pub(in crate::ingest) struct Passage {
 pub(super) struct Shared {
     pub policy: Arc<SourcePolicy>,
     pub address: SocketAddr,
+    /// How long a web server's answer may take.
+    pub patience: Duration,
     cipher: Cipher,
     /// What web servers gave and asked for.
     shown: Mutex<Shown>,
@@ -99,14 +101,14 @@ impl Passage {
     ///
     /// # Errors
     /// When the system has no port or no thread left.
-    fn open(policy: Arc<SourcePolicy>, id: &str, target: Option<Target>) -> io::Result<Self> {
+    fn open(policy: Arc<SourcePolicy>, id: &str, target: Option<Target>, patience: Duration) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let cipher = Cipher::new().ok_or_else(|| io::Error::other("no random numbers"))?;
         let (shown, on_refusal, trouble) = Default::default();
         let draining = watch::Sender::new(false);
-        let shared = Arc::new(Shared { policy, address, cipher, shown, on_refusal, draining, trouble });
+        let shared = Arc::new(Shared { policy, address, patience, cipher, shown, on_refusal, draining, trouble });
         let (close, closed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serving = shared.clone();
@@ -129,7 +131,7 @@ impl Passage {
     /// # Errors
     /// As [`Passage::open`]; an `uri` that is none is refused by the passage when it is asked for.
     pub fn web(policy: Arc<SourcePolicy>, id: &str, uri: &str) -> io::Result<(Self, String)> {
-        let passage = Self::open(policy, id, None)?;
+        let passage = Self::open(policy, id, None, web::ANSWER_LIMIT)?;
         let uri = passage.shared.through(uri);
         Ok((passage, uri))
     }
@@ -141,7 +143,7 @@ impl Passage {
     pub fn rtsp(policy: Arc<SourcePolicy>, id: &str, uri: &str) -> io::Result<(Self, String)> {
         let target = Target::parse(uri).map_err(|refusal| io::Error::other(refusal.to_string()))?;
         let mut url = target.url.clone();
-        let passage = Self::open(policy, id, Some(target))?;
+        let passage = Self::open(policy, id, Some(target), web::ANSWER_LIMIT)?;
         let wrong = |()| io::Error::other("this is no address of a stream");
         url.set_scheme("rtsp").map_err(wrong)?;
         url.set_ip_host(passage.address.ip()).map_err(wrong)?;
@@ -158,8 +160,8 @@ impl Passage {
         *self.shared.on_refusal.lock().unwrap_or_else(|e| e.into_inner()) = Some(tell);
     }
 
-    /// Hangs up on all that is under way, and answers that there is nothing any more: before the client stops. GStreamer 1.22's
-    /// HLS client never closes a connection whose answer it still waits for when it stops.
+    /// Answers all who wait, and all who come, that there is nothing any more, and breaks off what is being sent: before the
+    /// client stops. GStreamer 1.22's HLS client never closes a connection whose answer it still waits for when it stops.
     pub fn drain(&self) {
         self.shared.draining.send_replace(true);
     }
@@ -304,7 +306,94 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>, target: Op
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::sync::mpsc;
+
     use super::*;
+
+    /// A server that says the same to everybody and then nothing more, without hanging up; it tells of each that it has said it to.
+    fn mute(says: Vec<u8>) -> (String, mpsc::Receiver<()>) {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let url = format!("http://{}/live.m3u8", listener.local_addr().unwrap());
+        let (to, from) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut request = [0; 4096];
+                assert!(stream.read(&mut request).unwrap() > 0);
+                stream.write_all(&says).unwrap();
+                kept.push(stream);
+                if to.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        (url, from)
+    }
+
+    fn head(length: usize) -> String {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")
+    }
+
+    fn open(patience: Duration) -> Passage {
+        Passage::open(Arc::new(SourcePolicy::owners()), "cam", None, patience).unwrap()
+    }
+
+    fn ask(passage: &Passage, url: &str) -> std::net::TcpStream {
+        let mut stream = std::net::TcpStream::connect(passage.address).unwrap();
+        let through = passage.shared.through(url);
+        let path = through.rsplit_once('/').unwrap().1;
+        write!(stream, "GET /{path} HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
+        stream
+    }
+
+    fn answer(mut stream: std::net::TcpStream) -> String {
+        let mut answer = Vec::new();
+        // A connection that is broken off has said what it has said.
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_answered_for() {
+        let playlist = head(900) + "#EXTM3U\n" + &"#\n".repeat(200);
+        for says in [String::new(), head(16), playlist] {
+            let (url, _said) = mute(says.clone().into());
+            let passage = open(Duration::from_millis(50));
+            let answer = answer(ask(&passage, &url));
+            assert!(answer.starts_with("HTTP/1.1 502 ") && answer.ends_with("\r\n\r\n"), "{says:?}: {answer:?}");
+            assert_eq!(passage.trouble().unwrap().kind, Cause::NoAnswer);
+        }
+    }
+
+    #[test]
+    fn who_waits_when_the_passage_drains_gets_an_answer() {
+        let (url, said) = mute(Vec::new());
+        let passage = open(Duration::MAX);
+        let waiting = [ask(&passage, &url), ask(&passage, &url)];
+        for _ in &waiting {
+            said.recv().unwrap();
+        }
+        passage.drain();
+        for stream in waiting.into_iter().chain([ask(&passage, &url)]) {
+            let answer = answer(stream);
+            assert!(answer.starts_with("HTTP/1.1 410 ") && answer.ends_with("\r\n\r\n"), "{answer:?}");
+        }
+        assert!(passage.trouble().is_none());
+    }
+
+    #[test]
+    fn what_is_being_sent_when_the_passage_drains_is_broken_off() {
+        let (url, said) = mute((head(9000) + &"~".repeat(1000)).into());
+        let passage = open(Duration::MAX);
+        let mut stream = ask(&passage, &url);
+        said.recv().unwrap();
+        let mut begun = [0; 12];
+        stream.read_exact(&mut begun).unwrap();
+        assert_eq!(&begun, b"HTTP/1.1 200");
+        passage.drain();
+        assert!(answer(stream).matches('~').count() <= 1000);
+    }
 
     #[test]
     fn hidden_addresses_are_told_apart_and_cannot_be_made() {

@@ -28,8 +28,12 @@ const PLAYLIST_MAX: usize = 4 << 20;
 /// The longest address that is asked for.
 const ADDRESS_MAX: usize = 8192;
 
-/// How long a server may take until it answers, and until a playlist is there.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take until an answer is there: redirects followed, playlists and keys whole. GStreamer 1.22's HLS client
+/// gives up after 10 s, and then may use memory that another of its threads has freed.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+
+/// When the passage drains, whoever waits is answered at once; what is still being sent a moment later is broken off.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// Bytes after which it is known whether a body is a playlist: its mark, and blanks before it.
 const HEAD: usize = 256;
@@ -56,9 +60,13 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // gone, and leaves some behind whenever it stops. A client that goes away in the middle of an answer is its own business.
     let http =
         hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    let cut = async {
+        passage.drained().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
     tokio::select! {
         _ = http => {}
-        () = passage.drained(), if !is_late => {}
+        () = cut, if !is_late => {}
     }
 }
 
@@ -70,7 +78,13 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return status(StatusCode::METHOD_NOT_ALLOWED);
     }
-    match fetch(shared, &uri, request.method(), request.headers()).await {
+    let fetched = tokio::select! {
+        // Hanging up instead is what GStreamer 1.22's HLS client cannot bear while it waits for a playlist: the thread that
+        // is told unlocks what the thread that waited has freed by then.
+        () = shared.drained() => return status(StatusCode::GONE),
+        fetched = timeout(shared.patience, fetch(shared, &uri, request.method(), request.headers())) => fetched,
+    };
+    match fetched.unwrap_or_else(|_| Err(silent())) {
         Ok(answer) => {
             shared.went_well();
             answer
@@ -84,6 +98,10 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
             status(code)
         }
     }
+}
+
+fn silent() -> Refusal {
+    Refusal::of(Cause::NoAnswer, "the server does not answer", "check that the server is well")
 }
 
 fn status(code: StatusCode) -> Answer {
@@ -131,7 +149,6 @@ async fn request(
     method: &Method,
     asked: &HeaderMap,
 ) -> Result<Response<Incoming>, Refusal> {
-    let silent = || Refusal::of(Cause::NoAnswer, "the server does not answer", "check that the server is well");
     let stream = shared.connect(target).await?;
     let handshake = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(|_| silent())?;
@@ -163,13 +180,9 @@ async fn request(
     let request = request.body(Empty::new()).map_err(|_| {
         Refusal::of(Cause::Other, "the address has characters that cannot be sent", "percent-encode them")
     })?;
-    match timeout(ANSWER_LIMIT, sender.send_request(request)).await {
-        Ok(Ok(answer)) => {
-            shared.shown().keep(url, answer.headers());
-            Ok(answer)
-        }
-        Ok(Err(_)) | Err(_) => Err(silent()),
-    }
+    let answer = sender.send_request(request).await.map_err(|_| silent())?;
+    shared.shown().keep(url, answer.headers());
+    Ok(answer)
 }
 
 /// Passes an answer on: playlists rewritten, all else as it comes.
@@ -178,10 +191,10 @@ async fn pass_on(shared: &Shared, url: &Url, method: &Method, answer: Response<I
     let late = || Refusal::of(Cause::NoAnswer, "the server does not send what it began", "check the server");
     let mut begun: Vec<u8> = Vec::new();
     while begun.len() < HEAD {
-        match timeout(ANSWER_LIMIT, body.frame()).await {
-            Ok(Some(Ok(frame))) => begun.extend(frame.into_data().unwrap_or_default()),
-            Ok(Some(Err(_))) | Err(_) => return Err(late()),
-            Ok(None) => break,
+        match body.frame().await {
+            Some(Ok(frame)) => begun.extend(frame.into_data().unwrap_or_default()),
+            Some(Err(_)) => return Err(late()),
+            None => break,
         }
     }
     let mut out = status(parts.status);
@@ -192,8 +205,8 @@ async fn pass_on(shared: &Shared, url: &Url, method: &Method, answer: Response<I
     }
     if playlist::is_playlist(&begun) {
         let room = PLAYLIST_MAX.saturating_sub(begun.len());
-        let rest = timeout(ANSWER_LIMIT, Limited::new(body, room).collect()).await.map_err(|_| late())?;
-        begun.extend(rest.map_err(|_| late())?.to_bytes());
+        let rest = Limited::new(body, room).collect().await.map_err(|_| late())?;
+        begun.extend(rest.to_bytes());
         let text = playlist::rewrite(&String::from_utf8_lossy(&begun), url, &|url| shared.through(url.as_str()));
         let text = text.ok_or_else(|| Refusal::of(Cause::NotMedia, "the playlist is too long", "check the server"))?;
         let kind = HeaderValue::from_static("application/vnd.apple.mpegurl");
