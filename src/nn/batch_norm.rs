@@ -294,9 +294,9 @@ mod tests {
         let numbers = &mut Numbers::new(12);
         for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
             for shape in [(3, 4, 5, 6), (1, 1, 2, 2), (7, 2, 1, 1), (2, 3, 20, 30)] {
-                let x = Var::from_tensor(&numbers.between(-3.2, 7.2, shape)?)?;
-                let weight = Var::from_tensor(&numbers.between(1.0, 5.0, shape.0)?)?;
-                let bias = Var::from_tensor(&numbers.between(-3.5, 3.5, shape.0)?)?;
+                let x = Var::from_tensor(&numbers.between(-3.2, 7.2, shape))?;
+                let weight = Var::from_tensor(&numbers.between(1.0, 5.0, shape.0))?;
+                let bias = Var::from_tensor(&numbers.between(-3.5, 3.5, shape.0))?;
                 let want = composed(&x, &weight, &bias, activation)?;
                 let statistics = BatchStatistics::of(&x)?;
                 let got = batch_norm_train(&x, &weight, &bias, &statistics, 1e-5, activation)?;
@@ -307,7 +307,7 @@ mod tests {
                     Ok(())
                 };
                 close(&got, &want, "forward")?;
-                let upstream = numbers.unit(shape)?;
+                let upstream = numbers.unit(shape);
                 let want = (want * &upstream)?.sum_all()?.backward()?;
                 let got = (got * &upstream)?.sum_all()?.backward()?;
                 for (what, var) in [("x", &x), ("weight", &weight), ("bias", &bias)] {
@@ -323,10 +323,10 @@ mod tests {
     fn gradient_is_the_finite_difference() -> Result<()> {
         let numbers = &mut Numbers::new(13);
         let cpu = &Device::Cpu;
-        let x = Var::from_tensor(&numbers.unit((2, 3, 2, 2))?)?;
+        let x = Var::from_tensor(&numbers.unit((2, 3, 2, 2)))?;
         let weight = Var::new(&[1.5f32, 0.7], cpu)?;
         let bias = Var::new(&[0.3f32, -0.2], cpu)?;
-        let upstream = numbers.unit((2, 3, 2, 2))?;
+        let upstream = numbers.unit((2, 3, 2, 2));
         let value = |x: &Tensor| -> Result<f64> {
             let s = BatchStatistics::of(x)?;
             let y = batch_norm_train(x, &weight, &bias, &s, 1e-5, Activation::Identity)?;

@@ -371,13 +371,13 @@ mod tests {
         let numbers = &mut Numbers::new(14);
         for &case in CASES {
             let (n, c, h, w, k, stride, padding) = case;
-            let x = numbers.unit((n, c, h, w))?;
-            let weight = numbers.unit((c, 1, k, k))?;
+            let x = numbers.unit((n, c, h, w));
+            let weight = numbers.unit((c, 1, k, k));
             let want = x.conv2d(&weight, padding, stride, 1, c)?;
             let error = max_error(&depthwise_conv2d(&x, &weight, stride, padding)?, &want)?;
             assert!(error < 1e-5, "{case:?}: {error}");
 
-            let bias = numbers.unit(c)?;
+            let bias = numbers.unit(c);
             let want = want.broadcast_add(&bias.reshape((1, c, 1, 1))?)?.clamp(0f32, 6f32)?;
             let layer = Depthwise::new(&weight, &bias, stride, padding, Activation::Relu6)?;
             let error = max_error(&layer.forward(&x)?, &want)?;
@@ -395,13 +395,13 @@ mod tests {
     fn channel_major_is_the_transpose() -> Result<()> {
         let numbers = &mut Numbers::new(15);
         for (n, c, h, w, k, stride, padding) in [(3, 2, 7, 6, 3, 1, 1), (2, 5, 9, 8, 3, 2, 1), (1, 4, 5, 5, 5, 1, 2)] {
-            let x = Var::from_tensor(&numbers.unit((n, c, h, w))?)?;
-            let weight = Var::from_tensor(&numbers.unit((c, 1, k, k))?)?;
+            let x = Var::from_tensor(&numbers.unit((n, c, h, w)))?;
+            let weight = Var::from_tensor(&numbers.unit((c, 1, k, k)))?;
             let want = depthwise_conv2d(&x, &weight, stride, padding)?;
             let turned = x.transpose(0, 1)?.contiguous()?;
             let got = depthwise_conv2d_channel_major(&turned, &weight, stride, padding)?.transpose(0, 1)?;
             assert_eq!(max_error(&got.contiguous()?, &want)?, 0.0);
-            let upstream = numbers.unit(want.shape())?;
+            let upstream = numbers.unit(want.shape());
             let want = (want * &upstream)?.sum_all()?.backward()?;
             let got = (got * &upstream)?.sum_all()?.backward()?;
             for var in [&x, &weight] {
@@ -423,10 +423,10 @@ mod tests {
             if [h, w].iter().any(|side| !(side + 2 * padding - k).is_multiple_of(stride)) {
                 continue;
             }
-            let x = Var::from_tensor(&numbers.unit((n, c, h, w))?)?;
-            let weight = Var::from_tensor(&numbers.unit((c, 1, k, k))?)?;
+            let x = Var::from_tensor(&numbers.unit((n, c, h, w)))?;
+            let weight = Var::from_tensor(&numbers.unit((c, 1, k, k)))?;
             let want = x.conv2d(&weight, padding, stride, 1, c)?;
-            let upstream = numbers.unit(want.shape())?;
+            let upstream = numbers.unit(want.shape());
             let want = (want * &upstream)?.sum_all()?.backward()?;
             let got = (depthwise_conv2d(&x, &weight, stride, padding)? * &upstream)?.sum_all()?.backward()?;
             for (name, var) in [("input", &x), ("weight", &weight)] {
@@ -449,10 +449,10 @@ mod tests {
         let numbers = &mut Numbers::new(17);
         for &case in CASES {
             let (n, c, h, w, k, stride, padding) = case;
-            let x = Var::from_tensor(&numbers.between(0.5, 1.5, (n, c, h, w))?)?;
-            let weight = Var::from_tensor(&numbers.between(0.5, 1.5, (c, 1, k, k))?)?;
+            let x = Var::from_tensor(&numbers.between(0.5, 1.5, (n, c, h, w)))?;
+            let weight = Var::from_tensor(&numbers.between(0.5, 1.5, (c, 1, k, k)))?;
             let y = depthwise_conv2d(&x, &weight, stride, padding)?;
-            let upstream = numbers.between(0.5, 1.5, y.shape())?;
+            let upstream = numbers.between(0.5, 1.5, y.shape());
             let loss = (y * &upstream)?.sum_all()?;
             let grads = loss.backward()?;
             let loss = loss.to_scalar::<f32>()?;

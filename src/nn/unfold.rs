@@ -171,8 +171,8 @@ mod tests {
             (1, 2, 2, 5, 1, 3, 1, 1),
         ] {
             let case = format!("{n}x{c}x{h}x{w}, {k}/{stride}+{padding}");
-            let x = Var::from_tensor(&numbers.unit((n, c, h, w))?)?;
-            let weight = Var::from_tensor(&numbers.unit((out, c, k, k))?)?;
+            let x = Var::from_tensor(&numbers.unit((n, c, h, w)))?;
+            let weight = Var::from_tensor(&numbers.unit((out, c, k, k)))?;
             let want = x.conv2d(&weight, padding, stride, 1, 1)?;
             let (_, _, out_h, out_w) = want.dims4()?;
             let columns = unfold(&x, k, stride, padding)?;
@@ -183,7 +183,7 @@ mod tests {
             // A gradient that differs at every position, so that a swapped index cannot pass. candle's own gradient is
             // right only where the windows reach the last row and column, so compare there.
             if (h + 2 * padding - k).is_multiple_of(stride) && (w + 2 * padding - k).is_multiple_of(stride) {
-                let upstream = numbers.unit(got.shape())?;
+                let upstream = numbers.unit(got.shape());
                 let got = (got * &upstream)?.sum_all()?.backward()?;
                 let want = (want * &upstream)?.sum_all()?.backward()?;
                 for var in [&x, &weight] {
@@ -200,13 +200,13 @@ mod tests {
     fn channel_major_is_the_transpose() -> Result<()> {
         let numbers = &mut Numbers::new(21);
         for (n, c, h, w, k, stride, padding) in [(3, 2, 7, 6, 3, 1, 1), (2, 3, 9, 8, 3, 2, 1), (2, 4, 6, 5, 1, 2, 0)] {
-            let x = Var::from_tensor(&numbers.unit((n, c, h, w))?)?;
+            let x = Var::from_tensor(&numbers.unit((n, c, h, w)))?;
             let want = unfold(&x, k, stride, padding)?.transpose(0, 1)?.contiguous()?;
             let (rows, _, places) = want.dims3()?;
             let want = want.reshape((rows, n * places))?;
             let got = unfold_channel_major(&x.transpose(0, 1)?.contiguous()?, k, stride, padding)?;
             assert_close(&got, &want, "columns")?;
-            let upstream = numbers.unit(got.shape())?;
+            let upstream = numbers.unit(got.shape());
             let want = (want * &upstream)?.sum_all()?.backward()?;
             let got = (got * &upstream)?.sum_all()?.backward()?;
             assert_close(got.get(&x).expect("x is used"), want.get(&x).expect("x is used"), "gradient")?;

@@ -1,10 +1,9 @@
 //! Graphs of a few layers, at odd sizes and on every instruction set, against candle's own operations.
 
 use candle_core::{DType, Device, Result, Tensor};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 
 use super::{Arithmetic, Fused, Graph, Level, Observed, Precision, Value};
+use crate::nn::numbers::Numbers;
 use crate::nn::{Activation, max_pool2d};
 
 /// Relative to the greatest value: sums of up to thousands of products in another order; in bf16 and int8, whose values have
@@ -14,25 +13,6 @@ fn tolerance(precision: Precision) -> f32 {
         Precision::F32 => 1e-5,
         Precision::Bf16 => 2.5e-2,
         Precision::Int8 => 6e-2,
-    }
-}
-
-struct Random(SmallRng);
-
-impl Random {
-    fn tensor(&mut self, shape: &[usize], scale: f32) -> Tensor {
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.0.random_range(-scale..scale)).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape has")
-    }
-
-    /// Weights (outputs, inputs, k, k) whose sums stay of the size of their inputs, and a bias.
-    fn layer(&mut self, outputs: usize, inputs: usize, k: usize) -> (Tensor, Tensor) {
-        let scale = ((inputs * k * k) as f32).sqrt().recip();
-        (self.tensor(&[outputs, inputs, k, k], scale), self.tensor(&[outputs], 0.5))
-    }
-
-    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.0.random_range(0..of.len())]
     }
 }
 
@@ -85,27 +65,26 @@ fn conv(x: &Tensor, (weight, bias): &(Tensor, Tensor), stride: usize, padding: u
 /// A convolution of the planar picture, one of blocks with a shortcut beside it, a depthwise one, a pool, a scale and shift.
 #[test]
 fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
-    let mut random = Random(SmallRng::seed_from_u64(7));
+    let numbers = &mut Numbers::new(7);
     for round in 0..48 {
-        let (n, h, w) = (random.one_of(&[1, 2, 3]), random.0.random_range(9..40), random.0.random_range(9..40));
-        let (inputs, middle, outputs) =
-            (random.one_of(&[1, 3, 4]), random.0.random_range(1..90), random.0.random_range(1..90));
-        let (k0, s0) = (random.one_of(&[1, 3, 5, 7]), random.one_of(&[1, 2]));
-        let (k, s, p) = random.one_of(&[(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (3, 1, 0), (2, 2, 0)]);
-        let (dk, ds, dp) = random.one_of(&[(3, 1, 1), (3, 2, 1), (5, 1, 2), (3, 3, 1), (3, 1, 2)]);
-        let pool = random.one_of(&[(3, 2, 1), (2, 2, 0), (3, 1, 1)]);
-        let act = random.one_of(&[Activation::Identity, Activation::Relu, Activation::Relu6]);
-        let shortcut = random.one_of(&[true, false]);
+        let (n, h, w) = (numbers.one_of(&[1, 2, 3]), numbers.size(9..40), numbers.size(9..40));
+        let (inputs, middle, outputs) = (numbers.one_of(&[1, 3, 4]), numbers.size(1..90), numbers.size(1..90));
+        let (k0, s0) = (numbers.one_of(&[1, 3, 5, 7]), numbers.one_of(&[1, 2]));
+        let (k, s, p) = numbers.one_of(&[(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (3, 1, 0), (2, 2, 0)]);
+        let (dk, ds, dp) = numbers.one_of(&[(3, 1, 1), (3, 2, 1), (5, 1, 2), (3, 3, 1), (3, 1, 2)]);
+        let pool = numbers.one_of(&[(3, 2, 1), (2, 2, 0), (3, 1, 1)]);
+        let act = numbers.one_of(&[Activation::Identity, Activation::Relu, Activation::Relu6]);
+        let shortcut = numbers.one_of(&[true, false]);
         let what = format!(
             "round {round}: {n}x{inputs}x{h}x{w}, {k0}/{s0} to {middle}, {k}/{s}+{p} to {outputs}, depthwise \
              {dk}/{ds}+{dp}, pool {pool:?}, {act:?}, shortcut {shortcut}"
         );
-        let x = random.tensor(&[n, inputs, h, w], 1.0);
-        let first = random.layer(middle, inputs, k0);
-        let second = random.layer(outputs, middle, k);
-        let beside = random.layer(outputs, middle, k);
-        let alone = (random.layer(outputs, 1, dk).0, random.tensor(&[outputs], 0.5));
-        let norm = (random.tensor(&[outputs], 1.0), random.tensor(&[outputs], 0.5));
+        let x = numbers.between(-1.0, 1.0, (n, inputs, h, w));
+        let first = numbers.layer(middle, inputs, k0);
+        let second = numbers.layer(outputs, middle, k);
+        let beside = numbers.layer(outputs, middle, k);
+        let alone = (numbers.layer(outputs, 1, dk).0, numbers.between(-0.5, 0.5, outputs));
+        let norm = (numbers.between(-1.0, 1.0, outputs), numbers.between(-0.5, 0.5, outputs));
 
         let a = act.apply(&conv(&x, &first, s0, k0 / 2)?)?;
         let mut b = conv(&a, &second, s, p)?;
@@ -143,7 +122,7 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
 /// of which reach over the picture.
 #[test]
 fn large_layers_agree_with_candle() -> Result<()> {
-    let mut random = Random(SmallRng::seed_from_u64(8));
+    let numbers = &mut Numbers::new(8);
     for (n, side, inputs, outputs, k, s) in [
         (2, 7, 512, 80, 3, 1),
         (1, 14, 600, 70, 3, 2),
@@ -153,8 +132,8 @@ fn large_layers_agree_with_candle() -> Result<()> {
         (1, 27, 64, 80, 3, 1),
     ] {
         let what = format!("{n} of {side}x{side}, {inputs} to {outputs}, {k}/{s}");
-        let x = random.tensor(&[n, 3, side, side], 1.0);
-        let (first, second) = (random.layer(inputs, 3, 1), random.layer(outputs, inputs, k));
+        let x = numbers.between(-1.0, 1.0, (n, 3, side, side));
+        let (first, second) = (numbers.layer(inputs, 3, 1), numbers.layer(outputs, inputs, k));
         let a = conv(&x, &first, 1, 0)?;
         let want = conv(&a, &second, s, k / 2)?.relu()?;
         for kernels in kernels() {
@@ -172,9 +151,9 @@ fn large_layers_agree_with_candle() -> Result<()> {
 /// A picture gives the same bits alone, in a batch and with any number of threads, call after call.
 #[test]
 fn batch_and_threads_change_no_bit() -> Result<()> {
-    let mut random = Random(SmallRng::seed_from_u64(9));
-    let x = random.tensor(&[11, 3, 37, 41], 1.0);
-    let layers = [random.layer(24, 3, 3), random.layer(150, 24, 3), random.layer(70, 150, 1)];
+    let numbers = &mut Numbers::new(9);
+    let x = numbers.between(-1.0, 1.0, (11, 3, 37, 41));
+    let layers = [numbers.layer(24, 3, 3), numbers.layer(150, 24, 3), numbers.layer(70, 150, 1)];
     for kernels in kernels() {
         let make = |graph: &mut Graph, input| {
             layers.iter().try_fold(input, |y, (weight, bias)| {
@@ -199,7 +178,7 @@ fn batch_and_threads_change_no_bit() -> Result<()> {
 #[test]
 fn what_is_not_a_number_stays_so() -> Result<()> {
     let x = Tensor::full(f32::NAN, (1, 3, 8, 8), &Device::Cpu)?;
-    let (weight, bias) = Random(SmallRng::seed_from_u64(1)).layer(4, 3, 3);
+    let (weight, bias) = Numbers::new(1).layer(4, 3, 3);
     for kernels in kernels().filter(|kernels| kernels.1 != Precision::Int8) {
         for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
             let again = (weight.repeat((1, 2, 1, 1))?.narrow(1, 0, 4)?, bias.clone());
@@ -240,9 +219,9 @@ fn what_does_not_fit_is_an_error() -> Result<()> {
 
 #[test]
 fn ranges_of_another_network_are_an_error() -> Result<()> {
-    let mut random = Random(SmallRng::seed_from_u64(3));
-    let (weight, bias) = random.layer(4, 3, 3);
-    let x = random.tensor(&[2, 3, 9, 9], 1.0);
+    let numbers = &mut Numbers::new(3);
+    let (weight, bias) = numbers.layer(4, 3, 3);
+    let x = numbers.between(-1.0, 1.0, (2, 3, 9, 9));
     let network = |arithmetic: Arithmetic<'_>| {
         let (mut graph, input) = Graph::new(Level::Portable, arithmetic, 3)?;
         let y = graph.conv(input, (&weight, &bias), (1, 1), None, Activation::Relu)?;
