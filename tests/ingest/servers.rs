@@ -101,6 +101,28 @@ fn hls_on_demand_ends() {
     assert_eq!((heard.end, heard.frames.len()), (Some(End::Finished), 90));
 }
 
+/// All of it may be loaded before GStreamer has opened an output.
+#[test]
+fn hls_recordings_of_one_segment_play() {
+    let dir = Fixtures::new();
+    let clip = dir.clip("short.mp4", 2);
+    let server = HttpServer::start(dir.path());
+    for (name, tracks, options) in [
+        ("both", BOTH, ""),
+        ("pictures", Tracks { video: true, audio: false }, "-an"),
+        ("sound", Tracks { video: false, audio: true }, "-vn"),
+        ("fmp4", BOTH, "-hls_segment_type fmp4 -hls_fmp4_init_filename fmp4-init.mp4"),
+    ] {
+        let playlist = format!("{name}.m3u8");
+        dir.make(&playlist, &format!("-i {} -c copy {options} -f hls -hls_time 9 -hls_list_size 0", text(&clip)));
+        let began = Instant::now();
+        let heard = all(&server.url(&playlist), GstOptions { pacing: Pacing::Unpaced, ..GstOptions::default() });
+        println!("{name}: {:?}", began.elapsed());
+        assert_eq!((heard.end.as_ref(), heard.tracks), (Some(&End::Finished), Some(tracks)), "{name}");
+        assert_eq!(heard.frames.len(), if tracks.video { 60 } else { 0 }, "{name}");
+    }
+}
+
 #[test]
 fn hls_variants_and_separate_sound_play_through() {
     let dir = Fixtures::new();

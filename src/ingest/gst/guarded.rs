@@ -6,6 +6,7 @@ use crossbeam_channel::Sender;
 use gstreamer as gst;
 use gstreamer::glib;
 use gstreamer::prelude::*;
+use tokio::sync::watch;
 
 use super::causes;
 use super::graph::Graph;
@@ -81,6 +82,7 @@ pub(super) fn connect(pipeline: &gst::Pipeline, kind: Kind, graph: &Arc<Graph>, 
     // any data, would lead past it.
     let may_hls = matches!(kind, Kind::Http | Kind::Hls);
     let through_passage = passage.is_some();
+    let exposed = passage.map(Passage::exposed);
     for element in pipeline.iterate_recurse().into_iter().flatten() {
         watch(&element, may_hls, through_passage, graph);
     }
@@ -89,6 +91,21 @@ pub(super) fn connect(pipeline: &gst::Pipeline, kind: Kind, graph: &Arc<Graph>, 
         if let Some(graph) = weak.upgrade() {
             watch(element, may_hls, through_passage, &graph);
         }
+        if let Some(exposed) = exposed.as_ref().filter(|_| is_hls(&factory(element))) {
+            tell_first_output(element, exposed);
+        }
+    });
+}
+
+/// Says when `client` sends the first thing out: a pad alone is there a moment before the client counts it.
+fn tell_first_output(client: &gst::Element, exposed: &watch::Sender<bool>) {
+    let exposed = exposed.clone();
+    client.connect_pad_added(move |_, pad| {
+        let exposed = exposed.clone();
+        pad.add_probe(gst::PadProbeType::DATA_DOWNSTREAM, move |_, _| {
+            exposed.send_replace(true);
+            gst::PadProbeReturn::Remove
+        });
     });
 }
 

@@ -6,6 +6,7 @@
 //! server tells it. Streams of the command line and the configuration file are their owner's and are not guarded.
 
 mod address;
+mod ending;
 #[cfg(feature = "gst")]
 mod login;
 #[cfg(feature = "gst")]

@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::ending::Endings;
 use super::login::Shown;
 use super::{Refusal, SourcePolicy, Target, relay, web};
 use crate::ingest::incident::Cause;
@@ -51,6 +52,7 @@ pub(super) struct Shared {
     draining: watch::Sender<bool>,
     /// What went wrong last, for when GStreamer reports that something did.
     trouble: Mutex<Option<Refusal>>,
+    pub endings: Endings,
 }
 
 /// Hides addresses, which hold secrets, in those of the passage, which turn up in GStreamer's errors and logs; and keeps other
@@ -107,8 +109,9 @@ impl Passage {
         let address = listener.local_addr()?;
         let cipher = Cipher::new().ok_or_else(|| io::Error::other("no random numbers"))?;
         let (shown, on_refusal, trouble) = Default::default();
-        let draining = watch::Sender::new(false);
-        let shared = Arc::new(Shared { policy, address, patience, cipher, shown, on_refusal, draining, trouble });
+        let (draining, endings) = (watch::Sender::new(false), Endings::new());
+        let shared =
+            Arc::new(Shared { policy, address, patience, cipher, shown, on_refusal, draining, trouble, endings });
         let (close, closed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serving = shared.clone();
@@ -158,6 +161,11 @@ impl Passage {
             tell(refusal);
         }
         *self.shared.on_refusal.lock().unwrap_or_else(|e| e.into_inner()) = Some(tell);
+    }
+
+    /// Where to say `true` when GStreamer's HLS client has opened its first output.
+    pub fn exposed(&self) -> watch::Sender<bool> {
+        self.shared.endings.exposed()
     }
 
     /// Answers all who wait, and all who come, that there is nothing any more, and breaks off what is being sent: before the

@@ -74,7 +74,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     if shared.is_draining() {
         return status(StatusCode::GONE);
     }
-    let Some(uri) = shared.behind(request.uri().path()) else { return status(StatusCode::NOT_FOUND) };
+    let path = request.uri().path();
+    let Some(uri) = shared.behind(path) else { return status(StatusCode::NOT_FOUND) };
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return status(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -87,7 +88,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     match fetched.unwrap_or_else(|_| Err(silent())) {
         Ok(answer) => {
             shared.went_well();
-            answer
+            answer.map(|body| shared.endings.hold(path, body))
         }
         Err(refusal) => {
             let code = match refusal.kind {
@@ -209,6 +210,7 @@ async fn pass_on(shared: &Shared, url: &Url, method: &Method, answer: Response<I
         begun.extend(rest.to_bytes());
         let text = playlist::rewrite(&String::from_utf8_lossy(&begun), url, &|url| shared.through(url.as_str()));
         let text = text.ok_or_else(|| Refusal::of(Cause::NotMedia, "the playlist is too long", "check the server"))?;
+        shared.endings.learn(&text);
         let kind = HeaderValue::from_static("application/vnd.apple.mpegurl");
         out.headers_mut().insert(header::CONTENT_TYPE, kind);
         *out.body_mut() = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();
