@@ -61,7 +61,7 @@ impl Endings {
         }
         let exposed = self.is_exposed.subscribe();
         let (to, from) = mpsc::channel(1);
-        // Ends when the connection, which reads, does.
+        // Ends with the connection, which reads; at the latest with the passage, whose runtime it is on.
         tokio::spawn(pass(body, exposed, to));
         StreamBody::new(ReceiverStream::new(from)).boxed()
     }
@@ -86,7 +86,9 @@ async fn pass(
             Ok(Err(_)) => {}
             Err(error) => {
                 // What came before it was sent, too. Whether somebody still reads changes nothing.
-                let _ = to.send(Ok(Frame::data(kept))).await;
+                if !kept.is_empty() {
+                    let _ = to.send(Ok(Frame::data(kept))).await;
+                }
                 let _ = to.send(Err(error)).await;
                 return;
             }

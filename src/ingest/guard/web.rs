@@ -88,7 +88,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     match fetched.unwrap_or_else(|_| Err(silent())) {
         Ok(answer) => {
             shared.went_well();
-            answer.map(|body| shared.endings.hold(path, body))
+            let is_media = answer.status().is_success();
+            answer.map(|body| if is_media { shared.endings.hold(path, body) } else { body })
         }
         Err(refusal) => {
             let code = match refusal.kind {
