@@ -79,6 +79,8 @@ pub struct ClipBuilder {
     /// A reference on the line that the held items are on.
     wall_ahead: Option<Reference>,
     is_over: bool,
+    /// The first second that the run before left to its successor on the same line.
+    said_before: Option<u64>,
 }
 
 impl ClipBuilder {
@@ -99,6 +101,7 @@ impl ClipBuilder {
             wall: None,
             wall_ahead: None,
             is_over: false,
+            said_before: None,
         }
     }
 
@@ -130,10 +133,11 @@ impl ClipBuilder {
                 self.settle(out);
             }
             MediaItem::Wall { pts, wall } => self.take_wall(Reference { pts, wall }),
+            MediaItem::Missing { from, to } => self.take_missing(from.0, to.0, out),
             MediaItem::Discontinuity(cause) => self.break_line(cause, out),
             MediaItem::Incident(_) => {}
             MediaItem::Ended(end) => {
-                self.finish_run(out);
+                self.finish_run(false, out);
                 if !self.is_over {
                     out.push(ClipOutput::Ended(end));
                 }
@@ -144,7 +148,7 @@ impl ClipBuilder {
 
     /// Ends the run; the next one begins because of `cause`.
     fn break_line(&mut self, cause: Discontinuity, out: &mut Vec<ClipOutput>) {
-        self.finish_run(out);
+        self.finish_run(!cause.leaves_line(), out);
         self.cause = Some(cause);
         self.left_behind = None;
         if cause.leaves_line() {
@@ -178,6 +182,30 @@ impl ClipBuilder {
         self.settle(out);
     }
 
+    /// There is nothing from one time to the other, and the line goes on: whole seconds in between are gaps.
+    fn take_missing(&mut self, from: u64, to: u64, out: &mut Vec<ClipOutput>) {
+        if self.is_over || to <= from || to >= PTS_MAX {
+            return;
+        }
+        if self.run.is_none() {
+            // What is held waits for the other track, which lies beyond the hole.
+            for item in self.begin(from, self.cause, out) {
+                self.route(item, out);
+            }
+        }
+        for track in TRACKS {
+            let state = self.tracks[track_index(track)];
+            if state.exists && !state.ended && self.is_wanted(track) {
+                self.line.note(track, to, to);
+            }
+        }
+        let stream = self.stream();
+        if let Some(run) = &mut self.run {
+            run.pass_over(from, to, &stream);
+        }
+        self.close(out);
+    }
+
     fn take_wall(&mut self, reference: Reference) {
         let is_nearer = |held: &Held| match (held.front, self.line.reach()) {
             (Some(front), Some(reach)) => reference.pts.0.abs_diff(front) < reference.pts.0.abs_diff(reach),
@@ -195,7 +223,7 @@ impl ClipBuilder {
         loop {
             let freed = match self.verdict() {
                 Verdict::Wait => break,
-                Verdict::Begin(cause) => self.begin(cause, out),
+                Verdict::Begin(cause) => self.begin(0, cause, out),
                 Verdict::Rejoin(track) => self.held[track_index(track)].take(),
                 Verdict::Sift(track) => {
                     self.wall_ahead = None;
@@ -329,12 +357,17 @@ impl ClipBuilder {
         Verdict::Wait
     }
 
-    /// Ends the run, if there is one, and begins another; returns what was held, to be routed.
-    fn begin(&mut self, cause: Option<Discontinuity>, out: &mut Vec<ClipOutput>) -> VecDeque<MediaItem> {
-        let start = self.held.iter().filter_map(|held| held.front).min().unwrap_or(0);
+    /// Ends the run, if there is one, and begins another, at `first` if nothing is held; returns what was held, to be routed.
+    fn begin(
+        &mut self,
+        first: u64,
+        cause: Option<Discontinuity>,
+        out: &mut Vec<ClipOutput>,
+    ) -> VecDeque<MediaItem> {
+        let start = self.held.iter().filter_map(|held| held.front).min().unwrap_or(first);
         let reach = self.line.reach();
         if let Some(run) = self.run.take() {
-            run.finish(&self.stream(), out);
+            run.finish(false, &self.stream(), out);
             let [_, sound] = &self.held;
             self.left_behind = if sound.is_empty() { self.line.positions[1] } else { None };
         }
@@ -346,7 +379,7 @@ impl ClipBuilder {
         self.line = Line::default();
         let id = RunId(self.first.0.wrapping_add(self.runs));
         self.runs = self.runs.wrapping_add(1);
-        self.run = Some(Run::new(id, &self.config, Pts(start)));
+        self.run = Some(Run::new(id, &self.config, Pts(start), self.said_before.take()));
         out.push(ClipOutput::RunStarted { run: id, cause: cause.filter(|_| id != self.first) });
         self.cause = None;
         let [video, audio] = &mut self.held;
@@ -354,13 +387,15 @@ impl ClipBuilder {
     }
 
     /// Nothing more comes on this line: everything pending is said.
-    fn finish_run(&mut self, out: &mut Vec<ClipOutput>) {
+    /// `is_shared`: another run goes on from here on the same line, in the middle of a second perhaps.
+    fn finish_run(&mut self, is_shared: bool, out: &mut Vec<ClipOutput>) {
         for state in &mut self.tracks {
             state.ended = true;
         }
         self.settle(out);
         if let Some(run) = self.run.take() {
-            run.finish(&self.stream(), out);
+            let next = run.finish(is_shared, &self.stream(), out);
+            self.said_before = next.filter(|_| is_shared);
         }
         self.line = Line::default();
     }

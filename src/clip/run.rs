@@ -92,13 +92,14 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub fn new(id: RunId, config: &ClipConfig, start: Pts) -> Self {
+    /// `next`: the first second that is not said yet, for a run that goes on from another.
+    pub fn new(id: RunId, config: &ClipConfig, start: Pts, next: Option<u64>) -> Self {
         Self {
             id,
             config: config.clone(),
             start: start.0,
             slots: BTreeMap::new(),
-            next: None,
+            next: next.filter(|next| Pts(start.0).second() < *next),
             progress: [Progress::default(); 2],
             sound: config.sample_rate.map(Sound::new),
             discards: BTreeMap::new(),
@@ -177,6 +178,23 @@ impl Run {
         }
     }
 
+    /// Nothing comes from `from` to `to`; what does after that goes on.
+    pub fn pass_over(&mut self, from: u64, to: u64, stream: &Stream) {
+        self.start = self.start.min(from);
+        self.choose_before(Pts(to).second());
+        for (progress, exists) in self.progress.iter_mut().zip(stream.exists) {
+            if exists && !progress.ended {
+                progress.head = Some(progress.head.map_or(to, |head| head.max(to)));
+            }
+        }
+        // Seconds are said up to the last that there is something of: a place for the first and the last of the hole.
+        for second in [Pts(from).second(), Pts(to - 1).second()] {
+            if self.next.is_none_or(|next| second >= next) {
+                self.slots.entry(second).or_default();
+            }
+        }
+    }
+
     /// Says every second that is complete, or that has been waited for long enough.
     pub fn close(&mut self, stream: &Stream, out: &mut Vec<ClipOutput>) {
         self.close_until(false, stream, out);
@@ -200,14 +218,24 @@ impl Run {
         self.say_late_discards(out);
     }
 
-    /// Says everything that is left: the run is over.
-    pub fn finish(mut self, stream: &Stream, out: &mut Vec<ClipOutput>) {
+    /// Says everything that is left: the run is over. The first second that it did not say.
+    ///
+    /// `is_shared`: another run goes on from here on the same line. A second that both have a part of is said once, by the one
+    /// that has more of it.
+    pub fn finish(mut self, is_shared: bool, stream: &Stream, out: &mut Vec<ClipOutput>) -> Option<u64> {
         for track in TRACKS {
             self.complete(track);
+        }
+        let reach = self.progress.iter().filter_map(|progress| progress.head).max().unwrap_or(self.start);
+        if is_shared && reach % NANOS_PER_SECOND < NANOS_PER_SECOND / 2 {
+            let last = self.slots.split_off(&Pts(reach).second());
+            let pictures = last.values().map(|slot| u64::from(slot.seen)).sum();
+            self.discard(Track::Video, pictures);
         }
         self.close_until(true, stream, out);
         self.say_discards(u64::MAX, out);
         self.say_ends(u64::MAX, out);
+        self.next
     }
 
     /// Nothing more comes from the track: what is still being held for it is fetched.

@@ -116,19 +116,28 @@ pub enum Incident {
     TcpFallback,
     /// The 33 bits of the stream's clock were full. Nothing else changes: they begin anew every 26 and a half hours.
     ClockWrapped,
+    /// An HLS segment could not be had: its seconds are gaps.
+    SegmentLost(Cause),
+    /// The stream says that an advertisement break begins.
+    AdBreakBegan,
+    /// The stream says that the programme is back.
+    AdBreakEnded,
     /// A new run began in the middle of a connection or after it.
     RunStarted(super::Discontinuity),
 }
 
 impl Incident {
     /// Every value of [`Incident::as_str`].
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 10] = [
         "track-stalled",
         "track-recovered",
         "track-lost",
         "track-added",
         "tcp-fallback",
         "clock-wrapped",
+        "segment-lost",
+        "ad-break-began",
+        "ad-break-ended",
         "run-started",
     ];
 
@@ -141,6 +150,9 @@ impl Incident {
             Incident::TrackAdded { .. } => "track-added",
             Incident::TcpFallback => "tcp-fallback",
             Incident::ClockWrapped => "clock-wrapped",
+            Incident::SegmentLost(_) => "segment-lost",
+            Incident::AdBreakBegan => "ad-break-began",
+            Incident::AdBreakEnded => "ad-break-ended",
             Incident::RunStarted(_) => "run-started",
         }
     }
@@ -151,7 +163,12 @@ impl Incident {
             | Incident::TrackRecovered { track, .. }
             | Incident::TrackLost { track }
             | Incident::TrackAdded { track } => Some(*track),
-            Incident::TcpFallback | Incident::ClockWrapped | Incident::RunStarted(_) => None,
+            Incident::TcpFallback
+            | Incident::ClockWrapped
+            | Incident::SegmentLost(_)
+            | Incident::AdBreakBegan
+            | Incident::AdBreakEnded
+            | Incident::RunStarted(_) => None,
         }
     }
 

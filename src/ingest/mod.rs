@@ -7,9 +7,9 @@ pub mod frame;
 #[cfg(feature = "gst")]
 pub mod gst;
 pub mod guard;
+#[cfg(feature = "gst")]
+pub mod hls;
 pub mod incident;
-#[cfg(any(feature = "gst", fuzzing))]
-mod m3u8;
 pub mod outlet;
 pub mod pcm;
 #[cfg(feature = "gst")]
@@ -23,6 +23,8 @@ pub mod template;
 pub mod thin;
 pub mod uri;
 mod watch;
+#[cfg(feature = "gst")]
+mod web;
 
 use crossbeam_channel::Sender;
 use serde::Serialize;
@@ -59,6 +61,11 @@ pub enum MediaItem {
     Wall {
         pts: Pts,
         wall: WallTime,
+    },
+    /// There are no media of any track from here to there, and what follows goes on from it: no jump, but a hole.
+    Missing {
+        from: Pts,
+        to: Pts,
     },
     /// What follows is another run: the clip builder closes the one before.
     Discontinuity(Discontinuity),
@@ -164,19 +171,4 @@ pub trait Open: Send + Sync {
     /// Only for what is wrong before anything runs (unknown scheme, bad template, missing plugin). What goes wrong
     /// later, an unreachable host for one, arrives in-band as [`End::Failed`].
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>>;
-}
-
-/// For the fuzz targets: reads two playlists one after the other, and gates the first.
-///
-/// # Panics
-/// When an address of a guarded playlist did not go through the passage.
-#[cfg(fuzzing)]
-pub fn fuzz_playlists(first: &str, second: &str) {
-    let mut course = m3u8::Course::default();
-    for text in [first, second] {
-        if let Some(m3u8::Playlist::Media(media)) = m3u8::Playlist::parse(text) {
-            course.follow(&media);
-        }
-    }
-    guard::fuzz_rewrite(first);
 }

@@ -150,7 +150,7 @@ impl StreamMetrics {
         let up = match incident {
             Incident::TrackStalled { .. } | Incident::TrackLost { .. } => 0,
             Incident::TrackRecovered { .. } | Incident::TrackAdded { .. } => 1,
-            Incident::TcpFallback | Incident::ClockWrapped | Incident::RunStarted(_) => return,
+            _ => return,
         };
         match incident.track() {
             Some(Track::Video) => self.tracks[0].set(up),

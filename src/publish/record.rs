@@ -25,7 +25,7 @@ use crate::clip::{Absent, FrameShare, Gap, GapReason};
 use crate::decision::{
     Event, EventKind, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, Why, WindowEstimate,
 };
-use crate::ingest::incident::Incident;
+use crate::ingest::incident::{Cause, Incident};
 use crate::ingest::{Discontinuity, Pace, Track, Tracks};
 use crate::labels::{ClassId, ClassSet, Modality};
 use crate::time::{Pts, RunId, WallSource, WallTime};
@@ -121,7 +121,11 @@ impl Recorder {
             stream: &self.stream,
             incident: incident.as_str(),
             track: incident.track(),
-            cause: if let Incident::RunStarted(cause) = incident { Some(*cause) } else { None },
+            cause: match incident {
+                Incident::RunStarted(cause) => Some(IncidentCause::Run(*cause)),
+                Incident::SegmentLost(cause) => Some(IncidentCause::Loss(*cause)),
+                _ => None,
+            },
             run,
             since: since.and_then(|unix_ns| self.at(unix_ns)),
             at: self.at(unix_ns),
@@ -298,6 +302,14 @@ struct StateRecord<'a> {
     at: Option<String>,
 }
 
+/// Why a run began, or what a segment was lost to.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum IncidentCause {
+    Run(Discontinuity),
+    Loss(Cause),
+}
+
 #[derive(Serialize)]
 struct IncidentRecord<'a> {
     #[serde(rename = "type")]
@@ -305,7 +317,7 @@ struct IncidentRecord<'a> {
     stream: &'a str,
     incident: &'static str,
     track: Option<Track>,
-    cause: Option<Discontinuity>,
+    cause: Option<IncidentCause>,
     run: RunId,
     since: Option<String>,
     at: Option<String>,

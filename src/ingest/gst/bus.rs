@@ -22,11 +22,7 @@ use crate::redact;
 /// How often the thread looks at deadlines while the bus is silent. What is decided elsewhere wakes it.
 const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
-/// How long a client may take to notice that its requests are over, before it is stopped.
-const DRAIN: Duration = Duration::from_millis(100);
-
-/// How long a pipeline may take to stop. It takes milliseconds, but GStreamer's HLS client cannot be stopped while it loads a
-/// playlist, however slowly that comes: a server must not be able to hold the stream, or the program, up with that.
+/// How long a pipeline may take to stop. It takes milliseconds; an element that hangs must not hold the stream up, or the program.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// A message that only wakes the bus thread.
@@ -51,6 +47,8 @@ pub(super) struct Session {
     pub passage: Option<Passage>,
     /// The appsinks wait for the clock, so buffering must hold the clock.
     pub paced: bool,
+    /// Its media are fetched for it: it has no server of its own.
+    pub is_fed: bool,
     pub id: String,
 }
 
@@ -65,10 +63,6 @@ impl Session {
         self.graph.release();
         if let Some(bus) = self.pipeline.bus() {
             bus.set_flushing(true);
-        }
-        if let Some(passage) = &passage {
-            passage.drain();
-            std::thread::sleep(DRAIN);
         }
         if !self.graph.has_data() {
             // TCP alone does not bring anything either: UDP gets its chance again.
@@ -147,7 +141,7 @@ impl Session {
         if behind.is_some() {
             return behind.map(|trouble| trouble.end());
         }
-        if over_tcp && !self.graph.has_data() { causes::probe(&self.location.uri) } else { None }
+        if over_tcp && !self.is_fed && !self.graph.has_data() { causes::probe(&self.location.uri) } else { None }
     }
 
     /// Acts on one message; some end if the session is over.
@@ -163,9 +157,10 @@ impl Session {
                 let behind = self.passage.as_ref().and_then(Passage::trouble).map(|trouble| trouble.end());
                 let end = behind
                     .or_else(|| causes::failure(kind, &error.error(), &debug))
-                    .or_else(|| self.graph.trouble())
                     .or_else(|| self.unreachable())
-                    .or_else(|| causes::handshake(&self.location.uri).filter(|_| !self.graph.has_data()))
+                    .or_else(|| {
+                        causes::handshake(&self.location.uri).filter(|_| !self.is_fed && !self.graph.has_data())
+                    })
                     .unwrap_or_else(|| causes::unexplained(kind, &error.error(), &debug));
                 return Some(missing.instead_of(end));
             }

@@ -236,12 +236,6 @@ pub(super) fn unexplained(kind: Kind, error: &gst::glib::Error, debug: &str) -> 
     failed(Cause::Other, cause, advice)
 }
 
-/// The end for a playlist that cannot be loaded, when the server does not say why.
-pub(super) fn no_playlist(error: &gst::glib::Error) -> End {
-    let cause = format!("the playlist cannot be loaded: {}", first_sentence(error.message()));
-    failed(Cause::NoAnswer, cause, "check that the server is well")
-}
-
 /// The text up to its first full stop.
 fn first_sentence(text: &str) -> &str {
     text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.')

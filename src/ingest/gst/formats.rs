@@ -1,5 +1,4 @@
-//! Notices when pictures change their size or sound its rate or channels: what follows is another run. Takes note of where
-//! stream time begins.
+//! Notices when pictures change their size or sound its rate or channels: what follows is another run.
 //!
 //! Looked at where the branch begins to convert: behind it, pictures of different sources have the same size.
 
@@ -24,31 +23,19 @@ pub(super) struct Formats {
 
 impl Formats {
     /// Watches every branch of `graph`. What a gate on the same pad holds is passed before, if the gate was there first.
-    ///
-    /// `is_adaptive`: the source offers the same pictures in several sizes and changes between them; then only another
-    /// aspect is another format.
-    pub fn connect(graph: &Arc<Graph>, is_adaptive: bool) -> Vec<Self> {
-        let on = |(track, sink): (Track, &gst_app::AppSink)| {
-            let shape = if is_adaptive && track == Track::Video { aspect } else { size };
-            Self::on(track, entry(sink.upcast_ref())?, graph, shape)
-        };
+    pub fn connect(graph: &Arc<Graph>) -> Vec<Self> {
+        let on = |(track, sink): (Track, &gst_app::AppSink)| Self::on(track, entry(sink.upcast_ref())?, graph);
         graph.sinks().filter_map(on).collect()
     }
 
-    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>, shape: fn(Track, &gst::CapsRef) -> Shape) -> Option<Self> {
+    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>) -> Option<Self> {
         let (known, graph) = (Mutex::<Option<Shape>>::default(), Arc::downgrade(graph));
         let probe = pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             let caps = match info.event().map(|event| event.view()) {
                 Some(gst::EventView::Caps(caps)) => caps,
-                Some(gst::EventView::Segment(segment)) => {
-                    if let (Some(graph), Some(segment)) = (graph.upgrade(), segment.segment().downcast_ref()) {
-                        graph.note_segment(segment);
-                    }
-                    return gst::PadProbeReturn::Ok;
-                }
                 _ => return gst::PadProbeReturn::Ok,
             };
-            let shape = shape(track, caps.caps());
+            let shape = size(track, caps.caps());
             let before = known.lock().unwrap_or_else(|e| e.into_inner()).replace(shape);
             if before.is_some_and(|before| before != shape)
                 && let Some(graph) = graph.upgrade()
@@ -72,16 +59,6 @@ impl Formats {
         if let Some(id) = self.probe.lock().unwrap_or_else(|e| e.into_inner()).take() {
             self.pad.remove_probe(id);
         }
-    }
-}
-
-/// The aspect of pictures in twentieths: variants of one picture differ by a rounding of their sizes.
-fn aspect(track: Track, caps: &gst::CapsRef) -> Shape {
-    match size(track, caps) {
-        [Some(width), Some(height)] if height > 0 => {
-            [Some(width.saturating_mul(20).saturating_add(height / 2) / height), None]
-        }
-        other => other,
     }
 }
 

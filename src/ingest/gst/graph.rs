@@ -4,7 +4,6 @@
 //! take pads away and add new ones, so branches are linked again here. A branch that nothing was linked to once every
 //! element has said "no more pads" is a track the source does not have.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -14,10 +13,10 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::bus::wake_message;
+use super::feed::LineMap;
 use super::step::Step;
 use crate::ingest::outlet::{Closed, Counters, Outlet};
-use crate::ingest::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
-use crate::time::{Pts, WallTime};
+use crate::ingest::{Discontinuity, End, MediaItem, Track, Tracks};
 
 /// How long the first track waits for the other one in a pipeline whose elements do not say when they are done (some
 /// demuxers in a user's template): a live stream's audio and video start within a picture group, about 2 s, of each
@@ -61,27 +60,9 @@ pub(super) struct Graph {
     /// Recordings only: data of a live source come when they come.
     in_step: bool,
     step: OnceLock<Step>,
-    /// The segment of the first branch that got one: from stream time to running time.
-    segment: Mutex<Option<gst::FormattedSegment<gst::ClockTime>>>,
-    /// In the order of their PTS.
-    foretold: Mutex<VecDeque<Foretold>>,
-    trouble: Mutex<Option<End>>,
+    /// Media that were fetched have places on a line of their own; all others, their running times.
+    map: Option<Arc<LineMap>>,
 }
-
-/// What is known of a moment before its pictures and sound are there.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Foretold {
-    pub pts: Pts,
-    /// Another run begins.
-    pub is_break: bool,
-    pub wall: Option<WallTime>,
-}
-
-/// Foretold moments that wait: at a date for each segment of a second, five minutes.
-const FORETOLD_MAX: usize = 300;
-
-/// A picture this much before a foretold moment is of that moment, ns: playlists round their durations.
-const FORETOLD_SLACK_NS: u64 = 15_000_000;
 
 impl Graph {
     pub fn new(
@@ -90,7 +71,8 @@ impl Graph {
         audio: Option<gst_app::AppSink>,
         outlet: Outlet,
         counters: Arc<Counters>,
-        pace: Pace,
+        in_step: bool,
+        map: Option<Arc<LineMap>>,
     ) -> Arc<Self> {
         let branch = |track, sink: Option<gst_app::AppSink>| {
             sink.map(|sink| Branch { track, head: head(sink.upcast_ref()).err().flatten(), sink })
@@ -104,11 +86,9 @@ impl Graph {
             outlet,
             counters,
             items: AtomicU64::new(0),
-            in_step: pace == Pace::File,
+            in_step,
             step: OnceLock::new(),
-            segment: Mutex::default(),
-            foretold: Mutex::default(),
-            trouble: Mutex::default(),
+            map,
         });
         let dynamic: Vec<gst::Element> =
             pipeline.iterate_elements().into_iter().flatten().filter(adds_pads_later).collect();
@@ -286,7 +266,6 @@ impl Graph {
         if let Some(step) = self.step.get() {
             step.wait(track, pts_ns, &|| self.outlet.stopped());
         }
-        self.say_foretold(pts_ns);
         let sent = self.outlet.send(item);
         if let Some(step) = self.step.get() {
             step.done(track, pts_ns);
@@ -300,41 +279,18 @@ impl Graph {
         Ok(())
     }
 
-    /// A branch got a segment.
-    pub fn note_segment(&self, segment: &gst::FormattedSegment<gst::ClockTime>) {
-        self.segment.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_with(|| segment.clone());
-    }
-
-    /// Running time of a stream time, both in ns; negative before the start. [`None`] while there is no segment.
-    pub fn running_ns(&self, stream_ns: u64) -> Option<i64> {
-        let segment = self.segment.lock().unwrap_or_else(|e| e.into_inner());
-        let segment = segment.as_ref()?;
-        let started_ns = segment.time()?.nseconds();
-        let base_ns = segment.base().map_or(0, gst::ClockTime::nseconds);
-        i64::try_from(i128::from(stream_ns) - i128::from(started_ns) + i128::from(base_ns)).ok()
-    }
-
-    /// Says what is known of a moment when its first picture or sound comes.
-    pub fn foretell(&self, foretold: Foretold) {
-        let mut waiting = self.foretold.lock().unwrap_or_else(|e| e.into_inner());
-        if waiting.len() < FORETOLD_MAX {
-            let place = waiting.partition_point(|f| f.pts <= foretold.pts);
-            waiting.insert(place, foretold);
+    /// The time of a running time of `track` on the stream's line, ns; [`None`] before its start.
+    pub fn on_line(&self, track: Track, running_ns: i64) -> Option<i64> {
+        match &self.map {
+            Some(map) => Some(map.place(track, running_ns)).filter(|place| track == Track::Audio || *place >= 0),
+            None => Some(running_ns),
         }
     }
 
-    fn say_foretold(&self, pts_ns: u64) {
-        let mut waiting = self.foretold.lock().unwrap_or_else(|e| e.into_inner());
-        // Closed means that the session is ending anyway.
-        while let Some(foretold) = waiting.front().filter(|f| f.pts.0 <= pts_ns.saturating_add(FORETOLD_SLACK_NS)) {
-            if foretold.is_break {
-                let _ = self.outlet.send(MediaItem::Discontinuity(Discontinuity::Playlist));
-            }
-            if let Some(wall) = foretold.wall {
-                let _ = self.outlet.send(MediaItem::Wall { pts: foretold.pts, wall });
-            }
-            waiting.pop_front();
-        }
+    /// The running time of a time of `track` on the stream's line, ns.
+    pub fn running_ns(&self, track: Track, line_ns: u64) -> u64 {
+        let line = i64::try_from(line_ns).unwrap_or(i64::MAX);
+        self.map.as_ref().map_or(line_ns, |map| u64::try_from(map.running_ns(track, line)).unwrap_or(0))
     }
 
     /// Ends the session from a streaming thread.
@@ -350,15 +306,6 @@ impl Graph {
     /// Whether any data were sent.
     pub fn has_data(&self) -> bool {
         self.items.load(Ordering::Relaxed) > 0
-    }
-
-    /// What is wrong with the server, as far as was found beside the pipeline; [`None`]: nothing any more.
-    pub fn note_trouble(&self, trouble: Option<End>) {
-        *self.trouble.lock().unwrap_or_else(|e| e.into_inner()) = trouble;
-    }
-
-    pub fn trouble(&self) -> Option<End> {
-        self.trouble.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// Lets waiting threads go, for the end of the session.

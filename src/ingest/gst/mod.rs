@@ -9,10 +9,10 @@ mod bus;
 mod causes;
 mod clocks;
 mod debug;
+mod feed;
 mod formats;
 mod graph;
 mod guarded;
-mod hls;
 mod sinks;
 mod step;
 mod thin;
@@ -31,6 +31,8 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::guard::SourcePolicy;
+use super::guard::passage::Passage;
+use super::hls::{self, HlsOptions};
 use super::outlet::{Counters, Outlet, Stopper};
 use super::thin::Thinning;
 use super::uri::{Kind, Location, Pacing};
@@ -63,6 +65,8 @@ pub struct GstOptions {
     pub guard: Option<Arc<SourcePolicy>>,
     /// Which pictures are converted; [`None`] = all.
     pub thinning: Option<Thinning>,
+    /// What HLS sources are asked for.
+    pub hls: HlsOptions,
 }
 
 impl Default for GstOptions {
@@ -80,11 +84,13 @@ impl Default for GstOptions {
             counters: Arc::default(),
             guard: None,
             thinning: None,
+            hls: HlsOptions::default(),
         }
     }
 }
 
 /// Opens any URI of [`super::uri::KNOWN_SCHEMES`] through GStreamer.
+#[derive(Clone)]
 pub struct GstOpener {
     options: GstOptions,
     clock: Arc<dyn Clock>,
@@ -126,10 +132,10 @@ impl Open for GstOpener {
         if o.guard.is_some() && o.pipeline.is_some() {
             return Err(Error::Usage("a guarded source takes no pipeline of its own".into()));
         }
-        // GStreamer 1.22 crashes when an HLS server hangs up on it; the passage never does. It knows no lists but HLS's.
-        let needs_passage = o.pipeline.is_none() && guarded::may_be_hls(&location);
-        let policy = o.guard.clone().or_else(|| needs_passage.then(|| Arc::new(SourcePolicy::owners())));
-        let (location, passage) = match &policy {
+        if matches!(location.kind, Kind::Hls | Kind::Http) && o.pipeline.is_none() {
+            return self.open_web(uri, &location, to);
+        }
+        let placed = match &o.guard {
             None => (location, None),
             Some(policy) => {
                 let pace = location.pace(o.pacing);
@@ -139,21 +145,72 @@ impl Open for GstOpener {
                 }
             }
         };
+        if placed.0.kind == Kind::File && o.pipeline.is_none() {
+            check_file(uri, &placed.0)?;
+        }
+        self.open_placed(uri, placed, to)
+    }
+}
+
+impl GstOpener {
+    /// Opens what is on a web server: Touchline's own client finds out what it is.
+    fn open_web(&self, uri: &str, location: &Location, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let o = &self.options;
+        let url = url::Url::parse(&location.uri).map_err(|e| Error::Usage(format!("{}: {e}", redact::uri(uri))))?;
+        let request = hls::Request {
+            id: o.id.clone(),
+            url,
+            options: o.hls.clone(),
+            frame_height: o.frame_height,
+            wants: Tracks { video: o.want_video, audio: o.want_audio },
+            policy: o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::owners())),
+            decoder: Arc::new(feed::Feeding { opener: self.clone(), uri: uri.to_owned() }),
+            counters: o.counters.clone(),
+            clock: self.clock.clone(),
+            pace: location.pace(o.pacing),
+            is_paced: location.sync(o.pacing),
+        };
+        hls::open(request, to)
+    }
+
+    /// Opens a recording on a web server through GStreamer's own client, which can seek in it, held to the policy by a passage.
+    pub(super) fn open_recording(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let o = &self.options;
+        let location = Location { kind: Kind::Http, ..Location::parse(uri)? };
+        let pace = location.pace(o.pacing);
+        let policy = o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::owners()));
+        match guarded::place(&policy, &o.id, uri, location) {
+            Ok(placed) => self.open_placed(uri, placed, to),
+            Err(refusal) => Ok(guarded::refused(refusal, pace, to)),
+        }
+    }
+
+    fn open_placed(
+        &self,
+        uri: &str,
+        (location, passage): (Location, Option<Passage>),
+        to: Sender<MediaItem>,
+    ) -> Result<Box<dyn Source>> {
+        let o = &self.options;
         let mut wanted = Tracks { video: o.want_video, audio: o.want_audio };
         if let Some(test) = &location.test {
             wanted = Tracks { video: wanted.video && test.video, audio: wanted.audio && test.audio };
         }
-        if location.kind == Kind::File && o.pipeline.is_none() {
-            check_file(uri, &location)?;
-        }
         if location.kind.is_network() {
             warm::network();
         }
+        let pipeline = self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing))?;
+        self.start(Start { uri, location, pipeline, wanted, passage, map: None }, to)
+    }
+
+    /// The pipeline of `location`, stopped.
+    fn pipeline(&self, name: &str, location: &Location, wanted: Tracks, sync: bool) -> Result<gst::Pipeline> {
+        let o = &self.options;
         let timeout_s = u32::try_from(o.connect_timeout.as_secs()).unwrap_or(u32::MAX).clamp(1, 3600);
         let keys = template::Keys {
-            location: &location,
+            location,
             frame_height: o.frame_height.max(1),
-            sync: location.sync(o.pacing),
+            sync,
             latency_ms: o.latency_ms,
             rtsp_transport: if o.guard.is_some() || self.over_tcp.load(Ordering::Relaxed) {
                 "tcp"
@@ -163,9 +220,31 @@ impl Open for GstOpener {
             timeout_s,
         };
         let text = o.pipeline.as_deref().unwrap_or(template::builtin(location.kind));
-        let text = template::render(text, &keys, wanted)?;
-        let name = redact::uri(uri);
-        let pipeline = parse(&text, &name)?;
+        parse(&template::render(text, &keys, wanted)?, name)
+    }
+
+    /// A pipeline for media that are fetched for it.
+    fn feed_pipeline(&self, uri: &str, wanted: Tracks) -> Result<gst::Pipeline> {
+        let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
+        self.pipeline(&redact::uri(uri), &location, wanted, false)
+    }
+
+    /// Starts it.
+    fn start_feed(
+        &self,
+        uri: &str,
+        pipeline: gst::Pipeline,
+        wanted: Tracks,
+        map: Arc<feed::LineMap>,
+        to: Sender<MediaItem>,
+    ) -> Result<Box<dyn Source>> {
+        let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
+        self.start(Start { uri, location, pipeline, wanted, passage: None, map: Some(map) }, to)
+    }
+
+    fn start(&self, start: Start<'_>, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let Start { uri, location, pipeline, wanted, passage, map } = start;
+        let o = &self.options;
         let sink = |track: Track, wanted: bool| -> Result<Option<gst_app::AppSink>> {
             let Some(element) = pipeline.by_name(sinks::name(track)).filter(|_| wanted) else { return Ok(None) };
             element.downcast::<gst_app::AppSink>().map(Some).map_err(|e| {
@@ -181,33 +260,33 @@ impl Open for GstOpener {
             ));
         }
         let pace = location.pace(o.pacing);
+        let is_fed = map.is_some();
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace);
+        // What is fetched is handed out as it is decoded: its relay brings tracks together and sets the pace.
+        let in_step = pace == Pace::File && !is_fed;
+        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), in_step, map);
         sinks::connect(&graph, self.clock.clone());
-        if policy.is_some() {
-            guarded::connect(&pipeline, location.kind, &graph, passage.as_ref());
+        if o.guard.is_some() || passage.is_some() || is_fed {
+            guarded::connect(&pipeline, &graph, passage.as_ref());
         }
         let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
         wall::connect(&pipeline, outlet.clone());
         if matches!(location.kind, Kind::Udp | Kind::Srt) {
             clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
         }
-        if location.kind == Kind::Hls {
-            hls::follow(&pipeline, &location.uri, &graph, &o.id)
-                .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
-        }
         let session = bus::Session {
-            name,
+            name: redact::uri(uri),
             pipeline: pipeline.clone(),
             gate,
-            formats: formats::Formats::connect(&graph, location.kind == Kind::Hls),
+            formats: formats::Formats::connect(&graph),
             graph,
             falls_back: Arc::clone(&self.over_tcp),
             outlet,
             passage,
-            connect_timeout: location.kind.is_network().then_some(o.connect_timeout),
-            paced: location.sync(o.pacing),
+            connect_timeout: (location.kind.is_network() && !is_fed).then_some(o.connect_timeout),
+            paced: location.sync(o.pacing) && !is_fed,
+            is_fed,
             location,
             id: o.id.clone(),
         };
@@ -218,6 +297,16 @@ impl Open for GstOpener {
             .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
         Ok(Box::new(GstSource { pace, stopper, bus, thread: Some(thread) }))
     }
+}
+
+/// What a session is started from.
+struct Start<'a> {
+    uri: &'a str,
+    location: Location,
+    pipeline: gst::Pipeline,
+    wanted: Tracks,
+    passage: Option<Passage>,
+    map: Option<Arc<feed::LineMap>>,
 }
 
 /// Refuses what is no readable file before a pipeline is made, with the system's own reason.

@@ -118,8 +118,14 @@ impl Feed {
             return Err(format!("pictures come as {}, not RGB", info.format()));
         }
         let duration = buffer.duration().map(gst::ClockTime::nseconds);
-        // A picture that began before the segment is shown from its start.
-        let running = sample_time(sample, buffer).map(|t| u64::try_from(t).unwrap_or(0));
+        let running = match sample_time(sample, buffer) {
+            // A picture that began before the segment is shown from its start.
+            Some(time) => match self.graph.on_line(self.track, time) {
+                Some(time) => Some(u64::try_from(time).unwrap_or(0)),
+                None => return Ok(None),
+            },
+            None => None,
+        };
         let Some(pts) = self.timing.time(running, duration) else {
             self.graph.counters.untimed.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
@@ -159,7 +165,7 @@ impl Feed {
         let (rate, sample_bytes) = (info.rate(), 4 * usize::from(channels));
         let map = buffer.map_readable().map_err(|_| "decoded sound cannot be read".to_owned())?;
         let mut bytes = &map[..map.len() - map.len() % sample_bytes];
-        let mut running = sample_time(sample, buffer);
+        let mut running = sample_time(sample, buffer).and_then(|time| self.graph.on_line(self.track, time));
         if let Some(early) = running.filter(|t| *t < 0) {
             // Samples before the segment's start are not part of the stream.
             let skip = crate::time::nanos_to_samples(early.unsigned_abs(), rate);

@@ -149,7 +149,13 @@ impl Gate {
             let mut state = self.state();
             let state = &mut *state;
             let given = state.segment.as_ref().and_then(|segment| running_time(segment, buffer));
-            let running = given.map(|t| u64::try_from(t).unwrap_or(0));
+            let running = match given {
+                Some(time) => match self.graph.on_line(Track::Video, time) {
+                    Some(time) => Some(u64::try_from(time).unwrap_or(0)),
+                    None => return Ok(Way::Away),
+                },
+                None => None,
+            };
             let Some(time) = state.timing.time(running, buffer.duration().map(gst::ClockTime::nseconds)) else {
                 self.graph.counters.untimed.fetch_add(1, Ordering::Relaxed);
                 return Ok(Way::Away);
@@ -159,7 +165,10 @@ impl Gate {
                 let position = state
                     .segment
                     .as_ref()
-                    .and_then(|s| s.position_from_running_time(gst::ClockTime::from_nseconds(time)));
+                    .and_then(|s| {
+                        let running_ns = self.graph.running_ns(Track::Video, time);
+                        s.position_from_running_time(gst::ClockTime::from_nseconds(running_ns))
+                    });
                 let mut copy = buffer.clone();
                 copy.make_mut().set_pts(position);
                 stamped = Some(copy);

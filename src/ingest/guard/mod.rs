@@ -6,13 +6,10 @@
 //! server tells it. Streams of the command line and the configuration file are their owner's and are not guarded.
 
 mod address;
-mod ending;
 #[cfg(feature = "gst")]
-mod login;
+pub(super) mod connect;
 #[cfg(feature = "gst")]
 pub(super) mod passage;
-#[cfg(any(feature = "gst", fuzzing))]
-mod playlist;
 #[cfg(feature = "gst")]
 mod relay;
 #[cfg(feature = "gst")]
@@ -78,11 +75,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(cause: impl AsRef<str>, advice: &str) -> Self {
+    pub(super) fn new(cause: impl AsRef<str>, advice: &str) -> Self {
         Self::of(Cause::Refused, cause, advice)
     }
 
-    fn of(kind: Cause, cause: impl AsRef<str>, advice: &str) -> Self {
+    pub(super) fn of(kind: Cause, cause: impl AsRef<str>, advice: &str) -> Self {
         Self { kind, cause: redact::text(cause.as_ref()), advice: advice.to_owned() }
     }
 
@@ -90,6 +87,8 @@ impl Refusal {
         End::Failed { kind: self.kind, cause: self.cause.clone(), advice: self.advice.clone() }
     }
 }
+
+impl std::error::Error for Refusal {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -317,7 +316,7 @@ impl SourcePolicy {
 
 /// Where a URI leads, and what else it says.
 #[derive(Clone, Debug)]
-struct Target {
+pub(super) struct Target {
     url: Url,
     scheme: String,
     /// Empty: all addresses of this machine.
@@ -326,7 +325,7 @@ struct Target {
 }
 
 impl Target {
-    fn parse(uri: &str) -> Result<Self, Refusal> {
+    pub(super) fn parse(uri: &str) -> Result<Self, Refusal> {
         let wrong = || Refusal::new("this is no address of a stream", "check host and port of the URL");
         let (scheme, rest) = uri.split_once("://").ok_or_else(wrong)?;
         let scheme = scheme.to_ascii_lowercase();
@@ -384,26 +383,6 @@ impl Target {
         url.set_ip_host(address.ip()).map_err(wrong)?;
         url.set_port(Some(address.port())).map_err(wrong)?;
         Ok(url.into())
-    }
-}
-
-/// For the fuzz targets.
-///
-/// # Panics
-/// When an address of `text` does not go through the passage.
-#[cfg(fuzzing)]
-pub(super) fn fuzz_rewrite(text: &str) {
-    let base = Url::parse("https://h.example/a/live.m3u8").expect("a constant");
-    let out = playlist::rewrite(text, &base, &|_| "http://127.0.0.1:1/x".to_owned()).unwrap_or_default();
-    for line in out.lines() {
-        assert!(line.is_empty() || line.starts_with('#') || line == "http://127.0.0.1:1/x", "{line:?}");
-        // Attributes as GStreamer reads them: a name, a sign of equality, a value.
-        for part in line.split([',', ':']).filter_map(|part| part.trim().strip_prefix("URI=")) {
-            assert!(part.starts_with("\"http") || part.starts_with("\"\""), "{line:?}");
-        }
-    }
-    for uri in text.lines() {
-        let _ = Target::parse(uri);
     }
 }
 

@@ -1,0 +1,174 @@
+//! Takes media apart that Touchline fetched itself: bytes into an appsrc, frames and PCM out, in times of the stream's line.
+
+use std::sync::{Arc, OnceLock};
+
+use crossbeam_channel::Sender;
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::{GstOpener, sinks};
+use crate::error::{Error, Result};
+use crate::ingest::hls::{Beginning, Broken, Container, Decoder, Input};
+use crate::ingest::{MediaItem, Source, Track, Tracks};
+
+/// Bytes that wait in front of a demuxer before its feeder does. A segment goes in whole, whatever its size.
+const WAITING_BYTES: u64 = 512 << 10;
+
+/// Where the media of one demuxer lie on the line of the stream.
+///
+/// Demuxers count in times of their own, each in another way. So each track is tied where it leaves the demuxer: the place of its
+/// first unit is known, and all others lie as far from it as the demuxer says.
+#[derive(Debug)]
+pub(super) struct LineMap {
+    /// Places of the first units of pictures and of sound, ns.
+    places: [i64; 2],
+    /// Their running times, ns.
+    firsts: [OnceLock<i64>; 2],
+}
+
+const fn index(track: Track) -> usize {
+    match track {
+        Track::Video => 0,
+        Track::Audio => 1,
+    }
+}
+
+impl LineMap {
+    fn new(beginning: &Beginning) -> Self {
+        let start = i64::try_from(beginning.line_ns).unwrap_or(i64::MAX);
+        Self { places: beginning.tracks.map(|place| place.unwrap_or(start)), firsts: Default::default() }
+    }
+
+    /// The place of a running time of `track`, ns.
+    pub fn place(&self, track: Track, running_ns: i64) -> i64 {
+        let i = index(track);
+        self.places[i].saturating_add(running_ns.saturating_sub(*self.firsts[i].get_or_init(|| running_ns)))
+    }
+
+    /// The running time of a place of `track`, ns.
+    pub fn running_ns(&self, track: Track, place_ns: i64) -> i64 {
+        let i = index(track);
+        let first = self.firsts[i].get().copied().unwrap_or(0);
+        first.saturating_add(place_ns.saturating_sub(self.places[i]))
+    }
+
+    fn tie(&self, track: Track, running_ns: i64) {
+        // Set before: a second track of the same kind.
+        let _ = self.firsts[index(track)].set(running_ns);
+    }
+}
+
+/// Opens demuxers for one source.
+pub(super) struct Feeding {
+    pub opener: GstOpener,
+    pub uri: String,
+}
+
+impl Decoder for Feeding {
+    fn begin(
+        &self,
+        beginning: &Beginning,
+        wants: Tracks,
+        state: Arc<Broken>,
+        to: Sender<MediaItem>,
+    ) -> Result<(Box<dyn Source>, Box<dyn Input>)> {
+        let map = Arc::new(LineMap::new(beginning));
+        let pipeline = self.opener.feed_pipeline(&self.uri, wants)?;
+        let input = pipeline
+            .by_name("input")
+            .and_then(|element| element.downcast::<gst_app::AppSrc>().ok())
+            .ok_or_else(|| Error::Internal("the pipeline for fetched media has no appsrc named input".into()))?;
+        input.set_caps(Some(&caps(beginning.container)?));
+        input.set_max_bytes(2 * WAITING_BYTES);
+        input.set_property("min-percent", 50u32);
+        if beginning.container.is_untimed() {
+            input.set_format(gst::Format::Time);
+            input.set_do_timestamp(true);
+            input.set_is_live(true);
+        }
+        input.set_callbacks(
+            gst_app::AppSrcCallbacks::builder().need_data(move |_, _| state.news.notify_one()).build(),
+        );
+        tie_at_demuxers(&pipeline, &map);
+        let source = self.opener.start_feed(&self.uri, pipeline, wants, map, to)?;
+        Ok((source, Box::new(AppInput(input))))
+    }
+
+    fn recording(&self, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        self.opener.open_recording(&self.uri, to)
+    }
+}
+
+fn caps(container: Container) -> Result<gst::Caps> {
+    container.caps().parse().map_err(|e| Error::Internal(format!("caps of {container:?}: {e}")))
+}
+
+struct AppInput(gst_app::AppSrc);
+
+impl Input for AppInput {
+    fn push(&self, bytes: Vec<u8>) -> bool {
+        self.0.push_buffer(gst::Buffer::from_mut_slice(bytes)).is_ok()
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.current_level_bytes() > WAITING_BYTES
+    }
+
+    fn end(&self) {
+        // Fails when the pipeline is stopped, and then nothing comes anyway.
+        let _ = self.0.end_of_stream();
+    }
+}
+
+/// Ties each track as its first unit leaves the demuxer.
+fn tie_at_demuxers(pipeline: &gst::Pipeline, map: &Arc<LineMap>) {
+    let map = map.clone();
+    pipeline.connect_deep_element_added(move |_, _, element| {
+        let is_demuxer = element.factory().is_some_and(|factory| factory.has_type(gst::ElementFactoryType::DEMUXER));
+        if !is_demuxer {
+            return;
+        }
+        let map = map.clone();
+        element.connect_pad_added(move |_, pad| {
+            let map = map.clone();
+            pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+                let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
+                let segment = pad.sticky_event::<gst::event::Segment>(0);
+                let segment = segment.as_ref().and_then(|s| s.segment().downcast_ref::<gst::ClockTime>());
+                let caps = pad.current_caps();
+                let name = caps.as_ref().and_then(|caps| caps.structure(0)).map_or("", |s| s.name().as_str());
+                let track = match name.split('/').next() {
+                    Some("video" | "image") => Track::Video,
+                    Some("audio") => Track::Audio,
+                    _ => return gst::PadProbeReturn::Remove,
+                };
+                match segment.and_then(|segment| sinks::running_time(segment, buffer)) {
+                    Some(running_ns) => {
+                        map.tie(track, running_ns);
+                        gst::PadProbeReturn::Remove
+                    }
+                    None => gst::PadProbeReturn::Ok,
+                }
+            });
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_lie_as_far_apart_as_running_times() {
+        let beginning = Beginning { container: Container::MpegTs, tracks: [Some(1_000), Some(-50)], line_ns: 1_000 };
+        let map = LineMap::new(&beginning);
+        map.tie(Track::Video, 70);
+        map.tie(Track::Video, 99);
+        assert_eq!(map.place(Track::Video, 110), 1_040);
+        assert_eq!(map.running_ns(Track::Video, 1_040), 110);
+        // Sound that no demuxer gave out: its first sets the tie.
+        assert_eq!(map.place(Track::Audio, 5), -50);
+        assert_eq!(map.place(Track::Audio, 25), -30);
+    }
+}

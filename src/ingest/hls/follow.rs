@@ -1,0 +1,267 @@
+//! Follows a media playlist as it moves: which piece comes next, and what was missed before it. Pure: no clock, nothing is fetched.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use url::Url;
+
+use super::attributes::ByteRange;
+use super::playlist::{AdBreak, Key, Map, Media, Part, Segment};
+
+/// Target durations that playback stays behind the end of a live playlist when it does not say (RFC 8216bis, 6.3.3).
+const HOLD_BACK_TARGETS: u64 = 3;
+
+/// A playlist that ends this many segments before the next one may be an older copy out of a cache.
+const STALE_MAX: u64 = 3;
+
+/// Moving copies that end before the next segment, after which they are another stream.
+const STALE_TURNS: u32 = 3;
+
+/// Segments that were taken whose addresses are remembered.
+const KNOWN_MAX: usize = 16;
+
+/// Segments before the next one that are wanted from the reader of playlists, to see whether they are the same.
+const LOOK_BACK: u64 = 8;
+
+/// A hole of more segments than this is not bridged: what comes then is another run.
+pub(super) const MISSED_MAX: u64 = 600;
+
+/// What is fetched next: a segment or a part of one.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub sequence: u64,
+    pub url: Url,
+    pub range: Option<ByteRange>,
+    pub duration_ns: u64,
+    pub is_gap: bool,
+    pub key: Option<Arc<Key>>,
+    pub map: Option<Arc<Map>>,
+    pub made_ns: Option<i64>,
+    pub ad: Option<AdBreak>,
+    /// The playlist says that it does not go on from what was before.
+    pub is_break: bool,
+    /// The playlist began anew: numbers went back, or other media stand under the same ones.
+    pub is_restart: bool,
+    /// How much was missed before it, ns, as far as the playlist tells: segments that left it before they were taken.
+    pub missed_ns: u64,
+    /// A part of a segment.
+    pub is_part: bool,
+}
+
+/// Where a follower is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    sequence: u64,
+    part: usize,
+}
+
+/// Follows one playlist.
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    next: Option<Place>,
+    missed_ns: u64,
+    is_restart: bool,
+    /// Sequence number and path of what was taken. Without the query: tokens in it change with every reload.
+    known: VecDeque<(u64, String)>,
+    stale_turns: u32,
+    newest: Option<(u64, usize)>,
+    /// Parts are played.
+    low_latency: bool,
+}
+
+impl Follower {
+    /// The sequence number from which segments are wanted.
+    pub fn wants_from(&self) -> u64 {
+        self.next.map_or(0, |next| next.sequence.saturating_sub(LOOK_BACK))
+    }
+
+    /// Whether `media`, read from [`Follower::wants_from`] on, must be read whole: what is wanted is not in it.
+    pub fn must_see_all(&self, media: &Media) -> bool {
+        self.next.is_some_and(|next| end(media) < next.sequence) && media.segments.len() < LOOK_BACK as usize
+    }
+
+    /// Begins at the same place as one that plays `sequence`, if `media` has that; else as [`Follower::update`] does.
+    pub fn begin_at(&mut self, sequence: u64, media: &Media) {
+        if (media.sequence..end(media)).contains(&sequence) {
+            self.next = Some(Place { sequence, part: 0 });
+        }
+    }
+
+    /// Takes in a reloaded playlist. Whether there is anything new in it.
+    pub fn update(&mut self, media: &Media) -> bool {
+        let newest = (end(media), unfinished(media).len());
+        let has_moved = self.newest.replace(newest) != Some(newest);
+        let Some(next) = self.next else {
+            if media.segments.is_empty() && media.unfinished.is_none() {
+                return has_moved;
+            }
+            self.low_latency = !media.is_over && media.part_target_ns.is_some() && has_parts(media);
+            self.next = Some(start(media, self.low_latency));
+            return has_moved;
+        };
+        let is_other = self.known.iter().any(|(sequence, path)| {
+            let index = sequence.checked_sub(media.sequence).and_then(|i| usize::try_from(i).ok());
+            index.and_then(|i| media.segments.get(i)).is_some_and(|segment| segment.url.path() != path)
+        });
+        let back = next.sequence.saturating_sub(end(media));
+        self.stale_turns = if back == 0 { 0 } else { self.stale_turns + u32::from(has_moved) };
+        if is_other || back > STALE_MAX || self.stale_turns > STALE_TURNS {
+            self.restart(media);
+        } else if media.sequence > next.sequence {
+            let missed = media.sequence - next.sequence;
+            if missed > MISSED_MAX {
+                self.restart(media);
+            } else {
+                self.missed_ns = self.missed_ns.saturating_add(missed.saturating_mul(media.target_ns));
+                self.next = Some(Place { sequence: media.sequence, part: 0 });
+            }
+        }
+        has_moved
+    }
+
+    fn restart(&mut self, media: &Media) {
+        self.known.clear();
+        (self.is_restart, self.missed_ns, self.stale_turns) = (true, 0, 0);
+        self.next = Some(start(media, self.low_latency));
+    }
+
+    /// The next piece in `media`, if it is there already.
+    pub fn next(&mut self, media: &Media) -> Option<Piece> {
+        loop {
+            let place = self.next?;
+            let index = usize::try_from(place.sequence.checked_sub(media.sequence)?).ok()?;
+            if index == media.segments.len() && self.low_latency && !media.is_over {
+                let segment = media.unfinished.as_ref().filter(|s| place.part < s.parts.len())?;
+                return Some(self.part(segment, place));
+            }
+            let segment = media.segments.get(index)?;
+            if place.part == 0 && !(self.low_latency && !segment.parts.is_empty()) {
+                return Some(self.whole(segment, place));
+            }
+            if self.low_latency && place.part < segment.parts.len() {
+                return Some(self.part(segment, place));
+            }
+            if self.low_latency && segment.parts.is_empty() {
+                // Its parts are gone before all of them were taken: the rest of it is missing.
+                self.missed_ns = self.missed_ns.saturating_add(segment.duration_ns / 2);
+            }
+            self.next = Some(Place { sequence: place.sequence + 1, part: 0 });
+        }
+    }
+
+    fn whole(&mut self, segment: &Segment, place: Place) -> Piece {
+        self.next = Some(Place { sequence: place.sequence + 1, part: 0 });
+        self.remember(place.sequence, &segment.url);
+        Piece {
+            sequence: place.sequence,
+            url: segment.url.clone(),
+            range: segment.range,
+            duration_ns: segment.duration_ns,
+            is_gap: segment.is_gap,
+            key: segment.key.clone(),
+            map: segment.map.clone(),
+            made_ns: segment.made_ns,
+            ad: segment.ad,
+            is_break: segment.is_break,
+            is_restart: std::mem::take(&mut self.is_restart),
+            missed_ns: std::mem::take(&mut self.missed_ns),
+            is_part: false,
+        }
+    }
+
+    fn part(&mut self, segment: &Segment, place: Place) -> Piece {
+        let part = &segment.parts[place.part];
+        self.next = Some(Place { part: place.part + 1, ..place });
+        let is_first = place.part == 0;
+        Piece {
+            sequence: place.sequence,
+            url: part.url.clone(),
+            range: part.range,
+            duration_ns: part.duration_ns,
+            is_gap: part.is_gap,
+            key: segment.key.clone(),
+            map: segment.map.clone(),
+            made_ns: segment.made_ns.filter(|_| is_first),
+            ad: segment.ad.filter(|_| is_first),
+            is_break: segment.is_break && is_first,
+            is_restart: std::mem::take(&mut self.is_restart),
+            missed_ns: std::mem::take(&mut self.missed_ns),
+            is_part: true,
+        }
+    }
+
+    fn remember(&mut self, sequence: u64, url: &Url) {
+        if self.known.len() == KNOWN_MAX {
+            self.known.pop_front();
+        }
+        self.known.push_back((sequence, url.path().to_owned()));
+    }
+
+    /// Parts cannot be had: goes on with whole segments, from the one that `piece` is a part of if none of it was taken.
+    pub fn leave_parts(&mut self, piece: &Piece) {
+        self.low_latency = false;
+        if let Some(next) = &mut self.next {
+            if next.part == 1 && next.sequence == piece.sequence {
+                next.part = 0;
+            } else if next.part > 0 {
+                *next = Place { sequence: next.sequence + 1, part: 0 };
+            }
+        }
+    }
+
+    pub fn is_low_latency(&self) -> bool {
+        self.low_latency
+    }
+
+    /// The query that lets a server hold its answer back until there is something new (RFC 8216bis, 6.2.5.2).
+    pub fn blocking_query(&self) -> Option<String> {
+        let next = self.next.filter(|_| self.low_latency)?;
+        Some(format!("_HLS_msn={}&_HLS_part={}", next.sequence, next.part))
+    }
+
+    /// Everything in `media` was taken.
+    pub fn is_at_end(&self, media: &Media) -> bool {
+        self.next.is_none_or(|next| next.sequence >= end(media))
+    }
+}
+
+/// The sequence number after the last segment.
+fn end(media: &Media) -> u64 {
+    media.sequence.saturating_add(media.segments.len() as u64)
+}
+
+fn unfinished(media: &Media) -> &[Part] {
+    media.unfinished.as_ref().map_or(&[], |segment| &segment.parts)
+}
+
+fn has_parts(media: &Media) -> bool {
+    media.unfinished.is_some() || media.segments.last().is_some_and(|s| !s.parts.is_empty())
+}
+
+/// Where playback begins: a recording at its start, a channel as near to its end as the playlist allows.
+fn start(media: &Media, low_latency: bool) -> Place {
+    let first = Place { sequence: media.sequence, part: 0 };
+    if media.is_over {
+        return first;
+    }
+    let plain_ns = media.hold_back_ns.unwrap_or(media.target_ns.saturating_mul(HOLD_BACK_TARGETS));
+    let hold_ns = if low_latency { media.part_hold_back_ns.unwrap_or(media.target_ns) } else { plain_ns };
+    let mut behind_ns = 0u64;
+    if low_latency {
+        behind_ns = unfinished(media).iter().map(|part| part.duration_ns).sum();
+        if behind_ns >= hold_ns || media.segments.is_empty() {
+            return Place { sequence: end(media), part: 0 };
+        }
+    }
+    for (index, segment) in media.segments.iter().enumerate().rev() {
+        behind_ns = behind_ns.saturating_add(segment.duration_ns);
+        if behind_ns >= hold_ns {
+            return Place { sequence: media.sequence + index as u64, part: 0 };
+        }
+    }
+    first
+}
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

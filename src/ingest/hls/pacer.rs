@@ -1,0 +1,70 @@
+//! When a piece of a live stream is due: segments arrive in bursts of several seconds, and are handed on at the stream's own pace.
+
+/// How many times faster than its own pace a stream that is late may go: what follows must not have to shed what was only delayed.
+const CATCH_UP: u64 = 2;
+
+/// The schedule of one stream. Times are those of the monotonic clock and of the line, ns.
+#[derive(Debug, Default)]
+pub(super) struct Pacer {
+    /// A moment and the place on the line that is due at it.
+    anchor: Option<(u64, u64)>,
+    /// What was handed on last, and when.
+    last: Option<(u64, u64)>,
+}
+
+impl Pacer {
+    /// When `at_ns` is due. The first is due at once.
+    pub fn due(&mut self, at_ns: u64, now_ns: u64) -> u64 {
+        let (moment, place) = *self.anchor.get_or_insert((now_ns, at_ns));
+        let scheduled = if at_ns >= place { moment.saturating_add(at_ns - place) } else { moment.saturating_sub(place - at_ns) };
+        match self.last {
+            // Late already: as much faster as is allowed, from what was handed on last.
+            Some((last_now, last_at)) if scheduled < now_ns => {
+                let after = last_now.saturating_add(at_ns.saturating_sub(last_at) / CATCH_UP);
+                after.max(scheduled)
+            }
+            _ => scheduled,
+        }
+    }
+
+    /// `at_ns` was handed on.
+    pub fn passed(&mut self, at_ns: u64, now_ns: u64) {
+        if self.last.is_none_or(|(_, last_at)| at_ns > last_at) {
+            self.last = Some((now_ns, at_ns));
+        }
+    }
+
+    /// What comes next sets the schedule: the stream began anew after an outage.
+    pub fn restart(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_stream_goes_at_its_own_pace_and_catches_up_after_a_stall() {
+        let mut pacer = Pacer::default();
+        assert_eq!(pacer.due(5 * S, 100 * S), 100 * S);
+        pacer.passed(5 * S, 100 * S);
+        assert_eq!(pacer.due(6 * S, 100 * S), 101 * S);
+        pacer.passed(6 * S, 101 * S);
+        // Three seconds late: the next second takes half of one, until it is on time again.
+        let (mut now, mut at) = (105 * S, 7 * S);
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let due = pacer.due(at, now).max(now);
+            waits.push((due - now) / (S / 2));
+            now = due;
+            pacer.passed(at, now);
+            at += S;
+        }
+        assert_eq!(waits, [0, 1, 1, 1, 2, 2]);
+        pacer.restart();
+        assert_eq!(pacer.due(at, now + 60 * S), now + 60 * S);
+    }
+}
