@@ -36,6 +36,10 @@
 //! uri = "rtsp://camera.example/live"
 //! latency_ms = 200
 //! rtsp_transport = "tcp"
+//! kind = "hls"             # a playlist, whatever its name
+//! variant = "fit"          # or lowest, highest
+//! max_height = 720
+//! audio_language = "de"
 //! pipeline = "my-rtsp.gst"
 //! label = "Centre court"
 //! enabled = true                 # false: known, and not opened
@@ -53,6 +57,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::ingest::options::{HlsOptions, SourceKind, VariantChoice};
 use crate::models::pack::{MANIFEST, parse_toml};
 use crate::vote::VoteConfig;
 
@@ -146,6 +151,14 @@ pub struct StreamFile {
     pub pipeline: Option<PathBuf>,
     pub latency_ms: Option<u32>,
     pub rtsp_transport: Option<RtspTransport>,
+    /// What is at an address of the web whose name does not say it.
+    pub kind: Option<SourceKind>,
+    /// Which variant of an HLS source is played.
+    pub variant: Option<VariantChoice>,
+    /// Greatest height of HLS variants, lines.
+    pub max_height: Option<u32>,
+    /// The language of HLS sound.
+    pub audio_language: Option<String>,
     /// What people call it.
     pub label: Option<String>,
     /// False: known, and not opened.
@@ -177,6 +190,10 @@ pub struct StreamSettings {
     pub pipeline: Option<PathBuf>,
     pub latency_ms: u32,
     pub rtsp_transport: RtspTransport,
+    #[serde(default)]
+    pub kind: Option<SourceKind>,
+    #[serde(default)]
+    pub hls: HlsOptions,
     /// What people call it.
     pub label: Option<String>,
     /// False: known, and not opened.
@@ -194,6 +211,7 @@ impl StreamSettings {
             || self.pipeline != other.pipeline
             || self.latency_ms != other.latency_ms
             || self.rtsp_transport != other.rtsp_transport
+            || (self.kind, &self.hls) != (other.kind, &other.hls)
             || self.retry != other.retry
     }
 }
@@ -333,6 +351,12 @@ pub fn streams_beside(files: Vec<StreamFile>, mut taken: HashSet<String>) -> Res
             pipeline: file.pipeline,
             latency_ms: file.latency_ms.unwrap_or(DEFAULT_LATENCY_MS),
             rtsp_transport: file.rtsp_transport.unwrap_or_default(),
+            kind: file.kind,
+            hls: HlsOptions {
+                variant: file.variant.unwrap_or_default(),
+                max_height: file.max_height,
+                audio_language: file.audio_language,
+            },
             label: file.label,
             enabled: file.enabled.unwrap_or(true),
             retry: file.retry,

@@ -358,12 +358,7 @@ impl ClipBuilder {
     }
 
     /// Ends the run, if there is one, and begins another, at `first` if nothing is held; returns what was held, to be routed.
-    fn begin(
-        &mut self,
-        first: u64,
-        cause: Option<Discontinuity>,
-        out: &mut Vec<ClipOutput>,
-    ) -> VecDeque<MediaItem> {
+    fn begin(&mut self, first: u64, cause: Option<Discontinuity>, out: &mut Vec<ClipOutput>) -> VecDeque<MediaItem> {
         let start = self.held.iter().filter_map(|held| held.front).min().unwrap_or(first);
         let reach = self.line.reach();
         if let Some(run) = self.run.take() {

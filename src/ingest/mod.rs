@@ -10,6 +10,7 @@ pub mod guard;
 #[cfg(feature = "gst")]
 pub mod hls;
 pub mod incident;
+pub mod options;
 pub mod outlet;
 pub mod pcm;
 #[cfg(feature = "gst")]

@@ -12,7 +12,7 @@ pub const fn builtin(kind: Kind) -> &'static str {
     match kind {
         Kind::File => include_str!("../../pipelines/file.gst"),
         Kind::Http => include_str!("../../pipelines/http.gst"),
-        Kind::Hls => include_str!("../../pipelines/hls.gst"),
+        Kind::Hls | Kind::HttpLive => include_str!("../../pipelines/hls.gst"),
         Kind::Rtsp => include_str!("../../pipelines/rtsp.gst"),
         Kind::Srt => include_str!("../../pipelines/srt.gst"),
         Kind::Rtmp => include_str!("../../pipelines/rtmp.gst"),

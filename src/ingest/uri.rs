@@ -23,6 +23,8 @@ pub enum Kind {
     Http,
     /// An HLS playlist on a web server, live or on demand.
     Hls,
+    /// An endless stream on a web server: MPEG-TS, packed sound, the JPEG pictures of a camera.
+    HttpLive,
     Rtsp,
     Srt,
     Rtmp,
@@ -39,6 +41,7 @@ impl Kind {
             Kind::File => "file",
             Kind::Http => "http",
             Kind::Hls => "hls",
+            Kind::HttpLive => "http-live",
             Kind::Rtsp => "rtsp",
             Kind::Srt => "srt",
             Kind::Rtmp => "rtmp",
@@ -66,7 +69,7 @@ impl Kind {
     /// has (`EXT-X-ENDLIST`), but packagers write it whenever they stop, also to start again; only what was whole from the
     /// beginning is over at its end ([`super::outlet::Counters::on_demand`]).
     pub const fn reopens_on_end(self) -> bool {
-        matches!(self, Kind::Hls | Kind::Rtsp | Kind::Srt | Kind::Rtmp | Kind::Udp)
+        matches!(self, Kind::Hls | Kind::HttpLive | Kind::Rtsp | Kind::Srt | Kind::Rtmp | Kind::Udp)
     }
 }
 
@@ -179,7 +182,7 @@ impl Location {
             Kind::File | Kind::Http => 0,
             Kind::TestSrc => 50,
             Kind::Rtsp => 1_000 + u64::from(latency_ms),
-            Kind::Srt | Kind::Udp => 2_000,
+            Kind::Srt | Kind::Udp | Kind::HttpLive => 2_000,
             Kind::Rtmp => 5_000,
             // Three segments of six seconds behind the edge, and one that was being written.
             Kind::Hls => 24_000,
@@ -195,8 +198,9 @@ impl Location {
     pub fn sync(&self, pacing: Pacing) -> bool {
         match pacing {
             Pacing::Unpaced => false,
-            Pacing::Auto => self.kind == Kind::Hls,
-            Pacing::Realtime => self.kind == Kind::Hls || self.pace(pacing) == Pace::File,
+            // An endless stream goes out as it arrives; what turns out to be a playlist does not.
+            Pacing::Auto => matches!(self.kind, Kind::Hls | Kind::HttpLive),
+            Pacing::Realtime => matches!(self.kind, Kind::Hls | Kind::HttpLive) || self.pace(pacing) == Pace::File,
         }
     }
 }

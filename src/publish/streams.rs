@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::format::rfc3339;
 use super::record::to_json;
 use crate::config::{RtspTransport, StreamSettings, VoteFile, stream_id, stream_label};
+use crate::ingest::options::{HlsOptions, SourceKind, VariantChoice};
 
 /// Requests that wait to be looked at; looking takes microseconds.
 const ASKS: usize = 16;
@@ -33,6 +34,10 @@ pub struct NewStream {
     pub label: Option<String>,
     pub latency_ms: Option<u32>,
     pub rtsp_transport: Option<RtspTransport>,
+    pub kind: Option<SourceKind>,
+    pub variant: Option<VariantChoice>,
+    pub max_height: Option<u32>,
+    pub audio_language: Option<String>,
     pub enabled: Option<bool>,
     pub retry: Option<bool>,
     #[serde(default)]
@@ -55,6 +60,13 @@ pub struct StreamPatch {
     pub label: Option<Option<String>>,
     pub latency_ms: Option<u32>,
     pub rtsp_transport: Option<RtspTransport>,
+    #[serde(default, deserialize_with = "given")]
+    pub kind: Option<Option<SourceKind>>,
+    pub variant: Option<VariantChoice>,
+    #[serde(default, deserialize_with = "given")]
+    pub max_height: Option<Option<u32>>,
+    #[serde(default, deserialize_with = "given")]
+    pub audio_language: Option<Option<String>>,
     /// `true` also opens a stream again that has ended or failed.
     pub enabled: Option<bool>,
     #[serde(default, deserialize_with = "given")]
@@ -102,6 +114,12 @@ impl NewStream {
             pipeline: None,
             latency_ms: self.latency_ms.unwrap_or(latency_ms),
             rtsp_transport: self.rtsp_transport.unwrap_or_default(),
+            kind: self.kind,
+            hls: HlsOptions {
+                variant: self.variant.unwrap_or_default(),
+                max_height: self.max_height,
+                audio_language: self.audio_language,
+            },
             label: self.label,
             enabled: self.enabled.unwrap_or(true),
             retry: self.retry,
@@ -132,6 +150,12 @@ impl StreamPatch {
         }
         new.latency_ms = self.latency_ms.unwrap_or(new.latency_ms);
         new.rtsp_transport = self.rtsp_transport.unwrap_or(new.rtsp_transport);
+        new.kind = self.kind.unwrap_or(new.kind);
+        new.hls.variant = self.variant.unwrap_or(new.hls.variant);
+        new.hls.max_height = self.max_height.unwrap_or(new.hls.max_height);
+        if let Some(language) = &self.audio_language {
+            new.hls.audio_language.clone_from(language);
+        }
         new.enabled = self.enabled.unwrap_or(new.enabled);
         new.retry = self.retry.unwrap_or(new.retry);
         match &self.vote {

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::config::{RtspTransport, VoteFile};
+use crate::ingest::options::{HlsOptions, SourceKind};
 
 fn settings(id: &str) -> StreamSettings {
     StreamSettings {
@@ -11,6 +12,8 @@ fn settings(id: &str) -> StreamSettings {
         pipeline: None,
         latency_ms: 300,
         rtsp_transport: RtspTransport::Tcp,
+        kind: Some(SourceKind::Hls),
+        hls: HlsOptions { max_height: Some(720), ..HlsOptions::default() },
         label: Some("Centre court".into()),
         enabled: false,
         retry: Some(false),

@@ -13,12 +13,13 @@ use crate::clip::PlanThinner;
 use crate::clock::Clock;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::error::{Error, Result};
-use crate::ingest::gst::{GstOpener, GstOptions};
+use crate::ingest::gst::{GstOpener, GstOptions, classify};
 use crate::ingest::guard::SourcePolicy;
 use crate::ingest::incident::Incident;
+use crate::ingest::options::SourceKind;
 use crate::ingest::outlet::Counters;
 use crate::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
-use crate::ingest::uri::{Location, Pacing};
+use crate::ingest::uri::{Kind, Location, Pacing};
 use crate::ingest::{MediaItem, Open, Pace, Source};
 use crate::publish::hub::StreamHandle;
 use crate::vote::VoteConfig;
@@ -68,7 +69,7 @@ pub(super) struct Opening {
 impl Hands for Opening {
     fn open(&self, order: Order) -> Result<Opened> {
         let Order { settings, handle, vote, .. } = &order;
-        let location = Location::parse(&settings.uri)?;
+        let location = self.locate(&order)?;
         let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
         let pace = location.pace(self.pacing);
         handle.set_source(&settings.uri, pace);
@@ -113,6 +114,22 @@ impl Hands for Opening {
 }
 
 impl Opening {
+    /// What the source of `order` is. A server is asked where its address does not say whether it is live.
+    fn locate(&self, order: &Order) -> Result<Location> {
+        let Order { settings, retry, guarded, .. } = order;
+        let location = Location::parse(&settings.uri)?;
+        let kind = match (location.kind, settings.kind) {
+            (Kind::Http, Some(SourceKind::Hls)) => Kind::Hls,
+            (Kind::Http, None) if settings.pipeline.is_none() => {
+                let found = classify(&location, guarded.then_some(&self.policy));
+                // One that cannot be asked now and is waited for is more likely to be a channel.
+                found.unwrap_or(if *retry { Kind::HttpLive } else { Kind::Http })
+            }
+            (kind, _) => kind,
+        };
+        Ok(Location { kind, ..location })
+    }
+
     fn source(
         &self,
         order: &Order,
@@ -139,6 +156,8 @@ impl Opening {
             pipeline,
             guard: guarded.then(|| self.policy.clone()),
             counters: counters.clone(),
+            hls: settings.hls.clone(),
+            kind: Some(location.kind),
             // Beside what the plan may choose, what the page's viewers are shown is converted.
             thinning: Some(PlanThinner::thinning(&pack.plan).unless({
                 let handle = handle.clone();

@@ -87,9 +87,7 @@ impl Decoder for Feeding {
             input.set_do_timestamp(true);
             input.set_is_live(true);
         }
-        input.set_callbacks(
-            gst_app::AppSrcCallbacks::builder().need_data(move |_, _| state.news.notify_one()).build(),
-        );
+        input.set_callbacks(gst_app::AppSrcCallbacks::builder().need_data(move |_, _| state.news.notify_one()).build());
         tie_at_demuxers(&pipeline, &map);
         let source = self.opener.start_feed(&self.uri, pipeline, wants, map, to)?;
         Ok((source, Box::new(AppInput(input))))
@@ -125,6 +123,10 @@ impl Input for AppInput {
 fn tie_at_demuxers(pipeline: &gst::Pipeline, map: &Arc<LineMap>) {
     let map = map.clone();
     pipeline.connect_deep_element_added(move |_, _, element| {
+        if element.has_property("single-stream") {
+            // Of cameras: multipartdemux would wait for a second stream until the end.
+            element.set_property("single-stream", true);
+        }
         let is_demuxer = element.factory().is_some_and(|factory| factory.has_type(gst::ElementFactoryType::DEMUXER));
         if !is_demuxer {
             return;

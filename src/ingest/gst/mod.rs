@@ -32,7 +32,8 @@ use gstreamer_app as gst_app;
 
 use super::guard::SourcePolicy;
 use super::guard::passage::Passage;
-use super::hls::{self, HlsOptions};
+use super::hls;
+use super::options::HlsOptions;
 use super::outlet::{Counters, Outlet, Stopper};
 use super::thin::Thinning;
 use super::uri::{Kind, Location, Pacing};
@@ -67,6 +68,8 @@ pub struct GstOptions {
     pub thinning: Option<Thinning>,
     /// What HLS sources are asked for.
     pub hls: HlsOptions,
+    /// What the source is, where that is known better than by its URI.
+    pub kind: Option<Kind>,
 }
 
 impl Default for GstOptions {
@@ -85,6 +88,7 @@ impl Default for GstOptions {
             guard: None,
             thinning: None,
             hls: HlsOptions::default(),
+            kind: None,
         }
     }
 }
@@ -96,6 +100,8 @@ pub struct GstOpener {
     clock: Arc<dyn Clock>,
     /// RTSP media came over TCP only: the next connection does not try UDP first.
     over_tcp: Arc<AtomicBool>,
+    /// How far an HLS channel was watched.
+    memory: hls::Memory,
 }
 
 impl GstOpener {
@@ -103,12 +109,18 @@ impl GstOpener {
     /// [`Error::Internal`] if GStreamer cannot be initialised.
     pub fn new(options: GstOptions, clock: Arc<dyn Clock>) -> Result<Self> {
         init()?;
-        Ok(Self { options, clock, over_tcp: Arc::default() })
+        Ok(Self { options, clock, over_tcp: Arc::default(), memory: hls::Memory::default() })
     }
 
     pub fn options(&self) -> &GstOptions {
         &self.options
     }
+}
+
+/// What is at the address of a recording, by asking its server; [`None`] when that cannot be found out.
+pub fn classify(location: &Location, guard: Option<&Arc<SourcePolicy>>) -> Option<Kind> {
+    let url = url::Url::parse(&location.uri).ok()?;
+    hls::classify(&url, &guard.cloned().unwrap_or_else(|| Arc::new(SourcePolicy::owners())))
 }
 
 /// Initialises GStreamer, once.
@@ -129,10 +141,11 @@ impl Open for GstOpener {
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location::parse(uri)?;
+        let location = Location { kind: o.kind.unwrap_or(location.kind), ..location };
         if o.guard.is_some() && o.pipeline.is_some() {
             return Err(Error::Usage("a guarded source takes no pipeline of its own".into()));
         }
-        if matches!(location.kind, Kind::Hls | Kind::Http) && o.pipeline.is_none() {
+        if matches!(location.kind, Kind::Hls | Kind::Http | Kind::HttpLive) && o.pipeline.is_none() {
             return self.open_web(uri, &location, to);
         }
         let placed = match &o.guard {
@@ -166,6 +179,7 @@ impl GstOpener {
             policy: o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::owners())),
             decoder: Arc::new(feed::Feeding { opener: self.clone(), uri: uri.to_owned() }),
             counters: o.counters.clone(),
+            memory: self.memory.clone(),
             clock: self.clock.clone(),
             pace: location.pace(o.pacing),
             is_paced: location.sync(o.pacing),

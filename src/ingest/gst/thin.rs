@@ -162,13 +162,10 @@ impl Gate {
             };
             if given.is_none() {
                 // Behind the gate its predecessor may be missing: it takes its time along.
-                let position = state
-                    .segment
-                    .as_ref()
-                    .and_then(|s| {
-                        let running_ns = self.graph.running_ns(Track::Video, time);
-                        s.position_from_running_time(gst::ClockTime::from_nseconds(running_ns))
-                    });
+                let position = state.segment.as_ref().and_then(|s| {
+                    let running_ns = self.graph.running_ns(Track::Video, time);
+                    s.position_from_running_time(gst::ClockTime::from_nseconds(running_ns))
+                });
                 let mut copy = buffer.clone();
                 copy.make_mut().set_pts(position);
                 stamped = Some(copy);

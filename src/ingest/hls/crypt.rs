@@ -21,7 +21,8 @@ mod tests {
         let mut iv = [0; 16];
         iv[0] = 0x2a;
         let hex = "53b42ad3d4073f644e05fe9a65b15f7fa35a6eb635bf50dee3cd0adae8dd6276";
-        let bytes = (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect::<Vec<_>>();
+        let bytes =
+            (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect::<Vec<_>>();
         assert_eq!(decrypt(&key, &iv, bytes.clone()).unwrap(), b"Touchline reads HLS itself");
         assert_eq!(decrypt(&[9; 16], &iv, bytes.clone()), None);
         assert_eq!(decrypt(&key, &iv, bytes[1..].to_vec()), None);

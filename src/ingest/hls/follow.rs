@@ -1,7 +1,7 @@
 //! Follows a media playlist as it moves: which piece comes next, and what was missed before it. Pure: no clock, nothing is fetched.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use url::Url;
 
@@ -22,6 +22,9 @@ const KNOWN_MAX: usize = 16;
 
 /// Segments before the next one that are wanted from the reader of playlists, to see whether they are the same.
 const LOOK_BACK: u64 = 8;
+
+/// After an outage playback goes on where it was if that is at most this many target durations behind the end.
+const RESUME_TARGETS: u64 = 10;
 
 /// A hole of more segments than this is not bridged: what comes then is another run.
 pub(super) const MISSED_MAX: u64 = 600;
@@ -48,6 +51,33 @@ pub(super) struct Piece {
     pub is_part: bool,
 }
 
+/// How far a channel was watched, kept from one connection to the next: what was decided is not watched again, and what is still
+/// in the playlist after an outage is not lost.
+#[derive(Clone, Debug, Default)]
+pub(in crate::ingest) struct Memory(Arc<Mutex<Option<(String, Follower)>>>);
+
+impl Memory {
+    /// Takes note of where `follower` of the playlist at `url` is.
+    pub(super) fn keep(&self, url: &Url, follower: &Follower) {
+        let kept = (url.path().to_owned(), follower.clone());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+    }
+
+    /// A follower for the playlist at `url`, whose segments are `media`: one that goes on where the last one was, unless that is
+    /// too far behind by now.
+    pub(super) fn resume(&self, url: &Url, media: &Media) -> Follower {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known =
+            kept.as_ref().filter(|(path, _)| path == url.path() && !media.is_over).map(|(_, follower)| follower);
+        match known {
+            Some(follower) if follower.behind_ns(media) <= media.target_ns.saturating_mul(RESUME_TARGETS) => {
+                Follower { missed_ns: 0, ..follower.clone() }
+            }
+            _ => Follower::default(),
+        }
+    }
+}
+
 /// Where a follower is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
@@ -56,7 +86,7 @@ struct Place {
 }
 
 /// Follows one playlist.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Follower {
     next: Option<Place>,
     missed_ns: u64,
@@ -78,6 +108,13 @@ impl Follower {
     /// Whether `media`, read from [`Follower::wants_from`] on, must be read whole: what is wanted is not in it.
     pub fn must_see_all(&self, media: &Media) -> bool {
         self.next.is_some_and(|next| end(media) < next.sequence) && media.segments.len() < LOOK_BACK as usize
+    }
+
+    /// How much of `media` was not taken, ns.
+    fn behind_ns(&self, media: &Media) -> u64 {
+        let Some(next) = self.next else { return u64::MAX };
+        let taken = usize::try_from(next.sequence.saturating_sub(media.sequence)).unwrap_or(usize::MAX);
+        media.segments.iter().skip(taken).map(|segment| segment.duration_ns).sum()
     }
 
     /// Begins at the same place as one that plays `sequence`, if `media` has that; else as [`Follower::update`] does.

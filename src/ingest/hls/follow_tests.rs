@@ -93,12 +93,7 @@ fn a_playlist_that_begins_anew_is_another_stream() {
 
 #[test]
 fn parts_are_taken_where_there_are_any_and_left_where_they_fail() {
-    let part = |name: &str| Part {
-        url: url(name),
-        range: None,
-        duration_ns: S / 2,
-        is_gap: false,
-    };
+    let part = |name: &str| Part { url: url(name), range: None, duration_ns: S / 2, is_gap: false };
     let mut live = media("s", 0, 4);
     (live.part_target_ns, live.part_hold_back_ns) = (Some(S / 2), Some(3 * S / 2));
     live.segments[3].parts = (0..4).map(|n| part(&format!("p3.{n}"))).collect();

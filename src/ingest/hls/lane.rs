@@ -13,7 +13,7 @@ use url::Url;
 use super::attributes::Variables;
 use super::container::{self, Container};
 use super::crypt;
-use super::follow::{Follower, Piece};
+use super::follow::{Follower, Memory, Piece};
 use super::mp4;
 use super::place::{Found, Placer};
 use super::playlist::{AdBreak, Key, Map, Media, Playlist, Trouble};
@@ -25,6 +25,9 @@ use crate::ingest::incident::Cause;
 /// after one and a half (RFC 8216bis, 6.2.2).
 const STALL_MIN: Duration = Duration::from_secs(10);
 const STALL_TARGETS: u32 = 3;
+
+/// How long a playlist is tried that could not be had yet.
+const FIRST_MAX: Duration = Duration::from_secs(3);
 
 /// How often a playlist is loaded at most, and how soon it is tried again after a failure.
 const RELOAD_MIN: Duration = Duration::from_millis(500);
@@ -116,6 +119,8 @@ pub(super) struct Lane<O, F> {
     pub placer: Placer,
     /// Where another lane began, for one that follows it.
     pub begins_at: Option<u64>,
+    /// Where its progress is kept for the next connection.
+    pub memory: Option<Memory>,
     /// Told of the first piece that is taken: its sequence number.
     pub on_first: Option<tokio::sync::oneshot::Sender<u64>>,
     keys: VecDeque<(Url, [u8; 16])>,
@@ -146,6 +151,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             follower: Follower::default(),
             placer,
             begins_at: None,
+            memory: None,
             on_first: None,
             keys: VecDeque::new(),
             map: None,
@@ -168,6 +174,11 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         self.map = None;
         self.must_begin = true;
         self.placer.forget_container();
+    }
+
+    /// Whether anything was handed on.
+    pub fn has_media(&self) -> bool {
+        self.has_media
     }
 
     /// Plays until the playlist is over or fails. `first` was loaded already.
@@ -227,7 +238,10 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             match &trouble {
                 // A playlist that is protected or refused will not be better in a second.
                 Some(refusal) if is_final(refusal) => return LaneEnd::Failed(refusal.clone()),
-                Some(refusal) if news.elapsed() > STALL_MIN => return LaneEnd::Failed(refusal.clone()),
+                // What was never there is not waited for long.
+                Some(refusal) if news.elapsed() > if self.has_media { STALL_MIN } else { FIRST_MAX } => {
+                    return LaneEnd::Failed(refusal.clone());
+                }
                 Some(refusal) => tracing::debug!("the playlist: {refusal}"),
                 None => {}
             }
@@ -267,6 +281,9 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 let _ = tell.send(piece.sequence);
             }
             self.take(piece, media).await?;
+            if let Some(memory) = &self.memory {
+                memory.keep(&self.url, &self.follower);
+            }
         }
         Ok(is_any)
     }
@@ -292,8 +309,9 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
 
     /// Counts a piece that cannot be had.
     fn lose(&mut self, piece: &Piece, refusal: Refusal) -> Result<(), Refusal> {
-        if piece.is_part && refusal.kind == Cause::NotFound {
-            // Servers that name parts they do not have.
+        if piece.is_part && !piece.is_gap && refusal.kind != Cause::Refused {
+            // Servers that name parts they do not have, or break off: whole segments are safer.
+            tracing::debug!("HLS: a part: {refusal}");
             self.follower.leave_parts(piece);
             return Ok(());
         }
@@ -413,7 +431,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             } else {
                 began.elapsed() + pause > budget
             };
-            if is_enough || matches!(refusal.kind, Cause::Refused | Cause::Damaged) || (piece.is_part && is_told) {
+            if is_enough || matches!(refusal.kind, Cause::Refused | Cause::Damaged) || piece.is_part {
                 return Err(refusal);
             }
             sleep(pause).await;
@@ -456,7 +474,8 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         })?;
         let bytes = match &map.key {
             Some(key) => {
-                let no_iv = || Refusal::of(Cause::Damaged, "damaged playlist: EXT-X-MAP is encrypted without an IV", "");
+                let no_iv =
+                    || Refusal::of(Cause::Damaged, "damaged playlist: EXT-X-MAP is encrypted without an IV", "");
                 self.decrypt(key, key.iv.ok_or_else(no_iv)?, bytes, patience).await?
             }
             None => bytes,

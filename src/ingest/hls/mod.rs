@@ -33,14 +33,15 @@ use crossbeam_channel::Sender;
 use url::Url;
 
 use super::guard::SourcePolicy;
+use super::options::HlsOptions;
 use super::outlet::{Counters, Outlet, Stopper};
+use super::uri::Kind;
 use super::{MediaItem, Pace, Source, Tracks};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 
-pub use variant::{HlsOptions, VariantChoice};
-
 pub(super) use container::Container;
+pub(super) use follow::Memory;
 pub(super) use lane::Beginning;
 pub(super) use relay::Broken;
 
@@ -89,6 +90,7 @@ pub(super) struct Request {
     pub policy: Arc<SourcePolicy>,
     pub decoder: Arc<dyn Decoder>,
     pub counters: Arc<Counters>,
+    pub memory: Memory,
     pub clock: Arc<dyn Clock>,
     pub pace: Pace,
     /// Segments are handed on at the stream's own pace.
@@ -109,6 +111,12 @@ pub(super) fn open(request: Request, to: Sender<MediaItem>) -> Result<Box<dyn So
         .spawn(move || session::run(&request, runtime, &outlet))
         .map_err(failed)?;
     Ok(Box::new(HlsSource { pace, stopper, thread: Some(thread) }))
+}
+
+/// What is at `url`, by asking: [`Kind::Hls`], [`Kind::HttpLive`] or [`Kind::Http`], a recording; [`None`] when it cannot be found
+/// out. Waits for the server, for some seconds.
+pub(super) fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
+    super::web::runtime().ok()?.block_on(session::classify(url, policy))
 }
 
 struct HlsSource {
@@ -144,7 +152,8 @@ pub fn fuzz(first: &str, second: &str) {
     let mut follower = follow::Follower::default();
     for text in [first, second] {
         let from = follower.wants_from();
-        if let Ok(playlist::Playlist::Media(media)) = playlist::Playlist::parse(text, &base, &Default::default(), from) {
+        if let Ok(playlist::Playlist::Media(media)) = playlist::Playlist::parse(text, &base, &Default::default(), from)
+        {
             follower.update(&media);
             while follower.next(&media).is_some() {}
         }

@@ -16,7 +16,8 @@ impl Pacer {
     /// When `at_ns` is due. The first is due at once.
     pub fn due(&mut self, at_ns: u64, now_ns: u64) -> u64 {
         let (moment, place) = *self.anchor.get_or_insert((now_ns, at_ns));
-        let scheduled = if at_ns >= place { moment.saturating_add(at_ns - place) } else { moment.saturating_sub(place - at_ns) };
+        let scheduled =
+            if at_ns >= place { moment.saturating_add(at_ns - place) } else { moment.saturating_sub(place - at_ns) };
         match self.last {
             // Late already: as much faster as is allowed, from what was handed on last.
             Some((last_now, last_at)) if scheduled < now_ns => {

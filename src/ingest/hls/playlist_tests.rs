@@ -122,7 +122,8 @@ fn what_is_odd_is_read_all_the_same() {
     ] {
         assert!(parse(text).is_ok(), "{text:?}: {:?}", parse(text));
     }
-    let long = format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n{}", "#EXTINF:2,\n../a/segment.ts?key=value\n".repeat(43_200));
+    let long =
+        format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n{}", "#EXTINF:2,\n../a/segment.ts?key=value\n".repeat(43_200));
     assert_eq!(media(&long).segments.len(), 43_200);
     let base = Url::parse("http://h.example/live.m3u8").unwrap();
     let Ok(Playlist::Media(tail)) = Playlist::parse(&long, &base, &Variables::default(), 43_190) else { panic!() };

@@ -42,6 +42,8 @@ const USELESS_MAX: u32 = 3;
 pub(super) enum Message {
     Decoding(Decoding),
     Note(Note),
+    /// The source is endless: what arrives goes out, in no other order than it comes.
+    Arrival,
     End(LaneEnd),
 }
 
@@ -80,9 +82,12 @@ enum Marker {
     Missing(u64, u64),
 }
 
-/// Decoded items of each track that are held at most while the other track brings nothing: two seconds of pictures, and more sound
-/// than any demuxer's queues have.
-const HELD_MAX: [usize; 2] = [64, 2048];
+/// Decoded items of one track that are held at most while the other brings nothing. Packagers write sound up to two seconds after
+/// the pictures of its time; a demuxer's queues hold more sound than that.
+const HELD_MAX: usize = 2048;
+
+/// As [`HELD_MAX`], for pictures that were converted: each is half a megabyte.
+const PICTURES_MAX: usize = 128;
 
 /// One lane, as the relay sees it.
 pub(super) struct Input {
@@ -97,6 +102,7 @@ pub(super) struct Input {
     marker: Option<(u64, Marker)>,
     tracks: Option<Tracks>,
     end: Option<LaneEnd>,
+    is_arrival: bool,
     has_data: bool,
     useless: u32,
     failure: Option<End>,
@@ -114,6 +120,7 @@ impl Input {
             marker: None,
             tracks: None,
             end: None,
+            is_arrival: false,
             has_data: false,
             useless: 0,
             failure: None,
@@ -169,6 +176,7 @@ impl Input {
                         self.marker = Some((to_ns, Marker::Missing(from_ns, to_ns)));
                     }
                     Some(Message::Note(_)) => {}
+                    Some(Message::Arrival) => self.is_arrival = true,
                     Some(Message::End(end)) => self.end = Some(end),
                 }
                 continue;
@@ -227,7 +235,9 @@ impl Input {
     }
 
     fn is_full(&self) -> bool {
-        self.held.iter().zip(HELD_MAX).any(|(held, max)| held.len() >= max)
+        let [video, audio] = &self.held;
+        let pictures = || video.iter().filter(|(_, item)| matches!(item, MediaItem::Frame(_))).count();
+        video.len().max(audio.len()) >= HELD_MAX || (video.len() >= PICTURES_MAX && pictures() >= PICTURES_MAX)
     }
 
     fn is_over(&self) -> bool {
@@ -236,7 +246,8 @@ impl Input {
 
     /// Whether something may come that lies before what is held.
     fn is_awaited(&self) -> bool {
-        if self.end.is_some() || self.is_full() || self.marker.is_some() {
+        let is_arrival = self.is_arrival && self.next_ns().is_some();
+        if self.end.is_some() || self.is_full() || self.marker.is_some() || is_arrival {
             return false;
         }
         let is_empty = self.held.iter().all(VecDeque::is_empty);
@@ -332,6 +343,7 @@ impl Relay {
             self.wait(self.inputs[0].is_over().then_some(GRACE), true);
             return Ok(());
         };
+        self.is_paced &= !self.inputs[0].is_arrival;
         let due_ns = if self.is_paced { self.pacer.due(at_ns, now_ns) } else { now_ns };
         if self.inputs.iter().any(Input::is_awaited) {
             // A paced stream waits for what is missing until its own time has come; nothing goes out before it is known what
@@ -401,11 +413,15 @@ impl Relay {
             return self.say_item(at_ns, item, now_ns);
         }
         match input.marker.take() {
-            Some((_, Marker::Break(cause))) if index == 0 => {
+            Some((at_ns, Marker::Break(cause))) if index == 0 => {
                 if cause == Discontinuity::JumpBack {
                     self.pacer.restart();
                 }
-                self.reach_ns = None;
+                // What the playlist promised and the media did not keep.
+                let reach_ns = self.reach_ns.take().filter(|reach| at_ns > reach.saturating_add(HOLE_NS));
+                if let Some(reach_ns) = reach_ns.filter(|_| self.opened.is_some()) {
+                    self.outlet.send(MediaItem::Missing { from: Pts(reach_ns), to: Pts(at_ns) })?;
+                }
                 self.outlet.send(MediaItem::Discontinuity(cause))
             }
             Some((_, Marker::Missing(from_ns, to_ns))) if index == 0 => {

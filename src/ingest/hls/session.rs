@@ -12,14 +12,17 @@ use url::Url;
 
 use super::attributes::{ByteRange, Variables};
 use super::container::{self, Container};
+use super::follow::Memory;
 use super::lane::{Beginning, Feeder, Lane, LaneEnd, Note, Origin, read_media, refusal_of};
 use super::place::{Placer, Ties};
 use super::playlist::{Media, Multivariant, Playlist, is_playlist};
 use super::relay::{Broken, Decoding, Input, Message, Relay};
 use super::{Decoder, Request, sniff, variant};
-use crate::ingest::guard::Refusal;
+use crate::ingest::guard::{Refusal, SourcePolicy};
 use crate::ingest::incident::Cause;
+use crate::ingest::options::HlsOptions;
 use crate::ingest::outlet::{Counters, Outlet};
+use crate::ingest::uri::Kind;
 use crate::ingest::web::{Answer, Web};
 use crate::ingest::{End, MediaItem, Tracks};
 
@@ -64,7 +67,7 @@ pub(super) fn run(request: &Request, runtime: &Handle, outlet: &Outlet) {
         wants: request.wants,
         decoder: request.decoder.clone(),
         counters: request.counters.clone(),
-        is_live: request.pace == crate::ingest::Pace::Live,
+        memory: request.memory.clone(),
     };
     let task = runtime.spawn(session.play(main_to, sound_to, recording_to));
     let _stop = AbortOnDrop(task.abort_handle());
@@ -107,16 +110,25 @@ fn recording(request: &Request, outlet: &Outlet) -> End {
     end
 }
 
+/// What is at `url`, as [`super::classify`] says it.
+pub(super) async fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
+    match look(&Web::new(policy.clone()), url).await.ok()? {
+        Content::Variants(_) | Content::Media(..) => Some(Kind::Hls),
+        Content::Stream(..) => Some(Kind::HttpLive),
+        Content::Recording => Some(Kind::Http),
+    }
+}
+
 /// What a session knows.
 struct Session {
     web: Arc<Web>,
     url: Url,
-    options: super::HlsOptions,
+    options: HlsOptions,
     frame_height: u32,
     wants: Tracks,
     decoder: Arc<dyn Decoder>,
     counters: Arc<Counters>,
-    is_live: bool,
+    memory: Memory,
 }
 
 /// What is at the address.
@@ -138,6 +150,9 @@ impl Session {
                 LaneEnd::Over
             }
             Ok(Content::Stream(answer, head, container)) => {
+                drop(sound);
+                // The relay is gone when nobody wants it any more.
+                let _ = main.send(Message::Arrival);
                 let feeder = LaneFeeder::new(self.decoder.clone(), self.wants, main.clone());
                 LaneEnd::Failed(stream(feeder, answer, head, container).await)
             }
@@ -154,7 +169,7 @@ impl Session {
     async fn find(&self) -> Result<Content, Refusal> {
         let began = Instant::now();
         loop {
-            let refusal = match self.look().await {
+            let refusal = match look(&self.web, &self.url).await {
                 Ok(content) => return Ok(content),
                 Err(refusal) => refusal,
             };
@@ -163,55 +178,6 @@ impl Session {
                 return Err(refusal);
             }
             sleep(DAMAGED_PAUSE).await;
-        }
-    }
-
-    async fn look(&self) -> Result<Content, Refusal> {
-        let mut answer = self.web.get(&self.url, None, PATIENCE).await?;
-        let (mut head, mut is_whole) = (Vec::new(), false);
-        while head.len() < sniff::HEAD && !is_whole {
-            match answer.chunk().await? {
-                Some(chunk) => head.extend_from_slice(&chunk),
-                None => is_whole = true,
-            }
-        }
-        let is_compressed = answer.headers.contains_key(hyper::header::CONTENT_ENCODING) || head.starts_with(&[0x1f, 0x8b]);
-        if is_playlist(&head) || is_compressed {
-            return self.read(answer, head).await;
-        }
-        let is_endless = answer.length().is_none() && !is_whole;
-        let kind = answer.content_type();
-        if kind == "multipart/x-mixed-replace" {
-            return Ok(Content::Stream(answer, head, Container::MotionJpeg));
-        }
-        let container = container::look(&head, None).map(|opened| opened.container);
-        match container {
-            Ok(container) if is_endless && container != Container::Mp4 => Ok(Content::Stream(answer, head, container)),
-            Err(_) if is_text(&head) => Err(Refusal::of(
-                Cause::NotMedia,
-                format!("not a playlist: {}", sniff::name(&head)),
-                "give the address of the stream itself",
-            )),
-            _ => Ok(Content::Recording),
-        }
-    }
-
-    /// Reads the rest of a playlist.
-    async fn read(&self, answer: Answer, head: Vec<u8>) -> Result<Content, Refusal> {
-        let url = answer.url.clone();
-        let bytes = answer.rest(head, PLAYLIST_MAX).await?;
-        let text = String::from_utf8_lossy(&bytes);
-        if !is_playlist(&bytes) {
-            return if is_text(&bytes[..bytes.len().min(sniff::HEAD)]) {
-                Err(refusal_of(&super::playlist::Trouble::Other("not a playlist"), &text))
-            } else {
-                Ok(Content::Recording)
-            };
-        }
-        match Playlist::parse(&text, &url, &Variables::default(), 0) {
-            Ok(Playlist::Multivariant(list)) => Ok(Content::Variants(list)),
-            Ok(Playlist::Media(media)) => Ok(Content::Media(media, url)),
-            Err(trouble) => Err(refusal_of(&trouble, &text)),
         }
     }
 
@@ -290,7 +256,7 @@ impl Session {
         media: &Media,
     ) -> Result<(), Refusal> {
         let is_whole = media.is_over;
-        if !*self.counters.on_demand.get_or_init(|| is_whole) && is_whole && self.is_live && lane.is_none() {
+        if !*self.counters.on_demand.get_or_init(|| is_whole) && is_whole && lane.is_none() {
             // A channel whose packager has not come back: what is left in the playlist was watched already.
             return Err(still_over());
         }
@@ -298,7 +264,12 @@ impl Session {
             let (ties, fetcher) = (Ties::default(), Arc::new(Fetcher { web: self.web.clone() }));
             let placer = Placer::new(ties.clone(), true, 0);
             let feeder = LaneFeeder::new(self.decoder.clone(), wants, main.clone());
-            (Lane::new(fetcher, feeder, url.clone(), variables.clone(), placer), ties)
+            let mut lane = Lane::new(fetcher, feeder, url.clone(), variables.clone(), placer);
+            if !is_whole {
+                lane.follower = self.memory.resume(url, media);
+                lane.memory = Some(self.memory.clone());
+            }
+            (lane, ties)
         });
         lane.change(url.clone());
         lane.feeder.wants = wants;
@@ -336,6 +307,55 @@ impl Session {
     }
 }
 
+async fn look(web: &Web, url: &Url) -> Result<Content, Refusal> {
+    let mut answer = web.get(url, None, PATIENCE).await?;
+    let (mut head, mut is_whole) = (Vec::new(), false);
+    while head.len() < sniff::HEAD && !is_whole {
+        match answer.chunk().await? {
+            Some(chunk) => head.extend_from_slice(&chunk),
+            None => is_whole = true,
+        }
+    }
+    let is_compressed = answer.headers.contains_key(hyper::header::CONTENT_ENCODING) || head.starts_with(&[0x1f, 0x8b]);
+    if is_playlist(&head) || is_compressed {
+        return read(answer, head).await;
+    }
+    let is_endless = answer.length().is_none() && !is_whole;
+    let kind = answer.content_type();
+    if kind == "multipart/x-mixed-replace" {
+        return Ok(Content::Stream(answer, head, Container::MotionJpeg));
+    }
+    let container = container::look(&head, None).map(|opened| opened.container);
+    match container {
+        Ok(container) if is_endless && container != Container::Mp4 => Ok(Content::Stream(answer, head, container)),
+        Err(_) if is_text(&head) => Err(Refusal::of(
+            Cause::NotMedia,
+            format!("not a playlist: {}", sniff::name(&head)),
+            "give the address of the stream itself",
+        )),
+        _ => Ok(Content::Recording),
+    }
+}
+
+/// Reads the rest of a playlist.
+async fn read(answer: Answer, head: Vec<u8>) -> Result<Content, Refusal> {
+    let url = answer.url.clone();
+    let bytes = answer.rest(head, PLAYLIST_MAX).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    if !is_playlist(&bytes) {
+        return if is_text(&bytes[..bytes.len().min(sniff::HEAD)]) {
+            Err(refusal_of(&super::playlist::Trouble::Other("not a playlist"), &text))
+        } else {
+            Ok(Content::Recording)
+        };
+    }
+    match Playlist::parse(&text, &url, &Variables::default(), 0) {
+        Ok(Playlist::Multivariant(list)) => Ok(Content::Variants(list)),
+        Ok(Playlist::Media(media)) => Ok(Content::Media(media, url)),
+        Err(trouble) => Err(refusal_of(&trouble, &text)),
+    }
+}
+
 type Playing = Lane<Fetcher, LaneFeeder>;
 
 /// Plays the sound beside the pictures: it begins where they do, and is tried again for as long as they last.
@@ -353,6 +373,11 @@ async fn sound(mut lane: Playing, ties: Ties, first: oneshot::Receiver<u64>) {
                 return;
             }
             LaneEnd::Failed(refusal) => tracing::warn!("the sound of the stream: {refusal}"),
+        }
+        if !lane.has_media() {
+            // The pictures need not wait for what was never there.
+            let _ = lane.feeder.to.send(Message::End(LaneEnd::Over));
+            return;
         }
         sleep(SOUND_PAUSE).await;
     }
@@ -394,7 +419,9 @@ async fn stream(mut feeder: LaneFeeder, mut answer: Answer, mut head: Vec<u8>, c
 }
 
 fn is_text(head: &[u8]) -> bool {
-    !head.is_empty() && std::str::from_utf8(head).map_or_else(|e| e.valid_up_to() + 4 > head.len(), |_| true) && !head.contains(&0)
+    !head.is_empty()
+        && std::str::from_utf8(head).map_or_else(|e| e.valid_up_to() + 4 > head.len(), |_| true)
+        && !head.contains(&0)
 }
 
 fn still_over() -> Refusal {
@@ -426,7 +453,9 @@ impl Origin for Fetcher {
                 let end = range.offset.saturating_add(range.length);
                 let part = usize::try_from(range.offset).ok().zip(usize::try_from(end).ok());
                 let part = part.and_then(|(from, to)| bytes.get(from..to)).map(<[u8]>::to_vec);
-                part.ok_or_else(|| Refusal::of(Cause::NotFound, "a byte range lies beyond its file", "check the packager"))
+                part.ok_or_else(|| {
+                    Refusal::of(Cause::NotFound, "a byte range lies beyond its file", "check the packager")
+                })
             }
             _ => Ok(bytes),
         }

@@ -125,7 +125,13 @@ mod tests {
     fn pes(ticks: u64) -> Vec<u8> {
         let mut pes = vec![0, 0, 1, 0xe0, 0, 0, 0x80, 0x80, 5];
         let part = |shift: u32, mask: u64| ((ticks >> shift) & mask) as u8;
-        pes.extend([0x21 | part(30, 7) << 1, part(22, 0xff), part(15, 0x7f) << 1 | 1, part(7, 0xff), part(0, 0x7f) << 1 | 1]);
+        pes.extend([
+            0x21 | part(30, 7) << 1,
+            part(22, 0xff),
+            part(15, 0x7f) << 1 | 1,
+            part(7, 0xff),
+            part(0, 0x7f) << 1 | 1,
+        ]);
         pes
     }
 

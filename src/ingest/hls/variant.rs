@@ -1,31 +1,7 @@
 //! Which variant and which rendition of sound are played.
 
-use serde::{Deserialize, Serialize};
-
 use super::playlist::{Multivariant, Sound, Variant};
-
-/// Which of the variants of an HLS source is played.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VariantChoice {
-    /// The smallest with at least the lines that the pack looks at.
-    #[default]
-    Fit,
-    /// The smallest.
-    Lowest,
-    /// The largest.
-    Highest,
-}
-
-/// What an HLS source is asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HlsOptions {
-    pub variant: VariantChoice,
-    /// Variants with more lines are left aside while there are others.
-    pub max_height: Option<u32>,
-    /// The language of the sound (RFC 5646, `de` or `pt-BR`) when none is the default.
-    pub audio_language: Option<String>,
-}
+use crate::ingest::options::{HlsOptions, VariantChoice};
 
 /// The variants worth trying, best first: those with pictures, then those that may have none.
 pub(super) fn ranked(list: &Multivariant, options: &HlsOptions, frame_height: u32) -> Vec<Variant> {
@@ -120,9 +96,7 @@ mod tests {
             ("360", 900, Some(360), None),
             ("720", 3000, Some(720), None),
         ]);
-        let choose = |variant, max_height| {
-            order(&ladder, &HlsOptions { variant, max_height, ..HlsOptions::default() })
-        };
+        let choose = |variant, max_height| order(&ladder, &HlsOptions { variant, max_height, ..HlsOptions::default() });
         assert_eq!(choose(VariantChoice::Fit, None), "360 720 1080 180 sound");
         assert_eq!(choose(VariantChoice::Lowest, None), "180 360 720 1080 sound");
         assert_eq!(choose(VariantChoice::Highest, Some(720)), "720 360 180 1080 sound");

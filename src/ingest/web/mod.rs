@@ -49,11 +49,8 @@ pub(super) fn runtime() -> std::io::Result<&'static Handle> {
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime.handle());
     }
-    let made = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .thread_name("web")
-        .enable_all()
-        .build()?;
+    let made =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("web").enable_all().build()?;
     // A second one, made at the same time, would be dropped here, which no thread of a runtime may do: none calls this.
     Ok(RUNTIME.get_or_init(|| made).handle())
 }

@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::{RtspTransport, stream_id};
 use crate::decision::PackStamp;
 use crate::error::{Error, Result};
+use crate::ingest::options::{SourceKind, VariantChoice};
 use crate::ingest::{Pace, Tracks};
 use crate::labels::{ClassId, ClassSet, Modality};
 use crate::metrics::{Metrics, StreamMetrics};
@@ -80,6 +81,11 @@ pub struct StreamFacts {
     /// Jitter buffer of RTSP sources, milliseconds.
     pub latency_ms: u32,
     pub rtsp_transport: RtspTransport,
+    /// `hls`: said beforehand.
+    pub kind: Option<SourceKind>,
+    pub variant: VariantChoice,
+    pub max_height: Option<u32>,
+    pub audio_language: Option<String>,
     /// A first attempt that fails is followed by others.
     pub retry: bool,
     pub vote: VoteFacts,

@@ -170,6 +170,10 @@ impl Entry {
             generation: self.generation,
             latency_ms: self.settings.latency_ms,
             rtsp_transport: self.settings.rtsp_transport,
+            kind: self.settings.kind,
+            variant: self.settings.hls.variant,
+            max_height: self.settings.hls.max_height,
+            audio_language: self.settings.hls.audio_language.clone(),
             retry: self.retries(retry),
             vote: self.vote(vote).into(),
         });

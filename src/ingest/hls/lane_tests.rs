@@ -1,0 +1,1 @@
+//! A lane over a simulated clock and an origin in memory.
