@@ -40,7 +40,7 @@ pub fn entries(
 }
 
 #[derive(Debug, Default)]
-struct Now {
+pub struct Now {
     /// Segments that were published so far.
     published: usize,
     asked: usize,
@@ -59,7 +59,7 @@ pub struct Channel {
     pub ends: bool,
     /// What the playlists of these numbers are instead; no time passes.
     pub instead: Vec<(usize, Answer)>,
-    now: Arc<Mutex<Now>>,
+    pub now: Arc<Mutex<Now>>,
 }
 
 impl Channel {

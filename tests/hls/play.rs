@@ -47,10 +47,6 @@ impl Outcome {
         self.seconds.iter().filter(|s| !s.is_gap).count()
     }
 
-    pub fn gaps(&self) -> usize {
-        self.seconds.len() - self.decided()
-    }
-
     /// What the seconds show, gaps being nothing.
     pub fn marks(&self) -> Vec<Option<Mark>> {
         self.seconds.iter().map(|s| s.mark.filter(|_| !s.is_gap)).collect()
