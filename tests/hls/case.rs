@@ -12,11 +12,13 @@ use crate::material::{self, Mark};
 use crate::play::{How, Outcome, play};
 use crate::server::{Answer, Request, Serve, Server, lock};
 
+type Any = Arc<dyn Fn(&Request) -> Option<Answer> + Send + Sync>;
+
 /// What a server serves: some paths as a test says, all others from the material.
 #[derive(Clone, Default)]
 pub struct Site {
     routes: BTreeMap<String, Serve>,
-    any: Option<Arc<dyn Fn(&Request) -> Option<Answer> + Send + Sync>>,
+    any: Option<Any>,
 }
 
 impl Site {

@@ -36,7 +36,7 @@ pub fn entries(
         uri: format!("{folder}/s{n}.{extension}"),
         ..Entry::default()
     };
-    numbers.enumerate().map(|(at, n)| (at, n)).map(entry).collect()
+    numbers.enumerate().map(entry).collect()
 }
 
 #[derive(Debug, Default)]

@@ -246,7 +246,7 @@ fn low_latency() -> Site {
     let (init, fragments) = parts();
     let fragments = Arc::new(fragments);
     let part = fragments.clone();
-    let (first, total) = (6usize, 18usize);
+    let (first, total) = (6usize, 11usize);
     let published = Arc::new(std::sync::Mutex::new(first * 5));
     Site::new()
         .on("x.m3u8", move |request| {
@@ -366,7 +366,7 @@ fn channels_of_every_form() {
     let list = |extension: &str, folder: &str| Channel::of(entries(folder, extension, "1.0", 0..18, 0));
     run(vec![
         join(follow("separate sound", apart, 1, vec![]).at("m.m3u8"), 7, secs(LONG, 0..20)),
-        join(follow("low latency", low_latency(), 1, vec![]).mute(), 12, secs(LONG, 0..36)),
+        join(follow("low latency", low_latency(), 1, vec![]).mute(), 12, secs(LONG, 0..22)),
         follow("fMP4", site(list("m4s", "onef")), 1, but(&[])),
         follow("keys that rotate", sealed_channel, 1, but(&[])),
         follow("another address each time", moving, 1, but(&[])),

@@ -115,9 +115,15 @@ impl How {
 
     /// A channel at its own pace, until its server says that it is over.
     pub fn channel() -> Self {
-        let judge = |state: &SourceState| match state {
+        let mut failures = 0;
+        let judge = move |state: &SourceState| match state {
             SourceState::Ended | SourceState::Failed { .. } => Next::Over,
             SourceState::Waiting { kind: Cause::Ended, .. } => Next::Over,
+            // One that only fails is not waited for.
+            SourceState::Waiting { .. } => {
+                failures += 1;
+                if failures > 4 { Next::Over } else { Next::GoOn }
+            }
             _ => Next::GoOn,
         };
         Self { pacing: Pacing::Auto, judge: Box::new(judge), limit: Duration::from_secs(120), ..Self::recording() }

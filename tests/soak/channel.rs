@@ -274,10 +274,10 @@ fn answer(packager: &Mutex<Packager>, material: &Material, request: &Request) ->
     }
     match packager.fault {
         Some(Fault::SegmentsMissing) if !is_playlist => Answer::status(404),
-        Some(Fault::SomeMissing) if !is_playlist && nth % 2 == 0 => Answer::status(404),
+        Some(Fault::SomeMissing) if !is_playlist && nth.is_multiple_of(2) => Answer::status(404),
         Some(Fault::PlaylistsMissing) if is_playlist => Answer::status(404),
         Some(Fault::ServerFails) => Answer::status(503),
-        Some(Fault::ServerFailsNowAndThen) if packager.answers % 3 == 0 => Answer::status(500),
+        Some(Fault::ServerFailsNowAndThen) if packager.answers.is_multiple_of(3) => Answer::status(500),
         Some(Fault::SegmentsCut) if !is_playlist => cut(body),
         Some(Fault::PlaylistsCut) if is_playlist => cut(body),
         Some(Fault::Malformed) if is_playlist => Answer::list(BAD[packager.answers % BAD.len()]),
