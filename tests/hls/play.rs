@@ -47,9 +47,9 @@ impl Outcome {
         self.seconds.iter().filter(|s| !s.is_gap).count()
     }
 
-    /// What the seconds show, gaps being nothing.
+    /// What the seconds show, gaps being nothing. One without pictures shows none of the material's seconds.
     pub fn marks(&self) -> Vec<Option<Mark>> {
-        self.seconds.iter().map(|s| s.mark.filter(|_| !s.is_gap)).collect()
+        self.seconds.iter().map(|s| (!s.is_gap).then_some(s.mark.unwrap_or(Mark(0, 0)))).collect()
     }
 
     /// The failures, by kind and word.
