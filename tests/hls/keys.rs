@@ -51,7 +51,7 @@ fn encrypted_recordings_play() {
     });
     let fmp4 = List::segments("f4", "m4s", 0..6)
         .head("#EXT-X-MAP:URI=\"f4/init.mp4\"")
-        .before(0, &key("METHOD=AES-128,URI=\"k0\",IV=0x1"));
+        .before(0, &key("METHOD=AES-128,URI=\"k0\",IV=0x00000000000000000000000000000001"));
     let sealed_map = List::segments("f4", "m4s", 0..6)
         .head(&key("METHOD=AES-128,URI=\"k0\",IV=0x00000000000000000000000000000001"))
         .head("#EXT-X-MAP:URI=\"f4/init.mp4\"");
