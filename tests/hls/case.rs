@@ -88,8 +88,8 @@ pub enum Expect {
     Follows { seconds: Vec<Option<Mark>>, join_by: usize, runs: Option<usize> },
     /// So many decided and so many decided or gaps; a recording, which ends.
     Counts { decided: RangeInclusive<usize>, elapsed: RangeInclusive<usize>, runs: Option<usize> },
-    /// A failure of one of these kinds (any if there are none) with one of these words in its message; no second before it.
-    Says { kinds: Vec<Cause>, words: Vec<&'static str> },
+    /// A failure of one of these kinds (any if there are none) with one of these words in its message, after so many seconds.
+    Says { kinds: Vec<Cause>, words: Vec<&'static str>, decided: RangeInclusive<usize> },
     /// What the case's own checks want.
     Anything,
     /// One of these.
@@ -129,11 +129,16 @@ pub fn counts(decided: RangeInclusive<usize>, elapsed: RangeInclusive<usize>) ->
 }
 
 pub fn says(words: &[&'static str]) -> Expect {
-    Expect::Says { kinds: Vec::new(), words: words.to_vec() }
+    fails(&[], words)
+}
+
+/// Fails after so many seconds.
+pub fn stops(decided: RangeInclusive<usize>, words: &[&'static str]) -> Expect {
+    Expect::Says { kinds: Vec::new(), words: words.to_vec(), decided }
 }
 
 pub fn fails(kinds: &[Cause], words: &[&'static str]) -> Expect {
-    Expect::Says { kinds: kinds.to_vec(), words: words.to_vec() }
+    Expect::Says { kinds: kinds.to_vec(), words: words.to_vec(), decided: 0..=0 }
 }
 
 pub fn damaged() -> Expect {
@@ -176,7 +181,7 @@ impl Expect {
                 }
                 right_runs(*runs, outcome)
             }
-            Expect::Says { kinds, words } => {
+            Expect::Says { kinds, words, decided } => {
                 let (kind, message) = outcome.failures().into_iter().next().ok_or("it does not fail")?;
                 if !kinds.is_empty() && !kinds.contains(&kind) {
                     return Err(format!("{kind:?} ({message}) instead of {kinds:?}"));
@@ -185,8 +190,8 @@ impl Expect {
                     return Err(format!("\"{message}\" has none of {words:?} in it"));
                 }
                 match outcome.decided() {
-                    0 => Ok(()),
-                    decided => Err(format!("{decided} seconds decided before \"{message}\"")),
+                    said if decided.contains(&said) => Ok(()),
+                    said => Err(format!("{said} seconds decided before \"{message}\", wanted {decided:?}")),
                 }
             }
             Expect::Anything => Ok(()),

@@ -6,7 +6,7 @@ use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockEncryptMut, KeyIvInit};
 use touchline::ingest::incident::Cause;
 
-use crate::case::{Case, Expect, Site, all, counts, fails, gap, in_runs, or, run, says, secs, shows, whole};
+use crate::case::{Case, Expect, Site, all, counts, fails, gap, in_runs, or, run, says, secs, shows, stops, whole};
 use crate::list::{BREAK, List, master, plain};
 use crate::material::{BASE, file};
 use crate::server::{Answer, Request};
@@ -142,7 +142,7 @@ fn keys_that_do_not_come_are_told() {
         of("a page", Answer::page("<html>who are you?</html>"), says(&["key"])),
         // Bytes that make no sense once opened: nothing says whether the key or the segment is wrong.
         of("another key", Answer::bytes(KEYS[1]), or(says(&[""]), counts(0..=0, 12..=12))),
-        Case::new("refused in the middle", site(&late, |n| (n >= 3).then_some((0, n))).answers("k", Answer::status(403)), or(second_half(), says(&["403"]))),
+        Case::new("refused in the middle", site(&late, |n| (n >= 3).then_some((0, n))).answers("k", Answer::status(403)), or(second_half(), stops(6..=6, &["403"]))),
         Case::new("without an address", Site::of(&list("METHOD=AES-128")), says(&["damaged playlist"])),
         Case::new("a vector that is none", site(&list("METHOD=AES-128,URI=\"k0\",IV=0xZZ"), |n| Some((0, n))), says(&["damaged playlist"])),
         Case::new("FairPlay", Site::of(&list(skd)), drm()),
@@ -150,6 +150,6 @@ fn keys_that_do_not_come_are_told() {
         Case::new("SAMPLE-AES-CTR", Site::of(&list("METHOD=SAMPLE-AES-CTR,URI=\"data:text/plain;base64,AAAA\",KEYFORMAT=\"urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed\"")), drm()),
         Case::new("a method of the future", Site::of(&list("METHOD=AES-512,URI=\"k0\"")), says(&["encrypted", "AES-512"])),
         Case::new("DRM of a master", Site::of(&list(skd)).text("m.m3u8", master("#EXT-X-SESSION-KEY:METHOD=SAMPLE-AES,URI=\"skd://x\",KEYFORMAT=\"com.apple.streamingkeydelivery\"\n", &[("BANDWIDTH=900000", "x.m3u8")])), drm()).at("m.m3u8"),
-        Case::new("DRM in the second half", Site::of(&plain().before(3, &key(skd))), or(or(second_half(), counts(6..=6, 6..=12)), says(&["encrypted", "DRM"]))),
+        Case::new("DRM in the second half", Site::of(&plain().before(3, &key(skd))), or(second_half(), stops(6..=6, &["encrypted", "DRM"]))),
     ]);
 }
