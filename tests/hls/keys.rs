@@ -130,11 +130,18 @@ fn keys_that_do_not_come_are_told() {
     let drm = || fails(&[Cause::Encrypted], &["encrypted", "DRM"]);
     let skd =
         "METHOD=SAMPLE-AES,URI=\"skd://abc\",KEYFORMAT=\"com.apple.streamingkeydelivery\",KEYFORMATVERSIONS=\"1\"";
+    let widevine = "METHOD=SAMPLE-AES-CTR,URI=\"data:text/plain;base64,AAAA\",\
+                    KEYFORMAT=\"urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed\"";
+    let session = "#EXT-X-SESSION-KEY:METHOD=SAMPLE-AES,URI=\"skd://x\",KEYFORMAT=\"com.apple.streamingkeydelivery\"\n";
     let late = plain().before(3, &key("METHOD=AES-128,URI=\"k\""));
     let second_half = || Expect::Shows { seconds: all([secs(BASE, 0..6), gap(6)]), runs: None };
     run(vec![
         of("403", Answer::status(403), fails(&[Cause::Forbidden, Cause::Encrypted], &["403"])),
-        of("401", Answer::status(401), fails(&[Cause::NotAuthorized, Cause::Encrypted], &["401", "log in", "password", "login"])),
+        of(
+            "401",
+            Answer::status(401),
+            fails(&[Cause::NotAuthorized, Cause::Encrypted], &["401", "log in", "password", "login"]),
+        ),
         of("404", Answer::status(404), says(&["404"])),
         of("503", Answer::status(503), says(&["503"])),
         of("too short", Answer::bytes(&b"short"[..]), says(&["key"])),
@@ -142,14 +149,35 @@ fn keys_that_do_not_come_are_told() {
         of("a page", Answer::page("<html>who are you?</html>"), says(&["key"])),
         // Bytes that make no sense once opened: nothing says whether the key or the segment is wrong.
         of("another key", Answer::bytes(KEYS[1]), or(says(&[""]), counts(0..=0, 12..=12))),
-        Case::new("refused in the middle", site(&late, |n| (n >= 3).then_some((0, n))).answers("k", Answer::status(403)), or(second_half(), stops(6..=6, &["403"]))),
+        Case::new(
+            "refused in the middle",
+            site(&late, |n| (n >= 3).then_some((0, n))).answers("k", Answer::status(403)),
+            or(second_half(), stops(6..=6, &["403"])),
+        ),
         Case::new("without an address", Site::of(&list("METHOD=AES-128")), says(&["damaged playlist"])),
-        Case::new("a vector that is none", site(&list("METHOD=AES-128,URI=\"k0\",IV=0xZZ"), |n| Some((0, n))), says(&["damaged playlist"])),
+        Case::new(
+            "a vector that is none",
+            site(&list("METHOD=AES-128,URI=\"k0\",IV=0xZZ"), |n| Some((0, n))),
+            says(&["damaged playlist"]),
+        ),
         Case::new("FairPlay", Site::of(&list(skd)), drm()),
         Case::new("SAMPLE-AES", Site::of(&list("METHOD=SAMPLE-AES,URI=\"k0\"")), drm()),
-        Case::new("SAMPLE-AES-CTR", Site::of(&list("METHOD=SAMPLE-AES-CTR,URI=\"data:text/plain;base64,AAAA\",KEYFORMAT=\"urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed\"")), drm()),
-        Case::new("a method of the future", Site::of(&list("METHOD=AES-512,URI=\"k0\"")), says(&["encrypted", "AES-512"])),
-        Case::new("DRM of a master", Site::of(&list(skd)).text("m.m3u8", master("#EXT-X-SESSION-KEY:METHOD=SAMPLE-AES,URI=\"skd://x\",KEYFORMAT=\"com.apple.streamingkeydelivery\"\n", &[("BANDWIDTH=900000", "x.m3u8")])), drm()).at("m.m3u8"),
-        Case::new("DRM in the second half", Site::of(&plain().before(3, &key(skd))), or(second_half(), stops(6..=6, &["encrypted", "DRM"]))),
+        Case::new("SAMPLE-AES-CTR", Site::of(&list(widevine)), drm()),
+        Case::new(
+            "a method of the future",
+            Site::of(&list("METHOD=AES-512,URI=\"k0\"")),
+            says(&["encrypted", "AES-512"]),
+        ),
+        Case::new(
+            "DRM of a master",
+            Site::of(&list(skd)).text("m.m3u8", master(session, &[("BANDWIDTH=900000", "x.m3u8")])),
+            drm(),
+        )
+        .at("m.m3u8"),
+        Case::new(
+            "DRM in the second half",
+            Site::of(&plain().before(3, &key(skd))),
+            or(second_half(), stops(6..=6, &["encrypted", "DRM"])),
+        ),
     ]);
 }
