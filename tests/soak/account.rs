@@ -177,4 +177,13 @@ impl Account {
         assert!(self.decided > 0, "{}: nothing was decided", self.id);
         assert!(self.length_s - self.last_s < LOST_S, "{}: its last second came at {:.0} s", self.id, self.last_s);
     }
+
+    /// # Panics
+    /// If the stream, whose source was well all the time, was opened again or brought less than all its seconds. What the
+    /// machine had no time for is shed and counted, and no fault of ingest.
+    pub fn check_clean(&self) {
+        let [_, no_media, compute] = self.gaps;
+        assert_eq!((self.runs, self.failures, no_media, compute), (1, 0, 0, 0), "{self:#?}");
+        assert!(self.seconds_in as f64 > self.length_s - LOST_S, "{self:#?}");
+    }
 }

@@ -1,0 +1,332 @@
+//! An HTTP server that answers as a test says: keep-alive, ranges, encodings, and every way in which servers fail.
+#![allow(dead_code)] // The soak uses its own part of it.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often a connection that waits looks whether the server stops.
+const POLL: Duration = Duration::from_millis(50);
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    /// Path and query, as they came.
+    pub target: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Request {
+    fn parse(head: &str) -> Option<Self> {
+        let mut lines = head.split("\r\n");
+        let mut words = lines.next()?.split(' ');
+        let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+        let headers = lines.filter_map(|line| line.split_once(':'));
+        let headers = headers.map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()));
+        Some(Self { method, target, headers: headers.collect() })
+    }
+
+    /// Without the leading slash and the query.
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default().trim_start_matches('/')
+    }
+
+    pub fn query(&self, key: &str) -> Option<&str> {
+        let (_, query) = self.target.split_once('?')?;
+        query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(k, value)| (k == key).then_some(value))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|(n, value)| (n == name).then_some(value.as_str()))
+    }
+
+    /// First and last byte that are wanted.
+    fn range(&self, len: usize) -> Option<(usize, usize)> {
+        let (from, to) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        let from = from.parse::<usize>().ok()?;
+        Some((from, to.parse::<usize>().unwrap_or(usize::MAX).min(len.saturating_sub(1))))
+    }
+}
+
+type Stream = Arc<dyn Fn(&mut dyn Write) -> io::Result<()> + Send + Sync>;
+
+#[derive(Clone)]
+pub enum Body {
+    Whole(Arc<[u8]>),
+    /// In pieces, without a length.
+    Chunked(Arc<[u8]>),
+    /// Fewer bytes than the head says, then the end of the connection; with `hang` the connection stays.
+    Short {
+        sent: Arc<[u8]>,
+        said: usize,
+        hang: bool,
+    },
+    /// In this many pieces with pauses between them.
+    Slow {
+        bytes: Arc<[u8]>,
+        pieces: usize,
+        pause: Duration,
+    },
+    /// Written as it likes, without a length, until it fails or ends.
+    Stream(Stream),
+    /// No answer at all: the connection is closed.
+    Close,
+    /// The connection is reset.
+    Reset,
+    /// No answer, and no end of the connection.
+    Hang,
+}
+
+#[derive(Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Body,
+    /// Before anything is said.
+    pub delay: Duration,
+    /// Whether a range that is asked for is given.
+    pub ranges: bool,
+}
+
+impl Answer {
+    pub fn of(body: Body) -> Self {
+        Self { status: 200, headers: Vec::new(), body, delay: Duration::ZERO, ranges: true }
+    }
+
+    pub fn bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self::of(Body::Whole(bytes.into()))
+    }
+
+    pub fn list(text: impl Into<String>) -> Self {
+        Self::bytes(text.into().into_bytes()).with("Content-Type", "application/vnd.apple.mpegurl")
+    }
+
+    pub fn page(text: &str) -> Self {
+        Self::bytes(text.as_bytes()).with("Content-Type", "text/html; charset=utf-8")
+    }
+
+    pub fn status(status: u16) -> Self {
+        Self { status, ..Self::bytes(&b"no"[..]) }.with("Content-Type", "text/plain")
+    }
+
+    pub fn redirect(status: u16, to: impl Into<String>) -> Self {
+        Self { status, ..Self::bytes(&b""[..]) }.with("Location", to)
+    }
+
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn late(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    pub fn without_ranges(mut self) -> Self {
+        self.ranges = false;
+        self
+    }
+}
+
+pub type Serve = Arc<dyn Fn(&Request) -> Answer + Send + Sync>;
+
+struct Shared {
+    serve: Serve,
+    stop: AtomicBool,
+    requests: Mutex<Vec<Request>>,
+}
+
+pub struct Server {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start(serve: Serve) -> Self {
+        Self::start_at("127.0.0.1", serve)
+    }
+
+    /// On another address of this machine.
+    pub fn start_at(host: &str, serve: Serve) -> Self {
+        Self::listen(TcpListener::bind((host, 0)).expect("a free port"), serve)
+    }
+
+    /// Where another was before.
+    pub fn start_on(address: SocketAddr, serve: Serve) -> Self {
+        Self::listen(TcpListener::bind(address).expect("nobody took the port"), serve)
+    }
+
+    fn listen(listener: TcpListener, serve: Serve) -> Self {
+        let shared = Arc::new(Shared { serve, stop: AtomicBool::new(false), requests: Mutex::default() });
+        let address = listener.local_addr().expect("a bound listener");
+        let serving = shared.clone();
+        let thread = std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                if serving.stop.load(Ordering::Acquire) {
+                    return;
+                }
+                let (Ok(connection), shared) = (connection, serving.clone()) else { continue };
+                // A client that goes away in the middle of an answer is its own business.
+                std::thread::spawn(move || talk(&connection, &shared).ok());
+            }
+        });
+        Self { shared, address, thread: Some(thread) }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.address)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        lock(&self.shared.requests).clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        // Wakes the accepting thread.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The head of the next request and its length; it is still to be read. [`None`] when nobody wants anything any more.
+fn next(connection: &TcpStream, shared: &Shared) -> io::Result<Option<(Request, usize)>> {
+    let mut buffer = [0u8; 16 * 1024];
+    let mut before = 0;
+    loop {
+        if shared.stop.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let len = match connection.peek(&mut buffer) {
+            Ok(0) => return Ok(None),
+            Ok(len) => len,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => continue,
+            Err(e) => return Err(e),
+        };
+        if let Some(end) = buffer[..len].windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+            return Ok(Request::parse(&head).map(|request| (request, end + 4)));
+        }
+        // The rest of a head is on its way, and looking at what is there does not wait for it.
+        if len == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        before = len;
+    }
+}
+
+fn talk(connection: &TcpStream, shared: &Shared) -> io::Result<()> {
+    connection.set_nodelay(true)?;
+    connection.set_read_timeout(Some(POLL))?;
+    while let Some((request, len)) = next(connection, shared)? {
+        let answer = (shared.serve)(&request);
+        lock(&shared.requests).push(request.clone());
+        if matches!(answer.body, Body::Reset) {
+            // What was not read makes the system reset the connection.
+            return Ok(());
+        }
+        io::copy(&mut io::Read::take(connection, len as u64), &mut io::sink())?;
+        std::thread::sleep(answer.delay);
+        if !say(connection, &request, &answer, shared)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Gives whether the connection goes on.
+fn say(mut out: &TcpStream, request: &Request, answer: &Answer, shared: &Shared) -> io::Result<bool> {
+    let mut head = format!("HTTP/1.1 {} Said\r\n", answer.status);
+    for (name, value) in &answer.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    let has_body = request.method != "HEAD";
+    match &answer.body {
+        Body::Whole(bytes) => {
+            let range = request.range(bytes.len()).filter(|_| answer.ranges && answer.status == 200);
+            let part = match range {
+                None => &bytes[..],
+                Some((from, to)) if from <= to && from < bytes.len() => {
+                    head = head.replacen(" 200 ", " 206 ", 1);
+                    head += &format!("Content-Range: bytes {from}-{to}/{}\r\n", bytes.len());
+                    &bytes[from..=to]
+                }
+                Some(_) => {
+                    head = head.replacen(" 200 ", " 416 ", 1);
+                    &[]
+                }
+            };
+            write!(out, "{head}Content-Length: {}\r\n\r\n", part.len())?;
+            if has_body {
+                out.write_all(part)?;
+            }
+            Ok(true)
+        }
+        Body::Chunked(bytes) => {
+            write!(out, "{head}Transfer-Encoding: chunked\r\n\r\n")?;
+            if has_body {
+                for piece in bytes.chunks(1500) {
+                    write!(out, "{:x}\r\n", piece.len())?;
+                    out.write_all(piece)?;
+                    out.write_all(b"\r\n")?;
+                }
+                out.write_all(b"0\r\n\r\n")?;
+            }
+            Ok(true)
+        }
+        Body::Short { sent, said, hang } => {
+            write!(out, "{head}Content-Length: {said}\r\n\r\n")?;
+            out.write_all(sent)?;
+            if *hang {
+                wait_for_the_end(out, shared);
+            }
+            Ok(false)
+        }
+        Body::Slow { bytes, pieces, pause } => {
+            write!(out, "{head}Content-Length: {}\r\n\r\n", bytes.len())?;
+            for piece in bytes.chunks(bytes.len().div_ceil(*pieces).max(1)) {
+                out.write_all(piece)?;
+                std::thread::sleep(*pause);
+            }
+            Ok(true)
+        }
+        Body::Stream(stream) => {
+            write!(out, "{head}Connection: close\r\n\r\n")?;
+            stream(&mut out)?;
+            Ok(false)
+        }
+        Body::Hang => {
+            wait_for_the_end(out, shared);
+            Ok(false)
+        }
+        Body::Close | Body::Reset => Ok(false),
+    }
+}
+
+/// Until the client or the test is gone.
+fn wait_for_the_end(connection: &TcpStream, shared: &Shared) {
+    while !shared.stop.load(Ordering::Acquire) {
+        match connection.peek(&mut [0]) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Ok(1..) => std::thread::sleep(POLL),
+            _ => return,
+        }
+    }
+}
