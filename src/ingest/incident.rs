@@ -116,19 +116,25 @@ pub enum Incident {
     TcpFallback,
     /// The 33 bits of the stream's clock were full. Nothing else changes: they begin anew every 26 and a half hours.
     ClockWrapped,
+    /// What the source says of the time cannot be: it is off by days, or jumps. Wall time is that of arrival from now on.
+    ClockImplausible,
+    /// The source's clock has been plausible for a while, and counts again.
+    ClockPlausible,
     /// A new run began in the middle of a connection or after it.
     RunStarted(super::Discontinuity),
 }
 
 impl Incident {
     /// Every value of [`Incident::as_str`].
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 9] = [
         "track-stalled",
         "track-recovered",
         "track-lost",
         "track-added",
         "tcp-fallback",
         "clock-wrapped",
+        "clock-implausible",
+        "clock-plausible",
         "run-started",
     ];
 
@@ -141,6 +147,8 @@ impl Incident {
             Incident::TrackAdded { .. } => "track-added",
             Incident::TcpFallback => "tcp-fallback",
             Incident::ClockWrapped => "clock-wrapped",
+            Incident::ClockImplausible => "clock-implausible",
+            Incident::ClockPlausible => "clock-plausible",
             Incident::RunStarted(_) => "run-started",
         }
     }
@@ -151,7 +159,11 @@ impl Incident {
             | Incident::TrackRecovered { track, .. }
             | Incident::TrackLost { track }
             | Incident::TrackAdded { track } => Some(*track),
-            Incident::TcpFallback | Incident::ClockWrapped | Incident::RunStarted(_) => None,
+            Incident::TcpFallback
+            | Incident::ClockWrapped
+            | Incident::ClockImplausible
+            | Incident::ClockPlausible
+            | Incident::RunStarted(_) => None,
         }
     }
 

@@ -48,6 +48,10 @@ pub struct Policy {
     pub backoff_min: Duration,
     /// Longest pause. Pauses double from one to the other.
     pub backoff_max: Duration,
+    /// The same where the server does not take the login: cameras lock a user out, or the address, after a few wrong
+    /// passwords, and whoever knows the right one with it.
+    pub login_backoff_min: Duration,
+    pub login_backoff_max: Duration,
     /// A connection that lasted this long starts the pauses over; one that fails at once does not.
     pub healthy_after: Duration,
 }
@@ -63,6 +67,8 @@ impl Default for Policy {
             stall_cause: Cause::Stalled,
             backoff_min: Duration::from_secs(1),
             backoff_max: Duration::from_secs(30),
+            login_backoff_min: Duration::from_secs(60),
+            login_backoff_max: Duration::from_secs(15 * 60),
             healthy_after: Duration::from_secs(10),
         }
     }
@@ -148,6 +154,7 @@ impl Open for Supervisor {
             is_run_open: false,
             tracks: None,
             attempt: 0,
+            refused_logins: 0,
             jitter: Jitter::new(uri, self.clock.unix_ns()),
         };
         let thread = std::thread::Builder::new()
@@ -204,6 +211,8 @@ struct Run {
     tracks: Option<Tracks>,
     /// Attempts since the last healthy connection.
     attempt: u32,
+    /// Of these, in a row, the last ones that failed because the server does not take the login.
+    refused_logins: u32,
     jitter: Jitter,
 }
 
@@ -247,7 +256,14 @@ impl Run {
                 End::Failed { kind, cause, .. } => (kind, cause),
             };
             self.attempt = self.attempt.saturating_add(1);
-            let retry_in = self.jitter.apply(backoff(&self.policy, self.attempt));
+            let pause = if kind == Cause::NotAuthorized {
+                self.refused_logins = self.refused_logins.saturating_add(1);
+                backoff(self.policy.login_backoff_min, self.policy.login_backoff_max, self.refused_logins)
+            } else {
+                self.refused_logins = 0;
+                backoff(self.policy.backoff_min, self.policy.backoff_max, self.attempt)
+            };
+            let retry_in = self.jitter.apply(pause);
             tracing::warn!(
                 uri = crate::redact::uri(&self.uri),
                 attempt = self.attempt,
@@ -409,10 +425,10 @@ fn failure_of(e: Error) -> End {
     }
 }
 
-/// Pause before attempt `attempt` (from 1): doubles from `backoff_min` to `backoff_max`.
-fn backoff(policy: &Policy, attempt: u32) -> Duration {
+/// Pause before attempt `attempt` (from 1): doubles from `min` to `max`.
+fn backoff(min: Duration, max: Duration, attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(20);
-    policy.backoff_min.saturating_mul(1 << doublings).min(policy.backoff_max)
+    min.saturating_mul(1 << doublings).min(max)
 }
 
 /// Shortens pauses by up to a quarter, so that many streams of a server that restarts do not come back at once.

@@ -8,7 +8,7 @@ use url::Url;
 use super::Pace;
 use super::incident::Cause;
 use crate::error::{Error, Result};
-use crate::redact;
+use crate::{redact, userinfo};
 
 /// The schemes the program knows, as error messages list them.
 pub const KNOWN_SCHEMES: &str =
@@ -151,14 +151,14 @@ impl Location {
         if rest.is_empty() || rest.starts_with('/') {
             return Err(Error::Usage(format!("{}: the host is missing; write {scheme}://HOST…", redact::uri(given))));
         }
-        // srt://:9000 and udp://@:5004 (listen on all interfaces) have no host by right.
-        if !matches!(kind, Kind::Srt | Kind::Udp) && Url::parse(given).is_err() {
-            return Err(Error::Usage(format!(
-                "{}: not a valid URL; check host and port, and percent-encode special characters in the password",
-                redact::uri(given)
-            )));
-        }
-        Ok(Self { kind, uri: percent_encode(given), test: None })
+        let clear = userinfo::canonical(given)
+            // srt://:9000 and udp://@:5004 (listen on all interfaces) have no host by right.
+            .filter(|clear| matches!(kind, Kind::Srt | Kind::Udp) || Url::parse(clear).is_ok())
+            .ok_or_else(|| {
+                let (shown, advice) = (redact::uri(given), userinfo::ADVICE);
+                Error::Usage(format!("{shown}: not a clear URL; check host and port, and {advice}"))
+            })?;
+        Ok(Self { kind, uri: percent_encode(&clear), test: None })
     }
 
     /// What the source promises about its timing under `pacing`.
@@ -346,6 +346,14 @@ mod tests {
         assert!(Location::parse("rtsp:///live").is_err());
         assert!(Location::parse("http://h:notaport/a.mp4").is_err());
         assert!(Location::parse("").is_err());
+        let said = Location::parse("rtsp://ann:p@ss/word@cam/live").unwrap_err().to_string();
+        assert!(said.contains("@ as %40") && !said.contains("ss/word") && !said.contains("p@ss"), "{said}");
+    }
+
+    #[test]
+    fn a_login_reaches_gstreamer_as_it_was_meant() {
+        let uri = Location::parse("rtsp://ann:p@ss#1/x?:é@127.0.0.1:8554/digest").unwrap().uri;
+        assert_eq!(uri, "rtsp://ann:p%40ss%231%2Fx%3F%3A%C3%A9@127.0.0.1:8554/digest");
     }
 
     #[test]

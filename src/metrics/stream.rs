@@ -150,7 +150,11 @@ impl StreamMetrics {
         let up = match incident {
             Incident::TrackStalled { .. } | Incident::TrackLost { .. } => 0,
             Incident::TrackRecovered { .. } | Incident::TrackAdded { .. } => 1,
-            Incident::TcpFallback | Incident::ClockWrapped | Incident::RunStarted(_) => return,
+            Incident::TcpFallback
+            | Incident::ClockWrapped
+            | Incident::ClockImplausible
+            | Incident::ClockPlausible
+            | Incident::RunStarted(_) => return,
         };
         match incident.track() {
             Some(Track::Video) => self.tracks[0].set(up),

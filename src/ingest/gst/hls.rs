@@ -169,7 +169,7 @@ fn load(uri: &str, stopping: &Receiver<Infallible>) -> Result<String, Option<End
     let _ = pipeline.set_state(gst::State::Null);
     match error.as_ref().map(|message| message.view()) {
         Some(gst::MessageView::Error(e)) => {
-            let known = causes::failure(Kind::Hls, &e.error(), &e.debug().unwrap_or_default());
+            let known = causes::Told::new(Kind::Hls, e, &e.error(), &e.debug().unwrap_or_default()).end();
             Err(Some(known.unwrap_or_else(|| causes::no_playlist(&e.error()))))
         }
         _ if is_whole => Ok(String::from_utf8_lossy(&text).into_owned()),

@@ -19,9 +19,8 @@ mod thin;
 mod wall;
 mod warm;
 
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,8 +29,9 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
-use super::guard::SourcePolicy;
+use super::guard::{SourcePolicy, digest};
 use super::outlet::{Counters, Outlet, Stopper};
+use super::plausible::Claims;
 use super::thin::Thinning;
 use super::uri::{Kind, Location, Pacing};
 use super::{MediaItem, Open, Pace, Source, Track, Tracks, template};
@@ -90,6 +90,9 @@ pub struct GstOpener {
     clock: Arc<dyn Clock>,
     /// RTSP media came over TCP only: the next connection does not try UDP first.
     over_tcp: Arc<AtomicBool>,
+    /// What the source said of the time, over all connections.
+    claims: Arc<Mutex<Claims>>,
+    needs_relay: OnceLock<bool>,
 }
 
 impl GstOpener {
@@ -97,11 +100,22 @@ impl GstOpener {
     /// [`Error::Internal`] if GStreamer cannot be initialised.
     pub fn new(options: GstOptions, clock: Arc<dyn Clock>) -> Result<Self> {
         init()?;
-        Ok(Self { options, clock, over_tcp: Arc::default() })
+        Ok(Self { options, clock, over_tcp: Arc::default(), claims: Arc::default(), needs_relay: OnceLock::new() })
     }
 
     pub fn options(&self) -> &GstOptions {
         &self.options
+    }
+
+    /// Whether the source is an RTSP server whose login GStreamer cannot answer. Asked of the server until it has answered once.
+    fn needs_relay(&self, location: &Location) -> bool {
+        if location.kind != Kind::Rtsp {
+            return false;
+        }
+        let known = self.needs_relay.get().copied();
+        known
+            .or_else(|| digest::needs_relay(&location.uri).inspect(|found| drop(self.needs_relay.set(*found))))
+            .unwrap_or(false)
     }
 }
 
@@ -128,6 +142,7 @@ impl Open for GstOpener {
         }
         // GStreamer 1.22 crashes when an HLS server hangs up on it; the passage never does. It knows no lists but HLS's.
         let needs_passage = o.pipeline.is_none() && guarded::may_be_hls(&location);
+        let needs_passage = needs_passage || (o.pipeline.is_none() && o.guard.is_none() && self.needs_relay(&location));
         let policy = o.guard.clone().or_else(|| needs_passage.then(|| Arc::new(SourcePolicy::owners())));
         let (location, passage) = match &policy {
             None => (location, None),
@@ -155,7 +170,8 @@ impl Open for GstOpener {
             frame_height: o.frame_height.max(1),
             sync: location.sync(o.pacing),
             latency_ms: o.latency_ms,
-            rtsp_transport: if o.guard.is_some() || self.over_tcp.load(Ordering::Relaxed) {
+            // The passage for RTSP lets nothing else through.
+            rtsp_transport: if policy.is_some() || self.over_tcp.load(Ordering::Relaxed) {
                 "tcp"
             } else {
                 &o.rtsp_transport
@@ -189,7 +205,7 @@ impl Open for GstOpener {
             guarded::connect(&pipeline, location.kind, &graph, passage.as_ref());
         }
         let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
-        wall::connect(&pipeline, outlet.clone());
+        wall::connect(&pipeline, outlet.clone(), self.clock.clone(), self.claims.clone());
         if matches!(location.kind, Kind::Udp | Kind::Srt) {
             clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
         }
@@ -227,9 +243,17 @@ fn check_file(given: &str, location: &Location) -> Result<()> {
         return Err(Error::source_error(given, "not a path on this machine", "give the path of a file"));
     };
     let refuse = |cause: &str, advice: &str| Err(Error::source_error(given, cause, advice));
-    match std::fs::File::open(&path).and_then(|f| f.metadata()) {
+    // Looked at before it is opened: who opens a FIFO waits for somebody to write into it.
+    let meta = std::fs::metadata(&path).and_then(|meta| match meta.is_file() {
+        true => std::fs::File::open(&path).and_then(|file| file.metadata()),
+        false => Ok(meta),
+    });
+    match meta {
         Ok(meta) if meta.is_dir() => refuse("is a folder", "give the files in it"),
-        Ok(meta) if meta.is_file() && meta.len() == 0 => refuse("the file is empty", "check how it was copied"),
+        Ok(meta) if !meta.is_file() => {
+            refuse("is a FIFO, a socket or a device, and no file", "write into a file, or send MPEG-TS over UDP or SRT")
+        }
+        Ok(meta) if meta.len() == 0 => refuse("the file is empty", "check how it was copied"),
         Ok(_) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => refuse("no such file", "check the path"),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {

@@ -222,35 +222,43 @@ impl Shared {
         }
     }
 
-    /// Connects to a target: resolved, checked, and to the very address that was checked.
+    /// As [`connect`].
     ///
     /// # Errors
     /// What may not be, or what is wrong.
     pub async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
-        self.policy.check_scheme(&target.scheme)?;
-        let (policy, asked) = (self.policy.clone(), target.clone());
-        let resolved = tokio::task::spawn_blocking(move || policy.addresses(&asked)).await;
-        let addresses = resolved
-            .unwrap_or_else(|_| Err(Refusal::of(Cause::HostNotFound, "host not found", "check the host name")))?;
-        let mut last = None;
-        for address in addresses {
-            match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return secure(stream, target).await,
-                Ok(Err(e)) => last = Some(e.kind()),
-                Err(_) => last = Some(io::ErrorKind::TimedOut),
-            }
-        }
-        Err(match last {
-            Some(io::ErrorKind::ConnectionRefused) => {
-                let advice = "check the port and that the server is running";
-                Refusal::of(Cause::ConnectionRefused, "connection refused", advice)
-            }
-            _ => {
-                let advice = "check the address, the network and the firewall";
-                Refusal::of(Cause::HostUnreachable, "the host does not answer", advice)
-            }
-        })
+        connect(&self.policy, target).await
     }
+}
+
+/// Connects to a target: resolved, checked, and to the very address that was checked.
+///
+/// # Errors
+/// What may not be, or what is wrong.
+pub(super) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
+    policy.check_scheme(&target.scheme)?;
+    let (policy, asked) = (policy.clone(), target.clone());
+    let resolved = tokio::task::spawn_blocking(move || policy.addresses(&asked)).await;
+    let addresses =
+        resolved.unwrap_or_else(|_| Err(Refusal::of(Cause::HostNotFound, "host not found", "check the host name")))?;
+    let mut last = None;
+    for address in addresses {
+        match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return secure(stream, target).await,
+            Ok(Err(e)) => last = Some(e.kind()),
+            Err(_) => last = Some(io::ErrorKind::TimedOut),
+        }
+    }
+    Err(match last {
+        Some(io::ErrorKind::ConnectionRefused) => {
+            let advice = "check the port and that the server is running";
+            Refusal::of(Cause::ConnectionRefused, "connection refused", advice)
+        }
+        _ => {
+            let advice = "check the address, the network and the firewall";
+            Refusal::of(Cause::HostUnreachable, "the host does not answer", advice)
+        }
+    })
 }
 
 /// Speaks TLS where the scheme says so.

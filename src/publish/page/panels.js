@@ -291,6 +291,8 @@ const INCIDENTS = {
   "track-added": (i) => `${capital(TRACKS[i.track])} came in`,
   "tcp-fallback": () => "TCP, since nothing came over UDP",
   "clock-wrapped": () => "The stream's clock began anew",
+  "clock-implausible": () => "The source's clock cannot be right: times are those of arrival",
+  "clock-plausible": () => "The source's clock counts again",
   "run-started": (i) => RUNS[i.cause],
 };
 
