@@ -1,6 +1,16 @@
 //! What the system lets one process have.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
 use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// How many files may be open now, and how many the process may ask for; [`None`]: any number.
+pub fn open_files() -> (Option<u64>, Option<u64>) {
+    let limit = getrlimit(Resource::Nofile);
+    (limit.current, limit.maximum)
+}
 
 /// Raises the number of files that may be open to the highest that this process may have: a stream has ten to thirty, and
 /// the usual limit of 1,024 is from times in which programs had a few.
@@ -15,6 +25,58 @@ pub fn raise_open_files() {
     }
 }
 
+/// Whether `error` means that no more files can be opened, by this process or on this machine.
+pub fn is_out_of_files(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| code == Some(errno.raw_os_error()))
+}
+
+/// What to say of it.
+pub const OUT_OF_FILES: &str = "no more files or connections can be opened: raise the limit (systemd: LimitNOFILE=, shell: ulimit -n) or watch fewer \
+     streams; `touchline doctor` shows it";
+
+/// How long the same is not said again.
+const SILENCE_NS: u64 = 60 * 1_000_000_000;
+
+/// Says in the log that files have run out, at most once a minute, however many meet with it.
+pub fn say_out_of_files() {
+    static SAID: Said = Said::new();
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    let now = ORIGIN.get_or_init(Instant::now).elapsed();
+    if let Some(unsaid) = SAID.is_due(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)) {
+        let (soft, _) = open_files();
+        let limit = soft.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+        tracing::error!("{OUT_OF_FILES} (limit {limit}; met {unsaid} times before this without saying so)");
+    }
+}
+
+/// Counts what is not said.
+struct Said {
+    /// When it was said last, plus one; 0: never.
+    at_ns: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+impl Said {
+    const fn new() -> Self {
+        Self { at_ns: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
+    }
+
+    /// Whether it is to be said now; how often it was not said since the last time.
+    fn is_due(&self, now_ns: u64) -> Option<u64> {
+        let at_ns = self.at_ns.load(Ordering::Acquire);
+        let is_due = at_ns == 0 || now_ns.saturating_sub(at_ns - 1) >= SILENCE_NS;
+        let is_ours =
+            is_due && self.at_ns.compare_exchange(at_ns, now_ns + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if is_ours {
+            return Some(self.unsaid.swap(0, Ordering::Relaxed));
+        }
+        self.unsaid.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -24,5 +86,21 @@ mod tests {
         raise_open_files();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
+    }
+
+    #[test]
+    fn the_same_is_said_once_a_minute() {
+        let said = Said::new();
+        assert_eq!(said.is_due(5), Some(0));
+        assert!((0..1000).all(|n| said.is_due(6 + n).is_none()));
+        assert_eq!(said.is_due(5 + SILENCE_NS), Some(1000));
+        assert_eq!(said.is_due(6 + SILENCE_NS), None);
+    }
+
+    #[test]
+    fn running_out_is_told_from_other_troubles() {
+        assert!(is_out_of_files(&std::io::Error::from_raw_os_error(24)));
+        assert!(is_out_of_files(&std::io::Error::from_raw_os_error(23)));
+        assert!(!is_out_of_files(&std::io::Error::from_raw_os_error(2)));
     }
 }

@@ -43,11 +43,17 @@ pub enum Cause {
     Format,
     /// The policy for sources refuses where it leads.
     Refused,
+    /// This machine cannot listen where the source says.
+    CannotListen,
+    /// It listens, and nobody has called. No failure: it goes on listening.
+    NoCaller,
+    /// The process ended while it was being opened.
+    Crashed,
     Other,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 22] = [
+    pub const ALL: [Cause; 25] = [
         Cause::HostNotFound,
         Cause::HostUnreachable,
         Cause::ConnectionRefused,
@@ -69,6 +75,9 @@ impl Cause {
         Cause::MissingPlugin,
         Cause::Format,
         Cause::Refused,
+        Cause::CannotListen,
+        Cause::NoCaller,
+        Cause::Crashed,
         Cause::Other,
     ];
 
@@ -96,6 +105,9 @@ impl Cause {
             Cause::MissingPlugin => "missing-plugin",
             Cause::Format => "format",
             Cause::Refused => "refused",
+            Cause::CannotListen => "cannot-listen",
+            Cause::NoCaller => "no-caller",
+            Cause::Crashed => "crashed",
             Cause::Other => "other",
         }
     }

@@ -52,8 +52,23 @@ pub struct Policy {
     /// passwords, and whoever knows the right one with it.
     pub login_backoff_min: Duration,
     pub login_backoff_max: Duration,
+    /// The source waits for a caller, as long as it takes.
+    pub listens: bool,
     /// A connection that lasted this long starts the pauses over; one that fails at once does not.
     pub healthy_after: Duration,
+}
+
+impl Policy {
+    /// For a source that waits for others to call: whoever called and has left must find it open when he calls again.
+    pub fn listening() -> Self {
+        Self {
+            listens: true,
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(1),
+            healthy_after: Duration::ZERO,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Policy {
@@ -69,6 +84,7 @@ impl Default for Policy {
             backoff_max: Duration::from_secs(30),
             login_backoff_min: Duration::from_secs(60),
             login_backoff_max: Duration::from_secs(15 * 60),
+            listens: false,
             healthy_after: Duration::from_secs(10),
         }
     }
@@ -131,7 +147,7 @@ impl Open for Supervisor {
     /// What the inner [`Open::open`] refuses at the first attempt, in the caller's thread. With
     /// [`Policy::retry_first`] only [`Error::Usage`] is refused: another attempt cannot mend that.
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
-        self.observer.state(SourceState::Connecting);
+        self.observer.state(connecting(&self.policy));
         let (inner_to, inner_from) = bounded(INNER_CAPACITY);
         let first = match self.inner.open(uri, inner_to) {
             Ok(source) => Ok((source, inner_from)),
@@ -240,7 +256,11 @@ impl Run {
                     let is_recording = self.counters.on_demand.get() == Some(&true);
                     self.policy.reopen_on_end && self.opened_once && !is_recording
                 }
-                End::Failed { .. } => self.opened_once || self.policy.retry_first,
+                // A caller who sends what cannot be played is not the last one.
+                End::Failed { kind, .. } => {
+                    let is_callers = self.policy.listens && *kind != Cause::CannotListen;
+                    self.opened_once || self.policy.retry_first || is_callers
+                }
             };
             if !again {
                 return self.finish(end);
@@ -277,7 +297,7 @@ impl Run {
             if self.outlet.stopped() {
                 return self.finish(End::Finished);
             }
-            self.observer.state(SourceState::Connecting);
+            self.observer.state(connecting(&self.policy));
             let (inner_to, inner_from) = bounded(INNER_CAPACITY);
             next = self.inner.open(&self.uri, inner_to).map(|source| (source, inner_from));
         }
@@ -423,6 +443,15 @@ fn failure_of(e: Error) -> End {
         Error::Source { cause, advice, .. } => End::Failed { kind: Cause::Other, cause, advice },
         other => End::Failed { kind: Cause::Other, cause: other.to_string(), advice: "see the message".into() },
     }
+}
+
+/// What is said of a source that is being opened.
+fn connecting(policy: &Policy) -> SourceState {
+    if policy.listens {
+        let (kind, cause) = (Cause::NoCaller, "waiting for a caller".to_owned());
+        return SourceState::Waiting { attempt: 1, retry_in: Duration::ZERO, kind, cause };
+    }
+    SourceState::Connecting
 }
 
 /// Pause before attempt `attempt` (from 1): doubles from `min` to `max`.

@@ -187,6 +187,14 @@ impl Location {
         ms * 1_000_000
     }
 
+    /// Whether it waits for others to call: an SRT listener.
+    pub fn listens(&self) -> bool {
+        let rest = self.uri.split_once("://").map_or("", |(_, rest)| rest);
+        let (host, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mode = query.split('&').find_map(|pair| pair.strip_prefix("mode="));
+        self.kind == Kind::Srt && mode.map_or(host.starts_with(':'), |mode| mode == "listener")
+    }
+
     /// Whether the appsinks wait for the clock.
     ///
     /// HLS segments arrive in bursts of several seconds, which a live consumer would have to shed, so HLS is paced
@@ -322,6 +330,21 @@ mod tests {
         ] {
             let location = Location::parse(given).unwrap();
             assert_eq!((location.kind, location.pace(Pacing::Auto)), (kind, pace), "{given}");
+        }
+    }
+
+    #[test]
+    fn listeners_are_told_from_callers() {
+        for (given, listens) in [
+            ("srt://:9000", true),
+            ("srt://:9000?mode=listener", true),
+            ("srt://0.0.0.0:9000?latency=200&mode=listener", true),
+            ("srt://:9000?mode=caller", false),
+            ("srt://h:9000", false),
+            ("srt://h:9000?mode=rendezvous", false),
+            ("rtsp://h/x?mode=listener", false),
+        ] {
+            assert_eq!(Location::parse(given).unwrap().listens(), listens, "{given}");
         }
     }
 

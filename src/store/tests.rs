@@ -261,3 +261,33 @@ fn nothing_printed_holds_a_secret() {
     let stored = Stored { settings: settings("a"), generation: 1 };
     assert!(!format!("{stored:?}").contains("geheim"));
 }
+
+#[test]
+fn a_stream_that_was_being_opened_when_the_process_ended_is_known() {
+    let place = Place::new();
+    let (store, thread, _) = place.open();
+    for id in ["opens", "played", "failed"] {
+        store.mark(id);
+    }
+    store.unmark("played", true);
+    store.unmark("failed", false);
+    assert!(store.flush(Duration::from_secs(10)));
+    assert_eq!(place.after_a_kill().ends, [("opens".to_owned(), 1)].into());
+    drop((store, thread));
+    // The process ended without taking the mark back.
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.ends.get("opens"), Some(&1));
+    store.mark("opens");
+    drop((store, thread));
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.ends.get("opens"), Some(&2));
+    store.mark("opens");
+    store.unmark("opens", false);
+    drop((store, thread));
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.ends.get("opens"), Some(&2), "a failure in order counts for nothing");
+    store.mark("opens");
+    store.unmark("opens", true);
+    drop((store, thread));
+    assert!(place.open().2.ends.is_empty());
+}

@@ -2,6 +2,7 @@
 #![cfg(feature = "gst")]
 
 mod api;
+mod brake;
 mod churn;
 #[path = "../common/mod.rs"]
 mod common;

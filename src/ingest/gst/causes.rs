@@ -357,7 +357,7 @@ fn answered(status: u32) -> End {
 
 fn cannot_listen() -> End {
     failed(
-        Cause::Other,
+        Cause::CannotListen,
         "this machine cannot listen on the address",
         "check that the address is one of this machine's, and that no other program has the port",
     )

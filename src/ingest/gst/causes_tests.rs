@@ -112,7 +112,7 @@ fn types_decide_what_a_message_is() {
                 "gstudpsrc.c(1795):\nbind failed: Error binding to address: Cannot assign requested address",
                 None,
             ),
-            Some(Cause::Other),
+            Some(Cause::CannotListen),
         ),
         // A local file has no server, whatever numbers and words the text holds.
         (

@@ -112,10 +112,12 @@ impl GstOpener {
         if location.kind != Kind::Rtsp {
             return false;
         }
-        let known = self.needs_relay.get().copied();
-        known
-            .or_else(|| digest::needs_relay(&location.uri).inspect(|found| drop(self.needs_relay.set(*found))))
-            .unwrap_or(false)
+        if let Some(known) = self.needs_relay.get() {
+            return *known;
+        }
+        let found = digest::needs_relay(&location.uri);
+        // Somebody else may have asked at the same time, and got the same answer.
+        found.is_some_and(|found| *self.needs_relay.get_or_init(|| found))
     }
 }
 
@@ -222,7 +224,7 @@ impl Open for GstOpener {
             falls_back: Arc::clone(&self.over_tcp),
             outlet,
             passage,
-            connect_timeout: location.kind.is_network().then_some(o.connect_timeout),
+            connect_timeout: (location.kind.is_network() && !location.listens()).then_some(o.connect_timeout),
             paced: location.sync(o.pacing),
             location,
             id: o.id.clone(),

@@ -84,11 +84,15 @@ export function showNotice(stream, server, problem, now, silent, frameShare) {
     [level, title, text] = ["bad", capital(problem.error), `${capital(problem.advice)}.`];
   } else if (stream?.state === "failed") {
     [level, title, text] = ["bad", `The stream failed: ${stream.cause}`, capital(stream.advice ?? "")];
+  } else if (stream?.state === "waiting" && stream.kind === "no-caller") {
+    [level, title, text] = ["calm", "Waiting for a caller", `Nobody sends to this address. It listens since ${clock(Date.parse(stream.since))}.`];
   } else if (stream?.state === "waiting") {
     const left = Math.ceil((Date.parse(stream.since) + stream.retry_in_ms - now) / 1000);
     [level, title, text] = ["warn", `The stream is away: ${stream.cause}`, `${left > 0 ? `Next attempt in ${left} s` : "Trying again now"} (attempt ${stream.attempt}); away since ${clock(Date.parse(stream.since))}.`];
   } else if (stream?.state === "ended") {
     [level, title, text] = ["calm", "The stream has ended", "The decisions below are its last."];
+  } else if (stream?.state === "paused" && stream.cause) {
+    [level, title, text] = ["bad", `The stream is paused: ${stream.cause}`, capital(stream.advice ?? "")];
   } else if (stream?.state === "paused") {
     [level, title, text] = ["calm", "The stream is paused", "An operator stopped it, and can enable it again."];
   } else if (stream?.state === "removed") {
