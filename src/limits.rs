@@ -32,9 +32,29 @@ pub fn is_out_of_files(error: &std::io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE].iter().any(|errno| code == Some(errno.raw_os_error()))
 }
 
-/// What to say of it.
-pub const OUT_OF_FILES: &str = "no more files or connections can be opened: raise the limit (systemd: LimitNOFILE=, shell: ulimit -n) or watch fewer \
-     streams; `touchline doctor` shows it";
+/// What to say of it, and what to do.
+pub const OUT_OF_FILES: &str = "no more files and connections can be opened";
+pub const ADVICE: &str = "raise the limit (systemd: LimitNOFILE=, shell: ulimit -n) or watch fewer streams; \
+                          `touchline doctor` shows it";
+
+/// Files that must be free for a source to be opened: it has ten to thirty, and others may come at the same time.
+const SOURCE_FILES: u64 = 64;
+
+/// Whether too few files are left for another source.
+pub fn is_short_of_files() -> bool {
+    let Some(limit) = open_files().0 else { return false };
+    // Where it cannot be counted, the system says so itself when it comes to that.
+    match std::fs::read_dir("/proc/self/fd") {
+        Ok(open) => (open.count() as u64).saturating_add(SOURCE_FILES) > limit,
+        Err(e) => is_out_of_files(&e),
+    }
+}
+
+/// How many connections a server may have open, of `wanted`: the streams come first.
+pub fn connections(wanted: usize) -> usize {
+    let room = open_files().0.map_or(usize::MAX, |limit| usize::try_from(limit / 4).unwrap_or(usize::MAX));
+    wanted.min(room.max(8))
+}
 
 /// How long the same is not said again.
 const SILENCE_NS: u64 = 60 * 1_000_000_000;
@@ -47,7 +67,7 @@ pub fn say_out_of_files() {
     if let Some(unsaid) = SAID.is_due(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)) {
         let (soft, _) = open_files();
         let limit = soft.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
-        tracing::error!("{OUT_OF_FILES} (limit {limit}; met {unsaid} times before this without saying so)");
+        tracing::error!("{OUT_OF_FILES} (limit {limit}, met {unsaid} times since this was last said); {ADVICE}");
     }
 }
 

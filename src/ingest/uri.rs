@@ -156,7 +156,7 @@ impl Location {
             .filter(|clear| matches!(kind, Kind::Srt | Kind::Udp) || Url::parse(clear).is_ok())
             .ok_or_else(|| {
                 let (shown, advice) = (redact::uri(given), userinfo::ADVICE);
-                Error::Usage(format!("{shown}: not a clear URL; check host and port, and {advice}"))
+                Error::Usage(format!("{shown}: not a valid URL; check host and port, and {advice}"))
             })?;
         Ok(Self { kind, uri: percent_encode(&clear), test: None })
     }

@@ -46,7 +46,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
+            connections: crate::limits::connections(512),
             header: Duration::from_secs(20),
             write: Duration::from_secs(30),
             handshake: Duration::from_secs(10),

@@ -7,6 +7,7 @@ mod churn;
 #[path = "../common/mod.rs"]
 mod common;
 mod ending;
+mod files;
 mod kill;
 mod manager;
 mod reload;

@@ -29,7 +29,8 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
-use super::guard::{SourcePolicy, digest};
+use super::guard::{Refusal, SourcePolicy, digest};
+use super::incident::Cause;
 use super::outlet::{Counters, Outlet, Stopper};
 use super::plausible::Claims;
 use super::thin::Thinning;
@@ -37,7 +38,7 @@ use super::uri::{Kind, Location, Pacing};
 use super::{MediaItem, Open, Pace, Source, Track, Tracks, template};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::redact;
+use crate::{limits, redact};
 
 /// What a [`GstOpener`] is told about the sources it opens.
 #[derive(Clone, Debug)]
@@ -127,9 +128,16 @@ impl GstOpener {
 /// [`Error::Internal`] with GStreamer's text.
 pub fn init() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    DONE.get_or_init(|| gst::init().map(|()| debug::connect()).map_err(|e| e.to_string()))
-        .clone()
-        .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
+    DONE.get_or_init(|| {
+        gst::init()
+            .map(|()| {
+                debug::limit_complaints();
+                debug::connect()
+            })
+            .map_err(|e| e.to_string())
+    })
+    .clone()
+    .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
 }
 
 impl Open for GstOpener {
@@ -139,6 +147,13 @@ impl Open for GstOpener {
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location::parse(uri)?;
+        if limits::is_short_of_files() {
+            // GLib ends the process when it cannot make a pipe.
+            limits::say_out_of_files();
+            let refusal =
+                Refusal { kind: Cause::Other, cause: limits::OUT_OF_FILES.into(), advice: limits::ADVICE.into() };
+            return Ok(guarded::refused(refusal, location.pace(o.pacing), to));
+        }
         if o.guard.is_some() && o.pipeline.is_some() {
             return Err(Error::Usage("a guarded source takes no pipeline of its own".into()));
         }
