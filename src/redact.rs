@@ -33,9 +33,9 @@ pub fn remember(uri: &str) {
         // As clients send it.
         certain.push(BASE64_STANDARD.encode(percent_decode(login)));
     }
-    if let Some((_, rest)) = uri.split_once("://").filter(|_| parts.is_unclear || parts.is_doubtful) {
+    let unclear = uri.split_once("://").filter(|_| parts.is_unclear || parts.is_doubtful);
+    if let Some((rest, from)) = unclear.and_then(|(_, rest)| Some((rest, rest.find(':')? + 1))) {
         // Whatever may be the password.
-        let from = rest.find(':').map_or(0, |colon| colon + 1);
         certain.extend(rest.match_indices('@').filter_map(|(at, _)| rest.get(from..at)).map(String::from));
         certain.push(rest[from..].to_owned());
     }
@@ -113,8 +113,14 @@ pub fn text(text: &str) -> String {
         let scheme_from = rest[..at]
             .rfind(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')))
             .map_or(0, |i| i + rest[i..].chars().next().map_or(1, char::len_utf8));
+        // A bracket ends it unless it is that of an address of IPv6.
+        let mut is_bracket_open = false;
         let end = rest[at..]
-            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`' | '|' | ')' | ']' | '}'))
+            .find(|c: char| match c {
+                '[' => std::mem::replace(&mut is_bracket_open, true),
+                ']' => !std::mem::take(&mut is_bracket_open),
+                _ => c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`' | '|' | ')' | '}'),
+            })
             .map_or(rest.len(), |i| at + i);
         // What belongs to the sentence.
         let end = at + 3 + rest[at + 3..end.max(at + 3)].trim_end_matches(['.', ',', ';', ':', '!', '…']).len();
@@ -278,5 +284,7 @@ mod tests {
     fn text_without_urls_stays() {
         assert_eq!(text("no such file: /a/b.mp4"), "no such file: /a/b.mp4");
         assert_eq!(text("é://x"), "é://x");
+        assert_eq!(text("[see http://[::1]:80/a, or not]"), "[see http://[::1]:80/a, or not]");
+        assert_eq!(text("write rtsp://HOST…"), "write rtsp://HOST…");
     }
 }

@@ -8,8 +8,8 @@
 use std::net::Ipv6Addr;
 
 /// What to write in place of the characters that make an address unclear.
-pub const ADVICE: &str =
-    "percent-encode the special characters of the password: @ as %40, : as %3A, / as %2F, # as %23, ? as %3F";
+pub const ADVICE: &str = "percent-encode the special characters of the password (@ as %40, : as %3A, / as %2F, # as %23, \
+                          ? as %3F), and every @ behind the host";
 
 /// How the part of an address behind `://` is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,8 @@ impl<'a> Host<'a> {
                 None => (authority, None),
             },
         };
-        let is_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+        // Asterisks: what was redacted once may be again.
+        let is_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '*');
         let is_host = name.starts_with('[') || (!name.is_empty() && name.chars().all(is_name));
         let is_port = port.is_none_or(|port| {
             let is_number = port.bytes().all(|b| b.is_ascii_digit()) && port.len() <= 5;

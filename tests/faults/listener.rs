@@ -41,11 +41,15 @@ fn a_listener_waits_for_callers_and_for_the_next_one() {
     let port = free_udp_port();
     let mut watched = listen(port);
     watched.until("wait", PATIENCE, |said| waits(said));
+    let is_open = || UdpSocket::bind(("127.0.0.1", port)).is_err();
+    while !is_open() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     // Longer than the connect timeout: nothing is closed and opened again meanwhile.
     let quiet = std::time::Instant::now() + Duration::from_secs(3);
     while std::time::Instant::now() < quiet {
         assert_eq!(watched.all().len(), 1, "{:?}", watched.all());
-        assert!(UdpSocket::bind(("127.0.0.1", port)).is_err(), "the port is open all the time");
+        assert!(is_open(), "all the time");
         std::thread::sleep(Duration::from_millis(20));
     }
     for _ in 0..3 {

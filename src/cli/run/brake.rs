@@ -159,6 +159,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, _thread, _) = Store::open(&folder.path().join("s.db"), Metrics::new()).unwrap();
         let clock = Arc::new(ManualClock::default());
+        clock.advance(NANOS_PER_SECOND);
         let mark = |id: &str| Mark::new(store.clone(), clock.clone(), id);
         let marks = ["a", "b", "c", "d"].map(mark);
         let [a, b, c, d] = &marks;

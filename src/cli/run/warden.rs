@@ -320,7 +320,12 @@ impl<H: Hands + 'static> Warden<H> {
 
     fn open(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
-        self.held.remove(id);
+        if self.held.remove(id)
+            && let Some(store) = &self.tools.store
+        {
+            // Somebody wants it all the same: what was counted is forgotten.
+            store.unmark(id, true);
+        }
         let store = self.tools.store.clone().filter(|_| entry.origin == Origin::Api);
         let mark = store.map(|store| brake::Mark::new(store, self.tools.clock.clone(), id));
         if !self.suspects.may_open(id, mark.as_ref(), self.tools.clock.mono_ns()) {

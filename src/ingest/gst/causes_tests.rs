@@ -54,7 +54,7 @@ fn types_decide_what_a_message_is() {
         (Kind::Rtsp, rtsp(599), Some(Cause::ServerError)),
         (Kind::Http, http(410), Some(Cause::NotFound)),
         (Kind::Hls, http(503), Some(Cause::ServerError)),
-        (Kind::File, http(503), None),
+        (Kind::File, http(503), Some(Cause::Other)),
         (
             Kind::Rtsp,
             read(

@@ -29,8 +29,8 @@ pub(super) enum Reply {
     Pass,
     /// It is not for the client: this request is made in its place.
     Ask(Vec<u8>),
-    /// Neither user nor password, or not these.
-    Refused,
+    /// Neither user nor password, or not these. The client hears this instead: to a 401 it would show its login itself.
+    Refused(Vec<u8>),
 }
 
 impl Dialogue {
@@ -55,7 +55,9 @@ impl Dialogue {
     pub fn inward(&mut self, message: &[u8]) -> Reply {
         let Some(challenge) = unanswerable(message) else { return Reply::Pass };
         if std::mem::replace(&mut self.was_answered, true) {
-            return Reply::Refused;
+            let text = String::from_utf8_lossy(message);
+            let sequence = text.lines().find(|line| name(line) == "cseq").unwrap_or("CSeq: 0");
+            return Reply::Refused(format!("RTSP/1.0 403 Forbidden\r\n{sequence}\r\n\r\n").into_bytes());
         }
         self.challenge = Some(challenge);
         self.with_login().map_or(Reply::Pass, Reply::Ask)
@@ -103,7 +105,7 @@ fn unanswerable(message: &[u8]) -> Option<WwwAuthenticateHeader> {
         let value = line.split_once(':')?.1.trim();
         // Basic, or something that we cannot answer either: GStreamer says what it thinks of it.
         let is_digest = value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("digest "));
-        let challenge = WwwAuthenticateHeader::parse(value).ok().filter(|_| is_digest)?;
+        let challenge = is_digest.then(|| WwwAuthenticateHeader::parse(&format!("Digest {}", &value[7..])))?.ok()?;
         if challenge.algorithm.algo == AlgorithmType::MD5 {
             return None;
         }
@@ -177,7 +179,8 @@ mod tests {
         assert!(again.ends_with("\r\nCSeq: 2\r\n\r\n") && !again.contains("none"), "{again}");
         // SHA-256 of "ann:cam:p@ss#1/x?:é" and of "DESCRIBE:rtsp://127.0.0.1:1/live", joined by the nonce; by Python's hashlib.
         assert!(again.contains(EXPECTED), "{again}");
-        assert!(matches!(dialogue.inward(&challenge(&[SHA])), Reply::Refused));
+        let Reply::Refused(said) = dialogue.inward(&challenge(&[SHA])) else { panic!("it was wrong") };
+        assert_eq!(said, b"RTSP/1.0 403 Forbidden\r\nCSeq: 2\r\n\r\n");
         // The next one carries the answer at once.
         let next = dialogue.outward(b"SETUP rtsp://127.0.0.1:1/live/t RTSP/1.0\r\nCSeq: 3\r\n\r\n".to_vec());
         assert!(String::from_utf8(next).unwrap().contains("algorithm=SHA-256"));

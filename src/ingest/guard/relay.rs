@@ -61,19 +61,20 @@ pub(super) async fn serve(client: TcpStream, shared: &Shared, target: &Target) {
                 Err(refusal) => return shared.failed(refusal),
             };
             let reply = dialogue.lock().await.as_mut().map(|dialogue| dialogue.inward(&bytes));
-            match reply {
+            let bytes = match reply {
                 Some(Reply::Ask(request)) => {
                     if to_server.lock().await.write_all(&request).await.is_err() {
                         return;
                     }
                     continue;
                 }
-                Some(Reply::Refused) => {
+                Some(Reply::Refused(answer)) => {
                     let advice = "check user and password in the URL";
                     shared.failed(Refusal::of(Cause::NotAuthorized, "not authorized (401)", advice));
+                    answer
                 }
-                Some(Reply::Pass) | None => {}
-            }
+                Some(Reply::Pass) | None => bytes,
+            };
             if to_client.write_all(&bytes).await.is_err() {
                 return;
             }
