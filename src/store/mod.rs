@@ -349,6 +349,8 @@ impl Writer {
     /// Writes what is left, and which numbers of runs were not used after all.
     fn close(mut self, records: &mut Vec<Message>) {
         self.write(records);
+        // Whatever is still being opened has not ended the process: that ends in order.
+        self.note(self.connection.execute("UPDATE openings SET open = 0 WHERE open = 1", []).map(drop));
         // Without having heard of all that began it is not known which were.
         if !self.misses_runs.load(Ordering::Acquire)
             && let Err(e) = self.runs.give_back(&mut self.connection)
