@@ -1,8 +1,9 @@
 //! What the system lets one process have.
 
-use std::sync::OnceLock;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -37,16 +38,66 @@ pub const OUT_OF_FILES: &str = "no more files and connections can be opened";
 pub const ADVICE: &str = "raise the limit (systemd: LimitNOFILE=, shell: ulimit -n) or watch fewer streams; \
                           `touchline doctor` shows it";
 
-/// Files that must be free for a source to be opened: it has ten to thirty, and others may come at the same time.
-const SOURCE_FILES: u64 = 64;
+/// Files that must be free for a source to be opened: it has ten to thirty, more for a moment while it is opened.
+const SOURCE_FILES: u64 = 40;
 
-/// Whether too few files are left for another source.
-pub fn is_short_of_files() -> bool {
-    let Some(limit) = open_files().0 else { return false };
-    // Where it cannot be counted, the system says so itself when it comes to that.
-    match std::fs::read_dir("/proc/self/fd") {
-        Ok(open) => (open.count() as u64).saturating_add(SOURCE_FILES) > limit,
-        Err(e) => is_out_of_files(&e),
+/// Files that are left for everything else.
+const MARGIN: u64 = 16;
+
+/// How long a source takes until it has most of the files that it will have.
+const SETTLES: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether sources have settled.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Whether there is room for another source: GLib ends the process when it cannot make a pipe, so that a source must not be
+/// tried without. One that `takes_long` to open waits until there is room beside others that are being opened.
+pub fn has_room_for_source(takes_long: bool) -> bool {
+    static OPENINGS: Mutex<Openings> = Mutex::new(Openings(VecDeque::new()));
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    let origin = ORIGIN.get_or_init(Instant::now);
+    loop {
+        let Some(limit) = open_files().0 else { return true };
+        // Where it cannot be counted, the system says so itself when it comes to that.
+        let used = match std::fs::read_dir("/proc/self/fd") {
+            Ok(open) => open.count() as u64,
+            Err(e) => return !is_out_of_files(&e),
+        };
+        match OPENINGS.lock().unwrap_or_else(|e| e.into_inner()).room(origin.elapsed(), used, limit, takes_long) {
+            Room::Yes => return true,
+            Room::No => return false,
+            Room::Later => std::thread::sleep(LOOK),
+        }
+    }
+}
+
+/// When sources were opened lately.
+struct Openings(VecDeque<Duration>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    Yes,
+    /// When those that are being opened have what they need, there may be.
+    Later,
+    No,
+}
+
+impl Openings {
+    /// Whether another may be opened at `now`, with `used` of `limit` files open.
+    fn room(&mut self, now: Duration, used: u64, limit: u64, takes_long: bool) -> Room {
+        self.0.retain(|at| now.saturating_sub(*at) < SETTLES);
+        let after = |sources: u64| used.saturating_add(MARGIN).saturating_add(SOURCE_FILES * sources);
+        if after(1) > limit {
+            return Room::No;
+        }
+        if !takes_long {
+            return Room::Yes;
+        }
+        if after(1 + self.0.len() as u64) > limit {
+            return Room::Later;
+        }
+        self.0.push_back(now);
+        Room::Yes
     }
 }
 
@@ -115,6 +166,19 @@ mod tests {
         assert!((0..1000).all(|n| said.is_due(6 + n).is_none()));
         assert_eq!(said.is_due(5 + SILENCE_NS), Some(1000));
         assert_eq!(said.is_due(6 + SILENCE_NS), None);
+    }
+
+    #[test]
+    fn sources_that_are_opened_at_once_do_not_take_the_same_files() {
+        let at = Duration::from_secs;
+        let mut openings = Openings(VecDeque::new());
+        let said: Vec<Room> = (0..4).map(|_| openings.room(at(1), 60, 160, true)).collect();
+        assert_eq!(said, [Room::Yes, Room::Yes, Room::Later, Room::Later]);
+        // They have taken ten each.
+        assert_eq!(openings.room(at(4), 80, 160, true), Room::Yes);
+        assert_eq!(openings.room(at(5), 90, 160, true), Room::Later);
+        assert_eq!(openings.room(at(9), 110, 160, false), Room::No);
+        assert_eq!(openings.room(at(9), 110, 20_000, true), Room::Yes);
     }
 
     #[test]

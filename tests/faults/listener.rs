@@ -40,7 +40,7 @@ fn listen(port: u16) -> Watched {
 fn a_listener_waits_for_callers_and_for_the_next_one() {
     let port = free_udp_port();
     let mut watched = listen(port);
-    watched.until("wait", PATIENCE, |said| waits(said));
+    watched.until("wait", PATIENCE, waits);
     let is_open = || UdpSocket::bind(("127.0.0.1", port)).is_err();
     while !is_open() {
         std::thread::sleep(Duration::from_millis(20));
@@ -58,7 +58,7 @@ fn a_listener_waits_for_callers_and_for_the_next_one() {
         watched.until("second", PATIENCE, Said::is_second);
         hang_up(&caller);
         watched.until("end", PATIENCE, |said| matches!(said, Said::State(SourceState::Waiting { .. })));
-        watched.until("wait", PATIENCE, |said| waits(said));
+        watched.until("wait", PATIENCE, waits);
     }
     // Every pause between two callers was short.
     for (_, said) in watched.all() {

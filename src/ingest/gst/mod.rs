@@ -147,8 +147,7 @@ impl Open for GstOpener {
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location::parse(uri)?;
-        if limits::is_short_of_files() {
-            // GLib ends the process when it cannot make a pipe.
+        if !limits::has_room_for_source(location.kind.is_network()) {
             limits::say_out_of_files();
             let refusal =
                 Refusal { kind: Cause::Other, cause: limits::OUT_OF_FILES.into(), advice: limits::ADVICE.into() };
