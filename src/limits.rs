@@ -47,6 +47,9 @@ const MARGIN: u64 = 16;
 /// How long a source takes until it has most of the files that it will have.
 const SETTLES: Duration = Duration::from_secs(3);
 
+/// How long a source waits for others to settle: long enough for dozens of them where the limit is a thousand.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+
 /// How often it is looked whether sources have settled.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -56,6 +59,7 @@ pub fn has_room_for_source(takes_long: bool) -> bool {
     static OPENINGS: Mutex<Openings> = Mutex::new(Openings(VecDeque::new()));
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     let origin = ORIGIN.get_or_init(Instant::now);
+    let began = Instant::now();
     loop {
         let Some(limit) = open_files().0 else { return true };
         // Where it cannot be counted, the system says so itself when it comes to that.
@@ -66,6 +70,7 @@ pub fn has_room_for_source(takes_long: bool) -> bool {
         match OPENINGS.lock().unwrap_or_else(|e| e.into_inner()).room(origin.elapsed(), used, limit, takes_long) {
             Room::Yes => return true,
             Room::No => return false,
+            Room::Later if began.elapsed() > WAIT_MAX => return false,
             Room::Later => std::thread::sleep(LOOK),
         }
     }
