@@ -23,7 +23,7 @@ use super::sound::Sound;
 use super::timeline::{Held, Line, Position, merge, span, weight};
 use super::{ClipOutput, Patience, SamplingPlan};
 use crate::ingest::{Discontinuity, MediaItem, Track};
-use crate::time::{Pts, RunId};
+use crate::time::{Pts, RunId, WallSource};
 
 /// PTS from here on are taken for garbage: 146 years, and room to add to.
 const PTS_MAX: u64 = 1 << 62;
@@ -207,6 +207,10 @@ impl ClipBuilder {
     }
 
     fn take_wall(&mut self, reference: Reference) {
+        if reference.wall.source == WallSource::Arrival {
+            (self.wall, self.wall_ahead) = (None, None);
+            return;
+        }
         let is_nearer = |held: &Held| match (held.front, self.line.reach()) {
             (Some(front), Some(reach)) => reference.pts.0.abs_diff(front) < reference.pts.0.abs_diff(reach),
             _ => false,

@@ -15,6 +15,7 @@ pub mod outlet;
 pub mod pcm;
 #[cfg(feature = "gst")]
 mod pcr;
+pub mod plausible;
 #[cfg(feature = "gst")]
 pub mod plugins;
 pub mod pool;
@@ -58,7 +59,8 @@ pub enum MediaItem {
     Opened(Tracks),
     /// The track brings no more data in this connection.
     TrackEnded(Track),
-    /// Ties a PTS to wall time better than arrival does.
+    /// Ties a PTS to wall time better than arrival does. One whose source is [`crate::time::WallSource::Arrival`] takes the one
+    /// before back.
     Wall {
         pts: Pts,
         wall: WallTime,

@@ -128,7 +128,7 @@ impl StreamMetrics {
         }
         self.state_since.set(unix_ns as f64 / 1e9);
         self.next_try.set(next_try_ns.map_or(0.0, |ns| ns as f64 / 1e9));
-        if let Some(cause) = cause.filter(|_| !self.is_removed()) {
+        if let Some(cause) = cause.filter(|cause| *cause != Cause::NoCaller && !self.is_removed()) {
             self.failures.with_label_values(&[self.id.as_str(), cause.as_str()]).inc();
         }
         if state != "playing" {

@@ -142,6 +142,8 @@ fn all_records() -> Vec<String> {
         Incident::TrackAdded { track: Track::Video },
         Incident::TcpFallback,
         Incident::ClockWrapped,
+        Incident::ClockImplausible,
+        Incident::ClockPlausible,
     ];
     for incident in incidents.into_iter().chain(Discontinuity::ALL.map(Incident::RunStarted)) {
         lines.push(live.incident(&incident, RunId(3), 1_700_000_000_000_000_000));

@@ -5,6 +5,7 @@
 mod common;
 mod failures;
 mod guarded;
+mod logins;
 mod recordings;
 mod servers;
 mod thinning;

@@ -156,7 +156,7 @@ impl Session {
                 // Behind a passage the server is not whom GStreamer talks to.
                 let behind = self.passage.as_ref().and_then(Passage::trouble).map(|trouble| trouble.end());
                 let end = behind
-                    .or_else(|| causes::failure(kind, &error.error(), &debug))
+                    .or_else(|| causes::Told::new(kind, error, &error.error(), &debug).end())
                     .or_else(|| self.unreachable())
                     .or_else(|| {
                         causes::handshake(&self.location.uri).filter(|_| !self.is_fed && !self.graph.has_data())
