@@ -176,6 +176,8 @@ pub struct Patience {
     pub lag_ns: u64,
     /// Nanoseconds the sound may run ahead before a second is closed without the pictures.
     pub pictures_lag_ns: u64,
+    /// Nanoseconds by which PTS may go forward within a run: what is missing there is gaps. Further on is another time line.
+    pub bridge_ns: u64,
 }
 
 impl Patience {
@@ -185,10 +187,17 @@ impl Patience {
     /// decoded far quicker than pictures, and a demuxer's queues are bounded in bytes: two megabytes of a low-rate
     /// video are minutes, by which the sound may be ahead. It is kept as mono at the pack's rate, 8 MB a minute.
     /// Pictures ahead of sound cost more memory and mean that the sound is missing.
+    ///
+    /// A recording may show one picture for a minute, or have nothing for as long: its seconds are counted all the same. A
+    /// live stream that does not come back within two seconds has begun anew, mostly.
     pub const fn for_pace(pace: Pace) -> Self {
         match pace {
-            Pace::Live => Self { lag_ns: 1_500_000_000, pictures_lag_ns: 1_500_000_000 },
-            Pace::File => Self { lag_ns: 30_000_000_000, pictures_lag_ns: 600_000_000_000 },
+            Pace::Live => Self { lag_ns: 1_500_000_000, pictures_lag_ns: 1_500_000_000, bridge_ns: 2_000_000_000 },
+            Pace::File => Self {
+                lag_ns: 30_000_000_000,
+                pictures_lag_ns: 600_000_000_000,
+                bridge_ns: 60_000_000_000,
+            },
         }
     }
 

@@ -111,13 +111,7 @@ impl Run {
     pub fn push_picture(&mut self, picture: Seen, arrived_ns: u64) {
         let pts = picture.pts();
         let second = Pts(pts).second();
-        self.start = self.start.min(pts);
-        let head = &mut self.progress[0].head;
-        let reached = head.map_or(second, |h| Pts(h).second());
-        *head = Some(head.map_or(pts, |h| h.max(pts)));
-        if second > reached {
-            self.choose_before(second);
-        }
+        let reached = self.advance_pictures(pts);
         if second < reached || self.next.is_some_and(|next| second < next) {
             return self.discard(Track::Video, 1);
         }
@@ -132,6 +126,27 @@ impl Run {
         }
         let place = slot.open.partition_point(|seen| seen.pts() <= pts);
         slot.open.insert(place, picture);
+    }
+
+    /// A picture was here that cannot be shown: its second is known to have been.
+    pub fn pass_picture(&mut self, pts: Pts) {
+        let reached = self.advance_pictures(pts.0);
+        if pts.second() >= reached && self.next.is_none_or(|next| pts.second() >= next) {
+            self.slots.entry(pts.second()).or_default();
+        }
+    }
+
+    /// The video track is at `pts`; gives the second it had reached before.
+    fn advance_pictures(&mut self, pts: u64) -> u64 {
+        let second = Pts(pts).second();
+        self.start = self.start.min(pts);
+        let head = &mut self.progress[0].head;
+        let reached = head.map_or(second, |h| Pts(h).second());
+        *head = Some(head.map_or(pts, |h| h.max(pts)));
+        if second > reached {
+            self.choose_before(second);
+        }
+        reached
     }
 
     /// Takes usable sound of this run's time line.

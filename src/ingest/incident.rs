@@ -116,19 +116,22 @@ pub enum Incident {
     TcpFallback,
     /// The 33 bits of the stream's clock were full. Nothing else changes: they begin anew every 26 and a half hours.
     ClockWrapped,
+    /// The pictures changed their size, or the sound its rate or channels. The run goes on.
+    FormatChanged { track: Track },
     /// A new run began in the middle of a connection or after it.
     RunStarted(super::Discontinuity),
 }
 
 impl Incident {
     /// Every value of [`Incident::as_str`].
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 8] = [
         "track-stalled",
         "track-recovered",
         "track-lost",
         "track-added",
         "tcp-fallback",
         "clock-wrapped",
+        "format-changed",
         "run-started",
     ];
 
@@ -141,6 +144,7 @@ impl Incident {
             Incident::TrackAdded { .. } => "track-added",
             Incident::TcpFallback => "tcp-fallback",
             Incident::ClockWrapped => "clock-wrapped",
+            Incident::FormatChanged { .. } => "format-changed",
             Incident::RunStarted(_) => "run-started",
         }
     }
@@ -150,7 +154,8 @@ impl Incident {
             Incident::TrackStalled { track, .. }
             | Incident::TrackRecovered { track, .. }
             | Incident::TrackLost { track }
-            | Incident::TrackAdded { track } => Some(*track),
+            | Incident::TrackAdded { track }
+            | Incident::FormatChanged { track } => Some(*track),
             Incident::TcpFallback | Incident::ClockWrapped | Incident::RunStarted(_) => None,
         }
     }

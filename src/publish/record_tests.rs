@@ -142,6 +142,7 @@ fn all_records() -> Vec<String> {
         Incident::TrackAdded { track: Track::Video },
         Incident::TcpFallback,
         Incident::ClockWrapped,
+        Incident::FormatChanged { track: Track::Video },
     ];
     for incident in incidents.into_iter().chain(Discontinuity::ALL.map(Incident::RunStarted)) {
         lines.push(live.incident(&incident, RunId(3), 1_700_000_000_000_000_000));

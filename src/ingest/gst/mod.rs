@@ -13,11 +13,15 @@ mod formats;
 mod graph;
 mod guarded;
 mod hls;
+mod progress;
+mod recording;
 mod sinks;
 mod step;
+mod tend;
 mod thin;
 mod wall;
 mod warm;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -111,7 +115,12 @@ impl GstOpener {
 /// [`Error::Internal`] with GStreamer's text.
 pub fn init() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    DONE.get_or_init(|| gst::init().map(|()| debug::connect()).map_err(|e| e.to_string()))
+    DONE.get_or_init(|| gst::init()
+            .map(|()| {
+                debug::connect();
+                tend::forbid_libav_demuxers();
+            })
+            .map_err(|e| e.to_string()))
         .clone()
         .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
 }
@@ -183,8 +192,9 @@ impl Open for GstOpener {
         let pace = location.pace(o.pacing);
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace);
-        sinks::connect(&graph, self.clock.clone());
+        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace, self.clock.clone());
+        tend::connect(&pipeline, &graph, pace);
+        sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if policy.is_some() {
             guarded::connect(&pipeline, location.kind, &graph, passage.as_ref());
         }
@@ -227,6 +237,14 @@ fn check_file(given: &str, location: &Location) -> Result<()> {
         return Err(Error::source_error(given, "not a path on this machine", "give the path of a file"));
     };
     let refuse = |cause: &str, advice: &str| Err(Error::source_error(given, cause, advice));
+    // Before it is opened: that would wait for whoever writes to a pipe.
+    if std::fs::metadata(&path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        return refuse("a pipe or a device, not a file", "give a recording that is a file");
+    }
+    if let Some(format) = super::wholeness::unsupported_file(&path) {
+        let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
+        return refuse(&format!("{format} pictures are not supported"), &format!("convert it to {to}"));
+    }
     match std::fs::File::open(&path).and_then(|f| f.metadata()) {
         Ok(meta) if meta.is_dir() => refuse("is a folder", "give the files in it"),
         Ok(meta) if meta.is_file() && meta.len() == 0 => refuse("the file is empty", "check how it was copied"),

@@ -279,8 +279,6 @@ const RUNS = {
   reconnect: "Opened again",
   "jump-forward": "Time stamps jumped ahead",
   "jump-back": "Time stamps jumped back",
-  "picture-format": "Pictures changed their size",
-  "sound-format": "Sound changed its format",
   tracks: "Tracks changed",
   playlist: "Break in the playlist",
 };
