@@ -230,7 +230,8 @@ impl ClipBuilder {
         if let Some(ahead) = self.held[index].position {
             // Sound that went back soon comes near to where it was: it is on the line it goes on from.
             let here = self.line.positions[index].map_or(u64::MAX, |p| p.next.abs_diff(start));
-            let goes_on_there = ahead.continues(start, 0, self.config.patience.bridge_ns) && (!is_on_line || ahead.next.abs_diff(start) < here);
+            let goes_on_there = ahead.continues(start, 0, self.config.patience.bridge_ns)
+                && (!is_on_line || ahead.next.abs_diff(start) < here);
             if goes_on_there {
                 return self.held[index].push(item, track, start, end);
             }
@@ -241,7 +242,9 @@ impl ClipBuilder {
         }
         if is_on_line {
             self.accept(item, track, start, end, out);
-        } else if track == Track::Audio && self.left_behind.is_some_and(|old| old.continues(start, 0, self.config.patience.bridge_ns)) {
+        } else if track == Track::Audio
+            && self.left_behind.is_some_and(|old| old.continues(start, 0, self.config.patience.bridge_ns))
+        {
             Position::note(&mut self.left_behind, track, start, end);
             self.discard(track, weight(&item), out);
         } else {
@@ -311,7 +314,9 @@ impl ClipBuilder {
             _ => Discontinuity::JumpForward,
         };
         let admits = |track: &Track| {
-            self.held[track_index(*track)].front.is_some_and(|front| self.line.admits(*track, front, &self.config.patience))
+            self.held[track_index(*track)]
+                .front
+                .is_some_and(|front| self.line.admits(*track, front, &self.config.patience))
         };
         if let Some(track) = TRACKS.into_iter().find(admits) {
             return Verdict::Rejoin(track);

@@ -3,7 +3,7 @@
 //! Seconds lie on the grid of running time: second `n` holds what has `n s <= PTS < n+1 s`, in integers. Within a run
 //! every second from the first data on is said once and in order, as a [`ClipSecond`] or, when it has no frame and less
 //! than half its sound, as a [`Gap`]. Only the last second of a run may be missing: when the run broke off in it with so
-//! little, its samples are counted in [`ClipOutput::Discarded`].
+//! little, or within its first tenth, its data are counted in [`ClipOutput::Discarded`].
 //!
 //! A second is closed when every track has passed its end or has ended, or when one track has passed it and is ahead of
 //! the other by the [`Patience`]. What then still arrives for it is discarded, and counted. The result depends on the
@@ -193,11 +193,7 @@ impl Patience {
     pub const fn for_pace(pace: Pace) -> Self {
         match pace {
             Pace::Live => Self { lag_ns: 1_500_000_000, pictures_lag_ns: 1_500_000_000, bridge_ns: 2_000_000_000 },
-            Pace::File => Self {
-                lag_ns: 30_000_000_000,
-                pictures_lag_ns: 600_000_000_000,
-                bridge_ns: 60_000_000_000,
-            },
+            Pace::File => Self { lag_ns: 30_000_000_000, pictures_lag_ns: 600_000_000_000, bridge_ns: 60_000_000_000 },
         }
     }
 

@@ -53,7 +53,9 @@ pub enum MediaItem {
         arrived_ns: u64,
     },
     /// A picture that came and cannot be shown, because what it builds on is missing: only its time goes on.
-    Lost { pts: Pts },
+    Lost {
+        pts: Pts,
+    },
     Pcm(PcmChunk),
     /// The source opened and knows its tracks. Sent once per connection, before any data of it.
     Opened(Tracks),

@@ -22,7 +22,8 @@ pub fn cut_off(path: &Path) -> Option<String> {
 
 /// What picture or animation begins with `head` that is not read; its first 32 bytes suffice.
 pub fn unsupported(head: &[u8]) -> Option<&'static str> {
-    let brands = || head.get(8..).unwrap_or_default().chunks_exact(4).enumerate().filter(|(i, _)| *i != 1).map(|(_, b)| b);
+    let brands =
+        || head.get(8..).unwrap_or_default().chunks_exact(4).enumerate().filter(|(i, _)| *i != 1).map(|(_, b)| b);
     let has_brand = |known: &[&[u8; 4]]| brands().any(|brand| known.iter().any(|k| *k == brand));
     match head {
         [b'G', b'I', b'F', b'8', ..] => Some("GIF"),
@@ -105,20 +106,29 @@ fn mp4(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
     Ok((has_media && !has_index).then(|| "its index (moov) is missing".to_owned()))
 }
 
-/// Whether the segment of a Matroska or WebM file is as long as it says.
+/// Walks over the elements of a Matroska or WebM file. What was written to a pipe does not say how long it is as a whole; its
+/// clusters, or the blocks in them, do.
 fn matroska(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
-    // The EBML header, then the segment.
-    for id in [0x1a45_dfa3u64, 0x1853_8067] {
-        if ebml_number(&mut file, true)? != Some(id) {
-            return Ok(None);
+    let cut = |_| Some("it ends within an element".to_owned());
+    for _ in 0..PARTS_MAX {
+        if file.stream_position()? >= len {
+            break;
         }
-        let Some(size) = ebml_number(&mut file, false)? else { return Ok(None) };
-        let at = file.stream_position()?;
-        let end = at.saturating_add(size);
-        if end > len {
-            return Ok(Some(missing(end - len)));
+        match ebml_number(&mut file, true).and_then(|id| Ok((id, ebml_number(&mut file, false)?))) {
+            Ok((Some(_), Some(size))) => {
+                let end = file.stream_position()?.saturating_add(size);
+                if end > len {
+                    return Ok(Some(missing(end - len)));
+                }
+                file.seek(SeekFrom::Start(end))?;
+            }
+            // Of unknown length: its content follows.
+            Ok((Some(_), None)) => {}
+            // Damaged: what follows is not understood, and nothing is said about it.
+            Ok((None, _)) => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(cut(e)),
+            Err(e) => return Err(e),
         }
-        file.seek(SeekFrom::Start(end))?;
     }
     Ok(None)
 }
@@ -246,8 +256,14 @@ mod tests {
         check(&segment(&[0x80 | 40]), 8 + 5);
         check(&segment(&[0x40, 40]), 8 + 6);
         check(&segment(&[1, 0, 0, 0, 0, 0, 0, 40]), 8 + 12);
-        assert_eq!(cut(&segment(&[0xff])), None, "unknown");
-        assert_eq!(cut(&segment(&[1, 255, 255, 255, 255, 255, 255, 255])), None, "unknown");
+        // Of unknown length, as in a pipe: the clusters say how long they are, or their blocks.
+        for size in [&[0xff][..], &[1, 255, 255, 255, 255, 255, 255, 255]] {
+            let head = [&head[..], &[0x18, 0x53, 0x80, 0x67], size].concat();
+            let cluster = [&[0x1f, 0x43, 0xb6, 0x75, 0x80 | 20][..], &[5; 20]].concat();
+            let open = [&[0x1f, 0x43, 0xb6, 0x75, 0xff, 0xa3, 0x80 | 20][..], &[5; 20]].concat();
+            check(&[head.clone(), cluster].concat(), head.len() + 1);
+            check(&[head.clone(), open].concat()[..], head.len() + 6);
+        }
         let riff = |size: u32| [b"RIFF", &size.to_le_bytes()[..], b"WAVE", &[0; 36]].concat();
         check(&riff(40), 12);
         assert_eq!((cut(&riff(0)), cut(&riff(u32::MAX))), (None, None), "a pipe's");
@@ -258,12 +274,13 @@ mod tests {
     #[test]
     fn pictures_have_an_end() {
         // A preview with an end of its own lies within the first segment.
-        let jpeg = [&[0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 1, 2, 0xff, 0xda, 0, 3, 1][..], &[9; 20], &[0xff, 0xd9]];
+        let jpeg =
+            [&[0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 1, 2, 0xff, 0xda, 0, 3, 1][..], &[9; 20], &[0xff, 0xd9]];
         check(&jpeg.concat(), 4);
-        let chunk = |kind: &[u8; 4], body: &[u8]| {
-            [&(body.len() as u32).to_be_bytes()[..], kind, body, &[0; 4]].concat()
-        };
-        let png = [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &[0; 13]), chunk(b"IDAT", &[1; 30]), chunk(b"IEND", &[])];
+        let chunk =
+            |kind: &[u8; 4], body: &[u8]| [&(body.len() as u32).to_be_bytes()[..], kind, body, &[0; 4]].concat();
+        let png =
+            [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &[0; 13]), chunk(b"IDAT", &[1; 30]), chunk(b"IEND", &[])];
         check(&png.concat(), 8);
         assert_eq!(cut(b"notes about a match, no film of it"), None);
         assert_eq!(cut(b""), None);

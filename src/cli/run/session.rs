@@ -230,7 +230,16 @@ impl Session {
             Command::Begin(begin) => {
                 let Beginning { line, handle, vote, supervised, counters } = *begin;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
-                self.running.insert(line, Running { stream, counters, loss_said: 0, reconnects_said: 0, dropped_said: [0; Dropped::ALL.len()] });
+                self.running.insert(
+                    line,
+                    Running {
+                        stream,
+                        counters,
+                        loss_said: 0,
+                        reconnects_said: 0,
+                        dropped_said: [0; Dropped::ALL.len()],
+                    },
+                );
             }
             Command::Forget(line) => drop(self.running.remove(&line)),
             Command::EndsInto(line, into) => {

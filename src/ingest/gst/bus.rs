@@ -174,7 +174,7 @@ impl Session {
     /// not depend on how fast it was.
     fn waits_for_rest(&self, end: &End) -> bool {
         let is_damage = matches!(end, End::Failed { kind: Cause::Damaged, .. });
-        is_damage && self.location.kind == Kind::File && self.graph.has_decoder.load(Ordering::Relaxed)
+        is_damage && self.location.kind == Kind::File && self.graph.is_media.load(Ordering::Relaxed)
     }
 
     /// How a recording ends that may have been `broken`: what is there of it is worth as much as that of a whole one.
@@ -211,11 +211,11 @@ impl Session {
                 let kind = self.location.kind;
                 // Behind a passage the server is not whom GStreamer talks to.
                 let behind = self.passage.as_ref().and_then(Passage::trouble).map(|trouble| trouble.end());
-                let is_decoding = self.graph.has_decoder.load(Ordering::Relaxed);
+                let is_media = self.graph.is_media.load(Ordering::Relaxed);
                 let end = behind
                     .or_else(|| {
                         let is_file = kind == Kind::File;
-                        is_file.then(|| recording::failure(&self.location, &error.error(), is_decoding)).flatten()
+                        is_file.then(|| recording::failure(&self.location, &error.error(), is_media)).flatten()
                     })
                     .or_else(|| causes::failure(kind, &error.error(), &debug))
                     .or_else(|| self.graph.trouble())

@@ -17,10 +17,10 @@ use super::bus::wake_message;
 use super::progress::Progress;
 use super::step::Step;
 use crate::clock::Clock;
-use crate::ingest::outlet::{Closed, Counters, Outlet};
 use crate::ingest::frame::Frame;
-use crate::ingest::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
+use crate::ingest::outlet::{Closed, Counters, Outlet};
 use crate::ingest::tone::Hdr;
+use crate::ingest::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
 use crate::time::{NANOS_PER_SECOND, Pts, WallTime};
 
 /// How long the first track waits for the other one in a pipeline whose elements do not say when they are done (some
@@ -63,8 +63,8 @@ pub(super) struct Graph {
     /// Frames and chunks sent in this session.
     pub items: AtomicU64,
     pub progress: Progress,
-    /// Something that decodes was plugged in: the container is known.
-    pub has_decoder: AtomicBool,
+    /// Something that takes it apart or decodes it was plugged in: it is media.
+    pub is_media: AtomicBool,
     /// Recordings only: data of a live source come when they come.
     in_step: bool,
     step: OnceLock<Step>,
@@ -127,7 +127,7 @@ impl Graph {
             counters,
             items: AtomicU64::new(0),
             progress: Progress::new(clock),
-            has_decoder: AtomicBool::new(false),
+            is_media: AtomicBool::new(false),
             in_step: pace == Pace::File,
             step: OnceLock::new(),
             segment: Mutex::default(),

@@ -115,14 +115,16 @@ impl GstOpener {
 /// [`Error::Internal`] with GStreamer's text.
 pub fn init() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    DONE.get_or_init(|| gst::init()
+    DONE.get_or_init(|| {
+        gst::init()
             .map(|()| {
                 debug::connect();
                 tend::forbid_libav_demuxers();
             })
-            .map_err(|e| e.to_string()))
-        .clone()
-        .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
+            .map_err(|e| e.to_string())
+    })
+    .clone()
+    .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
 }
 
 impl Open for GstOpener {
@@ -192,7 +194,8 @@ impl Open for GstOpener {
         let pace = location.pace(o.pacing);
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace, self.clock.clone());
+        let graph =
+            graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), pace, self.clock.clone());
         tend::connect(&pipeline, &graph, pace);
         sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if policy.is_some() {

@@ -10,8 +10,8 @@ use crate::ingest::wholeness;
 
 const COPY_ADVICE: &str = "check how the recording was made or copied";
 
-/// The end for an error of the pipeline that plays the file at `location`. `is_decoding`: its container was understood.
-pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_decoding: bool) -> Option<End> {
+/// The end for an error of the pipeline that plays the file at `location`. `is_media`: something was found that takes it apart.
+pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_media: bool) -> Option<End> {
     let path = url::Url::parse(&location.uri).ok()?.to_file_path().ok()?;
     if let Some(cut) = wholeness::cut_off(&path) {
         return Some(failed(Cause::Damaged, format!("the file is cut off: {cut}"), COPY_ADVICE));
@@ -25,7 +25,7 @@ pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_decoding
         None => {}
     }
     match error.kind::<gst::StreamError>()? {
-        gst::StreamError::TypeNotFound | gst::StreamError::WrongType if !is_decoding => {
+        gst::StreamError::TypeNotFound | gst::StreamError::WrongType if !is_media => {
             Some(failed(Cause::NotMedia, "not a media file", "check what the file holds; `ffprobe` can tell"))
         }
         gst::StreamError::Decrypt | gst::StreamError::DecryptNokey => {

@@ -44,7 +44,7 @@ pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, frame_height: u
         sink.set_drop(false);
         let orientation = Arc::new(Mutex::new(Orientation::NoTransforms));
         if track == Track::Video {
-            watch_orientation(sink, orientation.clone());
+            watch_orientation(sink, orientation.clone(), frame_height);
         }
         let mut feed = Feed {
             orientation,
@@ -75,10 +75,13 @@ pub(super) fn disconnect(graph: &Graph) {
 }
 
 /// Takes note of how the pictures that come to `sink` are to be turned. They are turned when they are small: the converters'
-/// own element would turn them at full size.
-fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation>>) {
+/// own element would turn them at full size. What lies on its side has its height across: the filter before the sink is
+/// told so, where it is the templates' own.
+fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation>>, frame_height: u32) {
     let Some(pad) = sink.static_pad("sink") else { return };
-    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+    let upright_caps = Mutex::new(None::<gst::Caps>);
+    let most = i32::try_from(frame_height).unwrap_or(i32::MAX);
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
         let turned = match info.event().map(|event| event.view()) {
             // Another stream begins: what was said of the one before does not hold for it.
             Some(gst::EventView::StreamStart(_)) => Some(Orientation::NoTransforms),
@@ -88,10 +91,36 @@ fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation
             _ => None,
         };
         if let Some(turned) = turned {
+            let filter = pad.peer().and_then(|peer| peer.parent_element());
+            if let Some(filter) = filter.filter(|f| f.factory().is_some_and(|f| f.name() == "capsfilter")) {
+                let mut upright_caps = upright_caps.lock().unwrap_or_else(PoisonError::into_inner);
+                let upright = upright_caps.get_or_insert_with(|| filter.property("caps")).clone();
+                let wanted = if is_sideways(turned) { across(&upright, most) } else { upright };
+                if filter.property::<gst::Caps>("caps") != wanted {
+                    filter.set_property("caps", wanted);
+                }
+            }
             *orientation.lock().unwrap_or_else(PoisonError::into_inner) = turned;
         }
         gst::PadProbeReturn::Ok
     });
+}
+
+const fn is_sideways(turned: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(turned, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+}
+
+/// `caps` with the limit on the height as one on the width.
+fn across(caps: &gst::Caps, most: i32) -> gst::Caps {
+    let mut caps = caps.clone();
+    for format in caps.make_mut().iter_mut() {
+        if format.get::<gst::IntRange<i32>>("height").is_ok_and(|height| height.max() == most) {
+            format.remove_field("height");
+            format.set("width", gst::IntRange::new(1, most));
+        }
+    }
+    caps
 }
 
 /// What has to be done to a picture with GStreamer's tag: angles are clockwise, and a flip comes before.

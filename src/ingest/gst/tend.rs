@@ -50,13 +50,15 @@ fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
         element.set_property("wait-for-keyframe", true);
     }
     let class = factory.metadata("klass").unwrap_or_default();
+    if ["Demux", "Parser", "Decoder"].iter().any(|kind| class.contains(kind)) && !element.is::<gst::Bin>() {
+        graph.is_media.store(true, Ordering::Relaxed);
+    }
     if class.contains("Demux") {
         limit_tracks(element, graph);
     }
     if !class.contains("Decoder") || element.is::<gst::Bin>() {
         return;
     }
-    graph.has_decoder.store(true, Ordering::Relaxed);
     limit_format(element, graph);
     if class.contains("Video") || class.contains("Image") {
         // What libav's threads make of damaged pictures depends on which of them was first: a recording must give the same
@@ -71,7 +73,8 @@ fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
 fn limit_tracks(element: &gst::Element, graph: &Arc<Graph>) {
     let (graph, count) = (Arc::downgrade(graph), AtomicU32::new(0));
     element.connect_pad_added(move |_, pad| {
-        let is_one_more = pad.direction() == gst::PadDirection::Src && count.fetch_add(1, Ordering::Relaxed) == TRACKS_MAX;
+        let is_one_more =
+            pad.direction() == gst::PadDirection::Src && count.fetch_add(1, Ordering::Relaxed) == TRACKS_MAX;
         if let Some(graph) = graph.upgrade().filter(|_| is_one_more) {
             let cause = format!("more than {TRACKS_MAX} tracks");
             graph.fail(failed(Cause::Refused, cause, "give a source with fewer tracks"));

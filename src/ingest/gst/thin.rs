@@ -233,7 +233,10 @@ impl Gate {
 
 /// Takes the picture out of the pipeline. Not [`gst::PadProbeReturn::Drop`]: the bindings have freed the picture by then, and
 /// GStreamer 1.22 complains that there is none to free.
-pub(super) fn handled(info: &mut gst::PadProbeInfo<'_>, result: Result<gst::FlowSuccess, gst::FlowError>) -> gst::PadProbeReturn {
+pub(super) fn handled(
+    info: &mut gst::PadProbeInfo<'_>,
+    result: Result<gst::FlowSuccess, gst::FlowError>,
+) -> gst::PadProbeReturn {
     info.data = None;
     info.flow_res = result;
     gst::PadProbeReturn::Handled

@@ -127,7 +127,8 @@ fn away(
         if graph.counters.dropped(why) == 1 {
             tracing::info!(why = why.as_str(), "pictures are dropped: what they build on is missing");
         }
-        if let Some(pts_ns) = pts_ns.filter(|_| graph.is_playing(Track::Video) && graph.items.load(Ordering::Relaxed) > 0)
+        if let Some(pts_ns) =
+            pts_ns.filter(|_| graph.is_playing(Track::Video) && graph.items.load(Ordering::Relaxed) > 0)
             && graph.deliver(Track::Video, MediaItem::Lost { pts: Pts(pts_ns) }).is_err()
         {
             result = Err(gst::FlowError::Flushing);

@@ -289,6 +289,7 @@ const INCIDENTS = {
   "track-added": (i) => `${capital(TRACKS[i.track])} came in`,
   "tcp-fallback": () => "TCP, since nothing came over UDP",
   "clock-wrapped": () => "The stream's clock began anew",
+  "format-changed": (i) => `${capital(TRACKS[i.track])} changed format`,
   "run-started": (i) => RUNS[i.cause],
 };
 
