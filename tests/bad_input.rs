@@ -228,8 +228,10 @@ fn files_that_are_cut_off_or_of_another_kind_are_told_as_that() {
     }
     let summary = fixtures.path().join("labels.csv");
     let arguments = ["score", gif.to_str().unwrap(), cut.to_str().unwrap(), "--summary", summary.to_str().unwrap()];
-    let output = check(&case(7, &arguments, &["huge.gif"]));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cut.mp4: the file is cut off"));
+    let output = program::finish(touchline().args(arguments), Duration::from_secs(60));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{error}");
+    assert!(error.contains("huge.gif: GIF") && error.contains("cut.mp4: the file is cut off"), "{error}");
     let rows = std::fs::read_to_string(summary).unwrap();
     assert!(rows.lines().nth(1).is_some_and(|row| row.ends_with(",failed")), "{rows}");
     assert!(rows.lines().nth(2).is_some_and(|row| row.ends_with(",0,cut-off") && !row.contains(",0,0,")), "{rows}");

@@ -20,7 +20,7 @@ use super::resample::SAMPLE_RATES;
 use super::run::{Reference, Run, Stream, TRACKS, track_index};
 use super::sampling::Seen;
 use super::sound::Sound;
-use super::timeline::{Held, Line, Position, merge, span, weight};
+use super::timeline::{BRIDGE_NS, Held, Line, Position, merge, span, weight};
 use super::{ClipOutput, Patience, SamplingPlan};
 use crate::ingest::{Discontinuity, MediaItem, Track};
 use crate::time::{Pts, RunId};
@@ -226,12 +226,12 @@ impl ClipBuilder {
         if self.run.is_none() {
             return self.held[index].push(item, track, start, end);
         }
-        let is_on_line = self.line.admits(track, start, &self.config.patience);
+        let is_on_line = self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track));
         if let Some(ahead) = self.held[index].position {
             // Sound that went back soon comes near to where it was: it is on the line it goes on from.
             let here = self.line.positions[index].map_or(u64::MAX, |p| p.next.abs_diff(start));
-            let goes_on_there = ahead.continues(start, 0, self.config.patience.bridge_ns)
-                && (!is_on_line || ahead.next.abs_diff(start) < here);
+            let goes_on_there =
+                ahead.continues(start, 0, self.bridge(track)) && (!is_on_line || ahead.next.abs_diff(start) < here);
             if goes_on_there {
                 return self.held[index].push(item, track, start, end);
             }
@@ -243,7 +243,7 @@ impl ClipBuilder {
         if is_on_line {
             self.accept(item, track, start, end, out);
         } else if track == Track::Audio
-            && self.left_behind.is_some_and(|old| old.continues(start, 0, self.config.patience.bridge_ns))
+            && self.left_behind.is_some_and(|old| old.continues(start, 0, self.bridge(track)))
         {
             Position::note(&mut self.left_behind, track, start, end);
             self.discard(track, weight(&item), out);
@@ -254,7 +254,9 @@ impl ClipBuilder {
 
     fn sift(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match span(&item) {
-            Some((track, start, end)) if self.line.admits(track, start, &self.config.patience) => {
+            Some((track, start, end))
+                if self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track)) =>
+            {
                 self.accept(item, track, start, end, out);
             }
             Some((track, ..)) => self.discard(track, weight(&item), out),
@@ -316,7 +318,7 @@ impl ClipBuilder {
         let admits = |track: &Track| {
             self.held[track_index(*track)]
                 .front
-                .is_some_and(|front| self.line.admits(*track, front, &self.config.patience))
+                .is_some_and(|front| self.line.admits(*track, front, lag_ns, self.bridge(*track)))
         };
         if let Some(track) = TRACKS.into_iter().find(admits) {
             return Verdict::Rejoin(track);
@@ -383,6 +385,12 @@ impl ClipBuilder {
     fn stream(&self) -> Stream {
         let exists = TRACKS.map(|track| self.tracks[track_index(track)].exists && self.is_wanted(track));
         Stream { exists, wall: self.wall }
+    }
+
+    /// How far the PTS of `track` may go forward within a run, ns.
+    fn bridge(&self, track: Track) -> u64 {
+        let other = &self.tracks[track_index(track.other())];
+        if other.exists && self.is_wanted(track.other()) { BRIDGE_NS } else { self.config.patience.bridge_ns }
     }
 
     fn is_wanted(&self, track: Track) -> bool {

@@ -176,7 +176,8 @@ pub struct Patience {
     pub lag_ns: u64,
     /// Nanoseconds the sound may run ahead before a second is closed without the pictures.
     pub pictures_lag_ns: u64,
-    /// Nanoseconds by which PTS may go forward within a run: what is missing there is gaps. Further on is another time line.
+    /// Nanoseconds by which the PTS of a stream with one track may go forward within a run: what is missing there is gaps.
+    /// Further on is another time line. With two tracks it is two seconds: the other one shows what it was.
     pub bridge_ns: u64,
 }
 

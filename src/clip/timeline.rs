@@ -4,10 +4,12 @@
 
 use std::collections::VecDeque;
 
-use super::Patience;
 use super::run::track_index;
 use crate::ingest::{MediaItem, Track};
 use crate::time::{NANOS_PER_SECOND, samples_to_nanos};
+
+/// A track of two that is further ahead than this of everything that was there before is on another time line, ns.
+pub(super) const BRIDGE_NS: u64 = 2_000_000_000;
 
 /// A track that goes back by more than this is on another time line, ns.
 pub(super) const JUMP_BACK_NS: u64 = 500_000_000;
@@ -99,13 +101,13 @@ impl Line {
 
     /// Whether an item of `track` at `pts` belongs to this line. The first item of a track may lie up to the patience before
     /// the first of the other.
-    pub fn admits(&self, track: Track, pts: u64, patience: &Patience) -> bool {
+    pub fn admits(&self, track: Track, pts: u64, lag_ns: u64, bridge_ns: u64) -> bool {
         let Some(reach) = self.reach() else { return true };
         match &self.positions[track_index(track)] {
-            Some(position) => position.continues(pts, reach, patience.bridge_ns),
+            Some(position) => position.continues(pts, reach, bridge_ns),
             None => {
-                let earliest = self.start.saturating_sub(patience.lag_ns.max(patience.bridge_ns));
-                pts >= earliest && pts <= reach.saturating_add(patience.bridge_ns)
+                let earliest = self.start.saturating_sub(lag_ns.max(bridge_ns));
+                pts >= earliest && pts <= reach.saturating_add(bridge_ns)
             }
         }
     }

@@ -27,6 +27,8 @@ const POLL: Duration = Duration::from_millis(20);
 struct Side {
     /// PTS of the last buffer that was sent, ns.
     at_ns: u64,
+    /// PTS of a buffer that waits for the other track, ns.
+    waits_at: Option<u64>,
     /// A buffer is being handled, possibly waiting for room downstream.
     busy: bool,
     /// The other track gave up on this one.
@@ -57,9 +59,13 @@ impl Step {
         let (own, other) = indices(track);
         let mut sides = self.lock();
         let mut last = (sides[other].at_ns, Instant::now());
+        sides[own].waits_at = Some(pts_ns);
+        self.moved.notify_all();
         while !stopped() {
             let that = sides[other];
-            if that.ended || that.stuck || pts_ns <= that.at_ns.saturating_add(LEAD_MAX_NS) {
+            // Of two that wait the earlier goes on: the recording has nothing before it.
+            let is_earlier = that.waits_at.is_some_and(|at_ns| pts_ns <= at_ns);
+            if that.ended || that.stuck || is_earlier || pts_ns <= that.at_ns.saturating_add(LEAD_MAX_NS) {
                 break;
             }
             if that.busy || that.at_ns != last.0 {
@@ -77,6 +83,7 @@ impl Step {
             }
             sides = self.moved.wait_timeout(sides, POLL).unwrap_or_else(|e| e.into_inner()).0;
         }
+        sides[own].waits_at = None;
         sides[own].busy = true;
         sides[own].stuck = false;
     }

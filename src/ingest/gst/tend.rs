@@ -45,10 +45,6 @@ pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, pace: Pace) 
 
 fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
     let Some(factory) = element.factory() else { return };
-    // Depayloaders: after a lost packet nothing is made up until a key frame comes.
-    if element.has_property("wait-for-keyframe") {
-        element.set_property("wait-for-keyframe", true);
-    }
     let class = factory.metadata("klass").unwrap_or_default();
     if ["Demux", "Parser", "Decoder"].iter().any(|kind| class.contains(kind)) && !element.is::<gst::Bin>() {
         graph.is_media.store(true, Ordering::Relaxed);
