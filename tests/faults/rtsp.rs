@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use touchline::ingest::gst::GstOptions;
 use touchline::ingest::incident::{Cause, Incident};
-use touchline::ingest::{Discontinuity, Track};
+use touchline::ingest::Track;
 use touchline::time::WallSource;
 
 use crate::PATIENCE;
