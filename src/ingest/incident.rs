@@ -138,13 +138,15 @@ pub enum Incident {
     ClockImplausible,
     /// The source's clock has been plausible for a while, and counts again.
     ClockPlausible,
+    /// The pictures changed their size, or the sound its rate or channels. The run goes on.
+    FormatChanged { track: Track },
     /// A new run began in the middle of a connection or after it.
     RunStarted(super::Discontinuity),
 }
 
 impl Incident {
     /// Every value of [`Incident::as_str`].
-    pub const NAMES: [&str; 12] = [
+    pub const NAMES: [&str; 13] = [
         "track-stalled",
         "track-recovered",
         "track-lost",
@@ -156,6 +158,7 @@ impl Incident {
         "ad-break-ended",
         "clock-implausible",
         "clock-plausible",
+        "format-changed",
         "run-started",
     ];
 
@@ -173,6 +176,7 @@ impl Incident {
             Incident::AdBreakEnded => "ad-break-ended",
             Incident::ClockImplausible => "clock-implausible",
             Incident::ClockPlausible => "clock-plausible",
+            Incident::FormatChanged { .. } => "format-changed",
             Incident::RunStarted(_) => "run-started",
         }
     }
@@ -182,7 +186,8 @@ impl Incident {
             Incident::TrackStalled { track, .. }
             | Incident::TrackRecovered { track, .. }
             | Incident::TrackLost { track }
-            | Incident::TrackAdded { track } => Some(*track),
+            | Incident::TrackAdded { track }
+            | Incident::FormatChanged { track } => Some(*track),
             Incident::TcpFallback
             | Incident::ClockWrapped
             | Incident::SegmentLost(_)

@@ -335,11 +335,7 @@ impl Run {
                         MediaItem::TrackEnded(track) => self.track_ended(*track, &mut watch),
                         _ => {}
                     }
-                    let track = match &item {
-                        MediaItem::Frame(_) | MediaItem::Thinned { .. } => Some(Track::Video),
-                        MediaItem::Pcm(_) => Some(Track::Audio),
-                        _ => None,
-                    };
+                    let track = item.track_and_pts().map(|(track, _)| track);
                     if track.is_some() && now_ns.saturating_sub(began_ns) > nanos(self.policy.healthy_after) {
                         self.attempt = 0;
                     }

@@ -42,6 +42,15 @@ pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
     failed(Cause::NoData, format!("no data within {} s", timeout.as_secs()), advice)
 }
 
+/// The time of a recording does not move any more, although everything that came was taken.
+pub(super) fn stands_still(seconds: u64) -> End {
+    failed(
+        Cause::Stalled,
+        format!("nothing new for {seconds} s: its time stands still"),
+        "check the file with another player, or convert it",
+    )
+}
+
 /// The state change failed and no message says why.
 pub(super) fn refused_to_start() -> End {
     failed(Cause::Other, "the pipeline does not start", "run with RUST_LOG=debug and GST_DEBUG=3 to see why")
@@ -379,7 +388,7 @@ pub(super) fn unexplained(kind: Kind, error: &gst::glib::Error, debug: &str) -> 
 }
 
 /// The text up to its first full stop.
-fn first_sentence(text: &str) -> &str {
+pub(super) fn first_sentence(text: &str) -> &str {
     text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.')
 }
 

@@ -13,11 +13,15 @@ mod feed;
 mod formats;
 mod graph;
 mod guarded;
+mod progress;
+mod recording;
 mod sinks;
 mod step;
+mod tend;
 mod thin;
 mod wall;
 mod warm;
+mod whole;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -157,7 +161,8 @@ pub fn init() -> Result<()> {
         gst::init()
             .map(|()| {
                 debug::limit_complaints();
-                debug::connect()
+                debug::connect();
+                tend::forbid_libav_demuxers();
             })
             .map_err(|e| e.to_string())
     })
@@ -323,8 +328,10 @@ impl GstOpener {
         let stopper = outlet.stopper();
         // What is fetched is handed out as it is decoded: its relay brings tracks together and sets the pace.
         let in_step = pace == Pace::File && !is_fed;
-        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), in_step, map);
-        sinks::connect(&graph, self.clock.clone());
+        let clock = self.clock.clone();
+        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), in_step, map, clock);
+        tend::connect(&pipeline, &graph, pace);
+        sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if o.guard.is_some() || passage.is_some() || is_fed {
             guarded::connect(&pipeline, &graph, passage.as_ref());
         }
@@ -375,6 +382,12 @@ fn check_file(given: &str, location: &Location) -> Result<()> {
         return Err(Error::source_error(given, "not a path on this machine", "give the path of a file"));
     };
     let refuse = |cause: &str, advice: &str| Err(Error::source_error(given, cause, advice));
+    if path.is_file()
+        && let Some(format) = super::wholeness::unsupported_file(&path)
+    {
+        let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
+        return refuse(&format!("{format} pictures are not supported"), &format!("convert it to {to}"));
+    }
     // Looked at before it is opened: who opens a FIFO waits for somebody to write into it.
     let meta = std::fs::metadata(&path).and_then(|meta| match meta.is_file() {
         true => std::fs::File::open(&path).and_then(|file| file.metadata()),

@@ -278,7 +278,7 @@ fn union(before: Option<Tracks>, tracks: Tracks) -> Tracks {
 fn span(item: &MediaItem) -> Option<(Track, u64, u64)> {
     match item {
         MediaItem::Frame(frame) => Some((Track::Video, frame.pts.0, frame.pts.0)),
-        MediaItem::Thinned { pts, .. } => Some((Track::Video, pts.0, pts.0)),
+        MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, pts.0, pts.0)),
         MediaItem::Pcm(chunk) => {
             let length_ns = samples_to_nanos(chunk.frames() as u64, chunk.rate.max(1));
             Some((Track::Audio, chunk.pts.0, chunk.pts.0.saturating_add(length_ns)))
@@ -458,6 +458,7 @@ impl Relay {
                 chunk.arrived_ns = if self.is_paced { now_ns } else { chunk.arrived_ns };
                 Track::Audio
             }
+            MediaItem::Lost { .. } => Track::Video,
             _ => return self.outlet.send(item),
         };
         self.open(track)?;

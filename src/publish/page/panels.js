@@ -283,8 +283,6 @@ const RUNS = {
   reconnect: "Opened again",
   "jump-forward": "Time stamps jumped ahead",
   "jump-back": "Time stamps jumped back",
-  "picture-format": "Pictures changed their size",
-  "sound-format": "Sound changed its format",
   tracks: "Tracks changed",
   playlist: "Break in the playlist",
 };
@@ -295,8 +293,12 @@ const INCIDENTS = {
   "track-added": (i) => `${capital(TRACKS[i.track])} came in`,
   "tcp-fallback": () => "TCP, since nothing came over UDP",
   "clock-wrapped": () => "The stream's clock began anew",
+  "segment-lost": (i) => `A segment was lost: ${i.cause}`,
+  "ad-break-began": () => "An advertisement break began",
+  "ad-break-ended": () => "The advertisement break ended",
   "clock-implausible": () => "The source's clock cannot be right: times are those of arrival",
   "clock-plausible": () => "The source's clock counts again",
+  "format-changed": (i) => `${capital(TRACKS[i.track])} changed format`,
   "run-started": (i) => RUNS[i.cause],
 };
 
