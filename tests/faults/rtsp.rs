@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
+use touchline::ingest::Track;
 use touchline::ingest::gst::GstOptions;
 use touchline::ingest::incident::{Cause, Incident};
-use touchline::ingest::Track;
 use touchline::time::WallSource;
 
 use crate::PATIENCE;
