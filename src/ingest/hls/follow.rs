@@ -172,7 +172,7 @@ impl Follower {
                 return Some(self.part(segment, place));
             }
             let segment = media.segments.get(index)?;
-            if place.part == 0 && !(self.low_latency && !segment.parts.is_empty()) {
+            if place.part == 0 && (!self.low_latency || segment.parts.is_empty()) {
                 return Some(self.whole(segment, place));
             }
             if self.low_latency && place.part < segment.parts.len() {
