@@ -1,4 +1,4 @@
-//! The HLS client: reads playlists, fetches segments, and gives a [`Decoder`] containers to take apart.
+//! The HLS client: reads playlists, fetches segments, and gives a decoder containers to take apart.
 //!
 //! ```text
 //!  runtime "web"                                             thread hls/<id>
