@@ -143,7 +143,9 @@ impl Follower {
         let back = next.sequence.saturating_sub(end(media));
         self.stale_turns = if back == 0 { 0 } else { self.stale_turns + u32::from(has_moved) };
         if is_other || back > STALE_MAX || self.stale_turns > STALE_TURNS {
-            self.restart(media);
+            if !self.renumber(media) {
+                self.restart(media);
+            }
         } else if media.sequence > next.sequence {
             let missed = media.sequence - next.sequence;
             if missed > MISSED_MAX {
@@ -154,6 +156,19 @@ impl Follower {
             }
         }
         has_moved
+    }
+
+    /// Finds what was taken last under another number: the same channel, counted anew.
+    fn renumber(&mut self, media: &Media) -> bool {
+        let Some((_, last)) = self.known.back() else { return false };
+        let Some(index) = media.segments.iter().rposition(|segment| segment.url.path() == last) else { return false };
+        let sequence = media.sequence + index as u128;
+        let last = last.clone();
+        self.known.clear();
+        self.known.push_back((sequence, last));
+        self.stale_turns = 0;
+        self.next = Some(Place { sequence: sequence + 1, part: 0 });
+        true
     }
 
     fn restart(&mut self, media: &Media) {

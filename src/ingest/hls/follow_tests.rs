@@ -80,6 +80,13 @@ fn a_playlist_that_begins_anew_is_another_stream() {
     // Other media under the numbers that were taken.
     let pieces = take(&mut follower, &media("c", 0, 4));
     assert!(names(&pieces).starts_with('c') && pieces[0].is_restart);
+    // The same media, counted anew.
+    let mut follower = Follower::default();
+    take(&mut follower, &media("a", 0, 6));
+    let mut renumbered = media("a", 2, 8);
+    renumbered.sequence = 100;
+    let pieces = take(&mut follower, &renumbered);
+    assert_eq!((names(&pieces).as_str(), pieces[0].is_restart), ("a6 a7", false));
     // Near to where it was, and moving: not an old copy for ever.
     let mut follower = Follower::default();
     take(&mut follower, &media("a", 0, 9));

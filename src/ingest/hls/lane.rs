@@ -463,7 +463,8 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             };
             let is_told = matches!(refusal.kind, Cause::NotFound | Cause::Forbidden | Cause::NotAuthorized);
             let is_enough = if self.is_recording {
-                attempt >= if is_told { TRIES_OF_TOLD } else { TRIES_OF_RECORDING } || began.elapsed() >= TRYING_MAX
+                attempt >= if is_told { TRIES_OF_TOLD } else { TRIES_OF_RECORDING }
+                    || (attempt > 1 && began.elapsed() >= TRYING_MAX)
             } else {
                 began.elapsed() + pause > budget
             };

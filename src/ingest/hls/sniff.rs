@@ -8,7 +8,7 @@ pub(in crate::ingest) fn name(bytes: &[u8]) -> &'static str {
     let head = &bytes[..bytes.len().min(HEAD)];
     let text = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
     let starts = |what: &[&str]| what.iter().any(|w| text.starts_with(w));
-    if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
+    if is_utf16(head) {
         "text in UTF-16, where playlists are UTF-8"
     } else if text.is_empty() {
         "an empty answer"
@@ -31,6 +31,16 @@ pub(in crate::ingest) fn name(bytes: &[u8]) -> &'static str {
     }
 }
 
+/// Whether `head` begins like a text in UTF-16: with a mark of the order of bytes or without, every other byte is 0.
+pub(super) fn is_utf16(head: &[u8]) -> bool {
+    let text = match head {
+        [0xff, 0xfe, rest @ ..] | [0xfe, 0xff, rest @ ..] => rest,
+        all => all,
+    };
+    let zeros = |from: usize| text.iter().take(16).skip(from).step_by(2).filter(|b| **b == 0).count();
+    text.len() >= 16 && matches!((zeros(0), zeros(1)), (0, 8) | (8, 0))
+}
+
 /// Whether a text that begins like a playlist is a list of channels (IPTV) instead: it has none of the tags of HLS.
 pub(super) fn is_channel_list(text: &str) -> bool {
     !text.contains("#EXT-X-") && text.lines().any(|line| line.contains("tvg-") || line.trim_start().contains("://"))
@@ -50,6 +60,7 @@ mod tests {
             ("{\"error\": 1}", "a JSON document"),
             ("what", "text"),
             ("", "an empty answer"),
+            ("#\0E\0X\0T\0M\x003\0U\0\n\0", "text in UTF-16"),
             ("\u{1}\u{2}", "nothing"),
         ] {
             assert!(name(text.as_bytes()).starts_with(what), "{text}: {}", name(text.as_bytes()));
