@@ -146,7 +146,7 @@ impl Follower {
             if !self.renumber(media) {
                 self.restart(media);
             }
-        } else if media.sequence > next.sequence {
+        } else if media.sequence > next.sequence && !self.renumber(media) {
             let missed = media.sequence - next.sequence;
             if missed > MISSED_MAX {
                 self.restart(media);

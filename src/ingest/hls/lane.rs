@@ -27,6 +27,10 @@ use crate::ingest::outlet::Counters;
 const STALL_MIN: Duration = Duration::from_secs(10);
 const STALL_TARGETS: u32 = 3;
 
+/// A playlist that cannot be loaded for this long, and for that many target durations, is a failure: what was loaded has been
+/// played by then.
+const TROUBLE_MIN: Duration = Duration::from_secs(5);
+
 /// How long a playlist is tried that could not be had yet.
 const FIRST_MAX: Duration = Duration::from_secs(3);
 
@@ -203,7 +207,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     /// Plays until the playlist is over or fails. `first` was loaded already.
     pub async fn run(&mut self, first: Option<Media>) -> LaneEnd {
         let (mut loaded, mut trouble, mut loads) = (first, None, 0u32);
-        let mut news = Instant::now();
+        let (mut news, mut target) = (Instant::now(), Duration::ZERO);
         loop {
             let began = Instant::now();
             let mut pause = RETRY_PLAYLIST;
@@ -232,7 +236,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                     self.finish();
                     return self.verdict();
                 }
-                let target = Duration::from_nanos(media.target_ns);
+                target = Duration::from_nanos(media.target_ns);
                 pause = if self.is_blocking(&media) {
                     Duration::ZERO
                 } else if self.follower.is_low_latency() {
@@ -266,7 +270,10 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 // A playlist that is protected or refused will not be better in a second.
                 Some(refusal) if is_final(refusal) => return LaneEnd::Failed(refusal.clone()),
                 // What was never there is not waited for long.
-                Some(refusal) if news.elapsed() > if self.has_media { STALL_MIN } else { FIRST_MAX } => {
+                Some(refusal)
+                    if news.elapsed()
+                        > if self.has_media { TROUBLE_MIN.max(target * STALL_TARGETS) } else { FIRST_MAX } =>
+                {
                     return LaneEnd::Failed(refusal.clone());
                 }
                 Some(refusal) => tracing::debug!("the playlist: {refusal}"),
