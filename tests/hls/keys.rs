@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use aes::cipher::block_padding::Pkcs7;
-use aes::cipher::{BlockEncryptMut, KeyIvInit};
+use cbc::cipher::block_padding::Pkcs7;
+use cbc::cipher::{BlockModeEncrypt, KeyIvInit};
 use touchline::ingest::incident::Cause;
 
 use crate::case::{Case, Expect, Site, all, counts, fails, gap, in_runs, or, run, says, secs, shows, stops, whole};
@@ -18,7 +18,7 @@ pub const KEYS: [[u8; 16]; 2] =
 pub fn sealed(bytes: &[u8], key: &[u8; 16], iv: u128) -> Arc<[u8]> {
     let iv = iv.to_be_bytes();
     let sealer = cbc::Encryptor::<aes::Aes128>::new(key.into(), (&iv).into());
-    sealer.encrypt_padded_vec_mut::<Pkcs7>(bytes).into()
+    sealer.encrypt_padded_vec::<Pkcs7>(bytes).into()
 }
 
 /// Serves `k0` and `k1`, and segments sealed with the key and vector that `seal` gives for a number.

@@ -61,6 +61,7 @@ impl Heard {
             MediaItem::TrackEnded(track) => self.ended_tracks.push(track),
             MediaItem::Wall { .. } | MediaItem::Incident(_) => {}
             MediaItem::Discontinuity(d) => panic!("one connection has no discontinuity: {d:?}"),
+            MediaItem::Missing { .. } => {}
             MediaItem::Ended(end) => self.end = Some(end),
         }
     }
