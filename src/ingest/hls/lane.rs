@@ -183,11 +183,18 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
 
     /// Plays until the playlist is over or fails. `first` was loaded already.
     pub async fn run(&mut self, first: Option<Media>) -> LaneEnd {
+        let end = self.follow(first).await;
+        // Also where it failed: the next connection goes on behind what was lost.
+        self.settle_missing();
+        end
+    }
+
+    async fn follow(&mut self, first: Option<Media>) -> LaneEnd {
         let (mut loaded, mut trouble) = (first, None);
         let mut news = Instant::now();
+        let mut stall = STALL_MIN;
         loop {
             let began = Instant::now();
-            let mut pause = RETRY_PLAYLIST;
             if let Some(media) = loaded.take() {
                 trouble = None;
                 self.is_recording |= media.is_over && !self.has_media;
@@ -202,11 +209,10 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                     Err(refusal) => return LaneEnd::Failed(refusal),
                 }
                 if media.is_over && self.follower.is_at_end(&media) {
-                    self.finish();
                     return self.verdict();
                 }
                 let target = Duration::from_nanos(media.target_ns);
-                pause = if self.is_blocking(&media) {
+                let pause = if self.is_blocking(&media) {
                     Duration::ZERO
                 } else if self.follower.is_low_latency() {
                     Duration::from_nanos(media.part_target_ns.unwrap_or(media.target_ns))
@@ -215,7 +221,8 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 } else {
                     target / 2
                 };
-                if news.elapsed() > STALL_MIN.max(target * STALL_TARGETS) {
+                stall = STALL_MIN.max(target * STALL_TARGETS);
+                if news.elapsed() > stall {
                     return LaneEnd::Failed(stalled(news.elapsed()));
                 }
                 let blocking = self.follower.blocking_query().filter(|_| self.is_blocking(&media));
@@ -239,13 +246,15 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 // A playlist that is protected or refused will not be better in a second.
                 Some(refusal) if is_final(refusal) => return LaneEnd::Failed(refusal.clone()),
                 // What was never there is not waited for long.
-                Some(refusal) if news.elapsed() > if self.has_media { STALL_MIN } else { FIRST_MAX } => {
+                Some(refusal) if news.elapsed() > if self.has_media { stall } else { FIRST_MAX } => {
                     return LaneEnd::Failed(refusal.clone());
                 }
                 Some(refusal) => tracing::debug!("the playlist: {refusal}"),
                 None => {}
             }
-            sleep(pause).await;
+            if trouble.is_some() {
+                sleep(RETRY_PLAYLIST).await;
+            }
             match self.load(None, PATIENCE).await {
                 Ok(media) => loaded = Some(media),
                 Err(refusal) => trouble = Some(refusal),
@@ -303,16 +312,16 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 self.last_failed = false;
                 self.hand_on(&piece, media, bytes, map.map(|(map, bytes, _)| (map, bytes)), opened).await
             }
-            Err(refusal) => self.lose(&piece, refusal),
+            Err(refusal) => self.lose(&piece, media, refusal),
         }
     }
 
     /// Counts a piece that cannot be had.
-    fn lose(&mut self, piece: &Piece, refusal: Refusal) -> Result<(), Refusal> {
+    fn lose(&mut self, piece: &Piece, media: &Media, refusal: Refusal) -> Result<(), Refusal> {
         if piece.is_part && !piece.is_gap && refusal.kind != Cause::Refused {
             // Servers that name parts they do not have, or break off: whole segments are safer.
             tracing::debug!("HLS: a part: {refusal}");
-            self.follower.leave_parts(piece);
+            self.follower.leave_parts(piece, media);
             return Ok(());
         }
         let is_announced = piece.is_gap;
@@ -373,7 +382,8 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         if let Some((from_ns, to_ns)) = placed.missing {
             self.feeder.note(Note::Missing { from_ns, to_ns });
         }
-        if let Some(cause) = placed.break_ {
+        // What begins a stream is no break.
+        if let Some(cause) = placed.break_.filter(|_| self.has_media) {
             self.feeder.note(Note::Break { at_ns: placed.line_ns, cause });
         }
         if let Some(unix_ns) = piece.made_ns {
@@ -518,10 +528,6 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         crypt::decrypt(&secret, &iv, bytes).ok_or_else(|| {
             Refusal::of(Cause::Encrypted, "an encrypted segment cannot be decrypted with its key", advice)
         })
-    }
-
-    fn finish(&mut self) {
-        self.settle_missing();
     }
 
     fn verdict(&self) -> LaneEnd {
