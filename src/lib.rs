@@ -41,4 +41,5 @@ pub mod store;
 mod threads;
 pub mod time;
 pub mod update;
+mod userinfo;
 pub mod vote;

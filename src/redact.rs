@@ -10,6 +10,8 @@ use std::sync::RwLock;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
+use crate::userinfo::{self, Reading};
+
 /// Secret substrings of the URIs seen so far, longest first.
 static SECRETS: RwLock<Vec<String>> = RwLock::new(Vec::new());
 
@@ -30,6 +32,12 @@ pub fn remember(uri: &str) {
     if let Some(login) = parts.userinfo {
         // As clients send it.
         certain.push(BASE64_STANDARD.encode(percent_decode(login)));
+    }
+    let unclear = uri.split_once("://").filter(|_| parts.is_unclear || parts.is_doubtful);
+    if let Some((rest, from)) = unclear.and_then(|(_, rest)| Some((rest, rest.find(':')? + 1))) {
+        // Whatever may be the password.
+        certain.extend(rest.match_indices('@').filter_map(|(at, _)| rest.get(from..at)).map(String::from));
+        certain.push(rest[from..].to_owned());
     }
     if let Some((_, key)) = stream_key(&parts) {
         certain.push(key.to_owned());
@@ -70,8 +78,16 @@ fn keep(found: impl IntoIterator<Item = String>) {
 pub fn uri(uri: &str) -> String {
     let parts = split(uri);
     let Some(scheme) = parts.scheme else { return uri.to_owned() };
-    if scheme.eq_ignore_ascii_case("testsrc") || scheme.eq_ignore_ascii_case("file") {
+    if userinfo::is_local(scheme) {
         return uri.to_owned();
+    }
+    if parts.is_unclear {
+        return format!("{scheme}://{MASK}");
+    }
+    if parts.is_doubtful {
+        // Not even the port: it may be the password's beginning.
+        let end = parts.host.rfind(':').filter(|_| !parts.host.ends_with(']')).unwrap_or(parts.host.len());
+        return format!("{scheme}://{}/{MASK}", &parts.host[..end]);
     }
     let user = if parts.userinfo.is_some() { "***@" } else { "" };
     let query = if parts.query.is_some() { "?***" } else { "" };
@@ -89,27 +105,43 @@ fn stream_key<'a>(parts: &Parts<'a>) -> Option<(&'a str, &'a str)> {
 
 /// `text` on one line, with every URL in it redacted and every remembered secret masked.
 pub fn text(text: &str) -> String {
+    // Secrets first: one with a bracket or a blank in it would be cut in two where its URL seems to end.
+    let text = masked(text);
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
+    let mut rest = &text[..];
     while let Some(at) = rest.find("://") {
         let scheme_from = rest[..at]
             .rfind(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')))
             .map_or(0, |i| i + rest[i..].chars().next().map_or(1, char::len_utf8));
+        // A bracket ends it unless it is that of an address of IPv6.
+        let mut is_bracket_open = false;
         let end = rest[at..]
-            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`' | '|' | ')' | ']' | '}'))
+            .find(|c: char| match c {
+                '[' => std::mem::replace(&mut is_bracket_open, true),
+                ']' => !std::mem::take(&mut is_bracket_open),
+                _ => c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`' | '|' | ')' | '}'),
+            })
             .map_or(rest.len(), |i| at + i);
+        // What belongs to the sentence.
+        let end = at + 3 + rest[at + 3..end.max(at + 3)].trim_end_matches(['.', ',', ';', ':', '!', '…']).len();
         out.push_str(&rest[..scheme_from]);
         out.push_str(&uri(&rest[scheme_from..end]));
         rest = &rest[end..];
     }
     out.push_str(rest);
+    if out.contains(['\n', '\r']) {
+        out = out.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" | ");
+    }
+    out
+}
+
+/// `text` with every remembered secret masked.
+fn masked(text: &str) -> String {
+    let mut out = text.to_owned();
     for secret in SECRETS.read().unwrap_or_else(|e| e.into_inner()).iter() {
         if out.contains(secret.as_str()) {
             out = out.replace(secret.as_str(), MASK);
         }
-    }
-    if out.contains(['\n', '\r']) {
-        out = out.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" | ");
     }
     out
 }
@@ -140,33 +172,36 @@ struct Parts<'a> {
     host: &'a str,
     path: &'a str,
     query: Option<&'a str>,
+    /// What follows the host may be the rest of a password, or all of it.
+    is_doubtful: bool,
+    is_unclear: bool,
 }
 
 fn split(uri: &str) -> Parts<'_> {
-    let Some((scheme, rest)) = uri.split_once("://") else {
-        return Parts { scheme: None, userinfo: None, host: "", path: uri, query: None };
+    let mut parts =
+        Parts { scheme: None, userinfo: None, host: "", path: uri, query: None, is_doubtful: false, is_unclear: false };
+    let Some((scheme, rest)) = uri.split_once("://") else { return parts };
+    parts.scheme = Some(scheme);
+    let rest = match userinfo::read(scheme, rest) {
+        _ if userinfo::is_local(scheme) => rest,
+        Reading::Login { userinfo, rest } => {
+            parts.userinfo = Some(userinfo);
+            rest
+        }
+        Reading::Plain { is_doubtful } => {
+            parts.is_doubtful = is_doubtful;
+            rest
+        }
+        Reading::Unclear => {
+            parts.is_unclear = true;
+            rest
+        }
     };
-    let ends = |text: &str| text.find(['?', '#']).unwrap_or(text.len());
-    // A password may hold an unescaped '/', so the last '@' before the query ends the user part; and where there is none before
-    // the query, but something that may be a password's beginning, the password may hold a '?' or '#'.
-    let at = match rest[..ends(rest)].rfind('@') {
-        Some(at) => Some(at),
-        None if may_be_login(&rest[..ends(rest)]) => rest.rfind('@'),
-        None => None,
-    };
-    let (userinfo, rest) = at.map_or((None, rest), |at| (Some(&rest[..at]), &rest[at + 1..]));
     let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
     let (rest, query) = rest.split_once('?').map_or((rest, None), |(b, q)| (b, Some(q)));
     let path_from = rest.find('/').unwrap_or(rest.len());
-    Parts { scheme: Some(scheme), userinfo, host: &rest[..path_from], path: &rest[path_from..], query }
-}
-
-/// Whether what stands before a '?' or '#' may be a user with a piece of the password: a colon, and not the port of a host
-/// with a path behind it.
-fn may_be_login(text: &str) -> bool {
-    let (host, path) = text.split_once('/').map_or((text, None), |(host, path)| (host, Some(path)));
-    let port = host.rsplit_once(':').map(|(_, port)| port);
-    port.is_some_and(|port| path.is_none() || !port.bytes().all(|b| b.is_ascii_digit()))
+    (parts.host, parts.path, parts.query) = (&rest[..path_from], &rest[path_from..], query);
+    parts
 }
 
 /// The bytes that a piece of a URI stands for.
@@ -202,9 +237,11 @@ mod tests {
             ("srt://h.example:9000?mode=caller&passphrase=longsecret", "srt://h.example:9000?***"),
             ("rtsp://ann:pa/ss@word@cam/live", "rtsp://***@cam/live"),
             ("rtsp://ann:geheim#1@cam/live", "rtsp://***@cam/live"),
-            ("rtsp://ann:1234?56@cam/live?a=b", "rtsp://***@cam/live?***"),
+            ("rtsp://ann:1234?56@cam/live?a=b", "rtsp://***"),
             ("rtsp://ann:ge/heim#1@cam", "rtsp://***@cam"),
-            ("https://h.example:8443/a.m3u8?mail=me@there", "https://h.example:8443/a.m3u8?***"),
+            ("https://h.example:8443/a.m3u8?mail=me@there", "https://h.example/***"),
+            ("rtsp://ann:p@ss/word@cam/live", "rtsp://***"),
+            ("udp://@239.1.2.3:5004", "udp://@239.1.2.3:5004"),
             ("https://h.example/a.m3u8?mail=me@there", "https://h.example/a.m3u8?***"),
             ("rtmp://h.example/app/KEY-12", "rtmp://h.example/app/***"),
             ("/recordings/a file?.mp4", "/recordings/a file?.mp4"),
@@ -247,5 +284,7 @@ mod tests {
     fn text_without_urls_stays() {
         assert_eq!(text("no such file: /a/b.mp4"), "no such file: /a/b.mp4");
         assert_eq!(text("é://x"), "é://x");
+        assert_eq!(text("[see http://[::1]:80/a, or not]"), "[see http://[::1]:80/a, or not]");
+        assert_eq!(text("write rtsp://HOST…"), "write rtsp://HOST…");
     }
 }

@@ -159,7 +159,8 @@ fn one_bad_file_does_not_stop_the_rest() {
     ));
     assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 3 inputs failed"));
     let rows = std::fs::read_to_string(&summary).unwrap();
-    assert_eq!(rows.lines().count(), 3, "header, a and c: {rows}");
+    let states: Vec<&str> = rows.lines().map(|row| row.rsplit(',').next().unwrap()).collect();
+    assert_eq!(states, ["state", "whole", "failed", "whole"], "{rows}");
     let records = std::fs::read_to_string(&jsonl).unwrap();
     assert!(records.contains("a.mp4") && records.contains("c.mp4"), "{records}");
 }
@@ -196,6 +197,76 @@ fn a_file_that_is_not_there_is_one_bad_file() {
     let good = fixtures.clip("good.mp4", 1);
     let output = check(&case(7, &["score", "/no/such/file.mp4", good.to_str().unwrap()], &["/no/such/file.mp4"]));
     assert!(String::from_utf8_lossy(&output.stdout).contains("good.mp4"));
+}
+
+#[test]
+fn files_that_are_cut_off_or_of_another_kind_are_told_as_that() {
+    let fixtures = Fixtures::new();
+    let clip = std::fs::read(fixtures.clip("whole.mp4", 4)).unwrap();
+    let no_index = fixtures.write("no_index.mp4", &clip[..clip.len() / 2]);
+    let fast = fixtures
+        .make("fast.mp4", &format!("-i {} -c copy -movflags faststart", fixtures.path().join("whole.mp4").display()));
+    let fast = std::fs::read(fast).unwrap();
+    let cut = fixtures.write("cut.mp4", &fast[..fast.len() * 6 / 10]);
+    let heic = fixtures.write("x.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic and what follows");
+    let avif = fixtures.write("x.avif", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf");
+    let phone = fixtures.write("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic and what follows");
+    // The header of a picture of 65535 x 65535, and nothing else: once, this kept every later file from being read.
+    let gif = fixtures.write("huge.gif", b"GIF89a\xff\xff\xff\xff\x00\x00\x00");
+    let mut bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea\x60\0\0\xea\x60\x08\x02\0\0\0".to_vec();
+    bomb.extend([0x7e, 0x36, 0x0b, 0x21, 0, 0, 0, 0]);
+    let bomb = fixtures.write("bomb.png", &bomb);
+    for (path, says) in [
+        (&no_index, &["no_index.mp4", "cut off", "moov"] as &'static [&'static str]),
+        (&heic, &["x.heic", "HEIC pictures are not supported", "JPEG"]),
+        (&phone, &["phone.jpg", "HEIC pictures are not supported", "JPEG"]),
+        (&avif, &["x.avif", "AVIF pictures are not supported", "JPEG"]),
+        (&gif, &["huge.gif", "GIF pictures are not supported"]),
+        (&bomb, &["bomb.png"]),
+    ] {
+        check(&case(3, &["score", path.to_str().unwrap()], says));
+    }
+    let summary = fixtures.path().join("labels.csv");
+    let arguments = ["score", gif.to_str().unwrap(), cut.to_str().unwrap(), "--summary", summary.to_str().unwrap()];
+    let output = program::finish(touchline().args(arguments), Duration::from_secs(60));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{error}");
+    assert!(error.contains("huge.gif: GIF") && error.contains("cut.mp4: the file is cut off"), "{error}");
+    let rows = std::fs::read_to_string(summary).unwrap();
+    assert!(rows.lines().nth(1).is_some_and(|row| row.ends_with(",failed")), "{rows}");
+    assert!(rows.lines().nth(2).is_some_and(|row| row.ends_with(",0,cut-off") && !row.contains(",0,0,")), "{rows}");
+}
+
+#[test]
+fn names_that_are_no_text_work_and_a_pipe_without_a_reader_is_told() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let fixtures = Fixtures::new();
+    let odd = fixtures.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9 \xff.mp4"));
+    std::fs::copy(fixtures.clip("a.mp4", 2), &odd).unwrap();
+    let output = program::finish(touchline().arg("score").arg(&odd), Duration::from_secs(60));
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 s"));
+
+    let pipe = fixtures.path().join("records");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (pipe, clip) = (pipe.to_str().unwrap(), fixtures.path().join("a.mp4"));
+    let clip = clip.to_str().unwrap();
+    check(&case(5, &["score", clip, "--jsonl", pipe], &["records", "nobody reads", "start its reader"]));
+    check(&case(5, &["score", clip, "--summary", pipe], &["records", "nobody reads"]));
+    check(&case(3, &["score", pipe], &["records", "a pipe"]));
+    let mut reader = Command::new("cat").arg(pipe).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // Until the reader is there, the program says that it is not.
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while program::finish(touchline().args(["score", clip, "--jsonl", pipe]), Duration::from_secs(60)).status.code()
+        != Some(0)
+    {
+        assert!(std::time::Instant::now() < until, "the reader does not come");
+    }
+    let mut read = String::new();
+    std::io::Read::read_to_string(&mut reader.stdout.take().unwrap(), &mut read).unwrap();
+    reader.wait().unwrap();
+    assert_eq!(read.lines().filter(|l| l.starts_with("{\"type\":\"second\"")).count(), 2, "{read}");
 }
 
 #[test]

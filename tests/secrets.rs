@@ -62,6 +62,8 @@ fn no_secret_is_in_anything_that_is_said() {
         format!("https=https://ann:pl4nt-https@127.0.0.1:{}/a.m3u8?t=pl4nt-query-4", web.port()),
         format!("none={}", login(web.url("none.m3u8"), "none")),
         "unknown=http://ann:pl4nt-unknown@host.invalid/a.m3u8?k=pl4nt-query-5".to_owned(),
+        // As people write them.
+        format!("raw=rtsp://ann:a@pl4nt#1/pl4nt?:pl4nt@127.0.0.1:{closed}/live"),
         format!("rtmp=rtmp://127.0.0.1:{closed}/app/pl4nt-stream-key"),
         format!("srt=srt://127.0.0.1:{closed}?mode=caller&passphrase=pl4nt-passphrase&streamid=pl4nt-stream-id"),
     ];
@@ -97,7 +99,7 @@ fn no_secret_is_in_anything_that_is_said() {
             records.lines().any(|l| l.contains(&format!("\"stream\":\"{stream}\"")) && l.contains(kind))
         };
         ["hls", "mp4", "camera"].iter().all(|s| has(s, "\"type\":\"second\""))
-            && ["wrong", "refused", "tls", "https", "none", "unknown", "rtmp", "srt", "file"]
+            && ["wrong", "refused", "tls", "https", "none", "unknown", "raw", "rtmp", "srt", "file"]
                 .iter()
                 .all(|s| has(s, "\"state\":\"waiting\"") || has(s, "\"state\":\"failed\""))
     };
@@ -119,7 +121,9 @@ fn no_secret_is_in_anything_that_is_said() {
     .map(String::from)
     .to_vec();
     paths.extend(["/metrics", "/healthz", "/readyz", "/nowhere", "/api/v1/streams/none/x"].map(String::from));
-    for id in ["hls", "mp4", "camera", "wrong", "refused", "tls", "https", "none", "unknown", "rtmp", "srt", "file"] {
+    for id in
+        ["hls", "mp4", "camera", "wrong", "refused", "tls", "https", "none", "unknown", "raw", "rtmp", "srt", "file"]
+    {
         paths.extend(["", "/live", "/preview?single=1"].map(|rest| format!("/api/v1/streams/{id}{rest}")));
     }
     let mut said = 0;
@@ -149,6 +153,8 @@ fn refusals_at_the_start_tell_none_either() {
     for uri in [
         "gopher://ann:pl4nt-scheme@h/x?key=pl4nt-query".to_owned(),
         "rtsp://ann:pl4nt-port@h:notaport/x".to_owned(),
+        "rtsp://ann:a@pl4nt/pl4nt@127.0.0.1/live".to_owned(),
+        "rtsp://ann:1234/pl4nt@h/live".to_owned(),
         format!("http://ann:pl4nt-http@127.0.0.1:{closed}/a.m3u8?key=pl4nt-query"),
         format!("rtmp://127.0.0.1:{closed}/app/pl4nt-key"),
         "/nowhere/file.mp4".to_owned(),

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::probe;
 use crate::infer::Engine;
 use crate::ingest::plugins;
+use crate::limits;
 use crate::models::pack::Pack;
 
 #[derive(Debug, Args)]
@@ -18,6 +19,9 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "DIR", env = "TOUCHLINE_PACK")]
     pack: Option<PathBuf>,
 }
+
+/// Open files that the greatest number of streams by default may need.
+const OPEN_FILES: u64 = 4096;
 
 /// How a check came out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,6 +117,13 @@ fn machine(report: &mut Report) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cores_verdict = if cores >= 2 { Verdict::Ok } else { Verdict::Lacks };
     report.line(cores_verdict, "processor", &format!("{cores} cores, {}", vector_units()));
+    let (soft, hard) = limits::open_files();
+    let shown = |limit: Option<u64>| limit.map_or_else(|| "any number".to_owned(), |n| n.to_string());
+    let is_enough = hard.is_none_or(|n| n >= OPEN_FILES);
+    let advice = if is_enough { "" } else { "; about 30 a stream are needed: raise it (LimitNOFILE=, ulimit -Hn)" };
+    let verdict = if is_enough { Verdict::Ok } else { Verdict::Lacks };
+    let text = format!("{} now, {} when watching{advice}", shown(soft), shown(hard));
+    report.line(verdict, "open files", &text);
     for finding in probe::findings() {
         let verdict = if finding.well { Verdict::Ok } else { Verdict::Lacks };
         report.line(verdict, finding.what, &finding.detail);

@@ -1,5 +1,6 @@
 //! `touchline run`: watch streams.
 
+mod brake;
 mod ending;
 mod notify;
 mod open;
@@ -8,7 +9,7 @@ mod session;
 mod settle;
 mod warden;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,7 +185,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     if let Some(address) = server.address {
         eprintln!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme);
     }
-    let (initial, runs) = initial(streams, contents, store.as_ref());
+    let Starting { initial, runs, held, suspects } = starting(streams, contents, store.as_ref());
     let is_service = server.address.is_some() && (args.state.is_some() || initial.is_empty());
     let terminal = (!args.quiet).then(|| {
         let streams = if is_service { usize::MAX } else { initial.len() };
@@ -231,6 +232,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     let tools_commands = tools.commands.clone();
     let mut warden = Warden::new(tools, rules, vote, fixed);
     warden.know_runs(runs);
+    warden.know_held(held, suspects);
     warden.take_up(initial)?;
     hub.set_ready(true);
     manager.ready();
@@ -320,26 +322,47 @@ fn open_store(path: Option<&Path>, metrics: &Metrics) -> Result<OpenStore> {
     Ok((Some(store), Some(thread), contents))
 }
 
+/// What there is at the start.
+struct Starting {
+    initial: Vec<Initial>,
+    /// The last runs of streams that are not among them.
+    runs: BTreeMap<String, RunId>,
+    /// Those that are paused because opening them ended the process.
+    held: BTreeSet<String>,
+    /// Those that may be the ones.
+    suspects: BTreeSet<String>,
+}
+
 /// The streams of the start: those of the configuration and the command line, then those of the store. And the last runs of
 /// those that the store knows beside them.
-fn initial(
-    streams: Vec<(StreamSettings, Origin)>,
-    contents: Contents,
-    store: Option<&Store>,
-) -> (Vec<Initial>, BTreeMap<String, RunId>) {
-    let Contents { streams: stored, mut restored } = contents;
+fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> Starting {
+    let Contents { streams: stored, mut restored, ends } = contents;
+    let mut held = BTreeSet::new();
     let mut initial: Vec<Initial> = Vec::with_capacity(streams.len() + stored.len());
     for (settings, origin) in streams {
         let restored = restored.remove(&settings.id).unwrap_or_default();
         initial.push(Initial { settings, origin, generation: None, restored });
     }
-    for Stored { settings, generation } in stored {
+    for Stored { mut settings, generation } in stored {
         if initial.iter().any(|s| s.settings.id == settings.id) {
             tracing::warn!(
                 "stream {:?} of the store is left out: the configuration or the command line has one of that name",
                 settings.id
             );
             continue;
+        }
+        if settings.enabled && ends.get(&settings.id) >= Some(&brake::ENDS_MAX) {
+            tracing::error!(
+                "{}: the program ended {} times while its source was being opened; it is started paused",
+                settings.id,
+                brake::ENDS_MAX
+            );
+            settings.enabled = false;
+            held.insert(settings.id.clone());
+            if let Some(store) = store {
+                // When it fails, the next start finds the same.
+                store.save(Stored { settings: settings.clone(), generation }, Box::new(|_| ()));
+            }
         }
         let restored = restored.remove(&settings.id).unwrap_or_default();
         initial.push(Initial { settings, origin: Origin::Api, generation: Some(generation), restored });
@@ -350,7 +373,8 @@ fn initial(
     if let Some(store) = store {
         restored.keys().for_each(|id| store.forget(id));
     }
-    (initial, runs)
+    let suspects = ends.into_keys().filter(|id| !held.contains(id)).collect();
+    Starting { initial, runs, held, suspects }
 }
 
 fn parse_max_streams(text: &str) -> Result<usize, String> {

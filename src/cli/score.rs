@@ -1,5 +1,6 @@
 //! `touchline score`: the offline twin of `run`.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,11 +17,13 @@ use crate::config::{self, VoteFile};
 use crate::error::{Error, Result};
 use crate::ingest::frame::{Frame, read_still, scale_down};
 use crate::ingest::gst::{GstOpener, GstOptions};
+use crate::ingest::outlet::Counters;
+use crate::ingest::wholeness;
 use crate::ingest::{End, Open, Pace};
 use crate::labels::ClassSet;
 use crate::metrics::Metrics;
 use crate::models::pack::Pack;
-use crate::publish::jsonl::JsonlWriter;
+use crate::publish::jsonl::{JsonlWriter, hold_pipe};
 use crate::publish::record::Recorder;
 use crate::vote::{VideoVote, VoteConfig, Voter};
 
@@ -44,7 +47,7 @@ pub struct ScoreArgs {
     /// Write one JSON object per second and per event; "-" is standard output.
     #[arg(long, value_name = "FILE|-")]
     jsonl: Option<PathBuf>,
-    /// Write one line per file: path, label, probability, seconds, gaps.
+    /// Write one line per file: path, label, probability, seconds, gaps, state (whole, cut-off, damaged, failed).
     #[arg(long, value_name = "FILE.csv")]
     summary: Option<PathBuf>,
     #[command(flatten)]
@@ -59,6 +62,28 @@ struct Labelled {
     label: Option<(String, f32)>,
     seconds: u32,
     gaps: u32,
+    state: State,
+}
+
+/// How much of a file is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Whole,
+    /// In what way.
+    CutOff(String),
+    /// Data were found to be damaged, or are missing in between.
+    Damaged,
+}
+
+impl State {
+    /// As the summary says it.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            State::Whole => "whole",
+            State::CutOff(_) => "cut-off",
+            State::Damaged => "damaged",
+        }
+    }
 }
 
 pub fn score(args: ScoreArgs) -> Result<()> {
@@ -75,13 +100,14 @@ pub fn score(args: ScoreArgs) -> Result<()> {
         thinning: Some(PlanThinner::thinning(&pack.plan)),
         ..GstOptions::default()
     };
+    let counters = options.counters.clone();
     let opener = GstOpener::new(options, clock.clone())?;
     let classes = Arc::new(pack.classes.clone());
     let workers = Workers::start(pack, 1, Metrics::new(), clock)?;
     // Only now: what an earlier run wrote there is replaced when nothing else can fail any more.
     let jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
     let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
-    let mut scorer = Scorer { workers, opener, classes, jsonl, vote };
+    let mut scorer = Scorer { workers, opener, counters, classes, jsonl, vote };
 
     let to_stdout = args.jsonl.as_deref() != Some(Path::new("-"));
     let mut progress = Progress::new("files", files.len() as u64);
@@ -93,8 +119,22 @@ pub fn score(args: ScoreArgs) -> Result<()> {
             Ok(labelled) => {
                 if to_stdout {
                     let label = labelled.label.as_ref().map_or("-".to_owned(), |(l, p)| format!("{l}\t{p:.3}"));
-                    let line = format!("{}\t{label}\t{} s\t{} gaps", path.display(), labelled.seconds, labelled.gaps);
+                    let mut line =
+                        format!("{}\t{label}\t{} s\t{} gaps", path.display(), labelled.seconds, labelled.gaps);
+                    if labelled.state != State::Whole {
+                        line.push('\t');
+                        line.push_str(labelled.state.as_str());
+                    }
                     progress.out(&line);
+                }
+                let what = match &labelled.state {
+                    State::Whole => None,
+                    State::CutOff(how) => Some(format!("the file is cut off: {how}")),
+                    State::Damaged => Some("the recording is damaged".to_owned()),
+                };
+                if let Some(what) = what {
+                    let line = format!("touchline: {}: {what}; what is there of it was decided", path.display());
+                    progress.line(&crate::redact::text(&line));
                 }
                 if let Some(summary) = &mut summary {
                     summary.row(path, &labelled)?;
@@ -107,6 +147,9 @@ pub fn score(args: ScoreArgs) -> Result<()> {
             }
             Err(e) => {
                 failed += 1;
+                if let Some(summary) = &mut summary {
+                    summary.failed(path, &e)?;
+                }
                 if files.len() > 1 {
                     progress.line(&crate::redact::text(&format!("touchline: {e}")));
                 }
@@ -170,6 +213,8 @@ fn is_known(extension: &str) -> bool {
 struct Scorer {
     workers: Workers,
     opener: GstOpener,
+    /// Of the opener's sources, all together.
+    counters: Arc<Counters>,
     classes: Arc<ClassSet>,
     jsonl: Option<JsonlWriter>,
     vote: VoteConfig,
@@ -184,23 +229,23 @@ impl Scorer {
             let line = self.workers.add_line(Pace::File);
             self.workers.push(line, ClipOutput::Second(picture(path, self.workers.pack().frame_height)?));
             self.workers.push(line, ClipOutput::Ended(End::Finished));
-            return self.collect(path, line);
+            return self.collect(path, line, 0);
         }
-        let name = path.to_string_lossy();
+        let damage_before = self.counters.damage();
         let (line, to) = self.workers.add_stream("score", Pace::File, 0, Box::new(|_| ()))?;
-        let _source = self.opener.open(&name, to)?;
-        self.collect(path, line)
+        let _source = self.opener.open(&address(path), to)?;
+        self.collect(path, line, damage_before)
     }
 
     /// Takes the decisions of one line until its end.
-    fn collect(&mut self, path: &Path, line: LineId) -> Result<Labelled> {
-        let labelled = self.collect_all(path, line);
+    fn collect(&mut self, path: &Path, line: LineId, damage_before: u64) -> Result<Labelled> {
+        let labelled = self.collect_all(path, line, damage_before);
         // Thousands of files leave nothing behind.
         self.workers.remove_line(line);
         labelled
     }
 
-    fn collect_all(&mut self, path: &Path, line: LineId) -> Result<Labelled> {
+    fn collect_all(&mut self, path: &Path, line: LineId, damage_before: u64) -> Result<Labelled> {
         let name = path.to_string_lossy();
         let recorder = Recorder::new(&name, self.classes.clone(), Pace::File);
         let mut voter = Voter::new(self.vote, self.classes.len());
@@ -227,7 +272,12 @@ impl Scorer {
                         return Err(Error::source_error(name, cause, advice));
                     }
                     let label = video.label().map(|l| (self.classes.name(l.label).to_owned(), l.probability));
-                    return Ok(Labelled { label, seconds: video.seconds(), gaps: video.gaps() });
+                    let state = match wholeness::cut_off(path) {
+                        Some(how) => State::CutOff(how),
+                        None if self.counters.damage() > damage_before => State::Damaged,
+                        None => State::Whole,
+                    };
+                    return Ok(Labelled { label, seconds: video.seconds(), gaps: video.gaps(), state });
                 }
                 What::News(_) => {}
             }
@@ -242,11 +292,20 @@ impl Scorer {
     }
 }
 
+/// What the opener takes for `path`: itself, or a URI where its name is no UTF-8.
+fn address(path: &Path) -> Cow<'_, str> {
+    if let Some(name) = path.to_str() {
+        return name.into();
+    }
+    let uri = std::path::absolute(path).ok().and_then(|path| url::Url::from_file_path(path).ok());
+    uri.map_or_else(|| path.to_string_lossy(), |uri| String::from(uri).into())
+}
+
 /// A still as one second: RGB only, scaled down as a video of its size would be on ingest.
 fn picture(path: &Path, frame_height: u32) -> Result<ClipSecond> {
     let name = path.display().to_string();
     let image = read_still(path)
-        .map_err(|e| Error::source_error(&name, e.to_string(), "give a JPEG, PNG or WebP picture that can be read"))?;
+        .map_err(|e| Error::source_error(&name, e, "give a JPEG, PNG or WebP picture that can be read"))?;
     Ok(ClipSecond::of_pictures(vec![Frame::still(scale_down(image, frame_height))]))
 }
 
@@ -259,9 +318,10 @@ struct Summary {
 impl Summary {
     fn create(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
+        let _held = hold_pipe(path)?;
         let writer = csv::Writer::from_path(path).map_err(|e| unwritable(&place, &e))?;
         let mut summary = Self { writer, place };
-        summary.record(["path", "label", "probability", "seconds", "gaps"])?;
+        summary.record(["path", "label", "probability", "seconds", "gaps", "state"])?;
         Ok(summary)
     }
 
@@ -277,10 +337,23 @@ impl Summary {
             probability.as_str(),
             seconds.as_str(),
             gaps.as_str(),
+            labelled.state.as_str(),
         ])
     }
 
-    fn record(&mut self, fields: [&str; 5]) -> Result<()> {
+    /// The row of a file that could not be decided.
+    fn failed(&mut self, path: &Path, error: &Error) -> Result<()> {
+        let state = if wholeness::cut_off(path).is_some() {
+            "cut-off"
+        } else if matches!(error, Error::Source { cause, .. } if cause.contains("damaged")) {
+            "damaged"
+        } else {
+            "failed"
+        };
+        self.record([path.to_string_lossy().as_ref(), "", "", "0", "0", state])
+    }
+
+    fn record(&mut self, fields: [&str; 6]) -> Result<()> {
         self.writer.write_record(fields).map_err(|e| unwritable(&self.place, &e))?;
         self.writer.flush().map_err(|e| unwritable(&self.place, &e))
     }

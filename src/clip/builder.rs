@@ -20,10 +20,10 @@ use super::resample::SAMPLE_RATES;
 use super::run::{Reference, Run, Stream, TRACKS, track_index};
 use super::sampling::Seen;
 use super::sound::Sound;
-use super::timeline::{Held, Line, Position, merge, span, weight};
+use super::timeline::{BRIDGE_NS, Held, Line, Position, merge, span, weight};
 use super::{ClipOutput, Patience, SamplingPlan};
 use crate::ingest::{Discontinuity, MediaItem, Track};
-use crate::time::{Pts, RunId};
+use crate::time::{Pts, RunId, WallSource};
 
 /// PTS from here on are taken for garbage: 146 years, and room to add to.
 const PTS_MAX: u64 = 1 << 62;
@@ -116,7 +116,9 @@ impl ClipBuilder {
     /// is counted in [`ClipOutput::Discarded`].
     pub fn push(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item {
-            item @ (MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_)) => self.take_data(item, out),
+            item @ (MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Lost { .. } | MediaItem::Pcm(_)) => {
+                self.take_data(item, out);
+            }
             MediaItem::Opened(tracks) => {
                 // Data came since the last one: a new connection, whether or not that was said.
                 if self.run.is_some() || self.held.iter().any(|held| !held.is_empty()) {
@@ -170,7 +172,7 @@ impl ClipBuilder {
             _ => (Track::Video, 1, true),
         };
         let state = &mut self.tracks[track_index(track)];
-        let is_in_time = !self.is_over && !state.ended && pts_of(&item) < PTS_MAX;
+        let is_in_time = !self.is_over && !state.ended && item.track_and_pts().is_some_and(|(_, pts)| pts.0 < PTS_MAX);
         if count == 0 {
             return;
         }
@@ -207,6 +209,10 @@ impl ClipBuilder {
     }
 
     fn take_wall(&mut self, reference: Reference) {
+        if reference.wall.source == WallSource::Arrival {
+            (self.wall, self.wall_ahead) = (None, None);
+            return;
+        }
         let is_nearer = |held: &Held| match (held.front, self.line.reach()) {
             (Some(front), Some(reach)) => reference.pts.0.abs_diff(front) < reference.pts.0.abs_diff(reach),
             _ => false,
@@ -252,11 +258,12 @@ impl ClipBuilder {
         if self.run.is_none() {
             return self.held[index].push(item, track, start, end);
         }
-        let is_on_line = self.line.admits(track, start, self.config.patience.lag_ns);
+        let is_on_line = self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track));
         if let Some(ahead) = self.held[index].position {
             // Sound that went back soon comes near to where it was: it is on the line it goes on from.
             let here = self.line.positions[index].map_or(u64::MAX, |p| p.next.abs_diff(start));
-            let goes_on_there = ahead.continues(start, 0) && (!is_on_line || ahead.next.abs_diff(start) < here);
+            let goes_on_there =
+                ahead.continues(start, 0, self.bridge(track)) && (!is_on_line || ahead.next.abs_diff(start) < here);
             if goes_on_there {
                 return self.held[index].push(item, track, start, end);
             }
@@ -267,7 +274,9 @@ impl ClipBuilder {
         }
         if is_on_line {
             self.accept(item, track, start, end, out);
-        } else if track == Track::Audio && self.left_behind.is_some_and(|old| old.continues(start, 0)) {
+        } else if track == Track::Audio
+            && self.left_behind.is_some_and(|old| old.continues(start, 0, self.bridge(track)))
+        {
             Position::note(&mut self.left_behind, track, start, end);
             self.discard(track, weight(&item), out);
         } else {
@@ -277,7 +286,9 @@ impl ClipBuilder {
 
     fn sift(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match span(&item) {
-            Some((track, start, end)) if self.line.admits(track, start, self.config.patience.lag_ns) => {
+            Some((track, start, end))
+                if self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track)) =>
+            {
                 self.accept(item, track, start, end, out);
             }
             Some((track, ..)) => self.discard(track, weight(&item), out),
@@ -299,6 +310,7 @@ impl ClipBuilder {
                     run.push_picture(Seen::Frame(frame), arrived_ns);
                 }
                 MediaItem::Thinned { pts, arrived_ns } => run.push_picture(Seen::Thinned(pts), arrived_ns),
+                MediaItem::Lost { pts } => run.pass_picture(pts),
                 MediaItem::Pcm(chunk) => run.push_sound(&chunk),
                 _ => {}
             }
@@ -336,7 +348,9 @@ impl ClipBuilder {
             _ => Discontinuity::JumpForward,
         };
         let admits = |track: &Track| {
-            self.held[track_index(*track)].front.is_some_and(|front| self.line.admits(*track, front, lag_ns))
+            self.held[track_index(*track)]
+                .front
+                .is_some_and(|front| self.line.admits(*track, front, lag_ns, self.bridge(*track)))
         };
         if let Some(track) = TRACKS.into_iter().find(admits) {
             return Verdict::Rejoin(track);
@@ -407,6 +421,12 @@ impl ClipBuilder {
         Stream { exists, wall: self.wall }
     }
 
+    /// How far the PTS of `track` may go forward within a run, ns.
+    fn bridge(&self, track: Track) -> u64 {
+        let other = &self.tracks[track_index(track.other())];
+        if other.exists && self.is_wanted(track.other()) { BRIDGE_NS } else { self.config.patience.bridge_ns }
+    }
+
     fn is_wanted(&self, track: Track) -> bool {
         track == Track::Video || self.config.sample_rate.is_some()
     }
@@ -417,14 +437,5 @@ impl ClipBuilder {
             None if count > 0 => out.push(ClipOutput::Discarded { track, count }),
             None => {}
         }
-    }
-}
-
-fn pts_of(item: &MediaItem) -> u64 {
-    match item {
-        MediaItem::Frame(frame) => frame.pts.0,
-        MediaItem::Thinned { pts, .. } => pts.0,
-        MediaItem::Pcm(chunk) => chunk.pts.0,
-        _ => u64::MAX,
     }
 }

@@ -3,7 +3,7 @@
 //! Seconds lie on the grid of running time: second `n` holds what has `n s <= PTS < n+1 s`, in integers. Within a run
 //! every second from the first data on is said once and in order, as a [`ClipSecond`] or, when it has no frame and less
 //! than half its sound, as a [`Gap`]. Only the last second of a run may be missing: when the run broke off in it with so
-//! little, its samples are counted in [`ClipOutput::Discarded`].
+//! little, or within its first tenth, its data are counted in [`ClipOutput::Discarded`].
 //!
 //! A second is closed when every track has passed its end or has ended, or when one track has passed it and is ahead of
 //! the other by the [`Patience`]. What then still arrives for it is discarded, and counted. The result depends on the
@@ -176,6 +176,9 @@ pub struct Patience {
     pub lag_ns: u64,
     /// Nanoseconds the sound may run ahead before a second is closed without the pictures.
     pub pictures_lag_ns: u64,
+    /// Nanoseconds by which the PTS of a stream with one track may go forward within a run: what is missing there is gaps.
+    /// Further on is another time line. With two tracks it is two seconds: the other one shows what it was.
+    pub bridge_ns: u64,
 }
 
 impl Patience {
@@ -185,10 +188,13 @@ impl Patience {
     /// decoded far quicker than pictures, and a demuxer's queues are bounded in bytes: two megabytes of a low-rate
     /// video are minutes, by which the sound may be ahead. It is kept as mono at the pack's rate, 8 MB a minute.
     /// Pictures ahead of sound cost more memory and mean that the sound is missing.
+    ///
+    /// A recording may show one picture for a minute, or have nothing for as long: its seconds are counted all the same. A
+    /// live stream that does not come back within two seconds has begun anew, mostly.
     pub const fn for_pace(pace: Pace) -> Self {
         match pace {
-            Pace::Live => Self { lag_ns: 1_500_000_000, pictures_lag_ns: 1_500_000_000 },
-            Pace::File => Self { lag_ns: 30_000_000_000, pictures_lag_ns: 600_000_000_000 },
+            Pace::Live => Self { lag_ns: 1_500_000_000, pictures_lag_ns: 1_500_000_000, bridge_ns: 2_000_000_000 },
+            Pace::File => Self { lag_ns: 30_000_000_000, pictures_lag_ns: 600_000_000_000, bridge_ns: 60_000_000_000 },
         }
     }
 

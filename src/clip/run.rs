@@ -15,6 +15,10 @@ use crate::time::{NANOS_PER_SECOND, Pts, RunId, WallTime, nanos_to_samples};
 /// broken time stamps, and would be memory without bound.
 pub(super) const FRAMES_PER_SECOND_MAX: usize = 256;
 
+/// What the tracks bring of a second in which they break off, when it is less than this, is no second of its own, ns: recordings
+/// are a frame or two longer than they say.
+const TAIL_NS: u64 = NANOS_PER_SECOND / 10;
+
 /// Lists kept for seconds to come: two seconds are open at a time, seldom more.
 const SPARE_MAX: usize = 2;
 
@@ -68,6 +72,8 @@ struct Slot {
 struct Progress {
     /// Video: latest PTS. Audio: time up to which sound is complete. `None` before the first data.
     head: Option<u64>,
+    /// Video: how long the latest picture is shown, judged by the one before.
+    span: u64,
     ended: bool,
 }
 
@@ -112,13 +118,7 @@ impl Run {
     pub fn push_picture(&mut self, picture: Seen, arrived_ns: u64) {
         let pts = picture.pts();
         let second = Pts(pts).second();
-        self.start = self.start.min(pts);
-        let head = &mut self.progress[0].head;
-        let reached = head.map_or(second, |h| Pts(h).second());
-        *head = Some(head.map_or(pts, |h| h.max(pts)));
-        if second > reached {
-            self.choose_before(second);
-        }
+        let reached = self.advance_pictures(pts);
         if second < reached || self.next.is_some_and(|next| second < next) {
             return self.discard(Track::Video, 1);
         }
@@ -133,6 +133,30 @@ impl Run {
         }
         let place = slot.open.partition_point(|seen| seen.pts() <= pts);
         slot.open.insert(place, picture);
+    }
+
+    /// A picture was here that cannot be shown: its second is known to have been.
+    pub fn pass_picture(&mut self, pts: Pts) {
+        let reached = self.advance_pictures(pts.0);
+        if pts.second() >= reached && self.next.is_none_or(|next| pts.second() >= next) {
+            self.slots.entry(pts.second()).or_default();
+        }
+    }
+
+    /// The video track is at `pts`; gives the second it had reached before.
+    fn advance_pictures(&mut self, pts: u64) -> u64 {
+        let second = Pts(pts).second();
+        self.start = self.start.min(pts);
+        let Progress { head, span, .. } = &mut self.progress[0];
+        let reached = head.map_or(second, |h| Pts(h).second());
+        if let Some(before) = head.filter(|before| *before < pts) {
+            *span = pts - before;
+        }
+        *head = Some(head.map_or(pts, |h| h.max(pts)));
+        if second > reached {
+            self.choose_before(second);
+        }
+        reached
     }
 
     /// Takes usable sound of this run's time line.
@@ -304,12 +328,16 @@ impl Run {
         })
     }
 
-    /// Whether the tracks broke off in second `index` with too little of it to say anything about: no frame, and less
-    /// than half of the sound. That is no hole in the run.
+    /// Whether the tracks broke off in second `index` with too little of it to say anything about: no frame and less than half
+    /// of the sound, or, where seconds were said before, nothing beyond its first tenth. That is no hole in the run.
     fn is_tail(&self, index: u64) -> bool {
         let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
         let broke_off = |p: &Progress| p.head.is_none_or(|head| p.ended && head < end);
-        self.progress.iter().all(broke_off) && self.slots.get(&index).is_none_or(|slot| !self.is_usable(slot))
+        let begun = index.saturating_mul(NANOS_PER_SECOND).saturating_add(TAIL_NS);
+        let is_begun_only = |p: &Progress| p.head.is_none_or(|head| head.saturating_add(p.span) < begun);
+        self.progress.iter().all(broke_off)
+            && ((self.next.is_some() && self.progress.iter().all(is_begun_only))
+                || self.slots.get(&index).is_none_or(|slot| !self.is_usable(slot)))
     }
 
     fn is_usable(&self, slot: &Slot) -> bool {
@@ -327,6 +355,9 @@ impl Run {
         let rate = self.config.sample_rate.unwrap_or(0);
         if is_tail {
             let rate_in = self.sound.as_ref().map_or(rate, Sound::rate_in);
+            if slot.seen > 0 {
+                out.push(ClipOutput::Discarded { track: Track::Video, count: u64::from(slot.seen) });
+            }
             let count = u64::from(slot.audio_present) * u64::from(rate_in) / u64::from(rate.max(1));
             if count > 0 {
                 out.push(ClipOutput::Discarded { track: Track::Audio, count });

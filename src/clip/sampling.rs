@@ -21,6 +21,14 @@ impl Seen {
         }
     }
 
+    /// Width and height; nothing of a picture that has no pixels.
+    fn size(&self) -> Option<(u32, u32)> {
+        match self {
+            Seen::Frame(frame) => Some((frame.width, frame.height)),
+            Seen::Thinned(_) => None,
+        }
+    }
+
     fn frame(self) -> Option<Frame> {
         match self {
             Seen::Frame(frame) => Some(frame),
@@ -58,8 +66,8 @@ impl SamplingPlan {
     ///   A frame serves one part only: at a low frame rate there are fewer frames than parts.
     /// - Flow: for the middle `c` of each of `flow_pairs` equal parts, the first frame is the one nearest to
     ///   `c - gap / 2`, the second the later frame whose distance from the first is nearest to the gap (the shorter of
-    ///   two equally near). The pair is taken when it is between half the gap and three times the gap long, and only
-    ///   once.
+    ///   two equally near). The pair is taken when it is between half the gap and three times the gap long, its two
+    ///   pictures are of one size, and only once.
     ///
     /// A picture that was thinned is one that is not chosen ([`super::PlanThinner`]). Where that was foretold wrongly,
     /// because times went back, the choice is made among those that are there.
@@ -70,6 +78,8 @@ impl SamplingPlan {
             seen.retain(|s| matches!(s, Seen::Frame(_)));
             (rgb, pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
         }
+        // Between two sizes there is no motion to see: the source changed there.
+        pairs.retain(|pair| seen[pair.first].size() == seen[pair.second].size());
         let mut kept = [false; FRAMES_PER_SECOND_MAX];
         rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).for_each(|&index| kept[index] = true);
         // Where a frame that is kept lies once the others are gone.

@@ -8,8 +8,8 @@ use super::run::track_index;
 use crate::ingest::{MediaItem, Track};
 use crate::time::{NANOS_PER_SECOND, samples_to_nanos};
 
-/// A track further ahead than this of everything that was there before is on another time line, ns.
-pub(super) const JUMP_FORWARD_NS: u64 = 2_000_000_000;
+/// A track of two that is further ahead than this of everything that was there before is on another time line, ns.
+pub(super) const BRIDGE_NS: u64 = 2_000_000_000;
 
 /// A track that goes back by more than this is on another time line, ns.
 pub(super) const JUMP_BACK_NS: u64 = 500_000_000;
@@ -25,7 +25,7 @@ const HELD_MAX: [usize; 2] = [128, 8192];
 pub(super) fn span(item: &MediaItem) -> Option<(Track, u64, u64)> {
     match item {
         MediaItem::Frame(frame) => Some((Track::Video, frame.pts.0, frame.pts.0)),
-        MediaItem::Thinned { pts, .. } => Some((Track::Video, pts.0, pts.0)),
+        MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, pts.0, pts.0)),
         MediaItem::Pcm(chunk) => {
             let end = chunk.pts.0.saturating_add(samples_to_nanos(chunk.frames() as u64, chunk.rate));
             Some((Track::Audio, chunk.pts.0, end))
@@ -38,7 +38,7 @@ pub(super) fn span(item: &MediaItem) -> Option<(Track, u64, u64)> {
 pub(super) fn weight(item: &MediaItem) -> u64 {
     match item {
         MediaItem::Pcm(chunk) => chunk.frames() as u64,
-        MediaItem::Frame(_) | MediaItem::Thinned { .. } => 1,
+        MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Lost { .. } => 1,
         _ => 0,
     }
 }
@@ -79,9 +79,10 @@ impl Position {
         }
     }
 
-    /// Whether an item at `pts` goes on from here, the line reaching to `reach`.
-    pub fn continues(&self, pts: u64, reach: u64) -> bool {
-        pts.saturating_add(JUMP_BACK_NS) >= self.latest && pts <= reach.max(self.next).saturating_add(JUMP_FORWARD_NS)
+    /// Whether an item at `pts` goes on from here, the line reaching to `reach`. Further ahead than `bridge_ns` of everything
+    /// that was there before is another time line.
+    pub fn continues(&self, pts: u64, reach: u64, bridge_ns: u64) -> bool {
+        pts.saturating_add(JUMP_BACK_NS) >= self.latest && pts <= reach.max(self.next).saturating_add(bridge_ns)
     }
 }
 
@@ -98,15 +99,15 @@ impl Line {
         self.positions.iter().flatten().map(|p| p.next).max()
     }
 
-    /// Whether an item of `track` at `pts` belongs to this line. The first item of a track may lie up to `lag_ns` before
+    /// Whether an item of `track` at `pts` belongs to this line. The first item of a track may lie up to the patience before
     /// the first of the other.
-    pub fn admits(&self, track: Track, pts: u64, lag_ns: u64) -> bool {
+    pub fn admits(&self, track: Track, pts: u64, lag_ns: u64, bridge_ns: u64) -> bool {
         let Some(reach) = self.reach() else { return true };
         match &self.positions[track_index(track)] {
-            Some(position) => position.continues(pts, reach),
+            Some(position) => position.continues(pts, reach, bridge_ns),
             None => {
-                let earliest = self.start.saturating_sub(lag_ns.max(JUMP_FORWARD_NS));
-                pts >= earliest && pts <= reach.saturating_add(JUMP_FORWARD_NS)
+                let earliest = self.start.saturating_sub(lag_ns.max(bridge_ns));
+                pts >= earliest && pts <= reach.saturating_add(bridge_ns)
             }
         }
     }

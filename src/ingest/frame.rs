@@ -3,10 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use image::{ImageReader, ImageResult, RgbImage};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
 use super::pool::Pooled;
+use super::wholeness;
 use crate::time::Pts;
+
+/// The largest picture that is decoded, pixels: the largest that cameras make, and 16K video (15360×8640). Four numbers of two
+/// bytes a pixel are a gigabyte, which is as much as one bad file may cost.
+pub const PIXELS_MAX: u64 = 134_217_728;
+
+/// The longest side of a picture that is decoded, pixels.
+pub const SIDE_MAX: u32 = 32_768;
 
 /// One picture: packed RGB8, row-major, no padding between rows (`data.len() == width * height * 3`).
 ///
@@ -43,12 +52,44 @@ impl Frame {
     }
 }
 
-/// Reads a still picture; what it is is told by its content, not its name.
+/// Reads a still picture the right way up; what it is is told by its content, not its name.
 ///
 /// # Errors
-/// When it cannot be read or decoded.
-pub fn read_still(path: &Path) -> ImageResult<RgbImage> {
-    Ok(ImageReader::open(path)?.with_guessed_format()?.decode()?.into_rgb8())
+/// Why it cannot be read or decoded, on one line.
+pub fn read_still(path: &Path) -> Result<RgbImage, String> {
+    let reason = |e: &dyn std::fmt::Display| e.to_string().replace('\n', " ");
+    let reader = ImageReader::open(path).map_err(|e| reason(&e))?.with_guessed_format().map_err(|e| reason(&e))?;
+    if let Some(format) = wholeness::unsupported_file(path) {
+        return Err(format!("{format} pictures are not supported"));
+    }
+    let broken = |e: &dyn std::fmt::Display| match wholeness::cut_off(path) {
+        Some(cut) => format!("the picture is cut off: {cut}"),
+        None => reason(e),
+    };
+    let mut decoder = reader.into_decoder().map_err(|e| broken(&e))?;
+    let (width, height) = decoder.dimensions();
+    // Before any memory is taken for it: a few bytes can say that they are a picture of any size.
+    if u64::from(width) * u64::from(height) > PIXELS_MAX || width.max(height) > SIDE_MAX {
+        let most = PIXELS_MAX / 1_000_000;
+        return Err(format!(
+            "a picture of {width}×{height} pixels; at most {most} million are decoded, {SIDE_MAX} a side"
+        ));
+    }
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(PIXELS_MAX * 8);
+    decoder.set_limits(limits).map_err(|e| broken(&e))?;
+    // What cannot be read of the metadata costs no picture.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| broken(&e))?;
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
+}
+
+/// Turns a picture the right way up.
+pub fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
+    let mut image = DynamicImage::ImageRgb8(image);
+    image.apply_orientation(orientation);
+    image.into_rgb8()
 }
 
 /// A picture of at most `height` lines, as a video of its size is scaled down on ingest; the width keeps the aspect.

@@ -43,11 +43,17 @@ pub enum Cause {
     Format,
     /// The policy for sources refuses where it leads.
     Refused,
+    /// This machine cannot listen where the source says.
+    CannotListen,
+    /// It listens, and nobody has called. No failure: it goes on listening.
+    NoCaller,
+    /// The process ended while it was being opened.
+    Crashed,
     Other,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 22] = [
+    pub const ALL: [Cause; 25] = [
         Cause::HostNotFound,
         Cause::HostUnreachable,
         Cause::ConnectionRefused,
@@ -69,6 +75,9 @@ impl Cause {
         Cause::MissingPlugin,
         Cause::Format,
         Cause::Refused,
+        Cause::CannotListen,
+        Cause::NoCaller,
+        Cause::Crashed,
         Cause::Other,
     ];
 
@@ -96,6 +105,9 @@ impl Cause {
             Cause::MissingPlugin => "missing-plugin",
             Cause::Format => "format",
             Cause::Refused => "refused",
+            Cause::CannotListen => "cannot-listen",
+            Cause::NoCaller => "no-caller",
+            Cause::Crashed => "crashed",
             Cause::Other => "other",
         }
     }
@@ -122,13 +134,19 @@ pub enum Incident {
     AdBreakBegan,
     /// The stream says that the programme is back.
     AdBreakEnded,
+    /// What the source says of the time cannot be: it is off by days, or jumps. Wall time is that of arrival from now on.
+    ClockImplausible,
+    /// The source's clock has been plausible for a while, and counts again.
+    ClockPlausible,
+    /// The pictures changed their size, or the sound its rate or channels. The run goes on.
+    FormatChanged { track: Track },
     /// A new run began in the middle of a connection or after it.
     RunStarted(super::Discontinuity),
 }
 
 impl Incident {
     /// Every value of [`Incident::as_str`].
-    pub const NAMES: [&str; 10] = [
+    pub const NAMES: [&str; 13] = [
         "track-stalled",
         "track-recovered",
         "track-lost",
@@ -138,6 +156,9 @@ impl Incident {
         "segment-lost",
         "ad-break-began",
         "ad-break-ended",
+        "clock-implausible",
+        "clock-plausible",
+        "format-changed",
         "run-started",
     ];
 
@@ -153,6 +174,9 @@ impl Incident {
             Incident::SegmentLost(_) => "segment-lost",
             Incident::AdBreakBegan => "ad-break-began",
             Incident::AdBreakEnded => "ad-break-ended",
+            Incident::ClockImplausible => "clock-implausible",
+            Incident::ClockPlausible => "clock-plausible",
+            Incident::FormatChanged { .. } => "format-changed",
             Incident::RunStarted(_) => "run-started",
         }
     }
@@ -162,12 +186,15 @@ impl Incident {
             Incident::TrackStalled { track, .. }
             | Incident::TrackRecovered { track, .. }
             | Incident::TrackLost { track }
-            | Incident::TrackAdded { track } => Some(*track),
+            | Incident::TrackAdded { track }
+            | Incident::FormatChanged { track } => Some(*track),
             Incident::TcpFallback
             | Incident::ClockWrapped
             | Incident::SegmentLost(_)
             | Incident::AdBreakBegan
             | Incident::AdBreakEnded
+            | Incident::ClockImplausible
+            | Incident::ClockPlausible
             | Incident::RunStarted(_) => None,
         }
     }

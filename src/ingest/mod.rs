@@ -15,6 +15,7 @@ pub mod outlet;
 pub mod pcm;
 #[cfg(feature = "gst")]
 mod pcr;
+pub mod plausible;
 #[cfg(feature = "gst")]
 pub mod plugins;
 pub mod pool;
@@ -22,10 +23,12 @@ pub mod replay;
 pub mod supervise;
 pub mod template;
 pub mod thin;
+pub mod tone;
 pub mod uri;
 mod watch;
 #[cfg(feature = "gst")]
 mod web;
+pub mod wholeness;
 
 use crossbeam_channel::Sender;
 use serde::Serialize;
@@ -53,12 +56,17 @@ pub enum MediaItem {
         /// Monotonic clock when the decoder handed the picture over, ns.
         arrived_ns: u64,
     },
+    /// A picture that came and cannot be shown, because what it builds on is missing: only its time goes on.
+    Lost {
+        pts: Pts,
+    },
     Pcm(PcmChunk),
     /// The source opened and knows its tracks. Sent once per connection, before any data of it.
     Opened(Tracks),
     /// The track brings no more data in this connection.
     TrackEnded(Track),
-    /// Ties a PTS to wall time better than arrival does.
+    /// Ties a PTS to wall time better than arrival does. One whose source is [`crate::time::WallSource::Arrival`] takes the one
+    /// before back.
     Wall {
         pts: Pts,
         wall: WallTime,
@@ -74,6 +82,18 @@ pub enum MediaItem {
     Incident(Incident),
     /// The last item, always sent: the stream is over.
     Ended(End),
+}
+
+impl MediaItem {
+    /// The track and the time of an item with data.
+    pub const fn track_and_pts(&self) -> Option<(Track, Pts)> {
+        match self {
+            MediaItem::Frame(frame) => Some((Track::Video, frame.pts)),
+            MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, *pts)),
+            MediaItem::Pcm(chunk) => Some((Track::Audio, chunk.pts)),
+            _ => None,
+        }
+    }
 }
 
 /// Which tracks a source has. A source without either is refused before any data.
@@ -101,6 +121,15 @@ pub enum Track {
     Audio,
 }
 
+impl Track {
+    pub const fn other(self) -> Self {
+        match self {
+            Track::Video => Track::Audio,
+            Track::Audio => Track::Video,
+        }
+    }
+}
+
 /// Why a run ended and another begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -111,10 +140,6 @@ pub enum Discontinuity {
     JumpForward,
     /// PTS went back.
     JumpBack,
-    /// The pictures changed their size.
-    PictureFormat,
-    /// The sound changed its rate or channels.
-    SoundFormat,
     /// A track came in.
     Tracks,
     /// The playlist says so (`EXT-X-DISCONTINUITY`): an advertisement begins or ends, mostly.
@@ -127,12 +152,10 @@ impl Discontinuity {
         matches!(self, Discontinuity::Reconnect | Discontinuity::JumpForward | Discontinuity::JumpBack)
     }
 
-    pub const ALL: [Discontinuity; 7] = [
+    pub const ALL: [Discontinuity; 5] = [
         Discontinuity::Reconnect,
         Discontinuity::JumpForward,
         Discontinuity::JumpBack,
-        Discontinuity::PictureFormat,
-        Discontinuity::SoundFormat,
         Discontinuity::Tracks,
         Discontinuity::Playlist,
     ];

@@ -16,6 +16,30 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
+/// Why a picture that came was not decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// No key frame came before it since the source was opened.
+    BeforeKeyFrame,
+    /// Data were lost, and no key frame has come since.
+    AfterLoss,
+    /// The decoder says that it is not whole.
+    Corrupt,
+}
+
+impl Dropped {
+    pub const ALL: [Dropped; 3] = [Dropped::BeforeKeyFrame, Dropped::AfterLoss, Dropped::Corrupt];
+
+    /// As metric labels say it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Dropped::BeforeKeyFrame => "before-key-frame",
+            Dropped::AfterLoss => "after-loss",
+            Dropped::Corrupt => "corrupt",
+        }
+    }
+}
+
 /// Counts of one source over all its connections, and what was found out about it. Loss is a number, never a silence.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -27,6 +51,10 @@ pub struct Counters {
     pub untimed: AtomicU64,
     /// Buffers of a track that showed up after the tracks had been declared.
     pub undeclared: AtomicU64,
+    /// Pictures that came and were not decided, by [`Dropped`].
+    pub dropped: [AtomicU64; Dropped::ALL.len()],
+    /// Places where the data were found to be damaged or to be missing something.
+    pub faults: AtomicU64,
     /// Connections made again after the first.
     pub reconnects: AtomicU64,
     /// Connections whose pipeline did not stop in time and was left to itself.
@@ -34,6 +62,21 @@ pub struct Counters {
     /// HLS: whether the first playlist of media that was ever seen was whole already (`EXT-X-ENDLIST`). Then it is a recording,
     /// and its end the end; a channel says the same when its packager stops, and comes back.
     pub on_demand: OnceLock<bool>,
+}
+
+impl Counters {
+    pub fn drop_picture(&self, why: Dropped) {
+        self.dropped[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn dropped(&self, why: Dropped) -> u64 {
+        self.dropped[why as usize].load(Ordering::Relaxed)
+    }
+
+    /// How often the data were found to be damaged. That a recording begins before its first key frame is no damage.
+    pub fn damage(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed) + self.dropped(Dropped::AfterLoss) + self.dropped(Dropped::Corrupt)
+    }
 }
 
 /// Sends items of one source; clones share the stop request.

@@ -48,8 +48,27 @@ pub struct Policy {
     pub backoff_min: Duration,
     /// Longest pause. Pauses double from one to the other.
     pub backoff_max: Duration,
+    /// The same where the server does not take the login: cameras lock a user out, or the address, after a few wrong
+    /// passwords, and whoever knows the right one with it.
+    pub login_backoff_min: Duration,
+    pub login_backoff_max: Duration,
+    /// The source waits for a caller, as long as it takes.
+    pub listens: bool,
     /// A connection that lasted this long starts the pauses over; one that fails at once does not.
     pub healthy_after: Duration,
+}
+
+impl Policy {
+    /// For a source that waits for others to call: whoever called and has left must find it open when he calls again.
+    pub fn listening() -> Self {
+        Self {
+            listens: true,
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(1),
+            healthy_after: Duration::ZERO,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Policy {
@@ -63,6 +82,9 @@ impl Default for Policy {
             stall_cause: Cause::Stalled,
             backoff_min: Duration::from_secs(1),
             backoff_max: Duration::from_secs(30),
+            login_backoff_min: Duration::from_secs(60),
+            login_backoff_max: Duration::from_secs(15 * 60),
+            listens: false,
             healthy_after: Duration::from_secs(10),
         }
     }
@@ -125,7 +147,7 @@ impl Open for Supervisor {
     /// What the inner [`Open::open`] refuses at the first attempt, in the caller's thread. With
     /// [`Policy::retry_first`] only [`Error::Usage`] is refused: another attempt cannot mend that.
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
-        self.observer.state(SourceState::Connecting);
+        self.observer.state(connecting(&self.policy));
         let (inner_to, inner_from) = bounded(INNER_CAPACITY);
         let first = match self.inner.open(uri, inner_to) {
             Ok(source) => Ok((source, inner_from)),
@@ -148,6 +170,7 @@ impl Open for Supervisor {
             is_run_open: false,
             tracks: None,
             attempt: 0,
+            refused_logins: 0,
             jitter: Jitter::new(uri, self.clock.unix_ns()),
         };
         let thread = std::thread::Builder::new()
@@ -204,6 +227,8 @@ struct Run {
     tracks: Option<Tracks>,
     /// Attempts since the last healthy connection.
     attempt: u32,
+    /// Of these, in a row, the last ones that failed because the server does not take the login.
+    refused_logins: u32,
     jitter: Jitter,
 }
 
@@ -231,7 +256,11 @@ impl Run {
                     let is_recording = self.counters.on_demand.get() == Some(&true);
                     self.policy.reopen_on_end && self.opened_once && !is_recording
                 }
-                End::Failed { .. } => self.opened_once || self.policy.retry_first,
+                // A caller who sends what cannot be played is not the last one.
+                End::Failed { kind, .. } => {
+                    let is_callers = self.policy.listens && *kind != Cause::CannotListen;
+                    self.opened_once || self.policy.retry_first || is_callers
+                }
             };
             if !again {
                 return self.finish(end);
@@ -247,7 +276,14 @@ impl Run {
                 End::Failed { kind, cause, .. } => (kind, cause),
             };
             self.attempt = self.attempt.saturating_add(1);
-            let retry_in = self.jitter.apply(backoff(&self.policy, self.attempt));
+            let pause = if kind == Cause::NotAuthorized {
+                self.refused_logins = self.refused_logins.saturating_add(1);
+                backoff(self.policy.login_backoff_min, self.policy.login_backoff_max, self.refused_logins)
+            } else {
+                self.refused_logins = 0;
+                backoff(self.policy.backoff_min, self.policy.backoff_max, self.attempt)
+            };
+            let retry_in = self.jitter.apply(pause);
             tracing::warn!(
                 uri = crate::redact::uri(&self.uri),
                 attempt = self.attempt,
@@ -261,7 +297,7 @@ impl Run {
             if self.outlet.stopped() {
                 return self.finish(End::Finished);
             }
-            self.observer.state(SourceState::Connecting);
+            self.observer.state(connecting(&self.policy));
             let (inner_to, inner_from) = bounded(INNER_CAPACITY);
             next = self.inner.open(&self.uri, inner_to).map(|source| (source, inner_from));
         }
@@ -299,11 +335,7 @@ impl Run {
                         MediaItem::TrackEnded(track) => self.track_ended(*track, &mut watch),
                         _ => {}
                     }
-                    let track = match &item {
-                        MediaItem::Frame(_) | MediaItem::Thinned { .. } => Some(Track::Video),
-                        MediaItem::Pcm(_) => Some(Track::Audio),
-                        _ => None,
-                    };
+                    let track = item.track_and_pts().map(|(track, _)| track);
                     if track.is_some() && now_ns.saturating_sub(began_ns) > nanos(self.policy.healthy_after) {
                         self.attempt = 0;
                     }
@@ -409,10 +441,19 @@ fn failure_of(e: Error) -> End {
     }
 }
 
-/// Pause before attempt `attempt` (from 1): doubles from `backoff_min` to `backoff_max`.
-fn backoff(policy: &Policy, attempt: u32) -> Duration {
+/// What is said of a source that is being opened.
+fn connecting(policy: &Policy) -> SourceState {
+    if policy.listens {
+        let (kind, cause) = (Cause::NoCaller, "waiting for a caller".to_owned());
+        return SourceState::Waiting { attempt: 1, retry_in: Duration::ZERO, kind, cause };
+    }
+    SourceState::Connecting
+}
+
+/// Pause before attempt `attempt` (from 1): doubles from `min` to `max`.
+fn backoff(min: Duration, max: Duration, attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(20);
-    policy.backoff_min.saturating_mul(1 << doublings).min(policy.backoff_max)
+    min.saturating_mul(1 << doublings).min(max)
 }
 
 /// Shortens pauses by up to a quarter, so that many streams of a server that restarts do not come back at once.

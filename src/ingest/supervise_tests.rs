@@ -227,10 +227,34 @@ fn silence_is_a_failure_after_the_stall_time() {
 #[test]
 fn pauses_stop_growing() {
     let policy = Policy::default();
-    assert_eq!(backoff(&policy, 1), Duration::from_secs(1));
-    assert_eq!(backoff(&policy, 5), Duration::from_secs(16));
-    assert_eq!(backoff(&policy, 6), Duration::from_secs(30));
-    assert_eq!(backoff(&policy, u32::MAX), Duration::from_secs(30));
+    let pause = |attempt| backoff(policy.backoff_min, policy.backoff_max, attempt);
+    assert_eq!(pause(1), Duration::from_secs(1));
+    assert_eq!(pause(5), Duration::from_secs(16));
+    assert_eq!(pause(6), Duration::from_secs(30));
+    assert_eq!(pause(u32::MAX), Duration::from_secs(30));
+}
+
+#[test]
+fn a_login_that_is_not_taken_is_not_tried_often() {
+    let refused = || {
+        let (kind, cause, advice) = (Cause::NotAuthorized, "not authorized (401)".into(), "a".into());
+        Script { items: vec![], end: Some(End::Failed { kind, cause, advice }) }
+    };
+    let plays = |end| Script { items: vec![opened(), sound(1)], end };
+    let mut scripts = vec![plays(failed("cable"))];
+    scripts.extend((0..6).map(|_| refused()));
+    scripts.extend([plays(failed("cable")), refused(), plays(None)]);
+    let b = bench(Policy::default(), scripts);
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://ann:wrong@h/a", to).unwrap();
+    let items: Vec<MediaItem> = from.iter().take(8).collect();
+    assert_eq!(items.len(), 8, "it plays in the end");
+    source.stop();
+    let slept = b.sleeper.0.lock().unwrap().clone();
+    for (pause, nominal) in slept.iter().zip([1, 60, 120, 240, 480, 900, 900, 30, 60]) {
+        let nominal = Duration::from_secs(nominal);
+        assert!(*pause <= nominal && *pause >= nominal.mul_f64(0.75), "{pause:?} of {nominal:?}: {slept:?}");
+    }
 }
 
 fn picture(pts: u64) -> MediaItem {

@@ -8,7 +8,7 @@ use url::Url;
 use super::Pace;
 use super::incident::Cause;
 use crate::error::{Error, Result};
-use crate::redact;
+use crate::{redact, userinfo};
 
 /// The schemes the program knows, as error messages list them.
 pub const KNOWN_SCHEMES: &str =
@@ -154,14 +154,14 @@ impl Location {
         if rest.is_empty() || rest.starts_with('/') {
             return Err(Error::Usage(format!("{}: the host is missing; write {scheme}://HOST…", redact::uri(given))));
         }
-        // srt://:9000 and udp://@:5004 (listen on all interfaces) have no host by right.
-        if !matches!(kind, Kind::Srt | Kind::Udp) && Url::parse(given).is_err() {
-            return Err(Error::Usage(format!(
-                "{}: not a valid URL; check host and port, and percent-encode special characters in the password",
-                redact::uri(given)
-            )));
-        }
-        Ok(Self { kind, uri: percent_encode(given), test: None })
+        let clear = userinfo::canonical(given)
+            // srt://:9000 and udp://@:5004 (listen on all interfaces) have no host by right.
+            .filter(|clear| matches!(kind, Kind::Srt | Kind::Udp) || Url::parse(clear).is_ok())
+            .ok_or_else(|| {
+                let (shown, advice) = (redact::uri(given), userinfo::ADVICE);
+                Error::Usage(format!("{shown}: not a valid URL; check host and port, and {advice}"))
+            })?;
+        Ok(Self { kind, uri: percent_encode(&clear), test: None })
     }
 
     /// What the source promises about its timing under `pacing`.
@@ -188,6 +188,14 @@ impl Location {
             Kind::Hls => 24_000,
         };
         ms * 1_000_000
+    }
+
+    /// Whether it waits for others to call: an SRT listener.
+    pub fn listens(&self) -> bool {
+        let rest = self.uri.split_once("://").map_or("", |(_, rest)| rest);
+        let (host, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mode = query.split('&').find_map(|pair| pair.strip_prefix("mode="));
+        self.kind == Kind::Srt && mode.map_or(host.starts_with(':'), |mode| mode == "listener")
     }
 
     /// Whether the appsinks wait for the clock.
@@ -330,6 +338,21 @@ mod tests {
     }
 
     #[test]
+    fn listeners_are_told_from_callers() {
+        for (given, listens) in [
+            ("srt://:9000", true),
+            ("srt://:9000?mode=listener", true),
+            ("srt://0.0.0.0:9000?latency=200&mode=listener", true),
+            ("srt://:9000?mode=caller", false),
+            ("srt://h:9000", false),
+            ("srt://h:9000?mode=rendezvous", false),
+            ("rtsp://h/x?mode=listener", false),
+        ] {
+            assert_eq!(Location::parse(given).unwrap().listens(), listens, "{given}");
+        }
+    }
+
+    #[test]
     fn only_hls_and_realtime_recordings_wait_for_the_clock() {
         let sync = |given: &str, pacing| Location::parse(given).unwrap().sync(pacing);
         assert!(sync("http://h/a.m3u8", Pacing::Auto));
@@ -350,6 +373,14 @@ mod tests {
         assert!(Location::parse("rtsp:///live").is_err());
         assert!(Location::parse("http://h:notaport/a.mp4").is_err());
         assert!(Location::parse("").is_err());
+        let said = Location::parse("rtsp://ann:p@ss/word@cam/live").unwrap_err().to_string();
+        assert!(said.contains("@ as %40") && !said.contains("ss/word") && !said.contains("p@ss"), "{said}");
+    }
+
+    #[test]
+    fn a_login_reaches_gstreamer_as_it_was_meant() {
+        let uri = Location::parse("rtsp://ann:p@ss#1/x?:é@127.0.0.1:8554/digest").unwrap().uri;
+        assert_eq!(uri, "rtsp://ann:p%40ss%231%2Fx%3F%3A%C3%A9@127.0.0.1:8554/digest");
     }
 
     #[test]

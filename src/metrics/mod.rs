@@ -84,6 +84,7 @@ pub(crate) struct Families {
     converted: IntCounterVec,
     samples: IntCounterVec,
     discarded: IntCounterVec,
+    dropped: IntCounterVec,
     latency: HistogramVec,
     probability: GaugeVec,
     last_decision: GaugeVec,
@@ -216,6 +217,12 @@ impl Metrics {
                 "touchline_items_discarded_total",
                 "Pictures or pieces of sound that came too late or belonged to a time line that was left.",
                 &["stream", "track"],
+            ),
+            dropped: counters(
+                r,
+                "touchline_frames_dropped_total",
+                "Pictures that came and were not decided because what they build on is missing, by reason.",
+                &["stream", "reason"],
             ),
             latency: histograms(
                 r,

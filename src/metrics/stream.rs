@@ -10,6 +10,7 @@ use super::{Families, ShadowMetrics, nanos_to_seconds};
 use crate::clip::GapReason;
 use crate::decision::{Event, EventKind, WindowEstimate};
 use crate::ingest::incident::{Cause, Incident};
+use crate::ingest::outlet::Dropped;
 use crate::ingest::{Track, Tracks};
 use crate::labels::{ClassSet, Modality};
 
@@ -32,6 +33,8 @@ pub struct StreamMetrics {
     samples: IntCounter,
     discarded_video: IntCounter,
     discarded_audio: IntCounter,
+    /// By reason, in the order of [`Dropped::ALL`].
+    dropped: Vec<IntCounter>,
     latency: Histogram,
     /// By class, in pack order.
     probability: Vec<Gauge>,
@@ -64,6 +67,7 @@ impl StreamMetrics {
             samples: families.samples.with_label_values(&[id]),
             discarded_video: families.discarded.with_label_values(&[id, "video"]),
             discarded_audio: families.discarded.with_label_values(&[id, "audio"]),
+            dropped: Dropped::ALL.iter().map(|d| families.dropped.with_label_values(&[id, d.as_str()])).collect(),
             latency: families.latency.with_label_values(&[id]),
             probability: classes
                 .names()
@@ -104,6 +108,7 @@ impl StreamMetrics {
         }
         forget(&f.latency, &[id]);
         GapReason::ALL.iter().for_each(|reason| forget(&f.gapped, &[id, reason.as_str()]));
+        Dropped::ALL.iter().for_each(|why| forget(&f.dropped, &[id, why.as_str()]));
         Incident::NAMES.iter().for_each(|name| forget(&f.incidents, &[id, *name]));
         Cause::ALL.iter().for_each(|cause| forget(&f.failures, &[id, cause.as_str()]));
         STATES.iter().for_each(|state| forget(&f.states, &[id, *state]));
@@ -128,7 +133,7 @@ impl StreamMetrics {
         }
         self.state_since.set(unix_ns as f64 / 1e9);
         self.next_try.set(next_try_ns.map_or(0.0, |ns| ns as f64 / 1e9));
-        if let Some(cause) = cause.filter(|_| !self.is_removed()) {
+        if let Some(cause) = cause.filter(|cause| *cause != Cause::NoCaller && !self.is_removed()) {
             self.failures.with_label_values(&[self.id.as_str(), cause.as_str()]).inc();
         }
         if state != "playing" {
@@ -192,6 +197,11 @@ impl StreamMetrics {
             Track::Video => self.discarded_video.inc_by(count),
             Track::Audio => self.discarded_audio.inc_by(count),
         }
+    }
+
+    /// `count` pictures came and were not decided.
+    pub fn dropped(&self, why: Dropped, count: u64) {
+        self.dropped[why as usize].inc_by(count);
     }
 
     /// A decision was published `ns` nanoseconds after the last sample of its second arrived.

@@ -86,6 +86,7 @@ fn filled() -> Metrics {
     stream.converted();
     stream.samples(48_000);
     stream.discarded(Track::Audio, 3);
+    stream.dropped(crate::ingest::outlet::Dropped::AfterLoss, 7);
     stream.latency(700_000_000);
     stream.estimate(&WindowEstimate {
         share: vec![1.0, 0.0, 0.0],
@@ -125,6 +126,7 @@ fn every_value_told_is_in_the_text() {
         (r#"touchline_decisions_total{modality="audio",stream="court \"1\""}"#, 1.0),
         (r#"touchline_decisions_total{modality="rgb",stream="court \"1\""}"#, 0.0),
         (r#"touchline_events_total{class="tennis",kind="onset",stream="court \"1\""}"#, 1.0),
+        (r#"touchline_frames_dropped_total{reason="after-loss",stream="court \"1\""}"#, 7.0),
         (r#"touchline_items_discarded_total{stream="court \"1\"",track="audio"}"#, 3.0),
         (r#"touchline_decision_latency_seconds_bucket{stream="court \"1\"",le="0.5"}"#, 0.0),
         (r#"touchline_decision_latency_seconds_bucket{stream="court \"1\"",le="0.75"}"#, 1.0),
@@ -169,7 +171,7 @@ fn every_family_is_typed_explained_and_named_by_the_rules() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 40 + PROCESS_FAMILIES, "{types:?}");
+    assert_eq!(types.len(), 41 + PROCESS_FAMILIES, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");

@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -59,6 +60,8 @@ impl JsonlWriter {
         }
         let place = path.display().to_string();
         let fail = |e: io::Error| output_error(&place, &e);
+        // Opening a pipe for writing waits until somebody reads it: that would look like a program that hangs.
+        let _held = hold_pipe(path)?;
         let mut file = OpenOptions::new()
             .read(keep && path.is_file())
             .write(true)
@@ -204,6 +207,27 @@ fn output_error(place: &str, error: &io::Error) -> Error {
     let text = error.to_string();
     let cause = text.split(" (os error").next().unwrap_or_default().to_lowercase();
     Error::output(place, format!("cannot write records: {cause}"), advice)
+}
+
+/// If `path` is a pipe, opens it without waiting for a reader; held until it is open for good, so that the reader sees no end
+/// in between.
+///
+/// # Errors
+/// [`Error::Output`] when nobody reads it.
+pub fn hold_pipe(path: &Path) -> Result<Option<File>> {
+    if !std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo()) {
+        return Ok(None);
+    }
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => Err(Error::output(
+            path.display().to_string(),
+            "nobody reads this pipe",
+            "start its reader first, or give a file",
+        )),
+        Err(e) => Err(output_error(&path.display().to_string(), &e)),
+    }
 }
 
 #[cfg(test)]

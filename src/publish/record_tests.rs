@@ -142,6 +142,12 @@ fn all_records() -> Vec<String> {
         Incident::TrackAdded { track: Track::Video },
         Incident::TcpFallback,
         Incident::ClockWrapped,
+        Incident::SegmentLost(Cause::NotFound),
+        Incident::AdBreakBegan,
+        Incident::AdBreakEnded,
+        Incident::ClockImplausible,
+        Incident::ClockPlausible,
+        Incident::FormatChanged { track: Track::Video },
     ];
     for incident in incidents.into_iter().chain(Discontinuity::ALL.map(Incident::RunStarted)) {
         lines.push(live.incident(&incident, RunId(3), 1_700_000_000_000_000_000));

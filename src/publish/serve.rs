@@ -46,7 +46,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
+            connections: crate::limits::connections(512),
             header: Duration::from_secs(20),
             write: Duration::from_secs(30),
             handshake: Duration::from_secs(10),
@@ -80,6 +80,9 @@ pub(super) async fn run(
             Ok(accepted) => accepted,
             Err(e) => {
                 // One connection that broke, or the system is out of files: the next try may go well.
+                if crate::limits::is_out_of_files(&e) {
+                    crate::limits::say_out_of_files();
+                }
                 tracing::debug!("a connection was not accepted: {e}");
                 sleep(ACCEPT_PAUSE).await;
                 continue;

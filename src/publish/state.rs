@@ -19,6 +19,8 @@ pub enum StreamState {
     Waiting { kind: Cause, cause: String, attempt: u32, retry_in_ns: u64 },
     /// An operator stopped it; it is opened when it is enabled again.
     Paused,
+    /// The program paused it.
+    Held { kind: Cause, cause: String, advice: String },
     /// The source came to its end.
     Ended,
     /// The source failed and will not be opened again.
@@ -31,7 +33,9 @@ impl StreamState {
     /// Why it is so, where there is a reason.
     pub const fn cause(&self) -> Option<Cause> {
         match self {
-            StreamState::Waiting { kind, .. } | StreamState::Failed { kind, .. } => Some(*kind),
+            StreamState::Waiting { kind, .. } | StreamState::Failed { kind, .. } | StreamState::Held { kind, .. } => {
+                Some(*kind)
+            }
             _ => None,
         }
     }
@@ -42,7 +46,7 @@ impl StreamState {
             StreamState::Connecting => "connecting",
             StreamState::Playing => "playing",
             StreamState::Waiting { .. } => "waiting",
-            StreamState::Paused => "paused",
+            StreamState::Paused | StreamState::Held { .. } => "paused",
             StreamState::Ended => "ended",
             StreamState::Failed { .. } => "failed",
             StreamState::Removed => "removed",
@@ -51,7 +55,7 @@ impl StreamState {
 
     /// Nothing comes of it as long as it is in this state.
     pub const fn is_over(&self) -> bool {
-        matches!(self, StreamState::Paused | StreamState::Ended | StreamState::Failed { .. } | StreamState::Removed)
+        !matches!(self, StreamState::Connecting | StreamState::Playing | StreamState::Waiting { .. })
     }
 
     /// The same state with URLs and secrets taken out of its texts.
@@ -62,6 +66,9 @@ impl StreamState {
             }
             StreamState::Failed { kind, cause, advice } => {
                 StreamState::Failed { kind, cause: redact::text(&cause), advice: redact::text(&advice) }
+            }
+            StreamState::Held { kind, cause, advice } => {
+                StreamState::Held { kind, cause: redact::text(&cause), advice: redact::text(&advice) }
             }
             state => state,
         }
@@ -105,7 +112,9 @@ impl<'a> StateFields<'a> {
                 next_try: Some(rfc3339(since_unix_ns.saturating_add_unsigned(*retry_in_ns))),
                 ..bare
             },
-            StreamState::Failed { cause, advice, .. } => Self { cause: Some(cause), advice: Some(advice), ..bare },
+            StreamState::Failed { cause, advice, .. } | StreamState::Held { cause, advice, .. } => {
+                Self { cause: Some(cause), advice: Some(advice), ..bare }
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use super::format::class_title;
 use super::record::{Missing, Published, StreamState};
 use crate::clip::GapReason;
 use crate::decision::{Event, EventKind, SecondOutcome, SecondPrediction, Why};
+use crate::ingest::incident::Cause;
 use crate::labels::{ClassSet, Modality};
 use crate::time::Pts;
 
@@ -92,16 +93,18 @@ impl Terminal {
         let text = match state {
             StreamState::Playing => return,
             StreamState::Connecting => "connecting".to_owned(),
+            StreamState::Waiting { kind: Cause::NoCaller, cause, .. } => cause.clone(),
             StreamState::Waiting { cause, retry_in_ns, .. } => {
                 format!("waiting: {cause}; next attempt in {:.1} s", *retry_in_ns as f64 / 1e9)
             }
             StreamState::Paused => "paused".to_owned(),
+            StreamState::Held { cause, advice, .. } => format!("paused: {cause}; {advice}"),
             StreamState::Ended => "ended".to_owned(),
             StreamState::Removed => "removed".to_owned(),
             StreamState::Failed { cause, advice, .. } => format!("failed: {cause}; {advice}"),
         };
         let code = match state {
-            StreamState::Failed { .. } => "31",
+            StreamState::Failed { .. } | StreamState::Held { .. } => "31",
             StreamState::Waiting { .. } => "33",
             _ => "2",
         };

@@ -63,6 +63,8 @@ pub struct Contents {
     pub streams: Vec<Stored>,
     /// By stream.
     pub restored: BTreeMap<String, Restored>,
+    /// How often the process has ended while a stream was being opened.
+    pub ends: BTreeMap<String, u32>,
 }
 
 /// Is told what became of a write, on the store's thread.
@@ -81,6 +83,10 @@ enum Message {
         stream: String,
         run: RunId,
     },
+    /// The stream is being opened. The sender is dropped when it is written.
+    Mark(String, Sender<()>),
+    /// It is no longer, and has played.
+    Unmark(String, bool),
     /// The sender is dropped when it is written.
     Ahead {
         stream: String,
@@ -125,7 +131,8 @@ impl Store {
     /// another process has it.
     pub fn open(path: &Path, metrics: Metrics) -> Result<(Self, StoreThread, Contents)> {
         let connection = schema::open(path)?;
-        let contents = read(&connection).map_err(|e| schema::failed(path, &e))?;
+        let contents =
+            count_ends(&connection).and_then(|()| read(&connection)).map_err(|e| schema::failed(path, &e))?;
         let (to, messages) = bounded(WAITING);
         let place = path.to_owned();
         let misses_runs = Arc::<AtomicBool>::default();
@@ -156,6 +163,19 @@ impl Store {
     /// Removes what is kept of a stream that is gone, but for the number of its run.
     pub fn forget(&self, id: &str) {
         self.offer(Message::Forget(id.to_owned()));
+    }
+
+    /// Notes that the source of a stream is about to be opened; returns when that is on the disk, or the disk takes too long.
+    pub fn mark(&self, id: &str) {
+        let (written_to, written) = bounded(0);
+        if self.to.send_timeout(Message::Mark(id.to_owned(), written_to), AHEAD_LIMIT).is_ok() {
+            let _ = written.recv_timeout(AHEAD_LIMIT);
+        }
+    }
+
+    /// Takes that back; `played`: and all that was counted before.
+    pub fn unmark(&self, id: &str, played: bool) {
+        self.offer(Message::Unmark(id.to_owned(), played));
     }
 
     /// Waits until everything is on the disk that was given before, `limit` at most. Whether it is.
@@ -238,6 +258,9 @@ fn read(connection: &Connection) -> rusqlite::Result<Contents> {
             _ => {}
         }
     }
+    let mut rows = connection.prepare("SELECT stream, ends FROM openings WHERE ends > 0")?;
+    let ends = rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)))?;
+    contents.ends = ends.collect::<rusqlite::Result<_>>()?;
     let mut rows = connection.prepare("SELECT stream, run FROM runs")?;
     let runs = rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)))?;
     for run in runs {
@@ -292,6 +315,8 @@ impl Writer {
                     self.tell(told, result);
                 }
                 Message::Close => return self.close(&mut records),
+                Message::Mark(id, _written) => self.note(mark(&self.connection, &id)),
+                Message::Unmark(id, played) => self.note(unmark(&self.connection, &id, played)),
                 Message::Run { stream, run } => self.runs.began(&stream, run),
                 Message::Ahead { stream, run, written } => {
                     self.runs.ahead(&stream, run);
@@ -324,11 +349,20 @@ impl Writer {
     /// Writes what is left, and which numbers of runs were not used after all.
     fn close(mut self, records: &mut Vec<Message>) {
         self.write(records);
+        // Whatever is still being opened has not ended the process: that ends in order.
+        self.note(self.connection.execute("UPDATE openings SET open = 0 WHERE open = 1", []).map(drop));
         // Without having heard of all that began it is not known which were.
         if !self.misses_runs.load(Ordering::Acquire)
             && let Err(e) = self.runs.give_back(&mut self.connection)
         {
             tracing::warn!("{}: the next start leaves numbers of runs out: {e}", self.place);
+        }
+    }
+
+    /// What a mark is worth is not worth a stream.
+    fn note(&self, result: rusqlite::Result<()>) {
+        if let Err(e) = result {
+            tracing::debug!("{}: which streams are being opened is not stored: {e}", self.place);
         }
     }
 
@@ -365,6 +399,21 @@ impl Writer {
     }
 }
 
+/// What is still marked was being opened when the last process ended.
+fn count_ends(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE openings SET ends = ends + 1, open = 0 WHERE open = 1", []).map(drop)
+}
+
+fn mark(connection: &Connection, id: &str) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO openings (stream, ends, open) VALUES (?1, 0, 1) ON CONFLICT (stream) DO UPDATE SET open = 1";
+    connection.execute(sql, [id]).map(drop)
+}
+
+fn unmark(connection: &Connection, id: &str, played: bool) -> rusqlite::Result<()> {
+    let sql = "UPDATE openings SET open = 0, ends = CASE WHEN ?2 THEN 0 ELSE ends END WHERE stream = ?1";
+    connection.execute(sql, params![id, played]).map(drop)
+}
+
 fn save(connection: &Connection, stored: &Stored) -> rusqlite::Result<()> {
     let settings = serde_json::to_string(&stored.settings).expect("settings have string keys only and serialise");
     let generation = i64::try_from(stored.generation).unwrap_or(i64::MAX);
@@ -376,6 +425,7 @@ fn save(connection: &Connection, stored: &Stored) -> rusqlite::Result<()> {
 fn delete(connection: &mut Connection, id: &str) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute("DELETE FROM streams WHERE id = ?1", [id])?;
+    transaction.execute("DELETE FROM openings WHERE stream = ?1", [id])?;
     forget(&transaction, id)?;
     transaction.commit()
 }
@@ -404,6 +454,7 @@ fn write_all(connection: &mut Connection, records: &[Message], runs: &Runs) -> r
             }
             Message::Forget(id) => forget(&transaction, id)?,
             Message::Save(..) | Message::Delete(..) | Message::Run { .. } | Message::Ahead { .. } => {}
+            Message::Mark(..) | Message::Unmark(..) => {}
             Message::Flush(_) | Message::Close => {}
         }
     }

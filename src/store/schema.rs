@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 const APPLICATION: i32 = 0x5463_684c;
 
 /// What each version of the file adds to the one before. Never change one that was released; append.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE streams (
         place INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
@@ -30,7 +31,16 @@ const STEPS: [&str; 1] = ["
         stream TEXT PRIMARY KEY,
         run INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    // Which streams are being opened, and how often the process has ended meanwhile.
+    "
+    CREATE TABLE openings (
+        stream TEXT PRIMARY KEY,
+        ends INTEGER NOT NULL,
+        open INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Version of the file that this program writes.
 const VERSION: i32 = STEPS.len() as i32;

@@ -40,12 +40,17 @@ impl Place {
 
     /// What a process would find that is started after this one was killed.
     fn after_a_kill(&self) -> Contents {
+        self.left_by_a_kill().open().2
+    }
+
+    /// The files as they are now.
+    fn left_by_a_kill(&self) -> Place {
         let copy = Place::new();
         for file in std::fs::read_dir(self.folder.path()).unwrap() {
             let file = file.unwrap();
             std::fs::copy(file.path(), copy.folder.path().join(file.file_name())).unwrap();
         }
-        copy.open().2
+        copy
     }
 
     fn refused(&self) -> String {
@@ -263,4 +268,36 @@ const VERSION_TO_COME: i32 = 1000;
 fn nothing_printed_holds_a_secret() {
     let stored = Stored { settings: settings("a"), generation: 1 };
     assert!(!format!("{stored:?}").contains("geheim"));
+}
+
+#[test]
+fn a_stream_that_was_being_opened_when_the_process_ended_is_known() {
+    let place = Place::new();
+    let (store, _thread, _) = place.open();
+    for id in ["opens", "played", "failed"] {
+        store.mark(id);
+    }
+    store.unmark("played", true);
+    store.unmark("failed", false);
+    assert!(store.flush(Duration::from_secs(10)));
+    let place = place.left_by_a_kill();
+    let (store, _thread, contents) = place.open();
+    assert_eq!(contents.ends, [("opens".to_owned(), 1)].into());
+    store.mark("opens");
+    let place = place.left_by_a_kill();
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.ends.get("opens"), Some(&2));
+    store.mark("opens");
+    store.unmark("opens", false);
+    drop((store, thread));
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.ends.get("opens"), Some(&2), "a failure in order counts for nothing");
+    store.mark("opens");
+    drop((store, thread));
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.ends.get("opens"), Some(&2), "nor does an end in order");
+    store.mark("opens");
+    store.unmark("opens", true);
+    drop((store, thread));
+    assert!(place.open().2.ends.is_empty());
 }

@@ -133,8 +133,6 @@ pub fn story(out: &[ClipOutput]) -> Vec<String> {
                     Discontinuity::Reconnect => "reconnect",
                     Discontinuity::JumpForward => "forward",
                     Discontinuity::JumpBack => "back",
-                    Discontinuity::PictureFormat => "picture-format",
-                    Discontinuity::SoundFormat => "sound-format",
                     Discontinuity::Tracks => "tracks",
                     Discontinuity::Playlist => "playlist",
                 };

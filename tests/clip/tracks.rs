@@ -197,9 +197,11 @@ fn what_comes_too_late_is_counted() {
 
 #[test]
 fn the_end_of_a_run_is_a_second_unless_it_is_a_mere_tail() {
-    // (length of pictures, length of sound, what is said). Half a second of sound or one frame will do.
+    // (length of pictures, length of sound, what is said). Half a second of sound or a tenth of pictures will do.
     let table = [
-        (2_040, 2_000, "run0 0.0 0.1 0.2"),
+        (2_040, 2_000, "run0 0.0 0.1 -video*1"),
+        (2_080, 2_040, "run0 0.0 0.1 -video*2 -audio*1920"),
+        (2_120, 2_000, "run0 0.0 0.1 0.2"),
         (2_000, 2_400, "run0 0.0 0.1 -audio*19200"),
         (2_000, 2_600, "run0 0.0 0.1 0.2"),
         (2_000, 2_000, "run0 0.0 0.1"),

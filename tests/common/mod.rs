@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file uses its own part of it.
 
 pub mod api;
+pub mod camera;
 pub mod http;
 pub mod live;
 pub mod origin;

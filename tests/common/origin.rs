@@ -32,8 +32,14 @@ pub enum Mood {
 /// Segments in the playlist.
 const WINDOW: usize = 6;
 
-/// Wall time of the first segment, ms since 1970: no time that any clock here says.
-pub const FIRST_MS: i64 = 1_600_000_000_000;
+/// Wall time of the first segment, ms since 1970: an hour ago, which no arrival here says.
+pub fn first_ms() -> i64 {
+    static FIRST: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
+    *FIRST.get_or_init(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
+        now.as_millis() as i64 - 3_600_000
+    })
+}
 
 struct Shared {
     mood: Mutex<Mood>,
@@ -149,14 +155,24 @@ fn playlist(shared: &Shared) -> String {
         if n > 0 && (ads[n] != ads[n - 1] || is_first_of_loop) {
             text += "#EXT-X-DISCONTINUITY\n";
         }
-        let ms = FIRST_MS + 1_000 * n as i64;
-        let (s, ms) = (ms / 1_000, ms % 1_000);
-        // Within the day of FIRST_MS (2020-09-13, from 12:26:40 on).
-        let of_day = s - 1_599_955_200;
-        let (h, m, s) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-        text += &format!("#EXT-X-PROGRAM-DATE-TIME:2020-09-13T{h:02}:{m:02}:{s:02}.{ms:03}Z\n#EXTINF:1.000,\n{n}.ts\n");
+        let ms = first_ms() + 1_000 * n as i64;
+        text += &format!("#EXT-X-PROGRAM-DATE-TIME:{}\n#EXTINF:1.000,\n{n}.ts\n", date(ms));
     }
     text
+}
+
+/// Milliseconds since 1970 as a date with time (Howard Hinnant, *chrono-Compatible Low-Level Date Algorithms*, `civil_from_days`).
+fn date(ms: i64) -> String {
+    let (of_day, days) = (ms.rem_euclid(86_400_000), ms.div_euclid(86_400_000) + 719_468);
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (s, ms) = (of_day / 1_000, of_day % 1_000);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
 }
 
 /// Kind of segment `n`, and which of its kind.

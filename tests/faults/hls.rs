@@ -5,7 +5,7 @@ use touchline::ingest::incident::Cause;
 use touchline::time::WallSource;
 
 use crate::PATIENCE;
-use crate::common::origin::{FIRST_MS, Mood, Origin};
+use crate::common::origin::{Mood, Origin, first_ms};
 use crate::common::watched::{Said, Watched};
 
 /// Breaks the origin and mends it again; gives the cause that was found.
@@ -92,7 +92,7 @@ fn segments_bring_their_dates_and_advertisements_begin_runs() {
         assert_eq!(wall.source, WallSource::HlsProgramDateTime);
         assert!(wall.uncertainty_ns >= 100_000_000 && wall.uncertainty_ns < 200_000_000, "{wall:?}");
         // A segment begins each second: its date is that of the second, whichever it is.
-        let ms = wall.unix_ns / 1_000_000 - FIRST_MS;
+        let ms = wall.unix_ns / 1_000_000 - first_ms();
         assert!((0..120_000).contains(&ms), "{wall:?}");
         let of_second = ms - 1_000 * index as i64;
         assert!(offset.is_none_or(|before: i64| (before - of_second).abs() <= 40), "{offset:?}, then {of_second}");

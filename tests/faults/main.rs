@@ -2,9 +2,11 @@
 //! and dawdle, and what is made of that, up to the seconds that would be classified.
 #![cfg(feature = "gst")]
 
+mod clock;
 #[path = "../common/mod.rs"]
 mod common;
 mod hls;
+mod listener;
 mod network;
 mod rtsp;
 mod ts;

@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
+use touchline::ingest::Track;
 use touchline::ingest::gst::GstOptions;
 use touchline::ingest::incident::{Cause, Incident};
-use touchline::ingest::{Discontinuity, Track};
 use touchline::time::WallSource;
 
 use crate::PATIENCE;
@@ -69,7 +69,8 @@ fn sound_that_stays_away_costs_no_picture_and_another_size_no_connection() {
     watched
         .until("second without sound", PATIENCE, |s| matches!(s, Said::Second { has_sound: false, frames: 20.., .. }));
     server.size(640, 360);
-    watched.until("run", PATIENCE, |said| matches!(said, Said::Run(Some(Discontinuity::PictureFormat))));
+    let changed = Incident::FormatChanged { track: Track::Video };
+    watched.until("change", PATIENCE, |said| matches!(said, Said::Incident(i) if *i == changed));
     watched.until("second", PATIENCE, |s| matches!(s, Said::Second { width: 640, .. }));
     server.send("audio", true);
     let heard = |said: &Said| matches!(said, Said::Incident(Incident::TrackRecovered { track: Track::Audio, .. }));

@@ -50,16 +50,18 @@ fn tracks_that_fall_silent_are_told_one_by_one() {
 }
 
 #[test]
-fn another_size_is_another_run_of_the_same_connection() {
+fn another_size_is_told_and_the_run_goes_on() {
     let mut sender = TsSender::udp();
     sender.start();
     let mut watched = Watched::start(sender.url());
     watched.until_classified(PATIENCE);
     watched.skip();
     sender.size(640, 360);
-    watched.until("run", PATIENCE, |said| matches!(said, Said::Run(Some(Discontinuity::PictureFormat))));
+    let changed = Incident::FormatChanged { track: Track::Video };
+    watched.until("change", PATIENCE, |said| matches!(said, Said::Incident(i) if *i == changed));
     watched.until("second", PATIENCE, |s| matches!(s, Said::Second { width: 640, .. }));
     assert!(!watched.all().iter().skip(3).any(|(_, said)| matches!(said, Said::State(_))), "no reconnect");
+    assert!(!watched.all().iter().any(|(_, said)| matches!(said, Said::Run(Some(_)))), "one run");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod common;
 mod failures;
 mod guarded;
+mod logins;
 mod recordings;
 mod servers;
 mod thinning;
@@ -42,6 +43,8 @@ struct Heard {
     /// PTS, samples per channel, rate, channels of each chunk.
     chunks: Vec<(u64, u64, u32, u16)>,
     ended_tracks: Vec<Track>,
+    /// Pictures that were dropped because what they build on is missing.
+    lost: usize,
     end: Option<End>,
 }
 
@@ -57,6 +60,7 @@ impl Heard {
             }
             MediaItem::Frame(frame) => self.frames.push(frame),
             MediaItem::Thinned { .. } => panic!("all pictures were asked for"),
+            MediaItem::Lost { .. } => self.lost += 1,
             MediaItem::Pcm(c) => self.chunks.push((c.pts.0, c.frames() as u64, c.rate, c.channels)),
             MediaItem::TrackEnded(track) => self.ended_tracks.push(track),
             MediaItem::Wall { .. } | MediaItem::Incident(_) => {}

@@ -1,10 +1,15 @@
 //! Files and the built-in test source.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use touchline::ingest::gst::GstOptions;
+use touchline::clock::ManualClock;
+use touchline::ingest::frame::Frame;
+use touchline::ingest::gst::{GstOpener, GstOptions};
+use touchline::ingest::outlet::Dropped;
 use touchline::ingest::uri::Pacing;
-use touchline::ingest::{End, MediaItem, Track, Tracks};
+use touchline::ingest::{End, MediaItem, Open, Track, Tracks};
 
 use crate::common::Fixtures;
 use crate::{BOTH, Heard, PATIENCE, all, failure, open, text};
@@ -223,4 +228,184 @@ fn the_tracks_of_a_recording_stay_in_step() {
     let heard = all(text(&path), GstOptions::default());
     assert_eq!((heard.frames.len(), heard.samples()), (200, 3 * 44_100));
     assert!(heard.chunks[0].0.abs_diff(5_000_000_000) < 50_000_000, "sound begins at {}", heard.chunks[0].0);
+}
+
+/// Mean difference of two pictures' numbers.
+fn difference(a: &Frame, b: &Frame) -> f64 {
+    assert_eq!((a.width, a.height), (b.width, b.height));
+    let sum: u64 = a.data.iter().zip(b.data.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    sum as f64 / a.data.len() as f64
+}
+
+fn assert_same(a: &Heard, b: &Heard) {
+    assert_eq!(a.chunks, b.chunks);
+    assert_eq!(a.frames.len(), b.frames.len());
+    for (a, b) in a.frames.iter().zip(&b.frames) {
+        assert_eq!((a.pts, a.width, a.height), (b.pts, b.width, b.height));
+        assert_eq!(a.data[..], b.data[..], "the picture at {}", a.pts);
+    }
+}
+
+#[test]
+fn formats_that_change_midway_change_nothing_else() {
+    let dir = Fixtures::new();
+    let part = |name: &str, size: &str, channels: u32, rate: u32| {
+        let path = dir.make(
+            name,
+            &format!(
+                "-f lavfi -i testsrc2=size={size}:rate=25:duration=3 -f lavfi -i sine=duration=3 \
+                 -c:v mpeg2video -b:v 1M -c:a ac3 -ac {channels} -ar {rate}"
+            ),
+        );
+        std::fs::read(path).unwrap()
+    };
+    let parts = [part("1.ts", "320x240", 2, 48_000), part("2.ts", "640x360", 6, 44_100)].concat();
+    let path = dir.write("both.ts", &parts);
+    let (once, again) = (all(text(&path), GstOptions::default()), all(text(&path), GstOptions::default()));
+    assert_eq!(once.end, Some(End::Finished));
+    let sizes = |width: u32| once.frames.iter().filter(|f| f.width == width).count();
+    assert_eq!((sizes(320), sizes(640)), (75, 75));
+    assert_eq!(once.chunks.last().map(|c| (c.2, c.3)), Some((44_100, 6)));
+    assert_same(&once, &again);
+}
+
+#[test]
+fn damaged_recordings_give_the_same_every_time() {
+    let dir = Fixtures::new();
+    let clip = dir.make(
+        "whole.ts",
+        "-f lavfi -i testsrc2=size=320x240:rate=25:duration=4 -f lavfi -i sine=duration=4 \
+         -c:v libx264 -preset ultrafast -g 25 -c:a aac",
+    );
+    let whole = std::fs::read(clip).unwrap();
+    // A bit in every eleven thousandth byte, none of them a packet's head; and every four hundredth packet missing.
+    let mut rotten = whole.clone();
+    for at in (20_000..rotten.len()).step_by(11_111).filter(|at| at % 188 > 8) {
+        rotten[at] ^= 0x10;
+    }
+    let lossy: Vec<u8> =
+        whole.chunks(188).enumerate().filter(|(i, _)| i % 400 != 399).flat_map(|(_, p)| p).copied().collect();
+    for (name, bytes) in [("rotten.ts", rotten), ("lossy.ts", lossy)] {
+        let path = dir.write(name, &bytes);
+        let options = GstOptions::default();
+        let once = all(text(&path), options.clone());
+        assert_eq!(once.end, Some(End::Finished), "{name}");
+        assert!(once.frames.len() >= 4 && !once.chunks.is_empty(), "{name}: {} pictures", once.frames.len());
+        assert!(name != "lossy.ts" || options.counters.damage() > 0, "what is missing is counted");
+        assert_same(&once, &all(text(&path), GstOptions::default()));
+    }
+}
+
+#[test]
+fn pictures_before_the_first_key_frame_are_dropped_and_counted() {
+    let dir = Fixtures::new();
+    let clip = "-f lavfi -i testsrc2=size=320x240:rate=25:duration=6 -c:v libx264 -preset ultrafast -g 50 -keyint_min 50 \
+                -sc_threshold 0 -bf 0";
+    dir.make("whole.mkv", clip);
+    let path = dir.make("joined.mkv", &format!("{clip} -bsf:v noise=drop=lt(n\\,10)"));
+    let options = GstOptions::default();
+    let heard = all(text(&path), options.clone());
+    let dropped = options.counters.dropped(Dropped::BeforeKeyFrame);
+    assert_eq!(dropped, 40);
+    assert_eq!(heard.frames.len(), 100, "two groups of pictures are whole");
+    let reference = all(text(&dir.path().join("whole.mkv")), GstOptions::default());
+    for (frame, whole) in heard.frames.iter().zip(&reference.frames[50..]) {
+        assert_eq!(frame.data[..], whole.data[..], "nothing is garbled");
+    }
+    assert_eq!(options.counters.frames.load(Ordering::Relaxed), 100);
+}
+
+#[test]
+fn pictures_come_the_right_way_up() {
+    let dir = Fixtures::new();
+    let source = "-f lavfi -i testsrc2=size=640x360:rate=5:duration=1 -c:v libx264 -preset ultrafast -crf 10";
+    let plain = dir.make("plain.mp4", source);
+    // ffmpeg's muxer counts against the clock.
+    let turned = dir.make("turned.mp4", &format!("-i {} -c copy -metadata:s:v:0 rotate=90", plain.display()));
+    let heard = all(text(&turned), GstOptions { frame_height: 240, ..GstOptions::default() });
+    let upright = heard.frames.first().map(|f| (f.width, f.height));
+    assert_eq!(upright, Some((135, 240)), "as many lines as were asked for");
+    let nearer = ["transpose=clock", "transpose=cclock"].map(|how| {
+        let baked = dir.make(&format!("{how}.mp4"), &format!("-i {} -vf {how} -crf 10", plain.display()));
+        let baked = all(text(&baked), GstOptions { frame_height: 240, ..GstOptions::default() });
+        difference(&heard.frames[2], &baked.frames[2])
+    });
+    assert!(nearer[1] < 14.0 && nearer[0] > 60.0, "{nearer:?}");
+}
+
+#[test]
+fn hdr_pictures_look_like_their_sdr_twin() {
+    let dir = Fixtures::new();
+    let sdr = dir.make(
+        "sdr.mp4",
+        "-f lavfi -i testsrc2=size=320x180:rate=5:duration=1 -vf scale=out_color_matrix=bt709,format=yuv420p -c:v libx264 \
+         -crf 4 -colorspace bt709 -color_trc bt709 -color_primaries bt709",
+    );
+    // Diffuse white at 203 cd/m².
+    for (name, transfer) in [("pq.mp4", "smpte2084"), ("hlg.mp4", "arib-std-b67")] {
+        let hdr = dir.make(
+            name,
+            &format!(
+                "-i {} -vf zscale=min=709:tin=709:pin=709:t={transfer}:p=2020:m=2020_ncl:npl=203,format=yuv420p10le \
+                 -c:v libx265 -x265-params log-level=none:crf=4 -colorspace bt2020nc -color_trc {transfer} \
+                 -color_primaries bt2020",
+                sdr.display()
+            ),
+        );
+        let [sdr, hdr] = [&sdr, &hdr].map(|path| all(text(path), GstOptions::default()));
+        let apart = difference(&sdr.frames[2], &hdr.frames[2]);
+        // zscale's HLG has another idea of the display's peak.
+        let most = if transfer == "smpte2084" { 20.0 } else { 45.0 };
+        assert!(apart < most, "{name}: {apart}");
+    }
+}
+
+#[test]
+fn a_picture_is_there_for_as_long_as_it_is_shown() {
+    let dir = Fixtures::new();
+    let path = dir.make(
+        "slides.mp4",
+        "-f lavfi -i testsrc2=size=320x240:rate=1/4:duration=12 -f lavfi -i sine=duration=5 \
+         -c:v libx264 -preset ultrafast -c:a aac",
+    );
+    let heard = all(text(&path), GstOptions::default());
+    let seconds: Vec<u64> = heard.frames.iter().map(|f| f.pts.second()).collect();
+    assert_eq!(seconds, (0..12).collect::<Vec<_>>());
+    assert_eq!(heard.frames[4].data[..], heard.frames[7].data[..]);
+    assert_ne!(heard.frames[3].data[..], heard.frames[4].data[..]);
+}
+
+#[test]
+fn a_recording_whose_time_stands_still_is_given_up_and_one_that_waits_for_downstream_is_not() {
+    let dir = Fixtures::new();
+    let path = dir.clip("a.mp4", 3);
+    // A source that never brings anything.
+    let clock = Arc::new(ManualClock::default());
+    let silent =
+        "appsrc name=nothing caps=video/x-raw,format=RGB,width=16,height=16,framerate=25/1 ! appsink name=video";
+    let options = GstOptions { pipeline: Some(silent.into()), want_audio: false, ..GstOptions::default() };
+    let (to, from) = crossbeam_channel::bounded(4);
+    let _source = GstOpener::new(options, clock.clone()).unwrap().open(text(&path), to).unwrap();
+    clock.advance(31_000_000_000);
+    let end = from.iter().find_map(|item| if let MediaItem::Ended(end) = item { Some(end) } else { None });
+    assert!(matches!(&end, Some(End::Failed { cause, .. }) if cause.contains("stands still")), "{end:?}");
+
+    // A consumer that takes its time: three minutes together.
+    let clock = Arc::new(ManualClock::default());
+    let (to, from) = crossbeam_channel::bounded(1);
+    let _source = GstOpener::new(GstOptions::default(), clock.clone()).unwrap().open(text(&path), to).unwrap();
+    let mut heard = Heard::default();
+    while heard.end.is_none() {
+        if heard.frames.len() < 10 {
+            // Somebody waits for room: only then is it the consumer's time that passes.
+            let until = Instant::now() + PATIENCE;
+            while !from.is_full() {
+                assert!(Instant::now() < until, "the source brings nothing");
+                std::thread::yield_now();
+            }
+            clock.advance(20_000_000_000);
+        }
+        heard.take(from.recv_timeout(PATIENCE).expect("more to come"));
+    }
+    assert_eq!((heard.end, heard.frames.len()), (Some(End::Finished), 90));
 }

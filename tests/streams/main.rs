@@ -2,10 +2,12 @@
 #![cfg(feature = "gst")]
 
 mod api;
+mod brake;
 mod churn;
 #[path = "../common/mod.rs"]
 mod common;
 mod ending;
+mod files;
 mod kill;
 mod manager;
 mod reload;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use super::brake::{Mark, Marked};
 use super::session::{Beginning, Command, News, SourceNews};
 use crate::app::{Intake, Tap};
 use crate::backlog::LineId;
@@ -20,7 +21,7 @@ use crate::ingest::options::SourceKind;
 use crate::ingest::outlet::Counters;
 use crate::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
 use crate::ingest::uri::{Kind, Location, Pacing};
-use crate::ingest::{MediaItem, Open, Pace, Source};
+use crate::ingest::{End, MediaItem, Open, Pace, Source};
 use crate::publish::hub::StreamHandle;
 use crate::vote::VoteConfig;
 
@@ -33,6 +34,8 @@ pub(super) struct Order {
     pub(super) retry: bool,
     /// Somebody gave it to the running program: it is held to the policy for such sources.
     pub(super) guarded: bool,
+    /// Says in the store that it is being opened.
+    pub(super) mark: Option<Mark>,
 }
 
 /// A stream whose source runs.
@@ -79,7 +82,7 @@ impl Hands for Opening {
             pace,
             location.behind_ns(settings.latency_ms),
             handle.reserve_run(),
-            tap(handle.clone()),
+            tap(handle.clone(), order.mark.clone()),
         )?;
         // Before any media can come: a decision of a line that the publishing thread does not know is nobody's.
         let begin = Beginning {
@@ -165,7 +168,11 @@ impl Opening {
             })),
             ..GstOptions::default()
         };
-        let opener: Arc<dyn Open> = Arc::new(GstOpener::new(options, self.clock.clone())?);
+        let mut opener: Arc<dyn Open> = Arc::new(GstOpener::new(options, self.clock.clone())?);
+        // A listener is being opened for as long as nobody calls, which is no sign of anything.
+        if let Some(mark) = order.mark.as_ref().filter(|_| !location.listens()) {
+            opener = Arc::new(Marked { inner: opener, mark: mark.clone() });
+        }
         if location.pace(self.pacing) != Pace::Live {
             return opener.open(&settings.uri, to);
         }
@@ -175,11 +182,11 @@ impl Opening {
                 retry_first: *retry,
                 reopen_on_end: location.kind.reopens_on_end(),
                 stall_cause: location.kind.stall_cause(),
-                ..Policy::default()
+                ..if location.listens() { Policy::listening() } else { Policy::default() }
             },
             clock: self.clock.clone(),
             sleeper: Arc::new(ThreadSleeper),
-            observer: Arc::new(Forward { line, news: self.news.clone() }),
+            observer: Arc::new(Forward { line, news: self.news.clone(), mark: order.mark.clone() }),
             counters,
             id: settings.id.clone(),
         };
@@ -191,10 +198,16 @@ impl Opening {
 struct Forward {
     line: LineId,
     news: Sender<News>,
+    mark: Option<Mark>,
 }
 
 impl Observer for Forward {
     fn state(&self, state: SourceState) {
+        if let Some(mark) =
+            self.mark.as_ref().filter(|_| !matches!(state, SourceState::Connecting | SourceState::Playing))
+        {
+            mark.clear(false);
+        }
         // The receiver is gone only when the program ends.
         let _ = self.news.send((self.line, SourceNews::State(state)));
     }
@@ -205,18 +218,26 @@ impl Observer for Forward {
 }
 
 /// Counts what comes in and offers pictures to whoever watches.
-fn tap(handle: StreamHandle) -> Tap {
-    Box::new(move |item| match item {
-        MediaItem::Frame(frame) => {
-            handle.metrics().frames(1);
-            handle.metrics().converted();
-            if handle.preview_wanted() {
-                handle.offer_preview(frame.clone());
-            }
-        }
-        MediaItem::Thinned { .. } => handle.metrics().frames(1),
-        MediaItem::Pcm(chunk) => handle.metrics().samples(chunk.frames() as u64),
+fn tap(handle: StreamHandle, mark: Option<Mark>) -> Tap {
+    let marked = move |item: &MediaItem| match (&mark, item) {
+        (Some(mark), MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_)) => mark.media(),
+        (Some(mark), MediaItem::Ended(end)) => mark.clear(*end == End::Finished),
         _ => {}
+    };
+    Box::new(move |item| {
+        marked(item);
+        match item {
+            MediaItem::Frame(frame) => {
+                handle.metrics().frames(1);
+                handle.metrics().converted();
+                if handle.preview_wanted() {
+                    handle.offer_preview(frame.clone());
+                }
+            }
+            MediaItem::Thinned { .. } => handle.metrics().frames(1),
+            MediaItem::Pcm(chunk) => handle.metrics().samples(chunk.frames() as u64),
+            _ => {}
+        }
     })
 }
 

@@ -16,7 +16,7 @@ use crate::clip::ClipOutput;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ingest::incident::Incident;
-use crate::ingest::outlet::Counters;
+use crate::ingest::outlet::{Counters, Dropped};
 use crate::ingest::supervise::SourceState;
 use crate::publish::hub::{Hub, StreamHandle};
 use crate::publish::jsonl::JsonlWriter;
@@ -80,6 +80,8 @@ struct Running {
     loss_said: u64,
     /// Reconnects that the hub was told of.
     reconnects_said: u64,
+    /// Dropped pictures that the metrics were told of.
+    dropped_said: [u64; Dropped::ALL.len()],
 }
 
 impl Running {
@@ -90,8 +92,13 @@ impl Running {
         self.reconnects_said = all;
     }
 
-    /// Says how many buffers could not be used at all, each time their number has doubled.
+    /// Says how many buffers could not be used at all, each time their number has doubled, and counts dropped pictures.
     fn say_loss(&mut self) {
+        for (why, said) in Dropped::ALL.into_iter().zip(&mut self.dropped_said) {
+            let all = self.counters.dropped(why);
+            self.stream.handle().metrics().dropped(why, all.saturating_sub(*said));
+            *said = all;
+        }
         let untimed = self.counters.untimed.load(Ordering::Relaxed);
         let undeclared = self.counters.undeclared.load(Ordering::Relaxed);
         if untimed + undeclared > 2 * self.loss_said {
@@ -223,7 +230,16 @@ impl Session {
             Command::Begin(begin) => {
                 let Beginning { line, handle, vote, supervised, counters } = *begin;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
-                self.running.insert(line, Running { stream, counters, loss_said: 0, reconnects_said: 0 });
+                self.running.insert(
+                    line,
+                    Running {
+                        stream,
+                        counters,
+                        loss_said: 0,
+                        reconnects_said: 0,
+                        dropped_said: [0; Dropped::ALL.len()],
+                    },
+                );
             }
             Command::Forget(line) => drop(self.running.remove(&line)),
             Command::EndsInto(line, into) => {
@@ -295,6 +311,7 @@ impl Session {
         let handle = running.stream.handle().clone();
         let is_over = running.stream.is_over();
         if is_over {
+            running.say_loss();
             running.say_reconnects();
         }
         let error = match &state {

@@ -12,12 +12,13 @@ mod reload;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
+use super::brake;
 use super::notify::Manager;
 use super::open::{Hands, Opened, Order};
 use super::session::{Command, Told};
@@ -92,7 +93,7 @@ pub(super) struct Tools<H> {
 
 /// What threads tell when they are done.
 enum Done {
-    Opened { id: String, result: Result<Opened> },
+    Opened { id: String, ticket: u64, result: Result<Opened> },
     Saved { id: String, result: Result<()> },
     Read(Box<Result<Reading>>),
 }
@@ -123,6 +124,11 @@ pub(super) struct Warden<H> {
     early: Vec<(LineId, Option<Error>)>,
     /// The last run of streams that were there before, here or by the store: who comes by such a name goes on after it.
     runs: BTreeMap<String, RunId>,
+    /// Streams that were paused because opening them ended the process.
+    held: BTreeSet<String>,
+    suspects: brake::Suspects,
+    /// Openings so far: tells one of a stream from another.
+    tickets: u64,
     /// Version of settings that was given last.
     generation: u64,
     /// The configuration file is being read; and is to be read once more after that.
@@ -146,6 +152,9 @@ impl<H: Hands + 'static> Warden<H> {
             done_to,
             early: Vec::new(),
             runs: BTreeMap::new(),
+            held: BTreeSet::new(),
+            suspects: brake::Suspects::default(),
+            tickets: 0,
             generation: 0,
             reading: false,
             read_again: false,
@@ -157,6 +166,12 @@ impl<H: Hands + 'static> Warden<H> {
     /// Takes note of the last runs of streams that are not there.
     pub(super) fn know_runs(&mut self, runs: BTreeMap<String, RunId>) {
         self.runs.extend(runs);
+    }
+
+    /// Takes note of streams that were paused because opening them ended the process, and of those that may have done so.
+    pub(super) fn know_held(&mut self, held: BTreeSet<String>, suspects: BTreeSet<String>) {
+        self.held = held;
+        self.suspects = brake::Suspects::new(suspects);
     }
 
     /// Takes up the streams of the start, in order. They are opened when it runs.
@@ -237,7 +252,8 @@ impl<H: Hands + 'static> Warden<H> {
     }
 
     fn patience(&self) -> Duration {
-        let waits = self.stopping.is_some() || self.entries.values().any(|e| matches!(e.phase, Phase::Closing { .. }));
+        let waits = self.stopping.is_some() || self.entries.values().any(|e| e.phase.waits_since_ns().is_some());
+        let waits = waits || self.suspects.wait();
         if waits { LOOK } else { REST }
     }
 
@@ -258,7 +274,13 @@ impl<H: Hands + 'static> Warden<H> {
         }
         let must_reopen = entry.must_reopen();
         match &mut entry.phase {
-            Phase::Opening | Phase::Closing { .. } | Phase::Leaving => {}
+            Phase::Closing { .. } | Phase::Leaving => {}
+            // It cannot be told to stop; how long that is waited for, is counted from now.
+            Phase::Opening { unwanted_ns, .. } => {
+                if entry.gone || !entry.settings.enabled || must_reopen {
+                    unwanted_ns.get_or_insert(now_ns);
+                }
+            }
             Phase::Running { line, source } => {
                 let line = *line;
                 let must_end = entry.gone || is_stopping || !entry.settings.enabled || must_reopen;
@@ -284,7 +306,8 @@ impl<H: Hands + 'static> Warden<H> {
             Phase::Idle if is_stopping => entry.answer(Err(StreamDesk::ends())),
             Phase::Idle if !entry.settings.enabled => {
                 // The publishing thread says it once, however often it hears of it.
-                self.tools.tell(Command::Say(entry.handle.clone(), StreamState::Paused));
+                let state = if self.held.contains(id) { brake::held() } else { StreamState::Paused };
+                self.tools.tell(Command::Say(entry.handle.clone(), state));
                 entry.over = false;
                 // When somebody wants it later, the program runs: it must not end because of this stream then.
                 entry.is_initial = false;
@@ -297,37 +320,60 @@ impl<H: Hands + 'static> Warden<H> {
 
     fn open(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
+        if self.held.remove(id)
+            && let Some(store) = &self.tools.store
+        {
+            // Somebody wants it all the same: what was counted is forgotten.
+            store.unmark(id, true);
+        }
+        let store = self.tools.store.clone().filter(|_| entry.origin == Origin::Api);
+        let mark = store.map(|store| brake::Mark::new(store, self.tools.clock.clone(), id));
+        if !self.suspects.may_open(id, mark.as_ref(), self.tools.clock.mono_ns()) {
+            return;
+        }
         let order = Order {
+            mark,
             settings: entry.settings.clone(),
             handle: entry.handle.clone(),
             vote: entry.vote(self.vote),
             retry: entry.retries_now(self.rules.retry),
             guarded: entry.origin == Origin::Api,
         };
-        entry.opened_with(order.vote);
+        self.tickets += 1;
+        let ticket = self.tickets;
+        entry.opened_with(order.vote, ticket);
         let (hands, to) = (Arc::clone(&self.tools.hands), self.done_to.clone());
         let name = format!("open/{id}");
         let done_id = id.to_owned();
         let started = spawn(&name, move || {
             let result = hands.open(order);
             // The warden is gone only when the program ends; the source then stops with its message.
-            let _ = to.send(Done::Opened { id: done_id, result });
+            let _ = to.send(Done::Opened { id: done_id, ticket, result });
         });
         if let Err(e) = started {
-            self.opened(id, Err(e));
+            self.opened(id, ticket, Err(e));
         }
     }
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Opened { id, result } => self.opened(&id, result),
+            Done::Opened { id, ticket, result } => self.opened(&id, ticket, result),
             Done::Saved { id, result } => self.saved(&id, result),
             Done::Read(reading) => self.has_read(*reading),
         }
     }
 
-    fn opened(&mut self, id: &str, result: Result<Opened>) {
-        let Some(entry) = self.entries.get_mut(id) else { return };
+    fn opened(&mut self, id: &str, ticket: u64, result: Result<Opened>) {
+        let is_this = |e: &&mut Entry| matches!(e.phase, Phase::Opening { ticket: t, .. } if t == ticket);
+        let Some(entry) = self.entries.get_mut(id).filter(is_this) else {
+            // It was not waited for any longer.
+            if let Ok(Opened { line, source }) = result {
+                self.tools.tell(Command::Forget(line));
+                self.tools.hands.remove_line(line);
+                self.tools.drop_aside(id, Some(source));
+            }
+            return;
+        };
         let is_initial = std::mem::take(&mut entry.is_initial);
         match result {
             Ok(Opened { line, source }) => {
@@ -372,7 +418,7 @@ impl<H: Hands + 'static> Warden<H> {
     fn over(&mut self, line: LineId, error: Option<Error>) {
         let Some((id, entry)) = self.entries.iter_mut().find(|(_, e)| e.phase.line() == Some(line)) else {
             // Of one that is being opened, or of one that was cut off.
-            if !self.entries.values().any(|e| matches!(e.phase, Phase::Opening)) {
+            if !self.entries.values().any(|e| matches!(e.phase, Phase::Opening { .. })) {
                 self.early.clear();
             }
             self.early.push((line, error));

@@ -11,9 +11,10 @@ use gstreamer::prelude::*;
 use super::causes::{self, Missing};
 use super::formats::Formats;
 use super::graph::Graph;
+use super::recording;
 use super::thin::Gate;
 use crate::ingest::guard::passage::Passage;
-use crate::ingest::incident::Incident;
+use crate::ingest::incident::{Cause, Incident};
 use crate::ingest::outlet::Outlet;
 use crate::ingest::uri::{Kind, Location};
 use crate::ingest::{End, MediaItem, Tracks};
@@ -24,6 +25,13 @@ const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
 /// How long a pipeline may take to stop. It takes milliseconds; an element that hangs must not hold the stream up, or the program.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
+/// How long a recording whose time stands still, and that nobody downstream keeps waiting, is waited for, ns. Well above what
+/// any disk or picture takes.
+const STILL_MAX_NS: u64 = 30_000_000_000;
+
+/// How long what an error left of a recording may take to come through when no end follows, ns.
+const REST_MAX_NS: u64 = 2_000_000_000;
 
 /// A message that only wakes the bus thread.
 pub(super) fn wake_message() -> gst::Message {
@@ -103,6 +111,8 @@ impl Session {
         let bus = self.pipeline.bus().expect("a pipeline has a bus");
         let mut missing = Missing::default();
         let started = Instant::now();
+        // What was wrong with a recording when the rest of it still had to come through.
+        let mut broken: Option<End> = None;
         if self.pipeline.set_state(gst::State::Playing).is_err() {
             // The reason is on the bus.
             while let Some(message) = bus.pop() {
@@ -120,17 +130,57 @@ impl Session {
             if let Some(gate) = &self.gate {
                 gate.release_late();
             }
-            if let Some(end) = self.graph.verdict() {
-                return missing.instead_of(end);
-            }
             if let Some(end) = message.and_then(|m| self.handle(&m, &mut missing)) {
-                return end;
+                if !self.waits_for_rest(&end) {
+                    return end;
+                }
+                broken.get_or_insert(end);
+            }
+            if let Some(end) = self.graph.verdict() {
+                while let Some(message) = bus.pop() {
+                    if let Some(end) = self.handle(&message, &mut missing) {
+                        broken = broken.or(Some(end).filter(|end| self.waits_for_rest(end)));
+                    }
+                }
+                return missing.instead_of(self.with_fault(end, broken));
+            }
+            let still_ns = self.graph.progress.still_ns();
+            if broken.is_some() && still_ns > REST_MAX_NS {
+                return missing.instead_of(self.with_fault(End::Finished, broken));
+            }
+            if self.is_recording() && still_ns > STILL_MAX_NS {
+                return causes::stands_still(STILL_MAX_NS / 1_000_000_000);
             }
             if let Some(timeout) = self.connect_timeout.filter(|t| started.elapsed() > *t)
                 && !self.graph.has_data()
+                && !self.graph.progress.is_fed_within(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
             {
                 return self.unreachable().unwrap_or_else(|| causes::no_data(self.location.kind, timeout));
             }
+        }
+    }
+
+    fn is_recording(&self) -> bool {
+        matches!(self.location.kind, Kind::File | Kind::Http) || self.location.test.is_some_and(|test| !test.live)
+    }
+
+    /// Whether what came before the error `end` is still on its way: which seconds of a damaged recording are decided must
+    /// not depend on how fast it was.
+    fn waits_for_rest(&self, end: &End) -> bool {
+        let is_damage = matches!(end, End::Failed { kind: Cause::Damaged, .. });
+        is_damage && self.location.kind == Kind::File && self.graph.is_media.load(Ordering::Relaxed)
+    }
+
+    /// How a recording ends that may have been `broken`: what is there of it is worth as much as that of a whole one.
+    fn with_fault(&self, end: End, broken: Option<End>) -> End {
+        match (end, broken) {
+            (End::Finished, Some(End::Failed { cause, .. })) if self.graph.has_data() => {
+                self.graph.counters.faults.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(stream = self.id, uri = self.name, cause, "what is there of it was taken");
+                End::Finished
+            }
+            (End::Finished | End::Failed { kind: Cause::NoTracks, .. }, Some(broken)) => broken,
+            (end, _) => end,
         }
     }
 
@@ -155,8 +205,13 @@ impl Session {
                 let kind = self.location.kind;
                 // Behind a passage the server is not whom GStreamer talks to.
                 let behind = self.passage.as_ref().and_then(Passage::trouble).map(|trouble| trouble.end());
+                let is_media = self.graph.is_media.load(Ordering::Relaxed);
                 let end = behind
-                    .or_else(|| causes::failure(kind, &error.error(), &debug))
+                    .or_else(|| {
+                        let is_file = kind == Kind::File;
+                        is_file.then(|| recording::failure(&self.location, &error.error(), is_media)).flatten()
+                    })
+                    .or_else(|| causes::Told::new(kind, error, &error.error(), &debug).end())
                     .or_else(|| self.unreachable())
                     .or_else(|| {
                         causes::handshake(&self.location.uri).filter(|_| !self.is_fed && !self.graph.has_data())
@@ -168,6 +223,12 @@ impl Session {
             MessageView::Eos(_) => return Some(self.graph.verdict().unwrap_or(End::Finished)),
             MessageView::Warning(warning) => {
                 let error = warning.error();
+                // Packets that are missing, mostly: thousands of them say no more than the first.
+                if error.matches(gst::StreamError::Demux) || error.matches(gst::StreamError::Decode) {
+                    if self.graph.counters.faults.fetch_add(1, Ordering::Relaxed) > 0 {
+                        return None;
+                    }
+                }
                 // rtspsrc's words when no packet came over UDP.
                 if warning.debug().is_some_and(|debug| debug.contains("Retrying using a tcp connection")) {
                     self.falls_back.store(true, Ordering::Relaxed);

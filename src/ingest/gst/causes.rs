@@ -1,10 +1,15 @@
 //! From GStreamer's errors to a cause and an advice a person understands, each on one line and redacted.
+//!
+//! Types decide: the kind of source, what sort of element posted the message, domain and code of the error, and what the
+//! message has in its details (statuses of servers, flow returns). Prose decides only where there is nothing else ([`PHRASES`]):
+//! it changes with GStreamer's version and the user's language, and quotes what others chose, such as names of files.
 
 use std::io::ErrorKind;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use gstreamer as gst;
+use gstreamer::prelude::*;
 
 use crate::ingest::incident::Cause;
 use crate::ingest::uri::Kind;
@@ -35,6 +40,15 @@ pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
         _ => "check that the sender is on and that the address is right",
     };
     failed(Cause::NoData, format!("no data within {} s", timeout.as_secs()), advice)
+}
+
+/// The time of a recording does not move any more, although everything that came was taken.
+pub(super) fn stands_still(seconds: u64) -> End {
+    failed(
+        Cause::Stalled,
+        format!("nothing new for {seconds} s: its time stands still"),
+        "check the file with another player, or convert it",
+    )
 }
 
 /// The state change failed and no message says why.
@@ -80,6 +94,7 @@ impl Missing {
 
 const HOST_ADVICE: &str = "check the host name and the network";
 const PORT_ADVICE: &str = "check the port and that the server is running";
+const LOGIN_ADVICE: &str = "check user and password in the URL";
 
 fn tls_failed() -> End {
     failed(
@@ -128,102 +143,238 @@ pub(super) fn probe(uri: &str) -> Option<End> {
     })
 }
 
-/// The end for an error message of the pipeline, if the message says what it is.
-pub(super) fn failure(kind: Kind, error: &gst::glib::Error, debug: &str) -> Option<End> {
-    let all = format!("{} {debug}", error.message());
-    let lower = all.to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|w| lower.contains(w));
+/// An error message of a pipeline, reduced to what can be known from it without reading its prose.
+#[derive(Debug)]
+pub(super) struct Told<'a> {
+    kind: Kind,
+    /// Who posted it.
+    by: Poster,
+    error: &'a gst::glib::Error,
+    debug: &'a str,
+    /// What the HTTP or RTSP server answered.
+    status: Option<u32>,
+    flow: Option<gst::FlowError>,
+}
 
-    if says(&["could not resolve", "name or service not known", "error resolving", "resolving “", "no such host"])
-        || lower.contains("temporary failure in name resolution")
-    {
-        return Some(failed(Cause::HostNotFound, "host not found", HOST_ADVICE));
-    }
-    if says(&["connection refused", "could not connect to server (connection refused)"]) {
-        return Some(failed(Cause::ConnectionRefused, "connection refused", PORT_ADVICE));
-    }
-    if says(&["no route to host", "network is unreachable", "host is unreachable"]) {
-        return Some(failed(Cause::HostUnreachable, "host unreachable", HOST_ADVICE));
-    }
-    if error.matches(gst::ResourceError::NotAuthorized) || says(&["unauthorized", "(401)", "forbidden", "(403)"]) {
-        let (kind, cause) = if says(&["(403)", "forbidden"]) {
-            (Cause::Forbidden, "access forbidden (403)")
-        } else {
-            (Cause::NotAuthorized, "not authorized (401)")
+/// What sort of element posted a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Poster {
+    Source,
+    Parser,
+    Other,
+}
+
+impl<'a> Told<'a> {
+    /// Of a message of a source of `kind`. `error` and `debug` are the message's.
+    pub fn new(kind: Kind, message: &gst::message::Error, error: &'a gst::glib::Error, debug: &'a str) -> Self {
+        let element = message.src().and_then(|src| src.downcast_ref::<gst::Element>());
+        let class = element.and_then(|e| e.metadata("klass")).unwrap_or_default();
+        let by = match class {
+            class if class.contains("Source") => Poster::Source,
+            class if class.contains("Parser") => Poster::Parser,
+            _ => Poster::Other,
         };
-        return Some(failed(kind, cause, "check user and password in the URL"));
+        let details = message.details();
+        let number = |name: &str| details.and_then(|d| d.get::<u32>(name).ok());
+        let flow = details.and_then(|d| d.get::<i32>("flow-return").ok()).and_then(flow_error);
+        let status = number("http-status-code").or_else(|| number("rtsp-status-code"));
+        Self { kind, by, error, debug, status, flow }
     }
-    if says(&["tls", "certificate", "ssl"]) {
-        return Some(tls_failed());
+
+    fn is(&self, error: impl gst::glib::error::ErrorDomain) -> bool {
+        self.error.matches(error)
     }
-    if says(&["not found (404)", "(404)", "404 not found"]) {
-        return Some(failed(Cause::NotFound, "not found (404)", "check the path of the URL"));
+
+    /// The end that this is, if it says.
+    pub fn end(&self) -> Option<End> {
+        // Media may be read from a server, but no server is read from a file.
+        if let Some(status) = self.status.filter(|_| self.kind.is_network()) {
+            return Some(answered(status));
+        }
+        self.of_source().or_else(|| self.of_media()).or_else(|| self.of_words())
     }
-    if let Some(status) = server_error(&lower) {
-        return Some(failed(
+
+    /// What the source itself reports.
+    fn of_source(&self) -> Option<End> {
+        if self.by != Poster::Source {
+            return None;
+        }
+        match self.kind {
+            Kind::File if self.is(gst::ResourceError::NotFound) => {
+                Some(failed(Cause::NotFound, "no such file", "check the path"))
+            }
+            Kind::File if self.is(gst::ResourceError::OpenRead) || self.is(gst::ResourceError::Read) => Some(failed(
+                Cause::Other,
+                format!("the file cannot be read: {}", detail(self.debug)),
+                "check its permissions and the disk",
+            )),
+            Kind::Rtmp => self.of_rtmp(),
+            // It says no more than that; a sender that ends in order is an end of stream.
+            Kind::Srt if self.is(gst::ResourceError::Read) => Some(failed(
+                Cause::NoAnswer,
+                "the SRT connection broke: the other side does not answer",
+                "check that the sender still sends, and the network to it",
+            )),
+            Kind::Udp if self.is(gst::ResourceError::Settings) || self.is(gst::ResourceError::OpenRead) => {
+                Some(cannot_listen())
+            }
+            // It was connected, and no answer says why not any more.
+            Kind::Rtsp | Kind::Http | Kind::Hls if self.is(gst::ResourceError::Read) => Some(failed(
+                Cause::NoAnswer,
+                "the server ended the connection",
+                "check that the port is the right one, and the server's log",
+            )),
+            _ if self.kind.is_network() && self.is(gst::ResourceError::NotAuthorized) => Some(answered(401)),
+            _ => None,
+        }
+    }
+
+    /// `rtmp2src` has a code for what it knows, and writes GIO's domain and code behind the others.
+    fn of_rtmp(&self) -> Option<End> {
+        /// `GIOErrorEnum`.
+        const TIMED_OUT: u32 = 24;
+        const HOST_UNREACHABLE: u32 = 37;
+        const NETWORK_UNREACHABLE: u32 = 38;
+        if self.is(gst::ResourceError::OpenRead) {
+            return Some(failed(Cause::ConnectionRefused, "connection refused", PORT_ADVICE));
+        }
+        if self.is(gst::ResourceError::NotFound) {
+            return Some(failed(Cause::NotFound, "the server has no such stream", "check the path of the URL"));
+        }
+        if self.is(gst::ResourceError::NotAuthorized) {
+            return Some(failed(Cause::NotAuthorized, "not authorized", LOGIN_ADVICE));
+        }
+        let (domain, code) = detail(self.debug).strip_prefix("domain ")?.split_once(", code ")?;
+        Some(match (domain, code.parse().ok()?) {
+            ("g-resolver-error-quark", _) => failed(Cause::HostNotFound, "host not found", HOST_ADVICE),
+            ("g-tls-error-quark", _) => tls_failed(),
+            ("g-io-error-quark", HOST_UNREACHABLE | NETWORK_UNREACHABLE) => {
+                failed(Cause::HostUnreachable, "host unreachable", HOST_ADVICE)
+            }
+            ("g-io-error-quark", TIMED_OUT) => failed(Cause::NoAnswer, "the server does not answer", HOST_ADVICE),
+            ("g-io-error-quark", _) => failed(
+                Cause::NoAnswer,
+                "the server ended the connection",
+                "check that the port is that of an RTMP server, and the server's log",
+            ),
+            _ => return None,
+        })
+    }
+
+    /// What elements report that look at the data.
+    fn of_media(&self) -> Option<End> {
+        use gst::StreamError as Stream;
+        let damaged = || {
+            failed(
+                Cause::Damaged,
+                format!("the data are damaged or cut off: {}", first_sentence(self.error.message())),
+                "check how the recording was made or copied",
+            )
+        };
+        // A parser was put there because the type had been found.
+        if self.by == Poster::Parser && self.is(Stream::WrongType) {
+            return Some(damaged());
+        }
+        if self.is(Stream::TypeNotFound) || self.is(Stream::WrongType) {
+            return Some(failed(
+                Cause::NotMedia,
+                "not a media file",
+                "check what the file or URL holds; `ffprobe` can tell",
+            ));
+        }
+        if self.is(gst::CoreError::MissingPlugin) || self.is(Stream::CodecNotFound) {
+            return Some(failed(
+                Cause::MissingPlugin,
+                "no GStreamer plugin can decode it",
+                "run `touchline doctor` to see which are missing",
+            ));
+        }
+        if self.is(Stream::Decrypt) || self.is(Stream::DecryptNokey) {
+            return Some(failed(Cause::Encrypted, "the media are encrypted", "give a source without DRM"));
+        }
+        if self.is(gst::CoreError::Negotiation) || self.flow == Some(gst::FlowError::NotNegotiated) {
+            return Some(failed(
+                Cause::Format,
+                "the pipeline's elements cannot agree on a format",
+                "check the caps in the pipeline template; without --pipeline, please report this",
+            ));
+        }
+        if self.of_words().is_none() && (self.is(Stream::Demux) || self.is(Stream::Decode)) {
+            return Some(damaged());
+        }
+        None
+    }
+
+    /// What has no type: by the words of one element of GStreamer 1.22, for the kinds of source that have it.
+    fn of_words(&self) -> Option<End> {
+        let says = |words: &str| self.error.message().contains(words) || self.debug.contains(words);
+        let phrase = PHRASES.iter().find(|phrase| phrase.kinds.contains(&self.kind) && says(phrase.words))?;
+        Some((phrase.end)())
+    }
+}
+
+/// What GStreamer says in prose alone.
+struct Phrase {
+    kinds: &'static [Kind],
+    words: &'static str,
+    end: fn() -> End,
+}
+
+/// Each with the place that writes it. Longer by an entry only where there is neither domain and code nor a detail.
+const PHRASES: [Phrase; 3] = [
+    // ext/srt/gstsrtobject.c: everything that fails before there is a connection is OPEN_READ.
+    Phrase {
+        kinds: &[Kind::Srt],
+        words: "Failed to resolve host",
+        end: || failed(Cause::HostNotFound, "host not found", HOST_ADVICE),
+    },
+    Phrase { kinds: &[Kind::Srt], words: "Cannot bind to", end: cannot_listen },
+    // gst/isomp4/qtdemux.c: DEMUX, as damage is.
+    Phrase {
+        kinds: &[Kind::File, Kind::Http, Kind::Hls],
+        words: "contains no playable streams",
+        end: || {
+            let advice = "check with `ffprobe` what is in it; still pictures in HEIC or AVIF are not supported";
+            failed(Cause::NoTracks, "there is no track in it that can be played", advice)
+        },
+    },
+];
+
+/// What a status of HTTP or RTSP means.
+fn answered(status: u32) -> End {
+    match status {
+        401 => failed(Cause::NotAuthorized, "not authorized (401)", LOGIN_ADVICE),
+        403 => failed(Cause::Forbidden, "access forbidden (403)", LOGIN_ADVICE),
+        404 | 410 => failed(Cause::NotFound, format!("not found ({status})"), "check the path of the URL"),
+        461 => failed(
+            Cause::Other,
+            "the server does not send media the way it was asked to (461)",
+            "try the RTSP transport tcp, or udp",
+        ),
+        500..600 => failed(
             Cause::ServerError,
             format!("the server failed ({status})"),
             "it may recover by itself; else look at the server's log",
-        ));
+        ),
+        _ => failed(
+            Cause::Other,
+            format!("the server refuses the request ({status})"),
+            "look at the server's log; another client may use all that it allows",
+        ),
     }
-    if kind == Kind::File && error.matches(gst::ResourceError::NotFound) {
-        return Some(failed(Cause::NotFound, "no such file", "check the path"));
-    }
-    if says(&["on srt socket"]) {
-        // It says no more than that; a sender that ends in order is an end of stream.
-        return Some(failed(
-            Cause::NoAnswer,
-            "the SRT connection broke: the other side does not answer",
-            "check that the sender still sends, and the network to it",
-        ));
-    }
-    if says(&["timed out", "timeout"]) {
-        return Some(failed(Cause::NoAnswer, "the server does not answer", HOST_ADVICE));
-    }
-    if error.matches(gst::StreamError::TypeNotFound)
-        || error.matches(gst::StreamError::WrongType)
-        || says(&["text file", "could not determine type of stream", "can't typefind"])
-    {
-        return Some(failed(
-            Cause::NotMedia,
-            "not a media file",
-            "check what the file or URL holds; `ffprobe` can tell",
-        ));
-    }
-    if error.matches(gst::CoreError::MissingPlugin) || error.matches(gst::StreamError::CodecNotFound) {
-        return Some(failed(
-            Cause::MissingPlugin,
-            "no GStreamer plugin can decode it",
-            "run `touchline doctor` to see which are missing",
-        ));
-    }
-    if error.matches(gst::StreamError::Demux) || error.matches(gst::StreamError::Decode) {
-        return Some(failed(
-            Cause::Damaged,
-            format!("the data are damaged or cut off: {}", first_sentence(error.message())),
-            "check how the recording was made or copied",
-        ));
-    }
-    if error.matches(gst::StreamError::Decrypt) || error.matches(gst::StreamError::DecryptNokey) {
-        return Some(failed(Cause::Encrypted, "the media are encrypted", "give a source without DRM"));
-    }
-    if error.matches(gst::CoreError::Negotiation) || says(&["not-negotiated"]) {
-        return Some(failed(
-            Cause::Format,
-            "the pipeline's elements cannot agree on a format",
-            "check the caps in the pipeline template; without --pipeline, please report this",
-        ));
-    }
-    None
 }
 
-/// The 5xx status in GStreamer's words about an HTTP or RTSP server, as in "Internal Server Error (500)".
-fn server_error(text: &str) -> Option<&str> {
-    text.match_indices("(5").find_map(|(at, _)| {
-        let status = text.get(at + 1..at + 4)?;
-        let is_status = status.bytes().all(|b| b.is_ascii_digit()) && text[at + 4..].starts_with([')', ',', ' ']);
-        is_status.then_some(status)
-    })
+fn cannot_listen() -> End {
+    failed(
+        Cause::CannotListen,
+        "this machine cannot listen on the address",
+        "check that the address is one of this machine's, and that no other program has the port",
+    )
+}
+
+fn flow_error(code: i32) -> Option<gst::FlowError> {
+    // GST_FLOW_NOT_NEGOTIATED; the others say nothing that the message does not.
+    (code == -4).then_some(gst::FlowError::NotNegotiated)
 }
 
 /// The end for an error nothing better is known about: GStreamer's own words.
@@ -237,7 +388,7 @@ pub(super) fn unexplained(kind: Kind, error: &gst::glib::Error, debug: &str) -> 
 }
 
 /// The text up to its first full stop.
-fn first_sentence(text: &str) -> &str {
+pub(super) fn first_sentence(text: &str) -> &str {
     text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.')
 }
 
@@ -245,3 +396,7 @@ fn first_sentence(text: &str) -> &str {
 fn detail(debug: &str) -> &str {
     debug.lines().rev().map(str::trim).find(|l| !l.is_empty()).unwrap_or("no detail")
 }
+
+#[cfg(test)]
+#[path = "causes_tests.rs"]
+mod tests;

@@ -1,12 +1,65 @@
-//! GStreamer's own log (`GST_DEBUG`), redacted: its lines have whole addresses in them, and logins on their own.
+//! GStreamer's own log (`GST_DEBUG`), redacted: its lines have whole addresses in them, and logins on their own. And what GLib
+//! complains of, which may be the same thing thousands of times a second.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use gstreamer as gst;
+use gstreamer::glib;
 
 use crate::redact;
+
+/// How long a complaint is not said again.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Complaints that are told apart; more of them within the same time are not said at all.
+const COMPLAINTS_MAX: usize = 20;
+
+/// What was said lately, and how often it was not since.
+#[derive(Debug, Default)]
+struct Complaints(BTreeMap<String, (Duration, u64)>);
+
+impl Complaints {
+    /// Whether `text` is to be said at `now`; if so, how often it was not said before.
+    fn is_due(&mut self, text: &str, now: Duration) -> Option<u64> {
+        if let Some((said, unsaid)) = self.0.get_mut(text) {
+            if now.saturating_sub(*said) < SILENCE {
+                *unsaid += 1;
+                return None;
+            }
+            *said = now;
+            return Some(std::mem::take(unsaid));
+        }
+        if self.0.len() >= COMPLAINTS_MAX {
+            self.0.retain(|_, (said, _)| now.saturating_sub(*said) < SILENCE);
+        }
+        let has_room = self.0.len() < COMPLAINTS_MAX;
+        has_room.then(|| {
+            self.0.insert(text.to_owned(), (now, 0));
+            0
+        })
+    }
+}
+
+/// Takes GLib's messages into the program's log, each once a minute at most.
+pub(super) fn limit_complaints() {
+    let (began, complaints) = (Instant::now(), Mutex::new(Complaints::default()));
+    glib::log_set_default_handler(move |domain, level, message| {
+        if matches!(level, glib::LogLevel::Info | glib::LogLevel::Debug) {
+            return;
+        }
+        let text = redact::text(&format!("{}: {message}", domain.unwrap_or("GLib")));
+        let due = complaints.lock().unwrap_or_else(|e| e.into_inner()).is_due(&text, began.elapsed());
+        match due {
+            None => {}
+            Some(0) => tracing::warn!("{text}"),
+            Some(unsaid) => tracing::warn!("{text} ({unsaid} times more in the meantime)"),
+        }
+    });
+}
 
 /// Puts a log of ours in place of GStreamer's, where one is wanted. Lines go where `GST_DEBUG_FILE` says, else to standard
 /// error.
@@ -39,4 +92,21 @@ pub(super) fn connect() {
             None => std::io::stderr().write_all(line.as_bytes()),
         };
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_is_said_once_a_minute_and_not_all_of_them() {
+        let mut complaints = Complaints::default();
+        let at = Duration::from_secs;
+        assert_eq!(complaints.is_due("set != NULL", at(1)), Some(0));
+        assert!((0..5000).all(|_| complaints.is_due("set != NULL", at(2)).is_none()));
+        assert_eq!(complaints.is_due("set != NULL", at(61)), Some(5000));
+        let said = (0..1000).filter(|n| complaints.is_due(&format!("at {n:x}"), at(62)).is_some()).count();
+        assert_eq!(said, COMPLAINTS_MAX - 1);
+        assert_eq!(complaints.is_due("another", at(200)), Some(0));
+    }
 }

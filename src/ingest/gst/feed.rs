@@ -15,6 +15,9 @@ use crate::ingest::{MediaItem, Source, Track, Tracks};
 /// Bytes that wait in front of a demuxer before its feeder does. A segment goes in whole, whatever its size.
 const WAITING_BYTES: u64 = 512 << 10;
 
+/// What times on the line are rounded to, ns: far less than a tick of 90 kHz, far more than the rounding of one.
+const GRID_NS: i64 = 1_000;
+
 /// Where the media of one demuxer lie on the line of the stream.
 ///
 /// Demuxers count in times of their own, each in another way. So each track is tied where it leaves the demuxer: the place of its
@@ -43,7 +46,10 @@ impl LineMap {
     /// The place of a running time of `track`, ns.
     pub fn place(&self, track: Track, running_ns: i64) -> i64 {
         let i = index(track);
-        self.places[i].saturating_add(running_ns.saturating_sub(*self.firsts[i].get_or_init(|| running_ns)))
+        let after_ns = running_ns.saturating_sub(*self.firsts[i].get_or_init(|| running_ns));
+        // Times in ticks of 90 kHz are rounded to ns on the way, each by itself: a picture at a whole second must not be one
+        // nanosecond before it.
+        self.places[i].saturating_add(after_ns).saturating_add(GRID_NS / 2).div_euclid(GRID_NS).saturating_mul(GRID_NS)
     }
 
     /// The running time of a place of `track`, ns.
@@ -163,14 +169,15 @@ mod tests {
 
     #[test]
     fn places_lie_as_far_apart_as_running_times() {
-        let beginning = Beginning { container: Container::MpegTs, tracks: [Some(1_000), Some(-50)], line_ns: 1_000 };
+        let beginning =
+            Beginning { container: Container::MpegTs, tracks: [Some(1_000_000), Some(-50_000)], line_ns: 1_000_000 };
         let map = LineMap::new(&beginning);
-        map.tie(Track::Video, 70);
-        map.tie(Track::Video, 99);
-        assert_eq!(map.place(Track::Video, 110), 1_040);
-        assert_eq!(map.running_ns(Track::Video, 1_040), 110);
+        map.tie(Track::Video, 70_001);
+        map.tie(Track::Video, 99_000);
+        assert_eq!(map.place(Track::Video, 110_000), 1_040_000, "to the grid");
+        assert_eq!(map.running_ns(Track::Video, 1_040_000), 110_001);
         // Sound that no demuxer gave out: its first sets the tie.
-        assert_eq!(map.place(Track::Audio, 5), -50);
-        assert_eq!(map.place(Track::Audio, 25), -30);
+        assert_eq!(map.place(Track::Audio, 5_000), -50_000);
+        assert_eq!(map.place(Track::Audio, 25_000), -30_000);
     }
 }

@@ -4,7 +4,7 @@
 //! take pads away and add new ones, so branches are linked again here. A branch that nothing was linked to once every
 //! element has said "no more pads" is a track the source does not have.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,14 @@ use gstreamer_app as gst_app;
 
 use super::bus::wake_message;
 use super::feed::LineMap;
+use super::progress::Progress;
 use super::step::Step;
+use crate::clock::Clock;
+use crate::ingest::frame::Frame;
 use crate::ingest::outlet::{Closed, Counters, Outlet};
+use crate::ingest::tone::Hdr;
 use crate::ingest::{Discontinuity, End, MediaItem, Track, Tracks};
+use crate::time::{NANOS_PER_SECOND, Pts};
 
 /// How long the first track waits for the other one in a pipeline whose elements do not say when they are done (some
 /// demuxers in a user's template): a live stream's audio and video start within a picture group, about 2 s, of each
@@ -57,12 +62,29 @@ pub(super) struct Graph {
     pub counters: Arc<Counters>,
     /// Frames and chunks sent in this session.
     pub items: AtomicU64,
+    pub progress: Progress,
+    /// Something that takes it apart or decodes it was plugged in: it is media.
+    pub is_media: AtomicBool,
     /// Recordings only: data of a live source come when they come.
     in_step: bool,
     step: OnceLock<Step>,
     /// Media that were fetched have places on a line of their own; all others, their running times.
     map: Option<Arc<LineMap>>,
+    /// The last picture of a recording, when it is shown for longer than a second.
+    still: Mutex<Option<Still>>,
+    /// How the pictures that enter the converters are coded, if they are HDR; whether their colours are BT.2020's.
+    hdr: Mutex<Option<(Hdr, bool)>>,
 }
+
+/// A picture that is shown until the next one comes, up to `until_ns`.
+#[derive(Debug)]
+struct Still {
+    frame: Frame,
+    until_ns: u64,
+}
+
+/// The longest that one picture is taken to be shown, ns: beyond lie broken durations.
+const STILL_MAX_NS: u64 = 3600 * NANOS_PER_SECOND;
 
 impl Graph {
     pub fn new(
@@ -73,6 +95,7 @@ impl Graph {
         counters: Arc<Counters>,
         in_step: bool,
         map: Option<Arc<LineMap>>,
+        clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
         let branch = |track, sink: Option<gst_app::AppSink>| {
             sink.map(|sink| Branch { track, head: head(sink.upcast_ref()).err().flatten(), sink })
@@ -86,9 +109,13 @@ impl Graph {
             outlet,
             counters,
             items: AtomicU64::new(0),
+            progress: Progress::new(clock),
+            is_media: AtomicBool::new(false),
             in_step,
             step: OnceLock::new(),
             map,
+            still: Mutex::default(),
+            hdr: Mutex::default(),
         });
         let dynamic: Vec<gst::Element> =
             pipeline.iterate_elements().into_iter().flatten().filter(adds_pads_later).collect();
@@ -241,6 +268,12 @@ impl Graph {
         if !tracks.has(track) || state.ended.contains(&track) {
             return;
         }
+        if track == Track::Video {
+            drop(state);
+            // Closed means that the session is ending anyway.
+            let _ = self.show_still(u64::MAX);
+            state = self.lock();
+        }
         state.ended.push(track);
         if let Some(step) = self.step.get() {
             step.end(track);
@@ -251,26 +284,63 @@ impl Graph {
         }
     }
 
+    /// As [`Graph::deliver`], of a picture that is shown for `duration_ns`: each second of a recording within that time has it.
+    ///
+    /// # Errors
+    /// [`Closed`] if it was not sent and nothing will be.
+    pub fn deliver_still(&self, frame: Frame, duration_ns: u64) -> Result<(), Closed> {
+        let until_ns = frame.pts.0.saturating_add(duration_ns.min(STILL_MAX_NS));
+        self.deliver(Track::Video, MediaItem::Frame(frame.clone()))?;
+        if self.in_step {
+            *self.still.lock().unwrap_or_else(|e| e.into_inner()) = Some(Still { frame, until_ns });
+        }
+        Ok(())
+    }
+
+    /// Sends the picture that is still shown for every second that begins before the next one comes, at `next_ns`.
+    fn show_still(&self, next_ns: u64) -> Result<(), Closed> {
+        let Some(still) = self.still.lock().unwrap_or_else(|e| e.into_inner()).take() else { return Ok(()) };
+        let until_ns = still.until_ns.min(next_ns);
+        for second in still.frame.pts.second() + 1.. {
+            let pts = Pts::from_second(second);
+            if pts.0 >= until_ns {
+                break;
+            }
+            self.send_data(Track::Video, MediaItem::Frame(Frame { pts, ..still.frame.clone() }))?;
+        }
+        Ok(())
+    }
+
     /// Counts and sends a picture or a piece of sound of `track`, in step with the other track if that was asked for.
     ///
     /// # Errors
     /// [`Closed`] if it was not sent and nothing will be.
     pub fn deliver(&self, track: Track, item: MediaItem) -> Result<(), Closed> {
-        let pts_ns = match &item {
-            MediaItem::Frame(frame) => frame.pts.0,
-            MediaItem::Thinned { pts, .. } => pts.0,
-            MediaItem::Pcm(chunk) => chunk.pts.0,
-            _ => return self.outlet.send(item),
-        };
-        let samples = if let MediaItem::Pcm(chunk) = &item { chunk.frames() as u64 } else { 0 };
-        if let Some(step) = self.step.get() {
-            step.wait(track, pts_ns, &|| self.outlet.stopped());
+        if track == Track::Video
+            && let Some((_, pts)) = item.track_and_pts()
+        {
+            self.show_still(pts.0)?;
         }
-        let sent = self.outlet.send(item);
+        self.send_data(track, item)
+    }
+
+    fn send_data(&self, track: Track, item: MediaItem) -> Result<(), Closed> {
+        let Some((_, pts_ns)) = item.track_and_pts() else { return self.outlet.send(item) };
+        let pts_ns = pts_ns.0;
+        let samples = if let MediaItem::Pcm(chunk) = &item { chunk.frames() as u64 } else { 0 };
+        let is_lost = matches!(item, MediaItem::Lost { .. });
+        self.progress.decoded(track, pts_ns);
+        if let Some(step) = self.step.get() {
+            step.wait(track, pts_ns, &|| self.outlet.stopped(), &|| self.has_queued(track.other()));
+        }
+        let sent = self.progress.sending(|| self.outlet.send(item));
         if let Some(step) = self.step.get() {
             step.done(track, pts_ns);
         }
         sent?;
+        if is_lost {
+            return Ok(());
+        }
         self.items.fetch_add(1, Ordering::Relaxed);
         match track {
             Track::Video => self.counters.frames.fetch_add(1, Ordering::Relaxed),
@@ -293,6 +363,14 @@ impl Graph {
         self.map.as_ref().map_or(line_ns, |map| u64::try_from(map.running_ns(track, line)).unwrap_or(0))
     }
 
+    pub fn set_hdr(&self, hdr: Option<(Hdr, bool)>) {
+        *self.hdr.lock().unwrap_or_else(|e| e.into_inner()) = hdr;
+    }
+
+    pub fn hdr(&self) -> Option<(Hdr, bool)> {
+        *self.hdr.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// Ends the session from a streaming thread.
     pub fn fail(&self, end: End) {
         self.end_with(&mut self.lock(), end);
@@ -301,6 +379,34 @@ impl Graph {
     /// Why the session must end, if it must.
     pub fn verdict(&self) -> Option<End> {
         self.lock().verdict.clone()
+    }
+
+    /// Whether data of `track` wait in the queues before its appsink.
+    fn has_queued(&self, track: Track) -> bool {
+        let Some(branch) = self.branches.iter().find(|b| b.track == track) else { return false };
+        let mut pad = branch.sink.static_pad("sink");
+        // A bound instead of a visited set: no sensible way is longer, and a loop must not hang the program.
+        for _ in 0..100 {
+            // The way leads through bins: a ghost pad and the pad inside are linked internally, like the pads of an element.
+            let Some(above) = pad.and_then(|pad| pad.peer()) else { return false };
+            let below = above.iterate_internal_links().into_iter().flatten().next();
+            if let Some(element) = above.parent_element() {
+                let queued = match &below {
+                    Some(sink) if sink.has_property("current-level-buffers") => {
+                        sink.property::<u32>("current-level-buffers")
+                    }
+                    _ if element.has_property("current-level-buffers") => {
+                        element.property::<u32>("current-level-buffers")
+                    }
+                    _ => 0,
+                };
+                if queued > 0 {
+                    return true;
+                }
+            }
+            pad = below;
+        }
+        false
     }
 
     /// Whether any data were sent.

@@ -13,15 +13,18 @@ mod feed;
 mod formats;
 mod graph;
 mod guarded;
+mod progress;
+mod recording;
 mod sinks;
 mod step;
+mod tend;
 mod thin;
 mod wall;
 mod warm;
+mod whole;
 
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,17 +33,19 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
-use super::guard::SourcePolicy;
 use super::guard::passage::Passage;
+use super::guard::{Refusal, SourcePolicy, digest};
 use super::hls;
+use super::incident::Cause;
 use super::options::HlsOptions;
 use super::outlet::{Counters, Outlet, Stopper};
+use super::plausible::Claims;
 use super::thin::Thinning;
 use super::uri::{Kind, Location, Pacing};
 use super::{MediaItem, Open, Pace, Source, Track, Tracks, template};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::redact;
+use crate::{limits, redact};
 
 /// What a [`GstOpener`] is told about the sources it opens.
 #[derive(Clone, Debug)]
@@ -102,6 +107,9 @@ pub struct GstOpener {
     over_tcp: Arc<AtomicBool>,
     /// How far an HLS channel was watched.
     memory: hls::Memory,
+    /// What the source said of the time, over all connections.
+    claims: Arc<Mutex<Claims>>,
+    needs_relay: OnceLock<bool>,
 }
 
 impl GstOpener {
@@ -109,11 +117,31 @@ impl GstOpener {
     /// [`Error::Internal`] if GStreamer cannot be initialised.
     pub fn new(options: GstOptions, clock: Arc<dyn Clock>) -> Result<Self> {
         init()?;
-        Ok(Self { options, clock, over_tcp: Arc::default(), memory: hls::Memory::default() })
+        Ok(Self {
+            options,
+            clock,
+            over_tcp: Arc::default(),
+            memory: hls::Memory::default(),
+            claims: Arc::default(),
+            needs_relay: OnceLock::new(),
+        })
     }
 
     pub fn options(&self) -> &GstOptions {
         &self.options
+    }
+
+    /// Whether the source is an RTSP server whose login GStreamer cannot answer. Asked of the server until it has answered once.
+    fn needs_relay(&self, location: &Location) -> bool {
+        if location.kind != Kind::Rtsp {
+            return false;
+        }
+        if let Some(known) = self.needs_relay.get() {
+            return *known;
+        }
+        let found = digest::needs_relay(&location.uri);
+        // Somebody else may have asked at the same time, and got the same answer.
+        found.is_some_and(|found| *self.needs_relay.get_or_init(|| found))
     }
 }
 
@@ -129,9 +157,17 @@ pub fn classify(location: &Location, guard: Option<&Arc<SourcePolicy>>) -> Optio
 /// [`Error::Internal`] with GStreamer's text.
 pub fn init() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    DONE.get_or_init(|| gst::init().map(|()| debug::connect()).map_err(|e| e.to_string()))
-        .clone()
-        .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
+    DONE.get_or_init(|| {
+        gst::init()
+            .map(|()| {
+                debug::limit_complaints();
+                debug::connect();
+                tend::forbid_libav_demuxers();
+            })
+            .map_err(|e| e.to_string())
+    })
+    .clone()
+    .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
 }
 
 impl Open for GstOpener {
@@ -142,13 +178,21 @@ impl Open for GstOpener {
         let o = &self.options;
         let location = Location::parse(uri)?;
         let location = Location { kind: o.kind.unwrap_or(location.kind), ..location };
+        if !limits::has_room_for_source(location.kind.is_network()) {
+            limits::say_out_of_files();
+            let refusal =
+                Refusal { kind: Cause::Other, cause: limits::OUT_OF_FILES.into(), advice: limits::ADVICE.into() };
+            return Ok(guarded::refused(refusal, location.pace(o.pacing), to));
+        }
         if o.guard.is_some() && o.pipeline.is_some() {
             return Err(Error::Usage("a guarded source takes no pipeline of its own".into()));
         }
         if matches!(location.kind, Kind::Hls | Kind::Http | Kind::HttpLive) && o.pipeline.is_none() {
             return self.open_web(uri, &location, to);
         }
-        let placed = match &o.guard {
+        let needs_relay = o.pipeline.is_none() && o.guard.is_none() && self.needs_relay(&location);
+        let policy = o.guard.clone().or_else(|| needs_relay.then(|| Arc::new(SourcePolicy::owners())));
+        let placed = match &policy {
             None => (location, None),
             Some(policy) => {
                 let pace = location.pace(o.pacing);
@@ -213,12 +257,20 @@ impl GstOpener {
         if location.kind.is_network() {
             warm::network();
         }
-        let pipeline = self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing))?;
+        let pipeline =
+            self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing), passage.is_some())?;
         self.start(Start { uri, location, pipeline, wanted, passage, map: None }, to)
     }
 
     /// The pipeline of `location`, stopped.
-    fn pipeline(&self, name: &str, location: &Location, wanted: Tracks, sync: bool) -> Result<gst::Pipeline> {
+    fn pipeline(
+        &self,
+        name: &str,
+        location: &Location,
+        wanted: Tracks,
+        sync: bool,
+        tcp_only: bool,
+    ) -> Result<gst::Pipeline> {
         let o = &self.options;
         let timeout_s = u32::try_from(o.connect_timeout.as_secs()).unwrap_or(u32::MAX).clamp(1, 3600);
         let keys = template::Keys {
@@ -226,11 +278,8 @@ impl GstOpener {
             frame_height: o.frame_height.max(1),
             sync,
             latency_ms: o.latency_ms,
-            rtsp_transport: if o.guard.is_some() || self.over_tcp.load(Ordering::Relaxed) {
-                "tcp"
-            } else {
-                &o.rtsp_transport
-            },
+            // The passage for RTSP lets nothing else through.
+            rtsp_transport: if tcp_only || self.over_tcp.load(Ordering::Relaxed) { "tcp" } else { &o.rtsp_transport },
             timeout_s,
         };
         let text = o.pipeline.as_deref().unwrap_or(template::builtin(location.kind));
@@ -240,7 +289,7 @@ impl GstOpener {
     /// A pipeline for media that are fetched for it.
     fn feed_pipeline(&self, uri: &str, wanted: Tracks) -> Result<gst::Pipeline> {
         let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
-        self.pipeline(&redact::uri(uri), &location, wanted, false)
+        self.pipeline(&redact::uri(uri), &location, wanted, false, false)
     }
 
     /// Starts it.
@@ -279,13 +328,15 @@ impl GstOpener {
         let stopper = outlet.stopper();
         // What is fetched is handed out as it is decoded: its relay brings tracks together and sets the pace.
         let in_step = pace == Pace::File && !is_fed;
-        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), in_step, map);
-        sinks::connect(&graph, self.clock.clone());
+        let clock = self.clock.clone();
+        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), in_step, map, clock);
+        tend::connect(&pipeline, &graph, pace);
+        sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if o.guard.is_some() || passage.is_some() || is_fed {
             guarded::connect(&pipeline, &graph, passage.as_ref());
         }
         let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
-        wall::connect(&pipeline, outlet.clone());
+        wall::connect(&pipeline, outlet.clone(), self.clock.clone(), self.claims.clone());
         if matches!(location.kind, Kind::Udp | Kind::Srt) {
             clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
         }
@@ -298,7 +349,8 @@ impl GstOpener {
             falls_back: Arc::clone(&self.over_tcp),
             outlet,
             passage,
-            connect_timeout: (location.kind.is_network() && !is_fed).then_some(o.connect_timeout),
+            connect_timeout: (location.kind.is_network() && !is_fed && !location.listens())
+                .then_some(o.connect_timeout),
             paced: location.sync(o.pacing) && !is_fed,
             is_fed,
             location,
@@ -330,9 +382,23 @@ fn check_file(given: &str, location: &Location) -> Result<()> {
         return Err(Error::source_error(given, "not a path on this machine", "give the path of a file"));
     };
     let refuse = |cause: &str, advice: &str| Err(Error::source_error(given, cause, advice));
-    match std::fs::File::open(&path).and_then(|f| f.metadata()) {
+    if path.is_file()
+        && let Some(format) = super::wholeness::unsupported_file(&path)
+    {
+        let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
+        return refuse(&format!("{format} pictures are not supported"), &format!("convert it to {to}"));
+    }
+    // Looked at before it is opened: who opens a FIFO waits for somebody to write into it.
+    let meta = std::fs::metadata(&path).and_then(|meta| match meta.is_file() {
+        true => std::fs::File::open(&path).and_then(|file| file.metadata()),
+        false => Ok(meta),
+    });
+    match meta {
         Ok(meta) if meta.is_dir() => refuse("is a folder", "give the files in it"),
-        Ok(meta) if meta.is_file() && meta.len() == 0 => refuse("the file is empty", "check how it was copied"),
+        Ok(meta) if !meta.is_file() => {
+            refuse("is a FIFO, a socket or a device, and no file", "write into a file, or send MPEG-TS over UDP or SRT")
+        }
+        Ok(meta) if meta.len() == 0 => refuse("the file is empty", "check how it was copied"),
         Ok(_) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => refuse("no such file", "check the path"),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {

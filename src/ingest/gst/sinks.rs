@@ -1,7 +1,7 @@
 //! The appsinks: map, copy into a pooled buffer, give running time, send. Runs on GStreamer's streaming threads.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -9,15 +9,18 @@ use gstreamer_app as gst_app;
 use gstreamer_audio as gst_audio;
 use gstreamer_video as gst_video;
 use gstreamer_video::prelude::*;
+use image::RgbImage;
+use image::metadata::Orientation;
 
 use super::graph::Graph;
 use crate::clock::Clock;
-use crate::ingest::frame::Frame;
+use crate::ingest::frame::{Frame, scale_down, upright};
 use crate::ingest::incident::Cause;
 use crate::ingest::pcm::PcmChunk;
-use crate::ingest::pool::Pool;
+use crate::ingest::pool::{Pool, Pooled};
+use crate::ingest::tone;
 use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Track};
-use crate::time::{Pts, samples_to_nanos};
+use crate::time::{NANOS_PER_SECOND, Pts, samples_to_nanos};
 
 /// Name of the appsink of `track`.
 pub(super) const fn name(track: Track) -> &'static str {
@@ -31,7 +34,7 @@ pub(super) const fn name(track: Track) -> &'static str {
 const IDLE_BUFFERS: usize = 2 * MEDIA_CHANNEL_CAPACITY;
 
 /// Installs the callbacks on the graph's appsinks.
-pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>) {
+pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, frame_height: u32) {
     for (track, sink) in graph.sinks() {
         // No preroll: a branch that never gets data must not keep the other from playing.
         sink.set_property("async", false);
@@ -39,7 +42,13 @@ pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>) {
         // The callback takes each buffer at once and blocks while downstream has no room, so one is enough.
         sink.set_max_buffers(1);
         sink.set_drop(false);
+        let orientation = Arc::new(Mutex::new(Orientation::NoTransforms));
+        if track == Track::Video {
+            watch_orientation(sink, orientation.clone(), frame_height);
+        }
         let mut feed = Feed {
+            orientation,
+            frame_height,
             graph: graph.clone(),
             clock: clock.clone(),
             timing: Timing::default(),
@@ -65,6 +74,70 @@ pub(super) fn disconnect(graph: &Graph) {
     }
 }
 
+/// Takes note of how the pictures that come to `sink` are to be turned. They are turned when they are small: the converters'
+/// own element would turn them at full size. What lies on its side has its height across: the filter before the sink is
+/// told so, where it is the templates' own.
+fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation>>, frame_height: u32) {
+    let Some(pad) = sink.static_pad("sink") else { return };
+    let upright_caps = Mutex::new(None::<gst::Caps>);
+    let most = i32::try_from(frame_height).unwrap_or(i32::MAX);
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+        let turned = match info.event().map(|event| event.view()) {
+            // Another stream begins: what was said of the one before does not hold for it.
+            Some(gst::EventView::StreamStart(_)) => Some(Orientation::NoTransforms),
+            Some(gst::EventView::Tag(tags)) => {
+                tags.tag().get::<gst::tags::ImageOrientation>().and_then(|tag| turning(tag.get()))
+            }
+            _ => None,
+        };
+        if let Some(turned) = turned {
+            let filter = pad.peer().and_then(|peer| peer.parent_element());
+            if let Some(filter) = filter.filter(|f| f.factory().is_some_and(|f| f.name() == "capsfilter")) {
+                let mut upright_caps = upright_caps.lock().unwrap_or_else(PoisonError::into_inner);
+                let upright = upright_caps.get_or_insert_with(|| filter.property("caps")).clone();
+                let wanted = if is_sideways(turned) { across(&upright, most) } else { upright };
+                if filter.property::<gst::Caps>("caps") != wanted {
+                    filter.set_property("caps", wanted);
+                }
+            }
+            *orientation.lock().unwrap_or_else(PoisonError::into_inner) = turned;
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+const fn is_sideways(turned: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(turned, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+}
+
+/// `caps` with the limit on the height as one on the width.
+fn across(caps: &gst::Caps, most: i32) -> gst::Caps {
+    let mut caps = caps.clone();
+    for format in caps.make_mut().iter_mut() {
+        if format.get::<gst::IntRange<i32>>("height").is_ok_and(|height| height.max() == most) {
+            format.remove_field("height");
+            format.set("width", gst::IntRange::new(1, most));
+        }
+    }
+    caps
+}
+
+/// What has to be done to a picture with GStreamer's tag: angles are clockwise, and a flip comes before.
+fn turning(tag: &str) -> Option<Orientation> {
+    Some(match tag {
+        "rotate-0" => Orientation::NoTransforms,
+        "rotate-90" => Orientation::Rotate90,
+        "rotate-180" => Orientation::Rotate180,
+        "rotate-270" => Orientation::Rotate270,
+        "flip-rotate-0" => Orientation::FlipHorizontal,
+        "flip-rotate-90" => Orientation::Rotate270FlipH,
+        "flip-rotate-180" => Orientation::FlipVertical,
+        "flip-rotate-270" => Orientation::Rotate90FlipH,
+        _ => return None,
+    })
+}
+
 /// One appsink's callback state.
 struct Feed {
     graph: Arc<Graph>,
@@ -72,6 +145,10 @@ struct Feed {
     timing: Timing,
     track: Track,
     pools: Pools,
+    /// What has to be done to a picture until it is the right way up.
+    orientation: Arc<Mutex<Orientation>>,
+    /// The most lines of a picture that was turned.
+    frame_height: u32,
 }
 
 struct Pools {
@@ -95,7 +172,12 @@ impl Feed {
         };
         match made {
             Ok(Some(item)) => {
-                self.graph.deliver(self.track, item).map_err(|_| gst::FlowError::Flushing)?;
+                let duration = sample.buffer().and_then(gst::BufferRef::duration).map(gst::ClockTime::nseconds);
+                let sent = match (item, duration) {
+                    (MediaItem::Frame(frame), Some(ns)) if ns > NANOS_PER_SECOND => self.graph.deliver_still(frame, ns),
+                    (item, _) => self.graph.deliver(self.track, item),
+                };
+                sent.map_err(|_| gst::FlowError::Flushing)?;
                 Ok(gst::FlowSuccess::Ok)
             }
             Ok(None) => Ok(gst::FlowSuccess::Ok),
@@ -147,7 +229,25 @@ impl Feed {
                 data.extend_from_slice(row.ok_or_else(|| format!("a picture of {width}×{height} ends in row {y}"))?);
             }
         }
+        if let Some((hdr, is_wide)) = self.graph.hdr() {
+            tone::to_sdr(&mut data, hdr, is_wide);
+        }
+        let turned = *self.orientation.lock().unwrap_or_else(PoisonError::into_inner);
+        let (data, width, height) = match turned {
+            Orientation::NoTransforms => (data, width, height),
+            _ => self.turned(&data, width, height, turned),
+        };
         Ok(Some(MediaItem::Frame(Frame::new(data, width, height, Pts(pts), arrived_ns))))
+    }
+
+    /// A picture the right way up, with as many lines as were asked for at most.
+    fn turned(&self, data: &[u8], width: u32, height: u32, turned: Orientation) -> (Pooled<u8>, u32, u32) {
+        let image = RgbImage::from_raw(width, height, data.to_vec()).expect("a picture is packed RGB8");
+        let image = scale_down(upright(image, turned), self.frame_height);
+        let (width, height) = image.dimensions();
+        let mut data = self.pools.frames.take();
+        data.extend_from_slice(&image);
+        (data, width, height)
     }
 
     /// The sound of `sample`; [`None`] if there is none in it, or it has no time and none can be derived.

@@ -172,6 +172,8 @@ impl Gate {
             }
             (state.thin.offer(Pts(time)), Pts(time), state.held.take())
         };
+        // A picture that is shown for seconds is the picture of all of them.
+        let is_long = buffer.duration().is_some_and(|duration| duration.nseconds() > NANOS_PER_SECOND);
         let is_wanted = |keep: bool| keep || self.thinning.is_wanted();
         if let Some(held) = held {
             if is_wanted(fates.keep_held) {
@@ -181,6 +183,7 @@ impl Gate {
             }
         }
         match fates.this {
+            _ if is_long => Ok(stamped.map_or(Way::On, Way::OnAs)),
             Fate::Hold => {
                 let buffer = stamped.unwrap_or_else(|| buffer.clone());
                 self.state().held = Some(Held { buffer, pts, arrived_ns });
@@ -236,7 +239,10 @@ impl Gate {
 
 /// Takes the picture out of the pipeline. Not [`gst::PadProbeReturn::Drop`]: the bindings have freed the picture by then, and
 /// GStreamer 1.22 complains that there is none to free.
-fn handled(info: &mut gst::PadProbeInfo<'_>, result: Result<gst::FlowSuccess, gst::FlowError>) -> gst::PadProbeReturn {
+pub(super) fn handled(
+    info: &mut gst::PadProbeInfo<'_>,
+    result: Result<gst::FlowSuccess, gst::FlowError>,
+) -> gst::PadProbeReturn {
     info.data = None;
     info.flow_res = result;
     gst::PadProbeReturn::Handled

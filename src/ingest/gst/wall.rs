@@ -5,12 +5,16 @@
 //! report's RTP timestamp has a PTS and an NTP time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
+use crate::clock::Clock;
 use crate::ingest::MediaItem;
+use crate::ingest::incident::Incident;
 use crate::ingest::outlet::Outlet;
+use crate::ingest::plausible::{Claims, Verdict};
 use crate::time::{NANOS_PER_SECOND, Pts, WallSource, WallTime};
 
 /// Seconds from 1900 (NTP) to 1970 (Unix).
@@ -23,20 +27,34 @@ const PLAUSIBLE_FROM_S: u64 = 946_684_800;
 /// up to a frame after the RTP timestamp, and the jitter buffer smooths arrival times by about as much.
 const REPORT_UNCERTAINTY_NS: u64 = 40_000_000;
 
-/// Sends [`MediaItem::Wall`] for every sender report any jitter buffer in `pipeline` sees.
-pub(super) fn connect(pipeline: &gst::Pipeline, outlet: Outlet) {
+/// Sends [`MediaItem::Wall`] for every sender report that any jitter buffer in `pipeline` sees and that is believed, and says
+/// when `claims` begin or cease to be.
+pub(super) fn connect(pipeline: &gst::Pipeline, outlet: Outlet, clock: Arc<dyn Clock>, claims: Arc<Mutex<Claims>>) {
     pipeline.connect("deep-element-added", false, move |args| {
         let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;
         if element.factory().is_some_and(|f| f.name() == "rtpjitterbuffer") {
-            let outlet = outlet.clone();
+            let (outlet, clock, claims) = (outlet.clone(), clock.clone(), claims.clone());
             // Reports repeat every few seconds, also after an answer was given: once a second is enough.
             let last = AtomicU64::new(u64::MAX);
             element.connect("handle-sync", false, move |args| {
                 let report = args.get(1).and_then(|v| v.get::<gst::Structure>().ok())?;
                 let (pts, wall) = tie(&report)?;
-                if last.swap(pts.second(), Ordering::Relaxed) != pts.second() {
+                if last.swap(pts.second(), Ordering::Relaxed) == pts.second() {
+                    return None;
+                }
+                let arrived_ns = clock.unix_ns();
+                let verdict = claims.lock().unwrap_or_else(|e| e.into_inner()).judge(wall.unix_ns, arrived_ns);
+                let incident = match verdict {
+                    Verdict::Believed => None,
+                    Verdict::Again => Some(Incident::ClockPlausible),
+                    Verdict::NoLonger => Some(Incident::ClockImplausible),
+                    Verdict::NotYet => return None,
+                };
+                let source = if verdict == Verdict::NoLonger { WallSource::Arrival } else { wall.source };
+                let items = incident.map(MediaItem::Incident).into_iter();
+                for item in items.chain([MediaItem::Wall { pts, wall: WallTime { source, ..wall } }]) {
                     // Closed means that the session is ending anyway.
-                    let _ = outlet.send(MediaItem::Wall { pts, wall });
+                    let _ = outlet.send(item);
                 }
                 None
             });

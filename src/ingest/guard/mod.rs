@@ -9,6 +9,8 @@ mod address;
 #[cfg(feature = "gst")]
 pub(super) mod connect;
 #[cfg(feature = "gst")]
+pub(super) mod digest;
+#[cfg(feature = "gst")]
 pub(super) mod passage;
 #[cfg(feature = "gst")]
 mod relay;
@@ -30,7 +32,7 @@ use super::End;
 use super::incident::Cause;
 use crate::config::SourcesFile;
 use crate::error::{Error, Result};
-use crate::redact;
+use crate::{redact, userinfo};
 
 /// What may be asked for when nothing else is said. `file` needs a folder as well.
 const SCHEMES: [&str; 10] = ["rtsp", "rtsps", "http", "https", "srt", "rtmp", "rtmps", "udp", "file", "testsrc"];
@@ -303,7 +305,15 @@ impl SourcePolicy {
         };
         let path = path.filter(|path| path.is_absolute()).ok_or_else(outside)?;
         let real = path.canonicalize().map_err(|_| self.missing(&path).unwrap_or_else(outside))?;
-        if self.folders.iter().any(|folder| real.starts_with(folder)) { Ok(real) } else { Err(outside()) }
+        if !self.folders.iter().any(|folder| real.starts_with(folder)) {
+            return Err(outside());
+        }
+        // Who opens a FIFO waits for somebody to write into it; a device may be anything.
+        if real.metadata().is_ok_and(|meta| !meta.is_file()) {
+            let advice = "give a file that is a recording";
+            return Err(Refusal::new("what is there is a folder, a FIFO, a socket or a device, and no file", advice));
+        }
+        Ok(real)
     }
 
     /// What to say of a file that is not there: that, when it would lie inside.
@@ -327,6 +337,9 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn parse(uri: &str) -> Result<Self, Refusal> {
         let wrong = || Refusal::new("this is no address of a stream", "check host and port of the URL");
+        // A piece of a password must not be resolved as a host.
+        let unclear = || Refusal::new("the address is not clear", userinfo::ADVICE);
+        let uri = userinfo::canonical(uri).ok_or_else(unclear)?;
         let (scheme, rest) = uri.split_once("://").ok_or_else(wrong)?;
         let scheme = scheme.to_ascii_lowercase();
         // srt://:9000 and udp://@:5000 name no host by right; the parser wants one.

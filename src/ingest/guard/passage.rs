@@ -153,9 +153,15 @@ impl Shared {
 async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>, target: To) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                if crate::limits::is_out_of_files(&e) {
+                    crate::limits::say_out_of_files();
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
         };
         let _ = stream.set_nodelay(true);
         let (shared, target) = (shared.clone(), target.clone());

@@ -2,13 +2,18 @@
 //! elsewhere, so it is refused. Media come over the same connection: over UDP they could be sent for from anywhere, so an
 //! answer that names another way is refused, too.
 //!
+//! Logins that GStreamer cannot answer are answered here (`digest`).
+//!
 //! What goes on is written anew from what was understood: a message that two readers could read differently does not pass.
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 
+use super::digest::{Dialogue, Reply};
 use super::passage::Shared;
 use super::{Refusal, Target};
+use crate::ingest::incident::Cause;
 
 /// The longest head of a message, its longest line (GStreamer cuts lines at 4,095 bytes), and the longest body: a description
 /// of a stream.
@@ -23,32 +28,74 @@ pub(super) async fn serve(client: TcpStream, shared: &Shared, target: &Target) {
     };
     shared.went_well();
     let (mut from_client, mut to_client) = client.into_split();
-    let (from_server, mut to_server) = tokio::io::split(server);
+    let (from_server, to_server) = tokio::io::split(server);
     let mut from_server = BufReader::new(from_server);
+    // Both directions write to the server: a request that wants a login is made again.
+    let to_server = &Mutex::new(to_server);
+    let dialogue = &Mutex::new(Dialogue::new(&target.url));
     let outward = async {
-        let copied = copy(&mut from_client, &mut to_server).await;
-        // Fails on a connection that is gone.
-        let _ = to_server.shutdown().await;
-        copied
+        let mut from_client = BufReader::new(&mut from_client);
+        loop {
+            // Without a login there is nothing to change.
+            if dialogue.lock().await.is_none() {
+                let mut to_server = to_server.lock().await;
+                // Fails on a connection that is gone.
+                let _ = copy(&mut from_client, &mut *to_server).await;
+                return;
+            }
+            let Ok(Some(message)) = read(&mut from_client, false).await else { return };
+            let message = match &mut *dialogue.lock().await {
+                Some(dialogue) => dialogue.outward(message),
+                None => message,
+            };
+            if to_server.lock().await.write_all(&message).await.is_err() {
+                return;
+            }
+        }
     };
     let inward = async {
         loop {
-            match message(&mut from_server).await {
-                Ok(Some(bytes)) if to_client.write_all(&bytes).await.is_ok() => {}
-                Ok(_) => return,
+            let bytes = match message(&mut from_server).await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return,
                 Err(refusal) => return shared.failed(refusal),
+            };
+            let reply = dialogue.lock().await.as_mut().map(|dialogue| dialogue.inward(&bytes));
+            let bytes = match reply {
+                Some(Reply::Ask(request)) => {
+                    if to_server.lock().await.write_all(&request).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Some(Reply::Refused(answer)) => {
+                    let advice = "check user and password in the URL";
+                    shared.failed(Refusal::of(Cause::NotAuthorized, "not authorized (401)", advice));
+                    answer
+                }
+                Some(Reply::Pass) | None => bytes,
+            };
+            if to_client.write_all(&bytes).await.is_err() {
+                return;
             }
         }
     };
     // Whoever ends first ends the connection: RTSP has no use for half of one.
     tokio::select! {
-        _ = outward => {}
+        () = outward => {}
         () = inward => {}
     }
+    // Fails on a connection that is gone.
+    let _ = to_server.lock().await.shutdown().await;
 }
 
 /// The next message of the server, or piece of media; [`None`] at the end and for what is no RTSP.
-async fn message(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Vec<u8>>, Refusal> {
+pub(super) async fn message(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Vec<u8>>, Refusal> {
+    read(from, true).await
+}
+
+/// The same of either side; the client's are not judged.
+async fn read(from: &mut (impl AsyncBufRead + Unpin), is_judged: bool) -> Result<Option<Vec<u8>>, Refusal> {
     let mut head = from.take(HEAD_MAX);
     // Empty lines before a message are allowed, and mean nothing.
     let first = loop {
@@ -75,7 +122,7 @@ async fn message(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Vec<u8
         out.extend_from_slice(text.as_bytes());
         out.extend_from_slice(b"\r\n");
         if is_first {
-            if !judge(text)? {
+            if is_judged && !judge(text)? {
                 return Ok(None);
             }
         } else if text.is_empty() {
@@ -94,7 +141,7 @@ async fn message(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Vec<u8
                         return Ok(None);
                     }
                 }
-                "transport" => over_this_connection(value)?,
+                "transport" if is_judged => over_this_connection(value)?,
                 _ => {}
             }
         }

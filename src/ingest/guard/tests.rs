@@ -119,3 +119,42 @@ fn files_are_taken_from_the_folders_only() {
     }
     assert_eq!(policy.check(&format!("{inside}/deep/none.mp4")).unwrap_err().kind, Cause::NotFound);
 }
+
+/// Remembers what it was asked for.
+#[derive(Default)]
+struct Asked(std::sync::Mutex<Vec<String>>);
+
+impl Resolve for Asked {
+    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        self.0.lock().unwrap().push(host.to_owned());
+        Ok(vec![Ipv4Addr::new(93, 184, 216, 34).into()])
+    }
+}
+
+#[test]
+fn no_piece_of_a_password_is_resolved() {
+    let asked = Arc::new(Asked::default());
+    let policy = policy(&[], &[]).with_resolver(asked.clone());
+    for password in [
+        "pa@ss",
+        "pa/ss",
+        "p@ss/word",
+        "p@ss#1/x?:é",
+        "1234/56",
+        "p@ss?x",
+        "12:34@56",
+        "a#b@c",
+        "@",
+        ":@:",
+        "x@1/y@2#z",
+    ] {
+        for host in ["cam", "cam.example:554"] {
+            let uri = format!("rtsp://ann:{password}@{host}/live");
+            let said = policy.check(&uri);
+            assert!(said.as_ref().err().is_none_or(|e| e.advice.contains("%40")), "{uri}: {said:?}");
+            let _ = policy.place(&uri);
+        }
+    }
+    let asked = asked.0.lock().unwrap();
+    assert!(asked.len() > 8 && asked.iter().all(|host| host == "cam" || host == "cam.example"), "{asked:?}");
+}

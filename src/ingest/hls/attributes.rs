@@ -13,12 +13,16 @@ const VARIABLES_MAX: usize = 256;
 
 /// The attribute list of one tag. Names are compared as written; quotes are removed.
 #[derive(Debug, Default)]
-pub(super) struct Attributes(Vec<(String, String)>);
+pub(super) struct Attributes {
+    all: Vec<(String, String)>,
+    /// A quote is not closed.
+    pub is_cut: bool,
+}
 
 impl Attributes {
     /// Reads `NAME=value,NAME="quoted, value"`. What has no `=` is passed over.
     pub fn parse(text: &str) -> Self {
-        let mut all = Vec::new();
+        let (mut all, mut is_cut) = (Vec::new(), false);
         let mut rest = text.trim();
         while !rest.is_empty() && all.len() < ATTRIBUTES_MAX {
             let Some((name, after)) = rest.split_once('=') else { break };
@@ -27,6 +31,7 @@ impl Attributes {
             let after = after.trim_start();
             let (value, next) = match after.strip_prefix('"') {
                 Some(quoted) => {
+                    is_cut |= !quoted.contains('"');
                     let (value, after) = quoted.split_once('"').unwrap_or((quoted, ""));
                     (value, after.split_once(',').map_or("", |(_, next)| next))
                 }
@@ -35,11 +40,11 @@ impl Attributes {
             all.push((name.to_owned(), value.trim().to_owned()));
             rest = next;
         }
-        Self(all)
+        Self { all, is_cut }
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.all.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     pub fn is_yes(&self, name: &str) -> bool {
@@ -51,7 +56,7 @@ impl Attributes {
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.all.iter().map(|(name, _)| name.as_str())
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use url::Url;
 
 use super::attributes::ByteRange;
-use super::playlist::{AdBreak, Key, Map, Media, Part, Segment};
+use super::playlist::{AdBreak, Map, Media, Part, Protection, Segment};
 
 /// Target durations that playback stays behind the end of a live playlist when it does not say (RFC 8216bis, 6.3.3).
 const HOLD_BACK_TARGETS: u64 = 3;
 
 /// A playlist that ends this many segments before the next one may be an older copy out of a cache.
-const STALE_MAX: u64 = 3;
+const STALE_MAX: u128 = 3;
 
 /// Moving copies that end before the next segment, after which they are another stream.
 const STALE_TURNS: u32 = 3;
@@ -21,7 +21,7 @@ const STALE_TURNS: u32 = 3;
 const KNOWN_MAX: usize = 16;
 
 /// Segments before the next one that are wanted from the reader of playlists, to see whether they are the same.
-const LOOK_BACK: u64 = 8;
+const LOOK_BACK: u128 = 8;
 
 /// After an outage playback goes on where it was if that is at most this many target durations behind the end.
 const RESUME_TARGETS: u64 = 10;
@@ -30,17 +30,17 @@ const RESUME_TARGETS: u64 = 10;
 const ROUNDING_NS: u64 = 100_000_000;
 
 /// A hole of more segments than this is not bridged: what comes then is another run.
-pub(super) const MISSED_MAX: u64 = 600;
+const MISSED_MAX: u128 = 600;
 
 /// What is fetched next: a segment or a part of one.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
-    pub sequence: u64,
+    pub sequence: u128,
     pub url: Url,
     pub range: Option<ByteRange>,
     pub duration_ns: u64,
     pub is_gap: bool,
-    pub key: Option<Arc<Key>>,
+    pub key: Option<Protection>,
     pub map: Option<Arc<Map>>,
     pub made_ns: Option<i64>,
     pub ad: Option<AdBreak>,
@@ -84,7 +84,7 @@ impl Memory {
 /// Where a follower is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
-    sequence: u64,
+    sequence: u128,
     part: usize,
 }
 
@@ -95,9 +95,9 @@ pub(super) struct Follower {
     missed_ns: u64,
     is_restart: bool,
     /// Sequence number and path of what was taken. Without the query: tokens in it change with every reload.
-    known: VecDeque<(u64, String)>,
+    known: VecDeque<(u128, String)>,
     stale_turns: u32,
-    newest: Option<(u64, usize)>,
+    newest: Option<(u128, usize)>,
     /// Parts are played.
     low_latency: bool,
     /// The duration of the parts that were taken of the segment that comes next, ns.
@@ -106,7 +106,7 @@ pub(super) struct Follower {
 
 impl Follower {
     /// The sequence number from which segments are wanted.
-    pub fn wants_from(&self) -> u64 {
+    pub fn wants_from(&self) -> u128 {
         self.next.map_or(0, |next| next.sequence.saturating_sub(LOOK_BACK))
     }
 
@@ -123,7 +123,7 @@ impl Follower {
     }
 
     /// Begins at the same place as one that plays `sequence`, if `media` has that; else as [`Follower::update`] does.
-    pub fn begin_at(&mut self, sequence: u64, media: &Media) {
+    pub fn begin_at(&mut self, sequence: u128, media: &Media) {
         if (media.sequence..end(media)).contains(&sequence) {
             self.next = Some(Place { sequence, part: 0 });
         }
@@ -154,7 +154,7 @@ impl Follower {
             if missed > MISSED_MAX {
                 self.restart(media);
             } else {
-                let missed_ns = missed.saturating_mul(media.target_ns).saturating_sub(self.taken_ns);
+                let missed_ns = (missed as u64).saturating_mul(media.target_ns).saturating_sub(self.taken_ns);
                 self.missed_ns = self.missed_ns.saturating_add(missed_ns);
                 self.go_to(media.sequence);
             }
@@ -192,7 +192,7 @@ impl Follower {
         }
     }
 
-    fn go_to(&mut self, sequence: u64) {
+    fn go_to(&mut self, sequence: u128) {
         (self.next, self.taken_ns) = (Some(Place { sequence, part: 0 }), 0);
     }
 
@@ -244,11 +244,21 @@ impl Follower {
         }
     }
 
-    fn remember(&mut self, sequence: u64, url: &Url) {
+    fn remember(&mut self, sequence: u128, url: &Url) {
         if self.known.len() == KNOWN_MAX {
             self.known.pop_front();
         }
         self.known.push_back((sequence, url.path().to_owned()));
+    }
+
+    /// Takes the segment `sequence` once more.
+    pub fn go_back_to(&mut self, sequence: u128) {
+        self.go_to(sequence);
+    }
+
+    /// Forgets the addresses of what was taken: those of another variant are others.
+    pub fn forget_known(&mut self) {
+        self.known.clear();
     }
 
     /// Parts cannot be had, `piece` the first: goes on with whole segments, from the one that it is a part of if none of that was
@@ -288,8 +298,8 @@ impl Follower {
 }
 
 /// The sequence number after the last segment.
-fn end(media: &Media) -> u64 {
-    media.sequence.saturating_add(media.segments.len() as u64)
+fn end(media: &Media) -> u128 {
+    media.sequence.saturating_add(media.segments.len() as u128)
 }
 
 fn unfinished(media: &Media) -> &[Part] {
@@ -318,7 +328,7 @@ fn start(media: &Media, low_latency: bool) -> Place {
     for (index, segment) in media.segments.iter().enumerate().rev() {
         behind_ns = behind_ns.saturating_add(segment.duration_ns);
         if behind_ns >= hold_ns {
-            return Place { sequence: media.sequence + index as u64, part: 0 };
+            return Place { sequence: media.sequence + index as u128, part: 0 };
         }
     }
     first

@@ -22,7 +22,7 @@ fn segment(name: &str) -> Segment {
 }
 
 /// Segments `from..to` named `NAME<number>`, two seconds each.
-fn media(name: &str, from: u64, to: u64) -> Media {
+fn media(name: &str, from: u128, to: u128) -> Media {
     Media {
         sequence: from,
         target_ns: 2 * S,
@@ -141,7 +141,7 @@ fn of_a_segment_whose_parts_are_gone_the_rest_is_missing() {
 #[test]
 fn hostile_numbers_do_no_harm() {
     let mut follower = Follower::default();
-    let far = Media { sequence: (1 << 62) - 1, ..media("s", 0, 3) };
+    let far = Media { sequence: u64::MAX.into(), ..media("s", 0, 3) };
     take(&mut follower, &far);
     take(&mut follower, &media("s", 0, 3));
     take(&mut follower, &Media::default());

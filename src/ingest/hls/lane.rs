@@ -16,10 +16,11 @@ use super::crypt;
 use super::follow::{Follower, Memory, Piece};
 use super::mp4;
 use super::place::{Found, Placer};
-use super::playlist::{AdBreak, Key, Map, Media, Playlist, Trouble};
+use super::playlist::{AdBreak, Key, Map, Media, Playlist, Protection, Trouble};
 use crate::ingest::Discontinuity;
 use crate::ingest::guard::Refusal;
 use crate::ingest::incident::Cause;
+use crate::ingest::outlet::Counters;
 
 /// A playlist that has not moved for this long, and for this many target durations, has stalled: it should have moved
 /// after one and a half (RFC 8216bis, 6.2.2).
@@ -42,6 +43,12 @@ const BACKOFF: Duration = Duration::from_millis(250);
 /// Times that a piece of a recording is asked for: nothing is in a hurry, and nothing will change.
 const TRIES_OF_RECORDING: u32 = 4;
 
+/// As [`TRIES_OF_RECORDING`], when the server says that it is not there or not for us.
+const TRIES_OF_TOLD: u32 = 3;
+
+/// How long a piece of a recording is tried: a server that hangs must not look like a stream that has stalled.
+const TRYING_MAX: Duration = Duration::from_secs(4);
+
 /// Keys that are kept.
 const KEYS_MAX: usize = 8;
 
@@ -50,7 +57,7 @@ const TOLD_MAX: usize = 1_000;
 
 /// Pieces that come and cannot be used, in a row, before anything could: what is there is no channel.
 const USELESS_MAX: u32 = 5;
-const USELESS_OF_RECORDING_MAX: u32 = 100;
+const USELESS_OF_RECORDING_MAX: u32 = 30;
 
 /// Fetches playlists and media.
 pub(super) trait Origin: Send + Sync {
@@ -118,17 +125,21 @@ pub(super) struct Lane<O, F> {
     pub follower: Follower,
     pub placer: Placer,
     /// Where another lane began, for one that follows it.
-    pub begins_at: Option<u64>,
+    pub begins_at: Option<u128>,
     /// Where its progress is kept for the next connection.
     pub memory: Option<Memory>,
+    /// Told whether it is a recording.
+    pub counters: Arc<Counters>,
     /// Told of the first piece that is taken: its sequence number.
-    pub on_first: Option<tokio::sync::oneshot::Sender<u64>>,
+    pub on_first: Option<tokio::sync::oneshot::Sender<u128>>,
     keys: VecDeque<(Url, [u8; 16])>,
     map: Option<(Arc<Map>, Vec<u8>, Option<mp4::Tracks>)>,
     /// The initialisation that the demuxer has.
     fed_map: Option<Arc<Map>>,
     /// What was lost since the last piece that was handed on, ns.
     lost_ns: u64,
+    /// The first piece of that which another variant may have, and what was lost before it.
+    lost_from: Option<(u128, u64, Option<(bool, bool)>)>,
     /// A break that belongs before what is handed on next, from pieces that were lost.
     lost_break: Option<(bool, bool)>,
     must_begin: bool,
@@ -152,11 +163,13 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             placer,
             begins_at: None,
             memory: None,
+            counters: Arc::default(),
             on_first: None,
             keys: VecDeque::new(),
             map: None,
             fed_map: None,
             lost_ns: 0,
+            lost_from: None,
             lost_break: None,
             must_begin: true,
             has_media: false,
@@ -172,6 +185,12 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     pub fn change(&mut self, url: Url) {
         self.url = url;
         self.map = None;
+        if let Some((sequence, lost_ns, lost_break)) = self.lost_from.take() {
+            // What was lost at the end of the other may be in this one.
+            (self.lost_ns, self.lost_break) = (lost_ns, lost_break);
+            self.follower.go_back_to(sequence);
+        }
+        self.follower.forget_known();
         self.must_begin = true;
         self.placer.forget_container();
     }
@@ -183,20 +202,18 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
 
     /// Plays until the playlist is over or fails. `first` was loaded already.
     pub async fn run(&mut self, first: Option<Media>) -> LaneEnd {
-        let end = self.follow(first).await;
-        // Also where it failed: the next connection goes on behind what was lost.
-        self.settle_missing();
-        end
-    }
-
-    async fn follow(&mut self, first: Option<Media>) -> LaneEnd {
-        let (mut loaded, mut trouble) = (first, None);
+        let (mut loaded, mut trouble, mut loads) = (first, None, 0u32);
         let mut news = Instant::now();
         let mut stall = STALL_MIN;
         loop {
             let began = Instant::now();
             if let Some(media) = loaded.take() {
                 trouble = None;
+                loads += 1;
+                // The first may have been read while it was written: only the second tells a channel from a recording.
+                if media.is_over || loads > 1 {
+                    self.counters.on_demand.get_or_init(|| media.is_over);
+                }
                 self.is_recording |= media.is_over && !self.has_media;
                 if let Some(sequence) = self.begins_at.take() {
                     self.follower.begin_at(sequence, &media);
@@ -209,6 +226,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                     Err(refusal) => return LaneEnd::Failed(refusal),
                 }
                 if media.is_over && self.follower.is_at_end(&media) {
+                    self.settle();
                     return self.verdict();
                 }
                 let target = Duration::from_nanos(media.target_ns);
@@ -298,7 +316,11 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     }
 
     async fn take(&mut self, piece: Piece, media: &Media) -> Result<(), Refusal> {
-        let fetched = if piece.is_gap { Err(gap()) } else { self.fetch(&piece, media).await };
+        let fetched = match &piece.key {
+            _ if piece.is_gap => Err(gap()),
+            Some(Protection::Drm(name)) => Err(drm(name)),
+            _ => self.fetch(&piece, media).await,
+        };
         let opened = fetched.and_then(|(bytes, map)| {
             let tracks = map.as_ref().and_then(|(_, _, tracks)| tracks.as_ref());
             let opened = container::look(&bytes, tracks).map_err(|why| {
@@ -336,10 +358,14 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         if !self.has_media && (is_final(&refusal) || self.useless >= useless_max) {
             return Err(refusal);
         }
-        if self.has_media && refusal.kind == Cause::Refused {
+        if matches!(piece.key, Some(Protection::Drm(_))) || refusal.kind == Cause::Refused {
             return Err(refusal);
         }
-        self.lost_ns = self.lost_ns.saturating_add(piece.missed_ns).saturating_add(piece.duration_ns);
+        self.lost_ns = self.lost_ns.saturating_add(piece.missed_ns);
+        if !piece.is_gap {
+            self.lost_from.get_or_insert((piece.sequence, self.lost_ns, self.lost_break));
+        }
+        self.lost_ns = self.lost_ns.saturating_add(piece.duration_ns);
         if piece.is_break || piece.is_restart {
             let (was_break, was_restart) = self.lost_break.unwrap_or_default();
             self.lost_break = Some((was_break | piece.is_break, was_restart | piece.is_restart));
@@ -348,14 +374,14 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         Ok(())
     }
 
-    /// Says what is missing up to now.
-    fn settle_missing(&mut self) {
+    /// Says what is missing up to now. Also for a lane that failed for good: the next connection goes on behind what was lost.
+    pub fn settle(&mut self) {
         let missing_ns = self.lost_ns;
         if missing_ns > 0 {
             let from_ns = self.placer.next_ns();
             self.placer.skip(missing_ns);
             self.feeder.note(Note::Missing { from_ns, to_ns: self.placer.next_ns() });
-            self.lost_ns = 0;
+            (self.lost_ns, self.lost_from) = (0, None);
             self.must_begin = true;
         }
     }
@@ -368,6 +394,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         map: Option<(Arc<Map>, Vec<u8>)>,
         opened: container::Opened,
     ) -> Result<(), Refusal> {
+        self.lost_from = None;
         let (was_break, was_restart) = self.lost_break.take().unwrap_or_default();
         let map_of = map.as_ref().map(|(map, _)| map.clone());
         let placed = self.placer.place(&Found {
@@ -437,7 +464,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             };
             let is_told = matches!(refusal.kind, Cause::NotFound | Cause::Forbidden | Cause::NotAuthorized);
             let is_enough = if self.is_recording {
-                attempt >= if is_told { 2 } else { TRIES_OF_RECORDING } || (is_told && self.last_failed)
+                attempt >= if is_told { TRIES_OF_TOLD } else { TRIES_OF_RECORDING } || began.elapsed() >= TRYING_MAX
             } else {
                 began.elapsed() + pause > budget
             };
@@ -460,12 +487,15 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             None => None,
         };
         let bytes = self.origin.media(&piece.url, piece.range, patience).await?;
+        if bytes.is_empty() {
+            return Err(Refusal::of(Cause::NoAnswer, "a segment is empty", "check what the packager writes"));
+        }
         let bytes = match &piece.key {
-            Some(key) => {
-                let iv = key.iv.unwrap_or_else(|| u128::from(piece.sequence).to_be_bytes());
+            Some(Protection::Key(key)) => {
+                let iv = key.iv.unwrap_or_else(|| piece.sequence.to_be_bytes());
                 self.decrypt(key, iv, bytes, patience).await?
             }
-            None => bytes,
+            _ => bytes,
         };
         Ok((bytes, map))
     }
@@ -483,12 +513,12 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             ..refusal
         })?;
         let bytes = match &map.key {
-            Some(key) => {
+            Some(Protection::Key(key)) => {
                 let no_iv =
                     || Refusal::of(Cause::Damaged, "damaged playlist: EXT-X-MAP is encrypted without an IV", "");
                 self.decrypt(key, key.iv.ok_or_else(no_iv)?, bytes, patience).await?
             }
-            None => bytes,
+            _ => bytes,
         };
         let tracks = mp4::tracks(&bytes);
         let found = (map.clone(), bytes, tracks);
@@ -540,7 +570,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
 }
 
 /// Reads `text` as a list of segments.
-pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u64) -> Result<Media, Refusal> {
+pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u128) -> Result<Media, Refusal> {
     match Playlist::parse(text, base, variables, from) {
         Ok(Playlist::Media(media)) => Ok(media),
         Ok(Playlist::Multivariant(_)) => Err(damaged("a variant leads to another list of variants")),
@@ -557,17 +587,18 @@ pub(super) fn refusal_of(trouble: &Trouble, text: &str) -> Refusal {
             "give the address of one channel out of the list",
         ),
         Trouble::Damaged(why) => damaged(why),
-        Trouble::Protected(name) => Refusal::of(
-            Cause::Encrypted,
-            format!("the media are encrypted with DRM ({name})"),
-            "give a source without DRM",
-        ),
+        Trouble::Protected(name) => drm(name),
         Trouble::Other(_) => Refusal::of(
             Cause::NotMedia,
             format!("not a playlist: {}", super::sniff::name(text.as_bytes())),
             "give the address of the playlist itself",
         ),
     }
+}
+
+fn drm(name: &str) -> Refusal {
+    let cause = format!("the media are encrypted with DRM ({name})");
+    Refusal::of(Cause::Encrypted, cause, "give a source without DRM")
 }
 
 fn damaged(why: &str) -> Refusal {

@@ -360,5 +360,6 @@ pub(super) fn lane(server: &Arc<Server>) -> (Lane<Server, Recorder>, Recorder) {
 pub(super) async fn play(server: &Arc<Server>) -> (LaneEnd, Vec<Event>) {
     let (mut lane, recorder) = lane(server);
     let end = lane.run(None).await;
+    lane.settle();
     (end, recorder.events())
 }

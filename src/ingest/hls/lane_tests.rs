@@ -234,6 +234,32 @@ async fn the_next_connection_goes_on_where_the_last_one_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_variant_fills_in_what_was_lost_and_not_what_is_announced_as_missing() {
+    let other = Channel::new(Life::new(24, 2));
+    let first = other.clone().fates(&[(6, Fate::Gap), (7, Fate::Lost(Cause::NotFound))]);
+    let account = first.clone();
+    let files = (first.clone(), other.clone());
+    let server = Server::new(
+        move |at, _, url| match url.path() {
+            "/b/live.m3u8" => other.playlist(at, 0),
+            _ if at < Duration::from_secs(11) => first.playlist(at, 0),
+            _ => Reply::Failed(Cause::NotFound),
+        },
+        move |_, nth, name| match name.strip_prefix("b/") {
+            Some(name) => files.1.file(nth, name),
+            None => files.0.file(nth, name),
+        },
+    );
+    let (mut lane, recorder) = lane(&server);
+    assert_eq!(failure(&lane.run(None).await).kind, Cause::NotFound);
+    lane.change(url().join("b/live.m3u8").unwrap());
+    assert_eq!(lane.run(None).await, LaneEnd::Over);
+    let account = account.account(&recorder.events());
+    assert_eq!((account.media, account.missing), (without(0..24, &[6]), vec![(12, 14)]));
+    assert_eq!((account.elapsed_ns, account.breaks.len()), (48 * S, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_rotate_and_a_refused_one_is_told() {
     let key = |n: u8| [n; 16];
     let playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:7\n#EXT-X-KEY:METHOD=AES-128,URI=\"k1\"\n\

@@ -9,8 +9,9 @@ use super::container::{APART_MAX_NS, Container, Starts, begins, distance_ns};
 use crate::ingest::Discontinuity;
 use crate::time::NANOS_PER_SECOND;
 
-/// By how much the times of media may differ from what the playlist says before they are taken for another line, ns.
-const TOLERANCE_NS: u64 = NANOS_PER_SECOND;
+/// By how much the times of media may run ahead of what the playlist says before they are taken for another line, ns: playlists
+/// say durations of 0, leave segments out, and round.
+const AHEAD_MAX_NS: u64 = 10 * NANOS_PER_SECOND;
 
 /// Ties between media and line that are kept: of this break and a few before it.
 const TIES_MAX: usize = 4;
@@ -96,13 +97,15 @@ pub(super) struct Placer {
     tie: Option<Tie>,
     /// Where the next piece is expected.
     next_ns: u64,
+    /// Where the last piece lay whose time was known.
+    last_ns: Option<u64>,
     container: Option<Container>,
 }
 
 impl Placer {
     /// Begins at `next_ns`.
     pub fn new(ties: Ties, is_main: bool, next_ns: u64) -> Self {
-        Self { ties, is_main, tie: None, next_ns, container: None }
+        Self { ties, is_main, tie: None, next_ns, last_ns: None, container: None }
     }
 
     pub fn next_ns(&self) -> u64 {
@@ -129,17 +132,21 @@ impl Placer {
             _ => None,
         };
         if break_.is_some() {
-            self.tie = None;
+            (self.tie, self.last_ns) = (None, None);
         }
-        let tolerance_ns = TOLERANCE_NS + found.missed_ns / 2 + found.duration_ns / 4;
         let by_media = match (start, self.tie) {
             (Some(start), _) if !self.is_main => self.ties.nearest(found.container, start, expected_ns),
             (Some(start), Some(tie)) => Some(tie.place(found.container, start)),
             _ => None,
         };
-        let fits = by_media.filter(|place| place.abs_diff(expected_ns as i64) <= tolerance_ns);
-        // Sound begins wherever its first segment does.
-        let fits = if self.is_main || self.container.is_some() { fits } else { by_media.or(fits) };
+        // Media that go on lie behind the piece before, and not far ahead of where the playlist puts them.
+        let goes_on = |place: &i64| {
+            let is_behind = self.last_ns.is_none_or(|last| *place > last as i64) || found.duration_ns == 0;
+            is_behind && *place <= expected_ns.saturating_add(AHEAD_MAX_NS) as i64
+        };
+        // Sound of its own begins wherever its first segment does.
+        let is_free = !self.is_main && self.container.is_none();
+        let fits = by_media.filter(|place| is_free || goes_on(place));
         if let (None, Some(place), None) = (fits, by_media.filter(|_| self.is_main), break_) {
             let is_ahead = place > expected_ns as i64;
             break_ = Some(if is_ahead { Discontinuity::JumpForward } else { Discontinuity::JumpBack });
@@ -158,6 +165,7 @@ impl Placer {
             // What does not fit and is no break is a demuxer's trouble.
             || (fits.is_none() && by_media.is_some());
         self.container = Some(found.container);
+        self.last_ns = Some(line_ns).filter(|_| start.is_some());
         self.next_ns = u64::try_from(line.saturating_add_unsigned(found.duration_ns)).unwrap_or(0);
         let missing_to_ns = if break_.is_some() { expected_ns } else { line_ns };
         let missing = (found.missed_ns > 0 && missing_to_ns > before_ns).then_some((before_ns, missing_to_ns));

@@ -17,9 +17,6 @@ const SEGMENTS_MAX: usize = 100_000;
 /// Variants, renditions and parts that are kept.
 const LIST_MAX: usize = 1_000;
 
-/// Sequence numbers from here on are garbage, and leave no room to count.
-const SEQUENCE_MAX: u64 = 1 << 62;
-
 /// What a playlist says.
 #[derive(Clone, Debug)]
 pub(super) enum Playlist {
@@ -63,7 +60,7 @@ pub(super) struct Sound {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Media {
     /// Sequence number of the first segment.
-    pub sequence: u64,
+    pub sequence: u128,
     pub target_ns: u64,
     pub segments: Vec<Segment>,
     /// The segment that is still being written, as far as its parts are there; its duration is not known.
@@ -92,7 +89,7 @@ pub(super) struct Segment {
     pub is_gap: bool,
     /// When its first picture was taken, ns since 1970-01-01 UTC.
     pub made_ns: Option<i64>,
-    pub key: Option<Arc<Key>>,
+    pub key: Option<Protection>,
     pub map: Option<Arc<Map>>,
     pub parts: Vec<Part>,
     /// An advertisement break begins or ends here.
@@ -113,7 +110,15 @@ pub(super) struct Part {
 pub(super) struct Map {
     pub url: Url,
     pub range: Option<ByteRange>,
-    pub key: Option<Arc<Key>>,
+    pub key: Option<Protection>,
+}
+
+/// How media are protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Protection {
+    Key(Arc<Key>),
+    /// By something that is not played here; its name.
+    Drm(&'static str),
 }
 
 /// `EXT-X-KEY` with method `AES-128`.
@@ -156,7 +161,7 @@ impl Playlist {
     ///
     /// # Errors
     /// What is wrong.
-    pub fn parse(text: &str, base: &Url, imported: &Variables, from: u64) -> Result<Self, Trouble> {
+    pub fn parse(text: &str, base: &Url, imported: &Variables, from: u128) -> Result<Self, Trouble> {
         if !is_playlist(text.as_bytes()) {
             return Err(Trouble::Other("not a playlist"));
         }
@@ -195,9 +200,9 @@ fn line_number(text: &str, index: usize) -> usize {
 struct Reader<'a> {
     base: &'a Url,
     imported: &'a Variables,
-    from: u64,
+    from: u128,
     /// Segments that were not kept.
-    passed: u64,
+    passed: u128,
     variables: Variables,
     lists: Multivariant,
     media: Media,
@@ -211,7 +216,7 @@ struct Reader<'a> {
     is_gap: bool,
     made_ns: Option<i64>,
     ad: Option<AdBreak>,
-    key: Option<Arc<Key>>,
+    key: Option<Protection>,
     map: Option<Arc<Map>>,
     parts: Vec<Part>,
     /// Where the next byte range of a resource begins if it does not say so.
@@ -219,7 +224,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(base: &'a Url, imported: &'a Variables, from: u64) -> Self {
+    fn new(base: &'a Url, imported: &'a Variables, from: u128) -> Self {
         Self {
             base,
             imported,
@@ -256,9 +261,11 @@ impl<'a> Reader<'a> {
                 self.has_target = true;
             }
             "EXT-X-MEDIA-SEQUENCE" => {
-                let sequence = value.parse::<u64>().ok().filter(|n| *n < SEQUENCE_MAX);
-                self.media.sequence =
-                    sequence.ok_or_else(|| damaged(format!("the media sequence \"{value}\" is no usable number")))?;
+                // Counted in more bits than it is written in: there is room behind the last number.
+                self.media.sequence = value
+                    .parse::<u64>()
+                    .map(u128::from)
+                    .map_err(|_| damaged(format!("the media sequence \"{value}\" is no usable number")))?;
             }
             "EXT-X-PROGRAM-DATE-TIME" => self.made_ns = unix_ns(value),
             "EXT-X-DISCONTINUITY" => self.is_break = true,
@@ -267,7 +274,9 @@ impl<'a> Reader<'a> {
             "EXT-X-BYTERANGE" => self.range = Some(value.to_owned()),
             "EXT-X-KEY" => self.key = self.key(&Attributes::parse(value))?,
             "EXT-X-SESSION-KEY" => {
-                self.key(&Attributes::parse(value))?;
+                if let Some(Protection::Drm(name)) = self.key(&Attributes::parse(value))? {
+                    return Err(Trouble::Protected(name.into()));
+                }
             }
             "EXT-X-MAP" => self.map = Some(Arc::new(self.map(&Attributes::parse(value))?)),
             "EXT-X-PART" => self.part(&Attributes::parse(value))?,
@@ -354,30 +363,39 @@ impl<'a> Reader<'a> {
         Ok(range)
     }
 
-    fn key(&self, tag: &Attributes) -> Result<Option<Arc<Key>>, Trouble> {
+    /// The address in a tag.
+    fn uri(&self, tag: &Attributes, name: &str) -> Result<Url, Trouble> {
+        match tag.get("URI") {
+            Some(_) if tag.is_cut => Err(damaged(format!("{name} is cut off"))),
+            Some(uri) => self.join(uri),
+            None => Err(damaged(format!("{name} without URI"))),
+        }
+    }
+
+    fn key(&self, tag: &Attributes) -> Result<Option<Protection>, Trouble> {
         let format = tag.get("KEYFORMAT").unwrap_or("identity");
         match tag.get("METHOD").unwrap_or_default() {
             "NONE" => return Ok(None),
             "AES-128" if format == "identity" => {}
             "" => return Err(damaged("a key without METHOD".into())),
-            method => return Err(Trouble::Protected(protection(method, format).into())),
+            method => return Ok(Some(Protection::Drm(protection(method, format)))),
         }
-        let url = self.join(tag.get("URI").ok_or_else(|| damaged("a key without URI".into()))?)?;
+        let url = self.uri(tag, "a key")?;
         let iv = match tag.get("IV") {
             Some(text) => Some(iv(text).ok_or_else(|| damaged("the IV of a key cannot be read".into()))?),
             None => None,
         };
-        Ok(Some(Arc::new(Key { url, iv })))
+        Ok(Some(Protection::Key(Arc::new(Key { url, iv }))))
     }
 
     fn map(&self, tag: &Attributes) -> Result<Map, Trouble> {
-        let url = self.join(tag.get("URI").ok_or_else(|| damaged("EXT-X-MAP without URI".into()))?)?;
+        let url = self.uri(tag, "EXT-X-MAP")?;
         let range = tag.get("BYTERANGE").map(|text| ByteRange::parse(text, Some(0))).transpose();
         Ok(Map { url, range: range.map_err(Trouble::Damaged)?, key: self.key.clone() })
     }
 
     fn part(&mut self, tag: &Attributes) -> Result<(), Trouble> {
-        let url = self.join(tag.get("URI").ok_or_else(|| damaged("EXT-X-PART without URI".into()))?)?;
+        let url = self.uri(tag, "EXT-X-PART")?;
         let wrong = || damaged("the duration of a part cannot be read".into());
         let duration_ns = tag.seconds_ns("DURATION").ok_or_else(wrong)?;
         let range = match tag.get("BYTERANGE") {

@@ -17,6 +17,7 @@ use super::playlist::AdBreak;
 use crate::clock::Clock;
 use crate::ingest::incident::{Cause, Incident};
 use crate::ingest::outlet::{Closed, Outlet};
+use crate::ingest::plausible::{Claims, Verdict};
 use crate::ingest::{Discontinuity, End, MediaItem, Source, Track, Tracks};
 use crate::time::{NANOS_PER_SECOND, Pts, WallSource, WallTime, samples_to_nanos};
 
@@ -277,7 +278,7 @@ fn union(before: Option<Tracks>, tracks: Tracks) -> Tracks {
 fn span(item: &MediaItem) -> Option<(Track, u64, u64)> {
     match item {
         MediaItem::Frame(frame) => Some((Track::Video, frame.pts.0, frame.pts.0)),
-        MediaItem::Thinned { pts, .. } => Some((Track::Video, pts.0, pts.0)),
+        MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, pts.0, pts.0)),
         MediaItem::Pcm(chunk) => {
             let length_ns = samples_to_nanos(chunk.frames() as u64, chunk.rate.max(1));
             Some((Track::Audio, chunk.pts.0, chunk.pts.0.saturating_add(length_ns)))
@@ -301,13 +302,17 @@ pub(super) struct Relay {
     waiting_since: Option<u64>,
     /// What was missing before it was known what tracks there are.
     early: Option<(u64, u64)>,
+    /// What the playlists said of the time.
+    claims: Claims,
 }
 
 impl Relay {
     pub fn new(inputs: Vec<Input>, outlet: Outlet, clock: Arc<dyn Clock>, is_paced: bool) -> Self {
         let pacer = Pacer::default();
         let (opened, reach_ns, waiting_since, early) = (None, None, None, None);
-        Self { inputs, outlet, clock, is_paced, pacer, opened, reach_ns, waiting_since, early }
+        // A recording may be of any day.
+        let claims = if is_paced { Claims::of_live() } else { Claims::within(u64::MAX) };
+        Self { inputs, outlet, clock, is_paced, pacer, opened, reach_ns, waiting_since, early, claims }
     }
 
     /// Until the stream is over or somebody asks it to stop.
@@ -453,6 +458,7 @@ impl Relay {
                 chunk.arrived_ns = if self.is_paced { now_ns } else { chunk.arrived_ns };
                 Track::Audio
             }
+            MediaItem::Lost { .. } => Track::Video,
             _ => return self.outlet.send(item),
         };
         self.open(track)?;
@@ -464,8 +470,20 @@ impl Relay {
         }
         for input in &mut self.inputs {
             while input.marks.front().is_some_and(|(at, _)| *at <= at_ns.saturating_add(SLACK_NS)) {
-                if let Some((_, mark)) = input.marks.pop_front() {
+                let Some((_, mark)) = input.marks.pop_front() else { continue };
+                let MediaItem::Wall { wall, .. } = &mark else {
                     self.outlet.send(mark)?;
+                    continue;
+                };
+                let verdict = self.claims.judge(wall.unix_ns, self.clock.unix_ns());
+                match verdict {
+                    Verdict::Believed => self.outlet.send(mark)?,
+                    Verdict::Again => {
+                        self.outlet.send(MediaItem::Incident(Incident::ClockPlausible))?;
+                        self.outlet.send(mark)?;
+                    }
+                    Verdict::NoLonger => self.outlet.send(MediaItem::Incident(Incident::ClockImplausible))?,
+                    Verdict::NotYet => {}
                 }
             }
         }

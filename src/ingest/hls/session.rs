@@ -226,6 +226,9 @@ impl Session {
                 break;
             }
         }
+        if let Some((lane, _)) = &mut lane {
+            lane.settle();
+        }
         LaneEnd::Failed(first.unwrap_or_else(|| Refusal::of(Cause::NotFound, "no variant could be played", "")))
     }
 
@@ -256,7 +259,7 @@ impl Session {
         media: &Media,
     ) -> Result<(), Refusal> {
         let is_whole = media.is_over;
-        if !*self.counters.on_demand.get_or_init(|| is_whole) && is_whole && lane.is_none() {
+        if self.counters.on_demand.get() == Some(&false) && is_whole && lane.is_none() {
             // A channel whose packager has not come back: what is left in the playlist was watched already.
             return Err(still_over());
         }
@@ -265,6 +268,7 @@ impl Session {
             let placer = Placer::new(ties.clone(), true, 0);
             let feeder = LaneFeeder::new(self.decoder.clone(), wants, main.clone());
             let mut lane = Lane::new(fetcher, feeder, url.clone(), variables.clone(), placer);
+            lane.counters = self.counters.clone();
             if !is_whole {
                 lane.follower = self.memory.resume(url, media);
                 lane.memory = Some(self.memory.clone());
@@ -302,6 +306,7 @@ impl Session {
         }
         let (lane, _) = lane.as_mut().expect("it was made just now");
         let end = lane.run(Some(media)).await;
+        lane.settle();
         lane.feeder.end();
         end
     }
@@ -320,6 +325,9 @@ async fn look(web: &Web, url: &Url) -> Result<Content, Refusal> {
     if is_playlist(&head) || is_compressed {
         return read(answer, head).await;
     }
+    if head.is_empty() {
+        return Err(not_a_playlist(&head));
+    }
     let is_endless = answer.length().is_none() && !is_whole;
     let kind = answer.content_type();
     if kind == "multipart/x-mixed-replace" {
@@ -328,11 +336,7 @@ async fn look(web: &Web, url: &Url) -> Result<Content, Refusal> {
     let container = container::look(&head, None).map(|opened| opened.container);
     match container {
         Ok(container) if is_endless && container != Container::Mp4 => Ok(Content::Stream(answer, head, container)),
-        Err(_) if is_text(&head) => Err(Refusal::of(
-            Cause::NotMedia,
-            format!("not a playlist: {}", sniff::name(&head)),
-            "give the address of the stream itself",
-        )),
+        Err(_) if is_text(&head) => Err(not_a_playlist(&head)),
         _ => Ok(Content::Recording),
     }
 }
@@ -359,7 +363,7 @@ async fn read(answer: Answer, head: Vec<u8>) -> Result<Content, Refusal> {
 type Playing = Lane<Fetcher, LaneFeeder>;
 
 /// Plays the sound beside the pictures: it begins where they do, and is tried again for as long as they last.
-async fn sound(mut lane: Playing, ties: Ties, first: oneshot::Receiver<u64>) {
+async fn sound(mut lane: Playing, ties: Ties, first: oneshot::Receiver<u128>) {
     lane.begins_at = timeout(SOUND_WAITS, first).await.ok().and_then(Result::ok);
     while ties.is_empty() {
         sleep(Duration::from_millis(20)).await;
@@ -418,7 +422,15 @@ async fn stream(mut feeder: LaneFeeder, mut answer: Answer, mut head: Vec<u8>, c
     }
 }
 
+fn not_a_playlist(head: &[u8]) -> Refusal {
+    let cause = format!("not a playlist: {}", sniff::name(head));
+    Refusal::of(Cause::NotMedia, cause, "give the address of the stream itself")
+}
+
 fn is_text(head: &[u8]) -> bool {
+    if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
+        return true;
+    }
     !head.is_empty()
         && std::str::from_utf8(head).map_or_else(|e| e.valid_up_to() + 4 > head.len(), |_| true)
         && !head.contains(&0)

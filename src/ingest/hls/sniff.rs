@@ -8,7 +8,9 @@ pub(in crate::ingest) fn name(bytes: &[u8]) -> &'static str {
     let head = &bytes[..bytes.len().min(HEAD)];
     let text = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
     let starts = |what: &[&str]| what.iter().any(|w| text.starts_with(w));
-    if text.is_empty() {
+    if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
+        "text in UTF-16, where playlists are UTF-8"
+    } else if text.is_empty() {
         "an empty answer"
     } else if text.contains("<mpd") {
         "a DASH manifest, which is not supported; most servers offer HLS as well"

@@ -100,7 +100,7 @@ impl Shown {
 }
 
 /// User and password of an address, decoded.
-fn credentials(url: &Url) -> Option<(Vec<u8>, Vec<u8>)> {
+pub(in crate::ingest) fn credentials(url: &Url) -> Option<(Vec<u8>, Vec<u8>)> {
     let password = url.password();
     let is_there = !url.username().is_empty() || password.is_some();
     is_there.then(|| (redact::percent_decode(url.username()), redact::percent_decode(password.unwrap_or_default())))

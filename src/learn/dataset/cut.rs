@@ -64,7 +64,6 @@ pub fn seconds_until(
 /// # Errors
 /// [`Error::Data`] when it cannot be read or decoded.
 pub fn still(path: &Path, frame_height: u32) -> Result<ClipSecond> {
-    let image = read_still(path)
-        .map_err(|e| Error::data(path, e.to_string().replace('\n', " "), "give a JPEG, PNG or WebP picture"))?;
+    let image = read_still(path).map_err(|e| Error::data(path, e, "give a JPEG, PNG or WebP picture"))?;
     Ok(ClipSecond::of_pictures(vec![Frame::still(scale_down(image, frame_height))]))
 }

@@ -84,11 +84,15 @@ export function showNotice(stream, server, problem, now, silent, frameShare) {
     [level, title, text] = ["bad", capital(problem.error), `${capital(problem.advice)}.`];
   } else if (stream?.state === "failed") {
     [level, title, text] = ["bad", `The stream failed: ${stream.cause}`, capital(stream.advice ?? "")];
+  } else if (stream?.state === "waiting" && stream.kind === "no-caller") {
+    [level, title, text] = ["calm", "Waiting for a caller", `Nobody sends to this address. It listens since ${clock(Date.parse(stream.since))}.`];
   } else if (stream?.state === "waiting") {
     const left = Math.ceil((Date.parse(stream.since) + stream.retry_in_ms - now) / 1000);
     [level, title, text] = ["warn", `The stream is away: ${stream.cause}`, `${left > 0 ? `Next attempt in ${left} s` : "Trying again now"} (attempt ${stream.attempt}); away since ${clock(Date.parse(stream.since))}.`];
   } else if (stream?.state === "ended") {
     [level, title, text] = ["calm", "The stream has ended", "The decisions below are its last."];
+  } else if (stream?.state === "paused" && stream.cause) {
+    [level, title, text] = ["bad", `The stream is paused: ${stream.cause}`, capital(stream.advice ?? "")];
   } else if (stream?.state === "paused") {
     [level, title, text] = ["calm", "The stream is paused", "An operator stopped it, and can enable it again."];
   } else if (stream?.state === "removed") {
@@ -279,8 +283,6 @@ const RUNS = {
   reconnect: "Opened again",
   "jump-forward": "Time stamps jumped ahead",
   "jump-back": "Time stamps jumped back",
-  "picture-format": "Pictures changed their size",
-  "sound-format": "Sound changed its format",
   tracks: "Tracks changed",
   playlist: "Break in the playlist",
 };
@@ -291,6 +293,12 @@ const INCIDENTS = {
   "track-added": (i) => `${capital(TRACKS[i.track])} came in`,
   "tcp-fallback": () => "TCP, since nothing came over UDP",
   "clock-wrapped": () => "The stream's clock began anew",
+  "segment-lost": (i) => `A segment was lost: ${i.cause}`,
+  "ad-break-began": () => "An advertisement break began",
+  "ad-break-ended": () => "The advertisement break ended",
+  "clock-implausible": () => "The source's clock cannot be right: times are those of arrival",
+  "clock-plausible": () => "The source's clock counts again",
+  "format-changed": (i) => `${capital(TRACKS[i.track])} changed format`,
   "run-started": (i) => RUNS[i.cause],
 };
 

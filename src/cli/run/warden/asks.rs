@@ -113,6 +113,13 @@ impl<H: Hands + 'static> Warden<H> {
         generation: Option<u64>,
         answer: oneshot::Sender<Outcome>,
     ) -> Result<(), (Refused, Answer)> {
+        // Whatever is being opened can be removed: that may hang, and its answer with it.
+        if let Some(entry) =
+            self.entries.get_mut(id).filter(|e| e.is_opening_asked() && generation.is_none_or(|g| g == e.generation))
+        {
+            let advice = "ask again, if the stream is wanted after all";
+            entry.refuse(Refused::new(RefusedKind::Busy, format!("{id:?} was removed before it was open"), advice));
+        }
         if let Err(refused) = self.changeable(id, generation) {
             return Err((refused, answer));
         }

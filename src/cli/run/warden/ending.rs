@@ -1,6 +1,6 @@
 //! Deadlines, and how the program comes to its end: streams that are stopped, and what is done with those that do not end.
 
-use super::entry::{Entry, Phase};
+use super::entry::Entry;
 use super::{Ended, Hands, StreamDesk, Warden};
 use crate::cli::run::session::Command;
 use crate::error::Error;
@@ -33,12 +33,15 @@ impl<H: Hands + 'static> Warden<H> {
         let late: Vec<String> = self
             .entries
             .iter()
-            .filter(|(_, e)| matches!(e.phase, Phase::Closing { since_ns, .. } if now_ns - since_ns >= CLOSE_MAX_NS))
+            .filter(|(_, e)| e.phase.waits_since_ns().is_some_and(|since_ns| now_ns - since_ns >= CLOSE_MAX_NS))
             .map(|(id, _)| id.clone())
             .collect();
         for id in late {
             tracing::warn!("{id}: its source does not come to an end; it is cut off and left to itself");
             self.cut(&id);
+            self.reconcile(&id);
+        }
+        if let Some(id) = self.suspects.next(now_ns) {
             self.reconcile(&id);
         }
         let Some(stopping) = &mut self.stopping else { return };

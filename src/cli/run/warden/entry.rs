@@ -13,8 +13,11 @@ use crate::vote::VoteConfig;
 pub(super) enum Phase {
     /// Without a source.
     Idle,
-    /// A thread opens it.
-    Opening,
+    /// A thread opens it. Which opening this is; and since when nobody wants it any more, monotonic clock.
+    Opening {
+        ticket: u64,
+        unwanted_ns: Option<u64>,
+    },
     Running {
         line: LineId,
         source: Box<dyn Source>,
@@ -33,7 +36,16 @@ impl Phase {
     pub(super) fn line(&self) -> Option<LineId> {
         match self {
             Phase::Running { line, .. } | Phase::Closing { line, .. } => Some(*line),
-            Phase::Idle | Phase::Opening | Phase::Leaving => None,
+            Phase::Idle | Phase::Opening { .. } | Phase::Leaving => None,
+        }
+    }
+
+    /// Since when its end is waited for.
+    pub(super) fn waits_since_ns(&self) -> Option<u64> {
+        match self {
+            Phase::Closing { since_ns, .. } => Some(*since_ns),
+            Phase::Opening { unwanted_ns, .. } => *unwanted_ns,
+            Phase::Idle | Phase::Running { .. } | Phase::Leaving => None,
         }
     }
 
@@ -41,7 +53,7 @@ impl Phase {
     pub(super) fn take_source(&mut self) -> Option<Box<dyn Source>> {
         match std::mem::replace(self, Phase::Idle) {
             Phase::Running { source, .. } | Phase::Closing { source, .. } => Some(source),
-            Phase::Idle | Phase::Opening | Phase::Leaving => None,
+            Phase::Idle | Phase::Opening { .. } | Phase::Leaving => None,
         }
     }
 }
@@ -111,15 +123,21 @@ impl Entry {
         self.saving || !matches!(self.phase, Phase::Idle)
     }
 
+    /// Somebody waits for it to be open.
+    pub(super) fn is_opening_asked(&self) -> bool {
+        let is_asked = matches!(&self.pending, Some(Pending { what: What::Add | What::Change(_), .. }));
+        is_asked && !self.saving && !self.gone && matches!(self.phase, Phase::Opening { .. })
+    }
+
     pub(super) fn must_reopen(&self) -> bool {
         self.reopen || self.applied.as_ref().is_some_and(|(applied, _)| self.settings.needs_reopening(applied))
     }
 
     /// The source is being opened as things are now.
-    pub(super) fn opened_with(&mut self, vote: VoteConfig) {
+    pub(super) fn opened_with(&mut self, vote: VoteConfig, ticket: u64) {
         self.pace_before = self.handle.pace();
         self.applied = Some((self.settings.clone(), vote));
-        self.phase = Phase::Opening;
+        self.phase = Phase::Opening { ticket, unwanted_ns: None };
         (self.over, self.reopen, self.error) = (false, false, None);
     }
 

@@ -3,6 +3,7 @@
 mod later;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::TryRecvError;
 use tokio::sync::oneshot;
@@ -44,6 +45,8 @@ struct Simulation {
     retries: Mutex<Vec<bool>>,
     removed: Mutex<Vec<LineId>>,
     sheds: Mutex<u32>,
+    /// What is called `hangs` is not opened as long as this is true.
+    hangs: AtomicBool,
 }
 
 impl Hands for Simulation {
@@ -51,6 +54,9 @@ impl Hands for Simulation {
         order.handle.set_source(&order.settings.uri, Pace::Live);
         if order.settings.uri.contains("refused") {
             return Err(Error::source_error(order.settings.uri, "the element is missing", "install it"));
+        }
+        while order.settings.uri.contains("hangs") && self.hangs.load(Ordering::Acquire) {
+            std::thread::yield_now();
         }
         let line = self.backlog.add_line(Pace::Live);
         self.retries.lock().unwrap().push(order.retry);
@@ -101,6 +107,7 @@ impl Bench {
             retries: Mutex::default(),
             removed: Mutex::default(),
             sheds: Mutex::default(),
+            hangs: AtomicBool::new(true),
         });
         let (commands_to, commands) = unbounded();
         let tools = Tools {
@@ -151,7 +158,7 @@ impl Bench {
                 self.obey(command);
             }
             // A thread that opens may not have begun.
-            let opening = self.warden.entries.values().any(|e| matches!(e.phase, Phase::Opening));
+            let opening = self.warden.entries.values().any(|e| matches!(e.phase, Phase::Opening { .. }));
             if is_quiet && !opening {
                 quiet += 1;
             } else {
@@ -185,9 +192,15 @@ impl Bench {
     }
 
     fn ask(&mut self, wanted: Wanted) -> oneshot::Receiver<Outcome> {
+        let outcome = self.begin(wanted);
+        self.settle();
+        outcome
+    }
+
+    /// Asks; whatever takes a thread has not happened yet.
+    fn begin(&mut self, wanted: Wanted) -> oneshot::Receiver<Outcome> {
         let (answer, outcome) = oneshot::channel();
         self.warden.asked(StreamAsk { wanted, answer });
-        self.settle();
         outcome
     }
 

@@ -182,3 +182,29 @@ fn a_name_that_is_used_again_goes_on_after_its_last_run() {
     bench.end_stopped();
     assert_eq!(next(&bench, "c"), RunId(43));
 }
+
+#[test]
+fn a_stream_whose_opening_hangs_can_be_removed() {
+    let mut bench = Bench::new(rules());
+    bench.start(&[]).unwrap();
+    let mut added = bench.begin(add(r#"{"id": "b", "uri": "rtsp://h/hangs"}"#));
+    let mut removed = bench.begin(remove("b"));
+    let said = added.try_recv().unwrap().unwrap_err();
+    assert_eq!(said.kind, RefusedKind::Busy, "{said:?}");
+    bench.clock.advance(CLOSE_MAX_NS - 1);
+    bench.warden.look();
+    assert!(removed.try_recv().is_err() && bench.hub.has_stream("b"));
+    bench.clock.advance(1);
+    bench.warden.look();
+    bench.settle();
+    assert_eq!((removed.try_recv().unwrap(), bench.hub.has_stream("b")), (Ok("b".into()), false));
+    // Its name is free, and what comes of the other one after all is nobody's.
+    assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)), Ok("b".into()));
+    let line = bench.line("b");
+    bench.hands.hangs.store(false, Ordering::Release);
+    while bench.hands.removed.lock().unwrap().is_empty() {
+        bench.settle();
+    }
+    assert_eq!(bench.line("b"), line);
+    assert!(!bench.hands.removed.lock().unwrap().contains(&line));
+}

@@ -1,0 +1,40 @@
+//! What is wrong with a recording on disk: told from GStreamer's error codes and the file itself, never from texts.
+
+use gstreamer as gst;
+
+use super::causes::{failed, first_sentence};
+use crate::ingest::End;
+use crate::ingest::incident::Cause;
+use crate::ingest::uri::Location;
+use crate::ingest::wholeness;
+
+const COPY_ADVICE: &str = "check how the recording was made or copied";
+
+/// The end for an error of the pipeline that plays the file at `location`. `is_media`: something was found that takes it apart.
+pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_media: bool) -> Option<End> {
+    let path = url::Url::parse(&location.uri).ok()?.to_file_path().ok()?;
+    if let Some(cut) = wholeness::cut_off(&path) {
+        return Some(failed(Cause::Damaged, format!("the file is cut off: {cut}"), COPY_ADVICE));
+    }
+    match error.kind::<gst::ResourceError>() {
+        Some(gst::ResourceError::NotFound) => return Some(failed(Cause::NotFound, "no such file", "check the path")),
+        Some(_) => {
+            let cause = format!("the file cannot be read: {}", first_sentence(error.message()));
+            return Some(failed(Cause::Other, cause, "check the file's permissions and the disk"));
+        }
+        None => {}
+    }
+    match error.kind::<gst::StreamError>()? {
+        gst::StreamError::TypeNotFound | gst::StreamError::WrongType if !is_media => {
+            Some(failed(Cause::NotMedia, "not a media file", "check what the file holds; `ffprobe` can tell"))
+        }
+        gst::StreamError::Decrypt | gst::StreamError::DecryptNokey => {
+            Some(failed(Cause::Encrypted, "the media are encrypted", "give a recording without DRM"))
+        }
+        gst::StreamError::CodecNotFound | gst::StreamError::NotImplemented => None,
+        _ => {
+            let cause = format!("the recording is damaged: {}", first_sentence(error.message()));
+            Some(failed(Cause::Damaged, cause, COPY_ADVICE))
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What is done to the elements that GStreamer plugs in by itself, when they are plugged in: one thread for the decoders of
+//! recordings, limits on what a source may ask for, and whole pictures only.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::causes::failed;
+use super::graph::Graph;
+use super::whole;
+use crate::ingest::Pace;
+use crate::ingest::frame::{PIXELS_MAX, SIDE_MAX};
+use crate::ingest::incident::Cause;
+
+/// The most tracks a container may have. A whole transponder of television has about forty; each costs a decoder.
+const TRACKS_MAX: u32 = 64;
+
+/// The most channels of sound: what the largest formats of cinema and broadcasting have (22.2 is 24).
+const CHANNELS_MAX: i32 = 64;
+
+/// The highest rate of sound, Hz: what the clip builder takes.
+const SOUND_RATE_MAX: i32 = *crate::clip::resample::SAMPLE_RATES.end() as i32;
+
+/// Takes libav's demultiplexers out of GStreamer's choice: whatever they can open that is played today has a demultiplexer of
+/// its own, and they probe under a lock of the whole process. A picture that is cut off after its header keeps that lock for ever,
+/// and with it every later stream that needs libav.
+pub(super) fn forbid_libav_demuxers() {
+    let all = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DEMUXER, gst::Rank::MARGINAL);
+    for factory in all.iter().filter(|factory| factory.name().starts_with("avdemux_")) {
+        factory.set_rank(gst::Rank::NONE);
+    }
+}
+
+/// Tends to every element that is added to `pipeline`.
+pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, pace: Pace) {
+    let graph = Arc::downgrade(graph);
+    pipeline.connect("deep-element-added", false, move |args| {
+        let (element, graph) = (args.get(2)?.get::<gst::Element>().ok()?, graph.upgrade()?);
+        tend(&element, &graph, pace);
+        None
+    });
+}
+
+fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
+    let Some(factory) = element.factory() else { return };
+    let class = factory.metadata("klass").unwrap_or_default();
+    if ["Demux", "Parser", "Decoder"].iter().any(|kind| class.contains(kind)) && !element.is::<gst::Bin>() {
+        graph.is_media.store(true, Ordering::Relaxed);
+    }
+    if class.contains("Demux") {
+        limit_tracks(element, graph);
+    }
+    if !class.contains("Decoder") || element.is::<gst::Bin>() {
+        return;
+    }
+    limit_format(element, graph);
+    if class.contains("Video") || class.contains("Image") {
+        // What libav's threads make of damaged pictures depends on which of them was first: a recording must give the same
+        // seconds each time.
+        if pace == Pace::File && factory.name().starts_with("avdec_") && element.has_property("max-threads") {
+            element.set_property("max-threads", 1i32);
+        }
+        whole::connect(element, graph);
+    }
+}
+
+fn limit_tracks(element: &gst::Element, graph: &Arc<Graph>) {
+    let (graph, count) = (Arc::downgrade(graph), AtomicU32::new(0));
+    element.connect_pad_added(move |_, pad| {
+        let is_one_more =
+            pad.direction() == gst::PadDirection::Src && count.fetch_add(1, Ordering::Relaxed) == TRACKS_MAX;
+        if let Some(graph) = graph.upgrade().filter(|_| is_one_more) {
+            let cause = format!("more than {TRACKS_MAX} tracks");
+            graph.fail(failed(Cause::Refused, cause, "give a source with fewer tracks"));
+        }
+    });
+}
+
+/// Refuses formats that nobody broadcasts before memory is taken for them: what goes in (as the container or the parser says
+/// it), and what comes out.
+fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
+    for pad in element.pads() {
+        let graph = Arc::downgrade(graph);
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view()) else {
+                return gst::PadProbeReturn::Ok;
+            };
+            let Some(cause) = caps.caps().structure(0).and_then(excess) else { return gst::PadProbeReturn::Ok };
+            if let Some(graph) = graph.upgrade() {
+                graph.fail(failed(Cause::Refused, cause, "give a source of a usual size"));
+            }
+            // Without caps nothing is decoded; the session is about to end.
+            gst::PadProbeReturn::Drop
+        });
+    }
+}
+
+/// What of a format is beyond the limits.
+fn excess(format: &gst::StructureRef) -> Option<String> {
+    let number = |key| format.get::<i32>(key).ok();
+    match (number("width"), number("height")) {
+        (Some(width), Some(height)) => {
+            let pixels = i64::from(width) * i64::from(height);
+            if pixels > PIXELS_MAX as i64 || width.max(height) > SIDE_MAX as i32 {
+                return Some(format!(
+                    "pictures of {width}×{height} pixels; at most {} million are taken, {SIDE_MAX} a side",
+                    PIXELS_MAX / 1_000_000
+                ));
+            }
+        }
+        _ => {
+            if let Some(channels) = number("channels").filter(|n| *n > CHANNELS_MAX) {
+                return Some(format!("sound of {channels} channels; at most {CHANNELS_MAX} are taken"));
+            }
+            if let Some(rate) = number("rate").filter(|n| *n > SOUND_RATE_MAX) {
+                return Some(format!("sound of {rate} Hz; at most {SOUND_RATE_MAX} are taken"));
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_beyond_the_limits_are_named() {
+        super::super::init().unwrap();
+        let said = |caps: &str| {
+            let caps: gst::Caps = caps.parse().unwrap();
+            excess(caps.structure(0).unwrap())
+        };
+        assert_eq!(said("image/gif, width=(int)1920, height=(int)1080"), None);
+        assert_eq!(said("video/x-raw, width=(int)12000, height=(int)9000"), None);
+        assert!(said("video/x-h264, width=(int)65535, height=(int)65535").unwrap().contains("65535×65535"));
+        assert!(said("video/x-h264, width=(int)100000, height=(int)16").is_some());
+        assert_eq!(said("audio/x-raw, rate=(int)192000, channels=(int)24"), None);
+        assert!(said("audio/x-raw, rate=(int)48000, channels=(int)65").unwrap().contains("65 channels"));
+        assert!(said("audio/x-raw, rate=(int)2000000, channels=(int)2").unwrap().contains("2000000 Hz"));
+    }
+
+    #[test]
+    fn no_demuxer_of_libav_is_left_to_choose() {
+        super::super::init().unwrap();
+        let all = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DEMUXER, gst::Rank::MARGINAL);
+        assert!(all.iter().all(|factory| !factory.name().starts_with("avdemux_")));
+        assert!(all.iter().any(|factory| factory.name() == "qtdemux"));
+    }
+}

@@ -1,0 +1,304 @@
+//! What a file says of its own length: whether it is cut off, told from the container's sizes alone. Nothing is decoded.
+//!
+//! Also which files are pictures of a format that is not read, so that they can be named as such.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// Boxes or chunks of a file that are looked at: a fragmented MP4 of a day in pieces of a second has twice as many as seconds.
+const PARTS_MAX: u32 = 1_000_000;
+
+/// A picture file that is looked through for its end marker, bytes.
+const PICTURE_MAX: u64 = 256 << 20;
+
+/// In what way the file at `path` is cut off; [`None`]: it is whole, or does not say.
+pub fn cut_off(path: &Path) -> Option<String> {
+    // Whoever opens it next says what is wrong with a file that cannot be read.
+    let file = File::open(path).ok()?;
+    let len = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
+    find_cut(BufReader::new(file), len).ok().flatten()
+}
+
+/// What picture or animation begins with `head` that is not read; its first 32 bytes suffice.
+pub fn unsupported(head: &[u8]) -> Option<&'static str> {
+    let brands =
+        || head.get(8..).unwrap_or_default().chunks_exact(4).enumerate().filter(|(i, _)| *i != 1).map(|(_, b)| b);
+    let has_brand = |known: &[&[u8; 4]]| brands().any(|brand| known.iter().any(|k| *k == brand));
+    match head {
+        [b'G', b'I', b'F', b'8', ..] => Some("GIF"),
+        [0xff, 0x0a, ..] | [0, 0, 0, 0x0c, b'J', b'X', b'L', b' ', ..] => Some("JPEG XL"),
+        [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => Some("TIFF"),
+        _ if head.get(4..8) != Some(b"ftyp") => None,
+        _ if has_brand(&[b"avif", b"avis"]) => Some("AVIF"),
+        _ if has_brand(&[b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]) => Some("HEIC"),
+        _ => None,
+    }
+}
+
+/// As [`unsupported`], of a file.
+pub fn unsupported_file(path: &Path) -> Option<&'static str> {
+    let mut head = Vec::with_capacity(32);
+    File::open(path).ok()?.take(32).read_to_end(&mut head).ok()?;
+    unsupported(&head)
+}
+
+fn find_cut(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
+    let mut head = Vec::with_capacity(512);
+    file.by_ref().take(512).read_to_end(&mut head)?;
+    file.rewind()?;
+    match head.as_slice() {
+        [0x1a, 0x45, 0xdf, 0xa3, ..] => matroska(file, len),
+        [b'R', b'I', b'F', b'F', size @ ..] if size.len() >= 8 => {
+            let said = u64::from(u32::from_le_bytes([size[0], size[1], size[2], size[3]]));
+            // Whoever writes to a pipe cannot go back to fill the size in.
+            let is_known = said != 0 && said < 0xffff_f000;
+            Ok((is_known && said + 8 > len).then(|| missing(said + 8 - len)))
+        }
+        [0xff, 0xd8, 0xff, ..] => jpeg(file, len),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => png(file, len),
+        _ if head.get(4..8).is_some_and(is_first_box) => mp4(file, len),
+        _ if head.len() > 376 && [0, 188, 376].iter().all(|&at| head[at] == 0x47) && len % 188 != 0 => {
+            Ok(Some("it ends within a packet".to_owned()))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn missing(bytes: u64) -> String {
+    format!("{bytes} bytes are missing at its end")
+}
+
+fn is_first_box(kind: &[u8]) -> bool {
+    [b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"sidx"].iter().any(|known| *known == kind)
+}
+
+/// Walks over the boxes of an MP4 or MOV.
+fn mp4(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
+    let (mut at, mut has_index, mut has_media) = (0u64, false, false);
+    for _ in 0..PARTS_MAX {
+        if at + 8 > len {
+            break;
+        }
+        file.seek(SeekFrom::Start(at))?;
+        let mut header = [0; 16];
+        let read = (len - at).min(16) as usize;
+        file.read_exact(&mut header[..read])?;
+        let [a, b, c, d, kind @ ..] = header;
+        let kind = &kind[..4];
+        let size = match u64::from(u32::from_be_bytes([a, b, c, d])) {
+            0 => len - at,
+            1 if read == 16 => u64::from_be_bytes(header[8..].try_into().expect("eight of sixteen bytes")),
+            size => size,
+        };
+        has_index |= kind == b"moov";
+        has_media |= kind == b"mdat";
+        if size < 8 {
+            // No box: what follows is not understood, and nothing is said about it.
+            return Ok(None);
+        }
+        if at.saturating_add(size) > len {
+            let missing = missing(at.saturating_add(size) - len);
+            return Ok(Some(if has_index { missing } else { format!("{missing}, and with them its index (moov)") }));
+        }
+        at += size;
+    }
+    Ok((has_media && !has_index).then(|| "its index (moov) is missing".to_owned()))
+}
+
+/// Walks over the elements of a Matroska or WebM file. What was written to a pipe does not say how long it is as a whole; its
+/// clusters, or the blocks in them, do.
+fn matroska(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
+    let cut = |_| Some("it ends within an element".to_owned());
+    for _ in 0..PARTS_MAX {
+        if file.stream_position()? >= len {
+            break;
+        }
+        match ebml_number(&mut file, true).and_then(|id| Ok((id, ebml_number(&mut file, false)?))) {
+            Ok((Some(_), Some(size))) => {
+                let end = file.stream_position()?.saturating_add(size);
+                if end > len {
+                    return Ok(Some(missing(end - len)));
+                }
+                file.seek(SeekFrom::Start(end))?;
+            }
+            // Of unknown length: its content follows.
+            Ok((Some(_), None)) => {}
+            // Damaged: what follows is not understood, and nothing is said about it.
+            Ok((None, _)) => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(cut(e)),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+/// A number of EBML (RFC 8794, section 4), with its length marker for an ID; [`None`] for "unknown" and for none.
+fn ebml_number(file: &mut impl Read, is_id: bool) -> io::Result<Option<u64>> {
+    let mut first = [0];
+    file.read_exact(&mut first)?;
+    let more = first[0].leading_zeros() as usize;
+    if more > 7 {
+        return Ok(None);
+    }
+    let mut rest = [0; 7];
+    file.read_exact(&mut rest[..more])?;
+    let marker = 0x80u8 >> more;
+    let lead = if is_id { first[0] } else { first[0] & !marker };
+    let value = rest[..more].iter().fold(u64::from(lead), |value, byte| value << 8 | u64::from(*byte));
+    let unknown = (1u64 << (7 * (more + 1))) - 1;
+    Ok((is_id || value != unknown).then_some(value))
+}
+
+/// Walks over the segments of a JPEG up to its pictures' data, and looks for the end marker behind.
+fn jpeg(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
+    let cut = Ok(Some("its end marker is missing".to_owned()));
+    let mut at = 2;
+    loop {
+        if at + 4 > len {
+            return cut;
+        }
+        file.seek(SeekFrom::Start(at))?;
+        let mut header = [0; 4];
+        file.read_exact(&mut header)?;
+        match header {
+            [0xff, 0xda, ..] => break,
+            // Fill bytes.
+            [0xff, 0xff, ..] => at += 1,
+            [0xff, _, high, low] => at += 2 + u64::from(u16::from_be_bytes([high, low])).max(2),
+            // No marker: damaged, but who knows where it ends.
+            _ => return Ok(None),
+        }
+    }
+    let (mut rest, mut last) = (file.take(PICTURE_MAX), 0);
+    let mut piece = [0; 8192];
+    loop {
+        let read = rest.read(&mut piece)?;
+        if read == 0 {
+            return cut;
+        }
+        for &byte in &piece[..read] {
+            if (last, byte) == (0xff, 0xd9) {
+                return Ok(None);
+            }
+            last = byte;
+        }
+    }
+}
+
+/// Walks over the chunks of a PNG up to its last.
+fn png(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
+    let mut at = 8;
+    for _ in 0..PARTS_MAX {
+        if at + 12 > len {
+            return Ok(Some("its last chunk is missing".to_owned()));
+        }
+        file.seek(SeekFrom::Start(at))?;
+        let mut header = [0; 8];
+        file.read_exact(&mut header)?;
+        let [a, b, c, d, kind @ ..] = header;
+        let end = at + 12 + u64::from(u32::from_be_bytes([a, b, c, d]));
+        if end > len {
+            return Ok(Some(missing(end - len)));
+        }
+        if &kind == b"IEND" {
+            return Ok(None);
+        }
+        at = end;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(bytes: &[u8]) -> Option<String> {
+        find_cut(io::Cursor::new(bytes), bytes.len() as u64).unwrap()
+    }
+
+    fn atom(kind: &[u8; 4], body: &[u8]) -> Vec<u8> {
+        [&(body.len() as u32 + 8).to_be_bytes()[..], kind, body].concat()
+    }
+
+    /// `bytes` are whole, and everything from `least` bytes on but not all of them is cut off.
+    fn check(bytes: &[u8], least: usize) {
+        assert_eq!(cut(bytes), None, "whole");
+        for len in least..bytes.len() {
+            assert!(cut(&bytes[..len]).is_some(), "{len} of {}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn boxes_that_end_behind_the_file_are_cut_off() {
+        let (index, media) = (atom(b"moov", &[7; 30]), atom(b"mdat", &[9; 50]));
+        let fast = [atom(b"ftyp", b"isomiso2"), index.clone(), media.clone()].concat();
+        // Between boxes nothing is missing that anybody could know of.
+        assert_eq!(cut(&fast[..16 + 38]), None);
+        check(&fast, 16 + 38 + 8);
+        let slow = [atom(b"ftyp", b"isomiso2"), media, index].concat();
+        check(&slow, 16 + 8);
+        assert!(cut(&slow[..16 + 40]).unwrap().contains("moov"));
+        assert!(cut(&slow[..16 + 58]).unwrap().contains("moov"), "all media, no index");
+        let mut large = atom(b"mdat", &[0; 32]);
+        large[..4].copy_from_slice(&1u32.to_be_bytes());
+        large[8..16].copy_from_slice(&40u64.to_be_bytes());
+        check(&[atom(b"moov", &[]), large].concat(), 8 + 16);
+        let mut open = atom(b"mdat", &[0; 32]);
+        open[..4].copy_from_slice(&[0; 4]);
+        assert_eq!(cut(&[atom(b"moov", &[]), open].concat()), None, "to the end, wherever that is");
+    }
+
+    #[test]
+    fn segments_say_how_long_they_are() {
+        let head = [0x1a, 0x45, 0xdf, 0xa3, 0x83, 1, 2, 3];
+        let segment = |size: &[u8]| [&head[..], &[0x18, 0x53, 0x80, 0x67], size, &[5; 40]].concat();
+        check(&segment(&[0x80 | 40]), 8 + 5);
+        check(&segment(&[0x40, 40]), 8 + 6);
+        check(&segment(&[1, 0, 0, 0, 0, 0, 0, 40]), 8 + 12);
+        // Of unknown length, as in a pipe: the clusters say how long they are, or their blocks.
+        for size in [&[0xff][..], &[1, 255, 255, 255, 255, 255, 255, 255]] {
+            let head = [&head[..], &[0x18, 0x53, 0x80, 0x67], size].concat();
+            let cluster = [&[0x1f, 0x43, 0xb6, 0x75, 0x80 | 20][..], &[5; 20]].concat();
+            let open = [&[0x1f, 0x43, 0xb6, 0x75, 0xff, 0xa3, 0x80 | 20][..], &[5; 20]].concat();
+            check(&[head.clone(), cluster].concat(), head.len() + 1);
+            check(&[head.clone(), open].concat()[..], head.len() + 6);
+        }
+        let riff = |size: u32| [b"RIFF", &size.to_le_bytes()[..], b"WAVE", &[0; 36]].concat();
+        check(&riff(40), 12);
+        assert_eq!((cut(&riff(0)), cut(&riff(u32::MAX))), (None, None), "a pipe's");
+        assert!(cut(&[[0x47; 188 * 3], [0x47; 188 * 3]].concat()).is_none());
+        assert!(cut(&[0x47; 188 * 3 + 5]).is_some());
+    }
+
+    #[test]
+    fn pictures_have_an_end() {
+        // A preview with an end of its own lies within the first segment.
+        let jpeg =
+            [&[0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 1, 2, 0xff, 0xda, 0, 3, 1][..], &[9; 20], &[0xff, 0xd9]];
+        check(&jpeg.concat(), 4);
+        let chunk =
+            |kind: &[u8; 4], body: &[u8]| [&(body.len() as u32).to_be_bytes()[..], kind, body, &[0; 4]].concat();
+        let png =
+            [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &[0; 13]), chunk(b"IDAT", &[1; 30]), chunk(b"IEND", &[])];
+        check(&png.concat(), 8);
+        assert_eq!(cut(b"notes about a match, no film of it"), None);
+        assert_eq!(cut(b""), None);
+    }
+
+    #[test]
+    fn pictures_that_are_not_read_are_named() {
+        for (head, name) in [
+            (&b"GIF89a\xff\xff\xff\xff"[..], Some("GIF")),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", Some("HEIC")),
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", Some("AVIF")),
+            (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", Some("AVIF")),
+            (b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2", None),
+            (b"II*\0\x08\0\0\0", Some("TIFF")),
+            (b"\xff\xd8\xff\xe0", None),
+            (b"", None),
+        ] {
+            assert_eq!(unsupported(head), name, "{head:?}");
+        }
+    }
+}
