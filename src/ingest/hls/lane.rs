@@ -116,6 +116,15 @@ pub(super) enum LaneEnd {
     Failed(Refusal),
 }
 
+/// What was lost since the last piece that was handed on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Loss {
+    ns: u64,
+    /// What the lost pieces told, and the next one that is handed on must tell.
+    is_break: bool,
+    is_restart: bool,
+}
+
 /// One playlist that is played.
 pub(super) struct Lane<O, F> {
     pub origin: Arc<O>,
@@ -136,12 +145,9 @@ pub(super) struct Lane<O, F> {
     map: Option<(Arc<Map>, Vec<u8>, Option<mp4::Tracks>)>,
     /// The initialisation that the demuxer has.
     fed_map: Option<Arc<Map>>,
-    /// What was lost since the last piece that was handed on, ns.
-    lost_ns: u64,
+    lost: Loss,
     /// The first piece of that which another variant may have, and what was lost before it.
-    lost_from: Option<(u128, u64, Option<(bool, bool)>)>,
-    /// A break that belongs before what is handed on next, from pieces that were lost.
-    lost_break: Option<(bool, bool)>,
+    lost_from: Option<(u128, Loss)>,
     must_begin: bool,
     has_media: bool,
     is_recording: bool,
@@ -168,9 +174,8 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             keys: VecDeque::new(),
             map: None,
             fed_map: None,
-            lost_ns: 0,
+            lost: Loss::default(),
             lost_from: None,
-            lost_break: None,
             must_begin: true,
             has_media: false,
             is_recording: false,
@@ -185,9 +190,9 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     pub fn change(&mut self, url: Url) {
         self.url = url;
         self.map = None;
-        if let Some((sequence, lost_ns, lost_break)) = self.lost_from.take() {
+        if let Some((sequence, before)) = self.lost_from.take() {
             // What was lost at the end of the other may be in this one.
-            (self.lost_ns, self.lost_break) = (lost_ns, lost_break);
+            self.lost = before;
             self.follower.go_back_to(sequence);
         }
         self.follower.forget_known();
@@ -308,9 +313,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 let _ = tell.send(piece.sequence);
             }
             self.take(piece, media).await?;
-            if let Some(memory) = &self.memory {
-                memory.keep(&self.url, &self.follower);
-            }
+            self.keep();
         }
         Ok(is_any)
     }
@@ -349,7 +352,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         let is_announced = piece.is_gap;
         if !is_announced {
             tracing::debug!("segment {}: {refusal}", piece.sequence);
-            self.feeder.note(Note::Lost { at_ns: self.placer.next_ns() + self.lost_ns, cause: refusal.kind });
+            self.feeder.note(Note::Lost { at_ns: self.placer.next_ns() + self.lost.ns, cause: refusal.kind });
             self.last_failed = true;
             self.useless += 1;
         }
@@ -361,28 +364,32 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         if matches!(piece.key, Some(Protection::Drm(_))) || refusal.kind == Cause::Refused {
             return Err(refusal);
         }
-        self.lost_ns = self.lost_ns.saturating_add(piece.missed_ns);
+        self.lost.ns = self.lost.ns.saturating_add(piece.missed_ns);
         if !piece.is_gap {
-            self.lost_from.get_or_insert((piece.sequence, self.lost_ns, self.lost_break));
+            self.lost_from.get_or_insert((piece.sequence, self.lost));
         }
-        self.lost_ns = self.lost_ns.saturating_add(piece.duration_ns);
-        if piece.is_break || piece.is_restart {
-            let (was_break, was_restart) = self.lost_break.unwrap_or_default();
-            self.lost_break = Some((was_break | piece.is_break, was_restart | piece.is_restart));
-        }
+        self.lost.ns = self.lost.ns.saturating_add(piece.duration_ns);
+        self.lost.is_break |= piece.is_break;
+        self.lost.is_restart |= piece.is_restart;
         self.trouble = Some(refusal);
         Ok(())
     }
 
-    /// Says what is missing up to now. Also for a lane that failed for good: the next connection goes on behind what was lost.
+    /// Says what is missing up to now. Also for a lane that failed for good: the next connection goes on behind it.
     pub fn settle(&mut self) {
-        let missing_ns = self.lost_ns;
-        if missing_ns > 0 {
+        if self.lost.ns > 0 {
             let from_ns = self.placer.next_ns();
-            self.placer.skip(missing_ns);
+            self.placer.skip(self.lost.ns);
             self.feeder.note(Note::Missing { from_ns, to_ns: self.placer.next_ns() });
-            (self.lost_ns, self.lost_from) = (0, None);
-            self.must_begin = true;
+            (self.lost.ns, self.lost_from, self.must_begin) = (0, None, true);
+            self.keep();
+        }
+    }
+
+    /// Takes note for the next connection of where this one is, unless what was lost was not told yet.
+    fn keep(&self) {
+        if let Some(memory) = self.memory.as_ref().filter(|_| self.lost.ns == 0) {
+            memory.keep(&self.url, &self.follower);
         }
     }
 
@@ -395,15 +402,15 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         opened: container::Opened,
     ) -> Result<(), Refusal> {
         self.lost_from = None;
-        let (was_break, was_restart) = self.lost_break.take().unwrap_or_default();
+        let lost = std::mem::take(&mut self.lost);
         let map_of = map.as_ref().map(|(map, _)| map.clone());
         let placed = self.placer.place(&Found {
             container: opened.container,
             starts: opened.starts,
             duration_ns: piece.duration_ns,
-            missed_ns: piece.missed_ns.saturating_add(std::mem::take(&mut self.lost_ns)),
-            is_break: piece.is_break || was_break,
-            is_restart: piece.is_restart || was_restart,
+            missed_ns: piece.missed_ns.saturating_add(lost.ns),
+            is_break: piece.is_break || lost.is_break,
+            is_restart: piece.is_restart || lost.is_restart,
             is_other_map: map_of.is_some() && self.fed_map != map_of,
         });
         if let Some((from_ns, to_ns)) = placed.missing {
