@@ -19,6 +19,7 @@ enum Item {
     Sound { after_ms: i16, samples: u16, rate: Rate, channels: u8 },
     SoundAt { pts: u64, samples: u8 },
     Thinned(i16),
+    Lost(i16),
     TrackEnded(bool),
     Jump(Cause),
     Wall { pts: u64, unix_ns: i64 },
@@ -99,6 +100,10 @@ fuzz_target!(|script: Script| {
             Item::Thinned(after) => {
                 picture = picture.saturating_add_signed(i64::from(after) * MS);
                 MediaItem::Thinned { pts: Pts(picture), arrived_ns: picture }
+            }
+            Item::Lost(after) => {
+                picture = picture.saturating_add_signed(i64::from(after) * MS);
+                MediaItem::Lost { pts: Pts(picture) }
             }
             Item::TrackEnded(video) => MediaItem::TrackEnded(if video { Track::Video } else { Track::Audio }),
             Item::Jump(Cause::Reconnect) => MediaItem::Discontinuity(Discontinuity::Reconnect),
