@@ -60,9 +60,10 @@ pub(super) struct Piece {
 pub(in crate::ingest) struct Memory(Arc<Mutex<Option<(String, Follower)>>>);
 
 impl Memory {
-    /// Takes note of where `follower` of the playlist at `url` is.
-    pub(super) fn keep(&self, url: &Url, follower: &Follower) {
-        let kept = (url.path().to_owned(), follower.clone());
+    /// Takes note of where `follower` of the playlist at `url` is. `untold_ns`: what is missing before that and was not told.
+    pub(super) fn keep(&self, url: &Url, follower: &Follower, untold_ns: u64) {
+        let missed_ns = follower.missed_ns.saturating_add(untold_ns);
+        let kept = (url.path().to_owned(), Follower { missed_ns, ..follower.clone() });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
     }
 
@@ -74,7 +75,7 @@ impl Memory {
             kept.as_ref().filter(|(path, _)| path == url.path() && !media.is_over).map(|(_, follower)| follower);
         match known {
             Some(follower) if follower.behind_ns(media) <= media.target_ns.saturating_mul(RESUME_TARGETS) => {
-                Follower { missed_ns: 0, ..follower.clone() }
+                follower.clone()
             }
             _ => Follower::default(),
         }
@@ -164,7 +165,7 @@ impl Follower {
 
     fn restart(&mut self, media: &Media) {
         self.known.clear();
-        (self.is_restart, self.missed_ns, self.stale_turns, self.taken_ns) = (true, 0, 0, 0);
+        (self.is_restart, self.stale_turns, self.taken_ns) = (true, 0, 0);
         self.next = Some(start(media, self.low_latency));
     }
 

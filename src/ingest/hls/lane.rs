@@ -375,9 +375,10 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         Ok(())
     }
 
-    /// Says what is missing up to now. Also for a lane that failed for good: the next connection goes on behind it.
+    /// Says what is missing up to now. Also for a lane that failed for good: the next connection goes on behind it. What is missing
+    /// where there were no media has no place on a line; the next connection tells it.
     pub fn settle(&mut self) {
-        if self.lost.ns > 0 {
+        if self.lost.ns > 0 && self.has_media {
             let from_ns = self.placer.next_ns();
             self.placer.skip(self.lost.ns);
             self.feeder.note(Note::Missing { from_ns, to_ns: self.placer.next_ns() });
@@ -386,10 +387,10 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         }
     }
 
-    /// Takes note for the next connection of where this one is, unless what was lost was not told yet.
+    /// Takes note for the next connection of where this one is.
     fn keep(&self) {
-        if let Some(memory) = self.memory.as_ref().filter(|_| self.lost.ns == 0) {
-            memory.keep(&self.url, &self.follower);
+        if let Some(memory) = &self.memory {
+            memory.keep(&self.url, &self.follower, self.lost.ns);
         }
     }
 

@@ -234,6 +234,31 @@ async fn the_next_connection_goes_on_where_the_last_one_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_connection_lost_before_it_had_anything_is_told_by_the_next() {
+    let fates = (3..9).map(|n| (n, Fate::Lost(Cause::NotFound))).collect::<Vec<_>>();
+    let channel = Channel::new(Life::new(30, 2)).fates(&fates);
+    let (server, memory) = (Server::of(channel.clone()), Memory::default());
+    let connect = async || {
+        let (mut next, told) = lane(&server);
+        let media = next.load(None, PATIENCE).await.unwrap();
+        (next.follower, next.memory) = (memory.resume(&url(), &media), Some(memory.clone()));
+        (next, told, media)
+    };
+    let (mut first, told, media) = connect().await;
+    assert!(tokio::time::timeout(Duration::from_secs(1), first.run(Some(media))).await.is_err());
+    assert_eq!(channel.account(&told.events()).media, ids(0..3));
+    sleep(Duration::from_secs(12)).await;
+    let (mut second, told, media) = connect().await;
+    assert_eq!(failure(&second.run(Some(media)).await).kind, Cause::NotFound);
+    second.settle();
+    assert_eq!(channel.account(&told.events()).elapsed_ns, 0);
+    let (mut third, told, media) = connect().await;
+    assert_eq!(third.run(Some(media)).await, LaneEnd::Over);
+    let account = channel.account(&told.events());
+    assert_eq!((account.media, account.missing), (ids(9..30), vec![(0, 12)]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_variant_fills_in_what_was_lost_and_not_what_is_announced_as_missing() {
     let other = Channel::new(Life::new(24, 2));
     let first = other.clone().fates(&[(6, Fate::Gap), (7, Fate::Lost(Cause::NotFound))]);
