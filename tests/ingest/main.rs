@@ -61,11 +61,11 @@ impl Heard {
             MediaItem::Frame(frame) => self.frames.push(frame),
             MediaItem::Thinned { .. } => panic!("all pictures were asked for"),
             MediaItem::Lost { .. } => self.lost += 1,
+            MediaItem::Missing { from, to } => panic!("nothing is missing, and not from {from} to {to}"),
             MediaItem::Pcm(c) => self.chunks.push((c.pts.0, c.frames() as u64, c.rate, c.channels)),
             MediaItem::TrackEnded(track) => self.ended_tracks.push(track),
             MediaItem::Wall { .. } | MediaItem::Incident(_) => {}
             MediaItem::Discontinuity(d) => panic!("one connection has no discontinuity: {d:?}"),
-            MediaItem::Missing { .. } => {}
             MediaItem::Ended(end) => self.end = Some(end),
         }
     }

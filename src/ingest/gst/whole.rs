@@ -127,8 +127,9 @@ fn away(
         if graph.counters.dropped(why) == 1 {
             tracing::info!(why = why.as_str(), "pictures are dropped: what they build on is missing");
         }
-        if let Some(pts_ns) =
-            pts_ns.filter(|_| graph.is_playing(Track::Video) && graph.items.load(Ordering::Relaxed) > 0)
+        let place = pts_ns.and_then(|ns| graph.on_line(Track::Video, i64::try_from(ns).ok()?));
+        let is_shown = graph.is_playing(Track::Video) && graph.items.load(Ordering::Relaxed) > 0;
+        if let Some(pts_ns) = place.filter(|_| is_shown).and_then(|place| u64::try_from(place).ok())
             && graph.deliver(Track::Video, MediaItem::Lost { pts: Pts(pts_ns) }).is_err()
         {
             result = Err(gst::FlowError::Flushing);

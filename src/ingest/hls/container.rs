@@ -56,6 +56,8 @@ pub(super) const WRAP_NS: u64 = (1 << 33) * 100_000 / 9;
 pub(super) struct Opened {
     pub container: Container,
     pub starts: Starts,
+    /// The latest time of a picture, or of sound where there are none, ns; of MPEG-TS alone.
+    pub last_ns: Option<u64>,
     /// Where the media begin: behind ID3 tags.
     pub skip: usize,
 }
@@ -81,7 +83,8 @@ pub(super) fn look(bytes: &[u8], map: Option<&Tracks>) -> Result<Opened, &'stati
         },
         _ => [None, stamped_ns],
     };
-    Ok(Opened { container, starts, skip })
+    let last_ns = if container == Container::MpegTs { ts::last(media) } else { None };
+    Ok(Opened { container, starts, last_ns, skip })
 }
 
 fn kind(bytes: &[u8]) -> Option<Container> {
@@ -172,7 +175,10 @@ mod tests {
         tagged.resize(83, 0);
         tagged.extend([0xff, 0xf1, 0x50, 0x80, 0, 0, 0]);
         let opened = look(&tagged, None).unwrap();
-        assert_eq!(opened, Opened { container: Container::Aac, starts: [None, Some(10 * NANOS_PER_SECOND)], skip: 83 });
+        assert_eq!(
+            opened,
+            Opened { container: Container::Aac, starts: [None, Some(10 * NANOS_PER_SECOND)], last_ns: None, skip: 83 }
+        );
         for (bytes, kind) in [
             (&[0xff, 0xfb, 0x90, 0, 0, 0][..], Container::Mp3),
             (&[0x0b, 0x77, 0, 0, 0, 0x40], Container::Ac3),

@@ -215,15 +215,18 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             if let Some(media) = loaded.take() {
                 trouble = None;
                 loads += 1;
-                // The first may have been read while it was written: only the second tells a channel from a recording.
-                if media.is_over || loads > 1 {
-                    self.counters.on_demand.get_or_init(|| media.is_over);
+                if media.is_over {
+                    self.counters.on_demand.get_or_init(|| true);
                 }
                 self.is_recording |= media.is_over && !self.has_media;
                 if let Some(sequence) = self.begins_at.take() {
                     self.follower.begin_at(sequence, &media);
                 }
                 let has_moved = self.follower.update(&media);
+                // The first may have been read while it was written: a channel is what moves and is not over.
+                if has_moved && loads > 1 && !media.is_over {
+                    self.counters.on_demand.get_or_init(|| false);
+                }
                 match self.take_all(&media).await {
                     Ok(true) => news = Instant::now(),
                     Ok(false) if has_moved => news = Instant::now(),
@@ -408,6 +411,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         let placed = self.placer.place(&Found {
             container: opened.container,
             starts: opened.starts,
+            last_ns: opened.last_ns,
             duration_ns: piece.duration_ns,
             missed_ns: piece.missed_ns.saturating_add(lost.ns),
             is_break: piece.is_break || lost.is_break,

@@ -13,6 +13,9 @@ use crate::time::NANOS_PER_SECOND;
 /// say durations of 0, leave segments out, and round.
 const AHEAD_MAX_NS: u64 = 10 * NANOS_PER_SECOND;
 
+/// Pieces that are further apart than this do not go into one demuxer, ns: more than playlists round.
+const HOLE_NS: u64 = 700_000_000;
+
 /// Ties between media and line that are kept: of this break and a few before it.
 const TIES_MAX: usize = 4;
 
@@ -65,6 +68,8 @@ impl Ties {
 pub(super) struct Found {
     pub container: Container,
     pub starts: Starts,
+    /// The latest time in it, ns, where that is known.
+    pub last_ns: Option<u64>,
     pub duration_ns: u64,
     /// Missing before it, ns.
     pub missed_ns: u64,
@@ -100,12 +105,14 @@ pub(super) struct Placer {
     /// Where the last piece lay whose time was known.
     last_ns: Option<u64>,
     container: Option<Container>,
+    /// The last piece has less in it than the playlist says.
+    ends_early: bool,
 }
 
 impl Placer {
     /// Begins at `next_ns`.
     pub fn new(ties: Ties, is_main: bool, next_ns: u64) -> Self {
-        Self { ties, is_main, tie: None, next_ns, last_ns: None, container: None }
+        Self { ties, is_main, tie: None, next_ns, last_ns: None, container: None, ends_early: false }
     }
 
     pub fn next_ns(&self) -> u64 {
@@ -162,9 +169,14 @@ impl Placer {
             || found.missed_ns > 0
             || found.is_other_map
             || self.container != Some(found.container)
+            // A hole between two pieces, which demuxers close as they like.
+            || self.ends_early
+            || line.abs_diff(before_ns as i64) > HOLE_NS
             // What does not fit and is no break is a demuxer's trouble.
             || (fits.is_none() && by_media.is_some());
         self.container = Some(found.container);
+        let lasts = start.zip(found.last_ns).map(|(start, last)| distance_ns(found.container, start, last));
+        self.ends_early = lasts.is_some_and(|ns| ns.saturating_add(HOLE_NS as i64) < found.duration_ns as i64);
         self.last_ns = Some(line_ns).filter(|_| start.is_some());
         self.next_ns = u64::try_from(line.saturating_add_unsigned(found.duration_ns)).unwrap_or(0);
         let missing_to_ns = if break_.is_some() { expected_ns } else { line_ns };
@@ -186,6 +198,7 @@ mod tests {
         Found {
             container: Container::MpegTs,
             starts: [Some(start_s * S), Some(start_s * S + S / 10)],
+            last_ns: None,
             duration_ns: 2 * S,
             missed_ns: 0,
             is_break: false,
@@ -207,6 +220,13 @@ mod tests {
         // The playlist said two seconds; it was 2.5.
         let second = placer.place(&Found { starts: [Some(100 * S + 5 * S / 2), None], ..found(0) });
         assert_eq!((second.line_ns, second.is_new), (5 * S / 2, false));
+        // A piece that ends early, and one that the playlist leaves out: there is a hole, and no other run.
+        let third = placer.place(&Found { last_ns: Some(105 * S), ..found(104) });
+        assert_eq!((third.line_ns, third.is_new, third.break_), (4 * S, false, None));
+        let fourth = placer.place(&found(106));
+        assert_eq!((fourth.line_ns, fourth.is_new), (6 * S, true));
+        let sixth = placer.place(&found(112));
+        assert_eq!((sixth.line_ns, sixth.is_new, sixth.break_), (12 * S, true, None));
     }
 
     #[test]

@@ -325,7 +325,8 @@ async fn look(web: &Web, url: &Url) -> Result<Content, Refusal> {
     if is_playlist(&head) || is_compressed {
         return read(answer, head).await;
     }
-    if head.is_empty() {
+    let is_utf16 = head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]);
+    if head.is_empty() || (is_utf16 && is_text(&head)) {
         return Err(not_a_playlist(&head));
     }
     let is_endless = answer.length().is_none() && !is_whole;
@@ -429,7 +430,8 @@ fn not_a_playlist(head: &[u8]) -> Refusal {
 
 fn is_text(head: &[u8]) -> bool {
     if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
-        return true;
+        // UTF-16: every other byte of plain text is 0.
+        return head.len() >= 16 && head[2..16].iter().filter(|b| **b == 0).count() == 7;
     }
     !head.is_empty()
         && std::str::from_utf8(head).map_or_else(|e| e.valid_up_to() + 4 > head.len(), |_| true)

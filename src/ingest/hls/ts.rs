@@ -1,6 +1,6 @@
 //! The little of MPEG-TS that says when its tracks begin (ISO/IEC 13818-1, 2.4).
 
-use super::container::Starts;
+use super::container::{Container, Starts};
 use crate::time::samples_to_nanos;
 
 const PACKET: usize = 188;
@@ -21,6 +21,28 @@ pub(super) fn is_ts(bytes: &[u8]) -> bool {
 /// The presentation times of the first picture and of the first sound, ns.
 pub(super) fn starts(bytes: &[u8]) -> Starts {
     let mut starts = [None, None];
+    each_time(bytes, &mut |index, pts, has_tracks| {
+        starts[index] = starts[index].or(Some(pts));
+        !(0..2).all(|i| !has_tracks[i] || starts[i].is_some())
+    });
+    starts
+}
+
+/// The latest presentation time of a picture, or of sound where there are none, ns. Of times that wrap, the one after that.
+pub(super) fn last(bytes: &[u8]) -> Option<u64> {
+    let mut last: [Option<u64>; 2] = [None, None];
+    each_time(bytes, &mut |index, pts, _| {
+        let is_later = |before: u64| super::container::distance_ns(Container::MpegTs, before, pts) > 0;
+        if last[index].is_none_or(is_later) {
+            last[index] = Some(pts);
+        }
+        true
+    });
+    last[0].or(last[1])
+}
+
+/// Calls `tell` with each time: its track, its time in ns, and which tracks there are; until it says `false`.
+fn each_time(bytes: &[u8], tell: &mut dyn FnMut(usize, u64, [bool; 2]) -> bool) {
     // PIDs of the programme's map, of its pictures, of its sound.
     let (mut map, mut tracks) = (None, [None, None]);
     let packets = bytes[first_packet(bytes).unwrap_or(bytes.len())..].chunks_exact(PACKET);
@@ -32,13 +54,13 @@ pub(super) fn starts(bytes: &[u8]) -> Starts {
         } else if Some(pid) == map && tracks == [None, None] {
             tracks = section(payload, 2).map_or(tracks, first_tracks);
         } else if let Some(index) = tracks.iter().position(|track| *track == Some(pid)) {
-            starts[index] = starts[index].or_else(|| pts(payload));
-            if (0..2).all(|i| tracks[i].is_none() || starts[i].is_some()) {
+            if let Some(pts) = pts(payload)
+                && !tell(index, pts, tracks.map(|track| track.is_some()))
+            {
                 break;
             }
         }
     }
-    starts
 }
 
 /// The payload of a packet, if it has one.
@@ -159,6 +181,7 @@ mod tests {
         let mut alone = stream(&[(0x0f, 0x102)]);
         alone.extend(packet(0x102, &pes(180_000)));
         assert_eq!(starts(&alone), [None, Some(2 * second)]);
+        assert_eq!((last(&bytes), last(&alone)), (Some(second), Some(2 * second)));
     }
 
     #[test]
