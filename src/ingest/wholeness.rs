@@ -58,7 +58,7 @@ fn find_cut(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> 
         [0xff, 0xd8, 0xff, ..] => jpeg(file, len),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => png(file, len),
         _ if head.get(4..8).is_some_and(is_first_box) => mp4(file, len),
-        _ if head.len() > 376 && [0, 188, 376].iter().all(|&at| head[at] == 0x47) && len % 188 != 0 => {
+        _ if head.len() > 376 && [0, 188, 376].iter().all(|&at| head[at] == 0x47) && !len.is_multiple_of(188) => {
             Ok(Some("it ends within a packet".to_owned()))
         }
         _ => Ok(None),

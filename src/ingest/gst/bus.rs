@@ -224,10 +224,9 @@ impl Session {
             MessageView::Warning(warning) => {
                 let error = warning.error();
                 // Packets that are missing, mostly: thousands of them say no more than the first.
-                if error.matches(gst::StreamError::Demux) || error.matches(gst::StreamError::Decode) {
-                    if self.graph.counters.faults.fetch_add(1, Ordering::Relaxed) > 0 {
-                        return None;
-                    }
+                let is_fault = error.matches(gst::StreamError::Demux) || error.matches(gst::StreamError::Decode);
+                if is_fault && self.graph.counters.faults.fetch_add(1, Ordering::Relaxed) > 0 {
+                    return None;
                 }
                 // rtspsrc's words when no packet came over UDP.
                 if warning.debug().is_some_and(|debug| debug.contains("Retrying using a tcp connection")) {

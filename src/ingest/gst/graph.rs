@@ -89,8 +89,7 @@ const STILL_MAX_NS: u64 = 3600 * NANOS_PER_SECOND;
 impl Graph {
     pub fn new(
         pipeline: &gst::Pipeline,
-        video: Option<gst_app::AppSink>,
-        audio: Option<gst_app::AppSink>,
+        [video, audio]: [Option<gst_app::AppSink>; 2],
         outlet: Outlet,
         counters: Arc<Counters>,
         in_step: bool,

@@ -329,7 +329,8 @@ impl GstOpener {
         // What is fetched is handed out as it is decoded: its relay brings tracks together and sets the pace.
         let in_step = pace == Pace::File && !is_fed;
         let clock = self.clock.clone();
-        let graph = graph::Graph::new(&pipeline, video, audio, outlet.clone(), o.counters.clone(), in_step, map, clock);
+        let graph =
+            graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), in_step, map, clock);
         tend::connect(&pipeline, &graph, pace);
         sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
         if o.guard.is_some() || passage.is_some() || is_fed {

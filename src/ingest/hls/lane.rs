@@ -584,7 +584,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
 /// Reads `text` as a list of segments.
 pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u128) -> Result<Media, Refusal> {
     match Playlist::parse(text, base, variables, from) {
-        Ok(Playlist::Media(media)) => Ok(media),
+        Ok(Playlist::Media(media)) => Ok(*media),
         Ok(Playlist::Multivariant(_)) => Err(damaged("a variant leads to another list of variants")),
         Err(trouble) => Err(refusal_of(&trouble, text)),
     }

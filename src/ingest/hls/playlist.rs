@@ -21,7 +21,7 @@ const LIST_MAX: usize = 1_000;
 #[derive(Clone, Debug)]
 pub(super) enum Playlist {
     Multivariant(Multivariant),
-    Media(Media),
+    Media(Box<Media>),
 }
 
 /// A list of playlists to choose from.
@@ -490,7 +490,7 @@ impl<'a> Reader<'a> {
         if media.target_ns == 0 {
             media.target_ns = longest_ns.max(NANOS_PER_SECOND);
         }
-        Ok(Playlist::Media(self.media))
+        Ok(Playlist::Media(Box::new(self.media)))
     }
 }
 

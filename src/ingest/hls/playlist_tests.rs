@@ -8,7 +8,7 @@ fn parse(text: &str) -> Result<Playlist, Trouble> {
 
 fn media(text: &str) -> Media {
     match parse(text) {
-        Ok(Playlist::Media(media)) => media,
+        Ok(Playlist::Media(media)) => *media,
         other => panic!("{text}: {other:?}"),
     }
 }

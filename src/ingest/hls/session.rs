@@ -135,7 +135,7 @@ struct Session {
 enum Content {
     /// A list of variants, and its address.
     Variants(Multivariant),
-    Media(Media, Url),
+    Media(Box<Media>, Url),
     Stream(Answer, Vec<u8>, Container),
     Recording,
 }
@@ -158,7 +158,7 @@ impl Session {
             }
             Ok(Content::Media(media, url)) => {
                 drop(sound);
-                self.alone(media, &url, &main).await
+                self.alone(*media, &url, &main).await
             }
             Ok(Content::Variants(list)) => self.variants(&list, &main, sound).await,
         };

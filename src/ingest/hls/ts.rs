@@ -53,12 +53,11 @@ fn each_time(bytes: &[u8], tell: &mut dyn FnMut(usize, u64, [bool; 2]) -> bool) 
             map = section(payload, 0).and_then(first_programme);
         } else if Some(pid) == map && tracks == [None, None] {
             tracks = section(payload, 2).map_or(tracks, first_tracks);
-        } else if let Some(index) = tracks.iter().position(|track| *track == Some(pid)) {
-            if let Some(pts) = pts(payload)
-                && !tell(index, pts, tracks.map(|track| track.is_some()))
-            {
-                break;
-            }
+        } else if let Some(index) = tracks.iter().position(|track| *track == Some(pid))
+            && let Some(pts) = pts(payload)
+            && !tell(index, pts, tracks.map(|track| track.is_some()))
+        {
+            break;
         }
     }
 }
