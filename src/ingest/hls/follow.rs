@@ -26,6 +26,9 @@ const LOOK_BACK: u128 = 8;
 /// After an outage playback goes on where it was if that is at most this many target durations behind the end.
 const RESUME_TARGETS: u64 = 10;
 
+/// Parts of a segment and the segment itself are rounded one by one: less than this between them is nothing, ns.
+const ROUNDING_NS: u64 = 100_000_000;
+
 /// A hole of more segments than this is not bridged: what comes then is another run.
 const MISSED_MAX: u128 = 600;
 
@@ -57,9 +60,10 @@ pub(super) struct Piece {
 pub(in crate::ingest) struct Memory(Arc<Mutex<Option<(String, Follower)>>>);
 
 impl Memory {
-    /// Takes note of where `follower` of the playlist at `url` is.
-    pub(super) fn keep(&self, url: &Url, follower: &Follower) {
-        let kept = (url.path().to_owned(), follower.clone());
+    /// Takes note of where `follower` of the playlist at `url` is. `untold_ns`: what is missing before that and was not told.
+    pub(super) fn keep(&self, url: &Url, follower: &Follower, untold_ns: u64) {
+        let missed_ns = follower.missed_ns.saturating_add(untold_ns);
+        let kept = (url.path().to_owned(), Follower { missed_ns, ..follower.clone() });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
     }
 
@@ -71,7 +75,7 @@ impl Memory {
             kept.as_ref().filter(|(path, _)| path == url.path() && !media.is_over).map(|(_, follower)| follower);
         match known {
             Some(follower) if follower.behind_ns(media) <= media.target_ns.saturating_mul(RESUME_TARGETS) => {
-                Follower { missed_ns: 0, ..follower.clone() }
+                follower.clone()
             }
             _ => Follower::default(),
         }
@@ -97,6 +101,8 @@ pub(super) struct Follower {
     newest: Option<(u128, usize)>,
     /// Parts are played.
     low_latency: bool,
+    /// The duration of the parts that were taken of the segment that comes next, ns.
+    taken_ns: u64,
 }
 
 impl Follower {
@@ -151,8 +157,9 @@ impl Follower {
             if missed > MISSED_MAX {
                 self.restart(media);
             } else {
-                self.missed_ns = self.missed_ns.saturating_add((missed as u64).saturating_mul(media.target_ns));
-                self.next = Some(Place { sequence: media.sequence, part: 0 });
+                let missed_ns = (missed as u64).saturating_mul(media.target_ns).saturating_sub(self.taken_ns);
+                self.missed_ns = self.missed_ns.saturating_add(missed_ns);
+                self.go_to(media.sequence);
             }
         }
         has_moved
@@ -173,7 +180,7 @@ impl Follower {
 
     fn restart(&mut self, media: &Media) {
         self.known.clear();
-        (self.is_restart, self.missed_ns, self.stale_turns) = (true, 0, 0);
+        (self.is_restart, self.stale_turns, self.taken_ns) = (true, 0, 0);
         self.next = Some(start(media, self.low_latency));
     }
 
@@ -194,15 +201,25 @@ impl Follower {
                 return Some(self.part(segment, place));
             }
             if self.low_latency && segment.parts.is_empty() {
-                // Its parts are gone before all of them were taken: the rest of it is missing.
-                self.missed_ns = self.missed_ns.saturating_add(segment.duration_ns / 2);
+                // Its parts are gone, perhaps before all of them were taken.
+                self.miss_rest(segment.duration_ns);
             }
-            self.next = Some(Place { sequence: place.sequence + 1, part: 0 });
+            self.go_to(place.sequence + 1);
         }
     }
 
+    fn go_to(&mut self, sequence: u128) {
+        (self.next, self.taken_ns) = (Some(Place { sequence, part: 0 }), 0);
+    }
+
+    /// What was not taken of a segment that is `duration_ns` long is missing.
+    fn miss_rest(&mut self, duration_ns: u64) {
+        let rest_ns = duration_ns.saturating_sub(self.taken_ns);
+        self.missed_ns = self.missed_ns.saturating_add(if rest_ns > ROUNDING_NS { rest_ns } else { 0 });
+    }
+
     fn whole(&mut self, segment: &Segment, place: Place) -> Piece {
-        self.next = Some(Place { sequence: place.sequence + 1, part: 0 });
+        self.go_to(place.sequence + 1);
         self.remember(place.sequence, &segment.url);
         Piece {
             sequence: place.sequence,
@@ -224,6 +241,7 @@ impl Follower {
     fn part(&mut self, segment: &Segment, place: Place) -> Piece {
         let part = &segment.parts[place.part];
         self.next = Some(Place { part: place.part + 1, ..place });
+        self.taken_ns = self.taken_ns.saturating_add(part.duration_ns);
         let is_first = place.part == 0;
         Piece {
             sequence: place.sequence,
@@ -251,7 +269,7 @@ impl Follower {
 
     /// Takes the segment `sequence` once more.
     pub fn go_back_to(&mut self, sequence: u128) {
-        self.next = Some(Place { sequence, part: 0 });
+        self.go_to(sequence);
     }
 
     /// Forgets the addresses of what was taken: those of another variant are others.
@@ -259,16 +277,24 @@ impl Follower {
         self.known.clear();
     }
 
-    /// Parts cannot be had: goes on with whole segments, from the one that `piece` is a part of if none of it was taken.
-    pub fn leave_parts(&mut self, piece: &Piece) {
+    /// Parts cannot be had, `piece` the first: goes on with whole segments, from the one that it is a part of if none of that was
+    /// taken. If some was, the rest of it is missing.
+    pub fn leave_parts(&mut self, piece: &Piece, media: &Media) {
         self.low_latency = false;
-        if let Some(next) = &mut self.next {
-            if next.part == 1 && next.sequence == piece.sequence {
-                next.part = 0;
-            } else if next.part > 0 {
-                *next = Place { sequence: next.sequence + 1, part: 0 };
-            }
+        // What it was to tell, the next piece tells.
+        self.is_restart |= piece.is_restart;
+        self.missed_ns = self.missed_ns.saturating_add(piece.missed_ns);
+        let Some(next) = self.next.filter(|next| next.part > 0) else { return };
+        if next.part == 1 {
+            self.go_to(next.sequence);
+            return;
         }
+        self.taken_ns = self.taken_ns.saturating_sub(piece.duration_ns);
+        let index = next.sequence.checked_sub(media.sequence).and_then(|i| usize::try_from(i).ok());
+        // Until it is written, nobody knows how long it will be.
+        let length_ns = index.and_then(|i| media.segments.get(i)).map_or(media.target_ns, |s| s.duration_ns);
+        self.miss_rest(length_ns);
+        self.go_to(next.sequence + 1);
     }
 
     pub fn is_low_latency(&self) -> bool {

@@ -116,9 +116,33 @@ fn parts_are_taken_where_there_are_any_and_left_where_they_fail() {
     let mut follower = Follower::default();
     follower.update(&live);
     let first = follower.next(&live).unwrap();
-    follower.leave_parts(&first);
+    follower.leave_parts(&first, &live);
     assert_eq!(names(&take(&mut follower, &live)), "s3");
     assert!(!follower.is_low_latency());
+
+    // All parts but the last, which fails; what comes then goes on behind the segment.
+    let mut follower = Follower::default();
+    follower.update(&live);
+    let pieces: Vec<Piece> = std::iter::from_fn(|| follower.next(&live)).take(4).collect();
+    follower.leave_parts(&pieces[3], &live);
+    let rest = take(&mut follower, &later);
+    assert_eq!((names(&rest), rest[0].missed_ns), ("s4".to_owned(), S / 2));
+}
+
+#[test]
+fn of_a_segment_whose_parts_are_gone_the_rest_is_missing() {
+    let part = |name: &str| Part { url: url(name), range: None, duration_ns: S / 2, is_gap: false };
+    for (taken, missed_ns) in [(4, 0), (1, 3 * S / 2)] {
+        let mut live = media("s", 0, 3);
+        (live.part_target_ns, live.part_hold_back_ns) = (Some(S / 2), Some(S / 2));
+        live.unfinished = Some(Segment { parts: (0..taken).map(|_| part("p3")).collect(), ..segment("p3") });
+        let mut follower = Follower::default();
+        assert_eq!(take(&mut follower, &live).len(), taken);
+        let mut later = media("s", 0, 5);
+        later.segments[4].parts = (0..4).map(|_| part("p4")).collect();
+        let pieces = take(&mut follower, &later);
+        assert_eq!((names(&pieces), pieces[0].missed_ns), ("p4 p4 p4 p4".to_owned(), missed_ns));
+    }
 }
 
 #[test]

@@ -120,6 +120,15 @@ pub(super) enum LaneEnd {
     Failed(Refusal),
 }
 
+/// What was lost since the last piece that was handed on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Loss {
+    ns: u64,
+    /// What the lost pieces told, and the next one that is handed on must tell.
+    is_break: bool,
+    is_restart: bool,
+}
+
 /// One playlist that is played.
 pub(super) struct Lane<O, F> {
     pub origin: Arc<O>,
@@ -140,12 +149,9 @@ pub(super) struct Lane<O, F> {
     map: Option<(Arc<Map>, Vec<u8>, Option<mp4::Tracks>)>,
     /// The initialisation that the demuxer has.
     fed_map: Option<Arc<Map>>,
-    /// What was lost since the last piece that was handed on, ns.
-    lost_ns: u64,
-    /// The first piece of that.
-    lost_from: Option<u128>,
-    /// A break that belongs before what is handed on next, from pieces that were lost.
-    lost_break: Option<(bool, bool)>,
+    lost: Loss,
+    /// The first piece of that which another variant may have, and what was lost before it.
+    lost_from: Option<(u128, Loss)>,
     must_begin: bool,
     has_media: bool,
     is_recording: bool,
@@ -172,9 +178,8 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             keys: VecDeque::new(),
             map: None,
             fed_map: None,
-            lost_ns: 0,
+            lost: Loss::default(),
             lost_from: None,
-            lost_break: None,
             must_begin: true,
             has_media: false,
             is_recording: false,
@@ -189,9 +194,9 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     pub fn change(&mut self, url: Url) {
         self.url = url;
         self.map = None;
-        if let Some(sequence) = self.lost_from.take() {
+        if let Some((sequence, before)) = self.lost_from.take() {
             // What was lost at the end of the other may be in this one.
-            (self.lost_ns, self.lost_break) = (0, None);
+            self.lost = before;
             self.follower.go_back_to(sequence);
         }
         self.follower.forget_known();
@@ -207,10 +212,9 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     /// Plays until the playlist is over or fails. `first` was loaded already.
     pub async fn run(&mut self, first: Option<Media>) -> LaneEnd {
         let (mut loaded, mut trouble, mut loads) = (first, None, 0u32);
-        let (mut news, mut target) = (Instant::now(), Duration::ZERO);
+        let (mut news, mut trouble_max) = (Instant::now(), TROUBLE_MIN);
         loop {
             let began = Instant::now();
-            let mut pause = RETRY_PLAYLIST;
             if let Some(media) = loaded.take() {
                 trouble = None;
                 loads += 1;
@@ -233,11 +237,11 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                     Err(refusal) => return LaneEnd::Failed(refusal),
                 }
                 if media.is_over && self.follower.is_at_end(&media) {
-                    self.finish();
+                    self.settle();
                     return self.verdict();
                 }
-                target = Duration::from_nanos(media.target_ns);
-                pause = if self.is_blocking(&media) {
+                let target = Duration::from_nanos(media.target_ns);
+                let pause = if self.is_blocking(&media) {
                     Duration::ZERO
                 } else if self.follower.is_low_latency() {
                     Duration::from_nanos(media.part_target_ns.unwrap_or(media.target_ns))
@@ -246,6 +250,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 } else {
                     target / 2
                 };
+                trouble_max = TROUBLE_MIN.max(target * STALL_TARGETS);
                 if news.elapsed() > STALL_MIN.max(target * STALL_TARGETS) {
                     return LaneEnd::Failed(stalled(news.elapsed()));
                 }
@@ -270,16 +275,15 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 // A playlist that is protected or refused will not be better in a second.
                 Some(refusal) if is_final(refusal) => return LaneEnd::Failed(refusal.clone()),
                 // What was never there is not waited for long.
-                Some(refusal)
-                    if news.elapsed()
-                        > if self.has_media { TROUBLE_MIN.max(target * STALL_TARGETS) } else { FIRST_MAX } =>
-                {
+                Some(refusal) if news.elapsed() > if self.has_media { trouble_max } else { FIRST_MAX } => {
                     return LaneEnd::Failed(refusal.clone());
                 }
                 Some(refusal) => tracing::debug!("the playlist: {refusal}"),
                 None => {}
             }
-            sleep(pause).await;
+            if trouble.is_some() {
+                sleep(RETRY_PLAYLIST).await;
+            }
             match self.load(None, PATIENCE).await {
                 Ok(media) => loaded = Some(media),
                 Err(refusal) => trouble = Some(refusal),
@@ -315,9 +319,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 let _ = tell.send(piece.sequence);
             }
             self.take(piece, media).await?;
-            if let Some(memory) = &self.memory {
-                memory.keep(&self.url, &self.follower);
-            }
+            self.keep();
         }
         Ok(is_any)
     }
@@ -341,22 +343,22 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 self.last_failed = false;
                 self.hand_on(&piece, media, bytes, map.map(|(map, bytes, _)| (map, bytes)), opened).await
             }
-            Err(refusal) => self.lose(&piece, refusal),
+            Err(refusal) => self.lose(&piece, media, refusal),
         }
     }
 
     /// Counts a piece that cannot be had.
-    fn lose(&mut self, piece: &Piece, refusal: Refusal) -> Result<(), Refusal> {
+    fn lose(&mut self, piece: &Piece, media: &Media, refusal: Refusal) -> Result<(), Refusal> {
         if piece.is_part && !piece.is_gap && refusal.kind != Cause::Refused {
             // Servers that name parts they do not have, or break off: whole segments are safer.
             tracing::debug!("HLS: a part: {refusal}");
-            self.follower.leave_parts(piece);
+            self.follower.leave_parts(piece, media);
             return Ok(());
         }
         let is_announced = piece.is_gap;
         if !is_announced {
             tracing::debug!("segment {}: {refusal}", piece.sequence);
-            self.feeder.note(Note::Lost { at_ns: self.placer.next_ns() + self.lost_ns, cause: refusal.kind });
+            self.feeder.note(Note::Lost { at_ns: self.placer.next_ns() + self.lost.ns, cause: refusal.kind });
             self.last_failed = true;
             self.useless += 1;
         }
@@ -368,27 +370,33 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         if matches!(piece.key, Some(Protection::Drm(_))) || refusal.kind == Cause::Refused {
             return Err(refusal);
         }
-        self.lost_ns = self.lost_ns.saturating_add(piece.missed_ns).saturating_add(piece.duration_ns);
-        if piece.missed_ns == 0 && !piece.is_gap {
-            self.lost_from.get_or_insert(piece.sequence);
+        self.lost.ns = self.lost.ns.saturating_add(piece.missed_ns);
+        if !piece.is_gap {
+            self.lost_from.get_or_insert((piece.sequence, self.lost));
         }
-        if piece.is_break || piece.is_restart {
-            let (was_break, was_restart) = self.lost_break.unwrap_or_default();
-            self.lost_break = Some((was_break | piece.is_break, was_restart | piece.is_restart));
-        }
+        self.lost.ns = self.lost.ns.saturating_add(piece.duration_ns);
+        self.lost.is_break |= piece.is_break;
+        self.lost.is_restart |= piece.is_restart;
         self.trouble = Some(refusal);
         Ok(())
     }
 
-    /// Says what is missing up to now.
-    fn settle_missing(&mut self) {
-        let missing_ns = self.lost_ns;
-        if missing_ns > 0 {
+    /// Says what is missing up to now. Also for a lane that failed for good: the next connection goes on behind it. What is missing
+    /// where there were no media has no place on a line; the next connection tells it.
+    pub fn settle(&mut self) {
+        if self.lost.ns > 0 && self.has_media {
             let from_ns = self.placer.next_ns();
-            self.placer.skip(missing_ns);
+            self.placer.skip(self.lost.ns);
             self.feeder.note(Note::Missing { from_ns, to_ns: self.placer.next_ns() });
-            self.lost_ns = 0;
-            self.must_begin = true;
+            (self.lost.ns, self.lost_from, self.must_begin) = (0, None, true);
+            self.keep();
+        }
+    }
+
+    /// Takes note for the next connection of where this one is.
+    fn keep(&self) {
+        if let Some(memory) = &self.memory {
+            memory.keep(&self.url, &self.follower, self.lost.ns);
         }
     }
 
@@ -401,22 +409,23 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         opened: container::Opened,
     ) -> Result<(), Refusal> {
         self.lost_from = None;
-        let (was_break, was_restart) = self.lost_break.take().unwrap_or_default();
+        let lost = std::mem::take(&mut self.lost);
         let map_of = map.as_ref().map(|(map, _)| map.clone());
         let placed = self.placer.place(&Found {
             container: opened.container,
             starts: opened.starts,
             last_ns: opened.last_ns,
             duration_ns: piece.duration_ns,
-            missed_ns: piece.missed_ns.saturating_add(std::mem::take(&mut self.lost_ns)),
-            is_break: piece.is_break || was_break,
-            is_restart: piece.is_restart || was_restart,
+            missed_ns: piece.missed_ns.saturating_add(lost.ns),
+            is_break: piece.is_break || lost.is_break,
+            is_restart: piece.is_restart || lost.is_restart,
             is_other_map: map_of.is_some() && self.fed_map != map_of,
         });
         if let Some((from_ns, to_ns)) = placed.missing {
             self.feeder.note(Note::Missing { from_ns, to_ns });
         }
-        if let Some(cause) = placed.break_ {
+        // What begins a stream is no break.
+        if let Some(cause) = placed.break_.filter(|_| self.has_media) {
             self.feeder.note(Note::Break { at_ns: placed.line_ns, cause });
         }
         if let Some(unix_ns) = piece.made_ns {
@@ -565,10 +574,6 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         crypt::decrypt(&secret, &iv, bytes).ok_or_else(|| {
             Refusal::of(Cause::Encrypted, "an encrypted segment cannot be decrypted with its key", advice)
         })
-    }
-
-    fn finish(&mut self) {
-        self.settle_missing();
     }
 
     fn verdict(&self) -> LaneEnd {

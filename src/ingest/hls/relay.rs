@@ -517,3 +517,7 @@ fn nanos(duration: Duration) -> u64 {
 pub(super) fn failed(cause: &str, advice: &str) -> End {
     End::Failed { kind: Cause::Other, cause: crate::redact::text(cause), advice: advice.to_owned() }
 }
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

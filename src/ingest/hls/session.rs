@@ -226,6 +226,9 @@ impl Session {
                 break;
             }
         }
+        if let Some((lane, _)) = &mut lane {
+            lane.settle();
+        }
         LaneEnd::Failed(first.unwrap_or_else(|| Refusal::of(Cause::NotFound, "no variant could be played", "")))
     }
 
@@ -303,6 +306,7 @@ impl Session {
         }
         let (lane, _) = lane.as_mut().expect("it was made just now");
         let end = lane.run(Some(media)).await;
+        lane.settle();
         lane.feeder.end();
         end
     }

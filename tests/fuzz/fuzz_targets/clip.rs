@@ -19,9 +19,13 @@ enum Item {
     Sound { after_ms: i16, samples: u16, rate: Rate, channels: u8 },
     SoundAt { pts: u64, samples: u8 },
     Thinned(i16),
+    Lost(i16),
     TrackEnded(bool),
     Jump(Cause),
     Wall { pts: u64, unix_ns: i64 },
+    /// Milliseconds: from there after the last picture, and how long.
+    Missing { after_ms: i16, length_ms: u16 },
+    MissingAt { from: u64, to: u64 },
     Ended,
 }
 
@@ -97,6 +101,10 @@ fuzz_target!(|script: Script| {
                 picture = picture.saturating_add_signed(i64::from(after) * MS);
                 MediaItem::Thinned { pts: Pts(picture), arrived_ns: picture }
             }
+            Item::Lost(after) => {
+                picture = picture.saturating_add_signed(i64::from(after) * MS);
+                MediaItem::Lost { pts: Pts(picture) }
+            }
             Item::TrackEnded(video) => MediaItem::TrackEnded(if video { Track::Video } else { Track::Audio }),
             Item::Jump(Cause::Reconnect) => MediaItem::Discontinuity(Discontinuity::Reconnect),
             Item::Jump(Cause::Playlist) => MediaItem::Discontinuity(Discontinuity::Playlist),
@@ -104,6 +112,12 @@ fuzz_target!(|script: Script| {
                 pts: Pts(pts),
                 wall: WallTime { unix_ns, source: WallSource::HlsProgramDateTime, uncertainty_ns: 0 },
             },
+            Item::Missing { after_ms, length_ms } => {
+                let from = picture.saturating_add_signed(i64::from(after_ms) * MS);
+                picture = from.saturating_add(u64::from(length_ms) * MS as u64);
+                MediaItem::Missing { from: Pts(from), to: Pts(picture) }
+            }
+            Item::MissingAt { from, to } => MediaItem::Missing { from: Pts(from), to: Pts(to) },
             Item::Ended => MediaItem::Ended(End::Finished),
         };
         builder.push(item, &mut out);

@@ -1,6 +1,6 @@
-//! HLS playlists: what is read of them, and that no address in them stays as it was for a guarded source.
+//! The HLS client: a playlist as it came and as a later one of the same channel, followed; the same text as a segment.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|texts: (&str, &str)| touchline::ingest::fuzz_playlists(texts.0, texts.1));
+fuzz_target!(|texts: (&str, &str)| touchline::ingest::hls::fuzz(texts.0, texts.1));
