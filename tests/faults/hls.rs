@@ -1,17 +1,23 @@
 //! HLS origins that fail, and breaks for advertisements.
 
+use std::time::Duration;
+
 use touchline::ingest::Discontinuity;
+use touchline::ingest::gst::GstOptions;
 use touchline::ingest::incident::Cause;
+use touchline::ingest::supervise::Policy;
 use touchline::time::WallSource;
 
 use crate::PATIENCE;
 use crate::common::origin::{Mood, Origin, first_ms};
-use crate::common::watched::{Said, Watched};
+use crate::common::watched::{Said, Watched, quick};
 
 /// Breaks the origin and mends it again; gives the cause that was found.
 fn broken_and_mended(mood: Mood) -> Cause {
     let origin = Origin::start();
-    let mut watched = Watched::start(&origin.url());
+    // The client finds out before the supervisor does: it says why.
+    let policy = Policy { stall: Duration::from_secs(14), ..quick() };
+    let mut watched = Watched::start_with(&origin.url(), GstOptions::default(), policy);
     watched.until_classified(PATIENCE);
     watched.skip();
     origin.mood(mood);

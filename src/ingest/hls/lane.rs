@@ -27,10 +27,6 @@ use crate::ingest::outlet::Counters;
 const STALL_MIN: Duration = Duration::from_secs(10);
 const STALL_TARGETS: u32 = 3;
 
-/// A playlist that cannot be loaded for this long, and for that many target durations, is a failure: what was loaded has been
-/// played by then.
-const TROUBLE_MIN: Duration = Duration::from_secs(5);
-
 /// How long a playlist is tried that could not be had yet.
 const FIRST_MAX: Duration = Duration::from_secs(3);
 
@@ -212,7 +208,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     /// Plays until the playlist is over or fails. `first` was loaded already.
     pub async fn run(&mut self, first: Option<Media>) -> LaneEnd {
         let (mut loaded, mut trouble, mut loads) = (first, None, 0u32);
-        let (mut news, mut trouble_max) = (Instant::now(), TROUBLE_MIN);
+        let (mut news, mut stall_max) = (Instant::now(), STALL_MIN);
         loop {
             let began = Instant::now();
             if let Some(media) = loaded.take() {
@@ -250,8 +246,8 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 } else {
                     target / 2
                 };
-                trouble_max = TROUBLE_MIN.max(target * STALL_TARGETS);
-                if news.elapsed() > STALL_MIN.max(target * STALL_TARGETS) {
+                stall_max = STALL_MIN.max(target * STALL_TARGETS);
+                if news.elapsed() > stall_max {
                     return LaneEnd::Failed(stalled(news.elapsed()));
                 }
                 let blocking = self.follower.blocking_query().filter(|_| self.is_blocking(&media));
@@ -275,7 +271,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 // A playlist that is protected or refused will not be better in a second.
                 Some(refusal) if is_final(refusal) => return LaneEnd::Failed(refusal.clone()),
                 // What was never there is not waited for long.
-                Some(refusal) if news.elapsed() > if self.has_media { trouble_max } else { FIRST_MAX } => {
+                Some(refusal) if news.elapsed() > if self.has_media { stall_max } else { FIRST_MAX } => {
                     return LaneEnd::Failed(refusal.clone());
                 }
                 Some(refusal) => tracing::debug!("the playlist: {refusal}"),

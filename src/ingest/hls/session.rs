@@ -35,6 +35,11 @@ const SEGMENT_MAX: usize = 128 << 20;
 /// How long an answer may take before anything is known of its server.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// How many times as long as its first bytes a whole playlist or segment may take: a server must not hold a stream up with a byte
+/// now and then.
+const PLAYLIST_PATIENCES: u32 = 2;
+const SEGMENT_PATIENCES: u32 = 8;
+
 /// How long a playlist that is damaged is read again before that is a failure.
 const DAMAGED_MAX: Duration = Duration::from_secs(3);
 const DAMAGED_PAUSE: Duration = Duration::from_secs(1);
@@ -438,6 +443,10 @@ fn still_over() -> Refusal {
     Refusal::of(Cause::Ended, cause, "start the encoder or packager that writes the playlist")
 }
 
+fn too_slow() -> Refusal {
+    Refusal::of(Cause::NoAnswer, "the server sends too slowly", "check the server and the network")
+}
+
 /// Fetches over HTTP.
 struct Fetcher {
     web: Arc<Web>,
@@ -445,17 +454,24 @@ struct Fetcher {
 
 impl Origin for Fetcher {
     async fn playlist(&self, url: &Url, patience: Duration) -> Result<(Url, String), Refusal> {
-        let answer = self.web.get(url, None, patience).await?;
-        let base = answer.url.clone();
-        let bytes = answer.rest(Vec::new(), PLAYLIST_MAX).await?;
-        Ok((base, String::from_utf8_lossy(&bytes).into_owned()))
+        let loading = async {
+            let answer = self.web.get(url, None, patience).await?;
+            let base = answer.url.clone();
+            let bytes = answer.rest(Vec::new(), PLAYLIST_MAX).await?;
+            Ok((base, String::from_utf8_lossy(&bytes).into_owned()))
+        };
+        timeout(patience * PLAYLIST_PATIENCES, loading).await.unwrap_or_else(|_| Err(too_slow()))
     }
 
     async fn media(&self, url: &Url, range: Option<ByteRange>, patience: Duration) -> Result<Vec<u8>, Refusal> {
         let header = range.map(|range| range.header());
-        let answer = self.web.get(url, header.as_deref(), patience).await?;
-        let is_part = answer.status == hyper::StatusCode::PARTIAL_CONTENT;
-        let bytes = answer.rest(Vec::new(), SEGMENT_MAX).await?;
+        let loading = async {
+            let answer = self.web.get(url, header.as_deref(), patience).await?;
+            let is_part = answer.status == hyper::StatusCode::PARTIAL_CONTENT;
+            Ok((is_part, answer.rest(Vec::new(), SEGMENT_MAX).await?))
+        };
+        let loaded = timeout(patience * SEGMENT_PATIENCES, loading).await;
+        let (is_part, bytes) = loaded.unwrap_or_else(|_| Err(too_slow()))?;
         match range {
             // Servers that do not know ranges send all of it.
             Some(range) if !is_part => {
