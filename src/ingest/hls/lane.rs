@@ -108,6 +108,21 @@ pub(super) trait Feeder: Send {
     fn note(&mut self, note: Note);
 }
 
+/// An initialisation (`EXT-X-MAP`) that was fetched.
+#[derive(Clone)]
+struct Init {
+    map: Arc<Map>,
+    bytes: Vec<u8>,
+    tracks: Option<mp4::Tracks>,
+}
+
+/// A piece that was fetched, decrypted and looked at.
+struct Fetched {
+    bytes: Vec<u8>,
+    init: Option<Init>,
+    opened: container::Opened,
+}
+
 /// How a lane came to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LaneEnd {
@@ -142,7 +157,7 @@ pub(super) struct Lane<O, F> {
     /// Told of the first piece that is taken: its sequence number.
     pub on_first: Option<tokio::sync::oneshot::Sender<u128>>,
     keys: VecDeque<(Url, [u8; 16])>,
-    map: Option<(Arc<Map>, Vec<u8>, Option<mp4::Tracks>)>,
+    map: Option<Init>,
     /// The initialisation that the demuxer has.
     fed_map: Option<Arc<Map>>,
     lost: Loss,
@@ -326,18 +341,10 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             Some(Protection::Drm(name)) => Err(drm(name)),
             _ => self.fetch(&piece, media).await,
         };
-        let opened = fetched.and_then(|(bytes, map)| {
-            let tracks = map.as_ref().and_then(|(_, _, tracks)| tracks.as_ref());
-            let opened = container::look(&bytes, tracks).map_err(|why| {
-                let cause = format!("a segment is no media: {why}");
-                Refusal::of(Cause::NotMedia, cause, "check what the packager writes")
-            })?;
-            Ok((bytes, map, opened))
-        });
-        match opened {
-            Ok((bytes, map, opened)) => {
+        match fetched {
+            Ok(fetched) => {
                 self.last_failed = false;
-                self.hand_on(&piece, media, bytes, map.map(|(map, bytes, _)| (map, bytes)), opened).await
+                self.hand_on(&piece, media, fetched).await
             }
             Err(refusal) => self.lose(&piece, media, refusal),
         }
@@ -396,17 +403,11 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         }
     }
 
-    async fn hand_on(
-        &mut self,
-        piece: &Piece,
-        media: &Media,
-        mut bytes: Vec<u8>,
-        map: Option<(Arc<Map>, Vec<u8>)>,
-        opened: container::Opened,
-    ) -> Result<(), Refusal> {
+    async fn hand_on(&mut self, piece: &Piece, media: &Media, fetched: Fetched) -> Result<(), Refusal> {
         self.lost_from = None;
         let lost = std::mem::take(&mut self.lost);
-        let map_of = map.as_ref().map(|(map, _)| map.clone());
+        let Fetched { mut bytes, init, opened } = fetched;
+        let map_of = init.as_ref().map(|init| init.map.clone());
         let placed = self.placer.place(&Found {
             container: opened.container,
             starts: opened.starts,
@@ -433,7 +434,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             self.feeder.begin(Beginning { container, tracks, line_ns: placed.line_ns }).await?;
             self.must_begin = false;
             self.fed_map = map_of;
-            if let Some((_, init)) = map {
+            if let Some(Init { bytes: init, .. }) = init {
                 self.must_begin |= !self.feeder.push(init).await;
             }
         }
@@ -458,11 +459,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     }
 
     /// The bytes of a piece, and of its initialisation.
-    async fn fetch(
-        &mut self,
-        piece: &Piece,
-        media: &Media,
-    ) -> Result<(Vec<u8>, Option<(Arc<Map>, Vec<u8>, Option<mp4::Tracks>)>), Refusal> {
+    async fn fetch(&mut self, piece: &Piece, media: &Media) -> Result<Fetched, Refusal> {
         let (target, began) = (Duration::from_nanos(media.target_ns), Instant::now());
         // Playback is this far behind: what takes longer is late.
         let budget = if self.last_failed { target / 2 } else { target * 2 };
@@ -473,14 +470,15 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 Ok(fetched) => return Ok(fetched),
                 Err(refusal) => refusal,
             };
-            let is_told = matches!(refusal.kind, Cause::NotFound | Cause::Forbidden | Cause::NotAuthorized);
+            let is_told =
+                matches!(refusal.kind, Cause::NotFound | Cause::Forbidden | Cause::NotAuthorized | Cause::NotMedia);
             let is_enough = if self.is_recording {
                 attempt >= if is_told { TRIES_OF_TOLD } else { TRIES_OF_RECORDING }
                     || (attempt > 1 && began.elapsed() >= TRYING_MAX)
             } else {
                 began.elapsed() + pause > budget
             };
-            if is_enough || matches!(refusal.kind, Cause::Refused | Cause::Damaged) || piece.is_part {
+            if is_enough || refusal.kind == Cause::Refused || piece.is_part {
                 return Err(refusal);
             }
             sleep(pause).await;
@@ -489,11 +487,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         unreachable!("attempts are counted without end")
     }
 
-    async fn fetch_once(
-        &mut self,
-        piece: &Piece,
-        patience: Duration,
-    ) -> Result<(Vec<u8>, Option<(Arc<Map>, Vec<u8>, Option<mp4::Tracks>)>), Refusal> {
+    async fn fetch_once(&mut self, piece: &Piece, patience: Duration) -> Result<Fetched, Refusal> {
         let map = match &piece.map {
             Some(map) => Some(self.initialisation(map, patience).await?),
             None => None,
@@ -509,15 +503,16 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             }
             _ => bytes,
         };
-        Ok((bytes, map))
+        let tracks = map.as_ref().and_then(|init| init.tracks.as_ref());
+        let opened = container::look(&bytes, tracks).map_err(|why| {
+            let cause = format!("a segment is no media: {why}");
+            Refusal::of(Cause::NotMedia, cause, "check what the packager writes")
+        })?;
+        Ok(Fetched { bytes, init: map, opened })
     }
 
-    async fn initialisation(
-        &mut self,
-        map: &Arc<Map>,
-        patience: Duration,
-    ) -> Result<(Arc<Map>, Vec<u8>, Option<mp4::Tracks>), Refusal> {
-        if let Some(known) = self.map.as_ref().filter(|(known, ..)| known == map) {
+    async fn initialisation(&mut self, map: &Arc<Map>, patience: Duration) -> Result<Init, Refusal> {
+        if let Some(known) = self.map.as_ref().filter(|known| known.map == *map) {
             return Ok(known.clone());
         }
         let bytes = self.origin.media(&map.url, map.range, patience).await.map_err(|refusal| Refusal {
@@ -533,7 +528,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             _ => bytes,
         };
         let tracks = mp4::tracks(&bytes);
-        let found = (map.clone(), bytes, tracks);
+        let found = Init { map: map.clone(), bytes, tracks };
         self.map = Some(found.clone());
         Ok(found)
     }

@@ -32,7 +32,7 @@ const REDIRECTS_MAX: usize = 8;
 const ADDRESS_MAX: usize = 8192;
 
 /// How long the next bytes of an answer may take.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// How long a connection is kept that nobody uses: segments are further apart than that only where keeping gains nothing.
 const IDLE: Duration = Duration::from_secs(30);
