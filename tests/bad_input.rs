@@ -254,7 +254,7 @@ fn names_that_are_no_text_work_and_a_pipe_without_a_reader_is_told() {
     let clip = clip.to_str().unwrap();
     check(&case(5, &["score", clip, "--jsonl", pipe], &["records", "nobody reads", "start its reader"]));
     check(&case(5, &["score", clip, "--summary", pipe], &["records", "nobody reads"]));
-    check(&case(3, &["score", pipe], &["records", "a pipe"]));
+    check(&case(3, &["score", pipe], &["records", "is a FIFO"]));
     let mut reader = Command::new("cat").arg(pipe).stdout(std::process::Stdio::piped()).spawn().unwrap();
     // Until the reader is there, the program says that it is not.
     let until = std::time::Instant::now() + Duration::from_secs(60);
