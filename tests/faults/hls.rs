@@ -16,7 +16,7 @@ use crate::common::watched::{Said, Watched, quick};
 fn broken_and_mended(mood: Mood) -> Cause {
     let origin = Origin::start();
     // The client finds out before the supervisor does: it says why.
-    let policy = Policy { stall: Duration::from_secs(14), ..quick() };
+    let policy = Policy { stall: Duration::from_secs(14), pictures_stall: Duration::from_secs(20), ..quick() };
     let mut watched = Watched::start_with(&origin.url(), GstOptions::default(), policy);
     watched.until_classified(PATIENCE);
     watched.skip();
