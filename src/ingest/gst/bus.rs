@@ -33,6 +33,13 @@ const STILL_MAX_NS: u64 = 30_000_000_000;
 /// How long what an error left of a recording may take to come through when no end follows, ns.
 const REST_MAX_NS: u64 = 2_000_000_000;
 
+/// `GST_FLOW_NOT_LINKED`, as details of errors have it.
+const NOT_LINKED: i32 = -1;
+
+fn is_refused(end: &End) -> bool {
+    matches!(end, End::Failed { kind: Cause::Refused, .. })
+}
+
 /// A message that only wakes the bus thread.
 pub(super) fn wake_message() -> gst::Message {
     gst::message::Application::new(gst::Structure::new_empty("touchline-wake"))
@@ -130,7 +137,14 @@ impl Session {
             if let Some(gate) = &self.gate {
                 gate.release_late();
             }
+            // What the policy refuses is the reason, whatever GStreamer makes of it.
+            if let Some(refused) = self.graph.verdict().filter(is_refused) {
+                return refused;
+            }
             if let Some(end) = message.and_then(|m| self.handle(&m, &mut missing)) {
+                if let Some(refused) = self.graph.verdict().filter(is_refused) {
+                    return refused;
+                }
                 if !self.waits_for_rest(&end) {
                     return end;
                 }
@@ -203,6 +217,11 @@ impl Session {
                 let text = redact::text(&format!("{}: {debug}", error.error()));
                 tracing::debug!(stream = self.id, uri = self.name, "{text}");
                 let kind = self.location.kind;
+                let flow = error.details().and_then(|details| details.get::<i32>("flow-return").ok());
+                if flow == Some(NOT_LINKED) && !self.graph.has_data() {
+                    // There are tracks, and nobody wants them.
+                    return Some(self.graph.verdict().unwrap_or_else(|| causes::no_tracks(&self.graph.wanted())));
+                }
                 // Behind a passage the server is not whom GStreamer talks to.
                 let behind = self.passage.as_ref().and_then(Passage::trouble).map(|trouble| trouble.end());
                 let is_media = self.graph.is_media.load(Ordering::Relaxed);

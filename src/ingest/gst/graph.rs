@@ -206,7 +206,8 @@ impl Graph {
         self.changed.notify_all();
     }
 
-    fn wanted(&self) -> Vec<Track> {
+    /// The tracks that are wanted.
+    pub fn wanted(&self) -> Vec<Track> {
         self.branches.iter().map(|b| b.track).collect()
     }
 
