@@ -122,6 +122,15 @@ pub enum Track {
 }
 
 impl Track {
+    /// Its place in pairs of both: pictures first.
+    pub const fn index(self) -> usize {
+        match self {
+            Track::Video => 0,
+            Track::Audio => 1,
+        }
+    }
+
+    /// The other one.
     pub const fn other(self) -> Self {
         match self {
             Track::Video => Track::Audio,

@@ -36,13 +36,6 @@ pub(super) struct Watch {
 
 const TRACKS: [Track; 2] = [Track::Video, Track::Audio];
 
-const fn index(track: Track) -> usize {
-    match track {
-        Track::Video => 0,
-        Track::Audio => 1,
-    }
-}
-
 impl Watch {
     pub fn new(tracks: Tracks, now_ns: u64) -> Self {
         let ear = |track| Ear { heard_ns: now_ns, listens: tracks.has(track), is_stalled: false };
@@ -51,7 +44,7 @@ impl Watch {
 
     /// The track brought data; for how long it had not, if that was told.
     pub fn heard(&mut self, track: Track, now_ns: u64) -> Option<u64> {
-        let ear = &mut self.ears[index(track)];
+        let ear = &mut self.ears[track.index()];
         let silent_ns = now_ns.saturating_sub(ear.heard_ns);
         ear.heard_ns = now_ns;
         std::mem::take(&mut ear.is_stalled).then_some(silent_ns)
@@ -59,7 +52,7 @@ impl Watch {
 
     /// The track brings no more.
     pub fn end(&mut self, track: Track) {
-        self.ears[index(track)].listens = false;
+        self.ears[track.index()].listens = false;
     }
 
     pub fn look(&mut self, now_ns: u64, policy: &Policy) -> Silence {
@@ -67,13 +60,13 @@ impl Watch {
         if self.ears.iter().map(silent).min().is_some_and(|ns| ns > nanos(policy.stall)) {
             return Silence::All;
         }
-        let video = &self.ears[index(Track::Video)];
+        let video = &self.ears[Track::Video.index()];
         if video.listens && silent(video) > nanos(policy.pictures_stall) {
             return Silence::Pictures;
         }
         let loudest = self.ears.iter().map(silent).min().unwrap_or(0);
         for track in TRACKS {
-            let ear = &mut self.ears[index(track)];
+            let ear = &mut self.ears[track.index()];
             let silent_ns = silent(ear);
             // When both fall silent together nothing can be said of one: that is the stall of all.
             let is_alone = loudest < nanos(policy.track_stall) / 2;

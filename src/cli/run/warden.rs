@@ -323,7 +323,7 @@ impl<H: Hands + 'static> Warden<H> {
         if self.held.remove(id)
             && let Some(store) = &self.tools.store
         {
-            // Somebody wants it all the same: what was counted is forgotten.
+            // An operator enabled it again: the count of unclean ends starts over.
             store.unmark(id, true);
         }
         let store = self.tools.store.clone().filter(|_| entry.origin == Origin::Api);

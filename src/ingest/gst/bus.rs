@@ -137,7 +137,7 @@ impl Session {
             if let Some(gate) = &self.gate {
                 gate.release_late();
             }
-            // What the policy refuses is the reason, whatever GStreamer makes of it.
+            // A refusal by the policy is the cause; GStreamer's errors only follow from it.
             if let Some(refused) = self.graph.verdict().filter(is_refused) {
                 return refused;
             }

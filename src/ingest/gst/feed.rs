@@ -30,13 +30,6 @@ pub(super) struct LineMap {
     firsts: [OnceLock<i64>; 2],
 }
 
-const fn index(track: Track) -> usize {
-    match track {
-        Track::Video => 0,
-        Track::Audio => 1,
-    }
-}
-
 impl LineMap {
     fn new(beginning: &Beginning) -> Self {
         let start = i64::try_from(beginning.line_ns).unwrap_or(i64::MAX);
@@ -45,7 +38,7 @@ impl LineMap {
 
     /// The place of a running time of `track`, ns.
     pub fn place(&self, track: Track, running_ns: i64) -> i64 {
-        let i = index(track);
+        let i = track.index();
         let after_ns = running_ns.saturating_sub(*self.firsts[i].get_or_init(|| running_ns));
         // Times in ticks of 90 kHz are rounded to ns on the way, each by itself: a picture at a whole second must not be one
         // nanosecond before it.
@@ -54,14 +47,14 @@ impl LineMap {
 
     /// The running time of a place of `track`, ns.
     pub fn running_ns(&self, track: Track, place_ns: i64) -> i64 {
-        let i = index(track);
+        let i = track.index();
         let first = self.firsts[i].get().copied().unwrap_or(0);
         first.saturating_add(place_ns.saturating_sub(self.places[i]))
     }
 
     fn tie(&self, track: Track, running_ns: i64) {
         // Set before: a second track of the same kind.
-        let _ = self.firsts[index(track)].set(running_ns);
+        let _ = self.firsts[track.index()].set(running_ns);
     }
 }
 

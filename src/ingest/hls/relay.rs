@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::ingest::incident::{Cause, Incident};
 use crate::ingest::outlet::{Closed, Outlet};
 use crate::ingest::plausible::{Claims, Verdict};
+use crate::ingest::supervise::nanos;
 use crate::ingest::{Discontinuity, End, MediaItem, Source, Track, Tracks};
 use crate::time::{NANOS_PER_SECOND, Pts, WallSource, WallTime, samples_to_nanos};
 
@@ -192,7 +193,7 @@ impl Input {
                 }
                 Ok(MediaItem::TrackEnded(track)) => {
                     if let Some(awaited) = &mut self.awaited {
-                        awaited[index(track)] = false;
+                        awaited[track.index()] = false;
                     }
                 }
                 Ok(MediaItem::Ended(end)) => self.ended(end)?,
@@ -201,7 +202,7 @@ impl Input {
                 Ok(item) => match span(&item) {
                     Some((track, start_ns, _)) => {
                         (self.has_data, self.useless) = (true, 0);
-                        self.held[index(track)].push_back((start_ns, item));
+                        self.held[track.index()].push_back((start_ns, item));
                     }
                     None => self.marks.push_back((0, item)),
                 },
@@ -260,13 +261,6 @@ impl Input {
             (Some(_), None) => true,
             (None, _) => is_empty,
         }
-    }
-}
-
-const fn index(track: Track) -> usize {
-    match track {
-        Track::Video => 0,
-        Track::Audio => 1,
     }
 }
 
@@ -507,10 +501,6 @@ impl Relay {
             None => Ok(()),
         }
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The end of a stream that failed before there was anything to relay.
