@@ -20,6 +20,24 @@ pub fn cut_off(path: &Path) -> Option<String> {
     find_cut(BufReader::new(file), len).ok().flatten()
 }
 
+/// In what way the index of the MP4 or MOV at `path` is missing: nothing of such a file can be decoded. [`None`]: it has one,
+/// or is a file of another kind.
+pub fn missing_index(path: &Path) -> Option<String> {
+    let file = File::open(path).ok()?;
+    let len = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
+    let mut file = BufReader::new(file);
+    let mut head = [0; 8];
+    file.read_exact(&mut head).ok()?;
+    if !is_first_box(&head[4..]) {
+        return None;
+    }
+    match boxes(file, len, true).ok()? {
+        Boxes::Cut { missing, has_index: false } => Some(without_index(&missing)),
+        Boxes::NoIndex => Some(NO_INDEX.to_owned()),
+        _ => None,
+    }
+}
+
 /// What picture or animation begins with `head` that is not read; its first 32 bytes suffice.
 pub fn unsupported(head: &[u8]) -> Option<&'static str> {
     let brands =
@@ -73,8 +91,35 @@ fn is_first_box(kind: &[u8]) -> bool {
     [b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"sidx"].iter().any(|known| *known == kind)
 }
 
-/// Walks over the boxes of an MP4 or MOV.
-fn mp4(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
+const NO_INDEX: &str = "its index (moov) is missing";
+
+fn without_index(missing: &str) -> String {
+    format!("{missing}, and with them its index (moov)")
+}
+
+/// What the boxes of an MP4 or MOV say of the file.
+enum Boxes {
+    Whole,
+    /// The last box ends behind the file's end.
+    Cut {
+        missing: String,
+        has_index: bool,
+    },
+    /// There are media, but no index.
+    NoIndex,
+}
+
+fn mp4(file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
+    Ok(match boxes(file, len, false)? {
+        Boxes::Whole => None,
+        Boxes::Cut { missing, has_index: true } => Some(missing),
+        Boxes::Cut { missing, has_index: false } => Some(without_index(&missing)),
+        Boxes::NoIndex => Some(NO_INDEX.to_owned()),
+    })
+}
+
+/// Walks over the boxes of an MP4 or MOV, as far as its index if `to_index`.
+fn boxes(mut file: impl Read + Seek, len: u64, to_index: bool) -> io::Result<Boxes> {
     let (mut at, mut has_index, mut has_media) = (0u64, false, false);
     for _ in 0..PARTS_MAX {
         if at + 8 > len {
@@ -93,17 +138,16 @@ fn mp4(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
         };
         has_index |= kind == b"moov";
         has_media |= kind == b"mdat";
-        if size < 8 {
-            // No box: what follows is not understood, and nothing is said about it.
-            return Ok(None);
+        // Less than its own header is no box: what follows is not understood, and nothing is said about it.
+        if size < 8 || (to_index && has_index) {
+            return Ok(Boxes::Whole);
         }
         if at.saturating_add(size) > len {
-            let missing = missing(at.saturating_add(size) - len);
-            return Ok(Some(if has_index { missing } else { format!("{missing}, and with them its index (moov)") }));
+            return Ok(Boxes::Cut { missing: missing(at.saturating_add(size) - len), has_index });
         }
         at += size;
     }
-    Ok((has_media && !has_index).then(|| "its index (moov) is missing".to_owned()))
+    Ok(if has_media && !has_index { Boxes::NoIndex } else { Boxes::Whole })
 }
 
 /// Walks over the elements of a Matroska or WebM file. What was written to a pipe does not say how long it is as a whole; its
@@ -247,6 +291,24 @@ mod tests {
         let mut open = atom(b"mdat", &[0; 32]);
         open[..4].copy_from_slice(&[0; 4]);
         assert_eq!(cut(&[atom(b"moov", &[]), open].concat()), None, "to the end, wherever that is");
+    }
+
+    #[test]
+    fn a_file_without_an_index_is_known_before_it_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = |bytes: &[u8]| {
+            let path = dir.path().join("a.mp4");
+            std::fs::write(&path, bytes).unwrap();
+            missing_index(&path)
+        };
+        let (start, index, media) = (atom(b"ftyp", b"isomiso2"), atom(b"moov", &[7; 30]), atom(b"mdat", &[9; 50]));
+        let slow = [start.clone(), media.clone(), index.clone()].concat();
+        assert_eq!(missing(&slow), None);
+        assert_eq!(missing(&slow[..40]).unwrap(), "34 bytes are missing at its end, and with them its index (moov)");
+        assert_eq!(missing(&slow[..16 + 58]).unwrap(), NO_INDEX);
+        let fast = [start, index, media].concat();
+        assert_eq!(missing(&fast[..fast.len() - 9]), None, "what the index describes can be decoded");
+        assert_eq!((missing(b"RIFF"), missing(b"RIFF\0\0\0\0WAVE")), (None, None));
     }
 
     #[test]

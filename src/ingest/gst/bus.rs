@@ -163,7 +163,8 @@ impl Session {
                 return missing.instead_of(self.with_fault(End::Finished, broken));
             }
             if self.is_recording() && still_ns > STILL_MAX_NS {
-                return causes::stands_still(STILL_MAX_NS / 1_000_000_000);
+                let cut_off = if self.location.kind == Kind::File { recording::cut_off(&self.location) } else { None };
+                return cut_off.unwrap_or_else(|| causes::stands_still(STILL_MAX_NS / 1_000_000_000));
             }
             if let Some(timeout) = self.connect_timeout.filter(|t| started.elapsed() > *t)
                 && !self.graph.has_data()

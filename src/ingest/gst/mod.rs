@@ -400,7 +400,11 @@ fn check_file(given: &str, location: &Location) -> Result<()> {
             refuse("is a FIFO, a socket or a device, and no file", "write into a file, or send MPEG-TS over UDP or SRT")
         }
         Ok(meta) if meta.len() == 0 => refuse("the file is empty", "check how it was copied"),
-        Ok(_) => Ok(()),
+        // GStreamer's parsebin can lose the demuxer's error: the pipeline then waits for ever.
+        Ok(_) => match super::wholeness::missing_index(&path) {
+            Some(cut) => refuse(&format!("the file is cut off: {cut}"), recording::COPY_ADVICE),
+            None => Ok(()),
+        },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => refuse("no such file", "check the path"),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             refuse("permission denied", "check the file's permissions")

@@ -8,13 +8,19 @@ use crate::ingest::incident::Cause;
 use crate::ingest::uri::Location;
 use crate::ingest::wholeness;
 
-const COPY_ADVICE: &str = "check how the recording was made or copied";
+pub(super) const COPY_ADVICE: &str = "check how the recording was made or copied";
+
+/// The end for the recording at `location` if its file is cut off.
+pub(super) fn cut_off(location: &Location) -> Option<End> {
+    let path = url::Url::parse(&location.uri).ok()?.to_file_path().ok()?;
+    let cut = wholeness::cut_off(&path)?;
+    Some(failed(Cause::Damaged, format!("the file is cut off: {cut}"), COPY_ADVICE))
+}
 
 /// The end for an error of the pipeline that plays the file at `location`. `is_media`: something was found that takes it apart.
 pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_media: bool) -> Option<End> {
-    let path = url::Url::parse(&location.uri).ok()?.to_file_path().ok()?;
-    if let Some(cut) = wholeness::cut_off(&path) {
-        return Some(failed(Cause::Damaged, format!("the file is cut off: {cut}"), COPY_ADVICE));
+    if let Some(end) = cut_off(location) {
+        return Some(end);
     }
     match error.kind::<gst::ResourceError>() {
         Some(gst::ResourceError::NotFound) => return Some(failed(Cause::NotFound, "no such file", "check the path")),
