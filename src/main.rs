@@ -80,7 +80,11 @@ fn main() -> ExitCode {
         .with_writer(|| touchline::redact::Stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false);
-    if cli.logs_to_program() { log.without_time().init() } else { log.init() }
+    if cli.logs_to_program() {
+        log.without_time().init()
+    } else {
+        log.init()
+    }
     match cli.execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

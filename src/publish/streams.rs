@@ -415,13 +415,17 @@ mod tests {
     fn a_patch_changes_what_it_names_and_null_takes_a_value_away() {
         let stream = new(r#"{"uri": "rtsp://h/a", "label": "A", "retry": false, "vote": {"window": 5, "onset": 0.7}}"#);
         let settings = stream.settings("a".into(), 200);
-        assert_eq!((settings.latency_ms, settings.enabled), (200, true));
+        assert_eq!((settings.latency_ms, settings.enabled, settings.isolation), (200, true, None));
         let patch = |text: &str| serde_json::from_str::<StreamPatch>(text).unwrap().apply(&settings);
         assert_eq!(patch("{}"), settings);
         assert_eq!(
             patch(r#"{"label": null, "retry": null}"#),
             StreamSettings { label: None, retry: None, ..settings.clone() }
         );
+        let inside = patch(r#"{"isolation": "none"}"#);
+        assert_eq!(inside.isolation, Some(Isolation::None));
+        let taken_back: StreamPatch = serde_json::from_str(r#"{"isolation": null}"#).unwrap();
+        assert_eq!(taken_back.apply(&inside), settings);
         let voted = patch(r#"{"vote": {"window": null, "stride": 2}}"#);
         assert_eq!(voted.vote, VoteFile { window: None, stride: Some(2), onset: Some(0.7), offset: None });
         assert_eq!(patch(r#"{"vote": null}"#).vote, VoteFile::default());

@@ -95,9 +95,7 @@ fn open(
         connect_timeout: Duration::from_millis(request.connect_timeout_ms),
         counters,
         guard: request.sources.as_ref().map(SourcePolicy::new).transpose()?.map(Arc::new),
-        thinning: request
-            .plan
-            .map(|plan| PlanThinner::thinning(&plan).unless(move || wanted.load(Ordering::Relaxed))),
+        thinning: request.plan.map(|plan| PlanThinner::thinning(&plan).unless(move || wanted.load(Ordering::Relaxed))),
         hls: request.hls,
         kind: request.kind,
     };

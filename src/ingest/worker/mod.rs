@@ -19,6 +19,7 @@ mod protocol;
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -255,9 +256,7 @@ impl Listener {
             Err(broken) => self.crashed(broken),
         };
         self.outlet.send_end(end);
-        if !self.process.finish() {
-            self.counters.abandoned.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
+        self.process.finish();
     }
 
     fn take_all(&mut self) -> Result<End, Broken> {
@@ -307,7 +306,10 @@ impl Listener {
             Broken::Over => self.process.how_it_ended(),
             Broken::Garbled(what) => {
                 self.process.kill();
-                process::Died { cause: format!("the source's process says what cannot be: {what}"), advice: process::ADVICE }
+                process::Died {
+                    cause: format!("the source's process says what cannot be: {what}"),
+                    advice: process::ADVICE,
+                }
             }
             Broken::Failed(e) => {
                 self.process.kill();
@@ -315,7 +317,8 @@ impl Listener {
             }
         };
         if self.outlet.stopped() {
-            tracing::debug!(id = self.process.id(), "{}, while it was being stopped", how.cause);
+            self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(id = self.process.id(), "{}, while it was being stopped", how.cause);
             return End::Finished;
         }
         End::Failed { kind: Cause::Crashed, cause: redact::text(&how.cause), advice: how.advice.into() }

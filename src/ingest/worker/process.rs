@@ -24,7 +24,8 @@ const TURN: Duration = Duration::from_millis(2);
 pub(super) const ADVICE: &str = "check the source with `touchline score` or another player";
 
 /// What is in the program's environment for the program alone: tokens, and where its manager listens.
-const OURS: [&str; 6] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+const OURS: [&str; 6] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
 /// A running process of a source.
 pub(super) struct Process {
@@ -46,7 +47,8 @@ impl Process {
         let mut command = Command::new(program);
         command.arg0("touchline").arg(SUBCOMMAND).arg(id);
         let variables = std::env::vars_os().map(|(name, _)| name);
-        for name in variables.filter(|name| name.to_str().is_some_and(|n| n.starts_with("TOUCHLINE_") || OURS.contains(&n)))
+        for name in
+            variables.filter(|name| name.to_str().is_some_and(|n| n.starts_with("TOUCHLINE_") || OURS.contains(&n)))
         {
             command.env_remove(name);
         }
@@ -64,7 +66,8 @@ impl Process {
         if let Some(stderr) = child.stderr.take() {
             let name = id.to_owned();
             // It ends with the process. Without it, the process writes its log to nobody.
-            let forwarding = thread::Builder::new().name(format!("log/{id}")).spawn(move || log::forward(stderr, &name));
+            let forwarding =
+                thread::Builder::new().name(format!("log/{id}")).spawn(move || log::forward(stderr, &name));
             if let Err(e) = forwarding {
                 tracing::warn!(id, "the log of a source's process is lost: {e}");
             }
@@ -82,14 +85,9 @@ impl Process {
         let _ = self.child.kill();
     }
 
-    /// Waits for its end after its last word; false when it had to be killed for that.
-    pub fn finish(&mut self) -> bool {
-        if self.wait(LEAVING).is_some() {
-            return true;
-        }
-        self.kill();
+    /// Waits for its end after its last word. What does not end by then is killed when this is dropped.
+    pub fn finish(&mut self) {
         self.wait(LEAVING);
-        false
     }
 
     /// How it ended, which its socket says it has.

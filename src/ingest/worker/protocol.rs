@@ -336,7 +336,8 @@ impl<R: Read> Reader<R> {
         }
         self.fill_scratch(length)?;
         // What serde says may quote what it read.
-        serde_json::from_slice(&self.scratch).map_err(|e| garbled(format!("a message that is none ({:?})", e.classify())))
+        serde_json::from_slice(&self.scratch)
+            .map_err(|e| garbled(format!("a message that is none ({:?})", e.classify())))
     }
 
     fn fill_scratch(&mut self, length: usize) -> Result<(), Broken> {

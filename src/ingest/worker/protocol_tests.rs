@@ -84,8 +84,7 @@ fn item(rng: &mut SmallRng) -> MediaItem {
         4 => MediaItem::Opened(Tracks { video: rng.random(), audio: rng.random() }),
         5 => MediaItem::TrackEnded(any(rng, &[Track::Video, Track::Audio])),
         6 => {
-            let source =
-                any(rng, &[WallSource::RtcpSenderReport, WallSource::HlsProgramDateTime, WallSource::Arrival]);
+            let source = any(rng, &[WallSource::RtcpSenderReport, WallSource::HlsProgramDateTime, WallSource::Arrival]);
             let wall = WallTime { unix_ns: rng.random(), source, uncertainty_ns: rng.random() };
             MediaItem::Wall { pts, wall }
         }
