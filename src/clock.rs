@@ -1,7 +1,11 @@
 //! The two clocks the program reads, behind one trait so that tests simulate them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::time::NANOS_PER_SECOND;
 
 /// Source of monotonic and wall time.
 pub trait Clock: Send + Sync {
@@ -21,6 +25,27 @@ impl SystemClock {
     pub fn new() -> Self {
         Self { origin: Instant::now() }
     }
+}
+
+impl SystemClock {
+    /// A clock whose monotonic time has its origin at `origin_ns`, as [`origin_ns`] tells it in another process of this machine.
+    pub fn with_origin(origin_ns: u64) -> Self {
+        let age = Duration::from_nanos(machine_ns().saturating_sub(origin_ns));
+        let now = Instant::now();
+        Self { origin: now.checked_sub(age).unwrap_or(now) }
+    }
+}
+
+/// The origin of `clock`'s monotonic time, on the machine's monotonic clock, which all processes share.
+pub fn origin_ns(clock: &dyn Clock) -> u64 {
+    machine_ns().saturating_sub(clock.mono_ns())
+}
+
+/// CLOCK_MONOTONIC, which [`Instant`] reads too.
+fn machine_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let (s, ns) = (u64::try_from(now.tv_sec).unwrap_or(0), u64::try_from(now.tv_nsec).unwrap_or(0));
+    s.saturating_mul(NANOS_PER_SECOND).saturating_add(ns)
 }
 
 impl Default for SystemClock {
@@ -60,5 +85,21 @@ impl Clock for ManualClock {
 
     fn unix_ns(&self) -> i64 {
         i64::try_from(self.mono_ns()).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_with_the_origin_of_another_shows_the_same_time() {
+        let one = SystemClock::with_origin(machine_ns().saturating_sub(3 * NANOS_PER_SECOND));
+        let other = SystemClock::with_origin(origin_ns(&one));
+        let (before, between, after) = (one.mono_ns(), other.mono_ns(), one.mono_ns());
+        assert!(before >= 3 * NANOS_PER_SECOND);
+        // The origin is read off two clocks, one after the other.
+        let apart = NANOS_PER_SECOND / 2;
+        assert!(before.saturating_sub(apart) <= between && between <= after + apart, "{before} {between} {after}");
     }
 }

@@ -41,6 +41,7 @@
 //! max_height = 720
 //! audio_language = "de"
 //! pipeline = "my-rtsp.gst"
+//! isolation = "process"          # a process of its own for receiving and decoding; or none
 //! label = "Centre court"
 //! enabled = true                 # false: known, and not opened
 //! retry = true                   # a first attempt that fails is followed by others
@@ -57,7 +58,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::ingest::options::{HlsOptions, SourceKind, VariantChoice};
+use crate::ingest::options::{HlsOptions, Isolation, SourceKind, VariantChoice};
 use crate::models::pack::{MANIFEST, parse_toml};
 use crate::vote::VoteConfig;
 
@@ -116,7 +117,7 @@ pub struct TlsFile {
 }
 
 /// `[sources]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourcesFile {
     /// `None`: all but `file` and `testsrc`.
@@ -159,6 +160,8 @@ pub struct StreamFile {
     pub max_height: Option<u32>,
     /// The language of HLS sound.
     pub audio_language: Option<String>,
+    /// Where the source is received and decoded.
+    pub isolation: Option<Isolation>,
     /// What people call it.
     pub label: Option<String>,
     /// False: known, and not opened.
@@ -194,6 +197,9 @@ pub struct StreamSettings {
     pub kind: Option<SourceKind>,
     #[serde(default)]
     pub hls: HlsOptions,
+    /// `None`: as [`StreamSettings::isolation`] says.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
     /// What people call it.
     pub label: Option<String>,
     /// False: known, and not opened.
@@ -205,6 +211,12 @@ pub struct StreamSettings {
 }
 
 impl StreamSettings {
+    /// Where the source is received and decoded. Those that are given over the API have a process of their own unless they say
+    /// otherwise: nobody has looked at them before.
+    pub fn isolation(&self, is_from_api: bool) -> Isolation {
+        self.isolation.unwrap_or(if is_from_api { Isolation::Process } else { Isolation::None })
+    }
+
     /// Whether a source that runs with `other` must be opened anew to run with these.
     pub fn needs_reopening(&self, other: &Self) -> bool {
         self.uri != other.uri
@@ -212,6 +224,7 @@ impl StreamSettings {
             || self.latency_ms != other.latency_ms
             || self.rtsp_transport != other.rtsp_transport
             || (self.kind, &self.hls) != (other.kind, &other.hls)
+            || self.isolation != other.isolation
             || self.retry != other.retry
     }
 }
@@ -357,6 +370,7 @@ pub fn streams_beside(files: Vec<StreamFile>, mut taken: HashSet<String>) -> Res
                 max_height: file.max_height,
                 audio_language: file.audio_language,
             },
+            isolation: file.isolation,
             label: file.label,
             enabled: file.enabled.unwrap_or(true),
             retry: file.retry,

@@ -58,6 +58,10 @@ fn only_what_concerns_the_source_opens_it_anew() {
     let named = StreamSettings { label: Some("Court".into()), enabled: false, ..one.clone() };
     assert!(!voted.needs_reopening(&one) && !named.needs_reopening(&one));
     assert!(StreamSettings { latency_ms: 300, ..one.clone() }.needs_reopening(&one));
+    let apart = StreamSettings { isolation: Some(Isolation::Process), ..one.clone() };
+    assert!(apart.needs_reopening(&one));
+    assert_eq!((one.isolation(false), one.isolation(true)), (Isolation::None, Isolation::Process));
+    assert_eq!((apart.isolation(false), apart.isolation(true)), (Isolation::Process, Isolation::Process));
     assert!(!format!("{:?}", StreamSettings { uri: "rtsp://a:pw@h/x".into(), ..one }).contains("pw"));
 }
 

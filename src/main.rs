@@ -75,12 +75,16 @@ fn main() -> ExitCode {
         Memory::FewHeaps => &FEW_HEAPS,
     });
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("touchline=info"));
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| touchline::redact::Stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    if cli.logs_to_program() {
+        log.without_time().init()
+    } else {
+        log.init()
+    }
     match cli.execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Nanoseconds in one second.
 pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -12,7 +12,7 @@ pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// Presentation time stamp: nanoseconds of running time since the stream's pipeline started playing.
 ///
 /// Never wall time. Two frames of one run compare by `Pts`; across runs the order is (`RunId`, `Pts`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Pts(pub u64);
 
@@ -68,7 +68,7 @@ pub const fn nanos_to_samples(nanos: u64, rate: u32) -> u64 {
 pub struct RunId(pub u32);
 
 /// Where a wall time comes from, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WallSource {
     /// An RTCP sender report tied the RTP clock to NTP time.
@@ -80,7 +80,7 @@ pub enum WallSource {
 }
 
 /// Wall time carried beside a second, never used for cutting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WallTime {
     /// Nanoseconds since 1970-01-01 UTC.
     pub unix_ns: i64,

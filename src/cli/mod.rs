@@ -9,6 +9,7 @@ mod progress;
 mod report;
 mod run;
 mod score;
+mod source_worker;
 mod train;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -68,6 +69,9 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Draw the report of a training or an evaluation again, as one HTML file.
     Report(report::ReportArgs),
+    /// The process of one source.
+    #[command(name = crate::ingest::worker::SUBCOMMAND, hide = true)]
+    SourceWorker(source_worker::SourceWorkerArgs),
 }
 
 /// How models are computed, for the commands that run them.
@@ -148,6 +152,11 @@ impl Cli {
         }
     }
 
+    /// Whether the program that started this one reads its log.
+    pub fn logs_to_program(&self) -> bool {
+        matches!(self.command, Command::SourceWorker(_))
+    }
+
     /// Runs the command.
     ///
     /// # Errors
@@ -162,6 +171,7 @@ impl Cli {
             Command::Train(args) => train::train(args),
             Command::Evaluate(args) => evaluate::evaluate(args),
             Command::Report(args) => report::report(&args),
+            Command::SourceWorker(args) => source_worker::source_worker(&args),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, DEFAULT_LATENCY_MS, DEFAULT_MAX_STREAMS, RtspTransport, Shard, StreamSettings};
 use crate::error::{Error, Result};
 use crate::ingest::guard::SourcePolicy;
+use crate::ingest::options::Isolation;
 use crate::ingest::uri::Pacing;
 use crate::metrics::Metrics;
 use crate::models::pack::Pack;
@@ -99,6 +100,10 @@ pub struct RunArgs {
     /// How RTP comes from RTSP servers [default: auto].
     #[arg(long, value_enum)]
     rtsp_transport: Option<RtspTransport>,
+    /// Receive and decode the streams of the configuration and the command line in the program's process, or each in one of
+    /// its own [default: none]. Streams of the API say it themselves, and have one by default.
+    #[arg(long, value_enum)]
+    isolation: Option<Isolation>,
     /// Seconds of the sliding vote [default: 10].
     #[arg(long, value_name = "SECONDS")]
     vote_window: Option<u32>,

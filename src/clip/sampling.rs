@@ -1,5 +1,7 @@
 //! Which frames of a second the models see.
 
+use serde::{Deserialize, Serialize};
+
 use super::FlowPair;
 use super::run::FRAMES_PER_SECOND_MAX;
 use crate::ingest::frame::Frame;
@@ -38,7 +40,7 @@ impl Seen {
 }
 
 /// The sampling points of a second.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SamplingPlan {
     /// Frames for the RGB model: the frame nearest to the middle of each of this many equal parts of the second.
     pub rgb_frames: u32,

@@ -2,12 +2,12 @@
 //!
 //! Words for people come beside these, where the trouble was seen; programs go by the types.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Track;
 
 /// Why a source failed, ended, or is opened again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
     HostNotFound,
@@ -47,7 +47,7 @@ pub enum Cause {
     CannotListen,
     /// It listens, and nobody has called. No failure: it goes on listening.
     NoCaller,
-    /// The process ended while it was being opened.
+    /// The process that it runs in died: the source's own, or the program while it was being opened.
     Crashed,
     Other,
 }
@@ -114,7 +114,7 @@ impl Cause {
 }
 
 /// What happens to a source that plays, or from one connection to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Incident {
     /// The track has brought nothing for the stall time, while the other goes on.
     TrackStalled { track: Track, silent_ns: u64 },

@@ -29,9 +29,11 @@ mod watch;
 #[cfg(feature = "gst")]
 mod web;
 pub mod wholeness;
+#[cfg(feature = "gst")]
+pub mod worker;
 
 use crossbeam_channel::Sender;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::time::{Pts, WallTime};
@@ -97,7 +99,7 @@ impl MediaItem {
 }
 
 /// Which tracks a source has. A source without either is refused before any data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tracks {
     pub video: bool,
     pub audio: bool,
@@ -114,7 +116,7 @@ impl Tracks {
 }
 
 /// One of the two kinds of track.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Track {
     Video,
@@ -140,7 +142,7 @@ impl Track {
 }
 
 /// Why a run ended and another begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Discontinuity {
     /// The source was opened again.
@@ -171,7 +173,7 @@ impl Discontinuity {
 }
 
 /// How a stream ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// End of the file, or the program is shutting down.
     Finished,
@@ -180,7 +182,7 @@ pub enum End {
 }
 
 /// What a source promises about its timing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pace {
     /// Data come when they come: downstream sheds when behind.

@@ -10,6 +10,16 @@ pub enum SourceKind {
     Hls,
 }
 
+/// Where a source is received and decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// In the program's own process.
+    None,
+    /// In a process of its own: a fault in GStreamer or a decoder ends that process and nothing else.
+    Process,
+}
+
 /// Which of the variants of an HLS source is played.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -66,7 +66,11 @@ pub struct Counters {
 
 impl Counters {
     pub fn drop_picture(&self, why: Dropped) {
-        self.dropped[why as usize].fetch_add(1, Ordering::Relaxed);
+        self.drop_pictures(why, 1);
+    }
+
+    pub fn drop_pictures(&self, why: Dropped, count: u64) {
+        self.dropped[why as usize].fetch_add(count, Ordering::Relaxed);
     }
 
     pub fn dropped(&self, why: Dropped) -> u64 {

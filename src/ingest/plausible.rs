@@ -4,6 +4,8 @@
 //! that jumps by days and back is worth nothing in between. What is claimed is held against the arrival here and against
 //! what was claimed before; a source that was caught has to say the same thing for a while before it is believed again.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::NANOS_PER_SECOND;
 
 /// How far a live source's clock may be from the arrival here, ns: those that run on local time and call it UTC are up to
@@ -30,7 +32,7 @@ pub enum Verdict {
 }
 
 /// The claims of one source, over all its connections.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claims {
     off_max_ns: u64,
     /// By how much the last claim was ahead of its arrival, ns.

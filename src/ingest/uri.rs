@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::Pace;
@@ -15,7 +16,7 @@ pub const KNOWN_SCHEMES: &str =
     "rtsp, rtsps, http, https, srt, rtmp, rtmps, udp, file, testsrc, or a path without a scheme";
 
 /// Kinds of source. Each has a pipeline template of its own in `pipelines/`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// A recording on disk.
     File,
@@ -74,7 +75,7 @@ impl Kind {
 }
 
 /// The wish how fast media are handed over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pacing {
     /// Live sources as their data come, HLS at its own pace, recordings as fast as the machine allows.
     #[default]

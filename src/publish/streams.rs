@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::format::rfc3339;
 use super::record::to_json;
 use crate::config::{RtspTransport, StreamSettings, VoteFile, stream_id, stream_label};
-use crate::ingest::options::{HlsOptions, SourceKind, VariantChoice};
+use crate::ingest::options::{HlsOptions, Isolation, SourceKind, VariantChoice};
 
 /// Requests that wait to be looked at; looking takes microseconds.
 const ASKS: usize = 16;
@@ -38,6 +38,7 @@ pub struct NewStream {
     pub variant: Option<VariantChoice>,
     pub max_height: Option<u32>,
     pub audio_language: Option<String>,
+    pub isolation: Option<Isolation>,
     pub enabled: Option<bool>,
     pub retry: Option<bool>,
     #[serde(default)]
@@ -67,6 +68,8 @@ pub struct StreamPatch {
     pub max_height: Option<Option<u32>>,
     #[serde(default, deserialize_with = "given")]
     pub audio_language: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub isolation: Option<Option<Isolation>>,
     /// `true` also opens a stream again that has ended or failed.
     pub enabled: Option<bool>,
     #[serde(default, deserialize_with = "given")]
@@ -120,6 +123,7 @@ impl NewStream {
                 max_height: self.max_height,
                 audio_language: self.audio_language,
             },
+            isolation: self.isolation,
             label: self.label,
             enabled: self.enabled.unwrap_or(true),
             retry: self.retry,
@@ -156,6 +160,7 @@ impl StreamPatch {
         if let Some(language) = &self.audio_language {
             new.hls.audio_language.clone_from(language);
         }
+        new.isolation = self.isolation.unwrap_or(new.isolation);
         new.enabled = self.enabled.unwrap_or(new.enabled);
         new.retry = self.retry.unwrap_or(new.retry);
         match &self.vote {
@@ -410,13 +415,17 @@ mod tests {
     fn a_patch_changes_what_it_names_and_null_takes_a_value_away() {
         let stream = new(r#"{"uri": "rtsp://h/a", "label": "A", "retry": false, "vote": {"window": 5, "onset": 0.7}}"#);
         let settings = stream.settings("a".into(), 200);
-        assert_eq!((settings.latency_ms, settings.enabled), (200, true));
+        assert_eq!((settings.latency_ms, settings.enabled, settings.isolation), (200, true, None));
         let patch = |text: &str| serde_json::from_str::<StreamPatch>(text).unwrap().apply(&settings);
         assert_eq!(patch("{}"), settings);
         assert_eq!(
             patch(r#"{"label": null, "retry": null}"#),
             StreamSettings { label: None, retry: None, ..settings.clone() }
         );
+        let inside = patch(r#"{"isolation": "none"}"#);
+        assert_eq!(inside.isolation, Some(Isolation::None));
+        let taken_back: StreamPatch = serde_json::from_str(r#"{"isolation": null}"#).unwrap();
+        assert_eq!(taken_back.apply(&inside), settings);
         let voted = patch(r#"{"vote": {"window": null, "stride": 2}}"#);
         assert_eq!(voted.vote, VoteFile { window: None, stride: Some(2), onset: Some(0.7), offset: None });
         assert_eq!(patch(r#"{"vote": null}"#).vote, VoteFile::default());

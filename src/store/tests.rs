@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::config::{RtspTransport, VoteFile};
-use crate::ingest::options::{HlsOptions, SourceKind};
+use crate::ingest::options::{HlsOptions, Isolation, SourceKind};
 
 fn settings(id: &str) -> StreamSettings {
     StreamSettings {
@@ -14,6 +14,7 @@ fn settings(id: &str) -> StreamSettings {
         rtsp_transport: RtspTransport::Tcp,
         kind: Some(SourceKind::Hls),
         hls: HlsOptions { max_height: Some(720), ..HlsOptions::default() },
+        isolation: Some(Isolation::None),
         label: Some("Centre court".into()),
         enabled: false,
         retry: Some(false),

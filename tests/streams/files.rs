@@ -28,7 +28,8 @@ fn running_out_of_files_is_a_message_and_no_flood() {
     let mut playing = 0;
     let is_out = (0..STREAMS_MAX).any(|n| {
         let id = format!("s{n}");
-        let new = json!({ "id": id, "uri": TEST });
+        // In the program, where a source takes most files.
+        let new = json!({ "id": id, "uri": TEST, "isolation": "none" });
         assert_eq!(ask(&program.address, "POST", "/api/v1/streams", Some(&new), &[]).status, 201);
         until("a state", || get(&id)["state"] != "connecting");
         let stream = get(&id);

@@ -8,6 +8,7 @@ mod churn;
 mod common;
 mod ending;
 mod files;
+mod isolation;
 mod kill;
 mod manager;
 mod reload;

@@ -17,10 +17,11 @@ use crate::error::{Error, Result};
 use crate::ingest::gst::{GstOpener, GstOptions, classify};
 use crate::ingest::guard::SourcePolicy;
 use crate::ingest::incident::Incident;
-use crate::ingest::options::SourceKind;
+use crate::ingest::options::{Isolation, SourceKind};
 use crate::ingest::outlet::Counters;
 use crate::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
 use crate::ingest::uri::{Kind, Location, Pacing};
+use crate::ingest::worker::WorkerOpener;
 use crate::ingest::{End, MediaItem, Open, Pace, Source};
 use crate::publish::hub::StreamHandle;
 use crate::vote::VoteConfig;
@@ -168,7 +169,10 @@ impl Opening {
             })),
             ..GstOptions::default()
         };
-        let mut opener: Arc<dyn Open> = Arc::new(GstOpener::new(options, self.clock.clone())?);
+        let mut opener: Arc<dyn Open> = match settings.isolation(*guarded) {
+            Isolation::None => Arc::new(GstOpener::new(options, self.clock.clone())?),
+            Isolation::Process => Arc::new(WorkerOpener::new(options, Some(pack.plan.clone()), self.clock.clone())),
+        };
         // A listener is being opened for as long as nobody calls, which is no sign of anything.
         if let Some(mark) = order.mark.as_ref().filter(|_| !location.listens()) {
             opener = Arc::new(Marked { inner: opener, mark: mark.clone() });

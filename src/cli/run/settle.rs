@@ -87,6 +87,7 @@ fn complete(args: &RunArgs, mut streams: Vec<StreamFile>) -> Vec<StreamFile> {
         stream.pipeline = args.pipeline.clone().or(stream.pipeline.take());
         stream.latency_ms = args.latency_ms.or(stream.latency_ms);
         stream.rtsp_transport = args.rtsp_transport.or(stream.rtsp_transport);
+        stream.isolation = args.isolation.or(stream.isolation);
     }
     streams
 }

@@ -45,7 +45,7 @@ pub(super) fn place(
 }
 
 /// A source that was refused before there was a pipeline.
-pub(super) fn refused(refusal: Refusal, pace: Pace, to: Sender<MediaItem>) -> Box<dyn Source> {
+pub(in crate::ingest) fn refused(refusal: Refusal, pace: Pace, to: Sender<MediaItem>) -> Box<dyn Source> {
     Outlet::new(to).send_end(refusal.end());
     Box::new(Refused(pace))
 }

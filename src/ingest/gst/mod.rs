@@ -12,7 +12,7 @@ mod debug;
 mod feed;
 mod formats;
 mod graph;
-mod guarded;
+pub(super) mod guarded;
 mod progress;
 mod recording;
 mod sinks;
@@ -32,6 +32,7 @@ use crossbeam_channel::Sender;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use serde::{Deserialize, Serialize};
 
 use super::guard::passage::Passage;
 use super::guard::{Refusal, SourcePolicy, digest};
@@ -131,6 +132,26 @@ impl GstOpener {
         &self.options
     }
 
+    /// What it has learned of the source so far.
+    pub(super) fn learned(&self) -> Learned {
+        Learned {
+            over_tcp: self.over_tcp.load(Ordering::Relaxed),
+            needs_relay: self.needs_relay.get().copied(),
+            claims: self.claims.lock().unwrap_or_else(|e| e.into_inner()).clone(),
+            hls: self.memory.remembered(),
+        }
+    }
+
+    /// As if this opener had learned it itself.
+    pub(super) fn learn(&self, learned: Learned) {
+        self.over_tcp.store(learned.over_tcp, Ordering::Relaxed);
+        if let Some(needs_relay) = learned.needs_relay {
+            self.needs_relay.get_or_init(|| needs_relay);
+        }
+        *self.claims.lock().unwrap_or_else(|e| e.into_inner()) = learned.claims;
+        self.memory.restore(learned.hls);
+    }
+
     /// Whether the source is an RTSP server whose login GStreamer cannot answer. Asked of the server until it has answered once.
     fn needs_relay(&self, location: &Location) -> bool {
         if location.kind != Kind::Rtsp {
@@ -143,6 +164,15 @@ impl GstOpener {
         // Somebody else may have asked at the same time, and got the same answer.
         found.is_some_and(|found| *self.needs_relay.get_or_init(|| found))
     }
+}
+
+/// What an opener learns from one connection for the next.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Learned {
+    over_tcp: bool,
+    needs_relay: Option<bool>,
+    claims: Claims,
+    hls: hls::Remembered,
 }
 
 /// What is at the address of a recording, by asking its server; [`None`] when that cannot be found out.

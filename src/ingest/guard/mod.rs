@@ -165,6 +165,15 @@ impl SourcePolicy {
         Ok(policy)
     }
 
+    /// What [`SourcePolicy::new`] makes the same policy from.
+    pub fn file(&self) -> SourcesFile {
+        SourcesFile {
+            schemes: Some(self.schemes.clone()),
+            allow_addresses: self.allow.iter().map(ToString::to_string).collect(),
+            folders: self.folders.clone(),
+        }
+    }
+
     /// Resolves names with `resolver`.
     #[must_use]
     pub fn with_resolver(mut self, resolver: Arc<dyn Resolve>) -> Self {

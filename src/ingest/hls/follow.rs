@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::attributes::ByteRange;
@@ -57,14 +58,26 @@ pub(super) struct Piece {
 /// How far a channel was watched, kept from one connection to the next: what was decided is not watched again, and what is still
 /// in the playlist after an outage is not lost.
 #[derive(Clone, Debug, Default)]
-pub(in crate::ingest) struct Memory(Arc<Mutex<Option<(String, Follower)>>>);
+pub(in crate::ingest) struct Memory(Arc<Mutex<Remembered>>);
+
+/// What a [`Memory`] holds: the path of a playlist and where its follower was.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(in crate::ingest) struct Remembered(Option<(String, Follower)>);
 
 impl Memory {
+    pub(in crate::ingest) fn remembered(&self) -> Remembered {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(in crate::ingest) fn restore(&self, remembered: Remembered) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = remembered;
+    }
+
     /// Takes note of where `follower` of the playlist at `url` is. `untold_ns`: what is missing before that and was not told.
     pub(super) fn keep(&self, url: &Url, follower: &Follower, untold_ns: u64) {
         let missed_ns = follower.missed_ns.saturating_add(untold_ns);
         let kept = (url.path().to_owned(), Follower { missed_ns, ..follower.clone() });
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Remembered(Some(kept));
     }
 
     /// A follower for the playlist at `url`, whose segments are `media`: one that goes on where the last one was, unless that is
@@ -72,7 +85,7 @@ impl Memory {
     pub(super) fn resume(&self, url: &Url, media: &Media) -> Follower {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known =
-            kept.as_ref().filter(|(path, _)| path == url.path() && !media.is_over).map(|(_, follower)| follower);
+            kept.0.as_ref().filter(|(path, _)| path == url.path() && !media.is_over).map(|(_, follower)| follower);
         match known {
             Some(follower) if follower.behind_ns(media) <= media.target_ns.saturating_mul(RESUME_TARGETS) => {
                 follower.clone()
@@ -83,14 +96,14 @@ impl Memory {
 }
 
 /// Where a follower is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Place {
     sequence: u128,
     part: usize,
 }
 
 /// Follows one playlist.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Follower {
     next: Option<Place>,
     missed_ns: u64,

@@ -41,7 +41,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 
 pub(super) use container::Container;
-pub(super) use follow::Memory;
+pub(super) use follow::{Memory, Remembered};
 pub(super) use lane::Beginning;
 pub(super) use relay::Broken;
 

@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::config::{RtspTransport, stream_id};
 use crate::decision::PackStamp;
 use crate::error::{Error, Result};
-use crate::ingest::options::{SourceKind, VariantChoice};
+use crate::ingest::options::{Isolation, SourceKind, VariantChoice};
 use crate::ingest::{Pace, Tracks};
 use crate::labels::{ClassId, ClassSet, Modality};
 use crate::metrics::{Metrics, StreamMetrics};
@@ -86,6 +86,7 @@ pub struct StreamFacts {
     pub variant: VariantChoice,
     pub max_height: Option<u32>,
     pub audio_language: Option<String>,
+    pub isolation: Isolation,
     /// A first attempt that fails is followed by others.
     pub retry: bool,
     pub vote: VoteFacts,

@@ -192,6 +192,7 @@ impl Entry {
             variant: self.settings.hls.variant,
             max_height: self.settings.hls.max_height,
             audio_language: self.settings.hls.audio_language.clone(),
+            isolation: self.settings.isolation(self.origin == Origin::Api),
             retry: self.retries(retry),
             vote: self.vote(vote).into(),
         });
