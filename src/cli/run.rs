@@ -30,6 +30,7 @@ use crate::models::pack::Pack;
 use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackDesk;
+use crate::publish::sink::JsonLines;
 use crate::publish::streams::StreamDesk;
 use crate::publish::terminal::Terminal;
 use crate::shadow::Shadow;
@@ -196,7 +197,13 @@ pub fn run(args: RunArgs) -> Result<()> {
     // Supervisors come and go; what the publishing thread ends with is the warden's last word.
     let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
-    let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), jsonl, terminal, told_to);
+    let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), told_to);
+    if let Some(jsonl) = jsonl {
+        session.sinks().add(JsonLines::new(jsonl, clock.clone()))?;
+    }
+    if let Some(terminal) = terminal {
+        session.sinks().add(terminal)?;
+    }
     let hands = Opening {
         intake: workers.intake().clone(),
         clock: clock.clone(),
@@ -239,7 +246,9 @@ pub fn run(args: RunArgs) -> Result<()> {
     let ending = Ending::new();
     let (reload_to, reload) = bounded(1);
     let server_reload = server.reload.clone();
+    let reopen_outputs = session.sinks().reopener();
     let on_hang_up = move || {
+        reopen_outputs();
         server_reload.reload();
         desk.hang_up();
         // A full channel holds such a wish already.

@@ -72,7 +72,7 @@ fn filled() -> Metrics {
     metrics.device_fault(DeviceFault::OutOfMemory);
     metrics.viewers(Viewer::Live, 2);
     metrics.viewers(Viewer::Live, -1);
-    metrics.record_lost();
+    metrics.sink_dropped("jsonl", 1);
     metrics.records_skipped(5);
     let stream = metrics.stream("court \"1\"", &classes());
     stream.state("playing", None, 1_699_999_000_000_000_000, None);
@@ -156,6 +156,9 @@ fn every_value_told_is_in_the_text() {
         (r#"touchline_viewers{kind="live"}"#, 1.0),
         (r#"touchline_backlog_seconds{stream="court \"1\""}"#, 4.0),
         ("touchline_live_records_skipped_total", 5.0),
+        ("touchline_output_records_lost_total", 1.0),
+        (r#"touchline_sink_dropped_records_total{sink="jsonl"}"#, 1.0),
+        (r#"touchline_stage_panics_total{stage="clip"}"#, 0.0),
     ] {
         let found = samples.get(key).unwrap_or_else(|| panic!("{key} is missing in\n{text}"));
         assert!((found - value).abs() < 1e-6, "{key} is {found}, not {value}");
@@ -171,7 +174,7 @@ fn every_family_is_typed_explained_and_named_by_the_rules() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 41 + PROCESS_FAMILIES, "{types:?}");
+    assert_eq!(types.len(), 43 + PROCESS_FAMILIES, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");

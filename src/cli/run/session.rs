@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select};
 
@@ -19,11 +20,13 @@ use crate::ingest::incident::Incident;
 use crate::ingest::outlet::{Counters, Dropped};
 use crate::ingest::supervise::SourceState;
 use crate::publish::hub::{Hub, StreamHandle};
-use crate::publish::jsonl::JsonlWriter;
 use crate::publish::record::StreamState;
-use crate::publish::terminal::Terminal;
+use crate::publish::sink::{Full, Item, Said, Sinks};
 use crate::threads::Beat;
 use crate::vote::VoteConfig;
+
+/// How long sinks may take to write what waits when the program ends: the end as a whole has ten seconds.
+const SINKS_LIMIT: Duration = Duration::from_secs(3);
 
 /// News of a source's supervisor, beside the data.
 pub(super) type News = (LineId, SourceNews);
@@ -124,23 +127,24 @@ pub(super) struct Session {
     clock: Arc<dyn Clock>,
     running: BTreeMap<LineId, Running>,
     classes: usize,
-    jsonl: Option<JsonlWriter>,
-    terminal: Option<Terminal>,
+    sinks: Sinks,
+    /// A live stream has been watched: from now on no sink may hold up publishing.
+    live: bool,
     told: Sender<Told>,
     beat: Beat,
 }
 
 impl Session {
     /// `classes`: how many the pack has.
-    pub(super) fn new(
-        hub: Hub,
-        clock: Arc<dyn Clock>,
-        classes: usize,
-        jsonl: Option<JsonlWriter>,
-        terminal: Option<Terminal>,
-        told: Sender<Told>,
-    ) -> Self {
-        Self { hub, clock, running: BTreeMap::new(), classes, jsonl, terminal, told, beat: Beat::default() }
+    pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, told: Sender<Told>) -> Self {
+        let beat = Beat::default();
+        let sinks = Sinks::new(hub.metrics().clone(), clock.clone(), beat.clone());
+        Self { hub, clock, running: BTreeMap::new(), classes, sinks, live: false, told, beat }
+    }
+
+    /// What is published goes to these as well.
+    pub(super) fn sinks(&mut self) -> &mut Sinks {
+        &mut self.sinks
     }
 
     /// Turns of this thread.
@@ -211,17 +215,7 @@ impl Session {
     }
 
     fn finish(&mut self) -> Result<()> {
-        if let Some(terminal) = &mut self.terminal {
-            terminal.finish();
-        }
-        match &self.jsonl {
-            Some(jsonl) if jsonl.lost() > 0 => Err(Error::output(
-                jsonl.place(),
-                format!("{} records could not be written", jsonl.lost()),
-                "free space or choose another --jsonl",
-            )),
-            _ => Ok(()),
-        }
+        self.sinks.finish(self.live.then_some(SINKS_LIMIT))
     }
 
     /// Whether it was the last one.
@@ -229,6 +223,7 @@ impl Session {
         match command {
             Command::Begin(begin) => {
                 let Beginning { line, handle, vote, supervised, counters } = *begin;
+                self.live |= supervised;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
                 self.running.insert(
                     line,
@@ -267,46 +262,40 @@ impl Session {
     }
 
     fn set_state(&mut self, handle: &StreamHandle, state: &StreamState) {
-        let record = handle.set_state(state.clone());
-        if record.is_some() {
-            self.say(handle.id(), state);
+        if let Some(record) = handle.set_state(state.clone()) {
+            self.send(handle, Said::State(state.clone()), vec![record]);
         }
-        self.write(record.as_slice());
     }
 
     fn take(&mut self, line: LineId, what: What) {
         let Some(running) = self.running.get_mut(&line) else { return };
         running.say_loss();
-        let now_ns = self.clock.mono_ns();
-        let mut records = Vec::new();
         match what {
             What::Outcome { outcome, backlog } => {
-                let published = running.stream.outcome(outcome, backlog, now_ns);
-                records = running.stream.handle().publish(&published);
-                if let Some(terminal) = &mut self.terminal {
-                    terminal.published(running.stream.handle().id(), &published);
-                }
+                let published = running.stream.outcome(outcome, backlog, self.clock.mono_ns());
+                let handle = running.stream.handle().clone();
+                let records = handle.publish(&published);
+                self.send(&handle, Said::Second(Box::new(published)), records);
             }
             What::News(news) => {
+                let mut records = Vec::new();
                 let state = running.stream.news(news, &mut records);
-                self.changed(line, state);
+                self.changed(line, state, records);
             }
         }
-        self.write(&records);
     }
 
     fn cut(&mut self, line: LineId) {
         let Some(running) = self.running.get_mut(&line) else { return };
         let mut records = Vec::new();
         let state = running.stream.cut(&mut records);
-        self.write(&records);
         // A stream that is cut has no end of its own to be told of, and says nothing more.
-        self.changed(line, state);
+        self.changed(line, state, records);
         self.running.remove(&line);
     }
 
-    /// A stream came into `state` by itself; tells the warden when that is the end of its source.
-    fn changed(&mut self, line: LineId, state: Option<StreamState>) {
+    /// A stream came into `state` by itself, or only has `records` to tell; tells the warden when that is the end of its source.
+    fn changed(&mut self, line: LineId, state: Option<StreamState>, records: Vec<Arc<str>>) {
         let Some(running) = self.running.get_mut(&line) else { return };
         let handle = running.stream.handle().clone();
         let is_over = running.stream.is_over();
@@ -320,9 +309,7 @@ impl Session {
             }
             _ => None,
         };
-        if let Some(state) = &state {
-            self.say(handle.id(), state);
-        }
+        self.send(&handle, state.map_or(Said::Nothing, Said::State), records);
         if is_over {
             self.running.remove(&line);
             // The warden is gone only when the program ends.
@@ -345,29 +332,25 @@ impl Session {
         };
         let handle = running.stream.handle().clone();
         let record = handle.set_state(state.clone());
-        self.say(handle.id(), &state);
-        self.write(record.as_slice());
+        self.send(&handle, Said::State(state), Vec::from_iter(record));
     }
 
     fn incident(&mut self, line: LineId, incident: Incident) {
         let Some(running) = self.running.get_mut(&line) else { return };
-        let record = running.stream.handle().incident(incident);
-        self.write(&[record]);
+        let handle = running.stream.handle().clone();
+        let record = handle.incident(incident);
+        self.send(&handle, Said::Nothing, vec![record]);
     }
 
-    fn say(&mut self, id: &str, state: &StreamState) {
-        if let Some(terminal) = &mut self.terminal {
-            terminal.state(id, state);
+    fn send(&mut self, handle: &StreamHandle, said: Said, records: Vec<Arc<str>>) {
+        if matches!(said, Said::Nothing) && records.is_empty() {
+            return;
         }
-    }
-
-    fn write(&mut self, records: &[Arc<str>]) {
-        let Some(jsonl) = &mut self.jsonl else { return };
-        let now_ns = self.clock.mono_ns();
-        for record in records {
-            if !jsonl.write_or_count(record, now_ns) {
-                self.hub.metrics().record_lost();
-            }
-        }
+        // Files lose nothing: their decisions wait for a slow reader, as long as no live stream would wait with them.
+        let full = if self.live { Full::Drop } else { Full::Wait };
+        self.sinks.send(Item { stream: handle.id().into(), said, records }, full);
     }
 }
+
+#[cfg(test)]
+mod tests;
