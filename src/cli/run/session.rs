@@ -16,7 +16,7 @@ use crate::cli::live::LiveStream;
 use crate::clip::ClipOutput;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::ingest::incident::Incident;
+use crate::ingest::incident::{Cause, Incident};
 use crate::ingest::outlet::{Counters, Dropped};
 use crate::ingest::supervise::SourceState;
 use crate::publish::hub::{Hub, StreamHandle};
@@ -304,6 +304,9 @@ impl Session {
             running.say_reconnects();
         }
         let error = match &state {
+            Some(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
+                Some(Error::Internal(format!("{}: {cause}", handle.id())))
+            }
             Some(StreamState::Failed { cause, advice, .. }) if is_over => {
                 Some(Error::source_error(&*handle.uri(), cause.clone(), advice.clone()))
             }
