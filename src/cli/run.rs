@@ -243,7 +243,7 @@ pub fn run(args: RunArgs) -> Result<()> {
     warden.take_up(initial)?;
     hub.set_ready(true);
     manager.ready();
-    let ending = Ending::new();
+    let ending = Ending::new(clock.clone());
     let (reload_to, reload) = bounded(1);
     let server_reload = server.reload.clone();
     let reopen_outputs = session.sinks().reopener();
