@@ -27,6 +27,7 @@ use crate::ingest::guard::SourcePolicy;
 use crate::ingest::uri::Pacing;
 use crate::metrics::Metrics;
 use crate::models::pack::Pack;
+use crate::publish::access::SessionArchive;
 use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackDesk;
@@ -142,7 +143,7 @@ pub fn run(args: RunArgs) -> Result<()> {
         .map_err(|e| Error::Internal(format!("the asynchronous runtime does not start: {e}")))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let metrics = Metrics::new();
-    let (store, store_thread, contents) = open_store(args.state.as_deref(), &metrics)?;
+    let (store, store_thread, mut contents) = open_store(args.state.as_deref(), &metrics)?;
     let info = HubInfo {
         classes: pack.classes.clone(),
         modalities: pack.fusion.order().to_vec(),
@@ -155,7 +156,9 @@ pub fn run(args: RunArgs) -> Result<()> {
     let (stream_desk, stream_asks) = StreamDesk::new();
     let policy = Arc::new(SourcePolicy::new(&sources)?);
     let desks = Desks { packs: desk.clone(), streams: stream_desk.clone(), policy: policy.clone() };
-    let server = Server::start(&runtime, args.listen.as_deref(), &hub, desks, &args.access)?;
+    let log_outs = std::mem::take(&mut contents.log_outs);
+    let sessions = store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
+    let server = Server::start(&runtime, args.listen.as_deref(), &hub, desks, &args.access, sessions)?;
     hub.set_starting("warming up the models");
     manager.status("warming up the models");
     let (shadow, feed) = match shadow_pack {
@@ -345,7 +348,7 @@ struct Starting {
 /// The streams of the start: those of the configuration and the command line, then those of the store. And the last runs of
 /// those that the store knows beside them.
 fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> Starting {
-    let Contents { streams: stored, mut restored, ends } = contents;
+    let Contents { streams: stored, mut restored, ends, log_outs: _ } = contents;
     let mut held = BTreeSet::new();
     let mut initial: Vec<Initial> = Vec::with_capacity(streams.len() + stored.len());
     for (settings, origin) in streams {
@@ -381,6 +384,7 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
     restored.retain(|_, kept| *kept != Restored { run: kept.run, ..Restored::default() });
     if let Some(store) = store {
         restored.keys().for_each(|id| store.forget(id));
+        store.here(initial.iter().map(|stream| stream.settings.id.clone()).collect());
     }
     let suspects = ends.into_keys().filter(|id| !held.contains(id)).collect();
     Starting { initial, runs, held, suspects }
