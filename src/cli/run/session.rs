@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select};
@@ -17,7 +16,7 @@ use crate::clip::ClipOutput;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ingest::incident::{Cause, Incident};
-use crate::ingest::outlet::{Counters, Dropped};
+use crate::ingest::outlet::{Counted, Counters};
 use crate::ingest::supervise::SourceState;
 use crate::publish::hub::{Hub, StreamHandle};
 use crate::publish::record::StreamState;
@@ -81,29 +80,19 @@ struct Running {
     counters: Arc<Counters>,
     /// Lost buffers when that was last said.
     loss_said: u64,
-    /// Reconnects that the hub was told of.
-    reconnects_said: u64,
-    /// Dropped pictures that the metrics were told of.
-    dropped_said: [u64; Dropped::ALL.len()],
+    /// What the hub was told of so far.
+    counted: Counted,
 }
 
 impl Running {
-    /// Tells the hub of reconnects since the last time.
-    fn say_reconnects(&mut self) {
-        let all = self.counters.reconnects.load(Ordering::Relaxed);
-        self.stream.handle().reconnected(all.saturating_sub(self.reconnects_said));
-        self.reconnects_said = all;
-    }
-
-    /// Says how many buffers could not be used at all, each time their number has doubled, and counts dropped pictures.
-    fn say_loss(&mut self) {
-        for (why, said) in Dropped::ALL.into_iter().zip(&mut self.dropped_said) {
-            let all = self.counters.dropped(why);
-            self.stream.handle().metrics().dropped(why, all.saturating_sub(*said));
-            *said = all;
-        }
-        let untimed = self.counters.untimed.load(Ordering::Relaxed);
-        let undeclared = self.counters.undeclared.load(Ordering::Relaxed);
+    /// Tells the hub what the source has counted since the last time, and the log of buffers that could not be used at all, each time
+    /// their number has doubled.
+    fn say_counts(&mut self) {
+        let (now, handle) = (self.counters.counted(), self.stream.handle());
+        handle.reconnected(now.reconnects.saturating_sub(self.counted.reconnects));
+        handle.metrics().source(&self.counted, &now);
+        self.counted = now;
+        let Counted { untimed, undeclared, .. } = now;
         if untimed + undeclared > 2 * self.loss_said {
             self.loss_said = untimed + undeclared;
             let id = self.stream.handle().id();
@@ -225,16 +214,7 @@ impl Session {
                 let Beginning { line, handle, vote, supervised, counters } = *begin;
                 self.live |= supervised;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
-                self.running.insert(
-                    line,
-                    Running {
-                        stream,
-                        counters,
-                        loss_said: 0,
-                        reconnects_said: 0,
-                        dropped_said: [0; Dropped::ALL.len()],
-                    },
-                );
+                self.running.insert(line, Running { stream, counters, loss_said: 0, counted: Counted::default() });
             }
             Command::Forget(line) => drop(self.running.remove(&line)),
             Command::EndsInto(line, into) => {
@@ -269,7 +249,7 @@ impl Session {
 
     fn take(&mut self, line: LineId, what: What) {
         let Some(running) = self.running.get_mut(&line) else { return };
-        running.say_loss();
+        running.say_counts();
         match what {
             What::Outcome { outcome, backlog } => {
                 let published = running.stream.outcome(outcome, backlog, self.clock.mono_ns());
@@ -300,8 +280,7 @@ impl Session {
         let handle = running.stream.handle().clone();
         let is_over = running.stream.is_over();
         if is_over {
-            running.say_loss();
-            running.say_reconnects();
+            running.say_counts();
         }
         let error = match &state {
             Some(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
@@ -323,7 +302,7 @@ impl Session {
     /// A source reconnects or waits. Its end is told in-band, after its last second.
     fn news(&mut self, line: LineId, state: SourceState) {
         let Some(running) = self.running.get_mut(&line) else { return };
-        running.say_reconnects();
+        running.say_counts();
         let state = match state {
             SourceState::Connecting => StreamState::Connecting,
             SourceState::Playing => StreamState::Playing,
