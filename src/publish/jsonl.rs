@@ -277,6 +277,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::skip::{Lacks, skip};
 
     /// Takes `room` bytes, then refuses.
     struct Small {
@@ -410,7 +411,7 @@ mod tests {
     fn a_full_disk_is_an_error_offline_and_a_count_live() {
         let full = Path::new("/dev/full");
         if !full.exists() {
-            println!("skipped: this system has no /dev/full");
+            skip(Lacks::Tool, "this system has no /dev/full");
             return;
         }
         let mut writer = JsonlWriter::create(full).unwrap();
