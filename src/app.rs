@@ -32,8 +32,8 @@ use crate::shadow::ShadowFeed;
 use crate::threads::{Beat, spawn};
 use crate::time::{NANOS_PER_SECOND, RunId, WallSource, WallTime};
 
-/// Decisions between inference and publishing: a slow reader of standard output may stall publishing for a few seconds
-/// of several streams before inference waits (and live streams shed, visibly).
+/// Decisions between inference and publishing: while files alone are decided, a slow reader of standard output makes publishing
+/// wait, and inference after it.
 const DECISIONS: usize = 64;
 
 /// How seconds of different streams are put together. `None` is what suits the device.

@@ -65,7 +65,7 @@ pub(super) enum Command {
     Finish,
 }
 
-/// What the publishing thread tells the warden, after every output knows.
+/// What the publishing thread tells the warden, after the hub and the queue of every sink have it.
 #[derive(Debug)]
 pub(super) enum Told {
     /// A line has come to its end; `error`: it failed by itself.
@@ -146,6 +146,13 @@ impl Session {
     /// # Errors
     /// [`Error::Internal`] when the inference thread or the warden has ended; [`Error::Output`] when records were lost.
     pub(super) fn publish(&mut self, inbox: &Inbox) -> Result<()> {
+        let published = self.publish_all(inbox);
+        // Also after an error: what was published is written.
+        let written = self.finish();
+        published.and(written)
+    }
+
+    fn publish_all(&mut self, inbox: &Inbox) -> Result<()> {
         loop {
             self.beat.turn();
             select! {
@@ -154,7 +161,7 @@ impl Session {
                         // An end may have been asked for, and be the beginning of something else.
                         let is_end = matches!(what, What::News(ClipOutput::Ended(_)));
                         if self.catch_up(line, &inbox.commands) || is_end && self.obey_all(&inbox.commands) {
-                            return self.finish();
+                            return Ok(());
                         }
                         self.take(line, what);
                     }
@@ -163,7 +170,7 @@ impl Session {
                 recv(inbox.news) -> message => match message {
                     Ok((line, news)) => {
                         if self.catch_up(line, &inbox.commands) {
-                            return self.finish();
+                            return Ok(());
                         }
                         match news {
                             SourceNews::State(state) => self.news(line, state),
@@ -174,7 +181,7 @@ impl Session {
                 },
                 recv(inbox.commands) -> message => match message {
                     Ok(command) => if self.command(command) {
-                        return self.finish();
+                        return Ok(());
                     },
                     Err(_) => return Err(Error::Internal("the warden's thread ended".into())),
                 },

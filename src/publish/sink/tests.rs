@@ -4,17 +4,19 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::publish::jsonl::JsonlWriter;
 
+type Records = Arc<Mutex<Vec<Arc<str>>>>;
+
 /// Takes an item only when the test lets it.
 struct Gated {
     let_in: Receiver<()>,
-    taken: Arc<Mutex<Vec<Arc<str>>>>,
+    taken: Records,
     began: Sender<()>,
 }
 
-fn gated() -> (Gated, Sender<()>, Receiver<()>, Arc<Mutex<Vec<Arc<str>>>>) {
+fn gated() -> (Gated, Sender<()>, Receiver<()>, Records) {
     let (go, let_in) = bounded(0);
     let (began, begun) = crossbeam_channel::unbounded();
-    let taken = Arc::<Mutex<Vec<Arc<str>>>>::default();
+    let taken = Records::default();
     (Gated { let_in, taken: taken.clone(), began }, go, begun, taken)
 }
 
@@ -38,7 +40,7 @@ impl Sink for Gated {
 
 /// Keeps what it takes; panics over a record that says so.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<Arc<str>>>>);
+struct Kept(Records);
 
 impl Sink for Kept {
     fn name(&self) -> &'static str {

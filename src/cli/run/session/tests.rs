@@ -38,7 +38,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     let line = Backlog::new().add_line(Pace::Live);
     let (told_to, told) = unbounded();
     let mut session = Session::new(hub.clone(), clock.clone(), 2, told_to);
-    let (_release, stalled) = bounded(0);
+    let (release, stalled) = bounded(0);
     session.sinks().add(Stalled(stalled)).unwrap();
     let beat = session.beat().clone();
     let (decided_to, decided) = bounded(1);
@@ -71,7 +71,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
         .parse()
         .unwrap();
     assert!((9..=11).contains(&lost), "{lost} of {seconds} and the end, one in its hands");
-    drop(_release);
+    drop(release);
     commands_to.send(Command::Finish).unwrap();
     publishing.join().unwrap().unwrap();
 }
