@@ -10,6 +10,7 @@
 //! Ends travel in-band: a source says `Ended`, the clip builder flushes and passes it on, the publisher counts it.
 //! Nothing is stopped from the side, so nothing already decided is lost.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -25,14 +26,14 @@ use crate::error::{Error, Result};
 use crate::infer::{Engine, Models};
 use crate::ingest::incident::Cause;
 use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
-use crate::metrics::{Metrics, Stage};
+use crate::metrics::{Metrics, Stage, StageThread};
 use crate::models::pack::Pack;
 use crate::shadow::ShadowFeed;
 use crate::threads::{Beat, spawn};
 use crate::time::{NANOS_PER_SECOND, RunId, WallSource, WallTime};
 
-/// Decisions between inference and publishing: a slow reader of standard output may stall publishing for a few seconds
-/// of several streams before inference waits (and live streams shed, visibly).
+/// Decisions between inference and publishing: while files alone are decided, a slow reader of standard output makes publishing
+/// wait, and inference after it.
 const DECISIONS: usize = 64;
 
 /// How seconds of different streams are put together. `None` is what suits the device.
@@ -121,6 +122,7 @@ impl Workers {
         let (swaps_to, swaps) = bounded(1);
         let (ready_to, ready) = bounded::<Result<Models>>(1);
         let beat = Beat::default();
+        let counts = metrics.clone();
         let infer = spawn("infer", {
             let (backlog, shadow, beat) = (Arc::clone(&backlog), shadow.clone(), beat.clone());
             move || match Engine::load(pack) {
@@ -136,7 +138,7 @@ impl Workers {
         let models = ready.recv().map_err(|_| Error::Internal("the inference thread ended while loading".into()))??;
         let swapper = Swapper { swaps: swaps_to, backlog: Arc::clone(&backlog) };
         let pack = models.pack().clone();
-        let intake = Intake { backlog: Arc::clone(&backlog), pack, shadow, clips: Arc::default() };
+        let intake = Intake { backlog: Arc::clone(&backlog), pack, shadow, metrics: counts, clips: Arc::default() };
         Ok(Self { backlog, models, swapper, intake, infer: Some(infer), beat, decided })
     }
 
@@ -209,6 +211,7 @@ pub struct Intake {
     /// The pack that the streams are opened for.
     pack: Arc<Pack>,
     shadow: Option<ShadowFeed>,
+    metrics: Metrics,
     clips: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
@@ -243,9 +246,18 @@ impl Intake {
             behind_ns,
         });
         let builder = builder.from_run(first);
-        let backlog = Arc::clone(&self.backlog);
-        let clip = spawn(&format!("clip/{id}"), move || clip_loop(builder, &media, &backlog, line, tap))
-            .inspect_err(|_| self.remove_line(line))?;
+        let (backlog, metrics) = (Arc::clone(&self.backlog), self.metrics.clone());
+        let clip = move || {
+            // The stream ends with a failure, and the program goes on. The message of the panic is printed where it happens.
+            let looped = catch_unwind(AssertUnwindSafe(|| clip_loop(builder, &media, &backlog, line, tap)));
+            // Before anything waits: the source sees at once that nobody takes its media.
+            drop(media);
+            if looped.is_err() {
+                metrics.panicked(StageThread::Clip);
+                backlog.push(line, ClipOutput::Ended(broken("a thread of this stream panicked")));
+            }
+        };
+        let clip = spawn(&format!("clip/{id}"), clip).inspect_err(|_| self.remove_line(line))?;
         let mut clips = self.clips();
         clips.retain(|clip| !clip.is_finished());
         clips.push(clip);
@@ -291,14 +303,18 @@ fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Ba
         }
     }
     // The channel closed without an end: whoever waits for one must not wait for ever.
-    let cause = "the source went away without saying why".to_owned();
-    let advice = "please report this with the command you ran".to_owned();
-    builder.push(MediaItem::Ended(End::Failed { kind: Cause::Other, cause, advice }), &mut out);
+    builder.push(MediaItem::Ended(broken("the source's threads ended without saying why")), &mut out);
     for output in out.drain(..) {
         if !backlog.push(line, output) {
             return;
         }
     }
+}
+
+/// The end of a stream for which a thread of the program failed.
+fn broken(cause: &str) -> End {
+    let advice = "please report this with the command you ran and the log".to_owned();
+    End::Failed { kind: Cause::Internal, cause: cause.to_owned(), advice }
 }
 
 /// An engine on its way to the inference thread, and the way back for the one it replaces.
@@ -371,7 +387,8 @@ impl Infer {
                     _ => None,
                 })
                 .collect();
-            self.score(&seconds).into_iter()
+            let metrics = self.metrics.clone();
+            contained(&seconds, &metrics, &mut |seconds| self.score(seconds)).into_iter()
         };
         if let (Some(adapt), Some(work)) = (adapt, work) {
             let before = adapt.share();
@@ -415,7 +432,6 @@ impl Infer {
         if seconds.is_empty() {
             return Vec::new();
         }
-        let gap = |s: &ClipSecond, reason| SecondOutcome::Gap(Gap { run: s.run, index: s.index, reason });
         let (metrics, clock) = (&self.metrics, &*self.clock);
         let began_ns = clock.mono_ns();
         for second in seconds {
@@ -441,6 +457,27 @@ impl Infer {
     }
 }
 
+/// The outcomes of `seconds` by `score`. When it panics over several, each is tried alone: only the second that causes the panic
+/// becomes a gap.
+fn contained(
+    seconds: &[&ClipSecond],
+    metrics: &Metrics,
+    score: &mut dyn FnMut(&[&ClipSecond]) -> Vec<SecondOutcome>,
+) -> Vec<SecondOutcome> {
+    if let Ok(outcomes) = catch_unwind(AssertUnwindSafe(|| score(seconds))) {
+        return outcomes;
+    }
+    metrics.panicked(StageThread::Infer);
+    match seconds {
+        [second] => vec![gap(second, GapReason::Compute)],
+        _ => seconds.iter().flat_map(|second| contained(&[second], metrics, score)).collect(),
+    }
+}
+
+fn gap(second: &ClipSecond, reason: GapReason) -> SecondOutcome {
+    SecondOutcome::Gap(Gap { run: second.run, index: second.index, reason })
+}
+
 /// Wall time of the start of a second by this machine's clock: its last sample arrived then, so it began a second
 /// earlier, and the time that it took to come here before that.
 fn arrival(second: &ClipSecond, clock: &dyn Clock) -> WallTime {
@@ -451,3 +488,6 @@ fn arrival(second: &ClipSecond, clock: &dyn Clock) -> WallTime {
         uncertainty_ns: second.behind_ns,
     }
 }
+
+#[cfg(test)]
+mod tests;

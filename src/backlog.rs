@@ -12,10 +12,10 @@ mod overload;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::clip::{ClipOutput, ClipSecond, Gap, GapReason};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Deadline, SystemClock};
 use crate::ingest::Pace;
 use overload::Overload;
 
@@ -196,8 +196,7 @@ impl Backlog {
             }
             let ready = state.lines.values().filter(|line| !line.items.is_empty()).count();
             if !wait.is_zero() && ready > 0 && ready < max.min(state.lines.len()) && !state.nudged {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + wait);
-                let left = deadline.saturating_duration_since(Instant::now());
+                let left = deadline.get_or_insert_with(|| Deadline::after(&*self.clock, wait)).left(&*self.clock);
                 if !left.is_zero() {
                     state = self.filled.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
                     continue;

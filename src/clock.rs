@@ -15,6 +15,24 @@ pub trait Clock: Send + Sync {
     fn unix_ns(&self) -> i64;
 }
 
+/// A moment by which something must have happened, by the monotonic time of a [`Clock`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline {
+    at_ns: u64,
+}
+
+impl Deadline {
+    /// `wait` from now on.
+    pub fn after(clock: &dyn Clock, wait: Duration) -> Self {
+        Self { at_ns: clock.mono_ns().saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)) }
+    }
+
+    /// The time that is left; zero when it has passed.
+    pub fn left(self, clock: &dyn Clock) -> Duration {
+        Duration::from_nanos(self.at_ns.saturating_sub(clock.mono_ns()))
+    }
+}
+
 /// The machine's clocks.
 #[derive(Debug)]
 pub struct SystemClock {

@@ -43,3 +43,7 @@ pub mod time;
 pub mod update;
 mod userinfo;
 pub mod vote;
+
+#[cfg(test)]
+#[path = "../tests/common/skip.rs"]
+mod skip;

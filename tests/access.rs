@@ -358,11 +358,11 @@ fn clients_that_cost_too_much_are_let_go() {
     wait_for("an empty room", || hub.metrics().encode().contains("touchline_http_connections 0"));
     let held: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
     wait_for("a full room", || hub.metrics().encode().contains("touchline_http_connections 4"));
-    let mut fifth = connect(&server);
-    let mut nothing = Vec::new();
-    // Closed, or reset when it was closed before it was read.
-    let _ = fifth.read_to_end(&mut nothing);
-    assert_eq!((nothing.len(), refused(&hub, "connections")), (0, 1));
+    let full = ask(&server, "GET", "/api/v1/info", &[], "");
+    assert_eq!((full.status, refused(&hub, "connections")), (503, 1), "{full:?}");
+    for probe in ["/healthz", "/metrics"] {
+        assert_eq!(ask(&server, "GET", probe, &[], "").status, 200, "{probe}");
+    }
     drop(held);
     wait_for("room", || hub.metrics().encode().contains("touchline_http_connections 0"));
     assert_eq!(ask(&server, "GET", "/healthz", &[], "").status, 200);
@@ -426,4 +426,49 @@ fn tls_by_file_which_may_change() {
     std::fs::write(&files.key, other.signing_key.serialize_pem()).unwrap();
     let error = Tls::open(files).unwrap_err().to_string();
     assert!(error.contains("do not go together"), "{error}");
+}
+
+#[test]
+fn an_address_that_holds_all_it_may_shuts_out_nobody_else() {
+    let limits = Limits { connections: 8, per_address: 4, reserve: 4, ..Limits::default() };
+    let (hub, _) = new_hub();
+    let server = Server::start_with(hub.clone(), AccessConfig::default(), None, limits);
+    let open = || {
+        let text = hub.metrics().encode();
+        let count = text.lines().find_map(|line| line.strip_prefix("touchline_http_connections ")).unwrap();
+        count.parse::<usize>().unwrap()
+    };
+    let hold = |n: usize| {
+        let before = open();
+        let held: Vec<TcpStream> = (0..n).map(|_| connect(&server)).collect();
+        wait_for("connections", || open() == before + n);
+        held
+    };
+    let held = hold(4);
+    assert_eq!(ask(&server, "GET", "/api/v1/info", &[], "").status, 503, "it has all it may");
+    for probe in ["/healthz", "/readyz", "/metrics"] {
+        assert_ne!(ask(&server, "GET", probe, &[], "").status, 0, "{probe} is answered");
+    }
+    wait_for("the probes' end", || open() == 4);
+    // Half of the reserve, too; what is more is closed.
+    let probes = hold(2);
+    let mut nothing = Vec::new();
+    let _ = connect(&server).read_to_end(&mut nothing);
+    assert!(nothing.is_empty());
+    // From another address there is room, in the open part and in the reserve. Linux answers for all of 127.0.0.0/8.
+    let target: std::net::SocketAddr = server.address().parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let from = |host: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{host}:0").parse().unwrap()).unwrap();
+        let stream = runtime.block_on(socket.connect(target)).unwrap().into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    };
+    let asked = request(&server, "GET", "/api/v1/info", &[], "");
+    assert_eq!(exchange(from("127.0.0.2"), &asked).status, 200);
+    drop((held, probes));
+    wait_for("room", || open() == 0);
+    assert_eq!(ask(&server, "GET", "/api/v1/info", &[], "").status, 200);
 }

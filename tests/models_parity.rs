@@ -4,6 +4,8 @@
 
 #[path = "common/reference.rs"]
 mod reference;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::path::PathBuf;
 
@@ -12,6 +14,7 @@ use serde::Deserialize;
 use touchline::models::{Architecture, LoadError, Network, Tensors, mxnet_name, read_weights};
 
 use self::reference::generated;
+use self::skip::{Lacks, skip};
 
 /// The largest difference of a logit that is let through, as the product promises.
 const TOLERANCE: f64 = 1e-4;
@@ -208,7 +211,7 @@ fn data_file(name: &str) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    println!("skipped: {} is not there", path.display());
+    skip(Lacks::SharedData, &format!("{} is not there", path.display()));
     None
 }
 

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use candle_core::Device;
 use common::program::{self, touchline};
+use common::skip::{Lacks, skip};
 use common::training::{first_weights, log_lines, make_stills, run, still_dataset};
 use touchline::learn::fit::{BEST, CHECKPOINT};
 use touchline::models::read_weights;
@@ -183,7 +184,7 @@ fn full_disk(dir: &Path) {
     mount.args(["-m", "mount", "-t", "tmpfs", "tmpfs", "full"]).current_dir(dir);
     let allowed = mount.stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !allowed.is_ok_and(|status| status.success()) {
-        println!("skipped: no file system can be mounted here");
+        skip(Lacks::Privileges, "no file system can be mounted here");
         return;
     }
     let arguments = train.replace("-o whole ", "");

@@ -28,9 +28,11 @@ use crate::ingest::options::Isolation;
 use crate::ingest::uri::Pacing;
 use crate::metrics::Metrics;
 use crate::models::pack::Pack;
+use crate::publish::access::SessionArchive;
 use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackDesk;
+use crate::publish::sink::JsonLines;
 use crate::publish::streams::StreamDesk;
 use crate::publish::terminal::Terminal;
 use crate::shadow::Shadow;
@@ -146,7 +148,7 @@ pub fn run(args: RunArgs) -> Result<()> {
         .map_err(|e| Error::Internal(format!("the asynchronous runtime does not start: {e}")))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let metrics = Metrics::new();
-    let (store, store_thread, contents) = open_store(args.state.as_deref(), &metrics)?;
+    let (store, store_thread, mut contents) = open_store(args.state.as_deref(), &metrics)?;
     let info = HubInfo {
         classes: pack.classes.clone(),
         modalities: pack.fusion.order().to_vec(),
@@ -159,7 +161,9 @@ pub fn run(args: RunArgs) -> Result<()> {
     let (stream_desk, stream_asks) = StreamDesk::new();
     let policy = Arc::new(SourcePolicy::new(&sources)?);
     let desks = Desks { packs: desk.clone(), streams: stream_desk.clone(), policy: policy.clone() };
-    let server = Server::start(&runtime, args.listen.as_deref(), &hub, desks, &args.access)?;
+    let log_outs = std::mem::take(&mut contents.log_outs);
+    let sessions = store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
+    let server = Server::start(&runtime, args.listen.as_deref(), &hub, desks, &args.access, sessions)?;
     hub.set_starting("warming up the models");
     manager.status("warming up the models");
     let (shadow, feed) = match shadow_pack {
@@ -201,7 +205,13 @@ pub fn run(args: RunArgs) -> Result<()> {
     // Supervisors come and go; what the publishing thread ends with is the warden's last word.
     let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
-    let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), jsonl, terminal, told_to);
+    let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), told_to);
+    if let Some(jsonl) = jsonl {
+        session.sinks().add(JsonLines::new(jsonl, clock.clone()))?;
+    }
+    if let Some(terminal) = terminal {
+        session.sinks().add(terminal)?;
+    }
     let hands = Opening {
         intake: workers.intake().clone(),
         clock: clock.clone(),
@@ -241,10 +251,12 @@ pub fn run(args: RunArgs) -> Result<()> {
     warden.take_up(initial)?;
     hub.set_ready(true);
     manager.ready();
-    let ending = Ending::new();
+    let ending = Ending::new(clock.clone());
     let (reload_to, reload) = bounded(1);
     let server_reload = server.reload.clone();
+    let reopen_outputs = session.sinks().reopener();
     let on_hang_up = move || {
+        reopen_outputs();
         server_reload.reload();
         desk.hang_up();
         // A full channel holds such a wish already.
@@ -341,7 +353,7 @@ struct Starting {
 /// The streams of the start: those of the configuration and the command line, then those of the store. And the last runs of
 /// those that the store knows beside them.
 fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> Starting {
-    let Contents { streams: stored, mut restored, ends } = contents;
+    let Contents { streams: stored, mut restored, ends, log_outs: _ } = contents;
     let mut held = BTreeSet::new();
     let mut initial: Vec<Initial> = Vec::with_capacity(streams.len() + stored.len());
     for (settings, origin) in streams {
@@ -377,6 +389,7 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
     restored.retain(|_, kept| *kept != Restored { run: kept.run, ..Restored::default() });
     if let Some(store) = store {
         restored.keys().for_each(|id| store.forget(id));
+        store.here(initial.iter().map(|stream| stream.settings.id.clone()).collect());
     }
     let suspects = ends.into_keys().filter(|id| !held.contains(id)).collect();
     Starting { initial, runs, held, suspects }

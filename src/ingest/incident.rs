@@ -49,11 +49,13 @@ pub enum Cause {
     NoCaller,
     /// The process that it runs in died: the source's own, or the program while it was being opened.
     Crashed,
+    /// A thread of the program that works for this stream failed: a bug to report.
+    Internal,
     Other,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 25] = [
+    pub const ALL: [Cause; 26] = [
         Cause::HostNotFound,
         Cause::HostUnreachable,
         Cause::ConnectionRefused,
@@ -78,6 +80,7 @@ impl Cause {
         Cause::CannotListen,
         Cause::NoCaller,
         Cause::Crashed,
+        Cause::Internal,
         Cause::Other,
     ];
 
@@ -108,6 +111,7 @@ impl Cause {
             Cause::CannotListen => "cannot-listen",
             Cause::NoCaller => "no-caller",
             Cause::Crashed => "crashed",
+            Cause::Internal => "internal",
             Cause::Other => "other",
         }
     }

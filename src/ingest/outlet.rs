@@ -64,7 +64,37 @@ pub struct Counters {
     pub on_demand: OnceLock<bool>,
 }
 
+/// [`Counters`] at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    pub frames: u64,
+    pub samples: u64,
+    pub untimed: u64,
+    pub undeclared: u64,
+    pub dropped: [u64; Dropped::ALL.len()],
+    pub faults: u64,
+    pub reconnects: u64,
+    pub abandoned: u64,
+}
+
 impl Counters {
+    /// All of them now.
+    pub fn counted(&self) -> Counted {
+        // Named one by one, so that a new one is not forgotten: all of them are metrics.
+        let Self { frames, samples, untimed, undeclared, dropped, faults, reconnects, abandoned, on_demand: _ } = self;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counted {
+            frames: get(frames),
+            samples: get(samples),
+            untimed: get(untimed),
+            undeclared: get(undeclared),
+            dropped: dropped.each_ref().map(get),
+            faults: get(faults),
+            reconnects: get(reconnects),
+            abandoned: get(abandoned),
+        }
+    }
+
     pub fn drop_picture(&self, why: Dropped) {
         self.drop_pictures(why, 1);
     }

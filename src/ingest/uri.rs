@@ -125,7 +125,8 @@ impl Location {
     /// # Errors
     /// [`Error::Usage`] for a scheme that is not known or an address that cannot be read; the text is redacted.
     pub fn parse(given: &str) -> Result<Self> {
-        redact::remember(given);
+        // For an error about it. Who opens it holds on to it.
+        drop(redact::remember(given));
         let Some((scheme, rest)) = split_scheme(given) else { return from_path(Path::new(given), given) };
         let scheme = scheme.to_ascii_lowercase();
         let kind = match scheme.as_str() {

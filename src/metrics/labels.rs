@@ -46,6 +46,29 @@ impl Stage {
     }
 }
 
+/// A thread whose panics are contained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageThread {
+    /// Cuts one stream into seconds.
+    Clip,
+    Infer,
+    /// Writes one output.
+    Sink,
+}
+
+impl StageThread {
+    pub const ALL: [StageThread; 3] = [StageThread::Clip, StageThread::Infer, StageThread::Sink];
+
+    /// Value of the label `stage`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            StageThread::Clip => "clip",
+            StageThread::Infer => "infer",
+            StageThread::Sink => "sink",
+        }
+    }
+}
+
 /// Who is connected to the HTTP server for longer than one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Viewer {

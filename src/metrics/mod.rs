@@ -27,7 +27,7 @@ use frame_share::FrameShares;
 use reloads::Reloads;
 
 pub use http::HttpRefusal;
-pub use labels::{DeviceFault, Stage, Viewer};
+pub use labels::{DeviceFault, Stage, StageThread, Viewer};
 pub use shadow::{ShadowDrop, ShadowMetrics};
 pub use stream::{STATES, StreamMetrics};
 
@@ -76,10 +76,15 @@ pub(crate) struct Families {
     device_faults: Vec<IntCounter>,
     frame_share: FrameShares,
     records_lost: IntCounter,
+    sink_dropped: IntCounterVec,
+    panics: Vec<IntCounter>,
     records_skipped: IntCounter,
     up: IntGaugeVec,
     classified: IntCounterVec,
     gapped: IntCounterVec,
+    lost: IntCounterVec,
+    faults: IntCounterVec,
+    abandoned: IntCounterVec,
     frames: IntCounterVec,
     converted: IntCounterVec,
     samples: IntCounterVec,
@@ -129,6 +134,12 @@ impl Metrics {
             "Packs offered to the running program; a refused one leaves the old one running.",
             &["outcome"],
         );
+        let panic_family = counters(
+            r,
+            "touchline_stage_panics_total",
+            "Panics of a thread that were contained: a stream's, inference's or an output's. Each is a bug to report.",
+            &["stage"],
+        );
         let families = Families {
             build: int_gauges(r, "touchline_build_info", "Always 1; the labels say which build runs.", &["version"]),
             pack: int_gauges(r, "touchline_pack_info", "Always 1; the labels say which model pack runs.", &PACK_LABELS),
@@ -175,10 +186,17 @@ impl Metrics {
             records_lost: counters(
                 r,
                 "touchline_output_records_lost_total",
-                "Records that could not be written to the JSONL output.",
+                "Records that were not written to the JSONL output.",
                 &[],
             )
             .with_label_values::<&str>(&[]),
+            sink_dropped: counters(
+                r,
+                "touchline_sink_dropped_records_total",
+                "Records that an output was too slow to take, or could not write.",
+                &["sink"],
+            ),
+            panics: StageThread::ALL.iter().map(|s| panic_family.with_label_values(&[s.as_str()])).collect(),
             records_skipped: counters(
                 r,
                 "touchline_live_records_skipped_total",
@@ -198,6 +216,24 @@ impl Metrics {
                 "touchline_seconds_gapped_total",
                 "Seconds of the stream without a decision, by reason; reason \"overload\" counts dropped seconds.",
                 &["stream", "reason"],
+            ),
+            lost: counters(
+                r,
+                "touchline_buffers_lost_total",
+                "Buffers of the source that could not be used: without a time (untimed), of a track that came late (undeclared).",
+                &["stream", "reason"],
+            ),
+            faults: counters(
+                r,
+                "touchline_source_faults_total",
+                "Places where the source's data were damaged or incomplete.",
+                &["stream"],
+            ),
+            abandoned: counters(
+                r,
+                "touchline_pipelines_abandoned_total",
+                "Pipelines of the source that did not stop in time and were left to themselves, with their threads and memory.",
+                &["stream"],
             ),
             frames: counters(r, "touchline_frames_received_total", "Decoded pictures taken in.", &["stream"]),
             converted: counters(
@@ -356,9 +392,17 @@ impl Metrics {
         self.families.device_faults[fault as usize].inc();
     }
 
-    /// A record could not be written to the JSONL output.
-    pub fn record_lost(&self) {
-        self.families.records_lost.inc();
+    /// An output (`sink`, by its name) lost `count` records.
+    pub fn sink_dropped(&self, sink: &'static str, count: u64) {
+        self.families.sink_dropped.with_label_values(&[sink]).inc_by(count);
+        if sink == "jsonl" {
+            self.families.records_lost.inc_by(count);
+        }
+    }
+
+    /// A panic was contained.
+    pub fn panicked(&self, stage: StageThread) {
+        self.families.panics[stage as usize].inc();
     }
 
     /// A subscriber was too slow to take `count` records.

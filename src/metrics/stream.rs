@@ -10,12 +10,15 @@ use super::{Families, ShadowMetrics, nanos_to_seconds};
 use crate::clip::GapReason;
 use crate::decision::{Event, EventKind, WindowEstimate};
 use crate::ingest::incident::{Cause, Incident};
-use crate::ingest::outlet::Dropped;
+use crate::ingest::outlet::{Counted, Dropped};
 use crate::ingest::{Track, Tracks};
 use crate::labels::{ClassSet, Modality};
 
 /// What a stream can be doing: values of the label `state`.
 pub const STATES: [&str; 7] = ["connecting", "playing", "waiting", "paused", "ended", "failed", "removed"];
+
+/// Why a buffer is lost: values of the label `reason`.
+const LOST: [&str; 2] = ["untimed", "undeclared"];
 
 /// Metrics of one stream. Cloning shares them; every method is lock-free and may be called from any thread, except
 /// [`StreamMetrics::event`], which looks its labels up.
@@ -28,6 +31,10 @@ pub struct StreamMetrics {
     up: IntGauge,
     classified: IntCounter,
     gapped: Vec<IntCounter>,
+    /// In the order of [`LOST`].
+    lost: [IntCounter; 2],
+    faults: IntCounter,
+    abandoned: IntCounter,
     frames: IntCounter,
     converted: IntCounter,
     samples: IntCounter,
@@ -62,6 +69,9 @@ impl StreamMetrics {
             up: families.up.with_label_values(&[id]),
             classified: families.classified.with_label_values(&[id]),
             gapped: GapReason::ALL.iter().map(|r| families.gapped.with_label_values(&[id, r.as_str()])).collect(),
+            lost: LOST.map(|reason| families.lost.with_label_values(&[id, reason])),
+            faults: families.faults.with_label_values(&[id]),
+            abandoned: families.abandoned.with_label_values(&[id]),
             frames: families.frames.with_label_values(&[id]),
             converted: families.converted.with_label_values(&[id]),
             samples: families.samples.with_label_values(&[id]),
@@ -97,7 +107,10 @@ impl StreamMetrics {
         self.removed.store(true, Ordering::Release);
         let id = self.id.as_str();
         let f = families;
-        for family in [&f.classified, &f.frames, &f.converted, &f.samples, &f.reconnects, &f.runs] {
+        LOST.iter().for_each(|reason| forget(&f.lost, &[id, *reason]));
+        for family in
+            [&f.faults, &f.abandoned, &f.classified, &f.frames, &f.converted, &f.samples, &f.reconnects, &f.runs]
+        {
             forget(family, &[id]);
         }
         for family in [&f.up, &f.backlog] {
@@ -176,19 +189,24 @@ impl StreamMetrics {
         self.gapped[reason as usize].inc();
     }
 
-    /// `count` decoded pictures came in.
-    pub fn frames(&self, count: u64) {
-        self.frames.inc_by(count);
+    /// The source counted up from `before` to `now`.
+    pub fn source(&self, before: &Counted, now: &Counted) {
+        // Named one by one, so that a new one is not forgotten. Reconnects are told on their own: the hub counts them too.
+        let Counted { frames, samples, untimed, undeclared, dropped, faults, reconnects: _, abandoned } = *now;
+        self.frames.inc_by(frames.saturating_sub(before.frames));
+        self.samples.inc_by(samples.saturating_sub(before.samples));
+        self.lost[0].inc_by(untimed.saturating_sub(before.untimed));
+        self.lost[1].inc_by(undeclared.saturating_sub(before.undeclared));
+        self.faults.inc_by(faults.saturating_sub(before.faults));
+        self.abandoned.inc_by(abandoned.saturating_sub(before.abandoned));
+        for (why, counter) in self.dropped.iter().enumerate() {
+            counter.inc_by(dropped[why].saturating_sub(before.dropped[why]));
+        }
     }
 
     /// A decoded picture was converted, too.
     pub fn converted(&self) {
         self.converted.inc();
-    }
-
-    /// `count` samples per channel came in, at the stream's own rate.
-    pub fn samples(&self, count: u64) {
-        self.samples.inc_by(count);
     }
 
     /// `count` pictures or pieces of sound could not be used.
@@ -197,11 +215,6 @@ impl StreamMetrics {
             Track::Video => self.discarded_video.inc_by(count),
             Track::Audio => self.discarded_audio.inc_by(count),
         }
-    }
-
-    /// `count` pictures came and were not decided.
-    pub fn dropped(&self, why: Dropped, count: u64) {
-        self.dropped[why as usize].inc_by(count);
     }
 
     /// A decision was published `ns` nanoseconds after the last sample of its second arrived.

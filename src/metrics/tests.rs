@@ -1,13 +1,16 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::clip::GapReason;
 use crate::decision::{Event, EventKind, PackStamp, WindowEstimate};
 use crate::ingest::incident::{Cause, Incident};
+use crate::ingest::outlet::{Counted, Counters};
 use crate::ingest::{Track, Tracks};
 use crate::labels::{ClassId, Modality};
+use crate::skip::{Lacks, skip};
 use crate::time::RunId;
 
 fn classes() -> ClassSet {
@@ -42,13 +45,38 @@ fn a_stream_that_is_removed_leaves_nothing_and_does_not_come_back() {
     // What its threads still tell.
     goes.event(&event);
     goes.state("waiting", Some(Cause::ServerError), 2, Some(3));
-    goes.frames(5);
+    goes.source(&Counted::default(), &counted());
     let text = metrics.encode();
     assert!(!text.contains("goes") && text.contains("stream=\"stays\""), "{text}");
     metrics.remove_stream(&stays);
     assert_eq!(without_process(&metrics), before, "as if there had been no stream");
     fill("goes");
     assert!(metrics.encode().contains("touchline_events_total{class=\"tennis\",kind=\"onset\",stream=\"goes\"} 1"));
+}
+
+/// Every counter of a source, each with a number of its own.
+fn counted() -> Counted {
+    let counters = Counters::default();
+    let Counters { frames, samples, untimed, undeclared, dropped, faults, reconnects, abandoned, on_demand: _ } =
+        &counters;
+    let all = [frames, samples, untimed, undeclared, faults, reconnects, abandoned].into_iter().chain(dropped);
+    all.zip(101..).for_each(|(counter, n)| counter.store(n, Ordering::Relaxed));
+    counters.counted()
+}
+
+#[test]
+fn every_counter_of_a_source_is_exported() {
+    let metrics = Metrics::new();
+    let stream = metrics.stream("a", &classes());
+    let counted = counted();
+    stream.source(&Counted::default(), &counted);
+    stream.source(&counted, &counted);
+    stream.reconnected(counted.reconnects);
+    let text = metrics.encode();
+    let values: Vec<&str> = text.lines().filter_map(|line| line.rsplit_once(' ')).map(|(_, value)| value).collect();
+    for n in 101..=110 {
+        assert!(values.contains(&n.to_string().as_str()), "the counter with {n} is not in\n{text}");
+    }
 }
 
 /// Metrics in which every family has at least one value.
@@ -72,7 +100,7 @@ fn filled() -> Metrics {
     metrics.device_fault(DeviceFault::OutOfMemory);
     metrics.viewers(Viewer::Live, 2);
     metrics.viewers(Viewer::Live, -1);
-    metrics.record_lost();
+    metrics.sink_dropped("jsonl", 1);
     metrics.records_skipped(5);
     let stream = metrics.stream("court \"1\"", &classes());
     stream.state("playing", None, 1_699_999_000_000_000_000, None);
@@ -82,11 +110,9 @@ fn filled() -> Metrics {
     stream.classified(Modality::Audio, 1_700_000_000_500_000_000);
     stream.gapped(GapReason::Overload);
     stream.gapped(GapReason::Overload);
-    stream.frames(50);
+    stream.source(&Counted::default(), &counted());
     stream.converted();
-    stream.samples(48_000);
     stream.discarded(Track::Audio, 3);
-    stream.dropped(crate::ingest::outlet::Dropped::AfterLoss, 7);
     stream.latency(700_000_000);
     stream.estimate(&WindowEstimate {
         share: vec![1.0, 0.0, 0.0],
@@ -126,7 +152,11 @@ fn every_value_told_is_in_the_text() {
         (r#"touchline_decisions_total{modality="audio",stream="court \"1\""}"#, 1.0),
         (r#"touchline_decisions_total{modality="rgb",stream="court \"1\""}"#, 0.0),
         (r#"touchline_events_total{class="tennis",kind="onset",stream="court \"1\""}"#, 1.0),
-        (r#"touchline_frames_dropped_total{reason="after-loss",stream="court \"1\""}"#, 7.0),
+        (r#"touchline_frames_dropped_total{reason="after-loss",stream="court \"1\""}"#, 109.0),
+        (r#"touchline_frames_received_total{stream="court \"1\""}"#, 101.0),
+        (r#"touchline_buffers_lost_total{reason="undeclared",stream="court \"1\""}"#, 104.0),
+        (r#"touchline_source_faults_total{stream="court \"1\""}"#, 105.0),
+        (r#"touchline_pipelines_abandoned_total{stream="court \"1\""}"#, 107.0),
         (r#"touchline_items_discarded_total{stream="court \"1\"",track="audio"}"#, 3.0),
         (r#"touchline_decision_latency_seconds_bucket{stream="court \"1\"",le="0.5"}"#, 0.0),
         (r#"touchline_decision_latency_seconds_bucket{stream="court \"1\"",le="0.75"}"#, 1.0),
@@ -156,6 +186,9 @@ fn every_value_told_is_in_the_text() {
         (r#"touchline_viewers{kind="live"}"#, 1.0),
         (r#"touchline_backlog_seconds{stream="court \"1\""}"#, 4.0),
         ("touchline_live_records_skipped_total", 5.0),
+        ("touchline_output_records_lost_total", 1.0),
+        (r#"touchline_sink_dropped_records_total{sink="jsonl"}"#, 1.0),
+        (r#"touchline_stage_panics_total{stage="clip"}"#, 0.0),
     ] {
         let found = samples.get(key).unwrap_or_else(|| panic!("{key} is missing in\n{text}"));
         assert!((found - value).abs() < 1e-6, "{key} is {found}, not {value}");
@@ -171,7 +204,7 @@ fn every_family_is_typed_explained_and_named_by_the_rules() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
-    assert_eq!(types.len(), 41 + PROCESS_FAMILIES, "{types:?}");
+    assert_eq!(types.len(), 46 + PROCESS_FAMILIES, "{types:?}");
     for (name, kind) in &types {
         assert!(name.starts_with("touchline_") || name.starts_with("process_"), "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name} is a {kind}");
@@ -206,7 +239,7 @@ fn promtool_has_nothing_to_say() {
     let mut child = match child {
         Ok(child) => child,
         Err(e) => {
-            println!("skipped: promtool (Debian package prometheus) does not run: {e}");
+            skip(Lacks::Tool, &format!("promtool (Debian package prometheus) does not run: {e}"));
             return;
         }
     };

@@ -4,10 +4,10 @@
 //! loses nothing that was written. A line is there whole or not at all: what a full disk left of one is taken away (in a
 //! file) or ended (elsewhere) before the next.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -17,8 +17,9 @@ const COMPLAIN_EVERY_NS: u64 = 60_000_000_000;
 
 /// Where the lines go.
 enum Target {
-    /// A regular file, which can be cut back to `good_len` bytes, the end of the last whole line.
-    File { file: File, good_len: u64 },
+    /// A regular file. It is opened for appending, so that a line follows the last one also when somebody else has made the file
+    /// shorter (logrotate's `copytruncate`).
+    File { file: File, path: PathBuf },
     /// Standard output, a pipe or a device.
     Stream(Box<dyn Write + Send>),
 }
@@ -59,25 +60,47 @@ impl JsonlWriter {
             return Ok(Self::to("standard output", Box::new(io::stdout())));
         }
         let place = path.display().to_string();
-        let fail = |e: io::Error| output_error(&place, &e);
         // Opening a pipe for writing waits until somebody reads it: that would look like a program that hangs.
         let _held = hold_pipe(path)?;
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(keep && path.is_file())
-            .write(true)
+            .append(true)
             .create(true)
-            .truncate(!keep)
             .open(path)
-            .map_err(fail)?;
-        let metadata = file.metadata().map_err(fail)?;
+            .map_err(|e| output_error(&place, &e))?;
+        let metadata = file.metadata().map_err(|e| output_error(&place, &e))?;
         if !metadata.is_file() {
             return Ok(Self::to(place, Box::new(file)));
         }
-        let good_len = file.seek(SeekFrom::End(0)).map_err(fail)?;
-        let mut writer =
-            Self { target: Target::File { file, good_len }, place, torn: false, lost: 0, complained_ns: None };
+        lock(&file, &place)?;
+        if !keep {
+            // Only now: until it is locked it may be another process's.
+            file.set_len(0).map_err(|e| output_error(&place, &e))?;
+        }
+        let target = Target::File { file, path: path.to_owned() };
+        let mut writer = Self { target, place, torn: false, lost: 0, complained_ns: None };
         writer.mend().map_err(|e| output_error(&writer.place, &e))?;
         Ok(writer)
+    }
+
+    /// Opens the path again when another file lies there, or none: the one that was written has been moved away. When that fails
+    /// the old file is written on.
+    pub fn reopen(&mut self) {
+        let Target::File { file, path } = &self.target else { return };
+        let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        if let (Ok(open), Ok(named)) = (file.metadata(), fs::metadata(path))
+            && same(&open, &named)
+        {
+            return;
+        }
+        match Self::append(&path.clone()) {
+            Ok(opened) => {
+                self.target = opened.target;
+                self.torn = opened.torn;
+                tracing::info!("{}: opened again", self.place);
+            }
+            Err(e) => tracing::error!("records go on to the file that was open before: {e}"),
+        }
     }
 
     /// Writes to `writer`; `place` names it in messages.
@@ -130,18 +153,12 @@ impl JsonlWriter {
     /// Writes whole `bytes`, or leaves the target as it was where that is possible.
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.target {
-            Target::File { file, good_len } => match file.write_all(bytes) {
-                Ok(()) => {
-                    *good_len += bytes.len() as u64;
-                    self.torn = false;
-                    Ok(())
-                }
-                Err(error) => {
-                    let cut = file.set_len(*good_len).and_then(|()| file.seek(SeekFrom::Start(*good_len)));
-                    self.torn = cut.is_err();
-                    Err(error)
-                }
-            },
+            Target::File { file, .. } => {
+                let before = file.metadata()?.len();
+                let result = file.write_all(bytes);
+                self.torn = result.is_err() && !take_back(file, before);
+                result
+            }
             Target::Stream(stream) => {
                 let result = stream.write_all(bytes).and_then(|()| stream.flush());
                 self.torn = result.is_err();
@@ -152,10 +169,11 @@ impl JsonlWriter {
 
     /// Ends the last line, or takes it away when it was cut short.
     fn mend(&mut self) -> io::Result<()> {
-        // A file that was just truncated is opened without reading, but then it is empty and not looked at.
-        let Target::File { file, good_len: good_len @ 1.. } = &mut self.target else { return Ok(()) };
-        let begins = last_line(file, *good_len)?;
-        if begins == *good_len {
+        let Target::File { file, .. } = &mut self.target else { return Ok(()) };
+        // A file that was begun anew is opened without reading, but then it is empty and not looked at.
+        let len = file.metadata()?.len();
+        let begins = last_line(file, len)?;
+        if begins == len {
             return Ok(());
         }
         let mut line = Vec::new();
@@ -164,13 +182,37 @@ impl JsonlWriter {
         // What is no beginning of a record is not this program's, and not its to take away.
         let is_ours = line.starts_with(b"{");
         if !is_ours || serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&line).is_ok() {
-            file.seek(SeekFrom::Start(*good_len))?;
             return self.put(b"\n");
         }
         tracing::warn!("{}: its last line was cut short ({} bytes) and is taken away", self.place, line.len());
-        file.set_len(begins)?;
-        *good_len = begins;
-        file.seek(SeekFrom::Start(begins)).map(drop)
+        file.set_len(begins)
+    }
+}
+
+/// Takes away what a failed write left behind the first `before` bytes. Whether nothing of it is left.
+fn take_back(file: &File, before: u64) -> bool {
+    match file.metadata() {
+        // Somebody made it shorter meanwhile: setting its length would fill it with zeros.
+        Ok(now) if now.len() < before => now.len() == 0,
+        Ok(now) => now.len() == before || file.set_len(before).is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// Takes the file for this process: lines of two that write into one file would be lost or mixed.
+fn lock(file: &File, place: &str) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::output(
+            place,
+            "another process writes records to this file",
+            "stop that process, or name another file with --jsonl",
+        )),
+        // Some network file systems have no locks. Writing there is still better than not to.
+        Err(TryLockError::Error(e)) => {
+            tracing::warn!("{place}: cannot be locked ({e}); see that no other process writes to it");
+            Ok(())
+        }
     }
 }
 
@@ -215,7 +257,7 @@ fn output_error(place: &str, error: &io::Error) -> Error {
 /// # Errors
 /// [`Error::Output`] when nobody reads it.
 pub fn hold_pipe(path: &Path) -> Result<Option<File>> {
-    if !std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo()) {
+    if !fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo()) {
         return Ok(None);
     }
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
@@ -232,10 +274,10 @@ pub fn hold_pipe(path: &Path) -> Result<Option<File>> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::skip::{Lacks, skip};
 
     /// Takes `room` bytes, then refuses.
     struct Small {
@@ -306,6 +348,55 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_cut_to_nothing_goes_on_at_its_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let mut writer = JsonlWriter::append(&path).unwrap();
+        writer.write("{\"a\":1}").unwrap();
+        // As logrotate's copytruncate does.
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        writer.write("{\"a\":2}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":2}\n");
+    }
+
+    #[test]
+    fn a_file_that_is_moved_away_is_left_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("out.jsonl"), folder.path().join("out.jsonl.1"));
+        let mut writer = JsonlWriter::append(&path).unwrap();
+        writer.write("{\"a\":1}").unwrap();
+        writer.reopen();
+        writer.write("{\"a\":2}").unwrap();
+        fs::rename(&path, &old).unwrap();
+        writer.write("{\"a\":3}").unwrap();
+        writer.reopen();
+        writer.write("{\"a\":4}").unwrap();
+        assert_eq!(fs::read_to_string(&old).unwrap(), "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":4}\n");
+        // Where no file can be made the old one goes on.
+        fs::rename(&path, &old).unwrap();
+        fs::create_dir(&path).unwrap();
+        writer.reopen();
+        writer.write("{\"a\":5}").unwrap();
+        assert_eq!(fs::read_to_string(&old).unwrap(), "{\"a\":4}\n{\"a\":5}\n");
+    }
+
+    #[test]
+    fn a_file_has_one_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let mut first = JsonlWriter::append(&path).unwrap();
+        first.write("{}").unwrap();
+        for second in [JsonlWriter::append(&path), JsonlWriter::create(&path)] {
+            let text = second.err().expect("it is taken").to_string();
+            assert!(text.starts_with(&path.display().to_string()) && text.contains("another process"), "{text}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n", "nothing is lost by the attempt");
+        drop(first);
+        JsonlWriter::append(&path).unwrap();
+    }
+
+    #[test]
     fn what_cannot_be_opened_says_where_and_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("no/such/out.jsonl");
@@ -320,7 +411,7 @@ mod tests {
     fn a_full_disk_is_an_error_offline_and_a_count_live() {
         let full = Path::new("/dev/full");
         if !full.exists() {
-            println!("skipped: this system has no /dev/full");
+            skip(Lacks::Tool, "this system has no /dev/full");
             return;
         }
         let mut writer = JsonlWriter::create(full).unwrap();

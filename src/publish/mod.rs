@@ -13,6 +13,7 @@ mod page;
 mod preview;
 pub mod record;
 pub mod serve;
+pub mod sink;
 mod state;
 mod stream_routes;
 pub mod streams;

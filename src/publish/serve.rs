@@ -4,16 +4,19 @@
 //! read what it is sent, and more of them than there is room for, are all let go, and counted. Answers may be as long
 //! as they like: live records and pictures do not end.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -22,12 +25,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
-use super::access::Peer;
+use super::access::{Peer, subscriber};
+use super::http::problem;
 use super::tls::Tls;
 use crate::metrics::{HttpRefusal, Metrics};
 
@@ -36,6 +40,11 @@ use crate::metrics::{HttpRefusal, Metrics};
 pub struct Limits {
     /// Open connections. A page has up to four a viewer.
     pub connections: usize,
+    /// Of these for one address: others are not shut out by it. Behind a proxy all clients are one address.
+    pub per_address: usize,
+    /// Connections beside these that answer [`PROBES`] only: whoever watches over the program reaches it also when it is full. One
+    /// address has half of them at most.
+    pub reserve: usize,
     /// From one request to the end of the next one's headers: who says nothing for this long is not coming back.
     pub header: Duration,
     /// How long a client may take nothing of what it is sent.
@@ -45,14 +54,23 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
+        let connections = crate::limits::connections(512);
         Self {
-            connections: crate::limits::connections(512),
+            connections,
+            per_address: (connections * 3 / 4).max(1),
+            reserve: 16,
             header: Duration::from_secs(20),
             write: Duration::from_secs(30),
             handshake: Duration::from_secs(10),
         }
     }
 }
+
+/// What a connection of the reserve answers.
+const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// How long a connection of the reserve may take to ask.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Headers of a request, and bytes of them.
 const HEADERS_MAX: usize = 64;
@@ -70,7 +88,7 @@ pub(super) async fn run(
     metrics: Metrics,
     mut closing: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let rooms = Rooms::new(limits);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -88,11 +106,17 @@ pub(super) async fn run(
                 continue;
             }
         };
-        let Ok(place) = room.clone().try_acquire_owned() else {
+        let Some(place) = rooms.place(address.ip()) else {
             metrics.http_refused(HttpRefusal::Connections);
             continue;
         };
         let (app, tls, metrics, closing) = (app.clone(), tls.clone(), metrics.clone(), closing.clone());
+        let limits = if place.is_reserve {
+            Limits { header: limits.header.min(PROBE_LIMIT), handshake: limits.handshake.min(PROBE_LIMIT), ..limits }
+        } else {
+            limits
+        };
+        let app = if place.is_reserve { probes_only(app, metrics.clone()) } else { app };
         tokio::spawn(async move {
             let _open = Open::new(&metrics);
             connection(stream, address, app, tls, limits, &metrics, closing).await;
@@ -100,8 +124,92 @@ pub(super) async fn run(
         });
     }
     drop(listener);
-    // All places free means that all are served. Fails only when the semaphore is closed, which it never is.
-    let _ = room.acquire_many(u32::try_from(limits.connections).unwrap_or(u32::MAX)).await;
+    rooms.emptied().await;
+}
+
+/// The places there are for connections.
+struct Rooms {
+    limits: Limits,
+    common: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
+    taken: Arc<Mutex<HashMap<(IpAddr, bool), usize>>>,
+}
+
+/// A connection's place; dropping it gives it back.
+struct Place {
+    is_reserve: bool,
+    address: IpAddr,
+    taken: Arc<Mutex<HashMap<(IpAddr, bool), usize>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Rooms {
+    fn new(limits: Limits) -> Self {
+        let semaphore = |places| Arc::new(Semaphore::new(places));
+        Self {
+            limits,
+            common: semaphore(limits.connections),
+            reserve: semaphore(limits.reserve),
+            taken: Arc::default(),
+        }
+    }
+
+    /// A place for a connection from `address`: in the reserve when it has no other.
+    fn place(&self, address: IpAddr) -> Option<Place> {
+        let address = subscriber(address);
+        let (common, reserve) = (self.limits.per_address, self.limits.reserve.div_ceil(2));
+        [(&self.common, false, common), (&self.reserve, true, reserve)].into_iter().find_map(
+            |(room, is_reserve, most)| {
+                let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+                let count = taken.entry((address, is_reserve)).or_default();
+                let permit = if *count < most { room.clone().try_acquire_owned().ok() } else { None };
+                let Some(permit) = permit else {
+                    taken.retain(|_, count| *count > 0);
+                    return None;
+                };
+                *count += 1;
+                Some(Place { is_reserve, address, taken: self.taken.clone(), _permit: permit })
+            },
+        )
+    }
+
+    /// Waits until all places are free: all connections are served.
+    async fn emptied(&self) {
+        for (room, places) in [(&self.common, self.limits.connections), (&self.reserve, self.limits.reserve)] {
+            // Fails only when the semaphore is closed, which it never is.
+            let _ = room.acquire_many(u32::try_from(places).unwrap_or(u32::MAX)).await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(count) = taken.get_mut(&(self.address, self.is_reserve)) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&(self.address, self.is_reserve));
+            }
+        }
+    }
+}
+
+/// `app` for a connection of the reserve: answers one request, and only if it is a probe.
+fn probes_only(app: Router, metrics: Metrics) -> Router {
+    app.layer(middleware::from_fn(move |request: axum::extract::Request, next: Next| {
+        let metrics = metrics.clone();
+        async move {
+            let mut answer = if PROBES.contains(&request.uri().path()) {
+                next.run(request).await
+            } else {
+                metrics.http_refused(HttpRefusal::Connections);
+                let advice = "close some, or try again later; probes are still answered";
+                problem(StatusCode::SERVICE_UNAVAILABLE, "there are too many connections", advice)
+            };
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            answer
+        }
+    }))
 }
 
 /// Counts a connection for as long as it lives.

@@ -7,7 +7,7 @@
 //! secrets of URIs, so only its owner may read it; one process at a time has it.
 //!
 //! What is kept of a stream goes with it, but for the number of its last run: a stream of the same name, whenever it comes,
-//! goes on from there (`runs`). Not the seconds: those are in the JSON lines.
+//! goes on from there (`runs`), for 90 days. Not the seconds: those are in the JSON lines.
 
 mod runs;
 mod schema;
@@ -24,10 +24,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
 
 use crate::config::StreamSettings;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
+use crate::publish::access::{LogOuts, LoggedOut, NONCE, Role, SessionArchive};
 use crate::publish::hub::{Archive, HISTORY_EVENTS, HISTORY_INCIDENTS, RecordKind, Restored};
 use crate::threads::spawn;
 use crate::time::RunId;
@@ -65,6 +67,8 @@ pub struct Contents {
     pub restored: BTreeMap<String, Restored>,
     /// How often the process has ended while a stream was being opened.
     pub ends: BTreeMap<String, u32>,
+    /// Sessions that were left.
+    pub log_outs: LogOuts,
 }
 
 /// Is told what became of a write, on the store's thread.
@@ -74,6 +78,12 @@ enum Message {
     Save(Box<Stored>, Told),
     Delete(String, Told),
     Forget(String),
+    /// These streams are there; see [`Runs::forget_gone`].
+    Here(Vec<String>),
+    /// A session was left. The sender is told when it is written.
+    LogOut(LoggedOut, oneshot::Sender<()>),
+    /// Sessions of the role that did not begin after this second are over.
+    LoginsFrom(Role, u64),
     Record {
         stream: String,
         kind: RecordKind,
@@ -165,6 +175,11 @@ impl Store {
         self.offer(Message::Forget(id.to_owned()));
     }
 
+    /// Says which streams there are at the start: the numbers of runs of those that have been gone for long are forgotten.
+    pub fn here(&self, ids: Vec<String>) {
+        self.offer(Message::Here(ids));
+    }
+
     /// Notes that the source of a stream is about to be opened; returns when that is on the disk, or the disk takes too long.
     pub fn mark(&self, id: &str) {
         let (written_to, written) = bounded(0);
@@ -222,6 +237,16 @@ impl Archive for Store {
     }
 }
 
+impl SessionArchive for Store {
+    fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>) {
+        self.offer(Message::LogOut(session, kept));
+    }
+
+    fn not_before(&self, role: Role, unix_s: u64) {
+        self.offer(Message::LoginsFrom(role, unix_s));
+    }
+}
+
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
@@ -229,7 +254,7 @@ impl fmt::Debug for Store {
 }
 
 fn read(connection: &Connection) -> rusqlite::Result<Contents> {
-    let mut contents = Contents::default();
+    let mut contents = Contents { log_outs: read_log_outs(connection)?, ..Contents::default() };
     let mut rows = connection.prepare("SELECT id, settings, generation FROM streams ORDER BY place")?;
     let streams =
         rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?)))?;
@@ -237,7 +262,8 @@ fn read(connection: &Connection) -> rusqlite::Result<Contents> {
         let (id, settings, generation) = stream?;
         match serde_json::from_str::<StreamSettings>(&settings) {
             Ok(settings) => {
-                crate::redact::remember(&settings.uri);
+                // Until the hub knows it.
+                drop(crate::redact::remember(&settings.uri));
                 let generation = u64::try_from(generation).unwrap_or(0);
                 contents.streams.push(Stored { settings, generation });
             }
@@ -315,6 +341,21 @@ impl Writer {
                     self.tell(told, result);
                 }
                 Message::Close => return self.close(&mut records),
+                Message::Here(ids) => {
+                    if let Err(e) = self.runs.forget_gone(&mut self.connection, &ids) {
+                        tracing::warn!("{}: numbers of runs of old streams are not forgotten: {e}", self.place);
+                    }
+                }
+                Message::LogOut(session, kept) => match log_out(&self.connection, &session) {
+                    // Who asked may have given up.
+                    Ok(()) => drop(kept.send(())),
+                    Err(e) => tracing::error!("{}: a log-out is not stored: {e}", self.place),
+                },
+                Message::LoginsFrom(role, unix_s) => {
+                    if let Err(e) = logins_from(&mut self.connection, role, unix_s) {
+                        tracing::error!("{}: log-outs are not stored: {e}", self.place);
+                    }
+                }
                 Message::Mark(id, _written) => self.note(mark(&self.connection, &id)),
                 Message::Unmark(id, played) => self.note(unmark(&self.connection, &id, played)),
                 Message::Run { stream, run } => self.runs.began(&stream, run),
@@ -430,7 +471,41 @@ fn delete(connection: &mut Connection, id: &str) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+fn log_out(connection: &Connection, session: &LoggedOut) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM logouts WHERE ends < unixepoch()", [])?;
+    let sql = "INSERT OR IGNORE INTO logouts (nonce, role, ends) VALUES (?1, ?2, ?3)";
+    let ends = i64::try_from(session.ends_s).unwrap_or(i64::MAX);
+    connection.execute(sql, params![session.nonce, session.role.as_str(), ends]).map(drop)
+}
+
+fn logins_from(connection: &mut Connection, role: Role, unix_s: u64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute("DELETE FROM logouts WHERE role = ?1", [role.as_str()])?;
+    let unix_s = i64::try_from(unix_s).unwrap_or(i64::MAX);
+    transaction
+        .execute("INSERT OR REPLACE INTO logins_from (role, unix_s) VALUES (?1, ?2)", params![role.as_str(), unix_s])?;
+    transaction.commit()
+}
+
+fn read_log_outs(connection: &Connection) -> rusqlite::Result<LogOuts> {
+    let role = |text: String| Role::ALL.into_iter().find(|role| role.as_str() == text);
+    let seconds = |s: i64| u64::try_from(s).unwrap_or(0);
+    let mut log_outs = LogOuts::default();
+    let mut rows = connection.prepare("SELECT role, nonce, ends FROM logouts")?;
+    for row in rows.query_map([], |row| Ok((row.get(0)?, row.get::<_, [u8; NONCE]>(1)?, row.get(2)?)))? {
+        let (name, nonce, ends) = row?;
+        log_outs.left.extend(role(name).map(|role| LoggedOut { role, nonce, ends_s: seconds(ends) }));
+    }
+    let mut rows = connection.prepare("SELECT role, unix_s FROM logins_from")?;
+    for row in rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))? {
+        let (name, unix_s) = row?;
+        log_outs.not_before.extend(role(name).map(|role| (role, seconds(unix_s))));
+    }
+    Ok(log_outs)
+}
+
 fn forget(connection: &Connection, id: &str) -> rusqlite::Result<()> {
+    runs::see(connection, id)?;
     connection.execute("DELETE FROM records WHERE stream = ?1", [id]).map(drop)
 }
 
@@ -454,7 +529,8 @@ fn write_all(connection: &mut Connection, records: &[Message], runs: &Runs) -> r
             }
             Message::Forget(id) => forget(&transaction, id)?,
             Message::Save(..) | Message::Delete(..) | Message::Run { .. } | Message::Ahead { .. } => {}
-            Message::Mark(..) | Message::Unmark(..) => {}
+            Message::Mark(..) | Message::Unmark(..) | Message::Here(_) => {}
+            Message::LogOut(..) | Message::LoginsFrom(..) => {}
             Message::Flush(_) | Message::Close => {}
         }
     }

@@ -4,7 +4,7 @@
 //! long before it is reached, so that neither a process that is killed nor a disk that does not answer for a while gives a
 //! number away twice. At an orderly end the file gets the last number that was used; after any other some are left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, params};
 
@@ -16,6 +16,13 @@ const AHEAD: u32 = 256;
 
 /// With fewer left than this, more are set apart: so many runs may begin before the disk has answered.
 const LEFT_MIN: u32 = 128;
+
+/// How long the number of a stream's last run is kept after the stream is gone, seconds: 90 days. Records are not kept for longer
+/// than that by those who compare them.
+const KEPT_S: i64 = 90 * 24 * 3600;
+
+/// Numbers that are kept of streams that are gone or not, at most: names may be made by a program.
+const KEPT_MAX: i64 = 16_384;
 
 /// Of one stream.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,6 +86,25 @@ impl Runs {
         }
     }
 
+    /// The streams `here` are there. Forgets the numbers of those that have not been for long, and of the longest gone when they are
+    /// too many.
+    pub fn forget_gone(&mut self, connection: &mut Connection, here: &[String]) -> rusqlite::Result<()> {
+        let transaction = connection.transaction()?;
+        for id in here {
+            see(&transaction, id)?;
+        }
+        let sql = "DELETE FROM runs WHERE seen < unixepoch() - ?1 OR stream IN
+                   (SELECT stream FROM runs ORDER BY seen DESC, stream LIMIT -1 OFFSET ?2)";
+        transaction.execute(sql, params![KEPT_S, KEPT_MAX])?;
+        let left: BTreeSet<String> = transaction
+            .prepare("SELECT stream FROM runs")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        transaction.commit()?;
+        self.streams.retain(|id, numbers| numbers.written.is_none() || left.contains(id));
+        Ok(())
+    }
+
     /// Nothing begins any more: gives back what was set apart and not used.
     pub fn give_back(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
         let transaction = connection.transaction()?;
@@ -92,7 +118,13 @@ impl Runs {
     }
 }
 
+/// A stream is there, or was until now.
+pub(super) fn see(connection: &Connection, stream: &str) -> rusqlite::Result<()> {
+    connection.execute("UPDATE runs SET seen = unixepoch() WHERE stream = ?1", [stream]).map(drop)
+}
+
 fn write(connection: &Connection, stream: &str, run: u32) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO runs (stream, run) VALUES (?1, ?2) ON CONFLICT (stream) DO UPDATE SET run = ?2";
+    let sql = "INSERT INTO runs (stream, run, seen) VALUES (?1, ?2, unixepoch())
+               ON CONFLICT (stream) DO UPDATE SET run = ?2, seen = unixepoch()";
     connection.execute(sql, params![stream, run]).map(drop)
 }

@@ -1,6 +1,7 @@
 //! The store's file: who may read it, whether it is ours and whole, and how an older one becomes a newer one.
 
-use std::fs::{OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -11,8 +12,12 @@ use crate::error::{Error, Result};
 /// Marks the file as this program's: "TchL" in SQLite's header.
 const APPLICATION: i32 = 0x5463_684c;
 
+/// SQLite's header, and where in it the mark is.
+const HEADER: u64 = 100;
+const MARK: usize = 68;
+
 /// What each version of the file adds to the one before. Never change one that was released; append.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
     CREATE TABLE streams (
         place INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,6 +45,20 @@ const STEPS: [&str; 2] = [
         open INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    // Sessions that were left; and when a stream was last there, so that the numbers of runs of those that are gone can be forgotten.
+    "
+    CREATE TABLE logouts (
+        nonce BLOB PRIMARY KEY,
+        role TEXT NOT NULL,
+        ends INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE logins_from (
+        role TEXT PRIMARY KEY,
+        unix_s INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    ALTER TABLE runs ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+    UPDATE runs SET seen = unixepoch();
+",
 ];
 
 /// Version of the file that this program writes.
@@ -60,11 +79,9 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
         std::io::ErrorKind::IsADirectory => fail("is a folder", "name a file in it, as in --state FOLDER/touchline.db"),
         _ => fail(&e.to_string(), "give this user the right to write there, or name another file with --state"),
     })?;
-    let mode = file.metadata().map_or(0, |m| m.permissions().mode());
-    if mode & 0o077 != 0 {
-        tracing::warn!("{}: others could read the secrets in it; now only its owner can", path.display());
-        file.set_permissions(Permissions::from_mode(0o600))
-            .map_err(|e| fail(&e.to_string(), "let its owner run the program, or name another file with --state"))?;
+    // Before SQLite sees it, which writes into what it opens.
+    if !may_be_ours(&file).map_err(|e| fail(&e.to_string(), "check the file"))? {
+        return Err(fail("is no store of this program", "name another file with --state"));
     }
     drop(file);
     let mut connection = Connection::open(path).map_err(|e| failed(path, &e))?;
@@ -76,6 +93,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
             "run that version, or name another file with --state",
         ),
         Trouble::Damaged(text) => damaged(path, &text),
+        Trouble::Mode(e) => fail(&e.to_string(), "let its owner run the program, or name another file with --state"),
     })?;
     Ok(connection)
 }
@@ -85,6 +103,8 @@ enum Trouble {
     Foreign,
     Newer(i32),
     Damaged(String),
+    /// It cannot be made its owner's alone.
+    Mode(std::io::Error),
 }
 
 impl From<rusqlite::Error> for Trouble {
@@ -97,18 +117,20 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Trouble> {
     connection.busy_timeout(std::time::Duration::from_millis(500))?;
     // The first access locks the file until the process ends, however it ends; and the log needs no shared memory.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
-    let application: i32 = transaction.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if application != APPLICATION && (tables > 0 || application != 0 || version != 0) {
         return Err(Trouble::Foreign);
     }
     if !(0..=VERSION).contains(&version) {
         return Err(Trouble::Newer(version));
     }
+    // It is ours. From here on it is written to, and its log gets its mode.
+    keep_from_others(path).map_err(Trouble::Mode)?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
     let check: String = transaction.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if check != "ok" {
         return Err(Trouble::Damaged(check));
@@ -122,6 +144,32 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Trouble> {
         tracing::info!("{}: store of version {VERSION}", path.display());
     }
     transaction.commit()?;
+    Ok(())
+}
+
+/// Whether the file is empty or a database that is not marked as another program's. The mark of a store whose process was killed
+/// early may still be in its log alone.
+fn may_be_ours(file: &File) -> std::io::Result<bool> {
+    let mut header = Vec::new();
+    file.take(HEADER).read_to_end(&mut header)?;
+    if header.is_empty() {
+        return Ok(true);
+    }
+    let mark = header.get(MARK..MARK + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+    Ok(header.starts_with(b"SQLite format 3\0") && matches!(mark, Some(0 | APPLICATION)))
+}
+
+/// Takes all rights to the file and its log from everybody but their owner.
+fn keep_from_others(path: &Path) -> std::io::Result<()> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    for path in [path, Path::new(&log)] {
+        let Ok(metadata) = std::fs::metadata(path) else { continue };
+        if metadata.permissions().mode() & 0o077 != 0 {
+            tracing::warn!("{}: others could read the secrets in it; now only its owner can", path.display());
+            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        }
+    }
     Ok(())
 }
 

@@ -302,3 +302,67 @@ fn a_stream_that_was_being_opened_when_the_process_ended_is_known() {
     drop((store, thread));
     assert!(place.open().2.ends.is_empty());
 }
+
+#[test]
+fn a_file_of_another_program_is_left_as_it_is() {
+    let foreign = |place: &Place| {
+        let connection = Connection::open(place.path()).unwrap();
+        connection.execute_batch("CREATE TABLE songs (name TEXT); PRAGMA user_version = 7;").unwrap();
+    };
+    let marked = |place: &Place| {
+        let connection = Connection::open(place.path()).unwrap();
+        connection.execute_batch("CREATE TABLE songs (name TEXT); PRAGMA application_id = 42;").unwrap();
+    };
+    let text = |place: &Place| std::fs::write(place.path(), "notes\n".repeat(100)).unwrap();
+    for make in [&foreign as &dyn Fn(&Place), &marked, &text] {
+        let place = Place::new();
+        make(&place);
+        std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let before = std::fs::read(place.path()).unwrap();
+        let said = place.refused();
+        assert!(said.contains("another program") || said.contains("no store of this program"), "{said}");
+        let mode = std::fs::metadata(place.path()).unwrap().permissions().mode();
+        assert_eq!((mode & 0o777, std::fs::read(place.path()).unwrap() == before), (0o644, true), "{said}");
+        assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), 1, "nothing lies beside it");
+    }
+}
+
+#[test]
+fn numbers_of_runs_are_forgotten_when_their_stream_has_been_gone_for_long() {
+    let place = Place::new();
+    let (store, thread, _) = place.open();
+    for id in ["here", "gone", "gone-for-long"] {
+        store.run_ahead(id, RunId(0));
+        store.run_began(id, RunId(0));
+    }
+    drop((store, thread));
+    let connection = Connection::open(place.path()).unwrap();
+    connection.execute("UPDATE runs SET seen = unixepoch() - 91 * 24 * 3600 WHERE stream != 'gone'", []).unwrap();
+    drop(connection);
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.restored.len(), 3);
+    store.here(vec!["here".into()]);
+    drop((store, thread));
+    let restored = place.open().2.restored;
+    assert_eq!(restored.keys().collect::<Vec<_>>(), ["gone", "here"]);
+}
+
+#[test]
+fn log_outs_are_on_the_disk_when_they_are_answered() {
+    let place = Place::new();
+    let (store, _thread, contents) = place.open();
+    assert_eq!(contents.log_outs, LogOuts::default());
+    let session = |n: u8, role| LoggedOut { role, nonce: [n; NONCE], ends_s: 1 << 40 };
+    for (n, role) in [(1, Role::Read), (2, Role::Read), (3, Role::Admin)] {
+        let (to, kept) = oneshot::channel();
+        store.left(session(n, role), to);
+        kept.blocking_recv().unwrap();
+    }
+    let left = place.after_a_kill().log_outs.left;
+    assert_eq!(left.len(), 3);
+    assert!(left.contains(&session(2, Role::Read)) && left.contains(&session(3, Role::Admin)));
+    store.not_before(Role::Read, 1000);
+    assert!(store.flush(Duration::from_secs(60)));
+    let log_outs = place.after_a_kill().log_outs;
+    assert_eq!(log_outs, LogOuts { left: vec![session(3, Role::Admin)], not_before: vec![(Role::Read, 1000)] });
+}

@@ -12,6 +12,7 @@ pub mod reference;
 pub mod rtmp;
 pub mod rtsp;
 pub mod senders;
+pub mod skip;
 pub mod training;
 pub mod ts;
 pub mod watched;

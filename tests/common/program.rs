@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::skip::{Lacks, skip};
+
 /// The program that was built for this test run.
 pub fn path() -> &'static str {
     env!("CARGO_BIN_EXE_touchline")
@@ -57,7 +59,7 @@ pub fn data() -> Option<PathBuf> {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
     let there = dir.join("clips/manifest.csv").is_file();
     if !there {
-        println!("skipped: no recordings in {}", dir.display());
+        skip(Lacks::SharedData, &format!("no recordings in {}", dir.display()));
     }
     there.then_some(dir)
 }

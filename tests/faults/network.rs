@@ -14,6 +14,7 @@ use crate::common::live::{Live, seconds};
 use crate::common::origin::Origin;
 use crate::common::program;
 use crate::common::rtsp::{Media, RtspServer};
+use crate::common::skip::{Lacks, skip};
 use crate::common::ts::TsSender;
 
 /// Longer than every stall time.
@@ -55,7 +56,7 @@ impl Network {
         ];
         for step in &steps {
             if let Err(cause) = ip(step) {
-                println!("skipped: ip {step}: {cause}");
+                skip(Lacks::Privileges, &format!("ip {step}: {cause}"));
                 return None;
             }
         }

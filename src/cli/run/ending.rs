@@ -5,8 +5,9 @@
 //! and exits: with 0 when everything that was published is written, else with the exit code of an output.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::{Clock, Deadline};
 use crate::threads::spawn;
 
 /// From the wish to stop, or the end of the last stream, to the end of the process.
@@ -17,7 +18,7 @@ const NOT_WRITTEN: u8 = 5;
 
 #[derive(Debug)]
 struct State {
-    until: Option<Instant>,
+    until: Option<Deadline>,
     stage: &'static str,
     /// Everything that was published is written.
     is_written: bool,
@@ -25,15 +26,16 @@ struct State {
 }
 
 /// Watches over the end of the program. Cloning shares it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Ending {
     shared: Arc<(Mutex<State>, Condvar)>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Ending {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let state = State { until: None, stage: "ending the streams", is_written: false, is_done: false };
-        Self { shared: Arc::new((Mutex::new(state), Condvar::new())) }
+        Self { shared: Arc::new((Mutex::new(state), Condvar::new())), clock }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -54,7 +56,7 @@ impl Ending {
             if state.until.is_some() {
                 return;
             }
-            state.until = Some(Instant::now() + limit);
+            state.until = Some(Deadline::after(&*self.clock, limit));
         }
         let ending = self.clone();
         let started = spawn("ending", move || {
@@ -74,7 +76,7 @@ impl Ending {
             if state.is_done {
                 return None;
             }
-            let left = state.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+            let left = state.until.map_or(Duration::ZERO, |until| until.left(&*self.clock));
             if left.is_zero() {
                 return Some((state.stage, state.is_written));
             }
@@ -85,6 +87,7 @@ impl Ending {
     /// What is waited for now, as in "stopping the server".
     pub(super) fn at(&self, stage: &'static str) {
         self.state().stage = stage;
+        self.shared.1.notify_all();
     }
 
     /// Everything that was published is written.
@@ -104,18 +107,24 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
+    use crate::clock::ManualClock;
 
     #[test]
     fn what_hangs_is_named_and_what_is_done_in_time_is_not() {
-        let ending = Ending::new();
+        let clock = Arc::new(ManualClock::default());
+        let ending = Ending::new(clock.clone());
         let (to, overdue) = bounded(1);
         ending.at("stopping the server");
         ending.written();
-        ending.begin_with(Duration::from_millis(50), move |stage, written| to.send((stage, written)).unwrap());
+        ending.begin_with(LIMIT, move |stage, written| to.send((stage, written)).unwrap());
         ending.begin_with(Duration::ZERO, |_, _| panic!("time runs once"));
+        assert!(overdue.is_empty(), "there is time");
+        clock.advance(LIMIT.as_nanos() as u64);
+        // Makes it look.
+        ending.at("stopping the server");
         assert_eq!(overdue.recv().unwrap(), ("stopping the server", true));
 
-        let ending = Ending::new();
+        let ending = Ending::new(clock);
         let (to, overdue) = bounded::<()>(1);
         ending.begin_with(Duration::from_secs(3600), move |_, _| to.send(()).unwrap());
         ending.done();

@@ -230,17 +230,11 @@ fn tap(handle: StreamHandle, mark: Option<Mark>) -> Tap {
     };
     Box::new(move |item| {
         marked(item);
-        match item {
-            MediaItem::Frame(frame) => {
-                handle.metrics().frames(1);
-                handle.metrics().converted();
-                if handle.preview_wanted() {
-                    handle.offer_preview(frame.clone());
-                }
+        if let MediaItem::Frame(frame) = item {
+            handle.metrics().converted();
+            if handle.preview_wanted() {
+                handle.offer_preview(frame.clone());
             }
-            MediaItem::Thinned { .. } => handle.metrics().frames(1),
-            MediaItem::Pcm(chunk) => handle.metrics().samples(chunk.frames() as u64),
-            _ => {}
         }
     })
 }

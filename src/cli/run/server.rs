@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, bounded};
 use crate::config::{self, AccessFile, TlsFile};
 use crate::error::{Error, Result};
 use crate::ingest::guard::SourcePolicy;
-use crate::publish::access::{Access, AccessConfig, TokenSource};
+use crate::publish::access::{Access, AccessConfig, LogOuts, SessionArchive, TokenSource};
 use crate::publish::http::{self, PackAccess, Serving, StreamAccess};
 use crate::publish::hub::Hub;
 use crate::publish::packs::PackDesk;
@@ -132,6 +132,7 @@ impl Server {
         hub: &Hub,
         desks: Desks,
         args: &AccessArgs,
+        sessions: Option<(Arc<dyn SessionArchive>, LogOuts)>,
     ) -> Result<Self> {
         let listen = listen.unwrap_or(config::DEFAULT_LISTEN);
         if listen == "off" {
@@ -145,7 +146,11 @@ impl Server {
         let listener = runtime.block_on(http::bind(listen))?;
         let address = listener.local_addr().map_err(|e| Error::Internal(format!("no address to listen on: {e}")))?;
         // Again with the port that the system chose.
-        let access = Arc::new(Access::new(args.config()?, address, hub.clock().clone(), metrics)?);
+        let access = Access::new(args.config()?, address, hub.clock().clone(), metrics)?;
+        let access = Arc::new(match sessions {
+            Some((archive, kept)) => access.with_archive(archive, kept),
+            None => access,
+        });
         if let Some(summary) = access.summary() {
             tracing::warn!("{listen}: {summary}");
         }

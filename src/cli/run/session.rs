@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select};
 
@@ -15,15 +15,17 @@ use crate::cli::live::LiveStream;
 use crate::clip::ClipOutput;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::ingest::incident::Incident;
-use crate::ingest::outlet::{Counters, Dropped};
+use crate::ingest::incident::{Cause, Incident};
+use crate::ingest::outlet::{Counted, Counters};
 use crate::ingest::supervise::SourceState;
 use crate::publish::hub::{Hub, StreamHandle};
-use crate::publish::jsonl::JsonlWriter;
 use crate::publish::record::StreamState;
-use crate::publish::terminal::Terminal;
+use crate::publish::sink::{Full, Item, Said, Sinks};
 use crate::threads::Beat;
 use crate::vote::VoteConfig;
+
+/// How long sinks may take to write what waits when the program ends: the end as a whole has ten seconds.
+const SINKS_LIMIT: Duration = Duration::from_secs(3);
 
 /// News of a source's supervisor, beside the data.
 pub(super) type News = (LineId, SourceNews);
@@ -63,7 +65,7 @@ pub(super) enum Command {
     Finish,
 }
 
-/// What the publishing thread tells the warden, after every output knows.
+/// What the publishing thread tells the warden, after the hub and the queue of every sink have it.
 #[derive(Debug)]
 pub(super) enum Told {
     /// A line has come to its end; `error`: it failed by itself.
@@ -78,29 +80,19 @@ struct Running {
     counters: Arc<Counters>,
     /// Lost buffers when that was last said.
     loss_said: u64,
-    /// Reconnects that the hub was told of.
-    reconnects_said: u64,
-    /// Dropped pictures that the metrics were told of.
-    dropped_said: [u64; Dropped::ALL.len()],
+    /// What the hub was told of so far.
+    counted: Counted,
 }
 
 impl Running {
-    /// Tells the hub of reconnects since the last time.
-    fn say_reconnects(&mut self) {
-        let all = self.counters.reconnects.load(Ordering::Relaxed);
-        self.stream.handle().reconnected(all.saturating_sub(self.reconnects_said));
-        self.reconnects_said = all;
-    }
-
-    /// Says how many buffers could not be used at all, each time their number has doubled, and counts dropped pictures.
-    fn say_loss(&mut self) {
-        for (why, said) in Dropped::ALL.into_iter().zip(&mut self.dropped_said) {
-            let all = self.counters.dropped(why);
-            self.stream.handle().metrics().dropped(why, all.saturating_sub(*said));
-            *said = all;
-        }
-        let untimed = self.counters.untimed.load(Ordering::Relaxed);
-        let undeclared = self.counters.undeclared.load(Ordering::Relaxed);
+    /// Tells the hub what the source has counted since the last time, and the log of buffers that could not be used at all, each time
+    /// their number has doubled.
+    fn say_counts(&mut self) {
+        let (now, handle) = (self.counters.counted(), self.stream.handle());
+        handle.reconnected(now.reconnects.saturating_sub(self.counted.reconnects));
+        handle.metrics().source(&self.counted, &now);
+        self.counted = now;
+        let Counted { untimed, undeclared, .. } = now;
         if untimed + undeclared > 2 * self.loss_said {
             self.loss_said = untimed + undeclared;
             let id = self.stream.handle().id();
@@ -124,23 +116,24 @@ pub(super) struct Session {
     clock: Arc<dyn Clock>,
     running: BTreeMap<LineId, Running>,
     classes: usize,
-    jsonl: Option<JsonlWriter>,
-    terminal: Option<Terminal>,
+    sinks: Sinks,
+    /// A live stream has been watched: from now on no sink may hold up publishing.
+    live: bool,
     told: Sender<Told>,
     beat: Beat,
 }
 
 impl Session {
     /// `classes`: how many the pack has.
-    pub(super) fn new(
-        hub: Hub,
-        clock: Arc<dyn Clock>,
-        classes: usize,
-        jsonl: Option<JsonlWriter>,
-        terminal: Option<Terminal>,
-        told: Sender<Told>,
-    ) -> Self {
-        Self { hub, clock, running: BTreeMap::new(), classes, jsonl, terminal, told, beat: Beat::default() }
+    pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, told: Sender<Told>) -> Self {
+        let beat = Beat::default();
+        let sinks = Sinks::new(hub.metrics().clone(), clock.clone(), beat.clone());
+        Self { hub, clock, running: BTreeMap::new(), classes, sinks, live: false, told, beat }
+    }
+
+    /// What is published goes to these as well.
+    pub(super) fn sinks(&mut self) -> &mut Sinks {
+        &mut self.sinks
     }
 
     /// Turns of this thread.
@@ -153,6 +146,13 @@ impl Session {
     /// # Errors
     /// [`Error::Internal`] when the inference thread or the warden has ended; [`Error::Output`] when records were lost.
     pub(super) fn publish(&mut self, inbox: &Inbox) -> Result<()> {
+        let published = self.publish_all(inbox);
+        // Also after an error: what was published is written.
+        let written = self.finish();
+        published.and(written)
+    }
+
+    fn publish_all(&mut self, inbox: &Inbox) -> Result<()> {
         loop {
             self.beat.turn();
             select! {
@@ -161,7 +161,7 @@ impl Session {
                         // An end may have been asked for, and be the beginning of something else.
                         let is_end = matches!(what, What::News(ClipOutput::Ended(_)));
                         if self.catch_up(line, &inbox.commands) || is_end && self.obey_all(&inbox.commands) {
-                            return self.finish();
+                            return Ok(());
                         }
                         self.take(line, what);
                     }
@@ -170,7 +170,7 @@ impl Session {
                 recv(inbox.news) -> message => match message {
                     Ok((line, news)) => {
                         if self.catch_up(line, &inbox.commands) {
-                            return self.finish();
+                            return Ok(());
                         }
                         match news {
                             SourceNews::State(state) => self.news(line, state),
@@ -181,7 +181,7 @@ impl Session {
                 },
                 recv(inbox.commands) -> message => match message {
                     Ok(command) => if self.command(command) {
-                        return self.finish();
+                        return Ok(());
                     },
                     Err(_) => return Err(Error::Internal("the warden's thread ended".into())),
                 },
@@ -211,17 +211,7 @@ impl Session {
     }
 
     fn finish(&mut self) -> Result<()> {
-        if let Some(terminal) = &mut self.terminal {
-            terminal.finish();
-        }
-        match &self.jsonl {
-            Some(jsonl) if jsonl.lost() > 0 => Err(Error::output(
-                jsonl.place(),
-                format!("{} records could not be written", jsonl.lost()),
-                "free space or choose another --jsonl",
-            )),
-            _ => Ok(()),
-        }
+        self.sinks.finish(self.live.then_some(SINKS_LIMIT))
     }
 
     /// Whether it was the last one.
@@ -229,17 +219,9 @@ impl Session {
         match command {
             Command::Begin(begin) => {
                 let Beginning { line, handle, vote, supervised, counters } = *begin;
+                self.live |= supervised;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
-                self.running.insert(
-                    line,
-                    Running {
-                        stream,
-                        counters,
-                        loss_said: 0,
-                        reconnects_said: 0,
-                        dropped_said: [0; Dropped::ALL.len()],
-                    },
-                );
+                self.running.insert(line, Running { stream, counters, loss_said: 0, counted: Counted::default() });
             }
             Command::Forget(line) => drop(self.running.remove(&line)),
             Command::EndsInto(line, into) => {
@@ -267,62 +249,56 @@ impl Session {
     }
 
     fn set_state(&mut self, handle: &StreamHandle, state: &StreamState) {
-        let record = handle.set_state(state.clone());
-        if record.is_some() {
-            self.say(handle.id(), state);
+        if let Some(record) = handle.set_state(state.clone()) {
+            self.send(handle, Said::State(state.clone()), vec![record]);
         }
-        self.write(record.as_slice());
     }
 
     fn take(&mut self, line: LineId, what: What) {
         let Some(running) = self.running.get_mut(&line) else { return };
-        running.say_loss();
-        let now_ns = self.clock.mono_ns();
-        let mut records = Vec::new();
+        running.say_counts();
         match what {
             What::Outcome { outcome, backlog } => {
-                let published = running.stream.outcome(outcome, backlog, now_ns);
-                records = running.stream.handle().publish(&published);
-                if let Some(terminal) = &mut self.terminal {
-                    terminal.published(running.stream.handle().id(), &published);
-                }
+                let published = running.stream.outcome(outcome, backlog, self.clock.mono_ns());
+                let handle = running.stream.handle().clone();
+                let records = handle.publish(&published);
+                self.send(&handle, Said::Second(Box::new(published)), records);
             }
             What::News(news) => {
+                let mut records = Vec::new();
                 let state = running.stream.news(news, &mut records);
-                self.changed(line, state);
+                self.changed(line, state, records);
             }
         }
-        self.write(&records);
     }
 
     fn cut(&mut self, line: LineId) {
         let Some(running) = self.running.get_mut(&line) else { return };
         let mut records = Vec::new();
         let state = running.stream.cut(&mut records);
-        self.write(&records);
         // A stream that is cut has no end of its own to be told of, and says nothing more.
-        self.changed(line, state);
+        self.changed(line, state, records);
         self.running.remove(&line);
     }
 
-    /// A stream came into `state` by itself; tells the warden when that is the end of its source.
-    fn changed(&mut self, line: LineId, state: Option<StreamState>) {
+    /// A stream came into `state` by itself, or only has `records` to tell; tells the warden when that is the end of its source.
+    fn changed(&mut self, line: LineId, state: Option<StreamState>, records: Vec<Arc<str>>) {
         let Some(running) = self.running.get_mut(&line) else { return };
         let handle = running.stream.handle().clone();
         let is_over = running.stream.is_over();
         if is_over {
-            running.say_loss();
-            running.say_reconnects();
+            running.say_counts();
         }
         let error = match &state {
+            Some(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
+                Some(Error::Internal(format!("{}: {cause}", handle.id())))
+            }
             Some(StreamState::Failed { cause, advice, .. }) if is_over => {
                 Some(Error::source_error(&*handle.uri(), cause.clone(), advice.clone()))
             }
             _ => None,
         };
-        if let Some(state) = &state {
-            self.say(handle.id(), state);
-        }
+        self.send(&handle, state.map_or(Said::Nothing, Said::State), records);
         if is_over {
             self.running.remove(&line);
             // The warden is gone only when the program ends.
@@ -333,7 +309,7 @@ impl Session {
     /// A source reconnects or waits. Its end is told in-band, after its last second.
     fn news(&mut self, line: LineId, state: SourceState) {
         let Some(running) = self.running.get_mut(&line) else { return };
-        running.say_reconnects();
+        running.say_counts();
         let state = match state {
             SourceState::Connecting => StreamState::Connecting,
             SourceState::Playing => StreamState::Playing,
@@ -345,29 +321,25 @@ impl Session {
         };
         let handle = running.stream.handle().clone();
         let record = handle.set_state(state.clone());
-        self.say(handle.id(), &state);
-        self.write(record.as_slice());
+        self.send(&handle, Said::State(state), Vec::from_iter(record));
     }
 
     fn incident(&mut self, line: LineId, incident: Incident) {
         let Some(running) = self.running.get_mut(&line) else { return };
-        let record = running.stream.handle().incident(incident);
-        self.write(&[record]);
+        let handle = running.stream.handle().clone();
+        let record = handle.incident(incident);
+        self.send(&handle, Said::Nothing, vec![record]);
     }
 
-    fn say(&mut self, id: &str, state: &StreamState) {
-        if let Some(terminal) = &mut self.terminal {
-            terminal.state(id, state);
+    fn send(&mut self, handle: &StreamHandle, said: Said, records: Vec<Arc<str>>) {
+        if matches!(said, Said::Nothing) && records.is_empty() {
+            return;
         }
-    }
-
-    fn write(&mut self, records: &[Arc<str>]) {
-        let Some(jsonl) = &mut self.jsonl else { return };
-        let now_ns = self.clock.mono_ns();
-        for record in records {
-            if !jsonl.write_or_count(record, now_ns) {
-                self.hub.metrics().record_lost();
-            }
-        }
+        // Files lose nothing: their decisions wait for a slow reader, as long as no live stream would wait with them.
+        let full = if self.live { Full::Drop } else { Full::Wait };
+        self.sinks.send(Item { stream: handle.id().into(), said, records }, full);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,8 @@ fn reading(args: &RunArgs, file: &ConfigFile) -> Result<Reading> {
 /// Streams with what the command line says of all of them.
 fn complete(args: &RunArgs, mut streams: Vec<StreamFile>) -> Vec<StreamFile> {
     for stream in &mut streams {
-        crate::redact::remember(&stream.uri);
+        // The hub knows them for good; until then, and when that is never, they are masked for a while.
+        drop(crate::redact::remember(&stream.uri));
         stream.pipeline = args.pipeline.clone().or(stream.pipeline.take());
         stream.latency_ms = args.latency_ms.or(stream.latency_ms);
         stream.rtsp_transport = args.rtsp_transport.or(stream.rtsp_transport);

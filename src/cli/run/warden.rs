@@ -253,7 +253,7 @@ impl<H: Hands + 'static> Warden<H> {
 
     fn patience(&self) -> Duration {
         let waits = self.stopping.is_some() || self.entries.values().any(|e| e.phase.waits_since_ns().is_some());
-        let waits = waits || self.suspects.wait();
+        let waits = waits || self.suspects.wait() || self.entries.values().any(|e| e.revive_at_ns.is_some());
         if waits { LOOK } else { REST }
     }
 
@@ -341,7 +341,7 @@ impl<H: Hands + 'static> Warden<H> {
         };
         self.tickets += 1;
         let ticket = self.tickets;
-        entry.opened_with(order.vote, ticket);
+        entry.opened_with(order.vote, ticket, self.tools.clock.mono_ns());
         let (hands, to) = (Arc::clone(&self.tools.hands), self.done_to.clone());
         let name = format!("open/{id}");
         let done_id = id.to_owned();
@@ -429,6 +429,7 @@ impl<H: Hands + 'static> Warden<H> {
         let source = entry.phase.take_source();
         entry.over = !was_asked;
         entry.error = error.filter(|_| !was_asked);
+        entry.revive_later(self.tools.clock.mono_ns());
         self.tools.hands.remove_line(line);
         self.tools.drop_aside(&id, source);
         self.reconcile(&id);

@@ -187,7 +187,8 @@ impl SourcePolicy {
     /// # Errors
     /// What may not be, or what is wrong with it.
     pub fn check(&self, uri: &str) -> Result<(), Refusal> {
-        redact::remember(uri);
+        // For a refusal of it.
+        drop(redact::remember(uri));
         let (scheme, _) = uri.split_once("://").unwrap_or(("file", uri));
         let scheme = scheme.to_ascii_lowercase();
         self.check_scheme(&scheme)?;

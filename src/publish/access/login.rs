@@ -3,6 +3,8 @@
 //! For browsers, whose event streams and pictures cannot send a token. The cookie is out of reach of scripts and is sent to
 //! no request that another site makes.
 
+use std::time::Duration;
+
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -13,6 +15,9 @@ use super::super::http::{Server, json, problem};
 use super::super::pack_routes::{media_type, not_json};
 use super::super::record::to_json;
 use super::{Access, BODY_MAX, By, Caller, Denied, Peer, Shown, address, origin, sessions};
+
+/// How long an answer to a log-out waits for the disk. It is in effect before.
+const KEPT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The body of a login.
 #[derive(Deserialize)]
@@ -74,8 +79,11 @@ pub(in crate::publish) async fn delete(State(server): State<Server>, request: Re
     if !origin::is_own(request.headers(), false) {
         return access.refuse(Denied::ForeignSite, "");
     }
-    if let Shown::Session(value) = access.shown(request.headers()) {
-        access.sessions.leave(&access.tokens(), value, access.now_s());
+    if let Shown::Session(value) = access.shown(request.headers())
+        && let Some(kept) = access.sessions.leave(&access.tokens(), value, access.now_s())
+        && !matches!(tokio::time::timeout(KEPT_LIMIT, kept).await, Ok(Ok(())))
+    {
+        tracing::error!("a log-out is not on the disk of --state: after a restart that session is valid again");
     }
     let peer = request.extensions().get::<Peer>().copied();
     with_cookie(access, StatusCode::NO_CONTENT.into_response(), "", 0, peer)

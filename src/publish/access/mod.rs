@@ -35,11 +35,13 @@ use crate::error::{Error, Result};
 use crate::metrics::{HttpRefusal, Metrics};
 use sessions::Sessions;
 use throttle::Throttle;
+pub(super) use throttle::subscriber;
 use tokens::Tokens;
 pub(in crate::publish) use tokens::warn_if_open_to_others;
 
 pub use login::parse_login;
 pub(super) use login::{delete as log_out, get as who, post as log_in};
+pub use sessions::{LogOuts, LoggedOut, NONCE, SessionArchive};
 pub use tokens::TokenSource;
 
 /// Bytes of a request's body. Routes may take fewer.
@@ -49,11 +51,22 @@ pub const BODY_MAX: usize = 64 * 1024;
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a caller may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Read,
     Admin,
+}
+
+impl Role {
+    pub const ALL: [Role; 2] = [Role::Read, Role::Admin];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Read => "read",
+            Role::Admin => "admin",
+        }
+    }
 }
 
 /// How a caller got its role.
@@ -146,8 +159,15 @@ impl Access {
             )));
         }
         let tokens = RwLock::new(Arc::new(tokens));
-        let (sessions, throttle) = Default::default();
+        let (sessions, throttle) = (Sessions::new(), Throttle::default());
         Ok(Self { config, local, port: address.port(), tokens, sessions, throttle, clock, metrics })
+    }
+
+    /// Sessions and log-outs outlive the process from now on; `kept` is what was kept before. Call it before anybody logs in.
+    #[must_use]
+    pub fn with_archive(mut self, archive: Arc<dyn SessionArchive>, kept: LogOuts) -> Self {
+        self.sessions = Sessions::with_archive(archive, kept);
+        self
     }
 
     /// Reads the tokens again. Sessions made from a token that has changed end; answers that are under way do not.

@@ -1,16 +1,18 @@
 //! Sessions of browsers, whose event streams and pictures cannot send a token.
 //!
-//! A session is a cookie that names a role and an end, signed with a key made from the token it was exchanged for. Nothing
-//! is kept here, so that the page on a wall goes on after the server was started again; another token ends all sessions
-//! of the old one. Those that were left by "log out" are remembered until they would have ended.
+//! A session is a cookie that names a role and an end, signed with a key made from the token it was exchanged for; another
+//! token ends all sessions of the old one. Sessions themselves are not kept, only those that were left by "log out", until they
+//! would have ended. With a store these outlive the process, and so do sessions: the page on a wall goes on after a restart.
+//! Without one the process has a key of its own, and all sessions end with it: else one that was left would be valid again.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::oneshot;
 
 use super::Role;
 use super::tokens::Tokens;
@@ -18,58 +20,131 @@ use super::tokens::Tokens;
 /// How long a session lasts, seconds: broadcasts are watched for weeks.
 pub(super) const LIFE_S: u64 = 30 * 24 * 3600;
 
-/// Sessions that were left and not over yet. When there are more, those that end first are forgotten.
+/// Sessions of a role that were left and are not over yet. When there are more, all sessions of the role that began before end:
+/// none that was left may become valid again, and people log in again.
 const LEFT_MAX: usize = 1024;
 
-const NONCE: usize = 16;
+pub const NONCE: usize = 16;
 
 /// Role, end and nonce: what is signed.
 const SIGNED: usize = 1 + 8 + NONCE;
 
-#[derive(Default)]
-pub(super) struct Sessions {
-    /// Nonce → end of sessions that were left.
-    left: Mutex<HashMap<[u8; NONCE], u64>>,
+/// A session that was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoggedOut {
+    pub role: Role,
+    pub nonce: [u8; NONCE],
+    /// Seconds since 1970-01-01 UTC.
+    pub ends_s: u64,
 }
 
-struct Claim {
-    role: Role,
-    ends_s: u64,
-    nonce: [u8; NONCE],
+/// What is known of sessions that were left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogOuts {
+    pub left: Vec<LoggedOut>,
+    /// Sessions of a role that did not begin after this are over; seconds since 1970-01-01 UTC.
+    pub not_before: Vec<(Role, u64)>,
+}
+
+/// Keeps log-outs over a restart.
+pub trait SessionArchive: Send + Sync {
+    /// A session was left. `kept` is told when that is on the disk, and dropped when it cannot be.
+    fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>);
+    /// Sessions of `role` that did not begin after `unix_s` are over; those of them that were left need not be kept.
+    fn not_before(&self, role: Role, unix_s: u64);
+}
+
+pub(super) struct Sessions {
+    state: Mutex<State>,
+    /// Stands in every signature.
+    salt: [u8; NONCE],
+    archive: Option<Arc<dyn SessionArchive>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nonce → session.
+    left: HashMap<[u8; NONCE], LoggedOut>,
+    not_before: HashMap<Role, u64>,
 }
 
 impl Sessions {
+    /// For sessions that end with the process.
+    pub fn new() -> Self {
+        let mut salt = [0; NONCE];
+        if SystemRandom::new().fill(&mut salt).is_err() {
+            // Then no session can be made either.
+            tracing::warn!("the system gives no random numbers: nobody can log in");
+        }
+        Self { state: Mutex::default(), salt, archive: None }
+    }
+
+    /// For sessions that outlive the process; `kept` is what was kept before.
+    pub fn with_archive(archive: Arc<dyn SessionArchive>, kept: LogOuts) -> Self {
+        let LogOuts { left, not_before } = kept;
+        let left = left.into_iter().map(|session| (session.nonce, session)).collect();
+        let state = State { left, not_before: not_before.into_iter().collect() };
+        Self { state: Mutex::new(state), salt: [0; NONCE], archive: Some(archive) }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// The cookie's value for `role`; [`None`] when the role has no token or the system gives no random numbers.
     pub fn make(&self, tokens: &Tokens, role: Role, now_s: u64) -> Option<String> {
         let key = tokens.key(role)?;
         let mut nonce = [0; NONCE];
         SystemRandom::new().fill(&mut nonce).ok()?;
+        let not_before_s = self.state().not_before.get(&role).copied();
+        let begins_s = now_s.max(not_before_s.map_or(0, |s| s + 1));
         let mut text = vec![letter(role)];
-        text.extend((now_s + LIFE_S).to_be_bytes());
+        text.extend((begins_s + LIFE_S).to_be_bytes());
         text.extend(nonce);
-        let signature = hmac::sign(&key, &text);
+        let signature = hmac::sign(&key, &self.signed(&text));
         text.extend(signature.as_ref());
         Some(BASE64.encode(text))
     }
 
     /// The role of a cookie's value, if it is ours, not over and not left.
     pub fn role(&self, tokens: &Tokens, value: &str, now_s: u64) -> Option<Role> {
-        let claim = read(tokens, value)?;
-        let left = self.left.lock().unwrap_or_else(|e| e.into_inner());
-        (now_s < claim.ends_s && !left.contains_key(&claim.nonce)).then_some(claim.role)
+        let LoggedOut { role, nonce, ends_s } = self.read(tokens, value)?;
+        let state = self.state();
+        let is_over = state.not_before.get(&role).is_some_and(|not_before| ends_s <= not_before + LIFE_S);
+        (now_s < ends_s && !is_over && !state.left.contains_key(&nonce)).then_some(role)
     }
 
-    /// Ends the session of a cookie's value.
-    pub fn leave(&self, tokens: &Tokens, value: &str, now_s: u64) {
-        let Some(claim) = read(tokens, value) else { return };
-        let mut left = self.left.lock().unwrap_or_else(|e| e.into_inner());
-        left.retain(|_, ends_s| *ends_s > now_s);
-        if left.len() >= LEFT_MAX
-            && let Some(first) = left.iter().min_by_key(|(_, ends_s)| **ends_s).map(|(nonce, _)| *nonce)
-        {
-            left.remove(&first);
+    /// Ends the session of a cookie's value. The answer is told when that is on the disk; [`None`]: it is kept nowhere.
+    pub fn leave(&self, tokens: &Tokens, value: &str, now_s: u64) -> Option<oneshot::Receiver<()>> {
+        let session = self.read(tokens, value)?;
+        let mut state = self.state();
+        state.left.retain(|_, left| left.ends_s > now_s);
+        let of_role = state.left.values().filter(|left| left.role == session.role).count();
+        if of_role >= LEFT_MAX {
+            tracing::warn!("{LEFT_MAX} sessions were left: everybody with the token of this role has to log in again");
+            state.left.retain(|_, left| left.role != session.role);
+            state.not_before.insert(session.role, now_s);
+            if let Some(archive) = &self.archive {
+                archive.not_before(session.role, now_s);
+            }
         }
-        left.insert(claim.nonce, claim.ends_s);
+        state.left.insert(session.nonce, session);
+        let (kept_to, kept) = oneshot::channel();
+        self.archive.as_ref()?.left(session, kept_to);
+        Some(kept)
+    }
+
+    fn signed(&self, text: &[u8]) -> Vec<u8> {
+        [&self.salt, text].concat()
+    }
+
+    fn read(&self, tokens: &Tokens, value: &str) -> Option<LoggedOut> {
+        let bytes = BASE64.decode(value).ok()?;
+        let (signed, signature) = bytes.split_at_checked(SIGNED)?;
+        let role = [Role::Read, Role::Admin].into_iter().find(|role| letter(*role) == signed[0])?;
+        hmac::verify(&tokens.key(role)?, &self.signed(signed), signature).ok()?;
+        let ends_s = u64::from_be_bytes(signed[1..9].try_into().ok()?);
+        Some(LoggedOut { role, ends_s, nonce: signed[9..].try_into().ok()? })
     }
 }
 
@@ -80,11 +155,71 @@ const fn letter(role: Role) -> u8 {
     }
 }
 
-fn read(tokens: &Tokens, value: &str) -> Option<Claim> {
-    let bytes = BASE64.decode(value).ok()?;
-    let (signed, signature) = bytes.split_at_checked(SIGNED)?;
-    let role = [Role::Read, Role::Admin].into_iter().find(|role| letter(*role) == signed[0])?;
-    hmac::verify(&tokens.key(role)?, signed, signature).ok()?;
-    let ends_s = u64::from_be_bytes(signed[1..9].try_into().ok()?);
-    Some(Claim { role, ends_s, nonce: signed[9..].try_into().ok()? })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::access::TokenSource;
+
+    fn tokens() -> Tokens {
+        let source = |text: &str| TokenSource::Environment { name: "T", text: text.into() };
+        Tokens::read(Some(&source("admin-token-0123456789")), Some(&source("reader-token-0123456789"))).unwrap()
+    }
+
+    /// Keeps in memory what a store keeps on the disk.
+    #[derive(Default)]
+    struct Kept(Mutex<LogOuts>);
+
+    impl SessionArchive for Kept {
+        fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>) {
+            self.0.lock().unwrap().left.push(session);
+            kept.send(()).unwrap();
+        }
+
+        fn not_before(&self, role: Role, unix_s: u64) {
+            let mut kept = self.0.lock().unwrap();
+            kept.left.retain(|left| left.role != role);
+            kept.not_before.push((role, unix_s));
+        }
+    }
+
+    #[test]
+    fn a_session_that_was_left_is_never_valid_again() {
+        let tokens = tokens();
+        let archive = Arc::<Kept>::default();
+        let sessions = Sessions::with_archive(archive.clone(), LogOuts::default());
+        let admin = sessions.make(&tokens, Role::Admin, 1000).unwrap();
+        let admin_too = sessions.make(&tokens, Role::Admin, 1000).unwrap();
+        sessions.leave(&tokens, &admin, 1000).unwrap().try_recv().unwrap();
+        let readers: Vec<String> =
+            (0..LEFT_MAX + 10).map(|_| sessions.make(&tokens, Role::Read, 1000).unwrap()).collect();
+        let stays = sessions.make(&tokens, Role::Read, 1000).unwrap();
+        for reader in &readers {
+            sessions.leave(&tokens, reader, 1001);
+        }
+        let again = Sessions::with_archive(archive.clone(), archive.0.lock().unwrap().clone());
+        for sessions in [&sessions, &again] {
+            assert_eq!(sessions.role(&tokens, &admin, 1002), None);
+            assert_eq!(
+                sessions.role(&tokens, &admin_too, 1002),
+                Some(Role::Admin),
+                "an admin's session is not a reader's"
+            );
+            assert!(readers.iter().all(|reader| sessions.role(&tokens, reader, 1002).is_none()));
+            assert_eq!(sessions.role(&tokens, &stays, 1002), None, "so many at once end all of the role");
+            let new = sessions.make(&tokens, Role::Read, 1001).unwrap();
+            assert_eq!(sessions.role(&tokens, &new, 1001), Some(Role::Read), "and one may log in again at once");
+        }
+        assert!(sessions.state().left.len() <= LEFT_MAX + 1, "memory is bounded");
+    }
+
+    #[test]
+    fn without_a_store_sessions_end_with_the_process() {
+        let tokens = tokens();
+        let (before, after) = (Sessions::new(), Sessions::new());
+        let value = before.make(&tokens, Role::Admin, 1000).unwrap();
+        assert_eq!(before.role(&tokens, &value, 1001), Some(Role::Admin));
+        assert_eq!(after.role(&tokens, &value, 1001), None);
+        assert!(before.leave(&tokens, &value, 1001).is_none(), "it is kept nowhere");
+        assert_eq!(before.role(&tokens, &value, 1001), None);
+    }
 }

@@ -34,14 +34,14 @@ impl Throttle {
     /// Seconds that `address` still has to wait before a token of it is looked at; 0: none.
     pub fn wait_s(&self, address: IpAddr, now_ns: u64) -> u64 {
         let addresses = self.addresses.lock().unwrap_or_else(|e| e.into_inner());
-        let until_ns = addresses.get(&group(address)).map_or(0, |f| f.until_ns);
+        let until_ns = addresses.get(&subscriber(address)).map_or(0, |f| f.until_ns);
         until_ns.saturating_sub(now_ns).div_ceil(SECOND_NS)
     }
 
     /// `address` showed a wrong token. Gives the seconds that it has to wait now, as [`Self::wait_s`].
     pub fn failed(&self, address: IpAddr, now_ns: u64) -> u64 {
         let mut addresses = self.addresses.lock().unwrap_or_else(|e| e.into_inner());
-        let address = group(address);
+        let address = subscriber(address);
         if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(&address) {
             addresses.retain(|_, f| now_ns.saturating_sub(f.last_ns) < FORGET_NS);
             if addresses.len() >= ADDRESSES_MAX
@@ -66,7 +66,7 @@ impl Throttle {
 }
 
 /// Who is one: an IPv4 address, or the 64 bits of IPv6 that a subscriber gets.
-fn group(address: IpAddr) -> IpAddr {
+pub fn subscriber(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 => v4,

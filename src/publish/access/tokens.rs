@@ -61,8 +61,7 @@ impl TokenSource {
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return wrong("has characters other than printable ASCII, or spaces");
         }
-        redact::remember_secret(text);
-        Ok(Token(text.to_owned()))
+        Ok(Token { text: text.to_owned(), _known: redact::remember_secret(text) })
     }
 }
 
@@ -84,12 +83,15 @@ pub(in crate::publish) fn warn_if_open_to_others(path: &Path, permissions: &Perm
     }
 }
 
-struct Token(String);
+struct Token {
+    text: String,
+    _known: redact::Known,
+}
 
 impl Token {
     fn matches(&self, shown: &str) -> Choice {
         // Of equal lengths all bytes are compared; how long the token is is no secret.
-        self.0.as_bytes().ct_eq(shown.as_bytes())
+        self.text.as_bytes().ct_eq(shown.as_bytes())
     }
 }
 
@@ -107,7 +109,7 @@ impl Tokens {
         let tokens =
             Self { admin: admin.map(TokenSource::read).transpose()?, read: read.map(TokenSource::read).transpose()? };
         if let (Some(admin), Some(read)) = (&tokens.admin, &tokens.read)
-            && bool::from(admin.matches(&read.0))
+            && bool::from(admin.matches(&read.text))
         {
             let text = "the admin token and the read token are the same, so whoever may read may change; make two";
             return Err(Error::Usage(text.into()));
@@ -136,7 +138,7 @@ impl Tokens {
             Role::Admin => self.admin.as_ref(),
             Role::Read => self.read.as_ref(),
         }?;
-        let master = hmac::Key::new(hmac::HMAC_SHA256, token.0.as_bytes());
+        let master = hmac::Key::new(hmac::HMAC_SHA256, token.text.as_bytes());
         let derived = hmac::sign(&master, b"touchline session");
         Some(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
     }

@@ -227,12 +227,14 @@ struct SourceFacts {
     uri: Arc<str>,
     pace: Pace,
     recorder: Recorder,
+    /// Its credentials are masked for as long as the stream, or a thread that works for it, is there.
+    _known: redact::Known,
 }
 
 impl SourceFacts {
     fn new(id: &str, classes: &Arc<ClassSet>, uri: &str, pace: Pace) -> Self {
-        redact::remember(uri);
-        Self { uri: redact::uri(uri).into(), pace, recorder: Recorder::new(id, classes.clone(), pace) }
+        let recorder = Recorder::new(id, classes.clone(), pace);
+        Self { uri: redact::uri(uri).into(), pace, recorder, _known: redact::remember(uri) }
     }
 }
 

@@ -44,6 +44,15 @@ impl<H: Hands + 'static> Warden<H> {
         if let Some(id) = self.suspects.next(now_ns) {
             self.reconcile(&id);
         }
+        let is_due = |e: &Entry| e.revive_at_ns.is_some_and(|at_ns| now_ns >= at_ns);
+        let due: Vec<String> = self.entries.iter().filter(|(_, e)| is_due(e)).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.revive_at_ns = None;
+                entry.reopen |= entry.over;
+            }
+            self.reconcile(&id);
+        }
         let Some(stopping) = &mut self.stopping else { return };
         let took_ns = now_ns - stopping.since_ns;
         if took_ns >= DRAIN_NS && !std::mem::replace(&mut stopping.has_shed, true) {
@@ -99,7 +108,8 @@ impl<H: Hands + 'static> Warden<H> {
             return Some(Ended { stopped: error.is_none(), result: error.map_or(Ok(()), Err) });
         }
         // One of the file that is off is not at its end: whoever turned it off may turn it on again.
-        let goes_on = |e: &Entry| !e.over && (e.settings.enabled || e.origin == Origin::Config);
+        let goes_on =
+            |e: &Entry| e.revive_at_ns.is_some() || !e.over && (e.settings.enabled || e.origin == Origin::Config);
         if self.rules.is_service || self.entries.values().any(goes_on) {
             return None;
         }

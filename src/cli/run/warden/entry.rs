@@ -8,7 +8,13 @@ use crate::error::Error;
 use crate::ingest::{Pace, Source};
 use crate::publish::hub::{Origin, StreamFacts, StreamHandle};
 use crate::publish::streams::{Outcome, Refused};
+use crate::time::NANOS_PER_SECOND;
 use crate::vote::VoteConfig;
+
+/// How long a stream waits that ended by a failure of the program: at first, and at most. One that played for longer than the
+/// latter begins with the former again.
+const REVIVE_MIN_NS: u64 = NANOS_PER_SECOND;
+const REVIVE_MAX_NS: u64 = 60 * NANOS_PER_SECOND;
 
 pub(super) enum Phase {
     /// Without a source.
@@ -87,6 +93,12 @@ pub(super) struct Entry {
     /// To be opened once more, though nothing about its source differs.
     pub(super) reopen: bool,
     pub(super) error: Option<Error>,
+    /// When it is opened again because the program, not the source, had failed; monotonic clock.
+    pub(super) revive_at_ns: Option<u64>,
+    /// How long it waits for that the next time.
+    revive_in_ns: u64,
+    /// When it was opened last, monotonic clock.
+    opened_ns: u64,
     /// Of the start: when it cannot be opened, the program cannot do what it was told.
     pub(super) is_initial: bool,
     /// The store is being told; nothing else happens until it has answered.
@@ -110,6 +122,9 @@ impl Entry {
             over: false,
             reopen: false,
             error: None,
+            revive_at_ns: None,
+            revive_in_ns: REVIVE_MIN_NS,
+            opened_ns: 0,
             is_initial: false,
             saving: false,
             pending: None,
@@ -134,11 +149,26 @@ impl Entry {
     }
 
     /// The source is being opened as things are now.
-    pub(super) fn opened_with(&mut self, vote: VoteConfig, ticket: u64) {
+    pub(super) fn opened_with(&mut self, vote: VoteConfig, ticket: u64, now_ns: u64) {
+        (self.revive_at_ns, self.opened_ns) = (None, now_ns);
         self.pace_before = self.handle.pace();
         self.applied = Some((self.settings.clone(), vote));
         self.phase = Phase::Opening { ticket, unwanted_ns: None };
         (self.over, self.reopen, self.error) = (false, false, None);
+    }
+
+    /// A live stream whose end was the program's own failure is opened again after a while, which grows while that happens again and
+    /// again.
+    pub(super) fn revive_later(&mut self, now_ns: u64) {
+        let is_own_failure = self.over && matches!(self.error, Some(Error::Internal(_)));
+        if !is_own_failure || self.handle.pace() != Pace::Live {
+            return;
+        }
+        if now_ns.saturating_sub(self.opened_ns) > REVIVE_MAX_NS {
+            self.revive_in_ns = REVIVE_MIN_NS;
+        }
+        self.revive_at_ns = Some(now_ns.saturating_add(self.revive_in_ns));
+        self.revive_in_ns = (2 * self.revive_in_ns).min(REVIVE_MAX_NS);
     }
 
     /// The source was asked to stop.

@@ -208,3 +208,37 @@ fn a_stream_whose_opening_hangs_can_be_removed() {
     assert_eq!(bench.line("b"), line);
     assert!(!bench.hands.removed.lock().unwrap().contains(&line));
 }
+
+#[test]
+fn a_failure_of_the_program_costs_a_stream_a_moment() {
+    let mut bench = Bench::new(rules());
+    bench.start(&[("a", "rtsp://h/a")]).unwrap();
+    let broken = || Some(Error::Internal("a: a thread of this stream panicked".into()));
+    for (failures, wait_s) in [1, 2, 4].into_iter().enumerate() {
+        assert_eq!(bench.opened().len(), failures + 1);
+        let line = bench.line("a");
+        bench.warden.over(line, broken());
+        bench.settle();
+        assert!(bench.warden.ended().is_none(), "it is opened again");
+        bench.clock.advance(wait_s * 1_000_000_000 - 1);
+        bench.warden.look();
+        bench.settle();
+        assert_eq!(bench.opened().len(), failures + 1);
+        bench.clock.advance(1);
+        bench.warden.look();
+        bench.settle();
+    }
+    // It played for long: the next failure is not one of a row.
+    bench.clock.advance(61_000_000_000);
+    bench.warden.over(bench.line("a"), broken());
+    bench.clock.advance(1_000_000_000);
+    bench.warden.look();
+    bench.settle();
+    assert_eq!(bench.opened().len(), 5);
+    // Not when the source itself failed.
+    bench.warden.over(bench.line("a"), Some(Error::source_error("a", "no", "no")));
+    bench.clock.advance(100_000_000_000);
+    bench.warden.look();
+    bench.settle();
+    assert_eq!((bench.opened().len(), bench.warden.ended().is_some()), (5, true));
+}
