@@ -315,8 +315,8 @@ impl Session {
             running.say_reconnects();
         }
         let error = match &state {
-            Some(StreamState::Failed { cause, advice, .. }) if is_over => {
-                Some(Error::source_error(&*handle.uri(), cause.clone(), advice.clone()))
+            Some(StreamState::Failed { kind, cause, advice }) if is_over => {
+                Some(Error::source_failure(*kind, &*handle.uri(), cause.clone(), advice.clone()))
             }
             _ => None,
         };
