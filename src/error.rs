@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::ingest::incident::Cause;
+
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -16,7 +18,7 @@ pub enum Error {
     Usage(String),
     /// A stream or file cannot be opened, read or decoded.
     #[error("{source_name}: {cause}; {advice}")]
-    Source { source_name: String, cause: String, advice: String },
+    Source { kind: Cause, source_name: String, cause: String, advice: String },
     /// A model pack is missing, corrupt or does not fit.
     #[error("pack {}: {cause}; {advice}", path.display())]
     Pack { path: PathBuf, cause: String, advice: String },
@@ -55,8 +57,19 @@ impl Error {
         }
     }
 
+    /// A failure that no type is known for.
     pub fn source_error(name: impl Into<String>, cause: impl Into<String>, advice: impl Into<String>) -> Self {
-        Error::Source { source_name: name.into(), cause: cause.into(), advice: advice.into() }
+        Self::source_failure(Cause::Other, name, cause, advice)
+    }
+
+    /// A failure of the type `kind`.
+    pub fn source_failure(
+        kind: Cause,
+        name: impl Into<String>,
+        cause: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Error::Source { kind, source_name: name.into(), cause: cause.into(), advice: advice.into() }
     }
 
     pub fn pack(path: impl Into<PathBuf>, cause: impl Into<String>, advice: impl Into<String>) -> Self {

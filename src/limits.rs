@@ -1,8 +1,8 @@
 //! What the system lets one process have.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -59,21 +59,48 @@ pub fn has_room_for_source(takes_long: bool) -> bool {
     static OPENINGS: Mutex<Openings> = Mutex::new(Openings(VecDeque::new()));
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     let origin = ORIGIN.get_or_init(Instant::now);
-    let began = Instant::now();
-    loop {
-        let Some(limit) = open_files().0 else { return true };
-        // Where it cannot be counted, the system says so itself when it comes to that.
-        let used = match std::fs::read_dir("/proc/self/fd") {
-            Ok(open) => open.count() as u64,
-            Err(e) => return !is_out_of_files(&e),
-        };
-        match OPENINGS.lock().unwrap_or_else(|e| e.into_inner()).room(origin.elapsed(), used, limit, takes_long) {
+    let room = |openings: &Mutex<Openings>| {
+        let Some(limit) = open_files().0 else { return Room::Yes };
+        match std::fs::read_dir("/proc/self/fd") {
+            Ok(open) => lock(openings).room(origin.elapsed(), open.count() as u64, limit, takes_long),
+            // Where files cannot be counted, opening one more fails with the system's own error.
+            Err(e) if !is_out_of_files(&e) => Room::Yes,
+            Err(_) => Room::No,
+        }
+    };
+    let looks = (WAIT_MAX.as_millis() / LOOK.as_millis()) as u32;
+    wait_for_room(&OPENINGS, &room, looks, &|| std::thread::sleep(LOOK), &STOPPING)
+}
+
+/// Set when the program stops.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// The program stops: sources that wait for room are not opened any more.
+pub fn stop_opening() {
+    STOPPING.store(true, Ordering::Release);
+}
+
+fn lock(openings: &Mutex<Openings>) -> MutexGuard<'_, Openings> {
+    openings.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Asks for `room` up to `looks` times. The lock is free during each `pause`, so that waiting sources do not wait for each other.
+fn wait_for_room(
+    openings: &Mutex<Openings>,
+    room: &dyn Fn(&Mutex<Openings>) -> Room,
+    looks: u32,
+    pause: &dyn Fn(),
+    stopping: &AtomicBool,
+) -> bool {
+    for _ in 0..looks {
+        match room(openings) {
             Room::Yes => return true,
             Room::No => return false,
-            Room::Later if began.elapsed() > WAIT_MAX => return false,
-            Room::Later => std::thread::sleep(LOOK),
+            Room::Later if stopping.load(Ordering::Acquire) => return false,
+            Room::Later => pause(),
         }
     }
+    false
 }
 
 /// When sources were opened lately.
@@ -184,6 +211,28 @@ mod tests {
         assert_eq!(openings.room(at(5), 90, 160, true), Room::Later);
         assert_eq!(openings.room(at(9), 110, 160, false), Room::No);
         assert_eq!(openings.room(at(9), 110, 20_000, true), Room::Yes);
+    }
+
+    #[test]
+    fn waiting_for_room_holds_no_lock_and_ends_when_the_program_stops() {
+        let openings = Mutex::new(Openings(VecDeque::new()));
+        let (stopping, pauses) = (AtomicBool::new(false), std::cell::Cell::new(0));
+        let later = |openings: &Mutex<Openings>| {
+            lock(openings).room(Duration::ZERO, 60, 100, true);
+            Room::Later
+        };
+        let pause = || {
+            assert!(openings.try_lock().is_ok(), "another source can ask meanwhile");
+            pauses.set(pauses.get() + 1);
+            stopping.store(pauses.get() == 3, Ordering::Release);
+        };
+        assert!(!wait_for_room(&openings, &later, 100, &pause, &stopping));
+        assert_eq!(pauses.get(), 3);
+        stopping.store(false, Ordering::Release);
+        pauses.set(10);
+        assert!(!wait_for_room(&openings, &later, 5, &pause, &stopping), "it does not wait for ever");
+        assert_eq!(pauses.get(), 15);
+        assert!(wait_for_room(&openings, &|_| Room::Yes, 1, &pause, &stopping));
     }
 
     #[test]

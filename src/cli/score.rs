@@ -17,6 +17,7 @@ use crate::config::{self, VoteFile};
 use crate::error::{Error, Result};
 use crate::ingest::frame::{Frame, read_still, scale_down};
 use crate::ingest::gst::{GstOpener, GstOptions};
+use crate::ingest::incident::Cause;
 use crate::ingest::outlet::Counters;
 use crate::ingest::wholeness;
 use crate::ingest::{End, Open, Pace};
@@ -223,8 +224,10 @@ struct Scorer {
 impl Scorer {
     fn file(&mut self, path: &Path) -> Result<Labelled> {
         // Only what is on disk: a stream's address belongs to `run`, and its secrets into no record.
-        std::fs::metadata(path)
-            .map_err(|e| Error::source_error(path.display().to_string(), e.to_string(), "check the path"))?;
+        std::fs::metadata(path).map_err(|e| {
+            let kind = if e.kind() == std::io::ErrorKind::NotFound { Cause::NotFound } else { Cause::Other };
+            Error::source_failure(kind, path.display().to_string(), e.to_string(), "check the path")
+        })?;
         if extension(path).is_some_and(|e| PICTURES.contains(&e.as_str())) {
             let line = self.workers.add_line(Pace::File);
             self.workers.push(line, ClipOutput::Second(picture(path, self.workers.pack().frame_height)?));
@@ -268,8 +271,8 @@ impl Scorer {
                     let mut events = Vec::new();
                     voter.finish(&mut events);
                     self.write(&recorder.events(&events))?;
-                    if let End::Failed { cause, advice, .. } = end {
-                        return Err(Error::source_error(name, cause, advice));
+                    if let End::Failed { kind, cause, advice } = end {
+                        return Err(Error::source_failure(kind, name, cause, advice));
                     }
                     let label = video.label().map(|l| (self.classes.name(l.label).to_owned(), l.probability));
                     let state = match wholeness::cut_off(path) {
@@ -345,7 +348,7 @@ impl Summary {
     fn failed(&mut self, path: &Path, error: &Error) -> Result<()> {
         let state = if wholeness::cut_off(path).is_some() {
             "cut-off"
-        } else if matches!(error, Error::Source { cause, .. } if cause.contains("damaged")) {
+        } else if matches!(error, Error::Source { kind: Cause::Damaged, .. }) {
             "damaged"
         } else {
             "failed"

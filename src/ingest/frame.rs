@@ -10,8 +10,8 @@ use super::pool::Pooled;
 use super::wholeness;
 use crate::time::Pts;
 
-/// The largest picture that is decoded, pixels: the largest that cameras make, and 16K video (15360×8640). Four numbers of two
-/// bytes a pixel are a gigabyte, which is as much as one bad file may cost.
+/// The most pixels of a picture that is decoded. Large cameras and 16K video (15360×8640) stay below it. At four numbers of two
+/// bytes a pixel it is a gigabyte, the most memory that one bad file may cost.
 pub const PIXELS_MAX: u64 = 134_217_728;
 
 /// The longest side of a picture that is decoded, pixels.
@@ -52,7 +52,7 @@ impl Frame {
     }
 }
 
-/// Reads a still picture the right way up; what it is is told by its content, not its name.
+/// Reads a still picture and turns it upright. Its format is recognised by its content, not its name.
 ///
 /// # Errors
 /// Why it cannot be read or decoded, on one line.
@@ -68,7 +68,7 @@ pub fn read_still(path: &Path) -> Result<RgbImage, String> {
     };
     let mut decoder = reader.into_decoder().map_err(|e| broken(&e))?;
     let (width, height) = decoder.dimensions();
-    // Before any memory is taken for it: a few bytes can say that they are a picture of any size.
+    // Checked before memory is allocated: a header of a few bytes can declare any size.
     if u64::from(width) * u64::from(height) > PIXELS_MAX || width.max(height) > SIDE_MAX {
         let most = PIXELS_MAX / 1_000_000;
         return Err(format!(
@@ -78,7 +78,7 @@ pub fn read_still(path: &Path) -> Result<RgbImage, String> {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(PIXELS_MAX * 8);
     decoder.set_limits(limits).map_err(|e| broken(&e))?;
-    // What cannot be read of the metadata costs no picture.
+    // A picture with unreadable metadata is still a picture.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| broken(&e))?;
     image.apply_orientation(orientation);
@@ -92,7 +92,7 @@ pub fn upright(image: RgbImage, orientation: Orientation) -> RgbImage {
     image.into_rgb8()
 }
 
-/// A picture of at most `height` lines, as a video of its size is scaled down on ingest; the width keeps the aspect.
+/// Scales a picture down to at most `height` lines, as ingest does with a video of its size. The aspect ratio stays.
 pub fn scale_down(image: RgbImage, height: u32) -> RgbImage {
     let (w, h) = image.dimensions();
     if h <= height {

@@ -18,7 +18,7 @@ pub enum Cause {
     TlsFailed,
     /// 401.
     NotAuthorized,
-    /// 403.
+    /// 403, or a file that may not be read.
     Forbidden,
     /// 404, or no such file.
     NotFound,

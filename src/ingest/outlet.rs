@@ -1,4 +1,4 @@
-//! The sending end of a source: blocking sends that a stop request ends, and counts of what was not sent.
+//! The sending end of a source: blocking sends that a stop request ends, and counters of what was lost.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,21 +9,21 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounde
 
 use super::{End, MediaItem};
 
-/// How often the last send, while it waits for room, looks whether it should give up.
+/// How often the last send checks, while it waits for room, whether it should give up.
 const POLL: Duration = Duration::from_millis(20);
 
 /// The receiver is gone or the source was asked to stop: nothing more can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
-/// Why a picture that came was not decided.
+/// Why a picture was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
     /// No key frame came before it since the source was opened.
     BeforeKeyFrame,
-    /// Data were lost, and no key frame has come since.
+    /// It builds on lost or damaged data: no key frame has come since.
     AfterLoss,
-    /// The decoder says that it is not whole.
+    /// The decoder reports that it is damaged.
     Corrupt,
 }
 
@@ -40,27 +40,27 @@ impl Dropped {
     }
 }
 
-/// Counts of one source over all its connections, and what was found out about it. Loss is a number, never a silence.
+/// Counters of one source over all its connections. Every loss is counted.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Pictures sent downstream.
     pub frames: AtomicU64,
     /// Samples per channel sent downstream.
     pub samples: AtomicU64,
-    /// Buffers without a usable time that could not be given one.
+    /// Buffers without a time, where none could be derived.
     pub untimed: AtomicU64,
-    /// Buffers of a track that showed up after the tracks had been declared.
+    /// Buffers of a track that appeared after the tracks had been declared.
     pub undeclared: AtomicU64,
-    /// Pictures that came and were not decided, by [`Dropped`].
+    /// Dropped pictures, by [`Dropped`].
     pub dropped: [AtomicU64; Dropped::ALL.len()],
-    /// Places where the data were found to be damaged or to be missing something.
+    /// Faults in the data: holes that a demuxer reports, and errors of decoders.
     pub faults: AtomicU64,
     /// Connections made again after the first.
     pub reconnects: AtomicU64,
     /// Connections whose pipeline did not stop in time and was left to itself.
     pub abandoned: AtomicU64,
-    /// HLS: whether the first playlist of media that was ever seen was whole already (`EXT-X-ENDLIST`). Then it is a recording,
-    /// and its end the end; a channel says the same when its packager stops, and comes back.
+    /// HLS: whether the first media playlist of the source was complete (`EXT-X-ENDLIST`). If so, the source is a recording that ends
+    /// with its playlist. A channel whose packager stops writes the same tag, but comes back.
     pub on_demand: OnceLock<bool>,
 }
 
@@ -107,7 +107,7 @@ impl Counters {
         self.dropped[why as usize].load(Ordering::Relaxed)
     }
 
-    /// How often the data were found to be damaged. That a recording begins before its first key frame is no damage.
+    /// How often data were found to be damaged. Pictures before the first key frame are no damage.
     pub fn damage(&self) -> u64 {
         self.faults.load(Ordering::Relaxed) + self.dropped(Dropped::AfterLoss) + self.dropped(Dropped::Corrupt)
     }
@@ -124,8 +124,7 @@ pub struct Outlet {
 struct Flags {
     stop: AtomicBool,
     abandon: AtomicBool,
-    /// Dropped at the stop, which wakes everybody who waits for [`Flags::stopping`] without their looking again and
-    /// again.
+    /// Dropped at the stop: that disconnects [`Flags::stopping`] and wakes all threads that wait on it.
     running: Mutex<Option<Sender<Infallible>>>,
     stopping: Receiver<Infallible>,
 }
@@ -152,7 +151,7 @@ impl Outlet {
         Self { to, flags: Arc::new(Flags::new()) }
     }
 
-    /// Sends `item`, waiting for room as long as nobody asked to stop.
+    /// Sends `item`; waits for room until a stop is requested.
     ///
     /// # Errors
     /// [`Closed`] if the item was not sent and none will be.
@@ -171,8 +170,8 @@ impl Outlet {
         }
     }
 
-    /// Sends the last item. Waits for room also after a stop, because the end is promised in-band, but
-    /// not after [`Stopper::abandon`].
+    /// Sends the last item. Waits for room after a stop too, because every stream ends in-band, but not after
+    /// [`Stopper::abandon`].
     pub fn send_end(&self, end: End) {
         let mut item = MediaItem::Ended(end);
         loop {
@@ -188,12 +187,12 @@ impl Outlet {
         self.flags.stop();
     }
 
-    /// Whether anybody asked to stop.
+    /// Whether a stop was requested.
     pub fn stopped(&self) -> bool {
         self.flags.stop.load(Ordering::Acquire)
     }
 
-    /// Nothing ever comes of it; it is disconnected once anybody has asked to stop.
+    /// A channel that never brings anything and is disconnected at the stop.
     pub fn stopping(&self) -> &Receiver<Infallible> {
         &self.flags.stopping
     }
@@ -216,7 +215,7 @@ impl Stopper {
         self.flags.stop();
     }
 
-    /// Asks for an end at once, for when nobody may be receiving any more.
+    /// Asks for an immediate end, for use when the receiver may be gone.
     pub fn abandon(&self) {
         self.flags.abandon.store(true, Ordering::Release);
         self.stop();

@@ -1,33 +1,33 @@
-//! Whether to believe a source that says what time it is. Pure: the times are told.
+//! Judges whether a source's wall-clock time is plausible. Pure: all times are passed in.
 //!
-//! Cameras lose their clocks at a power cut and say 1970 or 2036, packagers restart with the date of their image, and a clock
-//! that jumps by days and back is worth nothing in between. What is claimed is held against the arrival here and against
-//! what was claimed before; a source that was caught has to say the same thing for a while before it is believed again.
+//! Cameras lose their clocks at a power cut and report 1970 or 2036. Packagers restart with the date of their disk image. Some clocks
+//! jump by days and back. Each claim is compared with its arrival here and with the claim before it. After an implausible
+//! claim, several in a row must agree before the source is believed again.
 
 use serde::{Deserialize, Serialize};
 
 use crate::time::NANOS_PER_SECOND;
 
-/// How far a live source's clock may be from the arrival here, ns: those that run on local time and call it UTC are up to
-/// fourteen hours ahead.
+/// How far a live source's clock may be from the arrival here, ns. Clocks that run on local time but claim UTC are up to fourteen
+/// hours ahead.
 pub const OFF_MAX_NS: u64 = 15 * 3600 * NANOS_PER_SECOND;
 
-/// How far the claims of one source may come apart from each other, ns: more than buffers and networks explain. A clock that is
-/// set by less is followed.
+/// How far two successive claims of one source may differ, ns: more than buffers and networks explain. Smaller corrections of a
+/// clock are followed.
 const STEP_MAX_NS: u64 = 60 * NANOS_PER_SECOND;
 
-/// How many claims in a row have to agree before a source is believed that was not.
+/// How many claims in a row must agree before a source is believed again.
 const AGREEING_MIN: u32 = 5;
 
-/// What a claim is worth.
+/// The verdict on a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Believed,
-    /// Not believed; the one before was, or there was none. Said once.
+    /// Not believed, and the claim before was believed or there was none. Reported once.
     NoLonger,
     /// Still not believed.
     NotYet,
-    /// Believed from now on, after one that was not.
+    /// Believed again.
     Again,
 }
 
@@ -35,9 +35,9 @@ pub enum Verdict {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claims {
     off_max_ns: u64,
-    /// By how much the last claim was ahead of its arrival, ns.
+    /// How far the last claim was ahead of its arrival, ns.
     last_ns: Option<i128>,
-    /// How many in a row were plausible and agreed. [`None`]: the source is believed.
+    /// How many claims in a row were plausible and agreed. [`None`]: the source is believed.
     agreeing: Option<u32>,
 }
 
@@ -48,18 +48,17 @@ impl Default for Claims {
 }
 
 impl Claims {
-    /// Of a live source: what it sends is new.
+    /// For a live source: its data are new.
     pub fn of_live() -> Self {
         Self::within(OFF_MAX_NS)
     }
 
-    /// Of a source that may be up to `off_max_ns` away from the arrival; [`u64::MAX`] for recordings, of which only the jumps are
-    /// judged.
+    /// For a source whose clock may be up to `off_max_ns` from the arrival. [`u64::MAX`] is for recordings: only jumps are judged.
     pub fn within(off_max_ns: u64) -> Self {
         Self { off_max_ns, last_ns: None, agreeing: None }
     }
 
-    /// Judges the claim that something was at `claimed_unix_ns` that arrived at `arrived_unix_ns`, both ns since 1970.
+    /// Judges the claim `claimed_unix_ns` of data that arrived at `arrived_unix_ns`, both ns since 1970.
     pub fn judge(&mut self, claimed_unix_ns: i64, arrived_unix_ns: i64) -> Verdict {
         let ahead_ns = i128::from(claimed_unix_ns) - i128::from(arrived_unix_ns);
         let is_near = ahead_ns.unsigned_abs() <= u128::from(self.off_max_ns);
@@ -68,7 +67,7 @@ impl Claims {
         let was_believed = self.agreeing.is_none();
         match self.agreeing {
             None if is_near && agrees => return Verdict::Believed,
-            // The one that differs is the first of what may become the new line.
+            // The claim that differs may be the first of a new series.
             None => self.agreeing = Some(u32::from(is_near)),
             Some(count) if is_near && agrees => self.agreeing = Some(count + 1),
             Some(_) => self.agreeing = Some(u32::from(is_near)),

@@ -436,7 +436,7 @@ pub(super) fn nanos(d: Duration) -> u64 {
 /// The in-band form of an error from [`Open::open`].
 fn failure_of(e: Error) -> End {
     match e {
-        Error::Source { cause, advice, .. } => End::Failed { kind: Cause::Other, cause, advice },
+        Error::Source { kind, cause, advice, .. } => End::Failed { kind, cause, advice },
         other => End::Failed { kind: Cause::Other, cause: other.to_string(), advice: "see the message".into() },
     }
 }

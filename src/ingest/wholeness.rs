@@ -1,27 +1,27 @@
-//! What a file says of its own length: whether it is cut off, told from the container's sizes alone. Nothing is decoded.
+//! Finds out whether a file is cut off by the sizes in its container. Nothing is decoded.
 //!
-//! Also which files are pictures of a format that is not read, so that they can be named as such.
+//! Also recognises picture formats that are not supported, so that errors can name them.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Boxes or chunks of a file that are looked at: a fragmented MP4 of a day in pieces of a second has twice as many as seconds.
+/// The most boxes or chunks of a file that are read. A fragmented MP4 has two a fragment: a day of one-second fragments has 172,800.
 const PARTS_MAX: u32 = 1_000_000;
 
-/// A picture file that is looked through for its end marker, bytes.
+/// How far a picture file is searched for its end marker, bytes.
 const PICTURE_MAX: u64 = 256 << 20;
 
-/// In what way the file at `path` is cut off; [`None`]: it is whole, or does not say.
+/// How the file at `path` is cut off. [`None`]: it is whole, or its format does not tell.
 pub fn cut_off(path: &Path) -> Option<String> {
-    // Whoever opens it next says what is wrong with a file that cannot be read.
+    // A file that cannot be read is reported where it is opened to be played.
     let file = File::open(path).ok()?;
     let len = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
     find_cut(BufReader::new(file), len).ok().flatten()
 }
 
-/// In what way the index of the MP4 or MOV at `path` is missing: nothing of such a file can be decoded. [`None`]: it has one,
-/// or is a file of another kind.
+/// How the index of the MP4 or MOV at `path` is missing; nothing of such a file can be decoded. [`None`]: the file has an index or is
+/// of another kind.
 pub fn missing_index(path: &Path) -> Option<String> {
     let file = File::open(path).ok()?;
     let len = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
@@ -38,7 +38,7 @@ pub fn missing_index(path: &Path) -> Option<String> {
     }
 }
 
-/// What picture or animation begins with `head` that is not read; its first 32 bytes suffice.
+/// The name of the unsupported picture format that begins with `head`; the first 32 bytes of a file suffice.
 pub fn unsupported(head: &[u8]) -> Option<&'static str> {
     let brands =
         || head.get(8..).unwrap_or_default().chunks_exact(4).enumerate().filter(|(i, _)| *i != 1).map(|(_, b)| b);
@@ -69,7 +69,7 @@ fn find_cut(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> 
         [0x1a, 0x45, 0xdf, 0xa3, ..] => matroska(file, len),
         [b'R', b'I', b'F', b'F', size @ ..] if size.len() >= 8 => {
             let said = u64::from(u32::from_le_bytes([size[0], size[1], size[2], size[3]]));
-            // Whoever writes to a pipe cannot go back to fill the size in.
+            // Writers to a pipe cannot go back to fill in the size.
             let is_known = said != 0 && said < 0xffff_f000;
             Ok((is_known && said + 8 > len).then(|| missing(said + 8 - len)))
         }
@@ -100,7 +100,7 @@ fn without_index(missing: &str) -> String {
 /// What the boxes of an MP4 or MOV say of the file.
 enum Boxes {
     Whole,
-    /// The last box ends behind the file's end.
+    /// The last box reaches beyond the end of the file.
     Cut {
         missing: String,
         has_index: bool,
@@ -138,7 +138,7 @@ fn boxes(mut file: impl Read + Seek, len: u64, to_index: bool) -> io::Result<Box
         };
         has_index |= kind == b"moov";
         has_media |= kind == b"mdat";
-        // Less than its own header is no box: what follows is not understood, and nothing is said about it.
+        // A size below the header's own is invalid. The rest of the file cannot be judged.
         if size < 8 || (to_index && has_index) {
             return Ok(Boxes::Whole);
         }
@@ -150,8 +150,8 @@ fn boxes(mut file: impl Read + Seek, len: u64, to_index: bool) -> io::Result<Box
     Ok(if has_media && !has_index { Boxes::NoIndex } else { Boxes::Whole })
 }
 
-/// Walks over the elements of a Matroska or WebM file. What was written to a pipe does not say how long it is as a whole; its
-/// clusters, or the blocks in them, do.
+/// Walks over the elements of a Matroska or WebM file. A file that was written to a pipe has no length of the whole, but its clusters
+/// or the blocks in them have lengths.
 fn matroska(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
     let cut = |_| Some("it ends within an element".to_owned());
     for _ in 0..PARTS_MAX {
@@ -168,7 +168,7 @@ fn matroska(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> 
             }
             // Of unknown length: its content follows.
             Ok((Some(_), None)) => {}
-            // Damaged: what follows is not understood, and nothing is said about it.
+            // Damaged: the rest of the file cannot be judged.
             Ok((None, _)) => return Ok(None),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(cut(e)),
             Err(e) => return Err(e),
@@ -210,7 +210,7 @@ fn jpeg(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
             // Fill bytes.
             [0xff, 0xff, ..] => at += 1,
             [0xff, _, high, low] => at += 2 + u64::from(u16::from_be_bytes([high, low])).max(2),
-            // No marker: damaged, but who knows where it ends.
+            // No marker: damaged, and its end is unknown.
             _ => return Ok(None),
         }
     }

@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use touchline::clock::ManualClock;
+use touchline::error::Error;
 use touchline::ingest::frame::Frame;
 use touchline::ingest::gst::{GstOpener, GstOptions};
+use touchline::ingest::incident::Cause;
 use touchline::ingest::outlet::Dropped;
 use touchline::ingest::uri::Pacing;
 use touchline::ingest::{End, MediaItem, Open, Track, Tracks};
@@ -278,9 +280,9 @@ fn damaged_recordings_give_the_same_every_time() {
          -c:v libx264 -preset ultrafast -g 25 -c:a aac",
     );
     let whole = std::fs::read(clip).unwrap();
-    // A bit in every eleven thousandth byte, none of them a packet's head; and every four hundredth packet missing.
+    // A bit in every thirty thousandth byte, none of them a packet's head; and every four hundredth packet missing.
     let mut rotten = whole.clone();
-    for at in (20_000..rotten.len()).step_by(11_111).filter(|at| at % 188 > 8) {
+    for at in (20_000..rotten.len()).step_by(30_011).filter(|at| at % 188 > 8) {
         rotten[at] ^= 0x10;
     }
     let lossy: Vec<u8> =
@@ -291,8 +293,72 @@ fn damaged_recordings_give_the_same_every_time() {
         let once = all(text(&path), options.clone());
         assert_eq!(once.end, Some(End::Finished), "{name}");
         assert!(once.frames.len() >= 4 && !once.chunks.is_empty(), "{name}: {} pictures", once.frames.len());
-        assert!(name != "lossy.ts" || options.counters.damage() > 0, "what is missing is counted");
+        assert!(options.counters.damage() > 0, "{name}: damage is counted");
         assert_same(&once, &all(text(&path), GstOptions::default()));
+    }
+}
+
+#[test]
+fn sound_goes_on_when_no_key_frame_is_whole() {
+    let dir = Fixtures::new();
+    let clip = dir.make(
+        "whole.ts",
+        "-f lavfi -i testsrc2=size=320x240:rate=25:duration=4 -f lavfi -i sine=duration=4 \
+         -c:v libx264 -preset ultrafast -g 25 -c:a aac",
+    );
+    // Every thirty-seventh packet of the pictures is missing: a key frame has about fifty.
+    let mut pictures = 0;
+    let mut is_kept = |packet: &[u8]| {
+        let is_picture = packet[1] & 0x1f == 1 && packet[2] == 0;
+        pictures += u32::from(is_picture);
+        !is_picture || !pictures.is_multiple_of(37)
+    };
+    let whole = std::fs::read(clip).unwrap();
+    let mut lossy = Vec::new();
+    whole.chunks(188).filter(|packet| is_kept(packet)).for_each(|packet| lossy.extend_from_slice(packet));
+    assert!(lossy.len() < whole.len());
+    let path = dir.write("lossy.ts", &lossy);
+    let options = GstOptions::default();
+    let once = all(text(&path), options.clone());
+    assert_eq!(once.end, Some(End::Finished));
+    assert!(once.samples() > 3 * 44_100, "{} samples", once.samples());
+    assert!(options.counters.damage() > 0);
+    assert_same(&once, &all(text(&path), GstOptions::default()));
+}
+
+#[test]
+fn a_container_that_stops_without_a_word_is_damaged_after_two_seconds() {
+    let dir = Fixtures::new();
+    let path = dir.clip("a.mp4", 1);
+    let clock = Arc::new(ManualClock::default());
+    // Its only thread ends at the end of the file, and nobody tells the sink for pictures: as when GStreamer loses the error
+    // of a demuxer.
+    let silent = format!("filesrc location={} ! fakesink appsink name=video", path.display());
+    let options = GstOptions { pipeline: Some(silent), want_audio: false, ..GstOptions::default() };
+    let (to, from) = crossbeam_channel::bounded(4);
+    let _source = GstOpener::new(options, clock.clone()).unwrap().open(text(&path), to).unwrap();
+    clock.advance(2_100_000_000);
+    let end = from.iter().find_map(|item| if let MediaItem::Ended(end) = item { Some(end) } else { None });
+    assert!(matches!(&end, Some(End::Failed { kind: Cause::Damaged, .. })), "{end:?}");
+}
+
+#[test]
+fn files_that_are_refused_have_a_typed_cause() {
+    let dir = Fixtures::new();
+    let whole = std::fs::read(dir.clip("whole.mp4", 1)).unwrap();
+    dir.write("empty.mp4", b"");
+    dir.write("a.gif", b"GIF89a\x10\0\x10\0\0\0\0");
+    dir.write("cut.mp4", &whole[..whole.len() / 2]);
+    for (name, kind) in [
+        ("missing.mp4", Cause::NotFound),
+        ("", Cause::NotMedia),
+        ("empty.mp4", Cause::NotMedia),
+        ("a.gif", Cause::Format),
+        ("cut.mp4", Cause::Damaged),
+    ] {
+        let path = dir.path().join(name);
+        let refused = open(text(&path), GstOptions::default()).map(drop);
+        assert!(matches!(&refused, Err(Error::Source { kind: said, .. }) if *said == kind), "{name}: {refused:?}");
     }
 }
 

@@ -293,8 +293,8 @@ impl Session {
             Some(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
                 Some(Error::Internal(format!("{}: {cause}", handle.id())))
             }
-            Some(StreamState::Failed { cause, advice, .. }) if is_over => {
-                Some(Error::source_error(&*handle.uri(), cause.clone(), advice.clone()))
+            Some(StreamState::Failed { kind, cause, advice }) if is_over => {
+                Some(Error::source_failure(*kind, &*handle.uri(), cause.clone(), advice.clone()))
             }
             _ => None,
         };

@@ -242,6 +242,7 @@ impl<H: Hands + 'static> Warden<H> {
                 },
                 recv(stop) -> _ => {
                     tracing::info!("stopping: finishing the seconds that are under way");
+                    crate::limits::stop_opening();
                     self.stop(None);
                     stop = crossbeam_channel::never();
                 },
@@ -403,11 +404,11 @@ impl<H: Hands + 'static> Warden<H> {
         }
         let Some(entry) = self.entries.get_mut(id) else { return };
         tracing::error!("{id}: cannot be opened: {}", crate::redact::text(&error.to_string()));
-        let (cause, advice) = match &error {
-            Error::Source { cause, advice, .. } => (cause.clone(), advice.clone()),
-            other => (other.to_string(), "correct the stream's settings".into()),
+        let (kind, cause, advice) = match &error {
+            Error::Source { kind, cause, advice, .. } => (*kind, cause.clone(), advice.clone()),
+            other => (Cause::Other, other.to_string(), "correct the stream's settings".into()),
         };
-        let state = StreamState::Failed { kind: Cause::Other, cause, advice };
+        let state = StreamState::Failed { kind, cause, advice };
         self.tools.tell(Command::Say(entry.handle.clone(), state));
         entry.over = true;
         entry.error = Some(error);

@@ -11,8 +11,8 @@ use gstreamer::prelude::*;
 use super::causes::{self, Missing};
 use super::formats::Formats;
 use super::graph::Graph;
-use super::recording;
 use super::thin::Gate;
+use super::{progress, recording};
 use crate::ingest::guard::passage::Passage;
 use crate::ingest::incident::{Cause, Incident};
 use crate::ingest::outlet::Outlet;
@@ -20,17 +20,18 @@ use crate::ingest::uri::{Kind, Location};
 use crate::ingest::{End, MediaItem, Tracks};
 use crate::redact;
 
-/// How often the thread looks at deadlines while the bus is silent. What is decided elsewhere wakes it.
+/// How often the thread checks its deadlines while the bus is silent. Decisions of other threads wake it.
 const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
-/// How long a pipeline may take to stop. It takes milliseconds; an element that hangs must not hold the stream up, or the program.
+/// How long a pipeline may take to stop. Normal pipelines take milliseconds; an element that hangs must not block the stream or the
+/// program.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
-/// How long a recording whose time stands still, and that nobody downstream keeps waiting, is waited for, ns. Well above what
-/// any disk or picture takes.
+/// How long the media time of a recording may stand still while downstream takes its data, ns. Far more than any disk or picture
+/// takes.
 const STILL_MAX_NS: u64 = 30_000_000_000;
 
-/// How long what an error left of a recording may take to come through when no end follows, ns.
+/// How long media time may stand still after an error of a recording before the session ends, ns.
 const REST_MAX_NS: u64 = 2_000_000_000;
 
 /// `GST_FLOW_NOT_LINKED`, as details of errors have it.
@@ -118,7 +119,7 @@ impl Session {
         let bus = self.pipeline.bus().expect("a pipeline has a bus");
         let mut missing = Missing::default();
         let started = Instant::now();
-        // What was wrong with a recording when the rest of it still had to come through.
+        // The error of a recording whose remaining data are still on their way.
         let mut broken: Option<End> = None;
         if self.pipeline.set_state(gst::State::Playing).is_err() {
             // The reason is on the bus.
@@ -137,7 +138,7 @@ impl Session {
             if let Some(gate) = &self.gate {
                 gate.release_late();
             }
-            // A refusal by the policy is the cause; GStreamer's errors only follow from it.
+            // A refusal by the policy comes first; GStreamer's errors only follow from it.
             if let Some(refused) = self.graph.verdict().filter(is_refused) {
                 return refused;
             }
@@ -149,6 +150,7 @@ impl Session {
                     return end;
                 }
                 broken.get_or_insert(end);
+                self.graph.play_sinks();
             }
             if let Some(end) = self.graph.verdict() {
                 while let Some(message) = bus.pop() {
@@ -159,12 +161,15 @@ impl Session {
                 return missing.instead_of(self.with_fault(end, broken));
             }
             let still_ns = self.graph.progress.still_ns();
-            if broken.is_some() && still_ns > REST_MAX_NS {
+            let is_over = still_ns > STILL_MAX_NS || (still_ns > REST_MAX_NS && !self.graph.is_queued());
+            if broken.is_some() && is_over {
                 return missing.instead_of(self.with_fault(End::Finished, broken));
             }
+            if still_ns > REST_MAX_NS && self.has_given_up() {
+                return missing.instead_of(self.cut_off().unwrap_or_else(recording::given_up));
+            }
             if self.is_recording() && still_ns > STILL_MAX_NS {
-                let cut_off = if self.location.kind == Kind::File { recording::cut_off(&self.location) } else { None };
-                return cut_off.unwrap_or_else(|| causes::stands_still(STILL_MAX_NS / 1_000_000_000));
+                return self.cut_off().unwrap_or_else(|| causes::stands_still(STILL_MAX_NS / 1_000_000_000));
             }
             if let Some(timeout) = self.connect_timeout.filter(|t| started.elapsed() > *t)
                 && !self.graph.has_data()
@@ -179,19 +184,36 @@ impl Session {
         matches!(self.location.kind, Kind::File | Kind::Http) || self.location.test.is_some_and(|test| !test.live)
     }
 
-    /// Whether what came before the error `end` is still on its way: which seconds of a damaged recording are decided must
-    /// not depend on how fast it was.
+    fn cut_off(&self) -> Option<End> {
+        if self.location.kind == Kind::File { recording::cut_off(&self.location) } else { None }
+    }
+
+    /// Whether the demuxer of a recording stopped without a message. GStreamer 1.22 holds an element's errors back while it is
+    /// plugged in and drops them if its state change succeeds: the error of a demuxer that fails at once can be lost.
+    fn has_given_up(&self) -> bool {
+        matches!(self.location.kind, Kind::File | Kind::Http)
+            && !self.graph.is_decoded.load(Ordering::Relaxed)
+            && !progress::is_streaming(self.pipeline.upcast_ref())
+    }
+
+    /// Whether the session goes on after the error `end`, until the data before it have been decoded. Which seconds of a damaged
+    /// recording are decided must not depend on timing.
     fn waits_for_rest(&self, end: &End) -> bool {
         let is_damage = matches!(end, End::Failed { kind: Cause::Damaged, .. });
         is_damage && self.location.kind == Kind::File && self.graph.is_media.load(Ordering::Relaxed)
     }
 
-    /// How a recording ends that may have been `broken`: what is there of it is worth as much as that of a whole one.
+    /// The end of a recording after the error `broken`, if there was one. If any data were decoded, it ends in order, as damaged.
     fn with_fault(&self, end: End, broken: Option<End>) -> End {
         match (end, broken) {
             (End::Finished, Some(End::Failed { cause, .. })) if self.graph.has_data() => {
                 self.graph.counters.faults.fetch_add(1, Ordering::Relaxed);
-                tracing::info!(stream = self.id, uri = self.name, cause, "what is there of it was taken");
+                tracing::info!(
+                    stream = self.id,
+                    uri = self.name,
+                    cause,
+                    "the recording is damaged; the rest of it was decoded"
+                );
                 End::Finished
             }
             (End::Finished | End::Failed { kind: Cause::NoTracks, .. }, Some(broken)) => broken,
@@ -199,7 +221,7 @@ impl Session {
         }
     }
 
-    /// Tries the server's port by itself. Some elements report a refused connection as an "internal data stream error".
+    /// Connects to the server's port. Some elements report a refused connection as an "internal data stream error".
     fn unreachable(&self) -> Option<End> {
         let over_tcp = matches!(self.location.kind, Kind::Rtsp | Kind::Http | Kind::Hls | Kind::Rtmp);
         let behind = self.passage.as_ref().and_then(Passage::trouble);
@@ -220,10 +242,10 @@ impl Session {
                 let kind = self.location.kind;
                 let flow = error.details().and_then(|details| details.get::<i32>("flow-return").ok());
                 if flow == Some(NOT_LINKED) && !self.graph.has_data() {
-                    // There are tracks, and nobody wants them.
+                    // The source has tracks, but none that is wanted.
                     return Some(self.graph.verdict().unwrap_or_else(|| causes::no_tracks(&self.graph.wanted())));
                 }
-                // Behind a passage the server is not whom GStreamer talks to.
+                // Behind a passage GStreamer does not talk to the server itself.
                 let behind = self.passage.as_ref().and_then(Passage::trouble).map(|trouble| trouble.end());
                 let is_media = self.graph.is_media.load(Ordering::Relaxed);
                 let end = behind
@@ -243,7 +265,7 @@ impl Session {
             MessageView::Eos(_) => return Some(self.graph.verdict().unwrap_or(End::Finished)),
             MessageView::Warning(warning) => {
                 let error = warning.error();
-                // Packets that are missing, mostly: thousands of them say no more than the first.
+                // Mostly missing packets. Only the first warning is logged; there may be thousands.
                 let is_fault = error.matches(gst::StreamError::Demux) || error.matches(gst::StreamError::Decode);
                 if is_fault && self.graph.counters.faults.fetch_add(1, Ordering::Relaxed) > 0 {
                     return None;

@@ -1,8 +1,8 @@
-//! From GStreamer's errors to a cause and an advice a person understands, each on one line and redacted.
+//! Translates GStreamer's errors to a cause and an advice, each redacted and on one line.
 //!
-//! Types decide: the kind of source, what sort of element posted the message, domain and code of the error, and what the
-//! message has in its details (statuses of servers, flow returns). Prose decides only where there is nothing else ([`PHRASES`]):
-//! it changes with GStreamer's version and the user's language, and quotes what others chose, such as names of files.
+//! Types decide: the kind of source, the sort of element that posted the message, domain and code of the error, and the message's
+//! details (server statuses, flow returns). Texts decide only where nothing else is known ([`PHRASES`]): they change with
+//! GStreamer's version and the user's language, and quote names of files.
 
 use std::io::ErrorKind;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -42,11 +42,11 @@ pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
     failed(Cause::NoData, format!("no data within {} s", timeout.as_secs()), advice)
 }
 
-/// The time of a recording does not move any more, although everything that came was taken.
+/// The media time of a recording no longer moves, although downstream takes its data.
 pub(super) fn stands_still(seconds: u64) -> End {
     failed(
         Cause::Stalled,
-        format!("nothing new for {seconds} s: its time stands still"),
+        format!("no progress for {seconds} s: its time stands still"),
         "check the file with another player, or convert it",
     )
 }
@@ -56,10 +56,10 @@ pub(super) fn refused_to_start() -> End {
     failed(Cause::Other, "the pipeline does not start", "run with RUST_LOG=debug and GST_DEBUG=3 to see why")
 }
 
-/// Plugins that GStreamer said it lacks.
+/// Plugins that GStreamer reported as missing.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
-    /// What it is for, as GStreamer says it ("H.265 decoder"), and the packages that have it.
+    /// GStreamer's description ("H.265 decoder") of the first, and the packages that have it.
     first: Option<(String, String)>,
 }
 
@@ -79,7 +79,7 @@ impl Missing {
         self.first.get_or_insert((what, packages));
     }
 
-    /// A missing plugin explains a failure better than what GStreamer reports because of it.
+    /// The missing plugin if there is one, since it is the reason for `end`.
     pub fn instead_of(&self, end: End) -> End {
         match (&self.first, end) {
             (Some((what, packages)), End::Failed { .. }) => failed(
@@ -105,14 +105,14 @@ fn tls_failed() -> End {
     )
 }
 
-/// What is wrong with a source that failed without data and without a reason although its port can be reached: with
-/// a TLS scheme, the handshake. GStreamer's HTTP and RTSP clients do not say so themselves.
+/// The failure of a source with a TLS scheme whose port can be reached but that brought no data: the handshake failed. GStreamer's
+/// HTTP and RTSP clients do not report that.
 pub(super) fn handshake(uri: &str) -> Option<End> {
     let scheme = uri.split_once("://")?.0.to_ascii_lowercase();
     matches!(scheme.as_str(), "https" | "rtsps" | "rtmps").then(tls_failed)
 }
 
-/// Resolves and connects to the host of `uri` and says what is wrong with it; [`None`] if nothing is.
+/// Resolves the host of `uri` and connects to it; [`None`] if that works.
 pub(super) fn probe(uri: &str) -> Option<End> {
     let url = url::Url::parse(uri).ok()?;
     let port = url.port_or_known_default().or(match url.scheme() {
@@ -143,15 +143,15 @@ pub(super) fn probe(uri: &str) -> Option<End> {
     })
 }
 
-/// An error message of a pipeline, reduced to what can be known from it without reading its prose.
+/// An error message of a pipeline, reduced to its typed parts.
 #[derive(Debug)]
 pub(super) struct Told<'a> {
     kind: Kind,
-    /// Who posted it.
+    /// The sort of element that posted it.
     by: Poster,
     error: &'a gst::glib::Error,
     debug: &'a str,
-    /// What the HTTP or RTSP server answered.
+    /// Status of the HTTP or RTSP server's answer.
     status: Option<u32>,
     flow: Option<gst::FlowError>,
 }
@@ -185,7 +185,7 @@ impl<'a> Told<'a> {
         self.error.matches(error)
     }
 
-    /// The end that this is, if it says.
+    /// The end that the error stands for, if its types tell.
     pub fn end(&self) -> Option<End> {
         // Media may be read from a server, but no server is read from a file.
         if let Some(status) = self.status.filter(|_| self.kind.is_network()) {
@@ -194,7 +194,7 @@ impl<'a> Told<'a> {
         self.of_source().or_else(|| self.of_media()).or_else(|| self.of_words())
     }
 
-    /// What the source itself reports.
+    /// Errors of the source element.
     fn of_source(&self) -> Option<End> {
         if self.by != Poster::Source {
             return None;
@@ -209,7 +209,7 @@ impl<'a> Told<'a> {
                 "check its permissions and the disk",
             )),
             Kind::Rtmp => self.of_rtmp(),
-            // It says no more than that; a sender that ends in order is an end of stream.
+            // The element reports no reason. A sender that ends in order is an end of stream.
             Kind::Srt if self.is(gst::ResourceError::Read) => Some(failed(
                 Cause::NoAnswer,
                 "the SRT connection broke: the other side does not answer",
@@ -218,7 +218,7 @@ impl<'a> Told<'a> {
             Kind::Udp if self.is(gst::ResourceError::Settings) || self.is(gst::ResourceError::OpenRead) => {
                 Some(cannot_listen())
             }
-            // It was connected, and no answer says why not any more.
+            // The connection was open before, and no answer gives a reason.
             Kind::Rtsp | Kind::Http | Kind::Hls if self.is(gst::ResourceError::Read) => Some(failed(
                 Cause::NoAnswer,
                 "the server ended the connection",
@@ -229,7 +229,7 @@ impl<'a> Told<'a> {
         }
     }
 
-    /// `rtmp2src` has a code for what it knows, and writes GIO's domain and code behind the others.
+    /// `rtmp2src` has codes of its own for some errors, and puts GIO's domain and code into the text of the others.
     fn of_rtmp(&self) -> Option<End> {
         /// `GIOErrorEnum`.
         const TIMED_OUT: u32 = 24;
@@ -261,7 +261,7 @@ impl<'a> Told<'a> {
         })
     }
 
-    /// What elements report that look at the data.
+    /// Errors of elements that process the data.
     fn of_media(&self) -> Option<End> {
         use gst::StreamError as Stream;
         let damaged = || {
@@ -271,7 +271,7 @@ impl<'a> Told<'a> {
                 "check how the recording was made or copied",
             )
         };
-        // A parser was put there because the type had been found.
+        // A parser is plugged in only after the type was found.
         if self.by == Poster::Parser && self.is(Stream::WrongType) {
             return Some(damaged());
         }
@@ -305,7 +305,7 @@ impl<'a> Told<'a> {
         None
     }
 
-    /// What has no type: by the words of one element of GStreamer 1.22, for the kinds of source that have it.
+    /// Errors without a type, by their texts in GStreamer 1.22, for the kinds of source that have them.
     fn of_words(&self) -> Option<End> {
         let says = |words: &str| self.error.message().contains(words) || self.debug.contains(words);
         let phrase = PHRASES.iter().find(|phrase| phrase.kinds.contains(&self.kind) && says(phrase.words))?;
@@ -313,14 +313,14 @@ impl<'a> Told<'a> {
     }
 }
 
-/// What GStreamer says in prose alone.
+/// An error that only its text tells apart.
 struct Phrase {
     kinds: &'static [Kind],
     words: &'static str,
     end: fn() -> End,
 }
 
-/// Each with the place that writes it. Longer by an entry only where there is neither domain and code nor a detail.
+/// Each with its place in GStreamer. Add an entry only for errors that have no code and no detail of their own.
 const PHRASES: [Phrase; 3] = [
     // ext/srt/gstsrtobject.c: everything that fails before there is a connection is OPEN_READ.
     Phrase {
@@ -340,7 +340,7 @@ const PHRASES: [Phrase; 3] = [
     },
 ];
 
-/// What a status of HTTP or RTSP means.
+/// The end for a status of HTTP or RTSP.
 fn answered(status: u32) -> End {
     match status {
         401 => failed(Cause::NotAuthorized, "not authorized (401)", LOGIN_ADVICE),
@@ -373,11 +373,11 @@ fn cannot_listen() -> End {
 }
 
 fn flow_error(code: i32) -> Option<gst::FlowError> {
-    // GST_FLOW_NOT_NEGOTIATED; the others say nothing that the message does not.
+    // GST_FLOW_NOT_NEGOTIATED. The others tell no more than the message.
     (code == -4).then_some(gst::FlowError::NotNegotiated)
 }
 
-/// The end for an error nothing better is known about: GStreamer's own words.
+/// The end for an error of an unknown kind: GStreamer's own words.
 pub(super) fn unexplained(kind: Kind, error: &gst::glib::Error, debug: &str) -> End {
     let cause = format!("{} ({})", first_sentence(error.message()), detail(debug));
     let advice = match kind {

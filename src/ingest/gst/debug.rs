@@ -1,10 +1,12 @@
 //! GStreamer's own log (`GST_DEBUG`), redacted: its lines have whole addresses in them, and logins on their own. And what GLib
 //! complains of, which may be the same thing thousands of times a second.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::sync::Mutex;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
@@ -64,7 +66,19 @@ pub(super) fn limit_complaints() {
 /// Puts a log of ours in place of GStreamer's, where one is wanted. Lines go where `GST_DEBUG_FILE` says, else to standard
 /// error.
 pub(super) fn connect() {
-    if std::env::var_os("GST_DEBUG").is_none() {
+    let wanted = std::env::var("GST_DEBUG").unwrap_or_default();
+    // A threshold that somebody set for libav stays.
+    if !wanted.contains(LIBAV) {
+        gst::log::set_threshold_for_name(LIBAV, gst::DebugLevel::Error);
+    }
+    gst::log::add_log_function(|category, level, _, _, _, _, _| {
+        if level == gst::DebugLevel::Error && category.name() == LIBAV {
+            DECODE_ERRORS.set(DECODE_ERRORS.get() + 1);
+        }
+    });
+    if wanted.is_empty() {
+        // It would print what is only counted.
+        gst::log::remove_default_log_function();
         return;
     }
     let file = std::env::var_os("GST_DEBUG_FILE").filter(|path| path != "-");
@@ -94,9 +108,56 @@ pub(super) fn connect() {
     });
 }
 
+/// What libav calls the messages of its decoders in GStreamer's log.
+const LIBAV: &str = "libav";
+
+thread_local! {
+    static DECODE_ERRORS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Notices errors that a decoder of libav logs. gst-libav has no other way to say that a picture or a piece of sound was damaged
+/// and concealed. A decoder with one thread logs on the thread that hands it the data.
+#[derive(Debug, Default)]
+pub(super) struct ErrorWatch {
+    /// The thread and its count at the last call.
+    last: Option<(ThreadId, u64)>,
+}
+
+impl ErrorWatch {
+    /// Whether this thread has logged errors since the last call.
+    pub fn has_new(&mut self) -> bool {
+        let now = (thread::current().id(), DECODE_ERRORS.get());
+        // Threads of GStreamer are used again: what another decoder logged on it before does not count.
+        self.last.replace(now).is_some_and(|last| last.0 == now.0 && last.1 != now.1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_count_on_the_thread_that_logs_them_and_from_the_first_look_on() {
+        let log = || DECODE_ERRORS.set(DECODE_ERRORS.get() + 1);
+        log();
+        let mut watch = ErrorWatch::default();
+        assert!(!watch.has_new(), "another decoder's");
+        assert!(!watch.has_new());
+        log();
+        log();
+        assert!(watch.has_new() && !watch.has_new());
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    log();
+                    assert!(!watch.has_new());
+                    log();
+                    assert!(watch.has_new());
+                })
+                .join()
+                .unwrap()
+        });
+    }
 
     #[test]
     fn a_complaint_is_said_once_a_minute_and_not_all_of_them() {

@@ -10,6 +10,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::graph::Graph;
+use super::sinks;
 use super::thin::entry;
 use crate::ingest::incident::Incident;
 use crate::ingest::tone::Hdr;
@@ -39,7 +40,11 @@ impl Formats {
                 _ => return gst::PadProbeReturn::Ok,
             };
             if let Some(graph) = graph.upgrade().filter(|_| track == Track::Video) {
-                graph.set_hdr(hdr(caps.caps()));
+                let hdr = hdr(caps.caps());
+                graph.set_hdr(hdr);
+                if let Some((_, sink)) = graph.sinks().find(|(track, _)| *track == Track::Video) {
+                    sinks::set_depth(sink, hdr.is_some());
+                }
             }
             let shape = size(track, caps.caps());
             let before = known.lock().unwrap_or_else(|e| e.into_inner()).replace(shape);

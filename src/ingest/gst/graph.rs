@@ -28,6 +28,9 @@ use crate::time::{NANOS_PER_SECOND, Pts};
 /// other.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// The same of a recording. Which tracks it has must not depend on how busy the machine is.
+const GRACE_OF_RECORDING: Duration = Duration::from_secs(20);
+
 /// A branch that ends in an appsink.
 #[derive(Debug)]
 struct Branch {
@@ -65,6 +68,8 @@ pub(super) struct Graph {
     pub progress: Progress,
     /// Something that takes it apart or decodes it was plugged in: it is media.
     pub is_media: AtomicBool,
+    /// A decoder was plugged in.
+    pub is_decoded: AtomicBool,
     /// Recordings only: data of a live source come when they come.
     in_step: bool,
     step: OnceLock<Step>,
@@ -110,6 +115,7 @@ impl Graph {
             items: AtomicU64::new(0),
             progress: Progress::new(clock),
             is_media: AtomicBool::new(false),
+            is_decoded: AtomicBool::new(false),
             in_step,
             step: OnceLock::new(),
             map,
@@ -231,7 +237,8 @@ impl Graph {
                 return tracks.has(track) || self.take_in(&mut state, track, tracks);
             }
             let since = *state.waiting_since.get_or_insert_with(Instant::now);
-            self.decide(&mut state, since.elapsed() > GRACE);
+            let grace = if self.in_step { GRACE_OF_RECORDING } else { GRACE };
+            self.decide(&mut state, since.elapsed() > grace);
             if state.decided.is_none() {
                 let waited = self.changed.wait_timeout(state, Duration::from_millis(20));
                 state = waited.unwrap_or_else(|e| e.into_inner()).0;
@@ -381,6 +388,11 @@ impl Graph {
         self.lock().verdict.clone()
     }
 
+    /// Whether data of any track wait in the queues before the appsinks.
+    pub fn is_queued(&self) -> bool {
+        self.branches.iter().any(|branch| self.has_queued(branch.track))
+    }
+
     /// Whether data of `track` wait in the queues before its appsink.
     fn has_queued(&self, track: Track) -> bool {
         let Some(branch) = self.branches.iter().find(|b| b.track == track) else { return false };
@@ -412,6 +424,16 @@ impl Graph {
     /// Whether any data were sent.
     pub fn has_data(&self) -> bool {
         self.items.load(Ordering::Relaxed) > 0
+    }
+
+    /// Sets the sinks to playing by themselves. A pipeline in which an element failed before it was playing never gets there, and
+    /// sinks that are paused keep what is there of the other track waiting.
+    pub fn play_sinks(&self) {
+        for branch in &self.branches {
+            if branch.sink.set_state(gst::State::Playing).is_err() {
+                tracing::debug!(track = ?branch.track, "the sink does not play");
+            }
+        }
     }
 
     /// Lets waiting threads go, for the end of the session.

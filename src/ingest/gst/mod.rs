@@ -410,14 +410,19 @@ struct Start<'a> {
 fn check_file(given: &str, location: &Location) -> Result<()> {
     let path = url::Url::parse(&location.uri).ok().and_then(|u| u.to_file_path().ok());
     let Some(path) = path else {
-        return Err(Error::source_error(given, "not a path on this machine", "give the path of a file"));
+        return Err(Error::source_failure(
+            Cause::NotFound,
+            given,
+            "not a path on this machine",
+            "give the path of a file",
+        ));
     };
-    let refuse = |cause: &str, advice: &str| Err(Error::source_error(given, cause, advice));
+    let refuse = |kind, cause: &str, advice: &str| Err(Error::source_failure(kind, given, cause, advice));
     if path.is_file()
         && let Some(format) = super::wholeness::unsupported_file(&path)
     {
         let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
-        return refuse(&format!("{format} pictures are not supported"), &format!("convert it to {to}"));
+        return refuse(Cause::Format, &format!("{format} pictures are not supported"), &format!("convert it to {to}"));
     }
     // Looked at before it is opened: who opens a FIFO waits for somebody to write into it.
     let meta = std::fs::metadata(&path).and_then(|meta| match meta.is_file() {
@@ -425,21 +430,23 @@ fn check_file(given: &str, location: &Location) -> Result<()> {
         false => Ok(meta),
     });
     match meta {
-        Ok(meta) if meta.is_dir() => refuse("is a folder", "give the files in it"),
-        Ok(meta) if !meta.is_file() => {
-            refuse("is a FIFO, a socket or a device, and no file", "write into a file, or send MPEG-TS over UDP or SRT")
-        }
-        Ok(meta) if meta.len() == 0 => refuse("the file is empty", "check how it was copied"),
+        Ok(meta) if meta.is_dir() => refuse(Cause::NotMedia, "is a folder", "give the files in it"),
+        Ok(meta) if !meta.is_file() => refuse(
+            Cause::NotMedia,
+            "is a FIFO, a socket or a device, and no file",
+            "write into a file, or send MPEG-TS over UDP or SRT",
+        ),
+        Ok(meta) if meta.len() == 0 => refuse(Cause::NotMedia, "the file is empty", "check how it was copied"),
         // GStreamer's parsebin can lose the demuxer's error: the pipeline then waits for ever.
         Ok(_) => match super::wholeness::missing_index(&path) {
-            Some(cut) => refuse(&format!("the file is cut off: {cut}"), recording::COPY_ADVICE),
+            Some(cut) => refuse(Cause::Damaged, &format!("the file is cut off: {cut}"), recording::COPY_ADVICE),
             None => Ok(()),
         },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => refuse("no such file", "check the path"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => refuse(Cause::NotFound, "no such file", "check the path"),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            refuse("permission denied", "check the file's permissions")
+            refuse(Cause::Forbidden, "permission denied", "check the file's permissions")
         }
-        Err(e) => refuse(&e.to_string(), "check the path and the disk"),
+        Err(e) => refuse(Cause::Other, &e.to_string(), "check the path and the disk"),
     }
 }
 
@@ -453,7 +460,8 @@ fn parse(text: &str, name: &str) -> Result<gst::Pipeline> {
             Error::Usage(format!("pipeline: {}; see the comments in the template", redact::text(e.message())))
         } else {
             let missing: Vec<&str> = missing.iter().map(|m| m.as_str()).collect();
-            Error::source_error(
+            Error::source_failure(
+                Cause::MissingPlugin,
                 name,
                 format!("the GStreamer element {} is missing", missing.join(", ")),
                 format!("install {}", super::plugins::packages_of(&missing).join(" ")),

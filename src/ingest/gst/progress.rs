@@ -1,10 +1,13 @@
-//! Whether a source still gets on: its time moves, or somebody downstream keeps it waiting.
+//! Tells whether a source makes progress: its media time moves, or downstream keeps it waiting.
 //!
-//! Time is what counts, not data: a demuxer that hands out the same moment for ever brings data without end and never a
-//! second. Monotonic time is told by the injected clock.
+//! Data without a new time are no progress: a demuxer that repeats one time stamp brings data for ever and never completes a
+//! second. Monotonic time comes from the injected clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
 
 use crate::clock::Clock;
 use crate::ingest::Track;
@@ -12,10 +15,10 @@ use crate::ingest::Track;
 /// A time that no track has.
 const NONE: u64 = u64::MAX;
 
-/// The progress of one session. Told by the streaming threads, asked by the bus thread.
+/// The progress of one session. The streaming threads report to it; the bus thread reads it.
 pub(super) struct Progress {
     clock: Arc<dyn Clock>,
-    /// Monotonic clock when time last moved, or a thread last came back from downstream, ns.
+    /// Monotonic clock when media time last moved, ns. The time that threads waited for downstream is added to it.
     moved_ns: AtomicU64,
     /// The last PTS of pictures and of sound, ns.
     last: [AtomicU64; 2],
@@ -40,7 +43,7 @@ impl Progress {
         }
     }
 
-    /// Runs `send`, which may wait for downstream: that time is no silence of the source.
+    /// Runs `send`, which may wait for downstream. That wait is not counted as standing still.
     pub fn sending<T>(&self, send: impl FnOnce() -> T) -> T {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let began_ns = self.clock.mono_ns();
@@ -51,7 +54,7 @@ impl Progress {
         sent
     }
 
-    /// Data of the source came into a decoder, whatever becomes of them.
+    /// Data of the source came into a decoder.
     pub fn fed(&self) {
         self.fed_ns.store(self.clock.mono_ns(), Ordering::Relaxed);
     }
@@ -62,13 +65,22 @@ impl Progress {
         fed_ns != NONE && self.clock.mono_ns().saturating_sub(fed_ns) < ns
     }
 
-    /// For how long time has stood still, ns; 0 while downstream keeps a thread waiting.
+    /// How long media time has stood still, ns; 0 while downstream keeps a thread waiting.
     pub fn still_ns(&self) -> u64 {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             return 0;
         }
         self.clock.mono_ns().saturating_sub(self.moved_ns.load(Ordering::Relaxed))
     }
+}
+
+/// Whether a source, a type finder, a demuxer or a parser in `bin` still works. Threads of queues do not count: they wait for data
+/// without end.
+pub(super) fn is_streaming(bin: &gst::Bin) -> bool {
+    let is_queue = |object: &gst::Object| object.has_property("current-level-buffers");
+    let works = |pad: &gst::Pad| pad.task_state() == gst::TaskState::Started && !is_queue(pad.upcast_ref());
+    let all = bin.iterate_recurse().into_iter().flatten();
+    all.filter(|element| !is_queue(element.upcast_ref())).any(|element| element.pads().iter().any(works))
 }
 
 impl std::fmt::Debug for Progress {

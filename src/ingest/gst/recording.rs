@@ -1,4 +1,4 @@
-//! What is wrong with a recording on disk: told from GStreamer's error codes and the file itself, never from texts.
+//! Finds out what is wrong with a recording on disk, from GStreamer's error codes and the file itself, never from texts.
 
 use gstreamer as gst;
 
@@ -17,7 +17,12 @@ pub(super) fn cut_off(location: &Location) -> Option<End> {
     Some(failed(Cause::Damaged, format!("the file is cut off: {cut}"), COPY_ADVICE))
 }
 
-/// The end for an error of the pipeline that plays the file at `location`. `is_media`: something was found that takes it apart.
+/// The end for a recording that could not be read, where no element reports why.
+pub(super) fn given_up() -> End {
+    failed(Cause::Damaged, "the recording is damaged: its container cannot be read", COPY_ADVICE)
+}
+
+/// The end for an error of the pipeline that plays the file at `location`. `is_media`: a demuxer, a parser or a decoder was found for it.
 pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_media: bool) -> Option<End> {
     if let Some(end) = cut_off(location) {
         return Some(end);

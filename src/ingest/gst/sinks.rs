@@ -1,6 +1,6 @@
 //! The appsinks: map, copy into a pooled buffer, give running time, send. Runs on GStreamer's streaming threads.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
@@ -74,12 +74,40 @@ pub(super) fn disconnect(graph: &Graph) {
     }
 }
 
-/// Takes note of how the pictures that come to `sink` are to be turned. They are turned when they are small: the converters'
-/// own element would turn them at full size. What lies on its side has its height across: the filter before the sink is
-/// told so, where it is the templates' own.
+/// The caps filter before `sink`, as the templates have it.
+fn filter(sink: &gst::Pad) -> Option<gst::Element> {
+    let element = sink.peer()?.parent_element()?;
+    element.factory().is_some_and(|factory| factory.name() == "capsfilter").then_some(element)
+}
+
+/// Asks the converters before `sink` for 16 bits a number if the pictures are HDR, else for eight.
+pub(super) fn set_depth(sink: &gst_app::AppSink, is_hdr: bool) {
+    let Some(filter) = sink.static_pad("sink").and_then(|pad| filter(&pad)) else { return };
+    let (from, to) = if is_hdr { (SHALLOW, DEEP) } else { (DEEP, SHALLOW) };
+    let mut caps = filter.property::<gst::Caps>("caps");
+    if !caps.iter().any(|format| format.get::<&str>("format").is_ok_and(|format| format == from)) {
+        return;
+    }
+    for format in
+        caps.make_mut().iter_mut().filter(|format| format.get::<&str>("format").is_ok_and(|format| format == from))
+    {
+        format.set("format", to);
+    }
+    filter.set_property("caps", caps);
+}
+
+/// What the templates ask for.
+const SHALLOW: &str = "RGB";
+
+/// The same with 16 bits a number.
+const DEEP: &str = "ARGB64";
+
+/// Notes the orientation of the pictures that come to `sink`. They are turned when they are small: the converters' own element
+/// would turn them at full size. The limit on the height of a picture that lies on its side is a limit on its width, so
+/// the templates' caps filter before the sink is changed.
 fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation>>, frame_height: u32) {
     let Some(pad) = sink.static_pad("sink") else { return };
-    let upright_caps = Mutex::new(None::<gst::Caps>);
+    let is_across = AtomicBool::new(false);
     let most = i32::try_from(frame_height).unwrap_or(i32::MAX);
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
         let turned = match info.event().map(|event| event.view()) {
@@ -91,14 +119,10 @@ fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation
             _ => None,
         };
         if let Some(turned) = turned {
-            let filter = pad.peer().and_then(|peer| peer.parent_element());
-            if let Some(filter) = filter.filter(|f| f.factory().is_some_and(|f| f.name() == "capsfilter")) {
-                let mut upright_caps = upright_caps.lock().unwrap_or_else(PoisonError::into_inner);
-                let upright = upright_caps.get_or_insert_with(|| filter.property("caps")).clone();
-                let wanted = if is_sideways(turned) { across(&upright, most) } else { upright };
-                if filter.property::<gst::Caps>("caps") != wanted {
-                    filter.set_property("caps", wanted);
-                }
+            let sideways = is_sideways(turned);
+            if let Some(filter) = filter(pad).filter(|_| is_across.swap(sideways, Ordering::Relaxed) != sideways) {
+                let (from, to) = if sideways { ("height", "width") } else { ("width", "height") };
+                filter.set_property("caps", limited(&filter.property("caps"), most, from, to));
             }
             *orientation.lock().unwrap_or_else(PoisonError::into_inner) = turned;
         }
@@ -111,13 +135,13 @@ const fn is_sideways(turned: Orientation) -> bool {
     matches!(turned, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
-/// `caps` with the limit on the height as one on the width.
-fn across(caps: &gst::Caps, most: i32) -> gst::Caps {
+/// `caps` with the limit `most` moved from one side to the other.
+fn limited(caps: &gst::Caps, most: i32, from: &str, to: &str) -> gst::Caps {
     let mut caps = caps.clone();
     for format in caps.make_mut().iter_mut() {
-        if format.get::<gst::IntRange<i32>>("height").is_ok_and(|height| height.max() == most) {
-            format.remove_field("height");
-            format.set("width", gst::IntRange::new(1, most));
+        if format.get::<gst::IntRange<i32>>(from).is_ok_and(|side| side.max() == most) {
+            format.remove_field(from);
+            format.set(to, gst::IntRange::new(1, most));
         }
     }
     caps
@@ -196,9 +220,11 @@ impl Feed {
     fn frame(&mut self, sample: &gst::Sample, arrived_ns: u64) -> Result<Option<MediaItem>, String> {
         let (Some(buffer), Some(caps)) = (sample.buffer(), sample.caps()) else { return Ok(None) };
         let info = gst_video::VideoInfo::from_caps(caps).map_err(|_| format!("pictures come as {caps}, not RGB"))?;
-        if info.format() != gst_video::VideoFormat::Rgb {
-            return Err(format!("pictures come as {}, not RGB", info.format()));
-        }
+        let pixel_bytes = match info.format() {
+            gst_video::VideoFormat::Rgb => 3,
+            gst_video::VideoFormat::Argb64 => 8,
+            other => return Err(format!("pictures come as {other}, not RGB")),
+        };
         let duration = buffer.duration().map(gst::ClockTime::nseconds);
         let running = match sample_time(sample, buffer) {
             // A picture that began before the segment is shown from its start.
@@ -215,21 +241,26 @@ impl Feed {
         let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)
             .map_err(|_| "a decoded picture cannot be read".to_owned())?;
         let (width, height) = (info.width(), info.height());
-        let row_bytes = width as usize * 3;
+        let row_bytes = width as usize * pixel_bytes;
         let stride = usize::try_from(picture.plane_stride()[0])
             .map_err(|_| "pictures come with their rows in reverse order".to_owned())?;
         let plane = picture.plane_data(0).map_err(|_| "a decoded picture cannot be read".to_owned())?;
         let mut data = self.pools.frames.take();
-        data.reserve_exact(row_bytes * height as usize);
-        if stride == row_bytes && plane.len() >= row_bytes * height as usize {
+        data.reserve_exact(width as usize * 3 * height as usize);
+        let hdr = self.graph.hdr();
+        if pixel_bytes == 3 && stride == row_bytes && plane.len() >= row_bytes * height as usize {
             data.extend_from_slice(&plane[..row_bytes * height as usize]);
         } else {
             for y in 0..height as usize {
                 let row = plane.get(y * stride..y * stride + row_bytes);
-                data.extend_from_slice(row.ok_or_else(|| format!("a picture of {width}×{height} ends in row {y}"))?);
+                let row = row.ok_or_else(|| format!("a picture of {width}×{height} ends in row {y}"))?;
+                match pixel_bytes {
+                    3 => data.extend_from_slice(row),
+                    _ => tone::deep_to_sdr(row, hdr, &mut data),
+                }
             }
         }
-        if let Some((hdr, is_wide)) = self.graph.hdr() {
+        if let Some((hdr, is_wide)) = hdr.filter(|_| pixel_bytes == 3) {
             tone::to_sdr(&mut data, hdr, is_wide);
         }
         let turned = *self.orientation.lock().unwrap_or_else(PoisonError::into_inner);

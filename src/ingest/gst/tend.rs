@@ -1,31 +1,32 @@
-//! What is done to the elements that GStreamer plugs in by itself, when they are plugged in: one thread for the decoders of
-//! recordings, limits on what a source may ask for, and whole pictures only.
+//! Sets up the elements that GStreamer plugs in by itself: decoders of recordings get one thread, formats beyond the limits are
+//! refused, and only whole pictures go through.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::causes::failed;
+use super::debug::ErrorWatch;
 use super::graph::Graph;
 use super::whole;
 use crate::ingest::Pace;
 use crate::ingest::frame::{PIXELS_MAX, SIDE_MAX};
 use crate::ingest::incident::Cause;
 
-/// The most tracks a container may have. A whole transponder of television has about forty; each costs a decoder.
+/// The most tracks of a container. A whole television transponder has about forty, and each costs a decoder.
 const TRACKS_MAX: u32 = 64;
 
-/// The most channels of sound: what the largest formats of cinema and broadcasting have (22.2 is 24).
+/// The most channels of sound. The largest format of cinema and broadcasting, 22.2, has 24.
 const CHANNELS_MAX: i32 = 64;
 
-/// The highest rate of sound, Hz: what the clip builder takes.
+/// The highest sample rate of sound, Hz: the clip builder's limit.
 const SOUND_RATE_MAX: i32 = *crate::clip::resample::SAMPLE_RATES.end() as i32;
 
-/// Takes libav's demultiplexers out of GStreamer's choice: whatever they can open that is played today has a demultiplexer of
-/// its own, and they probe under a lock of the whole process. A picture that is cut off after its header keeps that lock for ever,
-/// and with it every later stream that needs libav.
+/// Takes libav's demultiplexers out of GStreamer's choice. They probe under a lock of the whole process, and a picture that is cut
+/// off after its header keeps that lock for ever: every later stream that needs libav then hangs. All supported containers
+/// have another demultiplexer.
 pub(super) fn forbid_libav_demuxers() {
     let all = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DEMUXER, gst::Rank::MARGINAL);
     for factory in all.iter().filter(|factory| factory.name().starts_with("avdemux_")) {
@@ -55,15 +56,35 @@ fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
     if !class.contains("Decoder") || element.is::<gst::Bin>() {
         return;
     }
+    graph.is_decoded.store(true, Ordering::Relaxed);
     limit_format(element, graph);
     if class.contains("Video") || class.contains("Image") {
-        // What libav's threads make of damaged pictures depends on which of them was first: a recording must give the same
-        // seconds each time.
-        if pace == Pace::File && factory.name().starts_with("avdec_") && element.has_property("max-threads") {
+        // With several threads of libav the concealment of damaged pictures depends on their timing. A recording must give the
+        // same seconds each time.
+        let is_alone =
+            pace == Pace::File && factory.name().starts_with("avdec_") && element.has_property("max-threads");
+        if is_alone {
             element.set_property("max-threads", 1i32);
         }
-        whole::connect(element, graph);
+        whole::connect(element, graph, is_alone);
+    } else if pace == Pace::File && factory.name().starts_with("avdec_") {
+        count_errors(element, graph);
     }
+}
+
+/// Counts the errors of a decoder of sound. It has one thread and conceals what is damaged.
+fn count_errors(element: &gst::Element, graph: &Arc<Graph>) {
+    // What goes in, not what comes out: damaged sound may not come out.
+    let Some(pad) = element.static_pad("sink") else { return };
+    let (graph, watch) = (Arc::downgrade(graph), Mutex::new(ErrorWatch::default()));
+    pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, _| {
+        if watch.lock().unwrap_or_else(PoisonError::into_inner).has_new()
+            && let Some(graph) = graph.upgrade()
+        {
+            graph.counters.faults.fetch_add(1, Ordering::Relaxed);
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 fn limit_tracks(element: &gst::Element, graph: &Arc<Graph>) {
@@ -78,8 +99,8 @@ fn limit_tracks(element: &gst::Element, graph: &Arc<Graph>) {
     });
 }
 
-/// Refuses formats that nobody broadcasts before memory is taken for them: what goes in (as the container or the parser says
-/// it), and what comes out.
+/// Refuses formats beyond the limits before memory is allocated for them. Both the format that goes in, as the container or the
+/// parser states it, and the one that comes out are checked.
 fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
     for pad in element.pads() {
         let graph = Arc::downgrade(graph);
@@ -91,13 +112,13 @@ fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
             if let Some(graph) = graph.upgrade() {
                 graph.fail(failed(Cause::Refused, cause, "give a source of a usual size"));
             }
-            // Without caps nothing is decoded; the session is about to end.
+            // Without caps the element decodes nothing; the session is about to end.
             gst::PadProbeReturn::Drop
         });
     }
 }
 
-/// What of a format is beyond the limits.
+/// The value of a format that is beyond the limits, in words.
 fn excess(format: &gst::StructureRef) -> Option<String> {
     let number = |key| format.get::<i32>(key).ok();
     match (number("width"), number("height")) {

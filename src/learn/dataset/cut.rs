@@ -49,8 +49,8 @@ pub fn seconds_until(
                     }
                 }
                 ClipOutput::Ended(End::Finished) => return Ok(()),
-                ClipOutput::Ended(End::Failed { cause, advice, .. }) => {
-                    return Err(Error::source_error(name, cause, advice));
+                ClipOutput::Ended(End::Failed { kind, cause, advice }) => {
+                    return Err(Error::source_failure(kind, name, cause, advice));
                 }
                 _ => {}
             }
