@@ -17,10 +17,10 @@
 use std::collections::VecDeque;
 
 use super::resample::SAMPLE_RATES;
-use super::run::{Reference, Run, Stream, TRACKS, track_index};
+use super::run::{Reference, Run, Stream, TRACKS};
 use super::sampling::Seen;
 use super::sound::Sound;
-use super::timeline::{BRIDGE_NS, Held, Line, Position, merge, span, weight};
+use super::timeline::{BRIDGE_NS, Held, Line, Position, merge, weight};
 use super::{ClipOutput, Patience, SamplingPlan};
 use crate::ingest::{Discontinuity, MediaItem, Track};
 use crate::time::{Pts, RunId, WallSource};
@@ -130,7 +130,7 @@ impl ClipBuilder {
                 out.push(ClipOutput::Opened(tracks));
             }
             MediaItem::TrackEnded(track) => {
-                self.tracks[track_index(track)].ended = true;
+                self.tracks[track.index()].ended = true;
                 self.route(item, out);
                 self.settle(out);
             }
@@ -171,7 +171,7 @@ impl ClipBuilder {
             }
             _ => (Track::Video, 1, true),
         };
-        let state = &mut self.tracks[track_index(track)];
+        let state = &mut self.tracks[track.index()];
         let is_in_time = !self.is_over && !state.ended && item.track_and_pts().is_some_and(|(_, pts)| pts.0 < PTS_MAX);
         if count == 0 {
             return;
@@ -196,7 +196,7 @@ impl ClipBuilder {
             }
         }
         for track in TRACKS {
-            let state = self.tracks[track_index(track)];
+            let state = self.tracks[track.index()];
             if state.exists && !state.ended && self.is_wanted(track) {
                 self.line.note(track, to, to);
             }
@@ -230,10 +230,10 @@ impl ClipBuilder {
             let freed = match self.verdict() {
                 Verdict::Wait => break,
                 Verdict::Begin(cause) => self.begin(0, cause, out),
-                Verdict::Rejoin(track) => self.held[track_index(track)].take(),
+                Verdict::Rejoin(track) => self.held[track.index()].take(),
                 Verdict::Sift(track) => {
                     self.wall_ahead = None;
-                    for item in self.held[track_index(track)].take() {
+                    for item in self.held[track.index()].take() {
                         self.sift(item, out);
                     }
                     continue;
@@ -248,13 +248,13 @@ impl ClipBuilder {
 
     /// To the run, to what is held, or away.
     fn route(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
-        let Some((track, start, end)) = span(&item) else {
+        let Some((track, start, end)) = item.span() else {
             if let MediaItem::TrackEnded(track) = item {
                 self.end_track(track, out);
             }
             return;
         };
-        let index = track_index(track);
+        let index = track.index();
         if self.run.is_none() {
             return self.held[index].push(item, track, start, end);
         }
@@ -285,7 +285,7 @@ impl ClipBuilder {
     }
 
     fn sift(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
-        match span(&item) {
+        match item.span() {
             Some((track, start, end))
                 if self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track)) =>
             {
@@ -297,7 +297,7 @@ impl ClipBuilder {
     }
 
     fn accept(&mut self, item: MediaItem, track: Track, start: u64, end: u64, out: &mut Vec<ClipOutput>) {
-        let index = track_index(track);
+        let index = track.index();
         if track == Track::Audio {
             self.left_behind = None;
         }
@@ -319,7 +319,7 @@ impl ClipBuilder {
     }
 
     fn end_track(&mut self, track: Track, out: &mut Vec<ClipOutput>) {
-        let held = &mut self.held[track_index(track)];
+        let held = &mut self.held[track.index()];
         match &mut self.run {
             _ if !held.is_empty() => held.push_end(track),
             Some(run) => {
@@ -333,11 +333,11 @@ impl ClipBuilder {
     fn verdict(&self) -> Verdict {
         let lag_ns = self.config.patience.lag_ns;
         let is_active = |track: usize| self.tracks[track].exists && !self.tracks[track].ended;
-        let exhausted = |track: Track| self.held[track_index(track)].is_exhausted(track, lag_ns);
+        let exhausted = |track: Track| self.held[track.index()].is_exhausted(track, lag_ns);
         let Some(first) = self.held.iter().filter_map(|held| held.front).min() else { return Verdict::Wait };
         if self.run.is_none() {
             let is_awaited = |track: &Track| {
-                let index = track_index(*track);
+                let index = track.index();
                 is_active(index) && self.held[index].is_empty() && self.is_wanted(*track)
             };
             let is_ready = !TRACKS.iter().any(is_awaited) || TRACKS.into_iter().any(exhausted);
@@ -348,7 +348,7 @@ impl ClipBuilder {
             _ => Discontinuity::JumpForward,
         };
         let admits = |track: &Track| {
-            self.held[track_index(*track)]
+            self.held[track.index()]
                 .front
                 .is_some_and(|front| self.line.admits(*track, front, lag_ns, self.bridge(*track)))
         };
@@ -356,7 +356,7 @@ impl ClipBuilder {
             return Verdict::Rejoin(track);
         }
         for track in TRACKS {
-            let (this, other) = (track_index(track), 1 - track_index(track));
+            let (this, other) = (track.index(), track.other().index());
             if self.held[this].is_empty() {
                 continue;
             }
@@ -417,13 +417,13 @@ impl ClipBuilder {
     }
 
     fn stream(&self) -> Stream {
-        let exists = TRACKS.map(|track| self.tracks[track_index(track)].exists && self.is_wanted(track));
+        let exists = TRACKS.map(|track| self.tracks[track.index()].exists && self.is_wanted(track));
         Stream { exists, wall: self.wall }
     }
 
     /// How far the PTS of `track` may go forward within a run, ns.
     fn bridge(&self, track: Track) -> u64 {
-        let other = &self.tracks[track_index(track.other())];
+        let other = &self.tracks[track.other().index()];
         if other.exists && self.is_wanted(track.other()) { BRIDGE_NS } else { self.config.patience.bridge_ns }
     }
 

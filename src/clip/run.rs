@@ -38,17 +38,9 @@ impl Reference {
 /// What a run needs to know of the stream to close seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stream {
-    /// Which tracks exist, by [`track_index`].
+    /// Which tracks exist, by [`Track::index`].
     pub exists: [bool; 2],
     pub wall: Option<Reference>,
-}
-
-/// Video is 0, audio is 1: the order in which things of one second are said.
-pub(super) const fn track_index(track: Track) -> usize {
-    match track {
-        Track::Video => 0,
-        Track::Audio => 1,
-    }
 }
 
 pub(super) const TRACKS: [Track; 2] = [Track::Video, Track::Audio];
@@ -182,7 +174,7 @@ impl Run {
     /// depend on how far the other track is.
     pub fn discard(&mut self, track: Track, count: u64) {
         if count > 0 {
-            let index = track_index(track);
+            let index = track.index();
             let second = Pts(self.progress[index].head.unwrap_or(self.start)).second();
             self.discards.entry(second).or_default()[index] += count;
         }
@@ -191,7 +183,7 @@ impl Run {
     /// The track brings no more data to this run.
     pub fn end_track(&mut self, track: Track, out: &mut Vec<ClipOutput>) {
         self.complete(track);
-        let last = match (track, self.progress[track_index(track)].head) {
+        let last = match (track, self.progress[track.index()].head) {
             (_, None) => None,
             (Track::Video, Some(head)) => Some(Pts(head).second()),
             (Track::Audio, Some(head)) => Some(Pts(head.saturating_sub(1)).second()),
@@ -276,7 +268,7 @@ impl Run {
                 }
             }
         }
-        self.progress[track_index(track)].ended = true;
+        self.progress[track.index()].ended = true;
     }
 
     /// Puts samples on the grid; what belongs to closed seconds falls away.
@@ -316,7 +308,7 @@ impl Run {
     fn is_closable(&self, index: u64, stream: &Stream) -> bool {
         let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
         TRACKS.iter().all(|&track| {
-            let (this, other) = (track_index(track), 1 - track_index(track));
+            let (this, other) = (track.index(), track.other().index());
             let progress = self.progress[this];
             let waits_for_it = (stream.exists[this] || progress.head.is_some()) && !progress.ended;
             let is_past = progress.head.is_some_and(|head| head >= end);
@@ -414,7 +406,7 @@ impl Run {
     /// Says the ends of tracks whose last data were in seconds up to `index`.
     fn say_ends(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
         // In an order that does not depend on which end came first.
-        self.ends.sort_by_key(|&(second, track)| (second, track_index(track)));
+        self.ends.sort_by_key(|&(second, track)| (second, track.index()));
         let due = self.ends.partition_point(|&(second, _)| second <= index);
         out.extend(self.ends.drain(..due).map(|(_, track)| ClipOutput::TrackEnded(track)));
     }

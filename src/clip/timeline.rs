@@ -4,9 +4,8 @@
 
 use std::collections::VecDeque;
 
-use super::run::track_index;
 use crate::ingest::{MediaItem, Track};
-use crate::time::{NANOS_PER_SECOND, samples_to_nanos};
+use crate::time::NANOS_PER_SECOND;
 
 /// A track of two that is further ahead than this of everything that was there before is on another time line, ns.
 pub(super) const BRIDGE_NS: u64 = 2_000_000_000;
@@ -20,19 +19,6 @@ const PICTURES_HELD_NS: u64 = 2_000_000_000;
 /// The most items of each track that are held back, whatever their PTS say: two seconds of pictures at 60 a second, and
 /// ten seconds of sound in pieces of a millisecond or so.
 const HELD_MAX: [usize; 2] = [128, 8192];
-
-/// The track of an item with data, and the time it spans, ns.
-pub(super) fn span(item: &MediaItem) -> Option<(Track, u64, u64)> {
-    match item {
-        MediaItem::Frame(frame) => Some((Track::Video, frame.pts.0, frame.pts.0)),
-        MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, pts.0, pts.0)),
-        MediaItem::Pcm(chunk) => {
-            let end = chunk.pts.0.saturating_add(samples_to_nanos(chunk.frames() as u64, chunk.rate));
-            Some((Track::Audio, chunk.pts.0, end))
-        }
-        _ => None,
-    }
-}
 
 /// How many units of its track an item counts for when it is discarded: 1 for a frame, samples per channel for sound.
 pub(super) fn weight(item: &MediaItem) -> u64 {
@@ -103,7 +89,7 @@ impl Line {
     /// the first of the other.
     pub fn admits(&self, track: Track, pts: u64, lag_ns: u64, bridge_ns: u64) -> bool {
         let Some(reach) = self.reach() else { return true };
-        match &self.positions[track_index(track)] {
+        match &self.positions[track.index()] {
             Some(position) => position.continues(pts, reach, bridge_ns),
             None => {
                 let earliest = self.start.saturating_sub(lag_ns.max(bridge_ns));
@@ -114,7 +100,7 @@ impl Line {
 
     pub fn note(&mut self, track: Track, start: u64, end: u64) {
         self.start = if self.reach().is_none() { start } else { self.start.min(start) };
-        Position::note(&mut self.positions[track_index(track)], track, start, end);
+        Position::note(&mut self.positions[track.index()], track, start, end);
     }
 }
 
@@ -157,14 +143,14 @@ impl Held {
             Track::Video => lag_ns.min(PICTURES_HELD_NS),
             Track::Audio => lag_ns,
         };
-        position.next.saturating_sub(front) >= limit || self.items.len() >= HELD_MAX[track_index(track)]
+        position.next.saturating_sub(front) >= limit || self.items.len() >= HELD_MAX[track.index()]
     }
 }
 
 /// One queue out of two, by PTS and each in its own order; video first where both start together.
 pub(super) fn merge(mut video: VecDeque<MediaItem>, mut audio: VecDeque<MediaItem>) -> VecDeque<MediaItem> {
     // A track's end has no PTS: it follows the item before it.
-    let key = |queue: &VecDeque<MediaItem>| queue.front().map(|item| span(item).map_or(0, |(_, start, _)| start));
+    let key = |queue: &VecDeque<MediaItem>| queue.front().map(|item| item.span().map_or(0, |(_, start, _)| start));
     let mut merged = VecDeque::with_capacity(video.len() + audio.len());
     loop {
         let from = match (key(&video), key(&audio)) {

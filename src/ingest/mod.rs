@@ -36,7 +36,7 @@ use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::time::{Pts, WallTime};
+use crate::time::{Pts, WallTime, samples_to_nanos};
 use frame::Frame;
 use incident::{Cause, Incident};
 use pcm::PcmChunk;
@@ -87,6 +87,19 @@ pub enum MediaItem {
 }
 
 impl MediaItem {
+    /// The track of media and the time that they span, ns of PTS; [`None`] for what is no media. A picture spans no time.
+    pub fn span(&self) -> Option<(Track, u64, u64)> {
+        match self {
+            MediaItem::Frame(frame) => Some((Track::Video, frame.pts.0, frame.pts.0)),
+            MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, pts.0, pts.0)),
+            MediaItem::Pcm(chunk) => {
+                let length_ns = samples_to_nanos(chunk.frames() as u64, chunk.rate.max(1));
+                Some((Track::Audio, chunk.pts.0, chunk.pts.0.saturating_add(length_ns)))
+            }
+            _ => None,
+        }
+    }
+
     /// The track and the time of an item with data.
     pub const fn track_and_pts(&self) -> Option<(Track, Pts)> {
         match self {

@@ -1,4 +1,4 @@
-//! One row of a table: how the server answers, and what must come of it.
+//! One row of a table: how the server answers, and the expected outcome.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -14,7 +14,7 @@ use crate::server::{Answer, Request, Serve, Server, lock};
 
 type Any = Arc<dyn Fn(&Request) -> Option<Answer> + Send + Sync>;
 
-/// What a server serves: some paths as a test says, all others from the material.
+/// The content of a server: some paths come from the test, all others from the material.
 #[derive(Clone, Default)]
 pub struct Site {
     routes: BTreeMap<String, Serve>,
@@ -46,7 +46,7 @@ impl Site {
         self.on(path, move |_| answer.clone())
     }
 
-    /// Asked about what has no path of its own.
+    /// Serves the paths that have no entry of their own.
     pub fn any(mut self, serve: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Self {
         self.any = Some(Arc::new(serve));
         self
@@ -79,7 +79,7 @@ pub fn from_material(path: &str) -> Answer {
     Answer::bytes(bytes.clone()).with("Content-Type", kind)
 }
 
-/// What must come of a case.
+/// The expected outcome of a case.
 #[derive(Clone, Debug)]
 pub enum Expect {
     /// Exactly these seconds in this order, gaps being nothing, and so many runs; a recording, which ends.
@@ -90,7 +90,7 @@ pub enum Expect {
     Counts { decided: RangeInclusive<usize>, elapsed: RangeInclusive<usize>, runs: Option<usize> },
     /// A failure of one of these kinds (any if there are none) with one of these words in its message, after so many seconds.
     Says { kinds: Vec<Cause>, words: Vec<&'static str>, decided: RangeInclusive<usize> },
-    /// What the case's own checks want.
+    /// Only the checks of the case apply.
     Anything,
     /// One of these.
     OneOf(Vec<Expect>),
@@ -145,7 +145,7 @@ pub fn damaged() -> Expect {
     says(&["damaged playlist"])
 }
 
-/// Plays something, or says something: it neither hangs nor ends the process.
+/// Plays or fails: it neither hangs nor ends the process.
 pub fn lives() -> Expect {
     Expect::Anything
 }
@@ -252,18 +252,18 @@ type Check = Box<dyn Fn(&Outcome, &[Request]) -> Result<(), String> + Send + Syn
 /// One row.
 pub struct Case {
     pub name: String,
-    /// What is opened, without the leading slash; or a whole address.
+    /// The path to open, without the leading slash; or a whole address.
     pub path: String,
     pub serve: Serve,
     pub how: How,
     pub expect: Expect,
     /// Seconds that are decided need no sound.
     pub mute: bool,
-    /// More that must hold, with what was asked of the server.
+    /// Further checks, with the requests to the server.
     pub checks: Vec<Check>,
     /// Written before the host in the address.
     pub login: &'static str,
-    /// Told with what went wrong.
+    /// Printed when the case fails.
     pub about: String,
 }
 
@@ -303,7 +303,7 @@ impl Case {
         self
     }
 
-    /// `about` is told if it goes wrong.
+    /// Prints `about` if the case fails.
     pub fn explained(mut self, about: String) -> Self {
         self.about = about;
         self
@@ -364,7 +364,7 @@ const AT_ONCE: usize = 6;
 
 static PLAYING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
-/// Plays all, several at a time, and tells all that went wrong. `TOUCHLINE_HLS_CASE` plays only those with it in their names.
+/// Plays all cases, several at a time, and reports every failure. `TOUCHLINE_HLS_CASE` plays only those with it in their names.
 ///
 /// # Panics
 /// If any case did not come out as expected.

@@ -121,7 +121,7 @@ fn encrypted_recordings_play() {
 }
 
 #[test]
-fn keys_that_do_not_come_are_told() {
+fn missing_keys_are_reported() {
     let list = |rest: &str| plain().head(&key(rest));
     let aes = list("METHOD=AES-128,URI=\"k\"");
     let of = |name: &str, answer: Answer, expect: Expect| {

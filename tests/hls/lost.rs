@@ -119,7 +119,7 @@ fn wherever_it_is_missing_the_rest_is_there() {
 
 /// What comes at the second or third time of asking is not lost.
 #[test]
-fn what_comes_later_is_not_lost() {
+fn late_segments_are_not_lost() {
     let third = "ts/s2.ts";
     let with = |name: &str, site: Site| Case::new(name, site, whole());
     let slow = Body::Slow { bytes: file(third), pieces: 10, pause: Duration::from_millis(200) };

@@ -16,6 +16,7 @@ mod list;
 mod live;
 mod lost;
 mod malformed;
+mod marks;
 mod material;
 mod play;
 mod property;

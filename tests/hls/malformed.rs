@@ -43,7 +43,7 @@ fn one(name: &str, before: &str, extinf: &str, expect: Expect) -> Case {
 }
 
 #[test]
-fn lists_without_what_a_list_needs() {
+fn playlists_without_required_tags() {
     let nothing = || says(&["damaged playlist", "empty", "no segments"]);
     run(vec![
         of("a first line and nothing else", "#EXTM3U\n", nothing()),

@@ -1,5 +1,5 @@
 //! A supervised source as `touchline run` has it, up to the seconds that would be classified, without waits of its own:
-//! nothing sleeps between two attempts, and the test says after which word it is over.
+//! nothing sleeps between two attempts, and the test decides after which state it ends.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -23,14 +23,14 @@ pub struct Second {
     pub run: u32,
     pub index: u64,
     pub is_gap: bool,
-    /// What its pictures say, when they say something.
+    /// The mark in its pictures, if it can be read.
     pub mark: Option<Mark>,
     pub has_pictures: bool,
     pub has_sound: bool,
     pub height: u32,
 }
 
-/// What became of a source.
+/// The outcome of a source.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub seconds: Vec<Second>,
@@ -47,7 +47,7 @@ impl Outcome {
         self.seconds.iter().filter(|s| !s.is_gap).count()
     }
 
-    /// What the seconds show, gaps being nothing. One without pictures shows none of the material's seconds.
+    /// The marks of the seconds; [`None`] for gaps. A second without pictures has a mark that the material does not have.
     pub fn marks(&self) -> Vec<Option<Mark>> {
         self.seconds.iter().map(|s| (!s.is_gap).then_some(s.mark.unwrap_or(Mark(0, 0)))).collect()
     }
@@ -76,7 +76,7 @@ impl Outcome {
     }
 }
 
-/// What follows a word of the source.
+/// How the test goes on after a change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     GoOn,
@@ -140,7 +140,7 @@ struct Watcher {
 impl Watcher {
     fn end(&self) {
         *lock(&self.is_over) = true;
-        // Nobody waits any more once it was said.
+        // Fails when the receiver has already gone.
         let _ = self.over.send(());
     }
 }
@@ -167,7 +167,7 @@ impl Sleeper for Watcher {
         if *lock(&self.is_over) {
             let _ = stopping.recv();
         } else {
-            // A server that refuses at once would otherwise be asked without a pause.
+            // Without this, a server that refuses at once is asked in a busy loop.
             let _ = stopping.recv_timeout(Duration::from_millis(50));
         }
     }
@@ -253,7 +253,7 @@ fn note(outcome: &mut Outcome, output: ClipOutput) {
             run: s.run.0,
             index: s.index,
             is_gap: false,
-            // The middle one: where a second begins within a frame of the material's is nobody's business.
+            // The middle one: where a second begins within a frame of the material's does not matter.
             mark: s.frames.get(s.frames.len() / 2).and_then(material::read),
             has_pictures: !s.frames.is_empty(),
             has_sound: s.audio.is_some(),

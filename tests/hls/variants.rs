@@ -161,7 +161,7 @@ fn a_dead_variant_gives_way_to_the_next() {
 }
 
 #[test]
-fn renditions_are_chosen_and_what_is_no_picture_and_no_sound_is_left_alone() {
+fn renditions_are_chosen_and_subtitles_and_iframes_are_ignored() {
     let media = |kind: &str, rest: &str| format!("#EXT-X-MEDIA:TYPE={kind},{rest}\n");
     let subtitles = media(
         "SUBTITLES",

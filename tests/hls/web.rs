@@ -53,7 +53,7 @@ fn encoded(name: &'static str, encode: fn(&[u8]) -> Vec<u8>, playlist: bool, seg
 }
 
 #[test]
-fn encodings_that_nobody_asked_for_are_undone() {
+fn unrequested_encodings_are_decoded() {
     let mut cases = Vec::new();
     for (name, encode) in
         [("gzip", gzip as fn(&[u8]) -> Vec<u8>), ("x-gzip", gzip), ("deflate", deflate), ("br", brotli)]
@@ -259,7 +259,7 @@ fn logins_are_shown_where_they_are_asked_for_and_nowhere_else() {
 }
 
 #[test]
-fn what_is_no_playlist_is_told_as_what_it_is() {
+fn other_formats_are_named() {
     let html = |text: &str| Answer::page(text);
     let iptv = "#EXTM3U url-tvg=\"http://127.0.0.1/guide.xml\"\n\
         #EXTINF:-1 tvg-id=\"one\" tvg-logo=\"http://127.0.0.1/1.png\" group-title=\"News\",Channel One\n\

@@ -1,4 +1,5 @@
-//! Takes media apart that Touchline fetched itself: bytes into an appsrc, frames and PCM out, in times of the stream's line.
+//! Demuxes and decodes media that Touchline fetched itself: bytes go into an appsrc; frames and PCM come out, with times on the stream's
+//! timeline.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,19 +10,19 @@ use gstreamer_app as gst_app;
 
 use super::{GstOpener, sinks};
 use crate::error::{Error, Result};
-use crate::ingest::hls::{Beginning, Broken, Container, Decoder, Input};
+use crate::ingest::hls::{Beginning, Container, Decoder, Input, Intake};
 use crate::ingest::{MediaItem, Source, Track, Tracks};
 
-/// Bytes that wait in front of a demuxer before its feeder does. A segment goes in whole, whatever its size.
+/// Bytes queued before a demuxer above which its feeder waits. A segment is queued whole, whatever its size.
 const WAITING_BYTES: u64 = 512 << 10;
 
-/// What times on the line are rounded to, ns: far less than a tick of 90 kHz, far more than the rounding of one.
+/// Times on the line are rounded to this, ns: far less than a tick of 90 kHz, far more than its rounding error.
 const GRID_NS: i64 = 1_000;
 
 /// Where the media of one demuxer lie on the line of the stream.
 ///
-/// Demuxers count in times of their own, each in another way. So each track is tied where it leaves the demuxer: the place of its
-/// first unit is known, and all others lie as far from it as the demuxer says.
+/// Each demuxer has its own time base. So each track is tied where it leaves the demuxer: the place of its first unit is known, and the
+/// demuxer's times give the distance of all others from it.
 #[derive(Debug)]
 pub(super) struct LineMap {
     /// Places of the first units of pictures and of sound, ns.
@@ -40,8 +41,7 @@ impl LineMap {
     pub fn place(&self, track: Track, running_ns: i64) -> i64 {
         let i = track.index();
         let after_ns = running_ns.saturating_sub(*self.firsts[i].get_or_init(|| running_ns));
-        // Times in ticks of 90 kHz are rounded to ns on the way, each by itself: a picture at a whole second must not be one
-        // nanosecond before it.
+        // Each time in ticks of 90 kHz was rounded to ns on its own: a picture at a whole second must not land one nanosecond before it.
         self.places[i].saturating_add(after_ns).saturating_add(GRID_NS / 2).div_euclid(GRID_NS).saturating_mul(GRID_NS)
     }
 
@@ -53,7 +53,7 @@ impl LineMap {
     }
 
     fn tie(&self, track: Track, running_ns: i64) {
-        // Set before: a second track of the same kind.
+        // Already set for a second track of the same kind.
         let _ = self.firsts[track.index()].set(running_ns);
     }
 }
@@ -69,7 +69,7 @@ impl Decoder for Feeding {
         &self,
         beginning: &Beginning,
         wants: Tracks,
-        state: Arc<Broken>,
+        intake: Arc<Intake>,
         to: Sender<MediaItem>,
     ) -> Result<(Box<dyn Source>, Box<dyn Input>)> {
         let map = Arc::new(LineMap::new(beginning));
@@ -86,7 +86,7 @@ impl Decoder for Feeding {
             input.set_do_timestamp(true);
             input.set_is_live(true);
         }
-        input.set_callbacks(gst_app::AppSrcCallbacks::builder().need_data(move |_, _| state.news.notify_one()).build());
+        input.set_callbacks(gst_app::AppSrcCallbacks::builder().need_data(move |_, _| intake.has_room()).build());
         tie_at_demuxers(&pipeline, &map);
         let source = self.opener.start_feed(&self.uri, pipeline, wants, map, to)?;
         Ok((source, Box::new(AppInput(input))))
@@ -113,7 +113,7 @@ impl Input for AppInput {
     }
 
     fn end(&self) {
-        // Fails when the pipeline is stopped, and then nothing comes anyway.
+        // Fails when the pipeline is stopped, which ends the media as well.
         let _ = self.0.end_of_stream();
     }
 }
@@ -123,7 +123,7 @@ fn tie_at_demuxers(pipeline: &gst::Pipeline, map: &Arc<LineMap>) {
     let map = map.clone();
     pipeline.connect_deep_element_added(move |_, _, element| {
         if element.has_property("single-stream") {
-            // Of cameras: multipartdemux would wait for a second stream until the end.
+            // For cameras: multipartdemux would otherwise wait for a second stream until the end.
             element.set_property("single-stream", true);
         }
         let is_demuxer = element.factory().is_some_and(|factory| factory.has_type(gst::ElementFactoryType::DEMUXER));
@@ -169,7 +169,7 @@ mod tests {
         map.tie(Track::Video, 99_000);
         assert_eq!(map.place(Track::Video, 110_000), 1_040_000, "to the grid");
         assert_eq!(map.running_ns(Track::Video, 1_040_000), 110_001);
-        // Sound that no demuxer gave out: its first sets the tie.
+        // Sound without a tie: its first time sets it.
         assert_eq!(map.place(Track::Audio, 5_000), -50_000);
         assert_eq!(map.place(Track::Audio, 25_000), -30_000);
     }

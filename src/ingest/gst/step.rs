@@ -56,7 +56,7 @@ impl Step {
     /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` says true. `is_queued`: whether data of the
     /// other track wait to be decoded.
     pub fn wait(&self, track: Track, pts_ns: u64, stopped: &dyn Fn() -> bool, is_queued: &dyn Fn() -> bool) {
-        let (own, other) = indices(track);
+        let (own, other) = (track.index(), track.other().index());
         let mut sides = self.lock();
         let mut last = (sides[other].at_ns, Instant::now());
         sides[own].waits_at = Some(pts_ns);
@@ -90,23 +90,15 @@ impl Step {
 
     /// `track` has handled the buffer at `pts_ns`.
     pub fn done(&self, track: Track, pts_ns: u64) {
-        let side = &mut self.lock()[indices(track).0];
+        let side = &mut self.lock()[track.index()];
         (side.busy, side.at_ns) = (false, pts_ns);
         self.moved.notify_all();
     }
 
     /// `track` brings no more.
     pub fn end(&self, track: Track) {
-        self.lock()[indices(track).0].ended = true;
+        self.lock()[track.index()].ended = true;
         self.moved.notify_all();
-    }
-}
-
-/// Places of `track` and the other one.
-const fn indices(track: Track) -> (usize, usize) {
-    match track {
-        Track::Video => (0, 1),
-        Track::Audio => (1, 0),
     }
 }
 

@@ -1,13 +1,16 @@
-//! What kind of container a segment is, and when its tracks begin: read from the bytes, before GStreamer takes it apart.
+//! What kind of container a segment is, when its tracks begin, and what it announces: read from the bytes, before GStreamer takes it
+//! apart.
 //!
 //! The times decide where a segment lies on the stream's line, whether it goes on from the one before, and how far sound and
 //! pictures are apart.
 
+use super::id3;
 use super::mp4::{self, Tracks};
+use super::splice::Cue;
 use super::ts;
 use crate::time::{NANOS_PER_SECOND, samples_to_nanos};
 
-/// Containers that HLS allows, and those that it is met with.
+/// Containers that HLS allows, and some that occur in practice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ingest) enum Container {
     MpegTs,
@@ -45,13 +48,13 @@ impl Container {
 /// The time of the first picture and of the first sound in decoding order, ns on the media's own line; [`None`] for what is not there.
 pub(super) type Starts = [Option<u64>; 2];
 
-/// How many bytes are looked through for the beginnings of tracks: a track that begins later is found by GStreamer alone.
+/// How many bytes of fragmented MP4 are looked through for the beginnings of tracks: GStreamer alone finds a track that begins later.
 const LOOK_MAX: usize = 4 << 20;
 
 /// The 33 bits of a 90 kHz clock, ns: where times of MPEG-TS begin anew.
 pub(super) const WRAP_NS: u64 = (1 << 33) * 100_000 / 9;
 
-/// A segment as it is taken apart.
+/// The properties of a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Opened {
     pub container: Container,
@@ -60,31 +63,38 @@ pub(super) struct Opened {
     pub last_ns: Option<u64>,
     /// Where the media begin: behind ID3 tags.
     pub skip: usize,
+    /// Announcements of advertisement breaks, in times of the media.
+    pub cues: Vec<Cue>,
 }
 
 /// Looks into `bytes`, a segment; `map`: what its `EXT-X-MAP` says.
 ///
 /// # Errors
-/// What it is instead of media.
+/// The name of the content when it is not media.
 pub(super) fn look(bytes: &[u8], map: Option<&Tracks>) -> Result<Opened, &'static str> {
-    let (skip, stamped_ns) = id3(bytes);
+    let (skip, stamped_ns, mut cues) = tags(bytes);
     let media = &bytes[skip.min(bytes.len())..];
     let seen = &media[..media.len().min(LOOK_MAX)];
     if seen.is_empty() {
         return Err("it is empty");
     }
     let container = kind(seen).ok_or_else(|| what(seen))?;
-    let starts = match container {
-        Container::MpegTs => ts::starts(seen),
-        Container::Mp4 => match map {
-            Some(tracks) => mp4::starts(seen, tracks),
-            // Segments that bring their own header.
-            None => mp4::tracks(seen).map_or([None; 2], |tracks| mp4::starts(seen, &tracks)),
-        },
-        _ => [None, stamped_ns],
-    };
-    let last_ns = if container == Container::MpegTs { ts::last(media) } else { None };
-    Ok(Opened { container, starts, last_ns, skip })
+    let (mut starts, mut last_ns) = ([None, stamped_ns], None);
+    match container {
+        Container::MpegTs => {
+            let seen = ts::look(media);
+            (starts, last_ns) = (seen.starts, seen.last_ns);
+            cues.extend(seen.cues);
+        }
+        Container::Mp4 => {
+            // Segments may bring their own header.
+            let own = if map.is_none() { mp4::tracks(seen) } else { None };
+            starts = map.or(own.as_ref()).map_or([None; 2], |tracks| mp4::starts(seen, tracks));
+            cues.extend(mp4::cues(seen, begins(&starts)));
+        }
+        _ => {}
+    }
+    Ok(Opened { container, starts, last_ns, skip, cues })
 }
 
 fn kind(bytes: &[u8]) -> Option<Container> {
@@ -104,7 +114,7 @@ fn kind(bytes: &[u8]) -> Option<Container> {
     }
 }
 
-/// What bytes are that are no media.
+/// The name of bytes that are not media.
 fn what(bytes: &[u8]) -> &'static str {
     if super::playlist::is_playlist(bytes) {
         return "it is a playlist";
@@ -122,22 +132,21 @@ fn what(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// Bytes of the ID3 tags at the start, and the time in them (RFC 8216bis, 3.1.4), ns.
-fn id3(bytes: &[u8]) -> (usize, Option<u64>) {
-    const OWNER: &[u8] = b"com.apple.streaming.transportStreamTimestamp\0";
-    let (mut at, mut stamped_ns) = (0, None);
-    while let Some(tag) = bytes.get(at..).filter(|tag| tag.starts_with(b"ID3") && tag.len() >= 10) {
-        // Seven bits a byte.
-        let length = tag[6..10].iter().fold(0usize, |sum, b| sum << 7 | usize::from(b & 0x7f));
-        let end = 10usize.saturating_add(length).min(tag.len());
-        let place = tag[..end].windows(OWNER.len()).position(|w| w == OWNER).map(|p| p + OWNER.len());
-        if let Some(stamp) = place.and_then(|p| tag[..end].get(p..p + 8)) {
-            let ticks = stamp.iter().fold(0u64, |sum, b| sum << 8 | u64::from(*b)) & ((1 << 33) - 1);
-            stamped_ns = Some(samples_to_nanos(ticks, 90_000));
-        }
-        at += end;
+/// The ID3 tags at the start of `bytes`: how many bytes they are, the time in them, ns, and what they announce.
+fn tags(bytes: &[u8]) -> (usize, Option<u64>, Vec<Cue>) {
+    let (mut at, mut stamped_ns, mut cues) = (0, None, Vec::new());
+    while let Some(length) = bytes.get(at..).and_then(id3::length) {
+        let tag = &bytes[at..at.saturating_add(length).min(bytes.len())];
+        stamped_ns = id3::stamp_ns(tag).or(stamped_ns);
+        cues.extend(id3::cues(tag));
+        at += tag.len();
     }
-    (at, stamped_ns)
+    (at, stamped_ns, cues)
+}
+
+/// The time of ticks of 90 kHz, ns.
+pub(super) fn ticks_ns(ticks: u64) -> u64 {
+    samples_to_nanos(ticks, 90_000)
 }
 
 /// `to` − `from` on a line that may wrap, ns.
@@ -160,6 +169,12 @@ pub(super) fn begins(starts: &Starts) -> Option<u64> {
     starts[0].or(starts[1])
 }
 
+/// How far ahead the media announce an advertisement break at most, ns.
+pub(super) const ANNOUNCED_MAX_NS: u64 = 600 * NANOS_PER_SECOND;
+
+/// How late an announcement may be, ns: splices that are immediate are announced when they have happened.
+pub(super) const LATE_MAX_NS: u64 = 4 * NANOS_PER_SECOND;
+
 /// The longest that two tracks of one segment may be apart and still be believed, ns.
 pub(super) const APART_MAX_NS: u64 = 10 * NANOS_PER_SECOND;
 
@@ -168,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packed_sound_is_told_apart_and_its_time_is_read() {
+    fn packed_sound_is_recognised_and_its_time_is_read() {
         let mut tagged = vec![b'I', b'D', b'3', 4, 0, 0, 0, 0, 0, 73];
         tagged.extend(b"PRIV\0\0\0\x35\0\0com.apple.streaming.transportStreamTimestamp\0");
         tagged.extend(900_000u64.to_be_bytes());
@@ -177,7 +192,13 @@ mod tests {
         let opened = look(&tagged, None).unwrap();
         assert_eq!(
             opened,
-            Opened { container: Container::Aac, starts: [None, Some(10 * NANOS_PER_SECOND)], last_ns: None, skip: 83 }
+            Opened {
+                container: Container::Aac,
+                starts: [None, Some(10 * NANOS_PER_SECOND)],
+                last_ns: None,
+                skip: 83,
+                cues: Vec::new()
+            }
         );
         for (bytes, kind) in [
             (&[0xff, 0xfb, 0x90, 0, 0, 0][..], Container::Mp3),

@@ -16,7 +16,7 @@ mod tests {
 
     /// `printf 'Touchline reads HLS itself' | openssl enc -aes-128-cbc -K 000102030405060708090a0b0c0d0e0f -iv 2a000000000000000000000000000000 | xxd -p`
     #[test]
-    fn what_openssl_encrypts_is_decrypted() {
+    fn the_output_of_openssl_is_decrypted() {
         let key: [u8; 16] = std::array::from_fn(|i| i as u8);
         let mut iv = [0; 16];
         iv[0] = 0x2a;

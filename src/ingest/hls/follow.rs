@@ -1,4 +1,4 @@
-//! Follows a media playlist as it moves: which piece comes next, and what was missed before it. Pure: no clock, nothing is fetched.
+//! Follows a media playlist as it moves: selects the next piece, and counts the time missed before it. Pure: no clock, no network.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,25 +15,25 @@ const HOLD_BACK_TARGETS: u64 = 3;
 /// A playlist that ends this many segments before the next one may be an older copy out of a cache.
 const STALE_MAX: u128 = 3;
 
-/// Moving copies that end before the next segment, after which they are another stream.
+/// Reloads in a row that end before the next segment and still move, after which the playlist is another stream.
 const STALE_TURNS: u32 = 3;
 
-/// Segments that were taken whose addresses are remembered.
+/// Addresses of taken segments that are remembered.
 const KNOWN_MAX: usize = 16;
 
-/// Segments before the next one that are wanted from the reader of playlists, to see whether they are the same.
+/// Segments before the next one that the reader keeps, to compare their addresses.
 const LOOK_BACK: u128 = 8;
 
-/// After an outage playback goes on where it was if that is at most this many target durations behind the end.
+/// After an outage playback resumes where it was if that is at most this many target durations behind the end.
 const RESUME_TARGETS: u64 = 10;
 
-/// Parts of a segment and the segment itself are rounded one by one: less than this between them is nothing, ns.
+/// The durations of parts and segments are rounded separately: a difference below this is no loss, ns.
 const ROUNDING_NS: u64 = 100_000_000;
 
-/// A hole of more segments than this is not bridged: what comes then is another run.
+/// A hole of more segments than this begins another run.
 const MISSED_MAX: u128 = 600;
 
-/// What is fetched next: a segment or a part of one.
+/// The next thing to fetch: a segment or a part of one.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
     pub sequence: u128,
@@ -45,18 +45,18 @@ pub(super) struct Piece {
     pub map: Option<Arc<Map>>,
     pub made_ns: Option<i64>,
     pub ad: Option<AdBreak>,
-    /// The playlist says that it does not go on from what was before.
+    /// `EXT-X-DISCONTINUITY` stands before it.
     pub is_break: bool,
-    /// The playlist began anew: numbers went back, or other media stand under the same ones.
+    /// The playlist restarted: its numbers went back, or the same numbers have other media.
     pub is_restart: bool,
-    /// How much was missed before it, ns, as far as the playlist tells: segments that left it before they were taken.
+    /// Time missed before it, ns: segments that left the playlist before they were taken.
     pub missed_ns: u64,
     /// A part of a segment.
     pub is_part: bool,
 }
 
-/// How far a channel was watched, kept from one connection to the next: what was decided is not watched again, and what is still
-/// in the playlist after an outage is not lost.
+/// How far a channel was watched, kept from one connection to the next: no second is decided twice, and segments that are still in the
+/// playlist after an outage are not lost.
 #[derive(Clone, Debug, Default)]
 pub(in crate::ingest) struct Memory(Arc<Mutex<Remembered>>);
 
@@ -73,15 +73,14 @@ impl Memory {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = remembered;
     }
 
-    /// Takes note of where `follower` of the playlist at `url` is. `untold_ns`: what is missing before that and was not told.
+    /// Stores the position of `follower` in the playlist at `url`. `untold_ns`: the loss before it that was not reported yet.
     pub(super) fn keep(&self, url: &Url, follower: &Follower, untold_ns: u64) {
         let missed_ns = follower.missed_ns.saturating_add(untold_ns);
         let kept = (url.path().to_owned(), Follower { missed_ns, ..follower.clone() });
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Remembered(Some(kept));
     }
 
-    /// A follower for the playlist at `url`, whose segments are `media`: one that goes on where the last one was, unless that is
-    /// too far behind by now.
+    /// A follower for the playlist at `url`, whose segments are `media`. It resumes at the stored position unless that is too far behind.
     pub(super) fn resume(&self, url: &Url, media: &Media) -> Follower {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known =
@@ -95,7 +94,7 @@ impl Memory {
     }
 }
 
-/// Where a follower is.
+/// The position of a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Place {
     sequence: u128,
@@ -108,13 +107,13 @@ pub(super) struct Follower {
     next: Option<Place>,
     missed_ns: u64,
     is_restart: bool,
-    /// Sequence number and path of what was taken. Without the query: tokens in it change with every reload.
+    /// Sequence numbers and paths of taken segments. Without the query: tokens in it change with every reload.
     known: VecDeque<(u128, String)>,
     stale_turns: u32,
     newest: Option<(u128, usize)>,
     /// Parts are played.
     low_latency: bool,
-    /// The duration of the parts that were taken of the segment that comes next, ns.
+    /// The duration of the parts taken so far of the next segment, ns.
     taken_ns: u64,
 }
 
@@ -124,26 +123,26 @@ impl Follower {
         self.next.map_or(0, |next| next.sequence.saturating_sub(LOOK_BACK))
     }
 
-    /// Whether `media`, read from [`Follower::wants_from`] on, must be read whole: what is wanted is not in it.
+    /// Whether `media`, read from [`Follower::wants_from`] on, must be read again from its start: the next segment is not in it.
     pub fn must_see_all(&self, media: &Media) -> bool {
         self.next.is_some_and(|next| end(media) < next.sequence) && media.segments.len() < LOOK_BACK as usize
     }
 
-    /// How much of `media` was not taken, ns.
+    /// The duration of the segments in `media` that were not taken, ns.
     fn behind_ns(&self, media: &Media) -> u64 {
         let Some(next) = self.next else { return u64::MAX };
         let taken = usize::try_from(next.sequence.saturating_sub(media.sequence)).unwrap_or(usize::MAX);
         media.segments.iter().skip(taken).map(|segment| segment.duration_ns).sum()
     }
 
-    /// Begins at the same place as one that plays `sequence`, if `media` has that; else as [`Follower::update`] does.
+    /// Begins at the segment `sequence` if `media` has it; otherwise as [`Follower::update`] does.
     pub fn begin_at(&mut self, sequence: u128, media: &Media) {
         if (media.sequence..end(media)).contains(&sequence) {
             self.next = Some(Place { sequence, part: 0 });
         }
     }
 
-    /// Takes in a reloaded playlist. Whether there is anything new in it.
+    /// Takes in a reloaded playlist. Returns whether it has moved.
     pub fn update(&mut self, media: &Media) -> bool {
         let newest = (end(media), unfinished(media).len());
         let has_moved = self.newest.replace(newest) != Some(newest);
@@ -178,7 +177,7 @@ impl Follower {
         has_moved
     }
 
-    /// Finds what was taken last under another number: the same channel, counted anew.
+    /// Looks for the last taken segment under another number: the same channel, renumbered.
     fn renumber(&mut self, media: &Media) -> bool {
         let Some((_, last)) = self.known.back() else { return false };
         let Some(index) = media.segments.iter().rposition(|segment| segment.url.path() == last) else { return false };
@@ -197,7 +196,7 @@ impl Follower {
         self.next = Some(start(media, self.low_latency));
     }
 
-    /// The next piece in `media`, if it is there already.
+    /// The next piece in `media`, if it is available.
     pub fn next(&mut self, media: &Media) -> Option<Piece> {
         loop {
             let place = self.next?;
@@ -214,7 +213,7 @@ impl Follower {
                 return Some(self.part(segment, place));
             }
             if self.low_latency && segment.parts.is_empty() {
-                // Its parts are gone, perhaps before all of them were taken.
+                // Its parts have left the playlist, perhaps before all were taken.
                 self.miss_rest(segment.duration_ns);
             }
             self.go_to(place.sequence + 1);
@@ -225,7 +224,7 @@ impl Follower {
         (self.next, self.taken_ns) = (Some(Place { sequence, part: 0 }), 0);
     }
 
-    /// What was not taken of a segment that is `duration_ns` long is missing.
+    /// Counts the rest of a segment of `duration_ns` as missed.
     fn miss_rest(&mut self, duration_ns: u64) {
         let rest_ns = duration_ns.saturating_sub(self.taken_ns);
         self.missed_ns = self.missed_ns.saturating_add(if rest_ns > ROUNDING_NS { rest_ns } else { 0 });
@@ -280,21 +279,21 @@ impl Follower {
         self.known.push_back((sequence, url.path().to_owned()));
     }
 
-    /// Takes the segment `sequence` once more.
+    /// Goes back to the segment `sequence`.
     pub fn go_back_to(&mut self, sequence: u128) {
         self.go_to(sequence);
     }
 
-    /// Forgets the addresses of what was taken: those of another variant are others.
+    /// Forgets the addresses of taken segments: another variant has different ones.
     pub fn forget_known(&mut self) {
         self.known.clear();
     }
 
-    /// Parts cannot be had, `piece` the first: goes on with whole segments, from the one that it is a part of if none of that was
-    /// taken. If some was, the rest of it is missing.
+    /// Continues with whole segments because the part `piece` cannot be fetched: with the segment of `piece` if none of its parts was taken,
+    /// otherwise with the next one, and the rest of the segment is missed.
     pub fn leave_parts(&mut self, piece: &Piece, media: &Media) {
         self.low_latency = false;
-        // What it was to tell, the next piece tells.
+        // The next piece reports this instead.
         self.is_restart |= piece.is_restart;
         self.missed_ns = self.missed_ns.saturating_add(piece.missed_ns);
         let Some(next) = self.next.filter(|next| next.part > 0) else { return };
@@ -304,7 +303,7 @@ impl Follower {
         }
         self.taken_ns = self.taken_ns.saturating_sub(piece.duration_ns);
         let index = next.sequence.checked_sub(media.sequence).and_then(|i| usize::try_from(i).ok());
-        // Until it is written, nobody knows how long it will be.
+        // Its duration is unknown until it is complete.
         let length_ns = index.and_then(|i| media.segments.get(i)).map_or(media.target_ns, |s| s.duration_ns);
         self.miss_rest(length_ns);
         self.go_to(next.sequence + 1);
@@ -320,7 +319,7 @@ impl Follower {
         Some(format!("_HLS_msn={}&_HLS_part={}", next.sequence, next.part))
     }
 
-    /// Everything in `media` was taken.
+    /// Whether everything in `media` was taken.
     pub fn is_at_end(&self, media: &Media) -> bool {
         self.next.is_none_or(|next| next.sequence >= end(media))
     }
@@ -339,7 +338,7 @@ fn has_parts(media: &Media) -> bool {
     media.unfinished.is_some() || media.segments.last().is_some_and(|s| !s.parts.is_empty())
 }
 
-/// Where playback begins: a recording at its start, a channel as near to its end as the playlist allows.
+/// Where playback begins: a recording at its start, a channel as close to its end as the playlist allows.
 fn start(media: &Media, low_latency: bool) -> Place {
     let first = Place { sequence: media.sequence, part: 0 };
     if media.is_over {

@@ -58,7 +58,7 @@ fn a_recording_is_taken_from_its_start_and_a_channel_from_near_its_end() {
 }
 
 #[test]
-fn what_left_the_window_is_counted_and_an_old_copy_is_passed_over() {
+fn segments_that_left_the_window_are_counted_and_stale_copies_are_ignored() {
     let mut follower = Follower::default();
     take(&mut follower, &media("s", 0, 5));
     let pieces = take(&mut follower, &media("s", 8, 12));
@@ -130,7 +130,7 @@ fn parts_are_taken_where_there_are_any_and_left_where_they_fail() {
 }
 
 #[test]
-fn of_a_segment_whose_parts_are_gone_the_rest_is_missing() {
+fn the_rest_of_a_segment_is_missing_when_its_parts_are_gone() {
     let part = |name: &str| Part { url: url(name), range: None, duration_ns: S / 2, is_gap: false };
     for (taken, missed_ns) in [(4, 0), (1, 3 * S / 2)] {
         let mut live = media("s", 0, 3);

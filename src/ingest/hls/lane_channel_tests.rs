@@ -1,4 +1,4 @@
-//! A packager and its server in memory, whose answers are functions of simulated time; and a feeder that writes down what it gets.
+//! A packager and its server in memory, whose answers are functions of simulated time; and a feeder that records its input.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,8 @@ use url::Url;
 use crate::ingest::Discontinuity;
 use crate::ingest::guard::Refusal;
 use crate::ingest::hls::attributes::{ByteRange, Variables};
-use crate::ingest::hls::lane::{Beginning, Feeder, Lane, LaneEnd, Note, Origin};
+use crate::ingest::hls::fetch::Origin;
+use crate::ingest::hls::lane::{Beginning, Feeder, Lane, LaneEnd, Note};
 use crate::ingest::hls::place::{Placer, Ties};
 use crate::ingest::incident::Cause;
 use crate::time::NANOS_PER_SECOND as S;
@@ -108,7 +109,7 @@ pub(super) fn stamped(id: u32, ticks: u64) -> Vec<u8> {
     bytes
 }
 
-/// What becomes of a segment that is asked for.
+/// How the server treats a segment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fate {
     Fine,
@@ -133,7 +134,7 @@ pub(super) struct Slot {
     pub fate: Fate,
 }
 
-/// What is wrong with one answer of the playlist.
+/// The fault of one playlist answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Flaw {
     None,
@@ -266,7 +267,7 @@ pub(super) enum Event {
     Note(Note),
 }
 
-/// Writes down what it gets.
+/// Records its input.
 #[derive(Clone, Default)]
 pub(super) struct Recorder {
     events: Arc<Mutex<Vec<Event>>>,
@@ -325,7 +326,7 @@ impl Account {
                     all.media.push(*id);
                     all.elapsed_ns += length_ns(*id);
                 }
-                Event::Other(bytes) => panic!("what was handed on? {bytes:?}"),
+                Event::Other(bytes) => panic!("unexpected bytes: {bytes:?}"),
                 Event::Note(Note::Missing { from_ns, to_ns }) => {
                     assert_eq!(*from_ns, all.elapsed_ns, "what is missing begins beside the line");
                     assert!(to_ns > from_ns);
@@ -338,7 +339,7 @@ impl Account {
                     is_begun = false;
                 }
                 Event::Note(Note::Lost { cause, .. }) => all.lost.push(*cause),
-                Event::Note(Note::Date { .. } | Note::Ad { .. }) => {}
+                Event::Note(Note::Date { .. } | Note::Ad { .. } | Note::Incident(_)) => {}
             }
         }
         assert!(all.media.is_sorted());

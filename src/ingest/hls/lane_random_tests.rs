@@ -192,7 +192,7 @@ fn check(seed: u64) {
 }
 
 #[test]
-fn every_second_is_media_or_missing_whatever_goes_wrong() {
+fn every_second_is_media_or_missing_under_random_faults() {
     for seed in 0..500 {
         let outcome = std::panic::catch_unwind(|| check(seed));
         assert!(outcome.is_ok(), "seed {seed}");

@@ -11,6 +11,11 @@ use aes::Aes128;
 use cbc::cipher::{BlockModeEncrypt, KeyIvInit, block_padding::Pkcs7};
 use channel::{Channel, Event, Fate, Flaw, LIFE, Life, Reply, Server, lane, name, play, sound, stamped, url};
 
+use super::super::breaks::What;
+use super::super::id3::tests::tag;
+use super::super::mp4::tests::{emsg, fragment, init};
+use super::super::splice::tests::{insert_at, segment_at};
+use super::super::ts::tests::marked;
 use super::*;
 use crate::time::NANOS_PER_SECOND as S;
 
@@ -54,7 +59,7 @@ async fn a_channel_is_followed_until_its_endlist() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_at_first_is_asked_for_again() {
+async fn a_segment_that_fails_at_first_is_retried() {
     let (early, late) = (Fate::Fails(4, Cause::NotFound), Fate::Fails(3, Cause::ServerError));
     let channel = Channel::new(Life::new(20, 2)).fates(&[(5, early), (11, late)]);
     let server = Server::of(channel.clone());
@@ -91,7 +96,7 @@ async fn answers_that_hang_are_given_up_and_nothing_else_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_announced_as_a_gap_is_missing_and_not_asked_for() {
+async fn an_announced_gap_is_missing_and_not_requested() {
     let channel = Channel::new(Life::new(16, 2)).fates(&[(5, Fate::Gap), (6, Fate::Gap)]);
     let server = Server::of(channel.clone());
     let (end, events) = play(&server).await;
@@ -128,7 +133,7 @@ async fn each_discontinuity_is_one_break_also_where_its_segment_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_left_the_window_is_missing() {
+async fn segments_that_left_the_window_are_missing() {
     // The playlist cannot be had for eight seconds, and its window is six.
     let mut flaws = vec![Flaw::None; 12];
     flaws.extend([Flaw::Failed(Cause::ServerError); 8]);
@@ -141,7 +146,7 @@ async fn what_left_the_window_is_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_playlist_that_does_not_move_has_stalled_and_what_was_lost_is_told() {
+async fn a_playlist_that_does_not_move_has_stalled_and_its_losses_are_reported() {
     let channel = Channel { ends: false, ..Channel::new(Life::new(10, 2)) };
     let channel = channel.fates(&[(9, Fate::Lost(Cause::NotFound))]);
     let began = Instant::now();
@@ -180,7 +185,7 @@ async fn an_old_copy_of_the_playlist_repeats_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_never_a_channel_fails_soon() {
+async fn a_source_that_never_worked_fails_soon() {
     let pages = (0..20).map(|n| (n, Fate::Page)).collect::<Vec<_>>();
     let (end, events) = play(&Server::of(Channel::new(Life::new(20, 2)).fates(&pages))).await;
     assert_eq!((failure(&end).kind, failure(&end).cause.contains("a web page")), (Cause::NotMedia, true));
@@ -234,7 +239,7 @@ async fn the_next_connection_goes_on_where_the_last_one_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_connection_lost_before_it_had_anything_is_told_by_the_next() {
+async fn a_loss_before_the_first_media_is_reported_by_the_next_connection() {
     let fates = (3..9).map(|n| (n, Fate::Lost(Cause::NotFound))).collect::<Vec<_>>();
     let channel = Channel::new(Life::new(30, 2)).fates(&fates);
     let (server, memory) = (Server::of(channel.clone()), Memory::default());
@@ -259,7 +264,7 @@ async fn what_a_connection_lost_before_it_had_anything_is_told_by_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_variant_fills_in_what_was_lost_and_not_what_is_announced_as_missing() {
+async fn another_variant_fills_in_losses_but_not_announced_gaps() {
     let other = Channel::new(Life::new(24, 2));
     let first = other.clone().fates(&[(6, Fate::Gap), (7, Fate::Lost(Cause::NotFound))]);
     let account = first.clone();
@@ -285,7 +290,7 @@ async fn another_variant_fills_in_what_was_lost_and_not_what_is_announced_as_mis
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_rotate_and_a_refused_one_is_told() {
+async fn keys_rotate_and_a_refused_one_is_reported() {
     let key = |n: u8| [n; 16];
     let playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:7\n#EXT-X-KEY:METHOD=AES-128,URI=\"k1\"\n\
                     #EXTINF:2,\ns0\n#EXTINF:2,\ns1\n#EXT-X-KEY:METHOD=AES-128,URI=\"k2\",IV=0x05\n#EXTINF:2,\ns2\n\
@@ -360,4 +365,63 @@ async fn parts_that_fail_give_way_to_whole_segments_and_no_time_is_lost() {
     let account = channel::Account::new(&events, length);
     assert_eq!((end, account.media), (LaneEnd::Over, [ids(8..14), whole(16)].concat()));
     assert_eq!((account.missing, account.elapsed_ns), (vec![(3, 4)], 12 * S));
+}
+
+/// Announcements of breaks among the events: places in milliseconds, and what is announced.
+fn announced(events: &[Event]) -> Vec<(u64, What)> {
+    let ad = |event: &Event| match event {
+        Event::Note(Note::Ad { at_ns, ad }) => Some((at_ns / 1_000_000, ad.what)),
+        _ => None,
+    };
+    events.iter().filter_map(ad).collect()
+}
+
+const OUT: What = What::Out { returns_after_ns: None };
+
+#[tokio::test(start_paused = true)]
+async fn announcements_in_mpeg_ts_have_their_place_on_the_line() {
+    let playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\ns0\n#EXT-X-CUE-OUT\n#EXTINF:2,\ns1\n#EXTINF:2,\ns2\n#EXT-X-ENDLIST\n";
+    let files = |_: Duration, _: usize, name: &str| {
+        let n = name[1..].parse::<u64>().unwrap();
+        let ticks = |second: u64| (100 + second) * 90_000;
+        let (sections, tags) = match n {
+            // Ahead; of long ago; and at a time that is on another line.
+            0 => {
+                let old = (100 - 20) * 90_000;
+                let all = [
+                    insert_at(1, true, ticks(3), None),
+                    insert_at(9, true, old, None),
+                    insert_at(8, true, 1 << 32, None),
+                ];
+                (all.to_vec(), Vec::new())
+            }
+            1 => (Vec::new(), Vec::new()),
+            _ => {
+                let in_tag = tag("PRIV", &[&b"scte35\0"[..], &insert_at(1, false, ticks(5), None)[..]].concat());
+                (vec![segment_at(2, 0x35, ticks(5), None)], vec![(ticks(4), in_tag)])
+            }
+        };
+        Reply::Now(marked(ticks(2 * n), &sections, &tags))
+    };
+    let (end, events) = play(&Server::new(move |_, _, _| Reply::Now(playlist.into()), files)).await;
+    assert_eq!(end, LaneEnd::Over);
+    let wanted = [(3_000, OUT), (0, OUT), (2_000, OUT), (5_000, What::In), (5_000, What::In)];
+    assert_eq!(announced(&events), wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_messages_in_fragmented_mp4_have_their_place_on_the_line() {
+    let playlist =
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MAP:URI=\"m\"\n#EXTINF:2,\ns0\n#EXTINF:2,\ns1\n#EXT-X-ENDLIST\n";
+    let files = |_: Duration, _: usize, name: &str| {
+        let (first, scheme) = (1_024, "urn:scte:scte35:2013:bin");
+        Reply::Now(match name {
+            "m" => init(),
+            // Its time is that of the message, whatever the section says.
+            "s0" => [emsg(1, scheme, 3_000, &insert_at(1, true, 77, None)), fragment(1, 0, first)].concat(),
+            _ => [emsg(0, scheme, 1_500, &insert_at(1, false, 77, None)), fragment(1, 25_600, first)].concat(),
+        })
+    };
+    let (end, events) = play(&Server::new(move |_, _, _| Reply::Now(playlist.into()), files)).await;
+    assert_eq!((end, announced(&events)), (LaneEnd::Over, vec![(3_000, OUT), (3_500, What::In)]));
 }

@@ -6,23 +6,34 @@
 //!          └► lane (sound of its own) ─ bytes ─► demuxer, decoders ─┘  order of the line, pace
 //! ```
 //!
-//! `playlist` reads text, `variant` chooses, `follow` says which piece comes next, `place` puts it on the line of the stream,
-//! `lane` fetches and hands on, `relay` merges and paces. Every stretch of media that go on from each other has a demuxer of its
-//! own, so that GStreamer never sees a break, a hole or another format. Source: RFC 8216bis.
+//! `find` looks at the address, `playlist` and `reader` parse, `variant` chooses, `follow` selects the next piece, `place` puts it on the
+//! stream's timeline, `fetch` loads it, `lane` drives all of that for one playlist, `feeder` passes bytes to demuxers, and `relay` merges
+//! the lanes and paces them. `splice`, `id3`, `breaks` and `splice_watch` read announcements of advertisement breaks. Each stretch of
+//! continuous media has its own demuxer, so GStreamer never sees a discontinuity, a hole or a change of format. Source: RFC 8216bis.
 
 mod attributes;
+mod breaks;
 mod container;
 mod crypt;
 mod date;
+mod feeder;
+mod fetch;
+mod find;
 mod follow;
+mod id3;
+mod input;
 mod lane;
 mod mp4;
 mod pacer;
 mod place;
 mod playlist;
+mod reader;
+mod refusals;
 mod relay;
 mod session;
 mod sniff;
+mod splice;
+mod splice_watch;
 mod ts;
 mod variant;
 
@@ -42,12 +53,13 @@ use crate::error::{Error, Result};
 
 pub(super) use container::Container;
 pub(super) use follow::{Memory, Remembered};
+pub(super) use input::Intake;
 pub(super) use lane::Beginning;
-pub(super) use relay::Broken;
+pub(super) use splice_watch::SpliceWatch;
 
-/// Takes containers apart and decodes them.
+/// Demuxes containers and decodes them.
 pub(super) trait Decoder: Send + Sync {
-    /// Begins a demuxer that sends what it decodes to `to`, in times of the stream's line. `state` is told when there is room.
+    /// Starts a demuxer that sends decoded media to `to`, with times on the stream's timeline. It notifies `intake` when it has room.
     ///
     /// # Errors
     /// When the pipeline cannot be made.
@@ -55,11 +67,11 @@ pub(super) trait Decoder: Send + Sync {
         &self,
         beginning: &Beginning,
         wants: Tracks,
-        state: Arc<Broken>,
+        intake: Arc<Intake>,
         to: Sender<MediaItem>,
     ) -> Result<(Box<dyn Source>, Box<dyn Input>)>;
 
-    /// Opens a recording on a web server by its address: what is no playlist and has an end.
+    /// Opens a recording on a web server by its address: a file that is not a playlist.
     ///
     /// # Errors
     /// As [`super::Open::open`].
@@ -68,23 +80,23 @@ pub(super) trait Decoder: Send + Sync {
 
 /// The way into a demuxer.
 pub(super) trait Input: Send + Sync {
-    /// Adds bytes, however many there are. `false`: nobody takes them any more.
+    /// Adds bytes, whatever their number. Returns `false` when the demuxer takes no more.
     fn push(&self, bytes: Vec<u8>) -> bool;
 
-    /// Whether what was added suffices for now.
+    /// Whether enough bytes are queued for now.
     fn is_full(&self) -> bool;
 
-    /// Nothing more comes.
+    /// Marks the end of the bytes.
     fn end(&self);
 }
 
-/// What a source is made from.
+/// The parameters of a source.
 pub(super) struct Request {
     /// Names the threads.
     pub id: String,
     pub url: Url,
     pub options: HlsOptions,
-    /// Lines of pictures that are looked at.
+    /// Lines of the pictures that the pack looks at.
     pub frame_height: u32,
     pub wants: Tracks,
     pub policy: Arc<SourcePolicy>,
@@ -93,11 +105,11 @@ pub(super) struct Request {
     pub memory: Memory,
     pub clock: Arc<dyn Clock>,
     pub pace: Pace,
-    /// Segments are handed on at the stream's own pace.
+    /// Media are sent at the stream's own pace.
     pub is_paced: bool,
 }
 
-/// Opens what is at an address of the web: a playlist, an endless stream, or a recording.
+/// Opens a web address: a playlist, an endless stream, or a recording.
 ///
 /// # Errors
 /// [`Error::Internal`] when the system has no threads left.
@@ -113,10 +125,10 @@ pub(super) fn open(request: Request, to: Sender<MediaItem>) -> Result<Box<dyn So
     Ok(Box::new(HlsSource { pace, stopper, thread: Some(thread) }))
 }
 
-/// What is at `url`, by asking: [`Kind::Hls`], [`Kind::HttpLive`] or [`Kind::Http`], a recording; [`None`] when it cannot be found
-/// out. Waits for the server, for some seconds.
+/// Asks the server what `url` is: [`Kind::Hls`], [`Kind::HttpLive`] or [`Kind::Http`] (a recording); [`None`] when the server does not
+/// say. Waits for the server for some seconds.
 pub(super) fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
-    super::web::runtime().ok()?.block_on(session::classify(url, policy))
+    super::web::runtime().ok()?.block_on(find::classify(url, policy))
 }
 
 struct HlsSource {
@@ -139,7 +151,7 @@ impl Drop for HlsSource {
     fn drop(&mut self) {
         self.stopper.abandon();
         if let Some(thread) = self.thread.take() {
-            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            // The panic hook has already printed a panic of the thread.
             let _ = thread.join();
         }
     }

@@ -1,10 +1,15 @@
-//! The little of fragmented MP4 that says when its tracks begin (ISO/IEC 14496-12, 8).
+//! The little of fragmented MP4 that says when its tracks begin and where advertisement breaks are (ISO/IEC 14496-12, 8).
 
 use super::container::Starts;
+use super::id3;
+use super::splice::{self, Cue};
 use crate::time::NANOS_PER_SECOND;
 
 /// Boxes that are looked at on one level: more are not met, and would be work without bound.
 const BOXES_MAX: usize = 4_096;
+
+/// Announcements of one segment that are read.
+const CUES_MAX: usize = 64;
 
 /// What an initialisation segment says of a track of pictures or sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +131,40 @@ fn start(traf: &[u8], tracks: &Tracks) -> Option<(usize, u64)> {
     u64::try_from(ns).ok().filter(|ns| *ns < 1 << 62).map(|ns| (track.index, ns))
 }
 
+/// What the event messages (`emsg`) of `bytes`, a media segment that begins at `begins_ns`, announce (ISO/IEC 23009-1, 5.10.3.3).
+///
+/// The place is that of the message: times within it are those of the MPEG-TS that the packager was fed with.
+pub(super) fn cues(bytes: &[u8], begins_ns: Option<u64>) -> Vec<Cue> {
+    let messages = boxes(bytes).filter(|(name, _)| *name == b"emsg");
+    messages.filter_map(|(_, body)| message(body, begins_ns)).flatten().take(CUES_MAX).collect()
+}
+
+fn message(emsg: &[u8], begins_ns: Option<u64>) -> Option<Vec<Cue>> {
+    let is_long = *emsg.first()? == 1;
+    let mut rest = emsg.get(if is_long { 24 } else { 4 }..)?;
+    let (scheme, _value) = (text(&mut rest)?, text(&mut rest)?);
+    // Version 0 has its numbers behind the texts.
+    let (numbers, data) = if is_long { (&emsg[4..24], rest) } else { rest.split_at_checked(16)? };
+    let timescale = u128::from(u32_at(numbers, 0)?.max(1));
+    let ns = |ticks: u64| u64::try_from(u128::from(ticks) * u128::from(NANOS_PER_SECOND) / timescale).ok();
+    let at_ns =
+        if is_long { ns(u64_at(numbers, 4)?)? } else { begins_ns?.checked_add(ns(u64::from(u32_at(numbers, 4)?))?)? };
+    let found = match scheme {
+        b"urn:scte:scte35:2013:bin" => splice::cues(data),
+        b"https://aomedia.org/emsg/ID3" | b"https://developer.apple.com/streaming/emsg-id3" => id3::cues(data),
+        _ => return None,
+    };
+    Some(found.into_iter().map(|cue| Cue { at_ns: Some(at_ns).filter(|ns| *ns < 1 << 62), ..cue }).collect())
+}
+
+/// The text that `rest` begins with, up to the 0 behind it.
+fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = rest.iter().position(|b| *b == 0)?;
+    let text = &rest[..end];
+    *rest = &rest[end + 1..];
+    Some(text)
+}
+
 /// By how much the first sample is shown after it is decoded, ticks.
 fn first_offset(trun: &[u8]) -> Option<i64> {
     let flags = u32_at(trun, 0)? & 0x00ff_ffff;
@@ -139,7 +178,7 @@ fn first_offset(trun: &[u8]) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn make(name: &str, body: &[u8]) -> Vec<u8> {
@@ -150,7 +189,7 @@ mod tests {
         words.iter().flat_map(|w| w.to_be_bytes()).collect()
     }
 
-    fn init() -> Vec<u8> {
+    pub fn init() -> Vec<u8> {
         let trak = |id: u32, kind: &str, timescale: u32, begins: u32| {
             let hdlr = [&words(&[0, 0])[..], kind.as_bytes(), &[0; 13]].concat();
             let mdia = [make("mdhd", &words(&[0, 0, 0, timescale, 0])), make("hdlr", &hdlr)].concat();
@@ -161,7 +200,7 @@ mod tests {
         [make("ftyp", b"iso5"), make("moov", &moov)].concat()
     }
 
-    fn fragment(id: u32, decoded: u64, offset: u32) -> Vec<u8> {
+    pub fn fragment(id: u32, decoded: u64, offset: u32) -> Vec<u8> {
         let tfdt = [&words(&[0x0100_0000])[..], &decoded.to_be_bytes()].concat();
         let trun = words(&[0x0000_0a05, 1, 0, 0, 77, offset]);
         let traf = [make("tfhd", &words(&[0, id])), make("tfdt", &tfdt), make("trun", &trun)].concat();
@@ -183,5 +222,42 @@ mod tests {
         for length in 0..init().len() {
             super::tracks(&init()[..length]);
         }
+    }
+
+    /// An event message at a time in milliseconds; of version 0 after the segment's beginning.
+    pub fn emsg(version: u8, scheme: &str, at_ms: u64, data: &[u8]) -> Vec<u8> {
+        let texts = [scheme.as_bytes(), &[0], b"1", &[0]].concat();
+        let body = if version == 1 {
+            [&words(&[0x0100_0000, 1_000])[..], &at_ms.to_be_bytes(), &words(&[0, 7]), &texts, data].concat()
+        } else {
+            [&words(&[0])[..], &texts, &words(&[1_000, at_ms as u32, 0, 7]), data].concat()
+        };
+        make("emsg", &body)
+    }
+
+    #[test]
+    fn event_messages_of_both_versions_are_read() {
+        use crate::ingest::hls::{id3, splice};
+        let section = splice::tests::insert_at(7, true, 900_000, None);
+        let tag = id3::tests::tag("PRIV", &[&b"urn:scte:scte35:2013:bin\0"[..], &section[..]].concat());
+        let wanted = |at_s: u64| {
+            let cue = splice::cues(&section)[0];
+            vec![Cue { at_ns: Some(at_s * NANOS_PER_SECOND), ..cue }]
+        };
+        let begins = Some(100 * NANOS_PER_SECOND);
+        for (scheme, data) in [("urn:scte:scte35:2013:bin", &section), ("https://aomedia.org/emsg/ID3", &tag)] {
+            let long = [emsg(1, scheme, 105_000, data), fragment(1, 1, 1)].concat();
+            assert_eq!(cues(&long, begins), wanted(105), "{scheme}");
+            let short = [make("styp", b"msdh"), emsg(0, scheme, 5_000, data)].concat();
+            assert_eq!(cues(&short, begins), wanted(105), "{scheme}");
+            assert!(cues(&short, None).is_empty());
+            for length in 0..long.len() {
+                cues(&long[..length], begins);
+            }
+            for length in 0..short.len() {
+                cues(&short[..length], begins);
+            }
+        }
+        assert!(cues(&emsg(1, "urn:mpeg:dash:event:2012", 0, &section), begins).is_empty());
     }
 }

@@ -1,6 +1,6 @@
-//! When a piece of a live stream is due: segments arrive in bursts of several seconds, and are handed on at the stream's own pace.
+//! When an item of a live stream is due: segments arrive in bursts of several seconds and are sent at the stream's own pace.
 
-/// How many times faster than its own pace a stream that is late may go: what follows must not have to shed what was only delayed.
+/// How many times faster than its own pace a late stream may go: a larger burst would make the backlog shed seconds that were only delayed.
 const CATCH_UP: u64 = 2;
 
 /// The schedule of one stream. Times are those of the monotonic clock and of the line, ns.
@@ -8,7 +8,7 @@ const CATCH_UP: u64 = 2;
 pub(super) struct Pacer {
     /// A moment and the place on the line that is due at it.
     anchor: Option<(u64, u64)>,
-    /// What was handed on last, and when.
+    /// The last item that was sent, and when.
     last: Option<(u64, u64)>,
 }
 
@@ -18,20 +18,20 @@ impl Pacer {
         let (moment, place) = *self.anchor.get_or_insert((now_ns, at_ns));
         let scheduled =
             if at_ns >= place { moment.saturating_add(at_ns - place) } else { moment.saturating_sub(place - at_ns) };
-        // Late: as much faster as is allowed, from what was handed on last.
+        // Late: as fast as is allowed, counted from the last item.
         self.last.map_or(scheduled, |(last_now, last_at)| {
             scheduled.max(last_now.saturating_add(at_ns.saturating_sub(last_at) / CATCH_UP))
         })
     }
 
-    /// `at_ns` was handed on.
+    /// Records that the item at `at_ns` was sent.
     pub fn passed(&mut self, at_ns: u64, now_ns: u64) {
         if self.last.is_none_or(|(_, last_at)| at_ns > last_at) {
             self.last = Some((now_ns, at_ns));
         }
     }
 
-    /// What comes next sets the schedule: the stream began anew after an outage.
+    /// Takes the next item as the new anchor: the stream has restarted.
     pub fn restart(&mut self) {
         *self = Self::default();
     }

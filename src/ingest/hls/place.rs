@@ -1,7 +1,7 @@
-//! Puts pieces on the line of the stream: where each begins, whether it goes on from the one before, what is missing.
+//! Puts pieces on the stream's timeline: where each begins, whether it continues the one before, and how much is missing between them.
 //!
-//! The line is a time of our own, in ns from where playback began. Within media that belong together the times in the media
-//! decide, since playlists round; between them the durations of the playlist do. Pure.
+//! The line counts ns from where playback began. Within continuous media the times in the media decide, since playlists round; across
+//! discontinuities the durations in the playlist do. Pure.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,11 +9,11 @@ use super::container::{APART_MAX_NS, Container, Starts, begins, distance_ns};
 use crate::ingest::Discontinuity;
 use crate::time::NANOS_PER_SECOND;
 
-/// By how much the times of media may run ahead of what the playlist says before they are taken for another line, ns: playlists
-/// say durations of 0, leave segments out, and round.
+/// How far the times in the media may run ahead of the playlist before they count as a jump, ns: playlists give durations of 0, leave out
+/// segments, and round.
 const AHEAD_MAX_NS: u64 = 10 * NANOS_PER_SECOND;
 
-/// Pieces that are further apart than this do not go into one demuxer, ns: more than playlists round.
+/// Pieces further apart than this go into different demuxers, ns: more than playlists round.
 const HOLE_NS: u64 = 700_000_000;
 
 /// Ties between media and line that are kept: of this break and a few before it.
@@ -63,7 +63,7 @@ impl Ties {
     }
 }
 
-/// What is known of a piece before it is placed.
+/// The properties of a piece before it is placed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
     pub container: Container,
@@ -89,7 +89,7 @@ pub(super) struct Placed {
     pub is_new: bool,
     /// Another run begins with it.
     pub break_: Option<Discontinuity>,
-    /// What is missing before it, ns on the line.
+    /// The missing stretch before it, ns on the line.
     pub missing: Option<(u64, u64)>,
 }
 
@@ -119,12 +119,12 @@ impl Placer {
         self.next_ns
     }
 
-    /// Passes over what is missing.
+    /// Moves on over a missing stretch.
     pub fn skip(&mut self, missing_ns: u64) {
         self.next_ns = self.next_ns.saturating_add(missing_ns);
     }
 
-    /// What comes next has nothing to do with what was before: another variant.
+    /// The next piece is of another variant and needs its own demuxer.
     pub fn forget_container(&mut self) {
         self.container = None;
     }
@@ -172,7 +172,7 @@ impl Placer {
             // A hole between two pieces, which demuxers close as they like.
             || self.ends_early
             || line.abs_diff(before_ns as i64) > HOLE_NS
-            // What does not fit and is no break is a demuxer's trouble.
+            // Times that do not fit go to a new demuxer even without a discontinuity.
             || (fits.is_none() && by_media.is_some());
         self.container = Some(found.container);
         let lasts = start.zip(found.last_ns).map(|(start, last)| distance_ns(found.container, start, last));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_bridged_within_a_run() {
+    fn missing_time_is_bridged_within_a_run() {
         let mut placer = main();
         placer.place(&found(100));
         let after = placer.place(&Found { missed_ns: 4 * S, ..found(106) });

@@ -1,6 +1,6 @@
 use super::*;
 
-const S: u64 = NANOS_PER_SECOND;
+const S: u64 = crate::time::NANOS_PER_SECOND;
 
 fn parse(text: &str) -> Result<Playlist, Trouble> {
     Playlist::parse(text, &Url::parse("http://h.example/a/live.m3u8?tok=1").unwrap(), &Variables::default(), 0)
@@ -77,7 +77,7 @@ fn a_list_of_variants_is_read() {
 }
 
 #[test]
-fn what_is_wrong_is_named_with_its_line() {
+fn errors_name_the_line() {
     for (text, why) in [
         ("#EXTM3U", "no segments"),
         ("#EXTM3U\n#EXT-X-ENDLIST\n", "no segments"),
@@ -114,7 +114,7 @@ fn what_is_wrong_is_named_with_its_line() {
 }
 
 #[test]
-fn what_is_odd_is_read_all_the_same() {
+fn odd_playlists_are_read() {
     for text in [
         "#EXTM3U\n#EXT-X-TARGETDURATION:6\n",
         "#EXTM3U\n#EXTINF:6,\nseg.ts\n#EXT-X-ENDLIST\n",

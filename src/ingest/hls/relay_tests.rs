@@ -1,14 +1,17 @@
-//! A relay between lanes that are channels and an outlet that is one. All that a lane sends is there before it runs: nothing waits.
+//! A relay between channels. All messages of a lane are queued before it runs, so nothing waits.
 
 use crossbeam_channel::{Sender, unbounded};
 
+use super::super::input::{Decoding, Intake, Message};
+use super::super::lane::Note;
+use super::super::playlist::AdBreak;
 use super::*;
 use crate::clock::ManualClock;
-use crate::ingest::Pace;
 use crate::ingest::frame::Frame;
 use crate::ingest::guard::Refusal;
 use crate::ingest::pcm::PcmChunk;
 use crate::ingest::pool::Pooled;
+use crate::ingest::{Pace, Source};
 
 const MS: u64 = 1_000_000;
 
@@ -39,7 +42,7 @@ fn broken() -> MediaItem {
     MediaItem::Ended(End::Failed { kind: Cause::Damaged, cause: "no media".into(), advice: String::new() })
 }
 
-/// Pictures every 100 ms from one place to before another, behind what says that there are no others.
+/// Pictures every 100 ms from one place up to another, after the message that there is no other track.
 fn pictures(from_ms: u64, to_ms: u64) -> Vec<MediaItem> {
     let all = (from_ms..to_ms).step_by(100).map(picture);
     [opened(true, false)].into_iter().chain(all).collect()
@@ -54,14 +57,14 @@ fn sounds(from_ms: u64, to_ms: u64) -> Vec<MediaItem> {
 struct Sends(Sender<Message>);
 
 impl Sends {
-    fn decode(&self, items: Vec<MediaItem>) -> Arc<Broken> {
+    fn decode(&self, items: Vec<MediaItem>) -> Arc<Intake> {
         let (to, from) = unbounded();
         for item in items {
             to.send(item).unwrap();
         }
-        let state = Arc::new(Broken::default());
-        self.0.send(Message::Decoding(Decoding { _source: Box::new(Silent), from, state: state.clone() })).unwrap();
-        state
+        let intake = Arc::new(Intake::default());
+        self.0.send(Message::Decoding(Decoding { _source: Box::new(Silent), from, intake: intake.clone() })).unwrap();
+        intake
     }
 
     fn note(&self, note: Note) {
@@ -95,7 +98,7 @@ fn words(item: &MediaItem) -> String {
     }
 }
 
-/// What comes out when the main lane, and the one beside it, send what `main` and `beside` say; and how it ends.
+/// The output when the main lane and the one beside it send what `main` and `beside` queue; and the end.
 fn relayed(main: impl FnOnce(&Sends), beside: impl FnOnce(&Sends)) -> (Vec<String>, End) {
     let ((main_to, main_from), (beside_to, beside_from), (to, from)) = (unbounded(), unbounded(), unbounded());
     main(&Sends(main_to));
@@ -138,7 +141,7 @@ fn tracks_of_one_demuxer_go_out_in_the_order_of_the_line() {
 }
 
 #[test]
-fn what_is_missing_stands_between_what_was_before_and_what_comes_after() {
+fn missing_time_is_sent_between_the_media_around_it() {
     let said = alone(|main| {
         main.decode(pictures(0, 200));
         main.missing(200, 4_200);
@@ -156,13 +159,13 @@ fn what_is_missing_stands_between_what_was_before_and_what_comes_after() {
         "missing 4400-6400",
     ];
     assert_eq!(said, wanted);
-    // Nobody said that it was.
+    // Unannounced.
     let said = alone(|main| drop(main.decode(vec![opened(true, false), picture(0), picture(900), picture(5_000)])));
     assert_eq!(said, ["opened 1", "picture 0", "picture 900", "missing 900-5000", "picture 5000"]);
 }
 
 #[test]
-fn a_break_stands_before_what_follows_it() {
+fn a_discontinuity_is_sent_before_the_media_that_follow_it() {
     let said = alone(|main| {
         main.decode(pictures(0, 200));
         main.breaks(200);
@@ -176,7 +179,7 @@ fn a_break_stands_before_what_follows_it() {
         main.decode(pictures(6_000, 6_100));
     });
     assert_eq!(said[2..], ["picture 100", "missing 100-6000", "break Playlist", "picture 6000"]);
-    // What is missing before it is of the run before.
+    // Missing time before it belongs to the previous run.
     let said = alone(|main| {
         main.decode(pictures(0, 200));
         main.missing(200, 2_200);
@@ -212,8 +215,8 @@ fn marks_stand_before_the_media_that_they_name() {
         // Long before the media of it are decoded.
         main.note(Note::Date { at_ns: 0, unix_ns: 1 });
         main.note(Note::Date { at_ns: 110 * MS, unix_ns: 2 });
-        main.note(Note::Ad { at_ns: 200 * MS, ad: AdBreak::Out });
-        main.note(Note::Ad { at_ns: 300 * MS, ad: AdBreak::In });
+        main.note(Note::Ad { at_ns: 200 * MS, ad: AdBreak::Out.into() });
+        main.note(Note::Ad { at_ns: 300 * MS, ad: AdBreak::In.into() });
         main.note(Note::Lost { at_ns: 300 * MS, cause: Cause::NotFound });
         main.decode(pictures(0, 400));
     });
@@ -233,7 +236,7 @@ fn marks_stand_before_the_media_that_they_name() {
 }
 
 #[test]
-fn what_is_missing_at_the_start_is_said_once_the_tracks_are_known() {
+fn missing_time_at_the_start_is_sent_once_the_tracks_are_known() {
     let said = alone(|main| {
         main.missing(0, 2_000);
         main.missing(2_000, 4_000);
@@ -257,7 +260,7 @@ fn three_demuxers_in_a_row_that_find_nothing_end_the_stream() {
     let (said, end) = relayed(
         |main| {
             for _ in 0..2 {
-                assert!(!main.decode(vec![broken()]).is_set());
+                assert!(!main.decode(vec![broken()]).is_closed());
             }
             // One that was of use: the count begins anew.
             main.decode(pictures(0, 100));
@@ -273,10 +276,10 @@ fn three_demuxers_in_a_row_that_find_nothing_end_the_stream() {
 }
 
 #[test]
-fn who_feeds_a_demuxer_that_failed_is_told() {
+fn a_failed_demuxer_closes_its_intake() {
     let mut states = Vec::new();
     relayed(|main| states.extend([main.decode(vec![broken()]), main.decode(pictures(0, 100))]), |_| {});
-    assert_eq!(states.iter().map(|state| state.is_set()).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(states.iter().map(|state| state.is_closed()).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]
@@ -302,7 +305,7 @@ fn the_stream_ends_as_its_main_lane_does() {
         },
         |_| {},
     );
-    assert_eq!(said[2..], ["picture 100", "missing 200-2200"], "all that is known comes before the end");
+    assert_eq!(said[2..], ["picture 100", "missing 200-2200"], "known losses are sent before the end");
     assert!(matches!(end, End::Failed { kind: Cause::PlaylistStalled, .. }));
     let (said, end) = relayed(|main| main.fail(Cause::NotFound), |_| {});
     assert!(said.is_empty() && matches!(end, End::Failed { kind: Cause::NotFound, .. }));

@@ -1,9 +1,9 @@
-//! What an answer is, told by its first bytes, in words.
+//! Names the kind of an answer by its first bytes, for error messages.
 
-/// Bytes that are looked at.
+/// Bytes that are inspected.
 pub(super) const HEAD: usize = 4096;
 
-/// The name of what `bytes` begin like, for what is no playlist.
+/// The name of the format that `bytes` begin like, for answers that are not playlists.
 pub(in crate::ingest) fn name(bytes: &[u8]) -> &'static str {
     let head = &bytes[..bytes.len().min(HEAD)];
     let text = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();

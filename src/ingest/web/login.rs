@@ -1,4 +1,4 @@
-//! What web servers want to be shown again: cookies that they gave, and a login in the way that they ask for it.
+//! Cookies and logins: what a server expects with later requests.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ const COOKIE_MAX: usize = 4096;
 /// Servers whose way of asking for a login is kept.
 const SERVERS_MAX: usize = 100;
 
-/// What one session was given. A source that is opened again begins anew.
+/// The cookies and challenges of one session. A source that is opened again starts without any.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     cookies: CookieStore,
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_go_back_to_who_gave_them() {
+    fn cookies_go_back_to_their_server() {
         let mut shown = Shown::default();
         let url = Url::parse("http://h.example/a/live.m3u8").unwrap();
         shown.keep(

@@ -1,4 +1,4 @@
-//! The HTTP client: what Touchline fetches itself, playlists and media alike.
+//! The HTTP client, for everything that Touchline fetches itself: playlists and media.
 //!
 //! One [`Web`] a source, with its cookies and logins; connections are kept and used again. Where a connection goes is
 //! decided by the source's policy at the moment it is made, so redirects, names and literal addresses are held to it alike.
@@ -34,10 +34,10 @@ const ADDRESS_MAX: usize = 8192;
 /// How long the next bytes of an answer may take.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
-/// How long a connection is kept that nobody uses: segments are further apart than that only where keeping gains nothing.
+/// How long an idle connection is kept: longer than segments are apart, except where keeping it gains nothing.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Threads of the runtime: what they do is waiting, and TLS.
+/// Threads of the runtime: they wait, and do TLS.
 const THREADS: usize = 2;
 
 /// The runtime of all web sources.
@@ -84,7 +84,7 @@ impl Web {
     /// how long each request may take until the head of its answer is there.
     ///
     /// # Errors
-    /// What the policy refuses, what is wrong on the way, and every status that is no success.
+    /// When the policy refuses the address, the request fails, or the status is not a success.
     pub async fn get(&self, url: &Url, range: Option<&str>, patience: Duration) -> Result<Answer, Refusal> {
         let answer = self.ask(url, &Method::GET, range, patience).await?;
         if answer.status.is_success() { Ok(answer) } else { Err(failed_status(answer.status)) }
@@ -93,7 +93,7 @@ impl Web {
     /// As [`Web::get`], for any method, and with whatever status there is at the end.
     ///
     /// # Errors
-    /// What the policy refuses, and what is wrong on the way.
+    /// When the policy refuses the address, or the request fails.
     pub async fn ask(
         &self,
         url: &Url,
@@ -177,13 +177,13 @@ impl Web {
 }
 
 impl Answer {
-    /// What the server says of itself, in lower case without parameters: `application/vnd.apple.mpegurl`.
+    /// The content type, in lower case without parameters: `application/vnd.apple.mpegurl`.
     pub fn content_type(&self) -> String {
         let value = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
     }
 
-    /// Bytes of the body, where the server says so.
+    /// The length of the body in bytes, if the server gives it.
     pub fn length(&self) -> Option<u64> {
         self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
@@ -207,7 +207,7 @@ impl Answer {
         }
     }
 
-    /// `bytes`, which were read of the body, and all that follows, decoded; at most `max` bytes.
+    /// The whole body, decoded: `bytes`, which were read already, and the rest. At most `max` bytes.
     ///
     /// # Errors
     /// When it is longer, breaks off, stands still, or cannot be decoded.
@@ -247,7 +247,7 @@ fn decode(bytes: Vec<u8>, encoding: Option<&HeaderValue>, max: usize) -> Result<
     if out.len() > max { Err(too_long(max)) } else { Ok(out) }
 }
 
-/// What a status that is no success means.
+/// The refusal for a status that is not a success.
 pub(super) fn failed_status(status: StatusCode) -> Refusal {
     let code = status.as_u16();
     let of = |kind, cause: String, advice| Refusal::of(kind, cause, advice);
@@ -299,7 +299,7 @@ mod tests {
         let gzip = gzip.finish().unwrap();
         let named = |name| HeaderValue::from_static(name);
         assert_eq!(decode(gzip.clone(), Some(&named("gzip")), 1 << 20).unwrap(), plain);
-        assert_eq!(decode(gzip.clone(), None, 1 << 20).unwrap(), plain, "nobody said so");
+        assert_eq!(decode(gzip.clone(), None, 1 << 20).unwrap(), plain, "no Content-Encoding header");
         assert_eq!(decode(plain.clone(), None, 1 << 20).unwrap(), plain);
         assert_eq!(decode(plain.clone(), Some(&named("identity")), 1 << 20).unwrap(), plain);
         let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());

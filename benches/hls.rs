@@ -1,0 +1,168 @@
+//! What the HLS client adds: how far behind the live edge a second is when it is there to be decided, and what one stream costs.
+//!
+//! ```text
+//! cargo bench --bench hls                       the same channel as plain HLS and in low latency, side by side
+//! cargo bench --bench hls -- watch URL SECONDS  one stream: processor time and greatest memory of the process
+//! ```
+//!
+//! The channel is made by ffmpeg, and every picture says which second it is of. Its server publishes each segment, or each part, at the
+//! moment when an encoder would have it whole, and holds reloads back until then.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+#[path = "../tests/hls/material.rs"]
+#[allow(dead_code)]
+mod material;
+#[path = "../tests/hls/server.rs"]
+mod server;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, PlanThinner, SamplingPlan};
+use touchline::clock::{Clock, SystemClock};
+use touchline::ingest::gst::{GstOpener, GstOptions};
+use touchline::ingest::{MEDIA_CHANNEL_CAPACITY, Open};
+
+use server::{Answer, Serve, Server};
+
+/// Seconds that the channel is old when it is joined, and for which it is watched.
+const JOINED_S: f64 = 16.0;
+const WATCHED: Duration = Duration::from_secs(45);
+
+const PART_S: f64 = 0.4;
+const PARTS: usize = 5;
+const SEGMENT_S: f64 = 2.0;
+
+fn main() {
+    let mut args = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    match args.next().as_deref() {
+        Some("watch") => {
+            let (Some(url), Some(seconds)) = (args.next(), args.next().and_then(|s| s.parse().ok())) else {
+                eprintln!("give URL and SECONDS");
+                std::process::exit(2);
+            };
+            cost(&url, Duration::from_secs(seconds));
+        }
+        _ => edges(),
+    }
+}
+
+/// Watches `url` and gives each decided second to `tell`; how many seconds were gaps.
+fn watch(url: &str, duration: Duration, mut tell: impl FnMut(&ClipSecond)) -> usize {
+    let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
+    let options =
+        GstOptions { frame_height: 288, thinning: Some(PlanThinner::thinning(&plan)), ..GstOptions::default() };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (to, from) = crossbeam_channel::bounded(MEDIA_CHANNEL_CAPACITY);
+    let source = GstOpener::new(options, clock).expect("GStreamer starts").open(url, to).expect("the source opens");
+    let patience = Patience::for_pace(source.pace());
+    let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, patience, behind_ns: 0 });
+    let (until, mut out, mut gaps) = (Instant::now() + duration, Vec::new(), 0);
+    while let Ok(item) = from.recv_deadline(until) {
+        builder.push(item, &mut out);
+        for output in out.drain(..) {
+            match output {
+                ClipOutput::Second(second) => tell(&second),
+                ClipOutput::Gap(_) => gaps += 1,
+                _ => {}
+            }
+        }
+    }
+    gaps
+}
+
+fn cost(url: &str, duration: Duration) {
+    let mut decided = 0;
+    let gaps = watch(url, duration, |_| decided += 1);
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let times = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let ticks: u64 = times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    println!("{decided} seconds, {gaps} gaps, {:.2} s of processor, at most {}", ticks as f64 / 100.0, peak.trim());
+    // Not the time of taking it down.
+    std::process::exit(0);
+}
+
+/// The channel, from now on: parts and blocking reloads, or segments alone.
+fn channel(in_parts: bool) -> (Serve, Instant) {
+    let (init, fragments) = material::parts();
+    let began = Instant::now() - Duration::from_secs_f64(JOINED_S);
+    let published = move || (began.elapsed().as_secs_f64() / PART_S) as usize;
+    let serve = move |request: &server::Request| {
+        let name = request.path();
+        if name == "init.mp4" {
+            return Answer::bytes(init.clone());
+        }
+        if let Some(name) = name.strip_suffix(".m4s") {
+            let number = |text: &str| text.parse::<usize>().unwrap_or(usize::MAX / PARTS);
+            let (from, to) = match name.strip_prefix('p') {
+                Some(part) => (number(part), number(part) + 1),
+                None => (number(&name[1..]) * PARTS, number(&name[1..]) * PARTS + PARTS),
+            };
+            return fragments.get(from..to).map_or(Answer::status(404), |parts| Answer::bytes(parts.concat()));
+        }
+        let number = |key: &str| request.query(key).and_then(|n| n.parse::<usize>().ok());
+        if let Some(wanted) = number("_HLS_msn").map(|n| n * PARTS + number("_HLS_part").unwrap_or(PARTS - 1) + 1) {
+            let wait = (wanted as f64 * PART_S - began.elapsed().as_secs_f64()).clamp(0.0, 6.0);
+            std::thread::sleep(Duration::from_secs_f64(wait));
+        }
+        let published = published();
+        let (whole, rest) = (published / PARTS, published % PARTS);
+        let from = whole.saturating_sub(6);
+        let mut text = format!("#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:{from}\n");
+        if in_parts {
+            text += "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES,PART-HOLD-BACK=1.2\n#EXT-X-PART-INF:PART-TARGET=0.4\n";
+        }
+        text += "#EXT-X-MAP:URI=\"init.mp4\"\n";
+        let parts = |n: usize, count: usize| {
+            let part = |k| format!("#EXT-X-PART:DURATION=0.4,URI=\"p{}.m4s\"\n", n * PARTS + k);
+            if in_parts { (0..count).map(part).collect::<String>() } else { String::new() }
+        };
+        for n in from..whole {
+            text += &if n + 3 > whole { parts(n, PARTS) } else { String::new() };
+            text += &format!("#EXTINF:2.0,\nw{n}.m4s\n");
+        }
+        Answer::list(text + &parts(whole, rest))
+    };
+    (Arc::new(serve), began)
+}
+
+/// Seconds behind the encoder, and behind the server: from when the last piece of a second was published to when the second is cut.
+fn edge(in_parts: bool) -> (Vec<f64>, Vec<f64>) {
+    let (serve, began) = channel(in_parts);
+    let server = Server::start(serve);
+    let (mut of_encoder, mut of_server) = (Vec::new(), Vec::new());
+    let gaps = watch(&server.url("x.m3u8"), WATCHED, |second| {
+        let now_s = began.elapsed().as_secs_f64();
+        let Some(mark) = second.frames.get(second.frames.len() / 2).and_then(material::read) else { return };
+        let end_s = f64::from(mark.1) + 1.0;
+        let piece_s = if in_parts { PART_S } else { SEGMENT_S };
+        of_encoder.push(now_s - end_s);
+        of_server.push(now_s - (end_s / piece_s - 1e-6).ceil() * piece_s);
+    });
+    assert_eq!(gaps, 0, "a channel without faults has no gaps");
+    (of_encoder, of_server)
+}
+
+fn edges() {
+    material::files();
+    println!(
+        "| channel | seconds | behind the encoder, s (median, greatest) | behind the server, s (median, greatest) |"
+    );
+    println!("|---|---|---|---|");
+    let (plain, parts) = std::thread::scope(|scope| {
+        let plain = scope.spawn(|| edge(false));
+        let parts = scope.spawn(|| edge(true));
+        (plain.join().expect("no panic"), parts.join().expect("no panic"))
+    });
+    for (name, (mut encoder, mut server)) in [("segments of 2 s", plain), ("parts of 0.4 s", parts)] {
+        let said = |values: &mut Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            let last = values.last().copied().unwrap_or(f64::NAN);
+            format!("{:.2}, {last:.2}", values.get(values.len() / 2).copied().unwrap_or(f64::NAN))
+        };
+        println!("| {name} | {} | {} | {} |", encoder.len(), said(&mut encoder), said(&mut server));
+    }
+}
