@@ -17,7 +17,7 @@ use crate::config::SourcesFile;
 use crate::error::Error;
 use crate::ingest::frame::{Frame, SIDE_MAX};
 use crate::ingest::gst::Learned;
-use crate::ingest::incident::Incident;
+use crate::ingest::incident::{Cause, Incident};
 use crate::ingest::options::HlsOptions;
 use crate::ingest::outlet::{Counters, Dropped};
 use crate::ingest::pcm::PcmChunk;
@@ -144,7 +144,7 @@ pub(super) enum Say {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Refused {
     Usage(String),
-    Source { name: String, cause: String, advice: String },
+    Source { kind: Cause, name: String, cause: String, advice: String },
     Other(String),
 }
 
@@ -152,7 +152,7 @@ impl From<Error> for Refused {
     fn from(error: Error) -> Self {
         match error {
             Error::Usage(text) => Refused::Usage(text),
-            Error::Source { source_name: name, cause, advice } => Refused::Source { name, cause, advice },
+            Error::Source { kind, source_name: name, cause, advice } => Refused::Source { kind, name, cause, advice },
             other => Refused::Other(other.to_string()),
         }
     }
@@ -162,7 +162,9 @@ impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Usage(text) => Error::Usage(line(&text)),
-            Refused::Source { name, cause, advice } => Error::source_error(line(&name), line(&cause), line(&advice)),
+            Refused::Source { kind, name, cause, advice } => {
+                Error::source_failure(kind, line(&name), line(&cause), line(&advice))
+            }
             Refused::Other(text) => Error::Internal(line(&text)),
         }
     }
