@@ -5,11 +5,11 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use touchline::features::cpu::farneback::Farneback;
-use touchline::features::cpu::mel::LogMel;
-use touchline::features::cpu::resize::{Line, Plan};
-use touchline::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
-use touchline::ingest::frame::RgbView;
+use touchline_compute::features::cpu::farneback::Farneback;
+use touchline_compute::features::cpu::mel::LogMel;
+use touchline_compute::features::cpu::resize::{Line, Plan};
+use touchline_compute::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
+use touchline_core::frame::RgbView;
 
 /// The texture of the peers' script: two waves and a little noise.
 fn texture(width: usize, height: usize, shift: f64) -> Vec<f32> {

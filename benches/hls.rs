@@ -19,10 +19,11 @@ mod server;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, PlanThinner, SamplingPlan};
-use touchline::clock::{Clock, SystemClock};
-use touchline::ingest::gst::{GstOpener, GstOptions};
-use touchline::ingest::{MEDIA_CHANNEL_CAPACITY, Open};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, PlanThinner, SamplingPlan};
+use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::item::MEDIA_CHANNEL_CAPACITY;
+use touchline_media::Open;
+use touchline_media::gst::{GstOpener, GstOptions};
 
 use server::{Answer, Serve, Server};
 

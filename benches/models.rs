@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use touchline::models::{Architecture, Network};
-use touchline::nn::fused::{Arithmetic, Observed, Precision};
+use touchline_compute::models::{Architecture, Network};
+use touchline_compute::nn::fused::{Arithmetic, Observed, Precision};
 
 /// As the peers' models: a classifier of a thousand classes would be a part of the time by itself.
 const CLASSES: usize = 7;

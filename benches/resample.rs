@@ -6,12 +6,12 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use touchline::clip::resample::StreamResampler;
-use touchline::clip::{ClipBuilder, ClipConfig, Patience, SamplingPlan};
-use touchline::ingest::pcm::PcmChunk;
-use touchline::ingest::pool::Pooled;
-use touchline::ingest::{MediaItem, Pace, Tracks};
-use touchline::time::{Pts, samples_to_nanos};
+use touchline_core::clip::resample::StreamResampler;
+use touchline_core::clip::{ClipBuilder, ClipConfig, Patience, SamplingPlan};
+use touchline_core::item::{MediaItem, Pace, Tracks};
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pooled;
+use touchline_core::time::{Pts, samples_to_nanos};
 
 const SECONDS: u32 = 60;
 /// Samples per channel of one AAC frame.

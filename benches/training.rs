@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use touchline::learn::fit::{log_softmax_loss, soft_targets};
-use touchline::learn::net::build;
-use touchline::learn::optimizer::{Optimizer, OptimizerKind};
-use touchline::models::{Architecture, Tensors};
+use touchline_compute::models::{Architecture, Tensors};
+use touchline_learn::fit::{log_softmax_loss, soft_targets};
+use touchline_learn::net::build;
+use touchline_learn::optimizer::{Optimizer, OptimizerKind};
 
 const BATCH: usize = 16;
 const CLASSES: usize = 24;

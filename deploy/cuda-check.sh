@@ -2,8 +2,8 @@
 # Builds with CUDA on a machine without a GPU: types, lints, the kernels through NVIDIA's own compiler, the unit tests of the
 # code that needs no device, and a program that starts without a driver and says what it lacks. The toolchain comes from PyPI
 # (deploy/cuda-toolchain.sh), 2 GB; ten minutes the first time on two cores, two after that. Not part of the gate: it would
-# take half of its time for code that changes seldom. Run it after a change to src/gpu, src/nn/cuda, src/features/cuda,
-# src/infer or the version of candle.
+# take half of its time for code that changes seldom. Run it after a change to src/compute/gpu, src/compute/nn/cuda, src/compute/features/cuda,
+# src/compute/infer or the version of candle.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=deploy/packages.sh
@@ -17,10 +17,10 @@ cuda_toolchain
 echo "== kernels, as the runtime compiler sees them: one file each, no headers"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-kernels=src/features/cuda/kernels
-cat src/gpu/common.cuh $kernels/axis.cuh $kernels/resize.cu $kernels/farneback/*.cu $kernels/flow.cu $kernels/spectrum.cu \
+kernels=src/compute/features/cuda/kernels
+cat src/compute/gpu/common.cuh $kernels/axis.cuh $kernels/resize.cu $kernels/farneback/*.cu $kernels/flow.cu $kernels/spectrum.cu \
     $kernels/mel.cu >"$work/features.cu"
-cat src/gpu/common.cuh src/nn/cuda/kernels/*.cu >"$work/layers.cu"
+cat src/compute/gpu/common.cuh src/compute/nn/cuda/kernels/*.cu >"$work/layers.cu"
 for capability in 75 80 90 100; do
     for name in features layers; do
         nvcc --std=c++17 -arch="sm_$capability" -cubin -o "$work/$name.cubin" "$work/$name.cu"
@@ -35,7 +35,7 @@ echo "== a program that starts anywhere"
 cargo build --locked --features cuda --bin touchline
 program="${CARGO_TARGET_DIR:-target}/debug/touchline"
 if readelf -d "$program" | grep -E 'NEEDED.*lib(cuda|cudart|cublas|cublasLt|curand|cudnn|nvrtc)\.so'; then
-    echo "the program names a CUDA library as needed: add its functions to src/gpu/libraries.rs (nm -D --undefined-only $program)" >&2
+    echo "the program names a CUDA library as needed: add its functions to src/compute/gpu/libraries.rs (nm -D --undefined-only $program)" >&2
     exit 1
 fi
 if ! ldconfig -p | grep -q libcuda.so.1; then

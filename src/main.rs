@@ -1,12 +1,15 @@
 //! The program: parses the command line, runs it, and turns an error into one line and an exit code.
 
+mod cli;
+
 use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
-use touchline::cli::Memory;
+use cli::Memory;
+
 use tracing_subscriber::EnvFilter;
 
 /// How many threads the matrix products use.
@@ -68,7 +71,7 @@ fn with_environment(allocator: &[(&'static str, &'static str)]) {
 }
 
 fn main() -> ExitCode {
-    let cli = touchline::cli::Cli::parse();
+    let cli = crate::cli::Cli::parse();
     with_environment(match cli.memory() {
         Memory::AsItIs => &[],
         Memory::Keep => &KEEP_MEMORY,
@@ -77,7 +80,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("touchline=info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| touchline::redact::Stderr)
+        .with_writer(|| touchline_core::redact::Stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false);
     if cli.logs_to_program() {
@@ -88,7 +91,7 @@ fn main() -> ExitCode {
     match cli.execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("touchline: {}", touchline::redact::text(&e.to_string()));
+            eprintln!("touchline: {}", touchline_core::redact::text(&e.to_string()));
             ExitCode::from(e.exit_code())
         }
     }

@@ -7,17 +7,17 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, SamplingPlan};
-use touchline::features::FeatureExtractor;
-use touchline::features::params::{AudioParams, FlowParams, PictureParams};
-use touchline::infer::Engine;
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pcm::PcmChunk;
-use touchline::ingest::pool::Pool;
-use touchline::ingest::{MediaItem, Pace, Tracks};
-use touchline::metrics::Metrics;
-use touchline::models::pack::Pack;
-use touchline::time::{Pts, WallSource, WallTime};
+use touchline_compute::features::FeatureExtractor;
+use touchline_compute::features::params::{AudioParams, FlowParams, PictureParams};
+use touchline_compute::infer::Engine;
+use touchline_compute::models::pack::Pack;
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, SamplingPlan};
+use touchline_core::frame::Frame;
+use touchline_core::item::{MediaItem, Pace, Tracks};
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pool;
+use touchline_core::time::{Pts, WallSource, WallTime};
+use touchline_serve::metrics::Metrics;
 
 struct Counting;
 

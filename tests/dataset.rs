@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::Fixtures;
 use common::program::{self, touchline};
-use touchline::learn::dataset::{Dataset, Kind};
+use touchline_learn::dataset::{Dataset, Kind};
 
 fn dataset(arguments: &[&str]) -> Output {
     program::finish(touchline().arg("dataset").args(arguments), Duration::from_secs(300))

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use touchline::clip::{ClipSecond, FlowPair};
-use touchline::infer::Engine;
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pool::Pooled;
-use touchline::labels::Modality;
-use touchline::metrics::Metrics;
-use touchline::models::pack::{Int8Cost, Pack, RangesSpec};
-use touchline::models::{read_ranges, save_ranges};
-use touchline::nn::fused::{Level, Precision};
-use touchline::time::Pts;
+use touchline_compute::infer::Engine;
+use touchline_compute::models::pack::{Int8Cost, Pack, RangesSpec};
+use touchline_compute::models::{read_ranges, save_ranges};
+use touchline_compute::nn::fused::{Level, Precision};
+use touchline_core::clip::{ClipSecond, FlowPair};
+use touchline_core::frame::Frame;
+use touchline_core::labels::Modality;
+use touchline_core::pool::Pooled;
+use touchline_core::time::Pts;
+use touchline_serve::metrics::Metrics;
 
 fn engine() -> Engine {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/compact");
@@ -155,16 +155,16 @@ fn digital_silence_is_no_sound() {
     muted.audio = Some(vec![0.0; rate as usize]);
     let scored = engine.score(&[&muted], &Metrics::new()).unwrap().remove(0);
     assert!(scored.scores.audio.is_none() && scored.scores.rgb.is_some());
-    assert_eq!(scored.absent.audio, Some(touchline::clip::Absent::NoData));
+    assert_eq!(scored.absent.audio, Some(touchline_core::clip::Absent::NoData));
 }
 
 #[test]
 fn the_pack_that_ships_says_what_it_lacks() {
     let pack = engine().pack().clone();
     let missing: Vec<&str> =
-        touchline::labels::STUDY_CLASSES.into_iter().filter(|c| pack.classes.id(c).is_none()).collect();
+        touchline_core::labels::STUDY_CLASSES.into_iter().filter(|c| pack.classes.id(c).is_none()).collect();
     assert!(!missing.is_empty() && missing.iter().all(|c| pack.left_out.contains_key(*c)), "{missing:?}");
-    assert!(pack.classes.id(touchline::labels::OTHER).is_some());
+    assert!(pack.classes.id(touchline_core::labels::OTHER).is_some());
     assert!(pack.card.measured.keys().any(|k| k.starts_with("test_videos")), "the card has test figures");
     assert!(pack.rgb.is_some() && pack.flow.is_some() && pack.audio.is_some());
 }

@@ -7,20 +7,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::program::{self, touchline};
-use touchline::clip::{ClipSecond, FlowPair};
-use touchline::error::{Error, Result};
-use touchline::infer::Engine;
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pool::Pooled;
-use touchline::labels::Modality;
-use touchline::learn::dataset::split::Side;
-use touchline::learn::dataset::{Kind, Meta};
-use touchline::learn::evaluate::Deciders;
-use touchline::learn::evaluate::result::Evaluation;
-use touchline::learn::evaluate::score::{LabelledItem, Material, score_side};
-use touchline::metrics::Metrics;
-use touchline::models::pack::Pack;
-use touchline::time::Pts;
+use touchline_compute::infer::Engine;
+use touchline_compute::models::pack::Pack;
+use touchline_core::clip::{ClipSecond, FlowPair};
+use touchline_core::error::{Error, Result};
+use touchline_core::frame::Frame;
+use touchline_core::labels::Modality;
+use touchline_core::pool::Pooled;
+use touchline_core::time::Pts;
+use touchline_learn::dataset::split::Side;
+use touchline_learn::dataset::{Kind, Meta};
+use touchline_learn::evaluate::Deciders;
+use touchline_learn::evaluate::result::Evaluation;
+use touchline_learn::evaluate::score::{LabelledItem, Material, score_side};
+use touchline_serve::metrics::Metrics;
 
 /// Material of moving waves and tones: an item has as many seconds as its path has letters; one whose path starts with
 /// `bad` cannot be read, the sound of one that starts with `m` or `f` is muted (-106 dB) or faint (-80 dB).

@@ -8,11 +8,11 @@ use std::f64::consts::PI;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use touchline::features::cpu::farneback::Farneback;
-use touchline::features::cpu::mel::{LogMel, Mfcc};
-use touchline::features::cpu::resize::{Line, Plan};
-use touchline::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
-use touchline::ingest::frame::RgbView;
+use touchline_compute::features::cpu::farneback::Farneback;
+use touchline_compute::features::cpu::mel::{LogMel, Mfcc};
+use touchline_compute::features::cpu::resize::{Line, Plan};
+use touchline_compute::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
+use touchline_core::frame::RgbView;
 
 fn floats(name: &str) -> Vec<f32> {
     let data = reference::bytes(&format!("features/{name}"));

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use publish_support::{Script, Server, Shot, add, afternoon, court, feed, new_hub, step};
 use serde_json::Value;
-use touchline::clip::GapReason;
-use touchline::ingest::Tracks;
-use touchline::publish::http;
-use touchline::publish::record::StreamState;
+use touchline_core::clip::GapReason;
+use touchline_core::item::Tracks;
+use touchline_serve::publish::http;
+use touchline_serve::publish::record::StreamState;
 
 struct Answer {
     status: u16,

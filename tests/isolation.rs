@@ -14,15 +14,17 @@ use std::time::{Duration, Instant};
 
 use common::{Fixtures, program};
 use crossbeam_channel::{Receiver, bounded};
-use touchline::clip::SamplingPlan;
-use touchline::clock::{Clock, SystemClock};
-use touchline::error::{Error, Result};
-use touchline::ingest::gst::{GstOpener, GstOptions};
-use touchline::ingest::incident::{Cause, Incident};
-use touchline::ingest::outlet::Counters;
-use touchline::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
-use touchline::ingest::worker::WorkerOpener;
-use touchline::ingest::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem, Open, Source};
+use touchline_core::cause::Cause;
+use touchline_core::clip::SamplingPlan;
+use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::error::{Error, Result};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem};
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::outlet::Counters;
+use touchline_media::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::worker::WorkerOpener;
+use touchline_media::{Open, Source};
 
 /// How long anything may take on a machine that does other work at the same time.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -101,7 +103,7 @@ fn a_recording_gives_the_same_in_a_process_of_its_own() {
     let uri = clip.to_str().unwrap();
     let plan = SamplingPlan { rgb_frames: 3, flow_pairs: 2, flow_gap_ns: 100_000_000 };
     for plan in [None, Some(plan)] {
-        let thinning = plan.as_ref().map(touchline::clip::PlanThinner::thinning);
+        let thinning = plan.as_ref().map(touchline_core::clip::PlanThinner::thinning);
         let (own, shared) = (Arc::<Counters>::default(), Arc::<Counters>::default());
         let inside = GstOptions { counters: own.clone(), thinning, ..options("same-inside") };
         let inside = GstOpener::new(inside, Arc::new(SystemClock::new())).unwrap();

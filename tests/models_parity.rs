@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
-use touchline::models::{Architecture, LoadError, Network, Tensors, mxnet_name, read_weights};
+use touchline_compute::models::{Architecture, LoadError, Network, Tensors, mxnet_name, read_weights};
 
 use self::reference::generated;
 use self::skip::{Lacks, skip};

@@ -9,8 +9,8 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use common::program::{self, touchline};
 use serde_json::Value;
-use touchline::models::pack::{Manifest, Pack};
-use touchline::models::{Tensors, read_weights};
+use touchline_compute::models::pack::{Manifest, Pack};
+use touchline_compute::models::{Tensors, read_weights};
 
 fn run(arguments: &[&str]) -> Output {
     program::finish(touchline().arg("pack").args(arguments), Duration::from_secs(60))

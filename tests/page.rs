@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use publish_support::webdriver::Browser;
 use publish_support::{PastClock, Script, Server, Shot, add, afternoon, court, feed, new_hub, stamp, step};
-use touchline::clip::GapReason;
+use touchline_core::clip::GapReason;
 
-use touchline::ingest::incident::{Cause, Incident};
-use touchline::ingest::{Discontinuity, Track, Tracks};
-use touchline::labels::Modality;
-use touchline::publish::access::{AccessConfig, TokenSource};
-use touchline::publish::hub::{Hub, StreamHandle};
-use touchline::publish::record::StreamState;
-use touchline::publish::serve::Limits;
-use touchline::time::RunId;
+use touchline_core::cause::Cause;
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, Track, Tracks};
+use touchline_core::labels::Modality;
+use touchline_core::time::RunId;
+use touchline_serve::publish::access::{AccessConfig, TokenSource};
+use touchline_serve::publish::hub::{Hub, StreamHandle};
+use touchline_serve::publish::record::StreamState;
+use touchline_serve::publish::serve::Limits;
 
 /// One browser at a time: several would starve each other on a small machine.
 static ONE: Mutex<()> = Mutex::new(());

@@ -20,14 +20,15 @@ use common::Fixtures;
 use common::http::HttpServer;
 use common::rtsp::{Media, RtspServer};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use touchline::clip::{PlanThinner, SamplingPlan};
-use touchline::clock::SystemClock;
-use touchline::error::Result;
-use touchline::ingest::gst::{GstOpener, GstOptions};
-use touchline::ingest::incident::Incident;
-use touchline::ingest::outlet::Counters;
-use touchline::ingest::supervise::{Observer, Policy, Sleeper, SourceState, Supervisor};
-use touchline::ingest::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem, Open, Source};
+use touchline_core::clip::{PlanThinner, SamplingPlan};
+use touchline_core::clock::SystemClock;
+use touchline_core::error::Result;
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem};
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::outlet::Counters;
+use touchline_media::supervise::{Observer, Policy, Sleeper, SourceState, Supervisor};
+use touchline_media::{Open, Source};
 
 /// Reconnects of an ordinary test run.
 const FEW: u32 = 32;

@@ -9,11 +9,11 @@ use candle_core::Device;
 use common::training::{
     CLASSES, Source, clip_name, first_weights, log_lines, make_clips, make_stills, mixed, run, sources, write_csv,
 };
-use touchline::labels::Modality;
-use touchline::learn::evaluate::result::{Evaluation, Level, LevelReport, Predictor};
-use touchline::learn::record::{Collection, TensorSummary};
-use touchline::models::pack::Pack;
-use touchline::models::read_weights;
+use touchline_compute::models::pack::Pack;
+use touchline_compute::models::read_weights;
+use touchline_core::labels::Modality;
+use touchline_learn::evaluate::result::{Evaluation, Level, LevelReport, Predictor};
+use touchline_learn::record::{Collection, TensorSummary};
 
 /// Of each class; two go to the test side.
 const SOURCES: u32 = 15;

@@ -10,8 +10,8 @@ use candle_core::Device;
 use common::program::{self, touchline};
 use common::skip::{Lacks, skip};
 use common::training::{first_weights, log_lines, make_stills, run, still_dataset};
-use touchline::learn::fit::{BEST, CHECKPOINT};
-use touchline::models::read_weights;
+use touchline_compute::models::read_weights;
+use touchline_learn::fit::{BEST, CHECKPOINT};
 
 /// A training of a second: the classifier, two epochs.
 fn quick(dataset: &str, out: &str, more: &str) -> String {

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use serde::Deserialize;
-use touchline::learn::fit::{log_softmax_loss, soft_targets};
-use touchline::learn::net::{Net, build};
-use touchline::learn::optimizer::{Optimizer, OptimizerKind, cosine};
-use touchline::models::Architecture;
+use touchline_compute::models::Architecture;
+use touchline_learn::fit::{log_softmax_loss, soft_targets};
+use touchline_learn::net::{Net, build};
+use touchline_learn::optimizer::{Optimizer, OptimizerKind, cosine};
 
 use self::reference::{generated, uniform};
 

@@ -13,8 +13,8 @@ use common::program::touchline;
 use common::training::{first_weights, log_lines, run, still_dataset};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use touchline::learn::fit::{BEST, CHECKPOINT};
-use touchline::models::read_weights;
+use touchline_compute::models::read_weights;
+use touchline_learn::fit::{BEST, CHECKPOINT};
 
 /// More than a chunk of rows holds.
 const STILLS: [u32; 3] = [120, 120, 120];

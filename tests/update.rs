@@ -12,7 +12,7 @@ use common::Fixtures;
 use common::live::{Live, seconds};
 use common::program;
 use serde_json::{Value, json};
-use touchline::models::sha256_hex;
+use touchline_compute::models::sha256_hex;
 
 const LIMIT: Duration = Duration::from_secs(120);
 

@@ -1,9 +1,9 @@
 //! What the device can do at most, as measured on it: bytes a second of its memory and of the way to it, operations a second.
 
 use candle_core::{DType, Device, Tensor};
-use touchline::gpu::Numbers;
-use touchline::gpu::context::Gpu;
-use touchline::gpu::launch::Launcher;
+use touchline_compute::gpu::Numbers;
+use touchline_compute::gpu::context::Gpu;
+use touchline_compute::gpu::launch::Launcher;
 
 use crate::Outcome;
 

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use touchline::gpu::context;
+use touchline_compute::gpu::context;
 
 /// Measures a GPU, and compares what it computes with the CPU.
 #[derive(Parser)]

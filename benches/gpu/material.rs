@@ -1,10 +1,10 @@
 //! Seconds to compute with: moving textures and chords, no two alike.
 
-use touchline::clip::{ClipSecond, FlowPair};
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pool::Pooled;
-use touchline::models::pack::Pack;
-use touchline::time::Pts;
+use touchline_compute::models::pack::Pack;
+use touchline_core::clip::{ClipSecond, FlowPair};
+use touchline_core::frame::Frame;
+use touchline_core::pool::Pooled;
+use touchline_core::time::Pts;
 
 /// Pictures and pairs of a second, as the packs that ship take them.
 pub const PICTURES: usize = 5;

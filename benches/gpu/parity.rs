@@ -2,19 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use touchline::clip::ClipSecond;
-use touchline::decision::PerModality;
-use touchline::features::FeatureExtractor;
-use touchline::features::cuda::{DeviceFeatures, Target, Targets, Work};
-use touchline::gpu::Numbers;
-use touchline::gpu::context::{Gpu, check};
-use touchline::gpu::launch::Layout;
-use touchline::gpu::placement::{Placement, Wish};
-use touchline::infer::Engine;
-use touchline::labels::Modality;
-use touchline::metrics::Metrics;
-use touchline::models::pack::Pack;
-use touchline::nn::fused::Precision;
+use touchline_compute::features::FeatureExtractor;
+use touchline_compute::features::cuda::{DeviceFeatures, Target, Targets, Work};
+use touchline_compute::gpu::Numbers;
+use touchline_compute::gpu::context::{Gpu, check};
+use touchline_compute::gpu::launch::Layout;
+use touchline_compute::gpu::placement::{Placement, Wish};
+use touchline_compute::infer::Engine;
+use touchline_compute::models::pack::Pack;
+use touchline_compute::nn::fused::Precision;
+use touchline_core::clip::ClipSecond;
+use touchline_core::decision::PerModality;
+use touchline_core::labels::Modality;
+use touchline_serve::metrics::Metrics;
 
 use crate::Outcome;
 use crate::material::second_of;

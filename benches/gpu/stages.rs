@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
-use touchline::clip::ClipSecond;
-use touchline::decision::PerModality;
-use touchline::features::cpu::farneback::Farneback;
-use touchline::features::cuda::{DeviceFeatures, Part, Target, Targets, Work};
-use touchline::features::params::FlowParams;
-use touchline::gpu::Numbers;
-use touchline::gpu::context::{Gpu, Output};
-use touchline::gpu::launch::Layout;
-use touchline::labels::Modality;
-use touchline::models::pack::{ModelSpec, Pack};
-use touchline::models::{Network, Runs, read_weights_verified};
+use touchline_compute::features::cpu::farneback::Farneback;
+use touchline_compute::features::cuda::{DeviceFeatures, Part, Target, Targets, Work};
+use touchline_compute::features::params::FlowParams;
+use touchline_compute::gpu::Numbers;
+use touchline_compute::gpu::context::{Gpu, Output};
+use touchline_compute::gpu::launch::Layout;
+use touchline_compute::models::pack::{ModelSpec, Pack};
+use touchline_compute::models::{Network, Runs, read_weights_verified};
+use touchline_core::clip::ClipSecond;
+use touchline_core::decision::PerModality;
+use touchline_core::labels::Modality;
 
 use crate::Outcome;
 use crate::ceilings::{Ceilings, best};
@@ -159,7 +159,7 @@ fn networks(gpu: &mut Gpu, pack: &Pack, ceilings: &Ceilings) -> Outcome<()> {
         let Some((height, width)) = size else { continue };
         let tensors = read_weights_verified(&model.weights, &model.sha256, &Device::Cpu)?;
         let load = |runs: Runs<'_>| Network::load_to_run(model.architecture, &tensors, Some(model.outputs.len()), runs);
-        let on_cpu = load(Runs::Cpu(touchline::nn::fused::Arithmetic::F32))?;
+        let on_cpu = load(Runs::Cpu(touchline_compute::nn::fused::Arithmetic::F32))?;
         let products: f64 = on_cpu.profile(1, (height, width), 1)?.iter().map(|cost| cost.products as f64).sum();
         let network = load(Runs::Gpu(gpu.device(), NUMBERS))?;
         for batch in BATCHES.into_iter().chain([128, 256]) {

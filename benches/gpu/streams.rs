@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use touchline::backlog::Backlog;
-use touchline::clip::{ClipOutput, ClipSecond};
-use touchline::gpu::Numbers;
-use touchline::gpu::placement::{Placement, Wish};
-use touchline::infer::Engine;
-use touchline::ingest::Pace;
-use touchline::metrics::Metrics;
-use touchline::models::pack::Pack;
+use touchline_compute::gpu::Numbers;
+use touchline_compute::gpu::placement::{Placement, Wish};
+use touchline_compute::infer::Engine;
+use touchline_compute::models::pack::Pack;
+use touchline_core::clip::{ClipOutput, ClipSecond};
+use touchline_core::item::Pace;
+use touchline_serve::backlog::Backlog;
+use touchline_serve::metrics::Metrics;
 
 use crate::Outcome;
 use crate::material::{again, second};

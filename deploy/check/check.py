@@ -1,7 +1,7 @@
 """Whether what lies under deploy/ says the same as the program and as each other.
 
-Names of metrics, labels and their values in rules and dashboards against src/metrics; flags and keys of the configuration against
-src/cli and src/config.rs; alerts against their tests and their sections in the guide; the guide's error messages against the
+Names of metrics, labels and their values in rules and dashboards against src/serve/metrics; flags and keys of the configuration against
+src/cli and src/serve/config.rs; alerts against their tests and their sections in the guide; the guide's error messages against the
 source; what the manifests become against what they promise. check.sh runs it, from the root of the project.
 """
 
@@ -53,7 +53,7 @@ def sources(folder=SRC):
 
 def exported():
     """Every series name the program exports, with its labels."""
-    text = "\n".join(sources(SRC / "metrics").values())
+    text = "\n".join(sources(SRC / "serve" / "metrics").values())
     constants = {
         name: set(re.findall(r'"(\w+)"', body))
         for name, body in re.findall(r"const (\w+): \[&str; \w+\] =\s*\[([^\]]*)\]", text)
@@ -70,7 +70,7 @@ def exported():
     in_text = set(re.findall(r'"(touchline_\w+)"', text))
     bases = {re.sub(r"_(sum|count|bucket)$", "", name) for name in found} | set(found)
     if missed := in_text - bases:
-        problem("src/metrics", f"names that this check does not understand: {sorted(missed)}")
+        problem("src/serve/metrics", f"names that this check does not understand: {sorted(missed)}")
     if "ProcessCollector" in text:
         # What the library says of the process; a test of the program's counts them.
         found |= {name: set() for name in PROCESS_METRICS}
@@ -263,7 +263,7 @@ def check_flags():
 
 
 def check_keys():
-    text = source(SRC / "config.rs")
+    text = source(SRC / "serve" / "config.rs") + source(SRC / "media" / "guard" / "mod.rs")
     known = set(re.findall(r"^\s+pub (\w+):", text, flags=re.M))
     count = 0
     files = sorted(DEPLOY.rglob("touchline.toml"))

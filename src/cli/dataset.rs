@@ -7,15 +7,16 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::progress::Progress as Bar;
-use crate::clip::SamplingPlan;
-use crate::clip::resample::SAMPLE_RATES;
-use crate::clock::SystemClock;
-use crate::error::{Error, Result};
-use crate::features::params::{FlowParams, MelParams};
-use crate::ingest::gst::{GstOpener, GstOptions};
-use crate::learn::dataset::build::{self, BuildConfig, Progress, Summary};
-use crate::learn::dataset::{Dataset, Kind, split, stats};
-use crate::models::pack::Sampling;
+use touchline_compute::features::params::{FlowParams, MelParams};
+use touchline_compute::models::pack::Sampling;
+use touchline_core::clip::SamplingPlan;
+use touchline_core::clip::resample::SAMPLE_RATES;
+use touchline_core::clock::SystemClock;
+use touchline_core::error::{Error, Result};
+use touchline_learn::dataset::build;
+use touchline_learn::dataset::build::{BuildConfig, Progress, Summary};
+use touchline_learn::dataset::{Dataset, Kind, split, stats};
+use touchline_media::gst::{GstOpener, GstOptions};
 
 #[derive(Debug, Args)]
 pub struct DatasetArgs {

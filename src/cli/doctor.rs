@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config;
-use crate::error::{Error, Result};
-use crate::gpu::probe;
-use crate::infer::Engine;
-use crate::ingest::plugins;
-use crate::limits;
-use crate::models::pack::Pack;
+use touchline_compute::gpu::probe;
+use touchline_compute::infer::Engine;
+use touchline_compute::models::pack::Pack;
+use touchline_core::error::{Error, Result};
+use touchline_core::limits;
+use touchline_media::plugins;
+use touchline_serve::config;
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {

@@ -8,18 +8,18 @@ use clap::{Args, ValueEnum};
 
 use super::Compute;
 use super::progress::with_bar;
-use crate::error::{Error, Result};
-use crate::labels::Modality;
-use crate::learn::dataset::Dataset;
-use crate::learn::dataset::split::Side;
-use crate::learn::evaluate::result::{Evaluation, Interval, Level, LevelReport, Predictor};
-use crate::learn::evaluate::score::score_side;
-use crate::learn::evaluate::scores::ScoreTable;
-use crate::learn::evaluate::{Deciders, Settings, evaluate as figures, thumbnail};
-use crate::learn::measure::{fixed, signed};
-use crate::learn::pack::seen_in_training;
-use crate::learn::report;
-use crate::models::pack::Pack;
+use touchline_compute::models::pack::Pack;
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::Modality;
+use touchline_learn::dataset::Dataset;
+use touchline_learn::dataset::split::Side;
+use touchline_learn::evaluate::result::{Evaluation, Interval, Level, LevelReport, Predictor};
+use touchline_learn::evaluate::score::score_side;
+use touchline_learn::evaluate::scores::ScoreTable;
+use touchline_learn::evaluate::{Deciders, Settings, evaluate as figures, thumbnail};
+use touchline_learn::measure::{fixed, signed};
+use touchline_learn::pack::seen_in_training;
+use touchline_learn::report;
 
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {

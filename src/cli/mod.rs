@@ -3,7 +3,6 @@
 mod dataset;
 mod doctor;
 mod evaluate;
-mod live;
 mod pack;
 mod progress;
 mod report;
@@ -14,11 +13,11 @@ mod train;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::error::{Error, Result};
-use crate::gpu::Numbers;
-use crate::gpu::placement::{Placement, Wish};
-use crate::models::pack::Pack;
-use crate::nn::fused::{Level, Precision};
+use touchline_compute::gpu::Numbers;
+use touchline_compute::gpu::placement::{Placement, Wish};
+use touchline_compute::models::pack::Pack;
+use touchline_compute::nn::fused::{Level, Precision};
+use touchline_core::error::{Error, Result};
 
 /// Watches live sports broadcasts and says every second which sport is on.
 #[derive(Debug, Parser)]
@@ -70,7 +69,7 @@ enum Command {
     /// Draw the report of a training or an evaluation again, as one HTML file.
     Report(report::ReportArgs),
     /// The process of one source.
-    #[command(name = crate::ingest::worker::SUBCOMMAND, hide = true)]
+    #[command(name = touchline_media::worker::SUBCOMMAND, hide = true)]
     SourceWorker(source_worker::SourceWorkerArgs),
 }
 
@@ -160,7 +159,7 @@ impl Cli {
     /// Runs the command.
     ///
     /// # Errors
-    /// One line for a person, with the exit code of [`crate::error::Error::exit_code`].
+    /// One line for a person, with the exit code of [`touchline_core::error::Error::exit_code`].
     pub fn execute(self) -> Result<()> {
         match self.command {
             Command::Run(args) => run::run(args),

@@ -7,7 +7,7 @@ mod inspect;
 
 use clap::{Args, Subcommand};
 
-use crate::error::Result;
+use touchline_core::error::Result;
 
 #[derive(Debug, Args)]
 pub struct PackArgs {

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::error::{Error, Result};
-use crate::labels::Modality;
-use crate::learn::evaluate::result::Evaluation;
-use crate::learn::report::{self, RunLog};
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::Modality;
+use touchline_learn::evaluate::result::Evaluation;
+use touchline_learn::report;
+use touchline_learn::report::RunLog;
 
 /// What a training writes into its run directory.
 const LOG: &str = "log.jsonl";

@@ -7,26 +7,28 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::Compute;
-use super::live::vote;
 use super::progress::Progress;
-use crate::app::{What, Workers};
-use crate::backlog::LineId;
-use crate::clip::{ClipOutput, ClipSecond, PlanThinner};
-use crate::clock::{Clock, SystemClock};
-use crate::config::{self, VoteFile};
-use crate::error::{Error, Result};
-use crate::ingest::frame::{Frame, read_still, scale_down};
-use crate::ingest::gst::{GstOpener, GstOptions};
-use crate::ingest::incident::Cause;
-use crate::ingest::outlet::Counters;
-use crate::ingest::wholeness;
-use crate::ingest::{End, Open, Pace};
-use crate::labels::ClassSet;
-use crate::metrics::Metrics;
-use crate::models::pack::Pack;
-use crate::publish::jsonl::{JsonlWriter, hold_pipe};
-use crate::publish::record::Recorder;
-use crate::vote::{VideoVote, VoteConfig, Voter};
+use touchline_compute::models::pack::Pack;
+use touchline_core::cause::Cause;
+use touchline_core::clip::{ClipOutput, ClipSecond, PlanThinner};
+use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::error::{Error, Result};
+use touchline_core::item::{End, Pace};
+use touchline_core::labels::ClassSet;
+use touchline_core::vote::{VideoVote, VoteConfig, Voter};
+use touchline_media::Open;
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::outlet::Counters;
+use touchline_media::still::{read_still, scale_down};
+use touchline_media::wholeness;
+use touchline_serve::backlog::LineId;
+use touchline_serve::config;
+use touchline_serve::config::VoteFile;
+use touchline_serve::live::vote;
+use touchline_serve::metrics::Metrics;
+use touchline_serve::publish::jsonl::{JsonlWriter, hold_pipe};
+use touchline_serve::publish::record::Recorder;
+use touchline_serve::workers::{What, Workers};
 
 /// Still pictures, by extension: one second with RGB only.
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -135,7 +137,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
                 };
                 if let Some(what) = what {
                     let line = format!("touchline: {}: {what}; what is there of it was decided", path.display());
-                    progress.line(&crate::redact::text(&line));
+                    progress.line(&touchline_core::redact::text(&line));
                 }
                 if let Some(summary) = &mut summary {
                     summary.row(path, &labelled)?;
@@ -152,7 +154,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
                     summary.failed(path, &e)?;
                 }
                 if files.len() > 1 {
-                    progress.line(&crate::redact::text(&format!("touchline: {e}")));
+                    progress.line(&touchline_core::redact::text(&format!("touchline: {e}")));
                 }
                 first_failure.get_or_insert(e);
             }
@@ -309,7 +311,7 @@ fn picture(path: &Path, frame_height: u32) -> Result<ClipSecond> {
     let name = path.display().to_string();
     let image = read_still(path)
         .map_err(|e| Error::source_error(&name, e, "give a JPEG, PNG or WebP picture that can be read"))?;
-    Ok(ClipSecond::of_pictures(vec![Frame::still(scale_down(image, frame_height))]))
+    Ok(ClipSecond::of_pictures(vec![touchline_media::still::frame(scale_down(image, frame_height))]))
 }
 
 /// The CSV of labels; flushed line by line, so that what is decided is kept.

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::error::{Error, Result};
-use crate::ingest::worker;
+use touchline_core::error::{Error, Result};
+use touchline_media::worker;
 
 #[derive(Debug, Args)]
 pub struct SourceWorkerArgs {

@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 
 use super::progress::Progress as Bar;
-use crate::error::{Error, Result};
-use crate::labels::Modality;
-use crate::learn::dataset::Dataset;
-use crate::learn::fit::{FitConfig, LOG, Observer, PhaseConfig};
-use crate::learn::inputs::Inputs;
-use crate::learn::optimizer::OptimizerKind;
-use crate::learn::record::{EpochRecord, Finding, Phase, StepRecord};
-use crate::learn::rules::OnRule;
-use crate::learn::train::{self as learn, Plan, Progress, Unfreeze};
-use crate::models::Architecture;
+use touchline_compute::models::Architecture;
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::Modality;
+use touchline_learn::dataset::Dataset;
+use touchline_learn::fit::{FitConfig, LOG, Observer, PhaseConfig};
+use touchline_learn::inputs::Inputs;
+use touchline_learn::optimizer::OptimizerKind;
+use touchline_learn::record::{EpochRecord, Finding, Phase, StepRecord};
+use touchline_learn::rules::OnRule;
+use touchline_learn::train as learn;
+use touchline_learn::train::{Plan, Progress, Unfreeze};
 
 /// Width and height of a model's input.
 const SIDE: usize = 224;

@@ -8,8 +8,8 @@ use image::{ImageBuffer, Rgb, RgbImage};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::clip::ClipSecond;
-use crate::ingest::frame::{Frame, RgbView};
+use touchline_core::clip::ClipSecond;
+use touchline_core::frame::{Frame, RgbView};
 
 /// Lines of a view at most: views of large photos need not keep more than a model sees.
 const VIEW_LINES: u32 = 320;
@@ -39,7 +39,7 @@ pub fn picture(view: RgbView<'_>, rng: &mut SmallRng) -> Frame {
     if rng.random_bool(0.5) {
         image = compress(image, rng.random_range(20..=70));
     }
-    Frame::still(image)
+    touchline_media::still::frame(image)
 }
 
 /// A random view of a second for the motion model: the same crop and mirror for all its frames, so that what moves is
@@ -55,7 +55,7 @@ pub fn second(clip: &ClipSecond, pairs: usize, rng: &mut SmallRng) -> ClipSecond
         if mirrored {
             image::imageops::flip_horizontal_in_place(&mut image);
         }
-        Frame { pts: f.pts, ..Frame::still(image) }
+        Frame { pts: f.pts, ..touchline_media::still::frame(image) }
     };
     ClipSecond {
         pairs: chosen,
@@ -226,10 +226,10 @@ mod tests {
         let frames: Vec<Frame> = (0..4)
             .map(|i| {
                 let data: Vec<u8> = gradient(64, 48).iter().map(|v| v.wrapping_add(i * 9)).collect();
-                Frame::still(RgbImage::from_raw(64, 48, data).unwrap())
+                touchline_media::still::frame(RgbImage::from_raw(64, 48, data).unwrap())
             })
             .collect();
-        let pair = |first, second| crate::clip::FlowPair { first, second, gap_ns: 40_000_000 };
+        let pair = |first, second| touchline_core::clip::FlowPair { first, second, gap_ns: 40_000_000 };
         let clip = ClipSecond { pairs: vec![pair(0, 1), pair(1, 2), pair(2, 3)], ..ClipSecond::of_pictures(frames) };
         for n in 0..10 {
             let made = second(&clip, 2, &mut rng(1, 5, n));

@@ -9,14 +9,14 @@ use super::dataset::split::Side;
 use super::evaluate::Deciders;
 use super::evaluate::score::{Material, score_side};
 use super::evaluate::table::confusion;
-use crate::decision::PerModality;
-use crate::error::{Error, Result};
-use crate::gpu::Placement;
-use crate::infer::Engine;
-use crate::labels::Modality;
-use crate::models::pack::{Int8, Int8Cost, Manifest, Pack};
-use crate::models::save_ranges;
-use crate::nn::fused::{Observed, Precision, Range};
+use touchline_compute::gpu::Placement;
+use touchline_compute::infer::Engine;
+use touchline_compute::models::pack::{Int8, Int8Cost, Manifest, Pack};
+use touchline_compute::models::save_ranges;
+use touchline_compute::nn::fused::{Observed, Precision, Range};
+use touchline_core::decision::PerModality;
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::Modality;
 
 /// The ranges of the networks of a pack, modality by modality.
 pub type Ranges = PerModality<Option<Vec<Vec<Range>>>>;

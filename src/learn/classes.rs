@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::dataset::split::Side;
 use super::dataset::{Dataset, Item, Kind};
 use super::rows::{Key, Wanted, teaches};
-use crate::error::{Error, Result};
-use crate::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 
 /// Recordings from a single source that are enough for a modality to know a class.
 const ENOUGH_OF_ONE_SOURCE: usize = 10;

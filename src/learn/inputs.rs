@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::features::params::{AudioParams, FlowParams, MelParams, PictureParams};
-use crate::labels::Modality;
+use touchline_compute::features::params::{AudioParams, FlowParams, MelParams, PictureParams};
+use touchline_core::labels::Modality;
 
 /// The feature parameters of the three modalities.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::labels::ClassId;
+use touchline_core::labels::ClassId;
 
 /// Counts of (true class, predicted class).
 #[derive(Clone, Debug, PartialEq)]

@@ -8,7 +8,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::models::Tensors;
+use touchline_compute::models::Tensors;
 
 /// Which rule moves the parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

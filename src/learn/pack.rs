@@ -17,12 +17,12 @@ use super::evaluate::score::score_side;
 use super::evaluate::{Fitted, fit};
 use super::fit::BEST;
 use super::train::{RUN, RunInfo, labelling};
-use crate::decision::PerModality;
-use crate::error::{Error, Result};
-use crate::fusion::FusionTable;
-use crate::labels::{ClassSet, Modality};
-use crate::models::pack::{Card, Fusion, FusionEntry, MANIFEST, Manifest, Pack, Section, parse_toml};
-use crate::models::{read_weights, save_f16};
+use touchline_compute::models::pack::{Card, Fusion, FusionEntry, MANIFEST, Manifest, Pack, Section, parse_toml};
+use touchline_compute::models::{read_weights, save_f16};
+use touchline_core::decision::PerModality;
+use touchline_core::error::{Error, Result};
+use touchline_core::fusion::FusionTable;
+use touchline_core::labels::{ClassSet, Modality};
 
 /// The list of recordings with their sides, beside the manifest.
 const SPLIT: &str = "split.csv";
@@ -258,7 +258,7 @@ fn card(
     let methods: Vec<String> = Modality::ALL.iter().filter_map(|m| parts.get(*m).as_ref()).map(method).collect();
     let ((train, _), (validation, _), (test, sources)) =
         (clips(Side::Train), clips(Side::Validation), clips(Side::Test));
-    let fingerprint = crate::models::sha256_hex(split_csv(dataset, sides).as_bytes());
+    let fingerprint = touchline_compute::models::sha256_hex(split_csv(dataset, sides).as_bytes());
     let mut limits = format!(
         "The figures rest on {test} recordings of {sources} sources: they move by several points with the choice of \
          sources. What is no known sport is 'other' only as far as such material was there to learn from."

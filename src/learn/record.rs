@@ -4,8 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::labels::Modality;
-use crate::models::Architecture;
+use touchline_compute::models::Architecture;
+use touchline_core::labels::Modality;
 
 /// A line of `log.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

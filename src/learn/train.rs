@@ -18,10 +18,10 @@ use super::net::{Built, build};
 use super::report::{self, RunLog};
 use super::rows::{self, Recipe, Rows};
 use super::rules::OnRule;
-use crate::error::{Error, Result};
-use crate::labels::{ClassSet, Modality};
-use crate::models::pack::Sampling;
-use crate::models::{Architecture, LoadError, Tensors, read_weights, sha256_hex};
+use touchline_compute::models::pack::Sampling;
+use touchline_compute::models::{Architecture, LoadError, Tensors, read_weights, sha256_hex};
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::{ClassSet, Modality};
 
 /// What a modality's folder says about itself.
 pub const RUN: &str = "run.toml";

@@ -1,15 +1,15 @@
 //! Which frames of a second are kept.
 
-use touchline::clip::{Absent, ClipBuilder, ClipOutput};
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pool::Pool;
-use touchline::ingest::{MediaItem, Pace};
-use touchline::time::Pts;
+use touchline_core::clip::{Absent, ClipBuilder, ClipOutput};
+use touchline_core::frame::Frame;
+use touchline_core::item::{MediaItem, Pace};
+use touchline_core::pool::Pool;
+use touchline_core::time::Pts;
 
 use crate::support::*;
 
 /// PTS of the RGB frames and of the pairs of a second, in ms after its start, rounded down.
-fn chosen(second: &touchline::clip::ClipSecond) -> (Vec<u64>, Vec<(u64, u64)>) {
+fn chosen(second: &touchline_core::clip::ClipSecond) -> (Vec<u64>, Vec<(u64, u64)>) {
     let ms = |i: usize| (second.frames[i].pts.0 - second.start().0) / MS;
     let rgb = second.rgb.iter().map(|&i| ms(i)).collect();
     (rgb, second.pairs.iter().map(|p| (ms(p.first), ms(p.second))).collect())
@@ -133,7 +133,7 @@ fn frames_that_are_not_chosen_go_back_to_their_pool_at_once() {
     // The second still waits for its sound, but of its 50 frames only the chosen 15 are held.
     assert_eq!(tale(&out), "run0");
     assert_eq!(pool.idle(), 50 - 15);
-    builder.push(MediaItem::Ended(touchline::ingest::End::Finished), &mut out);
+    builder.push(MediaItem::Ended(touchline_core::item::End::Finished), &mut out);
     out.clear();
     drop(builder);
     assert_eq!(pool.idle(), 51);

@@ -1,7 +1,7 @@
 //! Time lines that break: jumps of PTS, in every order of the tracks, and reconnects.
 
-use touchline::clip::ClipOutput;
-use touchline::ingest::{Discontinuity, MediaItem, Pace, Track};
+use touchline_core::clip::ClipOutput;
+use touchline_core::item::{Discontinuity, MediaItem, Pace, Track};
 
 use crate::support::*;
 
@@ -165,7 +165,7 @@ fn a_reconnect_ends_the_run_and_says_why_the_next_begins() {
     let out = build(config(Pace::Live), stream(both(), items));
     check_sound_shape(&out, &config(Pace::Live));
     assert_eq!(story(&out).join(" "), "opened run0 0.0 0.1 0.2 opened end-video opened run1:reconnect 1.0 over");
-    assert_eq!(seconds(&out)[3].audio_absent, Some(touchline::clip::Absent::NoTrack));
+    assert_eq!(seconds(&out)[3].audio_absent, Some(touchline_core::clip::Absent::NoTrack));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Properties: the interleaving of the tracks does not matter, and no sequence of items does harm.
 
-use touchline::clip::{ClipBuilder, ClipOutput};
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pcm::PcmChunk;
-use touchline::ingest::pool::Pooled;
-use touchline::ingest::{Discontinuity, MediaItem, Pace, Track, Tracks};
-use touchline::time::{Pts, WallSource, WallTime};
+use touchline_core::clip::{ClipBuilder, ClipOutput};
+use touchline_core::frame::Frame;
+use touchline_core::item::{Discontinuity, MediaItem, Pace, Track, Tracks};
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pooled;
+use touchline_core::time::{Pts, WallSource, WallTime};
 
 use crate::support::*;
 
@@ -140,11 +140,11 @@ fn no_sequence_of_items_does_harm() {
         let pace = if seed % 2 == 0 { Pace::Live } else { Pace::File };
         let mut plan = config(pace);
         if seed % 5 == 4 {
-            plan.patience = touchline::clip::Patience { lag_ns: 0, pictures_lag_ns: 0, bridge_ns: 2_000_000_000 };
+            plan.patience = touchline_core::clip::Patience { lag_ns: 0, pictures_lag_ns: 0, bridge_ns: 2_000_000_000 };
         }
         let (mut lcg, mut clock) = (Lcg(seed + 1000), 0);
         let mut items: Vec<MediaItem> = (0..2_000).map(|_| garbage(&mut lcg, &mut clock)).collect();
-        items.push(MediaItem::Ended(touchline::ingest::End::Finished));
+        items.push(MediaItem::Ended(touchline_core::item::End::Finished));
         let out = build(plan.clone(), items);
         check_sound_shape(&out, &plan);
         assert_eq!(story(&out).iter().filter(|w| *w == "over").count(), 1);
@@ -159,7 +159,7 @@ fn memory_stays_bounded_when_a_track_floods() {
     // A track of a stream that should have two, for a long time; and frames that all say the same time.
     for same_time in [false, true] {
         let (mut builder, mut out) = (ClipBuilder::new(config(Pace::Live)), Vec::new());
-        let pool = touchline::ingest::pool::Pool::<u8>::new(100_000);
+        let pool = touchline_core::pool::Pool::<u8>::new(100_000);
         builder.push(both(), &mut out);
         let mut most = 0;
         for k in 0..20_000u64 {

@@ -1,7 +1,7 @@
 //! Samples: where they are, how many, and how pure.
 
-use touchline::clip::{Absent, ClipOutput, ClipSecond};
-use touchline::ingest::{MediaItem, Pace};
+use touchline_core::clip::{Absent, ClipOutput, ClipSecond};
+use touchline_core::item::{MediaItem, Pace};
 
 use crate::support::*;
 
@@ -78,7 +78,7 @@ fn a_tone_stays_pure_across_the_borders_of_seconds() {
 fn an_hour_has_no_drift() {
     const HOUR: u64 = 3600;
     let (rate_in, step) = (44_100u64, 1024u64);
-    let (mut builder, mut out) = (touchline::clip::ClipBuilder::new(config(Pace::File)), Vec::new());
+    let (mut builder, mut out) = (touchline_core::clip::ClipBuilder::new(config(Pace::File)), Vec::new());
     builder.push(audio_only(), &mut out);
     let (mut count, mut total, mut at) = (0u64, 0u64, 0u64);
     let mut check = |out: &mut Vec<ClipOutput>| {
@@ -105,7 +105,7 @@ fn an_hour_has_no_drift() {
         check(&mut out);
         at += len;
     }
-    builder.push(MediaItem::Ended(touchline::ingest::End::Finished), &mut out);
+    builder.push(MediaItem::Ended(touchline_core::item::End::Finished), &mut out);
     check(&mut out);
     assert_eq!((count, total), (HOUR, HOUR * 16_000));
 }

@@ -3,12 +3,12 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, SamplingPlan};
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pcm::PcmChunk;
-use touchline::ingest::pool::Pooled;
-use touchline::ingest::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
-use touchline::time::Pts;
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, SamplingPlan};
+use touchline_core::frame::Frame;
+use touchline_core::item::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pooled;
+use touchline_core::time::Pts;
 
 pub const S: u64 = 1_000_000_000;
 pub const MS: u64 = 1_000_000;

@@ -1,8 +1,8 @@
 //! Two tracks of one run: who waits for whom, and what is said when one is missing.
 
-use touchline::clip::{Absent, ClipBuilder, ClipOutput};
-use touchline::ingest::{Discontinuity, End, MediaItem, Pace, Track};
-use touchline::time::{Pts, WallSource, WallTime};
+use touchline_core::clip::{Absent, ClipBuilder, ClipOutput};
+use touchline_core::item::{Discontinuity, End, MediaItem, Pace, Track};
+use touchline_core::time::{Pts, WallSource, WallTime};
 
 use crate::support::*;
 

@@ -4,12 +4,12 @@
 //! makes them. Each sample says by its value which one it is, so that what lies in a second can be compared with when it was
 //! taken.
 
-use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, SamplingPlan};
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pcm::PcmChunk;
-use touchline::ingest::pool::Pool;
-use touchline::ingest::{MediaItem, Pace};
-use touchline::time::{Pts, WallSource, WallTime};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, SamplingPlan};
+use touchline_core::frame::Frame;
+use touchline_core::item::{MediaItem, Pace};
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pool;
+use touchline_core::time::{Pts, WallSource, WallTime};
 
 use crate::support::*;
 
@@ -87,7 +87,7 @@ fn week(ppm: i128) -> Found {
         }
         take(&mut out, &camera, &mut found);
     }
-    builder.push(MediaItem::Ended(touchline::ingest::End::Finished), &mut out);
+    builder.push(MediaItem::Ended(touchline_core::item::End::Finished), &mut out);
     take(&mut out, &camera, &mut found);
     found
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use touchline::models::{Architecture, Tensors};
+use touchline_compute::models::{Architecture, Tensors};
 
 /// A file of `tests/reference`.
 pub fn bytes(name: &str) -> Vec<u8> {

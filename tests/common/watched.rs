@@ -5,14 +5,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
-use touchline::clock::{Clock, SystemClock};
-use touchline::ingest::gst::{GstOpener, GstOptions};
-use touchline::ingest::incident::{Cause, Incident};
-use touchline::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
-use touchline::ingest::uri::Location;
-use touchline::ingest::{Discontinuity, MEDIA_CHANNEL_CAPACITY, MediaItem, Open, Pace, Source};
-use touchline::time::WallTime;
+use touchline_core::cause::Cause;
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
+use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
+use touchline_core::time::WallTime;
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::uri::Location;
+use touchline_media::{Open, Source};
 
 /// One thing that the source or the clip builder said.
 #[derive(Clone, Debug)]

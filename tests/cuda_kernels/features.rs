@@ -1,20 +1,23 @@
 //! Pictures, flow and sound against `features::cpu` and the extractors.
 
-use touchline::clip::{ClipSecond, FlowPair};
-use touchline::decision::PerModality;
-use touchline::features::cpu::farneback::Farneback;
-use touchline::features::cpu::mel::{LogMel, Mfcc};
-use touchline::features::cpu::nv12::{self, ColorMatrix};
-use touchline::features::cpu::resize::{Line, Plan};
-use touchline::features::cuda::{
+use touchline_compute::features::cpu::farneback::Farneback;
+use touchline_compute::features::cpu::mel::{LogMel, Mfcc};
+use touchline_compute::features::cpu::nv12;
+use touchline_compute::features::cpu::nv12::ColorMatrix;
+use touchline_compute::features::cpu::resize::{Line, Plan};
+use touchline_compute::features::cuda::{
     DeviceFarneback, DeviceFeatures, DeviceMel, Format, Pair, Picture, Target, Targets, Work, cepstra,
 };
-use touchline::features::params::{AudioParams, FarnebackParams, Fit, FlowParams, MelParams, MelScale, PictureParams};
-use touchline::features::{FlowExtractor, PictureExtractor, SoundExtractor};
-use touchline::gpu::launch::{Launcher, Layout, Numbers, Scratch, table};
-use touchline::ingest::frame::{Frame, RgbView};
-use touchline::ingest::pool::Pooled;
-use touchline::time::Pts;
+use touchline_compute::features::params::{
+    AudioParams, FarnebackParams, Fit, FlowParams, MelParams, MelScale, PictureParams,
+};
+use touchline_compute::features::{FlowExtractor, PictureExtractor, SoundExtractor};
+use touchline_compute::gpu::launch::{Launcher, Layout, Numbers, Scratch, table};
+use touchline_core::clip::{ClipSecond, FlowPair};
+use touchline_core::decision::PerModality;
+use touchline_core::frame::{Frame, RgbView};
+use touchline_core::pool::Pooled;
+use touchline_core::time::Pts;
 
 use crate::numbers::{Noise, largest_difference, unpacked};
 use crate::runner::Runner;

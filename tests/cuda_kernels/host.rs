@@ -9,9 +9,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
-use touchline::gpu::launch::{Argument, Launcher, Pointer, Shape};
-use touchline::gpu::{GpuError, PRELUDE};
-use touchline::{features, nn};
+use touchline_compute::gpu::launch::{Argument, Launcher, Pointer, Shape};
+use touchline_compute::gpu::{GpuError, PRELUDE};
+use touchline_compute::{features, nn};
 
 /// The compiler: the one of the machine, or the one that CXX names.
 fn compiler() -> String {

@@ -2,8 +2,8 @@
 //! together.
 
 use candle_core::{Device, Tensor, Var};
-use touchline::gpu::launch::{Argument, Launcher, Numbers, Pointer, Shape, table};
-use touchline::nn::{
+use touchline_compute::gpu::launch::{Argument, Launcher, Numbers, Pointer, Shape, table};
+use touchline_compute::nn::{
     Activation, Depthwise, ScaleShift, depthwise_conv2d, depthwise_conv2d_channel_major, global_average, max_pool2d,
 };
 

@@ -1,6 +1,6 @@
 //! Numbers to test with.
 
-use touchline::gpu::Numbers;
+use touchline_compute::gpu::Numbers;
 
 /// A small generator of values in −1..1.
 pub struct Noise(u32);

@@ -1,15 +1,15 @@
 //! What runs the kernels of the tests: the processor, or with the feature `cuda` and TOUCHLINE_GPU set to a number, that
 //! GPU. The tests are the same.
 
-use touchline::gpu::GpuError;
-use touchline::gpu::launch::{Argument, Launcher, Pointer, Shape};
+use touchline_compute::gpu::GpuError;
+use touchline_compute::gpu::launch::{Argument, Launcher, Pointer, Shape};
 
 use crate::host::{self, Host};
 
 pub enum Device {
     Host(Host),
     #[cfg(feature = "cuda")]
-    Gpu(Box<touchline::gpu::context::Gpu>),
+    Gpu(Box<touchline_compute::gpu::context::Gpu>),
 }
 
 pub struct Runner {
@@ -50,7 +50,7 @@ fn device() -> Device {
     #[cfg(feature = "cuda")]
     if let Ok(number) = std::env::var("TOUCHLINE_GPU") {
         let number = number.parse().expect("TOUCHLINE_GPU is the number of a GPU");
-        let gpu = touchline::gpu::context::Gpu::open(number).unwrap_or_else(|e| panic!("{e}"));
+        let gpu = touchline_compute::gpu::context::Gpu::open(number).unwrap_or_else(|e| panic!("{e}"));
         return Device::Gpu(Box::new(gpu));
     }
     Device::Host(Host::new())

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use touchline::ingest::gst::GstOptions;
-use touchline::ingest::incident::Incident;
-use touchline::time::WallSource;
+use touchline_core::incident::Incident;
+use touchline_core::time::WallSource;
+use touchline_media::gst::GstOptions;
 
 use crate::PATIENCE;
 use crate::common::camera::{Camera, Habits};

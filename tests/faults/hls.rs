@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use touchline::ingest::Discontinuity;
-use touchline::ingest::gst::GstOptions;
-use touchline::ingest::incident::Cause;
-use touchline::ingest::supervise::Policy;
-use touchline::time::WallSource;
+use touchline_core::cause::Cause;
+use touchline_core::item::Discontinuity;
+use touchline_core::time::WallSource;
+use touchline_media::gst::GstOptions;
+use touchline_media::supervise::Policy;
 
 use crate::PATIENCE;
 use crate::common::origin::{Mood, Origin, first_ms};
@@ -22,9 +22,9 @@ fn broken_and_mended(mood: Mood) -> Cause {
     watched.skip();
     origin.mood(mood);
     let (_, said) = watched.until("failure", PATIENCE, |said| {
-        matches!(said, Said::State(touchline::ingest::supervise::SourceState::Waiting { .. }))
+        matches!(said, Said::State(touchline_media::supervise::SourceState::Waiting { .. }))
     });
-    let Said::State(touchline::ingest::supervise::SourceState::Waiting { kind, cause, .. }) = said else {
+    let Said::State(touchline_media::supervise::SourceState::Waiting { kind, cause, .. }) = said else {
         unreachable!("that was waited for")
     };
     eprintln!("{mood:?}: {cause}");
@@ -66,8 +66,7 @@ fn a_playlist_that_was_whole_from_the_beginning_is_over_at_its_end() {
     origin.mood(Mood::Over);
     let mut watched = Watched::start(&origin.url());
     watched.until_classified(PATIENCE);
-    watched
-        .until("end", PATIENCE, |said| matches!(said, Said::State(touchline::ingest::supervise::SourceState::Ended)));
+    watched.until("end", PATIENCE, |said| matches!(said, Said::State(touchline_media::supervise::SourceState::Ended)));
     assert!(!watched.all().iter().any(|(_, said)| said.waits_for(Cause::Ended)));
 }
 

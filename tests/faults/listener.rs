@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
-use touchline::ingest::gst::GstOptions;
-use touchline::ingest::incident::Cause;
-use touchline::ingest::supervise::{Policy, SourceState};
+use touchline_core::cause::Cause;
+use touchline_media::gst::GstOptions;
+use touchline_media::supervise::{Policy, SourceState};
 
 use crate::PATIENCE;
 use crate::common::watched::{Said, Watched};

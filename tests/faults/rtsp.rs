@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
-use touchline::ingest::Track;
-use touchline::ingest::gst::GstOptions;
-use touchline::ingest::incident::{Cause, Incident};
-use touchline::time::WallSource;
+use touchline_core::cause::Cause;
+use touchline_core::incident::Incident;
+use touchline_core::item::Track;
+use touchline_core::time::WallSource;
+use touchline_media::gst::GstOptions;
 
 use crate::PATIENCE;
 use crate::common::rtsp::{Media, RtspServer};

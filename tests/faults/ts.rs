@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use touchline::ingest::incident::{Cause, Incident};
-use touchline::ingest::{Discontinuity, Track};
+use touchline_core::cause::Cause;
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, Track};
 
 use crate::PATIENCE;
 use crate::common::ts::TsSender;

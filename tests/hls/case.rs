@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Condvar, Mutex};
 
-use touchline::ingest::incident::Cause;
-use touchline::ingest::supervise::SourceState;
+use touchline_core::cause::Cause;
+use touchline_media::supervise::SourceState;
 
 use crate::list::List;
 use crate::material::{self, Mark};

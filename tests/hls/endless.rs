@@ -4,8 +4,8 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use touchline::ingest::supervise::SourceState;
-use touchline::ingest::uri::Pacing;
+use touchline_media::supervise::SourceState;
+use touchline_media::uri::Pacing;
 
 use crate::case::{Case, Expect, Site, run};
 use crate::common::{Fixtures, ffmpeg};

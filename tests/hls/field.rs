@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use touchline::ingest::incident::Cause;
+use touchline_core::cause::Cause;
 
 use crate::case::{Case, Expect, Site, all, counts, fails, in_runs, or, run, says, secs, shows, whole};
 use crate::common::{Child, Fixtures, free_tcp_port};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cbc::cipher::block_padding::Pkcs7;
 use cbc::cipher::{BlockModeEncrypt, KeyIvInit};
-use touchline::ingest::incident::Cause;
+use touchline_core::cause::Cause;
 
 use crate::case::{Case, Expect, Site, all, counts, fails, gap, in_runs, or, run, says, secs, shows, stops, whole};
 use crate::list::{BREAK, List, master, plain};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use touchline::ingest::incident::Cause;
-use touchline::ingest::supervise::SourceState;
+use touchline_core::cause::Cause;
+use touchline_media::supervise::SourceState;
 
 use crate::case::{Case, Expect, Site, all, gap, run, secs};
 use crate::channel::{Channel, Entry, entries};

@@ -6,7 +6,7 @@ use crate::lost::noise;
 use crate::material::{BASE, file};
 use crate::play::{How, Next};
 use crate::server::Answer;
-use touchline::ingest::supervise::SourceState;
+use touchline_media::supervise::SourceState;
 
 const HEAD: &str = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n";
 const END: &str = "#EXT-X-ENDLIST\n";

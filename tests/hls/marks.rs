@@ -1,6 +1,6 @@
 //! Advertisement breaks that playlists and media announce: each is reported once.
 
-use touchline::ingest::incident::Incident;
+use touchline_core::incident::Incident;
 
 use crate::case::{Case, Site, run, secs, shows, whole};
 use crate::list::lasting;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use touchline::ingest::frame::Frame;
+use touchline_core::frame::Frame;
 
 use crate::common::{Fixtures, ffmpeg};
 

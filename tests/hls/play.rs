@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
-use touchline::clock::{Clock, SystemClock};
-use touchline::ingest::gst::{GstOpener, GstOptions};
-use touchline::ingest::incident::{Cause, Incident};
-use touchline::ingest::supervise::{Observer, Policy, Sleeper, SourceState, Supervisor};
-use touchline::ingest::uri::{Location, Pacing};
-use touchline::ingest::{Discontinuity, MEDIA_CHANNEL_CAPACITY, Open};
+use touchline_core::cause::Cause;
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
+use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, MEDIA_CHANNEL_CAPACITY};
+use touchline_media::Open;
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::supervise::{Observer, Policy, Sleeper, SourceState, Supervisor};
+use touchline_media::uri::{Location, Pacing};
 
 use crate::material::{self, Mark};
 use crate::server::lock;

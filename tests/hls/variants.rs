@@ -1,6 +1,6 @@
 //! Which variant and which rendition is taken, and what follows when it is dead or dies.
 
-use touchline::ingest::incident::Cause;
+use touchline_core::cause::Cause;
 
 use crate::case::{Case, Expect, Site, counts, from_material, or, run, says, secs, shows, whole};
 use crate::list::{List, master, plain};

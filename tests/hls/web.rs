@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
-use touchline::ingest::incident::Cause;
+use touchline_core::cause::Cause;
 
 use crate::case::{Case, Expect, Site, fails, from_material, run, says, whole};
 use crate::list::{List, plain, segment};

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use touchline::ingest::MEDIA_CHANNEL_CAPACITY;
-use touchline::ingest::gst::GstOptions;
+use touchline_core::item::MEDIA_CHANNEL_CAPACITY;
+use touchline_media::gst::GstOptions;
 
 use crate::common::http::HttpServer;
 use crate::common::{Fixtures, free_tcp_port};
@@ -70,7 +70,7 @@ fn failures_name_the_cause_and_no_secret() {
         (login("gopher://h/a".into()), "unknown scheme"),
     ] {
         let said = failure(&uri, quick.clone());
-        eprintln!("{:<60} {said}", touchline::redact::uri(&uri));
+        eprintln!("{:<60} {said}", touchline_core::redact::uri(&uri));
         assert!(expected.split('|').any(|e| said.contains(e)), "{uri}: {said}");
         assert!(!said.contains("geheim") && !said.contains('\n'), "{uri}: {said}");
     }

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use touchline::config::SourcesFile;
-use touchline::ingest::gst::GstOptions;
-use touchline::ingest::guard::{Resolve, SourcePolicy};
-use touchline::ingest::incident::Cause;
-use touchline::ingest::uri::Pacing;
-use touchline::ingest::{End, MediaItem};
+use touchline_core::cause::Cause;
+use touchline_core::item::{End, MediaItem};
+use touchline_media::gst::GstOptions;
+use touchline_media::guard::SourcesFile;
+use touchline_media::guard::{Resolve, SourcePolicy};
+use touchline_media::uri::Pacing;
 
 use crate::common::http::HttpServer;
 use crate::common::rtmp::RtmpServer;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use touchline::config::SourcesFile;
-use touchline::ingest::gst::GstOptions;
-use touchline::ingest::guard::SourcePolicy;
+use touchline_media::gst::GstOptions;
+use touchline_media::guard::SourcePolicy;
+use touchline_media::guard::SourcesFile;
 
 use crate::common::Fixtures;
 use crate::common::camera::{Camera, Habits};

@@ -17,12 +17,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use touchline::clock::SystemClock;
-use touchline::error::Result;
-use touchline::ingest::frame::Frame;
-use touchline::ingest::gst::{GstOpener, GstOptions};
-use touchline::ingest::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Open, Source, Track, Tracks};
-use touchline::time::samples_to_nanos;
+use touchline_core::clock::SystemClock;
+use touchline_core::error::Result;
+use touchline_core::frame::Frame;
+use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Track, Tracks};
+use touchline_core::time::samples_to_nanos;
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::{Open, Source};
 
 /// No single wait is longer; a test that needs more hangs.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use touchline::clock::ManualClock;
-use touchline::error::Error;
-use touchline::ingest::frame::Frame;
-use touchline::ingest::gst::{GstOpener, GstOptions};
-use touchline::ingest::incident::Cause;
-use touchline::ingest::outlet::Dropped;
-use touchline::ingest::uri::Pacing;
-use touchline::ingest::{End, MediaItem, Open, Track, Tracks};
+use touchline_core::cause::Cause;
+use touchline_core::clock::ManualClock;
+use touchline_core::error::Error;
+use touchline_core::frame::Frame;
+use touchline_core::item::{End, MediaItem, Track, Tracks};
+use touchline_media::Open;
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::outlet::Dropped;
+use touchline_media::uri::Pacing;
 
 use crate::common::Fixtures;
 use crate::{BOTH, Heard, PATIENCE, all, failure, open, text};

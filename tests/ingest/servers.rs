@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use touchline::clock::{Clock, SystemClock};
-use touchline::ingest::gst::{GstOpener, GstOptions};
-use touchline::ingest::incident::Incident;
-use touchline::ingest::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
-use touchline::ingest::uri::Pacing;
-use touchline::ingest::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem, Open, Tracks};
-use touchline::time::WallSource;
+use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem, Tracks};
+use touchline_core::time::WallSource;
+use touchline_media::Open;
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::uri::Pacing;
 
 use crate::common::http::{HlsMedia, HlsOrigin, HttpServer};
 use crate::common::rtmp::RtmpServer;

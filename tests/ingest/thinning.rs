@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use touchline::app::{What, Workers};
-use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
-use touchline::clock::SystemClock;
-use touchline::ingest::gst::{GstOpener, GstOptions};
-use touchline::ingest::thin::Thinning;
-use touchline::ingest::{End, MediaItem, Open, Pace};
-use touchline::metrics::Metrics;
-use touchline::models::pack::Pack;
-use touchline::publish::record::{Published, Recorder};
-use touchline::vote::{VoteConfig, Voter};
+use touchline_compute::models::pack::Pack;
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
+use touchline_core::clock::SystemClock;
+use touchline_core::item::{End, MediaItem, Pace};
+use touchline_core::selection::Thinning;
+use touchline_core::vote::{VoteConfig, Voter};
+use touchline_media::Open;
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_serve::metrics::Metrics;
+use touchline_serve::publish::record::{Published, Recorder};
+use touchline_serve::workers::{What, Workers};
 
 use crate::common::Fixtures;
 use crate::{PATIENCE, open, text};

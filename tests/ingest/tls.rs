@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use touchline::ingest::End;
-use touchline::ingest::gst::GstOptions;
-use touchline::ingest::incident::Cause;
+use touchline_core::cause::Cause;
+use touchline_core::item::End;
+use touchline_media::gst::GstOptions;
 
 use crate::common::Fixtures;
 use crate::common::http::HttpServer;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use touchline::ingest::End;
-use touchline::ingest::gst::GstOptions;
-use touchline::ingest::incident::Cause;
+use touchline_core::cause::Cause;
+use touchline_core::item::End;
+use touchline_media::gst::GstOptions;
 
 use crate::all;
 use crate::common::http::HttpServer;

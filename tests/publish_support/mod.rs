@@ -12,24 +12,25 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use touchline::clip::{Absent, FrameShare, Gap, GapReason};
-use touchline::clock::{Clock, SystemClock};
-use touchline::decision::{
+use touchline_core::clip::{Absent, FrameShare, Gap, GapReason};
+use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::decision::{
     Decision, Event, EventKind, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, Why,
     WindowEstimate,
 };
-use touchline::ingest::Pace;
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pool::Pooled;
-use touchline::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
-use touchline::metrics::Metrics;
-use touchline::publish::access::{Access, AccessConfig};
-use touchline::publish::http::{self, Serving};
-use touchline::publish::hub::{Hub, HubInfo, StreamHandle, StreamInfo};
-use touchline::publish::record::Published;
-use touchline::publish::serve::Limits;
-use touchline::publish::tls::Tls;
-use touchline::time::{Pts, RunId, WallSource, WallTime};
+use touchline_core::frame::Frame;
+use touchline_core::item::Pace;
+use touchline_core::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
+use touchline_core::pool::Pooled;
+use touchline_core::time::{Pts, RunId, WallSource, WallTime};
+use touchline_serve::metrics::Metrics;
+use touchline_serve::publish::access::{Access, AccessConfig};
+use touchline_serve::publish::http;
+use touchline_serve::publish::http::Serving;
+use touchline_serve::publish::hub::{Hub, HubInfo, StreamHandle, StreamInfo};
+use touchline_serve::publish::record::Published;
+use touchline_serve::publish::serve::Limits;
+use touchline_serve::publish::tls::Tls;
 
 /// The machine's clock, which can be set back to write history.
 #[derive(Default)]

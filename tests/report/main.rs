@@ -11,10 +11,11 @@ mod webdriver;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use touchline::labels::Modality;
-use touchline::learn::evaluate::result::{Evaluation, Level, Predictor};
-use touchline::learn::record::{LogLine, Phase, RuleName, Start};
-use touchline::learn::report::{self, RunLog};
+use touchline_core::labels::Modality;
+use touchline_learn::evaluate::result::{Evaluation, Level, Predictor};
+use touchline_learn::record::{LogLine, Phase, RuleName, Start};
+use touchline_learn::report;
+use touchline_learn::report::RunLog;
 use webdriver::Browser;
 
 fn folder() -> PathBuf {

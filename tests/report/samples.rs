@@ -2,11 +2,11 @@
 //! the log of a training in two steps.
 
 use base64::Engine;
-use touchline::labels::{Modality, OTHER, STUDY_CLASSES};
-use touchline::learn::evaluate::result::*;
-use touchline::learn::record::*;
-use touchline::learn::report::RunLog;
-use touchline::models::Architecture;
+use touchline_compute::models::Architecture;
+use touchline_core::labels::{Modality, OTHER, STUDY_CLASSES};
+use touchline_learn::evaluate::result::*;
+use touchline_learn::record::*;
+use touchline_learn::report::RunLog;
 
 /// The same numbers on every machine (SplitMix64).
 pub struct Dice(pub u64);

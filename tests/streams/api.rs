@@ -235,7 +235,7 @@ fn the_document_has_every_route_and_every_method() {
     assert_eq!(document["openapi"], "3.1.0");
     let paths = document["paths"].as_object().unwrap();
     // What the router was built from: the document must not lack one.
-    let source = include_str!("../../src/publish/http.rs");
+    let source = include_str!("../../src/serve/publish/http.rs");
     let routes: BTreeSet<&str> = source.split(".route(").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();
     assert!(routes.len() >= 14, "{routes:?}");
     assert_eq!(routes, paths.keys().map(String::as_str).collect::<BTreeSet<_>>());

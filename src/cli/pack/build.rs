@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::progress::Progress;
-use crate::error::Result;
-use crate::learn::dataset::Dataset;
-use crate::learn::pack::{PackConfig, build as build_pack};
+use touchline_core::error::Result;
+use touchline_learn::dataset::Dataset;
+use touchline_learn::pack::{PackConfig, build as build_pack};
 
 #[derive(Debug, Args)]
 #[command(

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::progress::with_bar;
-use crate::error::Result;
-use crate::labels::Modality;
-use crate::learn::calibrate::{calibrate as observe, put, weigh};
-use crate::learn::dataset::Dataset;
-use crate::models::pack::{Manifest, Pack};
+use touchline_compute::models::pack::{Manifest, Pack};
+use touchline_core::error::Result;
+use touchline_core::labels::Modality;
+use touchline_learn::calibrate::{calibrate as observe, put, weigh};
+use touchline_learn::dataset::Dataset;
 
 #[derive(Debug, Args)]
 #[command(
@@ -31,7 +31,7 @@ pub struct CalibrateArgs {
     #[arg(value_name = "DATASET")]
     dataset: PathBuf,
     /// Recordings to look at of each kind (pictures, clips, sounds), a second of each.
-    #[arg(long, value_name = "N", default_value_t = crate::learn::pack::CALIBRATED_ON, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = touchline_learn::pack::CALIBRATED_ON, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     recordings: u32,
     /// Directory where scores are kept for the next time [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]

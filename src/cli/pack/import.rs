@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use crate::error::{Error, Result};
-use crate::infer::Engine;
-use crate::labels::Modality;
-use crate::models::Architecture;
-use crate::models::import::Import;
-use crate::models::pack::Pack;
+use touchline_compute::infer::Engine;
+use touchline_compute::models::Architecture;
+use touchline_compute::models::import::Import;
+use touchline_compute::models::pack::Pack;
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::Modality;
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {

@@ -8,14 +8,14 @@ use candle_core::Device;
 use clap::Args;
 use serde::Serialize;
 
-use crate::config;
-use crate::decision::PackStamp;
-use crate::error::{Error, Result};
-use crate::infer::Engine;
-use crate::labels::Modality;
-use crate::models::pack::{Int8Cost, MANIFEST, Pack};
-use crate::models::{Architecture, read_weights};
-use crate::publish::pack_view::PackView;
+use touchline_compute::infer::Engine;
+use touchline_compute::models::pack::{Int8Cost, MANIFEST, Pack};
+use touchline_compute::models::{Architecture, read_weights};
+use touchline_core::decision::PackStamp;
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::Modality;
+use touchline_serve::config;
+use touchline_serve::publish::pack_view::PackView;
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {

@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::RunArgs;
-use super::warden::{Fixed, Reading};
-use crate::config::{self, ConfigFile, SourcesFile, StreamFile, StreamSettings};
-use crate::error::{Error, Result};
-use crate::publish::hub::Origin;
+use touchline_core::error::{Error, Result};
+use touchline_media::guard::SourcesFile;
+use touchline_serve::config;
+use touchline_serve::config::{ConfigFile, StreamFile, StreamSettings};
+use touchline_serve::publish::hub::Origin;
+use touchline_serve::run::{Fixed, Reading};
 
 /// What a run is made from.
 pub(super) struct Plan {
@@ -17,7 +19,7 @@ pub(super) struct Plan {
     pub(super) streams: Vec<(StreamSettings, Origin)>,
     /// What sources given over the API may be.
     pub(super) sources: SourcesFile,
-    pub(super) vote: crate::vote::VoteConfig,
+    pub(super) vote: touchline_core::vote::VoteConfig,
     pub(super) fixed: Fixed,
 }
 
@@ -84,7 +86,7 @@ fn reading(args: &RunArgs, file: &ConfigFile) -> Result<Reading> {
 fn complete(args: &RunArgs, mut streams: Vec<StreamFile>) -> Vec<StreamFile> {
     for stream in &mut streams {
         // The hub knows them for good; until then, and when that is never, they are masked for a while.
-        drop(crate::redact::remember(&stream.uri));
+        drop(touchline_core::redact::remember(&stream.uri));
         stream.pipeline = args.pipeline.clone().or(stream.pipeline.take());
         stream.latency_ms = args.latency_ms.or(stream.latency_ms);
         stream.rtsp_transport = args.rtsp_transport.or(stream.rtsp_transport);

@@ -17,11 +17,12 @@ use super::manifest::{Entry, Material, gather};
 use super::prints::Print;
 use super::shard::{Draft, Header, SecondHeader, header, whole_or_nothing};
 use super::{Item, Kind, Meta, Origin, duplicates, index, seconds_until, shard, still};
-use crate::clip::{ClipConfig, ClipSecond, Patience, SamplingPlan};
-use crate::error::{Error, Result};
-use crate::ingest::{Open, Pace};
-use crate::models::sha256_hex;
-use crate::time::NANOS_PER_SECOND;
+use touchline_compute::models::sha256_hex;
+use touchline_core::clip::{ClipConfig, ClipSecond, Patience, SamplingPlan};
+use touchline_core::error::{Error, Result};
+use touchline_core::item::Pace;
+use touchline_core::time::NANOS_PER_SECOND;
+use touchline_media::Open;
 
 /// Seconds of a shard. A longer recording becomes several items, so that one item's pictures fit in memory (a minute
 /// of ten pictures a second at 288 lines: 260 MB).
@@ -291,7 +292,7 @@ impl Job<'_> {
                         failure.get_or_insert(e);
                     }
                     Err(e) => {
-                        let cause = crate::redact::text(&e.to_string());
+                        let cause = touchline_core::redact::text(&e.to_string());
                         progress(Progress::Note(format!("skipped: {cause}")));
                         summary.skipped.push((entries[i].item.path.clone(), cause));
                     }

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use crossbeam_channel::bounded;
 
-use crate::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond};
-use crate::error::{Error, Result};
-use crate::ingest::frame::{Frame, read_still, scale_down};
-use crate::ingest::{End, MEDIA_CHANNEL_CAPACITY, Open};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond};
+use touchline_core::error::{Error, Result};
+use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY};
+use touchline_media::Open;
+use touchline_media::still::{read_still, scale_down};
 
 /// Cuts a recording into seconds and hands each over; ends at the first error of either side.
 ///
@@ -65,5 +66,5 @@ pub fn seconds_until(
 /// [`Error::Data`] when it cannot be read or decoded.
 pub fn still(path: &Path, frame_height: u32) -> Result<ClipSecond> {
     let image = read_still(path).map_err(|e| Error::data(path, e, "give a JPEG, PNG or WebP picture"))?;
-    Ok(ClipSecond::of_pictures(vec![Frame::still(scale_down(image, frame_height))]))
+    Ok(ClipSecond::of_pictures(vec![touchline_media::still::frame(scale_down(image, frame_height))]))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::manifest::{Entry, Material};
 use super::{Item, Kind};
-use crate::error::{Error, Result};
+use touchline_core::error::{Error, Result};
 
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 const CLIPS: [&str; 13] = ["mp4", "m4v", "mov", "mkv", "webm", "ts", "m2ts", "mts", "mpg", "mpeg", "avi", "flv", "ogv"];

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::shard::whole_or_nothing;
 use super::split::Side;
 use super::{Dataset, Item, Kind, Meta, Origin, Sides};
-use crate::clip::SamplingPlan;
-use crate::error::{Error, Result};
-use crate::models::sha256_hex;
+use touchline_compute::models::sha256_hex;
+use touchline_core::clip::SamplingPlan;
+use touchline_core::error::{Error, Result};
 
 /// Version of the directory's form.
 pub(super) const FORMAT: u32 = 1;

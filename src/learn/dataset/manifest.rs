@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use super::duplicates::Groups;
 use super::folder;
 use super::{Item, Kind};
-use crate::error::{Error, Result};
-use crate::time::NANOS_PER_SECOND;
+use touchline_core::error::{Error, Result};
+use touchline_core::time::NANOS_PER_SECOND;
 
 /// One recording or still that the inputs name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -32,9 +32,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::cut::{seconds, seconds_until, still};
 use self::split::Side;
-use crate::clip::{ClipSecond, SamplingPlan};
-use crate::error::{Error, Result};
-use crate::models::sha256_hex;
+use touchline_compute::models::sha256_hex;
+use touchline_core::clip::{ClipSecond, SamplingPlan};
+use touchline_core::error::{Error, Result};
 
 /// What an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use image::imageops::FilterType;
 use image_hasher::{HashAlg, Hasher, HasherConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::ingest::frame::RgbView;
+use touchline_core::frame::RgbView;
 
 /// The perceptual hash of a picture: the low frequencies of its brightness, each above or below their median.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

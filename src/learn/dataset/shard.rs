@@ -17,12 +17,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::prints::Print;
-use crate::clip::{Absent, ClipSecond, FlowPair, FrameShare};
-use crate::error::{Error, Result};
-use crate::infer::is_silent;
-use crate::ingest::frame::Frame;
-use crate::ingest::pool::Pooled;
-use crate::time::{Pts, RunId};
+use touchline_compute::infer::is_silent;
+use touchline_core::clip::{Absent, ClipSecond, FlowPair, FrameShare};
+use touchline_core::error::{Error, Result};
+use touchline_core::frame::Frame;
+use touchline_core::pool::Pooled;
+use touchline_core::time::{Pts, RunId};
 
 /// Changes whenever an older shard must not be read any more.
 pub(super) const VERSION: u32 = 1;

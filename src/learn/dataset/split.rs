@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Dataset, Item, Kind, Sides, index};
-use crate::error::Result;
+use touchline_core::error::Result;
 
 /// Where an item belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ pub fn by_source(items: &[Item], seed: u64) -> Vec<Side> {
 /// Divides a dataset: writes `split.csv`, and gives the sides.
 ///
 /// # Errors
-/// [`crate::error::Error::Output`] when it cannot be written.
+/// [`touchline_core::error::Error::Output`] when it cannot be written.
 pub fn divide(dataset: &mut Dataset, seed: u64) -> Result<Vec<Side>> {
     let sides = by_source(&dataset.items, seed);
     index::save_split(&dataset.dir, &dataset.items, &sides)?;

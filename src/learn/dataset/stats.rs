@@ -7,7 +7,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::split::Side;
 use super::{Dataset, Kind};
-use crate::error::{Error, Result};
+use touchline_core::error::{Error, Result};
 
 /// What there is of one class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,13 +7,14 @@ use rand::{Rng, RngCore, SeedableRng};
 
 use super::build::{BuildConfig, Progress, Summary, build};
 use super::*;
-use crate::clip::{ClipConfig, Patience};
-use crate::ingest::frame::Frame;
-use crate::ingest::pcm::PcmChunk;
-use crate::ingest::pool::Pooled;
-use crate::ingest::replay::{Replay, Script};
-use crate::ingest::{End, MediaItem, Open, Pace, Source, Track, Tracks};
-use crate::time::{NANOS_PER_SECOND, Pts};
+use touchline_core::clip::{ClipConfig, Patience};
+use touchline_core::frame::Frame;
+use touchline_core::item::{End, MediaItem, Pace, Track, Tracks};
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pooled;
+use touchline_core::time::{NANOS_PER_SECOND, Pts};
+use touchline_media::replay::{Replay, Script};
+use touchline_media::{Open, Source};
 
 const FPS: u64 = 10;
 const RATE: u32 = 8000;
@@ -45,7 +46,7 @@ impl Open for Fake {
         let words: Vec<&str> = text.split_whitespace().collect();
         let number = |i: usize| words.get(i).and_then(|w| w.parse::<u64>().ok()).unwrap_or(1);
         let failed = End::Failed {
-            kind: crate::ingest::incident::Cause::Damaged,
+            kind: touchline_core::cause::Cause::Damaged,
             cause: "the data stream is broken".into(),
             advice: "encode it anew".into(),
         };
@@ -246,7 +247,7 @@ fn silence_is_what_serving_takes_for_silence() {
     material.build(&Fake::default()).unwrap();
     let dataset = material.open();
     for (i, item) in dataset.items.iter().enumerate() {
-        let heard = !crate::infer::is_silent(&dataset.seconds(i).unwrap()[0]);
+        let heard = !touchline_compute::infer::is_silent(&dataset.seconds(i).unwrap()[0]);
         assert_eq!((item.audible, heard), (item.source == "faint", item.source == "faint"), "{item:?}");
     }
 }

@@ -90,7 +90,7 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::labels::ClassId;
+    use touchline_core::labels::ClassId;
 
     /// `groups` groups of `n` samples; in each group either all are right or all are wrong, half the groups each.
     fn clustered(groups: u32, n: u32) -> Samples {

@@ -37,7 +37,7 @@ pub fn ece(bins: &[Bin]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::labels::ClassId;
+    use touchline_core::labels::ClassId;
 
     #[test]
     fn bins_by_hand() {

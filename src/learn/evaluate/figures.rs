@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::scores::SoftSecond;
 use super::table::confusion;
-use crate::fusion::FusionTable;
-use crate::labels::{ClassId, Modality};
-use crate::learn::dataset::Kind;
-use crate::learn::measure::Confusion;
-use crate::vote::VideoVote;
+use crate::dataset::Kind;
+use crate::measure::Confusion;
+use touchline_core::fusion::FusionTable;
+use touchline_core::labels::{ClassId, Modality};
+use touchline_core::vote::VideoVote;
 
 /// Accuracy and macro F1 on the held-back test side: seconds of clips, pieces of sound and pictures for each modality;
 /// seconds and whole clips for fusion by the table. From validation only what the table's default rests on. To four

@@ -7,9 +7,9 @@ use rand::seq::SliceRandom;
 use super::predict::Judge;
 use super::result::Importance;
 use super::scores::SoftSecond;
-use crate::decision::{ModalityScores, PerModality};
-use crate::labels::Modality;
-use crate::learn::measure::Confusion;
+use crate::measure::Confusion;
+use touchline_core::decision::{ModalityScores, PerModality};
+use touchline_core::labels::Modality;
 
 /// Shuffles of a modality.
 pub const PERMUTATIONS: usize = 20;
@@ -85,7 +85,7 @@ mod tests {
     use super::super::stacking::Stacking;
     use super::super::table::fit_table;
     use super::*;
-    use crate::learn::dataset::Kind;
+    use crate::dataset::Kind;
 
     const ONE: PerModality<f32> = PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 };
 

@@ -1,7 +1,7 @@
 //! Figures of a list of predictions: confusion, top-k, log loss, as scikit-learn defines them.
 
-use crate::labels::ClassId;
-use crate::learn::measure::Confusion;
+use crate::measure::Confusion;
+use touchline_core::labels::ClassId;
 
 /// Predictions with their truth. `n` samples over `classes` classes.
 #[derive(Clone, Debug, Default, PartialEq)]

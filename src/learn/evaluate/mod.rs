@@ -35,12 +35,12 @@ use self::result::{
 use self::scores::{ScoreTable, SoftSecond};
 use self::stacking::Stacking;
 use self::table::fit_table;
-use crate::decision::PerModality;
-use crate::fusion::FusionTable;
-use crate::labels::{ClassId, Modality};
-use crate::learn::dataset::Kind;
-use crate::learn::dataset::split::Side;
-use crate::models::pack::Pack;
+use crate::dataset::Kind;
+use crate::dataset::split::Side;
+use touchline_compute::models::pack::Pack;
+use touchline_core::decision::PerModality;
+use touchline_core::fusion::FusionTable;
+use touchline_core::labels::{ClassId, Modality};
 
 pub use self::wrong::thumbnail;
 

@@ -6,10 +6,10 @@ use super::Settings;
 use super::scores::{ScoreTable, SoftSecond};
 use super::stacking::Stacking;
 use super::table::confusion;
-use crate::labels::{ClassId, Modality};
-use crate::learn::dataset::Kind;
-use crate::learn::dataset::split::Side;
-use crate::learn::measure::fixed;
+use crate::dataset::Kind;
+use crate::dataset::split::Side;
+use crate::measure::fixed;
+use touchline_core::labels::{ClassId, Modality};
 
 /// Skipped files that are named; the rest is counted.
 const NAMED: usize = 5;

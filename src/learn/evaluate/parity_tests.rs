@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::calibration::{ece, reliability};
 use super::metrics::Samples;
 use super::roc::{curves, one_vs_rest};
-use crate::labels::ClassId;
+use touchline_core::labels::ClassId;
 
 /// Probabilities are f32; sums of them differ in order and width.
 const SINGLE: f64 = 1e-6;

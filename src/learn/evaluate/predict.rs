@@ -6,11 +6,11 @@ use super::metrics::Samples;
 use super::result::Predictor;
 use super::scores::{ScoreTable, SoftSecond};
 use super::stacking::Stacking;
-use crate::decision::{ModalityScores, PerModality};
-use crate::fusion::{FusionTable, argmax};
-use crate::labels::{ClassId, Modality};
-use crate::learn::dataset::Kind;
-use crate::vote::VideoVote;
+use crate::dataset::Kind;
+use touchline_core::decision::{ModalityScores, PerModality};
+use touchline_core::fusion::{FusionTable, argmax};
+use touchline_core::labels::{ClassId, Modality};
+use touchline_core::vote::VideoVote;
 
 /// A way to a label and probabilities of a second.
 #[derive(Clone, Copy, Debug)]

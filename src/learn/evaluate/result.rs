@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::labels::Modality;
+use touchline_core::labels::Modality;
 
 /// Everything measured of one pack on one side of one dataset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

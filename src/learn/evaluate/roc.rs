@@ -2,7 +2,7 @@
 
 use super::metrics::Samples;
 use super::result::RocCurve;
-use crate::labels::ClassId;
+use touchline_core::labels::ClassId;
 
 /// Points a curve keeps in the result: more cannot be seen.
 const POINTS_KEPT: usize = 200;

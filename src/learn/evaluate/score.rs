@@ -10,16 +10,16 @@ use candle_core::{Device, Tensor};
 use crossbeam_channel::bounded;
 
 use super::scores::{RawSecond, ScoreTable, ScoredItem};
-use crate::clip::ClipSecond;
-use crate::decision::PerModality;
-use crate::error::{Error, Result};
-use crate::infer::Engine;
-use crate::labels::Modality;
-use crate::learn::dataset::split::Side;
-use crate::learn::dataset::{Dataset, Kind, Meta};
-use crate::models::pack::Pack;
-use crate::models::sha256_hex;
-use crate::nn::fused::Precision;
+use crate::dataset::split::Side;
+use crate::dataset::{Dataset, Kind, Meta};
+use touchline_compute::infer::Engine;
+use touchline_compute::models::pack::Pack;
+use touchline_compute::models::sha256_hex;
+use touchline_compute::nn::fused::Precision;
+use touchline_core::clip::ClipSecond;
+use touchline_core::decision::PerModality;
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::Modality;
 
 /// Changes whenever the scores of an unchanged side would change.
 const VERSION: u32 = 3;

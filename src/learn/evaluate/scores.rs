@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::temperature::temperature;
-use crate::decision::{ModalityScores, PerModality};
-use crate::fusion::second_scores;
-use crate::infer::spread_softmax;
-use crate::labels::{ClassId, ClassSet, Modality};
-use crate::learn::dataset::Kind;
+use crate::dataset::Kind;
+use touchline_compute::infer::spread_softmax;
+use touchline_core::decision::{ModalityScores, PerModality};
+use touchline_core::fusion::second_scores;
+use touchline_core::labels::{ClassId, ClassSet, Modality};
 
 /// A recording or picture of the side that was scored.
 #[derive(Clone, Debug, PartialEq)]

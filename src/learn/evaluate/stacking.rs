@@ -14,8 +14,8 @@ use rayon::prelude::*;
 
 use super::lbfgs::minimise;
 use super::scores::{ScoreTable, SoftSecond};
-use crate::decision::{ModalityScores, PerModality};
-use crate::labels::{ClassId, Modality};
+use touchline_core::decision::{ModalityScores, PerModality};
+use touchline_core::labels::{ClassId, Modality};
 
 /// Probabilities below this count as this: what a softmax says beyond is no evidence.
 const FLOOR: f32 = 1e-6;
@@ -267,9 +267,9 @@ mod tests {
 
     use super::super::scores::testing::{says, table};
     use super::*;
-    use crate::fusion::argmax;
-    use crate::learn::augment::rng;
-    use crate::learn::dataset::Kind;
+    use crate::augment::rng;
+    use crate::dataset::Kind;
+    use touchline_core::fusion::argmax;
 
     const ONE: PerModality<f32> = PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 };
 

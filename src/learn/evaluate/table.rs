@@ -2,10 +2,10 @@
 
 use super::predict::clips;
 use super::scores::SoftSecond;
-use crate::decision::PerModality;
-use crate::fusion::{FusionTable, TableEntry};
-use crate::labels::{ClassId, Modality};
-use crate::learn::measure::Confusion;
+use crate::measure::Confusion;
+use touchline_core::decision::PerModality;
+use touchline_core::fusion::{FusionTable, TableEntry};
+use touchline_core::labels::{ClassId, Modality};
 
 /// A modality other than the default takes a class over only when its validation F1 is this much better: with few
 /// validation sources a smaller difference is chance.
@@ -73,8 +73,8 @@ pub fn confusion<'a>(seconds: impl Iterator<Item = &'a SoftSecond>, modality: Mo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decision::ModalityScores;
-    use crate::learn::dataset::Kind;
+    use crate::dataset::Kind;
+    use touchline_core::decision::ModalityScores;
 
     fn says(label: u16) -> Option<ModalityScores> {
         let scores = (0..3).map(|c| if c == label { 0.8 } else { 0.1 }).collect();

@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn temperature_undoes_a_known_scale() {
-        let mut rng = crate::learn::augment::rng(5, 5, 5);
+        let mut rng = crate::augment::rng(5, 5, 5);
         // Labels drawn from the softmax of the logits: the true temperature is 1; tripled logits need 3.
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         for _ in 0..4000 {

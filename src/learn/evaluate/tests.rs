@@ -5,7 +5,7 @@ use rand::Rng;
 use super::result::Predictor;
 use super::scores::testing::{says, table};
 use super::*;
-use crate::learn::augment::rng;
+use crate::augment::rng;
 
 /// Three classes, `groups` sources of three seconds with three frames each. Pictures are mostly right for classes 0 and 1
 /// and seldom for class 2, sound (a second of it) for class 2 only; where they are not they guess between 0 and 1, and all

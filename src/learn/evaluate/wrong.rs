@@ -11,8 +11,8 @@ use image::{ExtendedColorType, ImageBuffer, ImageEncoder, Rgb};
 use super::result::WrongExample;
 use super::score::Material;
 use super::scores::{ScoreTable, SoftSecond};
-use crate::fusion::FusionTable;
-use crate::ingest::frame::Frame;
+use touchline_core::frame::Frame;
+use touchline_core::fusion::FusionTable;
 
 /// Examples that are shown.
 pub const SHOWN: usize = 24;
@@ -41,7 +41,7 @@ pub fn wrong(
     });
     let mut recordings = BTreeSet::new();
     found.retain(|(s, _)| recordings.insert(s.recording));
-    let example = |(s, decision): (&SoftSecond, crate::decision::Decision)| {
+    let example = |(s, decision): (&SoftSecond, touchline_core::decision::Decision)| {
         let item = &table.items[s.item as usize];
         WrongExample {
             path: item.path.display().to_string(),
@@ -84,9 +84,9 @@ mod tests {
     use super::super::scores::testing::{says, table};
     use super::super::table::fit_table;
     use super::*;
-    use crate::decision::PerModality;
-    use crate::labels::Modality;
-    use crate::learn::dataset::Kind;
+    use crate::dataset::Kind;
+    use touchline_core::decision::PerModality;
+    use touchline_core::labels::Modality;
 
     #[test]
     fn the_surest_first_and_one_a_recording() {
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn thumbnails_are_small_jpegs() {
         for (size, want) in [((640, 360), (192, 108)), ((90, 160), (90, 160)), ((1000, 1), (192, 1))] {
-            let uri = jpeg_uri(&Frame::still(image::RgbImage::new(size.0, size.1))).unwrap();
+            let uri = jpeg_uri(&touchline_media::still::frame(image::RgbImage::new(size.0, size.1))).unwrap();
             let jpeg = BASE64_STANDARD.decode(uri.strip_prefix("data:image/jpeg;base64,").unwrap()).unwrap();
             let picture = image::load_from_memory(&jpeg).unwrap();
             assert_eq!((picture.width(), picture.height()), want);

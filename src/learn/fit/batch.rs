@@ -100,7 +100,7 @@ pub(super) fn right(logits: &Tensor, labels: &[u32]) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::learn::augment;
+    use crate::augment;
 
     #[test]
     fn loss_is_the_weighted_cross_entropy() {

@@ -6,9 +6,9 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::learn::record::Phase;
-use crate::models::{Tensors, read_weights};
+use crate::record::Phase;
+use touchline_compute::models::{Tensors, read_weights};
+use touchline_core::error::{Error, Result};
 
 /// File names in a modality's run.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";

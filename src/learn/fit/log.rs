@@ -4,8 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
-use crate::learn::record::LogLine;
+use crate::record::LogLine;
+use touchline_core::error::{Error, Result};
 
 /// File name in a modality's run.
 pub const LOG: &str = "log.jsonl";

@@ -10,16 +10,16 @@ use super::batch::{Mix, dropout, log_softmax_loss, right, tensors};
 use super::checkpoint::{self, BEST, CHECKPOINT, Kept, State};
 use super::log::Log;
 use super::{Fit, Observer, Outcome, PhaseConfig, watch};
-use crate::error::{Error, Result};
-use crate::labels::ClassId;
-use crate::learn::augment;
-use crate::learn::measure::Confusion;
-use crate::learn::net::Watched;
-use crate::learn::optimizer::{Optimizer, cosine};
-use crate::learn::record::{EpochRecord, Finding, LogLine, Phase, RunEnd, Start, StepRecord, Validation};
-use crate::learn::resources::Resources;
-use crate::learn::rules::{RuleConfig, Rules};
-use crate::models::Tensors;
+use crate::augment;
+use crate::measure::Confusion;
+use crate::net::Watched;
+use crate::optimizer::{Optimizer, cosine};
+use crate::record::{EpochRecord, Finding, LogLine, Phase, RunEnd, Start, StepRecord, Validation};
+use crate::resources::Resources;
+use crate::rules::{RuleConfig, Rules};
+use touchline_compute::models::Tensors;
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::ClassId;
 
 /// Validation rows that go through the network at once.
 const VALIDATION_BATCH: usize = 64;
@@ -195,7 +195,7 @@ impl Work<'_> {
 
     fn restore_best(&self) -> Result<()> {
         let path = self.fit.dir.join(BEST);
-        let file = crate::models::read_weights(&path, &Device::Cpu)
+        let file = touchline_compute::models::read_weights(&path, &Device::Cpu)
             .map_err(|e| Error::data(&path, e.to_string(), e.advice()))?;
         Ok(self.fit.net.restore(&file.tensors)?)
     }
@@ -444,7 +444,7 @@ impl Work<'_> {
             loss += f64::from(sum) * f64::from(log_softmax_loss(&logits, &targets, &weights)?.to_scalar::<f32>()?);
             weight += f64::from(sum);
             for (row, label) in logits.to_vec2::<f32>()?.iter().zip(labels) {
-                confusion.add(ClassId(label as u16), ClassId(crate::fusion::argmax(row) as u16));
+                confusion.add(ClassId(label as u16), ClassId(touchline_core::fusion::argmax(row) as u16));
             }
         }
         Ok(Some(Validation {

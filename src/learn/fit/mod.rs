@@ -25,7 +25,7 @@ use super::optimizer::OptimizerKind;
 use super::record::{EpochRecord, Finding, Phase, StepRecord};
 use super::rows::Rows;
 use super::rules::OnRule;
-use crate::labels::Modality;
+use touchline_core::labels::Modality;
 
 /// Settings of one step of the study.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

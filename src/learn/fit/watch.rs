@@ -6,11 +6,11 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint;
-use crate::error::{Error, Result};
-use crate::learn::net::Watched;
-use crate::learn::optimizer::Optimizer;
-use crate::learn::record::{Collection, TensorSummary};
-use crate::models::Tensors;
+use crate::net::Watched;
+use crate::optimizer::Optimizer;
+use crate::record::{Collection, TensorSummary};
+use touchline_compute::models::Tensors;
+use touchline_core::error::{Error, Result};
 
 /// Steps whose tensors stay whole: enough to see what led to a failure, and of a ResNet50 about 2 GB.
 const KEPT: usize = 20;

@@ -8,9 +8,9 @@ use rand::rngs::SmallRng;
 
 use super::layers::{Layer, Norm, Running};
 use super::{Block, Net, Shortcut};
-use crate::learn::augment;
-use crate::models::{Architecture, LoadError, Tensors, mobilenet_v2_table, mxnet_name, resnet50_stages};
-use crate::nn::Activation;
+use crate::augment;
+use touchline_compute::models::{Architecture, LoadError, Tensors, mobilenet_v2_table, mxnet_name, resnet50_stages};
+use touchline_compute::nn::Activation;
 
 /// A network and where its tensors came from.
 #[derive(Debug)]

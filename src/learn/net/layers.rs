@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use candle_core::{Result, Tensor, Var};
 
 use super::Watched;
-use crate::nn::{
+use touchline_compute::nn::{
     Activation, BatchStatistics, batch_norm_train, depthwise_conv2d_channel_major, max_pool2d,
     scale_shift_channel_major, unfold_channel_major,
 };

@@ -1,9 +1,9 @@
-//! Networks that learn: the architectures of [`crate::models`] with batch norm as a layer of its own, every tensor under
+//! Networks that learn: the architectures of [`touchline_compute::models`] with batch norm as a layer of its own, every tensor under
 //! torchvision's name, and a border before which nothing learns.
 //!
 //! Activations are channel-major, (C, N, H, W), from the first layer to the last: a 1×1 convolution of a whole batch is
 //! then one matrix product, and a channel's statistics are a sum over one slice. What is learnt goes back to
-//! [`crate::models`] as named tensors.
+//! [`touchline_compute::models`] as named tensors.
 
 mod build;
 mod layers;
@@ -13,8 +13,8 @@ use candle_core::{Device, Tensor, Var};
 pub use build::{Built, build};
 use layers::{Layer, Mode};
 
-use crate::models::{Architecture, Tensors};
-use crate::nn::{Activation, global_average};
+use touchline_compute::models::{Architecture, Tensors};
+use touchline_compute::nn::{Activation, global_average};
 
 /// A network that can learn.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
-use crate::models::Network;
+use touchline_compute::models::Network;
 
 const ARCHITECTURES: [Architecture; 3] = [Architecture::MobileNetV2, Architecture::ResNet50, Architecture::ResNet50V2];
 

@@ -6,7 +6,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 use super::chart::{Axis, broken, units};
 use super::html::three;
 use super::ink::{Role, SCALE, TEXT_PX, page_svg, shortened, text, text_width, tick};
-use crate::error::Result;
+use touchline_core::error::Result;
 
 const WIDTH: i32 = 440;
 

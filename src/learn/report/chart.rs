@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::ink::{Role, SCALE, TEXT_PX, page_svg, text, tick};
-use crate::error::{Error, Result};
+use touchline_core::error::{Error, Result};
 
 /// Size of a usual chart in pixels.
 const SIZE: (i32, i32) = (460, 280);

@@ -8,8 +8,8 @@ use super::html::{
 };
 use super::ink::Role;
 use super::{name_of, quality, role_of};
-use crate::error::Result;
-use crate::learn::evaluate::result::{ClassReport, Evaluation, Level, LevelReport, Predictor};
+use crate::evaluate::result::{ClassReport, Evaluation, Level, LevelReport, Predictor};
+use touchline_core::error::Result;
 
 const LEVELS: [Level; 3] = [Level::Frame, Level::Second, Level::Video];
 const PREDICTORS: [Predictor; 5] =
@@ -103,13 +103,13 @@ pub(super) const fn level_name(level: Level) -> &'static str {
     }
 }
 
-fn with_interval(i: &crate::learn::evaluate::result::Interval) -> String {
+fn with_interval(i: &crate::evaluate::result::Interval) -> String {
     format!("{} [{}, {}]", three(i.value), three(i.low), three(i.high))
 }
 
 fn summary(e: &Evaluation) -> Result<String> {
     let mut all = Vec::new();
-    let mut tile = |name: String, i: &crate::learn::evaluate::result::Interval, of: String| {
+    let mut tile = |name: String, i: &crate::evaluate::result::Interval, of: String| {
         let note = format!("{} to {}; {of}", three(i.low), three(i.high));
         all.push(Tile { name, value: three(i.value), note });
     };
@@ -140,7 +140,7 @@ fn cautions(e: &Evaluation) -> Vec<String> {
     if e.side != "test" {
         all.push(format!("These are figures on the {} side, not on held-back test material: they flatter.", e.side));
     }
-    let names = |of: fn(&crate::learn::evaluate::result::ClassCount) -> bool| {
+    let names = |of: fn(&crate::evaluate::result::ClassCount) -> bool| {
         e.label_distribution.iter().filter(|c| of(c)).map(|c| c.class.as_str()).collect::<Vec<_>>()
     };
     let none = names(|c| c.seconds == 0 && c.pictures == 0);

@@ -5,7 +5,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::chart::{broken, units};
 use super::ink::{Role, SCALE, TEXT_PX, page_svg, shortened, text, text_width};
-use crate::error::Result;
+use touchline_core::error::Result;
 
 /// Pixels that the cells together take where there are many classes.
 const CELLS_PX: i32 = 720;

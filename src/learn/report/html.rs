@@ -3,7 +3,7 @@
 //! Whatever comes from outside (names, paths, sentences) goes through [`escaped`] in here; callers hand over plain text.
 
 use super::ink::{Role, role_styles};
-use crate::learn::measure::fixed;
+use crate::measure::fixed;
 
 const STYLE: &str = include_str!("style.css");
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::RunLog;
-use crate::error::{Error, Result};
-use crate::learn::record::{EpochRecord, Finding, LogLine, Phase, ResourceSample, RunEnd, Start, StepRecord};
+use crate::record::{EpochRecord, Finding, LogLine, Phase, ResourceSample, RunEnd, Start, StepRecord};
+use touchline_core::error::{Error, Result};
 
 pub(super) fn read(path: &Path) -> Result<RunLog> {
     let bytes = std::fs::read(path).map_err(|e| {

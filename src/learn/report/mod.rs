@@ -18,8 +18,8 @@ use std::path::Path;
 
 use super::evaluate::result::{Evaluation, Predictor};
 use super::record::LogLine;
-use crate::error::Result;
-use crate::labels::Modality;
+use touchline_core::error::Result;
+use touchline_core::labels::Modality;
 
 /// What one training wrote down.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,12 +6,12 @@ use super::evaluation::{level_name, main_of};
 use super::html::{Figure, Sign, Table, capital, card, escaped, grid, missing, three, whole};
 use super::ink::{Role, tick};
 use super::{name_of, role_of, title_of, view};
-use crate::error::Result;
-use crate::labels::Modality;
-use crate::learn::evaluate::result::{
+use crate::evaluate::result::{
     Calibration, Evaluation, Histogram, Importance, Level, LevelReport, Predictor, RocCurve,
 };
-use crate::learn::measure::signed;
+use crate::measure::signed;
+use touchline_core::error::Result;
+use touchline_core::labels::Modality;
 
 /// Classes whose curve is drawn: those that are told worst.
 const WORST: usize = 5;

@@ -4,8 +4,8 @@ use super::chart::{Axis, Chart, Layer};
 use super::html::{Figure, Sign, grid, missing};
 use super::ink::Role;
 use super::log::{Story, condensed};
-use crate::error::Result;
-use crate::learn::record::ResourceSample;
+use crate::record::ResourceSample;
+use touchline_core::error::Result;
 
 const CURVE_POINTS: usize = 240;
 const GIBIBYTE: f64 = (1_u64 << 30) as f64;

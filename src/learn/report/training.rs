@@ -6,8 +6,8 @@ use super::html::{Figure, Page, Sign, Table, Tile, capital, card, details, grid,
 use super::ink::{Role, tick};
 use super::log::{Story, condensed};
 use super::{RunLog, resources, title_of, view};
-use crate::error::Result;
-use crate::learn::record::{EpochRecord, Phase, RuleName, Start, StepRecord};
+use crate::record::{EpochRecord, Phase, RuleName, Start, StepRecord};
+use touchline_core::error::Result;
 
 /// Points of a curve over the steps: more are not to be told apart on a screen.
 const CURVE_POINTS: usize = 240;
@@ -181,7 +181,7 @@ fn curves(story: &Story) -> Result<String> {
     let mut table =
         Table::new(1, &["epoch", "step", "train loss", "train acc.", "val. loss", "val. acc.", "val. F1", "took"]);
     for e in &story.epochs {
-        let v = |of: fn(&crate::learn::record::Validation) -> f64| {
+        let v = |of: fn(&crate::record::Validation) -> f64| {
             e.validation.as_ref().map_or("–".to_owned(), |v| format!("{:.4}", of(v)))
         };
         let cells = vec![

@@ -13,7 +13,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 
 use super::{Key, unreadable};
-use crate::error::{Error, Result};
+use touchline_core::error::{Error, Result};
 
 /// Rows that are being collected.
 #[derive(Debug, Default)]

@@ -11,16 +11,16 @@ use half::f16;
 
 use super::chunk::{Chunk, Collected};
 use super::{Key, Recipe, Rows, ground};
-use crate::clip::{ClipSecond, SamplingPlan};
-use crate::error::{Error, Result};
-use crate::features::FeatureExtractor;
-use crate::ingest::frame::Frame;
-use crate::labels::Modality;
-use crate::learn::augment;
-use crate::learn::dataset::{Dataset, Item, Kind};
-use crate::learn::inputs::Inputs;
-use crate::learn::net::Net;
-use crate::models::sha256_hex;
+use crate::augment;
+use crate::dataset::{Dataset, Item, Kind};
+use crate::inputs::Inputs;
+use crate::net::Net;
+use touchline_compute::features::FeatureExtractor;
+use touchline_compute::models::sha256_hex;
+use touchline_core::clip::{ClipSecond, SamplingPlan};
+use touchline_core::error::{Error, Result};
+use touchline_core::frame::Frame;
+use touchline_core::labels::Modality;
 
 /// Changes whenever the rows of an unchanged item would change.
 const VERSION: u32 = 1;
@@ -305,7 +305,7 @@ fn sound(
     out: &mut Vec<f32>,
 ) -> usize {
     // Digital silence is no sound, in serving too.
-    let Some(samples) = clip.audio.as_ref().filter(|_| !crate::infer::is_silent(clip)) else { return 0 };
+    let Some(samples) = clip.audio.as_ref().filter(|_| !touchline_compute::infer::is_silent(clip)) else { return 0 };
     let sound = extractor.sound.as_mut().expect("the extractor was made with audio parameters");
     if view == 0 {
         sound.samples_into(samples, out);
@@ -320,11 +320,11 @@ fn sound(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::Pace;
-    use crate::ingest::replay::Replay;
-    use crate::learn::dataset::build::{BuildConfig, build};
-    use crate::learn::net;
-    use crate::models::{Architecture, Tensors};
+    use crate::dataset::build::{BuildConfig, build};
+    use crate::net;
+    use touchline_compute::models::{Architecture, Tensors};
+    use touchline_core::item::Pace;
+    use touchline_media::replay::Replay;
 
     #[test]
     fn a_chunk_ends_by_number_by_bytes_and_by_kind() {

@@ -19,8 +19,8 @@ pub use make::{Wanted, make};
 use self::chunk::Chunk;
 use super::dataset::{Dataset, Item, Kind};
 use super::inputs::Inputs;
-use crate::error::{Error, Result};
-use crate::labels::Modality;
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::Modality;
 
 /// Which input a row stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

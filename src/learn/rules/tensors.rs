@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{At, RuleConfig, Rules, listed};
-use crate::learn::record::{Collection, Finding, Phase, RuleName, TensorSummary};
+use crate::record::{Collection, Finding, Phase, RuleName, TensorSummary};
 
 impl TensorSummary {
     /// Sums `values` up in one pass, in f64. Without a finite value the mean, deviation, minimum and maximum are 0.

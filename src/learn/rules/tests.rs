@@ -1,7 +1,7 @@
 //! Each rule on curves and tensors that must make it speak, and on those that must not.
 
 use super::*;
-use crate::learn::record::{Collection, TensorSummary, Validation};
+use crate::record::{Collection, TensorSummary, Validation};
 
 fn rules() -> Rules {
     Rules::new(OnRule::Stop, RuleConfig::default())

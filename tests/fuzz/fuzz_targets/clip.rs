@@ -3,12 +3,12 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use touchline::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, SamplingPlan};
-use touchline::ingest::frame::Frame;
-use touchline::ingest::pcm::PcmChunk;
-use touchline::ingest::pool::Pooled;
-use touchline::ingest::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
-use touchline::time::{Pts, WallSource, WallTime};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, SamplingPlan};
+use touchline_core::frame::Frame;
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pooled;
+use touchline_core::item::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
+use touchline_core::time::{Pts, WallSource, WallTime};
 
 #[derive(Arbitrary, Debug)]
 enum Item {

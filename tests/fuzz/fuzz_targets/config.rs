@@ -2,10 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use touchline::config::{self, ConfigFile, SourcesFile};
-use touchline::ingest::guard::SourcePolicy;
-use touchline::ingest::uri::{Location, Pacing};
-use touchline::redact;
+use touchline_serve::config;
+use touchline_serve::config::{ConfigFile, SourcesFile};
+use touchline_media::guard::SourcePolicy;
+use touchline_media::uri::{Location, Pacing};
+use touchline_core::redact;
 
 fuzz_target!(|text: &str| {
     // What is no configuration may still be an address of a stream.

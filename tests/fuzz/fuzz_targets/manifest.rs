@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use touchline::models::pack::{Manifest, Pack, parse_toml};
+use touchline_compute::models::pack::{Manifest, Pack, parse_toml};
 
 fuzz_target!(|text: &str| {
     let Ok(manifest) = parse_toml::<Manifest>(text) else { return };

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|texts: (&str, &str)| touchline::ingest::hls::fuzz(texts.0, texts.1));
+fuzz_target!(|texts: (&str, &str)| touchline_media::hls::fuzz(texts.0, texts.1));

@@ -1,0 +1,493 @@
+//! Model packs: a directory with `pack.toml` and one safetensors file per modality.
+//!
+//! Parsed raw with unknown keys denied, then validated into types that cannot be wrong. Reading the weights' bytes and
+//! verifying their SHA-256 is [`super::read_weights_verified`]'s work, building networks from them [`crate::infer`]'s.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Architecture;
+pub use super::int8::{Int8, Int8Cost, RangesSpec};
+use crate::features::params::{AudioParams, FlowParams, PictureParams};
+use crate::gpu::Placement;
+use crate::nn::fused::{Level, Precision};
+use touchline_core::clip::SamplingPlan;
+use touchline_core::decision::{PackStamp, PerModality};
+use touchline_core::error::{Error, Result};
+use touchline_core::fusion::{FusionTable, TableEntry};
+use touchline_core::item::Tracks;
+use touchline_core::labels::{ClassId, ClassSet, Modality};
+
+/// The file that makes a directory a pack.
+pub const MANIFEST: &str = "pack.toml";
+
+/// The one format this program reads and writes.
+pub(super) const FORMAT: u32 = 1;
+
+/// `pack.toml` as it stands in the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format: u32,
+    pub name: String,
+    pub classes: Vec<String>,
+    /// Classes of the study that this pack does not know, each with the reason.
+    #[serde(default)]
+    pub left_out: BTreeMap<String, String>,
+    pub sampling: Sampling,
+    pub rgb: Option<Section<PictureParams>>,
+    pub flow: Option<Section<FlowParams>>,
+    pub audio: Option<Section<AudioParams>>,
+    pub fusion: Fusion,
+    /// How the pack was trained and measured, for people.
+    pub card: Card,
+}
+
+/// `[sampling]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// Lines a picture is scaled down to on ingest, before anything sees it; smaller pictures stay as they are.
+    pub frame_height: u32,
+    /// Frames a second for the RGB model.
+    pub rgb_frames: u32,
+    /// Pairs a second for the flow model.
+    pub flow_pairs: u32,
+}
+
+impl Default for Sampling {
+    /// That of the packs that ship: a quarter more lines than the model sees, which is what the preview shows.
+    fn default() -> Self {
+        Self { frame_height: 288, rgb_frames: 5, flow_pairs: 5 }
+    }
+}
+
+/// `[rgb]`, `[flow]`, `[audio]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Section<P> {
+    pub architecture: Architecture,
+    /// File name of the weights, beside `pack.toml`.
+    pub weights: String,
+    /// Of the weights file, lower-case hexadecimal.
+    pub sha256: String,
+    /// Classes in the order of the model's outputs; a subset of the pack's.
+    pub classes: Vec<String>,
+    /// Logits are divided by this before the softmax; measured on validation.
+    pub temperature: f32,
+    pub input: P,
+    /// The ranges of the network's values; measured by `touchline pack calibrate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int8: Option<Int8>,
+}
+
+/// `[fusion]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fusion {
+    /// Modalities from best to worst on validation; the first decides by default.
+    pub order: Vec<Modality>,
+    /// Why the table is not measured on the models that are in the pack, and must be fitted again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<String>,
+    /// One entry per class of the pack.
+    pub table: BTreeMap<String, FusionEntry>,
+}
+
+/// `[fusion.table.<class>]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FusionEntry {
+    pub modality: Modality,
+    /// F1 on validation, where it could be measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rgb: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audio: Option<f32>,
+}
+
+/// `[card]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Card {
+    pub trained_on: String,
+    pub method: String,
+    pub split: String,
+    /// Figures on the held-back test split.
+    pub measured: BTreeMap<String, f64>,
+    pub limits: String,
+}
+
+/// What is common to the three modalities' sections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    pub architecture: Architecture,
+    pub weights: PathBuf,
+    pub sha256: String,
+    /// For each output of the model, the class of the pack.
+    pub outputs: Vec<ClassId>,
+    pub temperature: f32,
+    /// The ranges of the network's values, if the pack has them: what int8 wants.
+    pub int8: Option<RangesSpec>,
+}
+
+impl ModelSpec {
+    /// SHA-256 of the ranges, which says whether they are the same wherever they lie.
+    pub fn ranges_sha256(&self) -> Option<&str> {
+        self.int8.as_ref().map(|ranges| ranges.sha256.as_str())
+    }
+
+    /// What the model is computed in where the pack is asked for `asked`: as that, but for int8 where it cost too much on
+    /// validation.
+    pub fn precision(&self, asked: Precision) -> Precision {
+        let costly = || self.int8.as_ref().and_then(|ranges| ranges.validation).is_some_and(|cost| !cost.is_small());
+        if asked == Precision::Int8 && costly() { Precision::fastest(Level::best()) } else { asked }
+    }
+}
+
+/// A modality of a pack: its model and its feature parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part<P> {
+    pub model: ModelSpec,
+    pub input: P,
+}
+
+/// A validated pack, without the weights' bytes.
+#[derive(Clone, Debug)]
+pub struct Pack {
+    pub dir: PathBuf,
+    pub name: String,
+    pub classes: ClassSet,
+    pub left_out: BTreeMap<String, String>,
+    pub frame_height: u32,
+    /// The numbers its networks compute with on the CPU: nothing that the pack's files say, but how it is to be run.
+    pub precision: Precision,
+    /// Where they compute: as `precision`.
+    pub placement: Placement,
+    pub plan: SamplingPlan,
+    pub rgb: Option<Part<PictureParams>>,
+    pub flow: Option<Part<FlowParams>>,
+    pub audio: Option<Part<AudioParams>>,
+    pub fusion: FusionTable,
+    /// Why the table must be fitted again, if it must.
+    pub refit: Option<String>,
+    pub card: Card,
+    /// SHA-256 of `pack.toml`, hexadecimal; of a manifest that lies in no file, of what the file would hold.
+    pub manifest_sha256: String,
+}
+
+impl Manifest {
+    /// Reads `dir/pack.toml`, without validating what it says.
+    ///
+    /// # Errors
+    /// [`Error::Pack`] naming the line and the key that is missing or unknown.
+    pub fn read(dir: &Path) -> Result<Self> {
+        Ok(Self::read_hashed(dir)?.0)
+    }
+
+    /// With the SHA-256 of the file.
+    fn read_hashed(dir: &Path) -> Result<(Self, String)> {
+        let path = dir.join(MANIFEST);
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            Error::pack(dir, format!("cannot read {MANIFEST}: {e}"), "give the directory of a model pack with --pack")
+        })?;
+        let manifest = parse_toml(&text).map_err(|cause| {
+            let advice = "correct the key or take the pack again from where it came";
+            Error::pack(dir, format!("{MANIFEST} {cause}"), advice)
+        })?;
+        Ok((manifest, super::sha256_hex(text.as_bytes())))
+    }
+
+    /// Writes `dir/pack.toml`, whole or not at all. Call it when the weights are there.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(MANIFEST);
+        let text =
+            toml::to_string(self).map_err(|e| Error::Internal(format!("{MANIFEST} cannot be written as TOML: {e}")))?;
+        let part = dir.join(format!("{MANIFEST}.part"));
+        std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path)).map_err(|e| {
+            Error::output(
+                path.display().to_string(),
+                e.to_string(),
+                "check the folder, its permissions and the free space",
+            )
+        })
+    }
+}
+
+impl Pack {
+    /// Reads and validates `dir/pack.toml`.
+    ///
+    /// # Errors
+    /// [`Error::Pack`] naming the key that is missing, unknown or out of range.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let (manifest, sha256) = Manifest::read_hashed(dir)?;
+        Self::validated(dir, manifest, sha256)
+            .map_err(|cause| Error::pack(dir, format!("{MANIFEST}: {cause}"), "correct the key named"))
+    }
+
+    /// A pack from a manifest that lies in no file (yet).
+    ///
+    /// # Errors
+    /// A line that names the key and what is allowed.
+    pub fn from_manifest(dir: &Path, manifest: Manifest) -> Result<Self, String> {
+        let text = toml::to_string(&manifest).map_err(|e| format!("cannot be written as TOML: {e}"))?;
+        Self::validated(dir, manifest, super::sha256_hex(text.as_bytes()))
+    }
+
+    fn validated(dir: &Path, manifest: Manifest, manifest_sha256: String) -> Result<Self, String> {
+        if manifest.format != FORMAT {
+            return Err(format!("format = {} is not the format this version reads ({FORMAT})", manifest.format));
+        }
+        if manifest.name.is_empty() || manifest.name.len() > 64 {
+            return Err("name: choose 1 to 64 characters".into());
+        }
+        let classes = ClassSet::new(manifest.classes).map_err(|e| format!("classes: {e}"))?;
+        let sampling = &manifest.sampling;
+        if !(32..=2160).contains(&sampling.frame_height) {
+            return Err(format!("sampling.frame_height = {}: choose 32 to 2160 lines", sampling.frame_height));
+        }
+        for (key, value) in [("rgb_frames", sampling.rgb_frames), ("flow_pairs", sampling.flow_pairs)] {
+            if value > 60 {
+                return Err(format!("sampling.{key} = {value}: choose 0 to 60 a second"));
+            }
+        }
+        let rgb = part(dir, "rgb", manifest.rgb, &classes, PictureParams::validate)?;
+        let flow = part(dir, "flow", manifest.flow, &classes, FlowParams::validate)?;
+        let audio = part(dir, "audio", manifest.audio, &classes, AudioParams::validate)?;
+        let has = |m: Modality| match m {
+            Modality::Rgb => rgb.is_some(),
+            Modality::Flow => flow.is_some(),
+            Modality::Audio => audio.is_some(),
+        };
+        for m in Modality::ALL {
+            if has(m) != manifest.fusion.order.contains(&m) {
+                return Err(format!("fusion.order must name just the modalities that the pack has; look at {m}"));
+            }
+        }
+        let entries = table(&manifest.fusion, &classes)?;
+        let fusion = FusionTable::new(manifest.fusion.order, entries)?;
+        let plan = SamplingPlan {
+            rgb_frames: if rgb.is_some() { sampling.rgb_frames } else { 0 },
+            flow_pairs: if flow.is_some() { sampling.flow_pairs } else { 0 },
+            flow_gap_ns: flow.as_ref().map_or(40, |f| u64::from(f.input.gap_ms)) * 1_000_000,
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            name: manifest.name,
+            classes,
+            left_out: manifest.left_out,
+            precision: Precision::F32,
+            placement: Placement::CPU,
+            frame_height: sampling.frame_height,
+            plan,
+            rgb,
+            flow,
+            audio,
+            fusion,
+            refit: manifest.fusion.refit,
+            card: manifest.card,
+            manifest_sha256,
+        })
+    }
+
+    /// The model of a modality, if the pack has one.
+    pub fn model(&self, modality: Modality) -> Option<&ModelSpec> {
+        match modality {
+            Modality::Rgb => self.rgb.as_ref().map(|p| &p.model),
+            Modality::Flow => self.flow.as_ref().map(|p| &p.model),
+            Modality::Audio => self.audio.as_ref().map(|p| &p.model),
+        }
+    }
+
+    /// One SHA-256 for all the pack's weights: over the hashes of the files, in the order rgb, flow, audio.
+    pub fn weights_sha256(&self) -> String {
+        let all: String = Modality::ALL.iter().filter_map(|m| self.model(*m)).map(|m| m.sha256.as_str()).collect();
+        super::sha256_hex(all.as_bytes())
+    }
+
+    /// What its decisions carry.
+    pub fn stamp(&self) -> PackStamp {
+        PackStamp {
+            name: self.name.clone(),
+            weights_sha256: self.weights_sha256(),
+            manifest_sha256: self.manifest_sha256.clone(),
+        }
+    }
+
+    /// Whether this pack can decide the seconds that are cut for `running`: the same classes in the same order, and
+    /// pictures, pairs and sound taken from the streams in the same way.
+    ///
+    /// # Errors
+    /// One line that says what differs.
+    pub fn can_replace(&self, running: &Pack) -> Result<(), String> {
+        if self.classes != running.classes {
+            let lacks = |a: &ClassSet, b: &ClassSet| {
+                let names: Vec<&str> =
+                    a.names().iter().filter(|n| b.id(n).is_none()).map(String::as_str).take(5).collect();
+                names.join(", ")
+            };
+            let (missing, new) = (lacks(&running.classes, &self.classes), lacks(&self.classes, &running.classes));
+            return Err(match (missing.is_empty(), new.is_empty()) {
+                (true, true) => "its classes stand in another order than the running pack's".into(),
+                (false, true) => format!("its classes are not the running pack's: it lacks {missing}"),
+                (true, false) => format!("its classes are not the running pack's: {new} would be new"),
+                (false, false) => {
+                    format!("its classes are not the running pack's: it lacks {missing}, and {new} would be new")
+                }
+            });
+        }
+        if self.wants() != running.wants() {
+            let say = |t: Tracks| match (t.video, t.audio) {
+                (true, true) => "pictures and sound",
+                (true, false) => "pictures only",
+                (false, _) => "sound only",
+            };
+            return Err(format!(
+                "it takes {}, the streams were opened for {}",
+                say(self.wants()),
+                say(running.wants())
+            ));
+        }
+        let compared = [
+            ("sampling.frame_height", u64::from(self.frame_height), u64::from(running.frame_height)),
+            ("sampling.rgb_frames", u64::from(self.plan.rgb_frames), u64::from(running.plan.rgb_frames)),
+            ("sampling.flow_pairs", u64::from(self.plan.flow_pairs), u64::from(running.plan.flow_pairs)),
+            ("flow.input.gap_ms", self.plan.flow_gap_ns / 1_000_000, running.plan.flow_gap_ns / 1_000_000),
+            (
+                "audio.input.mel.sample_rate",
+                self.sample_rate().unwrap_or(0).into(),
+                running.sample_rate().unwrap_or(0).into(),
+            ),
+        ];
+        match compared.iter().find(|(_, own, theirs)| own != theirs) {
+            Some((key, own, theirs)) => Err(format!("its {key} is {own}, the streams were opened with {theirs}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the networks of both packs and what goes into them are the same, so that they differ in table,
+    /// temperatures and words only.
+    pub fn same_networks(&self, other: &Pack) -> bool {
+        let model = |a: &ModelSpec, b: &ModelSpec| {
+            let made_of = |m: &ModelSpec| (m.architecture, m.precision(Precision::Int8));
+            made_of(a) == made_of(b)
+                && (&a.sha256, &a.outputs, a.ranges_sha256()) == (&b.sha256, &b.outputs, b.ranges_sha256())
+        };
+        fn part<P: PartialEq>(
+            a: &Option<Part<P>>,
+            b: &Option<Part<P>>,
+            model: impl Fn(&ModelSpec, &ModelSpec) -> bool,
+        ) -> bool {
+            match (a, b) {
+                (Some(a), Some(b)) => model(&a.model, &b.model) && a.input == b.input,
+                (None, None) => true,
+                _ => false,
+            }
+        }
+        part(&self.rgb, &other.rgb, model)
+            && part(&self.flow, &other.flow, model)
+            && part(&self.audio, &other.audio, model)
+    }
+
+    /// The tracks the pack looks at or listens to.
+    pub fn wants(&self) -> Tracks {
+        Tracks { video: self.rgb.is_some() || self.flow.is_some(), audio: self.audio.is_some() }
+    }
+
+    /// Hz of the sound the pack listens to; `None` when it has no audio model.
+    pub fn sample_rate(&self) -> Option<u32> {
+        self.audio.as_ref().map(|p| p.input.mel.sample_rate)
+    }
+}
+
+fn part<P>(
+    dir: &Path,
+    key: &str,
+    section: Option<Section<P>>,
+    classes: &ClassSet,
+    validate: impl Fn(&P) -> Result<(), String>,
+) -> Result<Option<Part<P>>, String> {
+    let Some(section) = section else { return Ok(None) };
+    validate(&section.input).map_err(|e| format!("{key}.input: {e}"))?;
+    let own = ClassSet::new(section.classes).map_err(|e| format!("{key}.classes: {e}"))?;
+    let outputs = own
+        .names()
+        .iter()
+        .map(|name| classes.id(name).ok_or_else(|| format!("{key}.classes names {name:?}, which classes does not")))
+        .collect::<Result<Vec<_>, _>>()?;
+    if !(0.05..=20.0).contains(&section.temperature) {
+        return Err(format!("{key}.temperature = {}: choose 0.05 to 20", section.temperature));
+    }
+    let name = file(&format!("{key}.weights"), &section.weights)?.to_owned();
+    hash(&format!("{key}.sha256"), &section.sha256)?;
+    let int8 = match section.int8 {
+        Some(int8) => {
+            hash(&format!("{key}.int8.sha256"), &int8.sha256)?;
+            if !int8.validation.is_none_or(Int8Cost::is_possible) {
+                return Err(format!("{key}.int8.validation: macro F1 lies between 0 and 1"));
+            }
+            let path = dir.join(file(&format!("{key}.int8.ranges"), &int8.ranges)?);
+            Some(RangesSpec { path, sha256: int8.sha256, validation: int8.validation })
+        }
+        None => None,
+    };
+    let model = ModelSpec {
+        architecture: section.architecture,
+        weights: dir.join(name),
+        sha256: section.sha256,
+        outputs,
+        temperature: section.temperature,
+        int8,
+    };
+    Ok(Some(Part { model, input: section.input }))
+}
+
+/// A file of tensors in the pack.
+fn file<'a>(key: &str, name: &'a str) -> Result<&'a Path, String> {
+    let path = Path::new(name);
+    if path.components().count() != 1 || path.extension().is_none_or(|e| e != "safetensors") {
+        return Err(format!("{key} = {name:?}: give the name of a .safetensors file in the pack"));
+    }
+    Ok(path)
+}
+
+fn hash(key: &str, sha256: &str) -> Result<(), String> {
+    if sha256.len() != 64 || !sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(format!("{key}: give 64 lower-case hexadecimal digits"));
+    }
+    Ok(())
+}
+
+fn table(fusion: &Fusion, classes: &ClassSet) -> Result<Vec<TableEntry>, String> {
+    if let Some(unknown) = fusion.table.keys().find(|name| classes.id(name).is_none()) {
+        return Err(format!("fusion.table.{unknown}: classes does not name it"));
+    }
+    classes
+        .names()
+        .iter()
+        .map(|name| {
+            let entry = fusion.table.get(name).ok_or_else(|| format!("fusion.table.{name} is missing"))?;
+            let f1 = PerModality { rgb: entry.rgb, flow: entry.flow, audio: entry.audio };
+            Ok(TableEntry { modality: entry.modality, f1 })
+        })
+        .collect()
+}
+
+/// Parses TOML.
+///
+/// # Errors
+/// On one line: the number of the line and the cause.
+pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
+        format!("line {line}: {}", e.message().replace('\n', " "))
+    })
+}

@@ -1,0 +1,441 @@
+//! The state machine that cuts seconds: which run an item belongs to, and when a new one begins.
+//!
+//! A run is one time line of PTS. Both tracks of a stream change line together, but never at the same item, and one
+//! track alone may have a hole of any length. So an item far from its track's position is held back until the other
+//! track shows what it was:
+//!
+//! - it reaches that PTS as well: the item's track had a hole, the run goes on;
+//! - it leaves the line too, or has ended: a new run begins, at the earlier of the two;
+//! - neither within the patience: pictures decide. A jump of video begins a new run; a jump of audio does so only when
+//!   no pictures came meanwhile, and is otherwise taken for broken time stamps: what does not fit is discarded until
+//!   sound is back on the line.
+//!
+//! The same holding back happens before the first item of a connection, so that the run begins at the earlier track.
+//! What a track still brings of a line that was left is discarded, and counted. All this depends on PTS only, not on
+//! how the items of the two tracks are interleaved, as long as the patience is not exhausted.
+
+use std::collections::VecDeque;
+
+use super::resample::SAMPLE_RATES;
+use super::run::{Reference, Run, Stream, TRACKS};
+use super::sampling::Seen;
+use super::sound::Sound;
+use super::timeline::{BRIDGE_NS, Held, Line, Position, merge, weight};
+use super::{ClipOutput, Patience, SamplingPlan};
+use crate::item::{Discontinuity, MediaItem, Track};
+use crate::time::{Pts, RunId, WallSource};
+
+/// PTS from here on are taken for garbage: 146 years, and room to add to.
+const PTS_MAX: u64 = 1 << 62;
+
+/// What a [`ClipBuilder`] is made from.
+#[derive(Clone, Debug)]
+pub struct ClipConfig {
+    /// Hz of the mono sound in every [`super::ClipSecond`]; `None` when the pack has no audio model: sound is then
+    /// neither waited for nor looked at.
+    pub sample_rate: Option<u32>,
+    pub plan: SamplingPlan,
+    pub patience: Patience,
+    /// How long before its arrival a picture may have been taken, ns: carried along for the wall time.
+    pub behind_ns: u64,
+}
+
+/// What is known of one track of the connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct TrackState {
+    exists: bool,
+    /// `TrackEnded` came (it may still wait behind held items).
+    ended: bool,
+}
+
+/// What to do with the items held back.
+enum Verdict {
+    Wait,
+    /// A new run begins with everything held.
+    Begin(Option<Discontinuity>),
+    /// The track's items go on in the run.
+    Rejoin(Track),
+    /// Of the track's items, those that fit go on in the run, the others are discarded.
+    Sift(Track),
+}
+
+/// Cuts one stream into seconds. Pure: no thread, no clock, no input or output of its own.
+#[derive(Debug)]
+pub struct ClipBuilder {
+    config: ClipConfig,
+    tracks: [TrackState; 2],
+    line: Line,
+    run: Option<Run>,
+    /// Number of the first run.
+    first: RunId,
+    runs: u32,
+    /// Why the next run begins; `None` when nothing but data is needed.
+    cause: Option<Discontinuity>,
+    held: [Held; 2],
+    /// Where sound was on the line that the run left, when it had not left it itself: what goes on there is not ours.
+    /// There is no such thing for pictures, since they decide: when they stay, their line is taken up again.
+    left_behind: Option<Position>,
+    wall: Option<Reference>,
+    /// A reference on the line that the held items are on.
+    wall_ahead: Option<Reference>,
+    is_over: bool,
+    /// The first second that the run before left to its successor on the same line.
+    said_before: Option<u64>,
+}
+
+impl ClipBuilder {
+    /// # Panics
+    /// If `config.sample_rate` is outside [`SAMPLE_RATES`].
+    pub fn new(config: ClipConfig) -> Self {
+        assert!(config.sample_rate.is_none_or(|r| SAMPLE_RATES.contains(&r)), "the pack's sample rate is in range");
+        Self {
+            config,
+            tracks: Default::default(),
+            line: Line::default(),
+            run: None,
+            first: RunId(0),
+            runs: 0,
+            cause: None,
+            held: Default::default(),
+            left_behind: None,
+            wall: None,
+            wall_ahead: None,
+            is_over: false,
+            said_before: None,
+        }
+    }
+
+    /// Numbers runs from `first` on: a stream that is opened once more, by another source or another process, goes on
+    /// where it was, and no run has a number twice.
+    pub fn from_run(mut self, first: RunId) -> Self {
+        self.first = first;
+        self
+    }
+
+    /// Takes one item; appends what follows from it to `out`. Never panics, whatever the items say; what cannot be used
+    /// is counted in [`ClipOutput::Discarded`].
+    pub fn push(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
+        match item {
+            item @ (MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Lost { .. } | MediaItem::Pcm(_)) => {
+                self.take_data(item, out);
+            }
+            MediaItem::Opened(tracks) => {
+                // Data came since the last one: a new connection, whether or not that was said.
+                if self.run.is_some() || self.held.iter().any(|held| !held.is_empty()) {
+                    self.break_line(Discontinuity::Reconnect, out);
+                }
+                for (state, exists) in self.tracks.iter_mut().zip([tracks.video, tracks.audio]) {
+                    *state = TrackState { exists, ended: false };
+                }
+                out.push(ClipOutput::Opened(tracks));
+            }
+            MediaItem::TrackEnded(track) => {
+                self.tracks[track.index()].ended = true;
+                self.route(item, out);
+                self.settle(out);
+            }
+            MediaItem::Wall { pts, wall } => self.take_wall(Reference { pts, wall }),
+            MediaItem::Missing { from, to } => self.take_missing(from.0, to.0, out),
+            MediaItem::Discontinuity(cause) => self.break_line(cause, out),
+            MediaItem::Incident(_) => {}
+            MediaItem::Ended(end) => {
+                self.finish_run(false, out);
+                if !self.is_over {
+                    out.push(ClipOutput::Ended(end));
+                }
+                self.is_over = true;
+            }
+        }
+    }
+
+    /// Ends the run; the next one begins because of `cause`.
+    fn break_line(&mut self, cause: Discontinuity, out: &mut Vec<ClipOutput>) {
+        self.finish_run(!cause.leaves_line(), out);
+        self.cause = Some(cause);
+        self.left_behind = None;
+        if cause.leaves_line() {
+            (self.wall, self.wall_ahead) = (None, None);
+        }
+        for state in &mut self.tracks {
+            state.ended = false;
+            state.exists &= cause != Discontinuity::Reconnect;
+        }
+    }
+
+    fn take_data(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
+        let (track, count, is_usable) = match &item {
+            MediaItem::Pcm(_) if self.config.sample_rate.is_none() => return,
+            MediaItem::Pcm(chunk) => {
+                let values = chunk.data.len() as u64;
+                (Track::Audio, values / u64::from(chunk.channels.max(1)), Sound::is_usable(chunk))
+            }
+            _ => (Track::Video, 1, true),
+        };
+        let state = &mut self.tracks[track.index()];
+        let is_in_time = !self.is_over && !state.ended && item.track_and_pts().is_some_and(|(_, pts)| pts.0 < PTS_MAX);
+        if count == 0 {
+            return;
+        }
+        if !(is_usable && is_in_time) {
+            return self.discard(track, count, out);
+        }
+        state.exists = true;
+        self.route(item, out);
+        self.settle(out);
+    }
+
+    /// There is nothing from one time to the other, and the line goes on: whole seconds in between are gaps.
+    fn take_missing(&mut self, from: u64, to: u64, out: &mut Vec<ClipOutput>) {
+        if self.is_over || to <= from || to >= PTS_MAX {
+            return;
+        }
+        if self.run.is_none() {
+            // What is held waits for the other track, which lies beyond the hole.
+            for item in self.begin(from, self.cause, out) {
+                self.route(item, out);
+            }
+        }
+        for track in TRACKS {
+            let state = self.tracks[track.index()];
+            if state.exists && !state.ended && self.is_wanted(track) {
+                self.line.note(track, to, to);
+            }
+        }
+        let stream = self.stream();
+        if let Some(run) = &mut self.run {
+            run.pass_over(from, to, &stream);
+        }
+        self.close(out);
+    }
+
+    fn take_wall(&mut self, reference: Reference) {
+        if reference.wall.source == WallSource::Arrival {
+            (self.wall, self.wall_ahead) = (None, None);
+            return;
+        }
+        let is_nearer = |held: &Held| match (held.front, self.line.reach()) {
+            (Some(front), Some(reach)) => reference.pts.0.abs_diff(front) < reference.pts.0.abs_diff(reach),
+            _ => false,
+        };
+        if self.run.is_some() && self.held.iter().any(is_nearer) {
+            self.wall_ahead = Some(reference);
+        } else {
+            self.wall = Some(reference);
+        }
+    }
+
+    /// Decides about what is held until nothing more can be decided.
+    fn settle(&mut self, out: &mut Vec<ClipOutput>) {
+        loop {
+            let freed = match self.verdict() {
+                Verdict::Wait => break,
+                Verdict::Begin(cause) => self.begin(0, cause, out),
+                Verdict::Rejoin(track) => self.held[track.index()].take(),
+                Verdict::Sift(track) => {
+                    self.wall_ahead = None;
+                    for item in self.held[track.index()].take() {
+                        self.sift(item, out);
+                    }
+                    continue;
+                }
+            };
+            for item in freed {
+                self.route(item, out);
+            }
+        }
+        self.close(out);
+    }
+
+    /// To the run, to what is held, or away.
+    fn route(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
+        let Some((track, start, end)) = item.span() else {
+            if let MediaItem::TrackEnded(track) = item {
+                self.end_track(track, out);
+            }
+            return;
+        };
+        let index = track.index();
+        if self.run.is_none() {
+            return self.held[index].push(item, track, start, end);
+        }
+        let is_on_line = self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track));
+        if let Some(ahead) = self.held[index].position {
+            // Sound that went back soon comes near to where it was: it is on the line it goes on from.
+            let here = self.line.positions[index].map_or(u64::MAX, |p| p.next.abs_diff(start));
+            let goes_on_there =
+                ahead.continues(start, 0, self.bridge(track)) && (!is_on_line || ahead.next.abs_diff(start) < here);
+            if goes_on_there {
+                return self.held[index].push(item, track, start, end);
+            }
+            // What was held was a stray.
+            let strays = self.held[index].take().iter().map(weight).sum();
+            self.wall_ahead = None;
+            self.discard(track, strays, out);
+        }
+        if is_on_line {
+            self.accept(item, track, start, end, out);
+        } else if track == Track::Audio
+            && self.left_behind.is_some_and(|old| old.continues(start, 0, self.bridge(track)))
+        {
+            Position::note(&mut self.left_behind, track, start, end);
+            self.discard(track, weight(&item), out);
+        } else {
+            self.held[index].push(item, track, start, end);
+        }
+    }
+
+    fn sift(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
+        match item.span() {
+            Some((track, start, end))
+                if self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track)) =>
+            {
+                self.accept(item, track, start, end, out);
+            }
+            Some((track, ..)) => self.discard(track, weight(&item), out),
+            None => self.route(item, out),
+        }
+    }
+
+    fn accept(&mut self, item: MediaItem, track: Track, start: u64, end: u64, out: &mut Vec<ClipOutput>) {
+        let index = track.index();
+        if track == Track::Audio {
+            self.left_behind = None;
+        }
+        self.held[1 - index].other_moved = true;
+        self.line.note(track, start, end);
+        if let Some(run) = &mut self.run {
+            match item {
+                MediaItem::Frame(frame) => {
+                    let arrived_ns = frame.arrived_ns;
+                    run.push_picture(Seen::Frame(frame), arrived_ns);
+                }
+                MediaItem::Thinned { pts, arrived_ns } => run.push_picture(Seen::Thinned(pts), arrived_ns),
+                MediaItem::Lost { pts } => run.pass_picture(pts),
+                MediaItem::Pcm(chunk) => run.push_sound(&chunk),
+                _ => {}
+            }
+        }
+        self.close(out);
+    }
+
+    fn end_track(&mut self, track: Track, out: &mut Vec<ClipOutput>) {
+        let held = &mut self.held[track.index()];
+        match &mut self.run {
+            _ if !held.is_empty() => held.push_end(track),
+            Some(run) => {
+                run.end_track(track, out);
+                self.close(out);
+            }
+            None => out.push(ClipOutput::TrackEnded(track)),
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        let lag_ns = self.config.patience.lag_ns;
+        let is_active = |track: usize| self.tracks[track].exists && !self.tracks[track].ended;
+        let exhausted = |track: Track| self.held[track.index()].is_exhausted(track, lag_ns);
+        let Some(first) = self.held.iter().filter_map(|held| held.front).min() else { return Verdict::Wait };
+        if self.run.is_none() {
+            let is_awaited = |track: &Track| {
+                let index = track.index();
+                is_active(index) && self.held[index].is_empty() && self.is_wanted(*track)
+            };
+            let is_ready = !TRACKS.iter().any(is_awaited) || TRACKS.into_iter().any(exhausted);
+            return if is_ready { Verdict::Begin(self.cause) } else { Verdict::Wait };
+        }
+        let jump = match self.line.reach() {
+            Some(reach) if first <= reach => Discontinuity::JumpBack,
+            _ => Discontinuity::JumpForward,
+        };
+        let admits = |track: &Track| {
+            self.held[track.index()]
+                .front
+                .is_some_and(|front| self.line.admits(*track, front, lag_ns, self.bridge(*track)))
+        };
+        if let Some(track) = TRACKS.into_iter().find(admits) {
+            return Verdict::Rejoin(track);
+        }
+        for track in TRACKS {
+            let (this, other) = (track.index(), track.other().index());
+            if self.held[this].is_empty() {
+                continue;
+            }
+            if !self.held[other].is_empty() || !is_active(other) {
+                return Verdict::Begin(Some(jump));
+            }
+            if exhausted(track) {
+                let is_stray = track == Track::Audio && self.held[this].other_moved;
+                return if is_stray { Verdict::Sift(track) } else { Verdict::Begin(Some(jump)) };
+            }
+        }
+        Verdict::Wait
+    }
+
+    /// Ends the run, if there is one, and begins another, at `first` if nothing is held; returns what was held, to be routed.
+    fn begin(&mut self, first: u64, cause: Option<Discontinuity>, out: &mut Vec<ClipOutput>) -> VecDeque<MediaItem> {
+        let start = self.held.iter().filter_map(|held| held.front).min().unwrap_or(first);
+        let reach = self.line.reach();
+        if let Some(run) = self.run.take() {
+            run.finish(false, &self.stream(), out);
+            let [_, sound] = &self.held;
+            self.left_behind = if sound.is_empty() { self.line.positions[1] } else { None };
+        }
+        if let (Some(wall), Some(reach)) = (self.wall, reach) {
+            // A reference of the line that was left says nothing about the new one.
+            self.wall = (wall.pts.0.abs_diff(start) < wall.pts.0.abs_diff(reach)).then_some(wall);
+        }
+        self.wall = self.wall_ahead.take().or(self.wall);
+        self.line = Line::default();
+        let id = RunId(self.first.0.wrapping_add(self.runs));
+        self.runs = self.runs.wrapping_add(1);
+        self.run = Some(Run::new(id, &self.config, Pts(start), self.said_before.take()));
+        out.push(ClipOutput::RunStarted { run: id, cause: cause.filter(|_| id != self.first) });
+        self.cause = None;
+        let [video, audio] = &mut self.held;
+        merge(video.take(), audio.take())
+    }
+
+    /// Nothing more comes on this line: everything pending is said.
+    /// `is_shared`: another run goes on from here on the same line, in the middle of a second perhaps.
+    fn finish_run(&mut self, is_shared: bool, out: &mut Vec<ClipOutput>) {
+        for state in &mut self.tracks {
+            state.ended = true;
+        }
+        self.settle(out);
+        if let Some(run) = self.run.take() {
+            let next = run.finish(is_shared, &self.stream(), out);
+            self.said_before = next.filter(|_| is_shared);
+        }
+        self.line = Line::default();
+    }
+
+    fn close(&mut self, out: &mut Vec<ClipOutput>) {
+        let stream = self.stream();
+        if let Some(run) = &mut self.run {
+            run.close(&stream, out);
+        }
+    }
+
+    fn stream(&self) -> Stream {
+        let exists = TRACKS.map(|track| self.tracks[track.index()].exists && self.is_wanted(track));
+        Stream { exists, wall: self.wall }
+    }
+
+    /// How far the PTS of `track` may go forward within a run, ns.
+    fn bridge(&self, track: Track) -> u64 {
+        let other = &self.tracks[track.other().index()];
+        if other.exists && self.is_wanted(track.other()) { BRIDGE_NS } else { self.config.patience.bridge_ns }
+    }
+
+    fn is_wanted(&self, track: Track) -> bool {
+        track == Track::Video || self.config.sample_rate.is_some()
+    }
+
+    fn discard(&mut self, track: Track, count: u64, out: &mut Vec<ClipOutput>) {
+        match &mut self.run {
+            Some(run) => run.discard(track, count),
+            None if count > 0 => out.push(ClipOutput::Discarded { track, count }),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The seconds of one run: where frames and samples are put, and when a second is closed.
+//!
+//! Which run an item belongs to is decided before, in [`super::builder`].
+
+use std::collections::BTreeMap;
+
+use super::sampling::{Chosen, Seen};
+use super::sound::Sound;
+use super::{Absent, ClipConfig, ClipOutput, ClipSecond, FrameShare, Gap, GapReason};
+use crate::item::Track;
+use crate::pcm::PcmChunk;
+use crate::time::{NANOS_PER_SECOND, Pts, RunId, WallTime, nanos_to_samples};
+
+/// Most frames kept of a second before the plan has chosen: twice the fastest broadcast rate. More come only from
+/// broken time stamps, and would be memory without bound.
+pub(super) const FRAMES_PER_SECOND_MAX: usize = 256;
+
+/// What the tracks bring of a second in which they break off, when it is less than this, is no second of its own, ns: recordings
+/// are a frame or two longer than they say.
+const TAIL_NS: u64 = NANOS_PER_SECOND / 10;
+
+/// Lists kept for seconds to come: two seconds are open at a time, seldom more.
+const SPARE_MAX: usize = 2;
+
+/// Ties a PTS to wall time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reference {
+    pub pts: Pts,
+    pub wall: WallTime,
+}
+
+impl Reference {
+    fn at(&self, pts: Pts) -> WallTime {
+        self.wall.moved(i128::from(pts.0) - i128::from(self.pts.0))
+    }
+}
+
+/// What a run needs to know of the stream to close seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    /// Which tracks exist, by [`Track::index`].
+    pub exists: [bool; 2],
+    pub wall: Option<Reference>,
+}
+
+pub(super) const TRACKS: [Track; 2] = [Track::Video, Track::Audio];
+
+/// A second that is not closed.
+#[derive(Debug, Default)]
+struct Slot {
+    /// All pictures until the video track has passed the end of the second, in PTS order.
+    open: Vec<Seen>,
+    /// What the plan kept of them, afterwards.
+    chosen: Option<Chosen>,
+    seen: u32,
+    /// Samples on the grid; silence where none was written. Empty until the first.
+    audio: Vec<f32>,
+    audio_present: u32,
+    arrived_ns: u64,
+}
+
+/// What is known of one track within the run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// Video: latest PTS. Audio: time up to which sound is complete. `None` before the first data.
+    head: Option<u64>,
+    /// Video: how long the latest picture is shown, judged by the one before.
+    span: u64,
+    ended: bool,
+}
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct Run {
+    id: RunId,
+    config: ClipConfig,
+    /// PTS of the first data, ns.
+    start: u64,
+    slots: BTreeMap<u64, Slot>,
+    /// The second to say next; `None` before the first.
+    next: Option<u64>,
+    progress: [Progress; 2],
+    sound: Option<Sound>,
+    /// Counts that are said before the second they are filed under.
+    discards: BTreeMap<u64, [u64; 2]>,
+    /// Ends of tracks that are said after the second that holds the track's last data.
+    ends: Vec<(u64, Track)>,
+    /// The lists of seconds whose frames are chosen, empty, for the seconds to come.
+    spare: Vec<Vec<Seen>>,
+}
+
+impl Run {
+    /// `next`: the first second that is not said yet, for a run that goes on from another.
+    pub fn new(id: RunId, config: &ClipConfig, start: Pts, next: Option<u64>) -> Self {
+        Self {
+            id,
+            config: config.clone(),
+            start: start.0,
+            slots: BTreeMap::new(),
+            next: next.filter(|next| Pts(start.0).second() < *next),
+            progress: [Progress::default(); 2],
+            sound: config.sample_rate.map(Sound::new),
+            discards: BTreeMap::new(),
+            ends: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Takes a picture of this run's time line.
+    pub fn push_picture(&mut self, picture: Seen, arrived_ns: u64) {
+        let pts = picture.pts();
+        let second = Pts(pts).second();
+        let reached = self.advance_pictures(pts);
+        if second < reached || self.next.is_some_and(|next| second < next) {
+            return self.discard(Track::Video, 1);
+        }
+        let slot = self.slots.entry(second).or_default();
+        if slot.seen == 0 {
+            slot.open = self.spare.pop().unwrap_or_default();
+        }
+        slot.seen = slot.seen.saturating_add(1);
+        slot.arrived_ns = slot.arrived_ns.max(arrived_ns);
+        if slot.open.len() >= FRAMES_PER_SECOND_MAX {
+            return self.discard(Track::Video, 1);
+        }
+        let place = slot.open.partition_point(|seen| seen.pts() <= pts);
+        slot.open.insert(place, picture);
+    }
+
+    /// A picture was here that cannot be shown: its second is known to have been.
+    pub fn pass_picture(&mut self, pts: Pts) {
+        let reached = self.advance_pictures(pts.0);
+        if pts.second() >= reached && self.next.is_none_or(|next| pts.second() >= next) {
+            self.slots.entry(pts.second()).or_default();
+        }
+    }
+
+    /// The video track is at `pts`; gives the second it had reached before.
+    fn advance_pictures(&mut self, pts: u64) -> u64 {
+        let second = Pts(pts).second();
+        self.start = self.start.min(pts);
+        let Progress { head, span, .. } = &mut self.progress[0];
+        let reached = head.map_or(second, |h| Pts(h).second());
+        if let Some(before) = head.filter(|before| *before < pts) {
+            *span = pts - before;
+        }
+        *head = Some(head.map_or(pts, |h| h.max(pts)));
+        if second > reached {
+            self.choose_before(second);
+        }
+        reached
+    }
+
+    /// Takes usable sound of this run's time line.
+    pub fn push_sound(&mut self, chunk: &PcmChunk) {
+        let Some(mut sound) = self.sound.take() else { return };
+        self.start = self.start.min(chunk.pts.0);
+        let taken = sound.push(chunk, &mut |slot, samples| self.write(slot, samples));
+        self.progress[1].head = Some(sound.position_ns());
+        self.sound = Some(sound);
+
+        let closed_ns = self.next.unwrap_or(0).saturating_mul(NANOS_PER_SECOND);
+        let late_ns = taken.to_ns.min(closed_ns).saturating_sub(taken.from_ns);
+        self.discard(Track::Audio, taken.repeated + taken.unusable + nanos_to_samples(late_ns, chunk.rate));
+        if taken.to_ns > taken.from_ns {
+            for second in Pts(taken.from_ns.max(closed_ns)).second()..=Pts(taken.to_ns - 1).second() {
+                let slot = self.slots.entry(second).or_default();
+                slot.arrived_ns = slot.arrived_ns.max(chunk.arrived_ns);
+            }
+        }
+    }
+
+    /// Counts data that are not used. The count is said with the second its track has reached, so that it does not
+    /// depend on how far the other track is.
+    pub fn discard(&mut self, track: Track, count: u64) {
+        if count > 0 {
+            let index = track.index();
+            let second = Pts(self.progress[index].head.unwrap_or(self.start)).second();
+            self.discards.entry(second).or_default()[index] += count;
+        }
+    }
+
+    /// The track brings no more data to this run.
+    pub fn end_track(&mut self, track: Track, out: &mut Vec<ClipOutput>) {
+        self.complete(track);
+        let last = match (track, self.progress[track.index()].head) {
+            (_, None) => None,
+            (Track::Video, Some(head)) => Some(Pts(head).second()),
+            (Track::Audio, Some(head)) => Some(Pts(head.saturating_sub(1)).second()),
+        };
+        match last {
+            Some(second) if self.next.is_none_or(|next| second >= next) => self.ends.push((second, track)),
+            _ => out.push(ClipOutput::TrackEnded(track)),
+        }
+    }
+
+    /// Nothing comes from `from` to `to`; what does after that goes on.
+    pub fn pass_over(&mut self, from: u64, to: u64, stream: &Stream) {
+        self.start = self.start.min(from);
+        self.choose_before(Pts(to).second());
+        for (progress, exists) in self.progress.iter_mut().zip(stream.exists) {
+            if exists && !progress.ended {
+                progress.head = Some(progress.head.map_or(to, |head| head.max(to)));
+            }
+        }
+        // Seconds are said up to the last that there is something of: a place for the first and the last of the hole.
+        for second in [Pts(from).second(), Pts(to - 1).second()] {
+            if self.next.is_none_or(|next| second >= next) {
+                self.slots.entry(second).or_default();
+            }
+        }
+    }
+
+    /// Says every second that is complete, or that has been waited for long enough.
+    pub fn close(&mut self, stream: &Stream, out: &mut Vec<ClipOutput>) {
+        self.close_until(false, stream, out);
+    }
+
+    fn close_until(&mut self, is_over: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
+        while let Some((&last, _)) = self.slots.last_key_value() {
+            let index = self.next.unwrap_or_else(|| *self.slots.keys().next().unwrap_or(&last));
+            if index > last || !self.is_closable(index, stream) {
+                break;
+            }
+            let is_tail = index == last && self.is_tail(index);
+            if is_tail && !is_over {
+                break;
+            }
+            self.say_discards(index, out);
+            self.say_second(index, is_tail, stream, out);
+            self.next = Some(index + 1);
+            self.say_ends(index, out);
+        }
+        self.say_late_discards(out);
+    }
+
+    /// Says everything that is left: the run is over. The first second that it did not say.
+    ///
+    /// `is_shared`: another run goes on from here on the same line. A second that both have a part of is said once, by the one
+    /// that has more of it.
+    pub fn finish(mut self, is_shared: bool, stream: &Stream, out: &mut Vec<ClipOutput>) -> Option<u64> {
+        for track in TRACKS {
+            self.complete(track);
+        }
+        let reach = self.progress.iter().filter_map(|progress| progress.head).max().unwrap_or(self.start);
+        if is_shared && reach % NANOS_PER_SECOND < NANOS_PER_SECOND / 2 {
+            let last = self.slots.split_off(&Pts(reach).second());
+            let pictures = last.values().map(|slot| u64::from(slot.seen)).sum();
+            self.discard(Track::Video, pictures);
+        }
+        self.close_until(true, stream, out);
+        self.say_discards(u64::MAX, out);
+        self.say_ends(u64::MAX, out);
+        self.next
+    }
+
+    /// Nothing more comes from the track: what is still being held for it is fetched.
+    fn complete(&mut self, track: Track) {
+        match track {
+            Track::Video => self.choose_before(u64::MAX),
+            Track::Audio => {
+                if let Some(mut sound) = self.sound.take() {
+                    sound.flush(&mut |slot, samples| self.write(slot, samples));
+                    if let Some(head) = &mut self.progress[1].head {
+                        *head = sound.position_ns();
+                    }
+                    self.sound = Some(sound);
+                }
+            }
+        }
+        self.progress[track.index()].ended = true;
+    }
+
+    /// Puts samples on the grid; what belongs to closed seconds falls away.
+    fn write(&mut self, first: u64, samples: &[f32]) {
+        let rate = u64::from(self.config.sample_rate.unwrap_or(1));
+        let (mut at, mut rest) = (first, samples);
+        while !rest.is_empty() {
+            let (second, offset) = (at / rate, (at % rate) as usize);
+            let (piece, tail) = rest.split_at(rest.len().min(rate as usize - offset));
+            if self.next.is_none_or(|next| second >= next) {
+                let slot = self.slots.entry(second).or_default();
+                slot.audio.resize(rate as usize, 0.0);
+                slot.audio[offset..offset + piece.len()].copy_from_slice(piece);
+                slot.audio_present = slot.audio_present.saturating_add(piece.len() as u32);
+            }
+            at += piece.len() as u64;
+            rest = tail;
+        }
+    }
+
+    /// Applies the plan to the seconds before `second`: the video track has passed them.
+    fn choose_before(&mut self, second: u64) {
+        let plan = &self.config.plan;
+        // From the latest back: everything before a chosen one was chosen with it, so this is short.
+        for (&index, slot) in self.slots.range_mut(..second).rev() {
+            if slot.chosen.is_some() {
+                break;
+            }
+            let mut open = std::mem::take(&mut slot.open);
+            slot.chosen = Some(plan.choose(Pts::from_second(index), &mut open));
+            if open.capacity() > 0 && self.spare.len() < SPARE_MAX {
+                self.spare.push(open);
+            }
+        }
+    }
+
+    fn is_closable(&self, index: u64, stream: &Stream) -> bool {
+        let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
+        TRACKS.iter().all(|&track| {
+            let (this, other) = (track.index(), track.other().index());
+            let progress = self.progress[this];
+            let waits_for_it = (stream.exists[this] || progress.head.is_some()) && !progress.ended;
+            let is_past = progress.head.is_some_and(|head| head >= end);
+            let behind = |ahead: u64| ahead.saturating_sub(progress.head.unwrap_or(self.start));
+            let given_up = self.progress[other]
+                .head
+                .is_some_and(|ahead| ahead >= end && behind(ahead) >= self.config.patience.with(track));
+            !waits_for_it || is_past || given_up
+        })
+    }
+
+    /// Whether the tracks broke off in second `index` with too little of it to say anything about: no frame and less than half
+    /// of the sound, or, where seconds were said before, nothing beyond its first tenth. That is no hole in the run.
+    fn is_tail(&self, index: u64) -> bool {
+        let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
+        let broke_off = |p: &Progress| p.head.is_none_or(|head| p.ended && head < end);
+        let begun = index.saturating_mul(NANOS_PER_SECOND).saturating_add(TAIL_NS);
+        let is_begun_only = |p: &Progress| p.head.is_none_or(|head| head.saturating_add(p.span) < begun);
+        self.progress.iter().all(broke_off)
+            && ((self.next.is_some() && self.progress.iter().all(is_begun_only))
+                || self.slots.get(&index).is_none_or(|slot| !self.is_usable(slot)))
+    }
+
+    fn is_usable(&self, slot: &Slot) -> bool {
+        slot.seen > 0 || self.has_sound(slot)
+    }
+
+    fn has_sound(&self, slot: &Slot) -> bool {
+        self.config.sample_rate.is_some_and(|rate| u64::from(slot.audio_present) * 2 >= u64::from(rate))
+    }
+
+    /// Says second `index`, or only counts its sound when it is a mere tail.
+    fn say_second(&mut self, index: u64, is_tail: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
+        let mut slot = self.slots.remove(&index).unwrap_or_default();
+        let start = Pts::from_second(index);
+        let rate = self.config.sample_rate.unwrap_or(0);
+        if is_tail {
+            let rate_in = self.sound.as_ref().map_or(rate, Sound::rate_in);
+            if slot.seen > 0 {
+                out.push(ClipOutput::Discarded { track: Track::Video, count: u64::from(slot.seen) });
+            }
+            let count = u64::from(slot.audio_present) * u64::from(rate_in) / u64::from(rate.max(1));
+            if count > 0 {
+                out.push(ClipOutput::Discarded { track: Track::Audio, count });
+            }
+            return;
+        }
+        if !self.is_usable(&slot) {
+            out.push(ClipOutput::Gap(Gap { run: self.id, index, reason: GapReason::NoMedia }));
+            return;
+        }
+        let has_sound = self.has_sound(&slot);
+        let Chosen { frames, rgb, pairs } = match slot.chosen {
+            Some(chosen) => chosen,
+            None => self.config.plan.choose(start, &mut slot.open),
+        };
+        let absent = |track: usize| if stream.exists[track] { Absent::NoData } else { Absent::NoTrack };
+        let plan = &self.config.plan;
+        out.push(ClipOutput::Second(ClipSecond {
+            run: self.id,
+            index,
+            frame_share: FrameShare::ALL,
+            frames_seen: slot.seen,
+            audio: has_sound.then_some(slot.audio),
+            audio_missing: rate.saturating_sub(slot.audio_present),
+            rgb_absent: rgb.is_empty().then(|| if plan.rgb_frames == 0 { Absent::NoTrack } else { absent(0) }),
+            flow_absent: pairs.is_empty().then(|| match (plan.flow_pairs, slot.seen) {
+                (0, _) => Absent::NoTrack,
+                (_, 0) => absent(0),
+                _ => Absent::NoPairs,
+            }),
+            audio_absent: (!has_sound).then(|| if rate == 0 { Absent::NoTrack } else { absent(1) }),
+            frames,
+            rgb,
+            pairs,
+            wall: stream.wall.map(|reference| reference.at(start)),
+            arrived_ns: slot.arrived_ns,
+            behind_ns: self.config.behind_ns,
+        }));
+    }
+
+    /// Says the counts filed under seconds up to `index`.
+    fn say_discards(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
+        while let Some(entry) = self.discards.first_entry()
+            && *entry.key() <= index
+        {
+            for (track, count) in TRACKS.into_iter().zip(entry.remove()) {
+                if count > 0 {
+                    out.push(ClipOutput::Discarded { track, count });
+                }
+            }
+        }
+    }
+
+    /// Says the ends of tracks whose last data were in seconds up to `index`.
+    fn say_ends(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
+        // In an order that does not depend on which end came first.
+        self.ends.sort_by_key(|&(second, track)| (second, track.index()));
+        let due = self.ends.partition_point(|&(second, _)| second <= index);
+        out.extend(self.ends.drain(..due).map(|(_, track)| ClipOutput::TrackEnded(track)));
+    }
+
+    /// Says the counts filed under seconds that are closed already.
+    fn say_late_discards(&mut self, out: &mut Vec<ClipOutput>) {
+        if let Some(before) = self.next.and_then(|next| next.checked_sub(1)) {
+            self.say_discards(before, out);
+        }
+    }
+}

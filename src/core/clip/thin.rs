@@ -1,0 +1,168 @@
+//! Which pictures the sampling plan may choose, told from their times one after the other.
+//!
+//! The plan chooses when a second is over; this says the same as the pictures come, one picture late: the picture nearest
+//! to a point is the last before it or the first from it on. What is kept is never less than what the plan will choose, so
+//! that choosing among what is kept and among all is the same, bit for bit.
+//!
+//! That holds for times that ascend, at any distance, and across jumps. Where times repeat or go back, pictures that were
+//! dropped before might have been chosen beside later ones: from there on everything is kept for a while, and only a
+//! second within which the disorder began may be chosen differently.
+
+use super::SamplingPlan;
+use super::run::FRAMES_PER_SECOND_MAX;
+use super::sampling::centres;
+use crate::selection::{Fate, Fates, Thin, Thinning};
+use crate::time::{NANOS_PER_SECOND, Pts};
+
+/// A step of more than this, in either direction, is no frame distance but a hole or a jump, ns.
+const STEP_MAX_NS: u64 = NANOS_PER_SECOND / 2;
+
+/// Seconds that are kept whole after pictures came out of order: such streams go on like that.
+const DISORDER_SECONDS: u64 = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Point {
+    Rgb,
+    /// The first picture of a pair.
+    First,
+    /// The second, known once the first is.
+    Second,
+}
+
+/// A sampling point that no picture was chosen for yet.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    point: Point,
+    /// ns; before the second's start for a pair that is longer than its part of the second.
+    at: i128,
+    /// The last picture lies before the point and may serve it.
+    has_last: bool,
+}
+
+/// The thinning of one connection.
+#[derive(Clone, Debug)]
+pub struct PlanThinner {
+    plan: SamplingPlan,
+    /// Of the last picture, ns.
+    last: Option<u64>,
+    /// Pictures of the last picture's second.
+    seen: usize,
+    open: Vec<Open>,
+    /// Up to this second everything is kept.
+    keep_until: Option<u64>,
+}
+
+impl PlanThinner {
+    pub fn new(plan: SamplingPlan) -> Self {
+        let most = 2 * plan.flow_pairs as usize + plan.rgb_frames as usize;
+        Self { plan, last: None, seen: 0, open: Vec::with_capacity(most), keep_until: None }
+    }
+
+    /// What ingest is told to convert for `plan`.
+    pub fn thinning(plan: &SamplingPlan) -> Thinning {
+        let plan = plan.clone();
+        Thinning::new(move || Box::new(Self::new(plan.clone())))
+    }
+
+    /// A second begins: all its points are open.
+    fn begin(&mut self, second: u64) {
+        let start = second.saturating_mul(NANOS_PER_SECOND);
+        let half = i128::from(self.plan.flow_gap_ns / 2);
+        let of = |point, at| Open { point, at, has_last: false };
+        self.open.clear();
+        self.open.extend(centres(start, self.plan.rgb_frames).map(|at| of(Point::Rgb, i128::from(at))));
+        self.open.extend(centres(start, self.plan.flow_pairs).map(|at| of(Point::First, i128::from(at) - half)));
+        self.seen = 0;
+    }
+
+    /// Whether the last picture serves a point of its second, when no other comes. A pair needs one that follows.
+    fn last_serves(&self) -> bool {
+        self.open.iter().any(|open| open.has_last && open.point != Point::First)
+    }
+
+    /// Settles the points that a picture at `pts` of the same second decides.
+    fn settle(&mut self, last: Option<u64>, pts: u64) -> Fates {
+        let (now, gap) = (i128::from(pts), i128::from(self.plan.flow_gap_ns));
+        let (mut keep_held, mut keep_this) = (false, false);
+        let mut at = 0;
+        while at < self.open.len() {
+            let open = &mut self.open[at];
+            if now < open.at {
+                open.has_last = true;
+                at += 1;
+                continue;
+            }
+            let Open { point, at: wanted, has_last } = self.open.swap_remove(at);
+            let nearer = last.map(i128::from).filter(|last| has_last && wanted - last <= now - wanted);
+            match nearer {
+                Some(_) => keep_held = true,
+                None => keep_this = true,
+            }
+            if point == Point::First {
+                // The second of the pair comes after the first: this picture may be it only if it is not the first.
+                let wanted = nearer.unwrap_or(now) + gap;
+                let is_this = nearer.is_some() && now >= wanted;
+                keep_this |= is_this;
+                if !is_this {
+                    self.open.push(Open { point: Point::Second, at: wanted, has_last: nearer.is_some() });
+                    // It is settled with this picture; the loop must not meet it.
+                    let end = self.open.len() - 1;
+                    self.open.swap(at, end);
+                    at += 1;
+                }
+            }
+        }
+        let this = if keep_this {
+            Fate::Keep
+        } else if self.open.iter().any(|open| open.has_last) {
+            Fate::Hold
+        } else {
+            Fate::Drop
+        };
+        Fates { keep_held, this }
+    }
+}
+
+impl Thin for PlanThinner {
+    fn offer(&mut self, pts: Pts) -> Fates {
+        let (second, pts) = (pts.second(), pts.0);
+        let last = self.last.replace(pts);
+        let last_second = last.map(|last| Pts(last).second());
+        match last {
+            Some(last) if pts <= last && last - pts <= STEP_MAX_NS => {
+                self.keep_until = Some(Pts(last).second().saturating_add(DISORDER_SECONDS));
+            }
+            // After a jump the pictures may go on in a second of which some were seen before.
+            Some(last) if pts.abs_diff(last) > STEP_MAX_NS => {
+                self.keep_until =
+                    Some(self.keep_until.filter(|_| pts > last).map_or(second, |until| until.max(second)));
+            }
+            _ => {}
+        }
+        let is_new = last_second != Some(second);
+        let mut keep_held = is_new && self.last_serves();
+        if is_new {
+            self.begin(second);
+        }
+        self.seen += 1;
+        if self.keep_until.is_some_and(|until| second <= until) {
+            // Whatever was held belongs to what is kept whole.
+            self.open.clear();
+            return Fates { keep_held: true, this: Fate::Keep };
+        }
+        if self.seen > FRAMES_PER_SECOND_MAX {
+            // More than are looked at: the last that is serves the points that are left.
+            keep_held |= self.last_serves();
+            self.open.clear();
+            return Fates { keep_held, this: Fate::Drop };
+        }
+        let settled = self.settle(last.filter(|_| !is_new), pts);
+        // The first picture of a second is kept in any case: held, it would keep the second before it from being closed.
+        let this = if is_new { Fate::Keep } else { settled.this };
+        Fates { keep_held: keep_held || settled.keep_held, this }
+    }
+}
+
+#[cfg(test)]
+#[path = "thin_tests.rs"]
+mod tests;

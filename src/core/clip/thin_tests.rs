@@ -1,0 +1,153 @@
+//! What is kept against what the plan chooses of everything, on made-up time lines.
+
+use super::*;
+use crate::clip::FlowPair;
+use crate::clip::sampling::{Chosen, Seen};
+use crate::frame::Frame;
+use crate::pool::Pooled;
+
+const MS: u64 = 1_000_000;
+const S: u64 = NANOS_PER_SECOND;
+
+fn plan(rgb_frames: u32, flow_pairs: u32, gap_ms: u64) -> SamplingPlan {
+    SamplingPlan { rgb_frames, flow_pairs, flow_gap_ns: gap_ms * MS }
+}
+
+fn seen(pts: u64, keep: bool) -> Seen {
+    if keep {
+        Seen::Frame(Frame::new(Pooled::detached(vec![0; 3]), 1, 1, Pts(pts), 0))
+    } else {
+        Seen::Thinned(Pts(pts))
+    }
+}
+
+/// Which of the pictures are converted when all come and the last that is held is dropped.
+fn kept(plan: &SamplingPlan, times: &[u64]) -> Vec<bool> {
+    let mut thinner = PlanThinner::new(plan.clone());
+    let (mut kept, mut held) = (vec![false; times.len()], None);
+    for (i, &pts) in times.iter().enumerate() {
+        let fates = thinner.offer(Pts(pts));
+        if let Some(held) = held.take() {
+            kept[held] = fates.keep_held;
+        }
+        match fates.this {
+            Fate::Keep => kept[i] = true,
+            Fate::Hold => held = Some(i),
+            Fate::Drop => {}
+        }
+    }
+    // At its end a stream passes on what is held.
+    if let Some(held) = held {
+        kept[held] = true;
+    }
+    kept
+}
+
+fn times_of(chosen: &Chosen) -> (Vec<u64>, &[usize], &[FlowPair]) {
+    (chosen.frames.iter().map(|f| f.pts.0).collect(), &chosen.rgb, &chosen.pairs)
+}
+
+/// Checks every second of `times`, which ascend; gives the numbers of pictures converted and chosen.
+fn check(plan: &SamplingPlan, times: &[u64]) -> (usize, usize) {
+    let kept = kept(plan, times);
+    let (mut at, mut chosen) = (0, 0);
+    while at < times.len() {
+        let second = Pts(times[at]).second();
+        let end = at + times[at..].iter().take_while(|t| Pts(**t).second() == second).count();
+        let end = end.min(at + FRAMES_PER_SECOND_MAX);
+        let mut all: Vec<Seen> = times[at..end].iter().map(|t| seen(*t, true)).collect();
+        let mut some: Vec<Seen> = (at..end).map(|i| seen(times[i], kept[i])).collect();
+        let start = Pts::from_second(second);
+        let (all, some) = (plan.choose(start, &mut all), plan.choose(start, &mut some));
+        assert_eq!(times_of(&all), times_of(&some), "{plan:?}: {:?}", &times[at..end]);
+        chosen += all.frames.len();
+        at += times[at..].iter().take_while(|t| Pts(**t).second() == second).count();
+    }
+    (kept.iter().filter(|k| **k).count(), chosen)
+}
+
+struct Lcg(u64);
+
+impl Lcg {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+#[test]
+fn a_steady_stream_converts_what_is_chosen_and_the_first_of_each_second() {
+    for (number, denominator) in [(30, 1), (25, 1), (30_000, 1001), (50, 1), (60_000, 1001), (24_000, 1001), (15, 1)] {
+        let times: Vec<u64> = (0..20 * number / denominator).map(|k| k * denominator * S / number).collect();
+        let (converted, chosen) = check(&plan(5, 5, 40), &times);
+        assert!(converted <= chosen + 21, "{number}/{denominator}: {converted} of {}, {chosen} chosen", times.len());
+    }
+    let times: Vec<u64> = (0..300).map(|k| k * S / 30).collect();
+    let (converted, _) = check(&plan(5, 5, 40), &times);
+    assert!(converted <= 110, "{converted} of 300");
+}
+
+#[test]
+fn whatever_the_distances_the_choice_is_the_same() {
+    let mut lcg = Lcg(7);
+    for round in 0..400 {
+        let plan = plan(lcg.below(9) as u32, lcg.below(9) as u32, [0, 10, 40, 100, 200, 700][lcg.below(6) as usize]);
+        let (mut time, mut times) = (lcg.below(3 * S), Vec::new());
+        let usual = [4 * MS, 17 * MS, 33 * MS, 40 * MS, 120 * MS, 400 * MS][lcg.below(6) as usize];
+        for _ in 0..300 {
+            times.push(time);
+            time += match (round % 4, lcg.below(60)) {
+                // Holes, jumps forward and stalls.
+                (_, 0) => lcg.below(5 * S) + 1,
+                (0, _) => usual,
+                // Jitter around a rate, and no rate at all.
+                (1, _) => usual / 2 + lcg.below(usual) + 1,
+                (2, _) => lcg.below(2 * usual) + 1,
+                // Whole milliseconds, as some containers have them: points are met exactly, and distances equal.
+                (_, _) => (lcg.below(8) + 1) * 10 * MS,
+            };
+        }
+        check(&plan, &times);
+    }
+}
+
+#[test]
+fn more_pictures_than_are_looked_at_change_nothing() {
+    let times: Vec<u64> = (0..2000).map(|k| k * S / 700).collect();
+    check(&plan(5, 5, 40), &times);
+}
+
+#[test]
+fn after_disorder_everything_is_kept_for_a_while() {
+    let mut times: Vec<u64> = (0..30 * 30).map(|k| k * S / 30).collect();
+    times.swap(100, 101);
+    let kept = kept(&plan(5, 5, 40), &times);
+    let of = |second: usize| kept[second * 30..(second + 1) * 30].iter().filter(|k| **k).count();
+    assert!(of(2) <= 11 && of(20) <= 11, "{} and {}", of(2), of(20));
+    assert!((4..13).all(|second| of(second) == 30));
+}
+
+#[test]
+fn a_jump_back_begins_anew_with_a_whole_second() {
+    let there: Vec<u64> = (0..75).map(|k| 90 * S + k * S / 30).collect();
+    let back: Vec<u64> = (0..120).map(|k| 3_350 * MS + k * S / 30).collect();
+    let plan = plan(5, 5, 40);
+    let kept = kept(&plan, &[there.clone(), back.clone()].concat());
+    let first = back.iter().take_while(|t| **t < 4 * S).count();
+    assert!(kept[75..75 + first].iter().all(|k| *k));
+    let next = kept[75 + first..75 + first + 30].iter().filter(|k| **k).count();
+    assert!(next <= 11, "{next}");
+    // What was there before the jump is chosen as if it had ended.
+    let mut all: Vec<Seen> = (60..75).map(|i| seen(there[i], true)).collect();
+    let mut some: Vec<Seen> = (60..75).map(|i| seen(there[i], kept[i])).collect();
+    let start = Pts::from_second(92);
+    assert_eq!(times_of(&plan.choose(start, &mut all)), times_of(&plan.choose(start, &mut some)));
+}
+
+#[test]
+fn a_choice_that_was_foretold_wrongly_is_made_among_what_is_there() {
+    let mut pictures: Vec<Seen> = (0..30).map(|k| seen(k * S / 30, k % 7 == 0)).collect();
+    let chosen = plan(5, 5, 40).choose(Pts(0), &mut pictures);
+    let is_there = |f: &Frame| ((f.pts.0 * 30 + S / 2) / S).is_multiple_of(7);
+    assert!(chosen.rgb.len() == 5 && chosen.frames.iter().all(is_there), "{:?}", times_of(&chosen));
+}

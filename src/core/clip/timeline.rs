@@ -1,0 +1,164 @@
+//! Where each track of a stream is on its time line, and items held back until it is clear which line they are on.
+//!
+//! Only numbers and queues: what follows from them is decided in [`super::builder`].
+
+use std::collections::VecDeque;
+
+use crate::item::{MediaItem, Track};
+use crate::time::NANOS_PER_SECOND;
+
+/// A track of two that is further ahead than this of everything that was there before is on another time line, ns.
+pub(super) const BRIDGE_NS: u64 = 2_000_000_000;
+
+/// A track that goes back by more than this is on another time line, ns.
+pub(super) const JUMP_BACK_NS: u64 = 500_000_000;
+
+/// The longest that pictures are held back, ns of stream time: they are large.
+const PICTURES_HELD_NS: u64 = 2_000_000_000;
+
+/// The most items of each track that are held back, whatever their PTS say: two seconds of pictures at 60 a second, and
+/// ten seconds of sound in pieces of a millisecond or so.
+const HELD_MAX: [usize; 2] = [128, 8192];
+
+/// How many units of its track an item counts for when it is discarded: 1 for a frame, samples per channel for sound.
+pub(super) fn weight(item: &MediaItem) -> u64 {
+    match item {
+        MediaItem::Pcm(chunk) => chunk.frames() as u64,
+        MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Lost { .. } => 1,
+        _ => 0,
+    }
+}
+
+/// How far one track has got on one time line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    /// Latest PTS of a frame; end of the latest sound. Going back is measured from here.
+    latest: u64,
+    /// Where the next item is expected: one frame distance (at most a second) later, for video.
+    pub next: u64,
+}
+
+impl Position {
+    fn first(track: Track, start: u64, end: u64) -> Self {
+        Self { latest: if track == Track::Video { start } else { end }, next: end }
+    }
+
+    fn advance(&mut self, track: Track, start: u64, end: u64) {
+        match track {
+            Track::Video if start > self.latest => {
+                self.next = start.saturating_add((start - self.latest).min(NANOS_PER_SECOND));
+                self.latest = start;
+            }
+            Track::Video => {}
+            Track::Audio => {
+                self.latest = self.latest.max(end);
+                self.next = self.latest;
+            }
+        }
+    }
+
+    /// Advances the position in `place`, which may be empty.
+    pub fn note(place: &mut Option<Self>, track: Track, start: u64, end: u64) {
+        match place {
+            Some(position) => position.advance(track, start, end),
+            None => *place = Some(Self::first(track, start, end)),
+        }
+    }
+
+    /// Whether an item at `pts` goes on from here, the line reaching to `reach`. Further ahead than `bridge_ns` of everything
+    /// that was there before is another time line.
+    pub fn continues(&self, pts: u64, reach: u64, bridge_ns: u64) -> bool {
+        pts.saturating_add(JUMP_BACK_NS) >= self.latest && pts <= reach.max(self.next).saturating_add(bridge_ns)
+    }
+}
+
+/// The time line of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Line {
+    pub positions: [Option<Position>; 2],
+    start: u64,
+}
+
+impl Line {
+    /// The furthest that either track is expected to be; `None` before any data.
+    pub fn reach(&self) -> Option<u64> {
+        self.positions.iter().flatten().map(|p| p.next).max()
+    }
+
+    /// Whether an item of `track` at `pts` belongs to this line. The first item of a track may lie up to the patience before
+    /// the first of the other.
+    pub fn admits(&self, track: Track, pts: u64, lag_ns: u64, bridge_ns: u64) -> bool {
+        let Some(reach) = self.reach() else { return true };
+        match &self.positions[track.index()] {
+            Some(position) => position.continues(pts, reach, bridge_ns),
+            None => {
+                let earliest = self.start.saturating_sub(lag_ns.max(bridge_ns));
+                pts >= earliest && pts <= reach.saturating_add(bridge_ns)
+            }
+        }
+    }
+
+    pub fn note(&mut self, track: Track, start: u64, end: u64) {
+        self.start = if self.reach().is_none() { start } else { self.start.min(start) };
+        Position::note(&mut self.positions[track.index()], track, start, end);
+    }
+}
+
+/// Items of one track that wait for a decision.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    items: VecDeque<MediaItem>,
+    /// PTS of the first item, ns.
+    pub front: Option<u64>,
+    pub position: Option<Position>,
+    /// The other track brought data of the run's line since this began to wait.
+    pub other_moved: bool,
+}
+
+impl Held {
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Adds an item with data.
+    pub fn push(&mut self, item: MediaItem, track: Track, start: u64, end: u64) {
+        self.front.get_or_insert(start);
+        Position::note(&mut self.position, track, start, end);
+        self.items.push_back(item);
+    }
+
+    /// Adds the track's end: it takes effect after what is held.
+    pub fn push_end(&mut self, track: Track) {
+        self.items.push_back(MediaItem::TrackEnded(track));
+    }
+
+    pub fn take(&mut self) -> VecDeque<MediaItem> {
+        std::mem::take(self).items
+    }
+
+    /// Whether waiting has to end: too much stream time, or too many items.
+    pub fn is_exhausted(&self, track: Track, lag_ns: u64) -> bool {
+        let (Some(front), Some(position)) = (self.front, self.position) else { return false };
+        let limit = match track {
+            Track::Video => lag_ns.min(PICTURES_HELD_NS),
+            Track::Audio => lag_ns,
+        };
+        position.next.saturating_sub(front) >= limit || self.items.len() >= HELD_MAX[track.index()]
+    }
+}
+
+/// One queue out of two, by PTS and each in its own order; video first where both start together.
+pub(super) fn merge(mut video: VecDeque<MediaItem>, mut audio: VecDeque<MediaItem>) -> VecDeque<MediaItem> {
+    // A track's end has no PTS: it follows the item before it.
+    let key = |queue: &VecDeque<MediaItem>| queue.front().map(|item| item.span().map_or(0, |(_, start, _)| start));
+    let mut merged = VecDeque::with_capacity(video.len() + audio.len());
+    loop {
+        let from = match (key(&video), key(&audio)) {
+            (Some(v), Some(a)) if v <= a => &mut video,
+            (Some(_), None) => &mut video,
+            (_, Some(_)) => &mut audio,
+            (None, None) => return merged,
+        };
+        merged.extend(from.pop_front());
+    }
+}

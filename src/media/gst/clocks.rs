@@ -1,0 +1,48 @@
+//! Watches the clock of MPEG-TS and its announcements of advertisement breaks, as it goes into the demultiplexer.
+
+use std::sync::{Arc, Mutex};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use crate::hls::SpliceWatch;
+use crate::outlet::Outlet;
+use crate::pcr::{Clock, ClockWatch};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, MediaItem};
+
+/// Says when the clock of a live stream jumps (what comes then is another run) or begins anew, and when advertisement breaks begin and end.
+///
+/// A jump is told when its first packet arrives; the pictures before it that are still being decoded, a few hundred
+/// milliseconds at most, are counted to the new run.
+pub(super) fn connect(pipeline: &gst::Pipeline, clock: Arc<dyn touchline_core::clock::Clock>, outlet: Outlet) {
+    pipeline.connect("deep-element-added", false, move |args| {
+        let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;
+        let pad = element.static_pad("sink").filter(|_| element.factory().is_some_and(|f| f.name() == "tsdemux"))?;
+        let watches = Mutex::new((ClockWatch::default(), SpliceWatch::default()));
+        let (clock, outlet) = (clock.clone(), outlet.clone());
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            let Some(map) = info.buffer().and_then(|buffer| buffer.map_readable().ok()) else {
+                return gst::PadProbeReturn::Ok;
+            };
+            let (heard, happened) = {
+                let (clocks, splices) = &mut *watches.lock().unwrap_or_else(|e| e.into_inner());
+                (clocks.push(&map, clock.mono_ns()), splices.push(&map))
+            };
+            for incident in happened {
+                // Closed means that the session is ending anyway.
+                let _ = outlet.send(MediaItem::Incident(incident));
+            }
+            let item = match heard {
+                None => return gst::PadProbeReturn::Ok,
+                Some(Clock::JumpForward) => MediaItem::Discontinuity(Discontinuity::JumpForward),
+                Some(Clock::JumpBack) => MediaItem::Discontinuity(Discontinuity::JumpBack),
+                Some(Clock::Wrapped) => MediaItem::Incident(Incident::ClockWrapped),
+            };
+            // Closed means that the session is ending anyway.
+            let _ = outlet.send(item);
+            gst::PadProbeReturn::Ok
+        });
+        None
+    });
+}

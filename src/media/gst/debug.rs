@@ -1,0 +1,173 @@
+//! GStreamer's own log (`GST_DEBUG`), redacted: its lines have whole addresses in them, and logins on their own. And what GLib
+//! complains of, which may be the same thing thousands of times a second.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::sync::Mutex;
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::glib;
+
+use touchline_core::redact;
+
+/// How long a complaint is not said again.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Complaints that are told apart; more of them within the same time are not said at all.
+const COMPLAINTS_MAX: usize = 20;
+
+/// What was said lately, and how often it was not since.
+#[derive(Debug, Default)]
+struct Complaints(BTreeMap<String, (Duration, u64)>);
+
+impl Complaints {
+    /// Whether `text` is to be said at `now`; if so, how often it was not said before.
+    fn is_due(&mut self, text: &str, now: Duration) -> Option<u64> {
+        if let Some((said, unsaid)) = self.0.get_mut(text) {
+            if now.saturating_sub(*said) < SILENCE {
+                *unsaid += 1;
+                return None;
+            }
+            *said = now;
+            return Some(std::mem::take(unsaid));
+        }
+        if self.0.len() >= COMPLAINTS_MAX {
+            self.0.retain(|_, (said, _)| now.saturating_sub(*said) < SILENCE);
+        }
+        let has_room = self.0.len() < COMPLAINTS_MAX;
+        has_room.then(|| {
+            self.0.insert(text.to_owned(), (now, 0));
+            0
+        })
+    }
+}
+
+/// Takes GLib's messages into the program's log, each once a minute at most.
+pub(super) fn limit_complaints() {
+    let (began, complaints) = (Instant::now(), Mutex::new(Complaints::default()));
+    glib::log_set_default_handler(move |domain, level, message| {
+        if matches!(level, glib::LogLevel::Info | glib::LogLevel::Debug) {
+            return;
+        }
+        let text = redact::text(&format!("{}: {message}", domain.unwrap_or("GLib")));
+        let due = complaints.lock().unwrap_or_else(|e| e.into_inner()).is_due(&text, began.elapsed());
+        match due {
+            None => {}
+            Some(0) => tracing::warn!("{text}"),
+            Some(unsaid) => tracing::warn!("{text} ({unsaid} times more in the meantime)"),
+        }
+    });
+}
+
+/// Puts a log of ours in place of GStreamer's, where one is wanted. Lines go where `GST_DEBUG_FILE` says, else to standard
+/// error.
+pub(super) fn connect() {
+    let wanted = std::env::var("GST_DEBUG").unwrap_or_default();
+    // A threshold that somebody set for libav stays.
+    if !wanted.contains(LIBAV) {
+        gst::log::set_threshold_for_name(LIBAV, gst::DebugLevel::Error);
+    }
+    gst::log::add_log_function(|category, level, _, _, _, _, _| {
+        if level == gst::DebugLevel::Error && category.name() == LIBAV {
+            DECODE_ERRORS.set(DECODE_ERRORS.get() + 1);
+        }
+    });
+    if wanted.is_empty() {
+        // It would print what is only counted.
+        gst::log::remove_default_log_function();
+        return;
+    }
+    let file = std::env::var_os("GST_DEBUG_FILE").filter(|path| path != "-");
+    let file = file.and_then(|path| match File::create(&path) {
+        Ok(file) => Some(Mutex::new(file)),
+        Err(e) => {
+            tracing::warn!("GST_DEBUG_FILE {}: {e}; the log goes to standard error", path.display());
+            None
+        }
+    });
+    gst::log::remove_default_log_function();
+    gst::log::add_log_function(move |category, level, place, _function, line, object, message| {
+        if level > category.threshold() {
+            return;
+        }
+        let object = object.map(|o| o.to_string()).unwrap_or_default();
+        let text = message.get().unwrap_or_default();
+        let place = place.rsplit('/').next().unwrap_or_default();
+        let shown = redact::text(&format!("{} {object} {text}", category.name()));
+        let at = gst::get_timestamp();
+        let line = format!("{at} {} {place}:{line} {shown}\n", level.name());
+        // A log that cannot be written has nowhere to say so.
+        let _ = match &file {
+            Some(file) => file.lock().unwrap_or_else(|e| e.into_inner()).write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
+    });
+}
+
+/// What libav calls the messages of its decoders in GStreamer's log.
+const LIBAV: &str = "libav";
+
+thread_local! {
+    static DECODE_ERRORS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Notices errors that a decoder of libav logs. gst-libav has no other way to say that a picture or a piece of sound was damaged
+/// and concealed. A decoder with one thread logs on the thread that hands it the data.
+#[derive(Debug, Default)]
+pub(super) struct ErrorWatch {
+    /// The thread and its count at the last call.
+    last: Option<(ThreadId, u64)>,
+}
+
+impl ErrorWatch {
+    /// Whether this thread has logged errors since the last call.
+    pub fn has_new(&mut self) -> bool {
+        let now = (thread::current().id(), DECODE_ERRORS.get());
+        // Threads of GStreamer are used again: what another decoder logged on it before does not count.
+        self.last.replace(now).is_some_and(|last| last.0 == now.0 && last.1 != now.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_count_on_the_thread_that_logs_them_and_from_the_first_look_on() {
+        let log = || DECODE_ERRORS.set(DECODE_ERRORS.get() + 1);
+        log();
+        let mut watch = ErrorWatch::default();
+        assert!(!watch.has_new(), "another decoder's");
+        assert!(!watch.has_new());
+        log();
+        log();
+        assert!(watch.has_new() && !watch.has_new());
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    log();
+                    assert!(!watch.has_new());
+                    log();
+                    assert!(watch.has_new());
+                })
+                .join()
+                .unwrap()
+        });
+    }
+
+    #[test]
+    fn a_complaint_is_said_once_a_minute_and_not_all_of_them() {
+        let mut complaints = Complaints::default();
+        let at = Duration::from_secs;
+        assert_eq!(complaints.is_due("set != NULL", at(1)), Some(0));
+        assert!((0..5000).all(|_| complaints.is_due("set != NULL", at(2)).is_none()));
+        assert_eq!(complaints.is_due("set != NULL", at(61)), Some(5000));
+        let said = (0..1000).filter(|n| complaints.is_due(&format!("at {n:x}"), at(62)).is_some()).count();
+        assert_eq!(said, COMPLAINTS_MAX - 1);
+        assert_eq!(complaints.is_due("another", at(200)), Some(0));
+    }
+}

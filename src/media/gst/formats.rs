@@ -1,0 +1,122 @@
+//! Notices when pictures change their size or sound its rate or channels, and tells of it: the run goes on, since who cuts
+//! the seconds takes both in.
+//!
+//! Looked at where the branch begins to convert: behind it, pictures of different sources have the same size.
+
+use std::sync::{Arc, Mutex};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::graph::Graph;
+use super::sinks;
+use super::thin::entry;
+use crate::tone::Hdr;
+use touchline_core::incident::Incident;
+use touchline_core::item::{MediaItem, Track};
+
+/// What is compared of a format; [`None`] for what caps do not say.
+type Shape = [Option<i32>; 2];
+
+/// The watch on one branch.
+pub(super) struct Formats {
+    pad: gst::Pad,
+    probe: Mutex<Option<gst::PadProbeId>>,
+}
+
+impl Formats {
+    /// Watches every branch of `graph`. What a gate on the same pad holds is passed before, if the gate was there first.
+    pub fn connect(graph: &Arc<Graph>) -> Vec<Self> {
+        let on = |(track, sink): (Track, &gst_app::AppSink)| Self::on(track, entry(sink.upcast_ref())?, graph);
+        graph.sinks().filter_map(on).collect()
+    }
+
+    fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>) -> Option<Self> {
+        let (known, graph) = (Mutex::<Option<Shape>>::default(), Arc::downgrade(graph));
+        let probe = pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            let caps = match info.event().map(|event| event.view()) {
+                Some(gst::EventView::Caps(caps)) => caps,
+                _ => return gst::PadProbeReturn::Ok,
+            };
+            if let Some(graph) = graph.upgrade().filter(|_| track == Track::Video) {
+                let hdr = hdr(caps.caps());
+                graph.set_hdr(hdr);
+                if let Some((_, sink)) = graph.sinks().find(|(track, _)| *track == Track::Video) {
+                    sinks::set_depth(sink, hdr.is_some());
+                }
+            }
+            let shape = size(track, caps.caps());
+            let before = known.lock().unwrap_or_else(|e| e.into_inner()).replace(shape);
+            if before.is_some_and(|before| before != shape)
+                && let Some(graph) = graph.upgrade()
+                && graph.is_playing(track)
+            {
+                tracing::info!(?track, ?before, ?shape, "the format changed");
+                // Closed means that the session is ending anyway.
+                let _ = graph.outlet.send(MediaItem::Incident(Incident::FormatChanged { track }));
+            }
+            gst::PadProbeReturn::Ok
+        });
+        Some(Self { pad, probe: Mutex::new(probe) })
+    }
+
+    /// Takes the watch away: the session is over.
+    pub fn disconnect(&self) {
+        if let Some(id) = self.probe.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            self.pad.remove_probe(id);
+        }
+    }
+}
+
+/// How HDR pictures are coded, and whether their colours are those of BT.2020; [`None`] for SDR. Behind the converters this is
+/// not known any more: they change the numbers' arrangement only.
+fn hdr(caps: &gst::CapsRef) -> Option<(Hdr, bool)> {
+    let colorimetry = caps.structure(0)?.get::<String>("colorimetry").ok()?;
+    // A name for the usual ones, else range, matrix, transfer and primaries by their numbers in GStreamer's enumerations.
+    let (transfer, primaries) = match colorimetry.as_str() {
+        "bt2100-pq" => ("14", "7"),
+        "bt2100-hlg" => ("15", "7"),
+        other => {
+            let mut numbers = other.split(':').skip(2);
+            (numbers.next()?, numbers.next()?)
+        }
+    };
+    let coded = match transfer {
+        "14" => Hdr::Pq,
+        "15" => Hdr::Hlg,
+        _ => return None,
+    };
+    Some((coded, primaries == "7"))
+}
+
+fn size(track: Track, caps: &gst::CapsRef) -> Shape {
+    let keys = match track {
+        Track::Video => ["width", "height"],
+        Track::Audio => ["rate", "channels"],
+    };
+    keys.map(|key| caps.structure(0).and_then(|s| s.get::<i32>(key).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hdr_is_known_by_its_transfer() {
+        super::super::init().unwrap();
+        let of = |colorimetry: &str| {
+            let caps: gst::Caps = format!("video/x-raw, colorimetry=(string){colorimetry}").parse().unwrap();
+            hdr(&caps)
+        };
+        assert_eq!(of("bt2100-pq"), Some((Hdr::Pq, true)));
+        assert_eq!(of("bt2100-hlg"), Some((Hdr::Hlg, true)));
+        assert_eq!(of("1:3:14:7"), Some((Hdr::Pq, true)));
+        assert_eq!(of("2:3:15:1"), Some((Hdr::Hlg, false)));
+        assert_eq!((of("bt709"), of("bt2020-10"), of("2:3:5:1"), of("nonsense")), (None, None, None, None));
+        // The numbers above are those of GStreamer.
+        let number = |text: &str| text.parse::<gstreamer_video::VideoColorimetry>().unwrap();
+        assert_eq!(number("2:6:14:7"), number("bt2100-pq"));
+        assert_eq!(number("2:6:15:7"), number("bt2100-hlg"));
+    }
+}

@@ -1,0 +1,466 @@
+//! Which tracks a pipeline has: watches elements that add pads later, links them to waiting branches, and decides.
+//!
+//! gst-launch's own delayed links connect each branch once. Streams that change their layout midway (HLS variants)
+//! take pads away and add new ones, so branches are linked again here. A branch that nothing was linked to once every
+//! element has said "no more pads" is a track the source does not have.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::bus::wake_message;
+use super::feed::LineMap;
+use super::progress::Progress;
+use super::step::Step;
+use crate::outlet::{Closed, Counters, Outlet};
+use crate::tone::Hdr;
+use touchline_core::clock::Clock;
+use touchline_core::frame::Frame;
+use touchline_core::item::{Discontinuity, End, MediaItem, Track, Tracks};
+use touchline_core::time::{NANOS_PER_SECOND, Pts};
+
+/// How long the first track waits for the other one in a pipeline whose elements do not say when they are done (some
+/// demuxers in a user's template): a live stream's audio and video start within a picture group, about 2 s, of each
+/// other.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The same of a recording. Which tracks it has must not depend on how busy the machine is.
+const GRACE_OF_RECORDING: Duration = Duration::from_secs(20);
+
+/// A branch that ends in an appsink.
+#[derive(Debug)]
+struct Branch {
+    track: Track,
+    sink: gst_app::AppSink,
+    /// The branch's first pad if it had no peer when the pipeline was parsed: where dynamic pads are linked to.
+    head: Option<gst::Pad>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Elements that add pads later, and whether they said that there will be no more.
+    dynamic: Vec<(gst::Element, bool)>,
+    /// What a stream-selecting source (`uridecodebin3`) said it will play.
+    selected: Option<Tracks>,
+    decided: Option<Tracks>,
+    ended: Vec<Track>,
+    /// When a sample first waited for the decision.
+    waiting_since: Option<Instant>,
+    /// Set once: why the bus thread must end the session.
+    verdict: Option<End>,
+}
+
+/// Shared by the streaming threads and the bus thread of one session.
+#[derive(Debug)]
+pub(super) struct Graph {
+    bus: gst::Bus,
+    branches: Vec<Branch>,
+    state: Mutex<State>,
+    changed: Condvar,
+    pub outlet: Outlet,
+    pub counters: Arc<Counters>,
+    /// Frames and chunks sent in this session.
+    pub items: AtomicU64,
+    pub progress: Progress,
+    /// Something that takes it apart or decodes it was plugged in: it is media.
+    pub is_media: AtomicBool,
+    /// A decoder was plugged in.
+    pub is_decoded: AtomicBool,
+    /// Recordings only: data of a live source come when they come.
+    in_step: bool,
+    step: OnceLock<Step>,
+    /// Media that were fetched have places on a line of their own; all others, their running times.
+    map: Option<Arc<LineMap>>,
+    /// The last picture of a recording, when it is shown for longer than a second.
+    still: Mutex<Option<Still>>,
+    /// How the pictures that enter the converters are coded, if they are HDR; whether their colours are BT.2020's.
+    hdr: Mutex<Option<(Hdr, bool)>>,
+}
+
+/// A picture that is shown until the next one comes, up to `until_ns`.
+#[derive(Debug)]
+struct Still {
+    frame: Frame,
+    until_ns: u64,
+}
+
+/// The longest that one picture is taken to be shown, ns: beyond lie broken durations.
+const STILL_MAX_NS: u64 = 3600 * NANOS_PER_SECOND;
+
+impl Graph {
+    pub fn new(
+        pipeline: &gst::Pipeline,
+        [video, audio]: [Option<gst_app::AppSink>; 2],
+        outlet: Outlet,
+        counters: Arc<Counters>,
+        in_step: bool,
+        map: Option<Arc<LineMap>>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let branch = |track, sink: Option<gst_app::AppSink>| {
+            sink.map(|sink| Branch { track, head: head(sink.upcast_ref()).err().flatten(), sink })
+        };
+        let branches = [branch(Track::Video, video), branch(Track::Audio, audio)].into_iter().flatten().collect();
+        let graph = Arc::new(Self {
+            bus: pipeline.bus().expect("a pipeline has a bus"),
+            branches,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            outlet,
+            counters,
+            items: AtomicU64::new(0),
+            progress: Progress::new(clock),
+            is_media: AtomicBool::new(false),
+            is_decoded: AtomicBool::new(false),
+            in_step,
+            step: OnceLock::new(),
+            map,
+            still: Mutex::default(),
+            hdr: Mutex::default(),
+        });
+        let dynamic: Vec<gst::Element> =
+            pipeline.iterate_elements().into_iter().flatten().filter(adds_pads_later).collect();
+        for element in &dynamic {
+            let weak: Weak<Self> = Arc::downgrade(&graph);
+            element.connect_pad_added(move |_, pad| {
+                if let Some(graph) = weak.upgrade() {
+                    graph.link(pad);
+                    graph.decide(&mut graph.lock(), false);
+                }
+            });
+            let weak: Weak<Self> = Arc::downgrade(&graph);
+            element.connect_no_more_pads(move |element| {
+                if let Some(graph) = weak.upgrade() {
+                    graph.no_more_pads(element);
+                }
+            });
+        }
+        graph.lock().dynamic = dynamic.into_iter().map(|e| (e, false)).collect();
+        graph
+    }
+
+    pub fn sinks(&self) -> impl Iterator<Item = (Track, &gst_app::AppSink)> {
+        self.branches.iter().map(|b| (b.track, &b.sink))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Links a new pad to the first waiting branch that takes its format. Pads that fit none (a second sound track,
+    /// subtitles) stay unlinked, which GStreamer bears.
+    fn link(&self, pad: &gst::Pad) {
+        if pad.direction() != gst::PadDirection::Src || pad.is_linked() {
+            return;
+        }
+        for head in self.branches.iter().filter_map(|b| b.head.as_ref()).filter(|h| !h.is_linked()) {
+            if pad.link(head).is_ok() {
+                return;
+            }
+        }
+    }
+
+    fn no_more_pads(&self, element: &gst::Element) {
+        let mut state = self.lock();
+        for (dynamic, done) in &mut state.dynamic {
+            *done |= dynamic == element;
+        }
+        self.decide(&mut state, false);
+    }
+
+    /// Takes note of what a stream-selecting source will play. Such sources never say "no more pads".
+    pub fn selected(&self, selected: Tracks) {
+        let mut state = self.lock();
+        state.selected = Some(selected);
+        self.decide(&mut state, false);
+    }
+
+    /// Decides which tracks there are if that is known, or if `force`d to. Sends [`MediaItem::Opened`] before any
+    /// data, because data wait for the decision.
+    fn decide(&self, state: &mut State, force: bool) {
+        if state.decided.is_some() {
+            return;
+        }
+        // An element that nothing leads to (a second decodebin for a track that is not there) adds no pads, ever.
+        let pending = |(element, done): &(gst::Element, bool)| {
+            let mut sinks = element.pads().into_iter().filter(|p| p.direction() == gst::PadDirection::Sink).peekable();
+            !done && (sinks.peek().is_none() || sinks.any(|p| p.is_linked()))
+        };
+        let has = |track| self.branches.iter().any(|b| b.track == track && head(b.sink.upcast_ref()).is_ok());
+        let known = match state.selected {
+            Some(selected) => self.branches.iter().all(|b| has(b.track) || !selected.has(b.track)),
+            None => !state.dynamic.iter().any(pending),
+        };
+        if !force && !known {
+            return;
+        }
+        let tracks = Tracks { video: has(Track::Video), audio: has(Track::Audio) };
+        state.decided = Some(tracks);
+        if tracks.video || tracks.audio {
+            if self.in_step {
+                self.step.get_or_init(|| Step::new(tracks.video, tracks.audio));
+            }
+            // Closed means that the session is ending anyway.
+            let _ = self.outlet.send(MediaItem::Opened(tracks));
+        } else {
+            self.end_with(state, super::causes::no_tracks(&self.wanted()));
+        }
+        self.changed.notify_all();
+    }
+
+    /// The tracks that are wanted.
+    pub fn wanted(&self) -> Vec<Track> {
+        self.branches.iter().map(|b| b.track).collect()
+    }
+
+    fn end_with(&self, state: &mut State, end: End) {
+        if state.verdict.is_none() {
+            state.verdict = Some(end);
+            // Fails only while the bus is flushed at the end of the session.
+            let _ = self.bus.post(wake_message());
+        }
+    }
+
+    /// Called by a streaming thread with data of `track`: waits until the tracks are decided and says whether data of
+    /// this track may be sent.
+    pub fn admit(&self, track: Track) -> bool {
+        let mut state = self.lock();
+        loop {
+            if self.outlet.stopped() {
+                return false;
+            }
+            if let Some(tracks) = state.decided {
+                return tracks.has(track) || self.take_in(&mut state, track, tracks);
+            }
+            let since = *state.waiting_since.get_or_insert_with(Instant::now);
+            let grace = if self.in_step { GRACE_OF_RECORDING } else { GRACE };
+            self.decide(&mut state, since.elapsed() > grace);
+            if state.decided.is_none() {
+                let waited = self.changed.wait_timeout(state, Duration::from_millis(20));
+                state = waited.unwrap_or_else(|e| e.into_inner()).0;
+            }
+        }
+    }
+
+    /// A track showed up after the tracks had been decided. A live stream takes it in, with a new run; a recording's
+    /// seconds must not depend on how late that was.
+    fn take_in(&self, state: &mut State, track: Track, before: Tracks) -> bool {
+        if self.in_step {
+            return false;
+        }
+        let tracks =
+            Tracks { video: before.video || track == Track::Video, audio: before.audio || track == Track::Audio };
+        state.decided = Some(tracks);
+        // Closed means that the session is ending anyway.
+        let _ = self.outlet.send(MediaItem::Discontinuity(Discontinuity::Tracks));
+        let _ = self.outlet.send(MediaItem::Opened(tracks));
+        true
+    }
+
+    /// Whether `track` is known to be there.
+    pub fn is_playing(&self, track: Track) -> bool {
+        self.lock().decided.is_some_and(|tracks| tracks.has(track))
+    }
+
+    /// Called when `track` has brought its last data. The session is over when all tracks are.
+    pub fn end_of_track(&self, track: Track) {
+        let mut state = self.lock();
+        // A track can end before it brought anything; what is linked now is then all there is.
+        self.decide(&mut state, true);
+        let Some(tracks) = state.decided else { return };
+        if !tracks.has(track) || state.ended.contains(&track) {
+            return;
+        }
+        if track == Track::Video {
+            drop(state);
+            // Closed means that the session is ending anyway.
+            let _ = self.show_still(u64::MAX);
+            state = self.lock();
+        }
+        state.ended.push(track);
+        if let Some(step) = self.step.get() {
+            step.end(track);
+        }
+        let _ = self.outlet.send(MediaItem::TrackEnded(track));
+        if [Track::Video, Track::Audio].into_iter().all(|t| !tracks.has(t) || state.ended.contains(&t)) {
+            self.end_with(&mut state, End::Finished);
+        }
+    }
+
+    /// As [`Graph::deliver`], of a picture that is shown for `duration_ns`: each second of a recording within that time has it.
+    ///
+    /// # Errors
+    /// [`Closed`] if it was not sent and nothing will be.
+    pub fn deliver_still(&self, frame: Frame, duration_ns: u64) -> Result<(), Closed> {
+        let until_ns = frame.pts.0.saturating_add(duration_ns.min(STILL_MAX_NS));
+        self.deliver(Track::Video, MediaItem::Frame(frame.clone()))?;
+        if self.in_step {
+            *self.still.lock().unwrap_or_else(|e| e.into_inner()) = Some(Still { frame, until_ns });
+        }
+        Ok(())
+    }
+
+    /// Sends the picture that is still shown for every second that begins before the next one comes, at `next_ns`.
+    fn show_still(&self, next_ns: u64) -> Result<(), Closed> {
+        let Some(still) = self.still.lock().unwrap_or_else(|e| e.into_inner()).take() else { return Ok(()) };
+        let until_ns = still.until_ns.min(next_ns);
+        for second in still.frame.pts.second() + 1.. {
+            let pts = Pts::from_second(second);
+            if pts.0 >= until_ns {
+                break;
+            }
+            self.send_data(Track::Video, MediaItem::Frame(Frame { pts, ..still.frame.clone() }))?;
+        }
+        Ok(())
+    }
+
+    /// Counts and sends a picture or a piece of sound of `track`, in step with the other track if that was asked for.
+    ///
+    /// # Errors
+    /// [`Closed`] if it was not sent and nothing will be.
+    pub fn deliver(&self, track: Track, item: MediaItem) -> Result<(), Closed> {
+        if track == Track::Video
+            && let Some((_, pts)) = item.track_and_pts()
+        {
+            self.show_still(pts.0)?;
+        }
+        self.send_data(track, item)
+    }
+
+    fn send_data(&self, track: Track, item: MediaItem) -> Result<(), Closed> {
+        let Some((_, pts_ns)) = item.track_and_pts() else { return self.outlet.send(item) };
+        let pts_ns = pts_ns.0;
+        let samples = if let MediaItem::Pcm(chunk) = &item { chunk.frames() as u64 } else { 0 };
+        let is_lost = matches!(item, MediaItem::Lost { .. });
+        self.progress.decoded(track, pts_ns);
+        if let Some(step) = self.step.get() {
+            step.wait(track, pts_ns, &|| self.outlet.stopped(), &|| self.has_queued(track.other()));
+        }
+        let sent = self.progress.sending(|| self.outlet.send(item));
+        if let Some(step) = self.step.get() {
+            step.done(track, pts_ns);
+        }
+        sent?;
+        if is_lost {
+            return Ok(());
+        }
+        self.items.fetch_add(1, Ordering::Relaxed);
+        match track {
+            Track::Video => self.counters.frames.fetch_add(1, Ordering::Relaxed),
+            Track::Audio => self.counters.samples.fetch_add(samples, Ordering::Relaxed),
+        };
+        Ok(())
+    }
+
+    /// The time of a running time of `track` on the stream's line, ns; [`None`] before its start.
+    pub fn on_line(&self, track: Track, running_ns: i64) -> Option<i64> {
+        match &self.map {
+            Some(map) => Some(map.place(track, running_ns)).filter(|place| track == Track::Audio || *place >= 0),
+            None => Some(running_ns),
+        }
+    }
+
+    /// The running time of a time of `track` on the stream's line, ns.
+    pub fn running_ns(&self, track: Track, line_ns: u64) -> u64 {
+        let line = i64::try_from(line_ns).unwrap_or(i64::MAX);
+        self.map.as_ref().map_or(line_ns, |map| u64::try_from(map.running_ns(track, line)).unwrap_or(0))
+    }
+
+    pub fn set_hdr(&self, hdr: Option<(Hdr, bool)>) {
+        *self.hdr.lock().unwrap_or_else(|e| e.into_inner()) = hdr;
+    }
+
+    pub fn hdr(&self) -> Option<(Hdr, bool)> {
+        *self.hdr.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Ends the session from a streaming thread.
+    pub fn fail(&self, end: End) {
+        self.end_with(&mut self.lock(), end);
+    }
+
+    /// Why the session must end, if it must.
+    pub fn verdict(&self) -> Option<End> {
+        self.lock().verdict.clone()
+    }
+
+    /// Whether data of any track wait in the queues before the appsinks.
+    pub fn is_queued(&self) -> bool {
+        self.branches.iter().any(|branch| self.has_queued(branch.track))
+    }
+
+    /// Whether data of `track` wait in the queues before its appsink.
+    fn has_queued(&self, track: Track) -> bool {
+        let Some(branch) = self.branches.iter().find(|b| b.track == track) else { return false };
+        let mut pad = branch.sink.static_pad("sink");
+        // A bound instead of a visited set: no sensible way is longer, and a loop must not hang the program.
+        for _ in 0..100 {
+            // The way leads through bins: a ghost pad and the pad inside are linked internally, like the pads of an element.
+            let Some(above) = pad.and_then(|pad| pad.peer()) else { return false };
+            let below = above.iterate_internal_links().into_iter().flatten().next();
+            if let Some(element) = above.parent_element() {
+                let queued = match &below {
+                    Some(sink) if sink.has_property("current-level-buffers") => {
+                        sink.property::<u32>("current-level-buffers")
+                    }
+                    _ if element.has_property("current-level-buffers") => {
+                        element.property::<u32>("current-level-buffers")
+                    }
+                    _ => 0,
+                };
+                if queued > 0 {
+                    return true;
+                }
+            }
+            pad = below;
+        }
+        false
+    }
+
+    /// Whether any data were sent.
+    pub fn has_data(&self) -> bool {
+        self.items.load(Ordering::Relaxed) > 0
+    }
+
+    /// Sets the sinks to playing by themselves. A pipeline in which an element failed before it was playing never gets there, and
+    /// sinks that are paused keep what is there of the other track waiting.
+    pub fn play_sinks(&self) {
+        for branch in &self.branches {
+            if branch.sink.set_state(gst::State::Playing).is_err() {
+                tracing::debug!(track = ?branch.track, "the sink does not play");
+            }
+        }
+    }
+
+    /// Lets waiting threads go, for the end of the session.
+    pub fn release(&self) {
+        self.changed.notify_all();
+    }
+}
+
+/// Whether `element` has source pads that appear only while it runs.
+fn adds_pads_later(element: &gst::Element) -> bool {
+    element
+        .pad_template_list()
+        .iter()
+        .any(|t| t.direction() == gst::PadDirection::Src && t.presence() == gst::PadPresence::Sometimes)
+}
+
+/// Walks up from `element`. `Ok`: the way ends at a source. `Err`: it ends at this unlinked pad.
+fn head(element: &gst::Element) -> Result<(), Option<gst::Pad>> {
+    let mut element = element.clone();
+    // A bound instead of a visited set: no sensible branch is longer, and a loop must not hang the program.
+    for _ in 0..100 {
+        let Some(sink) = element.pads().into_iter().find(|p| p.direction() == gst::PadDirection::Sink) else {
+            return Ok(());
+        };
+        let Some(peer) = sink.peer() else { return Err(Some(sink)) };
+        let Some(parent) = peer.parent_element() else { return Err(None) };
+        element = parent;
+    }
+    Err(None)
+}

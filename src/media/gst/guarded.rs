@@ -1,0 +1,147 @@
+//! Holds a pipeline to the policy of its source.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use gstreamer as gst;
+use gstreamer::glib;
+use gstreamer::prelude::*;
+
+use super::causes;
+use super::graph::Graph;
+use crate::Source;
+use crate::guard::passage::Passage;
+use crate::guard::{Refusal, SourcePolicy};
+use crate::outlet::Outlet;
+use crate::uri::{Kind, Location};
+use touchline_core::cause::Cause;
+use touchline_core::item::{MediaItem, Pace};
+
+/// What GStreamer opens in place of `uri`, and the passage that it goes through, if any.
+///
+/// # Errors
+/// What the policy refuses, or what is wrong.
+pub(super) fn place(
+    policy: &Arc<SourcePolicy>,
+    id: &str,
+    uri: &str,
+    location: Location,
+) -> Result<(Location, Option<Passage>), Refusal> {
+    let passage = match location.kind {
+        Kind::Http => Passage::web(policy.clone(), id, &location.uri),
+        Kind::Rtsp => Passage::rtsp(policy.clone(), id, &location.uri),
+        _ => {
+            let uri = policy.place(uri)?;
+            return Ok((Location { uri: uri.unwrap_or(location.uri), ..location }, None));
+        }
+    };
+    match passage {
+        Ok((passage, uri)) => Ok((Location { uri, ..location }, Some(passage))),
+        Err(e) => Err(Refusal {
+            kind: Cause::Other,
+            cause: touchline_core::redact::text(&format!("the stream's passage does not open: {e}")),
+            advice: "check the limits on open files and threads".into(),
+        }),
+    }
+}
+
+/// A source that was refused before there was a pipeline.
+pub(crate) fn refused(refusal: Refusal, pace: Pace, to: Sender<MediaItem>) -> Box<dyn Source> {
+    Outlet::new(to).send_end(refusal.end());
+    Box::new(Refused(pace))
+}
+
+struct Refused(Pace);
+
+impl Source for Refused {
+    fn pace(&self) -> Pace {
+        self.0
+    }
+
+    fn stop(&mut self) {}
+}
+
+/// Ends the session on a refusal, and keeps elements out that fetch what data name.
+pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, passage: Option<&Passage>) {
+    if let Some(passage) = passage {
+        let graph = Arc::downgrade(graph);
+        passage.on_refusal(Box::new(move |refusal| {
+            if let Some(graph) = graph.upgrade() {
+                graph.fail(refusal.end());
+            }
+        }));
+    }
+    // A list of addresses, which can hide in any data, would lead past the policy.
+    let through_passage = passage.is_some();
+    for element in pipeline.iterate_recurse().into_iter().flatten() {
+        watch(&element, through_passage, graph);
+    }
+    let weak = Arc::downgrade(graph);
+    pipeline.connect_deep_element_added(move |_, _, element| {
+        if let Some(graph) = weak.upgrade() {
+            watch(element, through_passage, &graph);
+        }
+    });
+}
+
+/// Elements that fetch addresses which their data name.
+fn fetches(factory: &str) -> bool {
+    matches!(
+        factory,
+        "hlsdemux"
+            | "hlsdemux2"
+            | "dashdemux"
+            | "dashdemux2"
+            | "mssdemux"
+            | "mssdemux2"
+            | "sdpdemux"
+            | "sdpsrc"
+            | "playlistdemux"
+    )
+}
+
+/// Lets `element`, if it chooses elements by what the data are, choose none that fetch; and no data into one that fetches and
+/// was chosen without asking.
+fn watch(element: &gst::Element, through_passage: bool, graph: &Arc<Graph>) {
+    let name = factory(element);
+    if through_passage && name == "souphttpsrc" {
+        // The passage is on this machine, and not behind a proxy that the environment may name.
+        element.set_property_from_str("proxy", "");
+    }
+    let graph = Arc::downgrade(graph);
+    if fetches(&name) {
+        if let Some(graph) = graph.upgrade() {
+            refuse(&graph);
+        }
+        // It is linked after this: nothing has come to it yet.
+        for pad in element.sink_pads() {
+            pad.add_probe(gst::PadProbeType::DATA_DOWNSTREAM, |_, _| gst::PadProbeReturn::Drop);
+        }
+        return;
+    }
+    if glib::subclass::SignalId::lookup("autoplug-select", element.type_()).is_none() {
+        return;
+    }
+    element.connect("autoplug-select", false, move |args| {
+        let factory = args.get(3).and_then(|v| v.get::<gst::ElementFactory>().ok())?;
+        let fetches = fetches(&factory.name());
+        if let Some(graph) = graph.upgrade().filter(|_| fetches) {
+            refuse(&graph);
+        }
+        let class = glib::EnumClass::with_type(glib::Type::from_name("GstAutoplugSelectResult")?)?;
+        class.to_value_by_nick(if fetches { "skip" } else { "try" })
+    });
+}
+
+fn refuse(graph: &Graph) {
+    graph.fail(causes::failed(
+        Cause::Refused,
+        "the data are a list of addresses, which is not followed here",
+        "give an address of the list itself, or the list's own if it is HLS on a web server",
+    ));
+}
+
+/// The name of an element's factory; empty where it has none.
+fn factory(element: &gst::Element) -> String {
+    element.factory().map_or_else(String::new, |factory| factory.name().into())
+}

@@ -1,0 +1,515 @@
+//! GStreamer ingest: the folder that knows GStreamer.
+//!
+//! [`GstOpener`] renders the template of the URI's kind, parses it, and starts one thread (`bus/<id>`) that owns the
+//! pipeline from start to end. Decoded media come out of appsinks on GStreamer's streaming threads, which copy into
+//! pooled buffers and send; see `sinks.rs`. What tracks there are is found out in `graph.rs`. Nothing is inferred, cut
+//! or resampled here.
+
+mod bus;
+mod causes;
+mod clocks;
+mod debug;
+mod feed;
+mod formats;
+mod graph;
+pub(super) mod guarded;
+mod progress;
+mod recording;
+mod sinks;
+mod step;
+mod tend;
+mod thin;
+mod wall;
+mod warm;
+mod whole;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use serde::{Deserialize, Serialize};
+
+use super::guard::passage::Passage;
+use super::guard::{Refusal, SourcePolicy, digest};
+use super::hls;
+use super::options::HlsOptions;
+use super::outlet::{Counters, Outlet, Stopper};
+use super::plausible::Claims;
+use super::uri::{Kind, Location, Pacing};
+use super::{Open, Source, template};
+use touchline_core::cause::Cause;
+use touchline_core::clock::Clock;
+use touchline_core::error::{Error, Result};
+use touchline_core::item::{MediaItem, Pace, Track, Tracks};
+use touchline_core::selection::Thinning;
+use touchline_core::{limits, redact};
+
+/// What a [`GstOpener`] is told about the sources it opens.
+#[derive(Clone, Debug)]
+pub struct GstOptions {
+    /// Names the thread (`bus/<id>`) and log lines; the stream's id.
+    pub id: String,
+    /// Greatest height of pictures, lines. Smaller sources keep theirs; width follows the display aspect.
+    pub frame_height: u32,
+    pub want_video: bool,
+    pub want_audio: bool,
+    pub pacing: Pacing,
+    /// Jitter buffer of RTSP sources, milliseconds.
+    pub latency_ms: u32,
+    /// `udp`, `tcp`, `udp-mcast`, `http`, `tls`, or several joined with `+`, tried in that order.
+    pub rtsp_transport: String,
+    /// A template in place of the built-in one: its text, not its path.
+    pub pipeline: Option<String>,
+    /// A source on a network that has brought no data for this long after its start has failed.
+    pub connect_timeout: Duration,
+    pub counters: Arc<Counters>,
+    /// What the source may be; [`None`] = all: it is its owner's, who started the program. A guarded source has no template
+    /// of its own.
+    pub guard: Option<Arc<SourcePolicy>>,
+    /// Which pictures are converted; [`None`] = all.
+    pub thinning: Option<Thinning>,
+    /// What HLS sources are asked for.
+    pub hls: HlsOptions,
+    /// What the source is, where that is known better than by its URI.
+    pub kind: Option<Kind>,
+}
+
+impl Default for GstOptions {
+    fn default() -> Self {
+        Self {
+            id: "0".into(),
+            frame_height: 360,
+            want_video: true,
+            want_audio: true,
+            pacing: Pacing::Auto,
+            latency_ms: 200,
+            rtsp_transport: "udp+tcp".into(),
+            pipeline: None,
+            connect_timeout: Duration::from_secs(10),
+            counters: Arc::default(),
+            guard: None,
+            thinning: None,
+            hls: HlsOptions::default(),
+            kind: None,
+        }
+    }
+}
+
+/// Opens any URI of [`super::uri::KNOWN_SCHEMES`] through GStreamer.
+#[derive(Clone)]
+pub struct GstOpener {
+    options: GstOptions,
+    clock: Arc<dyn Clock>,
+    /// RTSP media came over TCP only: the next connection does not try UDP first.
+    over_tcp: Arc<AtomicBool>,
+    /// How far an HLS channel was watched.
+    memory: hls::Memory,
+    /// What the source said of the time, over all connections.
+    claims: Arc<Mutex<Claims>>,
+    needs_relay: OnceLock<bool>,
+}
+
+impl GstOpener {
+    /// # Errors
+    /// [`Error::Internal`] if GStreamer cannot be initialised.
+    pub fn new(options: GstOptions, clock: Arc<dyn Clock>) -> Result<Self> {
+        init()?;
+        Ok(Self {
+            options,
+            clock,
+            over_tcp: Arc::default(),
+            memory: hls::Memory::default(),
+            claims: Arc::default(),
+            needs_relay: OnceLock::new(),
+        })
+    }
+
+    pub fn options(&self) -> &GstOptions {
+        &self.options
+    }
+
+    /// What it has learned of the source so far.
+    pub(super) fn learned(&self) -> Learned {
+        Learned {
+            over_tcp: self.over_tcp.load(Ordering::Relaxed),
+            needs_relay: self.needs_relay.get().copied(),
+            claims: self.claims.lock().unwrap_or_else(|e| e.into_inner()).clone(),
+            hls: self.memory.remembered(),
+        }
+    }
+
+    /// As if this opener had learned it itself.
+    pub(super) fn learn(&self, learned: Learned) {
+        self.over_tcp.store(learned.over_tcp, Ordering::Relaxed);
+        if let Some(needs_relay) = learned.needs_relay {
+            self.needs_relay.get_or_init(|| needs_relay);
+        }
+        *self.claims.lock().unwrap_or_else(|e| e.into_inner()) = learned.claims;
+        self.memory.restore(learned.hls);
+    }
+
+    /// Whether the source is an RTSP server whose login GStreamer cannot answer. Asked of the server until it has answered once.
+    fn needs_relay(&self, location: &Location) -> bool {
+        if location.kind != Kind::Rtsp {
+            return false;
+        }
+        if let Some(known) = self.needs_relay.get() {
+            return *known;
+        }
+        let found = digest::needs_relay(&location.uri);
+        // Somebody else may have asked at the same time, and got the same answer.
+        found.is_some_and(|found| *self.needs_relay.get_or_init(|| found))
+    }
+}
+
+/// What an opener learns from one connection for the next.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Learned {
+    over_tcp: bool,
+    needs_relay: Option<bool>,
+    claims: Claims,
+    hls: hls::Remembered,
+}
+
+/// What is at the address of a recording, by asking its server; [`None`] when that cannot be found out.
+pub fn classify(location: &Location, guard: Option<&Arc<SourcePolicy>>) -> Option<Kind> {
+    let url = url::Url::parse(&location.uri).ok()?;
+    hls::classify(&url, &guard.cloned().unwrap_or_else(|| Arc::new(SourcePolicy::owners())))
+}
+
+/// Initialises GStreamer, once.
+///
+/// # Errors
+/// [`Error::Internal`] with GStreamer's text.
+pub fn init() -> Result<()> {
+    static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    DONE.get_or_init(|| {
+        gst::init()
+            .map(|()| {
+                debug::limit_complaints();
+                debug::connect();
+                tend::forbid_libav_demuxers();
+            })
+            .map_err(|e| e.to_string())
+    })
+    .clone()
+    .map_err(|e| Error::Internal(format!("GStreamer does not start: {e}")))
+}
+
+impl Open for GstOpener {
+    /// # Errors
+    /// [`Error::Usage`] for an unknown scheme, a bad template or wrong options; [`Error::Source`] for a file that is
+    /// not there or cannot be read, and for a missing plugin.
+    fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let o = &self.options;
+        let location = Location::parse(uri)?;
+        let location = Location { kind: o.kind.unwrap_or(location.kind), ..location };
+        if !limits::has_room_for_source(location.kind.is_network()) {
+            limits::say_out_of_files();
+            let refusal =
+                Refusal { kind: Cause::Other, cause: limits::OUT_OF_FILES.into(), advice: limits::ADVICE.into() };
+            return Ok(guarded::refused(refusal, location.pace(o.pacing), to));
+        }
+        if o.guard.is_some() && o.pipeline.is_some() {
+            return Err(Error::Usage("a guarded source takes no pipeline of its own".into()));
+        }
+        if matches!(location.kind, Kind::Hls | Kind::Http | Kind::HttpLive) && o.pipeline.is_none() {
+            return self.open_web(uri, &location, to);
+        }
+        let needs_relay = o.pipeline.is_none() && o.guard.is_none() && self.needs_relay(&location);
+        let policy = o.guard.clone().or_else(|| needs_relay.then(|| Arc::new(SourcePolicy::owners())));
+        let placed = match &policy {
+            None => (location, None),
+            Some(policy) => {
+                let pace = location.pace(o.pacing);
+                match guarded::place(policy, &o.id, uri, location) {
+                    Ok(placed) => placed,
+                    Err(refusal) => return Ok(guarded::refused(refusal, pace, to)),
+                }
+            }
+        };
+        if placed.0.kind == Kind::File && o.pipeline.is_none() {
+            check_file(uri, &placed.0)?;
+        }
+        self.open_placed(uri, placed, to)
+    }
+}
+
+impl GstOpener {
+    /// Opens what is on a web server: Touchline's own client finds out what it is.
+    fn open_web(&self, uri: &str, location: &Location, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let o = &self.options;
+        let url = url::Url::parse(&location.uri).map_err(|e| Error::Usage(format!("{}: {e}", redact::uri(uri))))?;
+        let request = hls::Request {
+            id: o.id.clone(),
+            url,
+            options: o.hls.clone(),
+            frame_height: o.frame_height,
+            wants: Tracks { video: o.want_video, audio: o.want_audio },
+            policy: o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::owners())),
+            decoder: Arc::new(feed::Feeding { opener: self.clone(), uri: uri.to_owned() }),
+            counters: o.counters.clone(),
+            memory: self.memory.clone(),
+            clock: self.clock.clone(),
+            pace: location.pace(o.pacing),
+            is_paced: location.sync(o.pacing),
+        };
+        hls::open(request, to)
+    }
+
+    /// Opens a recording on a web server through GStreamer's own client, which can seek in it, held to the policy by a passage.
+    pub(super) fn open_recording(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let o = &self.options;
+        let location = Location { kind: Kind::Http, ..Location::parse(uri)? };
+        let pace = location.pace(o.pacing);
+        let policy = o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::owners()));
+        match guarded::place(&policy, &o.id, uri, location) {
+            Ok(placed) => self.open_placed(uri, placed, to),
+            Err(refusal) => Ok(guarded::refused(refusal, pace, to)),
+        }
+    }
+
+    fn open_placed(
+        &self,
+        uri: &str,
+        (location, passage): (Location, Option<Passage>),
+        to: Sender<MediaItem>,
+    ) -> Result<Box<dyn Source>> {
+        let o = &self.options;
+        let mut wanted = Tracks { video: o.want_video, audio: o.want_audio };
+        if let Some(test) = &location.test {
+            wanted = Tracks { video: wanted.video && test.video, audio: wanted.audio && test.audio };
+        }
+        if location.kind.is_network() {
+            warm::network();
+        }
+        let pipeline =
+            self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing), passage.is_some())?;
+        self.start(Start { uri, location, pipeline, wanted, passage, map: None }, to)
+    }
+
+    /// The pipeline of `location`, stopped.
+    fn pipeline(
+        &self,
+        name: &str,
+        location: &Location,
+        wanted: Tracks,
+        sync: bool,
+        tcp_only: bool,
+    ) -> Result<gst::Pipeline> {
+        let o = &self.options;
+        let timeout_s = u32::try_from(o.connect_timeout.as_secs()).unwrap_or(u32::MAX).clamp(1, 3600);
+        let keys = template::Keys {
+            location,
+            frame_height: o.frame_height.max(1),
+            sync,
+            latency_ms: o.latency_ms,
+            // The passage for RTSP lets nothing else through.
+            rtsp_transport: if tcp_only || self.over_tcp.load(Ordering::Relaxed) { "tcp" } else { &o.rtsp_transport },
+            timeout_s,
+        };
+        let text = o.pipeline.as_deref().unwrap_or(template::builtin(location.kind));
+        parse(&template::render(text, &keys, wanted)?, name)
+    }
+
+    /// A pipeline for media that are fetched for it.
+    fn feed_pipeline(&self, uri: &str, wanted: Tracks) -> Result<gst::Pipeline> {
+        let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
+        self.pipeline(&redact::uri(uri), &location, wanted, false, false)
+    }
+
+    /// Starts it.
+    fn start_feed(
+        &self,
+        uri: &str,
+        pipeline: gst::Pipeline,
+        wanted: Tracks,
+        map: Arc<feed::LineMap>,
+        to: Sender<MediaItem>,
+    ) -> Result<Box<dyn Source>> {
+        let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
+        self.start(Start { uri, location, pipeline, wanted, passage: None, map: Some(map) }, to)
+    }
+
+    fn start(&self, start: Start<'_>, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let Start { uri, location, pipeline, wanted, passage, map } = start;
+        let o = &self.options;
+        let sink = |track: Track, wanted: bool| -> Result<Option<gst_app::AppSink>> {
+            let Some(element) = pipeline.by_name(sinks::name(track)).filter(|_| wanted) else { return Ok(None) };
+            element.downcast::<gst_app::AppSink>().map(Some).map_err(|e| {
+                Error::Usage(format!("pipeline: element \"{}\" must be an appsink, not {}", e.name(), e.type_()))
+            })
+        };
+        let video = sink(Track::Video, wanted.video)?;
+        let audio = sink(Track::Audio, wanted.audio)?;
+        if video.is_none() && audio.is_none() {
+            return Err(Error::Usage(
+                "pipeline: no appsink named \"video\" and none named \"audio\" for a track that is wanted; name one"
+                    .into(),
+            ));
+        }
+        let pace = location.pace(o.pacing);
+        let is_fed = map.is_some();
+        let outlet = Outlet::new(to);
+        let stopper = outlet.stopper();
+        // What is fetched is handed out as it is decoded: its relay brings tracks together and sets the pace.
+        let in_step = pace == Pace::File && !is_fed;
+        let clock = self.clock.clone();
+        let graph =
+            graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), in_step, map, clock);
+        tend::connect(&pipeline, &graph, pace);
+        sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
+        if o.guard.is_some() || passage.is_some() || is_fed {
+            guarded::connect(&pipeline, &graph, passage.as_ref());
+        }
+        let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
+        wall::connect(&pipeline, outlet.clone(), self.clock.clone(), self.claims.clone());
+        if matches!(location.kind, Kind::Udp | Kind::Srt) {
+            clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
+        }
+        let session = bus::Session {
+            name: redact::uri(uri),
+            pipeline: pipeline.clone(),
+            gate,
+            formats: formats::Formats::connect(&graph),
+            graph,
+            falls_back: Arc::clone(&self.over_tcp),
+            outlet,
+            passage,
+            connect_timeout: (location.kind.is_network() && !is_fed && !location.listens())
+                .then_some(o.connect_timeout),
+            paced: location.sync(o.pacing) && !is_fed,
+            is_fed,
+            location,
+            id: o.id.clone(),
+        };
+        let bus = pipeline.bus().expect("a pipeline has a bus");
+        let thread = std::thread::Builder::new()
+            .name(format!("bus/{}", o.id))
+            .spawn(move || session.run())
+            .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
+        Ok(Box::new(GstSource { pace, stopper, bus, thread: Some(thread) }))
+    }
+}
+
+/// What a session is started from.
+struct Start<'a> {
+    uri: &'a str,
+    location: Location,
+    pipeline: gst::Pipeline,
+    wanted: Tracks,
+    passage: Option<Passage>,
+    map: Option<Arc<feed::LineMap>>,
+}
+
+/// Refuses what is no readable file before a pipeline is made, with the system's own reason.
+fn check_file(given: &str, location: &Location) -> Result<()> {
+    let path = url::Url::parse(&location.uri).ok().and_then(|u| u.to_file_path().ok());
+    let Some(path) = path else {
+        return Err(Error::source_failure(
+            Cause::NotFound,
+            given,
+            "not a path on this machine",
+            "give the path of a file",
+        ));
+    };
+    let refuse = |kind, cause: &str, advice: &str| Err(Error::source_failure(kind, given, cause, advice));
+    if path.is_file()
+        && let Some(format) = super::wholeness::unsupported_file(&path)
+    {
+        let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
+        return refuse(Cause::Format, &format!("{format} pictures are not supported"), &format!("convert it to {to}"));
+    }
+    // Looked at before it is opened: who opens a FIFO waits for somebody to write into it.
+    let meta = std::fs::metadata(&path).and_then(|meta| match meta.is_file() {
+        true => std::fs::File::open(&path).and_then(|file| file.metadata()),
+        false => Ok(meta),
+    });
+    match meta {
+        Ok(meta) if meta.is_dir() => refuse(Cause::NotMedia, "is a folder", "give the files in it"),
+        Ok(meta) if !meta.is_file() => refuse(
+            Cause::NotMedia,
+            "is a FIFO, a socket or a device, and no file",
+            "write into a file, or send MPEG-TS over UDP or SRT",
+        ),
+        Ok(meta) if meta.len() == 0 => refuse(Cause::NotMedia, "the file is empty", "check how it was copied"),
+        // GStreamer's parsebin can lose the demuxer's error: the pipeline then waits for ever.
+        Ok(_) => match super::wholeness::missing_index(&path) {
+            Some(cut) => refuse(Cause::Damaged, &format!("the file is cut off: {cut}"), recording::COPY_ADVICE),
+            None => Ok(()),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => refuse(Cause::NotFound, "no such file", "check the path"),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            refuse(Cause::Forbidden, "permission denied", "check the file's permissions")
+        }
+        Err(e) => refuse(Cause::Other, &e.to_string(), "check the path and the disk"),
+    }
+}
+
+/// Parses a rendered template into a pipeline.
+fn parse(text: &str, name: &str) -> Result<gst::Pipeline> {
+    let mut context = gst::ParseContext::new();
+    let parsed = gst::parse::launch_full(text, Some(&mut context), gst::ParseFlags::FATAL_ERRORS);
+    let element = parsed.map_err(|e| {
+        let missing = context.missing_elements();
+        if missing.is_empty() {
+            Error::Usage(format!("pipeline: {}; see the comments in the template", redact::text(e.message())))
+        } else {
+            let missing: Vec<&str> = missing.iter().map(|m| m.as_str()).collect();
+            Error::source_failure(
+                Cause::MissingPlugin,
+                name,
+                format!("the GStreamer element {} is missing", missing.join(", ")),
+                format!("install {}", super::plugins::packages_of(&missing).join(" ")),
+            )
+        }
+    })?;
+    // A description with one element alone parses to that element, which cannot be a source with an appsink.
+    let pipeline = element
+        .downcast::<gst::Pipeline>()
+        .map_err(|e| Error::Usage(format!("pipeline: only the element {} is in it; add an appsink", e.name())))?;
+    // The clock of a live source may vanish with it; the system clock stays.
+    pipeline.use_clock(Some(&gst::SystemClock::obtain()));
+    Ok(pipeline)
+}
+
+struct GstSource {
+    pace: Pace,
+    stopper: Stopper,
+    bus: gst::Bus,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl GstSource {
+    fn wake(&self) {
+        // Fails only when the pipeline is already shut down and nobody waits on the bus.
+        let _ = self.bus.post(bus::wake_message());
+    }
+}
+
+impl Source for GstSource {
+    fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    fn stop(&mut self) {
+        self.stopper.stop();
+        self.wake();
+    }
+}
+
+impl Drop for GstSource {
+    fn drop(&mut self) {
+        self.stopper.abandon();
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            let _ = thread.join();
+        }
+    }
+}

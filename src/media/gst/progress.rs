@@ -1,0 +1,131 @@
+//! Tells whether a source makes progress: its media time moves, or downstream keeps it waiting.
+//!
+//! Data without a new time are no progress: a demuxer that repeats one time stamp brings data for ever and never completes a
+//! second. Monotonic time comes from the injected clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use touchline_core::clock::Clock;
+use touchline_core::item::Track;
+
+/// A time that no track has.
+const NONE: u64 = u64::MAX;
+
+/// The progress of one session. The streaming threads report to it; the bus thread reads it.
+pub(super) struct Progress {
+    clock: Arc<dyn Clock>,
+    /// Monotonic clock when media time last moved, ns. The time that threads waited for downstream is added to it.
+    moved_ns: AtomicU64,
+    /// The last PTS of pictures and of sound, ns.
+    last: [AtomicU64; 2],
+    /// Threads that downstream keeps waiting.
+    waiting: AtomicU32,
+    /// Monotonic clock when data last came into a decoder, ns.
+    fed_ns: AtomicU64,
+}
+
+impl Progress {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let now = clock.mono_ns();
+        let last = [const { AtomicU64::new(NONE) }; 2];
+        Self { clock, moved_ns: now.into(), last, waiting: AtomicU32::new(0), fed_ns: AtomicU64::new(NONE) }
+    }
+
+    /// A picture or a piece of sound was decoded.
+    pub fn decoded(&self, track: Track, pts_ns: u64) {
+        let last = &self.last[usize::from(track == Track::Audio)];
+        if last.swap(pts_ns, Ordering::Relaxed) != pts_ns {
+            self.moved_ns.store(self.clock.mono_ns(), Ordering::Relaxed);
+        }
+    }
+
+    /// Runs `send`, which may wait for downstream. That wait is not counted as standing still.
+    pub fn sending<T>(&self, send: impl FnOnce() -> T) -> T {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let began_ns = self.clock.mono_ns();
+        let sent = send();
+        let waited_ns = self.clock.mono_ns().saturating_sub(began_ns);
+        self.moved_ns.fetch_add(waited_ns, Ordering::Relaxed);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        sent
+    }
+
+    /// Data of the source came into a decoder.
+    pub fn fed(&self) {
+        self.fed_ns.store(self.clock.mono_ns(), Ordering::Relaxed);
+    }
+
+    /// Whether data came into a decoder within the last `ns`.
+    pub fn is_fed_within(&self, ns: u64) -> bool {
+        let fed_ns = self.fed_ns.load(Ordering::Relaxed);
+        fed_ns != NONE && self.clock.mono_ns().saturating_sub(fed_ns) < ns
+    }
+
+    /// How long media time has stood still, ns; 0 while downstream keeps a thread waiting.
+    pub fn still_ns(&self) -> u64 {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            return 0;
+        }
+        self.clock.mono_ns().saturating_sub(self.moved_ns.load(Ordering::Relaxed))
+    }
+}
+
+/// Whether a source, a type finder, a demuxer or a parser in `bin` still works. Threads of queues do not count: they wait for data
+/// without end.
+pub(super) fn is_streaming(bin: &gst::Bin) -> bool {
+    let is_queue = |object: &gst::Object| object.has_property("current-level-buffers");
+    let works = |pad: &gst::Pad| pad.task_state() == gst::TaskState::Started && !is_queue(pad.upcast_ref());
+    let all = bin.iterate_recurse().into_iter().flatten();
+    all.filter(|element| !is_queue(element.upcast_ref())).any(|element| element.pads().iter().any(works))
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Progress").field("still_ns", &self.still_ns()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use touchline_core::clock::ManualClock;
+
+    const S: u64 = 1_000_000_000;
+
+    #[test]
+    fn data_without_time_are_no_progress() {
+        let clock = Arc::new(ManualClock::default());
+        let progress = Progress::new(clock.clone());
+        for second in 1..=40 {
+            clock.advance(S);
+            progress.decoded(Track::Video, 7);
+            // The first of them moved it.
+            assert_eq!(progress.still_ns(), (second - 1) * S);
+        }
+        progress.decoded(Track::Audio, 7);
+        assert_eq!(progress.still_ns(), 0, "sound has a time of its own");
+        clock.advance(S);
+        progress.decoded(Track::Video, 3);
+        assert_eq!(progress.still_ns(), 0, "back is a movement, too");
+    }
+
+    #[test]
+    fn what_downstream_takes_is_no_silence() {
+        let clock = Arc::new(ManualClock::default());
+        let progress = Progress::new(clock.clone());
+        clock.advance(5 * S);
+        progress.sending(|| {
+            clock.advance(100 * S);
+            assert_eq!(progress.still_ns(), 0, "somebody waits");
+        });
+        assert_eq!(progress.still_ns(), 5 * S);
+        assert!(!progress.is_fed_within(u64::MAX));
+        progress.fed();
+        clock.advance(2 * S);
+        assert!(progress.is_fed_within(3 * S) && !progress.is_fed_within(2 * S));
+    }
+}

@@ -1,0 +1,364 @@
+//! The appsinks: map, copy into a pooled buffer, give running time, send. Runs on GStreamer's streaming threads.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_audio as gst_audio;
+use gstreamer_video as gst_video;
+use gstreamer_video::prelude::*;
+use image::RgbImage;
+use image::metadata::Orientation;
+
+use super::graph::Graph;
+use crate::still::{scale_down, upright};
+use crate::tone;
+use touchline_core::cause::Cause;
+use touchline_core::clock::Clock;
+use touchline_core::frame::Frame;
+use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Track};
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::{Pool, Pooled};
+use touchline_core::time::{NANOS_PER_SECOND, Pts, samples_to_nanos};
+
+/// Name of the appsink of `track`.
+pub(super) const fn name(track: Track) -> &'static str {
+    match track {
+        Track::Video => "video",
+        Track::Audio => "audio",
+    }
+}
+
+/// Idle buffers kept: as many as can be under way in the channel, and as many again in the second being cut.
+const IDLE_BUFFERS: usize = 2 * MEDIA_CHANNEL_CAPACITY;
+
+/// Installs the callbacks on the graph's appsinks.
+pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, frame_height: u32) {
+    for (track, sink) in graph.sinks() {
+        // No preroll: a branch that never gets data must not keep the other from playing.
+        sink.set_property("async", false);
+        sink.set_property("enable-last-sample", false);
+        // The callback takes each buffer at once and blocks while downstream has no room, so one is enough.
+        sink.set_max_buffers(1);
+        sink.set_drop(false);
+        let orientation = Arc::new(Mutex::new(Orientation::NoTransforms));
+        if track == Track::Video {
+            watch_orientation(sink, orientation.clone(), frame_height);
+        }
+        let mut feed = Feed {
+            orientation,
+            frame_height,
+            graph: graph.clone(),
+            clock: clock.clone(),
+            timing: Timing::default(),
+            track,
+            pools: Pools { frames: Pool::new(IDLE_BUFFERS), samples: Pool::new(IDLE_BUFFERS) },
+        };
+        let ended = graph.clone();
+        let sample = move |sink: &gst_app::AppSink| {
+            let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+            feed.sample(&sample)
+        };
+        sink.set_callbacks(
+            gst_app::AppSinkCallbacks::builder().new_sample(sample).eos(move |_| ended.end_of_track(track)).build(),
+        );
+    }
+}
+
+/// Takes the callbacks away again. They hold the graph, which holds the sinks: without this a session would never be
+/// freed, nor its end of the channel.
+pub(super) fn disconnect(graph: &Graph) {
+    for (_, sink) in graph.sinks() {
+        sink.set_callbacks(gst_app::AppSinkCallbacks::builder().build());
+    }
+}
+
+/// The caps filter before `sink`, as the templates have it.
+fn filter(sink: &gst::Pad) -> Option<gst::Element> {
+    let element = sink.peer()?.parent_element()?;
+    element.factory().is_some_and(|factory| factory.name() == "capsfilter").then_some(element)
+}
+
+/// Asks the converters before `sink` for 16 bits a number if the pictures are HDR, else for eight.
+pub(super) fn set_depth(sink: &gst_app::AppSink, is_hdr: bool) {
+    let Some(filter) = sink.static_pad("sink").and_then(|pad| filter(&pad)) else { return };
+    let (from, to) = if is_hdr { (SHALLOW, DEEP) } else { (DEEP, SHALLOW) };
+    let mut caps = filter.property::<gst::Caps>("caps");
+    if !caps.iter().any(|format| format.get::<&str>("format").is_ok_and(|format| format == from)) {
+        return;
+    }
+    for format in
+        caps.make_mut().iter_mut().filter(|format| format.get::<&str>("format").is_ok_and(|format| format == from))
+    {
+        format.set("format", to);
+    }
+    filter.set_property("caps", caps);
+}
+
+/// What the templates ask for.
+const SHALLOW: &str = "RGB";
+
+/// The same with 16 bits a number.
+const DEEP: &str = "ARGB64";
+
+/// Notes the orientation of the pictures that come to `sink`. They are turned when they are small: the converters' own element
+/// would turn them at full size. The limit on the height of a picture that lies on its side is a limit on its width, so
+/// the templates' caps filter before the sink is changed.
+fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation>>, frame_height: u32) {
+    let Some(pad) = sink.static_pad("sink") else { return };
+    let is_across = AtomicBool::new(false);
+    let most = i32::try_from(frame_height).unwrap_or(i32::MAX);
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+        let turned = match info.event().map(|event| event.view()) {
+            // Another stream begins: what was said of the one before does not hold for it.
+            Some(gst::EventView::StreamStart(_)) => Some(Orientation::NoTransforms),
+            Some(gst::EventView::Tag(tags)) => {
+                tags.tag().get::<gst::tags::ImageOrientation>().and_then(|tag| turning(tag.get()))
+            }
+            _ => None,
+        };
+        if let Some(turned) = turned {
+            let sideways = is_sideways(turned);
+            if let Some(filter) = filter(pad).filter(|_| is_across.swap(sideways, Ordering::Relaxed) != sideways) {
+                let (from, to) = if sideways { ("height", "width") } else { ("width", "height") };
+                filter.set_property("caps", limited(&filter.property("caps"), most, from, to));
+            }
+            *orientation.lock().unwrap_or_else(PoisonError::into_inner) = turned;
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+const fn is_sideways(turned: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(turned, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+}
+
+/// `caps` with the limit `most` moved from one side to the other.
+fn limited(caps: &gst::Caps, most: i32, from: &str, to: &str) -> gst::Caps {
+    let mut caps = caps.clone();
+    for format in caps.make_mut().iter_mut() {
+        if format.get::<gst::IntRange<i32>>(from).is_ok_and(|side| side.max() == most) {
+            format.remove_field(from);
+            format.set(to, gst::IntRange::new(1, most));
+        }
+    }
+    caps
+}
+
+/// What has to be done to a picture with GStreamer's tag: angles are clockwise, and a flip comes before.
+fn turning(tag: &str) -> Option<Orientation> {
+    Some(match tag {
+        "rotate-0" => Orientation::NoTransforms,
+        "rotate-90" => Orientation::Rotate90,
+        "rotate-180" => Orientation::Rotate180,
+        "rotate-270" => Orientation::Rotate270,
+        "flip-rotate-0" => Orientation::FlipHorizontal,
+        "flip-rotate-90" => Orientation::Rotate270FlipH,
+        "flip-rotate-180" => Orientation::FlipVertical,
+        "flip-rotate-270" => Orientation::Rotate90FlipH,
+        _ => return None,
+    })
+}
+
+/// One appsink's callback state.
+struct Feed {
+    graph: Arc<Graph>,
+    clock: Arc<dyn Clock>,
+    timing: Timing,
+    track: Track,
+    pools: Pools,
+    /// What has to be done to a picture until it is the right way up.
+    orientation: Arc<Mutex<Orientation>>,
+    /// The most lines of a picture that was turned.
+    frame_height: u32,
+}
+
+struct Pools {
+    frames: Pool<u8>,
+    samples: Pool<f32>,
+}
+
+impl Feed {
+    fn sample(&mut self, sample: &gst::Sample) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let arrived_ns = self.clock.mono_ns();
+        if !self.graph.admit(self.track) {
+            if self.graph.outlet.stopped() {
+                return Err(gst::FlowError::Flushing);
+            }
+            self.graph.counters.undeclared.fetch_add(1, Ordering::Relaxed);
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        let made = match self.track {
+            Track::Video => self.frame(sample, arrived_ns),
+            Track::Audio => self.chunk(sample, arrived_ns),
+        };
+        match made {
+            Ok(Some(item)) => {
+                let duration = sample.buffer().and_then(gst::BufferRef::duration).map(gst::ClockTime::nseconds);
+                let sent = match (item, duration) {
+                    (MediaItem::Frame(frame), Some(ns)) if ns > NANOS_PER_SECOND => self.graph.deliver_still(frame, ns),
+                    (item, _) => self.graph.deliver(self.track, item),
+                };
+                sent.map_err(|_| gst::FlowError::Flushing)?;
+                Ok(gst::FlowSuccess::Ok)
+            }
+            Ok(None) => Ok(gst::FlowSuccess::Ok),
+            Err(cause) => {
+                let advice = "change the pipeline template: video/x-raw,format=RGB and audio/x-raw,format=F32LE";
+                self.graph.fail(End::Failed { kind: Cause::Format, cause, advice: advice.into() });
+                Err(gst::FlowError::NotSupported)
+            }
+        }
+    }
+
+    /// The picture of `sample`; [`None`] if it has no time and none can be derived.
+    ///
+    /// # Errors
+    /// The cause, for a format that is not what the template had to make.
+    fn frame(&mut self, sample: &gst::Sample, arrived_ns: u64) -> Result<Option<MediaItem>, String> {
+        let (Some(buffer), Some(caps)) = (sample.buffer(), sample.caps()) else { return Ok(None) };
+        let info = gst_video::VideoInfo::from_caps(caps).map_err(|_| format!("pictures come as {caps}, not RGB"))?;
+        let pixel_bytes = match info.format() {
+            gst_video::VideoFormat::Rgb => 3,
+            gst_video::VideoFormat::Argb64 => 8,
+            other => return Err(format!("pictures come as {other}, not RGB")),
+        };
+        let duration = buffer.duration().map(gst::ClockTime::nseconds);
+        let running = match sample_time(sample, buffer) {
+            // A picture that began before the segment is shown from its start.
+            Some(time) => match self.graph.on_line(self.track, time) {
+                Some(time) => Some(u64::try_from(time).unwrap_or(0)),
+                None => return Ok(None),
+            },
+            None => None,
+        };
+        let Some(pts) = self.timing.time(running, duration) else {
+            self.graph.counters.untimed.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        };
+        let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)
+            .map_err(|_| "a decoded picture cannot be read".to_owned())?;
+        let (width, height) = (info.width(), info.height());
+        let row_bytes = width as usize * pixel_bytes;
+        let stride = usize::try_from(picture.plane_stride()[0])
+            .map_err(|_| "pictures come with their rows in reverse order".to_owned())?;
+        let plane = picture.plane_data(0).map_err(|_| "a decoded picture cannot be read".to_owned())?;
+        let mut data = self.pools.frames.take();
+        data.reserve_exact(width as usize * 3 * height as usize);
+        let hdr = self.graph.hdr();
+        if pixel_bytes == 3 && stride == row_bytes && plane.len() >= row_bytes * height as usize {
+            data.extend_from_slice(&plane[..row_bytes * height as usize]);
+        } else {
+            for y in 0..height as usize {
+                let row = plane.get(y * stride..y * stride + row_bytes);
+                let row = row.ok_or_else(|| format!("a picture of {width}×{height} ends in row {y}"))?;
+                match pixel_bytes {
+                    3 => data.extend_from_slice(row),
+                    _ => tone::deep_to_sdr(row, hdr, &mut data),
+                }
+            }
+        }
+        if let Some((hdr, is_wide)) = hdr.filter(|_| pixel_bytes == 3) {
+            tone::to_sdr(&mut data, hdr, is_wide);
+        }
+        let turned = *self.orientation.lock().unwrap_or_else(PoisonError::into_inner);
+        let (data, width, height) = match turned {
+            Orientation::NoTransforms => (data, width, height),
+            _ => self.turned(&data, width, height, turned),
+        };
+        Ok(Some(MediaItem::Frame(Frame::new(data, width, height, Pts(pts), arrived_ns))))
+    }
+
+    /// A picture the right way up, with as many lines as were asked for at most.
+    fn turned(&self, data: &[u8], width: u32, height: u32, turned: Orientation) -> (Pooled<u8>, u32, u32) {
+        let image = RgbImage::from_raw(width, height, data.to_vec()).expect("a picture is packed RGB8");
+        let image = scale_down(upright(image, turned), self.frame_height);
+        let (width, height) = image.dimensions();
+        let mut data = self.pools.frames.take();
+        data.extend_from_slice(&image);
+        (data, width, height)
+    }
+
+    /// The sound of `sample`; [`None`] if there is none in it, or it has no time and none can be derived.
+    ///
+    /// # Errors
+    /// The cause, for a format that is not what the template had to make.
+    fn chunk(&mut self, sample: &gst::Sample, arrived_ns: u64) -> Result<Option<MediaItem>, String> {
+        let (Some(buffer), Some(caps)) = (sample.buffer(), sample.caps()) else { return Ok(None) };
+        let info = gst_audio::AudioInfo::from_caps(caps).map_err(|_| format!("sound comes as {caps}, not F32LE"))?;
+        let interleaved = info.layout() == gst_audio::AudioLayout::Interleaved || info.channels() == 1;
+        if info.format() != gst_audio::AudioFormat::F32le || !interleaved {
+            return Err(format!("sound comes as {} ({:?}), not F32LE, interleaved", info.format(), info.layout()));
+        }
+        let channels = u16::try_from(info.channels()).map_err(|_| format!("{} channels", info.channels()))?;
+        let (rate, sample_bytes) = (info.rate(), 4 * usize::from(channels));
+        let map = buffer.map_readable().map_err(|_| "decoded sound cannot be read".to_owned())?;
+        let mut bytes = &map[..map.len() - map.len() % sample_bytes];
+        let mut running = sample_time(sample, buffer).and_then(|time| self.graph.on_line(self.track, time));
+        if let Some(early) = running.filter(|t| *t < 0) {
+            // Samples before the segment's start are not part of the stream.
+            let skip = touchline_core::time::nanos_to_samples(early.unsigned_abs(), rate);
+            let skip = usize::try_from(skip).unwrap_or(usize::MAX).saturating_mul(sample_bytes).min(bytes.len());
+            bytes = &bytes[skip..];
+            running = Some(0);
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let duration = samples_to_nanos((bytes.len() / sample_bytes) as u64, rate);
+        let running = running.map(|t| u64::try_from(t).unwrap_or(0));
+        let Some(pts) = self.timing.time(running, Some(duration)) else {
+            self.graph.counters.untimed.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        };
+        let mut data = self.pools.samples.take();
+        data.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        Ok(Some(MediaItem::Pcm(PcmChunk::new(data, rate, channels, Pts(pts), arrived_ns))))
+    }
+}
+
+fn sample_time(sample: &gst::Sample, buffer: &gst::BufferRef) -> Option<i64> {
+    running_time(sample.segment()?.downcast_ref::<gst::ClockTime>()?, buffer)
+}
+
+/// Running time of `buffer` in ns, negative before the segment's start; [`None`] if it has no PTS.
+pub(super) fn running_time(segment: &gst::FormattedSegment<gst::ClockTime>, buffer: &gst::BufferRef) -> Option<i64> {
+    match segment.to_running_time_full(buffer.pts()?)? {
+        gst::Signed::Positive(t) => i64::try_from(t.nseconds()).ok(),
+        gst::Signed::Negative(t) => i64::try_from(t.nseconds()).ok().map(|t| -t),
+    }
+}
+
+/// Gives buffers without a time the end of the one before.
+#[derive(Debug, Default)]
+pub(super) struct Timing {
+    /// Where the last buffer ended, ns; [`None`] if that is not known.
+    end_ns: Option<u64>,
+}
+
+impl Timing {
+    /// The time of a buffer with running time `given` and `duration`, both in ns.
+    pub fn time(&mut self, given: Option<u64>, duration: Option<u64>) -> Option<u64> {
+        let pts = given.or(self.end_ns)?;
+        self.end_ns = duration.map(|d| pts.saturating_add(d));
+        Some(pts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_without_time_follow_the_one_before() {
+        let mut timing = Timing::default();
+        assert_eq!(timing.time(None, Some(40)), None, "nothing to follow");
+        assert_eq!(timing.time(Some(100), Some(40)), Some(100));
+        assert_eq!(timing.time(None, Some(40)), Some(140));
+        assert_eq!(timing.time(None, None), Some(180));
+        assert_eq!(timing.time(None, Some(40)), None, "the one before had no known end");
+    }
+}

@@ -1,0 +1,173 @@
+//! Sets up the elements that GStreamer plugs in by itself: decoders of recordings get one thread, formats beyond the limits are
+//! refused, and only whole pictures go through.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::causes::failed;
+use super::debug::ErrorWatch;
+use super::graph::Graph;
+use super::whole;
+use touchline_core::cause::Cause;
+use touchline_core::frame::{PIXELS_MAX, SIDE_MAX};
+use touchline_core::item::Pace;
+
+/// The most tracks of a container. A whole television transponder has about forty, and each costs a decoder.
+const TRACKS_MAX: u32 = 64;
+
+/// The most channels of sound. The largest format of cinema and broadcasting, 22.2, has 24.
+const CHANNELS_MAX: i32 = 64;
+
+/// The highest sample rate of sound, Hz: the clip builder's limit.
+const SOUND_RATE_MAX: i32 = *touchline_core::clip::resample::SAMPLE_RATES.end() as i32;
+
+/// Takes libav's demultiplexers out of GStreamer's choice. They probe under a lock of the whole process, and a picture that is cut
+/// off after its header keeps that lock for ever: every later stream that needs libav then hangs. All supported containers
+/// have another demultiplexer.
+pub(super) fn forbid_libav_demuxers() {
+    let all = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DEMUXER, gst::Rank::MARGINAL);
+    for factory in all.iter().filter(|factory| factory.name().starts_with("avdemux_")) {
+        factory.set_rank(gst::Rank::NONE);
+    }
+}
+
+/// Tends to every element that is added to `pipeline`.
+pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, pace: Pace) {
+    let graph = Arc::downgrade(graph);
+    pipeline.connect("deep-element-added", false, move |args| {
+        let (element, graph) = (args.get(2)?.get::<gst::Element>().ok()?, graph.upgrade()?);
+        tend(&element, &graph, pace);
+        None
+    });
+}
+
+fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
+    let Some(factory) = element.factory() else { return };
+    let class = factory.metadata("klass").unwrap_or_default();
+    if ["Demux", "Parser", "Decoder"].iter().any(|kind| class.contains(kind)) && !element.is::<gst::Bin>() {
+        graph.is_media.store(true, Ordering::Relaxed);
+    }
+    if class.contains("Demux") {
+        limit_tracks(element, graph);
+    }
+    if !class.contains("Decoder") || element.is::<gst::Bin>() {
+        return;
+    }
+    graph.is_decoded.store(true, Ordering::Relaxed);
+    limit_format(element, graph);
+    if class.contains("Video") || class.contains("Image") {
+        // With several threads of libav the concealment of damaged pictures depends on their timing. A recording must give the
+        // same seconds each time.
+        let is_alone =
+            pace == Pace::File && factory.name().starts_with("avdec_") && element.has_property("max-threads");
+        if is_alone {
+            element.set_property("max-threads", 1i32);
+        }
+        whole::connect(element, graph, is_alone);
+    } else if pace == Pace::File && factory.name().starts_with("avdec_") {
+        count_errors(element, graph);
+    }
+}
+
+/// Counts the errors of a decoder of sound. It has one thread and conceals what is damaged.
+fn count_errors(element: &gst::Element, graph: &Arc<Graph>) {
+    // What goes in, not what comes out: damaged sound may not come out.
+    let Some(pad) = element.static_pad("sink") else { return };
+    let (graph, watch) = (Arc::downgrade(graph), Mutex::new(ErrorWatch::default()));
+    pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, _| {
+        if watch.lock().unwrap_or_else(PoisonError::into_inner).has_new()
+            && let Some(graph) = graph.upgrade()
+        {
+            graph.counters.faults.fetch_add(1, Ordering::Relaxed);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+fn limit_tracks(element: &gst::Element, graph: &Arc<Graph>) {
+    let (graph, count) = (Arc::downgrade(graph), AtomicU32::new(0));
+    element.connect_pad_added(move |_, pad| {
+        let is_one_more =
+            pad.direction() == gst::PadDirection::Src && count.fetch_add(1, Ordering::Relaxed) == TRACKS_MAX;
+        if let Some(graph) = graph.upgrade().filter(|_| is_one_more) {
+            let cause = format!("more than {TRACKS_MAX} tracks");
+            graph.fail(failed(Cause::Refused, cause, "give a source with fewer tracks"));
+        }
+    });
+}
+
+/// Refuses formats beyond the limits before memory is allocated for them. Both the format that goes in, as the container or the
+/// parser states it, and the one that comes out are checked.
+fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
+    for pad in element.pads() {
+        let graph = Arc::downgrade(graph);
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view()) else {
+                return gst::PadProbeReturn::Ok;
+            };
+            let Some(cause) = caps.caps().structure(0).and_then(excess) else { return gst::PadProbeReturn::Ok };
+            if let Some(graph) = graph.upgrade() {
+                graph.fail(failed(Cause::Refused, cause, "give a source of a usual size"));
+            }
+            // Without caps the element decodes nothing; the session is about to end.
+            gst::PadProbeReturn::Drop
+        });
+    }
+}
+
+/// The value of a format that is beyond the limits, in words.
+fn excess(format: &gst::StructureRef) -> Option<String> {
+    let number = |key| format.get::<i32>(key).ok();
+    match (number("width"), number("height")) {
+        (Some(width), Some(height)) => {
+            let pixels = i64::from(width) * i64::from(height);
+            if pixels > PIXELS_MAX as i64 || width.max(height) > SIDE_MAX as i32 {
+                return Some(format!(
+                    "pictures of {width}×{height} pixels; at most {} million are taken, {SIDE_MAX} a side",
+                    PIXELS_MAX / 1_000_000
+                ));
+            }
+        }
+        _ => {
+            if let Some(channels) = number("channels").filter(|n| *n > CHANNELS_MAX) {
+                return Some(format!("sound of {channels} channels; at most {CHANNELS_MAX} are taken"));
+            }
+            if let Some(rate) = number("rate").filter(|n| *n > SOUND_RATE_MAX) {
+                return Some(format!("sound of {rate} Hz; at most {SOUND_RATE_MAX} are taken"));
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_beyond_the_limits_are_named() {
+        super::super::init().unwrap();
+        let said = |caps: &str| {
+            let caps: gst::Caps = caps.parse().unwrap();
+            excess(caps.structure(0).unwrap())
+        };
+        assert_eq!(said("image/gif, width=(int)1920, height=(int)1080"), None);
+        assert_eq!(said("video/x-raw, width=(int)12000, height=(int)9000"), None);
+        assert!(said("video/x-h264, width=(int)65535, height=(int)65535").unwrap().contains("65535×65535"));
+        assert!(said("video/x-h264, width=(int)100000, height=(int)16").is_some());
+        assert_eq!(said("audio/x-raw, rate=(int)192000, channels=(int)24"), None);
+        assert!(said("audio/x-raw, rate=(int)48000, channels=(int)65").unwrap().contains("65 channels"));
+        assert!(said("audio/x-raw, rate=(int)2000000, channels=(int)2").unwrap().contains("2000000 Hz"));
+    }
+
+    #[test]
+    fn no_demuxer_of_libav_is_left_to_choose() {
+        super::super::init().unwrap();
+        let all = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DEMUXER, gst::Rank::MARGINAL);
+        assert!(all.iter().all(|factory| !factory.name().starts_with("avdemux_")));
+        assert!(all.iter().any(|factory| factory.name() == "qtdemux"));
+    }
+}

@@ -1,0 +1,92 @@
+//! Connects to where a source leads: resolved, checked, and to the very address that was checked.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::{Refusal, SourcePolicy, Target};
+use touchline_core::cause::Cause;
+
+/// How long one address may take to answer, and a TLS handshake.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A connection to a source, in the clear or not.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Connects to `target`.
+///
+/// # Errors
+/// What `policy` refuses, or what is wrong.
+pub(crate) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
+    policy.check_scheme(&target.scheme)?;
+    let (asked, resolving) = (target.clone(), policy.clone());
+    let resolved = tokio::task::spawn_blocking(move || resolving.addresses(&asked)).await;
+    let not_found = || Refusal::of(Cause::HostNotFound, "host not found", "check the host name");
+    let addresses = resolved.unwrap_or_else(|_| Err(not_found()))?;
+    let mut last = None;
+    for address in addresses {
+        match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return secure(stream, target).await,
+            Ok(Err(e)) => last = Some(e.kind()),
+            Err(_) => last = Some(io::ErrorKind::TimedOut),
+        }
+    }
+    Err(match last {
+        Some(io::ErrorKind::ConnectionRefused) => {
+            let advice = "check the port and that the server is running";
+            Refusal::of(Cause::ConnectionRefused, "connection refused", advice)
+        }
+        _ => {
+            let advice = "check the address, the network and the firewall";
+            Refusal::of(Cause::HostUnreachable, "the host does not answer", advice)
+        }
+    })
+}
+
+/// Speaks TLS where the scheme says so.
+async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
+    // Pieces of media should go on at once. Fails on a connection that is gone.
+    let _ = stream.set_nodelay(true);
+    if !matches!(target.scheme.as_str(), "https" | "rtsps") {
+        return Ok(Box::new(stream));
+    }
+    let failed = |why: &str| {
+        let cause = format!("the TLS connection failed: {why}");
+        let advice = "check that the port speaks TLS, and the server's certificate (host name, validity, issuer)";
+        Refusal::of(Cause::TlsFailed, cause, advice)
+    };
+    let name = target.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(name).map_err(|_| failed("this is no name of a server"))?;
+    let config =
+        client_config().ok_or_else(|| failed("this machine trusts no certificates; install ca-certificates"))?;
+    match timeout(CONNECT_LIMIT, TlsConnector::from(config).connect(name, stream)).await {
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Err(e)) => Err(failed(&e.to_string())),
+        Err(_) => Err(failed("the server takes too long")),
+    }
+}
+
+/// What the system trusts.
+fn client_config() -> Option<Arc<rustls::ClientConfig>> {
+    static CONFIG: OnceLock<Option<Arc<rustls::ClientConfig>>> = OnceLock::new();
+    CONFIG
+        .get_or_init(|| {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return None;
+            }
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            Some(Arc::new(config.ok()?.with_root_certificates(roots).with_no_client_auth()))
+        })
+        .clone()
+}

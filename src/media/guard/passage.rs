@@ -1,0 +1,176 @@
+//! The only way out of a guarded stream: a server on the loopback that GStreamer connects to in place of the source.
+//!
+//! The passage resolves names, checks what they lead to, and connects to the very address that it checked; TLS is spoken here,
+//! with the name that was given. For a recording on a web server it follows redirects itself (`web`). For RTSP it relays one
+//! connection and lets no redirect pass (`relay`). HLS needs none: its client is ours.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use url::Url;
+
+use super::connect::{Stream, connect};
+use super::{Refusal, SourcePolicy, Target, relay, web};
+use crate::web::Web;
+use touchline_core::cause::Cause;
+
+/// What is done with a refusal: it ends the session.
+pub(crate) type OnRefusal = Box<dyn Fn(Refusal) + Send + Sync>;
+
+/// A passage that is open until it is dropped.
+pub(crate) struct Passage {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _close: oneshot::Sender<()>,
+}
+
+/// Where a passage leads.
+#[derive(Clone)]
+enum To {
+    /// A recording.
+    Web(Url),
+    Rtsp(Target),
+}
+
+/// What its connections share.
+pub(super) struct Shared {
+    policy: Arc<SourcePolicy>,
+    /// What a recording is asked for by: addresses turn up in GStreamer's errors and logs, and no other program of this machine may
+    /// ask for it.
+    pub path: String,
+    pub web: Web,
+    on_refusal: Mutex<Option<OnRefusal>>,
+    /// What went wrong last, for when GStreamer reports that something did.
+    trouble: Mutex<Option<Refusal>>,
+}
+
+impl Passage {
+    /// Opens a passage for the stream `id`.
+    ///
+    /// # Errors
+    /// When the system has no port or no thread left.
+    fn open(policy: Arc<SourcePolicy>, id: &str, target: To) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let mut secret = [0; 16];
+        SystemRandom::new().fill(&mut secret).map_err(|_| io::Error::other("no random numbers"))?;
+        let (path, web) = (format!("/{}", BASE64.encode(secret)), Web::new(policy.clone()));
+        let (on_refusal, trouble) = Default::default();
+        let shared = Arc::new(Shared { policy, path, web, on_refusal, trouble });
+        let (close, closed) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let serving = shared.clone();
+        std::thread::Builder::new().name(format!("passage/{id}")).spawn(move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    () = accept(listener, serving, target) => {}
+                    // The sender going away closes the passage, and with it every connection through it.
+                    _ = closed => {}
+                }
+            });
+            // A name that is still being resolved is not waited for.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { address, shared, _close: close })
+    }
+
+    /// For a recording on a web server. Returns the passage and what GStreamer opens in place of `uri`.
+    ///
+    /// # Errors
+    /// As [`Passage::open`]; an `uri` that is none.
+    pub fn web(policy: Arc<SourcePolicy>, id: &str, uri: &str) -> io::Result<(Self, String)> {
+        let url = Url::parse(uri).map_err(|_| io::Error::other("this is no address of a recording"))?;
+        let passage = Self::open(policy, id, To::Web(url))?;
+        let uri = format!("http://{}{}", passage.address, passage.shared.path);
+        Ok((passage, uri))
+    }
+
+    /// For an RTSP server.
+    ///
+    /// # Errors
+    /// As [`Passage::open`]; an `uri` that is none.
+    pub fn rtsp(policy: Arc<SourcePolicy>, id: &str, uri: &str) -> io::Result<(Self, String)> {
+        let target = Target::parse(uri).map_err(|refusal| io::Error::other(refusal.to_string()))?;
+        let mut url = target.url.clone();
+        let passage = Self::open(policy, id, To::Rtsp(target))?;
+        let wrong = |()| io::Error::other("this is no address of a stream");
+        url.set_scheme("rtsp").map_err(wrong)?;
+        url.set_ip_host(passage.address.ip()).map_err(wrong)?;
+        url.set_port(Some(passage.address.port())).map_err(wrong)?;
+        Ok((passage, url.into()))
+    }
+
+    /// Says whom to tell of a refusal. One that came before is told at once.
+    pub fn on_refusal(&self, tell: OnRefusal) {
+        let told = self.trouble().filter(|refusal| refusal.kind == Cause::Refused);
+        if let Some(refusal) = told {
+            tell(refusal);
+        }
+        *self.shared.on_refusal.lock().unwrap_or_else(|e| e.into_inner()) = Some(tell);
+    }
+
+    /// What went wrong last, if it was not made good.
+    pub fn trouble(&self) -> Option<Refusal> {
+        self.shared.trouble.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+impl Shared {
+    /// Takes note of what went wrong; a refusal by the policy is told, and ends the session.
+    pub fn failed(&self, refusal: Refusal) {
+        *self.trouble.lock().unwrap_or_else(|e| e.into_inner()) = Some(refusal.clone());
+        if refusal.kind == Cause::Refused
+            && let Some(tell) = self.on_refusal.lock().unwrap_or_else(|e| e.into_inner()).as_ref()
+        {
+            tell(refusal);
+        }
+    }
+
+    pub fn went_well(&self) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(|e| e.into_inner());
+        if trouble.as_ref().is_some_and(|t| t.kind != Cause::Refused) {
+            *trouble = None;
+        }
+    }
+
+    /// Connects to a target as the policy allows.
+    ///
+    /// # Errors
+    /// What may not be, or what is wrong.
+    pub async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
+        connect(&self.policy, target).await
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>, target: To) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                if touchline_core::limits::is_out_of_files(&e) {
+                    touchline_core::limits::say_out_of_files();
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let (shared, target) = (shared.clone(), target.clone());
+        // Ends with the runtime when the passage is closed.
+        tokio::spawn(async move {
+            match target {
+                To::Web(url) => web::serve(stream, shared, url).await,
+                To::Rtsp(target) => relay::serve(stream, &shared, &target).await,
+            }
+        });
+    }
+}

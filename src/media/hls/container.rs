@@ -1,0 +1,232 @@
+//! What kind of container a segment is, when its tracks begin, and what it announces: read from the bytes, before GStreamer takes it
+//! apart.
+//!
+//! The times decide where a segment lies on the stream's line, whether it goes on from the one before, and how far sound and
+//! pictures are apart.
+
+use super::id3;
+use super::mp4::{self, Tracks};
+use super::splice::Cue;
+use super::ts;
+use touchline_core::time::{NANOS_PER_SECOND, samples_to_nanos};
+
+/// Containers that HLS allows, and some that occur in practice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Container {
+    MpegTs,
+    /// Fragmented MP4, which needs the bytes of its `EXT-X-MAP` first.
+    Mp4,
+    /// AAC in ADTS frames.
+    Aac,
+    Mp3,
+    Ac3,
+    Eac3,
+    /// JPEG pictures one after the other, as cameras send them over HTTP. No HLS.
+    MotionJpeg,
+}
+
+impl Container {
+    /// The caps by which GStreamer knows it.
+    pub const fn caps(self) -> &'static str {
+        match self {
+            Container::MpegTs => "video/mpegts,systemstream=(boolean)true,packetsize=188",
+            Container::Mp4 => "video/quicktime",
+            Container::Aac => "audio/mpeg,mpegversion=4,stream-format=adts",
+            Container::Mp3 => "audio/mpeg,mpegversion=1,layer=3",
+            Container::Ac3 => "audio/x-ac3",
+            Container::Eac3 => "audio/x-eac3",
+            Container::MotionJpeg => "multipart/x-mixed-replace",
+        }
+    }
+
+    /// Whether it has no times of its own: those of its arrival are taken.
+    pub const fn is_untimed(self) -> bool {
+        matches!(self, Container::MotionJpeg)
+    }
+}
+
+/// The time of the first picture and of the first sound in decoding order, ns on the media's own line; [`None`] for what is not there.
+pub(super) type Starts = [Option<u64>; 2];
+
+/// How many bytes of fragmented MP4 are looked through for the beginnings of tracks: GStreamer alone finds a track that begins later.
+const LOOK_MAX: usize = 4 << 20;
+
+/// The 33 bits of a 90 kHz clock, ns: where times of MPEG-TS begin anew.
+pub(super) const WRAP_NS: u64 = (1 << 33) * 100_000 / 9;
+
+/// The properties of a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Opened {
+    pub container: Container,
+    pub starts: Starts,
+    /// The latest time of a picture, or of sound where there are none, ns; of MPEG-TS alone.
+    pub last_ns: Option<u64>,
+    /// Where the media begin: behind ID3 tags.
+    pub skip: usize,
+    /// Announcements of advertisement breaks, in times of the media.
+    pub cues: Vec<Cue>,
+}
+
+/// Looks into `bytes`, a segment; `map`: what its `EXT-X-MAP` says.
+///
+/// # Errors
+/// The name of the content when it is not media.
+pub(super) fn look(bytes: &[u8], map: Option<&Tracks>) -> Result<Opened, &'static str> {
+    let (skip, stamped_ns, mut cues) = tags(bytes);
+    let media = &bytes[skip.min(bytes.len())..];
+    let seen = &media[..media.len().min(LOOK_MAX)];
+    if seen.is_empty() {
+        return Err("it is empty");
+    }
+    let container = kind(seen).ok_or_else(|| what(seen))?;
+    let (mut starts, mut last_ns) = ([None, stamped_ns], None);
+    match container {
+        Container::MpegTs => {
+            let seen = ts::look(media);
+            (starts, last_ns) = (seen.starts, seen.last_ns);
+            cues.extend(seen.cues);
+        }
+        Container::Mp4 => {
+            // Segments may bring their own header.
+            let own = if map.is_none() { mp4::tracks(seen) } else { None };
+            starts = map.or(own.as_ref()).map_or([None; 2], |tracks| mp4::starts(seen, tracks));
+            cues.extend(mp4::cues(seen, begins(&starts)));
+        }
+        _ => {}
+    }
+    Ok(Opened { container, starts, last_ns, skip, cues })
+}
+
+fn kind(bytes: &[u8]) -> Option<Container> {
+    if ts::is_ts(bytes) {
+        return Some(Container::MpegTs);
+    }
+    if mp4::is_mp4(bytes) {
+        return Some(Container::Mp4);
+    }
+    match *bytes.get(..6)? {
+        [0xff, b, ..] if b & 0xf6 == 0xf0 => Some(Container::Aac),
+        [0xff, b, ..] if b & 0xe0 == 0xe0 && b & 0x06 != 0 => Some(Container::Mp3),
+        // The stream identification of E-AC-3 is above 10 (ETSI TS 102 366, E.1.3.1.6).
+        [0x0b, 0x77, _, _, _, id] if id >> 3 > 10 => Some(Container::Eac3),
+        [0x0b, 0x77, ..] => Some(Container::Ac3),
+        _ => None,
+    }
+}
+
+/// The name of bytes that are not media.
+fn what(bytes: &[u8]) -> &'static str {
+    if super::playlist::is_playlist(bytes) {
+        return "it is a playlist";
+    }
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]).to_ascii_lowercase();
+    let text = text.trim_start();
+    if text.starts_with("<!doctype html") || text.starts_with("<html") {
+        "it is a web page"
+    } else if text.starts_with("webvtt") {
+        "it is subtitles"
+    } else if bytes.iter().all(|b| *b == 0) {
+        "it is nothing but zeros"
+    } else {
+        "it is no MPEG-TS, no fragmented MP4 and no packed sound"
+    }
+}
+
+/// The ID3 tags at the start of `bytes`: how many bytes they are, the time in them, ns, and what they announce.
+fn tags(bytes: &[u8]) -> (usize, Option<u64>, Vec<Cue>) {
+    let (mut at, mut stamped_ns, mut cues) = (0, None, Vec::new());
+    while let Some(length) = bytes.get(at..).and_then(id3::length) {
+        let tag = &bytes[at..at.saturating_add(length).min(bytes.len())];
+        stamped_ns = id3::stamp_ns(tag).or(stamped_ns);
+        cues.extend(id3::cues(tag));
+        at += tag.len();
+    }
+    (at, stamped_ns, cues)
+}
+
+/// The time of ticks of 90 kHz, ns.
+pub(super) fn ticks_ns(ticks: u64) -> u64 {
+    samples_to_nanos(ticks, 90_000)
+}
+
+/// `to` − `from` on a line that may wrap, ns.
+pub(super) fn distance_ns(container: Container, from: u64, to: u64) -> i64 {
+    let plain = to as i64 - from as i64;
+    // Only MPEG-TS counts in 33 bits; packed sound is stamped by the same clock.
+    if container == Container::Mp4 {
+        return plain;
+    }
+    let half = (WRAP_NS / 2) as i64;
+    match plain {
+        d if d > half => d - WRAP_NS as i64,
+        d if d < -half => d + WRAP_NS as i64,
+        d => d,
+    }
+}
+
+/// Where a segment begins: with its first picture, or with its sound where it has none. Sound is cut a little beside the pictures.
+pub(super) fn begins(starts: &Starts) -> Option<u64> {
+    starts[0].or(starts[1])
+}
+
+/// How far ahead the media announce an advertisement break at most, ns.
+pub(super) const ANNOUNCED_MAX_NS: u64 = 600 * NANOS_PER_SECOND;
+
+/// How late an announcement may be, ns: splices that are immediate are announced when they have happened.
+pub(super) const LATE_MAX_NS: u64 = 4 * NANOS_PER_SECOND;
+
+/// The longest that two tracks of one segment may be apart and still be believed, ns.
+pub(super) const APART_MAX_NS: u64 = 10 * NANOS_PER_SECOND;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_sound_is_recognised_and_its_time_is_read() {
+        let mut tagged = vec![b'I', b'D', b'3', 4, 0, 0, 0, 0, 0, 73];
+        tagged.extend(b"PRIV\0\0\0\x35\0\0com.apple.streaming.transportStreamTimestamp\0");
+        tagged.extend(900_000u64.to_be_bytes());
+        tagged.resize(83, 0);
+        tagged.extend([0xff, 0xf1, 0x50, 0x80, 0, 0, 0]);
+        let opened = look(&tagged, None).unwrap();
+        assert_eq!(
+            opened,
+            Opened {
+                container: Container::Aac,
+                starts: [None, Some(10 * NANOS_PER_SECOND)],
+                last_ns: None,
+                skip: 83,
+                cues: Vec::new()
+            }
+        );
+        for (bytes, kind) in [
+            (&[0xff, 0xfb, 0x90, 0, 0, 0][..], Container::Mp3),
+            (&[0x0b, 0x77, 0, 0, 0, 0x40], Container::Ac3),
+            (&[0x0b, 0x77, 0, 0, 0, 0x80], Container::Eac3),
+        ] {
+            assert_eq!(look(bytes, None).unwrap().container, kind);
+        }
+        for (bytes, why) in [
+            (&b"<html>"[..], "a web page"),
+            (b"#EXTM3U\n#EXTINF:1", "a playlist"),
+            (b"WEBVTT\n\n", "subtitles"),
+            (b"", "empty"),
+            (&[0; 400], "zeros"),
+            (b"nothing that is known", "no MPEG-TS"),
+        ] {
+            let said = look(bytes, None).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    #[test]
+    fn times_of_mpeg_ts_go_on_over_their_end() {
+        let last = WRAP_NS - NANOS_PER_SECOND;
+        assert_eq!(distance_ns(Container::MpegTs, last, NANOS_PER_SECOND), 2 * NANOS_PER_SECOND as i64);
+        assert_eq!(distance_ns(Container::MpegTs, NANOS_PER_SECOND, last), -2 * NANOS_PER_SECOND as i64);
+        assert_eq!(distance_ns(Container::Mp4, 5, 3), -2);
+        assert_eq!(begins(&[Some(5), Some(last)]), Some(5));
+        assert_eq!(begins(&[None, Some(7)]), Some(7));
+    }
+}

@@ -1,0 +1,69 @@
+//! Hands what a lane fetched to demuxers.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::Decoder;
+use super::input::{Decoding, Intake, Message};
+use super::lane::{Beginning, Feeder, Note};
+use crate::guard::Refusal;
+use touchline_core::cause::Cause;
+use touchline_core::item::Tracks;
+
+/// Decoded items that wait between a decoder and the relay. Slack for a thread switch; the buffer that matters is the one behind it.
+pub(super) const ITEMS_MAX: usize = 4;
+
+/// Gives bytes to one demuxer after the other, and each demuxer to the relay.
+pub(super) struct LaneFeeder {
+    decoder: Arc<dyn Decoder>,
+    pub wants: Tracks,
+    pub to: Sender<Message>,
+    current: Option<(Box<dyn super::Input>, Arc<Intake>)>,
+}
+
+impl LaneFeeder {
+    pub fn new(decoder: Arc<dyn Decoder>, wants: Tracks, to: Sender<Message>) -> Self {
+        Self { decoder, wants, to, current: None }
+    }
+
+    pub fn end(&mut self) {
+        if let Some((input, _)) = self.current.take() {
+            input.end();
+        }
+    }
+}
+
+impl Feeder for LaneFeeder {
+    async fn begin(&mut self, beginning: Beginning) -> Result<(), Refusal> {
+        self.end();
+        let (decoder, wants, intake) = (self.decoder.clone(), self.wants, Arc::new(Intake::default()));
+        let (to, from) = bounded(ITEMS_MAX);
+        let shared = intake.clone();
+        // Loading plugins and making pipelines takes milliseconds, of a thread that others' media come through.
+        let begun = tokio::task::spawn_blocking(move || decoder.begin(&beginning, wants, shared, to)).await;
+        let failed = |cause: String| Refusal::of(Cause::Other, cause, "run `touchline doctor`");
+        let begun = begun.map_err(|e| failed(e.to_string()))?;
+        let (source, input) = begun.map_err(|e| failed(e.to_string()))?;
+        // Fails when the stream is over.
+        let _ = self.to.send(Message::Decoding(Decoding { _source: source, from, intake: intake.clone() }));
+        self.current = Some((input, intake));
+        Ok(())
+    }
+
+    async fn push(&mut self, bytes: Vec<u8>) -> bool {
+        let Some((input, intake)) = &self.current else { return false };
+        if intake.is_closed() || !input.push(bytes) {
+            return false;
+        }
+        while input.is_full() && !intake.is_closed() {
+            intake.changed().await;
+        }
+        !intake.is_closed()
+    }
+
+    fn note(&mut self, note: Note) {
+        // Fails when the stream is over.
+        let _ = self.to.send(Message::Note(note));
+    }
+}

@@ -1,0 +1,145 @@
+//! Fetches pieces with what is needed to read them: keys and initialisations, each kept for the next piece.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use super::attributes::ByteRange;
+use super::follow::Piece;
+use super::playlist::{Key, Map, Protection};
+use super::{container, crypt, mp4};
+use crate::guard::Refusal;
+use touchline_core::cause::Cause;
+
+/// Keys that are kept.
+const KEYS_MAX: usize = 8;
+
+/// Fetches playlists and media.
+pub(super) trait Origin: Send + Sync {
+    /// The text at `url` and where redirects led.
+    fn playlist(&self, url: &Url, patience: Duration) -> impl Future<Output = Result<(Url, String), Refusal>> + Send;
+
+    /// The bytes at `url`, or a range of them.
+    fn media(
+        &self,
+        url: &Url,
+        range: Option<ByteRange>,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Vec<u8>, Refusal>> + Send;
+}
+
+/// An initialisation (`EXT-X-MAP`) that was fetched.
+#[derive(Clone)]
+pub(super) struct Init {
+    pub map: Arc<Map>,
+    pub bytes: Vec<u8>,
+    tracks: Option<mp4::Tracks>,
+}
+
+/// A piece that was fetched, decrypted and looked at.
+pub(super) struct Fetched {
+    pub bytes: Vec<u8>,
+    pub init: Option<Init>,
+    pub opened: container::Opened,
+}
+
+/// Fetches the pieces of one lane.
+pub(super) struct Fetching<O> {
+    pub origin: Arc<O>,
+    keys: VecDeque<(Url, [u8; 16])>,
+    map: Option<Init>,
+}
+
+impl<O: Origin> Fetching<O> {
+    pub fn new(origin: Arc<O>) -> Self {
+        Self { origin, keys: VecDeque::new(), map: None }
+    }
+
+    /// Forgets the initialisation: that of another playlist is another.
+    pub fn forget_map(&mut self) {
+        self.map = None;
+    }
+
+    /// The bytes of `piece`, decrypted and looked at. One try.
+    pub async fn once(&mut self, piece: &Piece, patience: Duration) -> Result<Fetched, Refusal> {
+        let map = match &piece.map {
+            Some(map) => Some(self.initialisation(map, patience).await?),
+            None => None,
+        };
+        let bytes = self.origin.media(&piece.url, piece.range, patience).await?;
+        if bytes.is_empty() {
+            return Err(Refusal::of(Cause::NoAnswer, "a segment is empty", "check what the packager writes"));
+        }
+        let bytes = match &piece.key {
+            Some(Protection::Key(key)) => {
+                let iv = key.iv.unwrap_or_else(|| piece.sequence.to_be_bytes());
+                self.decrypt(key, iv, bytes, patience).await?
+            }
+            _ => bytes,
+        };
+        let tracks = map.as_ref().and_then(|init| init.tracks.as_ref());
+        let opened = container::look(&bytes, tracks).map_err(|why| {
+            let cause = format!("a segment is no media: {why}");
+            Refusal::of(Cause::NotMedia, cause, "check what the packager writes")
+        })?;
+        Ok(Fetched { bytes, init: map, opened })
+    }
+
+    async fn initialisation(&mut self, map: &Arc<Map>, patience: Duration) -> Result<Init, Refusal> {
+        if let Some(known) = self.map.as_ref().filter(|known| known.map == *map) {
+            return Ok(known.clone());
+        }
+        let bytes = self.origin.media(&map.url, map.range, patience).await.map_err(|refusal| Refusal {
+            cause: format!("the initialisation of the media (EXT-X-MAP): {}", refusal.cause),
+            ..refusal
+        })?;
+        let bytes = match &map.key {
+            Some(Protection::Key(key)) => {
+                let no_iv =
+                    || Refusal::of(Cause::Damaged, "damaged playlist: EXT-X-MAP is encrypted without an IV", "");
+                self.decrypt(key, key.iv.ok_or_else(no_iv)?, bytes, patience).await?
+            }
+            _ => bytes,
+        };
+        let tracks = mp4::tracks(&bytes);
+        let found = Init { map: map.clone(), bytes, tracks };
+        self.map = Some(found.clone());
+        Ok(found)
+    }
+
+    async fn decrypt(
+        &mut self,
+        key: &Key,
+        iv: [u8; 16],
+        bytes: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Vec<u8>, Refusal> {
+        let advice = "give a source whose keys can be had";
+        let known = self.keys.iter().find(|(url, _)| *url == key.url).map(|(_, secret)| *secret);
+        let secret = match known {
+            Some(secret) => secret,
+            None => {
+                let loaded = self.origin.media(&key.url, None, patience).await.map_err(|refusal| {
+                    let is_refused = matches!(refusal.kind, Cause::Forbidden | Cause::NotAuthorized | Cause::NotFound);
+                    let kind = if is_refused { Cause::Encrypted } else { refusal.kind };
+                    Refusal::of(kind, format!("the media are encrypted, and their key: {}", refusal.cause), advice)
+                })?;
+                let length = loaded.len();
+                let secret = <[u8; 16]>::try_from(loaded).map_err(|_| {
+                    let cause = format!("the media are encrypted, and their key has {length} bytes instead of 16");
+                    Refusal::of(Cause::Encrypted, cause, advice)
+                })?;
+                if self.keys.len() == KEYS_MAX {
+                    self.keys.pop_front();
+                }
+                self.keys.push_back((key.url.clone(), secret));
+                secret
+            }
+        };
+        crypt::decrypt(&secret, &iv, bytes).ok_or_else(|| {
+            Refusal::of(Cause::Encrypted, "an encrypted segment cannot be decrypted with its key", advice)
+        })
+    }
+}

@@ -1,0 +1,200 @@
+//! Channels and recordings at random, with whatever goes wrong at random, against a model of which seconds must come out.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::channel::{Account, Channel, Event, Fate, Flaw, LIFE, Life, Server, lane, url};
+use super::*;
+use touchline_core::time::NANOS_PER_SECOND as S;
+
+/// Segments at the start of each life, around which clients begin, that are there.
+const SAFE: usize = 8;
+
+fn fate(rng: &mut SmallRng) -> Fate {
+    let causes = [Cause::NotFound, Cause::ServerError, Cause::NoAnswer, Cause::Forbidden];
+    let cause = causes[rng.random_range(0..causes.len())];
+    match rng.random_range(0..40) {
+        0..3 => Fate::Fails(1, cause),
+        3 | 4 => Fate::Lost(cause),
+        5 => Fate::Hangs,
+        6 => Fate::Cut,
+        7 => Fate::Page,
+        8 | 9 => Fate::Gap,
+        _ => Fate::Fine,
+    }
+}
+
+fn flaw(rng: &mut SmallRng, before: Option<&Flaw>) -> Flaw {
+    // Two in a row may be ten seconds, which is a stall.
+    if before.is_some_and(|before| *before != Flaw::None) {
+        return Flaw::None;
+    }
+    match rng.random_range(0..24) {
+        0 => Flaw::Failed(Cause::ServerError),
+        1 => Flaw::Failed(Cause::NotFound),
+        2 => Flaw::Damaged,
+        3 => Flaw::Hangs,
+        4 => Flaw::Stale(rng.random_range(1..3)),
+        _ => Flaw::None,
+    }
+}
+
+/// A life of a packager whose media clock jumps now and then, as the playlist says or not. `is_even`: all segments are equally long.
+fn life(rng: &mut SmallRng, from_s: u64, target_s: u64, is_even: bool, count: usize, clocks: &mut Vec<u64>) -> Life {
+    let mut clock = |rng: &mut SmallRng| clocks.swap_remove(rng.random_range(0..clocks.len())) * 1_000;
+    let mut next_s = clock(rng);
+    let mut slots = Vec::new();
+    for n in 0..count {
+        let is_break = n >= SAFE && rng.random_bool(0.06);
+        if n >= SAFE && rng.random_bool(if is_break { 0.7 } else { 0.03 }) {
+            next_s = clock(rng);
+        }
+        let seconds = if is_even { target_s } else { rng.random_range(1..=target_s) };
+        let fate = if n < SAFE { Fate::Fine } else { fate(rng) };
+        slots.push(super::channel::Slot { seconds, starts_s: next_s, is_break, fate });
+        next_s += seconds;
+    }
+    Life { from_s, slots }
+}
+
+fn channel(rng: &mut SmallRng) -> Channel {
+    let target_s = rng.random_range(2..=6);
+    let mut clocks = (1..90).collect::<Vec<_>>();
+    // Nothing leaves a wide window before it is taken; of what left one, only the target duration is known.
+    let is_wide = rng.random_bool(0.6);
+    let mut channel = Channel::new(Life { from_s: 0, slots: Vec::new() });
+    (channel.target_s, channel.age_s) = (target_s, rng.random_range(3..6) * target_s);
+    channel.window = if is_wide { 1_000 } else { rng.random_range(3..7) };
+    let count = rng.random_range(SAFE + 4..50);
+    channel.lives = vec![life(rng, 0, target_s, !is_wide, count, &mut clocks)];
+    if rng.random_bool(0.3) {
+        let from_s = channel.lives[0].slots.iter().map(|slot| slot.seconds).sum::<u64>() + rng.random_range(0..3);
+        let count = rng.random_range(SAFE..30);
+        channel.lives.push(life(rng, from_s, target_s, !is_wide, count, &mut clocks));
+    }
+    if rng.random_bool(0.2) {
+        // All of it is there, and stays.
+        (channel.lives, channel.age_s) = (channel.lives.drain(..1).collect(), 1_000_000);
+        channel.window = 1_000;
+    }
+    // What was never there is not waited for.
+    channel.flaws.push(Flaw::None);
+    for _ in 0..200 {
+        let next = flaw(rng, channel.flaws.last());
+        channel.flaws.push(next);
+    }
+    channel
+}
+
+/// Identities, lengths and fates of what a life must bring: from the first piece that was taken to the last.
+fn expected(channel: &Channel, life: usize, media: &[u32], is_last: bool) -> Vec<(u32, u64, Fate)> {
+    let base = life as u32 * LIFE;
+    let of_life = |id: &&u32| (base..base + LIFE).contains(*id);
+    let (first, last) = (media.iter().find(of_life), media.iter().rfind(of_life));
+    let (Some(first), Some(last)) = (first, last) else { panic!("nothing came of life {life}") };
+    let slots = &channel.lives[life].slots;
+    let end = if is_last { slots.len() as u32 } else { last + 1 - base };
+    let all = slots.iter().enumerate().map(|(n, slot)| (base + n as u32, slot.seconds * S, slot.fate));
+    all.skip((first - base) as usize).take((end - (first - base)) as usize).collect()
+}
+
+/// Breaks that a viewer of everything from the first piece on sees, as many as there are between pieces that were had.
+fn breaks(channel: &Channel, account: &Account) -> usize {
+    let slot = |id: u32| channel.lives[(id / LIFE) as usize].slots[(id % LIFE) as usize];
+    let is_between = |pair: &[u32]| {
+        let (before, after) = (slot(pair[0]), slot(pair[1]));
+        let passed_s = (pair[0]..pair[1]).map(|id| slot(id).seconds).sum::<u64>();
+        let is_told = (pair[0] + 1..=pair[1]).any(|id| slot(id).is_break);
+        is_told || before.starts_s + passed_s != after.starts_s
+    };
+    account.media.windows(2).filter(|pair| pair[0] / LIFE != pair[1] / LIFE || is_between(pair)).count()
+}
+
+/// Plays to the end; each of `cuts` breaks the connection off after so many milliseconds, and the next one goes on. [`None`]: the
+/// channel ended in between.
+async fn connections(server: &Arc<Server>, cuts: &[u64]) -> (Option<LaneEnd>, Vec<Vec<Event>>) {
+    let (memory, mut all) = (Memory::default(), Vec::new());
+    let mut cuts = cuts.iter().map(|ms| Duration::from_millis(*ms));
+    loop {
+        let cut = cuts.next().unwrap_or(Duration::MAX);
+        let (mut lane, recorder) = lane(server);
+        let media = loop {
+            match lane.load(None, PATIENCE).await {
+                Ok(media) => break media,
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        };
+        if media.is_over && !all.is_empty() {
+            // A channel that has ended is not taken for a recording.
+            return (None, all);
+        }
+        lane.follower = memory.resume(&url(), &media);
+        lane.memory = Some(memory.clone());
+        let end = tokio::time::timeout(cut, lane.run(Some(media))).await;
+        // What was only just connected gives up sooner, and is connected again.
+        let is_again = !all.is_empty() && !lane.has_media();
+        match end {
+            Ok(LaneEnd::Failed(_)) if is_again => lane.settle(),
+            Ok(end) => {
+                all.push(recorder.events());
+                return (Some(end), all);
+            }
+            Err(_) => {}
+        }
+        all.push(recorder.events());
+    }
+}
+
+fn check(seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let channel = channel(&mut rng);
+    let is_recording = channel.age_s == 1_000_000;
+    let cuts = if is_recording { 0 } else { rng.random_range(0..3) };
+    let cuts = (0..cuts).map(|_| rng.random_range(500..60_000)).collect::<Vec<_>>();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let (end, events, server) = runtime.block_on(async {
+        let server = Server::of(channel.clone());
+        let (end, events) = connections(&server, &cuts).await;
+        (end, events, server)
+    });
+    assert!(matches!(end, None | Some(LaneEnd::Over)), "{end:?}");
+    let accounts = events.iter().map(|events| channel.account(events)).collect::<Vec<_>>();
+    let media = accounts.iter().flat_map(|account| account.media.iter().copied()).collect::<Vec<_>>();
+    assert!(media.windows(2).all(|pair| pair[0] < pair[1]), "each once, in order: {media:?}");
+    let lives = channel.lives.len();
+    let wanted = (0..lives)
+        .flat_map(|life| expected(&channel, life, &media, end.is_some() && life + 1 == lives))
+        .collect::<Vec<_>>();
+    let is_wide = channel.window == 1_000;
+    for (id, _, fate) in &wanted {
+        let is_there = media.contains(id);
+        match fate {
+            Fate::Fine => assert!(is_there || !is_wide, "{id} is there, and was not handed on"),
+            Fate::Fails(..) => assert!(is_there || !is_wide, "{id} was not waited for"),
+            _ => assert!(!is_there, "{id} cannot be had"),
+        }
+    }
+    // What was the last of a life before its packager began anew may be lost as well, and then be told as missing.
+    let least_ns = wanted.iter().map(|(_, length_ns, _)| length_ns).sum::<u64>();
+    let after = |life: usize| {
+        let last = media.iter().rfind(|id| **id / LIFE == life as u32).map_or(0, |id| id % LIFE);
+        channel.lives[life].slots[last as usize + 1..].iter().map(|slot| slot.seconds * S).sum::<u64>()
+    };
+    let trailing = (0..if end.is_some() { lives - 1 } else { lives }).map(after).sum::<u64>();
+    let elapsed_ns = accounts.iter().map(|account| account.elapsed_ns).sum::<u64>();
+    assert!((least_ns..=least_ns + trailing).contains(&elapsed_ns), "{elapsed_ns} of {least_ns} + {trailing} ns");
+    for account in accounts.iter().filter(|_| is_wide) {
+        assert_eq!(account.breaks.len(), breaks(&channel, account), "{:?}", account.breaks);
+    }
+    for (id, ..) in wanted.iter().filter(|(_, _, fate)| *fate == Fate::Fine) {
+        assert!(server.asked(&super::channel::name(*id)) <= 1 + cuts.len(), "{id} was had and asked for again");
+    }
+}
+
+#[test]
+fn every_second_is_media_or_missing_under_random_faults() {
+    for seed in 0..500 {
+        let outcome = std::panic::catch_unwind(|| check(seed));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}

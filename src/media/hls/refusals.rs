@@ -1,0 +1,65 @@
+//! The words for playlists that cannot be played.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::attributes::Variables;
+use super::playlist::{Media, Playlist, Trouble};
+use crate::guard::Refusal;
+use touchline_core::cause::Cause;
+
+/// Reads `text` as a list of segments.
+pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u128) -> Result<Media, Refusal> {
+    match Playlist::parse(text, base, variables, from) {
+        Ok(Playlist::Media(media)) => Ok(*media),
+        Ok(Playlist::Multivariant(_)) => Err(damaged("a variant leads to another list of variants")),
+        Err(trouble) => Err(refusal_of(&trouble, text)),
+    }
+}
+
+/// The words for a text that cannot be played.
+pub(super) fn refusal_of(trouble: &Trouble, text: &str) -> Refusal {
+    match trouble {
+        Trouble::Damaged(_) if super::sniff::is_channel_list(text) => Refusal::of(
+            Cause::NotMedia,
+            "not a playlist of one channel: an IPTV list of channels",
+            "give the address of one channel out of the list",
+        ),
+        Trouble::Damaged(why) => damaged(why),
+        Trouble::Protected(name) => drm(name),
+        Trouble::Other(_) => Refusal::of(
+            Cause::NotMedia,
+            format!("not a playlist: {}", super::sniff::name(text.as_bytes())),
+            "give the address of the playlist itself",
+        ),
+    }
+}
+
+pub(super) fn drm(name: &str) -> Refusal {
+    let cause = format!("the media are encrypted with DRM ({name})");
+    Refusal::of(Cause::Encrypted, cause, "give a source without DRM")
+}
+
+pub(super) fn damaged(why: &str) -> Refusal {
+    Refusal::of(Cause::Damaged, format!("damaged playlist: {why}"), "check the encoder or packager that writes it")
+}
+
+pub(super) fn gap() -> Refusal {
+    Refusal::of(Cause::NotFound, "the playlist says that the segment is not there (EXT-X-GAP)", "check the encoder")
+}
+
+pub(super) fn stalled(since: Duration) -> Refusal {
+    let cause = format!("the playlist has not moved for {} s", since.as_secs());
+    Refusal::of(Cause::PlaylistStalled, cause, "check the encoder or packager that writes the playlist")
+}
+
+/// Whether another try is pointless.
+pub(super) fn is_final(refusal: &Refusal) -> bool {
+    matches!(refusal.kind, Cause::Refused | Cause::Encrypted)
+}
+
+pub(super) fn still_over() -> Refusal {
+    let cause = "the playlist says that the channel is over (EXT-X-ENDLIST)";
+    Refusal::of(Cause::Ended, cause, "start the encoder or packager that writes the playlist")
+}

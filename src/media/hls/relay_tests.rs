@@ -1,0 +1,326 @@
+//! A relay between channels. All messages of a lane are queued before it runs, so nothing waits.
+
+use crossbeam_channel::{Sender, unbounded};
+
+use super::super::input::{Decoding, Intake, Message};
+use super::super::lane::Note;
+use super::super::playlist::AdBreak;
+use super::*;
+use crate::Source;
+use crate::guard::Refusal;
+use touchline_core::clock::ManualClock;
+use touchline_core::frame::Frame;
+use touchline_core::item::Pace;
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pooled;
+
+const MS: u64 = 1_000_000;
+
+struct Silent;
+
+impl Source for Silent {
+    fn pace(&self) -> Pace {
+        Pace::File
+    }
+
+    fn stop(&mut self) {}
+}
+
+fn picture(at_ms: u64) -> MediaItem {
+    MediaItem::Frame(Frame::new(Pooled::detached(vec![0; 3]), 1, 1, Pts(at_ms * MS), 0))
+}
+
+/// A tenth of a second.
+fn sound(at_ms: u64) -> MediaItem {
+    MediaItem::Pcm(PcmChunk::new(Pooled::detached(vec![0.0; 800]), 8_000, 1, Pts(at_ms * MS), 0))
+}
+
+fn opened(video: bool, audio: bool) -> MediaItem {
+    MediaItem::Opened(Tracks { video, audio })
+}
+
+fn broken() -> MediaItem {
+    MediaItem::Ended(End::Failed { kind: Cause::Damaged, cause: "no media".into(), advice: String::new() })
+}
+
+/// Pictures every 100 ms from one place up to another, after the message that there is no other track.
+fn pictures(from_ms: u64, to_ms: u64) -> Vec<MediaItem> {
+    let all = (from_ms..to_ms).step_by(100).map(picture);
+    [opened(true, false)].into_iter().chain(all).collect()
+}
+
+fn sounds(from_ms: u64, to_ms: u64) -> Vec<MediaItem> {
+    let all = (from_ms..to_ms).step_by(100).map(sound);
+    [opened(false, true)].into_iter().chain(all).collect()
+}
+
+/// The sending end of a lane.
+struct Sends(Sender<Message>);
+
+impl Sends {
+    fn decode(&self, items: Vec<MediaItem>) -> Arc<Intake> {
+        let (to, from) = unbounded();
+        for item in items {
+            to.send(item).unwrap();
+        }
+        let intake = Arc::new(Intake::default());
+        self.0.send(Message::Decoding(Decoding { _source: Box::new(Silent), from, intake: intake.clone() })).unwrap();
+        intake
+    }
+
+    fn note(&self, note: Note) {
+        self.0.send(Message::Note(note)).unwrap();
+    }
+
+    fn missing(&self, from_ms: u64, to_ms: u64) {
+        self.note(Note::Missing { from_ns: from_ms * MS, to_ns: to_ms * MS });
+    }
+
+    fn breaks(&self, at_ms: u64) {
+        self.note(Note::Break { at_ns: at_ms * MS, cause: Discontinuity::Playlist });
+    }
+
+    fn fail(&self, kind: Cause) {
+        self.0.send(Message::End(LaneEnd::Failed(Refusal::of(kind, "gone", "")))).unwrap();
+    }
+}
+
+fn words(item: &MediaItem) -> String {
+    let ms = |pts: &Pts| pts.0 / MS;
+    match item {
+        MediaItem::Frame(frame) => format!("picture {}", ms(&frame.pts)),
+        MediaItem::Pcm(chunk) => format!("sound {}", ms(&chunk.pts)),
+        MediaItem::Opened(tracks) => format!("opened {}", u8::from(tracks.video) + u8::from(tracks.audio)),
+        MediaItem::Missing { from, to } => format!("missing {}-{}", ms(from), ms(to)),
+        MediaItem::Discontinuity(cause) => format!("break {cause:?}"),
+        MediaItem::Wall { pts, .. } => format!("date {}", ms(pts)),
+        MediaItem::Incident(incident) => incident.as_str().to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The output when the main lane and the one beside it send what `main` and `beside` queue; and the end.
+fn relayed(main: impl FnOnce(&Sends), beside: impl FnOnce(&Sends)) -> (Vec<String>, End) {
+    let ((main_to, main_from), (beside_to, beside_from), (to, from)) = (unbounded(), unbounded(), unbounded());
+    main(&Sends(main_to));
+    beside(&Sends(beside_to));
+    let inputs = vec![Input::new(main_from), Input::new(beside_from)];
+    let end = Relay::new(inputs, Outlet::new(to), Arc::new(ManualClock::default()), false).run();
+    (from.try_iter().map(|item| words(&item)).collect(), end)
+}
+
+fn alone(main: impl FnOnce(&Sends)) -> Vec<String> {
+    let (said, end) = relayed(main, |_| {});
+    assert_eq!(end, End::Finished);
+    said
+}
+
+#[test]
+fn tracks_of_two_lanes_go_out_in_the_order_of_the_line() {
+    let (said, end) = relayed(
+        |main| drop(main.decode(pictures(0, 300))),
+        |beside| {
+            beside.decode(sounds(50, 250));
+            // Another demuxer, in the middle.
+            beside.decode(sounds(250, 350));
+        },
+    );
+    let wanted = ["opened 2", "picture 0", "sound 50", "picture 100", "sound 150", "picture 200", "sound 250"];
+    assert_eq!((said.iter().map(String::as_str).collect::<Vec<_>>(), end), (wanted.to_vec(), End::Finished));
+}
+
+#[test]
+fn tracks_of_one_demuxer_go_out_in_the_order_of_the_line() {
+    let said = alone(|main| {
+        let mut items = vec![opened(true, true)];
+        items.extend([0, 100, 200].map(sound));
+        items.push(MediaItem::TrackEnded(Track::Audio));
+        items.extend([0, 90, 250].map(picture));
+        main.decode(items);
+    });
+    assert_eq!(said[1..], ["picture 0", "sound 0", "picture 90", "sound 100", "sound 200", "picture 250"]);
+}
+
+#[test]
+fn missing_time_is_sent_between_the_media_around_it() {
+    let said = alone(|main| {
+        main.decode(pictures(0, 200));
+        main.missing(200, 4_200);
+        main.decode(pictures(4_200, 4_400));
+        // At the end, too.
+        main.missing(4_400, 6_400);
+    });
+    let wanted = [
+        "opened 1",
+        "picture 0",
+        "picture 100",
+        "missing 200-4200",
+        "picture 4200",
+        "picture 4300",
+        "missing 4400-6400",
+    ];
+    assert_eq!(said, wanted);
+    // Unannounced.
+    let said = alone(|main| drop(main.decode(vec![opened(true, false), picture(0), picture(900), picture(5_000)])));
+    assert_eq!(said, ["opened 1", "picture 0", "picture 900", "missing 900-5000", "picture 5000"]);
+}
+
+#[test]
+fn a_discontinuity_is_sent_before_the_media_that_follow_it() {
+    let said = alone(|main| {
+        main.decode(pictures(0, 200));
+        main.breaks(200);
+        main.decode(pictures(200, 300));
+    });
+    assert_eq!(said, ["opened 1", "picture 0", "picture 100", "break Playlist", "picture 200"]);
+    // The media before it were shorter than the playlist said.
+    let said = alone(|main| {
+        main.decode(pictures(0, 200));
+        main.breaks(6_000);
+        main.decode(pictures(6_000, 6_100));
+    });
+    assert_eq!(said[2..], ["picture 100", "missing 100-6000", "break Playlist", "picture 6000"]);
+    // Missing time before it belongs to the previous run.
+    let said = alone(|main| {
+        main.decode(pictures(0, 200));
+        main.missing(200, 2_200);
+        main.breaks(2_200);
+        main.decode(pictures(2_200, 2_300));
+    });
+    assert_eq!(said[3..], ["missing 200-2200", "break Playlist", "picture 2200"]);
+}
+
+#[test]
+fn the_sound_waits_for_the_break_of_the_pictures() {
+    let (said, _) = relayed(
+        |main| {
+            main.decode(pictures(0, 200));
+            main.breaks(200);
+            main.decode(pictures(200, 300));
+        },
+        |beside| {
+            beside.decode(sounds(0, 200));
+            beside.breaks(200);
+            beside.decode(sounds(200, 300));
+        },
+    );
+    let at = said.iter().position(|said| said == "break Playlist").unwrap();
+    assert_eq!(said.iter().filter(|said| said.starts_with("break")).count(), 1);
+    assert!(said[..at].contains(&"sound 100".to_owned()), "{said:?}");
+    assert!(said[at..].contains(&"sound 200".to_owned()), "{said:?}");
+}
+
+#[test]
+fn marks_stand_before_the_media_that_they_name() {
+    let said = alone(|main| {
+        // Long before the media of it are decoded.
+        main.note(Note::Date { at_ns: 0, unix_ns: 1 });
+        main.note(Note::Date { at_ns: 110 * MS, unix_ns: 2 });
+        main.note(Note::Ad { at_ns: 200 * MS, ad: AdBreak::Out.into() });
+        main.note(Note::Ad { at_ns: 300 * MS, ad: AdBreak::In.into() });
+        main.note(Note::Lost { at_ns: 300 * MS, cause: Cause::NotFound });
+        main.decode(pictures(0, 400));
+    });
+    let wanted = [
+        "opened 1",
+        "date 0",
+        "picture 0",
+        "date 110",
+        "picture 100",
+        "ad-break-began",
+        "picture 200",
+        "ad-break-ended",
+        "segment-lost",
+        "picture 300",
+    ];
+    assert_eq!(said, wanted, "playlists round: a date 10 ms behind a picture is that picture's");
+}
+
+#[test]
+fn missing_time_at_the_start_is_sent_once_the_tracks_are_known() {
+    let said = alone(|main| {
+        main.missing(0, 2_000);
+        main.missing(2_000, 4_000);
+        main.decode(pictures(4_000, 4_200));
+    });
+    assert_eq!(said, ["opened 1", "missing 0-4000", "picture 4000", "picture 4100"]);
+}
+
+#[test]
+fn a_track_that_comes_in_later_is_another_run() {
+    let said = alone(|main| {
+        main.decode(pictures(0, 200));
+        main.decode(vec![opened(true, true), picture(200), sound(200), picture(300), sound(300)]);
+    });
+    let wanted = ["opened 1", "picture 0", "picture 100", "picture 200", "break Tracks", "opened 2", "sound 200"];
+    assert_eq!(said[..7], wanted);
+}
+
+#[test]
+fn three_demuxers_in_a_row_that_find_nothing_end_the_stream() {
+    let (said, end) = relayed(
+        |main| {
+            for _ in 0..2 {
+                assert!(!main.decode(vec![broken()]).is_closed());
+            }
+            // One that was of use: the count begins anew.
+            main.decode(pictures(0, 100));
+            for _ in 0..3 {
+                main.decode(vec![broken()]);
+            }
+            main.decode(pictures(100, 200));
+        },
+        |_| {},
+    );
+    assert_eq!(said, ["opened 1", "picture 0"]);
+    assert!(matches!(end, End::Failed { kind: Cause::Damaged, .. }));
+}
+
+#[test]
+fn a_failed_demuxer_closes_its_intake() {
+    let mut states = Vec::new();
+    relayed(|main| states.extend([main.decode(vec![broken()]), main.decode(pictures(0, 100))]), |_| {});
+    assert_eq!(states.iter().map(|state| state.is_closed()).collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
+fn sound_that_cannot_be_decoded_does_not_take_the_pictures_with_it() {
+    let (said, end) = relayed(
+        |main| drop(main.decode(pictures(0, 200))),
+        |beside| {
+            for _ in 0..4 {
+                beside.decode(vec![broken()]);
+            }
+        },
+    );
+    assert_eq!((&said[..], end), (&["opened 1", "picture 0", "picture 100"].map(String::from)[..], End::Finished));
+}
+
+#[test]
+fn the_stream_ends_as_its_main_lane_does() {
+    let (said, end) = relayed(
+        |main| {
+            main.decode(pictures(0, 200));
+            main.missing(200, 2_200);
+            main.fail(Cause::PlaylistStalled);
+        },
+        |_| {},
+    );
+    assert_eq!(said[2..], ["picture 100", "missing 200-2200"], "known losses are sent before the end");
+    assert!(matches!(end, End::Failed { kind: Cause::PlaylistStalled, .. }));
+    let (said, end) = relayed(|main| main.fail(Cause::NotFound), |_| {});
+    assert!(said.is_empty() && matches!(end, End::Failed { kind: Cause::NotFound, .. }));
+    // Nothing but useless media.
+    let (_, end) = relayed(|main| drop(main.decode(vec![broken()])), |_| {});
+    assert!(matches!(end, End::Failed { kind: Cause::Damaged, .. }));
+}
+
+#[test]
+fn a_request_to_stop_ends_it() {
+    let ((main_to, main_from), (to, _from)) = (unbounded(), unbounded());
+    let outlet = Outlet::new(to);
+    outlet.stop();
+    Sends(main_to.clone()).decode(pictures(0, 200));
+    let end = Relay::new(vec![Input::new(main_from)], outlet, Arc::new(ManualClock::default()), false).run();
+    assert_eq!(end, End::Finished);
+}

@@ -1,0 +1,263 @@
+//! The sending end of a source: blocking sends that a stop request ends, and counters of what was lost.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded, select};
+
+use touchline_core::item::{End, MediaItem};
+
+/// How often the last send checks, while it waits for room, whether it should give up.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The receiver is gone or the source was asked to stop: nothing more can be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
+/// Why a picture was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// No key frame came before it since the source was opened.
+    BeforeKeyFrame,
+    /// It builds on lost or damaged data: no key frame has come since.
+    AfterLoss,
+    /// The decoder reports that it is damaged.
+    Corrupt,
+}
+
+impl Dropped {
+    pub const ALL: [Dropped; 3] = [Dropped::BeforeKeyFrame, Dropped::AfterLoss, Dropped::Corrupt];
+
+    /// As metric labels say it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Dropped::BeforeKeyFrame => "before-key-frame",
+            Dropped::AfterLoss => "after-loss",
+            Dropped::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// Counters of one source over all its connections. Every loss is counted.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Pictures sent downstream.
+    pub frames: AtomicU64,
+    /// Samples per channel sent downstream.
+    pub samples: AtomicU64,
+    /// Buffers without a time, where none could be derived.
+    pub untimed: AtomicU64,
+    /// Buffers of a track that appeared after the tracks had been declared.
+    pub undeclared: AtomicU64,
+    /// Dropped pictures, by [`Dropped`].
+    pub dropped: [AtomicU64; Dropped::ALL.len()],
+    /// Faults in the data: holes that a demuxer reports, and errors of decoders.
+    pub faults: AtomicU64,
+    /// Connections made again after the first.
+    pub reconnects: AtomicU64,
+    /// Connections whose pipeline did not stop in time and was left to itself.
+    pub abandoned: AtomicU64,
+    /// HLS: whether the first media playlist of the source was complete (`EXT-X-ENDLIST`). If so, the source is a recording that ends
+    /// with its playlist. A channel whose packager stops writes the same tag, but comes back.
+    pub on_demand: OnceLock<bool>,
+}
+
+/// [`Counters`] at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    pub frames: u64,
+    pub samples: u64,
+    pub untimed: u64,
+    pub undeclared: u64,
+    pub dropped: [u64; Dropped::ALL.len()],
+    pub faults: u64,
+    pub reconnects: u64,
+    pub abandoned: u64,
+}
+
+impl Counters {
+    /// All of them now.
+    pub fn counted(&self) -> Counted {
+        // Named one by one, so that a new one is not forgotten: all of them are metrics.
+        let Self { frames, samples, untimed, undeclared, dropped, faults, reconnects, abandoned, on_demand: _ } = self;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counted {
+            frames: get(frames),
+            samples: get(samples),
+            untimed: get(untimed),
+            undeclared: get(undeclared),
+            dropped: dropped.each_ref().map(get),
+            faults: get(faults),
+            reconnects: get(reconnects),
+            abandoned: get(abandoned),
+        }
+    }
+
+    pub fn drop_picture(&self, why: Dropped) {
+        self.drop_pictures(why, 1);
+    }
+
+    pub fn drop_pictures(&self, why: Dropped, count: u64) {
+        self.dropped[why as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn dropped(&self, why: Dropped) -> u64 {
+        self.dropped[why as usize].load(Ordering::Relaxed)
+    }
+
+    /// How often data were found to be damaged. Pictures before the first key frame are no damage.
+    pub fn damage(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed) + self.dropped(Dropped::AfterLoss) + self.dropped(Dropped::Corrupt)
+    }
+}
+
+/// Sends items of one source; clones share the stop request.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    to: Sender<MediaItem>,
+    flags: Arc<Flags>,
+}
+
+#[derive(Debug)]
+struct Flags {
+    stop: AtomicBool,
+    abandon: AtomicBool,
+    /// Dropped at the stop: that disconnects [`Flags::stopping`] and wakes all threads that wait on it.
+    running: Mutex<Option<Sender<Infallible>>>,
+    stopping: Receiver<Infallible>,
+}
+
+impl Flags {
+    fn new() -> Self {
+        let (running, stopping) = bounded(0);
+        Self {
+            stop: AtomicBool::new(false),
+            abandon: AtomicBool::new(false),
+            running: Mutex::new(Some(running)),
+            stopping,
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Outlet {
+    pub fn new(to: Sender<MediaItem>) -> Self {
+        Self { to, flags: Arc::new(Flags::new()) }
+    }
+
+    /// Sends `item`; waits for room until a stop is requested.
+    ///
+    /// # Errors
+    /// [`Closed`] if the item was not sent and none will be.
+    pub fn send(&self, item: MediaItem) -> Result<(), Closed> {
+        if self.stopped() {
+            return Err(Closed);
+        }
+        let item = match self.to.try_send(item) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Disconnected(_)) => return Err(Closed),
+            Err(TrySendError::Full(item)) => item,
+        };
+        select! {
+            send(self.to, item) -> sent => sent.map_err(|_| Closed),
+            recv(self.flags.stopping) -> _ => Err(Closed),
+        }
+    }
+
+    /// Sends the last item. Waits for room after a stop too, because every stream ends in-band, but not after
+    /// [`Stopper::abandon`].
+    pub fn send_end(&self, end: End) {
+        let mut item = MediaItem::Ended(end);
+        loop {
+            match self.to.send_timeout(item, POLL) {
+                Err(SendTimeoutError::Timeout(back)) if !self.flags.abandon.load(Ordering::Acquire) => item = back,
+                _ => return,
+            }
+        }
+    }
+
+    /// As [`Stopper::stop`].
+    pub fn stop(&self) {
+        self.flags.stop();
+    }
+
+    /// Whether a stop was requested.
+    pub fn stopped(&self) -> bool {
+        self.flags.stop.load(Ordering::Acquire)
+    }
+
+    /// A channel that never brings anything and is disconnected at the stop.
+    pub fn stopping(&self) -> &Receiver<Infallible> {
+        &self.flags.stopping
+    }
+
+    /// A handle that can stop this outlet but does not keep the channel open.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { flags: self.flags.clone() }
+    }
+}
+
+/// Stops an [`Outlet`]. Holds no sender: the channel disconnects once the outlet's threads have ended.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    flags: Arc<Flags>,
+}
+
+impl Stopper {
+    /// Asks for an orderly end: data are no longer sent, the end still is.
+    pub fn stop(&self) {
+        self.flags.stop();
+    }
+
+    /// Asks for an immediate end, for use when the receiver may be gone.
+    pub fn abandon(&self) {
+        self.flags.abandon.store(true, Ordering::Release);
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use touchline_core::item::Tracks;
+
+    fn item() -> MediaItem {
+        MediaItem::Opened(Tracks { video: true, audio: true })
+    }
+
+    #[test]
+    fn a_stop_frees_a_sender_that_waits_for_room_and_the_end_still_arrives() {
+        let (to, from) = crossbeam_channel::bounded(1);
+        let outlet = Outlet::new(to);
+        outlet.send(item()).unwrap();
+        let sender = outlet.clone();
+        let waiting = std::thread::spawn(move || {
+            let result = sender.send(item());
+            sender.send_end(End::Finished);
+            result
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        outlet.stop();
+        // Long enough for the waiting sender to wake; until it does it may still find room.
+        std::thread::sleep(10 * POLL);
+        assert!(matches!(from.recv(), Ok(MediaItem::Opened(_))));
+        assert!(matches!(from.recv(), Ok(MediaItem::Ended(End::Finished))));
+        assert_eq!(waiting.join().unwrap(), Err(Closed));
+    }
+
+    #[test]
+    fn abandoning_needs_no_receiver() {
+        let (to, _from) = crossbeam_channel::bounded(1);
+        let outlet = Outlet::new(to);
+        outlet.send(item()).unwrap();
+        outlet.stopper().abandon();
+        outlet.send_end(End::Finished);
+        assert_eq!(outlet.send(item()), Err(Closed));
+    }
+}

@@ -1,0 +1,156 @@
+//! The clock of an MPEG-TS stream: where it jumps, and where its 33 bits are full.
+//!
+//! GStreamer's demultiplexer bridges both, so that nothing of them shows in PTS; but what comes after a jump is another
+//! programme, or another encoder. Source: ISO/IEC 13818-1, 2.4.3.4 and 2.4.3.5 (adaptation field, PCR). Pure; packets are
+//! hostile input.
+
+use touchline_core::time::NANOS_PER_SECOND;
+
+const PACKET: usize = 188;
+const SYNC: u8 = 0x47;
+
+/// Ticks of 27 MHz until the clock begins anew.
+const TURN: u64 = (1 << 33) * 300;
+
+/// A clock that is this much ahead of what passed here has jumped, ns: well above what a network holds back.
+const AHEAD_NS: i64 = 2_000_000_000;
+
+/// One that goes back by more than this has jumped, ns: clocks come at least every 100 ms, so disorder is less.
+const BACK_NS: i64 = 500_000_000;
+
+/// Another program's clock is followed when that of the first has not come for this long, ns.
+const PID_GONE_NS: u64 = 5 * NANOS_PER_SECOND;
+
+/// What the clock did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    JumpForward,
+    JumpBack,
+    /// It was full and began anew, as it should every 26 and a half hours.
+    Wrapped,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    pid: u16,
+    ticks: u64,
+    arrived_ns: u64,
+}
+
+/// Follows the clock of one stream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ClockWatch {
+    last: Option<Last>,
+}
+
+impl ClockWatch {
+    /// Takes a piece of the stream that arrived at `arrived_ns` of the monotonic clock; packets that do not begin and end in
+    /// it are passed over.
+    pub fn push(&mut self, data: &[u8], arrived_ns: u64) -> Option<Clock> {
+        let is_start = |at: &usize| data[*at] == SYNC && data.get(at + PACKET).is_none_or(|next| *next == SYNC);
+        let first = (0..data.len().min(PACKET)).find(is_start)?;
+        data[first..].chunks_exact(PACKET).filter_map(|packet| self.packet(packet, arrived_ns)).last()
+    }
+
+    fn packet(&mut self, packet: &[u8], arrived_ns: u64) -> Option<Clock> {
+        let (pid, ticks) = clock_of(packet)?;
+        let last = self.last.filter(|l| l.pid == pid || arrived_ns.saturating_sub(l.arrived_ns) > PID_GONE_NS);
+        if last.is_none() && self.last.is_some() {
+            // Another program's.
+            return None;
+        }
+        let last = self.last.replace(Last { pid, ticks, arrived_ns }).filter(|l| l.pid == pid)?;
+        // The nearer way round.
+        let forward = (ticks + TURN - last.ticks) % TURN;
+        let moved = if forward < TURN / 2 { forward as i64 } else { forward as i64 - TURN as i64 };
+        let moved_ns = moved / 27 * 1000;
+        let passed_ns = i64::try_from(arrived_ns.saturating_sub(last.arrived_ns)).unwrap_or(i64::MAX);
+        if moved_ns > passed_ns.saturating_add(AHEAD_NS) {
+            Some(Clock::JumpForward)
+        } else if moved_ns < -BACK_NS {
+            Some(Clock::JumpBack)
+        } else if moved > 0 && ticks < last.ticks {
+            Some(Clock::Wrapped)
+        } else {
+            None
+        }
+    }
+}
+
+/// PID and clock reference of a packet, if it has one.
+fn clock_of(packet: &[u8]) -> Option<(u16, u64)> {
+    let [SYNC, b1, b2, b3, length, flags, c0, c1, c2, c3, c4, c5, ..] = *packet else { return None };
+    let is_damaged = b1 & 0x80 != 0;
+    if is_damaged || b3 & 0x20 == 0 || length < 7 || flags & 0x10 == 0 {
+        return None;
+    }
+    let base = u64::from(u32::from_be_bytes([c0, c1, c2, c3])) << 1 | u64::from(c4 >> 7);
+    let extension = u64::from(c4 & 1) << 8 | u64::from(c5);
+    // An extension of 300 or more is no clock.
+    (extension < 300).then_some((u16::from(b1 & 0x1f) << 8 | u16::from(b2), base * 300 + extension))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = NANOS_PER_SECOND;
+
+    fn packet(pid: u16, ticks: u64) -> [u8; PACKET] {
+        let mut packet = [0xff; PACKET];
+        let (base, extension) = (ticks / 300 % (1 << 33), ticks % 300);
+        packet[..6].copy_from_slice(&[SYNC, (pid >> 8) as u8, pid as u8, 0x20, 183, 0x10]);
+        packet[6..10].copy_from_slice(&((base >> 1) as u32).to_be_bytes());
+        packet[10] = ((base & 1) as u8) << 7 | 0x7e | (extension >> 8) as u8;
+        packet[11] = extension as u8;
+        packet
+    }
+
+    /// Clocks of one PID, as (seconds of the clock in ticks, seconds of arrival).
+    fn heard(clocks: &[(u64, u64)]) -> Vec<Option<Clock>> {
+        let mut watch = ClockWatch::default();
+        clocks.iter().map(|(ticks, at_ns)| watch.push(&packet(256, *ticks), *at_ns)).collect()
+    }
+
+    const SECOND: u64 = 27_000_000;
+
+    #[test]
+    fn a_clock_that_goes_on_says_nothing() {
+        let clocks: Vec<_> = (0..1000).map(|k| (k * SECOND / 25, k * S / 25)).collect();
+        assert!(heard(&clocks).iter().all(Option::is_none));
+        // A network that holds back and lets go, and a sender that was held up itself.
+        assert_eq!(heard(&[(0, 0), (SECOND / 10, 9 * S), (9 * SECOND, 9 * S + S / 100)])[1], None);
+        assert_eq!(heard(&[(0, 0), (SECOND / 10, 60 * S)]), [None, None]);
+    }
+
+    #[test]
+    fn jumps_and_the_end_of_33_bits_are_told_apart() {
+        use Clock::{JumpBack, JumpForward, Wrapped};
+        let hour = 3600 * SECOND;
+        assert_eq!(heard(&[(0, 0), (hour, S / 25), (hour + SECOND, 2 * S)]), [None, Some(JumpForward), None]);
+        assert_eq!(heard(&[(2 * hour, 0), (hour, S / 25), (hour + 1, 2 * S)]), [None, Some(JumpBack), None]);
+        assert_eq!(heard(&[(TURN - SECOND, 0), (SECOND, 2 * S), (2 * SECOND, 3 * S)]), [None, Some(Wrapped), None]);
+        // Back across the turn.
+        assert_eq!(heard(&[(SECOND, 0), (TURN - SECOND, S / 25)]), [None, Some(JumpBack)]);
+    }
+
+    #[test]
+    fn one_clock_is_followed_until_it_is_gone() {
+        let mut watch = ClockWatch::default();
+        assert_eq!(watch.push(&packet(256, 0), 0), None);
+        assert_eq!(watch.push(&packet(300, 3600 * SECOND), S), None, "another program");
+        assert_eq!(watch.push(&packet(256, SECOND), S), None);
+        assert_eq!(watch.push(&packet(300, 3700 * SECOND), 10 * S), None, "the first is gone: taken up");
+        assert_eq!(watch.push(&packet(300, 9000 * SECOND), 11 * S), Some(Clock::JumpForward));
+    }
+
+    #[test]
+    fn packets_are_found_in_what_comes() {
+        let mut watch = ClockWatch::default();
+        let two = [packet(256, 0), packet(256, 3600 * SECOND)].concat();
+        assert_eq!(watch.push(&[&[1, 2, 3][..], &two].concat(), 0), Some(Clock::JumpForward));
+        for junk in [&[][..], &[SYNC], &[SYNC; 600], &[0; 5000], &packet(256, 1)[..187]] {
+            watch.push(junk, S);
+        }
+    }
+}

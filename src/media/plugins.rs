@@ -1,0 +1,150 @@
+//! Which GStreamer elements ingest needs, which Debian package has each, and which are missing.
+
+use gstreamer as gst;
+
+use touchline_core::error::Result;
+
+/// One element ingest uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// Name of the element, as `gst-inspect-1.0` knows it.
+    pub element: &'static str,
+    /// The Debian package that has it.
+    pub package: &'static str,
+    /// What does not work without it.
+    pub purpose: &'static str,
+    /// Nothing works without it; an optional one costs a kind of source or a codec.
+    pub required: bool,
+    /// Formats and URI schemes it handles, to explain GStreamer's own reports.
+    handles: &'static [&'static str],
+}
+
+/// A [`Plugin`] and whether this machine has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub plugin: &'static Plugin,
+    pub installed: bool,
+}
+
+const CORE: &str = "libgstreamer1.0-0";
+const BASE: &str = "gstreamer1.0-plugins-base";
+const GOOD: &str = "gstreamer1.0-plugins-good";
+const BAD: &str = "gstreamer1.0-plugins-bad";
+const UGLY: &str = "gstreamer1.0-plugins-ugly";
+const LIBAV: &str = "gstreamer1.0-libav";
+
+const fn required(element: &'static str, package: &'static str, purpose: &'static str) -> Plugin {
+    Plugin { element, package, purpose, required: true, handles: &[] }
+}
+
+const fn optional(
+    element: &'static str,
+    package: &'static str,
+    purpose: &'static str,
+    handles: &'static [&'static str],
+) -> Plugin {
+    Plugin { element, package, purpose, required: false, handles }
+}
+
+/// Every element the built-in templates and the promised formats need.
+pub const PLUGINS: &[Plugin] = &[
+    required("queue", CORE, "everything"),
+    required("appsink", BASE, "everything"),
+    required("uridecodebin", BASE, "everything"),
+    required("videoconvert", BASE, "pictures"),
+    required("videoscale", BASE, "pictures"),
+    required("deinterlace", GOOD, "pictures"),
+    required("audioconvert", BASE, "sound"),
+    required("videotestsrc", BASE, "testsrc://"),
+    required("audiotestsrc", BASE, "testsrc://"),
+    optional("rtspsrc", GOOD, "RTSP", &["rtsp", "rtsps"]),
+    optional("rtpjitterbuffer", GOOD, "RTSP", &["application/x-rtp"]),
+    required("appsrc", BASE, "HLS and streams over HTTP"),
+    required("decodebin", BASE, "HLS and streams over HTTP"),
+    optional("souphttpsrc", GOOD, "recordings over HTTP", &["http", "https"]),
+    optional("multipartdemux", GOOD, "Motion JPEG over HTTP", &["multipart/x-mixed-replace"]),
+    optional("srtsrc", BAD, "SRT", &["srt"]),
+    optional("rtmp2src", BAD, "RTMP", &["rtmp", "rtmps"]),
+    optional("udpsrc", GOOD, "UDP", &["udp"]),
+    optional("tsdemux", BAD, "MPEG-TS, most HLS, SRT, UDP", &["video/mpegts"]),
+    optional("qtdemux", GOOD, "MP4 and MOV", &["video/quicktime", "audio/x-m4a"]),
+    optional("matroskademux", GOOD, "MKV and WebM", &["video/x-matroska", "video/webm", "audio/webm"]),
+    optional("flvdemux", GOOD, "RTMP and FLV", &["video/x-flv"]),
+    optional("avdec_h264", LIBAV, "H.264", &["video/x-h264"]),
+    optional("avdec_h265", LIBAV, "H.265", &["video/x-h265"]),
+    optional("avdec_mpeg2video", LIBAV, "MPEG-2", &["video/mpeg"]),
+    optional("vp8dec", GOOD, "VP8", &["video/x-vp8"]),
+    optional("vp9dec", GOOD, "VP9", &["video/x-vp9"]),
+    optional("h264parse", BAD, "H.264", &[]),
+    optional("h265parse", BAD, "H.265", &[]),
+    optional("avdec_aac", LIBAV, "AAC", &["audio/mpeg"]),
+    optional("mpg123audiodec", GOOD, "MP3", &["audio/mpeg"]),
+    optional("avdec_ac3", LIBAV, "AC-3", &["audio/x-ac3", "audio/ac3"]),
+    optional("opusdec", BASE, "Opus", &["audio/x-opus"]),
+    optional("a52dec", UGLY, "AC-3, second choice", &[]),
+];
+
+/// All of [`PLUGINS`], each with whether this machine has it.
+///
+/// # Errors
+/// [`crate::Error::Internal`](touchline_core::error::Error::Internal) if GStreamer cannot be initialised.
+pub fn survey() -> Result<Vec<Found>> {
+    super::gst::init()?;
+    Ok(PLUGINS
+        .iter()
+        .map(|plugin| Found { plugin, installed: gst::ElementFactory::find(plugin.element).is_some() })
+        .collect())
+}
+
+/// GStreamer's version, such as `GStreamer 1.22.0`.
+///
+/// # Errors
+/// As [`survey`].
+pub fn version() -> Result<String> {
+    super::gst::init()?;
+    Ok(gst::version_string().to_string())
+}
+
+/// Packages that have `elements`, without repeats. For an element that is not in the table all plugin packages are
+/// named: one of them has it.
+pub fn packages_of(elements: &[&str]) -> Vec<&'static str> {
+    let known = PLUGINS.iter().filter(|p| elements.contains(&p.element)).map(|p| p.package);
+    named_or_all(known)
+}
+
+/// Packages that handle `what`: the name of a media type (`video/x-h265`), a URI scheme or an element.
+pub(super) fn packages_for(what: &str) -> Vec<&'static str> {
+    let known = PLUGINS.iter().filter(|p| p.element == what || p.handles.contains(&what)).map(|p| p.package);
+    named_or_all(known)
+}
+
+fn named_or_all(packages: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    let mut found: Vec<&'static str> = Vec::new();
+    for package in packages {
+        if !found.contains(&package) {
+            found.push(package);
+        }
+    }
+    if found.is_empty() { vec![GOOD, BAD, UGLY, LIBAV] } else { found }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_runs_the_tests_has_what_is_required() {
+        let missing: Vec<_> = survey().unwrap().into_iter().filter(|f| f.plugin.required && !f.installed).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(version().unwrap().contains("GStreamer 1."));
+    }
+
+    #[test]
+    fn packages_are_named_once_and_never_not_at_all() {
+        assert_eq!(packages_for("video/x-h265"), [LIBAV]);
+        assert_eq!(packages_for("audio/mpeg"), [LIBAV, GOOD]);
+        assert_eq!(packages_for("rtsps"), [GOOD]);
+        assert_eq!(packages_of(&["videoscale", "videoconvert"]), [BASE]);
+        assert_eq!(packages_for("video/x-unheard-of").len(), 4);
+    }
+}

@@ -1,0 +1,486 @@
+//! Keeps a live source going: opens it again after a failure, an unexpected end, or a stall, and says what happens to it.
+//!
+//! A [`Supervisor`] is itself an [`Open`], wrapped around another one. It runs one thread per source that passes items
+//! on and decides what an end means. It knows nothing of GStreamer; tests drive it with `replay.rs` and a sleeper that
+//! does not sleep.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+
+use super::outlet::{Counters, Outlet, Stopper};
+use super::watch::{Silence, Watch};
+use super::{Open, Source};
+use touchline_core::cause::Cause;
+use touchline_core::clock::Clock;
+use touchline_core::error::{Error, Result};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
+
+/// Capacity of the channel between the inner source and the supervisor. The supervisor only passes items on, so this
+/// is slack for a thread switch; the buffer that matters is the one behind it.
+const INNER_CAPACITY: usize = 4;
+
+/// How often a connection that brings nothing is looked at for a stall.
+const POLL: Duration = Duration::from_secs(1);
+
+/// When to open again and when to give up.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Open again also if the very first attempt fails. Off by default, so that a mistyped address is an error and
+    /// not an endless wait.
+    pub retry_first: bool,
+    /// Open again when the source says it is over, unless it turned out to be a recording ([`Counters::on_demand`]). See
+    /// [`super::uri::Kind::reopens_on_end`].
+    pub reopen_on_end: bool,
+    /// No picture and no sound for this long is a failure.
+    pub stall: Duration,
+    /// Nothing from one track for this long, while the other goes on, is told of ([`Incident::TrackStalled`]).
+    pub track_stall: Duration,
+    /// No picture for this long is a failure, whatever the sound does. Sound that is missing never is: opening again would
+    /// cost pictures.
+    pub pictures_stall: Duration,
+    /// What a stall of both is called.
+    pub stall_cause: Cause,
+    /// First pause.
+    pub backoff_min: Duration,
+    /// Longest pause. Pauses double from one to the other.
+    pub backoff_max: Duration,
+    /// The same where the server does not take the login: cameras lock a user out, or the address, after a few wrong
+    /// passwords, and whoever knows the right one with it.
+    pub login_backoff_min: Duration,
+    pub login_backoff_max: Duration,
+    /// The source waits for a caller, as long as it takes.
+    pub listens: bool,
+    /// A connection that lasted this long starts the pauses over; one that fails at once does not.
+    pub healthy_after: Duration,
+}
+
+impl Policy {
+    /// For a source that waits for others to call: whoever called and has left must find it open when he calls again.
+    pub fn listening() -> Self {
+        Self {
+            listens: true,
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(1),
+            healthy_after: Duration::ZERO,
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            retry_first: false,
+            reopen_on_end: true,
+            stall: Duration::from_secs(10),
+            track_stall: Duration::from_secs(5),
+            pictures_stall: Duration::from_secs(30),
+            stall_cause: Cause::Stalled,
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(30),
+            login_backoff_min: Duration::from_secs(60),
+            login_backoff_max: Duration::from_secs(15 * 60),
+            listens: false,
+            healthy_after: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a supervised source is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// A connection is being made.
+    Connecting,
+    /// Tracks are known, data flow.
+    Playing,
+    /// Attempt number `attempt` follows after `retry_in`, because of `cause` (redacted, one line), which is of `kind`.
+    Waiting { attempt: u32, retry_in: Duration, kind: Cause, cause: String },
+    /// Over, as the last item says.
+    Ended,
+    /// Over after a failure that is not retried.
+    Failed { kind: Cause, cause: String, advice: String },
+}
+
+/// Is told of every change of state and every incident, on the supervisor's thread. Must not block.
+pub trait Observer: Send + Sync {
+    fn state(&self, state: SourceState);
+
+    fn incident(&self, incident: Incident);
+}
+
+/// Waits between attempts; injectable so that tests do not sleep.
+pub trait Sleeper: Send + Sync {
+    /// Waits `how_long`, or until `stopping` is disconnected ([`Outlet::stopping`]).
+    fn sleep(&self, how_long: Duration, stopping: &Receiver<Infallible>);
+}
+
+/// Sleeps for real.
+#[derive(Debug, Default)]
+pub struct ThreadSleeper;
+
+impl Sleeper for ThreadSleeper {
+    fn sleep(&self, how_long: Duration, stopping: &Receiver<Infallible>) {
+        // It can only be time that is up, or a stop.
+        let _ = stopping.recv_timeout(how_long);
+    }
+}
+
+/// Opens supervised sources. The fields are what it needs from outside.
+pub struct Supervisor {
+    pub inner: Arc<dyn Open>,
+    pub policy: Policy,
+    pub clock: Arc<dyn Clock>,
+    pub sleeper: Arc<dyn Sleeper>,
+    pub observer: Arc<dyn Observer>,
+    /// [`Counters::reconnects`] is counted here.
+    pub counters: Arc<Counters>,
+    /// Names the thread: `src/<id>`.
+    pub id: String,
+}
+
+impl Open for Supervisor {
+    /// # Errors
+    /// What the inner [`Open::open`] refuses at the first attempt, in the caller's thread. With
+    /// [`Policy::retry_first`] only [`Error::Usage`] is refused: another attempt cannot mend that.
+    fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        self.observer.state(connecting(&self.policy));
+        let (inner_to, inner_from) = bounded(INNER_CAPACITY);
+        let first = match self.inner.open(uri, inner_to) {
+            Ok(source) => Ok((source, inner_from)),
+            Err(e) if self.policy.retry_first && !matches!(e, Error::Usage(_)) => Err(e),
+            Err(e) => return Err(e),
+        };
+        let pace = first.as_ref().map_or(Pace::Live, |(source, _)| source.pace());
+        let outlet = Outlet::new(to);
+        let stopper = outlet.stopper();
+        let mut run = Run {
+            inner: self.inner.clone(),
+            policy: self.policy.clone(),
+            clock: self.clock.clone(),
+            sleeper: self.sleeper.clone(),
+            observer: self.observer.clone(),
+            counters: self.counters.clone(),
+            uri: uri.to_owned(),
+            outlet,
+            opened_once: false,
+            is_run_open: false,
+            tracks: None,
+            attempt: 0,
+            refused_logins: 0,
+            jitter: Jitter::new(uri, self.clock.unix_ns()),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("src/{}", self.id))
+            .spawn(move || run.run(first))
+            .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
+        Ok(Box::new(Supervised { pace, stopper, thread: Some(thread) }))
+    }
+}
+
+struct Supervised {
+    pace: Pace,
+    stopper: Stopper,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Source for Supervised {
+    fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    fn stop(&mut self) {
+        self.stopper.stop();
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.stopper.abandon();
+        if let Some(thread) = self.thread.take() {
+            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            let _ = thread.join();
+        }
+    }
+}
+
+type Connection = (Box<dyn Source>, Receiver<MediaItem>);
+
+/// The state of the supervisor's thread.
+struct Run {
+    inner: Arc<dyn Open>,
+    policy: Policy,
+    clock: Arc<dyn Clock>,
+    sleeper: Arc<dyn Sleeper>,
+    observer: Arc<dyn Observer>,
+    counters: Arc<Counters>,
+    uri: String,
+    outlet: Outlet,
+    /// A connection reached [`MediaItem::Opened`] before.
+    opened_once: bool,
+    /// The one that was made last did, and its run is not closed.
+    is_run_open: bool,
+    /// Of the last connection.
+    tracks: Option<Tracks>,
+    /// Attempts since the last healthy connection.
+    attempt: u32,
+    /// Of these, in a row, the last ones that failed because the server does not take the login.
+    refused_logins: u32,
+    jitter: Jitter,
+}
+
+/// How a connection came to its end.
+enum Outcome {
+    /// Asked to stop, or nobody receives any more.
+    Stopped,
+    Over(End),
+}
+
+impl Run {
+    fn run(&mut self, first: Result<Connection>) {
+        let mut next = first;
+        loop {
+            let outcome = match next {
+                Ok(connection) => self.pass_on(connection),
+                Err(e) => Outcome::Over(failure_of(e)),
+            };
+            let end = match outcome {
+                Outcome::Stopped => return self.finish(End::Finished),
+                Outcome::Over(end) => end,
+            };
+            let again = match &end {
+                End::Finished => {
+                    let is_recording = self.counters.on_demand.get() == Some(&true);
+                    self.policy.reopen_on_end && self.opened_once && !is_recording
+                }
+                // A caller who sends what cannot be played is not the last one.
+                End::Failed { kind, .. } => {
+                    let is_callers = self.policy.listens && *kind != Cause::CannotListen;
+                    self.opened_once || self.policy.retry_first || is_callers
+                }
+            };
+            if !again {
+                return self.finish(end);
+            }
+            // Now and not when there is another connection, which may be in hours: the last second is decided while it is news.
+            if std::mem::take(&mut self.is_run_open)
+                && self.outlet.send(MediaItem::Discontinuity(Discontinuity::Reconnect)).is_err()
+            {
+                return self.finish(End::Finished);
+            }
+            let (kind, cause) = match end {
+                End::Finished => (Cause::Ended, "the stream ended".to_owned()),
+                End::Failed { kind, cause, .. } => (kind, cause),
+            };
+            self.attempt = self.attempt.saturating_add(1);
+            let pause = if kind == Cause::NotAuthorized {
+                self.refused_logins = self.refused_logins.saturating_add(1);
+                backoff(self.policy.login_backoff_min, self.policy.login_backoff_max, self.refused_logins)
+            } else {
+                self.refused_logins = 0;
+                backoff(self.policy.backoff_min, self.policy.backoff_max, self.attempt)
+            };
+            let retry_in = self.jitter.apply(pause);
+            tracing::warn!(
+                uri = touchline_core::redact::uri(&self.uri),
+                attempt = self.attempt,
+                ?retry_in,
+                kind = kind.as_str(),
+                cause,
+                "reconnecting"
+            );
+            self.observer.state(SourceState::Waiting { attempt: self.attempt, retry_in, kind, cause });
+            self.sleeper.sleep(retry_in, self.outlet.stopping());
+            if self.outlet.stopped() {
+                return self.finish(End::Finished);
+            }
+            self.observer.state(connecting(&self.policy));
+            let (inner_to, inner_from) = bounded(INNER_CAPACITY);
+            next = self.inner.open(&self.uri, inner_to).map(|source| (source, inner_from));
+        }
+    }
+
+    fn finish(&self, end: End) {
+        self.observer.state(match end.clone() {
+            End::Finished => SourceState::Ended,
+            End::Failed { kind, cause, advice } => SourceState::Failed { kind, cause, advice },
+        });
+        self.outlet.send_end(end);
+    }
+
+    /// Passes items on until the connection is over. Returns after the inner source's threads have ended.
+    fn pass_on(&mut self, (mut source, items): Connection) -> Outcome {
+        let began_ns = self.clock.mono_ns();
+        let mut watch: Option<Watch> = None;
+        loop {
+            if self.outlet.stopped() {
+                source.stop();
+                return Outcome::Stopped;
+            }
+            let received = select! {
+                recv(items) -> item => Some(item),
+                recv(self.outlet.stopping()) -> _ => continue,
+                default(POLL) => None,
+            };
+            let now_ns = self.clock.mono_ns();
+            match received {
+                Some(Ok(MediaItem::Ended(end))) => return Outcome::Over(end),
+                Some(Ok(MediaItem::Incident(incident))) => self.observer.incident(incident),
+                Some(Ok(item)) => {
+                    match &item {
+                        MediaItem::Opened(tracks) => self.opened(*tracks, &mut watch, now_ns),
+                        MediaItem::TrackEnded(track) => self.track_ended(*track, &mut watch),
+                        _ => {}
+                    }
+                    let track = item.track_and_pts().map(|(track, _)| track);
+                    if track.is_some() && now_ns.saturating_sub(began_ns) > nanos(self.policy.healthy_after) {
+                        self.attempt = 0;
+                    }
+                    if self.outlet.send(item).is_err() {
+                        source.stop();
+                        return Outcome::Stopped;
+                    }
+                    if let (Some(watch), Some(track)) = (&mut watch, track) {
+                        // After the send: time that downstream kept us waiting is no silence of the source.
+                        let silence = watch.heard(track, self.clock.mono_ns());
+                        if let Some(silent_ns) = silence {
+                            self.observer.incident(Incident::TrackRecovered { track, silent_ns });
+                        }
+                    }
+                }
+                None => {}
+                Some(Err(_)) => {
+                    return Outcome::Over(End::Failed {
+                        kind: Cause::Other,
+                        cause: "the source's thread ended unexpectedly".into(),
+                        advice: "please report this with the command you ran".into(),
+                    });
+                }
+            }
+            // Before the tracks are known the source's own connect timeout rules. While items wait, none is missing.
+            if items.is_empty()
+                && let Some(end) = watch.as_mut().and_then(|watch| self.look(watch))
+            {
+                return Outcome::Over(end);
+            }
+        }
+    }
+
+    /// Looks for tracks that are silent; gives the failure that this is, if it is one.
+    fn look(&self, watch: &mut Watch) -> Option<End> {
+        let policy = &self.policy;
+        let failed =
+            |kind, cause| Some(End::Failed { kind, cause, advice: "check that the sender still sends".into() });
+        match watch.look(self.clock.mono_ns(), policy) {
+            Silence::None => None,
+            Silence::Track { track, silent_ns } => {
+                self.observer.incident(Incident::TrackStalled { track, silent_ns });
+                None
+            }
+            Silence::Pictures => {
+                failed(Cause::PicturesStalled, format!("no pictures for {} s", policy.pictures_stall.as_secs()))
+            }
+            Silence::All => {
+                failed(policy.stall_cause, format!("no pictures and no sound for {} s", policy.stall.as_secs()))
+            }
+        }
+    }
+
+    /// A connection has come up, or it has another track.
+    fn opened(&mut self, tracks: Tracks, watch: &mut Option<Watch>, now_ns: u64) {
+        let before = self.tracks.replace(tracks);
+        let is_connected = watch.is_some();
+        *watch = Some(Watch::new(tracks, now_ns));
+        if !is_connected {
+            if self.opened_once {
+                self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+            }
+            (self.opened_once, self.is_run_open) = (true, true);
+            self.observer.state(SourceState::Playing);
+        }
+        for track in [Track::Video, Track::Audio] {
+            match (before.map(|before| before.has(track)), tracks.has(track)) {
+                (Some(true), false) => self.observer.incident(Incident::TrackLost { track }),
+                (Some(false), true) => self.observer.incident(Incident::TrackAdded { track }),
+                _ => {}
+            }
+        }
+    }
+
+    fn track_ended(&mut self, track: Track, watch: &mut Option<Watch>) {
+        if let Some(watch) = watch {
+            watch.end(track);
+        }
+        if let Some(tracks) = &mut self.tracks {
+            match track {
+                Track::Video => tracks.video = false,
+                Track::Audio => tracks.audio = false,
+            }
+            // The end of the last one is the end of the connection, and told as such.
+            if tracks.video || tracks.audio {
+                self.observer.incident(Incident::TrackLost { track });
+            } else {
+                self.tracks = None;
+            }
+        }
+    }
+}
+
+pub(super) fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The in-band form of an error from [`Open::open`].
+fn failure_of(e: Error) -> End {
+    match e {
+        Error::Source { kind, cause, advice, .. } => End::Failed { kind, cause, advice },
+        other => End::Failed { kind: Cause::Other, cause: other.to_string(), advice: "see the message".into() },
+    }
+}
+
+/// What is said of a source that is being opened.
+fn connecting(policy: &Policy) -> SourceState {
+    if policy.listens {
+        let (kind, cause) = (Cause::NoCaller, "waiting for a caller".to_owned());
+        return SourceState::Waiting { attempt: 1, retry_in: Duration::ZERO, kind, cause };
+    }
+    SourceState::Connecting
+}
+
+/// Pause before attempt `attempt` (from 1): doubles from `min` to `max`.
+fn backoff(min: Duration, max: Duration, attempt: u32) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(20);
+    min.saturating_mul(1 << doublings).min(max)
+}
+
+/// Shortens pauses by up to a quarter, so that many streams of a server that restarts do not come back at once.
+///
+/// A xorshift generator (Marsaglia 2003, "Xorshift RNGs"): spread is all that is asked of it.
+struct Jitter {
+    state: u64,
+}
+
+impl Jitter {
+    fn new(uri: &str, unix_ns: i64) -> Self {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        (uri, unix_ns).hash(&mut hasher);
+        Self { state: hasher.finish() | 1 }
+    }
+
+    fn apply(&mut self, pause: Duration) -> Duration {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        pause.saturating_sub(pause.mul_f64((self.state >> 11) as f64 / (1u64 << 53) as f64 / 4.0))
+    }
+}
+
+#[cfg(test)]
+#[path = "supervise_tests.rs"]
+mod tests;

@@ -1,0 +1,307 @@
+//! The supervisor against scripted sources; nothing sleeps but the stall test, which turns a simulated clock.
+
+use std::sync::Mutex;
+
+use super::*;
+use crate::replay::{Replay, Script};
+use touchline_core::clock::ManualClock;
+use touchline_core::item::{Track, Tracks};
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pooled;
+use touchline_core::time::Pts;
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<SourceState>>, Mutex<Vec<Incident>>);
+
+impl Observer for Recorder {
+    fn state(&self, state: SourceState) {
+        self.0.lock().unwrap().push(state);
+    }
+
+    fn incident(&self, incident: Incident) {
+        self.1.lock().unwrap().push(incident);
+    }
+}
+
+#[derive(Default)]
+struct NoSleep(Mutex<Vec<Duration>>);
+
+impl Sleeper for NoSleep {
+    fn sleep(&self, how_long: Duration, _: &Receiver<Infallible>) {
+        self.0.lock().unwrap().push(how_long);
+    }
+}
+
+struct Bench {
+    supervisor: Supervisor,
+    recorder: Arc<Recorder>,
+    sleeper: Arc<NoSleep>,
+    clock: Arc<ManualClock>,
+}
+
+fn bench(policy: Policy, scripts: Vec<Script>) -> Bench {
+    let (recorder, sleeper, clock) =
+        (Arc::new(Recorder::default()), Arc::new(NoSleep::default()), Arc::new(ManualClock::default()));
+    let supervisor = Supervisor {
+        inner: Arc::new(Replay::new(Pace::Live, scripts)),
+        policy,
+        clock: clock.clone(),
+        sleeper: sleeper.clone(),
+        observer: recorder.clone(),
+        counters: Arc::default(),
+        id: "t".into(),
+    };
+    Bench { supervisor, recorder, sleeper, clock }
+}
+
+fn opened() -> MediaItem {
+    MediaItem::Opened(Tracks { video: false, audio: true })
+}
+
+fn sound(pts: u64) -> MediaItem {
+    MediaItem::Pcm(PcmChunk::new(Pooled::detached(vec![0.0; 480]), 48_000, 1, Pts(pts), 0))
+}
+
+fn failed(cause: &str) -> Option<End> {
+    Some(End::Failed { kind: Cause::NoAnswer, cause: cause.into(), advice: "a".into() })
+}
+
+fn words(items: &[MediaItem]) -> Vec<String> {
+    items
+        .iter()
+        .map(|item| match item {
+            MediaItem::Opened(_) => "opened".into(),
+            MediaItem::Pcm(chunk) => format!("pcm {}", chunk.pts.0),
+            MediaItem::Discontinuity(_) => "reconnect".into(),
+            MediaItem::Ended(End::Finished) => "finished".into(),
+            MediaItem::Ended(End::Failed { cause, .. }) => format!("failed: {cause}"),
+            other => format!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn a_lost_connection_is_made_again_with_growing_pauses_and_a_new_time_line() {
+    let script = |items, end| Script { items, end };
+    let b = bench(
+        Policy { reopen_on_end: true, ..Policy::default() },
+        vec![
+            script(vec![opened(), sound(1)], failed("cable")),
+            script(vec![], failed("refused")),
+            script(vec![], failed("refused")),
+            script(vec![opened(), sound(2)], Some(End::Finished)),
+            script(vec![opened(), sound(3)], None),
+        ],
+    );
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let mut items: Vec<MediaItem> = from.iter().take(8).collect();
+    source.stop();
+    items.extend(from.iter());
+    let expected = ["opened", "pcm 1", "reconnect", "opened", "pcm 2", "reconnect", "opened", "pcm 3", "finished"];
+    assert_eq!(words(&items), expected);
+    assert_eq!(b.supervisor.counters.reconnects.load(Ordering::Relaxed), 2);
+
+    let slept = b.sleeper.0.lock().unwrap().clone();
+    assert_eq!(slept.len(), 4);
+    for (pause, nominal) in slept.iter().zip([1, 2, 4, 8]) {
+        let nominal = Duration::from_secs(nominal);
+        assert!(*pause <= nominal && *pause >= nominal.mul_f64(0.75), "{pause:?} of {nominal:?}");
+    }
+    let states = b.recorder.0.lock().unwrap();
+    assert_eq!(states.first(), Some(&SourceState::Connecting));
+    assert_eq!(states.last(), Some(&SourceState::Ended));
+    assert!(
+        states.iter().any(|s| matches!(s, SourceState::Waiting { attempt: 1, cause, .. } if cause == "cable")),
+        "{states:?}"
+    );
+    assert_eq!(states.iter().filter(|s| **s == SourceState::Playing).count(), 3);
+}
+
+/// Waits as long as it may.
+struct ForEver;
+
+impl Sleeper for ForEver {
+    fn sleep(&self, _: Duration, stopping: &Receiver<Infallible>) {
+        let _ = stopping.recv();
+    }
+}
+
+#[test]
+fn the_run_of_a_connection_is_closed_with_it_and_not_by_the_next() {
+    let script = |items| Script { items, end: failed("cable") };
+    let mut b = bench(Policy::default(), vec![script(vec![opened(), sound(1)])]);
+    b.supervisor.sleeper = Arc::new(ForEver);
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let next = || from.recv_timeout(Duration::from_secs(10)).expect("it comes while there is no connection");
+    assert_eq!(words(&[next(), next(), next()]), ["opened", "pcm 1", "reconnect"]);
+    source.stop();
+    assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["finished"]);
+
+    // What never opened has no run to close, and the next connection closes none twice.
+    let scripts = vec![script(vec![]), script(vec![opened(), sound(1)]), script(vec![]), script(vec![opened()])];
+    let b = bench(Policy { retry_first: true, ..Policy::default() }, scripts);
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let items: Vec<MediaItem> = from.iter().take(5).collect();
+    source.stop();
+    assert_eq!(words(&items), ["opened", "pcm 1", "reconnect", "opened", "reconnect"]);
+}
+
+#[test]
+fn a_first_attempt_that_fails_is_final_unless_asked_otherwise() {
+    let scripts = || vec![Script { items: vec![], end: failed("refused") }];
+    let b = bench(Policy::default(), scripts());
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["failed: refused"]);
+    assert_eq!(
+        b.recorder.0.lock().unwrap().last(),
+        Some(&SourceState::Failed { kind: Cause::NoAnswer, cause: "refused".into(), advice: "a".into() })
+    );
+
+    let mut scripts = scripts();
+    scripts.push(Script { items: vec![opened()], end: None });
+    let b = bench(Policy { retry_first: true, ..Policy::default() }, scripts);
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    assert_eq!(words(&[from.recv().unwrap()]), ["opened"]);
+    source.stop();
+    assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["finished"]);
+}
+
+#[test]
+fn an_end_is_final_where_the_kind_has_one() {
+    let b = bench(
+        Policy { reopen_on_end: false, ..Policy::default() },
+        vec![Script { items: vec![opened(), MediaItem::TrackEnded(Track::Audio)], end: Some(End::Finished) }],
+    );
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("http://h/a.m3u8", to).unwrap();
+    let items: Vec<_> = from.iter().collect();
+    assert!(matches!(items.last(), Some(MediaItem::Ended(End::Finished))), "{items:?}");
+    assert_eq!(items.len(), 3);
+}
+
+#[test]
+fn a_recording_ends_where_a_channel_of_its_kind_comes_back() {
+    let script = || Script { items: vec![opened(), sound(1)], end: Some(End::Finished) };
+    for (on_demand, expected) in
+        [(true, vec!["opened", "pcm 1", "finished"]), (false, vec!["opened", "pcm 1", "reconnect", "opened", "pcm 1"])]
+    {
+        let b = bench(Policy::default(), vec![script(), script()]);
+        b.supervisor.counters.on_demand.set(on_demand).expect("nobody else has said it");
+        let (to, from) = bounded(64);
+        let mut source = b.supervisor.open("http://h/a.m3u8", to).unwrap();
+        assert_eq!(words(&from.iter().take(expected.len()).collect::<Vec<_>>()), expected);
+        source.stop();
+    }
+}
+
+#[test]
+fn silence_is_a_failure_after_the_stall_time() {
+    let b = bench(
+        Policy::default(),
+        vec![
+            Script { items: vec![opened(), sound(1)], end: None },
+            Script { items: vec![opened(), sound(2)], end: None },
+        ],
+    );
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    assert_eq!(words(&from.iter().take(2).collect::<Vec<_>>()), ["opened", "pcm 1"]);
+    assert!(from.recv_timeout(Duration::from_millis(200)).is_err(), "no stall before its time");
+    b.clock.advance(11_000_000_000);
+    assert_eq!(words(&from.iter().take(3).collect::<Vec<_>>()), ["reconnect", "opened", "pcm 2"]);
+    assert!(
+        b.recorder
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|s| matches!(s, SourceState::Waiting { cause, .. } if cause == "no pictures and no sound for 10 s"))
+    );
+}
+
+#[test]
+fn pauses_stop_growing() {
+    let policy = Policy::default();
+    let pause = |attempt| backoff(policy.backoff_min, policy.backoff_max, attempt);
+    assert_eq!(pause(1), Duration::from_secs(1));
+    assert_eq!(pause(5), Duration::from_secs(16));
+    assert_eq!(pause(6), Duration::from_secs(30));
+    assert_eq!(pause(u32::MAX), Duration::from_secs(30));
+}
+
+#[test]
+fn a_login_that_is_not_taken_is_not_tried_often() {
+    let refused = || {
+        let (kind, cause, advice) = (Cause::NotAuthorized, "not authorized (401)".into(), "a".into());
+        Script { items: vec![], end: Some(End::Failed { kind, cause, advice }) }
+    };
+    let plays = |end| Script { items: vec![opened(), sound(1)], end };
+    let mut scripts = vec![plays(failed("cable"))];
+    scripts.extend((0..6).map(|_| refused()));
+    scripts.extend([plays(failed("cable")), refused(), plays(None)]);
+    let b = bench(Policy::default(), scripts);
+    let (to, from) = bounded(64);
+    let mut source = b.supervisor.open("rtsp://ann:wrong@h/a", to).unwrap();
+    let items: Vec<MediaItem> = from.iter().take(8).collect();
+    assert_eq!(items.len(), 8, "it plays in the end");
+    source.stop();
+    let slept = b.sleeper.0.lock().unwrap().clone();
+    for (pause, nominal) in slept.iter().zip([1, 60, 120, 240, 480, 900, 900, 30, 60]) {
+        let nominal = Duration::from_secs(nominal);
+        assert!(*pause <= nominal && *pause >= nominal.mul_f64(0.75), "{pause:?} of {nominal:?}: {slept:?}");
+    }
+}
+
+fn picture(pts: u64) -> MediaItem {
+    MediaItem::Thinned { pts: Pts(pts), arrived_ns: 0 }
+}
+
+#[test]
+fn tracks_that_come_and_go_between_connections_are_told() {
+    let tracks = |video, audio| MediaItem::Opened(Tracks { video, audio });
+    let script = |tracks, end| Script { items: vec![tracks, sound(1)], end };
+    let b = bench(
+        Policy::default(),
+        vec![
+            script(tracks(true, true), Some(End::Finished)),
+            script(tracks(false, true), Some(End::Finished)),
+            script(tracks(true, true), None),
+        ],
+    );
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    assert_eq!(from.iter().take(8).filter(|i| matches!(i, MediaItem::Discontinuity(_))).count(), 2);
+    let expected = [Incident::TrackLost { track: Track::Video }, Incident::TrackAdded { track: Track::Video }];
+    assert_eq!(*b.recorder.1.lock().unwrap(), expected);
+    let states = b.recorder.0.lock().unwrap();
+    let ended = |s: &&SourceState| matches!(s, SourceState::Waiting { kind: Cause::Ended, .. });
+    assert_eq!(states.iter().filter(ended).count(), 2, "{states:?}");
+}
+
+#[test]
+fn a_track_that_comes_in_later_is_no_reconnect() {
+    let items = vec![
+        MediaItem::Opened(Tracks { video: true, audio: false }),
+        picture(1),
+        MediaItem::Discontinuity(Discontinuity::Tracks),
+        MediaItem::Opened(Tracks { video: true, audio: true }),
+        sound(2),
+        MediaItem::Incident(Incident::TcpFallback),
+        MediaItem::TrackEnded(Track::Audio),
+        picture(3),
+    ];
+    let b = bench(Policy::default(), vec![Script { items, end: None }]);
+    let (to, from) = bounded(64);
+    let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
+    let passed = from.iter().take(7).collect::<Vec<_>>();
+    assert!(matches!(passed[2], MediaItem::Discontinuity(Discontinuity::Tracks)), "{passed:?}");
+    assert!(matches!(passed[6], MediaItem::Thinned { .. }), "incidents do not go to the clip builder: {passed:?}");
+    assert_eq!(b.supervisor.counters.reconnects.load(Ordering::Relaxed), 0);
+    let (added, lost) = (Incident::TrackAdded { track: Track::Audio }, Incident::TrackLost { track: Track::Audio });
+    assert_eq!(*b.recorder.1.lock().unwrap(), [added, Incident::TcpFallback, lost]);
+}

@@ -1,0 +1,83 @@
+//! Makes the connections of an HTTP client by the policy of its source.
+
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::Uri;
+use hyper::rt::ReadBufCursor;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use tower_service::Service;
+
+use crate::guard::connect::{Stream, connect};
+use crate::guard::{Refusal, SourcePolicy, Target};
+
+/// Every connection of the client is asked for here: its own, and those that redirects lead to.
+#[derive(Clone)]
+pub(super) struct Connector(pub Arc<SourcePolicy>);
+
+impl Service<Uri> for Connector {
+    type Response = Link;
+    type Error = Refusal;
+    type Future = Pin<Box<dyn Future<Output = Result<Link, Refusal>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let policy = self.0.clone();
+        Box::pin(async move {
+            let target = Target::parse(&uri.to_string())?;
+            Ok(Link(TokioIo::new(connect(&policy, &target).await?)))
+        })
+    }
+}
+
+/// The refusal behind an error of the client, if it is one of the connector's.
+pub(super) fn refusal(error: &hyper_util::client::legacy::Error) -> Option<Refusal> {
+    let mut source: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(error) = source {
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return Some(refusal.clone());
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// A connection.
+pub(super) struct Link(TokioIo<Box<dyn Stream>>);
+
+impl Connection for Link {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl hyper::rt::Read for Link {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<Result<(), std::io::Error>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl hyper::rt::Write for Link {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, std::io::Error>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,181 @@
+//! Cookies and logins: what a server expects with later requests.
+
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use cookie_store::CookieStore;
+use digest_auth::{AuthContext, HttpMethod, WwwAuthenticateHeader};
+use hyper::Method;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use url::Url;
+
+use touchline_core::redact;
+
+/// Cookies that are kept, and the length of one; servers that give more do without.
+const COOKIES_MAX: usize = 100;
+const COOKIE_MAX: usize = 4096;
+
+/// Servers whose way of asking for a login is kept.
+const SERVERS_MAX: usize = 100;
+
+/// The cookies and challenges of one session. A source that is opened again starts without any.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    cookies: CookieStore,
+    /// By origin.
+    logins: HashMap<String, Login>,
+}
+
+/// How a server wants a login.
+#[derive(Debug)]
+enum Login {
+    /// RFC 7617.
+    Basic,
+    /// RFC 7616, with the challenge that is answered.
+    Digest(Box<WwwAuthenticateHeader>),
+}
+
+impl Shown {
+    /// The headers that a request for `url`, whose path and query are `path`, wants beside the usual ones.
+    pub fn headers(&mut self, url: &Url, method: &Method, path: &str) -> Vec<(HeaderName, HeaderValue)> {
+        let cookies: Vec<String> =
+            self.cookies.get_request_values(url).map(|(name, value)| format!("{name}={value}")).collect();
+        let cookies = Some(cookies.join("; ")).filter(|cookies| !cookies.is_empty());
+        let login = self.login(url, method, path);
+        let both = [(header::COOKIE, cookies), (header::AUTHORIZATION, login)];
+        // A value that cannot be sent is not.
+        both.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value?).ok()?))).collect()
+    }
+
+    fn login(&mut self, url: &Url, method: &Method, path: &str) -> Option<String> {
+        let (user, password) = credentials(url)?;
+        match self.logins.get_mut(&url.origin().ascii_serialization())? {
+            Login::Basic => {
+                Some(format!("Basic {}", BASE64_STANDARD.encode([&user[..], b":", &password[..]].concat())))
+            }
+            Login::Digest(challenge) => {
+                let method = if method == Method::HEAD { HttpMethod::HEAD } else { HttpMethod::GET };
+                let (user, password) = (String::from_utf8_lossy(&user), String::from_utf8_lossy(&password));
+                let context = AuthContext::new_with_method(user, password, path, None::<&[u8]>, method);
+                challenge.respond(&context).ok().map(|login| login.to_header_string())
+            }
+        }
+    }
+
+    /// Keeps the cookies of an answer from `url`.
+    pub fn keep(&mut self, url: &Url, answer: &HeaderMap) {
+        for cookie in answer.get_all(header::SET_COOKIE).iter().filter_map(|value| value.to_str().ok()) {
+            let has_room = self.cookies.iter_any().count() < COOKIES_MAX;
+            if cookie.len() <= COOKIE_MAX && has_room {
+                // One that is not for its giver is not kept.
+                let _ = self.cookies.parse(cookie, url);
+            }
+        }
+    }
+
+    /// Takes note of how a server that wants a login asks for it. Whether it is worth asking again.
+    pub fn challenged(&mut self, url: &Url, answer: &HeaderMap) -> bool {
+        if credentials(url).is_none() {
+            return false;
+        }
+        let challenges: Vec<&str> =
+            answer.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()).collect();
+        let named = |scheme: &str| challenges.iter().find_map(|c| Some(&c[c.to_ascii_lowercase().find(scheme)?..]));
+        let digest = named("digest ").and_then(|challenge| WwwAuthenticateHeader::parse(challenge).ok());
+        let login = match digest {
+            Some(challenge) => Login::Digest(Box::new(challenge)),
+            None if named("basic").is_some() => Login::Basic,
+            None => return false,
+        };
+        let origin = url.origin().ascii_serialization();
+        // Shown already, and not good enough.
+        let is_wrong = matches!((self.logins.get(&origin), &login), (Some(Login::Basic), Login::Basic));
+        let has_room = self.logins.len() < SERVERS_MAX || self.logins.contains_key(&origin);
+        if has_room {
+            self.logins.insert(origin, login);
+        }
+        has_room && !is_wrong
+    }
+}
+
+/// User and password of an address, decoded.
+pub(crate) fn credentials(url: &Url) -> Option<(Vec<u8>, Vec<u8>)> {
+    let password = url.password();
+    let is_there = !url.username().is_empty() || password.is_some();
+    is_there.then(|| (redact::percent_decode(url.username()), redact::percent_decode(password.unwrap_or_default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    fn sent(shown: &mut Shown, url: &Url, name: HeaderName) -> Option<String> {
+        let all = shown.headers(url, &Method::GET, url.path());
+        all.into_iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_login_is_shown_where_it_is_asked_for_and_as_it_is_asked_for() {
+        let mut shown = Shown::default();
+        let url = Url::parse("http://ann:gr%C3%BCn%26mehr@h.example/a").unwrap();
+        assert_eq!(sent(&mut shown, &url, header::AUTHORIZATION), None);
+        let basic = answer(&[(header::WWW_AUTHENTICATE, "Basic realm=\"t\"")]);
+        assert!(shown.challenged(&url, &basic));
+        let login = format!("Basic {}", BASE64_STANDARD.encode("ann:grün&mehr"));
+        assert_eq!(sent(&mut shown, &url, header::AUTHORIZATION), Some(login));
+        assert!(!shown.challenged(&url, &basic), "it was wrong");
+        for elsewhere in ["http://ann:x@other.example/", "https://ann:x@h.example/", "http://h.example/"] {
+            assert_eq!(sent(&mut shown, &Url::parse(elsewhere).unwrap(), header::AUTHORIZATION), None, "{elsewhere}");
+        }
+        assert!(!shown.challenged(&Url::parse("http://h.example/").unwrap(), &basic), "there is none to show");
+        assert!(!shown.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, "Negotiate")])));
+    }
+
+    /// The example of RFC 2617, section 3.5, with a client's nonce of its own: the server's side of it is computed anew.
+    #[test]
+    fn digest_is_answered_and_counted() {
+        let mut shown = Shown::default();
+        let url = Url::parse("http://Mufasa:Circle%20Of%20Life@h.example/dir/index.html").unwrap();
+        let challenge = "Basic realm=\"t\", Digest realm=\"testrealm@host.com\", qop=\"auth,auth-int\", \
+            nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c093\", opaque=\"5ccc069c403ebaf9f0171e9517f40e41\"";
+        assert!(shown.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, challenge)])));
+        for count in 1..=2 {
+            let said = sent(&mut shown, &url, header::AUTHORIZATION).unwrap();
+            let said = digest_auth::AuthorizationHeader::parse(&said).unwrap();
+            assert_eq!((said.nc, said.uri.as_str(), said.username.as_str()), (count, "/dir/index.html", "Mufasa"));
+            let mut right = said.clone();
+            let mut context = AuthContext::new("Mufasa", "Circle Of Life", "/dir/index.html");
+            context.set_custom_cnonce(said.cnonce.clone().unwrap());
+            right.digest(&context);
+            assert_eq!(said.response, right.response);
+        }
+        let stale = challenge.replace("dcd98b", "eeeeee");
+        assert!(shown.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, &stale)])), "a nonce that has run out");
+    }
+
+    #[test]
+    fn cookies_go_back_to_their_server() {
+        let mut shown = Shown::default();
+        let url = Url::parse("http://h.example/a/live.m3u8").unwrap();
+        shown.keep(
+            &url,
+            &answer(&[(header::SET_COOKIE, "k=1; Path=/a"), (header::SET_COOKIE, "s=2; Domain=evil.example")]),
+        );
+        assert_eq!(
+            sent(&mut shown, &Url::parse("http://h.example/a/1.ts").unwrap(), header::COOKIE).as_deref(),
+            Some("k=1")
+        );
+        for elsewhere in ["http://h.example/b", "http://evil.example/a/", "http://other.example/a/"] {
+            assert_eq!(sent(&mut shown, &Url::parse(elsewhere).unwrap(), header::COOKIE), None, "{elsewhere}");
+        }
+        for n in 0..1000 {
+            shown.keep(&url, &answer(&[(header::SET_COOKIE, &format!("c{n}=1"))]));
+        }
+        assert_eq!(shown.cookies.iter_any().count(), COOKIES_MAX);
+    }
+}

@@ -1,0 +1,331 @@
+//! The HTTP client, for everything that Touchline fetches itself: playlists and media.
+//!
+//! One [`Web`] a source, with its cookies and logins; connections are kept and used again. Where a connection goes is
+//! decided by the source's policy at the moment it is made, so redirects, names and literal addresses are held to it alike.
+//! All of them run on one small runtime of their own.
+
+mod connector;
+pub(crate) mod login;
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::runtime::{Handle, Runtime};
+use tokio::time::timeout;
+use url::Url;
+
+use super::guard::{Refusal, SourcePolicy};
+use connector::Connector;
+use login::Shown;
+use touchline_core::cause::Cause;
+
+/// Redirects in a row.
+const REDIRECTS_MAX: usize = 8;
+
+/// The longest address that is asked for.
+const ADDRESS_MAX: usize = 8192;
+
+/// How long the next bytes of an answer may take.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// How long an idle connection is kept: longer than segments are apart, except where keeping it gains nothing.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Threads of the runtime: they wait, and do TLS.
+const THREADS: usize = 2;
+
+/// The runtime of all web sources.
+///
+/// # Errors
+/// When the system has no threads left.
+pub(super) fn runtime() -> std::io::Result<&'static Handle> {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime.handle());
+    }
+    let made =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("web").enable_all().build()?;
+    // A second one, made at the same time, would be dropped here, which no thread of a runtime may do: none calls this.
+    Ok(RUNTIME.get_or_init(|| made).handle())
+}
+
+/// The client of one source.
+pub(crate) struct Web {
+    client: Client<Connector, Empty<Bytes>>,
+    shown: Mutex<Shown>,
+}
+
+/// The head of an answer, and its body to be read.
+pub(crate) struct Answer {
+    /// Where redirects led.
+    pub url: Url,
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    body: Incoming,
+}
+
+impl Web {
+    pub fn new(policy: Arc<SourcePolicy>) -> Self {
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(4)
+            .build(Connector(policy));
+        Self { client, shown: Mutex::default() }
+    }
+
+    /// Asks for `url`, or a `range` of it (the value of the header), follows redirects and answers challenges. `patience` is
+    /// how long each request may take until the head of its answer is there.
+    ///
+    /// # Errors
+    /// When the policy refuses the address, the request fails, or the status is not a success.
+    pub async fn get(&self, url: &Url, range: Option<&str>, patience: Duration) -> Result<Answer, Refusal> {
+        let answer = self.ask(url, &Method::GET, range, patience).await?;
+        if answer.status.is_success() { Ok(answer) } else { Err(failed_status(answer.status)) }
+    }
+
+    /// As [`Web::get`], for any method, and with whatever status there is at the end.
+    ///
+    /// # Errors
+    /// When the policy refuses the address, or the request fails.
+    pub async fn ask(
+        &self,
+        url: &Url,
+        method: &Method,
+        range: Option<&str>,
+        patience: Duration,
+    ) -> Result<Answer, Refusal> {
+        let mut url = url.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            if !matches!(url.scheme(), "http" | "https") {
+                // A playlist or a redirect that leads out of the web.
+                let cause = format!("the source leads to the scheme {:?}", url.scheme());
+                return Err(Refusal::new(cause, "check the source"));
+            }
+            if url.as_str().len() > ADDRESS_MAX {
+                let cause = "the source leads to an address that is too long";
+                return Err(Refusal::of(Cause::Other, cause, "check the server"));
+            }
+            let mut answer = self.once(&url, method, range, patience).await?;
+            if answer.status() == StatusCode::UNAUTHORIZED && self.shown().challenged(&url, answer.headers()) {
+                answer = self.once(&url, method, range, patience).await?;
+            }
+            let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
+            match location.filter(|_| answer.status().is_redirection()) {
+                Some(location) => {
+                    let wrong = |_| Refusal::of(Cause::Other, "the server redirects to no address", "check the server");
+                    url = url.join(location).map_err(wrong)?;
+                }
+                None => {
+                    let (parts, body) = answer.into_parts();
+                    return Ok(Answer { url, status: parts.status, headers: parts.headers, body });
+                }
+            }
+        }
+        Err(Refusal::of(Cause::Other, "the server redirects on and on", "check the server"))
+    }
+
+    async fn once(
+        &self,
+        url: &Url,
+        method: &Method,
+        range: Option<&str>,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let path = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        // Without the login, which is sent as the server asks for it.
+        let mut bare = url.clone();
+        bare.set_fragment(None);
+        // Both fail only for addresses without a host, and this one has one.
+        let _ = (bare.set_username(""), bare.set_password(None));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(bare.as_str())
+            .header(header::USER_AGENT, "touchline")
+            .header(header::ACCEPT, "*/*")
+            .header(header::ACCEPT_ENCODING, if range.is_some() { "identity" } else { "gzip, br" });
+        if let Some(range) = range {
+            request = request.header(header::RANGE, range);
+        }
+        for (name, value) in self.shown().headers(url, method, &path) {
+            request = request.header(name, value);
+        }
+        let request = request.body(Empty::new()).map_err(|_| {
+            Refusal::of(Cause::Other, "the address has characters that cannot be sent", "percent-encode them")
+        })?;
+        let answer = match timeout(patience, self.client.request(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(e)) => return Err(connector::refusal(&e).unwrap_or_else(hung_up)),
+            Err(_) => return Err(silent()),
+        };
+        self.shown().keep(url, answer.headers());
+        Ok(answer)
+    }
+
+    fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answer {
+    /// The content type, in lower case without parameters: `application/vnd.apple.mpegurl`.
+    pub fn content_type(&self) -> String {
+        let value = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    }
+
+    /// The length of the body in bytes, if the server gives it.
+    pub fn length(&self) -> Option<u64> {
+        self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
+    /// The next bytes as they come; [`None`] at the end.
+    ///
+    /// # Errors
+    /// When the server breaks off or falls silent.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            match timeout(SILENCE_MAX, self.body.frame()).await {
+                // Trailers are no data.
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                    _ => {}
+                },
+                Ok(Some(Err(_))) => return Err(broken_off()),
+                Ok(None) => return Ok(None),
+                Err(_) => return Err(silent_midway()),
+            }
+        }
+    }
+
+    /// The whole body, decoded: `bytes`, which were read already, and the rest. At most `max` bytes.
+    ///
+    /// # Errors
+    /// When it is longer, breaks off, stands still, or cannot be decoded.
+    pub async fn rest(mut self, mut bytes: Vec<u8>, max: usize) -> Result<Vec<u8>, Refusal> {
+        bytes.reserve(self.length().map_or(0, |n| n.min(max as u64) as usize).saturating_sub(bytes.len()));
+        while let Some(chunk) = self.chunk().await? {
+            if bytes.len() + chunk.len() > max {
+                return Err(too_long(max));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        decode(bytes, self.headers.get(header::CONTENT_ENCODING), max)
+    }
+
+    /// The body as it comes over the wire.
+    pub fn into_body(self) -> Incoming {
+        self.body
+    }
+}
+
+/// Undoes a content encoding.
+fn decode(bytes: Vec<u8>, encoding: Option<&HeaderValue>, max: usize) -> Result<Vec<u8>, Refusal> {
+    use std::io::Read;
+    let name = encoding.and_then(|e| e.to_str().ok()).unwrap_or_default().trim().to_ascii_lowercase();
+    let is_gzip = bytes.starts_with(&[0x1f, 0x8b]);
+    let mut reader: Box<dyn Read + '_> = match name.as_str() {
+        // Some servers send gzip and do not say so; no playlist and no container begins like it.
+        _ if is_gzip => Box::new(flate2::read::MultiGzDecoder::new(&bytes[..])),
+        "deflate" => Box::new(flate2::read::ZlibDecoder::new(&bytes[..])),
+        "br" => Box::new(brotli::Decompressor::new(&bytes[..], 4096)),
+        _ => return Ok(bytes),
+    };
+    let mut out = Vec::new();
+    let read = reader.by_ref().take(max as u64 + 1).read_to_end(&mut out);
+    let wrong = |_| Refusal::of(Cause::Damaged, format!("the server's {name} data are damaged"), "check the server");
+    read.map_err(wrong)?;
+    if out.len() > max { Err(too_long(max)) } else { Ok(out) }
+}
+
+/// The refusal for a status that is not a success.
+pub(super) fn failed_status(status: StatusCode) -> Refusal {
+    let code = status.as_u16();
+    let of = |kind, cause: String, advice| Refusal::of(kind, cause, advice);
+    match code {
+        401 => of(Cause::NotAuthorized, "not authorized (401)".into(), "check user and password in the URL"),
+        403 => of(Cause::Forbidden, "access forbidden (403)".into(), "check user, password and token in the URL"),
+        404 | 410 => of(Cause::NotFound, format!("not found ({code})"), "check the path of the URL"),
+        500..=599 => of(
+            Cause::ServerError,
+            format!("the server failed ({code})"),
+            "it may recover by itself; else look at the server's log",
+        ),
+        _ => of(Cause::Other, format!("the server answers with status {code}"), "check the URL in a browser"),
+    }
+}
+
+fn silent() -> Refusal {
+    Refusal::of(Cause::NoAnswer, "the server does not answer", "check that the server is well")
+}
+
+fn hung_up() -> Refusal {
+    Refusal::of(Cause::NoAnswer, "the server hangs up without an answer", "check that the server is well")
+}
+
+fn broken_off() -> Refusal {
+    Refusal::of(Cause::NoAnswer, "the server breaks off in the middle of its answer", "check the server")
+}
+
+fn silent_midway() -> Refusal {
+    Refusal::of(Cause::NoAnswer, "the server does not send what it began", "check the server")
+}
+
+fn too_long(max: usize) -> Refusal {
+    let cause = format!("the answer is longer than {} MiB", max >> 20);
+    Refusal::of(Cause::NotMedia, cause, "check what the server sends")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn encodings_are_undone_and_bounded() {
+        let plain = b"#EXTM3U\n".repeat(1000);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let gzip = gzip.finish().unwrap();
+        let named = |name| HeaderValue::from_static(name);
+        assert_eq!(decode(gzip.clone(), Some(&named("gzip")), 1 << 20).unwrap(), plain);
+        assert_eq!(decode(gzip.clone(), None, 1 << 20).unwrap(), plain, "no Content-Encoding header");
+        assert_eq!(decode(plain.clone(), None, 1 << 20).unwrap(), plain);
+        assert_eq!(decode(plain.clone(), Some(&named("identity")), 1 << 20).unwrap(), plain);
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        zlib.write_all(&plain).unwrap();
+        assert_eq!(decode(zlib.finish().unwrap(), Some(&named("deflate")), 1 << 20).unwrap(), plain);
+        let mut br = Vec::new();
+        brotli::CompressorWriter::new(&mut br, 4096, 4, 22).write_all(&plain).unwrap();
+        assert_eq!(decode(br, Some(&named("br")), 1 << 20).unwrap(), plain);
+        assert!(decode(gzip.clone(), None, 1000).is_err(), "a bomb");
+        assert!(decode(gzip[..gzip.len() / 2].to_vec(), None, 1 << 20).is_err(), "cut off");
+    }
+
+    #[test]
+    fn statuses_have_their_causes() {
+        for (code, kind) in [
+            (401, Cause::NotAuthorized),
+            (403, Cause::Forbidden),
+            (404, Cause::NotFound),
+            (410, Cause::NotFound),
+            (503, Cause::ServerError),
+            (509, Cause::ServerError),
+            (418, Cause::Other),
+        ] {
+            let refusal = failed_status(StatusCode::from_u16(code).unwrap());
+            assert_eq!(refusal.kind, kind, "{code}");
+            assert!(refusal.cause.contains(&code.to_string()), "{}", refusal.cause);
+        }
+    }
+}

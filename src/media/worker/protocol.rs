@@ -1,0 +1,421 @@
+//! What the program and the process of a source say to each other, over one socket.
+//!
+//! A message is the length of its head (four bytes, little endian), the head (JSON), and behind the heads of pictures and sound
+//! their numbers as they lie in memory. A picture is so copied once into the socket and once out of it. Both sides are the same
+//! program; [`VERSION`] is there in case they are not.
+//!
+//! The program trusts nothing of what it reads here: whatever took the process over may write anything. Sizes are bounded
+//! before memory is taken, and values are checked before they reach anything that relies on them.
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gst::Learned;
+use crate::guard::SourcesFile;
+use crate::options::HlsOptions;
+use crate::outlet::{Counters, Dropped};
+use crate::uri::{Kind, Pacing};
+use touchline_core::cause::Cause;
+use touchline_core::clip::SamplingPlan;
+use touchline_core::error::Error;
+use touchline_core::frame::{Frame, SIDE_MAX};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, End, MediaItem, Track, Tracks};
+use touchline_core::pcm::PcmChunk;
+use touchline_core::pool::Pool;
+use touchline_core::redact;
+use touchline_core::time::{NANOS_PER_SECOND, Pts, WallTime};
+
+/// Of the messages. Raise it with every change of them.
+pub(super) const VERSION: u16 = 1;
+
+/// The longest head, bytes: a template of a pipeline and the addresses of some segments are the longest that one holds.
+const HEAD_MAX: usize = 1 << 20;
+
+/// The largest picture, bytes: `frame_height` lines of the widest picture that is decoded.
+const PICTURE_MAX: usize = 64 << 20;
+
+/// The longest piece of sound, values: a second of eight channels at 192 kHz, twice over.
+const SOUND_MAX: usize = 4 << 20;
+
+/// The latest time that is believed: 146 years. What is later would overflow where times are added.
+const PTS_MAX: Pts = Pts(1 << 62);
+
+/// The longest hole in the media, ns: more is no hole but a mistake, and each second of it is counted one by one.
+const MISSING_MAX_NS: u64 = 7 * 24 * 3600 * NANOS_PER_SECOND;
+
+/// The longest text for people, characters.
+const TEXT_MAX: usize = 500;
+
+/// What the program says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// The first message: open this source.
+    Open(Box<Request>),
+    /// Whether somebody wants a picture that nobody chose.
+    Wanted(bool),
+    /// Come to an orderly end.
+    Stop,
+}
+
+/// The source that is to be opened. Holds secrets: it goes over the socket, never over the command line or the environment, which
+/// others on the machine can read.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Request {
+    pub version: u16,
+    pub id: String,
+    pub uri: String,
+    pub frame_height: u32,
+    pub want_video: bool,
+    pub want_audio: bool,
+    pub pacing: Pacing,
+    pub latency_ms: u32,
+    pub rtsp_transport: String,
+    pub pipeline: Option<String>,
+    pub connect_timeout_ms: u64,
+    /// The policy that the source is held to.
+    pub sources: Option<SourcesFile>,
+    pub hls: HlsOptions,
+    pub kind: Option<Kind>,
+    /// Which pictures are converted.
+    pub plan: Option<SamplingPlan>,
+    /// Of earlier connections.
+    pub learned: Learned,
+    pub on_demand: Option<bool>,
+    /// The origin of the program's monotonic clock.
+    pub clock_origin_ns: u64,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What the process of a source says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Say {
+    /// The source is open; media or an end follow.
+    Started,
+    /// It is not, and the process ends.
+    NotOpened(Refused),
+    /// Followed by `width * height * 3` bytes.
+    Frame {
+        width: u32,
+        height: u32,
+        pts: Pts,
+        arrived_ns: u64,
+    },
+    /// Followed by `values` 32-bit floating-point numbers, little endian.
+    Pcm {
+        values: usize,
+        rate: u32,
+        channels: u16,
+        pts: Pts,
+        arrived_ns: u64,
+    },
+    Thinned {
+        pts: Pts,
+        arrived_ns: u64,
+    },
+    Lost(Pts),
+    Opened(Tracks),
+    TrackEnded(Track),
+    Wall {
+        pts: Pts,
+        wall: WallTime,
+    },
+    Missing {
+        from: Pts,
+        to: Pts,
+    },
+    Discontinuity(Discontinuity),
+    Incident(Incident),
+    /// The last message.
+    Ended(End),
+    Counts(Counts),
+    Learned(Learned),
+    /// Nothing, but the process is not stuck.
+    Alive,
+}
+
+/// Why a source was not opened: what [`crate::Open::open`] says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Refused {
+    Usage(String),
+    Source { kind: Cause, name: String, cause: String, advice: String },
+    Other(String),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Usage(text) => Refused::Usage(text),
+            Error::Source { kind, source_name: name, cause, advice } => Refused::Source { kind, name, cause, advice },
+            other => Refused::Other(other.to_string()),
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Usage(text) => Error::Usage(line(&text)),
+            Refused::Source { kind, name, cause, advice } => {
+                Error::source_failure(kind, line(&name), line(&cause), line(&advice))
+            }
+            Refused::Other(text) => Error::Internal(line(&text)),
+        }
+    }
+}
+
+/// [`Counters`], as numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    frames: u64,
+    samples: u64,
+    untimed: u64,
+    undeclared: u64,
+    dropped: [u64; Dropped::ALL.len()],
+    faults: u64,
+    abandoned: u64,
+    on_demand: Option<bool>,
+}
+
+impl Counts {
+    pub fn of(counters: &Counters) -> Self {
+        Self {
+            frames: counters.frames.load(Ordering::Relaxed),
+            samples: counters.samples.load(Ordering::Relaxed),
+            untimed: counters.untimed.load(Ordering::Relaxed),
+            undeclared: counters.undeclared.load(Ordering::Relaxed),
+            dropped: Dropped::ALL.map(|why| counters.dropped(why)),
+            faults: counters.faults.load(Ordering::Relaxed),
+            abandoned: counters.abandoned.load(Ordering::Relaxed),
+            on_demand: counters.on_demand.get().copied(),
+        }
+    }
+
+    /// Adds to `counters` what was counted since `before`.
+    pub fn add_to(&self, before: &Self, counters: &Counters) {
+        let add = |to: &std::sync::atomic::AtomicU64, now: u64, before: u64| {
+            to.fetch_add(now.saturating_sub(before), Ordering::Relaxed);
+        };
+        add(&counters.frames, self.frames, before.frames);
+        add(&counters.samples, self.samples, before.samples);
+        add(&counters.untimed, self.untimed, before.untimed);
+        add(&counters.undeclared, self.undeclared, before.undeclared);
+        for why in Dropped::ALL {
+            let at = why as usize;
+            counters.drop_pictures(why, self.dropped[at].saturating_sub(before.dropped[at]));
+        }
+        add(&counters.faults, self.faults, before.faults);
+        add(&counters.abandoned, self.abandoned, before.abandoned);
+        if let Some(on_demand) = self.on_demand {
+            counters.on_demand.get_or_init(|| on_demand);
+        }
+    }
+}
+
+/// Writes messages.
+pub(super) struct Writer<W> {
+    to: W,
+    scratch: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    pub fn new(to: W) -> Self {
+        Self { to, scratch: Vec::new() }
+    }
+
+    /// # Errors
+    /// When nobody reads any more, or the message cannot be put into words (a path that is no text).
+    pub fn head(&mut self, head: &impl Serialize) -> io::Result<()> {
+        self.put_head(head)?;
+        self.to.write_all(&self.scratch)
+    }
+
+    fn put_head(&mut self, head: &impl Serialize) -> io::Result<()> {
+        self.scratch.clear();
+        self.scratch.extend([0; 4]);
+        serde_json::to_writer(&mut self.scratch, head)?;
+        let length = self.scratch.len() - 4;
+        if length > HEAD_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a message is too long"));
+        }
+        let length = u32::try_from(length).expect("at most HEAD_MAX");
+        self.scratch[..4].copy_from_slice(&length.to_le_bytes());
+        Ok(())
+    }
+
+    /// # Errors
+    /// As [`Writer::head`].
+    pub fn item(&mut self, item: MediaItem) -> io::Result<()> {
+        let head = match item {
+            MediaItem::Frame(Frame { data, width, height, pts, arrived_ns }) => {
+                self.put_head(&Say::Frame { width, height, pts, arrived_ns })?;
+                self.to.write_all(&self.scratch)?;
+                return self.to.write_all(&data);
+            }
+            MediaItem::Pcm(PcmChunk { data, rate, channels, pts, arrived_ns }) => {
+                self.put_head(&Say::Pcm { values: data.len(), rate, channels, pts, arrived_ns })?;
+                self.scratch.extend(data.iter().flat_map(|value| value.to_le_bytes()));
+                return self.to.write_all(&self.scratch);
+            }
+            MediaItem::Thinned { pts, arrived_ns } => Say::Thinned { pts, arrived_ns },
+            MediaItem::Lost { pts } => Say::Lost(pts),
+            MediaItem::Opened(tracks) => Say::Opened(tracks),
+            MediaItem::TrackEnded(track) => Say::TrackEnded(track),
+            MediaItem::Wall { pts, wall } => Say::Wall { pts, wall },
+            MediaItem::Missing { from, to } => Say::Missing { from, to },
+            MediaItem::Discontinuity(why) => Say::Discontinuity(why),
+            MediaItem::Incident(incident) => Say::Incident(incident),
+            MediaItem::Ended(end) => Say::Ended(end),
+        };
+        self.head(&head)
+    }
+}
+
+/// What the program gets to hear of a process.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Item(MediaItem),
+    Started,
+    NotOpened(Refused),
+    Counts(Counts),
+    Learned(Learned),
+    Alive,
+}
+
+/// Why nothing more can be read.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The other side is gone.
+    Over,
+    /// It says what cannot be.
+    Garbled(String),
+    /// Reading fails, or was given up.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof { Broken::Over } else { Broken::Failed(error) }
+    }
+}
+
+fn garbled(what: impl Into<String>) -> Broken {
+    Broken::Garbled(what.into())
+}
+
+/// Reads messages.
+pub(super) struct Reader<R> {
+    from: R,
+    scratch: Vec<u8>,
+    pictures: Pool<u8>,
+    sound: Pool<f32>,
+}
+
+impl<R: Read> Reader<R> {
+    pub fn new(from: R, pictures: Pool<u8>, sound: Pool<f32>) -> Self {
+        Self { from, scratch: Vec::new(), pictures, sound }
+    }
+
+    /// Where it reads from.
+    pub fn from(&mut self) -> &mut R {
+        &mut self.from
+    }
+
+    /// # Errors
+    /// When there is no next head, or it is none.
+    pub fn head<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, Broken> {
+        let mut length = [0; 4];
+        self.from.read_exact(&mut length)?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > HEAD_MAX {
+            return Err(garbled(format!("a message of {length} bytes")));
+        }
+        self.fill_scratch(length)?;
+        // What serde says may quote what it read.
+        serde_json::from_slice(&self.scratch)
+            .map_err(|e| garbled(format!("a message that is none ({:?})", e.classify())))
+    }
+
+    fn fill_scratch(&mut self, length: usize) -> Result<(), Broken> {
+        self.scratch.resize(length, 0);
+        Ok(self.from.read_exact(&mut self.scratch)?)
+    }
+
+    /// The next message of a process; `now_ns` is the monotonic clock, which nothing has arrived after.
+    ///
+    /// # Errors
+    /// When there is none, or it says what cannot be.
+    pub fn hear(&mut self, now_ns: impl FnOnce() -> u64) -> Result<Heard, Broken> {
+        let item = match self.head::<Say>()? {
+            Say::Started => return Ok(Heard::Started),
+            Say::NotOpened(why) => return Ok(Heard::NotOpened(why)),
+            Say::Counts(counts) => return Ok(Heard::Counts(counts)),
+            Say::Learned(learned) => return Ok(Heard::Learned(learned)),
+            Say::Alive => return Ok(Heard::Alive),
+            Say::Frame { width, height, pts, arrived_ns } => {
+                let size = u64::from(width) * u64::from(height) * 3;
+                let is_sound = (1..=SIDE_MAX).contains(&width) && (1..=SIDE_MAX).contains(&height);
+                let size = usize::try_from(size).ok().filter(|size| is_sound && *size <= PICTURE_MAX);
+                let size = size.ok_or_else(|| garbled(format!("a picture of {width}×{height} pixels")))?;
+                let mut data = self.pictures.take();
+                data.resize(size, 0);
+                self.from.read_exact(&mut data)?;
+                MediaItem::Frame(Frame::new(data, width, height, checked(pts)?, arrived_ns.min(now_ns())))
+            }
+            Say::Pcm { values, rate, channels, pts, arrived_ns } => {
+                let is_whole = rate > 0 && channels > 0 && values % usize::from(channels) == 0;
+                if !is_whole || values > SOUND_MAX {
+                    let text = format!("{values} values of sound at {rate} Hz in {channels} channels");
+                    return Err(garbled(text));
+                }
+                self.fill_scratch(values * 4)?;
+                let mut data = self.sound.take();
+                let (numbers, _) = self.scratch.as_chunks::<4>();
+                data.extend(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+                MediaItem::Pcm(PcmChunk::new(data, rate, channels, checked(pts)?, arrived_ns.min(now_ns())))
+            }
+            Say::Thinned { pts, arrived_ns } => {
+                MediaItem::Thinned { pts: checked(pts)?, arrived_ns: arrived_ns.min(now_ns()) }
+            }
+            Say::Lost(pts) => MediaItem::Lost { pts: checked(pts)? },
+            Say::Opened(tracks) => MediaItem::Opened(tracks),
+            Say::TrackEnded(track) => MediaItem::TrackEnded(track),
+            Say::Wall { pts, wall } => MediaItem::Wall { pts: checked(pts)?, wall },
+            Say::Missing { from, to } => {
+                let length_ns = to.0.checked_sub(from.0);
+                if length_ns.is_none_or(|ns| ns > MISSING_MAX_NS) {
+                    return Err(garbled(format!("a hole from {} to {} ns", from.0, to.0)));
+                }
+                MediaItem::Missing { from: checked(from)?, to: checked(to)? }
+            }
+            Say::Discontinuity(why) => MediaItem::Discontinuity(why),
+            Say::Incident(incident) => MediaItem::Incident(incident),
+            Say::Ended(End::Finished) => MediaItem::Ended(End::Finished),
+            Say::Ended(End::Failed { kind, cause, advice }) => {
+                MediaItem::Ended(End::Failed { kind, cause: line(&cause), advice: line(&advice) })
+            }
+        };
+        Ok(Heard::Item(item))
+    }
+}
+
+fn checked(pts: Pts) -> Result<Pts, Broken> {
+    if pts <= PTS_MAX { Ok(pts) } else { Err(garbled(format!("the time {} ns", pts.0))) }
+}
+
+/// A text for people, redacted and bounded, on one line.
+fn line(text: &str) -> String {
+    let short: String = text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    redact::text(&short)
+}
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod tests;

@@ -1,0 +1,218 @@
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use touchline_core::cause::Cause;
+use touchline_core::pool::Pooled;
+use touchline_core::time::WallSource;
+
+fn reader(bytes: &[u8]) -> Reader<&[u8]> {
+    Reader::new(bytes, Pool::new(4), Pool::new(4))
+}
+
+fn hear(reader: &mut Reader<&[u8]>) -> Result<Heard, Broken> {
+    reader.hear(|| u64::MAX)
+}
+
+fn written(items: impl IntoIterator<Item = MediaItem>) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new());
+    for item in items {
+        writer.item(item).unwrap();
+    }
+    writer.to
+}
+
+/// What two items must have in common: everything but where their memory belongs.
+fn shown(item: &MediaItem) -> String {
+    match item {
+        MediaItem::Frame(f) => format!("{:?} {}×{} {:?} {}", **f.data, f.width, f.height, f.pts, f.arrived_ns),
+        // The bits: there are numbers that equal nothing.
+        MediaItem::Pcm(c) => {
+            let bits: Vec<u32> = c.data.iter().map(|v| v.to_bits()).collect();
+            format!("{bits:?} {} {} {:?} {}", c.rate, c.channels, c.pts, c.arrived_ns)
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn any<T: Copy>(rng: &mut SmallRng, of: &[T]) -> T {
+    of[rng.random_range(0..of.len())]
+}
+
+fn text(rng: &mut SmallRng) -> String {
+    (0..rng.random_range(0..40)).map(|_| any(rng, &['a', 'ß', '"', '\\', ' ', '{', '語'])).collect()
+}
+
+fn incident(rng: &mut SmallRng) -> Incident {
+    let track = any(rng, &[Track::Video, Track::Audio]);
+    let silent_ns = rng.random();
+    match rng.random_range(0..13) {
+        0 => Incident::TrackStalled { track, silent_ns },
+        1 => Incident::TrackRecovered { track, silent_ns },
+        2 => Incident::TrackLost { track },
+        3 => Incident::TrackAdded { track },
+        4 => Incident::TcpFallback,
+        5 => Incident::ClockWrapped,
+        6 => Incident::SegmentLost(any(rng, &Cause::ALL)),
+        7 => Incident::AdBreakBegan,
+        8 => Incident::AdBreakEnded,
+        9 => Incident::ClockImplausible,
+        10 => Incident::ClockPlausible,
+        11 => Incident::FormatChanged { track },
+        _ => Incident::RunStarted(any(rng, &Discontinuity::ALL)),
+    }
+}
+
+fn item(rng: &mut SmallRng) -> MediaItem {
+    let pts = Pts(rng.random_range(0..=PTS_MAX.0));
+    let arrived_ns = rng.random();
+    match rng.random_range(0..11) {
+        0 => {
+            let (width, height) = (rng.random_range(1..9), rng.random_range(1..9));
+            let data = (0..width * height * 3).map(|_| rng.random()).collect();
+            MediaItem::Frame(Frame::new(Pooled::detached(data), width, height, pts, arrived_ns))
+        }
+        1 => {
+            let channels = rng.random_range(1..9u16);
+            let values = usize::from(channels) * rng.random_range(0..50);
+            let data = (0..values).map(|_| f32::from_bits(rng.random())).collect();
+            let rate = rng.random_range(1..400_000);
+            MediaItem::Pcm(PcmChunk::new(Pooled::detached(data), rate, channels, pts, arrived_ns))
+        }
+        2 => MediaItem::Thinned { pts, arrived_ns },
+        3 => MediaItem::Lost { pts },
+        4 => MediaItem::Opened(Tracks { video: rng.random(), audio: rng.random() }),
+        5 => MediaItem::TrackEnded(any(rng, &[Track::Video, Track::Audio])),
+        6 => {
+            let source = any(rng, &[WallSource::RtcpSenderReport, WallSource::HlsProgramDateTime, WallSource::Arrival]);
+            let wall = WallTime { unix_ns: rng.random(), source, uncertainty_ns: rng.random() };
+            MediaItem::Wall { pts, wall }
+        }
+        7 => {
+            let from = Pts(pts.0.min(PTS_MAX.0 - MISSING_MAX_NS));
+            MediaItem::Missing { from, to: Pts(from.0 + rng.random_range(0..=MISSING_MAX_NS)) }
+        }
+        8 => MediaItem::Discontinuity(any(rng, &Discontinuity::ALL)),
+        9 => MediaItem::Incident(incident(rng)),
+        _ if rng.random() => MediaItem::Ended(End::Finished),
+        _ => {
+            let (cause, advice) = (text(rng), text(rng));
+            MediaItem::Ended(End::Failed { kind: any(rng, &Cause::ALL), cause, advice })
+        }
+    }
+}
+
+#[test]
+fn every_item_comes_out_as_it_went_in() {
+    let mut rng = SmallRng::seed_from_u64(1);
+    for _ in 0..200 {
+        let items: Vec<MediaItem> = (0..rng.random_range(1..20)).map(|_| item(&mut rng)).collect();
+        let wanted: Vec<String> = items.iter().map(shown).collect();
+        let bytes = written(items);
+        let mut reader = reader(&bytes);
+        for wanted in wanted {
+            match hear(&mut reader) {
+                Ok(Heard::Item(item)) => assert_eq!(shown(&item), wanted),
+                other => panic!("{wanted}: {other:?}"),
+            }
+        }
+        assert!(matches!(hear(&mut reader), Err(Broken::Over)));
+    }
+}
+
+#[test]
+fn what_is_cut_off_or_changed_is_an_end_and_never_a_panic() {
+    let mut rng = SmallRng::seed_from_u64(2);
+    for _ in 0..200 {
+        let bytes = written((0..3).map(|_| item(&mut rng)));
+        for cut in 0..bytes.len().min(400) {
+            let mut reader = reader(&bytes[..cut]);
+            let end = (0..4).find_map(|_| hear(&mut reader).err());
+            assert!(matches!(end, Some(Broken::Over)), "{cut}: {end:?}");
+        }
+        for _ in 0..100 {
+            let mut changed = bytes.clone();
+            for _ in 0..rng.random_range(1..4) {
+                let at = rng.random_range(0..changed.len());
+                changed[at] = rng.random();
+            }
+            let mut reader = reader(&changed);
+            while hear(&mut reader).is_ok() {}
+        }
+        let noise: Vec<u8> = (0..200).map(|_| rng.random()).collect();
+        while hear(&mut reader(&noise)).is_ok() {}
+    }
+}
+
+#[test]
+fn values_that_cannot_be_are_garbled() {
+    let late = Pts(PTS_MAX.0 + 1);
+    let (pts, arrived_ns) = (Pts(0), 0);
+    for say in [
+        Say::Frame { width: 0, height: 1, pts, arrived_ns },
+        Say::Frame { width: SIDE_MAX + 1, height: 1, pts, arrived_ns },
+        Say::Frame { width: SIDE_MAX, height: SIDE_MAX, pts, arrived_ns },
+        Say::Pcm { values: 3, rate: 48_000, channels: 2, pts, arrived_ns },
+        Say::Pcm { values: 2, rate: 0, channels: 2, pts, arrived_ns },
+        Say::Pcm { values: 2, rate: 48_000, channels: 0, pts, arrived_ns },
+        Say::Pcm { values: usize::MAX - 1, rate: 48_000, channels: 2, pts, arrived_ns },
+        Say::Thinned { pts: late, arrived_ns },
+        Say::Lost(late),
+        Say::Missing { from: Pts(2), to: Pts(1) },
+        Say::Missing { from: Pts(0), to: Pts(MISSING_MAX_NS + 1) },
+    ] {
+        let mut writer = Writer::new(Vec::new());
+        writer.head(&say).unwrap();
+        // As if everything that was announced followed.
+        let mut bytes = writer.to;
+        bytes.extend([0; 1000]);
+        let heard = hear(&mut reader(&bytes));
+        assert!(matches!(heard, Err(Broken::Garbled(_))), "{say:?}: {heard:?}");
+    }
+    let long = (HEAD_MAX as u32 + 1).to_le_bytes();
+    assert!(matches!(hear(&mut reader(&long)), Err(Broken::Garbled(_))));
+}
+
+#[test]
+fn arrival_is_never_later_than_now_and_texts_are_one_redacted_line() {
+    let bytes = written([
+        MediaItem::Thinned { pts: Pts(1), arrived_ns: 9_000 },
+        MediaItem::Ended(End::Failed {
+            kind: Cause::Other,
+            cause: "rtsp://ann:pa55word@h/x\nfails".into(),
+            advice: "x".repeat(2 * TEXT_MAX),
+        }),
+    ]);
+    let mut reader = reader(&bytes);
+    match reader.hear(|| 5_000) {
+        Ok(Heard::Item(MediaItem::Thinned { arrived_ns: 5_000, .. })) => {}
+        other => panic!("{other:?}"),
+    }
+    match hear(&mut reader) {
+        Ok(Heard::Item(MediaItem::Ended(End::Failed { cause, advice, .. }))) => {
+            assert!(!cause.contains("pa55word") && !cause.contains('\n') && cause.contains("fails"), "{cause}");
+            assert_eq!(advice.len(), TEXT_MAX);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_counted_is_added_once() {
+    let (child, program) = (Counters::default(), Counters::default());
+    program.frames.store(100, Ordering::Relaxed);
+    let mut before = Counts::default();
+    for n in 1..=3 {
+        child.frames.fetch_add(n, Ordering::Relaxed);
+        child.drop_picture(Dropped::Corrupt);
+        let now = Counts::of(&child);
+        now.add_to(&before, &program);
+        before = now;
+    }
+    child.on_demand.get_or_init(|| true);
+    Counts::of(&child).add_to(&before, &program);
+    // A process that counts backwards takes nothing back.
+    Counts::default().add_to(&before, &program);
+    assert_eq!((program.frames.load(Ordering::Relaxed), program.dropped(Dropped::Corrupt)), (106, 3));
+    assert_eq!(program.on_demand.get(), Some(&true));
+}

@@ -1,0 +1,309 @@
+//! The queue of seconds between the clip threads and the one inference thread, and the one place where load is shed.
+//!
+//! Each stream has its own bounded line; the inference thread takes from the line that has waited longest for its turn, so
+//! one busy stream cannot starve another. When the line of a live stream is full, its oldest whole second becomes a [`Gap`] in
+//! place: its media are freed at once and the order of what the stream says stays. While that goes on, seconds that cannot be
+//! decided in time become gaps as well (`overload`). A file's line makes its clip thread wait instead.
+//!
+//! A lock, not a channel: shedding must reach into the middle of the line, and it is taken a few times a second.
+
+mod overload;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use overload::Overload;
+use touchline_core::clip::{ClipOutput, ClipSecond, Gap, GapReason};
+use touchline_core::clock::{Clock, Deadline, SystemClock};
+use touchline_core::item::Pace;
+
+/// Seconds a live stream may be behind before it sheds. Three ride out moments in which the streams of a machine end
+/// their seconds together; more would only make every decision older on a machine that is too slow anyway.
+pub const LIVE_SECONDS: usize = 3;
+
+/// Seconds of a file that are cut ahead of inference: enough to keep both busy, few enough to bound memory.
+pub const FILE_SECONDS: usize = 3;
+
+/// Names a line. Never used again, so that what is still on its way from a line that was removed is told from what comes
+/// of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LineId(u64);
+
+/// Something that waits in a line.
+#[derive(Debug)]
+struct Queued {
+    /// When it came into the line, monotonic clock.
+    since_ns: u64,
+    item: ClipOutput,
+}
+
+#[derive(Debug)]
+struct Line {
+    pace: Pace,
+    items: VecDeque<Queued>,
+    /// How many of `items` are seconds.
+    seconds: usize,
+    /// Number of the turn in which a second of it was taken last.
+    served: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: BTreeMap<LineId, Line>,
+    /// Names given so far.
+    named: u64,
+    /// Turns so far: seconds that were taken.
+    turns: u64,
+    /// Scratch: lines in the order of their turns.
+    order: Vec<(u64, LineId)>,
+    overload: Overload,
+    closed: bool,
+    nudged: bool,
+    /// Nothing more is decided: whole seconds become gaps as they come.
+    sheds_all: bool,
+}
+
+/// The lines of all streams.
+pub struct Backlog {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    filled: Condvar,
+    drained: Condvar,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Backlog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backlog").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// What [`Backlog::take`] brings: one second, with whatever stood before it in its line.
+#[derive(Debug)]
+pub struct Taken {
+    pub line: LineId,
+    pub pace: Pace,
+    /// When the last of `items` came into the line, monotonic clock. A second may have been on its way for long before: its
+    /// last sample arrived when the connection still stood, or the sound that it was waited with did not come.
+    pub since_ns: u64,
+    /// Everything that came before the second, and the second last if there is one.
+    pub items: Vec<ClipOutput>,
+    /// Seconds still waiting in this line.
+    pub backlog: u32,
+}
+
+impl Backlog {
+    /// By the machine's clock.
+    pub fn new() -> Self {
+        Self::with_clock(Arc::new(SystemClock::new()))
+    }
+
+    /// `clock` is the one that seconds' arrivals are told by.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        let (state, filled, drained) = Default::default();
+        Self { clock, state, filled, drained }
+    }
+
+    /// A line for one more stream.
+    pub fn add_line(&self, pace: Pace) -> LineId {
+        let mut state = self.lock();
+        let id = LineId(state.named);
+        state.named += 1;
+        state.lines.insert(id, Line { pace, items: VecDeque::new(), seconds: 0, served: 0 });
+        id
+    }
+
+    /// Removes a line with all that waits in it. Who waits to append to it is told that nothing more is taken.
+    pub fn remove_line(&self, line: LineId) {
+        let removed = self.lock().lines.remove(&line);
+        self.drained.notify_all();
+        // Whoever gathers may have waited for this line alone.
+        self.filled.notify_one();
+        // Its media are freed after the lock.
+        drop(removed);
+    }
+
+    /// Turns every second that waits, and every one that comes, into a gap: the program ends and has no time to decide
+    /// them. Ends and news pass at once then.
+    pub fn shed_all(&self) {
+        let mut state = self.lock();
+        state.sheds_all = true;
+        state.lines.values_mut().for_each(|line| while shed_oldest(line) {});
+        drop(state);
+        self.filled.notify_one();
+        self.drained.notify_all();
+    }
+
+    /// Appends to a line. Blocks while a file's line is full; a full live line sheds its oldest second. Returns false
+    /// when the line was removed or the backlog closed: nothing was taken and nothing more will be.
+    pub fn push(&self, line: LineId, item: ClipOutput) -> bool {
+        let mut state = self.lock();
+        if matches!(item, ClipOutput::Second(_)) {
+            let is_full = |state: &State| {
+                let full = |line: &Line| line.pace == Pace::File && line.seconds >= FILE_SECONDS;
+                !state.closed && state.lines.get(&line).is_some_and(full)
+            };
+            while is_full(&state) {
+                state = self.drained.wait(state).unwrap_or_else(|e| e.into_inner());
+            }
+        }
+        if state.closed {
+            return false;
+        }
+        let State { lines, overload, sheds_all, .. } = &mut *state;
+        let Some(line) = lines.get_mut(&line) else { return false };
+        // Here and not before: a file's second may have waited for room.
+        let since_ns = self.clock.mono_ns();
+        if matches!(item, ClipOutput::Second(_)) {
+            if line.pace == Pace::Live && line.seconds >= LIVE_SECONDS {
+                shed_oldest(line);
+                overload.shed(since_ns);
+            }
+            line.seconds += 1;
+        }
+        line.items.push_back(Queued { since_ns, item });
+        if *sheds_all {
+            shed_oldest(line);
+        }
+        self.filled.notify_one();
+        true
+    }
+
+    /// Waits for work and takes up to `max` seconds, at most one per line and in turn, and all else that waits. Nothing, once, after a
+    /// [`Backlog::nudge`]. `None` when closed.
+    pub fn take(&self, max: usize) -> Option<Vec<Taken>> {
+        self.gather(max, Duration::ZERO)
+    }
+
+    /// As [`Backlog::take`]; when there is work, but less than `max` seconds of it, waits for more, `wait` at most: on a
+    /// GPU a second costs little beside others and much alone.
+    pub fn gather(&self, max: usize, wait: Duration) -> Option<Vec<Taken>> {
+        let max = max.max(1);
+        let mut state = self.lock();
+        state.overload.decided(self.clock.mono_ns());
+        // From when the first work was seen.
+        let mut deadline = None;
+        loop {
+            if state.closed {
+                return None;
+            }
+            let ready = state.lines.values().filter(|line| !line.items.is_empty()).count();
+            if !wait.is_zero() && ready > 0 && ready < max.min(state.lines.len()) && !state.nudged {
+                let left = deadline.get_or_insert_with(|| Deadline::after(&*self.clock, wait)).left(&*self.clock);
+                if !left.is_zero() {
+                    state = self.filled.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+                    continue;
+                }
+            }
+            let now_ns = self.clock.mono_ns();
+            state.shed_late(now_ns, max);
+            let (batch, seconds) = state.choose(max);
+            if std::mem::take(&mut state.nudged) || !batch.is_empty() {
+                state.overload.taken(now_ns, seconds);
+                self.drained.notify_all();
+                return Some(batch);
+            }
+            state = self.filled.wait(state).unwrap_or_else(|e| e.into_inner());
+        }
+    }
+
+    /// Makes [`Backlog::take`] return, with or without work: its caller has something else to look at.
+    pub fn nudge(&self) {
+        self.lock().nudged = true;
+        self.filled.notify_one();
+    }
+
+    /// Wakes everybody: `push` returns false, `take` returns `None`.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+        self.drained.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A poisoned lock means another thread panicked between two complete states: the lines are whole.
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl State {
+    /// While there is too much to do, leaves each live line its newest second at most.
+    fn shed_late(&mut self, now_ns: u64, max: usize) {
+        let Some(oldest_ns) = self.overload.oldest_ns(now_ns, max) else { return };
+        let mut has_shed = false;
+        for line in self.lines.values_mut().filter(|line| line.pace == Pace::Live) {
+            let newest_ns = line.items.iter().rev().find_map(|queued| match &queued.item {
+                ClipOutput::Second(second) => Some(Overload::counts_from_ns(second.arrived_ns, queued.since_ns)),
+                _ => None,
+            });
+            let keep = usize::from(newest_ns.is_some_and(|ns| ns >= oldest_ns));
+            while line.seconds > keep && shed_oldest(line) {
+                has_shed = true;
+            }
+        }
+        if has_shed {
+            self.overload.shed(now_ns);
+        }
+    }
+
+    /// Takes up to `max` seconds of as many lines, those first whose turn is longest ago. Says how many there are.
+    fn choose(&mut self, max: usize) -> (Vec<Taken>, usize) {
+        let Self { lines, order, turns, overload, .. } = self;
+        let max = overload.most(max);
+        order.clear();
+        order.extend(lines.iter().filter(|(_, line)| !line.items.is_empty()).map(|(id, line)| (line.served, *id)));
+        order.sort_unstable();
+        let (mut batch, mut seconds) = (Vec::new(), 0);
+        for (_, id) in order.iter() {
+            let line = lines.get_mut(id).expect("it was there a moment ago, under the same lock");
+            if line.seconds > 0 {
+                if seconds == max {
+                    continue;
+                }
+                seconds += 1;
+                *turns += 1;
+                line.served = *turns;
+            }
+            batch.extend(take_one(line, *id));
+        }
+        (batch, seconds)
+    }
+}
+
+/// Turns the oldest second of a line into a gap; false when there is none.
+fn shed_oldest(line: &mut Line) -> bool {
+    for Queued { item, .. } in &mut line.items {
+        if let ClipOutput::Second(ClipSecond { run, index, .. }) = item {
+            let gap = Gap { run: *run, index: *index, reason: GapReason::Overload };
+            *item = ClipOutput::Gap(gap);
+            line.seconds -= 1;
+            return true;
+        }
+    }
+    false
+}
+
+fn take_one(line: &mut Line, id: LineId) -> Option<Taken> {
+    let (mut items, mut since_ns) = (Vec::new(), 0);
+    while let Some(queued) = line.items.pop_front() {
+        let is_second = matches!(queued.item, ClipOutput::Second(_));
+        since_ns = queued.since_ns;
+        items.push(queued.item);
+        if is_second {
+            line.seconds -= 1;
+            break;
+        }
+    }
+    let (pace, backlog) = (line.pace, line.seconds as u32);
+    (!items.is_empty()).then_some(Taken { line: id, pace, since_ns, items, backlog })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! Whether there is more to decide than there is time for, and how old a second may then be that is still decided.
+//!
+//! Waiting rides out a moment in which much comes at once. Where more comes all the time, waiting only makes every decision
+//! late: then each live line is decided from its newest second, and only while that can still be done in time.
+
+/// What a decision may take from the arrival of a second's last sample, less what publishing it takes.
+const LATENCY_NS: u64 = 950_000_000;
+
+/// However long batches take, a second may wait this long: it could not have come sooner.
+const WAIT_MIN_NS: u64 = 100_000_000;
+
+/// How much of the time between a second's last sample and its coming into the line counts: what closing it takes where pictures
+/// come 20 a second. Less than [`WAIT_MIN_NS`], so that no second is too old when it comes. What a source takes longer, because
+/// its pictures are rare or its sound is late, is none of this machine's: it could neither be made good by deciding less, nor is
+/// it a sign of too much to do.
+const CLOSING_NS: u64 = 50_000_000;
+
+/// What a batch may take while there is too much to do: in long ones the last second waits for all others.
+const BATCH_NS: u64 = 240_000_000;
+
+/// How long there is too much to do after a second had to be shed.
+const LASTS_NS: u64 = 10_000_000_000;
+
+/// The state of things, by the monotonic clock.
+#[derive(Debug, Default)]
+pub(super) struct Overload {
+    /// [`None`]: there is time for all.
+    until_ns: Option<u64>,
+    /// When the batch that is being decided was taken, and of how many seconds it is.
+    taken: Option<(u64, u64)>,
+    /// What one of them takes, of late.
+    second_ns: u64,
+}
+
+impl Overload {
+    /// A second was shed.
+    pub fn shed(&mut self, now_ns: u64) {
+        self.until_ns = Some(now_ns + LASTS_NS);
+    }
+
+    /// A batch of so many seconds was taken.
+    pub fn taken(&mut self, now_ns: u64, seconds: usize) {
+        self.taken = Some((now_ns, seconds as u64)).filter(|_| seconds > 0);
+    }
+
+    /// Whoever took the last batch is back.
+    pub fn decided(&mut self, now_ns: u64) {
+        if let Some((taken_ns, seconds)) = self.taken.take() {
+            let took_ns = now_ns.saturating_sub(taken_ns) / seconds;
+            // Longer at once, shorter by and by.
+            self.second_ns = took_ns.max(self.second_ns - self.second_ns / 4 + took_ns / 4);
+        }
+    }
+
+    /// How many seconds a batch may have, which has up to `max` while there is time.
+    pub fn most(&self, max: usize) -> usize {
+        let fit = BATCH_NS / self.second_ns.max(1);
+        if self.until_ns.is_some() { usize::try_from(fit).unwrap_or(max).clamp(1, max) } else { max }
+    }
+
+    /// From when on the latency of a second counts whose last sample arrived at `arrived_ns` and that came into its line at
+    /// `since_ns`.
+    pub fn counts_from_ns(arrived_ns: u64, since_ns: u64) -> u64 {
+        arrived_ns.max(since_ns.saturating_sub(CLOSING_NS))
+    }
+
+    /// While there is too much to do: seconds that count from before this are too old to be
+    /// decided.
+    pub fn oldest_ns(&mut self, now_ns: u64, max: usize) -> Option<u64> {
+        self.until_ns = self.until_ns.filter(|until_ns| now_ns < *until_ns);
+        self.until_ns?;
+        let batch_ns = self.second_ns.saturating_mul(self.most(max) as u64);
+        let wait_ns = LATENCY_NS.saturating_sub(batch_ns).max(WAIT_MIN_NS);
+        Some(now_ns.saturating_sub(wait_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Backlog, LineId};
+    use touchline_core::clip::{ClipOutput, ClipSecond};
+    use touchline_core::clock::{Clock, ManualClock};
+    use touchline_core::item::Pace;
+
+    const MS: u64 = 1_000_000;
+
+    /// A machine that takes `cost_ms` for each second of as many streams as there are `phases`, which say when in the second
+    /// each one's seconds come.
+    struct Machine {
+        clock: Arc<ManualClock>,
+        backlog: Backlog,
+        lines: Vec<LineId>,
+        phases: Vec<u64>,
+        /// How long after its last sample a second of each comes: its source has that many pictures only.
+        late_ms: Vec<u64>,
+        cost_ms: u64,
+        /// For each line: seconds that came, that were decided, and gaps.
+        counts: Vec<[u64; 3]>,
+        /// Of decisions, ms.
+        latencies: Vec<u64>,
+    }
+
+    impl Machine {
+        fn new(phases: Vec<u64>, cost_ms: u64) -> Self {
+            let clock = Arc::new(ManualClock::default());
+            let backlog = Backlog::with_clock(clock.clone());
+            let lines = phases.iter().map(|_| backlog.add_line(Pace::Live)).collect();
+            let (counts, late_ms) = (vec![[0; 3]; phases.len()], vec![0; phases.len()]);
+            Self { clock, backlog, lines, phases, late_ms, cost_ms, counts, latencies: Vec::new() }
+        }
+
+        /// One millisecond after the other passes, and what comes in it comes.
+        fn pass(&mut self, ms: u64) {
+            for _ in 0..ms {
+                self.clock.advance(MS);
+                let now_ms = self.clock.mono_ns() / MS;
+                for (i, phase) in self.phases.iter().enumerate() {
+                    if now_ms % 1000 == *phase {
+                        let second = ClipSecond {
+                            index: now_ms / 1000,
+                            arrived_ns: now_ms.saturating_sub(self.late_ms[i]) * MS,
+                            ..ClipSecond::of_pictures(Vec::new())
+                        };
+                        assert!(self.backlog.push(self.lines[i], ClipOutput::Second(second)));
+                        self.counts[i][0] += 1;
+                    }
+                }
+            }
+        }
+
+        fn run(&mut self, seconds: u64) {
+            let until_ns = self.clock.mono_ns() + seconds * 1000 * MS;
+            while self.clock.mono_ns() < until_ns {
+                self.backlog.nudge();
+                let batch = self.backlog.take(4).expect("it is open");
+                let decided =
+                    batch.iter().flat_map(|t| &t.items).filter(|i| matches!(i, ClipOutput::Second(_))).count();
+                self.pass((decided as u64 * self.cost_ms).max(1));
+                for taken in batch {
+                    let line = self.lines.iter().position(|l| *l == taken.line).expect("a line of ours");
+                    for item in taken.items {
+                        match item {
+                            ClipOutput::Second(second) => {
+                                self.counts[line][1] += 1;
+                                self.latencies.push((self.clock.mono_ns() - second.arrived_ns) / MS);
+                            }
+                            ClipOutput::Gap(_) => self.counts[line][2] += 1,
+                            other => panic!("unexpected {other:?}"),
+                        }
+                    }
+                }
+            }
+        }
+
+        fn p95(&mut self) -> u64 {
+            self.latencies.sort_unstable();
+            self.latencies[self.latencies.len() * 95 / 100]
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_in_time_and_every_stream_gets_its_share() {
+        let together = vec![500; 12];
+        let spread: Vec<u64> = (0..12).map(|i| i * 83).collect();
+        let by_halves: Vec<u64> = (0..12).map(|i| i % 2 * 500).collect();
+        for phases in [together, spread, by_halves] {
+            // Eight seconds a second can be decided, and twelve come.
+            let mut machine = Machine::new(phases.clone(), 125);
+            machine.run(20);
+            machine.latencies.clear();
+            let before: Vec<[u64; 3]> = machine.counts.clone();
+            machine.run(300);
+            let p95 = machine.p95();
+            assert!(p95 <= 1000, "{phases:?}: p95 {p95} ms");
+            let decided: Vec<u64> = machine.counts.iter().zip(&before).map(|(now, was)| now[1] - was[1]).collect();
+            let all: u64 = decided.iter().sum();
+            assert!(all >= 300 * 8 * 85 / 100, "{phases:?}: {all} of 2400 that there was time for");
+            let (least, most) = (decided.iter().min().unwrap(), decided.iter().max().unwrap());
+            assert!(most - least <= 300 / 10, "{phases:?}: {decided:?}");
+            for [came, decided, gaps] in &machine.counts {
+                assert!((decided + gaps..=decided + gaps + 4).contains(came), "{:?}", machine.counts);
+            }
+        }
+    }
+
+    #[test]
+    fn a_moment_of_too_much_costs_nothing() {
+        let mut machine = Machine::new(vec![0, 300, 600, 900], 100);
+        machine.run(10);
+        // Nothing is decided for two seconds: a collection of garbage, a backup.
+        machine.pass(2000);
+        machine.run(20);
+        assert!(machine.counts.iter().all(|[_, _, gaps]| *gaps == 0), "{:?}", machine.counts);
+    }
+
+    #[test]
+    fn after_it_everything_is_decided_again() {
+        let mut machine = Machine::new(vec![0; 8], 250);
+        machine.run(30);
+        machine.cost_ms = 60;
+        machine.run(15);
+        let before: u64 = machine.counts.iter().map(|c| c[2]).sum();
+        machine.run(60);
+        assert_eq!(machine.counts.iter().map(|c| c[2]).sum::<u64>(), before, "no gap any more");
+        assert!(before > 50, "there was too much");
+    }
+
+    #[test]
+    fn one_stream_that_takes_more_than_its_time_is_decided_when_it_can() {
+        let mut machine = Machine::new(vec![0], 1500);
+        machine.run(100);
+        let [_, decided, _] = machine.counts[0];
+        assert!(decided >= 45, "every other second: {decided}");
+        machine.latencies.drain(..10);
+        assert!(machine.latencies.iter().all(|ms| *ms <= 1700), "{:?}", machine.latencies);
+    }
+
+    #[test]
+    fn a_stream_of_few_pictures_gets_its_share_and_is_no_sign_of_too_much() {
+        // A picture a second without sound: each second is closed when the next one's picture comes.
+        let mut machine = Machine::new(vec![0; 8], 250);
+        machine.late_ms[0] = 1000;
+        machine.run(60);
+        let decided: Vec<u64> = machine.counts.iter().map(|count| count[1]).collect();
+        assert!(decided.iter().all(|of_line| *of_line >= 20), "eight want what four can have: {decided:?}");
+        machine.cost_ms = 60;
+        machine.run(15);
+        let before: u64 = machine.counts.iter().map(|count| count[2]).sum();
+        machine.run(60);
+        assert_eq!(machine.counts.iter().map(|count| count[2]).sum::<u64>(), before, "no gap any more");
+    }
+
+    #[test]
+    fn seconds_that_are_closed_late_stay_within_the_target() {
+        let mut machine = Machine::new((0..12).map(|i| i * 83).collect(), 125);
+        machine.late_ms.fill(40);
+        machine.run(20);
+        machine.latencies.clear();
+        machine.run(300);
+        let p95 = machine.p95();
+        assert!(p95 <= 1000, "p95 {p95} ms");
+    }
+}

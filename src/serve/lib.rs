@@ -1,0 +1,18 @@
+//! Watches streams: every thread and channel of the running program, the stream manager, the backlog, the store, metrics, the
+//! page and the API.
+
+pub mod adapt;
+pub mod backlog;
+pub mod config;
+pub mod live;
+pub mod metrics;
+pub mod publish;
+pub mod run;
+pub mod shadow;
+pub mod store;
+pub mod update;
+pub mod workers;
+
+#[cfg(test)]
+#[path = "../../tests/common/skip.rs"]
+mod skip;

@@ -1,0 +1,116 @@
+//! What the publishing thread keeps per stream: vote, events, and what its news mean for the hub.
+
+use std::sync::Arc;
+
+use crate::publish::hub::StreamHandle;
+use crate::publish::record::{Published, StreamState};
+use touchline_core::clip::ClipOutput;
+use touchline_core::decision::{Event, SecondOutcome, WindowEstimate};
+use touchline_core::item::End;
+use touchline_core::vote::{VoteConfig, Voter};
+
+/// One stream on the publishing thread.
+pub struct LiveStream {
+    handle: StreamHandle,
+    voter: Voter,
+    classes: usize,
+    supervised: bool,
+    /// The state it comes into when its source has come to its end, in place of that end.
+    into: Option<StreamState>,
+    over: bool,
+}
+
+impl LiveStream {
+    /// `supervised`: a supervisor tells when the stream plays. Its news overtake what waits to be classified, so an
+    /// in-band `Opened` may be old.
+    pub fn new(handle: StreamHandle, vote: VoteConfig, classes: usize, supervised: bool) -> Self {
+        Self { handle, voter: Voter::new(vote, classes), classes, supervised, into: None, over: false }
+    }
+
+    /// The source is being stopped; `into` is what the stream comes into after its last second.
+    pub fn ends_into(&mut self, into: StreamState) {
+        self.into = Some(into);
+    }
+
+    /// Votes by `vote` from the next second on.
+    pub fn set_vote(&mut self, vote: VoteConfig) {
+        self.voter.set_config(vote);
+    }
+
+    /// As if the source had come to its end now: for one that does not.
+    pub fn cut(&mut self, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
+        self.news(ClipOutput::Ended(End::Finished), records)
+    }
+
+    pub fn handle(&self) -> &StreamHandle {
+        &self.handle
+    }
+
+    /// Whether its source has come to its end.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Votes over a second that was decided (or not).
+    pub fn outcome(&mut self, outcome: SecondOutcome, backlog: u32, now_ns: u64) -> Published {
+        let latency_ns = match &outcome {
+            SecondOutcome::Predicted(p) => Some(now_ns.saturating_sub(p.arrived_ns)),
+            SecondOutcome::Gap(_) => None,
+        };
+        vote(&mut self.voter, self.classes, outcome, backlog, latency_ns)
+    }
+
+    /// Tells the hub; appends records for the other outputs. Returns the state the stream came into, if it changed.
+    pub fn news(&mut self, news: ClipOutput, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
+        match news {
+            ClipOutput::Opened(tracks) => {
+                records.extend(self.handle.set_tracks(tracks));
+                if self.supervised { None } else { self.change(StreamState::Playing, records) }
+            }
+            ClipOutput::RunStarted { run, cause } => {
+                records.extend(self.handle.run_started(run, cause));
+                None
+            }
+            ClipOutput::Discarded { track, count } => {
+                self.handle.discarded(track, count);
+                None
+            }
+            ClipOutput::TrackEnded(track) => {
+                tracing::debug!("{}: {track:?} track ended", self.handle.id());
+                None
+            }
+            ClipOutput::Ended(end) => {
+                self.over = true;
+                let mut events = Vec::new();
+                self.voter.finish(&mut events);
+                records.extend(self.handle.publish_events(&events));
+                let state = match (self.into.take(), end) {
+                    (Some(into), _) => into,
+                    (None, End::Finished) => StreamState::Ended,
+                    (None, End::Failed { kind, cause, advice }) => StreamState::Failed { kind, cause, advice },
+                };
+                self.change(state, records)
+            }
+            ClipOutput::Second(_) | ClipOutput::Gap(_) => None,
+        }
+    }
+
+    fn change(&self, state: StreamState, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
+        let record = self.handle.set_state(state.clone())?;
+        records.push(record);
+        Some(state)
+    }
+}
+
+/// A second with the estimate and the events that follow from it.
+pub fn vote(
+    voter: &mut Voter,
+    classes: usize,
+    outcome: SecondOutcome,
+    backlog: u32,
+    latency_ns: Option<u64>,
+) -> Published {
+    let mut events: Vec<Event> = Vec::new();
+    let estimate = voter.push(&outcome, &mut events).cloned().unwrap_or_else(|| WindowEstimate::empty(classes));
+    Published { outcome, estimate, events, latency_ns, backlog }
+}

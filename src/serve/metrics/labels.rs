@@ -1,0 +1,45 @@
+//! Values of the server's labels.
+
+/// A thread whose panics are contained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageThread {
+    /// Cuts one stream into seconds.
+    Clip,
+    Infer,
+    /// Writes one output.
+    Sink,
+}
+
+impl StageThread {
+    pub const ALL: [StageThread; 3] = [StageThread::Clip, StageThread::Infer, StageThread::Sink];
+
+    /// Value of the label `stage`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            StageThread::Clip => "clip",
+            StageThread::Infer => "infer",
+            StageThread::Sink => "sink",
+        }
+    }
+}
+
+/// Who is connected to the HTTP server for longer than one answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Viewer {
+    /// A subscriber of the live records (server-sent events).
+    Live,
+    /// A watcher of the preview pictures.
+    Preview,
+}
+
+impl Viewer {
+    pub const ALL: [Viewer; 2] = [Viewer::Live, Viewer::Preview];
+
+    /// Value of the label `kind`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Viewer::Live => "live",
+            Viewer::Preview => "preview",
+        }
+    }
+}

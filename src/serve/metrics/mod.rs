@@ -1,0 +1,470 @@
+//! Prometheus metrics: every name, label and bucket the program exports, in one place.
+//!
+//! Names are `touchline_<noun>_<unit>[_total]` in base units. Every label has a bounded set of values: the stream's id
+//! (never its URI, which may hold secrets), a class of the pack, a modality, a track, a stage, a reason. What belongs to
+//! one stream is reached through [`StreamMetrics`], which resolves the labels once.
+//!
+//! Not a place where anything is measured: callers measure and tell.
+
+mod frame_share;
+mod http;
+mod labels;
+mod reloads;
+mod shadow;
+mod stream;
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, process_collector::ProcessCollector,
+};
+
+use frame_share::FrameShares;
+use reloads::Reloads;
+use touchline_core::decision::PackStamp;
+use touchline_core::labels::ClassSet;
+use touchline_core::observer::{DeviceFault, Observer, Stage};
+
+pub use http::HttpRefusal;
+pub use labels::{StageThread, Viewer};
+pub use shadow::{ShadowDrop, ShadowMetrics};
+pub use stream::{STATES, StreamMetrics};
+
+/// Content type of [`Metrics::encode`]: Prometheus' text format.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds of the stage durations, seconds: from a table look-up (tens of microseconds) to a second and more, at
+/// which a stage alone cannot keep up with one stream.
+const STAGE_BUCKETS_S: [f64; 14] =
+    [0.000_05, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 5.0];
+
+/// Upper bounds of the decision latency, seconds. Fine below the 1.5 s that one stream on two cores must keep; coarse
+/// above, where only "how bad" matters.
+const LATENCY_BUCKETS_S: [f64; 14] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
+
+/// Upper bounds of the shadow's mean absolute difference of probabilities. Two confident packs that disagree in a pack of
+/// 24 classes differ by 2/24.
+const DIFFERENCE_BUCKETS: [f64; 9] = [0.000_1, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5];
+
+/// Labels that name a pack.
+const PACK_LABELS: [&str; 3] = ["pack", "weights_sha256", "manifest_sha256"];
+
+/// All metrics of one process around a registry of their own. Cloning shares them.
+#[derive(Clone)]
+pub struct Metrics {
+    families: Arc<Families>,
+}
+
+/// The metric families, as registered.
+pub(crate) struct Families {
+    registry: Registry,
+    build: IntGaugeVec,
+    pack: IntGaugeVec,
+    /// Applied, refused.
+    pack_updates: [IntCounter; 2],
+    shadow: IntGaugeVec,
+    shadow_seconds: IntCounterVec,
+    shadow_dropped: IntCounterVec,
+    shadow_difference: HistogramVec,
+    stages: Vec<Histogram>,
+    viewers: Vec<IntGauge>,
+    http_refused: Vec<IntCounter>,
+    http_connections: IntGauge,
+    reloads: Reloads,
+    store_lost: IntCounter,
+    device_faults: Vec<IntCounter>,
+    frame_share: FrameShares,
+    records_lost: IntCounter,
+    sink_dropped: IntCounterVec,
+    panics: Vec<IntCounter>,
+    records_skipped: IntCounter,
+    up: IntGaugeVec,
+    classified: IntCounterVec,
+    gapped: IntCounterVec,
+    lost: IntCounterVec,
+    faults: IntCounterVec,
+    abandoned: IntCounterVec,
+    frames: IntCounterVec,
+    converted: IntCounterVec,
+    samples: IntCounterVec,
+    discarded: IntCounterVec,
+    dropped: IntCounterVec,
+    latency: HistogramVec,
+    probability: GaugeVec,
+    last_decision: GaugeVec,
+    reconnects: IntCounterVec,
+    backlog: IntGaugeVec,
+    runs: IntCounterVec,
+    incidents: IntCounterVec,
+    failures: IntCounterVec,
+    states: IntGaugeVec,
+    state_since: GaugeVec,
+    next_try: GaugeVec,
+    tracks: IntGaugeVec,
+    events: IntCounterVec,
+    decided: IntCounterVec,
+}
+
+impl Observer for Metrics {
+    fn observe_stage(&self, stage: Stage, ns: u64) {
+        self.families.stages[stage as usize].observe(nanos_to_seconds(ns));
+    }
+
+    fn device_fault(&self, fault: DeviceFault) {
+        self.families.device_faults[fault as usize].inc();
+    }
+}
+
+impl Metrics {
+    /// Registers every family. Families with labels appear in the text once a label value is known.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        // Processor time, memory, open files, threads: under the names that every exporter gives them.
+        registry.register(Box::new(ProcessCollector::for_self())).expect("a new registry has none of them");
+        let r = &registry;
+        let stage_family = histograms(
+            r,
+            "touchline_stage_duration_seconds",
+            "Time one second of a stream spent in a stage, in seconds.",
+            &["stage"],
+            &STAGE_BUCKETS_S,
+        );
+        let viewer_family =
+            int_gauges(r, "touchline_viewers", "Clients connected to the live records or the preview.", &["kind"]);
+        let fault_family = counters(
+            r,
+            "touchline_device_faults_total",
+            "Faults of a GPU: a batch that did not fit and was divided, a context made anew, a device given up.",
+            &["kind"],
+        );
+        let update_family = counters(
+            r,
+            "touchline_pack_updates_total",
+            "Packs offered to the running program; a refused one leaves the old one running.",
+            &["outcome"],
+        );
+        let panic_family = counters(
+            r,
+            "touchline_stage_panics_total",
+            "Panics of a thread that were contained: a stream's, inference's or an output's. Each is a bug to report.",
+            &["stage"],
+        );
+        let families = Families {
+            build: int_gauges(r, "touchline_build_info", "Always 1; the labels say which build runs.", &["version"]),
+            pack: int_gauges(r, "touchline_pack_info", "Always 1; the labels say which model pack runs.", &PACK_LABELS),
+            pack_updates: ["applied", "refused"].map(|outcome| update_family.with_label_values(&[outcome])),
+            shadow: int_gauges(
+                r,
+                "touchline_shadow_info",
+                "Always 1; the labels say which model pack runs as a shadow.",
+                &PACK_LABELS,
+            ),
+            shadow_seconds: counters(
+                r,
+                "touchline_shadow_seconds_total",
+                "Seconds that the shadow decided too, by whether its label is the same.",
+                &["stream", "agreement"],
+            ),
+            shadow_dropped: counters(
+                r,
+                "touchline_shadow_seconds_dropped_total",
+                "Seconds that the shadow did not decide, by reason; \"overload\" counts those it was too slow for.",
+                &["stream", "reason"],
+            ),
+            shadow_difference: histograms(
+                r,
+                "touchline_shadow_probability_difference",
+                "Mean over the classes of the absolute difference of the two packs' probabilities for one second.",
+                &["stream"],
+                &DIFFERENCE_BUCKETS,
+            ),
+            stages: Stage::ALL.iter().map(|s| stage_family.with_label_values(&[s.as_str()])).collect(),
+            viewers: Viewer::ALL.iter().map(|v| viewer_family.with_label_values(&[v.as_str()])).collect(),
+            http_refused: http::refusals(r),
+            http_connections: http::connections(r),
+            device_faults: DeviceFault::ALL.iter().map(|f| fault_family.with_label_values(&[f.as_str()])).collect(),
+            frame_share: FrameShares::new(r),
+            reloads: Reloads::new(r),
+            store_lost: counters(
+                r,
+                "touchline_store_records_lost_total",
+                "Events, incidents and states that the store was too slow to keep, or could not.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
+            records_lost: counters(
+                r,
+                "touchline_output_records_lost_total",
+                "Records that were not written to the JSONL output.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
+            sink_dropped: counters(
+                r,
+                "touchline_sink_dropped_records_total",
+                "Records that an output was too slow to take, or could not write.",
+                &["sink"],
+            ),
+            panics: StageThread::ALL.iter().map(|s| panic_family.with_label_values(&[s.as_str()])).collect(),
+            records_skipped: counters(
+                r,
+                "touchline_live_records_skipped_total",
+                "Records that subscribers of the live records were too slow to take.",
+                &[],
+            )
+            .with_label_values::<&str>(&[]),
+            up: int_gauges(r, "touchline_stream_up", "1 while the stream plays, else 0.", &["stream"]),
+            classified: counters(
+                r,
+                "touchline_seconds_classified_total",
+                "Seconds of the stream that got a decision.",
+                &["stream"],
+            ),
+            gapped: counters(
+                r,
+                "touchline_seconds_gapped_total",
+                "Seconds of the stream without a decision, by reason; reason \"overload\" counts dropped seconds.",
+                &["stream", "reason"],
+            ),
+            lost: counters(
+                r,
+                "touchline_buffers_lost_total",
+                "Buffers of the source that could not be used: without a time (untimed), of a track that came late (undeclared).",
+                &["stream", "reason"],
+            ),
+            faults: counters(
+                r,
+                "touchline_source_faults_total",
+                "Places where the source's data were damaged or incomplete.",
+                &["stream"],
+            ),
+            abandoned: counters(
+                r,
+                "touchline_pipelines_abandoned_total",
+                "Pipelines of the source that did not stop in time and were left to themselves, with their threads and memory.",
+                &["stream"],
+            ),
+            frames: counters(r, "touchline_frames_received_total", "Decoded pictures taken in.", &["stream"]),
+            converted: counters(
+                r,
+                "touchline_frames_converted_total",
+                "Decoded pictures that were scaled and converted, because they may be chosen or are watched.",
+                &["stream"],
+            ),
+            samples: counters(
+                r,
+                "touchline_samples_received_total",
+                "Sound samples per channel taken in, at the stream's own rate.",
+                &["stream"],
+            ),
+            discarded: counters(
+                r,
+                "touchline_items_discarded_total",
+                "Pictures or pieces of sound that came too late or belonged to a time line that was left.",
+                &["stream", "track"],
+            ),
+            dropped: counters(
+                r,
+                "touchline_frames_dropped_total",
+                "Pictures that came and were not decided because what they build on is missing, by reason.",
+                &["stream", "reason"],
+            ),
+            latency: histograms(
+                r,
+                "touchline_decision_latency_seconds",
+                "Time from the arrival of a second's last sample to its published estimate, in seconds.",
+                &["stream"],
+                &LATENCY_BUCKETS_S,
+            ),
+            probability: gauges(
+                r,
+                "touchline_class_probability",
+                "Mean probability of the class over the vote window.",
+                &["stream", "class"],
+            ),
+            last_decision: gauges(
+                r,
+                "touchline_last_decision_timestamp_seconds",
+                "When the last decision of the stream was published, in seconds since 1970-01-01 UTC.",
+                &["stream"],
+            ),
+            reconnects: counters(r, "touchline_reconnects_total", "Times the stream was opened again.", &["stream"]),
+            backlog: int_gauges(r, "touchline_backlog_seconds", "Seconds of the stream that wait.", &["stream"]),
+            runs: counters(
+                r,
+                "touchline_runs_started_total",
+                "Runs (data between two discontinuities) that began.",
+                &["stream"],
+            ),
+            incidents: counters(
+                r,
+                "touchline_source_incidents_total",
+                "What happened to the stream's source while it played, by kind.",
+                &["stream", "incident"],
+            ),
+            failures: counters(
+                r,
+                "touchline_source_failures_total",
+                "Times the stream's source failed, ended or stalled, by cause.",
+                &["stream", "cause"],
+            ),
+            states: int_gauges(
+                r,
+                "touchline_stream_state",
+                "1 for the state that the stream is in, 0 for all others.",
+                &["stream", "state"],
+            ),
+            state_since: gauges(
+                r,
+                "touchline_stream_state_since_timestamp_seconds",
+                "When the stream came into its state, in seconds since 1970-01-01 UTC.",
+                &["stream"],
+            ),
+            next_try: gauges(
+                r,
+                "touchline_next_try_timestamp_seconds",
+                "When the stream is opened again, in seconds since 1970-01-01 UTC; 0 when that is not due.",
+                &["stream"],
+            ),
+            tracks: int_gauges(
+                r,
+                "touchline_track_up",
+                "1 while the track brings data, 0 while it has stalled or the source has no such track.",
+                &["stream", "track"],
+            ),
+            events: counters(
+                r,
+                "touchline_events_total",
+                "Onsets and offsets of classes on air.",
+                &["stream", "class", "kind"],
+            ),
+            decided: counters(
+                r,
+                "touchline_decisions_total",
+                "Decisions by the modality whose label and probability were taken.",
+                &["stream", "modality"],
+            ),
+            registry,
+        };
+        families.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Self { families: Arc::new(families) }
+    }
+
+    /// Says which pack runs. Called again (another pack), only the last one is exported.
+    pub fn set_pack(&self, pack: &PackStamp) {
+        only(&self.families.pack, pack);
+    }
+
+    /// A pack was offered to the running program, and taken or refused.
+    pub fn pack_update(&self, applied: bool) {
+        self.families.pack_updates[usize::from(!applied)].inc();
+    }
+
+    /// Says which pack runs as a shadow.
+    pub fn set_shadow(&self, pack: &PackStamp) {
+        only(&self.families.shadow, pack);
+    }
+
+    /// What is counted of one stream's shadow. All its counters are exported from now on, starting at 0.
+    pub fn shadow_stream(&self, id: &str) -> ShadowMetrics {
+        ShadowMetrics::new(&self.families, id)
+    }
+
+    /// The metrics of one stream, with their labels resolved. All counters of the stream are exported from now on,
+    /// starting at 0, so that rates are right from the first increment.
+    pub fn stream(&self, id: &str, classes: &ClassSet) -> StreamMetrics {
+        StreamMetrics::new(&self.families, id, classes)
+    }
+
+    /// Takes the series of a stream that is gone out of the exported text.
+    pub fn remove_stream(&self, stream: &StreamMetrics) {
+        stream.remove(&self.families);
+    }
+
+    /// Records that the store was too slow to keep, or could not.
+    pub fn store_lost(&self, count: u64) {
+        self.families.store_lost.inc_by(count);
+    }
+
+    /// A client connected to, or (`by` negative) left, the server.
+    pub fn viewers(&self, viewer: Viewer, by: i64) {
+        self.families.viewers[viewer as usize].add(by);
+    }
+
+    /// An output (`sink`, by its name) lost `count` records.
+    pub fn sink_dropped(&self, sink: &'static str, count: u64) {
+        self.families.sink_dropped.with_label_values(&[sink]).inc_by(count);
+        if sink == "jsonl" {
+            self.families.records_lost.inc_by(count);
+        }
+    }
+
+    /// A panic was contained.
+    pub fn panicked(&self, stage: StageThread) {
+        self.families.panics[stage as usize].inc();
+    }
+
+    /// A subscriber was too slow to take `count` records.
+    pub fn records_skipped(&self, count: u64) {
+        self.families.records_skipped.inc_by(count);
+    }
+
+    /// Everything in Prometheus' text format; see [`CONTENT_TYPE`].
+    pub fn encode(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.families.registry.gather())
+            .expect("families that registered have valid names and encode to UTF-8")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn nanos_to_seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// Why registering cannot fail: the names are literals of this module, each used once, and the registry is new.
+const WELL_FORMED: &str = "metric names are well-formed and used once";
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect(WELL_FORMED);
+    registry.register(Box::new(collector.clone())).expect(WELL_FORMED);
+    collector
+}
+
+/// Exports `pack` in place of what was there.
+fn only(family: &IntGaugeVec, pack: &PackStamp) {
+    family.reset();
+    family.with_label_values(&[&pack.name, &pack.weights_sha256, &pack.manifest_sha256]).set(1);
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    register(registry, GaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn int_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    register(registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+}
+
+#[cfg(test)]
+mod tests;

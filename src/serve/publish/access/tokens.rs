@@ -1,0 +1,145 @@
+//! Bearer tokens: where they come from, and how one that is shown is compared.
+
+use std::fmt;
+use std::fs::{File, Permissions};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use ring::hmac;
+use subtle::{Choice, ConstantTimeEq};
+
+use super::Role;
+use touchline_core::error::{Error, Result};
+use touchline_core::redact;
+
+/// A token shorter than this can be guessed.
+const TOKEN_MIN: usize = 16;
+
+/// More than any token needs; a file longer than this is no token file.
+const TOKEN_MAX: usize = 1024;
+
+/// Where a token comes from.
+#[derive(Clone)]
+pub enum TokenSource {
+    /// The first line of a file; read again by [`super::Access::reload`].
+    File(PathBuf),
+    /// Text from the environment variable of this name.
+    Environment { name: &'static str, text: String },
+}
+
+/// Without the text: it is a secret.
+impl fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TokenSource::File(path) => f.debug_tuple("File").field(path).finish(),
+            TokenSource::Environment { name, .. } => f.debug_tuple("Environment").field(name).finish(),
+        }
+    }
+}
+
+impl TokenSource {
+    /// # Errors
+    /// [`Error::Usage`] naming the file or variable, never its content.
+    fn read(&self) -> Result<Token> {
+        let (place, text) = match self {
+            TokenSource::File(path) => (path.display().to_string(), read_file(path)?),
+            TokenSource::Environment { name, text } => (format!("the variable {name}"), text.clone()),
+        };
+        let text = text.trim_end_matches(['\n', '\r']);
+        let wrong = |what: &str| {
+            let advice = "make one with `openssl rand -hex 32`";
+            Err(Error::Usage(format!("{place}: the token {what}; {advice}")))
+        };
+        if text.len() < TOKEN_MIN {
+            return wrong(&format!("is shorter than {TOKEN_MIN} characters"));
+        }
+        if text.len() > TOKEN_MAX {
+            return wrong(&format!("is longer than {TOKEN_MAX} characters"));
+        }
+        // What may stand in a header, less the space: anything else cannot be sent as a bearer token.
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return wrong("has characters other than printable ASCII, or spaces");
+        }
+        Ok(Token { text: text.to_owned(), _known: redact::remember_secret(text) })
+    }
+}
+
+fn read_file(path: &Path) -> Result<String> {
+    let fail = |e: std::io::Error| {
+        Error::Usage(format!("{}: cannot read the token: {e}; check the path and its permissions", path.display()))
+    };
+    let file = File::open(path).map_err(fail)?;
+    warn_if_open_to_others(path, &file.metadata().map_err(fail)?.permissions());
+    let mut text = String::new();
+    file.take(TOKEN_MAX as u64 + 3).read_to_string(&mut text).map_err(fail)?;
+    Ok(text)
+}
+
+/// Says so when every user of this machine may read `path`, which holds a secret.
+pub(in crate::publish) fn warn_if_open_to_others(path: &Path, permissions: &Permissions) {
+    if permissions.mode() & 0o004 != 0 {
+        tracing::warn!("{} can be read by every user of this machine; chmod 600 it", path.display());
+    }
+}
+
+struct Token {
+    text: String,
+    _known: redact::Known,
+}
+
+impl Token {
+    fn matches(&self, shown: &str) -> Choice {
+        // Of equal lengths all bytes are compared; how long the token is is no secret.
+        self.text.as_bytes().ct_eq(shown.as_bytes())
+    }
+}
+
+/// The tokens of this moment.
+#[derive(Default)]
+pub(super) struct Tokens {
+    admin: Option<Token>,
+    read: Option<Token>,
+}
+
+impl Tokens {
+    /// # Errors
+    /// [`Error::Usage`] for a token that cannot be read or used, and when both roles have the same one.
+    pub fn read(admin: Option<&TokenSource>, read: Option<&TokenSource>) -> Result<Self> {
+        let tokens =
+            Self { admin: admin.map(TokenSource::read).transpose()?, read: read.map(TokenSource::read).transpose()? };
+        if let (Some(admin), Some(read)) = (&tokens.admin, &tokens.read)
+            && bool::from(admin.matches(&read.text))
+        {
+            let text = "the admin token and the read token are the same, so whoever may read may change; make two";
+            return Err(Error::Usage(text.into()));
+        }
+        Ok(tokens)
+    }
+
+    pub fn any(&self) -> bool {
+        self.admin.is_some() || self.read.is_some()
+    }
+
+    pub fn has_admin(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    /// The role of whoever shows `shown`. Both tokens are compared, whatever the first comparison says.
+    pub fn role(&self, shown: &str) -> Option<Role> {
+        let of = |token: &Option<Token>| token.as_ref().map_or(Choice::from(0), |token| token.matches(shown));
+        let (admin, read) = (bool::from(of(&self.admin)), bool::from(of(&self.read)));
+        if admin { Some(Role::Admin) } else { read.then_some(Role::Read) }
+    }
+
+    /// The key that signs sessions of `role`: another token makes them worthless.
+    pub fn key(&self, role: Role) -> Option<hmac::Key> {
+        let token = match role {
+            Role::Admin => self.admin.as_ref(),
+            Role::Read => self.read.as_ref(),
+        }?;
+        let master = hmac::Key::new(hmac::HMAC_SHA256, token.text.as_bytes());
+        let derived = hmac::sign(&master, b"touchline session");
+        Some(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()))
+    }
+}

@@ -1,0 +1,95 @@
+//! How numbers, times and class names read outside: rounding, RFC 3339, human names.
+
+/// Six decimals: finer than an f32 probability means anything, and short enough to read.
+pub(super) fn round6(value: f32) -> f64 {
+    // `+ 0.0` turns -0 into 0.
+    (f64::from(value) * 1e6).round() / 1e6 + 0.0
+}
+
+/// Nanoseconds as milliseconds with three decimals.
+pub(super) fn millis(ns: u64) -> f64 {
+    (ns as f64 / 1e3).round() / 1e3
+}
+
+/// `unix_ns` (nanoseconds since 1970-01-01 UTC) as RFC 3339 in UTC with milliseconds, rounded down.
+///
+/// The date is Howard Hinnant's `civil_from_days`, which is exact for every `i64` of nanoseconds.
+pub(super) fn rfc3339(unix_ns: i64) -> String {
+    let ms = unix_ns.div_euclid(1_000_000);
+    let (seconds, ms) = (ms.div_euclid(1000), ms.rem_euclid(1000));
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Days since 0000-03-01, so that the leap day is the last of its year.
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let of_era = z.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (h, m, s) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+}
+
+/// The name people use for a class: `tabletennis` → `Table tennis`. A class that is not known here keeps its own name
+/// with a capital letter and spaces for `-` and `_`.
+pub fn class_title(name: &str) -> String {
+    let known = match name {
+        "americanfootball" => "American football",
+        "fieldhockey" => "Field hockey",
+        "formula1" => "Formula 1",
+        "icehockey" => "Ice hockey",
+        "tabletennis" => "Table tennis",
+        other => {
+            let mut out = String::with_capacity(other.len());
+            for (i, c) in other.chars().enumerate() {
+                match c {
+                    '-' | '_' => out.push(' '),
+                    c if i == 0 => out.extend(c.to_uppercase()),
+                    c => out.push(c),
+                }
+            }
+            return out;
+        }
+    };
+    known.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        for (ns, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_709_210_096_789_999_999, "2024-02-29T12:34:56.789Z"),
+            (951_868_799_999_000_000, "2000-02-29T23:59:59.999Z"),
+            (951_868_800_000_000_000, "2000-03-01T00:00:00.000Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (i64::MAX, "2262-04-11T23:47:16.854Z"),
+            (i64::MIN, "1677-09-21T00:12:43.145Z"),
+        ] {
+            assert_eq!(rfc3339(ns), text);
+        }
+    }
+
+    #[test]
+    fn numbers_are_short_and_have_no_negative_zero() {
+        assert_eq!(round6(0.1), 0.1);
+        assert_eq!(serde_json::to_string(&round6(1.0 / 3.0)).unwrap(), "0.333333");
+        assert_eq!(serde_json::to_string(&round6(-1e-9)).unwrap(), "0.0");
+        assert_eq!(millis(1_234_567), 1.235);
+    }
+
+    #[test]
+    fn every_class_of_the_study_reads_well() {
+        for name in touchline_core::labels::STUDY_CLASSES {
+            let title = class_title(name);
+            assert!(title.chars().next().unwrap().is_uppercase(), "{title}");
+            assert_eq!(title.to_lowercase().replace(' ', ""), name);
+        }
+        assert_eq!(class_title("beach-volley_ball"), "Beach volley ball");
+    }
+}

@@ -1,0 +1,82 @@
+//! One second of the timeline.
+
+use serde::Serialize;
+
+use crate::publish::format::round6;
+use crate::publish::record::Published;
+use touchline_core::clip::GapReason;
+use touchline_core::decision::SecondOutcome;
+use touchline_core::labels::{ClassId, ClassSet, Modality};
+use touchline_core::time::RunId;
+
+/// What the timeline needs of a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Entry {
+    run: RunId,
+    index: u64,
+    /// When it was published, milliseconds since 1970-01-01 UTC.
+    at_ms: i64,
+    what: What,
+    /// Label of the estimate and its mean probability; `None` while the window is empty.
+    window: Option<(ClassId, f32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    Decided { label: ClassId, probability: f32, by: Modality },
+    Gap(GapReason),
+}
+
+impl Entry {
+    pub(super) fn new(published: &Published, unix_ns: i64) -> Self {
+        let estimate = &published.estimate;
+        Self {
+            run: published.outcome.run(),
+            index: published.outcome.index(),
+            at_ms: unix_ns.div_euclid(1_000_000),
+            what: match &published.outcome {
+                SecondOutcome::Predicted(second) => What::Decided {
+                    label: second.decision.label,
+                    probability: second.decision.probability,
+                    by: second.decision.modality,
+                },
+                SecondOutcome::Gap(gap) => What::Gap(gap.reason),
+            },
+            window: (estimate.seconds > 0).then(|| (estimate.label, estimate.mean[estimate.label.index()])),
+        }
+    }
+
+    pub(super) fn row<'a>(&self, classes: &'a ClassSet) -> Row<'a> {
+        let (label, probability, decided_by, reason) = match self.what {
+            What::Decided { label, probability, by } => {
+                (Some(classes.name(label)), Some(round6(probability)), Some(by), None)
+            }
+            What::Gap(reason) => (None, None, None, Some(reason)),
+        };
+        Row {
+            run: self.run,
+            index: self.index,
+            at_ms: self.at_ms,
+            label,
+            probability,
+            decided_by,
+            reason,
+            window_label: self.window.map(|(label, _)| classes.name(label)),
+            window_probability: self.window.map(|(_, probability)| round6(probability)),
+        }
+    }
+}
+
+/// An [`Entry`] as it stands in the API: `label`, `probability`, `decided_by` are null for a gap, `reason` for a second.
+#[derive(Debug, Serialize)]
+pub(super) struct Row<'a> {
+    run: RunId,
+    index: u64,
+    at_ms: i64,
+    label: Option<&'a str>,
+    probability: Option<f64>,
+    decided_by: Option<Modality>,
+    reason: Option<GapReason>,
+    window_label: Option<&'a str>,
+    window_probability: Option<f64>,
+}

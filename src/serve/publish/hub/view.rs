@@ -1,0 +1,173 @@
+//! What the API says about the hub, as JSON.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use super::{Hub, Live, Stream, StreamFacts};
+use crate::publish::format::{class_title, millis, rfc3339, round6};
+use crate::publish::record::to_json;
+use crate::publish::state::StateFields;
+use touchline_core::clip::GapReason;
+use touchline_core::decision::PackStamp;
+use touchline_core::item::{Pace, Tracks};
+use touchline_core::labels::Modality;
+
+/// `/api/v1/info`.
+#[derive(Serialize)]
+struct InfoView<'a> {
+    name: &'static str,
+    version: &'static str,
+    pack: &'a PackStamp,
+    classes: Vec<ClassView<'a>>,
+    modalities: &'a [Modality],
+    vote_window_s: u32,
+    history_seconds: usize,
+}
+
+#[derive(Serialize)]
+struct ClassView<'a> {
+    id: &'a str,
+    title: String,
+}
+
+/// A stream without its history.
+#[derive(Serialize)]
+struct SummaryView<'a> {
+    id: &'a str,
+    uri: String,
+    pace: Pace,
+    settings: Option<&'a StreamFacts>,
+    #[serde(flatten)]
+    state: StateFields<'a>,
+    since: String,
+    tracks: Option<Tracks>,
+    top: Option<TopView<'a>>,
+    latency_ms: Option<f64>,
+    backlog: u32,
+    counters: CountersView,
+    /// Of the last decision.
+    pack: Option<&'a PackStamp>,
+}
+
+#[derive(Serialize)]
+struct TopView<'a> {
+    label: &'a str,
+    probability: f64,
+}
+
+#[derive(Serialize)]
+struct CountersView {
+    classified: u64,
+    gapped: GappedView,
+    runs: u64,
+    reconnects: u64,
+    events: u64,
+    incidents: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct GappedView {
+    overload: u64,
+    no_media: u64,
+    compute: u64,
+}
+
+impl Hub {
+    /// Version, pack, classes with their titles, vote window.
+    pub fn info_json(&self) -> String {
+        let running = self.pack();
+        to_json(&InfoView {
+            name: "touchline",
+            version: env!("CARGO_PKG_VERSION"),
+            pack: &running.stamp,
+            classes: self.shared.classes.names().iter().map(|id| ClassView { id, title: class_title(id) }).collect(),
+            modalities: &running.modalities,
+            vote_window_s: self.shared.vote_window_s.load(Ordering::Relaxed),
+            history_seconds: super::HISTORY_SECONDS,
+        })
+    }
+
+    /// `{"streams": [...]}` without their histories, in the order they were added.
+    pub fn streams_json(&self) -> String {
+        let rows: Vec<String> = self.streams().iter().map(|s| to_json(&self.summary(s, &s.live()))).collect();
+        format!("{{\"streams\":[{}]}}", rows.join(","))
+    }
+
+    /// Stream `id` with its last record, its events and its last ten minutes; `None` when there is no such stream.
+    pub fn stream_json(&self, id: &str) -> Option<String> {
+        let stream = self.stream(id)?;
+        let live = stream.live();
+        Some(self.detail(&stream, &live))
+    }
+
+    /// Stream `id` without its history; `None` when there is no such stream.
+    pub fn summary_json(&self, id: &str) -> Option<String> {
+        let stream = self.stream(id)?;
+        let live = stream.live();
+        Some(to_json(&self.summary(&stream, &live)))
+    }
+
+    /// Version of the settings of stream `id`.
+    pub fn generation(&self, id: &str) -> Option<u64> {
+        self.stream(id)?.live().facts.as_ref().map(|facts| facts.generation)
+    }
+
+    pub(super) fn detail(&self, stream: &Stream, live: &Live) -> String {
+        let classes = &self.shared.classes;
+        let mut json = to_json(&self.summary(stream, live));
+        // Records are JSON already: they are put in as they are, so that the API and the records cannot differ.
+        json.pop();
+        json.push_str(&format!(",\"now_ms\":{}", self.shared.clock.unix_ns().div_euclid(1_000_000)));
+        json.push_str(",\"last\":");
+        json.push_str(live.last.as_deref().unwrap_or("null"));
+        json.push_str(",\"before\":");
+        json.push_str(live.before.as_deref().unwrap_or("null"));
+        for (name, records) in [("events", &live.events), ("incidents", &live.incidents)] {
+            json.push_str(&format!(",\"{name}\":["));
+            for (i, record) in records.iter().enumerate() {
+                json.push_str(if i == 0 { "" } else { "," });
+                json.push_str(record);
+            }
+            json.push(']');
+        }
+        json.push_str(",\"history\":");
+        json.push_str(&to_json(&live.history.iter().map(|entry| entry.row(classes)).collect::<Vec<_>>()));
+        json.push('}');
+        json
+    }
+
+    fn summary<'a>(&'a self, stream: &'a Stream, live: &'a Live) -> SummaryView<'a> {
+        let source = stream.source();
+        let gapped = |reason: GapReason| live.counters.gapped[reason as usize];
+        SummaryView {
+            id: &stream.id,
+            uri: source.uri.to_string(),
+            pace: source.pace,
+            settings: live.facts.as_ref(),
+            state: StateFields::new(&live.state, live.since_unix_ns),
+            since: rfc3339(live.since_unix_ns),
+            tracks: live.tracks,
+            top: live.top.map(|(class, probability)| TopView {
+                label: self.shared.classes.name(class),
+                probability: round6(probability),
+            }),
+            latency_ms: live.latency_ns.map(millis),
+            backlog: live.backlog,
+            counters: CountersView {
+                classified: live.counters.classified,
+                gapped: GappedView {
+                    overload: gapped(GapReason::Overload),
+                    no_media: gapped(GapReason::NoMedia),
+                    compute: gapped(GapReason::Compute),
+                },
+                runs: live.counters.runs,
+                reconnects: live.counters.reconnects,
+                events: live.counters.events,
+                incidents: live.counters.incidents,
+            },
+            pack: live.pack.as_deref(),
+        }
+    }
+}

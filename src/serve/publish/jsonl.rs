@@ -1,0 +1,444 @@
+//! Records as lines in a file or on standard output.
+//!
+//! Every record is written and flushed on its own: who follows the file sees a second when it is published, and a crash
+//! loses nothing that was written. A line is there whole or not at all: what a full disk left of one is taken away (in a
+//! file) or ended (elsewhere) before the next.
+
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use touchline_core::error::{Error, Result};
+
+/// How often a live writer repeats that records are being lost: once a minute is often enough to be noticed and seldom
+/// enough not to fill the log.
+const COMPLAIN_EVERY_NS: u64 = 60_000_000_000;
+
+/// Where the lines go.
+enum Target {
+    /// A regular file. It is opened for appending, so that a line follows the last one also when somebody else has made the file
+    /// shorter (logrotate's `copytruncate`).
+    File { file: File, path: PathBuf },
+    /// Standard output, a pipe or a device.
+    Stream(Box<dyn Write + Send>),
+}
+
+/// Writes records, one a line.
+pub struct JsonlWriter {
+    target: Target,
+    /// For messages: the path, or `standard output`.
+    place: String,
+    /// The last write failed in the middle of a line that could not be taken away.
+    torn: bool,
+    lost: u64,
+    complained_ns: Option<u64>,
+}
+
+impl JsonlWriter {
+    /// Opens `path` (`-` is standard output) and begins it anew: for offline scoring, where a file is the result of one
+    /// command.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be made.
+    pub fn create(path: &Path) -> Result<Self> {
+        Self::open(path, false)
+    }
+
+    /// Opens `path` (`-` is standard output) and continues it: for live streams, where a restart must not lose what was
+    /// written before. A line that a crash cut short is taken away first: it was never a record, and who reads the file
+    /// line by line would stumble over it. One that is whole but for its end gets it.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be made.
+    pub fn append(path: &Path) -> Result<Self> {
+        Self::open(path, true)
+    }
+
+    fn open(path: &Path, keep: bool) -> Result<Self> {
+        if path == Path::new("-") {
+            return Ok(Self::to("standard output", Box::new(io::stdout())));
+        }
+        let place = path.display().to_string();
+        // Opening a pipe for writing waits until somebody reads it: that would look like a program that hangs.
+        let _held = hold_pipe(path)?;
+        let file = OpenOptions::new()
+            .read(keep && path.is_file())
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(|e| output_error(&place, &e))?;
+        let metadata = file.metadata().map_err(|e| output_error(&place, &e))?;
+        if !metadata.is_file() {
+            return Ok(Self::to(place, Box::new(file)));
+        }
+        lock(&file, &place)?;
+        if !keep {
+            // Only now: until it is locked it may be another process's.
+            file.set_len(0).map_err(|e| output_error(&place, &e))?;
+        }
+        let target = Target::File { file, path: path.to_owned() };
+        let mut writer = Self { target, place, torn: false, lost: 0, complained_ns: None };
+        writer.mend().map_err(|e| output_error(&writer.place, &e))?;
+        Ok(writer)
+    }
+
+    /// Opens the path again when another file lies there, or none: the one that was written has been moved away. When that fails
+    /// the old file is written on.
+    pub fn reopen(&mut self) {
+        let Target::File { file, path } = &self.target else { return };
+        let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        if let (Ok(open), Ok(named)) = (file.metadata(), fs::metadata(path))
+            && same(&open, &named)
+        {
+            return;
+        }
+        match Self::append(&path.clone()) {
+            Ok(opened) => {
+                self.target = opened.target;
+                self.torn = opened.torn;
+                tracing::info!("{}: opened again", self.place);
+            }
+            Err(e) => tracing::error!("records go on to the file that was open before: {e}"),
+        }
+    }
+
+    /// Writes to `writer`; `place` names it in messages.
+    pub fn to(place: impl Into<String>, writer: Box<dyn Write + Send>) -> Self {
+        Self { target: Target::Stream(writer), place: place.into(), torn: false, lost: 0, complained_ns: None }
+    }
+
+    /// Writes `record` (one line, without its end) and flushes it.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when it cannot be written; nothing of the record remains in a regular file.
+    pub fn write(&mut self, record: &str) -> Result<()> {
+        debug_assert!(!record.contains('\n'), "a record is one line");
+        let mut line = Vec::with_capacity(record.len() + 2);
+        if self.torn {
+            line.push(b'\n');
+        }
+        line.extend_from_slice(record.as_bytes());
+        line.push(b'\n');
+        self.put(&line).map_err(|e| output_error(&self.place, &e))
+    }
+
+    /// Writes `record` for a live stream, which goes on without it when it cannot be written: counts it as lost and
+    /// returns false. The first loss, and one a minute after it, is logged. `now_ns` is the monotonic clock.
+    pub fn write_or_count(&mut self, record: &str, now_ns: u64) -> bool {
+        let Err(error) = self.write(record) else {
+            if self.complained_ns.take().is_some() {
+                tracing::info!(place = %self.place, lost = self.lost, "the record output works again");
+            }
+            return true;
+        };
+        self.lost += 1;
+        if self.complained_ns.is_none_or(|then| now_ns.saturating_sub(then) >= COMPLAIN_EVERY_NS) {
+            self.complained_ns = Some(now_ns);
+            tracing::error!(lost = self.lost, "a record is lost: {error}");
+        }
+        false
+    }
+
+    /// Where the lines go, for messages.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Records lost so far by [`JsonlWriter::write_or_count`].
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Writes whole `bytes`, or leaves the target as it was where that is possible.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.target {
+            Target::File { file, .. } => {
+                let before = file.metadata()?.len();
+                let result = file.write_all(bytes);
+                self.torn = result.is_err() && !take_back(file, before);
+                result
+            }
+            Target::Stream(stream) => {
+                let result = stream.write_all(bytes).and_then(|()| stream.flush());
+                self.torn = result.is_err();
+                result
+            }
+        }
+    }
+
+    /// Ends the last line, or takes it away when it was cut short.
+    fn mend(&mut self) -> io::Result<()> {
+        let Target::File { file, .. } = &mut self.target else { return Ok(()) };
+        // A file that was begun anew is opened without reading, but then it is empty and not looked at.
+        let len = file.metadata()?.len();
+        let begins = last_line(file, len)?;
+        if begins == len {
+            return Ok(());
+        }
+        let mut line = Vec::new();
+        file.seek(SeekFrom::Start(begins))?;
+        file.read_to_end(&mut line)?;
+        // What is no beginning of a record is not this program's, and not its to take away.
+        let is_ours = line.starts_with(b"{");
+        if !is_ours || serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&line).is_ok() {
+            return self.put(b"\n");
+        }
+        tracing::warn!("{}: its last line was cut short ({} bytes) and is taken away", self.place, line.len());
+        file.set_len(begins)
+    }
+}
+
+/// Takes away what a failed write left behind the first `before` bytes. Whether nothing of it is left.
+fn take_back(file: &File, before: u64) -> bool {
+    match file.metadata() {
+        // Somebody made it shorter meanwhile: setting its length would fill it with zeros.
+        Ok(now) if now.len() < before => now.len() == 0,
+        Ok(now) => now.len() == before || file.set_len(before).is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// Takes the file for this process: lines of two that write into one file would be lost or mixed.
+fn lock(file: &File, place: &str) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::output(
+            place,
+            "another process writes records to this file",
+            "stop that process, or name another file with --jsonl",
+        )),
+        // Some network file systems have no locks. Writing there is still better than not to.
+        Err(TryLockError::Error(e)) => {
+            tracing::warn!("{place}: cannot be locked ({e}); see that no other process writes to it");
+            Ok(())
+        }
+    }
+}
+
+/// Where the line begins that the first `len` bytes of `file` end in; `len` when they end with a line.
+fn last_line(file: &mut File, len: u64) -> io::Result<u64> {
+    let mut block = [0; 64 * 1024];
+    let mut end = len;
+    while end > 0 {
+        let size = end.min(block.len() as u64);
+        let bytes = &mut block[..size as usize];
+        file.seek(SeekFrom::Start(end - size))?;
+        file.read_exact(bytes)?;
+        if let Some(at) = bytes.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(end - size + at as u64 + 1);
+        }
+        end -= size;
+    }
+    Ok(0)
+}
+
+/// What a failed write means and what to do about it.
+fn output_error(place: &str, error: &io::Error) -> Error {
+    let advice = match error.kind() {
+        ErrorKind::BrokenPipe => "the program that read the records has ended; start both again",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space on that disk, or write elsewhere with --jsonl",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "give this user the right to write there, or write elsewhere with --jsonl"
+        }
+        ErrorKind::NotFound => "make the folder first, or write elsewhere with --jsonl",
+        ErrorKind::IsADirectory => "name a file in it, as in --jsonl FOLDER/records.jsonl",
+        _ => "check the disk, or write elsewhere with --jsonl",
+    };
+    // The text of an io::Error ends with the number of the OS error, which says nothing to people.
+    let text = error.to_string();
+    let cause = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+    Error::output(place, format!("cannot write records: {cause}"), advice)
+}
+
+/// If `path` is a pipe, opens it without waiting for a reader; held until it is open for good, so that the reader sees no end
+/// in between.
+///
+/// # Errors
+/// [`Error::Output`] when nobody reads it.
+pub fn hold_pipe(path: &Path) -> Result<Option<File>> {
+    if !fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo()) {
+        return Ok(None);
+    }
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => Err(Error::output(
+            path.display().to_string(),
+            "nobody reads this pipe",
+            "start its reader first, or give a file",
+        )),
+        Err(e) => Err(output_error(&path.display().to_string(), &e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::skip::{Lacks, skip};
+
+    /// Takes `room` bytes, then refuses.
+    struct Small {
+        room: usize,
+        kind: ErrorKind,
+        got: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                self.room = usize::MAX;
+                return Err(self.kind.into());
+            }
+            let n = bytes.len().min(self.room);
+            self.room -= n;
+            self.got.lock().unwrap().extend(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn records_are_there_as_soon_as_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let mut writer = JsonlWriter::create(&path).unwrap();
+        writer.write("{\"a\":1}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n");
+        writer.write("{\"a\":2}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":2}\n");
+    }
+
+    #[test]
+    fn create_begins_anew_and_append_goes_on_after_a_torn_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        fs::write(&path, "{\"a\":1}\n{\"a\":").unwrap();
+        JsonlWriter::append(&path).unwrap().write("{\"a\":3}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":3}\n");
+        JsonlWriter::append(&path).unwrap().write("{\"a\":4}").unwrap();
+        assert!(fs::read_to_string(&path).unwrap().ends_with("{\"a\":3}\n{\"a\":4}\n"));
+        JsonlWriter::create(&path).unwrap().write("{}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn however_long_the_line_that_was_cut_short_is_what_stands_before_it_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let whole = format!("{{\"a\":\"{}\"}}\n", "x".repeat(70_000));
+        for (torn, left) in [
+            (format!("{{\"b\":\"{}", "y".repeat(200_000)), whole.clone()),
+            ("{\"b\":2}".to_owned(), format!("{whole}{{\"b\":2}}\n")),
+            ("{\"b\":2".to_owned(), whole.clone()),
+            ("notes".to_owned(), format!("{whole}notes\n")),
+        ] {
+            fs::write(&path, format!("{whole}{torn}")).unwrap();
+            JsonlWriter::append(&path).unwrap().write("{\"c\":3}").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{left}{{\"c\":3}}\n"));
+        }
+        fs::write(&path, "{\"only\":").unwrap();
+        JsonlWriter::append(&path).unwrap().write("{}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_to_nothing_goes_on_at_its_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let mut writer = JsonlWriter::append(&path).unwrap();
+        writer.write("{\"a\":1}").unwrap();
+        // As logrotate's copytruncate does.
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        writer.write("{\"a\":2}").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":2}\n");
+    }
+
+    #[test]
+    fn a_file_that_is_moved_away_is_left_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("out.jsonl"), folder.path().join("out.jsonl.1"));
+        let mut writer = JsonlWriter::append(&path).unwrap();
+        writer.write("{\"a\":1}").unwrap();
+        writer.reopen();
+        writer.write("{\"a\":2}").unwrap();
+        fs::rename(&path, &old).unwrap();
+        writer.write("{\"a\":3}").unwrap();
+        writer.reopen();
+        writer.write("{\"a\":4}").unwrap();
+        assert_eq!(fs::read_to_string(&old).unwrap(), "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":4}\n");
+        // Where no file can be made the old one goes on.
+        fs::rename(&path, &old).unwrap();
+        fs::create_dir(&path).unwrap();
+        writer.reopen();
+        writer.write("{\"a\":5}").unwrap();
+        assert_eq!(fs::read_to_string(&old).unwrap(), "{\"a\":4}\n{\"a\":5}\n");
+    }
+
+    #[test]
+    fn a_file_has_one_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let mut first = JsonlWriter::append(&path).unwrap();
+        first.write("{}").unwrap();
+        for second in [JsonlWriter::append(&path), JsonlWriter::create(&path)] {
+            let text = second.err().expect("it is taken").to_string();
+            assert!(text.starts_with(&path.display().to_string()) && text.contains("another process"), "{text}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{}\n", "nothing is lost by the attempt");
+        drop(first);
+        JsonlWriter::append(&path).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_opened_says_where_and_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("no/such/out.jsonl");
+        let said = |path: &Path| JsonlWriter::append(path).err().expect("cannot be opened").to_string();
+        let text = said(&missing);
+        assert!(text.starts_with(&missing.display().to_string()) && text.contains("make the folder"), "{text}");
+        assert!(!text.contains('\n') && !text.contains("os error"), "{text}");
+        assert!(said(folder.path()).contains("name a file in it"), "{}", said(folder.path()));
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_offline_and_a_count_live() {
+        let full = Path::new("/dev/full");
+        if !full.exists() {
+            skip(Lacks::Tool, "this system has no /dev/full");
+            return;
+        }
+        let mut writer = JsonlWriter::create(full).unwrap();
+        let error = writer.write("{}").unwrap_err();
+        assert_eq!(error.exit_code(), 5);
+        assert!(error.to_string().contains("/dev/full") && error.to_string().contains("free space"), "{error}");
+        assert!(!writer.write_or_count("{}", 0) && !writer.write_or_count("{}", 1));
+        assert_eq!(writer.lost(), 2);
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_before_the_next() {
+        let got = Arc::new(Mutex::new(Vec::new()));
+        let small = Small { room: 12, kind: ErrorKind::StorageFull, got: got.clone() };
+        let mut writer = JsonlWriter::to("somewhere", Box::new(small));
+        assert!(writer.write_or_count("{\"a\":1}", 0));
+        assert!(!writer.write_or_count("{\"a\":2}", 0));
+        assert!(writer.write_or_count("{\"a\":3}", 0));
+        assert_eq!(String::from_utf8(got.lock().unwrap().clone()).unwrap(), "{\"a\":1}\n{\"a\"\n{\"a\":3}\n");
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_an_error_not_a_panic() {
+        let (reader, pipe) = io::pipe().unwrap();
+        drop(reader);
+        let mut writer = JsonlWriter::to("standard output", Box::new(pipe));
+        let text = writer.write("{}").unwrap_err().to_string();
+        assert!(text.contains("has ended"), "{text}");
+    }
+}

@@ -1,0 +1,353 @@
+//! What is known of the running pack, of its shadow, and of the updates asked for: `/api/v1/pack`, as data and as JSON;
+//! and the desk where an update is asked for.
+//!
+//! Not here: how a pack is loaded and swapped ([`crate::update`]), and who may ask over HTTP (`pack_routes`).
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::agreement::{Agreement, AgreementView};
+use super::format::{millis, rfc3339};
+use super::pack_view::PackView;
+use super::record::to_json;
+use crate::metrics::ShadowDrop;
+use touchline_compute::models::pack::Pack;
+use touchline_core::clock::Clock;
+use touchline_core::decision::{PackStamp, SecondPrediction};
+use touchline_core::labels::ClassSet;
+
+/// Requests that wait for the pack thread. One over HTTP at most, and one each of a signal and of the start: more of the
+/// same would read the same directory again.
+const ASKS: usize = 4;
+
+/// What made the program look at a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trigger {
+    /// `POST /api/v1/pack`.
+    Http,
+    /// SIGHUP.
+    Signal,
+    /// The pack's directory changed.
+    Watch,
+}
+
+/// A pack that was taken.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Applied {
+    /// Its name.
+    pub pack: String,
+    pub weights_sha256: String,
+    pub manifest_sha256: String,
+    /// The directory, below the root of packs where it is there.
+    pub path: String,
+    /// The networks and their inputs are the old ones: only the table, temperatures or words differ.
+    pub table_only: bool,
+    /// It is the very pack that ran already, and nothing was swapped.
+    pub unchanged: bool,
+    /// Milliseconds from the request to the swap: loading, verifying, warming up.
+    pub took_ms: f64,
+}
+
+/// Why a pack was not taken; the old one stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusedKind {
+    /// Another update is under way.
+    Busy,
+    /// The program is not ready, or ends.
+    NotReady,
+    /// The path leads out of the root of packs.
+    OutsideRoot,
+    /// The pack cannot be read, verified, built or warmed up.
+    BadPack,
+    /// The pack is whole but not made for the streams that run.
+    Incompatible,
+    /// A fault of the program.
+    Internal,
+}
+
+/// A refusal, for people and programs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}; {advice}")]
+pub struct Refused {
+    pub kind: RefusedKind,
+    pub error: String,
+    pub advice: String,
+}
+
+impl Refused {
+    pub fn new(kind: RefusedKind, error: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { kind, error: error.into(), advice: advice.into() }
+    }
+}
+
+/// What became of a request.
+pub type Outcome = Result<Applied, Refused>;
+
+/// A request on its way to the pack thread.
+#[derive(Debug)]
+pub struct Ask {
+    pub trigger: Trigger,
+    /// The directory of another pack; `None`: the running pack's directory, again.
+    pub path: Option<PathBuf>,
+    /// Who waits for the outcome, if anybody.
+    pub answer: Option<oneshot::Sender<Outcome>>,
+}
+
+/// Where updates are asked for. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct PackDesk {
+    asks: Sender<Ask>,
+    /// Updates under way or accepted.
+    under_way: Arc<AtomicUsize>,
+}
+
+impl PackDesk {
+    /// A desk, and where its requests come out.
+    pub fn new() -> (Self, Receiver<Ask>) {
+        let (asks, out) = bounded(ASKS);
+        (Self { asks, under_way: Arc::default() }, out)
+    }
+
+    /// Asks for an update; the outcome comes over the channel.
+    ///
+    /// # Errors
+    /// [`RefusedKind::Busy`] while another update is under way, [`RefusedKind::NotReady`] when nobody takes requests.
+    pub fn ask(&self, path: Option<PathBuf>) -> Result<oneshot::Receiver<Outcome>, Refused> {
+        if self.under_way.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            let advice = "ask again when it is through; GET /api/v1/pack shows its outcome";
+            return Err(Refused::new(RefusedKind::Busy, "another update is under way", advice));
+        }
+        let (answer, outcome) = oneshot::channel();
+        if self.asks.try_send(Ask { trigger: Trigger::Http, path, answer: Some(answer) }).is_err() {
+            self.finished();
+            return Err(Refused::new(RefusedKind::NotReady, "packs cannot be changed now", "ask again in a second"));
+        }
+        Ok(outcome)
+    }
+
+    /// Asks to read the running pack's directory again; nobody waits for the outcome.
+    pub fn hang_up(&self) {
+        // A full queue holds such a request already.
+        let _ = self.asks.try_send(Ask { trigger: Trigger::Signal, path: None, answer: None });
+    }
+
+    /// An update that was not asked for here begins.
+    pub fn begun(&self) {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// An update is through.
+    pub fn finished(&self) {
+        self.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The last update, whatever came of it.
+#[derive(Clone, Debug)]
+struct LastUpdate {
+    unix_ns: i64,
+    trigger: Trigger,
+    path: String,
+    outcome: Outcome,
+}
+
+#[derive(Default)]
+struct State {
+    pack: Option<(Arc<Pack>, String)>,
+    shadow: Option<Shadow>,
+    applied: u64,
+    refused: u64,
+    last: Option<LastUpdate>,
+}
+
+struct Shadow {
+    pack: Arc<Pack>,
+    path: String,
+    agreement: Agreement,
+}
+
+/// What `/api/v1/pack` shows. The lock is held for a moment, once a second and stream and for each question.
+pub struct PackBoard {
+    classes: Arc<ClassSet>,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+impl PackBoard {
+    pub fn new(classes: Arc<ClassSet>, clock: Arc<dyn Clock>) -> Self {
+        Self { classes, clock, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says which pack runs; `path` is how people would ask for it.
+    pub fn set_pack(&self, pack: Arc<Pack>, path: String) {
+        self.state().pack = Some((pack, path));
+    }
+
+    /// Says which pack runs as a shadow.
+    pub fn set_shadow(&self, pack: Arc<Pack>, path: String) {
+        self.state().shadow = Some(Shadow { pack, path, agreement: Agreement::default() });
+    }
+
+    /// Both packs decided a second of a stream. Returns the mean absolute difference of the probabilities.
+    pub fn compared(&self, stream: &str, main: &SecondPrediction, shadow: &SecondPrediction) -> Option<f64> {
+        self.state().shadow.as_mut().map(|s| s.agreement.compared(stream, main, shadow))
+    }
+
+    /// A stream is gone.
+    pub fn forget(&self, stream: &str) {
+        if let Some(shadow) = &mut self.state().shadow {
+            shadow.agreement.forget(stream);
+        }
+    }
+
+    /// The shadow did not decide a second.
+    pub fn shadow_dropped(&self, why: ShadowDrop) {
+        if let Some(shadow) = &mut self.state().shadow {
+            shadow.agreement.dropped(why);
+        }
+    }
+
+    /// An update is through.
+    pub fn updated(&self, trigger: Trigger, path: String, outcome: Outcome) {
+        let mut state = self.state();
+        match &outcome {
+            Ok(_) => state.applied += 1,
+            Err(_) => state.refused += 1,
+        }
+        state.last = Some(LastUpdate { unix_ns: self.clock.unix_ns(), trigger, path, outcome });
+    }
+
+    /// The answer of `GET /api/v1/pack`; `writable`: whether POST would be listened to.
+    pub fn json(&self, running: &PackStamp, writable: bool) -> String {
+        let state = self.state();
+        to_json(&BoardView {
+            pack: running,
+            path: state.pack.as_ref().map(|(_, path)| path.as_str()),
+            classes: self.classes.names(),
+            details: state.pack.as_ref().map(|(pack, _)| PackView::new(pack)),
+            shadow: state.shadow.as_ref().map(|shadow| ShadowView {
+                pack: shadow.pack.stamp(),
+                path: &shadow.path,
+                agreement: shadow.agreement.view(&self.classes),
+            }),
+            updates: UpdatesView {
+                accepted: writable,
+                applied: state.applied,
+                refused: state.refused,
+                last: state.last.as_ref().map(LastView::new),
+            },
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct BoardView<'a> {
+    pack: &'a PackStamp,
+    path: Option<&'a str>,
+    classes: &'a [String],
+    #[serde(flatten)]
+    details: Option<PackView<'a>>,
+    shadow: Option<ShadowView<'a>>,
+    updates: UpdatesView<'a>,
+}
+
+#[derive(Serialize)]
+struct ShadowView<'a> {
+    pack: PackStamp,
+    path: &'a str,
+    #[serde(flatten)]
+    agreement: AgreementView<'a>,
+}
+
+#[derive(Serialize)]
+struct UpdatesView<'a> {
+    accepted: bool,
+    applied: u64,
+    refused: u64,
+    last: Option<LastView<'a>>,
+}
+
+#[derive(Serialize)]
+struct LastView<'a> {
+    at: String,
+    trigger: Trigger,
+    path: &'a str,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    applied: Option<&'a Applied>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<RefusedKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<&'a str>,
+}
+
+impl<'a> LastView<'a> {
+    fn new(last: &'a LastUpdate) -> Self {
+        let (applied, refused) = match &last.outcome {
+            Ok(applied) => (Some(applied), None),
+            Err(refused) => (None, Some(refused)),
+        };
+        Self {
+            at: rfc3339(last.unix_ns),
+            trigger: last.trigger,
+            path: &last.path,
+            outcome: if applied.is_some() { "applied" } else { "refused" },
+            applied,
+            reason: refused.map(|r| r.kind),
+            error: refused.map(|r| r.error.as_str()),
+            advice: refused.map(|r| r.advice.as_str()),
+        }
+    }
+}
+
+/// Milliseconds for [`Applied::took_ms`].
+pub fn took_ms(ns: u64) -> f64 {
+    millis(ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_update_at_a_time_is_accepted() {
+        let (desk, asks) = PackDesk::new();
+        let outcome = desk.ask(Some("new".into())).unwrap();
+        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::Busy);
+        // A signal waits behind it, and is no reason to accept another request.
+        desk.hang_up();
+        let first = asks.recv().unwrap();
+        assert_eq!((first.trigger, first.path), (Trigger::Http, Some("new".into())));
+        let why = Refused::new(RefusedKind::BadPack, "it is bad", "bring a better one");
+        first.answer.unwrap().send(Err(why.clone())).unwrap();
+        desk.finished();
+        assert_eq!(outcome.blocking_recv().unwrap().unwrap_err(), why);
+        desk.begun();
+        assert_eq!(asks.recv().unwrap().trigger, Trigger::Signal);
+        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::Busy);
+        desk.finished();
+        desk.ask(None).unwrap();
+    }
+
+    #[test]
+    fn nobody_takes_requests_once_the_pack_thread_is_gone() {
+        let (desk, asks) = PackDesk::new();
+        drop(asks);
+        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::NotReady);
+        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::NotReady, "and not busy for ever");
+        desk.hang_up();
+    }
+}

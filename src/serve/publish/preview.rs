@@ -1,0 +1,275 @@
+//! The pictures of a stream for people who watch: JPEG, encoded once for all watchers and only while there are any.
+//!
+//! The thread that has the frames offers one now and then; a task of the HTTP server's runtime takes the newest, encodes
+//! it on a blocking thread and gives it to every watcher. A watcher that is slow misses pictures. Nothing is queued.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Bytes;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::FilterType;
+use image::{ExtendedColorType, ImageBuffer, ImageEncoder, Rgb};
+use tokio::sync::{Notify, watch};
+
+use touchline_core::clock::Clock;
+use touchline_core::frame::Frame;
+use touchline_core::time::NANOS_PER_SECOND;
+
+/// At most this many pictures a second: enough to follow play, cheap enough to leave open all day.
+const PICTURES_PER_SECOND: u64 = 12;
+
+/// Longer side of a preview picture, pixels; larger frames are scaled down to it.
+const LONGER_SIDE: u32 = 960;
+
+/// JPEG quality: artefacts stay below what one sees at the size of the page's picture.
+const QUALITY: u8 = 80;
+
+/// The preview of one stream.
+pub(super) struct Preview {
+    clock: Arc<dyn Clock>,
+    /// Someone watches. Beside `inner`, so that asking costs no lock.
+    watched: AtomicBool,
+    /// The stream is gone: watchers are to leave.
+    closed: AtomicBool,
+    /// Monotonic clock from when on the next picture is wanted, ns.
+    due_ns: AtomicU64,
+    inner: Mutex<Inner>,
+    fresh: Notify,
+    pictures: watch::Sender<Option<Bytes>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Newest frame that is not encoded yet.
+    frame: Option<Frame>,
+    watchers: usize,
+    /// A task encodes. Kept with `watchers` under one lock: a task that finds no watcher ends, and the next watcher
+    /// starts a new one; there are never two.
+    encoding: bool,
+}
+
+/// Someone who watches, as long as it lives.
+pub(super) struct Watcher {
+    preview: Arc<Preview>,
+    /// The newest picture, changed with every new one.
+    pub(super) pictures: watch::Receiver<Option<Bytes>>,
+}
+
+impl Preview {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            watched: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            due_ns: AtomicU64::new(0),
+            inner: Mutex::default(),
+            fresh: Notify::new(),
+            pictures: watch::Sender::new(None),
+        }
+    }
+
+    /// Someone watches and the next picture is due.
+    pub(super) fn wanted(&self) -> bool {
+        self.watched.load(Ordering::Relaxed) && self.clock.mono_ns() >= self.due_ns.load(Ordering::Relaxed)
+    }
+
+    /// Takes `frame` as the newest. A frame that nobody wants is kept too: the first watcher of a stream that is paused
+    /// or over then sees its last picture.
+    pub(super) fn offer(&self, frame: Frame) {
+        let due_ns = self.clock.mono_ns() + NANOS_PER_SECOND / PICTURES_PER_SECOND;
+        self.due_ns.store(due_ns, Ordering::Relaxed);
+        // The old frame is freed after the lock.
+        let _old = self.inner().frame.replace(frame);
+        self.fresh.notify_one();
+    }
+
+    /// The stream is gone. Wakes every watcher, who sees that it [`Watcher::is_over`].
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.inner().frame = None;
+        self.pictures.send_replace(None);
+    }
+
+    /// Begins to watch. Must be called within a tokio runtime, which encodes.
+    pub(super) fn watch(self: &Arc<Self>) -> Watcher {
+        let mut inner = self.inner();
+        inner.watchers += 1;
+        self.watched.store(true, Ordering::Relaxed);
+        if !std::mem::replace(&mut inner.encoding, true) {
+            tokio::spawn(self.clone().encode_while_watched());
+        }
+        Watcher { preview: self.clone(), pictures: self.pictures.subscribe() }
+    }
+
+    async fn encode_while_watched(self: Arc<Self>) {
+        loop {
+            let frame = {
+                let mut inner = self.inner();
+                if inner.watchers == 0 {
+                    inner.encoding = false;
+                    return;
+                }
+                inner.frame.take()
+            };
+            let Some(frame) = frame else {
+                self.fresh.notified().await;
+                continue;
+            };
+            match tokio::task::spawn_blocking(move || encode(&frame)).await {
+                Ok(Ok(jpeg)) => {
+                    self.pictures.send_replace(Some(jpeg));
+                }
+                Ok(Err(error)) => tracing::warn!("a preview picture cannot be encoded: {error}"),
+                Err(error) => tracing::warn!("a preview picture cannot be encoded: {error}"),
+            }
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    fn encoding(&self) -> bool {
+        self.inner().encoding
+    }
+}
+
+impl Watcher {
+    /// The stream is gone; no picture comes any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.preview.closed.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let mut inner = self.preview.inner();
+        inner.watchers -= 1;
+        if inner.watchers == 0 {
+            self.preview.watched.store(false, Ordering::Relaxed);
+            self.preview.fresh.notify_one();
+        }
+    }
+}
+
+/// `frame` as a JPEG whose longer side is at most [`LONGER_SIDE`].
+fn encode(frame: &Frame) -> io::Result<Bytes> {
+    let view = frame.view();
+    let picture: ImageBuffer<Rgb<u8>, &[u8]> = ImageBuffer::from_raw(frame.width, frame.height, view.data)
+        .ok_or_else(|| io::Error::other("the frame is smaller than its size says"))?;
+    let mut jpeg = Vec::with_capacity(64 * 1024);
+    let encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
+    let longer = frame.width.max(frame.height);
+    let written = if longer > LONGER_SIDE {
+        let scaled = |side: u32| (u64::from(side) * u64::from(LONGER_SIDE) / u64::from(longer)).max(1) as u32;
+        let (width, height) = (scaled(frame.width), scaled(frame.height));
+        let small = image::imageops::resize(&picture, width, height, FilterType::Triangle);
+        encoder.write_image(small.as_raw(), width, height, ExtendedColorType::Rgb8)
+    } else {
+        encoder.write_image(view.data, frame.width, frame.height, ExtendedColorType::Rgb8)
+    };
+    written.map_err(io::Error::other)?;
+    Ok(jpeg.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use touchline_core::clock::ManualClock;
+    use touchline_core::pool::{Pool, Pooled};
+    use touchline_core::time::Pts;
+
+    fn frame(width: u32, height: u32, grey: u8) -> Frame {
+        let data = Pooled::detached(vec![grey; (width * height * 3) as usize]);
+        Frame::new(data, width, height, Pts(0), 0)
+    }
+
+    fn preview() -> (Arc<Preview>, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::default());
+        (Arc::new(Preview::new(clock.clone())), clock)
+    }
+
+    fn size(jpeg: &[u8]) -> (u32, u32) {
+        let picture = image::load_from_memory(jpeg).unwrap();
+        (picture.width(), picture.height())
+    }
+
+    #[test]
+    fn pictures_are_jpegs_of_a_bounded_size() {
+        assert_eq!(size(&encode(&frame(33, 17, 90)).unwrap()), (33, 17), "odd sizes too");
+        assert_eq!(size(&encode(&frame(1920, 1080, 90)).unwrap()), (960, 540));
+        assert_eq!(size(&encode(&frame(3, 3000, 90)).unwrap()), (1, 960));
+    }
+
+    #[tokio::test]
+    async fn frames_are_wanted_only_by_watchers_and_not_too_often() {
+        let (preview, clock) = preview();
+        assert!(!preview.wanted(), "nobody watches");
+        let watcher = preview.watch();
+        assert!(preview.wanted());
+        preview.offer(frame(8, 8, 1));
+        assert!(!preview.wanted(), "too soon");
+        clock.advance(NANOS_PER_SECOND / PICTURES_PER_SECOND);
+        assert!(preview.wanted());
+        drop(watcher);
+        assert!(!preview.wanted());
+    }
+
+    #[tokio::test]
+    async fn every_watcher_gets_the_same_encoding_and_it_ends_with_the_last() {
+        let (preview, _) = preview();
+        let (mut a, mut b) = (preview.watch(), preview.watch());
+        preview.offer(frame(16, 9, 200));
+        a.pictures.changed().await.unwrap();
+        b.pictures.changed().await.unwrap();
+        let of = |w: &Watcher| w.pictures.borrow().clone().unwrap();
+        assert_eq!(of(&a).as_ptr(), of(&b).as_ptr(), "encoded once");
+        drop(a);
+        assert!(preview.encoding());
+        drop(b);
+        for _ in 0..200 {
+            if !preview.encoding() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!preview.encoding(), "nobody watches, nothing encodes");
+        let mut c = preview.watch();
+        preview.offer(frame(16, 9, 10));
+        c.pictures.changed().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn watchers_are_told_when_the_stream_is_gone() {
+        let (preview, _) = preview();
+        let mut watcher = preview.watch();
+        preview.offer(frame(8, 8, 1));
+        watcher.pictures.changed().await.unwrap();
+        assert!(!watcher.is_over());
+        watcher.pictures.mark_unchanged();
+        preview.close();
+        watcher.pictures.changed().await.unwrap();
+        assert!(watcher.is_over());
+    }
+
+    #[tokio::test]
+    async fn a_late_watcher_sees_the_last_picture_and_buffers_go_back() {
+        let (preview, _) = preview();
+        let pool = Pool::new(4);
+        for grey in [1, 2] {
+            let mut data = pool.take();
+            data.resize(8 * 8 * 3, grey);
+            preview.offer(Frame::new(data, 8, 8, Pts(0), 0));
+        }
+        assert_eq!(pool.idle(), 1, "only the newest is kept");
+        let mut watcher = preview.watch();
+        watcher.pictures.changed().await.unwrap();
+        assert_eq!(size(&watcher.pictures.borrow().clone().unwrap()), (8, 8));
+        assert_eq!(pool.idle(), 2);
+    }
+}

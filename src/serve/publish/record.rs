@@ -1,0 +1,421 @@
+//! The one serialisation of what is published, for JSONL, server-sent events and the API.
+//!
+//! A record is one JSON object on one line. Keys stand in a fixed order, class maps in the order of the pack,
+//! probabilities are rounded to six decimals: the same decisions give the same bytes. The schema is [`SCHEMA`]
+//! (served at `/api/v1/schema`); its descriptions are the documentation of every key.
+//!
+//! | `type` | when |
+//! |---|---|
+//! | `second` | a second got a decision |
+//! | `gap` | a second went without one; says why |
+//! | `event` | a class came on air (`onset`) or left it (`offset`) |
+//! | `state` | the stream connects, plays, waits to reconnect, ended or failed |
+//! | `incident` | something happened to the source that plays: a track stalled, a new run began |
+//! | `pack` | from the next second on another model pack decides |
+
+use std::sync::Arc;
+
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+
+use super::format::{millis, rfc3339, round6};
+use super::state::StateFields;
+pub use super::state::StreamState;
+use touchline_core::cause::Cause;
+use touchline_core::clip::{Absent, FrameShare, Gap, GapReason};
+use touchline_core::decision::{
+    Event, EventKind, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, Why, WindowEstimate,
+};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, Pace, Track, Tracks};
+use touchline_core::labels::{ClassId, ClassSet, Modality};
+use touchline_core::time::{Pts, RunId, WallSource, WallTime};
+
+/// JSON Schema (draft 2020-12) of every record.
+pub const SCHEMA: &str = include_str!("record.schema.json");
+
+/// What becomes of one second of a stream: its outcome, the estimate that follows from it, and the events of that.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub outcome: SecondOutcome,
+    pub estimate: WindowEstimate,
+    /// Events that this second's estimate caused, in order.
+    pub events: Vec<Event>,
+    /// Nanoseconds from the arrival of the second's last sample to now; `None` where it means nothing (offline, gaps).
+    pub latency_ns: Option<u64>,
+    /// Seconds of this stream that wait to be classified.
+    pub backlog: u32,
+}
+
+impl Published {
+    /// Wall time of the start of the second, where it is known.
+    pub fn wall(&self) -> Option<WallTime> {
+        match &self.outcome {
+            SecondOutcome::Predicted(second) => Some(second.wall),
+            SecondOutcome::Gap(_) => None,
+        }
+    }
+}
+
+/// Writes the records of one stream. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    stream: Arc<str>,
+    classes: Arc<ClassSet>,
+    pace: Pace,
+}
+
+impl Recorder {
+    /// `stream` is the stream's id. A file's arrival times are when the machine happened to read it, not when the
+    /// pictures were taken: with [`Pace::File`] they are left out, so that a file gives the same records every time.
+    pub fn new(stream: &str, classes: Arc<ClassSet>, pace: Pace) -> Self {
+        Self { stream: stream.into(), classes, pace }
+    }
+
+    /// The stream's id.
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    pub fn classes(&self) -> &ClassSet {
+        &self.classes
+    }
+
+    /// The records of one second without line ends: its outcome first, then its events.
+    ///
+    /// # Panics
+    /// If a class id or a probability vector does not belong to the recorder's classes.
+    pub fn published(&self, published: &Published) -> Vec<String> {
+        let mut lines = Vec::with_capacity(1 + published.events.len());
+        lines.push(match &published.outcome {
+            SecondOutcome::Predicted(second) => self.second(second, published),
+            SecondOutcome::Gap(gap) => self.gap(gap, published),
+        });
+        lines.extend(published.events.iter().map(|event| self.event(event, Some(published))));
+        lines
+    }
+
+    /// The records of events that no second causes: the offsets at the end of a stream.
+    ///
+    /// # Panics
+    /// If a class id does not belong to the recorder's classes.
+    pub fn events(&self, events: &[Event]) -> Vec<String> {
+        events.iter().map(|event| self.event(event, None)).collect()
+    }
+
+    /// The record of a change of state at `unix_ns`, nanoseconds since 1970-01-01 UTC.
+    pub fn state(&self, state: &StreamState, tracks: Option<Tracks>, unix_ns: i64) -> String {
+        to_json(&StateRecord {
+            kind: "state",
+            stream: &self.stream,
+            state: StateFields::new(state, unix_ns),
+            tracks,
+            at: self.at(unix_ns),
+        })
+    }
+
+    /// The record of something that happened to the source, at `unix_ns` (nanoseconds since 1970-01-01 UTC).
+    pub fn incident(&self, incident: &Incident, run: RunId, unix_ns: i64) -> String {
+        let since = incident.silent_ns().map(|ns| unix_ns.saturating_sub_unsigned(ns));
+        to_json(&IncidentRecord {
+            kind: "incident",
+            stream: &self.stream,
+            incident: incident.as_str(),
+            track: incident.track(),
+            cause: match incident {
+                Incident::RunStarted(cause) => Some(IncidentCause::Run(*cause)),
+                Incident::SegmentLost(cause) => Some(IncidentCause::Loss(*cause)),
+                _ => None,
+            },
+            run,
+            since: since.and_then(|unix_ns| self.at(unix_ns)),
+            at: self.at(unix_ns),
+        })
+    }
+
+    /// The record of a change of packs: `second` is the first that the new one decided, at `unix_ns`, nanoseconds since
+    /// 1970-01-01 UTC.
+    pub fn pack(&self, second: &SecondPrediction, previous: &PackStamp, unix_ns: i64) -> String {
+        to_json(&PackRecord {
+            head: self.head("pack", second.run, second.index),
+            pack: &second.pack,
+            previous,
+            at: self.at(unix_ns),
+        })
+    }
+
+    fn head<'a>(&'a self, kind: &'static str, run: RunId, index: u64) -> Head<'a> {
+        Head { kind, stream: &self.stream, run, index, pts_ns: Pts::from_second(index) }
+    }
+
+    /// When something happened here; nothing for a file, as with all arrival times.
+    fn at(&self, unix_ns: i64) -> Option<String> {
+        self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival, uncertainty_ns: 0 })).map(|wall| wall.time)
+    }
+
+    fn second(&self, second: &SecondPrediction, published: &Published) -> String {
+        let decision = &second.decision;
+        let modality = |m: Modality| ModalityRecord::new(self, second.scores.get(m), *second.absent.get(m));
+        to_json(&SecondRecord {
+            head: self.head("second", second.run, second.index),
+            wall: self.wall(Some(second.wall)),
+            frame_share: (second.frame_share < FrameShare::ALL).then(|| second.frame_share.ratio()),
+            modalities: ModalitiesRecord {
+                rgb: modality(Modality::Rgb),
+                flow: modality(Modality::Flow),
+                audio: modality(Modality::Audio),
+            },
+            decided_by: decision.modality,
+            why: decision.why,
+            label: self.name(decision.label),
+            probability: round6(decision.probability),
+            probabilities: self.class_map(&decision.probabilities),
+            window: self.window(&published.estimate),
+            latency_ms: published.latency_ns.filter(|_| self.pace == Pace::Live).map(millis),
+            backlog: self.backlog(published),
+            pack: &second.pack,
+        })
+    }
+
+    fn gap(&self, gap: &Gap, published: &Published) -> String {
+        to_json(&GapRecord {
+            head: self.head("gap", gap.run, gap.index),
+            reason: gap.reason,
+            window: self.window(&published.estimate),
+            backlog: self.backlog(published),
+        })
+    }
+
+    fn event(&self, event: &Event, published: Option<&Published>) -> String {
+        let own = published.filter(|p| p.outcome.run() == event.run && p.outcome.index() == event.index);
+        to_json(&EventRecord {
+            record: "event",
+            stream: &self.stream,
+            kind: event.kind,
+            class: self.name(event.class),
+            run: event.run,
+            index: event.index,
+            pts_ns: Pts::from_second(event.index),
+            wall: self.wall(own.and_then(Published::wall)),
+            probability: round6(event.probability),
+        })
+    }
+
+    /// How far a file is behind itself depends on the machine's mood: its records must not.
+    fn backlog(&self, published: &Published) -> u32 {
+        if self.pace == Pace::Live { published.backlog } else { 0 }
+    }
+
+    fn window<'a>(&'a self, estimate: &'a WindowEstimate) -> WindowRecord<'a> {
+        WindowRecord {
+            label: (estimate.seconds > 0).then(|| self.name(estimate.label)),
+            share: self.class_map(&estimate.share),
+            mean: self.class_map(&estimate.mean),
+            seconds: estimate.seconds,
+            gaps: estimate.gaps,
+        }
+    }
+
+    fn wall(&self, wall: Option<WallTime>) -> Option<WallRecord> {
+        wall.filter(|wall| self.pace == Pace::Live || wall.source != WallSource::Arrival).map(|wall| WallRecord {
+            time: rfc3339(wall.unix_ns),
+            source: wall.source,
+            uncertainty_ms: millis(wall.uncertainty_ns),
+        })
+    }
+
+    fn name(&self, class: ClassId) -> &str {
+        self.classes.name(class)
+    }
+
+    fn class_map<'a>(&'a self, values: &'a [f32]) -> ClassMap<'a> {
+        assert_eq!(values.len(), self.classes.len(), "a probability vector has one value per class of the pack");
+        ClassMap { names: self.classes.names(), values }
+    }
+}
+
+/// Records are structs and maps of strings and numbers, which always serialise.
+pub(super) fn to_json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("a record has string keys only and serialises")
+}
+
+/// What every record of a second begins with.
+#[derive(Serialize)]
+struct Head<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    stream: &'a str,
+    run: RunId,
+    index: u64,
+    pts_ns: Pts,
+}
+
+#[derive(Serialize)]
+struct SecondRecord<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    wall: Option<WallRecord>,
+    modalities: ModalitiesRecord<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frame_share: Option<f64>,
+    decided_by: Modality,
+    why: Why,
+    label: &'a str,
+    probability: f64,
+    probabilities: ClassMap<'a>,
+    window: WindowRecord<'a>,
+    latency_ms: Option<f64>,
+    backlog: u32,
+    pack: &'a PackStamp,
+}
+
+#[derive(Serialize)]
+struct GapRecord<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    reason: GapReason,
+    window: WindowRecord<'a>,
+    backlog: u32,
+}
+
+#[derive(Serialize)]
+struct EventRecord<'a> {
+    #[serde(rename = "type")]
+    record: &'static str,
+    stream: &'a str,
+    kind: EventKind,
+    class: &'a str,
+    run: RunId,
+    index: u64,
+    pts_ns: Pts,
+    wall: Option<WallRecord>,
+    probability: f64,
+}
+
+#[derive(Serialize)]
+struct StateRecord<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    stream: &'a str,
+    #[serde(flatten)]
+    state: StateFields<'a>,
+    tracks: Option<Tracks>,
+    at: Option<String>,
+}
+
+/// Why a run began, or what a segment was lost to.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum IncidentCause {
+    Run(Discontinuity),
+    Loss(Cause),
+}
+
+#[derive(Serialize)]
+struct IncidentRecord<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    stream: &'a str,
+    incident: &'static str,
+    track: Option<Track>,
+    cause: Option<IncidentCause>,
+    run: RunId,
+    since: Option<String>,
+    at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct PackRecord<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    pack: &'a PackStamp,
+    previous: &'a PackStamp,
+    at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct WallRecord {
+    time: String,
+    source: WallSource,
+    uncertainty_ms: f64,
+}
+
+#[derive(Serialize)]
+struct ModalitiesRecord<'a> {
+    rgb: ModalityRecord<'a>,
+    flow: ModalityRecord<'a>,
+    audio: ModalityRecord<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ModalityRecord<'a> {
+    Scored { label: &'a str, score: f64, votes: u32, voters: u32 },
+    Missing { absent: Missing },
+}
+
+impl<'a> ModalityRecord<'a> {
+    fn new(recorder: &'a Recorder, scores: &Option<ModalityScores>, absent: Option<Absent>) -> Self {
+        match scores {
+            Some(scores) => ModalityRecord::Scored {
+                label: recorder.name(scores.label),
+                score: round6(scores.score()),
+                votes: scores.votes,
+                voters: scores.voters,
+            },
+            None => ModalityRecord::Missing { absent: absent.into() },
+        }
+    }
+}
+
+/// Why a modality is missing, as people read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Missing {
+    NoTrack,
+    NoData,
+    NoPairs,
+    /// The pack has no model for the modality.
+    NoModel,
+}
+
+impl From<Option<Absent>> for Missing {
+    /// No scores and no reason of the clip's: the data were there, but nothing was there to look at them.
+    fn from(absent: Option<Absent>) -> Self {
+        match absent {
+            Some(Absent::NoTrack) => Missing::NoTrack,
+            Some(Absent::NoData) => Missing::NoData,
+            Some(Absent::NoPairs) => Missing::NoPairs,
+            None => Missing::NoModel,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WindowRecord<'a> {
+    label: Option<&'a str>,
+    share: ClassMap<'a>,
+    mean: ClassMap<'a>,
+    seconds: u32,
+    gaps: u32,
+}
+
+/// Class name → value, in pack order.
+struct ClassMap<'a> {
+    names: &'a [String],
+    values: &'a [f32],
+}
+
+impl Serialize for ClassMap<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.names.len()))?;
+        for (name, value) in self.names.iter().zip(self.values) {
+            map.serialize_entry(name, &round6(*value))?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

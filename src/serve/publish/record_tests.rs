@@ -1,0 +1,314 @@
+use serde_json::Value;
+
+use super::*;
+use crate::publish::testing::{classes, gap, predicted};
+use touchline_core::cause::Cause;
+
+/// A little JSON Schema: exactly what the schema file uses, strict about anything else in it.
+struct Schema {
+    root: Value,
+}
+
+impl Schema {
+    fn check(&self, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
+        let rules = schema.as_object().ok_or(format!("{at}: a schema is an object"))?;
+        for (rule, wanted) in rules {
+            match rule.as_str() {
+                "description" | "title" | "$schema" | "$defs" => {}
+                "$ref" => self.check(self.resolve(wanted), value, at)?,
+                "const" if wanted == value => {}
+                "enum" if wanted.as_array().unwrap().contains(value) => {}
+                "const" | "enum" => return Err(format!("{at}: {value} is not {wanted}")),
+                "minimum" if value.as_f64().is_some_and(|v| v >= wanted.as_f64().unwrap()) => {}
+                "maximum" if value.as_f64().is_some_and(|v| v <= wanted.as_f64().unwrap()) => {}
+                "minimum" | "maximum" => return Err(format!("{at}: {value} breaks {rule} {wanted}")),
+                "type" => {
+                    let fits = match wanted.as_str().unwrap() {
+                        "object" => value.is_object(),
+                        "string" => value.is_string(),
+                        "boolean" => value.is_boolean(),
+                        "null" => value.is_null(),
+                        "number" => value.is_number(),
+                        "integer" => value.is_u64() || value.is_i64(),
+                        other => panic!("type {other} is unknown to this test"),
+                    };
+                    if !fits {
+                        return Err(format!("{at}: {value} is no {wanted}"));
+                    }
+                }
+                "required" => {
+                    for key in wanted.as_array().unwrap() {
+                        if value.get(key.as_str().unwrap()).is_none() {
+                            return Err(format!("{at}: {key} is missing"));
+                        }
+                    }
+                }
+                "properties" | "additionalProperties" => {}
+                "oneOf" => {
+                    let results: Vec<_> =
+                        wanted.as_array().unwrap().iter().map(|one| self.check(one, value, at)).collect();
+                    let fitting = results.iter().filter(|r| r.is_ok()).count();
+                    if fitting != 1 {
+                        return Err(format!("{at}: {fitting} alternatives fit {value}: {results:?}"));
+                    }
+                }
+                other => panic!("rule {other} is unknown to this test"),
+            }
+        }
+        if let (Some(object), Some("object")) = (value.as_object(), rules.get("type").and_then(Value::as_str)) {
+            for (key, value) in object {
+                let at = format!("{at}.{key}");
+                match (rules.get("properties").and_then(|p| p.get(key)), &rules["additionalProperties"]) {
+                    (Some(property), _) => self.check(property, value, &at)?,
+                    (None, Value::Bool(false)) => return Err(format!("{at}: not in the schema")),
+                    (None, values) => self.check(values, value, &at)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, reference: &Value) -> &Value {
+        let pointer = reference.as_str().unwrap().strip_prefix('#').expect("references stay in the file");
+        self.root.pointer(pointer).unwrap_or_else(|| panic!("{reference} leads nowhere"))
+    }
+}
+
+fn recorder(pace: Pace) -> Recorder {
+    Recorder::new("court-1", Arc::new(classes()), pace)
+}
+
+/// Every kind of record with every alternative of its keys.
+fn all_records() -> Vec<String> {
+    let live = recorder(Pace::Live);
+    let mut with_events = predicted(7, "tennis", 0.9);
+    with_events.events = [EventKind::Onset, EventKind::Offset]
+        .map(|kind| Event { kind, class: ClassId(1), run: RunId(0), index: 7, probability: 0.81 })
+        .to_vec();
+    let mut lines = live.published(&with_events);
+    let mut bare = predicted(8, "soccer", 0.4);
+    bare.latency_ns = None;
+    if let SecondOutcome::Predicted(second) = &mut bare.outcome {
+        second.scores.rgb = None;
+        second.scores.flow = None;
+        second.scores.audio = None;
+        second.absent.rgb = Some(Absent::NoData);
+        second.absent.flow = Some(Absent::NoPairs);
+        second.absent.audio = Some(Absent::NoTrack);
+        second.decision.why = Why::Fallback;
+    }
+    lines.extend(recorder(Pace::File).published(&bare));
+    let mut other = predicted(8, "soccer", 0.4);
+    let SecondOutcome::Predicted(second) = &mut other.outcome else { unreachable!() };
+    second.frame_share = FrameShare::STEPS[1];
+    let previous = second.pack.clone();
+    second.pack = Arc::new(PackStamp { manifest_sha256: "77aa".into(), ..(*previous).clone() });
+    let changed = second.clone();
+    let second = &changed;
+    lines.extend(live.published(&other));
+    lines.push(live.pack(second, &previous, 1_700_000_000_000_000_000));
+    lines.push(recorder(Pace::File).pack(second, &previous, 0));
+    for reason in GapReason::ALL {
+        lines.extend(live.published(&gap(9, reason)));
+    }
+    let mut empty = gap(10, GapReason::NoMedia);
+    empty.estimate.seconds = 0;
+    lines.extend(live.published(&empty));
+    for state in [
+        StreamState::Connecting,
+        StreamState::Playing,
+        StreamState::Waiting {
+            kind: Cause::HostUnreachable,
+            cause: "host unreachable".into(),
+            attempt: 3,
+            retry_in_ns: 2_500_000_000,
+        },
+        StreamState::Paused,
+        StreamState::Ended,
+        StreamState::Removed,
+        StreamState::Failed { kind: Cause::NotFound, cause: "404".into(), advice: "check the URL".into() },
+    ] {
+        lines.push(live.state(&state, Some(Tracks { video: true, audio: false }), 1_700_000_000_000_000_000));
+        lines.push(recorder(Pace::File).state(&state, None, 0));
+    }
+    for kind in Cause::ALL {
+        let state = StreamState::Failed { kind, cause: "c".into(), advice: "a".into() };
+        lines.push(live.state(&state, None, 1_700_000_000_000_000_000));
+    }
+    let incidents = [
+        Incident::TrackStalled { track: Track::Audio, silent_ns: 5_250_000_000 },
+        Incident::TrackRecovered { track: Track::Video, silent_ns: 61_000_000_000 },
+        Incident::TrackLost { track: Track::Audio },
+        Incident::TrackAdded { track: Track::Video },
+        Incident::TcpFallback,
+        Incident::ClockWrapped,
+        Incident::SegmentLost(Cause::NotFound),
+        Incident::AdBreakBegan,
+        Incident::AdBreakEnded,
+        Incident::ClockImplausible,
+        Incident::ClockPlausible,
+        Incident::FormatChanged { track: Track::Video },
+    ];
+    for incident in incidents.into_iter().chain(Discontinuity::ALL.map(Incident::RunStarted)) {
+        lines.push(live.incident(&incident, RunId(3), 1_700_000_000_000_000_000));
+        lines.push(recorder(Pace::File).incident(&incident, RunId(3), 0));
+    }
+    lines
+}
+
+#[test]
+fn records_follow_the_schema() {
+    let schema = Schema { root: serde_json::from_str(SCHEMA).expect("the schema is JSON") };
+    for line in all_records() {
+        let value: Value = serde_json::from_str(&line).expect("a record is JSON");
+        schema.check(&schema.root, &value, "record").unwrap_or_else(|e| panic!("{e}\n{line}"));
+    }
+}
+
+#[test]
+fn the_schema_has_no_key_and_no_value_that_no_record_has() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let records = all_records().join("\n");
+    fn walk(schema: &Value, records: &str) {
+        for property in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            assert!(records.contains(&format!("\"{}\":", property.0)), "no record has {}", property.0);
+        }
+        for value in schema.get("enum").and_then(Value::as_array).into_iter().flatten() {
+            let unused_here = ["rtcp-sender-report", "hls-program-date-time", "audio", "flow", "default", "no-model"];
+            let name = value.as_str().unwrap();
+            assert!(records.contains(&format!("\"{name}\"")) || unused_here.contains(&name), "no record has {name}");
+        }
+        match schema {
+            Value::Object(object) => object.values().for_each(|v| walk(v, records)),
+            Value::Array(array) => array.iter().for_each(|v| walk(v, records)),
+            _ => {}
+        }
+    }
+    walk(&schema, &records);
+}
+
+#[test]
+fn values_that_come_from_enums_are_the_schemas() {
+    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let named = |pointer: &str| schema.pointer(pointer).unwrap_or_else(|| panic!("{pointer}")).clone();
+    let json = |values: &[Value]| Value::Array(values.to_vec());
+    let of = |v: &dyn erased::Json| v.json();
+    assert_eq!(
+        named("/$defs/wall/oneOf/0/properties/source/enum"),
+        json(&[of(&WallSource::RtcpSenderReport), of(&WallSource::HlsProgramDateTime), of(&WallSource::Arrival)])
+    );
+    assert_eq!(named("/$defs/second/properties/decided_by/enum"), json(&Modality::ALL.map(|m| of(&m))));
+    assert_eq!(
+        named("/$defs/second/properties/why/enum"),
+        json(&[of(&Why::Table), of(&Why::Default), of(&Why::Fallback)])
+    );
+    assert_eq!(named("/$defs/state/properties/kind/oneOf/0/enum"), json(&Cause::ALL.map(|c| of(&c))));
+    assert_eq!(named("/$defs/state/properties/kind/oneOf/0/enum"), json(&Cause::ALL.map(|c| c.as_str().into())));
+    assert_eq!(named("/$defs/state/properties/state/enum"), json(&crate::metrics::STATES.map(Value::from)));
+    assert_eq!(named("/$defs/incident/properties/incident/enum"), json(&Incident::NAMES.map(Value::from)));
+    assert_eq!(named("/$defs/incident/properties/cause/oneOf/0/enum"), json(&Discontinuity::ALL.map(|d| of(&d))));
+    assert_eq!(named("/$defs/gap/properties/reason/enum"), json(&GapReason::ALL.map(|r| of(&r))));
+    assert_eq!(
+        named("/$defs/modality/oneOf/1/properties/absent/enum"),
+        json(&[of(&Missing::NoTrack), of(&Missing::NoData), of(&Missing::NoPairs), of(&Missing::NoModel)])
+    );
+}
+
+/// Object-safe serialisation, so that one closure takes every enum.
+mod erased {
+    pub trait Json {
+        fn json(&self) -> serde_json::Value;
+    }
+
+    impl<T: serde::Serialize> Json for T {
+        fn json(&self) -> serde_json::Value {
+            serde_json::to_value(self).unwrap()
+        }
+    }
+}
+
+#[test]
+fn a_second_reads_exactly_so() {
+    let line = &recorder(Pace::Live).published(&predicted(7, "tennis", 0.9))[0];
+    assert_eq!(
+        line,
+        concat!(
+            r#"{"type":"second","stream":"court-1","run":0,"index":7,"pts_ns":7000000000,"#,
+            r#""wall":{"time":"2023-11-14T22:13:27.000Z","source":"arrival","uncertainty_ms":1200.0},"#,
+            r#""modalities":{"rgb":{"label":"tennis","score":0.9,"votes":4,"voters":5},"#,
+            r#""flow":{"label":"tennis","score":0.9,"votes":4,"voters":5},"audio":{"absent":"no-track"}},"#,
+            r#""decided_by":"rgb","why":"table","label":"tennis","probability":0.9,"#,
+            r#""probabilities":{"soccer":0.05,"tennis":0.9,"other":0.05},"#,
+            r#""window":{"label":"tennis","share":{"soccer":0.0,"tennis":1.0,"other":0.0},"#,
+            r#""mean":{"soccer":0.05,"tennis":0.9,"other":0.05},"seconds":8,"gaps":0},"#,
+            r#""latency_ms":640.25,"backlog":1,"#,
+            r#""pack":{"name":"compact","weights_sha256":"3f7a","manifest_sha256":"9d01"}}"#
+        )
+    );
+}
+
+#[test]
+fn a_files_records_do_not_depend_on_when_it_is_read() {
+    let (mut early, mut late) = (predicted(7, "tennis", 0.9), predicted(7, "tennis", 0.9));
+    for (published, unix_ns) in [(&mut early, 5), (&mut late, 1_800_000_000_000_000_000)] {
+        if let SecondOutcome::Predicted(second) = &mut published.outcome {
+            second.wall.unix_ns = unix_ns;
+        }
+    }
+    let file = recorder(Pace::File);
+    assert_eq!(file.published(&early), file.published(&late));
+    assert!(file.published(&early)[0].contains(r#""wall":null"#));
+    if let SecondOutcome::Predicted(second) = &mut early.outcome {
+        second.wall.source = WallSource::HlsProgramDateTime;
+    }
+    assert!(file.published(&early)[0].contains(r#""source":"hls-program-date-time""#), "a stream's own time stays");
+}
+
+#[test]
+fn an_event_has_the_wall_time_of_its_own_second_only() {
+    let mut published = predicted(7, "tennis", 0.9);
+    let event = |index| Event { kind: EventKind::Offset, class: ClassId(0), run: RunId(0), index, probability: 0.1 };
+    published.events = vec![event(7), event(6)];
+    let lines = recorder(Pace::Live).published(&published);
+    assert!(lines[1].contains(r#""wall":{"time":"2023-11-14T22:13:27.000Z""#), "{}", lines[1]);
+    assert!(lines[2].contains(r#""wall":null"#), "{}", lines[2]);
+}
+
+#[test]
+fn an_incident_reads_exactly_so() {
+    let incident = Incident::TrackStalled { track: Track::Audio, silent_ns: 5_250_000_000 };
+    let line = recorder(Pace::Live).incident(&incident, RunId(3), 1_700_000_010_000_000_000);
+    assert_eq!(
+        line,
+        concat!(
+            r#"{"type":"incident","stream":"court-1","incident":"track-stalled","track":"audio","cause":null,"run":3,"#,
+            r#""since":"2023-11-14T22:13:24.750Z","at":"2023-11-14T22:13:30.000Z"}"#
+        )
+    );
+}
+
+#[test]
+fn a_stream_that_waits_says_when_it_is_opened_again() {
+    let (kind, cause) = (Cause::ServerError, "the server failed (503)".to_owned());
+    let state = StreamState::Waiting { kind, cause, attempt: 4, retry_in_ns: 6_500_000_000 };
+    let line = recorder(Pace::Live).state(&state, None, 1_700_000_010_000_000_000);
+    assert_eq!(
+        line,
+        concat!(
+            r#"{"type":"state","stream":"court-1","state":"waiting","kind":"server-error","#,
+            r#""cause":"the server failed (503)","advice":null,"attempt":4,"retry_in_ms":6500.0,"#,
+            r#""next_try":"2023-11-14T22:13:36.500Z","tracks":null,"at":"2023-11-14T22:13:30.000Z"}"#
+        )
+    );
+}
+
+#[test]
+fn states_carry_no_secrets() {
+    let state = StreamState::Failed {
+        kind: Cause::Other,
+        cause: "cannot open rtsp://ann:pw12@cam/live".into(),
+        advice: "try https://x.example/?token=zzz".into(),
+    };
+    let line = recorder(Pace::Live).state(&state.redacted(), None, 0);
+    assert!(!line.contains("pw12") && !line.contains("zzz") && line.contains("***"), "{line}");
+}

@@ -1,0 +1,362 @@
+//! Connections: accepted, limited, served, ended. What is asked and answered on them is `http`'s.
+//!
+//! axum's own loop has no limits. Here a connection that says nothing, one that dawdles over its request, one that does not
+//! read what it is sent, and more of them than there is room for, are all let go, and counted. Answers may be as long
+//! as they like: live records and pictures do not end.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tower_service::Service;
+
+use super::access::{Peer, subscriber};
+use super::http::problem;
+use super::tls::Tls;
+use crate::metrics::{HttpRefusal, Metrics};
+
+/// What a client may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections. A page has up to four a viewer.
+    pub connections: usize,
+    /// Of these for one address: others are not shut out by it. Behind a proxy all clients are one address.
+    pub per_address: usize,
+    /// Connections beside these that answer [`PROBES`] only: whoever watches over the program reaches it also when it is full. One
+    /// address has half of them at most.
+    pub reserve: usize,
+    /// From one request to the end of the next one's headers: who says nothing for this long is not coming back.
+    pub header: Duration,
+    /// How long a client may take nothing of what it is sent.
+    pub write: Duration,
+    pub handshake: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let connections = touchline_core::limits::connections(512);
+        Self {
+            connections,
+            per_address: (connections * 3 / 4).max(1),
+            reserve: 16,
+            header: Duration::from_secs(20),
+            write: Duration::from_secs(30),
+            handshake: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a connection of the reserve answers.
+const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// How long a connection of the reserve may take to ask.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Headers of a request, and bytes of them.
+const HEADERS_MAX: usize = 64;
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long to wait when the system has no connection to give, out of files for instance.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Accepts connections until `closing`, then waits until all are served. The caller says how long it waits for that.
+pub(super) async fn run(
+    listener: TcpListener,
+    app: Router,
+    tls: Option<Arc<Tls>>,
+    limits: Limits,
+    metrics: Metrics,
+    mut closing: watch::Receiver<bool>,
+) {
+    let rooms = Rooms::new(limits);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = closing.wait_for(|closing| *closing) => break,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                // One connection that broke, or the system is out of files: the next try may go well.
+                if touchline_core::limits::is_out_of_files(&e) {
+                    touchline_core::limits::say_out_of_files();
+                }
+                tracing::debug!("a connection was not accepted: {e}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(place) = rooms.place(address.ip()) else {
+            metrics.http_refused(HttpRefusal::Connections);
+            continue;
+        };
+        let (app, tls, metrics, closing) = (app.clone(), tls.clone(), metrics.clone(), closing.clone());
+        let limits = if place.is_reserve {
+            Limits { header: limits.header.min(PROBE_LIMIT), handshake: limits.handshake.min(PROBE_LIMIT), ..limits }
+        } else {
+            limits
+        };
+        let app = if place.is_reserve { probes_only(app, metrics.clone()) } else { app };
+        tokio::spawn(async move {
+            let _open = Open::new(&metrics);
+            connection(stream, address, app, tls, limits, &metrics, closing).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    rooms.emptied().await;
+}
+
+/// The places there are for connections.
+struct Rooms {
+    limits: Limits,
+    common: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
+    taken: Arc<Mutex<HashMap<(IpAddr, bool), usize>>>,
+}
+
+/// A connection's place; dropping it gives it back.
+struct Place {
+    is_reserve: bool,
+    address: IpAddr,
+    taken: Arc<Mutex<HashMap<(IpAddr, bool), usize>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Rooms {
+    fn new(limits: Limits) -> Self {
+        let semaphore = |places| Arc::new(Semaphore::new(places));
+        Self {
+            limits,
+            common: semaphore(limits.connections),
+            reserve: semaphore(limits.reserve),
+            taken: Arc::default(),
+        }
+    }
+
+    /// A place for a connection from `address`: in the reserve when it has no other.
+    fn place(&self, address: IpAddr) -> Option<Place> {
+        let address = subscriber(address);
+        let (common, reserve) = (self.limits.per_address, self.limits.reserve.div_ceil(2));
+        [(&self.common, false, common), (&self.reserve, true, reserve)].into_iter().find_map(
+            |(room, is_reserve, most)| {
+                let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+                let count = taken.entry((address, is_reserve)).or_default();
+                let permit = if *count < most { room.clone().try_acquire_owned().ok() } else { None };
+                let Some(permit) = permit else {
+                    taken.retain(|_, count| *count > 0);
+                    return None;
+                };
+                *count += 1;
+                Some(Place { is_reserve, address, taken: self.taken.clone(), _permit: permit })
+            },
+        )
+    }
+
+    /// Waits until all places are free: all connections are served.
+    async fn emptied(&self) {
+        for (room, places) in [(&self.common, self.limits.connections), (&self.reserve, self.limits.reserve)] {
+            // Fails only when the semaphore is closed, which it never is.
+            let _ = room.acquire_many(u32::try_from(places).unwrap_or(u32::MAX)).await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(count) = taken.get_mut(&(self.address, self.is_reserve)) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&(self.address, self.is_reserve));
+            }
+        }
+    }
+}
+
+/// `app` for a connection of the reserve: answers one request, and only if it is a probe.
+fn probes_only(app: Router, metrics: Metrics) -> Router {
+    app.layer(middleware::from_fn(move |request: axum::extract::Request, next: Next| {
+        let metrics = metrics.clone();
+        async move {
+            let mut answer = if PROBES.contains(&request.uri().path()) {
+                next.run(request).await
+            } else {
+                metrics.http_refused(HttpRefusal::Connections);
+                let advice = "close some, or try again later; probes are still answered";
+                problem(StatusCode::SERVICE_UNAVAILABLE, "there are too many connections", advice)
+            };
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            answer
+        }
+    }))
+}
+
+/// Counts a connection for as long as it lives.
+struct Open<'a>(&'a Metrics);
+
+impl<'a> Open<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.http_connections(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.http_connections(-1);
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    app: Router,
+    tls: Option<Arc<Tls>>,
+    limits: Limits,
+    metrics: &Metrics,
+    closing: watch::Receiver<bool>,
+) {
+    // Records are small and late ones are worthless. Fails on a connection that is gone.
+    let _ = stream.set_nodelay(true);
+    let stream = Impatient::new(stream, limits.write);
+    let peer = Peer { address, tls: tls.is_some() };
+    let ended = match tls {
+        None => http(stream, peer, app, limits, closing).await,
+        Some(tls) => match timeout(limits.handshake, TlsAcceptor::from(tls.config()).accept(stream)).await {
+            Ok(Ok(stream)) => http(stream, peer, app, limits, closing).await,
+            Ok(Err(_)) | Err(_) => {
+                metrics.http_refused(HttpRefusal::Tls);
+                return;
+            }
+        },
+    };
+    match ended {
+        Ok(()) => {}
+        Err(e) if e.is_timeout() => metrics.http_refused(HttpRefusal::SlowRequest),
+        Err(e) if is_impatience(&e) => metrics.http_refused(HttpRefusal::SlowReader),
+        // The client went away, or does not speak HTTP.
+        Err(e) => tracing::trace!("a connection ended: {e}"),
+    }
+}
+
+fn is_impatience(e: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(e);
+    while let Some(cause) = source {
+        if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+async fn http<T>(
+    stream: T,
+    peer: Peer,
+    app: Router,
+    limits: Limits,
+    mut closing: watch::Receiver<bool>,
+) -> hyper::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        // A router is always ready.
+        let answer = app.clone().call(request.map(Body::new));
+        async move { answer.await as Result<Response, Infallible> }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        ended = serving.as_mut() => return ended,
+        _ = closing.wait_for(|closing| *closing) => serving.as_mut().graceful_shutdown(),
+    }
+    serving.await
+}
+
+/// A stream whose writes fail when nothing could be written for a while.
+struct Impatient {
+    inner: TcpStream,
+    limit: Duration,
+    /// Runs since a write could not be done.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Impatient {
+    fn new(inner: TcpStream, limit: Duration) -> Self {
+        Self { inner, limit, waiting: None }
+    }
+
+    fn judge<R>(&mut self, context: &mut Context<'_>, done: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        if done.is_ready() {
+            self.waiting = None;
+            return done;
+        }
+        let until = Instant::now() + self.limit;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        ready!(waiting.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+    }
+}
+
+impl AsyncRead for Impatient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Impatient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.judge(cx, done)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.judge(cx, done)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.inner).poll_flush(cx);
+        self.judge(cx, done)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

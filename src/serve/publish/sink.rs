@@ -1,0 +1,326 @@
+//! Outputs on threads of their own.
+//!
+//! Publishing hands each [`Sink`] what it says through a bounded queue. A sink that stalls fills its own queue; deciding, the other
+//! sinks and the page do not notice. For live streams a full queue loses records, and each is counted; for files publishing
+//! waits, so that nothing is lost ([`Full`]).
+//!
+//! The hub and the metrics are no sinks of this kind: they are memory, never wait, and the API answers from them. The store has
+//! a thread and a bounded queue of its own ([`crate::store`]), because changes of streams are answered by it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
+
+use super::jsonl::JsonlWriter;
+use super::record::{Published, StreamState};
+use super::terminal::Terminal;
+use crate::metrics::{Metrics, StageThread};
+use touchline_core::clock::Clock;
+use touchline_core::error::{Error, Result};
+use touchline_core::threads::{Beat, spawn};
+
+/// Items that wait for a sink: a minute of 64 streams. A disk that hangs for longer is broken; records take about 2 KB.
+pub const QUEUE: usize = 4096;
+
+/// How often a thread that waits for a sink turns its beat.
+const TURN: Duration = Duration::from_secs(1);
+
+/// How often the log repeats that a sink is too slow.
+const COMPLAIN_EVERY_NS: u64 = 60_000_000_000;
+
+/// What is said about a stream, beside its records.
+#[derive(Clone, Debug)]
+pub enum Said {
+    Second(Box<Published>),
+    State(StreamState),
+    /// The records say everything.
+    Nothing,
+}
+
+/// Something that was published.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub stream: Arc<str>,
+    pub said: Said,
+    /// Each one line of JSON.
+    pub records: Vec<Arc<str>>,
+}
+
+/// An output. It runs on a thread of its own and may wait as long as it likes.
+pub trait Sink: Send {
+    /// Its name in metrics and messages.
+    fn name(&self) -> &'static str;
+
+    /// The place that the program's error names when records were lost. `None`: losing records is no error.
+    fn place(&self) -> Option<String> {
+        None
+    }
+
+    /// Writes an item. Returns how many of its records were lost.
+    fn take(&mut self, item: &Item) -> u64;
+
+    /// Opens its file again: somebody has moved it away.
+    fn reopen(&mut self) {}
+
+    /// Nothing follows.
+    fn finish(&mut self) {}
+}
+
+/// What happens to an item when a sink's queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// It is lost for that sink, and counted.
+    Drop,
+    /// The caller waits.
+    Wait,
+}
+
+enum Message {
+    Item(Arc<Item>),
+    /// Look whether the file is to be opened again.
+    Wake,
+    /// Nothing follows.
+    Finish,
+}
+
+/// All sinks of a run.
+pub struct Sinks {
+    outlets: Vec<Outlet>,
+    metrics: Metrics,
+    clock: Arc<dyn Clock>,
+    beat: Beat,
+}
+
+/// The way to one sink.
+struct Outlet {
+    name: &'static str,
+    place: Option<String>,
+    to: Sender<Message>,
+    counts: Arc<Counts>,
+    reopen: Arc<AtomicBool>,
+    /// Closed when its thread has ended.
+    done: Receiver<()>,
+    complained_ns: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Records in the queue, or being written.
+    waiting: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Sinks {
+    /// `beat` turns while publishing waits for a sink: waiting for a reader is no hang.
+    pub fn new(metrics: Metrics, clock: Arc<dyn Clock>, beat: Beat) -> Self {
+        Self { outlets: Vec::new(), metrics, clock, beat }
+    }
+
+    /// Adds a sink and starts its thread.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn add(&mut self, mut sink: impl Sink + 'static) -> Result<()> {
+        let (name, place) = (sink.name(), sink.place());
+        let (to, messages) = bounded(QUEUE);
+        let (done_to, done) = bounded::<()>(0);
+        let (counts, reopen) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+        let metrics = self.metrics.clone();
+        metrics.sink_dropped(name, 0);
+        spawn(&format!("sink/{name}"), {
+            let (counts, reopen) = (counts.clone(), reopen.clone());
+            move || {
+                let _done = done_to;
+                run(&mut sink, &messages, &counts, &reopen, &metrics);
+            }
+        })?;
+        self.outlets.push(Outlet { name, place, to, counts, reopen, done, complained_ns: None });
+        Ok(())
+    }
+
+    /// Asks every sink to open its file again.
+    pub fn reopener(&self) -> impl Fn() + Send + Sync + 'static {
+        let outlets: Vec<_> = self.outlets.iter().map(|o| (o.reopen.clone(), o.to.clone())).collect();
+        move || {
+            for (reopen, to) in &outlets {
+                reopen.store(true, Ordering::Release);
+                // A full queue wakes the sink anyway.
+                let _ = to.try_send(Message::Wake);
+            }
+        }
+    }
+
+    /// Gives `item` to every sink.
+    pub fn send(&mut self, item: Item, full: Full) {
+        let item = Arc::new(item);
+        let records = item.records.len() as u64;
+        for outlet in &mut self.outlets {
+            outlet.counts.waiting.fetch_add(records, Ordering::Relaxed);
+            if !outlet.send(Message::Item(item.clone()), full, &self.beat) {
+                outlet.counts.waiting.fetch_sub(records, Ordering::Relaxed);
+                outlet.lose(records, &self.metrics);
+                outlet.complain(self.clock.mono_ns());
+            }
+        }
+    }
+
+    /// Waits until every sink has written what it was given, `limit` at most; what is left then is lost.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when records were lost that must not be.
+    pub fn finish(&mut self, limit: Option<Duration>) -> Result<()> {
+        let mut result = Ok(());
+        for outlet in &mut self.outlets {
+            if !outlet.has_ended(limit, &self.beat) {
+                let left = outlet.counts.waiting.load(Ordering::Relaxed);
+                tracing::error!("{}: still busy when the program ends; {left} records are lost", outlet.title());
+                outlet.lose(left, &self.metrics);
+            }
+            let lost = outlet.counts.lost.load(Ordering::Relaxed);
+            if let Some(place) = outlet.place.as_ref().filter(|_| lost > 0 && result.is_ok()) {
+                let cause = format!("{lost} records could not be written");
+                result = Err(Error::output(place, cause, "free space or choose another --jsonl"));
+            }
+        }
+        result
+    }
+}
+
+impl Outlet {
+    /// For messages.
+    fn title(&self) -> &str {
+        self.place.as_deref().unwrap_or(self.name)
+    }
+
+    /// Whether the sink will see `message`.
+    fn send(&self, message: Message, full: Full, beat: &Beat) -> bool {
+        match full {
+            Full::Drop => {
+                !matches!(self.to.try_send(message), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
+            }
+            Full::Wait => wait(&self.to, message, beat),
+        }
+    }
+
+    fn lose(&self, records: u64, metrics: &Metrics) {
+        self.counts.lost.fetch_add(records, Ordering::Relaxed);
+        metrics.sink_dropped(self.name, records);
+    }
+
+    /// Logs the first loss, and one a minute after it.
+    fn complain(&mut self, now_ns: u64) {
+        if self.complained_ns.is_none_or(|then| now_ns.saturating_sub(then) >= COMPLAIN_EVERY_NS) {
+            self.complained_ns = Some(now_ns);
+            let lost = self.counts.lost.load(Ordering::Relaxed);
+            tracing::error!(lost, "{}: too slow, records are lost; check the disk or the reader", self.title());
+        }
+    }
+
+    /// Tells the sink that nothing follows, and waits until it has ended.
+    fn has_ended(&self, limit: Option<Duration>, beat: &Beat) -> bool {
+        let Some(limit) = limit else {
+            // False only if it has ended already.
+            wait(&self.to, Message::Finish, beat);
+            while let Err(RecvTimeoutError::Timeout) = self.done.recv_timeout(TURN) {
+                beat.turn();
+            }
+            return true;
+        };
+        !matches!(self.to.send_timeout(Message::Finish, limit), Err(SendTimeoutError::Timeout(_)))
+            && !matches!(self.done.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
+    }
+}
+
+/// Sends, however long that takes. False: the receiver is gone.
+fn wait(to: &Sender<Message>, mut message: Message, beat: &Beat) -> bool {
+    loop {
+        match to.send_timeout(message, TURN) {
+            Ok(()) => return true,
+            Err(SendTimeoutError::Disconnected(_)) => return false,
+            Err(SendTimeoutError::Timeout(back)) => message = back,
+        }
+        beat.turn();
+    }
+}
+
+/// The thread of a sink.
+fn run(sink: &mut dyn Sink, messages: &Receiver<Message>, counts: &Counts, reopen: &AtomicBool, metrics: &Metrics) {
+    for message in messages {
+        if reopen.swap(false, Ordering::AcqRel) {
+            sink.reopen();
+        }
+        let item = match message {
+            Message::Item(item) => item,
+            Message::Wake => continue,
+            Message::Finish => break,
+        };
+        // A panic costs one item. Its message is printed where it happens.
+        let lost = catch_unwind(AssertUnwindSafe(|| sink.take(&item))).unwrap_or_else(|_| {
+            metrics.panicked(StageThread::Sink);
+            item.records.len() as u64
+        });
+        counts.waiting.fetch_sub(item.records.len() as u64, Ordering::Relaxed);
+        if lost > 0 {
+            counts.lost.fetch_add(lost, Ordering::Relaxed);
+            metrics.sink_dropped(sink.name(), lost);
+        }
+    }
+    sink.finish();
+}
+
+/// Records as lines: a [`JsonlWriter`] as a sink.
+pub struct JsonLines {
+    writer: JsonlWriter,
+    clock: Arc<dyn Clock>,
+}
+
+impl JsonLines {
+    pub fn new(writer: JsonlWriter, clock: Arc<dyn Clock>) -> Self {
+        Self { writer, clock }
+    }
+}
+
+impl Sink for JsonLines {
+    fn name(&self) -> &'static str {
+        "jsonl"
+    }
+
+    fn place(&self) -> Option<String> {
+        Some(self.writer.place().to_owned())
+    }
+
+    fn take(&mut self, item: &Item) -> u64 {
+        let now_ns = self.clock.mono_ns();
+        item.records.iter().map(|record| u64::from(!self.writer.write_or_count(record, now_ns))).sum()
+    }
+
+    fn reopen(&mut self) {
+        self.writer.reopen();
+    }
+}
+
+impl Sink for Terminal {
+    fn name(&self) -> &'static str {
+        "terminal"
+    }
+
+    fn take(&mut self, item: &Item) -> u64 {
+        match &item.said {
+            Said::Second(published) => self.published(&item.stream, published),
+            Said::State(state) => self.state(&item.stream, state),
+            Said::Nothing => {}
+        }
+        // A terminal that is gone is not written to any more; that is no loss.
+        0
+    }
+
+    fn finish(&mut self) {
+        Terminal::finish(self);
+    }
+}
+
+#[cfg(test)]
+mod tests;

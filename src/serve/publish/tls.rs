@@ -1,0 +1,80 @@
+//! TLS by file: a certificate chain and its key, read again on demand.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::access::warn_if_open_to_others;
+use touchline_core::error::{Error, Result};
+
+/// The files, PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The server's certificate first, then those that lead to its root.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// What connections are served with.
+#[derive(Debug)]
+pub struct Tls {
+    files: TlsFiles,
+    config: RwLock<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// # Errors
+    /// [`Error::Usage`] naming the file that cannot be read or used.
+    pub fn open(files: TlsFiles) -> Result<Self> {
+        let config = RwLock::new(load(&files)?);
+        Ok(Self { files, config })
+    }
+
+    /// Reads the files again, for connections from now on.
+    ///
+    /// # Errors
+    /// As [`Tls::open`]; what was served before is served on.
+    pub fn reload(&self) -> Result<()> {
+        let config = load(&self.files)?;
+        *self.config.write().unwrap_or_else(|e| e.into_inner()) = config;
+        Ok(())
+    }
+
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        self.config.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
+    let cert = read(&files.cert)?;
+    let chain = CertificateDer::pem_slice_iter(&cert)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| wrong(&files.cert, &format!("is no PEM file: {e}")))?;
+    if chain.is_empty() {
+        return Err(wrong(&files.cert, "has no certificate"));
+    }
+    if let Ok(meta) = std::fs::metadata(&files.key) {
+        warn_if_open_to_others(&files.key, &meta.permissions());
+    }
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
+        .map_err(|e| wrong(&files.key, &format!("has no private key: {e}")))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::Internal(format!("TLS: {e}")))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| wrong(&files.cert, &format!("and {} do not go together: {e}", files.key.display())))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| wrong(path, &format!("cannot be read: {e}")))
+}
+
+fn wrong(path: &Path, what: &str) -> Error {
+    Error::Usage(format!("{} {what}; give PEM files with --tls-cert and --tls-key", path.display()))
+}

@@ -1,0 +1,247 @@
+//! Opens the sources of streams, on whatever thread has the time: reading templates, loading plugins and name lookups may
+//! take seconds.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+
+use super::brake::{Mark, Marked};
+use super::session::{Beginning, Command, News, SourceNews};
+use crate::backlog::LineId;
+use crate::config::{RtspTransport, StreamSettings};
+use crate::publish::hub::StreamHandle;
+use crate::workers::{Intake, Tap};
+use touchline_core::clip::PlanThinner;
+use touchline_core::clock::Clock;
+use touchline_core::error::{Error, Result};
+use touchline_core::incident::Incident;
+use touchline_core::item::{End, MediaItem, Pace};
+use touchline_core::vote::VoteConfig;
+use touchline_media::gst::{GstOpener, GstOptions, classify};
+use touchline_media::guard::SourcePolicy;
+use touchline_media::options::{Isolation, SourceKind};
+use touchline_media::outlet::Counters;
+use touchline_media::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::uri::{Kind, Location, Pacing};
+use touchline_media::worker::WorkerOpener;
+use touchline_media::{Open, Source};
+
+/// A stream as it is to be opened.
+pub(super) struct Order {
+    pub(super) settings: StreamSettings,
+    pub(super) handle: StreamHandle,
+    pub(super) vote: VoteConfig,
+    /// A first attempt that fails is followed by others.
+    pub(super) retry: bool,
+    /// Somebody gave it to the running program: it is held to the policy for such sources.
+    pub(super) guarded: bool,
+    /// Says in the store that it is being opened.
+    pub(super) mark: Option<Mark>,
+}
+
+/// A stream whose source runs.
+pub(super) struct Opened {
+    pub(super) line: LineId,
+    pub(super) source: Box<dyn Source>,
+}
+
+/// What the warden needs done; simulated in its tests.
+pub(super) trait Hands: Send + Sync {
+    /// Opens a stream. May take seconds.
+    ///
+    /// # Errors
+    /// What is wrong before anything runs.
+    fn open(&self, order: Order) -> Result<Opened>;
+
+    /// Forgets the line of a stream that is over, or is not waited for.
+    fn remove_line(&self, line: LineId);
+
+    /// Turns all that waits to be decided into gaps.
+    fn shed_all(&self);
+}
+
+/// Opens with GStreamer.
+pub(super) struct Opening {
+    pub(super) intake: Intake,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) policy: Arc<SourcePolicy>,
+    pub(super) commands: Sender<Command>,
+    pub(super) news: Sender<News>,
+    pub(super) pacing: Pacing,
+}
+
+impl Hands for Opening {
+    fn open(&self, order: Order) -> Result<Opened> {
+        let Order { settings, handle, vote, .. } = &order;
+        let location = self.locate(&order)?;
+        let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
+        let pace = location.pace(self.pacing);
+        handle.set_source(&settings.uri, pace);
+        let counters = Arc::<Counters>::default();
+        let (line, to) = self.intake.add_stream(
+            &settings.id,
+            pace,
+            location.behind_ns(settings.latency_ms),
+            handle.reserve_run(),
+            tap(handle.clone(), order.mark.clone()),
+        )?;
+        // Before any media can come: a decision of a line that the publishing thread does not know is nobody's.
+        let begin = Beginning {
+            line,
+            handle: handle.clone(),
+            vote: *vote,
+            supervised: pace == Pace::Live,
+            counters: counters.clone(),
+        };
+        let _ = self.commands.send(Command::Begin(Box::new(begin)));
+        // Holds the channel open until the line is forgotten: its end would be taken for one of the source.
+        let hold = to.clone();
+        let opened = self.source(&order, &location, pipeline, line, counters, to);
+        match opened {
+            Ok(source) => Ok(Opened { line, source }),
+            Err(e) => {
+                self.intake.remove_line(line);
+                let _ = self.commands.send(Command::Forget(line));
+                drop(hold);
+                Err(e)
+            }
+        }
+    }
+
+    fn remove_line(&self, line: LineId) {
+        self.intake.remove_line(line);
+    }
+
+    fn shed_all(&self) {
+        self.intake.shed_all();
+    }
+}
+
+impl Opening {
+    /// What the source of `order` is. A server is asked where its address does not say whether it is live.
+    fn locate(&self, order: &Order) -> Result<Location> {
+        let Order { settings, retry, guarded, .. } = order;
+        let location = Location::parse(&settings.uri)?;
+        let kind = match (location.kind, settings.kind) {
+            (Kind::Http, Some(SourceKind::Hls)) => Kind::Hls,
+            (Kind::Http, None) if settings.pipeline.is_none() => {
+                let found = classify(&location, guarded.then_some(&self.policy));
+                // One that cannot be asked now and is waited for is more likely to be a channel.
+                found.unwrap_or(if *retry { Kind::HttpLive } else { Kind::Http })
+            }
+            (kind, _) => kind,
+        };
+        Ok(Location { kind, ..location })
+    }
+
+    fn source(
+        &self,
+        order: &Order,
+        location: &Location,
+        pipeline: Option<String>,
+        line: LineId,
+        counters: Arc<Counters>,
+        to: Sender<MediaItem>,
+    ) -> Result<Box<dyn Source>> {
+        let Order { settings, handle, retry, guarded, .. } = order;
+        let pack = self.intake.pack();
+        let options = GstOptions {
+            id: settings.id.clone(),
+            frame_height: pack.frame_height,
+            want_video: pack.wants().video,
+            want_audio: pack.wants().audio,
+            pacing: self.pacing,
+            latency_ms: settings.latency_ms,
+            rtsp_transport: match settings.rtsp_transport {
+                RtspTransport::Auto => "udp+tcp".into(),
+                RtspTransport::Tcp => "tcp".into(),
+                RtspTransport::Udp => "udp".into(),
+            },
+            pipeline,
+            guard: guarded.then(|| self.policy.clone()),
+            counters: counters.clone(),
+            hls: settings.hls.clone(),
+            kind: Some(location.kind),
+            // Beside what the plan may choose, what the page's viewers are shown is converted.
+            thinning: Some(PlanThinner::thinning(&pack.plan).unless({
+                let handle = handle.clone();
+                move || handle.preview_wanted()
+            })),
+            ..GstOptions::default()
+        };
+        let mut opener: Arc<dyn Open> = match settings.isolation(*guarded) {
+            Isolation::None => Arc::new(GstOpener::new(options, self.clock.clone())?),
+            Isolation::Process => Arc::new(WorkerOpener::new(options, Some(pack.plan.clone()), self.clock.clone())),
+        };
+        // A listener is being opened for as long as nobody calls, which is no sign of anything.
+        if let Some(mark) = order.mark.as_ref().filter(|_| !location.listens()) {
+            opener = Arc::new(Marked { inner: opener, mark: mark.clone() });
+        }
+        if location.pace(self.pacing) != Pace::Live {
+            return opener.open(&settings.uri, to);
+        }
+        let supervisor = Supervisor {
+            inner: opener,
+            policy: Policy {
+                retry_first: *retry,
+                reopen_on_end: location.kind.reopens_on_end(),
+                stall_cause: location.kind.stall_cause(),
+                ..if location.listens() { Policy::listening() } else { Policy::default() }
+            },
+            clock: self.clock.clone(),
+            sleeper: Arc::new(ThreadSleeper),
+            observer: Arc::new(Forward { line, news: self.news.clone(), mark: order.mark.clone() }),
+            counters,
+            id: settings.id.clone(),
+        };
+        supervisor.open(&settings.uri, to)
+    }
+}
+
+/// Sends a supervisor's news to the publishing thread, which alone writes outputs.
+struct Forward {
+    line: LineId,
+    news: Sender<News>,
+    mark: Option<Mark>,
+}
+
+impl Observer for Forward {
+    fn state(&self, state: SourceState) {
+        if let Some(mark) =
+            self.mark.as_ref().filter(|_| !matches!(state, SourceState::Connecting | SourceState::Playing))
+        {
+            mark.clear(false);
+        }
+        // The receiver is gone only when the program ends.
+        let _ = self.news.send((self.line, SourceNews::State(state)));
+    }
+
+    fn incident(&self, incident: Incident) {
+        let _ = self.news.send((self.line, SourceNews::Incident(incident)));
+    }
+}
+
+/// Counts what comes in and offers pictures to whoever watches.
+fn tap(handle: StreamHandle, mark: Option<Mark>) -> Tap {
+    let marked = move |item: &MediaItem| match (&mark, item) {
+        (Some(mark), MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_)) => mark.media(),
+        (Some(mark), MediaItem::Ended(end)) => mark.clear(*end == End::Finished),
+        _ => {}
+    };
+    Box::new(move |item| {
+        marked(item);
+        if let MediaItem::Frame(frame) = item {
+            handle.metrics().converted();
+            if handle.preview_wanted() {
+                handle.offer_preview(frame.clone());
+            }
+        }
+    })
+}
+
+fn read_template(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| {
+        Error::Usage(format!("--pipeline {}: {e}; pipelines/ has templates to start from", path.display()))
+    })
+}

@@ -1,0 +1,346 @@
+//! The publishing thread of `touchline run`: votes over what was decided, and tells every output.
+//!
+//! It opens and stops nothing: the warden does, and tells it with [`Command`]s what begins and ends. So nothing that takes
+//! long for one stream holds up another.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, select};
+
+use crate::backlog::LineId;
+use crate::live::LiveStream;
+use crate::publish::hub::{Hub, StreamHandle};
+use crate::publish::record::StreamState;
+use crate::publish::sink::{Full, Item, Said, Sinks};
+use crate::workers::{Decided, What};
+use touchline_core::cause::Cause;
+use touchline_core::clip::ClipOutput;
+use touchline_core::clock::Clock;
+use touchline_core::error::{Error, Result};
+use touchline_core::incident::Incident;
+use touchline_core::threads::Beat;
+use touchline_core::vote::VoteConfig;
+use touchline_media::outlet::{Counted, Counters};
+use touchline_media::supervise::SourceState;
+
+/// How long sinks may take to write what waits when the program ends: the end as a whole has ten seconds.
+const SINKS_LIMIT: Duration = Duration::from_secs(3);
+
+/// News of a source's supervisor, beside the data.
+pub(super) type News = (LineId, SourceNews);
+
+pub(super) enum SourceNews {
+    State(SourceState),
+    Incident(Incident),
+}
+
+/// A stream that begins.
+pub(super) struct Beginning {
+    pub(super) line: LineId,
+    pub(super) handle: StreamHandle,
+    pub(super) vote: VoteConfig,
+    /// A supervisor tells when it plays.
+    pub(super) supervised: bool,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// What the warden tells the publishing thread.
+pub(super) enum Command {
+    /// Sent before anything of the line can come.
+    Begin(Box<Beginning>),
+    /// Nothing of the line was or will be said: its source could not be opened.
+    Forget(LineId),
+    /// The source is being stopped; after its last second the stream is in this state.
+    EndsInto(LineId, StreamState),
+    /// The source does not come to its end: it is said here and now.
+    Cut(LineId),
+    Vote(LineId, VoteConfig),
+    /// The state of a stream without a source.
+    Say(StreamHandle, StreamState),
+    /// The stream is not wanted any more and has no source: nothing of it stays.
+    Remove(StreamHandle),
+    /// Nothing: somebody looks whether the thread turns.
+    Turn,
+    Finish,
+}
+
+/// What the publishing thread tells the warden, after the hub and the queue of every sink have it.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// A line has come to its end; `error`: it failed by itself.
+    Over { line: LineId, error: Option<Error> },
+    /// A stream is removed.
+    Gone(String),
+}
+
+/// A stream that runs.
+struct Running {
+    stream: LiveStream,
+    counters: Arc<Counters>,
+    /// Lost buffers when that was last said.
+    loss_said: u64,
+    /// What the hub was told of so far.
+    counted: Counted,
+}
+
+impl Running {
+    /// Tells the hub what the source has counted since the last time, and the log of buffers that could not be used at all, each time
+    /// their number has doubled.
+    fn say_counts(&mut self) {
+        let (now, handle) = (self.counters.counted(), self.stream.handle());
+        handle.reconnected(now.reconnects.saturating_sub(self.counted.reconnects));
+        handle.metrics().source(&self.counted, &now);
+        self.counted = now;
+        let Counted { untimed, undeclared, .. } = now;
+        if untimed + undeclared > 2 * self.loss_said {
+            self.loss_said = untimed + undeclared;
+            let id = self.stream.handle().id();
+            tracing::warn!(
+                "{id}: lost {untimed} buffers without a time stamp and {undeclared} of a track that came late"
+            );
+        }
+    }
+}
+
+/// What comes to the publishing thread. The channels hold no media but `decided`: unbounded, so that neither a supervisor
+/// nor the warden waits for an output.
+pub(super) struct Inbox {
+    pub(super) decided: Receiver<Decided>,
+    pub(super) news: Receiver<News>,
+    pub(super) commands: Receiver<Command>,
+}
+
+pub(super) struct Session {
+    hub: Hub,
+    clock: Arc<dyn Clock>,
+    running: BTreeMap<LineId, Running>,
+    classes: usize,
+    sinks: Sinks,
+    /// A live stream has been watched: from now on no sink may hold up publishing.
+    live: bool,
+    told: Sender<Told>,
+    beat: Beat,
+}
+
+impl Session {
+    /// `classes`: how many the pack has.
+    pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, told: Sender<Told>) -> Self {
+        let beat = Beat::default();
+        let sinks = Sinks::new(hub.metrics().clone(), clock.clone(), beat.clone());
+        Self { hub, clock, running: BTreeMap::new(), classes, sinks, live: false, told, beat }
+    }
+
+    /// What is published goes to these as well.
+    pub(super) fn sinks(&mut self) -> &mut Sinks {
+        &mut self.sinks
+    }
+
+    /// Turns of this thread.
+    pub(super) fn beat(&self) -> &Beat {
+        &self.beat
+    }
+
+    /// Publishes until the warden says that it is over.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the inference thread or the warden has ended; [`Error::Output`] when records were lost.
+    pub(super) fn publish(&mut self, inbox: &Inbox) -> Result<()> {
+        let published = self.publish_all(inbox);
+        // Also after an error: what was published is written.
+        let written = self.finish();
+        published.and(written)
+    }
+
+    fn publish_all(&mut self, inbox: &Inbox) -> Result<()> {
+        loop {
+            self.beat.turn();
+            select! {
+                recv(inbox.decided) -> message => match message {
+                    Ok(Decided { line, what }) => {
+                        // An end may have been asked for, and be the beginning of something else.
+                        let is_end = matches!(what, What::News(ClipOutput::Ended(_)));
+                        if self.catch_up(line, &inbox.commands) || is_end && self.obey_all(&inbox.commands) {
+                            return Ok(());
+                        }
+                        self.take(line, what);
+                    }
+                    Err(_) => return Err(Error::Internal("the inference thread ended".into())),
+                },
+                recv(inbox.news) -> message => match message {
+                    Ok((line, news)) => {
+                        if self.catch_up(line, &inbox.commands) {
+                            return Ok(());
+                        }
+                        match news {
+                            SourceNews::State(state) => self.news(line, state),
+                            SourceNews::Incident(incident) => self.incident(line, incident),
+                        }
+                    }
+                    Err(_) => return Err(Error::Internal("the warden's thread ended".into())),
+                },
+                recv(inbox.commands) -> message => match message {
+                    Ok(command) => if self.command(command) {
+                        return Ok(());
+                    },
+                    Err(_) => return Err(Error::Internal("the warden's thread ended".into())),
+                },
+            }
+        }
+    }
+
+    /// Obeys everything that was said so far. Whether the last command was there.
+    fn obey_all(&mut self, commands: &Receiver<Command>) -> bool {
+        while let Ok(command) = commands.try_recv() {
+            if self.command(command) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What begins a line was sent before anything came of it, but on another way. Whether the last command was there.
+    fn catch_up(&mut self, line: LineId, commands: &Receiver<Command>) -> bool {
+        while !self.running.contains_key(&line) {
+            let Ok(command) = commands.try_recv() else { break };
+            if self.command(command) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.sinks.finish(self.live.then_some(SINKS_LIMIT))
+    }
+
+    /// Whether it was the last one.
+    fn command(&mut self, command: Command) -> bool {
+        match command {
+            Command::Begin(begin) => {
+                let Beginning { line, handle, vote, supervised, counters } = *begin;
+                self.live |= supervised;
+                let stream = LiveStream::new(handle, vote, self.classes, supervised);
+                self.running.insert(line, Running { stream, counters, loss_said: 0, counted: Counted::default() });
+            }
+            Command::Forget(line) => drop(self.running.remove(&line)),
+            Command::EndsInto(line, into) => {
+                if let Some(running) = self.running.get_mut(&line) {
+                    running.stream.ends_into(into);
+                }
+            }
+            Command::Cut(line) => self.cut(line),
+            Command::Vote(line, vote) => {
+                if let Some(running) = self.running.get_mut(&line) {
+                    running.stream.set_vote(vote);
+                }
+            }
+            Command::Say(handle, state) => self.set_state(&handle, &state),
+            Command::Remove(handle) => {
+                self.set_state(&handle, &StreamState::Removed);
+                self.hub.remove_stream(handle.id());
+                // The warden is gone only when the program ends.
+                let _ = self.told.send(Told::Gone(handle.id().to_owned()));
+            }
+            Command::Turn => {}
+            Command::Finish => return true,
+        }
+        false
+    }
+
+    fn set_state(&mut self, handle: &StreamHandle, state: &StreamState) {
+        if let Some(record) = handle.set_state(state.clone()) {
+            self.send(handle, Said::State(state.clone()), vec![record]);
+        }
+    }
+
+    fn take(&mut self, line: LineId, what: What) {
+        let Some(running) = self.running.get_mut(&line) else { return };
+        running.say_counts();
+        match what {
+            What::Outcome { outcome, backlog } => {
+                let published = running.stream.outcome(outcome, backlog, self.clock.mono_ns());
+                let handle = running.stream.handle().clone();
+                let records = handle.publish(&published);
+                self.send(&handle, Said::Second(Box::new(published)), records);
+            }
+            What::News(news) => {
+                let mut records = Vec::new();
+                let state = running.stream.news(news, &mut records);
+                self.changed(line, state, records);
+            }
+        }
+    }
+
+    fn cut(&mut self, line: LineId) {
+        let Some(running) = self.running.get_mut(&line) else { return };
+        let mut records = Vec::new();
+        let state = running.stream.cut(&mut records);
+        // A stream that is cut has no end of its own to be told of, and says nothing more.
+        self.changed(line, state, records);
+        self.running.remove(&line);
+    }
+
+    /// A stream came into `state` by itself, or only has `records` to tell; tells the warden when that is the end of its source.
+    fn changed(&mut self, line: LineId, state: Option<StreamState>, records: Vec<Arc<str>>) {
+        let Some(running) = self.running.get_mut(&line) else { return };
+        let handle = running.stream.handle().clone();
+        let is_over = running.stream.is_over();
+        if is_over {
+            running.say_counts();
+        }
+        let error = match &state {
+            Some(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
+                Some(Error::Internal(format!("{}: {cause}", handle.id())))
+            }
+            Some(StreamState::Failed { kind, cause, advice }) if is_over => {
+                Some(Error::source_failure(*kind, &*handle.uri(), cause.clone(), advice.clone()))
+            }
+            _ => None,
+        };
+        self.send(&handle, state.map_or(Said::Nothing, Said::State), records);
+        if is_over {
+            self.running.remove(&line);
+            // The warden is gone only when the program ends.
+            let _ = self.told.send(Told::Over { line, error });
+        }
+    }
+
+    /// A source reconnects or waits. Its end is told in-band, after its last second.
+    fn news(&mut self, line: LineId, state: SourceState) {
+        let Some(running) = self.running.get_mut(&line) else { return };
+        running.say_counts();
+        let state = match state {
+            SourceState::Connecting => StreamState::Connecting,
+            SourceState::Playing => StreamState::Playing,
+            SourceState::Waiting { attempt, retry_in, kind, cause } => {
+                let retry_in_ns = u64::try_from(retry_in.as_nanos()).unwrap_or(u64::MAX);
+                StreamState::Waiting { kind, cause, attempt, retry_in_ns }
+            }
+            SourceState::Ended | SourceState::Failed { .. } => return,
+        };
+        let handle = running.stream.handle().clone();
+        let record = handle.set_state(state.clone());
+        self.send(&handle, Said::State(state), Vec::from_iter(record));
+    }
+
+    fn incident(&mut self, line: LineId, incident: Incident) {
+        let Some(running) = self.running.get_mut(&line) else { return };
+        let handle = running.stream.handle().clone();
+        let record = handle.incident(incident);
+        self.send(&handle, Said::Nothing, vec![record]);
+    }
+
+    fn send(&mut self, handle: &StreamHandle, said: Said, records: Vec<Arc<str>>) {
+        if matches!(said, Said::Nothing) && records.is_empty() {
+            return;
+        }
+        // Files lose nothing: their decisions wait for a slow reader, as long as no live stream would wait with them.
+        let full = if self.live { Full::Drop } else { Full::Wait };
+        self.sinks.send(Item { stream: handle.id().into(), said, records }, full);
+    }
+}
+
+#[cfg(test)]
+mod tests;

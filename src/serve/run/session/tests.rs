@@ -1,0 +1,77 @@
+use crossbeam_channel::{bounded, unbounded};
+
+use super::*;
+use crate::backlog::Backlog;
+use crate::metrics::Metrics;
+use crate::publish::hub::{HubInfo, StreamInfo};
+use crate::publish::sink::{QUEUE, Sink};
+use touchline_core::clip::{Gap, GapReason};
+use touchline_core::clock::ManualClock;
+use touchline_core::decision::{PackStamp, SecondOutcome};
+use touchline_core::item::{End, Pace};
+use touchline_core::labels::{ClassSet, Modality};
+use touchline_core::time::RunId;
+
+/// Stands still until the test is over.
+struct Stalled(Receiver<()>);
+
+impl Sink for Stalled {
+    fn name(&self) -> &'static str {
+        "stalled"
+    }
+
+    fn take(&mut self, _: &Item) -> u64 {
+        let _ = self.0.recv();
+        0
+    }
+}
+
+#[test]
+fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
+    let clock = Arc::new(ManualClock::default());
+    let classes = ClassSet::new(["tennis", "other"].map(String::from).to_vec()).unwrap();
+    let pack = PackStamp { name: "p".into(), weights_sha256: "a".into(), manifest_sha256: "b".into() };
+    let info = HubInfo { classes, modalities: vec![Modality::Rgb], pack, vote_window_s: 10 };
+    let hub = Hub::new(info, Metrics::new(), clock.clone());
+    let stream = StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live };
+    let handle = hub.add_stream(stream).unwrap();
+    let line = Backlog::new().add_line(Pace::Live);
+    let (told_to, told) = unbounded();
+    let mut session = Session::new(hub.clone(), clock.clone(), 2, told_to);
+    let (release, stalled) = bounded(0);
+    session.sinks().add(Stalled(stalled)).unwrap();
+    let beat = session.beat().clone();
+    let (decided_to, decided) = bounded(1);
+    let (_news_to, news) = unbounded();
+    let (commands_to, commands) = unbounded();
+    let begin = Beginning {
+        line,
+        handle: handle.clone(),
+        vote: VoteConfig::default(),
+        supervised: true,
+        counters: Arc::default(),
+    };
+    commands_to.send(Command::Begin(Box::new(begin))).unwrap();
+    let publishing = std::thread::spawn(move || session.publish(&Inbox { decided, news, commands }));
+    // More than a minute of 64 streams.
+    let seconds = QUEUE as u64 + 10;
+    for index in 0..seconds {
+        let outcome = SecondOutcome::Gap(Gap { run: RunId(0), index, reason: GapReason::NoMedia });
+        decided_to.send(Decided { line, what: What::Outcome { outcome, backlog: 0 } }).unwrap();
+    }
+    decided_to.send(Decided { line, what: What::News(ClipOutput::Ended(End::Finished)) }).unwrap();
+    let Ok(Told::Over { error: None, .. }) = told.recv() else { panic!("the end was not told") };
+    assert_eq!(handle.counters().gapped.iter().sum::<u64>(), seconds, "every second is published");
+    assert!(beat.turns() > seconds);
+    let text = hub.metrics().encode();
+    let lost: u64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("touchline_sink_dropped_records_total{sink=\"stalled\"} "))
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((9..=11).contains(&lost), "{lost} of {seconds} and the end, one in its hands");
+    drop(release);
+    commands_to.send(Command::Finish).unwrap();
+    publishing.join().unwrap().unwrap();
+}

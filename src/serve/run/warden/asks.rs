@@ -1,0 +1,255 @@
+//! What the API asks of the warden: looked at here, stored, and then carried out by [`Warden::reconcile`].
+
+use tokio::sync::oneshot;
+
+use super::entry::{Pending, Phase, What};
+use super::{Hands, Initial, Warden};
+use crate::config::{StreamSettings, free_id};
+use crate::publish::hub::{Origin, Restored};
+use crate::publish::streams::{NewStream, Outcome, Refused, RefusedKind, StreamAsk, StreamDesk, StreamPatch, Wanted};
+use crate::store::Stored;
+use touchline_core::error::{Error, Result};
+use touchline_media::uri::Location;
+
+impl<H: Hands + 'static> Warden<H> {
+    pub(super) fn asked(&mut self, ask: StreamAsk) {
+        let StreamAsk { wanted, answer } = ask;
+        let refused = if self.stopping.is_some() {
+            Err((StreamDesk::ends(), answer))
+        } else {
+            match wanted {
+                Wanted::Add(new) => self.add_asked(new, answer),
+                Wanted::Change { id, patch, generation } => self.change_asked(&id, &patch, generation, answer),
+                Wanted::Remove { id, generation } => self.remove_asked(&id, generation, answer),
+            }
+        };
+        if let Err((refused, answer)) = refused {
+            // Who asked may be gone.
+            let _ = answer.send(Err(refused));
+        }
+    }
+
+    fn add_asked(&mut self, new: NewStream, answer: oneshot::Sender<Outcome>) -> Result<(), (Refused, Answer)> {
+        let stream = match self.new_stream(new) {
+            Ok(stream) => stream,
+            Err(refused) => return Err((refused, answer)),
+        };
+        let id = stream.settings.id.clone();
+        // From now on somebody counts on the program being there.
+        self.rules.is_service = true;
+        match self.enter(stream) {
+            Ok(entry) => entry.pending = Some(Pending { answer, what: What::Add, generation: 0 }),
+            Err(e) => return Err((Refused::new(RefusedKind::Invalid, e.to_string(), "choose another id"), answer)),
+        }
+        self.save(&id);
+        Ok(())
+    }
+
+    fn new_stream(&mut self, new: NewStream) -> Result<Initial, Refused> {
+        new.check()?;
+        let most = self.rules.max_streams;
+        if self.entries.len() >= most {
+            let advice = "remove one first, or start with another --max-streams";
+            return Err(Refused::new(
+                RefusedKind::Limit,
+                format!("there are {most} streams, as many as may be"),
+                advice,
+            ));
+        }
+        let id = match &new.id {
+            Some(id) if self.entries.contains_key(id) => {
+                let advice = "choose another id, or change the stream with PATCH";
+                return Err(Refused::new(RefusedKind::Duplicate, format!("there is a stream {id:?}"), advice));
+            }
+            Some(id) => id.clone(),
+            None => free_id(&new.uri, |id| self.entries.contains_key(id)),
+        };
+        let settings = new.settings(id, self.rules.latency_ms);
+        self.fits(&settings)?;
+        Ok(Initial { settings, origin: Origin::Api, generation: None, restored: Restored::default() })
+    }
+
+    /// Whether the API may ask for these settings.
+    fn fits(&self, settings: &StreamSettings) -> Result<(), Refused> {
+        Location::parse(&settings.uri)
+            .map_err(|e| Refused::new(RefusedKind::Invalid, e.to_string(), "correct the uri"))?;
+        settings
+            .vote
+            .over(self.vote)
+            .map(drop)
+            .map_err(|e| Refused::new(RefusedKind::Invalid, e, "correct the values of vote"))
+    }
+
+    fn change_asked(
+        &mut self,
+        id: &str,
+        patch: &StreamPatch,
+        generation: Option<u64>,
+        answer: oneshot::Sender<Outcome>,
+    ) -> Result<(), (Refused, Answer)> {
+        let new = match self.changeable(id, generation).and_then(|()| self.changed_settings(id, patch)) {
+            Ok(new) => new,
+            Err(refused) => return Err((refused, answer)),
+        };
+        let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
+        // Asked for by name: also a source that has come to its end is opened.
+        entry.reopen |= patch.enabled == Some(true) && (entry.over || !entry.settings.enabled);
+        entry.pending = Some(Pending { answer, what: What::Change(Box::new(new)), generation: 0 });
+        self.save(id);
+        Ok(())
+    }
+
+    fn changed_settings(&self, id: &str, patch: &StreamPatch) -> Result<StreamSettings, Refused> {
+        patch.check()?;
+        let Some(entry) = self.entries.get(id) else { return Err(unknown(id)) };
+        let new = patch.apply(&entry.settings);
+        self.fits(&new)?;
+        Ok(new)
+    }
+
+    fn remove_asked(
+        &mut self,
+        id: &str,
+        generation: Option<u64>,
+        answer: oneshot::Sender<Outcome>,
+    ) -> Result<(), (Refused, Answer)> {
+        // Whatever is being opened can be removed: that may hang, and its answer with it.
+        if let Some(entry) =
+            self.entries.get_mut(id).filter(|e| e.is_opening_asked() && generation.is_none_or(|g| g == e.generation))
+        {
+            let advice = "ask again, if the stream is wanted after all";
+            entry.refuse(Refused::new(RefusedKind::Busy, format!("{id:?} was removed before it was open"), advice));
+        }
+        if let Err(refused) = self.changeable(id, generation) {
+            return Err((refused, answer));
+        }
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.pending = Some(Pending { answer, what: What::Remove, generation: 0 });
+        }
+        self.save(id);
+        Ok(())
+    }
+
+    /// Whether the API may change stream `id` now.
+    fn changeable(&self, id: &str, generation: Option<u64>) -> Result<(), Refused> {
+        let entry = self.entries.get(id).ok_or_else(|| unknown(id))?;
+        let owner = match entry.origin {
+            Origin::Api => None,
+            Origin::Config => Some(("the configuration file", "change it there and send SIGHUP")),
+            Origin::CommandLine => Some(("the command line", "start the program again without it")),
+        };
+        if let Some((owner, advice)) = owner {
+            return Err(Refused::new(RefusedKind::NotOwned, format!("stream {id:?} belongs to {owner}"), advice));
+        }
+        if entry.pending.is_some() || entry.gone {
+            let advice = "ask again when it is done; GET shows its state";
+            return Err(Refused::new(RefusedKind::Busy, format!("a change of {id:?} is under way"), advice));
+        }
+        match generation {
+            Some(wanted) if wanted != entry.generation => {
+                let error = format!("the settings of {id:?} are version {} by now, not {wanted}", entry.generation);
+                Err(Refused::new(RefusedKind::Outdated, error, "read the stream again and ask with its new ETag"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the store what is to come; it happens when that is durable.
+    fn save(&mut self, id: &str) {
+        let generation = self.next_generation();
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        if let Some(pending) = &mut entry.pending {
+            pending.generation = generation;
+        }
+        let Some(store) = &self.tools.store else { return self.saved(id, Ok(())) };
+        let to = self.done_to.clone();
+        let done_id = id.to_owned();
+        let tell = Box::new(move |result| {
+            // The warden is gone only when the program ends.
+            let _ = to.send(super::Done::Saved { id: done_id, result });
+        });
+        entry.saving = true;
+        match &entry.pending {
+            Some(Pending { what: What::Remove, .. }) => store.delete(id, tell),
+            Some(Pending { what: What::Change(new), generation, .. }) => {
+                store.save(Stored { settings: (**new).clone(), generation: *generation }, tell);
+            }
+            _ => store.save(Stored { settings: entry.settings.clone(), generation: entry.generation }, tell),
+        }
+    }
+
+    /// The store has answered.
+    pub(super) fn saved(&mut self, id: &str, result: Result<()>) {
+        let (run_vote, run_retry) = (self.vote, self.rules.retry);
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.saving = false;
+        if let Err(e) = result {
+            let advice = "make room on the disk of --state, and ask again";
+            let is_new = matches!(entry.pending, Some(Pending { what: What::Add, .. }));
+            entry.reopen = false;
+            entry.refuse(Refused::new(RefusedKind::Store, e.to_string(), advice));
+            entry.gone |= is_new;
+            return self.reconcile(id);
+        }
+        match &mut entry.pending {
+            Some(Pending { what: What::Change(settings), generation, .. }) => {
+                std::mem::swap(&mut **settings, &mut entry.settings);
+                entry.generation = *generation;
+                entry.show(run_vote, run_retry);
+            }
+            Some(Pending { what: What::Remove, .. }) => entry.gone = true,
+            Some(Pending { what: What::Add, .. }) | None => {}
+        }
+        self.reconcile(id);
+    }
+
+    /// The source of a stream that somebody asked for cannot be opened: as if it had not been asked for. False when nobody
+    /// asked.
+    pub(super) fn take_back(&mut self, id: &str, error: &Error) -> bool {
+        let Some(entry) = self.entries.get_mut(id) else { return false };
+        let Some(Pending { what, .. }) = &mut entry.pending else { return false };
+        let before = match what {
+            What::Add => None,
+            What::Change(before) => Some((**before).clone()),
+            What::Remove => return false,
+        };
+        entry.refuse(Refused::new(RefusedKind::Source, error.to_string(), "correct the stream and ask again"));
+        entry.phase = Phase::Idle;
+        match before {
+            None => {
+                entry.gone = true;
+                if let Some(store) = &self.tools.store {
+                    store.delete(id, Box::new(|_| ()));
+                }
+                self.reconcile(id);
+            }
+            Some(before) => {
+                entry.settings = before;
+                self.show_again(id);
+                self.save(id);
+            }
+        }
+        true
+    }
+
+    /// The API shows what is in force again, as another version: whoever has read the one that was refused must not change
+    /// what he has not seen.
+    fn show_again(&mut self, id: &str) {
+        let generation = self.next_generation();
+        let (vote, retry) = (self.vote, self.rules.retry);
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        entry.generation = generation;
+        entry.handle.set_source(&entry.settings.uri, entry.pace_before);
+        entry.show(vote, retry);
+    }
+}
+
+type Answer = oneshot::Sender<Outcome>;
+
+fn unknown(id: &str) -> Refused {
+    Refused::new(
+        RefusedKind::Unknown,
+        format!("there is no stream {id:?}"),
+        "see /api/v1/streams for the ids there are",
+    )
+}

@@ -1,0 +1,154 @@
+//! The configuration file, read again: what it adds, removes and changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Done, Hands, Initial, Warden};
+use crate::config::StreamSettings;
+use crate::publish::hub::{Origin, Restored};
+use crate::publish::streams::ReloadChanges;
+use touchline_core::error::{Error, Result};
+use touchline_core::threads::spawn;
+use touchline_core::vote::VoteConfig;
+
+/// What the configuration file says, with the command line over it.
+pub struct Reading {
+    /// Those of the file, without the command line's.
+    pub streams: Vec<StreamSettings>,
+    pub vote: VoteConfig,
+    pub fixed: Fixed,
+}
+
+/// Keys that count only at the start, with their values in words.
+pub type Fixed = BTreeMap<&'static str, String>;
+
+impl<H: Hands + 'static> Warden<H> {
+    /// The configuration file is to be read again.
+    pub(super) fn reload(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.tools.manager.reloading();
+        let Some(read) = self.tools.read.clone() else { return self.tools.manager.ready() };
+        if std::mem::replace(&mut self.reading, true) {
+            // What is being read may be older than the wish.
+            self.read_again = true;
+            return;
+        }
+        let to = self.done_to.clone();
+        let started = spawn("reload", move || {
+            let _ = to.send(Done::Read(Box::new((*read)())));
+        });
+        if let Err(e) = started {
+            self.has_read(Err(e));
+        }
+    }
+
+    pub(super) fn has_read(&mut self, reading: Result<Reading>) {
+        self.reading = false;
+        if self.stopping.is_some() {
+            return;
+        }
+        let outcome =
+            reading.and_then(|reading| self.apply(reading)).map_err(|e| touchline_core::redact::text(&e.to_string()));
+        self.tools.hub.metrics().config_reload(outcome.is_ok());
+        match &outcome {
+            Ok(changes) => {
+                let ReloadChanges { added, removed, changed, needs_restart } = changes;
+                let (added, removed, changed) = (added.len(), removed.len(), changed.len());
+                tracing::info!("configuration read again: {added} streams added, {removed} removed, {changed} changed");
+                if !needs_restart.is_empty() {
+                    tracing::warn!("these keys count only after a restart: {}", needs_restart.join(", "));
+                }
+            }
+            Err(e) => tracing::error!("the configuration is refused, the old one stays in force: {e}"),
+        }
+        self.tools.desk.config().reloaded(self.tools.clock.unix_ns(), outcome);
+        if std::mem::take(&mut self.read_again) {
+            return self.reload();
+        }
+        self.tools.manager.ready();
+    }
+
+    /// All of it, or nothing.
+    fn apply(&mut self, reading: Reading) -> Result<ReloadChanges> {
+        let Reading { streams, vote, fixed } = reading;
+        self.fits_in(&streams, vote)?;
+        // Whoever takes the last stream out of the file may put another in: from now on the program is kept.
+        self.rules.is_service = true;
+        self.vote = vote;
+        self.tools.hub.set_vote_window(vote.window);
+        let mut changes = ReloadChanges { needs_restart: self.fixed_that_differ(&fixed), ..ReloadChanges::default() };
+        let wanted: BTreeSet<&str> = streams.iter().map(|s| s.id.as_str()).collect();
+        for (id, entry) in &mut self.entries {
+            if entry.origin == Origin::Config && !entry.gone && !wanted.contains(id.as_str()) {
+                entry.gone = true;
+                changes.removed.push(id.clone());
+            }
+        }
+        for settings in streams {
+            let generation = self.next_generation();
+            let id = settings.id.clone();
+            let Some(entry) = self.entries.get_mut(&id) else {
+                changes.added.push(id);
+                let stream = Initial {
+                    settings,
+                    origin: Origin::Config,
+                    generation: Some(generation),
+                    restored: Restored::default(),
+                };
+                self.add(stream)?;
+                continue;
+            };
+            if entry.gone {
+                // It is on its way out, and comes back when it is gone.
+                entry.gone = false;
+                changes.added.push(id);
+            } else if entry.settings != settings {
+                changes.changed.push(id);
+            } else {
+                if entry.may_revive() {
+                    tracing::info!("{id}: it had come to its end and is opened again");
+                    entry.reopen = true;
+                }
+                continue;
+            }
+            entry.settings = settings;
+            entry.generation = generation;
+        }
+        let ids: Vec<String> = self.entries.keys().cloned().collect();
+        for id in &ids {
+            if let Some(entry) = self.entries.get(id) {
+                entry.show(self.vote, self.rules.retry);
+            }
+            self.reconcile(id);
+        }
+        Ok(changes)
+    }
+
+    fn fits_in(&self, streams: &[StreamSettings], vote: VoteConfig) -> Result<()> {
+        let others = self.entries.iter().filter(|(_, e)| e.origin != Origin::Config);
+        if let Some((id, _)) = others.clone().find(|(id, _)| streams.iter().any(|s| s.id == **id)) {
+            let text = format!("stream {id:?} is there already, not from this file; give one of them another id");
+            return Err(Error::Usage(text));
+        }
+        let (have, most) = (others.count() + streams.len(), self.rules.max_streams);
+        if have > most {
+            let text = format!("{have} streams are more than --max-streams {most} allows; leave some out");
+            return Err(Error::Usage(text));
+        }
+        for stream in streams {
+            touchline_media::uri::Location::parse(&stream.uri)?;
+            stream.vote.over(vote).map_err(|e| Error::Usage(format!("stream {:?}: {e}", stream.id)))?;
+        }
+        Ok(())
+    }
+
+    fn fixed_that_differ(&self, fixed: &Fixed) -> Vec<String> {
+        let keys: BTreeSet<&str> = self.fixed.keys().chain(fixed.keys()).copied().collect();
+        keys.into_iter().filter(|key| self.fixed.get(key) != fixed.get(key)).map(str::to_owned).collect()
+    }
+}
+
+/// Reads the configuration file again.
+pub type Reader = Arc<dyn Fn() -> Result<Reading> + Send + Sync>;

@@ -1,0 +1,196 @@
+//! The store's file: who may read it, whether it is ours and whole, and how an older one becomes a newer one.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::Read;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode};
+
+use touchline_core::error::{Error, Result};
+
+/// Marks the file as this program's: "TchL" in SQLite's header.
+const APPLICATION: i32 = 0x5463_684c;
+
+/// SQLite's header, and where in it the mark is.
+const HEADER: u64 = 100;
+const MARK: usize = 68;
+
+/// What each version of the file adds to the one before. Never change one that was released; append.
+const STEPS: [&str; 3] = [
+    "
+    CREATE TABLE streams (
+        place INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        settings TEXT NOT NULL,
+        generation INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE records (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        stream TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        json TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX records_of_stream ON records (stream, kind, number);
+    CREATE TABLE runs (
+        stream TEXT PRIMARY KEY,
+        run INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+    // Which streams are being opened, and how often the process has ended meanwhile.
+    "
+    CREATE TABLE openings (
+        stream TEXT PRIMARY KEY,
+        ends INTEGER NOT NULL,
+        open INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+    // Sessions that were left; and when a stream was last there, so that the numbers of runs of those that are gone can be forgotten.
+    "
+    CREATE TABLE logouts (
+        nonce BLOB PRIMARY KEY,
+        role TEXT NOT NULL,
+        ends INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE logins_from (
+        role TEXT PRIMARY KEY,
+        unix_s INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    ALTER TABLE runs ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+    UPDATE runs SET seen = unixepoch();
+",
+];
+
+/// Version of the file that this program writes.
+const VERSION: i32 = STEPS.len() as i32;
+
+/// Opens or makes the store's file, for this process alone.
+///
+/// # Errors
+/// [`Error::Output`] saying what is wrong with it and what to do.
+pub(super) fn open(path: &Path) -> Result<Connection> {
+    let fail = |cause: &str, advice: &str| Error::output(path.display().to_string(), cause, advice);
+    // Made here and not by SQLite, so that nobody else can read it for a moment.
+    let made = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = made.map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            fail("the folder is not there", "make it first, or name another file with --state")
+        }
+        std::io::ErrorKind::IsADirectory => fail("is a folder", "name a file in it, as in --state FOLDER/touchline.db"),
+        _ => fail(&e.to_string(), "give this user the right to write there, or name another file with --state"),
+    })?;
+    // Before SQLite sees it, which writes into what it opens.
+    if !may_be_ours(&file).map_err(|e| fail(&e.to_string(), "check the file"))? {
+        return Err(fail("is no store of this program", "name another file with --state"));
+    }
+    drop(file);
+    let mut connection = Connection::open(path).map_err(|e| failed(path, &e))?;
+    prepare(&mut connection, path).map_err(|trouble| match trouble {
+        Trouble::Sql(e) => failed(path, &e),
+        Trouble::Foreign => fail("is a database of another program", "name another file with --state"),
+        Trouble::Newer(version) => fail(
+            &format!("was written by a newer version of the program (file version {version}, known {VERSION})"),
+            "run that version, or name another file with --state",
+        ),
+        Trouble::Damaged(text) => damaged(path, &text),
+        Trouble::Mode(e) => fail(&e.to_string(), "let its owner run the program, or name another file with --state"),
+    })?;
+    Ok(connection)
+}
+
+enum Trouble {
+    Sql(rusqlite::Error),
+    Foreign,
+    Newer(i32),
+    Damaged(String),
+    /// It cannot be made its owner's alone.
+    Mode(std::io::Error),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(e: rusqlite::Error) -> Self {
+        Trouble::Sql(e)
+    }
+}
+
+fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Trouble> {
+    connection.busy_timeout(std::time::Duration::from_millis(500))?;
+    // The first access locks the file until the process ends, however it ends; and the log needs no shared memory.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application != APPLICATION && (tables > 0 || application != 0 || version != 0) {
+        return Err(Trouble::Foreign);
+    }
+    if !(0..=VERSION).contains(&version) {
+        return Err(Trouble::Newer(version));
+    }
+    // It is ours. From here on it is written to, and its log gets its mode.
+    keep_from_others(path).map_err(Trouble::Mode)?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
+    let check: String = transaction.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if check != "ok" {
+        return Err(Trouble::Damaged(check));
+    }
+    for step in &STEPS[version as usize..] {
+        transaction.execute_batch(step)?;
+    }
+    if version < VERSION {
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        tracing::info!("{}: store of version {VERSION}", path.display());
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Whether the file is empty or a database that is not marked as another program's. The mark of a store whose process was killed
+/// early may still be in its log alone.
+fn may_be_ours(file: &File) -> std::io::Result<bool> {
+    let mut header = Vec::new();
+    file.take(HEADER).read_to_end(&mut header)?;
+    if header.is_empty() {
+        return Ok(true);
+    }
+    let mark = header.get(MARK..MARK + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+    Ok(header.starts_with(b"SQLite format 3\0") && matches!(mark, Some(0 | APPLICATION)))
+}
+
+/// Takes all rights to the file and its log from everybody but their owner.
+fn keep_from_others(path: &Path) -> std::io::Result<()> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    for path in [path, Path::new(&log)] {
+        let Ok(metadata) = std::fs::metadata(path) else { continue };
+        if metadata.permissions().mode() & 0o077 != 0 {
+            tracing::warn!("{}: others could read the secrets in it; now only its owner can", path.display());
+            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(())
+}
+
+fn damaged(path: &Path, text: &str) -> Error {
+    let advice = "put a copy in its place, or move it away to begin anew without the streams in it";
+    Error::output(path.display().to_string(), format!("the store is damaged: {text}"), advice)
+}
+
+/// What an error of SQLite means and what to do about it.
+pub(super) fn failed(path: &Path, error: &rusqlite::Error) -> Error {
+    let fail = |cause: &str, advice: &str| Error::output(path.display().to_string(), cause, advice);
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            fail("another process has the store", "stop it, or give this one a store of its own with --state")
+        }
+        Some(ErrorCode::NotADatabase) => fail("is no store of this program", "name another file with --state"),
+        Some(ErrorCode::DatabaseCorrupt) => damaged(path, &error.to_string()),
+        Some(ErrorCode::DiskFull) => fail("the disk is full", "free space on it, or name another file with --state"),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+            fail("cannot be written", "give this user the right to write it and its folder")
+        }
+        _ => fail(&format!("the store does not open: {error}"), "name another file with --state"),
+    }
+}

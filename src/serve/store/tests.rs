@@ -1,0 +1,368 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use super::*;
+use crate::config::{RtspTransport, VoteFile};
+use touchline_media::options::{HlsOptions, Isolation, SourceKind};
+
+fn settings(id: &str) -> StreamSettings {
+    StreamSettings {
+        id: id.into(),
+        uri: format!("rtsp://ann:geheim-{id}@h.example/live"),
+        pipeline: None,
+        latency_ms: 300,
+        rtsp_transport: RtspTransport::Tcp,
+        kind: Some(SourceKind::Hls),
+        hls: HlsOptions { max_height: Some(720), ..HlsOptions::default() },
+        isolation: Some(Isolation::None),
+        label: Some("Centre court".into()),
+        enabled: false,
+        retry: Some(false),
+        vote: VoteFile { window: Some(7), onset: Some(0.7), ..VoteFile::default() },
+    }
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("touchline.db")
+    }
+
+    fn open(&self) -> (Store, StoreThread, Contents) {
+        Store::open(&self.path(), Metrics::new()).unwrap()
+    }
+
+    /// What a process would find that is started after this one was killed.
+    fn after_a_kill(&self) -> Contents {
+        self.left_by_a_kill().open().2
+    }
+
+    /// The files as they are now.
+    fn left_by_a_kill(&self) -> Place {
+        let copy = Place::new();
+        for file in std::fs::read_dir(self.folder.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.folder.path().join(file.file_name())).unwrap();
+        }
+        copy
+    }
+
+    fn refused(&self) -> String {
+        Store::open(&self.path(), Metrics::new()).err().expect("it is refused").to_string()
+    }
+}
+
+fn save(store: &Store, id: &str, generation: u64) {
+    let (to, told) = bounded(1);
+    store.save(Stored { settings: settings(id), generation }, Box::new(move |r| to.send(r).unwrap()));
+    told.recv().unwrap().unwrap();
+}
+
+fn delete(store: &Store, id: &str) {
+    let (to, told) = bounded(1);
+    store.delete(id, Box::new(move |r| to.send(r).unwrap()));
+    told.recv().unwrap().unwrap();
+}
+
+fn keep(store: &Store, stream: &str, kind: RecordKind, text: &str) {
+    store.keep(stream, kind, &text.into());
+}
+
+#[test]
+fn what_was_stored_is_there_again() {
+    let place = Place::new();
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents, Contents::default());
+    for (i, id) in ["b", "a", "c"].iter().enumerate() {
+        save(&store, id, i as u64 + 1);
+    }
+    save(&store, "b", 9);
+    delete(&store, "c");
+    keep(&store, "a", RecordKind::Event, "{\"event\":1}");
+    keep(&store, "a", RecordKind::Incident, "{\"incident\":1}");
+    keep(&store, "a", RecordKind::State, "{\"state\":1}");
+    keep(&store, "a", RecordKind::State, "{\"state\":2}");
+    store.run_began("a", RunId(3));
+    store.run_began("a", RunId(4));
+    drop(store);
+    drop(thread);
+    let (_store, _thread, contents) = place.open();
+    let streams: Vec<_> = contents.streams.iter().map(|s| (s.settings.id.as_str(), s.generation)).collect();
+    assert_eq!(streams, [("b", 9), ("a", 2)], "in the order in which they were added");
+    assert_eq!(contents.streams[1].settings, settings("a"));
+    let restored = &contents.restored["a"];
+    assert_eq!((restored.events.len(), restored.incidents.len()), (1, 1));
+    assert_eq!((restored.state.as_deref(), restored.run), (Some("{\"state\":2}"), Some(RunId(4))));
+}
+
+fn run(contents: &Contents, stream: &str) -> Option<u32> {
+    contents.restored.get(stream).and_then(|kept| kept.run).map(|run| run.0)
+}
+
+#[test]
+fn no_number_of_a_run_is_used_twice_however_the_process_ends() {
+    let place = Place::new();
+    let (store, thread, _) = place.open();
+    store.run_ahead("a", RunId(0));
+    store.run_ahead("b", RunId(0));
+    assert!(run(&place.after_a_kill(), "a").is_some(), "before it has begun");
+    for n in 0..1000 {
+        store.run_began("a", RunId(n));
+        if n % 100 == 0 {
+            assert!(store.flush(Duration::from_secs(10)));
+            assert!(run(&place.after_a_kill(), "a") > Some(n + 100), "also of those that the disk has not heard of");
+        }
+    }
+    drop((store, thread));
+    let (store, thread, contents) = place.open();
+    assert_eq!(run(&contents, "a"), Some(999), "an orderly end leaves none out");
+    assert_eq!(run(&contents, "b"), None, "nothing came of it");
+    // As many as there are messages while the disk stands still.
+    store.misses_runs.store(true, Ordering::Release);
+    store.run_began("a", RunId(1000));
+    drop((store, thread));
+    assert!(run(&place.open().2, "a") > Some(1000), "nor when some were not heard of");
+}
+
+#[test]
+fn the_number_of_the_last_run_outlives_the_stream() {
+    let place = Place::new();
+    let (store, thread, _) = place.open();
+    for id in ["api", "file"] {
+        store.run_began(id, RunId(4));
+        keep(&store, id, RecordKind::Event, "{}");
+    }
+    save(&store, "api", 1);
+    delete(&store, "api");
+    store.forget("file");
+    drop((store, thread));
+    let contents = place.open().2;
+    for id in ["api", "file"] {
+        let left = Restored { run: Some(RunId(4)), ..Restored::default() };
+        assert_eq!(contents.restored[id], left, "{id}");
+    }
+}
+
+#[test]
+fn a_write_that_fails_forgets_no_number() {
+    let place = Place::new();
+    let metrics = Metrics::new();
+    let mut writer = Writer {
+        connection: schema::open(&place.path()).unwrap(),
+        place: "here".into(),
+        metrics: metrics.clone(),
+        failed: false,
+        runs: Runs::default(),
+        waiting: Vec::new(),
+        misses_runs: Arc::default(),
+    };
+    let record = || vec![Message::Record { stream: "a".into(), kind: RecordKind::Event, json: "{}".into() }];
+    writer.connection.execute_batch("ALTER TABLE records RENAME TO away").unwrap();
+    writer.runs.began("a", RunId(5));
+    writer.write(&mut record());
+    assert!(writer.failed && writer.runs.is_due());
+    assert!(metrics.encode().contains("touchline_store_records_lost_total 1"), "{}", metrics.encode());
+    writer.connection.execute_batch("ALTER TABLE away RENAME TO records").unwrap();
+    writer.write(&mut record());
+    assert!(!writer.failed && !writer.runs.is_due());
+    let contents = read(&writer.connection).unwrap();
+    assert!(run(&contents, "a") >= Some(5) && contents.restored["a"].events.len() == 1, "{contents:?}");
+}
+
+#[test]
+fn records_are_bounded_and_go_with_their_stream() {
+    let place = Place::new();
+    let (store, thread, _) = place.open();
+    for n in 0..HISTORY_EVENTS + 50 {
+        // As slowly as the disk wants it: this is not the test of what is lost.
+        if n % 100 == 0 {
+            assert!(store.flush(Duration::from_secs(10)));
+        }
+        keep(&store, "a", RecordKind::Event, &n.to_string());
+        keep(&store, "gone", RecordKind::Event, &n.to_string());
+    }
+    store.forget("gone");
+    assert!(store.flush(Duration::from_secs(10)));
+    drop((store, thread));
+    let (_store, _thread, contents) = place.open();
+    assert!(!contents.restored.contains_key("gone"));
+    let events = &contents.restored["a"].events;
+    assert_eq!((events.len(), &*events[0]), (HISTORY_EVENTS, "50"));
+    assert_eq!(&**events.last().unwrap(), (HISTORY_EVENTS + 49).to_string());
+}
+
+#[test]
+fn what_is_too_much_for_the_disk_is_counted() {
+    let metrics = Metrics::new();
+    // Nobody reads: a disk that has come to a stop.
+    let (to, _messages) = bounded(2);
+    let store = Store { to, metrics: metrics.clone(), misses_runs: Arc::default() };
+    (0..5).for_each(|_| keep(&store, "a", RecordKind::Event, "{}"));
+    assert!(metrics.encode().contains("touchline_store_records_lost_total 3"), "{}", metrics.encode());
+    let (told_to, told) = bounded(1);
+    store.save(Stored { settings: settings("a"), generation: 1 }, Box::new(move |r| told_to.send(r).unwrap()));
+    assert!(told.recv().unwrap().unwrap_err().to_string().contains("too slow"), "and a stream is refused");
+    assert!(!store.flush(Duration::from_millis(10)));
+}
+
+#[test]
+fn only_its_owner_reads_it_and_one_process_has_it() {
+    let place = Place::new();
+    std::fs::write(place.path(), "").unwrap();
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (store, thread, _) = place.open();
+    save(&store, "a", 1);
+    for file in std::fs::read_dir(place.folder.path()).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+    }
+    let text = place.refused();
+    assert!(text.contains("another process") && text.contains("--state"), "{text}");
+    drop((store, thread));
+    place.open();
+}
+
+#[test]
+fn a_file_that_is_none_of_ours_or_not_whole_says_so() {
+    let place = Place::new();
+    std::fs::write(place.path(), "these are notes and no database, however long they may be").unwrap();
+    let text = place.refused();
+    assert!(text.contains("no store of this program") && text.starts_with(place.path().to_str().unwrap()), "{text}");
+
+    std::fs::remove_file(place.path()).unwrap();
+    Connection::open(place.path()).unwrap().execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
+    assert!(place.refused().contains("another program"), "{}", place.refused());
+
+    std::fs::remove_file(place.path()).unwrap();
+    drop(place.open());
+    Connection::open(place.path()).unwrap().pragma_update(None, "user_version", VERSION_TO_COME).unwrap();
+    assert!(place.refused().contains("newer version"), "{}", place.refused());
+
+    std::fs::remove_file(place.path()).unwrap();
+    let (store, thread, _) = place.open();
+    (0..200).for_each(|n| save(&store, &format!("s{n}"), 1));
+    drop((store, thread));
+    let mut bytes = std::fs::read(place.path()).unwrap();
+    let from = 4096 * 2;
+    bytes[from..].iter_mut().step_by(3).for_each(|byte| *byte = byte.wrapping_add(77));
+    std::fs::write(place.path(), bytes).unwrap();
+    let text = place.refused();
+    assert!(text.contains("damaged") && text.contains("move it away"), "{text}");
+
+    let folder = Store::open(place.folder.path(), Metrics::new()).err().unwrap().to_string();
+    assert!(folder.contains("name a file in it"), "{folder}");
+    let nowhere = Store::open(&place.folder.path().join("no/such.db"), Metrics::new()).err().unwrap().to_string();
+    assert!(nowhere.contains("folder is not there"), "{nowhere}");
+}
+
+/// A version that no program of today knows.
+const VERSION_TO_COME: i32 = 1000;
+
+#[test]
+fn nothing_printed_holds_a_secret() {
+    let stored = Stored { settings: settings("a"), generation: 1 };
+    assert!(!format!("{stored:?}").contains("geheim"));
+}
+
+#[test]
+fn a_stream_that_was_being_opened_when_the_process_ended_is_known() {
+    let place = Place::new();
+    let (store, _thread, _) = place.open();
+    for id in ["opens", "played", "failed"] {
+        store.mark(id);
+    }
+    store.unmark("played", true);
+    store.unmark("failed", false);
+    assert!(store.flush(Duration::from_secs(10)));
+    let place = place.left_by_a_kill();
+    let (store, _thread, contents) = place.open();
+    assert_eq!(contents.ends, [("opens".to_owned(), 1)].into());
+    store.mark("opens");
+    let place = place.left_by_a_kill();
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.ends.get("opens"), Some(&2));
+    store.mark("opens");
+    store.unmark("opens", false);
+    drop((store, thread));
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.ends.get("opens"), Some(&2), "a failure in order counts for nothing");
+    store.mark("opens");
+    drop((store, thread));
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.ends.get("opens"), Some(&2), "nor does an end in order");
+    store.mark("opens");
+    store.unmark("opens", true);
+    drop((store, thread));
+    assert!(place.open().2.ends.is_empty());
+}
+
+#[test]
+fn a_file_of_another_program_is_left_as_it_is() {
+    let foreign = |place: &Place| {
+        let connection = Connection::open(place.path()).unwrap();
+        connection.execute_batch("CREATE TABLE songs (name TEXT); PRAGMA user_version = 7;").unwrap();
+    };
+    let marked = |place: &Place| {
+        let connection = Connection::open(place.path()).unwrap();
+        connection.execute_batch("CREATE TABLE songs (name TEXT); PRAGMA application_id = 42;").unwrap();
+    };
+    let text = |place: &Place| std::fs::write(place.path(), "notes\n".repeat(100)).unwrap();
+    for make in [&foreign as &dyn Fn(&Place), &marked, &text] {
+        let place = Place::new();
+        make(&place);
+        std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let before = std::fs::read(place.path()).unwrap();
+        let said = place.refused();
+        assert!(said.contains("another program") || said.contains("no store of this program"), "{said}");
+        let mode = std::fs::metadata(place.path()).unwrap().permissions().mode();
+        assert_eq!((mode & 0o777, std::fs::read(place.path()).unwrap() == before), (0o644, true), "{said}");
+        assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), 1, "nothing lies beside it");
+    }
+}
+
+#[test]
+fn numbers_of_runs_are_forgotten_when_their_stream_has_been_gone_for_long() {
+    let place = Place::new();
+    let (store, thread, _) = place.open();
+    for id in ["here", "gone", "gone-for-long"] {
+        store.run_ahead(id, RunId(0));
+        store.run_began(id, RunId(0));
+    }
+    drop((store, thread));
+    let connection = Connection::open(place.path()).unwrap();
+    connection.execute("UPDATE runs SET seen = unixepoch() - 91 * 24 * 3600 WHERE stream != 'gone'", []).unwrap();
+    drop(connection);
+    let (store, thread, contents) = place.open();
+    assert_eq!(contents.restored.len(), 3);
+    store.here(vec!["here".into()]);
+    drop((store, thread));
+    let restored = place.open().2.restored;
+    assert_eq!(restored.keys().collect::<Vec<_>>(), ["gone", "here"]);
+}
+
+#[test]
+fn log_outs_are_on_the_disk_when_they_are_answered() {
+    let place = Place::new();
+    let (store, _thread, contents) = place.open();
+    assert_eq!(contents.log_outs, LogOuts::default());
+    let session = |n: u8, role| LoggedOut { role, nonce: [n; NONCE], ends_s: 1 << 40 };
+    for (n, role) in [(1, Role::Read), (2, Role::Read), (3, Role::Admin)] {
+        let (to, kept) = oneshot::channel();
+        store.left(session(n, role), to);
+        kept.blocking_recv().unwrap();
+    }
+    let left = place.after_a_kill().log_outs.left;
+    assert_eq!(left.len(), 3);
+    assert!(left.contains(&session(2, Role::Read)) && left.contains(&session(3, Role::Admin)));
+    store.not_before(Role::Read, 1000);
+    assert!(store.flush(Duration::from_secs(60)));
+    let log_outs = place.after_a_kill().log_outs;
+    assert_eq!(log_outs, LogOuts { left: vec![session(3, Role::Admin)], not_before: vec![(Role::Read, 1000)] });
+}

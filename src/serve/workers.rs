@@ -1,0 +1,494 @@
+//! Threads, channels, names and shutdown, on one screen.
+//!
+//! ```text
+//!  source threads ── MediaItem ──► clip/<id> ── seconds ──► Backlog ──► infer ── Decided ──► whoever publishes
+//!                    bounded 64     one a stream            sheds        owns the device      (main thread)
+//! ```
+//!
+//! Another pack comes in between two batches ([`Swapper`]); a copy of each second may go to a shadow ([`crate::shadow`]).
+//!
+//! Ends travel in-band: a source says `Ended`, the clip builder flushes and passes it on, the publisher counts it.
+//! Nothing is stopped from the side, so nothing already decided is lost.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::adapt::Adapt;
+use crate::backlog::{Backlog, LineId, Taken};
+use crate::metrics::{Metrics, StageThread};
+use crate::shadow::ShadowFeed;
+use touchline_compute::infer::{Engine, Models};
+use touchline_compute::models::pack::Pack;
+use touchline_core::cause::Cause;
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason, Patience};
+use touchline_core::clock::Clock;
+use touchline_core::decision::SecondOutcome;
+use touchline_core::error::{Error, Result};
+use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
+use touchline_core::observer::{Observer as _, Stage};
+use touchline_core::threads::{Beat, spawn};
+use touchline_core::time::{NANOS_PER_SECOND, RunId, WallSource, WallTime};
+
+/// Decisions between inference and publishing: while files alone are decided, a slow reader of standard output makes publishing
+/// wait, and inference after it.
+const DECISIONS: usize = 64;
+
+/// How seconds of different streams are put together. `None` is what suits the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Batching {
+    /// Seconds that go through a model at once, at most.
+    pub max: Option<usize>,
+    /// How long the first of them waits for others.
+    pub wait: Option<Duration>,
+    /// Looks at fewer pictures of every second while there is no time for all ([`crate::adapt`]).
+    pub adaptive: bool,
+}
+
+impl Batching {
+    /// On the CPU a second costs as much beside others as alone: nothing is gained by waiting.
+    const CPU: (usize, Duration) = (4, Duration::ZERO);
+    /// On a GPU the first second of a batch costs as much as a dozen.
+    const GPU: (usize, Duration) = (64, Duration::from_millis(20));
+
+    fn settle(self, on_gpu: bool) -> (usize, Duration) {
+        let (max, wait) = if on_gpu { Self::GPU } else { Self::CPU };
+        (self.max.unwrap_or(max), self.wait.unwrap_or(wait))
+    }
+}
+
+/// What inference says about a stream, in order.
+#[derive(Debug)]
+pub struct Decided {
+    pub line: LineId,
+    pub what: What,
+}
+
+/// A decision or news of the stream.
+#[derive(Debug)]
+pub enum What {
+    Outcome {
+        outcome: SecondOutcome,
+        /// Seconds waiting behind this one.
+        backlog: u32,
+    },
+    /// Anything of [`ClipOutput`] but seconds and gaps.
+    News(ClipOutput),
+}
+
+/// Sees each frame before it is cut into a second: for previews and counters. Called on the clip thread.
+pub type Tap = Box<dyn FnMut(&MediaItem) + Send>;
+
+/// The clip threads and the inference thread.
+pub struct Workers {
+    backlog: Arc<Backlog>,
+    /// Of the pack that the streams are opened for; one that replaces it takes the streams as they are.
+    models: Models,
+    swapper: Swapper,
+    intake: Intake,
+    infer: Option<JoinHandle<()>>,
+    beat: Beat,
+    /// Closed when the inference thread has ended.
+    pub decided: Receiver<Decided>,
+}
+
+impl Workers {
+    /// Loads the models of a pack on the inference thread and returns when they are warm.
+    ///
+    /// `batch_max`: seconds of different streams that go through a model at once.
+    ///
+    /// # Errors
+    /// [`Error::Pack`] when the weights are not the pack's, or do not fit it.
+    pub fn start(pack: Pack, batch_max: usize, metrics: Metrics, clock: Arc<dyn Clock>) -> Result<Self> {
+        let batching = Batching { max: Some(batch_max), wait: Some(Duration::ZERO), adaptive: false };
+        Self::start_with_shadow(pack, batching, metrics, clock, None)
+    }
+
+    /// As [`Workers::start`]; every second that was decided goes to `shadow` after that.
+    ///
+    /// # Errors
+    /// As [`Workers::start`].
+    pub fn start_with_shadow(
+        pack: Pack,
+        batching: Batching,
+        metrics: Metrics,
+        clock: Arc<dyn Clock>,
+        shadow: Option<ShadowFeed>,
+    ) -> Result<Self> {
+        let backlog = Arc::new(Backlog::with_clock(clock.clone()));
+        let (decided_to, decided) = bounded(DECISIONS);
+        let (swaps_to, swaps) = bounded(1);
+        let (ready_to, ready) = bounded::<Result<Models>>(1);
+        let beat = Beat::default();
+        let counts = metrics.clone();
+        let infer = spawn("infer", {
+            let (backlog, shadow, beat) = (Arc::clone(&backlog), shadow.clone(), beat.clone());
+            move || match Engine::load(pack) {
+                Err(e) => drop(ready_to.send(Err(e))),
+                Ok(engine) => {
+                    if ready_to.send(Ok(engine.models().clone())).is_ok() {
+                        let infer = Infer { engine, swaps, shadow, metrics, clock, beat };
+                        infer.run(&backlog, batching, &decided_to);
+                    }
+                }
+            }
+        })?;
+        let models = ready.recv().map_err(|_| Error::Internal("the inference thread ended while loading".into()))??;
+        let swapper = Swapper { swaps: swaps_to, backlog: Arc::clone(&backlog) };
+        let pack = models.pack().clone();
+        let intake = Intake { backlog: Arc::clone(&backlog), pack, shadow, metrics: counts, clips: Arc::default() };
+        Ok(Self { backlog, models, swapper, intake, infer: Some(infer), beat, decided })
+    }
+
+    pub fn pack(&self) -> &Pack {
+        self.models.pack()
+    }
+
+    /// The networks that were loaded at the start.
+    pub fn models(&self) -> &Models {
+        &self.models
+    }
+
+    /// The way in for another pack.
+    pub fn swapper(&self) -> Swapper {
+        self.swapper.clone()
+    }
+
+    /// The way in for streams.
+    pub fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// Turns of the inference thread.
+    pub fn beat(&self) -> &Beat {
+        &self.beat
+    }
+
+    /// As [`Intake::add_stream`], for a stream that begins with run 0.
+    ///
+    /// # Errors
+    /// As [`Intake::add_stream`].
+    pub fn add_stream(&self, id: &str, pace: Pace, behind_ns: u64, tap: Tap) -> Result<(LineId, Sender<MediaItem>)> {
+        self.intake.add_stream(id, pace, behind_ns, RunId(0), tap)
+    }
+
+    /// As [`Intake::remove_line`].
+    pub fn remove_line(&self, line: LineId) {
+        self.intake.remove_line(line);
+    }
+
+    /// Gives a stream that has no source its items directly: a still picture is one second.
+    pub fn push(&self, line: LineId, item: ClipOutput) -> bool {
+        self.backlog.push(line, item)
+    }
+
+    /// A line for [`Workers::push`].
+    pub fn add_line(&self, pace: Pace) -> LineId {
+        self.backlog.add_line(pace)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.backlog.close();
+        // The inference thread may be waiting to hand over a decision that nobody takes any more.
+        self.decided = crossbeam_channel::never();
+        let clips = std::mem::take(&mut *self.intake.clips());
+        for thread in clips.into_iter().chain(self.infer.take()) {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked; its message is above");
+            }
+        }
+    }
+}
+
+/// Where streams begin: a line of the backlog and a clip thread for each. Cloning shares it.
+#[derive(Clone)]
+pub struct Intake {
+    backlog: Arc<Backlog>,
+    /// The pack that the streams are opened for.
+    pack: Arc<Pack>,
+    shadow: Option<ShadowFeed>,
+    metrics: Metrics,
+    clips: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Intake {
+    pub fn pack(&self) -> &Pack {
+        &self.pack
+    }
+
+    /// Starts the clip thread of one more stream, whose first run is `first`; its source sends to the channel returned.
+    /// `behind_ns`: how long before its arrival a picture may have been taken
+    /// ([`touchline_media::uri::Location::behind_ns`]).
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn add_stream(
+        &self,
+        id: &str,
+        pace: Pace,
+        behind_ns: u64,
+        first: RunId,
+        tap: Tap,
+    ) -> Result<(LineId, Sender<MediaItem>)> {
+        let line = self.backlog.add_line(pace);
+        if let Some(shadow) = &self.shadow {
+            shadow.add_stream(line, id);
+        }
+        let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
+        let builder = ClipBuilder::new(ClipConfig {
+            sample_rate: self.pack.sample_rate(),
+            plan: self.pack.plan.clone(),
+            patience: Patience::for_pace(pace),
+            behind_ns,
+        });
+        let builder = builder.from_run(first);
+        let (backlog, metrics) = (Arc::clone(&self.backlog), self.metrics.clone());
+        let clip = move || {
+            // The stream ends with a failure, and the program goes on. The message of the panic is printed where it happens.
+            let looped = catch_unwind(AssertUnwindSafe(|| clip_loop(builder, &media, &backlog, line, tap)));
+            // Before anything waits: the source sees at once that nobody takes its media.
+            drop(media);
+            if looped.is_err() {
+                metrics.panicked(StageThread::Clip);
+                backlog.push(line, ClipOutput::Ended(broken("a thread of this stream panicked")));
+            }
+        };
+        let clip = spawn(&format!("clip/{id}"), clip).inspect_err(|_| self.remove_line(line))?;
+        let mut clips = self.clips();
+        clips.retain(|clip| !clip.is_finished());
+        clips.push(clip);
+        Ok((line, to))
+    }
+
+    /// Forgets a line whose stream is over. What still waits in it is not decided.
+    pub fn remove_line(&self, line: LineId) {
+        self.backlog.remove_line(line);
+        if let Some(shadow) = &self.shadow {
+            shadow.remove_stream(line);
+        }
+    }
+
+    /// Turns all that waits to be decided into gaps: the program ends.
+    pub fn shed_all(&self) {
+        self.backlog.shed_all();
+    }
+
+    /// Makes the inference thread turn once, for whoever looks whether it does.
+    pub fn nudge(&self) {
+        self.backlog.nudge();
+    }
+
+    fn clips(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.clips.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Backlog, line: LineId, mut tap: Tap) {
+    let mut out = Vec::new();
+    for item in media {
+        let ended = matches!(item, MediaItem::Ended(_));
+        tap(&item);
+        builder.push(item, &mut out);
+        for output in out.drain(..) {
+            if !backlog.push(line, output) {
+                return;
+            }
+        }
+        if ended {
+            return;
+        }
+    }
+    // The channel closed without an end: whoever waits for one must not wait for ever.
+    builder.push(MediaItem::Ended(broken("the source's threads ended without saying why")), &mut out);
+    for output in out.drain(..) {
+        if !backlog.push(line, output) {
+            return;
+        }
+    }
+}
+
+/// The end of a stream for which a thread of the program failed.
+fn broken(cause: &str) -> End {
+    let advice = "please report this with the command you ran and the log".to_owned();
+    End::Failed { kind: Cause::Internal, cause: cause.to_owned(), advice }
+}
+
+/// An engine on its way to the inference thread, and the way back for the one it replaces.
+struct Swap {
+    engine: Box<Engine>,
+    replaced: Sender<Box<Engine>>,
+}
+
+/// Hands the inference thread another engine. Cloning shares it.
+#[derive(Clone)]
+pub struct Swapper {
+    swaps: Sender<Swap>,
+    backlog: Arc<Backlog>,
+}
+
+impl Swapper {
+    /// Puts `engine` in the place of the one that decides, between two batches, and gives that one back: freeing it is
+    /// not the inference thread's work. Waits while a batch is under way.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the inference thread has ended.
+    pub fn swap(&self, engine: Engine) -> Result<Box<Engine>> {
+        let ended = || Error::Internal("the inference thread ended during a change of packs".into());
+        let (replaced_to, replaced) = bounded(1);
+        self.swaps.send(Swap { engine: Box::new(engine), replaced: replaced_to }).map_err(|_| ended())?;
+        self.backlog.nudge();
+        replaced.recv().map_err(|_| ended())
+    }
+}
+
+/// The inference thread.
+struct Infer {
+    engine: Engine,
+    swaps: Receiver<Swap>,
+    shadow: Option<ShadowFeed>,
+    metrics: Metrics,
+    clock: Arc<dyn Clock>,
+    beat: Beat,
+}
+
+impl Infer {
+    fn run(mut self, backlog: &Backlog, batching: Batching, to: &Sender<Decided>) {
+        let mut adapt = batching.adaptive.then(|| Adapt::new(self.clock.mono_ns()));
+        loop {
+            self.beat.turn();
+            // Asked every time: another pack may have come, or a GPU gone.
+            let (max, wait) = batching.settle(self.engine.is_on_gpu());
+            let Some(batch) = backlog.gather(max, wait) else { return };
+            // Here, and nowhere else: all seconds of a batch are decided by one pack.
+            if let Ok(Swap { mut engine, replaced }) = self.swaps.try_recv() {
+                std::mem::swap(&mut self.engine, &mut engine);
+                // Nobody waits for it only when the program ends.
+                let _ = replaced.send(engine);
+            }
+            if !self.decide(batch, adapt.as_mut(), to) {
+                return;
+            }
+        }
+    }
+
+    /// Decides a batch and sends what became of it; false when nobody listens any more.
+    fn decide(&mut self, mut batch: Vec<Taken>, adapt: Option<&mut Adapt>, to: &Sender<Decided>) -> bool {
+        let began_ns = self.clock.mono_ns();
+        let work = adapt.as_ref().map(|adapt| adapt.thin(&mut batch, began_ns));
+        let mut results = {
+            let seconds: Vec<_> = batch
+                .iter()
+                .filter_map(|taken| match taken.items.last() {
+                    Some(ClipOutput::Second(second)) => Some(second),
+                    _ => None,
+                })
+                .collect();
+            let metrics = self.metrics.clone();
+            contained(&seconds, &metrics, &mut |seconds| self.score(seconds)).into_iter()
+        };
+        if let (Some(adapt), Some(work)) = (adapt, work) {
+            let before = adapt.share();
+            if let Some(share) = adapt.note(work.done(began_ns, self.clock.mono_ns())) {
+                self.metrics.frame_share(before, share);
+                let percent = 100.0 * share.ratio();
+                if share < before {
+                    tracing::warn!("too slow for all pictures: from now on {percent:.0} % of them are looked at");
+                } else {
+                    tracing::info!("there is time again: {percent:.0} % of the pictures are looked at");
+                }
+            }
+        }
+        for taken in batch {
+            let backlog = taken.backlog;
+            for item in taken.items {
+                let (what, copy) = match item {
+                    ClipOutput::Second(second) => {
+                        let outcome = results.next().expect("there is a result for every second of the batch");
+                        let copy = match (&self.shadow, &outcome) {
+                            (Some(_), SecondOutcome::Predicted(said)) => Some((second, said.clone())),
+                            _ => None,
+                        };
+                        (What::Outcome { outcome, backlog }, copy)
+                    }
+                    ClipOutput::Gap(gap) => (What::Outcome { outcome: SecondOutcome::Gap(gap), backlog }, None),
+                    news => (What::News(news), None),
+                };
+                if to.send(Decided { line: taken.line, what }).is_err() {
+                    return false;
+                }
+                if let (Some(shadow), Some((second, said))) = (&self.shadow, copy) {
+                    shadow.offer(taken.line, second, said);
+                }
+            }
+        }
+        true
+    }
+
+    fn score(&mut self, seconds: &[&ClipSecond]) -> Vec<SecondOutcome> {
+        if seconds.is_empty() {
+            return Vec::new();
+        }
+        let (metrics, clock) = (&self.metrics, &*self.clock);
+        let began_ns = clock.mono_ns();
+        for second in seconds {
+            metrics.observe_stage(Stage::DecodeWait, began_ns.saturating_sub(second.arrived_ns));
+        }
+        match self.engine.score(seconds, metrics) {
+            Ok(scored) => seconds
+                .iter()
+                .zip(scored)
+                .map(|(second, scored)| {
+                    let began_ns = clock.mono_ns();
+                    let decided = self.engine.decide(second, scored, arrival(second, clock));
+                    metrics.observe_stage(Stage::Fusion, clock.mono_ns().saturating_sub(began_ns));
+                    decided.map_or_else(|| gap(second, GapReason::NoMedia), SecondOutcome::Predicted)
+                })
+                .collect(),
+            Err(e) => {
+                let cause = touchline_core::redact::text(&e.to_string());
+                tracing::error!("{} seconds were not classified: {cause}", seconds.len());
+                seconds.iter().map(|second| gap(second, GapReason::Compute)).collect()
+            }
+        }
+    }
+}
+
+/// The outcomes of `seconds` by `score`. When it panics over several, each is tried alone: only the second that causes the panic
+/// becomes a gap.
+fn contained(
+    seconds: &[&ClipSecond],
+    metrics: &Metrics,
+    score: &mut dyn FnMut(&[&ClipSecond]) -> Vec<SecondOutcome>,
+) -> Vec<SecondOutcome> {
+    if let Ok(outcomes) = catch_unwind(AssertUnwindSafe(|| score(seconds))) {
+        return outcomes;
+    }
+    metrics.panicked(StageThread::Infer);
+    match seconds {
+        [second] => vec![gap(second, GapReason::Compute)],
+        _ => seconds.iter().flat_map(|second| contained(&[second], metrics, score)).collect(),
+    }
+}
+
+fn gap(second: &ClipSecond, reason: GapReason) -> SecondOutcome {
+    SecondOutcome::Gap(Gap { run: second.run, index: second.index, reason })
+}
+
+/// Wall time of the start of a second by this machine's clock: its last sample arrived then, so it began a second
+/// earlier, and the time that it took to come here before that.
+fn arrival(second: &ClipSecond, clock: &dyn Clock) -> WallTime {
+    let age = clock.mono_ns().saturating_sub(second.arrived_ns).saturating_add(NANOS_PER_SECOND);
+    WallTime {
+        unix_ns: clock.unix_ns() - i64::try_from(age).unwrap_or(0),
+        source: WallSource::Arrival,
+        uncertainty_ns: second.behind_ns,
+    }
+}
+
+#[cfg(test)]
+mod tests;

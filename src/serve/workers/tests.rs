@@ -1,0 +1,78 @@
+use super::*;
+use touchline_core::clip::ClipSecond;
+use touchline_core::item::Tracks;
+
+fn intake(metrics: &Metrics) -> Intake {
+    let pack = Pack::open(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/compact"))).unwrap();
+    let (backlog, metrics) = (Arc::new(Backlog::new()), metrics.clone());
+    Intake { backlog, pack: Arc::new(pack), shadow: None, metrics, clips: Arc::default() }
+}
+
+/// The end of a line, however long it takes to come.
+fn end(backlog: &Backlog) -> End {
+    loop {
+        for taken in backlog.gather(1, Duration::ZERO).expect("the backlog is open") {
+            for item in taken.items {
+                if let ClipOutput::Ended(end) = item {
+                    return end;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_panic_on_a_clip_thread_ends_its_stream_and_no_other() {
+    let metrics = Metrics::new();
+    let intake = intake(&metrics);
+    let tap: Tap = Box::new(|item| assert!(!matches!(item, MediaItem::Opened(_)), "a bug"));
+    for pace in [Pace::Live, Pace::File] {
+        let tap: Tap = if pace == Pace::Live { Box::new(|_| panic!("another bug")) } else { Box::new(|_| ()) };
+        let (_, to) = intake.add_stream("a", pace, 0, RunId(0), tap).unwrap();
+        to.send(MediaItem::Opened(Tracks { video: true, audio: false })).unwrap();
+        if pace == Pace::File {
+            to.send(MediaItem::Ended(End::Finished)).unwrap();
+            assert_eq!(end(&intake.backlog), End::Finished, "it knows nothing of the other");
+            continue;
+        }
+        let End::Failed { kind: Cause::Internal, cause, .. } = end(&intake.backlog) else { panic!("no failure") };
+        assert!(cause.contains("panicked"), "{cause}");
+        // The source sees that nobody takes what it sends.
+        while to.send(MediaItem::Opened(Tracks { video: true, audio: false })).is_ok() {
+            std::thread::yield_now();
+        }
+    }
+    let (_, to) = intake.add_stream("score", Pace::File, 0, RunId(0), tap).unwrap();
+    to.send(MediaItem::Opened(Tracks { video: true, audio: false })).unwrap();
+    assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }), "nobody waits for ever");
+    let text = metrics.encode();
+    assert!(text.contains("touchline_stage_panics_total{stage=\"clip\"} 2"), "{text}");
+}
+
+#[test]
+fn a_source_that_vanishes_is_a_failure_of_the_program() {
+    let intake = intake(&Metrics::new());
+    let (_, to) = intake.add_stream("a", Pace::Live, 0, RunId(0), Box::new(|_| ())).unwrap();
+    drop(to);
+    assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }));
+}
+
+#[test]
+fn a_panic_while_scoring_costs_the_second_that_causes_it() {
+    let metrics = Metrics::new();
+    let second = |index| ClipSecond { index, ..ClipSecond::of_pictures(Vec::new()) };
+    let seconds = [second(0), second(1), second(2)];
+    let outcomes = contained(&seconds.each_ref(), &metrics, &mut |seconds| {
+        assert!(seconds.iter().all(|second| second.index != 1), "the models choke on this one");
+        seconds.iter().map(|second| gap(second, GapReason::NoMedia)).collect()
+    });
+    let reasons: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            SecondOutcome::Gap(gap) => (gap.index, gap.reason),
+            SecondOutcome::Predicted(_) => panic!("nothing was predicted"),
+        })
+        .collect();
+    assert_eq!(reasons, [(0, GapReason::NoMedia), (1, GapReason::Compute), (2, GapReason::NoMedia)]);
+    assert!(metrics.encode().contains("touchline_stage_panics_total{stage=\"infer\"} 2"), "the batch and the second");
+}

@@ -1,0 +1,178 @@
+//! The layout of the source: within a crate, modules import only modules below them. Between crates Cargo sees to it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules of each crate, lowest first. Those on one line form one room and may import each other.
+const ORDER: &[(&str, &[&[&str]])] = &[
+    (
+        "core",
+        &[
+            &["userinfo"],
+            &["redact"],
+            &["cause"],
+            &["error"],
+            &["clock"],
+            &["time"],
+            &["labels"],
+            &["limits"],
+            &["threads"],
+            &["observer"],
+            &["pool"],
+            &["pcm"],
+            &["frame"],
+            &["incident", "item"],
+            &["selection"],
+            &["clip"],
+            &["decision"],
+            &["vote"],
+            &["fusion"],
+        ],
+    ),
+    (
+        "media",
+        &[
+            &["options"],
+            &["tone"],
+            &["wholeness"],
+            &["still"],
+            &["plausible"],
+            &["pcr"],
+            &["outlet"],
+            &["uri"],
+            &["replay"],
+            &["template"],
+            &["guard", "web"],
+            &["supervise", "watch"],
+            &["hls"],
+            &["gst", "plugins"],
+            &["worker"],
+        ],
+    ),
+    // The kernels of features and networks are compiled with the context of their device.
+    ("compute", &[&["gpu", "features", "nn"], &["models"], &["infer"]]),
+    (
+        "learn",
+        &[
+            &["classes"],
+            &["dataset"],
+            &["inputs"],
+            &["augment"],
+            &["measure"],
+            &["optimizer"],
+            &["record"],
+            &["resources"],
+            &["rules"],
+            &["net"],
+            &["evaluate"],
+            &["report"],
+            &["rows"],
+            &["calibrate"],
+            &["fit"],
+            &["train"],
+            &["pack"],
+        ],
+    ),
+    (
+        "serve",
+        &[
+            &["config"],
+            &["metrics"],
+            &["backlog"],
+            &["adapt"],
+            &["publish"],
+            &["live"],
+            &["store"],
+            &["shadow"],
+            &["workers"],
+            &["update"],
+            &["run"],
+        ],
+    ),
+];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The text without comments, and without the unit tests at its end, which may import anything.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+}
+
+/// The names that follow `crate::` in `code`.
+fn imports(code: &str) -> BTreeSet<&str> {
+    let mut found = BTreeSet::new();
+    for (_, rest) in code.match_indices("crate::").map(|(at, word)| (at, &code[at + word.len()..])) {
+        if let Some(list) = rest.strip_prefix('{') {
+            let (mut depth, mut is_start) = (0, true);
+            for (at, c) in list.char_indices() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => is_start = true,
+                    c if is_start && c.is_alphabetic() => {
+                        found.insert(name(&list[at..]));
+                        is_start = false;
+                    }
+                    _ => {}
+                }
+            }
+        } else {
+            found.insert(name(rest));
+        }
+    }
+    found
+}
+
+fn name(text: &str) -> &str {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap()
+}
+
+#[test]
+fn modules_import_only_modules_below_them() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for (member, order) in ORDER {
+        let root = source.join(member);
+        let level = |module: &str| order.iter().position(|room| room.contains(&module));
+        for path in sources(&root) {
+            let place = path.strip_prefix(&root).unwrap();
+            let module = place.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+            let is_test = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
+            let is_test = is_test || place.iter().any(|part| part == "tests");
+            if module == "lib" || is_test {
+                continue;
+            }
+            let Some(own) = level(module) else {
+                wrong.push(format!("src/{member}/{module} has no place in the order; give it one in tests/layout.rs"));
+                continue;
+            };
+            for import in imports(&code(&path)) {
+                if level(import).is_some_and(|other| other > own) {
+                    wrong.push(format!("{} imports {import}, which is above it", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn imports_are_found() {
+    let code = "use crate::{a::{b, c}, d};\nfn f() { crate::e::g() }\npub(crate) mod h;\n";
+    assert_eq!(imports(code).into_iter().collect::<Vec<_>>(), ["a", "d", "e"]);
+}
