@@ -68,7 +68,7 @@ fn only_what_concerns_the_source_opens_it_anew() {
 #[test]
 fn the_configurations_that_ship_are_ones() {
     for name in ["container", "systemd", "kubernetes/base"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name).join("touchline.toml");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name).join("touchline.toml");
         ConfigFile::read(&path).unwrap_or_else(|e| panic!("{e}"));
     }
 }

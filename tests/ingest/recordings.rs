@@ -421,8 +421,9 @@ fn hdr_pictures_look_like_their_sdr_twin() {
         );
         let [sdr, hdr] = [&sdr, &hdr].map(|path| all(text(path), GstOptions::default()));
         let apart = difference(&sdr.frames[2], &hdr.frames[2]);
-        // zscale's HLG has another idea of the display's peak.
-        let most = if transfer == "smpte2084" { 20.0 } else { 45.0 };
+        // BT.2390 keeps room for highlights: diffuse white becomes 230 of 255. zscale's HLG has another idea of the
+        // display's peak.
+        let most = if transfer == "smpte2084" { 35.0 } else { 50.0 };
         assert!(apart < most, "{name}: {apart}");
     }
 }

@@ -75,15 +75,13 @@ fn it_is_told_of_every_step_and_of_life() {
 }
 
 #[test]
-fn a_publishing_thread_that_hangs_is_not_vouched_for() {
+fn waiting_for_a_reader_is_no_hang() {
     let fixtures = Fixtures::new();
     let manager = Manager::new(&fixtures);
-    // Nobody reads the records: the pipe is full after a moment, and publishing waits for ever.
+    // Nobody reads the records: the pipe is full after a moment, and the recording waits.
     let program = manager.launch(&["--jsonl", "-", "testsrc://?width=64&height=48&fps=5&audio=0&seconds=86400"]);
     wait_until_ready(&program.address, LIMIT);
-    manager.wait_for("WATCHDOG=1");
-    let until = Instant::now() + LIMIT;
-    while manager.signs_of_life(Duration::from_secs(9)) > 0 {
-        assert!(Instant::now() < until, "it is vouched for all the time");
+    for _ in 0..5 {
+        manager.wait_for("WATCHDOG=1");
     }
 }

@@ -122,6 +122,7 @@ impl Session {
         let started = Instant::now();
         // The error of a recording whose remaining data are still on their way.
         let mut broken: Option<End> = None;
+        let mut idle = 0;
         if self.pipeline.set_state(gst::State::Playing).is_err() {
             // The reason is on the bus.
             while let Some(message) = bus.pop() {
@@ -162,11 +163,13 @@ impl Session {
                 return missing.instead_of(self.with_fault(end, broken));
             }
             let still_ns = self.graph.progress.still_ns();
-            let is_over = still_ns > STILL_MAX_NS || (still_ns > REST_MAX_NS && !self.graph.is_queued());
-            if broken.is_some() && is_over {
+            let is_over = || still_ns > STILL_MAX_NS || (still_ns > REST_MAX_NS && !self.graph.is_queued());
+            if broken.is_some() && is_over() {
                 return missing.instead_of(self.with_fault(End::Finished, broken));
             }
-            if still_ns > REST_MAX_NS && self.has_given_up() {
+            // Twice in succession: a process that was stopped for a while finds its clock far ahead.
+            idle = if still_ns > REST_MAX_NS && self.has_given_up() { idle + 1 } else { 0 };
+            if idle > 1 {
                 return missing.instead_of(self.cut_off().unwrap_or_else(recording::given_up));
             }
             if self.is_recording() && still_ns > STILL_MAX_NS {
@@ -192,7 +195,9 @@ impl Session {
     /// Whether the demuxer of a recording stopped without a message. GStreamer 1.22 holds an element's errors back while it is
     /// plugged in and drops them if its state change succeeds: the error of a demuxer that fails at once can be lost.
     fn has_given_up(&self) -> bool {
-        matches!(self.location.kind, Kind::File | Kind::Http)
+        self.location.kind == Kind::File
+            && !self.graph.has_data()
+            && !self.graph.is_queued()
             && !self.graph.is_decoded.load(Ordering::Relaxed)
             && !progress::is_streaming(self.pipeline.upcast_ref())
     }

@@ -71,8 +71,9 @@ pub(super) fn connect() {
     if !wanted.contains(LIBAV) {
         gst::log::set_threshold_for_name(LIBAV, gst::DebugLevel::Error);
     }
-    gst::log::add_log_function(|category, level, _, _, _, _, _| {
-        if level == gst::DebugLevel::Error && category.name() == LIBAV {
+    gst::log::add_log_function(|category, level, _, _, _, _, message| {
+        let is_error = level == gst::DebugLevel::Error && category.name() == LIBAV;
+        if is_error && is_damage(message.get().as_deref().unwrap_or_default()) {
             DECODE_ERRORS.set(DECODE_ERRORS.get() + 1);
         }
     });
@@ -111,6 +112,30 @@ pub(super) fn connect() {
 /// What libav calls the messages of its decoders in GStreamer's log.
 const LIBAV: &str = "libav";
 
+/// Pieces of libav's messages about data that are damaged. Others come from intact streams, too: about reference pictures
+/// ("mmco: unref short failure"), SEI, or MP3 that was cut without loss ("invalid new backstep").
+const DAMAGE: [&str; 14] = [
+    "error while decoding",
+    "Error decoding",
+    "damaged",
+    "corrupt",
+    "unavailable for requested",
+    "Could not find ref with POC",
+    "Invalid NAL unit",
+    "non-existing PPS",
+    "no frame!",
+    "decode_slice_header error",
+    "illegal",
+    "out of range intra",
+    "negative number of zero coeffs",
+    "Reserved bit set",
+];
+
+/// Whether libav's `message` says that data are damaged.
+fn is_damage(message: &str) -> bool {
+    DAMAGE.iter().any(|piece| message.contains(piece))
+}
+
 thread_local! {
     static DECODE_ERRORS: Cell<u64> = const { Cell::new(0) };
 }
@@ -135,6 +160,18 @@ impl ErrorWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_about_intact_streams_are_no_damage() {
+        for message in
+            ["error while decoding MB 12 5, bytestream -7", "Could not find ref with POC 14", "ac-tex damaged at 3 4"]
+        {
+            assert!(is_damage(message), "{message}");
+        }
+        for message in ["mmco: unref short failure", "invalid new backstep -1", "SEI type 5 truncated at 512"] {
+            assert!(!is_damage(message), "{message}");
+        }
+    }
 
     #[test]
     fn errors_count_on_the_thread_that_logs_them_and_from_the_first_look_on() {

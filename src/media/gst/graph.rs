@@ -403,16 +403,9 @@ impl Graph {
             let Some(above) = pad.and_then(|pad| pad.peer()) else { return false };
             let below = above.iterate_internal_links().into_iter().flatten().next();
             if let Some(element) = above.parent_element() {
-                let queued = match &below {
-                    Some(sink) if sink.has_property("current-level-buffers") => {
-                        sink.property::<u32>("current-level-buffers")
-                    }
-                    _ if element.has_property("current-level-buffers") => {
-                        element.property::<u32>("current-level-buffers")
-                    }
-                    _ => 0,
-                };
-                if queued > 0 {
+                // A multiqueue has a level for each pad, a queue one for itself.
+                let in_pad = below.as_ref().map_or(0, |sink| buffers_in(sink.upcast_ref()));
+                if in_pad > 0 || buffers_in(element.upcast_ref()) > 0 {
                     return true;
                 }
             }
@@ -463,4 +456,14 @@ fn head(element: &gst::Element) -> Result<(), Option<gst::Pad>> {
         element = parent;
     }
     Err(None)
+}
+
+/// How many buffers a queue holds; 0 for what is no queue.
+fn buffers_in(object: &gst::Object) -> u64 {
+    if !object.has_property("current-level-buffers") {
+        return 0;
+    }
+    // Queues count in 32 bits, an appsrc in 64.
+    let level = object.property_value("current-level-buffers");
+    level.get::<u32>().map(u64::from).or_else(|_| level.get::<u64>()).unwrap_or(0)
 }

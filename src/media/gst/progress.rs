@@ -77,7 +77,10 @@ impl Progress {
 /// Whether a source, a type finder, a demuxer or a parser in `bin` still works. Threads of queues do not count: they wait for data
 /// without end.
 pub(super) fn is_streaming(bin: &gst::Bin) -> bool {
-    let is_queue = |object: &gst::Object| object.has_property("current-level-buffers");
+    // Queues, and the pads of a multiqueue; an appsrc has such a level, too.
+    let is_queue = |object: &gst::Object| {
+        object.has_property("current-level-buffers") && object.type_().name().to_lowercase().contains("queue")
+    };
     let works = |pad: &gst::Pad| pad.task_state() == gst::TaskState::Started && !is_queue(pad.upcast_ref());
     let all = bin.iterate_recurse().into_iter().flatten();
     all.filter(|element| !is_queue(element.upcast_ref())).any(|element| element.pads().iter().any(works))

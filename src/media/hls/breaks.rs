@@ -107,7 +107,11 @@ impl Breaks {
         let (is_out, returns_after_ns) = match what {
             What::Out { returns_after_ns } => (true, returns_after_ns),
             What::In => (false, None),
-            What::Cancelled => return self.pending.retain(|pending| pending.event != event),
+            What::Cancelled => {
+                // The same event may be announced again.
+                self.known.retain(|known| Some(known.0) != event);
+                return self.pending.retain(|pending| pending.event != event);
+            }
         };
         if let Some(event) = event {
             let is_same =

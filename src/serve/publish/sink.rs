@@ -25,6 +25,9 @@ use touchline_core::threads::{Beat, spawn};
 /// Items that wait for a sink: a minute of 64 streams. A disk that hangs for longer is broken; records take about 2 KB.
 pub const QUEUE: usize = 4096;
 
+/// How long sinks that were never finished may write when they are dropped.
+const LIMIT_OF_DROP: Duration = Duration::from_secs(3);
+
 /// How often a thread that waits for a sink turns its beat.
 const TURN: Duration = Duration::from_secs(1);
 
@@ -92,6 +95,7 @@ pub struct Sinks {
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     beat: Beat,
+    is_finished: bool,
 }
 
 /// The way to one sink.
@@ -116,7 +120,7 @@ struct Counts {
 impl Sinks {
     /// `beat` turns while publishing waits for a sink: waiting for a reader is no hang.
     pub fn new(metrics: Metrics, clock: Arc<dyn Clock>, beat: Beat) -> Self {
-        Self { outlets: Vec::new(), metrics, clock, beat }
+        Self { outlets: Vec::new(), metrics, clock, beat, is_finished: false }
     }
 
     /// Adds a sink and starts its thread.
@@ -173,8 +177,19 @@ impl Sinks {
     /// [`Error::Output`] when records were lost that must not be.
     pub fn finish(&mut self, limit: Option<Duration>) -> Result<()> {
         let mut result = Ok(());
-        for outlet in &mut self.outlets {
-            if !outlet.has_ended(limit, &self.beat) {
+        self.is_finished = true;
+        let deadline_ns = limit.map(|limit| {
+            let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+            self.clock.mono_ns().saturating_add(limit_ns)
+        });
+        // One limit for all: a sink that hangs must not use up the time of another.
+        let left = |clock: &dyn Clock| {
+            deadline_ns.map(|deadline_ns| Duration::from_nanos(deadline_ns.saturating_sub(clock.mono_ns())))
+        };
+        let told: Vec<bool> =
+            self.outlets.iter().map(|outlet| outlet.tell_end(left(&*self.clock), &self.beat)).collect();
+        for (outlet, was_told) in self.outlets.iter_mut().zip(told) {
+            if !(was_told && outlet.has_ended(left(&*self.clock), &self.beat)) {
                 let left = outlet.counts.waiting.load(Ordering::Relaxed);
                 tracing::error!("{}: still busy when the program ends; {left} records are lost", outlet.title());
                 outlet.lose(left, &self.metrics);
@@ -219,18 +234,38 @@ impl Outlet {
         }
     }
 
-    /// Tells the sink that nothing follows, and waits until it has ended.
+    /// Tells the sink that nothing follows. False: its queue stayed full.
+    fn tell_end(&self, limit: Option<Duration>, beat: &Beat) -> bool {
+        match limit {
+            None => {
+                // False only if it has ended already.
+                wait(&self.to, Message::Finish, beat);
+                true
+            }
+            Some(limit) => !matches!(self.to.send_timeout(Message::Finish, limit), Err(SendTimeoutError::Timeout(_))),
+        }
+    }
+
+    /// Waits until the sink has ended.
     fn has_ended(&self, limit: Option<Duration>, beat: &Beat) -> bool {
         let Some(limit) = limit else {
-            // False only if it has ended already.
-            wait(&self.to, Message::Finish, beat);
             while let Err(RecvTimeoutError::Timeout) = self.done.recv_timeout(TURN) {
                 beat.turn();
             }
             return true;
         };
-        !matches!(self.to.send_timeout(Message::Finish, limit), Err(SendTimeoutError::Timeout(_)))
-            && !matches!(self.done.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
+        !matches!(self.done.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
+    }
+}
+
+/// After a panic of the publishing thread: published records are written all the same.
+impl Drop for Sinks {
+    fn drop(&mut self) {
+        if !self.is_finished
+            && let Err(e) = self.finish(Some(LIMIT_OF_DROP))
+        {
+            tracing::error!("{e}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use touchline_core::clip::ClipSecond;
 use touchline_core::item::Tracks;
 
 fn intake(metrics: &Metrics) -> Intake {
-    let pack = Pack::open(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/compact"))).unwrap();
+    let pack = Pack::open(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights/compact"))).unwrap();
     let (backlog, metrics) = (Arc::new(Backlog::new()), metrics.clone());
     Intake { backlog, pack: Arc::new(pack), shadow: None, metrics, clips: Arc::default() }
 }
