@@ -27,10 +27,10 @@ for capability in 75 80 90 100; do
     done
 done
 echo "== types and lints"
-cargo check --locked --no-default-features --features cuda --lib --bin touchline-gpu-bench
+cargo check --locked -p touchline --no-default-features --features cuda --bin touchline-gpu-bench
 cargo clippy --locked --features cuda --all-targets -- -D warnings
 echo "== tests that need no GPU"
-cargo test --locked --features cuda --lib -- gpu:: infer:: features::cuda nn:: models::
+cargo test --locked -p touchline-compute --features cuda --lib -- gpu:: infer:: features::cuda nn:: models::
 echo "== a program that starts anywhere"
 cargo build --locked --features cuda --bin touchline
 program="${CARGO_TARGET_DIR:-target}/debug/touchline"
