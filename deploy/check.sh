@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks what lies under deploy/ as far as that goes without a container engine or a cluster: shell scripts, Containerfiles, compose
-# file, alert rules with their tests, dashboards against Grafana's types, systemd unit, Kubernetes manifests against their
-# schemas; and that all of it, the guide included, names metrics, flags, keys and messages that the program has.
+# Checks the files under deploy/ without a container engine or a cluster: shell scripts, Containerfiles, compose file, alert rules
+# with their tests, dashboards against Grafana's types, systemd unit, Kubernetes manifests against their schemas. Also checks that
+# these files and the operator's guide name only metrics, flags, keys and messages that the program has.
 #
 # Half a minute; the first time it installs its tools, below the target directory.
 set -euo pipefail

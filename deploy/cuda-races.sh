@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the CUDA kernels on the processor under sanitizers, without a GPU: first the threads of a block as real threads under
-# ThreadSanitizer (what a missing barrier would leave to chance shows as a race), then under AddressSanitizer and
+# ThreadSanitizer (a missing barrier shows as a race), then under AddressSanitizer and
 # UndefinedBehaviorSanitizer (no access beside a buffer or shared array). Takes some minutes. Arguments choose tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."

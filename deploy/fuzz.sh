@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Fuzzes what reads other people's text and data: configuration, packs' manifests, playlists, requests, the clip builder.
-#   deploy/fuzz.sh [SECONDS [TARGET…]]      60 seconds each by default; a finding ends it with its input and how to repeat it
-# Wants a nightly toolchain and cargo-fuzz (`cargo install cargo-fuzz`). What was found interesting stays in target/fuzz for
-# the next time; tests/fuzz/seeds is where it begins.
+# Fuzzes the code that reads foreign text and data: configuration, packs' manifests, playlists, requests, the clip builder.
+#   deploy/fuzz.sh [SECONDS [TARGET…]]      60 seconds each by default; a finding ends the run and prints its input and how to repeat it
+# Needs a nightly toolchain and cargo-fuzz (`cargo install cargo-fuzz`). The corpus stays in target/fuzz for the next run; the
+# seeds are in tests/fuzz/seeds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds="${1:-60}"

@@ -23,7 +23,7 @@ if [ -z "${BENCH:-}" ]; then
     # shellcheck source=deploy/cuda-toolchain.sh
     . deploy/cuda-toolchain.sh
     cuda_toolchain
-    cargo build --release --locked --no-default-features --features cuda --bin touchline-gpu-bench
+    cargo build --release --locked -p touchline --no-default-features --features cuda --bin touchline-gpu-bench
     BENCH="${CARGO_TARGET_DIR:-target}/release/touchline-gpu-bench"
     if pkg-config --exists gstreamer-rtsp-server-1.0 gstreamer-app-1.0 2>/dev/null; then
         echo "== the kernels' tests, on cuda:$gpu"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes the bill of materials of the program: CycloneDX 1.5, JSON. Every crate that a build of these features takes in, with
-# its version, licence, hash and what it depends on; Cargo.lock decides, so the same commit gives the same file.
+# Writes the bill of materials of the program: CycloneDX 1.5, JSON. Lists every crate in a build of these features with its
+# version, licence, hash and dependencies. It reads Cargo.lock, so the same commit gives the same file.
 #   deploy/sbom.sh [OUT [cargo's feature options]]      touchline.cdx.json, the default features
 # GStreamer and its plugins are Debian's packages: `dpkg-query` on the machine or image knows those.
 set -euo pipefail

@@ -8,5 +8,5 @@ cd "$(dirname "$0")/.."
 need_cargo
 # shellcheck disable=SC2086
 install_packages $BUILD_PACKAGES $RUN_PACKAGES $TEST_PACKAGES
-# A test that cannot run here fails, unless tests/common/skip.rs allows it.
+# A test that cannot run here fails unless tests/common/skip.rs allows the skip.
 TOUCHLINE_TESTS_SKIP=fail cargo test --locked "$@"

@@ -1,8 +1,8 @@
-"""Whether what lies under deploy/ says the same as the program and as each other.
+"""Checks that the files under deploy/ agree with the program and with each other.
 
 Names of metrics, labels and their values in rules and dashboards against src/serve/metrics; flags and keys of the configuration against
 src/cli and src/serve/config.rs; alerts against their tests and their sections in the guide; the guide's error messages against the
-source; what the manifests become against what they promise. check.sh runs it, from the root of the project.
+source; the rendered manifests against their requirements. check.sh runs it, from the root of the project.
 """
 
 import json
@@ -19,7 +19,7 @@ SRC = pathlib.Path("src")
 DEPLOY = pathlib.Path("deploy")
 GUIDE = DEPLOY / "OPERATING.md"
 
-# Other programs' that the guide names.
+# Flags of other programs in the guide.
 FOREIGN_FLAGS = {"--build-arg", "--features", "--format", "--gpus", "--release"}
 
 # The library's, of the process.

@@ -1,4 +1,4 @@
-"""Prints the reference numbers of the tests in src/ingest/tone.rs. Python's standard library is enough: `python3 tone.py`.
+"""Prints the reference numbers of the tests in src/media/tone.rs. Python's standard library is enough: `python3 tone.py`.
 
 In floating point, straight from the recommendations: ITU-R BT.2100-2 (PQ, HLG and its OOTF for 1000 cd/m2), BT.2390-10 section
 5.4.1 (EETF from 0..1000 to 0..203 cd/m2, on each channel), BT.2087-0 (BT.2020 to BT.709), BT.1886 (gamma 2.4, black 0).
