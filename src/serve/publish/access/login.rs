@@ -61,7 +61,7 @@ pub(in crate::publish) async fn post(State(server): State<Server>, request: Requ
     let body: Bytes = to_bytes(body, BODY_MAX).await.unwrap_or_default();
     let token = match parse_login(&body) {
         Ok(token) => token,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, error, "see ARCHITECTURE.md"),
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error, "see deploy/OPERATING.md"),
     };
     let role = match access.check_token(from, token.trim()) {
         Ok(role) => role,
