@@ -47,7 +47,7 @@ impl SpliceWatch {
         if let Some(now_ns) = self.scan.newest_ns {
             let moved_ns = self.last_ns.map_or(0, |last| distance_ns(Container::MpegTs, last, now_ns));
             // Pictures that are shown before the last one do not move the stream.
-            if moved_ns > 0 || moved_ns < -JUMP_NS || self.last_ns.is_none() {
+            if !(-JUMP_NS..=0).contains(&moved_ns) || self.last_ns.is_none() {
                 self.last_ns = Some(now_ns);
                 let moved_ns = if moved_ns > JUMP_NS { 0 } else { moved_ns.max(0) };
                 self.line_ns = self.line_ns.saturating_add_signed(moved_ns);
