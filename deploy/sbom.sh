@@ -14,7 +14,7 @@ tree="$(mktemp)"
 trap 'rm -f "$metadata" "$tree"' EXIT
 cargo metadata --locked --format-version 1 --filter-platform "$host" "$@" >"$metadata"
 # What the build takes in by another way, to check the file against.
-cargo tree --locked --target "$host" --edges normal,build --prefix none --format '{p}' "$@" |
+cargo tree --locked -p touchline --target "$host" --edges normal,build --prefix none --format '{p}' "$@" |
     sed -E 's/^([^ ]+) v([^ ]+).*/\1 \2/' | sort -u >"$tree"
 python3 - "$metadata" "$tree" "$out" <<'PYTHON'
 import json, sys, tomllib, uuid
@@ -74,7 +74,9 @@ depends = [
 ]
 named = {(packages[i]["name"], packages[i]["version"]) for i in reached}
 missing = wanted - named
-unhashed = [c["name"] for c in parts if "hashes" not in c]
+# The members of the workspace come with it, not from a registry.
+own = {purl(packages[i]) for i in reached if packages[i]["source"] is None}
+unhashed = [c["name"] for c in parts if "hashes" not in c and c["purl"] not in own]
 unlicensed = [c["name"] for c in parts if "licenses" not in c]
 for what, found in [("not named", sorted(missing)), ("without a hash", unhashed), ("without a licence", unlicensed)]:
     if found:

@@ -42,7 +42,7 @@ pub struct Limits {
     pub connections: usize,
     /// Of these for one address: others are not shut out by it. Behind a proxy all clients are one address.
     pub per_address: usize,
-    /// Connections beside these that answer [`PROBES`] only: whoever watches over the program reaches it also when it is full. One
+    /// Connections beside these that answer `PROBES` only: whoever watches over the program reaches it also when it is full. One
     /// address has half of them at most.
     pub reserve: usize,
     /// From one request to the end of the next one's headers: who says nothing for this long is not coming back.
