@@ -94,8 +94,15 @@ impl Scan {
             return;
         }
         let Some(payload) = Some(packet).filter(|_| is_start).and_then(payload) else { return };
-        if pid == 0 && self.map.is_none() {
-            self.map = section(payload, 0).and_then(first_programme);
+        if pid == 0 {
+            let map = section(payload, 0).and_then(first_programme);
+            // An encoder that restarts may number its streams anew.
+            if map.is_some() && map != self.map {
+                self.map = map;
+                self.programme.clear();
+                self.marks.clear();
+                self.tracks = Default::default();
+            }
         } else if Some(pid) == self.map {
             // Said ten times a second, and rarely anything new.
             if let Some(body) = section(payload, 2).filter(|body| *body != self.programme) {

@@ -146,10 +146,13 @@ impl Open for WorkerOpener {
             }
         };
         let speaker = Speaker::new(&socket).map_err(|e| Error::Internal(format!("a socket of a process: {e}")))?;
-        speaker.say(&Ask::Open(Box::new(self.request(uri)))).map_err(|e| match e.kind() {
-            std::io::ErrorKind::BrokenPipe => Error::Internal("the source's process ended at once".into()),
-            _ => Error::Usage(format!("{}: {e}", redact::uri(uri))),
-        })?;
+        if let Err(e) = speaker.say(&Ask::Open(Box::new(self.request(uri)))) {
+            let is_ours = matches!(e.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
+            return match is_ours {
+                true => Err(Error::Usage(format!("{}: {e}", redact::uri(uri)))),
+                false => refuse(&format!("the source's process took no request: {e}"), "check the machine's load", to),
+            };
+        }
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
         let patient = Patient::new(socket, OPENING);
