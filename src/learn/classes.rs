@@ -11,8 +11,8 @@ use crate::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 /// Recordings from a single source that are enough for a modality to know a class.
 const ENOUGH_OF_ONE_SOURCE: usize = 10;
 
-/// How much a clip's frame counts beside a picture: a broadcast looks like the clips.
-pub const CLIP_WEIGHT: f32 = 3.0;
+/// How much a frame, of a clip or of its own, counts beside a photograph: it looks like a broadcast.
+pub const FRAME_WEIGHT: f32 = 3.0;
 
 /// Weights of samples stay within this factor of their mean: beyond, a few recordings would set the course.
 const WEIGHT_BOUND: f32 = 4.0;
@@ -27,7 +27,7 @@ pub fn known(dataset: &Dataset) -> Result<(ClassSet, BTreeMap<String, String>)> 
     let in_data = dataset.class_names();
     for class in &in_data {
         let of_class: Vec<&Item> = dataset.items.iter().filter(|i| i.class == *class).collect();
-        let recordings = of_class.iter().filter(|i| i.kind != Kind::Picture).count();
+        let recordings = of_class.iter().filter(|i| !i.kind.is_still()).count();
         if of_class.len() == recordings && !learnable(of_class.iter().copied()) {
             left_out.insert(class.clone(), format!("only {recordings} recording(s) of one source, no pictures"));
         } else {
@@ -60,7 +60,7 @@ pub fn outputs(dataset: &Dataset, classes: &ClassSet, modality: Modality) -> Vec
         .ids()
         .filter(|id| {
             let of_class = teaching.iter().copied().filter(|i| i.class == classes.name(*id));
-            of_class.clone().any(|i| i.kind == Kind::Picture) || learnable(of_class)
+            of_class.clone().any(|i| i.kind.is_still()) || learnable(of_class)
         })
         .collect()
 }
@@ -88,7 +88,7 @@ pub fn wanted(
         all.push((item.kind, Wanted { item: i as u32, views }));
     }
     // Stills and recordings apart, so that chunks are of one kind.
-    all.sort_by_key(|(kind, wanted)| (*kind != Kind::Picture, wanted.item));
+    all.sort_by_key(|(kind, wanted)| (!kind.is_still(), wanted.item));
     all.into_iter().map(|(_, wanted)| wanted).collect()
 }
 
@@ -130,7 +130,7 @@ pub fn samples(dataset: &Dataset, sides: &[Side], names: &[String], keys: &[Key]
     };
     let base = |key: &Key| match dataset.items[key.item as usize].kind {
         Kind::Picture => 1.0,
-        Kind::Clip | Kind::Sound => CLIP_WEIGHT,
+        Kind::Clip | Kind::Sound | Kind::Frame => FRAME_WEIGHT,
     };
     let mut of_class: HashMap<u32, f32> = HashMap::new();
     let mut of_source: HashMap<(u32, &str), f32> = HashMap::new();

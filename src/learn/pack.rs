@@ -4,10 +4,11 @@
 //! the card. A new pack appears in its place with `pack.toml` last; over an older one there is a moment with new weights
 //! beside the old manifest, which a running detector refuses by their hashes and takes up again when it looks next.
 
+mod average;
+mod keep;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-use candle_core::Device;
 
 use super::calibrate;
 use super::dataset::split::Side;
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::fusion::FusionTable;
 use crate::labels::{ClassSet, Modality};
 use crate::models::pack::{Card, Fusion, FusionEntry, MANIFEST, Manifest, Pack, Section, parse_toml};
-use crate::models::{read_weights, save_f16};
+use crate::models::save_f16;
 
 /// The list of recordings with their sides, beside the manifest.
 const SPLIT: &str = "split.csv";
@@ -35,6 +36,10 @@ pub const CALIBRATED_ON: u32 = 150;
 pub struct PackConfig {
     /// Directories of runs; where two have a modality, the later counts.
     pub runs: Vec<PathBuf>,
+    /// Where several runs have a modality, take the mean of their weights instead of the last.
+    pub average: bool,
+    /// A pack whose models stay for the modalities that no run has.
+    pub keep: Option<PathBuf>,
     pub out: PathBuf,
     pub name: String,
     /// What the material is and where it comes from, for the card.
@@ -47,6 +52,8 @@ pub struct PackConfig {
 struct Part {
     info: RunInfo,
     weights: PathBuf,
+    /// Other trainings of the same network, whose weights are averaged with these.
+    others: Vec<(RunInfo, PathBuf)>,
 }
 
 /// Builds a pack; `progress` hears what is being scored, how many items are done, and of how many.
@@ -74,6 +81,11 @@ pub fn build(
     std::fs::create_dir(&building).map_err(|e| cannot(&building, e))?;
 
     let mut manifest = draft(config, &parts, &classes, &first.info, &building)?;
+    let mut kept = Vec::new();
+    if let Some(dir) = &config.keep {
+        let older = keep::open(dir, &first.info.sampling)?;
+        kept = keep::keep((&older, dir), &parts, &classes, &mut manifest, &building)?;
+    }
     manifest.write(&building)?;
     let pack = Pack::open(&building)?;
     let mut notes = Vec::new();
@@ -117,7 +129,7 @@ pub fn build(
         }
         Err(e) => return Err(e),
     };
-    manifest.card = card(dataset, sides, config, &parts, measured, &notes);
+    manifest.card = card(dataset, sides, config, (&parts, &kept), measured, &notes);
     manifest.write(&building)?;
     let split = split_csv(dataset, sides);
     std::fs::write(building.join(SPLIT), split).map_err(|e| cannot(&building, e))?;
@@ -157,7 +169,18 @@ fn find(dataset: &Dataset, sides: &[Side], config: &PackConfig) -> Result<PerMod
                     "divide it as it was then (dataset split --seed), or train again",
                 ));
             }
-            *parts.get_mut(modality) = Some(Part { info, weights });
+            match parts.get_mut(modality) {
+                Some(first) if config.average => {
+                    if (info.architecture, &info.outputs) != (first.info.architecture, &first.info.outputs)
+                        || info.first_weights != first.info.first_weights
+                    {
+                        let cause = "cannot be averaged with the run before: another network, classes or first weights";
+                        return Err(Error::data(&dir, cause, "give trainings that began alike"));
+                    }
+                    first.others.push((info, weights));
+                }
+                part => *part = Some(Part { info, weights, others: Vec::new() }),
+            }
         }
         if !any {
             let cause = format!("holds no finished training (no {RUN} in rgb/, flow/ or audio/)");
@@ -189,10 +212,10 @@ fn draft(
     let table = classes.names().iter().map(|name| (name.clone(), entry.clone())).collect();
     let weights = |modality: Modality| -> Result<String> {
         let Some(part) = parts.get(modality) else { return Ok(String::new()) };
-        let file = read_weights(&part.weights, &Device::Cpu)
-            .map_err(|e| Error::data(&part.weights, e.to_string(), e.advice()))?;
+        let files = [&part.weights].into_iter().chain(part.others.iter().map(|(_, weights)| weights));
+        let tensors = average::mean(&files.collect::<Vec<_>>())?;
         let path = dir.join(format!("{modality}.safetensors"));
-        save_f16(&file.tensors, &path).map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))
+        save_f16(&tensors, &path).map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))
     };
     let (rgb, flow, audio) = (weights(Modality::Rgb)?, weights(Modality::Flow)?, weights(Modality::Audio)?);
     fn section<P>(modality: Modality, part: &Part, sha256: String, input: P) -> Section<P> {
@@ -245,7 +268,7 @@ fn card(
     dataset: &Dataset,
     sides: &[Side],
     config: &PackConfig,
-    parts: &PerModality<Option<Part>>,
+    (parts, kept): (&PerModality<Option<Part>>, &[String]),
     measured: BTreeMap<String, f64>,
     notes: &[String],
 ) -> Card {
@@ -255,7 +278,8 @@ fn card(
         let groups: std::collections::BTreeSet<&str> = on.clone().map(|(i, _)| i.group.as_str()).collect();
         (on.count(), groups.len())
     };
-    let methods: Vec<String> = Modality::ALL.iter().filter_map(|m| parts.get(*m).as_ref()).map(method).collect();
+    let trained = Modality::ALL.iter().filter_map(|m| parts.get(*m).as_ref()).map(method);
+    let methods: Vec<String> = trained.chain(kept.iter().cloned()).collect();
     let ((train, _), (validation, _), (test, sources)) =
         (clips(Side::Train), clips(Side::Validation), clips(Side::Test));
     let fingerprint = crate::models::sha256_hex(split_csv(dataset, sides).as_bytes());
@@ -268,8 +292,9 @@ fn card(
     }
     Card {
         trained_on: format!(
-            "{} still pictures, {} video clips and {} pieces of sound; {}",
+            "{} still pictures, {} frames of television, {} video clips and {} pieces of sound; {}",
             count(Kind::Picture),
+            count(Kind::Frame),
             count(Kind::Clip),
             count(Kind::Sound),
             config.material
@@ -286,9 +311,19 @@ fn card(
     }
 }
 
-/// How a modality was trained, in a sentence.
+/// How a modality was trained.
 fn method(part: &Part) -> String {
-    let RunInfo { modality, architecture, fit, learns_from, first_weights, views, .. } = &part.info;
+    let own = sentence(&part.info);
+    if part.others.is_empty() {
+        return own;
+    }
+    let others: Vec<String> = part.others.iter().map(|(info, _)| sentence(info)).collect();
+    format!("The mean of the weights of {} trainings: {own} {}", 1 + others.len(), others.join(" "))
+}
+
+/// One training in a sentence.
+fn sentence(info: &RunInfo) -> String {
+    let RunInfo { modality, architecture, fit, learns_from, first_weights, views, .. } = info;
     let start = if first_weights.len() == 64 {
         format!("first weights with SHA-256 {}…", &first_weights[..8])
     } else {
@@ -329,7 +364,7 @@ pub fn seen_in_training(dir: &Path, dataset: &Dataset, side: Side) -> Result<usi
     Ok(dataset.items.iter().zip(dataset.sides()?).filter(|both| seen(*both)).count())
 }
 
-/// Path, class, source and side of every recording; stills are left to the dataset, they are thousands.
+/// Path, class, source and side of every recording and frame; photographs are left to the dataset, they are thousands.
 fn split_csv(dataset: &Dataset, sides: &[Side]) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let header = writer.write_record(["path", "class", "source", "side"]);
