@@ -212,6 +212,7 @@ mod tests {
                 sources: 3,
                 sides: Some([2, 1, 0]),
                 pictures: 1,
+                frames: 6,
                 ..ClassCount::default()
             },
             ClassCount {
@@ -232,15 +233,15 @@ mod tests {
         assert_eq!(lines.len(), 4);
         assert!(lines.iter().all(|l| l.len() == lines[0].len()), "{text}");
         let words = |i: usize| lines[i].split_whitespace().collect::<Vec<_>>();
-        assert_eq!(words(1), ["golf", "2", "1200", "-", "-", "1", "3", "2", "1", "0"]);
-        assert_eq!(words(3), ["all", "2", "1200", "7", "70", "1", "4", "9", "1", "0"]);
+        assert_eq!(words(1), ["golf", "2", "1200", "-", "-", "1", "6", "3", "2", "1", "0"]);
+        assert_eq!(words(3), ["all", "2", "1200", "7", "70", "1", "6", "4", "9", "1", "0"]);
     }
 
     #[test]
     fn the_chart_has_a_bar_and_a_number_for_what_is_there() {
         let svg = chart(&counts()).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        for text in ["golf", "tabletennis", "1200", "70", "clips, seconds", "pictures"] {
+        for text in ["golf", "tabletennis", "1200", "70", "clips, seconds", "pictures", "frames"] {
             assert!(svg.contains(text), "{text} is missing: {svg}");
         }
         // The longest bar is longer than the shortest in proportion.
