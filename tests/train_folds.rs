@@ -93,6 +93,11 @@ fn folds_that_do_not_fit_are_refused() {
     run(dir, &folds("cv", "--folds 3")).refused(6, &["cv/rgb/fold-1", "--resume"]);
     // Neither a pack comes of it, nor figures on another split.
     run(dir, "pack build cv --dataset set -o pack --name folds").refused(6, &["cv", "no finished training"]);
+    // A pack keeps no model that knows classes which the runs do not.
+    run(dir, &folds("run", "")).well();
+    let kept = common::program::pack();
+    let build = format!("pack build run --keep {} --dataset set -o pack --name mixed", kept.display());
+    run(dir, &build).refused(6, &[&kept.display().to_string(), "which the runs do not", "train flow too"]);
     let scores = dir.join("cv/rgb/held-out.safetensors");
     let whole = std::fs::read(&scores).unwrap();
     std::fs::write(&scores, &whole[..whole.len() / 2]).unwrap();
@@ -101,5 +106,6 @@ fn folds_that_do_not_fit_are_refused() {
     run(dir, "evaluate --cv cv set").well();
     run(dir, "dataset split set --seed 9").well();
     run(dir, "evaluate --cv cv set").refused(6, &["cv/rgb", "another split", "--seed"]);
-    run(dir, "evaluate set").refused(2, &["PACK"]);
+    let said = run(dir, "evaluate set");
+    assert!(said.code == 2 && said.error.contains("<PACK>") && said.error.contains("--cv"), "{}", said.error);
 }

@@ -11,8 +11,9 @@ use crate::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 /// Recordings from a single source that are enough for a modality to know a class.
 const ENOUGH_OF_ONE_SOURCE: usize = 10;
 
-/// How much a frame, of a clip or of its own, counts beside a photograph: it looks like a broadcast.
-pub const FRAME_WEIGHT: f32 = 3.0;
+/// How much a clip's frame counts beside a still: a broadcast looks like the clips. (Stills of television counted three or
+/// nine times taught nothing more, see `weights/EXPERIMENTS.md`.)
+pub const CLIP_WEIGHT: f32 = 3.0;
 
 /// Weights of samples stay within this factor of their mean: beyond, a few recordings would set the course.
 const WEIGHT_BOUND: f32 = 4.0;
@@ -80,7 +81,7 @@ pub fn wanted(
             continue;
         }
         let views = match side {
-            Side::Train if item.kind == Kind::Picture => of_stills,
+            Side::Train if item.kind.is_still() => of_stills,
             Side::Train => of_recordings,
             Side::Validation => 0,
             Side::Test => continue,
@@ -129,8 +130,8 @@ pub fn samples(dataset: &Dataset, sides: &[Side], names: &[String], keys: &[Key]
         names.iter().position(|n| *n == item.class).filter(|_| wanted).map(|p| p as u32)
     };
     let base = |key: &Key| match dataset.items[key.item as usize].kind {
-        Kind::Picture => 1.0,
-        Kind::Clip | Kind::Sound | Kind::Frame => FRAME_WEIGHT,
+        Kind::Picture | Kind::Frame => 1.0,
+        Kind::Clip | Kind::Sound => CLIP_WEIGHT,
     };
     let mut of_class: HashMap<u32, f32> = HashMap::new();
     let mut of_source: HashMap<(u32, &str), f32> = HashMap::new();

@@ -4,11 +4,12 @@
 //! the card. A new pack appears in its place with `pack.toml` last; over an older one there is a moment with new weights
 //! beside the old manifest, which a running detector refuses by their hashes and takes up again when it looks next.
 
-mod average;
 mod keep;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use candle_core::Device;
 
 use super::calibrate;
 use super::dataset::split::Side;
@@ -23,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::fusion::FusionTable;
 use crate::labels::{ClassSet, Modality};
 use crate::models::pack::{Card, Fusion, FusionEntry, MANIFEST, Manifest, Pack, Section, parse_toml};
-use crate::models::save_f16;
+use crate::models::{read_weights, save_f16};
 
 /// The list of recordings with their sides, beside the manifest.
 const SPLIT: &str = "split.csv";
@@ -36,8 +37,6 @@ pub const CALIBRATED_ON: u32 = 150;
 pub struct PackConfig {
     /// Directories of runs; where two have a modality, the later counts.
     pub runs: Vec<PathBuf>,
-    /// Where several runs have a modality, take the mean of their weights instead of the last.
-    pub average: bool,
     /// A pack whose models stay for the modalities that no run has.
     pub keep: Option<PathBuf>,
     pub out: PathBuf,
@@ -52,8 +51,6 @@ pub struct PackConfig {
 struct Part {
     info: RunInfo,
     weights: PathBuf,
-    /// Other trainings of the same network, whose weights are averaged with these.
-    others: Vec<(RunInfo, PathBuf)>,
 }
 
 /// Builds a pack; `progress` hears what is being scored, how many items are done, and of how many.
@@ -169,18 +166,7 @@ fn find(dataset: &Dataset, sides: &[Side], config: &PackConfig) -> Result<PerMod
                     "divide it as it was then (dataset split --seed), or train again",
                 ));
             }
-            match parts.get_mut(modality) {
-                Some(first) if config.average => {
-                    if (info.architecture, &info.outputs) != (first.info.architecture, &first.info.outputs)
-                        || info.first_weights != first.info.first_weights
-                    {
-                        let cause = "cannot be averaged with the run before: another network, classes or first weights";
-                        return Err(Error::data(&dir, cause, "give trainings that began alike"));
-                    }
-                    first.others.push((info, weights));
-                }
-                part => *part = Some(Part { info, weights, others: Vec::new() }),
-            }
+            *parts.get_mut(modality) = Some(Part { info, weights });
         }
         if !any {
             let cause = format!("holds no finished training (no {RUN} in rgb/, flow/ or audio/)");
@@ -212,10 +198,10 @@ fn draft(
     let table = classes.names().iter().map(|name| (name.clone(), entry.clone())).collect();
     let weights = |modality: Modality| -> Result<String> {
         let Some(part) = parts.get(modality) else { return Ok(String::new()) };
-        let files = [&part.weights].into_iter().chain(part.others.iter().map(|(_, weights)| weights));
-        let tensors = average::mean(&files.collect::<Vec<_>>())?;
+        let file = read_weights(&part.weights, &Device::Cpu)
+            .map_err(|e| Error::data(&part.weights, e.to_string(), e.advice()))?;
         let path = dir.join(format!("{modality}.safetensors"));
-        save_f16(&tensors, &path).map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))
+        save_f16(&file.tensors, &path).map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))
     };
     let (rgb, flow, audio) = (weights(Modality::Rgb)?, weights(Modality::Flow)?, weights(Modality::Audio)?);
     fn section<P>(modality: Modality, part: &Part, sha256: String, input: P) -> Section<P> {
@@ -311,19 +297,9 @@ fn card(
     }
 }
 
-/// How a modality was trained.
+/// How a modality was trained, in a sentence.
 fn method(part: &Part) -> String {
-    let own = sentence(&part.info);
-    if part.others.is_empty() {
-        return own;
-    }
-    let others: Vec<String> = part.others.iter().map(|(info, _)| sentence(info)).collect();
-    format!("The mean of the weights of {} trainings: {own} {}", 1 + others.len(), others.join(" "))
-}
-
-/// One training in a sentence.
-fn sentence(info: &RunInfo) -> String {
-    let RunInfo { modality, architecture, fit, learns_from, first_weights, views, .. } = info;
+    let RunInfo { modality, architecture, fit, learns_from, first_weights, views, .. } = &part.info;
     let start = if first_weights.len() == 64 {
         format!("first weights with SHA-256 {}…", &first_weights[..8])
     } else {

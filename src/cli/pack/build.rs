@@ -24,10 +24,6 @@ pub struct BuildArgs {
     /// Runs of `touchline train`; where two hold a modality, the later counts.
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
-    /// Where several runs hold a modality, take the mean of their weights: of trainings that began alike and differ in their
-    /// settings it is at least as good as the best on new material.
-    #[arg(long)]
-    average: bool,
     /// A pack whose models stay for the modalities that no run has. Temperatures, table and ranges are measured anew.
     #[arg(long, value_name = "PACK")]
     keep: Option<PathBuf>,
@@ -53,7 +49,6 @@ pub fn build(args: BuildArgs) -> Result<()> {
     let cache = args.cache.unwrap_or_else(|| args.dataset.join("cache"));
     let config = PackConfig {
         runs: args.runs,
-        average: args.average,
         keep: args.keep,
         out: args.out.clone(),
         name: args.name,
