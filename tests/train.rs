@@ -80,6 +80,7 @@ fn what_can_be_learnt_is_learnt_and_shuffled_labels_are_not() {
     run_holds_what_it_should(&dir.join("true-run"));
     evaluation_is_drawn(&dir.join("true.html"));
     pack_serves(dir, &sources);
+    pack_keeps_what_was_not_trained_again(dir);
 
     let guessed = chain(dir, "shuffled.csv", "shuffled");
     let fusion = report(&guessed, Level::Video, Predictor::Table);
@@ -89,6 +90,22 @@ fn what_can_be_learnt_is_learnt_and_shuffled_labels_are_not() {
     assert!(fusion.accuracy.value < 0.6, "{:?} {:?}", fusion.accuracy, fusion.confusion);
     let seconds = report(&guessed, Level::Second, Predictor::Rgb);
     assert!(seconds.accuracy.value < 0.6, "{:?} {:?}", seconds.accuracy, seconds.confusion);
+}
+
+/// A run of the pictures alone takes its place in a pack whose motion and sound stay.
+fn pack_keeps_what_was_not_trained_again(dir: &Path) {
+    std::fs::create_dir(dir.join("again")).unwrap();
+    std::fs::rename(dir.join("true-run/rgb"), dir.join("again/rgb")).unwrap();
+    run(dir, "pack build again --keep true-pack --dataset true-set -o kept --name kept").well();
+    std::fs::rename(dir.join("again/rgb"), dir.join("true-run/rgb")).unwrap();
+    let (before, after) = (Pack::open(&dir.join("true-pack")).unwrap(), Pack::open(&dir.join("kept")).unwrap());
+    for modality in Modality::ALL {
+        let sha256 = |pack: &Pack| pack.model(modality).unwrap().sha256.clone();
+        assert_eq!(sha256(&before), sha256(&after), "{modality}");
+    }
+    assert_eq!(before.fusion, after.fusion, "the same models are measured alike");
+    let card = std::fs::read_to_string(dir.join("kept/pack.toml")).unwrap();
+    assert!(card.contains("flow: as in the pack true") && card.contains("audio: as in the pack true"), "{card}");
 }
 
 /// Log, weights, tensors and report of a run of all modalities.

@@ -37,7 +37,7 @@ enum DatasetCommand {
 #[derive(Debug, Args)]
 struct BuildArgs {
     /// A folder that holds a folder per class; or a CSV with the columns path,class and if needed start, end, source,
-    /// licence, weak, kind; or a folder with images/manifest.csv, clips/manifest.csv, sounds/manifest.csv.
+    /// licence, weak, kind; or a folder with images/manifest.csv, frames/manifest.csv, clips/manifest.csv, sounds/manifest.csv.
     #[arg(value_name = "DIR|MANIFEST.csv", required = true)]
     inputs: Vec<PathBuf>,
     /// Directory of the dataset.
@@ -139,11 +139,12 @@ fn say(summary: &Summary, config: &BuildConfig) {
     let out = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
     let count = |kind| summary.items.get(&kind).copied().unwrap_or(0);
     out(format!(
-        "{} clips and {} sounds of {} seconds, {} pictures",
+        "{} clips and {} sounds of {} seconds, {} pictures, {} frames",
         count(Kind::Clip),
         count(Kind::Sound),
         summary.seconds,
-        count(Kind::Picture)
+        count(Kind::Picture),
+        count(Kind::Frame)
     ));
     out(format!("{} of {} were there from an earlier build", summary.reused, summary.total));
     if !summary.skipped.is_empty() {
@@ -170,8 +171,9 @@ fn split(args: &SplitArgs) -> Result<()> {
     let mut out = std::io::stdout();
     for side in split::Side::ALL {
         let of = |kind| dataset.items.iter().zip(&sides).filter(|(i, s)| **s == side && i.kind == kind).count();
-        let (clips, sounds, pictures) = (of(Kind::Clip), of(Kind::Sound), of(Kind::Picture));
-        let _ = writeln!(out, "{}: {clips} clips, {sounds} sounds, {pictures} pictures", side.as_str());
+        let [clips, sounds, pictures, frames] = [Kind::Clip, Kind::Sound, Kind::Picture, Kind::Frame].map(of);
+        let _ =
+            writeln!(out, "{}: {clips} clips, {sounds} sounds, {pictures} pictures, {frames} frames", side.as_str());
     }
     Ok(())
 }

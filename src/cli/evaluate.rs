@@ -1,5 +1,7 @@
 //! `touchline evaluate`: the figures of a pack on a dataset.
 
+mod kinds;
+
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,13 +24,26 @@ use touchline_learn::pack::seen_in_training;
 use touchline_learn::report;
 
 #[derive(Debug, Args)]
+#[command(
+    allow_missing_positional = true,
+    override_usage = "touchline evaluate [OPTIONS] <PACK> <DATASET>\n       touchline evaluate --cv <RUN> [--cv <RUN>]... <DATASET>",
+    after_long_help = "Examples:
+  touchline evaluate PACK DATASET                   the test side, which training and choosing have not seen
+  touchline evaluate --cv RUN DATASET               folds by source that `touchline train --folds 5` made
+  touchline evaluate --cv QUARTER --cv HALF --cv ALL DATASET
+                                                    variants side by side; with --sources, a learning curve"
+)]
 pub struct EvaluateArgs {
     /// Directory of the model pack.
-    #[arg(value_name = "PACK")]
-    pack: PathBuf,
+    #[arg(value_name = "PACK", required_unless_present = "cv", conflicts_with = "cv")]
+    pack: Option<PathBuf>,
     /// Directory of a dataset that is split.
     #[arg(value_name = "DATASET")]
     dataset: PathBuf,
+    /// Directory of a cross-validation, instead of a pack: every source is judged by models that did not learn from it.
+    /// The test side takes no part. May be given more than once.
+    #[arg(long, value_name = "RUN")]
+    cv: Vec<PathBuf>,
     /// The side to measure on. The learned fusion is fitted on validation; temperatures and table are the pack's.
     #[arg(long, value_enum, default_value_t = MeasuredSide::Test)]
     side: MeasuredSide,
@@ -56,12 +71,19 @@ enum MeasuredSide {
 }
 
 pub fn evaluate(args: EvaluateArgs) -> Result<()> {
+    let Some(pack_dir) = args.pack else {
+        let text = kinds::cross(&args.cv, &args.dataset, &args.json, args.seed)?;
+        // A reader that went away has seen what it wanted.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        let _ = writeln!(std::io::stdout(), "\nfigures written to {}", args.json.display());
+        return Ok(());
+    };
     let html = args.report.unwrap_or_else(|| args.json.with_extension("html"));
     if html == args.json {
         let text = format!("figures and report would both go to {}; give --report another name", html.display());
         return Err(Error::Usage(text));
     }
-    let mut pack = Pack::open(&args.pack)?;
+    let mut pack = Pack::open(&pack_dir)?;
     args.compute.place(&mut pack)?;
     let dataset = Dataset::open(&args.dataset)?;
     let cache = args.cache.unwrap_or_else(|| args.dataset.join("cache"));
@@ -94,7 +116,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         figures(&Deciders::of(&pack), &measured, validation.as_ref(), &settings, &mut |index, second| {
             thumbnail(&dataset, index, second)
         });
-    let seen = seen_in_training(&args.pack, &dataset, side)?;
+    let seen = seen_in_training(&pack_dir, &dataset, side)?;
     if seen > 0 {
         let note = format!(
             "{seen} recordings of this side are in the pack's own list of what it was trained on: these figures flatter it; \
@@ -155,6 +177,10 @@ fn text(evaluation: &Evaluation) -> String {
         ));
     }
     per_class(evaluation, &mut line);
+    line(format_args!(""));
+    kinds::by_kind(&evaluation.kinds, &mut line);
+    line(format_args!(""));
+    kinds::by_class(&evaluation.kinds, &mut line);
     if !evaluation.improvement.is_empty() {
         line(format_args!(""));
     }
@@ -221,7 +247,10 @@ fn per_class(evaluation: &Evaluation, line: &mut dyn FnMut(std::fmt::Arguments))
 }
 
 fn interval(i: &Interval) -> String {
-    format!("{} [{} {}]", fixed(i.value, 3), fixed(i.low, 3), fixed(i.high, 3))
+    match i.ends() {
+        Some((low, high)) => format!("{} [{} {}]", fixed(i.value, 3), fixed(low, 3), fixed(high, 3)),
+        None => format!("{} [n/a]", fixed(i.value, 3)),
+    }
 }
 
 const fn level_name(level: Level) -> &'static str {

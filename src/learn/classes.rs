@@ -11,7 +11,8 @@ use touchline_core::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 /// Recordings from a single source that are enough for a modality to know a class.
 const ENOUGH_OF_ONE_SOURCE: usize = 10;
 
-/// How much a clip's frame counts beside a picture: a broadcast looks like the clips.
+/// How much a clip's frame counts beside a still: a broadcast looks like the clips. (Stills of television counted three or
+/// nine times taught nothing more, see `weights/EXPERIMENTS.md`.)
 pub const CLIP_WEIGHT: f32 = 3.0;
 
 /// Weights of samples stay within this factor of their mean: beyond, a few recordings would set the course.
@@ -27,7 +28,7 @@ pub fn known(dataset: &Dataset) -> Result<(ClassSet, BTreeMap<String, String>)> 
     let in_data = dataset.class_names();
     for class in &in_data {
         let of_class: Vec<&Item> = dataset.items.iter().filter(|i| i.class == *class).collect();
-        let recordings = of_class.iter().filter(|i| i.kind != Kind::Picture).count();
+        let recordings = of_class.iter().filter(|i| !i.kind.is_still()).count();
         if of_class.len() == recordings && !learnable(of_class.iter().copied()) {
             left_out.insert(class.clone(), format!("only {recordings} recording(s) of one source, no pictures"));
         } else {
@@ -60,7 +61,7 @@ pub fn outputs(dataset: &Dataset, classes: &ClassSet, modality: Modality) -> Vec
         .ids()
         .filter(|id| {
             let of_class = teaching.iter().copied().filter(|i| i.class == classes.name(*id));
-            of_class.clone().any(|i| i.kind == Kind::Picture) || learnable(of_class)
+            of_class.clone().any(|i| i.kind.is_still()) || learnable(of_class)
         })
         .collect()
 }
@@ -80,7 +81,7 @@ pub fn wanted(
             continue;
         }
         let views = match side {
-            Side::Train if item.kind == Kind::Picture => of_stills,
+            Side::Train if item.kind.is_still() => of_stills,
             Side::Train => of_recordings,
             Side::Validation => 0,
             Side::Test => continue,
@@ -88,7 +89,7 @@ pub fn wanted(
         all.push((item.kind, Wanted { item: i as u32, views }));
     }
     // Stills and recordings apart, so that chunks are of one kind.
-    all.sort_by_key(|(kind, wanted)| (*kind != Kind::Picture, wanted.item));
+    all.sort_by_key(|(kind, wanted)| (!kind.is_still(), wanted.item));
     all.into_iter().map(|(_, wanted)| wanted).collect()
 }
 
@@ -129,7 +130,7 @@ pub fn samples(dataset: &Dataset, sides: &[Side], names: &[String], keys: &[Key]
         names.iter().position(|n| *n == item.class).filter(|_| wanted).map(|p| p as u32)
     };
     let base = |key: &Key| match dataset.items[key.item as usize].kind {
-        Kind::Picture => 1.0,
+        Kind::Picture | Kind::Frame => 1.0,
         Kind::Clip | Kind::Sound => CLIP_WEIGHT,
     };
     let mut of_class: HashMap<u32, f32> = HashMap::new();

@@ -14,6 +14,7 @@ pub mod classes;
 pub mod dataset;
 pub mod evaluate;
 pub mod fit;
+pub mod held_out;
 pub mod inputs;
 pub mod measure;
 pub mod net;

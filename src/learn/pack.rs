@@ -4,6 +4,8 @@
 //! the card. A new pack appears in its place with `pack.toml` last; over an older one there is a moment with new weights
 //! beside the old manifest, which a running detector refuses by their hashes and takes up again when it looks next.
 
+mod keep;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +37,8 @@ pub const CALIBRATED_ON: u32 = 150;
 pub struct PackConfig {
     /// Directories of runs; where two have a modality, the later counts.
     pub runs: Vec<PathBuf>,
+    /// A pack whose models stay for the modalities that no run has.
+    pub keep: Option<PathBuf>,
     pub out: PathBuf,
     pub name: String,
     /// What the material is and where it comes from, for the card.
@@ -74,6 +78,11 @@ pub fn build(
     std::fs::create_dir(&building).map_err(|e| cannot(&building, e))?;
 
     let mut manifest = draft(config, &parts, &classes, &first.info, &building)?;
+    let mut kept = Vec::new();
+    if let Some(dir) = &config.keep {
+        let older = keep::open(dir, &first.info.sampling)?;
+        kept = keep::keep((&older, dir), &parts, &classes, &mut manifest, &building)?;
+    }
     manifest.write(&building)?;
     let pack = Pack::open(&building)?;
     let mut notes = Vec::new();
@@ -117,7 +126,7 @@ pub fn build(
         }
         Err(e) => return Err(e),
     };
-    manifest.card = card(dataset, sides, config, &parts, measured, &notes);
+    manifest.card = card(dataset, sides, config, (&parts, &kept), measured, &notes);
     manifest.write(&building)?;
     let split = split_csv(dataset, sides);
     std::fs::write(building.join(SPLIT), split).map_err(|e| cannot(&building, e))?;
@@ -245,7 +254,7 @@ fn card(
     dataset: &Dataset,
     sides: &[Side],
     config: &PackConfig,
-    parts: &PerModality<Option<Part>>,
+    (parts, kept): (&PerModality<Option<Part>>, &[String]),
     measured: BTreeMap<String, f64>,
     notes: &[String],
 ) -> Card {
@@ -255,7 +264,8 @@ fn card(
         let groups: std::collections::BTreeSet<&str> = on.clone().map(|(i, _)| i.group.as_str()).collect();
         (on.count(), groups.len())
     };
-    let methods: Vec<String> = Modality::ALL.iter().filter_map(|m| parts.get(*m).as_ref()).map(method).collect();
+    let trained = Modality::ALL.iter().filter_map(|m| parts.get(*m).as_ref()).map(method);
+    let methods: Vec<String> = trained.chain(kept.iter().cloned()).collect();
     let ((train, _), (validation, _), (test, sources)) =
         (clips(Side::Train), clips(Side::Validation), clips(Side::Test));
     let fingerprint = touchline_compute::models::sha256_hex(split_csv(dataset, sides).as_bytes());
@@ -268,8 +278,9 @@ fn card(
     }
     Card {
         trained_on: format!(
-            "{} still pictures, {} video clips and {} pieces of sound; {}",
+            "{} still pictures, {} frames of television, {} video clips and {} pieces of sound; {}",
             count(Kind::Picture),
+            count(Kind::Frame),
             count(Kind::Clip),
             count(Kind::Sound),
             config.material
@@ -329,7 +340,7 @@ pub fn seen_in_training(dir: &Path, dataset: &Dataset, side: Side) -> Result<usi
     Ok(dataset.items.iter().zip(dataset.sides()?).filter(|both| seen(*both)).count())
 }
 
-/// Path, class, source and side of every recording; stills are left to the dataset, they are thousands.
+/// Path, class, source and side of every recording and frame; photographs are left to the dataset, they are thousands.
 fn split_csv(dataset: &Dataset, sides: &[Side]) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let header = writer.write_record(["path", "class", "source", "side"]);

@@ -3,6 +3,8 @@
 //! A run is a directory with a folder for each modality: `run.toml` says what was trained on what, the rest is
 //! [`super::fit`]'s. Packs are built from runs.
 
+pub mod folds;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -94,6 +96,18 @@ pub trait Progress: Observer {
 /// [`Error::Data`] when the dataset or the first weights do not do, or nothing of a modality can be read;
 /// [`Error::Output`] when something cannot be written. What was trained before stays.
 pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Progress) -> Result<Vec<(Modality, Outcome)>> {
+    let mut outcomes = Vec::new();
+    each_modality(dataset, plan, |job, modality| {
+        if let Some(outcome) = job.run(modality, progress)? {
+            outcomes.push((modality, outcome));
+        }
+        Ok(())
+    })?;
+    Ok(outcomes)
+}
+
+/// Does something for each modality of a plan, one after the other.
+fn each_modality(dataset: &Dataset, plan: &Plan, mut each: impl FnMut(&Job<'_>, Modality) -> Result<()>) -> Result<()> {
     let sides = dataset.sides()?;
     check_inputs(dataset, &plan.inputs)?;
     let (known, left_out) = classes::known(dataset)?;
@@ -105,14 +119,8 @@ pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Progress) -> Res
             (file.tensors, file.sha256)
         }
     };
-    let mut outcomes = Vec::new();
-    for modality in &plan.modalities {
-        let job = Job { dataset, sides, plan, known: &known, left_out: &left_out, weights: &weights, hash: &hash };
-        if let Some(outcome) = job.run(*modality, progress)? {
-            outcomes.push((*modality, outcome));
-        }
-    }
-    Ok(outcomes)
+    let job = Job { dataset, sides, plan, known: &known, left_out: &left_out, weights: &weights, hash: &hash };
+    plan.modalities.iter().try_for_each(|modality| each(&job, *modality))
 }
 
 /// Draws the report on all modalities that a run's directory holds.
@@ -162,8 +170,22 @@ struct Job<'a> {
     hash: &'a str,
 }
 
+/// A modality's training before its rows are there.
+struct Begun {
+    modality: Modality,
+    /// Of the outputs.
+    names: Vec<String>,
+    built: Built,
+    /// Blocks that do not learn.
+    frozen: usize,
+    config: FitConfig,
+    /// A hash of what it depends on.
+    ground: String,
+}
+
 impl Job<'_> {
-    fn run(&self, modality: Modality, progress: &mut dyn Progress) -> Result<Option<Outcome>> {
+    /// [`None`] when there is nothing to tell apart.
+    fn begin(&self, modality: Modality, progress: &mut dyn Progress) -> Result<Option<Begun>> {
         let plan = self.plan;
         let ids = classes::outputs(self.dataset, self.known, modality);
         if ids.len() < 2 {
@@ -178,39 +200,53 @@ impl Job<'_> {
             let cause = format!("it holds no tensor of {}", plan.architecture);
             return Err(Error::data(init, cause, "give weights of that architecture, or the --arch they are of"));
         }
-        let (frozen, fit_config) = self.freeze(&built, progress);
-        if fit_config.head.epochs == 0 && fit_config.tune.epochs == 0 {
+        let (frozen, config) = self.freeze(&built, progress);
+        if config.head.epochs == 0 && config.tune.epochs == 0 {
             return Err(Error::Usage(
                 "layers that start at random learn in step 2, which has no epochs; give --epochs".into(),
             ));
         }
-        let dir = plan.out.join(modality.to_string());
-        let ground = self.ground(frozen, &fit_config, &names)?;
-        fit::prepare(&dir, plan.resume, &ground)?;
-        let net = &built.net;
+        let ground = self.ground(frozen, &config, &names)?;
+        Ok(Some(Begun { modality, names, built, frozen, config, ground }))
+    }
+
+    /// What is learnt from and validated on.
+    fn rows(&self, begun: &Begun, progress: &mut dyn Progress) -> Result<Rows> {
+        let (plan, modality, seed) = (self.plan, begun.modality, self.plan.fit.seed);
         let recipe = Recipe {
             modality,
             inputs: plan.inputs.clone(),
-            frozen,
-            activations: fit_config.tune.epochs > 0,
+            frozen: begun.frozen,
+            // Also where step 2 has no epochs: rows that a training with step 2 has made are taken as they are.
+            activations: begun.frozen < begun.built.net.blocks(),
             frames: plan.frames,
             seed,
         };
-        let network = format!("{} {} {seed}", plan.architecture, self.hash);
-        let wanted = classes::wanted(self.dataset, self.sides, &names, modality, plan.views);
-        let rows = rows::make(self.dataset, &wanted, (net, &network), &recipe, &plan.cache, &mut |done, inputs| {
+        let network = (&begun.built.net, format!("{} {} {seed}", plan.architecture, self.hash));
+        let wanted = classes::wanted(self.dataset, self.sides, &begun.names, modality, plan.views);
+        let network = (network.0, network.1.as_str());
+        let rows = rows::make(self.dataset, &wanted, network, &recipe, &plan.cache, &mut |done, inputs| {
             progress.rows(modality, done, wanted.len(), inputs);
         })?;
         for (path, cause) in &rows.skipped {
             progress.note(&format!("skipped {}: {cause}", path.display()));
         }
-        let side = |side| classes::samples(self.dataset, self.sides, &names, &rows.keys, side);
+        Ok(rows)
+    }
+
+    fn run(&self, modality: Modality, progress: &mut dyn Progress) -> Result<Option<Outcome>> {
+        let plan = self.plan;
+        let Some(begun) = self.begin(modality, progress)? else { return Ok(None) };
+        let dir = plan.out.join(modality.to_string());
+        fit::prepare(&dir, plan.resume, &begun.ground)?;
+        let rows = self.rows(&begun, progress)?;
+        let Begun { names, built, frozen, config, ground, .. } = &begun;
+        let side = |side| classes::samples(self.dataset, self.sides, names, &rows.keys, side);
         let (train, validation) = (side(Side::Train), side(Side::Validation));
-        self.say_gaps(modality, &names, &train, &validation, progress);
-        let info = self.info(modality, &names, net.block_name(frozen), &fit_config);
+        self.say_gaps(modality, names, &train, &validation, progress);
+        let info = self.info(modality, names, built.net.block_name(*frozen), config);
         let text = toml::to_string(&info).map_err(|e| Error::Internal(format!("{RUN} cannot be written: {e}")))?;
-        let fit =
-            self.fit(modality, &built, frozen, &fit_config, (&rows, &train, &validation), &names, (&dir, &ground));
+        let fit = self.fit(modality, built, *frozen, config, (&rows, &train, &validation), names, (&dir, ground));
         let outcome = fit::run(&fit, plan.resume, progress)?;
         std::fs::write(dir.join(RUN), text).map_err(|e| {
             Error::output(dir.display().to_string(), format!("{RUN} cannot be written: {e}"), "choose another -o")

@@ -15,14 +15,18 @@ use touchline_learn::pack::{PackConfig, build as build_pack};
     after_long_help = "Temperatures and the class-to-modality table are chosen on the dataset's validation side; the test \
 side is looked at once, for the figures on the card.
 
-Example:
+Examples:
   touchline pack build RUN --dataset DATASET -o weights/mine --name mine
+  touchline pack build RUN --keep weights/compact --dataset DATASET -o weights/mine
 A running detector takes it with `POST /api/v1/pack`, SIGHUP or --watch-pack."
 )]
 pub struct BuildArgs {
     /// Runs of `touchline train`; where two hold a modality, the later counts.
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
+    /// A pack whose models stay for the modalities that no run has. Temperatures, table and ranges are measured anew.
+    #[arg(long, value_name = "PACK")]
+    keep: Option<PathBuf>,
     /// The dataset they were trained on.
     #[arg(long, value_name = "DATASET")]
     dataset: PathBuf,
@@ -43,7 +47,14 @@ pub struct BuildArgs {
 pub fn build(args: BuildArgs) -> Result<()> {
     let dataset = Dataset::open(&args.dataset)?;
     let cache = args.cache.unwrap_or_else(|| args.dataset.join("cache"));
-    let config = PackConfig { runs: args.runs, out: args.out.clone(), name: args.name, material: args.material, cache };
+    let config = PackConfig {
+        runs: args.runs,
+        keep: args.keep,
+        out: args.out.clone(),
+        name: args.name,
+        material: args.material,
+        cache,
+    };
     let mut bar: Option<(&'static str, Progress)> = None;
     let manifest = build_pack(&dataset, &config, &mut |side, done, of| {
         if bar.as_ref().is_none_or(|(s, _)| *s != side)

@@ -149,7 +149,7 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
         for part in outcome.parts {
             let item = Item {
                 kind: outcome.kind,
-                audible: outcome.kind != Kind::Picture && entry.audible.unwrap_or(outcome.audible),
+                audible: !outcome.kind.is_still() && entry.audible.unwrap_or(outcome.audible),
                 start_ns: part.start_ns,
                 end_ns: part.end_ns,
                 seconds: part.seconds,
@@ -157,7 +157,7 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
                 ..entry.item.clone()
             };
             *summary.items.entry(item.kind).or_default() += 1;
-            summary.seconds += if item.kind == Kind::Picture { 0 } else { u64::from(item.seconds) };
+            summary.seconds += if item.kind.is_still() { 0 } else { u64::from(item.seconds) };
             items.push((item, Origin { root: entry.root, key: outcome.key.clone() }));
             prints.push(part.prints);
         }
@@ -253,7 +253,7 @@ impl Job<'_> {
         // Recordings first: what is left is then told too long at first, and not too short, and no thread is left alone
         // with a long one at the end.
         let mut order: Vec<usize> = (0..entries.len()).collect();
-        order.sort_by_key(|i| entries[*i].item.kind == Kind::Picture);
+        order.sort_by_key(|i| entries[*i].item.kind.is_still());
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         // A result is small, and the collector only counts: a few a thread keep everybody busy.
         let (to, results) = bounded(4 * jobs);
@@ -278,7 +278,7 @@ impl Job<'_> {
             for (done, (i, result)) in results.iter().enumerate() {
                 match result {
                     Ok(outcome) => {
-                        if let (Kind::Picture, false, [part]) = (outcome.kind, outcome.reused, &outcome.parts[..])
+                        if let (true, false, [part]) = (outcome.kind.is_still(), outcome.reused, &outcome.parts[..])
                             && let Err(e) = journal.add(&outcome.key, &part.prints)
                         {
                             stopped.store(true, Ordering::Relaxed);
@@ -313,7 +313,7 @@ impl Job<'_> {
         let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         let changed_ns = changed.map_or(0, |t| t.as_nanos());
         let mut text = format!("{} {} {} {changed_ns}", shard::VERSION, path.display(), meta.len());
-        if entry.item.kind == Kind::Picture {
+        if entry.item.kind.is_still() {
             let key = key(&text);
             let reused = self.stills.get(&key);
             let print = match reused {
@@ -321,7 +321,7 @@ impl Job<'_> {
                 None => Print::of(still(&path, self.config.frame_height)?.frames[0].view()),
             };
             let part = Part { shard: None, start_ns: None, end_ns: None, seconds: 1, prints: vec![print] };
-            let (kind, reused) = (Kind::Picture, reused.is_some());
+            let (kind, reused) = (entry.item.kind, reused.is_some());
             return Ok(Outcome { kind, key, audible: false, parts: vec![part], reused });
         }
         let (start, end) = (entry.item.start_ns, entry.item.end_ns);
@@ -334,7 +334,7 @@ impl Job<'_> {
     fn plan(&self, entry: &Entry) -> SamplingPlan {
         match entry.item.kind {
             Kind::Sound => SamplingPlan { rgb_frames: 0, flow_pairs: 0, ..self.config.plan.clone() },
-            Kind::Clip | Kind::Picture => self.config.plan.clone(),
+            Kind::Clip | Kind::Picture | Kind::Frame => self.config.plan.clone(),
         }
     }
 

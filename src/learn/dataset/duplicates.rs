@@ -90,9 +90,7 @@ pub(super) fn find(items: &mut [(Item, Origin)], prints: &[Vec<Print>]) -> Found
     let telling: Vec<Vec<Print>> =
         prints.iter().map(|p| p.iter().copied().filter(|p| p.spread >= SPREAD_MIN).collect()).collect();
     let of = |is_still: bool| -> Vec<usize> {
-        (0..items.len())
-            .filter(|i| (items[*i].0.kind == Kind::Picture) == is_still && !telling[*i].is_empty())
-            .collect()
+        (0..items.len()).filter(|i| items[*i].0.kind.is_still() == is_still && !telling[*i].is_empty()).collect()
     };
     let item = |i: usize| &items[i].0;
     let (of_recordings, of_stills) = (of(false), of(true));

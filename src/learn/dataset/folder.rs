@@ -93,7 +93,7 @@ fn entry(kind: Kind, class: &str, path: PathBuf, root: u32) -> Entry {
             path,
             source,
             weak: false,
-            audible: kind != Kind::Picture,
+            audible: !kind.is_still(),
             licence: String::new(),
             start_ns: None,
             end_ns: None,

@@ -141,7 +141,7 @@ pub(super) fn open(dir: &Path) -> Result<Dataset> {
     let mut origins = Vec::with_capacity(lines.len());
     for (n, line) in lines.into_iter().enumerate() {
         let is_known = (line.root as usize) < file.roots.len();
-        if !is_known || line.shard.is_none() != (line.kind == Kind::Picture) {
+        if !is_known || line.shard.is_none() != line.kind.is_still() {
             // The header is line 1.
             return Err(Error::data(&path, format!("line {}: root or shard does not fit", n + 2), again));
         }

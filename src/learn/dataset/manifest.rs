@@ -6,7 +6,7 @@
 //! |---|---|
 //! | a folder per class | `DIR/<class>/**`: the folder is the class; the source is the first folder below it, or the file's stem |
 //! | a CSV | `path`, `class`, and if there: `start`, `end` (seconds, or `h:mm:ss.fff`), `source`, `licence`, `weak`, `kind`; paths are relative to the CSV |
-//! | labelled folders | `images/`, `clips/`, `sounds/`, each with a `manifest.csv`: `path`, `class`, `source`, and if there `weak`, `audio` (`yes`, `none`, `silent`), `licence` |
+//! | labelled folders | `images/`, `frames/`, `clips/`, `sounds/`, each with a `manifest.csv`: `path`, `class`, `source`, and if there `weak`, `audio` (`yes`, `none`, `silent`), `licence` |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ pub fn gather(inputs: &[PathBuf]) -> Result<Material> {
         } else if Kind::ALL.iter().any(|k| absolute.join(k.folder()).join("manifest.csv").is_file()) {
             material.roots.push(absolute.clone());
             material.entries.extend(labelled(&absolute, root)?);
-            "folders with manifests (images, clips, sounds)"
+            "folders with manifests (images, frames, clips, sounds)"
         } else {
             material.roots.push(absolute.clone());
             folder::read(&absolute, root, &mut material)?;
@@ -98,7 +98,7 @@ fn labelled(dir: &Path, root: u32) -> Result<Vec<Entry>> {
             let path = Path::new(kind.folder()).join(row.must("path")?);
             let source = normalised(row.must("source")?);
             let audible = match kind {
-                Kind::Picture => Some(false),
+                Kind::Picture | Kind::Frame => Some(false),
                 Kind::Sound => Some(true),
                 Kind::Clip => row.text("audio").map(|a| a == "yes"),
             };
@@ -106,7 +106,7 @@ fn labelled(dir: &Path, root: u32) -> Result<Vec<Entry>> {
                 item: Item {
                     kind,
                     class: row.must("class")?.to_owned(),
-                    // Pictures are not frames of one recording: each is its own.
+                    // Photographs are not frames of one recording: each is its own.
                     group: if kind == Kind::Picture { path.to_string_lossy().into_owned() } else { source.clone() },
                     path,
                     source,
@@ -126,7 +126,8 @@ fn labelled(dir: &Path, root: u32) -> Result<Vec<Entry>> {
         })?;
     }
     if found == 0 {
-        let cause = "none of images/manifest.csv, clips/manifest.csv, sounds/manifest.csv is there";
+        let cause =
+            "none of images/manifest.csv, frames/manifest.csv, clips/manifest.csv, sounds/manifest.csv is there";
         return Err(Error::data(dir, cause, "give the folder that holds them"));
     }
     Ok(entries)
@@ -148,8 +149,8 @@ fn csv_entries(path: &Path, root: u32) -> Result<Vec<Entry>> {
         let kind = kind_stated.unwrap_or(guessed);
         let time = |column| row.text(column).map(|t| nanos(t).ok_or_else(|| row.bad(column, t, TIMES))).transpose();
         let (start_ns, end_ns) = (time("start")?, time("end")?);
-        if kind == Kind::Picture && (start_ns.is_some() || end_ns.is_some()) {
-            return Err(row.error("a picture has a start or an end", "leave start and end empty for pictures"));
+        if kind.is_still() && (start_ns.is_some() || end_ns.is_some()) {
+            return Err(row.error("a still has a start or an end", "leave start and end empty for pictures and frames"));
         }
         if let (Some(start), Some(end)) = (start_ns, end_ns)
             && end <= start
@@ -168,7 +169,7 @@ fn csv_entries(path: &Path, root: u32) -> Result<Vec<Entry>> {
                 path: file,
                 source,
                 weak: row.flag("weak"),
-                audible: kind != Kind::Picture,
+                audible: !kind.is_still(),
                 licence: row.text("licence").unwrap_or_default().to_owned(),
                 start_ns,
                 end_ns,
@@ -184,7 +185,7 @@ fn csv_entries(path: &Path, root: u32) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-const KINDS: &str = "use picture, clip or sound, or leave it empty";
+const KINDS: &str = "use picture, frame, clip or sound, or leave it empty";
 const TIMES: &str = "write seconds (12.5) or h:mm:ss.fff (0:01:12.500)";
 
 fn kind_named(name: &str) -> Option<Kind> {
@@ -192,6 +193,7 @@ fn kind_named(name: &str) -> Option<Kind> {
         "picture" | "image" | "still" => Some(Kind::Picture),
         "clip" | "video" | "recording" => Some(Kind::Clip),
         "sound" | "audio" => Some(Kind::Sound),
+        "frame" => Some(Kind::Frame),
         _ => None,
     }
 }

@@ -108,16 +108,18 @@ match.mp4, golf, 1:02:03, , final, , yes,
 stills/a.jpg, golf, , , , , ,
 talk.mp4, golf, , , , , , sound
 talk.mp4, golf, , , , , , sound
+stills/b.jpg, golf, , , final, , , frame
 ";
     std::fs::write(&csv, text).unwrap();
     let material = gathered(&csv);
     assert_eq!(material.roots, [std::fs::canonicalize(dir.path()).unwrap()]);
     let items: Vec<&Item> = material.entries.iter().map(|e| &e.item).collect();
-    assert_eq!(items.len(), 4, "what is named twice is taken once");
+    assert_eq!(items.len(), 5, "what is named twice is taken once");
     assert_eq!((items[0].start_ns, items[0].end_ns), (Some(1_500_000_000), Some(62_250_000_000)));
     assert_eq!((items[1].start_ns, items[1].end_ns), (Some(3_723_000_000_000), None));
     assert_eq!((items[0].licence.as_str(), items[0].weak, items[1].weak), ("CC-BY 4.0", false, true));
     assert_eq!((items[2].kind, items[3].kind), (Kind::Picture, Kind::Sound));
+    assert_eq!((items[4].kind, items[4].audible, &items[4].group), (Kind::Frame, false, &items[0].group));
     assert!(items[0].group == items[1].group && items[2].group == "stills/a.jpg");
     assert!(material.notes.iter().any(|n| n.contains("a single source: tennis")), "{:?}", material.notes);
 
@@ -125,7 +127,7 @@ talk.mp4, golf, , , , , , sound
         ("a.mp4,tennis,x,", "line 2: start is \"x\""),
         ("a.mp4,tennis,1:75,", "line 2: start is \"1:75\""),
         ("a.mp4,tennis,5,5", "line 2: end is not after start"),
-        ("a.png,tennis,5,6", "line 2: a picture has a start"),
+        ("a.png,tennis,5,6", "line 2: a still has a start"),
         (",tennis,,", "line 2: path is empty"),
         ("a.mp4,,,", "line 2: class is empty"),
         ("a.mp4,tennis", "line: 2"),

@@ -18,6 +18,7 @@ pub mod build;
 mod cut;
 mod duplicates;
 mod folder;
+pub mod folds;
 mod index;
 pub mod manifest;
 mod prints;
@@ -40,16 +41,24 @@ use touchline_core::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A still: RGB only.
+    /// A photograph: RGB only. Each is its own source.
     Picture,
     /// A video, with or without sound.
     Clip,
     /// Sound without picture.
     Sound,
+    /// A still of a broadcast or of other footage of play: RGB only. Frames of one recording look alike, so a source is
+    /// kept together; and they differ from photographs more than two sports do, so they are measured apart.
+    Frame,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::Picture, Kind::Clip, Kind::Sound];
+    pub const ALL: [Kind; 4] = [Kind::Picture, Kind::Clip, Kind::Sound, Kind::Frame];
+
+    /// One picture without time or sound.
+    pub const fn is_still(self) -> bool {
+        matches!(self, Kind::Picture | Kind::Frame)
+    }
 
     /// As people read it.
     pub const fn plural(self) -> &'static str {
@@ -57,6 +66,7 @@ impl Kind {
             Kind::Picture => "pictures",
             Kind::Clip => "clips",
             Kind::Sound => "sounds",
+            Kind::Frame => "frames",
         }
     }
 
@@ -66,6 +76,7 @@ impl Kind {
             Kind::Picture => "images",
             Kind::Clip => "clips",
             Kind::Sound => "sounds",
+            Kind::Frame => "frames",
         }
     }
 }
@@ -197,7 +208,9 @@ impl Dataset {
         let mut text = format!("{:?}\n", self.meta);
         for (item, origin) in self.items.iter().zip(&self.origins) {
             let shard = item.shard.as_deref().unwrap_or("-");
-            text += &format!("{:?} {} {shard} {} {}\n", item.kind, origin.key, item.seconds, item.audible);
+            // Features of a frame are those of a picture: which of the two it is, is a label.
+            let kind = if item.kind.is_still() { Kind::Picture } else { item.kind };
+            text += &format!("{kind:?} {} {shard} {} {}\n", origin.key, item.seconds, item.audible);
         }
         sha256_hex(text.as_bytes())
     }

@@ -20,6 +20,8 @@ pub struct ClassCount {
     /// Seconds of sound without picture.
     pub sound_seconds: u64,
     pub pictures: usize,
+    /// Stills of television and other footage.
+    pub frames: usize,
     /// Sources, those that show the same being one. A picture without a stated source is one.
     pub sources: usize,
     /// Items on each side, in the order of [`Side::ALL`]; [`None`] when the dataset is not split.
@@ -34,6 +36,7 @@ pub fn count(dataset: &Dataset) -> Vec<ClassCount> {
         let (count, groups) = classes.entry(&item.class).or_default();
         match item.kind {
             Kind::Picture => count.pictures += 1,
+            Kind::Frame => count.frames += 1,
             Kind::Clip => {
                 count.clips += 1;
                 count.clip_seconds += u64::from(item.seconds);
@@ -61,10 +64,23 @@ pub fn sources(dataset: &Dataset) -> usize {
 
 /// An aligned table with a line for every class and one for all, which have `sources` between them.
 pub fn table(counts: &[ClassCount], sources: usize) -> String {
-    let head = ["class", "clips", "seconds", "sounds", "seconds", "pictures", "sources", "train", "validation", "test"];
+    let head = [
+        "class",
+        "clips",
+        "seconds",
+        "sounds",
+        "seconds",
+        "pictures",
+        "frames",
+        "sources",
+        "train",
+        "validation",
+        "test",
+    ];
     let line = |c: &ClassCount| {
         let mut cells = vec![c.class.clone()];
-        let numbers = [c.clips as u64, c.clip_seconds, c.sounds as u64, c.sound_seconds, c.pictures as u64];
+        let numbers =
+            [c.clips as u64, c.clip_seconds, c.sounds as u64, c.sound_seconds, c.pictures as u64, c.frames as u64];
         cells.extend(numbers.map(|n| if n == 0 { "-".to_owned() } else { n.to_string() }));
         cells.push(c.sources.to_string());
         cells.extend(Side::ALL.map(|side| c.sides.map_or("-".to_owned(), |s| s[side as usize].to_string())));
@@ -77,6 +93,7 @@ pub fn table(counts: &[ClassCount], sources: usize) -> String {
         all.sounds += c.sounds;
         all.sound_seconds += c.sound_seconds;
         all.pictures += c.pictures;
+        all.frames += c.frames;
         if let Some(sides) = c.sides {
             let sum = all.sides.get_or_insert_default();
             sum.iter_mut().zip(sides).for_each(|(sum, n)| *sum += n);
@@ -101,10 +118,11 @@ pub fn table(counts: &[ClassCount], sources: usize) -> String {
 type Series = (&'static str, RGBColor, fn(&ClassCount) -> u64);
 
 /// Colours that people who confuse red and green can tell apart (Okabe and Ito).
-const SERIES: [Series; 3] = [
+const SERIES: [Series; 4] = [
     ("clips, seconds", RGBColor(0, 114, 178), |c| c.clip_seconds),
     ("sounds, seconds", RGBColor(230, 159, 0), |c| c.sound_seconds),
     ("pictures", RGBColor(0, 158, 115), |c| c.pictures as u64),
+    ("frames", RGBColor(204, 121, 167), |c| c.frames as u64),
 ];
 
 /// The label distribution as an SVG: for every class a bar for the seconds of clips, of sounds, and for the pictures.
@@ -142,7 +160,7 @@ fn draw(counts: &[ClassCount], svg: &mut String) -> std::result::Result<(), Box<
         .y_labels(0)
         .x_labels(8)
         .x_label_formatter(&|x| format!("{x:.0}"))
-        .x_desc("seconds of clips and sounds, number of pictures")
+        .x_desc("seconds of clips and sounds, number of pictures and frames")
         .label_style(font(13))
         .axis_style(RGBColor(120, 120, 120))
         .light_line_style(TRANSPARENT)
@@ -194,6 +212,7 @@ mod tests {
                 sources: 3,
                 sides: Some([2, 1, 0]),
                 pictures: 1,
+                frames: 6,
                 ..ClassCount::default()
             },
             ClassCount {
@@ -214,15 +233,15 @@ mod tests {
         assert_eq!(lines.len(), 4);
         assert!(lines.iter().all(|l| l.len() == lines[0].len()), "{text}");
         let words = |i: usize| lines[i].split_whitespace().collect::<Vec<_>>();
-        assert_eq!(words(1), ["golf", "2", "1200", "-", "-", "1", "3", "2", "1", "0"]);
-        assert_eq!(words(3), ["all", "2", "1200", "7", "70", "1", "4", "9", "1", "0"]);
+        assert_eq!(words(1), ["golf", "2", "1200", "-", "-", "1", "6", "3", "2", "1", "0"]);
+        assert_eq!(words(3), ["all", "2", "1200", "7", "70", "1", "6", "4", "9", "1", "0"]);
     }
 
     #[test]
     fn the_chart_has_a_bar_and_a_number_for_what_is_there() {
         let svg = chart(&counts()).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        for text in ["golf", "tabletennis", "1200", "70", "clips, seconds", "pictures"] {
+        for text in ["golf", "tabletennis", "1200", "70", "clips, seconds", "pictures", "frames"] {
             assert!(svg.contains(text), "{text} is missing: {svg}");
         }
         // The longest bar is longer than the shortest in proportion.

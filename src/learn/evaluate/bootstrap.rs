@@ -49,7 +49,7 @@ pub fn intervals(samples: &Samples, draws: usize, seed: u64) -> (Interval, Inter
     let value = figures(&mut (0..groups.len()));
     let mut rng = SmallRng::seed_from_u64(seed);
     let (mut accuracies, mut f1s) = (Vec::with_capacity(draws), Vec::with_capacity(draws));
-    if !groups.is_empty() {
+    if groups.len() > 1 {
         for _ in 0..draws {
             let (accuracy, f1) = figures(&mut (0..groups.len()).map(|_| rng.random_range(0..groups.len())));
             accuracies.push(accuracy);
@@ -71,12 +71,11 @@ fn of(classes: &[Counts]) -> (f64, f64) {
     (right as f64 / total.max(1) as f64, f1 / f64::from(present.max(1)))
 }
 
-fn interval(value: f64, mut draws: Vec<f64>) -> Interval {
+/// A figure with the interval of its draws, which a single source has none of.
+pub(super) fn interval(value: f64, mut draws: Vec<f64>) -> Interval {
     draws.sort_by(f64::total_cmp);
-    if draws.is_empty() {
-        return Interval { value, low: value, high: value };
-    }
-    Interval { value, low: percentile(&draws, 0.025), high: percentile(&draws, 0.975) }
+    let end = |share| (!draws.is_empty()).then(|| percentile(&draws, share));
+    Interval { value, low: end(0.025), high: end(0.975) }
 }
 
 /// Between ranks along a straight line, as numpy's default.
@@ -108,22 +107,23 @@ mod tests {
         // The accuracy of a draw is a binomial share of 100 groups: standard deviation 0.05, so 0.5 ± 0.098.
         let (accuracy, f1) = intervals(&clustered(100, 1), 4000, 1);
         assert_eq!(accuracy.value, 0.5);
-        assert!((accuracy.low - 0.402).abs() < 0.02 && (accuracy.high - 0.598).abs() < 0.02, "{accuracy:?}");
+        let (low, high) = accuracy.ends().unwrap();
+        assert!((low - 0.402).abs() < 0.02 && (high - 0.598).abs() < 0.02, "{accuracy:?}");
         assert!((f1.value - 2.0 / 3.0).abs() < 1e-12, "recall a half, precision 1");
         assert_eq!(intervals(&clustered(100, 30), 4000, 1).0, accuracy, "more of the same source says nothing new");
-        let narrow = intervals(&clustered(10_000, 1), 1000, 1).0;
-        assert!((narrow.high - narrow.low - 0.0196).abs() < 0.003, "a hundred times the sources, a tenth: {narrow:?}");
+        let narrow = intervals(&clustered(10_000, 1), 1000, 1).0.ends().unwrap();
+        assert!((narrow.1 - narrow.0 - 0.0196).abs() < 0.003, "a hundred times the sources, a tenth: {narrow:?}");
     }
 
     #[test]
-    fn seeds_repeat_and_one_group_has_no_width() {
+    fn seeds_repeat_and_one_group_has_no_interval() {
         let samples = clustered(99, 2);
         assert_eq!(intervals(&samples, 20, 5), intervals(&samples, 20, 5));
         assert_ne!(intervals(&samples, 20, 5), intervals(&samples, 20, 6));
         let (one, _) = intervals(&clustered(1, 5), 100, 1);
-        assert_eq!(one, Interval { value: 1.0, low: 1.0, high: 1.0 });
+        assert_eq!(one, Interval { value: 1.0, low: None, high: None });
         let (none, _) = intervals(&Samples::new(2), 100, 1);
-        assert_eq!(none.value, 0.0);
+        assert_eq!(none, Interval { value: 0.0, low: None, high: None });
         assert_eq!(percentile(&[0.0, 1.0, 2.0], 0.25), 0.5);
     }
 

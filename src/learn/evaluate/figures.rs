@@ -21,7 +21,12 @@ pub fn card_figures(
 ) -> BTreeMap<String, f64> {
     let mut out = BTreeMap::new();
     let mut put = |name: String, value: f64| out.insert(name, (value * 1e4).round() / 1e4);
-    for (kind, word) in [(Kind::Clip, "clip_seconds"), (Kind::Sound, "sound_seconds"), (Kind::Picture, "pictures")] {
+    for (kind, word) in [
+        (Kind::Clip, "clip_seconds"),
+        (Kind::Sound, "sound_seconds"),
+        (Kind::Picture, "pictures"),
+        (Kind::Frame, "frames"),
+    ] {
         for modality in Modality::ALL {
             let c = confusion(test.iter().filter(|s| s.kind == kind), modality, classes);
             if c.total() > 0 {

@@ -31,6 +31,18 @@ impl Samples {
         self.probabilities.extend_from_slice(probabilities);
     }
 
+    /// Adds the samples of another list over the same classes.
+    ///
+    /// # Panics
+    /// If it is over another number of classes.
+    pub fn append(&mut self, other: Self) {
+        assert_eq!(self.classes, other.classes, "the classes are the same");
+        self.truth.extend(other.truth);
+        self.predicted.extend(other.predicted);
+        self.groups.extend(other.groups);
+        self.probabilities.extend(other.probabilities);
+    }
+
     pub fn len(&self) -> usize {
         self.truth.len()
     }

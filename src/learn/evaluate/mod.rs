@@ -5,7 +5,9 @@
 //! validation side only.
 
 mod bootstrap;
+mod by_source;
 mod calibration;
+pub mod cross;
 pub mod figures;
 mod importance;
 mod lbfgs;
@@ -30,7 +32,8 @@ use std::collections::BTreeSet;
 use self::metrics::Samples;
 use self::predict::{Judge, clips, frame_samples, second_samples, video_samples};
 use self::result::{
-    Calibration, ClassCount, ClassReport, Evaluation, Histogram, Importance, Improvement, Level, LevelReport,
+    Calibration, ClassCount, ClassReport, Evaluation, Histogram, Importance, Improvement, KindReport, Level,
+    LevelReport,
 };
 use self::scores::{ScoreTable, SoftSecond};
 use self::stacking::Stacking;
@@ -136,6 +139,7 @@ pub fn evaluate(
         modalities: work.modalities.clone(),
         label_distribution: distribution(measured),
         reports: work.reports(),
+        kinds: work.kinds(&soft),
         improvement: work.improvement(),
         calibration: work.calibration(),
         importance: work.importance(),
@@ -186,6 +190,21 @@ impl Work<'_> {
             }
         }
         out
+    }
+
+    /// Recordings, photographs and frames apart, by class and source.
+    fn kinds(&self, soft: &[SoftSecond]) -> Vec<KindReport> {
+        let classes = &self.measured.classes;
+        let of = |judge: &Judge| {
+            let by_kind = by_source::item_samples(soft, judge, classes.len(), &self.groups);
+            let report = |(kind, samples): (Kind, Samples)| {
+                by_source::report(kind, judge.predictor(), &samples, classes, self.seed)
+            };
+            by_kind.into_iter().map(report).collect::<Vec<_>>()
+        };
+        let mut kinds: Vec<KindReport> = self.judges.iter().flat_map(of).collect();
+        kinds.sort_by_key(|r| (r.kind, r.predictor));
+        kinds
     }
 
     fn improvement(&self) -> Vec<Improvement> {
@@ -275,20 +294,22 @@ fn distribution(table: &ScoreTable) -> Vec<ClassCount> {
         .classes
         .names()
         .iter()
-        .map(|class| ClassCount { class: class.clone(), recordings: 0, sources: 0, seconds: 0, pictures: 0 })
+        .map(|class| ClassCount { class: class.clone(), recordings: 0, sources: 0, seconds: 0, pictures: 0, frames: 0 })
         .collect();
     let mut items = BTreeSet::new();
     let mut sources = BTreeSet::new();
     for second in &table.seconds {
         let item = table.item(second);
         let count = &mut counts[item.truth.index()];
-        if item.kind == Kind::Picture {
-            count.pictures += 1;
-            continue;
+        match item.kind {
+            Kind::Picture => count.pictures += 1,
+            Kind::Frame => count.frames += 1,
+            Kind::Clip | Kind::Sound => {
+                count.seconds += 1;
+                count.recordings += u64::from(items.insert((&item.path, item.truth)));
+                count.sources += u64::from(sources.insert((item.truth, &item.group)));
+            }
         }
-        count.seconds += 1;
-        count.recordings += u64::from(items.insert((&item.path, item.truth)));
-        count.sources += u64::from(sources.insert((item.truth, &item.group)));
     }
     counts
 }

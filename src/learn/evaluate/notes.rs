@@ -92,6 +92,7 @@ fn other_kinds(table: &ScoreTable, soft: &[SoftSecond]) -> Vec<String> {
     }
     for (kind, modality, what) in [
         (Kind::Picture, Modality::Rgb, "still pictures"),
+        (Kind::Frame, Modality::Rgb, "frames of television"),
         (Kind::Sound, Modality::Audio, "seconds of sound without picture"),
     ] {
         let c = confusion(soft.iter().filter(|s| s.kind == kind), modality, table.classes.len());

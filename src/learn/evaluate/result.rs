@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::Kind;
 use touchline_core::labels::Modality;
 
 /// Everything measured of one pack on one side of one dataset.
@@ -18,6 +19,9 @@ pub struct Evaluation {
     pub label_distribution: Vec<ClassCount>,
     /// Every (level, predictor) that has samples.
     pub reports: Vec<LevelReport>,
+    /// Every (kind of material, predictor) that has items; evaluations of earlier versions have none.
+    #[serde(default)]
+    pub kinds: Vec<KindReport>,
     pub improvement: Vec<Improvement>,
     pub calibration: Vec<Calibration>,
     pub importance: Vec<Importance>,
@@ -34,7 +38,40 @@ pub struct ClassCount {
     pub recordings: u64,
     pub sources: u64,
     pub seconds: u64,
+    /// Photographs.
     pub pictures: u64,
+    /// Frames of television and other footage.
+    #[serde(default)]
+    pub frames: u64,
+}
+
+/// Whole items of one kind of material: recordings by the vote of their seconds, stills, pieces of sound.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KindReport {
+    pub kind: Kind,
+    pub predictor: Predictor,
+    pub items: u64,
+    pub sources: u64,
+    pub accuracy: f64,
+    pub macro_f1: f64,
+    pub top3: f64,
+    /// The share of a class's items in a source that is right, mean over all of them.
+    pub by_source: Interval,
+    /// Of the classes' means over their sources.
+    pub mean_over_classes: f64,
+    /// Share of what is no sport of the list that is called one.
+    pub other_called_a_sport: Option<f64>,
+    pub classes: Vec<ClassOfKind>,
+}
+
+/// One class in one kind of material.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassOfKind {
+    pub class: String,
+    pub items: u64,
+    pub sources: u64,
+    /// Share that is right, mean over sources.
+    pub right: Interval,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,12 +97,20 @@ pub enum Predictor {
     Learned,
 }
 
-/// A figure and its 95 % bootstrap interval over sources.
+/// A figure and its 95 % bootstrap interval over sources. A single source says nothing of how far others lie from it: it has
+/// no interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     pub value: f64,
-    pub low: f64,
-    pub high: f64,
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+}
+
+impl Interval {
+    /// Both ends, or none.
+    pub fn ends(&self) -> Option<(f64, f64)> {
+        self.low.zip(self.high)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -145,6 +145,24 @@ impl ScoreTable {
         PerModality::of(|modality| self.fit_temperature(modality).clamp(0.05, 20.0))
     }
 
+    /// The part of the table that is of some items, by their place, and the places of those.
+    pub fn only(&self, wanted: impl Fn(usize) -> bool) -> (Self, Vec<usize>) {
+        let kept: Vec<usize> = (0..self.items.len()).filter(|i| wanted(*i)).collect();
+        let place: BTreeMap<u32, u32> = kept.iter().zip(0..).map(|(old, new)| (*old as u32, new)).collect();
+        let second = |s: &RawSecond| Some(RawSecond { item: *place.get(&s.item)?, ..s.clone() });
+        let table = Self {
+            classes: self.classes.clone(),
+            outputs: self.outputs.clone(),
+            items: kept.iter().map(|i| self.items[*i].clone()).collect(),
+            seconds: self.seconds.iter().filter_map(second).collect(),
+            skipped: self.skipped.clone(),
+            unknown: self.unknown.clone(),
+            weak: self.weak,
+            remarks: self.remarks.clone(),
+        };
+        (table, kept)
+    }
+
     /// The groups of all items by name, numbered from 0.
     pub fn groups(&self) -> Vec<u32> {
         let names: BTreeSet<&str> = self.items.iter().map(|i| i.group.as_str()).collect();

@@ -63,8 +63,10 @@ fn an_evaluation_is_whole_and_its_figures_hang_together() {
     for report in &e.reports {
         assert_eq!(report.confusion.iter().flatten().sum::<u64>(), report.n);
         assert_eq!(report.per_class.iter().map(|c| c.support).sum::<u64>(), report.n);
-        assert!(report.accuracy.low <= report.accuracy.value && report.accuracy.value <= report.accuracy.high);
-        assert!(report.macro_f1.low < report.macro_f1.high || report.macro_f1.value == 1.0, "{report:?}");
+        let (low, high) = report.accuracy.ends().unwrap();
+        assert!(low <= report.accuracy.value && report.accuracy.value <= high);
+        let (low, high) = report.macro_f1.ends().unwrap();
+        assert!(low < high || report.macro_f1.value == 1.0, "{report:?}");
         assert_eq!(report.top3, 1.0, "three classes");
     }
     // Sound decides class 2: the table is better than both, and the improvement says by how much.

@@ -222,7 +222,7 @@ impl Work<'_> {
     /// Runs the epochs of a phase; gives why the whole run ends, if it does.
     fn phase(&mut self, optimizer: &mut Optimizer, observer: &mut dyn Observer) -> Result<Option<String>> {
         let config = self.config();
-        let batches = self.fit.train.len().div_ceil(config.batch.max(1)) as u64;
+        let batches = self.epoch_samples().div_ceil(config.batch.max(1)) as u64;
         let total = batches * u64::from(config.epochs);
         while self.state.epoch <= config.epochs {
             // Before the epoch, not after the one before it: a run may have been cut off in between.
@@ -247,12 +247,21 @@ impl Work<'_> {
         Ok(None)
     }
 
+    /// How many samples an epoch takes.
+    fn epoch_samples(&self) -> usize {
+        let all = self.fit.train.len();
+        self.config().samples.map_or(all, |n| n.clamp(1, all))
+    }
+
     /// The samples of the epoch under way, shuffled.
     fn order(&self) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.fit.train.len() as u32).collect();
         let phase = if self.state.phase == Phase::Head { 1u64 } else { 2 };
-        order.shuffle(&mut augment::rng(self.fit.config.seed, phase << 32 | u64::from(self.state.epoch), 1));
-        order
+        let shuffled = |pass: u64| {
+            let mut order: Vec<u32> = (0..self.fit.train.len() as u32).collect();
+            order.shuffle(&mut augment::rng(self.fit.config.seed, phase << 32 | pass, 1));
+            order
+        };
+        epoch_order(self.fit.train.len(), self.epoch_samples(), self.state.epoch, shuffled)
     }
 
     /// One optimiser step on some samples; gives why the run ends, if it does.
@@ -452,5 +461,32 @@ impl Work<'_> {
             accuracy: confusion.accuracy(),
             macro_f1: confusion.macro_f1(),
         }))
+    }
+}
+
+/// The samples of an epoch (from 1) that takes `n` of `all`: epochs go through the samples one after the other, and a pass
+/// (from 1) that is through begins anew in another order.
+fn epoch_order(all: usize, n: usize, epoch: u32, shuffled: impl Fn(u64) -> Vec<u32>) -> Vec<u32> {
+    let (mut from, mut left) = ((epoch as usize - 1) * n, n);
+    let mut order = Vec::with_capacity(n);
+    while left > 0 {
+        let (pass, at) = (from / all, from % all);
+        let take = left.min(all - at);
+        order.extend_from_slice(&shuffled(pass as u64 + 1)[at..at + take]);
+        (from, left) = (from + take, left - take);
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_is_taken_once_before_one_is_taken_twice() {
+        let shuffled = |pass: u64| (0..10u32).map(|i| (i * 3 + pass as u32) % 10).collect::<Vec<_>>();
+        assert_eq!(epoch_order(10, 10, 2, shuffled), shuffled(2), "whole epochs are passes");
+        let taken: Vec<u32> = (1..=5).flat_map(|epoch| epoch_order(10, 4, epoch, shuffled)).collect();
+        assert_eq!(taken, [shuffled(1), shuffled(2)].concat());
     }
 }

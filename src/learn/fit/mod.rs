@@ -35,6 +35,10 @@ pub struct PhaseConfig {
     pub batch: usize,
     /// At its highest, after warming up.
     pub learning_rate: f64,
+    /// Samples of an epoch, if it is not to be all there are: the next epoch goes on with the others, so that every sample is
+    /// taken once before one is taken twice. Validation then looks more often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
 }
 
 /// How a modality is trained.

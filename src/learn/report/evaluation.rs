@@ -34,6 +34,12 @@ pub(super) fn page(evaluation: &Evaluation) -> Result<String> {
         if e.weights_sha256.is_empty() { "without a checksum" } else { &e.weights_sha256 },
     );
     page.section("summary", "Summary", &lead, &summary(e)?);
+    page.section(
+        "kinds",
+        "Recordings, photographs and frames",
+        "Whole items of each kind of material: a class's share that is right, meant over its sources.",
+        &super::kinds::section(e),
+    );
     page.section("labels", "Label distribution", "", &labels(e)?);
     page.section(
         "classes",
@@ -103,14 +109,20 @@ pub(super) const fn level_name(level: Level) -> &'static str {
     }
 }
 
-fn with_interval(i: &crate::evaluate::result::Interval) -> String {
-    format!("{} [{}, {}]", three(i.value), three(i.low), three(i.high))
+pub(super) fn with_interval(i: &crate::evaluate::result::Interval) -> String {
+    match i.ends() {
+        Some((low, high)) => format!("{} [{}, {}]", three(i.value), three(low), three(high)),
+        None => format!("{} [n/a]", three(i.value)),
+    }
 }
 
 fn summary(e: &Evaluation) -> Result<String> {
     let mut all = Vec::new();
     let mut tile = |name: String, i: &crate::evaluate::result::Interval, of: String| {
-        let note = format!("{} to {}; {of}", three(i.low), three(i.high));
+        let note = match i.ends() {
+            Some((low, high)) => format!("{} to {}; {of}", three(low), three(high)),
+            None => format!("no interval (n/a) from a single source; {of}"),
+        };
         all.push(Tile { name, value: three(i.value), note });
     };
     if let Some(r) = main_of(e, Level::Second) {
@@ -143,7 +155,7 @@ fn cautions(e: &Evaluation) -> Vec<String> {
     let names = |of: fn(&crate::evaluate::result::ClassCount) -> bool| {
         e.label_distribution.iter().filter(|c| of(c)).map(|c| c.class.as_str()).collect::<Vec<_>>()
     };
-    let none = names(|c| c.seconds == 0 && c.pictures == 0);
+    let none = names(|c| c.seconds == 0 && c.pictures == 0 && c.frames == 0);
     if !none.is_empty() {
         all.push(format!(
             "Of {} of the {} classes there is nothing on this side, so nothing is known of them: {}.",
@@ -200,8 +212,8 @@ fn headline(e: &Evaluation) -> Result<String> {
             name: format!("{}: {}", level_name(r.level), name_of(r.predictor)),
             role: role_of(r.predictor),
             value: r.macro_f1.value,
-            low: r.macro_f1.low,
-            high: r.macro_f1.high,
+            low: r.macro_f1.low.unwrap_or(r.macro_f1.value),
+            high: r.macro_f1.high.unwrap_or(r.macro_f1.value),
         });
         let cells = vec![
             level_name(r.level).to_owned(),
@@ -233,12 +245,13 @@ fn labels(e: &Evaluation) -> Result<String> {
     if counts.is_empty() {
         return Ok(missing("Label distribution", "The evaluation counted no labels."));
     }
-    let title = "Seconds and pictures of each class";
+    let title = "Seconds, pictures and frames of each class";
     let mut series = Vec::new();
     let mut legend = Vec::new();
     let totals = [
         ("seconds", Role::Blue, counts.iter().map(|c| c.seconds).collect::<Vec<_>>()),
         ("pictures", Role::Orange, counts.iter().map(|c| c.pictures).collect()),
+        ("frames", Role::Green, counts.iter().map(|c| c.frames).collect()),
     ];
     for (name, role, values) in totals {
         let total: u64 = values.iter().sum();
@@ -251,19 +264,20 @@ fn labels(e: &Evaluation) -> Result<String> {
     if series.is_empty() {
         return Ok(missing(title, "No class has a second or a picture on this side."));
     }
-    let most = counts.iter().map(|c| c.seconds.max(c.pictures) as f64);
+    let most = counts.iter().map(|c| c.seconds.max(c.pictures).max(c.frames) as f64);
     let svg = Bars {
         title,
-        description: format!("Seconds and pictures of {} classes.", counts.len()),
+        description: format!("Seconds, pictures and frames of {} classes.", counts.len()),
         names: counts.iter().map(|c| c.class.clone()).collect(),
         series,
-        x: Axis::up_to("seconds, pictures", most),
+        x: Axis::up_to("seconds, pictures, frames", most),
         say: |v| whole(v as u64),
     }
     .svg()?;
-    let mut table = Table::new(1, &["class", "recordings", "sources", "seconds", "pictures"]);
+    let mut table = Table::new(1, &["class", "recordings", "sources", "seconds", "pictures", "frames"]);
     for c in counts {
-        table.row(vec![c.class.clone(), whole(c.recordings), whole(c.sources), whole(c.seconds), whole(c.pictures)]);
+        let numbers = [c.recordings, c.sources, c.seconds, c.pictures, c.frames].map(whole);
+        table.row([vec![c.class.clone()], numbers.to_vec()].concat());
     }
     Ok(grid(&[Figure { title, note: "", legend, svg }.card(), card("What there is on this side", "", &table.html())]))
 }

@@ -9,6 +9,7 @@ mod evaluation;
 mod heat;
 mod html;
 mod ink;
+mod kinds;
 mod log;
 mod quality;
 mod resources;

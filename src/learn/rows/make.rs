@@ -12,7 +12,7 @@ use half::f16;
 use super::chunk::{Chunk, Collected};
 use super::{Key, Recipe, Rows, ground};
 use crate::augment;
-use crate::dataset::{Dataset, Item, Kind};
+use crate::dataset::{Dataset, Item};
 use crate::inputs::Inputs;
 use crate::net::Net;
 use touchline_compute::features::FeatureExtractor;
@@ -96,7 +96,7 @@ fn make_within(
     let row_bytes = (size_of::<Key>() + size_of::<f16>() * (rows.width + activations)) as u64;
     let items = wanted.iter().map(|w| {
         let item = &dataset.items[w.item as usize];
-        (item.kind == Kind::Picture, row_bytes * inputs_of(item, &dataset.meta.plan, w.views, recipe))
+        (item.kind.is_still(), row_bytes * inputs_of(item, &dataset.meta.plan, w.views, recipe))
     });
     let (mut done, mut inputs) = (0, 0);
     for part in parts(wanted, &items.collect::<Vec<_>>(), chunk_bytes) {
@@ -133,7 +133,7 @@ fn make_within(
 /// Model inputs of an item at most: what of it is missing is known only when it is read.
 fn inputs_of(item: &Item, plan: &SamplingPlan, views: u32, recipe: &Recipe) -> u64 {
     let (whole, of_view) = match recipe.modality {
-        Modality::Rgb if item.kind != Kind::Picture => (plan.rgb_frames, plan.rgb_frames.min(recipe.frames)),
+        Modality::Rgb if !item.kind.is_still() => (plan.rgb_frames, plan.rgb_frames.min(recipe.frames)),
         Modality::Flow => (plan.flow_pairs, plan.flow_pairs.min(recipe.frames)),
         Modality::Rgb | Modality::Audio => (1, 1),
     };

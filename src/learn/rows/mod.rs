@@ -122,7 +122,7 @@ pub fn teaches(modality: Modality, item: &Item) -> bool {
         && match modality {
             Modality::Rgb => item.kind != Kind::Sound,
             Modality::Flow => item.kind == Kind::Clip,
-            Modality::Audio => item.kind != Kind::Picture && item.audible,
+            Modality::Audio => !item.kind.is_still() && item.audible,
         }
 }
 

@@ -1,0 +1,107 @@
+//! Figures by kind of material, and those of cross-validations, as a person reads them in a terminal.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::{interval, predictor_name};
+use touchline_core::error::{Error, Result};
+use touchline_learn::dataset::{Dataset, Kind};
+use touchline_learn::evaluate::cross::{Cross, CrossReport};
+use touchline_learn::evaluate::result::{KindReport, Predictor};
+use touchline_learn::measure::fixed;
+
+type Line<'a> = dyn FnMut(std::fmt::Arguments) + 'a;
+
+/// Measures cross-validations: the figures of each, by kind; with several, the last one's classes.
+pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, seed: u64) -> Result<String> {
+    let dataset = Dataset::open(dataset)?;
+    let reports: Vec<CrossReport> =
+        runs.iter().map(|run| Ok(Cross::open(run, &dataset)?.report(run, seed))).collect::<Result<_>>()?;
+    let bytes = serde_json::to_vec_pretty(&reports)
+        .map_err(|e| Error::Internal(format!("the figures cannot be written as JSON: {e}")))?;
+    super::write_file(json, &bytes, "--json")?;
+    let mut out = String::new();
+    let mut line = |cells: std::fmt::Arguments| {
+        out += &format!("{cells}\n");
+    };
+    for report in &reports {
+        line(format_args!(
+            "{}: {} folds by source, {} sources of recordings and frames a class (share {}); in brackets, 95 % intervals over \
+             sources",
+            report.run,
+            report.folds,
+            fixed(report.sources_per_class, 1),
+            report.sources
+        ));
+        by_kind(&report.kinds, &mut line);
+        for (predictor, ece) in &report.ece {
+            line(format_args!(
+                "calibration error by the second of clips, {}: {}",
+                predictor_name(*predictor),
+                fixed(*ece, 3)
+            ));
+        }
+        for note in &report.notes {
+            line(format_args!("{note}"));
+        }
+        line(format_args!(""));
+    }
+    if let Some(last) = reports.last() {
+        by_class(&last.kinds, &mut line);
+    }
+    Ok(out)
+}
+
+/// A line for every kind and predictor.
+pub fn by_kind(kinds: &[KindReport], line: &mut Line<'_>) {
+    line(format_args!(
+        "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>14}",
+        "kind",
+        "by",
+        "items",
+        "sources",
+        "right",
+        "mean over sources",
+        "classes",
+        "macro F1",
+        "top 3",
+        "other as sport"
+    ));
+    for r in kinds {
+        line(format_args!(
+            "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>14}",
+            r.kind.plural(),
+            predictor_name(r.predictor),
+            r.items,
+            r.sources,
+            fixed(r.accuracy, 3),
+            interval(&r.by_source),
+            fixed(r.mean_over_classes, 3),
+            fixed(r.macro_f1, 3),
+            fixed(r.top3, 3),
+            r.other_called_a_sport.map_or("-".into(), |share| fixed(share, 3))
+        ));
+    }
+}
+
+/// Each class in each kind, by the table (or what else there is): share right, mean over sources, and how many of those.
+pub fn by_class(kinds: &[KindReport], line: &mut Line<'_>) {
+    let order = [Predictor::Table, Predictor::Rgb, Predictor::Flow, Predictor::Audio];
+    let shown: Vec<&KindReport> = Kind::ALL
+        .into_iter()
+        .filter_map(|kind| order.into_iter().find_map(|p| kinds.iter().find(|r| r.kind == kind && r.predictor == p)))
+        .collect();
+    let classes: BTreeSet<&str> = shown.iter().flat_map(|r| r.classes.iter().map(|c| c.class.as_str())).collect();
+    let width = classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).max(5);
+    line(format_args!("right in each class, mean over sources [95 % interval] and how many sources"));
+    let heads: String = shown.iter().map(|r| format!("  {:<25}", r.kind.plural())).collect();
+    line(format_args!("{:<width$}{heads}", "class"));
+    for class in classes {
+        let cell = |r: &&KindReport| match r.classes.iter().find(|c| c.class == class) {
+            Some(c) => format!("  {:<20} {:>4}", interval(&c.right), c.sources),
+            None => format!("  {:<25}", "-"),
+        };
+        let cells: String = shown.iter().map(cell).collect();
+        line(format_args!("{class:<width$}{}", cells.trim_end()));
+    }
+}

@@ -1,0 +1,150 @@
+//! Figures by kind of material, class and source.
+//!
+//! Photographs, frames of television and recordings differ more than sports do, so each kind has figures of its own. What is
+//! alike is one source: the share that is right is taken within a class's source first, then over its sources, so that one
+//! long match does not decide what a class reaches.
+
+use std::collections::BTreeMap;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::bootstrap::{DRAWS, interval};
+use super::metrics::Samples;
+use super::predict::{Judge, video_samples};
+use super::result::{ClassOfKind, Interval, KindReport, Predictor};
+use super::scores::SoftSecond;
+use crate::dataset::Kind;
+use touchline_core::labels::{ClassId, ClassSet};
+
+/// The name of what is no sport of the list.
+const OTHER: &str = "other";
+
+/// Decisions on whole items (recordings by the vote of their seconds) of each kind.
+pub type ByKind = BTreeMap<Kind, Samples>;
+
+/// What a judge says of whole items; `groups` has the group of each.
+pub fn item_samples(soft: &[SoftSecond], judge: &Judge, classes: usize, groups: &[u32]) -> ByKind {
+    let mut out = ByKind::new();
+    for kind in Kind::ALL {
+        let seconds: Vec<&SoftSecond> = soft.iter().filter(|s| s.kind == kind).collect();
+        let samples = video_samples(&seconds, judge, classes, groups);
+        if !samples.is_empty() {
+            out.insert(kind, samples);
+        }
+    }
+    out
+}
+
+/// The figures of one kind by one predictor.
+pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &ClassSet, seed: u64) -> KindReport {
+    // (class, source) → (right, items)
+    let mut cells: BTreeMap<(ClassId, u32), (u64, u64)> = BTreeMap::new();
+    for (truth, predicted, group, _) in samples.iter() {
+        let cell = cells.entry((truth, group)).or_default();
+        cell.0 += u64::from(truth == predicted);
+        cell.1 += 1;
+    }
+    // Of a source, the shares of the classes that it has.
+    let mut sources: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    let mut of_class: BTreeMap<ClassId, Vec<Vec<f64>>> = BTreeMap::new();
+    for ((class, group), (right, items)) in &cells {
+        let share = *right as f64 / *items as f64;
+        sources.entry(*group).or_default().push(share);
+        of_class.entry(*class).or_default().push(vec![share]);
+    }
+    let confusion = samples.confusion();
+    let per_class: Vec<ClassOfKind> = of_class
+        .iter()
+        .map(|(class, shares)| ClassOfKind {
+            class: classes.name(*class).to_owned(),
+            items: confusion.class(*class).support,
+            sources: shares.len() as u64,
+            right: figure(shares, seed),
+        })
+        .collect();
+    let mean_over_classes = per_class.iter().map(|c| c.right.value).sum::<f64>() / (per_class.len() as f64).max(1.0);
+    let other = classes.id(OTHER).map(|id| confusion.class(id)).filter(|other| other.support > 0);
+    let shares: Vec<Vec<f64>> = sources.into_values().collect();
+    KindReport {
+        kind,
+        predictor,
+        items: samples.len() as u64,
+        sources: shares.len() as u64,
+        accuracy: confusion.accuracy(),
+        macro_f1: confusion.macro_f1(),
+        top3: samples.top_k(3),
+        by_source: figure(&shares, seed),
+        mean_over_classes,
+        other_called_a_sport: other.map(|other| 1.0 - other.recall),
+        classes: per_class,
+    }
+}
+
+/// The mean of all shares with its 95 % interval over sources, each of which has one or more.
+fn figure(sources: &[Vec<f64>], seed: u64) -> Interval {
+    let mean = |drawn: &mut dyn Iterator<Item = usize>| {
+        let (mut sum, mut n) = (0.0, 0);
+        for source in drawn {
+            sum += sources[source].iter().sum::<f64>();
+            n += sources[source].len();
+        }
+        sum / (n as f64).max(1.0)
+    };
+    let value = mean(&mut (0..sources.len()));
+    // A single source says nothing of how far others lie from it.
+    if sources.len() < 2 {
+        return interval(value, Vec::new());
+    }
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let draws = (0..DRAWS).map(|_| mean(&mut (0..sources.len()).map(|_| rng.random_range(0..sources.len()))));
+    interval(value, draws.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classes() -> ClassSet {
+        ClassSet::new(["golf", "other", "tennis"].map(str::to_owned).to_vec()).unwrap()
+    }
+
+    /// `right` of `n` items of `truth` from a source are right, the others are called golf.
+    fn add(samples: &mut Samples, truth: u16, group: u32, right: usize, n: usize) {
+        for i in 0..n {
+            let predicted = if i < right { truth } else { 0 };
+            samples.push(ClassId(truth), ClassId(predicted), group, &[1.0 / 3.0; 3]);
+        }
+    }
+
+    #[test]
+    fn a_class_is_the_mean_of_its_sources_and_one_source_has_no_interval() {
+        let mut samples = Samples::new(3);
+        add(&mut samples, 2, 0, 90, 90);
+        add(&mut samples, 2, 1, 0, 10);
+        add(&mut samples, 0, 1, 5, 5);
+        add(&mut samples, 1, 2, 1, 4);
+        let r = report(Kind::Frame, Predictor::Table, &samples, &classes(), 1);
+        assert_eq!((r.items, r.sources), (109, 3));
+        assert!((r.accuracy - 96.0 / 109.0).abs() < 1e-12);
+        let class = |name: &str| r.classes.iter().find(|c| c.class == name).unwrap();
+        let tennis = class("tennis");
+        assert_eq!((tennis.items, tennis.sources, tennis.right.value), (100, 2, 0.5));
+        assert_eq!(tennis.right.ends(), Some((0.0, 1.0)));
+        assert_eq!(class("golf").right, Interval { value: 1.0, low: None, high: None });
+        assert_eq!(class("other").right, Interval { value: 0.25, low: None, high: None });
+        assert_eq!(r.other_called_a_sport, Some(0.75));
+        assert!((r.by_source.value - (1.0 + 0.0 + 1.0 + 0.25) / 4.0).abs() < 1e-12, "every class of every source");
+        assert!((r.mean_over_classes - (0.5 + 1.0 + 0.25) / 3.0).abs() < 1e-12);
+        let (low, high) = r.by_source.ends().unwrap();
+        assert!(low >= 0.25 && high <= 1.0 && low < r.by_source.value && r.by_source.value < high, "{low} {high}");
+        assert_eq!(r, report(Kind::Frame, Predictor::Table, &samples, &classes(), 1), "the seed repeats it");
+    }
+
+    #[test]
+    fn nothing_measured_is_no_number_out_of_nothing() {
+        let r = report(Kind::Clip, Predictor::Rgb, &Samples::new(3), &classes(), 1);
+        assert_eq!((r.items, r.accuracy, r.by_source.ends(), r.other_called_a_sport), (0, 0.0, None, None));
+        assert!(r.mean_over_classes == 0.0 && r.by_source.value == 0.0 && r.classes.is_empty());
+    }
+}

@@ -1,0 +1,68 @@
+//! Recordings, photographs and frames of television apart: by predictor, and by class and source.
+
+use super::evaluation::with_interval;
+use super::html::{Table, card, details, missing, three, whole};
+use super::name_of;
+use crate::dataset::Kind;
+use crate::evaluate::result::{Evaluation, KindReport, Predictor};
+
+/// A kind in a heading.
+const fn title(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Picture => "Photographs",
+        Kind::Frame => "Frames of television and other footage",
+        Kind::Clip => "Recordings, by the vote of their seconds",
+        Kind::Sound => "Sound without picture",
+    }
+}
+
+pub(super) fn section(e: &Evaluation) -> String {
+    if e.kinds.is_empty() {
+        return missing("No figures by kind", "This evaluation was made by a version that did not measure them.");
+    }
+    let mut table = Table::new(
+        2,
+        &[
+            "kind",
+            "predictor",
+            "items",
+            "sources",
+            "right",
+            "mean over sources",
+            "mean over classes",
+            "macro F1",
+            "top 3",
+        ],
+    );
+    for r in &e.kinds {
+        table.row(vec![
+            r.kind.plural().to_owned(),
+            name_of(r.predictor).to_owned(),
+            whole(r.items),
+            whole(r.sources),
+            three(r.accuracy),
+            with_interval(&r.by_source),
+            three(r.mean_over_classes),
+            three(r.macro_f1),
+            three(r.top3),
+        ]);
+    }
+    let mut html = card("By kind", "", &table.html());
+    for kind in Kind::ALL {
+        html.push_str(&of_kind(e, kind));
+    }
+    html
+}
+
+/// Classes of a kind by what decides.
+fn of_kind(e: &Evaluation, kind: Kind) -> String {
+    let of = |p: Predictor| e.kinds.iter().find(|r| r.kind == kind && r.predictor == p);
+    let order = [Predictor::Table, Predictor::Learned, Predictor::Rgb, Predictor::Flow, Predictor::Audio];
+    let Some(report) = order.into_iter().find_map(of) else { return String::new() };
+    let KindReport { predictor, classes, .. } = report;
+    let mut table = Table::new(1, &["class", "items", "sources", "right, mean over sources"]);
+    for c in classes {
+        table.row(vec![c.class.clone(), whole(c.items), whole(c.sources), with_interval(&c.right)]);
+    }
+    details(&format!("{}: classes by {}", title(kind), name_of(*predictor)), &table.html())
+}

@@ -1,0 +1,204 @@
+//! Cross-validation by source: one training for each fold, each measured on what it did not learn from.
+//!
+//! The test side of the dataset takes no part, so that what is chosen by these figures can still be measured. There is no
+//! validation inside a fold: every training keeps its last epoch, since a choice of epochs by what is held out would
+//! flatter it. Rows are those of an ordinary training, so that folds of the classifier cost seconds: sources of the
+//! validation side have no random views there, and none in the folds that learn from them.
+
+use std::path::Path;
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use super::{Begun, Job, Plan, Progress, RunInfo, each_modality};
+use crate::classes;
+use crate::classes::Samples;
+use crate::dataset::Dataset;
+use crate::dataset::folds::{by_source, thinned};
+use crate::dataset::split::Side;
+use crate::fit;
+use crate::held_out::{HeldOut, Row};
+use crate::net::{Net, build};
+use crate::rows::{Rows, teaches};
+use touchline_compute::models::sha256_hex;
+use touchline_core::error::{Error, Result};
+use touchline_core::labels::Modality;
+
+/// What a modality's folder says about its folds.
+pub const FOLDS: &str = "folds.toml";
+
+/// Rows that go through the network at once.
+const BATCH: usize = 64;
+
+/// How a modality is cross-validated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Folds {
+    pub count: u32,
+    /// Share of the sources of clips, frames and sounds that is learnt from, for a learning curve.
+    pub sources: f64,
+}
+
+/// `folds.toml`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FoldsInfo {
+    pub folds: u32,
+    /// Share of sources that was learnt from.
+    pub sources: f64,
+    /// Sources of clips, frames and sounds that a class was learnt from, mean over classes and folds.
+    pub sources_per_class: f64,
+    pub run: RunInfo,
+}
+
+/// Trains a model on all but one fold, for every fold, and keeps what each says of the fold that it has not seen. Gives how
+/// many rows were held out.
+///
+/// # Errors
+/// As for [`super::train`].
+pub fn cross_validate(
+    dataset: &Dataset,
+    plan: &Plan,
+    folds: Folds,
+    progress: &mut dyn Progress,
+) -> Result<Vec<(Modality, usize)>> {
+    let mut held_out = Vec::new();
+    each_modality(dataset, plan, |job, modality| {
+        if let Some(rows) = job.folds(modality, folds, progress)? {
+            held_out.push((modality, rows));
+        }
+        Ok(())
+    })?;
+    Ok(held_out)
+}
+
+impl Job<'_> {
+    fn folds(&self, modality: Modality, folds: Folds, progress: &mut dyn Progress) -> Result<Option<usize>> {
+        let Some(begun) = self.begin(modality, progress)? else { return Ok(None) };
+        let fold_of = by_source(&self.dataset.items, folds.count, self.plan.fit.seed);
+        let dir = self.plan.out.join(modality.to_string());
+        let ground = |fold: u32| {
+            let text = format!("{} fold {fold} of {} sources {}", begun.ground, folds.count, folds.sources);
+            sha256_hex(text.as_bytes())
+        };
+        let place = |fold: u32| dir.join(format!("fold-{}", fold + 1));
+        for fold in 0..folds.count {
+            fit::prepare(&place(fold), self.plan.resume, &ground(fold))?;
+        }
+        let rows = self.rows(&begun, progress)?;
+        let mut held_out = HeldOut::default();
+        let (mut learnt_sources, mut learnt_classes) = (0, 0);
+        for fold in 0..folds.count {
+            let (sides, learnt) = self.sides_of(fold, &fold_of, folds.sources);
+            let side = |side| classes::samples(self.dataset, &sides, &begun.names, &rows.keys, side);
+            let (train, test) = (side(Side::Train), side(Side::Validation));
+            if test.is_empty() {
+                progress.note(&format!("{modality}: nothing is held out in fold {} of {}", fold + 1, folds.count));
+                continue;
+            }
+            self.say_unlearnable(fold, folds.count, &begun, (&train, &test), progress);
+            for (kind_sources, classes) in learnt_per_class(self.dataset, &learnt, modality) {
+                learnt_sources += kind_sources;
+                learnt_classes += classes;
+            }
+            // Every fold begins with the same weights.
+            let (init, seed) = (self.plan.init.as_deref().unwrap_or(Path::new("--init")), self.plan.fit.seed);
+            let built = build(self.plan.architecture, self.weights, begun.names.len(), seed, &Device::Cpu)
+                .map_err(|e| Error::data(init, e.to_string(), e.advice()))?;
+            let none = Samples::default();
+            let (dir, ground) = (place(fold), ground(fold));
+            let training = self.fit(
+                modality,
+                &built,
+                begun.frozen,
+                &begun.config,
+                (&rows, &train, &none),
+                &begun.names,
+                (&dir, &ground),
+            );
+            progress.note(&format!("{modality}: fold {} of {}", fold + 1, folds.count));
+            fit::run(&training, self.plan.resume, progress)?;
+            scores(&built.net, &begun, &rows, &test, fold, &mut held_out)?;
+        }
+        held_out.save(&dir)?;
+        let info = FoldsInfo {
+            folds: folds.count,
+            sources: folds.sources,
+            sources_per_class: f64::from(learnt_sources) / f64::from(learnt_classes.max(1)),
+            run: self.info(modality, &begun.names, begun.built.net.block_name(begun.frozen), &begun.config),
+        };
+        let text = toml::to_string(&info).map_err(|e| Error::Internal(format!("{FOLDS} cannot be written: {e}")))?;
+        std::fs::write(dir.join(FOLDS), text).map_err(|e| {
+            Error::output(dir.display().to_string(), format!("{FOLDS} cannot be written: {e}"), "choose another -o")
+        })?;
+        Ok(Some(held_out.rows.len()))
+    }
+
+    /// The sides of a fold, with what is held out as validation, and which items are learnt from. What a thinned fold leaves
+    /// out counts to the test side, which nothing is read from here.
+    fn sides_of(&self, fold: u32, fold_of: &[u32], sources: f64) -> (Vec<Side>, Vec<bool>) {
+        let learnt: Vec<bool> =
+            self.sides.iter().zip(fold_of).map(|(side, of)| *side != Side::Test && *of != fold).collect();
+        let learnt = thinned(&self.dataset.items, &learnt, sources, self.plan.fit.seed);
+        let side = |((side, of), learnt): ((&Side, &u32), &bool)| match (side, learnt) {
+            (Side::Test, _) => Side::Test,
+            (_, true) => Side::Train,
+            (_, false) if *of == fold => Side::Validation,
+            (_, false) => Side::Test,
+        };
+        let sides = self.sides.iter().zip(fold_of).zip(&learnt).map(side).collect();
+        (sides, learnt)
+    }
+
+    /// Classes that are held out with nothing left to learn them from.
+    fn say_unlearnable(
+        &self,
+        fold: u32,
+        of: u32,
+        begun: &Begun,
+        (train, test): (&Samples, &Samples),
+        progress: &mut dyn Progress,
+    ) {
+        let n = begun.names.len();
+        let gaps = begun.names.iter().zip(train.counts(n).into_iter().zip(test.counts(n)));
+        let gaps: Vec<&str> =
+            gaps.filter(|(_, (train, test))| *train == 0 && *test > 0).map(|(name, _)| name.as_str()).collect();
+        if !gaps.is_empty() {
+            progress.note(&format!(
+                "{}: fold {} of {of} holds out all there is of {}: it cannot be learnt there, and is not measured",
+                begun.modality,
+                fold + 1,
+                gaps.join(", ")
+            ));
+        }
+    }
+}
+
+/// Of every class with material of a kind but photographs, how many sources of it are learnt from, and 1.
+fn learnt_per_class(dataset: &Dataset, learnt: &[bool], modality: Modality) -> Vec<(u32, u32)> {
+    let mut sources: std::collections::BTreeMap<&str, std::collections::BTreeSet<&str>> = Default::default();
+    for (item, learnt) in dataset.items.iter().zip(learnt) {
+        let is_photograph = item.kind == crate::dataset::Kind::Picture;
+        if *learnt && !is_photograph && teaches(modality, item) {
+            sources.entry(&item.class).or_default().insert(&item.group);
+        }
+    }
+    sources.into_values().map(|s| (s.len() as u32, 1)).collect()
+}
+
+/// What the model says of what it has not seen.
+fn scores(net: &Net, begun: &Begun, rows: &Rows, test: &Samples, fold: u32, into: &mut HeldOut) -> Result<()> {
+    into.outputs.clone_from(&begun.names);
+    for chosen in test.rows.chunks(BATCH) {
+        let features = if begun.config.tune.epochs == 0 {
+            rows.pooled(chosen, &Device::Cpu)?
+        } else {
+            let x = rows.activations(chosen, &Device::Cpu)?;
+            net.pool(&net.run(&x, begun.frozen, net.blocks())?)?
+        };
+        for (row, logits) in chosen.iter().zip(net.classify_fixed(&features)?.to_vec2::<f32>()?) {
+            let key = rows.keys[*row as usize];
+            into.rows.push(Row { item: key.item, second: key.second, fold, logits });
+        }
+    }
+    Ok(())
+}
