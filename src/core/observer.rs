@@ -71,7 +71,7 @@ impl DeviceFault {
 }
 
 /// Takes the engine's reports; the server's metrics do.
-pub trait Observer {
+pub trait Observer: Sync {
     /// One second of some stream took `ns` nanoseconds in `stage`.
     fn observe_stage(&self, stage: Stage, ns: u64);
 

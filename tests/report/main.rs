@@ -91,7 +91,8 @@ fn an_evaluation_has_every_chart() {
     let headings = headings(&html);
     for chart in [
         "Macro F1 with its interval",
-        "Seconds and pictures of each class",
+        "By kind",
+        "Seconds, pictures and frames of each class",
         "F1 of each class by modality and fusion",
         "Second level: fusion by table",
         "The most frequent confusions",
