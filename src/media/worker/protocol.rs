@@ -43,9 +43,6 @@ const SOUND_MAX: usize = 4 << 20;
 /// The latest time that is believed: 146 years. What is later would overflow where times are added.
 const PTS_MAX: Pts = Pts(1 << 62);
 
-/// Wall times and uncertainties beyond it are refused, ns: arithmetic with them would overflow.
-const TIME_MAX_NS: u64 = 1 << 62;
-
 /// The longest hole in the media, ns: more is no hole but a mistake, and each second of it is counted one by one.
 const MISSING_MAX_NS: u64 = 7 * 24 * 3600 * NANOS_PER_SECOND;
 
@@ -390,13 +387,7 @@ impl<R: Read> Reader<R> {
             Say::Lost(pts) => MediaItem::Lost { pts: checked(pts)? },
             Say::Opened(tracks) => MediaItem::Opened(tracks),
             Say::TrackEnded(track) => MediaItem::TrackEnded(track),
-            Say::Wall { pts, wall } => {
-                let is_time = wall.unix_ns.unsigned_abs() < TIME_MAX_NS && wall.uncertainty_ns < TIME_MAX_NS;
-                if !is_time {
-                    return Err(garbled(format!("a wall time of {} ns", wall.unix_ns)));
-                }
-                MediaItem::Wall { pts: checked(pts)?, wall }
-            }
+            Say::Wall { pts, wall } => MediaItem::Wall { pts: checked(pts)?, wall },
             Say::Missing { from, to } => {
                 let length_ns = to.0.checked_sub(from.0);
                 if length_ns.is_none_or(|ns| ns > MISSING_MAX_NS) {
