@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use touchline_compute::models::pack::Pack;
 use touchline_core::error::Result;
 use touchline_media::options::Isolation;
@@ -71,11 +72,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "MS")]
     latency_ms: Option<u32>,
     /// How RTP comes from RTSP servers [default: auto].
-    #[arg(long, value_parser = PossibleValuesParser::new(RtspTransport::NAMES).try_map(|name| name.parse::<RtspTransport>()))]
+    #[arg(long, value_parser = named::<RtspTransport>(&RtspTransport::NAMES))]
     rtsp_transport: Option<RtspTransport>,
     /// Receive and decode the streams of the configuration and the command line in the program's process, or each in one of
     /// its own [default: none]. Streams of the API say it themselves, and have one by default.
-    #[arg(long, value_parser = PossibleValuesParser::new(Isolation::NAMES).try_map(|name| name.parse::<Isolation>()))]
+    #[arg(long, value_parser = named::<Isolation>(&Isolation::NAMES))]
     isolation: Option<Isolation>,
     /// Seconds of the sliding vote [default: 10].
     #[arg(long, value_name = "SECONDS")]
@@ -142,6 +143,15 @@ fn reader(args: &RunArgs, path: &Path) -> (String, Reader) {
     let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let args = args.clone();
     (name, std::sync::Arc::new(move || settle::read_again(&args)))
+}
+
+/// Parses one of `names`, as the configuration file does.
+fn named<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let parse = |name: String| T::deserialize(name.into_deserializer()).map_err(|e: serde::de::value::Error| e);
+    PossibleValuesParser::new(names).try_map(parse)
 }
 
 fn parse_max_streams(text: &str) -> Result<usize, String> {

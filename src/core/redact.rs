@@ -1,6 +1,6 @@
 //! Keeps secrets of URLs out of logs, pages, JSONL and metrics labels.
 //!
-//! Two lines of defence. URLs inside any text lose user, password, query and fragment, whatever stands there. And the
+//! Two lines of defence. URLs inside any text always lose user, password, query and fragment. And the
 //! credentials of the URIs and tokens that are configured now ([`Known`]) are masked wherever they stand, so that a library that
 //! prints them on their own (GStreamer's debug strings do) is caught as well. Credentials are passwords, stream keys, tokens and
 //! query parameters with the name of one; other query parameters are masked in URLs only, since `format=mpegts` is no secret.

@@ -25,18 +25,6 @@ impl Isolation {
     pub const NAMES: [&str; 2] = ["none", "process"];
 }
 
-impl std::str::FromStr for Isolation {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "none" => Ok(Self::None),
-            "process" => Ok(Self::Process),
-            _ => Err(format!("choose one of {}", Self::NAMES.join(", "))),
-        }
-    }
-}
-
 /// Which of the variants of an HLS source is played.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -14,28 +14,24 @@ const PICTURE_MAX: u64 = 256 << 20;
 
 /// How the file at `path` is cut off. [`None`]: it is whole, or its format does not tell.
 pub fn cut_off(path: &Path) -> Option<String> {
-    // A file that cannot be read is reported where it is opened to be played.
-    let file = File::open(path).ok()?;
-    let len = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
-    find_cut(BufReader::new(file), len).ok().flatten()
+    let (file, len) = open(path)?;
+    find_cut(file, len).ok().flatten()
 }
 
 /// How the index of the MP4 or MOV at `path` is missing; nothing of such a file can be decoded. [`None`]: the file has an index or is
 /// of another kind.
 pub fn missing_index(path: &Path) -> Option<String> {
-    let file = File::open(path).ok()?;
-    let len = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
-    let mut file = BufReader::new(file);
+    let (mut file, len) = open(path)?;
     let mut head = [0; 8];
     file.read_exact(&mut head).ok()?;
-    if !is_first_box(&head[4..]) {
-        return None;
-    }
-    match boxes(file, len, true).ok()? {
-        Boxes::Cut { missing, has_index: false } => Some(without_index(&missing)),
-        Boxes::NoIndex => Some(NO_INDEX.to_owned()),
-        _ => None,
-    }
+    if is_first_box(&head[4..]) { mp4(file, len, true).ok().flatten() } else { None }
+}
+
+/// The file at `path` and its length, bytes. [`None`]: it cannot be read, which is reported where it is opened to be played.
+fn open(path: &Path) -> Option<(BufReader<File>, u64)> {
+    let file = File::open(path).ok()?;
+    let len = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
+    Some((BufReader::new(file), len))
 }
 
 /// The name of the unsupported picture format that begins with `head`; the first 32 bytes of a file suffice.
@@ -75,7 +71,7 @@ fn find_cut(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> 
         }
         [0xff, 0xd8, 0xff, ..] => jpeg(file, len),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => png(file, len),
-        _ if head.get(4..8).is_some_and(is_first_box) => mp4(file, len),
+        _ if head.get(4..8).is_some_and(is_first_box) => mp4(file, len, false),
         _ if head.len() > 376 && [0, 188, 376].iter().all(|&at| head[at] == 0x47) && !len.is_multiple_of(188) => {
             Ok(Some("it ends within a packet".to_owned()))
         }
@@ -93,33 +89,8 @@ fn is_first_box(kind: &[u8]) -> bool {
 
 const NO_INDEX: &str = "its index (moov) is missing";
 
-fn without_index(missing: &str) -> String {
-    format!("{missing}, and with them its index (moov)")
-}
-
-/// What the boxes of an MP4 or MOV say of the file.
-enum Boxes {
-    Whole,
-    /// The last box reaches beyond the end of the file.
-    Cut {
-        missing: String,
-        has_index: bool,
-    },
-    /// There are media, but no index.
-    NoIndex,
-}
-
-fn mp4(file: impl Read + Seek, len: u64) -> io::Result<Option<String>> {
-    Ok(match boxes(file, len, false)? {
-        Boxes::Whole => None,
-        Boxes::Cut { missing, has_index: true } => Some(missing),
-        Boxes::Cut { missing, has_index: false } => Some(without_index(&missing)),
-        Boxes::NoIndex => Some(NO_INDEX.to_owned()),
-    })
-}
-
 /// Walks over the boxes of an MP4 or MOV, as far as its index if `to_index`.
-fn boxes(mut file: impl Read + Seek, len: u64, to_index: bool) -> io::Result<Boxes> {
+fn mp4(mut file: impl Read + Seek, len: u64, to_index: bool) -> io::Result<Option<String>> {
     let (mut at, mut has_index, mut has_media) = (0u64, false, false);
     for _ in 0..PARTS_MAX {
         if at + 8 > len {
@@ -140,14 +111,15 @@ fn boxes(mut file: impl Read + Seek, len: u64, to_index: bool) -> io::Result<Box
         has_media |= kind == b"mdat";
         // A size below the header's own is invalid. The rest of the file cannot be judged.
         if size < 8 || (to_index && has_index) {
-            return Ok(Boxes::Whole);
+            return Ok(None);
         }
         if at.saturating_add(size) > len {
-            return Ok(Boxes::Cut { missing: missing(at.saturating_add(size) - len), has_index });
+            let missing = missing(at.saturating_add(size) - len);
+            return Ok(Some(if has_index { missing } else { format!("{missing}, and with them its index (moov)") }));
         }
         at += size;
     }
-    Ok(if has_media && !has_index { Boxes::NoIndex } else { Boxes::Whole })
+    Ok((has_media && !has_index).then(|| NO_INDEX.to_owned()))
 }
 
 /// Walks over the elements of a Matroska or WebM file. A file that was written to a pipe has no length of the whole, but its clusters

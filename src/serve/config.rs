@@ -36,7 +36,7 @@
 //! uri = "rtsp://camera.example/live"
 //! latency_ms = 200
 //! rtsp_transport = "tcp"
-//! kind = "hls"             # a playlist, whatever its name
+//! kind = "hls"             # read it as a playlist
 //! variant = "fit"          # or lowest, highest
 //! max_height = 720
 //! audio_language = "de"
@@ -174,19 +174,6 @@ pub enum RtspTransport {
 impl RtspTransport {
     /// In the order of the variants.
     pub const NAMES: [&str; 3] = ["auto", "tcp", "udp"];
-}
-
-impl std::str::FromStr for RtspTransport {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "auto" => Ok(Self::Auto),
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            _ => Err(format!("choose one of {}", Self::NAMES.join(", "))),
-        }
-    }
 }
 
 /// One stream to watch.

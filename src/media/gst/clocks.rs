@@ -13,8 +13,8 @@ use touchline_core::item::{Discontinuity, MediaItem};
 
 /// Says when the clock of a live stream jumps (what comes then is another run) or begins anew, and when advertisement breaks begin and end.
 ///
-/// A jump is told when its first packet arrives; the pictures before it that are still being decoded, a few hundred
-/// milliseconds at most, are counted to the new run.
+/// A jump is reported when its first packet arrives. Up to a few hundred milliseconds of earlier pictures are still being
+/// decoded then; they count to the new run.
 pub(super) fn connect(pipeline: &gst::Pipeline, clock: Arc<dyn touchline_core::clock::Clock>, outlet: Outlet) {
     pipeline.connect("deep-element-added", false, move |args| {
         let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;

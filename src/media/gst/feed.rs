@@ -14,7 +14,7 @@ use crate::hls::{Beginning, Container, Decoder, Input, Intake};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{MediaItem, Track, Tracks};
 
-/// Bytes queued before a demuxer above which its feeder waits. A segment is queued whole, whatever its size.
+/// Bytes queued before a demuxer above which its feeder waits. A segment is always queued whole.
 const WAITING_BYTES: u64 = 512 << 10;
 
 /// Times on the line are rounded to this, ns: far less than a tick of 90 kHz, far more than its rounding error.

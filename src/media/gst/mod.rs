@@ -50,7 +50,9 @@ use touchline_core::selection::Thinning;
 use touchline_core::{limits, redact};
 
 /// What a [`GstOpener`] is told about the sources it opens.
-#[derive(Clone, Debug)]
+///
+/// What is serialised is what another process needs to open the same source, beside the policy and the plan.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GstOptions {
     /// Names the thread (`bus/<id>`) and log lines; the stream's id.
     pub id: String,
@@ -67,11 +69,14 @@ pub struct GstOptions {
     pub pipeline: Option<String>,
     /// A source on a network that has brought no data for this long after its start has failed.
     pub connect_timeout: Duration,
+    #[serde(skip)]
     pub counters: Arc<Counters>,
     /// What the source may be; [`None`] = all: it is its owner's, who started the program. A guarded source has no template
     /// of its own.
+    #[serde(skip)]
     pub guard: Option<Arc<SourcePolicy>>,
     /// Which pictures are converted; [`None`] = all.
+    #[serde(skip)]
     pub thinning: Option<Thinning>,
     /// What HLS sources are asked for.
     pub hls: HlsOptions,
@@ -234,7 +239,7 @@ impl Open for GstOpener {
             }
         };
         if placed.0.kind == Kind::File && o.pipeline.is_none() {
-            check_file(uri, &placed.0)?;
+            recording::check(uri, &placed.0)?;
         }
         self.open_placed(uri, placed, to)
     }
@@ -405,50 +410,6 @@ struct Start<'a> {
     wanted: Tracks,
     passage: Option<Passage>,
     map: Option<Arc<feed::LineMap>>,
-}
-
-/// Refuses what is no readable file before a pipeline is made, with the system's own reason.
-fn check_file(given: &str, location: &Location) -> Result<()> {
-    let path = url::Url::parse(&location.uri).ok().and_then(|u| u.to_file_path().ok());
-    let Some(path) = path else {
-        return Err(Error::source_failure(
-            Cause::NotFound,
-            given,
-            "not a path on this machine",
-            "give the path of a file",
-        ));
-    };
-    let refuse = |kind, cause: &str, advice: &str| Err(Error::source_failure(kind, given, cause, advice));
-    if path.is_file()
-        && let Some(format) = super::wholeness::unsupported_file(&path)
-    {
-        let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
-        return refuse(Cause::Format, &format!("{format} pictures are not supported"), &format!("convert it to {to}"));
-    }
-    // Looked at before it is opened: who opens a FIFO waits for somebody to write into it.
-    let meta = std::fs::metadata(&path).and_then(|meta| match meta.is_file() {
-        true => std::fs::File::open(&path).and_then(|file| file.metadata()),
-        false => Ok(meta),
-    });
-    match meta {
-        Ok(meta) if meta.is_dir() => refuse(Cause::NotMedia, "is a folder", "give the files in it"),
-        Ok(meta) if !meta.is_file() => refuse(
-            Cause::NotMedia,
-            "is a FIFO, a socket or a device, and no file",
-            "write into a file, or send MPEG-TS over UDP or SRT",
-        ),
-        Ok(meta) if meta.len() == 0 => refuse(Cause::NotMedia, "the file is empty", "check how it was copied"),
-        // GStreamer's parsebin can lose the demuxer's error: the pipeline then waits for ever.
-        Ok(_) => match super::wholeness::missing_index(&path) {
-            Some(cut) => refuse(Cause::Damaged, &format!("the file is cut off: {cut}"), recording::COPY_ADVICE),
-            None => Ok(()),
-        },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => refuse(Cause::NotFound, "no such file", "check the path"),
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            refuse(Cause::Forbidden, "permission denied", "check the file's permissions")
-        }
-        Err(e) => refuse(Cause::Other, &e.to_string(), "check the path and the disk"),
-    }
 }
 
 /// Parses a rendered template into a pipeline.

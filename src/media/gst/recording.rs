@@ -1,6 +1,9 @@
 //! Finds out what is wrong with a recording on disk, from GStreamer's error codes and the file itself, never from texts.
 
+use std::path::PathBuf;
+
 use gstreamer as gst;
+use touchline_core::error::{Error, Result};
 
 use super::causes::{failed, first_sentence};
 use crate::uri::Location;
@@ -8,12 +11,62 @@ use crate::wholeness;
 use touchline_core::cause::Cause;
 use touchline_core::item::End;
 
-pub(super) const COPY_ADVICE: &str = "check how the recording was made or copied";
+const COPY_ADVICE: &str = "check how the recording was made or copied";
+
+/// Refuses a file that cannot be read or decoded before a pipeline is made, with the system's own reason.
+///
+/// # Errors
+/// Names the file, as `given`, the reason and what to do.
+pub(super) fn check(given: &str, location: &Location) -> Result<()> {
+    let Some(path) = path_of(location) else {
+        return Err(Error::source_failure(
+            Cause::NotFound,
+            given,
+            "not a path on this machine",
+            "give the path of a file",
+        ));
+    };
+    let refuse = |kind, cause: &str, advice: &str| Err(Error::source_failure(kind, given, cause, advice));
+    if path.is_file()
+        && let Some(format) = wholeness::unsupported_file(&path)
+    {
+        let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
+        return refuse(Cause::Format, &format!("{format} pictures are not supported"), &format!("convert it to {to}"));
+    }
+    // The type comes first: opening a FIFO blocks until somebody writes into it.
+    let meta = std::fs::metadata(&path).and_then(|meta| match meta.is_file() {
+        true => std::fs::File::open(&path).and_then(|file| file.metadata()),
+        false => Ok(meta),
+    });
+    match meta {
+        Ok(meta) if meta.is_dir() => refuse(Cause::NotMedia, "is a folder", "give the files in it"),
+        Ok(meta) if !meta.is_file() => refuse(
+            Cause::NotMedia,
+            "is a FIFO, a socket or a device, and no file",
+            "write into a file, or send MPEG-TS over UDP or SRT",
+        ),
+        Ok(meta) if meta.len() == 0 => refuse(Cause::NotMedia, "the file is empty", "check how it was copied"),
+        // GStreamer's parsebin can lose the demuxer's error: the pipeline then waits for ever.
+        Ok(_) => match wholeness::missing_index(&path) {
+            Some(cut) => refuse(Cause::Damaged, &format!("the file is cut off: {cut}"), COPY_ADVICE),
+            None => Ok(()),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => refuse(Cause::NotFound, "no such file", "check the path"),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            refuse(Cause::Forbidden, "permission denied", "check the file's permissions")
+        }
+        Err(e) => refuse(Cause::Other, &e.to_string(), "check the path and the disk"),
+    }
+}
+
+/// The path that `location` names on this machine.
+fn path_of(location: &Location) -> Option<PathBuf> {
+    url::Url::parse(&location.uri).ok()?.to_file_path().ok()
+}
 
 /// The end for the recording at `location` if its file is cut off.
 pub(super) fn cut_off(location: &Location) -> Option<End> {
-    let path = url::Url::parse(&location.uri).ok()?.to_file_path().ok()?;
-    let cut = wholeness::cut_off(&path)?;
+    let cut = wholeness::cut_off(&path_of(location)?)?;
     Some(failed(Cause::Damaged, format!("the file is cut off: {cut}"), COPY_ADVICE))
 }
 

@@ -417,7 +417,7 @@ async fn event_messages_in_fragmented_mp4_have_their_place_on_the_line() {
         let (first, scheme) = (1_024, "urn:scte:scte35:2013:bin");
         Reply::Now(match name {
             "m" => init(),
-            // Its time is that of the message, whatever the section says.
+            // The message's time counts, not the one in the section.
             "s0" => [emsg(1, scheme, 3_000, &insert_at(1, true, 77, None)), fragment(1, 0, first)].concat(),
             _ => [emsg(0, scheme, 1_500, &insert_at(1, false, 77, None)), fragment(1, 25_600, first)].concat(),
         })

@@ -81,7 +81,7 @@ pub(super) trait Decoder: Send + Sync {
 
 /// The way into a demuxer.
 pub(super) trait Input: Send + Sync {
-    /// Adds bytes, whatever their number. Returns `false` when the demuxer takes no more.
+    /// Adds any number of bytes. Returns `false` when the demuxer takes no more.
     fn push(&self, bytes: Vec<u8>) -> bool;
 
     /// Whether enough bytes are queued for now.

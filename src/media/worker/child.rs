@@ -4,7 +4,6 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, never, select, unbounded};
 use rustix::process::{Signal, getpid, kill_process};
@@ -85,20 +84,10 @@ fn open(
         counters.on_demand.get_or_init(|| on_demand);
     }
     let options = GstOptions {
-        id: request.id,
-        frame_height: request.frame_height,
-        want_video: request.want_video,
-        want_audio: request.want_audio,
-        pacing: request.pacing,
-        latency_ms: request.latency_ms,
-        rtsp_transport: request.rtsp_transport,
-        pipeline: request.pipeline,
-        connect_timeout: Duration::from_millis(request.connect_timeout_ms),
         counters,
         guard: request.sources.as_ref().map(SourcePolicy::new).transpose()?.map(Arc::new),
         thinning: request.plan.map(|plan| PlanThinner::thinning(&plan).unless(move || wanted.load(Ordering::Relaxed))),
-        hls: request.hls,
-        kind: request.kind,
+        ..request.options
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_origin(request.clock_origin_ns));
     let opener = GstOpener::new(options, clock)?;

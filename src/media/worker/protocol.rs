@@ -12,11 +12,9 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gst::Learned;
+use crate::gst::{GstOptions, Learned};
 use crate::guard::SourcesFile;
-use crate::options::HlsOptions;
 use crate::outlet::{Counters, Dropped};
-use crate::uri::{Kind, Pacing};
 use touchline_core::cause::Cause;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::error::Error;
@@ -65,20 +63,10 @@ pub(super) enum Ask {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request {
     pub version: u16,
-    pub id: String,
     pub uri: String,
-    pub frame_height: u32,
-    pub want_video: bool,
-    pub want_audio: bool,
-    pub pacing: Pacing,
-    pub latency_ms: u32,
-    pub rtsp_transport: String,
-    pub pipeline: Option<String>,
-    pub connect_timeout_ms: u64,
+    pub options: GstOptions,
     /// The policy that the source is held to.
     pub sources: Option<SourcesFile>,
-    pub hls: HlsOptions,
-    pub kind: Option<Kind>,
     /// Which pictures are converted.
     pub plan: Option<SamplingPlan>,
     /// Of earlier connections.
@@ -90,7 +78,7 @@ pub(super) struct Request {
 
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Request").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Request").field("id", &self.options.id).finish_non_exhaustive()
     }
 }
 

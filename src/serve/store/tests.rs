@@ -1,8 +1,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use super::statements::read;
 use super::*;
 use crate::config::{RtspTransport, VoteFile};
+use crate::publish::access::NONCE;
+use crate::publish::hub::HISTORY_EVENTS;
 use touchline_media::options::{HlsOptions, Isolation, SourceKind};
 
 fn settings(id: &str) -> StreamSettings {

@@ -1,0 +1,151 @@
+//! The SQL of the store.
+
+use rusqlite::{Connection, params};
+use touchline_core::time::RunId;
+
+use super::runs;
+use super::runs::Runs;
+use super::{Contents, Message, Stored};
+use crate::config::StreamSettings;
+use crate::publish::access::{LogOuts, LoggedOut, NONCE, Role};
+use crate::publish::hub::{HISTORY_EVENTS, HISTORY_INCIDENTS, RecordKind};
+
+pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
+    let mut contents = Contents { log_outs: read_log_outs(connection)?, ..Contents::default() };
+    let mut rows = connection.prepare("SELECT id, settings, generation FROM streams ORDER BY place")?;
+    let streams =
+        rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?)))?;
+    for stream in streams {
+        let (id, settings, generation) = stream?;
+        match serde_json::from_str::<StreamSettings>(&settings) {
+            Ok(settings) => {
+                // Until the hub knows it.
+                drop(touchline_core::redact::remember(&settings.uri));
+                let generation = u64::try_from(generation).unwrap_or(0);
+                contents.streams.push(Stored { settings, generation });
+            }
+            // One that cannot be read must not take the others with it; it stays in the file.
+            Err(e) => tracing::error!("the store's settings of stream {id:?} cannot be read and are left out: {e}"),
+        }
+    }
+    let mut rows = connection.prepare("SELECT stream, kind, json FROM records ORDER BY number")?;
+    let records =
+        rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))?;
+    for record in records {
+        let (stream, kind, json) = record?;
+        let restored = contents.restored.entry(stream).or_default();
+        match kind.as_str() {
+            "event" => restored.events.push(json.into()),
+            "incident" => restored.incidents.push(json.into()),
+            "state" => restored.state = Some(json.into()),
+            _ => {}
+        }
+    }
+    let mut rows = connection.prepare("SELECT stream, ends FROM openings WHERE ends > 0")?;
+    let ends = rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)))?;
+    contents.ends = ends.collect::<rusqlite::Result<_>>()?;
+    let mut rows = connection.prepare("SELECT stream, run FROM runs")?;
+    let runs = rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?)))?;
+    for run in runs {
+        let (stream, run) = run?;
+        contents.restored.entry(stream).or_default().run = Some(RunId(run));
+    }
+    Ok(contents)
+}
+
+/// What is still marked was being opened when the last process ended.
+pub(super) fn count_ends(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE openings SET ends = ends + 1, open = 0 WHERE open = 1", []).map(drop)
+}
+
+pub(super) fn mark(connection: &Connection, id: &str) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO openings (stream, ends, open) VALUES (?1, 0, 1) ON CONFLICT (stream) DO UPDATE SET open = 1";
+    connection.execute(sql, [id]).map(drop)
+}
+
+pub(super) fn unmark(connection: &Connection, id: &str, played: bool) -> rusqlite::Result<()> {
+    let sql = "UPDATE openings SET open = 0, ends = CASE WHEN ?2 THEN 0 ELSE ends END WHERE stream = ?1";
+    connection.execute(sql, params![id, played]).map(drop)
+}
+
+pub(super) fn save(connection: &Connection, stored: &Stored) -> rusqlite::Result<()> {
+    let settings = serde_json::to_string(&stored.settings).expect("settings have string keys only and serialise");
+    let generation = i64::try_from(stored.generation).unwrap_or(i64::MAX);
+    let sql = "INSERT INTO streams (id, settings, generation) VALUES (?1, ?2, ?3)
+               ON CONFLICT (id) DO UPDATE SET settings = ?2, generation = ?3";
+    connection.execute(sql, params![stored.settings.id, settings, generation]).map(drop)
+}
+
+pub(super) fn delete(connection: &mut Connection, id: &str) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute("DELETE FROM streams WHERE id = ?1", [id])?;
+    transaction.execute("DELETE FROM openings WHERE stream = ?1", [id])?;
+    forget(&transaction, id)?;
+    transaction.commit()
+}
+
+pub(super) fn log_out(connection: &Connection, session: &LoggedOut) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM logouts WHERE ends < unixepoch()", [])?;
+    let sql = "INSERT OR IGNORE INTO logouts (nonce, role, ends) VALUES (?1, ?2, ?3)";
+    let ends = i64::try_from(session.ends_s).unwrap_or(i64::MAX);
+    connection.execute(sql, params![session.nonce, session.role.as_str(), ends]).map(drop)
+}
+
+pub(super) fn logins_from(connection: &mut Connection, role: Role, unix_s: u64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute("DELETE FROM logouts WHERE role = ?1", [role.as_str()])?;
+    let unix_s = i64::try_from(unix_s).unwrap_or(i64::MAX);
+    transaction
+        .execute("INSERT OR REPLACE INTO logins_from (role, unix_s) VALUES (?1, ?2)", params![role.as_str(), unix_s])?;
+    transaction.commit()
+}
+
+fn read_log_outs(connection: &Connection) -> rusqlite::Result<LogOuts> {
+    let role = |text: String| Role::ALL.into_iter().find(|role| role.as_str() == text);
+    let seconds = |s: i64| u64::try_from(s).unwrap_or(0);
+    let mut log_outs = LogOuts::default();
+    let mut rows = connection.prepare("SELECT role, nonce, ends FROM logouts")?;
+    for row in rows.query_map([], |row| Ok((row.get(0)?, row.get::<_, [u8; NONCE]>(1)?, row.get(2)?)))? {
+        let (name, nonce, ends) = row?;
+        log_outs.left.extend(role(name).map(|role| LoggedOut { role, nonce, ends_s: seconds(ends) }));
+    }
+    let mut rows = connection.prepare("SELECT role, unix_s FROM logins_from")?;
+    for row in rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))? {
+        let (name, unix_s) = row?;
+        log_outs.not_before.extend(role(name).map(|role| (role, seconds(unix_s))));
+    }
+    Ok(log_outs)
+}
+
+pub(super) fn forget(connection: &Connection, id: &str) -> rusqlite::Result<()> {
+    runs::see(connection, id)?;
+    connection.execute("DELETE FROM records WHERE stream = ?1", [id]).map(drop)
+}
+
+pub(super) fn write_all(connection: &mut Connection, records: &[Message], runs: &Runs) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    runs.write(&transaction)?;
+    for record in records {
+        match record {
+            Message::Record { stream, kind, json } => {
+                let kept = match kind {
+                    RecordKind::Event => HISTORY_EVENTS,
+                    RecordKind::Incident => HISTORY_INCIDENTS,
+                    _ => 1,
+                };
+                let sql = "INSERT INTO records (stream, kind, json) VALUES (?1, ?2, ?3)";
+                transaction.execute(sql, params![stream, kind.as_str(), &**json])?;
+                let sql = "DELETE FROM records WHERE stream = ?1 AND kind = ?2 AND number <=
+                           (SELECT number FROM records WHERE stream = ?1 AND kind = ?2
+                            ORDER BY number DESC LIMIT 1 OFFSET ?3)";
+                transaction.execute(sql, params![stream, kind.as_str(), kept as i64])?;
+            }
+            Message::Forget(id) => forget(&transaction, id)?,
+            Message::Save(..) | Message::Delete(..) | Message::Run { .. } | Message::Ahead { .. } => {}
+            Message::Mark(..) | Message::Unmark(..) | Message::Here(_) => {}
+            Message::LogOut(..) | Message::LoginsFrom(..) => {}
+            Message::Flush(_) | Message::Close => {}
+        }
+    }
+    transaction.commit()
+}
