@@ -175,7 +175,7 @@ fn a_server_that_comes_back_is_played_again() {
     };
     let (to, from) = bounded(MEDIA_CHANNEL_CAPACITY);
     let mut source = supervisor.open(&url, to).unwrap();
-    let until = Instant::now() + 2 * PATIENCE;
+    let until = Instant::now() + 4 * PATIENCE;
     let frame = |from: &Receiver<MediaItem>| loop {
         assert!(Instant::now() < until, "{:?}", states.0.lock().unwrap());
         match from.recv_timeout(PATIENCE) {

@@ -32,7 +32,8 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// takes.
 const STILL_MAX_NS: u64 = 30_000_000_000;
 
-/// How long media time may stand still after an error of a recording before the session ends, ns.
+/// How long media time may stand still after an error of a recording before the session ends, or after the end of an RTSP stream
+/// before the end is passed on, ns.
 const REST_MAX_NS: u64 = 2_000_000_000;
 
 /// `GST_FLOW_NOT_LINKED`, as details of errors have it.
@@ -106,6 +107,9 @@ impl Session {
     }
 
     fn shut_down(&self) {
+        if self.location.kind == Kind::Rtsp {
+            progress::wake_held_ends(self.pipeline.upcast_ref());
+        }
         if self.pipeline.set_state(gst::State::Null).is_err() {
             tracing::warn!(stream = self.id, "the pipeline did not shut down cleanly");
         }
@@ -163,6 +167,9 @@ impl Session {
                 return missing.instead_of(self.with_fault(end, broken));
             }
             let still_ns = self.graph.progress.still_ns();
+            if self.location.kind == Kind::Rtsp && still_ns > REST_MAX_NS {
+                progress::wake_held_ends(self.pipeline.upcast_ref());
+            }
             let is_over = || still_ns > STILL_MAX_NS || (still_ns > REST_MAX_NS && !self.graph.is_queued());
             if broken.is_some() && is_over() {
                 return missing.instead_of(self.with_fault(End::Finished, broken));

@@ -74,6 +74,22 @@ impl Progress {
     }
 }
 
+/// Wakes the jitter buffers in `bin` that hold back the end of their track. Before the jitter buffer of GStreamer 1.22 sends an end,
+/// it waits for its timer thread. If the timers ran out a moment earlier, the two threads wait for each other, and the element cannot
+/// be stopped either. The timer thread is also woken by a change from paused to playing.
+pub(super) fn wake_held_ends(bin: &gst::Bin) {
+    let has_end = |pad: gst::Pad| pad.sticky_event::<gst::event::Eos>(0).is_some();
+    let is_buffer = |e: &gst::Element| e.factory().is_some_and(|factory| factory.name() == "rtpjitterbuffer");
+    for buffer in bin.iterate_recurse().into_iter().flatten().filter(is_buffer) {
+        if buffer.static_pad("sink").is_some_and(has_end) && !buffer.static_pad("src").is_some_and(has_end) {
+            tracing::debug!(element = %buffer.name(), "the jitter buffer holds back the end of its track");
+            // Neither change waits or fails: the element is playing and has no sink.
+            let _ = buffer.set_state(gst::State::Paused);
+            let _ = buffer.set_state(gst::State::Playing);
+        }
+    }
+}
+
 /// Whether a source, a type finder, a demuxer or a parser in `bin` still works. Threads of queues do not count: they wait for data
 /// without end.
 pub(super) fn is_streaming(bin: &gst::Bin) -> bool {
