@@ -63,7 +63,7 @@ impl<T> PerModality<T> {
 /// Why a modality decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Why {
+pub enum DecisionReason {
     /// A label of the second has this modality in the class-to-modality table.
     Table,
     /// No label of the second is claimed by another modality: the table's default decides.
@@ -79,7 +79,7 @@ pub struct Decision {
     /// Probability of `label`.
     pub probability: f32,
     pub modality: Modality,
-    pub why: Why,
+    pub why: DecisionReason,
     /// Fused probability per class of the pack; sums to 1.
     pub probabilities: Vec<f32>,
 }

@@ -6,7 +6,7 @@
 //!
 //! Not here: how the table is measured (`learn`), and voting over seconds ([`crate::vote`]).
 
-use crate::decision::{Decision, ModalityScores, PerModality, Why};
+use crate::decision::{Decision, DecisionReason, ModalityScores, PerModality};
 use crate::labels::{ClassId, Modality};
 
 /// One class of the table.
@@ -86,11 +86,11 @@ impl FusionTable {
             }
         }
         if let Some((modality, _)) = claim {
-            return scores.get(modality).as_ref().map(|s| decision(modality, Why::Table, s));
+            return scores.get(modality).as_ref().map(|s| decision(modality, DecisionReason::Table, s));
         }
         let modality = *self.order.iter().find(|m| scores.get(**m).is_some())?;
         let stands_in = claimed_by_missing || modality != self.default_modality();
-        let why = if stands_in { Why::Fallback } else { Why::Default };
+        let why = if stands_in { DecisionReason::Fallback } else { DecisionReason::Default };
         scores.get(modality).as_ref().map(|s| decision(modality, why, s))
     }
 
@@ -99,7 +99,7 @@ impl FusionTable {
     }
 }
 
-fn decision(modality: Modality, why: Why, scores: &ModalityScores) -> Decision {
+fn decision(modality: Modality, why: DecisionReason, scores: &ModalityScores) -> Decision {
     Decision { label: scores.label, probability: scores.score(), modality, why, probabilities: scores.scores.clone() }
 }
 
@@ -178,19 +178,19 @@ mod tests {
         // (rgb, audio) labels and probabilities → who decides, label, probability, why
         let table = [
             // Both hear and see badminton: sound decides.
-            (says(BADMINTON, 0.6), says(BADMINTON, 0.9), Modality::Audio, BADMINTON, 0.9, Why::Table),
+            (says(BADMINTON, 0.6), says(BADMINTON, 0.9), Modality::Audio, BADMINTON, 0.9, DecisionReason::Table),
             // RGB sees badminton: it is among the labels, so sound's label and probability are taken, whatever they are.
-            (says(BADMINTON, 0.6), says(TENNIS, 0.7), Modality::Audio, TENNIS, 0.7, Why::Table),
+            (says(BADMINTON, 0.6), says(TENNIS, 0.7), Modality::Audio, TENNIS, 0.7, DecisionReason::Table),
             // Only sound says badminton: taken as well.
-            (says(TENNIS, 0.9), says(BADMINTON, 0.5), Modality::Audio, BADMINTON, 0.5, Why::Table),
+            (says(TENNIS, 0.9), says(BADMINTON, 0.5), Modality::Audio, BADMINTON, 0.5, DecisionReason::Table),
             // No badminton among the labels: RGB.
-            (says(TENNIS, 0.8), says(SOCCER, 0.99), Modality::Rgb, TENNIS, 0.8, Why::Default),
+            (says(TENNIS, 0.8), says(SOCCER, 0.99), Modality::Rgb, TENNIS, 0.8, DecisionReason::Default),
             // Sound is missing: RGB stands in, and says that it does.
-            (says(BADMINTON, 0.6), None, Modality::Rgb, BADMINTON, 0.6, Why::Fallback),
-            (says(SOCCER, 0.6), None, Modality::Rgb, SOCCER, 0.6, Why::Default),
+            (says(BADMINTON, 0.6), None, Modality::Rgb, BADMINTON, 0.6, DecisionReason::Fallback),
+            (says(SOCCER, 0.6), None, Modality::Rgb, SOCCER, 0.6, DecisionReason::Default),
             // The picture is missing: sound stands in for what is not its class, decides what is.
-            (None, says(SOCCER, 0.4), Modality::Audio, SOCCER, 0.4, Why::Fallback),
-            (None, says(BADMINTON, 0.4), Modality::Audio, BADMINTON, 0.4, Why::Table),
+            (None, says(SOCCER, 0.4), Modality::Audio, SOCCER, 0.4, DecisionReason::Fallback),
+            (None, says(BADMINTON, 0.4), Modality::Audio, BADMINTON, 0.4, DecisionReason::Table),
         ];
         for (row, (rgb, audio, modality, label, probability, why)) in table.into_iter().enumerate() {
             let decision = study().decide(&PerModality { rgb, flow: None, audio }).unwrap();

@@ -20,7 +20,7 @@ pub const MEDIA_CHANNEL_CAPACITY: usize = 64;
 pub enum MediaItem {
     Frame(Frame),
     /// A picture that was decoded and not converted, because it will not be chosen ([`crate::selection`]).
-    Thinned {
+    Unconverted {
         pts: Pts,
         /// Monotonic clock when the decoder handed the picture over, ns.
         arrived_ns: u64,
@@ -58,7 +58,7 @@ impl MediaItem {
     pub fn span(&self) -> Option<(Track, u64, u64)> {
         match self {
             MediaItem::Frame(frame) => Some((Track::Video, frame.pts.0, frame.pts.0)),
-            MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, pts.0, pts.0)),
+            MediaItem::Unconverted { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, pts.0, pts.0)),
             MediaItem::Pcm(chunk) => {
                 let length_ns = samples_to_nanos(chunk.frames() as u64, chunk.rate.max(1));
                 Some((Track::Audio, chunk.pts.0, chunk.pts.0.saturating_add(length_ns)))
@@ -71,7 +71,7 @@ impl MediaItem {
     pub const fn track_and_pts(&self) -> Option<(Track, Pts)> {
         match self {
             MediaItem::Frame(frame) => Some((Track::Video, frame.pts)),
-            MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, *pts)),
+            MediaItem::Unconverted { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, *pts)),
             MediaItem::Pcm(chunk) => Some((Track::Audio, chunk.pts)),
             _ => None,
         }
@@ -139,7 +139,7 @@ pub enum Discontinuity {
 
 impl Discontinuity {
     /// Whether PTS begin anew: what tied the old ones to wall time says nothing any more.
-    pub const fn leaves_line(self) -> bool {
+    pub const fn starts_new_timeline(self) -> bool {
         matches!(self, Discontinuity::Reconnect | Discontinuity::JumpForward | Discontinuity::JumpBack)
     }
 

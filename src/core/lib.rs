@@ -2,6 +2,8 @@
 //!
 //! Nothing here does input or output beyond reading limits of the system: no GStreamer, no tensors, no asynchronous runtime.
 
+#![warn(missing_docs)]
+
 pub mod cause;
 pub mod clip;
 pub mod clock;

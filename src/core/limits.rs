@@ -45,13 +45,13 @@ const SOURCE_FILES: u64 = 40;
 const MARGIN: u64 = 16;
 
 /// How long a source takes until it has most of the files that it will have.
-const SETTLES: Duration = Duration::from_secs(3);
+const SETTLE_TIME: Duration = Duration::from_secs(3);
 
 /// How long a source waits for others to settle: long enough for dozens of them where the limit is a thousand.
 const WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// How often it is looked whether sources have settled.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 
 /// Whether there is room for another source: GLib ends the process when it cannot make a pipe, so that a source must not be
 /// tried without. One that `takes_long` to open waits until there is room beside others that are being opened.
@@ -60,16 +60,16 @@ pub fn has_room_for_source(takes_long: bool) -> bool {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     let origin = ORIGIN.get_or_init(Instant::now);
     let room = |openings: &Mutex<Openings>| {
-        let Some(limit) = open_files().0 else { return Room::Yes };
+        let Some(limit) = open_files().0 else { return Admission::Now };
         match std::fs::read_dir("/proc/self/fd") {
             Ok(open) => lock(openings).room(origin.elapsed(), open.count() as u64, limit, takes_long),
             // Where files cannot be counted, opening one more fails with the system's own error.
-            Err(e) if !is_out_of_files(&e) => Room::Yes,
-            Err(_) => Room::No,
+            Err(e) if !is_out_of_files(&e) => Admission::Now,
+            Err(_) => Admission::No,
         }
     };
-    let looks = (WAIT_MAX.as_millis() / LOOK.as_millis()) as u32;
-    wait_for_room(&OPENINGS, &room, looks, &|| std::thread::sleep(LOOK), &STOPPING)
+    let polls = (WAIT_MAX.as_millis() / POLL.as_millis()) as u32;
+    wait_for_room(&OPENINGS, &room, polls, &|| std::thread::sleep(POLL), &STOPPING)
 }
 
 /// Set when the program stops.
@@ -84,20 +84,20 @@ fn lock(openings: &Mutex<Openings>) -> MutexGuard<'_, Openings> {
     openings.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Asks for `room` up to `looks` times. The lock is free during each `pause`, so that waiting sources do not wait for each other.
+/// Asks for `room` up to `polls` times. The lock is free during each `pause`, so that waiting sources do not wait for each other.
 fn wait_for_room(
     openings: &Mutex<Openings>,
-    room: &dyn Fn(&Mutex<Openings>) -> Room,
-    looks: u32,
+    room: &dyn Fn(&Mutex<Openings>) -> Admission,
+    polls: u32,
     pause: &dyn Fn(),
     stopping: &AtomicBool,
 ) -> bool {
-    for _ in 0..looks {
+    for _ in 0..polls {
         match room(openings) {
-            Room::Yes => return true,
-            Room::No => return false,
-            Room::Later if stopping.load(Ordering::Acquire) => return false,
-            Room::Later => pause(),
+            Admission::Now => return true,
+            Admission::No => return false,
+            Admission::Later if stopping.load(Ordering::Acquire) => return false,
+            Admission::Later => pause(),
         }
     }
     false
@@ -107,8 +107,8 @@ fn wait_for_room(
 struct Openings(VecDeque<Duration>);
 
 #[derive(Debug, PartialEq, Eq)]
-enum Room {
-    Yes,
+enum Admission {
+    Now,
     /// When those that are being opened have what they need, there may be.
     Later,
     No,
@@ -116,20 +116,20 @@ enum Room {
 
 impl Openings {
     /// Whether another may be opened at `now`, with `used` of `limit` files open.
-    fn room(&mut self, now: Duration, used: u64, limit: u64, takes_long: bool) -> Room {
-        self.0.retain(|at| now.saturating_sub(*at) < SETTLES);
+    fn room(&mut self, now: Duration, used: u64, limit: u64, takes_long: bool) -> Admission {
+        self.0.retain(|at| now.saturating_sub(*at) < SETTLE_TIME);
         let after = |sources: u64| used.saturating_add(MARGIN).saturating_add(SOURCE_FILES * sources);
         if after(1) > limit {
-            return Room::No;
+            return Admission::No;
         }
         if !takes_long {
-            return Room::Yes;
+            return Admission::Now;
         }
         if after(1 + self.0.len() as u64) > limit {
-            return Room::Later;
+            return Admission::Later;
         }
         self.0.push_back(now);
-        Room::Yes
+        Admission::Now
     }
 }
 
@@ -139,43 +139,43 @@ pub fn connections(wanted: usize) -> usize {
     wanted.min(room.max(8))
 }
 
-/// How long the same is not said again.
-const SILENCE_NS: u64 = 60 * 1_000_000_000;
+/// How long the same is not limiter again.
+const REPEAT_AFTER_NS: u64 = 60 * 1_000_000_000;
 
 /// Says in the log that files have run out, at most once a minute, however many meet with it.
-pub fn say_out_of_files() {
-    static SAID: Said = Said::new();
+pub fn log_out_of_files() {
+    static LIMITER: LogLimiter = LogLimiter::new();
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     let now = ORIGIN.get_or_init(Instant::now).elapsed();
-    if let Some(unsaid) = SAID.is_due(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)) {
+    if let Some(suppressed) = LIMITER.is_due(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)) {
         let (soft, _) = open_files();
         let limit = soft.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
-        tracing::error!("{OUT_OF_FILES} (limit {limit}, met {unsaid} times since this was last said); {ADVICE}");
+        tracing::error!("{OUT_OF_FILES} (limit {limit}, met {suppressed} times since this was last limiter); {ADVICE}");
     }
 }
 
-/// Counts what is not said.
-struct Said {
-    /// When it was said last, plus one; 0: never.
+/// Counts what is not limiter.
+struct LogLimiter {
+    /// When it was limiter last, plus one; 0: never.
     at_ns: AtomicU64,
-    unsaid: AtomicU64,
+    suppressed: AtomicU64,
 }
 
-impl Said {
+impl LogLimiter {
     const fn new() -> Self {
-        Self { at_ns: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
+        Self { at_ns: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 
-    /// Whether it is to be said now; how often it was not said since the last time.
+    /// Whether it is to be limiter now; how often it was not limiter since the last time.
     fn is_due(&self, now_ns: u64) -> Option<u64> {
         let at_ns = self.at_ns.load(Ordering::Acquire);
-        let is_due = at_ns == 0 || now_ns.saturating_sub(at_ns - 1) >= SILENCE_NS;
+        let is_due = at_ns == 0 || now_ns.saturating_sub(at_ns - 1) >= REPEAT_AFTER_NS;
         let is_ours =
             is_due && self.at_ns.compare_exchange(at_ns, now_ns + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if is_ours {
-            return Some(self.unsaid.swap(0, Ordering::Relaxed));
+            return Some(self.suppressed.swap(0, Ordering::Relaxed));
         }
-        self.unsaid.fetch_add(1, Ordering::Relaxed);
+        self.suppressed.fetch_add(1, Ordering::Relaxed);
         None
     }
 }
@@ -193,24 +193,24 @@ mod tests {
 
     #[test]
     fn the_same_is_said_once_a_minute() {
-        let said = Said::new();
-        assert_eq!(said.is_due(5), Some(0));
-        assert!((0..1000).all(|n| said.is_due(6 + n).is_none()));
-        assert_eq!(said.is_due(5 + SILENCE_NS), Some(1000));
-        assert_eq!(said.is_due(6 + SILENCE_NS), None);
+        let limiter = LogLimiter::new();
+        assert_eq!(limiter.is_due(5), Some(0));
+        assert!((0..1000).all(|n| limiter.is_due(6 + n).is_none()));
+        assert_eq!(limiter.is_due(5 + REPEAT_AFTER_NS), Some(1000));
+        assert_eq!(limiter.is_due(6 + REPEAT_AFTER_NS), None);
     }
 
     #[test]
     fn sources_that_are_opened_at_once_do_not_take_the_same_files() {
         let at = Duration::from_secs;
         let mut openings = Openings(VecDeque::new());
-        let said: Vec<Room> = (0..4).map(|_| openings.room(at(1), 60, 160, true)).collect();
-        assert_eq!(said, [Room::Yes, Room::Yes, Room::Later, Room::Later]);
+        let limiter: Vec<Admission> = (0..4).map(|_| openings.room(at(1), 60, 160, true)).collect();
+        assert_eq!(limiter, [Admission::Now, Admission::Now, Admission::Later, Admission::Later]);
         // They have taken ten each.
-        assert_eq!(openings.room(at(4), 80, 160, true), Room::Yes);
-        assert_eq!(openings.room(at(5), 90, 160, true), Room::Later);
-        assert_eq!(openings.room(at(9), 110, 160, false), Room::No);
-        assert_eq!(openings.room(at(9), 110, 20_000, true), Room::Yes);
+        assert_eq!(openings.room(at(4), 80, 160, true), Admission::Now);
+        assert_eq!(openings.room(at(5), 90, 160, true), Admission::Later);
+        assert_eq!(openings.room(at(9), 110, 160, false), Admission::No);
+        assert_eq!(openings.room(at(9), 110, 20_000, true), Admission::Now);
     }
 
     #[test]
@@ -219,7 +219,7 @@ mod tests {
         let (stopping, pauses) = (AtomicBool::new(false), std::cell::Cell::new(0));
         let later = |openings: &Mutex<Openings>| {
             lock(openings).room(Duration::ZERO, 60, 100, true);
-            Room::Later
+            Admission::Later
         };
         let pause = || {
             assert!(openings.try_lock().is_ok(), "another source can ask meanwhile");
@@ -232,7 +232,7 @@ mod tests {
         pauses.set(10);
         assert!(!wait_for_room(&openings, &later, 5, &pause, &stopping), "it does not wait for ever");
         assert_eq!(pauses.get(), 15);
-        assert!(wait_for_room(&openings, &|_| Room::Yes, 1, &pause, &stopping));
+        assert!(wait_for_room(&openings, &|_| Admission::Now, 1, &pause, &stopping));
     }
 
     #[test]

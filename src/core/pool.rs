@@ -21,12 +21,12 @@ const SLACK: usize = 8;
 pub struct Pool<T> {
     give: Sender<Vec<T>>,
     take: Receiver<Vec<T>>,
-    used: Arc<Use>,
+    used: Arc<PoolUsage>,
 }
 
 /// What the last takings found.
 #[derive(Debug)]
-struct Use {
+struct PoolUsage {
     takings: AtomicUsize,
     /// The fewest idle buffers that one of them left behind.
     least: AtomicUsize,
@@ -42,7 +42,7 @@ impl<T> Pool<T> {
     /// A pool that keeps at most `idle_max` empty buffers.
     pub fn new(idle_max: usize) -> Self {
         let (give, take) = bounded(idle_max.max(1));
-        let used = Use { takings: AtomicUsize::new(0), least: AtomicUsize::new(usize::MAX) };
+        let used = PoolUsage { takings: AtomicUsize::new(0), least: AtomicUsize::new(usize::MAX) };
         Self { give, take, used: Arc::new(used) }
     }
 

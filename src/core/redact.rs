@@ -1,7 +1,7 @@
 //! Keeps secrets of URLs out of logs, pages, JSONL and metrics labels.
 //!
 //! Two lines of defence. URLs inside any text always lose user, password, query and fragment. And the
-//! credentials of the URIs and tokens that are configured now ([`Known`]) are masked wherever they stand, so that a library that
+//! credentials of the URIs and tokens that are configured now ([`MaskGuard`]) are masked wherever they stand, so that a library that
 //! prints them on their own (GStreamer's debug strings do) is caught as well. Credentials are passwords, stream keys, tokens and
 //! query parameters with the name of one; other query parameters are masked in URLs only, since `format=mpegts` is no secret.
 //! Nor is a credential masked on its own that is an ordinary word or a short number: the log would be blinded, and say by it what
@@ -114,36 +114,36 @@ impl Secrets {
 
 /// Credentials that [`text`] masks for as long as a clone of this exists.
 #[derive(Clone, Default)]
-pub struct Known(#[expect(dead_code, reason = "what counts is when it is dropped")] Option<Arc<Held>>);
+pub struct MaskGuard(#[expect(dead_code, reason = "what counts is when it is dropped")] Option<Arc<GuardedSecrets>>);
 
-struct Held(Vec<String>);
+struct GuardedSecrets(Vec<String>);
 
-impl Known {
+impl MaskGuard {
     fn new(mut secrets: Vec<String>) -> Self {
-        secrets.retain(|secret| is_telling(secret));
+        secrets.retain(|secret| is_maskable(secret));
         if secrets.is_empty() {
             return Self::default();
         }
         SECRETS.write().unwrap_or_else(|e| e.into_inner()).add(&secrets);
-        Self(Some(Arc::new(Held(secrets))))
+        Self(Some(Arc::new(GuardedSecrets(secrets))))
     }
 }
 
-impl Drop for Held {
+impl Drop for GuardedSecrets {
     fn drop(&mut self) {
         SECRETS.write().unwrap_or_else(|e| e.into_inner()).release(&self.0);
     }
 }
 
 /// Without the credentials.
-impl std::fmt::Debug for Known {
+impl std::fmt::Debug for MaskGuard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Known").finish_non_exhaustive()
+        f.debug_struct("MaskGuard").finish_non_exhaustive()
     }
 }
 
 /// Whether a credential is masked wherever it stands.
-fn is_telling(secret: &str) -> bool {
+fn is_maskable(secret: &str) -> bool {
     let chars = secret.chars().count();
     if secret.chars().all(|c| c.is_ascii_digit() || c == '.') {
         return chars >= DIGITS_MIN;
@@ -155,7 +155,7 @@ fn is_telling(secret: &str) -> bool {
 }
 
 /// The credentials of `uri`; [`text`] masks them for as long as a clone of the answer exists, and a while after that.
-pub fn remember(uri: &str) -> Known {
+pub fn remember(uri: &str) -> MaskGuard {
     let parts = split(uri);
     let mut found: Vec<String> = Vec::new();
     if let Some((_, password)) = parts.userinfo.and_then(|u| u.split_once(':')) {
@@ -188,12 +188,12 @@ pub fn remember(uri: &str) -> Known {
     found.extend(decoded);
     found.sort();
     found.dedup();
-    Known::new(found)
+    MaskGuard::new(found)
 }
 
 /// As [`remember`], for a credential that belongs to no URI.
-pub fn remember_secret(secret: &str) -> Known {
-    Known::new(vec![secret.to_owned()])
+pub fn remember_secret(secret: &str) -> MaskGuard {
+    MaskGuard::new(vec![secret.to_owned()])
 }
 
 /// `uri` without user, password, query and fragment: `rtsp://***@cam.example/live?***`.
@@ -222,7 +222,7 @@ pub fn uri(uri: &str) -> String {
 }
 
 /// Path and last segment of an RTMP address: the segment is the stream key, which is all one needs to publish there.
-fn stream_key<'a>(parts: &Parts<'a>) -> Option<(&'a str, &'a str)> {
+fn stream_key<'a>(parts: &UriParts<'a>) -> Option<(&'a str, &'a str)> {
     let is_rtmp = parts.scheme.is_some_and(|s| s.len() >= 4 && s[..4].eq_ignore_ascii_case("rtmp"));
     parts.path.rsplit_once('/').filter(|(_, key)| is_rtmp && !key.is_empty())
 }
@@ -303,7 +303,7 @@ impl io::Write for Stderr {
 }
 
 /// The pieces of a URI, as they stand. Not the `url` crate: redaction must also work on what that refuses to parse.
-struct Parts<'a> {
+struct UriParts<'a> {
     scheme: Option<&'a str>,
     userinfo: Option<&'a str>,
     host: &'a str,
@@ -314,9 +314,16 @@ struct Parts<'a> {
     is_unclear: bool,
 }
 
-fn split(uri: &str) -> Parts<'_> {
-    let mut parts =
-        Parts { scheme: None, userinfo: None, host: "", path: uri, query: None, is_doubtful: false, is_unclear: false };
+fn split(uri: &str) -> UriParts<'_> {
+    let mut parts = UriParts {
+        scheme: None,
+        userinfo: None,
+        host: "",
+        path: uri,
+        query: None,
+        is_doubtful: false,
+        is_unclear: false,
+    };
     let Some((scheme, rest)) = uri.split_once("://") else { return parts };
     parts.scheme = Some(scheme);
     let rest = match userinfo::read(scheme, rest) {

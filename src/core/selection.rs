@@ -1,8 +1,8 @@
 //! Which pictures are worth converting, as ingest asks it: the answer comes from who cuts the seconds.
 //!
 //! Scaling and converting a decoded picture costs nearly what decoding it does, and a second uses a third of its pictures.
-//! So a [`Thin`] is asked about each picture by its time alone, before anything is done to it. A picture that nobody will
-//! look at goes on as [`crate::item::MediaItem::Thinned`]: the time line downstream has no hole.
+//! So a [`FrameSelector`] is asked about each picture by its time alone, before anything is done to it. A picture that nobody will
+//! look at goes on as [`crate::item::MediaItem::Unconverted`]: the time line downstream has no hole.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::time::Pts;
 
 /// What becomes of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum FrameChoice {
     /// It may be chosen: convert it.
     Keep,
     /// It will not be chosen: only its time goes on.
@@ -20,32 +20,32 @@ pub enum Fate {
     Hold,
 }
 
-/// The answer of [`Thin::offer`].
+/// The answer of [`FrameSelector::offer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fates {
+pub struct FrameChoices {
     /// Whether the picture that was held is kept; meaningless when none was.
     pub keep_held: bool,
-    pub this: Fate,
+    pub this: FrameChoice,
 }
 
 /// Says which pictures of one connection may be chosen, from their times in the order of decoding.
 ///
 /// At most one picture is held, always the last. Whoever asks may convert more than the answer says (the held picture,
 /// when none follows for a while), never less.
-pub trait Thin: Send {
+pub trait FrameSelector: Send {
     /// A picture at `pts` was decoded.
-    fn offer(&mut self, pts: Pts) -> Fates;
+    fn offer(&mut self, pts: Pts) -> FrameChoices;
 }
 
-/// Makes a [`Thin`] for each connection of a stream. Cloning shares what it is made with.
+/// Makes a [`FrameSelector`] for each connection of a stream. Cloning shares what it is made with.
 #[derive(Clone)]
-pub struct Thinning {
-    make: Arc<dyn Fn() -> Box<dyn Thin> + Send + Sync>,
+pub struct FrameSelection {
+    make: Arc<dyn Fn() -> Box<dyn FrameSelector> + Send + Sync>,
     wanted: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
-impl Thinning {
-    pub fn new(make: impl Fn() -> Box<dyn Thin> + Send + Sync + 'static) -> Self {
+impl FrameSelection {
+    pub fn new(make: impl Fn() -> Box<dyn FrameSelector> + Send + Sync + 'static) -> Self {
         Self { make: Arc::new(make), wanted: None }
     }
 
@@ -57,7 +57,7 @@ impl Thinning {
     }
 
     /// For a new connection.
-    pub fn start(&self) -> Box<dyn Thin> {
+    pub fn start(&self) -> Box<dyn FrameSelector> {
         (self.make)()
     }
 
@@ -67,8 +67,8 @@ impl Thinning {
     }
 }
 
-impl fmt::Debug for Thinning {
+impl fmt::Debug for FrameSelection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Thinning").finish_non_exhaustive()
+        f.debug_struct("FrameSelection").finish_non_exhaustive()
     }
 }

@@ -21,16 +21,16 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHan
 
 /// Counts the turns of a thread's loop, for whoever wants to see that it still turns. Cloning shares it.
 #[derive(Clone, Debug, Default)]
-pub struct Beat(Arc<AtomicU64>);
+pub struct Heartbeat(Arc<AtomicU64>);
 
-impl Beat {
+impl Heartbeat {
     /// The thread begins another turn.
-    pub fn turn(&self) {
+    pub fn beat(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Turns so far.
-    pub fn turns(&self) -> u64 {
+    pub fn beats(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -40,7 +40,7 @@ impl Beat {
 ///
 /// # Errors
 /// [`Error::Internal`] when the system has no threads left.
-pub fn own_processors(name: &'static str) -> Result<ThreadPool> {
+pub fn background_pool(name: &'static str) -> Result<ThreadPool> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     ThreadPoolBuilder::new()
         .num_threads((processors / 2).max(1))

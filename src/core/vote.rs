@@ -250,7 +250,7 @@ mod tests {
 
     use super::*;
     use crate::clip::{FrameShare, Gap, GapReason};
-    use crate::decision::{Decision, PackStamp, PerModality, SecondPrediction, Why};
+    use crate::decision::{Decision, DecisionReason, PackStamp, PerModality, SecondPrediction};
     use crate::labels::Modality;
     use crate::time::{WallSource, WallTime};
 
@@ -266,7 +266,7 @@ mod tests {
                 label: ClassId(label),
                 probability,
                 modality: Modality::Rgb,
-                why: Why::Default,
+                why: DecisionReason::Default,
                 probabilities,
             },
             frame_share: FrameShare::ALL,

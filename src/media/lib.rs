@@ -3,6 +3,8 @@
 //! A [`Source`] pushes [`MediaItem`]s into one bounded channel from threads of its own. Only `gst` (and `plugins`) knows GStreamer;
 //! everything behind the channel can be fed by `replay.rs` or by a test.
 
+#![warn(missing_docs)]
+
 #[cfg(feature = "gst")]
 pub mod gst;
 pub mod guard;
@@ -12,19 +14,19 @@ pub mod options;
 pub mod outlet;
 #[cfg(feature = "gst")]
 mod pcr;
-pub mod plausible;
 #[cfg(feature = "gst")]
 pub mod plugins;
 pub mod replay;
+pub mod source_clock;
+mod stalls;
 pub mod still;
 pub mod supervise;
 pub mod template;
 pub mod tone;
+pub mod truncation;
 pub mod uri;
-mod watch;
 #[cfg(feature = "gst")]
 mod web;
-pub mod wholeness;
 #[cfg(feature = "gst")]
 pub mod worker;
 

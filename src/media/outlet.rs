@@ -18,7 +18,7 @@ pub struct Closed;
 
 /// Why a picture was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
+pub enum DropReason {
     /// No key frame came before it since the source was opened.
     BeforeKeyFrame,
     /// It builds on lost or damaged data: no key frame has come since.
@@ -27,15 +27,15 @@ pub enum Dropped {
     Corrupt,
 }
 
-impl Dropped {
-    pub const ALL: [Dropped; 3] = [Dropped::BeforeKeyFrame, Dropped::AfterLoss, Dropped::Corrupt];
+impl DropReason {
+    pub const ALL: [DropReason; 3] = [DropReason::BeforeKeyFrame, DropReason::AfterLoss, DropReason::Corrupt];
 
     /// As metric labels say it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Dropped::BeforeKeyFrame => "before-key-frame",
-            Dropped::AfterLoss => "after-loss",
-            Dropped::Corrupt => "corrupt",
+            DropReason::BeforeKeyFrame => "before-key-frame",
+            DropReason::AfterLoss => "after-loss",
+            DropReason::Corrupt => "corrupt",
         }
     }
 }
@@ -51,8 +51,8 @@ pub struct Counters {
     pub untimed: AtomicU64,
     /// Buffers of a track that appeared after the tracks had been declared.
     pub undeclared: AtomicU64,
-    /// Dropped pictures, by [`Dropped`].
-    pub dropped: [AtomicU64; Dropped::ALL.len()],
+    /// Dropped pictures, by [`DropReason`].
+    pub dropped: [AtomicU64; DropReason::ALL.len()],
     /// Faults in the data: holes that a demuxer reports, and errors of decoders.
     pub faults: AtomicU64,
     /// Connections made again after the first.
@@ -66,12 +66,12 @@ pub struct Counters {
 
 /// [`Counters`] at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct CounterValues {
     pub frames: u64,
     pub samples: u64,
     pub untimed: u64,
     pub undeclared: u64,
-    pub dropped: [u64; Dropped::ALL.len()],
+    pub dropped: [u64; DropReason::ALL.len()],
     pub faults: u64,
     pub reconnects: u64,
     pub abandoned: u64,
@@ -79,11 +79,11 @@ pub struct Counted {
 
 impl Counters {
     /// All of them now.
-    pub fn counted(&self) -> Counted {
+    pub fn values(&self) -> CounterValues {
         // Named one by one, so that a new one is not forgotten: all of them are metrics.
         let Self { frames, samples, untimed, undeclared, dropped, faults, reconnects, abandoned, on_demand: _ } = self;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counted {
+        CounterValues {
             frames: get(frames),
             samples: get(samples),
             untimed: get(untimed),
@@ -95,21 +95,21 @@ impl Counters {
         }
     }
 
-    pub fn drop_picture(&self, why: Dropped) {
+    pub fn drop_picture(&self, why: DropReason) {
         self.drop_pictures(why, 1);
     }
 
-    pub fn drop_pictures(&self, why: Dropped, count: u64) {
+    pub fn drop_pictures(&self, why: DropReason, count: u64) {
         self.dropped[why as usize].fetch_add(count, Ordering::Relaxed);
     }
 
-    pub fn dropped(&self, why: Dropped) -> u64 {
+    pub fn dropped(&self, why: DropReason) -> u64 {
         self.dropped[why as usize].load(Ordering::Relaxed)
     }
 
     /// How often data were found to be damaged. Pictures before the first key frame are no damage.
     pub fn damage(&self) -> u64 {
-        self.faults.load(Ordering::Relaxed) + self.dropped(Dropped::AfterLoss) + self.dropped(Dropped::Corrupt)
+        self.faults.load(Ordering::Relaxed) + self.dropped(DropReason::AfterLoss) + self.dropped(DropReason::Corrupt)
     }
 }
 
@@ -117,19 +117,19 @@ impl Counters {
 #[derive(Clone, Debug)]
 pub struct Outlet {
     to: Sender<MediaItem>,
-    flags: Arc<Flags>,
+    flags: Arc<StopFlags>,
 }
 
 #[derive(Debug)]
-struct Flags {
+struct StopFlags {
     stop: AtomicBool,
     abandon: AtomicBool,
-    /// Dropped at the stop: that disconnects [`Flags::stopping`] and wakes all threads that wait on it.
+    /// Dropped at the stop: that disconnects [`StopFlags::stopping`] and wakes all threads that wait on it.
     running: Mutex<Option<Sender<Infallible>>>,
     stopping: Receiver<Infallible>,
 }
 
-impl Flags {
+impl StopFlags {
     fn new() -> Self {
         let (running, stopping) = bounded(0);
         Self {
@@ -148,7 +148,7 @@ impl Flags {
 
 impl Outlet {
     pub fn new(to: Sender<MediaItem>) -> Self {
-        Self { to, flags: Arc::new(Flags::new()) }
+        Self { to, flags: Arc::new(StopFlags::new()) }
     }
 
     /// Sends `item`; waits for room until a stop is requested.
@@ -206,7 +206,7 @@ impl Outlet {
 /// Stops an [`Outlet`]. Holds no sender: the channel disconnects once the outlet's threads have ended.
 #[derive(Clone, Debug)]
 pub struct Stopper {
-    flags: Arc<Flags>,
+    flags: Arc<StopFlags>,
 }
 
 impl Stopper {

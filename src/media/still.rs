@@ -8,7 +8,7 @@ use touchline_core::frame::{Frame, PIXELS_MAX, SIDE_MAX};
 use touchline_core::pool::Pooled;
 use touchline_core::time::Pts;
 
-use crate::wholeness;
+use crate::truncation;
 
 /// A still picture as a frame: of no stream, at time 0.
 pub fn frame(image: RgbImage) -> Frame {
@@ -23,10 +23,10 @@ pub fn frame(image: RgbImage) -> Frame {
 pub fn read_still(path: &Path) -> Result<RgbImage, String> {
     let reason = |e: &dyn std::fmt::Display| e.to_string().replace('\n', " ");
     let reader = ImageReader::open(path).map_err(|e| reason(&e))?.with_guessed_format().map_err(|e| reason(&e))?;
-    if let Some(format) = wholeness::unsupported_file(path) {
+    if let Some(format) = truncation::unsupported_file(path) {
         return Err(format!("{format} pictures are not supported"));
     }
-    let broken = |e: &dyn std::fmt::Display| match wholeness::cut_off(path) {
+    let broken = |e: &dyn std::fmt::Display| match truncation::cut_off(path) {
         Some(cut) => format!("the picture is cut off: {cut}"),
         None => reason(e),
     };

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::outlet::{Counters, Outlet, Stopper};
-use super::watch::{Silence, Watch};
+use super::stalls::{Stall, StallDetector};
 use super::{Open, Source};
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
@@ -108,7 +108,7 @@ pub enum SourceState {
 }
 
 /// Is told of every change of state and every incident, on the supervisor's thread. Must not block.
-pub trait Observer: Send + Sync {
+pub trait SourceObserver: Send + Sync {
     fn state(&self, state: SourceState);
 
     fn incident(&self, incident: Incident);
@@ -137,7 +137,7 @@ pub struct Supervisor {
     pub policy: Policy,
     pub clock: Arc<dyn Clock>,
     pub sleeper: Arc<dyn Sleeper>,
-    pub observer: Arc<dyn Observer>,
+    pub observer: Arc<dyn SourceObserver>,
     /// [`Counters::reconnects`] is counted here.
     pub counters: Arc<Counters>,
     /// Names the thread: `src/<id>`.
@@ -159,7 +159,7 @@ impl Open for Supervisor {
         let pace = first.as_ref().map_or(Pace::Live, |(source, _)| source.pace());
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        let mut run = Run {
+        let mut run = SupervisorThread {
             inner: self.inner.clone(),
             policy: self.policy.clone(),
             clock: self.clock.clone(),
@@ -179,17 +179,17 @@ impl Open for Supervisor {
             .name(format!("src/{}", self.id))
             .spawn(move || run.run(first))
             .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
-        Ok(Box::new(Supervised { pace, stopper, thread: Some(thread) }))
+        Ok(Box::new(SupervisedSource { pace, stopper, thread: Some(thread) }))
     }
 }
 
-struct Supervised {
+struct SupervisedSource {
     pace: Pace,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Source for Supervised {
+impl Source for SupervisedSource {
     fn pace(&self) -> Pace {
         self.pace
     }
@@ -199,7 +199,7 @@ impl Source for Supervised {
     }
 }
 
-impl Drop for Supervised {
+impl Drop for SupervisedSource {
     fn drop(&mut self) {
         self.stopper.abandon();
         if let Some(thread) = self.thread.take() {
@@ -212,12 +212,12 @@ impl Drop for Supervised {
 type Connection = (Box<dyn Source>, Receiver<MediaItem>);
 
 /// The state of the supervisor's thread.
-struct Run {
+struct SupervisorThread {
     inner: Arc<dyn Open>,
     policy: Policy,
     clock: Arc<dyn Clock>,
     sleeper: Arc<dyn Sleeper>,
-    observer: Arc<dyn Observer>,
+    observer: Arc<dyn SourceObserver>,
     counters: Arc<Counters>,
     uri: String,
     outlet: Outlet,
@@ -235,23 +235,23 @@ struct Run {
 }
 
 /// How a connection came to its end.
-enum Outcome {
+enum ConnectionOutcome {
     /// Asked to stop, or nobody receives any more.
     Stopped,
     Over(End),
 }
 
-impl Run {
+impl SupervisorThread {
     fn run(&mut self, first: Result<Connection>) {
         let mut next = first;
         loop {
             let outcome = match next {
-                Ok(connection) => self.pass_on(connection),
-                Err(e) => Outcome::Over(failure_of(e)),
+                Ok(connection) => self.forward(connection),
+                Err(e) => ConnectionOutcome::Over(failure_of(e)),
             };
             let end = match outcome {
-                Outcome::Stopped => return self.finish(End::Finished),
-                Outcome::Over(end) => end,
+                ConnectionOutcome::Stopped => return self.finish(End::Finished),
+                ConnectionOutcome::Over(end) => end,
             };
             let again = match &end {
                 End::Finished => {
@@ -314,13 +314,13 @@ impl Run {
     }
 
     /// Passes items on until the connection is over. Returns after the inner source's threads have ended.
-    fn pass_on(&mut self, (mut source, items): Connection) -> Outcome {
+    fn forward(&mut self, (mut source, items): Connection) -> ConnectionOutcome {
         let began_ns = self.clock.mono_ns();
-        let mut watch: Option<Watch> = None;
+        let mut watch: Option<StallDetector> = None;
         loop {
             if self.outlet.stopped() {
                 source.stop();
-                return Outcome::Stopped;
+                return ConnectionOutcome::Stopped;
             }
             let received = select! {
                 recv(items) -> item => Some(item),
@@ -329,7 +329,7 @@ impl Run {
             };
             let now_ns = self.clock.mono_ns();
             match received {
-                Some(Ok(MediaItem::Ended(end))) => return Outcome::Over(end),
+                Some(Ok(MediaItem::Ended(end))) => return ConnectionOutcome::Over(end),
                 Some(Ok(MediaItem::Incident(incident))) => self.observer.incident(incident),
                 Some(Ok(item)) => {
                     match &item {
@@ -343,11 +343,11 @@ impl Run {
                     }
                     if self.outlet.send(item).is_err() {
                         source.stop();
-                        return Outcome::Stopped;
+                        return ConnectionOutcome::Stopped;
                     }
                     if let (Some(watch), Some(track)) = (&mut watch, track) {
                         // After the send: time that downstream kept us waiting is no silence of the source.
-                        let silence = watch.heard(track, self.clock.mono_ns());
+                        let silence = watch.received(track, self.clock.mono_ns());
                         if let Some(silent_ns) = silence {
                             self.observer.incident(Incident::TrackRecovered { track, silent_ns });
                         }
@@ -355,7 +355,7 @@ impl Run {
                 }
                 None => {}
                 Some(Err(_)) => {
-                    return Outcome::Over(End::Failed {
+                    return ConnectionOutcome::Over(End::Failed {
                         kind: Cause::Other,
                         cause: "the source's thread ended unexpectedly".into(),
                         advice: "please report this with the command you ran".into(),
@@ -364,38 +364,38 @@ impl Run {
             }
             // Before the tracks are known the source's own connect timeout rules. While items wait, none is missing.
             if items.is_empty()
-                && let Some(end) = watch.as_mut().and_then(|watch| self.look(watch))
+                && let Some(end) = watch.as_mut().and_then(|watch| self.check_stalls(watch))
             {
-                return Outcome::Over(end);
+                return ConnectionOutcome::Over(end);
             }
         }
     }
 
     /// Looks for tracks that are silent; gives the failure that this is, if it is one.
-    fn look(&self, watch: &mut Watch) -> Option<End> {
+    fn check_stalls(&self, watch: &mut StallDetector) -> Option<End> {
         let policy = &self.policy;
         let failed =
             |kind, cause| Some(End::Failed { kind, cause, advice: "check that the sender still sends".into() });
-        match watch.look(self.clock.mono_ns(), policy) {
-            Silence::None => None,
-            Silence::Track { track, silent_ns } => {
+        match watch.check(self.clock.mono_ns(), policy) {
+            Stall::None => None,
+            Stall::Track { track, silent_ns } => {
                 self.observer.incident(Incident::TrackStalled { track, silent_ns });
                 None
             }
-            Silence::Pictures => {
+            Stall::Pictures => {
                 failed(Cause::PicturesStalled, format!("no pictures for {} s", policy.pictures_stall.as_secs()))
             }
-            Silence::All => {
+            Stall::All => {
                 failed(policy.stall_cause, format!("no pictures and no sound for {} s", policy.stall.as_secs()))
             }
         }
     }
 
     /// A connection has come up, or it has another track.
-    fn opened(&mut self, tracks: Tracks, watch: &mut Option<Watch>, now_ns: u64) {
+    fn opened(&mut self, tracks: Tracks, watch: &mut Option<StallDetector>, now_ns: u64) {
         let before = self.tracks.replace(tracks);
         let is_connected = watch.is_some();
-        *watch = Some(Watch::new(tracks, now_ns));
+        *watch = Some(StallDetector::new(tracks, now_ns));
         if !is_connected {
             if self.opened_once {
                 self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
@@ -412,7 +412,7 @@ impl Run {
         }
     }
 
-    fn track_ended(&mut self, track: Track, watch: &mut Option<Watch>) {
+    fn track_ended(&mut self, track: Track, watch: &mut Option<StallDetector>) {
         if let Some(watch) = watch {
             watch.end(track);
         }

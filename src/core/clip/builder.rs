@@ -17,11 +17,11 @@
 use std::collections::VecDeque;
 
 use super::resample::SAMPLE_RATES;
-use super::run::{Reference, Run, Stream, TRACKS};
-use super::sampling::Seen;
-use super::sound::Sound;
-use super::timeline::{BRIDGE_NS, Held, Line, Position, merge, weight};
-use super::{ClipOutput, Patience, SamplingPlan};
+use super::run::{Run, StreamInfo, TRACKS, WallReference};
+use super::sampling::PendingFrame;
+use super::sound::AudioGrid;
+use super::timeline::{BRIDGE_NS, HeldItems, Position, Timeline, merge, weight};
+use super::{ClipOutput, LagLimits, SamplingPlan};
 use crate::item::{Discontinuity, MediaItem, Track};
 use crate::time::{Pts, RunId, WallSource};
 
@@ -35,7 +35,7 @@ pub struct ClipConfig {
     /// neither waited for nor looked at.
     pub sample_rate: Option<u32>,
     pub plan: SamplingPlan,
-    pub patience: Patience,
+    pub lag: LagLimits,
     /// How long before its arrival a picture may have been taken, ns: carried along for the wall time.
     pub behind_ns: u64,
 }
@@ -49,14 +49,14 @@ struct TrackState {
 }
 
 /// What to do with the items held back.
-enum Verdict {
+enum HeldAction {
     Wait,
     /// A new run begins with everything held.
     Begin(Option<Discontinuity>),
     /// The track's items go on in the run.
     Rejoin(Track),
     /// Of the track's items, those that fit go on in the run, the others are discarded.
-    Sift(Track),
+    KeepFitting(Track),
 }
 
 /// Cuts one stream into seconds. Pure: no thread, no clock, no input or output of its own.
@@ -64,23 +64,23 @@ enum Verdict {
 pub struct ClipBuilder {
     config: ClipConfig,
     tracks: [TrackState; 2],
-    line: Line,
+    line: Timeline,
     run: Option<Run>,
     /// Number of the first run.
     first: RunId,
     runs: u32,
     /// Why the next run begins; `None` when nothing but data is needed.
     cause: Option<Discontinuity>,
-    held: [Held; 2],
+    held: [HeldItems; 2],
     /// Where sound was on the line that the run left, when it had not left it itself: what goes on there is not ours.
     /// There is no such thing for pictures, since they decide: when they stay, their line is taken up again.
     left_behind: Option<Position>,
-    wall: Option<Reference>,
+    wall: Option<WallReference>,
     /// A reference on the line that the held items are on.
-    wall_ahead: Option<Reference>,
+    wall_ahead: Option<WallReference>,
     is_over: bool,
     /// The first second that the run before left to its successor on the same line.
-    said_before: Option<u64>,
+    emitted_before: Option<u64>,
 }
 
 impl ClipBuilder {
@@ -91,7 +91,7 @@ impl ClipBuilder {
         Self {
             config,
             tracks: Default::default(),
-            line: Line::default(),
+            line: Timeline::default(),
             run: None,
             first: RunId(0),
             runs: 0,
@@ -101,7 +101,7 @@ impl ClipBuilder {
             wall: None,
             wall_ahead: None,
             is_over: false,
-            said_before: None,
+            emitted_before: None,
         }
     }
 
@@ -116,7 +116,10 @@ impl ClipBuilder {
     /// is counted in [`ClipOutput::Discarded`].
     pub fn push(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item {
-            item @ (MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Lost { .. } | MediaItem::Pcm(_)) => {
+            item @ (MediaItem::Frame(_)
+            | MediaItem::Unconverted { .. }
+            | MediaItem::Lost { .. }
+            | MediaItem::Pcm(_)) => {
                 self.take_data(item, out);
             }
             MediaItem::Opened(tracks) => {
@@ -134,7 +137,7 @@ impl ClipBuilder {
                 self.route(item, out);
                 self.settle(out);
             }
-            MediaItem::Wall { pts, wall } => self.take_wall(Reference { pts, wall }),
+            MediaItem::Wall { pts, wall } => self.take_wall(WallReference { pts, wall }),
             MediaItem::Missing { from, to } => self.take_missing(from.0, to.0, out),
             MediaItem::Discontinuity(cause) => self.break_line(cause, out),
             MediaItem::Incident(_) => {}
@@ -150,10 +153,10 @@ impl ClipBuilder {
 
     /// Ends the run; the next one begins because of `cause`.
     fn break_line(&mut self, cause: Discontinuity, out: &mut Vec<ClipOutput>) {
-        self.finish_run(!cause.leaves_line(), out);
+        self.finish_run(!cause.starts_new_timeline(), out);
         self.cause = Some(cause);
         self.left_behind = None;
-        if cause.leaves_line() {
+        if cause.starts_new_timeline() {
             (self.wall, self.wall_ahead) = (None, None);
         }
         for state in &mut self.tracks {
@@ -167,7 +170,7 @@ impl ClipBuilder {
             MediaItem::Pcm(_) if self.config.sample_rate.is_none() => return,
             MediaItem::Pcm(chunk) => {
                 let values = chunk.data.len() as u64;
-                (Track::Audio, values / u64::from(chunk.channels.max(1)), Sound::is_usable(chunk))
+                (Track::Audio, values / u64::from(chunk.channels.max(1)), AudioGrid::is_usable(chunk))
             }
             _ => (Track::Video, 1, true),
         };
@@ -208,12 +211,12 @@ impl ClipBuilder {
         self.close(out);
     }
 
-    fn take_wall(&mut self, reference: Reference) {
+    fn take_wall(&mut self, reference: WallReference) {
         if reference.wall.source == WallSource::Arrival {
             (self.wall, self.wall_ahead) = (None, None);
             return;
         }
-        let is_nearer = |held: &Held| match (held.front, self.line.reach()) {
+        let is_nearer = |held: &HeldItems| match (held.front, self.line.reach()) {
             (Some(front), Some(reach)) => reference.pts.0.abs_diff(front) < reference.pts.0.abs_diff(reach),
             _ => false,
         };
@@ -227,14 +230,14 @@ impl ClipBuilder {
     /// Decides about what is held until nothing more can be decided.
     fn settle(&mut self, out: &mut Vec<ClipOutput>) {
         loop {
-            let freed = match self.verdict() {
-                Verdict::Wait => break,
-                Verdict::Begin(cause) => self.begin(0, cause, out),
-                Verdict::Rejoin(track) => self.held[track.index()].take(),
-                Verdict::Sift(track) => {
+            let freed = match self.next_action() {
+                HeldAction::Wait => break,
+                HeldAction::Begin(cause) => self.begin(0, cause, out),
+                HeldAction::Rejoin(track) => self.held[track.index()].take(),
+                HeldAction::KeepFitting(track) => {
                     self.wall_ahead = None;
                     for item in self.held[track.index()].take() {
-                        self.sift(item, out);
+                        self.keep_fitting(item, out);
                     }
                     continue;
                 }
@@ -258,7 +261,7 @@ impl ClipBuilder {
         if self.run.is_none() {
             return self.held[index].push(item, track, start, end);
         }
-        let is_on_line = self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track));
+        let is_on_line = self.line.admits(track, start, self.config.lag.lag_ns, self.bridge(track));
         if let Some(ahead) = self.held[index].position {
             // Sound that went back soon comes near to where it was: it is on the line it goes on from.
             let here = self.line.positions[index].map_or(u64::MAX, |p| p.next.abs_diff(start));
@@ -284,11 +287,9 @@ impl ClipBuilder {
         }
     }
 
-    fn sift(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
+    fn keep_fitting(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item.span() {
-            Some((track, start, end))
-                if self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track)) =>
-            {
+            Some((track, start, end)) if self.line.admits(track, start, self.config.lag.lag_ns, self.bridge(track)) => {
                 self.accept(item, track, start, end, out);
             }
             Some((track, ..)) => self.discard(track, weight(&item), out),
@@ -307,9 +308,11 @@ impl ClipBuilder {
             match item {
                 MediaItem::Frame(frame) => {
                     let arrived_ns = frame.arrived_ns;
-                    run.push_picture(Seen::Frame(frame), arrived_ns);
+                    run.push_picture(PendingFrame::Frame(frame), arrived_ns);
                 }
-                MediaItem::Thinned { pts, arrived_ns } => run.push_picture(Seen::Thinned(pts), arrived_ns),
+                MediaItem::Unconverted { pts, arrived_ns } => {
+                    run.push_picture(PendingFrame::Unconverted(pts), arrived_ns)
+                }
                 MediaItem::Lost { pts } => run.pass_picture(pts),
                 MediaItem::Pcm(chunk) => run.push_sound(&chunk),
                 _ => {}
@@ -330,18 +333,18 @@ impl ClipBuilder {
         }
     }
 
-    fn verdict(&self) -> Verdict {
-        let lag_ns = self.config.patience.lag_ns;
+    fn next_action(&self) -> HeldAction {
+        let lag_ns = self.config.lag.lag_ns;
         let is_active = |track: usize| self.tracks[track].exists && !self.tracks[track].ended;
         let exhausted = |track: Track| self.held[track.index()].is_exhausted(track, lag_ns);
-        let Some(first) = self.held.iter().filter_map(|held| held.front).min() else { return Verdict::Wait };
+        let Some(first) = self.held.iter().filter_map(|held| held.front).min() else { return HeldAction::Wait };
         if self.run.is_none() {
             let is_awaited = |track: &Track| {
                 let index = track.index();
                 is_active(index) && self.held[index].is_empty() && self.is_wanted(*track)
             };
             let is_ready = !TRACKS.iter().any(is_awaited) || TRACKS.into_iter().any(exhausted);
-            return if is_ready { Verdict::Begin(self.cause) } else { Verdict::Wait };
+            return if is_ready { HeldAction::Begin(self.cause) } else { HeldAction::Wait };
         }
         let jump = match self.line.reach() {
             Some(reach) if first <= reach => Discontinuity::JumpBack,
@@ -353,7 +356,7 @@ impl ClipBuilder {
                 .is_some_and(|front| self.line.admits(*track, front, lag_ns, self.bridge(*track)))
         };
         if let Some(track) = TRACKS.into_iter().find(admits) {
-            return Verdict::Rejoin(track);
+            return HeldAction::Rejoin(track);
         }
         for track in TRACKS {
             let (this, other) = (track.index(), track.other().index());
@@ -361,14 +364,14 @@ impl ClipBuilder {
                 continue;
             }
             if !self.held[other].is_empty() || !is_active(other) {
-                return Verdict::Begin(Some(jump));
+                return HeldAction::Begin(Some(jump));
             }
             if exhausted(track) {
                 let is_stray = track == Track::Audio && self.held[this].other_moved;
-                return if is_stray { Verdict::Sift(track) } else { Verdict::Begin(Some(jump)) };
+                return if is_stray { HeldAction::KeepFitting(track) } else { HeldAction::Begin(Some(jump)) };
             }
         }
-        Verdict::Wait
+        HeldAction::Wait
     }
 
     /// Ends the run, if there is one, and begins another, at `first` if nothing is held; returns what was held, to be routed.
@@ -385,10 +388,10 @@ impl ClipBuilder {
             self.wall = (wall.pts.0.abs_diff(start) < wall.pts.0.abs_diff(reach)).then_some(wall);
         }
         self.wall = self.wall_ahead.take().or(self.wall);
-        self.line = Line::default();
+        self.line = Timeline::default();
         let id = RunId(self.first.0.wrapping_add(self.runs));
         self.runs = self.runs.wrapping_add(1);
-        self.run = Some(Run::new(id, &self.config, Pts(start), self.said_before.take()));
+        self.run = Some(Run::new(id, &self.config, Pts(start), self.emitted_before.take()));
         out.push(ClipOutput::RunStarted { run: id, cause: cause.filter(|_| id != self.first) });
         self.cause = None;
         let [video, audio] = &mut self.held;
@@ -404,9 +407,9 @@ impl ClipBuilder {
         self.settle(out);
         if let Some(run) = self.run.take() {
             let next = run.finish(is_shared, &self.stream(), out);
-            self.said_before = next.filter(|_| is_shared);
+            self.emitted_before = next.filter(|_| is_shared);
         }
-        self.line = Line::default();
+        self.line = Timeline::default();
     }
 
     fn close(&mut self, out: &mut Vec<ClipOutput>) {
@@ -416,15 +419,15 @@ impl ClipBuilder {
         }
     }
 
-    fn stream(&self) -> Stream {
+    fn stream(&self) -> StreamInfo {
         let exists = TRACKS.map(|track| self.tracks[track.index()].exists && self.is_wanted(track));
-        Stream { exists, wall: self.wall }
+        StreamInfo { exists, wall: self.wall }
     }
 
     /// How far the PTS of `track` may go forward within a run, ns.
     fn bridge(&self, track: Track) -> u64 {
         let other = &self.tracks[track.other().index()];
-        if other.exists && self.is_wanted(track.other()) { BRIDGE_NS } else { self.config.patience.bridge_ns }
+        if other.exists && self.is_wanted(track.other()) { BRIDGE_NS } else { self.config.lag.bridge_ns }
     }
 
     fn is_wanted(&self, track: Track) -> bool {

@@ -6,7 +6,7 @@
 //! little, or within its first tenth, its data are counted in [`ClipOutput::Discarded`].
 //!
 //! A second is closed when every track has passed its end or has ended, or when one track has passed it and is ahead of
-//! the other by the [`Patience`]. What then still arrives for it is discarded, and counted. The result depends on the
+//! the other by the [`LagLimits`]. What then still arrives for it is discarded, and counted. The result depends on the
 //! PTS of the data only, not on how the two tracks are interleaved, as long as the patience is not exhausted.
 //!
 //! `builder` decides which run an item belongs to, with `timeline` for where a track is on its line; `run` holds the
@@ -16,9 +16,9 @@ mod builder;
 pub mod resample;
 mod run;
 mod sampling;
+mod selector;
 mod share;
 mod sound;
-mod thin;
 mod timeline;
 
 use serde::{Deserialize, Serialize};
@@ -29,8 +29,8 @@ use crate::time::{Pts, RunId, WallTime};
 
 pub use builder::{ClipBuilder, ClipConfig};
 pub use sampling::SamplingPlan;
+pub use selector::PlanSelector;
 pub use share::FrameShare;
-pub use thin::PlanThinner;
 
 /// Two frames of one second a fixed time apart, as indices into [`ClipSecond::frames`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +171,7 @@ pub enum ClipOutput {
 
 /// How patient the builder is with a track that is behind the other, in stream time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct LagLimits {
     /// Nanoseconds the pictures may run ahead before a second is closed without the sound.
     pub lag_ns: u64,
     /// Nanoseconds the sound may run ahead before a second is closed without the pictures.
@@ -181,7 +181,7 @@ pub struct Patience {
     pub bridge_ns: u64,
 }
 
-impl Patience {
+impl LagLimits {
     /// Live streams wait briefly: sound and pictures of a live mux are within a second of each other.
     ///
     /// Files wait long, since nothing is late and a second must not depend on which decoder was faster. Sound is

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::sampling::{Chosen, Seen};
-use super::sound::Sound;
+use super::sampling::{PendingFrame, SampledFrames};
+use super::sound::AudioGrid;
 use super::{Absent, ClipConfig, ClipOutput, ClipSecond, FrameShare, Gap, GapReason};
 use crate::item::Track;
 use crate::pcm::PcmChunk;
@@ -24,12 +24,12 @@ const SPARE_MAX: usize = 2;
 
 /// Ties a PTS to wall time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reference {
+pub(super) struct WallReference {
     pub pts: Pts,
     pub wall: WallTime,
 }
 
-impl Reference {
+impl WallReference {
     fn at(&self, pts: Pts) -> WallTime {
         self.wall.moved(i128::from(pts.0) - i128::from(self.pts.0))
     }
@@ -37,21 +37,21 @@ impl Reference {
 
 /// What a run needs to know of the stream to close seconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stream {
+pub(super) struct StreamInfo {
     /// Which tracks exist, by [`Track::index`].
     pub exists: [bool; 2],
-    pub wall: Option<Reference>,
+    pub wall: Option<WallReference>,
 }
 
 pub(super) const TRACKS: [Track; 2] = [Track::Video, Track::Audio];
 
 /// A second that is not closed.
 #[derive(Debug, Default)]
-struct Slot {
+struct OpenSecond {
     /// All pictures until the video track has passed the end of the second, in PTS order.
-    open: Vec<Seen>,
+    open: Vec<PendingFrame>,
     /// What the plan kept of them, afterwards.
-    chosen: Option<Chosen>,
+    chosen: Option<SampledFrames>,
     seen: u32,
     /// Samples on the grid; silence where none was written. Empty until the first.
     audio: Vec<f32>,
@@ -61,7 +61,7 @@ struct Slot {
 
 /// What is known of one track within the run.
 #[derive(Clone, Copy, Debug, Default)]
-struct Progress {
+struct TrackProgress {
     /// Video: latest PTS. Audio: time up to which sound is complete. `None` before the first data.
     head: Option<u64>,
     /// Video: how long the latest picture is shown, judged by the one before.
@@ -76,17 +76,17 @@ pub(super) struct Run {
     config: ClipConfig,
     /// PTS of the first data, ns.
     start: u64,
-    slots: BTreeMap<u64, Slot>,
+    slots: BTreeMap<u64, OpenSecond>,
     /// The second to say next; `None` before the first.
     next: Option<u64>,
-    progress: [Progress; 2],
-    sound: Option<Sound>,
+    progress: [TrackProgress; 2],
+    sound: Option<AudioGrid>,
     /// Counts that are said before the second they are filed under.
     discards: BTreeMap<u64, [u64; 2]>,
     /// Ends of tracks that are said after the second that holds the track's last data.
     ends: Vec<(u64, Track)>,
     /// The lists of seconds whose frames are chosen, empty, for the seconds to come.
-    spare: Vec<Vec<Seen>>,
+    spare: Vec<Vec<PendingFrame>>,
 }
 
 impl Run {
@@ -98,8 +98,8 @@ impl Run {
             start: start.0,
             slots: BTreeMap::new(),
             next: next.filter(|next| Pts(start.0).second() < *next),
-            progress: [Progress::default(); 2],
-            sound: config.sample_rate.map(Sound::new),
+            progress: [TrackProgress::default(); 2],
+            sound: config.sample_rate.map(AudioGrid::new),
             discards: BTreeMap::new(),
             ends: Vec::new(),
             spare: Vec::new(),
@@ -107,7 +107,7 @@ impl Run {
     }
 
     /// Takes a picture of this run's time line.
-    pub fn push_picture(&mut self, picture: Seen, arrived_ns: u64) {
+    pub fn push_picture(&mut self, picture: PendingFrame, arrived_ns: u64) {
         let pts = picture.pts();
         let second = Pts(pts).second();
         let reached = self.advance_pictures(pts);
@@ -139,7 +139,7 @@ impl Run {
     fn advance_pictures(&mut self, pts: u64) -> u64 {
         let second = Pts(pts).second();
         self.start = self.start.min(pts);
-        let Progress { head, span, .. } = &mut self.progress[0];
+        let TrackProgress { head, span, .. } = &mut self.progress[0];
         let reached = head.map_or(second, |h| Pts(h).second());
         if let Some(before) = head.filter(|before| *before < pts) {
             *span = pts - before;
@@ -195,7 +195,7 @@ impl Run {
     }
 
     /// Nothing comes from `from` to `to`; what does after that goes on.
-    pub fn pass_over(&mut self, from: u64, to: u64, stream: &Stream) {
+    pub fn pass_over(&mut self, from: u64, to: u64, stream: &StreamInfo) {
         self.start = self.start.min(from);
         self.choose_before(Pts(to).second());
         for (progress, exists) in self.progress.iter_mut().zip(stream.exists) {
@@ -212,11 +212,11 @@ impl Run {
     }
 
     /// Says every second that is complete, or that has been waited for long enough.
-    pub fn close(&mut self, stream: &Stream, out: &mut Vec<ClipOutput>) {
+    pub fn close(&mut self, stream: &StreamInfo, out: &mut Vec<ClipOutput>) {
         self.close_until(false, stream, out);
     }
 
-    fn close_until(&mut self, is_over: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
+    fn close_until(&mut self, is_over: bool, stream: &StreamInfo, out: &mut Vec<ClipOutput>) {
         while let Some((&last, _)) = self.slots.last_key_value() {
             let index = self.next.unwrap_or_else(|| *self.slots.keys().next().unwrap_or(&last));
             if index > last || !self.is_closable(index, stream) {
@@ -226,19 +226,19 @@ impl Run {
             if is_tail && !is_over {
                 break;
             }
-            self.say_discards(index, out);
-            self.say_second(index, is_tail, stream, out);
+            self.emit_discards(index, out);
+            self.emit_second(index, is_tail, stream, out);
             self.next = Some(index + 1);
-            self.say_ends(index, out);
+            self.emit_ends(index, out);
         }
-        self.say_late_discards(out);
+        self.emit_late_discards(out);
     }
 
     /// Says everything that is left: the run is over. The first second that it did not say.
     ///
     /// `is_shared`: another run goes on from here on the same line. A second that both have a part of is said once, by the one
     /// that has more of it.
-    pub fn finish(mut self, is_shared: bool, stream: &Stream, out: &mut Vec<ClipOutput>) -> Option<u64> {
+    pub fn finish(mut self, is_shared: bool, stream: &StreamInfo, out: &mut Vec<ClipOutput>) -> Option<u64> {
         for track in TRACKS {
             self.complete(track);
         }
@@ -249,8 +249,8 @@ impl Run {
             self.discard(Track::Video, pictures);
         }
         self.close_until(true, stream, out);
-        self.say_discards(u64::MAX, out);
-        self.say_ends(u64::MAX, out);
+        self.emit_discards(u64::MAX, out);
+        self.emit_ends(u64::MAX, out);
         self.next
     }
 
@@ -305,7 +305,7 @@ impl Run {
         }
     }
 
-    fn is_closable(&self, index: u64, stream: &Stream) -> bool {
+    fn is_closable(&self, index: u64, stream: &StreamInfo) -> bool {
         let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
         TRACKS.iter().all(|&track| {
             let (this, other) = (track.index(), track.other().index());
@@ -315,7 +315,7 @@ impl Run {
             let behind = |ahead: u64| ahead.saturating_sub(progress.head.unwrap_or(self.start));
             let given_up = self.progress[other]
                 .head
-                .is_some_and(|ahead| ahead >= end && behind(ahead) >= self.config.patience.with(track));
+                .is_some_and(|ahead| ahead >= end && behind(ahead) >= self.config.lag.with(track));
             !waits_for_it || is_past || given_up
         })
     }
@@ -324,29 +324,29 @@ impl Run {
     /// of the sound, or, where seconds were said before, nothing beyond its first tenth. That is no hole in the run.
     fn is_tail(&self, index: u64) -> bool {
         let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
-        let broke_off = |p: &Progress| p.head.is_none_or(|head| p.ended && head < end);
+        let broke_off = |p: &TrackProgress| p.head.is_none_or(|head| p.ended && head < end);
         let begun = index.saturating_mul(NANOS_PER_SECOND).saturating_add(TAIL_NS);
-        let is_begun_only = |p: &Progress| p.head.is_none_or(|head| head.saturating_add(p.span) < begun);
+        let is_begun_only = |p: &TrackProgress| p.head.is_none_or(|head| head.saturating_add(p.span) < begun);
         self.progress.iter().all(broke_off)
             && ((self.next.is_some() && self.progress.iter().all(is_begun_only))
                 || self.slots.get(&index).is_none_or(|slot| !self.is_usable(slot)))
     }
 
-    fn is_usable(&self, slot: &Slot) -> bool {
+    fn is_usable(&self, slot: &OpenSecond) -> bool {
         slot.seen > 0 || self.has_sound(slot)
     }
 
-    fn has_sound(&self, slot: &Slot) -> bool {
+    fn has_sound(&self, slot: &OpenSecond) -> bool {
         self.config.sample_rate.is_some_and(|rate| u64::from(slot.audio_present) * 2 >= u64::from(rate))
     }
 
     /// Says second `index`, or only counts its sound when it is a mere tail.
-    fn say_second(&mut self, index: u64, is_tail: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
+    fn emit_second(&mut self, index: u64, is_tail: bool, stream: &StreamInfo, out: &mut Vec<ClipOutput>) {
         let mut slot = self.slots.remove(&index).unwrap_or_default();
         let start = Pts::from_second(index);
         let rate = self.config.sample_rate.unwrap_or(0);
         if is_tail {
-            let rate_in = self.sound.as_ref().map_or(rate, Sound::rate_in);
+            let rate_in = self.sound.as_ref().map_or(rate, AudioGrid::rate_in);
             if slot.seen > 0 {
                 out.push(ClipOutput::Discarded { track: Track::Video, count: u64::from(slot.seen) });
             }
@@ -361,7 +361,7 @@ impl Run {
             return;
         }
         let has_sound = self.has_sound(&slot);
-        let Chosen { frames, rgb, pairs } = match slot.chosen {
+        let SampledFrames { frames, rgb, pairs } = match slot.chosen {
             Some(chosen) => chosen,
             None => self.config.plan.choose(start, &mut slot.open),
         };
@@ -391,7 +391,7 @@ impl Run {
     }
 
     /// Says the counts filed under seconds up to `index`.
-    fn say_discards(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
+    fn emit_discards(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
         while let Some(entry) = self.discards.first_entry()
             && *entry.key() <= index
         {
@@ -404,7 +404,7 @@ impl Run {
     }
 
     /// Says the ends of tracks whose last data were in seconds up to `index`.
-    fn say_ends(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
+    fn emit_ends(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
         // In an order that does not depend on which end came first.
         self.ends.sort_by_key(|&(second, track)| (second, track.index()));
         let due = self.ends.partition_point(|&(second, _)| second <= index);
@@ -412,9 +412,9 @@ impl Run {
     }
 
     /// Says the counts filed under seconds that are closed already.
-    fn say_late_discards(&mut self, out: &mut Vec<ClipOutput>) {
+    fn emit_late_discards(&mut self, out: &mut Vec<ClipOutput>) {
         if let Some(before) = self.next.and_then(|next| next.checked_sub(1)) {
-            self.say_discards(before, out);
+            self.emit_discards(before, out);
         }
     }
 }

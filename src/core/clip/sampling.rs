@@ -9,32 +9,32 @@ use crate::time::{NANOS_PER_SECOND, Pts};
 
 /// A picture of a second that is not closed.
 #[derive(Clone, Debug)]
-pub(super) enum Seen {
+pub(super) enum PendingFrame {
     Frame(Frame),
     /// Ingest found that it will not be chosen: it has a time and no pixels.
-    Thinned(Pts),
+    Unconverted(Pts),
 }
 
-impl Seen {
+impl PendingFrame {
     pub fn pts(&self) -> u64 {
         match self {
-            Seen::Frame(frame) => frame.pts.0,
-            Seen::Thinned(pts) => pts.0,
+            PendingFrame::Frame(frame) => frame.pts.0,
+            PendingFrame::Unconverted(pts) => pts.0,
         }
     }
 
     /// Width and height; nothing of a picture that has no pixels.
     fn size(&self) -> Option<(u32, u32)> {
         match self {
-            Seen::Frame(frame) => Some((frame.width, frame.height)),
-            Seen::Thinned(_) => None,
+            PendingFrame::Frame(frame) => Some((frame.width, frame.height)),
+            PendingFrame::Unconverted(_) => None,
         }
     }
 
     fn frame(self) -> Option<Frame> {
         match self {
-            Seen::Frame(frame) => Some(frame),
-            Seen::Thinned(_) => None,
+            PendingFrame::Frame(frame) => Some(frame),
+            PendingFrame::Unconverted(_) => None,
         }
     }
 }
@@ -52,7 +52,7 @@ pub struct SamplingPlan {
 
 /// What the plan kept of one second's frames.
 #[derive(Debug, Default)]
-pub(super) struct Chosen {
+pub(super) struct SampledFrames {
     /// In PTS order, each once.
     pub frames: Vec<Frame>,
     /// Indices into `frames`, ascending.
@@ -71,13 +71,13 @@ impl SamplingPlan {
     ///   two equally near). The pair is taken when it is between half the gap and three times the gap long, its two
     ///   pictures are of one size, and only once.
     ///
-    /// A picture that was thinned is one that is not chosen ([`super::PlanThinner`]). Where that was foretold wrongly,
+    /// A picture that was thinned is one that is not chosen ([`super::PlanSelector`]). Where that was foretold wrongly,
     /// because times went back, the choice is made among those that are there.
-    pub(super) fn choose(&self, start: Pts, seen: &mut Vec<Seen>) -> Chosen {
+    pub(super) fn choose(&self, start: Pts, seen: &mut Vec<PendingFrame>) -> SampledFrames {
         let (mut rgb, mut pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
-        let is_there = |&index: &usize| matches!(seen[index], Seen::Frame(_));
+        let is_there = |&index: &usize| matches!(seen[index], PendingFrame::Frame(_));
         if !rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).all(is_there) {
-            seen.retain(|s| matches!(s, Seen::Frame(_)));
+            seen.retain(|s| matches!(s, PendingFrame::Frame(_)));
             (rgb, pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
         }
         // Between two sizes there is no motion to see: the source changed there.
@@ -90,10 +90,10 @@ impl SamplingPlan {
         pairs.iter_mut().flat_map(|p| [&mut p.first, &mut p.second]).for_each(place);
         let mut frames = Vec::with_capacity(kept.iter().filter(|k| **k).count());
         frames.extend(seen.drain(..).zip(kept).filter(|(_, kept)| *kept).filter_map(|(seen, _)| seen.frame()));
-        Chosen { frames, rgb, pairs }
+        SampledFrames { frames, rgb, pairs }
     }
 
-    fn rgb_points(&self, start: u64, frames: &[Seen]) -> Vec<usize> {
+    fn rgb_points(&self, start: u64, frames: &[PendingFrame]) -> Vec<usize> {
         let mut chosen: Vec<usize> = Vec::with_capacity(frames.len().min(self.rgb_frames as usize));
         for centre in centres(start, self.rgb_frames) {
             // Points ascend, and so do the frames nearest to them: a repeated one can only be the last.
@@ -107,7 +107,7 @@ impl SamplingPlan {
     }
 
     /// As indices into `frames`.
-    fn flow_points(&self, start: u64, frames: &[Seen]) -> Vec<FlowPair> {
+    fn flow_points(&self, start: u64, frames: &[PendingFrame]) -> Vec<FlowPair> {
         let gap = self.flow_gap_ns;
         let mut chosen: Vec<FlowPair> = Vec::with_capacity(frames.len().min(self.flow_pairs as usize));
         for centre in centres(start, self.flow_pairs) {
@@ -125,7 +125,7 @@ impl SamplingPlan {
     }
 }
 
-fn pts(seen: &Seen) -> u64 {
+fn pts(seen: &PendingFrame) -> u64 {
     seen.pts()
 }
 

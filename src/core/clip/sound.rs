@@ -22,7 +22,7 @@ const LOUDEST: f32 = 1e6;
 
 /// What became of a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct ChunkOutcome {
     /// Time of the first sample that was taken, by the count, ns.
     pub from_ns: u64,
     /// Time after the last sample that was taken; equal to `from_ns` when none was.
@@ -43,7 +43,7 @@ struct Segment {
 
 /// Turns the chunks of one run into samples on the grid.
 #[derive(Debug)]
-pub(super) struct Sound {
+pub(super) struct AudioGrid {
     rate: u32,
     resampler: Option<StreamResampler>,
     segment: Option<Segment>,
@@ -55,7 +55,7 @@ pub(super) struct Sound {
     output: Vec<f32>,
 }
 
-impl Sound {
+impl AudioGrid {
     /// `rate`: Hz of the grid, in [`SAMPLE_RATES`].
     pub fn new(rate: u32) -> Self {
         Self {
@@ -85,7 +85,7 @@ impl Sound {
     }
 
     /// Takes a usable chunk. What comes out goes to `sink` as (first slot, samples), slots ascending.
-    pub fn push(&mut self, chunk: &PcmChunk, sink: &mut impl FnMut(u64, &[f32])) -> Taken {
+    pub fn push(&mut self, chunk: &PcmChunk, sink: &mut impl FnMut(u64, &[f32])) -> ChunkOutcome {
         let pts = chunk.pts.0;
         let mut drop_frames = 0;
         if let Some(expected) = self.expected_ns() {
@@ -116,7 +116,7 @@ impl Sound {
             resampler.push(&self.mono, &mut self.output);
         }
         self.deliver(sink);
-        Taken { from_ns, to_ns: self.expected_ns().unwrap_or(from_ns), repeated: drop_frames, unusable }
+        ChunkOutcome { from_ns, to_ns: self.expected_ns().unwrap_or(from_ns), repeated: drop_frames, unusable }
     }
 
     /// Ends the segment: fetches what is still inside the filter. The next chunk sets a new anchor.

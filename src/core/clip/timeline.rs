@@ -24,7 +24,7 @@ const HELD_MAX: [usize; 2] = [128, 8192];
 pub(super) fn weight(item: &MediaItem) -> u64 {
     match item {
         MediaItem::Pcm(chunk) => chunk.frames() as u64,
-        MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Lost { .. } => 1,
+        MediaItem::Frame(_) | MediaItem::Unconverted { .. } | MediaItem::Lost { .. } => 1,
         _ => 0,
     }
 }
@@ -74,12 +74,12 @@ impl Position {
 
 /// The time line of a run.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Line {
+pub(super) struct Timeline {
     pub positions: [Option<Position>; 2],
     start: u64,
 }
 
-impl Line {
+impl Timeline {
     /// The furthest that either track is expected to be; `None` before any data.
     pub fn reach(&self) -> Option<u64> {
         self.positions.iter().flatten().map(|p| p.next).max()
@@ -106,7 +106,7 @@ impl Line {
 
 /// Items of one track that wait for a decision.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct HeldItems {
     items: VecDeque<MediaItem>,
     /// PTS of the first item, ns.
     pub front: Option<u64>,
@@ -115,7 +115,7 @@ pub(super) struct Held {
     pub other_moved: bool,
 }
 
-impl Held {
+impl HeldItems {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

@@ -39,14 +39,14 @@ use super::guard::{Refusal, SourcePolicy, digest};
 use super::hls;
 use super::options::HlsOptions;
 use super::outlet::{Counters, Outlet, Stopper};
-use super::plausible::Claims;
+use super::source_clock::SourceClock;
 use super::uri::{Kind, Location, Pacing};
 use super::{Open, Source, template};
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{MediaItem, Pace, Track, Tracks};
-use touchline_core::selection::Thinning;
+use touchline_core::selection::FrameSelection;
 use touchline_core::{limits, redact};
 
 /// What a [`GstOpener`] is told about the sources it opens.
@@ -77,7 +77,7 @@ pub struct GstOptions {
     pub guard: Option<Arc<SourcePolicy>>,
     /// Which pictures are converted; [`None`] = all.
     #[serde(skip)]
-    pub thinning: Option<Thinning>,
+    pub selection: Option<FrameSelection>,
     /// What HLS sources are asked for.
     pub hls: HlsOptions,
     /// What the source is, where that is known better than by its URI.
@@ -98,7 +98,7 @@ impl Default for GstOptions {
             connect_timeout: Duration::from_secs(10),
             counters: Arc::default(),
             guard: None,
-            thinning: None,
+            selection: None,
             hls: HlsOptions::default(),
             kind: None,
         }
@@ -115,7 +115,7 @@ pub struct GstOpener {
     /// How far an HLS channel was watched.
     memory: hls::Memory,
     /// What the source said of the time, over all connections.
-    claims: Arc<Mutex<Claims>>,
+    source_clock: Arc<Mutex<SourceClock>>,
     needs_relay: OnceLock<bool>,
 }
 
@@ -129,7 +129,7 @@ impl GstOpener {
             clock,
             over_tcp: Arc::default(),
             memory: hls::Memory::default(),
-            claims: Arc::default(),
+            source_clock: Arc::default(),
             needs_relay: OnceLock::new(),
         })
     }
@@ -143,7 +143,7 @@ impl GstOpener {
         Learned {
             over_tcp: self.over_tcp.load(Ordering::Relaxed),
             needs_relay: self.needs_relay.get().copied(),
-            claims: self.claims.lock().unwrap_or_else(|e| e.into_inner()).clone(),
+            source_clock: self.source_clock.lock().unwrap_or_else(|e| e.into_inner()).clone(),
             hls: self.memory.remembered(),
         }
     }
@@ -154,7 +154,7 @@ impl GstOpener {
         if let Some(needs_relay) = learned.needs_relay {
             self.needs_relay.get_or_init(|| needs_relay);
         }
-        *self.claims.lock().unwrap_or_else(|e| e.into_inner()) = learned.claims;
+        *self.source_clock.lock().unwrap_or_else(|e| e.into_inner()) = learned.source_clock;
         self.memory.restore(learned.hls);
     }
 
@@ -177,7 +177,7 @@ impl GstOpener {
 pub(super) struct Learned {
     over_tcp: bool,
     needs_relay: Option<bool>,
-    claims: Claims,
+    source_clock: SourceClock,
     hls: hls::Remembered,
 }
 
@@ -215,7 +215,7 @@ impl Open for GstOpener {
         let location = Location::parse(uri)?;
         let location = Location { kind: o.kind.unwrap_or(location.kind), ..location };
         if !limits::has_room_for_source(location.kind.is_network()) {
-            limits::say_out_of_files();
+            limits::log_out_of_files();
             let refusal =
                 Refusal { kind: Cause::Other, cause: limits::OUT_OF_FILES.into(), advice: limits::ADVICE.into() };
             return Ok(guarded::refused(refusal, location.pace(o.pacing), to));
@@ -372,8 +372,8 @@ impl GstOpener {
         if o.guard.is_some() || passage.is_some() || is_fed {
             guarded::connect(&pipeline, &graph, passage.as_ref());
         }
-        let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
-        wall::connect(&pipeline, outlet.clone(), self.clock.clone(), self.claims.clone());
+        let gate = o.selection.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
+        wall::connect(&pipeline, outlet.clone(), self.clock.clone(), self.source_clock.clone());
         if matches!(location.kind, Kind::Udp | Kind::Srt) {
             clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
         }

@@ -6,8 +6,8 @@ use gstreamer as gst;
 use touchline_core::error::{Error, Result};
 
 use super::causes::{failed, first_sentence};
+use crate::truncation;
 use crate::uri::Location;
-use crate::wholeness;
 use touchline_core::cause::Cause;
 use touchline_core::item::End;
 
@@ -28,7 +28,7 @@ pub(super) fn check(given: &str, location: &Location) -> Result<()> {
     };
     let refuse = |kind, cause: &str, advice: &str| Err(Error::source_failure(kind, given, cause, advice));
     if path.is_file()
-        && let Some(format) = wholeness::unsupported_file(&path)
+        && let Some(format) = truncation::unsupported_file(&path)
     {
         let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
         return refuse(Cause::Format, &format!("{format} pictures are not supported"), &format!("convert it to {to}"));
@@ -47,7 +47,7 @@ pub(super) fn check(given: &str, location: &Location) -> Result<()> {
         ),
         Ok(meta) if meta.len() == 0 => refuse(Cause::NotMedia, "the file is empty", "check how it was copied"),
         // GStreamer's parsebin can lose the demuxer's error: the pipeline then waits for ever.
-        Ok(_) => match wholeness::missing_index(&path) {
+        Ok(_) => match truncation::missing_index(&path) {
             Some(cut) => refuse(Cause::Damaged, &format!("the file is cut off: {cut}"), COPY_ADVICE),
             None => Ok(()),
         },
@@ -66,7 +66,7 @@ fn path_of(location: &Location) -> Option<PathBuf> {
 
 /// The end for the recording at `location` if its file is cut off.
 pub(super) fn cut_off(location: &Location) -> Option<End> {
-    let cut = wholeness::cut_off(&path_of(location)?)?;
+    let cut = truncation::cut_off(&path_of(location)?)?;
     Some(failed(Cause::Damaged, format!("the file is cut off: {cut}"), COPY_ADVICE))
 }
 

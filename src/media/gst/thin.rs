@@ -1,6 +1,6 @@
 //! Drops pictures between the decoder and the converters, when nobody will look at them.
 //!
-//! A probe sits where pictures enter the converters of the branch. It asks a [`Thin`] about each picture by its running
+//! A probe sits where pictures enter the converters of the branch. It asks a [`FrameSelector`] about each picture by its running
 //! time. What is dropped goes on as its time alone, on the same thread and in order; one picture at a time may be held,
 //! until the next one decides. A held picture that no other follows is passed on after a while, so that a stall takes
 //! nothing away that was there.
@@ -15,7 +15,7 @@ use super::graph::Graph;
 use super::sinks::{Timing, running_time};
 use touchline_core::clock::Clock;
 use touchline_core::item::{MediaItem, Track};
-use touchline_core::selection::{Fate, Thin, Thinning};
+use touchline_core::selection::{FrameChoice, FrameSelection, FrameSelector};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
 
 /// Elements that only convert, by the name of their factory: before them media are as they were decoded.
@@ -26,19 +26,19 @@ const CONVERTERS: [&str; 6] =
 /// whole; a second is given up 1.5 s after its pictures stopped.
 const HELD_MAX_NS: u64 = NANOS_PER_SECOND / 4;
 
-/// The thinning of one session.
+/// The selection of one session.
 pub(super) struct Gate {
     pad: gst::Pad,
     sink: gst::Element,
     graph: Arc<Graph>,
     clock: Arc<dyn Clock>,
-    thinning: Thinning,
+    selection: FrameSelection,
     state: Mutex<State>,
     probe: Mutex<Option<gst::PadProbeId>>,
 }
 
 struct State {
-    thin: Box<dyn Thin>,
+    thin: Box<dyn FrameSelector>,
     timing: Timing,
     segment: Option<gst::FormattedSegment<gst::ClockTime>>,
     held: Option<Held>,
@@ -63,14 +63,14 @@ enum Way {
 
 impl Gate {
     /// Puts the probe in place; [`None`] without a branch for pictures.
-    pub fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, thinning: Thinning) -> Option<Arc<Self>> {
+    pub fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, selection: FrameSelection) -> Option<Arc<Self>> {
         let (_, sink) = graph.sinks().find(|(track, _)| *track == Track::Video)?;
         let sink: gst::Element = sink.clone().upcast();
         let pad = entry(&sink)?;
-        let (thin, timing) = (thinning.start(), Timing::default());
+        let (thin, timing) = (selection.start(), Timing::default());
         let state = Mutex::new(State { thin, timing, segment: None, held: None, is_passing: false });
         let (graph, probe) = (graph.clone(), Mutex::default());
-        let gate = Arc::new(Self { pad, sink, graph, clock, thinning, state, probe });
+        let gate = Arc::new(Self { pad, sink, graph, clock, selection, state, probe });
         let weak = Arc::downgrade(&gate);
         let kinds = gst::PadProbeType::BUFFER
             | gst::PadProbeType::BUFFER_LIST
@@ -174,7 +174,7 @@ impl Gate {
         };
         // A picture that is shown for seconds is the picture of all of them.
         let is_long = buffer.duration().is_some_and(|duration| duration.nseconds() > NANOS_PER_SECOND);
-        let is_wanted = |keep: bool| keep || self.thinning.is_wanted();
+        let is_wanted = |keep: bool| keep || self.selection.is_wanted();
         if let Some(held) = held {
             if is_wanted(fates.keep_held) {
                 self.pass(held.buffer)?;
@@ -184,13 +184,13 @@ impl Gate {
         }
         match fates.this {
             _ if is_long => Ok(stamped.map_or(Way::On, Way::OnAs)),
-            Fate::Hold => {
+            FrameChoice::Hold => {
                 let buffer = stamped.unwrap_or_else(|| buffer.clone());
                 self.state().held = Some(Held { buffer, pts, arrived_ns });
                 Ok(Way::Away)
             }
-            Fate::Drop if !is_wanted(false) => self.say(pts, arrived_ns).map(|()| Way::Away),
-            Fate::Drop | Fate::Keep => Ok(stamped.map_or(Way::On, Way::OnAs)),
+            FrameChoice::Drop if !is_wanted(false) => self.say(pts, arrived_ns).map(|()| Way::Away),
+            FrameChoice::Drop | FrameChoice::Keep => Ok(stamped.map_or(Way::On, Way::OnAs)),
         }
     }
 
@@ -232,7 +232,7 @@ impl Gate {
         if !self.graph.admit(Track::Video) {
             return if self.graph.outlet.stopped() { Err(gst::FlowError::Flushing) } else { Ok(()) };
         }
-        let item = MediaItem::Thinned { pts, arrived_ns };
+        let item = MediaItem::Unconverted { pts, arrived_ns };
         self.graph.deliver(Track::Video, item).map_err(|_| gst::FlowError::Flushing)
     }
 }

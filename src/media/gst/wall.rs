@@ -11,7 +11,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use crate::outlet::Outlet;
-use crate::plausible::{Claims, Verdict};
+use crate::source_clock::{ClockVerdict, SourceClock};
 use touchline_core::clock::Clock;
 use touchline_core::incident::Incident;
 use touchline_core::item::MediaItem;
@@ -28,12 +28,17 @@ const PLAUSIBLE_FROM_S: u64 = 946_684_800;
 const REPORT_UNCERTAINTY_NS: u64 = 40_000_000;
 
 /// Sends [`MediaItem::Wall`] for every sender report that any jitter buffer in `pipeline` sees and that is believed, and says
-/// when `claims` begin or cease to be.
-pub(super) fn connect(pipeline: &gst::Pipeline, outlet: Outlet, clock: Arc<dyn Clock>, claims: Arc<Mutex<Claims>>) {
+/// when `source_clock` begin or cease to be.
+pub(super) fn connect(
+    pipeline: &gst::Pipeline,
+    outlet: Outlet,
+    clock: Arc<dyn Clock>,
+    source_clock: Arc<Mutex<SourceClock>>,
+) {
     pipeline.connect("deep-element-added", false, move |args| {
         let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;
         if element.factory().is_some_and(|f| f.name() == "rtpjitterbuffer") {
-            let (outlet, clock, claims) = (outlet.clone(), clock.clone(), claims.clone());
+            let (outlet, clock, source_clock) = (outlet.clone(), clock.clone(), source_clock.clone());
             // Reports repeat every few seconds, also after an answer was given: once a second is enough.
             let last = AtomicU64::new(u64::MAX);
             element.connect("handle-sync", false, move |args| {
@@ -43,14 +48,14 @@ pub(super) fn connect(pipeline: &gst::Pipeline, outlet: Outlet, clock: Arc<dyn C
                     return None;
                 }
                 let arrived_ns = clock.unix_ns();
-                let verdict = claims.lock().unwrap_or_else(|e| e.into_inner()).judge(wall.unix_ns, arrived_ns);
+                let verdict = source_clock.lock().unwrap_or_else(|e| e.into_inner()).judge(wall.unix_ns, arrived_ns);
                 let incident = match verdict {
-                    Verdict::Believed => None,
-                    Verdict::Again => Some(Incident::ClockPlausible),
-                    Verdict::NoLonger => Some(Incident::ClockImplausible),
-                    Verdict::NotYet => return None,
+                    ClockVerdict::Trusted => None,
+                    ClockVerdict::TrustedAgain => Some(Incident::ClockPlausible),
+                    ClockVerdict::Distrusted => Some(Incident::ClockImplausible),
+                    ClockVerdict::StillDistrusted => return None,
                 };
-                let source = if verdict == Verdict::NoLonger { WallSource::Arrival } else { wall.source };
+                let source = if verdict == ClockVerdict::Distrusted { WallSource::Arrival } else { wall.source };
                 let items = incident.map(MediaItem::Incident).into_iter();
                 for item in items.chain([MediaItem::Wall { pts, wall: WallTime { source, ..wall } }]) {
                     // Closed means that the session is ending anyway.

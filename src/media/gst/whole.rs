@@ -15,7 +15,7 @@ use super::debug::ErrorWatch;
 use super::graph::Graph;
 use super::sinks::running_time;
 use super::thin::handled;
-use crate::outlet::Dropped;
+use crate::outlet::DropReason;
 use touchline_core::item::{MediaItem, Track};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
 
@@ -27,27 +27,27 @@ const WAIT_MAX_NS: u64 = 20 * NANOS_PER_SECOND;
 #[derive(Debug, PartialEq, Eq)]
 enum Way {
     On,
-    Away(Dropped),
+    Away(DropReason),
 }
 
 /// The wait for a key frame.
 #[derive(Debug)]
 struct Wait {
     /// [`None`]: not waiting.
-    why: Option<Dropped>,
+    why: Option<DropReason>,
     since_ns: Option<u64>,
     has_begun: bool,
 }
 
 impl Wait {
     fn new() -> Self {
-        Self { why: Some(Dropped::BeforeKeyFrame), since_ns: None, has_begun: false }
+        Self { why: Some(DropReason::BeforeKeyFrame), since_ns: None, has_begun: false }
     }
 
     /// A coded picture at `pts_ns`. `is_break`: something before it is missing.
     fn offer(&mut self, pts_ns: Option<u64>, is_break: bool, is_key: bool) -> Way {
         if is_break && self.has_begun && self.why.is_none() {
-            (self.why, self.since_ns) = (Some(Dropped::AfterLoss), None);
+            (self.why, self.since_ns) = (Some(DropReason::AfterLoss), None);
         }
         self.has_begun = true;
         let Some(why) = self.why else { return Way::On };
@@ -62,7 +62,7 @@ impl Wait {
     /// The picture that was decoded last is garbled: those that follow build on it.
     fn spoil(&mut self) {
         if self.why.is_none() {
-            (self.why, self.since_ns) = (Some(Dropped::AfterLoss), None);
+            (self.why, self.since_ns) = (Some(DropReason::AfterLoss), None);
         }
     }
 }
@@ -199,7 +199,7 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
                 let is_spoiled = pts_ns.is_some_and(|pts_ns| state.spoiled.take(pts_ns));
                 // Pictures of an open group that nobody can decode are no damage.
                 let is_expected = !is_corrupt && state.spoiled.is_open && state.spoiled.keys <= 1;
-                let why = if is_expected { Dropped::BeforeKeyFrame } else { Dropped::Corrupt };
+                let why = if is_expected { DropReason::BeforeKeyFrame } else { DropReason::Corrupt };
                 (is_corrupt || is_spoiled, pts_ns, why)
             }
             Some(gst::PadProbeData::Event(event)) => {
@@ -220,7 +220,7 @@ fn away(
     info: &mut gst::PadProbeInfo<'_>,
     graph: &Weak<Graph>,
     pts_ns: Option<u64>,
-    why: Dropped,
+    why: DropReason,
 ) -> gst::PadProbeReturn {
     let mut result = Ok(gst::FlowSuccess::Ok);
     if let Some(graph) = graph.upgrade() {
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn pictures_wait_for_a_key_frame_at_the_beginning_and_after_a_loss() {
         let mut wait = Wait::new();
-        let (early, late) = (Way::Away(Dropped::BeforeKeyFrame), Way::Away(Dropped::AfterLoss));
+        let (early, late) = (Way::Away(DropReason::BeforeKeyFrame), Way::Away(DropReason::AfterLoss));
         assert_eq!(wait.offer(Some(0), true, false), early);
         assert_eq!(wait.offer(None, false, false), early);
         assert_eq!(wait.offer(Some(10 * S), false, true), Way::On);
@@ -269,7 +269,7 @@ mod tests {
         assert!(spoiled.note() && spoiled.note(), "two errors, one picture");
         wait.spoil();
         assert!(!spoiled.take(S) && spoiled.take(3 * S) && !spoiled.take(3 * S));
-        assert_eq!(wait.offer(Some(4 * S), false, false), Way::Away(Dropped::AfterLoss));
+        assert_eq!(wait.offer(Some(4 * S), false, false), Way::Away(DropReason::AfterLoss));
         assert_eq!(wait.offer(Some(5 * S), false, true), Way::On);
         // Garbled pictures that never come out take no memory.
         for error in 3..1000 {
@@ -293,7 +293,7 @@ mod tests {
     fn a_stream_without_key_frames_is_decoded_after_a_while() {
         let mut wait = Wait::new();
         for second in 0..=20 {
-            assert_eq!(wait.offer(Some(second * S), false, false), Way::Away(Dropped::BeforeKeyFrame));
+            assert_eq!(wait.offer(Some(second * S), false, false), Way::Away(DropReason::BeforeKeyFrame));
         }
         assert_eq!(wait.offer(Some(20 * S + 1), false, false), Way::On);
         assert_eq!(wait.offer(Some(21 * S), false, false), Way::On);

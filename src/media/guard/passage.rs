@@ -157,7 +157,7 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>, target: To
             Ok((stream, _)) => stream,
             Err(e) => {
                 if touchline_core::limits::is_out_of_files(&e) {
-                    touchline_core::limits::say_out_of_files();
+                    touchline_core::limits::log_out_of_files();
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;

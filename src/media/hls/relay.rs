@@ -14,7 +14,7 @@ use super::input::{Input, Marker, union};
 use super::lane::LaneEnd;
 use super::pacer::Pacer;
 use crate::outlet::{Closed, Outlet};
-use crate::plausible::{Claims, Verdict};
+use crate::source_clock::{ClockVerdict, SourceClock};
 use crate::supervise::nanos;
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
@@ -53,7 +53,7 @@ pub(super) struct Relay {
     /// Missing time before the tracks are known.
     early: Option<(u64, u64)>,
     /// Judges the wall times in the playlists.
-    claims: Claims,
+    source_clock: SourceClock,
     /// Advertisement breaks, whichever lane announces them.
     breaks: Breaks,
 }
@@ -63,7 +63,7 @@ impl Relay {
         let pacer = Pacer::default();
         let (opened, reach_ns, waiting_since, early) = (None, None, None, None);
         // A recording may be of any day.
-        let claims = if is_paced { Claims::of_live() } else { Claims::within(u64::MAX) };
+        let source_clock = if is_paced { SourceClock::live() } else { SourceClock::within(u64::MAX) };
         Self {
             inputs,
             outlet,
@@ -74,7 +74,7 @@ impl Relay {
             reach_ns,
             waiting_since,
             early,
-            claims,
+            source_clock,
             breaks: Breaks::default(),
         }
     }
@@ -214,7 +214,7 @@ impl Relay {
                 frame.arrived_ns = if self.is_paced { now_ns } else { frame.arrived_ns };
                 Track::Video
             }
-            MediaItem::Thinned { arrived_ns, .. } => {
+            MediaItem::Unconverted { arrived_ns, .. } => {
                 *arrived_ns = if self.is_paced { now_ns } else { *arrived_ns };
                 Track::Video
             }
@@ -242,15 +242,15 @@ impl Relay {
                     self.outlet.send(mark)?;
                     continue;
                 };
-                let verdict = self.claims.judge(wall.unix_ns, self.clock.unix_ns());
+                let verdict = self.source_clock.judge(wall.unix_ns, self.clock.unix_ns());
                 match verdict {
-                    Verdict::Believed => self.outlet.send(mark)?,
-                    Verdict::Again => {
+                    ClockVerdict::Trusted => self.outlet.send(mark)?,
+                    ClockVerdict::TrustedAgain => {
                         self.outlet.send(MediaItem::Incident(Incident::ClockPlausible))?;
                         self.outlet.send(mark)?;
                     }
-                    Verdict::NoLonger => self.outlet.send(MediaItem::Incident(Incident::ClockImplausible))?,
-                    Verdict::NotYet => {}
+                    ClockVerdict::Distrusted => self.outlet.send(MediaItem::Incident(Incident::ClockImplausible))?,
+                    ClockVerdict::StillDistrusted => {}
                 }
             }
         }

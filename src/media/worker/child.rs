@@ -15,7 +15,7 @@ use crate::guard::SourcePolicy;
 use crate::outlet::Counters;
 use crate::{Open, Source};
 use touchline_core::cause::Cause;
-use touchline_core::clip::PlanThinner;
+use touchline_core::clip::PlanSelector;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MediaItem};
@@ -86,7 +86,9 @@ fn open(
     let options = GstOptions {
         counters,
         guard: request.sources.as_ref().map(SourcePolicy::new).transpose()?.map(Arc::new),
-        thinning: request.plan.map(|plan| PlanThinner::thinning(&plan).unless(move || wanted.load(Ordering::Relaxed))),
+        selection: request
+            .plan
+            .map(|plan| PlanSelector::selection(&plan).unless(move || wanted.load(Ordering::Relaxed))),
         ..request.options
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_origin(request.clock_origin_ns));

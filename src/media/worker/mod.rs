@@ -42,7 +42,7 @@ use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use touchline_core::pool::Pool;
-use touchline_core::selection::Thinning;
+use touchline_core::selection::FrameSelection;
 use touchline_core::{limits, redact};
 
 /// Name of the subcommand that is a source's process.
@@ -62,9 +62,9 @@ const STOPPING: Duration = Duration::from_secs(6);
 
 /// Opens sources in processes of their own.
 pub struct WorkerOpener {
-    /// Of these, `counters` and `thinning` stay here.
+    /// Of these, `counters` and `selection` stay here.
     options: GstOptions,
-    /// Which pictures are converted; [`None`] = all. `options.thinning` says only what is wanted beside them.
+    /// Which pictures are converted; [`None`] = all. `options.selection` says only what is wanted beside them.
     plan: Option<SamplingPlan>,
     clock: Arc<dyn Clock>,
     program: PathBuf,
@@ -121,13 +121,13 @@ impl Open for WorkerOpener {
         };
         // A process takes three files here; the rest is its own.
         if !limits::has_room_for_source(false) {
-            limits::say_out_of_files();
+            limits::log_out_of_files();
             return refuse(limits::OUT_OF_FILES, limits::ADVICE, to);
         }
         let (mut process, socket) = match Process::start(&self.program, &self.options.id) {
             Ok(started) => started,
             Err(e) if limits::is_out_of_files(&e) => {
-                limits::say_out_of_files();
+                limits::log_out_of_files();
                 return refuse(limits::OUT_OF_FILES, limits::ADVICE, to);
             }
             Err(e) => {
@@ -163,7 +163,7 @@ impl Open for WorkerOpener {
             speaker: speaker.clone(),
             outlet,
             clock: self.clock.clone(),
-            thinning: self.options.thinning.clone(),
+            selection: self.options.selection.clone(),
             is_wanted: false,
             counters: self.options.counters.clone(),
             counts: Counts::default(),
@@ -231,7 +231,7 @@ struct Listener {
     speaker: Speaker,
     outlet: Outlet,
     clock: Arc<dyn Clock>,
-    thinning: Option<Thinning>,
+    selection: Option<FrameSelection>,
     /// What the process was told of it.
     is_wanted: bool,
     counters: Arc<super::outlet::Counters>,
@@ -274,7 +274,7 @@ impl Listener {
                 Heard::Alive => continue,
                 Heard::Started | Heard::NotOpened(_) => return Err(Broken::Garbled("that it begins, again".into())),
             };
-            let is_picture = matches!(item, MediaItem::Frame(_) | MediaItem::Thinned { .. });
+            let is_picture = matches!(item, MediaItem::Frame(_) | MediaItem::Unconverted { .. });
             if !is_closed && self.outlet.send(item).is_err() {
                 is_closed = true;
                 // Nothing that it says is of use; its end is.
@@ -289,7 +289,7 @@ impl Listener {
 
     /// Whether a viewer wants a picture that the plan does not choose. Looked at with every picture, as it is without a process.
     fn say_what_is_wanted(&mut self) {
-        let is_wanted = self.thinning.as_ref().is_some_and(Thinning::is_wanted);
+        let is_wanted = self.selection.as_ref().is_some_and(FrameSelection::is_wanted);
         if std::mem::replace(&mut self.is_wanted, is_wanted) != is_wanted {
             let _ = self.speaker.say(&Ask::Wanted(is_wanted));
         }

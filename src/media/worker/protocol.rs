@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::gst::{GstOptions, Learned};
 use crate::guard::SourcesFile;
-use crate::outlet::{Counters, Dropped};
+use crate::outlet::{Counters, DropReason};
 use touchline_core::cause::Cause;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::error::Error;
@@ -104,7 +104,7 @@ pub(super) enum Say {
         pts: Pts,
         arrived_ns: u64,
     },
-    Thinned {
+    Unconverted {
         pts: Pts,
         arrived_ns: u64,
     },
@@ -166,7 +166,7 @@ pub(super) struct Counts {
     samples: u64,
     untimed: u64,
     undeclared: u64,
-    dropped: [u64; Dropped::ALL.len()],
+    dropped: [u64; DropReason::ALL.len()],
     faults: u64,
     abandoned: u64,
     on_demand: Option<bool>,
@@ -179,7 +179,7 @@ impl Counts {
             samples: counters.samples.load(Ordering::Relaxed),
             untimed: counters.untimed.load(Ordering::Relaxed),
             undeclared: counters.undeclared.load(Ordering::Relaxed),
-            dropped: Dropped::ALL.map(|why| counters.dropped(why)),
+            dropped: DropReason::ALL.map(|why| counters.dropped(why)),
             faults: counters.faults.load(Ordering::Relaxed),
             abandoned: counters.abandoned.load(Ordering::Relaxed),
             on_demand: counters.on_demand.get().copied(),
@@ -195,7 +195,7 @@ impl Counts {
         add(&counters.samples, self.samples, before.samples);
         add(&counters.untimed, self.untimed, before.untimed);
         add(&counters.undeclared, self.undeclared, before.undeclared);
-        for why in Dropped::ALL {
+        for why in DropReason::ALL {
             let at = why as usize;
             counters.drop_pictures(why, self.dropped[at].saturating_sub(before.dropped[at]));
         }
@@ -252,7 +252,7 @@ impl<W: Write> Writer<W> {
                 self.scratch.extend(data.iter().flat_map(|value| value.to_le_bytes()));
                 return self.to.write_all(&self.scratch);
             }
-            MediaItem::Thinned { pts, arrived_ns } => Say::Thinned { pts, arrived_ns },
+            MediaItem::Unconverted { pts, arrived_ns } => Say::Unconverted { pts, arrived_ns },
             MediaItem::Lost { pts } => Say::Lost(pts),
             MediaItem::Opened(tracks) => Say::Opened(tracks),
             MediaItem::TrackEnded(track) => Say::TrackEnded(track),
@@ -369,8 +369,8 @@ impl<R: Read> Reader<R> {
                 data.extend(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)));
                 MediaItem::Pcm(PcmChunk::new(data, rate, channels, checked(pts)?, arrived_ns.min(now_ns())))
             }
-            Say::Thinned { pts, arrived_ns } => {
-                MediaItem::Thinned { pts: checked(pts)?, arrived_ns: arrived_ns.min(now_ns()) }
+            Say::Unconverted { pts, arrived_ns } => {
+                MediaItem::Unconverted { pts: checked(pts)?, arrived_ns: arrived_ns.min(now_ns()) }
             }
             Say::Lost(pts) => MediaItem::Lost { pts: checked(pts)? },
             Say::Opened(tracks) => MediaItem::Opened(tracks),

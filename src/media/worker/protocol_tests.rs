@@ -79,7 +79,7 @@ fn item(rng: &mut SmallRng) -> MediaItem {
             let rate = rng.random_range(1..400_000);
             MediaItem::Pcm(PcmChunk::new(Pooled::detached(data), rate, channels, pts, arrived_ns))
         }
-        2 => MediaItem::Thinned { pts, arrived_ns },
+        2 => MediaItem::Unconverted { pts, arrived_ns },
         3 => MediaItem::Lost { pts },
         4 => MediaItem::Opened(Tracks { video: rng.random(), audio: rng.random() }),
         5 => MediaItem::TrackEnded(any(rng, &[Track::Video, Track::Audio])),
@@ -156,7 +156,7 @@ fn values_that_cannot_be_are_garbled() {
         Say::Pcm { values: 2, rate: 0, channels: 2, pts, arrived_ns },
         Say::Pcm { values: 2, rate: 48_000, channels: 0, pts, arrived_ns },
         Say::Pcm { values: usize::MAX - 1, rate: 48_000, channels: 2, pts, arrived_ns },
-        Say::Thinned { pts: late, arrived_ns },
+        Say::Unconverted { pts: late, arrived_ns },
         Say::Lost(late),
         Say::Missing { from: Pts(2), to: Pts(1) },
         Say::Missing { from: Pts(0), to: Pts(MISSING_MAX_NS + 1) },
@@ -176,7 +176,7 @@ fn values_that_cannot_be_are_garbled() {
 #[test]
 fn arrival_is_never_later_than_now_and_texts_are_one_redacted_line() {
     let bytes = written([
-        MediaItem::Thinned { pts: Pts(1), arrived_ns: 9_000 },
+        MediaItem::Unconverted { pts: Pts(1), arrived_ns: 9_000 },
         MediaItem::Ended(End::Failed {
             kind: Cause::Other,
             cause: "rtsp://ann:pa55word@h/x\nfails".into(),
@@ -185,7 +185,7 @@ fn arrival_is_never_later_than_now_and_texts_are_one_redacted_line() {
     ]);
     let mut reader = reader(&bytes);
     match reader.hear(|| 5_000) {
-        Ok(Heard::Item(MediaItem::Thinned { arrived_ns: 5_000, .. })) => {}
+        Ok(Heard::Item(MediaItem::Unconverted { arrived_ns: 5_000, .. })) => {}
         other => panic!("{other:?}"),
     }
     match hear(&mut reader) {
@@ -204,7 +204,7 @@ fn what_was_counted_is_added_once() {
     let mut before = Counts::default();
     for n in 1..=3 {
         child.frames.fetch_add(n, Ordering::Relaxed);
-        child.drop_picture(Dropped::Corrupt);
+        child.drop_picture(DropReason::Corrupt);
         let now = Counts::of(&child);
         now.add_to(&before, &program);
         before = now;
@@ -213,6 +213,6 @@ fn what_was_counted_is_added_once() {
     Counts::of(&child).add_to(&before, &program);
     // A process that counts backwards takes nothing back.
     Counts::default().add_to(&before, &program);
-    assert_eq!((program.frames.load(Ordering::Relaxed), program.dropped(Dropped::Corrupt)), (106, 3));
+    assert_eq!((program.frames.load(Ordering::Relaxed), program.dropped(DropReason::Corrupt)), (106, 3));
     assert_eq!(program.on_demand.get(), Some(&true));
 }

@@ -11,7 +11,7 @@
 use super::SamplingPlan;
 use super::run::FRAMES_PER_SECOND_MAX;
 use super::sampling::centres;
-use crate::selection::{Fate, Fates, Thin, Thinning};
+use crate::selection::{FrameChoice, FrameChoices, FrameSelection, FrameSelector};
 use crate::time::{NANOS_PER_SECOND, Pts};
 
 /// A step of more than this, in either direction, is no frame distance but a hole or a jump, ns.
@@ -21,7 +21,7 @@ const STEP_MAX_NS: u64 = NANOS_PER_SECOND / 2;
 const DISORDER_SECONDS: u64 = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Point {
+enum PointKind {
     Rgb,
     /// The first picture of a pair.
     First,
@@ -31,8 +31,8 @@ enum Point {
 
 /// A sampling point that no picture was chosen for yet.
 #[derive(Clone, Copy, Debug)]
-struct Open {
-    point: Point,
+struct OpenPoint {
+    point: PointKind,
     /// ns; before the second's start for a pair that is longer than its part of the second.
     at: i128,
     /// The last picture lies before the point and may serve it.
@@ -41,47 +41,47 @@ struct Open {
 
 /// The thinning of one connection.
 #[derive(Clone, Debug)]
-pub struct PlanThinner {
+pub struct PlanSelector {
     plan: SamplingPlan,
     /// Of the last picture, ns.
     last: Option<u64>,
     /// Pictures of the last picture's second.
     seen: usize,
-    open: Vec<Open>,
+    open: Vec<OpenPoint>,
     /// Up to this second everything is kept.
     keep_until: Option<u64>,
 }
 
-impl PlanThinner {
+impl PlanSelector {
     pub fn new(plan: SamplingPlan) -> Self {
         let most = 2 * plan.flow_pairs as usize + plan.rgb_frames as usize;
         Self { plan, last: None, seen: 0, open: Vec::with_capacity(most), keep_until: None }
     }
 
     /// What ingest is told to convert for `plan`.
-    pub fn thinning(plan: &SamplingPlan) -> Thinning {
+    pub fn selection(plan: &SamplingPlan) -> FrameSelection {
         let plan = plan.clone();
-        Thinning::new(move || Box::new(Self::new(plan.clone())))
+        FrameSelection::new(move || Box::new(Self::new(plan.clone())))
     }
 
     /// A second begins: all its points are open.
     fn begin(&mut self, second: u64) {
         let start = second.saturating_mul(NANOS_PER_SECOND);
         let half = i128::from(self.plan.flow_gap_ns / 2);
-        let of = |point, at| Open { point, at, has_last: false };
+        let of = |point, at| OpenPoint { point, at, has_last: false };
         self.open.clear();
-        self.open.extend(centres(start, self.plan.rgb_frames).map(|at| of(Point::Rgb, i128::from(at))));
-        self.open.extend(centres(start, self.plan.flow_pairs).map(|at| of(Point::First, i128::from(at) - half)));
+        self.open.extend(centres(start, self.plan.rgb_frames).map(|at| of(PointKind::Rgb, i128::from(at))));
+        self.open.extend(centres(start, self.plan.flow_pairs).map(|at| of(PointKind::First, i128::from(at) - half)));
         self.seen = 0;
     }
 
     /// Whether the last picture serves a point of its second, when no other comes. A pair needs one that follows.
     fn last_serves(&self) -> bool {
-        self.open.iter().any(|open| open.has_last && open.point != Point::First)
+        self.open.iter().any(|open| open.has_last && open.point != PointKind::First)
     }
 
     /// Settles the points that a picture at `pts` of the same second decides.
-    fn settle(&mut self, last: Option<u64>, pts: u64) -> Fates {
+    fn settle(&mut self, last: Option<u64>, pts: u64) -> FrameChoices {
         let (now, gap) = (i128::from(pts), i128::from(self.plan.flow_gap_ns));
         let (mut keep_held, mut keep_this) = (false, false);
         let mut at = 0;
@@ -92,19 +92,19 @@ impl PlanThinner {
                 at += 1;
                 continue;
             }
-            let Open { point, at: wanted, has_last } = self.open.swap_remove(at);
+            let OpenPoint { point, at: wanted, has_last } = self.open.swap_remove(at);
             let nearer = last.map(i128::from).filter(|last| has_last && wanted - last <= now - wanted);
             match nearer {
                 Some(_) => keep_held = true,
                 None => keep_this = true,
             }
-            if point == Point::First {
+            if point == PointKind::First {
                 // The second of the pair comes after the first: this picture may be it only if it is not the first.
                 let wanted = nearer.unwrap_or(now) + gap;
                 let is_this = nearer.is_some() && now >= wanted;
                 keep_this |= is_this;
                 if !is_this {
-                    self.open.push(Open { point: Point::Second, at: wanted, has_last: nearer.is_some() });
+                    self.open.push(OpenPoint { point: PointKind::Second, at: wanted, has_last: nearer.is_some() });
                     // It is settled with this picture; the loop must not meet it.
                     let end = self.open.len() - 1;
                     self.open.swap(at, end);
@@ -113,18 +113,18 @@ impl PlanThinner {
             }
         }
         let this = if keep_this {
-            Fate::Keep
+            FrameChoice::Keep
         } else if self.open.iter().any(|open| open.has_last) {
-            Fate::Hold
+            FrameChoice::Hold
         } else {
-            Fate::Drop
+            FrameChoice::Drop
         };
-        Fates { keep_held, this }
+        FrameChoices { keep_held, this }
     }
 }
 
-impl Thin for PlanThinner {
-    fn offer(&mut self, pts: Pts) -> Fates {
+impl FrameSelector for PlanSelector {
+    fn offer(&mut self, pts: Pts) -> FrameChoices {
         let (second, pts) = (pts.second(), pts.0);
         let last = self.last.replace(pts);
         let last_second = last.map(|last| Pts(last).second());
@@ -148,21 +148,21 @@ impl Thin for PlanThinner {
         if self.keep_until.is_some_and(|until| second <= until) {
             // Whatever was held belongs to what is kept whole.
             self.open.clear();
-            return Fates { keep_held: true, this: Fate::Keep };
+            return FrameChoices { keep_held: true, this: FrameChoice::Keep };
         }
         if self.seen > FRAMES_PER_SECOND_MAX {
             // More than are looked at: the last that is serves the points that are left.
             keep_held |= self.last_serves();
             self.open.clear();
-            return Fates { keep_held, this: Fate::Drop };
+            return FrameChoices { keep_held, this: FrameChoice::Drop };
         }
         let settled = self.settle(last.filter(|_| !is_new), pts);
         // The first picture of a second is kept in any case: held, it would keep the second before it from being closed.
-        let this = if is_new { Fate::Keep } else { settled.this };
-        Fates { keep_held: keep_held || settled.keep_held, this }
+        let this = if is_new { FrameChoice::Keep } else { settled.this };
+        FrameChoices { keep_held: keep_held || settled.keep_held, this }
     }
 }
 
 #[cfg(test)]
-#[path = "thin_tests.rs"]
+#[path = "selector_tests.rs"]
 mod tests;
