@@ -103,7 +103,7 @@ fn a_recording_gives_the_same_in_a_process_of_its_own() {
     let uri = clip.to_str().unwrap();
     let plan = SamplingPlan { rgb_frames: 3, flow_pairs: 2, flow_gap_ns: 100_000_000 };
     for plan in [None, Some(plan)] {
-        let selection = plan.as_ref().map(touchline_core::clip::PlanSelector::thinning);
+        let selection = plan.as_ref().map(touchline_core::clip::PlanSelector::selection);
         let (own, shared) = (Arc::<Counters>::default(), Arc::<Counters>::default());
         let inside = GstOptions { counters: own.clone(), selection, ..options("same-inside") };
         let inside = GstOpener::new(inside, Arc::new(SystemClock::new())).unwrap();

@@ -8,12 +8,12 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use super::causes::{self, Missing};
-use super::formats::Formats;
+use super::causes::{self, MissingPlugins};
+use super::formats::FormatWatch;
 use super::graph::Graph;
-use super::thin::Gate;
+use super::frame_gate::FrameGate;
 use super::{progress, recording};
-use crate::guard::passage::Passage;
+use crate::guard::proxy::LoopbackProxy;
 use crate::outlet::Outlet;
 use crate::uri::{Kind, Location};
 use touchline_core::cause::Cause;
@@ -48,20 +48,20 @@ pub(super) fn wake_message() -> gst::Message {
 }
 
 /// One pipeline from start to end.
-pub(super) struct Session {
+pub(super) struct PipelineSession {
     /// The URI, redacted.
     pub name: String,
     pub location: Location,
     pub pipeline: gst::Pipeline,
     pub graph: Arc<Graph>,
-    pub gate: Option<Arc<Gate>>,
-    pub formats: Vec<Formats>,
+    pub gate: Option<Arc<FrameGate>>,
+    pub formats: Vec<FormatWatch>,
     /// Set when media came over TCP only.
     pub falls_back: Arc<AtomicBool>,
     pub outlet: Outlet,
     pub connect_timeout: Option<Duration>,
     /// The only way out of a guarded source. Closed with the session.
-    pub passage: Option<Passage>,
+    pub proxy: Option<LoopbackProxy>,
     /// The appsinks wait for the clock, so buffering must hold the clock.
     pub paced: bool,
     /// Its media are fetched for it: it has no server of its own.
@@ -69,11 +69,11 @@ pub(super) struct Session {
     pub id: String,
 }
 
-impl Session {
+impl PipelineSession {
     pub fn run(mut self) {
         let end = self.play();
         // Open until the pipeline has stopped, but not longer than it may take: without it no server can hold that up.
-        let passage = self.passage.take();
+        let proxy = self.proxy.take();
         // From here on nothing is sent but the end: streaming threads that wait for room give up, so that the
         // pipeline can stop.
         self.outlet.stop();
@@ -101,7 +101,7 @@ impl Session {
             counters.abandoned.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(stream = id, "the pipeline does not stop; it is left to itself until its server lets go");
         }
-        drop(passage);
+        drop(proxy);
         outlet.send_end(end);
     }
 
@@ -110,7 +110,7 @@ impl Session {
             tracing::warn!(stream = self.id, "the pipeline did not shut down cleanly");
         }
         super::sinks::disconnect(&self.graph);
-        self.formats.iter().for_each(Formats::disconnect);
+        self.formats.iter().for_each(FormatWatch::disconnect);
         if let Some(gate) = &self.gate {
             gate.disconnect();
         }
@@ -118,7 +118,7 @@ impl Session {
 
     fn play(&self) -> End {
         let bus = self.pipeline.bus().expect("a pipeline has a bus");
-        let mut missing = Missing::default();
+        let mut missing = MissingPlugins::default();
         let started = Instant::now();
         // The error of a recording whose remaining data are still on their way.
         let mut broken: Option<End> = None;
@@ -230,7 +230,7 @@ impl Session {
     /// Connects to the server's port. Some elements report a refused connection as an "internal data stream error".
     fn unreachable(&self) -> Option<End> {
         let over_tcp = matches!(self.location.kind, Kind::Rtsp | Kind::Http | Kind::Hls | Kind::Rtmp);
-        let behind = self.passage.as_ref().and_then(Passage::trouble);
+        let behind = self.proxy.as_ref().and_then(LoopbackProxy::last_failure);
         if behind.is_some() {
             return behind.map(|trouble| trouble.end());
         }
@@ -238,7 +238,7 @@ impl Session {
     }
 
     /// Acts on one message; some end if the session is over.
-    fn handle(&self, message: &gst::Message, missing: &mut Missing) -> Option<End> {
+    fn handle(&self, message: &gst::Message, missing: &mut MissingPlugins) -> Option<End> {
         use gst::MessageView;
         match message.view() {
             MessageView::Error(error) => {
@@ -251,15 +251,15 @@ impl Session {
                     // The source has tracks, but none that is wanted.
                     return Some(self.graph.verdict().unwrap_or_else(|| causes::no_tracks(&self.graph.wanted())));
                 }
-                // Behind a passage GStreamer does not talk to the server itself.
-                let behind = self.passage.as_ref().and_then(Passage::trouble).map(|trouble| trouble.end());
+                // Behind a proxy GStreamer does not talk to the server itself.
+                let behind = self.proxy.as_ref().and_then(LoopbackProxy::last_failure).map(|trouble| trouble.end());
                 let is_media = self.graph.is_media.load(Ordering::Relaxed);
                 let end = behind
                     .or_else(|| {
                         let is_file = kind == Kind::File;
                         is_file.then(|| recording::failure(&self.location, &error.error(), is_media)).flatten()
                     })
-                    .or_else(|| causes::Told::new(kind, error, &error.error(), &debug).end())
+                    .or_else(|| causes::PipelineError::new(kind, error, &error.error(), &debug).end())
                     .or_else(|| self.unreachable())
                     .or_else(|| {
                         causes::handshake(&self.location.uri).filter(|_| !self.is_fed && !self.graph.has_data())

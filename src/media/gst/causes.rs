@@ -59,12 +59,12 @@ pub(super) fn refused_to_start() -> End {
 
 /// Plugins that GStreamer reported as missing.
 #[derive(Debug, Default)]
-pub(super) struct Missing {
+pub(super) struct MissingPlugins {
     /// GStreamer's description ("H.265 decoder") of the first, and the packages that have it.
     first: Option<(String, String)>,
 }
 
-impl Missing {
+impl MissingPlugins {
     /// Takes note of a `missing-plugin` message; others are ignored.
     pub fn note(&mut self, structure: &gst::StructureRef) {
         if structure.name() != "missing-plugin" {
@@ -146,10 +146,10 @@ pub(super) fn probe(uri: &str) -> Option<End> {
 
 /// An error message of a pipeline, reduced to its typed parts.
 #[derive(Debug)]
-pub(super) struct Told<'a> {
+pub(super) struct PipelineError<'a> {
     kind: Kind,
     /// The sort of element that posted it.
-    by: Poster,
+    by: ElementClass,
     error: &'a gst::glib::Error,
     debug: &'a str,
     /// Status of the HTTP or RTSP server's answer.
@@ -159,21 +159,21 @@ pub(super) struct Told<'a> {
 
 /// What sort of element posted a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Poster {
+enum ElementClass {
     Source,
     Parser,
     Other,
 }
 
-impl<'a> Told<'a> {
+impl<'a> PipelineError<'a> {
     /// Of a message of a source of `kind`. `error` and `debug` are the message's.
     pub fn new(kind: Kind, message: &gst::message::Error, error: &'a gst::glib::Error, debug: &'a str) -> Self {
         let element = message.src().and_then(|src| src.downcast_ref::<gst::Element>());
         let class = element.and_then(|e| e.metadata("klass")).unwrap_or_default();
         let by = match class {
-            class if class.contains("Source") => Poster::Source,
-            class if class.contains("Parser") => Poster::Parser,
-            _ => Poster::Other,
+            class if class.contains("Source") => ElementClass::Source,
+            class if class.contains("Parser") => ElementClass::Parser,
+            _ => ElementClass::Other,
         };
         let details = message.details();
         let number = |name: &str| details.and_then(|d| d.get::<u32>(name).ok());
@@ -192,12 +192,12 @@ impl<'a> Told<'a> {
         if let Some(status) = self.status.filter(|_| self.kind.is_network()) {
             return Some(answered(status));
         }
-        self.of_source().or_else(|| self.of_media()).or_else(|| self.of_words())
+        self.by_source().or_else(|| self.by_media()).or_else(|| self.by_text())
     }
 
     /// Errors of the source element.
-    fn of_source(&self) -> Option<End> {
-        if self.by != Poster::Source {
+    fn by_source(&self) -> Option<End> {
+        if self.by != ElementClass::Source {
             return None;
         }
         match self.kind {
@@ -209,7 +209,7 @@ impl<'a> Told<'a> {
                 format!("the file cannot be read: {}", detail(self.debug)),
                 "check its permissions and the disk",
             )),
-            Kind::Rtmp => self.of_rtmp(),
+            Kind::Rtmp => self.by_rtmp(),
             // The element reports no reason. A sender that ends in order is an end of stream.
             Kind::Srt if self.is(gst::ResourceError::Read) => Some(failed(
                 Cause::NoAnswer,
@@ -231,7 +231,7 @@ impl<'a> Told<'a> {
     }
 
     /// `rtmp2src` has codes of its own for some errors, and puts GIO's domain and code into the text of the others.
-    fn of_rtmp(&self) -> Option<End> {
+    fn by_rtmp(&self) -> Option<End> {
         /// `GIOErrorEnum`.
         const TIMED_OUT: u32 = 24;
         const HOST_UNREACHABLE: u32 = 37;
@@ -263,7 +263,7 @@ impl<'a> Told<'a> {
     }
 
     /// Errors of elements that process the data.
-    fn of_media(&self) -> Option<End> {
+    fn by_media(&self) -> Option<End> {
         use gst::StreamError as Stream;
         let damaged = || {
             failed(
@@ -273,7 +273,7 @@ impl<'a> Told<'a> {
             )
         };
         // A parser is plugged in only after the type was found.
-        if self.by == Poster::Parser && self.is(Stream::WrongType) {
+        if self.by == ElementClass::Parser && self.is(Stream::WrongType) {
             return Some(damaged());
         }
         if self.is(Stream::TypeNotFound) || self.is(Stream::WrongType) {
@@ -300,14 +300,14 @@ impl<'a> Told<'a> {
                 "check the caps in the pipeline template; without --pipeline, please report this",
             ));
         }
-        if self.of_words().is_none() && (self.is(Stream::Demux) || self.is(Stream::Decode)) {
+        if self.by_text().is_none() && (self.is(Stream::Demux) || self.is(Stream::Decode)) {
             return Some(damaged());
         }
         None
     }
 
     /// Errors without a type, by their texts in GStreamer 1.22, for the kinds of source that have them.
-    fn of_words(&self) -> Option<End> {
+    fn by_text(&self) -> Option<End> {
         let says = |words: &str| self.error.message().contains(words) || self.debug.contains(words);
         let phrase = PHRASES.iter().find(|phrase| phrase.kinds.contains(&self.kind) && says(phrase.words))?;
         Some((phrase.end)())

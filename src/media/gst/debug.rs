@@ -15,30 +15,30 @@ use gstreamer::glib;
 use touchline_core::redact;
 
 /// How long a complaint is not said again.
-const SILENCE: Duration = Duration::from_secs(60);
+const REPEAT_AFTER: Duration = Duration::from_secs(60);
 
 /// Complaints that are told apart; more of them within the same time are not said at all.
-const COMPLAINTS_MAX: usize = 20;
+const WARNINGS_MAX: usize = 20;
 
 /// What was said lately, and how often it was not since.
 #[derive(Debug, Default)]
-struct Complaints(BTreeMap<String, (Duration, u64)>);
+struct WarningLimiter(BTreeMap<String, (Duration, u64)>);
 
-impl Complaints {
+impl WarningLimiter {
     /// Whether `text` is to be said at `now`; if so, how often it was not said before.
     fn is_due(&mut self, text: &str, now: Duration) -> Option<u64> {
-        if let Some((said, unsaid)) = self.0.get_mut(text) {
-            if now.saturating_sub(*said) < SILENCE {
-                *unsaid += 1;
+        if let Some((said, suppressed)) = self.0.get_mut(text) {
+            if now.saturating_sub(*said) < REPEAT_AFTER {
+                *suppressed += 1;
                 return None;
             }
             *said = now;
-            return Some(std::mem::take(unsaid));
+            return Some(std::mem::take(suppressed));
         }
-        if self.0.len() >= COMPLAINTS_MAX {
-            self.0.retain(|_, (said, _)| now.saturating_sub(*said) < SILENCE);
+        if self.0.len() >= WARNINGS_MAX {
+            self.0.retain(|_, (said, _)| now.saturating_sub(*said) < REPEAT_AFTER);
         }
-        let has_room = self.0.len() < COMPLAINTS_MAX;
+        let has_room = self.0.len() < WARNINGS_MAX;
         has_room.then(|| {
             self.0.insert(text.to_owned(), (now, 0));
             0
@@ -47,18 +47,18 @@ impl Complaints {
 }
 
 /// Takes GLib's messages into the program's log, each once a minute at most.
-pub(super) fn limit_complaints() {
-    let (began, complaints) = (Instant::now(), Mutex::new(Complaints::default()));
+pub(super) fn limit_glib_warnings() {
+    let (began, limiter) = (Instant::now(), Mutex::new(WarningLimiter::default()));
     glib::log_set_default_handler(move |domain, level, message| {
         if matches!(level, glib::LogLevel::Info | glib::LogLevel::Debug) {
             return;
         }
         let text = redact::text(&format!("{}: {message}", domain.unwrap_or("GLib")));
-        let due = complaints.lock().unwrap_or_else(|e| e.into_inner()).is_due(&text, began.elapsed());
+        let due = limiter.lock().unwrap_or_else(|e| e.into_inner()).is_due(&text, began.elapsed());
         match due {
             None => {}
             Some(0) => tracing::warn!("{text}"),
-            Some(unsaid) => tracing::warn!("{text} ({unsaid} times more in the meantime)"),
+            Some(suppressed) => tracing::warn!("{text} ({suppressed} times more in the meantime)"),
         }
     });
 }
@@ -198,13 +198,13 @@ mod tests {
 
     #[test]
     fn a_complaint_is_said_once_a_minute_and_not_all_of_them() {
-        let mut complaints = Complaints::default();
+        let mut limiter = WarningLimiter::default();
         let at = Duration::from_secs;
-        assert_eq!(complaints.is_due("set != NULL", at(1)), Some(0));
-        assert!((0..5000).all(|_| complaints.is_due("set != NULL", at(2)).is_none()));
-        assert_eq!(complaints.is_due("set != NULL", at(61)), Some(5000));
-        let said = (0..1000).filter(|n| complaints.is_due(&format!("at {n:x}"), at(62)).is_some()).count();
-        assert_eq!(said, COMPLAINTS_MAX - 1);
-        assert_eq!(complaints.is_due("another", at(200)), Some(0));
+        assert_eq!(limiter.is_due("set != NULL", at(1)), Some(0));
+        assert!((0..5000).all(|_| limiter.is_due("set != NULL", at(2)).is_none()));
+        assert_eq!(limiter.is_due("set != NULL", at(61)), Some(5000));
+        let said = (0..1000).filter(|n| limiter.is_due(&format!("at {n:x}"), at(62)).is_some()).count();
+        assert_eq!(said, WARNINGS_MAX - 1);
+        assert_eq!(limiter.is_due("another", at(200)), Some(0));
     }
 }

@@ -25,14 +25,14 @@ const GRID_NS: i64 = 1_000;
 /// Each demuxer has its own time base. So each track is tied where it leaves the demuxer: the place of its first unit is known, and the
 /// demuxer's times give the distance of all others from it.
 #[derive(Debug)]
-pub(super) struct LineMap {
+pub(super) struct TimelineMap {
     /// Places of the first units of pictures and of sound, ns.
     places: [i64; 2],
     /// Their running times, ns.
     firsts: [OnceLock<i64>; 2],
 }
 
-impl LineMap {
+impl TimelineMap {
     fn new(beginning: &Beginning) -> Self {
         let start = i64::try_from(beginning.line_ns).unwrap_or(i64::MAX);
         Self { places: beginning.tracks.map(|place| place.unwrap_or(start)), firsts: Default::default() }
@@ -60,12 +60,12 @@ impl LineMap {
 }
 
 /// Opens demuxers for one source.
-pub(super) struct Feeding {
+pub(super) struct FeedDecoder {
     pub opener: GstOpener,
     pub uri: String,
 }
 
-impl Decoder for Feeding {
+impl Decoder for FeedDecoder {
     fn begin(
         &self,
         beginning: &Beginning,
@@ -73,7 +73,7 @@ impl Decoder for Feeding {
         intake: Arc<Intake>,
         to: Sender<MediaItem>,
     ) -> Result<(Box<dyn Source>, Box<dyn Input>)> {
-        let map = Arc::new(LineMap::new(beginning));
+        let map = Arc::new(TimelineMap::new(beginning));
         let pipeline = self.opener.feed_pipeline(&self.uri, wants)?;
         let input = pipeline
             .by_name("input")
@@ -90,7 +90,7 @@ impl Decoder for Feeding {
         input.set_callbacks(gst_app::AppSrcCallbacks::builder().need_data(move |_, _| intake.has_room()).build());
         tie_at_demuxers(&pipeline, &map);
         let source = self.opener.start_feed(&self.uri, pipeline, wants, map, to)?;
-        Ok((source, Box::new(AppInput(input))))
+        Ok((source, Box::new(AppSrcInput(input))))
     }
 
     fn recording(&self, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
@@ -102,9 +102,9 @@ fn caps(container: Container) -> Result<gst::Caps> {
     container.caps().parse().map_err(|e| Error::Internal(format!("caps of {container:?}: {e}")))
 }
 
-struct AppInput(gst_app::AppSrc);
+struct AppSrcInput(gst_app::AppSrc);
 
-impl Input for AppInput {
+impl Input for AppSrcInput {
     fn push(&self, bytes: Vec<u8>) -> bool {
         self.0.push_buffer(gst::Buffer::from_mut_slice(bytes)).is_ok()
     }
@@ -120,7 +120,7 @@ impl Input for AppInput {
 }
 
 /// Ties each track as its first unit leaves the demuxer.
-fn tie_at_demuxers(pipeline: &gst::Pipeline, map: &Arc<LineMap>) {
+fn tie_at_demuxers(pipeline: &gst::Pipeline, map: &Arc<TimelineMap>) {
     let map = map.clone();
     pipeline.connect_deep_element_added(move |_, _, element| {
         if element.has_property("single-stream") {
@@ -165,7 +165,7 @@ mod tests {
     fn places_lie_as_far_apart_as_running_times() {
         let beginning =
             Beginning { container: Container::MpegTs, tracks: [Some(1_000_000), Some(-50_000)], line_ns: 1_000_000 };
-        let map = LineMap::new(&beginning);
+        let map = TimelineMap::new(&beginning);
         map.tie(Track::Video, 70_001);
         map.tie(Track::Video, 99_000);
         assert_eq!(map.place(Track::Video, 110_000), 1_040_000, "to the grid");

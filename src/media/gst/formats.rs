@@ -11,21 +11,21 @@ use gstreamer_app as gst_app;
 
 use super::graph::Graph;
 use super::sinks;
-use super::thin::entry;
+use super::frame_gate::entry;
 use crate::tone::Hdr;
 use touchline_core::incident::Incident;
 use touchline_core::item::{MediaItem, Track};
 
 /// What is compared of a format; [`None`] for what caps do not say.
-type Shape = [Option<i32>; 2];
+type FormatKey = [Option<i32>; 2];
 
 /// The watch on one branch.
-pub(super) struct Formats {
+pub(super) struct FormatWatch {
     pad: gst::Pad,
     probe: Mutex<Option<gst::PadProbeId>>,
 }
 
-impl Formats {
+impl FormatWatch {
     /// Watches every branch of `graph`. What a gate on the same pad holds is passed before, if the gate was there first.
     pub fn connect(graph: &Arc<Graph>) -> Vec<Self> {
         let on = |(track, sink): (Track, &gst_app::AppSink)| Self::on(track, entry(sink.upcast_ref())?, graph);
@@ -33,7 +33,7 @@ impl Formats {
     }
 
     fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>) -> Option<Self> {
-        let (known, graph) = (Mutex::<Option<Shape>>::default(), Arc::downgrade(graph));
+        let (known, graph) = (Mutex::<Option<FormatKey>>::default(), Arc::downgrade(graph));
         let probe = pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             let caps = match info.event().map(|event| event.view()) {
                 Some(gst::EventView::Caps(caps)) => caps,
@@ -90,7 +90,7 @@ fn hdr(caps: &gst::CapsRef) -> Option<(Hdr, bool)> {
     Some((coded, primaries == "7"))
 }
 
-fn size(track: Track, caps: &gst::CapsRef) -> Shape {
+fn size(track: Track, caps: &gst::CapsRef) -> FormatKey {
     let keys = match track {
         Track::Video => ["width", "height"],
         Track::Audio => ["rate", "channels"],

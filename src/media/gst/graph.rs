@@ -13,9 +13,9 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::bus::wake_message;
-use super::feed::LineMap;
+use super::feed::TimelineMap;
 use super::progress::Progress;
-use super::step::Step;
+use super::track_sync::TrackSync;
 use crate::outlet::{Closed, Counters, Outlet};
 use crate::tone::Hdr;
 use touchline_core::clock::Clock;
@@ -41,7 +41,7 @@ struct Branch {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GraphState {
     /// Elements that add pads later, and whether they said that there will be no more.
     dynamic: Vec<(gst::Element, bool)>,
     /// What a stream-selecting source (`uridecodebin3`) said it will play.
@@ -59,7 +59,7 @@ struct State {
 pub(super) struct Graph {
     bus: gst::Bus,
     branches: Vec<Branch>,
-    state: Mutex<State>,
+    state: Mutex<GraphState>,
     changed: Condvar,
     pub outlet: Outlet,
     pub counters: Arc<Counters>,
@@ -71,19 +71,19 @@ pub(super) struct Graph {
     /// A decoder was plugged in.
     pub is_decoded: AtomicBool,
     /// Recordings only: data of a live source come when they come.
-    in_step: bool,
-    step: OnceLock<Step>,
+    is_synced: bool,
+    sync: OnceLock<TrackSync>,
     /// Media that were fetched have places on a line of their own; all others, their running times.
-    map: Option<Arc<LineMap>>,
+    map: Option<Arc<TimelineMap>>,
     /// The last picture of a recording, when it is shown for longer than a second.
-    still: Mutex<Option<Still>>,
+    still: Mutex<Option<ShownPicture>>,
     /// How the pictures that enter the converters are coded, if they are HDR; whether their colours are BT.2020's.
     hdr: Mutex<Option<(Hdr, bool)>>,
 }
 
 /// A picture that is shown until the next one comes, up to `until_ns`.
 #[derive(Debug)]
-struct Still {
+struct ShownPicture {
     frame: Frame,
     until_ns: u64,
 }
@@ -97,8 +97,8 @@ impl Graph {
         [video, audio]: [Option<gst_app::AppSink>; 2],
         outlet: Outlet,
         counters: Arc<Counters>,
-        in_step: bool,
-        map: Option<Arc<LineMap>>,
+        is_synced: bool,
+        map: Option<Arc<TimelineMap>>,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
         let branch = |track, sink: Option<gst_app::AppSink>| {
@@ -116,8 +116,8 @@ impl Graph {
             progress: Progress::new(clock),
             is_media: AtomicBool::new(false),
             is_decoded: AtomicBool::new(false),
-            in_step,
-            step: OnceLock::new(),
+            is_synced,
+            sync: OnceLock::new(),
             map,
             still: Mutex::default(),
             hdr: Mutex::default(),
@@ -147,7 +147,7 @@ impl Graph {
         self.branches.iter().map(|b| (b.track, &b.sink))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, GraphState> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -181,7 +181,7 @@ impl Graph {
 
     /// Decides which tracks there are if that is known, or if `force`d to. Sends [`MediaItem::Opened`] before any
     /// data, because data wait for the decision.
-    fn decide(&self, state: &mut State, force: bool) {
+    fn decide(&self, state: &mut GraphState, force: bool) {
         if state.decided.is_some() {
             return;
         }
@@ -201,8 +201,8 @@ impl Graph {
         let tracks = Tracks { video: has(Track::Video), audio: has(Track::Audio) };
         state.decided = Some(tracks);
         if tracks.video || tracks.audio {
-            if self.in_step {
-                self.step.get_or_init(|| Step::new(tracks.video, tracks.audio));
+            if self.is_synced {
+                self.sync.get_or_init(|| TrackSync::new(tracks.video, tracks.audio));
             }
             // Closed means that the session is ending anyway.
             let _ = self.outlet.send(MediaItem::Opened(tracks));
@@ -217,7 +217,7 @@ impl Graph {
         self.branches.iter().map(|b| b.track).collect()
     }
 
-    fn end_with(&self, state: &mut State, end: End) {
+    fn end_with(&self, state: &mut GraphState, end: End) {
         if state.verdict.is_none() {
             state.verdict = Some(end);
             // Fails only while the bus is flushed at the end of the session.
@@ -237,7 +237,7 @@ impl Graph {
                 return tracks.has(track) || self.take_in(&mut state, track, tracks);
             }
             let since = *state.waiting_since.get_or_insert_with(Instant::now);
-            let grace = if self.in_step { GRACE_OF_RECORDING } else { GRACE };
+            let grace = if self.is_synced { GRACE_OF_RECORDING } else { GRACE };
             self.decide(&mut state, since.elapsed() > grace);
             if state.decided.is_none() {
                 let waited = self.changed.wait_timeout(state, Duration::from_millis(20));
@@ -248,8 +248,8 @@ impl Graph {
 
     /// A track showed up after the tracks had been decided. A live stream takes it in, with a new run; a recording's
     /// seconds must not depend on how late that was.
-    fn take_in(&self, state: &mut State, track: Track, before: Tracks) -> bool {
-        if self.in_step {
+    fn take_in(&self, state: &mut GraphState, track: Track, before: Tracks) -> bool {
+        if self.is_synced {
             return false;
         }
         let tracks =
@@ -282,8 +282,8 @@ impl Graph {
             state = self.lock();
         }
         state.ended.push(track);
-        if let Some(step) = self.step.get() {
-            step.end(track);
+        if let Some(sync) = self.sync.get() {
+            sync.end(track);
         }
         let _ = self.outlet.send(MediaItem::TrackEnded(track));
         if [Track::Video, Track::Audio].into_iter().all(|t| !tracks.has(t) || state.ended.contains(&t)) {
@@ -298,8 +298,8 @@ impl Graph {
     pub fn deliver_still(&self, frame: Frame, duration_ns: u64) -> Result<(), Closed> {
         let until_ns = frame.pts.0.saturating_add(duration_ns.min(STILL_MAX_NS));
         self.deliver(Track::Video, MediaItem::Frame(frame.clone()))?;
-        if self.in_step {
-            *self.still.lock().unwrap_or_else(|e| e.into_inner()) = Some(Still { frame, until_ns });
+        if self.is_synced {
+            *self.still.lock().unwrap_or_else(|e| e.into_inner()) = Some(ShownPicture { frame, until_ns });
         }
         Ok(())
     }
@@ -318,7 +318,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Counts and sends a picture or a piece of sound of `track`, in step with the other track if that was asked for.
+    /// Counts and sends a picture or a piece of sound of `track`, in sync with the other track if that was asked for.
     ///
     /// # Errors
     /// [`Closed`] if it was not sent and nothing will be.
@@ -337,12 +337,12 @@ impl Graph {
         let samples = if let MediaItem::Pcm(chunk) = &item { chunk.frames() as u64 } else { 0 };
         let is_lost = matches!(item, MediaItem::Lost { .. });
         self.progress.decoded(track, pts_ns);
-        if let Some(step) = self.step.get() {
-            step.wait(track, pts_ns, &|| self.outlet.stopped(), &|| self.has_queued(track.other()));
+        if let Some(sync) = self.sync.get() {
+            sync.wait(track, pts_ns, &|| self.outlet.stopped(), &|| self.has_queued(track.other()));
         }
         let sent = self.progress.sending(|| self.outlet.send(item));
-        if let Some(step) = self.step.get() {
-            step.done(track, pts_ns);
+        if let Some(sync) = self.sync.get() {
+            sync.done(track, pts_ns);
         }
         sent?;
         if is_lost {

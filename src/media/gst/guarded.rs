@@ -10,36 +10,36 @@ use gstreamer::prelude::*;
 use super::causes;
 use super::graph::Graph;
 use crate::Source;
-use crate::guard::passage::Passage;
+use crate::guard::proxy::LoopbackProxy;
 use crate::guard::{Refusal, SourcePolicy};
 use crate::outlet::Outlet;
 use crate::uri::{Kind, Location};
 use touchline_core::cause::Cause;
 use touchline_core::item::{MediaItem, Pace};
 
-/// What GStreamer opens in place of `uri`, and the passage that it goes through, if any.
+/// What GStreamer opens in place of `uri`, and the proxy that it goes through, if any.
 ///
 /// # Errors
 /// What the policy refuses, or what is wrong.
-pub(super) fn place(
+pub(super) fn route(
     policy: &Arc<SourcePolicy>,
     id: &str,
     uri: &str,
     location: Location,
-) -> Result<(Location, Option<Passage>), Refusal> {
-    let passage = match location.kind {
-        Kind::Http => Passage::web(policy.clone(), id, &location.uri),
-        Kind::Rtsp => Passage::rtsp(policy.clone(), id, &location.uri),
+) -> Result<(Location, Option<LoopbackProxy>), Refusal> {
+    let proxy = match location.kind {
+        Kind::Http => LoopbackProxy::web(policy.clone(), id, &location.uri),
+        Kind::Rtsp => LoopbackProxy::rtsp(policy.clone(), id, &location.uri),
         _ => {
-            let uri = policy.place(uri)?;
+            let uri = policy.pinned_uri(uri)?;
             return Ok((Location { uri: uri.unwrap_or(location.uri), ..location }, None));
         }
     };
-    match passage {
-        Ok((passage, uri)) => Ok((Location { uri, ..location }, Some(passage))),
+    match proxy {
+        Ok((proxy, uri)) => Ok((Location { uri, ..location }, Some(proxy))),
         Err(e) => Err(Refusal {
             kind: Cause::Other,
-            cause: touchline_core::redact::text(&format!("the stream's passage does not open: {e}")),
+            cause: touchline_core::redact::text(&format!("the stream's proxy does not open: {e}")),
             advice: "check the limits on open files and threads".into(),
         }),
     }
@@ -48,12 +48,12 @@ pub(super) fn place(
 /// A source that was refused before there was a pipeline.
 pub(crate) fn refused(refusal: Refusal, pace: Pace, to: Sender<MediaItem>) -> Box<dyn Source> {
     Outlet::new(to).send_end(refusal.end());
-    Box::new(Refused(pace))
+    Box::new(RefusedSource(pace))
 }
 
-struct Refused(Pace);
+struct RefusedSource(Pace);
 
-impl Source for Refused {
+impl Source for RefusedSource {
     fn pace(&self) -> Pace {
         self.0
     }
@@ -62,17 +62,17 @@ impl Source for Refused {
 }
 
 /// Ends the session on a refusal, and keeps elements out that fetch what data name.
-pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, passage: Option<&Passage>) {
-    if let Some(passage) = passage {
+pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, proxy: Option<&LoopbackProxy>) {
+    if let Some(proxy) = proxy {
         let graph = Arc::downgrade(graph);
-        passage.on_refusal(Box::new(move |refusal| {
+        proxy.on_refusal(Box::new(move |refusal| {
             if let Some(graph) = graph.upgrade() {
                 graph.fail(refusal.end());
             }
         }));
     }
     // A list of addresses, which can hide in any data, would lead past the policy.
-    let through_passage = passage.is_some();
+    let through_passage = proxy.is_some();
     for element in pipeline.iterate_recurse().into_iter().flatten() {
         watch(&element, through_passage, graph);
     }
@@ -105,7 +105,7 @@ fn fetches(factory: &str) -> bool {
 fn watch(element: &gst::Element, through_passage: bool, graph: &Arc<Graph>) {
     let name = factory(element);
     if through_passage && name == "souphttpsrc" {
-        // The passage is on this machine, and not behind a proxy that the environment may name.
+        // The proxy is on this machine, and not behind a proxy that the environment may name.
         element.set_property_from_str("proxy", "");
     }
     let graph = Arc::downgrade(graph);

@@ -16,12 +16,12 @@ pub(super) mod guarded;
 mod progress;
 mod recording;
 mod sinks;
-mod step;
-mod tend;
-mod thin;
+mod track_sync;
+mod element_setup;
+mod frame_gate;
 mod wall;
-mod warm;
-mod whole;
+mod warm_up;
+mod damage;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -34,7 +34,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use serde::{Deserialize, Serialize};
 
-use super::guard::passage::Passage;
+use super::guard::proxy::LoopbackProxy;
 use super::guard::{Refusal, SourcePolicy, digest};
 use super::hls;
 use super::options::HlsOptions;
@@ -139,8 +139,8 @@ impl GstOpener {
     }
 
     /// What it has learned of the source so far.
-    pub(super) fn learned(&self) -> Learned {
-        Learned {
+    pub(super) fn hints(&self) -> ConnectionHints {
+        ConnectionHints {
             over_tcp: self.over_tcp.load(Ordering::Relaxed),
             needs_relay: self.needs_relay.get().copied(),
             source_clock: self.source_clock.lock().unwrap_or_else(|e| e.into_inner()).clone(),
@@ -149,13 +149,13 @@ impl GstOpener {
     }
 
     /// As if this opener had learned it itself.
-    pub(super) fn learn(&self, learned: Learned) {
-        self.over_tcp.store(learned.over_tcp, Ordering::Relaxed);
-        if let Some(needs_relay) = learned.needs_relay {
+    pub(super) fn apply_hints(&self, hints: ConnectionHints) {
+        self.over_tcp.store(hints.over_tcp, Ordering::Relaxed);
+        if let Some(needs_relay) = hints.needs_relay {
             self.needs_relay.get_or_init(|| needs_relay);
         }
-        *self.source_clock.lock().unwrap_or_else(|e| e.into_inner()) = learned.source_clock;
-        self.memory.restore(learned.hls);
+        *self.source_clock.lock().unwrap_or_else(|e| e.into_inner()) = hints.source_clock;
+        self.memory.restore(hints.hls);
     }
 
     /// Whether the source is an RTSP server whose login GStreamer cannot answer. Asked of the server until it has answered once.
@@ -174,7 +174,7 @@ impl GstOpener {
 
 /// What an opener learns from one connection for the next.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Learned {
+pub(super) struct ConnectionHints {
     over_tcp: bool,
     needs_relay: Option<bool>,
     source_clock: SourceClock,
@@ -184,7 +184,7 @@ pub(super) struct Learned {
 /// What is at the address of a recording, by asking its server; [`None`] when that cannot be found out.
 pub fn classify(location: &Location, guard: Option<&Arc<SourcePolicy>>) -> Option<Kind> {
     let url = url::Url::parse(&location.uri).ok()?;
-    hls::classify(&url, &guard.cloned().unwrap_or_else(|| Arc::new(SourcePolicy::owners())))
+    hls::classify(&url, &guard.cloned().unwrap_or_else(|| Arc::new(SourcePolicy::unrestricted())))
 }
 
 /// Initialises GStreamer, once.
@@ -196,9 +196,9 @@ pub fn init() -> Result<()> {
     DONE.get_or_init(|| {
         gst::init()
             .map(|()| {
-                debug::limit_complaints();
+                debug::limit_glib_warnings();
                 debug::connect();
-                tend::forbid_libav_demuxers();
+                element_setup::forbid_libav_demuxers();
             })
             .map_err(|e| e.to_string())
     })
@@ -227,21 +227,21 @@ impl Open for GstOpener {
             return self.open_web(uri, &location, to);
         }
         let needs_relay = o.pipeline.is_none() && o.guard.is_none() && self.needs_relay(&location);
-        let policy = o.guard.clone().or_else(|| needs_relay.then(|| Arc::new(SourcePolicy::owners())));
-        let placed = match &policy {
+        let policy = o.guard.clone().or_else(|| needs_relay.then(|| Arc::new(SourcePolicy::unrestricted())));
+        let routed = match &policy {
             None => (location, None),
             Some(policy) => {
                 let pace = location.pace(o.pacing);
-                match guarded::place(policy, &o.id, uri, location) {
-                    Ok(placed) => placed,
+                match guarded::route(policy, &o.id, uri, location) {
+                    Ok(routed) => routed,
                     Err(refusal) => return Ok(guarded::refused(refusal, pace, to)),
                 }
             }
         };
-        if placed.0.kind == Kind::File && o.pipeline.is_none() {
-            recording::check(uri, &placed.0)?;
+        if routed.0.kind == Kind::File && o.pipeline.is_none() {
+            recording::check(uri, &routed.0)?;
         }
-        self.open_placed(uri, placed, to)
+        self.open_routed(uri, routed, to)
     }
 }
 
@@ -256,8 +256,8 @@ impl GstOpener {
             options: o.hls.clone(),
             frame_height: o.frame_height,
             wants: Tracks { video: o.want_video, audio: o.want_audio },
-            policy: o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::owners())),
-            decoder: Arc::new(feed::Feeding { opener: self.clone(), uri: uri.to_owned() }),
+            policy: o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::unrestricted())),
+            decoder: Arc::new(feed::FeedDecoder { opener: self.clone(), uri: uri.to_owned() }),
             counters: o.counters.clone(),
             memory: self.memory.clone(),
             clock: self.clock.clone(),
@@ -267,22 +267,22 @@ impl GstOpener {
         hls::open(request, to)
     }
 
-    /// Opens a recording on a web server through GStreamer's own client, which can seek in it, held to the policy by a passage.
+    /// Opens a recording on a web server through GStreamer's own client, which can seek in it, held to the policy by a proxy.
     pub(super) fn open_recording(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location { kind: Kind::Http, ..Location::parse(uri)? };
         let pace = location.pace(o.pacing);
-        let policy = o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::owners()));
-        match guarded::place(&policy, &o.id, uri, location) {
-            Ok(placed) => self.open_placed(uri, placed, to),
+        let policy = o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::unrestricted()));
+        match guarded::route(&policy, &o.id, uri, location) {
+            Ok(routed) => self.open_routed(uri, routed, to),
             Err(refusal) => Ok(guarded::refused(refusal, pace, to)),
         }
     }
 
-    fn open_placed(
+    fn open_routed(
         &self,
         uri: &str,
-        (location, passage): (Location, Option<Passage>),
+        (location, proxy): (Location, Option<LoopbackProxy>),
         to: Sender<MediaItem>,
     ) -> Result<Box<dyn Source>> {
         let o = &self.options;
@@ -291,11 +291,11 @@ impl GstOpener {
             wanted = Tracks { video: wanted.video && test.video, audio: wanted.audio && test.audio };
         }
         if location.kind.is_network() {
-            warm::network();
+            warm_up::network();
         }
         let pipeline =
-            self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing), passage.is_some())?;
-        self.start(Start { uri, location, pipeline, wanted, passage, map: None }, to)
+            self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing), proxy.is_some())?;
+        self.start(PipelineStart { uri, location, pipeline, wanted, proxy, map: None }, to)
     }
 
     /// The pipeline of `location`, stopped.
@@ -314,7 +314,7 @@ impl GstOpener {
             frame_height: o.frame_height.max(1),
             sync,
             latency_ms: o.latency_ms,
-            // The passage for RTSP lets nothing else through.
+            // The proxy for RTSP lets nothing else through.
             rtsp_transport: if tcp_only || self.over_tcp.load(Ordering::Relaxed) { "tcp" } else { &o.rtsp_transport },
             timeout_s,
         };
@@ -334,15 +334,15 @@ impl GstOpener {
         uri: &str,
         pipeline: gst::Pipeline,
         wanted: Tracks,
-        map: Arc<feed::LineMap>,
+        map: Arc<feed::TimelineMap>,
         to: Sender<MediaItem>,
     ) -> Result<Box<dyn Source>> {
         let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
-        self.start(Start { uri, location, pipeline, wanted, passage: None, map: Some(map) }, to)
+        self.start(PipelineStart { uri, location, pipeline, wanted, proxy: None, map: Some(map) }, to)
     }
 
-    fn start(&self, start: Start<'_>, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
-        let Start { uri, location, pipeline, wanted, passage, map } = start;
+    fn start(&self, start: PipelineStart<'_>, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let PipelineStart { uri, location, pipeline, wanted, proxy, map } = start;
         let o = &self.options;
         let sink = |track: Track, wanted: bool| -> Result<Option<gst_app::AppSink>> {
             let Some(element) = pipeline.by_name(sinks::name(track)).filter(|_| wanted) else { return Ok(None) };
@@ -363,29 +363,29 @@ impl GstOpener {
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
         // What is fetched is handed out as it is decoded: its relay brings tracks together and sets the pace.
-        let in_step = pace == Pace::File && !is_fed;
+        let is_synced = pace == Pace::File && !is_fed;
         let clock = self.clock.clone();
         let graph =
-            graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), in_step, map, clock);
-        tend::connect(&pipeline, &graph, pace);
+            graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), is_synced, map, clock);
+        element_setup::connect(&pipeline, &graph, pace);
         sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
-        if o.guard.is_some() || passage.is_some() || is_fed {
-            guarded::connect(&pipeline, &graph, passage.as_ref());
+        if o.guard.is_some() || proxy.is_some() || is_fed {
+            guarded::connect(&pipeline, &graph, proxy.as_ref());
         }
-        let gate = o.selection.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
+        let gate = o.selection.clone().and_then(|t| frame_gate::FrameGate::connect(&graph, self.clock.clone(), t));
         wall::connect(&pipeline, outlet.clone(), self.clock.clone(), self.source_clock.clone());
         if matches!(location.kind, Kind::Udp | Kind::Srt) {
             clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
         }
-        let session = bus::Session {
+        let session = bus::PipelineSession {
             name: redact::uri(uri),
             pipeline: pipeline.clone(),
             gate,
-            formats: formats::Formats::connect(&graph),
+            formats: formats::FormatWatch::connect(&graph),
             graph,
             falls_back: Arc::clone(&self.over_tcp),
             outlet,
-            passage,
+            proxy,
             connect_timeout: (location.kind.is_network() && !is_fed && !location.listens())
                 .then_some(o.connect_timeout),
             paced: location.sync(o.pacing) && !is_fed,
@@ -403,13 +403,13 @@ impl GstOpener {
 }
 
 /// What a session is started from.
-struct Start<'a> {
+struct PipelineStart<'a> {
     uri: &'a str,
     location: Location,
     pipeline: gst::Pipeline,
     wanted: Tracks,
-    passage: Option<Passage>,
-    map: Option<Arc<feed::LineMap>>,
+    proxy: Option<LoopbackProxy>,
+    map: Option<Arc<feed::TimelineMap>>,
 }
 
 /// Parses a rendered template into a pipeline.

@@ -47,12 +47,12 @@ pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, frame_height: u
         if track == Track::Video {
             watch_orientation(sink, orientation.clone(), frame_height);
         }
-        let mut feed = Feed {
+        let mut feed = SinkCallback {
             orientation,
             frame_height,
             graph: graph.clone(),
             clock: clock.clone(),
-            timing: Timing::default(),
+            timing: PtsTracker::default(),
             track,
             pools: Pools { frames: Pool::new(IDLE_BUFFERS), samples: Pool::new(IDLE_BUFFERS) },
         };
@@ -164,10 +164,10 @@ fn turning(tag: &str) -> Option<Orientation> {
 }
 
 /// One appsink's callback state.
-struct Feed {
+struct SinkCallback {
     graph: Arc<Graph>,
     clock: Arc<dyn Clock>,
-    timing: Timing,
+    timing: PtsTracker,
     track: Track,
     pools: Pools,
     /// What has to be done to a picture until it is the right way up.
@@ -181,7 +181,7 @@ struct Pools {
     samples: Pool<f32>,
 }
 
-impl Feed {
+impl SinkCallback {
     fn sample(&mut self, sample: &gst::Sample) -> Result<gst::FlowSuccess, gst::FlowError> {
         let arrived_ns = self.clock.mono_ns();
         if !self.graph.admit(self.track) {
@@ -334,12 +334,12 @@ pub(super) fn running_time(segment: &gst::FormattedSegment<gst::ClockTime>, buff
 
 /// Gives buffers without a time the end of the one before.
 #[derive(Debug, Default)]
-pub(super) struct Timing {
+pub(super) struct PtsTracker {
     /// Where the last buffer ended, ns; [`None`] if that is not known.
     end_ns: Option<u64>,
 }
 
-impl Timing {
+impl PtsTracker {
     /// The time of a buffer with running time `given` and `duration`, both in ns.
     pub fn time(&mut self, given: Option<u64>, duration: Option<u64>) -> Option<u64> {
         let pts = given.or(self.end_ns)?;
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn buffers_without_time_follow_the_one_before() {
-        let mut timing = Timing::default();
+        let mut timing = PtsTracker::default();
         assert_eq!(timing.time(None, Some(40)), None, "nothing to follow");
         assert_eq!(timing.time(Some(100), Some(40)), Some(100));
         assert_eq!(timing.time(None, Some(40)), Some(140));

@@ -17,15 +17,15 @@ use touchline_core::cause::Cause;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection to a source, in the clear or not.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// Connects to `target`.
 ///
 /// # Errors
 /// What `policy` refuses, or what is wrong.
-pub(crate) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
+pub(crate) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Result<Box<dyn Connection>, Refusal> {
     policy.check_scheme(&target.scheme)?;
     let (asked, resolving) = (target.clone(), policy.clone());
     let resolved = tokio::task::spawn_blocking(move || resolving.addresses(&asked)).await;
@@ -52,7 +52,7 @@ pub(crate) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Resu
 }
 
 /// Speaks TLS where the scheme says so.
-async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
+async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Connection>, Refusal> {
     // Pieces of media should go on at once. Fails on a connection that is gone.
     let _ = stream.set_nodelay(true);
     if !matches!(target.scheme.as_str(), "https" | "rtsps") {

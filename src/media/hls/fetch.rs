@@ -19,14 +19,14 @@ const KEYS_MAX: usize = 8;
 /// Fetches playlists and media.
 pub(super) trait Origin: Send + Sync {
     /// The text at `url` and where redirects led.
-    fn playlist(&self, url: &Url, patience: Duration) -> impl Future<Output = Result<(Url, String), Refusal>> + Send;
+    fn playlist(&self, url: &Url, response_timeout: Duration) -> impl Future<Output = Result<(Url, String), Refusal>> + Send;
 
     /// The bytes at `url`, or a range of them.
     fn media(
         &self,
         url: &Url,
         range: Option<ByteRange>,
-        patience: Duration,
+        response_timeout: Duration,
     ) -> impl Future<Output = Result<Vec<u8>, Refusal>> + Send;
 }
 
@@ -63,19 +63,19 @@ impl<O: Origin> Fetching<O> {
     }
 
     /// The bytes of `piece`, decrypted and looked at. One try.
-    pub async fn once(&mut self, piece: &Piece, patience: Duration) -> Result<Fetched, Refusal> {
+    pub async fn once(&mut self, piece: &Piece, response_timeout: Duration) -> Result<Fetched, Refusal> {
         let map = match &piece.map {
-            Some(map) => Some(self.initialisation(map, patience).await?),
+            Some(map) => Some(self.initialisation(map, response_timeout).await?),
             None => None,
         };
-        let bytes = self.origin.media(&piece.url, piece.range, patience).await?;
+        let bytes = self.origin.media(&piece.url, piece.range, response_timeout).await?;
         if bytes.is_empty() {
             return Err(Refusal::of(Cause::NoAnswer, "a segment is empty", "check what the packager writes"));
         }
         let bytes = match &piece.key {
             Some(Protection::Key(key)) => {
                 let iv = key.iv.unwrap_or_else(|| piece.sequence.to_be_bytes());
-                self.decrypt(key, iv, bytes, patience).await?
+                self.decrypt(key, iv, bytes, response_timeout).await?
             }
             _ => bytes,
         };
@@ -87,11 +87,11 @@ impl<O: Origin> Fetching<O> {
         Ok(Fetched { bytes, init: map, opened })
     }
 
-    async fn initialisation(&mut self, map: &Arc<Map>, patience: Duration) -> Result<Init, Refusal> {
+    async fn initialisation(&mut self, map: &Arc<Map>, response_timeout: Duration) -> Result<Init, Refusal> {
         if let Some(known) = self.map.as_ref().filter(|known| known.map == *map) {
             return Ok(known.clone());
         }
-        let bytes = self.origin.media(&map.url, map.range, patience).await.map_err(|refusal| Refusal {
+        let bytes = self.origin.media(&map.url, map.range, response_timeout).await.map_err(|refusal| Refusal {
             cause: format!("the initialisation of the media (EXT-X-MAP): {}", refusal.cause),
             ..refusal
         })?;
@@ -99,7 +99,7 @@ impl<O: Origin> Fetching<O> {
             Some(Protection::Key(key)) => {
                 let no_iv =
                     || Refusal::of(Cause::Damaged, "damaged playlist: EXT-X-MAP is encrypted without an IV", "");
-                self.decrypt(key, key.iv.ok_or_else(no_iv)?, bytes, patience).await?
+                self.decrypt(key, key.iv.ok_or_else(no_iv)?, bytes, response_timeout).await?
             }
             _ => bytes,
         };
@@ -114,14 +114,14 @@ impl<O: Origin> Fetching<O> {
         key: &Key,
         iv: [u8; 16],
         bytes: Vec<u8>,
-        patience: Duration,
+        response_timeout: Duration,
     ) -> Result<Vec<u8>, Refusal> {
         let advice = "give a source whose keys can be had";
         let known = self.keys.iter().find(|(url, _)| *url == key.url).map(|(_, secret)| *secret);
         let secret = match known {
             Some(secret) => secret,
             None => {
-                let loaded = self.origin.media(&key.url, None, patience).await.map_err(|refusal| {
+                let loaded = self.origin.media(&key.url, None, response_timeout).await.map_err(|refusal| {
                     let is_refused = matches!(refusal.kind, Cause::Forbidden | Cause::NotAuthorized | Cause::NotFound);
                     let kind = if is_refused { Cause::Encrypted } else { refusal.kind };
                     Refusal::of(kind, format!("the media are encrypted, and their key: {}", refusal.cause), advice)

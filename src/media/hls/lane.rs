@@ -38,7 +38,7 @@ const RELOAD_MIN: Duration = Duration::from_millis(500);
 const RETRY_PLAYLIST: Duration = Duration::from_secs(1);
 
 /// The least time that an answer is given, and how much longer than announced a server may hold back a reload.
-const PATIENCE: Duration = Duration::from_secs(4);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// First pause before a piece is asked for again; pauses double.
 const BACKOFF: Duration = Duration::from_millis(250);
@@ -238,14 +238,14 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 // Without a bound on how often, a server that does not hold back would be asked all the time.
                 let since = began.elapsed();
                 sleep(pause.saturating_sub(since).max(RELOAD_MIN.saturating_sub(since).min(pause))).await;
-                let patience = if blocking.is_some() { target * 3 + PATIENCE } else { PATIENCE.max(target) };
+                let response_timeout = if blocking.is_some() { target * 3 + RESPONSE_TIMEOUT } else { RESPONSE_TIMEOUT.max(target) };
                 if let (Some(asked), true) = (asked, blocking.is_some()) {
                     // After the answer was used: a part must not wait for it.
                     let part = media.part_target_ns.map_or(RELOAD_MIN, Duration::from_nanos);
                     sleep((RELOAD_MIN.min(part) / 2).saturating_sub(asked.elapsed())).await;
                 }
                 asked = Some(Instant::now());
-                match self.load(blocking.as_deref(), patience).await {
+                match self.load(blocking.as_deref(), response_timeout).await {
                     Ok(media) => {
                         loaded = Some(media);
                         continue;
@@ -266,7 +266,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             if trouble.is_some() {
                 sleep(RETRY_PLAYLIST).await;
             }
-            match self.load(None, PATIENCE).await {
+            match self.load(None, RESPONSE_TIMEOUT).await {
                 Ok(media) => loaded = Some(media),
                 Err(refusal) => trouble = Some(refusal),
             }
@@ -277,13 +277,13 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         media.can_block && self.follower.is_low_latency()
     }
 
-    async fn load(&self, query: Option<&str>, patience: Duration) -> Result<Media, Refusal> {
+    async fn load(&self, query: Option<&str>, response_timeout: Duration) -> Result<Media, Refusal> {
         let mut url = self.url.clone();
         if let Some(query) = query {
             let both = url.query().map_or_else(|| query.to_owned(), |before| format!("{before}&{query}"));
             url.set_query(Some(&both));
         }
-        let (base, text) = self.fetching.origin.playlist(&url, patience).await?;
+        let (base, text) = self.fetching.origin.playlist(&url, response_timeout).await?;
         let media = read_media(&text, &base, &self.variables, self.follower.wants_from())?;
         if self.follower.must_see_all(&media) {
             return read_media(&text, &base, &self.variables, 0);
@@ -456,8 +456,8 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         let budget = if self.last_failed { target / 2 } else { target * 2 };
         let mut pause = BACKOFF;
         for attempt in 1.. {
-            let patience = PATIENCE.max(target);
-            let refusal = match self.fetching.once(piece, patience).await {
+            let response_timeout = RESPONSE_TIMEOUT.max(target);
+            let refusal = match self.fetching.once(piece, response_timeout).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(refusal) => refusal,
             };

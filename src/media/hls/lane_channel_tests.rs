@@ -29,14 +29,14 @@ pub(super) enum Reply<T> {
 }
 
 impl<T> Reply<T> {
-    async fn given(self, patience: Duration) -> Result<T, Refusal> {
+    async fn given(self, response_timeout: Duration) -> Result<T, Refusal> {
         let refusal = |kind| Refusal::of(kind, "as the test has it", "");
         sleep(LATENCY).await;
         match self {
             Reply::Now(given) => Ok(given),
             Reply::Failed(kind) => Err(refusal(kind)),
             Reply::Hangs => {
-                sleep(patience).await;
+                sleep(response_timeout).await;
                 Err(refusal(Cause::NoAnswer))
             }
         }
@@ -83,14 +83,14 @@ impl Server {
 }
 
 impl Origin for Server {
-    async fn playlist(&self, url: &Url, patience: Duration) -> Result<(Url, String), Refusal> {
+    async fn playlist(&self, url: &Url, response_timeout: Duration) -> Result<(Url, String), Refusal> {
         let reply = (self.playlists)(self.began.elapsed(), self.count(url), url);
-        Ok((url.clone(), reply.given(patience).await?))
+        Ok((url.clone(), reply.given(response_timeout).await?))
     }
 
-    async fn media(&self, url: &Url, _: Option<ByteRange>, patience: Duration) -> Result<Vec<u8>, Refusal> {
+    async fn media(&self, url: &Url, _: Option<ByteRange>, response_timeout: Duration) -> Result<Vec<u8>, Refusal> {
         let reply = (self.files)(self.began.elapsed(), self.count(url), &url.path()[1..]);
-        reply.given(patience).await
+        reply.given(response_timeout).await
     }
 }
 

@@ -119,7 +119,7 @@ async fn connections(server: &Arc<Server>, cuts: &[u64]) -> (Option<LaneEnd>, Ve
         let cut = cuts.next().unwrap_or(Duration::MAX);
         let (mut lane, recorder) = lane(server);
         let media = loop {
-            match lane.load(None, PATIENCE).await {
+            match lane.load(None, RESPONSE_TIMEOUT).await {
                 Ok(media) => break media,
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }

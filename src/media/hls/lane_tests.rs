@@ -225,7 +225,7 @@ async fn the_next_connection_goes_on_where_the_last_one_was() {
         let next = last + 1;
         sleep(Duration::from_secs(outage_s)).await;
         let (mut second, told) = lane(&server);
-        let media = second.load(None, PATIENCE).await.unwrap();
+        let media = second.load(None, RESPONSE_TIMEOUT).await.unwrap();
         second.follower = memory.resume(&url(), &media);
         second.memory = Some(memory.clone());
         let _ = tokio::time::timeout(Duration::from_secs(5), second.run(Some(media))).await;
@@ -245,7 +245,7 @@ async fn a_loss_before_the_first_media_is_reported_by_the_next_connection() {
     let (server, memory) = (Server::of(channel.clone()), Memory::default());
     let connect = async || {
         let (mut next, told) = lane(&server);
-        let media = next.load(None, PATIENCE).await.unwrap();
+        let media = next.load(None, RESPONSE_TIMEOUT).await.unwrap();
         (next.follower, next.memory) = (memory.resume(&url(), &media), Some(memory.clone()));
         (next, told, media)
     };

@@ -32,7 +32,7 @@ const AT_ONCE_NS: u64 = 25_000_000;
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How long media of a recording wait for the other track.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TRACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A hole in all tracks that is longer than this is reported as missing, ns; without that, the clip builder would see a jump.
 const HOLE_NS: u64 = NANOS_PER_SECOND;
@@ -120,7 +120,7 @@ impl Relay {
             let since_ns = *self.waiting_since.get_or_insert(now_ns);
             let until_ns = match self.opened {
                 Some(_) if self.is_paced => due_ns,
-                Some(_) => since_ns.saturating_add(nanos(PATIENCE)),
+                Some(_) => since_ns.saturating_add(nanos(TRACK_TIMEOUT)),
                 None => since_ns.saturating_add(nanos(GRACE)),
             };
             if now_ns < until_ns {

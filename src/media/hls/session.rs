@@ -14,7 +14,7 @@ use super::attributes::Variables;
 use super::container::{self, Container};
 use super::feeder::{ITEMS_MAX, LaneFeeder};
 use super::fetch::Origin;
-use super::find::{Content, Fetcher, PATIENCE, look};
+use super::find::{Content, Fetcher, RESPONSE_TIMEOUT, look};
 use super::follow::Memory;
 use super::input::{Input, Message};
 use super::lane::{Beginning, Feeder, Lane, LaneEnd, Note};
@@ -27,7 +27,7 @@ use super::{Decoder, Request, variant};
 use crate::guard::Refusal;
 use crate::options::HlsOptions;
 use crate::outlet::{Counters, Outlet};
-use crate::web::{Answer, Web};
+use crate::web::{WebResponse, WebClient};
 use touchline_core::cause::Cause;
 use touchline_core::item::{End, MediaItem, Tracks};
 
@@ -53,7 +53,7 @@ pub(super) fn run(request: &Request, runtime: &Handle, outlet: &Outlet) {
     let (sound_to, sound_from) = bounded(MESSAGES_MAX);
     let (recording_to, recording_from) = bounded(1);
     let session = Session {
-        web: Arc::new(Web::new(request.policy.clone())),
+        web: Arc::new(WebClient::new(request.policy.clone())),
         url: request.url.clone(),
         options: request.options.clone(),
         frame_height: request.frame_height,
@@ -105,7 +105,7 @@ fn recording(request: &Request, outlet: &Outlet) -> End {
 
 /// The state of a session.
 struct Session {
-    web: Arc<Web>,
+    web: Arc<WebClient>,
     url: Url,
     options: HlsOptions,
     frame_height: u32,
@@ -198,7 +198,7 @@ impl Session {
                 }
             };
             tracing::info!("an HLS variant failed: {refusal}");
-            dead = if began.elapsed() > PATIENCE { 1 } else { dead + 1 };
+            dead = if began.elapsed() > RESPONSE_TIMEOUT { 1 } else { dead + 1 };
             let is_final = refusal.kind == Cause::Refused;
             first.get_or_insert(refusal);
             if dead >= variants.len() || is_final {
@@ -213,7 +213,7 @@ impl Session {
 
     /// Loads the playlist of a variant, and makes the lane ready for it: a new one, or the one that played another before.
     async fn begin(&self, choice: &Choice<'_>, main: &mut Main) -> Result<Media, Refusal> {
-        let (base, text) = self.fetcher().playlist(choice.url, PATIENCE).await?;
+        let (base, text) = self.fetcher().playlist(choice.url, RESPONSE_TIMEOUT).await?;
         let from = main.playing.as_ref().map_or(0, |(lane, _)| lane.follower.wants_from());
         let media = read_media(&text, &base, choice.variables, from)?;
         self.ready(choice, main, &media)?;
@@ -317,7 +317,7 @@ async fn sound(mut lane: Playing, ties: Ties, first: oneshot::Receiver<u128>) {
 }
 
 /// Plays an endless stream until its connection ends.
-async fn stream(mut feeder: LaneFeeder, mut answer: Answer, mut head: Vec<u8>, container: Container) -> Refusal {
+async fn stream(mut feeder: LaneFeeder, mut answer: WebResponse, mut head: Vec<u8>, container: Container) -> Refusal {
     let over = |cause: &str| Refusal::of(Cause::Ended, cause, "check the server that sends the stream");
     while head.len() < STREAM_HEAD && container != Container::MotionJpeg {
         match answer.chunk().await {

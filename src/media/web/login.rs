@@ -21,7 +21,7 @@ const SERVERS_MAX: usize = 100;
 
 /// The cookies and challenges of one session. A source that is opened again starts without any.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
+pub(super) struct CredentialJar {
     cookies: CookieStore,
     /// By origin.
     logins: HashMap<String, Login>,
@@ -36,7 +36,7 @@ enum Login {
     Digest(Box<WwwAuthenticateHeader>),
 }
 
-impl Shown {
+impl CredentialJar {
     /// The headers that a request for `url`, whose path and query are `path`, wants beside the usual ones.
     pub fn headers(&mut self, url: &Url, method: &Method, path: &str) -> Vec<(HeaderName, HeaderValue)> {
         let cookies: Vec<String> =
@@ -114,14 +114,14 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
     }
 
-    fn sent(shown: &mut Shown, url: &Url, name: HeaderName) -> Option<String> {
+    fn sent(shown: &mut CredentialJar, url: &Url, name: HeaderName) -> Option<String> {
         let all = shown.headers(url, &Method::GET, url.path());
         all.into_iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_str().unwrap().to_owned())
     }
 
     #[test]
     fn a_login_is_shown_where_it_is_asked_for_and_as_it_is_asked_for() {
-        let mut shown = Shown::default();
+        let mut shown = CredentialJar::default();
         let url = Url::parse("http://ann:gr%C3%BCn%26mehr@h.example/a").unwrap();
         assert_eq!(sent(&mut shown, &url, header::AUTHORIZATION), None);
         let basic = answer(&[(header::WWW_AUTHENTICATE, "Basic realm=\"t\"")]);
@@ -139,7 +139,7 @@ mod tests {
     /// The example of RFC 2617, section 3.5, with a client's nonce of its own: the server's side of it is computed anew.
     #[test]
     fn digest_is_answered_and_counted() {
-        let mut shown = Shown::default();
+        let mut shown = CredentialJar::default();
         let url = Url::parse("http://Mufasa:Circle%20Of%20Life@h.example/dir/index.html").unwrap();
         let challenge = "Basic realm=\"t\", Digest realm=\"testrealm@host.com\", qop=\"auth,auth-int\", \
             nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c093\", opaque=\"5ccc069c403ebaf9f0171e9517f40e41\"";
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn cookies_go_back_to_their_server() {
-        let mut shown = Shown::default();
+        let mut shown = CredentialJar::default();
         let url = Url::parse("http://h.example/a/live.m3u8").unwrap();
         shown.keep(
             &url,

@@ -1,6 +1,6 @@
 //! The HTTP client, for everything that Touchline fetches itself: playlists and media.
 //!
-//! One [`Web`] a source, with its cookies and logins; connections are kept and used again. Where a connection goes is
+//! One [`WebClient`] a source, with its cookies and logins; connections are kept and used again. Where a connection goes is
 //! decided by the source's policy at the moment it is made, so redirects, names and literal addresses are held to it alike.
 //! All of them run on one small runtime of their own.
 
@@ -22,7 +22,7 @@ use url::Url;
 
 use super::guard::{Refusal, SourcePolicy};
 use connector::Connector;
-use login::Shown;
+use login::CredentialJar;
 use touchline_core::cause::Cause;
 
 /// Redirects in a row.
@@ -56,13 +56,13 @@ pub(super) fn runtime() -> std::io::Result<&'static Handle> {
 }
 
 /// The client of one source.
-pub(crate) struct Web {
+pub(crate) struct WebClient {
     client: Client<Connector, Empty<Bytes>>,
-    shown: Mutex<Shown>,
+    jar: Mutex<CredentialJar>,
 }
 
 /// The head of an answer, and its body to be read.
-pub(crate) struct Answer {
+pub(crate) struct WebResponse {
     /// Where redirects led.
     pub url: Url,
     pub status: StatusCode,
@@ -70,37 +70,37 @@ pub(crate) struct Answer {
     body: Incoming,
 }
 
-impl Web {
+impl WebClient {
     pub fn new(policy: Arc<SourcePolicy>) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(4)
             .build(Connector(policy));
-        Self { client, shown: Mutex::default() }
+        Self { client, jar: Mutex::default() }
     }
 
-    /// Asks for `url`, or a `range` of it (the value of the header), follows redirects and answers challenges. `patience` is
+    /// Asks for `url`, or a `range` of it (the value of the header), follows redirects and answers challenges. `response_timeout` is
     /// how long each request may take until the head of its answer is there.
     ///
     /// # Errors
     /// When the policy refuses the address, the request fails, or the status is not a success.
-    pub async fn get(&self, url: &Url, range: Option<&str>, patience: Duration) -> Result<Answer, Refusal> {
-        let answer = self.ask(url, &Method::GET, range, patience).await?;
+    pub async fn get(&self, url: &Url, range: Option<&str>, response_timeout: Duration) -> Result<WebResponse, Refusal> {
+        let answer = self.request(url, &Method::GET, range, response_timeout).await?;
         if answer.status.is_success() { Ok(answer) } else { Err(failed_status(answer.status)) }
     }
 
-    /// As [`Web::get`], for any method, and with whatever status there is at the end.
+    /// As [`WebClient::get`], for any method, and with whatever status there is at the end.
     ///
     /// # Errors
     /// When the policy refuses the address, or the request fails.
-    pub async fn ask(
+    pub async fn request(
         &self,
         url: &Url,
         method: &Method,
         range: Option<&str>,
-        patience: Duration,
-    ) -> Result<Answer, Refusal> {
+        response_timeout: Duration,
+    ) -> Result<WebResponse, Refusal> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS_MAX {
             if !matches!(url.scheme(), "http" | "https") {
@@ -112,9 +112,9 @@ impl Web {
                 let cause = "the source leads to an address that is too long";
                 return Err(Refusal::of(Cause::Other, cause, "check the server"));
             }
-            let mut answer = self.once(&url, method, range, patience).await?;
-            if answer.status() == StatusCode::UNAUTHORIZED && self.shown().challenged(&url, answer.headers()) {
-                answer = self.once(&url, method, range, patience).await?;
+            let mut answer = self.once(&url, method, range, response_timeout).await?;
+            if answer.status() == StatusCode::UNAUTHORIZED && self.jar().challenged(&url, answer.headers()) {
+                answer = self.once(&url, method, range, response_timeout).await?;
             }
             let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
             match location.filter(|_| answer.status().is_redirection()) {
@@ -124,7 +124,7 @@ impl Web {
                 }
                 None => {
                     let (parts, body) = answer.into_parts();
-                    return Ok(Answer { url, status: parts.status, headers: parts.headers, body });
+                    return Ok(WebResponse { url, status: parts.status, headers: parts.headers, body });
                 }
             }
         }
@@ -136,7 +136,7 @@ impl Web {
         url: &Url,
         method: &Method,
         range: Option<&str>,
-        patience: Duration,
+        response_timeout: Duration,
     ) -> Result<Response<Incoming>, Refusal> {
         let path = match url.query() {
             Some(query) => format!("{}?{query}", url.path()),
@@ -156,27 +156,27 @@ impl Web {
         if let Some(range) = range {
             request = request.header(header::RANGE, range);
         }
-        for (name, value) in self.shown().headers(url, method, &path) {
+        for (name, value) in self.jar().headers(url, method, &path) {
             request = request.header(name, value);
         }
         let request = request.body(Empty::new()).map_err(|_| {
             Refusal::of(Cause::Other, "the address has characters that cannot be sent", "percent-encode them")
         })?;
-        let answer = match timeout(patience, self.client.request(request)).await {
+        let answer = match timeout(response_timeout, self.client.request(request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(e)) => return Err(connector::refusal(&e).unwrap_or_else(hung_up)),
             Err(_) => return Err(silent()),
         };
-        self.shown().keep(url, answer.headers());
+        self.jar().keep(url, answer.headers());
         Ok(answer)
     }
 
-    fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    fn jar(&self) -> std::sync::MutexGuard<'_, CredentialJar> {
+        self.jar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Answer {
+impl WebResponse {
     /// The content type, in lower case without parameters: `application/vnd.apple.mpegurl`.
     pub fn content_type(&self) -> String {
         let value = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();

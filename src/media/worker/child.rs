@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, bounded, never, select, unbounded};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::ALIVE;
-use super::protocol::{Ask, Counts, Reader, Request, Say, VERSION, Writer};
+use super::protocol::{Command, CounterSnapshot, MessageReader, OpenRequest, WorkerMessage, VERSION, MessageWriter};
 use crate::gst::{GstOpener, GstOptions};
 use crate::guard::SourcePolicy;
 use crate::outlet::Counters;
@@ -33,8 +33,8 @@ const CAPACITY: usize = 4;
 pub fn serve(socket: UnixStream) -> Result<()> {
     let broken = |what: &dyn std::fmt::Display| Error::Internal(format!("the process of a source: {what}"));
     let read = socket.try_clone().map_err(|e| broken(&e))?;
-    let mut reader = Reader::new(read, Pool::new(1), Pool::new(1));
-    let Ask::Open(request) = reader.head().map_err(|e| broken(&format!("{e:?}")))? else {
+    let mut reader = MessageReader::new(read, Pool::new(1), Pool::new(1));
+    let Command::Open(request) = reader.head().map_err(|e| broken(&format!("{e:?}")))? else {
         return Err(broken(&"the first message opens nothing"));
     };
     if request.version != VERSION {
@@ -47,23 +47,23 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     spawn("asks", move || {
         loop {
             match reader.head() {
-                Ok(Ask::Wanted(wanted)) => is_wanted.store(wanted, Ordering::Relaxed),
+                Ok(Command::Wanted(wanted)) => is_wanted.store(wanted, Ordering::Relaxed),
                 // The receiver ends with the process.
-                Ok(Ask::Stop) => drop(stop_to.send(())),
-                Ok(Ask::Open(_)) | Err(_) => end_now(),
+                Ok(Command::Stop) => drop(stop_to.send(())),
+                Ok(Command::Open(_)) | Err(_) => end_now(),
             }
         }
     })?;
     let counters = Arc::<Counters>::default();
-    let mut writer = Writer::new(socket);
+    let mut writer = MessageWriter::new(socket);
     let (to, items) = bounded(CAPACITY);
     match open(*request, wanted, counters.clone(), to) {
         Ok((opener, source)) => {
-            let mut told = Told { writer, opener, counters, counts: Counts::default(), learned: String::new() };
+            let mut reporter = Reporter { writer, opener, counters, counts: CounterSnapshot::default(), learned: String::new() };
             // Nobody listens any more: then there is nothing to tidy up for.
-            told.pass_on(source, &items, &stop).unwrap_or_else(|_| end_now());
+            reporter.forward(source, &items, &stop).unwrap_or_else(|_| end_now());
         }
-        Err(e) => writer.head(&Say::NotOpened(e.into())).unwrap_or_else(|_| end_now()),
+        Err(e) => writer.head(&WorkerMessage::NotOpened(e.into())).unwrap_or_else(|_| end_now()),
     }
     Ok(())
 }
@@ -75,7 +75,7 @@ fn end_now() -> ! {
 }
 
 fn open(
-    request: Request,
+    request: OpenRequest,
     wanted: Arc<AtomicBool>,
     counters: Arc<Counters>,
     to: crossbeam_channel::Sender<MediaItem>,
@@ -93,28 +93,28 @@ fn open(
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_origin(request.clock_origin_ns));
     let opener = GstOpener::new(options, clock)?;
-    opener.learn(request.learned);
+    opener.apply_hints(request.learned);
     let source = opener.open(&request.uri, to)?;
     Ok((opener, source))
 }
 
 /// What is said, and what was said already.
-struct Told {
-    writer: Writer<UnixStream>,
+struct Reporter {
+    writer: MessageWriter<UnixStream>,
     opener: GstOpener,
     counters: Arc<Counters>,
-    counts: Counts,
+    counts: CounterSnapshot,
     learned: String,
 }
 
-impl Told {
-    fn pass_on(
+impl Reporter {
+    fn forward(
         &mut self,
         mut source: Box<dyn Source>,
         items: &Receiver<MediaItem>,
         stop: &Receiver<()>,
     ) -> io::Result<()> {
-        self.writer.head(&Say::Started)?;
+        self.writer.head(&WorkerMessage::Started)?;
         let mut stop = stop.clone();
         let clock = SystemClock::new();
         let mut looked_ns = 0;
@@ -127,7 +127,7 @@ impl Told {
                     None
                 }
                 default(ALIVE) => {
-                    self.writer.head(&Say::Alive)?;
+                    self.writer.head(&WorkerMessage::Alive)?;
                     None
                 }
             };
@@ -148,19 +148,19 @@ impl Told {
 
     /// Says what was counted since it was last said. Before the item that it was counted with: an end must find it done.
     fn count(&mut self) -> io::Result<()> {
-        let counts = Counts::of(&self.counters);
+        let counts = CounterSnapshot::of(&self.counters);
         if counts != self.counts {
-            self.writer.head(&Say::Counts(counts.clone()))?;
+            self.writer.head(&WorkerMessage::Counts(counts.clone()))?;
             self.counts = counts;
         }
         Ok(())
     }
 
     fn learn(&mut self) -> io::Result<()> {
-        let learned = self.opener.learned();
+        let learned = self.opener.hints();
         let text = serde_json::to_string(&learned)?;
         if text != self.learned {
-            self.writer.head(&Say::Learned(learned))?;
+            self.writer.head(&WorkerMessage::Learned(learned))?;
             self.learned = text;
         }
         Ok(())

@@ -28,13 +28,13 @@ use crossbeam_channel::Sender;
 
 pub use child::serve;
 
-use super::gst::{GstOptions, Learned, guarded};
+use super::gst::{GstOptions, ConnectionHints, guarded};
 use super::guard::Refusal;
 use super::outlet::{Outlet, Stopper};
 use super::uri::Location;
 use super::{Open, Source};
-use process::{Patient, Process};
-use protocol::{Ask, Broken, Counts, Heard, Reader, Request, VERSION, Writer};
+use process::{TimedReader, WorkerProcess};
+use protocol::{Command, ReadError, CounterSnapshot, ReceivedMessage, MessageReader, OpenRequest, VERSION, MessageWriter};
 use touchline_core::cause::Cause;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::clock;
@@ -68,7 +68,7 @@ pub struct WorkerOpener {
     plan: Option<SamplingPlan>,
     clock: Arc<dyn Clock>,
     program: PathBuf,
-    learned: Arc<Mutex<Learned>>,
+    learned: Arc<Mutex<ConnectionHints>>,
     pictures: Pool<u8>,
     sound: Pool<f32>,
 }
@@ -93,9 +93,9 @@ impl WorkerOpener {
         Self { program: program.to_owned(), ..self }
     }
 
-    fn request(&self, uri: &str) -> Request {
+    fn request(&self, uri: &str) -> OpenRequest {
         let o = &self.options;
-        Request {
+        OpenRequest {
             version: VERSION,
             uri: uri.to_owned(),
             options: o.clone(),
@@ -124,7 +124,7 @@ impl Open for WorkerOpener {
             limits::log_out_of_files();
             return refuse(limits::OUT_OF_FILES, limits::ADVICE, to);
         }
-        let (mut process, socket) = match Process::start(&self.program, &self.options.id) {
+        let (mut process, socket) = match WorkerProcess::start(&self.program, &self.options.id) {
             Ok(started) => started,
             Err(e) if limits::is_out_of_files(&e) => {
                 limits::log_out_of_files();
@@ -135,8 +135,8 @@ impl Open for WorkerOpener {
                 return refuse(&format!("the source's process cannot be started: {e}"), advice, to);
             }
         };
-        let speaker = Speaker::new(&socket).map_err(|e| Error::Internal(format!("a socket of a process: {e}")))?;
-        if let Err(e) = speaker.say(&Ask::Open(Box::new(self.request(uri)))) {
+        let commands = CommandSender::new(&socket).map_err(|e| Error::Internal(format!("a socket of a process: {e}")))?;
+        if let Err(e) = commands.send(&Command::Open(Box::new(self.request(uri)))) {
             let is_ours = matches!(e.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
             return match is_ours {
                 true => Err(Error::Usage(format!("{}: {e}", redact::uri(uri)))),
@@ -145,51 +145,51 @@ impl Open for WorkerOpener {
         }
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        let patient = Patient::new(socket, OPENING);
-        let mut reader = Reader::new(patient, self.pictures.clone(), self.sound.clone());
+        let timed = TimedReader::new(socket, OPENING);
+        let mut reader = MessageReader::new(timed, self.pictures.clone(), self.sound.clone());
         let mut broken = None;
-        match reader.hear(|| self.clock.mono_ns()) {
-            Ok(Heard::Started) => {}
-            Ok(Heard::NotOpened(why)) => {
+        match reader.next_message(|| self.clock.mono_ns()) {
+            Ok(ReceivedMessage::Started) => {}
+            Ok(ReceivedMessage::NotOpened(why)) => {
                 process.finish();
                 return Err(why.into());
             }
-            Ok(other) => broken = Some(Broken::Garbled(format!("{other:?} before it began"))),
+            Ok(other) => broken = Some(ReadError::Invalid(format!("{other:?} before it began"))),
             Err(e) => broken = Some(e),
         }
-        let listener = Listener {
+        let receiver = MessageReceiver {
             process,
             reader,
-            speaker: speaker.clone(),
+            commands: commands.clone(),
             outlet,
             clock: self.clock.clone(),
             selection: self.options.selection.clone(),
             is_wanted: false,
             counters: self.options.counters.clone(),
-            counts: Counts::default(),
+            counts: CounterSnapshot::default(),
             learned: self.learned.clone(),
         };
         let thread = std::thread::Builder::new()
             .name(format!("work/{}", self.options.id))
-            .spawn(move || listener.run(broken))
+            .spawn(move || receiver.run(broken))
             .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
-        Ok(Box::new(WorkerSource { pace, stopper, speaker, thread: Some(thread) }))
+        Ok(Box::new(WorkerSource { pace, stopper, commands, thread: Some(thread) }))
     }
 }
 
 /// Says things to a process. Cloning shares it.
 #[derive(Clone)]
-struct Speaker(Arc<Mutex<Writer<UnixStream>>>);
+struct CommandSender(Arc<Mutex<MessageWriter<UnixStream>>>);
 
-impl Speaker {
+impl CommandSender {
     fn new(socket: &UnixStream) -> std::io::Result<Self> {
         let socket = socket.try_clone()?;
         // Little is said: a process that has no room for it does not listen.
         socket.set_write_timeout(Some(ALIVE))?;
-        Ok(Self(Arc::new(Mutex::new(Writer::new(socket)))))
+        Ok(Self(Arc::new(Mutex::new(MessageWriter::new(socket)))))
     }
 
-    fn say(&self, ask: &Ask) -> std::io::Result<()> {
+    fn send(&self, ask: &Command) -> std::io::Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).head(ask)
     }
 }
@@ -197,7 +197,7 @@ impl Speaker {
 struct WorkerSource {
     pace: Pace,
     stopper: Stopper,
-    speaker: Speaker,
+    commands: CommandSender,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -208,15 +208,15 @@ impl Source for WorkerSource {
 
     fn stop(&mut self) {
         self.stopper.stop();
-        // A process that is gone needs no word, and the listener sees that it is.
-        let _ = self.speaker.say(&Ask::Stop);
+        // A process that is gone needs no word, and the receiver sees that it is.
+        let _ = self.commands.send(&Command::Stop);
     }
 }
 
 impl Drop for WorkerSource {
     fn drop(&mut self) {
         self.stopper.abandon();
-        let _ = self.speaker.say(&Ask::Stop);
+        let _ = self.commands.send(&Command::Stop);
         if let Some(thread) = self.thread.take() {
             // A panic in the thread was printed where it happened; there is no one to hand it to here.
             let _ = thread.join();
@@ -225,10 +225,10 @@ impl Drop for WorkerSource {
 }
 
 /// The thread that takes what a process says.
-struct Listener {
-    process: Process,
-    reader: Reader<Patient>,
-    speaker: Speaker,
+struct MessageReceiver {
+    process: WorkerProcess,
+    reader: MessageReader<TimedReader>,
+    commands: CommandSender,
     outlet: Outlet,
     clock: Arc<dyn Clock>,
     selection: Option<FrameSelection>,
@@ -236,12 +236,12 @@ struct Listener {
     is_wanted: bool,
     counters: Arc<super::outlet::Counters>,
     /// Of this process.
-    counts: Counts,
-    learned: Arc<Mutex<Learned>>,
+    counts: CounterSnapshot,
+    learned: Arc<Mutex<ConnectionHints>>,
 }
 
-impl Listener {
-    fn run(mut self, broken: Option<Broken>) {
+impl MessageReceiver {
+    fn run(mut self, broken: Option<ReadError>) {
         self.reader.from().listen(self.outlet.clone(), SILENCE, STOPPING);
         let heard = broken.map_or_else(|| self.take_all(), Err);
         let end = match heard {
@@ -254,61 +254,61 @@ impl Listener {
         self.process.finish();
     }
 
-    fn take_all(&mut self) -> Result<End, Broken> {
+    fn take_all(&mut self) -> Result<End, ReadError> {
         // Nobody receives any more, or it was asked to stop.
         let mut is_closed = false;
         loop {
             let clock = self.clock.clone();
-            let item = match self.reader.hear(move || clock.mono_ns())? {
-                Heard::Item(MediaItem::Ended(end)) => return Ok(end),
-                Heard::Item(item) => item,
-                Heard::Counts(counts) => {
+            let item = match self.reader.next_message(move || clock.mono_ns())? {
+                ReceivedMessage::Item(MediaItem::Ended(end)) => return Ok(end),
+                ReceivedMessage::Item(item) => item,
+                ReceivedMessage::Counts(counts) => {
                     counts.add_to(&self.counts, &self.counters);
                     self.counts = counts;
                     continue;
                 }
-                Heard::Learned(learned) => {
+                ReceivedMessage::Learned(learned) => {
                     *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = learned;
                     continue;
                 }
-                Heard::Alive => continue,
-                Heard::Started | Heard::NotOpened(_) => return Err(Broken::Garbled("that it begins, again".into())),
+                ReceivedMessage::Alive => continue,
+                ReceivedMessage::Started | ReceivedMessage::NotOpened(_) => return Err(ReadError::Invalid("that it begins, again".into())),
             };
             let is_picture = matches!(item, MediaItem::Frame(_) | MediaItem::Unconverted { .. });
             if !is_closed && self.outlet.send(item).is_err() {
                 is_closed = true;
                 // Nothing that it says is of use; its end is.
                 self.outlet.stop();
-                let _ = self.speaker.say(&Ask::Stop);
+                let _ = self.commands.send(&Command::Stop);
             }
             if is_picture {
-                self.say_what_is_wanted();
+                self.send_wanted();
             }
         }
     }
 
     /// Whether a viewer wants a picture that the plan does not choose. Looked at with every picture, as it is without a process.
-    fn say_what_is_wanted(&mut self) {
+    fn send_wanted(&mut self) {
         let is_wanted = self.selection.as_ref().is_some_and(FrameSelection::is_wanted);
         if std::mem::replace(&mut self.is_wanted, is_wanted) != is_wanted {
-            let _ = self.speaker.say(&Ask::Wanted(is_wanted));
+            let _ = self.commands.send(&Command::Wanted(is_wanted));
         }
     }
 
     /// The end of a process that came to none in order.
-    fn crashed(&mut self, broken: Broken) -> End {
+    fn crashed(&mut self, broken: ReadError) -> End {
         let how = match broken {
-            Broken::Over => self.process.how_it_ended(),
-            Broken::Garbled(what) => {
+            ReadError::Closed => self.process.how_it_ended(),
+            ReadError::Invalid(what) => {
                 self.process.kill();
-                process::Died {
+                process::ExitReport {
                     cause: format!("the source's process says what cannot be: {what}"),
                     advice: process::ADVICE,
                 }
             }
-            Broken::Failed(e) => {
+            ReadError::Failed(e) => {
                 self.process.kill();
-                process::Died { cause: format!("the source's process does not answer: {e}"), advice: process::ADVICE }
+                process::ExitReport { cause: format!("the source's process does not answer: {e}"), advice: process::ADVICE }
             }
         };
         if self.outlet.stopped() {

@@ -13,13 +13,13 @@ use super::{SUBCOMMAND, log};
 use crate::outlet::Outlet;
 
 /// How often somebody who waits for a process looks whether he should still wait.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(250);
 
 /// How long a process may take to end after its last word: it stops threads and unloads nothing.
-const LEAVING: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether it has.
-const TURN: Duration = Duration::from_millis(2);
+const EXIT_POLL: Duration = Duration::from_millis(2);
 
 pub(super) const ADVICE: &str = "check the source with `touchline score` or another player";
 
@@ -28,19 +28,19 @@ const OURS: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
 /// A running process of a source.
-pub(super) struct Process {
+pub(super) struct WorkerProcess {
     child: Child,
     id: String,
     is_over: bool,
 }
 
 /// How a process ended that should not have.
-pub(super) struct Died {
+pub(super) struct ExitReport {
     pub cause: String,
     pub advice: &'static str,
 }
 
-impl Process {
+impl WorkerProcess {
     /// Starts one, and gives the socket that leads to it.
     pub fn start(program: &Path, id: &str) -> io::Result<(Self, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
@@ -87,26 +87,26 @@ impl Process {
 
     /// Waits for its end after its last word. What does not end by then is killed when this is dropped.
     pub fn finish(&mut self) {
-        self.wait(LEAVING);
+        self.wait(EXIT_TIMEOUT);
     }
 
     /// How it ended, which its socket says it has.
-    pub fn how_it_ended(&mut self) -> Died {
-        let status = self.wait(LEAVING);
+    pub fn how_it_ended(&mut self) -> ExitReport {
+        let status = self.wait(EXIT_TIMEOUT);
         let Some(status) = status else {
             self.kill();
-            return Died { cause: "the source's process has closed its socket".into(), advice: ADVICE };
+            return ExitReport { cause: "the source's process has closed its socket".into(), advice: ADVICE };
         };
         let killed = "if nobody killed it, memory may have run out: see the system's log";
         match status.signal() {
             Some(signal) => {
                 let name = signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);
                 let advice = if name == "SIGKILL" { killed } else { ADVICE };
-                Died { cause: format!("the source's process died ({name})"), advice }
+                ExitReport { cause: format!("the source's process died ({name})"), advice }
             }
             None => {
                 let code = status.code().map_or_else(|| "unknown".to_owned(), |code| code.to_string());
-                Died { cause: format!("the source's process ended (exit code {code})"), advice: ADVICE }
+                ExitReport { cause: format!("the source's process ended (exit code {code})"), advice: ADVICE }
             }
         }
     }
@@ -119,18 +119,18 @@ impl Process {
                     self.is_over = true;
                     return Some(status);
                 }
-                Ok(None) if began.elapsed() < limit => thread::sleep(TURN),
+                Ok(None) if began.elapsed() < limit => thread::sleep(EXIT_POLL),
                 _ => return None,
             }
         }
     }
 }
 
-impl Drop for Process {
+impl Drop for WorkerProcess {
     fn drop(&mut self) {
         if !self.is_over {
             self.kill();
-            if self.wait(LEAVING).is_none() {
+            if self.wait(EXIT_TIMEOUT).is_none() {
                 tracing::warn!(id = self.id, pid = self.child.id(), "the process of a source does not end");
             }
         }
@@ -154,7 +154,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 }
 
 /// Reads from a process for as long as that makes sense.
-pub(super) struct Patient {
+pub(super) struct TimedReader {
     socket: UnixStream,
     /// How long it may say nothing.
     silence: Duration,
@@ -163,10 +163,10 @@ pub(super) struct Patient {
     stopping_since: Option<Instant>,
 }
 
-impl Patient {
+impl TimedReader {
     pub fn new(socket: UnixStream, silence: Duration) -> Self {
         // Fails only with a time of zero.
-        let _ = socket.set_read_timeout(Some(LOOK));
+        let _ = socket.set_read_timeout(Some(POLL));
         Self { socket, silence, stopping: None, stopping_since: None }
     }
 
@@ -178,7 +178,7 @@ impl Patient {
 
     /// # Errors
     /// When it was asked to stop and has not for too long.
-    fn look(&mut self) -> io::Result<()> {
+    fn check_stop(&mut self) -> io::Result<()> {
         let Some((outlet, limit)) = &self.stopping else { return Ok(()) };
         if outlet.stopped() && self.stopping_since.get_or_insert_with(Instant::now).elapsed() > *limit {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not stop"));
@@ -187,15 +187,15 @@ impl Patient {
     }
 }
 
-impl Read for Patient {
+impl Read for TimedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut waited = Duration::ZERO;
         loop {
-            self.look()?;
+            self.check_stop()?;
             match self.socket.read(buffer) {
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     // Counted in turns: a machine that sleeps is no process that does.
-                    waited += LOOK;
+                    waited += POLL;
                     if waited >= self.silence {
                         let text = format!("nothing for {} s", self.silence.as_secs());
                         return Err(io::Error::new(io::ErrorKind::TimedOut, text));

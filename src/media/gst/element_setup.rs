@@ -10,7 +10,7 @@ use gstreamer::prelude::*;
 use super::causes::failed;
 use super::debug::ErrorWatch;
 use super::graph::Graph;
-use super::whole;
+use super::damage;
 use touchline_core::cause::Cause;
 use touchline_core::frame::{PIXELS_MAX, SIDE_MAX};
 use touchline_core::item::Pace;
@@ -39,12 +39,12 @@ pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, pace: Pace) 
     let graph = Arc::downgrade(graph);
     pipeline.connect("deep-element-added", false, move |args| {
         let (element, graph) = (args.get(2)?.get::<gst::Element>().ok()?, graph.upgrade()?);
-        tend(&element, &graph, pace);
+        set_up(&element, &graph, pace);
         None
     });
 }
 
-fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
+fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
     let Some(factory) = element.factory() else { return };
     let class = factory.metadata("klass").unwrap_or_default();
     if ["Demux", "Parser", "Decoder"].iter().any(|kind| class.contains(kind)) && !element.is::<gst::Bin>() {
@@ -66,7 +66,7 @@ fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
         if is_alone {
             element.set_property("max-threads", 1i32);
         }
-        whole::connect(element, graph, is_alone);
+        damage::connect(element, graph, is_alone);
     } else if pace == Pace::File && factory.name().starts_with("avdec_") {
         count_errors(element, graph);
     }

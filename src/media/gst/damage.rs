@@ -14,7 +14,7 @@ use gstreamer::prelude::*;
 use super::debug::ErrorWatch;
 use super::graph::Graph;
 use super::sinks::running_time;
-use super::thin::handled;
+use super::frame_gate::handled;
 use crate::outlet::DropReason;
 use touchline_core::item::{MediaItem, Track};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
@@ -25,42 +25,42 @@ const WAIT_MAX_NS: u64 = 20 * NANOS_PER_SECOND;
 
 /// Whether a picture goes on.
 #[derive(Debug, PartialEq, Eq)]
-enum Way {
-    On,
-    Away(DropReason),
+enum PictureAction {
+    Pass,
+    Drop(DropReason),
 }
 
 /// The wait for a key frame.
 #[derive(Debug)]
-struct Wait {
+struct KeyFrameWait {
     /// [`None`]: not waiting.
     why: Option<DropReason>,
     since_ns: Option<u64>,
     has_begun: bool,
 }
 
-impl Wait {
+impl KeyFrameWait {
     fn new() -> Self {
         Self { why: Some(DropReason::BeforeKeyFrame), since_ns: None, has_begun: false }
     }
 
     /// A coded picture at `pts_ns`. `is_break`: something before it is missing.
-    fn offer(&mut self, pts_ns: Option<u64>, is_break: bool, is_key: bool) -> Way {
+    fn offer(&mut self, pts_ns: Option<u64>, is_break: bool, is_key: bool) -> PictureAction {
         if is_break && self.has_begun && self.why.is_none() {
             (self.why, self.since_ns) = (Some(DropReason::AfterLoss), None);
         }
         self.has_begun = true;
-        let Some(why) = self.why else { return Way::On };
+        let Some(why) = self.why else { return PictureAction::Pass };
         let since_ns = pts_ns.map_or(0, |pts| pts.abs_diff(*self.since_ns.get_or_insert(pts)));
         if is_key || since_ns > WAIT_MAX_NS {
             self.why = None;
-            return Way::On;
+            return PictureAction::Pass;
         }
-        Way::Away(why)
+        PictureAction::Drop(why)
     }
 
     /// The picture that was decoded last is garbled: those that follow build on it.
-    fn spoil(&mut self) {
+    fn mark_damaged(&mut self) {
         if self.why.is_none() {
             (self.why, self.since_ns) = (Some(DropReason::AfterLoss), None);
         }
@@ -68,11 +68,11 @@ impl Wait {
 }
 
 /// Garbled pictures that may still be inside a decoder: more than it reorders.
-const SPOILED_MAX: usize = 64;
+const DAMAGED_MAX: usize = 64;
 
 /// Finds the pictures that a decoder with one thread logged errors for.
 #[derive(Debug, Default)]
-struct Spoiled {
+struct DamagedPictures {
     /// PTS of the picture that is being decoded, ns.
     at_ns: Option<u64>,
     /// PTS of garbled pictures that did not come out yet, ns.
@@ -84,12 +84,12 @@ struct Spoiled {
     is_open: bool,
 }
 
-impl Spoiled {
+impl DamagedPictures {
     /// The decoder logged errors. Says whether that is damage: in an open group they are expected.
     fn note(&mut self) -> bool {
         let Some(at_ns) = self.at_ns else { return true };
         if self.pictures.back() != Some(&at_ns) {
-            if self.pictures.len() == SPOILED_MAX {
+            if self.pictures.len() == DAMAGED_MAX {
                 self.pictures.pop_front();
             }
             self.pictures.push_back(at_ns);
@@ -121,19 +121,19 @@ impl Spoiled {
 }
 
 #[derive(Debug)]
-struct State {
-    wait: Wait,
-    spoiled: Spoiled,
+struct DecoderState {
+    wait: KeyFrameWait,
+    damaged: DamagedPictures,
     errors: ErrorWatch,
     into: Option<gst::FormattedSegment<gst::ClockTime>>,
     out_of: Option<gst::FormattedSegment<gst::ClockTime>>,
 }
 
-impl State {
+impl DecoderState {
     /// Looks for errors of the decoder since the last call.
     fn note_errors(&mut self, graph: &Weak<Graph>) {
-        if self.errors.has_new() && self.spoiled.note() {
-            self.wait.spoil();
+        if self.errors.has_new() && self.damaged.note() {
+            self.wait.mark_damaged();
             if let Some(graph) = graph.upgrade() {
                 graph.counters.faults.fetch_add(1, Ordering::Relaxed);
             }
@@ -149,13 +149,13 @@ fn running_ns(segment: Option<&gst::FormattedSegment<gst::ClockTime>>, buffer: &
 /// its errors are logged where it is called.
 pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool) {
     let (Some(sink), Some(src)) = (element.static_pad("sink"), element.static_pad("src")) else { return };
-    let (spoiled, errors) = (Spoiled::default(), ErrorWatch::default());
-    let shared = Arc::new(Mutex::new(State { wait: Wait::new(), spoiled, errors, into: None, out_of: None }));
+    let (damaged, errors) = (DamagedPictures::default(), ErrorWatch::default());
+    let shared = Arc::new(Mutex::new(DecoderState { wait: KeyFrameWait::new(), damaged, errors, into: None, out_of: None }));
     let state = shared.clone();
     let weak = Arc::downgrade(graph);
     sink.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (way, pts_ns) = match &info.data {
+        let (action, pts_ns) = match &info.data {
             Some(gst::PadProbeData::Buffer(buffer)) => {
                 if let Some(graph) = weak.upgrade() {
                     graph.progress.fed();
@@ -166,11 +166,11 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
                 if is_alone {
                     state.note_errors(&weak);
                 }
-                let way = state.wait.offer(pts_ns, flags.contains(gst::BufferFlags::DISCONT), is_key);
-                if way == Way::On {
-                    state.spoiled.decode(pts_ns, is_key);
+                let action = state.wait.offer(pts_ns, flags.contains(gst::BufferFlags::DISCONT), is_key);
+                if action == PictureAction::Pass {
+                    state.damaged.decode(pts_ns, is_key);
                 }
-                (way, pts_ns)
+                (action, pts_ns)
             }
             Some(gst::PadProbeData::Event(event)) => {
                 if let gst::EventView::Segment(segment) = event.view() {
@@ -181,9 +181,9 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
             _ => return gst::PadProbeReturn::Ok,
         };
         drop(state);
-        match way {
-            Way::On => gst::PadProbeReturn::Ok,
-            Way::Away(why) => away(info, &weak, pts_ns, why),
+        match action {
+            PictureAction::Pass => gst::PadProbeReturn::Ok,
+            PictureAction::Drop(why) => drop_picture(info, &weak, pts_ns, why),
         }
     });
     let (weak, state) = (Arc::downgrade(graph), shared);
@@ -196,9 +196,9 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
                 }
                 let pts_ns = running_ns(state.out_of.as_ref(), buffer);
                 let is_corrupt = buffer.flags().contains(gst::BufferFlags::CORRUPTED);
-                let is_spoiled = pts_ns.is_some_and(|pts_ns| state.spoiled.take(pts_ns));
+                let is_spoiled = pts_ns.is_some_and(|pts_ns| state.damaged.take(pts_ns));
                 // Pictures of an open group that nobody can decode are no damage.
-                let is_expected = !is_corrupt && state.spoiled.is_open && state.spoiled.keys <= 1;
+                let is_expected = !is_corrupt && state.damaged.is_open && state.damaged.keys <= 1;
                 let why = if is_expected { DropReason::BeforeKeyFrame } else { DropReason::Corrupt };
                 (is_corrupt || is_spoiled, pts_ns, why)
             }
@@ -211,12 +211,12 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
             _ => return gst::PadProbeReturn::Ok,
         };
         drop(state);
-        if is_garbled { away(info, &weak, pts_ns, why) } else { gst::PadProbeReturn::Ok }
+        if is_garbled { drop_picture(info, &weak, pts_ns, why) } else { gst::PadProbeReturn::Ok }
     });
 }
 
 /// Drops the picture of `info` and counts it. Its time is passed on if pictures of the track were sent before.
-fn away(
+fn drop_picture(
     info: &mut gst::PadProbeInfo<'_>,
     graph: &Weak<Graph>,
     pts_ns: Option<u64>,
@@ -247,55 +247,55 @@ mod tests {
 
     #[test]
     fn pictures_wait_for_a_key_frame_at_the_beginning_and_after_a_loss() {
-        let mut wait = Wait::new();
-        let (early, late) = (Way::Away(DropReason::BeforeKeyFrame), Way::Away(DropReason::AfterLoss));
+        let mut wait = KeyFrameWait::new();
+        let (early, late) = (PictureAction::Drop(DropReason::BeforeKeyFrame), PictureAction::Drop(DropReason::AfterLoss));
         assert_eq!(wait.offer(Some(0), true, false), early);
         assert_eq!(wait.offer(None, false, false), early);
-        assert_eq!(wait.offer(Some(10 * S), false, true), Way::On);
-        assert_eq!(wait.offer(Some(10 * S + 1), false, false), Way::On);
+        assert_eq!(wait.offer(Some(10 * S), false, true), PictureAction::Pass);
+        assert_eq!(wait.offer(Some(10 * S + 1), false, false), PictureAction::Pass);
         assert_eq!(wait.offer(Some(11 * S), true, false), late);
-        assert_eq!(wait.offer(Some(12 * S), true, true), Way::On, "a key frame builds on nothing");
-        assert_eq!(wait.offer(Some(13 * S), false, false), Way::On);
+        assert_eq!(wait.offer(Some(12 * S), true, true), PictureAction::Pass, "a key frame builds on nothing");
+        assert_eq!(wait.offer(Some(13 * S), false, false), PictureAction::Pass);
     }
 
     #[test]
     fn pictures_with_errors_are_dropped_as_they_come_out_and_those_after_them_wait_for_a_key_frame() {
-        let (mut wait, mut spoiled) = (Wait::new(), Spoiled::default());
-        assert_eq!(wait.offer(Some(0), false, true), Way::On);
-        spoiled.decode(Some(0), true);
-        assert!(!spoiled.take(0));
+        let (mut wait, mut damaged) = (KeyFrameWait::new(), DamagedPictures::default());
+        assert_eq!(wait.offer(Some(0), false, true), PictureAction::Pass);
+        damaged.decode(Some(0), true);
+        assert!(!damaged.take(0));
         // It comes out two pictures later, in the order of presentation.
-        spoiled.decode(Some(3 * S), false);
-        assert!(spoiled.note() && spoiled.note(), "two errors, one picture");
-        wait.spoil();
-        assert!(!spoiled.take(S) && spoiled.take(3 * S) && !spoiled.take(3 * S));
-        assert_eq!(wait.offer(Some(4 * S), false, false), Way::Away(DropReason::AfterLoss));
-        assert_eq!(wait.offer(Some(5 * S), false, true), Way::On);
+        damaged.decode(Some(3 * S), false);
+        assert!(damaged.note() && damaged.note(), "two errors, one picture");
+        wait.mark_damaged();
+        assert!(!damaged.take(S) && damaged.take(3 * S) && !damaged.take(3 * S));
+        assert_eq!(wait.offer(Some(4 * S), false, false), PictureAction::Drop(DropReason::AfterLoss));
+        assert_eq!(wait.offer(Some(5 * S), false, true), PictureAction::Pass);
         // Garbled pictures that never come out take no memory.
         for error in 3..1000 {
-            spoiled.decode(Some(error * S), false);
-            assert!(spoiled.note());
+            damaged.decode(Some(error * S), false);
+            assert!(damaged.note());
         }
-        assert_eq!(spoiled.pictures.len(), SPOILED_MAX);
+        assert_eq!(damaged.pictures.len(), DAMAGED_MAX);
     }
 
     #[test]
     fn errors_in_an_open_group_at_the_beginning_are_no_damage() {
-        let mut spoiled = Spoiled::default();
-        spoiled.decode(Some(2 * S), true);
-        spoiled.decode(Some(S), false);
-        assert!(!spoiled.note() && spoiled.take(S), "dropped all the same");
-        spoiled.decode(Some(4 * S), true);
-        assert!(spoiled.note());
+        let mut damaged = DamagedPictures::default();
+        damaged.decode(Some(2 * S), true);
+        damaged.decode(Some(S), false);
+        assert!(!damaged.note() && damaged.take(S), "dropped all the same");
+        damaged.decode(Some(4 * S), true);
+        assert!(damaged.note());
     }
 
     #[test]
     fn a_stream_without_key_frames_is_decoded_after_a_while() {
-        let mut wait = Wait::new();
+        let mut wait = KeyFrameWait::new();
         for second in 0..=20 {
-            assert_eq!(wait.offer(Some(second * S), false, false), Way::Away(DropReason::BeforeKeyFrame));
+            assert_eq!(wait.offer(Some(second * S), false, false), PictureAction::Drop(DropReason::BeforeKeyFrame));
         }
-        assert_eq!(wait.offer(Some(20 * S + 1), false, false), Way::On);
-        assert_eq!(wait.offer(Some(21 * S), false, false), Way::On);
+        assert_eq!(wait.offer(Some(20 * S + 1), false, false), PictureAction::Pass);
+        assert_eq!(wait.offer(Some(21 * S), false, false), PictureAction::Pass);
     }
 }

@@ -12,7 +12,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::graph::Graph;
-use super::sinks::{Timing, running_time};
+use super::sinks::{PtsTracker, running_time};
 use touchline_core::clock::Clock;
 use touchline_core::item::{MediaItem, Track};
 use touchline_core::selection::{FrameChoice, FrameSelection, FrameSelector};
@@ -27,48 +27,48 @@ const CONVERTERS: [&str; 6] =
 const HELD_MAX_NS: u64 = NANOS_PER_SECOND / 4;
 
 /// The selection of one session.
-pub(super) struct Gate {
+pub(super) struct FrameGate {
     pad: gst::Pad,
     sink: gst::Element,
     graph: Arc<Graph>,
     clock: Arc<dyn Clock>,
     selection: FrameSelection,
-    state: Mutex<State>,
+    state: Mutex<GateState>,
     probe: Mutex<Option<gst::PadProbeId>>,
 }
 
-struct State {
-    thin: Box<dyn FrameSelector>,
-    timing: Timing,
+struct GateState {
+    selector: Box<dyn FrameSelector>,
+    timing: PtsTracker,
     segment: Option<gst::FormattedSegment<gst::ClockTime>>,
-    held: Option<Held>,
+    held: Option<HeldFrame>,
     /// A picture that was held is on its way through the pad: it has been looked at.
     is_passing: bool,
 }
 
-struct Held {
+struct HeldFrame {
     buffer: gst::Buffer,
     pts: Pts,
     arrived_ns: u64,
 }
 
 /// What the probe does with the picture it was called for.
-enum Way {
+enum GateAction {
     /// On, to the converters.
-    On,
+    Pass,
     /// The same, with a time stamp that it had not.
-    OnAs(gst::Buffer),
-    Away,
+    PassAs(gst::Buffer),
+    Drop,
 }
 
-impl Gate {
+impl FrameGate {
     /// Puts the probe in place; [`None`] without a branch for pictures.
     pub fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, selection: FrameSelection) -> Option<Arc<Self>> {
         let (_, sink) = graph.sinks().find(|(track, _)| *track == Track::Video)?;
         let sink: gst::Element = sink.clone().upcast();
         let pad = entry(&sink)?;
-        let (thin, timing) = (selection.start(), Timing::default());
-        let state = Mutex::new(State { thin, timing, segment: None, held: None, is_passing: false });
+        let (selector, timing) = (selection.start(), PtsTracker::default());
+        let state = Mutex::new(GateState { selector, timing, segment: None, held: None, is_passing: false });
         let (graph, probe) = (graph.clone(), Mutex::default());
         let gate = Arc::new(Self { pad, sink, graph, clock, selection, state, probe });
         let weak = Arc::downgrade(&gate);
@@ -110,39 +110,39 @@ impl Gate {
         });
     }
 
-    fn is_late(&self, held: &Held) -> bool {
+    fn is_late(&self, held: &HeldFrame) -> bool {
         self.clock.mono_ns().saturating_sub(held.arrived_ns) > HELD_MAX_NS
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Called under the pad's stream lock, but for events that flush.
     fn probed(&self, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
-        let way = match &info.data {
+        let action = match &info.data {
             Some(gst::PadProbeData::Buffer(_)) if self.state().is_passing => return gst::PadProbeReturn::Ok,
             Some(gst::PadProbeData::Buffer(buffer)) => self.picture(buffer),
             // No decoder makes lists of pictures; those of one that does are all converted.
-            Some(gst::PadProbeData::BufferList(_)) => self.pass_held().map(|()| Way::On),
+            Some(gst::PadProbeData::BufferList(_)) => self.pass_held().map(|()| GateAction::Pass),
             Some(gst::PadProbeData::Event(event)) => {
                 self.event(event);
                 return gst::PadProbeReturn::Ok;
             }
             _ => return gst::PadProbeReturn::Ok,
         };
-        match way {
-            Ok(Way::On) => gst::PadProbeReturn::Ok,
-            Ok(Way::OnAs(buffer)) => {
+        match action {
+            Ok(GateAction::Pass) => gst::PadProbeReturn::Ok,
+            Ok(GateAction::PassAs(buffer)) => {
                 info.data = Some(gst::PadProbeData::Buffer(buffer));
                 gst::PadProbeReturn::Ok
             }
-            Ok(Way::Away) => handled(info, Ok(gst::FlowSuccess::Ok)),
+            Ok(GateAction::Drop) => handled(info, Ok(gst::FlowSuccess::Ok)),
             Err(error) => handled(info, Err(error)),
         }
     }
 
-    fn picture(&self, buffer: &gst::Buffer) -> Result<Way, gst::FlowError> {
+    fn picture(&self, buffer: &gst::Buffer) -> Result<GateAction, gst::FlowError> {
         let arrived_ns = self.clock.mono_ns();
         let mut stamped = None;
         let (fates, pts, held) = {
@@ -152,13 +152,13 @@ impl Gate {
             let running = match given {
                 Some(time) => match self.graph.on_line(Track::Video, time) {
                     Some(time) => Some(u64::try_from(time).unwrap_or(0)),
-                    None => return Ok(Way::Away),
+                    None => return Ok(GateAction::Drop),
                 },
                 None => None,
             };
             let Some(time) = state.timing.time(running, buffer.duration().map(gst::ClockTime::nseconds)) else {
                 self.graph.counters.untimed.fetch_add(1, Ordering::Relaxed);
-                return Ok(Way::Away);
+                return Ok(GateAction::Drop);
             };
             if given.is_none() {
                 // Behind the gate its predecessor may be missing: it takes its time along.
@@ -170,7 +170,7 @@ impl Gate {
                 copy.make_mut().set_pts(position);
                 stamped = Some(copy);
             }
-            (state.thin.offer(Pts(time)), Pts(time), state.held.take())
+            (state.selector.offer(Pts(time)), Pts(time), state.held.take())
         };
         // A picture that is shown for seconds is the picture of all of them.
         let is_long = buffer.duration().is_some_and(|duration| duration.nseconds() > NANOS_PER_SECOND);
@@ -179,18 +179,18 @@ impl Gate {
             if is_wanted(fates.keep_held) {
                 self.pass(held.buffer)?;
             } else {
-                self.say(held.pts, held.arrived_ns)?;
+                self.report_unconverted(held.pts, held.arrived_ns)?;
             }
         }
         match fates.this {
-            _ if is_long => Ok(stamped.map_or(Way::On, Way::OnAs)),
+            _ if is_long => Ok(stamped.map_or(GateAction::Pass, GateAction::PassAs)),
             FrameChoice::Hold => {
                 let buffer = stamped.unwrap_or_else(|| buffer.clone());
-                self.state().held = Some(Held { buffer, pts, arrived_ns });
-                Ok(Way::Away)
+                self.state().held = Some(HeldFrame { buffer, pts, arrived_ns });
+                Ok(GateAction::Drop)
             }
-            FrameChoice::Drop if !is_wanted(false) => self.say(pts, arrived_ns).map(|()| Way::Away),
-            FrameChoice::Drop | FrameChoice::Keep => Ok(stamped.map_or(Way::On, Way::OnAs)),
+            FrameChoice::Drop if !is_wanted(false) => self.report_unconverted(pts, arrived_ns).map(|()| GateAction::Drop),
+            FrameChoice::Drop | FrameChoice::Keep => Ok(stamped.map_or(GateAction::Pass, GateAction::PassAs)),
         }
     }
 
@@ -208,7 +208,7 @@ impl Gate {
             gst::EventView::FlushStart(_) => self.state().held = None,
             gst::EventView::FlushStop(_) => {
                 let mut state = self.state();
-                (state.held, state.segment, state.timing) = (None, None, Timing::default());
+                (state.held, state.segment, state.timing) = (None, None, PtsTracker::default());
             }
             _ => {}
         }
@@ -228,7 +228,7 @@ impl Gate {
     }
 
     /// Tells of a picture that is not converted.
-    fn say(&self, pts: Pts, arrived_ns: u64) -> Result<(), gst::FlowError> {
+    fn report_unconverted(&self, pts: Pts, arrived_ns: u64) -> Result<(), gst::FlowError> {
         if !self.graph.admit(Track::Video) {
             return if self.graph.outlet.stopped() { Err(gst::FlowError::Flushing) } else { Ok(()) };
         }

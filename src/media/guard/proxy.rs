@@ -1,6 +1,6 @@
 //! The only way out of a guarded stream: a server on the loopback that GStreamer connects to in place of the source.
 //!
-//! The passage resolves names, checks what they lead to, and connects to the very address that it checked; TLS is spoken here,
+//! The proxy resolves names, checks what they lead to, and connects to the very address that it checked; TLS is spoken here,
 //! with the name that was given. For a recording on a web server it follows redirects itself (`web`). For RTSP it relays one
 //! connection and lets no redirect pass (`relay`). HLS needs none: its client is ours.
 
@@ -16,63 +16,63 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use url::Url;
 
-use super::connect::{Stream, connect};
+use super::connect::{Connection, connect};
 use super::{Refusal, SourcePolicy, Target, relay, web};
-use crate::web::Web;
+use crate::web::WebClient;
 use touchline_core::cause::Cause;
 
 /// What is done with a refusal: it ends the session.
 pub(crate) type OnRefusal = Box<dyn Fn(Refusal) + Send + Sync>;
 
-/// A passage that is open until it is dropped.
-pub(crate) struct Passage {
+/// A proxy that is open until it is dropped.
+pub(crate) struct LoopbackProxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     _close: oneshot::Sender<()>,
 }
 
-/// Where a passage leads.
+/// Where a proxy leads.
 #[derive(Clone)]
-enum To {
+enum ProxyTarget {
     /// A recording.
     Web(Url),
     Rtsp(Target),
 }
 
 /// What its connections share.
-pub(super) struct Shared {
+pub(super) struct ProxyState {
     policy: Arc<SourcePolicy>,
     /// What a recording is asked for by: addresses turn up in GStreamer's errors and logs, and no other program of this machine may
     /// ask for it.
     pub path: String,
-    pub web: Web,
+    pub web: WebClient,
     on_refusal: Mutex<Option<OnRefusal>>,
     /// What went wrong last, for when GStreamer reports that something did.
-    trouble: Mutex<Option<Refusal>>,
+    failure: Mutex<Option<Refusal>>,
 }
 
-impl Passage {
-    /// Opens a passage for the stream `id`.
+impl LoopbackProxy {
+    /// Opens a proxy for the stream `id`.
     ///
     /// # Errors
     /// When the system has no port or no thread left.
-    fn open(policy: Arc<SourcePolicy>, id: &str, target: To) -> io::Result<Self> {
+    fn open(policy: Arc<SourcePolicy>, id: &str, target: ProxyTarget) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let mut secret = [0; 16];
         SystemRandom::new().fill(&mut secret).map_err(|_| io::Error::other("no random numbers"))?;
-        let (path, web) = (format!("/{}", BASE64.encode(secret)), Web::new(policy.clone()));
-        let (on_refusal, trouble) = Default::default();
-        let shared = Arc::new(Shared { policy, path, web, on_refusal, trouble });
+        let (path, web) = (format!("/{}", BASE64.encode(secret)), WebClient::new(policy.clone()));
+        let (on_refusal, failure) = Default::default();
+        let shared = Arc::new(ProxyState { policy, path, web, on_refusal, failure });
         let (close, closed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serving = shared.clone();
-        std::thread::Builder::new().name(format!("passage/{id}")).spawn(move || {
+        std::thread::Builder::new().name(format!("proxy/{id}")).spawn(move || {
             runtime.block_on(async move {
                 tokio::select! {
                     () = accept(listener, serving, target) => {}
-                    // The sender going away closes the passage, and with it every connection through it.
+                    // The sender going away closes the proxy, and with it every connection through it.
                     _ = closed => {}
                 }
             });
@@ -82,35 +82,35 @@ impl Passage {
         Ok(Self { address, shared, _close: close })
     }
 
-    /// For a recording on a web server. Returns the passage and what GStreamer opens in place of `uri`.
+    /// For a recording on a web server. Returns the proxy and what GStreamer opens in place of `uri`.
     ///
     /// # Errors
-    /// As [`Passage::open`]; an `uri` that is none.
+    /// As [`LoopbackProxy::open`]; an `uri` that is none.
     pub fn web(policy: Arc<SourcePolicy>, id: &str, uri: &str) -> io::Result<(Self, String)> {
         let url = Url::parse(uri).map_err(|_| io::Error::other("this is no address of a recording"))?;
-        let passage = Self::open(policy, id, To::Web(url))?;
-        let uri = format!("http://{}{}", passage.address, passage.shared.path);
-        Ok((passage, uri))
+        let proxy = Self::open(policy, id, ProxyTarget::Web(url))?;
+        let uri = format!("http://{}{}", proxy.address, proxy.shared.path);
+        Ok((proxy, uri))
     }
 
     /// For an RTSP server.
     ///
     /// # Errors
-    /// As [`Passage::open`]; an `uri` that is none.
+    /// As [`LoopbackProxy::open`]; an `uri` that is none.
     pub fn rtsp(policy: Arc<SourcePolicy>, id: &str, uri: &str) -> io::Result<(Self, String)> {
         let target = Target::parse(uri).map_err(|refusal| io::Error::other(refusal.to_string()))?;
         let mut url = target.url.clone();
-        let passage = Self::open(policy, id, To::Rtsp(target))?;
+        let proxy = Self::open(policy, id, ProxyTarget::Rtsp(target))?;
         let wrong = |()| io::Error::other("this is no address of a stream");
         url.set_scheme("rtsp").map_err(wrong)?;
-        url.set_ip_host(passage.address.ip()).map_err(wrong)?;
-        url.set_port(Some(passage.address.port())).map_err(wrong)?;
-        Ok((passage, url.into()))
+        url.set_ip_host(proxy.address.ip()).map_err(wrong)?;
+        url.set_port(Some(proxy.address.port())).map_err(wrong)?;
+        Ok((proxy, url.into()))
     }
 
     /// Says whom to tell of a refusal. One that came before is told at once.
     pub fn on_refusal(&self, tell: OnRefusal) {
-        let told = self.trouble().filter(|refusal| refusal.kind == Cause::Refused);
+        let told = self.last_failure().filter(|refusal| refusal.kind == Cause::Refused);
         if let Some(refusal) = told {
             tell(refusal);
         }
@@ -118,15 +118,15 @@ impl Passage {
     }
 
     /// What went wrong last, if it was not made good.
-    pub fn trouble(&self) -> Option<Refusal> {
-        self.shared.trouble.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    pub fn last_failure(&self) -> Option<Refusal> {
+        self.shared.failure.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 }
 
-impl Shared {
+impl ProxyState {
     /// Takes note of what went wrong; a refusal by the policy is told, and ends the session.
-    pub fn failed(&self, refusal: Refusal) {
-        *self.trouble.lock().unwrap_or_else(|e| e.into_inner()) = Some(refusal.clone());
+    pub fn record_failure(&self, refusal: Refusal) {
+        *self.failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(refusal.clone());
         if refusal.kind == Cause::Refused
             && let Some(tell) = self.on_refusal.lock().unwrap_or_else(|e| e.into_inner()).as_ref()
         {
@@ -134,10 +134,10 @@ impl Shared {
         }
     }
 
-    pub fn went_well(&self) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(|e| e.into_inner());
-        if trouble.as_ref().is_some_and(|t| t.kind != Cause::Refused) {
-            *trouble = None;
+    pub fn clear_failure(&self) {
+        let mut failure = self.failure.lock().unwrap_or_else(|e| e.into_inner());
+        if failure.as_ref().is_some_and(|t| t.kind != Cause::Refused) {
+            *failure = None;
         }
     }
 
@@ -145,12 +145,12 @@ impl Shared {
     ///
     /// # Errors
     /// What may not be, or what is wrong.
-    pub async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
+    pub async fn connect(&self, target: &Target) -> Result<Box<dyn Connection>, Refusal> {
         connect(&self.policy, target).await
     }
 }
 
-async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>, target: To) {
+async fn accept(listener: std::net::TcpListener, shared: Arc<ProxyState>, target: ProxyTarget) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     loop {
         let stream = match listener.accept().await {
@@ -165,11 +165,11 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>, target: To
         };
         let _ = stream.set_nodelay(true);
         let (shared, target) = (shared.clone(), target.clone());
-        // Ends with the runtime when the passage is closed.
+        // Ends with the runtime when the proxy is closed.
         tokio::spawn(async move {
             match target {
-                To::Web(url) => web::serve(stream, shared, url).await,
-                To::Rtsp(target) => relay::serve(stream, &shared, &target).await,
+                ProxyTarget::Web(url) => web::serve(stream, shared, url).await,
+                ProxyTarget::Rtsp(target) => relay::serve(stream, &shared, &target).await,
             }
         });
     }
