@@ -10,8 +10,8 @@ use gstreamer::prelude::*;
 
 use super::causes::{self, MissingPlugins};
 use super::formats::FormatWatch;
-use super::graph::Graph;
 use super::frame_gate::FrameGate;
+use super::graph::Graph;
 use super::{progress, recording};
 use crate::guard::proxy::LoopbackProxy;
 use crate::outlet::Outlet;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use crate::hls::SpliceWatch;
+use crate::hls::SpliceMonitor;
 use crate::outlet::Outlet;
 use crate::pcr::{ClockEvent, PcrMonitor};
 use touchline_core::incident::Incident;
@@ -19,7 +19,7 @@ pub(super) fn connect(pipeline: &gst::Pipeline, clock: Arc<dyn touchline_core::c
     pipeline.connect("deep-element-added", false, move |args| {
         let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;
         let pad = element.static_pad("sink").filter(|_| element.factory().is_some_and(|f| f.name() == "tsdemux"))?;
-        let watches = Mutex::new((PcrMonitor::default(), SpliceWatch::default()));
+        let watches = Mutex::new((PcrMonitor::default(), SpliceMonitor::default()));
         let (clock, outlet) = (clock.clone(), outlet.clone());
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
             let Some(map) = info.buffer().and_then(|buffer| buffer.map_readable().ok()) else {

@@ -12,9 +12,9 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::debug::ErrorWatch;
+use super::frame_gate::handled;
 use super::graph::Graph;
 use super::sinks::running_time;
-use super::frame_gate::handled;
 use crate::outlet::DropReason;
 use touchline_core::item::{MediaItem, Track};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
@@ -150,7 +150,8 @@ fn running_ns(segment: Option<&gst::FormattedSegment<gst::ClockTime>>, buffer: &
 pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool) {
     let (Some(sink), Some(src)) = (element.static_pad("sink"), element.static_pad("src")) else { return };
     let (damaged, errors) = (DamagedPictures::default(), ErrorWatch::default());
-    let shared = Arc::new(Mutex::new(DecoderState { wait: KeyFrameWait::new(), damaged, errors, into: None, out_of: None }));
+    let shared =
+        Arc::new(Mutex::new(DecoderState { wait: KeyFrameWait::new(), damaged, errors, into: None, out_of: None }));
     let state = shared.clone();
     let weak = Arc::downgrade(graph);
     sink.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
@@ -248,7 +249,8 @@ mod tests {
     #[test]
     fn pictures_wait_for_a_key_frame_at_the_beginning_and_after_a_loss() {
         let mut wait = KeyFrameWait::new();
-        let (early, late) = (PictureAction::Drop(DropReason::BeforeKeyFrame), PictureAction::Drop(DropReason::AfterLoss));
+        let (early, late) =
+            (PictureAction::Drop(DropReason::BeforeKeyFrame), PictureAction::Drop(DropReason::AfterLoss));
         assert_eq!(wait.offer(Some(0), true, false), early);
         assert_eq!(wait.offer(None, false, false), early);
         assert_eq!(wait.offer(Some(10 * S), false, true), PictureAction::Pass);

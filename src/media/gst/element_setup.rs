@@ -8,9 +8,9 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::causes::failed;
+use super::damage;
 use super::debug::ErrorWatch;
 use super::graph::Graph;
-use super::damage;
 use touchline_core::cause::Cause;
 use touchline_core::frame::{PIXELS_MAX, SIDE_MAX};
 use touchline_core::item::Pace;

@@ -10,7 +10,7 @@ use gstreamer_app as gst_app;
 
 use super::{GstOpener, sinks};
 use crate::Source;
-use crate::hls::{Beginning, Container, Decoder, Input, Intake};
+use crate::hls::{Container, Decoder, DemuxerInput, DemuxerIntake, DemuxerStart};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{MediaItem, Track, Tracks};
 
@@ -33,7 +33,7 @@ pub(super) struct TimelineMap {
 }
 
 impl TimelineMap {
-    fn new(beginning: &Beginning) -> Self {
+    fn new(beginning: &DemuxerStart) -> Self {
         let start = i64::try_from(beginning.line_ns).unwrap_or(i64::MAX);
         Self { places: beginning.tracks.map(|place| place.unwrap_or(start)), firsts: Default::default() }
     }
@@ -68,11 +68,11 @@ pub(super) struct FeedDecoder {
 impl Decoder for FeedDecoder {
     fn begin(
         &self,
-        beginning: &Beginning,
+        beginning: &DemuxerStart,
         wants: Tracks,
-        intake: Arc<Intake>,
+        intake: Arc<DemuxerIntake>,
         to: Sender<MediaItem>,
-    ) -> Result<(Box<dyn Source>, Box<dyn Input>)> {
+    ) -> Result<(Box<dyn Source>, Box<dyn DemuxerInput>)> {
         let map = Arc::new(TimelineMap::new(beginning));
         let pipeline = self.opener.feed_pipeline(&self.uri, wants)?;
         let input = pipeline
@@ -104,7 +104,7 @@ fn caps(container: Container) -> Result<gst::Caps> {
 
 struct AppSrcInput(gst_app::AppSrc);
 
-impl Input for AppSrcInput {
+impl DemuxerInput for AppSrcInput {
     fn push(&self, bytes: Vec<u8>) -> bool {
         self.0.push_buffer(gst::Buffer::from_mut_slice(bytes)).is_ok()
     }
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn places_lie_as_far_apart_as_running_times() {
         let beginning =
-            Beginning { container: Container::MpegTs, tracks: [Some(1_000_000), Some(-50_000)], line_ns: 1_000_000 };
+            DemuxerStart { container: Container::MpegTs, tracks: [Some(1_000_000), Some(-50_000)], line_ns: 1_000_000 };
         let map = TimelineMap::new(&beginning);
         map.tie(Track::Video, 70_001);
         map.tie(Track::Video, 99_000);

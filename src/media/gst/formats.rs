@@ -9,9 +9,9 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
+use super::frame_gate::entry;
 use super::graph::Graph;
 use super::sinks;
-use super::frame_gate::entry;
 use crate::tone::Hdr;
 use touchline_core::incident::Incident;
 use touchline_core::item::{MediaItem, Track};

@@ -189,7 +189,9 @@ impl FrameGate {
                 self.state().held = Some(HeldFrame { buffer, pts, arrived_ns });
                 Ok(GateAction::Drop)
             }
-            FrameChoice::Drop if !is_wanted(false) => self.report_unconverted(pts, arrived_ns).map(|()| GateAction::Drop),
+            FrameChoice::Drop if !is_wanted(false) => {
+                self.report_unconverted(pts, arrived_ns).map(|()| GateAction::Drop)
+            }
             FrameChoice::Drop | FrameChoice::Keep => Ok(stamped.map_or(GateAction::Pass, GateAction::PassAs)),
         }
     }

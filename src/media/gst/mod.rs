@@ -8,20 +8,20 @@
 mod bus;
 mod causes;
 mod clocks;
+mod damage;
 mod debug;
+mod element_setup;
 mod feed;
 mod formats;
+mod frame_gate;
 mod graph;
 pub(super) mod guarded;
 mod progress;
 mod recording;
 mod sinks;
 mod track_sync;
-mod element_setup;
-mod frame_gate;
 mod wall;
 mod warm_up;
-mod damage;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -113,7 +113,7 @@ pub struct GstOpener {
     /// RTSP media came over TCP only: the next connection does not try UDP first.
     over_tcp: Arc<AtomicBool>,
     /// How far an HLS channel was watched.
-    memory: hls::Memory,
+    memory: hls::PlaylistMemory,
     /// What the source said of the time, over all connections.
     source_clock: Arc<Mutex<SourceClock>>,
     needs_relay: OnceLock<bool>,
@@ -128,7 +128,7 @@ impl GstOpener {
             options,
             clock,
             over_tcp: Arc::default(),
-            memory: hls::Memory::default(),
+            memory: hls::PlaylistMemory::default(),
             source_clock: Arc::default(),
             needs_relay: OnceLock::new(),
         })
@@ -144,7 +144,7 @@ impl GstOpener {
             over_tcp: self.over_tcp.load(Ordering::Relaxed),
             needs_relay: self.needs_relay.get().copied(),
             source_clock: self.source_clock.lock().unwrap_or_else(|e| e.into_inner()).clone(),
-            hls: self.memory.remembered(),
+            hls: self.memory.stored(),
         }
     }
 
@@ -178,7 +178,7 @@ pub(super) struct ConnectionHints {
     over_tcp: bool,
     needs_relay: Option<bool>,
     source_clock: SourceClock,
-    hls: hls::Remembered,
+    hls: hls::StoredPosition,
 }
 
 /// What is at the address of a recording, by asking its server; [`None`] when that cannot be found out.
@@ -250,7 +250,7 @@ impl GstOpener {
     fn open_web(&self, uri: &str, location: &Location, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let url = url::Url::parse(&location.uri).map_err(|e| Error::Usage(format!("{}: {e}", redact::uri(uri))))?;
-        let request = hls::Request {
+        let request = hls::HlsRequest {
             id: o.id.clone(),
             url,
             options: o.hls.clone(),
@@ -293,8 +293,7 @@ impl GstOpener {
         if location.kind.is_network() {
             warm_up::network();
         }
-        let pipeline =
-            self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing), proxy.is_some())?;
+        let pipeline = self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing), proxy.is_some())?;
         self.start(PipelineStart { uri, location, pipeline, wanted, proxy, map: None }, to)
     }
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufR
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-use super::digest::{RtspAuth, AuthAction};
+use super::digest::{AuthAction, RtspAuth};
 use super::proxy::ProxyState;
 use super::{Refusal, Target};
 use touchline_core::cause::Cause;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::attributes::ByteRange;
-use super::follow::Piece;
-use super::playlist::{Key, Map, Protection};
+use super::cursor::Piece;
+use super::playlist::{InitSection, Protection, SegmentKey};
 use super::{container, crypt, mp4};
 use crate::guard::Refusal;
 use touchline_core::cause::Cause;
@@ -19,7 +19,11 @@ const KEYS_MAX: usize = 8;
 /// Fetches playlists and media.
 pub(super) trait Origin: Send + Sync {
     /// The text at `url` and where redirects led.
-    fn playlist(&self, url: &Url, response_timeout: Duration) -> impl Future<Output = Result<(Url, String), Refusal>> + Send;
+    fn playlist(
+        &self,
+        url: &Url,
+        response_timeout: Duration,
+    ) -> impl Future<Output = Result<(Url, String), Refusal>> + Send;
 
     /// The bytes at `url`, or a range of them.
     fn media(
@@ -32,27 +36,27 @@ pub(super) trait Origin: Send + Sync {
 
 /// An initialisation (`EXT-X-MAP`) that was fetched.
 #[derive(Clone)]
-pub(super) struct Init {
-    pub map: Arc<Map>,
+pub(super) struct LoadedInit {
+    pub map: Arc<InitSection>,
     pub bytes: Vec<u8>,
     tracks: Option<mp4::Tracks>,
 }
 
 /// A piece that was fetched, decrypted and looked at.
-pub(super) struct Fetched {
+pub(super) struct FetchedPiece {
     pub bytes: Vec<u8>,
-    pub init: Option<Init>,
-    pub opened: container::Opened,
+    pub init: Option<LoadedInit>,
+    pub info: container::SegmentInfo,
 }
 
-/// Fetches the pieces of one lane.
-pub(super) struct Fetching<O> {
+/// Fetches the pieces of one player.
+pub(super) struct PieceFetcher<O> {
     pub origin: Arc<O>,
     keys: VecDeque<(Url, [u8; 16])>,
-    map: Option<Init>,
+    map: Option<LoadedInit>,
 }
 
-impl<O: Origin> Fetching<O> {
+impl<O: Origin> PieceFetcher<O> {
     pub fn new(origin: Arc<O>) -> Self {
         Self { origin, keys: VecDeque::new(), map: None }
     }
@@ -63,7 +67,7 @@ impl<O: Origin> Fetching<O> {
     }
 
     /// The bytes of `piece`, decrypted and looked at. One try.
-    pub async fn once(&mut self, piece: &Piece, response_timeout: Duration) -> Result<Fetched, Refusal> {
+    pub async fn once(&mut self, piece: &Piece, response_timeout: Duration) -> Result<FetchedPiece, Refusal> {
         let map = match &piece.map {
             Some(map) => Some(self.initialisation(map, response_timeout).await?),
             None => None,
@@ -80,14 +84,18 @@ impl<O: Origin> Fetching<O> {
             _ => bytes,
         };
         let tracks = map.as_ref().and_then(|init| init.tracks.as_ref());
-        let opened = container::look(&bytes, tracks).map_err(|why| {
+        let info = container::inspect(&bytes, tracks).map_err(|why| {
             let cause = format!("a segment is no media: {why}");
             Refusal::of(Cause::NotMedia, cause, "check what the packager writes")
         })?;
-        Ok(Fetched { bytes, init: map, opened })
+        Ok(FetchedPiece { bytes, init: map, info })
     }
 
-    async fn initialisation(&mut self, map: &Arc<Map>, response_timeout: Duration) -> Result<Init, Refusal> {
+    async fn initialisation(
+        &mut self,
+        map: &Arc<InitSection>,
+        response_timeout: Duration,
+    ) -> Result<LoadedInit, Refusal> {
         if let Some(known) = self.map.as_ref().filter(|known| known.map == *map) {
             return Ok(known.clone());
         }
@@ -104,14 +112,14 @@ impl<O: Origin> Fetching<O> {
             _ => bytes,
         };
         let tracks = mp4::tracks(&bytes);
-        let found = Init { map: map.clone(), bytes, tracks };
+        let found = LoadedInit { map: map.clone(), bytes, tracks };
         self.map = Some(found.clone());
         Ok(found)
     }
 
     async fn decrypt(
         &mut self,
-        key: &Key,
+        key: &SegmentKey,
         iv: [u8; 16],
         bytes: Vec<u8>,
         response_timeout: Duration,

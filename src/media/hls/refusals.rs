@@ -5,12 +5,12 @@ use std::time::Duration;
 use url::Url;
 
 use super::attributes::Variables;
-use super::playlist::{Media, Playlist, Trouble};
+use super::playlist::{MediaPlaylist, Playlist, PlaylistError};
 use crate::guard::Refusal;
 use touchline_core::cause::Cause;
 
 /// Reads `text` as a list of segments.
-pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u128) -> Result<Media, Refusal> {
+pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u128) -> Result<MediaPlaylist, Refusal> {
     match Playlist::parse(text, base, variables, from) {
         Ok(Playlist::Media(media)) => Ok(*media),
         Ok(Playlist::Multivariant(_)) => Err(damaged("a variant leads to another list of variants")),
@@ -19,16 +19,16 @@ pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u1
 }
 
 /// The words for a text that cannot be played.
-pub(super) fn refusal_of(trouble: &Trouble, text: &str) -> Refusal {
+pub(super) fn refusal_of(trouble: &PlaylistError, text: &str) -> Refusal {
     match trouble {
-        Trouble::Damaged(_) if super::sniff::is_channel_list(text) => Refusal::of(
+        PlaylistError::Damaged(_) if super::sniff::is_channel_list(text) => Refusal::of(
             Cause::NotMedia,
             "not a playlist of one channel: an IPTV list of channels",
             "give the address of one channel out of the list",
         ),
-        Trouble::Damaged(why) => damaged(why),
-        Trouble::Protected(name) => drm(name),
-        Trouble::Other(_) => Refusal::of(
+        PlaylistError::Damaged(why) => damaged(why),
+        PlaylistError::Protected(name) => drm(name),
+        PlaylistError::Other(_) => Refusal::of(
             Cause::NotMedia,
             format!("not a playlist: {}", super::sniff::name(text.as_bytes())),
             "give the address of the playlist itself",

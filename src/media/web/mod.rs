@@ -85,7 +85,12 @@ impl WebClient {
     ///
     /// # Errors
     /// When the policy refuses the address, the request fails, or the status is not a success.
-    pub async fn get(&self, url: &Url, range: Option<&str>, response_timeout: Duration) -> Result<WebResponse, Refusal> {
+    pub async fn get(
+        &self,
+        url: &Url,
+        range: Option<&str>,
+        response_timeout: Duration,
+    ) -> Result<WebResponse, Refusal> {
         let answer = self.request(url, &Method::GET, range, response_timeout).await?;
         if answer.status.is_success() { Ok(answer) } else { Err(failed_status(answer.status)) }
     }

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, bounded, never, select, unbounded};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::ALIVE;
-use super::protocol::{Command, CounterSnapshot, MessageReader, OpenRequest, WorkerMessage, VERSION, MessageWriter};
+use super::protocol::{Command, CounterSnapshot, MessageReader, MessageWriter, OpenRequest, VERSION, WorkerMessage};
 use crate::gst::{GstOpener, GstOptions};
 use crate::guard::SourcePolicy;
 use crate::outlet::Counters;
@@ -59,7 +59,8 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     let (to, items) = bounded(CAPACITY);
     match open(*request, wanted, counters.clone(), to) {
         Ok((opener, source)) => {
-            let mut reporter = Reporter { writer, opener, counters, counts: CounterSnapshot::default(), learned: String::new() };
+            let mut reporter =
+                Reporter { writer, opener, counters, counts: CounterSnapshot::default(), learned: String::new() };
             // Nobody listens any more: then there is nothing to tidy up for.
             reporter.forward(source, &items, &stop).unwrap_or_else(|_| end_now());
         }

@@ -28,13 +28,15 @@ use crossbeam_channel::Sender;
 
 pub use child::serve;
 
-use super::gst::{GstOptions, ConnectionHints, guarded};
+use super::gst::{ConnectionHints, GstOptions, guarded};
 use super::guard::Refusal;
 use super::outlet::{Outlet, Stopper};
 use super::uri::Location;
 use super::{Open, Source};
 use process::{TimedReader, WorkerProcess};
-use protocol::{Command, ReadError, CounterSnapshot, ReceivedMessage, MessageReader, OpenRequest, VERSION, MessageWriter};
+use protocol::{
+    Command, CounterSnapshot, MessageReader, MessageWriter, OpenRequest, ReadError, ReceivedMessage, VERSION,
+};
 use touchline_core::cause::Cause;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::clock;
@@ -135,7 +137,8 @@ impl Open for WorkerOpener {
                 return refuse(&format!("the source's process cannot be started: {e}"), advice, to);
             }
         };
-        let commands = CommandSender::new(&socket).map_err(|e| Error::Internal(format!("a socket of a process: {e}")))?;
+        let commands =
+            CommandSender::new(&socket).map_err(|e| Error::Internal(format!("a socket of a process: {e}")))?;
         if let Err(e) = commands.send(&Command::Open(Box::new(self.request(uri)))) {
             let is_ours = matches!(e.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
             return match is_ours {
@@ -272,7 +275,9 @@ impl MessageReceiver {
                     continue;
                 }
                 ReceivedMessage::Alive => continue,
-                ReceivedMessage::Started | ReceivedMessage::NotOpened(_) => return Err(ReadError::Invalid("that it begins, again".into())),
+                ReceivedMessage::Started | ReceivedMessage::NotOpened(_) => {
+                    return Err(ReadError::Invalid("that it begins, again".into()));
+                }
             };
             let is_picture = matches!(item, MediaItem::Frame(_) | MediaItem::Unconverted { .. });
             if !is_closed && self.outlet.send(item).is_err() {
@@ -308,7 +313,10 @@ impl MessageReceiver {
             }
             ReadError::Failed(e) => {
                 self.process.kill();
-                process::ExitReport { cause: format!("the source's process does not answer: {e}"), advice: process::ADVICE }
+                process::ExitReport {
+                    cause: format!("the source's process does not answer: {e}"),
+                    advice: process::ADVICE,
+                }
             }
         };
         if self.outlet.stopped() {

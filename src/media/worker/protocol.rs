@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gst::{GstOptions, ConnectionHints};
+use crate::gst::{ConnectionHints, GstOptions};
 use crate::guard::SourcesFile;
 use crate::outlet::{Counters, DropReason};
 use touchline_core::cause::Cause;
@@ -141,7 +141,9 @@ impl From<Error> for OpenFailure {
     fn from(error: Error) -> Self {
         match error {
             Error::Usage(text) => OpenFailure::Usage(text),
-            Error::Source { kind, source_name: name, cause, advice } => OpenFailure::Source { kind, name, cause, advice },
+            Error::Source { kind, source_name: name, cause, advice } => {
+                OpenFailure::Source { kind, name, cause, advice }
+            }
             other => OpenFailure::Other(other.to_string()),
         }
     }

@@ -9,12 +9,12 @@ use url::Url;
 use super::attributes::{ByteRange, Variables};
 use super::container::{self, Container};
 use super::fetch::Origin;
-use super::playlist::{Media, Multivariant, Playlist, is_playlist};
+use super::playlist::{MediaPlaylist, MultivariantPlaylist, Playlist, is_playlist};
 use super::refusals::refusal_of;
 use super::sniff;
 use crate::guard::{Refusal, SourcePolicy};
 use crate::uri::Kind;
-use crate::web::{WebResponse, WebClient};
+use crate::web::{WebClient, WebResponse};
 use touchline_core::cause::Cause;
 
 /// The longest playlist, bytes: 24 hours of two-second segments with addresses of 400 bytes are 18 MB.
@@ -34,15 +34,15 @@ const SEGMENT_TIMEOUTS: u32 = 8;
 /// The content of a web address.
 pub(super) enum Content {
     /// A list of variants.
-    Variants(Multivariant),
-    Media(Box<Media>, Url),
+    Variants(MultivariantPlaylist),
+    Media(Box<MediaPlaylist>, Url),
     Stream(WebResponse, Vec<u8>, Container),
     Recording,
 }
 
 /// As [`super::classify`].
 pub(super) async fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
-    match look(&WebClient::new(policy.clone()), url).await.ok()? {
+    match inspect(&WebClient::new(policy.clone()), url).await.ok()? {
         Content::Variants(_) | Content::Media(..) => Some(Kind::Hls),
         Content::Stream(..) => Some(Kind::HttpLive),
         Content::Recording => Some(Kind::Http),
@@ -50,7 +50,7 @@ pub(super) async fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Ki
 }
 
 /// Looks at `url`.
-pub(super) async fn look(web: &WebClient, url: &Url) -> Result<Content, Refusal> {
+pub(super) async fn inspect(web: &WebClient, url: &Url) -> Result<Content, Refusal> {
     let mut answer = web.get(url, None, RESPONSE_TIMEOUT).await?;
     let (mut head, mut is_whole) = (Vec::new(), false);
     while head.len() < sniff::HEAD && !is_whole {
@@ -71,7 +71,7 @@ pub(super) async fn look(web: &WebClient, url: &Url) -> Result<Content, Refusal>
     if kind == "multipart/x-mixed-replace" {
         return Ok(Content::Stream(answer, head, Container::MotionJpeg));
     }
-    let container = container::look(&head, None).map(|opened| opened.container);
+    let container = container::inspect(&head, None).map(|opened| opened.container);
     match container {
         Ok(container) if is_endless && container != Container::Mp4 => Ok(Content::Stream(answer, head, container)),
         Err(_) if is_text(&head) => Err(not_a_playlist(&head)),
@@ -86,7 +86,7 @@ async fn read(answer: WebResponse, head: Vec<u8>) -> Result<Content, Refusal> {
     let text = String::from_utf8_lossy(&bytes);
     if !is_playlist(&bytes) {
         return if is_text(&bytes[..bytes.len().min(sniff::HEAD)]) {
-            Err(refusal_of(&super::playlist::Trouble::Other("not a playlist"), &text))
+            Err(refusal_of(&super::playlist::PlaylistError::Other("not a playlist"), &text))
         } else {
             Ok(Content::Recording)
         };
@@ -114,11 +114,11 @@ fn too_slow() -> Refusal {
 }
 
 /// Fetches over HTTP.
-pub(super) struct Fetcher {
+pub(super) struct HttpOrigin {
     pub web: Arc<WebClient>,
 }
 
-impl Origin for Fetcher {
+impl Origin for HttpOrigin {
     async fn playlist(&self, url: &Url, response_timeout: Duration) -> Result<(Url, String), Refusal> {
         let loading = async {
             let answer = self.web.get(url, None, response_timeout).await?;
