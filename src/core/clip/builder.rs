@@ -1,18 +1,18 @@
-//! The state machine that cuts seconds: which run an item belongs to, and when a new one begins.
+//! The state machine that cuts seconds: it assigns items to runs and decides when a new run begins.
 //!
-//! A run is one time line of PTS. Both tracks of a stream change line together, but never at the same item, and one
-//! track alone may have a hole of any length. So an item far from its track's position is held back until the other
-//! track shows what it was:
+//! A run is one timeline of PTS. Both tracks of a stream jump to a new timeline together, but not at the same item, and one
+//! track alone may have a hole of any length. So an item far from its track's position is held back until the other track
+//! shows the reason:
 //!
-//! - it reaches that PTS as well: the item's track had a hole, the run goes on;
-//! - it leaves the line too, or has ended: a new run begins, at the earlier of the two;
-//! - neither within the patience: pictures decide. A jump of video begins a new run; a jump of audio does so only when
-//!   no pictures came meanwhile, and is otherwise taken for broken time stamps: what does not fit is discarded until
-//!   sound is back on the line.
+//! - The other track reaches that PTS as well: the item's track had a hole, and the run continues.
+//! - The other track leaves the timeline too, or has ended: a new run begins, at the earlier of the two.
+//! - Neither happens within the lag limits: the pictures decide. A jump of video begins a new run. A jump of audio does so
+//!   only if no pictures arrived meanwhile; otherwise its time stamps are taken for broken, and sound that does not fit is
+//!   discarded until it is back on the timeline.
 //!
-//! The same holding back happens before the first item of a connection, so that the run begins at the earlier track.
-//! What a track still brings of a line that was left is discarded, and counted. All this depends on PTS only, not on
-//! how the items of the two tracks are interleaved, as long as the patience is not exhausted.
+//! Items are also held back before the first one of a connection is used, so that the run begins at the earlier track. Later
+//! data of an abandoned timeline are discarded and counted. All this depends only on PTS, not on the interleaving of the
+//! tracks, as long as the lag stays within the limits.
 
 use std::collections::VecDeque;
 
@@ -25,37 +25,38 @@ use super::{ClipOutput, LagLimits, SamplingPlan};
 use crate::item::{Discontinuity, MediaItem, Track};
 use crate::time::{Pts, RunId, WallSource};
 
-/// PTS from here on are taken for garbage: 146 years, and room to add to.
+/// PTS from here on are invalid: 146 years, with room for additions.
 const PTS_MAX: u64 = 1 << 62;
 
-/// What a [`ClipBuilder`] is made from.
+/// Parameters of a [`ClipBuilder`].
 #[derive(Clone, Debug)]
 pub struct ClipConfig {
-    /// Hz of the mono sound in every [`super::ClipSecond`]; `None` when the pack has no audio model: sound is then
-    /// neither waited for nor looked at.
+    /// Rate of the mono sound in every [`super::ClipSecond`], Hz; `None` if the pack has no audio model, so that sound is ignored.
     pub sample_rate: Option<u32>,
+    /// Which frames and pairs of a second are kept.
     pub plan: SamplingPlan,
+    /// How long a second waits for a late track.
     pub lag: LagLimits,
-    /// How long before its arrival a picture may have been taken, ns: carried along for the wall time.
+    /// The maximum delay between a picture being taken and its arrival, ns. Passed on for the wall time.
     pub behind_ns: u64,
 }
 
-/// What is known of one track of the connection.
+/// State of one track of the connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct TrackState {
     exists: bool,
-    /// `TrackEnded` came (it may still wait behind held items).
+    /// `TrackEnded` arrived (it may still wait behind held items).
     ended: bool,
 }
 
-/// What to do with the items held back.
+/// What to do with the held items.
 enum HeldAction {
     Wait,
-    /// A new run begins with everything held.
+    /// Begin a new run with all held items.
     Begin(Option<Discontinuity>),
-    /// The track's items go on in the run.
+    /// Continue the run with the track's items.
     Rejoin(Track),
-    /// Of the track's items, those that fit go on in the run, the others are discarded.
+    /// Continue the run with the track's items that fit, and discard the others.
     KeepFitting(Track),
 }
 
@@ -66,24 +67,26 @@ pub struct ClipBuilder {
     tracks: [TrackState; 2],
     line: Timeline,
     run: Option<Run>,
-    /// Number of the first run.
+    /// Number of the first run of this builder.
     first: RunId,
     runs: u32,
-    /// Why the next run begins; `None` when nothing but data is needed.
+    /// Why the next run begins; `None` for the first.
     cause: Option<Discontinuity>,
     held: [HeldItems; 2],
-    /// Where sound was on the line that the run left, when it had not left it itself: what goes on there is not ours.
-    /// There is no such thing for pictures, since they decide: when they stay, their line is taken up again.
+    /// Position of sound on the previous timeline, if sound had not left it when the run began. Sound that continues there is
+    /// discarded. There is no such position for pictures, because they decide whether the timeline changes.
     left_behind: Option<Position>,
     wall: Option<WallReference>,
-    /// A reference on the line that the held items are on.
+    /// A wall-time reference on the timeline of the held items.
     wall_ahead: Option<WallReference>,
     is_over: bool,
-    /// The first second that the run before left to its successor on the same line.
+    /// The first second that the previous run on the same timeline did not output.
     emitted_before: Option<u64>,
 }
 
 impl ClipBuilder {
+    /// A builder for one stream.
+    ///
     /// # Panics
     /// If `config.sample_rate` is outside [`SAMPLE_RATES`].
     pub fn new(config: ClipConfig) -> Self {
@@ -105,15 +108,14 @@ impl ClipBuilder {
         }
     }
 
-    /// Numbers runs from `first` on: a stream that is opened once more, by another source or another process, goes on
-    /// where it was, and no run has a number twice.
+    /// Numbers runs from `first` on. A stream that another source or process continues must not reuse run numbers.
     pub fn from_run(mut self, first: RunId) -> Self {
         self.first = first;
         self
     }
 
-    /// Takes one item; appends what follows from it to `out`. Never panics, whatever the items say; what cannot be used
-    /// is counted in [`ClipOutput::Discarded`].
+    /// Takes one item and appends the resulting output to `out`. Never panics, whatever the items contain; unusable data are
+    /// counted in [`ClipOutput::Discarded`].
     pub fn push(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item {
             item @ (MediaItem::Frame(_)
@@ -123,7 +125,7 @@ impl ClipBuilder {
                 self.take_data(item, out);
             }
             MediaItem::Opened(tracks) => {
-                // Data came since the last one: a new connection, whether or not that was said.
+                // Data arrived since the last `Opened`: this is a new connection, even without a discontinuity item.
                 if self.run.is_some() || self.held.iter().any(|held| !held.is_empty()) {
                     self.break_line(Discontinuity::Reconnect, out);
                 }
@@ -187,13 +189,13 @@ impl ClipBuilder {
         self.settle(out);
     }
 
-    /// There is nothing from one time to the other, and the line goes on: whole seconds in between are gaps.
+    /// Takes an interval without data on the current timeline. Its whole seconds become gaps.
     fn take_missing(&mut self, from: u64, to: u64, out: &mut Vec<ClipOutput>) {
         if self.is_over || to <= from || to >= PTS_MAX {
             return;
         }
         if self.run.is_none() {
-            // What is held waits for the other track, which lies beyond the hole.
+            // Held items wait for the other track, which continues after the hole.
             for item in self.begin(from, self.cause, out) {
                 self.route(item, out);
             }
@@ -227,7 +229,7 @@ impl ClipBuilder {
         }
     }
 
-    /// Decides about what is held until nothing more can be decided.
+    /// Acts on the held items until a decision needs more data.
     fn settle(&mut self, out: &mut Vec<ClipOutput>) {
         loop {
             let freed = match self.next_action() {
@@ -249,7 +251,7 @@ impl ClipBuilder {
         self.close(out);
     }
 
-    /// To the run, to what is held, or away.
+    /// Passes an item to the run, holds it back, or discards it.
     fn route(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         let Some((track, start, end)) = item.span() else {
             if let MediaItem::TrackEnded(track) = item {
@@ -263,14 +265,14 @@ impl ClipBuilder {
         }
         let is_on_line = self.line.admits(track, start, self.config.lag.lag_ns, self.bridge(track));
         if let Some(ahead) = self.held[index].position {
-            // Sound that went back soon comes near to where it was: it is on the line it goes on from.
+            // Sound that jumped back soon reaches its earlier position: it belongs to the timeline that it is nearer to.
             let here = self.line.positions[index].map_or(u64::MAX, |p| p.next.abs_diff(start));
             let goes_on_there =
                 ahead.continues(start, 0, self.bridge(track)) && (!is_on_line || ahead.next.abs_diff(start) < here);
             if goes_on_there {
                 return self.held[index].push(item, track, start, end);
             }
-            // What was held was a stray.
+            // The held items were strays.
             let strays = self.held[index].take().iter().map(weight).sum();
             self.wall_ahead = None;
             self.discard(track, strays, out);
@@ -374,7 +376,7 @@ impl ClipBuilder {
         HeldAction::Wait
     }
 
-    /// Ends the run, if there is one, and begins another, at `first` if nothing is held; returns what was held, to be routed.
+    /// Ends the run, if there is one, and begins another, at `first` if nothing is held. Returns the held items, to be routed.
     fn begin(&mut self, first: u64, cause: Option<Discontinuity>, out: &mut Vec<ClipOutput>) -> VecDeque<MediaItem> {
         let start = self.held.iter().filter_map(|held| held.front).min().unwrap_or(first);
         let reach = self.line.reach();
@@ -384,7 +386,7 @@ impl ClipBuilder {
             self.left_behind = if sound.is_empty() { self.line.positions[1] } else { None };
         }
         if let (Some(wall), Some(reach)) = (self.wall, reach) {
-            // A reference of the line that was left says nothing about the new one.
+            // A wall-time reference on the previous timeline does not apply to the new one.
             self.wall = (wall.pts.0.abs_diff(start) < wall.pts.0.abs_diff(reach)).then_some(wall);
         }
         self.wall = self.wall_ahead.take().or(self.wall);
@@ -398,8 +400,8 @@ impl ClipBuilder {
         merge(video.take(), audio.take())
     }
 
-    /// Nothing more comes on this line: everything pending is said.
-    /// `is_shared`: another run goes on from here on the same line, in the middle of a second perhaps.
+    /// Ends the run and outputs everything pending. With `is_shared`, another run continues on the same timeline, possibly in the
+    /// middle of a second.
     fn finish_run(&mut self, is_shared: bool, out: &mut Vec<ClipOutput>) {
         for state in &mut self.tracks {
             state.ended = true;
@@ -424,7 +426,7 @@ impl ClipBuilder {
         StreamInfo { exists, wall: self.wall }
     }
 
-    /// How far the PTS of `track` may go forward within a run, ns.
+    /// How far the PTS of `track` may jump forward within a run, ns.
     fn bridge(&self, track: Track) -> u64 {
         let other = &self.tracks[track.other().index()];
         if other.exists && self.is_wanted(track.other()) { BRIDGE_NS } else { self.config.lag.bridge_ns }

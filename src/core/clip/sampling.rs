@@ -1,4 +1,4 @@
-//! Which frames of a second the models see.
+//! The sampling plan: which frames of a second the models see.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::time::{NANOS_PER_SECOND, Pts};
 #[derive(Clone, Debug)]
 pub(super) enum PendingFrame {
     Frame(Frame),
-    /// Ingest found that it will not be chosen: it has a time and no pixels.
+    /// The source did not convert it, because it will not be sampled: it has a time but no pixels.
     Unconverted(Pts),
 }
 
@@ -23,7 +23,7 @@ impl PendingFrame {
         }
     }
 
-    /// Width and height; nothing of a picture that has no pixels.
+    /// Width and height; `None` without pixels.
     fn size(&self) -> Option<(u32, u32)> {
         match self {
             PendingFrame::Frame(frame) => Some((frame.width, frame.height)),
@@ -44,13 +44,13 @@ impl PendingFrame {
 pub struct SamplingPlan {
     /// Frames for the RGB model: the frame nearest to the middle of each of this many equal parts of the second.
     pub rgb_frames: u32,
-    /// Pairs for the flow model, centred likewise.
+    /// Pairs for the flow model, centred in the same way.
     pub flow_pairs: u32,
     /// Nominal distance of the two frames of a pair, ns.
     pub flow_gap_ns: u64,
 }
 
-/// What the plan kept of one second's frames.
+/// The sampled frames of one second.
 #[derive(Debug, Default)]
 pub(super) struct SampledFrames {
     /// In PTS order, each once.
@@ -61,8 +61,8 @@ pub(super) struct SampledFrames {
 }
 
 impl SamplingPlan {
-    /// Chooses from `seen` (in PTS order, at most [`FRAMES_PER_SECOND_MAX`]) of the second that starts at `start`; the
-    /// others are dropped, so that their buffers go back to their pool. Leaves `seen` empty.
+    /// Samples `seen` (in PTS order, at most [`FRAMES_PER_SECOND_MAX`]), the pictures of the second that starts at `start`. The
+    /// others are dropped, so that their buffers return to the pool. Leaves `seen` empty.
     ///
     /// - RGB: for each of `rgb_frames` equal parts, the frame nearest to its middle, the earlier of two equally near.
     ///   A frame serves one part only: at a low frame rate there are fewer frames than parts.
@@ -71,8 +71,8 @@ impl SamplingPlan {
     ///   two equally near). The pair is taken when it is between half the gap and three times the gap long, its two
     ///   pictures are of one size, and only once.
     ///
-    /// A picture that was thinned is one that is not chosen ([`super::PlanSelector`]). Where that was foretold wrongly,
-    /// because times went back, the choice is made among those that are there.
+    /// An unconverted picture is one that is not sampled ([`super::PlanSelector`]). Where that prediction was wrong because times
+    /// went back, the choice is made among the converted pictures.
     pub(super) fn choose(&self, start: Pts, seen: &mut Vec<PendingFrame>) -> SampledFrames {
         let (mut rgb, mut pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
         let is_there = |&index: &usize| matches!(seen[index], PendingFrame::Frame(_));
@@ -80,11 +80,11 @@ impl SamplingPlan {
             seen.retain(|s| matches!(s, PendingFrame::Frame(_)));
             (rgb, pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
         }
-        // Between two sizes there is no motion to see: the source changed there.
+        // Flow between two picture sizes is meaningless: the source changed there.
         pairs.retain(|pair| seen[pair.first].size() == seen[pair.second].size());
         let mut kept = [false; FRAMES_PER_SECOND_MAX];
         rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).for_each(|&index| kept[index] = true);
-        // Where a frame that is kept lies once the others are gone.
+        // Index of a kept frame after the others are removed.
         let place = |index: &mut usize| *index = kept[..*index].iter().filter(|k| **k).count();
         rgb.iter_mut().for_each(place);
         pairs.iter_mut().flat_map(|p| [&mut p.first, &mut p.second]).for_each(place);

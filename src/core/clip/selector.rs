@@ -1,12 +1,12 @@
-//! Which pictures the sampling plan may choose, told from their times one after the other.
+//! Predicts which pictures the sampling plan will choose, from their times in order.
 //!
-//! The plan chooses when a second is over; this says the same as the pictures come, one picture late: the picture nearest
-//! to a point is the last before it or the first from it on. What is kept is never less than what the plan will choose, so
-//! that choosing among what is kept and among all is the same, bit for bit.
+//! The plan samples a second after its end. This selector reaches the same result while pictures arrive, one picture late: the
+//! picture nearest to a sampling point is the last before it or the first at or after it. It keeps at least the pictures that the
+//! plan will sample, so sampling the kept pictures gives the same result as sampling all, bit for bit.
 //!
-//! That holds for times that ascend, at any distance, and across jumps. Where times repeat or go back, pictures that were
-//! dropped before might have been chosen beside later ones: from there on everything is kept for a while, and only a
-//! second within which the disorder began may be chosen differently.
+//! That is true for ascending times at any distance, and across jumps. Where times repeat or go back, the plan might have sampled
+//! a picture that was already dropped. From there on everything is kept for a while, and only the second in which the disorder
+//! began may be sampled differently.
 
 use super::SamplingPlan;
 use super::run::FRAMES_PER_SECOND_MAX;
@@ -14,12 +14,13 @@ use super::sampling::centres;
 use crate::selection::{FrameChoice, FrameChoices, FrameSelection, FrameSelector};
 use crate::time::{NANOS_PER_SECOND, Pts};
 
-/// A step of more than this, in either direction, is no frame distance but a hole or a jump, ns.
+/// A larger step in either direction is a hole or a jump, ns.
 const STEP_MAX_NS: u64 = NANOS_PER_SECOND / 2;
 
-/// Seconds that are kept whole after pictures came out of order: such streams go on like that.
+/// Seconds in which all pictures are kept after pictures arrived out of order: such streams usually repeat it.
 const DISORDER_SECONDS: u64 = 10;
 
+/// What a sampling point is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PointKind {
     Rgb,
@@ -29,21 +30,21 @@ enum PointKind {
     Second,
 }
 
-/// A sampling point that no picture was chosen for yet.
+/// A sampling point without a picture so far.
 #[derive(Clone, Copy, Debug)]
 struct OpenPoint {
     point: PointKind,
-    /// ns; before the second's start for a pair that is longer than its part of the second.
+    /// Time, ns. Before the second's start for a pair that is longer than its part of the second.
     at: i128,
-    /// The last picture lies before the point and may serve it.
+    /// The last picture lies before the point and may be the nearest.
     has_last: bool,
 }
 
-/// The thinning of one connection.
+/// The frame selector of one connection, by a sampling plan.
 #[derive(Clone, Debug)]
 pub struct PlanSelector {
     plan: SamplingPlan,
-    /// Of the last picture, ns.
+    /// PTS of the last picture, ns.
     last: Option<u64>,
     /// Pictures of the last picture's second.
     seen: usize,
@@ -53,18 +54,19 @@ pub struct PlanSelector {
 }
 
 impl PlanSelector {
+    /// A selector for `plan`.
     pub fn new(plan: SamplingPlan) -> Self {
         let most = 2 * plan.flow_pairs as usize + plan.rgb_frames as usize;
         Self { plan, last: None, seen: 0, open: Vec::with_capacity(most), keep_until: None }
     }
 
-    /// What ingest is told to convert for `plan`.
+    /// The frame selection for sources whose seconds are sampled by `plan`.
     pub fn selection(plan: &SamplingPlan) -> FrameSelection {
         let plan = plan.clone();
         FrameSelection::new(move || Box::new(Self::new(plan.clone())))
     }
 
-    /// A second begins: all its points are open.
+    /// Begins a second: all its points are open.
     fn begin(&mut self, second: u64) {
         let start = second.saturating_mul(NANOS_PER_SECOND);
         let half = i128::from(self.plan.flow_gap_ns / 2);
@@ -75,12 +77,12 @@ impl PlanSelector {
         self.seen = 0;
     }
 
-    /// Whether the last picture serves a point of its second, when no other comes. A pair needs one that follows.
+    /// Whether the last picture is sampled if no other follows in its second. The first picture of a pair needs a second one.
     fn last_serves(&self) -> bool {
         self.open.iter().any(|open| open.has_last && open.point != PointKind::First)
     }
 
-    /// Settles the points that a picture at `pts` of the same second decides.
+    /// Assigns pictures to the points that a picture at `pts` of the same second decides.
     fn settle(&mut self, last: Option<u64>, pts: u64) -> FrameChoices {
         let (now, gap) = (i128::from(pts), i128::from(self.plan.flow_gap_ns));
         let (mut keep_held, mut keep_this) = (false, false);
@@ -105,7 +107,7 @@ impl PlanSelector {
                 keep_this |= is_this;
                 if !is_this {
                     self.open.push(OpenPoint { point: PointKind::Second, at: wanted, has_last: nearer.is_some() });
-                    // It is settled with this picture; the loop must not meet it.
+                    // This picture has been considered for the new point; the loop must skip it.
                     let end = self.open.len() - 1;
                     self.open.swap(at, end);
                     at += 1;
@@ -132,7 +134,7 @@ impl FrameSelector for PlanSelector {
             Some(last) if pts <= last && last - pts <= STEP_MAX_NS => {
                 self.keep_until = Some(Pts(last).second().saturating_add(DISORDER_SECONDS));
             }
-            // After a jump the pictures may go on in a second of which some were seen before.
+            // After a jump, pictures may continue in a second that was already begun.
             Some(last) if pts.abs_diff(last) > STEP_MAX_NS => {
                 self.keep_until =
                     Some(self.keep_until.filter(|_| pts > last).map_or(second, |until| until.max(second)));
@@ -146,18 +148,18 @@ impl FrameSelector for PlanSelector {
         }
         self.seen += 1;
         if self.keep_until.is_some_and(|until| second <= until) {
-            // Whatever was held belongs to what is kept whole.
+            // A held picture is kept as well.
             self.open.clear();
             return FrameChoices { keep_held: true, this: FrameChoice::Keep };
         }
         if self.seen > FRAMES_PER_SECOND_MAX {
-            // More than are looked at: the last that is serves the points that are left.
+            // More pictures than the plan considers: the last considered one takes the remaining points.
             keep_held |= self.last_serves();
             self.open.clear();
             return FrameChoices { keep_held, this: FrameChoice::Drop };
         }
         let settled = self.settle(last.filter(|_| !is_new), pts);
-        // The first picture of a second is kept in any case: held, it would keep the second before it from being closed.
+        // The first picture of a second is always kept: holding it would delay the end of the second before.
         let this = if is_new { FrameChoice::Keep } else { settled.this };
         FrameChoices { keep_held: keep_held || settled.keep_held, this }
     }
