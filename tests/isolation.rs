@@ -266,9 +266,9 @@ fn whatever_a_process_says_is_an_end_and_never_a_panic() {
     for (name, script, wanted) in [
         ("exits", "exit 3", "ended (exit code 3)"),
         ("dies", "kill -ABRT $$", "died (SIGABRT)"),
-        ("garbles", "printf '\\377\\377\\377\\377 and more' >&0; sleep 60", "says what cannot be"),
-        ("chatters", "printf '\\007\\000\\000\\000nonsense' >&0; sleep 60", "says what cannot be"),
-        ("too-early", "printf '\\007\\000\\000\\000\"Alive\"' >&0; sleep 60", "says what cannot be"),
+        ("garbles", "printf '\\377\\377\\377\\377 and more' >&0; sleep 60", "sent an invalid message"),
+        ("chatters", "printf '\\007\\000\\000\\000nonsense' >&0; sleep 60", "sent an invalid message"),
+        ("too-early", "printf '\\007\\000\\000\\000\"Alive\"' >&0; sleep 60", "sent an invalid message"),
     ] {
         let opener = impostor(&fixtures, name, &format!("{read} {script}"));
         // Another test may be starting a process, which holds the script open for writing until it runs its own program.

@@ -1,32 +1,32 @@
-//! The clock of an MPEG-TS stream: where it jumps, and where its 33 bits are full.
+//! Detects jumps and wraps of the clock of an MPEG-TS stream (PCR).
 //!
-//! GStreamer's demultiplexer bridges both, so that nothing of them shows in PTS; but what comes after a jump is another
-//! programme, or another encoder. Source: ISO/IEC 13818-1, 2.4.3.4 and 2.4.3.5 (adaptation field, PCR). Pure; packets are
-//! hostile input.
+//! GStreamer's demultiplexer bridges both, so PTS do not show them. But after a jump the stream carries another programme or comes
+//! from another encoder. Source: ISO/IEC 13818-1, 2.4.3.4 and 2.4.3.5 (adaptation field, PCR). Pure; packets are
+//! untrusted input.
 
 use touchline_core::time::NANOS_PER_SECOND;
 
 const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
 
-/// Ticks of 27 MHz until the clock begins anew.
+/// Ticks of 27 MHz until the clock wraps.
 const PCR_PERIOD: u64 = (1 << 33) * 300;
 
-/// A clock that is this much ahead of what passed here has jumped, ns: well above what a network holds back.
+/// A clock that advances by this much more than the local clock has jumped, ns: well above network jitter.
 const AHEAD_NS: i64 = 2_000_000_000;
 
-/// One that goes back by more than this has jumped, ns: clocks come at least every 100 ms, so disorder is less.
+/// A clock that goes back by more than this has jumped, ns. Clock values arrive at least every 100 ms, so reordering is smaller.
 const BACK_NS: i64 = 500_000_000;
 
-/// Another program's clock is followed when that of the first has not come for this long, ns.
+/// The clock of another PID is used when the current one has not arrived for this long, ns.
 const PID_GONE_NS: u64 = 5 * NANOS_PER_SECOND;
 
-/// What the clock did.
+/// An event of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClockEvent {
     JumpForward,
     JumpBack,
-    /// It was full and began anew, as it should every 26 and a half hours.
+    /// It wrapped, as it does every 26.5 hours.
     Wrapped,
 }
 
@@ -37,15 +37,14 @@ struct LastPcr {
     arrived_ns: u64,
 }
 
-/// Follows the clock of one stream.
+/// Monitors the clock of one stream.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PcrMonitor {
     last: Option<LastPcr>,
 }
 
 impl PcrMonitor {
-    /// Takes a piece of the stream that arrived at `arrived_ns` of the monotonic clock; packets that do not begin and end in
-    /// it are passed over.
+    /// Takes a part of the stream that arrived at `arrived_ns` of the monotonic clock. Incomplete packets are skipped.
     pub fn push(&mut self, data: &[u8], arrived_ns: u64) -> Option<ClockEvent> {
         let is_start = |at: &usize| data[*at] == SYNC && data.get(at + PACKET).is_none_or(|next| *next == SYNC);
         let first = (0..data.len().min(PACKET)).find(is_start)?;
@@ -56,11 +55,11 @@ impl PcrMonitor {
         let (pid, ticks) = clock_of(packet)?;
         let last = self.last.filter(|l| l.pid == pid || arrived_ns.saturating_sub(l.arrived_ns) > PID_GONE_NS);
         if last.is_none() && self.last.is_some() {
-            // Another program's.
+            // The clock of another programme.
             return None;
         }
         let last = self.last.replace(LastPcr { pid, ticks, arrived_ns }).filter(|l| l.pid == pid)?;
-        // The nearer way round.
+        // The shorter direction around the wrap.
         let forward = (ticks + PCR_PERIOD - last.ticks) % PCR_PERIOD;
         let moved = if forward < PCR_PERIOD / 2 { forward as i64 } else { forward as i64 - PCR_PERIOD as i64 };
         let moved_ns = moved / 27 * 1000;
@@ -86,7 +85,7 @@ fn clock_of(packet: &[u8]) -> Option<(u16, u64)> {
     }
     let base = u64::from(u32::from_be_bytes([c0, c1, c2, c3])) << 1 | u64::from(c4 >> 7);
     let extension = u64::from(c4 & 1) << 8 | u64::from(c5);
-    // An extension of 300 or more is no clock.
+    // An extension of 300 or more is invalid.
     (extension < 300).then_some((u16::from(b1 & 0x1f) << 8 | u16::from(b2), base * 300 + extension))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Cameras lose their clocks at a power cut and report 1970 or 2036. Packagers restart with the date of their disk image. Some clocks
 //! jump by days and back. Each claim is compared with its arrival here and with the claim before it. After an implausible
-//! claim, several in a row must agree before the source is believed again.
+//! claim, several in a row must agree before the source is trusted again.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,18 +16,19 @@ pub const OFF_MAX_NS: u64 = 15 * 3600 * NANOS_PER_SECOND;
 /// clock are followed.
 const STEP_MAX_NS: u64 = 60 * NANOS_PER_SECOND;
 
-/// How many claims in a row must agree before a source is believed again.
+/// How many claims in a row must agree before a source is trusted again.
 const AGREEING_MIN: u32 = 5;
 
 /// The verdict on a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockVerdict {
+    /// The claim is used.
     Trusted,
-    /// Not believed, and the claim before was believed or there was none. Reported once.
+    /// The claim is not used, and the one before was or is missing. Reported once.
     Distrusted,
-    /// Still not believed.
+    /// Still not used.
     StillDistrusted,
-    /// Believed again.
+    /// Used again. Reported once.
     TrustedAgain,
 }
 
@@ -37,7 +38,7 @@ pub struct SourceClock {
     off_max_ns: u64,
     /// How far the last claim was ahead of its arrival, ns.
     last_ns: Option<i128>,
-    /// How many claims in a row were plausible and agreed. [`None`]: the source is believed.
+    /// How many claims in a row were plausible and agreed. [`None`]: the source is trusted.
     agreeing: Option<u32>,
 }
 
@@ -48,7 +49,7 @@ impl Default for SourceClock {
 }
 
 impl SourceClock {
-    /// For a live source: its data are new.
+    /// For a live source, whose data are current.
     pub fn live() -> Self {
         Self::within(OFF_MAX_NS)
     }

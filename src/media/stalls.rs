@@ -1,16 +1,16 @@
-//! Which tracks of a connection bring data, and since when one does not. Pure: the time is told.
+//! Detects tracks of a connection that bring no data. Pure: all times are passed in.
 
 use super::supervise::{Policy, nanos};
 use touchline_core::item::{Track, Tracks};
 
-/// What [`StallDetector::look`] found, the worst first.
+/// The result of [`StallDetector::check`], worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stall {
-    /// Nothing came for the stall time.
+    /// No track has brought data for the stall time.
     All,
     /// Pictures have been missing for too long.
     Pictures,
-    /// A track has fallen silent. Said once, until it is heard again.
+    /// A track is silent. Reported once per silence.
     Track {
         track: Track,
         silent_ns: u64,
@@ -18,17 +18,18 @@ pub(super) enum Stall {
     None,
 }
 
+/// The activity of one track.
 #[derive(Clone, Copy, Debug)]
 struct TrackActivity {
-    /// Monotonic clock of the last data; of the opening before the first, ns.
+    /// Monotonic time of the last data, or of the opening, ns.
     last_data_ns: u64,
-    /// The track is there and has not ended.
+    /// The track exists and has not ended.
     is_active: bool,
-    /// Its silence was told.
+    /// Its silence was reported.
     is_stalled: bool,
 }
 
-/// The tracks of one connection, from its opening on.
+/// Watches the tracks of one connection from its opening on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StallDetector {
     tracks: [TrackActivity; 2],
@@ -38,26 +39,27 @@ const TRACKS: [Track; 2] = [Track::Video, Track::Audio];
 
 impl StallDetector {
     pub fn new(tracks: Tracks, now_ns: u64) -> Self {
-        let track_state =
+        let activity =
             |track| TrackActivity { last_data_ns: now_ns, is_active: tracks.has(track), is_stalled: false };
-        Self { tracks: TRACKS.map(track_state) }
+        Self { tracks: TRACKS.map(activity) }
     }
 
-    /// The track brought data; for how long it had not, if that was told.
+    /// Takes note of data of `track`. Returns how long it was silent, ns, if that was reported.
     pub fn received(&mut self, track: Track, now_ns: u64) -> Option<u64> {
-        let track_state = &mut self.tracks[track.index()];
-        let silent_ns = now_ns.saturating_sub(track_state.last_data_ns);
-        track_state.last_data_ns = now_ns;
-        std::mem::take(&mut track_state.is_stalled).then_some(silent_ns)
+        let activity = &mut self.tracks[track.index()];
+        let silent_ns = now_ns.saturating_sub(activity.last_data_ns);
+        activity.last_data_ns = now_ns;
+        std::mem::take(&mut activity.is_stalled).then_some(silent_ns)
     }
 
-    /// The track brings no more.
+    /// Ends the watch on `track`.
     pub fn end(&mut self, track: Track) {
         self.tracks[track.index()].is_active = false;
     }
 
+    /// Checks for stalls at `now_ns`.
     pub fn check(&mut self, now_ns: u64, policy: &Policy) -> Stall {
-        let silent = |track_state: &TrackActivity| now_ns.saturating_sub(track_state.last_data_ns);
+        let silent = |activity: &TrackActivity| now_ns.saturating_sub(activity.last_data_ns);
         if self.tracks.iter().map(silent).min().is_some_and(|ns| ns > nanos(policy.stall)) {
             return Stall::All;
         }
@@ -67,12 +69,12 @@ impl StallDetector {
         }
         let shortest_ns = self.tracks.iter().map(silent).min().unwrap_or(0);
         for track in TRACKS {
-            let track_state = &mut self.tracks[track.index()];
-            let silent_ns = silent(track_state);
-            // When both fall silent together nothing can be said of one: that is the stall of all.
+            let activity = &mut self.tracks[track.index()];
+            let silent_ns = silent(activity);
+            // If both are silent, this is a stall of the source and not of one track.
             let is_alone = shortest_ns < nanos(policy.track_stall) / 2;
-            if track_state.is_active && !track_state.is_stalled && is_alone && silent_ns > nanos(policy.track_stall) {
-                track_state.is_stalled = true;
+            if activity.is_active && !activity.is_stalled && is_alone && silent_ns > nanos(policy.track_stall) {
+                activity.is_stalled = true;
                 return Stall::Track { track, silent_ns };
             }
         }

@@ -10,7 +10,7 @@ use touchline_core::time::Pts;
 
 use crate::truncation;
 
-/// A still picture as a frame: of no stream, at time 0.
+/// A still picture as a frame at time 0.
 pub fn frame(image: RgbImage) -> Frame {
     let (width, height) = image.dimensions();
     Frame::new(Pooled::detached(image.into_raw()), width, height, Pts(0), 0)
@@ -36,7 +36,7 @@ pub fn read_still(path: &Path) -> Result<RgbImage, String> {
     if u64::from(width) * u64::from(height) > PIXELS_MAX || width.max(height) > SIDE_MAX {
         let most = PIXELS_MAX / 1_000_000;
         return Err(format!(
-            "a picture of {width}×{height} pixels; at most {most} million are decoded, {SIDE_MAX} a side"
+            "a picture of {width}×{height} pixels; the limits are {most} million pixels and {SIDE_MAX} per side"
         ));
     }
     let mut limits = Limits::no_limits();

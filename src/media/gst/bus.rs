@@ -99,7 +99,7 @@ impl PipelineSession {
             session.shut_down();
         } else if done.recv_timeout(SHUTDOWN_MAX) == Err(RecvTimeoutError::Timeout) {
             counters.abandoned.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(stream = id, "the pipeline does not stop; it is left to itself until its server lets go");
+            tracing::warn!(stream = id, "the pipeline does not stop and is abandoned");
         }
         drop(proxy);
         outlet.send_end(end);

@@ -47,7 +47,7 @@ pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
 pub(super) fn stands_still(seconds: u64) -> End {
     failed(
         Cause::Stalled,
-        format!("no progress for {seconds} s: its time stands still"),
+        format!("no progress: the media time has not advanced for {seconds} s"),
         "check the file with another player, or convert it",
     )
 }
@@ -85,7 +85,7 @@ impl MissingPlugins {
         match (&self.first, end) {
             (Some((what, packages)), End::Failed { .. }) => failed(
                 Cause::MissingPlugin,
-                format!("no GStreamer plugin for it: {what}"),
+                format!("a GStreamer plugin is missing: {what}"),
                 format!("install {packages}"),
             ),
             (_, end) => end,
@@ -280,7 +280,7 @@ impl<'a> PipelineError<'a> {
             return Some(failed(
                 Cause::NotMedia,
                 "not a media file",
-                "check what the file or URL holds; `ffprobe` can tell",
+                "check the content of the file or URL, for example with `ffprobe`",
             ));
         }
         if self.is(gst::CoreError::MissingPlugin) || self.is(Stream::CodecNotFound) {
@@ -335,8 +335,8 @@ const PHRASES: [Phrase; 3] = [
         kinds: &[Kind::File, Kind::Http, Kind::Hls],
         words: "contains no playable streams",
         end: || {
-            let advice = "check with `ffprobe` what is in it; still pictures in HEIC or AVIF are not supported";
-            failed(Cause::NoTracks, "there is no track in it that can be played", advice)
+            let advice = "check its content with `ffprobe`; still pictures in HEIC or AVIF are not supported";
+            failed(Cause::NoTracks, "the file has no playable track", advice)
         },
     },
 ];
@@ -349,18 +349,18 @@ fn answered(status: u32) -> End {
         404 | 410 => failed(Cause::NotFound, format!("not found ({status})"), "check the path of the URL"),
         461 => failed(
             Cause::Other,
-            "the server does not send media the way it was asked to (461)",
+            "the server does not support the requested transport (461)",
             "try the RTSP transport tcp, or udp",
         ),
         500..600 => failed(
             Cause::ServerError,
             format!("the server failed ({status})"),
-            "it may recover by itself; else look at the server's log",
+            "it may recover by itself; otherwise check the server's log",
         ),
         _ => failed(
             Cause::Other,
             format!("the server refuses the request ({status})"),
-            "look at the server's log; another client may use all that it allows",
+            "check the server's log; other clients may use all its connections",
         ),
     }
 }

@@ -227,7 +227,7 @@ fn drop_picture(
     if let Some(graph) = graph.upgrade() {
         graph.counters.drop_picture(why);
         if graph.counters.dropped(why) == 1 {
-            tracing::info!(why = why.as_str(), "pictures are dropped: they are damaged or build on missing ones");
+            tracing::info!(why = why.as_str(), "pictures are dropped: they are damaged or depend on missing ones");
         }
         let place = pts_ns.and_then(|ns| graph.on_line(Track::Video, i64::try_from(ns).ok()?));
         let is_shown = graph.is_playing(Track::Video) && graph.items.load(Ordering::Relaxed) > 0;

@@ -58,7 +58,7 @@ pub(super) fn limit_glib_warnings() {
         match due {
             None => {}
             Some(0) => tracing::warn!("{text}"),
-            Some(suppressed) => tracing::warn!("{text} ({suppressed} times more in the meantime)"),
+            Some(suppressed) => tracing::warn!("{text} ({suppressed} more since the last message)"),
         }
     });
 }

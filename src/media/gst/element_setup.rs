@@ -110,7 +110,7 @@ fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
             };
             let Some(cause) = caps.caps().structure(0).and_then(excess) else { return gst::PadProbeReturn::Ok };
             if let Some(graph) = graph.upgrade() {
-                graph.fail(failed(Cause::Refused, cause, "give a source of a usual size"));
+                graph.fail(failed(Cause::Refused, cause, "give a source with a usual format"));
             }
             // Without caps the element decodes nothing; the session is about to end.
             gst::PadProbeReturn::Drop
@@ -126,17 +126,17 @@ fn excess(format: &gst::StructureRef) -> Option<String> {
             let pixels = i64::from(width) * i64::from(height);
             if pixels > PIXELS_MAX as i64 || width.max(height) > SIDE_MAX as i32 {
                 return Some(format!(
-                    "pictures of {width}×{height} pixels; at most {} million are taken, {SIDE_MAX} a side",
+                    "pictures of {width}×{height} pixels; the limits are {} million pixels and {SIDE_MAX} per side",
                     PIXELS_MAX / 1_000_000
                 ));
             }
         }
         _ => {
             if let Some(channels) = number("channels").filter(|n| *n > CHANNELS_MAX) {
-                return Some(format!("sound of {channels} channels; at most {CHANNELS_MAX} are taken"));
+                return Some(format!("sound of {channels} channels; the limit is {CHANNELS_MAX}"));
             }
             if let Some(rate) = number("rate").filter(|n| *n > SOUND_RATE_MAX) {
-                return Some(format!("sound of {rate} Hz; at most {SOUND_RATE_MAX} are taken"));
+                return Some(format!("sound of {rate} Hz; the limit is {SOUND_RATE_MAX}"));
             }
         }
     }

@@ -39,7 +39,7 @@ pub(super) fn route(
         Ok((proxy, uri)) => Ok((Location { uri, ..location }, Some(proxy))),
         Err(e) => Err(Refusal {
             kind: Cause::Other,
-            cause: touchline_core::redact::text(&format!("the stream's proxy does not open: {e}")),
+            cause: touchline_core::redact::text(&format!("cannot open the stream's proxy: {e}")),
             advice: "check the limits on open files and threads".into(),
         }),
     }

@@ -42,7 +42,7 @@ pub(super) fn check(given: &str, location: &Location) -> Result<()> {
         Ok(meta) if meta.is_dir() => refuse(Cause::NotMedia, "is a folder", "give the files in it"),
         Ok(meta) if !meta.is_file() => refuse(
             Cause::NotMedia,
-            "is a FIFO, a socket or a device, and no file",
+            "is a FIFO, a socket or a device, not a file",
             "write into a file, or send MPEG-TS over UDP or SRT",
         ),
         Ok(meta) if meta.len() == 0 => refuse(Cause::NotMedia, "the file is empty", "check how it was copied"),
@@ -90,7 +90,7 @@ pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_media: b
     }
     match error.kind::<gst::StreamError>()? {
         gst::StreamError::TypeNotFound | gst::StreamError::WrongType if !is_media => {
-            Some(failed(Cause::NotMedia, "not a media file", "check what the file holds; `ffprobe` can tell"))
+            Some(failed(Cause::NotMedia, "not a media file", "check the content of the file, for example with `ffprobe`"))
         }
         gst::StreamError::Decrypt | gst::StreamError::DecryptNokey => {
             Some(failed(Cause::Encrypted, "the media are encrypted", "give a recording without DRM"))

@@ -23,7 +23,7 @@ pub(super) fn network() {
     DONE.get_or_init(|| {
         if let Err(cause) = try_clients() {
             // Streams work without, but for the race above.
-            tracing::debug!("the network clients were not warmed up: {cause}");
+            tracing::debug!("the network clients could not be initialised: {cause}");
         }
     });
 }
@@ -38,7 +38,7 @@ fn try_clients() -> Result<(), String> {
         server.spawn_scoped(scope, || refuse(&listener, &over)).map_err(|e| e.to_string())?;
         for (factory, scheme) in [("souphttpsrc", "http"), ("souphttpsrc", "https"), ("rtspsrc", "rtsp")] {
             if let Err(cause) = try_client(factory, &format!("{scheme}://{address}/")) {
-                tracing::debug!("warming up {factory}: {cause}");
+                tracing::debug!("initialising {factory}: {cause}");
             }
         }
         over.store(true, Ordering::Release);

@@ -64,9 +64,9 @@ async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Connection
         Refusal::of(Cause::TlsFailed, cause, advice)
     };
     let name = target.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(name).map_err(|_| failed("this is no name of a server"))?;
+    let name = ServerName::try_from(name).map_err(|_| failed("the host is not a valid server name"))?;
     let config =
-        client_config().ok_or_else(|| failed("this machine trusts no certificates; install ca-certificates"))?;
+        client_config().ok_or_else(|| failed("this machine has no trusted certificates; install ca-certificates"))?;
     match timeout(CONNECT_LIMIT, TlsConnector::from(config).connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
         Ok(Err(e)) => Err(failed(&e.to_string())),

@@ -170,12 +170,12 @@ impl SourcePolicy {
         for text in &file.allow_addresses {
             let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
             policy.allow.push(net.map_err(|_| {
-                Error::Usage(format!("[sources] allow_addresses: {text:?} is no network; write it as 10.20.0.0/16"))
+                Error::Usage(format!("[sources] allow_addresses: {text:?} is not a network; write it as 10.20.0.0/16"))
             })?);
         }
         for folder in &file.folders {
             policy.folders.push(folder.canonicalize().map_err(|e| {
-                Error::Usage(format!("[sources] folders: {}: {e}; give folders that are there", folder.display()))
+                Error::Usage(format!("[sources] folders: {}: {e}; give existing folders", folder.display()))
             })?);
         }
         Ok(policy)
@@ -282,7 +282,7 @@ impl SourcePolicy {
         let cause = if host == address.to_string() {
             format!("the address {address} is not allowed here")
         } else {
-            format!("{host} leads to {address}, which is not allowed here")
+            format!("{host} resolves to {address}, which is not allowed here")
         };
         Refusal::new(cause, "sources must be on the public internet, or in [sources] allow_addresses")
     }
@@ -338,7 +338,7 @@ impl SourcePolicy {
         // Who opens a FIFO waits for somebody to write into it; a device may be anything.
         if real.metadata().is_ok_and(|meta| !meta.is_file()) {
             let advice = "give a file that is a recording";
-            return Err(Refusal::new("what is there is a folder, a FIFO, a socket or a device, and no file", advice));
+            return Err(Refusal::new("the path is a folder, a FIFO, a socket or a device, not a file", advice));
         }
         Ok(real)
     }
@@ -363,9 +363,9 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn parse(uri: &str) -> Result<Self, Refusal> {
-        let wrong = || Refusal::new("this is no address of a stream", "check host and port of the URL");
+        let wrong = || Refusal::new("this is not a valid stream address", "check host and port of the URL");
         // A piece of a password must not be resolved as a host.
-        let unclear = || Refusal::new("the address is not clear", userinfo::ADVICE);
+        let unclear = || Refusal::new("the address is ambiguous", userinfo::ADVICE);
         let uri = userinfo::canonical(uri).ok_or_else(unclear)?;
         let (scheme, rest) = uri.split_once("://").ok_or_else(wrong)?;
         let scheme = scheme.to_ascii_lowercase();
@@ -399,7 +399,7 @@ impl Target {
         for (key, _) in self.url.query_pairs().filter(|_| matches!(self.scheme.as_str(), "srt" | "udp")) {
             let key = key.to_ascii_lowercase();
             if key.starts_with("local") || seen.contains(&key) {
-                return Err(Refusal::new(format!("{key:?} cannot stand here in an address of this kind"), advice));
+                return Err(Refusal::new(format!("the parameter {key:?} is not allowed in this address"), advice));
             }
             seen.push(key);
         }
@@ -420,7 +420,7 @@ impl Target {
     #[cfg(feature = "gst")]
     fn pinned(&self, address: SocketAddr) -> Result<String, Refusal> {
         let mut url = self.url.clone();
-        let wrong = |()| Refusal::new("this is no address of a stream", "check host and port of the URL");
+        let wrong = |()| Refusal::new("this is not a valid stream address", "check host and port of the URL");
         url.set_ip_host(address.ip()).map_err(wrong)?;
         url.set_port(Some(address.port())).map_err(wrong)?;
         Ok(url.into())

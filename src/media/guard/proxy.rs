@@ -87,7 +87,7 @@ impl LoopbackProxy {
     /// # Errors
     /// As [`LoopbackProxy::open`]; an `uri` that is none.
     pub fn web(policy: Arc<SourcePolicy>, id: &str, uri: &str) -> io::Result<(Self, String)> {
-        let url = Url::parse(uri).map_err(|_| io::Error::other("this is no address of a recording"))?;
+        let url = Url::parse(uri).map_err(|_| io::Error::other("this is not a valid address of a recording"))?;
         let proxy = Self::open(policy, id, ProxyTarget::Web(url))?;
         let uri = format!("http://{}{}", proxy.address, proxy.shared.path);
         Ok((proxy, uri))
@@ -101,7 +101,7 @@ impl LoopbackProxy {
         let target = Target::parse(uri).map_err(|refusal| io::Error::other(refusal.to_string()))?;
         let mut url = target.url.clone();
         let proxy = Self::open(policy, id, ProxyTarget::Rtsp(target))?;
-        let wrong = |()| io::Error::other("this is no address of a stream");
+        let wrong = |()| io::Error::other("this is not a valid stream address");
         url.set_scheme("rtsp").map_err(wrong)?;
         url.set_ip_host(proxy.address.ip()).map_err(wrong)?;
         url.set_port(Some(proxy.address.port())).map_err(wrong)?;

@@ -173,7 +173,7 @@ fn judge(line: &str) -> Result<bool, Refusal> {
     let code = second.filter(|code| is_rtsp(first) && code.len() == 3 && code.bytes().all(|b| b.is_ascii_digit()));
     let is_request = third.is_some_and(is_rtsp) && first.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
     if code.is_some_and(|code| code.starts_with('3')) || first.eq_ignore_ascii_case("REDIRECT") {
-        let advice = "give the address that it leads to, if you trust it";
+        let advice = "give the address of the redirect, if you trust it";
         return Err(Refusal::new("the server redirects elsewhere, which is not followed here", advice));
     }
     Ok(code.is_some() || is_request)
@@ -191,8 +191,8 @@ fn over_this_connection(transport: &str) -> Result<(), Refusal> {
     if is_tcp && is_interleaved && !is_other {
         return Ok(());
     }
-    let advice = "have the server send them over the connection that asks for them (TCP)";
-    Err(Refusal::new("the server sends media another way than it was asked to", advice))
+    let advice = "configure the server to send media over the RTSP connection (TCP interleaved)";
+    Err(Refusal::new("the server sends media over another transport than requested", advice))
 }
 
 #[cfg(test)]

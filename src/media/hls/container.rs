@@ -126,9 +126,9 @@ fn what(bytes: &[u8]) -> &'static str {
     } else if text.starts_with("webvtt") {
         "it is subtitles"
     } else if bytes.iter().all(|b| *b == 0) {
-        "it is nothing but zeros"
+        "it contains only zeros"
     } else {
-        "it is no MPEG-TS, no fragmented MP4 and no packed sound"
+        "it is neither MPEG-TS nor fragmented MP4 nor packed audio"
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
             (b"WEBVTT\n\n", "subtitles"),
             (b"", "empty"),
             (&[0; 400], "zeros"),
-            (b"nothing that is known", "no MPEG-TS"),
+            (b"an unknown format", "no MPEG-TS"),
         ] {
             let said = inspect(bytes, None).unwrap_err();
             assert!(said.contains(why), "{said}");

@@ -85,7 +85,7 @@ impl<O: Origin> PieceFetcher<O> {
         };
         let tracks = map.as_ref().and_then(|init| init.tracks.as_ref());
         let info = container::inspect(&bytes, tracks).map_err(|why| {
-            let cause = format!("a segment is no media: {why}");
+            let cause = format!("a segment is not media: {why}");
             Refusal::of(Cause::NotMedia, cause, "check what the packager writes")
         })?;
         Ok(FetchedPiece { bytes, init: map, info })
@@ -124,7 +124,7 @@ impl<O: Origin> PieceFetcher<O> {
         bytes: Vec<u8>,
         response_timeout: Duration,
     ) -> Result<Vec<u8>, Refusal> {
-        let advice = "give a source whose keys can be had";
+        let advice = "give a source whose keys are accessible";
         let known = self.keys.iter().find(|(url, _)| *url == key.url).map(|(_, secret)| *secret);
         let secret = match known {
             Some(secret) => secret,
@@ -132,7 +132,7 @@ impl<O: Origin> PieceFetcher<O> {
                 let loaded = self.origin.media(&key.url, None, response_timeout).await.map_err(|refusal| {
                     let is_refused = matches!(refusal.kind, Cause::Forbidden | Cause::NotAuthorized | Cause::NotFound);
                     let kind = if is_refused { Cause::Encrypted } else { refusal.kind };
-                    Refusal::of(kind, format!("the media are encrypted, and their key: {}", refusal.cause), advice)
+                    Refusal::of(kind, format!("the media are encrypted, and their key cannot be fetched: {}", refusal.cause), advice)
                 })?;
                 let length = loaded.len();
                 let secret = <[u8; 16]>::try_from(loaded).map_err(|_| {

@@ -486,7 +486,7 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
         if self.has_media {
             return PlayerEnd::Over;
         }
-        let unsaid = || Refusal::of(Cause::NotFound, "the playlist has no segment that is there", "check the encoder");
+        let unsaid = || Refusal::of(Cause::NotFound, "the playlist has no available segment", "check the encoder");
         PlayerEnd::Failed(self.trouble.clone().unwrap_or_else(unsaid))
     }
 }

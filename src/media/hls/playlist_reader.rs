@@ -78,7 +78,7 @@ impl<'a> PlaylistReader<'a> {
         match name.trim() {
             "EXTINF" => self.duration_ns = Some(duration(value)?),
             "EXT-X-TARGETDURATION" => {
-                let wrong = || damaged(format!("the target duration \"{value}\" is no number from 0 to 3600"));
+                let wrong = || damaged(format!("the target duration \"{value}\" is not a number from 0 to 3600"));
                 self.media.target_ns = seconds_ns(value).ok_or_else(wrong)?;
                 self.has_target = true;
             }
@@ -87,7 +87,7 @@ impl<'a> PlaylistReader<'a> {
                 self.media.sequence = value
                     .parse::<u64>()
                     .map(u128::from)
-                    .map_err(|_| damaged(format!("the media sequence \"{value}\" is no usable number")))?;
+                    .map_err(|_| damaged(format!("the media sequence \"{value}\" is not a valid number")))?;
             }
             "EXT-X-PROGRAM-DATE-TIME" => self.made_ns = unix_ns(value),
             "EXT-X-DISCONTINUITY" => self.is_break = true,
@@ -281,7 +281,7 @@ impl<'a> PlaylistReader<'a> {
         }
         if self.is_multivariant {
             if self.lists.variants.is_empty() {
-                return Err(damaged("it names no variant".into()));
+                return Err(damaged("it has no variant".into()));
             }
             self.lists.variables = self.variables;
             return Ok(Playlist::Multivariant(self.lists));
@@ -326,7 +326,7 @@ fn duration(value: &str) -> Result<u64, PlaylistError> {
     let text = value.split(',').next().unwrap_or_default().trim();
     seconds_ns(text).ok_or_else(|| {
         let shown: String = text.chars().take(20).collect();
-        damaged(format!("the duration \"{shown}\" is no number from 0 to 3600"))
+        damaged(format!("the duration \"{shown}\" is not a number from 0 to 3600"))
     })
 }
 
@@ -343,6 +343,6 @@ fn protection(method: &str, format: &str) -> &'static str {
         (_, "urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed") => "Widevine",
         (_, "com.microsoft.playready" | "urn:uuid:9a04f079-9840-4286-ab92-e65be0885f95") => "PlayReady",
         ("SAMPLE-AES" | "SAMPLE-AES-CTR", _) => "SAMPLE-AES",
-        _ => "a method that is not known here",
+        _ => "an unknown method",
     }
 }

@@ -13,7 +13,7 @@ use touchline_core::cause::Cause;
 pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u128) -> Result<MediaPlaylist, Refusal> {
     match Playlist::parse(text, base, variables, from) {
         Ok(Playlist::Media(media)) => Ok(*media),
-        Ok(Playlist::Multivariant(_)) => Err(damaged("a variant leads to another list of variants")),
+        Ok(Playlist::Multivariant(_)) => Err(damaged("a variant is another multivariant playlist")),
         Err(trouble) => Err(refusal_of(&trouble, text)),
     }
 }
@@ -46,7 +46,7 @@ pub(super) fn damaged(why: &str) -> Refusal {
 }
 
 pub(super) fn gap() -> Refusal {
-    Refusal::of(Cause::NotFound, "the playlist says that the segment is not there (EXT-X-GAP)", "check the encoder")
+    Refusal::of(Cause::NotFound, "the playlist marks the segment as missing (EXT-X-GAP)", "check the encoder")
 }
 
 pub(super) fn stalled(since: Duration) -> Refusal {
@@ -60,6 +60,6 @@ pub(super) fn is_final(refusal: &Refusal) -> bool {
 }
 
 pub(super) fn still_over() -> Refusal {
-    let cause = "the playlist says that the channel is over (EXT-X-ENDLIST)";
+    let cause = "the playlist marks the channel as ended (EXT-X-ENDLIST)";
     Refusal::of(Cause::Ended, cause, "start the encoder or packager that writes the playlist")
 }

@@ -315,7 +315,7 @@ async fn sound(mut player: HttpPlayer, anchors: TimelineAnchors, first: oneshot:
                 let _ = player.feeder.to.send(PlayerMessage::End(PlayerEnd::Over));
                 return;
             }
-            PlayerEnd::Failed(refusal) => tracing::warn!("the sound of the stream: {refusal}"),
+            PlayerEnd::Failed(refusal) => tracing::warn!("the separate sound of the stream failed: {refusal}"),
         }
         if !player.has_media() {
             // Sound that never loaded must not hold the pictures back.

@@ -124,7 +124,7 @@ impl WebClient {
             let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
             match location.filter(|_| answer.status().is_redirection()) {
                 Some(location) => {
-                    let wrong = |_| Refusal::of(Cause::Other, "the server redirects to no address", "check the server");
+                    let wrong = |_| Refusal::of(Cause::Other, "the server redirects without a valid address", "check the server");
                     url = url.join(location).map_err(wrong)?;
                 }
                 None => {
@@ -133,7 +133,7 @@ impl WebClient {
                 }
             }
         }
-        Err(Refusal::of(Cause::Other, "the server redirects on and on", "check the server"))
+        Err(Refusal::of(Cause::Other, "the server redirects too often", "check the server"))
     }
 
     async fn once(
@@ -263,26 +263,26 @@ pub(super) fn failed_status(status: StatusCode) -> Refusal {
         500..=599 => of(
             Cause::ServerError,
             format!("the server failed ({code})"),
-            "it may recover by itself; else look at the server's log",
+            "it may recover by itself; otherwise check the server's log",
         ),
         _ => of(Cause::Other, format!("the server answers with status {code}"), "check the URL in a browser"),
     }
 }
 
 fn silent() -> Refusal {
-    Refusal::of(Cause::NoAnswer, "the server does not answer", "check that the server is well")
+    Refusal::of(Cause::NoAnswer, "the server does not answer", "check the server")
 }
 
 fn hung_up() -> Refusal {
-    Refusal::of(Cause::NoAnswer, "the server hangs up without an answer", "check that the server is well")
+    Refusal::of(Cause::NoAnswer, "the server closed the connection without an answer", "check the server")
 }
 
 fn broken_off() -> Refusal {
-    Refusal::of(Cause::NoAnswer, "the server breaks off in the middle of its answer", "check the server")
+    Refusal::of(Cause::NoAnswer, "the server closed the connection in the middle of its answer", "check the server")
 }
 
 fn silent_midway() -> Refusal {
-    Refusal::of(Cause::NoAnswer, "the server does not send what it began", "check the server")
+    Refusal::of(Cause::NoAnswer, "the server stopped sending in the middle of its answer", "check the server")
 }
 
 fn too_long(max: usize) -> Refusal {

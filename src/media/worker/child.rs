@@ -35,7 +35,7 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     let read = socket.try_clone().map_err(|e| broken(&e))?;
     let mut reader = MessageReader::new(read, Pool::new(1), Pool::new(1));
     let Command::Open(request) = reader.head().map_err(|e| broken(&format!("{e:?}")))? else {
-        return Err(broken(&"the first message opens nothing"));
+        return Err(broken(&"the first message is not a request to open a source"));
     };
     if request.version != VERSION {
         return Err(broken(&format!("messages of version {}, known is {VERSION}", request.version)));

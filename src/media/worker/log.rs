@@ -35,7 +35,7 @@ pub(super) fn forward(from: impl Read, id: &str) {
 
 fn say_left_out(id: &str, lines: usize) {
     if lines > LINES_MAX {
-        tracing::warn!("{id}: {} more lines of its process were left out", lines - LINES_MAX);
+        tracing::warn!("{id}: {} more log lines of its process were dropped", lines - LINES_MAX);
     }
 }
 

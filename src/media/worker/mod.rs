@@ -143,7 +143,7 @@ impl Open for WorkerOpener {
             let is_ours = matches!(e.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
             return match is_ours {
                 true => Err(Error::Usage(format!("{}: {e}", redact::uri(uri)))),
-                false => refuse(&format!("the source's process took no request: {e}"), "check the machine's load", to),
+                false => refuse(&format!("the source's process did not take its request: {e}"), "check the machine's load", to),
             };
         }
         let outlet = Outlet::new(to);
@@ -157,7 +157,7 @@ impl Open for WorkerOpener {
                 process.finish();
                 return Err(why.into());
             }
-            Ok(other) => broken = Some(ReadError::Invalid(format!("{other:?} before it began"))),
+            Ok(other) => broken = Some(ReadError::Invalid(format!("{other:?} before the start message"))),
             Err(e) => broken = Some(e),
         }
         let receiver = MessageReceiver {
@@ -276,7 +276,7 @@ impl MessageReceiver {
                 }
                 ReceivedMessage::Alive => continue,
                 ReceivedMessage::Started | ReceivedMessage::NotOpened(_) => {
-                    return Err(ReadError::Invalid("that it begins, again".into()));
+                    return Err(ReadError::Invalid("a second start message".into()));
                 }
             };
             let is_picture = matches!(item, MediaItem::Frame(_) | MediaItem::Unconverted { .. });
@@ -307,7 +307,7 @@ impl MessageReceiver {
             ReadError::Invalid(what) => {
                 self.process.kill();
                 process::ExitReport {
-                    cause: format!("the source's process says what cannot be: {what}"),
+                    cause: format!("the source's process sent an invalid message: {what}"),
                     advice: process::ADVICE,
                 }
             }

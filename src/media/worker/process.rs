@@ -97,7 +97,7 @@ impl WorkerProcess {
             self.kill();
             return ExitReport { cause: "the source's process has closed its socket".into(), advice: ADVICE };
         };
-        let killed = "if nobody killed it, memory may have run out: see the system's log";
+        let killed = "if nobody killed it, memory may have run out: check the system's log";
         match status.signal() {
             Some(signal) => {
                 let name = signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);
@@ -197,7 +197,7 @@ impl Read for TimedReader {
                     // Counted in turns: a machine that sleeps is no process that does.
                     waited += POLL;
                     if waited >= self.silence {
-                        let text = format!("nothing for {} s", self.silence.as_secs());
+                        let text = format!("no message for {} s", self.silence.as_secs());
                         return Err(io::Error::new(io::ErrorKind::TimedOut, text));
                     }
                 }

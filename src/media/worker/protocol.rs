@@ -330,7 +330,7 @@ impl<R: Read> MessageReader<R> {
         self.fill_scratch(length)?;
         // What serde says may quote what it read.
         serde_json::from_slice(&self.scratch)
-            .map_err(|e| invalid(format!("a message that is none ({:?})", e.classify())))
+            .map_err(|e| invalid(format!("a malformed message ({:?})", e.classify())))
     }
 
     fn fill_scratch(&mut self, length: usize) -> Result<(), ReadError> {
