@@ -39,8 +39,7 @@ const TRACKS: [Track; 2] = [Track::Video, Track::Audio];
 
 impl StallDetector {
     pub fn new(tracks: Tracks, now_ns: u64) -> Self {
-        let activity =
-            |track| TrackActivity { last_data_ns: now_ns, is_active: tracks.has(track), is_stalled: false };
+        let activity = |track| TrackActivity { last_data_ns: now_ns, is_active: tracks.has(track), is_stalled: false };
         Self { tracks: TRACKS.map(activity) }
     }
 

@@ -456,7 +456,10 @@ fn a_recording_whose_time_stands_still_is_given_up_and_one_that_waits_for_downst
     let _source = GstOpener::new(options, clock.clone()).unwrap().open(text(&path), to).unwrap();
     clock.advance(31_000_000_000);
     let end = from.iter().find_map(|item| if let MediaItem::Ended(end) = item { Some(end) } else { None });
-    assert!(matches!(&end, Some(End::Failed { cause, .. }) if cause.contains("the media time has not advanced")), "{end:?}");
+    assert!(
+        matches!(&end, Some(End::Failed { cause, .. }) if cause.contains("the media time has not advanced")),
+        "{end:?}"
+    );
 
     // A consumer that takes its time: three minutes together.
     let clock = Arc::new(ManualClock::default());

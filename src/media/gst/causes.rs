@@ -1,8 +1,8 @@
 //! Translates GStreamer's errors to a cause and an advice, each redacted and on one line.
 //!
-//! Types decide: the kind of source, the sort of element that posted the message, domain and code of the error, and the message's
-//! details (server statuses, flow returns). Texts decide only where nothing else is known ([`PHRASES`]): they change with
-//! GStreamer's version and the user's language, and quote names of files.
+//! The translation uses types: the kind of source, the class of the element that posted the message, domain and code of the error,
+//! and the message's details (server statuses, flow returns). It uses texts only where no type helps ([`PHRASES`]), because texts
+//! change with GStreamer's version and the user's language, and quote file names.
 
 use std::io::ErrorKind;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -33,7 +33,7 @@ pub(super) fn no_tracks(wanted: &[Track]) -> End {
     }
 }
 
-/// Nothing came within the connect timeout.
+/// No data arrived within the connect timeout.
 pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
     let advice = match kind {
         Kind::Udp => "check that the sender is on and sends to this address and port, and the firewall",
@@ -60,7 +60,7 @@ pub(super) fn refused_to_start() -> End {
 /// Plugins that GStreamer reported as missing.
 #[derive(Debug, Default)]
 pub(super) struct MissingPlugins {
-    /// GStreamer's description ("H.265 decoder") of the first, and the packages that have it.
+    /// GStreamer's description of the first ("H.265 decoder"), and the packages that have it.
     first: Option<(String, String)>,
 }
 
@@ -80,7 +80,7 @@ impl MissingPlugins {
         self.first.get_or_insert((what, packages));
     }
 
-    /// The missing plugin if there is one, since it is the reason for `end`.
+    /// The missing plugin, if there is one, as the reason for `end`.
     pub fn instead_of(&self, end: End) -> End {
         match (&self.first, end) {
             (Some((what, packages)), End::Failed { .. }) => failed(
@@ -148,7 +148,7 @@ pub(super) fn probe(uri: &str) -> Option<End> {
 #[derive(Debug)]
 pub(super) struct PipelineError<'a> {
     kind: Kind,
-    /// The sort of element that posted it.
+    /// The class of the element that posted it.
     by: ElementClass,
     error: &'a gst::glib::Error,
     debug: &'a str,
@@ -157,7 +157,7 @@ pub(super) struct PipelineError<'a> {
     flow: Option<gst::FlowError>,
 }
 
-/// What sort of element posted a message.
+/// The class of the element that posted a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ElementClass {
     Source,
@@ -166,7 +166,7 @@ enum ElementClass {
 }
 
 impl<'a> PipelineError<'a> {
-    /// Of a message of a source of `kind`. `error` and `debug` are the message's.
+    /// From an error message of a source of `kind`. `error` and `debug` belong to `message`.
     pub fn new(kind: Kind, message: &gst::message::Error, error: &'a gst::glib::Error, debug: &'a str) -> Self {
         let element = message.src().and_then(|src| src.downcast_ref::<gst::Element>());
         let class = element.and_then(|e| e.metadata("klass")).unwrap_or_default();
@@ -186,9 +186,9 @@ impl<'a> PipelineError<'a> {
         self.error.matches(error)
     }
 
-    /// The end that the error stands for, if its types tell.
+    /// The end for the error, if its types identify one.
     pub fn end(&self) -> Option<End> {
-        // Media may be read from a server, but no server is read from a file.
+        // A status is meaningful only for network sources.
         if let Some(status) = self.status.filter(|_| self.kind.is_network()) {
             return Some(answered(status));
         }
@@ -210,7 +210,7 @@ impl<'a> PipelineError<'a> {
                 "check its permissions and the disk",
             )),
             Kind::Rtmp => self.by_rtmp(),
-            // The element reports no reason. A sender that ends in order is an end of stream.
+            // The element reports no reason. An orderly end of the sender is an end of stream.
             Kind::Srt if self.is(gst::ResourceError::Read) => Some(failed(
                 Cause::NoAnswer,
                 "the SRT connection broke: the other side does not answer",
@@ -230,7 +230,7 @@ impl<'a> PipelineError<'a> {
         }
     }
 
-    /// `rtmp2src` has codes of its own for some errors, and puts GIO's domain and code into the text of the others.
+    /// `rtmp2src` has its own codes for some errors, and puts GIO's domain and code into the text of the others.
     fn by_rtmp(&self) -> Option<End> {
         /// `GIOErrorEnum`.
         const TIMED_OUT: u32 = 24;
@@ -314,23 +314,23 @@ impl<'a> PipelineError<'a> {
     }
 }
 
-/// An error that only its text tells apart.
+/// An error that only its text identifies.
 struct Phrase {
     kinds: &'static [Kind],
     words: &'static str,
     end: fn() -> End,
 }
 
-/// Each with its place in GStreamer. Add an entry only for errors that have no code and no detail of their own.
+/// Each with its location in GStreamer's source. Add an entry only for errors without a code or detail of their own.
 const PHRASES: [Phrase; 3] = [
-    // ext/srt/gstsrtobject.c: everything that fails before there is a connection is OPEN_READ.
+    // ext/srt/gstsrtobject.c: all failures before a connection are OPEN_READ.
     Phrase {
         kinds: &[Kind::Srt],
         words: "Failed to resolve host",
         end: || failed(Cause::HostNotFound, "host not found", HOST_ADVICE),
     },
     Phrase { kinds: &[Kind::Srt], words: "Cannot bind to", end: cannot_listen },
-    // gst/isomp4/qtdemux.c: DEMUX, as damage is.
+    // gst/isomp4/qtdemux.c: DEMUX, like damage.
     Phrase {
         kinds: &[Kind::File, Kind::Http, Kind::Hls],
         words: "contains no playable streams",
@@ -341,7 +341,7 @@ const PHRASES: [Phrase; 3] = [
     },
 ];
 
-/// The end for a status of HTTP or RTSP.
+/// The end for an HTTP or RTSP status.
 fn answered(status: u32) -> End {
     match status {
         401 => failed(Cause::NotAuthorized, "not authorized (401)", LOGIN_ADVICE),
@@ -374,11 +374,11 @@ fn cannot_listen() -> End {
 }
 
 fn flow_error(code: i32) -> Option<gst::FlowError> {
-    // GST_FLOW_NOT_NEGOTIATED. The others tell no more than the message.
+    // GST_FLOW_NOT_NEGOTIATED. The others add nothing to the message.
     (code == -4).then_some(gst::FlowError::NotNegotiated)
 }
 
-/// The end for an error of an unknown kind: GStreamer's own words.
+/// The end for an unknown error, with GStreamer's text.
 pub(super) fn unexplained(kind: Kind, error: &gst::glib::Error, debug: &str) -> End {
     let cause = format!("{} ({})", first_sentence(error.message()), detail(debug));
     let advice = match kind {
@@ -393,7 +393,7 @@ pub(super) fn first_sentence(text: &str) -> &str {
     text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.')
 }
 
-/// The last line of a debug text: GStreamer puts the place in its source first, the detail last.
+/// The last line of a debug text: GStreamer puts the source location first and the detail last.
 fn detail(debug: &str) -> &str {
     debug.lines().rev().map(str::trim).find(|l| !l.is_empty()).unwrap_or("no detail")
 }

@@ -1,4 +1,4 @@
-//! Watches the clock of MPEG-TS and its announcements of advertisement breaks, as it goes into the demultiplexer.
+//! Monitors the clock and the ad-break announcements of MPEG-TS before the demultiplexer.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,10 +11,10 @@ use crate::pcr::{ClockEvent, PcrMonitor};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, MediaItem};
 
-/// Says when the clock of a live stream jumps (what comes then is another run) or begins anew, and when advertisement breaks begin and end.
+/// Reports jumps of a live stream's clock (which begin another run), its wraps, and the begin and end of advertisement breaks.
 ///
 /// A jump is reported when its first packet arrives. Up to a few hundred milliseconds of earlier pictures are still being
-/// decoded then; they count to the new run.
+/// decoded then and count towards the new run.
 pub(super) fn connect(pipeline: &gst::Pipeline, clock: Arc<dyn touchline_core::clock::Clock>, outlet: Outlet) {
     pipeline.connect("deep-element-added", false, move |args| {
         let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;

@@ -1,8 +1,8 @@
-//! Lets only whole pictures through a decoder.
+//! Drops damaged pictures at video decoders.
 //!
-//! Pictures before the first key frame, and after a loss until the next one, would be decoded from pictures that are missing: they
-//! would be gray with moving smears. They are dropped before the decoder, and counted. So are pictures that the decoder marks
-//! as corrupt, and in recordings those that libav logs an error for.
+//! Pictures before the first key frame, and after a loss until the next one, depend on missing pictures and would be gray with moving
+//! smears. They are dropped before the decoder and counted. Pictures that the decoder marks as corrupt are dropped after it, and in
+//! recordings also those for which libav logs an error.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -23,17 +23,19 @@ use touchline_core::time::{NANOS_PER_SECOND, Pts};
 /// a second or two. Cameras send one every ten seconds at least.
 const WAIT_MAX_NS: u64 = 20 * NANOS_PER_SECOND;
 
-/// Whether a picture goes on.
+/// What to do with a picture.
 #[derive(Debug, PartialEq, Eq)]
 enum PictureAction {
+    /// Pass it on.
     Pass,
+    /// Drop and count it.
     Drop(DropReason),
 }
 
 /// The wait for a key frame.
 #[derive(Debug)]
 struct KeyFrameWait {
-    /// [`None`]: not waiting.
+    /// Why pictures are dropped; [`None`]: not waiting.
     why: Option<DropReason>,
     since_ns: Option<u64>,
     has_begun: bool,
@@ -44,7 +46,7 @@ impl KeyFrameWait {
         Self { why: Some(DropReason::BeforeKeyFrame), since_ns: None, has_begun: false }
     }
 
-    /// A coded picture at `pts_ns`. `is_break`: something before it is missing.
+    /// Decides about a coded picture at `pts_ns`. `is_break`: data before it are missing.
     fn offer(&mut self, pts_ns: Option<u64>, is_break: bool, is_key: bool) -> PictureAction {
         if is_break && self.has_begun && self.why.is_none() {
             (self.why, self.since_ns) = (Some(DropReason::AfterLoss), None);
@@ -59,7 +61,7 @@ impl KeyFrameWait {
         PictureAction::Drop(why)
     }
 
-    /// The picture that was decoded last is garbled: those that follow build on it.
+    /// Marks the picture that was decoded last as damaged: the following pictures depend on it.
     fn mark_damaged(&mut self) {
         if self.why.is_none() {
             (self.why, self.since_ns) = (Some(DropReason::AfterLoss), None);
@@ -67,25 +69,25 @@ impl KeyFrameWait {
     }
 }
 
-/// Garbled pictures that may still be inside a decoder: more than it reorders.
+/// The most damaged pictures that may be inside a decoder: more than it reorders.
 const DAMAGED_MAX: usize = 64;
 
-/// Finds the pictures that a decoder with one thread logged errors for.
+/// Finds the pictures for which a decoder with one thread logged errors.
 #[derive(Debug, Default)]
 struct DamagedPictures {
     /// PTS of the picture that is being decoded, ns.
     at_ns: Option<u64>,
-    /// PTS of garbled pictures that did not come out yet, ns.
+    /// PTS of damaged pictures that the decoder has not output yet, ns.
     pictures: VecDeque<u64>,
     keys: u32,
     /// PTS of the first key frame, ns.
     first_ns: u64,
-    /// The recording begins in the middle of an open group: pictures after its first key frame build on ones before it.
+    /// The recording begins in an open group: pictures after its first key frame depend on earlier ones.
     is_open: bool,
 }
 
 impl DamagedPictures {
-    /// The decoder logged errors. Says whether that is damage: in an open group they are expected.
+    /// Records an error of the decoder. Returns whether it is damage: in an open group, errors are expected.
     fn note(&mut self) -> bool {
         let Some(at_ns) = self.at_ns else { return true };
         if self.pictures.back() != Some(&at_ns) {
@@ -97,7 +99,7 @@ impl DamagedPictures {
         !self.is_open || self.keys > 1
     }
 
-    /// The next picture goes into the decoder.
+    /// Records the next input of the decoder.
     fn decode(&mut self, pts_ns: Option<u64>, is_key: bool) {
         self.at_ns = pts_ns;
         match pts_ns {
@@ -112,7 +114,7 @@ impl DamagedPictures {
         }
     }
 
-    /// Whether the picture at `pts_ns` that comes out is garbled.
+    /// Whether the decoder's output at `pts_ns` is damaged.
     fn take(&mut self, pts_ns: u64) -> bool {
         let Some(at) = self.pictures.iter().position(|garbled| *garbled == pts_ns) else { return false };
         self.pictures.remove(at);
@@ -130,7 +132,7 @@ struct DecoderState {
 }
 
 impl DecoderState {
-    /// Looks for errors of the decoder since the last call.
+    /// Checks for errors of the decoder since the last call.
     fn note_errors(&mut self, graph: &Weak<Graph>) {
         if self.errors.has_new() && self.damaged.note() {
             self.wait.mark_damaged();
@@ -145,8 +147,8 @@ fn running_ns(segment: Option<&gst::FormattedSegment<gst::ClockTime>>, buffer: &
     segment.and_then(|segment| running_time(segment, buffer)).map(|t| u64::try_from(t).unwrap_or(0))
 }
 
-/// Watches what goes into the video decoder `element` and what comes out. `is_alone`: it is one of libav's and has one thread, so that
-/// its errors are logged where it is called.
+/// Installs probes at the input and the output of the video decoder `element`. `is_alone`: it is a libav decoder with one thread, so
+/// its errors are logged on the calling thread.
 pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool) {
     let (Some(sink), Some(src)) = (element.static_pad("sink"), element.static_pad("src")) else { return };
     let (damaged, errors) = (DamagedPictures::default(), ErrorWatch::default());
@@ -198,7 +200,7 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
                 let pts_ns = running_ns(state.out_of.as_ref(), buffer);
                 let is_corrupt = buffer.flags().contains(gst::BufferFlags::CORRUPTED);
                 let is_spoiled = pts_ns.is_some_and(|pts_ns| state.damaged.take(pts_ns));
-                // Pictures of an open group that nobody can decode are no damage.
+                // Undecodable pictures of an open group are not damage.
                 let is_expected = !is_corrupt && state.damaged.is_open && state.damaged.keys <= 1;
                 let why = if is_expected { DropReason::BeforeKeyFrame } else { DropReason::Corrupt };
                 (is_corrupt || is_spoiled, pts_ns, why)
@@ -216,7 +218,7 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
     });
 }
 
-/// Drops the picture of `info` and counts it. Its time is passed on if pictures of the track were sent before.
+/// Drops the picture of `info` and counts it. Sends its time if pictures of the track were sent before.
 fn drop_picture(
     info: &mut gst::PadProbeInfo<'_>,
     graph: &Weak<Graph>,

@@ -1,5 +1,5 @@
-//! Sets up the elements that GStreamer plugs in by itself: decoders of recordings get one thread, formats beyond the limits are
-//! refused, and only whole pictures go through.
+//! Sets up the elements that GStreamer plugs in automatically: decoders of recordings have one thread, formats beyond the limits are
+//! rejected, and damaged pictures are dropped.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use touchline_core::cause::Cause;
 use touchline_core::frame::{PIXELS_MAX, SIDE_MAX};
 use touchline_core::item::Pace;
 
-/// The most tracks of a container. A whole television transponder has about forty, and each costs a decoder.
+/// The most tracks of a container. A television transponder has about forty, and each needs a decoder.
 const TRACKS_MAX: u32 = 64;
 
 /// The most channels of sound. The largest format of cinema and broadcasting, 22.2, has 24.
@@ -24,9 +24,9 @@ const CHANNELS_MAX: i32 = 64;
 /// The highest sample rate of sound, Hz: the clip builder's limit.
 const SOUND_RATE_MAX: i32 = *touchline_core::clip::resample::SAMPLE_RATES.end() as i32;
 
-/// Takes libav's demultiplexers out of GStreamer's choice. They probe under a lock of the whole process, and a picture that is cut
-/// off after its header keeps that lock for ever: every later stream that needs libav then hangs. All supported containers
-/// have another demultiplexer.
+/// Excludes libav's demultiplexers from GStreamer's selection. They probe under a process-wide lock, and a picture file that is
+/// truncated after its header holds that lock for ever: every later stream that needs libav hangs. All supported containers have
+/// another demultiplexer.
 pub(super) fn forbid_libav_demuxers() {
     let all = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DEMUXER, gst::Rank::MARGINAL);
     for factory in all.iter().filter(|factory| factory.name().starts_with("avdemux_")) {
@@ -34,7 +34,7 @@ pub(super) fn forbid_libav_demuxers() {
     }
 }
 
-/// Tends to every element that is added to `pipeline`.
+/// Sets up every element that is added to `pipeline`.
 pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, pace: Pace) {
     let graph = Arc::downgrade(graph);
     pipeline.connect("deep-element-added", false, move |args| {
@@ -59,8 +59,8 @@ fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
     graph.is_decoded.store(true, Ordering::Relaxed);
     limit_format(element, graph);
     if class.contains("Video") || class.contains("Image") {
-        // With several threads of libav the concealment of damaged pictures depends on their timing. A recording must give the
-        // same seconds each time.
+        // With several libav threads, the concealment of damaged pictures depends on timing. A recording must always give the same
+        // seconds.
         let is_alone =
             pace == Pace::File && factory.name().starts_with("avdec_") && element.has_property("max-threads");
         if is_alone {
@@ -72,9 +72,9 @@ fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
     }
 }
 
-/// Counts the errors of a decoder of sound. It has one thread and conceals what is damaged.
+/// Counts the errors of an audio decoder. It has one thread and conceals damage.
 fn count_errors(element: &gst::Element, graph: &Arc<Graph>) {
-    // What goes in, not what comes out: damaged sound may not come out.
+    // The probe is at the input, because damaged sound may produce no output.
     let Some(pad) = element.static_pad("sink") else { return };
     let (graph, watch) = (Arc::downgrade(graph), Mutex::new(ErrorWatch::default()));
     pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, _| {
@@ -99,8 +99,8 @@ fn limit_tracks(element: &gst::Element, graph: &Arc<Graph>) {
     });
 }
 
-/// Refuses formats beyond the limits before memory is allocated for them. Both the format that goes in, as the container or the
-/// parser states it, and the one that comes out are checked.
+/// Rejects formats beyond the limits before memory is allocated for them. Checks both the input format, as the container or the parser
+/// declares it, and the output format.
 fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
     for pad in element.pads() {
         let graph = Arc::downgrade(graph);
@@ -118,7 +118,7 @@ fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
     }
 }
 
-/// The value of a format that is beyond the limits, in words.
+/// Describes the value of a format that is beyond the limits.
 fn excess(format: &gst::StructureRef) -> Option<String> {
     let number = |key| format.get::<i32>(key).ok();
     match (number("width"), number("height")) {

@@ -1,9 +1,8 @@
-//! Drops pictures between the decoder and the converters, when nobody will look at them.
+//! The frame gate: drops decoded pictures that will not be sampled before they are converted.
 //!
-//! A probe sits where pictures enter the converters of the branch. It asks a [`FrameSelector`] about each picture by its running
-//! time. What is dropped goes on as its time alone, on the same thread and in order; one picture at a time may be held,
-//! until the next one decides. A held picture that no other follows is passed on after a while, so that a stall takes
-//! nothing away that was there.
+//! A probe where pictures enter the converters asks a [`FrameSelector`] about each picture, by its running time. Of a dropped
+//! picture only the time is sent, on the same thread and in order. One picture at a time may be held until the next one decides.
+//! A held picture without a successor is passed on after a while, so that a stall loses no picture.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,15 +17,15 @@ use touchline_core::item::{MediaItem, Track};
 use touchline_core::selection::{FrameChoice, FrameSelection, FrameSelector};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
 
-/// Elements that only convert, by the name of their factory: before them media are as they were decoded.
+/// Factory names of elements that only convert.
 const CONVERTERS: [&str; 6] =
     ["capsfilter", "videoconvert", "videoscale", "videoconvertscale", "audioconvert", "audioresample"];
 
-/// How long the last picture is held when none follows, ns. Slower streams than four pictures a second are converted
-/// whole; a second is given up 1.5 s after its pictures stopped.
+/// How long the last picture is held when none follows, ns. So all pictures of streams below four pictures per second are converted.
+/// A second is closed 1.5 s after its pictures stopped, well after this time.
 const HELD_MAX_NS: u64 = NANOS_PER_SECOND / 4;
 
-/// The selection of one session.
+/// The frame gate of one session.
 pub(super) struct FrameGate {
     pad: gst::Pad,
     sink: gst::Element,
@@ -42,7 +41,7 @@ struct GateState {
     timing: PtsTracker,
     segment: Option<gst::FormattedSegment<gst::ClockTime>>,
     held: Option<HeldFrame>,
-    /// A picture that was held is on its way through the pad: it has been looked at.
+    /// A held picture is being passed through the pad, and the probe must not check it again.
     is_passing: bool,
 }
 
@@ -52,17 +51,18 @@ struct HeldFrame {
     arrived_ns: u64,
 }
 
-/// What the probe does with the picture it was called for.
+/// What the probe does with a picture.
 enum GateAction {
-    /// On, to the converters.
+    /// Pass it to the converters.
     Pass,
-    /// The same, with a time stamp that it had not.
+    /// Pass this copy, which has a derived time stamp.
     PassAs(gst::Buffer),
+    /// Do not convert it.
     Drop,
 }
 
 impl FrameGate {
-    /// Puts the probe in place; [`None`] without a branch for pictures.
+    /// Installs the probe; [`None`] without a branch for pictures.
     pub fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, selection: FrameSelection) -> Option<Arc<Self>> {
         let (_, sink) = graph.sinks().find(|(track, _)| *track == Track::Video)?;
         let sink: gst::Element = sink.clone().upcast();
@@ -84,7 +84,7 @@ impl FrameGate {
         Some(gate)
     }
 
-    /// Takes the probe away and frees what is held: the session is over.
+    /// Removes the probe and frees the held picture at the end of the session.
     pub fn disconnect(&self) {
         if let Some(id) = self.probe.lock().unwrap_or_else(|e| e.into_inner()).take() {
             self.pad.remove_probe(id);
@@ -92,19 +92,18 @@ impl FrameGate {
         self.state().held = None;
     }
 
-    /// Passes on a picture that has been held for too long. It is converted on a thread of GStreamer's: the caller does
-    /// not wait for that.
+    /// Passes on a picture that has been held for too long. A thread of GStreamer converts it; the caller does not wait.
     pub fn release_late(self: &Arc<Self>) {
         if !self.state().held.as_ref().is_some_and(|held| self.is_late(held)) {
             return;
         }
         let gate = self.clone();
         self.sink.call_async(move |_| {
-            // Pictures come through the pad under this lock: none can overtake the one that was held.
+            // Pictures pass the pad under this lock, so none can overtake the held one.
             let _lock = gate.pad.stream_lock();
             let late = gate.state().held.take_if(|held| gate.is_late(held));
             if let Some(held) = late {
-                // What is wrong with the pipeline shows with the next picture.
+                // An error of the pipeline shows with the next picture.
                 let _ = gate.pass(held.buffer);
             }
         });
@@ -118,12 +117,12 @@ impl FrameGate {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Called under the pad's stream lock, but for events that flush.
+    /// Called under the pad's stream lock, except for flush events.
     fn probed(&self, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
         let action = match &info.data {
             Some(gst::PadProbeData::Buffer(_)) if self.state().is_passing => return gst::PadProbeReturn::Ok,
             Some(gst::PadProbeData::Buffer(buffer)) => self.picture(buffer),
-            // No decoder makes lists of pictures; those of one that does are all converted.
+            // Decoders do not output lists of pictures. If one does, all are converted.
             Some(gst::PadProbeData::BufferList(_)) => self.pass_held().map(|()| GateAction::Pass),
             Some(gst::PadProbeData::Event(event)) => {
                 self.event(event);
@@ -145,7 +144,7 @@ impl FrameGate {
     fn picture(&self, buffer: &gst::Buffer) -> Result<GateAction, gst::FlowError> {
         let arrived_ns = self.clock.mono_ns();
         let mut stamped = None;
-        let (fates, pts, held) = {
+        let (choices, pts, held) = {
             let mut state = self.state();
             let state = &mut *state;
             let given = state.segment.as_ref().and_then(|segment| running_time(segment, buffer));
@@ -161,7 +160,7 @@ impl FrameGate {
                 return Ok(GateAction::Drop);
             };
             if given.is_none() {
-                // Behind the gate its predecessor may be missing: it takes its time along.
+                // After the gate, its predecessor may be missing, so its time is set here.
                 let position = state.segment.as_ref().and_then(|s| {
                     let running_ns = self.graph.running_ns(Track::Video, time);
                     s.position_from_running_time(gst::ClockTime::from_nseconds(running_ns))
@@ -172,17 +171,17 @@ impl FrameGate {
             }
             (state.selector.offer(Pts(time)), Pts(time), state.held.take())
         };
-        // A picture that is shown for seconds is the picture of all of them.
+        // A picture that is shown for seconds belongs to all of them.
         let is_long = buffer.duration().is_some_and(|duration| duration.nseconds() > NANOS_PER_SECOND);
         let is_wanted = |keep: bool| keep || self.selection.is_wanted();
         if let Some(held) = held {
-            if is_wanted(fates.keep_held) {
+            if is_wanted(choices.keep_held) {
                 self.pass(held.buffer)?;
             } else {
                 self.report_unconverted(held.pts, held.arrived_ns)?;
             }
         }
-        match fates.this {
+        match choices.this {
             _ if is_long => Ok(stamped.map_or(GateAction::Pass, GateAction::PassAs)),
             FrameChoice::Hold => {
                 let buffer = stamped.unwrap_or_else(|| buffer.clone());
@@ -196,11 +195,11 @@ impl FrameGate {
         }
     }
 
-    /// What an event ends belongs before it.
+    /// Handles an event. A held picture is passed on before an event that ends its stream or segment.
     fn event(&self, event: &gst::Event) {
         match event.view() {
             gst::EventView::Caps(_) | gst::EventView::Eos(_) | gst::EventView::StreamStart(_) => {
-                // What is wrong with the pipeline shows with the next picture.
+                // An error of the pipeline shows with the next picture.
                 let _ = self.pass_held();
             }
             gst::EventView::Segment(segment) => {
@@ -221,7 +220,7 @@ impl FrameGate {
         held.map_or(Ok(()), |held| self.pass(held.buffer))
     }
 
-    /// Sends a picture that was held to the converters. The caller has the stream lock.
+    /// Sends a held picture to the converters. The caller holds the stream lock.
     fn pass(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
         self.state().is_passing = true;
         let result = self.pad.chain(buffer);
@@ -229,7 +228,7 @@ impl FrameGate {
         result.map(|_| ())
     }
 
-    /// Tells of a picture that is not converted.
+    /// Sends the time of a picture that is not converted.
     fn report_unconverted(&self, pts: Pts, arrived_ns: u64) -> Result<(), gst::FlowError> {
         if !self.graph.admit(Track::Video) {
             return if self.graph.outlet.stopped() { Err(gst::FlowError::Flushing) } else { Ok(()) };
@@ -239,8 +238,8 @@ impl FrameGate {
     }
 }
 
-/// Takes the picture out of the pipeline. Not [`gst::PadProbeReturn::Drop`]: the bindings have freed the picture by then, and
-/// GStreamer 1.22 complains that there is none to free.
+/// Removes the picture from the pipeline. Not with [`gst::PadProbeReturn::Drop`]: the bindings have freed the picture by then, and
+/// GStreamer 1.22 warns that there is none to free.
 pub(super) fn handled(
     info: &mut gst::PadProbeInfo<'_>,
     result: Result<gst::FlowSuccess, gst::FlowError>,
@@ -253,7 +252,7 @@ pub(super) fn handled(
 /// The pad where media enter the converters that lead to `sink`.
 pub(super) fn entry(sink: &gst::Element) -> Option<gst::Pad> {
     let mut entry = sink.static_pad("sink")?;
-    // A bound instead of a visited set: no sensible branch is longer, and a loop must not hang the program.
+    // Bounded, so that a loop cannot hang the program. No sensible branch is longer.
     for _ in 0..100 {
         let Some(before) = entry.peer().and_then(|peer| peer.parent_element()) else { break };
         if !before.factory().is_some_and(|f| CONVERTERS.contains(&f.name().as_str())) {

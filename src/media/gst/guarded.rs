@@ -1,4 +1,4 @@
-//! Holds a pipeline to the policy of its source.
+//! Applies the source policy to a pipeline.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::uri::{Kind, Location};
 use touchline_core::cause::Cause;
 use touchline_core::item::{MediaItem, Pace};
 
-/// What GStreamer opens in place of `uri`, and the proxy that it goes through, if any.
+/// Returns the location that GStreamer opens instead of `uri`, and its loopback proxy, if it needs one.
 ///
 /// # Errors
-/// What the policy refuses, or what is wrong.
+/// If the policy rejects the source, or the proxy cannot be opened.
 pub(super) fn route(
     policy: &Arc<SourcePolicy>,
     id: &str,
@@ -45,7 +45,7 @@ pub(super) fn route(
     }
 }
 
-/// A source that was refused before there was a pipeline.
+/// A source that ends at once with `refusal`.
 pub(crate) fn refused(refusal: Refusal, pace: Pace, to: Sender<MediaItem>) -> Box<dyn Source> {
     Outlet::new(to).send_end(refusal.end());
     Box::new(RefusedSource(pace))
@@ -61,7 +61,7 @@ impl Source for RefusedSource {
     fn stop(&mut self) {}
 }
 
-/// Ends the session on a refusal, and keeps elements out that fetch what data name.
+/// Ends the session on a refusal, and excludes elements that fetch addresses in the data.
 pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, proxy: Option<&LoopbackProxy>) {
     if let Some(proxy) = proxy {
         let graph = Arc::downgrade(graph);
@@ -71,20 +71,20 @@ pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, proxy: Optio
             }
         }));
     }
-    // A list of addresses, which can hide in any data, would lead past the policy.
-    let through_passage = proxy.is_some();
+    // A list of addresses, which any data may contain, would bypass the policy.
+    let through_proxy = proxy.is_some();
     for element in pipeline.iterate_recurse().into_iter().flatten() {
-        watch(&element, through_passage, graph);
+        watch(&element, through_proxy, graph);
     }
     let weak = Arc::downgrade(graph);
     pipeline.connect_deep_element_added(move |_, _, element| {
         if let Some(graph) = weak.upgrade() {
-            watch(element, through_passage, &graph);
+            watch(element, through_proxy, &graph);
         }
     });
 }
 
-/// Elements that fetch addresses which their data name.
+/// Whether an element fetches addresses in its data.
 fn fetches(factory: &str) -> bool {
     matches!(
         factory,
@@ -100,12 +100,12 @@ fn fetches(factory: &str) -> bool {
     )
 }
 
-/// Lets `element`, if it chooses elements by what the data are, choose none that fetch; and no data into one that fetches and
-/// was chosen without asking.
-fn watch(element: &gst::Element, through_passage: bool, graph: &Arc<Graph>) {
+/// Prevents `element`, if it selects elements by content, from selecting one that fetches. An element that fetches and was added
+/// anyway receives no data.
+fn watch(element: &gst::Element, through_proxy: bool, graph: &Arc<Graph>) {
     let name = factory(element);
-    if through_passage && name == "souphttpsrc" {
-        // The proxy is on this machine, and not behind a proxy that the environment may name.
+    if through_proxy && name == "souphttpsrc" {
+        // The loopback proxy is on this machine: an HTTP proxy from the environment must not be used.
         element.set_property_from_str("proxy", "");
     }
     let graph = Arc::downgrade(graph);
@@ -113,7 +113,7 @@ fn watch(element: &gst::Element, through_passage: bool, graph: &Arc<Graph>) {
         if let Some(graph) = graph.upgrade() {
             refuse(&graph);
         }
-        // It is linked after this: nothing has come to it yet.
+        // It is linked after this, so it has received no data yet.
         for pad in element.sink_pads() {
             pad.add_probe(gst::PadProbeType::DATA_DOWNSTREAM, |_, _| gst::PadProbeReturn::Drop);
         }

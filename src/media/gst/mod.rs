@@ -1,9 +1,8 @@
-//! GStreamer ingest: the folder that knows GStreamer.
+//! Sources through GStreamer. Only this module and `plugins` depend on it.
 //!
 //! [`GstOpener`] renders the template of the URI's kind, parses it, and starts one thread (`bus/<id>`) that owns the
-//! pipeline from start to end. Decoded media come out of appsinks on GStreamer's streaming threads, which copy into
-//! pooled buffers and send; see `sinks.rs`. What tracks there are is found out in `graph.rs`. Nothing is inferred, cut
-//! or resampled here.
+//! pipeline. Decoded media come from appsinks on GStreamer's streaming threads, which copy them into pooled buffers and
+//! send them; see `sinks.rs`. `graph.rs` detects the tracks. Inference, cutting and resampling are not done here.
 
 mod bus;
 mod causes;
@@ -49,38 +48,42 @@ use touchline_core::item::{MediaItem, Pace, Track, Tracks};
 use touchline_core::selection::FrameSelection;
 use touchline_core::{limits, redact};
 
-/// What a [`GstOpener`] is told about the sources it opens.
+/// Options of a [`GstOpener`].
 ///
-/// What is serialised is what another process needs to open the same source, beside the policy and the plan.
+/// The serialised fields are those that another process needs to open the same source, besides the policy and the sampling plan.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GstOptions {
-    /// Names the thread (`bus/<id>`) and log lines; the stream's id.
+    /// Id of the stream, for the thread name (`bus/<id>`) and log lines.
     pub id: String,
     /// Greatest height of pictures, lines. Smaller sources keep theirs; width follows the display aspect.
     pub frame_height: u32,
+    /// Whether pictures are wanted.
     pub want_video: bool,
+    /// Whether sound is wanted.
     pub want_audio: bool,
+    /// How fast media are delivered.
     pub pacing: Pacing,
     /// Jitter buffer of RTSP sources, milliseconds.
     pub latency_ms: u32,
     /// `udp`, `tcp`, `udp-mcast`, `http`, `tls`, or several joined with `+`, tried in that order.
     pub rtsp_transport: String,
-    /// A template in place of the built-in one: its text, not its path.
+    /// The text of a template that replaces the built-in one.
     pub pipeline: Option<String>,
-    /// A source on a network that has brought no data for this long after its start has failed.
+    /// A network source without data for this long after its start has failed.
     pub connect_timeout: Duration,
+    /// Counters of the source.
     #[serde(skip)]
     pub counters: Arc<Counters>,
-    /// What the source may be; [`None`] = all: it is its owner's, who started the program. A guarded source has no template
-    /// of its own.
+    /// The source policy; [`None`] for sources from the command line or the configuration, which are unrestricted. A guarded source
+    /// cannot have a template of its own.
     #[serde(skip)]
     pub guard: Option<Arc<SourcePolicy>>,
-    /// Which pictures are converted; [`None`] = all.
+    /// Which pictures are converted; [`None`]: all.
     #[serde(skip)]
     pub selection: Option<FrameSelection>,
-    /// What HLS sources are asked for.
+    /// Options of HLS sources.
     pub hls: HlsOptions,
-    /// What the source is, where that is known better than by its URI.
+    /// The kind of the source, if it is known better than from its URI.
     pub kind: Option<Kind>,
 }
 
@@ -110,16 +113,18 @@ impl Default for GstOptions {
 pub struct GstOpener {
     options: GstOptions,
     clock: Arc<dyn Clock>,
-    /// RTSP media came over TCP only: the next connection does not try UDP first.
+    /// RTSP media arrived over TCP only, so the next connection does not try UDP first.
     over_tcp: Arc<AtomicBool>,
-    /// How far an HLS channel was watched.
+    /// How far an HLS channel was played.
     memory: hls::PlaylistMemory,
-    /// What the source said of the time, over all connections.
+    /// Judges the source's wall-clock time, over all connections.
     source_clock: Arc<Mutex<SourceClock>>,
     needs_relay: OnceLock<bool>,
 }
 
 impl GstOpener {
+    /// An opener with `options`. Initialises GStreamer.
+    ///
     /// # Errors
     /// [`Error::Internal`] if GStreamer cannot be initialised.
     pub fn new(options: GstOptions, clock: Arc<dyn Clock>) -> Result<Self> {
@@ -134,11 +139,12 @@ impl GstOpener {
         })
     }
 
+    /// The options of this opener.
     pub fn options(&self) -> &GstOptions {
         &self.options
     }
 
-    /// What it has learned of the source so far.
+    /// The hints about the source from connections so far.
     pub(super) fn hints(&self) -> ConnectionHints {
         ConnectionHints {
             over_tcp: self.over_tcp.load(Ordering::Relaxed),
@@ -148,7 +154,7 @@ impl GstOpener {
         }
     }
 
-    /// As if this opener had learned it itself.
+    /// Takes over the hints of another opener.
     pub(super) fn apply_hints(&self, hints: ConnectionHints) {
         self.over_tcp.store(hints.over_tcp, Ordering::Relaxed);
         if let Some(needs_relay) = hints.needs_relay {
@@ -158,7 +164,7 @@ impl GstOpener {
         self.memory.restore(hints.hls);
     }
 
-    /// Whether the source is an RTSP server whose login GStreamer cannot answer. Asked of the server until it has answered once.
+    /// Whether the source is an RTSP server whose digest challenge GStreamer cannot answer. Asks the server until it answers once.
     fn needs_relay(&self, location: &Location) -> bool {
         if location.kind != Kind::Rtsp {
             return false;
@@ -167,12 +173,12 @@ impl GstOpener {
             return *known;
         }
         let found = digest::needs_relay(&location.uri);
-        // Somebody else may have asked at the same time, and got the same answer.
+        // A concurrent call may have stored the same answer.
         found.is_some_and(|found| *self.needs_relay.get_or_init(|| found))
     }
 }
 
-/// What an opener learns from one connection for the next.
+/// What one connection finds out for the next.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct ConnectionHints {
     over_tcp: bool,
@@ -181,7 +187,7 @@ pub(super) struct ConnectionHints {
     hls: hls::StoredPosition,
 }
 
-/// What is at the address of a recording, by asking its server; [`None`] when that cannot be found out.
+/// Asks the server for the kind of content at `location`; [`None`] if it does not answer.
 pub fn classify(location: &Location, guard: Option<&Arc<SourcePolicy>>) -> Option<Kind> {
     let url = url::Url::parse(&location.uri).ok()?;
     hls::classify(&url, &guard.cloned().unwrap_or_else(|| Arc::new(SourcePolicy::unrestricted())))
@@ -208,8 +214,8 @@ pub fn init() -> Result<()> {
 
 impl Open for GstOpener {
     /// # Errors
-    /// [`Error::Usage`] for an unknown scheme, a bad template or wrong options; [`Error::Source`] for a file that is
-    /// not there or cannot be read, and for a missing plugin.
+    /// [`Error::Usage`] for an unknown scheme, an invalid template or invalid options; [`Error::Source`] for a missing or unreadable
+    /// file, and for a missing plugin.
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location::parse(uri)?;
@@ -246,7 +252,7 @@ impl Open for GstOpener {
 }
 
 impl GstOpener {
-    /// Opens what is on a web server: Touchline's own client finds out what it is.
+    /// Opens a web address. Touchline's own client finds out the kind of content.
     fn open_web(&self, uri: &str, location: &Location, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let url = url::Url::parse(&location.uri).map_err(|e| Error::Usage(format!("{}: {e}", redact::uri(uri))))?;
@@ -267,7 +273,7 @@ impl GstOpener {
         hls::open(request, to)
     }
 
-    /// Opens a recording on a web server through GStreamer's own client, which can seek in it, held to the policy by a proxy.
+    /// Opens a recording on a web server with GStreamer's HTTP client, which can seek in it, through the loopback proxy.
     pub(super) fn open_recording(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location { kind: Kind::Http, ..Location::parse(uri)? };
@@ -313,7 +319,7 @@ impl GstOpener {
             frame_height: o.frame_height.max(1),
             sync,
             latency_ms: o.latency_ms,
-            // The proxy for RTSP lets nothing else through.
+            // The RTSP proxy supports only TCP.
             rtsp_transport: if tcp_only || self.over_tcp.load(Ordering::Relaxed) { "tcp" } else { &o.rtsp_transport },
             timeout_s,
         };
@@ -321,13 +327,13 @@ impl GstOpener {
         parse(&template::render(text, &keys, wanted)?, name)
     }
 
-    /// A pipeline for media that are fetched for it.
+    /// The pipeline for media that Touchline fetches, stopped.
     fn feed_pipeline(&self, uri: &str, wanted: Tracks) -> Result<gst::Pipeline> {
         let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
         self.pipeline(&redact::uri(uri), &location, wanted, false, false)
     }
 
-    /// Starts it.
+    /// Starts a pipeline of [`GstOpener::feed_pipeline`].
     fn start_feed(
         &self,
         uri: &str,
@@ -361,7 +367,7 @@ impl GstOpener {
         let is_fed = map.is_some();
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        // What is fetched is handed out as it is decoded: its relay brings tracks together and sets the pace.
+        // Fetched media are sent as they are decoded: the HLS relay merges the tracks and paces them.
         let is_synced = pace == Pace::File && !is_fed;
         let clock = self.clock.clone();
         let graph =
@@ -401,7 +407,7 @@ impl GstOpener {
     }
 }
 
-/// What a session is started from.
+/// The parts of a session to start.
 struct PipelineStart<'a> {
     uri: &'a str,
     location: Location,
@@ -429,11 +435,11 @@ fn parse(text: &str, name: &str) -> Result<gst::Pipeline> {
             )
         }
     })?;
-    // A description with one element alone parses to that element, which cannot be a source with an appsink.
+    // A description of a single element parses to that element, which cannot be a source with an appsink.
     let pipeline = element
         .downcast::<gst::Pipeline>()
         .map_err(|e| Error::Usage(format!("pipeline: only the element {} is in it; add an appsink", e.name())))?;
-    // The clock of a live source may vanish with it; the system clock stays.
+    // The clock of a live source may disappear with it; the system clock does not.
     pipeline.use_clock(Some(&gst::SystemClock::obtain()));
     Ok(pipeline)
 }
@@ -447,7 +453,7 @@ struct GstSource {
 
 impl GstSource {
     fn wake(&self) {
-        // Fails only when the pipeline is already shut down and nobody waits on the bus.
+        // Fails only if the pipeline is already shut down.
         let _ = self.bus.post(bus::wake_message());
     }
 }
@@ -468,7 +474,7 @@ impl Drop for GstSource {
         self.stopper.abandon();
         self.wake();
         if let Some(thread) = self.thread.take() {
-            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            // The panic hook has already printed a panic of the thread.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! Finds out what is wrong with a recording on disk, from GStreamer's error codes and the file itself, never from texts.
+//! Diagnoses recordings on disk from GStreamer's error codes and the file itself, never from texts.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use touchline_core::item::End;
 
 const COPY_ADVICE: &str = "check how the recording was made or copied";
 
-/// Refuses a file that cannot be read or decoded before a pipeline is made, with the system's own reason.
+/// Rejects an unreadable or undecodable file before a pipeline is made, with the system's reason.
 ///
 /// # Errors
 /// Names the file, as `given`, the reason and what to do.
@@ -89,9 +89,11 @@ pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_media: b
         None => {}
     }
     match error.kind::<gst::StreamError>()? {
-        gst::StreamError::TypeNotFound | gst::StreamError::WrongType if !is_media => {
-            Some(failed(Cause::NotMedia, "not a media file", "check the content of the file, for example with `ffprobe`"))
-        }
+        gst::StreamError::TypeNotFound | gst::StreamError::WrongType if !is_media => Some(failed(
+            Cause::NotMedia,
+            "not a media file",
+            "check the content of the file, for example with `ffprobe`",
+        )),
         gst::StreamError::Decrypt | gst::StreamError::DecryptNokey => {
             Some(failed(Cause::Encrypted, "the media are encrypted", "give a recording without DRM"))
         }

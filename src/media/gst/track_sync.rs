@@ -1,11 +1,10 @@
 //! Keeps the tracks of a recording in step.
 //!
-//! Each track is decoded on a thread of its own, and sound is far cheaper than pictures: without a bound the sound of a
-//! short recording arrives whole before its first second of pictures, and whoever cuts seconds would have to hold it.
-//! So the track that is ahead waits. It does not wait for ever: recordings whose tracks are interleaved badly, or begin
-//! at different times, need one track to go on before the other can. That a track brings nothing is told by the queues
-//! before it, which must be empty: a decoder that a busy machine keeps waiting is not a track without data, and which seconds
-//! come out must not depend on the machine.
+//! Each track is decoded on its own thread, and sound is far cheaper than pictures. Without a bound, all sound of a short
+//! recording would arrive before its first second of pictures, and the clip builder would have to hold it. So the track that is
+//! ahead waits. The wait is limited: recordings whose tracks are badly interleaved, or begin at different times, need one track
+//! to continue before the other can. A track counts as without data only if the queues before it are empty. A decoder that
+//! waits for a busy machine does not count, because the resulting seconds must not depend on the machine.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -16,26 +15,27 @@ use touchline_core::time::NANOS_PER_SECOND;
 /// How far one track may be ahead of the other, ns: two of the seconds that are cut downstream.
 const LEAD_MAX_NS: u64 = 2 * NANOS_PER_SECOND;
 
-/// A track that has neither brought nor is handling data for this long, and for which none are queued, is not waited for
-/// until it moves again.
+/// A track that has neither delivered nor handled data for this long, and has none queued, is ignored until it advances again.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 
-/// How often a waiting track looks whether it should stop.
+/// How often a waiting track checks for a stop request.
 const POLL: Duration = Duration::from_millis(20);
 
+/// The progress of one track.
 #[derive(Clone, Copy, Debug, Default)]
 struct TrackProgress {
     /// PTS of the last buffer that was sent, ns.
     at_ns: u64,
     /// PTS of a buffer that waits for the other track, ns.
     waits_at: Option<u64>,
-    /// A buffer is being handled, possibly waiting for room downstream.
+    /// A buffer is being sent, possibly waiting for room downstream.
     busy: bool,
-    /// The other track gave up on this one.
+    /// The other track no longer waits for this one.
     stuck: bool,
     ended: bool,
 }
 
+/// Synchronises the streaming threads of two tracks.
 #[derive(Debug)]
 pub(super) struct TrackSync {
     tracks: Mutex<[TrackProgress; 2]>,
@@ -43,7 +43,7 @@ pub(super) struct TrackSync {
 }
 
 impl TrackSync {
-    /// For tracks of which those not `present` are not waited for.
+    /// Synchronises the tracks that exist.
     pub fn new(video: bool, audio: bool) -> Self {
         let track_state = |present: bool| TrackProgress { ended: !present, ..TrackProgress::default() };
         Self { tracks: Mutex::new([track_state(video), track_state(audio)]), moved: Condvar::new() }
@@ -53,8 +53,8 @@ impl TrackSync {
         self.tracks.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` says true. `is_queued`: whether data of the
-    /// other track wait to be decoded.
+    /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` returns true. `is_queued` returns whether data of
+    /// the other track wait to be decoded.
     pub fn wait(&self, track: Track, pts_ns: u64, stopped: &dyn Fn() -> bool, is_queued: &dyn Fn() -> bool) {
         let (own, other) = (track.index(), track.other().index());
         let mut tracks = self.lock();
@@ -63,7 +63,7 @@ impl TrackSync {
         self.moved.notify_all();
         while !stopped() {
             let that = tracks[other];
-            // Of two that wait the earlier goes on: the recording has nothing before it.
+            // If both wait, the earlier one continues: there is nothing before it.
             let is_earlier = that.waits_at.is_some_and(|at_ns| pts_ns <= at_ns);
             if that.ended || that.stuck || is_earlier || pts_ns <= that.at_ns.saturating_add(LEAD_MAX_NS) {
                 break;
@@ -88,14 +88,14 @@ impl TrackSync {
         tracks[own].stuck = false;
     }
 
-    /// `track` has handled the buffer at `pts_ns`.
+    /// Records that `track` has sent the buffer at `pts_ns`.
     pub fn done(&self, track: Track, pts_ns: u64) {
         let track_state = &mut self.lock()[track.index()];
         (track_state.busy, track_state.at_ns) = (false, pts_ns);
         self.moved.notify_all();
     }
 
-    /// `track` brings no more.
+    /// Records the end of `track`.
     pub fn end(&self, track: Track) {
         self.lock()[track.index()].ended = true;
         self.moved.notify_all();

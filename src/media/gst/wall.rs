@@ -1,8 +1,8 @@
 //! Wall time of RTSP streams, from RTCP sender reports.
 //!
-//! A sender report says which RTP timestamp was which NTP time (RFC 3550, 6.4.1). GStreamer's jitter buffer hands each
-//! report out with its `handle-sync` signal, together with the running time it gave to a base RTP timestamp; so the
-//! report's RTP timestamp has a PTS and an NTP time.
+//! A sender report gives the NTP time of an RTP timestamp (RFC 3550, 6.4.1). GStreamer's jitter buffer emits each
+//! report with its `handle-sync` signal, together with the running time of a base RTP timestamp. So the report's RTP timestamp
+//! has a PTS and an NTP time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,15 +20,15 @@ use touchline_core::time::{NANOS_PER_SECOND, Pts, WallSource, WallTime};
 /// Seconds from 1900 (NTP) to 1970 (Unix).
 const NTP_TO_UNIX_S: u64 = 2_208_988_800;
 
-/// Unix times before 2000 come from senders that count from their start-up and know no wall time.
+/// Unix times before 2000 come from senders that count from their start and have no wall time.
 const PLAUSIBLE_FROM_S: u64 = 946_684_800;
 
-/// How far a sender report may be from the picture that it names, ns: senders take the NTP time when they make the report,
+/// Maximum error of a sender report, ns: senders take the NTP time when they make the report,
 /// up to a frame after the RTP timestamp, and the jitter buffer smooths arrival times by about as much.
 const REPORT_UNCERTAINTY_NS: u64 = 40_000_000;
 
-/// Sends [`MediaItem::Wall`] for every sender report that any jitter buffer in `pipeline` sees and that is believed, and says
-/// when `source_clock` begin or cease to be.
+/// Sends [`MediaItem::Wall`] for every trusted sender report of the jitter buffers in `pipeline`, and an incident when `source_clock`
+/// begins or ceases to trust them.
 pub(super) fn connect(
     pipeline: &gst::Pipeline,
     outlet: Outlet,
@@ -39,7 +39,7 @@ pub(super) fn connect(
         let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;
         if element.factory().is_some_and(|f| f.name() == "rtpjitterbuffer") {
             let (outlet, clock, source_clock) = (outlet.clone(), clock.clone(), source_clock.clone());
-            // Reports repeat every few seconds, also after an answer was given: once a second is enough.
+            // The signal repeats for every report and may be frequent: once a second is enough.
             let last = AtomicU64::new(u64::MAX);
             element.connect("handle-sync", false, move |args| {
                 let report = args.get(1).and_then(|v| v.get::<gst::Structure>().ok())?;

@@ -1,4 +1,4 @@
-//! Connects to where a source leads: resolved, checked, and to the very address that was checked.
+//! Connects to a source: resolves its name, checks the addresses, and connects to a checked address.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -13,10 +13,10 @@ use tokio_rustls::TlsConnector;
 use super::{Refusal, SourcePolicy, Target};
 use touchline_core::cause::Cause;
 
-/// How long one address may take to answer, and a TLS handshake.
+/// Time limit for one connection attempt, and for a TLS handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// A connection to a source, in the clear or not.
+/// A connection to a source, with or without TLS.
 pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
@@ -24,7 +24,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 /// Connects to `target`.
 ///
 /// # Errors
-/// What `policy` refuses, or what is wrong.
+/// If `policy` rejects the target, or the connection fails.
 pub(crate) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Result<Box<dyn Connection>, Refusal> {
     policy.check_scheme(&target.scheme)?;
     let (asked, resolving) = (target.clone(), policy.clone());
@@ -51,9 +51,9 @@ pub(crate) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Resu
     })
 }
 
-/// Speaks TLS where the scheme says so.
+/// Starts TLS if the scheme requires it.
 async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Connection>, Refusal> {
-    // Pieces of media should go on at once. Fails on a connection that is gone.
+    // Media must not be delayed. Fails on a closed connection, which the next read reports.
     let _ = stream.set_nodelay(true);
     if !matches!(target.scheme.as_str(), "https" | "rtsps") {
         return Ok(Box::new(stream));
@@ -74,7 +74,7 @@ async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Connection
     }
 }
 
-/// What the system trusts.
+/// The TLS configuration with the system's trusted certificates.
 fn client_config() -> Option<Arc<rustls::ClientConfig>> {
     static CONFIG: OnceLock<Option<Arc<rustls::ClientConfig>>> = OnceLock::new();
     CONFIG

@@ -1,4 +1,4 @@
-//! Logins of RTSP servers that GStreamer 1.22 cannot answer: digests other than MD5 (RFC 7616). The relay answers them in its place.
+//! Answers RTSP digest challenges that GStreamer 1.22 cannot: algorithms other than MD5 (RFC 7616).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,31 +11,32 @@ use super::connect::connect;
 use super::{SourcePolicy, Target, relay};
 use crate::web::login::credentials;
 
-/// How long the question may take how a server wants its login.
+/// Time limit for asking a server about its login.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
 
-/// What is said on one connection, as far as logins go.
+/// The login state of one RTSP connection.
 pub(super) struct RtspAuth {
     user: String,
     password: String,
     challenge: Option<WwwAuthenticateHeader>,
-    /// The last request, as the client made it.
+    /// The last request, as sent by the client.
     last: Vec<u8>,
-    /// Whether it was made again with an answer to the server's challenge.
+    /// Whether it was sent again with an answer to the server's challenge.
     was_answered: bool,
 }
 
-/// What becomes of a message of the server.
+/// What the relay does with a message of the server.
 pub(super) enum AuthAction {
+    /// Pass it to the client.
     Pass,
-    /// It is not for the client: this request is made in its place.
+    /// Drop it and send this request to the server.
     Resend(Vec<u8>),
-    /// Neither user nor password, or not these. The client hears this instead: to a 401 it would show its login itself.
+    /// The login is rejected. Send this answer to the client instead of the 401, to which it would reply with the login itself.
     Refused(Vec<u8>),
 }
 
 impl RtspAuth {
-    /// With the login in `url`, if it has one.
+    /// The state for the login in `url`, if it has one.
     pub fn new(url: &Url) -> Option<Self> {
         let (user, password) = credentials(url)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -43,7 +44,7 @@ impl RtspAuth {
         Some(Self { user, password, challenge: None, last: Vec::new(), was_answered: false })
     }
 
-    /// What goes to the server in place of the client's `message`.
+    /// The message to send to the server for the client's `message`.
     pub fn outward(&mut self, message: Vec<u8>) -> Vec<u8> {
         if message.first() == Some(&b'$') || message.starts_with(b"RTSP/") {
             return message;
@@ -53,6 +54,7 @@ impl RtspAuth {
         self.with_login().unwrap_or(message)
     }
 
+    /// Decides about a message of the server.
     pub fn inward(&mut self, message: &[u8]) -> AuthAction {
         let Some(challenge) = unanswerable(message) else { return AuthAction::Pass };
         if std::mem::replace(&mut self.was_answered, true) {
@@ -64,7 +66,7 @@ impl RtspAuth {
         self.with_login().map_or(AuthAction::Pass, AuthAction::Resend)
     }
 
-    /// The last request with an answer to the challenge; [`None`] as long as there is none.
+    /// The last request with an answer to the challenge; [`None`] without a challenge.
     fn with_login(&mut self) -> Option<Vec<u8>> {
         let challenge = self.challenge.as_mut()?;
         let text = std::str::from_utf8(&self.last).ok()?;
@@ -92,7 +94,7 @@ fn name(line: &str) -> String {
     line.split(':').next().unwrap_or_default().trim_end().to_ascii_lowercase()
 }
 
-/// The challenge of a 401 that offers nothing but digests that GStreamer does not know.
+/// The challenge of a 401 whose digests are all unknown to GStreamer.
 fn unanswerable(message: &[u8]) -> Option<WwwAuthenticateHeader> {
     let head = message.split(|b| *b == b'\n').map(|line| String::from_utf8_lossy(line).trim_end().to_owned());
     let mut lines = head.take_while(|line| !line.is_empty());
@@ -104,7 +106,7 @@ fn unanswerable(message: &[u8]) -> Option<WwwAuthenticateHeader> {
     let mut found = None;
     for line in lines.filter(|line| name(line) == "www-authenticate") {
         let value = line.split_once(':')?.1.trim();
-        // Basic, or something that we cannot answer either: GStreamer says what it thinks of it.
+        // Basic, or a scheme that this module cannot answer either: GStreamer handles the message.
         let is_digest = value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("digest "));
         let challenge = is_digest.then(|| WwwAuthenticateHeader::parse(&format!("Digest {}", &value[7..])))?.ok()?;
         if challenge.algorithm.algo == AlgorithmType::MD5 {
@@ -115,14 +117,14 @@ fn unanswerable(message: &[u8]) -> Option<WwwAuthenticateHeader> {
     found
 }
 
-/// Asks an RTSP server how it wants the login in `uri`: whether only the relay can answer it. [`None`] when there is no login or no
-/// answer.
+/// Asks an RTSP server for its challenge and returns whether only the relay can answer it. [`None`] if `uri` has no login or the
+/// server does not answer.
 pub(crate) fn needs_relay(uri: &str) -> Option<bool> {
     let target = Target::parse(uri).ok()?;
     credentials(&target.url)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let answer = runtime.block_on(async { tokio::time::timeout(ASK_LIMIT, ask(&target)).await.ok().flatten() });
-    // A name that is still being resolved is not waited for.
+    // Does not wait for a name that is still being resolved.
     runtime.shutdown_background();
     answer.map(|answer| unanswerable(&answer).is_some())
 }

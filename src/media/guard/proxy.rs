@@ -1,8 +1,8 @@
-//! The only way out of a guarded stream: a server on the loopback that GStreamer connects to in place of the source.
+//! The loopback proxy of a guarded stream: a server that GStreamer connects to instead of the source.
 //!
-//! The proxy resolves names, checks what they lead to, and connects to the very address that it checked; TLS is spoken here,
-//! with the name that was given. For a recording on a web server it follows redirects itself (`web`). For RTSP it relays one
-//! connection and lets no redirect pass (`relay`). HLS needs none: its client is ours.
+//! The proxy resolves names, checks the addresses, connects to a checked address, and does TLS with the original name. For a
+//! recording on a web server it follows redirects itself (`web`). For RTSP it relays one connection and rejects redirects
+//! (`relay`). HLS does not need it, because Touchline has its own HLS client.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,33 +21,34 @@ use super::{Refusal, SourcePolicy, Target, relay, web};
 use crate::web::WebClient;
 use touchline_core::cause::Cause;
 
-/// What is done with a refusal: it ends the session.
+/// The callback for refusals, which ends the session.
 pub(crate) type OnRefusal = Box<dyn Fn(Refusal) + Send + Sync>;
 
-/// A proxy that is open until it is dropped.
+/// A proxy that runs until it is dropped.
 pub(crate) struct LoopbackProxy {
     address: SocketAddr,
     shared: Arc<ProxyState>,
     _close: oneshot::Sender<()>,
 }
 
-/// Where a proxy leads.
+/// The destination of a proxy.
 #[derive(Clone)]
 enum ProxyTarget {
-    /// A recording.
+    /// A recording on a web server.
     Web(Url),
+    /// An RTSP server.
     Rtsp(Target),
 }
 
-/// What its connections share.
+/// The state that its connections share.
 pub(super) struct ProxyState {
     policy: Arc<SourcePolicy>,
-    /// What a recording is asked for by: addresses turn up in GStreamer's errors and logs, and no other program of this machine may
-    /// ask for it.
+    /// The secret path of a recording. It replaces the address in GStreamer's errors and logs, and keeps other programs on this machine
+    /// out.
     pub path: String,
     pub web: WebClient,
     on_refusal: Mutex<Option<OnRefusal>>,
-    /// What went wrong last, for when GStreamer reports that something did.
+    /// The last failure, which explains an error that GStreamer reports.
     failure: Mutex<Option<Refusal>>,
 }
 
@@ -72,20 +73,20 @@ impl LoopbackProxy {
             runtime.block_on(async move {
                 tokio::select! {
                     () = accept(listener, serving, target) => {}
-                    // The sender going away closes the proxy, and with it every connection through it.
+                    // Dropping the sender closes the proxy and all its connections.
                     _ = closed => {}
                 }
             });
-            // A name that is still being resolved is not waited for.
+            // Does not wait for a name that is still being resolved.
             runtime.shutdown_background();
         })?;
         Ok(Self { address, shared, _close: close })
     }
 
-    /// For a recording on a web server. Returns the proxy and what GStreamer opens in place of `uri`.
+    /// Opens a proxy for a recording on a web server. Returns it with the URI that GStreamer opens instead of `uri`.
     ///
     /// # Errors
-    /// As [`LoopbackProxy::open`]; an `uri` that is none.
+    /// As [`LoopbackProxy::open`], or if `uri` is invalid.
     pub fn web(policy: Arc<SourcePolicy>, id: &str, uri: &str) -> io::Result<(Self, String)> {
         let url = Url::parse(uri).map_err(|_| io::Error::other("this is not a valid address of a recording"))?;
         let proxy = Self::open(policy, id, ProxyTarget::Web(url))?;
@@ -93,10 +94,10 @@ impl LoopbackProxy {
         Ok((proxy, uri))
     }
 
-    /// For an RTSP server.
+    /// As [`LoopbackProxy::web`], for an RTSP server.
     ///
     /// # Errors
-    /// As [`LoopbackProxy::open`]; an `uri` that is none.
+    /// As [`LoopbackProxy::open`], or if `uri` is invalid.
     pub fn rtsp(policy: Arc<SourcePolicy>, id: &str, uri: &str) -> io::Result<(Self, String)> {
         let target = Target::parse(uri).map_err(|refusal| io::Error::other(refusal.to_string()))?;
         let mut url = target.url.clone();
@@ -108,32 +109,33 @@ impl LoopbackProxy {
         Ok((proxy, url.into()))
     }
 
-    /// Says whom to tell of a refusal. One that came before is told at once.
-    pub fn on_refusal(&self, tell: OnRefusal) {
-        let told = self.last_failure().filter(|refusal| refusal.kind == Cause::Refused);
-        if let Some(refusal) = told {
-            tell(refusal);
+    /// Sets the callback for refusals. Calls it at once if there was a refusal before.
+    pub fn on_refusal(&self, callback: OnRefusal) {
+        let refused = self.last_failure().filter(|refusal| refusal.kind == Cause::Refused);
+        if let Some(refusal) = refused {
+            callback(refusal);
         }
-        *self.shared.on_refusal.lock().unwrap_or_else(|e| e.into_inner()) = Some(tell);
+        *self.shared.on_refusal.lock().unwrap_or_else(|e| e.into_inner()) = Some(callback);
     }
 
-    /// What went wrong last, if it was not made good.
+    /// The last failure, unless a later connection succeeded.
     pub fn last_failure(&self) -> Option<Refusal> {
         self.shared.failure.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 }
 
 impl ProxyState {
-    /// Takes note of what went wrong; a refusal by the policy is told, and ends the session.
+    /// Stores a failure. A refusal by the policy ends the session.
     pub fn record_failure(&self, refusal: Refusal) {
         *self.failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(refusal.clone());
         if refusal.kind == Cause::Refused
-            && let Some(tell) = self.on_refusal.lock().unwrap_or_else(|e| e.into_inner()).as_ref()
+            && let Some(callback) = self.on_refusal.lock().unwrap_or_else(|e| e.into_inner()).as_ref()
         {
-            tell(refusal);
+            callback(refusal);
         }
     }
 
+    /// Clears a failure after a successful connection.
     pub fn clear_failure(&self) {
         let mut failure = self.failure.lock().unwrap_or_else(|e| e.into_inner());
         if failure.as_ref().is_some_and(|t| t.kind != Cause::Refused) {
@@ -141,10 +143,10 @@ impl ProxyState {
         }
     }
 
-    /// Connects to a target as the policy allows.
+    /// Connects to a target if the policy allows it.
     ///
     /// # Errors
-    /// What may not be, or what is wrong.
+    /// If the policy rejects the target, or the connection fails.
     pub async fn connect(&self, target: &Target) -> Result<Box<dyn Connection>, Refusal> {
         connect(&self.policy, target).await
     }

@@ -1,4 +1,4 @@
-//! The proxy for a recording on a web server: asks for it, or for a range of it, and passes the answer on.
+//! The HTTP part of the proxy: requests a recording, or a range of it, and passes the response on.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use url::Url;
 use super::proxy::ProxyState;
 use touchline_core::cause::Cause;
 
-/// How long it may take until the head of an answer is there.
+/// Time limit for the head of a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What of a source's answer is passed on.
+/// The headers of the source's response that are passed on.
 const PASSED_ON: [header::HeaderName; 6] = [
     header::CONTENT_TYPE,
     header::CONTENT_LENGTH,
@@ -37,7 +37,7 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<ProxyState>, url: Url) 
         let (shared, url) = (shared.clone(), url.clone());
         async move { Ok::<_, Infallible>(answer(&shared, &url, request).await) }
     });
-    // A client that goes away in the middle of an answer is its own business.
+    // Fails if the client closes the connection in the middle of a response, which needs no action.
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -48,7 +48,7 @@ async fn answer(shared: &ProxyState, url: &Url, request: Request<Incoming>) -> P
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return status(StatusCode::METHOD_NOT_ALLOWED);
     }
-    // Ranges are of what is on the server: it must not be compressed on the way.
+    // A range, so that the response is not compressed: offsets refer to the file on the server.
     let range = request.headers().get(header::RANGE).and_then(|range| range.to_str().ok()).unwrap_or("bytes=0-");
     match shared.web.request(url, request.method(), Some(range), RESPONSE_TIMEOUT).await {
         Ok(found) => {

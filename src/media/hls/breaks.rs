@@ -101,7 +101,7 @@ pub(crate) struct AdBreaks {
 }
 
 impl AdBreaks {
-    /// Takes in action is announced for the place `at_ns`.
+    /// Takes an announcement for the position `at_ns`.
     pub fn announce(&mut self, at_ns: u64, ad: AdAnnouncement) {
         let AdAnnouncement { action, scope, event } = ad;
         let (is_out, returns_after_ns) = match action {

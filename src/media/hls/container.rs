@@ -213,7 +213,7 @@ mod tests {
             (b"WEBVTT\n\n", "subtitles"),
             (b"", "empty"),
             (&[0; 400], "zeros"),
-            (b"an unknown format", "no MPEG-TS"),
+            (b"nothing that is known", "neither MPEG-TS"),
         ] {
             let said = inspect(bytes, None).unwrap_err();
             assert!(said.contains(why), "{said}");

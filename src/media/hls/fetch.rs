@@ -132,7 +132,11 @@ impl<O: Origin> PieceFetcher<O> {
                 let loaded = self.origin.media(&key.url, None, response_timeout).await.map_err(|refusal| {
                     let is_refused = matches!(refusal.kind, Cause::Forbidden | Cause::NotAuthorized | Cause::NotFound);
                     let kind = if is_refused { Cause::Encrypted } else { refusal.kind };
-                    Refusal::of(kind, format!("the media are encrypted, and their key cannot be fetched: {}", refusal.cause), advice)
+                    Refusal::of(
+                        kind,
+                        format!("the media are encrypted, and their key cannot be fetched: {}", refusal.cause),
+                        advice,
+                    )
                 })?;
                 let length = loaded.len();
                 let secret = <[u8; 16]>::try_from(loaded).map_err(|_| {

@@ -1,4 +1,4 @@
-//! Makes the connections of an HTTP client by the policy of its source.
+//! The connector of the HTTP client: makes connections according to the source policy.
 
 use std::error::Error;
 use std::future::Future;
@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 
 use hyper::Uri;
 use hyper::rt::ReadBufCursor;
-use hyper_util::client::legacy::connect::{self, Connected};
+use hyper_util::client::legacy::connect::{Connected, Connection as HyperConnection};
 use hyper_util::rt::TokioIo;
 use tower_service::Service;
 
 use crate::guard::connect::{Connection, connect};
 use crate::guard::{Refusal, SourcePolicy, Target};
 
-/// Every connection of the client is asked for here: its own, and those that redirects lead to.
+/// Makes every connection of the client, including those of redirects.
 #[derive(Clone)]
 pub(super) struct Connector(pub Arc<SourcePolicy>);
 
@@ -49,10 +49,10 @@ pub(super) fn refusal(error: &hyper_util::client::legacy::Error) -> Option<Refus
     None
 }
 
-/// A connection.
+/// A connection of the HTTP client.
 pub(super) struct WebConnection(TokioIo<Box<dyn Connection>>);
 
-impl connect::Connection for WebConnection {
+impl HyperConnection for WebConnection {
     fn connected(&self) -> Connected {
         Connected::new()
     }

@@ -1,4 +1,4 @@
-//! Cookies and logins: what a server expects with later requests.
+//! The credential jar: cookies and logins that a server expects with later requests.
 
 use std::collections::HashMap;
 
@@ -12,22 +12,24 @@ use url::Url;
 
 use touchline_core::redact;
 
-/// Cookies that are kept, and the length of one; servers that give more do without.
+/// The most cookies of a source. Further ones are ignored.
 const COOKIES_MAX: usize = 100;
+
+/// The longest cookie, bytes.
 const COOKIE_MAX: usize = 4096;
 
-/// Servers whose way of asking for a login is kept.
+/// The most servers whose challenges are kept.
 const SERVERS_MAX: usize = 100;
 
-/// The cookies and challenges of one session. A source that is opened again starts without any.
+/// The cookies and challenges of one connection. A source that is opened again starts with an empty jar.
 #[derive(Debug, Default)]
 pub(super) struct CredentialJar {
     cookies: CookieStore,
-    /// By origin.
+    /// Login schemes by origin.
     logins: HashMap<String, Login>,
 }
 
-/// How a server wants a login.
+/// The login scheme of a server.
 #[derive(Debug)]
 enum Login {
     /// RFC 7617.
@@ -37,14 +39,14 @@ enum Login {
 }
 
 impl CredentialJar {
-    /// The headers that a request for `url`, whose path and query are `path`, wants beside the usual ones.
+    /// The cookie and login headers for a request of `url`, whose path and query are `path`.
     pub fn headers(&mut self, url: &Url, method: &Method, path: &str) -> Vec<(HeaderName, HeaderValue)> {
         let cookies: Vec<String> =
             self.cookies.get_request_values(url).map(|(name, value)| format!("{name}={value}")).collect();
         let cookies = Some(cookies.join("; ")).filter(|cookies| !cookies.is_empty());
         let login = self.login(url, method, path);
         let both = [(header::COOKIE, cookies), (header::AUTHORIZATION, login)];
-        // A value that cannot be sent is not.
+        // Skips values that are not valid in a header.
         both.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value?).ok()?))).collect()
     }
 
@@ -63,18 +65,18 @@ impl CredentialJar {
         }
     }
 
-    /// Keeps the cookies of an answer from `url`.
+    /// Stores the cookies of a response from `url`.
     pub fn keep(&mut self, url: &Url, answer: &HeaderMap) {
         for cookie in answer.get_all(header::SET_COOKIE).iter().filter_map(|value| value.to_str().ok()) {
             let has_room = self.cookies.iter_any().count() < COOKIES_MAX;
             if cookie.len() <= COOKIE_MAX && has_room {
-                // One that is not for its giver is not kept.
+                // Fails for a cookie of another domain, which is ignored.
                 let _ = self.cookies.parse(cookie, url);
             }
         }
     }
 
-    /// Takes note of how a server that wants a login asks for it. Whether it is worth asking again.
+    /// Stores the challenge of a 401. Returns whether to repeat the request with the login.
     pub fn challenged(&mut self, url: &Url, answer: &HeaderMap) -> bool {
         if credentials(url).is_none() {
             return false;
@@ -89,7 +91,7 @@ impl CredentialJar {
             None => return false,
         };
         let origin = url.origin().ascii_serialization();
-        // Shown already, and not good enough.
+        // The login was sent already and rejected.
         let is_wrong = matches!((self.logins.get(&origin), &login), (Some(Login::Basic), Login::Basic));
         let has_room = self.logins.len() < SERVERS_MAX || self.logins.contains_key(&origin);
         if has_room {
@@ -99,7 +101,7 @@ impl CredentialJar {
     }
 }
 
-/// User and password of an address, decoded.
+/// User and password of a URL, decoded.
 pub(crate) fn credentials(url: &Url) -> Option<(Vec<u8>, Vec<u8>)> {
     let password = url.password();
     let is_there = !url.username().is_empty() || password.is_some();

@@ -1,4 +1,4 @@
-//! The process of a source: opens it, and says everything that comes of it.
+//! The worker process of a source: opens it and sends its items and state to the program.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -22,14 +22,14 @@ use touchline_core::item::{End, MediaItem};
 use touchline_core::pool::Pool;
 use touchline_core::threads::spawn;
 
-/// Capacity of the channel between the source and the socket: slack for a thread switch. The buffers that matter are those of the
-/// program, so that what waits is the same with and without a process.
+/// Capacity of the channel between the source and the socket: slack for a thread switch. The real buffers are in the program, so that
+/// buffering is the same with and without a process.
 const CAPACITY: usize = 4;
 
 /// Serves one source over `socket`. The process ends when this returns.
 ///
 /// # Errors
-/// When the program's first message is not understood.
+/// When the program's first message is invalid.
 pub fn serve(socket: UnixStream) -> Result<()> {
     let broken = |what: &dyn std::fmt::Display| Error::Internal(format!("the process of a source: {what}"));
     let read = socket.try_clone().map_err(|e| broken(&e))?;
@@ -42,9 +42,9 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     }
     let wanted = Arc::<AtomicBool>::default();
     let (stop_to, stop) = unbounded();
-    // From here on the end of the program is the end of this process, also while the source is being opened.
+    // From here on this process ends with the program, even while the source is being opened.
     let is_wanted = wanted.clone();
-    spawn("asks", move || {
+    spawn("commands", move || {
         loop {
             match reader.head() {
                 Ok(Command::Wanted(wanted)) => is_wanted.store(wanted, Ordering::Relaxed),
@@ -61,7 +61,7 @@ pub fn serve(socket: UnixStream) -> Result<()> {
         Ok((opener, source)) => {
             let mut reporter =
                 Reporter { writer, opener, counters, counts: CounterSnapshot::default(), learned: String::new() };
-            // Nobody listens any more: then there is nothing to tidy up for.
+            // Fails when the program is gone, so nothing needs an orderly end.
             reporter.forward(source, &items, &stop).unwrap_or_else(|_| end_now());
         }
         Err(e) => writer.head(&WorkerMessage::NotOpened(e.into())).unwrap_or_else(|_| end_now()),
@@ -69,7 +69,7 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     Ok(())
 }
 
-/// Ends the process without a word: handlers at exit could wait for threads that hang.
+/// Kills the process: exit handlers could wait for threads that hang.
 fn end_now() -> ! {
     let _ = kill_process(getpid(), Signal::KILL);
     std::process::abort()
@@ -99,7 +99,7 @@ fn open(
     Ok((opener, source))
 }
 
-/// What is said, and what was said already.
+/// Sends the items of a source, and its counters and hints when they change.
 struct Reporter {
     writer: MessageWriter<UnixStream>,
     opener: GstOpener,
@@ -118,7 +118,7 @@ impl Reporter {
         self.writer.head(&WorkerMessage::Started)?;
         let mut stop = stop.clone();
         let clock = SystemClock::new();
-        let mut looked_ns = 0;
+        let mut hints_ns = 0;
         loop {
             let item = select! {
                 recv(items) -> item => item.ok().or_else(|| Some(MediaItem::Ended(thread_ended()))),
@@ -133,10 +133,10 @@ impl Reporter {
                 }
             };
             let is_end = matches!(item, Some(MediaItem::Ended(_)));
-            self.count()?;
-            if is_end || clock.mono_ns() - looked_ns > ALIVE.as_nanos() as u64 {
-                looked_ns = clock.mono_ns();
-                self.learn()?;
+            self.send_counters()?;
+            if is_end || clock.mono_ns() - hints_ns > ALIVE.as_nanos() as u64 {
+                hints_ns = clock.mono_ns();
+                self.send_hints()?;
             }
             if let Some(item) = item {
                 self.writer.item(item)?;
@@ -147,8 +147,8 @@ impl Reporter {
         }
     }
 
-    /// Says what was counted since it was last said. Before the item that it was counted with: an end must find it done.
-    fn count(&mut self) -> io::Result<()> {
+    /// Sends the counters if they changed. Must precede the item that changed them, so that they are complete at the end.
+    fn send_counters(&mut self) -> io::Result<()> {
         let counts = CounterSnapshot::of(&self.counters);
         if counts != self.counts {
             self.writer.head(&WorkerMessage::Counts(counts.clone()))?;
@@ -157,7 +157,7 @@ impl Reporter {
         Ok(())
     }
 
-    fn learn(&mut self) -> io::Result<()> {
+    fn send_hints(&mut self) -> io::Result<()> {
         let learned = self.opener.hints();
         let text = serde_json::to_string(&learned)?;
         if text != self.learned {

@@ -1,11 +1,10 @@
-//! What the program and the process of a source say to each other, over one socket.
+//! The messages between the program and the process of a source, over one socket.
 //!
-//! A message is the length of its head (four bytes, little endian), the head (JSON), and behind the heads of pictures and sound
-//! their numbers as they lie in memory. A picture is so copied once into the socket and once out of it. Both sides are the same
-//! program; [`VERSION`] is there in case they are not.
+//! A message is the length of its head (four bytes, little endian), the head (JSON), and, for pictures and sound, their raw values.
+//! So a picture is copied once into the socket and once out of it. Both sides are the same program; [`VERSION`] detects a mismatch.
 //!
-//! The program trusts nothing of what it reads here: whatever took the process over may write anything. Sizes are bounded
-//! before memory is taken, and values are checked before they reach anything that relies on them.
+//! The program trusts no message, because a compromised process may send anything. Sizes are bounded before memory is allocated,
+//! and values are checked before they are used.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::Ordering;
@@ -26,50 +25,50 @@ use touchline_core::pool::Pool;
 use touchline_core::redact;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, WallTime};
 
-/// Of the messages. Raise it with every change of them.
+/// Version of the messages. Increase it with every change of their form.
 pub(super) const VERSION: u16 = 2;
 
-/// The longest head, bytes: a template of a pipeline and the addresses of some segments are the longest that one holds.
+/// The longest head, bytes. The largest contents are a pipeline template and the addresses of some segments.
 const HEAD_MAX: usize = 1 << 20;
 
 /// The largest picture, bytes: `frame_height` lines of the widest picture that is decoded.
 const PICTURE_MAX: usize = 64 << 20;
 
-/// The longest piece of sound, values: a second of eight channels at 192 kHz, twice over.
+/// The longest chunk of sound, values: two seconds of eight channels at 192 kHz, rounded up.
 const SOUND_MAX: usize = 4 << 20;
 
-/// The latest time that is believed: 146 years. What is later would overflow where times are added.
+/// The latest valid PTS: 146 years. Later values could overflow in additions.
 const PTS_MAX: Pts = Pts(1 << 62);
 
-/// The longest hole in the media, ns: more is no hole but a mistake, and each second of it is counted one by one.
+/// The longest hole in the media, ns. A longer one is an error, and each of its seconds would be counted.
 const MISSING_MAX_NS: u64 = 7 * 24 * 3600 * NANOS_PER_SECOND;
 
-/// The longest text for people, characters.
+/// The longest cause or advice, characters.
 const TEXT_MAX: usize = 500;
 
-/// What the program says.
+/// A message of the program.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Command {
     /// The first message: open this source.
     Open(Box<OpenRequest>),
-    /// Whether somebody wants a picture that nobody chose.
+    /// Whether a preview wants pictures that the plan does not sample.
     Wanted(bool),
-    /// Come to an orderly end.
+    /// Stop in order.
     Stop,
 }
 
-/// The source that is to be opened. Holds secrets: it goes over the socket, never over the command line or the environment, which
-/// others on the machine can read.
+/// A request to open a source. It contains secrets, so it is sent over the socket and never on the command line or in the environment,
+/// which other users can read.
 #[derive(Serialize, Deserialize)]
 pub(super) struct OpenRequest {
     pub version: u16,
     pub uri: String,
     pub options: GstOptions,
-    /// The policy that the source is held to.
+    /// The source policy, for a guarded source.
     pub sources: Option<SourcesFile>,
     /// Which pictures are converted.
     pub plan: Option<SamplingPlan>,
-    /// Of earlier connections.
+    /// Hints from earlier connections.
     pub learned: ConnectionHints,
     pub on_demand: Option<bool>,
     /// The origin of the program's monotonic clock.
@@ -82,12 +81,12 @@ impl std::fmt::Debug for OpenRequest {
     }
 }
 
-/// What the process of a source says.
+/// A message of the process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum WorkerMessage {
     /// The source is open; media or an end follow.
     Started,
-    /// It is not, and the process ends.
+    /// The source could not be opened, and the process ends.
     NotOpened(OpenFailure),
     /// Followed by `width * height * 3` bytes.
     Frame {
@@ -125,11 +124,11 @@ pub(super) enum WorkerMessage {
     Ended(End),
     Counts(CounterSnapshot),
     Learned(ConnectionHints),
-    /// Nothing, but the process is not stuck.
+    /// Shows that the process is not stuck.
     Alive,
 }
 
-/// Why a source was not opened: what [`crate::Open::open`] says.
+/// Why a source was not opened: the error of [`crate::Open::open`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum OpenFailure {
     Usage(String),
@@ -161,7 +160,7 @@ impl From<OpenFailure> for Error {
     }
 }
 
-/// [`Counters`], as numbers.
+/// The values of [`Counters`] at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CounterSnapshot {
     frames: u64,
@@ -188,7 +187,7 @@ impl CounterSnapshot {
         }
     }
 
-    /// Adds to `counters` what was counted since `before`.
+    /// Adds the difference to `before` to `counters`.
     pub fn add_to(&self, before: &Self, counters: &Counters) {
         let add = |to: &std::sync::atomic::AtomicU64, now: u64, before: u64| {
             to.fetch_add(now.saturating_sub(before), Ordering::Relaxed);
@@ -220,8 +219,10 @@ impl<W: Write> MessageWriter<W> {
         Self { to, scratch: Vec::new() }
     }
 
+    /// Writes a message without data.
+    ///
     /// # Errors
-    /// When nobody reads any more, or the message cannot be put into words (a path that is no text).
+    /// When the other side is gone, or the message cannot be serialised (a path that is not UTF-8).
     pub fn head(&mut self, head: &impl Serialize) -> io::Result<()> {
         self.put_head(head)?;
         self.to.write_all(&self.scratch)
@@ -240,6 +241,8 @@ impl<W: Write> MessageWriter<W> {
         Ok(())
     }
 
+    /// Writes an item.
+    ///
     /// # Errors
     /// As [`MessageWriter::head`].
     pub fn item(&mut self, item: MediaItem) -> io::Result<()> {
@@ -268,7 +271,7 @@ impl<W: Write> MessageWriter<W> {
     }
 }
 
-/// What the program gets to hear of a process.
+/// A message from a process, checked.
 #[derive(Debug)]
 pub(super) enum ReceivedMessage {
     Item(MediaItem),
@@ -279,14 +282,14 @@ pub(super) enum ReceivedMessage {
     Alive,
 }
 
-/// Why nothing more can be read.
+/// Why a message cannot be read.
 #[derive(Debug)]
 pub(super) enum ReadError {
-    /// The other side is gone.
+    /// The other side closed the socket.
     Closed,
-    /// It says what cannot be.
+    /// The message is invalid.
     Invalid(String),
-    /// Reading fails, or was given up.
+    /// Reading failed or timed out.
     Failed(io::Error),
 }
 
@@ -313,13 +316,15 @@ impl<R: Read> MessageReader<R> {
         Self { from, scratch: Vec::new(), pictures, sound }
     }
 
-    /// Where it reads from.
+    /// The underlying reader.
     pub fn from(&mut self) -> &mut R {
         &mut self.from
     }
 
+    /// Reads the head of the next message.
+    ///
     /// # Errors
-    /// When there is no next head, or it is none.
+    /// When there is none, or it is invalid.
     pub fn head<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, ReadError> {
         let mut length = [0; 4];
         self.from.read_exact(&mut length)?;
@@ -328,9 +333,8 @@ impl<R: Read> MessageReader<R> {
             return Err(invalid(format!("a message of {length} bytes")));
         }
         self.fill_scratch(length)?;
-        // What serde says may quote what it read.
-        serde_json::from_slice(&self.scratch)
-            .map_err(|e| invalid(format!("a malformed message ({:?})", e.classify())))
+        // Without the text of serde's error, which may quote the message.
+        serde_json::from_slice(&self.scratch).map_err(|e| invalid(format!("a malformed message ({:?})", e.classify())))
     }
 
     fn fill_scratch(&mut self, length: usize) -> Result<(), ReadError> {
@@ -338,10 +342,10 @@ impl<R: Read> MessageReader<R> {
         Ok(self.from.read_exact(&mut self.scratch)?)
     }
 
-    /// The next message of a process; `now_ns` is the monotonic clock, which nothing has arrived after.
+    /// Reads the next message of a process. `now_ns` is the monotonic time, which limits arrival times.
     ///
     /// # Errors
-    /// When there is none, or it says what cannot be.
+    /// When there is none, or it is invalid.
     pub fn next_message(&mut self, now_ns: impl FnOnce() -> u64) -> Result<ReceivedMessage, ReadError> {
         let item = match self.head::<WorkerMessage>()? {
             WorkerMessage::Started => return Ok(ReceivedMessage::Started),
@@ -400,7 +404,7 @@ fn checked(pts: Pts) -> Result<Pts, ReadError> {
     if pts <= PTS_MAX { Ok(pts) } else { Err(invalid(format!("the time {} ns", pts.0))) }
 }
 
-/// A text for people, redacted and bounded, on one line.
+/// Returns `text` as one redacted line of limited length.
 fn line(text: &str) -> String {
     let short: String = text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     redact::text(&short)
