@@ -19,7 +19,7 @@ mod server;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, PlanThinner, SamplingPlan};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, LagLimits, PlanSelector, SamplingPlan};
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::item::MEDIA_CHANNEL_CAPACITY;
 use touchline_media::Open;
@@ -53,12 +53,12 @@ fn main() {
 fn watch(url: &str, duration: Duration, mut tell: impl FnMut(&ClipSecond)) -> usize {
     let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
     let options =
-        GstOptions { frame_height: 288, thinning: Some(PlanThinner::thinning(&plan)), ..GstOptions::default() };
+        GstOptions { frame_height: 288, selection: Some(PlanSelector::selection(&plan)), ..GstOptions::default() };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (to, from) = crossbeam_channel::bounded(MEDIA_CHANNEL_CAPACITY);
     let source = GstOpener::new(options, clock).expect("GStreamer starts").open(url, to).expect("the source opens");
-    let patience = Patience::for_pace(source.pace());
-    let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, patience, behind_ns: 0 });
+    let lag = LagLimits::for_pace(source.pace());
+    let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, lag, behind_ns: 0 });
     let (until, mut out, mut gaps) = (Instant::now() + duration, Vec::new(), 0);
     while let Ok(item) = from.recv_deadline(until) {
         builder.push(item, &mut out);

@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use touchline_core::clip::resample::StreamResampler;
-use touchline_core::clip::{ClipBuilder, ClipConfig, Patience, SamplingPlan};
+use touchline_core::clip::{ClipBuilder, ClipConfig, LagLimits, SamplingPlan};
 use touchline_core::item::{MediaItem, Pace, Tracks};
 use touchline_core::pcm::PcmChunk;
 use touchline_core::pool::Pooled;
@@ -56,7 +56,7 @@ fn clips(c: &mut Criterion) {
     let config = ClipConfig {
         sample_rate: Some(rate_out),
         plan: SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 },
-        patience: Patience::for_pace(Pace::Live),
+        lag: LagLimits::for_pace(Pace::Live),
         behind_ns: 0,
     };
     let input = noise((2 * rate_in * SECONDS) as usize);

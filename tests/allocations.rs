@@ -11,7 +11,7 @@ use touchline_compute::features::FeatureExtractor;
 use touchline_compute::features::params::{AudioParams, FlowParams, PictureParams};
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, SamplingPlan};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, LagLimits, SamplingPlan};
 use touchline_core::frame::Frame;
 use touchline_core::item::{MediaItem, Pace, Tracks};
 use touchline_core::pcm::PcmChunk;
@@ -121,7 +121,7 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
     let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
     let sample_rate = Some(audio.mel.sample_rate);
     let mut builder =
-        ClipBuilder::new(ClipConfig { sample_rate, plan, patience: Patience::for_pace(Pace::Live), behind_ns: 0 });
+        ClipBuilder::new(ClipConfig { sample_rate, plan, lag: LagLimits::for_pace(Pace::Live), behind_ns: 0 });
     let mut extractor =
         FeatureExtractor::new(Some(&PictureParams::default()), Some(&FlowParams::default()), Some(&audio)).unwrap();
     let mut camera = Camera { frames: Pool::new(128), samples: Pool::new(128), pictures: 0, chunks: 0 };

@@ -22,7 +22,7 @@ use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem};
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::outlet::Counters;
-use touchline_media::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
 use touchline_media::worker::WorkerOpener;
 use touchline_media::{Open, Source};
 
@@ -88,7 +88,7 @@ fn all(from: &Receiver<MediaItem>) -> (Vec<String>, Vec<String>, String) {
     loop {
         match next(from) {
             MediaItem::Frame(f) => pictures.push(format!("{} {}×{} {:x?}", f.pts, f.width, f.height, &f.data[..])),
-            MediaItem::Thinned { pts, .. } => pictures.push(format!("{pts} thinned")),
+            MediaItem::Unconverted { pts, .. } => pictures.push(format!("{pts} thinned")),
             MediaItem::Pcm(c) => sound.push(format!("{} {} {} {:?}", c.pts, c.rate, c.channels, &c.data[..])),
             MediaItem::Ended(end) => return (pictures, sound, format!("{end:?}")),
             _ => {}
@@ -103,9 +103,9 @@ fn a_recording_gives_the_same_in_a_process_of_its_own() {
     let uri = clip.to_str().unwrap();
     let plan = SamplingPlan { rgb_frames: 3, flow_pairs: 2, flow_gap_ns: 100_000_000 };
     for plan in [None, Some(plan)] {
-        let thinning = plan.as_ref().map(touchline_core::clip::PlanThinner::thinning);
+        let selection = plan.as_ref().map(touchline_core::clip::PlanSelector::selection);
         let (own, shared) = (Arc::<Counters>::default(), Arc::<Counters>::default());
-        let inside = GstOptions { counters: own.clone(), thinning, ..options("same-inside") };
+        let inside = GstOptions { counters: own.clone(), selection, ..options("same-inside") };
         let inside = GstOpener::new(inside, Arc::new(SystemClock::new())).unwrap();
         let (_source, from) = open(&inside, uri).unwrap();
         let wanted = all(&from);
@@ -156,7 +156,7 @@ fn what_cannot_be_opened_is_an_error_as_without_a_process() {
 #[derive(Default)]
 struct Told(Mutex<Vec<SourceState>>);
 
-impl Observer for Told {
+impl SourceObserver for Told {
     fn state(&self, state: SourceState) {
         self.0.lock().unwrap().push(state);
     }
@@ -266,9 +266,9 @@ fn whatever_a_process_says_is_an_end_and_never_a_panic() {
     for (name, script, wanted) in [
         ("exits", "exit 3", "ended (exit code 3)"),
         ("dies", "kill -ABRT $$", "died (SIGABRT)"),
-        ("garbles", "printf '\\377\\377\\377\\377 and more' >&0; sleep 60", "says what cannot be"),
-        ("chatters", "printf '\\007\\000\\000\\000nonsense' >&0; sleep 60", "says what cannot be"),
-        ("too-early", "printf '\\007\\000\\000\\000\"Alive\"' >&0; sleep 60", "says what cannot be"),
+        ("garbles", "printf '\\377\\377\\377\\377 and more' >&0; sleep 60", "sent an invalid message"),
+        ("chatters", "printf '\\007\\000\\000\\000nonsense' >&0; sleep 60", "sent an invalid message"),
+        ("too-early", "printf '\\007\\000\\000\\000\"Alive\"' >&0; sleep 60", "sent an invalid message"),
     ] {
         let opener = impostor(&fixtures, name, &format!("{read} {script}"));
         // Another test may be starting a process, which holds the script open for writing until it runs its own program.

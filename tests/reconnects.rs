@@ -20,14 +20,14 @@ use common::Fixtures;
 use common::http::HttpServer;
 use common::rtsp::{Media, RtspServer};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use touchline_core::clip::{PlanThinner, SamplingPlan};
+use touchline_core::clip::{PlanSelector, SamplingPlan};
 use touchline_core::clock::SystemClock;
 use touchline_core::error::Result;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem};
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::outlet::Counters;
-use touchline_media::supervise::{Observer, Policy, Sleeper, SourceState, Supervisor};
+use touchline_media::supervise::{Policy, Sleeper, SourceObserver, SourceState, Supervisor};
 use touchline_media::{Open, Source};
 
 /// Reconnects of an ordinary test run.
@@ -125,7 +125,7 @@ impl Sleeper for Inspect {
 
 struct Quiet;
 
-impl Observer for Quiet {
+impl SourceObserver for Quiet {
     fn state(&self, _: SourceState) {}
 
     fn incident(&self, _: Incident) {}
@@ -140,7 +140,7 @@ fn child() {
     let clock = Arc::new(SystemClock::new());
     let options = GstOptions {
         rtsp_transport: "tcp".into(),
-        thinning: Some(PlanThinner::thinning(&plan)),
+        selection: Some(PlanSelector::selection(&plan)),
         ..GstOptions::default()
     };
     // The supervisor's own: it must not learn that one of the sources is a recording, which is not opened again.
@@ -170,7 +170,7 @@ fn child() {
     let (mut pictures, mut runs_with_pictures, mut reconnects) = (0u32, 0u32, 0);
     while reconnects <= count {
         match from.recv_timeout(Duration::from_secs(30)).expect("it goes on") {
-            MediaItem::Frame(_) | MediaItem::Thinned { .. } => {
+            MediaItem::Frame(_) | MediaItem::Unconverted { .. } => {
                 runs_with_pictures += u32::from(pictures == 0);
                 pictures += 1;
             }

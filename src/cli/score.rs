@@ -10,7 +10,7 @@ use super::Compute;
 use super::progress::Progress;
 use touchline_compute::models::pack::Pack;
 use touchline_core::cause::Cause;
-use touchline_core::clip::{ClipOutput, ClipSecond, PlanThinner};
+use touchline_core::clip::{ClipOutput, ClipSecond, PlanSelector};
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, Pace};
@@ -20,7 +20,7 @@ use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::outlet::Counters;
 use touchline_media::still::{read_still, scale_down};
-use touchline_media::wholeness;
+use touchline_media::truncation;
 use touchline_serve::backlog::LineId;
 use touchline_serve::config;
 use touchline_serve::config::VoteFile;
@@ -100,7 +100,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
         frame_height: pack.frame_height,
         want_video: pack.wants().video,
         want_audio: pack.wants().audio,
-        thinning: Some(PlanThinner::thinning(&pack.plan)),
+        selection: Some(PlanSelector::selection(&pack.plan)),
         ..GstOptions::default()
     };
     let counters = options.counters.clone();
@@ -277,7 +277,7 @@ impl Scorer {
                         return Err(Error::source_failure(kind, name, cause, advice));
                     }
                     let label = video.label().map(|l| (self.classes.name(l.label).to_owned(), l.probability));
-                    let state = match wholeness::cut_off(path) {
+                    let state = match truncation::cut_off(path) {
                         Some(how) => State::CutOff(how),
                         None if self.counters.damage() > damage_before => State::Damaged,
                         None => State::Whole,
@@ -348,7 +348,7 @@ impl Summary {
 
     /// The row of a file that could not be decided.
     fn failed(&mut self, path: &Path, error: &Error) -> Result<()> {
-        let state = if wholeness::cut_off(path).is_some() {
+        let state = if truncation::cut_off(path).is_some() {
             "cut-off"
         } else if matches!(error, Error::Source { kind: Cause::Damaged, .. }) {
             "damaged"

@@ -6,51 +6,62 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
+    /// The host name does not resolve.
     HostNotFound,
+    /// No network route to the host, or no answer to the connection attempt.
     HostUnreachable,
+    /// The host refuses the connection: nothing listens on the port.
     ConnectionRefused,
-    /// Connected, and no answer or none in time.
+    /// The server accepted the connection but did not answer in time, or broke off.
     NoAnswer,
+    /// The TLS handshake failed.
     TlsFailed,
-    /// 401.
+    /// The server rejects the login (401).
     NotAuthorized,
-    /// 403, or a file that may not be read.
+    /// The server forbids access (403), or the file is not readable.
     Forbidden,
-    /// 404, or no such file.
+    /// The server has no such resource (404), or there is no such file.
     NotFound,
-    /// 5xx.
+    /// The server reports an error of its own (5xx).
     ServerError,
-    /// Connected, and no media within the connect timeout.
+    /// Connected, but no media arrived within the connect timeout.
     NoData,
+    /// The source has none of the wanted tracks.
     NoTracks,
-    /// A live source came to its end.
+    /// A live source ended.
     Ended,
-    /// No picture and no sound for the stall time.
+    /// Neither pictures nor sound arrived for the stall time.
     Stalled,
-    /// The same of an HLS source: its playlist brings nothing new.
+    /// The HLS playlist has not changed for the stall time.
     PlaylistStalled,
-    /// Sound goes on and pictures do not come back.
+    /// Sound arrives, but pictures have been missing for too long.
     PicturesStalled,
+    /// The content is not a media file, stream or playlist.
     NotMedia,
+    /// The data are damaged or truncated.
     Damaged,
+    /// The media are encrypted, and there is no usable key.
     Encrypted,
+    /// A GStreamer plugin for the format is not installed.
     MissingPlugin,
-    /// The elements of the pipeline cannot agree.
+    /// The elements of the pipeline cannot agree on a format, or the format is not supported.
     Format,
-    /// The policy for sources refuses where it leads.
+    /// The source policy rejects the address, the scheme or the file.
     Refused,
-    /// This machine cannot listen where the source says.
+    /// This machine cannot listen on the address of the source.
     CannotListen,
-    /// It listens, and nobody has called. No failure: it goes on listening.
+    /// A listening source waits for its first caller. This is not a failure.
     NoCaller,
-    /// The process that it runs in died: the source's own, or the program while it was being opened.
+    /// The source's process died, or the program died while it opened the source.
     Crashed,
-    /// A thread of the program that works for this stream failed: a bug to report.
+    /// A thread of the program failed. This is a bug.
     Internal,
+    /// A failure of no other type.
     Other,
 }
 
 impl Cause {
+    /// All causes, in declaration order.
     pub const ALL: [Cause; 26] = [
         Cause::HostNotFound,
         Cause::HostUnreachable,
@@ -80,7 +91,7 @@ impl Cause {
         Cause::Other,
     ];
 
-    /// As records and metric labels say it.
+    /// The name in records and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             Cause::HostNotFound => "host-not-found",

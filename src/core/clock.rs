@@ -1,4 +1,4 @@
-//! The two clocks the program reads, behind one trait so that tests simulate them.
+//! Monotonic and wall time behind one trait, so that tests can simulate both.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,19 +15,19 @@ pub trait Clock: Send + Sync {
     fn unix_ns(&self) -> i64;
 }
 
-/// A moment by which something must have happened, by the monotonic time of a [`Clock`].
+/// A point in the monotonic time of a [`Clock`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline {
     at_ns: u64,
 }
 
 impl Deadline {
-    /// `wait` from now on.
+    /// The deadline `wait` from now.
     pub fn after(clock: &dyn Clock, wait: Duration) -> Self {
         Self { at_ns: clock.mono_ns().saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)) }
     }
 
-    /// The time that is left; zero when it has passed.
+    /// The remaining time; zero after the deadline.
     pub fn left(self, clock: &dyn Clock) -> Duration {
         Duration::from_nanos(self.at_ns.saturating_sub(clock.mono_ns()))
     }
@@ -40,13 +40,14 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
+    /// A clock whose monotonic time starts now.
     pub fn new() -> Self {
         Self { origin: Instant::now() }
     }
 }
 
 impl SystemClock {
-    /// A clock whose monotonic time has its origin at `origin_ns`, as [`origin_ns`] tells it in another process of this machine.
+    /// A clock whose monotonic time starts at `origin_ns`, a value of [`origin_ns`] from another process on this machine.
     pub fn with_origin(origin_ns: u64) -> Self {
         let age = Duration::from_nanos(machine_ns().saturating_sub(origin_ns));
         let now = Instant::now();
@@ -54,7 +55,7 @@ impl SystemClock {
     }
 }
 
-/// The origin of `clock`'s monotonic time, on the machine's monotonic clock, which all processes share.
+/// The origin of `clock`'s monotonic time, ns on CLOCK_MONOTONIC, which all processes of the machine share.
 pub fn origin_ns(clock: &dyn Clock) -> u64 {
     machine_ns().saturating_sub(clock.mono_ns())
 }
@@ -78,19 +79,20 @@ impl Clock for SystemClock {
     }
 
     fn unix_ns(&self) -> i64 {
-        // Before 1970 is a machine whose clock is unset: 0 is as good as any lie and is visibly wrong.
+        // A time before 1970 means that the machine's clock is not set. 0 is visibly wrong.
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
     }
 }
 
-/// A clock that moves only when told: for tests, and for offline scoring, whose output must not depend on the time
-/// of day.
+/// A clock that stands still until [`ManualClock::advance`] is called. For tests, and for offline scoring, whose output must not
+/// depend on the time of day.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     now_ns: AtomicU64,
 }
 
 impl ManualClock {
+    /// Advances both times by `ns` nanoseconds.
     pub fn advance(&self, ns: u64) {
         self.now_ns.fetch_add(ns, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The words of the decision chain: scores of one modality, prediction of one second, estimate over a window, event.
+//! The types of the decision chain: scores of one modality, prediction of one second, estimate over a window, event.
 
 use std::sync::Arc;
 
@@ -29,20 +29,24 @@ impl ModalityScores {
     }
 }
 
-/// The three modalities of one second. `None` = missing, never zeros.
+/// One value per modality. A missing modality is `None`, never zeros.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PerModality<T> {
+    /// The pictures.
     pub rgb: T,
+    /// The motion.
     pub flow: T,
+    /// The sound.
     pub audio: T,
 }
 
 impl<T> PerModality<T> {
-    /// What `each` gives for each of them.
+    /// Calls `each` once for every modality.
     pub fn of(each: impl Fn(Modality) -> T) -> Self {
         Self { rgb: each(Modality::Rgb), flow: each(Modality::Flow), audio: each(Modality::Audio) }
     }
 
+    /// The value of `modality`.
     pub fn get(&self, modality: Modality) -> &T {
         match modality {
             Modality::Rgb => &self.rgb,
@@ -51,6 +55,7 @@ impl<T> PerModality<T> {
         }
     }
 
+    /// The value of `modality`, mutable.
     pub fn get_mut(&mut self, modality: Modality) -> &mut T {
         match modality {
             Modality::Rgb => &mut self.rgb,
@@ -60,51 +65,59 @@ impl<T> PerModality<T> {
     }
 }
 
-/// Why a modality decided.
+/// Why this modality decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Why {
+pub enum DecisionReason {
     /// A label of the second has this modality in the class-to-modality table.
     Table,
-    /// No label of the second is claimed by another modality: the table's default decides.
+    /// The table assigns no label of the second to another modality: its default decides.
     Default,
-    /// The modality that should have decided is missing; this one stands in.
+    /// The modality that should have decided is missing; this one replaces it.
     Fallback,
 }
 
 /// The fused label and probabilities of one second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
+    /// The class.
     pub label: ClassId,
     /// Probability of `label`.
     pub probability: f32,
+    /// The modality that decided.
     pub modality: Modality,
-    pub why: Why,
+    /// Why it decided.
+    pub why: DecisionReason,
     /// Fused probability per class of the pack; sums to 1.
     pub probabilities: Vec<f32>,
 }
 
-/// Which pack made a decision: enough to find it again, wherever its directory lay.
+/// Identifies the pack that made a decision, independent of its directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PackStamp {
+    /// Name of the pack.
     pub name: String,
     /// One SHA-256 for all the pack's weights, hexadecimal.
     pub weights_sha256: String,
-    /// SHA-256 of `pack.toml`, hexadecimal. It holds the table, the temperatures and the feature parameters, and states
-    /// the weights' hashes: two packs with the same one decide alike.
+    /// SHA-256 of `pack.toml`, hexadecimal. The file contains the table, the temperatures, the feature parameters and the hashes
+    /// of the weights, so two packs with the same value decide alike.
     pub manifest_sha256: String,
 }
 
 /// One classified second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SecondPrediction {
+    /// Run of the second.
     pub run: RunId,
+    /// Index of the second: it starts at `index` seconds of PTS.
     pub index: u64,
+    /// Scores per modality; `None` where the modality is missing.
     pub scores: PerModality<Option<ModalityScores>>,
-    /// Why a modality is missing, where it is.
+    /// Why a modality is missing; `None` where it is present.
     pub absent: PerModality<Option<Absent>>,
+    /// The fused decision.
     pub decision: Decision,
-    /// How many of the frames and pairs that the pack chooses were looked at.
+    /// The share of the sampled frames and pairs that the models saw.
     pub frame_share: FrameShare,
     /// The pack that decided.
     pub pack: Arc<PackStamp>,
@@ -115,19 +128,23 @@ pub struct SecondPrediction {
 }
 
 impl SecondPrediction {
+    /// PTS of the start of the second.
     pub fn start(&self) -> Pts {
         Pts::from_second(self.index)
     }
 }
 
-/// What became of one second.
+/// The result of one second: a prediction or a gap.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SecondOutcome {
+    /// The second was classified.
     Predicted(SecondPrediction),
+    /// The second was not classified.
     Gap(Gap),
 }
 
 impl SecondOutcome {
+    /// Run of the second.
     pub fn run(&self) -> RunId {
         match self {
             SecondOutcome::Predicted(p) => p.run,
@@ -135,6 +152,7 @@ impl SecondOutcome {
         }
     }
 
+    /// Index of the second.
     pub fn index(&self) -> u64 {
         match self {
             SecondOutcome::Predicted(p) => p.index,
@@ -159,25 +177,30 @@ pub struct WindowEstimate {
 }
 
 impl WindowEstimate {
-    /// The estimate while no second of the window is classified: nothing is known, every value is 0.
+    /// The estimate of a window without a classified second: every value is 0.
     pub fn empty(classes: usize) -> Self {
         Self { share: vec![0.0; classes], mean: vec![0.0; classes], label: ClassId(0), seconds: 0, gaps: 0 }
     }
 }
 
-/// Begin or end of a class on air.
+/// Whether a class comes on air or leaves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
+    /// The class comes on air.
     Onset,
+    /// The class leaves.
     Offset,
 }
 
 /// A class came on air or left it, by hysteresis on the estimate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
+    /// Onset or offset.
     pub kind: EventKind,
+    /// The class.
     pub class: ClassId,
+    /// Run of the second.
     pub run: RunId,
     /// The second whose estimate crossed the threshold.
     pub index: u64,

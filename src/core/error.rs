@@ -1,4 +1,4 @@
-//! The errors a person meets: each names what failed, where, and what to do next, on one line.
+//! The error type of the program. Each message is one line: what failed, where, and what to do next.
 
 use std::path::PathBuf;
 
@@ -7,37 +7,71 @@ use crate::cause::Cause;
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error that ends a command. Its `Display` is one line: cause, place, what to do.
+/// An error that ends a command. Its `Display` is one line: place, cause, advice.
 ///
-/// Text that comes from outside (URLs, GStreamer messages) must be redacted before it goes in: see
-/// [`crate::redact`].
+/// Text from outside (URLs, GStreamer messages) must be redacted first: see [`crate::redact`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The command line or the configuration file asks for something that cannot be.
+    /// The command line, the configuration or a request is invalid.
     #[error("{0}")]
     Usage(String),
     /// A stream or file cannot be opened, read or decoded.
     #[error("{source_name}: {cause}; {advice}")]
-    Source { kind: Cause, source_name: String, cause: String, advice: String },
+    Source {
+        /// Type of the failure.
+        kind: Cause,
+        /// The source, redacted.
+        source_name: String,
+        /// What failed.
+        cause: String,
+        /// What to do.
+        advice: String,
+    },
     /// A model pack is missing, corrupt or does not fit.
     #[error("pack {}: {cause}; {advice}", path.display())]
-    Pack { path: PathBuf, cause: String, advice: String },
-    /// Something cannot be written or served.
+    Pack {
+        /// Folder of the pack.
+        path: PathBuf,
+        /// What failed.
+        cause: String,
+        /// What to do.
+        advice: String,
+    },
+    /// An output cannot be written or served.
     #[error("{place}: {cause}; {advice}")]
-    Output { place: String, cause: String, advice: String },
+    Output {
+        /// File, address or setting.
+        place: String,
+        /// What failed.
+        cause: String,
+        /// What to do.
+        advice: String,
+    },
     /// Training data are missing or do not fit.
     #[error("data {}: {cause}; {advice}", path.display())]
-    Data { path: PathBuf, cause: String, advice: String },
-    /// Several inputs were processed and some failed; each was reported when it happened.
+    Data {
+        /// File or folder.
+        path: PathBuf,
+        /// What failed.
+        cause: String,
+        /// What to do.
+        advice: String,
+    },
+    /// Some of several inputs failed. Each failure was reported when it happened.
     #[error("{failed} of {total} inputs failed; each is reported above")]
-    Partial { failed: usize, total: usize },
-    /// The GPU that was asked for cannot be used, or has failed for good: what lacks, and what to install or change.
+    Partial {
+        /// Inputs that failed.
+        failed: usize,
+        /// All inputs.
+        total: usize,
+    },
+    /// The requested GPU cannot be used, or failed permanently. The text says what is missing and what to install or change.
     #[error("{0}")]
     Device(String),
     /// The tensor library refused an operation: a bug or a machine out of memory.
     #[error("model computation failed: {0}; please report this with the command you ran")]
     Compute(String),
-    /// A thread of the program ended that should not have.
+    /// A thread of the program ended unexpectedly, or the system has no resources for one.
     #[error("internal failure: {0}; please report this with the command you ran")]
     Internal(String),
 }
@@ -64,12 +98,12 @@ impl Error {
         }
     }
 
-    /// A failure that no type is known for.
+    /// [`Error::Source`] with [`Cause::Other`].
     pub fn source_error(name: impl Into<String>, cause: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::source_failure(Cause::Other, name, cause, advice)
     }
 
-    /// A failure of the type `kind`.
+    /// [`Error::Source`] with the cause `kind`.
     pub fn source_failure(
         kind: Cause,
         name: impl Into<String>,
@@ -79,14 +113,17 @@ impl Error {
         Error::Source { kind, source_name: name.into(), cause: cause.into(), advice: advice.into() }
     }
 
+    /// [`Error::Pack`] for the folder `path`.
     pub fn pack(path: impl Into<PathBuf>, cause: impl Into<String>, advice: impl Into<String>) -> Self {
         Error::Pack { path: path.into(), cause: cause.into(), advice: advice.into() }
     }
 
+    /// [`Error::Output`] for `place`.
     pub fn output(place: impl Into<String>, cause: impl Into<String>, advice: impl Into<String>) -> Self {
         Error::Output { place: place.into(), cause: cause.into(), advice: advice.into() }
     }
 
+    /// [`Error::Data`] for `path`.
     pub fn data(path: impl Into<PathBuf>, cause: impl Into<String>, advice: impl Into<String>) -> Self {
         Error::Data { path: path.into(), cause: cause.into(), advice: advice.into() }
     }

@@ -1,34 +1,36 @@
 //! The class-to-modality table and the decision of one second.
 //!
 //! The rule is the study's, for three modalities instead of two: if a class whose table entry names another modality
-//! than the default is among the second's labels, that modality's label and probabilities are taken; else the
-//! default's. In the study the default is RGB and the one exception is badminton, which sound tells best.
+//! than the default is among the second's labels, that modality decides; otherwise the default does. In the study the
+//! default is RGB and the one exception is badminton, which sound recognises best.
 //!
 //! Not here: how the table is measured (`learn`), and voting over seconds ([`crate::vote`]).
 
-use crate::decision::{Decision, ModalityScores, PerModality, Why};
+use crate::decision::{Decision, DecisionReason, ModalityScores, PerModality};
 use crate::labels::{ClassId, Modality};
 
 /// One class of the table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableEntry {
-    /// The modality that tells this class best.
+    /// The modality that recognises this class best.
     pub modality: Modality,
     /// F1 of the class on validation, per modality; `None` where the modality does not know the class or validation
     /// has no sample of it.
     pub f1: PerModality<Option<f32>>,
 }
 
-/// Which modality decides when.
+/// Decides which modality classifies a second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FusionTable {
-    /// Modalities from best to worst on validation; the first is the default, the others stand in when it is missing.
+    /// Modalities from best to worst on validation. The first is the default; the others replace it when it is missing.
     order: Vec<Modality>,
     /// One entry per class of the pack.
     entries: Vec<TableEntry>,
 }
 
 impl FusionTable {
+    /// A table from its modalities, best first, and one entry per class.
+    ///
     /// # Errors
     /// If `order` is empty or names a modality twice, or an entry names a modality that is not in `order`.
     pub fn new(order: Vec<Modality>, entries: Vec<TableEntry>) -> Result<Self, String> {
@@ -44,22 +46,24 @@ impl FusionTable {
         Ok(Self { order, entries })
     }
 
-    /// The modality that decides when no entry says otherwise.
+    /// The modality that decides unless an entry names another.
     pub fn default_modality(&self) -> Modality {
         self.order[0]
     }
 
+    /// Modalities from best to worst on validation.
     pub fn order(&self) -> &[Modality] {
         &self.order
     }
 
+    /// One entry per class.
     pub fn entries(&self) -> &[TableEntry] {
         &self.entries
     }
 
     /// Decides one second. `None` when every modality is missing.
     ///
-    /// When several labels are claimed by different modalities, the claim with the highest validation F1 wins; ties
+    /// When the entries of several labels name different modalities, the one with the highest validation F1 wins; ties
     /// go to the earlier modality of `order`.
     ///
     /// # Panics
@@ -86,11 +90,11 @@ impl FusionTable {
             }
         }
         if let Some((modality, _)) = claim {
-            return scores.get(modality).as_ref().map(|s| decision(modality, Why::Table, s));
+            return scores.get(modality).as_ref().map(|s| decision(modality, DecisionReason::Table, s));
         }
         let modality = *self.order.iter().find(|m| scores.get(**m).is_some())?;
         let stands_in = claimed_by_missing || modality != self.default_modality();
-        let why = if stands_in { Why::Fallback } else { Why::Default };
+        let why = if stands_in { DecisionReason::Fallback } else { DecisionReason::Default };
         scores.get(modality).as_ref().map(|s| decision(modality, why, s))
     }
 
@@ -99,11 +103,11 @@ impl FusionTable {
     }
 }
 
-fn decision(modality: Modality, why: Why, scores: &ModalityScores) -> Decision {
+fn decision(modality: Modality, why: DecisionReason, scores: &ModalityScores) -> Decision {
     Decision { label: scores.label, probability: scores.score(), modality, why, probabilities: scores.scores.clone() }
 }
 
-/// Softmax rows of the frames of one second → the second's scores: mean probability, majority vote.
+/// Reduces the softmax rows of one second's frames to the second's scores: mean probability and majority vote.
 ///
 /// `rows` gives one probability vector per frame. Ties of the vote go to the class with the higher mean probability,
 /// then to the lower id. `None` without rows.
@@ -113,7 +117,7 @@ fn decision(modality: Modality, why: Why, scores: &ModalityScores) -> Decision {
 pub fn second_scores<'a>(rows: impl IntoIterator<Item = &'a [f32]>) -> Option<ModalityScores> {
     let mut rows = rows.into_iter().peekable();
     let classes = rows.peek()?.len();
-    assert!(classes > 0, "rows are of classes");
+    assert!(classes > 0, "a row has a value per class");
     let mut votes = vec![0u32; classes];
     let mut mean = vec![0f32; classes];
     let mut voters = 0;
@@ -178,19 +182,19 @@ mod tests {
         // (rgb, audio) labels and probabilities → who decides, label, probability, why
         let table = [
             // Both hear and see badminton: sound decides.
-            (says(BADMINTON, 0.6), says(BADMINTON, 0.9), Modality::Audio, BADMINTON, 0.9, Why::Table),
+            (says(BADMINTON, 0.6), says(BADMINTON, 0.9), Modality::Audio, BADMINTON, 0.9, DecisionReason::Table),
             // RGB sees badminton: it is among the labels, so sound's label and probability are taken, whatever they are.
-            (says(BADMINTON, 0.6), says(TENNIS, 0.7), Modality::Audio, TENNIS, 0.7, Why::Table),
+            (says(BADMINTON, 0.6), says(TENNIS, 0.7), Modality::Audio, TENNIS, 0.7, DecisionReason::Table),
             // Only sound says badminton: taken as well.
-            (says(TENNIS, 0.9), says(BADMINTON, 0.5), Modality::Audio, BADMINTON, 0.5, Why::Table),
+            (says(TENNIS, 0.9), says(BADMINTON, 0.5), Modality::Audio, BADMINTON, 0.5, DecisionReason::Table),
             // No badminton among the labels: RGB.
-            (says(TENNIS, 0.8), says(SOCCER, 0.99), Modality::Rgb, TENNIS, 0.8, Why::Default),
+            (says(TENNIS, 0.8), says(SOCCER, 0.99), Modality::Rgb, TENNIS, 0.8, DecisionReason::Default),
             // Sound is missing: RGB stands in, and says that it does.
-            (says(BADMINTON, 0.6), None, Modality::Rgb, BADMINTON, 0.6, Why::Fallback),
-            (says(SOCCER, 0.6), None, Modality::Rgb, SOCCER, 0.6, Why::Default),
+            (says(BADMINTON, 0.6), None, Modality::Rgb, BADMINTON, 0.6, DecisionReason::Fallback),
+            (says(SOCCER, 0.6), None, Modality::Rgb, SOCCER, 0.6, DecisionReason::Default),
             // The picture is missing: sound stands in for what is not its class, decides what is.
-            (None, says(SOCCER, 0.4), Modality::Audio, SOCCER, 0.4, Why::Fallback),
-            (None, says(BADMINTON, 0.4), Modality::Audio, BADMINTON, 0.4, Why::Table),
+            (None, says(SOCCER, 0.4), Modality::Audio, SOCCER, 0.4, DecisionReason::Fallback),
+            (None, says(BADMINTON, 0.4), Modality::Audio, BADMINTON, 0.4, DecisionReason::Table),
         ];
         for (row, (rgb, audio, modality, label, probability, why)) in table.into_iter().enumerate() {
             let decision = study().decide(&PerModality { rgb, flow: None, audio }).unwrap();

@@ -1,39 +1,58 @@
-//! What goes wrong with a source, in types: why it failed, and what happens to it while it plays.
+//! Events of a source that do not end it.
 //!
-//! Words for people come beside these, where the trouble was seen; programs go by the types.
+//! Programs use these types. Texts for people are written where the event is detected.
 
 use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
 use crate::item::Track;
 
-/// What happens to a source that plays, or from one connection to the next.
+/// An event of a source while it plays or between two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Incident {
-    /// The track has brought nothing for the stall time, while the other goes on.
-    TrackStalled { track: Track, silent_ns: u64 },
-    /// It brings data again.
-    TrackRecovered { track: Track, silent_ns: u64 },
-    /// The source had this track and has it no more.
-    TrackLost { track: Track },
-    /// The source has this track and had it not before.
-    TrackAdded { track: Track },
-    /// No media came over UDP: they are taken over TCP from now on.
+    /// One track has brought no data for the stall time while the other continues.
+    TrackStalled {
+        /// The silent track.
+        track: Track,
+        /// Time since its last data, ns.
+        silent_ns: u64,
+    },
+    /// A stalled track brings data again.
+    TrackRecovered {
+        /// The track.
+        track: Track,
+        /// How long it was silent, ns.
+        silent_ns: u64,
+    },
+    /// The source no longer has this track.
+    TrackLost {
+        /// The track.
+        track: Track,
+    },
+    /// The source has a track that it did not have before.
+    TrackAdded {
+        /// The track.
+        track: Track,
+    },
+    /// No media arrived over UDP. TCP is used from now on.
     TcpFallback,
-    /// The 33 bits of the stream's clock were full. Nothing else changes: they begin anew every 26 and a half hours.
+    /// The 33-bit clock of the stream wrapped, as it does every 26.5 hours. The run continues.
     ClockWrapped,
-    /// An HLS segment could not be had: its seconds are gaps.
+    /// An HLS segment could not be fetched. Its seconds are gaps.
     SegmentLost(Cause),
-    /// The stream says that an advertisement break begins.
+    /// The stream announces the start of an advertisement break.
     AdBreakBegan,
-    /// The stream says that the programme is back.
+    /// The stream announces the return to the programme.
     AdBreakEnded,
-    /// What the source says of the time cannot be: it is off by days, or jumps. Wall time is that of arrival from now on.
+    /// The source's clock is off by days, or jumps. Wall time is arrival time from now on.
     ClockImplausible,
-    /// The source's clock has been plausible for a while, and counts again.
+    /// The source's clock has been plausible for a while and is used again.
     ClockPlausible,
-    /// The pictures changed their size, or the sound its rate or channels. The run goes on.
-    FormatChanged { track: Track },
+    /// The picture size, the sample rate or the channel count changed. The run continues.
+    FormatChanged {
+        /// The track.
+        track: Track,
+    },
     /// A new run began in the middle of a connection or after it.
     RunStarted(crate::item::Discontinuity),
 }
@@ -56,7 +75,7 @@ impl Incident {
         "run-started",
     ];
 
-    /// As records and metric labels say it.
+    /// The name in records and metric labels.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Incident::TrackStalled { .. } => "track-stalled",
@@ -75,6 +94,7 @@ impl Incident {
         }
     }
 
+    /// The track concerned, if it is one track.
     pub const fn track(&self) -> Option<Track> {
         match self {
             Incident::TrackStalled { track, .. }
@@ -93,7 +113,7 @@ impl Incident {
         }
     }
 
-    /// For how long the track had brought nothing, ns.
+    /// How long the track was silent, ns, for a stall or a recovery.
     pub const fn silent_ns(&self) -> Option<u64> {
         match self {
             Incident::TrackStalled { silent_ns, .. } | Incident::TrackRecovered { silent_ns, .. } => Some(*silent_ns),

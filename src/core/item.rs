@@ -1,4 +1,4 @@
-//! What flows from a source to the clip builder, and how a stream can end.
+//! The items that a source sends to the clip builder, and how a stream ends.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,55 +10,62 @@ use crate::time::{Pts, WallTime, samples_to_nanos};
 
 /// Capacity of the channel between a source and the clip builder, items.
 ///
-/// About one second of a stream: 30 pictures and 30 to 50 pieces of sound. Less, and a decoder that works in bursts
-/// (a picture group at a time) would wait for a builder that is not behind; more is memory (640×360 RGB: 0.7 MB a
-/// picture) that only hides a consumer that is.
+/// About one second of a stream: 30 pictures and 30 to 50 chunks of sound. With less, a decoder that works in bursts (a
+/// picture group at a time) would wait although the builder keeps up. More costs memory (640×360 RGB: 0.7 MB per picture)
+/// and only hides a slow consumer.
 pub const MEDIA_CHANNEL_CAPACITY: usize = 64;
 
-/// What a source sends downstream. In-band, in order per track.
+/// An item from a source. Items are in order per track.
 #[derive(Debug)]
 pub enum MediaItem {
+    /// A decoded and converted picture.
     Frame(Frame),
-    /// A picture that was decoded and not converted, because it will not be chosen ([`crate::selection`]).
-    Thinned {
+    /// A picture that was decoded but not converted, because it will not be sampled ([`crate::selection`]).
+    Unconverted {
+        /// Presentation time.
         pts: Pts,
         /// Monotonic clock when the decoder handed the picture over, ns.
         arrived_ns: u64,
     },
-    /// A picture that came and cannot be shown, because what it builds on is missing: only its time goes on.
+    /// A picture that cannot be decoded, because a picture it depends on is missing. Only its time is known.
     Lost {
+        /// Presentation time.
         pts: Pts,
     },
+    /// A chunk of sound.
     Pcm(PcmChunk),
-    /// The source opened and knows its tracks. Sent once per connection, before any data of it.
+    /// The source is open and its tracks are known. Sent once per connection, before its data.
     Opened(Tracks),
-    /// The track brings no more data in this connection.
+    /// The track has no more data in this connection.
     TrackEnded(Track),
-    /// Ties a PTS to wall time better than arrival does. One whose source is [`crate::time::WallSource::Arrival`] takes the one
-    /// before back.
+    /// The wall time of a PTS. One whose source is [`crate::time::WallSource::Arrival`] revokes the one before.
     Wall {
+        /// Presentation time.
         pts: Pts,
+        /// Its wall time.
         wall: WallTime,
     },
-    /// There are no media of any track from here to there, and what follows goes on from it: no jump, but a hole.
+    /// No track has media in this interval, and the run continues after it.
     Missing {
+        /// Start of the interval.
         from: Pts,
+        /// End of the interval, exclusive.
         to: Pts,
     },
-    /// What follows is another run: the clip builder closes the one before.
+    /// A new run begins: the clip builder closes the current one.
     Discontinuity(Discontinuity),
-    /// Something that changes no time line. Told on the way, not to the clip builder.
+    /// An event that does not affect the timeline. The supervisor reports it and does not pass it on.
     Incident(Incident),
-    /// The last item, always sent: the stream is over.
+    /// The stream is over. Always the last item.
     Ended(End),
 }
 
 impl MediaItem {
-    /// The track of media and the time that they span, ns of PTS; [`None`] for what is no media. A picture spans no time.
+    /// Track, start and end of an item with data, ns of PTS; [`None`] for other items. A picture has no duration.
     pub fn span(&self) -> Option<(Track, u64, u64)> {
         match self {
             MediaItem::Frame(frame) => Some((Track::Video, frame.pts.0, frame.pts.0)),
-            MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, pts.0, pts.0)),
+            MediaItem::Unconverted { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, pts.0, pts.0)),
             MediaItem::Pcm(chunk) => {
                 let length_ns = samples_to_nanos(chunk.frames() as u64, chunk.rate.max(1));
                 Some((Track::Audio, chunk.pts.0, chunk.pts.0.saturating_add(length_ns)))
@@ -67,21 +74,23 @@ impl MediaItem {
         }
     }
 
-    /// The track and the time of an item with data.
+    /// Track and PTS of an item with data.
     pub const fn track_and_pts(&self) -> Option<(Track, Pts)> {
         match self {
             MediaItem::Frame(frame) => Some((Track::Video, frame.pts)),
-            MediaItem::Thinned { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, *pts)),
+            MediaItem::Unconverted { pts, .. } | MediaItem::Lost { pts } => Some((Track::Video, *pts)),
             MediaItem::Pcm(chunk) => Some((Track::Audio, chunk.pts)),
             _ => None,
         }
     }
 }
 
-/// Which tracks a source has. A source without either is refused before any data.
+/// The tracks of a source. A source without tracks is rejected before any data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tracks {
+    /// Whether there are pictures.
     pub video: bool,
+    /// Whether there is sound.
     pub audio: bool,
 }
 
@@ -99,12 +108,14 @@ impl Tracks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Track {
+    /// Pictures.
     Video,
+    /// Sound.
     Audio,
 }
 
 impl Track {
-    /// Its place in pairs of both: pictures first.
+    /// Index in arrays with one value per track: 0 for video, 1 for audio.
     pub const fn index(self) -> usize {
         match self {
             Track::Video => 0,
@@ -112,7 +123,7 @@ impl Track {
         }
     }
 
-    /// The other one.
+    /// The other track.
     pub const fn other(self) -> Self {
         match self {
             Track::Video => Track::Audio,
@@ -121,28 +132,29 @@ impl Track {
     }
 }
 
-/// Why a run ended and another begins.
+/// Why a new run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Discontinuity {
     /// The source was opened again.
     Reconnect,
-    /// PTS went forward by more than the clip builder bridges.
+    /// PTS jumped forward by more than the clip builder bridges.
     JumpForward,
-    /// PTS went back.
+    /// PTS jumped back.
     JumpBack,
-    /// A track came in.
+    /// A track was added.
     Tracks,
-    /// The playlist says so (`EXT-X-DISCONTINUITY`): an advertisement begins or ends, mostly.
+    /// The playlist has an `EXT-X-DISCONTINUITY`, usually at the start or end of an advertisement.
     Playlist,
 }
 
 impl Discontinuity {
-    /// Whether PTS begin anew: what tied the old ones to wall time says nothing any more.
-    pub const fn leaves_line(self) -> bool {
+    /// Whether PTS start over, so that earlier wall-time references no longer apply.
+    pub const fn starts_new_timeline(self) -> bool {
         matches!(self, Discontinuity::Reconnect | Discontinuity::JumpForward | Discontinuity::JumpBack)
     }
 
+    /// All values.
     pub const ALL: [Discontinuity; 5] = [
         Discontinuity::Reconnect,
         Discontinuity::JumpForward,
@@ -155,18 +167,25 @@ impl Discontinuity {
 /// How a stream ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
-    /// End of the file, or the program is shutting down.
+    /// The file ended, or the program is shutting down.
     Finished,
-    /// The source failed; the texts are redacted and one line each.
-    Failed { kind: Cause, cause: String, advice: String },
+    /// The source failed. The texts are redacted, one line each.
+    Failed {
+        /// Type of the failure.
+        kind: Cause,
+        /// What failed.
+        cause: String,
+        /// What to do.
+        advice: String,
+    },
 }
 
-/// What a source promises about its timing.
+/// Whether the source sets the pace or downstream does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pace {
-    /// Data come when they come: downstream sheds when behind.
+    /// The source sets the pace: downstream sheds seconds when it is behind.
     Live,
-    /// Data wait: downstream blocks, nothing is lost.
+    /// Downstream sets the pace: the source waits, and nothing is lost.
     File,
 }

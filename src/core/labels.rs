@@ -31,7 +31,7 @@ pub const STUDY_CLASSES: [&str; 25] = [
     "wrestling",
 ];
 
-/// The class for everything that is no known sport: studio, advertisements, crowd, other games.
+/// The class for everything else: studio, advertisements, crowd, unknown sports.
 pub const OTHER: &str = "other";
 
 /// Index of a class in its [`ClassSet`].
@@ -40,6 +40,7 @@ pub const OTHER: &str = "other";
 pub struct ClassId(pub u16);
 
 impl ClassId {
+    /// The id as an index into probability vectors.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -52,8 +53,10 @@ pub struct ClassSet {
 }
 
 impl ClassSet {
+    /// A class set with `names` in this order.
+    ///
     /// # Errors
-    /// Says which name is empty, ill-formed or twice there, or that there are none.
+    /// If there are no names or too many, or one is empty, malformed or repeated.
     pub fn new(names: Vec<String>) -> Result<Self, String> {
         if names.is_empty() {
             return Err("the class list is empty".into());
@@ -73,6 +76,7 @@ impl ClassSet {
         Ok(Self { names })
     }
 
+    /// Number of classes.
     pub fn len(&self) -> usize {
         self.names.len()
     }
@@ -82,20 +86,25 @@ impl ClassSet {
         self.names.is_empty()
     }
 
+    /// All names, in order of their ids.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
+    /// The name of `id`.
+    ///
     /// # Panics
     /// If `id` does not belong to this set.
     pub fn name(&self, id: ClassId) -> &str {
         &self.names[id.index()]
     }
 
+    /// The id of `name`; `None` if the set has no such class.
     pub fn id(&self, name: &str) -> Option<ClassId> {
         self.names.iter().position(|n| n == name).map(|i| ClassId(i as u16))
     }
 
+    /// All ids, ascending.
     pub fn ids(&self) -> impl Iterator<Item = ClassId> + use<> {
         (0..self.names.len() as u16).map(ClassId)
     }
@@ -114,8 +123,10 @@ pub enum Modality {
 }
 
 impl Modality {
+    /// All modalities.
     pub const ALL: [Modality; 3] = [Modality::Rgb, Modality::Flow, Modality::Audio];
 
+    /// The name in packs, records and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             Modality::Rgb => "rgb",

@@ -1,6 +1,8 @@
-//! What every part of Touchline speaks of: time, labels, the items of a stream, seconds, decisions and votes.
+//! Types and pure logic that all crates share: time, labels, media items, seconds, decisions and votes.
 //!
-//! Nothing here does input or output beyond reading limits of the system: no GStreamer, no tensors, no asynchronous runtime.
+//! The only input and output is the log and the system's limits. There is no GStreamer, no tensor and no asynchronous runtime here.
+
+#![deny(missing_docs)]
 
 pub mod cause;
 pub mod clip;

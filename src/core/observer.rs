@@ -1,23 +1,30 @@
-//! What the engine reports about itself while it works.
+//! The interface through which the engine reports durations and device faults.
 
-/// A step of the way from a second's last sample to its published decision.
+/// A stage of processing between a second's last sample and its published decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// From the arrival of a second's last sample until its features begin.
+    /// Wait from the arrival of a second's last sample to the start of its features.
     DecodeWait,
+    /// Features of the pictures.
     FeaturesRgb,
+    /// Optical flow.
     FeaturesFlow,
+    /// Log-mel features.
     FeaturesAudio,
+    /// Inference of the RGB model.
     InferRgb,
+    /// Inference of the flow model.
     InferFlow,
+    /// Inference of the audio model.
     InferAudio,
     /// Class-to-modality table and vote.
     Fusion,
-    /// Serialising and handing over to every output.
+    /// Serialising and queueing for every sink.
     Publish,
 }
 
 impl Stage {
+    /// All stages, in order.
     pub const ALL: [Stage; 9] = [
         Stage::DecodeWait,
         Stage::FeaturesRgb,
@@ -46,18 +53,19 @@ impl Stage {
     }
 }
 
-/// What went wrong on a GPU.
+/// A fault of a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceFault {
-    /// A batch did not fit into its memory; it was divided, and smaller ones are sent from then on.
+    /// A batch did not fit into its memory. It was split, and batches are smaller from then on.
     OutOfMemory,
-    /// Its context was made anew.
+    /// Its context was created again.
     Restart,
-    /// It was given up.
+    /// It is no longer used.
     Lost,
 }
 
 impl DeviceFault {
+    /// All faults.
     pub const ALL: [DeviceFault; 3] = [DeviceFault::OutOfMemory, DeviceFault::Restart, DeviceFault::Lost];
 
     /// Value of the label `kind`.
@@ -70,11 +78,11 @@ impl DeviceFault {
     }
 }
 
-/// Takes the engine's reports; the server's metrics do.
+/// Receives the engine's reports. The server's metrics implement it.
 pub trait Observer: Sync {
-    /// One second of some stream took `ns` nanoseconds in `stage`.
+    /// Called when one second of a stream spent `ns` nanoseconds in `stage`.
     fn observe_stage(&self, stage: Stage, ns: u64);
 
-    /// Something went wrong on a GPU.
+    /// Called when a GPU fails.
     fn device_fault(&self, fault: DeviceFault);
 }

@@ -1,4 +1,4 @@
-//! A piece of sound as the decoder gave it.
+//! A chunk of decoded sound.
 
 use super::pool::Pooled;
 use crate::time::Pts;
@@ -10,6 +10,7 @@ pub struct PcmChunk {
     pub data: Pooled<f32>,
     /// Hz.
     pub rate: u32,
+    /// Number of channels.
     pub channels: u16,
     /// PTS of the first sample.
     pub pts: Pts,
@@ -18,6 +19,8 @@ pub struct PcmChunk {
 }
 
 impl PcmChunk {
+    /// A chunk of `data.len() / channels` sample frames.
+    ///
     /// # Panics
     /// If rate or channels is 0, or `data` is not a whole number of sample frames.
     pub fn new(data: Pooled<f32>, rate: u32, channels: u16, pts: Pts, arrived_ns: u64) -> Self {

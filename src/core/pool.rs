@@ -1,8 +1,8 @@
-//! A pool of byte and sample buffers, so that a picture costs a copy but no allocation.
+//! A pool of byte and sample buffers, so that a picture needs a copy but no allocation.
 //!
 //! The pool is a bounded lock-free queue of empty buffers: dropping a [`Pooled`] puts its buffer back from any thread.
-//! When the queue is empty a new buffer is made; when it is full the buffer is freed. So the pool never blocks, and
-//! its bound limits only how much idle memory is kept. What lay idle for a thousand takings on end, after a burst, is freed too.
+//! When the queue is empty a new buffer is allocated; when it is full the buffer is freed. So the pool never blocks, and
+//! its bound limits only the idle memory. Buffers that stayed idle for the last 1,024 requests are freed as well.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// Takings after which idle buffers are freed: 40 s of pictures.
-const LOOKED_AT: usize = 1024;
+/// Requests between two releases of idle buffers: 40 s of pictures.
+const REQUESTS_PER_RELEASE: usize = 1024;
 
-/// Idle buffers that are kept in any case: a second is decided a little earlier or later than the last one.
+/// Idle buffers that are always kept, because seconds are not decided at exactly equal intervals.
 const SLACK: usize = 8;
 
 /// A pool of `Vec<T>` buffers.
@@ -21,14 +21,14 @@ const SLACK: usize = 8;
 pub struct Pool<T> {
     give: Sender<Vec<T>>,
     take: Receiver<Vec<T>>,
-    used: Arc<Use>,
+    used: Arc<PoolUsage>,
 }
 
-/// What the last takings found.
+/// Usage since the last release of idle buffers.
 #[derive(Debug)]
-struct Use {
-    takings: AtomicUsize,
-    /// The fewest idle buffers that one of them left behind.
+struct PoolUsage {
+    requests: AtomicUsize,
+    /// The smallest number of idle buffers after a request.
     least: AtomicUsize,
 }
 
@@ -42,23 +42,23 @@ impl<T> Pool<T> {
     /// A pool that keeps at most `idle_max` empty buffers.
     pub fn new(idle_max: usize) -> Self {
         let (give, take) = bounded(idle_max.max(1));
-        let used = Use { takings: AtomicUsize::new(0), least: AtomicUsize::new(usize::MAX) };
+        let used = PoolUsage { requests: AtomicUsize::new(0), least: AtomicUsize::new(usize::MAX) };
         Self { give, take, used: Arc::new(used) }
     }
 
-    /// An empty buffer (length 0, with whatever capacity it last had).
+    /// Returns an empty buffer. Its capacity is that of its last use.
     pub fn take(&self) -> Pooled<T> {
         let mut data = self.take.try_recv().unwrap_or_default();
         data.clear();
-        self.free_what_is_not_used();
+        self.free_unused();
         Pooled { data, home: Some(self.give.clone()) }
     }
 
-    /// Counts a taking. Several threads at once make the count a guess, which is good enough.
-    fn free_what_is_not_used(&self) {
+    /// Counts a request, and frees unused buffers when it is time. Concurrent requests make the count approximate.
+    fn free_unused(&self) {
         let idle = self.idle();
         let least = self.used.least.fetch_min(idle, Ordering::Relaxed).min(idle);
-        if self.used.takings.fetch_add(1, Ordering::Relaxed) % LOOKED_AT == LOOKED_AT - 1 {
+        if self.used.requests.fetch_add(1, Ordering::Relaxed) % REQUESTS_PER_RELEASE == REQUESTS_PER_RELEASE - 1 {
             self.used.least.store(usize::MAX, Ordering::Relaxed);
             (SLACK..least).for_each(|_| drop(self.take.try_recv()));
         }
@@ -70,7 +70,7 @@ impl<T> Pool<T> {
     }
 }
 
-/// A buffer that goes back to its pool when dropped.
+/// A buffer that returns to its pool when dropped.
 #[derive(Debug)]
 pub struct Pooled<T> {
     data: Vec<T>,
@@ -131,7 +131,7 @@ mod tests {
         drop((0..100).map(|_| pool.take()).collect::<Vec<_>>());
         assert_eq!(pool.idle(), 100);
         // Thirty at a time, as the pictures of a second.
-        for _ in 0..3 * LOOKED_AT / 30 {
+        for _ in 0..3 * REQUESTS_PER_RELEASE / 30 {
             drop((0..30).map(|_| pool.take()).collect::<Vec<_>>());
         }
         assert_eq!(pool.idle(), 30 + SLACK);

@@ -1,11 +1,10 @@
-//! Keeps secrets of URLs out of logs, pages, JSONL and metrics labels.
+//! Keeps secrets out of logs, pages, JSON lines and metric labels.
 //!
-//! Two lines of defence. URLs inside any text always lose user, password, query and fragment. And the
-//! credentials of the URIs and tokens that are configured now ([`Known`]) are masked wherever they stand, so that a library that
-//! prints them on their own (GStreamer's debug strings do) is caught as well. Credentials are passwords, stream keys, tokens and
-//! query parameters with the name of one; other query parameters are masked in URLs only, since `format=mpegts` is no secret.
-//! Nor is a credential masked on its own that is an ordinary word or a short number: the log would be blinded, and say by it what
-//! the word is.
+//! There are two mechanisms. URLs in any text always lose user, password, query and fragment. In addition, the credentials of
+//! all URIs and tokens that are configured now ([`MaskGuard`]) are masked everywhere, because libraries also print them alone
+//! (GStreamer's debug strings do). Credentials are passwords, stream keys, tokens, and the values of query parameters whose names
+//! say so. Other query parameters are masked in URLs only: `format=mpegts` is no secret. Credentials that are ordinary words or
+//! short numbers are not masked alone. Masking them would make the log unreadable and reveal the word.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,29 +19,29 @@ use crate::userinfo::Reading;
 
 static SECRETS: RwLock<Secrets> = RwLock::new(Secrets::new());
 
-/// What stands where a secret stood.
+/// Replaces a secret.
 const MASK: &str = "***";
 
-/// Secrets that are still masked after nothing is configured with them: what a source says while it ends, and an error about a
-/// configuration that was refused.
+/// Secrets that stay masked after their last guard is dropped, for the messages of a source that is ending and for errors about a
+/// rejected configuration.
 const LEFT_MAX: usize = 256;
 
-/// Names of query parameters whose values are credentials have one of these in them.
+/// A query parameter is a credential if its name contains one of these.
 const CREDENTIALS: [&str; 17] = [
     "token", "key", "sig", "pass", "pwd", "secret", "auth", "cred", "hmac", "hdnea", "hdnts", "hdntl", "jwt", "policy",
     "streamid", "session", "ticket",
 ];
 
-/// Letters that a credential must have to be masked on its own when it has nothing but letters: shorter ones are words.
+/// Minimum length of a credential of letters only that is masked alone: shorter ones may be words.
 const LETTERS_MIN: usize = 8;
 
-/// Digits, likewise: shorter numbers are ports, sizes and times.
+/// Minimum length of a credential of digits only: shorter numbers are ports, sizes and times.
 const DIGITS_MIN: usize = 6;
 
-/// Characters of any other.
+/// Minimum length of any other credential.
 const MIXED_MIN: usize = 4;
 
-/// Longer words that people take for credentials, and logs use.
+/// Longer words that people use as credentials and that also appear in logs.
 const WORDS: [&str; 10] = [
     "password",
     "passphrase",
@@ -56,12 +55,13 @@ const WORDS: [&str; 10] = [
     "football",
 ];
 
-/// The credentials of this moment, each with how often it is known.
+/// The credentials that are masked now.
 struct Secrets {
+    /// Credentials and the number of guards that hold each.
     known: Vec<(String, usize)>,
-    /// Nothing has them any more; the oldest first.
+    /// Credentials without a guard, oldest first.
     left: VecDeque<String>,
-    /// Finds all of them in one pass, the longest first; `None` when there are none.
+    /// Finds all of them in one pass, the longest match first; `None` when there are none.
     finder: Option<AhoCorasick>,
 }
 
@@ -112,38 +112,38 @@ impl Secrets {
     }
 }
 
-/// Credentials that [`text`] masks for as long as a clone of this exists.
+/// Keeps credentials masked by [`text`] while a clone of it exists.
 #[derive(Clone, Default)]
-pub struct Known(#[expect(dead_code, reason = "what counts is when it is dropped")] Option<Arc<Held>>);
+pub struct MaskGuard(#[expect(dead_code, reason = "its drop ends the masking")] Option<Arc<GuardedSecrets>>);
 
-struct Held(Vec<String>);
+struct GuardedSecrets(Vec<String>);
 
-impl Known {
+impl MaskGuard {
     fn new(mut secrets: Vec<String>) -> Self {
-        secrets.retain(|secret| is_telling(secret));
+        secrets.retain(|secret| is_maskable(secret));
         if secrets.is_empty() {
             return Self::default();
         }
         SECRETS.write().unwrap_or_else(|e| e.into_inner()).add(&secrets);
-        Self(Some(Arc::new(Held(secrets))))
+        Self(Some(Arc::new(GuardedSecrets(secrets))))
     }
 }
 
-impl Drop for Held {
+impl Drop for GuardedSecrets {
     fn drop(&mut self) {
         SECRETS.write().unwrap_or_else(|e| e.into_inner()).release(&self.0);
     }
 }
 
-/// Without the credentials.
-impl std::fmt::Debug for Known {
+/// Omits the credentials.
+impl std::fmt::Debug for MaskGuard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Known").finish_non_exhaustive()
+        f.debug_struct("MaskGuard").finish_non_exhaustive()
     }
 }
 
-/// Whether a credential is masked wherever it stands.
-fn is_telling(secret: &str) -> bool {
+/// Whether a credential is masked outside of URLs.
+fn is_maskable(secret: &str) -> bool {
     let chars = secret.chars().count();
     if secret.chars().all(|c| c.is_ascii_digit() || c == '.') {
         return chars >= DIGITS_MIN;
@@ -154,24 +154,24 @@ fn is_telling(secret: &str) -> bool {
     chars >= MIXED_MIN
 }
 
-/// The credentials of `uri`; [`text`] masks them for as long as a clone of the answer exists, and a while after that.
-pub fn remember(uri: &str) -> Known {
+/// Masks the credentials of `uri` in [`text`] while a clone of the returned guard exists, and for a while after that.
+pub fn remember(uri: &str) -> MaskGuard {
     let parts = split(uri);
     let mut found: Vec<String> = Vec::new();
     if let Some((_, password)) = parts.userinfo.and_then(|u| u.split_once(':')) {
         found.push(password.to_owned());
     }
     if let Some(login) = parts.userinfo {
-        // As clients send it.
+        // The form that clients send.
         found.push(BASE64_STANDARD.encode(percent_decode(login)));
-        // A password that is a word is masked beside its user at least.
+        // A password that is an ordinary word is masked at least together with its user.
         if login.split_once(':').is_some_and(|(_, password)| !password.is_empty()) {
             found.push(login.to_owned());
         }
     }
     let unclear = uri.split_once("://").filter(|_| parts.is_unclear || parts.is_doubtful);
     if let Some((rest, from)) = unclear.and_then(|(_, rest)| Some((rest, rest.find(':')? + 1))) {
-        // Whatever may be the password.
+        // Every candidate for the password.
         found.extend(rest.match_indices('@').filter_map(|(at, _)| rest.get(from..at)).map(String::from));
         found.push(rest[from..].to_owned());
     }
@@ -188,17 +188,17 @@ pub fn remember(uri: &str) -> Known {
     found.extend(decoded);
     found.sort();
     found.dedup();
-    Known::new(found)
+    MaskGuard::new(found)
 }
 
-/// As [`remember`], for a credential that belongs to no URI.
-pub fn remember_secret(secret: &str) -> Known {
-    Known::new(vec![secret.to_owned()])
+/// As [`remember`], for a credential that is not part of a URI.
+pub fn remember_secret(secret: &str) -> MaskGuard {
+    MaskGuard::new(vec![secret.to_owned()])
 }
 
 /// `uri` without user, password, query and fragment: `rtsp://***@cam.example/live?***`.
 ///
-/// A plain path or `testsrc://` comes back as it is.
+/// A plain path and `testsrc://` are returned unchanged.
 pub fn uri(uri: &str) -> String {
     let parts = split(uri);
     let Some(scheme) = parts.scheme else { return uri.to_owned() };
@@ -209,7 +209,7 @@ pub fn uri(uri: &str) -> String {
         return format!("{scheme}://{MASK}");
     }
     if parts.is_doubtful {
-        // Not even the port: it may be the password's beginning.
+        // The port is masked too: it may be the start of the password.
         let end = parts.host.rfind(':').filter(|_| !parts.host.ends_with(']')).unwrap_or(parts.host.len());
         return format!("{scheme}://{}/{MASK}", &parts.host[..end]);
     }
@@ -221,15 +221,15 @@ pub fn uri(uri: &str) -> String {
     }
 }
 
-/// Path and last segment of an RTMP address: the segment is the stream key, which is all one needs to publish there.
-fn stream_key<'a>(parts: &Parts<'a>) -> Option<(&'a str, &'a str)> {
+/// Path and last segment of an RTMP address. The segment is the stream key, which is sufficient to publish.
+fn stream_key<'a>(parts: &UriParts<'a>) -> Option<(&'a str, &'a str)> {
     let is_rtmp = parts.scheme.is_some_and(|s| s.len() >= 4 && s[..4].eq_ignore_ascii_case("rtmp"));
     parts.path.rsplit_once('/').filter(|(_, key)| is_rtmp && !key.is_empty())
 }
 
-/// `text` on one line, with every URL in it redacted and every known credential masked.
+/// Returns `text` as one line, with every URL redacted and every known credential masked.
 pub fn text(text: &str) -> String {
-    // Secrets first: one with a bracket or a blank in it would be cut in two where its URL seems to end.
+    // Secrets first: a bracket or a space in one would otherwise be taken for the end of its URL.
     let text = SECRETS.read().unwrap_or_else(|e| e.into_inner()).masked(text);
     let mut out = String::with_capacity(text.len());
     let mut rest = &text[..];
@@ -237,7 +237,7 @@ pub fn text(text: &str) -> String {
         let scheme_from = rest[..at]
             .rfind(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')))
             .map_or(0, |i| i + rest[i..].chars().next().map_or(1, char::len_utf8));
-        // A bracket ends it unless it is that of an address of IPv6.
+        // A closing bracket ends the URL, except that of an IPv6 address.
         let mut is_bracket_open = false;
         let end = rest[at..]
             .find(|c: char| match c {
@@ -246,7 +246,7 @@ pub fn text(text: &str) -> String {
                 _ => c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | '`' | '|' | ')' | '}'),
             })
             .map_or(rest.len(), |i| at + i);
-        // What belongs to the sentence.
+        // Trailing punctuation belongs to the sentence.
         let end = at + 3 + rest[at + 3..end.max(at + 3)].trim_end_matches(['.', ',', ';', ':', '!', '…']).len();
         out.push_str(&without_queries(&rest[..scheme_from]));
         out.push_str(&uri(&rest[scheme_from..end]));
@@ -259,7 +259,7 @@ pub fn text(text: &str) -> String {
     out
 }
 
-/// `text` with the query of every address masked that stands there without its host, as in a library's `GET /live?token=…`.
+/// Masks the query of addresses without a host, such as a library's `GET /live?token=…`.
 fn without_queries(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -283,8 +283,8 @@ fn without_queries(text: &str) -> String {
     out
 }
 
-/// Standard error, one redacted line a write: what the program's log is written to. Its lines are redacted where they are
-/// made; this is for what libraries log.
+/// Standard error, one redacted line per write. The program's own log lines are redacted where they are written; this redacts what
+/// libraries log.
 #[derive(Debug, Default)]
 pub struct Stderr;
 
@@ -302,21 +302,29 @@ impl io::Write for Stderr {
     }
 }
 
-/// The pieces of a URI, as they stand. Not the `url` crate: redaction must also work on what that refuses to parse.
-struct Parts<'a> {
+/// The parts of a URI as written. Not the `url` crate, because redaction must also work on what that crate rejects.
+struct UriParts<'a> {
     scheme: Option<&'a str>,
     userinfo: Option<&'a str>,
     host: &'a str,
     path: &'a str,
     query: Option<&'a str>,
-    /// What follows the host may be the rest of a password, or all of it.
+    /// The text after the host may be part of a password.
     is_doubtful: bool,
+    /// The end of the login is ambiguous.
     is_unclear: bool,
 }
 
-fn split(uri: &str) -> Parts<'_> {
-    let mut parts =
-        Parts { scheme: None, userinfo: None, host: "", path: uri, query: None, is_doubtful: false, is_unclear: false };
+fn split(uri: &str) -> UriParts<'_> {
+    let mut parts = UriParts {
+        scheme: None,
+        userinfo: None,
+        host: "",
+        path: uri,
+        query: None,
+        is_doubtful: false,
+        is_unclear: false,
+    };
     let Some((scheme, rest)) = uri.split_once("://") else { return parts };
     parts.scheme = Some(scheme);
     let rest = match userinfo::read(scheme, rest) {
@@ -341,7 +349,7 @@ fn split(uri: &str) -> Parts<'_> {
     parts
 }
 
-/// The bytes that a piece of a URI stands for.
+/// Decodes the percent-encoding of a part of a URI.
 pub fn percent_decode(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

@@ -1,74 +1,76 @@
-//! Which pictures are worth converting, as ingest asks it: the answer comes from who cuts the seconds.
+//! Frame selection: which decoded pictures are converted.
 //!
-//! Scaling and converting a decoded picture costs nearly what decoding it does, and a second uses a third of its pictures.
-//! So a [`Thin`] is asked about each picture by its time alone, before anything is done to it. A picture that nobody will
-//! look at goes on as [`crate::item::MediaItem::Thinned`]: the time line downstream has no hole.
+//! Scaling and converting a picture costs nearly as much as decoding it, and a second uses a third of its pictures. So the source
+//! asks a [`FrameSelector`] about each picture, by its time, before it converts the picture. Pictures that will not be sampled are sent as
+//! [`crate::item::MediaItem::Unconverted`], so that the timeline downstream has no hole.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::time::Pts;
 
-/// What becomes of a picture.
+/// What the source does with a decoded picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It may be chosen: convert it.
+pub enum FrameChoice {
+    /// It may be sampled: convert it.
     Keep,
-    /// It will not be chosen: only its time goes on.
+    /// It will not be sampled: send only its time.
     Drop,
-    /// The next picture decides.
+    /// The next picture decides: keep it until then.
     Hold,
 }
 
-/// The answer of [`Thin::offer`].
+/// The answer of [`FrameSelector::offer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fates {
-    /// Whether the picture that was held is kept; meaningless when none was.
+pub struct FrameChoices {
+    /// Whether to convert the held picture. Without meaning if none is held.
     pub keep_held: bool,
-    pub this: Fate,
+    /// What to do with the offered picture.
+    pub this: FrameChoice,
 }
 
-/// Says which pictures of one connection may be chosen, from their times in the order of decoding.
+/// Decides which pictures of one connection may be sampled, from their times in output order.
 ///
-/// At most one picture is held, always the last. Whoever asks may convert more than the answer says (the held picture,
-/// when none follows for a while), never less.
-pub trait Thin: Send {
-    /// A picture at `pts` was decoded.
-    fn offer(&mut self, pts: Pts) -> Fates;
+/// At most one picture is held, always the last. The caller may convert more pictures than required (the held one, when none
+/// follows for a while), but not fewer.
+pub trait FrameSelector: Send {
+    /// Decides about a picture at `pts` and about the held one.
+    fn offer(&mut self, pts: Pts) -> FrameChoices;
 }
 
-/// Makes a [`Thin`] for each connection of a stream. Cloning shares what it is made with.
+/// The frame selection of a stream: makes a [`FrameSelector`] for each connection. Cheap to clone.
 #[derive(Clone)]
-pub struct Thinning {
-    make: Arc<dyn Fn() -> Box<dyn Thin> + Send + Sync>,
+pub struct FrameSelection {
+    make: Arc<dyn Fn() -> Box<dyn FrameSelector> + Send + Sync>,
     wanted: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
-impl Thinning {
-    pub fn new(make: impl Fn() -> Box<dyn Thin> + Send + Sync + 'static) -> Self {
+impl FrameSelection {
+    /// A selection whose selectors come from `make`.
+    pub fn new(make: impl Fn() -> Box<dyn FrameSelector> + Send + Sync + 'static) -> Self {
         Self { make: Arc::new(make), wanted: None }
     }
 
-    /// A picture that nobody chooses is converted all the same when `wanted` says so at that moment: a preview wants one.
-    /// Called on GStreamer's threads for each picture; must not block.
+    /// Also converts a picture when `wanted` returns true, as a preview needs. `wanted` is called on GStreamer's threads for each
+    /// picture and must not block.
     #[must_use]
     pub fn unless(self, wanted: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self { wanted: Some(Arc::new(wanted)), ..self }
     }
 
-    /// For a new connection.
-    pub fn start(&self) -> Box<dyn Thin> {
+    /// Returns a selector for a new connection.
+    pub fn start(&self) -> Box<dyn FrameSelector> {
         (self.make)()
     }
 
-    /// Whether somebody wants a picture that nobody chose.
+    /// Whether a picture is wanted although it will not be sampled.
     pub fn is_wanted(&self) -> bool {
         self.wanted.as_ref().is_some_and(|wanted| wanted())
     }
 }
 
-impl fmt::Debug for Thinning {
+impl fmt::Debug for FrameSelection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Thinning").finish_non_exhaustive()
+        f.debug_struct("FrameSelection").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Threads with a name, and processors set aside for work beside the streams.
+//! Named threads, and thread pools for background work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,10 +8,10 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
-/// Starts a thread.
+/// Starts a thread named `name`.
 ///
 /// # Errors
-/// [`Error::Internal`] when the system has none left.
+/// [`Error::Internal`] when the system has no threads left.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     Builder::new()
         .name(name.to_owned())
@@ -19,28 +19,28 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHan
         .map_err(|e| Error::Internal(format!("cannot start thread {name}: {e}")))
 }
 
-/// Counts the turns of a thread's loop, for whoever wants to see that it still turns. Cloning shares it.
+/// Counts the iterations of a thread's loop, so that a watchdog can see that it still runs. Clones share the counter.
 #[derive(Clone, Debug, Default)]
-pub struct Beat(Arc<AtomicU64>);
+pub struct Heartbeat(Arc<AtomicU64>);
 
-impl Beat {
-    /// The thread begins another turn.
-    pub fn turn(&self) {
+impl Heartbeat {
+    /// Counts an iteration.
+    pub fn beat(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Turns so far.
-    pub fn turns(&self) -> u64 {
+    /// Iterations so far.
+    pub fn beats(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Half the processors, at least one, for work that must not stand in the way of the running pack's: in the common pool
-/// its pieces would queue before the running pack's.
+/// A pool with half the processors, at least one, for background work. In the common pool, that work would delay the running
+/// pack.
 ///
 /// # Errors
 /// [`Error::Internal`] when the system has no threads left.
-pub fn own_processors(name: &'static str) -> Result<ThreadPool> {
+pub fn background_pool(name: &'static str) -> Result<ThreadPool> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     ThreadPoolBuilder::new()
         .num_threads((processors / 2).max(1))

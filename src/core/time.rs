@@ -1,6 +1,6 @@
 //! Presentation time and the identity of a second. Integers only: no float second is ever stored.
 //!
-//! Not a clock: wall time and monotonic time live in [`crate::clock`].
+//! Wall time and monotonic time are in [`crate::clock`].
 
 use std::fmt;
 
@@ -62,7 +62,7 @@ pub const fn nanos_to_samples(nanos: u64, rate: u32) -> u64 {
     ((nanos as u128 * rate as u128 + NANOS_PER_SECOND as u128 / 2) / NANOS_PER_SECOND as u128) as u64
 }
 
-/// Data between two discontinuities (start, reconnect, flush, PTS jump). Counts up from 0 within a stream.
+/// Number of a run: the data between two discontinuities (start, reconnect, flush, PTS jump). Counts up from 0 within a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct RunId(pub u32);
@@ -84,18 +84,17 @@ pub enum WallSource {
 pub struct WallTime {
     /// Nanoseconds since 1970-01-01 UTC.
     pub unix_ns: i64,
+    /// Origin of the time.
     pub source: WallSource,
-    /// How far this may be from the time of the picture or sound by the clock that the source names, either way, ns. What
-    /// is wrong with that clock itself cannot be known here.
+    /// Maximum error in either direction, by the clock named in `source`, ns. The error of that clock itself is not known.
     pub uncertainty_ns: u64,
 }
 
-/// How far a clock may drift from another one, parts per million: twice what is asked of the crystals that cameras and
-/// encoders are built with.
+/// Drift between two clocks, parts per million: twice the tolerance of the crystals in cameras and encoders.
 const DRIFT_PPM: u64 = 100;
 
 impl WallTime {
-    /// The wall time `by_ns` later by PTS; the further away, the less certain.
+    /// The wall time `by_ns` later by PTS. The uncertainty grows with the distance.
     pub fn moved(self, by_ns: i128) -> Self {
         let unix_ns = i128::from(self.unix_ns) + by_ns;
         let drift_ns = by_ns.unsigned_abs() * u128::from(DRIFT_PPM) / 1_000_000;

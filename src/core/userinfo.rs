@@ -1,38 +1,38 @@
-//! Where the login in a source's address ends, also when its password holds the characters that end other things there.
+//! Finds the end of the login in a source's address, even if the password contains `@ : / # ?`.
 //!
-//! People write passwords as they are: `rtsp://ann:p@ss#1/x?@cam/live`. Read by the rules of URLs, the host of that is `ss`: a
-//! piece of the password would go to the name server, and into every message. So all places where the login might end are
-//! looked at. If one of them alone leaves a usable host behind it, that is what was meant; if several do, the address is
-//! unclear, and is neither opened nor shown.
+//! People write passwords unescaped: `rtsp://ann:p@ss#1/x?@cam/live`. By the rules of URLs its host is `ss`, so a part of the
+//! password would be sent to the name server and appear in messages. This module considers every position where the login may
+//! end. If exactly one leaves a usable host, it is taken. If several do, the address is ambiguous and is neither opened nor shown.
 
 use std::net::Ipv6Addr;
 
-/// What to write in place of the characters that make an address unclear.
+/// The advice for an ambiguous address.
 pub const ADVICE: &str = "percent-encode the special characters of the password (@ as %40, : as %3A, / as %2F, # as %23, \
-                          ? as %3F), and every @ behind the host";
+                          ? as %3F), and every @ after the host";
 
-/// How the part of an address behind `://` is understood.
+/// The interpretation of the part of an address after `://`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading<'a> {
-    /// There is no login.
+    /// It has no login.
     Plain {
-        /// It could be taken for one that begins with a host, however unlikely: what follows the host is not to be shown.
+        /// It could also be a login, though this is unlikely. The text after the host must not be shown.
         is_doubtful: bool,
     },
+    /// It has a login.
     Login {
-        /// As it was written: user, and password behind the first colon.
+        /// The login as written: user, and password after the first colon.
         userinfo: &'a str,
-        /// From the host on.
+        /// The rest, from the host on.
         rest: &'a str,
     },
-    /// There are several readings, or none.
+    /// It is ambiguous or has no valid interpretation.
     Unclear,
 }
 
-/// Reads what follows `scheme://`.
+/// Interprets the text after `scheme://`.
 pub fn read<'a>(scheme: &str, rest: &'a str) -> Reading<'a> {
     let plain = Host::read(rest, rest.contains('@'));
-    // These know no logins, and their parameters may hold anything; `udp://@239.1.2.3:5000` is VLC's way to say "listen".
+    // These have no logins, and their parameters may contain anything. `udp://@239.1.2.3:5000` is VLC's form for "listen".
     if ["srt", "udp"].iter().any(|s| scheme.eq_ignore_ascii_case(s)) {
         let text = rest.strip_prefix('@').unwrap_or(rest);
         if text.starts_with(':') || Host::read(text, false).is_some() {
@@ -41,19 +41,19 @@ pub fn read<'a>(scheme: &str, rest: &'a str) -> Reading<'a> {
     }
     let logins = rest.match_indices('@').filter_map(|(at, _)| {
         let user = rest[..at].split(':').next().unwrap_or_default();
-        // A user without a colon before one of these would be a host with a path.
+        // With one of these in the user name, the text is a host with a path.
         (!user.contains(['/', '?', '#', '\\'])).then_some(())?;
         Some((Some(at), Host::read(&rest[at + 1..], true)?))
     });
     let mut readings: Vec<_> = plain.map(|host| (None, host)).into_iter().chain(logins).collect();
     let is_doubtful = readings.len() > 1;
     if is_doubtful {
-        // Nobody's host is a number, and nobody's fragment, which is never sent, holds a login's end.
+        // A host is not a plain number, and a fragment, which is never sent, does not contain the end of a login.
         readings.retain(|(_, host)| !host.is_number() && !host.fragment.contains('@'));
     }
     let found = match readings[..] {
         [(at, _)] => at,
-        // A name with a dot, a port and a path make a host; a password that begins with digits and a slash is not shown at least.
+        // A name with a dot and a path is a host. If it was a password after all, it is at least not shown.
         [(None, host), ..] if host.has_dot() && host.has_path => None,
         _ => return Reading::Unclear,
     };
@@ -63,8 +63,8 @@ pub fn read<'a>(scheme: &str, rest: &'a str) -> Reading<'a> {
     }
 }
 
-/// `uri` written so that everybody reads the same: special characters of the login percent-encoded. [`None`] when it is unclear.
-/// A path without a scheme stays.
+/// Returns `uri` with the special characters of the login percent-encoded, so that every parser reads it alike. [`None`] if it is
+/// ambiguous. A path without a scheme is returned unchanged.
 pub fn canonical(uri: &str) -> Option<String> {
     let Some((scheme, rest)) = uri.split_once("://").filter(|(scheme, _)| !is_local(scheme)) else {
         return Some(uri.to_owned());
@@ -82,30 +82,30 @@ pub fn canonical(uri: &str) -> Option<String> {
     }
 }
 
-/// Whether addresses of this scheme name no host.
+/// Whether addresses of this scheme have no host.
 pub fn is_local(scheme: &str) -> bool {
     scheme.eq_ignore_ascii_case("testsrc") || scheme.eq_ignore_ascii_case("file")
 }
 
-/// The host that a text begins with.
+/// The host at the start of a text.
 #[derive(Clone, Copy, Debug)]
 struct Host<'a> {
     name: &'a str,
-    /// What follows it is a path, and not a query, a fragment or nothing.
+    /// A path follows, and not a query, a fragment or nothing.
     has_path: bool,
     fragment: &'a str,
 }
 
 impl<'a> Host<'a> {
-    /// A colon without a port is allowed by the rules, and as good as never written: where there are other readings, it
-    /// `needs_port`.
+    /// Parses the host. With `needs_port`, a colon without a port is rejected: it is valid but practically never written, so another
+    /// interpretation is more likely.
     fn read(text: &'a str, needs_port: bool) -> Option<Self> {
         let end = text.find(['/', '?', '#']).unwrap_or(text.len());
         let (authority, behind) = text.split_at(end);
         let (name, port) = match authority.strip_prefix('[') {
             Some(inner) => {
                 let (address, port) = inner.split_once(']')?;
-                // A zone (`%eth0`) says where an address of the link is.
+                // A zone (`%eth0`) names the interface of a link-local address.
                 address.split('%').next()?.parse::<Ipv6Addr>().ok()?;
                 (&authority[..address.len() + 2], if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
             }
@@ -114,7 +114,7 @@ impl<'a> Host<'a> {
                 None => (authority, None),
             },
         };
-        // Asterisks: what was redacted once may be again.
+        // Asterisks, because redacted text may be redacted again.
         let is_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '*');
         let is_host = name.starts_with('[') || (!name.is_empty() && name.chars().all(is_name));
         let is_port = port.is_none_or(|port| {
@@ -134,7 +134,7 @@ impl<'a> Host<'a> {
     }
 }
 
-/// Percent-encodes what may not stand in a user or a password as it is; what is encoded already stays.
+/// Percent-encodes the characters that a user or password must not contain. Encoded ones stay as they are.
 fn encode(text: &str) -> String {
     use std::fmt::Write;
     let bytes = text.as_bytes();
@@ -145,7 +145,7 @@ fn encode(text: &str) -> String {
         if is_plain || (byte == b'%' && is_hex(at + 1) && is_hex(at + 2)) {
             out.push(byte as char);
         } else {
-            write!(out, "%{byte:02X}").expect("a string takes all");
+            write!(out, "%{byte:02X}").expect("writing to a string cannot fail");
         }
     }
     out

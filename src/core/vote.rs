@@ -1,7 +1,7 @@
 //! Sliding vote over seconds, and events by hysteresis on it.
 //!
-//! Pure: feed it outcomes in order, it answers with estimates and events. A new run empties the window (what was on air
-//! before a jump says nothing about after), but a class stays on air until the new run's estimate says otherwise.
+//! Pure: outcomes in order go in, estimates and events come out. A new run empties the window, because the time before a jump says
+//! nothing about the time after it. A class stays on air until an estimate of the new run ends it.
 
 use std::collections::VecDeque;
 
@@ -31,8 +31,10 @@ impl Default for VoteConfig {
 }
 
 impl VoteConfig {
+    /// Checks all values.
+    ///
     /// # Errors
-    /// Names the value that cannot be and what is allowed.
+    /// Names the invalid value and the allowed range.
     pub fn validate(&self) -> Result<(), String> {
         if !(1..=600).contains(&self.window) {
             return Err(format!("vote window {} s: choose 1 to 600", self.window));
@@ -68,6 +70,7 @@ pub struct Voter {
 }
 
 impl Voter {
+    /// A vote over `classes` classes.
     pub fn new(config: VoteConfig, classes: usize) -> Self {
         Self {
             config,
@@ -81,15 +84,15 @@ impl Voter {
         }
     }
 
-    /// Votes by `config` from the next second on. Seconds that are in the window stay there, as many as fit.
+    /// Applies `config` from the next second on. The window keeps as many of its seconds as fit.
     pub fn set_config(&mut self, config: VoteConfig) {
         let too_many = self.ballots.len().saturating_sub(config.window as usize);
         self.ballots.drain(..too_many);
         self.config = config;
     }
 
-    /// Takes the next second; appends the events it causes. Returns the newest estimate, which is this second's unless
-    /// the stride is above 1; `None` until a second was classified.
+    /// Takes the next second and appends the events it causes. Returns the newest estimate, which is that of this second if the
+    /// stride is 1; `None` before the first classified second.
     pub fn push(&mut self, outcome: &SecondOutcome, events: &mut Vec<Event>) -> Option<&WindowEstimate> {
         if self.run != Some(outcome.run()) {
             self.run = Some(outcome.run());
@@ -114,7 +117,7 @@ impl Voter {
         self.estimate.as_ref()
     }
 
-    /// The stream is over: every class that is on air leaves it at the last second.
+    /// Ends the stream: every class on air leaves it at the last second.
     pub fn finish(&mut self, events: &mut Vec<Event>) {
         let Some((run, index)) = self.last else { return };
         for (class, on_air) in self.on_air.iter_mut().enumerate() {
@@ -150,12 +153,12 @@ impl Voter {
 
     fn hysteresis(&mut self, outcome: &SecondOutcome, events: &mut Vec<Event>) {
         let Some(estimate) = &self.estimate else { return };
-        // A window too young to put a class on air is too young to take one off.
+        // A window with too few seconds for an onset also has too few for an offset.
         if estimate.seconds < self.config.onset_seconds.min(self.config.window) {
             return;
         }
         let (run, index) = (outcome.run(), outcome.index());
-        // Offsets first, so that a change of sport reads as one left, one came.
+        // Offsets first, so that a change of sport is an offset followed by an onset.
         for kind in [EventKind::Offset, EventKind::Onset] {
             for (class, on_air) in self.on_air.iter_mut().enumerate() {
                 let probability = estimate.mean[class];
@@ -172,7 +175,7 @@ impl Voter {
     }
 }
 
-/// The label of a whole recording: the class with the most seconds, ties by the larger mean probability.
+/// The vote over a whole recording. The class with the most seconds wins; ties go to the larger mean probability.
 #[derive(Clone, Debug)]
 pub struct VideoVote {
     votes: Vec<u32>,
@@ -181,19 +184,22 @@ pub struct VideoVote {
     gaps: u32,
 }
 
-/// What a recording shows.
+/// The label of a recording.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VideoLabel {
+    /// The class.
     pub label: ClassId,
     /// Mean fused probability of `label` over the classified seconds.
     pub probability: f32,
 }
 
 impl VideoVote {
+    /// A vote over `classes` classes.
     pub fn new(classes: usize) -> Self {
         Self { votes: vec![0; classes], sum: vec![0.0; classes], seconds: 0, gaps: 0 }
     }
 
+    /// Adds the next second.
     pub fn push(&mut self, outcome: &SecondOutcome) {
         match outcome {
             SecondOutcome::Gap(_) => self.gaps += 1,
@@ -201,7 +207,7 @@ impl VideoVote {
         }
     }
 
-    /// One classified second.
+    /// Adds a classified second.
     ///
     /// # Panics
     /// If `label` does not belong to the classes.
@@ -229,7 +235,7 @@ impl VideoVote {
         self.sum.iter().map(|sum| (sum / seconds) as f32).collect()
     }
 
-    /// `None` when no second was classified.
+    /// The label; `None` when no second was classified.
     pub fn label(&self) -> Option<VideoLabel> {
         if self.seconds == 0 {
             return None;
@@ -250,7 +256,7 @@ mod tests {
 
     use super::*;
     use crate::clip::{FrameShare, Gap, GapReason};
-    use crate::decision::{Decision, PackStamp, PerModality, SecondPrediction, Why};
+    use crate::decision::{Decision, DecisionReason, PackStamp, PerModality, SecondPrediction};
     use crate::labels::Modality;
     use crate::time::{WallSource, WallTime};
 
@@ -266,7 +272,7 @@ mod tests {
                 label: ClassId(label),
                 probability,
                 modality: Modality::Rgb,
-                why: Why::Default,
+                why: DecisionReason::Default,
                 probabilities,
             },
             frame_share: FrameShare::ALL,

@@ -1,7 +1,9 @@
-//! From a URI to frames and PCM: what flows, who makes it, and how it can end.
+//! Sources: from a URI to frames and PCM.
 //!
-//! A [`Source`] pushes [`MediaItem`]s into one bounded channel from threads of its own. Only `gst` (and `plugins`) knows GStreamer;
-//! everything behind the channel can be fed by `replay.rs` or by a test.
+//! A [`Source`] sends [`MediaItem`]s into one bounded channel from threads of its own. Only `gst` and `plugins` depend on GStreamer;
+//! `replay.rs` or a test can feed the channel as well.
+
+#![deny(missing_docs)]
 
 #[cfg(feature = "gst")]
 pub mod gst;
@@ -12,19 +14,19 @@ pub mod options;
 pub mod outlet;
 #[cfg(feature = "gst")]
 mod pcr;
-pub mod plausible;
 #[cfg(feature = "gst")]
 pub mod plugins;
 pub mod replay;
+pub mod source_clock;
+mod stalls;
 pub mod still;
 pub mod supervise;
 pub mod template;
 pub mod tone;
+pub mod truncation;
 pub mod uri;
-mod watch;
 #[cfg(feature = "gst")]
 mod web;
-pub mod wholeness;
 #[cfg(feature = "gst")]
 pub mod worker;
 
@@ -34,17 +36,18 @@ use touchline_core::item::{MediaItem, Pace};
 
 /// A running source. Dropping it stops its threads and returns after they have ended.
 pub trait Source: Send {
+    /// Whether the source or downstream sets the pace.
     fn pace(&self) -> Pace;
-    /// Asks the source to stop. `MediaItem::Ended(End::Finished)` follows in-band.
+    /// Asks the source to stop. Its last item is then `MediaItem::Ended(End::Finished)`.
     fn stop(&mut self);
 }
 
-/// Opens sources by URI. Implemented by GStreamer ingest and by the replay source.
+/// Opens sources by URI.
 pub trait Open: Send + Sync {
     /// Starts `uri` and sends its media to `to`.
     ///
     /// # Errors
-    /// Only for what is wrong before anything runs (unknown scheme, bad template, missing plugin). What goes wrong
-    /// later, an unreachable host for one, arrives in-band as [`touchline_core::item::End::Failed`].
+    /// Failures before the source starts: unknown scheme, invalid template, missing plugin. Later failures, such as an unreachable
+    /// host, are sent in-band as [`touchline_core::item::End::Failed`].
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>>;
 }

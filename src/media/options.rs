@@ -1,8 +1,8 @@
-//! What a source on the web may be asked for.
+//! Options of sources.
 
 use serde::{Deserialize, Serialize};
 
-/// What is at an address of the web, where its name does not say it.
+/// The kind of content at a web address whose name does not show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
@@ -14,22 +14,22 @@ pub enum SourceKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
-    /// In the program's own process.
+    /// In the program's process.
     None,
-    /// In a process of its own: a fault in GStreamer or a decoder ends that process and nothing else.
+    /// In its own process: a fault in GStreamer or a decoder ends only that process.
     Process,
 }
 
 impl Isolation {
-    /// In the order of the variants.
+    /// The names of the values, in order.
     pub const NAMES: [&str; 2] = ["none", "process"];
 }
 
-/// Which of the variants of an HLS source is played.
+/// Which variant of an HLS source is played.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VariantChoice {
-    /// The smallest with at least the lines that the pack looks at.
+    /// The smallest with at least the picture height that the pack uses.
     #[default]
     Fit,
     /// The smallest.
@@ -38,13 +38,14 @@ pub enum VariantChoice {
     Highest,
 }
 
-/// What an HLS source is asked for.
+/// Options of an HLS source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HlsOptions {
+    /// Which variant is played.
     pub variant: VariantChoice,
-    /// Variants with more lines are left aside while there are others.
+    /// Greatest picture height, lines. Taller variants are played only if no other works.
     pub max_height: Option<u32>,
-    /// The language of the sound (RFC 5646, `de` or `pt-BR`) when none is the default.
+    /// The language of the sound (RFC 5646, such as `de` or `pt-BR`) if no rendition is the default.
     pub audio_language: Option<String>,
 }

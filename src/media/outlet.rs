@@ -1,4 +1,4 @@
-//! The sending end of a source: blocking sends that a stop request ends, and counters of what was lost.
+//! The sending end of a source: blocking sends that a stop request interrupts, and counters of all losses.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,33 +9,34 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounde
 
 use touchline_core::item::{End, MediaItem};
 
-/// How often the last send checks, while it waits for room, whether it should give up.
+/// How often the last send checks for an abandon request while it waits for room.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The receiver is gone or the source was asked to stop: nothing more can be sent.
+/// The error of a send after the receiver was dropped or the source was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
 /// Why a picture was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// No key frame came before it since the source was opened.
+pub enum DropReason {
+    /// No key frame has arrived since the source was opened.
     BeforeKeyFrame,
-    /// It builds on lost or damaged data: no key frame has come since.
+    /// It depends on lost or damaged data, and no key frame has arrived since.
     AfterLoss,
     /// The decoder reports that it is damaged.
     Corrupt,
 }
 
-impl Dropped {
-    pub const ALL: [Dropped; 3] = [Dropped::BeforeKeyFrame, Dropped::AfterLoss, Dropped::Corrupt];
+impl DropReason {
+    /// All reasons.
+    pub const ALL: [DropReason; 3] = [DropReason::BeforeKeyFrame, DropReason::AfterLoss, DropReason::Corrupt];
 
-    /// As metric labels say it.
+    /// The value of the metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Dropped::BeforeKeyFrame => "before-key-frame",
-            Dropped::AfterLoss => "after-loss",
-            Dropped::Corrupt => "corrupt",
+            DropReason::BeforeKeyFrame => "before-key-frame",
+            DropReason::AfterLoss => "after-loss",
+            DropReason::Corrupt => "corrupt",
         }
     }
 }
@@ -47,43 +48,51 @@ pub struct Counters {
     pub frames: AtomicU64,
     /// Samples per channel sent downstream.
     pub samples: AtomicU64,
-    /// Buffers without a time, where none could be derived.
+    /// Buffers without a time stamp for which none could be derived.
     pub untimed: AtomicU64,
-    /// Buffers of a track that appeared after the tracks had been declared.
+    /// Buffers of a track that appeared after [`MediaItem::Opened`].
     pub undeclared: AtomicU64,
-    /// Dropped pictures, by [`Dropped`].
-    pub dropped: [AtomicU64; Dropped::ALL.len()],
-    /// Faults in the data: holes that a demuxer reports, and errors of decoders.
+    /// Dropped pictures, by [`DropReason`].
+    pub dropped: [AtomicU64; DropReason::ALL.len()],
+    /// Faults in the data: holes reported by a demuxer, and errors of decoders.
     pub faults: AtomicU64,
-    /// Connections made again after the first.
+    /// Connections after the first.
     pub reconnects: AtomicU64,
-    /// Connections whose pipeline did not stop in time and was left to itself.
+    /// Connections whose pipeline or process did not stop in time and was abandoned.
     pub abandoned: AtomicU64,
     /// HLS: whether the first media playlist of the source was complete (`EXT-X-ENDLIST`). If so, the source is a recording that ends
     /// with its playlist. A channel whose packager stops writes the same tag, but comes back.
     pub on_demand: OnceLock<bool>,
 }
 
-/// [`Counters`] at a moment.
+/// The values of [`Counters`] at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct CounterValues {
+    /// [`Counters::frames`].
     pub frames: u64,
+    /// [`Counters::samples`].
     pub samples: u64,
+    /// [`Counters::untimed`].
     pub untimed: u64,
+    /// [`Counters::undeclared`].
     pub undeclared: u64,
-    pub dropped: [u64; Dropped::ALL.len()],
+    /// [`Counters::dropped`].
+    pub dropped: [u64; DropReason::ALL.len()],
+    /// [`Counters::faults`].
     pub faults: u64,
+    /// [`Counters::reconnects`].
     pub reconnects: u64,
+    /// [`Counters::abandoned`].
     pub abandoned: u64,
 }
 
 impl Counters {
-    /// All of them now.
-    pub fn counted(&self) -> Counted {
-        // Named one by one, so that a new one is not forgotten: all of them are metrics.
+    /// The current values.
+    pub fn values(&self) -> CounterValues {
+        // Destructured, so that the compiler reports a new counter that is missing here: all are metrics.
         let Self { frames, samples, untimed, undeclared, dropped, faults, reconnects, abandoned, on_demand: _ } = self;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counted {
+        CounterValues {
             frames: get(frames),
             samples: get(samples),
             untimed: get(untimed),
@@ -95,41 +104,44 @@ impl Counters {
         }
     }
 
-    pub fn drop_picture(&self, why: Dropped) {
+    /// Counts a dropped picture.
+    pub fn drop_picture(&self, why: DropReason) {
         self.drop_pictures(why, 1);
     }
 
-    pub fn drop_pictures(&self, why: Dropped, count: u64) {
+    /// Counts `count` dropped pictures.
+    pub fn drop_pictures(&self, why: DropReason, count: u64) {
         self.dropped[why as usize].fetch_add(count, Ordering::Relaxed);
     }
 
-    pub fn dropped(&self, why: Dropped) -> u64 {
+    /// Pictures dropped because of `why`.
+    pub fn dropped(&self, why: DropReason) -> u64 {
         self.dropped[why as usize].load(Ordering::Relaxed)
     }
 
-    /// How often data were found to be damaged. Pictures before the first key frame are no damage.
+    /// Number of faults and of pictures dropped because of damage. Pictures before the first key frame do not count.
     pub fn damage(&self) -> u64 {
-        self.faults.load(Ordering::Relaxed) + self.dropped(Dropped::AfterLoss) + self.dropped(Dropped::Corrupt)
+        self.faults.load(Ordering::Relaxed) + self.dropped(DropReason::AfterLoss) + self.dropped(DropReason::Corrupt)
     }
 }
 
-/// Sends items of one source; clones share the stop request.
+/// Sends the items of one source. Clones share the stop request.
 #[derive(Clone, Debug)]
 pub struct Outlet {
     to: Sender<MediaItem>,
-    flags: Arc<Flags>,
+    flags: Arc<StopFlags>,
 }
 
 #[derive(Debug)]
-struct Flags {
+struct StopFlags {
     stop: AtomicBool,
     abandon: AtomicBool,
-    /// Dropped at the stop: that disconnects [`Flags::stopping`] and wakes all threads that wait on it.
+    /// Dropped on stop, which disconnects [`StopFlags::stopping`] and wakes all threads that wait on it.
     running: Mutex<Option<Sender<Infallible>>>,
     stopping: Receiver<Infallible>,
 }
 
-impl Flags {
+impl StopFlags {
     fn new() -> Self {
         let (running, stopping) = bounded(0);
         Self {
@@ -147,14 +159,15 @@ impl Flags {
 }
 
 impl Outlet {
+    /// An outlet that sends to `to`.
     pub fn new(to: Sender<MediaItem>) -> Self {
-        Self { to, flags: Arc::new(Flags::new()) }
+        Self { to, flags: Arc::new(StopFlags::new()) }
     }
 
     /// Sends `item`; waits for room until a stop is requested.
     ///
     /// # Errors
-    /// [`Closed`] if the item was not sent and none will be.
+    /// [`Closed`] if neither this item nor a later one can be sent.
     pub fn send(&self, item: MediaItem) -> Result<(), Closed> {
         if self.stopped() {
             return Err(Closed);
@@ -170,7 +183,7 @@ impl Outlet {
         }
     }
 
-    /// Sends the last item. Waits for room after a stop too, because every stream ends in-band, but not after
+    /// Sends the last item. Waits for room even after a stop, because every stream ends in-band, but not after
     /// [`Stopper::abandon`].
     pub fn send_end(&self, end: End) {
         let mut item = MediaItem::Ended(end);
@@ -192,7 +205,7 @@ impl Outlet {
         self.flags.stop.load(Ordering::Acquire)
     }
 
-    /// A channel that never brings anything and is disconnected at the stop.
+    /// A channel without messages that disconnects on stop.
     pub fn stopping(&self) -> &Receiver<Infallible> {
         &self.flags.stopping
     }
@@ -203,19 +216,19 @@ impl Outlet {
     }
 }
 
-/// Stops an [`Outlet`]. Holds no sender: the channel disconnects once the outlet's threads have ended.
+/// Stops an [`Outlet`]. Holds no sender, so the channel disconnects when the outlet's threads have ended.
 #[derive(Clone, Debug)]
 pub struct Stopper {
-    flags: Arc<Flags>,
+    flags: Arc<StopFlags>,
 }
 
 impl Stopper {
-    /// Asks for an orderly end: data are no longer sent, the end still is.
+    /// Requests an orderly end: no more data are sent, but the end is.
     pub fn stop(&self) {
         self.flags.stop();
     }
 
-    /// Asks for an immediate end, for use when the receiver may be gone.
+    /// Requests an immediate end, for a receiver that may be gone.
     pub fn abandon(&self) {
         self.flags.abandon.store(true, Ordering::Release);
         self.stop();

@@ -13,16 +13,18 @@ pub struct Plugin {
     pub package: &'static str,
     /// What does not work without it.
     pub purpose: &'static str,
-    /// Nothing works without it; an optional one costs a kind of source or a codec.
+    /// Nothing works without it. Without an optional one, a kind of source or a codec is missing.
     pub required: bool,
     /// Formats and URI schemes it handles, to explain GStreamer's own reports.
     handles: &'static [&'static str],
 }
 
-/// A [`Plugin`] and whether this machine has it.
+/// A [`Plugin`] and whether it is installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
+    /// The plugin.
     pub plugin: &'static Plugin,
+    /// Whether this machine has it.
     pub installed: bool,
 }
 
@@ -84,7 +86,7 @@ pub const PLUGINS: &[Plugin] = &[
     optional("a52dec", UGLY, "AC-3, second choice", &[]),
 ];
 
-/// All of [`PLUGINS`], each with whether this machine has it.
+/// Checks which of [`PLUGINS`] are installed.
 ///
 /// # Errors
 /// [`crate::Error::Internal`](touchline_core::error::Error::Internal) if GStreamer cannot be initialised.
@@ -105,8 +107,7 @@ pub fn version() -> Result<String> {
     Ok(gst::version_string().to_string())
 }
 
-/// Packages that have `elements`, without repeats. For an element that is not in the table all plugin packages are
-/// named: one of them has it.
+/// The packages of `elements`, without repeats. For an element that is not in the table, all plugin packages: one of them has it.
 pub fn packages_of(elements: &[&str]) -> Vec<&'static str> {
     let known = PLUGINS.iter().filter(|p| elements.contains(&p.element)).map(|p| p.package);
     named_or_all(known)

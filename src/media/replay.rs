@@ -1,4 +1,4 @@
-//! A source fed from memory: a script of items, sent in order. For tests and for whoever has media without GStreamer.
+//! A source from memory: sends a script of items in order. For tests and for embedding without GStreamer.
 
 use std::sync::Mutex;
 use std::thread::JoinHandle;
@@ -10,23 +10,24 @@ use super::{Open, Source};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MediaItem, Pace};
 
-/// Opens its scripts one after the other, one for each call of [`Open::open`], whatever the URI.
+/// Plays one script per call of [`Open::open`], in order. The URI is ignored.
 #[derive(Debug)]
 pub struct Replay {
     pace: Pace,
     scripts: Mutex<std::vec::IntoIter<Script>>,
 }
 
-/// What one opening of a [`Replay`] does.
+/// The items of one connection of a [`Replay`].
 #[derive(Debug)]
 pub struct Script {
     /// Sent in order.
     pub items: Vec<MediaItem>,
-    /// How it ends; [`None`] = it falls silent after the last item and ends when it is asked to stop.
+    /// How it ends; [`None`]: it sends nothing after the last item and ends on a stop request.
     pub end: Option<End>,
 }
 
 impl Replay {
+    /// A replay of `scripts`, one per connection.
     pub fn new(pace: Pace, scripts: Vec<Script>) -> Self {
         Self { pace, scripts: Mutex::new(scripts.into_iter()) }
     }
@@ -91,7 +92,7 @@ impl Drop for ReplaySource {
     fn drop(&mut self) {
         self.stopper.abandon();
         if let Some(thread) = self.thread.take() {
-            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            // The panic hook has already printed a panic of the thread.
             let _ = thread.join();
         }
     }

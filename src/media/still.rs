@@ -8,9 +8,9 @@ use touchline_core::frame::{Frame, PIXELS_MAX, SIDE_MAX};
 use touchline_core::pool::Pooled;
 use touchline_core::time::Pts;
 
-use crate::wholeness;
+use crate::truncation;
 
-/// A still picture as a frame: of no stream, at time 0.
+/// A still picture as a frame at time 0.
 pub fn frame(image: RgbImage) -> Frame {
     let (width, height) = image.dimensions();
     Frame::new(Pooled::detached(image.into_raw()), width, height, Pts(0), 0)
@@ -23,10 +23,10 @@ pub fn frame(image: RgbImage) -> Frame {
 pub fn read_still(path: &Path) -> Result<RgbImage, String> {
     let reason = |e: &dyn std::fmt::Display| e.to_string().replace('\n', " ");
     let reader = ImageReader::open(path).map_err(|e| reason(&e))?.with_guessed_format().map_err(|e| reason(&e))?;
-    if let Some(format) = wholeness::unsupported_file(path) {
+    if let Some(format) = truncation::unsupported_file(path) {
         return Err(format!("{format} pictures are not supported"));
     }
-    let broken = |e: &dyn std::fmt::Display| match wholeness::cut_off(path) {
+    let broken = |e: &dyn std::fmt::Display| match truncation::cut_off(path) {
         Some(cut) => format!("the picture is cut off: {cut}"),
         None => reason(e),
     };
@@ -36,7 +36,7 @@ pub fn read_still(path: &Path) -> Result<RgbImage, String> {
     if u64::from(width) * u64::from(height) > PIXELS_MAX || width.max(height) > SIDE_MAX {
         let most = PIXELS_MAX / 1_000_000;
         return Err(format!(
-            "a picture of {width}×{height} pixels; at most {most} million are decoded, {SIDE_MAX} a side"
+            "a picture of {width}×{height} pixels; the limits are {most} million pixels and {SIDE_MAX} per side"
         ));
     }
     let mut limits = Limits::no_limits();

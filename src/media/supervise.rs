@@ -1,8 +1,7 @@
-//! Keeps a live source going: opens it again after a failure, an unexpected end, or a stall, and says what happens to it.
+//! Supervises live sources: opens them again after a failure, an unexpected end or a stall, and reports their state.
 //!
-//! A [`Supervisor`] is itself an [`Open`], wrapped around another one. It runs one thread per source that passes items
-//! on and decides what an end means. It knows nothing of GStreamer; tests drive it with `replay.rs` and a sleeper that
-//! does not sleep.
+//! A [`Supervisor`] is an [`Open`] that wraps another one. It runs one thread per source that forwards items and decides whether
+//! to reconnect. It does not depend on GStreamer; tests use `replay.rs` and a sleeper that does not sleep.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use super::outlet::{Counters, Outlet, Stopper};
-use super::watch::{Silence, Watch};
+use super::stalls::{Stall, StallDetector};
 use super::{Open, Source};
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
@@ -21,47 +20,46 @@ use touchline_core::error::{Error, Result};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
 
-/// Capacity of the channel between the inner source and the supervisor. The supervisor only passes items on, so this
-/// is slack for a thread switch; the buffer that matters is the one behind it.
+/// Capacity of the channel between the inner source and the supervisor: slack for a thread switch. The real buffer is the channel
+/// after the supervisor.
 const INNER_CAPACITY: usize = 4;
 
-/// How often a connection that brings nothing is looked at for a stall.
+/// How often a silent connection is checked for a stall.
 const POLL: Duration = Duration::from_secs(1);
 
-/// When to open again and when to give up.
+/// When to reconnect and when to give up.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Open again also if the very first attempt fails. Off by default, so that a mistyped address is an error and
-    /// not an endless wait.
+    /// Retry even if the first attempt fails. Off by default, so that a mistyped address is an error and not an endless wait.
     pub retry_first: bool,
-    /// Open again when the source says it is over, unless it turned out to be a recording ([`Counters::on_demand`]). See
+    /// Reconnect when the source ends, unless it is a recording ([`Counters::on_demand`]). See
     /// [`super::uri::Kind::reopens_on_end`].
     pub reopen_on_end: bool,
-    /// No picture and no sound for this long is a failure.
+    /// Neither pictures nor sound for this long is a failure.
     pub stall: Duration,
-    /// Nothing from one track for this long, while the other goes on, is told of ([`Incident::TrackStalled`]).
+    /// No data from one track for this long, while the other continues, is reported ([`Incident::TrackStalled`]).
     pub track_stall: Duration,
-    /// No picture for this long is a failure, whatever the sound does. Sound that is missing never is: opening again would
-    /// cost pictures.
+    /// No pictures for this long is a failure, even if there is sound. Missing sound never is, because reconnecting would interrupt
+    /// the pictures.
     pub pictures_stall: Duration,
-    /// What a stall of both is called.
+    /// The cause to report when both tracks stall.
     pub stall_cause: Cause,
-    /// First pause.
+    /// First pause before a reconnect.
     pub backoff_min: Duration,
-    /// Longest pause. Pauses double from one to the other.
+    /// Longest pause. Pauses double from the first to the longest.
     pub backoff_max: Duration,
-    /// The same where the server does not take the login: cameras lock a user out, or the address, after a few wrong
-    /// passwords, and whoever knows the right one with it.
+    /// First pause after a rejected login. Cameras lock a user or an address out after a few wrong passwords.
     pub login_backoff_min: Duration,
+    /// Longest pause after a rejected login.
     pub login_backoff_max: Duration,
-    /// The source waits for a caller, as long as it takes.
+    /// The source waits for a caller without a time limit.
     pub listens: bool,
-    /// A connection that lasted this long starts the pauses over; one that fails at once does not.
+    /// A connection that lasted this long resets the pauses.
     pub healthy_after: Duration,
 }
 
 impl Policy {
-    /// For a source that waits for others to call: whoever called and has left must find it open when he calls again.
+    /// The policy of a source that waits for callers. It must accept the next call soon after the last one ended.
     pub fn listening() -> Self {
         Self {
             listens: true,
@@ -92,29 +90,47 @@ impl Default for Policy {
     }
 }
 
-/// What a supervised source is doing.
+/// The state of a supervised source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceState {
-    /// A connection is being made.
+    /// The source is being opened.
     Connecting,
-    /// Tracks are known, data flow.
+    /// The tracks are known, and data flow.
     Playing,
-    /// Attempt number `attempt` follows after `retry_in`, because of `cause` (redacted, one line), which is of `kind`.
-    Waiting { attempt: u32, retry_in: Duration, kind: Cause, cause: String },
-    /// Over, as the last item says.
+    /// The next attempt follows after a pause, or a listening source waits for a caller.
+    Waiting {
+        /// Number of the next attempt, from 1.
+        attempt: u32,
+        /// Pause before it.
+        retry_in: Duration,
+        /// Type of the failure.
+        kind: Cause,
+        /// What failed, redacted, on one line.
+        cause: String,
+    },
+    /// The source has ended.
     Ended,
-    /// Over after a failure that is not retried.
-    Failed { kind: Cause, cause: String, advice: String },
+    /// The source has failed and is not retried.
+    Failed {
+        /// Type of the failure.
+        kind: Cause,
+        /// What failed, redacted, on one line.
+        cause: String,
+        /// What to do.
+        advice: String,
+    },
 }
 
-/// Is told of every change of state and every incident, on the supervisor's thread. Must not block.
-pub trait Observer: Send + Sync {
+/// Receives state changes and incidents of a source, on the supervisor's thread. Must not block.
+pub trait SourceObserver: Send + Sync {
+    /// Called on every change of state.
     fn state(&self, state: SourceState);
 
+    /// Called on every incident.
     fn incident(&self, incident: Incident);
 }
 
-/// Waits between attempts; injectable so that tests do not sleep.
+/// Waits between attempts. Injected, so that tests do not sleep.
 pub trait Sleeper: Send + Sync {
     /// Waits `how_long`, or until `stopping` is disconnected ([`Outlet::stopping`]).
     fn sleep(&self, how_long: Duration, stopping: &Receiver<Infallible>);
@@ -126,19 +142,24 @@ pub struct ThreadSleeper;
 
 impl Sleeper for ThreadSleeper {
     fn sleep(&self, how_long: Duration, stopping: &Receiver<Infallible>) {
-        // It can only be time that is up, or a stop.
+        // Both results end the wait: the timeout and the disconnection on stop.
         let _ = stopping.recv_timeout(how_long);
     }
 }
 
-/// Opens supervised sources. The fields are what it needs from outside.
+/// Opens supervised sources.
 pub struct Supervisor {
+    /// Opens the source itself.
     pub inner: Arc<dyn Open>,
+    /// When to reconnect.
     pub policy: Policy,
+    /// Measures stalls.
     pub clock: Arc<dyn Clock>,
+    /// Waits between attempts.
     pub sleeper: Arc<dyn Sleeper>,
-    pub observer: Arc<dyn Observer>,
-    /// [`Counters::reconnects`] is counted here.
+    /// Receives state changes and incidents.
+    pub observer: Arc<dyn SourceObserver>,
+    /// The supervisor counts [`Counters::reconnects`].
     pub counters: Arc<Counters>,
     /// Names the thread: `src/<id>`.
     pub id: String,
@@ -146,8 +167,8 @@ pub struct Supervisor {
 
 impl Open for Supervisor {
     /// # Errors
-    /// What the inner [`Open::open`] refuses at the first attempt, in the caller's thread. With
-    /// [`Policy::retry_first`] only [`Error::Usage`] is refused: another attempt cannot mend that.
+    /// The error of the inner [`Open::open`] at the first attempt, in the caller's thread. With [`Policy::retry_first`] only
+    /// [`Error::Usage`], which another attempt cannot fix.
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         self.observer.state(connecting(&self.policy));
         let (inner_to, inner_from) = bounded(INNER_CAPACITY);
@@ -159,7 +180,7 @@ impl Open for Supervisor {
         let pace = first.as_ref().map_or(Pace::Live, |(source, _)| source.pace());
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        let mut run = Run {
+        let mut run = SupervisorThread {
             inner: self.inner.clone(),
             policy: self.policy.clone(),
             clock: self.clock.clone(),
@@ -179,17 +200,17 @@ impl Open for Supervisor {
             .name(format!("src/{}", self.id))
             .spawn(move || run.run(first))
             .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
-        Ok(Box::new(Supervised { pace, stopper, thread: Some(thread) }))
+        Ok(Box::new(SupervisedSource { pace, stopper, thread: Some(thread) }))
     }
 }
 
-struct Supervised {
+struct SupervisedSource {
     pace: Pace,
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Source for Supervised {
+impl Source for SupervisedSource {
     fn pace(&self) -> Pace {
         self.pace
     }
@@ -199,11 +220,11 @@ impl Source for Supervised {
     }
 }
 
-impl Drop for Supervised {
+impl Drop for SupervisedSource {
     fn drop(&mut self) {
         self.stopper.abandon();
         if let Some(thread) = self.thread.take() {
-            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            // The panic hook has already printed a panic of the thread.
             let _ = thread.join();
         }
     }
@@ -212,53 +233,53 @@ impl Drop for Supervised {
 type Connection = (Box<dyn Source>, Receiver<MediaItem>);
 
 /// The state of the supervisor's thread.
-struct Run {
+struct SupervisorThread {
     inner: Arc<dyn Open>,
     policy: Policy,
     clock: Arc<dyn Clock>,
     sleeper: Arc<dyn Sleeper>,
-    observer: Arc<dyn Observer>,
+    observer: Arc<dyn SourceObserver>,
     counters: Arc<Counters>,
     uri: String,
     outlet: Outlet,
-    /// A connection reached [`MediaItem::Opened`] before.
+    /// Whether any connection has reached [`MediaItem::Opened`].
     opened_once: bool,
-    /// The one that was made last did, and its run is not closed.
+    /// Whether the last connection has, and its run is not closed yet.
     is_run_open: bool,
-    /// Of the last connection.
+    /// Tracks of the last connection.
     tracks: Option<Tracks>,
     /// Attempts since the last healthy connection.
     attempt: u32,
-    /// Of these, in a row, the last ones that failed because the server does not take the login.
+    /// How many of the last attempts in a row failed with a rejected login.
     refused_logins: u32,
     jitter: Jitter,
 }
 
-/// How a connection came to its end.
-enum Outcome {
-    /// Asked to stop, or nobody receives any more.
+/// How a connection ended.
+enum ConnectionOutcome {
+    /// By a stop request, or because the receiver is gone.
     Stopped,
     Over(End),
 }
 
-impl Run {
+impl SupervisorThread {
     fn run(&mut self, first: Result<Connection>) {
         let mut next = first;
         loop {
             let outcome = match next {
-                Ok(connection) => self.pass_on(connection),
-                Err(e) => Outcome::Over(failure_of(e)),
+                Ok(connection) => self.forward(connection),
+                Err(e) => ConnectionOutcome::Over(failure_of(e)),
             };
             let end = match outcome {
-                Outcome::Stopped => return self.finish(End::Finished),
-                Outcome::Over(end) => end,
+                ConnectionOutcome::Stopped => return self.finish(End::Finished),
+                ConnectionOutcome::Over(end) => end,
             };
             let again = match &end {
                 End::Finished => {
                     let is_recording = self.counters.on_demand.get() == Some(&true);
                     self.policy.reopen_on_end && self.opened_once && !is_recording
                 }
-                // A caller who sends what cannot be played is not the last one.
+                // A listening source waits for the next caller even if the last one sent invalid data.
                 End::Failed { kind, .. } => {
                     let is_callers = self.policy.listens && *kind != Cause::CannotListen;
                     self.opened_once || self.policy.retry_first || is_callers
@@ -267,7 +288,7 @@ impl Run {
             if !again {
                 return self.finish(end);
             }
-            // Now and not when there is another connection, which may be in hours: the last second is decided while it is news.
+            // Now, and not at the next connection, which may be hours away: the last second must be decided in time.
             if std::mem::take(&mut self.is_run_open)
                 && self.outlet.send(MediaItem::Discontinuity(Discontinuity::Reconnect)).is_err()
             {
@@ -313,14 +334,14 @@ impl Run {
         self.outlet.send_end(end);
     }
 
-    /// Passes items on until the connection is over. Returns after the inner source's threads have ended.
-    fn pass_on(&mut self, (mut source, items): Connection) -> Outcome {
+    /// Forwards items until the connection ends. Returns after the inner source's threads have ended.
+    fn forward(&mut self, (mut source, items): Connection) -> ConnectionOutcome {
         let began_ns = self.clock.mono_ns();
-        let mut watch: Option<Watch> = None;
+        let mut watch: Option<StallDetector> = None;
         loop {
             if self.outlet.stopped() {
                 source.stop();
-                return Outcome::Stopped;
+                return ConnectionOutcome::Stopped;
             }
             let received = select! {
                 recv(items) -> item => Some(item),
@@ -329,7 +350,7 @@ impl Run {
             };
             let now_ns = self.clock.mono_ns();
             match received {
-                Some(Ok(MediaItem::Ended(end))) => return Outcome::Over(end),
+                Some(Ok(MediaItem::Ended(end))) => return ConnectionOutcome::Over(end),
                 Some(Ok(MediaItem::Incident(incident))) => self.observer.incident(incident),
                 Some(Ok(item)) => {
                     match &item {
@@ -343,11 +364,11 @@ impl Run {
                     }
                     if self.outlet.send(item).is_err() {
                         source.stop();
-                        return Outcome::Stopped;
+                        return ConnectionOutcome::Stopped;
                     }
                     if let (Some(watch), Some(track)) = (&mut watch, track) {
-                        // After the send: time that downstream kept us waiting is no silence of the source.
-                        let silence = watch.heard(track, self.clock.mono_ns());
+                        // After the send: the time that downstream blocked does not count as silence of the source.
+                        let silence = watch.received(track, self.clock.mono_ns());
                         if let Some(silent_ns) = silence {
                             self.observer.incident(Incident::TrackRecovered { track, silent_ns });
                         }
@@ -355,47 +376,47 @@ impl Run {
                 }
                 None => {}
                 Some(Err(_)) => {
-                    return Outcome::Over(End::Failed {
+                    return ConnectionOutcome::Over(End::Failed {
                         kind: Cause::Other,
                         cause: "the source's thread ended unexpectedly".into(),
                         advice: "please report this with the command you ran".into(),
                     });
                 }
             }
-            // Before the tracks are known the source's own connect timeout rules. While items wait, none is missing.
+            // Before the tracks are known, the source's own connect timeout applies. While items are queued, no track is silent.
             if items.is_empty()
-                && let Some(end) = watch.as_mut().and_then(|watch| self.look(watch))
+                && let Some(end) = watch.as_mut().and_then(|watch| self.check_stalls(watch))
             {
-                return Outcome::Over(end);
+                return ConnectionOutcome::Over(end);
             }
         }
     }
 
-    /// Looks for tracks that are silent; gives the failure that this is, if it is one.
-    fn look(&self, watch: &mut Watch) -> Option<End> {
+    /// Checks for silent tracks. Returns a failure if the stall is one.
+    fn check_stalls(&self, watch: &mut StallDetector) -> Option<End> {
         let policy = &self.policy;
         let failed =
             |kind, cause| Some(End::Failed { kind, cause, advice: "check that the sender still sends".into() });
-        match watch.look(self.clock.mono_ns(), policy) {
-            Silence::None => None,
-            Silence::Track { track, silent_ns } => {
+        match watch.check(self.clock.mono_ns(), policy) {
+            Stall::None => None,
+            Stall::Track { track, silent_ns } => {
                 self.observer.incident(Incident::TrackStalled { track, silent_ns });
                 None
             }
-            Silence::Pictures => {
+            Stall::Pictures => {
                 failed(Cause::PicturesStalled, format!("no pictures for {} s", policy.pictures_stall.as_secs()))
             }
-            Silence::All => {
+            Stall::All => {
                 failed(policy.stall_cause, format!("no pictures and no sound for {} s", policy.stall.as_secs()))
             }
         }
     }
 
-    /// A connection has come up, or it has another track.
-    fn opened(&mut self, tracks: Tracks, watch: &mut Option<Watch>, now_ns: u64) {
+    /// Handles a new connection, or another track of the current one.
+    fn opened(&mut self, tracks: Tracks, watch: &mut Option<StallDetector>, now_ns: u64) {
         let before = self.tracks.replace(tracks);
         let is_connected = watch.is_some();
-        *watch = Some(Watch::new(tracks, now_ns));
+        *watch = Some(StallDetector::new(tracks, now_ns));
         if !is_connected {
             if self.opened_once {
                 self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
@@ -412,7 +433,7 @@ impl Run {
         }
     }
 
-    fn track_ended(&mut self, track: Track, watch: &mut Option<Watch>) {
+    fn track_ended(&mut self, track: Track, watch: &mut Option<StallDetector>) {
         if let Some(watch) = watch {
             watch.end(track);
         }
@@ -421,7 +442,7 @@ impl Run {
                 Track::Video => tracks.video = false,
                 Track::Audio => tracks.audio = false,
             }
-            // The end of the last one is the end of the connection, and told as such.
+            // The end of the last track is reported as the end of the connection.
             if tracks.video || tracks.audio {
                 self.observer.incident(Incident::TrackLost { track });
             } else {
@@ -443,7 +464,7 @@ fn failure_of(e: Error) -> End {
     }
 }
 
-/// What is said of a source that is being opened.
+/// The state of a source that is being opened.
 fn connecting(policy: &Policy) -> SourceState {
     if policy.listens {
         let (kind, cause) = (Cause::NoCaller, "waiting for a caller".to_owned());
@@ -458,9 +479,9 @@ fn backoff(min: Duration, max: Duration, attempt: u32) -> Duration {
     min.saturating_mul(1 << doublings).min(max)
 }
 
-/// Shortens pauses by up to a quarter, so that many streams of a server that restarts do not come back at once.
+/// Shortens pauses by up to a quarter, so that many streams of a restarted server do not reconnect at once.
 ///
-/// A xorshift generator (Marsaglia 2003, "Xorshift RNGs"): spread is all that is asked of it.
+/// A xorshift generator (Marsaglia 2003, "Xorshift RNGs"): only the spread matters.
 struct Jitter {
     state: u64,
 }

@@ -13,7 +13,7 @@ use touchline_core::time::Pts;
 #[derive(Default)]
 struct Recorder(Mutex<Vec<SourceState>>, Mutex<Vec<Incident>>);
 
-impl Observer for Recorder {
+impl SourceObserver for Recorder {
     fn state(&self, state: SourceState) {
         self.0.lock().unwrap().push(state);
     }
@@ -258,7 +258,7 @@ fn a_login_that_is_not_taken_is_not_tried_often() {
 }
 
 fn picture(pts: u64) -> MediaItem {
-    MediaItem::Thinned { pts: Pts(pts), arrived_ns: 0 }
+    MediaItem::Unconverted { pts: Pts(pts), arrived_ns: 0 }
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn a_track_that_comes_in_later_is_no_reconnect() {
     let _source = b.supervisor.open("rtsp://h/a", to).unwrap();
     let passed = from.iter().take(7).collect::<Vec<_>>();
     assert!(matches!(passed[2], MediaItem::Discontinuity(Discontinuity::Tracks)), "{passed:?}");
-    assert!(matches!(passed[6], MediaItem::Thinned { .. }), "incidents do not go to the clip builder: {passed:?}");
+    assert!(matches!(passed[6], MediaItem::Unconverted { .. }), "incidents do not go to the clip builder: {passed:?}");
     assert_eq!(b.supervisor.counters.reconnects.load(Ordering::Relaxed), 0);
     let (added, lost) = (Incident::TrackAdded { track: Track::Audio }, Incident::TrackLost { track: Track::Audio });
     assert_eq!(*b.recorder.1.lock().unwrap(), [added, Incident::TcpFallback, lost]);

@@ -1,13 +1,12 @@
-//! Pipeline templates: text in, gst-launch description out. Pure: does not parse the pipeline, needs no GStreamer.
+//! Pipeline templates: renders a template to a gst-launch description. Pure: does not parse the pipeline or need GStreamer.
 //!
-//! The embedded templates lie in `pipelines/`, one for each [`Kind`], and explain their keys line by line. A user's
-//! file has the same form.
+//! The built-in templates are in `pipelines/`, one per [`Kind`], with comments for every key. A user's file has the same form.
 
 use super::uri::{Kind, Location};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::Tracks;
 
-/// The embedded template of `kind`.
+/// The built-in template of `kind`.
 pub const fn builtin(kind: Kind) -> &'static str {
     match kind {
         Kind::File => include_str!("../../pipelines/file.gst"),
@@ -21,18 +20,23 @@ pub const fn builtin(kind: Kind) -> &'static str {
     }
 }
 
-/// Transports an RTSP URI may be played over, `+`-joined in [`Keys::rtsp_transport`].
+/// RTSP transports, joined by `+` in [`Keys::rtsp_transport`].
 const RTSP_TRANSPORTS: [&str; 5] = ["udp", "udp-mcast", "tcp", "http", "tls"];
 
-/// What the placeholders of a template are replaced by.
+/// The values of a template's placeholders.
 #[derive(Clone, Debug)]
 pub struct Keys<'a> {
+    /// The source.
     pub location: &'a Location,
     /// Greatest height of pictures, lines.
     pub frame_height: u32,
+    /// Whether the appsinks wait for the clock.
     pub sync: bool,
+    /// Jitter buffer of RTSP sources, milliseconds.
     pub latency_ms: u32,
+    /// RTSP transports, joined by `+`, in the order in which they are tried.
     pub rtsp_transport: &'a str,
+    /// Connect timeout, seconds.
     pub timeout_s: u32,
 }
 
@@ -48,9 +52,9 @@ impl Keys<'_> {
             "latency_ms" => self.latency_ms.to_string(),
             "rtsp_transport" => self.rtsp_transport.to_owned(),
             "timeout_s" => self.timeout_s.to_string(),
-            // Half of the connect timeout, so that there is time left for the TCP attempt.
+            // Half of the connect timeout, which leaves time for an attempt over TCP.
             "udp_timeout_us" => (u64::from(self.timeout_s) * 500_000).to_string(),
-            // 2 MiB: a 500 KB key frame at 25 Mbit/s arrives in one burst, and the kernel counts overhead, too.
+            // 2 MiB: a key frame of 500 KB at 25 Mbit/s arrives in one burst, and the kernel counts its overhead.
             "udp_buffer_bytes" => (2 << 20).to_string(),
             "live" => test?.live.to_string(),
             "width" => test?.width.to_string(),
@@ -63,11 +67,10 @@ impl Keys<'_> {
     }
 }
 
-/// Renders `template`: drops comments and lines of unwanted tracks, fills placeholders, joins to one line.
+/// Renders `template`: drops comments and the lines of unwanted tracks, fills placeholders, and joins the lines.
 ///
 /// # Errors
-/// [`Error::Usage`] naming the line for an unknown placeholder, for text that holds no pipeline, and for an
-/// RTSP transport that does not exist.
+/// [`Error::Usage`] for an unknown placeholder (with its line), an empty template and an unknown RTSP transport.
 pub fn render(template: &str, keys: &Keys<'_>, wanted: Tracks) -> Result<String> {
     if !keys.rtsp_transport.split('+').all(|t| RTSP_TRANSPORTS.contains(&t)) {
         return Err(Error::Usage(format!(
@@ -93,7 +96,7 @@ pub fn render(template: &str, keys: &Keys<'_>, wanted: Tracks) -> Result<String>
             }
             line = rest.trim_start();
         }
-        // Caps write lists as { RGB, NV12 }: only a lone word in braces is a placeholder.
+        // Caps write lists as { RGB, NV12 }: only a single word in braces is a placeholder.
         while let Some(open) = line.find('{') {
             let inside = &line[open + 1..];
             let length = inside.find(|c: char| !(c.is_ascii_lowercase() || c == '_')).unwrap_or(inside.len());
@@ -115,16 +118,16 @@ pub fn render(template: &str, keys: &Keys<'_>, wanted: Tracks) -> Result<String>
         out.push(' ');
     }
     if out.is_empty() {
-        return Err(Error::Usage("the pipeline template is empty; begin with a copy of one in pipelines/".into()));
+        return Err(Error::Usage("the pipeline template is empty; start from a copy of one in pipelines/".into()));
     }
     Ok(out.trim_end().to_owned())
 }
 
 /// Escapes a value for the right side of `property=` in a gst-launch description.
 ///
-/// A backslash before everything but letters, digits and what numbers and fractions are made of. Quoting would not
-/// do: inside quotes the grammar takes `\"` for a quote, also after an escaped backslash, so a value could end the
-/// string early. Controls cannot be escaped and are dropped; URIs have them percent-encoded before.
+/// Puts a backslash before everything except letters, digits and the characters of numbers and fractions. Quoting is unsafe: inside
+/// quotes the grammar reads `\"` as a quote even after an escaped backslash, so a value could end the string early. Control characters
+/// cannot be escaped and are dropped; in URIs they are percent-encoded already.
 fn escape(value: &str) -> String {
     let mut out = String::with_capacity(value.len() * 2);
     for c in value.chars().filter(|c| !c.is_control()) {

@@ -1,25 +1,27 @@
 //! Maps HDR pictures to SDR: BT.709 colours, the gamma of BT.1886, and rolled-off highlights.
 //!
-//! The input is the small RGB picture behind the converters. Its numbers are still coded as in the stream: PQ (SMPTE ST 2084) or
+//! The input is the small RGB picture after the converters. Its values are still coded as in the stream: PQ (SMPTE ST 2084) or
 //! HLG (ARIB STD-B67), both as in ITU-R BT.2100. The EETF of ITU-R BT.2390-10, section 5.4.1, maps 0 to 1000 cd/m² onto a display
 //! of 203 cd/m², which is HDR's reference white (ITU-R BT.2408, table 1). It is applied to each channel in BT.2020.
 //!
-//! The numbers have 16 bits. Eight are too few for PQ: a step in the dark is several steps of SDR, and the dithering that
-//! hides it is noise to a model.
+//! The values have 16 bits. Eight are too few for PQ: one step in dark areas is several steps of SDR, and dithering would be noise
+//! for a model.
 
 use std::sync::OnceLock;
 
-/// How the numbers of a picture are coded.
+/// The transfer function of a picture's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hdr {
+    /// Perceptual quantizer (SMPTE ST 2084).
     Pq,
+    /// Hybrid log-gamma (ARIB STD-B67).
     Hlg,
 }
 
 /// HDR's reference white and the peak of the SDR display that is mapped to, cd/m².
 const WHITE: f64 = 203.0;
 
-/// The brightest light that is rolled off and not clipped, cd/m²: the usual peak of mastering displays, and HLG's nominal peak.
+/// The brightest light that is not clipped, cd/m²: the usual peak of mastering displays, and HLG's nominal peak.
 const PEAK: f64 = 1000.0;
 
 /// The gamma of an SDR display (ITU-R BT.1886, with a black of 0).
@@ -68,7 +70,7 @@ fn roll_off(light: f64) -> f64 {
     pq_to_light(code * peak) / WHITE
 }
 
-/// The functions of a pixel's numbers, computed once.
+/// Look-up tables, computed once.
 struct Tables {
     /// PQ code of 16 bits to rolled-off light, 1 is SDR white.
     pq: Vec<f32>,
@@ -99,7 +101,7 @@ fn tables() -> &'static Tables {
     })
 }
 
-/// Maps packed RGB8 in place. `is_wide`: its colours are those of BT.2020.
+/// Maps packed RGB8 to SDR in place. `is_wide`: the colours are those of BT.2020.
 pub fn to_sdr(rgb: &mut [u8], hdr: Hdr, is_wide: bool) {
     let tables = tables();
     for pixel in rgb.chunks_exact_mut(3) {
@@ -108,7 +110,7 @@ pub fn to_sdr(rgb: &mut [u8], hdr: Hdr, is_wide: bool) {
     }
 }
 
-/// Maps packed ARGB with 16 bits a number, in the order of bytes of this machine, and appends RGB8 to `to`.
+/// Maps packed ARGB with 16 bits per value, in native byte order, and appends RGB8 to `to`. Without `hdr` it only reduces the depth.
 pub fn deep_to_sdr(argb: &[u8], hdr: Option<(Hdr, bool)>, to: &mut Vec<u8>) {
     let tables = tables();
     for pixel in argb.chunks_exact(8) {

@@ -1,4 +1,4 @@
-//! What kind of source a URI names, and what follows from that. Pure: opens nothing, needs no GStreamer.
+//! Classifies URIs by kind of source. Pure: opens nothing and needs no GStreamer.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,11 +11,11 @@ use touchline_core::error::{Error, Result};
 use touchline_core::item::Pace;
 use touchline_core::{redact, userinfo};
 
-/// The schemes the program knows, as error messages list them.
+/// The known schemes, as listed in error messages.
 pub const KNOWN_SCHEMES: &str =
     "rtsp, rtsps, http, https, srt, rtmp, rtmps, udp, file, testsrc, or a path without a scheme";
 
-/// Kinds of source. Each has a pipeline template of its own in `pipelines/`.
+/// The kind of a source. Each has a pipeline template in `pipelines/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// A recording on disk.
@@ -24,10 +24,13 @@ pub enum Kind {
     Http,
     /// An HLS playlist on a web server, live or on demand.
     Hls,
-    /// An endless stream on a web server: MPEG-TS, packed sound, the JPEG pictures of a camera.
+    /// An endless stream on a web server: MPEG-TS, packed audio, or Motion JPEG.
     HttpLive,
+    /// An RTSP server.
     Rtsp,
+    /// SRT, as caller or listener.
     Srt,
+    /// An RTMP server.
     Rtmp,
     /// MPEG-TS in UDP datagrams.
     Udp,
@@ -51,12 +54,12 @@ impl Kind {
         }
     }
 
-    /// Whether data come over a network, so that their absence for seconds is a failure.
+    /// Whether data come over a network, so that silence for seconds is a failure.
     pub const fn is_network(self) -> bool {
         !matches!(self, Kind::File | Kind::TestSrc)
     }
 
-    /// What it is called when a source of this kind brings nothing any more.
+    /// The cause to report when a source of this kind stalls.
     pub const fn stall_cause(self) -> Cause {
         match self {
             Kind::Hls => Cause::PlaylistStalled,
@@ -64,55 +67,60 @@ impl Kind {
         }
     }
 
-    /// Whether an end of stream is unexpected, so that a supervisor opens the source again.
+    /// Whether an end of stream is unexpected, so that a supervisor reconnects.
     ///
-    /// RTSP, SRT, RTMP and UDP senders have no way to say "the programme is over" that differs from a restart. HLS
-    /// has (`EXT-X-ENDLIST`), but packagers write it whenever they stop, also to start again; only what was whole from the
-    /// beginning is over at its end ([`super::outlet::Counters::on_demand`]).
+    /// RTSP, SRT, RTMP and UDP cannot signal an end that differs from a restart. HLS can (`EXT-X-ENDLIST`), but packagers write the
+    /// tag whenever they stop, even before a restart. Only a playlist that was complete when it was first read has really ended
+    /// ([`super::outlet::Counters::on_demand`]).
     pub const fn reopens_on_end(self) -> bool {
         matches!(self, Kind::Hls | Kind::HttpLive | Kind::Rtsp | Kind::Srt | Kind::Rtmp | Kind::Udp)
     }
 }
 
-/// The wish how fast media are handed over.
+/// How fast media are delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pacing {
-    /// Live sources as their data come, HLS at its own pace, recordings as fast as the machine allows.
+    /// Live sources as data arrive, HLS at its own pace, recordings as fast as the machine allows.
     #[default]
     Auto,
-    /// Recordings, too, at their own pace (`--realtime`).
+    /// Recordings at their own pace as well (`--realtime`).
     Realtime,
-    /// Everything as fast as data come and downstream takes them, HLS included. Nothing is shed.
+    /// Everything as fast as data arrive and downstream takes them, including HLS. No seconds are shed.
     Unpaced,
 }
 
 /// A classified source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
+    /// The kind of source.
     pub kind: Kind,
-    /// What GStreamer is given: ASCII, percent-encoded. Holds secrets: never print it.
+    /// The URI for GStreamer: ASCII, percent-encoded. It contains secrets and must never be printed.
     pub uri: String,
-    /// The options of `testsrc://`, [`None`] for all other kinds.
+    /// The options of `testsrc://`; [`None`] for all other kinds.
     pub test: Option<TestOptions>,
 }
 
 /// The options of `testsrc://?seconds=10&width=640&height=360&fps=30&audio=0&video=0&live=1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TestOptions {
-    /// [`None`] = no end.
+    /// Length; [`None`]: endless.
     pub seconds: Option<u32>,
+    /// Pixels.
     pub width: u32,
+    /// Pixels.
     pub height: u32,
-    /// Pictures a second, numerator and denominator.
+    /// Frame rate, numerator and denominator.
     pub fps: (u32, u32),
+    /// Whether there are pictures.
     pub video: bool,
+    /// Whether there is sound.
     pub audio: bool,
-    /// Paced by the clock. On by default when there is no end: an endless recording would never let go of the machine.
+    /// Paced by the clock. The default for an endless source, which would otherwise keep the machine fully busy.
     pub live: bool,
 }
 
 impl TestOptions {
-    /// Number of pictures: those that begin within `seconds`.
+    /// Number of pictures that begin within `seconds`.
     pub fn video_buffers(&self) -> Option<u64> {
         let (num, den) = self.fps;
         self.seconds.map(|s| (u64::from(s) * u64::from(num)).div_ceil(u64::from(den)))
@@ -123,9 +131,9 @@ impl Location {
     /// Classifies `given`, a URI or a path.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a scheme that is not known or an address that cannot be read; the text is redacted.
+    /// [`Error::Usage`] for an unknown scheme or an invalid address. The text is redacted.
     pub fn parse(given: &str) -> Result<Self> {
-        // For an error about it. Who opens it holds on to it.
+        // Masks the credentials in errors about it for a while. The opener keeps them masked afterwards.
         drop(redact::remember(given));
         let Some((scheme, rest)) = split_scheme(given) else { return from_path(Path::new(given), given) };
         let scheme = scheme.to_ascii_lowercase();
@@ -157,7 +165,7 @@ impl Location {
             return Err(Error::Usage(format!("{}: the host is missing; write {scheme}://HOST…", redact::uri(given))));
         }
         let clear = userinfo::canonical(given)
-            // srt://:9000 and udp://@:5004 (listen on all interfaces) have no host by right.
+            // srt://:9000 and udp://@:5004 (listen on all interfaces) are valid without a host.
             .filter(|clear| matches!(kind, Kind::Srt | Kind::Udp) || Url::parse(clear).is_ok())
             .ok_or_else(|| {
                 let (shown, advice) = (redact::uri(given), userinfo::ADVICE);
@@ -166,7 +174,7 @@ impl Location {
         Ok(Self { kind, uri: percent_encode(&clear), test: None })
     }
 
-    /// What the source promises about its timing under `pacing`.
+    /// Whether the source or downstream sets the pace under `pacing`.
     pub fn pace(&self, pacing: Pacing) -> Pace {
         match self.kind {
             _ if pacing == Pacing::Unpaced && matches!(self.kind, Kind::Hls) => Pace::File,
@@ -176,9 +184,8 @@ impl Location {
         }
     }
 
-    /// How long before its arrival here a picture may have been taken, ns, with a jitter buffer of `latency_ms` for RTSP:
-    /// encoders, servers and networks as they are met, since nothing says so. 0 for recordings, whose arrival means
-    /// nothing.
+    /// The maximum delay between a picture being taken and its arrival, ns, with a jitter buffer of `latency_ms` for RTSP. These are
+    /// typical values, because no protocol reports the delay. 0 for recordings, whose arrival time has no meaning.
     pub fn behind_ns(&self, latency_ms: u32) -> u64 {
         let ms = match self.kind {
             Kind::File | Kind::Http => 0,
@@ -186,13 +193,13 @@ impl Location {
             Kind::Rtsp => 1_000 + u64::from(latency_ms),
             Kind::Srt | Kind::Udp | Kind::HttpLive => 2_000,
             Kind::Rtmp => 5_000,
-            // Three segments of six seconds behind the edge, and one that was being written.
+            // Three segments of six seconds behind the live edge, and one that was being written.
             Kind::Hls => 24_000,
         };
         ms * 1_000_000
     }
 
-    /// Whether it waits for others to call: an SRT listener.
+    /// Whether the source waits for callers: an SRT listener.
     pub fn listens(&self) -> bool {
         let rest = self.uri.split_once("://").map_or("", |(_, rest)| rest);
         let (host, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -202,13 +209,12 @@ impl Location {
 
     /// Whether the appsinks wait for the clock.
     ///
-    /// HLS segments arrive in bursts of several seconds, which a live consumer would have to shed, so HLS is paced
-    /// unless told otherwise. Whether a playlist is on demand shows only after it was fetched, too late to change the
-    /// promise: it is treated as live.
+    /// HLS segments arrive in bursts of several seconds, which a live consumer would have to shed, so HLS is paced by default. Whether
+    /// a playlist is on demand is known only after it was fetched, so it is treated as live.
     pub fn sync(&self, pacing: Pacing) -> bool {
         match pacing {
             Pacing::Unpaced => false,
-            // An endless stream goes out as it arrives; what turns out to be a playlist does not.
+            // `HttpLive` is included because the address may turn out to be a playlist. An endless stream is sent as it arrives.
             Pacing::Auto => matches!(self.kind, Kind::Hls | Kind::HttpLive),
             Pacing::Realtime => matches!(self.kind, Kind::Hls | Kind::HttpLive) || self.pace(pacing) == Pace::File,
         }
@@ -235,13 +241,13 @@ fn from_path(path: &Path, given: &str) -> Result<Location> {
     Ok(Location { kind: Kind::File, uri: uri.into(), test: None })
 }
 
-/// Whether the path of an HTTP URL (without scheme) ends like a playlist.
+/// Whether the path of an HTTP URL (without scheme) has the extension of a playlist.
 fn is_playlist(rest: &str) -> bool {
     let path = rest.split(['?', '#']).next().unwrap_or_default().to_ascii_lowercase();
     path.ends_with(".m3u8") || path.ends_with(".m3u")
 }
 
-/// Percent-encodes what may not stand in a URI as it is: controls, spaces, quotes, brackets and all beyond ASCII.
+/// Percent-encodes characters that are invalid in a URI: controls, spaces, quotes, brackets and everything beyond ASCII.
 fn percent_encode(uri: &str) -> String {
     let mut out = String::with_capacity(uri.len());
     for byte in uri.bytes() {
@@ -264,7 +270,7 @@ fn test_options(rest: &str) -> Result<TestOptions> {
         let (key, value) =
             pair.split_once('=').ok_or_else(|| wrong(format!("option {pair} has no value; write {pair}=…")))?;
         if pairs.insert(key, value).is_some() {
-            return Err(wrong(format!("option {key} stands twice")));
+            return Err(wrong(format!("option {key} is given twice")));
         }
     }
     let mut number = |key: &'static str, least: u32, most: u32| -> Result<Option<u32>> {

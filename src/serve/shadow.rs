@@ -17,7 +17,7 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::clip::ClipSecond;
 use touchline_core::decision::SecondPrediction;
 use touchline_core::error::{Error, Result};
-use touchline_core::threads::{own_processors, spawn};
+use touchline_core::threads::{background_pool, spawn};
 
 /// Seconds of all streams that wait for the shadow: two rounds of four streams ride out a moment in which the processors
 /// are busy. Each holds its pictures, so more would cost memory and only delay the drop.
@@ -87,7 +87,7 @@ impl Shadow {
             let advice = "give --shadow a pack that could take the running one's place";
             Error::pack(&pack.dir, cause, advice)
         })?;
-        let pool = own_processors("shadow")?;
+        let pool = background_pool("shadow")?;
         let (to, items) = bounded(QUEUE);
         let (ready_to, ready) = bounded(1);
         let thread = spawn("shadow", {

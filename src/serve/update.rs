@@ -20,7 +20,7 @@ use touchline_compute::infer::{Engine, Models};
 use touchline_compute::models::pack::Pack;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
-use touchline_core::threads::{own_processors, spawn};
+use touchline_core::threads::{background_pool, spawn};
 use watch::{POLL_NS, Watch};
 
 /// What may be taken, and when to look by oneself.
@@ -103,7 +103,7 @@ impl Updater {
     ) -> Result<Self> {
         hub.board().set_pack(running.pack().clone(), config.shown(&running.pack().dir));
         let watch = config.watch.then(|| Watch::new(&running.pack().dir, clock.mono_ns()));
-        let pool = own_processors("pack")?;
+        let pool = background_pool("pack")?;
         let worker = Worker { config, running, swapper, desk, hub, clock, watch, pool };
         let (stop, stopped) = bounded(0);
         let thread = spawn("pack", move || worker.run(&asks, &stopped))?;

@@ -24,13 +24,13 @@ use crate::shadow::ShadowFeed;
 use touchline_compute::infer::{Engine, Models};
 use touchline_compute::models::pack::Pack;
 use touchline_core::cause::Cause;
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason, Patience};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Gap, GapReason, LagLimits};
 use touchline_core::clock::Clock;
 use touchline_core::decision::SecondOutcome;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use touchline_core::observer::{Observer as _, Stage};
-use touchline_core::threads::{Beat, spawn};
+use touchline_core::threads::{Heartbeat, spawn};
 use touchline_core::time::{NANOS_PER_SECOND, RunId, WallSource, WallTime};
 
 /// Decisions between inference and publishing: while files alone are decided, a slow reader of standard output makes publishing
@@ -90,7 +90,7 @@ pub struct Workers {
     swapper: Swapper,
     intake: Intake,
     infer: Option<JoinHandle<()>>,
-    beat: Beat,
+    beat: Heartbeat,
     /// Closed when the inference thread has ended.
     pub decided: Receiver<Decided>,
 }
@@ -122,7 +122,7 @@ impl Workers {
         let (decided_to, decided) = bounded(DECISIONS);
         let (swaps_to, swaps) = bounded(1);
         let (ready_to, ready) = bounded::<Result<Models>>(1);
-        let beat = Beat::default();
+        let beat = Heartbeat::default();
         let counts = metrics.clone();
         let infer = spawn("infer", {
             let (backlog, shadow, beat) = (Arc::clone(&backlog), shadow.clone(), beat.clone());
@@ -163,7 +163,7 @@ impl Workers {
     }
 
     /// Turns of the inference thread.
-    pub fn beat(&self) -> &Beat {
+    pub fn beat(&self) -> &Heartbeat {
         &self.beat
     }
 
@@ -243,7 +243,7 @@ impl Intake {
         let builder = ClipBuilder::new(ClipConfig {
             sample_rate: self.pack.sample_rate(),
             plan: self.pack.plan.clone(),
-            patience: Patience::for_pace(pace),
+            lag: LagLimits::for_pace(pace),
             behind_ns,
         });
         let builder = builder.from_run(first);
@@ -353,14 +353,14 @@ struct Infer {
     shadow: Option<ShadowFeed>,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
-    beat: Beat,
+    beat: Heartbeat,
 }
 
 impl Infer {
     fn run(mut self, backlog: &Backlog, batching: Batching, to: &Sender<Decided>) {
         let mut adapt = batching.adaptive.then(|| Adapt::new(self.clock.mono_ns()));
         loop {
-            self.beat.turn();
+            self.beat.beat();
             // Asked every time: another pack may have come, or a GPU gone.
             let (max, wait) = batching.settle(self.engine.is_on_gpu());
             let Some(batch) = backlog.gather(max, wait) else { return };

@@ -140,7 +140,7 @@ fn no_sequence_of_items_does_harm() {
         let pace = if seed % 2 == 0 { Pace::Live } else { Pace::File };
         let mut plan = config(pace);
         if seed % 5 == 4 {
-            plan.patience = touchline_core::clip::Patience { lag_ns: 0, pictures_lag_ns: 0, bridge_ns: 2_000_000_000 };
+            plan.lag = touchline_core::clip::LagLimits { lag_ns: 0, pictures_lag_ns: 0, bridge_ns: 2_000_000_000 };
         }
         let (mut lcg, mut clock) = (Lcg(seed + 1000), 0);
         let mut items: Vec<MediaItem> = (0..2_000).map(|_| garbage(&mut lcg, &mut clock)).collect();

@@ -3,7 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience, SamplingPlan};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, LagLimits, SamplingPlan};
 use touchline_core::frame::Frame;
 use touchline_core::item::{Discontinuity, End, MediaItem, Pace, Track, Tracks};
 use touchline_core::pcm::PcmChunk;
@@ -18,7 +18,7 @@ pub fn config(pace: Pace) -> ClipConfig {
     ClipConfig {
         sample_rate: Some(RATE),
         plan: SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40 * MS },
-        patience: Patience::for_pace(pace),
+        lag: LagLimits::for_pace(pace),
         behind_ns: 0,
     }
 }

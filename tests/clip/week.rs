@@ -4,7 +4,7 @@
 //! makes them. Each sample says by its value which one it is, so that what lies in a second can be compared with when it was
 //! taken.
 
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, SamplingPlan};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, SamplingPlan};
 use touchline_core::frame::Frame;
 use touchline_core::item::{MediaItem, Pace};
 use touchline_core::pcm::PcmChunk;
@@ -55,7 +55,7 @@ fn week(ppm: i128) -> Found {
     let config = ClipConfig {
         sample_rate: Some(RATE),
         plan: SamplingPlan { rgb_frames: 1, flow_pairs: 0, flow_gap_ns: 40 * MS },
-        patience: Patience::for_pace(Pace::Live),
+        lag: LagLimits::for_pace(Pace::Live),
         behind_ns: 0,
     };
     let (mut builder, mut out, mut lcg) = (ClipBuilder::new(config), Vec::new(), Lcg(ppm.unsigned_abs() as u64));

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use touchline_core::cause::Cause;
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, PlanSelector, SamplingPlan};
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use touchline_core::time::WallTime;
 use touchline_media::gst::{GstOpener, GstOptions};
-use touchline_media::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
 use touchline_media::uri::Location;
 use touchline_media::{Open, Source};
 
@@ -66,7 +66,7 @@ impl Log {
     }
 }
 
-impl Observer for Log {
+impl SourceObserver for Log {
     fn state(&self, state: SourceState) {
         self.push(Said::State(state));
     }
@@ -105,7 +105,7 @@ impl Watched {
 
     pub fn start_with(uri: &str, options: GstOptions, policy: Policy) -> Self {
         let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
-        let options = GstOptions { thinning: Some(PlanThinner::thinning(&plan)), ..options };
+        let options = GstOptions { selection: Some(PlanSelector::selection(&plan)), ..options };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let log = Arc::<Log>::default();
         let kind = Location::parse(uri).expect("a known kind of source").kind;
@@ -120,15 +120,15 @@ impl Watched {
         };
         let (to, from) = bounded(MEDIA_CHANNEL_CAPACITY);
         let source = supervisor.open(uri, to).expect("the source opens");
-        let patience = Patience::for_pace(Pace::Live);
-        let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, patience, behind_ns: 0 });
+        let lag = LagLimits::for_pace(Pace::Live);
+        let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, lag, behind_ns: 0 });
         let told = log.clone();
         let clip = std::thread::spawn(move || {
             let (mut out, mut is_new) = (Vec::new(), true);
             for item in from {
                 match &item {
                     MediaItem::Discontinuity(_) => is_new = true,
-                    MediaItem::Frame(_) | MediaItem::Thinned { .. } if std::mem::take(&mut is_new) => {
+                    MediaItem::Frame(_) | MediaItem::Unconverted { .. } if std::mem::take(&mut is_new) => {
                         told.push(Said::Picture);
                     }
                     _ => {}

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use touchline_core::cause::Cause;
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, PlanSelector, SamplingPlan};
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, MEDIA_CHANNEL_CAPACITY};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
-use touchline_media::supervise::{Observer, Policy, Sleeper, SourceState, Supervisor};
+use touchline_media::supervise::{Policy, Sleeper, SourceObserver, SourceState, Supervisor};
 use touchline_media::uri::{Location, Pacing};
 
 use crate::material::{self, Mark};
@@ -147,7 +147,7 @@ impl Watcher {
     }
 }
 
-impl Observer for Watcher {
+impl SourceObserver for Watcher {
     fn state(&self, state: SourceState) {
         if *lock(&self.is_over) {
             return;
@@ -181,7 +181,7 @@ pub fn play(uri: &str, how: How) -> Outcome {
     let options = GstOptions {
         pacing: how.pacing,
         frame_height: how.frame_height,
-        thinning: Some(PlanThinner::thinning(&plan)),
+        selection: Some(PlanSelector::selection(&plan)),
         ..GstOptions::default()
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -220,8 +220,8 @@ pub fn play(uri: &str, how: How) -> Outcome {
             return std::mem::take(&mut lock(&outcome));
         }
     };
-    let patience = Patience::for_pace(source.pace());
-    let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, patience, behind_ns: 0 });
+    let lag = LagLimits::for_pace(source.pace());
+    let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, lag, behind_ns: 0 });
     let (told, enough) = (watcher.clone(), how.seconds);
     let clip = std::thread::spawn(move || {
         let mut out = Vec::new();

@@ -369,6 +369,6 @@ fn a_name_that_changes_its_address_is_looked_at_each_time() {
     let rebinding = policy(&["127.0.0.1"], &[]).with_resolver(Arc::new(Rebinding { asked: AtomicUsize::new(0) }));
     let uri = format!("http://rebinding.example:{}/live.m3u8", server.port);
     let cause = is_refused(&uri, guarded(rebinding));
-    assert!(cause.contains("rebinding.example leads to 127.0.0.2"), "{cause}");
+    assert!(cause.contains("rebinding.example resolves to 127.0.0.2"), "{cause}");
     assert_eq!((server.connections(), trap.connections()), (1, 0), "the playlist, then nothing");
 }

@@ -60,7 +60,7 @@ impl Heard {
                 self.tracks = Some(tracks);
             }
             MediaItem::Frame(frame) => self.frames.push(frame),
-            MediaItem::Thinned { .. } => panic!("all pictures were asked for"),
+            MediaItem::Unconverted { .. } => panic!("all pictures were asked for"),
             MediaItem::Lost { .. } => self.lost += 1,
             MediaItem::Missing { from, to } => panic!("nothing is missing, and not from {from} to {to}"),
             MediaItem::Pcm(c) => self.chunks.push((c.pts.0, c.frames() as u64, c.rate, c.channels)),

@@ -11,7 +11,7 @@ use touchline_core::frame::Frame;
 use touchline_core::item::{End, MediaItem, Track, Tracks};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
-use touchline_media::outlet::Dropped;
+use touchline_media::outlet::DropReason;
 use touchline_media::uri::Pacing;
 
 use crate::common::Fixtures;
@@ -372,7 +372,7 @@ fn pictures_before_the_first_key_frame_are_dropped_and_counted() {
     let path = dir.make("joined.mkv", &format!("{clip} -bsf:v noise=drop=lt(n\\,10)"));
     let options = GstOptions::default();
     let heard = all(text(&path), options.clone());
-    let dropped = options.counters.dropped(Dropped::BeforeKeyFrame);
+    let dropped = options.counters.dropped(DropReason::BeforeKeyFrame);
     assert_eq!(dropped, 40);
     assert_eq!(heard.frames.len(), 100, "two groups of pictures are whole");
     let reference = all(text(&dir.path().join("whole.mkv")), GstOptions::default());
@@ -456,7 +456,10 @@ fn a_recording_whose_time_stands_still_is_given_up_and_one_that_waits_for_downst
     let _source = GstOpener::new(options, clock.clone()).unwrap().open(text(&path), to).unwrap();
     clock.advance(31_000_000_000);
     let end = from.iter().find_map(|item| if let MediaItem::Ended(end) = item { Some(end) } else { None });
-    assert!(matches!(&end, Some(End::Failed { cause, .. }) if cause.contains("stands still")), "{end:?}");
+    assert!(
+        matches!(&end, Some(End::Failed { cause, .. }) if cause.contains("the media time has not advanced")),
+        "{end:?}"
+    );
 
     // A consumer that takes its time: three minutes together.
     let clock = Arc::new(ManualClock::default());

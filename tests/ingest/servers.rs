@@ -11,7 +11,7 @@ use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem
 use touchline_core::time::WallSource;
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
-use touchline_media::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
 use touchline_media::uri::Pacing;
 
 use crate::common::http::{HlsMedia, HlsOrigin, HttpServer};
@@ -152,7 +152,7 @@ fn hls_variants_and_separate_sound_play_through() {
 fn a_server_that_comes_back_is_played_again() {
     #[derive(Default)]
     struct States(Mutex<Vec<SourceState>>);
-    impl Observer for States {
+    impl SourceObserver for States {
         fn state(&self, state: SourceState) {
             self.0.lock().unwrap().push(state);
         }

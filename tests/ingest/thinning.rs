@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use touchline_compute::models::pack::Pack;
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, PlanThinner, SamplingPlan};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, PlanSelector, SamplingPlan};
 use touchline_core::clock::SystemClock;
 use touchline_core::item::{End, MediaItem, Pace};
-use touchline_core::selection::Thinning;
+use touchline_core::selection::FrameSelection;
 use touchline_core::vote::{VoteConfig, Voter};
 use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
@@ -22,15 +22,15 @@ use crate::{PATIENCE, open, text};
 const PLAN: SamplingPlan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
 
 /// What the clip builder makes of a recording, frame by frame, and how many pictures came converted and not.
-fn cut(uri: &str, thinning: Option<Thinning>) -> (Vec<String>, [usize; 2]) {
+fn cut(uri: &str, selection: Option<FrameSelection>) -> (Vec<String>, [usize; 2]) {
     let config =
-        ClipConfig { sample_rate: Some(32_000), plan: PLAN, patience: Patience::for_pace(Pace::File), behind_ns: 0 };
+        ClipConfig { sample_rate: Some(32_000), plan: PLAN, lag: LagLimits::for_pace(Pace::File), behind_ns: 0 };
     let (mut builder, mut out, mut counts) = (ClipBuilder::new(config), Vec::new(), [0, 0]);
-    let (_source, from) = open(uri, GstOptions { thinning, ..GstOptions::default() }).unwrap();
+    let (_source, from) = open(uri, GstOptions { selection, ..GstOptions::default() }).unwrap();
     loop {
         let item = from.recv_timeout(PATIENCE).expect("more to come");
         counts[0] += usize::from(matches!(item, MediaItem::Frame(_)));
-        counts[1] += usize::from(matches!(item, MediaItem::Thinned { .. }));
+        counts[1] += usize::from(matches!(item, MediaItem::Unconverted { .. }));
         let over = matches!(item, MediaItem::Ended(_));
         builder.push(item, &mut out);
         if over {
@@ -66,7 +66,7 @@ fn seconds_are_the_same_with_a_third_of_the_pictures() {
     ] {
         let path = dir.make(name, &format!("-f lavfi -i {picture} {sound} {h264} -vsync passthrough"));
         let (all, [frames, none]) = cut(text(&path), None);
-        let (some, [converted, thinned]) = cut(text(&path), Some(PlanThinner::thinning(&PLAN)));
+        let (some, [converted, thinned]) = cut(text(&path), Some(PlanSelector::selection(&PLAN)));
         assert_eq!(all, some, "{name}");
         assert_eq!((none, converted + thinned), (0, frames), "{name}: every picture is told of");
         assert!(converted <= 6 * most, "{name}: {converted} of {frames}");
@@ -82,16 +82,16 @@ fn a_preview_gets_its_pictures() {
         let asked = asked.clone();
         move || asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
     };
-    let (_, [before, _]) = cut(text(&path), Some(PlanThinner::thinning(&PLAN)));
-    let (_, [converted, thinned]) = cut(text(&path), Some(PlanThinner::thinning(&PLAN).unless(wanted)));
+    let (_, [before, _]) = cut(text(&path), Some(PlanSelector::selection(&PLAN)));
+    let (_, [converted, thinned]) = cut(text(&path), Some(PlanSelector::selection(&PLAN).unless(wanted)));
     assert_eq!(converted + thinned, 90);
     assert!(converted >= before + 25, "{before} and {converted}");
 }
 
 /// The records of a recording, as `score` writes them.
-fn decisions(workers: &mut Workers, uri: &str, thinning: Option<Thinning>) -> String {
+fn decisions(workers: &mut Workers, uri: &str, selection: Option<FrameSelection>) -> String {
     let pack = workers.pack();
-    let options = GstOptions { frame_height: pack.frame_height, thinning, ..GstOptions::default() };
+    let options = GstOptions { frame_height: pack.frame_height, selection, ..GstOptions::default() };
     let classes = Arc::new(pack.classes.clone());
     let (recorder, mut voter) =
         (Recorder::new("r", classes.clone(), Pace::File), Voter::new(VoteConfig::default(), classes.len()));
@@ -130,7 +130,7 @@ fn decisions_are_the_same_bytes() {
     );
     for path in [&steady, &varying] {
         let all = decisions(&mut workers, text(path), None);
-        let some = decisions(&mut workers, text(path), Some(PlanThinner::thinning(&plan)));
+        let some = decisions(&mut workers, text(path), Some(PlanSelector::selection(&plan)));
         assert!(all.lines().count() >= 5, "{all}");
         assert_eq!(all, some, "{}", path.display());
     }

@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 use touchline_core::clip::{Absent, FrameShare, Gap, GapReason};
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::decision::{
-    Decision, Event, EventKind, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, Why,
-    WindowEstimate,
+    Decision, DecisionReason, Event, EventKind, ModalityScores, PackStamp, PerModality, SecondOutcome,
+    SecondPrediction, WindowEstimate,
 };
 use touchline_core::frame::Frame;
 use touchline_core::item::Pace;
@@ -234,7 +234,7 @@ impl Script {
                 label,
                 probability: probabilities[label.index()],
                 modality: by,
-                why: if by == Modality::Audio { Why::Table } else { Why::Default },
+                why: if by == Modality::Audio { DecisionReason::Table } else { DecisionReason::Default },
                 probabilities,
             },
             frame_share: FrameShare::ALL,

@@ -1,62 +1,63 @@
-//! The state machine that cuts seconds: which run an item belongs to, and when a new one begins.
+//! The state machine that cuts seconds: it assigns items to runs and decides when a new run begins.
 //!
-//! A run is one time line of PTS. Both tracks of a stream change line together, but never at the same item, and one
-//! track alone may have a hole of any length. So an item far from its track's position is held back until the other
-//! track shows what it was:
+//! A run is one timeline of PTS. Both tracks of a stream jump to a new timeline together, but not at the same item, and one
+//! track alone may have a hole of any length. So an item far from its track's position is held back until the other track
+//! shows the reason:
 //!
-//! - it reaches that PTS as well: the item's track had a hole, the run goes on;
-//! - it leaves the line too, or has ended: a new run begins, at the earlier of the two;
-//! - neither within the patience: pictures decide. A jump of video begins a new run; a jump of audio does so only when
-//!   no pictures came meanwhile, and is otherwise taken for broken time stamps: what does not fit is discarded until
-//!   sound is back on the line.
+//! - The other track reaches that PTS as well: the item's track had a hole, and the run continues.
+//! - The other track leaves the timeline too, or has ended: a new run begins, at the earlier of the two.
+//! - Neither happens within the lag limits: the pictures decide. A jump of video begins a new run. A jump of audio does so
+//!   only if no pictures arrived meanwhile; otherwise its time stamps are taken for broken, and sound that does not fit is
+//!   discarded until it is back on the timeline.
 //!
-//! The same holding back happens before the first item of a connection, so that the run begins at the earlier track.
-//! What a track still brings of a line that was left is discarded, and counted. All this depends on PTS only, not on
-//! how the items of the two tracks are interleaved, as long as the patience is not exhausted.
+//! Items are also held back before the first one of a connection is used, so that the run begins at the earlier track. Later
+//! data of an abandoned timeline are discarded and counted. All this depends only on PTS, not on the interleaving of the
+//! tracks, as long as the lag stays within the limits.
 
 use std::collections::VecDeque;
 
 use super::resample::SAMPLE_RATES;
-use super::run::{Reference, Run, Stream, TRACKS};
-use super::sampling::Seen;
-use super::sound::Sound;
-use super::timeline::{BRIDGE_NS, Held, Line, Position, merge, weight};
-use super::{ClipOutput, Patience, SamplingPlan};
+use super::run::{Run, StreamInfo, TRACKS, WallReference};
+use super::sampling::PendingFrame;
+use super::sound::AudioGrid;
+use super::timeline::{BRIDGE_NS, HeldItems, Position, Timeline, merge, weight};
+use super::{ClipOutput, LagLimits, SamplingPlan};
 use crate::item::{Discontinuity, MediaItem, Track};
 use crate::time::{Pts, RunId, WallSource};
 
-/// PTS from here on are taken for garbage: 146 years, and room to add to.
+/// PTS from here on are invalid: 146 years, with room for additions.
 const PTS_MAX: u64 = 1 << 62;
 
-/// What a [`ClipBuilder`] is made from.
+/// Parameters of a [`ClipBuilder`].
 #[derive(Clone, Debug)]
 pub struct ClipConfig {
-    /// Hz of the mono sound in every [`super::ClipSecond`]; `None` when the pack has no audio model: sound is then
-    /// neither waited for nor looked at.
+    /// Rate of the mono sound in every [`super::ClipSecond`], Hz; `None` if the pack has no audio model, so that sound is ignored.
     pub sample_rate: Option<u32>,
+    /// Which frames and pairs of a second are kept.
     pub plan: SamplingPlan,
-    pub patience: Patience,
-    /// How long before its arrival a picture may have been taken, ns: carried along for the wall time.
+    /// How long a second waits for a late track.
+    pub lag: LagLimits,
+    /// The maximum delay between a picture being taken and its arrival, ns. Passed on for the wall time.
     pub behind_ns: u64,
 }
 
-/// What is known of one track of the connection.
+/// State of one track of the connection.
 #[derive(Clone, Copy, Debug, Default)]
 struct TrackState {
     exists: bool,
-    /// `TrackEnded` came (it may still wait behind held items).
+    /// `TrackEnded` arrived (it may still wait behind held items).
     ended: bool,
 }
 
-/// What to do with the items held back.
-enum Verdict {
+/// What to do with the held items.
+enum HeldAction {
     Wait,
-    /// A new run begins with everything held.
+    /// Begin a new run with all held items.
     Begin(Option<Discontinuity>),
-    /// The track's items go on in the run.
+    /// Continue the run with the track's items.
     Rejoin(Track),
-    /// Of the track's items, those that fit go on in the run, the others are discarded.
-    Sift(Track),
+    /// Continue the run with the track's items that fit, and discard the others.
+    KeepFitting(Track),
 }
 
 /// Cuts one stream into seconds. Pure: no thread, no clock, no input or output of its own.
@@ -64,26 +65,28 @@ enum Verdict {
 pub struct ClipBuilder {
     config: ClipConfig,
     tracks: [TrackState; 2],
-    line: Line,
+    line: Timeline,
     run: Option<Run>,
-    /// Number of the first run.
+    /// Number of the first run of this builder.
     first: RunId,
     runs: u32,
-    /// Why the next run begins; `None` when nothing but data is needed.
+    /// Why the next run begins; `None` for the first.
     cause: Option<Discontinuity>,
-    held: [Held; 2],
-    /// Where sound was on the line that the run left, when it had not left it itself: what goes on there is not ours.
-    /// There is no such thing for pictures, since they decide: when they stay, their line is taken up again.
+    held: [HeldItems; 2],
+    /// Position of sound on the previous timeline, if sound had not left it when the run began. Sound that continues there is
+    /// discarded. There is no such position for pictures, because they decide whether the timeline changes.
     left_behind: Option<Position>,
-    wall: Option<Reference>,
-    /// A reference on the line that the held items are on.
-    wall_ahead: Option<Reference>,
+    wall: Option<WallReference>,
+    /// A wall-time reference on the timeline of the held items.
+    wall_ahead: Option<WallReference>,
     is_over: bool,
-    /// The first second that the run before left to its successor on the same line.
-    said_before: Option<u64>,
+    /// The first second that the previous run on the same timeline did not output.
+    emitted_before: Option<u64>,
 }
 
 impl ClipBuilder {
+    /// A builder for one stream.
+    ///
     /// # Panics
     /// If `config.sample_rate` is outside [`SAMPLE_RATES`].
     pub fn new(config: ClipConfig) -> Self {
@@ -91,7 +94,7 @@ impl ClipBuilder {
         Self {
             config,
             tracks: Default::default(),
-            line: Line::default(),
+            line: Timeline::default(),
             run: None,
             first: RunId(0),
             runs: 0,
@@ -101,26 +104,28 @@ impl ClipBuilder {
             wall: None,
             wall_ahead: None,
             is_over: false,
-            said_before: None,
+            emitted_before: None,
         }
     }
 
-    /// Numbers runs from `first` on: a stream that is opened once more, by another source or another process, goes on
-    /// where it was, and no run has a number twice.
+    /// Numbers runs from `first` on. A stream that another source or process continues must not reuse run numbers.
     pub fn from_run(mut self, first: RunId) -> Self {
         self.first = first;
         self
     }
 
-    /// Takes one item; appends what follows from it to `out`. Never panics, whatever the items say; what cannot be used
-    /// is counted in [`ClipOutput::Discarded`].
+    /// Takes one item and appends the resulting output to `out`. Never panics, whatever the items contain; unusable data are
+    /// counted in [`ClipOutput::Discarded`].
     pub fn push(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item {
-            item @ (MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Lost { .. } | MediaItem::Pcm(_)) => {
+            item @ (MediaItem::Frame(_)
+            | MediaItem::Unconverted { .. }
+            | MediaItem::Lost { .. }
+            | MediaItem::Pcm(_)) => {
                 self.take_data(item, out);
             }
             MediaItem::Opened(tracks) => {
-                // Data came since the last one: a new connection, whether or not that was said.
+                // Data arrived since the last `Opened`: this is a new connection, even without a discontinuity item.
                 if self.run.is_some() || self.held.iter().any(|held| !held.is_empty()) {
                     self.break_line(Discontinuity::Reconnect, out);
                 }
@@ -134,7 +139,7 @@ impl ClipBuilder {
                 self.route(item, out);
                 self.settle(out);
             }
-            MediaItem::Wall { pts, wall } => self.take_wall(Reference { pts, wall }),
+            MediaItem::Wall { pts, wall } => self.take_wall(WallReference { pts, wall }),
             MediaItem::Missing { from, to } => self.take_missing(from.0, to.0, out),
             MediaItem::Discontinuity(cause) => self.break_line(cause, out),
             MediaItem::Incident(_) => {}
@@ -150,10 +155,10 @@ impl ClipBuilder {
 
     /// Ends the run; the next one begins because of `cause`.
     fn break_line(&mut self, cause: Discontinuity, out: &mut Vec<ClipOutput>) {
-        self.finish_run(!cause.leaves_line(), out);
+        self.finish_run(!cause.starts_new_timeline(), out);
         self.cause = Some(cause);
         self.left_behind = None;
-        if cause.leaves_line() {
+        if cause.starts_new_timeline() {
             (self.wall, self.wall_ahead) = (None, None);
         }
         for state in &mut self.tracks {
@@ -167,7 +172,7 @@ impl ClipBuilder {
             MediaItem::Pcm(_) if self.config.sample_rate.is_none() => return,
             MediaItem::Pcm(chunk) => {
                 let values = chunk.data.len() as u64;
-                (Track::Audio, values / u64::from(chunk.channels.max(1)), Sound::is_usable(chunk))
+                (Track::Audio, values / u64::from(chunk.channels.max(1)), AudioGrid::is_usable(chunk))
             }
             _ => (Track::Video, 1, true),
         };
@@ -184,13 +189,13 @@ impl ClipBuilder {
         self.settle(out);
     }
 
-    /// There is nothing from one time to the other, and the line goes on: whole seconds in between are gaps.
+    /// Takes an interval without data on the current timeline. Its whole seconds become gaps.
     fn take_missing(&mut self, from: u64, to: u64, out: &mut Vec<ClipOutput>) {
         if self.is_over || to <= from || to >= PTS_MAX {
             return;
         }
         if self.run.is_none() {
-            // What is held waits for the other track, which lies beyond the hole.
+            // Held items wait for the other track, which continues after the hole.
             for item in self.begin(from, self.cause, out) {
                 self.route(item, out);
             }
@@ -208,12 +213,12 @@ impl ClipBuilder {
         self.close(out);
     }
 
-    fn take_wall(&mut self, reference: Reference) {
+    fn take_wall(&mut self, reference: WallReference) {
         if reference.wall.source == WallSource::Arrival {
             (self.wall, self.wall_ahead) = (None, None);
             return;
         }
-        let is_nearer = |held: &Held| match (held.front, self.line.reach()) {
+        let is_nearer = |held: &HeldItems| match (held.front, self.line.reach()) {
             (Some(front), Some(reach)) => reference.pts.0.abs_diff(front) < reference.pts.0.abs_diff(reach),
             _ => false,
         };
@@ -224,17 +229,17 @@ impl ClipBuilder {
         }
     }
 
-    /// Decides about what is held until nothing more can be decided.
+    /// Acts on the held items until a decision needs more data.
     fn settle(&mut self, out: &mut Vec<ClipOutput>) {
         loop {
-            let freed = match self.verdict() {
-                Verdict::Wait => break,
-                Verdict::Begin(cause) => self.begin(0, cause, out),
-                Verdict::Rejoin(track) => self.held[track.index()].take(),
-                Verdict::Sift(track) => {
+            let freed = match self.next_action() {
+                HeldAction::Wait => break,
+                HeldAction::Begin(cause) => self.begin(0, cause, out),
+                HeldAction::Rejoin(track) => self.held[track.index()].take(),
+                HeldAction::KeepFitting(track) => {
                     self.wall_ahead = None;
                     for item in self.held[track.index()].take() {
-                        self.sift(item, out);
+                        self.keep_fitting(item, out);
                     }
                     continue;
                 }
@@ -246,7 +251,7 @@ impl ClipBuilder {
         self.close(out);
     }
 
-    /// To the run, to what is held, or away.
+    /// Passes an item to the run, holds it back, or discards it.
     fn route(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         let Some((track, start, end)) = item.span() else {
             if let MediaItem::TrackEnded(track) = item {
@@ -258,16 +263,16 @@ impl ClipBuilder {
         if self.run.is_none() {
             return self.held[index].push(item, track, start, end);
         }
-        let is_on_line = self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track));
+        let is_on_line = self.line.admits(track, start, self.config.lag.lag_ns, self.bridge(track));
         if let Some(ahead) = self.held[index].position {
-            // Sound that went back soon comes near to where it was: it is on the line it goes on from.
+            // Sound that jumped back soon reaches its earlier position: it belongs to the timeline that it is nearer to.
             let here = self.line.positions[index].map_or(u64::MAX, |p| p.next.abs_diff(start));
             let goes_on_there =
                 ahead.continues(start, 0, self.bridge(track)) && (!is_on_line || ahead.next.abs_diff(start) < here);
             if goes_on_there {
                 return self.held[index].push(item, track, start, end);
             }
-            // What was held was a stray.
+            // The held items were strays.
             let strays = self.held[index].take().iter().map(weight).sum();
             self.wall_ahead = None;
             self.discard(track, strays, out);
@@ -284,11 +289,9 @@ impl ClipBuilder {
         }
     }
 
-    fn sift(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
+    fn keep_fitting(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item.span() {
-            Some((track, start, end))
-                if self.line.admits(track, start, self.config.patience.lag_ns, self.bridge(track)) =>
-            {
+            Some((track, start, end)) if self.line.admits(track, start, self.config.lag.lag_ns, self.bridge(track)) => {
                 self.accept(item, track, start, end, out);
             }
             Some((track, ..)) => self.discard(track, weight(&item), out),
@@ -307,9 +310,11 @@ impl ClipBuilder {
             match item {
                 MediaItem::Frame(frame) => {
                     let arrived_ns = frame.arrived_ns;
-                    run.push_picture(Seen::Frame(frame), arrived_ns);
+                    run.push_picture(PendingFrame::Frame(frame), arrived_ns);
                 }
-                MediaItem::Thinned { pts, arrived_ns } => run.push_picture(Seen::Thinned(pts), arrived_ns),
+                MediaItem::Unconverted { pts, arrived_ns } => {
+                    run.push_picture(PendingFrame::Unconverted(pts), arrived_ns)
+                }
                 MediaItem::Lost { pts } => run.pass_picture(pts),
                 MediaItem::Pcm(chunk) => run.push_sound(&chunk),
                 _ => {}
@@ -330,18 +335,18 @@ impl ClipBuilder {
         }
     }
 
-    fn verdict(&self) -> Verdict {
-        let lag_ns = self.config.patience.lag_ns;
+    fn next_action(&self) -> HeldAction {
+        let lag_ns = self.config.lag.lag_ns;
         let is_active = |track: usize| self.tracks[track].exists && !self.tracks[track].ended;
         let exhausted = |track: Track| self.held[track.index()].is_exhausted(track, lag_ns);
-        let Some(first) = self.held.iter().filter_map(|held| held.front).min() else { return Verdict::Wait };
+        let Some(first) = self.held.iter().filter_map(|held| held.front).min() else { return HeldAction::Wait };
         if self.run.is_none() {
             let is_awaited = |track: &Track| {
                 let index = track.index();
                 is_active(index) && self.held[index].is_empty() && self.is_wanted(*track)
             };
             let is_ready = !TRACKS.iter().any(is_awaited) || TRACKS.into_iter().any(exhausted);
-            return if is_ready { Verdict::Begin(self.cause) } else { Verdict::Wait };
+            return if is_ready { HeldAction::Begin(self.cause) } else { HeldAction::Wait };
         }
         let jump = match self.line.reach() {
             Some(reach) if first <= reach => Discontinuity::JumpBack,
@@ -353,7 +358,7 @@ impl ClipBuilder {
                 .is_some_and(|front| self.line.admits(*track, front, lag_ns, self.bridge(*track)))
         };
         if let Some(track) = TRACKS.into_iter().find(admits) {
-            return Verdict::Rejoin(track);
+            return HeldAction::Rejoin(track);
         }
         for track in TRACKS {
             let (this, other) = (track.index(), track.other().index());
@@ -361,17 +366,17 @@ impl ClipBuilder {
                 continue;
             }
             if !self.held[other].is_empty() || !is_active(other) {
-                return Verdict::Begin(Some(jump));
+                return HeldAction::Begin(Some(jump));
             }
             if exhausted(track) {
                 let is_stray = track == Track::Audio && self.held[this].other_moved;
-                return if is_stray { Verdict::Sift(track) } else { Verdict::Begin(Some(jump)) };
+                return if is_stray { HeldAction::KeepFitting(track) } else { HeldAction::Begin(Some(jump)) };
             }
         }
-        Verdict::Wait
+        HeldAction::Wait
     }
 
-    /// Ends the run, if there is one, and begins another, at `first` if nothing is held; returns what was held, to be routed.
+    /// Ends the run, if there is one, and begins another, at `first` if nothing is held. Returns the held items, to be routed.
     fn begin(&mut self, first: u64, cause: Option<Discontinuity>, out: &mut Vec<ClipOutput>) -> VecDeque<MediaItem> {
         let start = self.held.iter().filter_map(|held| held.front).min().unwrap_or(first);
         let reach = self.line.reach();
@@ -381,22 +386,22 @@ impl ClipBuilder {
             self.left_behind = if sound.is_empty() { self.line.positions[1] } else { None };
         }
         if let (Some(wall), Some(reach)) = (self.wall, reach) {
-            // A reference of the line that was left says nothing about the new one.
+            // A wall-time reference on the previous timeline does not apply to the new one.
             self.wall = (wall.pts.0.abs_diff(start) < wall.pts.0.abs_diff(reach)).then_some(wall);
         }
         self.wall = self.wall_ahead.take().or(self.wall);
-        self.line = Line::default();
+        self.line = Timeline::default();
         let id = RunId(self.first.0.wrapping_add(self.runs));
         self.runs = self.runs.wrapping_add(1);
-        self.run = Some(Run::new(id, &self.config, Pts(start), self.said_before.take()));
+        self.run = Some(Run::new(id, &self.config, Pts(start), self.emitted_before.take()));
         out.push(ClipOutput::RunStarted { run: id, cause: cause.filter(|_| id != self.first) });
         self.cause = None;
         let [video, audio] = &mut self.held;
         merge(video.take(), audio.take())
     }
 
-    /// Nothing more comes on this line: everything pending is said.
-    /// `is_shared`: another run goes on from here on the same line, in the middle of a second perhaps.
+    /// Ends the run and outputs everything pending. With `is_shared`, another run continues on the same timeline, possibly in the
+    /// middle of a second.
     fn finish_run(&mut self, is_shared: bool, out: &mut Vec<ClipOutput>) {
         for state in &mut self.tracks {
             state.ended = true;
@@ -404,9 +409,9 @@ impl ClipBuilder {
         self.settle(out);
         if let Some(run) = self.run.take() {
             let next = run.finish(is_shared, &self.stream(), out);
-            self.said_before = next.filter(|_| is_shared);
+            self.emitted_before = next.filter(|_| is_shared);
         }
-        self.line = Line::default();
+        self.line = Timeline::default();
     }
 
     fn close(&mut self, out: &mut Vec<ClipOutput>) {
@@ -416,15 +421,15 @@ impl ClipBuilder {
         }
     }
 
-    fn stream(&self) -> Stream {
+    fn stream(&self) -> StreamInfo {
         let exists = TRACKS.map(|track| self.tracks[track.index()].exists && self.is_wanted(track));
-        Stream { exists, wall: self.wall }
+        StreamInfo { exists, wall: self.wall }
     }
 
-    /// How far the PTS of `track` may go forward within a run, ns.
+    /// How far the PTS of `track` may jump forward within a run, ns.
     fn bridge(&self, track: Track) -> u64 {
         let other = &self.tracks[track.other().index()];
-        if other.exists && self.is_wanted(track.other()) { BRIDGE_NS } else { self.config.patience.bridge_ns }
+        if other.exists && self.is_wanted(track.other()) { BRIDGE_NS } else { self.config.lag.bridge_ns }
     }
 
     fn is_wanted(&self, track: Track) -> bool {

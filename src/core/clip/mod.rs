@@ -1,24 +1,25 @@
-//! Frames and PCM in, whole seconds out: a pure state machine, without threads and without a clock.
+//! The clip builder: takes frames and PCM and returns whole seconds. A pure state machine without threads and clocks.
 //!
-//! Seconds lie on the grid of running time: second `n` holds what has `n s <= PTS < n+1 s`, in integers. Within a run
-//! every second from the first data on is said once and in order, as a [`ClipSecond`] or, when it has no frame and less
-//! than half its sound, as a [`Gap`]. Only the last second of a run may be missing: when the run broke off in it with so
-//! little, or within its first tenth, its data are counted in [`ClipOutput::Discarded`].
+//! Seconds lie on the grid of running time: second `n` has the data with `n s <= PTS < n+1 s`, in integers. Within a run
+//! every second from the first data on is output once and in order, as a [`ClipSecond`] or, if it has no frame and less
+//! than half of its sound, as a [`Gap`]. Only the last second of a run may be missing: if the run ends in it with that little
+//! data, or within its first tenth, the data are counted in [`ClipOutput::Discarded`].
 //!
 //! A second is closed when every track has passed its end or has ended, or when one track has passed it and is ahead of
-//! the other by the [`Patience`]. What then still arrives for it is discarded, and counted. The result depends on the
-//! PTS of the data only, not on how the two tracks are interleaved, as long as the patience is not exhausted.
+//! the other by the [`LagLimits`]. Later data for it are discarded and counted. The result depends only on the PTS of the
+//! data, not on the interleaving of the tracks, as long as the lag stays within the limits.
 //!
-//! `builder` decides which run an item belongs to, with `timeline` for where a track is on its line; `run` holds the
-//! open seconds, `sampling` says which frames are kept, `thin` says so before they are converted, `sound` puts samples on the grid, [`resample`] changes rates.
+//! `builder` assigns items to runs, and `timeline` follows the position of each track. `run` holds the open seconds, `sampling`
+//! chooses frames, `selector` predicts that choice before frames are converted, `sound` puts samples on the grid, and
+//! [`resample`] converts sample rates.
 
 mod builder;
 pub mod resample;
 mod run;
 mod sampling;
+mod selector;
 mod share;
 mod sound;
-mod thin;
 mod timeline;
 
 use serde::{Deserialize, Serialize};
@@ -29,15 +30,17 @@ use crate::time::{Pts, RunId, WallTime};
 
 pub use builder::{ClipBuilder, ClipConfig};
 pub use sampling::SamplingPlan;
+pub use selector::PlanSelector;
 pub use share::FrameShare;
-pub use thin::PlanThinner;
 
-/// Two frames of one second a fixed time apart, as indices into [`ClipSecond::frames`].
+/// Two frames of one second about a fixed time apart, as indices into [`ClipSecond::frames`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowPair {
+    /// Index of the earlier frame.
     pub first: usize,
+    /// Index of the later frame.
     pub second: usize,
-    /// `frames[second].pts - frames[first].pts`: flow is scaled from this to the pack's nominal distance.
+    /// `frames[second].pts - frames[first].pts`: flow is scaled from this to the pack's nominal distance, ns.
     pub gap_ns: u64,
 }
 
@@ -45,51 +48,52 @@ pub struct FlowPair {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Absent {
-    /// The source has no such track, or the pack does not ask for it.
+    /// The source has no such track, or the pack does not use it.
     NoTrack,
-    /// The track is there, but brought nothing (or too little) for this second.
+    /// The track exists, but has no data (or too little) in this second.
     NoData,
-    /// Frames are there, but none far enough apart for flow.
+    /// There are frames, but no two at a usable distance.
     NoPairs,
 }
 
-/// Second `index` of a run: the frames and samples whose PTS fall in it, plus what is missing.
+/// Second `index` of a run: the frames and samples whose PTS fall in it, and which modalities are missing.
 #[derive(Debug)]
 pub struct ClipSecond {
+    /// Run of the second.
     pub run: RunId,
+    /// Index of the second: it starts at `index` seconds of PTS.
     pub index: u64,
-    /// The frames the sampling plan chose, in PTS order, each once.
+    /// The frames that the sampling plan chose, in PTS order, each once.
     pub frames: Vec<Frame>,
     /// The frames for the RGB model, as indices into `frames`, one per sampling point that found a frame.
     pub rgb: Vec<usize>,
     /// The pairs for the flow model.
     pub pairs: Vec<FlowPair>,
-    /// How many of the frames and pairs that the plan chose are left: all, unless [`ClipSecond::keep`] took some away.
+    /// The share of the sampled frames and pairs that remains after [`ClipSecond::keep`].
     pub frame_share: FrameShare,
-    /// How many frames fell into this second before the plan chose.
+    /// Number of frames in this second before sampling.
     pub frames_seen: u32,
-    /// Mono samples at the pack's rate: exactly `rate` of them, holes filled with silence; `None` when less than half
-    /// of the second's sound arrived.
+    /// Mono samples at the pack's rate, exactly `rate` of them, with holes filled by silence; `None` if less than half of
+    /// the second's sound arrived.
     pub audio: Option<Vec<f32>>,
-    /// Samples of `audio` (at the pack's rate) that were not in the stream and are silence.
+    /// Samples of `audio` (at the pack's rate) that were missing from the stream and are silence.
     pub audio_missing: u32,
-    /// Why there is no picture, when there is none.
+    /// Why RGB is missing; `None` if it is present.
     pub rgb_absent: Option<Absent>,
-    /// Why there is no flow, when there is none.
+    /// Why flow is missing; `None` if it is present.
     pub flow_absent: Option<Absent>,
-    /// Why there is no sound, when there is none.
+    /// Why sound is missing; `None` if it is present.
     pub audio_absent: Option<Absent>,
-    /// Wall time of the start of the second, when the source told one; the caller falls back on arrival.
+    /// Wall time of the start of the second, if the source gives one; otherwise the caller uses the arrival time.
     pub wall: Option<WallTime>,
-    /// Monotonic clock when the last sample or frame of the second arrived, ns; where the two arrived out of order, the
-    /// latest of all.
+    /// Monotonic time of the latest arrival of a sample or frame of the second, ns.
     pub arrived_ns: u64,
-    /// How long before its arrival a picture may have been taken, ns.
+    /// The maximum delay between a picture being taken and its arrival, ns.
     pub behind_ns: u64,
 }
 
 impl ClipSecond {
-    /// A second that holds just these pictures, all for the RGB model: what a still is scored as.
+    /// A second with only these pictures, all for the RGB model. Still pictures are scored this way.
     pub fn of_pictures(frames: Vec<Frame>) -> Self {
         Self {
             run: RunId(0),
@@ -110,26 +114,29 @@ impl ClipSecond {
         }
     }
 
+    /// PTS of the start of the second.
     pub fn start(&self) -> Pts {
         Pts::from_second(self.index)
     }
 }
 
-/// Why seconds were not classified. Always counted, never silent.
+/// Why a second was not classified. Every gap is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GapReason {
-    /// The machine was behind and shed whole seconds.
+    /// The machine was too slow, and the backlog dropped the second.
     Overload,
-    /// No frame, and less than half of the sound, arrived.
+    /// No frame and less than half of the sound arrived.
     NoMedia,
     /// The model computation failed for this second.
     Compute,
 }
 
 impl GapReason {
+    /// All reasons.
     pub const ALL: [GapReason; 3] = [GapReason::Overload, GapReason::NoMedia, GapReason::Compute];
 
+    /// The name in records and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             GapReason::Overload => "overload",
@@ -142,55 +149,67 @@ impl GapReason {
 /// One second of a run that has no decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Gap {
+    /// Run of the second.
     pub run: RunId,
+    /// Index of the second.
     pub index: u64,
+    /// Why it was not classified.
     pub reason: GapReason,
 }
 
-/// What the clip builder says, in order.
+/// The output of the clip builder, in order.
 #[derive(Debug)]
 pub enum ClipOutput {
+    /// A second with data.
     Second(ClipSecond),
+    /// A second without usable data.
     Gap(Gap),
-    /// A run began; `cause` is `None` for the first of a stream.
+    /// A run began.
     RunStarted {
+        /// Its number.
         run: RunId,
+        /// Why it began; `None` for the first run of a stream.
         cause: Option<Discontinuity>,
     },
+    /// The tracks of a new connection.
     Opened(Tracks),
+    /// A track has no more data in this connection.
     TrackEnded(Track),
-    /// Data that could not be used: late, repeated, of a time line that was left, or no sound at all (not a number, an
-    /// impossible rate).
+    /// Data that could not be used: late, repeated, from an abandoned timeline, or invalid sound (NaN, an impossible rate).
     Discarded {
+        /// Their track.
         track: Track,
-        /// Frames; or samples per channel at the stream's rate.
+        /// Frames, or samples per channel at the stream's rate.
         count: u64,
     },
+    /// The stream is over.
     Ended(End),
 }
 
-/// How patient the builder is with a track that is behind the other, in stream time.
+/// How far one track may lag behind the other, in stream time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// Nanoseconds the pictures may run ahead before a second is closed without the sound.
+pub struct LagLimits {
+    /// How far the pictures may be ahead before a second is closed without its sound, ns.
     pub lag_ns: u64,
-    /// Nanoseconds the sound may run ahead before a second is closed without the pictures.
+    /// How far the sound may be ahead before a second is closed without its pictures, ns.
     pub pictures_lag_ns: u64,
-    /// Nanoseconds by which the PTS of a stream with one track may go forward within a run: what is missing there is gaps.
-    /// Further on is another time line. With two tracks it is two seconds: the other one shows what it was.
+    /// How far the PTS of a stream with one track may jump forward within a run, ns; the seconds in between are gaps. A longer jump
+    /// begins another run. With two tracks the limit is two seconds, because the other track shows whether it was a jump.
     pub bridge_ns: u64,
 }
 
-impl Patience {
-    /// Live streams wait briefly: sound and pictures of a live mux are within a second of each other.
+impl LagLimits {
+    /// The limits for `pace`.
     ///
-    /// Files wait long, since nothing is late and a second must not depend on which decoder was faster. Sound is
-    /// decoded far quicker than pictures, and a demuxer's queues are bounded in bytes: two megabytes of a low-rate
-    /// video are minutes, by which the sound may be ahead. It is kept as mono at the pack's rate, 8 MB a minute.
-    /// Pictures ahead of sound cost more memory and mean that the sound is missing.
+    /// Live streams have short limits: sound and pictures of a live mux are within a second of each other.
     ///
-    /// A recording may show one picture for a minute, or have nothing for as long: its seconds are counted all the same. A
-    /// live stream that does not come back within two seconds has begun anew, mostly.
+    /// Files have long limits, because a second must not depend on which decoder is faster. Sound is decoded much faster than
+    /// pictures, and the queues of a demuxer are bounded in bytes: two megabytes of low-rate video are minutes, by which the
+    /// sound may be ahead. It is kept as mono at the pack's rate, 8 MB per minute. Pictures ahead of sound need more memory and
+    /// mean that sound is missing.
+    ///
+    /// A recording may show one picture for a minute, or have no data for that long; its seconds are counted. A live stream that
+    /// is silent for more than two seconds has usually restarted.
     pub const fn for_pace(pace: Pace) -> Self {
         match pace {
             Pace::Live => Self { lag_ns: 1_500_000_000, pictures_lag_ns: 1_500_000_000, bridge_ns: 2_000_000_000 },
@@ -198,7 +217,7 @@ impl Patience {
         }
     }
 
-    /// How long to wait for `track`.
+    /// How far `track` may lag, ns.
     pub const fn with(&self, track: Track) -> u64 {
         match track {
             Track::Video => self.pictures_lag_ns,

@@ -1,6 +1,6 @@
-//! One mono stream from one sample rate to another, with the filter's delay taken out.
+//! Converts a mono stream from one sample rate to another and removes the filter's delay.
 //!
-//! Not a time line: it counts samples and knows no PTS. The clip builder places what comes out.
+//! Counts samples and knows no PTS. The clip builder places the output.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -8,33 +8,32 @@ use std::ops::RangeInclusive;
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Async, Fft, FixedAsync, FixedSync, Indexing, Resampler, SincInterpolationParameters, WindowFunction};
 
-/// Sample rates that are taken, Hz. Outside lies nothing that a broadcast carries, and a made-up rate would ask for
-/// filters of any size.
+/// Supported sample rates, Hz. Broadcasts use none outside this range, and an invented rate could require filters of any size.
 pub const SAMPLE_RATES: RangeInclusive<u32> = 1_000..=768_000;
 
 /// Length of the anti-alias filter in samples at the lower of the two rates: with the squared Blackman-Harris window
 /// the pass band reaches 97 % of the lower Nyquist frequency and the stop band lies below the resolution of 16 bit.
 const FILTER_LEN: u32 = 512;
 
-/// Resamples a mono stream that arrives in pieces of any length.
+/// Resamples a mono stream that arrives in chunks of any length.
 ///
 /// Output sample `k` lies at the time of input sample `k * rate_in / rate_out`: the delay of the filter is removed at
-/// the start and fetched back by [`StreamResampler::finish`]. `n` input samples make exactly
-/// `ceil(n * rate_out / rate_in)` output samples, however they were cut into pieces, so nothing drifts.
+/// the start, and [`StreamResampler::finish`] outputs the rest. `n` input samples give exactly
+/// `ceil(n * rate_out / rate_in)` output samples, however they are divided into chunks, so nothing drifts.
 ///
-/// The work is done by the `rubato` crate: its synchronous FFT resampler, whose ratio is an exact fraction, for rates
+/// Uses the `rubato` crate: its synchronous FFT resampler, whose ratio is an exact fraction, for rates
 /// that have a common divisor (all the usual ones); its sinc interpolator for odd pairs such as 44,101 → 16,000 Hz,
 /// whose FFT blocks would be a second long. Equal rates are copied.
 pub struct StreamResampler {
     rate_in: u32,
     rate_out: u32,
-    /// `None` copies.
+    /// `None` if the rates are equal.
     engine: Option<Box<dyn Resampler<f32>>>,
-    /// Input that does not fill a block yet.
+    /// Input of an incomplete block.
     pending: Vec<f32>,
     /// Output of one block.
     block: Vec<f32>,
-    /// Output samples still to throw away: the delay of the filter.
+    /// Output samples to drop: the delay of the filter.
     lead: usize,
     taken: u64,
     given: u64,
@@ -52,7 +51,7 @@ impl fmt::Debug for StreamResampler {
 }
 
 impl StreamResampler {
-    /// A resampler from `rate_in` to `rate_out` Hz; `None` when a rate is not in [`SAMPLE_RATES`].
+    /// A resampler from `rate_in` to `rate_out` Hz; `None` if a rate is not in [`SAMPLE_RATES`].
     pub fn new(rate_in: u32, rate_out: u32) -> Option<Self> {
         if !SAMPLE_RATES.contains(&rate_in) || !SAMPLE_RATES.contains(&rate_out) {
             return None;
@@ -62,16 +61,18 @@ impl StreamResampler {
         Some(Self { rate_in, rate_out, engine, pending: Vec::new(), block: vec![0.0; block], lead, taken: 0, given: 0 })
     }
 
+    /// Input rate, Hz.
     pub fn rate_in(&self) -> u32 {
         self.rate_in
     }
 
+    /// Output rate, Hz.
     pub fn rate_out(&self) -> u32 {
         self.rate_out
     }
 
-    /// Takes `mono` samples (finite values) and appends to `out` what can be said by now: the output is behind the
-    /// input by the filter's delay and up to one block, together below 0.1 s.
+    /// Takes `mono` samples (finite values) and appends the available output to `out`. The output lags behind the input by the
+    /// filter's delay and up to one block, together below 0.1 s.
     pub fn push(&mut self, mono: &[f32], out: &mut Vec<f32>) {
         self.taken += mono.len() as u64;
         let Some(engine) = &mut self.engine else {
@@ -89,7 +90,7 @@ impl StreamResampler {
         self.given += (out.len() - before) as u64;
     }
 
-    /// Appends the rest of the output to `out` and makes ready for another stream at the same rates.
+    /// Appends the rest of the output to `out` and prepares for another stream at the same rates.
     pub fn finish(&mut self, out: &mut Vec<f32>) {
         let total = self.total();
         if let Some(engine) = &mut self.engine {
@@ -110,14 +111,14 @@ impl StreamResampler {
         self.given = 0;
     }
 
-    /// Output samples that the input taken so far amounts to.
+    /// Number of output samples for the input so far.
     fn total(&self) -> u64 {
         let scaled = u128::from(self.taken) * u128::from(self.rate_out);
         scaled.div_ceil(u128::from(self.rate_in)) as u64
     }
 }
 
-/// Resamples a whole mono signal of `rate_in` Hz: `ceil(len * rate_out / rate_in)` samples, `None` when a rate is not
+/// Resamples a whole mono signal of `rate_in` Hz: `ceil(len * rate_out / rate_in)` samples; `None` if a rate is not
 /// in [`SAMPLE_RATES`].
 pub fn resample(mono: &[f32], rate_in: u32, rate_out: u32) -> Option<Vec<f32>> {
     let mut resampler = StreamResampler::new(rate_in, rate_out)?;
@@ -127,7 +128,7 @@ pub fn resample(mono: &[f32], rate_in: u32, rate_out: u32) -> Option<Vec<f32>> {
     Some(out)
 }
 
-/// Runs one block, of which `partial` samples are there and the rest is silence; returns how much input it took.
+/// Processes one block. With `partial`, only that many samples exist and the rest is silence. Returns how much input was used.
 fn run_block(
     engine: &mut dyn Resampler<f32>,
     input: &[f32],
@@ -142,7 +143,7 @@ fn run_block(
     let mut target = InterleavedSlice::new_mut(block, 1, capacity).expect("one channel has as many values as frames");
     let (took, made) = engine
         .process_into_buffer(&source, &mut target, indexing.as_ref())
-        .expect("the buffers are as large as the resampler asked for");
+        .expect("the buffers have the sizes that the resampler requires");
     let skip = made.min(*lead);
     *lead -= skip;
     out.extend_from_slice(&block[skip..made]);
@@ -153,9 +154,9 @@ fn engine(rate_in: u32, rate_out: u32) -> Option<Box<dyn Resampler<f32>>> {
     let divisor = gcd(rate_in, rate_out);
     let (unit_in, unit_out) = (rate_in / divisor, rate_out / divisor);
     let lower = rate_in.min(rate_out);
-    // A very low rate gets a shorter filter, so that the delay stays below a tenth of a second.
+    // A very low rate has a shorter filter, so that the delay stays below a tenth of a second.
     let wanted = FILTER_LEN.min((lower / 16).next_power_of_two());
-    // Doubled until long enough: even, so that half a block is a whole number of samples, and kind to the FFT.
+    // Doubled until long enough: even, so that half a block is a whole number of samples, and efficient for the FFT.
     let mut blocks = 2;
     while unit_in.min(unit_out) * blocks < wanted {
         blocks *= 2;

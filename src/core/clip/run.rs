@@ -1,70 +1,69 @@
-//! The seconds of one run: where frames and samples are put, and when a second is closed.
+//! The seconds of one run: collects frames and samples, and closes seconds.
 //!
-//! Which run an item belongs to is decided before, in [`super::builder`].
+//! [`super::builder`] assigns items to runs.
 
 use std::collections::BTreeMap;
 
-use super::sampling::{Chosen, Seen};
-use super::sound::Sound;
+use super::sampling::{PendingFrame, SampledFrames};
+use super::sound::AudioGrid;
 use super::{Absent, ClipConfig, ClipOutput, ClipSecond, FrameShare, Gap, GapReason};
 use crate::item::Track;
 use crate::pcm::PcmChunk;
 use crate::time::{NANOS_PER_SECOND, Pts, RunId, WallTime, nanos_to_samples};
 
-/// Most frames kept of a second before the plan has chosen: twice the fastest broadcast rate. More come only from
-/// broken time stamps, and would be memory without bound.
+/// The most frames of a second that are kept before sampling: twice the fastest broadcast rate. More result only from broken time
+/// stamps and would need unbounded memory.
 pub(super) const FRAMES_PER_SECOND_MAX: usize = 256;
 
-/// What the tracks bring of a second in which they break off, when it is less than this, is no second of its own, ns: recordings
-/// are a frame or two longer than they say.
+/// A last second with less data than this is not output, ns: recordings are a frame or two longer than stated.
 const TAIL_NS: u64 = NANOS_PER_SECOND / 10;
 
-/// Lists kept for seconds to come: two seconds are open at a time, seldom more.
+/// Empty lists kept for later seconds. Usually two seconds are open at a time.
 const SPARE_MAX: usize = 2;
 
-/// Ties a PTS to wall time.
+/// The wall time of a PTS.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reference {
+pub(super) struct WallReference {
     pub pts: Pts,
     pub wall: WallTime,
 }
 
-impl Reference {
+impl WallReference {
     fn at(&self, pts: Pts) -> WallTime {
         self.wall.moved(i128::from(pts.0) - i128::from(self.pts.0))
     }
 }
 
-/// What a run needs to know of the stream to close seconds.
+/// Properties of the stream that a run needs to close seconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stream {
+pub(super) struct StreamInfo {
     /// Which tracks exist, by [`Track::index`].
     pub exists: [bool; 2],
-    pub wall: Option<Reference>,
+    pub wall: Option<WallReference>,
 }
 
 pub(super) const TRACKS: [Track; 2] = [Track::Video, Track::Audio];
 
-/// A second that is not closed.
+/// A second that is not closed yet.
 #[derive(Debug, Default)]
-struct Slot {
+struct OpenSecond {
     /// All pictures until the video track has passed the end of the second, in PTS order.
-    open: Vec<Seen>,
-    /// What the plan kept of them, afterwards.
-    chosen: Option<Chosen>,
+    open: Vec<PendingFrame>,
+    /// The sampled frames, after that.
+    chosen: Option<SampledFrames>,
     seen: u32,
-    /// Samples on the grid; silence where none was written. Empty until the first.
+    /// Samples on the grid; silence where none was written. Empty before the first sample.
     audio: Vec<f32>,
     audio_present: u32,
     arrived_ns: u64,
 }
 
-/// What is known of one track within the run.
+/// Progress of one track within the run.
 #[derive(Clone, Copy, Debug, Default)]
-struct Progress {
-    /// Video: latest PTS. Audio: time up to which sound is complete. `None` before the first data.
+struct TrackProgress {
+    /// Video: latest PTS. Audio: time up to which sound is complete. ns; `None` before the first data.
     head: Option<u64>,
-    /// Video: how long the latest picture is shown, judged by the one before.
+    /// Video: display duration of the latest picture, estimated from the distance to the one before, ns.
     span: u64,
     ended: bool,
 }
@@ -76,21 +75,21 @@ pub(super) struct Run {
     config: ClipConfig,
     /// PTS of the first data, ns.
     start: u64,
-    slots: BTreeMap<u64, Slot>,
-    /// The second to say next; `None` before the first.
+    slots: BTreeMap<u64, OpenSecond>,
+    /// The next second to output; `None` before the first.
     next: Option<u64>,
-    progress: [Progress; 2],
-    sound: Option<Sound>,
-    /// Counts that are said before the second they are filed under.
+    progress: [TrackProgress; 2],
+    sound: Option<AudioGrid>,
+    /// Counts of discarded data, by the second before which they are output.
     discards: BTreeMap<u64, [u64; 2]>,
-    /// Ends of tracks that are said after the second that holds the track's last data.
+    /// Ended tracks, with the second after which the end is output.
     ends: Vec<(u64, Track)>,
-    /// The lists of seconds whose frames are chosen, empty, for the seconds to come.
-    spare: Vec<Vec<Seen>>,
+    /// Empty lists of earlier seconds, for reuse.
+    spare: Vec<Vec<PendingFrame>>,
 }
 
 impl Run {
-    /// `next`: the first second that is not said yet, for a run that goes on from another.
+    /// `next`: the first second that is not output yet, for a run that continues another.
     pub fn new(id: RunId, config: &ClipConfig, start: Pts, next: Option<u64>) -> Self {
         Self {
             id,
@@ -98,16 +97,16 @@ impl Run {
             start: start.0,
             slots: BTreeMap::new(),
             next: next.filter(|next| Pts(start.0).second() < *next),
-            progress: [Progress::default(); 2],
-            sound: config.sample_rate.map(Sound::new),
+            progress: [TrackProgress::default(); 2],
+            sound: config.sample_rate.map(AudioGrid::new),
             discards: BTreeMap::new(),
             ends: Vec::new(),
             spare: Vec::new(),
         }
     }
 
-    /// Takes a picture of this run's time line.
-    pub fn push_picture(&mut self, picture: Seen, arrived_ns: u64) {
+    /// Takes a picture of this run's timeline.
+    pub fn push_picture(&mut self, picture: PendingFrame, arrived_ns: u64) {
         let pts = picture.pts();
         let second = Pts(pts).second();
         let reached = self.advance_pictures(pts);
@@ -127,7 +126,7 @@ impl Run {
         slot.open.insert(place, picture);
     }
 
-    /// A picture was here that cannot be shown: its second is known to have been.
+    /// Takes the time of a picture that cannot be decoded, so that its second is output as a gap.
     pub fn pass_picture(&mut self, pts: Pts) {
         let reached = self.advance_pictures(pts.0);
         if pts.second() >= reached && self.next.is_none_or(|next| pts.second() >= next) {
@@ -135,11 +134,11 @@ impl Run {
         }
     }
 
-    /// The video track is at `pts`; gives the second it had reached before.
+    /// Advances the video track to `pts`. Returns the second it had reached before.
     fn advance_pictures(&mut self, pts: u64) -> u64 {
         let second = Pts(pts).second();
         self.start = self.start.min(pts);
-        let Progress { head, span, .. } = &mut self.progress[0];
+        let TrackProgress { head, span, .. } = &mut self.progress[0];
         let reached = head.map_or(second, |h| Pts(h).second());
         if let Some(before) = head.filter(|before| *before < pts) {
             *span = pts - before;
@@ -151,7 +150,7 @@ impl Run {
         reached
     }
 
-    /// Takes usable sound of this run's time line.
+    /// Takes usable sound of this run's timeline.
     pub fn push_sound(&mut self, chunk: &PcmChunk) {
         let Some(mut sound) = self.sound.take() else { return };
         self.start = self.start.min(chunk.pts.0);
@@ -170,8 +169,8 @@ impl Run {
         }
     }
 
-    /// Counts data that are not used. The count is said with the second its track has reached, so that it does not
-    /// depend on how far the other track is.
+    /// Counts discarded data. The count is output with the second that its track has reached, so that it does not depend on the
+    /// progress of the other track.
     pub fn discard(&mut self, track: Track, count: u64) {
         if count > 0 {
             let index = track.index();
@@ -180,7 +179,7 @@ impl Run {
         }
     }
 
-    /// The track brings no more data to this run.
+    /// Ends the track in this run.
     pub fn end_track(&mut self, track: Track, out: &mut Vec<ClipOutput>) {
         self.complete(track);
         let last = match (track, self.progress[track.index()].head) {
@@ -194,8 +193,8 @@ impl Run {
         }
     }
 
-    /// Nothing comes from `from` to `to`; what does after that goes on.
-    pub fn pass_over(&mut self, from: u64, to: u64, stream: &Stream) {
+    /// Moves over an interval without data.
+    pub fn pass_over(&mut self, from: u64, to: u64, stream: &StreamInfo) {
         self.start = self.start.min(from);
         self.choose_before(Pts(to).second());
         for (progress, exists) in self.progress.iter_mut().zip(stream.exists) {
@@ -203,7 +202,7 @@ impl Run {
                 progress.head = Some(progress.head.map_or(to, |head| head.max(to)));
             }
         }
-        // Seconds are said up to the last that there is something of: a place for the first and the last of the hole.
+        // Seconds are output up to the last one with a slot: create slots for the first and the last second of the hole.
         for second in [Pts(from).second(), Pts(to - 1).second()] {
             if self.next.is_none_or(|next| second >= next) {
                 self.slots.entry(second).or_default();
@@ -211,12 +210,12 @@ impl Run {
         }
     }
 
-    /// Says every second that is complete, or that has been waited for long enough.
-    pub fn close(&mut self, stream: &Stream, out: &mut Vec<ClipOutput>) {
+    /// Outputs every second that is complete or has reached the lag limits.
+    pub fn close(&mut self, stream: &StreamInfo, out: &mut Vec<ClipOutput>) {
         self.close_until(false, stream, out);
     }
 
-    fn close_until(&mut self, is_over: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
+    fn close_until(&mut self, is_over: bool, stream: &StreamInfo, out: &mut Vec<ClipOutput>) {
         while let Some((&last, _)) = self.slots.last_key_value() {
             let index = self.next.unwrap_or_else(|| *self.slots.keys().next().unwrap_or(&last));
             if index > last || !self.is_closable(index, stream) {
@@ -226,19 +225,19 @@ impl Run {
             if is_tail && !is_over {
                 break;
             }
-            self.say_discards(index, out);
-            self.say_second(index, is_tail, stream, out);
+            self.emit_discards(index, out);
+            self.emit_second(index, is_tail, stream, out);
             self.next = Some(index + 1);
-            self.say_ends(index, out);
+            self.emit_ends(index, out);
         }
-        self.say_late_discards(out);
+        self.emit_late_discards(out);
     }
 
-    /// Says everything that is left: the run is over. The first second that it did not say.
+    /// Ends the run and outputs all remaining seconds. Returns the first second that was not output.
     ///
-    /// `is_shared`: another run goes on from here on the same line. A second that both have a part of is said once, by the one
-    /// that has more of it.
-    pub fn finish(mut self, is_shared: bool, stream: &Stream, out: &mut Vec<ClipOutput>) -> Option<u64> {
+    /// With `is_shared`, another run continues on the same timeline. A second that both share is output once, by the run that has
+    /// more of it.
+    pub fn finish(mut self, is_shared: bool, stream: &StreamInfo, out: &mut Vec<ClipOutput>) -> Option<u64> {
         for track in TRACKS {
             self.complete(track);
         }
@@ -249,12 +248,12 @@ impl Run {
             self.discard(Track::Video, pictures);
         }
         self.close_until(true, stream, out);
-        self.say_discards(u64::MAX, out);
-        self.say_ends(u64::MAX, out);
+        self.emit_discards(u64::MAX, out);
+        self.emit_ends(u64::MAX, out);
         self.next
     }
 
-    /// Nothing more comes from the track: what is still being held for it is fetched.
+    /// Ends a track: samples its last frames and flushes its sound.
     fn complete(&mut self, track: Track) {
         match track {
             Track::Video => self.choose_before(u64::MAX),
@@ -271,7 +270,7 @@ impl Run {
         self.progress[track.index()].ended = true;
     }
 
-    /// Puts samples on the grid; what belongs to closed seconds falls away.
+    /// Puts samples on the grid and drops those of closed seconds.
     fn write(&mut self, first: u64, samples: &[f32]) {
         let rate = u64::from(self.config.sample_rate.unwrap_or(1));
         let (mut at, mut rest) = (first, samples);
@@ -289,10 +288,10 @@ impl Run {
         }
     }
 
-    /// Applies the plan to the seconds before `second`: the video track has passed them.
+    /// Samples the seconds before `second`, which the video track has passed.
     fn choose_before(&mut self, second: u64) {
         let plan = &self.config.plan;
-        // From the latest back: everything before a chosen one was chosen with it, so this is short.
+        // From the latest back: all seconds before a sampled one are sampled already.
         for (&index, slot) in self.slots.range_mut(..second).rev() {
             if slot.chosen.is_some() {
                 break;
@@ -305,7 +304,7 @@ impl Run {
         }
     }
 
-    fn is_closable(&self, index: u64, stream: &Stream) -> bool {
+    fn is_closable(&self, index: u64, stream: &StreamInfo) -> bool {
         let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
         TRACKS.iter().all(|&track| {
             let (this, other) = (track.index(), track.other().index());
@@ -315,38 +314,38 @@ impl Run {
             let behind = |ahead: u64| ahead.saturating_sub(progress.head.unwrap_or(self.start));
             let given_up = self.progress[other]
                 .head
-                .is_some_and(|ahead| ahead >= end && behind(ahead) >= self.config.patience.with(track));
+                .is_some_and(|ahead| ahead >= end && behind(ahead) >= self.config.lag.with(track));
             !waits_for_it || is_past || given_up
         })
     }
 
-    /// Whether the tracks broke off in second `index` with too little of it to say anything about: no frame and less than half
-    /// of the sound, or, where seconds were said before, nothing beyond its first tenth. That is no hole in the run.
+    /// Whether the tracks ended in second `index` with too little data: no frame and less than half of the sound, or, if seconds were
+    /// output before, nothing after its first tenth. Such a second is neither output nor a gap.
     fn is_tail(&self, index: u64) -> bool {
         let end = (index + 1).saturating_mul(NANOS_PER_SECOND);
-        let broke_off = |p: &Progress| p.head.is_none_or(|head| p.ended && head < end);
+        let broke_off = |p: &TrackProgress| p.head.is_none_or(|head| p.ended && head < end);
         let begun = index.saturating_mul(NANOS_PER_SECOND).saturating_add(TAIL_NS);
-        let is_begun_only = |p: &Progress| p.head.is_none_or(|head| head.saturating_add(p.span) < begun);
+        let is_begun_only = |p: &TrackProgress| p.head.is_none_or(|head| head.saturating_add(p.span) < begun);
         self.progress.iter().all(broke_off)
             && ((self.next.is_some() && self.progress.iter().all(is_begun_only))
                 || self.slots.get(&index).is_none_or(|slot| !self.is_usable(slot)))
     }
 
-    fn is_usable(&self, slot: &Slot) -> bool {
+    fn is_usable(&self, slot: &OpenSecond) -> bool {
         slot.seen > 0 || self.has_sound(slot)
     }
 
-    fn has_sound(&self, slot: &Slot) -> bool {
+    fn has_sound(&self, slot: &OpenSecond) -> bool {
         self.config.sample_rate.is_some_and(|rate| u64::from(slot.audio_present) * 2 >= u64::from(rate))
     }
 
-    /// Says second `index`, or only counts its sound when it is a mere tail.
-    fn say_second(&mut self, index: u64, is_tail: bool, stream: &Stream, out: &mut Vec<ClipOutput>) {
+    /// Outputs second `index`. Of a tail, only counts the data.
+    fn emit_second(&mut self, index: u64, is_tail: bool, stream: &StreamInfo, out: &mut Vec<ClipOutput>) {
         let mut slot = self.slots.remove(&index).unwrap_or_default();
         let start = Pts::from_second(index);
         let rate = self.config.sample_rate.unwrap_or(0);
         if is_tail {
-            let rate_in = self.sound.as_ref().map_or(rate, Sound::rate_in);
+            let rate_in = self.sound.as_ref().map_or(rate, AudioGrid::rate_in);
             if slot.seen > 0 {
                 out.push(ClipOutput::Discarded { track: Track::Video, count: u64::from(slot.seen) });
             }
@@ -361,7 +360,7 @@ impl Run {
             return;
         }
         let has_sound = self.has_sound(&slot);
-        let Chosen { frames, rgb, pairs } = match slot.chosen {
+        let SampledFrames { frames, rgb, pairs } = match slot.chosen {
             Some(chosen) => chosen,
             None => self.config.plan.choose(start, &mut slot.open),
         };
@@ -390,8 +389,8 @@ impl Run {
         }));
     }
 
-    /// Says the counts filed under seconds up to `index`.
-    fn say_discards(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
+    /// Outputs the counts of seconds up to `index`.
+    fn emit_discards(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
         while let Some(entry) = self.discards.first_entry()
             && *entry.key() <= index
         {
@@ -403,18 +402,18 @@ impl Run {
         }
     }
 
-    /// Says the ends of tracks whose last data were in seconds up to `index`.
-    fn say_ends(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
-        // In an order that does not depend on which end came first.
+    /// Outputs the ends of tracks whose last data are in seconds up to `index`.
+    fn emit_ends(&mut self, index: u64, out: &mut Vec<ClipOutput>) {
+        // The order must not depend on which end arrived first.
         self.ends.sort_by_key(|&(second, track)| (second, track.index()));
         let due = self.ends.partition_point(|&(second, _)| second <= index);
         out.extend(self.ends.drain(..due).map(|(_, track)| ClipOutput::TrackEnded(track)));
     }
 
-    /// Says the counts filed under seconds that are closed already.
-    fn say_late_discards(&mut self, out: &mut Vec<ClipOutput>) {
+    /// Outputs the counts of seconds that are closed already.
+    fn emit_late_discards(&mut self, out: &mut Vec<ClipOutput>) {
         if let Some(before) = self.next.and_then(|next| next.checked_sub(1)) {
-            self.say_discards(before, out);
+            self.emit_discards(before, out);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which frames of a second the models see.
+//! The sampling plan: which frames of a second the models see.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,32 +9,32 @@ use crate::time::{NANOS_PER_SECOND, Pts};
 
 /// A picture of a second that is not closed.
 #[derive(Clone, Debug)]
-pub(super) enum Seen {
+pub(super) enum PendingFrame {
     Frame(Frame),
-    /// Ingest found that it will not be chosen: it has a time and no pixels.
-    Thinned(Pts),
+    /// The source did not convert it, because it will not be sampled: it has a time but no pixels.
+    Unconverted(Pts),
 }
 
-impl Seen {
+impl PendingFrame {
     pub fn pts(&self) -> u64 {
         match self {
-            Seen::Frame(frame) => frame.pts.0,
-            Seen::Thinned(pts) => pts.0,
+            PendingFrame::Frame(frame) => frame.pts.0,
+            PendingFrame::Unconverted(pts) => pts.0,
         }
     }
 
-    /// Width and height; nothing of a picture that has no pixels.
+    /// Width and height; `None` without pixels.
     fn size(&self) -> Option<(u32, u32)> {
         match self {
-            Seen::Frame(frame) => Some((frame.width, frame.height)),
-            Seen::Thinned(_) => None,
+            PendingFrame::Frame(frame) => Some((frame.width, frame.height)),
+            PendingFrame::Unconverted(_) => None,
         }
     }
 
     fn frame(self) -> Option<Frame> {
         match self {
-            Seen::Frame(frame) => Some(frame),
-            Seen::Thinned(_) => None,
+            PendingFrame::Frame(frame) => Some(frame),
+            PendingFrame::Unconverted(_) => None,
         }
     }
 }
@@ -44,15 +44,15 @@ impl Seen {
 pub struct SamplingPlan {
     /// Frames for the RGB model: the frame nearest to the middle of each of this many equal parts of the second.
     pub rgb_frames: u32,
-    /// Pairs for the flow model, centred likewise.
+    /// Pairs for the flow model, centred in the same way.
     pub flow_pairs: u32,
     /// Nominal distance of the two frames of a pair, ns.
     pub flow_gap_ns: u64,
 }
 
-/// What the plan kept of one second's frames.
+/// The sampled frames of one second.
 #[derive(Debug, Default)]
-pub(super) struct Chosen {
+pub(super) struct SampledFrames {
     /// In PTS order, each once.
     pub frames: Vec<Frame>,
     /// Indices into `frames`, ascending.
@@ -61,8 +61,8 @@ pub(super) struct Chosen {
 }
 
 impl SamplingPlan {
-    /// Chooses from `seen` (in PTS order, at most [`FRAMES_PER_SECOND_MAX`]) of the second that starts at `start`; the
-    /// others are dropped, so that their buffers go back to their pool. Leaves `seen` empty.
+    /// Samples `seen` (in PTS order, at most [`FRAMES_PER_SECOND_MAX`]), the pictures of the second that starts at `start`. The
+    /// others are dropped, so that their buffers return to the pool. Leaves `seen` empty.
     ///
     /// - RGB: for each of `rgb_frames` equal parts, the frame nearest to its middle, the earlier of two equally near.
     ///   A frame serves one part only: at a low frame rate there are fewer frames than parts.
@@ -71,29 +71,29 @@ impl SamplingPlan {
     ///   two equally near). The pair is taken when it is between half the gap and three times the gap long, its two
     ///   pictures are of one size, and only once.
     ///
-    /// A picture that was thinned is one that is not chosen ([`super::PlanThinner`]). Where that was foretold wrongly,
-    /// because times went back, the choice is made among those that are there.
-    pub(super) fn choose(&self, start: Pts, seen: &mut Vec<Seen>) -> Chosen {
+    /// An unconverted picture is one that is not sampled ([`super::PlanSelector`]). Where that prediction was wrong because times
+    /// went back, the choice is made among the converted pictures.
+    pub(super) fn choose(&self, start: Pts, seen: &mut Vec<PendingFrame>) -> SampledFrames {
         let (mut rgb, mut pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
-        let is_there = |&index: &usize| matches!(seen[index], Seen::Frame(_));
+        let is_there = |&index: &usize| matches!(seen[index], PendingFrame::Frame(_));
         if !rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).all(is_there) {
-            seen.retain(|s| matches!(s, Seen::Frame(_)));
+            seen.retain(|s| matches!(s, PendingFrame::Frame(_)));
             (rgb, pairs) = (self.rgb_points(start.0, seen), self.flow_points(start.0, seen));
         }
-        // Between two sizes there is no motion to see: the source changed there.
+        // Flow between two picture sizes is meaningless: the source changed there.
         pairs.retain(|pair| seen[pair.first].size() == seen[pair.second].size());
         let mut kept = [false; FRAMES_PER_SECOND_MAX];
         rgb.iter().chain(pairs.iter().flat_map(|p| [&p.first, &p.second])).for_each(|&index| kept[index] = true);
-        // Where a frame that is kept lies once the others are gone.
+        // Index of a kept frame after the others are removed.
         let place = |index: &mut usize| *index = kept[..*index].iter().filter(|k| **k).count();
         rgb.iter_mut().for_each(place);
         pairs.iter_mut().flat_map(|p| [&mut p.first, &mut p.second]).for_each(place);
         let mut frames = Vec::with_capacity(kept.iter().filter(|k| **k).count());
         frames.extend(seen.drain(..).zip(kept).filter(|(_, kept)| *kept).filter_map(|(seen, _)| seen.frame()));
-        Chosen { frames, rgb, pairs }
+        SampledFrames { frames, rgb, pairs }
     }
 
-    fn rgb_points(&self, start: u64, frames: &[Seen]) -> Vec<usize> {
+    fn rgb_points(&self, start: u64, frames: &[PendingFrame]) -> Vec<usize> {
         let mut chosen: Vec<usize> = Vec::with_capacity(frames.len().min(self.rgb_frames as usize));
         for centre in centres(start, self.rgb_frames) {
             // Points ascend, and so do the frames nearest to them: a repeated one can only be the last.
@@ -107,7 +107,7 @@ impl SamplingPlan {
     }
 
     /// As indices into `frames`.
-    fn flow_points(&self, start: u64, frames: &[Seen]) -> Vec<FlowPair> {
+    fn flow_points(&self, start: u64, frames: &[PendingFrame]) -> Vec<FlowPair> {
         let gap = self.flow_gap_ns;
         let mut chosen: Vec<FlowPair> = Vec::with_capacity(frames.len().min(self.flow_pairs as usize));
         for centre in centres(start, self.flow_pairs) {
@@ -125,7 +125,7 @@ impl SamplingPlan {
     }
 }
 
-fn pts(seen: &Seen) -> u64 {
+fn pts(seen: &PendingFrame) -> u64 {
     seen.pts()
 }
 

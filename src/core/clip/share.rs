@@ -1,38 +1,39 @@
-//! How many of a second's chosen pictures the models see.
+//! Reduces the number of sampled pictures under load.
 
 use super::{ClipSecond, FlowPair};
 
-/// A share of the frames and pairs that the plan chooses, in fifths and never nothing: the default plan chooses five of each.
+/// A share of the sampled frames and pairs, in fifths and never zero: the default plan samples five of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FrameShare(u8);
 
 impl FrameShare {
+    /// All frames and pairs.
     pub const ALL: FrameShare = FrameShare(5);
 
-    /// All that there are, from the largest down.
+    /// All shares, the largest first.
     pub const STEPS: [FrameShare; 4] = [FrameShare::ALL, FrameShare(3), FrameShare(2), FrameShare(1)];
 
-    /// Between 0 and 1.
+    /// The share as a number between 0 and 1.
     pub fn ratio(self) -> f64 {
         f64::from(self.0) / f64::from(Self::ALL.0)
     }
 
-    /// One step down, if there is one.
+    /// The next smaller share, if there is one.
     pub fn lower(self) -> Option<Self> {
         Self::STEPS.into_iter().find(|step| *step < self)
     }
 
-    /// One step up, if there is one.
+    /// The next larger share, if there is one.
     pub fn higher(self) -> Option<Self> {
         Self::STEPS.into_iter().rev().find(|step| *step > self)
     }
 
-    /// How many of `n` are kept: at least one of any.
+    /// How many of `n` items are kept; at least one unless `n` is 0.
     pub fn of(self, n: usize) -> usize {
         (n * usize::from(self.0)).div_ceil(usize::from(Self::ALL.0))
     }
 
-    /// Keeps a share of `all`, spread evenly: of each of as many equal parts as are kept, the middle.
+    /// Keeps a share of `all`, spread evenly: the middle of each of as many equal parts.
     fn thin<T: Copy>(self, all: &mut Vec<T>) {
         let (n, kept) = (all.len(), self.of(all.len()));
         for i in 0..kept {
@@ -43,7 +44,7 @@ impl FrameShare {
 }
 
 impl ClipSecond {
-    /// Leaves a share of the frames and of the pairs to the models. Sound stays: its cost is a fraction of theirs.
+    /// Keeps only a share of the frames and pairs. Sound is kept: it costs a fraction of the pictures.
     pub fn keep(&mut self, share: FrameShare) {
         if share == FrameShare::ALL {
             return;

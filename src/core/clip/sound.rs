@@ -1,9 +1,9 @@
-//! The audio track of a run: downmix, resampling, and the place of every sample on the grid of seconds.
+//! The audio track of a run: downmixes, resamples, and puts every sample on the grid of seconds.
 //!
-//! Time is kept by counting. A *segment* starts at an anchor, the PTS of its first sample; from then on PTS is only
-//! compared with the count, never followed, so that jitter neither inserts nor drops a sample. When the two differ by
-//! more than [`RESYNC_NS`], sound was really lost or repeated (or the sender's clock has drifted that far): a new
-//! segment starts after a hole, or the repeated samples are dropped.
+//! Time is counted in samples. A *segment* starts at an anchor, the PTS of its first sample; after that, PTS is only
+//! compared with the count, so that jitter neither inserts nor drops a sample. When the two differ by more than
+//! [`RESYNC_NS`], sound was lost or repeated (or the sender's clock has drifted that far): a new segment starts after a
+//! hole, or the repeated samples are dropped.
 //!
 //! Output samples lie on one grid of `rate` slots a second that starts at PTS 0. Output sample `k` of a segment takes
 //! slot `ceil(anchor * rate) + k`, which is in second `n` exactly when `n s <= anchor + k / rate < n + 1 s`; so every
@@ -13,23 +13,23 @@ use super::resample::{SAMPLE_RATES, StreamResampler};
 use crate::pcm::PcmChunk;
 use crate::time::{NANOS_PER_SECOND, nanos_to_samples, samples_to_nanos};
 
-/// How far PTS may be from the count before the count gives way, ns: well above the jitter of RTP and the rounding of
-/// MPEG-TS, well below what a listener would call out of step with the pictures.
+/// How far PTS may differ from the count before the count is corrected, ns: well above the jitter of RTP and the rounding of
+/// MPEG-TS, well below an audible offset from the pictures.
 pub(super) const RESYNC_NS: u64 = 100_000_000;
 
-/// Values beyond this are no sound (nominal range is −1..1) and would spread through the filter.
+/// Larger values are invalid (the nominal range is −1..1) and would spread through the filter.
 const LOUDEST: f32 = 1e6;
 
-/// What became of a chunk.
+/// The result of a pushed chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct ChunkOutcome {
     /// Time of the first sample that was taken, by the count, ns.
     pub from_ns: u64,
     /// Time after the last sample that was taken; equal to `from_ns` when none was.
     pub to_ns: u64,
-    /// Samples per channel that repeat what was there before, and were dropped.
+    /// Samples per channel that repeat earlier ones and were dropped.
     pub repeated: u64,
-    /// Samples per channel that were no numbers, and became silence.
+    /// Samples per channel that were invalid and became silence.
     pub unusable: u64,
 }
 
@@ -41,21 +41,21 @@ struct Segment {
     taken: u64,
 }
 
-/// Turns the chunks of one run into samples on the grid.
+/// Puts the chunks of one run on the grid.
 #[derive(Debug)]
-pub(super) struct Sound {
+pub(super) struct AudioGrid {
     rate: u32,
     resampler: Option<StreamResampler>,
     segment: Option<Segment>,
     /// Grid slot that the next output sample takes.
     next_slot: u64,
-    /// Set while repeated samples are dropped: until PTS has come up to the count again.
+    /// Set while repeated samples are dropped, until PTS reaches the count again.
     catching_up: bool,
     mono: Vec<f32>,
     output: Vec<f32>,
 }
 
-impl Sound {
+impl AudioGrid {
     /// `rate`: Hz of the grid, in [`SAMPLE_RATES`].
     pub fn new(rate: u32) -> Self {
         Self {
@@ -84,15 +84,15 @@ impl Sound {
         samples_to_nanos(self.next_slot, self.rate)
     }
 
-    /// Takes a usable chunk. What comes out goes to `sink` as (first slot, samples), slots ascending.
-    pub fn push(&mut self, chunk: &PcmChunk, sink: &mut impl FnMut(u64, &[f32])) -> Taken {
+    /// Takes a usable chunk. Passes the output to `sink` as (first slot, samples), in ascending order.
+    pub fn push(&mut self, chunk: &PcmChunk, sink: &mut impl FnMut(u64, &[f32])) -> ChunkOutcome {
         let pts = chunk.pts.0;
         let mut drop_frames = 0;
         if let Some(expected) = self.expected_ns() {
             if pts > expected.saturating_add(RESYNC_NS) {
                 self.flush(sink);
             } else if pts.saturating_add(RESYNC_NS) < expected || (self.catching_up && pts < expected) {
-                // Rounded to nearest: less than a sample of overlap is none.
+                // Rounded to nearest: an overlap of less than half a sample is ignored.
                 drop_frames = nanos_to_samples(expected - pts, chunk.rate).min(chunk.frames() as u64);
                 self.catching_up = drop_frames == chunk.frames() as u64;
             } else {
@@ -116,10 +116,10 @@ impl Sound {
             resampler.push(&self.mono, &mut self.output);
         }
         self.deliver(sink);
-        Taken { from_ns, to_ns: self.expected_ns().unwrap_or(from_ns), repeated: drop_frames, unusable }
+        ChunkOutcome { from_ns, to_ns: self.expected_ns().unwrap_or(from_ns), repeated: drop_frames, unusable }
     }
 
-    /// Ends the segment: fetches what is still inside the filter. The next chunk sets a new anchor.
+    /// Ends the segment and flushes the filter. The next chunk sets a new anchor.
     pub fn flush(&mut self, sink: &mut impl FnMut(u64, &[f32])) {
         if self.segment.take().is_some() {
             if let Some(resampler) = &mut self.resampler {
@@ -135,7 +135,7 @@ impl Sound {
         Some(segment.anchor_ns + samples_to_nanos(segment.taken, self.rate_in()))
     }
 
-    /// A new input rate gets a new resampler; the count goes on from where the old one ended.
+    /// Creates a new resampler when the input rate changes. The count continues where the old one ended.
     fn follow_rate(&mut self, rate_in: u32, sink: &mut impl FnMut(u64, &[f32])) {
         if self.resampler.as_ref().is_some_and(|r| r.rate_in() == rate_in) {
             return;
@@ -147,10 +147,9 @@ impl Sound {
     }
 
     /// Puts the mean of the channels into `mono`, without the first `skip` sample frames; returns how many sample
-    /// frames were no numbers.
+    /// frames were invalid.
     ///
-    /// A plain mean for any channel count: a chunk does not say which channel is which, so centre and LFE cannot be
-    /// weighted apart.
+    /// A plain mean for any channel count: a chunk has no channel layout, so centre and LFE cannot be weighted differently.
     fn downmix(&mut self, chunk: &PcmChunk, skip: usize) -> u64 {
         let channels = usize::from(chunk.channels);
         let scale = 1.0 / f32::from(chunk.channels);

@@ -1,40 +1,40 @@
-//! Where each track of a stream is on its time line, and items held back until it is clear which line they are on.
+//! The position of each track on its timeline, and items held back until their timeline is known.
 //!
-//! Only numbers and queues: what follows from them is decided in [`super::builder`].
+//! Only positions and queues; [`super::builder`] makes the decisions.
 
 use std::collections::VecDeque;
 
 use crate::item::{MediaItem, Track};
 use crate::time::NANOS_PER_SECOND;
 
-/// A track of two that is further ahead than this of everything that was there before is on another time line, ns.
+/// One of two tracks that jumps further ahead than this is on another timeline, ns.
 pub(super) const BRIDGE_NS: u64 = 2_000_000_000;
 
-/// A track that goes back by more than this is on another time line, ns.
+/// A track that jumps back by more than this is on another timeline, ns.
 pub(super) const JUMP_BACK_NS: u64 = 500_000_000;
 
-/// The longest that pictures are held back, ns of stream time: they are large.
+/// How long pictures are held back at most, ns of stream time, because they are large.
 const PICTURES_HELD_NS: u64 = 2_000_000_000;
 
-/// The most items of each track that are held back, whatever their PTS say: two seconds of pictures at 60 a second, and
-/// ten seconds of sound in pieces of a millisecond or so.
+/// The most items of each track that are held back, whatever their PTS: two seconds of pictures at 60 per second, and about ten
+/// seconds of sound in chunks of a millisecond.
 const HELD_MAX: [usize; 2] = [128, 8192];
 
-/// How many units of its track an item counts for when it is discarded: 1 for a frame, samples per channel for sound.
+/// The count of a discarded item: 1 for a frame, samples per channel for sound.
 pub(super) fn weight(item: &MediaItem) -> u64 {
     match item {
         MediaItem::Pcm(chunk) => chunk.frames() as u64,
-        MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Lost { .. } => 1,
+        MediaItem::Frame(_) | MediaItem::Unconverted { .. } | MediaItem::Lost { .. } => 1,
         _ => 0,
     }
 }
 
-/// How far one track has got on one time line.
+/// The position of one track on one timeline.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Position {
-    /// Latest PTS of a frame; end of the latest sound. Going back is measured from here.
+    /// Latest PTS of a frame, or end of the latest sound, ns. Jumps back are measured from here.
     latest: u64,
-    /// Where the next item is expected: one frame distance (at most a second) later, for video.
+    /// Expected PTS of the next item, ns: for video, one frame distance (at most a second) later.
     pub next: u64,
 }
 
@@ -65,28 +65,27 @@ impl Position {
         }
     }
 
-    /// Whether an item at `pts` goes on from here, the line reaching to `reach`. Further ahead than `bridge_ns` of everything
-    /// that was there before is another time line.
+    /// Whether an item at `pts` continues this timeline, whose latest position is `reach`: it may be ahead by `bridge_ns` at most.
     pub fn continues(&self, pts: u64, reach: u64, bridge_ns: u64) -> bool {
         pts.saturating_add(JUMP_BACK_NS) >= self.latest && pts <= reach.max(self.next).saturating_add(bridge_ns)
     }
 }
 
-/// The time line of a run.
+/// The timeline of a run.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Line {
+pub(super) struct Timeline {
     pub positions: [Option<Position>; 2],
     start: u64,
 }
 
-impl Line {
-    /// The furthest that either track is expected to be; `None` before any data.
+impl Timeline {
+    /// The latest expected PTS of either track, ns; `None` before any data.
     pub fn reach(&self) -> Option<u64> {
         self.positions.iter().flatten().map(|p| p.next).max()
     }
 
-    /// Whether an item of `track` at `pts` belongs to this line. The first item of a track may lie up to the patience before
-    /// the first of the other.
+    /// Whether an item of `track` at `pts` belongs to this timeline. The first item of a track may lie before the first of the other
+    /// by up to the lag limit.
     pub fn admits(&self, track: Track, pts: u64, lag_ns: u64, bridge_ns: u64) -> bool {
         let Some(reach) = self.reach() else { return true };
         match &self.positions[track.index()] {
@@ -106,16 +105,16 @@ impl Line {
 
 /// Items of one track that wait for a decision.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct HeldItems {
     items: VecDeque<MediaItem>,
     /// PTS of the first item, ns.
     pub front: Option<u64>,
     pub position: Option<Position>,
-    /// The other track brought data of the run's line since this began to wait.
+    /// The other track has continued the run since these items were held.
     pub other_moved: bool,
 }
 
-impl Held {
+impl HeldItems {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
@@ -127,7 +126,7 @@ impl Held {
         self.items.push_back(item);
     }
 
-    /// Adds the track's end: it takes effect after what is held.
+    /// Adds the track's end after the held items.
     pub fn push_end(&mut self, track: Track) {
         self.items.push_back(MediaItem::TrackEnded(track));
     }
@@ -136,7 +135,7 @@ impl Held {
         std::mem::take(self).items
     }
 
-    /// Whether waiting has to end: too much stream time, or too many items.
+    /// Whether a limit is reached: too much stream time, or too many items.
     pub fn is_exhausted(&self, track: Track, lag_ns: u64) -> bool {
         let (Some(front), Some(position)) = (self.front, self.position) else { return false };
         let limit = match track {
@@ -147,7 +146,7 @@ impl Held {
     }
 }
 
-/// One queue out of two, by PTS and each in its own order; video first where both start together.
+/// Merges two queues by PTS, each in its own order; video first at equal times.
 pub(super) fn merge(mut video: VecDeque<MediaItem>, mut audio: VecDeque<MediaItem>) -> VecDeque<MediaItem> {
     // A track's end has no PTS: it follows the item before it.
     let key = |queue: &VecDeque<MediaItem>| queue.front().map(|item| item.span().map_or(0, |(_, start, _)| start));

@@ -18,7 +18,7 @@ use super::prints::Print;
 use super::shard::{Draft, Header, SecondHeader, header, whole_or_nothing};
 use super::{Item, Kind, Meta, Origin, duplicates, index, seconds_until, shard, still};
 use touchline_compute::models::sha256_hex;
-use touchline_core::clip::{ClipConfig, ClipSecond, Patience, SamplingPlan};
+use touchline_core::clip::{ClipConfig, ClipSecond, LagLimits, SamplingPlan};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::Pace;
 use touchline_core::time::NANOS_PER_SECOND;
@@ -399,7 +399,7 @@ impl Job<'_> {
         let config = ClipConfig {
             sample_rate: Some(self.config.sample_rate),
             plan,
-            patience: Patience::for_pace(Pace::File),
+            lag: LagLimits::for_pace(Pace::File),
             behind_ns: 0,
         };
         let start = entry.item.start_ns.unwrap_or(0);

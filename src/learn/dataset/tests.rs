@@ -7,7 +7,7 @@ use rand::{Rng, RngCore, SeedableRng};
 
 use super::build::{BuildConfig, Progress, Summary, build};
 use super::*;
-use touchline_core::clip::{ClipConfig, Patience};
+use touchline_core::clip::{ClipConfig, LagLimits};
 use touchline_core::frame::Frame;
 use touchline_core::item::{End, MediaItem, Pace, Track, Tracks};
 use touchline_core::pcm::PcmChunk;
@@ -186,7 +186,7 @@ fn content(seconds: &[ClipSecond]) -> Vec<String> {
 /// What serving would cut.
 fn served(path: &Path) -> Vec<ClipSecond> {
     let config =
-        ClipConfig { sample_rate: Some(RATE), plan: plan(), patience: Patience::for_pace(Pace::File), behind_ns: 0 };
+        ClipConfig { sample_rate: Some(RATE), plan: plan(), lag: LagLimits::for_pace(Pace::File), behind_ns: 0 };
     let mut all = Vec::new();
     seconds(&Fake::default(), path, config, &mut |second| {
         all.push(second);

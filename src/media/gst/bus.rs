@@ -1,4 +1,4 @@
-//! The thread that owns a pipeline: starts it, listens to its bus, and shuts it down.
+//! The thread that owns a pipeline: starts it, handles its bus messages, and shuts it down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +8,12 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use super::causes::{self, Missing};
-use super::formats::Formats;
+use super::causes::{self, MissingPlugins};
+use super::formats::FormatWatch;
+use super::frame_gate::FrameGate;
 use super::graph::Graph;
-use super::thin::Gate;
 use super::{progress, recording};
-use crate::guard::passage::Passage;
+use crate::guard::proxy::LoopbackProxy;
 use crate::outlet::Outlet;
 use crate::uri::{Kind, Location};
 use touchline_core::cause::Cause;
@@ -28,15 +28,15 @@ const POLL: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 /// program.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
-/// How long the media time of a recording may stand still while downstream takes its data, ns. Far more than any disk or picture
-/// takes.
+/// How long the media time of a recording may stand still while downstream accepts data, ns. Far longer than any disk access or
+/// picture needs.
 const STILL_MAX_NS: u64 = 30_000_000_000;
 
 /// How long media time may stand still after an error of a recording before the session ends, or after the end of an RTSP stream
 /// before the end is passed on, ns.
 const REST_MAX_NS: u64 = 2_000_000_000;
 
-/// `GST_FLOW_NOT_LINKED`, as details of errors have it.
+/// `GST_FLOW_NOT_LINKED`, as in the details of errors.
 const NOT_LINKED: i32 = -1;
 
 fn is_refused(end: &End) -> bool {
@@ -49,41 +49,40 @@ pub(super) fn wake_message() -> gst::Message {
 }
 
 /// One pipeline from start to end.
-pub(super) struct Session {
+pub(super) struct PipelineSession {
     /// The URI, redacted.
     pub name: String,
     pub location: Location,
     pub pipeline: gst::Pipeline,
     pub graph: Arc<Graph>,
-    pub gate: Option<Arc<Gate>>,
-    pub formats: Vec<Formats>,
-    /// Set when media came over TCP only.
+    pub gate: Option<Arc<FrameGate>>,
+    pub formats: Vec<FormatWatch>,
+    /// Set when media arrived over TCP only.
     pub falls_back: Arc<AtomicBool>,
     pub outlet: Outlet,
     pub connect_timeout: Option<Duration>,
-    /// The only way out of a guarded source. Closed with the session.
-    pub passage: Option<Passage>,
-    /// The appsinks wait for the clock, so buffering must hold the clock.
+    /// The loopback proxy of a guarded source. Closed with the session.
+    pub proxy: Option<LoopbackProxy>,
+    /// The appsinks wait for the clock, so buffering must pause it.
     pub paced: bool,
-    /// Its media are fetched for it: it has no server of its own.
+    /// Touchline fetches the media; GStreamer connects to no server.
     pub is_fed: bool,
     pub id: String,
 }
 
-impl Session {
+impl PipelineSession {
     pub fn run(mut self) {
         let end = self.play();
-        // Open until the pipeline has stopped, but not longer than it may take: without it no server can hold that up.
-        let passage = self.passage.take();
-        // From here on nothing is sent but the end: streaming threads that wait for room give up, so that the
-        // pipeline can stop.
+        // The proxy stays open until the pipeline has stopped or its time limit passes. Closing it then unblocks the pipeline.
+        let proxy = self.proxy.take();
+        // From here on only the end is sent: streaming threads that wait for room give up, so that the pipeline can stop.
         self.outlet.stop();
         self.graph.release();
         if let Some(bus) = self.pipeline.bus() {
             bus.set_flushing(true);
         }
         if !self.graph.has_data() {
-            // TCP alone does not bring anything either: UDP gets its chance again.
+            // TCP brought no data either, so the next connection tries UDP again.
             self.falls_back.store(false, Ordering::Relaxed);
         }
         let (outlet, id) = (self.outlet.clone(), self.id.clone());
@@ -100,9 +99,9 @@ impl Session {
             session.shut_down();
         } else if done.recv_timeout(SHUTDOWN_MAX) == Err(RecvTimeoutError::Timeout) {
             counters.abandoned.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(stream = id, "the pipeline does not stop; it is left to itself until its server lets go");
+            tracing::warn!(stream = id, "the pipeline does not stop and is abandoned");
         }
-        drop(passage);
+        drop(proxy);
         outlet.send_end(end);
     }
 
@@ -114,7 +113,7 @@ impl Session {
             tracing::warn!(stream = self.id, "the pipeline did not shut down cleanly");
         }
         super::sinks::disconnect(&self.graph);
-        self.formats.iter().for_each(Formats::disconnect);
+        self.formats.iter().for_each(FormatWatch::disconnect);
         if let Some(gate) = &self.gate {
             gate.disconnect();
         }
@@ -122,9 +121,9 @@ impl Session {
 
     fn play(&self) -> End {
         let bus = self.pipeline.bus().expect("a pipeline has a bus");
-        let mut missing = Missing::default();
+        let mut missing = MissingPlugins::default();
         let started = Instant::now();
-        // The error of a recording whose remaining data are still on their way.
+        // The error of a recording whose remaining data are still being decoded.
         let mut broken: Option<End> = None;
         let mut idle = 0;
         if self.pipeline.set_state(gst::State::Playing).is_err() {
@@ -174,7 +173,7 @@ impl Session {
             if broken.is_some() && is_over() {
                 return missing.instead_of(self.with_fault(End::Finished, broken));
             }
-            // Twice in succession: a process that was stopped for a while finds its clock far ahead.
+            // Twice in succession, because after a suspension of the process the clock is far ahead.
             idle = if still_ns > REST_MAX_NS && self.has_given_up() { idle + 1 } else { 0 };
             if idle > 1 {
                 return missing.instead_of(self.cut_off().unwrap_or_else(recording::given_up));
@@ -237,15 +236,15 @@ impl Session {
     /// Connects to the server's port. Some elements report a refused connection as an "internal data stream error".
     fn unreachable(&self) -> Option<End> {
         let over_tcp = matches!(self.location.kind, Kind::Rtsp | Kind::Http | Kind::Hls | Kind::Rtmp);
-        let behind = self.passage.as_ref().and_then(Passage::trouble);
+        let behind = self.proxy.as_ref().and_then(LoopbackProxy::last_failure);
         if behind.is_some() {
             return behind.map(|trouble| trouble.end());
         }
         if over_tcp && !self.is_fed && !self.graph.has_data() { causes::probe(&self.location.uri) } else { None }
     }
 
-    /// Acts on one message; some end if the session is over.
-    fn handle(&self, message: &gst::Message, missing: &mut Missing) -> Option<End> {
+    /// Handles one message. Returns the end if the session is over.
+    fn handle(&self, message: &gst::Message, missing: &mut MissingPlugins) -> Option<End> {
         use gst::MessageView;
         match message.view() {
             MessageView::Error(error) => {
@@ -255,18 +254,18 @@ impl Session {
                 let kind = self.location.kind;
                 let flow = error.details().and_then(|details| details.get::<i32>("flow-return").ok());
                 if flow == Some(NOT_LINKED) && !self.graph.has_data() {
-                    // The source has tracks, but none that is wanted.
+                    // The source has tracks, but none of the wanted ones.
                     return Some(self.graph.verdict().unwrap_or_else(|| causes::no_tracks(&self.graph.wanted())));
                 }
-                // Behind a passage GStreamer does not talk to the server itself.
-                let behind = self.passage.as_ref().and_then(Passage::trouble).map(|trouble| trouble.end());
+                // With a proxy, GStreamer does not see the server's failure.
+                let behind = self.proxy.as_ref().and_then(LoopbackProxy::last_failure).map(|trouble| trouble.end());
                 let is_media = self.graph.is_media.load(Ordering::Relaxed);
                 let end = behind
                     .or_else(|| {
                         let is_file = kind == Kind::File;
                         is_file.then(|| recording::failure(&self.location, &error.error(), is_media)).flatten()
                     })
-                    .or_else(|| causes::Told::new(kind, error, &error.error(), &debug).end())
+                    .or_else(|| causes::PipelineError::new(kind, error, &error.error(), &debug).end())
                     .or_else(|| self.unreachable())
                     .or_else(|| {
                         causes::handshake(&self.location.uri).filter(|_| !self.is_fed && !self.graph.has_data())
@@ -274,7 +273,7 @@ impl Session {
                     .unwrap_or_else(|| causes::unexplained(kind, &error.error(), &debug));
                 return Some(missing.instead_of(end));
             }
-            // Posted only when every sink is at its end; with an unlinked branch the graph's own count decides.
+            // Posted only when every sink has ended. With an unlinked branch, the graph's own count decides.
             MessageView::Eos(_) => return Some(self.graph.verdict().unwrap_or(End::Finished)),
             MessageView::Warning(warning) => {
                 let error = warning.error();
@@ -283,14 +282,14 @@ impl Session {
                 if is_fault && self.graph.counters.faults.fetch_add(1, Ordering::Relaxed) > 0 {
                     return None;
                 }
-                // rtspsrc's words when no packet came over UDP.
+                // The text of rtspsrc when no packet arrived over UDP.
                 if warning.debug().is_some_and(|debug| debug.contains("Retrying using a tcp connection")) {
                     self.falls_back.store(true, Ordering::Relaxed);
                     // Closed means that the session is ending anyway.
                     let _ = self.outlet.send(MediaItem::Incident(Incident::TcpFallback));
                     return None;
                 }
-                // A source without one of the tracks leaves a branch unlinked; that is known and no reason to warn.
+                // A source without one of the tracks leaves a branch unlinked, which is no reason to warn.
                 if !error.matches(gst::CoreError::Negotiation) && !error.message().contains("Delayed linking") {
                     let text = redact::text(&format!("{error}"));
                     tracing::warn!(stream = self.id, uri = self.name, "{text}");
@@ -309,14 +308,14 @@ impl Session {
                 });
             }
             MessageView::Buffering(buffering) if self.paced => {
-                // A stream that has run dry must not let the clock run on: it would come back late, and all at once.
+                // The clock must pause while a stream buffers; otherwise its data would be late, and arrive all at once.
                 let state = if buffering.percent() < 100 { gst::State::Paused } else { gst::State::Playing };
                 if self.pipeline.set_state(state).is_err() {
                     tracing::warn!(stream = self.id, "the pipeline did not change to {state:?} for buffering");
                 }
             }
             MessageView::ClockLost(_) => {
-                // The documented answer: a new clock is chosen on the way back to playing.
+                // The documented reaction: the pipeline chooses a new clock when it plays again.
                 let changed = self
                     .pipeline
                     .set_state(gst::State::Paused)
@@ -326,7 +325,7 @@ impl Session {
                 }
             }
             MessageView::Latency(_) => {
-                // Without a recalculation paced sinks would hand data over at stale offsets.
+                // Without it, paced sinks would deliver data at stale offsets.
                 let _ = self.pipeline.recalculate_latency();
             }
             MessageView::StateChanged(change)

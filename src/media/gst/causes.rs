@@ -1,8 +1,8 @@
 //! Translates GStreamer's errors to a cause and an advice, each redacted and on one line.
 //!
-//! Types decide: the kind of source, the sort of element that posted the message, domain and code of the error, and the message's
-//! details (server statuses, flow returns). Texts decide only where nothing else is known ([`PHRASES`]): they change with
-//! GStreamer's version and the user's language, and quote names of files.
+//! The translation uses types: the kind of source, the class of the element that posted the message, domain and code of the error,
+//! and the message's details (server statuses, flow returns). It uses texts only where no type helps ([`PHRASES`]), because texts
+//! change with GStreamer's version and the user's language, and quote file names.
 
 use std::io::ErrorKind;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -33,7 +33,7 @@ pub(super) fn no_tracks(wanted: &[Track]) -> End {
     }
 }
 
-/// Nothing came within the connect timeout.
+/// No data arrived within the connect timeout.
 pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
     let advice = match kind {
         Kind::Udp => "check that the sender is on and sends to this address and port, and the firewall",
@@ -47,7 +47,7 @@ pub(super) fn no_data(kind: Kind, timeout: Duration) -> End {
 pub(super) fn stands_still(seconds: u64) -> End {
     failed(
         Cause::Stalled,
-        format!("no progress for {seconds} s: its time stands still"),
+        format!("no progress: the media time has not advanced for {seconds} s"),
         "check the file with another player, or convert it",
     )
 }
@@ -59,12 +59,12 @@ pub(super) fn refused_to_start() -> End {
 
 /// Plugins that GStreamer reported as missing.
 #[derive(Debug, Default)]
-pub(super) struct Missing {
-    /// GStreamer's description ("H.265 decoder") of the first, and the packages that have it.
+pub(super) struct MissingPlugins {
+    /// GStreamer's description of the first ("H.265 decoder"), and the packages that have it.
     first: Option<(String, String)>,
 }
 
-impl Missing {
+impl MissingPlugins {
     /// Takes note of a `missing-plugin` message; others are ignored.
     pub fn note(&mut self, structure: &gst::StructureRef) {
         if structure.name() != "missing-plugin" {
@@ -80,12 +80,12 @@ impl Missing {
         self.first.get_or_insert((what, packages));
     }
 
-    /// The missing plugin if there is one, since it is the reason for `end`.
+    /// The missing plugin, if there is one, as the reason for `end`.
     pub fn instead_of(&self, end: End) -> End {
         match (&self.first, end) {
             (Some((what, packages)), End::Failed { .. }) => failed(
                 Cause::MissingPlugin,
-                format!("no GStreamer plugin for it: {what}"),
+                format!("a GStreamer plugin is missing: {what}"),
                 format!("install {packages}"),
             ),
             (_, end) => end,
@@ -146,10 +146,10 @@ pub(super) fn probe(uri: &str) -> Option<End> {
 
 /// An error message of a pipeline, reduced to its typed parts.
 #[derive(Debug)]
-pub(super) struct Told<'a> {
+pub(super) struct PipelineError<'a> {
     kind: Kind,
-    /// The sort of element that posted it.
-    by: Poster,
+    /// The class of the element that posted it.
+    by: ElementClass,
     error: &'a gst::glib::Error,
     debug: &'a str,
     /// Status of the HTTP or RTSP server's answer.
@@ -157,23 +157,23 @@ pub(super) struct Told<'a> {
     flow: Option<gst::FlowError>,
 }
 
-/// What sort of element posted a message.
+/// The class of the element that posted a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Poster {
+enum ElementClass {
     Source,
     Parser,
     Other,
 }
 
-impl<'a> Told<'a> {
-    /// Of a message of a source of `kind`. `error` and `debug` are the message's.
+impl<'a> PipelineError<'a> {
+    /// From an error message of a source of `kind`. `error` and `debug` belong to `message`.
     pub fn new(kind: Kind, message: &gst::message::Error, error: &'a gst::glib::Error, debug: &'a str) -> Self {
         let element = message.src().and_then(|src| src.downcast_ref::<gst::Element>());
         let class = element.and_then(|e| e.metadata("klass")).unwrap_or_default();
         let by = match class {
-            class if class.contains("Source") => Poster::Source,
-            class if class.contains("Parser") => Poster::Parser,
-            _ => Poster::Other,
+            class if class.contains("Source") => ElementClass::Source,
+            class if class.contains("Parser") => ElementClass::Parser,
+            _ => ElementClass::Other,
         };
         let details = message.details();
         let number = |name: &str| details.and_then(|d| d.get::<u32>(name).ok());
@@ -186,18 +186,18 @@ impl<'a> Told<'a> {
         self.error.matches(error)
     }
 
-    /// The end that the error stands for, if its types tell.
+    /// The end for the error, if its types identify one.
     pub fn end(&self) -> Option<End> {
-        // Media may be read from a server, but no server is read from a file.
+        // A status is meaningful only for network sources.
         if let Some(status) = self.status.filter(|_| self.kind.is_network()) {
             return Some(answered(status));
         }
-        self.of_source().or_else(|| self.of_media()).or_else(|| self.of_words())
+        self.by_source().or_else(|| self.by_media()).or_else(|| self.by_text())
     }
 
     /// Errors of the source element.
-    fn of_source(&self) -> Option<End> {
-        if self.by != Poster::Source {
+    fn by_source(&self) -> Option<End> {
+        if self.by != ElementClass::Source {
             return None;
         }
         match self.kind {
@@ -209,8 +209,8 @@ impl<'a> Told<'a> {
                 format!("the file cannot be read: {}", detail(self.debug)),
                 "check its permissions and the disk",
             )),
-            Kind::Rtmp => self.of_rtmp(),
-            // The element reports no reason. A sender that ends in order is an end of stream.
+            Kind::Rtmp => self.by_rtmp(),
+            // The element reports no reason. An orderly end of the sender is an end of stream.
             Kind::Srt if self.is(gst::ResourceError::Read) => Some(failed(
                 Cause::NoAnswer,
                 "the SRT connection broke: the other side does not answer",
@@ -230,8 +230,8 @@ impl<'a> Told<'a> {
         }
     }
 
-    /// `rtmp2src` has codes of its own for some errors, and puts GIO's domain and code into the text of the others.
-    fn of_rtmp(&self) -> Option<End> {
+    /// `rtmp2src` has its own codes for some errors, and puts GIO's domain and code into the text of the others.
+    fn by_rtmp(&self) -> Option<End> {
         /// `GIOErrorEnum`.
         const TIMED_OUT: u32 = 24;
         const HOST_UNREACHABLE: u32 = 37;
@@ -263,7 +263,7 @@ impl<'a> Told<'a> {
     }
 
     /// Errors of elements that process the data.
-    fn of_media(&self) -> Option<End> {
+    fn by_media(&self) -> Option<End> {
         use gst::StreamError as Stream;
         let damaged = || {
             failed(
@@ -273,14 +273,14 @@ impl<'a> Told<'a> {
             )
         };
         // A parser is plugged in only after the type was found.
-        if self.by == Poster::Parser && self.is(Stream::WrongType) {
+        if self.by == ElementClass::Parser && self.is(Stream::WrongType) {
             return Some(damaged());
         }
         if self.is(Stream::TypeNotFound) || self.is(Stream::WrongType) {
             return Some(failed(
                 Cause::NotMedia,
                 "not a media file",
-                "check what the file or URL holds; `ffprobe` can tell",
+                "check the content of the file or URL, for example with `ffprobe`",
             ));
         }
         if self.is(gst::CoreError::MissingPlugin) || self.is(Stream::CodecNotFound) {
@@ -300,48 +300,48 @@ impl<'a> Told<'a> {
                 "check the caps in the pipeline template; without --pipeline, please report this",
             ));
         }
-        if self.of_words().is_none() && (self.is(Stream::Demux) || self.is(Stream::Decode)) {
+        if self.by_text().is_none() && (self.is(Stream::Demux) || self.is(Stream::Decode)) {
             return Some(damaged());
         }
         None
     }
 
     /// Errors without a type, by their texts in GStreamer 1.22, for the kinds of source that have them.
-    fn of_words(&self) -> Option<End> {
+    fn by_text(&self) -> Option<End> {
         let says = |words: &str| self.error.message().contains(words) || self.debug.contains(words);
         let phrase = PHRASES.iter().find(|phrase| phrase.kinds.contains(&self.kind) && says(phrase.words))?;
         Some((phrase.end)())
     }
 }
 
-/// An error that only its text tells apart.
+/// An error that only its text identifies.
 struct Phrase {
     kinds: &'static [Kind],
     words: &'static str,
     end: fn() -> End,
 }
 
-/// Each with its place in GStreamer. Add an entry only for errors that have no code and no detail of their own.
+/// Each with its location in GStreamer's source. Add an entry only for errors without a code or detail of their own.
 const PHRASES: [Phrase; 3] = [
-    // ext/srt/gstsrtobject.c: everything that fails before there is a connection is OPEN_READ.
+    // ext/srt/gstsrtobject.c: all failures before a connection are OPEN_READ.
     Phrase {
         kinds: &[Kind::Srt],
         words: "Failed to resolve host",
         end: || failed(Cause::HostNotFound, "host not found", HOST_ADVICE),
     },
     Phrase { kinds: &[Kind::Srt], words: "Cannot bind to", end: cannot_listen },
-    // gst/isomp4/qtdemux.c: DEMUX, as damage is.
+    // gst/isomp4/qtdemux.c: DEMUX, like damage.
     Phrase {
         kinds: &[Kind::File, Kind::Http, Kind::Hls],
         words: "contains no playable streams",
         end: || {
-            let advice = "check with `ffprobe` what is in it; still pictures in HEIC or AVIF are not supported";
-            failed(Cause::NoTracks, "there is no track in it that can be played", advice)
+            let advice = "check its content with `ffprobe`; still pictures in HEIC or AVIF are not supported";
+            failed(Cause::NoTracks, "the file has no playable track", advice)
         },
     },
 ];
 
-/// The end for a status of HTTP or RTSP.
+/// The end for an HTTP or RTSP status.
 fn answered(status: u32) -> End {
     match status {
         401 => failed(Cause::NotAuthorized, "not authorized (401)", LOGIN_ADVICE),
@@ -349,18 +349,18 @@ fn answered(status: u32) -> End {
         404 | 410 => failed(Cause::NotFound, format!("not found ({status})"), "check the path of the URL"),
         461 => failed(
             Cause::Other,
-            "the server does not send media the way it was asked to (461)",
+            "the server does not support the requested transport (461)",
             "try the RTSP transport tcp, or udp",
         ),
         500..600 => failed(
             Cause::ServerError,
             format!("the server failed ({status})"),
-            "it may recover by itself; else look at the server's log",
+            "it may recover by itself; otherwise check the server's log",
         ),
         _ => failed(
             Cause::Other,
             format!("the server refuses the request ({status})"),
-            "look at the server's log; another client may use all that it allows",
+            "check the server's log; other clients may use all its connections",
         ),
     }
 }
@@ -374,11 +374,11 @@ fn cannot_listen() -> End {
 }
 
 fn flow_error(code: i32) -> Option<gst::FlowError> {
-    // GST_FLOW_NOT_NEGOTIATED. The others tell no more than the message.
+    // GST_FLOW_NOT_NEGOTIATED. The others add nothing to the message.
     (code == -4).then_some(gst::FlowError::NotNegotiated)
 }
 
-/// The end for an error of an unknown kind: GStreamer's own words.
+/// The end for an unknown error, with GStreamer's text.
 pub(super) fn unexplained(kind: Kind, error: &gst::glib::Error, debug: &str) -> End {
     let cause = format!("{} ({})", first_sentence(error.message()), detail(debug));
     let advice = match kind {
@@ -393,7 +393,7 @@ pub(super) fn first_sentence(text: &str) -> &str {
     text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.')
 }
 
-/// The last line of a debug text: GStreamer puts the place in its source first, the detail last.
+/// The last line of a debug text: GStreamer puts the source location first and the detail last.
 fn detail(debug: &str) -> &str {
     debug.lines().rev().map(str::trim).find(|l| !l.is_empty()).unwrap_or("no detail")
 }

@@ -19,7 +19,7 @@ impl Message {
         }
         let message = builder.build();
         let gst::MessageView::Error(told) = message.view() else { panic!("an error") };
-        Told::new(kind, told, &told.error(), &told.debug().unwrap_or_default()).end()
+        PipelineError::new(kind, told, &told.error(), &told.debug().unwrap_or_default()).end()
     }
 }
 

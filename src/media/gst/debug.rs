@@ -1,5 +1,5 @@
-//! GStreamer's own log (`GST_DEBUG`), redacted: its lines have whole addresses in them, and logins on their own. And what GLib
-//! complains of, which may be the same thing thousands of times a second.
+//! GStreamer's log (`GST_DEBUG`), redacted because it contains addresses and logins, and GLib's warnings, rate-limited because they
+//! may repeat thousands of times per second.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,31 +14,31 @@ use gstreamer::glib;
 
 use touchline_core::redact;
 
-/// How long a complaint is not said again.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Minimum time between two equal warnings.
+const REPEAT_AFTER: Duration = Duration::from_secs(60);
 
-/// Complaints that are told apart; more of them within the same time are not said at all.
-const COMPLAINTS_MAX: usize = 20;
+/// The most different warnings within that time. Further ones are dropped.
+const WARNINGS_MAX: usize = 20;
 
-/// What was said lately, and how often it was not since.
+/// Recent warnings, each with the time of its last log line and the number suppressed since.
 #[derive(Debug, Default)]
-struct Complaints(BTreeMap<String, (Duration, u64)>);
+struct WarningLimiter(BTreeMap<String, (Duration, u64)>);
 
-impl Complaints {
-    /// Whether `text` is to be said at `now`; if so, how often it was not said before.
+impl WarningLimiter {
+    /// If `text` is to be logged at `now`, the number of suppressed repetitions.
     fn is_due(&mut self, text: &str, now: Duration) -> Option<u64> {
-        if let Some((said, unsaid)) = self.0.get_mut(text) {
-            if now.saturating_sub(*said) < SILENCE {
-                *unsaid += 1;
+        if let Some((logged_at, suppressed)) = self.0.get_mut(text) {
+            if now.saturating_sub(*logged_at) < REPEAT_AFTER {
+                *suppressed += 1;
                 return None;
             }
-            *said = now;
-            return Some(std::mem::take(unsaid));
+            *logged_at = now;
+            return Some(std::mem::take(suppressed));
         }
-        if self.0.len() >= COMPLAINTS_MAX {
-            self.0.retain(|_, (said, _)| now.saturating_sub(*said) < SILENCE);
+        if self.0.len() >= WARNINGS_MAX {
+            self.0.retain(|_, (logged_at, _)| now.saturating_sub(*logged_at) < REPEAT_AFTER);
         }
-        let has_room = self.0.len() < COMPLAINTS_MAX;
+        let has_room = self.0.len() < WARNINGS_MAX;
         has_room.then(|| {
             self.0.insert(text.to_owned(), (now, 0));
             0
@@ -46,28 +46,28 @@ impl Complaints {
     }
 }
 
-/// Takes GLib's messages into the program's log, each once a minute at most.
-pub(super) fn limit_complaints() {
-    let (began, complaints) = (Instant::now(), Mutex::new(Complaints::default()));
+/// Logs GLib's warnings, each at most once a minute.
+pub(super) fn limit_glib_warnings() {
+    let (began, limiter) = (Instant::now(), Mutex::new(WarningLimiter::default()));
     glib::log_set_default_handler(move |domain, level, message| {
         if matches!(level, glib::LogLevel::Info | glib::LogLevel::Debug) {
             return;
         }
         let text = redact::text(&format!("{}: {message}", domain.unwrap_or("GLib")));
-        let due = complaints.lock().unwrap_or_else(|e| e.into_inner()).is_due(&text, began.elapsed());
+        let due = limiter.lock().unwrap_or_else(|e| e.into_inner()).is_due(&text, began.elapsed());
         match due {
             None => {}
             Some(0) => tracing::warn!("{text}"),
-            Some(unsaid) => tracing::warn!("{text} ({unsaid} times more in the meantime)"),
+            Some(suppressed) => tracing::warn!("{text} ({suppressed} more since the last message)"),
         }
     });
 }
 
-/// Puts a log of ours in place of GStreamer's, where one is wanted. Lines go where `GST_DEBUG_FILE` says, else to standard
-/// error.
+/// Replaces GStreamer's log function by one that redacts, if `GST_DEBUG` is set. Lines go to `GST_DEBUG_FILE` or to standard error.
+/// Also counts the decode errors that libav logs.
 pub(super) fn connect() {
     let wanted = std::env::var("GST_DEBUG").unwrap_or_default();
-    // A threshold that somebody set for libav stays.
+    // A threshold for libav in `GST_DEBUG` is kept.
     if !wanted.contains(LIBAV) {
         gst::log::set_threshold_for_name(LIBAV, gst::DebugLevel::Error);
     }
@@ -78,7 +78,7 @@ pub(super) fn connect() {
         }
     });
     if wanted.is_empty() {
-        // It would print what is only counted.
+        // It would print the libav errors, which are only counted here.
         gst::log::remove_default_log_function();
         return;
     }
@@ -101,7 +101,7 @@ pub(super) fn connect() {
         let shown = redact::text(&format!("{} {object} {text}", category.name()));
         let at = gst::get_timestamp();
         let line = format!("{at} {} {place}:{line} {shown}\n", level.name());
-        // A log that cannot be written has nowhere to say so.
+        // There is no other place to report a log that cannot be written.
         let _ = match &file {
             Some(file) => file.lock().unwrap_or_else(|e| e.into_inner()).write_all(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),
@@ -109,10 +109,10 @@ pub(super) fn connect() {
     });
 }
 
-/// What libav calls the messages of its decoders in GStreamer's log.
+/// The category of libav's messages in GStreamer's log.
 const LIBAV: &str = "libav";
 
-/// Pieces of libav's messages about data that are damaged. Others come from intact streams, too: about reference pictures
+/// Parts of libav's messages about damaged data. Its other messages also occur in intact streams: about reference pictures
 /// ("mmco: unref short failure"), SEI, or MP3 that was cut without loss ("invalid new backstep").
 const DAMAGE: [&str; 14] = [
     "error while decoding",
@@ -131,7 +131,7 @@ const DAMAGE: [&str; 14] = [
     "Reserved bit set",
 ];
 
-/// Whether libav's `message` says that data are damaged.
+/// Whether libav's `message` reports damaged data.
 fn is_damage(message: &str) -> bool {
     DAMAGE.iter().any(|piece| message.contains(piece))
 }
@@ -140,8 +140,8 @@ thread_local! {
     static DECODE_ERRORS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Notices errors that a decoder of libav logs. gst-libav has no other way to say that a picture or a piece of sound was damaged
-/// and concealed. A decoder with one thread logs on the thread that hands it the data.
+/// Detects errors that a libav decoder logs. gst-libav does not report damaged and concealed data in any other way. A decoder with one
+/// thread logs on the thread that passes it the data.
 #[derive(Debug, Default)]
 pub(super) struct ErrorWatch {
     /// The thread and its count at the last call.
@@ -152,7 +152,7 @@ impl ErrorWatch {
     /// Whether this thread has logged errors since the last call.
     pub fn has_new(&mut self) -> bool {
         let now = (thread::current().id(), DECODE_ERRORS.get());
-        // Threads of GStreamer are used again: what another decoder logged on it before does not count.
+        // GStreamer reuses threads: errors that another decoder logged on this thread before do not count.
         self.last.replace(now).is_some_and(|last| last.0 == now.0 && last.1 != now.1)
     }
 }
@@ -198,13 +198,13 @@ mod tests {
 
     #[test]
     fn a_complaint_is_said_once_a_minute_and_not_all_of_them() {
-        let mut complaints = Complaints::default();
+        let mut limiter = WarningLimiter::default();
         let at = Duration::from_secs;
-        assert_eq!(complaints.is_due("set != NULL", at(1)), Some(0));
-        assert!((0..5000).all(|_| complaints.is_due("set != NULL", at(2)).is_none()));
-        assert_eq!(complaints.is_due("set != NULL", at(61)), Some(5000));
-        let said = (0..1000).filter(|n| complaints.is_due(&format!("at {n:x}"), at(62)).is_some()).count();
-        assert_eq!(said, COMPLAINTS_MAX - 1);
-        assert_eq!(complaints.is_due("another", at(200)), Some(0));
+        assert_eq!(limiter.is_due("set != NULL", at(1)), Some(0));
+        assert!((0..5000).all(|_| limiter.is_due("set != NULL", at(2)).is_none()));
+        assert_eq!(limiter.is_due("set != NULL", at(61)), Some(5000));
+        let said = (0..1000).filter(|n| limiter.is_due(&format!("at {n:x}"), at(62)).is_some()).count();
+        assert_eq!(said, WARNINGS_MAX - 1);
+        assert_eq!(limiter.is_due("another", at(200)), Some(0));
     }
 }

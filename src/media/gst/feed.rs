@@ -1,5 +1,5 @@
-//! Demuxes and decodes media that Touchline fetched itself: bytes go into an appsrc; frames and PCM come out, with times on the stream's
-//! timeline.
+//! Demuxes and decodes media that Touchline fetched itself: bytes go into an appsrc, and frames and PCM come out with times on the
+//! stream's timeline.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,43 +10,43 @@ use gstreamer_app as gst_app;
 
 use super::{GstOpener, sinks};
 use crate::Source;
-use crate::hls::{Beginning, Container, Decoder, Input, Intake};
+use crate::hls::{Container, Decoder, DemuxerInput, DemuxerIntake, DemuxerStart};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{MediaItem, Track, Tracks};
 
 /// Bytes queued before a demuxer above which its feeder waits. A segment is always queued whole.
 const WAITING_BYTES: u64 = 512 << 10;
 
-/// Times on the line are rounded to this, ns: far less than a tick of 90 kHz, far more than its rounding error.
+/// Times on the timeline are rounded to this, ns: far less than a tick of 90 kHz, far more than its rounding error.
 const GRID_NS: i64 = 1_000;
 
-/// Where the media of one demuxer lie on the line of the stream.
+/// Maps the running times of one demuxer to the stream's timeline.
 ///
-/// Each demuxer has its own time base. So each track is tied where it leaves the demuxer: the place of its first unit is known, and the
-/// demuxer's times give the distance of all others from it.
+/// Each demuxer has its own time base. So each track is anchored where it leaves the demuxer: the timeline position of its first unit is
+/// known, and the demuxer's times give the distance of all others from it.
 #[derive(Debug)]
-pub(super) struct LineMap {
-    /// Places of the first units of pictures and of sound, ns.
+pub(super) struct TimelineMap {
+    /// Timeline positions of the first units of pictures and of sound, ns.
     places: [i64; 2],
     /// Their running times, ns.
     firsts: [OnceLock<i64>; 2],
 }
 
-impl LineMap {
-    fn new(beginning: &Beginning) -> Self {
+impl TimelineMap {
+    fn new(beginning: &DemuxerStart) -> Self {
         let start = i64::try_from(beginning.line_ns).unwrap_or(i64::MAX);
         Self { places: beginning.tracks.map(|place| place.unwrap_or(start)), firsts: Default::default() }
     }
 
-    /// The place of a running time of `track`, ns.
+    /// The timeline position of a running time of `track`, ns.
     pub fn place(&self, track: Track, running_ns: i64) -> i64 {
         let i = track.index();
         let after_ns = running_ns.saturating_sub(*self.firsts[i].get_or_init(|| running_ns));
-        // Each time in ticks of 90 kHz was rounded to ns on its own: a picture at a whole second must not land one nanosecond before it.
+        // Ticks of 90 kHz were rounded to ns one by one: a picture at a whole second must not land one nanosecond before it.
         self.places[i].saturating_add(after_ns).saturating_add(GRID_NS / 2).div_euclid(GRID_NS).saturating_mul(GRID_NS)
     }
 
-    /// The running time of a place of `track`, ns.
+    /// The running time of a timeline position of `track`, ns.
     pub fn running_ns(&self, track: Track, place_ns: i64) -> i64 {
         let i = track.index();
         let first = self.firsts[i].get().copied().unwrap_or(0);
@@ -60,20 +60,20 @@ impl LineMap {
 }
 
 /// Opens demuxers for one source.
-pub(super) struct Feeding {
+pub(super) struct FeedDecoder {
     pub opener: GstOpener,
     pub uri: String,
 }
 
-impl Decoder for Feeding {
+impl Decoder for FeedDecoder {
     fn begin(
         &self,
-        beginning: &Beginning,
+        beginning: &DemuxerStart,
         wants: Tracks,
-        intake: Arc<Intake>,
+        intake: Arc<DemuxerIntake>,
         to: Sender<MediaItem>,
-    ) -> Result<(Box<dyn Source>, Box<dyn Input>)> {
-        let map = Arc::new(LineMap::new(beginning));
+    ) -> Result<(Box<dyn Source>, Box<dyn DemuxerInput>)> {
+        let map = Arc::new(TimelineMap::new(beginning));
         let pipeline = self.opener.feed_pipeline(&self.uri, wants)?;
         let input = pipeline
             .by_name("input")
@@ -90,7 +90,7 @@ impl Decoder for Feeding {
         input.set_callbacks(gst_app::AppSrcCallbacks::builder().need_data(move |_, _| intake.has_room()).build());
         tie_at_demuxers(&pipeline, &map);
         let source = self.opener.start_feed(&self.uri, pipeline, wants, map, to)?;
-        Ok((source, Box::new(AppInput(input))))
+        Ok((source, Box::new(AppSrcInput(input))))
     }
 
     fn recording(&self, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
@@ -102,9 +102,9 @@ fn caps(container: Container) -> Result<gst::Caps> {
     container.caps().parse().map_err(|e| Error::Internal(format!("caps of {container:?}: {e}")))
 }
 
-struct AppInput(gst_app::AppSrc);
+struct AppSrcInput(gst_app::AppSrc);
 
-impl Input for AppInput {
+impl DemuxerInput for AppSrcInput {
     fn push(&self, bytes: Vec<u8>) -> bool {
         self.0.push_buffer(gst::Buffer::from_mut_slice(bytes)).is_ok()
     }
@@ -114,17 +114,17 @@ impl Input for AppInput {
     }
 
     fn end(&self) {
-        // Fails when the pipeline is stopped, which ends the media as well.
+        // Fails if the pipeline is stopped, which ends the media as well.
         let _ = self.0.end_of_stream();
     }
 }
 
-/// Ties each track as its first unit leaves the demuxer.
-fn tie_at_demuxers(pipeline: &gst::Pipeline, map: &Arc<LineMap>) {
+/// Anchors each track when its first unit leaves the demuxer.
+fn tie_at_demuxers(pipeline: &gst::Pipeline, map: &Arc<TimelineMap>) {
     let map = map.clone();
     pipeline.connect_deep_element_added(move |_, _, element| {
         if element.has_property("single-stream") {
-            // For cameras: multipartdemux would otherwise wait for a second stream until the end.
+            // For cameras: otherwise multipartdemux waits for a second stream until the end.
             element.set_property("single-stream", true);
         }
         let is_demuxer = element.factory().is_some_and(|factory| factory.has_type(gst::ElementFactoryType::DEMUXER));
@@ -164,8 +164,8 @@ mod tests {
     #[test]
     fn places_lie_as_far_apart_as_running_times() {
         let beginning =
-            Beginning { container: Container::MpegTs, tracks: [Some(1_000_000), Some(-50_000)], line_ns: 1_000_000 };
-        let map = LineMap::new(&beginning);
+            DemuxerStart { container: Container::MpegTs, tracks: [Some(1_000_000), Some(-50_000)], line_ns: 1_000_000 };
+        let map = TimelineMap::new(&beginning);
         map.tie(Track::Video, 70_001);
         map.tie(Track::Video, 99_000);
         assert_eq!(map.place(Track::Video, 110_000), 1_040_000, "to the grid");

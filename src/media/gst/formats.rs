@@ -1,7 +1,7 @@
-//! Notices when pictures change their size or sound its rate or channels, and tells of it: the run goes on, since who cuts
-//! the seconds takes both in.
+//! Detects and reports changes of the picture size, the sample rate and the channel count. The run continues, because the clip
+//! builder accepts such changes.
 //!
-//! Looked at where the branch begins to convert: behind it, pictures of different sources have the same size.
+//! The probe is where the branch begins to convert: after the converters, pictures of different sizes look the same.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,31 +9,32 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
+use super::frame_gate::entry;
 use super::graph::Graph;
 use super::sinks;
-use super::thin::entry;
 use crate::tone::Hdr;
 use touchline_core::incident::Incident;
 use touchline_core::item::{MediaItem, Track};
 
-/// What is compared of a format; [`None`] for what caps do not say.
-type Shape = [Option<i32>; 2];
+/// The compared values of a format; [`None`] if the caps do not have them.
+type FormatKey = [Option<i32>; 2];
 
-/// The watch on one branch.
-pub(super) struct Formats {
+/// The probe on one branch.
+pub(super) struct FormatWatch {
     pad: gst::Pad,
     probe: Mutex<Option<gst::PadProbeId>>,
 }
 
-impl Formats {
-    /// Watches every branch of `graph`. What a gate on the same pad holds is passed before, if the gate was there first.
+impl FormatWatch {
+    /// Installs a probe on every branch of `graph`. A frame gate on the same pad must be connected first, so that it releases a held
+    /// picture before the change is reported.
     pub fn connect(graph: &Arc<Graph>) -> Vec<Self> {
         let on = |(track, sink): (Track, &gst_app::AppSink)| Self::on(track, entry(sink.upcast_ref())?, graph);
         graph.sinks().filter_map(on).collect()
     }
 
     fn on(track: Track, pad: gst::Pad, graph: &Arc<Graph>) -> Option<Self> {
-        let (known, graph) = (Mutex::<Option<Shape>>::default(), Arc::downgrade(graph));
+        let (known, graph) = (Mutex::<Option<FormatKey>>::default(), Arc::downgrade(graph));
         let probe = pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             let caps = match info.event().map(|event| event.view()) {
                 Some(gst::EventView::Caps(caps)) => caps,
@@ -61,7 +62,7 @@ impl Formats {
         Some(Self { pad, probe: Mutex::new(probe) })
     }
 
-    /// Takes the watch away: the session is over.
+    /// Removes the probe at the end of the session.
     pub fn disconnect(&self) {
         if let Some(id) = self.probe.lock().unwrap_or_else(|e| e.into_inner()).take() {
             self.pad.remove_probe(id);
@@ -69,11 +70,11 @@ impl Formats {
     }
 }
 
-/// How HDR pictures are coded, and whether their colours are those of BT.2020; [`None`] for SDR. Behind the converters this is
-/// not known any more: they change the numbers' arrangement only.
+/// The transfer function of HDR pictures, and whether their colours are those of BT.2020; [`None`] for SDR. After the converters this
+/// is no longer known, because they only rearrange the values.
 fn hdr(caps: &gst::CapsRef) -> Option<(Hdr, bool)> {
     let colorimetry = caps.structure(0)?.get::<String>("colorimetry").ok()?;
-    // A name for the usual ones, else range, matrix, transfer and primaries by their numbers in GStreamer's enumerations.
+    // A name for common ones, otherwise range, matrix, transfer and primaries as numbers of GStreamer's enumerations.
     let (transfer, primaries) = match colorimetry.as_str() {
         "bt2100-pq" => ("14", "7"),
         "bt2100-hlg" => ("15", "7"),
@@ -90,7 +91,7 @@ fn hdr(caps: &gst::CapsRef) -> Option<(Hdr, bool)> {
     Some((coded, primaries == "7"))
 }
 
-fn size(track: Track, caps: &gst::CapsRef) -> Shape {
+fn size(track: Track, caps: &gst::CapsRef) -> FormatKey {
     let keys = match track {
         Track::Video => ["width", "height"],
         Track::Audio => ["rate", "channels"],

@@ -1,8 +1,8 @@
-//! Which tracks a pipeline has: watches elements that add pads later, links them to waiting branches, and decides.
+//! Detects the tracks of a pipeline: watches elements that add pads later and links the pads to waiting branches.
 //!
-//! gst-launch's own delayed links connect each branch once. Streams that change their layout midway (HLS variants)
-//! take pads away and add new ones, so branches are linked again here. A branch that nothing was linked to once every
-//! element has said "no more pads" is a track the source does not have.
+//! gst-launch's own delayed links connect each branch once. Streams that change their layout midway remove pads and add new
+//! ones, so branches are linked again here. If a branch is still unlinked when every element has signalled "no more pads", the
+//! source does not have that track.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
@@ -13,9 +13,9 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
 use super::bus::wake_message;
-use super::feed::LineMap;
+use super::feed::TimelineMap;
 use super::progress::Progress;
-use super::step::Step;
+use super::track_sync::TrackSync;
 use crate::outlet::{Closed, Counters, Outlet};
 use crate::tone::Hdr;
 use touchline_core::clock::Clock;
@@ -23,12 +23,11 @@ use touchline_core::frame::Frame;
 use touchline_core::item::{Discontinuity, End, MediaItem, Track, Tracks};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
 
-/// How long the first track waits for the other one in a pipeline whose elements do not say when they are done (some
-/// demuxers in a user's template): a live stream's audio and video start within a picture group, about 2 s, of each
-/// other.
+/// How long the first track waits for the other one in a pipeline whose elements do not signal "no more pads" (some demuxers in a
+/// user's template). Audio and video of a live stream start within a picture group, about 2 s, of each other.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// The same of a recording. Which tracks it has must not depend on how busy the machine is.
+/// As [`GRACE`], for a recording, whose tracks must not depend on the load of the machine.
 const GRACE_OF_RECORDING: Duration = Duration::from_secs(20);
 
 /// A branch that ends in an appsink.
@@ -36,21 +35,21 @@ const GRACE_OF_RECORDING: Duration = Duration::from_secs(20);
 struct Branch {
     track: Track,
     sink: gst_app::AppSink,
-    /// The branch's first pad if it had no peer when the pipeline was parsed: where dynamic pads are linked to.
+    /// The branch's first pad if it had no peer when the pipeline was parsed. Dynamic pads are linked to it.
     head: Option<gst::Pad>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// Elements that add pads later, and whether they said that there will be no more.
+struct GraphState {
+    /// Elements that add pads later, and whether they have signalled "no more pads".
     dynamic: Vec<(gst::Element, bool)>,
-    /// What a stream-selecting source (`uridecodebin3`) said it will play.
+    /// The tracks that a stream-selecting source (`uridecodebin3`) has selected.
     selected: Option<Tracks>,
     decided: Option<Tracks>,
     ended: Vec<Track>,
     /// When a sample first waited for the decision.
     waiting_since: Option<Instant>,
-    /// Set once: why the bus thread must end the session.
+    /// Why the bus thread must end the session. Set once.
     verdict: Option<End>,
 }
 
@@ -59,36 +58,36 @@ struct State {
 pub(super) struct Graph {
     bus: gst::Bus,
     branches: Vec<Branch>,
-    state: Mutex<State>,
+    state: Mutex<GraphState>,
     changed: Condvar,
     pub outlet: Outlet,
     pub counters: Arc<Counters>,
     /// Frames and chunks sent in this session.
     pub items: AtomicU64,
     pub progress: Progress,
-    /// Something that takes it apart or decodes it was plugged in: it is media.
+    /// A demuxer, parser or decoder was plugged in: the data are media.
     pub is_media: AtomicBool,
     /// A decoder was plugged in.
     pub is_decoded: AtomicBool,
-    /// Recordings only: data of a live source come when they come.
-    in_step: bool,
-    step: OnceLock<Step>,
-    /// Media that were fetched have places on a line of their own; all others, their running times.
-    map: Option<Arc<LineMap>>,
-    /// The last picture of a recording, when it is shown for longer than a second.
-    still: Mutex<Option<Still>>,
-    /// How the pictures that enter the converters are coded, if they are HDR; whether their colours are BT.2020's.
+    /// Whether tracks are synchronised. Recordings only: a live source sets the pace itself.
+    is_synced: bool,
+    sync: OnceLock<TrackSync>,
+    /// The timeline of fetched media. Others use their running times.
+    map: Option<Arc<TimelineMap>>,
+    /// The last picture of a recording, if it is shown for longer than a second.
+    still: Mutex<Option<ShownPicture>>,
+    /// The transfer function of HDR pictures before the converters, and whether their colours are those of BT.2020.
     hdr: Mutex<Option<(Hdr, bool)>>,
 }
 
 /// A picture that is shown until the next one comes, up to `until_ns`.
 #[derive(Debug)]
-struct Still {
+struct ShownPicture {
     frame: Frame,
     until_ns: u64,
 }
 
-/// The longest that one picture is taken to be shown, ns: beyond lie broken durations.
+/// The longest valid duration of one picture, ns.
 const STILL_MAX_NS: u64 = 3600 * NANOS_PER_SECOND;
 
 impl Graph {
@@ -97,8 +96,8 @@ impl Graph {
         [video, audio]: [Option<gst_app::AppSink>; 2],
         outlet: Outlet,
         counters: Arc<Counters>,
-        in_step: bool,
-        map: Option<Arc<LineMap>>,
+        is_synced: bool,
+        map: Option<Arc<TimelineMap>>,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
         let branch = |track, sink: Option<gst_app::AppSink>| {
@@ -116,8 +115,8 @@ impl Graph {
             progress: Progress::new(clock),
             is_media: AtomicBool::new(false),
             is_decoded: AtomicBool::new(false),
-            in_step,
-            step: OnceLock::new(),
+            is_synced,
+            sync: OnceLock::new(),
             map,
             still: Mutex::default(),
             hdr: Mutex::default(),
@@ -147,12 +146,12 @@ impl Graph {
         self.branches.iter().map(|b| (b.track, &b.sink))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, GraphState> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Links a new pad to the first waiting branch that takes its format. Pads that fit none (a second sound track,
-    /// subtitles) stay unlinked, which GStreamer bears.
+    /// Links a new pad to the first waiting branch that accepts its format. Pads that fit none (a second sound track, subtitles) stay
+    /// unlinked, which GStreamer allows.
     fn link(&self, pad: &gst::Pad) {
         if pad.direction() != gst::PadDirection::Src || pad.is_linked() {
             return;
@@ -172,20 +171,20 @@ impl Graph {
         self.decide(&mut state, false);
     }
 
-    /// Takes note of what a stream-selecting source will play. Such sources never say "no more pads".
+    /// Stores the selection of a stream-selecting source. Such sources never signal "no more pads".
     pub fn selected(&self, selected: Tracks) {
         let mut state = self.lock();
         state.selected = Some(selected);
         self.decide(&mut state, false);
     }
 
-    /// Decides which tracks there are if that is known, or if `force`d to. Sends [`MediaItem::Opened`] before any
-    /// data, because data wait for the decision.
-    fn decide(&self, state: &mut State, force: bool) {
+    /// Decides which tracks exist, if that is known or with `force`. Sends [`MediaItem::Opened`] before any data, because data wait for
+    /// this decision.
+    fn decide(&self, state: &mut GraphState, force: bool) {
         if state.decided.is_some() {
             return;
         }
-        // An element that nothing leads to (a second decodebin for a track that is not there) adds no pads, ever.
+        // An element without input (a second decodebin for a missing track) never adds pads.
         let pending = |(element, done): &(gst::Element, bool)| {
             let mut sinks = element.pads().into_iter().filter(|p| p.direction() == gst::PadDirection::Sink).peekable();
             !done && (sinks.peek().is_none() || sinks.any(|p| p.is_linked()))
@@ -201,8 +200,8 @@ impl Graph {
         let tracks = Tracks { video: has(Track::Video), audio: has(Track::Audio) };
         state.decided = Some(tracks);
         if tracks.video || tracks.audio {
-            if self.in_step {
-                self.step.get_or_init(|| Step::new(tracks.video, tracks.audio));
+            if self.is_synced {
+                self.sync.get_or_init(|| TrackSync::new(tracks.video, tracks.audio));
             }
             // Closed means that the session is ending anyway.
             let _ = self.outlet.send(MediaItem::Opened(tracks));
@@ -217,7 +216,7 @@ impl Graph {
         self.branches.iter().map(|b| b.track).collect()
     }
 
-    fn end_with(&self, state: &mut State, end: End) {
+    fn end_with(&self, state: &mut GraphState, end: End) {
         if state.verdict.is_none() {
             state.verdict = Some(end);
             // Fails only while the bus is flushed at the end of the session.
@@ -225,8 +224,8 @@ impl Graph {
         }
     }
 
-    /// Called by a streaming thread with data of `track`: waits until the tracks are decided and says whether data of
-    /// this track may be sent.
+    /// Called by a streaming thread with data of `track`. Waits until the tracks are decided and returns whether data of this track may
+    /// be sent.
     pub fn admit(&self, track: Track) -> bool {
         let mut state = self.lock();
         loop {
@@ -237,7 +236,7 @@ impl Graph {
                 return tracks.has(track) || self.take_in(&mut state, track, tracks);
             }
             let since = *state.waiting_since.get_or_insert_with(Instant::now);
-            let grace = if self.in_step { GRACE_OF_RECORDING } else { GRACE };
+            let grace = if self.is_synced { GRACE_OF_RECORDING } else { GRACE };
             self.decide(&mut state, since.elapsed() > grace);
             if state.decided.is_none() {
                 let waited = self.changed.wait_timeout(state, Duration::from_millis(20));
@@ -246,10 +245,10 @@ impl Graph {
         }
     }
 
-    /// A track showed up after the tracks had been decided. A live stream takes it in, with a new run; a recording's
-    /// seconds must not depend on how late that was.
-    fn take_in(&self, state: &mut State, track: Track, before: Tracks) -> bool {
-        if self.in_step {
+    /// Handles a track that appears after the decision. A live stream adds it with a new run. A recording ignores it, because its
+    /// seconds must not depend on timing.
+    fn take_in(&self, state: &mut GraphState, track: Track, before: Tracks) -> bool {
+        if self.is_synced {
             return false;
         }
         let tracks =
@@ -261,15 +260,15 @@ impl Graph {
         true
     }
 
-    /// Whether `track` is known to be there.
+    /// Whether `track` exists, as far as decided.
     pub fn is_playing(&self, track: Track) -> bool {
         self.lock().decided.is_some_and(|tracks| tracks.has(track))
     }
 
-    /// Called when `track` has brought its last data. The session is over when all tracks are.
+    /// Called after the last data of `track`. The session ends with its last track.
     pub fn end_of_track(&self, track: Track) {
         let mut state = self.lock();
-        // A track can end before it brought anything; what is linked now is then all there is.
+        // A track can end before its first data; then the tracks linked now are all.
         self.decide(&mut state, true);
         let Some(tracks) = state.decided else { return };
         if !tracks.has(track) || state.ended.contains(&track) {
@@ -282,8 +281,8 @@ impl Graph {
             state = self.lock();
         }
         state.ended.push(track);
-        if let Some(step) = self.step.get() {
-            step.end(track);
+        if let Some(sync) = self.sync.get() {
+            sync.end(track);
         }
         let _ = self.outlet.send(MediaItem::TrackEnded(track));
         if [Track::Video, Track::Audio].into_iter().all(|t| !tracks.has(t) || state.ended.contains(&t)) {
@@ -291,20 +290,20 @@ impl Graph {
         }
     }
 
-    /// As [`Graph::deliver`], of a picture that is shown for `duration_ns`: each second of a recording within that time has it.
+    /// As [`Graph::deliver`], for a picture that is shown for `duration_ns`: every second of a recording within that time has it.
     ///
     /// # Errors
     /// [`Closed`] if it was not sent and nothing will be.
     pub fn deliver_still(&self, frame: Frame, duration_ns: u64) -> Result<(), Closed> {
         let until_ns = frame.pts.0.saturating_add(duration_ns.min(STILL_MAX_NS));
         self.deliver(Track::Video, MediaItem::Frame(frame.clone()))?;
-        if self.in_step {
-            *self.still.lock().unwrap_or_else(|e| e.into_inner()) = Some(Still { frame, until_ns });
+        if self.is_synced {
+            *self.still.lock().unwrap_or_else(|e| e.into_inner()) = Some(ShownPicture { frame, until_ns });
         }
         Ok(())
     }
 
-    /// Sends the picture that is still shown for every second that begins before the next one comes, at `next_ns`.
+    /// Sends the current long picture once for every second that begins before the next picture, at `next_ns`.
     fn show_still(&self, next_ns: u64) -> Result<(), Closed> {
         let Some(still) = self.still.lock().unwrap_or_else(|e| e.into_inner()).take() else { return Ok(()) };
         let until_ns = still.until_ns.min(next_ns);
@@ -318,7 +317,7 @@ impl Graph {
         Ok(())
     }
 
-    /// Counts and sends a picture or a piece of sound of `track`, in step with the other track if that was asked for.
+    /// Counts and sends a picture or a chunk of sound of `track`, synchronised with the other track if enabled.
     ///
     /// # Errors
     /// [`Closed`] if it was not sent and nothing will be.
@@ -337,12 +336,12 @@ impl Graph {
         let samples = if let MediaItem::Pcm(chunk) = &item { chunk.frames() as u64 } else { 0 };
         let is_lost = matches!(item, MediaItem::Lost { .. });
         self.progress.decoded(track, pts_ns);
-        if let Some(step) = self.step.get() {
-            step.wait(track, pts_ns, &|| self.outlet.stopped(), &|| self.has_queued(track.other()));
+        if let Some(sync) = self.sync.get() {
+            sync.wait(track, pts_ns, &|| self.outlet.stopped(), &|| self.has_queued(track.other()));
         }
         let sent = self.progress.sending(|| self.outlet.send(item));
-        if let Some(step) = self.step.get() {
-            step.done(track, pts_ns);
+        if let Some(sync) = self.sync.get() {
+            sync.done(track, pts_ns);
         }
         sent?;
         if is_lost {
@@ -356,7 +355,7 @@ impl Graph {
         Ok(())
     }
 
-    /// The time of a running time of `track` on the stream's line, ns; [`None`] before its start.
+    /// The timeline position of a running time of `track`, ns; [`None`] before its start.
     pub fn on_line(&self, track: Track, running_ns: i64) -> Option<i64> {
         match &self.map {
             Some(map) => Some(map.place(track, running_ns)).filter(|place| track == Track::Audio || *place >= 0),
@@ -364,7 +363,7 @@ impl Graph {
         }
     }
 
-    /// The running time of a time of `track` on the stream's line, ns.
+    /// The running time of a timeline position of `track`, ns.
     pub fn running_ns(&self, track: Track, line_ns: u64) -> u64 {
         let line = i64::try_from(line_ns).unwrap_or(i64::MAX);
         self.map.as_ref().map_or(line_ns, |map| u64::try_from(map.running_ns(track, line)).unwrap_or(0))
@@ -397,9 +396,9 @@ impl Graph {
     fn has_queued(&self, track: Track) -> bool {
         let Some(branch) = self.branches.iter().find(|b| b.track == track) else { return false };
         let mut pad = branch.sink.static_pad("sink");
-        // A bound instead of a visited set: no sensible way is longer, and a loop must not hang the program.
+        // Bounded, so that a loop cannot hang the program. No sensible path is longer.
         for _ in 0..100 {
-            // The way leads through bins: a ghost pad and the pad inside are linked internally, like the pads of an element.
+            // The path may cross bins: a ghost pad and the pad inside are linked internally, like the pads of an element.
             let Some(above) = pad.and_then(|pad| pad.peer()) else { return false };
             let below = above.iterate_internal_links().into_iter().flatten().next();
             if let Some(element) = above.parent_element() {
@@ -419,8 +418,8 @@ impl Graph {
         self.items.load(Ordering::Relaxed) > 0
     }
 
-    /// Sets the sinks to playing by themselves. A pipeline in which an element failed before it was playing never gets there, and
-    /// sinks that are paused keep what is there of the other track waiting.
+    /// Sets the sinks to playing individually. If an element failed before the pipeline was playing, the pipeline never reaches that
+    /// state, and paused sinks hold back the data of the other track.
     pub fn play_sinks(&self) {
         for branch in &self.branches {
             if branch.sink.set_state(gst::State::Playing).is_err() {
@@ -429,7 +428,7 @@ impl Graph {
         }
     }
 
-    /// Lets waiting threads go, for the end of the session.
+    /// Wakes waiting threads at the end of the session.
     pub fn release(&self) {
         self.changed.notify_all();
     }
@@ -443,10 +442,10 @@ fn adds_pads_later(element: &gst::Element) -> bool {
         .any(|t| t.direction() == gst::PadDirection::Src && t.presence() == gst::PadPresence::Sometimes)
 }
 
-/// Walks up from `element`. `Ok`: the way ends at a source. `Err`: it ends at this unlinked pad.
+/// Walks upstream from `element`. `Ok`: the path ends at a source. `Err`: it ends at this unlinked pad.
 fn head(element: &gst::Element) -> Result<(), Option<gst::Pad>> {
     let mut element = element.clone();
-    // A bound instead of a visited set: no sensible branch is longer, and a loop must not hang the program.
+    // Bounded, so that a loop cannot hang the program. No sensible branch is longer.
     for _ in 0..100 {
         let Some(sink) = element.pads().into_iter().find(|p| p.direction() == gst::PadDirection::Sink) else {
             return Ok(());
@@ -458,7 +457,7 @@ fn head(element: &gst::Element) -> Result<(), Option<gst::Pad>> {
     Err(None)
 }
 
-/// How many buffers a queue holds; 0 for what is no queue.
+/// Number of buffers in a queue; 0 for other objects.
 fn buffers_in(object: &gst::Object) -> u64 {
     if !object.has_property("current-level-buffers") {
         return 0;

@@ -1,4 +1,4 @@
-//! Holds a pipeline to the policy of its source.
+//! Applies the source policy to a pipeline.
 
 use std::sync::Arc;
 
@@ -10,50 +10,50 @@ use gstreamer::prelude::*;
 use super::causes;
 use super::graph::Graph;
 use crate::Source;
-use crate::guard::passage::Passage;
+use crate::guard::proxy::LoopbackProxy;
 use crate::guard::{Refusal, SourcePolicy};
 use crate::outlet::Outlet;
 use crate::uri::{Kind, Location};
 use touchline_core::cause::Cause;
 use touchline_core::item::{MediaItem, Pace};
 
-/// What GStreamer opens in place of `uri`, and the passage that it goes through, if any.
+/// Returns the location that GStreamer opens instead of `uri`, and its loopback proxy, if it needs one.
 ///
 /// # Errors
-/// What the policy refuses, or what is wrong.
-pub(super) fn place(
+/// If the policy rejects the source, or the proxy cannot be opened.
+pub(super) fn route(
     policy: &Arc<SourcePolicy>,
     id: &str,
     uri: &str,
     location: Location,
-) -> Result<(Location, Option<Passage>), Refusal> {
-    let passage = match location.kind {
-        Kind::Http => Passage::web(policy.clone(), id, &location.uri),
-        Kind::Rtsp => Passage::rtsp(policy.clone(), id, &location.uri),
+) -> Result<(Location, Option<LoopbackProxy>), Refusal> {
+    let proxy = match location.kind {
+        Kind::Http => LoopbackProxy::web(policy.clone(), id, &location.uri),
+        Kind::Rtsp => LoopbackProxy::rtsp(policy.clone(), id, &location.uri),
         _ => {
-            let uri = policy.place(uri)?;
+            let uri = policy.pinned_uri(uri)?;
             return Ok((Location { uri: uri.unwrap_or(location.uri), ..location }, None));
         }
     };
-    match passage {
-        Ok((passage, uri)) => Ok((Location { uri, ..location }, Some(passage))),
+    match proxy {
+        Ok((proxy, uri)) => Ok((Location { uri, ..location }, Some(proxy))),
         Err(e) => Err(Refusal {
             kind: Cause::Other,
-            cause: touchline_core::redact::text(&format!("the stream's passage does not open: {e}")),
+            cause: touchline_core::redact::text(&format!("cannot open the stream's proxy: {e}")),
             advice: "check the limits on open files and threads".into(),
         }),
     }
 }
 
-/// A source that was refused before there was a pipeline.
+/// A source that ends at once with `refusal`.
 pub(crate) fn refused(refusal: Refusal, pace: Pace, to: Sender<MediaItem>) -> Box<dyn Source> {
     Outlet::new(to).send_end(refusal.end());
-    Box::new(Refused(pace))
+    Box::new(RefusedSource(pace))
 }
 
-struct Refused(Pace);
+struct RefusedSource(Pace);
 
-impl Source for Refused {
+impl Source for RefusedSource {
     fn pace(&self) -> Pace {
         self.0
     }
@@ -61,30 +61,30 @@ impl Source for Refused {
     fn stop(&mut self) {}
 }
 
-/// Ends the session on a refusal, and keeps elements out that fetch what data name.
-pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, passage: Option<&Passage>) {
-    if let Some(passage) = passage {
+/// Ends the session on a refusal, and excludes elements that fetch addresses in the data.
+pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, proxy: Option<&LoopbackProxy>) {
+    if let Some(proxy) = proxy {
         let graph = Arc::downgrade(graph);
-        passage.on_refusal(Box::new(move |refusal| {
+        proxy.on_refusal(Box::new(move |refusal| {
             if let Some(graph) = graph.upgrade() {
                 graph.fail(refusal.end());
             }
         }));
     }
-    // A list of addresses, which can hide in any data, would lead past the policy.
-    let through_passage = passage.is_some();
+    // A list of addresses, which any data may contain, would bypass the policy.
+    let through_proxy = proxy.is_some();
     for element in pipeline.iterate_recurse().into_iter().flatten() {
-        watch(&element, through_passage, graph);
+        watch(&element, through_proxy, graph);
     }
     let weak = Arc::downgrade(graph);
     pipeline.connect_deep_element_added(move |_, _, element| {
         if let Some(graph) = weak.upgrade() {
-            watch(element, through_passage, &graph);
+            watch(element, through_proxy, &graph);
         }
     });
 }
 
-/// Elements that fetch addresses which their data name.
+/// Whether an element fetches addresses in its data.
 fn fetches(factory: &str) -> bool {
     matches!(
         factory,
@@ -100,12 +100,12 @@ fn fetches(factory: &str) -> bool {
     )
 }
 
-/// Lets `element`, if it chooses elements by what the data are, choose none that fetch; and no data into one that fetches and
-/// was chosen without asking.
-fn watch(element: &gst::Element, through_passage: bool, graph: &Arc<Graph>) {
+/// Prevents `element`, if it selects elements by content, from selecting one that fetches. An element that fetches and was added
+/// anyway receives no data.
+fn watch(element: &gst::Element, through_proxy: bool, graph: &Arc<Graph>) {
     let name = factory(element);
-    if through_passage && name == "souphttpsrc" {
-        // The passage is on this machine, and not behind a proxy that the environment may name.
+    if through_proxy && name == "souphttpsrc" {
+        // The loopback proxy is on this machine: an HTTP proxy from the environment must not be used.
         element.set_property_from_str("proxy", "");
     }
     let graph = Arc::downgrade(graph);
@@ -113,7 +113,7 @@ fn watch(element: &gst::Element, through_passage: bool, graph: &Arc<Graph>) {
         if let Some(graph) = graph.upgrade() {
             refuse(&graph);
         }
-        // It is linked after this: nothing has come to it yet.
+        // It is linked after this, so it has received no data yet.
         for pad in element.sink_pads() {
             pad.add_probe(gst::PadProbeType::DATA_DOWNSTREAM, |_, _| gst::PadProbeReturn::Drop);
         }

@@ -1,27 +1,26 @@
-//! GStreamer ingest: the folder that knows GStreamer.
+//! Sources through GStreamer. Only this module and `plugins` depend on it.
 //!
 //! [`GstOpener`] renders the template of the URI's kind, parses it, and starts one thread (`bus/<id>`) that owns the
-//! pipeline from start to end. Decoded media come out of appsinks on GStreamer's streaming threads, which copy into
-//! pooled buffers and send; see `sinks.rs`. What tracks there are is found out in `graph.rs`. Nothing is inferred, cut
-//! or resampled here.
+//! pipeline. Decoded media come from appsinks on GStreamer's streaming threads, which copy them into pooled buffers and
+//! send them; see `sinks.rs`. `graph.rs` detects the tracks. Inference, cutting and resampling are not done here.
 
 mod bus;
 mod causes;
 mod clocks;
+mod damage;
 mod debug;
+mod element_setup;
 mod feed;
 mod formats;
+mod frame_gate;
 mod graph;
 pub(super) mod guarded;
 mod progress;
 mod recording;
 mod sinks;
-mod step;
-mod tend;
-mod thin;
+mod track_sync;
 mod wall;
-mod warm;
-mod whole;
+mod warm_up;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -34,53 +33,57 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use serde::{Deserialize, Serialize};
 
-use super::guard::passage::Passage;
+use super::guard::proxy::LoopbackProxy;
 use super::guard::{Refusal, SourcePolicy, digest};
 use super::hls;
 use super::options::HlsOptions;
 use super::outlet::{Counters, Outlet, Stopper};
-use super::plausible::Claims;
+use super::source_clock::SourceClock;
 use super::uri::{Kind, Location, Pacing};
 use super::{Open, Source, template};
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{MediaItem, Pace, Track, Tracks};
-use touchline_core::selection::Thinning;
+use touchline_core::selection::FrameSelection;
 use touchline_core::{limits, redact};
 
-/// What a [`GstOpener`] is told about the sources it opens.
+/// Options of a [`GstOpener`].
 ///
-/// What is serialised is what another process needs to open the same source, beside the policy and the plan.
+/// The serialised fields are those that another process needs to open the same source, besides the policy and the sampling plan.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GstOptions {
-    /// Names the thread (`bus/<id>`) and log lines; the stream's id.
+    /// Id of the stream, for the thread name (`bus/<id>`) and log lines.
     pub id: String,
     /// Greatest height of pictures, lines. Smaller sources keep theirs; width follows the display aspect.
     pub frame_height: u32,
+    /// Whether pictures are wanted.
     pub want_video: bool,
+    /// Whether sound is wanted.
     pub want_audio: bool,
+    /// How fast media are delivered.
     pub pacing: Pacing,
     /// Jitter buffer of RTSP sources, milliseconds.
     pub latency_ms: u32,
     /// `udp`, `tcp`, `udp-mcast`, `http`, `tls`, or several joined with `+`, tried in that order.
     pub rtsp_transport: String,
-    /// A template in place of the built-in one: its text, not its path.
+    /// The text of a template that replaces the built-in one.
     pub pipeline: Option<String>,
-    /// A source on a network that has brought no data for this long after its start has failed.
+    /// A network source without data for this long after its start has failed.
     pub connect_timeout: Duration,
+    /// Counters of the source.
     #[serde(skip)]
     pub counters: Arc<Counters>,
-    /// What the source may be; [`None`] = all: it is its owner's, who started the program. A guarded source has no template
-    /// of its own.
+    /// The source policy; [`None`] for sources from the command line or the configuration, which are unrestricted. A guarded source
+    /// cannot have a template of its own.
     #[serde(skip)]
     pub guard: Option<Arc<SourcePolicy>>,
-    /// Which pictures are converted; [`None`] = all.
+    /// Which pictures are converted; [`None`]: all.
     #[serde(skip)]
-    pub thinning: Option<Thinning>,
-    /// What HLS sources are asked for.
+    pub selection: Option<FrameSelection>,
+    /// Options of HLS sources.
     pub hls: HlsOptions,
-    /// What the source is, where that is known better than by its URI.
+    /// The kind of the source, if it is known better than from its URI.
     pub kind: Option<Kind>,
 }
 
@@ -98,7 +101,7 @@ impl Default for GstOptions {
             connect_timeout: Duration::from_secs(10),
             counters: Arc::default(),
             guard: None,
-            thinning: None,
+            selection: None,
             hls: HlsOptions::default(),
             kind: None,
         }
@@ -110,16 +113,18 @@ impl Default for GstOptions {
 pub struct GstOpener {
     options: GstOptions,
     clock: Arc<dyn Clock>,
-    /// RTSP media came over TCP only: the next connection does not try UDP first.
+    /// RTSP media arrived over TCP only, so the next connection does not try UDP first.
     over_tcp: Arc<AtomicBool>,
-    /// How far an HLS channel was watched.
-    memory: hls::Memory,
-    /// What the source said of the time, over all connections.
-    claims: Arc<Mutex<Claims>>,
+    /// How far an HLS channel was played.
+    memory: hls::PlaylistMemory,
+    /// Judges the source's wall-clock time, over all connections.
+    source_clock: Arc<Mutex<SourceClock>>,
     needs_relay: OnceLock<bool>,
 }
 
 impl GstOpener {
+    /// An opener with `options`. Initialises GStreamer.
+    ///
     /// # Errors
     /// [`Error::Internal`] if GStreamer cannot be initialised.
     pub fn new(options: GstOptions, clock: Arc<dyn Clock>) -> Result<Self> {
@@ -128,37 +133,38 @@ impl GstOpener {
             options,
             clock,
             over_tcp: Arc::default(),
-            memory: hls::Memory::default(),
-            claims: Arc::default(),
+            memory: hls::PlaylistMemory::default(),
+            source_clock: Arc::default(),
             needs_relay: OnceLock::new(),
         })
     }
 
+    /// The options of this opener.
     pub fn options(&self) -> &GstOptions {
         &self.options
     }
 
-    /// What it has learned of the source so far.
-    pub(super) fn learned(&self) -> Learned {
-        Learned {
+    /// The hints about the source from connections so far.
+    pub(super) fn hints(&self) -> ConnectionHints {
+        ConnectionHints {
             over_tcp: self.over_tcp.load(Ordering::Relaxed),
             needs_relay: self.needs_relay.get().copied(),
-            claims: self.claims.lock().unwrap_or_else(|e| e.into_inner()).clone(),
-            hls: self.memory.remembered(),
+            source_clock: self.source_clock.lock().unwrap_or_else(|e| e.into_inner()).clone(),
+            hls: self.memory.stored(),
         }
     }
 
-    /// As if this opener had learned it itself.
-    pub(super) fn learn(&self, learned: Learned) {
-        self.over_tcp.store(learned.over_tcp, Ordering::Relaxed);
-        if let Some(needs_relay) = learned.needs_relay {
+    /// Takes over the hints of another opener.
+    pub(super) fn apply_hints(&self, hints: ConnectionHints) {
+        self.over_tcp.store(hints.over_tcp, Ordering::Relaxed);
+        if let Some(needs_relay) = hints.needs_relay {
             self.needs_relay.get_or_init(|| needs_relay);
         }
-        *self.claims.lock().unwrap_or_else(|e| e.into_inner()) = learned.claims;
-        self.memory.restore(learned.hls);
+        *self.source_clock.lock().unwrap_or_else(|e| e.into_inner()) = hints.source_clock;
+        self.memory.restore(hints.hls);
     }
 
-    /// Whether the source is an RTSP server whose login GStreamer cannot answer. Asked of the server until it has answered once.
+    /// Whether the source is an RTSP server whose digest challenge GStreamer cannot answer. Asks the server until it answers once.
     fn needs_relay(&self, location: &Location) -> bool {
         if location.kind != Kind::Rtsp {
             return false;
@@ -167,24 +173,24 @@ impl GstOpener {
             return *known;
         }
         let found = digest::needs_relay(&location.uri);
-        // Somebody else may have asked at the same time, and got the same answer.
+        // A concurrent call may have stored the same answer.
         found.is_some_and(|found| *self.needs_relay.get_or_init(|| found))
     }
 }
 
-/// What an opener learns from one connection for the next.
+/// What one connection finds out for the next.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Learned {
+pub(super) struct ConnectionHints {
     over_tcp: bool,
     needs_relay: Option<bool>,
-    claims: Claims,
-    hls: hls::Remembered,
+    source_clock: SourceClock,
+    hls: hls::StoredPosition,
 }
 
-/// What is at the address of a recording, by asking its server; [`None`] when that cannot be found out.
+/// Asks the server for the kind of content at `location`; [`None`] if it does not answer.
 pub fn classify(location: &Location, guard: Option<&Arc<SourcePolicy>>) -> Option<Kind> {
     let url = url::Url::parse(&location.uri).ok()?;
-    hls::classify(&url, &guard.cloned().unwrap_or_else(|| Arc::new(SourcePolicy::owners())))
+    hls::classify(&url, &guard.cloned().unwrap_or_else(|| Arc::new(SourcePolicy::unrestricted())))
 }
 
 /// Initialises GStreamer, once.
@@ -196,9 +202,9 @@ pub fn init() -> Result<()> {
     DONE.get_or_init(|| {
         gst::init()
             .map(|()| {
-                debug::limit_complaints();
+                debug::limit_glib_warnings();
                 debug::connect();
-                tend::forbid_libav_demuxers();
+                element_setup::forbid_libav_demuxers();
             })
             .map_err(|e| e.to_string())
     })
@@ -208,14 +214,14 @@ pub fn init() -> Result<()> {
 
 impl Open for GstOpener {
     /// # Errors
-    /// [`Error::Usage`] for an unknown scheme, a bad template or wrong options; [`Error::Source`] for a file that is
-    /// not there or cannot be read, and for a missing plugin.
+    /// [`Error::Usage`] for an unknown scheme, an invalid template or invalid options; [`Error::Source`] for a missing or unreadable
+    /// file, and for a missing plugin.
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location::parse(uri)?;
         let location = Location { kind: o.kind.unwrap_or(location.kind), ..location };
         if !limits::has_room_for_source(location.kind.is_network()) {
-            limits::say_out_of_files();
+            limits::log_out_of_files();
             let refusal =
                 Refusal { kind: Cause::Other, cause: limits::OUT_OF_FILES.into(), advice: limits::ADVICE.into() };
             return Ok(guarded::refused(refusal, location.pace(o.pacing), to));
@@ -227,37 +233,37 @@ impl Open for GstOpener {
             return self.open_web(uri, &location, to);
         }
         let needs_relay = o.pipeline.is_none() && o.guard.is_none() && self.needs_relay(&location);
-        let policy = o.guard.clone().or_else(|| needs_relay.then(|| Arc::new(SourcePolicy::owners())));
-        let placed = match &policy {
+        let policy = o.guard.clone().or_else(|| needs_relay.then(|| Arc::new(SourcePolicy::unrestricted())));
+        let routed = match &policy {
             None => (location, None),
             Some(policy) => {
                 let pace = location.pace(o.pacing);
-                match guarded::place(policy, &o.id, uri, location) {
-                    Ok(placed) => placed,
+                match guarded::route(policy, &o.id, uri, location) {
+                    Ok(routed) => routed,
                     Err(refusal) => return Ok(guarded::refused(refusal, pace, to)),
                 }
             }
         };
-        if placed.0.kind == Kind::File && o.pipeline.is_none() {
-            recording::check(uri, &placed.0)?;
+        if routed.0.kind == Kind::File && o.pipeline.is_none() {
+            recording::check(uri, &routed.0)?;
         }
-        self.open_placed(uri, placed, to)
+        self.open_routed(uri, routed, to)
     }
 }
 
 impl GstOpener {
-    /// Opens what is on a web server: Touchline's own client finds out what it is.
+    /// Opens a web address. Touchline's own client finds out the kind of content.
     fn open_web(&self, uri: &str, location: &Location, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let url = url::Url::parse(&location.uri).map_err(|e| Error::Usage(format!("{}: {e}", redact::uri(uri))))?;
-        let request = hls::Request {
+        let request = hls::HlsRequest {
             id: o.id.clone(),
             url,
             options: o.hls.clone(),
             frame_height: o.frame_height,
             wants: Tracks { video: o.want_video, audio: o.want_audio },
-            policy: o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::owners())),
-            decoder: Arc::new(feed::Feeding { opener: self.clone(), uri: uri.to_owned() }),
+            policy: o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::unrestricted())),
+            decoder: Arc::new(feed::FeedDecoder { opener: self.clone(), uri: uri.to_owned() }),
             counters: o.counters.clone(),
             memory: self.memory.clone(),
             clock: self.clock.clone(),
@@ -267,22 +273,22 @@ impl GstOpener {
         hls::open(request, to)
     }
 
-    /// Opens a recording on a web server through GStreamer's own client, which can seek in it, held to the policy by a passage.
+    /// Opens a recording on a web server with GStreamer's HTTP client, which can seek in it, through the loopback proxy.
     pub(super) fn open_recording(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
         let location = Location { kind: Kind::Http, ..Location::parse(uri)? };
         let pace = location.pace(o.pacing);
-        let policy = o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::owners()));
-        match guarded::place(&policy, &o.id, uri, location) {
-            Ok(placed) => self.open_placed(uri, placed, to),
+        let policy = o.guard.clone().unwrap_or_else(|| Arc::new(SourcePolicy::unrestricted()));
+        match guarded::route(&policy, &o.id, uri, location) {
+            Ok(routed) => self.open_routed(uri, routed, to),
             Err(refusal) => Ok(guarded::refused(refusal, pace, to)),
         }
     }
 
-    fn open_placed(
+    fn open_routed(
         &self,
         uri: &str,
-        (location, passage): (Location, Option<Passage>),
+        (location, proxy): (Location, Option<LoopbackProxy>),
         to: Sender<MediaItem>,
     ) -> Result<Box<dyn Source>> {
         let o = &self.options;
@@ -291,11 +297,10 @@ impl GstOpener {
             wanted = Tracks { video: wanted.video && test.video, audio: wanted.audio && test.audio };
         }
         if location.kind.is_network() {
-            warm::network();
+            warm_up::network();
         }
-        let pipeline =
-            self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing), passage.is_some())?;
-        self.start(Start { uri, location, pipeline, wanted, passage, map: None }, to)
+        let pipeline = self.pipeline(&redact::uri(uri), &location, wanted, location.sync(o.pacing), proxy.is_some())?;
+        self.start(PipelineStart { uri, location, pipeline, wanted, proxy, map: None }, to)
     }
 
     /// The pipeline of `location`, stopped.
@@ -314,7 +319,7 @@ impl GstOpener {
             frame_height: o.frame_height.max(1),
             sync,
             latency_ms: o.latency_ms,
-            // The passage for RTSP lets nothing else through.
+            // The RTSP proxy supports only TCP.
             rtsp_transport: if tcp_only || self.over_tcp.load(Ordering::Relaxed) { "tcp" } else { &o.rtsp_transport },
             timeout_s,
         };
@@ -322,27 +327,27 @@ impl GstOpener {
         parse(&template::render(text, &keys, wanted)?, name)
     }
 
-    /// A pipeline for media that are fetched for it.
+    /// The pipeline for media that Touchline fetches, stopped.
     fn feed_pipeline(&self, uri: &str, wanted: Tracks) -> Result<gst::Pipeline> {
         let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
         self.pipeline(&redact::uri(uri), &location, wanted, false, false)
     }
 
-    /// Starts it.
+    /// Starts a pipeline of [`GstOpener::feed_pipeline`].
     fn start_feed(
         &self,
         uri: &str,
         pipeline: gst::Pipeline,
         wanted: Tracks,
-        map: Arc<feed::LineMap>,
+        map: Arc<feed::TimelineMap>,
         to: Sender<MediaItem>,
     ) -> Result<Box<dyn Source>> {
         let location = Location { kind: Kind::Hls, ..Location::parse(uri)? };
-        self.start(Start { uri, location, pipeline, wanted, passage: None, map: Some(map) }, to)
+        self.start(PipelineStart { uri, location, pipeline, wanted, proxy: None, map: Some(map) }, to)
     }
 
-    fn start(&self, start: Start<'_>, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
-        let Start { uri, location, pipeline, wanted, passage, map } = start;
+    fn start(&self, start: PipelineStart<'_>, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let PipelineStart { uri, location, pipeline, wanted, proxy, map } = start;
         let o = &self.options;
         let sink = |track: Track, wanted: bool| -> Result<Option<gst_app::AppSink>> {
             let Some(element) = pipeline.by_name(sinks::name(track)).filter(|_| wanted) else { return Ok(None) };
@@ -362,30 +367,30 @@ impl GstOpener {
         let is_fed = map.is_some();
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        // What is fetched is handed out as it is decoded: its relay brings tracks together and sets the pace.
-        let in_step = pace == Pace::File && !is_fed;
+        // Fetched media are sent as they are decoded: the HLS relay merges the tracks and paces them.
+        let is_synced = pace == Pace::File && !is_fed;
         let clock = self.clock.clone();
         let graph =
-            graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), in_step, map, clock);
-        tend::connect(&pipeline, &graph, pace);
+            graph::Graph::new(&pipeline, [video, audio], outlet.clone(), o.counters.clone(), is_synced, map, clock);
+        element_setup::connect(&pipeline, &graph, pace);
         sinks::connect(&graph, self.clock.clone(), o.frame_height.max(1));
-        if o.guard.is_some() || passage.is_some() || is_fed {
-            guarded::connect(&pipeline, &graph, passage.as_ref());
+        if o.guard.is_some() || proxy.is_some() || is_fed {
+            guarded::connect(&pipeline, &graph, proxy.as_ref());
         }
-        let gate = o.thinning.clone().and_then(|t| thin::Gate::connect(&graph, self.clock.clone(), t));
-        wall::connect(&pipeline, outlet.clone(), self.clock.clone(), self.claims.clone());
+        let gate = o.selection.clone().and_then(|t| frame_gate::FrameGate::connect(&graph, self.clock.clone(), t));
+        wall::connect(&pipeline, outlet.clone(), self.clock.clone(), self.source_clock.clone());
         if matches!(location.kind, Kind::Udp | Kind::Srt) {
             clocks::connect(&pipeline, self.clock.clone(), outlet.clone());
         }
-        let session = bus::Session {
+        let session = bus::PipelineSession {
             name: redact::uri(uri),
             pipeline: pipeline.clone(),
             gate,
-            formats: formats::Formats::connect(&graph),
+            formats: formats::FormatWatch::connect(&graph),
             graph,
             falls_back: Arc::clone(&self.over_tcp),
             outlet,
-            passage,
+            proxy,
             connect_timeout: (location.kind.is_network() && !is_fed && !location.listens())
                 .then_some(o.connect_timeout),
             paced: location.sync(o.pacing) && !is_fed,
@@ -402,14 +407,14 @@ impl GstOpener {
     }
 }
 
-/// What a session is started from.
-struct Start<'a> {
+/// The parts of a session to start.
+struct PipelineStart<'a> {
     uri: &'a str,
     location: Location,
     pipeline: gst::Pipeline,
     wanted: Tracks,
-    passage: Option<Passage>,
-    map: Option<Arc<feed::LineMap>>,
+    proxy: Option<LoopbackProxy>,
+    map: Option<Arc<feed::TimelineMap>>,
 }
 
 /// Parses a rendered template into a pipeline.
@@ -430,11 +435,11 @@ fn parse(text: &str, name: &str) -> Result<gst::Pipeline> {
             )
         }
     })?;
-    // A description with one element alone parses to that element, which cannot be a source with an appsink.
+    // A description of a single element parses to that element, which cannot be a source with an appsink.
     let pipeline = element
         .downcast::<gst::Pipeline>()
         .map_err(|e| Error::Usage(format!("pipeline: only the element {} is in it; add an appsink", e.name())))?;
-    // The clock of a live source may vanish with it; the system clock stays.
+    // The clock of a live source may disappear with it; the system clock does not.
     pipeline.use_clock(Some(&gst::SystemClock::obtain()));
     Ok(pipeline)
 }
@@ -448,7 +453,7 @@ struct GstSource {
 
 impl GstSource {
     fn wake(&self) {
-        // Fails only when the pipeline is already shut down and nobody waits on the bus.
+        // Fails only if the pipeline is already shut down.
         let _ = self.bus.post(bus::wake_message());
     }
 }
@@ -469,7 +474,7 @@ impl Drop for GstSource {
         self.stopper.abandon();
         self.wake();
         if let Some(thread) = self.thread.take() {
-            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            // The panic hook has already printed a panic of the thread.
             let _ = thread.join();
         }
     }

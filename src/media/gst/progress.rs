@@ -1,6 +1,6 @@
-//! Tells whether a source makes progress: its media time moves, or downstream keeps it waiting.
+//! Measures the progress of a source: its media time advances, or downstream makes it wait.
 //!
-//! Data without a new time are no progress: a demuxer that repeats one time stamp brings data for ever and never completes a
+//! Data without a new time are not progress: a demuxer that repeats one time stamp delivers data for ever and never completes a
 //! second. Monotonic time comes from the injected clock.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use gstreamer::prelude::*;
 use touchline_core::clock::Clock;
 use touchline_core::item::Track;
 
-/// A time that no track has.
+/// A time that does not occur.
 const NONE: u64 = u64::MAX;
 
 /// The progress of one session. The streaming threads report to it; the bus thread reads it.
@@ -22,9 +22,9 @@ pub(super) struct Progress {
     moved_ns: AtomicU64,
     /// The last PTS of pictures and of sound, ns.
     last: [AtomicU64; 2],
-    /// Threads that downstream keeps waiting.
+    /// Number of threads that wait for downstream.
     waiting: AtomicU32,
-    /// Monotonic clock when data last came into a decoder, ns.
+    /// Monotonic time of the last input of a decoder, ns.
     fed_ns: AtomicU64,
 }
 
@@ -43,7 +43,7 @@ impl Progress {
         }
     }
 
-    /// Runs `send`, which may wait for downstream. That wait is not counted as standing still.
+    /// Runs `send`, which may wait for downstream. The wait does not count as a standstill.
     pub fn sending<T>(&self, send: impl FnOnce() -> T) -> T {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let began_ns = self.clock.mono_ns();
@@ -54,18 +54,18 @@ impl Progress {
         sent
     }
 
-    /// Data of the source came into a decoder.
+    /// Records input of a decoder.
     pub fn fed(&self) {
         self.fed_ns.store(self.clock.mono_ns(), Ordering::Relaxed);
     }
 
-    /// Whether data came into a decoder within the last `ns`.
+    /// Whether a decoder received input within the last `ns`.
     pub fn is_fed_within(&self, ns: u64) -> bool {
         let fed_ns = self.fed_ns.load(Ordering::Relaxed);
         fed_ns != NONE && self.clock.mono_ns().saturating_sub(fed_ns) < ns
     }
 
-    /// How long media time has stood still, ns; 0 while downstream keeps a thread waiting.
+    /// How long media time has not advanced, ns; 0 while a thread waits for downstream.
     pub fn still_ns(&self) -> u64 {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             return 0;
@@ -90,10 +90,10 @@ pub(super) fn wake_held_ends(bin: &gst::Bin) {
     }
 }
 
-/// Whether a source, a type finder, a demuxer or a parser in `bin` still works. Threads of queues do not count: they wait for data
-/// without end.
+/// Whether a source, a type finder, a demuxer or a parser in `bin` still runs. Threads of queues do not count: they wait for data
+/// without a time limit.
 pub(super) fn is_streaming(bin: &gst::Bin) -> bool {
-    // Queues, and the pads of a multiqueue; an appsrc has such a level, too.
+    // Queues, and the pads of a multiqueue. An appsrc also has such a level.
     let is_queue = |object: &gst::Object| {
         object.has_property("current-level-buffers") && object.type_().name().to_lowercase().contains("queue")
     };

@@ -1,4 +1,4 @@
-//! Finds out what is wrong with a recording on disk, from GStreamer's error codes and the file itself, never from texts.
+//! Diagnoses recordings on disk from GStreamer's error codes and the file itself, never from texts.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,14 @@ use gstreamer as gst;
 use touchline_core::error::{Error, Result};
 
 use super::causes::{failed, first_sentence};
+use crate::truncation;
 use crate::uri::Location;
-use crate::wholeness;
 use touchline_core::cause::Cause;
 use touchline_core::item::End;
 
 const COPY_ADVICE: &str = "check how the recording was made or copied";
 
-/// Refuses a file that cannot be read or decoded before a pipeline is made, with the system's own reason.
+/// Rejects an unreadable or undecodable file before a pipeline is made, with the system's reason.
 ///
 /// # Errors
 /// Names the file, as `given`, the reason and what to do.
@@ -28,7 +28,7 @@ pub(super) fn check(given: &str, location: &Location) -> Result<()> {
     };
     let refuse = |kind, cause: &str, advice: &str| Err(Error::source_failure(kind, given, cause, advice));
     if path.is_file()
-        && let Some(format) = wholeness::unsupported_file(&path)
+        && let Some(format) = truncation::unsupported_file(&path)
     {
         let to = if format == "GIF" { "MP4, or PNG" } else { "JPEG or PNG" };
         return refuse(Cause::Format, &format!("{format} pictures are not supported"), &format!("convert it to {to}"));
@@ -42,12 +42,12 @@ pub(super) fn check(given: &str, location: &Location) -> Result<()> {
         Ok(meta) if meta.is_dir() => refuse(Cause::NotMedia, "is a folder", "give the files in it"),
         Ok(meta) if !meta.is_file() => refuse(
             Cause::NotMedia,
-            "is a FIFO, a socket or a device, and no file",
+            "is a FIFO, a socket or a device, not a file",
             "write into a file, or send MPEG-TS over UDP or SRT",
         ),
         Ok(meta) if meta.len() == 0 => refuse(Cause::NotMedia, "the file is empty", "check how it was copied"),
         // GStreamer's parsebin can lose the demuxer's error: the pipeline then waits for ever.
-        Ok(_) => match wholeness::missing_index(&path) {
+        Ok(_) => match truncation::missing_index(&path) {
             Some(cut) => refuse(Cause::Damaged, &format!("the file is cut off: {cut}"), COPY_ADVICE),
             None => Ok(()),
         },
@@ -66,7 +66,7 @@ fn path_of(location: &Location) -> Option<PathBuf> {
 
 /// The end for the recording at `location` if its file is cut off.
 pub(super) fn cut_off(location: &Location) -> Option<End> {
-    let cut = wholeness::cut_off(&path_of(location)?)?;
+    let cut = truncation::cut_off(&path_of(location)?)?;
     Some(failed(Cause::Damaged, format!("the file is cut off: {cut}"), COPY_ADVICE))
 }
 
@@ -89,9 +89,11 @@ pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_media: b
         None => {}
     }
     match error.kind::<gst::StreamError>()? {
-        gst::StreamError::TypeNotFound | gst::StreamError::WrongType if !is_media => {
-            Some(failed(Cause::NotMedia, "not a media file", "check what the file holds; `ffprobe` can tell"))
-        }
+        gst::StreamError::TypeNotFound | gst::StreamError::WrongType if !is_media => Some(failed(
+            Cause::NotMedia,
+            "not a media file",
+            "check the content of the file, for example with `ffprobe`",
+        )),
         gst::StreamError::Decrypt | gst::StreamError::DecryptNokey => {
             Some(failed(Cause::Encrypted, "the media are encrypted", "give a recording without DRM"))
         }

@@ -1,4 +1,4 @@
-//! The appsinks: map, copy into a pooled buffer, give running time, send. Runs on GStreamer's streaming threads.
+//! The appsinks: map a buffer, copy it into a pooled buffer, compute its time, and send it. Runs on GStreamer's streaming threads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,28 +31,28 @@ pub(super) const fn name(track: Track) -> &'static str {
     }
 }
 
-/// Idle buffers kept: as many as can be under way in the channel, and as many again in the second being cut.
+/// Idle buffers kept: as many as fit in the channel, and as many again for the second being cut.
 const IDLE_BUFFERS: usize = 2 * MEDIA_CHANNEL_CAPACITY;
 
 /// Installs the callbacks on the graph's appsinks.
 pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, frame_height: u32) {
     for (track, sink) in graph.sinks() {
-        // No preroll: a branch that never gets data must not keep the other from playing.
+        // No preroll: a branch without data must not keep the other from playing.
         sink.set_property("async", false);
         sink.set_property("enable-last-sample", false);
-        // The callback takes each buffer at once and blocks while downstream has no room, so one is enough.
+        // The callback takes each buffer at once and blocks while downstream is full, so one is enough.
         sink.set_max_buffers(1);
         sink.set_drop(false);
         let orientation = Arc::new(Mutex::new(Orientation::NoTransforms));
         if track == Track::Video {
             watch_orientation(sink, orientation.clone(), frame_height);
         }
-        let mut feed = Feed {
+        let mut feed = SinkCallback {
             orientation,
             frame_height,
             graph: graph.clone(),
             clock: clock.clone(),
-            timing: Timing::default(),
+            timing: PtsTracker::default(),
             track,
             pools: Pools { frames: Pool::new(IDLE_BUFFERS), samples: Pool::new(IDLE_BUFFERS) },
         };
@@ -67,21 +67,21 @@ pub(super) fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, frame_height: u
     }
 }
 
-/// Takes the callbacks away again. They hold the graph, which holds the sinks: without this a session would never be
-/// freed, nor its end of the channel.
+/// Removes the callbacks. They hold the graph, which holds the sinks; without this the session and its end of the channel would
+/// never be freed.
 pub(super) fn disconnect(graph: &Graph) {
     for (_, sink) in graph.sinks() {
         sink.set_callbacks(gst_app::AppSinkCallbacks::builder().build());
     }
 }
 
-/// The caps filter before `sink`, as the templates have it.
+/// The caps filter before `sink` in the built-in templates.
 fn filter(sink: &gst::Pad) -> Option<gst::Element> {
     let element = sink.peer()?.parent_element()?;
     element.factory().is_some_and(|factory| factory.name() == "capsfilter").then_some(element)
 }
 
-/// Asks the converters before `sink` for 16 bits a number if the pictures are HDR, else for eight.
+/// Requests 16 bits per value from the converters before `sink` if the pictures are HDR, otherwise eight.
 pub(super) fn set_depth(sink: &gst_app::AppSink, is_hdr: bool) {
     let Some(filter) = sink.static_pad("sink").and_then(|pad| filter(&pad)) else { return };
     let (from, to) = if is_hdr { (SHALLOW, DEEP) } else { (DEEP, SHALLOW) };
@@ -97,22 +97,22 @@ pub(super) fn set_depth(sink: &gst_app::AppSink, is_hdr: bool) {
     filter.set_property("caps", caps);
 }
 
-/// What the templates ask for.
+/// The format in the templates.
 const SHALLOW: &str = "RGB";
 
-/// The same with 16 bits a number.
+/// The same with 16 bits per value.
 const DEEP: &str = "ARGB64";
 
-/// Notes the orientation of the pictures that come to `sink`. They are turned when they are small: the converters' own element
-/// would turn them at full size. The limit on the height of a picture that lies on its side is a limit on its width, so
-/// the templates' caps filter before the sink is changed.
+/// Tracks the orientation of the pictures that reach `sink`. They are rotated after scaling, because GStreamer's element would rotate
+/// them at full size. For a picture on its side, the height limit is a limit on its width, so the caps filter before the sink
+/// is changed.
 fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation>>, frame_height: u32) {
     let Some(pad) = sink.static_pad("sink") else { return };
     let is_across = AtomicBool::new(false);
     let most = i32::try_from(frame_height).unwrap_or(i32::MAX);
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
         let turned = match info.event().map(|event| event.view()) {
-            // Another stream begins: what was said of the one before does not hold for it.
+            // Tags of the previous stream do not apply to a new one.
             Some(gst::EventView::StreamStart(_)) => Some(Orientation::NoTransforms),
             Some(gst::EventView::Tag(tags)) => {
                 tags.tag().get::<gst::tags::ImageOrientation>().and_then(|tag| turning(tag.get()))
@@ -136,7 +136,7 @@ const fn is_sideways(turned: Orientation) -> bool {
     matches!(turned, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
-/// `caps` with the limit `most` moved from one side to the other.
+/// `caps` with the limit `most` moved from the field `from` to the field `to`.
 fn limited(caps: &gst::Caps, most: i32, from: &str, to: &str) -> gst::Caps {
     let mut caps = caps.clone();
     for format in caps.make_mut().iter_mut() {
@@ -148,7 +148,7 @@ fn limited(caps: &gst::Caps, most: i32, from: &str, to: &str) -> gst::Caps {
     caps
 }
 
-/// What has to be done to a picture with GStreamer's tag: angles are clockwise, and a flip comes before.
+/// The orientation of GStreamer's tag: angles are clockwise, and a flip precedes the rotation.
 fn turning(tag: &str) -> Option<Orientation> {
     Some(match tag {
         "rotate-0" => Orientation::NoTransforms,
@@ -164,15 +164,15 @@ fn turning(tag: &str) -> Option<Orientation> {
 }
 
 /// One appsink's callback state.
-struct Feed {
+struct SinkCallback {
     graph: Arc<Graph>,
     clock: Arc<dyn Clock>,
-    timing: Timing,
+    timing: PtsTracker,
     track: Track,
     pools: Pools,
-    /// What has to be done to a picture until it is the right way up.
+    /// The rotation that turns a picture upright.
     orientation: Arc<Mutex<Orientation>>,
-    /// The most lines of a picture that was turned.
+    /// Greatest height of a rotated picture, lines.
     frame_height: u32,
 }
 
@@ -181,7 +181,7 @@ struct Pools {
     samples: Pool<f32>,
 }
 
-impl Feed {
+impl SinkCallback {
     fn sample(&mut self, sample: &gst::Sample) -> Result<gst::FlowSuccess, gst::FlowError> {
         let arrived_ns = self.clock.mono_ns();
         if !self.graph.admit(self.track) {
@@ -217,7 +217,7 @@ impl Feed {
     /// The picture of `sample`; [`None`] if it has no time and none can be derived.
     ///
     /// # Errors
-    /// The cause, for a format that is not what the template had to make.
+    /// The cause, for a format other than the required one.
     fn frame(&mut self, sample: &gst::Sample, arrived_ns: u64) -> Result<Option<MediaItem>, String> {
         let (Some(buffer), Some(caps)) = (sample.buffer(), sample.caps()) else { return Ok(None) };
         let info = gst_video::VideoInfo::from_caps(caps).map_err(|_| format!("pictures come as {caps}, not RGB"))?;
@@ -272,7 +272,7 @@ impl Feed {
         Ok(Some(MediaItem::Frame(Frame::new(data, width, height, Pts(pts), arrived_ns))))
     }
 
-    /// A picture the right way up, with as many lines as were asked for at most.
+    /// Rotates a picture upright and scales it to the greatest height.
     fn turned(&self, data: &[u8], width: u32, height: u32, turned: Orientation) -> (Pooled<u8>, u32, u32) {
         let image = RgbImage::from_raw(width, height, data.to_vec()).expect("a picture is packed RGB8");
         let image = scale_down(upright(image, turned), self.frame_height);
@@ -282,10 +282,10 @@ impl Feed {
         (data, width, height)
     }
 
-    /// The sound of `sample`; [`None`] if there is none in it, or it has no time and none can be derived.
+    /// The sound of `sample`; [`None`] if it is empty, or has no time and none can be derived.
     ///
     /// # Errors
-    /// The cause, for a format that is not what the template had to make.
+    /// The cause, for a format other than the required one.
     fn chunk(&mut self, sample: &gst::Sample, arrived_ns: u64) -> Result<Option<MediaItem>, String> {
         let (Some(buffer), Some(caps)) = (sample.buffer(), sample.caps()) else { return Ok(None) };
         let info = gst_audio::AudioInfo::from_caps(caps).map_err(|_| format!("sound comes as {caps}, not F32LE"))?;
@@ -332,14 +332,14 @@ pub(super) fn running_time(segment: &gst::FormattedSegment<gst::ClockTime>, buff
     }
 }
 
-/// Gives buffers without a time the end of the one before.
+/// Derives the time of buffers without one from the end of the buffer before.
 #[derive(Debug, Default)]
-pub(super) struct Timing {
-    /// Where the last buffer ended, ns; [`None`] if that is not known.
+pub(super) struct PtsTracker {
+    /// End of the last buffer, ns; [`None`] if unknown.
     end_ns: Option<u64>,
 }
 
-impl Timing {
+impl PtsTracker {
     /// The time of a buffer with running time `given` and `duration`, both in ns.
     pub fn time(&mut self, given: Option<u64>, duration: Option<u64>) -> Option<u64> {
         let pts = given.or(self.end_ns)?;
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn buffers_without_time_follow_the_one_before() {
-        let mut timing = Timing::default();
+        let mut timing = PtsTracker::default();
         assert_eq!(timing.time(None, Some(40)), None, "nothing to follow");
         assert_eq!(timing.time(Some(100), Some(40)), Some(100));
         assert_eq!(timing.time(None, Some(40)), Some(140));

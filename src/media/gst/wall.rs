@@ -1,8 +1,8 @@
 //! Wall time of RTSP streams, from RTCP sender reports.
 //!
-//! A sender report says which RTP timestamp was which NTP time (RFC 3550, 6.4.1). GStreamer's jitter buffer hands each
-//! report out with its `handle-sync` signal, together with the running time it gave to a base RTP timestamp; so the
-//! report's RTP timestamp has a PTS and an NTP time.
+//! A sender report gives the NTP time of an RTP timestamp (RFC 3550, 6.4.1). GStreamer's jitter buffer emits each
+//! report with its `handle-sync` signal, together with the running time of a base RTP timestamp. So the report's RTP timestamp
+//! has a PTS and an NTP time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use crate::outlet::Outlet;
-use crate::plausible::{Claims, Verdict};
+use crate::source_clock::{ClockVerdict, SourceClock};
 use touchline_core::clock::Clock;
 use touchline_core::incident::Incident;
 use touchline_core::item::MediaItem;
@@ -20,21 +20,26 @@ use touchline_core::time::{NANOS_PER_SECOND, Pts, WallSource, WallTime};
 /// Seconds from 1900 (NTP) to 1970 (Unix).
 const NTP_TO_UNIX_S: u64 = 2_208_988_800;
 
-/// Unix times before 2000 come from senders that count from their start-up and know no wall time.
+/// Unix times before 2000 come from senders that count from their start and have no wall time.
 const PLAUSIBLE_FROM_S: u64 = 946_684_800;
 
-/// How far a sender report may be from the picture that it names, ns: senders take the NTP time when they make the report,
+/// Maximum error of a sender report, ns: senders take the NTP time when they make the report,
 /// up to a frame after the RTP timestamp, and the jitter buffer smooths arrival times by about as much.
 const REPORT_UNCERTAINTY_NS: u64 = 40_000_000;
 
-/// Sends [`MediaItem::Wall`] for every sender report that any jitter buffer in `pipeline` sees and that is believed, and says
-/// when `claims` begin or cease to be.
-pub(super) fn connect(pipeline: &gst::Pipeline, outlet: Outlet, clock: Arc<dyn Clock>, claims: Arc<Mutex<Claims>>) {
+/// Sends [`MediaItem::Wall`] for every trusted sender report of the jitter buffers in `pipeline`, and an incident when `source_clock`
+/// begins or ceases to trust them.
+pub(super) fn connect(
+    pipeline: &gst::Pipeline,
+    outlet: Outlet,
+    clock: Arc<dyn Clock>,
+    source_clock: Arc<Mutex<SourceClock>>,
+) {
     pipeline.connect("deep-element-added", false, move |args| {
         let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;
         if element.factory().is_some_and(|f| f.name() == "rtpjitterbuffer") {
-            let (outlet, clock, claims) = (outlet.clone(), clock.clone(), claims.clone());
-            // Reports repeat every few seconds, also after an answer was given: once a second is enough.
+            let (outlet, clock, source_clock) = (outlet.clone(), clock.clone(), source_clock.clone());
+            // The signal repeats for every report and may be frequent: once a second is enough.
             let last = AtomicU64::new(u64::MAX);
             element.connect("handle-sync", false, move |args| {
                 let report = args.get(1).and_then(|v| v.get::<gst::Structure>().ok())?;
@@ -43,14 +48,14 @@ pub(super) fn connect(pipeline: &gst::Pipeline, outlet: Outlet, clock: Arc<dyn C
                     return None;
                 }
                 let arrived_ns = clock.unix_ns();
-                let verdict = claims.lock().unwrap_or_else(|e| e.into_inner()).judge(wall.unix_ns, arrived_ns);
+                let verdict = source_clock.lock().unwrap_or_else(|e| e.into_inner()).judge(wall.unix_ns, arrived_ns);
                 let incident = match verdict {
-                    Verdict::Believed => None,
-                    Verdict::Again => Some(Incident::ClockPlausible),
-                    Verdict::NoLonger => Some(Incident::ClockImplausible),
-                    Verdict::NotYet => return None,
+                    ClockVerdict::Trusted => None,
+                    ClockVerdict::TrustedAgain => Some(Incident::ClockPlausible),
+                    ClockVerdict::Distrusted => Some(Incident::ClockImplausible),
+                    ClockVerdict::StillDistrusted => return None,
                 };
-                let source = if verdict == Verdict::NoLonger { WallSource::Arrival } else { wall.source };
+                let source = if verdict == ClockVerdict::Distrusted { WallSource::Arrival } else { wall.source };
                 let items = incident.map(MediaItem::Incident).into_iter();
                 for item in items.chain([MediaItem::Wall { pts, wall: WallTime { source, ..wall } }]) {
                     // Closed means that the session is ending anyway.

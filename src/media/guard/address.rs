@@ -1,18 +1,18 @@
-//! Which addresses lead out of this network, and which do not.
+//! Tells public internet addresses from private and special ones.
 //!
-//! Source: the IANA special-purpose address registries (RFC 6890 and what was registered since), and the addresses at which
-//! clouds hand out credentials.
+//! Source: the IANA special-purpose address registries (RFC 6890 and later registrations), and the metadata addresses of cloud
+//! providers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 network: address and prefix length.
 type Net4 = ([u8; 4], u32);
 
-/// IPv4 addresses that are no public unicast addresses.
+/// IPv4 networks that are not public unicast.
 const SPECIAL_V4: [Net4; 16] = [
     ([0, 0, 0, 0], 8),
     ([10, 0, 0, 0], 8),
-    // Carrier-grade NAT; also where a cloud keeps its metadata.
+    // Carrier-grade NAT; one cloud provider has its metadata there.
     ([100, 64, 0, 0], 10),
     ([127, 0, 0, 0], 8),
     ([169, 254, 0, 0], 16),
@@ -29,7 +29,7 @@ const SPECIAL_V4: [Net4; 16] = [
     ([240, 0, 0, 0], 4),
 ];
 
-/// Within 2000::/3, the public unicast addresses, what is none: segments and prefix length.
+/// Networks within 2000::/3 (public unicast) that are not public: segments and prefix length.
 const SPECIAL_V6: [([u16; 3], u32); 5] = [
     // Teredo, ORCHID, benchmarking and others.
     ([0x2001, 0, 0], 23),
@@ -39,7 +39,7 @@ const SPECIAL_V6: [([u16; 3], u32); 5] = [
     ([0x3fff, 0, 0], 20),
 ];
 
-/// Where clouds hand out credentials to whoever asks from inside. Allowed only when named one by one.
+/// Metadata addresses of cloud providers, which give credentials to any client inside. Allowed only if listed individually.
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
@@ -73,7 +73,7 @@ fn within_v6(address: Ipv6Addr, ([a, b, c], prefix): ([u16; 3], u32)) -> bool {
     address.to_bits() & (u128::MAX << (128 - prefix)) == net
 }
 
-/// The IPv4 address that an IPv6 address leads to: 6to4 and NAT64. Mapped ones are canonical IPv4 already.
+/// The IPv4 address embedded in an IPv6 address: 6to4 and NAT64. Mapped addresses are canonical IPv4 already.
 pub(super) fn embedded_v4(address: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(v6) = address else { return None };
     let s = v6.segments();

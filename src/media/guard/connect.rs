@@ -1,4 +1,4 @@
-//! Connects to where a source leads: resolved, checked, and to the very address that was checked.
+//! Connects to a source: resolves its name, checks the addresses, and connects to a checked address.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -13,19 +13,19 @@ use tokio_rustls::TlsConnector;
 use super::{Refusal, SourcePolicy, Target};
 use touchline_core::cause::Cause;
 
-/// How long one address may take to answer, and a TLS handshake.
+/// Time limit for one connection attempt, and for a TLS handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// A connection to a source, in the clear or not.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection to a source, with or without TLS.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// Connects to `target`.
 ///
 /// # Errors
-/// What `policy` refuses, or what is wrong.
-pub(crate) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
+/// If `policy` rejects the target, or the connection fails.
+pub(crate) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Result<Box<dyn Connection>, Refusal> {
     policy.check_scheme(&target.scheme)?;
     let (asked, resolving) = (target.clone(), policy.clone());
     let resolved = tokio::task::spawn_blocking(move || resolving.addresses(&asked)).await;
@@ -51,9 +51,9 @@ pub(crate) async fn connect(policy: &Arc<SourcePolicy>, target: &Target) -> Resu
     })
 }
 
-/// Speaks TLS where the scheme says so.
-async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Stream>, Refusal> {
-    // Pieces of media should go on at once. Fails on a connection that is gone.
+/// Starts TLS if the scheme requires it.
+async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Connection>, Refusal> {
+    // Media must not be delayed. Fails on a closed connection, which the next read reports.
     let _ = stream.set_nodelay(true);
     if !matches!(target.scheme.as_str(), "https" | "rtsps") {
         return Ok(Box::new(stream));
@@ -64,9 +64,9 @@ async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Stream>, R
         Refusal::of(Cause::TlsFailed, cause, advice)
     };
     let name = target.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(name).map_err(|_| failed("this is no name of a server"))?;
+    let name = ServerName::try_from(name).map_err(|_| failed("the host is not a valid server name"))?;
     let config =
-        client_config().ok_or_else(|| failed("this machine trusts no certificates; install ca-certificates"))?;
+        client_config().ok_or_else(|| failed("this machine has no trusted certificates; install ca-certificates"))?;
     match timeout(CONNECT_LIMIT, TlsConnector::from(config).connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
         Ok(Err(e)) => Err(failed(&e.to_string())),
@@ -74,7 +74,7 @@ async fn secure(stream: TcpStream, target: &Target) -> Result<Box<dyn Stream>, R
     }
 }
 
-/// What the system trusts.
+/// The TLS configuration with the system's trusted certificates.
 fn client_config() -> Option<Arc<rustls::ClientConfig>> {
     static CONFIG: OnceLock<Option<Arc<rustls::ClientConfig>>> = OnceLock::new();
     CONFIG

@@ -1,4 +1,4 @@
-//! Logins of RTSP servers that GStreamer 1.22 cannot answer: digests other than MD5 (RFC 7616). The relay answers them in its place.
+//! Answers RTSP digest challenges that GStreamer 1.22 cannot: algorithms other than MD5 (RFC 7616).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,31 +11,32 @@ use super::connect::connect;
 use super::{SourcePolicy, Target, relay};
 use crate::web::login::credentials;
 
-/// How long the question may take how a server wants its login.
+/// Time limit for asking a server about its login.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
 
-/// What is said on one connection, as far as logins go.
-pub(super) struct Dialogue {
+/// The login state of one RTSP connection.
+pub(super) struct RtspAuth {
     user: String,
     password: String,
     challenge: Option<WwwAuthenticateHeader>,
-    /// The last request, as the client made it.
+    /// The last request, as sent by the client.
     last: Vec<u8>,
-    /// Whether it was made again with an answer to the server's challenge.
+    /// Whether it was sent again with an answer to the server's challenge.
     was_answered: bool,
 }
 
-/// What becomes of a message of the server.
-pub(super) enum Reply {
+/// What the relay does with a message of the server.
+pub(super) enum AuthAction {
+    /// Pass it to the client.
     Pass,
-    /// It is not for the client: this request is made in its place.
-    Ask(Vec<u8>),
-    /// Neither user nor password, or not these. The client hears this instead: to a 401 it would show its login itself.
+    /// Drop it and send this request to the server.
+    Resend(Vec<u8>),
+    /// The login is rejected. Send this answer to the client instead of the 401, to which it would reply with the login itself.
     Refused(Vec<u8>),
 }
 
-impl Dialogue {
-    /// With the login in `url`, if it has one.
+impl RtspAuth {
+    /// The state for the login in `url`, if it has one.
     pub fn new(url: &Url) -> Option<Self> {
         let (user, password) = credentials(url)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -43,7 +44,7 @@ impl Dialogue {
         Some(Self { user, password, challenge: None, last: Vec::new(), was_answered: false })
     }
 
-    /// What goes to the server in place of the client's `message`.
+    /// The message to send to the server for the client's `message`.
     pub fn outward(&mut self, message: Vec<u8>) -> Vec<u8> {
         if message.first() == Some(&b'$') || message.starts_with(b"RTSP/") {
             return message;
@@ -53,18 +54,19 @@ impl Dialogue {
         self.with_login().unwrap_or(message)
     }
 
-    pub fn inward(&mut self, message: &[u8]) -> Reply {
-        let Some(challenge) = unanswerable(message) else { return Reply::Pass };
+    /// Decides about a message of the server.
+    pub fn inward(&mut self, message: &[u8]) -> AuthAction {
+        let Some(challenge) = unanswerable(message) else { return AuthAction::Pass };
         if std::mem::replace(&mut self.was_answered, true) {
             let text = String::from_utf8_lossy(message);
             let sequence = text.lines().find(|line| name(line) == "cseq").unwrap_or("CSeq: 0");
-            return Reply::Refused(format!("RTSP/1.0 403 Forbidden\r\n{sequence}\r\n\r\n").into_bytes());
+            return AuthAction::Refused(format!("RTSP/1.0 403 Forbidden\r\n{sequence}\r\n\r\n").into_bytes());
         }
         self.challenge = Some(challenge);
-        self.with_login().map_or(Reply::Pass, Reply::Ask)
+        self.with_login().map_or(AuthAction::Pass, AuthAction::Resend)
     }
 
-    /// The last request with an answer to the challenge; [`None`] as long as there is none.
+    /// The last request with an answer to the challenge; [`None`] without a challenge.
     fn with_login(&mut self) -> Option<Vec<u8>> {
         let challenge = self.challenge.as_mut()?;
         let text = std::str::from_utf8(&self.last).ok()?;
@@ -92,7 +94,7 @@ fn name(line: &str) -> String {
     line.split(':').next().unwrap_or_default().trim_end().to_ascii_lowercase()
 }
 
-/// The challenge of a 401 that offers nothing but digests that GStreamer does not know.
+/// The challenge of a 401 whose digests are all unknown to GStreamer.
 fn unanswerable(message: &[u8]) -> Option<WwwAuthenticateHeader> {
     let head = message.split(|b| *b == b'\n').map(|line| String::from_utf8_lossy(line).trim_end().to_owned());
     let mut lines = head.take_while(|line| !line.is_empty());
@@ -104,7 +106,7 @@ fn unanswerable(message: &[u8]) -> Option<WwwAuthenticateHeader> {
     let mut found = None;
     for line in lines.filter(|line| name(line) == "www-authenticate") {
         let value = line.split_once(':')?.1.trim();
-        // Basic, or something that we cannot answer either: GStreamer says what it thinks of it.
+        // Basic, or a scheme that this module cannot answer either: GStreamer handles the message.
         let is_digest = value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("digest "));
         let challenge = is_digest.then(|| WwwAuthenticateHeader::parse(&format!("Digest {}", &value[7..])))?.ok()?;
         if challenge.algorithm.algo == AlgorithmType::MD5 {
@@ -115,14 +117,14 @@ fn unanswerable(message: &[u8]) -> Option<WwwAuthenticateHeader> {
     found
 }
 
-/// Asks an RTSP server how it wants the login in `uri`: whether only the relay can answer it. [`None`] when there is no login or no
-/// answer.
+/// Asks an RTSP server for its challenge and returns whether only the relay can answer it. [`None`] if `uri` has no login or the
+/// server does not answer.
 pub(crate) fn needs_relay(uri: &str) -> Option<bool> {
     let target = Target::parse(uri).ok()?;
     credentials(&target.url)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let answer = runtime.block_on(async { tokio::time::timeout(ASK_LIMIT, ask(&target)).await.ok().flatten() });
-    // A name that is still being resolved is not waited for.
+    // Does not wait for a name that is still being resolved.
     runtime.shutdown_background();
     answer.map(|answer| unanswerable(&answer).is_some())
 }
@@ -131,7 +133,7 @@ async fn ask(target: &Target) -> Option<Vec<u8>> {
     let mut url = target.url.clone();
     url.set_username("").ok()?;
     url.set_password(None).ok()?;
-    let mut server = connect(&Arc::new(SourcePolicy::owners()), target).await.ok()?;
+    let mut server = connect(&Arc::new(SourcePolicy::unrestricted()), target).await.ok()?;
     let question = format!("DESCRIBE {url} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n");
     server.write_all(question.as_bytes()).await.ok()?;
     relay::message(&mut BufReader::new(server)).await.ok().flatten()
@@ -171,23 +173,23 @@ mod tests {
     #[test]
     fn a_request_is_made_again_with_the_answer_and_a_wrong_login_only_once() {
         let url = Url::parse("rtsp://ann:p%40ss%231%2Fx%3F%3A%C3%A9@h/live").unwrap();
-        let mut dialogue = Dialogue::new(&url).unwrap();
+        let mut auth = RtspAuth::new(&url).unwrap();
         let request = b"DESCRIBE rtsp://127.0.0.1:1/live RTSP/1.0\r\nCSeq: 2\r\nAuthorization: none\r\n\r\n".to_vec();
-        assert_eq!(dialogue.outward(request.clone()), request);
-        let Reply::Ask(again) = dialogue.inward(&challenge(&[SHA])) else { panic!("it is answered") };
+        assert_eq!(auth.outward(request.clone()), request);
+        let AuthAction::Resend(again) = auth.inward(&challenge(&[SHA])) else { panic!("it is answered") };
         let again = String::from_utf8(again).unwrap();
         assert!(again.starts_with("DESCRIBE rtsp://127.0.0.1:1/live RTSP/1.0\r\nAuthorization: Digest "), "{again}");
         assert!(again.ends_with("\r\nCSeq: 2\r\n\r\n") && !again.contains("none"), "{again}");
         // SHA-256 of "ann:cam:p@ss#1/x?:é" and of "DESCRIBE:rtsp://127.0.0.1:1/live", joined by the nonce; by Python's hashlib.
         assert!(again.contains(EXPECTED), "{again}");
-        let Reply::Refused(said) = dialogue.inward(&challenge(&[SHA])) else { panic!("it was wrong") };
+        let AuthAction::Refused(said) = auth.inward(&challenge(&[SHA])) else { panic!("it was wrong") };
         assert_eq!(said, b"RTSP/1.0 403 Forbidden\r\nCSeq: 2\r\n\r\n");
         // The next one carries the answer at once.
-        let next = dialogue.outward(b"SETUP rtsp://127.0.0.1:1/live/t RTSP/1.0\r\nCSeq: 3\r\n\r\n".to_vec());
+        let next = auth.outward(b"SETUP rtsp://127.0.0.1:1/live/t RTSP/1.0\r\nCSeq: 3\r\n\r\n".to_vec());
         assert!(String::from_utf8(next).unwrap().contains("algorithm=SHA-256"));
         let media = b"$\0\0\x03abc".to_vec();
-        assert_eq!(dialogue.outward(media.clone()), media);
-        assert!(Dialogue::new(&Url::parse("rtsp://h/live").unwrap()).is_none());
+        assert_eq!(auth.outward(media.clone()), media);
+        assert!(RtspAuth::new(&Url::parse("rtsp://h/live").unwrap()).is_none());
     }
 
     const EXPECTED: &str = "response=\"78276351786b69e528ee886f49880833c275709b6a07b79e6344424ee553c3ea\"";

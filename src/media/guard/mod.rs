@@ -1,9 +1,9 @@
-//! What a source may be that somebody gives to the running program: which schemes, which addresses, which folders.
+//! The source policy: the schemes, addresses and folders that are allowed for sources added while the program runs.
 //!
-//! Whoever may add a stream chooses what this machine connects to, and so could reach what only this machine reaches. A
-//! [`SourcePolicy`] says what may be; a `Passage` holds GStreamer to it: of a guarded stream every connection is made by
-//! the passage, to an address that was checked, and not by GStreamer, which would resolve names again and follow whatever a
-//! server tells it. Streams of the command line and the configuration file are their owner's and are not guarded.
+//! A user who may add a stream chooses what this machine connects to, and could reach hosts that only this machine can reach. A
+//! [`SourcePolicy`] defines what is allowed, and a `LoopbackProxy` enforces it for GStreamer: the proxy makes every connection of
+//! a guarded stream, to an address that was checked. GStreamer itself would resolve names again and follow redirects. Streams from
+//! the command line and the configuration file are not guarded.
 
 mod address;
 #[cfg(feature = "gst")]
@@ -11,7 +11,7 @@ pub(super) mod connect;
 #[cfg(feature = "gst")]
 pub(super) mod digest;
 #[cfg(feature = "gst")]
-pub(super) mod passage;
+pub(super) mod proxy;
 #[cfg(feature = "gst")]
 mod relay;
 #[cfg(feature = "gst")]
@@ -35,45 +35,49 @@ use touchline_core::error::{Error, Result};
 use touchline_core::item::End;
 use touchline_core::{redact, userinfo};
 
-/// What may be asked for when nothing else is said. `file` needs a folder as well.
+/// The schemes that are allowed by default. `file` also needs a folder.
 const SCHEMES: [&str; 10] = ["rtsp", "rtsps", "http", "https", "srt", "rtmp", "rtmps", "udp", "file", "testsrc"];
 
-/// How long a name may take to resolve.
+/// Time limit for resolving a name.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Addresses of one name that are looked at.
+/// The most addresses of one name that are used.
 const ADDRESSES_MAX: usize = 16;
 
-/// Turns names into addresses.
+/// Resolves host names.
 pub trait Resolve: Send + Sync {
+    /// The addresses of `host`.
+    ///
     /// # Errors
     /// When the name cannot be resolved.
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// As the system resolves names.
-struct System;
+/// Resolves names with the system's resolver.
+struct SystemResolver;
 
-impl Resolve for System {
+impl Resolve for SystemResolver {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        // The system's own limit may be half a minute, and cannot be changed.
+        // A thread, because the system's own time limit may be half a minute and cannot be changed.
         let (to, from) = mpsc::channel();
         let name = host.to_owned();
         std::thread::Builder::new().name("resolve".into()).spawn(move || {
             let found = (name.as_str(), 0).to_socket_addrs().map(|all| all.map(|a| a.ip()).collect::<Vec<_>>());
-            // Nobody listens any more when it took too long.
+            // Fails when the time limit has passed.
             let _ = to.send(found);
         })?;
         from.recv_timeout(RESOLVE_LIMIT).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-/// Why a source may not be, or is not there. The texts are redacted, one line each.
+/// Why a source is rejected or cannot be opened. The texts are redacted, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// [`Cause::Refused`] when the policy says so, else what is wrong.
+    /// [`Cause::Refused`] if the policy rejects it, otherwise the type of the failure.
     pub kind: Cause,
+    /// What failed.
     pub cause: String,
+    /// What to do.
     pub advice: String,
 }
 
@@ -100,15 +104,15 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What a source may be.
+/// The sources that are allowed.
 #[derive(Clone)]
 pub struct SourcePolicy {
     schemes: Vec<String>,
     allow: Vec<IpNet>,
-    /// Canonical.
+    /// Canonical paths.
     folders: Vec<PathBuf>,
-    /// Every address may be connected to: the source is its owner's.
-    is_owners: bool,
+    /// Every address is allowed: the source comes from the command line or the configuration.
+    is_unrestricted: bool,
     resolver: Arc<dyn Resolve>,
 }
 
@@ -128,36 +132,37 @@ impl Default for SourcePolicy {
             schemes: SCHEMES.map(String::from).to_vec(),
             allow: Vec::new(),
             folders: Vec::new(),
-            is_owners: false,
-            resolver: Arc::new(System),
+            is_unrestricted: false,
+            resolver: Arc::new(SystemResolver),
         }
     }
 }
 
-/// `[sources]`
+/// The section `[sources]` of the configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourcesFile {
-    /// `None`: all but `file` and `testsrc`.
+    /// Allowed schemes; `None`: all. `file` also needs a folder.
     pub schemes: Option<Vec<String>>,
-    /// CIDRs.
+    /// Allowed networks besides the public internet: CIDRs or addresses.
     #[serde(default)]
     pub allow_addresses: Vec<String>,
+    /// Folders whose files are allowed.
     #[serde(default)]
     pub folders: Vec<PathBuf>,
 }
 
 impl SourcePolicy {
-    /// For a source that goes through a passage for GStreamer's sake: nothing is refused that the web leads to.
+    /// A policy that allows every address. For unguarded sources that need the proxy because GStreamer cannot connect to them itself.
     #[cfg(feature = "gst")]
-    pub(super) fn owners() -> Self {
-        Self { is_owners: true, ..Self::default() }
+    pub(super) fn unrestricted() -> Self {
+        Self { is_unrestricted: true, ..Self::default() }
     }
 
-    /// From `[sources]` of the configuration file.
+    /// The policy of `[sources]` in the configuration file.
     ///
     /// # Errors
-    /// [`Error::Usage`] naming the scheme, the network or the folder that cannot be.
+    /// [`Error::Usage`] naming the invalid scheme, network or folder.
     pub fn new(file: &SourcesFile) -> Result<Self> {
         let mut policy = Self::default();
         if let Some(schemes) = &file.schemes {
@@ -170,18 +175,18 @@ impl SourcePolicy {
         for text in &file.allow_addresses {
             let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
             policy.allow.push(net.map_err(|_| {
-                Error::Usage(format!("[sources] allow_addresses: {text:?} is no network; write it as 10.20.0.0/16"))
+                Error::Usage(format!("[sources] allow_addresses: {text:?} is not a network; write it as 10.20.0.0/16"))
             })?);
         }
         for folder in &file.folders {
             policy.folders.push(folder.canonicalize().map_err(|e| {
-                Error::Usage(format!("[sources] folders: {}: {e}; give folders that are there", folder.display()))
+                Error::Usage(format!("[sources] folders: {}: {e}; give existing folders", folder.display()))
             })?);
         }
         Ok(policy)
     }
 
-    /// What [`SourcePolicy::new`] makes the same policy from.
+    /// The section from which [`SourcePolicy::new`] makes the same policy.
     pub fn file(&self) -> SourcesFile {
         SourcesFile {
             schemes: Some(self.schemes.clone()),
@@ -197,13 +202,13 @@ impl SourcePolicy {
         self
     }
 
-    /// Whether a stream may be added that plays `uri`. Resolves its host, for up to five seconds. The same is checked again at
-    /// every connection of the stream, since names and files change.
+    /// Checks whether a stream that plays `uri` is allowed. Resolves its host, for up to five seconds. Every connection of the stream
+    /// is checked again, because names and files change.
     ///
     /// # Errors
-    /// What may not be, or what is wrong with it.
+    /// If the policy rejects the source or the address is invalid.
     pub fn check(&self, uri: &str) -> Result<(), Refusal> {
-        // For a refusal of it.
+        // Masks the credentials in the refusal.
         drop(redact::remember(uri));
         let (scheme, _) = uri.split_once("://").unwrap_or(("file", uri));
         let scheme = scheme.to_ascii_lowercase();
@@ -213,19 +218,19 @@ impl SourcePolicy {
             "file" => self.check_file(uri).map(|_| ()),
             _ => {
                 let target = Target::parse(uri)?;
-                target.says_one_thing()?;
+                target.reject_ambiguous()?;
                 if target.binds() { self.check_bind(&target) } else { self.addresses(&target).map(|_| ()) }
             }
         }
     }
 
-    /// As [`SourcePolicy::check`], for what GStreamer opens by itself: the URI with what was checked in place of what could
-    /// change, and `None` where nothing could.
+    /// As [`SourcePolicy::check`], for sources that GStreamer opens itself. Returns the URI with the checked address or path in place of
+    /// the name, or `None` if nothing needs replacing.
     ///
     /// # Errors
     /// As [`SourcePolicy::check`].
     #[cfg(feature = "gst")]
-    pub(super) fn place(&self, uri: &str) -> Result<Option<String>, Refusal> {
+    pub(super) fn pinned_uri(&self, uri: &str) -> Result<Option<String>, Refusal> {
         let (scheme, _) = uri.split_once("://").unwrap_or(("file", uri));
         let scheme = scheme.to_ascii_lowercase();
         self.check_scheme(&scheme)?;
@@ -238,13 +243,13 @@ impl SourcePolicy {
             }
             _ => {
                 let target = Target::parse(uri)?;
-                target.says_one_thing()?;
+                target.reject_ambiguous()?;
                 if target.binds() {
                     self.check_bind(&target)?;
                     return Ok(None);
                 }
                 let addresses = self.addresses(&target)?;
-                // The certificate is checked against the name: whoever pointed it elsewhere since has none for it.
+                // The name stays, because the certificate is checked against it. That also detects a name that was redirected since.
                 let keeps_name = target.scheme == "rtmps";
                 addresses.first().filter(|_| !keeps_name).map(|address| target.pinned(*address)).transpose()
             }
@@ -259,9 +264,9 @@ impl SourcePolicy {
         Err(Refusal::new(cause, "choose another, or name it in [sources] schemes of the configuration file"))
     }
 
-    /// Whether `address` may be connected to.
+    /// Whether connections to `address` are allowed.
     fn allows(&self, address: IpAddr) -> bool {
-        if self.is_owners {
+        if self.is_unrestricted {
             return true;
         }
         let address = address.to_canonical();
@@ -282,12 +287,12 @@ impl SourcePolicy {
         let cause = if host == address.to_string() {
             format!("the address {address} is not allowed here")
         } else {
-            format!("{host} leads to {address}, which is not allowed here")
+            format!("{host} resolves to {address}, which is not allowed here")
         };
         Refusal::new(cause, "sources must be on the public internet, or in [sources] allow_addresses")
     }
 
-    /// The addresses of a target, all of which may be connected to.
+    /// The addresses of a target, all of which are allowed.
     fn addresses(&self, target: &Target) -> Result<Vec<SocketAddr>, Refusal> {
         let name = target.host.trim_start_matches('[').trim_end_matches(']');
         let found = match name.parse::<IpAddr>() {
@@ -298,14 +303,14 @@ impl SourcePolicy {
             let advice = "check the host name and the network";
             return Err(Refusal::of(Cause::HostNotFound, "host not found", advice));
         }
-        // All of them: of a name with a good and a bad address either might be taken.
+        // All must be allowed, because a connection may use any of them.
         match found.iter().find(|address| !self.allows(**address)) {
             Some(bad) => Err(Self::refuse_address(name, bad.to_canonical())),
             None => Ok(found.iter().take(ADDRESSES_MAX).map(|a| SocketAddr::new(*a, target.port)).collect()),
         }
     }
 
-    /// Whether this machine may listen where `target` says: only where an address of it was named.
+    /// Checks whether listening on `target` is allowed: only on addresses in `allow_addresses`.
     fn check_bind(&self, target: &Target) -> Result<(), Refusal> {
         let name = target.host.trim_start_matches('[').trim_end_matches(']');
         let address = if name.is_empty() { Ok(Ipv4Addr::UNSPECIFIED.into()) } else { name.parse::<IpAddr>() };
@@ -325,7 +330,7 @@ impl SourcePolicy {
             Some(_) => Url::parse(uri).ok().and_then(|url| url.to_file_path().ok()),
             None => Some(PathBuf::from(uri)),
         };
-        // One answer for all that lies outside, whether it is there or not: else files could be found out.
+        // The same answer for all paths outside, so that it does not reveal which files exist.
         let outside = || {
             let advice = "files must lie below one of [sources] folders of the configuration file";
             Refusal::new("this file is not allowed here", advice)
@@ -335,15 +340,15 @@ impl SourcePolicy {
         if !self.folders.iter().any(|folder| real.starts_with(folder)) {
             return Err(outside());
         }
-        // Who opens a FIFO waits for somebody to write into it; a device may be anything.
+        // Opening a FIFO blocks until somebody writes into it, and a device may be anything.
         if real.metadata().is_ok_and(|meta| !meta.is_file()) {
             let advice = "give a file that is a recording";
-            return Err(Refusal::new("what is there is a folder, a FIFO, a socket or a device, and no file", advice));
+            return Err(Refusal::new("the path is a folder, a FIFO, a socket or a device, not a file", advice));
         }
         Ok(real)
     }
 
-    /// What to say of a file that is not there: that, when it would lie inside.
+    /// The refusal for a missing file, if its path lies below one of the folders.
     fn missing(&self, path: &Path) -> Option<Refusal> {
         let parent = path.parent()?.canonicalize().ok()?;
         let inside = self.folders.iter().any(|folder| parent.starts_with(folder));
@@ -351,25 +356,25 @@ impl SourcePolicy {
     }
 }
 
-/// Where a URI leads, and what else it says.
+/// The parsed destination of a URI.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     url: Url,
     scheme: String,
-    /// Empty: all addresses of this machine.
+    /// Host name or address; empty: all addresses of this machine.
     host: String,
     port: u16,
 }
 
 impl Target {
     pub(super) fn parse(uri: &str) -> Result<Self, Refusal> {
-        let wrong = || Refusal::new("this is no address of a stream", "check host and port of the URL");
-        // A piece of a password must not be resolved as a host.
-        let unclear = || Refusal::new("the address is not clear", userinfo::ADVICE);
+        let wrong = || Refusal::new("this is not a valid stream address", "check host and port of the URL");
+        // A part of a password must not be resolved as a host.
+        let unclear = || Refusal::new("the address is ambiguous", userinfo::ADVICE);
         let uri = userinfo::canonical(uri).ok_or_else(unclear)?;
         let (scheme, rest) = uri.split_once("://").ok_or_else(wrong)?;
         let scheme = scheme.to_ascii_lowercase();
-        // srt://:9000 and udp://@:5000 name no host by right; the parser wants one.
+        // srt://:9000 and udp://@:5000 are valid without a host, but the parser requires one.
         let (rest, is_anywhere) = match (scheme.as_str(), rest.strip_prefix('@').unwrap_or(rest)) {
             ("srt" | "udp", rest) if rest.starts_with(':') => (format!("0.0.0.0{rest}"), true),
             ("srt" | "udp", stripped) => (stripped.to_owned(), false),
@@ -392,21 +397,21 @@ impl Target {
         Ok(Self { port: port.ok_or_else(wrong)?, url, scheme, host })
     }
 
-    /// Refuses a URI that others could read differently, or that names more than one address.
-    fn says_one_thing(&self) -> Result<(), Refusal> {
+    /// Rejects a URI that another parser could read differently or that has more than one address.
+    fn reject_ambiguous(&self) -> Result<(), Refusal> {
         let advice = "write each key once, and the address before the question mark";
         let mut seen = Vec::new();
         for (key, _) in self.url.query_pairs().filter(|_| matches!(self.scheme.as_str(), "srt" | "udp")) {
             let key = key.to_ascii_lowercase();
             if key.starts_with("local") || seen.contains(&key) {
-                return Err(Refusal::new(format!("{key:?} cannot stand here in an address of this kind"), advice));
+                return Err(Refusal::new(format!("the parameter {key:?} is not allowed in this address"), advice));
             }
             seen.push(key);
         }
         Ok(())
     }
 
-    /// Whether it waits for others to send, instead of connecting.
+    /// Whether the source listens instead of connecting.
     fn binds(&self) -> bool {
         let mode = self.url.query_pairs().find(|(key, _)| key == "mode").map(|(_, mode)| mode.into_owned());
         match self.scheme.as_str() {
@@ -416,11 +421,11 @@ impl Target {
         }
     }
 
-    /// The same with the address in place of the name.
+    /// The URI with `address` in place of the name.
     #[cfg(feature = "gst")]
     fn pinned(&self, address: SocketAddr) -> Result<String, Refusal> {
         let mut url = self.url.clone();
-        let wrong = |()| Refusal::new("this is no address of a stream", "check host and port of the URL");
+        let wrong = |()| Refusal::new("this is not a valid stream address", "check host and port of the URL");
         url.set_ip_host(address.ip()).map_err(wrong)?;
         url.set_port(Some(address.port())).map_err(wrong)?;
         Ok(url.into())

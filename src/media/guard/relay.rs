@@ -1,51 +1,54 @@
-//! The passage for RTSP: one connection, on which the server's answers are looked at. A redirect would make GStreamer connect
-//! elsewhere, so it is refused. Media come over the same connection: over UDP they could be sent for from anywhere, so an
-//! answer that names another way is refused, too.
+//! The RTSP part of the proxy: relays one connection and checks the server's messages.
 //!
-//! Logins that GStreamer cannot answer are answered here (`digest`).
+//! A redirect would make GStreamer connect to another address, so it is rejected. Media must be interleaved in the same connection,
+//! because over UDP they could come from anywhere; an answer with another transport is rejected. Digest challenges that GStreamer
+//! cannot answer are answered here (`digest`).
 //!
-//! What goes on is written anew from what was understood: a message that two readers could read differently does not pass.
+//! Messages are written again from what was parsed, so that a message that two parsers could read differently does not pass.
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-use super::digest::{Dialogue, Reply};
-use super::passage::Shared;
+use super::digest::{AuthAction, RtspAuth};
+use super::proxy::ProxyState;
 use super::{Refusal, Target};
 use touchline_core::cause::Cause;
 
-/// The longest head of a message, its longest line (GStreamer cuts lines at 4,095 bytes), and the longest body: a description
-/// of a stream.
+/// The longest head of a message, bytes.
 const HEAD_MAX: u64 = 32 * 1024;
+
+/// The longest line of a head, bytes. GStreamer cuts lines at 4,095 bytes.
 const LINE_MAX: usize = 4000;
+
+/// The longest body, bytes: a description of a stream.
 const BODY_MAX: u64 = 256 * 1024;
 
-pub(super) async fn serve(client: TcpStream, shared: &Shared, target: &Target) {
+pub(super) async fn serve(client: TcpStream, shared: &ProxyState, target: &Target) {
     let server = match shared.connect(target).await {
         Ok(server) => server,
-        Err(refusal) => return shared.failed(refusal),
+        Err(refusal) => return shared.record_failure(refusal),
     };
-    shared.went_well();
+    shared.clear_failure();
     let (mut from_client, mut to_client) = client.into_split();
     let (from_server, to_server) = tokio::io::split(server);
     let mut from_server = BufReader::new(from_server);
-    // Both directions write to the server: a request that wants a login is made again.
+    // Both directions write to the server: the inward one repeats a request with the login.
     let to_server = &Mutex::new(to_server);
-    let dialogue = &Mutex::new(Dialogue::new(&target.url));
+    let auth = &Mutex::new(RtspAuth::new(&target.url));
     let outward = async {
         let mut from_client = BufReader::new(&mut from_client);
         loop {
-            // Without a login there is nothing to change.
-            if dialogue.lock().await.is_none() {
+            // Without a login, requests are copied unchanged.
+            if auth.lock().await.is_none() {
                 let mut to_server = to_server.lock().await;
                 // Fails on a connection that is gone.
                 let _ = copy(&mut from_client, &mut *to_server).await;
                 return;
             }
             let Ok(Some(message)) = read(&mut from_client, false).await else { return };
-            let message = match &mut *dialogue.lock().await {
-                Some(dialogue) => dialogue.outward(message),
+            let message = match &mut *auth.lock().await {
+                Some(auth) => auth.outward(message),
                 None => message,
             };
             if to_server.lock().await.write_all(&message).await.is_err() {
@@ -58,29 +61,29 @@ pub(super) async fn serve(client: TcpStream, shared: &Shared, target: &Target) {
             let bytes = match message(&mut from_server).await {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => return,
-                Err(refusal) => return shared.failed(refusal),
+                Err(refusal) => return shared.record_failure(refusal),
             };
-            let reply = dialogue.lock().await.as_mut().map(|dialogue| dialogue.inward(&bytes));
+            let reply = auth.lock().await.as_mut().map(|auth| auth.inward(&bytes));
             let bytes = match reply {
-                Some(Reply::Ask(request)) => {
+                Some(AuthAction::Resend(request)) => {
                     if to_server.lock().await.write_all(&request).await.is_err() {
                         return;
                     }
                     continue;
                 }
-                Some(Reply::Refused(answer)) => {
+                Some(AuthAction::Refused(answer)) => {
                     let advice = "check user and password in the URL";
-                    shared.failed(Refusal::of(Cause::NotAuthorized, "not authorized (401)", advice));
+                    shared.record_failure(Refusal::of(Cause::NotAuthorized, "not authorized (401)", advice));
                     answer
                 }
-                Some(Reply::Pass) | None => bytes,
+                Some(AuthAction::Pass) | None => bytes,
             };
             if to_client.write_all(&bytes).await.is_err() {
                 return;
             }
         }
     };
-    // Whoever ends first ends the connection: RTSP has no use for half of one.
+    // The end of either direction ends the connection: RTSP does not use half-closed connections.
     tokio::select! {
         () = outward => {}
         () = inward => {}
@@ -89,15 +92,15 @@ pub(super) async fn serve(client: TcpStream, shared: &Shared, target: &Target) {
     let _ = to_server.lock().await.shutdown().await;
 }
 
-/// The next message of the server, or piece of media; [`None`] at the end and for what is no RTSP.
+/// The next message of the server, or interleaved media; [`None`] at the end and for data that are not RTSP.
 pub(super) async fn message(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Vec<u8>>, Refusal> {
     read(from, true).await
 }
 
-/// The same of either side; the client's are not judged.
+/// Reads a message. With `is_judged`, rejects redirects and other transports.
 async fn read(from: &mut (impl AsyncBufRead + Unpin), is_judged: bool) -> Result<Option<Vec<u8>>, Refusal> {
     let mut head = from.take(HEAD_MAX);
-    // Empty lines before a message are allowed, and mean nothing.
+    // Empty lines before a message are allowed and ignored.
     let first = loop {
         match head.read_u8().await {
             Ok(b'\r' | b'\n') => {}
@@ -136,7 +139,7 @@ async fn read(from: &mut (impl AsyncBufRead + Unpin), is_judged: bool) -> Result
                     let Some(found) = value.parse::<u64>().ok().filter(|n| is_number && *n <= BODY_MAX) else {
                         return Ok(None);
                     };
-                    // Which of two counts is a matter of taste.
+                    // Parsers differ in which of two lengths they use.
                     if length.replace(found).is_some() {
                         return Ok(None);
                     }
@@ -150,7 +153,7 @@ async fn read(from: &mut (impl AsyncBufRead + Unpin), is_judged: bool) -> Result
     Ok(body(from, out, length.unwrap_or(0)).await)
 }
 
-/// The text of a line that every reader takes for one line of the same text.
+/// The text of a line that every parser reads alike; [`None`] for other lines.
 fn plain(line: &[u8]) -> Option<&str> {
     let line = line.strip_suffix(b"\n")?;
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -165,7 +168,7 @@ async fn body(from: &mut (impl AsyncBufRead + Unpin), mut bytes: Vec<u8>, length
     (has as u64 == length).then_some(bytes)
 }
 
-/// Refuses the first line of a message that sends the client elsewhere. Whether it is one of RTSP.
+/// Rejects the first line of a redirect. Returns whether the line is RTSP.
 fn judge(line: &str) -> Result<bool, Refusal> {
     let mut words = line.split_ascii_whitespace();
     let (first, second, third) = (words.next().unwrap_or_default(), words.next(), words.next());
@@ -173,13 +176,13 @@ fn judge(line: &str) -> Result<bool, Refusal> {
     let code = second.filter(|code| is_rtsp(first) && code.len() == 3 && code.bytes().all(|b| b.is_ascii_digit()));
     let is_request = third.is_some_and(is_rtsp) && first.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
     if code.is_some_and(|code| code.starts_with('3')) || first.eq_ignore_ascii_case("REDIRECT") {
-        let advice = "give the address that it leads to, if you trust it";
+        let advice = "give the address of the redirect, if you trust it";
         return Err(Refusal::new("the server redirects elsewhere, which is not followed here", advice));
     }
     Ok(code.is_some() || is_request)
 }
 
-/// Refuses media that come another way: by multicast, or by UDP, which the client would answer to wherever it is told.
+/// Rejects transports other than TCP interleaved. For UDP and multicast the client would use any address it is given.
 fn over_this_connection(transport: &str) -> Result<(), Refusal> {
     let mut words = transport.split([';', ',']).map(|word| word.trim().to_ascii_lowercase());
     let is_tcp = words.next().is_some_and(|first| first.starts_with("rtp/") && first.ends_with("/tcp"));
@@ -191,8 +194,8 @@ fn over_this_connection(transport: &str) -> Result<(), Refusal> {
     if is_tcp && is_interleaved && !is_other {
         return Ok(());
     }
-    let advice = "have the server send them over the connection that asks for them (TCP)";
-    Err(Refusal::new("the server sends media another way than it was asked to", advice))
+    let advice = "configure the server to send media over the RTSP connection (TCP interleaved)";
+    Err(Refusal::new("the server sends media over another transport than requested", advice))
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ fn no_piece_of_a_password_is_resolved() {
             let uri = format!("rtsp://ann:{password}@{host}/live");
             let said = policy.check(&uri);
             assert!(said.as_ref().err().is_none_or(|e| e.advice.contains("%40")), "{uri}: {said:?}");
-            let _ = policy.place(&uri);
+            let _ = policy.pinned_uri(&uri);
         }
     }
     let asked = asked.0.lock().unwrap();

@@ -1,4 +1,4 @@
-//! The passage for a recording on a web server: asks for it, or for a range of it, and passes the answer on.
+//! The HTTP part of the proxy: requests a recording, or a range of it, and passes the response on.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use url::Url;
 
-use super::passage::Shared;
+use super::proxy::ProxyState;
 use touchline_core::cause::Cause;
 
-/// How long it may take until the head of an answer is there.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Time limit for the head of a response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What of a source's answer is passed on.
+/// The headers of the source's response that are passed on.
 const PASSED_ON: [header::HeaderName; 6] = [
     header::CONTENT_TYPE,
     header::CONTENT_LENGTH,
@@ -30,29 +30,29 @@ const PASSED_ON: [header::HeaderName; 6] = [
     header::WWW_AUTHENTICATE,
 ];
 
-type Answer = Response<BoxBody<Bytes, hyper::Error>>;
+type ProxyResponse = Response<BoxBody<Bytes, hyper::Error>>;
 
-pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, url: Url) {
+pub(super) async fn serve(stream: TcpStream, shared: Arc<ProxyState>, url: Url) {
     let service = service_fn(move |request| {
         let (shared, url) = (shared.clone(), url.clone());
         async move { Ok::<_, Infallible>(answer(&shared, &url, request).await) }
     });
-    // A client that goes away in the middle of an answer is its own business.
+    // Fails if the client closes the connection in the middle of a response, which needs no action.
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(shared: &Shared, url: &Url, request: Request<Incoming>) -> Answer {
+async fn answer(shared: &ProxyState, url: &Url, request: Request<Incoming>) -> ProxyResponse {
     if request.uri().path() != shared.path {
         return status(StatusCode::NOT_FOUND);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return status(StatusCode::METHOD_NOT_ALLOWED);
     }
-    // Ranges are of what is on the server: it must not be compressed on the way.
+    // A range, so that the response is not compressed: offsets refer to the file on the server.
     let range = request.headers().get(header::RANGE).and_then(|range| range.to_str().ok()).unwrap_or("bytes=0-");
-    match shared.web.ask(url, request.method(), Some(range), PATIENCE).await {
+    match shared.web.request(url, request.method(), Some(range), RESPONSE_TIMEOUT).await {
         Ok(found) => {
-            shared.went_well();
+            shared.clear_failure();
             let mut out = status(found.status);
             for name in PASSED_ON {
                 if let Some(value) = found.headers.get(&name) {
@@ -69,13 +69,13 @@ async fn answer(shared: &Shared, url: &Url, request: Request<Incoming>) -> Answe
                 Cause::Refused => StatusCode::FORBIDDEN,
                 _ => StatusCode::BAD_GATEWAY,
             };
-            shared.failed(refusal);
+            shared.record_failure(refusal);
             status(code)
         }
     }
 }
 
-fn status(code: StatusCode) -> Answer {
+fn status(code: StatusCode) -> ProxyResponse {
     let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed());
     *answer.status_mut() = code;
     answer

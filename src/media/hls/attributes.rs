@@ -111,7 +111,7 @@ impl Variables {
         let (name, value) = if let Some(name) = tag.get("NAME") {
             (name, tag.get("VALUE").ok_or("EXT-X-DEFINE has a NAME and no VALUE")?.to_owned())
         } else if let Some(name) = tag.get("IMPORT") {
-            (name, imported.0.get(name).ok_or_else(|| format!("the variable {name} is not there to import"))?.clone())
+            (name, imported.0.get(name).ok_or_else(|| format!("the variable {name} to import is not defined"))?.clone())
         } else if let Some(name) = tag.get("QUERYPARAM") {
             let pairs = query.unwrap_or_default();
             let value = url::form_urlencoded::parse(pairs.as_bytes()).find(|(key, _)| key == name);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::playlist::AdBreak;
+use super::playlist::AdBreakEdge;
 use touchline_core::incident::Incident;
 use touchline_core::time::NANOS_PER_SECOND;
 
@@ -26,16 +26,16 @@ const BREAK_MAX_NS: u64 = 300 * NANOS_PER_SECOND;
 
 /// An announcement of an advertisement break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ad {
-    pub what: What,
+pub(crate) struct AdAnnouncement {
+    pub action: AdAction,
     /// [`None`]: it ends any break. Of announcements without segmentation types: playlist tags and `splice_insert`.
-    pub rank: Option<Rank>,
+    pub scope: Option<AdScope>,
     /// What corrections, repetitions and cancellations refer to.
-    pub event: Option<Event>,
+    pub event: Option<AdEventId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum AdAction {
     Out {
         returns_after_ns: Option<u64>,
     },
@@ -46,76 +46,77 @@ pub(crate) enum What {
 
 /// What begins or ends; the end of a part does not end the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Rank {
+pub(crate) enum AdScope {
     Advert,
     Opportunity,
     Break,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum AdEventId {
     Insert(u32),
     Segmentation(u32),
 }
 
-impl From<AdBreak> for Ad {
-    fn from(side: AdBreak) -> Self {
-        let what = match side {
-            AdBreak::Out => What::Out { returns_after_ns: None },
-            AdBreak::In => What::In,
+impl From<AdBreakEdge> for AdAnnouncement {
+    fn from(side: AdBreakEdge) -> Self {
+        let action = match side {
+            AdBreakEdge::Out => AdAction::Out { returns_after_ns: None },
+            AdBreakEdge::In => AdAction::In,
         };
-        Self { what, rank: None, event: None }
+        Self { action, scope: None, event: None }
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Pending {
+struct PendingAd {
     at_ns: u64,
     is_out: bool,
-    rank: Option<Rank>,
-    event: Option<Event>,
+    scope: Option<AdScope>,
+    event: Option<AdEventId>,
     /// An end that follows from the length of the break that begins here, ns.
     planned_from_ns: Option<u64>,
 }
 
 /// Whether an advertisement break is on.
 #[derive(Clone, Copy, Debug, Default)]
-enum State {
+enum BreakState {
     /// Nothing was announced yet: a stream may be joined in the middle of a break.
     #[default]
     Unknown,
     Programme,
     Break {
         since_ns: u64,
-        rank: Option<Rank>,
+        scope: Option<AdScope>,
     },
 }
 
 /// The breaks of one stream. Places are those of its line, ns.
 #[derive(Debug, Default)]
-pub(crate) struct Breaks {
+pub(crate) struct AdBreaks {
     /// In the order of their places.
-    pending: VecDeque<Pending>,
-    known: VecDeque<(Event, bool, u64)>,
-    state: State,
+    pending: VecDeque<PendingAd>,
+    known: VecDeque<(AdEventId, bool, u64)>,
+    state: BreakState,
 }
 
-impl Breaks {
-    /// Takes in what is announced for the place `at_ns`.
-    pub fn announce(&mut self, at_ns: u64, ad: Ad) {
-        let Ad { what, rank, event } = ad;
-        let (is_out, returns_after_ns) = match what {
-            What::Out { returns_after_ns } => (true, returns_after_ns),
-            What::In => (false, None),
-            What::Cancelled => {
+impl AdBreaks {
+    /// Takes an announcement for the position `at_ns`.
+    pub fn announce(&mut self, at_ns: u64, ad: AdAnnouncement) {
+        let AdAnnouncement { action, scope, event } = ad;
+        let (is_out, returns_after_ns) = match action {
+            AdAction::Out { returns_after_ns } => (true, returns_after_ns),
+            AdAction::In => (false, None),
+            AdAction::Cancelled => {
                 // The same event may be announced again.
                 self.known.retain(|known| Some(known.0) != event);
                 return self.pending.retain(|pending| pending.event != event);
             }
         };
         if let Some(event) = event {
-            let is_same =
-                |known: &(Event, bool, u64)| (known.0, known.1) == (event, is_out) && known.2.abs_diff(at_ns) < SAME_NS;
+            let is_same = |known: &(AdEventId, bool, u64)| {
+                (known.0, known.1) == (event, is_out) && known.2.abs_diff(at_ns) < SAME_NS
+            };
             if self.known.iter().any(is_same) {
                 return;
             }
@@ -126,14 +127,14 @@ impl Breaks {
             // Announced before for another place, or planned.
             self.pending.retain(|pending| pending.event != Some(event) || (pending.is_out && !is_out));
         }
-        self.insert(Pending { at_ns, is_out, rank, event, planned_from_ns: None });
+        self.insert(PendingAd { at_ns, is_out, scope, event, planned_from_ns: None });
         if let Some(ns) = returns_after_ns {
             let planned_from_ns = Some(at_ns);
-            self.insert(Pending { at_ns: at_ns.saturating_add(ns), is_out: false, rank, event, planned_from_ns });
+            self.insert(PendingAd { at_ns: at_ns.saturating_add(ns), is_out: false, scope, event, planned_from_ns });
         }
     }
 
-    fn insert(&mut self, new: Pending) {
+    fn insert(&mut self, new: PendingAd) {
         if self.pending.len() < PENDING_MAX {
             // At one place the end of one stands before the beginning of the next.
             let index = self.pending.partition_point(|p| (p.at_ns, p.is_out) <= (new.at_ns, new.is_out));
@@ -153,37 +154,37 @@ impl Breaks {
         None
     }
 
-    fn begins(&mut self, due: &Pending) -> Option<Incident> {
+    fn begins(&mut self, due: &PendingAd) -> Option<Incident> {
         match &mut self.state {
-            State::Break { since_ns, rank } if due.at_ns.saturating_sub(*since_ns) < BREAK_MAX_NS => {
+            BreakState::Break { since_ns, scope } if due.at_ns.saturating_sub(*since_ns) < BREAK_MAX_NS => {
                 if due.at_ns.abs_diff(*since_ns) < SAME_NS {
-                    *rank = (*rank).max(due.rank);
+                    *scope = (*scope).max(due.scope);
                 }
                 None
             }
             _ => {
-                self.state = State::Break { since_ns: due.at_ns, rank: due.rank };
+                self.state = BreakState::Break { since_ns: due.at_ns, scope: due.scope };
                 Some(Incident::AdBreakBegan)
             }
         }
     }
 
-    fn ends(&mut self, due: &Pending) -> Option<Incident> {
-        let goes_on = |next: &&Pending| next.is_out && next.at_ns.saturating_sub(due.at_ns) < BETWEEN_NS;
+    fn ends(&mut self, due: &PendingAd) -> Option<Incident> {
+        let goes_on = |next: &&PendingAd| next.is_out && next.at_ns.saturating_sub(due.at_ns) < BETWEEN_NS;
         match self.state {
-            State::Programme => return None,
-            State::Unknown if due.planned_from_ns.is_some() => return None,
-            State::Unknown => {}
-            State::Break { since_ns, rank } => {
+            BreakState::Programme => return None,
+            BreakState::Unknown if due.planned_from_ns.is_some() => return None,
+            BreakState::Unknown => {}
+            BreakState::Break { since_ns, scope } => {
                 let is_stale = due.planned_from_ns.is_some_and(|from| since_ns > from.saturating_add(SAME_NS));
-                let is_part = due.rank.zip(rank).is_some_and(|(due, rank)| due < rank);
-                let is_followed = due.rank == Some(Rank::Advert) && self.pending.iter().any(|p| goes_on(&p));
+                let is_part = due.scope.zip(scope).is_some_and(|(due, scope)| due < scope);
+                let is_followed = due.scope == Some(AdScope::Advert) && self.pending.iter().any(|p| goes_on(&p));
                 if is_stale || is_part || is_followed {
                     return None;
                 }
             }
         }
-        self.state = State::Programme;
+        self.state = BreakState::Programme;
         Some(Incident::AdBreakEnded)
     }
 }
@@ -193,28 +194,28 @@ mod tests {
     use super::*;
 
     const S: u64 = NANOS_PER_SECOND;
-    const OUT: What = What::Out { returns_after_ns: None };
+    const OUT: AdAction = AdAction::Out { returns_after_ns: None };
 
-    fn ad(what: What, rank: Option<Rank>, event: Option<Event>) -> Ad {
-        Ad { what, rank, event }
+    fn ad(action: AdAction, scope: Option<AdScope>, event: Option<AdEventId>) -> AdAnnouncement {
+        AdAnnouncement { action, scope, event }
     }
 
-    fn insert(id: u32, what: What) -> Ad {
-        ad(what, None, Some(Event::Insert(id)))
+    fn insert(id: u32, action: AdAction) -> AdAnnouncement {
+        ad(action, None, Some(AdEventId::Insert(id)))
     }
 
-    fn segment(id: u32, rank: Rank, what: What) -> Ad {
-        ad(what, Some(rank), Some(Event::Segmentation(id)))
+    fn segment(id: u32, scope: AdScope, action: AdAction) -> AdAnnouncement {
+        ad(action, Some(scope), Some(AdEventId::Segmentation(id)))
     }
 
     /// What happens, by seconds, when all is announced beforehand.
-    fn happens(announced: &[(u64, Ad)]) -> Vec<(u64, &'static str)> {
-        let mut breaks = Breaks::default();
+    fn happens(announced: &[(u64, AdAnnouncement)]) -> Vec<(u64, &'static str)> {
+        let mut breaks = AdBreaks::default();
         announced.iter().for_each(|(at_s, ad)| breaks.announce(at_s * S, *ad));
         walk(&mut breaks, 0..1_000)
     }
 
-    fn walk(breaks: &mut Breaks, seconds: std::ops::Range<u64>) -> Vec<(u64, &'static str)> {
+    fn walk(breaks: &mut AdBreaks, seconds: std::ops::Range<u64>) -> Vec<(u64, &'static str)> {
         let mut all = Vec::new();
         for at_s in seconds {
             while let Some(incident) = breaks.next(at_s * S) {
@@ -230,69 +231,70 @@ mod tests {
     #[test]
     fn a_break_that_tags_and_media_announce_is_one() {
         let said = happens(&[
-            (10, AdBreak::Out.into()),
-            (11, insert(1, What::Out { returns_after_ns: Some(29 * S) })),
-            (10, segment(2, Rank::Opportunity, OUT)),
-            (41, AdBreak::In.into()),
-            (40, segment(2, Rank::Opportunity, What::In)),
-            (40, insert(1, What::In)),
+            (10, AdBreakEdge::Out.into()),
+            (11, insert(1, AdAction::Out { returns_after_ns: Some(29 * S) })),
+            (10, segment(2, AdScope::Opportunity, OUT)),
+            (41, AdBreakEdge::In.into()),
+            (40, segment(2, AdScope::Opportunity, AdAction::In)),
+            (40, insert(1, AdAction::In)),
         ]);
         assert_eq!(said, [(10, BEGAN), (40, ENDED)]);
     }
 
     #[test]
     fn a_break_that_returns_by_itself_ends_then_or_earlier() {
-        let planned = What::Out { returns_after_ns: Some(30 * S) };
+        let planned = AdAction::Out { returns_after_ns: Some(30 * S) };
         assert_eq!(happens(&[(10, insert(1, planned))]), [(10, BEGAN), (40, ENDED)]);
-        let said = happens(&[(10, insert(1, planned)), (25, insert(1, What::In))]);
+        let said = happens(&[(10, insert(1, planned)), (25, insert(1, AdAction::In))]);
         assert_eq!(said, [(10, BEGAN), (25, ENDED)]);
         // The planned end of one break does not end the next.
-        let said = happens(&[(10, insert(1, planned)), (20, insert(2, What::In)), (35, insert(3, planned))]);
+        let said = happens(&[(10, insert(1, planned)), (20, insert(2, AdAction::In)), (35, insert(3, planned))]);
         assert_eq!(said, [(10, BEGAN), (20, ENDED), (35, BEGAN), (65, ENDED)]);
     }
 
     #[test]
     fn parts_of_a_break_neither_begin_nor_end_it() {
-        let mut all = vec![(10, segment(1, Rank::Break, OUT)), (40, segment(1, Rank::Break, What::In))];
+        let mut all = vec![(10, segment(1, AdScope::Break, OUT)), (40, segment(1, AdScope::Break, AdAction::In))];
         for n in 0..3 {
-            all.push((10 + 10 * n, segment(10 + n as u32, Rank::Advert, OUT)));
-            all.push((20 + 10 * n, segment(10 + n as u32, Rank::Advert, What::In)));
+            all.push((10 + 10 * n, segment(10 + n as u32, AdScope::Advert, OUT)));
+            all.push((20 + 10 * n, segment(10 + n as u32, AdScope::Advert, AdAction::In)));
         }
         assert_eq!(happens(&all), [(10, BEGAN), (40, ENDED)]);
         // Advertisements alone, back to back.
-        let adverts: Vec<_> = all.into_iter().filter(|(_, ad)| ad.rank == Some(Rank::Advert)).collect();
+        let adverts: Vec<_> = all.into_iter().filter(|(_, ad)| ad.scope == Some(AdScope::Advert)).collect();
         assert_eq!(happens(&adverts), [(10, BEGAN), (40, ENDED)]);
     }
 
     #[test]
     fn repetitions_corrections_and_cancellations_are_heeded() {
-        let mut breaks = Breaks::default();
+        let mut breaks = AdBreaks::default();
         breaks.announce(10 * S, insert(1, OUT));
         breaks.announce(14 * S, insert(1, OUT));
         breaks.announce(50 * S, insert(2, OUT));
-        breaks.announce(50 * S, insert(2, What::Cancelled));
+        breaks.announce(50 * S, insert(2, AdAction::Cancelled));
         assert_eq!(walk(&mut breaks, 0..20), [(14, BEGAN)]);
-        breaks.announce(20 * S, insert(1, What::In));
+        breaks.announce(20 * S, insert(1, AdAction::In));
         assert_eq!(walk(&mut breaks, 20..25), [(20, ENDED)]);
         // Repeated after it is over.
         breaks.announce(14 * S, insert(1, OUT));
-        breaks.announce(20 * S, insert(1, What::In));
+        breaks.announce(20 * S, insert(1, AdAction::In));
         assert!(walk(&mut breaks, 25..100).is_empty());
     }
 
     #[test]
     fn a_stream_joined_in_a_break_says_its_end_and_a_break_without_end_gives_way() {
-        let said = happens(&[(5, AdBreak::In.into()), (6, AdBreak::In.into())]);
+        let said = happens(&[(5, AdBreakEdge::In.into()), (6, AdBreakEdge::In.into())]);
         assert_eq!(said, [(5, ENDED)]);
-        let said = happens(&[(10, AdBreak::Out.into()), (20, AdBreak::Out.into()), (400, AdBreak::Out.into())]);
+        let said =
+            happens(&[(10, AdBreakEdge::Out.into()), (20, AdBreakEdge::Out.into()), (400, AdBreakEdge::Out.into())]);
         assert_eq!(said, [(10, BEGAN), (400, BEGAN)]);
     }
 
     #[test]
     fn announcements_are_bounded() {
-        let mut breaks = Breaks::default();
+        let mut breaks = AdBreaks::default();
         for n in 0..10_000 {
-            breaks.announce(u64::MAX - u64::from(n), insert(n, What::Out { returns_after_ns: Some(u64::MAX) }));
+            breaks.announce(u64::MAX - u64::from(n), insert(n, AdAction::Out { returns_after_ns: Some(u64::MAX) }));
         }
         assert!(breaks.pending.len() <= PENDING_MAX && breaks.known.len() <= KNOWN_MAX);
     }

@@ -56,7 +56,7 @@ pub(super) const WRAP_NS: u64 = (1 << 33) * 100_000 / 9;
 
 /// The properties of a segment.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Opened {
+pub(super) struct SegmentInfo {
     pub container: Container,
     pub starts: Starts,
     /// The latest time of a picture, or of sound where there are none, ns; of MPEG-TS alone.
@@ -71,7 +71,7 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// The name of the content when it is not media.
-pub(super) fn look(bytes: &[u8], map: Option<&Tracks>) -> Result<Opened, &'static str> {
+pub(super) fn inspect(bytes: &[u8], map: Option<&Tracks>) -> Result<SegmentInfo, &'static str> {
     let (skip, stamped_ns, mut cues) = tags(bytes);
     let media = &bytes[skip.min(bytes.len())..];
     let seen = &media[..media.len().min(LOOK_MAX)];
@@ -82,7 +82,7 @@ pub(super) fn look(bytes: &[u8], map: Option<&Tracks>) -> Result<Opened, &'stati
     let (mut starts, mut last_ns) = ([None, stamped_ns], None);
     match container {
         Container::MpegTs => {
-            let seen = ts::look(media);
+            let seen = ts::inspect(media);
             (starts, last_ns) = (seen.starts, seen.last_ns);
             cues.extend(seen.cues);
         }
@@ -94,7 +94,7 @@ pub(super) fn look(bytes: &[u8], map: Option<&Tracks>) -> Result<Opened, &'stati
         }
         _ => {}
     }
-    Ok(Opened { container, starts, last_ns, skip, cues })
+    Ok(SegmentInfo { container, starts, last_ns, skip, cues })
 }
 
 fn kind(bytes: &[u8]) -> Option<Container> {
@@ -126,9 +126,9 @@ fn what(bytes: &[u8]) -> &'static str {
     } else if text.starts_with("webvtt") {
         "it is subtitles"
     } else if bytes.iter().all(|b| *b == 0) {
-        "it is nothing but zeros"
+        "it contains only zeros"
     } else {
-        "it is no MPEG-TS, no fragmented MP4 and no packed sound"
+        "it is neither MPEG-TS nor fragmented MP4 nor packed audio"
     }
 }
 
@@ -189,10 +189,10 @@ mod tests {
         tagged.extend(900_000u64.to_be_bytes());
         tagged.resize(83, 0);
         tagged.extend([0xff, 0xf1, 0x50, 0x80, 0, 0, 0]);
-        let opened = look(&tagged, None).unwrap();
+        let opened = inspect(&tagged, None).unwrap();
         assert_eq!(
             opened,
-            Opened {
+            SegmentInfo {
                 container: Container::Aac,
                 starts: [None, Some(10 * NANOS_PER_SECOND)],
                 last_ns: None,
@@ -205,7 +205,7 @@ mod tests {
             (&[0x0b, 0x77, 0, 0, 0, 0x40], Container::Ac3),
             (&[0x0b, 0x77, 0, 0, 0, 0x80], Container::Eac3),
         ] {
-            assert_eq!(look(bytes, None).unwrap().container, kind);
+            assert_eq!(inspect(bytes, None).unwrap().container, kind);
         }
         for (bytes, why) in [
             (&b"<html>"[..], "a web page"),
@@ -213,9 +213,9 @@ mod tests {
             (b"WEBVTT\n\n", "subtitles"),
             (b"", "empty"),
             (&[0; 400], "zeros"),
-            (b"nothing that is known", "no MPEG-TS"),
+            (b"nothing that is known", "neither MPEG-TS"),
         ] {
-            let said = look(bytes, None).unwrap_err();
+            let said = inspect(bytes, None).unwrap_err();
             assert!(said.contains(why), "{said}");
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use url::Url;
 
 use super::attributes::ByteRange;
-use super::follow::Piece;
-use super::playlist::{Key, Map, Protection};
+use super::cursor::Piece;
+use super::playlist::{InitSection, Protection, SegmentKey};
 use super::{container, crypt, mp4};
 use crate::guard::Refusal;
 use touchline_core::cause::Cause;
@@ -19,40 +19,44 @@ const KEYS_MAX: usize = 8;
 /// Fetches playlists and media.
 pub(super) trait Origin: Send + Sync {
     /// The text at `url` and where redirects led.
-    fn playlist(&self, url: &Url, patience: Duration) -> impl Future<Output = Result<(Url, String), Refusal>> + Send;
+    fn playlist(
+        &self,
+        url: &Url,
+        response_timeout: Duration,
+    ) -> impl Future<Output = Result<(Url, String), Refusal>> + Send;
 
     /// The bytes at `url`, or a range of them.
     fn media(
         &self,
         url: &Url,
         range: Option<ByteRange>,
-        patience: Duration,
+        response_timeout: Duration,
     ) -> impl Future<Output = Result<Vec<u8>, Refusal>> + Send;
 }
 
 /// An initialisation (`EXT-X-MAP`) that was fetched.
 #[derive(Clone)]
-pub(super) struct Init {
-    pub map: Arc<Map>,
+pub(super) struct LoadedInit {
+    pub map: Arc<InitSection>,
     pub bytes: Vec<u8>,
     tracks: Option<mp4::Tracks>,
 }
 
 /// A piece that was fetched, decrypted and looked at.
-pub(super) struct Fetched {
+pub(super) struct FetchedPiece {
     pub bytes: Vec<u8>,
-    pub init: Option<Init>,
-    pub opened: container::Opened,
+    pub init: Option<LoadedInit>,
+    pub info: container::SegmentInfo,
 }
 
-/// Fetches the pieces of one lane.
-pub(super) struct Fetching<O> {
+/// Fetches the pieces of one player.
+pub(super) struct PieceFetcher<O> {
     pub origin: Arc<O>,
     keys: VecDeque<(Url, [u8; 16])>,
-    map: Option<Init>,
+    map: Option<LoadedInit>,
 }
 
-impl<O: Origin> Fetching<O> {
+impl<O: Origin> PieceFetcher<O> {
     pub fn new(origin: Arc<O>) -> Self {
         Self { origin, keys: VecDeque::new(), map: None }
     }
@@ -63,35 +67,39 @@ impl<O: Origin> Fetching<O> {
     }
 
     /// The bytes of `piece`, decrypted and looked at. One try.
-    pub async fn once(&mut self, piece: &Piece, patience: Duration) -> Result<Fetched, Refusal> {
+    pub async fn once(&mut self, piece: &Piece, response_timeout: Duration) -> Result<FetchedPiece, Refusal> {
         let map = match &piece.map {
-            Some(map) => Some(self.initialisation(map, patience).await?),
+            Some(map) => Some(self.initialisation(map, response_timeout).await?),
             None => None,
         };
-        let bytes = self.origin.media(&piece.url, piece.range, patience).await?;
+        let bytes = self.origin.media(&piece.url, piece.range, response_timeout).await?;
         if bytes.is_empty() {
             return Err(Refusal::of(Cause::NoAnswer, "a segment is empty", "check what the packager writes"));
         }
         let bytes = match &piece.key {
             Some(Protection::Key(key)) => {
                 let iv = key.iv.unwrap_or_else(|| piece.sequence.to_be_bytes());
-                self.decrypt(key, iv, bytes, patience).await?
+                self.decrypt(key, iv, bytes, response_timeout).await?
             }
             _ => bytes,
         };
         let tracks = map.as_ref().and_then(|init| init.tracks.as_ref());
-        let opened = container::look(&bytes, tracks).map_err(|why| {
-            let cause = format!("a segment is no media: {why}");
+        let info = container::inspect(&bytes, tracks).map_err(|why| {
+            let cause = format!("a segment is not media: {why}");
             Refusal::of(Cause::NotMedia, cause, "check what the packager writes")
         })?;
-        Ok(Fetched { bytes, init: map, opened })
+        Ok(FetchedPiece { bytes, init: map, info })
     }
 
-    async fn initialisation(&mut self, map: &Arc<Map>, patience: Duration) -> Result<Init, Refusal> {
+    async fn initialisation(
+        &mut self,
+        map: &Arc<InitSection>,
+        response_timeout: Duration,
+    ) -> Result<LoadedInit, Refusal> {
         if let Some(known) = self.map.as_ref().filter(|known| known.map == *map) {
             return Ok(known.clone());
         }
-        let bytes = self.origin.media(&map.url, map.range, patience).await.map_err(|refusal| Refusal {
+        let bytes = self.origin.media(&map.url, map.range, response_timeout).await.map_err(|refusal| Refusal {
             cause: format!("the initialisation of the media (EXT-X-MAP): {}", refusal.cause),
             ..refusal
         })?;
@@ -99,32 +107,36 @@ impl<O: Origin> Fetching<O> {
             Some(Protection::Key(key)) => {
                 let no_iv =
                     || Refusal::of(Cause::Damaged, "damaged playlist: EXT-X-MAP is encrypted without an IV", "");
-                self.decrypt(key, key.iv.ok_or_else(no_iv)?, bytes, patience).await?
+                self.decrypt(key, key.iv.ok_or_else(no_iv)?, bytes, response_timeout).await?
             }
             _ => bytes,
         };
         let tracks = mp4::tracks(&bytes);
-        let found = Init { map: map.clone(), bytes, tracks };
+        let found = LoadedInit { map: map.clone(), bytes, tracks };
         self.map = Some(found.clone());
         Ok(found)
     }
 
     async fn decrypt(
         &mut self,
-        key: &Key,
+        key: &SegmentKey,
         iv: [u8; 16],
         bytes: Vec<u8>,
-        patience: Duration,
+        response_timeout: Duration,
     ) -> Result<Vec<u8>, Refusal> {
-        let advice = "give a source whose keys can be had";
+        let advice = "give a source whose keys are accessible";
         let known = self.keys.iter().find(|(url, _)| *url == key.url).map(|(_, secret)| *secret);
         let secret = match known {
             Some(secret) => secret,
             None => {
-                let loaded = self.origin.media(&key.url, None, patience).await.map_err(|refusal| {
+                let loaded = self.origin.media(&key.url, None, response_timeout).await.map_err(|refusal| {
                     let is_refused = matches!(refusal.kind, Cause::Forbidden | Cause::NotAuthorized | Cause::NotFound);
                     let kind = if is_refused { Cause::Encrypted } else { refusal.kind };
-                    Refusal::of(kind, format!("the media are encrypted, and their key: {}", refusal.cause), advice)
+                    Refusal::of(
+                        kind,
+                        format!("the media are encrypted, and their key cannot be fetched: {}", refusal.cause),
+                        advice,
+                    )
                 })?;
                 let length = loaded.len();
                 let secret = <[u8; 16]>::try_from(loaded).map_err(|_| {

@@ -1,4 +1,4 @@
-//! The relay's view of one lane: its messages, its decoded media, and which tracks are still awaited.
+//! The relay's view of one player: its messages, its decoded media, and which tracks are still awaited.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, TryRecvError};
 use tokio::sync::Notify;
 
-use super::breaks::Breaks;
-use super::lane::{LaneEnd, Note};
+use super::breaks::AdBreaks;
+use super::player::{PlayerEnd, PlayerNote};
 use crate::Source;
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, End, MediaItem, Tracks};
@@ -20,31 +20,31 @@ const DATE_UNCERTAINTY_NS: u64 = 100_000_000;
 /// Demuxers in a row that produced nothing, after which the stream has failed.
 const USELESS_MAX: u32 = 3;
 
-/// What a lane sends.
-pub(super) enum Message {
-    Decoding(Decoding),
-    Note(Note),
+/// What a player sends.
+pub(super) enum PlayerMessage {
+    Decoding(RunningDecoder),
+    Note(PlayerNote),
     /// The source is endless: media are sent in the order of their arrival, unpaced.
     Arrival,
-    End(LaneEnd),
+    End(PlayerEnd),
 }
 
 /// A demuxer with its decoders.
-pub(super) struct Decoding {
+pub(super) struct RunningDecoder {
     /// Runs while this is held.
     pub _source: Box<dyn Source>,
     pub from: Receiver<MediaItem>,
-    pub intake: Arc<Intake>,
+    pub intake: Arc<DemuxerIntake>,
 }
 
 /// Shared by a demuxer, its feeder, and the relay that takes its media.
 #[derive(Debug, Default)]
-pub(crate) struct Intake {
+pub(crate) struct DemuxerIntake {
     is_closed: AtomicBool,
     changed: Notify,
 }
 
-impl Intake {
+impl DemuxerIntake {
     /// The demuxer came to its end or failed: it takes no more bytes.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
@@ -66,7 +66,7 @@ impl Intake {
     }
 }
 
-/// A note that separates the media of a lane.
+/// A note that separates the media of a player.
 #[derive(Clone, Copy)]
 pub(super) enum Marker {
     Break(Discontinuity),
@@ -81,27 +81,27 @@ const HELD_MAX: usize = 2048;
 /// As [`HELD_MAX`], for pictures that were converted: each is half a megabyte.
 const PICTURES_MAX: usize = 128;
 
-/// One lane, as the relay sees it.
-pub(super) struct Input {
-    pub messages: Receiver<Message>,
-    queue: VecDeque<Message>,
+/// One player, as the relay sees it.
+pub(super) struct RelayInput {
+    pub messages: Receiver<PlayerMessage>,
+    queue: VecDeque<PlayerMessage>,
     pub marks: VecDeque<(u64, MediaItem)>,
-    pub current: Option<Decoding>,
+    pub current: Option<RunningDecoder>,
     /// Tracks that the current demuxer has and that have not ended; [`None`] until it is known.
     awaited: Option<[bool; 2]>,
     /// Pictures and sound that were decoded, each in order: demuxers bring them in step only roughly.
     pub held: [VecDeque<(u64, MediaItem)>; 2],
     pub marker: Option<(u64, Marker)>,
     pub tracks: Option<Tracks>,
-    pub end: Option<LaneEnd>,
+    pub end: Option<PlayerEnd>,
     pub is_arrival: bool,
     pub has_data: bool,
     useless: u32,
     pub failure: Option<End>,
 }
 
-impl Input {
-    pub fn new(messages: Receiver<Message>) -> Self {
+impl RelayInput {
+    pub fn new(messages: Receiver<PlayerMessage>) -> Self {
         Self {
             messages,
             queue: VecDeque::new(),
@@ -120,15 +120,15 @@ impl Input {
     }
 
     /// Takes in all messages, so that notes about media that are still being decoded are known in time.
-    pub fn drain(&mut self, breaks: &mut Breaks) {
+    pub fn drain(&mut self, breaks: &mut AdBreaks) {
         loop {
             match self.messages.try_recv() {
-                Ok(Message::Note(note)) => self.note(note, breaks),
+                Ok(PlayerMessage::Note(note)) => self.note(note, breaks),
                 Ok(other) => self.queue.push_back(other),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
-                    if !self.queue.iter().any(|m| matches!(m, Message::End(_))) && self.end.is_none() {
-                        self.queue.push_back(Message::End(LaneEnd::Over));
+                    if !self.queue.iter().any(|m| matches!(m, PlayerMessage::End(_))) && self.end.is_none() {
+                        self.queue.push_back(PlayerMessage::End(PlayerEnd::Over));
                     }
                     return;
                 }
@@ -136,18 +136,18 @@ impl Input {
         }
     }
 
-    fn note(&mut self, note: Note, breaks: &mut Breaks) {
+    fn note(&mut self, note: PlayerNote, breaks: &mut AdBreaks) {
         let incident = |at_ns, incident| (at_ns, MediaItem::Incident(incident));
         match note {
-            Note::Date { at_ns, unix_ns } => {
+            PlayerNote::Date { at_ns, unix_ns } => {
                 let (source, uncertainty_ns) = (WallSource::HlsProgramDateTime, DATE_UNCERTAINTY_NS);
                 let wall = WallTime { unix_ns, source, uncertainty_ns };
                 self.marks.push_back((at_ns, MediaItem::Wall { pts: Pts(at_ns), wall }));
             }
-            Note::Ad { at_ns, ad } => breaks.announce(at_ns, ad),
-            Note::Lost { at_ns, cause } => self.marks.push_back(incident(at_ns, Incident::SegmentLost(cause))),
-            Note::Incident(happened) => self.marks.push_back(incident(0, happened)),
-            in_order => self.queue.push_back(Message::Note(in_order)),
+            PlayerNote::Ad { at_ns, ad } => breaks.announce(at_ns, ad),
+            PlayerNote::Lost { at_ns, cause } => self.marks.push_back(incident(at_ns, Incident::SegmentLost(cause))),
+            PlayerNote::Incident(happened) => self.marks.push_back(incident(0, happened)),
+            in_order => self.queue.push_back(PlayerMessage::Note(in_order)),
         }
     }
 
@@ -160,16 +160,16 @@ impl Input {
                 }
                 match self.queue.pop_front() {
                     None => return Ok(()),
-                    Some(Message::Decoding(decoding)) => (self.current, self.awaited) = (Some(decoding), None),
-                    Some(Message::Note(Note::Break { at_ns, cause })) => {
+                    Some(PlayerMessage::Decoding(decoding)) => (self.current, self.awaited) = (Some(decoding), None),
+                    Some(PlayerMessage::Note(PlayerNote::Break { at_ns, cause })) => {
                         self.marker = Some((at_ns, Marker::Break(cause)));
                     }
-                    Some(Message::Note(Note::Missing { from_ns, to_ns })) => {
+                    Some(PlayerMessage::Note(PlayerNote::Missing { from_ns, to_ns })) => {
                         self.marker = Some((to_ns, Marker::Missing(from_ns, to_ns)));
                     }
-                    Some(Message::Note(_)) => {}
-                    Some(Message::Arrival) => self.is_arrival = true,
-                    Some(Message::End(end)) => self.end = Some(end),
+                    Some(PlayerMessage::Note(_)) => {}
+                    Some(PlayerMessage::Arrival) => self.is_arrival = true,
+                    Some(PlayerMessage::End(end)) => self.end = Some(end),
                 }
                 continue;
             };
@@ -187,7 +187,7 @@ impl Input {
                     }
                 }
                 Ok(MediaItem::Ended(end)) => self.ended(end)?,
-                // The relay reports the tracks, for all lanes together.
+                // The relay reports the tracks, for all players together.
                 Ok(MediaItem::Discontinuity(_)) => {}
                 Ok(item) => match item.span() {
                     Some((track, start_ns, _)) => {

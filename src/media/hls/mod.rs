@@ -2,38 +2,38 @@
 //!
 //! ```text
 //!  runtime "web"                                             thread hls/<id>
-//!  session ─► lane (main playlist)  ─ bytes ─► demuxer, decoders ─► relay ─► outlet
-//!          └► lane (sound of its own) ─ bytes ─► demuxer, decoders ─┘  order of the line, pace
+//!  session ─► player (main playlist)  ─ bytes ─► demuxer, decoders ─► relay ─► outlet
+//!          └► player (sound of its own) ─ bytes ─► demuxer, decoders ─┘  order of the line, pace
 //! ```
 //!
 //! `find` looks at the address, `playlist` and `reader` parse, `variant` chooses, `follow` selects the next piece, `place` puts it on the
-//! stream's timeline, `fetch` loads it, `lane` drives all of that for one playlist, `feeder` passes bytes to demuxers, and `relay` merges
-//! the lanes and paces them. `splice`, `id3`, `breaks` and `splice_watch` read announcements of advertisement breaks. Each stretch of
+//! stream's timeline, `fetch` loads it, `player` drives all of that for one playlist, `feeder` passes bytes to demuxers, and `relay` merges
+//! the players and paces them. `splice`, `id3`, `breaks` and `splice_monitor` read announcements of advertisement breaks. Each stretch of
 //! continuous media has its own demuxer, so GStreamer never sees a discontinuity, a hole or a change of format. Source: RFC 8216bis.
 
 mod attributes;
 mod breaks;
 mod container;
+mod content;
 mod crypt;
+mod cursor;
 mod date;
-mod feeder;
+mod demuxer_feed;
 mod fetch;
-mod find;
-mod follow;
 mod id3;
 mod input;
-mod lane;
 mod mp4;
 mod pacer;
-mod place;
+mod player;
 mod playlist;
-mod reader;
+mod playlist_reader;
 mod refusals;
 mod relay;
 mod session;
 mod sniff;
 mod splice;
-mod splice_watch;
+mod splice_monitor;
+mod timeline;
 mod ts;
 mod variant;
 
@@ -53,10 +53,10 @@ use touchline_core::error::{Error, Result};
 use touchline_core::item::{MediaItem, Pace, Tracks};
 
 pub(super) use container::Container;
-pub(super) use follow::{Memory, Remembered};
-pub(super) use input::Intake;
-pub(super) use lane::Beginning;
-pub(super) use splice_watch::SpliceWatch;
+pub(super) use cursor::{PlaylistMemory, StoredPosition};
+pub(super) use input::DemuxerIntake;
+pub(super) use player::DemuxerStart;
+pub(super) use splice_monitor::SpliceMonitor;
 
 /// Demuxes containers and decodes them.
 pub(super) trait Decoder: Send + Sync {
@@ -66,11 +66,11 @@ pub(super) trait Decoder: Send + Sync {
     /// When the pipeline cannot be made.
     fn begin(
         &self,
-        beginning: &Beginning,
+        beginning: &DemuxerStart,
         wants: Tracks,
-        intake: Arc<Intake>,
+        intake: Arc<DemuxerIntake>,
         to: Sender<MediaItem>,
-    ) -> Result<(Box<dyn Source>, Box<dyn Input>)>;
+    ) -> Result<(Box<dyn Source>, Box<dyn DemuxerInput>)>;
 
     /// Opens a recording on a web server by its address: a file that is not a playlist.
     ///
@@ -80,7 +80,7 @@ pub(super) trait Decoder: Send + Sync {
 }
 
 /// The way into a demuxer.
-pub(super) trait Input: Send + Sync {
+pub(super) trait DemuxerInput: Send + Sync {
     /// Adds any number of bytes. Returns `false` when the demuxer takes no more.
     fn push(&self, bytes: Vec<u8>) -> bool;
 
@@ -92,7 +92,7 @@ pub(super) trait Input: Send + Sync {
 }
 
 /// The parameters of a source.
-pub(super) struct Request {
+pub(super) struct HlsRequest {
     /// Names the threads.
     pub id: String,
     pub url: Url,
@@ -103,7 +103,7 @@ pub(super) struct Request {
     pub policy: Arc<SourcePolicy>,
     pub decoder: Arc<dyn Decoder>,
     pub counters: Arc<Counters>,
-    pub memory: Memory,
+    pub memory: PlaylistMemory,
     pub clock: Arc<dyn Clock>,
     pub pace: Pace,
     /// Media are sent at the stream's own pace.
@@ -114,7 +114,7 @@ pub(super) struct Request {
 ///
 /// # Errors
 /// [`Error::Internal`] when the system has no threads left.
-pub(super) fn open(request: Request, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+pub(super) fn open(request: HlsRequest, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
     let failed = |e: std::io::Error| Error::Internal(format!("cannot start the thread of a source: {e}"));
     let runtime = super::web::runtime().map_err(failed)?;
     let outlet = Outlet::new(to);
@@ -129,7 +129,7 @@ pub(super) fn open(request: Request, to: Sender<MediaItem>) -> Result<Box<dyn So
 /// Asks the server what `url` is: [`Kind::Hls`], [`Kind::HttpLive`] or [`Kind::Http`] (a recording); [`None`] when the server does not
 /// say. Waits for the server for some seconds.
 pub(super) fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
-    super::web::runtime().ok()?.block_on(find::classify(url, policy))
+    super::web::runtime().ok()?.block_on(content::classify(url, policy))
 }
 
 struct HlsSource {
@@ -162,15 +162,15 @@ impl Drop for HlsSource {
 #[cfg(fuzzing)]
 pub fn fuzz(first: &str, second: &str) {
     let base = Url::parse("https://h.example/a/live.m3u8?tok=1").expect("a constant");
-    let mut follower = follow::Follower::default();
+    let mut cursor = cursor::PlaylistCursor::default();
     for text in [first, second] {
-        let from = follower.wants_from();
+        let from = cursor.wants_from();
         if let Ok(playlist::Playlist::Media(media)) = playlist::Playlist::parse(text, &base, &Default::default(), from)
         {
-            follower.update(&media);
-            while follower.next(&media).is_some() {}
+            cursor.update(&media);
+            while cursor.next(&media).is_some() {}
         }
-        let _ = container::look(text.as_bytes(), None);
+        let _ = container::inspect(text.as_bytes(), None);
         let _ = mp4::tracks(text.as_bytes());
     }
 }

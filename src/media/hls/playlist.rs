@@ -8,21 +8,21 @@ use std::sync::Arc;
 use url::Url;
 
 use super::attributes::{ByteRange, Variables};
-use super::reader::Reader;
+use super::playlist_reader::PlaylistReader;
 
 /// A parsed playlist.
 #[derive(Clone, Debug)]
 pub(super) enum Playlist {
-    Multivariant(Multivariant),
-    Media(Box<Media>),
+    Multivariant(MultivariantPlaylist),
+    Media(Box<MediaPlaylist>),
 }
 
 /// A list of playlists to choose from.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Multivariant {
+pub(super) struct MultivariantPlaylist {
     pub variants: Vec<Variant>,
     /// Renditions of sound; those of pictures and subtitles are passed over.
-    pub sounds: Vec<Sound>,
+    pub renditions: Vec<AudioRendition>,
     pub variables: Variables,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Variant {
 
 /// `EXT-X-MEDIA` of type `AUDIO`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sound {
+pub(super) struct AudioRendition {
     pub group: String,
     pub language: Option<String>,
     pub is_default: bool,
@@ -51,7 +51,7 @@ pub(super) struct Sound {
 
 /// A list of segments.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Media {
+pub(super) struct MediaPlaylist {
     /// Sequence number of the first segment.
     pub sequence: u128,
     pub target_ns: u64,
@@ -67,7 +67,7 @@ pub(super) struct Media {
     /// The server holds a reload back until the segment or part that is asked for is there.
     pub can_block: bool,
     /// Beginnings and ends of advertisement breaks with a date of their own: an identity, the date, which of both.
-    pub dated_breaks: Vec<(String, i64, AdBreak)>,
+    pub dated_breaks: Vec<(String, i64, AdBreakEdge)>,
 }
 
 /// A segment and everything needed to fetch it.
@@ -83,15 +83,15 @@ pub(super) struct Segment {
     /// When its first picture was taken, ns since 1970-01-01 UTC.
     pub made_ns: Option<i64>,
     pub key: Option<Protection>,
-    pub map: Option<Arc<Map>>,
-    pub parts: Vec<Part>,
+    pub map: Option<Arc<InitSection>>,
+    pub parts: Vec<PartialSegment>,
     /// An advertisement break begins or ends here.
-    pub ad: Option<AdBreak>,
+    pub ad: Option<AdBreakEdge>,
 }
 
 /// `EXT-X-PART`: a piece of a segment, for low latency.
 #[derive(Clone, Debug)]
-pub(super) struct Part {
+pub(super) struct PartialSegment {
     pub url: Url,
     pub range: Option<ByteRange>,
     pub duration_ns: u64,
@@ -100,7 +100,7 @@ pub(super) struct Part {
 
 /// `EXT-X-MAP`: the initialisation that a demuxer needs before the first segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Map {
+pub(super) struct InitSection {
     pub url: Url,
     pub range: Option<ByteRange>,
     pub key: Option<Protection>,
@@ -109,14 +109,14 @@ pub(super) struct Map {
 /// How media are protected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Protection {
-    Key(Arc<Key>),
+    Key(Arc<SegmentKey>),
     /// By something that is not played here; its name.
     Drm(&'static str),
 }
 
 /// `EXT-X-KEY` with method `AES-128`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct SegmentKey {
     pub url: Url,
     /// [`None`]: the sequence number.
     pub iv: Option<[u8; 16]>,
@@ -124,7 +124,7 @@ pub(super) struct Key {
 
 /// Which end of an advertisement break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AdBreak {
+pub(super) enum AdBreakEdge {
     /// The programme is left.
     Out,
     /// The programme is back.
@@ -133,7 +133,7 @@ pub(super) enum AdBreak {
 
 /// Why a playlist cannot be played.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum PlaylistError {
     /// Wrong in itself; one line.
     Damaged(String),
     /// Protected by something that is not played here; its name.
@@ -154,24 +154,26 @@ impl Playlist {
     ///
     /// # Errors
     /// Why the playlist cannot be played.
-    pub fn parse(text: &str, base: &Url, imported: &Variables, from: u128) -> Result<Self, Trouble> {
+    pub fn parse(text: &str, base: &Url, imported: &Variables, from: u128) -> Result<Self, PlaylistError> {
         if !is_playlist(text.as_bytes()) {
-            return Err(Trouble::Other("not a playlist"));
+            return Err(PlaylistError::Other("not a playlist"));
         }
         if text.contains('\0') {
-            return Err(Trouble::Damaged("it holds NUL bytes".into()));
+            return Err(PlaylistError::Damaged("it holds NUL bytes".into()));
         }
-        let mut reader = Reader::new(base, imported, from);
+        let mut reader = PlaylistReader::new(base, imported, from);
         for (number, line) in text.trim_start_matches('\u{feff}').split(['\n', '\r']).map(str::trim).enumerate() {
             // Lines are counted as editors do: a carriage return and a line feed are one end.
             if !line.is_empty() {
                 let read = if line.contains("{$") {
-                    reader.variables.fill(line).map_err(Trouble::Damaged).and_then(|line| reader.line(&line))
+                    reader.variables.fill(line).map_err(PlaylistError::Damaged).and_then(|line| reader.line(&line))
                 } else {
                     reader.line(line)
                 };
                 read.map_err(|trouble| match trouble {
-                    Trouble::Damaged(why) => Trouble::Damaged(format!("line {}: {why}", line_number(text, number))),
+                    PlaylistError::Damaged(why) => {
+                        PlaylistError::Damaged(format!("line {}: {why}", line_number(text, number)))
+                    }
                     other => other,
                 })?;
             }

@@ -2,11 +2,11 @@ use super::*;
 
 const S: u64 = touchline_core::time::NANOS_PER_SECOND;
 
-fn parse(text: &str) -> Result<Playlist, Trouble> {
+fn parse(text: &str) -> Result<Playlist, PlaylistError> {
     Playlist::parse(text, &Url::parse("http://h.example/a/live.m3u8?tok=1").unwrap(), &Variables::default(), 0)
 }
 
-fn media(text: &str) -> Media {
+fn media(text: &str) -> MediaPlaylist {
     match parse(text) {
         Ok(Playlist::Media(media)) => *media,
         other => panic!("{text}: {other:?}"),
@@ -23,7 +23,7 @@ fn a_live_playlist_is_read() {
     let [a, b, c] = &read.segments[..] else { panic!("three segments") };
     assert_eq!((a.url.as_str(), a.duration_ns, a.is_break), ("http://h.example/a/a41.ts", 6_006_000_000, false));
     assert_eq!(a.made_ns, Some(1_795_430_168_602_000_000));
-    assert_eq!((b.url.as_str(), b.is_break, b.ad), ("http://h.example/b/a42.ts?x=1", true, Some(AdBreak::Out)));
+    assert_eq!((b.url.as_str(), b.is_break, b.ad), ("http://h.example/b/a42.ts?x=1", true, Some(AdBreakEdge::Out)));
     assert_eq!((c.is_gap, c.is_break, c.ad), (true, false, None));
     assert!(media("#EXTM3U\n#EXTINF:1,\na\n#EXT-X-ENDLIST").is_over);
 }
@@ -73,7 +73,7 @@ fn a_list_of_variants_is_read() {
     assert_eq!((list.variants[0].height, list.variants[0].bandwidth), (Some(360), 900_000));
     assert_eq!(list.variants[0].url.path(), "/a/v/index.m3u8");
     assert_eq!((list.variants[1].height, list.variants[1].bandwidth), (None, 0));
-    assert_eq!((list.sounds.len(), list.sounds[0].language.as_deref()), (1, Some("de")));
+    assert_eq!((list.renditions.len(), list.renditions[0].language.as_deref()), (1, Some("de")));
 }
 
 #[test]
@@ -102,15 +102,15 @@ fn errors_name_the_line() {
         ("#EXTM3U\n#EXTINF:1,\nhttp://[::\n", "an address that cannot be read"),
     ] {
         match parse(text) {
-            Err(Trouble::Damaged(said)) => assert!(said.contains(why), "{text:?}: {said}"),
+            Err(PlaylistError::Damaged(said)) => assert!(said.contains(why), "{text:?}: {said}"),
             other => panic!("{text:?}: {other:?}"),
         }
     }
     let drm = "#EXTM3U\n#EXT-X-KEY:METHOD=SAMPLE-AES,URI=\"skd://a\",KEYFORMAT=\"com.apple.streamingkeydelivery\"\n#EXTINF:1,\na\n";
     assert_eq!(media(drm).segments[0].key, Some(Protection::Drm("FairPlay")));
     let all = "#EXTM3U\n#EXT-X-SESSION-KEY:METHOD=SAMPLE-AES,URI=\"k\"\n#EXT-X-STREAM-INF:BANDWIDTH=1\na\n";
-    assert_eq!(parse(all).unwrap_err(), Trouble::Protected("SAMPLE-AES".into()));
-    assert!(matches!(parse("<html>"), Err(Trouble::Other(_))));
+    assert_eq!(parse(all).unwrap_err(), PlaylistError::Protected("SAMPLE-AES".into()));
+    assert!(matches!(parse("<html>"), Err(PlaylistError::Other(_))));
 }
 
 #[test]
@@ -140,5 +140,5 @@ fn advertisement_breaks_with_dates_are_kept() {
          #EXT-X-DATERANGE:ID=\"n\",START-DATE=\"1970-01-01T00:00:10Z\",CLASS=\"news\"\n#EXTINF:6,\nseg.ts\n",
     );
     let s = S as i64;
-    assert_eq!(read.dated_breaks, [("a".into(), 10 * s, AdBreak::Out), ("a".into(), 40 * s, AdBreak::In)]);
+    assert_eq!(read.dated_breaks, [("a".into(), 10 * s, AdBreakEdge::Out), ("a".into(), 40 * s, AdBreakEdge::In)]);
 }

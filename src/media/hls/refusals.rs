@@ -5,30 +5,30 @@ use std::time::Duration;
 use url::Url;
 
 use super::attributes::Variables;
-use super::playlist::{Media, Playlist, Trouble};
+use super::playlist::{MediaPlaylist, Playlist, PlaylistError};
 use crate::guard::Refusal;
 use touchline_core::cause::Cause;
 
 /// Reads `text` as a list of segments.
-pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u128) -> Result<Media, Refusal> {
+pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u128) -> Result<MediaPlaylist, Refusal> {
     match Playlist::parse(text, base, variables, from) {
         Ok(Playlist::Media(media)) => Ok(*media),
-        Ok(Playlist::Multivariant(_)) => Err(damaged("a variant leads to another list of variants")),
+        Ok(Playlist::Multivariant(_)) => Err(damaged("a variant is another multivariant playlist")),
         Err(trouble) => Err(refusal_of(&trouble, text)),
     }
 }
 
 /// The words for a text that cannot be played.
-pub(super) fn refusal_of(trouble: &Trouble, text: &str) -> Refusal {
+pub(super) fn refusal_of(trouble: &PlaylistError, text: &str) -> Refusal {
     match trouble {
-        Trouble::Damaged(_) if super::sniff::is_channel_list(text) => Refusal::of(
+        PlaylistError::Damaged(_) if super::sniff::is_channel_list(text) => Refusal::of(
             Cause::NotMedia,
             "not a playlist of one channel: an IPTV list of channels",
             "give the address of one channel out of the list",
         ),
-        Trouble::Damaged(why) => damaged(why),
-        Trouble::Protected(name) => drm(name),
-        Trouble::Other(_) => Refusal::of(
+        PlaylistError::Damaged(why) => damaged(why),
+        PlaylistError::Protected(name) => drm(name),
+        PlaylistError::Other(_) => Refusal::of(
             Cause::NotMedia,
             format!("not a playlist: {}", super::sniff::name(text.as_bytes())),
             "give the address of the playlist itself",
@@ -46,7 +46,7 @@ pub(super) fn damaged(why: &str) -> Refusal {
 }
 
 pub(super) fn gap() -> Refusal {
-    Refusal::of(Cause::NotFound, "the playlist says that the segment is not there (EXT-X-GAP)", "check the encoder")
+    Refusal::of(Cause::NotFound, "the playlist marks the segment as missing (EXT-X-GAP)", "check the encoder")
 }
 
 pub(super) fn stalled(since: Duration) -> Refusal {
@@ -60,6 +60,6 @@ pub(super) fn is_final(refusal: &Refusal) -> bool {
 }
 
 pub(super) fn still_over() -> Refusal {
-    let cause = "the playlist says that the channel is over (EXT-X-ENDLIST)";
+    let cause = "the playlist marks the channel as ended (EXT-X-ENDLIST)";
     Refusal::of(Cause::Ended, cause, "start the encoder or packager that writes the playlist")
 }

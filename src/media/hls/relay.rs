@@ -1,7 +1,7 @@
-//! Merges the decoded media of the lanes of one stream: in timeline order, at the stream's pace, with discontinuities, gaps and incidents
+//! Merges the decoded media of the players of one stream: in timeline order, at the stream's pace, with discontinuities, gaps and incidents
 //! in between.
 //!
-//! Runs on the thread `hls/<id>`. Data flow one way: lanes learn of the relay's progress only by the room in their demuxers.
+//! Runs on the thread `hls/<id>`. Data flow one way: players learn of the relay's progress only by the room in their demuxers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use crossbeam_channel::Select;
 
-use super::breaks::Breaks;
-use super::input::{Input, Marker, union};
-use super::lane::LaneEnd;
+use super::breaks::AdBreaks;
+use super::input::{Marker, RelayInput, union};
 use super::pacer::Pacer;
+use super::player::PlayerEnd;
 use crate::outlet::{Closed, Outlet};
-use crate::plausible::{Claims, Verdict};
+use crate::source_clock::{ClockVerdict, SourceClock};
 use crate::supervise::nanos;
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
@@ -28,18 +28,18 @@ const SLACK_NS: u64 = 15_000_000;
 /// Items that are due within this go out together, ns: waking up for each costs more than handing it on.
 const AT_ONCE_NS: u64 = 25_000_000;
 
-/// How long the first media of one lane wait for those of the other.
+/// How long the first media of one player wait for those of the other.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How long media of a recording wait for the other track.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TRACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A hole in all tracks that is longer than this is reported as missing, ns; without that, the clip builder would see a jump.
 const HOLE_NS: u64 = NANOS_PER_SECOND;
 
 /// The relay of one stream. The first input is the main playlist: the stream ends with it.
 pub(super) struct Relay {
-    pub inputs: Vec<Input>,
+    pub inputs: Vec<RelayInput>,
     pub outlet: Outlet,
     pub clock: Arc<dyn Clock>,
     /// Items wait for their time.
@@ -48,22 +48,22 @@ pub(super) struct Relay {
     opened: Option<Tracks>,
     /// Up to where there were media of any track, ns.
     reach_ns: Option<u64>,
-    /// Since when one lane waits for another.
+    /// Since when one player waits for another.
     waiting_since: Option<u64>,
     /// Missing time before the tracks are known.
     early: Option<(u64, u64)>,
     /// Judges the wall times in the playlists.
-    claims: Claims,
-    /// Advertisement breaks, whichever lane announces them.
-    breaks: Breaks,
+    source_clock: SourceClock,
+    /// Advertisement breaks, whichever player announces them.
+    breaks: AdBreaks,
 }
 
 impl Relay {
-    pub fn new(inputs: Vec<Input>, outlet: Outlet, clock: Arc<dyn Clock>, is_paced: bool) -> Self {
+    pub fn new(inputs: Vec<RelayInput>, outlet: Outlet, clock: Arc<dyn Clock>, is_paced: bool) -> Self {
         let pacer = Pacer::default();
         let (opened, reach_ns, waiting_since, early) = (None, None, None, None);
         // A recording may be of any day.
-        let claims = if is_paced { Claims::of_live() } else { Claims::within(u64::MAX) };
+        let source_clock = if is_paced { SourceClock::live() } else { SourceClock::within(u64::MAX) };
         Self {
             inputs,
             outlet,
@@ -74,22 +74,22 @@ impl Relay {
             reach_ns,
             waiting_since,
             early,
-            claims,
-            breaks: Breaks::default(),
+            source_clock,
+            breaks: AdBreaks::default(),
         }
     }
 
     /// Runs until the stream ends or is stopped.
     pub fn run(&mut self) -> End {
         loop {
-            match self.turn() {
+            match self.step() {
                 Ok(()) => {}
                 Err(end) => return end,
             }
         }
     }
 
-    fn turn(&mut self) -> Result<(), End> {
+    fn step(&mut self) -> Result<(), End> {
         if self.outlet.stopped() {
             return Err(End::Finished);
         }
@@ -100,13 +100,13 @@ impl Relay {
         for other in &mut self.inputs[1..] {
             if other.fill().is_err() {
                 // Sound that cannot be decoded does not end the pictures.
-                other.end = Some(LaneEnd::Over);
+                other.end = Some(PlayerEnd::Over);
             }
         }
         let now_ns = self.clock.mono_ns();
         let next = self.inputs.iter().enumerate().filter_map(|(i, input)| Some((input.next_ns()?, i))).min();
         let Some((at_ns, index)) = next else {
-            if self.inputs.iter().all(Input::is_over) || self.is_cut_short(now_ns) {
+            if self.inputs.iter().all(RelayInput::is_over) || self.is_cut_short(now_ns) {
                 return Err(self.end());
             }
             self.wait(self.inputs[0].is_over().then_some(GRACE), true);
@@ -114,13 +114,13 @@ impl Relay {
         };
         self.is_paced &= !self.inputs[0].is_arrival;
         let due_ns = if self.is_paced { self.pacer.due(at_ns, now_ns) } else { now_ns };
-        if self.inputs.iter().any(Input::is_awaited) {
+        if self.inputs.iter().any(RelayInput::is_awaited) {
             // A paced stream waits for the other track until its own media are due; nothing is sent before the tracks are known. A
             // recording waits long: its seconds must not depend on the load of the machine.
             let since_ns = *self.waiting_since.get_or_insert(now_ns);
             let until_ns = match self.opened {
                 Some(_) if self.is_paced => due_ns,
-                Some(_) => since_ns.saturating_add(nanos(PATIENCE)),
+                Some(_) => since_ns.saturating_add(nanos(TRACK_TIMEOUT)),
                 None => since_ns.saturating_add(nanos(GRACE)),
             };
             if now_ns < until_ns {
@@ -134,7 +134,7 @@ impl Relay {
         }
         self.waiting_since = None;
         self.pacer.passed(at_ns, now_ns);
-        self.say(index, now_ns).map_err(|Closed| End::Finished)
+        self.send_next(index, now_ns).map_err(|Closed| End::Finished)
     }
 
     /// Whether the main playlist has ended and the media still awaited beside it do not come.
@@ -143,19 +143,19 @@ impl Relay {
             return false;
         }
         let since_ns = *self.waiting_since.get_or_insert(now_ns);
-        matches!(self.inputs[0].end, Some(LaneEnd::Failed(_))) || now_ns.saturating_sub(since_ns) >= nanos(GRACE)
+        matches!(self.inputs[0].end, Some(PlayerEnd::Failed(_))) || now_ns.saturating_sub(since_ns) >= nanos(GRACE)
     }
 
     fn end(&self) -> End {
         let main = &self.inputs[0];
         match (&main.end, &main.failure) {
-            (Some(LaneEnd::Failed(refusal)), _) => refusal.end(),
+            (Some(PlayerEnd::Failed(refusal)), _) => refusal.end(),
             (_, Some(failure)) if !main.has_data => failure.clone(),
             _ => End::Finished,
         }
     }
 
-    /// Waits until a message or media arrive, the source is stopped, or the time is up. `for_media`: lanes without media are waited for.
+    /// Waits until a message or media arrive, the source is stopped, or the time is up. `for_media`: players without media are waited for.
     fn wait(&self, limit: Option<Duration>, for_media: bool) {
         let mut select = Select::new();
         select.recv(self.outlet.stopping());
@@ -172,14 +172,14 @@ impl Relay {
         }
     }
 
-    /// Sends the next item of a lane, after the notes that precede it.
-    fn say(&mut self, index: usize, now_ns: u64) -> Result<(), Closed> {
+    /// Sends the next item of a player, after the notes that precede it.
+    fn send_next(&mut self, index: usize, now_ns: u64) -> Result<(), Closed> {
         let input = &mut self.inputs[index];
         let front = |held: &VecDeque<(u64, MediaItem)>| held.front().map_or(u64::MAX, |(at, _)| *at);
         // Pictures first where both begin together.
         let track = usize::from(front(&input.held[1]) < front(&input.held[0]));
         if let Some((at_ns, item)) = input.held[track].pop_front() {
-            return self.say_item(at_ns, item, now_ns);
+            return self.send_item(at_ns, item, now_ns);
         }
         match input.marker.take() {
             Some((at_ns, Marker::Break(cause))) if index == 0 => {
@@ -208,13 +208,13 @@ impl Relay {
         }
     }
 
-    fn say_item(&mut self, at_ns: u64, mut item: MediaItem, now_ns: u64) -> Result<(), Closed> {
+    fn send_item(&mut self, at_ns: u64, mut item: MediaItem, now_ns: u64) -> Result<(), Closed> {
         let track = match &mut item {
             MediaItem::Frame(frame) => {
                 frame.arrived_ns = if self.is_paced { now_ns } else { frame.arrived_ns };
                 Track::Video
             }
-            MediaItem::Thinned { arrived_ns, .. } => {
+            MediaItem::Unconverted { arrived_ns, .. } => {
                 *arrived_ns = if self.is_paced { now_ns } else { *arrived_ns };
                 Track::Video
             }
@@ -242,15 +242,15 @@ impl Relay {
                     self.outlet.send(mark)?;
                     continue;
                 };
-                let verdict = self.claims.judge(wall.unix_ns, self.clock.unix_ns());
+                let verdict = self.source_clock.judge(wall.unix_ns, self.clock.unix_ns());
                 match verdict {
-                    Verdict::Believed => self.outlet.send(mark)?,
-                    Verdict::Again => {
+                    ClockVerdict::Trusted => self.outlet.send(mark)?,
+                    ClockVerdict::TrustedAgain => {
                         self.outlet.send(MediaItem::Incident(Incident::ClockPlausible))?;
                         self.outlet.send(mark)?;
                     }
-                    Verdict::NoLonger => self.outlet.send(MediaItem::Incident(Incident::ClockImplausible))?,
-                    Verdict::NotYet => {}
+                    ClockVerdict::Distrusted => self.outlet.send(MediaItem::Incident(Incident::ClockImplausible))?,
+                    ClockVerdict::StillDistrusted => {}
                 }
             }
         }

@@ -1,10 +1,10 @@
-//! A relay between channels. All messages of a lane are queued before it runs, so nothing waits.
+//! A relay between channels. All messages of a player are queued before it runs, so nothing waits.
 
 use crossbeam_channel::{Sender, unbounded};
 
-use super::super::input::{Decoding, Intake, Message};
-use super::super::lane::Note;
-use super::super::playlist::AdBreak;
+use super::super::input::{DemuxerIntake, PlayerMessage, RunningDecoder};
+use super::super::player::PlayerNote;
+use super::super::playlist::AdBreakEdge;
 use super::*;
 use crate::Source;
 use crate::guard::Refusal;
@@ -54,34 +54,36 @@ fn sounds(from_ms: u64, to_ms: u64) -> Vec<MediaItem> {
     [opened(false, true)].into_iter().chain(all).collect()
 }
 
-/// The sending end of a lane.
-struct Sends(Sender<Message>);
+/// The sending end of a player.
+struct Sends(Sender<PlayerMessage>);
 
 impl Sends {
-    fn decode(&self, items: Vec<MediaItem>) -> Arc<Intake> {
+    fn decode(&self, items: Vec<MediaItem>) -> Arc<DemuxerIntake> {
         let (to, from) = unbounded();
         for item in items {
             to.send(item).unwrap();
         }
-        let intake = Arc::new(Intake::default());
-        self.0.send(Message::Decoding(Decoding { _source: Box::new(Silent), from, intake: intake.clone() })).unwrap();
+        let intake = Arc::new(DemuxerIntake::default());
+        self.0
+            .send(PlayerMessage::Decoding(RunningDecoder { _source: Box::new(Silent), from, intake: intake.clone() }))
+            .unwrap();
         intake
     }
 
-    fn note(&self, note: Note) {
-        self.0.send(Message::Note(note)).unwrap();
+    fn note(&self, note: PlayerNote) {
+        self.0.send(PlayerMessage::Note(note)).unwrap();
     }
 
     fn missing(&self, from_ms: u64, to_ms: u64) {
-        self.note(Note::Missing { from_ns: from_ms * MS, to_ns: to_ms * MS });
+        self.note(PlayerNote::Missing { from_ns: from_ms * MS, to_ns: to_ms * MS });
     }
 
     fn breaks(&self, at_ms: u64) {
-        self.note(Note::Break { at_ns: at_ms * MS, cause: Discontinuity::Playlist });
+        self.note(PlayerNote::Break { at_ns: at_ms * MS, cause: Discontinuity::Playlist });
     }
 
     fn fail(&self, kind: Cause) {
-        self.0.send(Message::End(LaneEnd::Failed(Refusal::of(kind, "gone", "")))).unwrap();
+        self.0.send(PlayerMessage::End(PlayerEnd::Failed(Refusal::of(kind, "gone", "")))).unwrap();
     }
 }
 
@@ -99,12 +101,12 @@ fn words(item: &MediaItem) -> String {
     }
 }
 
-/// The output when the main lane and the one beside it send what `main` and `beside` queue; and the end.
+/// The output when the main player and the one beside it send what `main` and `beside` queue; and the end.
 fn relayed(main: impl FnOnce(&Sends), beside: impl FnOnce(&Sends)) -> (Vec<String>, End) {
     let ((main_to, main_from), (beside_to, beside_from), (to, from)) = (unbounded(), unbounded(), unbounded());
     main(&Sends(main_to));
     beside(&Sends(beside_to));
-    let inputs = vec![Input::new(main_from), Input::new(beside_from)];
+    let inputs = vec![RelayInput::new(main_from), RelayInput::new(beside_from)];
     let end = Relay::new(inputs, Outlet::new(to), Arc::new(ManualClock::default()), false).run();
     (from.try_iter().map(|item| words(&item)).collect(), end)
 }
@@ -214,11 +216,11 @@ fn the_sound_waits_for_the_break_of_the_pictures() {
 fn marks_stand_before_the_media_that_they_name() {
     let said = alone(|main| {
         // Long before the media of it are decoded.
-        main.note(Note::Date { at_ns: 0, unix_ns: 1 });
-        main.note(Note::Date { at_ns: 110 * MS, unix_ns: 2 });
-        main.note(Note::Ad { at_ns: 200 * MS, ad: AdBreak::Out.into() });
-        main.note(Note::Ad { at_ns: 300 * MS, ad: AdBreak::In.into() });
-        main.note(Note::Lost { at_ns: 300 * MS, cause: Cause::NotFound });
+        main.note(PlayerNote::Date { at_ns: 0, unix_ns: 1 });
+        main.note(PlayerNote::Date { at_ns: 110 * MS, unix_ns: 2 });
+        main.note(PlayerNote::Ad { at_ns: 200 * MS, ad: AdBreakEdge::Out.into() });
+        main.note(PlayerNote::Ad { at_ns: 300 * MS, ad: AdBreakEdge::In.into() });
+        main.note(PlayerNote::Lost { at_ns: 300 * MS, cause: Cause::NotFound });
         main.decode(pictures(0, 400));
     });
     let wanted = [
@@ -321,6 +323,6 @@ fn a_request_to_stop_ends_it() {
     let outlet = Outlet::new(to);
     outlet.stop();
     Sends(main_to.clone()).decode(pictures(0, 200));
-    let end = Relay::new(vec![Input::new(main_from)], outlet, Arc::new(ManualClock::default()), false).run();
+    let end = Relay::new(vec![RelayInput::new(main_from)], outlet, Arc::new(ManualClock::default()), false).run();
     assert_eq!(end, End::Finished);
 }

@@ -12,22 +12,22 @@ use url::Url;
 
 use super::attributes::Variables;
 use super::container::{self, Container};
-use super::feeder::{ITEMS_MAX, LaneFeeder};
+use super::content::{Content, HttpOrigin, RESPONSE_TIMEOUT, inspect};
+use super::cursor::PlaylistMemory;
+use super::demuxer_feed::{DemuxerFeed, ITEMS_MAX};
 use super::fetch::Origin;
-use super::find::{Content, Fetcher, PATIENCE, look};
-use super::follow::Memory;
-use super::input::{Input, Message};
-use super::lane::{Beginning, Feeder, Lane, LaneEnd, Note};
-use super::place::{Placer, Ties};
-use super::playlist::{Media, Multivariant};
+use super::input::{PlayerMessage, RelayInput};
+use super::player::{DemuxerStart, Feeder, PlayerEnd, PlayerNote, PlaylistPlayer};
+use super::playlist::{MediaPlaylist, MultivariantPlaylist};
 use super::refusals::{read_media, still_over};
 use super::relay::Relay;
-use super::splice_watch::SpliceWatch;
-use super::{Decoder, Request, variant};
+use super::splice_monitor::SpliceMonitor;
+use super::timeline::{TimelineAnchors, TimelinePlacer};
+use super::{Decoder, HlsRequest, variant};
 use crate::guard::Refusal;
 use crate::options::HlsOptions;
 use crate::outlet::{Counters, Outlet};
-use crate::web::{Answer, Web};
+use crate::web::{WebClient, WebResponse};
 use touchline_core::cause::Cause;
 use touchline_core::item::{End, MediaItem, Tracks};
 
@@ -44,16 +44,16 @@ const SOUND_WAITS: Duration = Duration::from_secs(20);
 /// Bytes of an endless stream that are read before its tracks are looked for.
 const STREAM_HEAD: usize = 64 << 10;
 
-/// Messages of a lane that wait: a segment has five at most, and the relay takes them in at every turn.
+/// Messages of a player that wait: a segment has five at most, and the relay takes them in at every turn.
 const MESSAGES_MAX: usize = 4096;
 
 /// Plays `request` into `outlet`, until the end that it sends.
-pub(super) fn run(request: &Request, runtime: &Handle, outlet: &Outlet) {
+pub(super) fn run(request: &HlsRequest, runtime: &Handle, outlet: &Outlet) {
     let (main_to, main_from) = bounded(MESSAGES_MAX);
     let (sound_to, sound_from) = bounded(MESSAGES_MAX);
     let (recording_to, recording_from) = bounded(1);
-    let session = Session {
-        web: Arc::new(Web::new(request.policy.clone())),
+    let session = HlsSession {
+        web: Arc::new(WebClient::new(request.policy.clone())),
         url: request.url.clone(),
         options: request.options.clone(),
         frame_height: request.frame_height,
@@ -64,7 +64,7 @@ pub(super) fn run(request: &Request, runtime: &Handle, outlet: &Outlet) {
     };
     let task = runtime.spawn(session.play(main_to, sound_to, recording_to));
     let _stop = AbortOnDrop(task.abort_handle());
-    let inputs = vec![Input::new(main_from), Input::new(sound_from)];
+    let inputs = vec![RelayInput::new(main_from), RelayInput::new(sound_from)];
     let mut end = Relay::new(inputs, outlet.clone(), request.clock.clone(), request.is_paced).run();
     if recording_from.try_recv().is_ok() {
         end = recording(request, outlet);
@@ -81,7 +81,7 @@ impl Drop for AbortOnDrop {
 }
 
 /// Plays a recording by its address, as it is.
-fn recording(request: &Request, outlet: &Outlet) -> End {
+fn recording(request: &HlsRequest, outlet: &Outlet) -> End {
     let (to, from) = bounded(ITEMS_MAX);
     let source = match request.decoder.recording(to) {
         Ok(source) => source,
@@ -104,32 +104,32 @@ fn recording(request: &Request, outlet: &Outlet) -> End {
 }
 
 /// The state of a session.
-struct Session {
-    web: Arc<Web>,
+struct HlsSession {
+    web: Arc<WebClient>,
     url: Url,
     options: HlsOptions,
     frame_height: u32,
     wants: Tracks,
     decoder: Arc<dyn Decoder>,
     counters: Arc<Counters>,
-    memory: Memory,
+    memory: PlaylistMemory,
 }
 
-impl Session {
-    async fn play(self, main: Sender<Message>, sound: Sender<Message>, recording: Sender<()>) {
+impl HlsSession {
+    async fn play(self, main: Sender<PlayerMessage>, sound: Sender<PlayerMessage>, recording: Sender<()>) {
         let end = match self.find().await {
-            Err(refusal) => LaneEnd::Failed(refusal),
+            Err(refusal) => PlayerEnd::Failed(refusal),
             Ok(Content::Recording) => {
-                // The relay ends with the lanes; then `run` looks here.
+                // The relay ends with the players; then `run` looks here.
                 let _ = recording.send(());
-                LaneEnd::Over
+                PlayerEnd::Over
             }
             Ok(Content::Stream(answer, head, container)) => {
                 drop(sound);
                 // Fails when the source was dropped.
-                let _ = main.send(Message::Arrival);
-                let feeder = LaneFeeder::new(self.decoder.clone(), self.wants, main.clone());
-                LaneEnd::Failed(stream(feeder, answer, head, container).await)
+                let _ = main.send(PlayerMessage::Arrival);
+                let feeder = DemuxerFeed::new(self.decoder.clone(), self.wants, main.clone());
+                PlayerEnd::Failed(stream(feeder, answer, head, container).await)
             }
             Ok(Content::Media(media, url)) => {
                 drop(sound);
@@ -137,14 +137,14 @@ impl Session {
             }
             Ok(Content::Variants(list)) => self.variants(&list, &main, sound).await,
         };
-        let _ = main.send(Message::End(end));
+        let _ = main.send(PlayerMessage::End(end));
     }
 
     /// Looks at the address; a damaged playlist is read again for a while.
     async fn find(&self) -> Result<Content, Refusal> {
         let began = Instant::now();
         loop {
-            let refusal = match look(&self.web, &self.url).await {
+            let refusal = match inspect(&self.web, &self.url).await {
                 Ok(content) => return Ok(content),
                 Err(refusal) => refusal,
             };
@@ -157,10 +157,15 @@ impl Session {
     }
 
     /// Plays the best variant that works, and the next one when it fails.
-    async fn variants(&self, list: &Multivariant, main: &Sender<Message>, sound: Sender<Message>) -> LaneEnd {
+    async fn variants(
+        &self,
+        list: &MultivariantPlaylist,
+        main: &Sender<PlayerMessage>,
+        sound: Sender<PlayerMessage>,
+    ) -> PlayerEnd {
         let variants = variant::ranked(list, &self.options, self.frame_height);
         let (mut sound, mut beside, mut first) = (Some(sound), None, None);
-        let mut main = Main { to: main.clone(), playing: None };
+        let mut main = MainPlayer { to: main.clone(), playing: None };
         // Variants that failed in a row without playing for a while.
         let mut dead = 0;
         // Cyclic: a variant that failed may work again.
@@ -169,7 +174,7 @@ impl Session {
             let wants = Tracks { audio: self.wants.audio && rendition.is_none(), ..self.wants };
             tracing::debug!(height = chosen.height, bandwidth = chosen.bandwidth, "HLS variant chosen");
             let began = Instant::now();
-            let choice = Choice { url: &chosen.url, variables: &list.variables, wants };
+            let choice = PlaylistChoice { url: &chosen.url, variables: &list.variables, wants };
             let refusal = match self.begin(&choice, &mut main).await {
                 Err(refusal) => refusal,
                 Ok(media) => {
@@ -178,138 +183,143 @@ impl Session {
                         && let Some(to) = sound.take()
                     {
                         let wants = Tracks { video: false, audio: true };
-                        beside = Some(self.begin_sound(&Choice { url, wants, ..choice }, playing, to));
+                        beside = Some(self.begin_sound(&PlaylistChoice { url, wants, ..choice }, playing, to));
                     }
                     // Closes the channel: the relay does not wait for sound that no variant has.
                     sound = None;
-                    let (lane, _) = playing;
-                    match lane.run(Some(media)).await {
-                        LaneEnd::Failed(refusal) => refusal,
-                        LaneEnd::Over => {
-                            lane.feeder.end();
+                    let (player, _) = playing;
+                    match player.run(Some(media)).await {
+                        PlayerEnd::Failed(refusal) => refusal,
+                        PlayerEnd::Over => {
+                            player.feeder.end();
                             if beside.is_some() {
                                 // The relay waits for the sound as long as it likes, and this task must outlive the wait.
-                                let _ = main.to.send(Message::End(LaneEnd::Over));
+                                let _ = main.to.send(PlayerMessage::End(PlayerEnd::Over));
                                 sleep(SOUND_WAITS).await;
                             }
-                            return LaneEnd::Over;
+                            return PlayerEnd::Over;
                         }
                     }
                 }
             };
             tracing::info!("an HLS variant failed: {refusal}");
-            dead = if began.elapsed() > PATIENCE { 1 } else { dead + 1 };
+            dead = if began.elapsed() > RESPONSE_TIMEOUT { 1 } else { dead + 1 };
             let is_final = refusal.kind == Cause::Refused;
             first.get_or_insert(refusal);
             if dead >= variants.len() || is_final {
                 break;
             }
         }
-        if let Some((lane, _)) = &mut main.playing {
-            lane.settle();
+        if let Some((player, _)) = &mut main.playing {
+            player.settle();
         }
-        LaneEnd::Failed(first.unwrap_or_else(|| Refusal::of(Cause::NotFound, "no variant could be played", "")))
+        PlayerEnd::Failed(first.unwrap_or_else(|| Refusal::of(Cause::NotFound, "no variant could be played", "")))
     }
 
-    /// Loads the playlist of a variant, and makes the lane ready for it: a new one, or the one that played another before.
-    async fn begin(&self, choice: &Choice<'_>, main: &mut Main) -> Result<Media, Refusal> {
-        let (base, text) = self.fetcher().playlist(choice.url, PATIENCE).await?;
-        let from = main.playing.as_ref().map_or(0, |(lane, _)| lane.follower.wants_from());
+    /// Loads the playlist of a variant, and makes the player ready for it: a new one, or the one that played another before.
+    async fn begin(&self, choice: &PlaylistChoice<'_>, main: &mut MainPlayer) -> Result<MediaPlaylist, Refusal> {
+        let (base, text) = self.fetcher().playlist(choice.url, RESPONSE_TIMEOUT).await?;
+        let from = main.playing.as_ref().map_or(0, |(player, _)| player.cursor.wants_from());
         let media = read_media(&text, &base, choice.variables, from)?;
         self.ready(choice, main, &media)?;
         Ok(media)
     }
 
-    fn fetcher(&self) -> Arc<Fetcher> {
-        Arc::new(Fetcher { web: self.web.clone() })
+    fn fetcher(&self) -> Arc<HttpOrigin> {
+        Arc::new(HttpOrigin { web: self.web.clone() })
     }
 
-    /// Makes the lane ready for `choice`, whose segments are `media`.
-    fn ready(&self, choice: &Choice<'_>, main: &mut Main, media: &Media) -> Result<(), Refusal> {
+    /// Makes the player ready for `choice`, whose segments are `media`.
+    fn ready(&self, choice: &PlaylistChoice<'_>, main: &mut MainPlayer, media: &MediaPlaylist) -> Result<(), Refusal> {
         let is_whole = media.is_over;
         if self.counters.on_demand.get() == Some(&false) && is_whole && main.playing.is_none() {
             // The packager of the channel has not restarted: the rest of the playlist was watched already.
             return Err(still_over());
         }
-        let Choice { url, variables, wants } = *choice;
-        let (lane, _) = main.playing.get_or_insert_with(|| {
-            let ties = Ties::default();
-            let placer = Placer::new(ties.clone(), true, 0);
-            let feeder = LaneFeeder::new(self.decoder.clone(), wants, main.to.clone());
-            let mut lane = Lane::new(self.fetcher(), feeder, url.clone(), variables.clone(), placer);
-            lane.counters = self.counters.clone();
+        let PlaylistChoice { url, variables, wants } = *choice;
+        let (player, _) = main.playing.get_or_insert_with(|| {
+            let anchors = TimelineAnchors::default();
+            let placer = TimelinePlacer::new(anchors.clone(), true, 0);
+            let feeder = DemuxerFeed::new(self.decoder.clone(), wants, main.to.clone());
+            let mut player = PlaylistPlayer::new(self.fetcher(), feeder, url.clone(), variables.clone(), placer);
+            player.counters = self.counters.clone();
             if !is_whole {
-                lane.follower = self.memory.resume(url, media);
-                lane.memory = Some(self.memory.clone());
+                player.cursor = self.memory.resume(url, media);
+                player.memory = Some(self.memory.clone());
             }
-            (lane, ties)
+            (player, anchors)
         });
-        lane.change(url.clone());
-        lane.feeder.wants = wants;
+        player.change(url.clone());
+        player.feeder.wants = wants;
         Ok(())
     }
 
-    /// Plays the sound of `choice` beside the pictures of a lane.
-    fn begin_sound(&self, choice: &Choice<'_>, (lane, ties): &mut (Playing, Ties), to: Sender<Message>) -> AbortOnDrop {
+    /// Plays the sound of `choice` beside the pictures of a player.
+    fn begin_sound(
+        &self,
+        choice: &PlaylistChoice<'_>,
+        (player, anchors): &mut (HttpPlayer, TimelineAnchors),
+        to: Sender<PlayerMessage>,
+    ) -> AbortOnDrop {
         let (first_to, first_from) = oneshot::channel();
-        lane.on_first = Some(first_to);
-        let feeder = LaneFeeder::new(self.decoder.clone(), choice.wants, to);
-        let placer = Placer::new(ties.clone(), false, 0);
-        let beside = Lane::new(self.fetcher(), feeder, choice.url.clone(), choice.variables.clone(), placer);
-        AbortOnDrop(tokio::spawn(sound(beside, ties.clone(), first_from)).abort_handle())
+        player.on_first = Some(first_to);
+        let feeder = DemuxerFeed::new(self.decoder.clone(), choice.wants, to);
+        let placer = TimelinePlacer::new(anchors.clone(), false, 0);
+        let beside = PlaylistPlayer::new(self.fetcher(), feeder, choice.url.clone(), choice.variables.clone(), placer);
+        AbortOnDrop(tokio::spawn(sound(beside, anchors.clone(), first_from)).abort_handle())
     }
 
     /// Plays a media playlist that was given directly.
-    async fn alone(&self, media: Media, url: &Url, main: &Sender<Message>) -> LaneEnd {
-        let mut main = Main { to: main.clone(), playing: None };
-        let choice = Choice { url, variables: &Variables::default(), wants: self.wants };
+    async fn alone(&self, media: MediaPlaylist, url: &Url, main: &Sender<PlayerMessage>) -> PlayerEnd {
+        let mut main = MainPlayer { to: main.clone(), playing: None };
+        let choice = PlaylistChoice { url, variables: &Variables::default(), wants: self.wants };
         if let Err(refusal) = self.ready(&choice, &mut main, &media) {
-            return LaneEnd::Failed(refusal);
+            return PlayerEnd::Failed(refusal);
         }
-        let (lane, _) = main.playing.as_mut().expect("it was made just now");
-        let end = lane.run(Some(media)).await;
-        lane.settle();
-        lane.feeder.end();
+        let (player, _) = main.playing.as_mut().expect("it was made just now");
+        let end = player.run(Some(media)).await;
+        player.settle();
+        player.feeder.end();
         end
     }
 }
 
-type Playing = Lane<Fetcher, LaneFeeder>;
+type HttpPlayer = PlaylistPlayer<HttpOrigin, DemuxerFeed>;
 
 /// A media playlist that is played.
 #[derive(Clone, Copy)]
-struct Choice<'a> {
+struct PlaylistChoice<'a> {
     url: &'a Url,
     /// Those of the multivariant playlist that names it.
     variables: &'a Variables,
     wants: Tracks,
 }
 
-/// The main lane of a session: one after the other plays the variants.
-struct Main {
-    to: Sender<Message>,
-    playing: Option<(Playing, Ties)>,
+/// The main player of a session: one after the other plays the variants.
+struct MainPlayer {
+    to: Sender<PlayerMessage>,
+    playing: Option<(HttpPlayer, TimelineAnchors)>,
 }
 
 /// Plays the sound beside the pictures: it begins at the same segment, and is retried as long as the pictures last.
-async fn sound(mut lane: Playing, ties: Ties, first: oneshot::Receiver<u128>) {
-    lane.begins_at = timeout(SOUND_WAITS, first).await.ok().and_then(Result::ok);
-    while ties.is_empty() {
+async fn sound(mut player: HttpPlayer, anchors: TimelineAnchors, first: oneshot::Receiver<u128>) {
+    player.begins_at = timeout(SOUND_WAITS, first).await.ok().and_then(Result::ok);
+    while anchors.is_empty() {
         sleep(Duration::from_millis(20)).await;
     }
     loop {
-        match lane.run(None).await {
-            LaneEnd::Over => {
-                lane.feeder.end();
+        match player.run(None).await {
+            PlayerEnd::Over => {
+                player.feeder.end();
                 // Fails when the stream is over.
-                let _ = lane.feeder.to.send(Message::End(LaneEnd::Over));
+                let _ = player.feeder.to.send(PlayerMessage::End(PlayerEnd::Over));
                 return;
             }
-            LaneEnd::Failed(refusal) => tracing::warn!("the sound of the stream: {refusal}"),
+            PlayerEnd::Failed(refusal) => tracing::warn!("the separate sound of the stream failed: {refusal}"),
         }
-        if !lane.has_media() {
+        if !player.has_media() {
             // Sound that never loaded must not hold the pictures back.
-            let _ = lane.feeder.to.send(Message::End(LaneEnd::Over));
+            let _ = player.feeder.to.send(PlayerMessage::End(PlayerEnd::Over));
             return;
         }
         sleep(SOUND_PAUSE).await;
@@ -317,7 +327,7 @@ async fn sound(mut lane: Playing, ties: Ties, first: oneshot::Receiver<u128>) {
 }
 
 /// Plays an endless stream until its connection ends.
-async fn stream(mut feeder: LaneFeeder, mut answer: Answer, mut head: Vec<u8>, container: Container) -> Refusal {
+async fn stream(mut feeder: DemuxerFeed, mut answer: WebResponse, mut head: Vec<u8>, container: Container) -> Refusal {
     let over = |cause: &str| Refusal::of(Cause::Ended, cause, "check the server that sends the stream");
     while head.len() < STREAM_HEAD && container != Container::MotionJpeg {
         match answer.chunk().await {
@@ -326,16 +336,16 @@ async fn stream(mut feeder: LaneFeeder, mut answer: Answer, mut head: Vec<u8>, c
             Err(refusal) => return refusal,
         }
     }
-    let starts = container::look(&head, None).map_or([None; 2], |opened| opened.starts);
+    let starts = container::inspect(&head, None).map_or([None; 2], |opened| opened.starts);
     let apart = |of: usize| Some(container::distance_ns(container, container::begins(&starts)?, starts[of]?));
-    let beginning = Beginning { container, tracks: [apart(0), apart(1)], line_ns: 0 };
+    let beginning = DemuxerStart { container, tracks: [apart(0), apart(1)], line_ns: 0 };
     if let Err(refusal) = feeder.begin(beginning).await {
         return refusal;
     }
-    let (mut next, mut splices) = (head, SpliceWatch::default());
+    let (mut next, mut splices) = (head, SpliceMonitor::default());
     loop {
         if container == Container::MpegTs {
-            splices.push(&next).into_iter().for_each(|incident| feeder.note(Note::Incident(incident)));
+            splices.push(&next).into_iter().for_each(|incident| feeder.note(PlayerNote::Incident(incident)));
         }
         if !feeder.push(next).await {
             return Refusal::of(Cause::Damaged, "the stream cannot be decoded any more", "check the sender");

@@ -9,7 +9,7 @@ pub(crate) fn name(bytes: &[u8]) -> &'static str {
     let text = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
     let starts = |what: &[&str]| what.iter().any(|w| text.starts_with(w));
     if is_utf16(head) {
-        "text in UTF-16, where playlists are UTF-8"
+        "text in UTF-16; playlists must be UTF-8"
     } else if text.is_empty() {
         "an empty answer"
     } else if text.contains("<mpd") {
@@ -27,7 +27,7 @@ pub(crate) fn name(bytes: &[u8]) -> &'static str {
     } else if head.iter().all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace()) {
         "text"
     } else {
-        "nothing that is known"
+        "an unknown format"
     }
 }
 

@@ -3,7 +3,7 @@
 //! Source: ANSI/SCTE 35 2023r1, 9.6 to 10.3. Sections are hostile input: lengths are checked, and so is the CRC. Encrypted sections are
 //! ignored.
 
-use super::breaks::{Ad, Event, Rank, What};
+use super::breaks::{AdAction, AdAnnouncement, AdEventId, AdScope};
 use super::container::ticks_ns;
 
 /// The table identity of a splice_info_section.
@@ -20,7 +20,7 @@ const LENGTH_UNKNOWN: usize = 0xfff;
 pub(crate) struct Cue {
     /// On the line of the media, ns; [`None`]: at once.
     pub at_ns: Option<u64>,
-    pub ad: Ad,
+    pub ad: AdAnnouncement,
 }
 
 /// What a section announces about advertisement breaks. Empty for a section that is damaged, encrypted, or about other things.
@@ -29,14 +29,14 @@ pub(super) fn cues(section: &[u8]) -> Vec<Cue> {
 }
 
 fn read(section: &[u8]) -> Option<Vec<Cue>> {
-    let mut bits = Reader(section);
+    let mut bits = ByteReader(section);
     let table = bits.u8()?;
     let length = usize::from(bits.u16()? & 0x0fff);
     let section = section.get(..3 + length)?;
     if table != TABLE || length < 4 || crc32(section) != 0 {
         return None;
     }
-    let mut bits = Reader(section.get(4..section.len() - 4)?);
+    let mut bits = ByteReader(section.get(4..section.len() - 4)?);
     let (flags, low) = (bits.u8()?, bits.u32()?);
     if flags & 0x80 != 0 {
         return None;
@@ -53,9 +53,9 @@ fn read(section: &[u8]) -> Option<Vec<Cue>> {
         0x06 => at = splice_time(&mut command, adjustment)?,
         _ => return None,
     }
-    let mut descriptors = if length == LENGTH_UNKNOWN { command } else { Reader(bits.0.get(length..)?) };
+    let mut descriptors = if length == LENGTH_UNKNOWN { command } else { ByteReader(bits.0.get(length..)?) };
     let length = usize::from(descriptors.u16()?);
-    let mut descriptors = Reader(descriptors.0.get(..length)?);
+    let mut descriptors = ByteReader(descriptors.0.get(..length)?);
     while let (Some(tag), Some(length)) = (descriptors.u8(), descriptors.u8()) {
         let body = descriptors.take(usize::from(length))?;
         // A splice_insert may carry segmentation descriptors as well: both are about the same break.
@@ -67,11 +67,11 @@ fn read(section: &[u8]) -> Option<Vec<Cue>> {
 }
 
 /// `splice_insert()`.
-fn insert(bits: &mut Reader, adjustment: u64) -> Option<Option<Cue>> {
-    let event = Event::Insert(bits.u32()?);
-    let ad = |what| Ad { what, rank: None, event: Some(event) };
+fn insert(bits: &mut ByteReader, adjustment: u64) -> Option<Option<Cue>> {
+    let event = AdEventId::Insert(bits.u32()?);
+    let ad = |action| AdAnnouncement { action, scope: None, event: Some(event) };
     if bits.u8()? & 0x80 != 0 {
-        return Some(Some(Cue { at_ns: None, ad: ad(What::Cancelled) }));
+        return Some(Some(Cue { at_ns: None, ad: ad(AdAction::Cancelled) }));
     }
     let flags = bits.u8()?;
     let (is_out, is_programme) = (flags & 0x80 != 0, flags & 0x40 != 0);
@@ -95,12 +95,12 @@ fn insert(bits: &mut Reader, adjustment: u64) -> Option<Option<Cue>> {
     }
     // Behind it: unique_program_id, avail_num, avails_expected.
     bits.skip(4)?;
-    let what = if is_out { What::Out { returns_after_ns } } else { What::In };
-    Some(Some(Cue { at_ns: at, ad: ad(what) }))
+    let action = if is_out { AdAction::Out { returns_after_ns } } else { AdAction::In };
+    Some(Some(Cue { at_ns: at, ad: ad(action) }))
 }
 
 /// `splice_time()`, ns; [`None`] within where it names no time.
-fn splice_time(bits: &mut Reader, adjustment: u64) -> Option<Option<u64>> {
+fn splice_time(bits: &mut ByteReader, adjustment: u64) -> Option<Option<u64>> {
     let first = bits.u8()?;
     if first & 0x80 == 0 {
         return Some(None);
@@ -110,14 +110,14 @@ fn splice_time(bits: &mut Reader, adjustment: u64) -> Option<Option<u64>> {
 }
 
 /// `segmentation_descriptor()`: those of its types that begin or end advertisements.
-fn segmentation(body: &[u8]) -> Option<Ad> {
-    let mut bits = Reader(body);
+fn segmentation(body: &[u8]) -> Option<AdAnnouncement> {
+    let mut bits = ByteReader(body);
     if bits.u32()? != IDENTIFIER {
         return None;
     }
-    let event = Some(Event::Segmentation(bits.u32()?));
+    let event = Some(AdEventId::Segmentation(bits.u32()?));
     if bits.u8()? & 0x80 != 0 {
-        return Some(Ad { what: What::Cancelled, rank: None, event });
+        return Some(AdAnnouncement { action: AdAction::Cancelled, scope: None, event });
     }
     let flags = bits.u8()?;
     if flags & 0x80 == 0 {
@@ -133,18 +133,18 @@ fn segmentation(body: &[u8]) -> Option<Ad> {
     let upid = usize::from(bits.u8()?);
     bits.skip(upid)?;
     let kind = bits.u8()?;
-    let rank = match kind {
+    let scope = match kind {
         // Break.
-        0x22 | 0x23 => Rank::Break,
+        0x22 | 0x23 => AdScope::Break,
         // Advertisement of the provider, of the distributor.
-        0x30..=0x33 => Rank::Advert,
+        0x30..=0x33 => AdScope::Advert,
         // Placement opportunities, and blocks of advertisements, of the provider and of the distributor.
-        0x34..=0x37 | 0x44..=0x47 => Rank::Opportunity,
+        0x34..=0x37 | 0x44..=0x47 => AdScope::Opportunity,
         _ => return None,
     };
     // Of each pair the even one begins.
-    let what = if kind & 1 == 0 { What::Out { returns_after_ns } } else { What::In };
-    Some(Ad { what, rank: Some(rank), event })
+    let action = if kind & 1 == 0 { AdAction::Out { returns_after_ns } } else { AdAction::In };
+    Some(AdAnnouncement { action, scope: Some(scope), event })
 }
 
 /// The CRC of MPEG systems; 0 over a section with its CRC (ISO/IEC 13818-1, annex A).
@@ -155,9 +155,9 @@ pub(super) fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a [u8]);
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -221,51 +221,51 @@ pub(super) mod tests {
         section(0x06, &time(at), &[&[0x02, body.len() as u8][..], &body].concat())
     }
 
-    fn cue(at_s: u64, what: What, rank: Option<Rank>, event: Event) -> Vec<Cue> {
-        vec![Cue { at_ns: Some(at_s * 1_000_000_000), ad: Ad { what, rank, event: Some(event) } }]
+    fn cue(at_s: u64, action: AdAction, scope: Option<AdScope>, event: AdEventId) -> Vec<Cue> {
+        vec![Cue { at_ns: Some(at_s * 1_000_000_000), ad: AdAnnouncement { action, scope, event: Some(event) } }]
     }
 
-    const OUT: What = What::Out { returns_after_ns: None };
+    const OUT: AdAction = AdAction::Out { returns_after_ns: None };
 
     #[test]
     fn splice_inserts_are_read() {
-        let lasts = What::Out { returns_after_ns: Some(30_000_000_000) };
+        let lasts = AdAction::Out { returns_after_ns: Some(30_000_000_000) };
         let read = cues(&insert_at(7, true, 900_000, Some(2_700_000)));
-        assert_eq!(read, cue(10, lasts, None, Event::Insert(7)));
-        assert_eq!(cues(&insert_at(7, false, 900_000, None)), cue(10, What::In, None, Event::Insert(7)));
+        assert_eq!(read, cue(10, lasts, None, AdEventId::Insert(7)));
+        assert_eq!(cues(&insert_at(7, false, 900_000, None)), cue(10, AdAction::In, None, AdEventId::Insert(7)));
         // Cancelled; immediate; for one component of the programme.
         let cancelled = cues(&section(0x05, &[0, 0, 0, 7, 0xff], &[]));
-        assert_eq!(cancelled[0].ad.what, What::Cancelled);
+        assert_eq!(cancelled[0].ad.action, AdAction::Cancelled);
         let immediate = cues(&section(0x05, &[0, 0, 0, 7, 0x7f, 0xdf, 0, 1, 0, 0], &[]));
-        assert_eq!((immediate[0].at_ns, immediate[0].ad.what), (None, OUT));
+        assert_eq!((immediate[0].at_ns, immediate[0].ad.action), (None, OUT));
         let mut component = vec![0, 0, 0, 7, 0x7f, 0x8f, 1, 9];
         component.extend(time(900_000));
         component.extend([0, 1, 0, 0]);
-        assert_eq!(cues(&section(0x05, &component, &[])), cue(10, OUT, None, Event::Insert(7)));
+        assert_eq!(cues(&section(0x05, &component, &[])), cue(10, OUT, None, AdEventId::Insert(7)));
         // The time is adjusted, and wraps. With the adjustment the CRC is another.
         let mut adjusted = insert_at(7, true, (1 << 33) - 90_000, None);
         adjusted[4..9].copy_from_slice(&[0, 0, 2, 0xbf, 0x20]);
         let end = adjusted.len() - 4;
         let crc = crc32(&adjusted[..end]);
         adjusted[end..].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(cues(&adjusted), cue(1, OUT, None, Event::Insert(7)));
+        assert_eq!(cues(&adjusted), cue(1, OUT, None, AdEventId::Insert(7)));
     }
 
     #[test]
     fn segmentation_descriptors_are_read_by_their_types() {
-        for (kind, rank) in [
-            (0x22, Rank::Break),
-            (0x30, Rank::Advert),
-            (0x32, Rank::Advert),
-            (0x34, Rank::Opportunity),
-            (0x36, Rank::Opportunity),
-            (0x44, Rank::Opportunity),
+        for (kind, scope) in [
+            (0x22, AdScope::Break),
+            (0x30, AdScope::Advert),
+            (0x32, AdScope::Advert),
+            (0x34, AdScope::Opportunity),
+            (0x36, AdScope::Opportunity),
+            (0x44, AdScope::Opportunity),
         ] {
-            let lasts = What::Out { returns_after_ns: Some(30_000_000_000) };
+            let lasts = AdAction::Out { returns_after_ns: Some(30_000_000_000) };
             let read = cues(&segment_at(9, kind, 900_000, Some(2_700_000)));
-            assert_eq!(read, cue(10, lasts, Some(rank), Event::Segmentation(9)), "{kind:#x}");
+            assert_eq!(read, cue(10, lasts, Some(scope), AdEventId::Segmentation(9)), "{kind:#x}");
             let read = cues(&segment_at(9, kind + 1, 900_000, None));
-            assert_eq!(read, cue(10, What::In, Some(rank), Event::Segmentation(9)), "{kind:#x} + 1");
+            assert_eq!(read, cue(10, AdAction::In, Some(scope), AdEventId::Segmentation(9)), "{kind:#x} + 1");
         }
         // A programme begins, a chapter, an overlay: no advertisements.
         for kind in [0x10, 0x11, 0x20, 0x38, 0x40, 0x50] {
@@ -279,16 +279,20 @@ pub(super) mod tests {
         for (text, event, returns_after_s) in [
             (
                 "/DA0AAAAAAAA///wBQb+cr0AUAAeAhxDVUVJSAAAjn/PAAGlmbAICAAAAAAsoKGKNAIAmsnRfg==",
-                Event::Segmentation(0x4800_008e),
+                AdEventId::Segmentation(0x4800_008e),
                 307,
             ),
-            ("/DAvAAAAAAAA///wFAVIAACPf+/+c2nALv4AUsz1AAAAAAAKAAhDVUVJAAABNWLbowo=", Event::Insert(0x4800_008f), 60),
+            (
+                "/DAvAAAAAAAA///wFAVIAACPf+/+c2nALv4AUsz1AAAAAAAKAAhDVUVJAAABNWLbowo=",
+                AdEventId::Insert(0x4800_008f),
+                60,
+            ),
         ] {
             use base64::Engine as _;
             let section = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
             let read = cues(&section);
             assert_eq!((read.len(), read[0].ad.event), (1, Some(event)), "{text}");
-            let What::Out { returns_after_ns: Some(ns) } = read[0].ad.what else { panic!("{read:?}") };
+            let AdAction::Out { returns_after_ns: Some(ns) } = read[0].ad.action else { panic!("{read:?}") };
             assert_eq!(ns / 1_000_000_000, returns_after_s);
         }
     }

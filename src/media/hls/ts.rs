@@ -27,7 +27,7 @@ pub(super) fn is_ts(bytes: &[u8]) -> bool {
 
 /// What is seen of a piece of MPEG-TS.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct TsSummary {
     /// The presentation times of the first picture and of the first sound, ns.
     pub starts: Starts,
     /// The latest presentation time of a picture, or of sound where there are none, ns. Of times that wrap, the one after that.
@@ -36,17 +36,17 @@ pub(super) struct Seen {
 }
 
 /// Walks over all packets of `bytes`, once.
-pub(super) fn look(bytes: &[u8]) -> Seen {
-    let mut scan = Scan::default();
+pub(super) fn inspect(bytes: &[u8]) -> TsSummary {
+    let mut scan = TsScanner::default();
     for packet in bytes[first_packet(bytes).unwrap_or(bytes.len())..].chunks_exact(PACKET) {
         scan.packet(packet);
     }
-    Seen { starts: scan.starts, last_ns: scan.last_ns(), cues: scan.cues }
+    TsSummary { starts: scan.starts, last_ns: scan.last_ns(), cues: scan.cues }
 }
 
 /// Collects what packets say.
 #[derive(Debug, Default)]
-pub(super) struct Scan {
+pub(super) struct TsScanner {
     /// The PID of the programme's map.
     map: Option<u16>,
     /// The PIDs of its pictures and of its sound.
@@ -57,29 +57,29 @@ pub(super) struct Scan {
     pub newest_ns: Option<u64>,
     /// The body of the programme's map.
     programme: Vec<u8>,
-    marks: Vec<Marks>,
+    marks: Vec<CueStream>,
     pub cues: Vec<Cue>,
 }
 
 /// A PID that carries announcements, and what is gathered of the one that is coming in.
 #[derive(Debug)]
-struct Marks {
+struct CueStream {
     pid: u16,
-    kind: MarkKind,
+    kind: CueStreamKind,
     /// Of ID3: the presentation time of its PES packet, ns.
     pts_ns: Option<u64>,
     bytes: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MarkKind {
+enum CueStreamKind {
     /// Sections of SCTE-35, stream type 0x86.
     Splice,
     /// ID3 tags in PES packets, stream type 0x15.
     Id3,
 }
 
-impl Scan {
+impl TsScanner {
     pub fn packet(&mut self, packet: &[u8]) {
         if packet[0] != SYNC {
             return;
@@ -123,17 +123,17 @@ impl Scan {
         }
     }
 
-    /// As [`Seen::last_ns`].
+    /// As [`TsSummary::last_ns`].
     pub fn last_ns(&self) -> Option<u64> {
         self.last[0].or(self.last[1])
     }
 }
 
-impl Marks {
+impl CueStream {
     /// Takes the payload of a packet. `now_ns`: the presentation time that the stream has come to, of announcements that name none.
     fn take(&mut self, payload: &[u8], is_start: bool, now_ns: Option<u64>, cues: &mut Vec<Cue>) {
         match (self.kind, is_start) {
-            (MarkKind::Splice, true) => {
+            (CueStreamKind::Splice, true) => {
                 let Some((pointer, rest)) = payload.split_first() else { return };
                 let (end, rest) = rest.split_at(rest.len().min(usize::from(*pointer)));
                 if !self.bytes.is_empty() {
@@ -143,7 +143,7 @@ impl Marks {
                 self.bytes = rest.to_vec();
                 self.sections(now_ns, cues);
             }
-            (MarkKind::Id3, true) => {
+            (CueStreamKind::Id3, true) => {
                 self.pts_ns = pts(payload).or(now_ns);
                 let head = payload.get(8).map_or(payload.len(), |length| 9 + usize::from(*length));
                 self.bytes = payload.get(head..).unwrap_or_default().to_vec();
@@ -152,7 +152,7 @@ impl Marks {
             (_, false) if self.bytes.is_empty() || self.bytes.len() > MARK_MAX => self.bytes.clear(),
             (kind, false) => {
                 self.bytes.extend(payload);
-                if kind == MarkKind::Splice { self.sections(now_ns, cues) } else { self.tag(cues) }
+                if kind == CueStreamKind::Splice { self.sections(now_ns, cues) } else { self.tag(cues) }
             }
         }
     }
@@ -210,7 +210,7 @@ fn first_programme(body: &[u8]) -> Option<u16> {
 }
 
 /// The PIDs of the first pictures and of the first sound in a body of a PMT, and those that carry announcements.
-fn streams(body: &[u8]) -> ([Option<u16>; 2], Vec<Marks>) {
+fn streams(body: &[u8]) -> ([Option<u16>; 2], Vec<CueStream>) {
     let (mut tracks, mut marks) = ([None, None], Vec::new());
     let Some(head) = body.get(..4) else { return (tracks, marks) };
     let mut at = 4 + (usize::from(head[2] & 0x0f) << 8 | usize::from(head[3]));
@@ -218,19 +218,19 @@ fn streams(body: &[u8]) -> ([Option<u16>; 2], Vec<Marks>) {
         let pid = u16::from(stream[1] & 0x1f) << 8 | u16::from(stream[2]);
         let length = usize::from(stream[3] & 0x0f) << 8 | usize::from(stream[4]);
         let descriptors = body.get(at + 5..at + 5 + length).unwrap_or_default();
-        let mut carries = |kind| marks.push(Marks { pid, kind, pts_ns: None, bytes: Vec::new() });
+        let mut carries = |kind| marks.push(CueStream { pid, kind, pts_ns: None, bytes: Vec::new() });
         let index = match stream[0] {
             0x01 | 0x02 | 0x10 | 0x1b | 0x24 | 0x42 | 0xd1 | 0xea => Some(0),
             0x03 | 0x04 | 0x0f | 0x11 | 0x81 | 0x87 => Some(1),
             // Private data: AC-3, E-AC-3, DTS and AAC name themselves in descriptors, Opus by its registration.
             0x06 if has_sound(descriptors) => Some(1),
             0x15 => {
-                carries(MarkKind::Id3);
+                carries(CueStreamKind::Id3);
                 None
             }
             // Also that of DTS-HD on discs, whose packets hold no section with a right CRC.
             0x86 => {
-                carries(MarkKind::Splice);
+                carries(CueStreamKind::Splice);
                 None
             }
             _ => None,
@@ -308,20 +308,20 @@ pub(super) mod tests {
         bytes.extend(packet(0x101, &pes(0)));
         assert!(is_ts(&bytes));
         let second = touchline_core::time::NANOS_PER_SECOND;
-        assert_eq!(look(&bytes).starts, [Some(second), Some(super::super::container::WRAP_NS - second)]);
+        assert_eq!(inspect(&bytes).starts, [Some(second), Some(super::super::container::WRAP_NS - second)]);
         // Odd bytes before the first packet.
-        assert_eq!(look(&[&[1, 2, 3][..], &bytes].concat()).starts[0], Some(second));
+        assert_eq!(inspect(&[&[1, 2, 3][..], &bytes].concat()).starts[0], Some(second));
         let mut alone = stream(&[(0x0f, 0x102)]);
         alone.extend(packet(0x102, &pes(180_000)));
-        assert_eq!((look(&alone).starts, look(&alone).last_ns), ([None, Some(2 * second)], Some(2 * second)));
-        assert_eq!(look(&bytes).last_ns, Some(second));
+        assert_eq!((inspect(&alone).starts, inspect(&alone).last_ns), ([None, Some(2 * second)], Some(2 * second)));
+        assert_eq!(inspect(&bytes).last_ns, Some(second));
     }
 
     #[test]
     fn truncated_and_foreign_bytes_have_no_times() {
         let bytes = stream(&[(0x1b, 0x101)]);
         for length in 0..bytes.len() {
-            assert_eq!(look(&bytes[..length]).starts, [None, None]);
+            assert_eq!(inspect(&bytes[..length]).starts, [None, None]);
         }
         assert!(!is_ts(b"#EXTM3U") && !is_ts(&[0x47; 100]));
     }
@@ -375,7 +375,7 @@ pub(super) mod tests {
         let long_tag = id3::tests::tag("TXXX", &[7; 500]);
         let tags = [(270_000, tag), (270_000, long_tag)];
         let bytes = marked(180_000, &[section.clone(), immediate, long], &tags);
-        let seen = look(&bytes);
+        let seen = inspect(&bytes);
         let times: Vec<_> = seen.cues.iter().map(|cue| cue.at_ns.map(|ns| ns / second)).collect();
         assert_eq!(times, [Some(10), Some(2), Some(10), Some(3)], "{:?}", seen.cues);
         assert_eq!(seen.starts[0], Some(2 * second));
@@ -394,9 +394,9 @@ pub(super) mod tests {
         first.extend(payload);
         bytes.extend(first);
         bytes.extend(packet(0x102, &[&[tail.len() as u8][..], tail].concat()));
-        assert_eq!(look(&bytes).cues.len(), 2);
+        assert_eq!(inspect(&bytes).cues.len(), 2);
         for length in 0..bytes.len() {
-            look(&bytes[..length]);
+            inspect(&bytes[..length]);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Which variant and which rendition of sound are played.
 
-use super::playlist::{Multivariant, Sound, Variant};
+use super::playlist::{AudioRendition, MultivariantPlaylist, Variant};
 use crate::options::{HlsOptions, VariantChoice};
 
 /// The variants worth trying, best first: those with pictures, then those that may have none.
-pub(super) fn ranked(list: &Multivariant, options: &HlsOptions, frame_height: u32) -> Vec<Variant> {
+pub(super) fn ranked(list: &MultivariantPlaylist, options: &HlsOptions, frame_height: u32) -> Vec<Variant> {
     let mut all: Vec<&Variant> = list.variants.iter().collect();
     // Where no height is said, the bit rate stands for it.
     let size = |v: &Variant| (v.height.unwrap_or(0), v.bandwidth);
@@ -49,12 +49,12 @@ fn is_picture_codec(codec: &str) -> bool {
 }
 
 /// The rendition of sound that goes with `variant`; [`None`]: the sound is in the variant itself, or there is none.
-pub(super) fn sound(list: &Multivariant, variant: &Variant, options: &HlsOptions) -> Option<Sound> {
+pub(super) fn sound(list: &MultivariantPlaylist, variant: &Variant, options: &HlsOptions) -> Option<AudioRendition> {
     let group = variant.sound_group.as_deref()?;
-    let of_group: Vec<&Sound> = list.sounds.iter().filter(|s| s.group == group).collect();
+    let of_group: Vec<&AudioRendition> = list.renditions.iter().filter(|s| s.group == group).collect();
     let in_language = || {
         let wanted = options.audio_language.as_deref()?.to_ascii_lowercase();
-        let speaks = |sound: &&&Sound| {
+        let speaks = |sound: &&&AudioRendition| {
             let language = sound.language.as_deref().unwrap_or_default().to_ascii_lowercase();
             language == wanted || language.split('-').next() == wanted.split('-').next() && !language.is_empty()
         };
@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    fn list(variants: &[(&str, u64, Option<u32>, Option<&str>)]) -> Multivariant {
+    fn list(variants: &[(&str, u64, Option<u32>, Option<&str>)]) -> MultivariantPlaylist {
         let url = |name: &str| Url::parse("http://h.example/").unwrap().join(name).unwrap();
         let variant = |&(name, bandwidth, height, codecs): &(&str, u64, Option<u32>, Option<&str>)| Variant {
             url: url(name),
@@ -80,10 +80,10 @@ mod tests {
             codecs: codecs.map(str::to_owned),
             sound_group: None,
         };
-        Multivariant { variants: variants.iter().map(variant).collect(), ..Multivariant::default() }
+        MultivariantPlaylist { variants: variants.iter().map(variant).collect(), ..MultivariantPlaylist::default() }
     }
 
-    fn order(list: &Multivariant, options: &HlsOptions) -> String {
+    fn order(list: &MultivariantPlaylist, options: &HlsOptions) -> String {
         ranked(list, options, 288).iter().map(|v| v.url.path()[1..].to_owned()).collect::<Vec<_>>().join(" ")
     }
 
@@ -111,22 +111,22 @@ mod tests {
     fn the_default_sound_then_the_language_then_the_first() {
         let mut list = list(&[("v", 1, None, None)]);
         list.variants[0].sound_group = Some("g".into());
-        let sound_of = |language: &str, is_default| Sound {
+        let sound_of = |language: &str, is_default| AudioRendition {
             group: "g".into(),
             language: Some(language.into()),
             is_default,
             url: Some(Url::parse(&format!("http://h.example/{language}")).unwrap()),
         };
-        list.sounds = vec![sound_of("en", false), sound_of("pt-BR", false)];
-        let chosen = |list: &Multivariant, language: Option<&str>| {
+        list.renditions = vec![sound_of("en", false), sound_of("pt-BR", false)];
+        let chosen = |list: &MultivariantPlaylist, language: Option<&str>| {
             let options = HlsOptions { audio_language: language.map(str::to_owned), ..HlsOptions::default() };
             sound(list, &list.variants[0], &options).and_then(|s| s.language)
         };
         assert_eq!(chosen(&list, None).as_deref(), Some("en"));
         assert_eq!(chosen(&list, Some("pt")).as_deref(), Some("pt-BR"));
-        list.sounds.push(sound_of("de", true));
+        list.renditions.push(sound_of("de", true));
         assert_eq!(chosen(&list, Some("pt")).as_deref(), Some("de"));
-        list.sounds = vec![Sound { url: None, ..sound_of("de", true) }];
+        list.renditions = vec![AudioRendition { url: None, ..sound_of("de", true) }];
         assert_eq!(chosen(&list, None), None, "it is in the variant itself");
     }
 }

@@ -1,4 +1,4 @@
-//! Makes the connections of an HTTP client by the policy of its source.
+//! The connector of the HTTP client: makes connections according to the source policy.
 
 use std::error::Error;
 use std::future::Future;
@@ -8,21 +8,21 @@ use std::task::{Context, Poll};
 
 use hyper::Uri;
 use hyper::rt::ReadBufCursor;
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::connect::{Connected, Connection as HyperConnection};
 use hyper_util::rt::TokioIo;
 use tower_service::Service;
 
-use crate::guard::connect::{Stream, connect};
+use crate::guard::connect::{Connection, connect};
 use crate::guard::{Refusal, SourcePolicy, Target};
 
-/// Every connection of the client is asked for here: its own, and those that redirects lead to.
+/// Makes every connection of the client, including those of redirects.
 #[derive(Clone)]
 pub(super) struct Connector(pub Arc<SourcePolicy>);
 
 impl Service<Uri> for Connector {
-    type Response = Link;
+    type Response = WebConnection;
     type Error = Refusal;
-    type Future = Pin<Box<dyn Future<Output = Result<Link, Refusal>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<WebConnection, Refusal>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         Poll::Ready(Ok(()))
@@ -32,7 +32,7 @@ impl Service<Uri> for Connector {
         let policy = self.0.clone();
         Box::pin(async move {
             let target = Target::parse(&uri.to_string())?;
-            Ok(Link(TokioIo::new(connect(&policy, &target).await?)))
+            Ok(WebConnection(TokioIo::new(connect(&policy, &target).await?)))
         })
     }
 }
@@ -49,16 +49,16 @@ pub(super) fn refusal(error: &hyper_util::client::legacy::Error) -> Option<Refus
     None
 }
 
-/// A connection.
-pub(super) struct Link(TokioIo<Box<dyn Stream>>);
+/// A connection of the HTTP client.
+pub(super) struct WebConnection(TokioIo<Box<dyn Connection>>);
 
-impl Connection for Link {
+impl HyperConnection for WebConnection {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-impl hyper::rt::Read for Link {
+impl hyper::rt::Read for WebConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -68,7 +68,7 @@ impl hyper::rt::Read for Link {
     }
 }
 
-impl hyper::rt::Write for Link {
+impl hyper::rt::Write for WebConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, std::io::Error>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }

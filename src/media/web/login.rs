@@ -1,4 +1,4 @@
-//! Cookies and logins: what a server expects with later requests.
+//! The credential jar: cookies and logins that a server expects with later requests.
 
 use std::collections::HashMap;
 
@@ -12,22 +12,24 @@ use url::Url;
 
 use touchline_core::redact;
 
-/// Cookies that are kept, and the length of one; servers that give more do without.
+/// The most cookies of a source. Further ones are ignored.
 const COOKIES_MAX: usize = 100;
+
+/// The longest cookie, bytes.
 const COOKIE_MAX: usize = 4096;
 
-/// Servers whose way of asking for a login is kept.
+/// The most servers whose challenges are kept.
 const SERVERS_MAX: usize = 100;
 
-/// The cookies and challenges of one session. A source that is opened again starts without any.
+/// The cookies and challenges of one connection. A source that is opened again starts with an empty jar.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
+pub(super) struct CredentialJar {
     cookies: CookieStore,
-    /// By origin.
+    /// Login schemes by origin.
     logins: HashMap<String, Login>,
 }
 
-/// How a server wants a login.
+/// The login scheme of a server.
 #[derive(Debug)]
 enum Login {
     /// RFC 7617.
@@ -36,15 +38,15 @@ enum Login {
     Digest(Box<WwwAuthenticateHeader>),
 }
 
-impl Shown {
-    /// The headers that a request for `url`, whose path and query are `path`, wants beside the usual ones.
+impl CredentialJar {
+    /// The cookie and login headers for a request of `url`, whose path and query are `path`.
     pub fn headers(&mut self, url: &Url, method: &Method, path: &str) -> Vec<(HeaderName, HeaderValue)> {
         let cookies: Vec<String> =
             self.cookies.get_request_values(url).map(|(name, value)| format!("{name}={value}")).collect();
         let cookies = Some(cookies.join("; ")).filter(|cookies| !cookies.is_empty());
         let login = self.login(url, method, path);
         let both = [(header::COOKIE, cookies), (header::AUTHORIZATION, login)];
-        // A value that cannot be sent is not.
+        // Skips values that are not valid in a header.
         both.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value?).ok()?))).collect()
     }
 
@@ -63,18 +65,18 @@ impl Shown {
         }
     }
 
-    /// Keeps the cookies of an answer from `url`.
+    /// Stores the cookies of a response from `url`.
     pub fn keep(&mut self, url: &Url, answer: &HeaderMap) {
         for cookie in answer.get_all(header::SET_COOKIE).iter().filter_map(|value| value.to_str().ok()) {
             let has_room = self.cookies.iter_any().count() < COOKIES_MAX;
             if cookie.len() <= COOKIE_MAX && has_room {
-                // One that is not for its giver is not kept.
+                // Fails for a cookie of another domain, which is ignored.
                 let _ = self.cookies.parse(cookie, url);
             }
         }
     }
 
-    /// Takes note of how a server that wants a login asks for it. Whether it is worth asking again.
+    /// Stores the challenge of a 401. Returns whether to repeat the request with the login.
     pub fn challenged(&mut self, url: &Url, answer: &HeaderMap) -> bool {
         if credentials(url).is_none() {
             return false;
@@ -89,7 +91,7 @@ impl Shown {
             None => return false,
         };
         let origin = url.origin().ascii_serialization();
-        // Shown already, and not good enough.
+        // The login was sent already and rejected.
         let is_wrong = matches!((self.logins.get(&origin), &login), (Some(Login::Basic), Login::Basic));
         let has_room = self.logins.len() < SERVERS_MAX || self.logins.contains_key(&origin);
         if has_room {
@@ -99,7 +101,7 @@ impl Shown {
     }
 }
 
-/// User and password of an address, decoded.
+/// User and password of a URL, decoded.
 pub(crate) fn credentials(url: &Url) -> Option<(Vec<u8>, Vec<u8>)> {
     let password = url.password();
     let is_there = !url.username().is_empty() || password.is_some();
@@ -114,14 +116,14 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
     }
 
-    fn sent(shown: &mut Shown, url: &Url, name: HeaderName) -> Option<String> {
+    fn sent(shown: &mut CredentialJar, url: &Url, name: HeaderName) -> Option<String> {
         let all = shown.headers(url, &Method::GET, url.path());
         all.into_iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_str().unwrap().to_owned())
     }
 
     #[test]
     fn a_login_is_shown_where_it_is_asked_for_and_as_it_is_asked_for() {
-        let mut shown = Shown::default();
+        let mut shown = CredentialJar::default();
         let url = Url::parse("http://ann:gr%C3%BCn%26mehr@h.example/a").unwrap();
         assert_eq!(sent(&mut shown, &url, header::AUTHORIZATION), None);
         let basic = answer(&[(header::WWW_AUTHENTICATE, "Basic realm=\"t\"")]);
@@ -139,7 +141,7 @@ mod tests {
     /// The example of RFC 2617, section 3.5, with a client's nonce of its own: the server's side of it is computed anew.
     #[test]
     fn digest_is_answered_and_counted() {
-        let mut shown = Shown::default();
+        let mut shown = CredentialJar::default();
         let url = Url::parse("http://Mufasa:Circle%20Of%20Life@h.example/dir/index.html").unwrap();
         let challenge = "Basic realm=\"t\", Digest realm=\"testrealm@host.com\", qop=\"auth,auth-int\", \
             nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c093\", opaque=\"5ccc069c403ebaf9f0171e9517f40e41\"";
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn cookies_go_back_to_their_server() {
-        let mut shown = Shown::default();
+        let mut shown = CredentialJar::default();
         let url = Url::parse("http://h.example/a/live.m3u8").unwrap();
         shown.keep(
             &url,

@@ -1,8 +1,7 @@
-//! The HTTP client, for everything that Touchline fetches itself: playlists and media.
+//! The HTTP client for playlists and media.
 //!
-//! One [`Web`] a source, with its cookies and logins; connections are kept and used again. Where a connection goes is
-//! decided by the source's policy at the moment it is made, so redirects, names and literal addresses are held to it alike.
-//! All of them run on one small runtime of their own.
+//! Each source has one [`WebClient`] with its own cookies and logins; connections are reused. The source policy is applied when a
+//! connection is made, so it covers redirects, names and literal addresses. All clients run on one small tokio runtime.
 
 mod connector;
 pub(crate) mod login;
@@ -22,22 +21,22 @@ use url::Url;
 
 use super::guard::{Refusal, SourcePolicy};
 use connector::Connector;
-use login::Shown;
+use login::CredentialJar;
 use touchline_core::cause::Cause;
 
-/// Redirects in a row.
+/// The most redirects of one request.
 const REDIRECTS_MAX: usize = 8;
 
-/// The longest address that is asked for.
+/// The longest URL, bytes.
 const ADDRESS_MAX: usize = 8192;
 
-/// How long the next bytes of an answer may take.
+/// Time limit for the next bytes of a response.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
-/// How long an idle connection is kept: longer than segments are apart, except where keeping it gains nothing.
+/// How long an idle connection is kept: longer than the distance of most segments.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Threads of the runtime: they wait, and do TLS.
+/// Threads of the runtime: they mostly wait, and do TLS.
 const THREADS: usize = 2;
 
 /// The runtime of all web sources.
@@ -51,60 +50,65 @@ pub(super) fn runtime() -> std::io::Result<&'static Handle> {
     }
     let made =
         tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("web").enable_all().build()?;
-    // A second one, made at the same time, would be dropped here, which no thread of a runtime may do: none calls this.
+    // A second runtime, made concurrently, is dropped here. That must not happen on a thread of a runtime, and none calls this.
     Ok(RUNTIME.get_or_init(|| made).handle())
 }
 
 /// The client of one source.
-pub(crate) struct Web {
+pub(crate) struct WebClient {
     client: Client<Connector, Empty<Bytes>>,
-    shown: Mutex<Shown>,
+    jar: Mutex<CredentialJar>,
 }
 
-/// The head of an answer, and its body to be read.
-pub(crate) struct Answer {
-    /// Where redirects led.
+/// The head of a response, and its unread body.
+pub(crate) struct WebResponse {
+    /// The URL after redirects.
     pub url: Url,
     pub status: StatusCode,
     pub headers: HeaderMap,
     body: Incoming,
 }
 
-impl Web {
+impl WebClient {
     pub fn new(policy: Arc<SourcePolicy>) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(4)
             .build(Connector(policy));
-        Self { client, shown: Mutex::default() }
+        Self { client, jar: Mutex::default() }
     }
 
-    /// Asks for `url`, or a `range` of it (the value of the header), follows redirects and answers challenges. `patience` is
-    /// how long each request may take until the head of its answer is there.
+    /// Requests `url`, or a `range` of it (the value of the header), follows redirects and answers challenges. `response_timeout` is the
+    /// time limit for the head of each response.
     ///
     /// # Errors
     /// When the policy refuses the address, the request fails, or the status is not a success.
-    pub async fn get(&self, url: &Url, range: Option<&str>, patience: Duration) -> Result<Answer, Refusal> {
-        let answer = self.ask(url, &Method::GET, range, patience).await?;
+    pub async fn get(
+        &self,
+        url: &Url,
+        range: Option<&str>,
+        response_timeout: Duration,
+    ) -> Result<WebResponse, Refusal> {
+        let answer = self.request(url, &Method::GET, range, response_timeout).await?;
         if answer.status.is_success() { Ok(answer) } else { Err(failed_status(answer.status)) }
     }
 
-    /// As [`Web::get`], for any method, and with whatever status there is at the end.
+    /// As [`WebClient::get`], for any method. Also returns responses with an error status.
     ///
     /// # Errors
     /// When the policy refuses the address, or the request fails.
-    pub async fn ask(
+    pub async fn request(
         &self,
         url: &Url,
         method: &Method,
         range: Option<&str>,
-        patience: Duration,
-    ) -> Result<Answer, Refusal> {
+        response_timeout: Duration,
+    ) -> Result<WebResponse, Refusal> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS_MAX {
             if !matches!(url.scheme(), "http" | "https") {
-                // A playlist or a redirect that leads out of the web.
+                // A playlist or a redirect to another protocol.
                 let cause = format!("the source leads to the scheme {:?}", url.scheme());
                 return Err(Refusal::new(cause, "check the source"));
             }
@@ -112,23 +116,25 @@ impl Web {
                 let cause = "the source leads to an address that is too long";
                 return Err(Refusal::of(Cause::Other, cause, "check the server"));
             }
-            let mut answer = self.once(&url, method, range, patience).await?;
-            if answer.status() == StatusCode::UNAUTHORIZED && self.shown().challenged(&url, answer.headers()) {
-                answer = self.once(&url, method, range, patience).await?;
+            let mut answer = self.once(&url, method, range, response_timeout).await?;
+            if answer.status() == StatusCode::UNAUTHORIZED && self.jar().challenged(&url, answer.headers()) {
+                answer = self.once(&url, method, range, response_timeout).await?;
             }
             let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
             match location.filter(|_| answer.status().is_redirection()) {
                 Some(location) => {
-                    let wrong = |_| Refusal::of(Cause::Other, "the server redirects to no address", "check the server");
+                    let wrong = |_| {
+                        Refusal::of(Cause::Other, "the server redirects without a valid address", "check the server")
+                    };
                     url = url.join(location).map_err(wrong)?;
                 }
                 None => {
                     let (parts, body) = answer.into_parts();
-                    return Ok(Answer { url, status: parts.status, headers: parts.headers, body });
+                    return Ok(WebResponse { url, status: parts.status, headers: parts.headers, body });
                 }
             }
         }
-        Err(Refusal::of(Cause::Other, "the server redirects on and on", "check the server"))
+        Err(Refusal::of(Cause::Other, "the server redirects too often", "check the server"))
     }
 
     async fn once(
@@ -136,16 +142,16 @@ impl Web {
         url: &Url,
         method: &Method,
         range: Option<&str>,
-        patience: Duration,
+        response_timeout: Duration,
     ) -> Result<Response<Incoming>, Refusal> {
         let path = match url.query() {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
         };
-        // Without the login, which is sent as the server asks for it.
+        // The login is removed from the URL and sent with the scheme that the server requires.
         let mut bare = url.clone();
         bare.set_fragment(None);
-        // Both fail only for addresses without a host, and this one has one.
+        // Both fail only for a URL without a host.
         let _ = (bare.set_username(""), bare.set_password(None));
         let mut request = Request::builder()
             .method(method)
@@ -156,27 +162,27 @@ impl Web {
         if let Some(range) = range {
             request = request.header(header::RANGE, range);
         }
-        for (name, value) in self.shown().headers(url, method, &path) {
+        for (name, value) in self.jar().headers(url, method, &path) {
             request = request.header(name, value);
         }
         let request = request.body(Empty::new()).map_err(|_| {
             Refusal::of(Cause::Other, "the address has characters that cannot be sent", "percent-encode them")
         })?;
-        let answer = match timeout(patience, self.client.request(request)).await {
+        let answer = match timeout(response_timeout, self.client.request(request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(e)) => return Err(connector::refusal(&e).unwrap_or_else(hung_up)),
             Err(_) => return Err(silent()),
         };
-        self.shown().keep(url, answer.headers());
+        self.jar().keep(url, answer.headers());
         Ok(answer)
     }
 
-    fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    fn jar(&self) -> std::sync::MutexGuard<'_, CredentialJar> {
+        self.jar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Answer {
+impl WebResponse {
     /// The content type, in lower case without parameters: `application/vnd.apple.mpegurl`.
     pub fn content_type(&self) -> String {
         let value = self.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -188,14 +194,14 @@ impl Answer {
         self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
-    /// The next bytes as they come; [`None`] at the end.
+    /// The next bytes; [`None`] at the end.
     ///
     /// # Errors
-    /// When the server breaks off or falls silent.
+    /// When the connection breaks or the server stops sending.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Refusal> {
         loop {
             match timeout(SILENCE_MAX, self.body.frame()).await {
-                // Trailers are no data.
+                // Trailers are ignored.
                 Ok(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) if !data.is_empty() => return Ok(Some(data)),
                     _ => {}
@@ -210,7 +216,7 @@ impl Answer {
     /// The whole body, decoded: `bytes`, which were read already, and the rest. At most `max` bytes.
     ///
     /// # Errors
-    /// When it is longer, breaks off, stands still, or cannot be decoded.
+    /// When the body is longer, incomplete, too slow, or cannot be decoded.
     pub async fn rest(mut self, mut bytes: Vec<u8>, max: usize) -> Result<Vec<u8>, Refusal> {
         bytes.reserve(self.length().map_or(0, |n| n.min(max as u64) as usize).saturating_sub(bytes.len()));
         while let Some(chunk) = self.chunk().await? {
@@ -222,7 +228,7 @@ impl Answer {
         decode(bytes, self.headers.get(header::CONTENT_ENCODING), max)
     }
 
-    /// The body as it comes over the wire.
+    /// The body without decoding.
     pub fn into_body(self) -> Incoming {
         self.body
     }
@@ -234,7 +240,7 @@ fn decode(bytes: Vec<u8>, encoding: Option<&HeaderValue>, max: usize) -> Result<
     let name = encoding.and_then(|e| e.to_str().ok()).unwrap_or_default().trim().to_ascii_lowercase();
     let is_gzip = bytes.starts_with(&[0x1f, 0x8b]);
     let mut reader: Box<dyn Read + '_> = match name.as_str() {
-        // Some servers send gzip and do not say so; no playlist and no container begins like it.
+        // Some servers send gzip without declaring it. No playlist and no container begins with these bytes.
         _ if is_gzip => Box::new(flate2::read::MultiGzDecoder::new(&bytes[..])),
         "deflate" => Box::new(flate2::read::ZlibDecoder::new(&bytes[..])),
         "br" => Box::new(brotli::Decompressor::new(&bytes[..], 4096)),
@@ -258,26 +264,26 @@ pub(super) fn failed_status(status: StatusCode) -> Refusal {
         500..=599 => of(
             Cause::ServerError,
             format!("the server failed ({code})"),
-            "it may recover by itself; else look at the server's log",
+            "it may recover by itself; otherwise check the server's log",
         ),
         _ => of(Cause::Other, format!("the server answers with status {code}"), "check the URL in a browser"),
     }
 }
 
 fn silent() -> Refusal {
-    Refusal::of(Cause::NoAnswer, "the server does not answer", "check that the server is well")
+    Refusal::of(Cause::NoAnswer, "the server does not answer", "check the server")
 }
 
 fn hung_up() -> Refusal {
-    Refusal::of(Cause::NoAnswer, "the server hangs up without an answer", "check that the server is well")
+    Refusal::of(Cause::NoAnswer, "the server closed the connection without an answer", "check the server")
 }
 
 fn broken_off() -> Refusal {
-    Refusal::of(Cause::NoAnswer, "the server breaks off in the middle of its answer", "check the server")
+    Refusal::of(Cause::NoAnswer, "the server closed the connection in the middle of its answer", "check the server")
 }
 
 fn silent_midway() -> Refusal {
-    Refusal::of(Cause::NoAnswer, "the server does not send what it began", "check the server")
+    Refusal::of(Cause::NoAnswer, "the server stopped sending in the middle of its answer", "check the server")
 }
 
 fn too_long(max: usize) -> Refusal {

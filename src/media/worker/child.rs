@@ -1,4 +1,4 @@
-//! The process of a source: opens it, and says everything that comes of it.
+//! The worker process of a source: opens it and sends its items and state to the program.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -9,73 +9,74 @@ use crossbeam_channel::{Receiver, bounded, never, select, unbounded};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::ALIVE;
-use super::protocol::{Ask, Counts, Reader, Request, Say, VERSION, Writer};
+use super::protocol::{Command, CounterSnapshot, MessageReader, MessageWriter, OpenRequest, VERSION, WorkerMessage};
 use crate::gst::{GstOpener, GstOptions};
 use crate::guard::SourcePolicy;
 use crate::outlet::Counters;
 use crate::{Open, Source};
 use touchline_core::cause::Cause;
-use touchline_core::clip::PlanThinner;
+use touchline_core::clip::PlanSelector;
 use touchline_core::clock::{Clock, SystemClock};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MediaItem};
 use touchline_core::pool::Pool;
 use touchline_core::threads::spawn;
 
-/// Capacity of the channel between the source and the socket: slack for a thread switch. The buffers that matter are those of the
-/// program, so that what waits is the same with and without a process.
+/// Capacity of the channel between the source and the socket: slack for a thread switch. The real buffers are in the program, so that
+/// buffering is the same with and without a process.
 const CAPACITY: usize = 4;
 
 /// Serves one source over `socket`. The process ends when this returns.
 ///
 /// # Errors
-/// When the program's first message is not understood.
+/// When the program's first message is invalid.
 pub fn serve(socket: UnixStream) -> Result<()> {
     let broken = |what: &dyn std::fmt::Display| Error::Internal(format!("the process of a source: {what}"));
     let read = socket.try_clone().map_err(|e| broken(&e))?;
-    let mut reader = Reader::new(read, Pool::new(1), Pool::new(1));
-    let Ask::Open(request) = reader.head().map_err(|e| broken(&format!("{e:?}")))? else {
-        return Err(broken(&"the first message opens nothing"));
+    let mut reader = MessageReader::new(read, Pool::new(1), Pool::new(1));
+    let Command::Open(request) = reader.head().map_err(|e| broken(&format!("{e:?}")))? else {
+        return Err(broken(&"the first message is not a request to open a source"));
     };
     if request.version != VERSION {
         return Err(broken(&format!("messages of version {}, known is {VERSION}", request.version)));
     }
     let wanted = Arc::<AtomicBool>::default();
     let (stop_to, stop) = unbounded();
-    // From here on the end of the program is the end of this process, also while the source is being opened.
+    // From here on this process ends with the program, even while the source is being opened.
     let is_wanted = wanted.clone();
-    spawn("asks", move || {
+    spawn("commands", move || {
         loop {
             match reader.head() {
-                Ok(Ask::Wanted(wanted)) => is_wanted.store(wanted, Ordering::Relaxed),
+                Ok(Command::Wanted(wanted)) => is_wanted.store(wanted, Ordering::Relaxed),
                 // The receiver ends with the process.
-                Ok(Ask::Stop) => drop(stop_to.send(())),
-                Ok(Ask::Open(_)) | Err(_) => end_now(),
+                Ok(Command::Stop) => drop(stop_to.send(())),
+                Ok(Command::Open(_)) | Err(_) => end_now(),
             }
         }
     })?;
     let counters = Arc::<Counters>::default();
-    let mut writer = Writer::new(socket);
+    let mut writer = MessageWriter::new(socket);
     let (to, items) = bounded(CAPACITY);
     match open(*request, wanted, counters.clone(), to) {
         Ok((opener, source)) => {
-            let mut told = Told { writer, opener, counters, counts: Counts::default(), learned: String::new() };
-            // Nobody listens any more: then there is nothing to tidy up for.
-            told.pass_on(source, &items, &stop).unwrap_or_else(|_| end_now());
+            let mut reporter =
+                Reporter { writer, opener, counters, counts: CounterSnapshot::default(), learned: String::new() };
+            // Fails when the program is gone, so nothing needs an orderly end.
+            reporter.forward(source, &items, &stop).unwrap_or_else(|_| end_now());
         }
-        Err(e) => writer.head(&Say::NotOpened(e.into())).unwrap_or_else(|_| end_now()),
+        Err(e) => writer.head(&WorkerMessage::NotOpened(e.into())).unwrap_or_else(|_| end_now()),
     }
     Ok(())
 }
 
-/// Ends the process without a word: handlers at exit could wait for threads that hang.
+/// Kills the process: exit handlers could wait for threads that hang.
 fn end_now() -> ! {
     let _ = kill_process(getpid(), Signal::KILL);
     std::process::abort()
 }
 
 fn open(
-    request: Request,
+    request: OpenRequest,
     wanted: Arc<AtomicBool>,
     counters: Arc<Counters>,
     to: crossbeam_channel::Sender<MediaItem>,
@@ -86,36 +87,38 @@ fn open(
     let options = GstOptions {
         counters,
         guard: request.sources.as_ref().map(SourcePolicy::new).transpose()?.map(Arc::new),
-        thinning: request.plan.map(|plan| PlanThinner::thinning(&plan).unless(move || wanted.load(Ordering::Relaxed))),
+        selection: request
+            .plan
+            .map(|plan| PlanSelector::selection(&plan).unless(move || wanted.load(Ordering::Relaxed))),
         ..request.options
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_origin(request.clock_origin_ns));
     let opener = GstOpener::new(options, clock)?;
-    opener.learn(request.learned);
+    opener.apply_hints(request.learned);
     let source = opener.open(&request.uri, to)?;
     Ok((opener, source))
 }
 
-/// What is said, and what was said already.
-struct Told {
-    writer: Writer<UnixStream>,
+/// Sends the items of a source, and its counters and hints when they change.
+struct Reporter {
+    writer: MessageWriter<UnixStream>,
     opener: GstOpener,
     counters: Arc<Counters>,
-    counts: Counts,
+    counts: CounterSnapshot,
     learned: String,
 }
 
-impl Told {
-    fn pass_on(
+impl Reporter {
+    fn forward(
         &mut self,
         mut source: Box<dyn Source>,
         items: &Receiver<MediaItem>,
         stop: &Receiver<()>,
     ) -> io::Result<()> {
-        self.writer.head(&Say::Started)?;
+        self.writer.head(&WorkerMessage::Started)?;
         let mut stop = stop.clone();
         let clock = SystemClock::new();
-        let mut looked_ns = 0;
+        let mut hints_ns = 0;
         loop {
             let item = select! {
                 recv(items) -> item => item.ok().or_else(|| Some(MediaItem::Ended(thread_ended()))),
@@ -125,15 +128,15 @@ impl Told {
                     None
                 }
                 default(ALIVE) => {
-                    self.writer.head(&Say::Alive)?;
+                    self.writer.head(&WorkerMessage::Alive)?;
                     None
                 }
             };
             let is_end = matches!(item, Some(MediaItem::Ended(_)));
-            self.count()?;
-            if is_end || clock.mono_ns() - looked_ns > ALIVE.as_nanos() as u64 {
-                looked_ns = clock.mono_ns();
-                self.learn()?;
+            self.send_counters()?;
+            if is_end || clock.mono_ns() - hints_ns > ALIVE.as_nanos() as u64 {
+                hints_ns = clock.mono_ns();
+                self.send_hints()?;
             }
             if let Some(item) = item {
                 self.writer.item(item)?;
@@ -144,21 +147,21 @@ impl Told {
         }
     }
 
-    /// Says what was counted since it was last said. Before the item that it was counted with: an end must find it done.
-    fn count(&mut self) -> io::Result<()> {
-        let counts = Counts::of(&self.counters);
+    /// Sends the counters if they changed. Must precede the item that changed them, so that they are complete at the end.
+    fn send_counters(&mut self) -> io::Result<()> {
+        let counts = CounterSnapshot::of(&self.counters);
         if counts != self.counts {
-            self.writer.head(&Say::Counts(counts.clone()))?;
+            self.writer.head(&WorkerMessage::Counts(counts.clone()))?;
             self.counts = counts;
         }
         Ok(())
     }
 
-    fn learn(&mut self) -> io::Result<()> {
-        let learned = self.opener.learned();
+    fn send_hints(&mut self) -> io::Result<()> {
+        let learned = self.opener.hints();
         let text = serde_json::to_string(&learned)?;
         if text != self.learned {
-            self.writer.head(&Say::Learned(learned))?;
+            self.writer.head(&WorkerMessage::Learned(learned))?;
             self.learned = text;
         }
         Ok(())

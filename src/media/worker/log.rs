@@ -1,16 +1,16 @@
-//! The log of a source's process, as part of the program's.
+//! Forwards the log of a source's process to the program's log.
 
 use std::io::{BufRead, BufReader, Read};
 use std::time::{Duration, Instant};
 
-/// The longest line that is passed on, bytes; what is longer is cut.
+/// The longest forwarded line, bytes. Longer lines are cut.
 const LINE_MAX: u64 = 4096;
 
-/// At most so many lines are passed on in a [`SPAN`]: a process that floods its log must not flood the program's.
+/// The most lines per [`SPAN`], so that a process cannot flood the program's log.
 const LINES_MAX: usize = 100;
 const SPAN: Duration = Duration::from_secs(10);
 
-/// Passes on every line of `from` until that is over. Whatever writes them, they are redacted where the program writes its log.
+/// Forwards every line of `from` until its end. The program's log redacts them.
 pub(super) fn forward(from: impl Read, id: &str) {
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
@@ -22,25 +22,25 @@ pub(super) fn forward(from: impl Read, id: &str) {
             Ok(_) => {}
         }
         if began.elapsed() > SPAN {
-            say_left_out(id, lines);
+            log_dropped(id, lines);
             (began, lines) = (Instant::now(), 0);
         }
         lines += 1;
         if lines <= LINES_MAX {
-            say(id, String::from_utf8_lossy(&line).trim());
+            log_line(id, String::from_utf8_lossy(&line).trim());
         }
     }
-    say_left_out(id, lines);
+    log_dropped(id, lines);
 }
 
-fn say_left_out(id: &str, lines: usize) {
+fn log_dropped(id: &str, lines: usize) {
     if lines > LINES_MAX {
-        tracing::warn!("{id}: {} more lines of its process were left out", lines - LINES_MAX);
+        tracing::warn!("{id}: {} more log lines of its process were dropped", lines - LINES_MAX);
     }
 }
 
-/// The process writes the level and what happened.
-fn say(id: &str, line: &str) {
+/// Logs one line of the process, which begins with its level.
+fn log_line(id: &str, line: &str) {
     let (level, text) = line.split_once(' ').unwrap_or((line, ""));
     match level {
         _ if line.is_empty() => {}
@@ -49,7 +49,7 @@ fn say(id: &str, line: &str) {
         "INFO" => tracing::info!("{id}: {}", text.trim()),
         "DEBUG" => tracing::debug!("{id}: {}", text.trim()),
         "TRACE" => tracing::trace!("{id}: {}", text.trim()),
-        // Of a library, or of a panic.
+        // From a library or a panic.
         _ => tracing::warn!("{id}: {line}"),
     }
 }

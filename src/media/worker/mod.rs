@@ -1,16 +1,15 @@
-//! A source in a process of its own: what crashes in GStreamer, in a plugin or in a decoder ends that process, and the
-//! program goes on with one source less.
+//! Sources in processes of their own: a crash in GStreamer, a plugin or a decoder ends only the process of that source.
 //!
-//! A [`WorkerOpener`] starts this very program again for each connection, as `touchline source-worker`, and hands it the source
-//! over a socket. The process opens it with the same [`super::gst::GstOpener`] and says everything that comes of it; see
-//! `protocol.rs`. A process that dies is an end like any other ([`Cause::Crashed`]), which a supervisor answers with another
-//! connection. What one connection learns for the next is kept here, so nothing is lost with a process.
+//! For each connection a [`WorkerOpener`] starts the program again as `touchline source-worker` and sends it the source over a
+//! socket. The process opens the source with the same [`super::gst::GstOpener`] and sends back items and state; see
+//! `protocol.rs`. A process that dies ends the source with [`Cause::Crashed`], and a supervisor reconnects. The hints of one
+//! connection for the next are kept in the program, so a crash does not lose them.
 //!
-//! Pictures go through the socket: shared memory would save a third of what it costs, a fifth of a percent of a core, and
-//! would want `unsafe`.
+//! Pictures are sent through the socket. Shared memory would save a third of that cost, a fifth of a percent of a core, and would
+//! need `unsafe`.
 //!
-//! A process ends when its socket does, so none is left behind when the program is killed. `PR_SET_PDEATHSIG` would not do: it
-//! goes by the thread that started the process, and those that open sources come and go.
+//! A process ends when its socket closes, so none remains when the program is killed. `PR_SET_PDEATHSIG` does not work here: it
+//! applies to the thread that started the process, and the threads that open sources are short-lived.
 
 mod child;
 mod log;
@@ -28,13 +27,15 @@ use crossbeam_channel::Sender;
 
 pub use child::serve;
 
-use super::gst::{GstOptions, Learned, guarded};
+use super::gst::{ConnectionHints, GstOptions, guarded};
 use super::guard::Refusal;
 use super::outlet::{Outlet, Stopper};
 use super::uri::Location;
 use super::{Open, Source};
-use process::{Patient, Process};
-use protocol::{Ask, Broken, Counts, Heard, Reader, Request, VERSION, Writer};
+use process::{TimedReader, WorkerProcess};
+use protocol::{
+    Command, CounterSnapshot, MessageReader, MessageWriter, OpenRequest, ReadError, ReceivedMessage, VERSION,
+};
 use touchline_core::cause::Cause;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::clock;
@@ -42,44 +43,45 @@ use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Pace};
 use touchline_core::pool::Pool;
-use touchline_core::selection::Thinning;
+use touchline_core::selection::FrameSelection;
 use touchline_core::{limits, redact};
 
-/// Name of the subcommand that is a source's process.
+/// Name of the subcommand that runs a source's process.
 pub const SUBCOMMAND: &str = "source-worker";
 
-/// How often a process says something, whatever its source does.
+/// How often a process sends a message, even if its source is silent.
 const ALIVE: Duration = Duration::from_secs(1);
 
-/// A process that has said nothing for this long, while it was listened to, is stuck: its loop does nothing that takes time.
+/// A process without a message for this long, while the program reads, is stuck: its loop does nothing that takes time.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How long opening may take: names are looked up and servers are asked.
+/// Time limit for opening a source, which includes name look-ups and requests.
 const OPENING: Duration = Duration::from_secs(60);
 
-/// How long a process has for an orderly end. A pipeline gets five seconds.
+/// Time limit for an orderly end. A pipeline has five seconds of it.
 const STOPPING: Duration = Duration::from_secs(6);
 
 /// Opens sources in processes of their own.
 pub struct WorkerOpener {
-    /// Of these, `counters` and `thinning` stay here.
+    /// `counters` and `selection` are not sent to the process.
     options: GstOptions,
-    /// Which pictures are converted; [`None`] = all. `options.thinning` says only what is wanted beside them.
+    /// Which pictures are converted; [`None`]: all. `options.selection` only adds pictures that a preview wants.
     plan: Option<SamplingPlan>,
     clock: Arc<dyn Clock>,
     program: PathBuf,
-    learned: Arc<Mutex<Learned>>,
+    learned: Arc<Mutex<ConnectionHints>>,
     pictures: Pool<u8>,
     sound: Pool<f32>,
 }
 
 impl WorkerOpener {
+    /// An opener with `options`. `plan` is the sampling plan of the seconds; [`None`]: all pictures are converted.
     pub fn new(options: GstOptions, plan: Option<SamplingPlan>, clock: Arc<dyn Clock>) -> Self {
         Self {
             options,
             plan,
             clock,
-            // Also when another version has been put in its place.
+            // The running version, even if the file on disk has been replaced.
             program: "/proc/self/exe".into(),
             learned: Arc::default(),
             pictures: Pool::new(2 * MEDIA_CHANNEL_CAPACITY),
@@ -87,15 +89,15 @@ impl WorkerOpener {
         }
     }
 
-    /// Starts `program` in place of the one that runs: for tests, which run in programs of their own.
+    /// Starts `program` instead of the running one. For tests.
     #[must_use]
     pub fn with_program(self, program: &Path) -> Self {
         Self { program: program.to_owned(), ..self }
     }
 
-    fn request(&self, uri: &str) -> Request {
+    fn request(&self, uri: &str) -> OpenRequest {
         let o = &self.options;
-        Request {
+        OpenRequest {
             version: VERSION,
             uri: uri.to_owned(),
             options: o.clone(),
@@ -110,7 +112,7 @@ impl WorkerOpener {
 
 impl Open for WorkerOpener {
     /// # Errors
-    /// As the process's opener says, and when what it needs to know cannot be told.
+    /// The error of the process's opener, or a request that cannot be serialised.
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let location = Location::parse(uri)?;
         let location = Location { kind: self.options.kind.unwrap_or(location.kind), ..location };
@@ -119,15 +121,15 @@ impl Open for WorkerOpener {
             let refusal = Refusal { kind: Cause::Other, cause: redact::text(cause), advice: advice.into() };
             Ok(guarded::refused(refusal, pace, to))
         };
-        // A process takes three files here; the rest is its own.
+        // A process needs three files here; its other files count against its own limit.
         if !limits::has_room_for_source(false) {
-            limits::say_out_of_files();
+            limits::log_out_of_files();
             return refuse(limits::OUT_OF_FILES, limits::ADVICE, to);
         }
-        let (mut process, socket) = match Process::start(&self.program, &self.options.id) {
+        let (mut process, socket) = match WorkerProcess::start(&self.program, &self.options.id) {
             Ok(started) => started,
             Err(e) if limits::is_out_of_files(&e) => {
-                limits::say_out_of_files();
+                limits::log_out_of_files();
                 return refuse(limits::OUT_OF_FILES, limits::ADVICE, to);
             }
             Err(e) => {
@@ -135,61 +137,66 @@ impl Open for WorkerOpener {
                 return refuse(&format!("the source's process cannot be started: {e}"), advice, to);
             }
         };
-        let speaker = Speaker::new(&socket).map_err(|e| Error::Internal(format!("a socket of a process: {e}")))?;
-        if let Err(e) = speaker.say(&Ask::Open(Box::new(self.request(uri)))) {
+        let commands =
+            CommandSender::new(&socket).map_err(|e| Error::Internal(format!("a socket of a process: {e}")))?;
+        if let Err(e) = commands.send(&Command::Open(Box::new(self.request(uri)))) {
             let is_ours = matches!(e.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData);
             return match is_ours {
                 true => Err(Error::Usage(format!("{}: {e}", redact::uri(uri)))),
-                false => refuse(&format!("the source's process took no request: {e}"), "check the machine's load", to),
+                false => refuse(
+                    &format!("the source's process did not take its request: {e}"),
+                    "check the machine's load",
+                    to,
+                ),
             };
         }
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
-        let patient = Patient::new(socket, OPENING);
-        let mut reader = Reader::new(patient, self.pictures.clone(), self.sound.clone());
+        let timed = TimedReader::new(socket, OPENING);
+        let mut reader = MessageReader::new(timed, self.pictures.clone(), self.sound.clone());
         let mut broken = None;
-        match reader.hear(|| self.clock.mono_ns()) {
-            Ok(Heard::Started) => {}
-            Ok(Heard::NotOpened(why)) => {
+        match reader.next_message(|| self.clock.mono_ns()) {
+            Ok(ReceivedMessage::Started) => {}
+            Ok(ReceivedMessage::NotOpened(why)) => {
                 process.finish();
                 return Err(why.into());
             }
-            Ok(other) => broken = Some(Broken::Garbled(format!("{other:?} before it began"))),
+            Ok(other) => broken = Some(ReadError::Invalid(format!("{other:?} before the start message"))),
             Err(e) => broken = Some(e),
         }
-        let listener = Listener {
+        let receiver = MessageReceiver {
             process,
             reader,
-            speaker: speaker.clone(),
+            commands: commands.clone(),
             outlet,
             clock: self.clock.clone(),
-            thinning: self.options.thinning.clone(),
+            selection: self.options.selection.clone(),
             is_wanted: false,
             counters: self.options.counters.clone(),
-            counts: Counts::default(),
+            counts: CounterSnapshot::default(),
             learned: self.learned.clone(),
         };
         let thread = std::thread::Builder::new()
             .name(format!("work/{}", self.options.id))
-            .spawn(move || listener.run(broken))
+            .spawn(move || receiver.run(broken))
             .map_err(|e| Error::Internal(format!("cannot start the thread of a source: {e}")))?;
-        Ok(Box::new(WorkerSource { pace, stopper, speaker, thread: Some(thread) }))
+        Ok(Box::new(WorkerSource { pace, stopper, commands, thread: Some(thread) }))
     }
 }
 
-/// Says things to a process. Cloning shares it.
+/// Sends commands to a process. Clones share the socket.
 #[derive(Clone)]
-struct Speaker(Arc<Mutex<Writer<UnixStream>>>);
+struct CommandSender(Arc<Mutex<MessageWriter<UnixStream>>>);
 
-impl Speaker {
+impl CommandSender {
     fn new(socket: &UnixStream) -> std::io::Result<Self> {
         let socket = socket.try_clone()?;
-        // Little is said: a process that has no room for it does not listen.
+        // Commands are small: a process that has no room for one is stuck.
         socket.set_write_timeout(Some(ALIVE))?;
-        Ok(Self(Arc::new(Mutex::new(Writer::new(socket)))))
+        Ok(Self(Arc::new(Mutex::new(MessageWriter::new(socket)))))
     }
 
-    fn say(&self, ask: &Ask) -> std::io::Result<()> {
+    fn send(&self, ask: &Command) -> std::io::Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).head(ask)
     }
 }
@@ -197,7 +204,7 @@ impl Speaker {
 struct WorkerSource {
     pace: Pace,
     stopper: Stopper,
-    speaker: Speaker,
+    commands: CommandSender,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -208,44 +215,44 @@ impl Source for WorkerSource {
 
     fn stop(&mut self) {
         self.stopper.stop();
-        // A process that is gone needs no word, and the listener sees that it is.
-        let _ = self.speaker.say(&Ask::Stop);
+        // Fails when the process is gone, which the receiver reports.
+        let _ = self.commands.send(&Command::Stop);
     }
 }
 
 impl Drop for WorkerSource {
     fn drop(&mut self) {
         self.stopper.abandon();
-        let _ = self.speaker.say(&Ask::Stop);
+        let _ = self.commands.send(&Command::Stop);
         if let Some(thread) = self.thread.take() {
-            // A panic in the thread was printed where it happened; there is no one to hand it to here.
+            // The panic hook has already printed a panic of the thread.
             let _ = thread.join();
         }
     }
 }
 
-/// The thread that takes what a process says.
-struct Listener {
-    process: Process,
-    reader: Reader<Patient>,
-    speaker: Speaker,
+/// The thread that receives the messages of a process.
+struct MessageReceiver {
+    process: WorkerProcess,
+    reader: MessageReader<TimedReader>,
+    commands: CommandSender,
     outlet: Outlet,
     clock: Arc<dyn Clock>,
-    thinning: Option<Thinning>,
-    /// What the process was told of it.
+    selection: Option<FrameSelection>,
+    /// The value that was last sent to the process.
     is_wanted: bool,
     counters: Arc<super::outlet::Counters>,
-    /// Of this process.
-    counts: Counts,
-    learned: Arc<Mutex<Learned>>,
+    /// The counters of this process so far.
+    counts: CounterSnapshot,
+    learned: Arc<Mutex<ConnectionHints>>,
 }
 
-impl Listener {
-    fn run(mut self, broken: Option<Broken>) {
+impl MessageReceiver {
+    fn run(mut self, broken: Option<ReadError>) {
         self.reader.from().listen(self.outlet.clone(), SILENCE, STOPPING);
         let heard = broken.map_or_else(|| self.take_all(), Err);
         let end = match heard {
-            // What it says while it is being stopped is no news.
+            // After a stop request, a failure is not reported.
             Ok(_) if self.outlet.stopped() => End::Finished,
             Ok(end) => end,
             Err(broken) => self.crashed(broken),
@@ -254,61 +261,66 @@ impl Listener {
         self.process.finish();
     }
 
-    fn take_all(&mut self) -> Result<End, Broken> {
-        // Nobody receives any more, or it was asked to stop.
+    fn take_all(&mut self) -> Result<End, ReadError> {
+        // Set when the receiver is gone or a stop was requested.
         let mut is_closed = false;
         loop {
             let clock = self.clock.clone();
-            let item = match self.reader.hear(move || clock.mono_ns())? {
-                Heard::Item(MediaItem::Ended(end)) => return Ok(end),
-                Heard::Item(item) => item,
-                Heard::Counts(counts) => {
+            let item = match self.reader.next_message(move || clock.mono_ns())? {
+                ReceivedMessage::Item(MediaItem::Ended(end)) => return Ok(end),
+                ReceivedMessage::Item(item) => item,
+                ReceivedMessage::Counts(counts) => {
                     counts.add_to(&self.counts, &self.counters);
                     self.counts = counts;
                     continue;
                 }
-                Heard::Learned(learned) => {
+                ReceivedMessage::Learned(learned) => {
                     *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = learned;
                     continue;
                 }
-                Heard::Alive => continue,
-                Heard::Started | Heard::NotOpened(_) => return Err(Broken::Garbled("that it begins, again".into())),
+                ReceivedMessage::Alive => continue,
+                ReceivedMessage::Started | ReceivedMessage::NotOpened(_) => {
+                    return Err(ReadError::Invalid("a second start message".into()));
+                }
             };
-            let is_picture = matches!(item, MediaItem::Frame(_) | MediaItem::Thinned { .. });
+            let is_picture = matches!(item, MediaItem::Frame(_) | MediaItem::Unconverted { .. });
             if !is_closed && self.outlet.send(item).is_err() {
                 is_closed = true;
-                // Nothing that it says is of use; its end is.
+                // Further items are dropped until the end.
                 self.outlet.stop();
-                let _ = self.speaker.say(&Ask::Stop);
+                let _ = self.commands.send(&Command::Stop);
             }
             if is_picture {
-                self.say_what_is_wanted();
+                self.send_wanted();
             }
         }
     }
 
-    /// Whether a viewer wants a picture that the plan does not choose. Looked at with every picture, as it is without a process.
-    fn say_what_is_wanted(&mut self) {
-        let is_wanted = self.thinning.as_ref().is_some_and(Thinning::is_wanted);
+    /// Tells the process whether a preview wants pictures that the plan does not sample. Called with every picture, as without a process.
+    fn send_wanted(&mut self) {
+        let is_wanted = self.selection.as_ref().is_some_and(FrameSelection::is_wanted);
         if std::mem::replace(&mut self.is_wanted, is_wanted) != is_wanted {
-            let _ = self.speaker.say(&Ask::Wanted(is_wanted));
+            let _ = self.commands.send(&Command::Wanted(is_wanted));
         }
     }
 
-    /// The end of a process that came to none in order.
-    fn crashed(&mut self, broken: Broken) -> End {
+    /// The end for a process that did not end in order.
+    fn crashed(&mut self, broken: ReadError) -> End {
         let how = match broken {
-            Broken::Over => self.process.how_it_ended(),
-            Broken::Garbled(what) => {
+            ReadError::Closed => self.process.how_it_ended(),
+            ReadError::Invalid(what) => {
                 self.process.kill();
-                process::Died {
-                    cause: format!("the source's process says what cannot be: {what}"),
+                process::ExitReport {
+                    cause: format!("the source's process sent an invalid message: {what}"),
                     advice: process::ADVICE,
                 }
             }
-            Broken::Failed(e) => {
+            ReadError::Failed(e) => {
                 self.process.kill();
-                process::Died { cause: format!("the source's process does not answer: {e}"), advice: process::ADVICE }
+                process::ExitReport {
+                    cause: format!("the source's process does not answer: {e}"),
+                    advice: process::ADVICE,
+                }
             }
         };
         if self.outlet.stopped() {

@@ -1,4 +1,4 @@
-//! Starting the process of a source, waiting for it, and making an end of it.
+//! Starts, awaits and kills the process of a source.
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -12,36 +12,36 @@ use std::time::{Duration, Instant};
 use super::{SUBCOMMAND, log};
 use crate::outlet::Outlet;
 
-/// How often somebody who waits for a process looks whether he should still wait.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often a blocked read checks for a stop request.
+const POLL: Duration = Duration::from_millis(250);
 
-/// How long a process may take to end after its last word: it stops threads and unloads nothing.
-const LEAVING: Duration = Duration::from_secs(2);
+/// Time limit for a process to exit after its last message.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether it has.
-const TURN: Duration = Duration::from_millis(2);
+/// How often the exit of a process is checked.
+const EXIT_POLL: Duration = Duration::from_millis(2);
 
 pub(super) const ADVICE: &str = "check the source with `touchline score` or another player";
 
-/// What is in the program's environment for the program alone: tokens, and where its manager listens.
+/// Environment variables that a process must not inherit: those of the service manager. All `TOUCHLINE_` variables are removed as well.
 const OURS: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
 /// A running process of a source.
-pub(super) struct Process {
+pub(super) struct WorkerProcess {
     child: Child,
     id: String,
     is_over: bool,
 }
 
-/// How a process ended that should not have.
-pub(super) struct Died {
+/// How a process ended unexpectedly.
+pub(super) struct ExitReport {
     pub cause: String,
     pub advice: &'static str,
 }
 
-impl Process {
-    /// Starts one, and gives the socket that leads to it.
+impl WorkerProcess {
+    /// Starts a process. Returns it with the socket for its messages.
     pub fn start(program: &Path, id: &str) -> io::Result<(Self, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(program);
@@ -52,20 +52,20 @@ impl Process {
         {
             command.env_remove(name);
         }
-        // Without these the program would start itself again to have them.
+        // Without these the program would start itself again to set them.
         for (name, value) in [("RAYON_NUM_THREADS", "1"), ("MALLOC_ARENA_MAX", "2")] {
             if std::env::var_os(name).is_none() {
                 command.env(name, value);
             }
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::piped());
-        // An interrupt at the terminal is the program's, which then stops its sources in order.
+        // A process group of its own, so that Ctrl-C reaches only the program, which then stops its sources in order.
         command.process_group(0);
         let mut child = command.spawn()?;
         tracing::debug!(id, pid = child.id(), "the process of a source starts");
         if let Some(stderr) = child.stderr.take() {
             let name = id.to_owned();
-            // It ends with the process. Without it, the process writes its log to nobody.
+            // The thread ends with the process. Without the thread, the log of the process is lost.
             let forwarding =
                 thread::Builder::new().name(format!("log/{id}")).spawn(move || log::forward(stderr, &name));
             if let Err(e) = forwarding {
@@ -79,34 +79,34 @@ impl Process {
         &self.id
     }
 
-    /// Makes an end of it at once.
+    /// Kills the process.
     pub fn kill(&mut self) {
-        // It fails when the process is over already.
+        // Fails if the process has ended already.
         let _ = self.child.kill();
     }
 
-    /// Waits for its end after its last word. What does not end by then is killed when this is dropped.
+    /// Waits for the exit after the last message. If the time limit passes, the process is killed on drop.
     pub fn finish(&mut self) {
-        self.wait(LEAVING);
+        self.wait(EXIT_TIMEOUT);
     }
 
-    /// How it ended, which its socket says it has.
-    pub fn how_it_ended(&mut self) -> Died {
-        let status = self.wait(LEAVING);
+    /// How the process ended, after its socket was closed.
+    pub fn how_it_ended(&mut self) -> ExitReport {
+        let status = self.wait(EXIT_TIMEOUT);
         let Some(status) = status else {
             self.kill();
-            return Died { cause: "the source's process has closed its socket".into(), advice: ADVICE };
+            return ExitReport { cause: "the source's process has closed its socket".into(), advice: ADVICE };
         };
-        let killed = "if nobody killed it, memory may have run out: see the system's log";
+        let killed = "if nobody killed it, memory may have run out: check the system's log";
         match status.signal() {
             Some(signal) => {
                 let name = signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned);
                 let advice = if name == "SIGKILL" { killed } else { ADVICE };
-                Died { cause: format!("the source's process died ({name})"), advice }
+                ExitReport { cause: format!("the source's process died ({name})"), advice }
             }
             None => {
                 let code = status.code().map_or_else(|| "unknown".to_owned(), |code| code.to_string());
-                Died { cause: format!("the source's process ended (exit code {code})"), advice: ADVICE }
+                ExitReport { cause: format!("the source's process ended (exit code {code})"), advice: ADVICE }
             }
         }
     }
@@ -119,25 +119,25 @@ impl Process {
                     self.is_over = true;
                     return Some(status);
                 }
-                Ok(None) if began.elapsed() < limit => thread::sleep(TURN),
+                Ok(None) if began.elapsed() < limit => thread::sleep(EXIT_POLL),
                 _ => return None,
             }
         }
     }
 }
 
-impl Drop for Process {
+impl Drop for WorkerProcess {
     fn drop(&mut self) {
         if !self.is_over {
             self.kill();
-            if self.wait(LEAVING).is_none() {
+            if self.wait(EXIT_TIMEOUT).is_none() {
                 tracing::warn!(id = self.id, pid = self.child.id(), "the process of a source does not end");
             }
         }
     }
 }
 
-/// The signals that processes die of.
+/// Names of fatal signals.
 fn signal_name(signal: i32) -> Option<&'static str> {
     Some(match signal {
         4 => "SIGILL",
@@ -153,32 +153,34 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-/// Reads from a process for as long as that makes sense.
-pub(super) struct Patient {
+/// Reads from a process with time limits.
+pub(super) struct TimedReader {
     socket: UnixStream,
-    /// How long it may say nothing.
+    /// The longest time without data.
     silence: Duration,
-    /// Whether the source is being stopped, and how long that may take.
+    /// The outlet that shows a stop request, and the time limit after it.
     stopping: Option<(Outlet, Duration)>,
     stopping_since: Option<Instant>,
 }
 
-impl Patient {
+impl TimedReader {
     pub fn new(socket: UnixStream, silence: Duration) -> Self {
-        // Fails only with a time of zero.
-        let _ = socket.set_read_timeout(Some(LOOK));
+        // Fails only for a duration of zero.
+        let _ = socket.set_read_timeout(Some(POLL));
         Self { socket, silence, stopping: None, stopping_since: None }
     }
 
-    /// From now on it may say nothing for `silence`, and has `stopping` when `outlet` is stopped.
+    /// Sets the longest time without data to `silence`, and the time limit after a stop of `outlet` to `stopping`.
     pub fn listen(&mut self, outlet: Outlet, silence: Duration, stopping: Duration) {
         self.silence = silence;
         self.stopping = Some((outlet, stopping));
     }
 
+    /// Checks the time limit after a stop request.
+    ///
     /// # Errors
-    /// When it was asked to stop and has not for too long.
-    fn look(&mut self) -> io::Result<()> {
+    /// When it has passed.
+    fn check_stop(&mut self) -> io::Result<()> {
         let Some((outlet, limit)) = &self.stopping else { return Ok(()) };
         if outlet.stopped() && self.stopping_since.get_or_insert_with(Instant::now).elapsed() > *limit {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not stop"));
@@ -187,21 +189,21 @@ impl Patient {
     }
 }
 
-impl Read for Patient {
+impl Read for TimedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut waited = Duration::ZERO;
         loop {
-            self.look()?;
+            self.check_stop()?;
             match self.socket.read(buffer) {
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    // Counted in turns: a machine that sleeps is no process that does.
-                    waited += LOOK;
+                    // Counted in polls, so that a suspended machine does not count as a stuck process.
+                    waited += POLL;
                     if waited >= self.silence {
-                        let text = format!("nothing for {} s", self.silence.as_secs());
+                        let text = format!("no message for {} s", self.silence.as_secs());
                         return Err(io::Error::new(io::ErrorKind::TimedOut, text));
                     }
                 }
-                // What it had not read when it died is nobody's.
+                // The process died with unread commands.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
                 other => return other,
             }

@@ -1,20 +1,19 @@
-//! What the program and the process of a source say to each other, over one socket.
+//! The messages between the program and the process of a source, over one socket.
 //!
-//! A message is the length of its head (four bytes, little endian), the head (JSON), and behind the heads of pictures and sound
-//! their numbers as they lie in memory. A picture is so copied once into the socket and once out of it. Both sides are the same
-//! program; [`VERSION`] is there in case they are not.
+//! A message is the length of its head (four bytes, little endian), the head (JSON), and, for pictures and sound, their raw values.
+//! So a picture is copied once into the socket and once out of it. Both sides are the same program; [`VERSION`] detects a mismatch.
 //!
-//! The program trusts nothing of what it reads here: whatever took the process over may write anything. Sizes are bounded
-//! before memory is taken, and values are checked before they reach anything that relies on them.
+//! The program trusts no message, because a compromised process may send anything. Sizes are bounded before memory is allocated,
+//! and values are checked before they are used.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gst::{GstOptions, Learned};
+use crate::gst::{ConnectionHints, GstOptions};
 use crate::guard::SourcesFile;
-use crate::outlet::{Counters, Dropped};
+use crate::outlet::{Counters, DropReason};
 use touchline_core::cause::Cause;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::error::Error;
@@ -26,69 +25,69 @@ use touchline_core::pool::Pool;
 use touchline_core::redact;
 use touchline_core::time::{NANOS_PER_SECOND, Pts, WallTime};
 
-/// Of the messages. Raise it with every change of them.
-pub(super) const VERSION: u16 = 1;
+/// Version of the messages. Increase it with every change of their form.
+pub(super) const VERSION: u16 = 2;
 
-/// The longest head, bytes: a template of a pipeline and the addresses of some segments are the longest that one holds.
+/// The longest head, bytes. The largest contents are a pipeline template and the addresses of some segments.
 const HEAD_MAX: usize = 1 << 20;
 
 /// The largest picture, bytes: `frame_height` lines of the widest picture that is decoded.
 const PICTURE_MAX: usize = 64 << 20;
 
-/// The longest piece of sound, values: a second of eight channels at 192 kHz, twice over.
+/// The longest chunk of sound, values: two seconds of eight channels at 192 kHz, rounded up.
 const SOUND_MAX: usize = 4 << 20;
 
-/// The latest time that is believed: 146 years. What is later would overflow where times are added.
+/// The latest valid PTS: 146 years. Later values could overflow in additions.
 const PTS_MAX: Pts = Pts(1 << 62);
 
-/// The longest hole in the media, ns: more is no hole but a mistake, and each second of it is counted one by one.
+/// The longest hole in the media, ns. A longer one is an error, and each of its seconds would be counted.
 const MISSING_MAX_NS: u64 = 7 * 24 * 3600 * NANOS_PER_SECOND;
 
-/// The longest text for people, characters.
+/// The longest cause or advice, characters.
 const TEXT_MAX: usize = 500;
 
-/// What the program says.
+/// A message of the program.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Ask {
+pub(super) enum Command {
     /// The first message: open this source.
-    Open(Box<Request>),
-    /// Whether somebody wants a picture that nobody chose.
+    Open(Box<OpenRequest>),
+    /// Whether a preview wants pictures that the plan does not sample.
     Wanted(bool),
-    /// Come to an orderly end.
+    /// Stop in order.
     Stop,
 }
 
-/// The source that is to be opened. Holds secrets: it goes over the socket, never over the command line or the environment, which
-/// others on the machine can read.
+/// A request to open a source. It contains secrets, so it is sent over the socket and never on the command line or in the environment,
+/// which other users can read.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Request {
+pub(super) struct OpenRequest {
     pub version: u16,
     pub uri: String,
     pub options: GstOptions,
-    /// The policy that the source is held to.
+    /// The source policy, for a guarded source.
     pub sources: Option<SourcesFile>,
     /// Which pictures are converted.
     pub plan: Option<SamplingPlan>,
-    /// Of earlier connections.
-    pub learned: Learned,
+    /// Hints from earlier connections.
+    pub learned: ConnectionHints,
     pub on_demand: Option<bool>,
     /// The origin of the program's monotonic clock.
     pub clock_origin_ns: u64,
 }
 
-impl std::fmt::Debug for Request {
+impl std::fmt::Debug for OpenRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Request").field("id", &self.options.id).finish_non_exhaustive()
     }
 }
 
-/// What the process of a source says.
+/// A message of the process.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Say {
+pub(super) enum WorkerMessage {
     /// The source is open; media or an end follow.
     Started,
-    /// It is not, and the process ends.
-    NotOpened(Refused),
+    /// The source could not be opened, and the process ends.
+    NotOpened(OpenFailure),
     /// Followed by `width * height * 3` bytes.
     Frame {
         width: u32,
@@ -104,7 +103,7 @@ pub(super) enum Say {
         pts: Pts,
         arrived_ns: u64,
     },
-    Thinned {
+    Unconverted {
         pts: Pts,
         arrived_ns: u64,
     },
@@ -123,70 +122,72 @@ pub(super) enum Say {
     Incident(Incident),
     /// The last message.
     Ended(End),
-    Counts(Counts),
-    Learned(Learned),
-    /// Nothing, but the process is not stuck.
+    Counts(CounterSnapshot),
+    Learned(ConnectionHints),
+    /// Shows that the process is not stuck.
     Alive,
 }
 
-/// Why a source was not opened: what [`crate::Open::open`] says.
+/// Why a source was not opened: the error of [`crate::Open::open`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Refused {
+pub(super) enum OpenFailure {
     Usage(String),
     Source { kind: Cause, name: String, cause: String, advice: String },
     Other(String),
 }
 
-impl From<Error> for Refused {
+impl From<Error> for OpenFailure {
     fn from(error: Error) -> Self {
         match error {
-            Error::Usage(text) => Refused::Usage(text),
-            Error::Source { kind, source_name: name, cause, advice } => Refused::Source { kind, name, cause, advice },
-            other => Refused::Other(other.to_string()),
+            Error::Usage(text) => OpenFailure::Usage(text),
+            Error::Source { kind, source_name: name, cause, advice } => {
+                OpenFailure::Source { kind, name, cause, advice }
+            }
+            other => OpenFailure::Other(other.to_string()),
         }
     }
 }
 
-impl From<Refused> for Error {
-    fn from(refused: Refused) -> Self {
+impl From<OpenFailure> for Error {
+    fn from(refused: OpenFailure) -> Self {
         match refused {
-            Refused::Usage(text) => Error::Usage(line(&text)),
-            Refused::Source { kind, name, cause, advice } => {
+            OpenFailure::Usage(text) => Error::Usage(line(&text)),
+            OpenFailure::Source { kind, name, cause, advice } => {
                 Error::source_failure(kind, line(&name), line(&cause), line(&advice))
             }
-            Refused::Other(text) => Error::Internal(line(&text)),
+            OpenFailure::Other(text) => Error::Internal(line(&text)),
         }
     }
 }
 
-/// [`Counters`], as numbers.
+/// The values of [`Counters`] at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Counts {
+pub(super) struct CounterSnapshot {
     frames: u64,
     samples: u64,
     untimed: u64,
     undeclared: u64,
-    dropped: [u64; Dropped::ALL.len()],
+    dropped: [u64; DropReason::ALL.len()],
     faults: u64,
     abandoned: u64,
     on_demand: Option<bool>,
 }
 
-impl Counts {
+impl CounterSnapshot {
     pub fn of(counters: &Counters) -> Self {
         Self {
             frames: counters.frames.load(Ordering::Relaxed),
             samples: counters.samples.load(Ordering::Relaxed),
             untimed: counters.untimed.load(Ordering::Relaxed),
             undeclared: counters.undeclared.load(Ordering::Relaxed),
-            dropped: Dropped::ALL.map(|why| counters.dropped(why)),
+            dropped: DropReason::ALL.map(|why| counters.dropped(why)),
             faults: counters.faults.load(Ordering::Relaxed),
             abandoned: counters.abandoned.load(Ordering::Relaxed),
             on_demand: counters.on_demand.get().copied(),
         }
     }
 
-    /// Adds to `counters` what was counted since `before`.
+    /// Adds the difference to `before` to `counters`.
     pub fn add_to(&self, before: &Self, counters: &Counters) {
         let add = |to: &std::sync::atomic::AtomicU64, now: u64, before: u64| {
             to.fetch_add(now.saturating_sub(before), Ordering::Relaxed);
@@ -195,7 +196,7 @@ impl Counts {
         add(&counters.samples, self.samples, before.samples);
         add(&counters.untimed, self.untimed, before.untimed);
         add(&counters.undeclared, self.undeclared, before.undeclared);
-        for why in Dropped::ALL {
+        for why in DropReason::ALL {
             let at = why as usize;
             counters.drop_pictures(why, self.dropped[at].saturating_sub(before.dropped[at]));
         }
@@ -208,18 +209,20 @@ impl Counts {
 }
 
 /// Writes messages.
-pub(super) struct Writer<W> {
+pub(super) struct MessageWriter<W> {
     to: W,
     scratch: Vec<u8>,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> MessageWriter<W> {
     pub fn new(to: W) -> Self {
         Self { to, scratch: Vec::new() }
     }
 
+    /// Writes a message without data.
+    ///
     /// # Errors
-    /// When nobody reads any more, or the message cannot be put into words (a path that is no text).
+    /// When the other side is gone, or the message cannot be serialised (a path that is not UTF-8).
     pub fn head(&mut self, head: &impl Serialize) -> io::Result<()> {
         self.put_head(head)?;
         self.to.write_all(&self.scratch)
@@ -238,130 +241,133 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
+    /// Writes an item.
+    ///
     /// # Errors
-    /// As [`Writer::head`].
+    /// As [`MessageWriter::head`].
     pub fn item(&mut self, item: MediaItem) -> io::Result<()> {
         let head = match item {
             MediaItem::Frame(Frame { data, width, height, pts, arrived_ns }) => {
-                self.put_head(&Say::Frame { width, height, pts, arrived_ns })?;
+                self.put_head(&WorkerMessage::Frame { width, height, pts, arrived_ns })?;
                 self.to.write_all(&self.scratch)?;
                 return self.to.write_all(&data);
             }
             MediaItem::Pcm(PcmChunk { data, rate, channels, pts, arrived_ns }) => {
-                self.put_head(&Say::Pcm { values: data.len(), rate, channels, pts, arrived_ns })?;
+                self.put_head(&WorkerMessage::Pcm { values: data.len(), rate, channels, pts, arrived_ns })?;
                 self.scratch.extend(data.iter().flat_map(|value| value.to_le_bytes()));
                 return self.to.write_all(&self.scratch);
             }
-            MediaItem::Thinned { pts, arrived_ns } => Say::Thinned { pts, arrived_ns },
-            MediaItem::Lost { pts } => Say::Lost(pts),
-            MediaItem::Opened(tracks) => Say::Opened(tracks),
-            MediaItem::TrackEnded(track) => Say::TrackEnded(track),
-            MediaItem::Wall { pts, wall } => Say::Wall { pts, wall },
-            MediaItem::Missing { from, to } => Say::Missing { from, to },
-            MediaItem::Discontinuity(why) => Say::Discontinuity(why),
-            MediaItem::Incident(incident) => Say::Incident(incident),
-            MediaItem::Ended(end) => Say::Ended(end),
+            MediaItem::Unconverted { pts, arrived_ns } => WorkerMessage::Unconverted { pts, arrived_ns },
+            MediaItem::Lost { pts } => WorkerMessage::Lost(pts),
+            MediaItem::Opened(tracks) => WorkerMessage::Opened(tracks),
+            MediaItem::TrackEnded(track) => WorkerMessage::TrackEnded(track),
+            MediaItem::Wall { pts, wall } => WorkerMessage::Wall { pts, wall },
+            MediaItem::Missing { from, to } => WorkerMessage::Missing { from, to },
+            MediaItem::Discontinuity(why) => WorkerMessage::Discontinuity(why),
+            MediaItem::Incident(incident) => WorkerMessage::Incident(incident),
+            MediaItem::Ended(end) => WorkerMessage::Ended(end),
         };
         self.head(&head)
     }
 }
 
-/// What the program gets to hear of a process.
+/// A message from a process, checked.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum ReceivedMessage {
     Item(MediaItem),
     Started,
-    NotOpened(Refused),
-    Counts(Counts),
-    Learned(Learned),
+    NotOpened(OpenFailure),
+    Counts(CounterSnapshot),
+    Learned(ConnectionHints),
     Alive,
 }
 
-/// Why nothing more can be read.
+/// Why a message cannot be read.
 #[derive(Debug)]
-pub(super) enum Broken {
-    /// The other side is gone.
-    Over,
-    /// It says what cannot be.
-    Garbled(String),
-    /// Reading fails, or was given up.
+pub(super) enum ReadError {
+    /// The other side closed the socket.
+    Closed,
+    /// The message is invalid.
+    Invalid(String),
+    /// Reading failed or timed out.
     Failed(io::Error),
 }
 
-impl From<io::Error> for Broken {
+impl From<io::Error> for ReadError {
     fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::UnexpectedEof { Broken::Over } else { Broken::Failed(error) }
+        if error.kind() == io::ErrorKind::UnexpectedEof { ReadError::Closed } else { ReadError::Failed(error) }
     }
 }
 
-fn garbled(what: impl Into<String>) -> Broken {
-    Broken::Garbled(what.into())
+fn invalid(what: impl Into<String>) -> ReadError {
+    ReadError::Invalid(what.into())
 }
 
 /// Reads messages.
-pub(super) struct Reader<R> {
+pub(super) struct MessageReader<R> {
     from: R,
     scratch: Vec<u8>,
     pictures: Pool<u8>,
     sound: Pool<f32>,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> MessageReader<R> {
     pub fn new(from: R, pictures: Pool<u8>, sound: Pool<f32>) -> Self {
         Self { from, scratch: Vec::new(), pictures, sound }
     }
 
-    /// Where it reads from.
+    /// The underlying reader.
     pub fn from(&mut self) -> &mut R {
         &mut self.from
     }
 
+    /// Reads the head of the next message.
+    ///
     /// # Errors
-    /// When there is no next head, or it is none.
-    pub fn head<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, Broken> {
+    /// When there is none, or it is invalid.
+    pub fn head<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, ReadError> {
         let mut length = [0; 4];
         self.from.read_exact(&mut length)?;
         let length = u32::from_le_bytes(length) as usize;
         if length > HEAD_MAX {
-            return Err(garbled(format!("a message of {length} bytes")));
+            return Err(invalid(format!("a message of {length} bytes")));
         }
         self.fill_scratch(length)?;
-        // What serde says may quote what it read.
-        serde_json::from_slice(&self.scratch)
-            .map_err(|e| garbled(format!("a message that is none ({:?})", e.classify())))
+        // Without the text of serde's error, which may quote the message.
+        serde_json::from_slice(&self.scratch).map_err(|e| invalid(format!("a malformed message ({:?})", e.classify())))
     }
 
-    fn fill_scratch(&mut self, length: usize) -> Result<(), Broken> {
+    fn fill_scratch(&mut self, length: usize) -> Result<(), ReadError> {
         self.scratch.resize(length, 0);
         Ok(self.from.read_exact(&mut self.scratch)?)
     }
 
-    /// The next message of a process; `now_ns` is the monotonic clock, which nothing has arrived after.
+    /// Reads the next message of a process. `now_ns` is the monotonic time, which limits arrival times.
     ///
     /// # Errors
-    /// When there is none, or it says what cannot be.
-    pub fn hear(&mut self, now_ns: impl FnOnce() -> u64) -> Result<Heard, Broken> {
-        let item = match self.head::<Say>()? {
-            Say::Started => return Ok(Heard::Started),
-            Say::NotOpened(why) => return Ok(Heard::NotOpened(why)),
-            Say::Counts(counts) => return Ok(Heard::Counts(counts)),
-            Say::Learned(learned) => return Ok(Heard::Learned(learned)),
-            Say::Alive => return Ok(Heard::Alive),
-            Say::Frame { width, height, pts, arrived_ns } => {
+    /// When there is none, or it is invalid.
+    pub fn next_message(&mut self, now_ns: impl FnOnce() -> u64) -> Result<ReceivedMessage, ReadError> {
+        let item = match self.head::<WorkerMessage>()? {
+            WorkerMessage::Started => return Ok(ReceivedMessage::Started),
+            WorkerMessage::NotOpened(why) => return Ok(ReceivedMessage::NotOpened(why)),
+            WorkerMessage::Counts(counts) => return Ok(ReceivedMessage::Counts(counts)),
+            WorkerMessage::Learned(learned) => return Ok(ReceivedMessage::Learned(learned)),
+            WorkerMessage::Alive => return Ok(ReceivedMessage::Alive),
+            WorkerMessage::Frame { width, height, pts, arrived_ns } => {
                 let size = u64::from(width) * u64::from(height) * 3;
                 let is_sound = (1..=SIDE_MAX).contains(&width) && (1..=SIDE_MAX).contains(&height);
                 let size = usize::try_from(size).ok().filter(|size| is_sound && *size <= PICTURE_MAX);
-                let size = size.ok_or_else(|| garbled(format!("a picture of {width}×{height} pixels")))?;
+                let size = size.ok_or_else(|| invalid(format!("a picture of {width}×{height} pixels")))?;
                 let mut data = self.pictures.take();
                 data.resize(size, 0);
                 self.from.read_exact(&mut data)?;
                 MediaItem::Frame(Frame::new(data, width, height, checked(pts)?, arrived_ns.min(now_ns())))
             }
-            Say::Pcm { values, rate, channels, pts, arrived_ns } => {
+            WorkerMessage::Pcm { values, rate, channels, pts, arrived_ns } => {
                 let is_whole = rate > 0 && channels > 0 && values % usize::from(channels) == 0;
                 if !is_whole || values > SOUND_MAX {
                     let text = format!("{values} values of sound at {rate} Hz in {channels} channels");
-                    return Err(garbled(text));
+                    return Err(invalid(text));
                 }
                 self.fill_scratch(values * 4)?;
                 let mut data = self.sound.take();
@@ -369,36 +375,36 @@ impl<R: Read> Reader<R> {
                 data.extend(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)));
                 MediaItem::Pcm(PcmChunk::new(data, rate, channels, checked(pts)?, arrived_ns.min(now_ns())))
             }
-            Say::Thinned { pts, arrived_ns } => {
-                MediaItem::Thinned { pts: checked(pts)?, arrived_ns: arrived_ns.min(now_ns()) }
+            WorkerMessage::Unconverted { pts, arrived_ns } => {
+                MediaItem::Unconverted { pts: checked(pts)?, arrived_ns: arrived_ns.min(now_ns()) }
             }
-            Say::Lost(pts) => MediaItem::Lost { pts: checked(pts)? },
-            Say::Opened(tracks) => MediaItem::Opened(tracks),
-            Say::TrackEnded(track) => MediaItem::TrackEnded(track),
-            Say::Wall { pts, wall } => MediaItem::Wall { pts: checked(pts)?, wall },
-            Say::Missing { from, to } => {
+            WorkerMessage::Lost(pts) => MediaItem::Lost { pts: checked(pts)? },
+            WorkerMessage::Opened(tracks) => MediaItem::Opened(tracks),
+            WorkerMessage::TrackEnded(track) => MediaItem::TrackEnded(track),
+            WorkerMessage::Wall { pts, wall } => MediaItem::Wall { pts: checked(pts)?, wall },
+            WorkerMessage::Missing { from, to } => {
                 let length_ns = to.0.checked_sub(from.0);
                 if length_ns.is_none_or(|ns| ns > MISSING_MAX_NS) {
-                    return Err(garbled(format!("a hole from {} to {} ns", from.0, to.0)));
+                    return Err(invalid(format!("a hole from {} to {} ns", from.0, to.0)));
                 }
                 MediaItem::Missing { from: checked(from)?, to: checked(to)? }
             }
-            Say::Discontinuity(why) => MediaItem::Discontinuity(why),
-            Say::Incident(incident) => MediaItem::Incident(incident),
-            Say::Ended(End::Finished) => MediaItem::Ended(End::Finished),
-            Say::Ended(End::Failed { kind, cause, advice }) => {
+            WorkerMessage::Discontinuity(why) => MediaItem::Discontinuity(why),
+            WorkerMessage::Incident(incident) => MediaItem::Incident(incident),
+            WorkerMessage::Ended(End::Finished) => MediaItem::Ended(End::Finished),
+            WorkerMessage::Ended(End::Failed { kind, cause, advice }) => {
                 MediaItem::Ended(End::Failed { kind, cause: line(&cause), advice: line(&advice) })
             }
         };
-        Ok(Heard::Item(item))
+        Ok(ReceivedMessage::Item(item))
     }
 }
 
-fn checked(pts: Pts) -> Result<Pts, Broken> {
-    if pts <= PTS_MAX { Ok(pts) } else { Err(garbled(format!("the time {} ns", pts.0))) }
+fn checked(pts: Pts) -> Result<Pts, ReadError> {
+    if pts <= PTS_MAX { Ok(pts) } else { Err(invalid(format!("the time {} ns", pts.0))) }
 }
 
-/// A text for people, redacted and bounded, on one line.
+/// Returns `text` as one redacted line of limited length.
 fn line(text: &str) -> String {
     let short: String = text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     redact::text(&short)

@@ -6,16 +6,16 @@ use touchline_core::cause::Cause;
 use touchline_core::pool::Pooled;
 use touchline_core::time::WallSource;
 
-fn reader(bytes: &[u8]) -> Reader<&[u8]> {
-    Reader::new(bytes, Pool::new(4), Pool::new(4))
+fn reader(bytes: &[u8]) -> MessageReader<&[u8]> {
+    MessageReader::new(bytes, Pool::new(4), Pool::new(4))
 }
 
-fn hear(reader: &mut Reader<&[u8]>) -> Result<Heard, Broken> {
-    reader.hear(|| u64::MAX)
+fn next_message(reader: &mut MessageReader<&[u8]>) -> Result<ReceivedMessage, ReadError> {
+    reader.next_message(|| u64::MAX)
 }
 
 fn written(items: impl IntoIterator<Item = MediaItem>) -> Vec<u8> {
-    let mut writer = Writer::new(Vec::new());
+    let mut writer = MessageWriter::new(Vec::new());
     for item in items {
         writer.item(item).unwrap();
     }
@@ -79,7 +79,7 @@ fn item(rng: &mut SmallRng) -> MediaItem {
             let rate = rng.random_range(1..400_000);
             MediaItem::Pcm(PcmChunk::new(Pooled::detached(data), rate, channels, pts, arrived_ns))
         }
-        2 => MediaItem::Thinned { pts, arrived_ns },
+        2 => MediaItem::Unconverted { pts, arrived_ns },
         3 => MediaItem::Lost { pts },
         4 => MediaItem::Opened(Tracks { video: rng.random(), audio: rng.random() }),
         5 => MediaItem::TrackEnded(any(rng, &[Track::Video, Track::Audio])),
@@ -111,12 +111,12 @@ fn every_item_comes_out_as_it_went_in() {
         let bytes = written(items);
         let mut reader = reader(&bytes);
         for wanted in wanted {
-            match hear(&mut reader) {
-                Ok(Heard::Item(item)) => assert_eq!(shown(&item), wanted),
+            match next_message(&mut reader) {
+                Ok(ReceivedMessage::Item(item)) => assert_eq!(shown(&item), wanted),
                 other => panic!("{wanted}: {other:?}"),
             }
         }
-        assert!(matches!(hear(&mut reader), Err(Broken::Over)));
+        assert!(matches!(next_message(&mut reader), Err(ReadError::Closed)));
     }
 }
 
@@ -127,8 +127,8 @@ fn what_is_cut_off_or_changed_is_an_end_and_never_a_panic() {
         let bytes = written((0..3).map(|_| item(&mut rng)));
         for cut in 0..bytes.len().min(400) {
             let mut reader = reader(&bytes[..cut]);
-            let end = (0..4).find_map(|_| hear(&mut reader).err());
-            assert!(matches!(end, Some(Broken::Over)), "{cut}: {end:?}");
+            let end = (0..4).find_map(|_| next_message(&mut reader).err());
+            assert!(matches!(end, Some(ReadError::Closed)), "{cut}: {end:?}");
         }
         for _ in 0..100 {
             let mut changed = bytes.clone();
@@ -137,10 +137,10 @@ fn what_is_cut_off_or_changed_is_an_end_and_never_a_panic() {
                 changed[at] = rng.random();
             }
             let mut reader = reader(&changed);
-            while hear(&mut reader).is_ok() {}
+            while next_message(&mut reader).is_ok() {}
         }
         let noise: Vec<u8> = (0..200).map(|_| rng.random()).collect();
-        while hear(&mut reader(&noise)).is_ok() {}
+        while next_message(&mut reader(&noise)).is_ok() {}
     }
 }
 
@@ -149,34 +149,34 @@ fn values_that_cannot_be_are_garbled() {
     let late = Pts(PTS_MAX.0 + 1);
     let (pts, arrived_ns) = (Pts(0), 0);
     for say in [
-        Say::Frame { width: 0, height: 1, pts, arrived_ns },
-        Say::Frame { width: SIDE_MAX + 1, height: 1, pts, arrived_ns },
-        Say::Frame { width: SIDE_MAX, height: SIDE_MAX, pts, arrived_ns },
-        Say::Pcm { values: 3, rate: 48_000, channels: 2, pts, arrived_ns },
-        Say::Pcm { values: 2, rate: 0, channels: 2, pts, arrived_ns },
-        Say::Pcm { values: 2, rate: 48_000, channels: 0, pts, arrived_ns },
-        Say::Pcm { values: usize::MAX - 1, rate: 48_000, channels: 2, pts, arrived_ns },
-        Say::Thinned { pts: late, arrived_ns },
-        Say::Lost(late),
-        Say::Missing { from: Pts(2), to: Pts(1) },
-        Say::Missing { from: Pts(0), to: Pts(MISSING_MAX_NS + 1) },
+        WorkerMessage::Frame { width: 0, height: 1, pts, arrived_ns },
+        WorkerMessage::Frame { width: SIDE_MAX + 1, height: 1, pts, arrived_ns },
+        WorkerMessage::Frame { width: SIDE_MAX, height: SIDE_MAX, pts, arrived_ns },
+        WorkerMessage::Pcm { values: 3, rate: 48_000, channels: 2, pts, arrived_ns },
+        WorkerMessage::Pcm { values: 2, rate: 0, channels: 2, pts, arrived_ns },
+        WorkerMessage::Pcm { values: 2, rate: 48_000, channels: 0, pts, arrived_ns },
+        WorkerMessage::Pcm { values: usize::MAX - 1, rate: 48_000, channels: 2, pts, arrived_ns },
+        WorkerMessage::Unconverted { pts: late, arrived_ns },
+        WorkerMessage::Lost(late),
+        WorkerMessage::Missing { from: Pts(2), to: Pts(1) },
+        WorkerMessage::Missing { from: Pts(0), to: Pts(MISSING_MAX_NS + 1) },
     ] {
-        let mut writer = Writer::new(Vec::new());
+        let mut writer = MessageWriter::new(Vec::new());
         writer.head(&say).unwrap();
         // As if everything that was announced followed.
         let mut bytes = writer.to;
         bytes.extend([0; 1000]);
-        let heard = hear(&mut reader(&bytes));
-        assert!(matches!(heard, Err(Broken::Garbled(_))), "{say:?}: {heard:?}");
+        let heard = next_message(&mut reader(&bytes));
+        assert!(matches!(heard, Err(ReadError::Invalid(_))), "{say:?}: {heard:?}");
     }
     let long = (HEAD_MAX as u32 + 1).to_le_bytes();
-    assert!(matches!(hear(&mut reader(&long)), Err(Broken::Garbled(_))));
+    assert!(matches!(next_message(&mut reader(&long)), Err(ReadError::Invalid(_))));
 }
 
 #[test]
 fn arrival_is_never_later_than_now_and_texts_are_one_redacted_line() {
     let bytes = written([
-        MediaItem::Thinned { pts: Pts(1), arrived_ns: 9_000 },
+        MediaItem::Unconverted { pts: Pts(1), arrived_ns: 9_000 },
         MediaItem::Ended(End::Failed {
             kind: Cause::Other,
             cause: "rtsp://ann:pa55word@h/x\nfails".into(),
@@ -184,12 +184,12 @@ fn arrival_is_never_later_than_now_and_texts_are_one_redacted_line() {
         }),
     ]);
     let mut reader = reader(&bytes);
-    match reader.hear(|| 5_000) {
-        Ok(Heard::Item(MediaItem::Thinned { arrived_ns: 5_000, .. })) => {}
+    match reader.next_message(|| 5_000) {
+        Ok(ReceivedMessage::Item(MediaItem::Unconverted { arrived_ns: 5_000, .. })) => {}
         other => panic!("{other:?}"),
     }
-    match hear(&mut reader) {
-        Ok(Heard::Item(MediaItem::Ended(End::Failed { cause, advice, .. }))) => {
+    match next_message(&mut reader) {
+        Ok(ReceivedMessage::Item(MediaItem::Ended(End::Failed { cause, advice, .. }))) => {
             assert!(!cause.contains("pa55word") && !cause.contains('\n') && cause.contains("fails"), "{cause}");
             assert_eq!(advice.len(), TEXT_MAX);
         }
@@ -201,18 +201,18 @@ fn arrival_is_never_later_than_now_and_texts_are_one_redacted_line() {
 fn what_was_counted_is_added_once() {
     let (child, program) = (Counters::default(), Counters::default());
     program.frames.store(100, Ordering::Relaxed);
-    let mut before = Counts::default();
+    let mut before = CounterSnapshot::default();
     for n in 1..=3 {
         child.frames.fetch_add(n, Ordering::Relaxed);
-        child.drop_picture(Dropped::Corrupt);
-        let now = Counts::of(&child);
+        child.drop_picture(DropReason::Corrupt);
+        let now = CounterSnapshot::of(&child);
         now.add_to(&before, &program);
         before = now;
     }
     child.on_demand.get_or_init(|| true);
-    Counts::of(&child).add_to(&before, &program);
+    CounterSnapshot::of(&child).add_to(&before, &program);
     // A process that counts backwards takes nothing back.
-    Counts::default().add_to(&before, &program);
-    assert_eq!((program.frames.load(Ordering::Relaxed), program.dropped(Dropped::Corrupt)), (106, 3));
+    CounterSnapshot::default().add_to(&before, &program);
+    assert_eq!((program.frames.load(Ordering::Relaxed), program.dropped(DropReason::Corrupt)), (106, 3));
     assert_eq!(program.on_demand.get(), Some(&true));
 }

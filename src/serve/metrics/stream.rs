@@ -13,7 +13,7 @@ use touchline_core::decision::{Event, EventKind, WindowEstimate};
 use touchline_core::incident::Incident;
 use touchline_core::item::{Track, Tracks};
 use touchline_core::labels::{ClassSet, Modality};
-use touchline_media::outlet::{Counted, Dropped};
+use touchline_media::outlet::{CounterValues, DropReason};
 
 /// What a stream can be doing: values of the label `state`.
 pub const STATES: [&str; 7] = ["connecting", "playing", "waiting", "paused", "ended", "failed", "removed"];
@@ -41,7 +41,7 @@ pub struct StreamMetrics {
     samples: IntCounter,
     discarded_video: IntCounter,
     discarded_audio: IntCounter,
-    /// By reason, in the order of [`Dropped::ALL`].
+    /// By reason, in the order of [`DropReason::ALL`].
     dropped: Vec<IntCounter>,
     latency: Histogram,
     /// By class, in pack order.
@@ -78,7 +78,7 @@ impl StreamMetrics {
             samples: families.samples.with_label_values(&[id]),
             discarded_video: families.discarded.with_label_values(&[id, "video"]),
             discarded_audio: families.discarded.with_label_values(&[id, "audio"]),
-            dropped: Dropped::ALL.iter().map(|d| families.dropped.with_label_values(&[id, d.as_str()])).collect(),
+            dropped: DropReason::ALL.iter().map(|d| families.dropped.with_label_values(&[id, d.as_str()])).collect(),
             latency: families.latency.with_label_values(&[id]),
             probability: classes
                 .names()
@@ -122,7 +122,7 @@ impl StreamMetrics {
         }
         forget(&f.latency, &[id]);
         GapReason::ALL.iter().for_each(|reason| forget(&f.gapped, &[id, reason.as_str()]));
-        Dropped::ALL.iter().for_each(|why| forget(&f.dropped, &[id, why.as_str()]));
+        DropReason::ALL.iter().for_each(|why| forget(&f.dropped, &[id, why.as_str()]));
         Incident::NAMES.iter().for_each(|name| forget(&f.incidents, &[id, *name]));
         Cause::ALL.iter().for_each(|cause| forget(&f.failures, &[id, cause.as_str()]));
         STATES.iter().for_each(|state| forget(&f.states, &[id, *state]));
@@ -191,9 +191,9 @@ impl StreamMetrics {
     }
 
     /// The source counted up from `before` to `now`.
-    pub fn source(&self, before: &Counted, now: &Counted) {
+    pub fn source(&self, before: &CounterValues, now: &CounterValues) {
         // Named one by one, so that a new one is not forgotten. Reconnects are told on their own: the hub counts them too.
-        let Counted { frames, samples, untimed, undeclared, dropped, faults, reconnects: _, abandoned } = *now;
+        let CounterValues { frames, samples, untimed, undeclared, dropped, faults, reconnects: _, abandoned } = *now;
         self.frames.inc_by(frames.saturating_sub(before.frames));
         self.samples.inc_by(samples.saturating_sub(before.samples));
         self.lost[0].inc_by(untimed.saturating_sub(before.untimed));

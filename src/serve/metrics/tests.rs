@@ -12,7 +12,7 @@ use touchline_core::incident::Incident;
 use touchline_core::item::{Track, Tracks};
 use touchline_core::labels::{ClassId, Modality};
 use touchline_core::time::RunId;
-use touchline_media::outlet::{Counted, Counters};
+use touchline_media::outlet::{CounterValues, Counters};
 
 fn classes() -> ClassSet {
     ClassSet::new(["tennis", "soccer", "other"].map(String::from).to_vec()).unwrap()
@@ -46,7 +46,7 @@ fn a_stream_that_is_removed_leaves_nothing_and_does_not_come_back() {
     // What its threads still tell.
     goes.event(&event);
     goes.state("waiting", Some(Cause::ServerError), 2, Some(3));
-    goes.source(&Counted::default(), &counted());
+    goes.source(&CounterValues::default(), &counted());
     let text = metrics.encode();
     assert!(!text.contains("goes") && text.contains("stream=\"stays\""), "{text}");
     metrics.remove_stream(&stays);
@@ -56,13 +56,13 @@ fn a_stream_that_is_removed_leaves_nothing_and_does_not_come_back() {
 }
 
 /// Every counter of a source, each with a number of its own.
-fn counted() -> Counted {
+fn counted() -> CounterValues {
     let counters = Counters::default();
     let Counters { frames, samples, untimed, undeclared, dropped, faults, reconnects, abandoned, on_demand: _ } =
         &counters;
     let all = [frames, samples, untimed, undeclared, faults, reconnects, abandoned].into_iter().chain(dropped);
     all.zip(101..).for_each(|(counter, n)| counter.store(n, Ordering::Relaxed));
-    counters.counted()
+    counters.values()
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn every_counter_of_a_source_is_exported() {
     let metrics = Metrics::new();
     let stream = metrics.stream("a", &classes());
     let counted = counted();
-    stream.source(&Counted::default(), &counted);
+    stream.source(&CounterValues::default(), &counted);
     stream.source(&counted, &counted);
     stream.reconnected(counted.reconnects);
     let text = metrics.encode();
@@ -111,7 +111,7 @@ fn filled() -> Metrics {
     stream.classified(Modality::Audio, 1_700_000_000_500_000_000);
     stream.gapped(GapReason::Overload);
     stream.gapped(GapReason::Overload);
-    stream.source(&Counted::default(), &counted());
+    stream.source(&CounterValues::default(), &counted());
     stream.converted();
     stream.discarded(Track::Audio, 3);
     stream.latency(700_000_000);

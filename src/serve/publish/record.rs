@@ -24,7 +24,7 @@ pub use super::state::StreamState;
 use touchline_core::cause::Cause;
 use touchline_core::clip::{Absent, FrameShare, Gap, GapReason};
 use touchline_core::decision::{
-    Event, EventKind, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, Why, WindowEstimate,
+    DecisionReason, Event, EventKind, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, WindowEstimate,
 };
 use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, Pace, Track, Tracks};
@@ -259,7 +259,7 @@ struct SecondRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     frame_share: Option<f64>,
     decided_by: Modality,
-    why: Why,
+    why: DecisionReason,
     label: &'a str,
     probability: f64,
     probabilities: ClassMap<'a>,

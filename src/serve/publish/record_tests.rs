@@ -95,7 +95,7 @@ fn all_records() -> Vec<String> {
         second.absent.rgb = Some(Absent::NoData);
         second.absent.flow = Some(Absent::NoPairs);
         second.absent.audio = Some(Absent::NoTrack);
-        second.decision.why = Why::Fallback;
+        second.decision.why = DecisionReason::Fallback;
     }
     lines.extend(recorder(Pace::File).published(&bare));
     let mut other = predicted(8, "soccer", 0.4);
@@ -200,7 +200,7 @@ fn values_that_come_from_enums_are_the_schemas() {
     assert_eq!(named("/$defs/second/properties/decided_by/enum"), json(&Modality::ALL.map(|m| of(&m))));
     assert_eq!(
         named("/$defs/second/properties/why/enum"),
-        json(&[of(&Why::Table), of(&Why::Default), of(&Why::Fallback)])
+        json(&[of(&DecisionReason::Table), of(&DecisionReason::Default), of(&DecisionReason::Fallback)])
     );
     assert_eq!(named("/$defs/state/properties/kind/oneOf/0/enum"), json(&Cause::ALL.map(|c| of(&c))));
     assert_eq!(named("/$defs/state/properties/kind/oneOf/0/enum"), json(&Cause::ALL.map(|c| c.as_str().into())));

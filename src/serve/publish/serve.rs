@@ -99,7 +99,7 @@ pub(super) async fn run(
             Err(e) => {
                 // One connection that broke, or the system is out of files: the next try may go well.
                 if touchline_core::limits::is_out_of_files(&e) {
-                    touchline_core::limits::say_out_of_files();
+                    touchline_core::limits::log_out_of_files();
                 }
                 tracing::debug!("a connection was not accepted: {e}");
                 sleep(ACCEPT_PAUSE).await;

@@ -20,7 +20,7 @@ use super::terminal::Terminal;
 use crate::metrics::{Metrics, StageThread};
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
-use touchline_core::threads::{Beat, spawn};
+use touchline_core::threads::{Heartbeat, spawn};
 
 /// Items that wait for a sink: a minute of 64 streams. A disk that hangs for longer is broken; records take about 2 KB.
 pub const QUEUE: usize = 4096;
@@ -94,7 +94,7 @@ pub struct Sinks {
     outlets: Vec<Outlet>,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
-    beat: Beat,
+    beat: Heartbeat,
     is_finished: bool,
 }
 
@@ -119,7 +119,7 @@ struct Counts {
 
 impl Sinks {
     /// `beat` turns while publishing waits for a sink: waiting for a reader is no hang.
-    pub fn new(metrics: Metrics, clock: Arc<dyn Clock>, beat: Beat) -> Self {
+    pub fn new(metrics: Metrics, clock: Arc<dyn Clock>, beat: Heartbeat) -> Self {
         Self { outlets: Vec::new(), metrics, clock, beat, is_finished: false }
     }
 
@@ -211,7 +211,7 @@ impl Outlet {
     }
 
     /// Whether the sink will see `message`.
-    fn send(&self, message: Message, full: Full, beat: &Beat) -> bool {
+    fn send(&self, message: Message, full: Full, beat: &Heartbeat) -> bool {
         match full {
             Full::Drop => {
                 !matches!(self.to.try_send(message), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
@@ -235,7 +235,7 @@ impl Outlet {
     }
 
     /// Tells the sink that nothing follows. False: its queue stayed full.
-    fn tell_end(&self, limit: Option<Duration>, beat: &Beat) -> bool {
+    fn tell_end(&self, limit: Option<Duration>, beat: &Heartbeat) -> bool {
         match limit {
             None => {
                 // False only if it has ended already.
@@ -247,10 +247,10 @@ impl Outlet {
     }
 
     /// Waits until the sink has ended.
-    fn has_ended(&self, limit: Option<Duration>, beat: &Beat) -> bool {
+    fn has_ended(&self, limit: Option<Duration>, beat: &Heartbeat) -> bool {
         let Some(limit) = limit else {
             while let Err(RecvTimeoutError::Timeout) = self.done.recv_timeout(TURN) {
-                beat.turn();
+                beat.beat();
             }
             return true;
         };
@@ -270,14 +270,14 @@ impl Drop for Sinks {
 }
 
 /// Sends, however long that takes. False: the receiver is gone.
-fn wait(to: &Sender<Message>, mut message: Message, beat: &Beat) -> bool {
+fn wait(to: &Sender<Message>, mut message: Message, beat: &Heartbeat) -> bool {
     loop {
         match to.send_timeout(message, TURN) {
             Ok(()) => return true,
             Err(SendTimeoutError::Disconnected(_)) => return false,
             Err(SendTimeoutError::Timeout(back)) => message = back,
         }
-        beat.turn();
+        beat.beat();
     }
 }
 

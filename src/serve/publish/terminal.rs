@@ -11,7 +11,7 @@ use super::format::class_title;
 use super::record::{Missing, Published, StreamState};
 use touchline_core::cause::Cause;
 use touchline_core::clip::GapReason;
-use touchline_core::decision::{Event, EventKind, SecondOutcome, SecondPrediction, Why};
+use touchline_core::decision::{DecisionReason, Event, EventKind, SecondOutcome, SecondPrediction};
 use touchline_core::labels::{ClassSet, Modality};
 use touchline_core::time::Pts;
 
@@ -167,9 +167,9 @@ impl Terminal {
     fn push_second(&self, line: &mut String, second: &SecondPrediction) {
         let decision = &second.decision;
         let why = match decision.why {
-            Why::Table => "table",
-            Why::Default => "default",
-            Why::Fallback => "fallback",
+            DecisionReason::Table => "table",
+            DecisionReason::Default => "default",
+            DecisionReason::Fallback => "fallback",
         };
         let by = format!("{} ({why})", decision.modality);
         let _ = write!(line, "  {by:<16}");

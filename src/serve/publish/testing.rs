@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::publish::record::Published;
 use touchline_core::clip::{Absent, FrameShare, Gap, GapReason};
 use touchline_core::decision::{
-    Decision, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, Why, WindowEstimate,
+    Decision, DecisionReason, ModalityScores, PackStamp, PerModality, SecondOutcome, SecondPrediction, WindowEstimate,
 };
 use touchline_core::labels::{ClassSet, Modality};
 use touchline_core::time::{RunId, WallSource, WallTime};
@@ -40,7 +40,7 @@ pub fn predicted(index: u64, label: &str, probability: f32) -> Published {
                 label: id,
                 probability,
                 modality: Modality::Rgb,
-                why: Why::Table,
+                why: DecisionReason::Table,
                 probabilities: scores.clone(),
             },
             frame_share: FrameShare::ALL,

@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 
 use crate::publish::hub::Hub;
 use touchline_core::error::Result;
-use touchline_core::threads::{Beat, spawn};
+use touchline_core::threads::{Heartbeat, spawn};
 
 /// How often the status is looked at when no watchdog asks for more.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ impl Manager {
     pub(super) fn watch(
         &self,
         hub: Hub,
-        beats: Vec<(&'static str, Beat)>,
+        beats: Vec<(&'static str, Heartbeat)>,
         nudge: impl Fn() + Send + 'static,
     ) -> Result<Option<Watchdog>> {
         if self.say.is_none() {
@@ -120,19 +120,19 @@ impl Manager {
 
 /// Whether threads have turned since the last look.
 struct Pulse {
-    seen: Vec<(&'static str, Beat, u64)>,
+    seen: Vec<(&'static str, Heartbeat, u64)>,
 }
 
 impl Pulse {
-    fn new(beats: Vec<(&'static str, Beat)>) -> Self {
-        Self { seen: beats.into_iter().map(|(name, beat)| (name, beat.clone(), beat.turns())).collect() }
+    fn new(beats: Vec<(&'static str, Heartbeat)>) -> Self {
+        Self { seen: beats.into_iter().map(|(name, beat)| (name, beat.clone(), beat.beats())).collect() }
     }
 
     /// The first thread that has not turned since the last look.
     fn stuck(&mut self) -> Option<&'static str> {
         let mut stuck = None;
         for (name, beat, seen) in &mut self.seen {
-            let turns = beat.turns();
+            let turns = beat.beats();
             if std::mem::replace(seen, turns) == turns {
                 stuck = stuck.or(Some(*name));
             }
@@ -163,16 +163,16 @@ mod tests {
 
     #[test]
     fn a_thread_that_has_not_turned_is_named_until_it_does() {
-        let (publishing, inference) = (Beat::default(), Beat::default());
+        let (publishing, inference) = (Heartbeat::default(), Heartbeat::default());
         let mut pulse = Pulse::new(vec![("publishing", publishing.clone()), ("inference", inference.clone())]);
         assert_eq!(pulse.stuck(), Some("publishing"));
-        publishing.turn();
-        inference.turn();
+        publishing.beat();
+        inference.beat();
         assert_eq!(pulse.stuck(), None);
-        publishing.turn();
+        publishing.beat();
         assert_eq!(pulse.stuck(), Some("inference"));
-        inference.turn();
-        publishing.turn();
+        inference.beat();
+        publishing.beat();
         assert_eq!(pulse.stuck(), None, "it turns again");
     }
 }

@@ -12,7 +12,7 @@ use crate::backlog::LineId;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::publish::hub::StreamHandle;
 use crate::workers::{Intake, Tap};
-use touchline_core::clip::PlanThinner;
+use touchline_core::clip::PlanSelector;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::incident::Incident;
@@ -22,7 +22,7 @@ use touchline_media::gst::{GstOpener, GstOptions, classify};
 use touchline_media::guard::SourcePolicy;
 use touchline_media::options::{Isolation, SourceKind};
 use touchline_media::outlet::Counters;
-use touchline_media::supervise::{Observer, Policy, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
 use touchline_media::uri::{Kind, Location, Pacing};
 use touchline_media::worker::WorkerOpener;
 use touchline_media::{Open, Source};
@@ -164,7 +164,7 @@ impl Opening {
             hls: settings.hls.clone(),
             kind: Some(location.kind),
             // Beside what the plan may choose, what the page's viewers are shown is converted.
-            thinning: Some(PlanThinner::thinning(&pack.plan).unless({
+            selection: Some(PlanSelector::selection(&pack.plan).unless({
                 let handle = handle.clone();
                 move || handle.preview_wanted()
             })),
@@ -206,7 +206,7 @@ struct Forward {
     mark: Option<Mark>,
 }
 
-impl Observer for Forward {
+impl SourceObserver for Forward {
     fn state(&self, state: SourceState) {
         if let Some(mark) =
             self.mark.as_ref().filter(|_| !matches!(state, SourceState::Connecting | SourceState::Playing))
@@ -225,7 +225,7 @@ impl Observer for Forward {
 /// Counts what comes in and offers pictures to whoever watches.
 fn tap(handle: StreamHandle, mark: Option<Mark>) -> Tap {
     let marked = move |item: &MediaItem| match (&mark, item) {
-        (Some(mark), MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_)) => mark.media(),
+        (Some(mark), MediaItem::Frame(_) | MediaItem::Unconverted { .. } | MediaItem::Pcm(_)) => mark.media(),
         (Some(mark), MediaItem::Ended(end)) => mark.clear(*end == End::Finished),
         _ => {}
     };

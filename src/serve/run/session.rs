@@ -20,9 +20,9 @@ use touchline_core::clip::ClipOutput;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::incident::Incident;
-use touchline_core::threads::Beat;
+use touchline_core::threads::Heartbeat;
 use touchline_core::vote::VoteConfig;
-use touchline_media::outlet::{Counted, Counters};
+use touchline_media::outlet::{CounterValues, Counters};
 use touchline_media::supervise::SourceState;
 
 /// How long sinks may take to write what waits when the program ends: the end as a whole has ten seconds.
@@ -82,18 +82,18 @@ struct Running {
     /// Lost buffers when that was last said.
     loss_said: u64,
     /// What the hub was told of so far.
-    counted: Counted,
+    counted: CounterValues,
 }
 
 impl Running {
     /// Tells the hub what the source has counted since the last time, and the log of buffers that could not be used at all, each time
     /// their number has doubled.
     fn say_counts(&mut self) {
-        let (now, handle) = (self.counters.counted(), self.stream.handle());
+        let (now, handle) = (self.counters.values(), self.stream.handle());
         handle.reconnected(now.reconnects.saturating_sub(self.counted.reconnects));
         handle.metrics().source(&self.counted, &now);
         self.counted = now;
-        let Counted { untimed, undeclared, .. } = now;
+        let CounterValues { untimed, undeclared, .. } = now;
         if untimed + undeclared > 2 * self.loss_said {
             self.loss_said = untimed + undeclared;
             let id = self.stream.handle().id();
@@ -121,13 +121,13 @@ pub(super) struct Session {
     /// A live stream has been watched: from now on no sink may hold up publishing.
     live: bool,
     told: Sender<Told>,
-    beat: Beat,
+    beat: Heartbeat,
 }
 
 impl Session {
     /// `classes`: how many the pack has.
     pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, told: Sender<Told>) -> Self {
-        let beat = Beat::default();
+        let beat = Heartbeat::default();
         let sinks = Sinks::new(hub.metrics().clone(), clock.clone(), beat.clone());
         Self { hub, clock, running: BTreeMap::new(), classes, sinks, live: false, told, beat }
     }
@@ -138,7 +138,7 @@ impl Session {
     }
 
     /// Turns of this thread.
-    pub(super) fn beat(&self) -> &Beat {
+    pub(super) fn beat(&self) -> &Heartbeat {
         &self.beat
     }
 
@@ -155,7 +155,7 @@ impl Session {
 
     fn publish_all(&mut self, inbox: &Inbox) -> Result<()> {
         loop {
-            self.beat.turn();
+            self.beat.beat();
             select! {
                 recv(inbox.decided) -> message => match message {
                     Ok(Decided { line, what }) => {
@@ -222,7 +222,8 @@ impl Session {
                 let Beginning { line, handle, vote, supervised, counters } = *begin;
                 self.live |= supervised;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
-                self.running.insert(line, Running { stream, counters, loss_said: 0, counted: Counted::default() });
+                self.running
+                    .insert(line, Running { stream, counters, loss_said: 0, counted: CounterValues::default() });
             }
             Command::Forget(line) => drop(self.running.remove(&line)),
             Command::EndsInto(line, into) => {

@@ -3,7 +3,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, Patience, SamplingPlan};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, LagLimits, SamplingPlan};
 use touchline_core::frame::Frame;
 use touchline_core::pcm::PcmChunk;
 use touchline_core::pool::Pooled;
@@ -18,7 +18,7 @@ enum Item {
     PictureAt(u64),
     Sound { after_ms: i16, samples: u16, rate: Rate, channels: u8 },
     SoundAt { pts: u64, samples: u8 },
-    Thinned(i16),
+    Unconverted(i16),
     Lost(i16),
     TrackEnded(bool),
     Jump(Cause),
@@ -67,7 +67,7 @@ fuzz_target!(|script: Script| {
     let mut builder = ClipBuilder::new(ClipConfig {
         sample_rate: script.wants_sound.then_some(16_000),
         plan: SamplingPlan { rgb_frames: 5, flow_pairs: pairs, flow_gap_ns: 40_000_000 },
-        patience: Patience::for_pace(if script.live { Pace::Live } else { Pace::File }),
+        lag: LagLimits::for_pace(if script.live { Pace::Live } else { Pace::File }),
         behind_ns: 0,
     });
     let (mut picture, mut heard) = (0_u64, 0_u64);
@@ -97,9 +97,9 @@ fuzz_target!(|script: Script| {
                 heard = pts;
                 sound(pts, 48_000, 2, samples.into())
             }
-            Item::Thinned(after) => {
+            Item::Unconverted(after) => {
                 picture = picture.saturating_add_signed(i64::from(after) * MS);
-                MediaItem::Thinned { pts: Pts(picture), arrived_ns: picture }
+                MediaItem::Unconverted { pts: Pts(picture), arrived_ns: picture }
             }
             Item::Lost(after) => {
                 picture = picture.saturating_add_signed(i64::from(after) * MS);

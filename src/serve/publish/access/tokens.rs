@@ -85,7 +85,7 @@ pub(in crate::publish) fn warn_if_open_to_others(path: &Path, permissions: &Perm
 
 struct Token {
     text: String,
-    _known: redact::Known,
+    _known: redact::MaskGuard,
 }
 
 impl Token {

@@ -228,7 +228,7 @@ struct SourceFacts {
     pace: Pace,
     recorder: Recorder,
     /// Its credentials are masked for as long as the stream, or a thread that works for it, is there.
-    _known: redact::Known,
+    _known: redact::MaskGuard,
 }
 
 impl SourceFacts {

@@ -60,7 +60,7 @@ fn item(n: usize) -> Item {
 
 fn sinks() -> (Sinks, Metrics, Arc<ManualClock>) {
     let (metrics, clock) = (Metrics::new(), Arc::new(ManualClock::default()));
-    (Sinks::new(metrics.clone(), clock.clone(), Beat::default()), metrics, clock)
+    (Sinks::new(metrics.clone(), clock.clone(), Heartbeat::default()), metrics, clock)
 }
 
 fn dropped(metrics: &Metrics, sink: &str) -> u64 {

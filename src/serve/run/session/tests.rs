@@ -62,7 +62,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     decided_to.send(Decided { line, what: What::News(ClipOutput::Ended(End::Finished)) }).unwrap();
     let Ok(Told::Over { error: None, .. }) = told.recv() else { panic!("the end was not told") };
     assert_eq!(handle.counters().gapped.iter().sum::<u64>(), seconds, "every second is published");
-    assert!(beat.turns() > seconds);
+    assert!(beat.beats() > seconds);
     let text = hub.metrics().encode();
     let lost: u64 = text
         .lines()

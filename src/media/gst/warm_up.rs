@@ -1,9 +1,9 @@
-//! Brings up the network half of GLib once, on one thread, before the first network source starts.
+//! Initialises GLib's network types once, on one thread, before the first network source starts.
 //!
-//! GLib registers its types when they are first used. Two threads that do so at the same time can wait for each other for
-//! ever (seen with GLib 2.74): one registers `GSocketAddress` and wants the lock under which classes are initialised,
-//! the other holds that lock while it initialises `GSocketClient` and waits for `GSocketAddress`. An RTSP and an HLS
-//! stream that started together did that once in about fifty starts, and no stream of the program ever came up.
+//! GLib registers its types on first use. Two threads that do so at the same time can deadlock (seen with GLib 2.74): one
+//! registers `GSocketAddress` and waits for the lock of class initialisation, the other holds that lock while it initialises
+//! `GSocketClient` and waits for `GSocketAddress`. With an RTSP and an HLS stream that started together this happened about once
+//! in fifty starts, and then no stream of the program started.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,21 +14,21 @@ use std::time::Duration;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-/// How long one of the trial clients may take. They talk to this process over the loopback, which takes milliseconds.
+/// Time limit for each client. They connect to this process over the loopback, which takes milliseconds.
 const LIMIT: gst::ClockTime = gst::ClockTime::from_seconds(2);
 
-/// Whoever comes while another warms up waits for it.
+/// Initialises the network types. Concurrent callers wait for the first one.
 pub(super) fn network() {
     static DONE: OnceLock<()> = OnceLock::new();
     DONE.get_or_init(|| {
         if let Err(cause) = try_clients() {
-            // Streams work without, but for the race above.
-            tracing::debug!("the network clients were not warmed up: {cause}");
+            // Streams work without this, except for the race above.
+            tracing::debug!("the network clients could not be initialised: {cause}");
         }
     });
 }
 
-/// Lets each kind of client meet a server of ours that refuses: that is all of their types from name lookup to TLS.
+/// Runs each kind of client against a local server that rejects it, which uses all of their types from name look-up to TLS.
 fn try_clients() -> Result<(), String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
     let address = listener.local_addr().map_err(|e| e.to_string())?;
@@ -38,7 +38,7 @@ fn try_clients() -> Result<(), String> {
         server.spawn_scoped(scope, || refuse(&listener, &over)).map_err(|e| e.to_string())?;
         for (factory, scheme) in [("souphttpsrc", "http"), ("souphttpsrc", "https"), ("rtspsrc", "rtsp")] {
             if let Err(cause) = try_client(factory, &format!("{scheme}://{address}/")) {
-                tracing::debug!("warming up {factory}: {cause}");
+                tracing::debug!("initialising {factory}: {cause}");
             }
         }
         over.store(true, Ordering::Release);
@@ -47,14 +47,14 @@ fn try_clients() -> Result<(), String> {
     })
 }
 
-/// Answers every connection with "not found", in words that HTTP and RTSP clients both read as a refusal.
+/// Answers every connection with "not found", in a form that HTTP and RTSP clients understand.
 fn refuse(listener: &TcpListener, over: &AtomicBool) {
     for connection in listener.incoming() {
         if over.load(Ordering::Acquire) {
             return;
         }
         if let Ok(connection) = connection {
-            // Whatever goes wrong is as good a refusal.
+            // An error ends the client as well.
             let _ = refuse_one(connection);
         }
     }
@@ -75,7 +75,7 @@ fn wake(address: SocketAddr) {
 /// Runs one source against the server until it reports its failure.
 fn try_client(factory: &str, uri: &str) -> Result<(), gst::glib::BoolError> {
     let source = gst::ElementFactory::make(factory).property("location", uri).build()?;
-    // The loopback is not behind a proxy that the environment may name.
+    // The loopback must not be reached through a proxy from the environment.
     for (property, value) in [("proxy", ""), ("retries", "0"), ("ssl-strict", "false"), ("protocols", "tcp")] {
         if source.has_property(property) {
             source.set_property_from_str(property, value);
@@ -88,7 +88,7 @@ fn try_client(factory: &str, uri: &str) -> Result<(), gst::glib::BoolError> {
         pipeline.add(&sink)?;
         source.link(&sink)?;
     }
-    // Fails where the bus tells why; either way the client has been through its types.
+    // May fail, with the reason on the bus. Either way the client has used its types.
     let _ = pipeline.set_state(gst::State::Playing);
     if let Some(bus) = pipeline.bus() {
         bus.timed_pop_filtered(LIMIT, &[gst::MessageType::Error, gst::MessageType::Eos]);

@@ -9,12 +9,12 @@ use url::Url;
 use super::attributes::{ByteRange, Variables};
 use super::container::{self, Container};
 use super::fetch::Origin;
-use super::playlist::{Media, Multivariant, Playlist, is_playlist};
+use super::playlist::{MediaPlaylist, MultivariantPlaylist, Playlist, is_playlist};
 use super::refusals::refusal_of;
 use super::sniff;
 use crate::guard::{Refusal, SourcePolicy};
 use crate::uri::Kind;
-use crate::web::{Answer, Web};
+use crate::web::{WebClient, WebResponse};
 use touchline_core::cause::Cause;
 
 /// The longest playlist, bytes: 24 hours of two-second segments with addresses of 400 bytes are 18 MB.
@@ -24,25 +24,25 @@ const PLAYLIST_MAX: usize = 32 << 20;
 const SEGMENT_MAX: usize = 128 << 20;
 
 /// How long an answer may take before anything is known of its server.
-pub(super) const PATIENCE: Duration = Duration::from_secs(8);
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How many times as long as its first bytes a whole playlist or segment may take: a server must not hold a stream up with a byte
 /// now and then.
-const PLAYLIST_PATIENCES: u32 = 2;
-const SEGMENT_PATIENCES: u32 = 8;
+const PLAYLIST_TIMEOUTS: u32 = 2;
+const SEGMENT_TIMEOUTS: u32 = 8;
 
 /// The content of a web address.
 pub(super) enum Content {
     /// A list of variants.
-    Variants(Multivariant),
-    Media(Box<Media>, Url),
-    Stream(Answer, Vec<u8>, Container),
+    Variants(MultivariantPlaylist),
+    Media(Box<MediaPlaylist>, Url),
+    Stream(WebResponse, Vec<u8>, Container),
     Recording,
 }
 
 /// As [`super::classify`].
 pub(super) async fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
-    match look(&Web::new(policy.clone()), url).await.ok()? {
+    match inspect(&WebClient::new(policy.clone()), url).await.ok()? {
         Content::Variants(_) | Content::Media(..) => Some(Kind::Hls),
         Content::Stream(..) => Some(Kind::HttpLive),
         Content::Recording => Some(Kind::Http),
@@ -50,8 +50,8 @@ pub(super) async fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Ki
 }
 
 /// Looks at `url`.
-pub(super) async fn look(web: &Web, url: &Url) -> Result<Content, Refusal> {
-    let mut answer = web.get(url, None, PATIENCE).await?;
+pub(super) async fn inspect(web: &WebClient, url: &Url) -> Result<Content, Refusal> {
+    let mut answer = web.get(url, None, RESPONSE_TIMEOUT).await?;
     let (mut head, mut is_whole) = (Vec::new(), false);
     while head.len() < sniff::HEAD && !is_whole {
         match answer.chunk().await? {
@@ -71,7 +71,7 @@ pub(super) async fn look(web: &Web, url: &Url) -> Result<Content, Refusal> {
     if kind == "multipart/x-mixed-replace" {
         return Ok(Content::Stream(answer, head, Container::MotionJpeg));
     }
-    let container = container::look(&head, None).map(|opened| opened.container);
+    let container = container::inspect(&head, None).map(|opened| opened.container);
     match container {
         Ok(container) if is_endless && container != Container::Mp4 => Ok(Content::Stream(answer, head, container)),
         Err(_) if is_text(&head) => Err(not_a_playlist(&head)),
@@ -80,13 +80,13 @@ pub(super) async fn look(web: &Web, url: &Url) -> Result<Content, Refusal> {
 }
 
 /// Reads the rest of a playlist.
-async fn read(answer: Answer, head: Vec<u8>) -> Result<Content, Refusal> {
+async fn read(answer: WebResponse, head: Vec<u8>) -> Result<Content, Refusal> {
     let url = answer.url.clone();
     let bytes = answer.rest(head, PLAYLIST_MAX).await?;
     let text = String::from_utf8_lossy(&bytes);
     if !is_playlist(&bytes) {
         return if is_text(&bytes[..bytes.len().min(sniff::HEAD)]) {
-            Err(refusal_of(&super::playlist::Trouble::Other("not a playlist"), &text))
+            Err(refusal_of(&super::playlist::PlaylistError::Other("not a playlist"), &text))
         } else {
             Ok(Content::Recording)
         };
@@ -114,29 +114,29 @@ fn too_slow() -> Refusal {
 }
 
 /// Fetches over HTTP.
-pub(super) struct Fetcher {
-    pub web: Arc<Web>,
+pub(super) struct HttpOrigin {
+    pub web: Arc<WebClient>,
 }
 
-impl Origin for Fetcher {
-    async fn playlist(&self, url: &Url, patience: Duration) -> Result<(Url, String), Refusal> {
+impl Origin for HttpOrigin {
+    async fn playlist(&self, url: &Url, response_timeout: Duration) -> Result<(Url, String), Refusal> {
         let loading = async {
-            let answer = self.web.get(url, None, patience).await?;
+            let answer = self.web.get(url, None, response_timeout).await?;
             let base = answer.url.clone();
             let bytes = answer.rest(Vec::new(), PLAYLIST_MAX).await?;
             Ok((base, String::from_utf8_lossy(&bytes).into_owned()))
         };
-        timeout(patience * PLAYLIST_PATIENCES, loading).await.unwrap_or_else(|_| Err(too_slow()))
+        timeout(response_timeout * PLAYLIST_TIMEOUTS, loading).await.unwrap_or_else(|_| Err(too_slow()))
     }
 
-    async fn media(&self, url: &Url, range: Option<ByteRange>, patience: Duration) -> Result<Vec<u8>, Refusal> {
+    async fn media(&self, url: &Url, range: Option<ByteRange>, response_timeout: Duration) -> Result<Vec<u8>, Refusal> {
         let header = range.map(|range| range.header());
         let loading = async {
-            let answer = self.web.get(url, header.as_deref(), patience).await?;
+            let answer = self.web.get(url, header.as_deref(), response_timeout).await?;
             let is_part = answer.status == hyper::StatusCode::PARTIAL_CONTENT;
             Ok((is_part, answer.rest(Vec::new(), SEGMENT_MAX).await?))
         };
-        let loaded = timeout(patience * SEGMENT_PATIENCES, loading).await;
+        let loaded = timeout(response_timeout * SEGMENT_TIMEOUTS, loading).await;
         let (is_part, bytes) = loaded.unwrap_or_else(|_| Err(too_slow()))?;
         match range {
             // A server without support for ranges sends the whole file.

@@ -2,9 +2,9 @@
 //!
 //! A break begins when the media of its place arrive: those that are still being decoded are counted to what comes after.
 
-use super::breaks::Breaks;
+use super::breaks::AdBreaks;
 use super::container::{ANNOUNCED_MAX_NS, Container, LATE_MAX_NS, distance_ns};
-use super::ts::{PACKET, SYNC, Scan};
+use super::ts::{PACKET, SYNC, TsScanner};
 use touchline_core::incident::Incident;
 use touchline_core::time::NANOS_PER_SECOND;
 
@@ -12,18 +12,18 @@ use touchline_core::time::NANOS_PER_SECOND;
 const JUMP_NS: i64 = 10 * NANOS_PER_SECOND as i64;
 
 #[derive(Debug, Default)]
-pub(crate) struct SpliceWatch {
-    scan: Scan,
+pub(crate) struct SpliceMonitor {
+    scan: TsScanner,
     /// The beginning of a packet whose end has not arrived.
     rest: Vec<u8>,
-    breaks: Breaks,
+    breaks: AdBreaks,
     /// The latest presentation time, ns.
     last_ns: Option<u64>,
     /// How far the stream has come, ns from its beginning. Goes on over jumps and over the end of the 33 bits.
     line_ns: u64,
 }
 
-impl SpliceWatch {
+impl SpliceMonitor {
     /// Takes the next bytes. What begins or ends with them.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Incident> {
         self.rest.extend_from_slice(bytes);
@@ -87,7 +87,7 @@ mod tests {
             &[],
         );
         let mut happened = Vec::new();
-        let mut watch = SpliceWatch::default();
+        let mut watch = SpliceMonitor::default();
         for second in 0..20 {
             // In pieces that are no packets, with an odd byte before the first.
             bytes = [&[0x12][..], &std::mem::take(&mut bytes), &picture(ticks(second))].concat();

@@ -7,7 +7,8 @@ use url::Url;
 use super::attributes::{Attributes, ByteRange, Variables, seconds_ns};
 use super::date::unix_ns;
 use super::playlist::{
-    AdBreak, Key, Map, Media, Multivariant, Part, Playlist, Protection, Segment, Sound, Trouble, Variant,
+    AdBreakEdge, AudioRendition, InitSection, MediaPlaylist, MultivariantPlaylist, PartialSegment, Playlist,
+    PlaylistError, Protection, Segment, SegmentKey, Variant,
 };
 use touchline_core::time::NANOS_PER_SECOND;
 
@@ -18,15 +19,15 @@ const SEGMENTS_MAX: usize = 100_000;
 const LIST_MAX: usize = 1_000;
 
 /// The state of reading: the playlist so far, and the tags that apply to the next address.
-pub(super) struct Reader<'a> {
+pub(super) struct PlaylistReader<'a> {
     base: &'a Url,
     imported: &'a Variables,
     from: u128,
     /// Segments that were not kept.
     passed: u128,
     pub variables: Variables,
-    lists: Multivariant,
-    media: Media,
+    lists: MultivariantPlaylist,
+    media: MediaPlaylist,
     is_multivariant: bool,
     has_target: bool,
     /// Tags that stand before the address they are about.
@@ -36,15 +37,15 @@ pub(super) struct Reader<'a> {
     is_break: bool,
     is_gap: bool,
     made_ns: Option<i64>,
-    ad: Option<AdBreak>,
+    ad: Option<AdBreakEdge>,
     key: Option<Protection>,
-    map: Option<Arc<Map>>,
-    parts: Vec<Part>,
+    map: Option<Arc<InitSection>>,
+    parts: Vec<PartialSegment>,
     /// Where the next byte range of a resource begins if it does not say so.
     ends: (Option<Url>, u64),
 }
 
-impl<'a> Reader<'a> {
+impl<'a> PlaylistReader<'a> {
     pub fn new(base: &'a Url, imported: &'a Variables, from: u128) -> Self {
         Self {
             base,
@@ -52,8 +53,8 @@ impl<'a> Reader<'a> {
             from,
             passed: 0,
             variables: Variables::default(),
-            lists: Multivariant::default(),
-            media: Media::default(),
+            lists: MultivariantPlaylist::default(),
+            media: MediaPlaylist::default(),
             is_multivariant: false,
             has_target: false,
             variant: None,
@@ -70,14 +71,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub fn line(&mut self, line: &str) -> Result<(), Trouble> {
+    pub fn line(&mut self, line: &str) -> Result<(), PlaylistError> {
         let Some(tag) = line.strip_prefix('#') else { return self.address(line) };
         let (name, value) = tag.split_once(':').unwrap_or((tag, ""));
         let value = value.trim();
         match name.trim() {
             "EXTINF" => self.duration_ns = Some(duration(value)?),
             "EXT-X-TARGETDURATION" => {
-                let wrong = || damaged(format!("the target duration \"{value}\" is no number from 0 to 3600"));
+                let wrong = || damaged(format!("the target duration \"{value}\" is not a number from 0 to 3600"));
                 self.media.target_ns = seconds_ns(value).ok_or_else(wrong)?;
                 self.has_target = true;
             }
@@ -86,7 +87,7 @@ impl<'a> Reader<'a> {
                 self.media.sequence = value
                     .parse::<u64>()
                     .map(u128::from)
-                    .map_err(|_| damaged(format!("the media sequence \"{value}\" is no usable number")))?;
+                    .map_err(|_| damaged(format!("the media sequence \"{value}\" is not a valid number")))?;
             }
             "EXT-X-PROGRAM-DATE-TIME" => self.made_ns = unix_ns(value),
             "EXT-X-DISCONTINUITY" => self.is_break = true,
@@ -96,7 +97,7 @@ impl<'a> Reader<'a> {
             "EXT-X-KEY" => self.key = self.key(&Attributes::parse(value))?,
             "EXT-X-SESSION-KEY" => {
                 if let Some(Protection::Drm(name)) = self.key(&Attributes::parse(value))? {
-                    return Err(Trouble::Protected(name.into()));
+                    return Err(PlaylistError::Protected(name.into()));
                 }
             }
             "EXT-X-MAP" => self.map = Some(Arc::new(self.map(&Attributes::parse(value))?)),
@@ -110,7 +111,9 @@ impl<'a> Reader<'a> {
             }
             "EXT-X-DEFINE" => {
                 let query = self.base.query();
-                self.variables.define(&Attributes::parse(value), self.imported, query).map_err(Trouble::Damaged)?;
+                self.variables
+                    .define(&Attributes::parse(value), self.imported, query)
+                    .map_err(PlaylistError::Damaged)?;
             }
             "EXT-X-STREAM-INF" => {
                 self.is_multivariant = true;
@@ -120,14 +123,14 @@ impl<'a> Reader<'a> {
             "EXT-X-I-FRAME-STREAM-INF" => self.is_multivariant = true,
             "EXT-X-DATERANGE" => self.date_range(&Attributes::parse(value)),
             // Older marks of advertisement breaks, in wide use beside EXT-X-DATERANGE.
-            "EXT-X-CUE-OUT" => self.ad = Some(AdBreak::Out),
-            "EXT-X-CUE-IN" => self.ad = Some(AdBreak::In),
+            "EXT-X-CUE-OUT" => self.ad = Some(AdBreakEdge::Out),
+            "EXT-X-CUE-IN" => self.ad = Some(AdBreakEdge::In),
             _ => {}
         }
         Ok(())
     }
 
-    fn address(&mut self, line: &str) -> Result<(), Trouble> {
+    fn address(&mut self, line: &str) -> Result<(), PlaylistError> {
         if !self.is_multivariant
             && self.range.is_none()
             && self.duration_ns.is_some()
@@ -171,21 +174,21 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn join(&self, address: &str) -> Result<Url, Trouble> {
+    fn join(&self, address: &str) -> Result<Url, PlaylistError> {
         let wrong = |_| damaged("an address that cannot be read".into());
         self.base.join(address).map_err(wrong)
     }
 
     /// The byte range `text` of `url`, and where the next one begins.
-    fn range_of(&mut self, text: &str, url: &Url) -> Result<ByteRange, Trouble> {
+    fn range_of(&mut self, text: &str, url: &Url) -> Result<ByteRange, PlaylistError> {
         let implied = (self.ends.0.as_ref() == Some(url)).then_some(self.ends.1);
-        let range = ByteRange::parse(text, implied).map_err(Trouble::Damaged)?;
+        let range = ByteRange::parse(text, implied).map_err(PlaylistError::Damaged)?;
         self.ends = (Some(url.clone()), range.offset + range.length);
         Ok(range)
     }
 
     /// The address in a tag.
-    fn uri(&self, tag: &Attributes, name: &str) -> Result<Url, Trouble> {
+    fn uri(&self, tag: &Attributes, name: &str) -> Result<Url, PlaylistError> {
         match tag.get("URI") {
             Some(_) if tag.is_cut => Err(damaged(format!("{name} is cut off"))),
             Some(uri) => self.join(uri),
@@ -193,7 +196,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn key(&self, tag: &Attributes) -> Result<Option<Protection>, Trouble> {
+    fn key(&self, tag: &Attributes) -> Result<Option<Protection>, PlaylistError> {
         let format = tag.get("KEYFORMAT").unwrap_or("identity");
         match tag.get("METHOD").unwrap_or_default() {
             "NONE" => return Ok(None),
@@ -206,16 +209,16 @@ impl<'a> Reader<'a> {
             Some(text) => Some(iv(text).ok_or_else(|| damaged("the IV of a key cannot be read".into()))?),
             None => None,
         };
-        Ok(Some(Protection::Key(Arc::new(Key { url, iv }))))
+        Ok(Some(Protection::Key(Arc::new(SegmentKey { url, iv }))))
     }
 
-    fn map(&self, tag: &Attributes) -> Result<Map, Trouble> {
+    fn map(&self, tag: &Attributes) -> Result<InitSection, PlaylistError> {
         let url = self.uri(tag, "EXT-X-MAP")?;
         let range = tag.get("BYTERANGE").map(|text| ByteRange::parse(text, Some(0))).transpose();
-        Ok(Map { url, range: range.map_err(Trouble::Damaged)?, key: self.key.clone() })
+        Ok(InitSection { url, range: range.map_err(PlaylistError::Damaged)?, key: self.key.clone() })
     }
 
-    fn part(&mut self, tag: &Attributes) -> Result<(), Trouble> {
+    fn part(&mut self, tag: &Attributes) -> Result<(), PlaylistError> {
         let url = self.uri(tag, "EXT-X-PART")?;
         let wrong = || damaged("the duration of a part cannot be read".into());
         let duration_ns = tag.seconds_ns("DURATION").ok_or_else(wrong)?;
@@ -224,7 +227,7 @@ impl<'a> Reader<'a> {
             None => None,
         };
         if self.parts.len() < LIST_MAX {
-            self.parts.push(Part { url, range, duration_ns, is_gap: tag.is_yes("GAP") });
+            self.parts.push(PartialSegment { url, range, duration_ns, is_gap: tag.is_yes("GAP") });
         }
         Ok(())
     }
@@ -240,13 +243,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn rendition(&mut self, tag: &Attributes) -> Result<(), Trouble> {
+    fn rendition(&mut self, tag: &Attributes) -> Result<(), PlaylistError> {
         self.is_multivariant = true;
-        if tag.get("TYPE") != Some("AUDIO") || self.lists.sounds.len() >= LIST_MAX {
+        if tag.get("TYPE") != Some("AUDIO") || self.lists.renditions.len() >= LIST_MAX {
             return Ok(());
         }
         let url = tag.get("URI").map(|uri| self.join(uri)).transpose()?;
-        self.lists.sounds.push(Sound {
+        self.lists.renditions.push(AudioRendition {
             group: tag.get("GROUP-ID").unwrap_or_default().to_owned(),
             language: tag.get("LANGUAGE").map(str::to_owned),
             is_default: tag.is_yes("DEFAULT"),
@@ -258,27 +261,27 @@ impl<'a> Reader<'a> {
     fn date_range(&mut self, tag: &Attributes) {
         let is_ad = |name: &str| tag.names().any(|n| n == name);
         let break_ = match (is_ad("SCTE35-OUT"), is_ad("SCTE35-IN")) {
-            (true, _) => AdBreak::Out,
-            (_, true) => AdBreak::In,
+            (true, _) => AdBreakEdge::Out,
+            (_, true) => AdBreakEdge::In,
             _ => return,
         };
         let start = tag.get("START-DATE").and_then(unix_ns);
         let Some(start) = start.filter(|_| self.media.dated_breaks.len() < LIST_MAX) else { return };
         let id = tag.get("ID").unwrap_or_default().to_owned();
         self.media.dated_breaks.push((id.clone(), start, break_));
-        let length = tag.seconds_ns("DURATION").filter(|_| break_ == AdBreak::Out && !is_ad("SCTE35-IN"));
+        let length = tag.seconds_ns("DURATION").filter(|_| break_ == AdBreakEdge::Out && !is_ad("SCTE35-IN"));
         if let Some(end) = length.and_then(|ns| start.checked_add_unsigned(ns)) {
-            self.media.dated_breaks.push((id, end, AdBreak::In));
+            self.media.dated_breaks.push((id, end, AdBreakEdge::In));
         }
     }
 
-    pub fn finish(mut self) -> Result<Playlist, Trouble> {
+    pub fn finish(mut self) -> Result<Playlist, PlaylistError> {
         if self.variant.is_some() {
             return Err(damaged("it ends with a variant that has no address".into()));
         }
         if self.is_multivariant {
             if self.lists.variants.is_empty() {
-                return Err(damaged("it names no variant".into()));
+                return Err(damaged("it has no variant".into()));
             }
             self.lists.variables = self.variables;
             return Ok(Playlist::Multivariant(self.lists));
@@ -315,15 +318,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn damaged(why: String) -> Trouble {
-    Trouble::Damaged(why)
+fn damaged(why: String) -> PlaylistError {
+    PlaylistError::Damaged(why)
 }
 
-fn duration(value: &str) -> Result<u64, Trouble> {
+fn duration(value: &str) -> Result<u64, PlaylistError> {
     let text = value.split(',').next().unwrap_or_default().trim();
     seconds_ns(text).ok_or_else(|| {
         let shown: String = text.chars().take(20).collect();
-        damaged(format!("the duration \"{shown}\" is no number from 0 to 3600"))
+        damaged(format!("the duration \"{shown}\" is not a number from 0 to 3600"))
     })
 }
 
@@ -340,6 +343,6 @@ fn protection(method: &str, format: &str) -> &'static str {
         (_, "urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed") => "Widevine",
         (_, "com.microsoft.playready" | "urn:uuid:9a04f079-9840-4286-ab92-e65be0885f95") => "PlayReady",
         ("SAMPLE-AES" | "SAMPLE-AES-CTR", _) => "SAMPLE-AES",
-        _ => "a method that is not known here",
+        _ => "an unknown method",
     }
 }

@@ -1,17 +1,17 @@
-//! A lane over a simulated clock and an origin in memory.
+//! A player over a simulated clock and an origin in memory.
 
-#[path = "lane_channel_tests.rs"]
+#[path = "player_channel_tests.rs"]
 mod channel;
-#[path = "lane_random_tests.rs"]
+#[path = "player_random_tests.rs"]
 mod random;
 
 use std::sync::atomic::Ordering;
 
 use aes::Aes128;
 use cbc::cipher::{BlockModeEncrypt, KeyIvInit, block_padding::Pkcs7};
-use channel::{Channel, Event, Fate, Flaw, LIFE, Life, Reply, Server, lane, name, play, sound, stamped, url};
+use channel::{Channel, Event, Fate, Flaw, LIFE, Life, Reply, Server, name, play, player, sound, stamped, url};
 
-use super::super::breaks::What;
+use super::super::breaks::AdAction;
 use super::super::id3::tests::tag;
 use super::super::mp4::tests::{emsg, fragment, init};
 use super::super::splice::tests::{insert_at, segment_at};
@@ -27,10 +27,10 @@ fn without(range: std::ops::Range<u32>, gone: &[u32]) -> Vec<u32> {
     range.filter(|id| !gone.contains(id)).collect()
 }
 
-fn failure(end: &LaneEnd) -> &Refusal {
+fn failure(end: &PlayerEnd) -> &Refusal {
     match end {
-        LaneEnd::Failed(refusal) => refusal,
-        LaneEnd::Over => panic!("it came to its end"),
+        PlayerEnd::Failed(refusal) => refusal,
+        PlayerEnd::Over => panic!("it came to its end"),
     }
 }
 
@@ -40,7 +40,7 @@ async fn a_recording_is_played_whole_and_each_segment_is_asked_for_once() {
     let server = Server::of(channel.clone());
     let (end, events) = play(&server).await;
     let account = channel.account(&events);
-    assert_eq!((end, account.media, account.elapsed_ns), (LaneEnd::Over, ids(0..12), 24 * S));
+    assert_eq!((end, account.media, account.elapsed_ns), (PlayerEnd::Over, ids(0..12), 24 * S));
     assert!((0..12).all(|id| server.asked(&name(id)) == 1));
     assert_eq!(events.iter().filter(|event| matches!(event, Event::Begin(_))).count(), 1);
 }
@@ -51,7 +51,7 @@ async fn a_channel_is_followed_until_its_endlist() {
     let server = Server::of(channel.clone());
     let began = Instant::now();
     let (end, events) = play(&server).await;
-    assert_eq!(end, LaneEnd::Over);
+    assert_eq!(end, PlayerEnd::Over);
     assert_eq!(channel.account(&events).media, ids(7..40), "three target durations behind the end");
     assert!((Duration::from_secs(60)..Duration::from_secs(64)).contains(&began.elapsed()));
     let reloads = server.asked("live.m3u8");
@@ -64,7 +64,7 @@ async fn a_segment_that_fails_at_first_is_retried() {
     let channel = Channel::new(Life::new(20, 2)).fates(&[(5, early), (11, late)]);
     let server = Server::of(channel.clone());
     let (end, events) = play(&server).await;
-    assert_eq!((end, server.asked("s5"), server.asked("s11")), (LaneEnd::Over, 5, 4));
+    assert_eq!((end, server.asked("s5"), server.asked("s11")), (PlayerEnd::Over, 5, 4));
     let account = channel.account(&events);
     assert_eq!((account.media, account.lost.is_empty()), (ids(0..20), true));
 }
@@ -77,7 +77,7 @@ async fn a_lost_segment_is_missing_for_its_length_and_the_next_goes_on() {
         let channel = channel.fates(&fates);
         let (end, events) = play(&Server::of(channel.clone())).await;
         let account = channel.account(&events);
-        assert_eq!((end, account.media), (LaneEnd::Over, without(0..16, &[4, 8, 9, 15])));
+        assert_eq!((end, account.media), (PlayerEnd::Over, without(0..16, &[4, 8, 9, 15])));
         assert_eq!(account.missing, [(8, 10), (16, 20), (30, 32)], "the last one too");
         assert_eq!(account.lost, [Cause::NotFound, Cause::NotMedia, Cause::NotMedia, Cause::ServerError]);
         assert_eq!((account.elapsed_ns, account.breaks.len()), (32 * S, 0));
@@ -90,7 +90,7 @@ async fn answers_that_hang_are_given_up_and_nothing_else_is_lost() {
     let server = Server::of(channel.clone());
     let (end, events) = play(&server).await;
     let account = channel.account(&events);
-    assert_eq!((end, account.media), (LaneEnd::Over, without(0..30, &[6, 7, 20])));
+    assert_eq!((end, account.media), (PlayerEnd::Over, without(0..30, &[6, 7, 20])));
     assert_eq!(account.missing, [(12, 16), (40, 42)]);
     assert!([6, 7, 20].iter().all(|id| server.asked(&name(*id)) == 1), "there is no time for a second try");
 }
@@ -101,7 +101,7 @@ async fn an_announced_gap_is_missing_and_not_requested() {
     let server = Server::of(channel.clone());
     let (end, events) = play(&server).await;
     let account = channel.account(&events);
-    assert_eq!((end, account.missing), (LaneEnd::Over, vec![(10, 14)]));
+    assert_eq!((end, account.missing), (PlayerEnd::Over, vec![(10, 14)]));
     assert!(account.lost.is_empty(), "nobody lost anything");
     assert_eq!(server.asked("s5") + server.asked("s6"), 0);
 }
@@ -113,7 +113,7 @@ async fn a_packager_that_begins_anew_is_another_run() {
     channel.lives.push(Life { from_s: 40, ..Life::new(10, 2) });
     let (end, events) = play(&Server::of(channel.clone())).await;
     let account = channel.account(&events);
-    assert_eq!((end, &account.breaks[..]), (LaneEnd::Over, &[Discontinuity::JumpBack][..]));
+    assert_eq!((end, &account.breaks[..]), (PlayerEnd::Over, &[Discontinuity::JumpBack][..]));
     assert_eq!(account.media, [ids(0..16), ids(LIFE..LIFE + 10)].concat());
     assert_eq!(account.elapsed_ns, 52 * S);
 }
@@ -129,7 +129,7 @@ async fn each_discontinuity_is_one_break_also_where_its_segment_is_lost() {
     let (end, events) = play(&Server::of(channel.clone())).await;
     let account = channel.account(&events);
     assert_eq!(account.breaks, [Discontinuity::Playlist; 2], "nothing was before the first");
-    assert_eq!((end, account.missing, account.elapsed_ns), (LaneEnd::Over, vec![(28, 30)], 48 * S));
+    assert_eq!((end, account.missing, account.elapsed_ns), (PlayerEnd::Over, vec![(28, 30)], 48 * S));
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,7 +140,7 @@ async fn segments_that_left_the_window_are_missing() {
     let channel = Channel { window: 3, flaws, ..Channel::new(Life::new(40, 2)) };
     let (end, events) = play(&Server::of(channel.clone())).await;
     let account = channel.account(&events);
-    assert_eq!((end, account.elapsed_ns), (LaneEnd::Over, 80 * S));
+    assert_eq!((end, account.elapsed_ns), (PlayerEnd::Over, 80 * S));
     assert_eq!((account.missing.len(), account.breaks.len()), (1, 0));
     assert!(account.lost.is_empty());
 }
@@ -166,7 +166,7 @@ async fn a_playlist_that_fails_for_a_moment_is_read_again() {
             let channel = Channel { flaws, ..Channel::new(Life::new(20, seconds)) };
             let (end, events) = play(&Server::of(channel.clone())).await;
             let account = channel.account(&events);
-            assert_eq!((end, account.media), (LaneEnd::Over, ids(0..20)), "{flaw:?}, {seconds} s");
+            assert_eq!((end, account.media), (PlayerEnd::Over, ids(0..20)), "{flaw:?}, {seconds} s");
         }
     }
     // Not for ever.
@@ -181,7 +181,7 @@ async fn an_old_copy_of_the_playlist_repeats_nothing() {
     let channel = Channel { flaws, window: 5, ..Channel::new(Life::new(30, 2)) };
     let (end, events) = play(&Server::of(channel.clone())).await;
     let account = channel.account(&events);
-    assert_eq!((end, account.media, account.breaks.len()), (LaneEnd::Over, ids(0..30), 0));
+    assert_eq!((end, account.media, account.breaks.len()), (PlayerEnd::Over, ids(0..30), 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,9 +203,9 @@ async fn a_source_that_never_worked_fails_soon() {
 #[tokio::test(start_paused = true)]
 async fn a_broken_demuxer_is_followed_by_another() {
     let channel = Channel::recording(Life::new(6, 2));
-    let (mut lane, recorder) = lane(&Server::of(channel.clone()));
+    let (mut player, recorder) = player(&Server::of(channel.clone()));
     recorder.broken.store(1, Ordering::Relaxed);
-    assert_eq!(lane.run(None).await, LaneEnd::Over);
+    assert_eq!(player.run(None).await, PlayerEnd::Over);
     let events = recorder.events();
     assert_eq!(channel.account(&events).media, ids(0..6));
     assert_eq!(events.iter().filter(|event| matches!(event, Event::Begin(_))).count(), 2);
@@ -215,8 +215,8 @@ async fn a_broken_demuxer_is_followed_by_another() {
 async fn the_next_connection_goes_on_where_the_last_one_was() {
     let channel = Channel { window: 8, ..Channel::new(Life::new(60, 2)) };
     let server = Server::of(channel.clone());
-    let memory = Memory::default();
-    let (mut first, told) = lane(&server);
+    let memory = PlaylistMemory::default();
+    let (mut first, told) = player(&server);
     first.memory = Some(memory.clone());
     // The connection breaks off.
     assert!(tokio::time::timeout(Duration::from_secs(21), first.run(None)).await.is_err());
@@ -224,9 +224,9 @@ async fn the_next_connection_goes_on_where_the_last_one_was() {
     for (outage_s, missing) in [(6, false), (30, true)] {
         let next = last + 1;
         sleep(Duration::from_secs(outage_s)).await;
-        let (mut second, told) = lane(&server);
-        let media = second.load(None, PATIENCE).await.unwrap();
-        second.follower = memory.resume(&url(), &media);
+        let (mut second, told) = player(&server);
+        let media = second.load(None, RESPONSE_TIMEOUT).await.unwrap();
+        second.cursor = memory.resume(&url(), &media);
         second.memory = Some(memory.clone());
         let _ = tokio::time::timeout(Duration::from_secs(5), second.run(Some(media))).await;
         let account = channel.account(&told.events());
@@ -242,11 +242,11 @@ async fn the_next_connection_goes_on_where_the_last_one_was() {
 async fn a_loss_before_the_first_media_is_reported_by_the_next_connection() {
     let fates = (3..9).map(|n| (n, Fate::Lost(Cause::NotFound))).collect::<Vec<_>>();
     let channel = Channel::new(Life::new(30, 2)).fates(&fates);
-    let (server, memory) = (Server::of(channel.clone()), Memory::default());
+    let (server, memory) = (Server::of(channel.clone()), PlaylistMemory::default());
     let connect = async || {
-        let (mut next, told) = lane(&server);
-        let media = next.load(None, PATIENCE).await.unwrap();
-        (next.follower, next.memory) = (memory.resume(&url(), &media), Some(memory.clone()));
+        let (mut next, told) = player(&server);
+        let media = next.load(None, RESPONSE_TIMEOUT).await.unwrap();
+        (next.cursor, next.memory) = (memory.resume(&url(), &media), Some(memory.clone()));
         (next, told, media)
     };
     let (mut first, told, media) = connect().await;
@@ -258,7 +258,7 @@ async fn a_loss_before_the_first_media_is_reported_by_the_next_connection() {
     second.settle();
     assert_eq!(channel.account(&told.events()).elapsed_ns, 0);
     let (mut third, told, media) = connect().await;
-    assert_eq!(third.run(Some(media)).await, LaneEnd::Over);
+    assert_eq!(third.run(Some(media)).await, PlayerEnd::Over);
     let account = channel.account(&told.events());
     assert_eq!((account.media, account.missing), (ids(9..30), vec![(0, 12)]));
 }
@@ -280,10 +280,10 @@ async fn another_variant_fills_in_losses_but_not_announced_gaps() {
             None => files.0.file(nth, name),
         },
     );
-    let (mut lane, recorder) = lane(&server);
-    assert_eq!(failure(&lane.run(None).await).kind, Cause::NotFound);
-    lane.change(url().join("b/live.m3u8").unwrap());
-    assert_eq!(lane.run(None).await, LaneEnd::Over);
+    let (mut player, recorder) = player(&server);
+    assert_eq!(failure(&player.run(None).await).kind, Cause::NotFound);
+    player.change(url().join("b/live.m3u8").unwrap());
+    assert_eq!(player.run(None).await, PlayerEnd::Over);
     let account = account.account(&recorder.events());
     assert_eq!((account.media, account.missing), (without(0..24, &[6]), vec![(12, 14)]));
     assert_eq!((account.elapsed_ns, account.breaks.len()), (48 * S, 0));
@@ -312,7 +312,7 @@ async fn keys_rotate_and_a_refused_one_is_reported() {
     let server = Server::new(move |_, _, _| Reply::Now(playlist.into()), files);
     let (end, events) = play(&server).await;
     let account = channel::Account::new(&events, |_| 2 * S);
-    assert_eq!((end, account.media, server.asked("k1")), (LaneEnd::Over, ids(0..4), 1));
+    assert_eq!((end, account.media, server.asked("k1")), (PlayerEnd::Over, ids(0..4), 1));
     let refuses = move |at: Duration, nth: usize, name: &str| match name {
         "k1" => Reply::Failed(Cause::Forbidden),
         _ => files(at, nth, name),
@@ -354,29 +354,29 @@ async fn parts_that_fail_give_way_to_whole_segments_and_no_time_is_lost() {
     let length = |id: u32| if id < LIFE { S / 2 } else { 2 * S };
     let (end, events) = play(&low_latency(100)).await;
     let account = channel::Account::new(&events, length);
-    assert_eq!((end, account.media.len() % 4, account.missing.len()), (LaneEnd::Over, 0, 0), "{:?}", account.media);
+    assert_eq!((end, account.media.len() % 4, account.missing.len()), (PlayerEnd::Over, 0, 0), "{:?}", account.media);
     // None of its segment was taken: it comes whole.
     let (end, events) = play(&low_latency(0)).await;
     let account = channel::Account::new(&events, length);
     let whole = |from: u32| (from..32).step_by(4).map(|part| LIFE + part).collect::<Vec<_>>();
-    assert_eq!((end, account.media, account.missing.len()), (LaneEnd::Over, [ids(8..12), whole(12)].concat(), 0));
+    assert_eq!((end, account.media, account.missing.len()), (PlayerEnd::Over, [ids(8..12), whole(12)].concat(), 0));
     // Two of four parts were taken: the rest of the segment is missing.
     let (end, events) = play(&low_latency(2)).await;
     let account = channel::Account::new(&events, length);
-    assert_eq!((end, account.media), (LaneEnd::Over, [ids(8..14), whole(16)].concat()));
+    assert_eq!((end, account.media), (PlayerEnd::Over, [ids(8..14), whole(16)].concat()));
     assert_eq!((account.missing, account.elapsed_ns), (vec![(3, 4)], 12 * S));
 }
 
 /// Announcements of breaks among the events: places in milliseconds, and what is announced.
-fn announced(events: &[Event]) -> Vec<(u64, What)> {
+fn announced(events: &[Event]) -> Vec<(u64, AdAction)> {
     let ad = |event: &Event| match event {
-        Event::Note(Note::Ad { at_ns, ad }) => Some((at_ns / 1_000_000, ad.what)),
+        Event::Note(PlayerNote::Ad { at_ns, ad }) => Some((at_ns / 1_000_000, ad.action)),
         _ => None,
     };
     events.iter().filter_map(ad).collect()
 }
 
-const OUT: What = What::Out { returns_after_ns: None };
+const OUT: AdAction = AdAction::Out { returns_after_ns: None };
 
 #[tokio::test(start_paused = true)]
 async fn announcements_in_mpeg_ts_have_their_place_on_the_line() {
@@ -404,8 +404,8 @@ async fn announcements_in_mpeg_ts_have_their_place_on_the_line() {
         Reply::Now(marked(ticks(2 * n), &sections, &tags))
     };
     let (end, events) = play(&Server::new(move |_, _, _| Reply::Now(playlist.into()), files)).await;
-    assert_eq!(end, LaneEnd::Over);
-    let wanted = [(3_000, OUT), (0, OUT), (2_000, OUT), (5_000, What::In), (5_000, What::In)];
+    assert_eq!(end, PlayerEnd::Over);
+    let wanted = [(3_000, OUT), (0, OUT), (2_000, OUT), (5_000, AdAction::In), (5_000, AdAction::In)];
     assert_eq!(announced(&events), wanted);
 }
 
@@ -423,5 +423,5 @@ async fn event_messages_in_fragmented_mp4_have_their_place_on_the_line() {
         })
     };
     let (end, events) = play(&Server::new(move |_, _, _| Reply::Now(playlist.into()), files)).await;
-    assert_eq!((end, announced(&events)), (LaneEnd::Over, vec![(3_000, OUT), (3_500, What::In)]));
+    assert_eq!((end, announced(&events)), (PlayerEnd::Over, vec![(3_000, OUT), (3_500, AdAction::In)]));
 }

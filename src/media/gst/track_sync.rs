@@ -1,11 +1,10 @@
 //! Keeps the tracks of a recording in step.
 //!
-//! Each track is decoded on a thread of its own, and sound is far cheaper than pictures: without a bound the sound of a
-//! short recording arrives whole before its first second of pictures, and whoever cuts seconds would have to hold it.
-//! So the track that is ahead waits. It does not wait for ever: recordings whose tracks are interleaved badly, or begin
-//! at different times, need one track to go on before the other can. That a track brings nothing is told by the queues
-//! before it, which must be empty: a decoder that a busy machine keeps waiting is not a track without data, and which seconds
-//! come out must not depend on the machine.
+//! Each track is decoded on its own thread, and sound is far cheaper than pictures. Without a bound, all sound of a short
+//! recording would arrive before its first second of pictures, and the clip builder would have to hold it. So the track that is
+//! ahead waits. The wait is limited: recordings whose tracks are badly interleaved, or begin at different times, need one track
+//! to continue before the other can. A track counts as without data only if the queues before it are empty. A decoder that
+//! waits for a busy machine does not count, because the resulting seconds must not depend on the machine.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -16,54 +15,55 @@ use touchline_core::time::NANOS_PER_SECOND;
 /// How far one track may be ahead of the other, ns: two of the seconds that are cut downstream.
 const LEAD_MAX_NS: u64 = 2 * NANOS_PER_SECOND;
 
-/// A track that has neither brought nor is handling data for this long, and for which none are queued, is not waited for
-/// until it moves again.
+/// A track that has neither delivered nor handled data for this long, and has none queued, is ignored until it advances again.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 
-/// How often a waiting track looks whether it should stop.
+/// How often a waiting track checks for a stop request.
 const POLL: Duration = Duration::from_millis(20);
 
+/// The progress of one track.
 #[derive(Clone, Copy, Debug, Default)]
-struct Side {
+struct TrackProgress {
     /// PTS of the last buffer that was sent, ns.
     at_ns: u64,
     /// PTS of a buffer that waits for the other track, ns.
     waits_at: Option<u64>,
-    /// A buffer is being handled, possibly waiting for room downstream.
+    /// A buffer is being sent, possibly waiting for room downstream.
     busy: bool,
-    /// The other track gave up on this one.
+    /// The other track no longer waits for this one.
     stuck: bool,
     ended: bool,
 }
 
+/// Synchronises the streaming threads of two tracks.
 #[derive(Debug)]
-pub(super) struct Step {
-    sides: Mutex<[Side; 2]>,
+pub(super) struct TrackSync {
+    tracks: Mutex<[TrackProgress; 2]>,
     moved: Condvar,
 }
 
-impl Step {
-    /// For tracks of which those not `present` are not waited for.
+impl TrackSync {
+    /// Synchronises the tracks that exist.
     pub fn new(video: bool, audio: bool) -> Self {
-        let side = |present: bool| Side { ended: !present, ..Side::default() };
-        Self { sides: Mutex::new([side(video), side(audio)]), moved: Condvar::new() }
+        let track_state = |present: bool| TrackProgress { ended: !present, ..TrackProgress::default() };
+        Self { tracks: Mutex::new([track_state(video), track_state(audio)]), moved: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, [Side; 2]> {
-        self.sides.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, [TrackProgress; 2]> {
+        self.tracks.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` says true. `is_queued`: whether data of the
-    /// other track wait to be decoded.
+    /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` returns true. `is_queued` returns whether data of
+    /// the other track wait to be decoded.
     pub fn wait(&self, track: Track, pts_ns: u64, stopped: &dyn Fn() -> bool, is_queued: &dyn Fn() -> bool) {
         let (own, other) = (track.index(), track.other().index());
-        let mut sides = self.lock();
-        let mut last = (sides[other].at_ns, Instant::now());
-        sides[own].waits_at = Some(pts_ns);
+        let mut tracks = self.lock();
+        let mut last = (tracks[other].at_ns, Instant::now());
+        tracks[own].waits_at = Some(pts_ns);
         self.moved.notify_all();
         while !stopped() {
-            let that = sides[other];
-            // Of two that wait the earlier goes on: the recording has nothing before it.
+            let that = tracks[other];
+            // If both wait, the earlier one continues: there is nothing before it.
             let is_earlier = that.waits_at.is_some_and(|at_ns| pts_ns <= at_ns);
             if that.ended || that.stuck || is_earlier || pts_ns <= that.at_ns.saturating_add(LEAD_MAX_NS) {
                 break;
@@ -71,31 +71,31 @@ impl Step {
             if that.busy || that.at_ns != last.0 {
                 last = (that.at_ns, Instant::now());
             } else if last.1.elapsed() > STUCK_AFTER {
-                drop(sides);
+                drop(tracks);
                 let goes_on = is_queued();
-                sides = self.lock();
-                if sides[other].at_ns == last.0 && !sides[other].busy && !goes_on {
-                    sides[other].stuck = true;
+                tracks = self.lock();
+                if tracks[other].at_ns == last.0 && !tracks[other].busy && !goes_on {
+                    tracks[other].stuck = true;
                     break;
                 }
-                last = (sides[other].at_ns, Instant::now());
+                last = (tracks[other].at_ns, Instant::now());
                 continue;
             }
-            sides = self.moved.wait_timeout(sides, POLL).unwrap_or_else(|e| e.into_inner()).0;
+            tracks = self.moved.wait_timeout(tracks, POLL).unwrap_or_else(|e| e.into_inner()).0;
         }
-        sides[own].waits_at = None;
-        sides[own].busy = true;
-        sides[own].stuck = false;
+        tracks[own].waits_at = None;
+        tracks[own].busy = true;
+        tracks[own].stuck = false;
     }
 
-    /// `track` has handled the buffer at `pts_ns`.
+    /// Records that `track` has sent the buffer at `pts_ns`.
     pub fn done(&self, track: Track, pts_ns: u64) {
-        let side = &mut self.lock()[track.index()];
-        (side.busy, side.at_ns) = (false, pts_ns);
+        let track_state = &mut self.lock()[track.index()];
+        (track_state.busy, track_state.at_ns) = (false, pts_ns);
         self.moved.notify_all();
     }
 
-    /// `track` brings no more.
+    /// Records the end of `track`.
     pub fn end(&self, track: Track) {
         self.lock()[track.index()].ended = true;
         self.moved.notify_all();
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn the_leader_waits_until_the_other_has_moved() {
-        let step = Arc::new(Step::new(true, true));
+        let step = Arc::new(TrackSync::new(true, true));
         step.wait(Track::Audio, 2 * SECOND, NEVER, NEVER);
         step.done(Track::Audio, 2 * SECOND);
         step.wait(Track::Video, 0, NEVER, NEVER);
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_track_that_brings_nothing_is_given_up_once() {
-        let step = Step::new(true, true);
+        let step = TrackSync::new(true, true);
         let started = Instant::now();
         for second in 3..1000 {
             step.wait(Track::Audio, second * SECOND, NEVER, NEVER);
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_track_whose_data_are_queued_is_waited_for() {
-        let (step, asked) = (Step::new(true, true), std::cell::Cell::new(0));
+        let (step, asked) = (TrackSync::new(true, true), std::cell::Cell::new(0));
         // The decoder of the pictures does not get its turn: three times as long as a track without data is waited for.
         let is_queued = || {
             asked.set(asked.get() + 1);
@@ -159,11 +159,11 @@ mod tests {
 
     #[test]
     fn ends_absences_and_stops_hold_nobody() {
-        let alone = Step::new(false, true);
+        let alone = TrackSync::new(false, true);
         alone.wait(Track::Audio, 100 * SECOND, NEVER, NEVER);
-        let step = Step::new(true, true);
+        let step = TrackSync::new(true, true);
         step.end(Track::Video);
         step.wait(Track::Audio, 100 * SECOND, NEVER, NEVER);
-        Step::new(true, true).wait(Track::Audio, 100 * SECOND, &|| true, NEVER);
+        TrackSync::new(true, true).wait(Track::Audio, 100 * SECOND, &|| true, NEVER);
     }
 }

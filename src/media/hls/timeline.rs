@@ -17,17 +17,17 @@ const AHEAD_MAX_NS: u64 = 10 * NANOS_PER_SECOND;
 const HOLE_NS: u64 = 700_000_000;
 
 /// Ties between media and line that are kept: of this break and a few before it.
-const TIES_MAX: usize = 4;
+const ANCHORS_MAX: usize = 4;
 
 /// A time of the media and where it lies on the line.
 #[derive(Clone, Copy, Debug)]
-struct Tie {
+struct TimelineAnchor {
     container: Container,
     media_ns: u64,
     line_ns: u64,
 }
 
-impl Tie {
+impl TimelineAnchor {
     fn place(&self, container: Container, media_ns: u64) -> i64 {
         // Packed sound is stamped by the clock of MPEG-TS.
         let wraps = if self.container == Container::Mp4 { container } else { self.container };
@@ -35,26 +35,26 @@ impl Tie {
     }
 }
 
-/// The ties of a stream's main playlist, by which a rendition of sound finds its place.
+/// The anchors of a stream's main playlist, by which a rendition of sound finds its place.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ties(Arc<Mutex<Vec<Tie>>>);
+pub(super) struct TimelineAnchors(Arc<Mutex<Vec<TimelineAnchor>>>);
 
-impl Ties {
-    fn lock(&self) -> MutexGuard<'_, Vec<Tie>> {
+impl TimelineAnchors {
+    fn lock(&self) -> MutexGuard<'_, Vec<TimelineAnchor>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, tie: Tie) {
-        let mut ties = self.lock();
-        if ties.len() == TIES_MAX {
-            ties.remove(0);
+    fn add(&self, anchor: TimelineAnchor) {
+        let mut anchors = self.lock();
+        if anchors.len() == ANCHORS_MAX {
+            anchors.remove(0);
         }
-        ties.push(tie);
+        anchors.push(anchor);
     }
 
-    /// The place of `media_ns` nearest to `expected_ns`, by any of the ties.
+    /// The place of `media_ns` nearest to `expected_ns`, by any of the anchors.
     fn nearest(&self, container: Container, media_ns: u64, expected_ns: u64) -> Option<i64> {
-        let places = self.lock().iter().map(|tie| tie.place(container, media_ns)).collect::<Vec<_>>();
+        let places = self.lock().iter().map(|anchor| anchor.place(container, media_ns)).collect::<Vec<_>>();
         places.into_iter().min_by_key(|place| place.abs_diff(expected_ns as i64))
     }
 
@@ -65,7 +65,7 @@ impl Ties {
 
 /// The properties of a piece before it is placed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found {
+pub(super) struct PieceInfo {
     pub container: Container,
     pub starts: Starts,
     /// The latest time in it, ns, where that is known.
@@ -81,25 +81,25 @@ pub(super) struct Found {
 
 /// Where a piece lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Placed {
+pub(super) struct Placement {
     pub line_ns: u64,
     /// Where the first picture and the first sound of it lie, ns; a track that begins before the line has a negative place.
     pub tracks: [Option<i64>; 2],
     /// It cannot go into the same demuxer as the one before.
     pub is_new: bool,
     /// Another run begins with it.
-    pub break_: Option<Discontinuity>,
+    pub discontinuity: Option<Discontinuity>,
     /// The missing stretch before it, ns on the line.
     pub missing: Option<(u64, u64)>,
 }
 
 /// Places the pieces of one playlist.
 #[derive(Debug)]
-pub(super) struct Placer {
-    ties: Ties,
-    /// Of the main playlist: it makes ties, and others go by them.
+pub(super) struct TimelinePlacer {
+    anchors: TimelineAnchors,
+    /// Of the main playlist: it makes anchors, and others go by them.
     is_main: bool,
-    tie: Option<Tie>,
+    anchor: Option<TimelineAnchor>,
     /// Where the next piece is expected.
     next_ns: u64,
     /// Where the last piece lay whose time was known.
@@ -109,10 +109,10 @@ pub(super) struct Placer {
     ends_early: bool,
 }
 
-impl Placer {
+impl TimelinePlacer {
     /// Begins at `next_ns`.
-    pub fn new(ties: Ties, is_main: bool, next_ns: u64) -> Self {
-        Self { ties, is_main, tie: None, next_ns, last_ns: None, container: None, ends_early: false }
+    pub fn new(anchors: TimelineAnchors, is_main: bool, next_ns: u64) -> Self {
+        Self { anchors, is_main, anchor: None, next_ns, last_ns: None, container: None, ends_early: false }
     }
 
     pub fn next_ns(&self) -> u64 {
@@ -129,21 +129,21 @@ impl Placer {
         self.container = None;
     }
 
-    pub fn place(&mut self, found: &Found) -> Placed {
+    pub fn place(&mut self, found: &PieceInfo) -> Placement {
         let before_ns = self.next_ns;
         let expected_ns = before_ns.saturating_add(found.missed_ns);
         let start = begins(&found.starts);
-        let mut break_ = match (found.is_restart, found.is_break) {
+        let mut discontinuity = match (found.is_restart, found.is_break) {
             (true, _) => Some(Discontinuity::JumpBack),
             (_, true) => Some(Discontinuity::Playlist),
             _ => None,
         };
-        if break_.is_some() {
-            (self.tie, self.last_ns) = (None, None);
+        if discontinuity.is_some() {
+            (self.anchor, self.last_ns) = (None, None);
         }
-        let by_media = match (start, self.tie) {
-            (Some(start), _) if !self.is_main => self.ties.nearest(found.container, start, expected_ns),
-            (Some(start), Some(tie)) => Some(tie.place(found.container, start)),
+        let by_media = match (start, self.anchor) {
+            (Some(start), _) if !self.is_main => self.anchors.nearest(found.container, start, expected_ns),
+            (Some(start), Some(anchor)) => Some(anchor.place(found.container, start)),
             _ => None,
         };
         // Media that go on lie behind the piece before, and not far ahead of where the playlist puts them.
@@ -154,18 +154,18 @@ impl Placer {
         // Sound of its own begins wherever its first segment does.
         let is_free = !self.is_main && self.container.is_none();
         let fits = by_media.filter(|place| is_free || goes_on(place));
-        if let (None, Some(place), None) = (fits, by_media.filter(|_| self.is_main), break_) {
+        if let (None, Some(place), None) = (fits, by_media.filter(|_| self.is_main), discontinuity) {
             let is_ahead = place > expected_ns as i64;
-            break_ = Some(if is_ahead { Discontinuity::JumpForward } else { Discontinuity::JumpBack });
+            discontinuity = Some(if is_ahead { Discontinuity::JumpForward } else { Discontinuity::JumpBack });
         }
         let line = fits.unwrap_or(expected_ns as i64);
         let line_ns = u64::try_from(line).unwrap_or(0);
-        if let Some(media_ns) = start.filter(|_| self.is_main && (fits.is_none() || self.tie.is_none())) {
-            let tie = Tie { container: found.container, media_ns, line_ns };
-            self.tie = Some(tie);
-            self.ties.add(tie);
+        if let Some(media_ns) = start.filter(|_| self.is_main && (fits.is_none() || self.anchor.is_none())) {
+            let anchor = TimelineAnchor { container: found.container, media_ns, line_ns };
+            self.anchor = Some(anchor);
+            self.anchors.add(anchor);
         }
-        let is_new = break_.is_some()
+        let is_new = discontinuity.is_some()
             || found.missed_ns > 0
             || found.is_other_map
             || self.container != Some(found.container)
@@ -179,13 +179,13 @@ impl Placer {
         self.ends_early = lasts.is_some_and(|ns| ns.saturating_add(HOLE_NS as i64) < found.duration_ns as i64);
         self.last_ns = Some(line_ns).filter(|_| start.is_some());
         self.next_ns = u64::try_from(line.saturating_add_unsigned(found.duration_ns)).unwrap_or(0);
-        let missing_to_ns = if break_.is_some() { expected_ns } else { line_ns };
+        let missing_to_ns = if discontinuity.is_some() { expected_ns } else { line_ns };
         let missing = (found.missed_ns > 0 && missing_to_ns > before_ns).then_some((before_ns, missing_to_ns));
         let of_track = |index: usize| {
             let apart = distance_ns(found.container, start?, found.starts[index]?);
             Some(line + if apart.unsigned_abs() < APART_MAX_NS { apart } else { 0 })
         };
-        Placed { line_ns, tracks: [of_track(0), of_track(1)], is_new, break_, missing }
+        Placement { line_ns, tracks: [of_track(0), of_track(1)], is_new, discontinuity, missing }
     }
 }
 
@@ -194,8 +194,8 @@ mod tests {
     use super::*;
     use touchline_core::time::NANOS_PER_SECOND as S;
 
-    fn found(start_s: u64) -> Found {
-        Found {
+    fn found(start_s: u64) -> PieceInfo {
+        PieceInfo {
             container: Container::MpegTs,
             starts: [Some(start_s * S), Some(start_s * S + S / 10)],
             last_ns: None,
@@ -207,39 +207,39 @@ mod tests {
         }
     }
 
-    fn main() -> Placer {
-        Placer::new(Ties::default(), true, 0)
+    fn main() -> TimelinePlacer {
+        TimelinePlacer::new(TimelineAnchors::default(), true, 0)
     }
 
     #[test]
     fn times_of_media_decide_where_they_belong_together() {
         let mut placer = main();
         let first = placer.place(&found(100));
-        assert_eq!((first.line_ns, first.is_new, first.break_), (0, true, None));
+        assert_eq!((first.line_ns, first.is_new, first.discontinuity), (0, true, None));
         assert_eq!(first.tracks, [Some(0), Some((S / 10) as i64)]);
         // The playlist said two seconds; it was 2.5.
-        let second = placer.place(&Found { starts: [Some(100 * S + 5 * S / 2), None], ..found(0) });
+        let second = placer.place(&PieceInfo { starts: [Some(100 * S + 5 * S / 2), None], ..found(0) });
         assert_eq!((second.line_ns, second.is_new), (5 * S / 2, false));
         // A piece that ends early, and one that the playlist leaves out: there is a hole, and no other run.
-        let third = placer.place(&Found { last_ns: Some(105 * S), ..found(104) });
-        assert_eq!((third.line_ns, third.is_new, third.break_), (4 * S, false, None));
+        let third = placer.place(&PieceInfo { last_ns: Some(105 * S), ..found(104) });
+        assert_eq!((third.line_ns, third.is_new, third.discontinuity), (4 * S, false, None));
         let fourth = placer.place(&found(106));
         assert_eq!((fourth.line_ns, fourth.is_new), (6 * S, true));
         let sixth = placer.place(&found(112));
-        assert_eq!((sixth.line_ns, sixth.is_new, sixth.break_), (12 * S, true, None));
+        assert_eq!((sixth.line_ns, sixth.is_new, sixth.discontinuity), (12 * S, true, None));
     }
 
     #[test]
     fn missing_time_is_bridged_within_a_run() {
         let mut placer = main();
         placer.place(&found(100));
-        let after = placer.place(&Found { missed_ns: 4 * S, ..found(106) });
-        assert_eq!((after.line_ns, after.is_new, after.break_), (6 * S, true, None));
+        let after = placer.place(&PieceInfo { missed_ns: 4 * S, ..found(106) });
+        assert_eq!((after.line_ns, after.is_new, after.discontinuity), (6 * S, true, None));
         assert_eq!(after.missing, Some((2 * S, 6 * S)));
         // Missing at the start, and before a break.
         let mut placer = main();
-        assert_eq!(placer.place(&Found { missed_ns: 2 * S, ..found(50) }).missing, Some((0, 2 * S)));
-        let advert = placer.place(&Found { missed_ns: 2 * S, is_break: true, ..found(0) });
+        assert_eq!(placer.place(&PieceInfo { missed_ns: 2 * S, ..found(50) }).missing, Some((0, 2 * S)));
+        let advert = placer.place(&PieceInfo { missed_ns: 2 * S, is_break: true, ..found(0) });
         assert_eq!((advert.line_ns, advert.missing), (6 * S, Some((4 * S, 6 * S))));
     }
 
@@ -247,43 +247,43 @@ mod tests {
     fn breaks_and_jumps_begin_runs_where_the_line_goes_on() {
         let mut placer = main();
         placer.place(&found(100));
-        let advert = placer.place(&Found { is_break: true, ..found(0) });
-        assert_eq!((advert.line_ns, advert.break_), (2 * S, Some(Discontinuity::Playlist)));
+        let advert = placer.place(&PieceInfo { is_break: true, ..found(0) });
+        assert_eq!((advert.line_ns, advert.discontinuity), (2 * S, Some(Discontinuity::Playlist)));
         let more = placer.place(&found(2));
-        assert_eq!((more.line_ns, more.is_new, more.break_), (4 * S, false, None));
+        assert_eq!((more.line_ns, more.is_new, more.discontinuity), (4 * S, false, None));
         let jump = placer.place(&found(50));
-        assert_eq!((jump.line_ns, jump.is_new, jump.break_), (6 * S, true, Some(Discontinuity::JumpForward)));
+        assert_eq!((jump.line_ns, jump.is_new, jump.discontinuity), (6 * S, true, Some(Discontinuity::JumpForward)));
         let back = placer.place(&found(10));
-        assert_eq!((back.line_ns, back.break_), (8 * S, Some(Discontinuity::JumpBack)));
-        let again = placer.place(&Found { is_restart: true, ..found(12) });
-        assert_eq!((again.line_ns, again.break_), (10 * S, Some(Discontinuity::JumpBack)));
+        assert_eq!((back.line_ns, back.discontinuity), (8 * S, Some(Discontinuity::JumpBack)));
+        let again = placer.place(&PieceInfo { is_restart: true, ..found(12) });
+        assert_eq!((again.line_ns, again.discontinuity), (10 * S, Some(Discontinuity::JumpBack)));
     }
 
     #[test]
     fn media_without_times_follow_each_other() {
-        let packed = Found { container: Container::Aac, starts: [None, None], ..found(0) };
+        let packed = PieceInfo { container: Container::Aac, starts: [None, None], ..found(0) };
         let mut placer = main();
         assert_eq!(placer.place(&packed).tracks, [None, None]);
         let next = placer.place(&packed);
-        assert_eq!((next.line_ns, next.is_new, next.break_), (2 * S, false, None));
-        assert!(placer.place(&Found { missed_ns: 2 * S, ..packed }).is_new);
+        assert_eq!((next.line_ns, next.is_new, next.discontinuity), (2 * S, false, None));
+        assert!(placer.place(&PieceInfo { missed_ns: 2 * S, ..packed }).is_new);
     }
 
     #[test]
     fn sound_of_its_own_goes_by_the_pictures() {
-        let ties = Ties::default();
-        let mut pictures = Placer::new(ties.clone(), true, 0);
-        pictures.place(&Found { starts: [Some(100 * S), None], ..found(0) });
-        let mut sound = Placer::new(ties.clone(), false, 0);
-        let alone = |s: u64| Found { starts: [None, Some(s)], ..found(0) };
+        let anchors = TimelineAnchors::default();
+        let mut pictures = TimelinePlacer::new(anchors.clone(), true, 0);
+        pictures.place(&PieceInfo { starts: [Some(100 * S), None], ..found(0) });
+        let mut sound = TimelinePlacer::new(anchors.clone(), false, 0);
+        let alone = |s: u64| PieceInfo { starts: [None, Some(s)], ..found(0) };
         let first = sound.place(&alone(98 * S));
-        assert_eq!((first.tracks, first.break_), ([None, Some(-2 * S as i64)], None));
+        assert_eq!((first.tracks, first.discontinuity), ([None, Some(-2 * S as i64)], None));
         assert_eq!(sound.place(&alone(100 * S)).tracks[1], Some(0));
         // Pictures and sound come to an advertisement.
-        pictures.place(&Found { starts: [Some(102 * S), None], ..found(0) });
-        pictures.place(&Found { starts: [Some(5 * S), None], is_break: true, ..found(0) });
+        pictures.place(&PieceInfo { starts: [Some(102 * S), None], ..found(0) });
+        pictures.place(&PieceInfo { starts: [Some(5 * S), None], is_break: true, ..found(0) });
         sound.place(&alone(102 * S));
-        let advert = sound.place(&Found { is_break: true, ..alone(5 * S + S / 50) });
+        let advert = sound.place(&PieceInfo { is_break: true, ..alone(5 * S + S / 50) });
         assert_eq!(advert.tracks[1], Some((4 * S + S / 50) as i64));
     }
 
@@ -291,8 +291,8 @@ mod tests {
     fn the_clock_of_mpeg_ts_goes_on_over_its_end() {
         let mut placer = main();
         let last = super::super::container::WRAP_NS - S;
-        placer.place(&Found { starts: [Some(last), Some(last)], ..found(0) });
+        placer.place(&PieceInfo { starts: [Some(last), Some(last)], ..found(0) });
         let next = placer.place(&found(1));
-        assert_eq!((next.line_ns, next.is_new, next.break_), (2 * S, false, None));
+        assert_eq!((next.line_ns, next.is_new, next.discontinuity), (2 * S, false, None));
     }
 }

@@ -1,9 +1,8 @@
-//! Drops pictures between the decoder and the converters, when nobody will look at them.
+//! The frame gate: drops decoded pictures that will not be sampled before they are converted.
 //!
-//! A probe sits where pictures enter the converters of the branch. It asks a [`Thin`] about each picture by its running
-//! time. What is dropped goes on as its time alone, on the same thread and in order; one picture at a time may be held,
-//! until the next one decides. A held picture that no other follows is passed on after a while, so that a stall takes
-//! nothing away that was there.
+//! A probe where pictures enter the converters asks a [`FrameSelector`] about each picture, by its running time. Of a dropped
+//! picture only the time is sent, on the same thread and in order. One picture at a time may be held until the next one decides.
+//! A held picture without a successor is passed on after a while, so that a stall loses no picture.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,65 +11,66 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::graph::Graph;
-use super::sinks::{Timing, running_time};
+use super::sinks::{PtsTracker, running_time};
 use touchline_core::clock::Clock;
 use touchline_core::item::{MediaItem, Track};
-use touchline_core::selection::{Fate, Thin, Thinning};
+use touchline_core::selection::{FrameChoice, FrameSelection, FrameSelector};
 use touchline_core::time::{NANOS_PER_SECOND, Pts};
 
-/// Elements that only convert, by the name of their factory: before them media are as they were decoded.
+/// Factory names of elements that only convert.
 const CONVERTERS: [&str; 6] =
     ["capsfilter", "videoconvert", "videoscale", "videoconvertscale", "audioconvert", "audioresample"];
 
-/// How long the last picture is held when none follows, ns. Slower streams than four pictures a second are converted
-/// whole; a second is given up 1.5 s after its pictures stopped.
+/// How long the last picture is held when none follows, ns. So all pictures of streams below four pictures per second are converted.
+/// A second is closed 1.5 s after its pictures stopped, well after this time.
 const HELD_MAX_NS: u64 = NANOS_PER_SECOND / 4;
 
-/// The thinning of one session.
-pub(super) struct Gate {
+/// The frame gate of one session.
+pub(super) struct FrameGate {
     pad: gst::Pad,
     sink: gst::Element,
     graph: Arc<Graph>,
     clock: Arc<dyn Clock>,
-    thinning: Thinning,
-    state: Mutex<State>,
+    selection: FrameSelection,
+    state: Mutex<GateState>,
     probe: Mutex<Option<gst::PadProbeId>>,
 }
 
-struct State {
-    thin: Box<dyn Thin>,
-    timing: Timing,
+struct GateState {
+    selector: Box<dyn FrameSelector>,
+    timing: PtsTracker,
     segment: Option<gst::FormattedSegment<gst::ClockTime>>,
-    held: Option<Held>,
-    /// A picture that was held is on its way through the pad: it has been looked at.
+    held: Option<HeldFrame>,
+    /// A held picture is being passed through the pad, and the probe must not check it again.
     is_passing: bool,
 }
 
-struct Held {
+struct HeldFrame {
     buffer: gst::Buffer,
     pts: Pts,
     arrived_ns: u64,
 }
 
-/// What the probe does with the picture it was called for.
-enum Way {
-    /// On, to the converters.
-    On,
-    /// The same, with a time stamp that it had not.
-    OnAs(gst::Buffer),
-    Away,
+/// What the probe does with a picture.
+enum GateAction {
+    /// Pass it to the converters.
+    Pass,
+    /// Pass this copy, which has a derived time stamp.
+    PassAs(gst::Buffer),
+    /// Do not convert it.
+    Drop,
 }
 
-impl Gate {
-    /// Puts the probe in place; [`None`] without a branch for pictures.
-    pub fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, thinning: Thinning) -> Option<Arc<Self>> {
+impl FrameGate {
+    /// Installs the probe; [`None`] without a branch for pictures.
+    pub fn connect(graph: &Arc<Graph>, clock: Arc<dyn Clock>, selection: FrameSelection) -> Option<Arc<Self>> {
         let (_, sink) = graph.sinks().find(|(track, _)| *track == Track::Video)?;
         let sink: gst::Element = sink.clone().upcast();
         let pad = entry(&sink)?;
-        let (thin, timing) = (thinning.start(), Timing::default());
-        let state = Mutex::new(State { thin, timing, segment: None, held: None, is_passing: false });
+        let (selector, timing) = (selection.start(), PtsTracker::default());
+        let state = Mutex::new(GateState { selector, timing, segment: None, held: None, is_passing: false });
         let (graph, probe) = (graph.clone(), Mutex::default());
-        let gate = Arc::new(Self { pad, sink, graph, clock, thinning, state, probe });
+        let gate = Arc::new(Self { pad, sink, graph, clock, selection, state, probe });
         let weak = Arc::downgrade(&gate);
         let kinds = gst::PadProbeType::BUFFER
             | gst::PadProbeType::BUFFER_LIST
@@ -84,7 +84,7 @@ impl Gate {
         Some(gate)
     }
 
-    /// Takes the probe away and frees what is held: the session is over.
+    /// Removes the probe and frees the held picture at the end of the session.
     pub fn disconnect(&self) {
         if let Some(id) = self.probe.lock().unwrap_or_else(|e| e.into_inner()).take() {
             self.pad.remove_probe(id);
@@ -92,76 +92,75 @@ impl Gate {
         self.state().held = None;
     }
 
-    /// Passes on a picture that has been held for too long. It is converted on a thread of GStreamer's: the caller does
-    /// not wait for that.
+    /// Passes on a picture that has been held for too long. A thread of GStreamer converts it; the caller does not wait.
     pub fn release_late(self: &Arc<Self>) {
         if !self.state().held.as_ref().is_some_and(|held| self.is_late(held)) {
             return;
         }
         let gate = self.clone();
         self.sink.call_async(move |_| {
-            // Pictures come through the pad under this lock: none can overtake the one that was held.
+            // Pictures pass the pad under this lock, so none can overtake the held one.
             let _lock = gate.pad.stream_lock();
             let late = gate.state().held.take_if(|held| gate.is_late(held));
             if let Some(held) = late {
-                // What is wrong with the pipeline shows with the next picture.
+                // An error of the pipeline shows with the next picture.
                 let _ = gate.pass(held.buffer);
             }
         });
     }
 
-    fn is_late(&self, held: &Held) -> bool {
+    fn is_late(&self, held: &HeldFrame) -> bool {
         self.clock.mono_ns().saturating_sub(held.arrived_ns) > HELD_MAX_NS
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Called under the pad's stream lock, but for events that flush.
+    /// Called under the pad's stream lock, except for flush events.
     fn probed(&self, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
-        let way = match &info.data {
+        let action = match &info.data {
             Some(gst::PadProbeData::Buffer(_)) if self.state().is_passing => return gst::PadProbeReturn::Ok,
             Some(gst::PadProbeData::Buffer(buffer)) => self.picture(buffer),
-            // No decoder makes lists of pictures; those of one that does are all converted.
-            Some(gst::PadProbeData::BufferList(_)) => self.pass_held().map(|()| Way::On),
+            // Decoders do not output lists of pictures. If one does, all are converted.
+            Some(gst::PadProbeData::BufferList(_)) => self.pass_held().map(|()| GateAction::Pass),
             Some(gst::PadProbeData::Event(event)) => {
                 self.event(event);
                 return gst::PadProbeReturn::Ok;
             }
             _ => return gst::PadProbeReturn::Ok,
         };
-        match way {
-            Ok(Way::On) => gst::PadProbeReturn::Ok,
-            Ok(Way::OnAs(buffer)) => {
+        match action {
+            Ok(GateAction::Pass) => gst::PadProbeReturn::Ok,
+            Ok(GateAction::PassAs(buffer)) => {
                 info.data = Some(gst::PadProbeData::Buffer(buffer));
                 gst::PadProbeReturn::Ok
             }
-            Ok(Way::Away) => handled(info, Ok(gst::FlowSuccess::Ok)),
+            Ok(GateAction::Drop) => handled(info, Ok(gst::FlowSuccess::Ok)),
             Err(error) => handled(info, Err(error)),
         }
     }
 
-    fn picture(&self, buffer: &gst::Buffer) -> Result<Way, gst::FlowError> {
+    fn picture(&self, buffer: &gst::Buffer) -> Result<GateAction, gst::FlowError> {
         let arrived_ns = self.clock.mono_ns();
         let mut stamped = None;
-        let (fates, pts, held) = {
+        let (choices, pts, held) = {
             let mut state = self.state();
             let state = &mut *state;
             let given = state.segment.as_ref().and_then(|segment| running_time(segment, buffer));
             let running = match given {
                 Some(time) => match self.graph.on_line(Track::Video, time) {
                     Some(time) => Some(u64::try_from(time).unwrap_or(0)),
-                    None => return Ok(Way::Away),
+                    None => return Ok(GateAction::Drop),
                 },
                 None => None,
             };
             let Some(time) = state.timing.time(running, buffer.duration().map(gst::ClockTime::nseconds)) else {
                 self.graph.counters.untimed.fetch_add(1, Ordering::Relaxed);
-                return Ok(Way::Away);
+                return Ok(GateAction::Drop);
             };
             if given.is_none() {
-                // Behind the gate its predecessor may be missing: it takes its time along.
+                // After the gate, its predecessor may be missing, so its time is set here.
                 let position = state.segment.as_ref().and_then(|s| {
                     let running_ns = self.graph.running_ns(Track::Video, time);
                     s.position_from_running_time(gst::ClockTime::from_nseconds(running_ns))
@@ -170,35 +169,37 @@ impl Gate {
                 copy.make_mut().set_pts(position);
                 stamped = Some(copy);
             }
-            (state.thin.offer(Pts(time)), Pts(time), state.held.take())
+            (state.selector.offer(Pts(time)), Pts(time), state.held.take())
         };
-        // A picture that is shown for seconds is the picture of all of them.
+        // A picture that is shown for seconds belongs to all of them.
         let is_long = buffer.duration().is_some_and(|duration| duration.nseconds() > NANOS_PER_SECOND);
-        let is_wanted = |keep: bool| keep || self.thinning.is_wanted();
+        let is_wanted = |keep: bool| keep || self.selection.is_wanted();
         if let Some(held) = held {
-            if is_wanted(fates.keep_held) {
+            if is_wanted(choices.keep_held) {
                 self.pass(held.buffer)?;
             } else {
-                self.say(held.pts, held.arrived_ns)?;
+                self.report_unconverted(held.pts, held.arrived_ns)?;
             }
         }
-        match fates.this {
-            _ if is_long => Ok(stamped.map_or(Way::On, Way::OnAs)),
-            Fate::Hold => {
+        match choices.this {
+            _ if is_long => Ok(stamped.map_or(GateAction::Pass, GateAction::PassAs)),
+            FrameChoice::Hold => {
                 let buffer = stamped.unwrap_or_else(|| buffer.clone());
-                self.state().held = Some(Held { buffer, pts, arrived_ns });
-                Ok(Way::Away)
+                self.state().held = Some(HeldFrame { buffer, pts, arrived_ns });
+                Ok(GateAction::Drop)
             }
-            Fate::Drop if !is_wanted(false) => self.say(pts, arrived_ns).map(|()| Way::Away),
-            Fate::Drop | Fate::Keep => Ok(stamped.map_or(Way::On, Way::OnAs)),
+            FrameChoice::Drop if !is_wanted(false) => {
+                self.report_unconverted(pts, arrived_ns).map(|()| GateAction::Drop)
+            }
+            FrameChoice::Drop | FrameChoice::Keep => Ok(stamped.map_or(GateAction::Pass, GateAction::PassAs)),
         }
     }
 
-    /// What an event ends belongs before it.
+    /// Handles an event. A held picture is passed on before an event that ends its stream or segment.
     fn event(&self, event: &gst::Event) {
         match event.view() {
             gst::EventView::Caps(_) | gst::EventView::Eos(_) | gst::EventView::StreamStart(_) => {
-                // What is wrong with the pipeline shows with the next picture.
+                // An error of the pipeline shows with the next picture.
                 let _ = self.pass_held();
             }
             gst::EventView::Segment(segment) => {
@@ -208,7 +209,7 @@ impl Gate {
             gst::EventView::FlushStart(_) => self.state().held = None,
             gst::EventView::FlushStop(_) => {
                 let mut state = self.state();
-                (state.held, state.segment, state.timing) = (None, None, Timing::default());
+                (state.held, state.segment, state.timing) = (None, None, PtsTracker::default());
             }
             _ => {}
         }
@@ -219,7 +220,7 @@ impl Gate {
         held.map_or(Ok(()), |held| self.pass(held.buffer))
     }
 
-    /// Sends a picture that was held to the converters. The caller has the stream lock.
+    /// Sends a held picture to the converters. The caller holds the stream lock.
     fn pass(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
         self.state().is_passing = true;
         let result = self.pad.chain(buffer);
@@ -227,18 +228,18 @@ impl Gate {
         result.map(|_| ())
     }
 
-    /// Tells of a picture that is not converted.
-    fn say(&self, pts: Pts, arrived_ns: u64) -> Result<(), gst::FlowError> {
+    /// Sends the time of a picture that is not converted.
+    fn report_unconverted(&self, pts: Pts, arrived_ns: u64) -> Result<(), gst::FlowError> {
         if !self.graph.admit(Track::Video) {
             return if self.graph.outlet.stopped() { Err(gst::FlowError::Flushing) } else { Ok(()) };
         }
-        let item = MediaItem::Thinned { pts, arrived_ns };
+        let item = MediaItem::Unconverted { pts, arrived_ns };
         self.graph.deliver(Track::Video, item).map_err(|_| gst::FlowError::Flushing)
     }
 }
 
-/// Takes the picture out of the pipeline. Not [`gst::PadProbeReturn::Drop`]: the bindings have freed the picture by then, and
-/// GStreamer 1.22 complains that there is none to free.
+/// Removes the picture from the pipeline. Not with [`gst::PadProbeReturn::Drop`]: the bindings have freed the picture by then, and
+/// GStreamer 1.22 warns that there is none to free.
 pub(super) fn handled(
     info: &mut gst::PadProbeInfo<'_>,
     result: Result<gst::FlowSuccess, gst::FlowError>,
@@ -251,7 +252,7 @@ pub(super) fn handled(
 /// The pad where media enter the converters that lead to `sink`.
 pub(super) fn entry(sink: &gst::Element) -> Option<gst::Pad> {
     let mut entry = sink.static_pad("sink")?;
-    // A bound instead of a visited set: no sensible branch is longer, and a loop must not hang the program.
+    // Bounded, so that a loop cannot hang the program. No sensible branch is longer.
     for _ in 0..100 {
         let Some(before) = entry.peer().and_then(|peer| peer.parent_element()) else { break };
         if !before.factory().is_some_and(|f| CONVERTERS.contains(&f.name().as_str())) {

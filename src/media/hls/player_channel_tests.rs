@@ -10,8 +10,8 @@ use url::Url;
 use crate::guard::Refusal;
 use crate::hls::attributes::{ByteRange, Variables};
 use crate::hls::fetch::Origin;
-use crate::hls::lane::{Beginning, Feeder, Lane, LaneEnd, Note};
-use crate::hls::place::{Placer, Ties};
+use crate::hls::player::{DemuxerStart, Feeder, PlayerEnd, PlayerNote, PlaylistPlayer};
+use crate::hls::timeline::{TimelineAnchors, TimelinePlacer};
 use touchline_core::cause::Cause;
 use touchline_core::item::Discontinuity;
 use touchline_core::time::NANOS_PER_SECOND as S;
@@ -29,14 +29,14 @@ pub(super) enum Reply<T> {
 }
 
 impl<T> Reply<T> {
-    async fn given(self, patience: Duration) -> Result<T, Refusal> {
+    async fn given(self, response_timeout: Duration) -> Result<T, Refusal> {
         let refusal = |kind| Refusal::of(kind, "as the test has it", "");
         sleep(LATENCY).await;
         match self {
             Reply::Now(given) => Ok(given),
             Reply::Failed(kind) => Err(refusal(kind)),
             Reply::Hangs => {
-                sleep(patience).await;
+                sleep(response_timeout).await;
                 Err(refusal(Cause::NoAnswer))
             }
         }
@@ -83,14 +83,14 @@ impl Server {
 }
 
 impl Origin for Server {
-    async fn playlist(&self, url: &Url, patience: Duration) -> Result<(Url, String), Refusal> {
+    async fn playlist(&self, url: &Url, response_timeout: Duration) -> Result<(Url, String), Refusal> {
         let reply = (self.playlists)(self.began.elapsed(), self.count(url), url);
-        Ok((url.clone(), reply.given(patience).await?))
+        Ok((url.clone(), reply.given(response_timeout).await?))
     }
 
-    async fn media(&self, url: &Url, _: Option<ByteRange>, patience: Duration) -> Result<Vec<u8>, Refusal> {
+    async fn media(&self, url: &Url, _: Option<ByteRange>, response_timeout: Duration) -> Result<Vec<u8>, Refusal> {
         let reply = (self.files)(self.began.elapsed(), self.count(url), &url.path()[1..]);
-        reply.given(patience).await
+        reply.given(response_timeout).await
     }
 }
 
@@ -260,11 +260,11 @@ pub(super) fn name(id: u32) -> String {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Event {
-    Begin(Beginning),
+    Begin(DemuxerStart),
     /// The segment of this identity.
     Media(u32),
     Other(Vec<u8>),
-    Note(Note),
+    Note(PlayerNote),
 }
 
 /// Records its input.
@@ -282,7 +282,7 @@ impl Recorder {
 }
 
 impl Feeder for Recorder {
-    async fn begin(&mut self, beginning: Beginning) -> Result<(), Refusal> {
+    async fn begin(&mut self, beginning: DemuxerStart) -> Result<(), Refusal> {
         self.events.lock().unwrap().push(Event::Begin(beginning));
         Ok(())
     }
@@ -294,7 +294,7 @@ impl Feeder for Recorder {
         self.broken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
     }
 
-    fn note(&mut self, note: Note) {
+    fn note(&mut self, note: PlayerNote) {
         self.events.lock().unwrap().push(Event::Note(note));
     }
 }
@@ -327,19 +327,19 @@ impl Account {
                     all.elapsed_ns += length_ns(*id);
                 }
                 Event::Other(bytes) => panic!("unexpected bytes: {bytes:?}"),
-                Event::Note(Note::Missing { from_ns, to_ns }) => {
+                Event::Note(PlayerNote::Missing { from_ns, to_ns }) => {
                     assert_eq!(*from_ns, all.elapsed_ns, "what is missing begins beside the line");
                     assert!(to_ns > from_ns);
                     all.missing.push((from_ns / S, to_ns / S));
                     (all.elapsed_ns, is_begun) = (*to_ns, false);
                 }
-                Event::Note(Note::Break { at_ns, cause }) => {
+                Event::Note(PlayerNote::Break { at_ns, cause }) => {
                     assert_eq!(*at_ns, all.elapsed_ns, "a break lies beside the line");
                     all.breaks.push(*cause);
                     is_begun = false;
                 }
-                Event::Note(Note::Lost { cause, .. }) => all.lost.push(*cause),
-                Event::Note(Note::Date { .. } | Note::Ad { .. } | Note::Incident(_)) => {}
+                Event::Note(PlayerNote::Lost { cause, .. }) => all.lost.push(*cause),
+                Event::Note(PlayerNote::Date { .. } | PlayerNote::Ad { .. } | PlayerNote::Incident(_)) => {}
             }
         }
         assert!(all.media.is_sorted());
@@ -351,16 +351,16 @@ pub(super) fn url() -> Url {
     Url::parse("http://h.example/live.m3u8").unwrap()
 }
 
-pub(super) fn lane(server: &Arc<Server>) -> (Lane<Server, Recorder>, Recorder) {
+pub(super) fn player(server: &Arc<Server>) -> (PlaylistPlayer<Server, Recorder>, Recorder) {
     let recorder = Recorder::default();
-    let placer = Placer::new(Ties::default(), true, 0);
-    (Lane::new(server.clone(), recorder.clone(), url(), Variables::default(), placer), recorder)
+    let placer = TimelinePlacer::new(TimelineAnchors::default(), true, 0);
+    (PlaylistPlayer::new(server.clone(), recorder.clone(), url(), Variables::default(), placer), recorder)
 }
 
 /// Plays until the end.
-pub(super) async fn play(server: &Arc<Server>) -> (LaneEnd, Vec<Event>) {
-    let (mut lane, recorder) = lane(server);
-    let end = lane.run(None).await;
-    lane.settle();
+pub(super) async fn play(server: &Arc<Server>) -> (PlayerEnd, Vec<Event>) {
+    let (mut player, recorder) = player(server);
+    let end = player.run(None).await;
+    player.settle();
     (end, recorder.events())
 }

@@ -1,4 +1,4 @@
-//! Finds out whether a file is cut off by the sizes in its container. Nothing is decoded.
+//! Detects truncated files by the sizes in their container. Nothing is decoded.
 //!
 //! Also recognises picture formats that are not supported, so that errors can name them.
 
@@ -6,20 +6,20 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The most boxes or chunks of a file that are read. A fragmented MP4 has two a fragment: a day of one-second fragments has 172,800.
+/// The most boxes or chunks of a file that are read. A fragmented MP4 has two per fragment: a day of one-second fragments has 172,800.
 const PARTS_MAX: u32 = 1_000_000;
 
 /// How far a picture file is searched for its end marker, bytes.
 const PICTURE_MAX: u64 = 256 << 20;
 
-/// How the file at `path` is cut off. [`None`]: it is whole, or its format does not tell.
+/// Describes how the file at `path` is truncated. [`None`]: it is complete, or its format does not show it.
 pub fn cut_off(path: &Path) -> Option<String> {
     let (file, len) = open(path)?;
     find_cut(file, len).ok().flatten()
 }
 
-/// How the index of the MP4 or MOV at `path` is missing; nothing of such a file can be decoded. [`None`]: the file has an index or is
-/// of another kind.
+/// Describes how the index of the MP4 or MOV at `path` is missing; such a file cannot be decoded. [`None`]: the file has an index or
+/// is of another kind.
 pub fn missing_index(path: &Path) -> Option<String> {
     let (mut file, len) = open(path)?;
     let mut head = [0; 8];
@@ -27,14 +27,14 @@ pub fn missing_index(path: &Path) -> Option<String> {
     if is_first_box(&head[4..]) { mp4(file, len, true).ok().flatten() } else { None }
 }
 
-/// The file at `path` and its length, bytes. [`None`]: it cannot be read, which is reported where it is opened to be played.
+/// Opens the file at `path` and returns its length, bytes. [`None`]: it is not readable, which the player reports.
 fn open(path: &Path) -> Option<(BufReader<File>, u64)> {
     let file = File::open(path).ok()?;
     let len = file.metadata().ok().filter(std::fs::Metadata::is_file)?.len();
     Some((BufReader::new(file), len))
 }
 
-/// The name of the unsupported picture format that begins with `head`; the first 32 bytes of a file suffice.
+/// The name of the unsupported picture format of a file that begins with `head`. 32 bytes are enough.
 pub fn unsupported(head: &[u8]) -> Option<&'static str> {
     let brands =
         || head.get(8..).unwrap_or_default().chunks_exact(4).enumerate().filter(|(i, _)| *i != 1).map(|(_, b)| b);
@@ -50,7 +50,7 @@ pub fn unsupported(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// As [`unsupported`], of a file.
+/// As [`unsupported`], for the file at `path`.
 pub fn unsupported_file(path: &Path) -> Option<&'static str> {
     let mut head = Vec::with_capacity(32);
     File::open(path).ok()?.take(32).read_to_end(&mut head).ok()?;
@@ -64,10 +64,10 @@ fn find_cut(mut file: impl Read + Seek, len: u64) -> io::Result<Option<String>> 
     match head.as_slice() {
         [0x1a, 0x45, 0xdf, 0xa3, ..] => matroska(file, len),
         [b'R', b'I', b'F', b'F', size @ ..] if size.len() >= 8 => {
-            let said = u64::from(u32::from_le_bytes([size[0], size[1], size[2], size[3]]));
+            let declared = u64::from(u32::from_le_bytes([size[0], size[1], size[2], size[3]]));
             // Writers to a pipe cannot go back to fill in the size.
-            let is_known = said != 0 && said < 0xffff_f000;
-            Ok((is_known && said + 8 > len).then(|| missing(said + 8 - len)))
+            let is_known = declared != 0 && declared < 0xffff_f000;
+            Ok((is_known && declared + 8 > len).then(|| missing(declared + 8 - len)))
         }
         [0xff, 0xd8, 0xff, ..] => jpeg(file, len),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => png(file, len),

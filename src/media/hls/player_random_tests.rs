@@ -3,7 +3,7 @@
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::channel::{Account, Channel, Event, Fate, Flaw, LIFE, Life, Server, lane, url};
+use super::channel::{Account, Channel, Event, Fate, Flaw, LIFE, Life, Server, player, url};
 use super::*;
 use touchline_core::time::NANOS_PER_SECOND as S;
 
@@ -104,22 +104,22 @@ fn breaks(channel: &Channel, account: &Account) -> usize {
     let is_between = |pair: &[u32]| {
         let (before, after) = (slot(pair[0]), slot(pair[1]));
         let passed_s = (pair[0]..pair[1]).map(|id| slot(id).seconds).sum::<u64>();
-        let is_told = (pair[0] + 1..=pair[1]).any(|id| slot(id).is_break);
-        is_told || before.starts_s + passed_s != after.starts_s
+        let is_answered = (pair[0] + 1..=pair[1]).any(|id| slot(id).is_break);
+        is_answered || before.starts_s + passed_s != after.starts_s
     };
     account.media.windows(2).filter(|pair| pair[0] / LIFE != pair[1] / LIFE || is_between(pair)).count()
 }
 
 /// Plays to the end; each of `cuts` breaks the connection off after so many milliseconds, and the next one goes on. [`None`]: the
 /// channel ended in between.
-async fn connections(server: &Arc<Server>, cuts: &[u64]) -> (Option<LaneEnd>, Vec<Vec<Event>>) {
-    let (memory, mut all) = (Memory::default(), Vec::new());
+async fn connections(server: &Arc<Server>, cuts: &[u64]) -> (Option<PlayerEnd>, Vec<Vec<Event>>) {
+    let (memory, mut all) = (PlaylistMemory::default(), Vec::new());
     let mut cuts = cuts.iter().map(|ms| Duration::from_millis(*ms));
     loop {
         let cut = cuts.next().unwrap_or(Duration::MAX);
-        let (mut lane, recorder) = lane(server);
+        let (mut player, recorder) = player(server);
         let media = loop {
-            match lane.load(None, PATIENCE).await {
+            match player.load(None, RESPONSE_TIMEOUT).await {
                 Ok(media) => break media,
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
@@ -128,13 +128,13 @@ async fn connections(server: &Arc<Server>, cuts: &[u64]) -> (Option<LaneEnd>, Ve
             // A channel that has ended is not taken for a recording.
             return (None, all);
         }
-        lane.follower = memory.resume(&url(), &media);
-        lane.memory = Some(memory.clone());
-        let end = tokio::time::timeout(cut, lane.run(Some(media))).await;
+        player.cursor = memory.resume(&url(), &media);
+        player.memory = Some(memory.clone());
+        let end = tokio::time::timeout(cut, player.run(Some(media))).await;
         // What was only just connected gives up sooner, and is connected again.
-        let is_again = !all.is_empty() && !lane.has_media();
+        let is_again = !all.is_empty() && !player.has_media();
         match end {
-            Ok(LaneEnd::Failed(_)) if is_again => lane.settle(),
+            Ok(PlayerEnd::Failed(_)) if is_again => player.settle(),
             Ok(end) => {
                 all.push(recorder.events());
                 return (Some(end), all);
@@ -157,7 +157,7 @@ fn check(seed: u64) {
         let (end, events) = connections(&server, &cuts).await;
         (end, events, server)
     });
-    assert!(matches!(end, None | Some(LaneEnd::Over)), "{end:?}");
+    assert!(matches!(end, None | Some(PlayerEnd::Over)), "{end:?}");
     let accounts = events.iter().map(|events| channel.account(events)).collect::<Vec<_>>();
     let media = accounts.iter().flat_map(|account| account.media.iter().copied()).collect::<Vec<_>>();
     assert!(media.windows(2).all(|pair| pair[0] < pair[1]), "each once, in order: {media:?}");

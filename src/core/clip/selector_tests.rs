@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clip::FlowPair;
-use crate::clip::sampling::{Chosen, Seen};
+use crate::clip::sampling::{PendingFrame, SampledFrames};
 use crate::frame::Frame;
 use crate::pool::Pooled;
 
@@ -13,17 +13,17 @@ fn plan(rgb_frames: u32, flow_pairs: u32, gap_ms: u64) -> SamplingPlan {
     SamplingPlan { rgb_frames, flow_pairs, flow_gap_ns: gap_ms * MS }
 }
 
-fn seen(pts: u64, keep: bool) -> Seen {
+fn seen(pts: u64, keep: bool) -> PendingFrame {
     if keep {
-        Seen::Frame(Frame::new(Pooled::detached(vec![0; 3]), 1, 1, Pts(pts), 0))
+        PendingFrame::Frame(Frame::new(Pooled::detached(vec![0; 3]), 1, 1, Pts(pts), 0))
     } else {
-        Seen::Thinned(Pts(pts))
+        PendingFrame::Unconverted(Pts(pts))
     }
 }
 
 /// Which of the pictures are converted when all come and the last that is held is dropped.
 fn kept(plan: &SamplingPlan, times: &[u64]) -> Vec<bool> {
-    let mut thinner = PlanThinner::new(plan.clone());
+    let mut thinner = PlanSelector::new(plan.clone());
     let (mut kept, mut held) = (vec![false; times.len()], None);
     for (i, &pts) in times.iter().enumerate() {
         let fates = thinner.offer(Pts(pts));
@@ -31,9 +31,9 @@ fn kept(plan: &SamplingPlan, times: &[u64]) -> Vec<bool> {
             kept[held] = fates.keep_held;
         }
         match fates.this {
-            Fate::Keep => kept[i] = true,
-            Fate::Hold => held = Some(i),
-            Fate::Drop => {}
+            FrameChoice::Keep => kept[i] = true,
+            FrameChoice::Hold => held = Some(i),
+            FrameChoice::Drop => {}
         }
     }
     // At its end a stream passes on what is held.
@@ -43,7 +43,7 @@ fn kept(plan: &SamplingPlan, times: &[u64]) -> Vec<bool> {
     kept
 }
 
-fn times_of(chosen: &Chosen) -> (Vec<u64>, &[usize], &[FlowPair]) {
+fn times_of(chosen: &SampledFrames) -> (Vec<u64>, &[usize], &[FlowPair]) {
     (chosen.frames.iter().map(|f| f.pts.0).collect(), &chosen.rgb, &chosen.pairs)
 }
 
@@ -55,8 +55,8 @@ fn check(plan: &SamplingPlan, times: &[u64]) -> (usize, usize) {
         let second = Pts(times[at]).second();
         let end = at + times[at..].iter().take_while(|t| Pts(**t).second() == second).count();
         let end = end.min(at + FRAMES_PER_SECOND_MAX);
-        let mut all: Vec<Seen> = times[at..end].iter().map(|t| seen(*t, true)).collect();
-        let mut some: Vec<Seen> = (at..end).map(|i| seen(times[i], kept[i])).collect();
+        let mut all: Vec<PendingFrame> = times[at..end].iter().map(|t| seen(*t, true)).collect();
+        let mut some: Vec<PendingFrame> = (at..end).map(|i| seen(times[i], kept[i])).collect();
         let start = Pts::from_second(second);
         let (all, some) = (plan.choose(start, &mut all), plan.choose(start, &mut some));
         assert_eq!(times_of(&all), times_of(&some), "{plan:?}: {:?}", &times[at..end]);
@@ -138,15 +138,15 @@ fn a_jump_back_begins_anew_with_a_whole_second() {
     let next = kept[75 + first..75 + first + 30].iter().filter(|k| **k).count();
     assert!(next <= 11, "{next}");
     // What was there before the jump is chosen as if it had ended.
-    let mut all: Vec<Seen> = (60..75).map(|i| seen(there[i], true)).collect();
-    let mut some: Vec<Seen> = (60..75).map(|i| seen(there[i], kept[i])).collect();
+    let mut all: Vec<PendingFrame> = (60..75).map(|i| seen(there[i], true)).collect();
+    let mut some: Vec<PendingFrame> = (60..75).map(|i| seen(there[i], kept[i])).collect();
     let start = Pts::from_second(92);
     assert_eq!(times_of(&plan.choose(start, &mut all)), times_of(&plan.choose(start, &mut some)));
 }
 
 #[test]
 fn a_choice_that_was_foretold_wrongly_is_made_among_what_is_there() {
-    let mut pictures: Vec<Seen> = (0..30).map(|k| seen(k * S / 30, k % 7 == 0)).collect();
+    let mut pictures: Vec<PendingFrame> = (0..30).map(|k| seen(k * S / 30, k % 7 == 0)).collect();
     let chosen = plan(5, 5, 40).choose(Pts(0), &mut pictures);
     let is_there = |f: &Frame| ((f.pts.0 * 30 + S / 2) / S).is_multiple_of(7);
     assert!(chosen.rgb.len() == 5 && chosen.frames.iter().all(is_there), "{:?}", times_of(&chosen));

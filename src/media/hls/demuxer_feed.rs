@@ -1,12 +1,12 @@
-//! Hands what a lane fetched to demuxers.
+//! Hands what a player fetched to demuxers.
 
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, bounded};
 
 use super::Decoder;
-use super::input::{Decoding, Intake, Message};
-use super::lane::{Beginning, Feeder, Note};
+use super::input::{DemuxerIntake, PlayerMessage, RunningDecoder};
+use super::player::{DemuxerStart, Feeder, PlayerNote};
 use crate::guard::Refusal;
 use touchline_core::cause::Cause;
 use touchline_core::item::Tracks;
@@ -15,15 +15,15 @@ use touchline_core::item::Tracks;
 pub(super) const ITEMS_MAX: usize = 4;
 
 /// Gives bytes to one demuxer after the other, and each demuxer to the relay.
-pub(super) struct LaneFeeder {
+pub(super) struct DemuxerFeed {
     decoder: Arc<dyn Decoder>,
     pub wants: Tracks,
-    pub to: Sender<Message>,
-    current: Option<(Box<dyn super::Input>, Arc<Intake>)>,
+    pub to: Sender<PlayerMessage>,
+    current: Option<(Box<dyn super::DemuxerInput>, Arc<DemuxerIntake>)>,
 }
 
-impl LaneFeeder {
-    pub fn new(decoder: Arc<dyn Decoder>, wants: Tracks, to: Sender<Message>) -> Self {
+impl DemuxerFeed {
+    pub fn new(decoder: Arc<dyn Decoder>, wants: Tracks, to: Sender<PlayerMessage>) -> Self {
         Self { decoder, wants, to, current: None }
     }
 
@@ -34,10 +34,10 @@ impl LaneFeeder {
     }
 }
 
-impl Feeder for LaneFeeder {
-    async fn begin(&mut self, beginning: Beginning) -> Result<(), Refusal> {
+impl Feeder for DemuxerFeed {
+    async fn begin(&mut self, beginning: DemuxerStart) -> Result<(), Refusal> {
         self.end();
-        let (decoder, wants, intake) = (self.decoder.clone(), self.wants, Arc::new(Intake::default()));
+        let (decoder, wants, intake) = (self.decoder.clone(), self.wants, Arc::new(DemuxerIntake::default()));
         let (to, from) = bounded(ITEMS_MAX);
         let shared = intake.clone();
         // Loading plugins and making pipelines takes milliseconds, of a thread that others' media come through.
@@ -46,7 +46,7 @@ impl Feeder for LaneFeeder {
         let begun = begun.map_err(|e| failed(e.to_string()))?;
         let (source, input) = begun.map_err(|e| failed(e.to_string()))?;
         // Fails when the stream is over.
-        let _ = self.to.send(Message::Decoding(Decoding { _source: source, from, intake: intake.clone() }));
+        let _ = self.to.send(PlayerMessage::Decoding(RunningDecoder { _source: source, from, intake: intake.clone() }));
         self.current = Some((input, intake));
         Ok(())
     }
@@ -62,8 +62,8 @@ impl Feeder for LaneFeeder {
         !intake.is_closed()
     }
 
-    fn note(&mut self, note: Note) {
+    fn note(&mut self, note: PlayerNote) {
         // Fails when the stream is over.
-        let _ = self.to.send(Message::Note(note));
+        let _ = self.to.send(PlayerMessage::Note(note));
     }
 }

@@ -1,7 +1,7 @@
 //! Plays one media playlist: reloads it, fetches the next piece, and passes it on with its place on the timeline.
 //!
 //! A piece that cannot be fetched is skipped after retries and counts as missing for its duration; playback continues with the next good
-//! piece. The lane knows neither sockets nor GStreamer: an [`Origin`] fetches, a [`Feeder`] takes the bytes, and time is tokio's, which
+//! piece. The player knows neither sockets nor GStreamer: an [`Origin`] fetches, a [`Feeder`] takes the bytes, and time is tokio's, which
 //! tests control.
 
 use std::collections::HashSet;
@@ -12,13 +12,13 @@ use tokio::time::{Instant, sleep};
 use url::Url;
 
 use super::attributes::Variables;
-use super::breaks::Ad;
+use super::breaks::AdAnnouncement;
 use super::container::{self, Container};
-use super::fetch::{Fetched, Fetching, Init, Origin};
-use super::follow::{Follower, Memory, Piece};
-use super::place::{Found, Placer};
-use super::playlist::{AdBreak, Map, Media, Protection};
+use super::cursor::{Piece, PlaylistCursor, PlaylistMemory};
+use super::fetch::{FetchedPiece, LoadedInit, Origin, PieceFetcher};
+use super::playlist::{AdBreakEdge, InitSection, MediaPlaylist, Protection};
 use super::refusals::{drm, gap, is_final, read_media, stalled};
+use super::timeline::{PieceInfo, TimelinePlacer};
 use crate::guard::Refusal;
 use crate::outlet::Counters;
 use touchline_core::cause::Cause;
@@ -38,7 +38,7 @@ const RELOAD_MIN: Duration = Duration::from_millis(500);
 const RETRY_PLAYLIST: Duration = Duration::from_secs(1);
 
 /// The least time that an answer is given, and how much longer than announced a server may hold back a reload.
-const PATIENCE: Duration = Duration::from_secs(4);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// First pause before a piece is asked for again; pauses double.
 const BACKOFF: Duration = Duration::from_millis(250);
@@ -47,21 +47,21 @@ const BACKOFF: Duration = Duration::from_millis(250);
 const TRIES_OF_RECORDING: u32 = 4;
 
 /// As [`TRIES_OF_RECORDING`], when the server answers that the piece does not exist or is forbidden.
-const TRIES_OF_TOLD: u32 = 3;
+const TRIES_OF_REFUSED: u32 = 3;
 
 /// How long a piece of a recording is retried: a hanging server must not look like a stalled stream.
 const TRYING_MAX: Duration = Duration::from_secs(4);
 
 /// Dated advertisement breaks that are remembered, by identity.
-const TOLD_MAX: usize = 1_000;
+const REPORTED_MAX: usize = 1_000;
 
 /// Unusable pieces in a row at the start, after which the source has failed.
 const USELESS_MAX: u32 = 5;
 const USELESS_OF_RECORDING_MAX: u32 = 30;
 
-/// What a lane reports beside its media, in order with them.
+/// What a player reports beside its media, in order with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Note {
+pub(super) enum PlayerNote {
     /// Another run begins at this place.
     Break { at_ns: u64, cause: Discontinuity },
     /// There are no media from here to there.
@@ -69,7 +69,7 @@ pub(super) enum Note {
     /// The picture at this place was taken at this time, ns since 1970-01-01 UTC.
     Date { at_ns: u64, unix_ns: i64 },
     /// An advertisement break is announced for this place.
-    Ad { at_ns: u64, ad: Ad },
+    Ad { at_ns: u64, ad: AdAnnouncement },
     /// Something happened where the stream is now.
     Incident(Incident),
     /// A segment could not be fetched.
@@ -78,27 +78,27 @@ pub(super) enum Note {
 
 /// What a demuxer needs to know before its first bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Beginning {
+pub(crate) struct DemuxerStart {
     pub container: Container,
-    /// As [`super::place::Placed::tracks`].
+    /// As [`super::timeline::Placement::tracks`].
     pub tracks: [Option<i64>; 2],
     pub line_ns: u64,
 }
 
-/// Receives the media of a lane.
+/// Receives the media of a player.
 pub(super) trait Feeder: Send {
     /// Starts a new demuxer for the media that follow; the previous one gets no more bytes.
-    fn begin(&mut self, beginning: Beginning) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn begin(&mut self, beginning: DemuxerStart) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// Takes bytes; waits while the demuxer is full. Returns `false` when the demuxer has closed and a new one must begin.
     fn push(&mut self, bytes: Vec<u8>) -> impl Future<Output = bool> + Send;
 
-    fn note(&mut self, note: Note);
+    fn note(&mut self, note: PlayerNote);
 }
 
-/// How a lane came to its end.
+/// How a player came to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LaneEnd {
+pub(super) enum PlayerEnd {
     /// The playlist has ended, and all of it was passed on.
     Over,
     Failed(Refusal),
@@ -106,7 +106,7 @@ pub(super) enum LaneEnd {
 
 /// The loss since the last piece that was passed on.
 #[derive(Clone, Copy, Debug, Default)]
-struct Loss {
+struct PendingLoss {
     ns: u64,
     /// Properties of the lost pieces that the next good piece inherits.
     is_break: bool,
@@ -114,26 +114,26 @@ struct Loss {
 }
 
 /// One playlist that is played.
-pub(super) struct Lane<O, F> {
-    fetching: Fetching<O>,
+pub(super) struct PlaylistPlayer<O, F> {
+    fetching: PieceFetcher<O>,
     pub feeder: F,
     pub url: Url,
     pub variables: Variables,
-    pub follower: Follower,
-    pub placer: Placer,
-    /// For a lane that follows another: the sequence number at which that one began.
+    pub cursor: PlaylistCursor,
+    pub placer: TimelinePlacer,
+    /// For a player that follows another: the sequence number at which that one began.
     pub begins_at: Option<u128>,
     /// Where its progress is kept for the next connection.
-    pub memory: Option<Memory>,
+    pub memory: Option<PlaylistMemory>,
     /// Records whether the source is a recording.
     pub counters: Arc<Counters>,
     /// Receives the sequence number of the first piece.
     pub on_first: Option<tokio::sync::oneshot::Sender<u128>>,
     /// The initialisation that the demuxer has.
-    fed_map: Option<Arc<Map>>,
-    lost: Loss,
+    fed_map: Option<Arc<InitSection>>,
+    lost: PendingLoss,
     /// The first lost piece that another variant may still have, and the loss before it.
-    lost_from: Option<(u128, Loss)>,
+    lost_from: Option<(u128, PendingLoss)>,
     must_begin: bool,
     has_media: bool,
     is_recording: bool,
@@ -141,24 +141,24 @@ pub(super) struct Lane<O, F> {
     last_failed: bool,
     /// Why the last lost piece was lost.
     trouble: Option<Refusal>,
-    told: HashSet<(String, bool)>,
+    reported_breaks: HashSet<(String, bool)>,
 }
 
-impl<O: Origin, F: Feeder> Lane<O, F> {
-    pub fn new(origin: Arc<O>, feeder: F, url: Url, variables: Variables, placer: Placer) -> Self {
+impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
+    pub fn new(origin: Arc<O>, feeder: F, url: Url, variables: Variables, placer: TimelinePlacer) -> Self {
         Self {
-            fetching: Fetching::new(origin),
+            fetching: PieceFetcher::new(origin),
             feeder,
             url,
             variables,
-            follower: Follower::default(),
+            cursor: PlaylistCursor::default(),
             placer,
             begins_at: None,
             memory: None,
             counters: Arc::default(),
             on_first: None,
             fed_map: None,
-            lost: Loss::default(),
+            lost: PendingLoss::default(),
             lost_from: None,
             must_begin: true,
             has_media: false,
@@ -166,7 +166,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             useless: 0,
             last_failed: false,
             trouble: None,
-            told: HashSet::new(),
+            reported_breaks: HashSet::new(),
         }
     }
 
@@ -177,9 +177,9 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         if let Some((sequence, before)) = self.lost_from.take() {
             // The pieces lost at the end of the other playlist may be in this one.
             self.lost = before;
-            self.follower.go_back_to(sequence);
+            self.cursor.go_back_to(sequence);
         }
-        self.follower.forget_known();
+        self.cursor.forget_known();
         self.must_begin = true;
         self.placer.forget_container();
     }
@@ -190,7 +190,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     }
 
     /// Plays until the playlist is over or fails. `first` was loaded already.
-    pub async fn run(&mut self, first: Option<Media>) -> LaneEnd {
+    pub async fn run(&mut self, first: Option<MediaPlaylist>) -> PlayerEnd {
         let (mut loaded, mut trouble, mut loads) = (first, None, 0u32);
         let (mut news, mut stall_max, mut asked) = (Instant::now(), STALL_MIN, None::<Instant>);
         loop {
@@ -203,9 +203,9 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 }
                 self.is_recording |= media.is_over && !self.has_media;
                 if let Some(sequence) = self.begins_at.take() {
-                    self.follower.begin_at(sequence, &media);
+                    self.cursor.begin_at(sequence, &media);
                 }
-                let has_moved = self.follower.update(&media);
+                let has_moved = self.cursor.update(&media);
                 // The first playlist may have been read while it was written: only one that moves and has no end is a channel.
                 if has_moved && loads > 1 && !media.is_over {
                     self.counters.on_demand.get_or_init(|| false);
@@ -214,16 +214,16 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                     Ok(true) => news = Instant::now(),
                     Ok(false) if has_moved => news = Instant::now(),
                     Ok(false) => {}
-                    Err(refusal) => return LaneEnd::Failed(refusal),
+                    Err(refusal) => return PlayerEnd::Failed(refusal),
                 }
-                if media.is_over && self.follower.is_at_end(&media) {
+                if media.is_over && self.cursor.is_at_end(&media) {
                     self.settle();
                     return self.verdict();
                 }
                 let target = Duration::from_nanos(media.target_ns);
                 let pause = if self.is_blocking(&media) {
                     Duration::ZERO
-                } else if self.follower.is_low_latency() {
+                } else if self.cursor.is_low_latency() {
                     Duration::from_nanos(media.part_target_ns.unwrap_or(media.target_ns))
                 } else if has_moved {
                     target
@@ -232,20 +232,21 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
                 };
                 stall_max = STALL_MIN.max(target * STALL_TARGETS);
                 if news.elapsed() > stall_max {
-                    return LaneEnd::Failed(stalled(news.elapsed()));
+                    return PlayerEnd::Failed(stalled(news.elapsed()));
                 }
-                let blocking = self.follower.blocking_query().filter(|_| self.is_blocking(&media));
+                let blocking = self.cursor.blocking_query().filter(|_| self.is_blocking(&media));
                 // Without a bound on how often, a server that does not hold back would be asked all the time.
                 let since = began.elapsed();
                 sleep(pause.saturating_sub(since).max(RELOAD_MIN.saturating_sub(since).min(pause))).await;
-                let patience = if blocking.is_some() { target * 3 + PATIENCE } else { PATIENCE.max(target) };
+                let response_timeout =
+                    if blocking.is_some() { target * 3 + RESPONSE_TIMEOUT } else { RESPONSE_TIMEOUT.max(target) };
                 if let (Some(asked), true) = (asked, blocking.is_some()) {
                     // After the answer was used: a part must not wait for it.
                     let part = media.part_target_ns.map_or(RELOAD_MIN, Duration::from_nanos);
                     sleep((RELOAD_MIN.min(part) / 2).saturating_sub(asked.elapsed())).await;
                 }
                 asked = Some(Instant::now());
-                match self.load(blocking.as_deref(), patience).await {
+                match self.load(blocking.as_deref(), response_timeout).await {
                     Ok(media) => {
                         loaded = Some(media);
                         continue;
@@ -255,10 +256,10 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             }
             match &trouble {
                 // Another try does not help with a playlist that is protected or refused.
-                Some(refusal) if is_final(refusal) => return LaneEnd::Failed(refusal.clone()),
+                Some(refusal) if is_final(refusal) => return PlayerEnd::Failed(refusal.clone()),
                 // A playlist that has never loaded is not waited for long.
                 Some(refusal) if news.elapsed() > if self.has_media { stall_max } else { FIRST_MAX } => {
-                    return LaneEnd::Failed(refusal.clone());
+                    return PlayerEnd::Failed(refusal.clone());
                 }
                 Some(refusal) => tracing::debug!("the playlist: {refusal}"),
                 None => {}
@@ -266,38 +267,38 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             if trouble.is_some() {
                 sleep(RETRY_PLAYLIST).await;
             }
-            match self.load(None, PATIENCE).await {
+            match self.load(None, RESPONSE_TIMEOUT).await {
                 Ok(media) => loaded = Some(media),
                 Err(refusal) => trouble = Some(refusal),
             }
         }
     }
 
-    fn is_blocking(&self, media: &Media) -> bool {
-        media.can_block && self.follower.is_low_latency()
+    fn is_blocking(&self, media: &MediaPlaylist) -> bool {
+        media.can_block && self.cursor.is_low_latency()
     }
 
-    async fn load(&self, query: Option<&str>, patience: Duration) -> Result<Media, Refusal> {
+    async fn load(&self, query: Option<&str>, response_timeout: Duration) -> Result<MediaPlaylist, Refusal> {
         let mut url = self.url.clone();
         if let Some(query) = query {
             let both = url.query().map_or_else(|| query.to_owned(), |before| format!("{before}&{query}"));
             url.set_query(Some(&both));
         }
-        let (base, text) = self.fetching.origin.playlist(&url, patience).await?;
-        let media = read_media(&text, &base, &self.variables, self.follower.wants_from())?;
-        if self.follower.must_see_all(&media) {
+        let (base, text) = self.fetching.origin.playlist(&url, response_timeout).await?;
+        let media = read_media(&text, &base, &self.variables, self.cursor.wants_from())?;
+        if self.cursor.must_see_all(&media) {
             return read_media(&text, &base, &self.variables, 0);
         }
         Ok(media)
     }
 
     /// Takes all available pieces. Returns whether there were any.
-    async fn take_all(&mut self, media: &Media) -> Result<bool, Refusal> {
+    async fn take_all(&mut self, media: &MediaPlaylist) -> Result<bool, Refusal> {
         let mut is_any = false;
-        while let Some(piece) = self.follower.next(media) {
+        while let Some(piece) = self.cursor.next(media) {
             is_any = true;
             if let Some(tell) = self.on_first.take() {
-                // Fails when the sound lane has ended.
+                // Fails when the sound player has ended.
                 let _ = tell.send(piece.sequence);
             }
             self.take(piece, media).await?;
@@ -306,7 +307,7 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         Ok(is_any)
     }
 
-    async fn take(&mut self, piece: Piece, media: &Media) -> Result<(), Refusal> {
+    async fn take(&mut self, piece: Piece, media: &MediaPlaylist) -> Result<(), Refusal> {
         let fetched = match &piece.key {
             _ if piece.is_gap => Err(gap()),
             Some(Protection::Drm(name)) => Err(drm(name)),
@@ -315,24 +316,24 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         match fetched {
             Ok(fetched) => {
                 self.last_failed = false;
-                self.hand_on(&piece, media, fetched).await
+                self.forward(&piece, media, fetched).await
             }
             Err(refusal) => self.lose(&piece, media, refusal),
         }
     }
 
     /// Counts a piece that cannot be fetched.
-    fn lose(&mut self, piece: &Piece, media: &Media, refusal: Refusal) -> Result<(), Refusal> {
+    fn lose(&mut self, piece: &Piece, media: &MediaPlaylist, refusal: Refusal) -> Result<(), Refusal> {
         if piece.is_part && !piece.is_gap && refusal.kind != Cause::Refused {
             // The server names parts that it does not have, or breaks off: whole segments are safer.
             tracing::debug!("HLS: a part: {refusal}");
-            self.follower.leave_parts(piece, media);
+            self.cursor.leave_parts(piece, media);
             return Ok(());
         }
         let is_announced = piece.is_gap;
         if !is_announced {
             tracing::debug!("segment {}: {refusal}", piece.sequence);
-            self.feeder.note(Note::Lost { at_ns: self.placer.next_ns() + self.lost.ns, cause: refusal.kind });
+            self.feeder.note(PlayerNote::Lost { at_ns: self.placer.next_ns() + self.lost.ns, cause: refusal.kind });
             self.last_failed = true;
             self.useless += 1;
         }
@@ -355,13 +356,13 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         Ok(())
     }
 
-    /// Reports the loss up to now. Needed when a lane fails as well: the next connection continues after the loss. A loss before the first
+    /// Reports the loss up to now. Needed when a player fails as well: the next connection continues after the loss. A loss before the first
     /// media has no place on the timeline; the next connection reports it.
     pub fn settle(&mut self) {
         if self.lost.ns > 0 && self.has_media {
             let from_ns = self.placer.next_ns();
             self.placer.skip(self.lost.ns);
-            self.feeder.note(Note::Missing { from_ns, to_ns: self.placer.next_ns() });
+            self.feeder.note(PlayerNote::Missing { from_ns, to_ns: self.placer.next_ns() });
             (self.lost.ns, self.lost_from, self.must_begin) = (0, None, true);
             self.keep();
         }
@@ -370,19 +371,19 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
     /// Stores the position for the next connection.
     fn keep(&self) {
         if let Some(memory) = &self.memory {
-            memory.keep(&self.url, &self.follower, self.lost.ns);
+            memory.keep(&self.url, &self.cursor, self.lost.ns);
         }
     }
 
-    async fn hand_on(&mut self, piece: &Piece, media: &Media, fetched: Fetched) -> Result<(), Refusal> {
+    async fn forward(&mut self, piece: &Piece, media: &MediaPlaylist, fetched: FetchedPiece) -> Result<(), Refusal> {
         self.lost_from = None;
         let lost = std::mem::take(&mut self.lost);
-        let Fetched { mut bytes, init, opened } = fetched;
+        let FetchedPiece { mut bytes, init, info } = fetched;
         let map_of = init.as_ref().map(|init| init.map.clone());
-        let placed = self.placer.place(&Found {
-            container: opened.container,
-            starts: opened.starts,
-            last_ns: opened.last_ns,
+        let placed = self.placer.place(&PieceInfo {
+            container: info.container,
+            starts: info.starts,
+            last_ns: info.last_ns,
             duration_ns: piece.duration_ns,
             missed_ns: piece.missed_ns.saturating_add(lost.ns),
             is_break: piece.is_break || lost.is_break,
@@ -390,53 +391,56 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             is_other_map: map_of.is_some() && self.fed_map != map_of,
         });
         if let Some((from_ns, to_ns)) = placed.missing {
-            self.feeder.note(Note::Missing { from_ns, to_ns });
+            self.feeder.note(PlayerNote::Missing { from_ns, to_ns });
         }
         // The start of a stream is not a discontinuity.
-        if let Some(cause) = placed.break_.filter(|_| self.has_media) {
-            self.feeder.note(Note::Break { at_ns: placed.line_ns, cause });
+        if let Some(cause) = placed.discontinuity.filter(|_| self.has_media) {
+            self.feeder.note(PlayerNote::Break { at_ns: placed.line_ns, cause });
         }
         if let Some(unix_ns) = piece.made_ns {
-            self.feeder.note(Note::Date { at_ns: placed.line_ns, unix_ns });
+            self.feeder.note(PlayerNote::Date { at_ns: placed.line_ns, unix_ns });
         }
         self.note_ads(piece, media, placed.line_ns);
-        self.note_cues(&opened, placed.line_ns);
+        self.note_cues(&info, placed.line_ns);
         if placed.is_new || self.must_begin {
-            let (container, tracks) = (opened.container, placed.tracks);
-            self.feeder.begin(Beginning { container, tracks, line_ns: placed.line_ns }).await?;
+            let (container, tracks) = (info.container, placed.tracks);
+            self.feeder.begin(DemuxerStart { container, tracks, line_ns: placed.line_ns }).await?;
             self.must_begin = false;
             self.fed_map = map_of;
-            if let Some(Init { bytes: init, .. }) = init {
+            if let Some(LoadedInit { bytes: init, .. }) = init {
                 self.must_begin |= !self.feeder.push(init).await;
             }
         }
-        bytes.drain(..opened.skip);
+        bytes.drain(..info.skip);
         self.must_begin |= !self.feeder.push(bytes).await;
         (self.has_media, self.useless) = (true, 0);
         Ok(())
     }
 
-    fn note_ads(&mut self, piece: &Piece, media: &Media, line_ns: u64) {
+    fn note_ads(&mut self, piece: &Piece, media: &MediaPlaylist, line_ns: u64) {
         if let Some(ad) = piece.ad {
-            self.feeder.note(Note::Ad { at_ns: line_ns, ad: ad.into() });
+            self.feeder.note(PlayerNote::Ad { at_ns: line_ns, ad: ad.into() });
         }
         let Some(made_ns) = piece.made_ns else { return };
         for (id, unix_ns, ad) in &media.dated_breaks {
             let Ok(after_ns) = u64::try_from(unix_ns.saturating_sub(made_ns)) else { continue };
-            let key = (id.clone(), *ad == AdBreak::Out);
-            if after_ns < piece.duration_ns && self.told.len() < TOLD_MAX && self.told.insert(key) {
-                self.feeder.note(Note::Ad { at_ns: line_ns + after_ns, ad: (*ad).into() });
+            let key = (id.clone(), *ad == AdBreakEdge::Out);
+            if after_ns < piece.duration_ns
+                && self.reported_breaks.len() < REPORTED_MAX
+                && self.reported_breaks.insert(key)
+            {
+                self.feeder.note(PlayerNote::Ad { at_ns: line_ns + after_ns, ad: (*ad).into() });
             }
         }
     }
 
     /// Passes on the announcements in the media, each with its place on the timeline.
-    fn note_cues(&mut self, opened: &container::Opened, line_ns: u64) {
-        let begins_ns = container::begins(&opened.starts);
-        for cue in &opened.cues {
+    fn note_cues(&mut self, info: &container::SegmentInfo, line_ns: u64) {
+        let begins_ns = container::begins(&info.starts);
+        for cue in &info.cues {
             let after_ns = begins_ns
                 .zip(cue.at_ns)
-                .map(|(begins, at)| container::distance_ns(opened.container, begins, at))
+                .map(|(begins, at)| container::distance_ns(info.container, begins, at))
                 // Times this far away are on another line than those of the media: the announcement is of here.
                 .filter(|ns| ns.unsigned_abs() < container::ANNOUNCED_MAX_NS)
                 .unwrap_or(0);
@@ -444,27 +448,27 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
             let is_over = after_ns.saturating_add_unsigned(container::LATE_MAX_NS) < 0;
             if !is_over {
                 let at_ns = line_ns.saturating_add_signed(after_ns.max(0));
-                self.feeder.note(Note::Ad { at_ns, ad: cue.ad });
+                self.feeder.note(PlayerNote::Ad { at_ns, ad: cue.ad });
             }
         }
     }
 
     /// The bytes of a piece, and of its initialisation.
-    async fn fetch(&mut self, piece: &Piece, media: &Media) -> Result<Fetched, Refusal> {
+    async fn fetch(&mut self, piece: &Piece, media: &MediaPlaylist) -> Result<FetchedPiece, Refusal> {
         let (target, began) = (Duration::from_nanos(media.target_ns), Instant::now());
         // Playback is this far behind the edge: a slower answer is too late.
         let budget = if self.last_failed { target / 2 } else { target * 2 };
         let mut pause = BACKOFF;
         for attempt in 1.. {
-            let patience = PATIENCE.max(target);
-            let refusal = match self.fetching.once(piece, patience).await {
+            let response_timeout = RESPONSE_TIMEOUT.max(target);
+            let refusal = match self.fetching.once(piece, response_timeout).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(refusal) => refusal,
             };
-            let is_told =
+            let is_answered =
                 matches!(refusal.kind, Cause::NotFound | Cause::Forbidden | Cause::NotAuthorized | Cause::NotMedia);
             let is_enough = if self.is_recording {
-                attempt >= if is_told { TRIES_OF_TOLD } else { TRIES_OF_RECORDING }
+                attempt >= if is_answered { TRIES_OF_REFUSED } else { TRIES_OF_RECORDING }
                     || (attempt > 1 && began.elapsed() >= TRYING_MAX)
             } else {
                 began.elapsed() + pause > budget
@@ -478,15 +482,15 @@ impl<O: Origin, F: Feeder> Lane<O, F> {
         unreachable!("attempts are counted without end")
     }
 
-    fn verdict(&self) -> LaneEnd {
+    fn verdict(&self) -> PlayerEnd {
         if self.has_media {
-            return LaneEnd::Over;
+            return PlayerEnd::Over;
         }
-        let unsaid = || Refusal::of(Cause::NotFound, "the playlist has no segment that is there", "check the encoder");
-        LaneEnd::Failed(self.trouble.clone().unwrap_or_else(unsaid))
+        let unsaid = || Refusal::of(Cause::NotFound, "the playlist has no available segment", "check the encoder");
+        PlayerEnd::Failed(self.trouble.clone().unwrap_or_else(unsaid))
     }
 }
 
 #[cfg(test)]
-#[path = "lane_tests.rs"]
+#[path = "player_tests.rs"]
 mod tests;

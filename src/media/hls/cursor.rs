@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::attributes::ByteRange;
-use super::playlist::{AdBreak, Map, Media, Part, Protection, Segment};
+use super::playlist::{AdBreakEdge, InitSection, MediaPlaylist, PartialSegment, Protection, Segment};
 
 /// Target durations that playback stays behind the end of a live playlist when it does not say (RFC 8216bis, 6.3.3).
 const HOLD_BACK_TARGETS: u64 = 3;
@@ -42,9 +42,9 @@ pub(super) struct Piece {
     pub duration_ns: u64,
     pub is_gap: bool,
     pub key: Option<Protection>,
-    pub map: Option<Arc<Map>>,
+    pub map: Option<Arc<InitSection>>,
     pub made_ns: Option<i64>,
-    pub ad: Option<AdBreak>,
+    pub ad: Option<AdBreakEdge>,
     /// `EXT-X-DISCONTINUITY` stands before it.
     pub is_break: bool,
     /// The playlist restarted: its numbers went back, or the same numbers have other media.
@@ -58,53 +58,50 @@ pub(super) struct Piece {
 /// How far a channel was watched, kept from one connection to the next: no second is decided twice, and segments that are still in the
 /// playlist after an outage are not lost.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Memory(Arc<Mutex<Remembered>>);
+pub(crate) struct PlaylistMemory(Arc<Mutex<StoredPosition>>);
 
-/// What a [`Memory`] holds: the path of a playlist and where its follower was.
+/// What a [`PlaylistMemory`] holds: the path of a playlist and where its cursor was.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Remembered(Option<(String, Follower)>);
+pub(crate) struct StoredPosition(Option<(String, PlaylistCursor)>);
 
-impl Memory {
-    pub(crate) fn remembered(&self) -> Remembered {
+impl PlaylistMemory {
+    pub(crate) fn stored(&self) -> StoredPosition {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn restore(&self, remembered: Remembered) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = remembered;
+    pub(crate) fn restore(&self, stored: StoredPosition) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stored;
     }
 
-    /// Stores the position of `follower` in the playlist at `url`. `untold_ns`: the loss before it that was not reported yet.
-    pub(super) fn keep(&self, url: &Url, follower: &Follower, untold_ns: u64) {
-        let missed_ns = follower.missed_ns.saturating_add(untold_ns);
-        let kept = (url.path().to_owned(), Follower { missed_ns, ..follower.clone() });
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Remembered(Some(kept));
+    /// Stores the position of `cursor` in the playlist at `url`. `unreported_ns`: the loss before it that was not reported yet.
+    pub(super) fn keep(&self, url: &Url, cursor: &PlaylistCursor, unreported_ns: u64) {
+        let missed_ns = cursor.missed_ns.saturating_add(unreported_ns);
+        let kept = (url.path().to_owned(), PlaylistCursor { missed_ns, ..cursor.clone() });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = StoredPosition(Some(kept));
     }
 
-    /// A follower for the playlist at `url`, whose segments are `media`. It resumes at the stored position unless that is too far behind.
-    pub(super) fn resume(&self, url: &Url, media: &Media) -> Follower {
+    /// A cursor for the playlist at `url`, whose segments are `media`. It resumes at the stored position unless that is too far behind.
+    pub(super) fn resume(&self, url: &Url, media: &MediaPlaylist) -> PlaylistCursor {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known =
-            kept.0.as_ref().filter(|(path, _)| path == url.path() && !media.is_over).map(|(_, follower)| follower);
+        let known = kept.0.as_ref().filter(|(path, _)| path == url.path() && !media.is_over).map(|(_, cursor)| cursor);
         match known {
-            Some(follower) if follower.behind_ns(media) <= media.target_ns.saturating_mul(RESUME_TARGETS) => {
-                follower.clone()
-            }
-            _ => Follower::default(),
+            Some(cursor) if cursor.behind_ns(media) <= media.target_ns.saturating_mul(RESUME_TARGETS) => cursor.clone(),
+            _ => PlaylistCursor::default(),
         }
     }
 }
 
-/// The position of a follower.
+/// The position of a cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Place {
+struct SegmentPosition {
     sequence: u128,
     part: usize,
 }
 
 /// Follows one playlist.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Follower {
-    next: Option<Place>,
+pub(super) struct PlaylistCursor {
+    next: Option<SegmentPosition>,
     missed_ns: u64,
     is_restart: bool,
     /// Sequence numbers and paths of taken segments. Without the query: tokens in it change with every reload.
@@ -117,33 +114,33 @@ pub(super) struct Follower {
     taken_ns: u64,
 }
 
-impl Follower {
+impl PlaylistCursor {
     /// The sequence number from which segments are wanted.
     pub fn wants_from(&self) -> u128 {
         self.next.map_or(0, |next| next.sequence.saturating_sub(LOOK_BACK))
     }
 
-    /// Whether `media`, read from [`Follower::wants_from`] on, must be read again from its start: the next segment is not in it.
-    pub fn must_see_all(&self, media: &Media) -> bool {
+    /// Whether `media`, read from [`PlaylistCursor::wants_from`] on, must be read again from its start: the next segment is not in it.
+    pub fn must_see_all(&self, media: &MediaPlaylist) -> bool {
         self.next.is_some_and(|next| end(media) < next.sequence) && media.segments.len() < LOOK_BACK as usize
     }
 
     /// The duration of the segments in `media` that were not taken, ns.
-    fn behind_ns(&self, media: &Media) -> u64 {
+    fn behind_ns(&self, media: &MediaPlaylist) -> u64 {
         let Some(next) = self.next else { return u64::MAX };
         let taken = usize::try_from(next.sequence.saturating_sub(media.sequence)).unwrap_or(usize::MAX);
         media.segments.iter().skip(taken).map(|segment| segment.duration_ns).sum()
     }
 
-    /// Begins at the segment `sequence` if `media` has it; otherwise as [`Follower::update`] does.
-    pub fn begin_at(&mut self, sequence: u128, media: &Media) {
+    /// Begins at the segment `sequence` if `media` has it; otherwise as [`PlaylistCursor::update`] does.
+    pub fn begin_at(&mut self, sequence: u128, media: &MediaPlaylist) {
         if (media.sequence..end(media)).contains(&sequence) {
-            self.next = Some(Place { sequence, part: 0 });
+            self.next = Some(SegmentPosition { sequence, part: 0 });
         }
     }
 
     /// Takes in a reloaded playlist. Returns whether it has moved.
-    pub fn update(&mut self, media: &Media) -> bool {
+    pub fn update(&mut self, media: &MediaPlaylist) -> bool {
         let newest = (end(media), unfinished(media).len());
         let has_moved = self.newest.replace(newest) != Some(newest);
         let Some(next) = self.next else {
@@ -178,7 +175,7 @@ impl Follower {
     }
 
     /// Looks for the last taken segment under another number: the same channel, renumbered.
-    fn renumber(&mut self, media: &Media) -> bool {
+    fn renumber(&mut self, media: &MediaPlaylist) -> bool {
         let Some((_, last)) = self.known.back() else { return false };
         let Some(index) = media.segments.iter().rposition(|segment| segment.url.path() == last) else { return false };
         let sequence = media.sequence + index as u128;
@@ -186,18 +183,18 @@ impl Follower {
         self.known.clear();
         self.known.push_back((sequence, last));
         self.stale_turns = 0;
-        self.next = Some(Place { sequence: sequence + 1, part: 0 });
+        self.next = Some(SegmentPosition { sequence: sequence + 1, part: 0 });
         true
     }
 
-    fn restart(&mut self, media: &Media) {
+    fn restart(&mut self, media: &MediaPlaylist) {
         self.known.clear();
         (self.is_restart, self.stale_turns, self.taken_ns) = (true, 0, 0);
         self.next = Some(start(media, self.low_latency));
     }
 
     /// The next piece in `media`, if it is available.
-    pub fn next(&mut self, media: &Media) -> Option<Piece> {
+    pub fn next(&mut self, media: &MediaPlaylist) -> Option<Piece> {
         loop {
             let place = self.next?;
             let index = usize::try_from(place.sequence.checked_sub(media.sequence)?).ok()?;
@@ -221,7 +218,7 @@ impl Follower {
     }
 
     fn go_to(&mut self, sequence: u128) {
-        (self.next, self.taken_ns) = (Some(Place { sequence, part: 0 }), 0);
+        (self.next, self.taken_ns) = (Some(SegmentPosition { sequence, part: 0 }), 0);
     }
 
     /// Counts the rest of a segment of `duration_ns` as missed.
@@ -230,7 +227,7 @@ impl Follower {
         self.missed_ns = self.missed_ns.saturating_add(if rest_ns > ROUNDING_NS { rest_ns } else { 0 });
     }
 
-    fn whole(&mut self, segment: &Segment, place: Place) -> Piece {
+    fn whole(&mut self, segment: &Segment, place: SegmentPosition) -> Piece {
         self.go_to(place.sequence + 1);
         self.remember(place.sequence, &segment.url);
         Piece {
@@ -250,9 +247,9 @@ impl Follower {
         }
     }
 
-    fn part(&mut self, segment: &Segment, place: Place) -> Piece {
+    fn part(&mut self, segment: &Segment, place: SegmentPosition) -> Piece {
         let part = &segment.parts[place.part];
-        self.next = Some(Place { part: place.part + 1, ..place });
+        self.next = Some(SegmentPosition { part: place.part + 1, ..place });
         self.taken_ns = self.taken_ns.saturating_add(part.duration_ns);
         let is_first = place.part == 0;
         Piece {
@@ -291,7 +288,7 @@ impl Follower {
 
     /// Continues with whole segments because the part `piece` cannot be fetched: with the segment of `piece` if none of its parts was taken,
     /// otherwise with the next one, and the rest of the segment is missed.
-    pub fn leave_parts(&mut self, piece: &Piece, media: &Media) {
+    pub fn leave_parts(&mut self, piece: &Piece, media: &MediaPlaylist) {
         self.low_latency = false;
         // The next piece reports this instead.
         self.is_restart |= piece.is_restart;
@@ -320,27 +317,27 @@ impl Follower {
     }
 
     /// Whether everything in `media` was taken.
-    pub fn is_at_end(&self, media: &Media) -> bool {
+    pub fn is_at_end(&self, media: &MediaPlaylist) -> bool {
         self.next.is_none_or(|next| next.sequence >= end(media))
     }
 }
 
 /// The sequence number after the last segment.
-fn end(media: &Media) -> u128 {
+fn end(media: &MediaPlaylist) -> u128 {
     media.sequence.saturating_add(media.segments.len() as u128)
 }
 
-fn unfinished(media: &Media) -> &[Part] {
+fn unfinished(media: &MediaPlaylist) -> &[PartialSegment] {
     media.unfinished.as_ref().map_or(&[], |segment| &segment.parts)
 }
 
-fn has_parts(media: &Media) -> bool {
+fn has_parts(media: &MediaPlaylist) -> bool {
     media.unfinished.is_some() || media.segments.last().is_some_and(|s| !s.parts.is_empty())
 }
 
 /// Where playback begins: a recording at its start, a channel as close to its end as the playlist allows.
-fn start(media: &Media, low_latency: bool) -> Place {
-    let first = Place { sequence: media.sequence, part: 0 };
+fn start(media: &MediaPlaylist, low_latency: bool) -> SegmentPosition {
+    let first = SegmentPosition { sequence: media.sequence, part: 0 };
     if media.is_over {
         return first;
     }
@@ -350,18 +347,18 @@ fn start(media: &Media, low_latency: bool) -> Place {
     if low_latency {
         behind_ns = unfinished(media).iter().map(|part| part.duration_ns).sum();
         if behind_ns >= hold_ns || media.segments.is_empty() {
-            return Place { sequence: end(media), part: 0 };
+            return SegmentPosition { sequence: end(media), part: 0 };
         }
     }
     for (index, segment) in media.segments.iter().enumerate().rev() {
         behind_ns = behind_ns.saturating_add(segment.duration_ns);
         if behind_ns >= hold_ns {
-            return Place { sequence: media.sequence + index as u128, part: 0 };
+            return SegmentPosition { sequence: media.sequence + index as u128, part: 0 };
         }
     }
     first
 }
 
 #[cfg(test)]
-#[path = "follow_tests.rs"]
+#[path = "cursor_tests.rs"]
 mod tests;

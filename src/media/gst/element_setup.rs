@@ -1,5 +1,5 @@
-//! Sets up the elements that GStreamer plugs in by itself: decoders of recordings get one thread, formats beyond the limits are
-//! refused, and only whole pictures go through.
+//! Sets up the elements that GStreamer plugs in automatically: decoders of recordings have one thread, formats beyond the limits are
+//! rejected, and damaged pictures are dropped.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,14 +8,14 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::causes::failed;
+use super::damage;
 use super::debug::ErrorWatch;
 use super::graph::Graph;
-use super::whole;
 use touchline_core::cause::Cause;
 use touchline_core::frame::{PIXELS_MAX, SIDE_MAX};
 use touchline_core::item::Pace;
 
-/// The most tracks of a container. A whole television transponder has about forty, and each costs a decoder.
+/// The most tracks of a container. A television transponder has about forty, and each needs a decoder.
 const TRACKS_MAX: u32 = 64;
 
 /// The most channels of sound. The largest format of cinema and broadcasting, 22.2, has 24.
@@ -24,9 +24,9 @@ const CHANNELS_MAX: i32 = 64;
 /// The highest sample rate of sound, Hz: the clip builder's limit.
 const SOUND_RATE_MAX: i32 = *touchline_core::clip::resample::SAMPLE_RATES.end() as i32;
 
-/// Takes libav's demultiplexers out of GStreamer's choice. They probe under a lock of the whole process, and a picture that is cut
-/// off after its header keeps that lock for ever: every later stream that needs libav then hangs. All supported containers
-/// have another demultiplexer.
+/// Excludes libav's demultiplexers from GStreamer's selection. They probe under a process-wide lock, and a picture file that is
+/// truncated after its header holds that lock for ever: every later stream that needs libav hangs. All supported containers have
+/// another demultiplexer.
 pub(super) fn forbid_libav_demuxers() {
     let all = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DEMUXER, gst::Rank::MARGINAL);
     for factory in all.iter().filter(|factory| factory.name().starts_with("avdemux_")) {
@@ -34,17 +34,17 @@ pub(super) fn forbid_libav_demuxers() {
     }
 }
 
-/// Tends to every element that is added to `pipeline`.
+/// Sets up every element that is added to `pipeline`.
 pub(super) fn connect(pipeline: &gst::Pipeline, graph: &Arc<Graph>, pace: Pace) {
     let graph = Arc::downgrade(graph);
     pipeline.connect("deep-element-added", false, move |args| {
         let (element, graph) = (args.get(2)?.get::<gst::Element>().ok()?, graph.upgrade()?);
-        tend(&element, &graph, pace);
+        set_up(&element, &graph, pace);
         None
     });
 }
 
-fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
+fn set_up(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
     let Some(factory) = element.factory() else { return };
     let class = factory.metadata("klass").unwrap_or_default();
     if ["Demux", "Parser", "Decoder"].iter().any(|kind| class.contains(kind)) && !element.is::<gst::Bin>() {
@@ -59,22 +59,22 @@ fn tend(element: &gst::Element, graph: &Arc<Graph>, pace: Pace) {
     graph.is_decoded.store(true, Ordering::Relaxed);
     limit_format(element, graph);
     if class.contains("Video") || class.contains("Image") {
-        // With several threads of libav the concealment of damaged pictures depends on their timing. A recording must give the
-        // same seconds each time.
+        // With several libav threads, the concealment of damaged pictures depends on timing. A recording must always give the same
+        // seconds.
         let is_alone =
             pace == Pace::File && factory.name().starts_with("avdec_") && element.has_property("max-threads");
         if is_alone {
             element.set_property("max-threads", 1i32);
         }
-        whole::connect(element, graph, is_alone);
+        damage::connect(element, graph, is_alone);
     } else if pace == Pace::File && factory.name().starts_with("avdec_") {
         count_errors(element, graph);
     }
 }
 
-/// Counts the errors of a decoder of sound. It has one thread and conceals what is damaged.
+/// Counts the errors of an audio decoder. It has one thread and conceals damage.
 fn count_errors(element: &gst::Element, graph: &Arc<Graph>) {
-    // What goes in, not what comes out: damaged sound may not come out.
+    // The probe is at the input, because damaged sound may produce no output.
     let Some(pad) = element.static_pad("sink") else { return };
     let (graph, watch) = (Arc::downgrade(graph), Mutex::new(ErrorWatch::default()));
     pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, _| {
@@ -99,8 +99,8 @@ fn limit_tracks(element: &gst::Element, graph: &Arc<Graph>) {
     });
 }
 
-/// Refuses formats beyond the limits before memory is allocated for them. Both the format that goes in, as the container or the
-/// parser states it, and the one that comes out are checked.
+/// Rejects formats beyond the limits before memory is allocated for them. Checks both the input format, as the container or the parser
+/// declares it, and the output format.
 fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
     for pad in element.pads() {
         let graph = Arc::downgrade(graph);
@@ -110,7 +110,7 @@ fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
             };
             let Some(cause) = caps.caps().structure(0).and_then(excess) else { return gst::PadProbeReturn::Ok };
             if let Some(graph) = graph.upgrade() {
-                graph.fail(failed(Cause::Refused, cause, "give a source of a usual size"));
+                graph.fail(failed(Cause::Refused, cause, "give a source with a usual format"));
             }
             // Without caps the element decodes nothing; the session is about to end.
             gst::PadProbeReturn::Drop
@@ -118,7 +118,7 @@ fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
     }
 }
 
-/// The value of a format that is beyond the limits, in words.
+/// Describes the value of a format that is beyond the limits.
 fn excess(format: &gst::StructureRef) -> Option<String> {
     let number = |key| format.get::<i32>(key).ok();
     match (number("width"), number("height")) {
@@ -126,17 +126,17 @@ fn excess(format: &gst::StructureRef) -> Option<String> {
             let pixels = i64::from(width) * i64::from(height);
             if pixels > PIXELS_MAX as i64 || width.max(height) > SIDE_MAX as i32 {
                 return Some(format!(
-                    "pictures of {width}×{height} pixels; at most {} million are taken, {SIDE_MAX} a side",
+                    "pictures of {width}×{height} pixels; the limits are {} million pixels and {SIDE_MAX} per side",
                     PIXELS_MAX / 1_000_000
                 ));
             }
         }
         _ => {
             if let Some(channels) = number("channels").filter(|n| *n > CHANNELS_MAX) {
-                return Some(format!("sound of {channels} channels; at most {CHANNELS_MAX} are taken"));
+                return Some(format!("sound of {channels} channels; the limit is {CHANNELS_MAX}"));
             }
             if let Some(rate) = number("rate").filter(|n| *n > SOUND_RATE_MAX) {
-                return Some(format!("sound of {rate} Hz; at most {SOUND_RATE_MAX} are taken"));
+                return Some(format!("sound of {rate} Hz; the limit is {SOUND_RATE_MAX}"));
             }
         }
     }
