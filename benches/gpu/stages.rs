@@ -1,16 +1,18 @@
-//! Time of each stage by batch, beside its floor: what its bytes and operations take at the measured ceilings.
+//! Time of each stage by batch size, beside its floor: the time its bytes and operations take at the measured ceilings.
 
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
+use touchline_compute::backend::gpu;
 use touchline_compute::features::cpu::farneback::Farneback;
 use touchline_compute::features::cuda::{DeviceFeatures, Part, Target, Targets, Work};
 use touchline_compute::features::params::FlowParams;
 use touchline_compute::gpu::Numbers;
 use touchline_compute::gpu::context::{Gpu, Output};
 use touchline_compute::gpu::launch::Layout;
+use touchline_compute::models::gpu::GpuNetwork;
 use touchline_compute::models::pack::{ModelSpec, Pack};
-use touchline_compute::models::{Network, Runs, read_weights_verified};
+use touchline_compute::models::{Network, read_weights_verified};
 use touchline_core::clip::ClipSecond;
 use touchline_core::decision::PerModality;
 use touchline_core::labels::Modality;
@@ -28,7 +30,7 @@ const ROUNDS: usize = 15;
 const NUMBERS: Numbers = Numbers::F16;
 
 pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<()> {
-    let mut gpu = Gpu::open(device)?;
+    let mut gpu = gpu::open(device)?;
     let ceilings = Ceilings::measure(&mut gpu, NUMBERS)?;
     println!(
         "Measured ceilings: memory {:.0} GB/s, upload {:.1} GB/s, {} products {:.0} TFLOP/s\n",
@@ -158,10 +160,10 @@ fn networks(gpu: &mut Gpu, pack: &Pack, ceilings: &Ceilings) -> Outcome<()> {
         };
         let Some((height, width)) = size else { continue };
         let tensors = read_weights_verified(&model.weights, &model.sha256, &Device::Cpu)?;
-        let load = |runs: Runs<'_>| Network::load_to_run(model.architecture, &tensors, Some(model.outputs.len()), runs);
-        let on_cpu = load(Runs::Cpu(touchline_compute::nn::fused::Arithmetic::F32))?;
+        let (architecture, classes) = (model.architecture, model.outputs.len());
+        let on_cpu = Network::load(architecture, &tensors, Some(classes))?;
         let products: f64 = on_cpu.profile(1, (height, width), 1)?.iter().map(|cost| cost.products as f64).sum();
-        let network = load(Runs::Gpu(gpu.device(), NUMBERS))?;
+        let network = GpuNetwork::load(architecture, &tensors, classes, &gpu.device(), NUMBERS)?;
         for batch in BATCHES.into_iter().chain([128, 256]) {
             let x = Tensor::randn(0f32, 1., (batch, height, width, 3), &gpu.device())?.to_dtype(NUMBERS.dtype())?;
             let ms = best(gpu, |_| Ok(network.forward(&x)?))? * 1e3;

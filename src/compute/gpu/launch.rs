@@ -179,6 +179,18 @@ pub trait Launcher {
     fn launch(&mut self, kernel: &'static str, shape: Shape, arguments: &[Argument]) -> Result<(), GpuError>;
 }
 
+/// A group of kernels that is compiled as one source. Each room that has kernels defines one; a
+/// [`Gpu`](super::context::Gpu) is opened with all that will run on it.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelModule {
+    /// Name under which candle caches the compiled module.
+    pub name: &'static str,
+    /// Returns the CUDA source: the prelude and every kernel.
+    pub source: fn() -> String,
+    /// Names of all kernels in `source`.
+    pub kernels: &'static [&'static str],
+}
+
 /// Memory that grows to what it is asked for, and is kept.
 #[derive(Debug)]
 pub struct Scratch<M> {

@@ -2,9 +2,7 @@
 //!
 //! candle runs a convolution of C groups as C convolutions; this is one op, with one rayon task a channel and sample.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -182,7 +180,6 @@ impl CustomOp2 for Window {
         self.run((x, x_l), (weight, weight_l), None, Activation::Identity)
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,
@@ -225,7 +222,6 @@ impl CustomOp3 for Fused {
         self.window.run((x, x_l), (weight, weight_l), Some(bias), self.activation)
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,
@@ -275,7 +271,6 @@ impl CustomOp2 for InputGrad {
         Ok((CpuStorage::F32(x_grad), self.input.clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         grad: &CudaStorage,
@@ -320,7 +315,6 @@ impl CustomOp2 for WeightGrad {
         Ok((CpuStorage::F32(weight_grad), self.weight.clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,

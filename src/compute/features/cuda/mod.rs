@@ -22,7 +22,7 @@ mod upload;
 mod work;
 
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
-use crate::gpu::launch::{Launcher, Layout, Numbers, Pointer};
+use crate::gpu::launch::{KernelModule, Launcher, Layout, Numbers, Pointer};
 use crate::gpu::{GpuError, PRELUDE};
 
 pub use farneback::DeviceFarneback;
@@ -70,6 +70,9 @@ pub const KERNELS: [&str; 24] = [
     "sound_image_f16",
     "sound_image_bf16",
 ];
+
+/// The kernels of the features, to open a GPU with.
+pub const MODULE: KernelModule = KernelModule { name: "features", source, kernels: &KERNELS };
 
 /// One source with all kernels of the features.
 pub fn source() -> String {

@@ -3,9 +3,10 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CudaStorage, Layout, Result, Shape, bail};
 
+use super::MODULE;
 use super::ops::{f32_pointer, pointer};
 use crate::gpu;
-use crate::gpu::context::{LAYERS, Output, launch};
+use crate::gpu::context::{Output, launch};
 use crate::gpu::launch::{Argument, Numbers};
 use crate::nn::Activation;
 use crate::nn::depthwise::{Order, Window};
@@ -59,7 +60,7 @@ pub(in crate::nn) fn forward(
         Numbers::Bf16 => "depthwise_forward_bf16",
     };
     let shape = gpu::Shape::flat((n * c * geometry.out_len()) as u64);
-    launch(x.device(), LAYERS, kernel, shape, &arguments)?;
+    launch(x.device(), MODULE, kernel, shape, &arguments)?;
     Ok(out.parts())
 }
 
@@ -78,7 +79,7 @@ pub(in crate::nn) fn backward_input(
     arguments.extend(order(window, n, c));
     arguments.extend(sizes(&geometry));
     let shape = gpu::Shape::flat(input.elem_count() as u64);
-    launch(grad.device(), LAYERS, "depthwise_backward_input", shape, &arguments)?;
+    launch(grad.device(), MODULE, "depthwise_backward_input", shape, &arguments)?;
     Ok(out.parts())
 }
 
@@ -96,6 +97,6 @@ pub(in crate::nn) fn backward_weight(
     arguments.extend(order(window, n, c));
     arguments.extend(sizes(&geometry));
     let shape = gpu::Shape::new([geometry.kernel * geometry.kernel, c, 1], WEIGHT_THREADS);
-    launch(x.device(), LAYERS, "depthwise_backward_weight", shape, &arguments)?;
+    launch(x.device(), MODULE, "depthwise_backward_weight", shape, &arguments)?;
     Ok(out.parts())
 }

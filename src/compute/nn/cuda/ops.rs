@@ -6,8 +6,9 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp3, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor, bail,
 };
 
+use super::MODULE;
 use crate::gpu;
-use crate::gpu::context::{LAYERS, Output, launch};
+use crate::gpu::context::{Output, launch};
 use crate::gpu::launch::{Argument, Numbers, Pointer};
 use crate::nn::window_count;
 
@@ -113,7 +114,7 @@ impl Finish {
         let kernel = named(["layer_finish_f32", "layer_finish_f16", "layer_finish_bf16"], numbers);
         let (low, high) = self.0;
         let arguments = [at.into(), bias.into(), residual, channels.into(), eights.into(), low.into(), high.into()];
-        launch(y.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)
+        launch(y.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)
     }
 }
 
@@ -198,7 +199,7 @@ impl CustomOp3 for ScaleShift {
         let kernel = named(["layer_scale_shift_f32", "layer_scale_shift_f16", "layer_scale_shift_bf16"], numbers);
         let mut arguments: Vec<Argument> = [from, scale, shift, out.pointer()].map(Argument::from).into();
         arguments.extend([channels.into(), eights.into(), self.0.0.into(), self.0.1.into()] as [Argument; 4]);
-        launch(x.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)?;
+        launch(x.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)?;
         Ok(out.parts())
     }
 }
@@ -253,7 +254,7 @@ impl CustomOp3 for Depthwise {
         let sizes = [channels, h, w, self.kernel, self.stride, self.padding, out_h, out_w];
         arguments.extend(sizes.map(Argument::from));
         arguments.extend([eights.into(), self.bounds.0.into(), self.bounds.1.into()] as [Argument; 3]);
-        launch(x.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)?;
+        launch(x.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)?;
         Ok(out.parts())
     }
 }
@@ -286,7 +287,7 @@ impl CustomOp1 for MaxPool {
         let sizes = [channels, h, w, self.kernel, self.stride, self.padding, out_h, out_w];
         arguments.extend(sizes.map(Argument::from));
         arguments.push(eights.into());
-        launch(x.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)?;
+        launch(x.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)?;
         Ok(out.parts())
     }
 }
@@ -310,7 +311,7 @@ impl CustomOp1 for Average {
         let out = Output::new(x.device(), (n, channels).into(), numbers)?;
         let kernel = named(["layer_average_f32", "layer_average_f16", "layer_average_bf16"], numbers);
         let arguments = [from.into(), out.pointer().into(), channels.into(), (h * w).into(), eights.into()];
-        launch(x.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)?;
+        launch(x.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)?;
         Ok(out.parts())
     }
 }
