@@ -1,7 +1,7 @@
 //! The measured peak rates of a device: memory bandwidth, upload bandwidth, and operations per second.
 
 use candle_core::{DType, Device, Tensor};
-use touchline_compute::gpu::Numbers;
+use touchline_compute::gpu::ElementType;
 use touchline_compute::gpu::context::Gpu;
 use touchline_compute::gpu::launch::Launcher;
 
@@ -27,7 +27,7 @@ const SIDE: usize = 8192;
 const ROUNDS: usize = 10;
 
 impl Ceilings {
-    pub fn measure(gpu: &mut Gpu, numbers: Numbers) -> Outcome<Self> {
+    pub fn measure(gpu: &mut Gpu, numbers: ElementType) -> Outcome<Self> {
         let device = gpu.device();
         let block = Tensor::zeros(BYTES / 4, DType::F32, &device)?;
         let copy = best(gpu, |_| Ok(block.copy()?))?;
@@ -40,7 +40,7 @@ impl Ceilings {
     }
 }
 
-fn random(device: &Device, numbers: Numbers) -> Outcome<Tensor> {
+fn random(device: &Device, numbers: ElementType) -> Outcome<Tensor> {
     Ok(Tensor::randn(0f32, 1., (SIDE, SIDE), device)?.to_dtype(numbers.dtype())?)
 }
 

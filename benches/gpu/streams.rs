@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use touchline_compute::gpu::Numbers;
-use touchline_compute::gpu::placement::{Placement, Wish};
+use touchline_compute::gpu::ElementType;
+use touchline_compute::gpu::placement::{DeviceChoice, Placement};
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
 use touchline_core::clip::ClipSecond;
@@ -76,7 +76,7 @@ pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<()> {
 
 fn trial(dir: &Path, device: usize, streams: usize) -> Outcome<Trial> {
     let mut pack = Pack::open(dir)?;
-    pack.placement = Placement { wish: Wish::Cuda(vec![device]), numbers: Numbers::F16 };
+    pack.placement = Placement { wish: DeviceChoice::Cuda(vec![device]), numbers: ElementType::F16 };
     let seconds: Arc<Vec<ClipSecond>> = Arc::new((0..DIFFERENT).map(|seed| second(&pack, seed)).collect());
     let mut engine = Engine::load(pack)?;
     let queue = Arc::new(Queue::default());

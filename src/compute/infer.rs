@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::backend::{Backend, BackendError, Loaded, Logits, open, open_cpu};
 pub use crate::features::is_silent;
-use crate::gpu::placement::{Placement, Wish};
+use crate::gpu::placement::{DeviceChoice, Placement};
 use crate::models::pack::Pack;
 use crate::nn::fused::Observed;
 use touchline_core::clip::{Absent, ClipSecond};
@@ -187,10 +187,10 @@ impl Engine {
     /// Fills the logits. With `--device auto` a lost device is replaced by the CPU, for this batch and all later ones.
     fn compute(&mut self, seconds: &[&ClipSecond], observer: Option<&dyn Observer>) -> Result<()> {
         match self.backend.score(seconds, &mut self.logits, observer) {
-            Err(BackendError::DeviceLost(cause)) if self.models.pack.placement.wish == Wish::Auto => {
+            Err(BackendError::DeviceLost(cause)) if self.models.pack.placement.wish == DeviceChoice::Auto => {
                 tracing::error!("{cause}; computing on the CPU from now on");
                 let mut pack = (*self.models.pack).clone();
-                pack.placement = Placement { wish: Wish::Cpu, ..pack.placement };
+                pack.placement = Placement { wish: DeviceChoice::Cpu, ..pack.placement };
                 let pack = Arc::new(pack);
                 let backend = open_cpu(&pack)?;
                 *self = Self::with_backend(pack, backend);

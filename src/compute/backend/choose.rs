@@ -2,7 +2,7 @@
 
 use super::gpu;
 use super::probe::Unavailable;
-use crate::gpu::placement::Wish;
+use crate::gpu::placement::DeviceChoice;
 
 /// The device of an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,11 +16,11 @@ pub(super) enum Choice {
 }
 
 /// Chooses a device. With `auto` on a machine whose GPU cannot be used, the log says why the CPU is chosen.
-pub(super) fn choose(wish: &Wish) -> Choice {
+pub(super) fn choose(wish: &DeviceChoice) -> Choice {
     match wish {
-        Wish::Cpu => Choice::Cpu,
-        Wish::Cuda(ordinals) => Choice::Gpus { ordinals: ordinals.clone(), fall_back: false },
-        Wish::Auto => match gpu::usable() {
+        DeviceChoice::Cpu => Choice::Cpu,
+        DeviceChoice::Cuda(ordinals) => Choice::Gpus { ordinals: ordinals.clone(), fall_back: false },
+        DeviceChoice::Auto => match gpu::usable() {
             Ok(ordinals) => Choice::Gpus { ordinals, fall_back: true },
             Err(why) => {
                 match why {
@@ -40,11 +40,11 @@ mod tests {
 
     #[test]
     fn the_cpu_is_always_there() {
-        assert_eq!(choose(&Wish::Cpu), Choice::Cpu);
+        assert_eq!(choose(&DeviceChoice::Cpu), Choice::Cpu);
     }
 
     #[test]
     fn a_gpu_that_was_asked_for_by_number_has_no_substitute() {
-        assert_eq!(choose(&Wish::Cuda(vec![1])), Choice::Gpus { ordinals: vec![1], fall_back: false });
+        assert_eq!(choose(&DeviceChoice::Cuda(vec![1])), Choice::Gpus { ordinals: vec![1], fall_back: false });
     }
 }

@@ -77,14 +77,14 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use crate::gpu::placement::Wish;
+    use crate::gpu::placement::DeviceChoice;
     use crate::models::pack::Pack;
 
     #[test]
     fn a_gpu_that_was_asked_for_by_number_is_an_error_with_advice() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../weights/compact");
         let mut pack = Pack::open(&dir).unwrap();
-        pack.placement.wish = Wish::Cuda(vec![0]);
+        pack.placement.wish = DeviceChoice::Cuda(vec![0]);
         let error = crate::backend::open(&Arc::new(pack), None).err().expect("this build has no CUDA");
         let text = error.to_string();
         assert!(text.contains("cuda:0") && text.contains("--features cuda") && !text.contains('\n'), "{text}");

@@ -1,7 +1,7 @@
 //! Reports which devices this machine and this build have, in words for a person.
 
 pub use super::gpu::{findings, usable};
-use crate::gpu::placement::Wish;
+use crate::gpu::placement::DeviceChoice;
 
 /// Where the NVIDIA kernel module reports its version.
 const DRIVER: &str = "/proc/driver/nvidia/version";
@@ -40,7 +40,7 @@ pub fn kernel_module() -> Option<String> {
 }
 
 /// The error of a build without CUDA that was asked for a GPU.
-pub fn without_cuda(wish: &Wish) -> String {
+pub fn without_cuda(wish: &DeviceChoice) -> String {
     let driver = match kernel_module() {
         Some(module) => format!("this machine has a driver ({module})"),
         None => "this machine has no NVIDIA driver either".to_owned(),
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_build_without_cuda_says_what_to_do() {
-        let text = without_cuda(&Wish::Cuda(vec![1]));
+        let text = without_cuda(&DeviceChoice::Cuda(vec![1]));
         for part in ["--device cuda:1", "--features cuda", "driver 580", "cuDNN 9", "--device cpu"] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -17,7 +17,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Shape as TensorShape, Storage, Tensor};
 
-use super::launch::{Argument, KernelModule, Launcher, Numbers, Pointer, Shape};
+use super::launch::{Argument, ElementType, KernelModule, Launcher, Pointer, Shape};
 use super::{GpuError, compile, libraries};
 use machine::DeviceCount;
 pub(crate) use machine::reset;
@@ -162,7 +162,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`GpuError::OutOfMemory`].
-    pub fn output(&self, shape: impl Into<TensorShape>, numbers: Numbers) -> Result<Output, GpuError> {
+    pub fn output(&self, shape: impl Into<TensorShape>, numbers: ElementType) -> Result<Output, GpuError> {
         Output::new(&self.device, shape.into(), numbers).map_err(of_candle)
     }
 }
@@ -177,7 +177,7 @@ pub struct Output {
 impl Output {
     /// # Errors
     /// When the device has no memory left.
-    pub fn new(device: &CudaDevice, shape: TensorShape, numbers: Numbers) -> candle_core::Result<Self> {
+    pub fn new(device: &CudaDevice, shape: TensorShape, numbers: ElementType) -> candle_core::Result<Self> {
         let (len, stream) = (shape.elem_count(), device.cuda_stream());
         macro_rules! take {
             ($number:ty) => {{
@@ -188,9 +188,9 @@ impl Output {
             }};
         }
         let (storage, address) = match numbers {
-            Numbers::F32 => take!(f32),
-            Numbers::F16 => take!(half::f16),
-            Numbers::Bf16 => take!(half::bf16),
+            ElementType::F32 => take!(f32),
+            ElementType::F16 => take!(half::f16),
+            ElementType::Bf16 => take!(half::bf16),
         };
         Ok(Self { storage, shape, pointer: Pointer { memory: address, offset: 0 } })
     }
@@ -211,22 +211,22 @@ impl Output {
     }
 }
 
-impl Numbers {
+impl ElementType {
     /// candle's name of the type.
     pub const fn dtype(self) -> DType {
         match self {
-            Numbers::F32 => DType::F32,
-            Numbers::F16 => DType::F16,
-            Numbers::Bf16 => DType::BF16,
+            ElementType::F32 => DType::F32,
+            ElementType::F16 => DType::F16,
+            ElementType::Bf16 => DType::BF16,
         }
     }
 
     /// The type under candle's name, if kernels know it.
     pub const fn of_dtype(dtype: DType) -> Option<Self> {
         match dtype {
-            DType::F32 => Some(Numbers::F32),
-            DType::F16 => Some(Numbers::F16),
-            DType::BF16 => Some(Numbers::Bf16),
+            DType::F32 => Some(ElementType::F32),
+            DType::F16 => Some(ElementType::F16),
+            DType::BF16 => Some(ElementType::Bf16),
             _ => None,
         }
     }

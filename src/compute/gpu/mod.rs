@@ -15,7 +15,7 @@ mod libraries;
 pub mod placement;
 
 pub use fault::GpuError;
-pub use launch::{Argument, KernelModule, Launcher, Layout, Numbers, Pointer, Shape};
+pub use launch::{Argument, ElementType, KernelModule, Launcher, Layout, Pointer, Shape};
 pub use placement::Placement;
 
 /// What stands before every kernel file.

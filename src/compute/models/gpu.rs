@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Module, Tensor, bail};
 
 use super::{Architecture, Layers, LoadError, MIN_SIDE, Parts, Tensors, mobilenet_v2, resnet50};
-use crate::gpu::Numbers;
+use crate::gpu::ElementType;
 use crate::nn::ScaleShift;
 use crate::nn::cuda::DeviceNet;
 
@@ -27,7 +27,7 @@ impl GpuNetwork {
         tensors: &Tensors,
         classes: usize,
         device: &Device,
-        numbers: Numbers,
+        numbers: ElementType,
     ) -> Result<Self, LoadError> {
         let built = match architecture {
             Architecture::MobileNetV2 => Self::build(mobilenet_v2::parts(tensors, Some(classes))?, device, numbers),
@@ -37,7 +37,7 @@ impl GpuNetwork {
         built.map_err(|cause| LoadError::Build { architecture, cause })
     }
 
-    fn build<L: Layers>(parts: Parts<L>, device: &Device, numbers: Numbers) -> candle_core::Result<Self> {
+    fn build<L: Layers>(parts: Parts<L>, device: &Device, numbers: ElementType) -> candle_core::Result<Self> {
         let Some((weight, bias)) = parts.classifier else { bail!("a network on a GPU needs a classifier") };
         let (mut backbone, picture) = DeviceNet::new(device, numbers, 3);
         parts.body.fuse(&mut backbone, picture)?;
@@ -50,7 +50,7 @@ impl GpuNetwork {
     }
 
     /// The element type of the input that avoids a conversion.
-    pub fn numbers(&self) -> Numbers {
+    pub fn numbers(&self) -> ElementType {
         self.backbone.computes_with().1
     }
 

@@ -47,11 +47,11 @@ pub fn table() -> impl Iterator<Item = (usize, usize, usize, usize)> {
 
 /// MobileNetV2 1.0 with batch norm folded into its convolutions.
 #[derive(Clone, Debug)]
-pub struct MobileNetV2(Assembled<Body>);
+pub struct MobileNetV2(Assembled<NetworkBody>);
 
 /// All before the classifier.
 #[derive(Clone, Debug)]
-pub(super) struct Body {
+pub(super) struct NetworkBody {
     stem: Conv,
     blocks: Vec<InvertedResidual>,
     last: Pointwise,
@@ -69,7 +69,7 @@ struct InvertedResidual {
 }
 
 /// Reads the layers from tensors named as in torchvision.
-pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<Body>, LoadError> {
+pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<NetworkBody>, LoadError> {
     let mut loader = Loader::new(Architecture::MobileNetV2, tensors, str::to_owned);
     let stem = loader.conv(("features.0.0", "features.0.1"), (3, STEM_WIDTH), (3, 2), Activation::Relu6)?;
     let mut blocks = Vec::new();
@@ -86,7 +86,7 @@ pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<B
     let names = (format!("{name}.0"), format!("{name}.1"));
     let last = loader.pointwise((&names.0, &names.1), (inputs, FEATURE_WIDTH), Activation::Relu6)?;
     let classifier = loader.classifier(CLASSIFIER, FEATURE_WIDTH, classes)?;
-    loader.finish(None, Body { stem, blocks, last }, classifier)
+    loader.finish(None, NetworkBody { stem, blocks, last }, classifier)
 }
 
 impl MobileNetV2 {
@@ -137,7 +137,7 @@ impl MobileNetV2 {
     }
 }
 
-impl Layers for Body {
+impl Layers for NetworkBody {
     fn run(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut x = self.stem.forward(x)?;
         for block in &self.blocks {

@@ -49,11 +49,11 @@ pub fn stages() -> Vec<(String, usize, usize, usize)> {
 
 /// ResNet50, v1.5 or v2, with batch norm folded into the convolution before it wherever there is one.
 #[derive(Clone, Debug)]
-pub struct ResNet50(Assembled<Body>);
+pub struct ResNet50(Assembled<NetworkBody>);
 
 /// All between the picture and the classifier.
 #[derive(Clone, Debug)]
-pub(super) struct Body {
+pub(super) struct NetworkBody {
     stem: Conv,
     blocks: Vec<Block>,
     /// After the last block: v2 only.
@@ -74,16 +74,16 @@ struct Block {
 }
 
 /// Reads the layers of v1.5.
-pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<Body>, LoadError> {
+pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<NetworkBody>, LoadError> {
     let mut loader = Loader::new(Architecture::ResNet50, tensors, str::to_owned);
     let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
     let blocks = for_each_block(|name, channels, stride| Block::load(&mut loader, name, channels, stride))?;
     let classifier = loader.classifier(CLASSIFIER, FEATURE_WIDTH, classes)?;
-    loader.finish(None, Body { stem, blocks, last_norm: None }, classifier)
+    loader.finish(None, NetworkBody { stem, blocks, last_norm: None }, classifier)
 }
 
 /// Reads the layers of v2, under either set of names.
-pub(super) fn parts_v2(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<Body>, LoadError> {
+pub(super) fn parts_v2(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<NetworkBody>, LoadError> {
     let mxnet_prefix = tensors.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight"));
     let rename = |name: &str| match mxnet_prefix {
         Some(prefix) => mxnet_name(name).map_or_else(|| name.to_owned(), |name| format!("{prefix}{name}")),
@@ -99,7 +99,7 @@ pub(super) fn parts_v2(tensors: &Tensors, classes: Option<usize>) -> Result<Part
     let blocks = for_each_block(|name, channels, stride| Block::load_v2(&mut loader, name, channels, stride))?;
     let last_norm = Some(loader.scale_shift("norm", FEATURE_WIDTH, Activation::Relu)?);
     let classifier = loader.classifier(CLASSIFIER, FEATURE_WIDTH, classes)?;
-    loader.finish(input_norm, Body { stem, blocks, last_norm }, classifier)
+    loader.finish(input_norm, NetworkBody { stem, blocks, last_norm }, classifier)
 }
 
 impl ResNet50 {
@@ -168,7 +168,7 @@ impl ResNet50 {
     }
 }
 
-impl Layers for Body {
+impl Layers for NetworkBody {
     fn run(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut x = max_pool2d(&self.stem.forward(x)?, 3, 2, 1)?;
         for block in &self.blocks {

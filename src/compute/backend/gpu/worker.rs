@@ -10,11 +10,11 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::backend::cpu::stages;
 use crate::backend::read;
-use crate::features::cuda::{DeviceFeatures, Part, Target, Targets, Work};
+use crate::features::cuda::{BatchInputs, DeviceFeatures, FeatureStage, OutputTarget, OutputTargets};
 use crate::features::is_silent;
 use crate::gpu::context::{Gpu, Output, of_candle, reset};
 use crate::gpu::fault::{GpuError, Recovery, with_recovery};
-use crate::gpu::launch::{Layout, Numbers};
+use crate::gpu::launch::{ElementType, Layout};
 use crate::models::check_finite;
 use crate::models::gpu::GpuNetwork;
 use crate::models::pack::Pack;
@@ -241,7 +241,7 @@ impl Session {
         logits: &mut [SecondLogits],
     ) -> std::result::Result<BatchTimes, GpuError> {
         let there = |modality: Modality| self.networks.get(modality).is_some();
-        let (work, counts) = Work::of(seconds, PerModality::of(there), |second| !is_silent(second));
+        let (work, counts) = BatchInputs::of(seconds, PerModality::of(there), |second| !is_silent(second));
         let total = PerModality::of(|m| counts.iter().map(|c| *c.get(m)).sum::<usize>());
         let mut outputs = PerModality::<Option<Output>>::default();
         for modality in Modality::ALL {
@@ -254,19 +254,26 @@ impl Session {
         }
         let target = |modality: Modality| {
             let numbers = self.numbers(modality);
-            outputs.get(modality).as_ref().map(|o| Target { out: o.pointer(), numbers, layout: Layout::Interleaved })
+            outputs.get(modality).as_ref().map(|o| OutputTarget {
+                out: o.pointer(),
+                numbers,
+                layout: Layout::Interleaved,
+            })
         };
-        let targets =
-            Targets { pictures: target(Modality::Rgb), flows: target(Modality::Flow), sounds: target(Modality::Audio) };
+        let targets = OutputTargets {
+            pictures: target(Modality::Rgb),
+            flows: target(Modality::Flow),
+            sounds: target(Modality::Audio),
+        };
         // Events between the stages on the stream, read after the last one.
         let mut marks: Vec<(Option<(Modality, bool)>, CudaEvent)> = vec![(None, self.gpu.mark()?)];
         let mut failed = Ok(());
         self.features.run(&mut self.gpu, &work, &targets, &mut |gpu, part| {
             let modality = match part {
-                Part::Upload => return,
-                Part::Pictures => Modality::Rgb,
-                Part::Flows => Modality::Flow,
-                Part::Sounds => Modality::Audio,
+                FeatureStage::Upload => return,
+                FeatureStage::Pictures => Modality::Rgb,
+                FeatureStage::Flows => Modality::Flow,
+                FeatureStage::Sounds => Modality::Audio,
             };
             match gpu.mark() {
                 Ok(mark) => marks.push((Some((modality, true)), mark)),
@@ -319,8 +326,8 @@ impl Session {
     }
 
     /// Element type of the input of a modality's network.
-    fn numbers(&self, modality: Modality) -> Numbers {
-        self.networks.get(modality).as_ref().map_or(Numbers::F32, GpuNetwork::numbers)
+    fn numbers(&self, modality: Modality) -> ElementType {
+        self.networks.get(modality).as_ref().map_or(ElementType::F32, GpuNetwork::numbers)
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{CudaStorage, Layout, Result, Shape, bail};
 
 use crate::nn::Activation;
-use crate::nn::depthwise::Window;
+use crate::nn::depthwise::DepthwiseWindow;
 
 type Operand<'a> = (&'a CudaStorage, &'a Layout);
 
@@ -12,7 +12,7 @@ fn absent<T>() -> Result<T> {
 }
 
 pub(in crate::nn) fn forward(
-    _window: &Window,
+    _window: &DepthwiseWindow,
     _x: Operand<'_>,
     _weight: Operand<'_>,
     _bias: Option<Operand<'_>>,
@@ -22,7 +22,7 @@ pub(in crate::nn) fn forward(
 }
 
 pub(in crate::nn) fn backward_input(
-    _window: &Window,
+    _window: &DepthwiseWindow,
     _grad: Operand<'_>,
     _weight: Operand<'_>,
     _input: &Shape,
@@ -31,7 +31,7 @@ pub(in crate::nn) fn backward_input(
 }
 
 pub(in crate::nn) fn backward_weight(
-    _window: &Window,
+    _window: &DepthwiseWindow,
     _x: Operand<'_>,
     _grad: Operand<'_>,
     _weight: &Shape,

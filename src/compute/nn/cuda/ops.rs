@@ -9,7 +9,7 @@ use candle_core::{
 use super::MODULE;
 use crate::gpu;
 use crate::gpu::context::{Output, launch};
-use crate::gpu::launch::{Argument, Numbers, Pointer};
+use crate::gpu::launch::{Argument, ElementType, Pointer};
 use crate::nn::window_count;
 
 /// Channels that a thread has at a time.
@@ -19,31 +19,31 @@ pub(super) const EIGHT: usize = 8;
 pub(super) type Bounds = (f32, f32);
 
 /// Where the numbers of a contiguous tensor begin, and what they are.
-pub(in crate::nn) fn pointer(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<(Pointer, Numbers)> {
+pub(in crate::nn) fn pointer(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<(Pointer, ElementType)> {
     let Some((start, _)) = layout.contiguous_offsets() else {
         bail!("{op}: wants a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
     };
-    let Some(numbers) = Numbers::of_dtype(storage.dtype()) else {
+    let Some(numbers) = ElementType::of_dtype(storage.dtype()) else {
         bail!("{op}: wants f32, f16 or bf16, got {:?}", storage.dtype());
     };
     let stream = storage.device().cuda_stream();
     let memory = match numbers {
-        Numbers::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0,
-        Numbers::F16 => storage.as_cuda_slice::<half::f16>()?.device_ptr(&stream).0,
-        Numbers::Bf16 => storage.as_cuda_slice::<half::bf16>()?.device_ptr(&stream).0,
+        ElementType::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0,
+        ElementType::F16 => storage.as_cuda_slice::<half::f16>()?.device_ptr(&stream).0,
+        ElementType::Bf16 => storage.as_cuda_slice::<half::bf16>()?.device_ptr(&stream).0,
     };
     Ok((Pointer { memory, offset: (start * numbers.bytes()) as u64 }, numbers))
 }
 
 /// As [`pointer`], to be written.
-fn pointer_mut(op: &str, storage: &mut CudaStorage, layout: &Layout) -> Result<(Pointer, Numbers)> {
+fn pointer_mut(op: &str, storage: &mut CudaStorage, layout: &Layout) -> Result<(Pointer, ElementType)> {
     let (pointer, numbers) = pointer(op, storage, layout)?;
     let stream = storage.device().cuda_stream();
     // The same address; asked for as mutable, so that who else reads the tensor is waited for.
     let memory = match numbers {
-        Numbers::F32 => storage.as_cuda_slice_mut::<f32>()?.device_ptr_mut(&stream).0,
-        Numbers::F16 => storage.as_cuda_slice_mut::<half::f16>()?.device_ptr_mut(&stream).0,
-        Numbers::Bf16 => storage.as_cuda_slice_mut::<half::bf16>()?.device_ptr_mut(&stream).0,
+        ElementType::F32 => storage.as_cuda_slice_mut::<f32>()?.device_ptr_mut(&stream).0,
+        ElementType::F16 => storage.as_cuda_slice_mut::<half::f16>()?.device_ptr_mut(&stream).0,
+        ElementType::Bf16 => storage.as_cuda_slice_mut::<half::bf16>()?.device_ptr_mut(&stream).0,
     };
     Ok((Pointer { memory, ..pointer }, numbers))
 }
@@ -51,16 +51,16 @@ fn pointer_mut(op: &str, storage: &mut CudaStorage, layout: &Layout) -> Result<(
 /// As [`pointer`], of numbers that have to be f32.
 pub(in crate::nn) fn f32_pointer(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<Pointer> {
     match pointer(op, storage, layout)? {
-        (pointer, Numbers::F32) => Ok(pointer),
+        (pointer, ElementType::F32) => Ok(pointer),
         (_, other) => bail!("{op}: wants f32, got {}", other.name()),
     }
 }
 
-fn named(kernels: [&'static str; 3], numbers: Numbers) -> &'static str {
+fn named(kernels: [&'static str; 3], numbers: ElementType) -> &'static str {
     match numbers {
-        Numbers::F32 => kernels[0],
-        Numbers::F16 => kernels[1],
-        Numbers::Bf16 => kernels[2],
+        ElementType::F32 => kernels[0],
+        ElementType::F16 => kernels[1],
+        ElementType::Bf16 => kernels[2],
     }
 }
 
@@ -82,15 +82,15 @@ fn no_cpu<T>(op: &str) -> Result<T> {
 /// When shapes or types do not fit.
 pub(super) fn finish(y: Tensor, bias: &Tensor, residual: Option<&Tensor>, bounds: Bounds) -> Result<Tensor> {
     match residual {
-        Some(residual) => y.inplace_op3(bias, residual, &Finish(bounds))?,
-        None => y.inplace_op2(bias, &Finish(bounds))?,
+        Some(residual) => y.inplace_op3(bias, residual, &BiasActivation(bounds))?,
+        None => y.inplace_op2(bias, &BiasActivation(bounds))?,
     }
     Ok(y)
 }
 
-struct Finish(Bounds);
+struct BiasActivation(Bounds);
 
-impl Finish {
+impl BiasActivation {
     fn run(
         &self,
         y: &mut CudaStorage,
@@ -118,7 +118,7 @@ impl Finish {
     }
 }
 
-impl InplaceOp2 for Finish {
+impl InplaceOp2 for BiasActivation {
     fn name(&self) -> &'static str {
         "bias-activation"
     }
@@ -132,7 +132,7 @@ impl InplaceOp2 for Finish {
     }
 }
 
-impl InplaceOp3 for Finish {
+impl InplaceOp3 for BiasActivation {
     fn name(&self) -> &'static str {
         "bias-residual-activation"
     }
