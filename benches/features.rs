@@ -7,7 +7,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use touchline_compute::features::cpu::farneback::Farneback;
 use touchline_compute::features::cpu::mel::LogMel;
-use touchline_compute::features::cpu::resize::{Line, Plan};
+use touchline_compute::features::cpu::resize::{ResizePlan, ResizeScratch};
 use touchline_compute::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
 use touchline_core::frame::RgbView;
 
@@ -29,8 +29,8 @@ fn resize(c: &mut Criterion) {
     let params = PictureParams { width: 224, height: 224, fit: Fit::Stretch, mean: [0.45; 3], std: [0.225; 3] };
     for (width, height) in [(640, 360), (1280, 720)] {
         let data: Vec<u8> = texture(width, height, 0.0).iter().flat_map(|&v| [v as u8, v as u8 / 2, v as u8]).collect();
-        let plan = Plan::new((width, height), (224, 224), Fit::Stretch);
-        let (mut line, mut out) = (Line::default(), vec![0.0; 3 * 224 * 224]);
+        let plan = ResizePlan::new((width, height), (224, 224), Fit::Stretch);
+        let (mut line, mut out) = (ResizeScratch::default(), vec![0.0; 3 * 224 * 224]);
         group.bench_function(BenchmarkId::new("picture-224x224", format!("{width}x{height}")), |b| {
             b.iter(|| plan.picture(black_box(RgbView { data: &data, width, height }), &params, &mut line, &mut out));
         });

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use touchline_compute::features::cpu::farneback::Farneback;
 use touchline_compute::features::cpu::mel::{LogMel, Mfcc};
-use touchline_compute::features::cpu::resize::{Line, Plan};
+use touchline_compute::features::cpu::resize::{ResizePlan, ResizeScratch};
 use touchline_compute::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
 use touchline_core::frame::RgbView;
 
@@ -252,7 +252,7 @@ struct ResizeCase {
 #[test]
 fn resizing_equals_pillow() {
     let reference = reference::bytes("features/resize.rgb8");
-    let mut line = Line::default();
+    let mut line = ResizeScratch::default();
     let mut worst = 0f32;
     for case in table::<ResizeCase>("resize.json") {
         let (width, height) = case.target;
@@ -262,7 +262,7 @@ fn resizing_equals_pillow() {
         // Normalised so that the values are levels again.
         let params = PictureParams { width, height, fit: case.fit, mean: [0.0; 3], std: [1.0 / 255.0; 3] };
         let mut out = vec![f32::NAN; 3 * width * height];
-        Plan::new(case.source, case.target, case.fit).picture(view, &params, &mut line, &mut out);
+        ResizePlan::new(case.source, case.target, case.fit).picture(view, &params, &mut line, &mut out);
         for (i, want) in reference[case.offset..][..3 * width * height].iter().enumerate() {
             let got = out[i % 3 * width * height + i / 3];
             let difference = (got - f32::from(*want)).abs();

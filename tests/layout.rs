@@ -49,8 +49,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["worker"],
         ],
     ),
-    // The kernels of features and networks are compiled with the context of their device.
-    ("compute", &[&["gpu", "features", "nn"], &["models"], &["infer"]]),
+    ("compute", &[&["gpu"], &["features"], &["nn"], &["models"], &["backend"], &["infer"]]),
     (
         "learn",
         &[

@@ -1,33 +1,33 @@
-//! What the device can do at most, as measured on it: bytes a second of its memory and of the way to it, operations a second.
+//! The measured peak rates of a device: memory bandwidth, upload bandwidth, and operations per second.
 
 use candle_core::{DType, Device, Tensor};
-use touchline_compute::gpu::Numbers;
+use touchline_compute::gpu::ElementType;
 use touchline_compute::gpu::context::Gpu;
 use touchline_compute::gpu::launch::Launcher;
 
 use crate::Outcome;
 
-/// Measured, each the best of a few rounds.
+/// Each figure is the best of [`ROUNDS`].
 pub struct Ceilings {
-    /// Bytes a second, read and written, of a copy within the device.
+    /// Bytes per second, read plus written, of a copy within the device.
     pub memory: f64,
-    /// Bytes a second of pinned host memory to the device.
+    /// Bytes per second from pinned host memory to the device.
     pub upload: f64,
-    /// Operations a second of a large matrix product.
+    /// Operations per second of a large matrix product.
     pub products: f64,
 }
 
-/// Bytes of the copies.
+/// Size of the copies, bytes.
 const BYTES: usize = 1 << 28;
 
-/// Sides of the matrices.
+/// Side of the matrices.
 const SIDE: usize = 8192;
 
-/// Rounds of which the best counts.
+/// Rounds; the best one counts.
 const ROUNDS: usize = 10;
 
 impl Ceilings {
-    pub fn measure(gpu: &mut Gpu, numbers: Numbers) -> Outcome<Self> {
+    pub fn measure(gpu: &mut Gpu, numbers: ElementType) -> Outcome<Self> {
         let device = gpu.device();
         let block = Tensor::zeros(BYTES / 4, DType::F32, &device)?;
         let copy = best(gpu, |_| Ok(block.copy()?))?;
@@ -40,11 +40,11 @@ impl Ceilings {
     }
 }
 
-fn random(device: &Device, numbers: Numbers) -> Outcome<Tensor> {
+fn random(device: &Device, numbers: ElementType) -> Outcome<Tensor> {
     Ok(Tensor::randn(0f32, 1., (SIDE, SIDE), device)?.to_dtype(numbers.dtype())?)
 }
 
-/// Seconds of the best of a few rounds on the device, after two that do not count.
+/// Duration of the best round on the device, seconds, after two rounds of warm-up.
 pub fn best<T>(gpu: &mut Gpu, mut work: impl FnMut(&mut Gpu) -> Outcome<T>) -> Outcome<f64> {
     let mut shortest = f64::INFINITY;
     for round in 0..ROUNDS + 2 {

@@ -1,17 +1,18 @@
-//! What a GPU does with Touchline's work: whether it computes the same, and how fast. Needs no GStreamer.
+//! Compares a GPU with the CPU, and measures its speed. Needs no GStreamer.
 //!
 //! ```sh
 //! cargo build --release --locked --no-default-features --features cuda --bin touchline-gpu-bench
-//! touchline-gpu-bench parity  [--device 0]                 exit code 1 if anything differs from the CPU by too much
+//! touchline-gpu-bench parity  [--device 0]                 exit code 1 if anything differs too much from the CPU
 //! touchline-gpu-bench stages  [--device 0] [--pack DIR]    time of each stage by batch, beside its floor
 //! touchline-gpu-bench streams [--device 0] [--pack DIR]    streams at a p95 of the decision latency below 250 ms
 //! ```
 //!
-//! Tables come out as Markdown. `deploy/gpu-check.sh` runs all of it, with the peers.
+//! Output is Markdown tables. `deploy/gpu-check.sh` runs all of it, and the peers.
 
 mod ceilings;
 mod material;
 mod parity;
+mod queue;
 mod stages;
 mod streams;
 
@@ -20,8 +21,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use touchline_compute::gpu::context;
+use touchline_core::observer::{DeviceFault, Observer, Stage};
 
-/// Measures a GPU, and compares what it computes with the CPU.
+/// Measures a GPU, and compares its results with the CPU's.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -40,11 +42,20 @@ enum Command {
     Parity,
     /// Time of each stage by batch, beside its floor.
     Stages,
-    /// Streams that one GPU watches.
+    /// How many streams one GPU can watch.
     Streams,
 }
 
-/// What may go wrong here, in words.
+/// Ignores the engine's reports: the bench measures from outside.
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn observe_stage(&self, _stage: Stage, _ns: u64) {}
+
+    fn device_fault(&self, _fault: DeviceFault) {}
+}
+
+/// A result whose error is printed and ends the program.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
@@ -63,7 +74,12 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Outcome<bool> {
     let gpus = context::all()?;
     let Some(gpu) = gpus.iter().find(|gpu| gpu.ordinal == cli.device) else {
-        return Err(format!("there is no GPU {}; the driver lists {}", cli.device, gpus.len()).into());
+        return Err(format!(
+            "there is no GPU {}; the driver lists {} GPU(s); choose one with --device",
+            cli.device,
+            gpus.len()
+        )
+        .into());
     };
     let ((driver, minor), (nvrtc, nvrtc_minor)) = (context::driver_version()?, context::compiler_version()?);
     println!(

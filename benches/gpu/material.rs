@@ -1,4 +1,4 @@
-//! Seconds to compute with: moving textures and chords, no two alike.
+//! Synthetic seconds: moving textures and tones, each one different.
 
 use touchline_compute::models::pack::Pack;
 use touchline_core::clip::{ClipSecond, FlowPair};
@@ -6,7 +6,7 @@ use touchline_core::frame::Frame;
 use touchline_core::pool::Pooled;
 use touchline_core::time::Pts;
 
-/// Pictures and pairs of a second, as the packs that ship take them.
+/// Pictures and pairs per second, as in the shipped packs.
 pub const PICTURES: usize = 5;
 
 /// Nanoseconds between the two pictures of a pair.
@@ -18,7 +18,7 @@ pub fn second(pack: &Pack, seed: u32) -> ClipSecond {
     second_of(pack, seed, (height * 16 / 9, height))
 }
 
-/// A second of pictures of a size.
+/// As [`second`], with pictures of another size.
 pub fn second_of(pack: &Pack, seed: u32, (width, height): (u32, u32)) -> ClipSecond {
     let frame = |t: u32| {
         let shift = 3 * (t % 2) + 11 * (t / 2);
@@ -38,7 +38,7 @@ pub fn second_of(pack: &Pack, seed: u32, (width, height): (u32, u32)) -> ClipSec
     second
 }
 
-/// The same pictures and sound once more.
+/// A copy with another time of arrival; pictures are shared.
 pub fn again(second: &ClipSecond, arrived_ns: u64) -> ClipSecond {
     let mut copy = ClipSecond::of_pictures(second.frames.clone());
     copy.rgb.clone_from(&second.rgb);

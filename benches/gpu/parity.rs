@@ -1,23 +1,23 @@
-//! What a GPU computes against the CPU: inputs of the models in f32, and scores of whole packs.
+//! Compares a GPU with the CPU: inputs of the models in f32, and scores of whole packs.
 
 use std::path::{Path, PathBuf};
 
+use touchline_compute::backend::gpu;
 use touchline_compute::features::FeatureExtractor;
-use touchline_compute::features::cuda::{DeviceFeatures, Target, Targets, Work};
-use touchline_compute::gpu::Numbers;
-use touchline_compute::gpu::context::{Gpu, check};
+use touchline_compute::features::cuda::{BatchInputs, DeviceFeatures, OutputTarget, OutputTargets};
+use touchline_compute::gpu::ElementType;
+use touchline_compute::gpu::context::Gpu;
 use touchline_compute::gpu::launch::Layout;
-use touchline_compute::gpu::placement::{Placement, Wish};
+use touchline_compute::gpu::placement::{DeviceChoice, Placement};
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
 use touchline_compute::nn::fused::Precision;
 use touchline_core::clip::ClipSecond;
 use touchline_core::decision::PerModality;
 use touchline_core::labels::Modality;
-use touchline_serve::metrics::Metrics;
 
-use crate::Outcome;
 use crate::material::second_of;
+use crate::{Outcome, Unobserved};
 
 /// Sizes of pictures: the usual one, odd ones, and one smaller than the model's.
 const SIZES: [(u32, u32); 4] = [(512, 288), (321, 241), (163, 288), (97, 65)];
@@ -26,12 +26,12 @@ const SIZES: [(u32, u32); 4] = [(512, 288), (321, 241), (163, 288), (97, 65)];
 /// standard deviations.
 const INPUTS: PerModality<f32> = PerModality { rgb: 1e-3, flow: 1e-3, audio: 1e-4 };
 
-/// Largest difference of a probability, by the network's numbers.
-const SCORES: [(Numbers, f32); 3] = [(Numbers::F32, 1e-3), (Numbers::F16, 1e-2), (Numbers::Bf16, 5e-2)];
+/// Largest difference of a probability, by the element type of the network.
+const SCORES: [(ElementType, f32); 3] = [(ElementType::F32, 1e-3), (ElementType::F16, 1e-2), (ElementType::Bf16, 5e-2)];
 
 pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<bool> {
-    let mut gpu = Gpu::open(device)?;
-    check(&mut gpu)?;
+    let mut gpu = gpu::open(device)?;
+    gpu::check(&mut gpu)?;
     println!("All kernels compile and load; cuDNN starts.\n");
     println!("| what | largest difference to the CPU | allowed | |");
     println!("|---|---|---|---|");
@@ -74,22 +74,29 @@ fn inputs(gpu: &mut Gpu, dir: &Path) -> Outcome<bool> {
     let seconds = seconds(&pack);
     let all: Vec<&ClipSecond> = seconds.iter().collect();
     let wants = PerModality { rgb: parts.0.is_some(), flow: parts.1.is_some(), audio: parts.2.is_some() };
-    let (work, _) = Work::of(&all, wants, |_| true);
+    let (work, _) = BatchInputs::of(&all, wants, |_| true);
     let mut want = PerModality::<Vec<f32>>::default();
     for second in &seconds {
         cpu.pictures_into(second, &mut want.rgb);
         cpu.flows_into(second, &mut want.flow);
         cpu.sound_into(second, &mut want.audio);
     }
-    let memory = |modality: Modality| gpu.output(want.get(modality).len().max(1), Numbers::F32);
+    let memory = |modality: Modality| gpu.output(want.get(modality).len().max(1), ElementType::F32);
     let outputs =
         PerModality { rgb: memory(Modality::Rgb)?, flow: memory(Modality::Flow)?, audio: memory(Modality::Audio)? };
     let target = |modality: Modality| {
         let out = outputs.get(modality).pointer();
-        (!want.get(modality).is_empty()).then_some(Target { out, numbers: Numbers::F32, layout: Layout::Planar })
+        (!want.get(modality).is_empty()).then_some(OutputTarget {
+            out,
+            numbers: ElementType::F32,
+            layout: Layout::Planar,
+        })
     };
-    let targets =
-        Targets { pictures: target(Modality::Rgb), flows: target(Modality::Flow), sounds: target(Modality::Audio) };
+    let targets = OutputTargets {
+        pictures: target(Modality::Rgb),
+        flows: target(Modality::Flow),
+        sounds: target(Modality::Audio),
+    };
     device.run(gpu, &work, &targets, &mut |_, _| {})?;
     let mut fits = true;
     for modality in Modality::ALL {
@@ -105,19 +112,18 @@ fn inputs(gpu: &mut Gpu, dir: &Path) -> Outcome<bool> {
     Ok(fits)
 }
 
-/// Scores of whole seconds: the same class on top wherever the CPU is not undecided, and probabilities that are close.
+/// Scores of whole seconds: probabilities must be close, and the top class the same wherever the CPU's lead is clear.
 fn scores(device: usize, dir: &Path) -> Outcome<bool> {
     let mut pack = Pack::open(dir)?;
     (pack.precision, pack.placement) = (Precision::F32, Placement::CPU);
     let seconds = seconds(&pack);
     let all: Vec<&ClipSecond> = seconds.iter().collect();
-    let metrics = Metrics::new();
-    let want = Engine::load(pack.clone())?.score(&all, &metrics)?;
+    let want = Engine::load(pack.clone())?.score(&all, &Unobserved)?;
     let mut fits = true;
     for (numbers, allowed) in SCORES {
-        pack.placement = Placement { wish: Wish::Cuda(vec![device]), numbers };
+        pack.placement = Placement { wish: DeviceChoice::Cuda(vec![device]), numbers };
         let mut engine = Engine::load(pack.clone())?;
-        let got = engine.score(&all, &metrics)?;
+        let got = engine.score(&all, &Unobserved)?;
         for modality in Modality::ALL {
             let pairs = got.iter().zip(&want).filter_map(|(got, want)| {
                 Some((got.scores.get(modality).as_ref()?, want.scores.get(modality).as_ref()?))

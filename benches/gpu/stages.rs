@@ -1,16 +1,18 @@
-//! Time of each stage by batch, beside its floor: what its bytes and operations take at the measured ceilings.
+//! Time of each stage by batch size, beside its floor: the time its bytes and operations take at the measured ceilings.
 
 use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
+use touchline_compute::backend::gpu;
 use touchline_compute::features::cpu::farneback::Farneback;
-use touchline_compute::features::cuda::{DeviceFeatures, Part, Target, Targets, Work};
+use touchline_compute::features::cuda::{BatchInputs, DeviceFeatures, FeatureStage, OutputTarget, OutputTargets};
 use touchline_compute::features::params::FlowParams;
-use touchline_compute::gpu::Numbers;
+use touchline_compute::gpu::ElementType;
 use touchline_compute::gpu::context::{Gpu, Output};
 use touchline_compute::gpu::launch::Layout;
+use touchline_compute::models::gpu::GpuNetwork;
 use touchline_compute::models::pack::{ModelSpec, Pack};
-use touchline_compute::models::{Network, Runs, read_weights_verified};
+use touchline_compute::models::{Network, read_weights_verified};
 use touchline_core::clip::ClipSecond;
 use touchline_core::decision::PerModality;
 use touchline_core::labels::Modality;
@@ -25,10 +27,10 @@ const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Rounds of which the median counts.
 const ROUNDS: usize = 15;
 
-const NUMBERS: Numbers = Numbers::F16;
+const NUMBERS: ElementType = ElementType::F16;
 
 pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<()> {
-    let mut gpu = Gpu::open(device)?;
+    let mut gpu = gpu::open(device)?;
     let ceilings = Ceilings::measure(&mut gpu, NUMBERS)?;
     println!(
         "Measured ceilings: memory {:.0} GB/s, upload {:.1} GB/s, {} products {:.0} TFLOP/s\n",
@@ -57,11 +59,11 @@ fn features(gpu: &mut Gpu, pack: &Pack, ceilings: &Ceilings) -> Outcome<()> {
         let seconds: Vec<ClipSecond> = (0..batch as u32).map(|seed| second(pack, seed)).collect();
         let all: Vec<&ClipSecond> = seconds.iter().collect();
         let wants = PerModality { rgb: rgb.is_some(), flow: flow.is_some(), audio: audio.is_some() };
-        let (work, _) = Work::of(&all, wants, |_| true);
+        let (work, _) = BatchInputs::of(&all, wants, |_| true);
         let mut rounds: Vec<[f32; 4]> = Vec::new();
         for _ in 0..ROUNDS + 2 {
             let outputs = Outputs::new(gpu, &features, &work)?;
-            let mut marks = vec![(Part::Upload, gpu.mark()?)];
+            let mut marks = vec![(FeatureStage::Upload, gpu.mark()?)];
             let mut failed = None;
             features.run(gpu, &work, &outputs.targets(), &mut |gpu, part| match gpu.mark() {
                 Ok(mark) => marks.push((part, mark)),
@@ -86,13 +88,13 @@ fn features(gpu: &mut Gpu, pack: &Pack, ceilings: &Ceilings) -> Outcome<()> {
             + work.sounds.iter().map(|s| 4 * s.len()).sum::<usize>();
         let upload_floor = bytes as f64 / ceilings.upload * 1e3;
         let flow_floor = flow.map_or(0.0, |flow| flow_bytes(flow) * work.pairs.len() as f64 / ceilings.memory * 1e3);
-        let ratio = if flow_floor > 0.0 { median(Part::Flows as usize) / flow_floor } else { 0.0 };
+        let ratio = if flow_floor > 0.0 { median(FeatureStage::Flows as usize) / flow_floor } else { 0.0 };
         println!(
             "| {batch} | {:.3} | {upload_floor:.3} | {:.3} | {:.3} | {flow_floor:.3} | {ratio:.1} | {:.3} |",
-            median(Part::Upload as usize),
-            median(Part::Pictures as usize),
-            median(Part::Flows as usize),
-            median(Part::Sounds as usize),
+            median(FeatureStage::Upload as usize),
+            median(FeatureStage::Pictures as usize),
+            median(FeatureStage::Flows as usize),
+            median(FeatureStage::Sounds as usize),
         );
     }
     println!();
@@ -107,7 +109,7 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn new(gpu: &Gpu, features: &DeviceFeatures<Gpu>, work: &Work<'_>) -> Outcome<Self> {
+    fn new(gpu: &Gpu, features: &DeviceFeatures<Gpu>, work: &BatchInputs<'_>) -> Outcome<Self> {
         let output = |count: usize, size: Option<(usize, usize)>| match size {
             Some((width, height)) if count > 0 => gpu.output((count, height, width, 3), NUMBERS).map(Some),
             _ => Ok(None),
@@ -119,12 +121,12 @@ impl Outputs {
         })
     }
 
-    fn targets(&self) -> Targets {
+    fn targets(&self) -> OutputTargets {
         let target = |output: &Option<Output>| {
             let (numbers, layout) = (NUMBERS, Layout::Interleaved);
-            output.as_ref().map(|o| Target { out: o.pointer(), numbers, layout })
+            output.as_ref().map(|o| OutputTarget { out: o.pointer(), numbers, layout })
         };
-        Targets { pictures: target(&self.pictures), flows: target(&self.flows), sounds: target(&self.sounds) }
+        OutputTargets { pictures: target(&self.pictures), flows: target(&self.flows), sounds: target(&self.sounds) }
     }
 }
 
@@ -158,10 +160,10 @@ fn networks(gpu: &mut Gpu, pack: &Pack, ceilings: &Ceilings) -> Outcome<()> {
         };
         let Some((height, width)) = size else { continue };
         let tensors = read_weights_verified(&model.weights, &model.sha256, &Device::Cpu)?;
-        let load = |runs: Runs<'_>| Network::load_to_run(model.architecture, &tensors, Some(model.outputs.len()), runs);
-        let on_cpu = load(Runs::Cpu(touchline_compute::nn::fused::Arithmetic::F32))?;
+        let (architecture, classes) = (model.architecture, model.outputs.len());
+        let on_cpu = Network::load(architecture, &tensors, Some(classes))?;
         let products: f64 = on_cpu.profile(1, (height, width), 1)?.iter().map(|cost| cost.products as f64).sum();
-        let network = load(Runs::Gpu(gpu.device(), NUMBERS))?;
+        let network = GpuNetwork::load(architecture, &tensors, classes, &gpu.device(), NUMBERS)?;
         for batch in BATCHES.into_iter().chain([128, 256]) {
             let x = Tensor::randn(0f32, 1., (batch, height, width, 3), &gpu.device())?.to_dtype(NUMBERS.dtype())?;
             let ms = best(gpu, |_| Ok(network.forward(&x)?))? * 1e3;

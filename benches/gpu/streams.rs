@@ -1,26 +1,24 @@
-//! How many live streams one GPU watches: seconds of N streams arrive at their own times, as they would, and go through the
-//! queue and the engine of the product. Decoding is not part of it.
+//! How many live streams one GPU can watch: seconds of N streams arrive spread over each second and go through a queue and
+//! the engine. Decoding is not included.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use touchline_compute::gpu::Numbers;
-use touchline_compute::gpu::placement::{Placement, Wish};
+use touchline_compute::gpu::ElementType;
+use touchline_compute::gpu::placement::{DeviceChoice, Placement};
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
-use touchline_core::clip::{ClipOutput, ClipSecond};
-use touchline_core::item::Pace;
-use touchline_serve::backlog::Backlog;
-use touchline_serve::metrics::Metrics;
+use touchline_core::clip::ClipSecond;
 
-use crate::Outcome;
 use crate::material::{again, second};
+use crate::queue::Queue;
+use crate::{Outcome, Unobserved};
 
-/// The latency that has to be kept, milliseconds.
+/// The largest p95 latency that passes, milliseconds.
 const LATENCY_MS: f64 = 250.0;
 
-/// Seconds of a trial, and of those the first that do not count.
+/// Length of a trial, and of its warm-up, which is not counted; seconds.
 const TRIAL_S: u64 = 12;
 const WARM_S: u64 = 3;
 
@@ -28,10 +26,10 @@ const WARM_S: u64 = 3;
 const BATCH_MAX: usize = 64;
 const BATCH_WAIT: Duration = Duration::from_millis(20);
 
-/// Different seconds that streams show by turns.
+/// Different seconds that the streams take turns with.
 const DIFFERENT: u32 = 16;
 
-/// What a trial showed.
+/// The figures of a trial.
 struct Trial {
     p50_ms: f64,
     p95_ms: f64,
@@ -47,7 +45,7 @@ pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<()> {
         let mut kept = 0;
         let mut streams = 50;
         let mut step = 50;
-        // Doubling until it breaks, then closing in.
+        // Double the streams until a trial fails, then bisect.
         let mut broken: Option<usize> = None;
         while step >= 10 {
             let trial = trial(dir, device, streams)?;
@@ -78,43 +76,34 @@ pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<()> {
 
 fn trial(dir: &Path, device: usize, streams: usize) -> Outcome<Trial> {
     let mut pack = Pack::open(dir)?;
-    pack.placement = Placement { wish: Wish::Cuda(vec![device]), numbers: Numbers::F16 };
+    pack.placement = Placement { wish: DeviceChoice::Cuda(vec![device]), numbers: ElementType::F16 };
     let seconds: Arc<Vec<ClipSecond>> = Arc::new((0..DIFFERENT).map(|seed| second(&pack, seed)).collect());
     let mut engine = Engine::load(pack)?;
-    let backlog = Arc::new(Backlog::new());
-    let lines: Vec<_> = (0..streams).map(|_| backlog.add_line(Pace::Live)).collect();
+    let queue = Arc::new(Queue::default());
     let began = Instant::now();
     let feeder = std::thread::spawn({
-        let (backlog, seconds) = (Arc::clone(&backlog), Arc::clone(&seconds));
+        let (queue, seconds) = (Arc::clone(&queue), Arc::clone(&seconds));
         move || {
             for second in 0..TRIAL_S {
-                for (i, line) in lines.iter().enumerate() {
-                    // Streams begin at any time: their seconds are spread evenly over one.
+                for i in 0..streams {
+                    // Streams end their seconds at different times: spread evenly.
                     let phase_ns = i as u64 * 1_000_000_000 / streams as u64;
                     let due = Duration::from_nanos(second * 1_000_000_000 + phase_ns);
                     std::thread::sleep(due.saturating_sub(began.elapsed()));
                     let arrived_ns = due.as_nanos() as u64;
                     let shown = &seconds[(i + second as usize) % seconds.len()];
-                    backlog.push(*line, ClipOutput::Second(again(shown, arrived_ns)));
+                    queue.push(i, again(shown, arrived_ns));
                 }
             }
-            // What is under way is finished.
+            // Time to finish what is queued.
             std::thread::sleep(Duration::from_millis(500));
-            backlog.close();
+            queue.close();
         }
     });
-    let metrics = Metrics::new();
-    let (mut latencies, mut shed, mut batches) = (Vec::new(), 0, 0usize);
-    while let Some(batch) = backlog.gather(BATCH_MAX, BATCH_WAIT) {
-        shed += batch.iter().flat_map(|t| &t.items).filter(|item| matches!(item, ClipOutput::Gap(_))).count();
-        let seconds: Vec<&ClipSecond> = batch
-            .iter()
-            .filter_map(|taken| match taken.items.last() {
-                Some(ClipOutput::Second(second)) => Some(second),
-                _ => None,
-            })
-            .collect();
-        engine.score(&seconds, &metrics)?;
+    let (mut latencies, mut batches) = (Vec::new(), 0usize);
+    while let Some(batch) = queue.gather(BATCH_MAX, BATCH_WAIT) {
+        let seconds: Vec<&ClipSecond> = batch.iter().collect();
+        engine.score(&seconds, &Unobserved)?;
         let now_ns = began.elapsed().as_nanos() as u64;
         batches += 1;
         let counted = seconds.iter().filter(|second| second.arrived_ns >= WARM_S * 1_000_000_000);
@@ -124,5 +113,5 @@ fn trial(dir: &Path, device: usize, streams: usize) -> Outcome<Trial> {
     latencies.sort_by(f64::total_cmp);
     let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or(f64::INFINITY);
     let taken = latencies.len() as f64 * TRIAL_S as f64 / (TRIAL_S - WARM_S) as f64;
-    Ok(Trial { p50_ms: at(0.5), p95_ms: at(0.95), shed, batch: taken / batches.max(1) as f64 })
+    Ok(Trial { p50_ms: at(0.5), p95_ms: at(0.95), shed: queue.shed(), batch: taken / batches.max(1) as f64 })
 }

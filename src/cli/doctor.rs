@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use touchline_compute::gpu::probe;
+use touchline_compute::backend::probe;
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
 use touchline_core::error::{Error, Result};

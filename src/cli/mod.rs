@@ -13,8 +13,8 @@ mod train;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use touchline_compute::gpu::Numbers;
-use touchline_compute::gpu::placement::{Placement, Wish};
+use touchline_compute::gpu::ElementType;
+use touchline_compute::gpu::placement::{DeviceChoice, Placement};
 use touchline_compute::models::pack::Pack;
 use touchline_compute::nn::fused::{Level, Precision};
 use touchline_core::error::{Error, Result};
@@ -83,7 +83,7 @@ struct Compute {
     precision: WantedPrecision,
     /// What computes: auto (GPUs if there are any, else the CPU), cpu, cuda:0, or several GPUs as in cuda:0,1.
     #[arg(long, value_name = "DEVICE", env = "TOUCHLINE_DEVICE", default_value = "auto")]
-    device: Wish,
+    device: DeviceChoice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -104,17 +104,17 @@ impl Compute {
         let mut wish = self.device.clone();
         // Halves are what a GPU is fastest with, and f16 has three bits more than bf16.
         let numbers = match self.precision {
-            WantedPrecision::Auto => Numbers::F16,
-            WantedPrecision::F32 => Numbers::F32,
-            WantedPrecision::Bf16 => Numbers::Bf16,
+            WantedPrecision::Auto => ElementType::F16,
+            WantedPrecision::F32 => ElementType::F32,
+            WantedPrecision::Bf16 => ElementType::Bf16,
             WantedPrecision::Int8 => {
-                if let Wish::Cuda(_) = wish {
+                if let DeviceChoice::Cuda(_) = wish {
                     let text =
                         format!("--precision int8 is for the CPU, not for {wish}; give --device cpu, or bf16 or f32");
                     return Err(Error::Usage(text));
                 }
-                wish = Wish::Cpu;
-                Numbers::F16
+                wish = DeviceChoice::Cpu;
+                ElementType::F16
             }
         };
         pack.placement = Placement { wish, numbers };

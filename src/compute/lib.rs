@@ -1,7 +1,19 @@
-//! From a second to scores: features, networks, model packs and the engine, on the CPU and on NVIDIA GPUs.
+//! From a second of frames and sound to scores: features, networks, model packs and the engine.
 //!
-//! The only crate with `unsafe`: where a kernel is launched, a SIMD vector loaded, or a library of CUDA called.
+//! | module | contents | imports |
+//! |---|---|---|
+//! | [`gpu`] | devices, kernel launches, faults | |
+//! | [`features`] | pictures, optical flow and log-mel images, on the CPU and on GPUs | `gpu` |
+//! | [`nn`] | layers and fused networks, on the CPU and on GPUs | `gpu` |
+//! | [`models`] | architectures, weights, packs | `nn`, `features`, `gpu` |
+//! | [`backend`] | the contract between engine and device, for the CPU and for GPUs | all above |
+//! | [`infer`] | the engine | all above |
+//!
+//! This is the only crate with `unsafe`: to launch kernels, to load SIMD vectors, and to call CUDA libraries. The feature
+//! `cuda` adds NVIDIA GPUs. `examples/embed.rs` runs the engine on frames of its own.
+#![warn(missing_docs)]
 
+pub mod backend;
 pub mod features;
 pub mod gpu;
 pub mod infer;

@@ -4,15 +4,16 @@ use touchline_compute::features::cpu::farneback::Farneback;
 use touchline_compute::features::cpu::mel::{LogMel, Mfcc};
 use touchline_compute::features::cpu::nv12;
 use touchline_compute::features::cpu::nv12::ColorMatrix;
-use touchline_compute::features::cpu::resize::{Line, Plan};
+use touchline_compute::features::cpu::resize::{ResizePlan, ResizeScratch};
 use touchline_compute::features::cuda::{
-    DeviceFarneback, DeviceFeatures, DeviceMel, Format, Pair, Picture, Target, Targets, Work, cepstra,
+    BatchInputs, DeviceFarneback, DeviceFeatures, DeviceMel, Format, OutputTarget, OutputTargets, PairIndex, Picture,
+    cepstra,
 };
 use touchline_compute::features::params::{
     AudioParams, FarnebackParams, Fit, FlowParams, MelParams, MelScale, PictureParams,
 };
 use touchline_compute::features::{FlowExtractor, PictureExtractor, SoundExtractor};
-use touchline_compute::gpu::launch::{Launcher, Layout, Numbers, Scratch, table};
+use touchline_compute::gpu::launch::{ElementType, GrowingBuffer, Launcher, Layout, table};
 use touchline_core::clip::{ClipSecond, FlowPair};
 use touchline_core::decision::PerModality;
 use touchline_core::frame::{Frame, RgbView};
@@ -43,18 +44,20 @@ fn device_picture(
     host: &mut Runner,
     picture: Picture<'_>,
     params: &PictureParams,
-    numbers: Numbers,
+    numbers: ElementType,
     layout: Layout,
 ) -> Vec<f32> {
     let mut features = DeviceFeatures::new(host, Some(params), None, None).unwrap();
     // A second one, so that places and offsets count.
     let (front, empty) = ([9u8; 3], Picture { data: &[], width: 0, height: 5, format: Format::Rgb8 });
     let front = Picture { data: &front, width: 1, height: 1, format: Format::Rgb8 };
-    let work = Work { pictures: vec![front, picture, empty], rgb: vec![0, 1, 2], ..Work::default() };
+    let work = BatchInputs { pictures: vec![front, picture, empty], rgb: vec![0, 1, 2], ..BatchInputs::default() };
     let len = 3 * params.width * params.height;
     let out = host.memory(3 * len * numbers.bytes()).unwrap();
-    let target = Target { out: host.pointer(&out), numbers, layout };
-    features.run(host, &work, &Targets { pictures: Some(target), ..Targets::default() }, &mut |_, _| {}).unwrap();
+    let target = OutputTarget { out: host.pointer(&out), numbers, layout };
+    features
+        .run(host, &work, &OutputTargets { pictures: Some(target), ..OutputTargets::default() }, &mut |_, _| {})
+        .unwrap();
     let all = host.read(target.out, 3 * len * numbers.bytes());
     let (picture, empty) = all[len * numbers.bytes()..].split_at(len * numbers.bytes());
     assert!(empty.iter().all(|b| *b == 0), "a picture without pixels is all mean");
@@ -86,7 +89,7 @@ fn pictures_are_resized_and_normalised_as_on_the_cpu() {
             PictureExtractor::new(&params).unwrap().view_into(view, &mut want);
             let picture = Picture { data: &data, width: source.0, height: source.1, format: Format::Rgb8 };
             for layout in [Layout::Planar, Layout::Interleaved] {
-                let got = device_picture(&mut host, picture, &params, Numbers::F32, layout);
+                let got = device_picture(&mut host, picture, &params, ElementType::F32, layout);
                 let difference = largest_difference(&got, &want);
                 assert!(difference < 1e-4, "{source:?} to {target:?} {fit:?} {layout:?}: {difference}");
                 worst = worst.max(difference);
@@ -102,9 +105,9 @@ fn half_numbers_are_the_f32_ones_rounded() {
     let params = picture_params(31, 17, Fit::Pad);
     let data = rgb(50, 40, 0.0, &mut noise);
     let picture = Picture { data: &data, width: 50, height: 40, format: Format::Rgb8 };
-    let exact = device_picture(&mut host, picture, &params, Numbers::F32, Layout::Planar);
-    let f16 = device_picture(&mut host, picture, &params, Numbers::F16, Layout::Interleaved);
-    let bf16 = device_picture(&mut host, picture, &params, Numbers::Bf16, Layout::Planar);
+    let exact = device_picture(&mut host, picture, &params, ElementType::F32, Layout::Planar);
+    let f16 = device_picture(&mut host, picture, &params, ElementType::F16, Layout::Interleaved);
+    let bf16 = device_picture(&mut host, picture, &params, ElementType::Bf16, Layout::Planar);
     for ((exact, f16), bf16) in exact.iter().zip(f16).zip(bf16) {
         assert_eq!(half::f16::from_f32(*exact).to_f32(), f16);
         assert_eq!(half::bf16::from_f32(*exact).to_f32(), bf16);
@@ -125,7 +128,7 @@ fn nv12_is_converted_and_then_resized() {
         let view = RgbView { data: &converted, width: source.0, height: source.1 };
         PictureExtractor::new(&params).unwrap().view_into(view, &mut want);
         let picture = Picture { data: &data, width: source.0, height: source.1, format: Format::Nv12(matrix) };
-        let got = device_picture(&mut host, picture, &params, Numbers::F32, Layout::Planar);
+        let got = device_picture(&mut host, picture, &params, ElementType::F32, Layout::Planar);
         // A sum rounded otherwise may fall on the other side of half a level for a few pixels of many.
         let difference = largest_difference(&got, &want);
         assert!(difference < 0.02, "{source:?} {matrix:?}: {difference}");
@@ -136,8 +139,8 @@ fn nv12_is_converted_and_then_resized() {
 fn gray(width: usize, height: usize, shift: f64, noise: &mut Noise) -> Vec<f32> {
     let data = rgb(width, height, shift, noise);
     let mut out = vec![0.0; width * height];
-    let plan = Plan::new((width, height), (width, height), Fit::Stretch);
-    plan.gray(RgbView { data: &data, width, height }, &mut Line::default(), &mut out);
+    let plan = ResizePlan::new((width, height), (width, height), Fit::Stretch);
+    plan.gray(RgbView { data: &data, width, height }, &mut ResizeScratch::default(), &mut out);
     out
 }
 
@@ -166,7 +169,7 @@ fn flow_is_the_cpus_within_a_thousandth_of_its_range() {
         let list = table(&mut host, pairs.as_flattened()).unwrap();
         let (at, list) = (host.pointer(&memory), host.pointer(&list));
         let device = DeviceFarneback::new(&mut host, width, height, params).unwrap();
-        let mut scratch = Scratch::default();
+        let mut scratch = GrowingBuffer::default();
         let flow = device.flow(&mut host, (at, pictures.len()), (list, pairs.len()), &mut scratch).unwrap();
         let got = host.floats(flow, pairs.len() * 2 * width * height);
         let mut farneback = Farneback::new(width, height, params).unwrap();
@@ -194,7 +197,7 @@ fn pictures_that_are_not_finite_give_finite_flow() {
     let (memory, list) = (table(&mut host, &both).unwrap(), table(&mut host, &[0, 1]).unwrap());
     let (at, list) = (host.pointer(&memory), host.pointer(&list));
     let device = DeviceFarneback::new(&mut host, width, height, FarnebackParams::default()).unwrap();
-    let mut scratch = Scratch::default();
+    let mut scratch = GrowingBuffer::default();
     let flow = device.flow(&mut host, (at, 2), (list, 1), &mut scratch).unwrap();
     assert!(host.floats(flow, 2 * width * height).iter().all(|v| v.is_finite()));
 }
@@ -336,7 +339,7 @@ fn whole_seconds_become_what_the_extractors_make_of_them() {
     let seconds = seconds(&mut noise);
     let all: Vec<&ClipSecond> = seconds.iter().collect();
     let hears = |s: &ClipSecond| s.audio.as_ref().is_some_and(|a| a.iter().any(|v| *v != 0.0));
-    let (work, counts) = Work::of(&all, PerModality { rgb: true, flow: true, audio: true }, hears);
+    let (work, counts) = BatchInputs::of(&all, PerModality { rgb: true, flow: true, audio: true }, hears);
     let count = |each: fn(&PerModality<usize>) -> usize| counts.iter().map(each).collect::<Vec<_>>();
     assert_eq!(
         (count(|c| c.rgb), count(|c| c.flow), count(|c| c.audio)),
@@ -362,11 +365,11 @@ fn whole_seconds_become_what_the_extractors_make_of_them() {
         let mut target = |len: usize| {
             let memory = host.memory(len * 4).unwrap();
             let out = host.pointer(&memory);
-            (Target { out, numbers: Numbers::F32, layout: Layout::Planar }, memory, len)
+            (OutputTarget { out, numbers: ElementType::F32, layout: Layout::Planar }, memory, len)
         };
         let outputs = [target(pictures.len()), target(flows.len()), target(sounds.len())];
         let [p, f, s] = [0, 1, 2].map(|i| Some(outputs[i].0));
-        features.run(&mut host, &work, &Targets { pictures: p, flows: f, sounds: s }, &mut |_, _| {}).unwrap();
+        features.run(&mut host, &work, &OutputTargets { pictures: p, flows: f, sounds: s }, &mut |_, _| {}).unwrap();
         for ((output, want), (name, tolerance)) in outputs.iter().zip([&pictures, &flows, &sounds]).zip([
             ("pictures", 1e-4),
             ("flows", 2e-3),
@@ -389,12 +392,15 @@ fn the_launches_of_a_batch_do_not_grow_with_it() {
     let pictures: Vec<Picture<'_>> =
         frames.iter().map(|data| Picture { data, width: 66, height: 58, format: Format::Rgb8 }).collect();
     for pairs in [1, 3] {
-        let pairs: Vec<Pair> = (0..pairs).map(|i| Pair { first: i, second: i + 1, gap_ns: 40_000_000 }).collect();
+        let pairs: Vec<PairIndex> =
+            (0..pairs).map(|i| PairIndex { first: i, second: i + 1, gap_ns: 40_000_000 }).collect();
         let out = host.memory(pairs.len() * features.flows.as_ref().unwrap().input_len() * 4).unwrap();
-        let target = Target { out: host.pointer(&out), numbers: Numbers::F32, layout: Layout::Planar };
-        let work = Work { pictures: pictures.clone(), pairs, ..Work::default() };
+        let target = OutputTarget { out: host.pointer(&out), numbers: ElementType::F32, layout: Layout::Planar };
+        let work = BatchInputs { pictures: pictures.clone(), pairs, ..BatchInputs::default() };
         host.launches.clear();
-        features.run(&mut host, &work, &Targets { flows: Some(target), ..Targets::default() }, &mut |_, _| {}).unwrap();
+        features
+            .run(&mut host, &work, &OutputTargets { flows: Some(target), ..OutputTargets::default() }, &mut |_, _| {})
+            .unwrap();
         let iterate = ["farneback_iterate"; 3];
         let level = [&["farneback_shrink", "farneback_expand_5"][..], &iterate].concat();
         let want = [&["gray_rgb8"][..], &level, &["flow_encode_f32"]].concat();

@@ -2,7 +2,7 @@
 //! together.
 
 use candle_core::{Device, Tensor, Var};
-use touchline_compute::gpu::launch::{Argument, Launcher, Numbers, Pointer, Shape, table};
+use touchline_compute::gpu::launch::{Argument, ElementType, Launcher, Pointer, Shape, table};
 use touchline_compute::nn::{
     Activation, Depthwise, ScaleShift, depthwise_conv2d, depthwise_conv2d_channel_major, global_average, max_pool2d,
 };
@@ -95,18 +95,18 @@ fn together(x: &Tensor) -> Vec<f32> {
 
 struct Case {
     name: &'static str,
-    numbers: Numbers,
+    numbers: ElementType,
     /// What rounding the values and the result may move, relative to the largest value.
     tolerance: f32,
 }
 
 const NUMBERS: [Case; 3] = [
-    Case { name: "f32", numbers: Numbers::F32, tolerance: 1e-6 },
-    Case { name: "f16", numbers: Numbers::F16, tolerance: 2e-3 },
-    Case { name: "bf16", numbers: Numbers::Bf16, tolerance: 2e-2 },
+    Case { name: "f32", numbers: ElementType::F32, tolerance: 1e-6 },
+    Case { name: "f16", numbers: ElementType::F16, tolerance: 2e-3 },
+    Case { name: "bf16", numbers: ElementType::Bf16, tolerance: 2e-2 },
 ];
 
-fn upload(host: &mut Runner, values: &[f32], numbers: Numbers) -> (Memory, Pointer) {
+fn upload(host: &mut Runner, values: &[f32], numbers: ElementType) -> (Memory, Pointer) {
     let bytes = packed(values, numbers);
     let memory = host.memory(bytes.len()).unwrap();
     host.write(&memory, &bytes).unwrap();

@@ -1,6 +1,6 @@
 //! Numbers to test with.
 
-use touchline_compute::gpu::Numbers;
+use touchline_compute::gpu::ElementType;
 
 /// A small generator of values in −1..1.
 pub struct Noise(u32);
@@ -28,21 +28,21 @@ pub fn largest_difference(got: &[f32], want: &[f32]) -> f32 {
 }
 
 /// The bytes of numbers as f32.
-pub fn unpacked(bytes: &[u8], numbers: Numbers) -> Vec<f32> {
+pub fn unpacked(bytes: &[u8], numbers: ElementType) -> Vec<f32> {
     let halves = |to: fn(u16) -> f32| bytes.as_chunks::<2>().0.iter().map(|b| to(u16::from_le_bytes(*b))).collect();
     match numbers {
-        Numbers::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Numbers::F16 => halves(|bits| half::f16::from_bits(bits).to_f32()),
-        Numbers::Bf16 => halves(|bits| half::bf16::from_bits(bits).to_f32()),
+        ElementType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        ElementType::F16 => halves(|bits| half::f16::from_bits(bits).to_f32()),
+        ElementType::Bf16 => halves(|bits| half::bf16::from_bits(bits).to_f32()),
     }
 }
 
 /// f32 as the bytes of numbers.
-pub fn packed(values: &[f32], numbers: Numbers) -> Vec<u8> {
+pub fn packed(values: &[f32], numbers: ElementType) -> Vec<u8> {
     let bytes = |v: &f32| match numbers {
-        Numbers::F32 => v.to_le_bytes().to_vec(),
-        Numbers::F16 => half::f16::from_f32(*v).to_le_bytes().to_vec(),
-        Numbers::Bf16 => half::bf16::from_f32(*v).to_le_bytes().to_vec(),
+        ElementType::F32 => v.to_le_bytes().to_vec(),
+        ElementType::F16 => half::f16::from_f32(*v).to_le_bytes().to_vec(),
+        ElementType::Bf16 => half::bf16::from_f32(*v).to_le_bytes().to_vec(),
     };
     values.iter().flat_map(bytes).collect()
 }

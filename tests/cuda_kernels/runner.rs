@@ -50,7 +50,7 @@ fn device() -> Device {
     #[cfg(feature = "cuda")]
     if let Ok(number) = std::env::var("TOUCHLINE_GPU") {
         let number = number.parse().expect("TOUCHLINE_GPU is the number of a GPU");
-        let gpu = touchline_compute::gpu::context::Gpu::open(number).unwrap_or_else(|e| panic!("{e}"));
+        let gpu = touchline_compute::backend::gpu::open(number).unwrap_or_else(|e| panic!("{e}"));
         return Device::Gpu(Box::new(gpu));
     }
     Device::Host(Host::new())

@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::cpu::farneback::Farneback;
-use super::cpu::resize::{Area, Line};
+use super::cpu::resize::{Area, ResizeScratch};
 use super::params::FlowParams;
-use super::reuse::{Plans, Scratch};
+use super::reuse::{PlanCache, ScratchPool};
 use touchline_core::clip::ClipSecond;
 use touchline_core::frame::RgbView;
 
@@ -21,14 +21,14 @@ const SIZES_KEPT: usize = 4;
 #[derive(Debug)]
 pub struct FlowExtractor {
     params: FlowParams,
-    plans: Plans,
-    scratch: Scratch<PairScratch>,
+    plans: PlanCache,
+    scratch: ScratchPool<PairScratch>,
 }
 
 #[derive(Debug)]
 struct PairScratch {
     farneback: Farneback,
-    line: Line,
+    line: ResizeScratch,
     first: Vec<f32>,
     second: Vec<f32>,
     dx: Vec<f32>,
@@ -41,8 +41,8 @@ impl FlowExtractor {
     pub fn new(params: &FlowParams) -> Result<Self, String> {
         params.validate()?;
         Ok(Self {
-            plans: Plans::new((params.width, params.height), params.fit),
-            scratch: Scratch::new(SIZES_KEPT * rayon::current_num_threads()),
+            plans: PlanCache::new((params.width, params.height), params.fit),
+            scratch: ScratchPool::new(SIZES_KEPT * rayon::current_num_threads()),
             params: params.clone(),
         })
     }
@@ -89,7 +89,7 @@ impl FlowExtractor {
             PairScratch {
                 farneback: Farneback::new(area.width, area.height, self.params.farneback)
                     .expect("the parameters were validated and the area has pixels"),
-                line: Line::default(),
+                line: ResizeScratch::default(),
                 first: plane.clone(),
                 second: plane.clone(),
                 dx: plane.clone(),

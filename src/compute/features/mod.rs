@@ -25,7 +25,7 @@ use touchline_core::clip::ClipSecond;
 
 pub use flow::FlowExtractor;
 pub use picture::PictureExtractor;
-pub use sound::SoundExtractor;
+pub use sound::{SoundExtractor, is_silent};
 
 /// The extractors of a pack. A modality the pack does not have is `None` and gives nothing.
 #[derive(Debug)]

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::cpu::resize::Line;
+use super::cpu::resize::ResizeScratch;
 use super::params::PictureParams;
-use super::reuse::{Plans, Scratch};
+use super::reuse::{PlanCache, ScratchPool};
 use touchline_core::clip::ClipSecond;
 use touchline_core::frame::RgbView;
 
@@ -12,8 +12,8 @@ use touchline_core::frame::RgbView;
 #[derive(Debug)]
 pub struct PictureExtractor {
     params: PictureParams,
-    plans: Plans,
-    scratch: Scratch<Line>,
+    plans: PlanCache,
+    scratch: ScratchPool<ResizeScratch>,
 }
 
 impl PictureExtractor {
@@ -22,8 +22,8 @@ impl PictureExtractor {
     pub fn new(params: &PictureParams) -> Result<Self, String> {
         params.validate()?;
         Ok(Self {
-            plans: Plans::new((params.width, params.height), params.fit),
-            scratch: Scratch::new(2 * rayon::current_num_threads()),
+            plans: PlanCache::new((params.width, params.height), params.fit),
+            scratch: ScratchPool::new(2 * rayon::current_num_threads()),
             params: params.clone(),
         })
     }
@@ -63,7 +63,7 @@ impl PictureExtractor {
     fn fill(&self, view: RgbView<'_>, out: &mut [f32]) {
         match self.plans.get((view.width, view.height)) {
             Some(plan) => {
-                self.scratch.with(|_| true, Line::default, |line| plan.picture(view, &self.params, line, out));
+                self.scratch.with(|_| true, ResizeScratch::default, |line| plan.picture(view, &self.params, line, out));
             }
             None => out.fill(0.0),
         }

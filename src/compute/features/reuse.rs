@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::cpu::resize::Plan;
+use super::cpu::resize::ResizePlan;
 use super::params::Fit;
 
 /// Plans kept for sizes that are not in use at the moment. One device thread serves several streams, each of one
@@ -11,19 +11,19 @@ const PLANS_KEPT: usize = 16;
 
 /// Resize plans from every picture size met to one input rectangle.
 #[derive(Debug)]
-pub(super) struct Plans {
+pub(super) struct PlanCache {
     target: (usize, usize),
     fit: Fit,
     /// Most recently used last.
-    plans: Vec<Plan>,
+    plans: Vec<ResizePlan>,
 }
 
-impl Plans {
+impl PlanCache {
     pub(super) fn new(target: (usize, usize), fit: Fit) -> Self {
         Self { target, fit, plans: Vec::new() }
     }
 
-    /// Makes sure that [`Plans::get`] knows every (width, height) of `sources`, and forgets what was not used for
+    /// Makes sure that [`PlanCache::get`] knows every (width, height) of `sources`, and forgets what was not used for
     /// long.
     pub(super) fn prepare(&mut self, sources: impl IntoIterator<Item = (usize, usize)>) {
         // The last `in_use` plans are those of this call.
@@ -39,7 +39,7 @@ impl Plans {
                     in_use += 1;
                 }
                 None => {
-                    self.plans.push(Plan::new(source, self.target, self.fit));
+                    self.plans.push(ResizePlan::new(source, self.target, self.fit));
                     in_use += 1;
                 }
             }
@@ -49,19 +49,19 @@ impl Plans {
     }
 
     /// The plan for a size that was prepared; `None` for an empty picture.
-    pub(super) fn get(&self, source: (usize, usize)) -> Option<&Plan> {
+    pub(super) fn get(&self, source: (usize, usize)) -> Option<&ResizePlan> {
         self.plans.iter().find(|p| p.is_for(source, self.target, self.fit))
     }
 }
 
 /// Scratch that parallel tasks take and give back. As many exist as tasks ever ran at once, `limit` at most are kept.
 #[derive(Debug)]
-pub(super) struct Scratch<T> {
+pub(super) struct ScratchPool<T> {
     free: Mutex<Vec<T>>,
     limit: usize,
 }
 
-impl<T> Scratch<T> {
+impl<T> ScratchPool<T> {
     pub(super) fn new(limit: usize) -> Self {
         Self { free: Mutex::new(Vec::new()), limit }
     }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn plans_in_use_survive_and_old_ones_go() {
-        let mut plans = Plans::new((8, 8), Fit::Pad);
+        let mut plans = PlanCache::new((8, 8), Fit::Pad);
         plans.prepare((1..=30).map(|w| (w, 3)).chain([(0, 5), (5, 0), (2, 3)]));
         assert!((1..=30).all(|w| plans.get((w, 3)).is_some()));
         assert!(plans.get((0, 5)).is_none() && plans.get((5, 0)).is_none());
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn scratch_is_reused_where_it_suits() {
-        let scratch = Scratch::new(2);
+        let scratch = ScratchPool::new(2);
         let with = |kind: u32| scratch.with(|s: &(u32, u32)| s.0 == kind, || (kind, 0), |s| (s.1 += 1, s.1).1);
         assert_eq!([with(1), with(1), with(2), with(1), with(2)], [1, 2, 1, 3, 2]);
         assert_eq!([with(3), with(2), with(1)], [1, 3, 1]);

@@ -3,6 +3,16 @@
 use super::cpu::axis::Axis;
 use super::cpu::mel::LogMel;
 use super::params::AudioParams;
+use touchline_core::clip::ClipSecond;
+
+/// A second whose samples all stay below this peak (-100 dB of full scale) is digitally silent: the feed is muted or dead.
+const SILENCE_PEAK: f32 = 1e-5;
+
+/// Whether a second has sound that is digitally silent. It is not scored: a model can only answer with a sport. False for a
+/// second without sound.
+pub fn is_silent(second: &ClipSecond) -> bool {
+    second.audio.as_ref().is_some_and(|samples| samples.iter().all(|s| s.abs() < SILENCE_PEAK))
+}
 
 /// Makes the sound model's input as [`AudioParams`] says: a log-mel image (see [`LogMel`]), resized bilinearly
 /// (anti-aliased where it shrinks) to width × height, normalised, three times the same.

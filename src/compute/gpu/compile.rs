@@ -14,7 +14,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::{CompileError, CompileOptions, com
 use sha2::{Digest, Sha256};
 
 use super::GpuError;
-use super::context::Module;
+use super::launch::KernelModule;
 
 /// A folder for compiled kernels in place of the user's cache.
 pub const VARIABLE: &str = "TOUCHLINE_CACHE";
@@ -23,7 +23,7 @@ pub const VARIABLE: &str = "TOUCHLINE_CACHE";
 ///
 /// # Errors
 /// [`GpuError::Unusable`] when NVRTC refuses: it is too old for the device, or not whole.
-pub(super) fn ptx(module: Module, (major, minor): (i32, i32)) -> Result<&'static str, GpuError> {
+pub(super) fn ptx(module: KernelModule, (major, minor): (i32, i32)) -> Result<&'static str, GpuError> {
     type Compiled = HashMap<(&'static str, i32, i32), &'static str>;
     static COMPILED: OnceLock<Mutex<Compiled>> = OnceLock::new();
     let compiled = COMPILED.get_or_init(Mutex::default);

@@ -17,29 +17,17 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Shape as TensorShape, Storage, Tensor};
 
-use super::launch::{Argument, Launcher, Numbers, Pointer, Shape};
+use super::launch::{Argument, ElementType, KernelModule, Launcher, Pointer, Shape};
 use super::{GpuError, compile, libraries};
 use machine::DeviceCount;
 pub(crate) use machine::reset;
-pub use machine::{all, check, check_capability, compiler_version, driver_version};
+pub use machine::{all, check_capability, compiler_version, driver_version};
 
-/// Which kernels a module has, as candle keeps them by name.
-#[derive(Clone, Copy, Debug)]
-pub struct Module {
-    pub name: &'static str,
-    pub source: fn() -> String,
-}
-
-/// The features' kernels.
-pub const FEATURES: Module = Module { name: "features", source: crate::features::cuda::source };
-
-/// The layers' kernels.
-pub const LAYERS: Module = Module { name: "layers", source: crate::nn::cuda::source };
-
-/// A GPU in use.
+/// An open GPU: a context, a stream for kernels, a stream for uploads, and the kernels it can launch.
 pub struct Gpu {
     device: CudaDevice,
     info: GpuInfo,
+    modules: &'static [KernelModule],
     stream: Arc<CudaStream>,
     copies: Arc<CudaStream>,
     staging: [Option<Staging>; 2],
@@ -69,11 +57,11 @@ struct Staging {
 }
 
 impl Gpu {
-    /// Takes a GPU into use, with a context and a stream of its own.
+    /// Opens a GPU with a context and streams of its own. Only kernels of `modules` can be launched on it.
     ///
     /// # Errors
-    /// [`GpuError::Unusable`] with what lacks and what to install or change.
-    pub fn open(ordinal: usize) -> Result<Self, GpuError> {
+    /// [`GpuError::Unusable`] naming what is missing and what to install or change.
+    pub fn open(ordinal: usize, modules: &'static [KernelModule]) -> Result<Self, GpuError> {
         libraries::load()?;
         let at_start = |e: String| GpuError::at_start(ordinal, &e);
         let count = CudaContext::device_count_checked()?;
@@ -92,14 +80,35 @@ impl Gpu {
         unsafe { device.disable_event_tracking() };
         keep_memory(&context);
         let copies = context.new_stream().map_err(|e| at_start(format!("{e:?}")))?;
-        Ok(Self { device, info, stream, copies, staging: [None, None], next: 0 })
+        Ok(Self { device, info, modules, stream, copies, staging: [None, None], next: 0 })
     }
 
-    /// For candle.
+    /// Compiles and loads every kernel of the modules that the GPU was opened with.
+    ///
+    /// # Errors
+    /// [`GpuError::Unusable`] when NVRTC or the driver rejects a kernel.
+    pub fn load_kernels(&self) -> Result<(), GpuError> {
+        for module in self.modules {
+            let ptx = compile::ptx(*module, self.info.capability)?;
+            for kernel in module.kernels {
+                let loaded = self.device.get_or_load_custom_func(kernel, module.name, ptx);
+                loaded.map_err(|e| GpuError::at_start(self.info.ordinal, &e.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The device as candle's tensors take it.
     pub fn device(&self) -> Device {
         Device::Cuda(self.device.clone())
     }
 
+    /// The device as candle's CUDA backend takes it.
+    pub fn cuda_device(&self) -> &CudaDevice {
+        &self.device
+    }
+
+    /// Name, capability and memory.
     pub fn info(&self) -> &GpuInfo {
         &self.info
     }
@@ -153,7 +162,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`GpuError::OutOfMemory`].
-    pub fn output(&self, shape: impl Into<TensorShape>, numbers: Numbers) -> Result<Output, GpuError> {
+    pub fn output(&self, shape: impl Into<TensorShape>, numbers: ElementType) -> Result<Output, GpuError> {
         Output::new(&self.device, shape.into(), numbers).map_err(of_candle)
     }
 }
@@ -168,7 +177,7 @@ pub struct Output {
 impl Output {
     /// # Errors
     /// When the device has no memory left.
-    pub fn new(device: &CudaDevice, shape: TensorShape, numbers: Numbers) -> candle_core::Result<Self> {
+    pub fn new(device: &CudaDevice, shape: TensorShape, numbers: ElementType) -> candle_core::Result<Self> {
         let (len, stream) = (shape.elem_count(), device.cuda_stream());
         macro_rules! take {
             ($number:ty) => {{
@@ -179,9 +188,9 @@ impl Output {
             }};
         }
         let (storage, address) = match numbers {
-            Numbers::F32 => take!(f32),
-            Numbers::F16 => take!(half::f16),
-            Numbers::Bf16 => take!(half::bf16),
+            ElementType::F32 => take!(f32),
+            ElementType::F16 => take!(half::f16),
+            ElementType::Bf16 => take!(half::bf16),
         };
         Ok(Self { storage, shape, pointer: Pointer { memory: address, offset: 0 } })
     }
@@ -202,22 +211,22 @@ impl Output {
     }
 }
 
-impl Numbers {
+impl ElementType {
     /// candle's name of the type.
     pub const fn dtype(self) -> DType {
         match self {
-            Numbers::F32 => DType::F32,
-            Numbers::F16 => DType::F16,
-            Numbers::Bf16 => DType::BF16,
+            ElementType::F32 => DType::F32,
+            ElementType::F16 => DType::F16,
+            ElementType::Bf16 => DType::BF16,
         }
     }
 
     /// The type under candle's name, if kernels know it.
     pub const fn of_dtype(dtype: DType) -> Option<Self> {
         match dtype {
-            DType::F32 => Some(Numbers::F32),
-            DType::F16 => Some(Numbers::F16),
-            DType::BF16 => Some(Numbers::Bf16),
+            DType::F32 => Some(ElementType::F32),
+            DType::F16 => Some(ElementType::F16),
+            DType::BF16 => Some(ElementType::Bf16),
             _ => None,
         }
     }
@@ -229,7 +238,7 @@ impl Numbers {
 /// When the device fails.
 pub fn launch(
     device: &CudaDevice,
-    module: Module,
+    module: KernelModule,
     kernel: &str,
     shape: Shape,
     arguments: &[Argument],
@@ -321,8 +330,10 @@ impl Launcher for Gpu {
     }
 
     fn launch(&mut self, kernel: &'static str, shape: Shape, arguments: &[Argument]) -> Result<(), GpuError> {
-        let module = if crate::nn::cuda::KERNELS.contains(&kernel) { LAYERS } else { FEATURES };
-        launch(&self.device, module, kernel, shape, arguments).map_err(of_candle)
+        let Some(module) = self.modules.iter().find(|module| module.kernels.contains(&kernel)) else {
+            return Err(GpuError::Refused(format!("kernel {kernel} is in no module of this GPU")));
+        };
+        launch(&self.device, *module, kernel, shape, arguments).map_err(of_candle)
     }
 }
 

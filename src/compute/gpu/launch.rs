@@ -4,27 +4,27 @@ use super::GpuError;
 
 /// Numbers that tensors on a device hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Numbers {
+pub enum ElementType {
     F32,
     F16,
     Bf16,
 }
 
-impl Numbers {
+impl ElementType {
     /// The ending of a kernel's name, and the name in messages.
     pub const fn name(self) -> &'static str {
         match self {
-            Numbers::F32 => "f32",
-            Numbers::F16 => "f16",
-            Numbers::Bf16 => "bf16",
+            ElementType::F32 => "f32",
+            ElementType::F16 => "f16",
+            ElementType::Bf16 => "bf16",
         }
     }
 
     /// Bytes of a number.
     pub const fn bytes(self) -> usize {
         match self {
-            Numbers::F32 => 4,
-            Numbers::F16 | Numbers::Bf16 => 2,
+            ElementType::F32 => 4,
+            ElementType::F16 | ElementType::Bf16 => 2,
         }
     }
 }
@@ -179,20 +179,32 @@ pub trait Launcher {
     fn launch(&mut self, kernel: &'static str, shape: Shape, arguments: &[Argument]) -> Result<(), GpuError>;
 }
 
+/// A group of kernels that is compiled as one source. Each room that has kernels defines one; a
+/// [`Gpu`](super::context::Gpu) is opened with all that will run on it.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelModule {
+    /// Name under which candle caches the compiled module.
+    pub name: &'static str,
+    /// Returns the CUDA source: the prelude and every kernel.
+    pub source: fn() -> String,
+    /// Names of all kernels in `source`.
+    pub kernels: &'static [&'static str],
+}
+
 /// Memory that grows to what it is asked for, and is kept.
 #[derive(Debug)]
-pub struct Scratch<M> {
+pub struct GrowingBuffer<M> {
     memory: Option<M>,
     bytes: usize,
 }
 
-impl<M> Default for Scratch<M> {
+impl<M> Default for GrowingBuffer<M> {
     fn default() -> Self {
         Self { memory: None, bytes: 0 }
     }
 }
 
-impl<M> Scratch<M> {
+impl<M> GrowingBuffer<M> {
     /// At least `bytes`. What was in it is lost when it grows.
     ///
     /// # Errors

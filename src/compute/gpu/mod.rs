@@ -13,10 +13,9 @@ pub mod launch;
 #[cfg(feature = "cuda")]
 mod libraries;
 pub mod placement;
-pub mod probe;
 
 pub use fault::GpuError;
-pub use launch::{Argument, Launcher, Layout, Numbers, Pointer, Shape};
+pub use launch::{Argument, ElementType, KernelModule, Launcher, Layout, Pointer, Shape};
 pub use placement::Placement;
 
 /// What stands before every kernel file.

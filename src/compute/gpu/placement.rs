@@ -3,24 +3,24 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Numbers;
+use super::ElementType;
 
 /// Where a pack's networks are to compute, and with which numbers on a GPU. Nothing that the pack's files say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    pub wish: Wish,
+    pub wish: DeviceChoice,
     /// On a GPU; the CPU has its own precision.
-    pub numbers: Numbers,
+    pub numbers: ElementType,
 }
 
 impl Placement {
     /// On the CPU.
-    pub const CPU: Placement = Placement { wish: Wish::Cpu, numbers: Numbers::F16 };
+    pub const CPU: Placement = Placement { wish: DeviceChoice::Cpu, numbers: ElementType::F16 };
 }
 
 /// A device as asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum DeviceChoice {
     /// All GPUs there are, else the CPU.
     Auto,
     Cpu,
@@ -31,15 +31,15 @@ pub enum Wish {
 /// Most GPUs that one program uses.
 const GPUS_MAX: usize = 16;
 
-impl FromStr for Wish {
+impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} names no device: give auto, cpu, cuda:0 or, for several, cuda:0,1");
         match text {
-            "auto" => return Ok(Wish::Auto),
-            "cpu" => return Ok(Wish::Cpu),
-            "cuda" => return Ok(Wish::Cuda(vec![0])),
+            "auto" => return Ok(DeviceChoice::Auto),
+            "cpu" => return Ok(DeviceChoice::Cpu),
+            "cuda" => return Ok(DeviceChoice::Cuda(vec![0])),
             _ => {}
         }
         let numbers = text.strip_prefix("cuda:").ok_or_else(wrong)?;
@@ -51,16 +51,16 @@ impl FromStr for Wish {
             }
             devices.push(number);
         }
-        Ok(Wish::Cuda(devices))
+        Ok(DeviceChoice::Cuda(devices))
     }
 }
 
-impl fmt::Display for Wish {
+impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Wish::Auto => f.write_str("auto"),
-            Wish::Cpu => f.write_str("cpu"),
-            Wish::Cuda(devices) => {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(devices) => {
                 let numbers: Vec<String> = devices.iter().map(usize::to_string).collect();
                 write!(f, "cuda:{}", numbers.join(","))
             }
@@ -75,16 +75,16 @@ mod tests {
     #[test]
     fn devices_are_read_and_written_alike() {
         for (text, wish) in [
-            ("auto", Wish::Auto),
-            ("cpu", Wish::Cpu),
-            ("cuda:0", Wish::Cuda(vec![0])),
-            ("cuda:3,1", Wish::Cuda(vec![3, 1])),
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda:0", DeviceChoice::Cuda(vec![0])),
+            ("cuda:3,1", DeviceChoice::Cuda(vec![3, 1])),
         ] {
             assert_eq!((text.parse(), wish.to_string()), (Ok(wish), text.to_owned()));
         }
-        assert_eq!("cuda".parse(), Ok(Wish::Cuda(vec![0])));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(vec![0])));
         for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0,0", "cuda:0,", "cuda:256", "CUDA:0"] {
-            let error = text.parse::<Wish>().unwrap_err();
+            let error = text.parse::<DeviceChoice>().unwrap_err();
             assert!(error.contains("cuda:0") && !error.contains('\n'), "{text}: {error}");
         }
     }

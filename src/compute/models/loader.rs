@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Tensor};
 
-use super::{Architecture, Backbone, Head, Layers, Runs, Tensors};
+use super::{Architecture, Parts, Tensors};
 use crate::nn::{Activation, Conv, Depthwise, Pointwise, ScaleShift};
 
 /// Added to the variance in every batch norm, as in torchvision and MXNet.
@@ -73,7 +73,6 @@ fn first(names: &[String]) -> String {
 /// table finds all that are missing; [`Loader::finish`] then refuses the network.
 pub(super) struct Loader<'a> {
     architecture: Architecture,
-    runs: Runs<'a>,
     tensors: &'a Tensors,
     /// From the network's own name of a tensor to the file's.
     rename: Box<dyn Fn(&str) -> String + 'a>,
@@ -82,20 +81,23 @@ pub(super) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub fn new(
-        architecture: Architecture,
-        tensors: &'a Tensors,
-        runs: Runs<'a>,
-        rename: impl Fn(&str) -> String + 'a,
-    ) -> Self {
+    pub fn new(architecture: Architecture, tensors: &'a Tensors, rename: impl Fn(&str) -> String + 'a) -> Self {
         let device = tensors.values().next().map_or(candle_core::Device::Cpu, |tensor| tensor.device().clone());
-        Self { architecture, runs, tensors, rename: Box::new(rename), missing: Vec::new(), device }
+        Self { architecture, tensors, rename: Box::new(rename), missing: Vec::new(), device }
     }
 
-    /// The network with this body, or what it lacks.
-    pub fn finish<T, L: Layers>(self, body: L, network: impl FnOnce(Backbone<L>) -> T) -> Result<T, LoadError> {
+    /// Returns the parts of the network.
+    ///
+    /// # Errors
+    /// [`LoadError::Missing`] when a tensor was asked for that is not there.
+    pub fn finish<L>(
+        self,
+        input_norm: Option<ScaleShift>,
+        body: L,
+        classifier: Option<(Tensor, Tensor)>,
+    ) -> Result<Parts<L>, LoadError> {
         if self.missing.is_empty() {
-            self.built(Backbone::new(body, &self.device, &self.runs)).map(network)
+            Ok(Parts { device: self.device, input_norm, body, classifier })
         } else {
             let (names, shapes) = self.missing.into_iter().unzip();
             Err(LoadError::Missing { architecture: self.architecture, names, shapes })
@@ -207,11 +209,16 @@ impl<'a> Loader<'a> {
         self.built(ScaleShift::new(&scale, &shift, activation))
     }
 
-    /// The classifier, where one is asked for.
-    pub fn head(&mut self, name: &str, width: usize, classes: Option<usize>) -> Result<Head, LoadError> {
-        let Some(classes) = classes else { return Ok(Head::None) };
+    /// Weight (classes, width) and bias (classes) of the classifier; `None` when `classes` is.
+    pub fn classifier(
+        &mut self,
+        name: &str,
+        width: usize,
+        classes: Option<usize>,
+    ) -> Result<Option<(Tensor, Tensor)>, LoadError> {
+        let Some(classes) = classes else { return Ok(None) };
         let weight = self.tensor(&format!("{name}.weight"), &[classes, width], DType::F32)?;
         let bias = self.tensor(&format!("{name}.bias"), &[classes], DType::F32)?;
-        self.built(Head::new(&weight, &bias, self.runs.device().unwrap_or(&self.device)))
+        Ok(Some((weight, bias)))
     }
 }

@@ -6,8 +6,8 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Backbone, Head, Layers, LoadError, Runs, Tensors};
-use crate::nn::fused::Fused;
+use super::{Architecture, Assembled, Head, Layers, LoadError, Parts, Tensors};
+use crate::nn::fused::{Arithmetic, Fused};
 use crate::nn::{Activation, Build, Conv, Depthwise, Pointwise, global_average};
 
 /// Length of the pooled features.
@@ -19,9 +19,9 @@ pub(super) const CLASSIFIER: &str = "classifier.1";
 /// Output channels of the first convolution.
 const STEM_WIDTH: usize = 32;
 
-/// One line of the paper's table 2: `repeats` blocks that first widen `expansion` times and give `outputs` channels;
-/// the first of them has `stride`.
-struct Line {
+/// One row of the paper's table 2: `repeats` blocks that widen `expansion` times and return `outputs` channels. The first
+/// block has `stride`, the others have stride 1.
+struct Row {
     expansion: usize,
     outputs: usize,
     repeats: usize,
@@ -30,31 +30,28 @@ struct Line {
 
 /// Table 2 of the paper, between the first and the last convolution.
 #[rustfmt::skip]
-const TABLE: [Line; 7] = [
-    Line { expansion: 1, outputs:  16, repeats: 1, stride: 1 },
-    Line { expansion: 6, outputs:  24, repeats: 2, stride: 2 },
-    Line { expansion: 6, outputs:  32, repeats: 3, stride: 2 },
-    Line { expansion: 6, outputs:  64, repeats: 4, stride: 2 },
-    Line { expansion: 6, outputs:  96, repeats: 3, stride: 1 },
-    Line { expansion: 6, outputs: 160, repeats: 3, stride: 2 },
-    Line { expansion: 6, outputs: 320, repeats: 1, stride: 1 },
+const TABLE: [Row; 7] = [
+    Row { expansion: 1, outputs:  16, repeats: 1, stride: 1 },
+    Row { expansion: 6, outputs:  24, repeats: 2, stride: 2 },
+    Row { expansion: 6, outputs:  32, repeats: 3, stride: 2 },
+    Row { expansion: 6, outputs:  64, repeats: 4, stride: 2 },
+    Row { expansion: 6, outputs:  96, repeats: 3, stride: 1 },
+    Row { expansion: 6, outputs: 160, repeats: 3, stride: 2 },
+    Row { expansion: 6, outputs: 320, repeats: 1, stride: 1 },
 ];
 
 /// Table 2 of the paper as (expansion, outputs, repeats, stride of the first), for networks that learn.
 pub fn table() -> impl Iterator<Item = (usize, usize, usize, usize)> {
-    TABLE.iter().map(|line| (line.expansion, line.outputs, line.repeats, line.stride))
+    TABLE.iter().map(|row| (row.expansion, row.outputs, row.repeats, row.stride))
 }
 
 /// MobileNetV2 1.0 with batch norm folded into its convolutions.
 #[derive(Clone, Debug)]
-pub struct MobileNetV2 {
-    backbone: Backbone<Body>,
-    head: Head,
-}
+pub struct MobileNetV2(Assembled<NetworkBody>);
 
 /// All before the classifier.
 #[derive(Clone, Debug)]
-struct Body {
+pub(super) struct NetworkBody {
     stem: Conv,
     blocks: Vec<InvertedResidual>,
     last: Pointwise,
@@ -71,74 +68,76 @@ struct InvertedResidual {
     shortcut: bool,
 }
 
+/// Reads the layers from tensors named as in torchvision.
+pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<NetworkBody>, LoadError> {
+    let mut loader = Loader::new(Architecture::MobileNetV2, tensors, str::to_owned);
+    let stem = loader.conv(("features.0.0", "features.0.1"), (3, STEM_WIDTH), (3, 2), Activation::Relu6)?;
+    let mut blocks = Vec::new();
+    let mut inputs = STEM_WIDTH;
+    for Row { expansion, outputs, repeats, stride } in TABLE {
+        for repeat in 0..repeats {
+            let name = format!("features.{}.conv", blocks.len() + 1);
+            let stride = if repeat == 0 { stride } else { 1 };
+            blocks.push(InvertedResidual::load(&mut loader, &name, (inputs, outputs), expansion, stride)?);
+            inputs = outputs;
+        }
+    }
+    let name = format!("features.{}", blocks.len() + 1);
+    let names = (format!("{name}.0"), format!("{name}.1"));
+    let last = loader.pointwise((&names.0, &names.1), (inputs, FEATURE_WIDTH), Activation::Relu6)?;
+    let classifier = loader.classifier(CLASSIFIER, FEATURE_WIDTH, classes)?;
+    loader.finish(None, NetworkBody { stem, blocks, last }, classifier)
+}
+
 impl MobileNetV2 {
     /// Builds the network from tensors named as in torchvision (`features.0.0.weight`, `features.1.conv.0.0.weight`, …,
     /// `features.18.1.running_var`, and with `classes` also `classifier.1.weight` and `.bias`).
     ///
     /// # Errors
     /// As [`super::Network::load`].
-    pub fn load<'a>(
-        tensors: &'a Tensors,
-        classes: Option<usize>,
-        runs: impl Into<Runs<'a>>,
-    ) -> Result<Self, LoadError> {
-        let mut loader = Loader::new(Architecture::MobileNetV2, tensors, runs.into(), str::to_owned);
-        let stem = loader.conv(("features.0.0", "features.0.1"), (3, STEM_WIDTH), (3, 2), Activation::Relu6)?;
-        let mut blocks = Vec::new();
-        let mut inputs = STEM_WIDTH;
-        for Line { expansion, outputs, repeats, stride } in TABLE {
-            for repeat in 0..repeats {
-                let name = format!("features.{}.conv", blocks.len() + 1);
-                let stride = if repeat == 0 { stride } else { 1 };
-                blocks.push(InvertedResidual::load(&mut loader, &name, (inputs, outputs), expansion, stride)?);
-                inputs = outputs;
-            }
-        }
-        let name = format!("features.{}", blocks.len() + 1);
-        let last = loader.pointwise(
-            (&format!("{name}.0"), &format!("{name}.1")),
-            (inputs, FEATURE_WIDTH),
-            Activation::Relu6,
-        )?;
-        let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
-        loader.finish(Body { stem, blocks, last }, |backbone| Self { backbone, head })
-    }
-
-    #[cfg(feature = "cuda")]
-    pub(super) fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
-        self.backbone.gpu_numbers()
+    pub fn load(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
+        Assembled::new(Architecture::MobileNetV2, parts(tensors, classes)?, arithmetic).map(Self)
     }
 
     pub(super) fn fused(&self) -> Option<&Fused> {
-        self.backbone.fused()
+        self.0.backbone.fused()
     }
 
     pub(super) fn classifier(&self) -> &Head {
-        &self.head
+        &self.0.head
     }
 
     /// Outputs of the classifier; `None` without one.
     pub fn classes(&self) -> Option<usize> {
-        self.head.classes()
+        self.0.head.classes()
     }
 
     /// (N, 3, H, W) → (N, 1280). See [`super::Network::features`].
+    ///
+    /// # Errors
+    /// As [`super::Network::features`].
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.backbone.features_normed(x, None)
+        self.0.features(x)
     }
 
     /// (N, 1280) → (N, classes). See [`super::Network::head`].
+    ///
+    /// # Errors
+    /// As [`super::Network::head`].
     pub fn head(&self, features: &Tensor) -> candle_core::Result<Tensor> {
-        self.head.forward(features)
+        self.0.head.forward(features)
     }
 
     /// (N, 3, H, W) → (N, classes).
+    ///
+    /// # Errors
+    /// As [`super::Network::forward`].
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         self.head(&self.features(x)?)
     }
 }
 
-impl Layers for Body {
+impl Layers for NetworkBody {
     fn run(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut x = self.stem.forward(x)?;
         for block in &self.blocks {

@@ -3,6 +3,8 @@
 //! Not here: networks that learn (the crate `touchline-learn`), which keep batch norm as a layer of its own, and the packs that say which network and file
 //! belong to which modality.
 
+#[cfg(feature = "cuda")]
+pub mod gpu;
 mod head;
 pub mod import;
 mod int8;
@@ -112,33 +114,11 @@ impl Network {
         classes: Option<usize>,
         arithmetic: Arithmetic<'_>,
     ) -> Result<Self, LoadError> {
-        Self::load_to_run(architecture, tensors, classes, arithmetic.into())
-    }
-
-    /// As [`Network::load`], to compute where and with what `runs` says. The tensors are on the CPU.
-    ///
-    /// # Errors
-    /// As [`Network::load`].
-    pub fn load_to_run(
-        architecture: Architecture,
-        tensors: &Tensors,
-        classes: Option<usize>,
-        runs: Runs<'_>,
-    ) -> Result<Self, LoadError> {
         Ok(match architecture {
-            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes, runs)?),
-            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes, runs)?),
-            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes, runs)?),
+            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes, arithmetic)?),
+            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes, arithmetic)?),
+            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes, arithmetic)?),
         })
-    }
-
-    /// The numbers it takes and computes with on a GPU; `None` elsewhere.
-    #[cfg(feature = "cuda")]
-    pub fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
-        match self {
-            Network::MobileNetV2(network) => network.gpu_numbers(),
-            Network::ResNet50(network) => network.gpu_numbers(),
-        }
     }
 
     /// Length of the pooled feature vector.
@@ -261,28 +241,43 @@ trait Layers {
     fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> candle_core::Result<B::Value>;
 }
 
-/// Where a network computes, and with which numbers.
+/// The layers of a network as read from tensors, before they are built for a device.
+struct Parts<L> {
+    /// Where the tensors are.
+    device: Device,
+    /// Scale and shift of the picture itself; ResNet50 v2 from MXNet only.
+    input_norm: Option<ScaleShift>,
+    body: L,
+    /// Weight (classes, features) and bias (classes), both `f32`.
+    classifier: Option<(Tensor, Tensor)>,
+}
+
+/// A network on the CPU, or on another device that candle has ops for.
 #[derive(Clone, Debug)]
-pub enum Runs<'a> {
-    Cpu(Arithmetic<'a>),
-    /// On a GPU: pictures, weights and values are of these numbers, sums and logits f32.
-    #[cfg(feature = "cuda")]
-    Gpu(Device, crate::gpu::Numbers),
+struct Assembled<L> {
+    input_norm: Option<ScaleShift>,
+    backbone: Backbone<L>,
+    head: Head,
 }
 
-impl<'a> From<Arithmetic<'a>> for Runs<'a> {
-    fn from(arithmetic: Arithmetic<'a>) -> Self {
-        Runs::Cpu(arithmetic)
+impl<L: Layers> Assembled<L> {
+    /// `arithmetic` is that of the CPU; other devices compute in `f32`.
+    fn new(architecture: Architecture, parts: Parts<L>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
+        let Parts { device, input_norm, body, classifier } = parts;
+        let build = || {
+            let head = match &classifier {
+                Some((weight, bias)) => Head::new(weight, bias, &device)?,
+                None => Head::None,
+            };
+            Ok(Self { input_norm, backbone: Backbone::new(body, &device, arithmetic)?, head })
+        };
+        build().map_err(|cause| LoadError::Build { architecture, cause })
     }
-}
 
-impl Runs<'_> {
-    /// The GPU, if it is one.
-    fn device(&self) -> Option<&Device> {
-        match self {
-            Runs::Cpu(_) => None,
-            #[cfg(feature = "cuda")]
-            Runs::Gpu(device, _) => Some(device),
+    fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.input_norm {
+            Some(norm) => self.backbone.features(&norm.forward(x)?),
+            None => self.backbone.features(x),
         }
     }
 }
@@ -292,26 +287,12 @@ impl Runs<'_> {
 enum Backbone<L> {
     /// On the CPU: all layers as one op.
     Fused(Fused),
-    /// On a GPU: layer by layer, a whole batch at once.
-    #[cfg(feature = "cuda")]
-    Gpu(crate::nn::cuda::DeviceNet),
     /// On another device, as far as candle has ops for it.
     Layers(L),
 }
 
 impl<L: Layers> Backbone<L> {
-    fn new(layers: L, device: &Device, runs: &Runs<'_>) -> candle_core::Result<Self> {
-        #[cfg(feature = "cuda")]
-        if let Runs::Gpu(device, numbers) = runs {
-            let (mut net, picture) = crate::nn::cuda::DeviceNet::new(device, *numbers, 3);
-            layers.fuse(&mut net, picture)?;
-            return Ok(Backbone::Gpu(net));
-        }
-        let arithmetic = match runs {
-            Runs::Cpu(arithmetic) => *arithmetic,
-            #[cfg(feature = "cuda")]
-            Runs::Gpu(..) => unreachable!("it was returned above"),
-        };
+    fn new(layers: L, device: &Device, arithmetic: Arithmetic<'_>) -> candle_core::Result<Self> {
         if !device.is_cpu() {
             return Ok(Backbone::Layers(layers));
         }
@@ -320,19 +301,9 @@ impl<L: Layers> Backbone<L> {
         Ok(Backbone::Fused(Fused::new(graph.average(last)?)))
     }
 
-    #[cfg(feature = "cuda")]
-    fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
-        match self {
-            Backbone::Gpu(net) => Some(net.computes_with().1),
-            Backbone::Fused(_) | Backbone::Layers(_) => None,
-        }
-    }
-
     fn fused(&self) -> Option<&Fused> {
         match self {
             Backbone::Fused(fused) => Some(fused),
-            #[cfg(feature = "cuda")]
-            Backbone::Gpu(_) => None,
             Backbone::Layers(_) => None,
         }
     }
@@ -345,33 +316,7 @@ impl<L: Layers> Backbone<L> {
         }
         match self {
             Backbone::Fused(fused) => fused.forward(x),
-            #[cfg(feature = "cuda")]
-            Backbone::Gpu(_) => unreachable!("pictures for a GPU go another way"),
             Backbone::Layers(layers) => layers.run(x),
-        }
-    }
-
-    /// As [`Backbone::features`], of pictures that `norm` is applied to first. On a GPU pictures may also have their
-    /// channels together, (N, H, W, 3), as the device's features make them: then nothing is converted.
-    fn features_normed(&self, x: &Tensor, norm: Option<&ScaleShift>) -> candle_core::Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if let Backbone::Gpu(net) = self {
-            let (device, numbers) = net.computes_with();
-            let together = match *x.dims() {
-                [n, h, w, 3] if n > 0 && h >= MIN_SIDE && w >= MIN_SIDE => x.clone(),
-                [n, 3, h, w] if n > 0 && h >= MIN_SIDE && w >= MIN_SIDE => x.permute((0, 2, 3, 1))?.contiguous()?,
-                _ => bail!("wants pictures (N, H, W, 3) with H and W at least {MIN_SIDE}, got shape {:?}", x.dims()),
-            };
-            let mut x = together.to_device(device)?;
-            if let Some((scale, shift)) = norm.map(ScaleShift::parts) {
-                let (scale, shift) = (scale.to_device(device)?, shift.to_device(device)?);
-                x = x.to_dtype(candle_core::DType::F32)?.broadcast_mul(&scale)?.broadcast_add(&shift)?;
-            }
-            return net.forward(&x.to_dtype(numbers.dtype())?);
-        }
-        match norm {
-            Some(norm) => self.features(&norm.forward(x)?),
-            None => self.features(x),
         }
     }
 }

@@ -8,8 +8,8 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Backbone, Head, Layers, LoadError, Runs, Tensors};
-use crate::nn::fused::Fused;
+use super::{Architecture, Assembled, Head, Layers, LoadError, Parts, Tensors};
+use crate::nn::fused::{Arithmetic, Fused};
 use crate::nn::{Activation, Build, Conv, Pointwise, ScaleShift, global_average, max_pool2d};
 
 /// Length of the pooled features.
@@ -49,16 +49,11 @@ pub fn stages() -> Vec<(String, usize, usize, usize)> {
 
 /// ResNet50, v1.5 or v2, with batch norm folded into the convolution before it wherever there is one.
 #[derive(Clone, Debug)]
-pub struct ResNet50 {
-    /// Of the picture itself: v2 from MXNet only.
-    input_norm: Option<ScaleShift>,
-    backbone: Backbone<Body>,
-    head: Head,
-}
+pub struct ResNet50(Assembled<NetworkBody>);
 
 /// All between the picture and the classifier.
 #[derive(Clone, Debug)]
-struct Body {
+pub(super) struct NetworkBody {
     stem: Conv,
     blocks: Vec<Block>,
     /// After the last block: v2 only.
@@ -78,97 +73,102 @@ struct Block {
     project: Option<Conv>,
 }
 
+/// Reads the layers of v1.5.
+pub(super) fn parts(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<NetworkBody>, LoadError> {
+    let mut loader = Loader::new(Architecture::ResNet50, tensors, str::to_owned);
+    let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
+    let blocks = for_each_block(|name, channels, stride| Block::load(&mut loader, name, channels, stride))?;
+    let classifier = loader.classifier(CLASSIFIER, FEATURE_WIDTH, classes)?;
+    loader.finish(None, NetworkBody { stem, blocks, last_norm: None }, classifier)
+}
+
+/// Reads the layers of v2, under either set of names.
+pub(super) fn parts_v2(tensors: &Tensors, classes: Option<usize>) -> Result<Parts<NetworkBody>, LoadError> {
+    let mxnet_prefix = tensors.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight"));
+    let rename = |name: &str| match mxnet_prefix {
+        Some(prefix) => mxnet_name(name).map_or_else(|| name.to_owned(), |name| format!("{prefix}{name}")),
+        None => name.to_owned(),
+    };
+    let mut loader = Loader::new(Architecture::ResNet50V2, tensors, rename);
+    let input_norm = if mxnet_prefix.is_some() || loader.has("bn0.running_mean") {
+        Some(loader.scale_shift("bn0", 3, Activation::Identity)?)
+    } else {
+        None
+    };
+    let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
+    let blocks = for_each_block(|name, channels, stride| Block::load_v2(&mut loader, name, channels, stride))?;
+    let last_norm = Some(loader.scale_shift("norm", FEATURE_WIDTH, Activation::Relu)?);
+    let classifier = loader.classifier(CLASSIFIER, FEATURE_WIDTH, classes)?;
+    loader.finish(input_norm, NetworkBody { stem, blocks, last_norm }, classifier)
+}
+
 impl ResNet50 {
     /// Builds v1.5 from tensors named as in torchvision (`conv1.weight`, `bn1.weight`, `layer1.0.conv1.weight`,
     /// `layer1.0.downsample.0.weight`, …, and with `classes` also `fc.weight`, `fc.bias`).
     ///
     /// # Errors
     /// As [`super::Network::load`].
-    pub fn load<'a>(
-        tensors: &'a Tensors,
-        classes: Option<usize>,
-        runs: impl Into<Runs<'a>>,
-    ) -> Result<Self, LoadError> {
-        let mut loader = Loader::new(Architecture::ResNet50, tensors, runs.into(), str::to_owned);
-        let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
-        let blocks = for_each_block(|name, channels, stride| Block::load(&mut loader, name, channels, stride))?;
-        let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
-        let body = Body { stem, blocks, last_norm: None };
-        loader.finish(body, |backbone| Self { input_norm: None, backbone, head })
+    pub fn load(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
+        Assembled::new(Architecture::ResNet50, parts(tensors, classes)?, arithmetic).map(Self)
     }
 
-    /// Builds v2. Tensors have either names in torchvision's manner or those of MXNet's model zoo, told apart by
-    /// themselves (see [`mxnet_name`]). The former are, for a block, in the order of computation:
-    /// `layerL.B.bn1`, `.conv1.weight`, `.bn2`, `.conv2.weight`, `.bn3`, `.conv3.weight`, and for the first block of a
-    /// stage `.downsample.weight`, which reads what `bn1` and ReLU give; before the blocks `conv1.weight` and `bn1`,
-    /// after them `norm`; with `classes` also `fc.weight`, `fc.bias`. A `bn0` on the picture itself is used if there.
-    /// Every norm has `.weight`, `.bias`, `.running_mean`, `.running_var`.
+    /// Builds v2. Tensors are named in torchvision's style or as in MXNet's model zoo (see [`mxnet_name`]); which of the
+    /// two is detected. In torchvision's style a block has, in the order of computation: `layerL.B.bn1`, `.conv1.weight`,
+    /// `.bn2`, `.conv2.weight`, `.bn3`, `.conv3.weight`, and in the first block of a stage `.downsample.weight`, which
+    /// reads the output of `bn1` and ReLU. Before the blocks come `conv1.weight` and `bn1`, after them `norm`; with
+    /// `classes` also `fc.weight` and `fc.bias`. A `bn0` on the picture itself is used if it is there. Every norm has
+    /// `.weight`, `.bias`, `.running_mean` and `.running_var`.
     ///
     /// # Errors
     /// As [`super::Network::load`]; missing tensors are named as in the file.
-    pub fn load_v2<'a>(
-        tensors: &'a Tensors,
-        classes: Option<usize>,
-        runs: impl Into<Runs<'a>>,
-    ) -> Result<Self, LoadError> {
-        let mxnet_prefix = tensors.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight"));
-        let rename = |name: &str| match mxnet_prefix {
-            Some(prefix) => mxnet_name(name).map_or_else(|| name.to_owned(), |name| format!("{prefix}{name}")),
-            None => name.to_owned(),
-        };
-        let mut loader = Loader::new(Architecture::ResNet50V2, tensors, runs.into(), rename);
-        let input_norm = if mxnet_prefix.is_some() || loader.has("bn0.running_mean") {
-            Some(loader.scale_shift("bn0", 3, Activation::Identity)?)
-        } else {
-            None
-        };
-        let stem = loader.conv(("conv1", "bn1"), (3, STEM_WIDTH), (7, 2), Activation::Relu)?;
-        let blocks = for_each_block(|name, channels, stride| Block::load_v2(&mut loader, name, channels, stride))?;
-        let last_norm = Some(loader.scale_shift("norm", FEATURE_WIDTH, Activation::Relu)?);
-        let head = loader.head(CLASSIFIER, FEATURE_WIDTH, classes)?;
-        loader.finish(Body { stem, blocks, last_norm }, |backbone| Self { input_norm, backbone, head })
-    }
-
-    #[cfg(feature = "cuda")]
-    pub(super) fn gpu_numbers(&self) -> Option<crate::gpu::Numbers> {
-        self.backbone.gpu_numbers()
+    pub fn load_v2(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
+        Assembled::new(Architecture::ResNet50V2, parts_v2(tensors, classes)?, arithmetic).map(Self)
     }
 
     pub(super) fn fused(&self) -> Option<&Fused> {
-        self.backbone.fused()
+        self.0.backbone.fused()
     }
 
     pub(super) fn classifier(&self) -> &Head {
-        &self.head
+        &self.0.head
     }
 
-    /// What is done to the picture first.
+    /// The scale and shift that is applied to the picture first.
     pub(super) fn input_norm(&self) -> Option<&ScaleShift> {
-        self.input_norm.as_ref()
+        self.0.input_norm.as_ref()
     }
 
     /// Outputs of the classifier; `None` without one.
     pub fn classes(&self) -> Option<usize> {
-        self.head.classes()
+        self.0.head.classes()
     }
 
     /// (N, 3, H, W) → (N, 2048). See [`super::Network::features`].
+    ///
+    /// # Errors
+    /// As [`super::Network::features`].
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.backbone.features_normed(x, self.input_norm.as_ref())
+        self.0.features(x)
     }
 
     /// (N, 2048) → (N, classes). See [`super::Network::head`].
+    ///
+    /// # Errors
+    /// As [`super::Network::head`].
     pub fn head(&self, features: &Tensor) -> candle_core::Result<Tensor> {
-        self.head.forward(features)
+        self.0.head.forward(features)
     }
 
     /// (N, 3, H, W) → (N, classes).
+    ///
+    /// # Errors
+    /// As [`super::Network::forward`].
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         self.head(&self.features(x)?)
     }
 }
 
-impl Layers for Body {
+impl Layers for NetworkBody {
     fn run(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut x = max_pool2d(&self.stem.forward(x)?, 3, 2, 1)?;
         for block in &self.blocks {

@@ -56,14 +56,14 @@ pub(super) fn finish(
         return activation.apply(&y);
     }
     match residual {
-        Some(residual) => fresh.inplace_op3(bias, &residual.contiguous()?, &Finish { activation })?,
-        None => fresh.inplace_op2(bias, &Finish { activation })?,
+        Some(residual) => fresh.inplace_op3(bias, &residual.contiguous()?, &BiasActivation { activation })?,
+        None => fresh.inplace_op2(bias, &BiasActivation { activation })?,
     }
     Ok(fresh)
 }
 
 /// The in-place pass of [`finish`], one rayon task a plane.
-struct Finish {
+struct BiasActivation {
     activation: Activation,
 }
 
@@ -75,7 +75,7 @@ fn plane_len(layout: &Layout, bias: &[f32]) -> Result<usize> {
     }
 }
 
-impl InplaceOp2 for Finish {
+impl InplaceOp2 for BiasActivation {
     fn name(&self) -> &'static str {
         "bias-activation"
     }
@@ -94,7 +94,7 @@ impl InplaceOp2 for Finish {
     }
 }
 
-impl InplaceOp3 for Finish {
+impl InplaceOp3 for BiasActivation {
     fn name(&self) -> &'static str {
         "bias-residual-activation"
     }

@@ -276,7 +276,7 @@ mod tests {
     use candle_core::{DType, Device, Var};
 
     use super::*;
-    use crate::nn::numbers::Numbers;
+    use crate::nn::test_tensors::TestTensors;
 
     /// The same function in candle's own differentiable ops.
     fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn forward_and_gradients_agree_with_composed_ops() -> Result<()> {
-        let numbers = &mut Numbers::new(12);
+        let numbers = &mut TestTensors::new(12);
         for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
             for shape in [(3, 4, 5, 6), (1, 1, 2, 2), (7, 2, 1, 1), (2, 3, 20, 30)] {
                 let x = Var::from_tensor(&numbers.between(-3.2, 7.2, shape))?;
@@ -321,7 +321,7 @@ mod tests {
     /// Central differences of a scalar of the output, in a direction at a time.
     #[test]
     fn gradient_is_the_finite_difference() -> Result<()> {
-        let numbers = &mut Numbers::new(13);
+        let numbers = &mut TestTensors::new(13);
         let cpu = &Device::Cpu;
         let x = Var::from_tensor(&numbers.unit((2, 3, 2, 2)))?;
         let weight = Var::new(&[1.5f32, 0.7], cpu)?;

@@ -130,12 +130,12 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::nn::numbers::Numbers;
+    use crate::nn::test_tensors::TestTensors;
 
     /// The fused route and the differentiable one give the same values as candle's own convolution.
     #[test]
     fn both_routes_agree_with_candle() -> Result<()> {
-        let numbers = &mut Numbers::new(18);
+        let numbers = &mut TestTensors::new(18);
         for (k, stride, padding) in [(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1)] {
             let x = Var::from_tensor(&numbers.unit((2, 3, 7, 5)))?;
             let weight = numbers.unit((4, 3, k, k));
@@ -164,7 +164,7 @@ mod tests {
     /// The input survives the in-place pass, also when it is itself the residual.
     #[test]
     fn input_is_not_overwritten() -> Result<()> {
-        let numbers = &mut Numbers::new(19);
+        let numbers = &mut TestTensors::new(19);
         let x = numbers.unit((1, 3, 4, 4));
         let before = x.flatten_all()?.to_vec1::<f32>()?;
         let weight = numbers.unit((3, 3));

@@ -2,13 +2,11 @@
 //!
 //! candle runs a convolution of C groups as C convolutions; this is one op, with one rayon task a channel and sample.
 
-#[cfg(feature = "cuda")]
-use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::depthwise_plane::{BackwardInput, BackwardWeight, Forward, Geometry, Scratch};
+use super::depthwise_plane::{BackwardInput, BackwardWeight, Forward, Geometry, PlaneScratch};
 use super::{Activation, Build, f32_slice};
 
 /// Depthwise convolution of `x` (N, C, H, W) with `weight` (C, 1, k, k) to (N, C, H', W'), without bias or dilation,
@@ -18,7 +16,7 @@ use super::{Activation, Build, f32_slice};
 /// When a tensor is not contiguous `f32` on the CPU or a GPU, the shapes do not fit, no window fits, the stride is 0 or the
 /// padding is not below the kernel.
 pub fn depthwise_conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
-    x.apply_op2(weight, Window { stride, padding, order: Order::SampleMajor })
+    x.apply_op2(weight, DepthwiseWindow { stride, padding, order: AxisOrder::SampleMajor })
 }
 
 /// As [`depthwise_conv2d`], of `x` (C, N, H, W) to (C, N, H', W'): the order in which training keeps its activations.
@@ -26,40 +24,40 @@ pub fn depthwise_conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usi
 /// # Errors
 /// As [`depthwise_conv2d`].
 pub fn depthwise_conv2d_channel_major(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
-    x.apply_op2(weight, Window { stride, padding, order: Order::ChannelMajor })
+    x.apply_op2(weight, DepthwiseWindow { stride, padding, order: AxisOrder::ChannelMajor })
 }
 
 /// Which of the two outer axes of a tensor is the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum AxisOrder {
     /// (N, C, H, W)
     SampleMajor,
     /// (C, N, H, W)
     ChannelMajor,
 }
 
-impl Order {
+impl AxisOrder {
     /// The channel of plane `i`, of `n` samples and `c` channels.
     const fn channel(self, i: usize, n: usize, c: usize) -> usize {
         match self {
-            Order::SampleMajor => i % c,
-            Order::ChannelMajor => i / n,
+            AxisOrder::SampleMajor => i % c,
+            AxisOrder::ChannelMajor => i / n,
         }
     }
 
     /// The plane of a channel and a sample.
     const fn plane(self, channel: usize, sample: usize, n: usize, c: usize) -> usize {
         match self {
-            Order::SampleMajor => sample * c + channel,
-            Order::ChannelMajor => channel * n + sample,
+            AxisOrder::SampleMajor => sample * c + channel,
+            AxisOrder::ChannelMajor => channel * n + sample,
         }
     }
 
     /// The lengths of the outer axes in the order of the tensor.
     pub(super) const fn outer(self, n: usize, c: usize) -> (usize, usize) {
         match self {
-            Order::SampleMajor => (n, c),
-            Order::ChannelMajor => (c, n),
+            AxisOrder::SampleMajor => (n, c),
+            AxisOrder::ChannelMajor => (c, n),
         }
     }
 }
@@ -71,7 +69,7 @@ pub struct Depthwise {
     weight: Tensor,
     /// (C).
     bias: Tensor,
-    window: Window,
+    window: DepthwiseWindow,
     activation: Activation,
 }
 
@@ -86,7 +84,12 @@ impl Depthwise {
             _ => bail!("depthwise convolution: weights {:?} and bias {:?} do not fit", weight.dims(), bias.dims()),
         }
         let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
-        Ok(Self { weight, bias, window: Window { stride, padding, order: Order::SampleMajor }, activation })
+        Ok(Self {
+            weight,
+            bias,
+            window: DepthwiseWindow { stride, padding, order: AxisOrder::SampleMajor },
+            activation,
+        })
     }
 
     /// Puts the layer into a graph.
@@ -94,7 +97,7 @@ impl Depthwise {
     /// # Errors
     /// When the channels do not fit.
     pub fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> Result<B::Value> {
-        let Window { stride, padding, .. } = self.window;
+        let DepthwiseWindow { stride, padding, .. } = self.window;
         graph.depthwise(x, (&self.weight, &self.bias), (stride, padding), self.activation)
     }
 
@@ -105,28 +108,28 @@ impl Depthwise {
             let bias = self.bias.reshape((1, self.bias.elem_count(), 1, 1))?;
             return self.activation.apply(&y.broadcast_add(&bias)?);
         }
-        let fused = Fused { window: self.window, activation: self.activation };
+        let fused = FusedDepthwise { window: self.window, activation: self.activation };
         x.apply_op3_no_bwd(&self.weight, &self.bias, &fused)
     }
 }
 
 /// Step and border of the kernel, and the plain convolution as an op of (input, weight).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
+pub(super) struct DepthwiseWindow {
     pub(super) stride: usize,
     pub(super) padding: usize,
-    pub(super) order: Order,
+    pub(super) order: AxisOrder,
 }
 
 const NAME: &str = "depthwise convolution";
 
-impl Window {
+impl DepthwiseWindow {
     /// (N, C, sizes of a channel) of an input and a weight that fit each other.
     pub(super) fn check(&self, x: &Shape, weight: &Shape) -> Result<(usize, usize, Geometry)> {
         let (outer, inner, h, w) = x.dims4()?;
         let (n, c) = match self.order {
-            Order::SampleMajor => (outer, inner),
-            Order::ChannelMajor => (inner, outer),
+            AxisOrder::SampleMajor => (outer, inner),
+            AxisOrder::ChannelMajor => (inner, outer),
         };
         match *weight.dims() {
             [wc, 1, kh, kw] if wc == c && kh == kw => Ok((n, c, Geometry::new(h, w, kh, self.stride, self.padding)?)),
@@ -154,7 +157,7 @@ impl Window {
             .zip(x.par_chunks(geometry.height * geometry.width))
             .enumerate()
             .for_each_init(
-                || Scratch::new(&geometry),
+                || PlaneScratch::new(&geometry),
                 |scratch, (i, (y, x))| {
                     let channel = self.order.channel(i, n, c);
                     let taps = &weight[channel * taps..][..taps];
@@ -167,7 +170,7 @@ impl Window {
     }
 }
 
-impl CustomOp2 for Window {
+impl CustomOp2 for DepthwiseWindow {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -182,7 +185,6 @@ impl CustomOp2 for Window {
         self.run((x, x_l), (weight, weight_l), None, Activation::Identity)
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,
@@ -202,12 +204,12 @@ impl CustomOp2 for Window {
 }
 
 /// Convolution, bias and activation as an op of (input, weight, bias), without gradient.
-struct Fused {
-    window: Window,
+struct FusedDepthwise {
+    window: DepthwiseWindow,
     activation: Activation,
 }
 
-impl CustomOp3 for Fused {
+impl CustomOp3 for FusedDepthwise {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -225,7 +227,6 @@ impl CustomOp3 for Fused {
         self.window.run((x, x_l), (weight, weight_l), Some(bias), self.activation)
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,
@@ -242,7 +243,7 @@ impl CustomOp3 for Fused {
 
 /// (gradient of the result, weight) → gradient of the input.
 struct InputGrad {
-    window: Window,
+    window: DepthwiseWindow,
     input: Shape,
 }
 
@@ -266,7 +267,7 @@ impl CustomOp2 for InputGrad {
         let plane = geometry.height * geometry.width;
         let mut x_grad = vec![0f32; n * c * plane];
         x_grad.par_chunks_mut(plane).zip(grad.par_chunks(geometry.out_len())).enumerate().for_each_init(
-            || Scratch::new(&geometry),
+            || PlaneScratch::new(&geometry),
             |scratch, (i, (x_grad, grad))| {
                 let taps = &weight[self.window.order.channel(i, n, c) * taps..][..taps];
                 arch.dispatch(BackwardInput { geometry: &geometry, scratch, out_grad: grad, taps, input_grad: x_grad });
@@ -275,7 +276,6 @@ impl CustomOp2 for InputGrad {
         Ok((CpuStorage::F32(x_grad), self.input.clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         grad: &CudaStorage,
@@ -290,7 +290,7 @@ impl CustomOp2 for InputGrad {
 /// (input, gradient of the result) → gradient of the weight, summed over the batch in order, so that a run repeats
 /// bit for bit.
 struct WeightGrad {
-    window: Window,
+    window: DepthwiseWindow,
     weight: Shape,
 }
 
@@ -307,7 +307,7 @@ impl CustomOp2 for WeightGrad {
         let plane = geometry.height * geometry.width;
         let mut weight_grad = vec![0f32; self.weight.elem_count()];
         weight_grad.par_chunks_mut(geometry.kernel * geometry.kernel).enumerate().for_each_init(
-            || Scratch::new(&geometry),
+            || PlaneScratch::new(&geometry),
             |scratch, (channel, tap_grads)| {
                 for sample in 0..n {
                     let at = self.window.order.plane(channel, sample, n, c);
@@ -320,7 +320,6 @@ impl CustomOp2 for WeightGrad {
         Ok((CpuStorage::F32(weight_grad), self.weight.clone()))
     }
 
-    #[cfg(feature = "cuda")]
     fn cuda_fwd(
         &self,
         x: &CudaStorage,
@@ -337,7 +336,7 @@ mod tests {
     use candle_core::{DType, Device, Var};
 
     use super::*;
-    use crate::nn::numbers::Numbers;
+    use crate::nn::test_tensors::TestTensors;
 
     fn max_error(got: &Tensor, want: &Tensor) -> Result<f32> {
         assert_eq!(got.dims(), want.dims());
@@ -368,7 +367,7 @@ mod tests {
 
     #[test]
     fn agrees_with_grouped_convolution() -> Result<()> {
-        let numbers = &mut Numbers::new(14);
+        let numbers = &mut TestTensors::new(14);
         for &case in CASES {
             let (n, c, h, w, k, stride, padding) = case;
             let x = numbers.unit((n, c, h, w));
@@ -393,7 +392,7 @@ mod tests {
     /// The other order of the axes is the same convolution, forward and backward.
     #[test]
     fn channel_major_is_the_transpose() -> Result<()> {
-        let numbers = &mut Numbers::new(15);
+        let numbers = &mut TestTensors::new(15);
         for (n, c, h, w, k, stride, padding) in [(3, 2, 7, 6, 3, 1, 1), (2, 5, 9, 8, 3, 2, 1), (1, 4, 5, 5, 5, 1, 2)] {
             let x = Var::from_tensor(&numbers.unit((n, c, h, w)))?;
             let weight = Var::from_tensor(&numbers.unit((c, 1, k, k)))?;
@@ -416,7 +415,7 @@ mod tests {
     /// columns are under no window).
     #[test]
     fn gradients_agree_with_grouped_convolution() -> Result<()> {
-        let numbers = &mut Numbers::new(16);
+        let numbers = &mut TestTensors::new(16);
         let mut compared = 0;
         for &case in CASES {
             let (n, c, h, w, k, stride, padding) = case;
@@ -446,7 +445,7 @@ mod tests {
     /// that candle's own gradient gets wrong.
     #[test]
     fn gradients_are_the_transposed_op() -> Result<()> {
-        let numbers = &mut Numbers::new(17);
+        let numbers = &mut TestTensors::new(17);
         for &case in CASES {
             let (n, c, h, w, k, stride, padding) = case;
             let x = Var::from_tensor(&numbers.between(0.5, 1.5, (n, c, h, w)))?;

@@ -78,14 +78,14 @@ impl Geometry {
 }
 
 /// Room for one channel, to be used again for the next of the same geometry.
-pub(super) struct Scratch {
+pub(super) struct PlaneScratch {
     /// The padded channel in phases. Only pixels are ever written, so the padding stays 0.
     phases: Vec<f32>,
     /// The flat result or the flat gradient; between the rows of the gradient it stays 0.
     flat: Vec<f32>,
 }
 
-impl Scratch {
+impl PlaneScratch {
     pub fn new(geometry: &Geometry) -> Self {
         Self { phases: vec![0.0; geometry.phases_len()], flat: vec![0.0; geometry.flat_len()] }
     }
@@ -95,7 +95,7 @@ impl Scratch {
 /// the widest vectors that the processor has. (A closure would not be inlined there and lose just that.)
 pub(super) struct Forward<'a> {
     pub geometry: &'a Geometry,
-    pub scratch: &'a mut Scratch,
+    pub scratch: &'a mut PlaneScratch,
     pub input: &'a [f32],
     pub taps: &'a [f32],
     pub bias: f32,
@@ -148,7 +148,7 @@ fn nine_taps(flat: &mut [f32], shifted: [&[f32]; 9], taps: &[f32; 9], bias: f32)
 /// `input_grad` is overwritten. A task as [`Forward`].
 pub(super) struct BackwardInput<'a> {
     pub geometry: &'a Geometry,
-    pub scratch: &'a mut Scratch,
+    pub scratch: &'a mut PlaneScratch,
     pub out_grad: &'a [f32],
     pub taps: &'a [f32],
     pub input_grad: &'a mut [f32],
@@ -184,7 +184,7 @@ impl NullaryFnOnce for BackwardInput<'_> {
 /// Gradient of the kernel of one channel for one sample, added to `tap_grads`. A task as [`Forward`].
 pub(super) struct BackwardWeight<'a> {
     pub geometry: &'a Geometry,
-    pub scratch: &'a mut Scratch,
+    pub scratch: &'a mut PlaneScratch,
     pub input: &'a [f32],
     pub out_grad: &'a [f32],
     pub tap_grads: &'a mut [f32],

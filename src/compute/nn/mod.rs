@@ -18,10 +18,10 @@ pub mod cuda;
 mod depthwise;
 mod depthwise_plane;
 pub mod fused;
-#[cfg(test)]
-mod numbers;
 mod pool;
 mod scale_shift;
+#[cfg(test)]
+mod test_tensors;
 mod unfold;
 
 pub use activation::Activation;

@@ -110,12 +110,12 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::nn::numbers::Numbers;
+    use crate::nn::test_tensors::TestTensors;
 
     /// Against candle's pooling of a picture padded by hand with a value below all others.
     #[test]
     fn overlapping_windows_agree_with_candle() -> Result<()> {
-        let numbers = &mut Numbers::new(22);
+        let numbers = &mut TestTensors::new(22);
         for (h, w, kernel, stride, padding) in [(112, 9, 3, 2, 1), (7, 8, 3, 2, 1), (5, 5, 2, 2, 0), (6, 7, 3, 1, 1)] {
             let x = numbers.between(-21.8, -18.2, (2, 3, h, w));
             let lifted = (&x + 1000.)?.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?;

@@ -60,15 +60,15 @@ impl ScaleShift {
             let y = x.broadcast_mul(&self.scale.reshape((1, c, 1, 1))?)?;
             return self.activation.apply(&y.broadcast_add(&self.shift.reshape((1, c, 1, 1))?)?);
         }
-        x.apply_op3_no_bwd(&self.scale, &self.shift, &Op { activation: self.activation })
+        x.apply_op3_no_bwd(&self.scale, &self.shift, &ScaleShiftOp { activation: self.activation })
     }
 }
 
-struct Op {
+struct ScaleShiftOp {
     activation: Activation,
 }
 
-impl CustomOp3 for Op {
+impl CustomOp3 for ScaleShiftOp {
     fn name(&self) -> &'static str {
         "scale-shift"
     }

@@ -156,12 +156,12 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::nn::numbers::Numbers;
+    use crate::nn::test_tensors::TestTensors;
 
     /// Convolution through `unfold`, and its gradient, against candle's own.
     #[test]
     fn unfolded_product_is_convolution_with_its_gradient() -> Result<()> {
-        let numbers = &mut Numbers::new(20);
+        let numbers = &mut TestTensors::new(20);
         for (n, c, out, h, w, k, stride, padding) in [
             (2, 3, 4, 9, 7, 3, 1, 1),
             (1, 2, 5, 12, 11, 3, 2, 1),
@@ -198,7 +198,7 @@ mod tests {
     /// The channel-major form is the other one with its axes exchanged, forward and backward.
     #[test]
     fn channel_major_is_the_transpose() -> Result<()> {
-        let numbers = &mut Numbers::new(21);
+        let numbers = &mut TestTensors::new(21);
         for (n, c, h, w, k, stride, padding) in [(3, 2, 7, 6, 3, 1, 1), (2, 3, 9, 8, 3, 2, 1), (2, 4, 6, 5, 1, 2, 0)] {
             let x = Var::from_tensor(&numbers.unit((n, c, h, w)))?;
             let want = unfold(&x, k, stride, padding)?.transpose(0, 1)?.contiguous()?;

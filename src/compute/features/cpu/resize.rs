@@ -1,7 +1,7 @@
 //! Packed RGB8 of any size → the model's rectangle: normalised planar f32, or gray f32 for flow.
 //!
-//! A [`Plan`] holds what depends on the two sizes only (geometry and filter tables) and can be shared between threads;
-//! [`Line`] is the scratch of one call. Neither converts colour spaces other than RGB → gray.
+//! A [`ResizePlan`] holds what depends on the two sizes only (geometry and filter tables) and can be shared between threads;
+//! [`ResizeScratch`] is the scratch of one call. Neither converts colour spaces other than RGB → gray.
 
 use super::axis::Axis;
 use crate::features::params::{Fit, PictureParams};
@@ -39,7 +39,7 @@ impl Area {
 
 /// How pictures of one size become pictures of another: geometry and filter tables.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ResizePlan {
     source: (usize, usize),
     target: (usize, usize),
     fit: Fit,
@@ -48,14 +48,14 @@ pub struct Plan {
     vertical: Axis,
 }
 
-/// Scratch of [`Plan`]'s calls; grows to what the largest plan needs and keeps it.
+/// Scratch of [`ResizePlan`]'s calls; grows to what the largest plan needs and keeps it.
 #[derive(Clone, Debug, Default)]
-pub struct Line {
+pub struct ResizeScratch {
     mixed: Vec<f32>,
     row: Vec<[f32; 3]>,
 }
 
-impl Plan {
+impl ResizePlan {
     /// Tables for `source` (width, height) pictures into a `target` (width, height) rectangle.
     ///
     /// # Panics
@@ -84,7 +84,7 @@ impl Plan {
         }
     }
 
-    /// Whether this plan is [`Plan::new`] of these arguments.
+    /// Whether this plan is [`ResizePlan::new`] of these arguments.
     pub fn is_for(&self, source: (usize, usize), target: (usize, usize), fit: Fit) -> bool {
         self.source == source && self.target == target && self.fit == fit
     }
@@ -109,7 +109,7 @@ impl Plan {
     ///
     /// # Panics
     /// If `view`, `params` or `out` is of another size than the plan.
-    pub fn picture(&self, view: RgbView<'_>, params: &PictureParams, line: &mut Line, out: &mut [f32]) {
+    pub fn picture(&self, view: RgbView<'_>, params: &PictureParams, line: &mut ResizeScratch, out: &mut [f32]) {
         assert_eq!((params.width, params.height), self.target, "the plan was made for another input size");
         let (width, height) = self.target;
         assert_eq!(out.len(), 3 * width * height, "a picture is 3 x height x width values");
@@ -135,7 +135,7 @@ impl Plan {
     ///
     /// # Panics
     /// If `view` or `out` is of another size than the plan.
-    pub fn gray(&self, view: RgbView<'_>, line: &mut Line, out: &mut [f32]) {
+    pub fn gray(&self, view: RgbView<'_>, line: &mut ResizeScratch, out: &mut [f32]) {
         let covered = self.area.width;
         assert_eq!(out.len(), covered * self.area.height, "gray covers the plan's area");
         self.rows(view, line, |i, row| {
@@ -146,7 +146,7 @@ impl Plan {
     }
 
     /// Gives every resized row of the area to `sink` in order, as levels 0..255.
-    fn rows(&self, view: RgbView<'_>, line: &mut Line, mut sink: impl FnMut(usize, &[[f32; 3]])) {
+    fn rows(&self, view: RgbView<'_>, line: &mut ResizeScratch, mut sink: impl FnMut(usize, &[[f32; 3]])) {
         assert_eq!((view.width, view.height), self.source, "the plan was made for another picture size");
         assert_eq!(view.data.len(), view.width * view.height * 3, "a frame is packed RGB8");
         // Rows first: their sums run along memory, and the strided horizontal step then sees each row once.
@@ -176,8 +176,8 @@ mod tests {
 
     fn picture(data: &[u8], size: (usize, usize), params: &PictureParams) -> Vec<f32> {
         let mut out = vec![f32::NAN; 3 * params.width * params.height];
-        let plan = Plan::new(size, (params.width, params.height), params.fit);
-        plan.picture(RgbView { data, width: size.0, height: size.1 }, params, &mut Line::default(), &mut out);
+        let plan = ResizePlan::new(size, (params.width, params.height), params.fit);
+        plan.picture(RgbView { data, width: size.0, height: size.1 }, params, &mut ResizeScratch::default(), &mut out);
         out
     }
 
@@ -232,21 +232,21 @@ mod tests {
     #[test]
     fn gray_has_luma_weights() {
         let data = [255, 0, 0, 0, 255, 0, 0, 0, 255];
-        let plan = Plan::new((3, 1), (3, 1), Fit::Stretch);
+        let plan = ResizePlan::new((3, 1), (3, 1), Fit::Stretch);
         let mut out = [0.0; 3];
-        plan.gray(RgbView { data: &data, width: 3, height: 1 }, &mut Line::default(), &mut out);
+        plan.gray(RgbView { data: &data, width: 3, height: 1 }, &mut ResizeScratch::default(), &mut out);
         assert!(out.iter().zip([76.245, 149.685, 29.07]).all(|(a, b)| (a - b).abs() < 1e-3), "{out:?}");
     }
 
     #[test]
     fn odd_and_extreme_sizes_stay_within_the_levels() {
-        let mut line = Line::default();
+        let mut line = ResizeScratch::default();
         for source in [(1, 1), (1, 300), (300, 1), (2, 3), (17, 31), (223, 127)] {
             let data: Vec<u8> = (0..source.0 * source.1 * 3).map(|i| (i * 97 % 251) as u8).collect();
             let view = RgbView { data: &data, width: source.0, height: source.1 };
             for target in [(1, 1), (5, 1), (1, 9), (33, 21)] {
                 for fit in [Fit::Pad, Fit::Crop, Fit::Stretch] {
-                    let plan = Plan::new(source, target, fit);
+                    let plan = ResizePlan::new(source, target, fit);
                     let area = plan.area();
                     assert!(area.x + area.width <= target.0 && area.y + area.height <= target.1);
                     let mut gray = vec![f32::NAN; area.width * area.height];

@@ -20,13 +20,13 @@ pub(super) const LANES_MAX: usize = 8;
 pub(in crate::features) struct PowerSpectra {
     size: usize,
     window: Vec<f64>,
-    transform: Transform,
+    transform: SpectrumTransform,
     /// Frame after frame while windowed, bin after bin once transformed: `power[bin * lanes + lane]`.
     power: Vec<f64>,
 }
 
 #[derive(Clone)]
-enum Transform {
+enum SpectrumTransform {
     /// Powers of two.
     Together(Box<Butterflies>),
     /// Any other even size, frame by frame.
@@ -45,10 +45,10 @@ impl PowerSpectra {
     /// The window, with a factor of ½ in it where the transform is [`SpectrumTables::Together`], and the transform's.
     pub(in crate::features) fn tables(&self) -> (&[f64], SpectrumTables<'_>) {
         let transform = match &self.transform {
-            Transform::Together(b) => {
+            SpectrumTransform::Together(b) => {
                 SpectrumTables::Together { twiddles: &b.twiddles, unfold: &b.unfold, place: &b.place }
             }
-            Transform::Alone { .. } => {
+            SpectrumTransform::Alone { .. } => {
                 let turn = |k: usize| 2.0 * PI * k as f64 / self.size as f64;
                 SpectrumTables::Alone { turns: (0..self.size).map(|k| [turn(k).cos(), turn(k).sin()]).collect() }
             }
@@ -63,11 +63,11 @@ impl PowerSpectra {
         let transform = if size.is_power_of_two() && size >= 16 {
             // The half that unfolding would have to take.
             window.iter_mut().for_each(|w| *w *= 0.5);
-            Transform::Together(Box::new(Butterflies::new(size / 2)))
+            SpectrumTransform::Together(Box::new(Butterflies::new(size / 2)))
         } else {
             let fft = RealFftPlanner::new().plan_fft_forward(size);
             let (frame, spectrum, scratch) = (fft.make_input_vec(), fft.make_output_vec(), fft.make_scratch_vec());
-            Transform::Alone { fft, frame, spectrum, scratch }
+            SpectrumTransform::Alone { fft, frame, spectrum, scratch }
         };
         Self { size, window, transform, power: vec![0.0; (size / 2 + 1) * LANES_MAX] }
     }
@@ -82,12 +82,12 @@ impl PowerSpectra {
         let lanes = S::F64_LANES;
         let frame = |lane: usize| &sound[lane * hop..lane * hop + self.size];
         match &mut self.transform {
-            Transform::Together(butterflies) => {
+            SpectrumTransform::Together(butterflies) => {
                 butterflies.load(simd, sound, hop, &self.window);
                 butterflies.transform(simd);
                 butterflies.power(simd, &mut self.power);
             }
-            Transform::Alone { fft, frame: windowed, spectrum, scratch } => {
+            SpectrumTransform::Alone { fft, frame: windowed, spectrum, scratch } => {
                 for lane in 0..lanes {
                     for ((to, &sample), w) in windowed.iter_mut().zip(frame(lane)).zip(&self.window) {
                         *to = sample * w;

@@ -7,10 +7,10 @@
 
 use super::pictures::AXIS_THREADS;
 use super::tables::AxisTable;
-use crate::features::cpu::farneback::{Basis, Level, Window, pyramid};
+use crate::features::cpu::farneback::{AveragingWindow, DualBasis, PyramidLevel, pyramid};
 use crate::features::params::FarnebackParams;
 use crate::gpu::GpuError;
-use crate::gpu::launch::{Argument, GRID_SIDE, Launcher, Pointer, SHARED_BYTES, Scratch, Shape, table};
+use crate::gpu::launch::{Argument, GRID_SIDE, GrowingBuffer, Launcher, Pointer, SHARED_BYTES, Shape, table};
 
 /// Columns and rows of a level that a block expands: as in `expansion.cu`.
 const EXPAND_COLUMNS: usize = 32;
@@ -55,14 +55,14 @@ struct DeviceWindow<L: Launcher> {
 
 /// How an iteration is divided into blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Blocks {
+struct BlockShape {
     columns: usize,
     band: usize,
     ringed: bool,
     shared: usize,
 }
 
-impl Blocks {
+impl BlockShape {
     fn of(width: usize, height: usize, reach: usize) -> Self {
         let band = height.div_ceil(height.div_ceil(BAND_ROWS));
         let needed = (width + 2 * reach).next_multiple_of(32);
@@ -100,8 +100,8 @@ impl<L: Launcher> DeviceFarneback<L> {
             .iter()
             .map(|level| DeviceLevel::new(launcher, level))
             .collect::<Result<_, GpuError>>()?;
-        let (weights, dual) = Basis::new(params.poly_n, params.poly_sigma).tables();
-        let window = Window::new(params.winsize, params.gaussian);
+        let (weights, dual) = DualBasis::new(params.poly_n, params.poly_sigma).tables();
+        let window = AveragingWindow::new(params.winsize, params.gaussian);
         let (reach, gaussian, scale) = window.tables();
         let window = DeviceWindow { reach, weights: gaussian.map(|w| table(launcher, w)).transpose()?, scale };
         let (weights, dual) = (table(launcher, &weights)?, table(launcher, &dual)?);
@@ -124,7 +124,7 @@ impl<L: Launcher> DeviceFarneback<L> {
         launcher: &mut L,
         (gray, pictures): (Pointer, usize),
         (pairs, count): (Pointer, usize),
-        scratch: &mut Scratch<L::Memory>,
+        scratch: &mut GrowingBuffer<L::Memory>,
     ) -> Result<Pointer, GpuError> {
         if pictures > GRID_SIDE || 2 * count > GRID_SIDE {
             return Err(GpuError::Refused(format!("flow of {count} pairs at once: {} at most", GRID_SIDE / 2)));
@@ -151,7 +151,7 @@ impl<L: Launcher> DeviceFarneback<L> {
                 launcher.launch("farneback_enlarge", shape, &arguments)?;
                 started = true;
             }
-            let blocks = Blocks::of(level.width, level.height, self.window.reach);
+            let blocks = BlockShape::of(level.width, level.height, self.window.reach);
             let weights = self.window.weights.as_ref().map_or(Argument::Null, |w| launcher.pointer(w).into());
             let inner = blocks.columns - 2 * self.window.reach;
             let grid = [level.width.div_ceil(inner), level.height.div_ceil(blocks.band), count];
@@ -209,7 +209,7 @@ impl<L: Launcher> DeviceFarneback<L> {
 }
 
 impl<L: Launcher> DeviceLevel<L> {
-    fn new(launcher: &mut L, level: &Level) -> Result<Self, GpuError> {
+    fn new(launcher: &mut L, level: &PyramidLevel) -> Result<Self, GpuError> {
         let mut enlarge = None;
         if let Some((horizontal, vertical)) = &level.enlarge {
             enlarge = Some((AxisTable::new(launcher, horizontal)?, AxisTable::new(launcher, vertical)?));
@@ -232,13 +232,13 @@ mod tests {
     fn blocks_fit_every_window_there_is() {
         for reach in 0..=127 {
             for (width, height) in [(1, 1), (33, 57), (224, 224), (640, 360), (8192, 3)] {
-                let blocks = Blocks::of(width, height, reach);
+                let blocks = BlockShape::of(width, height, reach);
                 assert!(blocks.columns > 2 * reach && blocks.columns <= 1024 && blocks.columns.is_multiple_of(32));
                 assert!(blocks.shared <= SHARED_BYTES && (1..=BAND_ROWS).contains(&blocks.band), "{blocks:?}");
             }
         }
-        let usual = Blocks::of(224, 224, 7);
-        assert_eq!(usual, Blocks { columns: 128, band: 56, ringed: true, shared: 128 * (40 + 320) });
-        assert!(Blocks::of(224, 224, 15).ringed && !Blocks::of(224, 224, 40).ringed);
+        let usual = BlockShape::of(224, 224, 7);
+        assert_eq!(usual, BlockShape { columns: 128, band: 56, ringed: true, shared: 128 * (40 + 320) });
+        assert!(BlockShape::of(224, 224, 15).ringed && !BlockShape::of(224, 224, 40).ringed);
     }
 }

@@ -1,15 +1,15 @@
 //! Pairs of pictures → inputs of the flow model: the device's [`crate::features::FlowExtractor`].
 
-use super::Target;
+use super::OutputTarget;
 use super::farneback::DeviceFarneback;
-use super::pictures::{AXIS_THREADS, Format, Group};
+use super::pictures::{AXIS_THREADS, Format, PictureGroup};
 use super::tables::DevicePlans;
 use super::upload::Upload;
-use super::work::Work;
+use super::work::BatchInputs;
 use crate::features::cpu::resize::Area;
 use crate::features::params::FlowParams;
 use crate::gpu::GpuError;
-use crate::gpu::launch::{Argument, Launcher, Numbers, Pointer, Scratch, Shape};
+use crate::gpu::launch::{Argument, ElementType, GrowingBuffer, Launcher, Pointer, Shape};
 
 /// Sizes of flow whose tables are kept, as on the CPU.
 const SIZES_KEPT: usize = 4;
@@ -20,14 +20,14 @@ pub struct DeviceFlows<L: Launcher> {
     plans: DevicePlans<L>,
     /// Most recently used last.
     sizes: Vec<DeviceFarneback<L>>,
-    gray: Scratch<L::Memory>,
-    scratch: Scratch<L::Memory>,
+    gray: GrowingBuffer<L::Memory>,
+    scratch: GrowingBuffer<L::Memory>,
 }
 
 /// Pairs that cover the same area of the input.
 struct AreaGroup {
     area: Area,
-    pictures: Vec<Group>,
+    pictures: Vec<PictureGroup>,
     /// Pictures in all.
     count: usize,
     /// In the upload: for each pair its two pictures, its gain, and the output it becomes.
@@ -46,7 +46,7 @@ pub(super) struct FlowsPlan {
 
 /// The pairs of an area before they are put into the upload.
 #[derive(Default)]
-struct Members {
+struct AreaMembers {
     /// Numbers of pictures; the place of each is its index.
     pictures: Vec<usize>,
     pairs: Vec<i32>,
@@ -54,7 +54,7 @@ struct Members {
     places: Vec<i32>,
 }
 
-impl Members {
+impl AreaMembers {
     fn picture(&mut self, number: usize) -> i32 {
         let known = self.pictures.iter().rposition(|n| *n == number);
         let place = known.unwrap_or_else(|| {
@@ -73,8 +73,8 @@ impl<L: Launcher> DeviceFlows<L> {
         Ok(Self {
             plans: DevicePlans::new((params.width, params.height), params.fit),
             sizes: Vec::new(),
-            gray: Scratch::default(),
-            scratch: Scratch::default(),
+            gray: GrowingBuffer::default(),
+            scratch: GrowingBuffer::default(),
             params: params.clone(),
         })
     }
@@ -92,14 +92,14 @@ impl<L: Launcher> DeviceFlows<L> {
     pub(super) fn plan(
         &mut self,
         launcher: &mut L,
-        work: &Work<'_>,
+        work: &BatchInputs<'_>,
         at: &[u64],
         upload: &mut Upload,
     ) -> Result<FlowsPlan, GpuError> {
         self.plans.trim();
         let surplus = self.sizes.len().saturating_sub(SIZES_KEPT);
         self.sizes.drain(..surplus);
-        let mut areas: Vec<(Area, Members)> = Vec::new();
+        let mut areas: Vec<(Area, AreaMembers)> = Vec::new();
         let mut still: Vec<i32> = Vec::new();
         for (place, pair) in work.pairs.iter().enumerate() {
             let place = i32::try_from(place).expect("a batch has fewer pairs than 2^31");
@@ -113,7 +113,7 @@ impl<L: Launcher> DeviceFlows<L> {
                 continue;
             };
             let known = areas.iter().position(|(a, _)| *a == area).unwrap_or_else(|| {
-                areas.push((area, Members::default()));
+                areas.push((area, AreaMembers::default()));
                 areas.len() - 1
             });
             let members = &mut areas[known].1;
@@ -135,7 +135,7 @@ impl<L: Launcher> DeviceFlows<L> {
             let chosen = members.pictures.iter().enumerate().map(|(place, number)| (*number, place as i32));
             groups.push(AreaGroup {
                 area,
-                pictures: Group::divide(chosen, work, at, upload),
+                pictures: PictureGroup::divide(chosen, work, at, upload),
                 count: members.pictures.len(),
                 pairs: upload.list(&members.pairs),
                 gains: upload.list(&members.gains),
@@ -153,7 +153,7 @@ impl<L: Launcher> DeviceFlows<L> {
         launcher: &mut L,
         plan: &FlowsPlan,
         base: Pointer,
-        target: Target,
+        target: OutputTarget,
     ) -> Result<(), GpuError> {
         for group in &plan.groups {
             let Area { width, height, .. } = group.area;
@@ -190,7 +190,7 @@ impl<L: Launcher> DeviceFlows<L> {
         flow: Argument,
         (gains, places, count): (Pointer, Pointer, usize),
         area: Area,
-        target: Target,
+        target: OutputTarget,
     ) -> Result<(), GpuError> {
         let (width, height) = (self.params.width, self.params.height);
         let (channel_stride, pixel_stride) = target.layout.strides(width, height);
@@ -198,9 +198,9 @@ impl<L: Launcher> DeviceFlows<L> {
         arguments.extend([width, height, area.x, area.y, area.width, area.height].map(Argument::from));
         arguments.extend([channel_stride, pixel_stride].map(Argument::from));
         let kernel = match target.numbers {
-            Numbers::F32 => "flow_encode_f32",
-            Numbers::F16 => "flow_encode_f16",
-            Numbers::Bf16 => "flow_encode_bf16",
+            ElementType::F32 => "flow_encode_f32",
+            ElementType::F16 => "flow_encode_f16",
+            ElementType::Bf16 => "flow_encode_bf16",
         };
         launcher.launch(kernel, Shape::new([width.div_ceil(128), height, count], 128), &arguments)
     }

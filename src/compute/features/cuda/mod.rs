@@ -1,6 +1,6 @@
 //! Features on a device: the twins of [`super::cpu`] as kernels, for many seconds of many streams at once.
 //!
-//! [`Work`] lists what a batch of seconds asks for; [`DeviceFeatures::run`] brings its pictures and sounds over in one upload
+//! [`BatchInputs`] lists what a batch of seconds asks for; [`DeviceFeatures::run`] brings its pictures and sounds over in one upload
 //! and starts the kernels, which leave the models' inputs where the models will read them. Everything here works on any
 //! [`Launcher`]: on a GPU, and in the tests on a processor. Sizes of pictures and sounds may be mixed; each size is a group
 //! with launches of its own, whatever its length.
@@ -22,15 +22,15 @@ mod upload;
 mod work;
 
 use crate::features::params::{AudioParams, FlowParams, PictureParams};
-use crate::gpu::launch::{Launcher, Layout, Numbers, Pointer};
+use crate::gpu::launch::{ElementType, KernelModule, Launcher, Layout, Pointer};
 use crate::gpu::{GpuError, PRELUDE};
 
 pub use farneback::DeviceFarneback;
 pub use flows::DeviceFlows;
 pub use pictures::{DevicePictures, Format, Picture};
-pub use sounds::{DeviceMel, DeviceSounds, Images, cepstra};
+pub use sounds::{DeviceMel, DeviceSounds, MelImages, cepstra};
 pub use upload::Upload;
-pub use work::{Pair, Work};
+pub use work::{BatchInputs, PairIndex};
 
 /// The kernels' sources in the order in which they are compiled, after [`PRELUDE`].
 pub const SOURCES: [&str; 7] = [
@@ -71,6 +71,9 @@ pub const KERNELS: [&str; 24] = [
     "sound_image_bf16",
 ];
 
+/// The kernels of the features, to open a GPU with.
+pub const MODULE: KernelModule = KernelModule { name: "features", source, kernels: &KERNELS };
+
 /// One source with all kernels of the features.
 pub fn source() -> String {
     format!("{PRELUDE}\n{}", SOURCES.concat())
@@ -78,23 +81,23 @@ pub fn source() -> String {
 
 /// Where a model's inputs go, one after the other: each is 3 × height × width numbers.
 #[derive(Clone, Copy, Debug)]
-pub struct Target {
+pub struct OutputTarget {
     pub out: Pointer,
-    pub numbers: Numbers,
+    pub numbers: ElementType,
     pub layout: Layout,
 }
 
 /// Where the inputs of the three models go. A modality without a target is not computed.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Targets {
-    pub pictures: Option<Target>,
-    pub flows: Option<Target>,
-    pub sounds: Option<Target>,
+pub struct OutputTargets {
+    pub pictures: Option<OutputTarget>,
+    pub flows: Option<OutputTarget>,
+    pub sounds: Option<OutputTarget>,
 }
 
 /// What of a batch has just been started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum FeatureStage {
     Upload,
     Pictures,
     Flows,
@@ -140,9 +143,9 @@ impl<L: Launcher> DeviceFeatures<L> {
     pub fn run(
         &mut self,
         launcher: &mut L,
-        work: &Work<'_>,
-        targets: &Targets,
-        after: &mut dyn FnMut(&mut L, Part),
+        work: &BatchInputs<'_>,
+        targets: &OutputTargets,
+        after: &mut dyn FnMut(&mut L, FeatureStage),
     ) -> Result<(), GpuError> {
         let upload = &mut self.upload;
         upload.clear();
@@ -161,18 +164,18 @@ impl<L: Launcher> DeviceFeatures<L> {
         };
         let bytes = upload.len();
         let base = launcher.upload(bytes, &mut |to| upload.fill(work, to))?;
-        after(launcher, Part::Upload);
+        after(launcher, FeatureStage::Upload);
         if let (Some(own), Some((plan, target))) = (&mut self.pictures, pictures) {
             own.launch(launcher, &plan, base, target)?;
-            after(launcher, Part::Pictures);
+            after(launcher, FeatureStage::Pictures);
         }
         if let (Some(own), Some((plan, target))) = (&mut self.flows, flows) {
             own.launch(launcher, &plan, base, target)?;
-            after(launcher, Part::Flows);
+            after(launcher, FeatureStage::Flows);
         }
         if let (Some(own), Some((plan, target))) = (&mut self.sounds, sounds) {
             own.launch(launcher, &plan, base, target)?;
-            after(launcher, Part::Sounds);
+            after(launcher, FeatureStage::Sounds);
         }
         Ok(())
     }

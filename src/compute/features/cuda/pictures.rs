@@ -1,14 +1,14 @@
 //! Pictures → inputs of the RGB model, and gray pictures for flow.
 
-use super::Target;
+use super::OutputTarget;
 use super::tables::DevicePlans;
 use super::upload::Upload;
-use super::work::Work;
+use super::work::BatchInputs;
 use crate::features::cpu::nv12::ColorMatrix;
 use crate::features::cpu::resize::normal;
 use crate::features::params::PictureParams;
 use crate::gpu::GpuError;
-use crate::gpu::launch::{Argument, Launcher, Numbers, Pointer, Shape, table};
+use crate::gpu::launch::{Argument, ElementType, Launcher, Pointer, Shape, table};
 
 /// Threads of a block that resamples: `AXIS_THREADS` of `axis.cuh`.
 pub(super) const AXIS_THREADS: usize = 128;
@@ -32,7 +32,7 @@ pub struct Picture<'a> {
 }
 
 /// Pictures of one size and format in one launch.
-pub(super) struct Group {
+pub(super) struct PictureGroup {
     pub source: (usize, usize),
     pub format: Format,
     /// In the upload: bytes at which pictures begin, and the outputs they become.
@@ -43,17 +43,17 @@ pub(super) struct Group {
     pub count: usize,
 }
 
-impl Group {
+impl PictureGroup {
     /// Divides `chosen`, pairs of a picture's number and its output, by size and format, and puts the lists into the
     /// upload. Pictures without pixels are passed over.
     pub fn divide(
         chosen: impl Iterator<Item = (usize, i32)>,
-        work: &Work<'_>,
+        work: &BatchInputs<'_>,
         at: &[u64],
         upload: &mut Upload,
-    ) -> Vec<Group> {
-        type Members = (Vec<u64>, Vec<i32>);
-        let mut groups: Vec<((usize, usize), Format, Members)> = Vec::new();
+    ) -> Vec<PictureGroup> {
+        type AreaMembers = (Vec<u64>, Vec<i32>);
+        let mut groups: Vec<((usize, usize), Format, AreaMembers)> = Vec::new();
         for (number, place) in chosen {
             let Picture { width, height, format, .. } = work.pictures[number];
             if width == 0 || height == 0 {
@@ -61,13 +61,13 @@ impl Group {
             }
             let known = groups.iter().position(|g| g.0 == (width, height) && g.1 == format);
             let known = known.unwrap_or_else(|| {
-                groups.push(((width, height), format, Members::default()));
+                groups.push(((width, height), format, AreaMembers::default()));
                 groups.len() - 1
             });
             groups[known].2.0.push(at[number]);
             groups[known].2.1.push(place);
         }
-        let mut put = |(source, format, (offsets, places)): ((usize, usize), Format, Members)| Group {
+        let mut put = |(source, format, (offsets, places)): ((usize, usize), Format, AreaMembers)| PictureGroup {
             source,
             format,
             offsets: upload.list(&offsets),
@@ -105,7 +105,7 @@ pub struct DevicePictures<L: Launcher> {
 
 /// The launches of a batch.
 pub(super) struct PicturesPlan {
-    groups: Vec<Group>,
+    groups: Vec<PictureGroup>,
     /// In the upload, of pictures without pixels: offsets that nobody follows and places, and how many there are.
     empty: Option<(usize, usize, usize)>,
 }
@@ -136,13 +136,13 @@ impl<L: Launcher> DevicePictures<L> {
     pub(super) fn plan(
         &mut self,
         launcher: &mut L,
-        work: &Work<'_>,
+        work: &BatchInputs<'_>,
         at: &[u64],
         upload: &mut Upload,
     ) -> Result<PicturesPlan, GpuError> {
         self.plans.trim();
         let chosen = || work.rgb.iter().enumerate().map(|(place, number)| (*number, place as i32));
-        let groups = Group::divide(chosen(), work, at, upload);
+        let groups = PictureGroup::divide(chosen(), work, at, upload);
         for group in &groups {
             self.plans.area(launcher, group.source)?;
         }
@@ -158,7 +158,7 @@ impl<L: Launcher> DevicePictures<L> {
         launcher: &mut L,
         plan: &PicturesPlan,
         base: Pointer,
-        target: Target,
+        target: OutputTarget,
     ) -> Result<(), GpuError> {
         let (width, height) = (self.params.width, self.params.height);
         let (channel_stride, pixel_stride) = target.layout.strides(width, height);
@@ -190,13 +190,13 @@ impl<L: Launcher> DevicePictures<L> {
     }
 }
 
-fn kernel(format: Format, numbers: Numbers) -> &'static str {
+fn kernel(format: Format, numbers: ElementType) -> &'static str {
     match (format, numbers) {
-        (Format::Rgb8, Numbers::F32) => "picture_rgb8_f32",
-        (Format::Rgb8, Numbers::F16) => "picture_rgb8_f16",
-        (Format::Rgb8, Numbers::Bf16) => "picture_rgb8_bf16",
-        (Format::Nv12(_), Numbers::F32) => "picture_nv12_f32",
-        (Format::Nv12(_), Numbers::F16) => "picture_nv12_f16",
-        (Format::Nv12(_), Numbers::Bf16) => "picture_nv12_bf16",
+        (Format::Rgb8, ElementType::F32) => "picture_rgb8_f32",
+        (Format::Rgb8, ElementType::F16) => "picture_rgb8_f16",
+        (Format::Rgb8, ElementType::Bf16) => "picture_rgb8_bf16",
+        (Format::Nv12(_), ElementType::F32) => "picture_nv12_f32",
+        (Format::Nv12(_), ElementType::F16) => "picture_nv12_f16",
+        (Format::Nv12(_), ElementType::Bf16) => "picture_nv12_bf16",
     }
 }

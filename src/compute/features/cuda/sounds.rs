@@ -1,16 +1,18 @@
 //! Samples → log-mel images, MFCC and inputs of the sound model: the device's [`LogMel`], [`Mfcc`] and
 //! [`crate::features::SoundExtractor`].
 
-use super::Target;
+use super::OutputTarget;
 use super::tables::AxisTable;
 use super::upload::Upload;
-use super::work::Work;
+use super::work::BatchInputs;
 use crate::features::cpu::mel::{LogMel, Mfcc};
 use crate::features::cpu::spectrum::SpectrumTables;
 use crate::features::params::{AudioParams, MelParams};
 use crate::features::sound::whole;
 use crate::gpu::GpuError;
-use crate::gpu::launch::{Argument, GRID_SIDE, Launcher, Numbers, Pointer, SHARED_BYTES, Scratch, Shape, table};
+use crate::gpu::launch::{
+    Argument, ElementType, GRID_SIDE, GrowingBuffer, Launcher, Pointer, SHARED_BYTES, Shape, table,
+};
 
 /// Threads of the block that turns an image into decibels: as in `mel.cu`.
 const DECIBEL_THREADS: usize = 256;
@@ -19,23 +21,23 @@ const DECIBEL_THREADS: usize = 256;
 pub struct DeviceMel<L: Launcher> {
     params: MelParams,
     window: L::Memory,
-    transform: Transform<L>,
+    transform: DeviceTransform<L>,
     firsts: L::Memory,
     counts: L::Memory,
     begins: L::Memory,
     weights: L::Memory,
-    power: Scratch<L::Memory>,
-    images: Scratch<L::Memory>,
+    power: GrowingBuffer<L::Memory>,
+    images: GrowingBuffer<L::Memory>,
 }
 
-enum Transform<L: Launcher> {
+enum DeviceTransform<L: Launcher> {
     Together { twiddles: L::Memory, unfold: L::Memory, place: L::Memory },
     Alone { turns: L::Memory },
 }
 
 /// Images in a device's memory, sound × band × column f32.
 #[derive(Clone, Copy, Debug)]
-pub struct Images {
+pub struct MelImages {
     pub at: Pointer,
     pub bands: usize,
     pub columns: usize,
@@ -52,16 +54,16 @@ impl<L: Launcher> DeviceMel<L> {
             SpectrumTables::Together { twiddles, unfold, place } if fits => {
                 let twiddles = table(launcher, twiddles.as_flattened())?;
                 let unfold = table(launcher, unfold.as_flattened())?;
-                (window.to_vec(), Transform::Together { twiddles, unfold, place: table(launcher, place)? })
+                (window.to_vec(), DeviceTransform::Together { twiddles, unfold, place: table(launcher, place)? })
             }
             // A frame that no block can hold is summed by the definition, from the window as it is.
             SpectrumTables::Together { .. } => {
                 let turn = |k: usize| 2.0 * std::f64::consts::PI * k as f64 / params.n_fft as f64;
                 let turns: Vec<f64> = (0..params.n_fft).flat_map(|k| [turn(k).cos(), turn(k).sin()]).collect();
-                (window.iter().map(|w| 2.0 * w).collect(), Transform::Alone { turns: table(launcher, &turns)? })
+                (window.iter().map(|w| 2.0 * w).collect(), DeviceTransform::Alone { turns: table(launcher, &turns)? })
             }
             SpectrumTables::Alone { turns } => {
-                (window.to_vec(), Transform::Alone { turns: table(launcher, turns.as_flattened())? })
+                (window.to_vec(), DeviceTransform::Alone { turns: table(launcher, turns.as_flattened())? })
             }
         };
         let (filters, weights) = mel.bank();
@@ -80,8 +82,8 @@ impl<L: Launcher> DeviceMel<L> {
             counts: table(launcher, &counts)?,
             begins: table(launcher, &begins)?,
             weights: table(launcher, weights)?,
-            power: Scratch::default(),
-            images: Scratch::default(),
+            power: GrowingBuffer::default(),
+            images: GrowingBuffer::default(),
             params: params.clone(),
         })
     }
@@ -97,7 +99,7 @@ impl<L: Launcher> DeviceMel<L> {
         sounds: Pointer,
         (count, samples): (usize, usize),
         decibels: bool,
-    ) -> Result<Images, GpuError> {
+    ) -> Result<MelImages, GpuError> {
         if count > GRID_SIDE {
             return Err(GpuError::Refused(format!("{count} sounds at once: {GRID_SIDE} at most")));
         }
@@ -108,14 +110,14 @@ impl<L: Launcher> DeviceMel<L> {
         let mut arguments: Vec<Argument> = vec![sounds.into(), samples.into(), hop.into(), n_fft.into()];
         arguments.push(launcher.pointer(&self.window).into());
         match &self.transform {
-            Transform::Together { twiddles, unfold, place } => {
+            DeviceTransform::Together { twiddles, unfold, place } => {
                 arguments.extend([twiddles, unfold, place].map(|m| Argument::from(launcher.pointer(m))));
                 arguments.push(power.into());
                 let threads = (n_fft / 8).next_multiple_of(32).min(256);
                 let shape = Shape::new([columns, count, 1], threads).with_shared(n_fft * size_of::<f64>());
                 launcher.launch("spectrum_together", shape, &arguments)?;
             }
-            Transform::Alone { turns } => {
+            DeviceTransform::Alone { turns } => {
                 arguments.extend([launcher.pointer(turns).into(), power.into()] as [Argument; 2]);
                 launcher.launch("spectrum_alone", Shape::new([columns, count, 1], 128), &arguments)?;
             }
@@ -135,7 +137,7 @@ impl<L: Launcher> DeviceMel<L> {
             ];
             launcher.launch("mel_decibels", Shape::new([count, 1, 1], DECIBEL_THREADS), &arguments)?;
         }
-        Ok(Images { at: images, bands, columns })
+        Ok(MelImages { at: images, bands, columns })
     }
 }
 
@@ -217,7 +219,7 @@ impl<L: Launcher> DeviceSounds<L> {
     pub(super) fn plan(
         &mut self,
         launcher: &mut L,
-        work: &Work<'_>,
+        work: &BatchInputs<'_>,
         upload: &mut Upload,
     ) -> Result<SoundsPlan, GpuError> {
         let surplus = self.horizontals.len().saturating_sub(HORIZONTALS_KEPT);
@@ -248,14 +250,14 @@ impl<L: Launcher> DeviceSounds<L> {
         launcher: &mut L,
         plan: &SoundsPlan,
         base: Pointer,
-        target: Target,
+        target: OutputTarget,
     ) -> Result<(), GpuError> {
         let (width, height) = (self.params.width, self.params.height);
         let (channel_stride, pixel_stride) = target.layout.strides(width, height);
         let kernel = match target.numbers {
-            Numbers::F32 => "sound_image_f32",
-            Numbers::F16 => "sound_image_f16",
-            Numbers::Bf16 => "sound_image_bf16",
+            ElementType::F32 => "sound_image_f32",
+            ElementType::F16 => "sound_image_f16",
+            ElementType::Bf16 => "sound_image_bf16",
         };
         for group in &plan.groups {
             let sounds = base.plus(group.sounds);

@@ -1,7 +1,7 @@
 //! Resampling tables on a device, and the plans from picture sizes to the model's rectangle, kept as on the CPU.
 
 use crate::features::cpu::axis::Axis;
-use crate::features::cpu::resize::{Area, Plan};
+use crate::features::cpu::resize::{Area, ResizePlan};
 use crate::features::params::Fit;
 use crate::gpu::GpuError;
 use crate::gpu::launch::{Argument, Launcher, table};
@@ -26,9 +26,9 @@ impl<L: Launcher> AxisTable<L> {
     }
 }
 
-/// A [`Plan`] on a device.
+/// A [`ResizePlan`] on a device.
 pub(super) struct DevicePlan<L: Launcher> {
-    plan: Plan,
+    plan: ResizePlan,
     horizontal: AxisTable<L>,
     vertical: AxisTable<L>,
 }
@@ -76,7 +76,7 @@ impl<L: Launcher> DevicePlans<L> {
         match self.plans.iter().position(|p| p.plan.is_for(source, self.target, self.fit)) {
             Some(i) => self.plans[i..].rotate_left(1),
             None => {
-                let plan = Plan::new(source, self.target, self.fit);
+                let plan = ResizePlan::new(source, self.target, self.fit);
                 let (horizontal, vertical) = plan.axes();
                 let (horizontal, vertical) =
                     (AxisTable::new(launcher, horizontal)?, AxisTable::new(launcher, vertical)?);

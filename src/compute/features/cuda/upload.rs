@@ -1,7 +1,7 @@
 //! One block of bytes with all that a batch brings to the device: pictures, sounds, and the lists that say what is where.
 
 use super::pictures::Picture;
-use super::work::Work;
+use super::work::BatchInputs;
 use crate::gpu::launch::Plain;
 
 /// Every part begins at a multiple of this: what vector loads and f64 want, bytes.
@@ -71,7 +71,7 @@ impl Upload {
     }
 
     /// Writes everything; `to` is [`Upload::len`] bytes. What lies between the parts stays as it is: nothing reads it.
-    pub(super) fn fill(&self, work: &Work<'_>, to: &mut [u8]) {
+    pub(super) fn fill(&self, work: &BatchInputs<'_>, to: &mut [u8]) {
         for (&at, picture) in self.pictures.iter().zip(&work.pictures) {
             to[at..at + picture.data.len()].copy_from_slice(picture.data);
         }
@@ -97,7 +97,11 @@ mod tests {
         let (a, b) = ([1u8, 2, 3], [4u8; 6]);
         let picture = |data| Picture { data, width: 1, height: 1, format: Format::Rgb8 };
         let (x, y) = ([1.0f32, 2.0], [3.0f32, 4.0]);
-        let work = Work { pictures: vec![picture(&a[..]), picture(&b[..])], sounds: vec![&x, &y], ..Work::default() };
+        let work = BatchInputs {
+            pictures: vec![picture(&a[..]), picture(&b[..])],
+            sounds: vec![&x, &y],
+            ..BatchInputs::default()
+        };
         let mut upload = Upload::default();
         for _ in 0..2 {
             upload.clear();

@@ -4,9 +4,9 @@ use super::pictures::{Format, Picture};
 use touchline_core::clip::ClipSecond;
 use touchline_core::decision::PerModality;
 
-/// Two pictures of [`Work::pictures`] whose flow is wanted.
+/// Two pictures of [`BatchInputs::pictures`] whose flow is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pair {
+pub struct PairIndex {
     pub first: usize,
     pub second: usize,
     /// Their distance in time.
@@ -15,16 +15,16 @@ pub struct Pair {
 
 /// Pictures and sounds of a batch, each once, and what is to be made of them, in the order of the inputs.
 #[derive(Clone, Debug, Default)]
-pub struct Work<'a> {
+pub struct BatchInputs<'a> {
     pub pictures: Vec<Picture<'a>>,
     /// Pictures for the RGB model, as indices into `pictures`.
     pub rgb: Vec<usize>,
-    pub pairs: Vec<Pair>,
+    pub pairs: Vec<PairIndex>,
     /// Mono samples, for the sound model.
     pub sounds: Vec<&'a [f32]>,
 }
 
-impl<'a> Work<'a> {
+impl<'a> BatchInputs<'a> {
     /// What `seconds` ask for, in order, and how many inputs each of them has. `wants` says which models there are; sound
     /// that `hears` denies is passed over.
     ///
@@ -59,7 +59,7 @@ impl<'a> Work<'a> {
             if wants.flow {
                 for pair in &second.pairs {
                     let (first, last) = (number(&mut work, pair.first), number(&mut work, pair.second));
-                    work.pairs.push(Pair { first, second: last, gap_ns: pair.gap_ns });
+                    work.pairs.push(PairIndex { first, second: last, gap_ns: pair.gap_ns });
                 }
                 count.flow = second.pairs.len();
             }

@@ -2,8 +2,7 @@
 
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, sys};
 
-use super::{FEATURES, Gpu, GpuInfo, LAYERS};
-use crate::gpu::launch::{Launcher, Shape};
+use super::GpuInfo;
 use crate::gpu::{GpuError, compile, libraries};
 
 /// What the GPUs of this machine are; those that cannot be asked are left out.
@@ -77,32 +76,6 @@ pub fn check_capability(info: &GpuInfo) -> Result<(), GpuError> {
         built / 10,
         built % 10
     )))
-}
-
-/// Makes sure that a GPU does what is asked of it: compiles and loads all kernels, runs one, and starts cuDNN.
-///
-/// # Errors
-/// [`GpuError::Unusable`] with what lacks and what to install or change.
-pub fn check(gpu: &mut Gpu) -> Result<(), GpuError> {
-    let ordinal = gpu.info.ordinal;
-    let unusable = |e: GpuError| match e {
-        GpuError::Unusable(_) => e,
-        other => GpuError::at_start(ordinal, &other.to_string()),
-    };
-    for (module, kernels) in [(FEATURES, &crate::features::cuda::KERNELS[..]), (LAYERS, &crate::nn::cuda::KERNELS[..])]
-    {
-        let ptx = compile::ptx(module, gpu.info.capability)?;
-        for kernel in kernels {
-            let loaded = gpu.device.get_or_load_custom_func(kernel, module.name, ptx);
-            loaded.map_err(|e| GpuError::at_start(ordinal, &e.to_string()))?;
-        }
-    }
-    crate::nn::cuda::start_cudnn(&gpu.device).map_err(|e| GpuError::at_start(ordinal, &e.to_string()))?;
-    let one = gpu.memory(size_of::<f32>()).map_err(unusable)?;
-    let at = gpu.pointer(&one);
-    let arguments = [at.into(), 1i32.into(), 1f32.into(), (-1f32).into()];
-    Launcher::launch(gpu, "mel_decibels", Shape::new([1, 1, 1], 256), &arguments).map_err(unusable)?;
-    gpu.wait().map_err(unusable)
 }
 
 /// Destroys the context of a GPU that has failed, with everything in it, so that the next one starts afresh. Whoever else in

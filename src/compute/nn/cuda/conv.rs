@@ -19,7 +19,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::cuda_backend::{CudaDType, DeviceId};
 use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp2, Layout, Result, Shape, bail};
 
-use crate::gpu::launch::Numbers;
+use crate::gpu::launch::ElementType;
 use crate::nn::window_count;
 
 /// (x, weight) → convolution without bias: x (N, H, W, Cin), weight (Cout, k, k, Cin).
@@ -30,9 +30,9 @@ pub(super) struct Conv {
 
 /// All that an algorithm depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
+struct AlgorithmKey {
     device: DeviceId,
-    numbers: Numbers,
+    numbers: ElementType,
     x: [usize; 4],
     weight: [usize; 4],
     stride: usize,
@@ -40,25 +40,25 @@ struct Key {
 }
 
 /// An algorithm and the bytes of work space it wants.
-type Choice = (Algorithm, usize);
+type AlgorithmChoice = (Algorithm, usize);
 
 /// Shapes whose algorithms are kept: a batch may have any size up to its limit, and each network has a few dozen layers.
 const CHOICES_KEPT: usize = 1 << 14;
 
 /// cuDNN's handles belong to the thread that made them.
 #[derive(Default)]
-struct Own {
+struct CudnnState {
     handles: HashMap<DeviceId, Arc<Cudnn>>,
-    choices: HashMap<Key, Choice>,
+    choices: HashMap<AlgorithmKey, AlgorithmChoice>,
 }
 
 thread_local! {
-    static OWN: RefCell<Own> = RefCell::default();
+    static CUDNN: RefCell<CudnnState> = RefCell::default();
 }
 
 /// Leaves this thread's handle of a device that has failed where it is: giving it back would ask the device.
 pub(crate) fn abandon(device: DeviceId) {
-    OWN.with_borrow_mut(|own| {
+    CUDNN.with_borrow_mut(|own| {
         own.choices.retain(|key, _| key.device != device);
         std::mem::forget(own.handles.remove(&device));
     });
@@ -73,7 +73,7 @@ pub fn start(device: &CudaDevice) -> Result<()> {
 }
 
 fn handle(device: &CudaDevice) -> Result<Arc<Cudnn>> {
-    OWN.with_borrow_mut(|own| match own.handles.get(&device.id()) {
+    CUDNN.with_borrow_mut(|own| match own.handles.get(&device.id()) {
         Some(handle) => Ok(handle.clone()),
         None => {
             let handle = Cudnn::new(device.cuda_stream())?;
@@ -88,10 +88,10 @@ impl Conv {
         &self,
         (x, x_l): (&CudaStorage, &Layout),
         weight: (&CudaStorage, &Layout),
-        key: Key,
+        key: AlgorithmKey,
     ) -> Result<CudaStorage>
     where
-        T: CudaDType + CudnnDataType + DeviceRepr + num_like::One,
+        T: CudaDType + CudnnDataType + DeviceRepr + num_like::ConvScalar,
     {
         let device = x.device();
         let [n, h, w, inputs] = key.x;
@@ -104,21 +104,21 @@ impl Conv {
         let mut conv = cudnn.create_conv2d::<f32>(pad, step, [1, 1], Mode::CUDNN_CROSS_CORRELATION)?;
         // f32 asks for f32: the default would round its factors to ten bits.
         conv.set_math_type(match key.numbers {
-            Numbers::F32 => Math::CUDNN_FMA_MATH,
-            Numbers::F16 | Numbers::Bf16 => Math::CUDNN_TENSOR_OP_MATH,
+            ElementType::F32 => Math::CUDNN_FMA_MATH,
+            ElementType::F16 | ElementType::Bf16 => Math::CUDNN_TENSOR_OP_MATH,
         })?;
         let format = Format::CUDNN_TENSOR_NHWC;
         let x_sizes = cudnn.create_4d_tensor::<T>(format, sizes([n, inputs, h, w]))?;
         let y_sizes = cudnn.create_4d_tensor::<T>(format, sizes([n, outputs, out_h, out_w]))?;
         let weight_sizes = cudnn.create_4d_filter::<T>(format, sizes([outputs, inputs, kernel, kernel]))?;
         let forward = ConvForward { conv: &conv, x: &x_sizes, w: &weight_sizes, y: &y_sizes };
-        let known = OWN.with_borrow(|own| own.choices.get(&key).copied());
+        let known = CUDNN.with_borrow(|own| own.choices.get(&key).copied());
         let (algorithm, bytes) = match known {
             Some(choice) => choice,
             None => {
                 let algorithm = forward.pick_algorithm()?;
                 let choice = (algorithm, forward.get_workspace_size(algorithm)?);
-                OWN.with_borrow_mut(|own| {
+                CUDNN.with_borrow_mut(|own| {
                     if own.choices.len() >= CHOICES_KEPT {
                         own.choices.clear();
                     }
@@ -148,14 +148,14 @@ impl Conv {
 
 /// One and zero of the number types, as cuDNN's factors.
 mod num_like {
-    pub(super) trait One {
+    pub(super) trait ConvScalar {
         fn one() -> Self;
         fn zero() -> Self;
     }
 
     macro_rules! one {
         ($number:ty, $one:expr, $zero:expr) => {
-            impl One for $number {
+            impl ConvScalar for $number {
                 fn one() -> Self {
                     $one
                 }
@@ -193,8 +193,8 @@ impl CustomOp2 for Conv {
         if kernel != across || inputs != taken || x.dtype() != weight.dtype() {
             bail!("{}: weights {:?} do not fit {:?}", self.name(), weight_l.dims(), x_l.dims());
         }
-        let Some(numbers) = Numbers::of_dtype(x.dtype()) else { bail!("{}: of {:?}", self.name(), x.dtype()) };
-        let key = Key {
+        let Some(numbers) = ElementType::of_dtype(x.dtype()) else { bail!("{}: of {:?}", self.name(), x.dtype()) };
+        let key = AlgorithmKey {
             device: x.device().id(),
             numbers,
             x: [n, h, w, inputs],
@@ -204,9 +204,9 @@ impl CustomOp2 for Conv {
         };
         let (x, weight) = ((x, x_l), (weight, weight_l));
         let y = match numbers {
-            Numbers::F32 => self.run::<f32>(x, weight, key)?,
-            Numbers::F16 => self.run::<half::f16>(x, weight, key)?,
-            Numbers::Bf16 => self.run::<half::bf16>(x, weight, key)?,
+            ElementType::F32 => self.run::<f32>(x, weight, key)?,
+            ElementType::F16 => self.run::<half::f16>(x, weight, key)?,
+            ElementType::Bf16 => self.run::<half::bf16>(x, weight, key)?,
         };
         let count = |side| window_count(self.name(), side, kernel, self.stride, self.padding);
         Ok((y, (n, count(h)?, count(w)?, outputs).into()))

@@ -3,12 +3,13 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CudaStorage, Layout, Result, Shape, bail};
 
+use super::MODULE;
 use super::ops::{f32_pointer, pointer};
 use crate::gpu;
-use crate::gpu::context::{LAYERS, Output, launch};
-use crate::gpu::launch::{Argument, Numbers};
+use crate::gpu::context::{Output, launch};
+use crate::gpu::launch::{Argument, ElementType};
 use crate::nn::Activation;
-use crate::nn::depthwise::{Order, Window};
+use crate::nn::depthwise::{AxisOrder, DepthwiseWindow};
 use crate::nn::depthwise_plane::Geometry;
 
 const OP: &str = "depthwise convolution";
@@ -16,10 +17,10 @@ const OP: &str = "depthwise convolution";
 /// Threads of the block that sums a tap's gradient: as in `depthwise.cu`.
 const WEIGHT_THREADS: usize = 256;
 
-type Given<'a> = (&'a CudaStorage, &'a Layout);
+type Operand<'a> = (&'a CudaStorage, &'a Layout);
 
-fn order(window: &Window, n: usize, c: usize) -> [Argument; 3] {
-    [n.into(), c.into(), usize::from(window.order == Order::ChannelMajor).into()]
+fn order(window: &DepthwiseWindow, n: usize, c: usize) -> [Argument; 3] {
+    [n.into(), c.into(), usize::from(window.order == AxisOrder::ChannelMajor).into()]
 }
 
 fn sizes(g: &Geometry) -> [Argument; 7] {
@@ -28,10 +29,10 @@ fn sizes(g: &Geometry) -> [Argument; 7] {
 
 /// `activation(weight * x + bias)`, in the numbers that `x` and `weight` have; the bias is f32.
 pub(in crate::nn) fn forward(
-    window: &Window,
-    (x, x_l): Given<'_>,
-    (weight, weight_l): Given<'_>,
-    bias: Option<Given<'_>>,
+    window: &DepthwiseWindow,
+    (x, x_l): Operand<'_>,
+    (weight, weight_l): Operand<'_>,
+    bias: Option<Operand<'_>>,
     activation: Activation,
 ) -> Result<(CudaStorage, Shape)> {
     let (n, c, geometry) = window.check(x_l.shape(), weight_l.shape())?;
@@ -54,48 +55,48 @@ pub(in crate::nn) fn forward(
     arguments.extend(sizes(&geometry));
     arguments.extend([low, high].map(Argument::from));
     let kernel = match numbers {
-        Numbers::F32 => "depthwise_forward_f32",
-        Numbers::F16 => "depthwise_forward_f16",
-        Numbers::Bf16 => "depthwise_forward_bf16",
+        ElementType::F32 => "depthwise_forward_f32",
+        ElementType::F16 => "depthwise_forward_f16",
+        ElementType::Bf16 => "depthwise_forward_bf16",
     };
     let shape = gpu::Shape::flat((n * c * geometry.out_len()) as u64);
-    launch(x.device(), LAYERS, kernel, shape, &arguments)?;
+    launch(x.device(), MODULE, kernel, shape, &arguments)?;
     Ok(out.parts())
 }
 
 /// (gradient of the result, weight) → gradient of the input, f32.
 pub(in crate::nn) fn backward_input(
-    window: &Window,
-    (grad, grad_l): Given<'_>,
-    (weight, weight_l): Given<'_>,
+    window: &DepthwiseWindow,
+    (grad, grad_l): Operand<'_>,
+    (weight, weight_l): Operand<'_>,
     input: &Shape,
 ) -> Result<(CudaStorage, Shape)> {
     let (n, c, geometry) = window.check(input, weight_l.shape())?;
     let (from, taps) = (f32_pointer(OP, grad, grad_l)?, f32_pointer(OP, weight, weight_l)?);
-    let out = Output::new(grad.device(), input.clone(), Numbers::F32)?;
+    let out = Output::new(grad.device(), input.clone(), ElementType::F32)?;
     let mut arguments: Vec<Argument> = [from, taps, out.pointer()].map(Argument::from).into();
     arguments.push(((n * c) as u64).into());
     arguments.extend(order(window, n, c));
     arguments.extend(sizes(&geometry));
     let shape = gpu::Shape::flat(input.elem_count() as u64);
-    launch(grad.device(), LAYERS, "depthwise_backward_input", shape, &arguments)?;
+    launch(grad.device(), MODULE, "depthwise_backward_input", shape, &arguments)?;
     Ok(out.parts())
 }
 
 /// (input, gradient of the result) → gradient of the weight, f32.
 pub(in crate::nn) fn backward_weight(
-    window: &Window,
-    (x, x_l): Given<'_>,
-    (grad, grad_l): Given<'_>,
+    window: &DepthwiseWindow,
+    (x, x_l): Operand<'_>,
+    (grad, grad_l): Operand<'_>,
     weight: &Shape,
 ) -> Result<(CudaStorage, Shape)> {
     let (n, c, geometry) = window.check(x_l.shape(), weight)?;
     let (from, grads) = (f32_pointer(OP, x, x_l)?, f32_pointer(OP, grad, grad_l)?);
-    let out = Output::new(x.device(), weight.clone(), Numbers::F32)?;
+    let out = Output::new(x.device(), weight.clone(), ElementType::F32)?;
     let mut arguments: Vec<Argument> = [from, grads, out.pointer()].map(Argument::from).into();
     arguments.extend(order(window, n, c));
     arguments.extend(sizes(&geometry));
     let shape = gpu::Shape::new([geometry.kernel * geometry.kernel, c, 1], WEIGHT_THREADS);
-    launch(x.device(), LAYERS, "depthwise_backward_weight", shape, &arguments)?;
+    launch(x.device(), MODULE, "depthwise_backward_weight", shape, &arguments)?;
     Ok(out.parts())
 }

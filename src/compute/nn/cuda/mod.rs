@@ -5,14 +5,14 @@
 
 #[cfg(feature = "cuda")]
 mod conv;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "no_depthwise.rs")]
 pub(super) mod depthwise;
 #[cfg(feature = "cuda")]
 mod net;
 #[cfg(feature = "cuda")]
 pub(super) mod ops;
 
-use crate::gpu::PRELUDE;
+use crate::gpu::{KernelModule, PRELUDE};
 
 #[cfg(feature = "cuda")]
 pub(crate) use conv::abandon;
@@ -47,6 +47,9 @@ pub const KERNELS: [&str; 20] = [
     "layer_average_f16",
     "layer_average_bf16",
 ];
+
+/// The kernels of the layers, to open a GPU with.
+pub const MODULE: KernelModule = KernelModule { name: "layers", source, kernels: &KERNELS };
 
 /// One source with all kernels of the layers.
 pub fn source() -> String {

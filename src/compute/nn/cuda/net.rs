@@ -8,15 +8,15 @@ use candle_core::{Device, Result, Tensor, bail};
 
 use super::conv::Conv;
 use super::ops::{self, Bounds, EIGHT};
-use crate::gpu::launch::Numbers;
+use crate::gpu::launch::ElementType;
 use crate::nn::{Activation, Build};
 
 /// The layers of a network, ready to run on a device. Cloning shares the weights.
 #[derive(Clone, Debug)]
 pub struct DeviceNet {
     device: Device,
-    numbers: Numbers,
-    layers: Vec<Layer>,
+    numbers: ElementType,
+    layers: Vec<NetLayer>,
     /// After which layer each value is read for the last time.
     last_use: Vec<usize>,
     /// Channels of each value.
@@ -28,15 +28,15 @@ pub struct DeviceNet {
 pub struct DeviceValue(usize);
 
 #[derive(Clone, Debug)]
-struct Layer {
+struct NetLayer {
     x: usize,
     residual: Option<usize>,
     y: usize,
-    kind: Kind,
+    kind: LayerKind,
 }
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum LayerKind {
     /// weight (Cout, Cin).
     Product {
         weight: Tensor,
@@ -75,13 +75,13 @@ enum Kind {
 
 impl DeviceNet {
     /// A network without layers and its input, pictures of `channels`.
-    pub fn new(device: &Device, numbers: Numbers, channels: usize) -> (Self, DeviceValue) {
+    pub fn new(device: &Device, numbers: ElementType, channels: usize) -> (Self, DeviceValue) {
         let (layers, last_use, channels) = (Vec::new(), vec![0], vec![channels]);
         (Self { device: device.clone(), numbers, layers, last_use, channels }, DeviceValue(0))
     }
 
     /// The device and the numbers it computes with.
-    pub fn computes_with(&self) -> (&Device, Numbers) {
+    pub fn computes_with(&self) -> (&Device, ElementType) {
         (&self.device, self.numbers)
     }
 
@@ -115,7 +115,7 @@ impl DeviceNet {
         }
     }
 
-    fn push(&mut self, x: DeviceValue, residual: Option<DeviceValue>, channels: usize, kind: Kind) -> DeviceValue {
+    fn push(&mut self, x: DeviceValue, residual: Option<DeviceValue>, channels: usize, kind: LayerKind) -> DeviceValue {
         let at = self.layers.len();
         self.channels.push(channels);
         self.last_use.push(at + 1);
@@ -123,7 +123,7 @@ impl DeviceNet {
         for value in [Some(x), residual].into_iter().flatten() {
             self.last_use[value.0] = at;
         }
-        self.layers.push(Layer { x: x.0, residual: residual.map(|r| r.0), y, kind });
+        self.layers.push(NetLayer { x: x.0, residual: residual.map(|r| r.0), y, kind });
         DeviceValue(y)
     }
 
@@ -168,13 +168,20 @@ impl Build for DeviceNet {
         }
         let (bounds, bias) = (activation.bounds(), self.place_f32(bias)?);
         let kind = if (kernel, stride, padding) == (1, 1, 0) && inputs.is_multiple_of(EIGHT) {
-            Kind::Product { weight: self.place(&weight.reshape((outputs, inputs))?)?, bias, bounds }
+            LayerKind::Product { weight: self.place(&weight.reshape((outputs, inputs))?)?, bias, bounds }
         } else {
             // A picture's three channels are no multiple of what tensor cores take; cuDNN has no algorithm for every such
             // number, and a slow one where it has.
             let more = inputs.next_multiple_of(EIGHT) - inputs;
             let weight = weight.reshape((outputs, inputs, kernel, kernel))?.permute((0, 2, 3, 1))?.contiguous()?;
-            Kind::Conv { weight: self.place(&weight.pad_with_zeros(3, 0, more)?)?, bias, stride, padding, more, bounds }
+            LayerKind::Conv {
+                weight: self.place(&weight.pad_with_zeros(3, 0, more)?)?,
+                bias,
+                stride,
+                padding,
+                more,
+                bounds,
+            }
         };
         Ok(self.push(x, residual, outputs, kind))
     }
@@ -194,7 +201,7 @@ impl Build for DeviceNet {
         };
         let weight = self.place_f32(&weight.reshape((channels, kernel * kernel))?.t()?)?;
         let (bias, bounds) = (self.place_f32(bias)?, activation.bounds());
-        Ok(self.push(x, None, channels, Kind::Depthwise { weight, bias, kernel, stride, padding, bounds }))
+        Ok(self.push(x, None, channels, LayerKind::Depthwise { weight, bias, kernel, stride, padding, bounds }))
     }
 
     fn max_pool(&mut self, x: DeviceValue, kernel: usize, stride: usize, padding: usize) -> Result<DeviceValue> {
@@ -203,7 +210,7 @@ impl Build for DeviceNet {
         }
         let channels = self.channels[x.0];
         self.check("max pool", channels)?;
-        Ok(self.push(x, None, channels, Kind::MaxPool { kernel, stride, padding }))
+        Ok(self.push(x, None, channels, LayerKind::MaxPool { kernel, stride, padding }))
     }
 
     fn scale_shift(
@@ -218,29 +225,33 @@ impl Build for DeviceNet {
             bail!("scale and shift: {:?} and {:?} do not fit {channels} channels", scale.dims(), shift.dims());
         }
         let (scale, shift, bounds) = (self.place_f32(scale)?, self.place_f32(shift)?, activation.bounds());
-        Ok(self.push(x, None, channels, Kind::ScaleShift { scale, shift, bounds }))
+        Ok(self.push(x, None, channels, LayerKind::ScaleShift { scale, shift, bounds }))
     }
 }
 
-impl Kind {
+impl LayerKind {
     fn run(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         match self {
-            Kind::Product { weight, bias, bounds } => {
+            LayerKind::Product { weight, bias, bounds } => {
                 let (n, h, w, inputs) = x.dims4()?;
                 let y = x.reshape((n * h * w, inputs))?.matmul(&weight.t()?)?;
                 ops::finish(y.reshape((n, h, w, weight.dims()[0]))?, bias, residual, *bounds)
             }
-            Kind::Conv { weight, bias, stride, padding, more, bounds } => {
+            LayerKind::Conv { weight, bias, stride, padding, more, bounds } => {
                 let y = x
                     .pad_with_zeros(3, 0, *more)?
                     .apply_op2_no_bwd(weight, &Conv { stride: *stride, padding: *padding })?;
                 ops::finish(y, bias, residual, *bounds)
             }
-            &Kind::Depthwise { ref weight, ref bias, kernel, stride, padding, bounds } => {
+            &LayerKind::Depthwise { ref weight, ref bias, kernel, stride, padding, bounds } => {
                 x.apply_op3_no_bwd(weight, bias, &ops::Depthwise { kernel, stride, padding, bounds })
             }
-            &Kind::MaxPool { kernel, stride, padding } => x.apply_op1_no_bwd(&ops::MaxPool { kernel, stride, padding }),
-            Kind::ScaleShift { scale, shift, bounds } => x.apply_op3_no_bwd(scale, shift, &ops::ScaleShift(*bounds)),
+            &LayerKind::MaxPool { kernel, stride, padding } => {
+                x.apply_op1_no_bwd(&ops::MaxPool { kernel, stride, padding })
+            }
+            LayerKind::ScaleShift { scale, shift, bounds } => {
+                x.apply_op3_no_bwd(scale, shift, &ops::ScaleShift(*bounds))
+            }
         }
     }
 }

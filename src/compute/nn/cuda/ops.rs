@@ -6,9 +6,10 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp3, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor, bail,
 };
 
+use super::MODULE;
 use crate::gpu;
-use crate::gpu::context::{LAYERS, Output, launch};
-use crate::gpu::launch::{Argument, Numbers, Pointer};
+use crate::gpu::context::{Output, launch};
+use crate::gpu::launch::{Argument, ElementType, Pointer};
 use crate::nn::window_count;
 
 /// Channels that a thread has at a time.
@@ -18,31 +19,31 @@ pub(super) const EIGHT: usize = 8;
 pub(super) type Bounds = (f32, f32);
 
 /// Where the numbers of a contiguous tensor begin, and what they are.
-pub(in crate::nn) fn pointer(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<(Pointer, Numbers)> {
+pub(in crate::nn) fn pointer(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<(Pointer, ElementType)> {
     let Some((start, _)) = layout.contiguous_offsets() else {
         bail!("{op}: wants a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
     };
-    let Some(numbers) = Numbers::of_dtype(storage.dtype()) else {
+    let Some(numbers) = ElementType::of_dtype(storage.dtype()) else {
         bail!("{op}: wants f32, f16 or bf16, got {:?}", storage.dtype());
     };
     let stream = storage.device().cuda_stream();
     let memory = match numbers {
-        Numbers::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0,
-        Numbers::F16 => storage.as_cuda_slice::<half::f16>()?.device_ptr(&stream).0,
-        Numbers::Bf16 => storage.as_cuda_slice::<half::bf16>()?.device_ptr(&stream).0,
+        ElementType::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0,
+        ElementType::F16 => storage.as_cuda_slice::<half::f16>()?.device_ptr(&stream).0,
+        ElementType::Bf16 => storage.as_cuda_slice::<half::bf16>()?.device_ptr(&stream).0,
     };
     Ok((Pointer { memory, offset: (start * numbers.bytes()) as u64 }, numbers))
 }
 
 /// As [`pointer`], to be written.
-fn pointer_mut(op: &str, storage: &mut CudaStorage, layout: &Layout) -> Result<(Pointer, Numbers)> {
+fn pointer_mut(op: &str, storage: &mut CudaStorage, layout: &Layout) -> Result<(Pointer, ElementType)> {
     let (pointer, numbers) = pointer(op, storage, layout)?;
     let stream = storage.device().cuda_stream();
     // The same address; asked for as mutable, so that who else reads the tensor is waited for.
     let memory = match numbers {
-        Numbers::F32 => storage.as_cuda_slice_mut::<f32>()?.device_ptr_mut(&stream).0,
-        Numbers::F16 => storage.as_cuda_slice_mut::<half::f16>()?.device_ptr_mut(&stream).0,
-        Numbers::Bf16 => storage.as_cuda_slice_mut::<half::bf16>()?.device_ptr_mut(&stream).0,
+        ElementType::F32 => storage.as_cuda_slice_mut::<f32>()?.device_ptr_mut(&stream).0,
+        ElementType::F16 => storage.as_cuda_slice_mut::<half::f16>()?.device_ptr_mut(&stream).0,
+        ElementType::Bf16 => storage.as_cuda_slice_mut::<half::bf16>()?.device_ptr_mut(&stream).0,
     };
     Ok((Pointer { memory, ..pointer }, numbers))
 }
@@ -50,16 +51,16 @@ fn pointer_mut(op: &str, storage: &mut CudaStorage, layout: &Layout) -> Result<(
 /// As [`pointer`], of numbers that have to be f32.
 pub(in crate::nn) fn f32_pointer(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<Pointer> {
     match pointer(op, storage, layout)? {
-        (pointer, Numbers::F32) => Ok(pointer),
+        (pointer, ElementType::F32) => Ok(pointer),
         (_, other) => bail!("{op}: wants f32, got {}", other.name()),
     }
 }
 
-fn named(kernels: [&'static str; 3], numbers: Numbers) -> &'static str {
+fn named(kernels: [&'static str; 3], numbers: ElementType) -> &'static str {
     match numbers {
-        Numbers::F32 => kernels[0],
-        Numbers::F16 => kernels[1],
-        Numbers::Bf16 => kernels[2],
+        ElementType::F32 => kernels[0],
+        ElementType::F16 => kernels[1],
+        ElementType::Bf16 => kernels[2],
     }
 }
 
@@ -81,15 +82,15 @@ fn no_cpu<T>(op: &str) -> Result<T> {
 /// When shapes or types do not fit.
 pub(super) fn finish(y: Tensor, bias: &Tensor, residual: Option<&Tensor>, bounds: Bounds) -> Result<Tensor> {
     match residual {
-        Some(residual) => y.inplace_op3(bias, residual, &Finish(bounds))?,
-        None => y.inplace_op2(bias, &Finish(bounds))?,
+        Some(residual) => y.inplace_op3(bias, residual, &BiasActivation(bounds))?,
+        None => y.inplace_op2(bias, &BiasActivation(bounds))?,
     }
     Ok(y)
 }
 
-struct Finish(Bounds);
+struct BiasActivation(Bounds);
 
-impl Finish {
+impl BiasActivation {
     fn run(
         &self,
         y: &mut CudaStorage,
@@ -113,11 +114,11 @@ impl Finish {
         let kernel = named(["layer_finish_f32", "layer_finish_f16", "layer_finish_bf16"], numbers);
         let (low, high) = self.0;
         let arguments = [at.into(), bias.into(), residual, channels.into(), eights.into(), low.into(), high.into()];
-        launch(y.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)
+        launch(y.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)
     }
 }
 
-impl InplaceOp2 for Finish {
+impl InplaceOp2 for BiasActivation {
     fn name(&self) -> &'static str {
         "bias-activation"
     }
@@ -131,7 +132,7 @@ impl InplaceOp2 for Finish {
     }
 }
 
-impl InplaceOp3 for Finish {
+impl InplaceOp3 for BiasActivation {
     fn name(&self) -> &'static str {
         "bias-residual-activation"
     }
@@ -198,7 +199,7 @@ impl CustomOp3 for ScaleShift {
         let kernel = named(["layer_scale_shift_f32", "layer_scale_shift_f16", "layer_scale_shift_bf16"], numbers);
         let mut arguments: Vec<Argument> = [from, scale, shift, out.pointer()].map(Argument::from).into();
         arguments.extend([channels.into(), eights.into(), self.0.0.into(), self.0.1.into()] as [Argument; 4]);
-        launch(x.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)?;
+        launch(x.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)?;
         Ok(out.parts())
     }
 }
@@ -253,7 +254,7 @@ impl CustomOp3 for Depthwise {
         let sizes = [channels, h, w, self.kernel, self.stride, self.padding, out_h, out_w];
         arguments.extend(sizes.map(Argument::from));
         arguments.extend([eights.into(), self.bounds.0.into(), self.bounds.1.into()] as [Argument; 3]);
-        launch(x.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)?;
+        launch(x.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)?;
         Ok(out.parts())
     }
 }
@@ -286,7 +287,7 @@ impl CustomOp1 for MaxPool {
         let sizes = [channels, h, w, self.kernel, self.stride, self.padding, out_h, out_w];
         arguments.extend(sizes.map(Argument::from));
         arguments.push(eights.into());
-        launch(x.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)?;
+        launch(x.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)?;
         Ok(out.parts())
     }
 }
@@ -310,7 +311,7 @@ impl CustomOp1 for Average {
         let out = Output::new(x.device(), (n, channels).into(), numbers)?;
         let kernel = named(["layer_average_f32", "layer_average_f16", "layer_average_bf16"], numbers);
         let arguments = [from.into(), out.pointer().into(), channels.into(), (h * w).into(), eights.into()];
-        launch(x.device(), LAYERS, kernel, gpu::Shape::flat(eights), &arguments)?;
+        launch(x.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)?;
         Ok(out.parts())
     }
 }

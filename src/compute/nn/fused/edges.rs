@@ -1,17 +1,17 @@
 //! Where a network begins and ends: the input into planes, blocks into features or planes, borders around values.
 #![allow(unsafe_code)]
 
-use super::format::Format;
+use super::format::ValueFormat;
 use super::kernel::{self, LANES};
-use super::lanes::Lanes;
-use super::plan::{Picture, Split, Step};
+use super::plan::{Split, Step, ValueLayout};
 use super::run::Call;
+use super::simd::SimdVector;
 
 impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     #[inline(always)]
-    pub(super) unsafe fn planes<F: Format>(&self, step: &Step, split: &Split, picture: usize, task: usize) {
+    pub(super) unsafe fn planes<F: ValueFormat>(&self, step: &Step, split: &Split, picture: usize, task: usize) {
         let (rows, blocks) = split.task(task);
         let (to, y) = self.value(step.y, picture);
         let (per_word, plane) = (LANES / F::WORDS, y.h * y.w);
@@ -52,7 +52,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     #[inline(always)]
-    pub(super) unsafe fn average<L: Lanes, F: Format>(&self, step: &Step, picture: usize) {
+    pub(super) unsafe fn average<L: SimdVector, F: ValueFormat>(&self, step: &Step, picture: usize) {
         let (from, x) = self.value(step.x, picture);
         let features = self.plan.output[0];
         for block in 0..x.blocks {
@@ -77,7 +77,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     #[inline(always)]
-    pub(super) unsafe fn whole<L: Lanes, F: Format>(&self, step: &Step, picture: usize, block: usize) {
+    pub(super) unsafe fn whole<L: SimdVector, F: ValueFormat>(&self, step: &Step, picture: usize, block: usize) {
         let (from, x) = self.value(step.x, picture);
         let (channels, plane) = (self.plan.output[0], x.h * x.w);
         let lanes = LANES.min(channels - block * LANES);
@@ -97,7 +97,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`]: rows and block are this task's.
     #[inline(always)]
-    pub(super) unsafe fn border(&self, to: *mut f32, y: &Picture, block: usize, rows: &std::ops::Range<usize>) {
+    pub(super) unsafe fn border(&self, to: *mut f32, y: &ValueLayout, block: usize, rows: &std::ops::Range<usize>) {
         if y.padding == 0 {
             return;
         }

@@ -2,38 +2,38 @@
 #![allow(unsafe_code)]
 
 use super::kernel::LANES;
-use super::lanes::Lanes;
 use super::quantise::TOP;
+use super::simd::SimdVector;
 
 /// How values of blocks lie in memory and what is multiplied. Memory is counted in words of 4 bytes.
 ///
 /// # Safety
-/// Of every function: as [`Lanes`].
-pub(super) trait Format {
+/// Of every function: as [`SimdVector`].
+pub(super) trait ValueFormat {
     /// Words of 16 channels.
     const WORDS: usize;
     /// What a sum begins with; unless a format says otherwise it is real and has its bias from the start.
     #[inline(always)]
-    unsafe fn begin<L: Lanes>(bias: *const f32) -> L {
+    unsafe fn begin<L: SimdVector>(bias: *const f32) -> L {
         unsafe { L::load(bias) }
     }
     /// `sum` and the products of a word of the input with 16 words of weights.
-    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L;
+    unsafe fn dot<L: SimdVector>(sum: L, x: L, weights: L) -> L;
     /// What a sum amounts to, in units of the output.
     #[inline(always)]
-    unsafe fn end<L: Lanes>(sum: L, _scale: *const f32, _bias: *const f32) -> L {
+    unsafe fn end<L: SimdVector>(sum: L, _scale: *const f32, _bias: *const f32) -> L {
         sum
     }
     /// `sum` and a value beside it, `factor` units of the output for each of its units.
     #[inline(always)]
-    unsafe fn beside<L: Lanes>(sum: L, value: L, _factor: *const f32) -> L {
+    unsafe fn beside<L: SimdVector>(sum: L, value: L, _factor: *const f32) -> L {
         unsafe { sum.add(value) }
     }
-    unsafe fn load<L: Lanes>(from: *const f32) -> L;
-    unsafe fn store<L: Lanes>(values: L, to: *mut f32);
+    unsafe fn load<L: SimdVector>(from: *const f32) -> L;
+    unsafe fn store<L: SimdVector>(values: L, to: *mut f32);
     /// The values of neighbouring pixels, clamped to `bounds`; bytes clamp to their own range, which lies within.
     #[inline(always)]
-    unsafe fn store_row<L: Lanes, const P: usize>(values: [L; P], (low, high): (f32, f32), to: *mut f32) {
+    unsafe fn store_row<L: SimdVector, const P: usize>(values: [L; P], (low, high): (f32, f32), to: *mut f32) {
         unsafe {
             let (low, high) = (L::splat(&low), L::splat(&high));
             for (p, value) in values.into_iter().enumerate() {
@@ -47,21 +47,21 @@ pub(super) trait Format {
 }
 
 /// `f32`: one value a word.
-pub(super) struct Single;
+pub(super) struct F32Format;
 
 // SAFETY: as the traits ask.
-impl Format for Single {
+impl ValueFormat for F32Format {
     const WORDS: usize = LANES;
     #[inline(always)]
-    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
+    unsafe fn dot<L: SimdVector>(sum: L, x: L, weights: L) -> L {
         unsafe { sum.fma(x, weights) }
     }
     #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+    unsafe fn load<L: SimdVector>(from: *const f32) -> L {
         unsafe { L::load(from) }
     }
     #[inline(always)]
-    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
+    unsafe fn store<L: SimdVector>(values: L, to: *mut f32) {
         unsafe { values.store(to) }
     }
     #[inline(always)]
@@ -71,21 +71,21 @@ impl Format for Single {
 }
 
 /// bf16: two values a word, sums in `f32`.
-pub(super) struct Brain;
+pub(super) struct Bf16Format;
 
 // SAFETY: as the traits ask.
-impl Format for Brain {
+impl ValueFormat for Bf16Format {
     const WORDS: usize = LANES / 2;
     #[inline(always)]
-    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
+    unsafe fn dot<L: SimdVector>(sum: L, x: L, weights: L) -> L {
         unsafe { sum.dot_bf16(x, weights) }
     }
     #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+    unsafe fn load<L: SimdVector>(from: *const f32) -> L {
         unsafe { L::load_bf16(from) }
     }
     #[inline(always)]
-    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
+    unsafe fn store<L: SimdVector>(values: L, to: *mut f32) {
         unsafe { values.store_bf16(to) }
     }
     #[inline(always)]
@@ -105,37 +105,37 @@ pub(super) fn bf16_bits(value: f32) -> u32 {
 
 /// Bytes: four values a word, each a whole number of units (see [`super::quantise`]); weights are signed, sums whole
 /// numbers of 32 bits.
-pub(super) struct Byte;
+pub(super) struct Int8Format;
 
 // SAFETY: as the traits ask.
-impl Format for Byte {
+impl ValueFormat for Int8Format {
     const WORDS: usize = LANES / 4;
     #[inline(always)]
-    unsafe fn begin<L: Lanes>(_: *const f32) -> L {
+    unsafe fn begin<L: SimdVector>(_: *const f32) -> L {
         unsafe { L::zero() }
     }
     #[inline(always)]
-    unsafe fn dot<L: Lanes>(sum: L, x: L, weights: L) -> L {
+    unsafe fn dot<L: SimdVector>(sum: L, x: L, weights: L) -> L {
         unsafe { sum.dot_u8(x, weights) }
     }
     #[inline(always)]
-    unsafe fn end<L: Lanes>(sum: L, scale: *const f32, bias: *const f32) -> L {
+    unsafe fn end<L: SimdVector>(sum: L, scale: *const f32, bias: *const f32) -> L {
         unsafe { L::load(bias).fma(sum.whole_to_f32(), L::load(scale)) }
     }
     #[inline(always)]
-    unsafe fn beside<L: Lanes>(sum: L, value: L, factor: *const f32) -> L {
+    unsafe fn beside<L: SimdVector>(sum: L, value: L, factor: *const f32) -> L {
         unsafe { sum.fma(value, L::load(factor)) }
     }
     #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const f32) -> L {
+    unsafe fn load<L: SimdVector>(from: *const f32) -> L {
         unsafe { L::load_u8(from) }
     }
     #[inline(always)]
-    unsafe fn store<L: Lanes>(values: L, to: *mut f32) {
+    unsafe fn store<L: SimdVector>(values: L, to: *mut f32) {
         unsafe { values.store_u8(to) }
     }
     #[inline(always)]
-    unsafe fn store_row<L: Lanes, const P: usize>(values: [L; P], _: (f32, f32), to: *mut f32) {
+    unsafe fn store_row<L: SimdVector, const P: usize>(values: [L; P], _: (f32, f32), to: *mut f32) {
         unsafe {
             for four in 0..P / 4 {
                 let p = 4 * four;

@@ -6,17 +6,17 @@ use candle_core::{Result, Tensor, bail};
 
 use super::kernel::{LANES, turned_lines};
 use super::level::{Arithmetic, Level, Precision};
-use super::quantise::{Bytes, Range, Whole};
+use super::quantise::{Quantisation, QuantisedWeights, Range};
 use super::{format, winograd};
 use crate::nn::{Activation, window_count};
 
 /// Sixteen values on a cache line of their own.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub [f32; LANES]);
+pub(super) struct CacheLine(pub [f32; LANES]);
 
-impl Line {
-    pub const ZERO: Line = Line([0.0; LANES]);
+impl CacheLine {
+    pub const ZERO: CacheLine = CacheLine([0.0; LANES]);
 }
 
 /// What an operation gives: a picture of `channels` × `h` × `w`.
@@ -25,12 +25,12 @@ pub struct Value(pub(super) usize);
 
 /// What a layer's sums become.
 #[derive(Debug)]
-pub(super) struct Ends {
-    pub bias: Vec<Line>,
+pub(super) struct Epilogue {
+    pub bias: Vec<CacheLine>,
     /// Units of the output that a sum of 1 is; for sums of bytes.
-    pub scale: Vec<Line>,
+    pub scale: Vec<CacheLine>,
     /// Units of the output that a unit of the value beside it is; as `scale`.
-    pub residual: Vec<Line>,
+    pub residual: Vec<CacheLine>,
     /// Of the activation. Storing bytes clamps to their ranges, which lie within.
     pub bounds: (f32, f32),
 }
@@ -39,10 +39,10 @@ pub(super) struct Ends {
 /// each word of its inputs.
 #[derive(Debug)]
 pub(super) struct PackedConv {
-    pub weights: Vec<Line>,
+    pub weights: Vec<CacheLine>,
     /// Transformed for [`super::winograd`], where that may pay.
-    pub winograd: Option<Vec<Line>>,
-    pub ends: Ends,
+    pub winograd: Option<Vec<CacheLine>>,
+    pub epilogue: Epilogue,
     pub inputs: usize,
     pub outputs: usize,
     pub window: Window,
@@ -53,10 +53,10 @@ pub(super) struct PackedConv {
 /// Weights of a depthwise convolution: kernel · kernel lines a block, or as [`turned_lines`] says.
 #[derive(Debug)]
 pub(super) struct PackedDepthwise {
-    pub weights: Vec<Line>,
+    pub weights: Vec<CacheLine>,
     /// Lines of a block.
     pub lines: usize,
-    pub ends: Ends,
+    pub epilogue: Epilogue,
     pub channels: usize,
     pub window: Window,
 }
@@ -97,15 +97,15 @@ pub(super) enum Op {
     ScaleShift {
         x: usize,
         y: usize,
-        scale: Arc<Vec<Line>>,
-        shift: Arc<Vec<Line>>,
+        scale: Arc<Vec<CacheLine>>,
+        shift: Arc<Vec<CacheLine>>,
         bounds: (f32, f32),
     },
     /// The end: the mean over all pixels, or all of the picture in planes.
     Average {
         x: usize,
     },
-    Whole {
+    WholePicture {
         x: usize,
     },
 }
@@ -121,7 +121,7 @@ pub struct Graph {
     /// Border of zeros that the readers of each value want around it.
     pub(super) padding: Vec<usize>,
     /// What the bytes of each value stand for.
-    pub(super) bytes: Vec<Arc<[Bytes]>>,
+    pub(super) bytes: Vec<Arc<[Quantisation]>>,
     /// Ranges of the values' channels, for bytes.
     ranges: Vec<Vec<Range>>,
 }
@@ -152,7 +152,7 @@ impl Graph {
     fn value(&mut self, channels: usize, activation: Activation) -> Result<usize> {
         let value = self.channels.len();
         let bytes = match (self.precision, self.ranges.get(value)) {
-            (Precision::F32 | Precision::Bf16, _) => vec![Bytes::NONE; channels],
+            (Precision::F32 | Precision::Bf16, _) => vec![Quantisation::NONE; channels],
             (Precision::Int8, None) => bail!("int8: there are ranges for {value} values, and the network has more"),
             (Precision::Int8, Some(ranges)) if ranges.len() != channels => {
                 bail!("int8: value {value} of the network has {channels} channels, and {} ranges", ranges.len())
@@ -161,7 +161,7 @@ impl Graph {
                 if let Some(range) = ranges.iter().find(|range| !range.is_sound()) {
                     bail!("int8: a channel of value {value} of the network lies in {range:?}");
                 }
-                ranges.iter().map(|range| Bytes::within(*range, activation.bounds())).collect()
+                ranges.iter().map(|range| Quantisation::within(*range, activation.bounds())).collect()
             }
         };
         self.channels.push(channels);
@@ -171,16 +171,16 @@ impl Graph {
     }
 
     /// Ends of sums that become `y`, of these whole weights if values are bytes.
-    fn ends(
+    fn epilogue(
         &self,
         (residual, y): (Option<usize>, usize),
         bias: &[f32],
-        weights: &[Whole],
+        weights: &[QuantisedWeights],
         activation: Activation,
-    ) -> Ends {
+    ) -> Epilogue {
         let bounds = activation.bounds();
         if self.precision != Precision::Int8 {
-            return Ends { bias: lines(bias), scale: Vec::new(), residual: Vec::new(), bounds };
+            return Epilogue { bias: lines(bias), scale: Vec::new(), residual: Vec::new(), bounds };
         }
         let y = &self.bytes[y];
         let scale: Vec<f32> = weights.iter().zip(y.iter()).map(|(weights, y)| y.units(weights.unit)).collect();
@@ -196,7 +196,7 @@ impl Graph {
             })
             .collect();
         let factors: Vec<f32> = beside.iter().map(|(factor, _)| *factor).collect();
-        Ends { bias: lines(&bias), scale: lines(&scale), residual: lines(&factors), bounds }
+        Epilogue { bias: lines(&bias), scale: lines(&scale), residual: lines(&factors), bounds }
     }
 
     fn pad(&mut self, value: usize, padding: usize) {
@@ -234,13 +234,13 @@ impl Graph {
         let values = weight.flatten_all()?.to_vec1::<f32>()?;
         let y = self.value(outputs, activation)?;
         let shape = (outputs, inputs, kernel);
-        let mut whole: Vec<Whole> = Vec::new();
+        let mut whole: Vec<QuantisedWeights> = Vec::new();
         let weights = match self.precision {
             Precision::F32 => pack(values.iter().map(|v| v.to_bits()), shape, planar, 1),
             Precision::Bf16 => pack(values.iter().map(|v| format::bf16_bits(*v)), shape, planar, 2),
             Precision::Int8 => {
                 let rows = values.chunks_exact(inputs * kernel * kernel);
-                whole = rows.map(|row| Whole::of(row, kernel * kernel, &self.bytes[x])).collect();
+                whole = rows.map(|row| QuantisedWeights::of(row, kernel * kernel, &self.bytes[x])).collect();
                 let bytes = whole.iter().flat_map(|row| row.weights.iter().map(|byte| u32::from(*byte as u8)));
                 pack(bytes, shape, planar, 4)
             }
@@ -250,7 +250,7 @@ impl Graph {
         let layer = PackedConv {
             weights,
             winograd: if tiled { winograd::pack(&values, outputs, inputs) } else { None },
-            ends: self.ends((residual, y), &bias.to_vec1::<f32>()?, &whole, activation),
+            epilogue: self.epilogue((residual, y), &bias.to_vec1::<f32>()?, &whole, activation),
             inputs,
             outputs,
             window: Window { kernel, stride, padding },
@@ -279,12 +279,12 @@ impl Graph {
         };
         let (taps, values) = (kernel * kernel, weight.flatten_all()?.to_vec1::<f32>()?);
         let y = self.value(channels, activation)?;
-        let mut whole: Vec<Whole> = Vec::new();
+        let mut whole: Vec<QuantisedWeights> = Vec::new();
         let lines = if self.precision == Precision::Int8 { kernel * turned_lines(kernel) } else { taps };
-        let mut weights = vec![Line::ZERO; channels.div_ceil(LANES) * lines];
+        let mut weights = vec![CacheLine::ZERO; channels.div_ceil(LANES) * lines];
         if self.precision == Precision::Int8 {
             for (channel, taps) in values.chunks_exact(taps).enumerate() {
-                let row = Whole::of(taps, taps.len(), &self.bytes[x][channel..=channel]);
+                let row = QuantisedWeights::of(taps, taps.len(), &self.bytes[x][channel..=channel]);
                 turned(&row.weights, kernel, channel % LANES, &mut weights[channel / LANES * lines..][..lines]);
                 whole.push(row);
             }
@@ -297,7 +297,7 @@ impl Graph {
         let layer = PackedDepthwise {
             weights,
             lines,
-            ends: self.ends((None, y), &bias.to_vec1::<f32>()?, &whole, activation),
+            epilogue: self.epilogue((None, y), &bias.to_vec1::<f32>()?, &whole, activation),
             channels,
             window: Window { kernel, stride, padding },
         };
@@ -372,7 +372,7 @@ impl Graph {
         if x == INPUT {
             bail!("the network's input is no end");
         }
-        self.ops.push(Op::Whole { x });
+        self.ops.push(Op::WholePicture { x });
         self.ended()
     }
 
@@ -386,9 +386,9 @@ impl Graph {
 }
 
 /// Values in lines, the last filled up with zeros.
-fn lines(values: &[f32]) -> Vec<Line> {
+fn lines(values: &[f32]) -> Vec<CacheLine> {
     let line = |chunk: &[f32]| {
-        let mut line = Line::ZERO;
+        let mut line = CacheLine::ZERO;
         line.0[..chunk.len()].copy_from_slice(chunk);
         line
     };
@@ -402,11 +402,11 @@ fn pack(
     (outputs, inputs, kernel): (usize, usize, usize),
     planar: bool,
     per_word: usize,
-) -> Vec<Line> {
+) -> Vec<CacheLine> {
     let (taps, bits) = (kernel * kernel, 32 / per_word);
     let words = LANES / per_word;
     let rows = if planar { inputs.div_ceil(per_word) * taps } else { inputs.div_ceil(LANES) * words * taps };
-    let mut lines = vec![Line::ZERO; outputs.div_ceil(LANES) * rows];
+    let mut lines = vec![CacheLine::ZERO; outputs.div_ceil(LANES) * rows];
     for (i, value) in values.enumerate() {
         let (output, input, tap) = (i / (inputs * taps), i / taps % inputs, i % taps);
         let row = match planar {
@@ -420,7 +420,7 @@ fn pack(
 }
 
 /// The taps of a lane in the order of [`turned_lines`].
-fn turned(taps: &[i8], kernel: usize, lane: usize, block: &mut [Line]) {
+fn turned(taps: &[i8], kernel: usize, lane: usize, block: &mut [CacheLine]) {
     let lines = turned_lines(kernel);
     let mut put = |line: usize, place: usize, tap: i8| {
         let word = &mut block[line].0[lane];

@@ -14,8 +14,8 @@
 
 use std::ops::Range;
 
-use super::format::Format;
-use super::lanes::Lanes;
+use super::format::ValueFormat;
+use super::simd::SimdVector;
 
 /// Channels of a block: the lanes of one register.
 pub(super) const LANES: usize = 16;
@@ -38,7 +38,7 @@ const AHEAD: usize = 1;
 
 /// What a call computes: `blocks` of output channels at some rows, over some segments of the sum.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
+pub(super) struct ConvRows<'a> {
     pub reduction: &'a Reduction,
     /// The segments of this call, a piece of the sum.
     pub segments: (usize, usize),
@@ -67,20 +67,20 @@ pub(super) struct Rows<'a> {
     /// Pixels in the row.
     pub pixels: usize,
     /// Weights that are wanted after these: every tile asks for one of these streams.
-    pub soon: Soon,
+    pub prefetch: Prefetch,
 }
 
 /// Weights that come next, one stream of lines a block. They come from far: a tile asks for as many lines as it reads itself,
 /// one after the other, so that they are there when it is their turn and the way is never full.
 #[derive(Clone, Copy)]
-pub(super) struct Soon {
+pub(super) struct Prefetch {
     streams: [*const f32; 4],
     asked: usize,
 }
 
-impl Soon {
+impl Prefetch {
     /// Nothing to ask for.
-    pub const NONE: Soon = Soon { streams: [std::ptr::null(); 4], asked: 4 };
+    pub const NONE: Prefetch = Prefetch { streams: [std::ptr::null(); 4], asked: 4 };
 
     /// The streams of `blocks` blocks, `block` words apart.
     pub fn new(first: *const f32, block: usize, blocks: usize) -> Self {
@@ -104,15 +104,15 @@ impl Soon {
 /// The processor has the instructions of `L`; every pointer of `job` is valid for what its shape says; nothing else writes
 /// `y` or `scratch` meanwhile.
 #[inline(always)]
-unsafe fn row<L: Lanes, F: Format, const B: usize, const STEP: usize>(mut job: Rows<'_>) -> Soon {
+unsafe fn row<L: SimdVector, F: ValueFormat, const B: usize, const STEP: usize>(mut job: ConvRows<'_>) -> Prefetch {
     macro_rules! tiles {
         ($($p:literal)*) => {$(
             while job.pixels >= $p {
                 // SAFETY: the tile lies in the row.
                 unsafe {
                     let own = job.weights.add(job.segments.0 * job.reduction.run * LANES);
-                    let soon = job.soon.next(own);
-                    tile::<L, F, $p, B, STEP>(&job, soon);
+                    let prefetch = job.prefetch.next(own);
+                    tile::<L, F, $p, B, STEP>(&job, prefetch);
                     job.x = job.x.add($p * STEP);
                     job.y = job.y.add($p * F::WORDS);
                     if !job.residual.is_null() {
@@ -133,7 +133,7 @@ unsafe fn row<L: Lanes, F: Format, const B: usize, const STEP: usize>(mut job: R
     } else {
         tiles!(6 1);
     }
-    job.soon
+    job.prefetch
 }
 
 /// `P` output pixels of `B` blocks: all sums stay in registers.
@@ -141,9 +141,9 @@ unsafe fn row<L: Lanes, F: Format, const B: usize, const STEP: usize>(mut job: R
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-unsafe fn tile<L: Lanes, F: Format, const P: usize, const B: usize, const STEP: usize>(
-    job: &Rows<'_>,
-    mut soon: *const f32,
+unsafe fn tile<L: SimdVector, F: ValueFormat, const P: usize, const B: usize, const STEP: usize>(
+    job: &ConvRows<'_>,
+    mut prefetch: *const f32,
 ) {
     // SAFETY: as the caller promises.
     unsafe {
@@ -162,8 +162,8 @@ unsafe fn tile<L: Lanes, F: Format, const P: usize, const B: usize, const STEP: 
             // The next segment may be in another plane, where no prefetcher of the processor looks.
             let mut next = job.x.wrapping_add(segments[(i + AHEAD).min(segments.len() - 1)] as usize);
             for _ in 0..run {
-                L::prefetch_far(soon);
-                soon = soon.wrapping_add(LANES);
+                L::prefetch_far(prefetch);
+                prefetch = prefetch.wrapping_add(LANES);
                 if STEP >= F::WORDS {
                     L::prefetch(next);
                     // Pixels that are neighbours may share a line of the cache.
@@ -217,7 +217,7 @@ unsafe fn tile<L: Lanes, F: Format, const P: usize, const B: usize, const STEP: 
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn convolve<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) -> Soon {
+pub(super) unsafe fn convolve<L: SimdVector, F: ValueFormat>(blocks: usize, job: ConvRows<'_>) -> Prefetch {
     // Every line is a piece of code of its own, compiled for every instruction set and format.
     // SAFETY: the caller's promise.
     unsafe {
@@ -248,7 +248,7 @@ pub(super) unsafe fn convolve<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>)
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn convolve_planes<L: Lanes, F: Format>(blocks: usize, job: Rows<'_>) -> Soon {
+pub(super) unsafe fn convolve_planes<L: SimdVector, F: ValueFormat>(blocks: usize, job: ConvRows<'_>) -> Prefetch {
     // SAFETY: the caller's promise.
     unsafe {
         match (blocks, job.reduction.step) {
@@ -281,7 +281,7 @@ pub(super) struct DepthwiseRow {
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn depthwise<L: Lanes, F: Format>(mut job: DepthwiseRow) {
+pub(super) unsafe fn depthwise<L: SimdVector, F: ValueFormat>(mut job: DepthwiseRow) {
     macro_rules! tiles {
         ($tile:ident, $kernel:expr, $stride:literal: $($p:literal)*) => {$(
             while job.pixels >= $p {
@@ -332,7 +332,10 @@ pub(super) const fn turned_lines(kernel: usize) -> usize {
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-unsafe fn turned_tile<L: Lanes, F: Format, const P: usize, const STRIDE: usize>(job: &DepthwiseRow, kernel: usize) {
+unsafe fn turned_tile<L: SimdVector, F: ValueFormat, const P: usize, const STRIDE: usize>(
+    job: &DepthwiseRow,
+    kernel: usize,
+) {
     let stride = if STRIDE == 0 { job.stride } else { STRIDE };
     let lines = turned_lines(kernel);
     // SAFETY: as the caller promises.
@@ -370,7 +373,10 @@ unsafe fn turned_tile<L: Lanes, F: Format, const P: usize, const STRIDE: usize>(
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-unsafe fn depthwise_tile<L: Lanes, F: Format, const P: usize, const STRIDE: usize>(job: &DepthwiseRow, kernel: usize) {
+unsafe fn depthwise_tile<L: SimdVector, F: ValueFormat, const P: usize, const STRIDE: usize>(
+    job: &DepthwiseRow,
+    kernel: usize,
+) {
     let stride = if STRIDE == 0 { job.stride } else { STRIDE };
     // SAFETY: as the caller promises.
     unsafe {
@@ -393,7 +399,7 @@ unsafe fn depthwise_tile<L: Lanes, F: Format, const P: usize, const STRIDE: usiz
 /// # Safety
 /// As [`row`]: `rows` × `columns(pixel)` pixels are valid from `x`.
 #[inline(always)]
-pub(super) unsafe fn max_row<L: Lanes, F: Format>(
+pub(super) unsafe fn max_row<L: SimdVector, F: ValueFormat>(
     x: *const f32,
     x_row: usize,
     rows: Range<usize>,
@@ -421,7 +427,7 @@ pub(super) unsafe fn max_row<L: Lanes, F: Format>(
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn scale_shift<L: Lanes, F: Format>(
+pub(super) unsafe fn scale_shift<L: SimdVector, F: ValueFormat>(
     (x, y): (*const f32, *mut f32),
     (scale, shift): (*const f32, *const f32),
     bounds: (f32, f32),
@@ -443,7 +449,7 @@ pub(super) unsafe fn scale_shift<L: Lanes, F: Format>(
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn sum<L: Lanes, F: Format>(x: *const f32, y: *mut f32, pixels: usize) {
+pub(super) unsafe fn sum<L: SimdVector, F: ValueFormat>(x: *const f32, y: *mut f32, pixels: usize) {
     // SAFETY: as the caller promises.
     unsafe {
         let mut sum = L::zero();
@@ -459,7 +465,7 @@ pub(super) unsafe fn sum<L: Lanes, F: Format>(x: *const f32, y: *mut f32, pixels
 /// # Safety
 /// As [`row`].
 #[inline(always)]
-pub(super) unsafe fn planes<L: Lanes, F: Format>(
+pub(super) unsafe fn planes<L: SimdVector, F: ValueFormat>(
     x: *const f32,
     (y, plane): (*mut f32, usize),
     lanes: usize,

@@ -8,7 +8,6 @@ mod edges;
 mod format;
 mod graph;
 mod kernel;
-mod lanes;
 mod level;
 mod observe;
 mod op;
@@ -16,6 +15,7 @@ mod plan;
 mod progress;
 mod quantise;
 mod run;
+mod simd;
 #[cfg(test)]
 mod tests;
 mod winograd;

@@ -13,7 +13,7 @@ use crate::nn::f32_slice;
 /// What was seen of the channels of a network's values.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    values: Vec<Vec<Seen>>,
+    values: Vec<Vec<ChannelStatistics>>,
     /// Values that only depthwise convolutions and averages read.
     apart: Vec<bool>,
     pictures: usize,
@@ -21,7 +21,7 @@ pub struct Observed {
 
 /// What was seen of a channel.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct ChannelStatistics {
     low: f32,
     high: f32,
     sum: f64,
@@ -68,8 +68,8 @@ impl Observed {
     }
 }
 
-impl Seen {
-    const NOTHING: Seen = Seen { low: 0.0, high: 0.0, sum: 0.0, count: 0 };
+impl ChannelStatistics {
+    const NOTHING: ChannelStatistics = ChannelStatistics { low: 0.0, high: 0.0, sum: 0.0, count: 0 };
 
     fn see(&mut self, values: impl Iterator<Item = f32>) {
         let (mut low, mut high, mut sum, mut count) = (self.low, self.high, 0f32, 0);
@@ -102,7 +102,7 @@ fn apart(graph: &Graph) -> Vec<bool> {
             | Op::MaxPool { .. }
             | Op::ScaleShift { .. }
             | Op::Average { .. }
-            | Op::Whole { .. } => {}
+            | Op::WholePicture { .. } => {}
         }
     }
     // A pool's output has its input's bytes.
@@ -130,7 +130,8 @@ impl Fused {
             bail!("{c} channels in place of {}", graph.channels[INPUT]);
         }
         if observed.values.is_empty() {
-            observed.values = graph.channels.iter().map(|channels| vec![Seen::NOTHING; *channels]).collect();
+            observed.values =
+                graph.channels.iter().map(|channels| vec![ChannelStatistics::NOTHING; *channels]).collect();
             observed.apart = apart(graph);
         }
         if !observed.values.iter().map(Vec::len).eq(graph.channels.iter().copied()) {
@@ -161,8 +162,8 @@ impl Fused {
 mod tests {
     use super::*;
 
-    fn seen(values: &[f32]) -> Seen {
-        let mut seen = Seen::NOTHING;
+    fn seen(values: &[f32]) -> ChannelStatistics {
+        let mut seen = ChannelStatistics::NOTHING;
         values.chunks(2).for_each(|values| seen.see(values.iter().copied()));
         seen
     }

@@ -20,17 +20,17 @@ const SIZES_KEPT: usize = 4;
 /// A network from its picture to its pooled features, or another end, ready to run on the CPU. Cheap to clone; clones share the weights and
 /// the memory.
 #[derive(Clone, Debug)]
-pub struct Fused(Arc<Inner>);
+pub struct Fused(Arc<FusedInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct FusedInner {
     graph: Graph,
-    sizes: Mutex<Vec<Arc<Size>>>,
+    sizes: Mutex<Vec<Arc<SizedPlan>>>,
 }
 
 /// A plan and the memory of runs that are over, for the next ones.
 #[derive(Debug)]
-struct Size {
+struct SizedPlan {
     h: usize,
     w: usize,
     threads: usize,
@@ -41,7 +41,7 @@ struct Size {
 impl Fused {
     /// The graph, which must have an end, as an op.
     pub fn new(graph: Graph) -> Self {
-        Self(Arc::new(Inner { graph, sizes: Mutex::default() }))
+        Self(Arc::new(FusedInner { graph, sizes: Mutex::default() }))
     }
 
     /// Pictures (N, C, H, W) → pooled features (N, F), or (N, F, H', W') of a graph that ends in a whole picture. What a picture
@@ -72,7 +72,7 @@ impl Fused {
     }
 
     /// Runs pictures of a size, some together.
-    fn run(&self, size: &Size, pictures: &[f32], output: &mut [f32]) {
+    fn run(&self, size: &SizedPlan, pictures: &[f32], output: &mut [f32]) {
         let (picture, features) = (self.0.graph.channels[INPUT] * size.h * size.w, size.plan.output_len());
         let n = pictures.len() / picture;
         assert_eq!((n * picture, n * features), (pictures.len(), output.len()), "input and output of {n} pictures");
@@ -121,14 +121,14 @@ impl Fused {
         Ok((Plan::new(&self.0.graph, (h, w), 1)?, &self.0.graph))
     }
 
-    fn size(&self, h: usize, w: usize) -> Result<Arc<Size>> {
+    fn size(&self, h: usize, w: usize) -> Result<Arc<SizedPlan>> {
         let threads = rayon::current_num_threads();
         let mut sizes = self.0.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(size) = sizes.iter().find(|size| (size.h, size.w, size.threads) == (h, w, threads)) {
             return Ok(size.clone());
         }
         let plan = Plan::new(&self.0.graph, (h, w), threads)?;
-        let size = Arc::new(Size { h, w, threads, plan, idle: Mutex::default() });
+        let size = Arc::new(SizedPlan { h, w, threads, plan, idle: Mutex::default() });
         if sizes.len() == SIZES_KEPT {
             sizes.remove(0);
         }

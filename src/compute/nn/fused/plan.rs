@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, bail};
 
-use super::graph::{Graph, INPUT, Line, Op, PackedConv, PackedDepthwise, Window};
+use super::graph::{CacheLine, Graph, INPUT, Op, PackedConv, PackedDepthwise, Window};
 use super::kernel::{LANES, Reduction};
-use super::quantise::Bytes;
+use super::quantise::Quantisation;
 use super::winograd::WinogradPlan;
 
 /// Weights that a piece of a sum reads for one group of blocks: they stay in the second-level cache while all pixels of a
@@ -22,7 +22,7 @@ const TASKS_PER_THREAD: usize = 3;
 
 /// A value in memory: blocks of 16 channels, each a plane with a border. The input has planes of single words instead.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Picture {
+pub(super) struct ValueLayout {
     pub blocks: usize,
     pub h: usize,
     pub w: usize,
@@ -37,7 +37,7 @@ pub(super) struct Picture {
     pub kept: bool,
 }
 
-impl Picture {
+impl ValueLayout {
     /// Words from row to row.
     pub fn row(&self) -> usize {
         (self.w + 2 * self.padding) * self.pixel
@@ -110,7 +110,7 @@ impl Split {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Work {
+pub(super) enum StepKind {
     /// The input into its planes with a border.
     Planes {
         split: Split,
@@ -126,13 +126,13 @@ pub(super) enum Work {
         split: Split,
     },
     ScaleShift {
-        scale: Arc<Vec<Line>>,
-        shift: Arc<Vec<Line>>,
+        scale: Arc<Vec<CacheLine>>,
+        shift: Arc<Vec<CacheLine>>,
         bounds: (f32, f32),
         split: Split,
     },
     Average,
-    Whole,
+    WholePicture,
 }
 
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ pub(super) struct Step {
     pub x: usize,
     pub y: usize,
     pub residual: Option<usize>,
-    pub work: Work,
+    pub work: StepKind,
     pub tasks: usize,
     /// The next step that is a plain convolution, or the number of steps.
     pub next: usize,
@@ -148,9 +148,9 @@ pub(super) struct Step {
 
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    pub values: Vec<Picture>,
+    pub values: Vec<ValueLayout>,
     /// What the bytes of the values' channels stand for.
-    pub bytes: Vec<Arc<[Bytes]>>,
+    pub bytes: Vec<Arc<[Quantisation]>>,
     /// Words of a pixel of border, block by block, of values whose zeros are not all the byte 0; else empty.
     pub fills: Vec<Vec<f32>>,
     pub steps: Vec<Step>,
@@ -179,7 +179,7 @@ impl Plan {
     /// When no window fits on a picture of this size.
     pub fn new(graph: &Graph, (h, w): (usize, usize), threads: usize) -> Result<Self> {
         let wide = graph.level.is_wide(graph.precision);
-        let mut values: Vec<Picture> = graph
+        let mut values: Vec<ValueLayout> = graph
             .channels
             .iter()
             .zip(&graph.padding)
@@ -190,7 +190,7 @@ impl Plan {
                     INPUT => (channels.div_ceil(per_word), 1),
                     _ => (channels.div_ceil(LANES), LANES / per_word),
                 };
-                Picture { blocks, h, w, padding, pixel, number: i, offset: 0, kept: false }
+                ValueLayout { blocks, h, w, padding, pixel, number: i, offset: 0, kept: false }
             })
             .collect();
         let mut plan = Plan {
@@ -207,8 +207,14 @@ impl Plan {
             output: Vec::new(),
         };
         let split = planes(&values[INPUT], threads);
-        let first =
-            Step { x: INPUT, y: INPUT, residual: None, work: Work::Planes { split }, tasks: split.tasks(), next: 0 };
+        let first = Step {
+            x: INPUT,
+            y: INPUT,
+            residual: None,
+            work: StepKind::Planes { split },
+            tasks: split.tasks(),
+            next: 0,
+        };
         plan.steps.push(first);
         for op in &graph.ops {
             let step = match op {
@@ -223,7 +229,7 @@ impl Plan {
                     if let Some(tiled) = WinogradPlan::new(layer, &values[*x], &values[*y], threads, wide) {
                         plan.scratch_alone = plan.scratch_alone.max(tiled.scratch());
                         let tasks = tiled.split.tasks();
-                        let work = Work::Winograd(Box::new(tiled));
+                        let work = StepKind::Winograd(Box::new(tiled));
                         plan.steps.push(Step { x: *x, y: *y, residual: *residual, work, tasks, next: 0 });
                         continue;
                     }
@@ -233,34 +239,42 @@ impl Plan {
                         plan.scratch = plan.scratch.max(each);
                     }
                     let tasks = conv.split.tasks();
-                    Step { x: *x, y: *y, residual: *residual, work: Work::Conv(Box::new(conv)), tasks, next: 0 }
+                    Step { x: *x, y: *y, residual: *residual, work: StepKind::Conv(Box::new(conv)), tasks, next: 0 }
                 }
                 Op::Depthwise { x, y, layer } => {
                     (values[*y].h, values[*y].w) =
                         layer.window.outputs("depthwise convolution", (values[*x].h, values[*x].w))?;
                     let split = planes(&values[*y], threads);
-                    let work = Work::Depthwise { layer: layer.clone(), split };
+                    let work = StepKind::Depthwise { layer: layer.clone(), split };
                     Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
                 }
                 Op::MaxPool { x, y, window } => {
                     (values[*y].h, values[*y].w) = window.outputs("max pool", (values[*x].h, values[*x].w))?;
                     let split = planes(&values[*y], threads);
-                    let work = Work::MaxPool { window: *window, split };
+                    let work = StepKind::MaxPool { window: *window, split };
                     Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
                 }
                 Op::ScaleShift { x, y, scale, shift, bounds } => {
                     (values[*y].h, values[*y].w) = (values[*x].h, values[*x].w);
                     let split = planes(&values[*y], threads);
-                    let work = Work::ScaleShift { scale: scale.clone(), shift: shift.clone(), bounds: *bounds, split };
+                    let work =
+                        StepKind::ScaleShift { scale: scale.clone(), shift: shift.clone(), bounds: *bounds, split };
                     Step { x: *x, y: *y, residual: None, work, tasks: split.tasks(), next: 0 }
                 }
                 Op::Average { x } => {
                     plan.output = vec![graph.channels[*x]];
-                    Step { x: *x, y: *x, residual: None, work: Work::Average, tasks: 1, next: 0 }
+                    Step { x: *x, y: *x, residual: None, work: StepKind::Average, tasks: 1, next: 0 }
                 }
-                Op::Whole { x } => {
+                Op::WholePicture { x } => {
                     plan.output = vec![graph.channels[*x], values[*x].h, values[*x].w];
-                    Step { x: *x, y: *x, residual: None, work: Work::Whole, tasks: values[*x].blocks, next: 0 }
+                    Step {
+                        x: *x,
+                        y: *x,
+                        residual: None,
+                        work: StepKind::WholePicture,
+                        tasks: values[*x].blocks,
+                        next: 0,
+                    }
                 }
             };
             plan.steps.push(step);
@@ -268,7 +282,7 @@ impl Plan {
         let mut next = plan.steps.len();
         for (number, step) in plan.steps.iter_mut().enumerate().rev() {
             step.next = next;
-            if matches!(step.work, Work::Conv(_)) {
+            if matches!(step.work, StepKind::Conv(_)) {
                 next = number;
             }
         }
@@ -311,27 +325,31 @@ impl Plan {
             let (x, y) = (&self.values[step.x], &self.values[step.y]);
             let size = format!("{}x{}", y.h, y.w);
             let (name, products, weights) = match &step.work {
-                Work::Winograd(tiled) => {
+                StepKind::Winograd(tiled) => {
                     let layer = &tiled.layer;
-                    let weights = layer.winograd.as_ref().map_or(0, Vec::len) * size_of::<Line>();
+                    let weights = layer.winograd.as_ref().map_or(0, Vec::len) * size_of::<CacheLine>();
                     let name = format!("3x3/1 {} to {} {size} in tiles", layer.inputs, layer.outputs);
                     (name, layer.inputs * layer.outputs * 9 * y.h * y.w, weights)
                 }
-                Work::Conv(conv) => {
+                StepKind::Conv(conv) => {
                     let (layer, k) = (&conv.layer, conv.layer.window.kernel);
                     let name = format!("{k}x{k}/{} {} to {} {size}", layer.window.stride, layer.inputs, layer.outputs);
-                    (name, layer.inputs * layer.outputs * k * k * y.h * y.w, layer.weights.len() * size_of::<Line>())
+                    (
+                        name,
+                        layer.inputs * layer.outputs * k * k * y.h * y.w,
+                        layer.weights.len() * size_of::<CacheLine>(),
+                    )
                 }
-                Work::Depthwise { layer, .. } => {
+                StepKind::Depthwise { layer, .. } => {
                     let k = layer.window.kernel;
                     let name = format!("depthwise {k}x{k}/{} {} {size}", layer.window.stride, layer.channels);
-                    (name, layer.channels * k * k * y.h * y.w, layer.weights.len() * size_of::<Line>())
+                    (name, layer.channels * k * k * y.h * y.w, layer.weights.len() * size_of::<CacheLine>())
                 }
-                Work::MaxPool { .. } => (format!("max pool {size}"), 0, 0),
-                Work::ScaleShift { .. } => (format!("scale and shift {size}"), 0, 0),
-                Work::Planes { .. } => (format!("input {size}"), 0, 0),
-                Work::Average => (format!("average {}x{}", x.h, x.w), 0, 0),
-                Work::Whole => (format!("output {size}"), 0, 0),
+                StepKind::MaxPool { .. } => (format!("max pool {size}"), 0, 0),
+                StepKind::ScaleShift { .. } => (format!("scale and shift {size}"), 0, 0),
+                StepKind::Planes { .. } => (format!("input {size}"), 0, 0),
+                StepKind::Average => (format!("average {}x{}", x.h, x.w), 0, 0),
+                StepKind::WholePicture => (format!("output {size}"), 0, 0),
             };
             let value_bytes = bytes(step.x) + bytes(step.y) + step.residual.map_or(0, bytes);
             LayerCost { name, products: (n * products) as u64, weight_bytes: weights as u64, value_bytes, ns: 0 }
@@ -341,7 +359,7 @@ impl Plan {
 }
 
 /// See [`Plan::fills`].
-fn fill(picture: &Picture, bytes: &[Bytes]) -> Vec<f32> {
+fn fill(picture: &ValueLayout, bytes: &[Quantisation]) -> Vec<f32> {
     if bytes.iter().all(|bytes| bytes.zero == 0.0) {
         return Vec::new();
     }
@@ -353,14 +371,14 @@ fn fill(picture: &Picture, bytes: &[Bytes]) -> Vec<f32> {
 }
 
 /// Planes of a picture: every thread's rows, and of these some blocks a task.
-fn planes(y: &Picture, threads: usize) -> Split {
+fn planes(y: &ValueLayout, threads: usize) -> Split {
     let rows_each = y.h.div_ceil(threads);
     let parts = TASKS_PER_THREAD * threads / y.h.div_ceil(rows_each);
     Split { rows: y.h, rows_each, blocks: y.blocks, blocks_each: y.blocks.div_ceil(parts.max(1)) }
 }
 
 impl ConvPlan {
-    fn new(layer: &Arc<PackedConv>, x: &Picture, y: &Picture, threads: usize, wide: bool) -> ConvPlan {
+    fn new(layer: &Arc<PackedConv>, x: &ValueLayout, y: &ValueLayout, threads: usize, wide: bool) -> ConvPlan {
         let Window { kernel, stride, padding } = layer.window;
         let step = x.pixel * stride;
         let mut segments = Vec::new();
@@ -406,7 +424,7 @@ impl ConvPlan {
         }
         let split =
             Split { rows, rows_each: rows.div_ceil(parts), blocks, blocks_each: groups.div_ceil(across) * group };
-        let whole = run * group * size_of::<Line>();
+        let whole = run * group * size_of::<CacheLine>();
         let fits = (PIECE / whole).max(1);
         let pieces = if segments.len() > fits + fits / 4 && split.rows_each * row_pixels > 28 {
             let count = segments.len().div_ceil(fits);
@@ -445,7 +463,7 @@ fn flat_row(pixels: usize) -> usize {
 impl Step {
     /// One task does its part of all pictures, so that it reads its weights once.
     pub fn takes_all(&self) -> bool {
-        matches!(&self.work, Work::Conv(conv) if conv.together)
+        matches!(&self.work, StepKind::Conv(conv) if conv.together)
     }
 
     fn values(&self) -> impl Iterator<Item = usize> {
@@ -454,7 +472,7 @@ impl Step {
 }
 
 /// Gives every value of a part its place, reusing that of values no longer read. Returns how many lines all take.
-fn place(values: &mut [Picture], steps: &[Step], kept: bool) -> usize {
+fn place(values: &mut [ValueLayout], steps: &[Step], kept: bool) -> usize {
     let mut last = vec![0; values.len()];
     let mut first = vec![usize::MAX; values.len()];
     for (at, step) in steps.iter().enumerate() {

@@ -9,9 +9,9 @@ use super::plan::Split;
 #[derive(Debug)]
 pub(super) struct Progress {
     /// Tasks taken of each thread's share.
-    taken: Vec<Counter>,
+    taken: Vec<PaddedCounter>,
     /// Tasks done of all.
-    pub done: Counter,
+    pub done: PaddedCounter,
     /// Nanoseconds from the run's beginning to the step's end, as the calling thread saw it.
     pub ended_ns: AtomicU64,
 }
@@ -19,12 +19,12 @@ pub(super) struct Progress {
 /// On a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(super) struct Counter(pub AtomicUsize);
+pub(super) struct PaddedCounter(pub AtomicUsize);
 
 impl Progress {
     pub fn new(threads: usize) -> Self {
-        let taken = (0..threads).map(|_| Counter::default()).collect();
-        Self { taken, done: Counter::default(), ended_ns: AtomicU64::new(0) }
+        let taken = (0..threads).map(|_| PaddedCounter::default()).collect();
+        Self { taken, done: PaddedCounter::default(), ended_ns: AtomicU64::new(0) }
     }
 
     /// Threads that share the tasks.

@@ -29,16 +29,16 @@ impl Range {
 
 /// Bytes of one channel of a value: `real = (byte − zero) · unit`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Bytes {
+pub(super) struct Quantisation {
     pub unit: f32,
     pub zero: f32,
     /// A real value.
     pub mean: f32,
 }
 
-impl Bytes {
+impl Quantisation {
     /// Formats that hold values as they are.
-    pub const NONE: Bytes = Bytes { unit: 1.0, zero: 0.0, mean: 0.0 };
+    pub const NONE: Quantisation = Quantisation { unit: 1.0, zero: 0.0, mean: 0.0 };
 
     /// Of a sound range, as far as it lies between `bounds`: storing a byte then clamps as the activation does.
     pub fn within(range: Range, (least, most): (f32, f32)) -> Self {
@@ -72,7 +72,7 @@ impl Bytes {
 
 /// Weights of one channel of output as whole numbers.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Whole {
+pub(super) struct QuantisedWeights {
     pub weights: Vec<i8>,
     pub unit: f32,
     /// What the zeros of the input's bytes add to a sum.
@@ -82,9 +82,9 @@ pub(super) struct Whole {
     pub shift: f32,
 }
 
-impl Whole {
+impl QuantisedWeights {
     /// Of real weights, `taps` for each channel of the input.
-    pub fn of(weights: &[f32], taps: usize, inputs: &[Bytes]) -> Self {
+    pub fn of(weights: &[f32], taps: usize, inputs: &[Quantisation]) -> Self {
         let input = |i: usize| inputs[i / taps];
         let scaled: Vec<f32> = weights.iter().enumerate().map(|(i, weight)| weight * input(i).unit).collect();
         let most = scaled.iter().fold(0f32, |most, weight| most.max(weight.abs()));
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn ranges_are_bytes_with_a_zero_of_their_own() {
         for (low, high) in [(0.0, 6.0), (-2.1, 2.6), (-1.0, 0.0), (-1e-3, 70.0)] {
-            let bytes = Bytes::of(Range { low, high, mean: 0.0 });
+            let bytes = Quantisation::of(Range { low, high, mean: 0.0 });
             assert_eq!(bytes.place(0.0), bytes.zero);
             assert_eq!(bytes.zero, bytes.zero.round());
             assert_eq!(bytes.real(bytes.zero), 0.0);
@@ -120,24 +120,28 @@ mod tests {
         }
         assert!(!Range { low: 0.1, high: 1.0, mean: 0.5 }.is_sound());
         assert!(!Range { low: 0.0, high: f32::NAN, mean: 0.0 }.is_sound());
-        assert_eq!(Bytes::of(Range { low: 0.0, high: 0.0, mean: 0.0 }).place(3.0), 0.0);
-        let bytes = Bytes::within(Range { low: -3.0, high: 9.0, mean: 0.0 }, (0.0, 6.0));
+        assert_eq!(Quantisation::of(Range { low: 0.0, high: 0.0, mean: 0.0 }).place(3.0), 0.0);
+        let bytes = Quantisation::within(Range { low: -3.0, high: 9.0, mean: 0.0 }, (0.0, 6.0));
         assert_eq!((bytes.zero, bytes.real(255.0)), (0.0, 6.0));
     }
 
     #[test]
     fn weights_keep_their_greatest_and_say_what_rounding_shifts() {
-        let input = |unit, zero, mean| Bytes { unit, zero, mean };
-        let whole = Whole::of(&[0.5, -1.0, 0.003], 3, &[input(1.0, 2.0, 10.0)]);
+        let input = |unit, zero, mean| Quantisation { unit, zero, mean };
+        let whole = QuantisedWeights::of(&[0.5, -1.0, 0.003], 3, &[input(1.0, 2.0, 10.0)]);
         assert_eq!(whole.weights, [64, -127, 0]);
         assert!((whole.unit * 127.0 - 1.0).abs() < 1e-6);
         assert_eq!(whole.zeros, -126.0);
         // 64/127 in place of 0.5, and 0 in place of 0.003.
         assert!((whole.shift - 10.0 * (64.0 / 127.0 - 0.5 - 0.003)).abs() < 1e-5, "{}", whole.shift);
         // Units of the inputs are in the weights; a channel that is always 0 has none.
-        let whole = Whole::of(&[1.0, 1.0, 1.0], 1, &[input(2.0, 0.0, 0.0), input(1.0, 0.0, 0.0), input(0.0, 0.0, 0.0)]);
+        let whole = QuantisedWeights::of(
+            &[1.0, 1.0, 1.0],
+            1,
+            &[input(2.0, 0.0, 0.0), input(1.0, 0.0, 0.0), input(0.0, 0.0, 0.0)],
+        );
         assert_eq!(whole.weights, [127, 64, 0]);
-        let nothing = Whole::of(&[0.0, 0.0], 2, &[Bytes::NONE]);
+        let nothing = QuantisedWeights::of(&[0.0, 0.0], 2, &[Quantisation::NONE]);
         assert_eq!((nothing.weights, nothing.shift), (vec![0, 0], 0.0));
     }
 }

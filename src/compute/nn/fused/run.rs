@@ -4,24 +4,24 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::format::{Brain, Byte, Format, Single};
-use super::graph::{INPUT, Line};
-use super::kernel::{self, DepthwiseRow, LANES, Rows, Soon};
+use super::format::{Bf16Format, F32Format, Int8Format, ValueFormat};
+use super::graph::{CacheLine, INPUT};
+use super::kernel::{self, ConvRows, DepthwiseRow, LANES, Prefetch};
 #[cfg(target_arch = "x86_64")]
-use super::lanes::{Avx2, Avx512};
-use super::lanes::{Lanes, Portable};
+use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, SimdVector};
 use super::level::{Level, Precision};
-use super::plan::{ConvPlan, Picture, Plan, Split, Step, Work};
+use super::plan::{ConvPlan, Plan, Split, Step, StepKind, ValueLayout};
 use super::progress::Progress;
 
 /// Memory for a plan: values of a few pictures, scratch of every thread, and how far each step is. Borders of values are
 /// written by the steps that write the values, so nothing of an earlier use is ever read.
 #[derive(Debug)]
 pub(super) struct Workspace {
-    lines: Vec<Line>,
+    lines: Vec<CacheLine>,
     /// Pictures it has room for.
     pictures: usize,
-    scratch: Vec<Line>,
+    scratch: Vec<CacheLine>,
     scratch_each: usize,
     progress: Vec<Progress>,
     threads: usize,
@@ -31,9 +31,9 @@ impl Workspace {
     pub fn new(plan: &Plan, pictures: usize, threads: usize) -> Self {
         let scratch_each = (plan.scratch * pictures).max(plan.scratch_alone);
         Self {
-            lines: vec![Line::ZERO; plan.front_lines + plan.lines * pictures],
+            lines: vec![CacheLine::ZERO; plan.front_lines + plan.lines * pictures],
             pictures,
-            scratch: vec![Line::ZERO; scratch_each * threads],
+            scratch: vec![CacheLine::ZERO; scratch_each * threads],
             scratch_each,
             progress: (0..plan.steps.len() + plan.front * (pictures - 1)).map(|_| Progress::new(threads)).collect(),
             threads,
@@ -105,7 +105,7 @@ impl Workspace {
                 // SAFETY: this thread is the only one; all earlier steps are done.
                 unsafe { call.dispatch(step, (0, 1), task, 0) };
             }
-            if number == 0 || matches!(step.work, Work::Average | Work::Whole) {
+            if number == 0 || matches!(step.work, StepKind::Average | StepKind::WholePicture) {
                 continue;
             }
             let (from, y) = call.value(step.y, 0);
@@ -141,9 +141,9 @@ impl Workspace {
             n,
             pictures: self.pictures,
             input,
-            lines: Shared(self.lines.as_mut_ptr().cast()),
-            output: Shared(output.as_mut_ptr()),
-            scratch: Shared(self.scratch.as_mut_ptr().cast()),
+            lines: SharedPointer(self.lines.as_mut_ptr().cast()),
+            output: SharedPointer(output.as_mut_ptr()),
+            scratch: SharedPointer(self.scratch.as_mut_ptr().cast()),
             scratch_each: self.scratch_each * LANES,
             progress: &self.progress,
             began: Instant::now(),
@@ -153,13 +153,13 @@ impl Workspace {
 
 /// A pointer that threads share; what is behind it they divide by tasks.
 #[derive(Clone, Copy)]
-pub(super) struct Shared(pub *mut f32);
+pub(super) struct SharedPointer(pub *mut f32);
 
 // SAFETY: tasks of one step write places of their own and read what earlier steps wrote; steps are ordered by the counters
 // of [`Progress`].
-unsafe impl Send for Shared {}
+unsafe impl Send for SharedPointer {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for SharedPointer {}
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! compiled_for {
@@ -174,13 +174,13 @@ macro_rules! compiled_for {
     };
 }
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx512_bf16, Avx512, Brain, "avx512f,avx512bf16,avx2,fma");
+compiled_for!(avx512_bf16, Avx512, Bf16Format, "avx512f,avx512bf16,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx512_vnni, Avx512, Byte, "avx512f,avx512bw,avx512vnni,avx2,fma");
+compiled_for!(avx512_vnni, Avx512, Int8Format, "avx512f,avx512bw,avx512vnni,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx512, Avx512, Single, "avx512f,avx2,fma");
+compiled_for!(avx512, Avx512, F32Format, "avx512f,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-compiled_for!(avx2, Avx2, Single, "avx2,fma");
+compiled_for!(avx2, Avx2, F32Format, "avx2,fma");
 
 pub(super) struct Call<'a> {
     pub(super) plan: &'a Plan,
@@ -189,23 +189,23 @@ pub(super) struct Call<'a> {
     n: usize,
     pictures: usize,
     pub(super) input: &'a [f32],
-    lines: Shared,
-    pub(super) output: Shared,
-    scratch: Shared,
+    lines: SharedPointer,
+    pub(super) output: SharedPointer,
+    scratch: SharedPointer,
     scratch_each: usize,
     progress: &'a [Progress],
     began: Instant,
 }
 
 /// The weights of the blocks from `block` on, from a segment of the sum on.
-fn soon(conv: &ConvPlan, block: usize, segment: usize, group: usize) -> Soon {
+fn prefetch(conv: &ConvPlan, block: usize, segment: usize, group: usize) -> Prefetch {
     let run = conv.reduction.run;
     let lines = conv.reduction.segments.len() * run;
     match conv.split.blocks.saturating_sub(block).min(group) {
-        0 => Soon::NONE,
+        0 => Prefetch::NONE,
         blocks => {
             let first: *const f32 = conv.layer.weights[block * lines + segment * run..].as_ptr().cast();
-            Soon::new(first, lines * LANES, blocks)
+            Prefetch::new(first, lines * LANES, blocks)
         }
     }
 }
@@ -262,18 +262,18 @@ impl Call<'_> {
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx2, Precision::F32) => avx2(self, step, pictures, task, thread),
                 #[cfg(not(target_arch = "x86_64"))]
-                (_, Precision::F32) => self.task::<Portable, Single>(step, pictures, task, thread),
+                (_, Precision::F32) => self.task::<Portable, F32Format>(step, pictures, task, thread),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Portable, Precision::F32) => self.task::<Portable, Single>(step, pictures, task, thread),
+                (Level::Portable, Precision::F32) => self.task::<Portable, F32Format>(step, pictures, task, thread),
                 // Without instructions for pairs or bytes there is nothing to gain: one form for all.
-                (_, Precision::Bf16) => self.task::<Portable, Brain>(step, pictures, task, thread),
-                (_, Precision::Int8) => self.task::<Portable, Byte>(step, pictures, task, thread),
+                (_, Precision::Bf16) => self.task::<Portable, Bf16Format>(step, pictures, task, thread),
+                (_, Precision::Int8) => self.task::<Portable, Int8Format>(step, pictures, task, thread),
             }
         }
     }
 
     /// Where the value of a picture begins.
-    pub fn value(&self, value: usize, picture: usize) -> (*mut f32, &Picture) {
+    pub fn value(&self, value: usize, picture: usize) -> (*mut f32, &ValueLayout) {
         let p = &self.plan.values[value];
         let line =
             if p.kept { self.plan.front_lines + p.offset * self.pictures + picture * p.lines() } else { p.offset };
@@ -284,25 +284,33 @@ impl Call<'_> {
     /// # Safety
     /// The processor has the instructions of `L`; no other thread has this task; all earlier steps are done.
     #[inline(always)]
-    unsafe fn task<L: Lanes, F: Format>(&self, step: &Step, pictures: (usize, usize), task: usize, thread: usize) {
+    unsafe fn task<L: SimdVector, F: ValueFormat>(
+        &self,
+        step: &Step,
+        pictures: (usize, usize),
+        task: usize,
+        thread: usize,
+    ) {
         let (picture, task) =
             if step.takes_all() { (pictures.0, task) } else { (pictures.0 + task / step.tasks, task % step.tasks) };
         // SAFETY: as the caller promises; places come from the plan.
         unsafe {
             match &step.work {
-                Work::Conv(conv) => {
+                StepKind::Conv(conv) => {
                     let pictures = if conv.together { pictures } else { (picture, picture + 1) };
                     self.conv::<L, F>(step, conv, pictures, task, thread);
                 }
-                Work::Winograd(tiled) if F::WORDS == LANES => {
+                StepKind::Winograd(tiled) if F::WORDS == LANES => {
                     let scratch = self.scratch.0.wrapping_add(thread * self.scratch_each);
                     tiled.run::<L>(self, step, picture, task, scratch);
                 }
-                Work::Winograd(_) => unreachable!("tiles are for f32 only"),
-                Work::Planes { split } => self.planes::<F>(step, split, picture, task),
-                Work::Average => self.average::<L, F>(step, picture),
-                Work::Whole => self.whole::<L, F>(step, picture, task),
-                Work::Depthwise { split, .. } | Work::MaxPool { split, .. } | Work::ScaleShift { split, .. } => {
+                StepKind::Winograd(_) => unreachable!("tiles are for f32 only"),
+                StepKind::Planes { split } => self.planes::<F>(step, split, picture, task),
+                StepKind::Average => self.average::<L, F>(step, picture),
+                StepKind::WholePicture => self.whole::<L, F>(step, picture, task),
+                StepKind::Depthwise { split, .. }
+                | StepKind::MaxPool { split, .. }
+                | StepKind::ScaleShift { split, .. } => {
                     self.plane::<L, F>(step, split, picture, task);
                 }
             }
@@ -312,7 +320,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     #[inline(always)]
-    unsafe fn conv<L: Lanes, F: Format>(
+    unsafe fn conv<L: SimdVector, F: ValueFormat>(
         &self,
         step: &Step,
         conv: &ConvPlan,
@@ -330,11 +338,11 @@ impl Call<'_> {
             let left = blocks.end - block;
             let group = [4, 2, 1].into_iter().find(|g| *g <= conv.group && *g <= left).unwrap_or(1);
             for (number, piece) in conv.pieces.iter().enumerate() {
-                let mut soon = match conv.pieces.get(number + 1) {
-                    Some(piece) => soon(conv, block, piece.0, group),
+                let mut prefetch = match conv.pieces.get(number + 1) {
+                    Some(piece) => prefetch(conv, block, piece.0, group),
                     None if block + group == blocks.end && last => self.soon_of(step.next, thread),
                     // There the next task of this thread begins.
-                    None => soon(conv, block + group, 0, group),
+                    None => prefetch(conv, block + group, 0, group),
                 };
                 for picture in pictures.0..pictures.1 {
                     let (from, _) = self.value(step.x, picture);
@@ -348,29 +356,29 @@ impl Call<'_> {
                             * LANES;
                         // SAFETY: the plan's places lie in the workspace; blocks and rows are this task's.
                         unsafe {
-                            let job = Rows {
+                            let job = ConvRows {
                                 reduction: &conv.reduction,
                                 segments: *piece,
                                 x: from.add(conv.x_origin + row * conv.x_row),
                                 weights: layer.weights.as_ptr().add(block * lines_block).cast(),
                                 weights_block: lines_block * LANES,
-                                bias: layer.ends.bias.as_ptr().add(block).cast(),
-                                scale: layer.ends.scale.as_ptr().wrapping_add(block).cast(),
+                                bias: layer.epilogue.bias.as_ptr().add(block).cast(),
+                                scale: layer.epilogue.scale.as_ptr().wrapping_add(block).cast(),
                                 y: to.add(block * y.plane() + conv.y_origin + row * conv.y_row),
                                 y_block: y.plane(),
                                 residual: residual.map_or(std::ptr::null(), |(r, p)| {
                                     r.add(block * p.plane() + row * conv.row_pixels * p.pixel)
                                 }),
                                 residual_block: residual.map_or(0, |(_, p)| p.plane()),
-                                residual_factor: layer.ends.residual.as_ptr().wrapping_add(block).cast(),
+                                residual_factor: layer.epilogue.residual.as_ptr().wrapping_add(block).cast(),
                                 scratch: if conv.pieces.len() > 1 { scratch.add(place) } else { std::ptr::null_mut() },
-                                bounds: layer.ends.bounds,
+                                bounds: layer.epilogue.bounds,
                                 first: number == 0,
                                 last: number + 1 == conv.pieces.len(),
                                 pixels,
-                                soon,
+                                prefetch,
                             };
-                            soon = if layer.planar {
+                            prefetch = if layer.planar {
                                 kernel::convolve_planes::<L, F>(group, job)
                             } else {
                                 kernel::convolve::<L, F>(group, job)
@@ -390,13 +398,13 @@ impl Call<'_> {
     }
 
     /// The first weights that a thread wants in a step.
-    fn soon_of(&self, step: usize, thread: usize) -> Soon {
+    fn soon_of(&self, step: usize, thread: usize) -> Prefetch {
         match self.plan.steps.get(step).map(|step| &step.work) {
-            Some(Work::Conv(conv)) => {
+            Some(StepKind::Conv(conv)) => {
                 let first = Split::share(conv.split.tasks(), thread, self.progress[0].threads()).start;
-                soon(conv, conv.split.task(first).1.start, 0, conv.group)
+                prefetch(conv, conv.split.task(first).1.start, 0, conv.group)
             }
-            _ => Soon::NONE,
+            _ => Prefetch::NONE,
         }
     }
 
@@ -405,7 +413,7 @@ impl Call<'_> {
     /// # Safety
     /// As [`Call::task`].
     #[inline(always)]
-    unsafe fn plane<L: Lanes, F: Format>(&self, step: &Step, split: &Split, picture: usize, task: usize) {
+    unsafe fn plane<L: SimdVector, F: ValueFormat>(&self, step: &Step, split: &Split, picture: usize, task: usize) {
         let (rows, blocks) = split.task(task);
         let (from, x) = self.value(step.x, picture);
         let (to, y) = self.value(step.y, picture);
@@ -416,22 +424,22 @@ impl Call<'_> {
                 for row in rows.clone() {
                     let out = to.add(block * y.plane() + y.at(row, 0, 0));
                     match &step.work {
-                        Work::Depthwise { layer, .. } => {
+                        StepKind::Depthwise { layer, .. } => {
                             let window = layer.window;
                             kernel::depthwise::<L, F>(DepthwiseRow {
                                 x: from.add(x.at(0, 0, window.padding) + row * window.stride * x.row()),
                                 x_row: x.row(),
                                 weights: layer.weights.as_ptr().add(block * layer.lines).cast(),
-                                bias: layer.ends.bias.as_ptr().add(block).cast(),
-                                scale: layer.ends.scale.as_ptr().wrapping_add(block).cast(),
+                                bias: layer.epilogue.bias.as_ptr().add(block).cast(),
+                                scale: layer.epilogue.scale.as_ptr().wrapping_add(block).cast(),
                                 y: out,
                                 kernel: window.kernel,
                                 stride: window.stride,
-                                bounds: layer.ends.bounds,
+                                bounds: layer.epilogue.bounds,
                                 pixels: y.w,
                             });
                         }
-                        Work::MaxPool { window, .. } => {
+                        StepKind::MaxPool { window, .. } => {
                             let reach = |i: usize, n: usize| {
                                 let first = i * window.stride;
                                 first.saturating_sub(window.padding)..(first + window.kernel - window.padding).min(n)
@@ -439,11 +447,15 @@ impl Call<'_> {
                             let x0 = from.add(x.at(0, 0, 0));
                             kernel::max_row::<L, F>(x0, x.row(), reach(row, x.h), |i| reach(i, x.w), out, y.w);
                         }
-                        Work::ScaleShift { scale, shift, bounds, .. } => {
+                        StepKind::ScaleShift { scale, shift, bounds, .. } => {
                             let factors = (scale.as_ptr().add(block).cast(), shift.as_ptr().add(block).cast());
                             kernel::scale_shift::<L, F>((from.add(x.at(row, 0, 0)), out), factors, *bounds, y.w);
                         }
-                        Work::Conv(_) | Work::Winograd(_) | Work::Planes { .. } | Work::Average | Work::Whole => {}
+                        StepKind::Conv(_)
+                        | StepKind::Winograd(_)
+                        | StepKind::Planes { .. }
+                        | StepKind::Average
+                        | StepKind::WholePicture => {}
                     }
                 }
                 self.border(to, y, block, &rows);

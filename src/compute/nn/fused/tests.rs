@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Arithmetic, Fused, Graph, Level, Observed, Precision, Value};
-use crate::nn::numbers::Numbers;
+use crate::nn::test_tensors::TestTensors;
 use crate::nn::{Activation, max_pool2d};
 
 /// Relative to the greatest value: sums of up to thousands of products in another order; in bf16 and int8, whose values have
@@ -16,16 +16,16 @@ fn tolerance(precision: Precision) -> f32 {
     }
 }
 
-type Kernels = (Level, Precision);
+type TestKernels = (Level, Precision);
 
-fn kernels() -> impl Iterator<Item = Kernels> {
+fn kernels() -> impl Iterator<Item = TestKernels> {
     let there = Level::ALL.into_iter().filter(|level| level.is_there());
     there.flat_map(|level| Precision::ALL.map(|precision| (level, precision)))
 }
 
 /// The network that `make` puts into a graph of so many channels; its ranges for int8 are those on `x`.
 fn fused(
-    (level, precision): Kernels,
+    (level, precision): TestKernels,
     x: &Tensor,
     make: impl Fn(&mut Graph, Value) -> Result<Value>,
     end: impl Fn(Graph, Value) -> Result<Graph>,
@@ -46,7 +46,7 @@ fn fused(
     }
 }
 
-fn assert_close(what: &str, kernels: Kernels, got: &Tensor, want: &Tensor) -> Result<()> {
+fn assert_close(what: &str, kernels: TestKernels, got: &Tensor, want: &Tensor) -> Result<()> {
     let what = format!("{} {} {what}", kernels.0.name(), kernels.1.name());
     assert_eq!(got.dims(), want.dims(), "{what}");
     let error = (got - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -65,7 +65,7 @@ fn conv(x: &Tensor, (weight, bias): &(Tensor, Tensor), stride: usize, padding: u
 /// A convolution of the planar picture, one of blocks with a shortcut beside it, a depthwise one, a pool, a scale and shift.
 #[test]
 fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
-    let numbers = &mut Numbers::new(7);
+    let numbers = &mut TestTensors::new(7);
     for round in 0..48 {
         let (n, h, w) = (numbers.one_of(&[1, 2, 3]), numbers.size(9..40), numbers.size(9..40));
         let (inputs, middle, outputs) = (numbers.one_of(&[1, 3, 4]), numbers.size(1..90), numbers.size(1..90));
@@ -122,7 +122,7 @@ fn layers_agree_with_candle_at_odd_sizes() -> Result<()> {
 /// of which reach over the picture.
 #[test]
 fn large_layers_agree_with_candle() -> Result<()> {
-    let numbers = &mut Numbers::new(8);
+    let numbers = &mut TestTensors::new(8);
     for (n, side, inputs, outputs, k, s) in [
         (2, 7, 512, 80, 3, 1),
         (1, 14, 600, 70, 3, 2),
@@ -151,7 +151,7 @@ fn large_layers_agree_with_candle() -> Result<()> {
 /// A picture gives the same bits alone, in a batch and with any number of threads, call after call.
 #[test]
 fn batch_and_threads_change_no_bit() -> Result<()> {
-    let numbers = &mut Numbers::new(9);
+    let numbers = &mut TestTensors::new(9);
     let x = numbers.between(-1.0, 1.0, (11, 3, 37, 41));
     let layers = [numbers.layer(24, 3, 3), numbers.layer(150, 24, 3), numbers.layer(70, 150, 1)];
     for kernels in kernels() {
@@ -178,7 +178,7 @@ fn batch_and_threads_change_no_bit() -> Result<()> {
 #[test]
 fn what_is_not_a_number_stays_so() -> Result<()> {
     let x = Tensor::full(f32::NAN, (1, 3, 8, 8), &Device::Cpu)?;
-    let (weight, bias) = Numbers::new(1).layer(4, 3, 3);
+    let (weight, bias) = TestTensors::new(1).layer(4, 3, 3);
     for kernels in kernels().filter(|kernels| kernels.1 != Precision::Int8) {
         for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
             let again = (weight.repeat((1, 2, 1, 1))?.narrow(1, 0, 4)?, bias.clone());
@@ -219,7 +219,7 @@ fn what_does_not_fit_is_an_error() -> Result<()> {
 
 #[test]
 fn ranges_of_another_network_are_an_error() -> Result<()> {
-    let numbers = &mut Numbers::new(3);
+    let numbers = &mut TestTensors::new(3);
     let (weight, bias) = numbers.layer(4, 3, 3);
     let x = numbers.between(-1.0, 1.0, (2, 3, 9, 9));
     let network = |arithmetic: Arithmetic<'_>| {

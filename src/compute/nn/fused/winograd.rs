@@ -9,12 +9,12 @@
 
 use std::sync::Arc;
 
-use super::format::Single;
-use super::graph::{Line, PackedConv};
-use super::kernel::{self, LANES, Reduction, Rows, Soon};
-use super::lanes::Lanes;
-use super::plan::{Picture, Split, Step};
+use super::format::F32Format;
+use super::graph::{CacheLine, PackedConv};
+use super::kernel::{self, ConvRows, LANES, Prefetch, Reduction};
+use super::plan::{Split, Step, ValueLayout};
 use super::run::Call;
+use super::simd::SimdVector;
 
 /// Products of a tile and channel.
 const POSITIONS: usize = 16;
@@ -30,7 +30,7 @@ const INPUT_SHARE: usize = 384 << 10;
 
 /// Blocks computed together; no bias is added before the transform back.
 const GROUP: usize = 2;
-static NO_BIAS: [Line; GROUP] = [Line::ZERO; GROUP];
+static NO_BIAS: [CacheLine; GROUP] = [CacheLine::ZERO; GROUP];
 
 /// How a layer is done in tiles.
 #[derive(Clone, Debug)]
@@ -48,14 +48,14 @@ pub(super) struct WinogradPlan {
 
 /// (Cout, Cin, 3, 3) transformed: for every block of outputs and position a line for each input. `None` where it does not
 /// pay.
-pub(super) fn pack(values: &[f32], outputs: usize, inputs: usize) -> Option<Vec<Line>> {
+pub(super) fn pack(values: &[f32], outputs: usize, inputs: usize) -> Option<Vec<CacheLine>> {
     let (blocks, rows) = (outputs.div_ceil(LANES), inputs.div_ceil(LANES) * LANES);
-    if blocks * POSITIONS * rows * size_of::<Line>() > MOST_WEIGHTS || inputs < LANES || outputs < LANES {
+    if blocks * POSITIONS * rows * size_of::<CacheLine>() > MOST_WEIGHTS || inputs < LANES || outputs < LANES {
         return None;
     }
     // Rows of G, which takes three taps to four.
     let four = |[a, b, c]: [f32; 3]| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
-    let mut lines = vec![Line::ZERO; blocks * POSITIONS * rows];
+    let mut lines = vec![CacheLine::ZERO; blocks * POSITIONS * rows];
     for (i, taps) in values.chunks_exact(9).enumerate() {
         let (output, input) = (i / inputs, i % inputs);
         let columns: [[f32; 4]; 3] = std::array::from_fn(|x| four([taps[x], taps[3 + x], taps[6 + x]]));
@@ -71,14 +71,14 @@ pub(super) fn pack(values: &[f32], outputs: usize, inputs: usize) -> Option<Vec<
 
 impl WinogradPlan {
     /// `None` where the plain sum is better.
-    pub fn new(layer: &Arc<PackedConv>, x: &Picture, y: &Picture, threads: usize, wide: bool) -> Option<Self> {
+    pub fn new(layer: &Arc<PackedConv>, x: &ValueLayout, y: &ValueLayout, threads: usize, wide: bool) -> Option<Self> {
         let weights = layer.winograd.as_ref()?;
         if y.h.min(y.w) < LEAST_SIDE {
             return None;
         }
         let (across, rows) = (y.w.div_ceil(2), y.h.div_ceil(2));
-        let per_row = across * x.blocks * POSITIONS * size_of::<Line>();
-        let share = INPUT_SHARE.max(weights.len() * size_of::<Line>());
+        let per_row = across * x.blocks * POSITIONS * size_of::<CacheLine>();
+        let share = INPUT_SHARE.max(weights.len() * size_of::<CacheLine>());
         let parts = rows.div_ceil((share / per_row).clamp(1, rows));
         let rows_each = rows.div_ceil(parts);
         let group = if wide { GROUP } else { 1 };
@@ -109,7 +109,14 @@ impl WinogradPlan {
     /// The processor has the instructions of `L`; `picture` and `task` are of this step, whose earlier steps are done, and no
     /// other thread has them; `scratch` is this thread's and as long as [`WinogradPlan::scratch`].
     #[inline(always)]
-    pub unsafe fn run<L: Lanes>(&self, call: &Call<'_>, step: &Step, picture: usize, task: usize, scratch: *mut f32) {
+    pub unsafe fn run<L: SimdVector>(
+        &self,
+        call: &Call<'_>,
+        step: &Step,
+        picture: usize,
+        task: usize,
+        scratch: *mut f32,
+    ) {
         let (rows, blocks) = self.split.task(task);
         let (from, x) = call.value(step.x, picture);
         let (to, y) = call.value(step.y, picture);
@@ -147,7 +154,7 @@ impl WinogradPlan {
                 let mut block = blocks.start;
                 while block < blocks.end {
                     let group = if blocks.end - block >= self.group { self.group } else { 1 };
-                    let job = Rows {
+                    let job = ConvRows {
                         reduction: &self.reduction,
                         segments: (0, inputs),
                         x: scratch.add(position * v_position),
@@ -165,15 +172,15 @@ impl WinogradPlan {
                         first: true,
                         last: true,
                         pixels: tiles,
-                        soon: Soon::NONE,
+                        prefetch: Prefetch::NONE,
                     };
-                    kernel::convolve::<L, Single>(group, job);
+                    kernel::convolve::<L, F32Format>(group, job);
                     block += group;
                 }
             }
             for block in blocks.clone() {
-                let bias = L::load(self.layer.ends.bias.as_ptr().add(block).cast());
-                let (low, high) = (L::splat(&self.layer.ends.bounds.0), L::splat(&self.layer.ends.bounds.1));
+                let bias = L::load(self.layer.epilogue.bias.as_ptr().add(block).cast());
+                let (low, high) = (L::splat(&self.layer.epilogue.bounds.0), L::splat(&self.layer.epilogue.bounds.1));
                 for tile in 0..tiles {
                     let (row, column) = place(tile);
                     let m = products.add(((block - blocks.start) * self.tiles + tile) * LANES);
@@ -201,7 +208,7 @@ impl WinogradPlan {
 /// # Safety
 /// As [`WinogradPlan::run`]; `to` is valid for a line at every position.
 #[inline(always)]
-unsafe fn transform<L: Lanes>(pixel: impl Fn(usize, usize) -> L, to: *mut f32, position: usize) {
+unsafe fn transform<L: SimdVector>(pixel: impl Fn(usize, usize) -> L, to: *mut f32, position: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut half = [[L::zero(); 4]; 4];
@@ -227,7 +234,7 @@ unsafe fn transform<L: Lanes>(pixel: impl Fn(usize, usize) -> L, to: *mut f32, p
 /// # Safety
 /// As [`transform`].
 #[inline(always)]
-unsafe fn back<L: Lanes>(from: *const f32, position: usize) -> [[L; 2]; 2] {
+unsafe fn back<L: SimdVector>(from: *const f32, position: usize) -> [[L; 2]; 2] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut half = [[L::zero(); 4]; 2];

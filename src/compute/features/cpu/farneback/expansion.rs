@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::{Level, band_rows};
+use super::{PyramidLevel, band_rows};
 
 /// The terms of one pixel's quadratic that flow uses (the constant is dropped):
 /// `x · X + y · Y + xx · X² + yy · Y² + xy · XY`, in the order [x, y, xx, yy, xy].
@@ -14,7 +14,7 @@ pub(super) type Polynomial = [f32; 5];
 
 /// The filters and the dual basis of one neighbourhood.
 #[derive(Clone, Debug)]
-pub(in crate::features) struct Basis {
+pub(in crate::features) struct DualBasis {
     /// Farthest pixel that is looked at: the neighbourhood has 2 · `reach` + 1 pixels a side, as in OpenCV, whose
     /// `poly_n` counts likewise in spite of its documentation.
     reach: usize,
@@ -29,7 +29,7 @@ pub(in crate::features) struct Basis {
     mixed: f32,
 }
 
-impl Basis {
+impl DualBasis {
     /// The weights, one after the other, and [linear, square, square of the mean, mixed] of the dual basis.
     pub fn tables(&self) -> (Vec<f32>, [f32; 4]) {
         (self.weights.concat(), [self.linear, self.square, self.square_of_mean, self.mixed])
@@ -71,8 +71,8 @@ pub(super) struct ExpandScratch {
 
 /// Blurs and shrinks the full `picture` to `level` and expands it.
 pub(super) fn expand(
-    level: &Level,
-    basis: &Basis,
+    level: &PyramidLevel,
+    basis: &DualBasis,
     picture: &[f32],
     into: &mut [Polynomial],
     scratch: &mut ExpandScratch,
@@ -111,7 +111,7 @@ pub(super) fn expand(
 
 /// Polynomials of row `y`. Pixels outside the picture are those at its edge.
 fn expand_row<const N: usize>(
-    basis: &Basis,
+    basis: &DualBasis,
     picture: &[f32],
     height: usize,
     y: usize,
@@ -194,7 +194,7 @@ mod tests {
         let (width, height) = (31, 27);
         let [x, y, xx, yy, xy] = [0.7, -1.1, 0.05, -0.03, 0.02];
         for reach in [5, 7] {
-            let basis = Basis::new(reach, if reach == 5 { 1.2 } else { 1.5 });
+            let basis = DualBasis::new(reach, if reach == 5 { 1.2 } else { 1.5 });
             let (cx, cy) = (15.0, 13.0);
             let picture: Vec<f32> = (0..width * height)
                 .map(|i| {

@@ -14,10 +14,10 @@ mod update;
 
 use super::axis::Axis;
 use crate::features::params::FarnebackParams;
-pub(in crate::features) use expansion::Basis;
+pub(in crate::features) use expansion::DualBasis;
 use expansion::{ExpandScratch, Polynomial};
+pub(in crate::features) use update::AveragingWindow;
 use update::UpdateScratch;
-pub(in crate::features) use update::Window;
 
 /// No pyramid level is smaller than this on either side, pixels.
 const MIN_LEVEL_SIDE: f64 = 32.0;
@@ -30,7 +30,7 @@ const BAND_ROWS: usize = 90;
 
 /// One resolution of the pyramid.
 #[derive(Debug)]
-pub(in crate::features) struct Level {
+pub(in crate::features) struct PyramidLevel {
     pub width: usize,
     pub height: usize,
     /// Blur and shrink from the full picture.
@@ -56,9 +56,9 @@ pub struct Farneback {
     height: usize,
     params: FarnebackParams,
     /// Finest first.
-    levels: Vec<Level>,
-    basis: Basis,
-    window: Window,
+    levels: Vec<PyramidLevel>,
+    basis: DualBasis,
+    window: AveragingWindow,
     previous: Option<Box<(Expansion, Expansion)>>,
     /// Flow of the level in work (dx, dy) and of the iteration or level before.
     flow: [Vec<f32>; 2],
@@ -84,8 +84,8 @@ impl Farneback {
             width,
             height,
             params,
-            basis: Basis::new(params.poly_n, params.poly_sigma),
-            window: Window::new(params.winsize, params.gaussian),
+            basis: DualBasis::new(params.poly_n, params.poly_sigma),
+            window: AveragingWindow::new(params.winsize, params.gaussian),
             previous: None,
             flow: [vec![0.0; pixels], vec![0.0; pixels]],
             before: [vec![0.0; pixels], vec![0.0; pixels]],
@@ -176,7 +176,7 @@ impl Farneback {
                 let [old_x, old_y] = &self.before;
                 let [new_x, new_y] = &mut self.flow;
                 update::iterate(
-                    &update::Pair {
+                    &update::FlowInputs {
                         width: level.width,
                         height: level.height,
                         first: &previous.levels[i],
@@ -204,7 +204,7 @@ impl Farneback {
 
 /// The levels of a picture, finest first, by OpenCV's rules: `levels` smaller versions at most beside the full
 /// picture, sides rounded to even at .5, and a blur of the full picture whose width follows from the scale.
-pub(in crate::features) fn pyramid(width: usize, height: usize, params: &FarnebackParams) -> Vec<Level> {
+pub(in crate::features) fn pyramid(width: usize, height: usize, params: &FarnebackParams) -> Vec<PyramidLevel> {
     let mut scales = vec![1.0];
     let mut scale = 1.0;
     for _ in 0..params.levels {
@@ -221,7 +221,7 @@ pub(in crate::features) fn pyramid(width: usize, height: usize, params: &Farneba
     levels
         .map(|((&scale, &(w, h)), coarser)| {
             let kernel = blur_kernel(scale);
-            Level {
+            PyramidLevel {
                 width: w,
                 height: h,
                 horizontal: Axis::blurred_bilinear(width, w, &kernel),

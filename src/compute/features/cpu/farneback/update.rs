@@ -22,14 +22,14 @@ const TERMS: usize = 5;
 
 /// The averaging window.
 #[derive(Clone, Debug)]
-pub(in crate::features) struct Window {
+pub(in crate::features) struct AveragingWindow {
     /// It covers 2 · `reach` + 1 pixels a side.
     reach: usize,
-    kind: Kind,
+    kind: WindowKind,
 }
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum WindowKind {
     /// What sums are multiplied by. OpenCV divides by the square of the window asked for, even where that is even
     /// and one more pixel is summed.
     Box { scale: f64 },
@@ -37,12 +37,12 @@ enum Kind {
     Gaussian { weights: Vec<f32> },
 }
 
-impl Window {
+impl AveragingWindow {
     /// How far it reaches, the weights of a Gaussian, and what a box's sums are multiplied by.
     pub fn tables(&self) -> (usize, Option<&[f32]>, f64) {
         match &self.kind {
-            Kind::Box { scale } => (self.reach, None, *scale),
-            Kind::Gaussian { weights } => (self.reach, Some(weights), 1.0),
+            WindowKind::Box { scale } => (self.reach, None, *scale),
+            WindowKind::Gaussian { weights } => (self.reach, Some(weights), 1.0),
         }
     }
 
@@ -53,16 +53,16 @@ impl Window {
             let weight = |d: usize| if d == 0 { 1.0 } else { (-((d * d) as f64) / (2.0 * sigma * sigma)).exp() };
             let weights: Vec<f64> = (0..=reach).map(weight).collect();
             let sum = weights[0] + 2.0 * weights[1..].iter().sum::<f64>();
-            Kind::Gaussian { weights: weights.iter().map(|w| (w / sum) as f32).collect() }
+            WindowKind::Gaussian { weights: weights.iter().map(|w| (w / sum) as f32).collect() }
         } else {
-            Kind::Box { scale: 1.0 / (size * size) as f64 }
+            WindowKind::Box { scale: 1.0 / (size * size) as f64 }
         };
         Self { reach, kind }
     }
 }
 
 /// What an iteration starts from.
-pub(super) struct Pair<'a> {
+pub(super) struct FlowInputs<'a> {
     pub width: usize,
     pub height: usize,
     pub first: &'a [Polynomial],
@@ -95,7 +95,13 @@ struct Band {
 }
 
 /// Computes a better flow than `pair.dx`, `pair.dy` into `dx`, `dy`.
-pub(super) fn iterate(pair: &Pair<'_>, window: &Window, scratch: &mut UpdateScratch, dx: &mut [f32], dy: &mut [f32]) {
+pub(super) fn iterate(
+    pair: &FlowInputs<'_>,
+    window: &AveragingWindow,
+    scratch: &mut UpdateScratch,
+    dx: &mut [f32],
+    dy: &mut [f32],
+) {
     let rows = band_rows(pair.width, pair.height);
     let bands = pair.height.div_ceil(rows);
     if scratch.bands.len() < bands {
@@ -112,7 +118,7 @@ pub(super) fn iterate(pair: &Pair<'_>, window: &Window, scratch: &mut UpdateScra
 
 impl Band {
     /// Solves the rows from `start` on that `dx` and `dy` hold.
-    fn run(&mut self, pair: &Pair<'_>, window: &Window, start: usize, dx: &mut [f32], dy: &mut [f32]) {
+    fn run(&mut self, pair: &FlowInputs<'_>, window: &AveragingWindow, start: usize, dx: &mut [f32], dy: &mut [f32]) {
         let (width, reach) = (pair.width, window.reach);
         let row_len = TERMS * width;
         let slots = 2 * reach + 2;
@@ -128,7 +134,7 @@ impl Band {
         }
         let out = dx.chunks_exact_mut(width).zip(dy.chunks_exact_mut(width)).zip(start..);
         match &window.kind {
-            Kind::Box { scale } => {
+            WindowKind::Box { scale } => {
                 let padded = width + 2 * reach + 1;
                 self.sums.clear();
                 self.sums.resize(TERMS * padded, 0.0);
@@ -150,7 +156,7 @@ impl Band {
                     box_row(&mut self.sums, reach, *scale, dx, dy);
                 }
             }
-            Kind::Gaussian { weights } => {
+            WindowKind::Gaussian { weights } => {
                 let padded = width + 2 * reach;
                 self.smooth.resize(TERMS * padded, 0.0);
                 self.across.resize(row_len, 0.0);
@@ -176,7 +182,7 @@ fn edge_weight(i: usize, length: usize) -> f32 {
 }
 
 /// The normal equations of row `y`, each term a row of `out`.
-fn equations(pair: &Pair<'_>, y: usize, edge: &[f32], joint: &mut [f32], out: &mut [f32]) {
+fn equations(pair: &FlowInputs<'_>, y: usize, edge: &[f32], joint: &mut [f32], out: &mut [f32]) {
     let width = pair.width;
     let row = y * width..(y + 1) * width;
     let (dx, dy) = (&pair.dx[row.clone()], &pair.dy[row.clone()]);
@@ -206,7 +212,7 @@ fn equations(pair: &Pair<'_>, y: usize, edge: &[f32], joint: &mut [f32], out: &m
 /// Row `y` of the first picture against where the flow points in the second: half the difference of the linear terms
 /// and the mean of the others, term after term in `joint`. Where the flow points outside, the second picture's
 /// linear terms count as 0 and its others as equal to the first's.
-fn compare(pair: &Pair<'_>, y: usize, first: &[Polynomial], dx: &[f32], dy: &[f32], joint: &mut [f32]) {
+fn compare(pair: &FlowInputs<'_>, y: usize, first: &[Polynomial], dx: &[f32], dy: &[f32], joint: &mut [f32]) {
     let width = pair.width;
     let (limit_x, limit_y) = ((width - 1) as f32, (pair.height - 1) as f32);
     let (bx, rest) = joint.split_at_mut(width);

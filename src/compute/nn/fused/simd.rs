@@ -6,14 +6,14 @@
 ///
 /// # Safety
 /// Of every function: the processor has the instruction set of the type, and pointers are valid for 16 values (one value
-/// for [`Lanes::splat`]), of any alignment.
-pub(super) trait Lanes: Copy {
+/// for [`SimdVector::splat`]), of any alignment.
+pub(super) trait SimdVector: Copy {
     /// Registers for 28 sums and more; otherwise for 6 times 16.
     const WIDE: bool;
     unsafe fn zero() -> Self;
     /// Asks for the cache line of an address, which need not be valid.
     unsafe fn prefetch(at: *const f32);
-    /// As [`Lanes::prefetch`], but only into the second-level cache.
+    /// As [`SimdVector::prefetch`], but only into the second-level cache.
     unsafe fn prefetch_far(at: *const f32);
     /// One value in all lanes.
     unsafe fn splat(value: *const f32) -> Self;
@@ -105,7 +105,7 @@ pub(super) trait Lanes: Copy {
             to.cast::<[u8; 16]>().write_unaligned(values.map(|value| value.round_ties_even() as u8));
         }
     }
-    /// As [`Lanes::store_u8`] four times, one after the other.
+    /// As [`SimdVector::store_u8`] four times, one after the other.
     #[inline(always)]
     unsafe fn store_u8_four(four: [Self; 4], to: *mut f32) {
         for (i, values) in four.into_iter().enumerate() {
@@ -113,19 +113,19 @@ pub(super) trait Lanes: Copy {
             unsafe { values.store_u8(to.add(4 * i)) };
         }
     }
-    /// What [`Lanes::turn_u8`] wants to be given.
-    type Turn: Copy;
-    unsafe fn turn() -> Self::Turn;
+    /// What [`SimdVector::turn_u8`] wants to be given.
+    type TransposeTable: Copy;
+    unsafe fn turn() -> Self::TransposeTable;
     /// Four pixels of 16 channels of `u8`, 64 bytes, turned: each lane is a channel's four pixels.
-    unsafe fn turn_u8(from: *const f32, turn: Self::Turn) -> Self;
+    unsafe fn turn_u8(from: *const f32, turn: Self::TransposeTable) -> Self;
 }
 
-/// [`Lanes::turn_u8`] without instructions for it.
+/// [`SimdVector::turn_u8`] without instructions for it.
 ///
 /// # Safety
-/// As [`Lanes`].
+/// As [`SimdVector`].
 #[inline(always)]
-unsafe fn turn_u8_plainly<L: Lanes>(from: *const f32) -> L {
+unsafe fn turn_u8_plainly<L: SimdVector>(from: *const f32) -> L {
     // SAFETY: the caller's promise; the array holds 16 values.
     unsafe {
         let pixels = from.cast::<[[u8; 16]; 4]>().read_unaligned();
@@ -157,9 +157,9 @@ impl Portable {
 }
 
 // SAFETY: no instruction beyond the target's; pointers as the trait asks.
-impl Lanes for Portable {
+impl SimdVector for Portable {
     const WIDE: bool = false;
-    type Turn = ();
+    type TransposeTable = ();
     #[inline(always)]
     unsafe fn turn() {}
     #[inline(always)]
@@ -221,14 +221,14 @@ pub(super) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Lanes;
+    use super::SimdVector;
 
     #[derive(Clone, Copy)]
     pub struct Avx512(__m512);
 
     // SAFETY: the caller has checked AVX-512 F, and for what works on bf16 AVX512_BF16, on bytes AVX512_VNNI and AVX-512 BW;
     // pointers as the trait asks, loads and stores are unaligned ones. The minimum and maximum instructions give their second operand where one is not a number.
-    impl Lanes for Avx512 {
+    impl SimdVector for Avx512 {
         const WIDE: bool = true;
         #[inline(always)]
         unsafe fn zero() -> Self {
@@ -332,9 +332,9 @@ mod x86 {
                 _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi32(order, quarters));
             }
         }
-        type Turn = (__m512i, __m512i);
+        type TransposeTable = (__m512i, __m512i);
         #[inline(always)]
-        unsafe fn turn() -> Self::Turn {
+        unsafe fn turn() -> Self::TransposeTable {
             static QUARTERS: [u32; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
             static BYTES: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
             unsafe {
@@ -345,7 +345,7 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn turn_u8(from: *const f32, (quarters, bytes): Self::Turn) -> Self {
+        unsafe fn turn_u8(from: *const f32, (quarters, bytes): Self::TransposeTable) -> Self {
             unsafe {
                 // First four channels of each pixel into a quarter of the register, then bytes within quarters.
                 let pixels = _mm512_permutexvar_epi32(quarters, _mm512_loadu_si512(from.cast()));
@@ -358,9 +358,9 @@ mod x86 {
     pub struct Avx2(__m256, __m256);
 
     // SAFETY: the caller has checked AVX2 and FMA; the rest as above.
-    impl Lanes for Avx2 {
+    impl SimdVector for Avx2 {
         const WIDE: bool = false;
-        type Turn = ();
+        type TransposeTable = ();
         #[inline(always)]
         unsafe fn turn() {}
         #[inline(always)]

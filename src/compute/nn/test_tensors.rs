@@ -6,9 +6,9 @@ use candle_core::{Device, Shape, Tensor};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-pub(super) struct Numbers(SmallRng);
+pub(super) struct TestTensors(SmallRng);
 
-impl Numbers {
+impl TestTensors {
     pub(super) fn new(seed: u64) -> Self {
         Self(SmallRng::seed_from_u64(seed))
     }
