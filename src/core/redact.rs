@@ -33,6 +33,21 @@ const CREDENTIALS: [&str; 17] = [
     "streamid", "session", "ticket",
 ];
 
+/// Names of further parameters that are credentials, which registered sources add.
+static FURTHER: RwLock<Vec<&'static str>> = RwLock::new(Vec::new());
+
+/// Query parameters of these names are credentials from now on.
+pub fn add_credential_parameters(names: &[&'static str]) {
+    FURTHER.write().unwrap_or_else(|e| e.into_inner()).extend(names);
+}
+
+/// Whether the query parameter `name` is a credential.
+fn is_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let further = FURTHER.read().unwrap_or_else(|e| e.into_inner());
+    CREDENTIALS.iter().any(|word| name.contains(word)) || further.iter().any(|known| known.eq_ignore_ascii_case(&name))
+}
+
 /// Letters that a credential must have to be masked on its own when it has nothing but letters: shorter ones are words.
 const LETTERS_MIN: usize = 8;
 
@@ -179,8 +194,7 @@ pub fn remember(uri: &str) -> Known {
         found.push(key.to_owned());
     }
     for (name, value) in parts.query.into_iter().flat_map(|q| q.split('&')).filter_map(|pair| pair.split_once('=')) {
-        let name = name.to_ascii_lowercase();
-        if CREDENTIALS.iter().any(|word| name.contains(word)) {
+        if is_credential(name) {
             found.push(value.to_owned());
         }
     }

@@ -1,7 +1,7 @@
 //! From a URI to frames and PCM: what flows, who makes it, and how it can end.
 //!
 //! A [`Source`] pushes [`MediaItem`]s into one bounded channel from threads of its own. Only `gst` (and `plugins`) knows GStreamer;
-//! everything behind the channel can be fed by `replay.rs` or by a test.
+//! everything behind the channel can be fed by `replay.rs`, by a source of your own (`registry.rs`) or by a test.
 
 #[cfg(feature = "gst")]
 pub mod gst;
@@ -15,10 +15,12 @@ mod pcr;
 pub mod plausible;
 #[cfg(feature = "gst")]
 pub mod plugins;
+pub mod registry;
 pub mod replay;
 pub mod still;
 pub mod supervise;
 pub mod template;
+pub mod threaded;
 pub mod tone;
 pub mod uri;
 mod watch;
@@ -39,7 +41,7 @@ pub trait Source: Send {
     fn stop(&mut self);
 }
 
-/// Opens sources by URI. Implemented by GStreamer ingest and by the replay source.
+/// Opens sources by URI. Implemented by GStreamer ingest, by the replay source, and by sources of your own ([`registry`]).
 pub trait Open: Send + Sync {
     /// Starts `uri` and sends its media to `to`.
     ///

@@ -1,25 +1,11 @@
 //! Pipeline templates: text in, gst-launch description out. Pure: does not parse the pipeline, needs no GStreamer.
 //!
-//! The embedded templates lie in `pipelines/`, one for each [`Kind`], and explain their keys line by line. A user's
+//! The embedded templates lie in `pipelines/`, one for each kind that ships ([`super::registry`]), and explain their keys line by line. A user's
 //! file has the same form.
 
-use super::uri::{Kind, Location};
+use super::uri::Location;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::Tracks;
-
-/// The embedded template of `kind`.
-pub const fn builtin(kind: Kind) -> &'static str {
-    match kind {
-        Kind::File => include_str!("../../pipelines/file.gst"),
-        Kind::Http => include_str!("../../pipelines/http.gst"),
-        Kind::Hls | Kind::HttpLive => include_str!("../../pipelines/hls.gst"),
-        Kind::Rtsp => include_str!("../../pipelines/rtsp.gst"),
-        Kind::Srt => include_str!("../../pipelines/srt.gst"),
-        Kind::Rtmp => include_str!("../../pipelines/rtmp.gst"),
-        Kind::Udp => include_str!("../../pipelines/udp.gst"),
-        Kind::TestSrc => include_str!("../../pipelines/testsrc.gst"),
-    }
-}
 
 /// Transports an RTSP URI may be played over, `+`-joined in [`Keys::rtsp_transport`].
 const RTSP_TRANSPORTS: [&str; 5] = ["udp", "udp-mcast", "tcp", "http", "tls"];
@@ -139,6 +125,7 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uri::Kind;
 
     const BOTH: Tracks = Tracks { video: true, audio: true };
 
@@ -159,7 +146,7 @@ mod tests {
             "testsrc://?seconds=2",
         ] {
             let location = Location::parse(given).unwrap();
-            let template = builtin(location.kind);
+            let template = location.kind.spec().template.unwrap();
             let text = render(template, &keys(&location), BOTH).unwrap();
             assert!(text.contains("appsink name=video") && text.contains("appsink name=audio"), "{text}");
             assert!(!text.contains(['#', '{', '[']) || !text.contains("[video]"), "{text}");
