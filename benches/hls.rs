@@ -10,10 +10,10 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
-#[path = "../tests/hls/material.rs"]
+#[path = "../tests/media/hls/material.rs"]
 #[allow(dead_code)]
 mod material;
-#[path = "../tests/hls/server.rs"]
+#[path = "../tests/media/hls/server.rs"]
 mod server;
 
 use std::sync::Arc;

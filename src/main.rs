@@ -71,6 +71,7 @@ fn with_environment(allocator: &[(&'static str, &'static str)]) {
 }
 
 fn main() -> ExitCode {
+    // A source of your own is registered here, with `touchline_media::registry::register`. The process of a source comes by, too.
     let cli = crate::cli::Cli::parse();
     with_environment(match cli.memory() {
         Memory::AsItIs => &[],

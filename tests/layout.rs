@@ -39,7 +39,8 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["source_clock"],
             &["pcr"],
             &["outlet"],
-            &["uri"],
+            &["threaded"],
+            &["registry", "uri"],
             &["replay"],
             &["template"],
             &["guard", "web"],
@@ -152,7 +153,7 @@ fn modules_import_only_modules_below_them() {
             let place = path.strip_prefix(&root).unwrap();
             let module = place.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
             let is_test = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
-            let is_test = is_test || place.iter().any(|part| part == "tests");
+            let is_test = is_test || place.iter().any(|part| part == "tests" || part == "examples");
             if module == "lib" || is_test {
                 continue;
             }

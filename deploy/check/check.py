@@ -45,7 +45,9 @@ def source(path):
 
 
 def sources(folder=SRC):
-    return {path: source(path) for path in sorted(folder.rglob("*.rs")) if not path.stem.endswith("tests")}
+    """What the program is made of: no tests and no examples."""
+    files = [path for path in sorted(folder.rglob("*.rs")) if not {"tests", "examples"} & set(path.parts)]
+    return {path: source(path) for path in files if not path.stem.endswith("tests")}
 
 
 # ---------------------------------------------------------------- metrics

@@ -32,6 +32,21 @@ const CREDENTIALS: [&str; 17] = [
     "streamid", "session", "ticket",
 ];
 
+/// Names of credential parameters that registered sources add.
+static FURTHER: RwLock<Vec<&'static str>> = RwLock::new(Vec::new());
+
+/// Masks the values of query parameters with these names from now on.
+pub fn add_credential_parameters(names: &[&'static str]) {
+    FURTHER.write().unwrap_or_else(|e| e.into_inner()).extend(names);
+}
+
+/// Whether the query parameter `name` is a credential.
+fn is_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let further = FURTHER.read().unwrap_or_else(|e| e.into_inner());
+    CREDENTIALS.iter().any(|word| name.contains(word)) || further.iter().any(|known| known.eq_ignore_ascii_case(&name))
+}
+
 /// Minimum length of a credential of letters only that is masked alone: shorter ones may be words.
 const LETTERS_MIN: usize = 8;
 
@@ -179,8 +194,7 @@ pub fn remember(uri: &str) -> MaskGuard {
         found.push(key.to_owned());
     }
     for (name, value) in parts.query.into_iter().flat_map(|q| q.split('&')).filter_map(|pair| pair.split_once('=')) {
-        let name = name.to_ascii_lowercase();
-        if CREDENTIALS.iter().any(|word| name.contains(word)) {
+        if is_credential(name) {
             found.push(value.to_owned());
         }
     }

@@ -1,7 +1,7 @@
 //! Sources: from a URI to frames and PCM.
 //!
 //! A [`Source`] sends [`MediaItem`]s into one bounded channel from threads of its own. Only `gst` and `plugins` depend on GStreamer;
-//! `replay.rs` or a test can feed the channel as well.
+//! `replay.rs`, a registered source (`registry.rs`) or a test can feed the channel as well.
 
 #![deny(missing_docs)]
 
@@ -16,12 +16,14 @@ pub mod outlet;
 mod pcr;
 #[cfg(feature = "gst")]
 pub mod plugins;
+pub mod registry;
 pub mod replay;
 pub mod source_clock;
 mod stalls;
 pub mod still;
 pub mod supervise;
 pub mod template;
+pub mod threaded;
 pub mod tone;
 pub mod truncation;
 pub mod uri;
@@ -42,7 +44,7 @@ pub trait Source: Send {
     fn stop(&mut self);
 }
 
-/// Opens sources by URI.
+/// Opens sources by URI. Implemented by GStreamer ingest, the replay source, and registered sources ([`registry`]).
 pub trait Open: Send + Sync {
     /// Starts `uri` and sends its media to `to`.
     ///

@@ -1,12 +1,10 @@
 //! A source from memory: sends a script of items in order. For tests and for embedding without GStreamer.
 
 use std::sync::Mutex;
-use std::thread::JoinHandle;
 
 use crossbeam_channel::Sender;
 
-use super::outlet::{Outlet, Stopper};
-use super::{Open, Source};
+use super::{Open, Source, threaded};
 use touchline_core::error::{Error, Result};
 use touchline_core::item::{End, MediaItem, Pace};
 
@@ -50,51 +48,19 @@ impl Open for Replay {
                 "give more scripts",
             ));
         };
-        let outlet = Outlet::new(to);
-        let (stopper, sender) = (outlet.stopper(), outlet);
-        let thread = std::thread::Builder::new()
-            .name("replay".into())
-            .spawn(move || {
-                let all_sent = items.into_iter().all(|item| sender.send(item).is_ok());
-                let end = match end {
-                    Some(end) if all_sent => end,
-                    _ => {
-                        while all_sent && !sender.stopped() {
-                            std::thread::park_timeout(std::time::Duration::from_millis(20));
-                        }
-                        End::Finished
+        threaded::start("replay", self.pace, to, move |outlet| {
+            let all_sent = items.into_iter().all(|item| outlet.send(item).is_ok());
+            match end {
+                Some(end) if all_sent => end,
+                _ => {
+                    if all_sent {
+                        // Nothing is ever sent there: it returns when the source is asked to stop.
+                        let _ = outlet.stopping().recv();
                     }
-                };
-                sender.send_end(end);
-            })
-            .map_err(|e| Error::Internal(format!("cannot start the replay thread: {e}")))?;
-        Ok(Box::new(ReplaySource { pace: self.pace, stopper, thread: Some(thread) }))
-    }
-}
-
-struct ReplaySource {
-    pace: Pace,
-    stopper: Stopper,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Source for ReplaySource {
-    fn pace(&self) -> Pace {
-        self.pace
-    }
-
-    fn stop(&mut self) {
-        self.stopper.stop();
-    }
-}
-
-impl Drop for ReplaySource {
-    fn drop(&mut self) {
-        self.stopper.abandon();
-        if let Some(thread) = self.thread.take() {
-            // The panic hook has already printed a panic of the thread.
-            let _ = thread.join();
-        }
+                    End::Finished
+                }
+            }
+        })
     }
 }
 

@@ -1,24 +1,10 @@
 //! Pipeline templates: renders a template to a gst-launch description. Pure: does not parse the pipeline or need GStreamer.
 //!
-//! The built-in templates are in `pipelines/`, one per [`Kind`], with comments for every key. A user's file has the same form.
+//! The built-in templates are in `pipelines/`, one per built-in kind ([`super::registry`]), with comments for every key. A user's file has the same form.
 
-use super::uri::{Kind, Location};
+use super::uri::Location;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::Tracks;
-
-/// The built-in template of `kind`.
-pub const fn builtin(kind: Kind) -> &'static str {
-    match kind {
-        Kind::File => include_str!("../../pipelines/file.gst"),
-        Kind::Http => include_str!("../../pipelines/http.gst"),
-        Kind::Hls | Kind::HttpLive => include_str!("../../pipelines/hls.gst"),
-        Kind::Rtsp => include_str!("../../pipelines/rtsp.gst"),
-        Kind::Srt => include_str!("../../pipelines/srt.gst"),
-        Kind::Rtmp => include_str!("../../pipelines/rtmp.gst"),
-        Kind::Udp => include_str!("../../pipelines/udp.gst"),
-        Kind::TestSrc => include_str!("../../pipelines/testsrc.gst"),
-    }
-}
 
 /// RTSP transports, joined by `+` in [`Keys::rtsp_transport`].
 const RTSP_TRANSPORTS: [&str; 5] = ["udp", "udp-mcast", "tcp", "http", "tls"];
@@ -142,6 +128,7 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uri::Kind;
 
     const BOTH: Tracks = Tracks { video: true, audio: true };
 
@@ -162,7 +149,7 @@ mod tests {
             "testsrc://?seconds=2",
         ] {
             let location = Location::parse(given).unwrap();
-            let template = builtin(location.kind);
+            let template = location.kind.spec().template.unwrap();
             let text = render(template, &keys(&location), BOTH).unwrap();
             assert!(text.contains("appsink name=video") && text.contains("appsink name=audio"), "{text}");
             assert!(!text.contains(['#', '{', '[']) || !text.contains("[video]"), "{text}");

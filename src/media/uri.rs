@@ -6,17 +6,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::registry::{self, Own, Spec};
 use touchline_core::cause::Cause;
 use touchline_core::error::{Error, Result};
 use touchline_core::item::Pace;
 use touchline_core::{redact, userinfo};
 
-/// The known schemes, as listed in error messages.
-pub const KNOWN_SCHEMES: &str =
-    "rtsp, rtsps, http, https, srt, rtmp, rtmps, udp, file, testsrc, or a path without a scheme";
-
-/// The kind of a source. Each has a pipeline template in `pipelines/`.
+/// The kind of a source. [`registry::BUILT_IN`] has a row with the properties of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Kind {
     /// A recording on disk.
     File,
@@ -36,44 +34,56 @@ pub enum Kind {
     Udp,
     /// The built-in moving pattern and tone.
     TestSrc,
+    /// A source of your own ([`registry::register`]).
+    Own(&'static Own),
+}
+
+impl From<Kind> for String {
+    fn from(kind: Kind) -> Self {
+        kind.name().into()
+    }
+}
+
+impl TryFrom<String> for Kind {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        registry::kinds()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| format!("no source {name:?} is registered here"))
+    }
 }
 
 impl Kind {
-    /// Name of the template in `pipelines/`, without extension.
-    pub const fn name(self) -> &'static str {
+    /// Everything that is known of it.
+    pub fn spec(self) -> &'static Spec {
         match self {
-            Kind::File => "file",
-            Kind::Http => "http",
-            Kind::Hls => "hls",
-            Kind::HttpLive => "http-live",
-            Kind::Rtsp => "rtsp",
-            Kind::Srt => "srt",
-            Kind::Rtmp => "rtmp",
-            Kind::Udp => "udp",
-            Kind::TestSrc => "testsrc",
+            Kind::Own(own) => &own.spec,
+            _ => {
+                let row = registry::BUILT_IN.iter().find(|(kind, _)| *kind == self);
+                &row.expect("each kind that ships has a row").1
+            }
         }
+    }
+
+    /// The name in messages.
+    pub fn name(self) -> &'static str {
+        self.spec().name
     }
 
     /// Whether data come over a network, so that silence for seconds is a failure.
-    pub const fn is_network(self) -> bool {
-        !matches!(self, Kind::File | Kind::TestSrc)
+    pub fn is_network(self) -> bool {
+        self.spec().is_network
     }
 
     /// The cause to report when a source of this kind stalls.
-    pub const fn stall_cause(self) -> Cause {
-        match self {
-            Kind::Hls => Cause::PlaylistStalled,
-            _ => Cause::Stalled,
-        }
+    pub fn stall_cause(self) -> Cause {
+        self.spec().stall_cause
     }
 
-    /// Whether an end of stream is unexpected, so that a supervisor reconnects.
-    ///
-    /// RTSP, SRT, RTMP and UDP cannot signal an end that differs from a restart. HLS can (`EXT-X-ENDLIST`), but packagers write the
-    /// tag whenever they stop, even before a restart. Only a playlist that was complete when it was first read has really ended
-    /// ([`super::outlet::Counters::on_demand`]).
-    pub const fn reopens_on_end(self) -> bool {
-        matches!(self, Kind::Hls | Kind::HttpLive | Kind::Rtsp | Kind::Srt | Kind::Rtmp | Kind::Udp)
+    /// Whether an end of stream is unexpected, so that a supervisor opens the source again.
+    pub fn reopens_on_end(self) -> bool {
+        self.spec().reopens_on_end
     }
 }
 
@@ -137,27 +147,26 @@ impl Location {
         drop(redact::remember(given));
         let Some((scheme, rest)) = split_scheme(given) else { return from_path(Path::new(given), given) };
         let scheme = scheme.to_ascii_lowercase();
-        let kind = match scheme.as_str() {
-            "file" => {
+        let kind = match registry::by_scheme(&scheme) {
+            Some(Kind::File) => {
                 let path = Url::parse(given).ok().and_then(|u| u.to_file_path().ok()).ok_or_else(|| {
                     Error::Usage(format!("{given}: not a valid file URI; write file:///absolute/path or just the path"))
                 })?;
                 return from_path(&path, given);
             }
-            "testsrc" => {
+            Some(Kind::TestSrc) => {
                 let test = test_options(rest)?;
                 return Ok(Self { kind: Kind::TestSrc, uri: given.to_owned(), test: Some(test) });
             }
-            "rtsp" | "rtsps" | "rtspu" | "rtspt" => Kind::Rtsp,
-            "srt" => Kind::Srt,
-            "rtmp" | "rtmps" | "rtmpt" => Kind::Rtmp,
-            "udp" => Kind::Udp,
-            "http" | "https" if is_playlist(rest) => Kind::Hls,
-            "http" | "https" => Kind::Http,
-            _ => {
+            // What follows the scheme is its own business.
+            Some(kind @ Kind::Own(_)) => return Ok(Self { kind, uri: given.to_owned(), test: None }),
+            Some(Kind::Http) if is_playlist(rest) => Kind::Hls,
+            Some(kind) => kind,
+            None => {
                 return Err(Error::Usage(format!(
-                    "{}: unknown scheme \"{scheme}\"; known are {KNOWN_SCHEMES}",
-                    redact::uri(given)
+                    "{}: unknown scheme \"{scheme}\"; known are {}, or a path without a scheme",
+                    redact::uri(given),
+                    registry::schemes().join(", ")
                 )));
             }
         };
@@ -177,26 +186,18 @@ impl Location {
     /// Whether the source or downstream sets the pace under `pacing`.
     pub fn pace(&self, pacing: Pacing) -> Pace {
         match self.kind {
-            _ if pacing == Pacing::Unpaced && matches!(self.kind, Kind::Hls) => Pace::File,
-            Kind::File | Kind::Http => Pace::File,
+            Kind::Hls if pacing == Pacing::Unpaced => Pace::File,
             Kind::TestSrc if !self.test.is_some_and(|t| t.live) => Pace::File,
-            _ => Pace::Live,
+            kind => kind.spec().pace,
         }
     }
 
     /// The maximum delay between a picture being taken and its arrival, ns, with a jitter buffer of `latency_ms` for RTSP. These are
     /// typical values, because no protocol reports the delay. 0 for recordings, whose arrival time has no meaning.
     pub fn behind_ns(&self, latency_ms: u32) -> u64 {
-        let ms = match self.kind {
-            Kind::File | Kind::Http => 0,
-            Kind::TestSrc => 50,
-            Kind::Rtsp => 1_000 + u64::from(latency_ms),
-            Kind::Srt | Kind::Udp | Kind::HttpLive => 2_000,
-            Kind::Rtmp => 5_000,
-            // Three segments of six seconds behind the live edge, and one that was being written.
-            Kind::Hls => 24_000,
-        };
-        ms * 1_000_000
+        let spec = self.kind.spec();
+        let buffer_ms = if spec.has_jitter_buffer { u64::from(latency_ms) } else { 0 };
+        u64::try_from(spec.delay.as_nanos()).unwrap_or(u64::MAX).saturating_add(buffer_ms * 1_000_000)
     }
 
     /// Whether the source waits for callers: an SRT listener.
@@ -214,9 +215,9 @@ impl Location {
     pub fn sync(&self, pacing: Pacing) -> bool {
         match pacing {
             Pacing::Unpaced => false,
-            // `HttpLive` is included because the address may turn out to be a playlist. An endless stream is sent as it arrives.
-            Pacing::Auto => matches!(self.kind, Kind::Hls | Kind::HttpLive),
-            Pacing::Realtime => matches!(self.kind, Kind::Hls | Kind::HttpLive) || self.pace(pacing) == Pace::File,
+            // A playlist comes in bursts and is paced. An endless stream is sent as it arrives.
+            Pacing::Auto => self.kind.spec().is_bursty,
+            Pacing::Realtime => self.kind.spec().is_bursty || self.pace(pacing) == Pace::File,
         }
     }
 }

@@ -16,9 +16,19 @@ pub mod skip;
 pub mod training;
 pub mod ts;
 pub mod watched;
+pub mod webdriver;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One at a time: tests that hold it do not run beside each other. Those that run the whole program, with inference, take it:
+/// several would starve each other on a small machine. One test may take it once.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    // A test that failed has left nothing behind in it.
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Initialises GStreamer; panics with its text otherwise.
 pub fn init() {

@@ -10,9 +10,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use touchline_compute::models::{Architecture, Tensors};
 
+/// The project's folder. The tests of a member are built in the member's.
+pub fn project() -> &'static Path {
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    folders.into_iter().find(|folder| folder.join("weights").is_dir()).expect("the project has a folder of weights")
+}
+
 /// A file of `tests/reference`.
 pub fn bytes(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
+    let path = project().join("tests/reference").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

@@ -10,7 +10,7 @@ mod channel;
 #[path = "../common/mod.rs"]
 mod common;
 mod faults;
-#[path = "../hls/server.rs"]
+#[path = "../media/hls/server.rs"]
 mod server;
 
 use std::fmt::Write as _;

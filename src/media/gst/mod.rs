@@ -38,6 +38,7 @@ use super::guard::{Refusal, SourcePolicy, digest};
 use super::hls;
 use super::options::HlsOptions;
 use super::outlet::{Counters, Outlet, Stopper};
+use super::registry::{Own, Setup};
 use super::source_clock::SourceClock;
 use super::uri::{Kind, Location, Pacing};
 use super::{Open, Source, template};
@@ -108,7 +109,7 @@ impl Default for GstOptions {
     }
 }
 
-/// Opens any URI of [`super::uri::KNOWN_SCHEMES`] through GStreamer.
+/// Opens any URI: those of registered sources by their registration, all others through GStreamer.
 #[derive(Clone)]
 pub struct GstOpener {
     options: GstOptions,
@@ -229,6 +230,9 @@ impl Open for GstOpener {
         if o.guard.is_some() && o.pipeline.is_some() {
             return Err(Error::Usage("a guarded source takes no pipeline of its own".into()));
         }
+        if let Kind::Own(own) = location.kind {
+            return self.open_own(own, uri, location.pace(o.pacing), to);
+        }
         if matches!(location.kind, Kind::Hls | Kind::Http | Kind::HttpLive) && o.pipeline.is_none() {
             return self.open_web(uri, &location, to);
         }
@@ -252,6 +256,26 @@ impl Open for GstOpener {
 }
 
 impl GstOpener {
+    /// Opens a registered source.
+    fn open_own(&self, own: &Own, uri: &str, pace: Pace, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
+        let o = &self.options;
+        if o.pipeline.is_some() {
+            let name = own.spec.name;
+            return Err(Error::Usage(format!("a source of the kind {name} takes no pipeline; remove the template")));
+        }
+        if let Some(Err(refusal)) = o.guard.as_ref().map(|policy| policy.check(uri)) {
+            return Ok(guarded::refused(refusal, pace, to));
+        }
+        let setup = Setup {
+            id: o.id.clone(),
+            wants: Tracks { video: o.want_video, audio: o.want_audio },
+            frame_height: o.frame_height,
+            clock: self.clock.clone(),
+            counters: o.counters.clone(),
+        };
+        own.open(uri, &setup, to)
+    }
+
     /// Opens a web address. Touchline's own client finds out the kind of content.
     fn open_web(&self, uri: &str, location: &Location, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         let o = &self.options;
@@ -323,7 +347,8 @@ impl GstOpener {
             rtsp_transport: if tcp_only || self.over_tcp.load(Ordering::Relaxed) { "tcp" } else { &o.rtsp_transport },
             timeout_s,
         };
-        let text = o.pipeline.as_deref().unwrap_or(template::builtin(location.kind));
+        let text = o.pipeline.as_deref().or(location.kind.spec().template);
+        let text = text.ok_or_else(|| Error::Internal(format!("{name}: no template for {}", location.kind.name())))?;
         parse(&template::render(text, &keys, wanted)?, name)
     }
 

@@ -29,14 +29,14 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use serde::{Deserialize, Serialize};
+
+use crate::registry;
+use crate::uri::Kind;
 use touchline_core::cause::Cause;
 use touchline_core::error::{Error, Result};
 #[cfg(feature = "gst")]
 use touchline_core::item::End;
 use touchline_core::{redact, userinfo};
-
-/// The schemes that are allowed by default. `file` also needs a folder.
-const SCHEMES: [&str; 10] = ["rtsp", "rtsps", "http", "https", "srt", "rtmp", "rtmps", "udp", "file", "testsrc"];
 
 /// Time limit for resolving a name.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
@@ -129,7 +129,7 @@ impl fmt::Debug for SourcePolicy {
 impl Default for SourcePolicy {
     fn default() -> Self {
         Self {
-            schemes: SCHEMES.map(String::from).to_vec(),
+            schemes: registry::api_schemes().into_iter().map(String::from).collect(),
             allow: Vec::new(),
             folders: Vec::new(),
             is_unrestricted: false,
@@ -166,8 +166,9 @@ impl SourcePolicy {
     pub fn new(file: &SourcesFile) -> Result<Self> {
         let mut policy = Self::default();
         if let Some(schemes) = &file.schemes {
-            if let Some(wrong) = schemes.iter().find(|s| !SCHEMES.contains(&s.as_str())) {
-                let known = SCHEMES.join(", ");
+            let known = registry::schemes();
+            if let Some(wrong) = schemes.iter().find(|s| !known.contains(&s.as_str())) {
+                let known = known.join(", ");
                 return Err(Error::Usage(format!("[sources] schemes: {wrong:?} is not one of {known}")));
             }
             policy.schemes.clone_from(schemes);
@@ -213,9 +214,9 @@ impl SourcePolicy {
         let (scheme, _) = uri.split_once("://").unwrap_or(("file", uri));
         let scheme = scheme.to_ascii_lowercase();
         self.check_scheme(&scheme)?;
-        match scheme.as_str() {
-            "testsrc" => Ok(()),
-            "file" => self.check_file(uri).map(|_| ()),
+        match registry::by_scheme(&scheme) {
+            Some(Kind::File) => self.check_file(uri).map(|_| ()),
+            Some(kind) if !kind.is_network() => Ok(()),
             _ => {
                 let target = Target::parse(uri)?;
                 target.reject_ambiguous()?;
@@ -387,13 +388,7 @@ impl Target {
             Some(host) => host.to_string(),
             None => return Err(wrong()),
         };
-        let port = url.port_or_known_default().or(match scheme.as_str() {
-            "rtsp" => Some(554),
-            "rtsps" => Some(322),
-            "rtmp" => Some(1935),
-            "rtmps" => Some(443),
-            _ => None,
-        });
+        let port = url.port_or_known_default().or_else(|| registry::default_port(&scheme));
         Ok(Self { port: port.ok_or_else(wrong)?, url, scheme, host })
     }
 

@@ -1,4 +1,4 @@
-//! The policy itself; that GStreamer is held to it, `tests/guard.rs` shows.
+//! The policy itself; that GStreamer is held to it, `tests/media/ingest/guarded.rs` shows.
 
 use std::collections::HashMap;
 

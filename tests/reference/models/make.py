@@ -1,4 +1,4 @@
-"""Writes the reference numbers of tests/models_parity.rs beside itself: logits of torchvision's networks (and of
+"""Writes the reference numbers of src/compute/tests/parity/models.rs beside itself: logits of torchvision's networks (and of
 resnet50_v2.py) for generated weights and pictures, as JSON. The weights are f32; the networks are run in f64, so that the
 numbers carry no rounding of their own.
 

@@ -1,4 +1,4 @@
-"""Writes the reference curves of tests/train_parity.rs beside itself: what PyTorch's optimisers make of torchvision's networks
+"""Writes the reference curves of tests/learn/train_parity.rs beside itself: what PyTorch's optimisers make of torchvision's networks
 on one fixed batch, all layers learning, batch norm in training mode. Weights, pictures and weights of samples are made from
 names on both sides (../models/generate.py). The networks run in f64, so that the numbers carry no rounding of their own;
 the same in f32 is printed beside it, as a measure of what rounding alone does.

@@ -7,12 +7,12 @@ use std::time::Instant;
 use super::format::{Bf16Format, F32Format, Int8Format, ValueFormat};
 use super::graph::{CacheLine, INPUT};
 use super::kernel::{self, ConvRows, DepthwiseRow, LANES, Prefetch};
-#[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
-use super::simd::{Portable, SimdVector};
 use super::level::{Level, Precision};
 use super::plan::{ConvPlan, Plan, Split, Step, StepKind, ValueLayout};
 use super::progress::Progress;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, SimdVector};
 
 /// Memory for a plan: values of a few pictures, scratch of every thread, and how far each step is. Borders of values are
 /// written by the steps that write the values, so nothing of an earlier use is ever read.

@@ -1,0 +1,472 @@
+//! Who may do what, and what a client may cost: against real servers, over TCP and TLS.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::support::{Server, add, new_hub};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use touchline_core::clock::SystemClock;
+use touchline_serve::metrics::Metrics;
+use touchline_serve::publish::access::{Access, AccessConfig, BODY_MAX, TokenSource};
+use touchline_serve::publish::hub::Hub;
+use touchline_serve::publish::record::StreamState;
+use touchline_serve::publish::serve::Limits;
+use touchline_serve::publish::tls::{Tls, TlsFiles};
+
+const ADMIN: &str = "admin-token-0123456789";
+const READER: &str = "reader-token-0123456789";
+
+fn text(token: &str) -> Option<TokenSource> {
+    Some(TokenSource::Environment { name: "TOKEN", text: token.into() })
+}
+
+fn both() -> AccessConfig {
+    AccessConfig { admin_token: text(ADMIN), read_token: text(READER), ..AccessConfig::default() }
+}
+
+fn hub() -> Hub {
+    let (hub, _) = new_hub();
+    add(&hub, "court-1", "testsrc://").set_state(StreamState::Playing);
+    hub
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        let pairs = self.head.lines().filter_map(|line| line.split_once(": "));
+        pairs.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> Answer {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    // A server that closes without TLS' goodbye has said all the same what it had to say.
+    let _ = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+fn request(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", server.address());
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    format!("{text}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn ask(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    exchange(connect(server), &request(server, method, path, headers, body))
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+fn refused(hub: &Hub, reason: &str) -> u64 {
+    let name = format!("touchline_http_refused_total{{reason=\"{reason}\"}} ");
+    let text = hub.metrics().encode();
+    text.lines()
+        .find_map(|line| line.strip_prefix(&name))
+        .expect("the counter is there from the start")
+        .parse()
+        .unwrap()
+}
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+#[test]
+fn roles_may_what_the_table_says() {
+    let hub = hub();
+    let server = Server::start_with(hub.clone(), both(), None, Limits::default());
+    let (admin, reader, wrong) = (bearer(ADMIN), bearer(READER), bearer("wrong-token-0123456789"));
+    let reads = ["/", "/api/v1/info", "/api/v1/streams", "/api/v1/pack", "/metrics", "/api/v1/schema", "/nowhere"];
+    for path in reads {
+        let status = |headers: &[(&str, &str)]| ask(&server, "GET", path, headers, "").status;
+        let found = if path == "/nowhere" { 404 } else { 200 };
+        assert_eq!(status(&[("Authorization", &admin)]), found, "{path}");
+        assert_eq!(status(&[("Authorization", &reader)]), found, "{path}");
+        let nothing = ask(&server, "GET", path, &[], "");
+        assert_eq!(nothing.status, 401, "{path}");
+        assert!(nothing.head.contains("content-security-policy"), "{path}: headers are on refusals too");
+        assert!(!nothing.body.contains("court-1"), "{path}");
+    }
+    for path in ["/healthz", "/readyz", "/assets/login.js", "/assets/style.css"] {
+        assert_eq!(ask(&server, "GET", path, &[], "").status, 200, "{path}");
+    }
+    let denied = ask(&server, "GET", "/api/v1/streams", &[("Authorization", &wrong)], "");
+    assert_eq!((denied.status, denied.header("www-authenticate")), (401, Some("Bearer realm=\"touchline\"")));
+    let basic = ("Authorization", "Basic YWRtaW46YWRtaW4=");
+    assert_eq!(ask(&server, "GET", "/api/v1/streams", &[basic], "").status, 401);
+
+    let post = |headers: &[(&str, &str)]| {
+        let answer = ask(&server, "POST", "/api/v1/pack", &[headers, &[JSON]].concat(), "{}");
+        (answer.status, answer.body)
+    };
+    assert_eq!(post(&[]).0, 401);
+    let (status, body) = post(&[("Authorization", &reader)]);
+    assert!(status == 403 && body.contains("may only read"), "{status} {body}");
+    // Through the gate; this server has no pack to change.
+    let (status, body) = post(&[("Authorization", &admin)]);
+    assert!(status == 403 && body.contains("the pack of this server"), "{status} {body}");
+    let (status, body) = post(&[("Authorization", &admin), ("Origin", "https://evil.example")]);
+    assert!(status == 403 && body.contains("another site"), "{status} {body}");
+    for method in ["PUT", "PATCH", "DELETE"] {
+        let status = ask(&server, method, "/api/v1/streams", &[("Authorization", &reader)], "").status;
+        assert_eq!(status, 403, "{method}: whatever may change something is the admin's, whether the route exists");
+    }
+    assert!(refused(&hub, "unauthorized") >= 10 && refused(&hub, "forbidden") >= 5);
+}
+
+#[test]
+fn without_tokens_this_machine_may_do_everything_and_others_what_was_allowed() {
+    let open = Server::start_with(hub(), AccessConfig::default(), None, Limits::default());
+    assert_eq!(ask(&open, "GET", "/api/v1/streams", &[], "").status, 200);
+    assert!(ask(&open, "POST", "/api/v1/pack", &[JSON], "{}").body.contains("the pack of this server"));
+    assert_eq!(ask(&open, "GET", "/api/v1/session", &[], "").body, r#"{"role":"admin","by":"nothing"}"#);
+
+    // A page whose name was pointed at this machine sends that name; the probes have nothing to hide.
+    let by_name = |server: &Server, path: &str| {
+        let asked = request(server, "GET", path, &[], "").replace(&server.address().to_string(), "evil.example:8080");
+        exchange(connect(server), &asked)
+    };
+    for path in ["/", "/api/v1/streams", "/metrics"] {
+        let answer = by_name(&open, path);
+        assert!(answer.status == 403 && answer.body.contains("localhost"), "{path}: {answer:?}");
+    }
+    assert_eq!(by_name(&open, "/healthz").status, 200);
+
+    let anonymous = AccessConfig { admin_token: text(ADMIN), allow_anonymous: true, ..AccessConfig::default() };
+    let server = Server::start_with(hub(), anonymous, None, Limits::default());
+    assert_eq!(ask(&server, "GET", "/", &[], "").status, 200);
+    assert_eq!(by_name(&server, "/api/v1/streams").status, 200, "everybody may look");
+    assert_eq!(ask(&server, "POST", "/api/v1/pack", &[JSON], "{}").status, 401);
+    let admin = bearer(ADMIN);
+    let answer = ask(&server, "POST", "/api/v1/pack", &[JSON, ("Authorization", &admin)], "{}");
+    assert!(answer.body.contains("the pack of this server"), "{answer:?}");
+
+    let new = |config: AccessConfig, address: &str| {
+        Access::new(config, address.parse().unwrap(), Arc::new(SystemClock::new()), Metrics::new())
+    };
+    let error = new(AccessConfig::default(), "0.0.0.0:1").err().unwrap();
+    assert!(error.exit_code() == 2 && error.to_string().contains("--allow-anonymous"), "{error}");
+    assert!(new(AccessConfig::default(), "[::1]:1").is_ok());
+    assert!(new(AccessConfig::default(), "[::ffff:127.0.0.1]:1").is_ok());
+    assert!(new(AccessConfig { read_token: text(READER), ..AccessConfig::default() }, "0.0.0.0:1").is_ok());
+    assert!(new(AccessConfig { allow_anonymous: true, ..AccessConfig::default() }, "[::]:1").is_ok());
+}
+
+#[test]
+fn tokens_are_read_checked_and_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.token");
+    let write = |token: &str| std::fs::write(&path, token).unwrap();
+    let config = || AccessConfig { admin_token: Some(TokenSource::File(path.clone())), ..AccessConfig::default() };
+    let new = |config: AccessConfig| {
+        Access::new(config, "0.0.0.0:1".parse().unwrap(), Arc::new(SystemClock::new()), Metrics::new())
+    };
+    for (token, says) in [
+        ("tiny-one\n", "shorter than 16"),
+        ("sixteen letters, but spaces", "other than printable"),
+        (&"x".repeat(5000), "longer than"),
+    ] {
+        write(token);
+        let error = new(config()).err().unwrap().to_string();
+        assert!(error.contains(says) && error.contains("admin.token") && !error.contains(token.trim()), "{error}");
+    }
+    assert!(new(AccessConfig { read_token: text(ADMIN), admin_token: text(ADMIN), ..config() }).is_err(), "the same");
+    std::fs::remove_file(&path).unwrap();
+    assert!(new(config()).err().unwrap().to_string().contains("cannot read"));
+
+    write(&format!("{ADMIN}\n"));
+    let server = Server::start_with(hub(), config(), None, Limits::default());
+    let status = |token: &str| ask(&server, "GET", "/metrics", &[("Authorization", &bearer(token))], "").status;
+    assert_eq!(status(ADMIN), 200);
+    let cookie = log_in(&server, ADMIN);
+    assert_eq!(ask(&server, "GET", "/metrics", &[("Cookie", &cookie)], "").status, 200);
+    write("bad");
+    assert!(server.access.reload().is_err());
+    assert_eq!(status(ADMIN), 200, "the old one stays");
+    write("another-token-0123456789");
+    server.access.reload().unwrap();
+    assert_eq!((status(ADMIN), status("another-token-0123456789")), (401, 200));
+    assert_eq!(
+        ask(&server, "GET", "/metrics", &[("Cookie", &cookie)], "").status,
+        401,
+        "sessions end with their token"
+    );
+}
+
+fn log_in(server: &Server, token: &str) -> String {
+    let answer = ask(server, "POST", "/api/v1/session", &[JSON], &format!("{{\"token\":\"{token}\"}}"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let cookie = answer.header("set-cookie").unwrap();
+    assert!(cookie.contains("; HttpOnly; SameSite=Strict"), "{cookie}");
+    assert_eq!(cookie.contains("; Secure"), server.url.starts_with("https"), "{cookie}");
+    cookie.split(';').next().unwrap().to_owned()
+}
+
+#[test]
+fn sessions_are_made_kept_and_left() {
+    let (hub, clock) = new_hub();
+    let server = Server::start_with(hub, both(), None, Limits::default());
+    let (reader, admin) = (log_in(&server, READER), log_in(&server, ADMIN));
+    let get = |cookie: &str| ask(&server, "GET", "/api/v1/session", &[("Cookie", cookie)], "");
+    assert_eq!(get(&reader).body, r#"{"role":"read","by":"session"}"#);
+    assert_eq!(get(&format!("theme=dark; {admin}")).body, r#"{"role":"admin","by":"session"}"#);
+    let post = |cookie: &str, more: &[(&str, &str)]| {
+        ask(&server, "POST", "/api/v1/pack", &[more, &[JSON, ("Cookie", cookie)]].concat(), "{}").body
+    };
+    assert!(post(&reader, &[]).contains("may only read"));
+    assert!(post(&admin, &[]).contains("the pack of this server"));
+    // Browsers do not send the cookie for other sites; if one did, it would not help.
+    for foreign in [("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site")] {
+        assert!(post(&admin, &[foreign]).contains("another site"), "{foreign:?}");
+        let body = format!("{{\"token\":\"{ADMIN}\"}}");
+        assert_eq!(ask(&server, "POST", "/api/v1/session", &[JSON, foreign], &body).status, 403);
+    }
+    // A cookie with another letter, and one of another server.
+    let (name, value) = reader.split_once('=').unwrap();
+    let mut forged = value.as_bytes().to_vec();
+    for place in [0, 10, 30, value.len() - 1] {
+        let was = forged[place];
+        forged[place] = if was == b'x' { b'y' } else { b'x' };
+        assert_eq!(get(&format!("{name}={}", std::str::from_utf8(&forged).unwrap())).status, 401, "{place}");
+        forged[place] = was;
+    }
+    let other = AccessConfig { read_token: text("other-token-0123456789"), ..AccessConfig::default() };
+    let other = Server::start_with(self::hub(), other, None, Limits::default());
+    let foreign = log_in(&other, "other-token-0123456789");
+    assert_eq!(get(&format!("{name}={}", foreign.split_once('=').unwrap().1)).status, 401);
+
+    let left = ask(&server, "DELETE", "/api/v1/session", &[("Cookie", &reader)], "");
+    assert!(left.status == 204 && left.header("set-cookie").unwrap().contains("Max-Age=0"), "{left:?}");
+    assert_eq!(get(&reader).status, 401, "a copy of the cookie is worth nothing either");
+    assert_eq!(get(&admin).status, 200);
+    // The test's clock can only be set back: to before the session's end it is set forward again.
+    clock.set_back(Duration::from_secs(40 * 24 * 3600));
+    let old = log_in(&server, ADMIN);
+    assert_eq!(get(&old).status, 200);
+    clock.set_back(Duration::ZERO);
+    assert_eq!(get(&old).status, 401, "sessions end");
+    for (body, kind, status) in [
+        ("token=x", "application/x-www-form-urlencoded", 415),
+        ("{\"token\":", "application/json", 400),
+        ("{\"token\":\"x\",\"role\":\"admin\"}", "application/json", 400),
+        ("{\"token\":\"wrong-secret-1234567\"}", "application/json", 401),
+    ] {
+        let answer = ask(&server, "POST", "/api/v1/session", &[("Content-Type", kind)], body);
+        assert_eq!(answer.status, status, "{body}");
+        assert!(!answer.body.contains("wrong-secret"), "{answer:?}");
+    }
+}
+
+#[test]
+fn guessing_is_slowed_down() {
+    let hub = hub();
+    let server = Server::start_with(hub.clone(), both(), None, Limits::default());
+    let session = log_in(&server, READER);
+    let get = |token: &str| ask(&server, "GET", "/metrics", &[("Authorization", &bearer(token))], "");
+    for n in 0..6 {
+        assert_eq!(get(&format!("guess-0123456789-{n}")).status, 401);
+    }
+    let denied = get(ADMIN);
+    assert_eq!((denied.status, denied.header("retry-after")), (429, Some("1")), "not even the right one is looked at");
+    let login = ask(&server, "POST", "/api/v1/session", &[JSON], &format!("{{\"token\":\"{ADMIN}\"}}"));
+    assert_eq!(login.status, 429);
+    assert_eq!(ask(&server, "GET", "/metrics", &[("Cookie", &session)], "").status, 200, "who is in stays in");
+    assert_eq!(ask(&server, "GET", "/healthz", &[], "").status, 200);
+    assert_eq!(refused(&hub, "throttled"), 2);
+    std::thread::sleep(Duration::from_millis(1_050));
+    assert_eq!(get(ADMIN).status, 200);
+}
+
+fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < Duration::from_secs(15), "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn clients_that_cost_too_much_are_let_go() {
+    let limits = Limits {
+        connections: 4,
+        header: Duration::from_millis(700),
+        write: Duration::from_millis(700),
+        ..Limits::default()
+    };
+    let (hub, clock) = new_hub();
+    let cam = add(&hub, "court-1", "testsrc://");
+    let server = Server::start_with(hub.clone(), AccessConfig::default(), None, limits);
+
+    // Says a byte now and then.
+    let mut loris = connect(&server);
+    loris.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n").unwrap();
+    let began = Instant::now();
+    while loris.write_all(b"X-A: b\r\n").is_ok() && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    wait_for("the count", || refused(&hub, "slow_request") >= 1);
+
+    // Headers without end, and a body without end.
+    let mut many = request(&server, "GET", "/", &[], "");
+    many.insert_str(many.len() - 2, &"X-A: b\r\n".repeat(100));
+    assert_eq!(exchange(connect(&server), &many).status, 431);
+    let mut long = request(&server, "GET", "/", &[], "");
+    long.insert_str(long.len() - 2, &format!("X-A: {}\r\n", "b".repeat(40_000)));
+    assert_eq!(exchange(connect(&server), &long).status, 431);
+    let answer = ask(&server, "POST", "/api/v1/pack", &[JSON], &" ".repeat(BODY_MAX + 1));
+    assert_eq!(answer.status, 413, "{answer:?}");
+    assert_eq!(refused(&hub, "body"), 1);
+
+    // Asks and does not read: far more than the sockets' buffers hold.
+    let mut deaf = connect(&server);
+    write!(deaf, "GET /api/v1/streams/court-1/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    let mut script = crate::support::Script::default();
+    wait_for("the viewer", || hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 1"));
+    wait_for("the end of the one who does not read", || {
+        for _ in 0..500 {
+            crate::support::step(&cam, &clock, &mut script, crate::support::Shot::On("tennis", 0.9));
+        }
+        refused(&hub, "slow_reader") == 1
+    });
+    wait_for("its leaving", || hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 0"));
+
+    wait_for("an empty room", || hub.metrics().encode().contains("touchline_http_connections 0"));
+    let held: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
+    wait_for("a full room", || hub.metrics().encode().contains("touchline_http_connections 4"));
+    let full = ask(&server, "GET", "/api/v1/info", &[], "");
+    assert_eq!((full.status, refused(&hub, "connections")), (503, 1), "{full:?}");
+    for probe in ["/healthz", "/metrics"] {
+        assert_eq!(ask(&server, "GET", probe, &[], "").status, 200, "{probe}");
+    }
+    drop(held);
+    wait_for("room", || hub.metrics().encode().contains("touchline_http_connections 0"));
+    assert_eq!(ask(&server, "GET", "/healthz", &[], "").status, 200);
+}
+
+/// A certificate for 127.0.0.1 in the two files, and what trusts it.
+fn certificate(dir: &Path) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap()
+}
+
+fn ask_tls(server: &Server, trusted: &CertificateDer<'static>, request: &str) -> std::io::Result<Answer> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(client, connect(server));
+    stream.conn.complete_io(&mut stream.sock)?;
+    Ok(exchange(stream, request))
+}
+
+#[test]
+fn tls_by_file_which_may_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = certificate(dir.path());
+    let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+    let tls = Arc::new(Tls::open(files.clone()).unwrap());
+    let hub = hub();
+    let server = Server::start_with(hub.clone(), both(), Some(tls.clone()), Limits::default());
+    let admin = bearer(ADMIN);
+    let get = request(&server, "GET", "/api/v1/streams", &[("Authorization", &admin)], "");
+    assert_eq!(ask_tls(&server, &first, &get).unwrap().status, 200);
+    let login = request(&server, "POST", "/api/v1/session", &[JSON], &format!("{{\"token\":\"{ADMIN}\"}}"));
+    let cookie = ask_tls(&server, &first, &login).unwrap();
+    assert!(cookie.header("set-cookie").unwrap().ends_with("; Secure"), "{cookie:?}");
+
+    std::fs::write(&files.key, "half a key").unwrap();
+    let error = tls.reload().unwrap_err().to_string();
+    assert!(error.contains("key.pem") && error.contains("--tls-key") && !error.contains('\n'), "{error}");
+    assert_eq!(ask_tls(&server, &first, &get).unwrap().status, 200, "the old one stays");
+    let second = certificate(dir.path());
+    tls.reload().unwrap();
+    assert_eq!(ask_tls(&server, &second, &get).unwrap().status, 200);
+    assert!(ask_tls(&server, &first, &get).is_err(), "the old one is served no more");
+
+    // HTTP in the clear, where TLS is spoken.
+    let mut plain = connect(&server);
+    plain.write_all(get.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1 200"));
+    wait_for("the count", || refused(&hub, "tls") >= 1);
+    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    std::fs::write(&files.key, other.signing_key.serialize_pem()).unwrap();
+    let error = Tls::open(files).unwrap_err().to_string();
+    assert!(error.contains("do not go together"), "{error}");
+}
+
+#[test]
+fn an_address_that_holds_all_it_may_shuts_out_nobody_else() {
+    let limits = Limits { connections: 8, per_address: 4, reserve: 4, ..Limits::default() };
+    let (hub, _) = new_hub();
+    let server = Server::start_with(hub.clone(), AccessConfig::default(), None, limits);
+    let open = || {
+        let text = hub.metrics().encode();
+        let count = text.lines().find_map(|line| line.strip_prefix("touchline_http_connections ")).unwrap();
+        count.parse::<usize>().unwrap()
+    };
+    let hold = |n: usize| {
+        let before = open();
+        let held: Vec<TcpStream> = (0..n).map(|_| connect(&server)).collect();
+        wait_for("connections", || open() == before + n);
+        held
+    };
+    let held = hold(4);
+    assert_eq!(ask(&server, "GET", "/api/v1/info", &[], "").status, 503, "it has all it may");
+    for probe in ["/healthz", "/readyz", "/metrics"] {
+        assert_ne!(ask(&server, "GET", probe, &[], "").status, 0, "{probe} is answered");
+    }
+    wait_for("the probes' end", || open() == 4);
+    // Half of the reserve, too; what is more is closed.
+    let probes = hold(2);
+    let mut nothing = Vec::new();
+    let _ = connect(&server).read_to_end(&mut nothing);
+    assert!(nothing.is_empty());
+    // From another address there is room, in the open part and in the reserve. Linux answers for all of 127.0.0.0/8.
+    let target: std::net::SocketAddr = server.address().parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let from = |host: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{host}:0").parse().unwrap()).unwrap();
+        let stream = runtime.block_on(socket.connect(target)).unwrap().into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    };
+    let asked = request(&server, "GET", "/api/v1/info", &[], "");
+    assert_eq!(exchange(from("127.0.0.2"), &asked).status, 200);
+    drop((held, probes));
+    wait_for("room", || open() == 0);
+    assert_eq!(ask(&server, "GET", "/api/v1/info", &[], "").status, 200);
+}

@@ -1,0 +1,10 @@
+//! The server as clients meet it: access, the API, and the page in a browser.
+
+mod access;
+mod api;
+mod page;
+#[path = "../../../../tests/common/skip.rs"]
+mod skip;
+mod support;
+#[path = "../../../../tests/common/webdriver.rs"]
+mod webdriver;

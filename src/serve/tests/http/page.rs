@@ -1,0 +1,465 @@
+//! The overlay page in headless Chromium.
+//!
+//! Screenshots are left in the folder `TOUCHLINE_SCREENSHOTS` names, else in the target folder.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::support::{PastClock, Script, Server, Shot, add, afternoon, court, feed, new_hub, stamp, step};
+use crate::webdriver::Browser;
+use touchline_core::clip::GapReason;
+
+use touchline_core::cause::Cause;
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, Track, Tracks};
+use touchline_core::labels::Modality;
+use touchline_core::time::RunId;
+use touchline_serve::publish::access::{AccessConfig, TokenSource};
+use touchline_serve::publish::hub::{Hub, StreamHandle};
+use touchline_serve::publish::record::StreamState;
+use touchline_serve::publish::serve::Limits;
+
+/// One browser at a time: several would starve each other on a small machine.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn screenshots() -> PathBuf {
+    let folder = std::env::var_os("TOUCHLINE_SCREENSHOTS")
+        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("screenshots"), PathBuf::from);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A stream that has played for ten minutes, with moving pictures while someone watches.
+struct Studio {
+    hub: Hub,
+    clock: Arc<PastClock>,
+    cam: StreamHandle,
+    script: Script,
+    server: Server,
+    over: Arc<AtomicBool>,
+    pictures: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Studio {
+    fn open() -> Self {
+        let (hub, clock) = new_hub();
+        let cam = add(&hub, "court-1", "rtsp://ann:s3cretpw@cam.example:554/live/court-1");
+        cam.set_tracks(Tracks { video: true, audio: true });
+        cam.set_state(StreamState::Playing);
+        let script = feed(&cam, &clock, &afternoon());
+        let over = Arc::new(AtomicBool::new(false));
+        let pictures = std::thread::spawn({
+            let (cam, over) = (cam.clone(), over.clone());
+            move || {
+                for n in (0_u16..).take_while(|_| !over.load(Ordering::Relaxed)) {
+                    if cam.preview_wanted() {
+                        cam.offer_preview(court(f32::from(n % 300) / 300.0));
+                    }
+                    std::thread::sleep(Duration::from_millis(150));
+                }
+            }
+        });
+        let server = Server::start(hub.clone());
+        Self { hub, clock, cam, script, server, over, pictures: Some(pictures) }
+    }
+
+    fn shot(&mut self, shot: Shot) {
+        step(&self.cam, &self.clock, &mut self.script, shot);
+    }
+}
+
+impl Drop for Studio {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _ = self.pictures.take().unwrap().join();
+    }
+}
+
+/// `None` when there is no browser to test with.
+fn browser() -> Option<(MutexGuard<'static, ()>, Browser)> {
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let browser = Browser::start()?;
+    browser.resize(1280, 800, false);
+    browser.prefer("light");
+    Some((one, browser))
+}
+
+fn open(browser: &Browser, studio: &Studio) {
+    browser.go(&studio.server.url);
+    browser.wait("the first decision on the page", "return document.getElementById('third-title').textContent !== ''");
+}
+
+/// Waits until nothing moves any more: bars and colours have transitions of up to 0.7 s.
+fn settle(browser: &Browser) {
+    browser.wait("the picture", "return document.getElementById('stage').dataset.picture === 'there'");
+    browser.wait("rest", "return document.getAnimations().every((a) => a.effect.getTiming().iterations === Infinity)");
+}
+
+/// The bar of a class: (value, rank, width of its fill in pixels).
+fn bar(browser: &Browser, class: &str) -> (f64, f64, f64) {
+    let script = format!(
+        "const row = document.querySelector('#bars [data-class={class}]');
+         const track = row.querySelector('.track').getBoundingClientRect();
+         const fill = row.querySelector('.fill i').getBoundingClientRect();
+         return [Number(row.style.getPropertyValue('--value')), Number(row.style.getPropertyValue('--rank')),
+                 Math.max(0, fill.right - track.left) / track.width];"
+    );
+    let v = browser.run(&script);
+    (v[0].as_f64().unwrap(), v[1].as_f64().unwrap(), v[2].as_f64().unwrap())
+}
+
+/// Colours seen in the timeline's band, and its darkest share of painted pixels.
+const BAND_COLOURS: &str = "
+    const c = document.getElementById('timeline');
+    const y = Math.round(c.height * 25 / 76);
+    const row = c.getContext('2d').getImageData(0, y, c.width, 1).data;
+    const seen = new Set();
+    for (let i = 0; i < row.length; i += 4) seen.add(row[i] + ',' + row[i + 1] + ',' + row[i + 2]);
+    return [...seen].length;";
+
+#[test]
+fn the_page_follows_the_stream() {
+    let Some((_one, browser)) = browser() else { return };
+    let mut studio = Studio::open();
+    open(&browser, &studio);
+    assert_eq!(browser.text("#third-title"), "Tennis");
+    assert_eq!(browser.text("#pill"), "Live");
+    assert_eq!(browser.text("#stream-uri"), "rtsp://***@cam.example:554/live/court-1", "no secrets");
+    assert!(browser.text("#latency").ends_with(" s") && browser.text("#backlog") == "0 s");
+    assert!(browser.text("#legend").contains("Badminton") && browser.text("#legend").contains("no decision"));
+    assert!(browser.text("#events").contains("Basketball off"), "{}", browser.text("#events"));
+    let colours = browser.run(BAND_COLOURS).as_u64().unwrap();
+    assert!(colours >= 6, "soccer, other, badminton, basketball, tennis and the hatching, not {colours}");
+    settle(&browser);
+    let (value, rank, width) = bar(&browser, "tennis");
+    assert!(value > 0.8 && rank == 0.0 && (width - value).abs() < 0.02, "{value} {rank} {width}");
+    let folder = screenshots();
+    let light = browser.screenshot(&folder.join("desktop-light.png"));
+    browser.prefer("dark");
+    browser.wait("the dark theme", "return matchMedia('(prefers-color-scheme: dark)').matches");
+    std::thread::sleep(Duration::from_millis(900));
+    let dark = browser.screenshot(&folder.join("desktop-dark.png"));
+    let mean = |png: &[u8]| {
+        let pixels = image::load_from_memory(png).unwrap().to_luma8();
+        pixels.iter().map(|p| f64::from(*p)).sum::<f64>() / pixels.len() as f64
+    };
+    assert!(mean(&light) > 150.0 && mean(&dark) < 80.0, "light {} dark {}", mean(&light), mean(&dark));
+    browser.prefer("light");
+
+    for _ in 0..8 {
+        studio.shot(Shot::Heard("badminton", 0.9));
+    }
+    browser.wait("badminton", "return document.getElementById('third-title').textContent === 'Badminton'");
+    browser.wait("the title", "return document.title.startsWith('Badminton ')");
+    assert_eq!(browser.run("return document.querySelector('[data-decided=true]').id"), "modality-audio");
+    assert_eq!(browser.text("#why"), "sound decides: the table names it for Badminton");
+    assert_eq!(browser.text("#spoken"), "Badminton on court-1", "the change is read out");
+    settle(&browser);
+    let ((new, first, width), (old, second, _)) = (bar(&browser, "badminton"), bar(&browser, "tennis"));
+    assert!(first == 0.0 && second > 0.0 && new > 0.5 && old < value, "{new} {first} {old} {second}");
+    assert!((width - new).abs() < 0.02, "the bar is as long as its number: {width} {new}");
+    assert!(browser.text("#events li").contains("Badminton on"), "{}", browser.text("#events"));
+
+    studio.shot(Shot::Silent("badminton", 0.9));
+    browser.wait(
+        "a missing view",
+        "const card = document.getElementById('modality-audio');
+         return card.dataset.missing === 'true' && card.textContent.includes('No such track')",
+    );
+    assert_eq!(browser.run("return document.querySelector('[data-decided=true]').id"), "modality-rgb");
+
+    studio.shot(Shot::Gap(GapReason::Overload));
+    browser
+        .wait("the gap", "return document.getElementById('third-sub').textContent.includes('the machine is behind')");
+    assert_eq!(browser.text("#backlog"), "2 s");
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn the_timeline_tells_what_is_under_the_pointer_and_the_keys() {
+    let Some((_one, browser)) = browser() else { return };
+    let studio = Studio::open();
+    open(&browser, &studio);
+    settle(&browser);
+    browser.run(
+        "const c = document.getElementById('timeline'), box = c.getBoundingClientRect();
+         c.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + box.width * 0.5, clientY: box.top + 30}));",
+    );
+    let tip = browser.text("#tip");
+    assert!(tip.contains("Badminton") && tip.contains("by sound"), "{tip}");
+    browser.screenshot(&screenshots().join("timeline-tip.png"));
+    browser.run("document.getElementById('timeline').dispatchEvent(new PointerEvent('pointerleave'))");
+    assert_eq!(browser.run("return document.getElementById('tip').hidden"), true);
+    browser.run(
+        "const c = document.getElementById('timeline');
+         c.focus();
+         for (const key of ['ArrowRight', 'ArrowLeft']) c.dispatchEvent(new KeyboardEvent('keydown', {key}));",
+    );
+    let tip = browser.text("#tip");
+    assert!(tip.contains("Tennis"), "{tip}");
+    assert!(
+        browser.run("return document.getElementById('timeline').ariaLabel").as_str().unwrap().contains("Soccer 3:")
+    );
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn a_phone_shows_it_all_without_scrolling_sideways() {
+    let Some((_one, browser)) = browser() else { return };
+    let mut studio = Studio::open();
+    browser.resize(390, 844, true);
+    open(&browser, &studio);
+    settle(&browser);
+    let width = browser.run("return document.documentElement.scrollWidth");
+    assert!(width.as_u64().unwrap() <= 390, "{width} pixels are wider than the phone");
+    let folder = screenshots();
+    browser.screenshot(&folder.join("phone-light.png"));
+    browser.prefer("dark");
+    std::thread::sleep(Duration::from_millis(900));
+    browser.screenshot(&folder.join("phone-dark.png"));
+    browser.run("window.scrollTo(0, 760)");
+    std::thread::sleep(Duration::from_millis(300));
+    browser.screenshot(&folder.join("phone-dark-below.png"));
+    // A long name, a gap and every class: nothing of it may widen the page.
+    for _ in 0..10 {
+        studio.shot(Shot::On("americanfootball", 0.9));
+    }
+    studio.shot(Shot::Gap(GapReason::NoMedia));
+    browser.run("document.getElementById('bars-more').click()");
+    browser.wait("the gap", "return document.getElementById('third').dataset.gap === 'true'");
+    let width = browser.run("return document.documentElement.scrollWidth");
+    assert!(width.as_u64().unwrap() <= 390, "{width} pixels are wider than the phone");
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn trouble_is_told_with_its_way_out() {
+    let Some((_one, browser)) = browser() else { return };
+    let (hub, clock) = new_hub();
+    let mut server = Server::start(hub.clone());
+    let address = server.address().to_owned();
+    browser.go(&server.url);
+    browser.wait(
+        "the empty page",
+        "return document.getElementById('notice-title').textContent === 'No stream is running'",
+    );
+
+    let cam = add(&hub, "court-1", "rtsp://cam.example/live");
+    browser.wait("the stream", "return document.getElementById('pill').textContent === 'Connecting'");
+    assert!(browser.text("#empty-text").contains("Connecting"));
+    browser.screenshot(&screenshots().join("no-data.png"));
+
+    cam.set_state(StreamState::Playing);
+    feed(&cam, &clock, &afternoon());
+    browser.wait("a decision", "return document.getElementById('third-title').textContent === 'Tennis'");
+    let (track, silent_ns) = (Track::Audio, 65_000_000_000);
+    cam.incident(Incident::TrackStalled { track, silent_ns });
+    browser
+        .wait("the stall", "return document.getElementById('notice-title').textContent.startsWith('No sound since ')");
+    assert_eq!(browser.text("#notice-text"), "The stream goes on with its pictures.");
+    assert_eq!(browser.text("#events li .what"), "No sound");
+    assert_eq!(browser.text("#events li .how"), "1:05");
+    cam.incident(Incident::TrackRecovered { track, silent_ns });
+    browser.wait("the end of the stall", "return document.getElementById('notice').hidden");
+    cam.run_started(RunId(1), Some(Discontinuity::Playlist));
+    browser
+        .wait("the break", "return document.querySelector('#events li .what').textContent === 'Break in the playlist'");
+    browser.screenshot(&screenshots().join("incidents.png"));
+
+    cam.set_state(StreamState::Waiting {
+        kind: Cause::HostUnreachable,
+        cause: "no route to host".into(),
+        attempt: 2,
+        retry_in_ns: 30_000_000_000,
+    });
+    browser.wait("waiting", "return document.getElementById('notice-text').textContent.startsWith('Next attempt in ')");
+    assert_eq!(browser.text("#pill"), "Waiting");
+    assert!(browser.text("#notice-title").contains("no route to host"));
+    assert!(browser.text("#notice-text").contains("(attempt 2); away since "));
+    browser.screenshot(&screenshots().join("waiting.png"));
+
+    cam.set_state(StreamState::Failed {
+        kind: Cause::Other,
+        cause: "the server answered 401 Unauthorized".into(),
+        advice: "check the user and the password in the URL".into(),
+    });
+    browser.wait("the failure", "return document.getElementById('pill').textContent === 'Failed'");
+    assert!(browser.text("#notice-title").contains("401 Unauthorized"));
+    assert_eq!(browser.text("#notice-text"), "Check the user and the password in the URL");
+    std::thread::sleep(Duration::from_millis(500));
+    browser.screenshot(&screenshots().join("failed.png"));
+    assert_eq!(browser.console(), Vec::<String>::new());
+
+    server.stop();
+    drop(server);
+    browser.wait("the loss", "return document.body.dataset.server === 'lost'");
+    assert_eq!(browser.text("#pill"), "Offline");
+    assert!(browser.text("#notice-title").contains("No connection"));
+    std::thread::sleep(Duration::from_millis(500));
+    browser.screenshot(&screenshots().join("offline.png"));
+    let _server = Server::start_at(hub, &address);
+    browser.wait("the way back", "return document.getElementById('pill').textContent === 'Failed'");
+    assert_eq!(browser.run("return document.body.dataset.server"), "open");
+    // The browser itself logs every refused connection; the page adds nothing of its own.
+    let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("ERR_")).collect();
+    assert_eq!(own, Vec::<String>::new());
+}
+
+#[test]
+fn a_token_lets_the_browser_in_until_it_logs_out() {
+    let Some((_one, browser)) = browser() else { return };
+    let mut studio = Studio::open();
+    let token = TokenSource::Environment { name: "T", text: "reader-0123456789abcdef".into() };
+    let access = AccessConfig { read_token: Some(token), ..AccessConfig::default() };
+    studio.server = Server::start_with(studio.hub.clone(), access, None, Limits::default());
+    let log_in = |token: &str| {
+        browser.run(&format!(
+            "document.getElementById('token').value = '{token}';
+             document.querySelector('#login button').click();"
+        ));
+    };
+    browser.go(&studio.server.url);
+    browser.wait("the login", "return document.getElementById('login') !== null");
+    browser.screenshot(&screenshots().join("login.png"));
+    log_in("wrong");
+    browser.wait("the refusal", "return !document.getElementById('problem').hidden");
+    assert_eq!(browser.text("#problem"), "The token is not one of this server's.");
+    log_in("reader-0123456789abcdef");
+    browser.wait("the page", "return document.getElementById('third-title')?.textContent === 'Tennis'");
+    browser.wait("the picture", "return document.getElementById('stage').dataset.picture === 'there'");
+    assert_eq!(browser.run("return document.cookie"), "", "scripts do not see the session");
+    browser.wait("the way out", "return !document.getElementById('log-out').hidden");
+    browser.run("document.getElementById('log-out').click()");
+    browser.wait("the login again", "return document.getElementById('login') !== null");
+    // The browser itself logs every 401; the page adds nothing of its own.
+    let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("401")).collect();
+    assert_eq!(own, Vec::<String>::new());
+}
+
+#[test]
+fn several_streams_can_be_chosen_from() {
+    let Some((_one, browser)) = browser() else { return };
+    let studio = Studio::open();
+    let arena = add(&studio.hub, "arena-north", "srt://10.0.0.8:9000?passphrase=longsecret");
+    arena.set_tracks(Tracks { video: false, audio: true });
+    arena.set_state(StreamState::Playing);
+    feed(&arena, &studio.clock, &[Shot::On("basketball", 0.8); 90]);
+    let away = add(&studio.hub, "pitch-3", "https://cdn.example/pitch3.m3u8");
+    feed(&away, &studio.clock, &[Shot::On("rugby", 0.7); 30]);
+    away.set_state(StreamState::Waiting {
+        kind: Cause::NotFound,
+        cause: "404 Not Found".into(),
+        attempt: 1,
+        retry_in_ns: 8_000_000_000,
+    });
+    let rally = add(&studio.hub, "stage-2", "rtmp://in.example/live/stage2");
+    rally.set_state(StreamState::Failed {
+        kind: Cause::MissingPlugin,
+        cause: "codec not supported".into(),
+        advice: "run touchline doctor".into(),
+    });
+    open(&browser, &studio);
+    settle(&browser);
+    assert_eq!(browser.run("return document.querySelectorAll('#streams a').length"), 4);
+    assert!(browser.text("#streams [aria-current=true]").contains("court-1"));
+    assert!(browser.text("#streams a:nth-child(2)").contains("Basketball"));
+    browser.screenshot(&screenshots().join("streams.png"));
+    browser.run("document.querySelector('#streams a:nth-child(2)').click()");
+    browser.wait("the other stream", "return document.getElementById('third-title').textContent === 'Basketball'");
+    assert_eq!(browser.text("#stream-id"), "arena-north");
+    assert_eq!(browser.text("#empty-text"), "This stream has sound only");
+    assert!(!browser.run("return document.body.innerText").as_str().unwrap().contains("longsecret"));
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn the_page_follows_streams_that_come_and_go() {
+    let Some((_one, browser)) = browser() else { return };
+    let studio = Studio::open();
+    let arena = add(&studio.hub, "arena-north", "testsrc://");
+    arena.set_state(StreamState::Playing);
+    feed(&arena, &studio.clock, &[Shot::On("basketball", 0.8); 90]);
+    open(&browser, &studio);
+    browser.run("window.untouched = true");
+    assert_eq!(browser.text("#stream-id"), "court-1");
+
+    // The stream that is shown goes: the other one is shown, and nobody cries that the server is lost.
+    studio.cam.set_state(StreamState::Removed);
+    assert!(studio.hub.remove_stream("court-1"));
+    browser.wait("the other stream", "return document.getElementById('stream-id').textContent === 'arena-north'");
+    browser.wait("its decisions", "return document.getElementById('third-title').textContent === 'Basketball'");
+    assert_eq!(browser.run("return document.getElementById('streams').hidden"), true, "one stream needs no list");
+    assert_eq!(browser.run("return document.body.dataset.server"), "open");
+
+    let paused = StreamState::Paused;
+    arena.set_state(paused);
+    browser.wait("the pause", "return document.getElementById('pill').textContent === 'Paused'");
+    assert_eq!(browser.text("#notice-title"), "The stream is paused");
+    assert_eq!(browser.text("#third-sub"), "before the stream was paused");
+
+    // The last one goes: the page is as it was before the first.
+    arena.set_state(StreamState::Removed);
+    studio.hub.remove_stream("arena-north");
+    browser.wait("nobody", "return document.getElementById('notice-title').textContent === 'No stream is running'");
+    assert_eq!(browser.run("return document.getElementById('third').hidden"), true);
+    assert_eq!(browser.run("return document.title"), "Touchline");
+    browser.screenshot(&screenshots().join("nobody.png"));
+
+    let again = add(&studio.hub, "court-1", "testsrc://");
+    again.set_state(StreamState::Playing);
+    feed(&again, &studio.clock, &[Shot::On("soccer", 0.9); 20]);
+    browser.wait("the new stream", "return document.getElementById('third-title').textContent === 'Soccer'");
+    assert_eq!(browser.text("#stream-id"), "court-1");
+    assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
+    // The browser itself may log that a picture came to its end.
+    let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("ERR_") && !l.contains("404")).collect();
+    assert_eq!(own, Vec::<String>::new());
+}
+
+#[test]
+fn another_pack_is_named_without_a_reload() {
+    let Some((_one, browser)) = browser() else { return };
+    let mut studio = Studio::open();
+    open(&browser, &studio);
+    browser.run("window.untouched = true");
+    assert!(browser.text("#build").contains("pack compact · 26 classes · weights 3f7a9c52d1e8 · table 9d01c7aa40be"));
+    let mut other = stamp();
+    other.name = "final-week".into();
+    let other = Arc::new(other);
+    studio.hub.set_pack(other.clone(), vec![Modality::Rgb]);
+    studio.script.pack = other;
+    studio.shot(Shot::On("tennis", 0.9));
+    browser.wait("the pack", "return document.getElementById('build').textContent.includes('pack final-week')");
+    assert_eq!(browser.text("#spoken"), "Pack final-week decides from now on");
+    assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+#[test]
+fn colours_of_classes_can_be_told_from_the_ground_and_from_each_other() {
+    let Some((_one, browser)) = browser() else { return };
+    let (hub, _) = new_hub();
+    let server = Server::start(hub);
+    browser.go(&server.url);
+    let script = "return (async () => {
+        const { colourOf } = await import('/assets/colours.js');
+        const { classes } = await (await fetch('/api/v1/info')).json();
+        const linear = (v) => (v /= 255, v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        const luminance = (hex) => [1, 3, 5].map((i) => linear(parseInt(hex.slice(i, i + 2), 16)))
+            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+        const contrast = (a, b) => { const [x, y] = [luminance(a), luminance(b)].sort(); return (y + 0.05) / (x + 0.05); };
+        const bad = [];
+        for (const [theme, card] of [['light', '#ffffff'], ['dark', '#14191f']]) {
+            const fills = classes.map((c) => colourOf(c.id, theme));
+            if (new Set(fills.map((f) => f.fill)).size !== classes.length) bad.push(theme + ': two classes share a colour');
+            fills.forEach((f, i) => {
+                if (contrast(f.fill, card) < 3) bad.push(`${theme} ${classes[i].id} on the card ${contrast(f.fill, card)}`);
+                if (contrast(f.fill, f.ink) < 4.5) bad.push(`${theme} ${classes[i].id} text ${contrast(f.fill, f.ink)}`);
+            });
+        }
+        return bad;
+    })()";
+    assert_eq!(browser.run(script), serde_json::json!([]));
+}

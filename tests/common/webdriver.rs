@@ -1,0 +1,152 @@
+//! Headless Chromium through chromedriver: just enough of WebDriver (<https://www.w3.org/TR/webdriver2/>) in plain JSON.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use serde_json::{Value, json};
+
+use super::skip::{Lacks, skip};
+
+/// A browser with one page. Dropping it ends it.
+pub struct Browser {
+    driver: Child,
+    session: String,
+    agent: ureq::Agent,
+    /// Of the browser; removed with it.
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    /// `None`, with a printed line, when chromedriver (Debian package chromium-driver) is not there. In the gate that fails.
+    pub fn start() -> Option<Self> {
+        let spawned = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut driver = match spawned {
+            Ok(driver) => driver,
+            Err(e) => {
+                skip(Lacks::Tool, &format!("chromedriver (Debian package chromium-driver) does not start: {e}"));
+                return None;
+            }
+        };
+        let port = BufReader::new(driver.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| line.split_once("successfully on port ").map(|(_, p)| p.trim_end_matches('.').to_owned()))
+            .expect("chromedriver says its port");
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(60)))
+            .build()
+            .into();
+        let profile = tempfile::tempdir().unwrap();
+        let base = format!("http://127.0.0.1:{port}/session");
+        let capabilities = json!({"capabilities": {"alwaysMatch": {
+            "goog:loggingPrefs": {"browser": "ALL"},
+            "goog:chromeOptions": {"args": [
+                "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                "--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=1280,800",
+                format!("--user-data-dir={}", profile.path().display()),
+            ]},
+        }}});
+        let answer = request(&agent, &base, Some(capabilities));
+        let id = answer["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {answer}"));
+        Some(Self { session: format!("{base}/{id}"), driver, agent, _profile: profile })
+    }
+
+    fn post(&self, path: &str, body: Value) -> Value {
+        request(&self.agent, &format!("{}/{path}", self.session), Some(body))
+    }
+
+    pub fn go(&self, url: &str) {
+        self.post("url", json!({"url": url}));
+    }
+
+    /// Result of the body of a function.
+    pub fn run(&self, script: &str) -> Value {
+        self.post("execute/sync", json!({"script": script, "args": []}))
+    }
+
+    /// Text of what `selector` finds first.
+    pub fn text(&self, selector: &str) -> String {
+        let script = format!("return document.querySelector({})?.textContent ?? '(none)'", json!(selector));
+        self.run(&script).as_str().unwrap().to_owned()
+    }
+
+    /// Waits until `script` returns something true, at most 15 seconds.
+    pub fn wait(&self, what: &str, script: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let value = self.run(script);
+            if value.as_bool() != Some(false) && !value.is_null() {
+                return value;
+            }
+            if began.elapsed() > Duration::from_secs(15) {
+                let page = self.run("return document.body.innerText");
+                panic!("{what} did not happen; the page says {page}, the console {:?}", self.console());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A command of the Chrome DevTools Protocol.
+    pub fn devtools(&self, command: &str, parameters: Value) -> Value {
+        self.post("goog/cdp/execute", json!({"cmd": command, "params": parameters}))
+    }
+
+    /// Size of the viewport in CSS pixels, as a phone or a desktop.
+    pub fn resize(&self, width: u32, height: u32, phone: bool) {
+        let scale = if phone { 2 } else { 1 };
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride",
+            json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone}),
+        );
+    }
+
+    /// `light` or `dark`.
+    pub fn prefer(&self, scheme: &str) {
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.devtools("Emulation.setEmulatedMedia", json!({"features": features}));
+    }
+
+    /// Writes what is seen to `path` (PNG).
+    pub fn screenshot(&self, path: &Path) -> Vec<u8> {
+        let answer = request(&self.agent, &format!("{}/screenshot", self.session), None);
+        let png = base64::engine::general_purpose::STANDARD.decode(answer.as_str().unwrap()).unwrap();
+        std::fs::write(path, &png).unwrap();
+        png
+    }
+
+    /// The console's warnings and errors since it was last asked.
+    pub fn console(&self) -> Vec<String> {
+        let log = self.post("se/log", json!({"type": "browser"}));
+        let line = |e: &Value| format!("{}: {}", e["level"].as_str().unwrap(), e["message"].as_str().unwrap());
+        log.as_array().into_iter().flatten().filter(|e| e["level"] != "INFO").map(line).collect()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Ends the browser; the driver itself is ended after it. Both may be gone already after a failure.
+        let _ = self.agent.delete(&self.session).call();
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+/// POST with `body`, GET without; the `value` of the answer.
+fn request(agent: &ureq::Agent, url: &str, body: Option<Value>) -> Value {
+    let answer = match body {
+        Some(body) => agent.post(url).content_type("application/json").send(body.to_string()),
+        None => agent.get(url).call(),
+    };
+    let mut answer = answer.unwrap_or_else(|e| panic!("{url}: {e}"));
+    let status = answer.status();
+    // A screenshot is larger than what is read by default.
+    let text = answer.body_mut().with_config().limit(64 << 20).read_to_string().unwrap();
+    assert!(status.is_success(), "{url}: {status} {text}");
+    let mut answer: Value = serde_json::from_str(&text).unwrap();
+    answer["value"].take()
+}

@@ -1,0 +1,13 @@
+//! Datasets, training, evaluation, packs and reports, by the program and by the library.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod dataset;
+mod evaluate;
+mod pack_cli;
+mod report;
+mod train;
+mod train_bad_input;
+mod train_folds;
+mod train_parity;
+mod train_resume;

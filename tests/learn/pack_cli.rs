@@ -1,0 +1,202 @@
+//! `touchline pack`: what is in a pack, and weights from elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use crate::common::program::{self, touchline};
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+use touchline_compute::models::pack::{Manifest, Pack};
+use touchline_compute::models::{Tensors, read_weights};
+
+fn run(arguments: &[&str]) -> Output {
+    program::finish(touchline().arg("pack").args(arguments), Duration::from_secs(60))
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The one line of an error, with its exit code.
+fn refused(arguments: &[&str], code: i32) -> String {
+    let output = run(arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    said
+}
+
+/// The state dict of a model of the pack that ships, as torchvision would save it.
+fn state_dict(modality: &str) -> Tensors {
+    let path = program::pack().join(format!("{modality}.safetensors"));
+    let mut tensors = read_weights(&path, &Device::Cpu).unwrap().tensors;
+    for tensor in tensors.values_mut() {
+        *tensor = tensor.to_dtype(DType::F32).unwrap();
+    }
+    for i in 0..3 {
+        let counter = Tensor::new(12_i64, &Device::Cpu).unwrap();
+        tensors.insert(format!("features.{i}.1.num_batches_tracked"), counter);
+    }
+    tensors
+}
+
+fn save(dir: &Path, tensors: &Tensors) -> PathBuf {
+    let path = dir.join("state.safetensors");
+    candle_core::safetensors::save(tensors, &path).unwrap();
+    path
+}
+
+fn import<'a>(file: &'a Path, modality: &'a str, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["import", "--from", "torchvision", "--arch", "mobilenet_v2", "--modality", modality];
+    arguments.extend([file.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+    arguments.extend(more);
+    arguments
+}
+
+fn classes() -> String {
+    Pack::open(&program::pack()).unwrap().classes.names().join(",")
+}
+
+#[test]
+fn inspect_says_what_the_pack_that_ships_holds() {
+    let text = stdout(&run(&["inspect"]));
+    for part in [
+        "hashes verified, models loaded and run",
+        "24 classes: americanfootball",
+        "left out: football (no data)",
+        "224x224 crop, 40 ms apart",
+        "fusion, best first: rgb",
+        "test_videos_fusion_accuracy",
+    ] {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+    assert!(!text.contains("FIT THE TABLE AGAIN"), "{text}");
+    let json: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json"]))).unwrap();
+    assert_eq!((&json["pack"]["name"], &json["verified"]), (&"compact".into(), &true.into()));
+    // MobileNetV2 without its classifier has 2,223,872 parameters; the classifier has 1280 weights and a bias a class.
+    assert_eq!(json["weights"][0]["parameters"], 2_223_872 + 24 * 1281);
+    assert_eq!(json["fusion"]["table"]["tennis"]["modality"], "rgb");
+    assert!(json["card"]["measured"]["test_videos_n"].as_f64().unwrap() > 0.0);
+
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("bad");
+    std::fs::create_dir(&pack).unwrap();
+    for entry in std::fs::read_dir(program::pack()).unwrap().flatten() {
+        std::fs::copy(entry.path(), pack.join(entry.file_name())).unwrap();
+    }
+    let mut bytes = std::fs::read(pack.join("flow.safetensors")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(pack.join("flow.safetensors"), bytes).unwrap();
+    assert!(refused(&["inspect", pack.to_str().unwrap()], 4).contains("flow model: weights"));
+}
+
+#[test]
+fn a_state_dict_becomes_a_pack_and_comes_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = save(folder.path(), &state_dict("rgb"));
+    let out = folder.path().join("court");
+    let said = stdout(&run(&import(&file, "rgb", &out, &["--classes", &classes()])));
+    assert!(said.contains("262 tensors taken, 3 batch norm counters passed over, 0 unknown"), "{said}");
+    let (made, shipped) = (Pack::open(&out).unwrap(), Pack::open(&program::pack()).unwrap());
+    assert_eq!((made.name.as_str(), &made.classes), ("court", &shipped.classes));
+    let (made, shipped) = (made.rgb.unwrap(), shipped.rgb.unwrap());
+    // The same values in the same type and order: the very same bytes.
+    assert_eq!((&made.model.sha256, &made.input), (&shipped.model.sha256, &shipped.input));
+    let json: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json", out.to_str().unwrap()]))).unwrap();
+    assert!(json["models"]["flow"].is_null() && json["fusion"]["refit"].is_null(), "{json}");
+    assert!(json["card"]["measured"].as_object().unwrap().is_empty(), "nothing is claimed of it");
+
+    // Names from a file do as well, and a pack is not overwritten.
+    let names = folder.path().join("classes.txt");
+    std::fs::write(&names, classes().replace(',', "\n") + "\n").unwrap();
+    let more = ["--classes", names.to_str().unwrap()];
+    assert!(refused(&import(&file, "rgb", &out, &more), 5).contains("there is a pack already"));
+    stdout(&run(&import(&file, "rgb", &folder.path().join("again"), &more)));
+}
+
+#[test]
+fn a_modality_is_replaced_in_a_copy_and_the_table_says_that_it_is_stale() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = state_dict("audio");
+    let bias = &state["classifier.1.bias"] + 0.5;
+    state.insert("classifier.1.bias".into(), bias.unwrap());
+    let file = save(folder.path(), &state);
+    let out = folder.path().join("court");
+    let pack = program::pack();
+    let more = ["--onto", pack.to_str().unwrap()];
+    let said = stdout(&run(&import(&file, "audio", &out, &more)));
+    assert!(said.contains("fit the class-to-modality table again: the audio model was imported"), "{said}");
+    let (made, shipped) = (Manifest::read(&out).unwrap(), Manifest::read(&pack).unwrap());
+    assert_eq!((&made.rgb, &made.flow, &made.classes), (&shipped.rgb, &shipped.flow, &shipped.classes));
+    let (audio, before) = (made.audio.unwrap(), shipped.audio.unwrap());
+    assert_eq!((&audio.classes, &audio.input), (&before.classes, &before.input));
+    assert!(audio.sha256 != before.sha256 && audio.temperature == 1.0);
+    assert!(
+        made.fusion.table.values().all(|entry| entry.audio.is_none()),
+        "what was measured of another model is gone"
+    );
+    assert!(made.fusion.table["baseball"].rgb.is_some());
+    let gone = |name: &str| name.contains("audio") || name.contains("fusion");
+    assert!(made.card.measured.keys().all(|name| !gone(name)) && !made.card.measured.is_empty());
+    assert!(made.card.method.contains("audio: mobilenet_v2 imported from state.safetensors"), "{}", made.card.method);
+    let text = stdout(&run(&["inspect", out.to_str().unwrap()]));
+    assert!(text.contains("FIT THE TABLE AGAIN"), "{text}");
+
+    let other = folder.path().join("other");
+    let foreign = ["--onto", pack.to_str().unwrap(), "--classes", "a,b,c,d,e,f,g,h,i"];
+    assert!(refused(&import(&file, "audio", &other, &foreign), 2).contains("not in the pack of --onto"));
+    assert!(!other.exists(), "nothing is left of an import that failed");
+}
+
+#[test]
+fn state_dicts_that_do_not_fit_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("court");
+    let file = save(folder.path(), &state_dict("rgb"));
+    let said = refused(&import(&file, "rgb", &out, &["--classes", "tennis,soccer,other"]), 2);
+    assert!(said.contains("has 24 outputs and --classes names 3"), "{said}");
+    assert!(refused(&import(&file, "rgb", &out, &[]), 2).contains("24 outputs; name their classes"));
+    let twice = classes().replace("athletics", "tennis");
+    assert!(refused(&import(&file, "rgb", &out, &["--classes", &twice]), 2).contains("listed twice"));
+
+    let mut state = state_dict("rgb");
+    state.remove("features.0.0.weight");
+    state.remove("features.18.1.running_var");
+    let narrow = state["features.1.conv.1.weight"].narrow(0, 0, 8).unwrap().contiguous().unwrap();
+    state.insert("features.1.conv.1.weight".into(), narrow.clone());
+    state.insert("aux.weight".into(), narrow);
+    let file = save(folder.path(), &state);
+    let said = refused(&import(&file, "rgb", &out, &["--classes", &classes()]), 6);
+    for part in [
+        "lacks 2: features.0.0.weight, features.18.1.running_var",
+        "another form 1: features.1.conv.1.weight is [8, 32, 1, 1], wants [16, 32, 1, 1]",
+        "besides 1: aux.weight",
+    ] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+    let mut arguments = import(&file, "rgb", &out, &[]);
+    arguments[4] = "resnet50";
+    assert!(refused(&arguments, 6).contains("no classifier fc.weight"));
+    state.insert("classifier.1.bias".into(), Tensor::full(f32::NAN, 24, &Device::Cpu).unwrap());
+    let file = save(folder.path(), &state);
+    assert!(refused(&import(&file, "rgb", &out, &[]), 6).contains("tensor classifier.1.bias"));
+    assert!(!out.exists());
+}
+
+#[test]
+fn pickles_are_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("court");
+    for start in [&b"PK\x03\x04 and a zip archive"[..], b"\x80\x02\x8a\x0a and a pickle"] {
+        let file = folder.path().join("model.pth");
+        std::fs::write(&file, start).unwrap();
+        let said = refused(&import(&file, "rgb", &out, &["--classes", &classes()]), 6);
+        assert!(said.contains("pickle") && said.contains("safetensors.torch"), "{said}");
+        assert!(said.contains("model.safetensors"), "{said}");
+    }
+    let text = folder.path().join("model.txt");
+    std::fs::write(&text, "no weights at all").unwrap();
+    assert!(refused(&import(&text, "rgb", &out, &[]), 6).contains("not a safetensors file"));
+}

@@ -1,0 +1,109 @@
+//! Cross-validation by source by the program: every source is judged by a model that did not learn from it, photographs and
+//! frames apart, and what cannot be measured is said.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::common::training::{CLASSES, first_weights, make_stills, run};
+use touchline_learn::dataset::Kind;
+use touchline_learn::evaluate::cross::CrossReport;
+use touchline_learn::evaluate::result::{KindReport, Predictor};
+
+/// Stills of two classes, twelve photographs and eight frames of four sources each; of the third class two frames of one
+/// source.
+fn dataset(dir: &Path) {
+    let mut csv = "path,class,source,kind\n".to_owned();
+    for (class, name) in CLASSES.iter().enumerate() {
+        make_stills(dir, class, 20);
+        for i in 0..20 {
+            let line = match (class, i) {
+                (2, 0..=1) => format!("{name}/{i}.png,{name},only,frame"),
+                (2, _) => continue,
+                (_, 0..=11) => format!("{name}/{i}.png,{name},,picture"),
+                _ => format!("{name}/{i}.png,{name},match-{name}-{},frame", i % 4),
+            };
+            writeln!(csv, "{line}").unwrap();
+        }
+    }
+    std::fs::write(dir.join("stills.csv"), csv).unwrap();
+    let said = run(dir, "dataset build stills.csv -o set").well();
+    assert!(said.contains("24 pictures, 18 frames"), "{said}");
+    run(dir, "dataset split set").well();
+}
+
+fn folds(out: &str, more: &str) -> String {
+    format!(
+        "train rgb set -o {out} --init {} --unfreeze 0 --head-epochs 12 --head-learning-rate 1e-2 --dropout 0 --mixup 0 \
+         --batch 2 --still-views 0 --views 0 {more}",
+        first_weights()
+    )
+}
+
+fn figures(dir: &Path, file: &str) -> Vec<CrossReport> {
+    serde_json::from_slice(&std::fs::read(dir.join(file)).unwrap()).unwrap()
+}
+
+#[test]
+fn every_source_is_held_out_once_and_kinds_are_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    dataset(dir);
+    let said = run(dir, &folds("cv", "--folds 3"));
+    let note = format!("holds out all there is of {}", CLASSES[2]);
+    assert!(said.error.contains(&note), "{}", said.error);
+    assert!(said.well().contains("touchline evaluate --cv cv set"));
+    run(dir, &folds("half", "--folds 3 --sources 0.5")).well();
+    let out = run(dir, "evaluate --cv half --cv cv set --json cv.json").well();
+    assert!(out.contains("mean over sources") && out.contains("frames"), "{out}");
+
+    let [half, all] = figures(dir, "cv.json").try_into().expect("two runs");
+    assert!(half.sources_per_class < all.sources_per_class, "{} {}", half.sources_per_class, all.sources_per_class);
+    assert!(all.notes.join(" ").contains(&format!("{} (2)", CLASSES[2])), "{:?}", all.notes);
+    let of = |kind| -> &KindReport {
+        all.kinds.iter().find(|r| r.kind == kind && r.predictor == Predictor::Rgb).expect("it was measured")
+    };
+    // A source of each class is on the test side, of frames perhaps on the validation side, which takes part.
+    let frames = of(Kind::Frame);
+    assert!((12..=16).contains(&frames.items) && frames.sources == frames.items / 2, "{frames:?}");
+    assert!(frames.classes.iter().all(|c| c.class != CLASSES[2] && c.right.ends().is_some()), "{frames:?}");
+    let pictures = of(Kind::Picture);
+    assert!(pictures.items >= 20 && pictures.accuracy > 0.9, "what can be learnt is learnt: {pictures:?}");
+
+    // The same seed gives the same figures, and folds that are there are not trained again.
+    let again = run(dir, &folds("cv", "--folds 3 --resume"));
+    assert!(!again.error.contains("epoch 1/"), "{}", again.error);
+    again.well();
+    run(dir, "evaluate --cv cv set --json again.json").well();
+    assert_eq!(figures(dir, "again.json"), [all]);
+}
+
+#[test]
+fn folds_that_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    dataset(dir);
+    for (more, word) in [("--folds 1", "1"), ("--sources 0.5", "--folds"), ("--folds 3 --sources 1.5", "at most 1")] {
+        let said = run(dir, &folds("cv", more));
+        assert!(said.code == 2 && said.error.contains(word), "{} {}", said.code, said.error);
+    }
+    run(dir, "evaluate --cv cv set").refused(6, &["cv", "no finished cross-validation", "train --folds"]);
+    run(dir, &folds("cv", "--folds 2")).well();
+    run(dir, &folds("cv", "--folds 3")).refused(6, &["cv/rgb/fold-1", "--resume"]);
+    // Neither a pack comes of it, nor figures on another split.
+    run(dir, "pack build cv --dataset set -o pack --name folds").refused(6, &["cv", "no finished training"]);
+    // A pack keeps no model that knows classes which the runs do not.
+    run(dir, &folds("run", "")).well();
+    let kept = crate::common::program::pack();
+    let build = format!("pack build run --keep {} --dataset set -o pack --name mixed", kept.display());
+    run(dir, &build).refused(6, &[&kept.display().to_string(), "which the runs do not", "train flow too"]);
+    let scores = dir.join("cv/rgb/held-out.safetensors");
+    let whole = std::fs::read(&scores).unwrap();
+    std::fs::write(&scores, &whole[..whole.len() / 2]).unwrap();
+    run(dir, "evaluate --cv cv set").refused(6, &["held-out.safetensors", "--resume"]);
+    std::fs::write(&scores, whole).unwrap();
+    run(dir, "evaluate --cv cv set").well();
+    run(dir, "dataset split set --seed 9").well();
+    run(dir, "evaluate --cv cv set").refused(6, &["cv/rgb", "another split", "--seed"]);
+    let said = run(dir, "evaluate set");
+    assert!(said.code == 2 && said.error.contains("<PACK>") && said.error.contains("--cv"), "{}", said.error);
+}

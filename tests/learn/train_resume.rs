@@ -1,0 +1,170 @@
+//! Trainings that are killed: what was done is not done again, and the end is the same to the byte.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::common::program::touchline;
+use crate::common::training::{first_weights, log_lines, run, still_dataset};
+use candle_core::Device;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use touchline_compute::models::read_weights;
+use touchline_learn::fit::{BEST, CHECKPOINT};
+
+/// More than a chunk of rows holds.
+const STILLS: [u32; 3] = [120, 120, 120];
+
+/// Starts a training in `dir` and kills it as soon as `now` says so; panics when it ends before that.
+fn kill_when(dir: &Path, arguments: &str, now: impl Fn() -> bool) {
+    let mut command = touchline();
+    command.current_dir(dir).args(arguments.split_whitespace());
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    let until = Instant::now() + Duration::from_secs(300);
+    while !now() {
+        assert!(child.try_wait().expect("a child").is_none(), "{arguments}: it ended before it was killed");
+        assert!(Instant::now() < until, "{arguments}: nothing to kill");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("SIGKILL");
+    let status = child.wait().expect("a child");
+    assert!(status.code().is_none(), "killed, not ended: {status}");
+}
+
+/// The files of computed rows in a cache, with their inodes: a file that is written anew has another.
+fn chunks(cache: &Path) -> Vec<(PathBuf, u64)> {
+    let Ok(files) = std::fs::read_dir(cache) else { return Vec::new() };
+    let paths = files.map(|f| f.expect("an entry").path());
+    let mut chunks: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .map(|path| (path.clone(), path.metadata().map_or(0, |m| m.ino())))
+        .collect();
+    chunks.sort();
+    chunks
+}
+
+/// Optimiser steps of step 2 that the log knows.
+fn tune_steps(run: &Path) -> usize {
+    let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap_or_default();
+    text.lines().filter(|line| line.contains("\"kind\":\"step\"") && line.contains("\"phase\":\"tune\"")).count()
+}
+
+fn files(run: &Path) -> Vec<Vec<u8>> {
+    [BEST, CHECKPOINT, "log.jsonl", "run.toml"].map(|name| std::fs::read(run.join(name)).expect(name)).into()
+}
+
+#[test]
+fn killed_trainings_end_as_if_nothing_had_happened() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    still_dataset(dir, STILLS);
+    let train = |out: &str| {
+        format!(
+            "train rgb stills -o {out} --init {} --unfreeze 1 --head-epochs 2 --epochs 5 --batch 8 --still-views 0 \
+             --checkpoint 7 --save-tensors 50",
+            first_weights()
+        )
+    };
+
+    // Killed while rows are computed: the chunk that was complete is taken, the other is made.
+    let cache = dir.join("stills/cache");
+    kill_when(dir, &train("whole"), || !chunks(&cache).is_empty());
+    let first = chunks(&cache);
+    assert_eq!(first.len(), 1);
+    run(dir, &train("whole")).well();
+    let after = chunks(&cache);
+    assert_eq!(after.len(), 2);
+    assert!(after.contains(&first[0]), "the complete chunk was computed again");
+
+    // Killed in the middle of step 2, and not where a checkpoint is.
+    let (whole, cut) = (dir.join("whole/rgb"), dir.join("cut/rgb"));
+    kill_when(dir, &train("cut"), || tune_steps(&cut) >= 60);
+    assert!(cut.join(CHECKPOINT).is_file() && log_lines(&cut, "end").is_empty() && !cut.join("run.toml").exists());
+    assert!(tune_steps(&cut) < tune_steps(&whole));
+    run(dir, "pack build cut --dataset stills -o pack").refused(6, &["cut", "no finished training", "touchline train"]);
+    run(dir, &train("cut")).refused(6, &["cut/rgb", "holds a training already", "--resume"]);
+    for other in ["--seed 2", "--learning-rate 1e-4", "--mixup 0", "--unfreeze 2", "--epochs 6"] {
+        let repeated = other.split(' ').next().unwrap_or_default();
+        // The option once more would be refused by the command line.
+        let same = train("cut");
+        let same: Vec<&str> = same.split_whitespace().collect();
+        let at = same.iter().position(|word| *word == repeated);
+        let kept: Vec<&str> = same
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| at.is_none_or(|at| *i != at && *i != at + 1))
+            .map(|(_, w)| *w)
+            .collect();
+        let changed = format!("{} {other} --resume", kept.join(" "));
+        run(dir, &changed).refused(6, &["cut/rgb", "other settings", "same options"]);
+    }
+    let said = run(dir, &format!("{} --resume", train("cut")));
+    assert!(said.error.contains("goes on after step"), "{}", said.error);
+    said.well();
+    let resumed_at: Vec<Value> = {
+        let text = std::fs::read_to_string(cut.join("log.jsonl")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["kind"] == "start").map(|line| line["resumed_at"].clone()).collect()
+    };
+    assert!(resumed_at.len() == 2 && resumed_at[0] == 0 && resumed_at[1].as_u64() > Some(30), "{resumed_at:?}");
+    assert!(std::fs::read(whole.join(BEST)).unwrap() == std::fs::read(cut.join(BEST)).unwrap(), "other weights");
+    for kind in ["step", "epoch", "finding", "end"] {
+        assert_eq!(log_lines(&whole, kind), log_lines(&cut, kind));
+    }
+
+    // A run that has ended is left as it is.
+    let before = files(&cut);
+    let again = run(dir, &format!("{} --resume", train("cut"))).well();
+    assert!(again.contains("finished"), "{again}");
+    assert!(before == files(&cut), "a finished run was changed");
+
+    // The same seed gives the same run, rows and all, whatever the cache holds and however many threads there are.
+    let mut alone = touchline();
+    alone.current_dir(dir).args(train("again").split_whitespace()).args(["--cache", "elsewhere"]);
+    let output = crate::common::program::finish(alone.env("RAYON_NUM_THREADS", "1"), Duration::from_secs(300));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let again = dir.join("again/rgb");
+    assert!(std::fs::read(whole.join(BEST)).unwrap() == std::fs::read(again.join(BEST)).unwrap(), "other weights");
+}
+
+/// A run that is killed after the epoch that ends it, and before that is written down, must not learn for another epoch.
+#[test]
+fn an_early_stop_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    still_dataset(dir, [12, 12, 12]);
+    // At this rate nothing changes, so that no epoch is better than the first.
+    let train = format!(
+        "train rgb stills -o run --init {} --unfreeze 0 --head-epochs 9 --still-views 0 --patience 2 \
+         --head-learning-rate 1e-12",
+        first_weights()
+    );
+    let said = run(dir, &train);
+    assert!(said.error.contains("no better on validation for 2 epochs"), "{}", said.error);
+    said.well();
+    let of = dir.join("run/rgb");
+    let epochs = log_lines(&of, "epoch");
+    assert_eq!(epochs.len(), 3);
+
+    let path = of.join(CHECKPOINT);
+    let bytes = std::fs::read(&path).unwrap();
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    let mut metadata: HashMap<String, String> = metadata.metadata().clone().unwrap();
+    let (_, text) = metadata.iter_mut().next().unwrap();
+    let mut state: Value = serde_json::from_str(text).unwrap();
+    assert!(state["ended"].is_string(), "{state}");
+    state["ended"] = Value::Null;
+    // Without the line of the end.
+    let log = std::fs::read_to_string(of.join("log.jsonl")).unwrap();
+    state["log_bytes"] = log.trim_end().rfind('\n').map(|at| at + 1).into();
+    *text = state.to_string();
+    let tensors = read_weights(&path, &Device::Cpu).unwrap().tensors;
+    safetensors::serialize_to_file(&tensors, Some(metadata), &path).unwrap();
+
+    run(dir, &format!("{train} --resume")).well();
+    assert_eq!(log_lines(&of, "epoch"), epochs);
+    assert_eq!(log_lines(&of, "end").len(), 1);
+}

@@ -1,0 +1,308 @@
+//! Playlists that are wrong in themselves. None of them ends the process, holds it up or goes without a word.
+
+use super::case::{Case, Expect, Site, all, counts, damaged, gap, lives, or, run, says, secs, shows, whole};
+use super::list::{lasting, plain, segment};
+use super::lost::noise;
+use super::material::{BASE, file};
+use super::play::{How, Next};
+use super::server::Answer;
+use touchline_media::supervise::SourceState;
+
+const HEAD: &str = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n";
+const END: &str = "#EXT-X-ENDLIST\n";
+
+/// A recording of two seconds between these lines.
+fn site(text: impl Into<Vec<u8>>) -> Site {
+    let text: Vec<u8> = text.into();
+    Site::new()
+        .on("x.m3u8", move |_| Answer::bytes(text.clone()).with("Content-Type", "application/vnd.apple.mpegurl"))
+        .answers("seg.ts", Answer::bytes(file("ts/s0.ts")))
+        .answers("short", Answer::bytes(&b"short"[..]))
+        .answers("empty.ts", Answer::bytes(&b""[..]))
+        .answers("page.ts", Answer::page("<html></html>"))
+        .answers("zeros.ts", Answer::bytes(vec![0; 50_000]))
+        .answers("noise.ts", Answer::bytes(noise(50_000)))
+        .answers("x.vtt", Answer::bytes(&b"WEBVTT\n\n00:00.000 --> 00:01.000\nHello\n"[..]))
+        .text("min.m3u8", "#EXTM3U\n")
+        .text("live.m3u8", HEAD)
+        .text("ok.m3u8", format!("{HEAD}#EXTINF:2,\nseg.ts\n{END}"))
+        .text("variant.m3u8", "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nok.m3u8\n")
+}
+
+fn two() -> Expect {
+    shows(secs(BASE, 0..2))
+}
+
+fn of(name: &str, text: impl Into<Vec<u8>>, expect: Expect) -> Case {
+    Case::new(name, site(text), expect)
+}
+
+/// One segment, with `before` and `extinf`, in a recording.
+fn one(name: &str, before: &str, extinf: &str, expect: Expect) -> Case {
+    of(name, format!("{HEAD}{before}{extinf}seg.ts\n{END}"), expect)
+}
+
+#[test]
+fn playlists_without_required_tags() {
+    let nothing = || says(&["damaged playlist", "empty", "no segments"]);
+    run(vec![
+        of("a first line and nothing else", "#EXTM3U\n", nothing()),
+        of("a first line without its end", "#EXTM3U", nothing()),
+        of("an end mark only", "#EXTM3U\n#EXT-X-ENDLIST\n", nothing()),
+        of("a recording without segments", format!("{HEAD}{END}"), nothing()),
+        // A channel that has not begun: waited for, and told in the end.
+        of("a channel without segments", HEAD, says(&[""])),
+        one("EXTINF without an address", "", "", or(two(), damaged())),
+        of("EXTINF and then the end", format!("{HEAD}#EXTINF:2,\n{END}"), damaged()),
+        of("no target duration", "#EXTM3U\n#EXTINF:2,\nseg.ts\n#EXT-X-ENDLIST\n", or(two(), damaged())),
+        of(
+            "no first line",
+            format!("#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nseg.ts\n{END}"),
+            or(two(), says(&["playlist"])),
+        ),
+        of("a first line that goes on", format!("#EXTM3U8\n#EXTINF:2,\nseg.ts\n{END}"), or(two(), says(&["playlist"]))),
+    ]);
+}
+
+#[test]
+fn numbers_that_are_none() {
+    let mut cases = Vec::new();
+    for bad in [
+        "-2",
+        "nan",
+        "NaN",
+        "inf",
+        "-inf",
+        "0",
+        "-0.0",
+        "1e400",
+        "1e-300",
+        "abc",
+        "",
+        "2,5",
+        "0x2",
+        "99999999999999999999",
+        "-nan",
+        "infinity",
+    ] {
+        // With a comma it may be read as two seconds with a title.
+        let expect = if bad == "2,5" || bad == "0x2" { or(two(), damaged()) } else { damaged() };
+        cases.push(one(&format!("EXTINF:{bad}"), "", &format!("#EXTINF:{bad},\n"), expect));
+    }
+    for bad in ["-5", "nan", "0", "abc", "", "99999999999999999999", "1e10"] {
+        let text = format!("#EXTM3U\n#EXT-X-TARGETDURATION:{bad}\n#EXTINF:2,\nseg.ts\n{END}");
+        cases.push(of(&format!("TARGETDURATION:{bad}"), text, or(two(), damaged())));
+    }
+    for bad in ["18446744073709551615", "18446744073709551616", "-9223372036854775808", "-1", "abc", "", "1.5"] {
+        let tag = format!("#EXT-X-MEDIA-SEQUENCE:{bad}\n");
+        cases.push(one(&format!("MEDIA-SEQUENCE:{bad}"), &tag, "#EXTINF:2,\n", or(two(), damaged())));
+        let tag = format!("#EXT-X-DISCONTINUITY-SEQUENCE:{bad}\n");
+        cases.push(one(&format!("DISCONTINUITY-SEQUENCE:{bad}"), &tag, "#EXTINF:2,\n", or(two(), damaged())));
+    }
+    for bad in
+        ["9223372036854775807@9223372036854775807", "-1@-1", "18446744073709551615@1", "abc", "", "10@", "@10", "0@0"]
+    {
+        let tag = format!("#EXT-X-BYTERANGE:{bad}\n");
+        // A range that is none may be taken for the whole file.
+        cases.push(one(
+            &format!("BYTERANGE:{bad}"),
+            &tag,
+            "#EXTINF:2,\n",
+            Expect::OneOf(vec![two(), damaged(), counts(0..=0, 2..=2), says(&["416", "range", "segment"])]),
+        ));
+    }
+    run(cases);
+}
+
+#[test]
+fn tags_that_lack_or_contradict_something() {
+    let extinf = "#EXTINF:2,\n";
+    let map = |rest: &str| format!("#EXT-X-MAP:{rest}\n");
+    run(vec![
+        one("a map without an address", &map("BYTERANGE=\"1@0\""), extinf, or(two(), damaged())),
+        one(
+            "a map that is not there",
+            &map("URI=\"nomap\""),
+            extinf,
+            Expect::OneOf(vec![says(&["404"]), two(), counts(0..=0, 2..=2)]),
+        ),
+        one(
+            "a map that is a page",
+            &map("URI=\"page.ts\""),
+            extinf,
+            Expect::OneOf(vec![says(&[""]), two(), counts(0..=0, 2..=2)]),
+        ),
+        one("attributes cut off", "#EXT-X-KEY:METHOD=AES-128,URI=\"k\n", extinf, damaged()),
+        one("a key without anything", "#EXT-X-KEY:\n", extinf, or(damaged(), two())),
+        one(
+            "an unknown variable",
+            "",
+            "#EXTINF:2,\n{$nobody}",
+            or(says(&["damaged playlist", "EXT-X-DEFINE", "variable", "404"]), counts(0..=0, 2..=2)),
+        ),
+        one(
+            "parts without a server that has them",
+            "#EXT-X-PART-INF:PART-TARGET=nan\n#EXT-X-PART:DURATION=-1,URI=\"p\"\n",
+            extinf,
+            or(two(), damaged()),
+        ),
+        one("skipped segments in the first answer", "#EXT-X-SKIP:SKIPPED-SEGMENTS=3\n", extinf, lives()),
+        one("bytes that are no UTF-8", "", "#EXTINF:2,caf\u{e9}\n", two()),
+        of(
+            "UTF-16",
+            "#EXTM3U\n#EXT-X-TARGETDURATION:2\n".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>(),
+            says(&["playlist"]),
+        ),
+        of(
+            "Latin-1",
+            [format!("{HEAD}#EXTINF:2,").as_bytes(), b"caf\xe9\xff\xfe\n", b"seg.ts\n", END.as_bytes()].concat(),
+            two(),
+        ),
+        of(
+            "zeros between the lines",
+            [b"#EXTM3U\n\0\0\0".as_slice(), b"#EXTINF:2,\nseg.ts\n", END.as_bytes()].concat(),
+            or(two(), damaged()),
+        ),
+        of(
+            "binary behind the list",
+            [format!("{HEAD}#EXTINF:2,\nseg.ts\n{END}").into_bytes(), noise(5_000)].concat(),
+            lives(),
+        ),
+        of(
+            "both a master and a list of media",
+            format!("{HEAD}#EXT-X-STREAM-INF:BANDWIDTH=1\nok.m3u8\n#EXTINF:2,\nseg.ts\n{END}"),
+            or(two(), damaged()),
+        ),
+        of(
+            "two lists, one behind the other",
+            format!("{HEAD}{extinf}seg.ts\n{END}{HEAD}{extinf}seg.ts\n{END}"),
+            lives(),
+        ),
+        of("an address that is none", format!("{HEAD}{extinf}http://[\n{END}"), or(damaged(), counts(0..=0, 2..=2))),
+        of(
+            "an address of a file",
+            format!("{HEAD}{extinf}file:///etc/passwd\n{END}"),
+            or(says(&[""]), counts(0..=0, 2..=2)),
+        ),
+        of(
+            "an address of another scheme",
+            format!("{HEAD}{extinf}gopher://127.0.0.1/seg.ts\n{END}"),
+            or(says(&[""]), counts(0..=0, 2..=2)),
+        ),
+        of(
+            "an address that fills a page",
+            format!("{HEAD}{extinf}{}\n{END}", "x".repeat(70_000)),
+            or(says(&[""]), counts(0..=0, 2..=2)),
+        ),
+        one("a gap that is all", "#EXT-X-GAP\n", extinf, or(says(&[""]), counts(0..=0, 2..=2))),
+        of(
+            "ten thousand breaks",
+            format!("{HEAD}{}{extinf}seg.ts\n{END}", "#EXT-X-DISCONTINUITY\n".repeat(10_000)),
+            two(),
+        ),
+    ]);
+}
+
+#[test]
+fn segments_that_are_something_else() {
+    let mut cases = Vec::new();
+    for name in ["nothing.ts", "empty.ts", "page.ts", "zeros.ts", "noise.ts", "min.m3u8", "ok.m3u8", "x.vtt", "short"] {
+        let text = format!("{HEAD}#EXTINF:2,\n{name}\n{END}");
+        cases.push(of(&format!("only {name}"), text, or(says(&[""]), counts(0..=0, 2..=2))));
+        let site = site(plain().replace(2, segment(name)).text());
+        cases.push(Case::new(format!("{name} in the middle"), site, shows(super::lost::without(&[2]))));
+    }
+    run(cases);
+}
+
+#[test]
+fn masters_that_lead_nowhere() {
+    let to = |uri: &str| format!("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{uri}\n");
+    let sound = |rest: &str| {
+        format!(
+            "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"n\",DEFAULT=YES{rest}\n#EXT-X-STREAM-INF:BANDWIDTH=1,AUDIO=\"a\"\nok.m3u8\n"
+        )
+    };
+    run(vec![
+        of("to nothing", to("nope.m3u8"), says(&["404"])),
+        of("to an empty list", to("min.m3u8"), says(&["damaged playlist", "empty", "no segments"])),
+        of("to a channel without segments", to("live.m3u8"), says(&[""])),
+        of("to a page", to("page.ts"), says(&["a web page"])),
+        of("to a master", to("variant.m3u8"), or(two(), says(&["damaged playlist", "master"]))),
+        of("to itself", to("x.m3u8"), says(&["damaged playlist", "master"])),
+        of("without an address", "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n", damaged()),
+        of("to a segment", to("seg.ts"), or(two(), says(&["playlist"]))),
+        of("sound from an empty list", sound(",URI=\"min.m3u8\""), two()),
+        of("sound from nowhere", sound(",URI=\"nope.m3u8\""), two()),
+        of("sound from a page", sound(",URI=\"page.ts\""), two()),
+        of("sound from itself", sound(",URI=\"x.m3u8\""), two()),
+        of("garbage behind it", format!("{}\0\u{1}#EXT-X-{{{{\n<html>\n", to("ok.m3u8")), or(two(), damaged())),
+        of(
+            "one good line among bad ones",
+            "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=abc,RESOLUTION=1x\nok.m3u8\n#EXT-X-STREAM-INF\n",
+            or(two(), damaged()),
+        ),
+        of(
+            "a thousand dead variants",
+            format!(
+                "#EXTM3U\n{}",
+                (0..1000).map(|n| format!("#EXT-X-STREAM-INF:BANDWIDTH={n}\nnope{n}.m3u8\n")).collect::<String>()
+            ),
+            says(&["404"]),
+        ),
+    ]
+    .into_iter()
+    .map(Case::mute)
+    .collect());
+}
+
+/// One bad segment among good ones takes nothing with it but itself.
+#[test]
+fn one_bad_line_costs_its_segment_at_most() {
+    let around = || {
+        Expect::OneOf(vec![
+            whole(),
+            shows(super::lost::without(&[3])),
+            shows(all([secs(BASE, 0..6), secs(BASE, 8..12)])),
+            damaged(),
+            shows(all([secs(BASE, 0..6), gap(1), secs(BASE, 8..12)])),
+        ])
+    };
+    let mut cases = Vec::new();
+    for bad in ["nan", "0", "-2", "abc", "1e300"] {
+        let text = plain().replace(3, lasting(bad, "ts/s3.ts")).text();
+        cases.push(Case::new(format!("EXTINF:{bad} in the middle"), Site::new().text("x.m3u8", text), around()));
+    }
+    let text = plain().replace(3, "#EXTINF:2.0,").text();
+    cases.push(Case::new("no address in the middle", Site::new().text("x.m3u8", text), around()));
+    let text = plain().replace(3, "ts/s3.ts").text();
+    cases.push(Case::new("no EXTINF in the middle", Site::new().text("x.m3u8", text), around()));
+    run(cases);
+}
+
+/// A playlist that is damaged is waited for and read again.
+#[test]
+fn a_playlist_that_is_mended_plays() {
+    let mut cases = Vec::new();
+    for (name, bad) in [
+        ("damaged", format!("{HEAD}#EXTINF:2,\n{END}")),
+        ("empty", String::new()),
+        ("a page", "<html>try again</html>".to_owned()),
+        ("cut off", plain().text()[..60].to_owned()),
+    ] {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let site = Site::new().on("x.m3u8", move |_| match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0..3 => Answer::list(bad.clone()),
+            _ => Answer::list(plain().text()),
+        });
+        let judge = |state: &SourceState| match state {
+            SourceState::Ended | SourceState::Failed { .. } => Next::Over,
+            _ => Next::GoOn,
+        };
+        let how = How { judge: Box::new(judge), ..How::recording() };
+        cases.push(
+            Case::new(name, site, Expect::Follows { seconds: secs(BASE, 0..12), join_by: 0, runs: None }).how(how),
+        );
+    }
+    run(cases);
+}

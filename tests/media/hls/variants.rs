@@ -1,0 +1,222 @@
+//! Which variant and which rendition is taken, and what follows when it is dead or dies.
+
+use touchline_core::cause::Cause;
+
+use super::case::{Case, Expect, Site, counts, from_material, or, run, says, secs, shows, whole};
+use super::list::{List, master, plain};
+use super::material::{BASE, BIG, Mark};
+use super::play::How;
+use super::server::{Answer, Body};
+
+const SMALL: &str = "BANDWIDTH=300000,RESOLUTION=320x240";
+const LARGE: &str = "BANDWIDTH=900000,RESOLUTION=640x480";
+
+fn of(name: &str, text: impl Into<String>, expect: Expect) -> Case {
+    Case::new(name, Site::new().text("m.m3u8", text), expect).at("m.m3u8")
+}
+
+fn big() -> Expect {
+    shows(secs(BIG, 0..12))
+}
+
+fn height(case: Case, frame_height: u32) -> Case {
+    case.how(How { frame_height, ..How::recording() })
+}
+
+#[test]
+fn the_smallest_that_suffices_is_taken() {
+    let (small, large) = ((SMALL, "ts/index.m3u8"), (LARGE, "tsbig/index.m3u8"));
+    let radio = ("BANDWIDTH=64000,CODECS=\"mp4a.40.2\"", "av/a/index.m3u8");
+    let both = master("", &[small, large]);
+    let turned = master("", &[large, small]);
+    let plain = ("BANDWIDTH=300000", "ts/index.m3u8");
+    run(vec![
+        height(of("240 lines", both.clone(), whole()), 240).never("tsbig/"),
+        height(of("240 lines, the other way round", turned.clone(), whole()), 240).never("tsbig/"),
+        height(of("less than all have", both.clone(), whole()), 100).never("tsbig/"),
+        height(of("between the two", both.clone(), big()), 360).never("ts/"),
+        height(of("480 lines", turned, big()), 480).never("ts/"),
+        height(of("more than any has", both, big()), 1080).never("ts/"),
+        of("sound only comes second", master("", &[plain, radio]), whole()),
+        of("sound only comes first", master("", &[radio, plain]), whole()),
+        of(
+            "sound only comes first, by its codecs",
+            master("", &[radio, ("BANDWIDTH=900000,CODECS=\"avc1.42c00d,mp4a.40.2\"", "ts/index.m3u8")]),
+            whole(),
+        ),
+        of(
+            "without sizes",
+            master("", &[("BANDWIDTH=300000", "ts/index.m3u8"), ("BANDWIDTH=900000", "tsbig/index.m3u8")]),
+            Expect::OneOf(vec![whole(), big()]),
+        ),
+        of("sizes that are none", master("", &[("RESOLUTION=axb,CODECS=\",\"", "ts/index.m3u8")]), whole()),
+        of("only sound", master("", &[radio]), counts(12..=12, 12..=12)),
+        of(
+            "the same size twice",
+            master("", &[small, ("BANDWIDTH=200000,RESOLUTION=320x240", "ts/index.m3u8")]),
+            whole(),
+        ),
+        of("a master that says nothing about its variants", "#EXTM3U\n#EXT-X-STREAM-INF:\nts/index.m3u8\n", whole()),
+        of(
+            "a codec that nobody knows beside one",
+            master("", &[("BANDWIDTH=1,RESOLUTION=320x240,CODECS=\"xyz1.1\"", "none/index.m3u8"), small]),
+            whole(),
+        ),
+        of(
+            "pictures only for tricks",
+            "#EXTM3U\n#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"ts/index.m3u8\"\n",
+            Expect::OneOf(vec![says(&[""]), whole()]),
+        ),
+        of(
+            "a variant that is a master",
+            master("", &[("BANDWIDTH=1", "again.m3u8")]),
+            Expect::OneOf(vec![says(&["damaged playlist", "master"])]),
+        ),
+    ]
+    .into_iter()
+    .map(|case| {
+        if case.name == "a variant that is a master" {
+            Case { serve: Site::new().text("m.m3u8", master("", &[("BANDWIDTH=1", "m.m3u8")])).serve(), ..case }
+        } else {
+            case
+        }
+    })
+    .collect());
+}
+
+#[test]
+fn a_dead_variant_gives_way_to_the_next() {
+    let mut cases = Vec::new();
+    for (name, answer) in [
+        ("hangs", Answer::of(Body::Hang)),
+        ("404", Answer::status(404)),
+        ("403", Answer::status(403)),
+        ("503", Answer::status(503)),
+        ("closed", Answer::of(Body::Close)),
+        ("reset", Answer::of(Body::Reset)),
+        ("a page", Answer::page("<!DOCTYPE html><title>no</title>")),
+        ("empty", Answer::list("")),
+        ("damaged", Answer::list("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n#EXT-X-ENDLIST\n")),
+        ("without segments", Answer::list("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-ENDLIST\n")),
+    ] {
+        for first in [true, false] {
+            let (dead, alive) = ((SMALL, "dead/index.m3u8"), ("BANDWIDTH=900000,RESOLUTION=320x240", "ts/index.m3u8"));
+            let text = master("", &if first { [dead, alive] } else { [alive, dead] });
+            let site = Site::new().text("m.m3u8", text).answers("dead/index.m3u8", answer.clone());
+            let order = if first { "first" } else { "second" };
+            cases.push(Case::new(format!("{name}, {order}"), site, whole()).at("m.m3u8"));
+        }
+    }
+    let twice = |answer: Answer| {
+        let text = master("", &[(SMALL, "a/index.m3u8"), (LARGE, "b/index.m3u8")]);
+        Site::new().text("m.m3u8", text).answers("a/index.m3u8", answer.clone()).answers("b/index.m3u8", answer)
+    };
+    cases.push(
+        Case::new("all are 404", twice(Answer::status(404)), super::case::fails(&[Cause::NotFound], &["404"]))
+            .at("m.m3u8"),
+    );
+    cases.push(
+        Case::new("all are 503", twice(Answer::status(503)), super::case::fails(&[Cause::ServerError], &["503"]))
+            .at("m.m3u8"),
+    );
+    cases.push(Case::new("all are pages", twice(Answer::page("<html></html>")), says(&["a web page"])).at("m.m3u8"));
+    cases.push(
+        Case::new(
+            "all are DRM",
+            {
+                let list = plain().head("#EXT-X-KEY:METHOD=SAMPLE-AES,URI=\"k\"");
+                twice(Answer::list(list.text()))
+            },
+            super::case::fails(&[Cause::Encrypted], &["encrypted", "DRM"]),
+        )
+        .at("m.m3u8"),
+    );
+    // Its segments are gone from the middle on, those of the other are not.
+    let text = master(
+        "",
+        &[
+            ("BANDWIDTH=900000,RESOLUTION=320x240", "a/index.m3u8"),
+            ("BANDWIDTH=300000,RESOLUTION=320x240", "b/index.m3u8"),
+        ],
+    );
+    let dying = Site::new().text("m.m3u8", text).any(|request| {
+        let path = request.path();
+        if path.starts_with("a/s") && path >= "a/s3" {
+            return Some(Answer::status(404));
+        }
+        let rest = path.strip_prefix("a/").or(path.strip_prefix("b/"))?;
+        Some(from_material(&format!("ts/{rest}")))
+    });
+    let marked = Case::new("its segments end in the middle", dying, counts(6..=12, 12..=12)).at("m.m3u8");
+    cases.push(marked.check(|outcome, _| {
+        let wrong = |(n, second): (usize, &super::play::Second)| {
+            (!second.is_gap && second.mark != Some(Mark(BASE, n as u8))).then_some(n)
+        };
+        match outcome.seconds.iter().enumerate().find_map(wrong) {
+            None => Ok(()),
+            Some(n) => Err(format!("second {n} shows {:?}", outcome.seconds[n].mark)),
+        }
+    }));
+    run(cases);
+}
+
+#[test]
+fn renditions_are_chosen_and_subtitles_and_iframes_are_ignored() {
+    let media = |kind: &str, rest: &str| format!("#EXT-X-MEDIA:TYPE={kind},{rest}\n");
+    let subtitles = media(
+        "SUBTITLES",
+        "GROUP-ID=\"s\",NAME=\"English\",LANGUAGE=\"en\",DEFAULT=YES,AUTOSELECT=YES,URI=\"sub/index.m3u8\"",
+    );
+    let captions = media("CLOSED-CAPTIONS", "GROUP-ID=\"c\",NAME=\"CC1\",INSTREAM-ID=\"CC1\"");
+    let other = media(
+        "AUDIO",
+        "GROUP-ID=\"a\",NAME=\"Commentary\",LANGUAGE=\"en\",DEFAULT=NO,AUTOSELECT=NO,URI=\"other/index.m3u8\"",
+    );
+    let default = media(
+        "AUDIO",
+        "GROUP-ID=\"a\",NAME=\"Stadium\",LANGUAGE=\"de\",DEFAULT=YES,AUTOSELECT=YES,URI=\"av/a/index.m3u8\"",
+    );
+    let within = media("AUDIO", "GROUP-ID=\"a\",NAME=\"Stadium\",DEFAULT=YES,AUTOSELECT=YES");
+    let video = media("VIDEO", "GROUP-ID=\"v\",NAME=\"Main\",DEFAULT=YES");
+    let tricks = "#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=100000,RESOLUTION=320x240,URI=\"if/index.m3u8\"\n";
+    let all = format!("{subtitles}{captions}{other}{default}{tricks}");
+    let apart = |rest: &str| format!("BANDWIDTH=900000,CODECS=\"avc1.42c00d,mp4a.40.2\",RESOLUTION=320x240{rest}");
+    let pictures = "av/v/index.m3u8";
+    let one = |lines: &str, rest: &str, uri: &str| master(lines, &[(&apart(rest), uri)]);
+    let subs = |name: &str, text: String| of(name, text, whole()).never("sub/").never("if/").never("other/");
+    run(vec![
+        subs("everything", one(&all, ",AUDIO=\"a\",SUBTITLES=\"s\",CLOSED-CAPTIONS=\"c\"", pictures)),
+        subs("subtitles", one(&subtitles, ",SUBTITLES=\"s\"", "ts/index.m3u8")),
+        subs("two of sound", one(&format!("{other}{default}"), ",AUDIO=\"a\"", pictures)),
+        subs("the default comes first", one(&format!("{default}{other}"), ",AUDIO=\"a\"", pictures)),
+        subs("tricks", one(tricks, "", "ts/index.m3u8")),
+        subs("no captions at all", one("", ",CLOSED-CAPTIONS=NONE", "ts/index.m3u8")),
+        subs("sound within the pictures", one(&format!("{within}{other}"), ",AUDIO=\"a\"", "ts/index.m3u8")),
+        of("no default", one(&other.replace("other/", "av/a/"), ",AUDIO=\"a\"", pictures), whole()),
+        of("a group that is not there", one("", ",AUDIO=\"zz\"", "ts/index.m3u8"), whole()),
+        of("a group of pictures", one(&video, ",VIDEO=\"v\"", "ts/index.m3u8"), whole()),
+        of(
+            "renditions without names",
+            one("#EXT-X-MEDIA:TYPE=AUDIO\n", "", "ts/index.m3u8"),
+            or(whole(), says(&["damaged playlist"])),
+        ),
+    ]);
+}
+
+/// A live list in a master is followed as one that was given by itself; here it is a recording that says so late.
+#[test]
+fn a_master_is_asked_once_for_a_recording() {
+    let text = master("", &[(SMALL, "ts/index.m3u8")]);
+    let case = of("the master is not asked again and again", text, whole()).check(|_, requests| {
+        match requests.iter().filter(|r| r.path() == "m.m3u8").count() {
+            1..=2 => Ok(()),
+            n => Err(format!("the master was asked for {n} times")),
+        }
+    });
+    let segments = Case::new("each segment is asked for once", Site::of(&List::segments("ts", "ts", 0..6)), whole())
+        .check(|_, requests| {
+            let twice = (0..6).find(|n| requests.iter().filter(|r| r.path() == format!("ts/s{n}.ts")).count() != 1);
+            twice.map_or(Ok(()), |n| Err(format!("segment {n} was not asked for once")))
+        });
+    run(vec![case, segments]);
+}

@@ -1,0 +1,142 @@
+//! Ingest against real files and real servers, all made at test time. Here is what the tests share.
+
+mod failures;
+mod guarded;
+mod logins;
+mod recordings;
+mod servers;
+mod thinning;
+mod tls;
+mod web;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use touchline_core::clock::SystemClock;
+use touchline_core::error::Result;
+use touchline_core::frame::Frame;
+use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY, MediaItem, Track, Tracks};
+use touchline_core::time::samples_to_nanos;
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::{Open, Source};
+
+/// No single wait is longer; a test that needs more hangs.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+const BOTH: Tracks = Tracks { video: true, audio: true };
+
+fn open(uri: &str, options: GstOptions) -> Result<(Box<dyn Source>, Receiver<MediaItem>)> {
+    let (to, from) = bounded(MEDIA_CHANNEL_CAPACITY);
+    let source = GstOpener::new(options, Arc::new(SystemClock::new()))?.open(uri, to)?;
+    Ok((source, from))
+}
+
+/// What a source brought.
+#[derive(Default)]
+struct Heard {
+    tracks: Option<Tracks>,
+    frames: Vec<Frame>,
+    /// PTS, samples per channel, rate, channels of each chunk.
+    chunks: Vec<(u64, u64, u32, u16)>,
+    ended_tracks: Vec<Track>,
+    /// Pictures that were dropped because what they build on is missing.
+    lost: usize,
+    end: Option<End>,
+}
+
+impl Heard {
+    fn take(&mut self, item: MediaItem) {
+        match item {
+            MediaItem::Opened(tracks) => {
+                assert!(
+                    self.tracks.is_none() && self.frames.is_empty() && self.chunks.is_empty(),
+                    "opened first, once"
+                );
+                self.tracks = Some(tracks);
+            }
+            MediaItem::Frame(frame) => self.frames.push(frame),
+            MediaItem::Unconverted { .. } => panic!("all pictures were asked for"),
+            MediaItem::Lost { .. } => self.lost += 1,
+            MediaItem::Missing { from, to } => panic!("nothing is missing, and not from {from} to {to}"),
+            MediaItem::Pcm(c) => self.chunks.push((c.pts.0, c.frames() as u64, c.rate, c.channels)),
+            MediaItem::TrackEnded(track) => self.ended_tracks.push(track),
+            MediaItem::Wall { .. } | MediaItem::Incident(_) => {}
+            MediaItem::Discontinuity(d) => panic!("one connection has no discontinuity: {d:?}"),
+            MediaItem::Ended(end) => self.end = Some(end),
+        }
+    }
+
+    fn samples(&self) -> u64 {
+        self.chunks.iter().map(|c| c.1).sum()
+    }
+
+    /// PTS of each track only grow, and sound has no holes of more than `slack_ms`.
+    fn assert_in_order(&self, slack_ms: u64) {
+        for pair in self.frames.windows(2) {
+            assert!(pair[0].pts < pair[1].pts, "{} then {}", pair[0].pts, pair[1].pts);
+        }
+        for pair in self.chunks.windows(2) {
+            let end = pair[0].0 + samples_to_nanos(pair[0].1, pair[0].2);
+            assert!(end.abs_diff(pair[1].0) < slack_ms * 1_000_000, "{:?} then {:?}", pair[0], pair[1]);
+        }
+    }
+}
+
+/// Everything up to the end.
+fn all(uri: &str, options: GstOptions) -> Heard {
+    let (_source, from) = match open(uri, options) {
+        Ok(opened) => opened,
+        Err(e) => panic!("{uri}: {e}"),
+    };
+    let mut heard = Heard::default();
+    while heard.end.is_none() {
+        heard.take(from.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{uri}: silence")));
+    }
+    assert_eq!(from.recv_timeout(PATIENCE).err(), Some(RecvTimeoutError::Disconnected), "the end is the last item");
+    heard
+}
+
+/// Until there are `frames` pictures and `ms` of sound (each only if above 0); then stops and waits for the end.
+fn some(uri: &str, options: GstOptions, frames: usize, ms: u64) -> Heard {
+    let (mut source, from) = open(uri, options).unwrap_or_else(|e| panic!("{uri}: {e}"));
+    let mut heard = Heard::default();
+    let until = Instant::now() + PATIENCE;
+    let enough = |h: &Heard| {
+        h.frames.len() >= frames && h.chunks.first().map_or(0, |c| h.samples() * 1000 / u64::from(c.2)) >= ms
+    };
+    while !enough(&heard) {
+        assert!(Instant::now() < until, "{uri}: {} pictures, {} samples", heard.frames.len(), heard.samples());
+        heard.take(from.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{uri}: silence")));
+        assert_eq!(heard.end, None, "{uri}");
+    }
+    source.stop();
+    while heard.end.is_none() {
+        heard.take(from.recv_timeout(PATIENCE).expect("a stopped source says so"));
+    }
+    assert_eq!(heard.end, Some(End::Finished));
+    heard
+}
+
+/// How the source fails: cause and advice, or the text of the refusal.
+fn failure(uri: &str, options: GstOptions) -> String {
+    let (_source, from) = match open(uri, options) {
+        Ok(opened) => opened,
+        Err(e) => return e.to_string(),
+    };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < until, "{uri} does not fail");
+        match from.recv_timeout(PATIENCE) {
+            Ok(MediaItem::Ended(End::Failed { cause, advice, .. })) => return format!("{cause}; {advice}"),
+            Ok(MediaItem::Ended(End::Finished)) => panic!("{uri} ended without failing"),
+            Ok(_) => {}
+            Err(e) => panic!("{uri}: {e}"),
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a temporary path is UTF-8")
+}

@@ -1,0 +1,331 @@
+//! Sources in processes of their own: the same media as without, and an end that only the source notices.
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::common::{Fixtures, program};
+use crossbeam_channel::{Receiver, bounded};
+use touchline_core::cause::Cause;
+use touchline_core::clip::SamplingPlan;
+use touchline_core::clock::{Clock, SystemClock};
+use touchline_core::error::{Error, Result};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, End, MEDIA_CHANNEL_CAPACITY, MediaItem};
+use touchline_media::gst::{GstOpener, GstOptions};
+use touchline_media::outlet::Counters;
+use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
+use touchline_media::worker::WorkerOpener;
+use touchline_media::{Open, Source};
+
+/// How long anything may take on a machine that does other work at the same time.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A small live stream that needs no server.
+const LIVE: &str = "testsrc://?width=64&height=48&fps=10";
+
+/// The id of a source that no other run of these tests has.
+fn id(name: &str) -> String {
+    format!("{name}-{}", std::process::id())
+}
+
+fn options(name: &str) -> GstOptions {
+    GstOptions { id: id(name), ..GstOptions::default() }
+}
+
+fn worker(options: GstOptions, plan: Option<SamplingPlan>) -> WorkerOpener {
+    WorkerOpener::new(options, plan, Arc::new(SystemClock::new())).with_program(program::path().as_ref())
+}
+
+fn open(opener: &dyn Open, uri: &str) -> Result<(Box<dyn Source>, Receiver<MediaItem>)> {
+    let (to, from) = bounded(MEDIA_CHANNEL_CAPACITY);
+    Ok((opener.open(uri, to)?, from))
+}
+
+fn next(from: &Receiver<MediaItem>) -> MediaItem {
+    from.recv_timeout(LIMIT).expect("something comes")
+}
+
+/// Waits until `is` gives something.
+fn until<T>(what: &str, mut is: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = is() {
+            return found;
+        }
+        assert!(Instant::now() < end, "{what} did not happen within {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The process of source `name`, if there is one that runs: its folder in /proc.
+fn process_of(name: &str) -> Option<PathBuf> {
+    process_with(&id(name))
+}
+
+fn process_with(id: &str) -> Option<PathBuf> {
+    let wanted = format!("touchline\0source-worker\0{id}\0");
+    let folders = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    folders.into_iter().find(|f| std::fs::read(f.join("cmdline")).is_ok_and(|text| text == wanted.as_bytes()))
+}
+
+fn signal(process: &std::path::Path, name: &str) {
+    let pid = process.file_name().unwrap();
+    assert!(Command::new("kill").arg(format!("-{name}")).arg(pid).status().unwrap().success());
+}
+
+/// All pictures, thinned pictures and sound of a recording, in the order of each track, and its end.
+fn all(from: &Receiver<MediaItem>) -> (Vec<String>, Vec<String>, String) {
+    let (mut pictures, mut sound) = (Vec::new(), Vec::new());
+    loop {
+        match next(from) {
+            MediaItem::Frame(f) => pictures.push(format!("{} {}×{} {:x?}", f.pts, f.width, f.height, &f.data[..])),
+            MediaItem::Unconverted { pts, .. } => pictures.push(format!("{pts} thinned")),
+            MediaItem::Pcm(c) => sound.push(format!("{} {} {} {:?}", c.pts, c.rate, c.channels, &c.data[..])),
+            MediaItem::Ended(end) => return (pictures, sound, format!("{end:?}")),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_recording_gives_the_same_in_a_process_of_its_own() {
+    let fixtures = Fixtures::new();
+    let clip = fixtures.clip("clip.mp4", 3);
+    let uri = clip.to_str().unwrap();
+    let plan = SamplingPlan { rgb_frames: 3, flow_pairs: 2, flow_gap_ns: 100_000_000 };
+    for plan in [None, Some(plan)] {
+        let selection = plan.as_ref().map(touchline_core::clip::PlanSelector::selection);
+        let (own, shared) = (Arc::<Counters>::default(), Arc::<Counters>::default());
+        let inside = GstOptions { counters: own.clone(), selection, ..options("same-inside") };
+        let inside = GstOpener::new(inside, Arc::new(SystemClock::new())).unwrap();
+        let (_source, from) = open(&inside, uri).unwrap();
+        let wanted = all(&from);
+        let outside = worker(GstOptions { counters: shared.clone(), ..options("same-outside") }, plan.clone());
+        let (source, from) = open(&outside, uri).unwrap();
+        let got = all(&from);
+        assert!(wanted.0.len() > 50 && !wanted.1.is_empty(), "{} {}", wanted.0.len(), wanted.1.len());
+        assert!(got == wanted, "{} {} {}", got.0.len(), got.1.len(), got.2);
+        let counted = |c: &Counters| (c.frames.load(Ordering::Relaxed), c.samples.load(Ordering::Relaxed));
+        assert_eq!(counted(&own), counted(&shared));
+        drop(source);
+        assert_eq!(process_of("same-outside"), None, "nothing of it is left");
+    }
+}
+
+#[test]
+fn arrival_is_told_by_the_clock_of_the_program() {
+    let clock = Arc::new(SystemClock::new());
+    let opener = WorkerOpener::new(options("clock"), None, clock.clone()).with_program(program::path().as_ref());
+    let began_ns = clock.mono_ns();
+    let (_source, from) = open(&opener, LIVE).unwrap();
+    let mut last_ns = began_ns;
+    let mut frames = 0;
+    while frames < 5 {
+        if let MediaItem::Frame(frame) = next(&from) {
+            assert!((last_ns..=clock.mono_ns()).contains(&frame.arrived_ns), "{last_ns} {}", frame.arrived_ns);
+            last_ns = frame.arrived_ns;
+            frames += 1;
+        }
+    }
+    assert!(last_ns > began_ns);
+}
+
+#[test]
+fn what_cannot_be_opened_is_an_error_as_without_a_process() {
+    let said = |result: Result<(Box<dyn Source>, Receiver<MediaItem>)>| match result {
+        Err(e @ (Error::Usage(_) | Error::Source { .. })) => e.to_string(),
+        other => panic!("{:?}", other.map(|_| "it opens")),
+    };
+    let inside = GstOpener::new(options("refused"), Arc::new(SystemClock::new())).unwrap();
+    for uri in ["/nowhere/at/all.mp4", "gopher://h/x", "testsrc://?fps=0"] {
+        let wanted = said(open(&inside, uri));
+        assert_eq!(said(open(&worker(options("refused"), None), uri)), wanted);
+    }
+}
+
+/// What a supervisor tells.
+#[derive(Default)]
+struct Told(Mutex<Vec<SourceState>>);
+
+impl SourceObserver for Told {
+    fn state(&self, state: SourceState) {
+        self.0.lock().unwrap().push(state);
+    }
+
+    fn incident(&self, _: Incident) {}
+}
+
+fn supervised(id: &str, told: Arc<Told>) -> (Box<dyn Source>, Receiver<MediaItem>) {
+    let supervisor = Supervisor {
+        inner: Arc::new(worker(options(id), None)),
+        policy: Policy { backoff_min: Duration::from_millis(1), ..Policy::default() },
+        clock: Arc::new(SystemClock::new()),
+        sleeper: Arc::new(ThreadSleeper),
+        observer: told,
+        counters: Arc::default(),
+        id: id.into(),
+    };
+    open(&supervisor, LIVE).unwrap()
+}
+
+#[test]
+fn a_process_that_is_killed_ends_its_source_alone() {
+    let told = [Arc::<Told>::default(), Arc::<Told>::default()];
+    let (_one, killed) = supervised("killed", told[0].clone());
+    let (_two, other) = supervised("other", told[1].clone());
+    // Another stream that must not notice, read beside.
+    let (stop, stopped) = bounded::<()>(0);
+    let reading = std::thread::spawn(move || {
+        let mut times = Vec::new();
+        while stopped.try_recv() != Err(crossbeam_channel::TryRecvError::Disconnected) || times.len() < 20 {
+            match next(&other) {
+                MediaItem::Frame(frame) => times.push(frame.pts.0),
+                MediaItem::Discontinuity(why) => panic!("{why:?}"),
+                MediaItem::Ended(end) => panic!("{end:?}"),
+                _ => {}
+            }
+        }
+        times
+    });
+    while !matches!(next(&killed), MediaItem::Frame(_)) {}
+    // Not SEGV: Rust's handler takes the first one that comes without a fault for nothing.
+    for name in ["KILL", "ABRT"] {
+        let process = until("the process", || process_of("killed"));
+        signal(&process, name);
+        while !matches!(next(&killed), MediaItem::Discontinuity(Discontinuity::Reconnect)) {}
+        while !matches!(next(&killed), MediaItem::Frame(_)) {}
+        assert_ne!(process_of("killed"), Some(process));
+    }
+    drop(stop);
+    let times = reading.join().unwrap();
+    for pair in times.windows(2) {
+        assert_eq!(pair[1] - pair[0], 100_000_000, "it misses no picture");
+    }
+    let crashes: Vec<String> = told[0]
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .filter_map(|state| match state {
+            SourceState::Waiting { kind: Cause::Crashed, cause, .. } => Some(cause.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(crashes, ["the source's process died (SIGKILL)", "the source's process died (SIGABRT)"]);
+    assert!(!told[1].0.lock().unwrap().iter().any(|s| matches!(s, SourceState::Waiting { .. })));
+}
+
+#[test]
+fn a_source_that_is_stopped_or_dropped_takes_its_process_with_it() {
+    for way in ["stop", "drop", "full", "hangs"] {
+        let name = format!("end-{way}");
+        let (mut source, from) = open(&worker(options(&name), None), LIVE).unwrap();
+        while !matches!(next(&from), MediaItem::Frame(_)) {}
+        let process = process_of(&name).expect("it runs");
+        match way {
+            "stop" => {
+                source.stop();
+                let end = std::iter::repeat_with(|| next(&from)).find_map(|item| match item {
+                    MediaItem::Ended(end) => Some(end),
+                    _ => None,
+                });
+                assert_eq!(end, Some(End::Finished));
+            }
+            // Nobody takes anything: it waits for room when it is dropped.
+            "full" => until("a full channel", || from.is_full().then_some(())),
+            // It does nothing of what it is told.
+            "hangs" => signal(&process, "STOP"),
+            _ => {}
+        }
+        drop(source);
+        assert_eq!(process_of(&name), None, "{way}");
+    }
+}
+
+/// A program that is no source's process.
+fn impostor(fixtures: &Fixtures, name: &str, script: &str) -> WorkerOpener {
+    let path = fixtures.write(name, format!("#!/bin/sh\n{script}\n").as_bytes());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    WorkerOpener::new(options(name), None, Arc::new(SystemClock::new())).with_program(&path)
+}
+
+#[test]
+fn whatever_a_process_says_is_an_end_and_never_a_panic() {
+    let fixtures = Fixtures::new();
+    // Its standard input is the socket. It reads the request first, of which the head is short.
+    let read = "head -c 200 >/dev/null;";
+    for (name, script, wanted) in [
+        ("exits", "exit 3", "ended (exit code 3)"),
+        ("dies", "kill -ABRT $$", "died (SIGABRT)"),
+        ("garbles", "printf '\\377\\377\\377\\377 and more' >&0; sleep 60", "sent an invalid message"),
+        ("chatters", "printf '\\007\\000\\000\\000nonsense' >&0; sleep 60", "sent an invalid message"),
+        ("too-early", "printf '\\007\\000\\000\\000\"Alive\"' >&0; sleep 60", "sent an invalid message"),
+    ] {
+        let opener = impostor(&fixtures, name, &format!("{read} {script}"));
+        // Another test may be starting a process, which holds the script open for writing until it runs its own program.
+        let (_source, first) = until("a script that can be run", || {
+            let (source, from) = open(&opener, LIVE).ok()?;
+            let first = next(&from);
+            let is_busy =
+                matches!(&first, MediaItem::Ended(End::Failed { cause, .. }) if cause.contains("Text file busy"));
+            (!is_busy).then_some((source, first))
+        });
+        match first {
+            MediaItem::Ended(End::Failed { kind: Cause::Crashed, cause, .. }) => {
+                assert!(cause.contains(wanted), "{name}: {cause}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_list_of_processes_shows_no_secret() {
+    let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let uri = format!("rtsp://ann:pl4nt-pass@127.0.0.1:{port}/live?key=pl4nt-key");
+    let opening = std::thread::spawn(move || open(&worker(options("secret"), None), &uri).map(drop));
+    // It has the address by now, since it connects.
+    let (client, _) = server.accept().unwrap();
+    let process = process_of("secret").expect("it runs");
+    for file in ["cmdline", "environ"] {
+        let text = String::from_utf8_lossy(&std::fs::read(process.join(file)).unwrap()).into_owned();
+        assert!(!text.contains("pl4nt") && !text.contains("rtsp:"), "{file}: {text}");
+        assert!(!text.contains("TOUCHLINE_ADMIN_TOKEN"), "{file}");
+    }
+    drop((client, server));
+    opening.join().unwrap().unwrap();
+}
+
+/// Not a test: the program that [`no_process_outlives_the_program`] kills.
+#[test]
+#[ignore = "waits to be killed"]
+fn a_program_with_a_source() {
+    let (_source, from) = open(&worker(options("orphan"), None), LIVE).unwrap();
+    while !matches!(next(&from), MediaItem::Frame(_)) {}
+    println!("\nplaying");
+    // Nobody reads, so that the process waits in the middle of a message.
+    std::thread::sleep(LIMIT);
+}
+
+#[test]
+fn no_process_outlives_the_program() {
+    let mut program = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_program_with_a_source", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(program.stdout.take().unwrap());
+    assert!(said.lines().map_while(std::result::Result::ok).any(|line| line == "playing"), "it plays");
+    let id = format!("orphan-{}", program.id());
+    assert!(process_with(&id).is_some());
+    program.kill().unwrap();
+    program.wait().unwrap();
+    until("the end of the process", || process_with(&id).is_none().then_some(()));
+}

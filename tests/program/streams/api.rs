@@ -1,0 +1,265 @@
+//! The API's contract: every route is in the OpenAPI document, and every answer is as the document says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use super::{Fixtures, OWN_SOURCES, Program, TEST};
+use crate::common::api::{Answer, ask, send};
+
+/// The document, with what was seen of it.
+struct Contract {
+    document: Value,
+    /// Path, method and status of every answer that was looked at.
+    seen: BTreeSet<(String, String, u16)>,
+    address: String,
+}
+
+impl Contract {
+    fn of(address: &str) -> Self {
+        let document = ask(address, "GET", "/api/v1/openapi.json", None, &[]).body;
+        Self { document, seen: BTreeSet::new(), address: address.to_owned() }
+    }
+
+    /// Asks, and holds the answer against the document.
+    fn ask(&mut self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        self.ask_with(method, path, body.as_ref(), &[])
+    }
+
+    fn ask_with(&mut self, method: &str, path: &str, body: Option<&Value>, headers: &[(&str, &str)]) -> Answer {
+        let answer = ask(&self.address, method, path, body, headers);
+        self.check(method, path, &answer);
+        answer
+    }
+
+    fn check(&mut self, method: &str, path: &str, answer: &Answer) {
+        let (template, operation) = self.operation(method, path);
+        let status = answer.status.to_string();
+        let response = &operation["responses"][&status];
+        assert!(response.is_object(), "{method} {path}: {status} is not documented: {answer:?}");
+        for header in response["headers"].as_object().into_iter().flat_map(|h| h.keys()) {
+            let value = if header == "ETag" { &answer.etag } else { &answer.location };
+            assert!(value.is_some(), "{method} {path}: no {header}");
+        }
+        let kind = answer.kind.split(';').next().unwrap_or_default();
+        match response["content"].as_object() {
+            None => assert!(answer.text.is_empty() || kind != "application/json", "{method} {path}: {answer:?}"),
+            Some(content) => {
+                let schema =
+                    &content.get(kind).unwrap_or_else(|| panic!("{method} {path}: {kind} is no {content:?}"))["schema"];
+                if !answer.body.is_null() {
+                    fits(&self.document, schema, &answer.body, &format!("{method} {path} {status}"));
+                }
+            }
+        }
+        self.seen.insert((template, method.to_lowercase(), answer.status));
+    }
+
+    fn operation(&self, method: &str, path: &str) -> (String, Value) {
+        let path = path.split('?').next().unwrap();
+        let paths = self.document["paths"].as_object().unwrap();
+        let matches = |template: &str| {
+            let (a, b): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
+            a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a == b || a.starts_with('{'))
+        };
+        // Names go before places for them.
+        let found = paths.keys().find(|t| *t == path).or_else(|| paths.keys().find(|t| matches(t)));
+        let template = found.unwrap_or_else(|| panic!("{path} is not documented"));
+        let operation = paths[template][method.to_lowercase()].clone();
+        assert!(operation.is_object(), "{method} {path} is not documented");
+        (template.clone(), operation)
+    }
+}
+
+/// Panics unless `value` is as `schema`, a part of `document`, says.
+fn fits(document: &Value, schema: &Value, value: &Value, what: &str) {
+    let whole = json!({ "allOf": [schema], "components": document["components"] });
+    let validator = jsonschema::validator_for(&whole).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let errors: Vec<String> = validator.iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    assert!(errors.is_empty(), "{what}: {errors:#?} in {value}");
+}
+
+/// Panics unless `record` is as the records' schema says.
+fn is_record(schema: &Value, record: &Value) {
+    static VALIDATOR: OnceLock<jsonschema::Validator> = OnceLock::new();
+    let validator = VALIDATOR.get_or_init(|| jsonschema::validator_for(schema).expect("a schema"));
+    let errors: Vec<String> = validator.iter_errors(record).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:#?} in {record}");
+}
+
+#[test]
+fn every_answer_is_as_the_document_says() {
+    let fixtures = Fixtures::new();
+    let config = fixtures
+        .write("touchline.toml", format!("{OWN_SOURCES}[[stream]]\nid = \"fixed\"\nuri = \"{TEST}\"\n").as_bytes());
+    let jsonl = fixtures.path().join("out.jsonl");
+    let state = fixtures.path().join("state.db");
+    let program = Program::start(&[
+        "--config",
+        config.to_str().unwrap(),
+        "--jsonl",
+        jsonl.to_str().unwrap(),
+        "--state",
+        state.to_str().unwrap(),
+        "--max-streams",
+        "4",
+        "own=testsrc://?width=64&height=48&fps=10",
+    ]);
+    let mut api = Contract::of(&program.address);
+    for path in ["/", "/assets/app.js", "/assets/none", "/api/v1/info", "/api/v1/pack", "/api/v1/schema"] {
+        api.ask("GET", path, None);
+    }
+    for path in ["/api/v1/openapi.json", "/api/v1/config", "/metrics", "/healthz", "/readyz", "/api/v1/streams"] {
+        assert_eq!(api.ask("GET", path, None).status, 200, "{path}");
+    }
+    assert_eq!(api.ask("POST", "/api/v1/pack", Some(json!({ "path": "no-such-pack" }))).status, 422);
+
+    let new = json!({ "id": "guest", "uri": "testsrc://?width=64&height=48&fps=10", "label": "Court 1", "latency_ms": 100,
+        "rtsp_transport": "tcp", "retry": false, "vote": { "window": 3, "onset": 0.05, "offset": 0.0 } });
+    let added = api.ask("POST", "/api/v1/streams", Some(new.clone()));
+    assert_eq!((added.status, added.location.as_deref()), (201, Some("/api/v1/streams/guest")));
+    let settings = &added.body["settings"];
+    assert_eq!(
+        (&settings["label"], &settings["origin"], &settings["retry"]),
+        (&json!("Court 1"), &json!("api"), &json!(false))
+    );
+    assert_eq!(settings["vote"], json!({ "window": 3, "stride": 1, "onset": 0.05, "offset": 0.0 }));
+    let secret = json!({ "id": "secret", "uri": "rtsp://ann:geheim-api-9@127.0.0.1:1/live?token=geheim-api-10" });
+    let hidden = api.ask("POST", "/api/v1/streams", Some(secret.clone()));
+    assert_eq!((hidden.status, &hidden.body["uri"]), (201, &json!("rtsp://***@127.0.0.1:1/live?***")));
+    let metadata = json!({ "uri": "http://169.254.169.254/latest/live.m3u8" });
+    let refused = api.ask("POST", "/api/v1/streams", Some(metadata.clone()));
+    assert_eq!((refused.status, refused.text.contains("allow_addresses")), (403, true), "{}", refused.text);
+    assert_eq!(api.ask("PATCH", "/api/v1/streams/guest", Some(metadata)).status, 403);
+    let full = api.ask("POST", "/api/v1/streams", Some(json!({ "uri": TEST })));
+    assert!(full.status == 409 && full.body["advice"].as_str().unwrap().contains("--max-streams"), "{full:?}");
+
+    // Bodies that cannot be, each with what is wrong.
+    for (body, status, word) in [
+        (json!({ "uri": TEST, "id": "guest" }), 409, "4 streams"),
+        (json!({ "uri": TEST, "colour": "red" }), 422, "colour"),
+        (json!({ "uri": TEST, "vote": { "windwo": 3 } }), 422, "windwo"),
+        (json!({ "id": "x" }), 422, "uri"),
+        (json!({ "uri": "gopher://h/x" }), 403, "gopher"),
+    ] {
+        let answer = api.ask("POST", "/api/v1/streams", Some(body));
+        assert!(answer.status == status && answer.text.contains(word), "{answer:?}");
+    }
+    for (body, status, word) in [
+        (json!({ "uri": "gopher://h/x" }), 403, "gopher"),
+        (json!({ "uri": "/etc/passwd" }), 403, "file"),
+        (json!({ "uri": "" }), 422, "uri"),
+        (json!({ "latency_ms": -1 }), 422, "-1"),
+        (json!({ "latency_ms": 60001 }), 422, "latency_ms"),
+        (json!({ "vote": { "stride": 9 } }), 422, "stride"),
+        (json!({ "vote": { "onset": 1.5 } }), 422, "onset"),
+        (json!({ "label": "" }), 422, "label"),
+        (json!({ "id": "other" }), 422, "id"),
+    ] {
+        let answer = api.ask("PATCH", "/api/v1/streams/guest", Some(body.clone()));
+        assert!(answer.status == status && answer.text.contains(word), "{body}: {answer:?}");
+    }
+    let raw = |method: &str, path: &str, body: &str, headers: &[(&str, &str)]| {
+        send(&program.address, method, path, body, headers).expect("it answers")
+    };
+    let json_kind = ("content-type", "application/json");
+    for (method, path) in [("POST", "/api/v1/streams"), ("PATCH", "/api/v1/streams/guest")] {
+        for (answer, status) in [
+            (raw(method, path, "{\"uri\":", &[json_kind]), 400),
+            (raw(method, path, "uri=x", &[("content-type", "application/x-www-form-urlencoded")]), 415),
+            (raw(method, path, &format!("{{\"uri\":\"{}\"}}", "x".repeat(5000)), &[json_kind]), 413),
+            (raw(method, path, "{}", &[json_kind, ("origin", "https://evil.example")]), 403),
+        ] {
+            assert_eq!(answer.status, status, "{method} {answer:?}");
+            api.check(method, path, &answer);
+        }
+    }
+    let foreign = raw("DELETE", "/api/v1/streams/guest", "", &[("sec-fetch-site", "cross-site")]);
+    assert_eq!(foreign.status, 403);
+    api.check("DELETE", "/api/v1/streams/guest", &foreign);
+
+    for (id, status) in [("fixed", 409), ("own", 409), ("none", 404)] {
+        let path = format!("/api/v1/streams/{id}");
+        assert_eq!(api.ask("PATCH", &path, Some(json!({ "label": "x" }))).status, status, "{id}");
+        assert_eq!(api.ask("DELETE", &path, None).status, status, "{id}");
+    }
+
+    let read = api.ask("GET", "/api/v1/streams/guest", None);
+    let tag = read.etag.clone().unwrap();
+    let changed =
+        api.ask_with("PATCH", "/api/v1/streams/guest", Some(&json!({ "label": null })), &[("if-match", &tag)]);
+    assert!(changed.status == 200 && changed.body["settings"]["label"].is_null(), "{changed:?}");
+    assert_ne!(changed.etag.as_ref(), Some(&tag));
+    let stale = api.ask_with("PATCH", "/api/v1/streams/guest", Some(&json!({ "label": "x" })), &[("if-match", &tag)]);
+    assert_eq!(stale.status, 412, "another operator changed it meanwhile");
+    assert_eq!(api.ask_with("DELETE", "/api/v1/streams/guest", None, &[("if-match", &tag)]).status, 412);
+
+    // Records come, and look as their schema says; the history, too.
+    super::until("an event of the guest", || {
+        let detail = ask(&program.address, "GET", "/api/v1/streams/guest", None, &[]).body;
+        !detail["events"].as_array().unwrap().is_empty()
+    });
+    let detail = api.ask("GET", "/api/v1/streams/guest", None).body;
+    let schema = ask(&program.address, "GET", "/api/v1/schema", None, &[]);
+    let schema: Value = serde_json::from_str(&schema.text).unwrap();
+    is_record(&schema, &detail["last"]);
+    detail["events"].as_array().unwrap().iter().for_each(|event| is_record(&schema, event));
+
+    let paused = api.ask("PATCH", "/api/v1/streams/guest", Some(json!({ "enabled": false })));
+    assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")));
+    assert_eq!(api.ask("DELETE", "/api/v1/streams/guest", None).status, 204);
+    assert_eq!(api.ask("GET", "/api/v1/streams/guest", None).status, 404);
+    assert_eq!(api.ask("GET", "/api/v1/streams/guest/live", None).status, 404);
+    assert_eq!(api.ask("GET", "/api/v1/streams/guest/preview", None).status, 404);
+    assert_eq!(api.ask("GET", "/api/v1/streams/secret/preview?single=1", None).status, 503);
+    let all = [api.ask("GET", "/api/v1/streams", None).text, api.ask("GET", "/metrics", None).text].concat();
+    assert!(!all.contains("geheim-api"), "{all}");
+    assert_eq!(api.ask("DELETE", "/api/v1/streams/secret", None).status, 204);
+    let answers: BTreeMap<_, Vec<u16>> = api.seen.iter().fold(BTreeMap::new(), |mut all, (path, method, status)| {
+        all.entry((path.clone(), method.clone())).or_insert_with(Vec::new).push(*status);
+        all
+    });
+    println!("answers held against the document: {answers:#?}");
+    assert!(program.stop().0.success());
+    for record in super::records(&jsonl) {
+        is_record(&schema, &record);
+        assert!(!record.to_string().contains("geheim-api"), "{record}");
+    }
+}
+
+#[test]
+fn the_document_has_every_route_and_every_method() {
+    let program = Program::start(&[]);
+    let document = ask(&program.address, "GET", "/api/v1/openapi.json", None, &[]).body;
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().unwrap();
+    // What the router was built from: the document must not lack one.
+    let source = include_str!("../../../src/serve/publish/http.rs");
+    let routes: BTreeSet<&str> = source.split(".route(").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();
+    assert!(routes.len() >= 14, "{routes:?}");
+    assert_eq!(routes, paths.keys().map(String::as_str).collect::<BTreeSet<_>>());
+    for (path, item) in paths {
+        let documented: BTreeSet<String> =
+            item.as_object().unwrap().keys().filter(|k| *k != "parameters").map(|k| k.to_uppercase()).collect();
+        // The router names the methods it has when it is asked for one it has not.
+        let answer =
+            send(&program.address, "TRACE", &path.replace("{id}", "x").replace("{name}", "x"), "", &[]).unwrap();
+        assert_eq!(answer.status, 405, "{path}");
+        let allowed = answer.allow.unwrap();
+        let allowed: BTreeSet<String> =
+            allowed.split(',').map(|m| m.trim().to_owned()).filter(|m| m != "HEAD").collect();
+        assert_eq!(documented, allowed, "{path}");
+    }
+    let ids: Vec<&str> = paths
+        .values()
+        .flat_map(|item| item.as_object().unwrap().iter().filter(|(k, _)| *k != "parameters"))
+        .map(|(_, operation)| operation["operationId"].as_str().expect("an operation has a name"))
+        .collect();
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "{ids:?}");
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        let whole = json!({ "allOf": [schema], "components": document["components"] });
+        jsonschema::validator_for(&whole).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    assert!(program.stop().0.success());
+}

@@ -1,0 +1,153 @@
+//! Streams that are added, changed and removed all the time beside four that are not.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{OWN_SOURCES, Program, TEST, records, until};
+use crate::common::Fixtures;
+use crate::common::api::{ask, ids};
+use crate::common::http::{HlsMedia, HlsOrigin};
+use crate::common::rtsp::{Media, RtspServer};
+
+/// How long streams come and go.
+const LENGTH: Duration = Duration::from_secs(30);
+
+#[test]
+fn four_streams_miss_no_second_while_others_come_and_go() {
+    let fixtures = Fixtures::new();
+    let jsonl = fixtures.path().join("out.jsonl");
+    let rtsp = RtspServer::start(Media::Test { video: true, audio: true });
+    let hls = HlsOrigin::start(HlsMedia::Test);
+    let four = [
+        format!("court={}", rtsp.url()),
+        format!("stage={}", hls.url()),
+        format!("pattern={TEST}"),
+        "tone=testsrc://?width=64&height=48&fps=10".to_owned(),
+    ];
+    let config = fixtures.write("touchline.toml", OWN_SOURCES.as_bytes());
+    let mut arguments = vec!["--config", config.to_str().unwrap(), "--jsonl", jsonl.to_str().unwrap()];
+    arguments.extend(four.iter().map(String::as_str));
+    let program = Program::start(&arguments);
+    let address = program.address.clone();
+    let names = ["court", "stage", "pattern", "tone"];
+    until("a second of each", || names.iter().all(|name| seconds_of(&records(&jsonl), name).len() > 1));
+
+    let began = Instant::now();
+    let mut turns = 0;
+    while began.elapsed() < LENGTH {
+        let (kind, guest) = (turns % 3, format!("guest-{}", turns % 2));
+        let uri = if turns % 2 == 0 { TEST.to_owned() } else { rtsp.url() };
+        let path = format!("/api/v1/streams/{guest}");
+        let turn = Instant::now();
+        let answer = match kind {
+            0 => ask(&address, "POST", "/api/v1/streams", Some(&json!({ "id": guest, "uri": uri })), &[]),
+            1 => ask(&address, "PATCH", &path, Some(&json!({ "latency_ms": 100 + turns })), &[]),
+            _ => ask(&address, "DELETE", &path, None, &[]),
+        };
+        assert!([200, 201, 204, 404, 409].contains(&answer.status), "{answer:?}");
+        turns += 1;
+        std::thread::sleep(Duration::from_secs(1).saturating_sub(turn.elapsed()));
+    }
+    assert!(turns >= 8, "only {turns} changes were through in {LENGTH:?}");
+    for id in ids(&address).iter().filter(|id| id.starts_with("guest")) {
+        assert_eq!(ask(&address, "DELETE", &format!("/api/v1/streams/{id}"), None, &[]).status, 204);
+    }
+    let metrics = crate::common::api::send(&address, "GET", "/metrics", "", &[]).unwrap().text;
+    assert!(!metrics.contains("guest"), "{metrics}");
+    assert_eq!(ids(&address), names);
+    let (status, _) = program.stop();
+    assert!(status.success(), "{status}");
+
+    let records = records(&jsonl);
+    let mut report = BTreeMap::new();
+    for name in names {
+        let all = seconds_of(&records, name);
+        let whole: Vec<(u64, u64)> = all.iter().map(|(run, index, _)| (*run, *index)).collect();
+        assert!(whole.windows(2).all(|w| w[1] == (w[0].0, w[0].1 + 1)), "{name} misses seconds: {whole:?}");
+        assert!(all.len() as u64 + 2 >= LENGTH.as_secs(), "{name} has {} seconds", all.len());
+        // A machine that does other work as well may be too slow: that is counted, and no second is missing for it.
+        let shed = all.iter().filter(|(_, _, gap)| gap.as_deref() == Some("overload")).count();
+        assert!(all.iter().all(|(_, _, gap)| gap.as_deref().is_none_or(|gap| gap == "overload")), "{name}: {all:?}");
+        report.insert(name, (all.len(), shed));
+    }
+    println!("{turns} changes; seconds and those shed: {report:?}");
+    // Every guest's last record says that it is gone, or that the program ended with it.
+    for guest in ["guest-0", "guest-1"] {
+        let last = records.iter().rfind(|r| r["stream"] == guest).expect("it was there");
+        assert_eq!((&last["type"], &last["state"]), (&json!("state"), &json!("removed")), "{last}");
+    }
+}
+
+/// Run, index and gap's reason of every second of a stream.
+fn seconds_of(records: &[Value], stream: &str) -> Vec<(u64, u64, Option<String>)> {
+    let of = |r: &Value| {
+        let reason = r["reason"].as_str().map(str::to_owned);
+        (r["run"].as_u64().unwrap(), r["index"].as_u64().unwrap(), reason)
+    };
+    records.iter().filter(|r| r["stream"] == stream && (r["type"] == "second" || r["type"] == "gap")).map(of).collect()
+}
+
+/// Threads, open files and resident memory (kB) of a process.
+fn held(pid: u32) -> (usize, usize, u64) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    (field("Threads:") as usize, files, field("VmRSS:"))
+}
+
+#[test]
+fn two_hundred_streams_that_came_and_went_leave_nothing_behind() {
+    let program = Program::start(&[]);
+    let address = program.address.clone();
+    let turn = |n: u32| {
+        let new = json!({ "id": format!("guest-{n}"), "uri": TEST });
+        assert_eq!(ask(&address, "POST", "/api/v1/streams", Some(&new), &[]).status, 201);
+        assert_eq!(ask(&address, "DELETE", &format!("/api/v1/streams/guest-{n}"), None, &[]).status, 204);
+    };
+    // Caches fill in the beginning: plugins, pools, the allocator's arenas.
+    (0..40).for_each(turn);
+    std::thread::sleep(Duration::from_secs(2));
+    let before = held(program.child.id());
+    (40..240).for_each(turn);
+    std::thread::sleep(Duration::from_secs(2));
+    let after = held(program.child.id());
+    println!("threads, files, kB: {before:?} before, {after:?} after 200 more");
+    assert!(after.0 <= before.0 + 2, "threads: {before:?} {after:?}");
+    assert!(after.1 <= before.1 + 4, "files: {before:?} {after:?}");
+    assert!(after.2 <= before.2 + 20_000, "memory: {before:?} {after:?}");
+    let metrics = crate::common::api::send(&address, "GET", "/metrics", "", &[]).unwrap().text;
+    assert!(!metrics.contains("guest"), "{metrics}");
+    assert!(program.stop().0.success());
+}
+
+#[test]
+fn subscribers_of_a_stream_that_is_removed_get_its_last_record_and_the_end() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let program = Program::start(&[]);
+    let new = json!({ "id": "guest", "uri": "testsrc://?width=64&height=48&fps=10" });
+    assert_eq!(ask(&program.address, "POST", "/api/v1/streams", Some(&new), &[]).status, 201);
+    let open = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(&program.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        write!(stream, "GET /api/v1/streams/guest/{path} HTTP/1.0\r\nHost: {}\r\n\r\n", program.address).unwrap();
+        BufReader::new(stream)
+    };
+    let (live, mut pictures) = (open("live"), open("preview"));
+    let mut first = String::new();
+    pictures.read_line(&mut first).unwrap();
+    assert!(first.contains("200"), "{first}");
+    let reader = std::thread::spawn(move || live.lines().map_while(Result::ok).collect::<Vec<_>>());
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(ask(&program.address, "DELETE", "/api/v1/streams/guest", None, &[]).status, 204);
+    let lines = reader.join().unwrap();
+    let last = lines.iter().rfind(|line| line.starts_with("data: ")).unwrap();
+    assert!(last.contains("\"state\":\"removed\""), "{last}");
+    let mut rest = Vec::new();
+    pictures.read_to_end(&mut rest).expect("the pictures end cleanly");
+    assert!(program.stop().0.success());
+}

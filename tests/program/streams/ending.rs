@@ -1,0 +1,88 @@
+//! SIGTERM: an orderly end within ten seconds, whatever hangs.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Fixtures, LIMIT, Program, records, until};
+use crate::common::api::{ask, wait_until_ready};
+use crate::common::origin::{Mood, Origin};
+use crate::common::rtsp::{Media, RtspServer};
+
+/// What the program promises, and what a machine that does other work may add.
+const BOUND: Duration = Duration::from_secs(12);
+
+#[test]
+fn eight_streams_on_a_busy_machine_end_in_time_and_in_order() {
+    let fixtures = Fixtures::new();
+    let jsonl = fixtures.path().join("out.jsonl");
+    let (rtsp, hls) = (RtspServer::start(Media::Test { video: true, audio: true }), Origin::start());
+    let mut streams: Vec<String> = (0..3).map(|n| format!("rtsp-{n}={}", rtsp.url())).collect();
+    streams.extend((0..2).map(|n| format!("hls-{n}={}", hls.url())));
+    // More than this machine can decide: lines are full when the end comes.
+    streams.extend((0..3).map(|n| format!("test-{n}=testsrc://?width=1280&height=720&fps=30")));
+    let mut arguments = vec!["--jsonl", jsonl.to_str().unwrap()];
+    arguments.extend(streams.iter().map(String::as_str));
+    let program = Program::start(&arguments);
+    until("seconds of all streams", || {
+        let records = records(&jsonl);
+        let has = |id: &str| records.iter().any(|r| r["stream"] == id && r["type"] == "second");
+        streams.iter().all(|s| has(s.split('=').next().unwrap()))
+    });
+    // Others take what there is of the machine, and a server holds on to its client.
+    let _burners: Vec<crate::common::Child> = (0..4)
+        .map(|_| {
+            let child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn();
+            crate::common::Child(child.expect("a shell"))
+        })
+        .collect();
+    hls.mood(Mood::SlowLoris);
+    std::thread::sleep(Duration::from_secs(5));
+    let (status, took) = program.stop();
+    println!("eight streams ended after {took:?}");
+    assert!(status.success() && took < BOUND, "{status} after {took:?}");
+    let records = records(&jsonl);
+    for stream in &streams {
+        let id = stream.split('=').next().unwrap();
+        let last = records.iter().rfind(|r| r["stream"] == id).unwrap();
+        assert_eq!((&last["type"], &last["state"]), (&json!("state"), &json!("ended")), "{last}");
+        let places: Vec<(u64, u64)> = records
+            .iter()
+            .filter(|r| r["stream"] == id && (r["type"] == "second" || r["type"] == "gap"))
+            .map(|r| (r["run"].as_u64().unwrap(), r["index"].as_u64().unwrap()))
+            .collect();
+        let follow = |w: &[(u64, u64)]| w[1].0 > w[0].0 || w[1].1 == w[0].1 + 1;
+        assert!(places.windows(2).all(follow), "{id} misses seconds: {places:?}");
+    }
+}
+
+#[test]
+fn whoever_does_not_read_the_records_does_not_keep_the_program_from_ending() {
+    // A pipe that nobody reads, and a recording that fills it at once.
+    let mut program =
+        Program::launch(&["--jsonl", "-", "testsrc://?width=64&height=48&fps=5&audio=0&seconds=86400"], |c| {
+            c.stdout(Stdio::piped()).stderr(Stdio::piped());
+        });
+    wait_until_ready(&program.address, LIMIT);
+    std::thread::sleep(Duration::from_secs(8));
+    let stderr = program.child.stderr.take().unwrap();
+    let said = std::thread::spawn(move || std::io::read_to_string(stderr).unwrap());
+    let _unread = program.child.stdout.take().unwrap();
+    program.signal("TERM");
+    let began = std::time::Instant::now();
+    let status = program.wait(Duration::from_secs(30));
+    let took = began.elapsed();
+    drop(_unread);
+    let said = said.join().unwrap();
+    assert_eq!(status.code(), Some(5), "not everything is written: {said}");
+    assert!(took < BOUND && said.contains("the program ends without that"), "{took:?}: {said}");
+}
+
+#[test]
+fn a_program_without_streams_waits_for_them_and_ends_when_told() {
+    let program = Program::start(&[]);
+    assert_eq!(ask(&program.address, "GET", "/api/v1/streams", None, &[]).body, json!({ "streams": [] }));
+    let (status, took) = program.stop();
+    assert!(status.success() && took < Duration::from_secs(5), "{status} after {took:?}");
+}

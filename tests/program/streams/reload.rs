@@ -1,0 +1,98 @@
+//! The configuration file, read again on SIGHUP.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Fixtures, Program, TEST, records, until};
+use crate::common::api::{ask, ids, send};
+
+fn stream(id: &str, more: &str) -> String {
+    format!("[[stream]]\nid = \"{id}\"\nuri = \"{TEST}\"\n{more}\n")
+}
+
+fn config(program: &Program) -> Value {
+    ask(&program.address, "GET", "/api/v1/config", None, &[]).body
+}
+
+/// Writes the file, sends the signal, and waits for the outcome.
+fn reload(program: &Program, path: &Path, text: &str) -> Value {
+    let count = |config: &Value| {
+        let of = |key: &str| config["reloads"][key].as_u64().unwrap();
+        of("applied") + of("refused")
+    };
+    let before = count(&config(program));
+    std::fs::write(path, text).unwrap();
+    program.signal("HUP");
+    until("a reload", || count(&config(program)) > before);
+    config(program)["reloads"]["last"].clone()
+}
+
+#[test]
+fn only_what_differs_is_opened_again() {
+    let fixtures = Fixtures::new();
+    let jsonl = fixtures.path().join("out.jsonl");
+    let path = fixtures.write("touchline.toml", (stream("stays", "") + &stream("goes", "")).as_bytes());
+    let program = Program::start(&[
+        "--config",
+        path.to_str().unwrap(),
+        "--jsonl",
+        jsonl.to_str().unwrap(),
+        "own=testsrc://?width=64&height=48&fps=10&audio=0",
+    ]);
+    assert_eq!(config(&program)["file"], "touchline.toml");
+    let guest = json!({ "id": "guest", "uri": TEST });
+    assert_eq!(ask(&program.address, "POST", "/api/v1/streams", Some(&guest), &[]).status, 201);
+
+    let last =
+        reload(&program, &path, &(stream("stays", "vote = { window = 4 }") + &stream("comes", "label = \"New\"")));
+    assert_eq!(last["changes"]["added"], json!(["comes"]), "{last}");
+    assert_eq!((&last["changes"]["removed"], &last["changes"]["changed"]), (&json!(["goes"]), &json!(["stays"])));
+    until("the end of the one that goes", || !ids(&program.address).contains(&"goes".to_owned()));
+    let stays = ask(&program.address, "GET", "/api/v1/streams/stays", None, &[]).body;
+    assert_eq!(stays["settings"]["vote"]["window"], 4);
+
+    // A file that cannot be is refused, as a whole; the old settings stay.
+    for (text, word) in [
+        ("[[stream]]\nid = \"a\"\nury = 3\n".to_owned(), "line 3"),
+        (stream("guest", ""), "guest"),
+        (stream("a", "") + "[vote]\nwindow = 0\n", "window"),
+        ("this is no toml".to_owned(), "line 1"),
+    ] {
+        let last = reload(&program, &path, &text);
+        assert_eq!(last["outcome"], "refused", "{last}");
+        assert!(last["error"].as_str().unwrap().contains(word), "{last}");
+    }
+    let metrics = send(&program.address, "GET", "/metrics", "", &[]).unwrap().text;
+    for line in [
+        "touchline_config_reloads_total{result=\"applied\"} 1",
+        "touchline_config_reloads_total{result=\"refused\"} 4",
+        "touchline_config_last_reload_success 0",
+    ] {
+        assert!(metrics.contains(line), "no {line} in {metrics}");
+    }
+    let mut there = ids(&program.address);
+    there.sort();
+    assert_eq!(there, ["comes", "guest", "own", "stays"]);
+
+    // The run's vote, and keys that count only after a restart.
+    let text = format!("listen = \"127.0.0.1:1\"\n[vote]\nwindow = 7\n{}", stream("stays", "") + &stream("comes", ""));
+    let last = reload(&program, &path, &text);
+    assert_eq!(last["changes"]["needs_restart"], json!(["listen"]), "{last}");
+    let window = |id: &str| {
+        let body = ask(&program.address, "GET", &format!("/api/v1/streams/{id}"), None, &[]).body;
+        body["settings"]["vote"]["window"].clone()
+    };
+    assert_eq!((window("stays"), window("guest"), window("own")), (json!(7), json!(7), json!(7)));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(program.stop().0.success());
+
+    // The one that stayed was never opened again: one run, no second missing.
+    let records = records(&jsonl);
+    let seconds: Vec<(u64, u64)> = records
+        .iter()
+        .filter(|r| r["stream"] == "stays" && (r["type"] == "second" || r["type"] == "gap"))
+        .map(|r| (r["run"].as_u64().unwrap(), r["index"].as_u64().unwrap()))
+        .collect();
+    assert!(seconds.len() > 2 && seconds.windows(2).all(|w| w[1] == (w[0].0, w[0].1 + 1)), "{seconds:?}");
+}
