@@ -2,11 +2,11 @@
 
 mod brake;
 mod ending;
+mod manager;
 mod notify;
 mod open;
 mod server;
 mod session;
-mod warden;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -37,14 +37,14 @@ use crate::store::{Contents, Store, StoreThread, Stored};
 use crate::update::{UpdateConfig, Updater};
 use crate::workers::{Batching, Workers};
 use ending::Ending;
-use notify::Manager;
+use manager::{Ended, Initial, Rules, StreamManager, Tools};
+use notify::ServiceManager;
 use open::Opening;
 use server::{Desks, Server, catch_signals};
 use session::Session;
-use warden::{Ended, Initial, Rules, Tools, Warden};
 
+pub use manager::{Fixed, Reader, Reading};
 pub use server::AccessSettings;
-pub use warden::{Fixed, Reader, Reading};
 
 /// What a run is made from: the command line and the configuration file, merged and checked.
 pub struct RunConfig {
@@ -109,7 +109,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         vote_window_s: vote.window,
     };
     let hub = Hub::new(info, metrics.clone(), clock.clone());
-    let manager = Manager::from_environment();
+    let service_manager = ServiceManager::from_environment();
     let (desk, asks) = PackDesk::new();
     let (stream_desk, stream_asks) = StreamDesk::new();
     let policy = Arc::new(SourcePolicy::new(&sources)?);
@@ -118,7 +118,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     let sessions = store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
     let server = Server::start(&runtime, config.listen.as_deref(), &hub, desks, &config.access, sessions)?;
     hub.set_starting("warming up the models");
-    manager.status("warming up the models");
+    service_manager.status("warming up the models");
     let (shadow, feed) = match shadow_pack {
         Some(other) => {
             let shown = packs.shown(&other.dir);
@@ -150,7 +150,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     });
     let (told_to, told) = unbounded();
     let (news_to, news) = unbounded();
-    // Supervisors come and go; what the publishing thread ends with is the warden's last word.
+    // Supervisors come and go; what the publishing thread ends with is the stream manager's last word.
     let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
     let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), told_to);
@@ -187,15 +187,15 @@ pub fn run(config: RunConfig) -> Result<()> {
         store: store.clone(),
         desk: stream_desk,
         read,
-        manager: manager.clone(),
+        service_manager: service_manager.clone(),
     };
     let tools_commands = tools.commands.clone();
-    let mut warden = Warden::new(tools, rules, vote, fixed);
-    warden.know_runs(runs);
-    warden.know_held(held, suspects);
-    warden.take_up(initial)?;
+    let mut manager = StreamManager::new(tools, rules, vote, fixed);
+    manager.know_runs(runs);
+    manager.know_held(held, suspects);
+    manager.take_up(initial)?;
     hub.set_ready(true);
-    manager.ready();
+    service_manager.ready();
     let ending = Ending::new(clock.clone());
     let (reload_to, reload) = bounded(1);
     let server_reload = server.reload.clone();
@@ -208,34 +208,34 @@ pub fn run(config: RunConfig) -> Result<()> {
         let _ = reload_to.try_send(());
     };
     let on_stop = {
-        let (manager, ending, hub) = (manager.clone(), ending.clone(), hub.clone());
+        let (service_manager, ending, hub) = (service_manager.clone(), ending.clone(), hub.clone());
         move || {
             hub.set_starting("the program ends");
-            manager.stopping();
+            service_manager.stopping();
             ending.begin();
         }
     };
     let stop = catch_signals(&runtime, on_hang_up, on_stop);
     let beats = vec![("publishing", session.beat().clone()), ("inference", workers.beat().clone())];
     let intake = workers.intake().clone();
-    let watchdog = manager.watch(hub.clone(), beats, move || {
+    let watchdog = service_manager.watch(hub.clone(), beats, move || {
         intake.nudge();
         let _ = commands_to.send(session::Command::Turn);
     })?;
-    let inbox = warden::Inbox { asks: stream_asks, told, reload, stop };
+    let inbox = manager::Inbox { asks: stream_asks, told, reload, stop };
     let (ended_to, ended) = bounded(1);
     let last_word = LastWord(tools_commands);
-    spawn("warden", move || {
+    spawn("stream-manager", move || {
         let _last_word = last_word;
         // The program waits for it, unless publishing failed.
-        let _ = ended_to.send(warden.run(&inbox));
+        let _ = ended_to.send(manager.run(&inbox));
     })?;
     let published = session.publish(&session::Inbox { decided: workers.decided.clone(), news, commands });
     ending.begin();
     drop(session);
     // It ends with what it told the publishing thread to finish with; when that failed, the program ends without it.
     let Ended { stopped, result } = match &published {
-        Ok(()) => ended.recv().map_err(|_| Error::Internal("the warden's thread ended".into()))?,
+        Ok(()) => ended.recv().map_err(|_| Error::Internal("the stream manager's thread ended".into()))?,
         Err(_) => Ended { stopped: false, result: Ok(()) },
     };
     tracing::debug!(stopped, "every stream is at its end");
@@ -263,7 +263,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     published.and(result)
 }
 
-/// Ends publishing when the warden is gone, also by a panic.
+/// Ends publishing when the stream manager is gone, also by a panic.
 struct LastWord(Sender<session::Command>);
 
 impl Drop for LastWord {

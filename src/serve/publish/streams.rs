@@ -1,7 +1,7 @@
 //! The desk where streams are added, changed and removed while the program runs, and what is known of the configuration
 //! file's last reading.
 //!
-//! Not here: who carries it out (`cli::run::warden`), and who may ask over HTTP (`stream_routes`).
+//! Not here: who carries it out (`run::manager`), and who may ask over HTTP (`stream_routes`).
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -276,7 +276,7 @@ impl fmt::Debug for StreamPatch {
 /// The id of the stream that was added, changed or removed, when that is done and durable.
 pub type Outcome = Result<String, Refused>;
 
-/// A request on its way to the warden.
+/// A request on its way to the stream manager.
 #[derive(Debug)]
 pub struct StreamAsk {
     pub wanted: Wanted,

@@ -26,13 +26,13 @@ type Say = dyn Fn(&[NotifyState<'_>]) + Send + Sync;
 
 /// The service manager, if there is one. Cloning shares it.
 #[derive(Clone)]
-pub(super) struct Manager {
+pub(super) struct ServiceManager {
     say: Option<Arc<Say>>,
     /// How long it waits for a sign of life.
     watchdog: Option<Duration>,
 }
 
-impl Manager {
+impl ServiceManager {
     /// As `NOTIFY_SOCKET` and `WATCHDOG_USEC` say.
     pub(super) fn from_environment() -> Self {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {

@@ -46,7 +46,7 @@ pub(super) struct Opened {
     pub(super) source: Box<dyn Source>,
 }
 
-/// What the warden needs done; simulated in its tests.
+/// What the stream manager needs done; simulated in its tests.
 pub(super) trait Hands: Send + Sync {
     /// Opens a stream. May take seconds.
     ///

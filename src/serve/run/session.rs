@@ -1,6 +1,6 @@
 //! The publishing thread of `touchline run`: votes over what was decided, and tells every output.
 //!
-//! It opens and stops nothing: the warden does, and tells it with [`Command`]s what begins and ends. So nothing that takes
+//! It opens and stops nothing: the stream manager does, and tells it with [`Command`]s what begins and ends. So nothing that takes
 //! long for one stream holds up another.
 
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ pub(super) struct Beginning {
     pub(super) counters: Arc<Counters>,
 }
 
-/// What the warden tells the publishing thread.
+/// What the stream manager tells the publishing thread.
 pub(super) enum Command {
     /// Sent before anything of the line can come.
     Begin(Box<Beginning>),
@@ -66,7 +66,7 @@ pub(super) enum Command {
     Finish,
 }
 
-/// What the publishing thread tells the warden, after the hub and the queue of every sink have it.
+/// What the publishing thread tells the stream manager, after the hub and the queue of every sink have it.
 #[derive(Debug)]
 pub(super) enum Told {
     /// A line has come to its end; `error`: it failed by itself.
@@ -105,7 +105,7 @@ impl Running {
 }
 
 /// What comes to the publishing thread. The channels hold no media but `decided`: unbounded, so that neither a supervisor
-/// nor the warden waits for an output.
+/// nor the stream manager waits for an output.
 pub(super) struct Inbox {
     pub(super) decided: Receiver<Decided>,
     pub(super) news: Receiver<News>,
@@ -142,10 +142,10 @@ impl Session {
         &self.beat
     }
 
-    /// Publishes until the warden says that it is over.
+    /// Publishes until the stream manager says that it is over.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the inference thread or the warden has ended; [`Error::Output`] when records were lost.
+    /// [`Error::Internal`] when the inference thread or the stream manager has ended; [`Error::Output`] when records were lost.
     pub(super) fn publish(&mut self, inbox: &Inbox) -> Result<()> {
         let published = self.publish_all(inbox);
         // Also after an error: what was published is written.
@@ -178,13 +178,13 @@ impl Session {
                             SourceNews::Incident(incident) => self.incident(line, incident),
                         }
                     }
-                    Err(_) => return Err(Error::Internal("the warden's thread ended".into())),
+                    Err(_) => return Err(Error::Internal("the stream manager's thread ended".into())),
                 },
                 recv(inbox.commands) -> message => match message {
                     Ok(command) => if self.command(command) {
                         return Ok(());
                     },
-                    Err(_) => return Err(Error::Internal("the warden's thread ended".into())),
+                    Err(_) => return Err(Error::Internal("the stream manager's thread ended".into())),
                 },
             }
         }
@@ -240,7 +240,7 @@ impl Session {
             Command::Remove(handle) => {
                 self.set_state(&handle, &StreamState::Removed);
                 self.hub.remove_stream(handle.id());
-                // The warden is gone only when the program ends.
+                // The stream manager is gone only when the program ends.
                 let _ = self.told.send(Told::Gone(handle.id().to_owned()));
             }
             Command::Turn => {}
@@ -282,7 +282,7 @@ impl Session {
         self.running.remove(&line);
     }
 
-    /// A stream came into `state` by itself, or only has `records` to tell; tells the warden when that is the end of its source.
+    /// A stream came into `state` by itself, or only has `records` to tell; tells the stream manager when that is the end of its source.
     fn changed(&mut self, line: LineId, state: Option<StreamState>, records: Vec<Arc<str>>) {
         let Some(running) = self.running.get_mut(&line) else { return };
         let handle = running.stream.handle().clone();
@@ -302,7 +302,7 @@ impl Session {
         self.send(&handle, state.map_or(Said::Nothing, Said::State), records);
         if is_over {
             self.running.remove(&line);
-            // The warden is gone only when the program ends.
+            // The stream manager is gone only when the program ends.
             let _ = self.told.send(Told::Over { line, error });
         }
     }

@@ -201,7 +201,7 @@ impl Store {
         self.to.send_timeout(Message::Flush(done_to), limit).is_ok() && done.recv_timeout(limit).is_ok()
     }
 
-    /// For what must not be lost and is seldom: without room it is refused at once, since the warden must not wait.
+    /// For what must not be lost and is seldom: without room it is refused at once, since the stream manager must not wait.
     fn send(&self, message: Message) {
         if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) = self.to.try_send(message)
             && let Message::Save(_, told) | Message::Delete(_, told) = message

@@ -1,8 +1,8 @@
-//! The warden: the thread that knows which streams there should be, and sees to it that there are.
+//! The stream manager: the thread that knows which streams there should be, and sees to it that there are.
 //!
 //! It alone decides about streams: those of the start, those of the API ([`StreamDesk`]), those of the configuration file
 //! when it is read again. Each stream has an entry that says what is wanted and how far it is; whenever a step is done,
-//! [`Warden::reconcile`] takes the next one. Nothing slow happens here: opening, dropping, reading and storing have
+//! [`StreamManager::reconcile`] takes the next one. Nothing slow happens here: opening, dropping, reading and storing have
 //! threads of their own and tell when they are done, so that no stream waits for another.
 
 mod asks;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
 use super::brake;
-use super::notify::Manager;
+use super::notify::ServiceManager;
 use super::open::{Hands, Opened, Order};
 use super::session::{Command, Told};
 use crate::backlog::LineId;
@@ -69,7 +69,7 @@ pub(super) struct Initial {
     pub(super) restored: Restored,
 }
 
-/// Everything that reaches the warden from outside.
+/// Everything that reaches the stream manager from outside.
 pub(super) struct Inbox {
     pub(super) asks: Receiver<StreamAsk>,
     pub(super) told: Receiver<Told>,
@@ -78,7 +78,7 @@ pub(super) struct Inbox {
     pub(super) stop: Receiver<()>,
 }
 
-/// What the warden works with.
+/// What the stream manager works with.
 pub(super) struct Tools<H> {
     pub(super) hands: Arc<H>,
     pub(super) hub: Hub,
@@ -88,7 +88,7 @@ pub(super) struct Tools<H> {
     pub(super) desk: StreamDesk,
     /// Reads the configuration file; `None` when there is none.
     pub(super) read: Option<Reader>,
-    pub(super) manager: Manager,
+    pub(super) service_manager: ServiceManager,
 }
 
 /// What threads tell when they are done.
@@ -107,7 +107,7 @@ pub(super) struct Ended {
     pub(super) result: Result<()>,
 }
 
-pub(super) struct Warden<H> {
+pub(super) struct StreamManager<H> {
     tools: Tools<H>,
     rules: Rules,
     vote: VoteConfig,
@@ -138,7 +138,7 @@ pub(super) struct Warden<H> {
     lingering_said: bool,
 }
 
-impl<H: Hands + 'static> Warden<H> {
+impl<H: Hands + 'static> StreamManager<H> {
     pub(super) fn new(tools: Tools<H>, rules: Rules, vote: VoteConfig, fixed: Fixed) -> Self {
         let (done_to, done) = unbounded();
         Self {
@@ -348,7 +348,7 @@ impl<H: Hands + 'static> Warden<H> {
         let done_id = id.to_owned();
         let started = spawn(&name, move || {
             let result = hands.open(order);
-            // The warden is gone only when the program ends; the source then stops with its message.
+            // The stream manager is gone only when the program ends; the source then stops with its message.
             let _ = to.send(Done::Opened { id: done_id, ticket, result });
         });
         if let Err(e) = started {

@@ -1,7 +1,7 @@
 //! Deadlines, and how the program comes to its end: streams that are stopped, and what is done with those that do not end.
 
 use super::entry::Entry;
-use super::{Ended, Hands, StreamDesk, Warden};
+use super::{Ended, Hands, StreamDesk, StreamManager};
 use crate::publish::hub::Origin;
 use crate::run::session::Command;
 use touchline_core::error::Error;
@@ -26,7 +26,7 @@ pub(super) struct Stopping {
     error: Option<Error>,
 }
 
-impl<H: Hands + 'static> Warden<H> {
+impl<H: Hands + 'static> StreamManager<H> {
     /// Looks at deadlines.
     pub(super) fn look(&mut self) {
         let now_ns = self.tools.clock.mono_ns();

@@ -1,4 +1,4 @@
-//! The warden with simulated sources, a simulated clock and a simulated publishing thread.
+//! The stream manager with simulated sources, a simulated clock and a simulated publishing thread.
 
 mod later;
 
@@ -74,9 +74,9 @@ impl Hands for Simulation {
     }
 }
 
-/// A warden whose every step the test takes.
+/// A stream manager whose every step the test takes.
 struct Bench {
-    warden: Warden<Simulation>,
+    manager: StreamManager<Simulation>,
     hands: Arc<Simulation>,
     hub: Hub,
     clock: Arc<ManualClock>,
@@ -119,11 +119,11 @@ impl Bench {
             store: None,
             desk: StreamDesk::new().0,
             read: None,
-            manager: Manager::none(),
+            service_manager: ServiceManager::none(),
         };
-        let warden = Warden::new(tools, rules, VoteConfig::default(), Fixed::default());
+        let manager = StreamManager::new(tools, rules, VoteConfig::default(), Fixed::default());
         let (votes, into, cut) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { warden, hands, hub, clock, commands, stops, votes, into, cut, finished: false }
+        Self { manager, hands, hub, clock, commands, stops, votes, into, cut, finished: false }
     }
 
     fn start(&mut self, streams: &[(&str, &str)]) -> Result<()> {
@@ -137,9 +137,9 @@ impl Bench {
             generation: None,
             restored: Restored::default(),
         });
-        self.warden.take_up(initial.collect())?;
-        for id in std::mem::take(&mut self.warden.ids) {
-            self.warden.reconcile(&id);
+        self.manager.take_up(initial.collect())?;
+        for id in std::mem::take(&mut self.manager.ids) {
+            self.manager.reconcile(&id);
         }
         self.settle();
         Ok(())
@@ -150,8 +150,8 @@ impl Bench {
         let mut quiet = 0;
         while quiet < 3 {
             let mut is_quiet = true;
-            while let Ok(done) = self.warden.done.try_recv() {
-                self.warden.done(done);
+            while let Ok(done) = self.manager.done.try_recv() {
+                self.manager.done(done);
                 is_quiet = false;
             }
             while let Ok(command) = self.commands.try_recv() {
@@ -159,7 +159,7 @@ impl Bench {
                 self.obey(command);
             }
             // A thread that opens may not have begun.
-            let opening = self.warden.entries.values().any(|e| matches!(e.phase, Phase::Opening { .. }));
+            let opening = self.manager.entries.values().any(|e| matches!(e.phase, Phase::Opening { .. }));
             if is_quiet && !opening {
                 quiet += 1;
             } else {
@@ -177,7 +177,7 @@ impl Bench {
             Command::Remove(handle) => {
                 handle.set_state(StreamState::Removed);
                 self.hub.remove_stream(handle.id());
-                self.warden.gone(handle.id());
+                self.manager.gone(handle.id());
             }
             Command::Finish => self.finished = true,
             Command::Begin(_) | Command::Forget(_) | Command::Turn => {}
@@ -187,7 +187,7 @@ impl Bench {
     /// The sources that were told to stop come to their ends.
     fn end_stopped(&mut self) {
         while let Ok(line) = self.stops.try_recv() {
-            self.warden.over(line, None);
+            self.manager.over(line, None);
         }
         self.settle();
     }
@@ -201,7 +201,7 @@ impl Bench {
     /// Asks; whatever takes a thread has not happened yet.
     fn begin(&mut self, wanted: Wanted) -> oneshot::Receiver<Outcome> {
         let (answer, outcome) = oneshot::channel();
-        self.warden.asked(StreamAsk { wanted, answer });
+        self.manager.asked(StreamAsk { wanted, answer });
         outcome
     }
 
@@ -221,11 +221,11 @@ impl Bench {
     }
 
     fn line(&self, id: &str) -> LineId {
-        self.warden.entries[id].phase.line().expect("it runs")
+        self.manager.entries[id].phase.line().expect("it runs")
     }
 
     fn state(&self, id: &str) -> StreamState {
-        self.warden.entries[id].handle.state()
+        self.manager.entries[id].handle.state()
     }
 
     fn generation(&self, id: &str) -> u64 {
@@ -238,12 +238,12 @@ impl Bench {
 
     fn read_settings(&mut self, streams: Vec<StreamSettings>) {
         let reading = Reading { streams, vote: VoteConfig::default(), fixed: Fixed::default() };
-        self.warden.has_read(Ok(reading));
+        self.manager.has_read(Ok(reading));
         self.settle();
     }
 
     fn config(&self) -> serde_json::Value {
-        serde_json::from_str(&self.warden.tools.desk.config().json()).unwrap()
+        serde_json::from_str(&self.manager.tools.desk.config().json()).unwrap()
     }
 }
 
@@ -306,7 +306,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         let said = format!("{wanted:?}");
         assert_eq!(bench.kind(wanted), kind, "{said}");
     }
-    assert_eq!(bench.warden.entries.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(bench.manager.entries.keys().collect::<Vec<_>>(), ["a", "b"]);
     assert!(!bench.hub.has_stream("c"), "a stream that could not be opened leaves nothing behind");
 }
 
@@ -343,7 +343,7 @@ fn two_operators_do_not_overwrite_each_other() {
     assert_eq!(bench.kind(Wanted::Remove { id: "b".into(), generation: seen }), RefusedKind::Outdated);
     // While a change is under way there is no second one.
     let mut first = bench.ask(change("b", r#"{"latency_ms": 400}"#));
-    assert_eq!(bench.warden.entries["b"].settings.latency_ms, 400);
+    assert_eq!(bench.manager.entries["b"].settings.latency_ms, 400);
     let mut second = bench.ask(remove("b"));
     assert_eq!(second.try_recv().unwrap().unwrap_err().kind, RefusedKind::Busy);
     assert!(first.try_recv().is_err(), "it waits for the source's end");
@@ -358,7 +358,7 @@ fn a_source_that_cannot_be_opened_gives_way_to_the_one_before() {
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     assert_eq!(bench.kind(change("b", r#"{"uri": "rtsp://h/refused"}"#)), RefusedKind::Source);
     assert_eq!(bench.opened(), ["rtsp://h/b", "rtsp://h/b"], "the old one runs again");
-    assert_eq!(bench.warden.entries["b"].settings.uri, "rtsp://h/b");
+    assert_eq!(bench.manager.entries["b"].settings.uri, "rtsp://h/b");
     bench.line("b");
 }
 
@@ -378,7 +378,7 @@ fn a_stream_can_be_paused_and_taken_up_again() {
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/other");
     // A source that came to its end by itself is opened by name only.
     let line = bench.line("b");
-    bench.warden.over(line, None);
+    bench.manager.over(line, None);
     bench.settle();
     bench.outcome(change("b", r#"{"label": "B"}"#)).unwrap();
     assert_eq!(bench.opened().len(), 2);
@@ -394,16 +394,16 @@ fn a_source_that_does_not_end_is_cut_off() {
     let line = bench.line("b");
     let mut outcome = bench.ask(remove("b"));
     bench.clock.advance(CLOSE_MAX_NS - 1);
-    bench.warden.look();
+    bench.manager.look();
     bench.settle();
     assert!(outcome.try_recv().is_err() && bench.cut.is_empty());
     bench.clock.advance(1);
-    bench.warden.look();
+    bench.manager.look();
     bench.settle();
     assert_eq!((outcome.try_recv().unwrap(), &bench.cut), (Ok("b".into()), &vec![line]));
     assert!(!bench.hub.has_stream("b"));
     // What it says after all is nobody's.
-    bench.warden.over(line, None);
+    bench.manager.over(line, None);
 }
 
 #[test]
@@ -411,33 +411,33 @@ fn it_ends_with_its_streams_unless_somebody_counts_on_it() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "x.mp4"), ("b", "y.mp4")]).unwrap();
     let (a, b) = (bench.line("a"), bench.line("b"));
-    bench.warden.over(a, Some(Error::source_error("x.mp4", "cut off", "copy it again")));
-    assert!(bench.warden.ended().is_none(), "one still runs");
-    bench.warden.over(b, None);
-    let ended = bench.warden.ended().unwrap();
+    bench.manager.over(a, Some(Error::source_error("x.mp4", "cut off", "copy it again")));
+    assert!(bench.manager.ended().is_none(), "one still runs");
+    bench.manager.over(b, None);
+    let ended = bench.manager.ended().unwrap();
     assert!(!ended.stopped && ended.result.unwrap_err().to_string().contains("cut off"));
     bench.settle();
     assert!(bench.finished);
 
     let mut service = Bench::new(Rules { is_service: true, ..rules() });
     service.start(&[]).unwrap();
-    assert!(service.warden.ended().is_none(), "streams may come");
+    assert!(service.manager.ended().is_none(), "streams may come");
     let mut file = Bench::new(rules());
     file.start(&[("a", "x.mp4")]).unwrap();
     file.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     file.outcome(remove("b")).unwrap();
     let a = file.line("a");
-    file.warden.over(a, None);
-    assert!(file.warden.ended().is_none(), "whoever added one may add another");
+    file.manager.over(a, None);
+    assert!(file.manager.ended().is_none(), "whoever added one may add another");
 }
 
 #[test]
 fn what_cannot_be_opened_at_the_start_ends_the_program() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/refused")]).unwrap();
-    assert!(bench.warden.ended().is_none(), "the other one is stopped first");
+    assert!(bench.manager.ended().is_none(), "the other one is stopped first");
     bench.end_stopped();
-    let ended = bench.warden.ended().unwrap();
+    let ended = bench.manager.ended().unwrap();
     assert!(!ended.stopped && ended.result.unwrap_err().to_string().contains("element is missing"));
     let many = [("a", "rtsp://h/a"), ("b", "rtsp://h/b"), ("c", "rtsp://h/c"), ("d", "rtsp://h/d")];
     assert!(Bench::new(rules()).start(&many).unwrap_err().to_string().contains("--max-streams 3"));
@@ -452,38 +452,38 @@ fn a_source_that_ends_at_once_is_at_its_end() {
         generation: None,
         restored: Restored::default(),
     });
-    bench.warden.take_up(initial.collect()).unwrap();
-    bench.warden.reconcile("a");
+    bench.manager.take_up(initial.collect()).unwrap();
+    bench.manager.reconcile("a");
     // Told by the publishing thread before the thread that opened it is through.
     while bench.hands.opened.lock().unwrap().is_empty() {
         std::thread::yield_now();
     }
     let line = bench.hands.opened.lock().unwrap()[0].1;
-    bench.warden.over(line, None);
-    assert!(bench.warden.ended().is_none());
+    bench.manager.over(line, None);
+    assert!(bench.manager.ended().is_none());
     bench.settle();
-    assert!(bench.warden.ended().is_some_and(|ended| ended.result.is_ok()));
+    assert!(bench.manager.ended().is_some_and(|ended| ended.result.is_ok()));
 }
 
 #[test]
 fn all_sources_are_told_to_stop_before_any_is_waited_for() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/b"), ("c", "rtsp://h/c")]).unwrap();
-    bench.warden.stop(None);
+    bench.manager.stop(None);
     assert_eq!(bench.stops.len(), 3);
     let mut late = bench.ask(add(r#"{"uri": "rtsp://h/d"}"#));
     assert_eq!(late.try_recv().unwrap().unwrap_err().kind, RefusedKind::NotReady);
     let a = bench.line("a");
-    bench.warden.over(a, None);
+    bench.manager.over(a, None);
     bench.clock.advance(DRAIN_NS);
-    bench.warden.look();
-    bench.warden.look();
+    bench.manager.look();
+    bench.manager.look();
     assert_eq!(*bench.hands.sheds.lock().unwrap(), 1, "what waits becomes gaps, once");
-    assert!(bench.warden.ended().is_none(), "two are not at their ends");
+    assert!(bench.manager.ended().is_none(), "two are not at their ends");
     bench.clock.advance(STOP_MAX_NS - DRAIN_NS);
-    bench.warden.look();
+    bench.manager.look();
     bench.settle();
-    let ended = bench.warden.ended().expect("nobody is waited for any longer");
+    let ended = bench.manager.ended().expect("nobody is waited for any longer");
     assert!(ended.stopped && ended.result.is_ok());
     bench.settle();
     assert!(bench.finished && matches!(bench.commands.try_recv(), Err(TryRecvError::Empty)));

@@ -1,4 +1,4 @@
-//! One stream as the warden knows it: what is wanted, and how far it is.
+//! One stream as the stream manager knows it: what is wanted, and how far it is.
 
 use tokio::sync::oneshot;
 

@@ -1,9 +1,9 @@
-//! What the API asks of the warden: looked at here, stored, and then carried out by [`Warden::reconcile`].
+//! What the API asks of the stream manager: looked at here, stored, and then carried out by [`StreamManager::reconcile`].
 
 use tokio::sync::oneshot;
 
 use super::entry::{Pending, Phase, What};
-use super::{Hands, Initial, Warden};
+use super::{Hands, Initial, StreamManager};
 use crate::config::{StreamSettings, free_id};
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::{NewStream, Outcome, Refused, RefusedKind, StreamAsk, StreamDesk, StreamPatch, Wanted};
@@ -11,7 +11,7 @@ use crate::store::Stored;
 use touchline_core::error::{Error, Result};
 use touchline_media::uri::Location;
 
-impl<H: Hands + 'static> Warden<H> {
+impl<H: Hands + 'static> StreamManager<H> {
     pub(super) fn asked(&mut self, ask: StreamAsk) {
         let StreamAsk { wanted, answer } = ask;
         let refused = if self.stopping.is_some() {
@@ -165,7 +165,7 @@ impl<H: Hands + 'static> Warden<H> {
         let to = self.done_to.clone();
         let done_id = id.to_owned();
         let tell = Box::new(move |result| {
-            // The warden is gone only when the program ends.
+            // The stream manager is gone only when the program ends.
             let _ = to.send(super::Done::Saved { id: done_id, result });
         });
         entry.saving = true;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Done, Hands, Initial, Warden};
+use super::{Done, Hands, Initial, StreamManager};
 use crate::config::StreamSettings;
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::ReloadChanges;
@@ -22,14 +22,14 @@ pub struct Reading {
 /// Keys that count only at the start, with their values in words.
 pub type Fixed = BTreeMap<&'static str, String>;
 
-impl<H: Hands + 'static> Warden<H> {
+impl<H: Hands + 'static> StreamManager<H> {
     /// The configuration file is to be read again.
     pub(super) fn reload(&mut self) {
         if self.stopping.is_some() {
             return;
         }
-        self.tools.manager.reloading();
-        let Some(read) = self.tools.read.clone() else { return self.tools.manager.ready() };
+        self.tools.service_manager.reloading();
+        let Some(read) = self.tools.read.clone() else { return self.tools.service_manager.ready() };
         if std::mem::replace(&mut self.reading, true) {
             // What is being read may be older than the wish.
             self.read_again = true;
@@ -67,7 +67,7 @@ impl<H: Hands + 'static> Warden<H> {
         if std::mem::take(&mut self.read_again) {
             return self.reload();
         }
-        self.tools.manager.ready();
+        self.tools.service_manager.ready();
     }
 
     /// All of it, or nothing.
