@@ -1,10 +1,10 @@
 //! Threads, channels and the ordered shutdown of a run.
 
 mod brake;
+mod driver;
 mod ending;
 mod manager;
 mod notify;
-mod open;
 mod server;
 mod session;
 
@@ -36,10 +36,10 @@ use crate::shadow::Shadow;
 use crate::store::{Contents, Store, StoreThread, Stored};
 use crate::update::{UpdateConfig, Updater};
 use crate::workers::{Batching, Workers};
+use driver::GstDriver;
 use ending::Ending;
 use manager::{Ended, Initial, Rules, StreamManager, Tools};
 use notify::ServiceManager;
-use open::Opening;
 use server::{Desks, Server, catch_signals};
 use session::Session;
 
@@ -160,7 +160,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     if let Some(terminal) = terminal {
         session.sinks().add(terminal)?;
     }
-    let hands = Opening {
+    let driver = GstDriver {
         intake: workers.intake().clone(),
         clock: clock.clone(),
         policy,
@@ -180,7 +180,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         lingers: config.linger && server.address.is_some(),
     };
     let tools = Tools {
-        hands: Arc::new(hands),
+        driver: Arc::new(driver),
         hub: hub.clone(),
         clock: clock.clone(),
         commands: commands_to.clone(),

@@ -19,8 +19,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
 use super::brake;
+use super::driver::{Driver, OpenRequest, Opened};
 use super::notify::ServiceManager;
-use super::open::{Hands, Opened, Order};
 use super::session::{Command, Told};
 use crate::backlog::LineId;
 use crate::config::StreamSettings;
@@ -80,7 +80,7 @@ pub(super) struct Inbox {
 
 /// What the stream manager works with.
 pub(super) struct Tools<H> {
-    pub(super) hands: Arc<H>,
+    pub(super) driver: Arc<H>,
     pub(super) hub: Hub,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) commands: Sender<Command>,
@@ -138,7 +138,7 @@ pub(super) struct StreamManager<H> {
     lingering_said: bool,
 }
 
-impl<H: Hands + 'static> StreamManager<H> {
+impl<H: Driver + 'static> StreamManager<H> {
     pub(super) fn new(tools: Tools<H>, rules: Rules, vote: VoteConfig, fixed: Fixed) -> Self {
         let (done_to, done) = unbounded();
         Self {
@@ -332,7 +332,7 @@ impl<H: Hands + 'static> StreamManager<H> {
         if !self.suspects.may_open(id, mark.as_ref(), self.tools.clock.mono_ns()) {
             return;
         }
-        let order = Order {
+        let request = OpenRequest {
             mark,
             settings: entry.settings.clone(),
             handle: entry.handle.clone(),
@@ -342,12 +342,12 @@ impl<H: Hands + 'static> StreamManager<H> {
         };
         self.tickets += 1;
         let ticket = self.tickets;
-        entry.opened_with(order.vote, ticket, self.tools.clock.mono_ns());
-        let (hands, to) = (Arc::clone(&self.tools.hands), self.done_to.clone());
+        entry.opened_with(request.vote, ticket, self.tools.clock.mono_ns());
+        let (driver, to) = (Arc::clone(&self.tools.driver), self.done_to.clone());
         let name = format!("open/{id}");
         let done_id = id.to_owned();
         let started = spawn(&name, move || {
-            let result = hands.open(order);
+            let result = driver.open(request);
             // The stream manager is gone only when the program ends; the source then stops with its message.
             let _ = to.send(Done::Opened { id: done_id, ticket, result });
         });
@@ -370,7 +370,7 @@ impl<H: Hands + 'static> StreamManager<H> {
             // It was not waited for any longer.
             if let Ok(Opened { line, source }) = result {
                 self.tools.tell(Command::Forget(line));
-                self.tools.hands.remove_line(line);
+                self.tools.driver.remove_line(line);
                 self.tools.drop_aside(id, Some(source));
             }
             return;
@@ -431,7 +431,7 @@ impl<H: Hands + 'static> StreamManager<H> {
         entry.over = !was_asked;
         entry.error = error.filter(|_| !was_asked);
         entry.revive_later(self.tools.clock.mono_ns());
-        self.tools.hands.remove_line(line);
+        self.tools.driver.remove_line(line);
         self.tools.drop_aside(&id, source);
         self.reconcile(&id);
     }

@@ -37,7 +37,7 @@ pub(super) enum SourceNews {
 }
 
 /// A stream that begins.
-pub(super) struct Beginning {
+pub(super) struct StreamStart {
     pub(super) line: LineId,
     pub(super) handle: StreamHandle,
     pub(super) vote: VoteConfig,
@@ -49,7 +49,7 @@ pub(super) struct Beginning {
 /// What the stream manager tells the publishing thread.
 pub(super) enum Command {
     /// Sent before anything of the line can come.
-    Begin(Box<Beginning>),
+    Begin(Box<StreamStart>),
     /// Nothing of the line was or will be said: its source could not be opened.
     Forget(LineId),
     /// The source is being stopped; after its last second the stream is in this state.
@@ -219,7 +219,7 @@ impl Session {
     fn command(&mut self, command: Command) -> bool {
         match command {
             Command::Begin(begin) => {
-                let Beginning { line, handle, vote, supervised, counters } = *begin;
+                let StreamStart { line, handle, vote, supervised, counters } = *begin;
                 self.live |= supervised;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
                 self.running.insert(line, Running { stream, counters, loss_said: 0, counted: Counted::default() });

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::entry::{Pending, Phase, What};
-use super::{Hands, Initial, StreamManager};
+use super::{Driver, Initial, StreamManager};
 use crate::config::{StreamSettings, free_id};
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::{NewStream, Outcome, Refused, RefusedKind, StreamAsk, StreamDesk, StreamPatch, Wanted};
@@ -11,7 +11,7 @@ use crate::store::Stored;
 use touchline_core::error::{Error, Result};
 use touchline_media::uri::Location;
 
-impl<H: Hands + 'static> StreamManager<H> {
+impl<H: Driver + 'static> StreamManager<H> {
     pub(super) fn asked(&mut self, ask: StreamAsk) {
         let StreamAsk { wanted, answer } = ask;
         let refused = if self.stopping.is_some() {

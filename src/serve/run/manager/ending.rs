@@ -1,7 +1,7 @@
 //! Deadlines, and how the program comes to its end: streams that are stopped, and what is done with those that do not end.
 
 use super::entry::Entry;
-use super::{Ended, Hands, StreamDesk, StreamManager};
+use super::{Driver, Ended, StreamDesk, StreamManager};
 use crate::publish::hub::Origin;
 use crate::run::session::Command;
 use touchline_core::error::Error;
@@ -26,7 +26,7 @@ pub(super) struct Stopping {
     error: Option<Error>,
 }
 
-impl<H: Hands + 'static> StreamManager<H> {
+impl<H: Driver + 'static> StreamManager<H> {
     /// Looks at deadlines.
     pub(super) fn look(&mut self) {
         let now_ns = self.tools.clock.mono_ns();
@@ -61,7 +61,7 @@ impl<H: Hands + 'static> StreamManager<H> {
             if !waits.is_empty() {
                 tracing::warn!("seconds that still wait become gaps; not at their end yet: {}", waits.join(", "));
             }
-            self.tools.hands.shed_all();
+            self.tools.driver.shed_all();
         }
         if took_ns >= STOP_MAX_NS {
             let late: Vec<String> =
@@ -78,7 +78,7 @@ impl<H: Hands + 'static> StreamManager<H> {
         let Some(entry) = self.entries.get_mut(id) else { return };
         if let Some(line) = entry.phase.line() {
             self.tools.tell(Command::Cut(line));
-            self.tools.hands.remove_line(line);
+            self.tools.driver.remove_line(line);
         }
         let source = entry.phase.take_source();
         self.tools.drop_aside(id, source);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Done, Hands, Initial, StreamManager};
+use super::{Done, Driver, Initial, StreamManager};
 use crate::config::StreamSettings;
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::ReloadChanges;
@@ -22,7 +22,7 @@ pub struct Reading {
 /// Keys that count only at the start, with their values in words.
 pub type Fixed = BTreeMap<&'static str, String>;
 
-impl<H: Hands + 'static> StreamManager<H> {
+impl<H: Driver + 'static> StreamManager<H> {
     /// The configuration file is to be read again.
     pub(super) fn reload(&mut self) {
         if self.stopping.is_some() {

@@ -50,18 +50,18 @@ struct Simulation {
     hangs: AtomicBool,
 }
 
-impl Hands for Simulation {
-    fn open(&self, order: Order) -> Result<Opened> {
-        order.handle.set_source(&order.settings.uri, Pace::Live);
-        if order.settings.uri.contains("refused") {
-            return Err(Error::source_error(order.settings.uri, "the element is missing", "install it"));
+impl Driver for Simulation {
+    fn open(&self, request: OpenRequest) -> Result<Opened> {
+        request.handle.set_source(&request.settings.uri, Pace::Live);
+        if request.settings.uri.contains("refused") {
+            return Err(Error::source_error(request.settings.uri, "the element is missing", "install it"));
         }
-        while order.settings.uri.contains("hangs") && self.hangs.load(Ordering::Acquire) {
+        while request.settings.uri.contains("hangs") && self.hangs.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
         let line = self.backlog.add_line(Pace::Live);
-        self.retries.lock().unwrap().push(order.retry);
-        self.opened.lock().unwrap().push((order.settings.uri.clone(), line));
+        self.retries.lock().unwrap().push(request.retry);
+        self.opened.lock().unwrap().push((request.settings.uri.clone(), line));
         Ok(Opened { line, source: Box::new(Simulated { stops: self.stops.clone(), line }) })
     }
 
@@ -77,7 +77,7 @@ impl Hands for Simulation {
 /// A stream manager whose every step the test takes.
 struct Bench {
     manager: StreamManager<Simulation>,
-    hands: Arc<Simulation>,
+    driver: Arc<Simulation>,
     hub: Hub,
     clock: Arc<ManualClock>,
     commands: Receiver<Command>,
@@ -101,7 +101,7 @@ impl Bench {
         let info = HubInfo { classes, modalities: vec![Modality::Rgb], pack, vote_window_s: 10 };
         let hub = Hub::new(info, Metrics::new(), clock.clone());
         let (stops_to, stops) = unbounded();
-        let hands = Arc::new(Simulation {
+        let driver = Arc::new(Simulation {
             backlog: Backlog::new(),
             stops: stops_to,
             opened: Mutex::default(),
@@ -112,7 +112,7 @@ impl Bench {
         });
         let (commands_to, commands) = unbounded();
         let tools = Tools {
-            hands: hands.clone(),
+            driver: driver.clone(),
             hub: hub.clone(),
             clock: clock.clone(),
             commands: commands_to,
@@ -123,7 +123,7 @@ impl Bench {
         };
         let manager = StreamManager::new(tools, rules, VoteConfig::default(), Fixed::default());
         let (votes, into, cut) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { manager, hands, hub, clock, commands, stops, votes, into, cut, finished: false }
+        Self { manager, driver, hub, clock, commands, stops, votes, into, cut, finished: false }
     }
 
     fn start(&mut self, streams: &[(&str, &str)]) -> Result<()> {
@@ -217,7 +217,7 @@ impl Bench {
     }
 
     fn opened(&self) -> Vec<String> {
-        self.hands.opened.lock().unwrap().iter().map(|(uri, _)| uri.clone()).collect()
+        self.driver.opened.lock().unwrap().iter().map(|(uri, _)| uri.clone()).collect()
     }
 
     fn line(&self, id: &str) -> LineId {
@@ -280,7 +280,7 @@ fn streams_come_and_go_and_their_names_are_free_again() {
     let line = bench.line("b");
     assert_eq!(bench.outcome(remove("b")), Ok("b".into()));
     assert_eq!(bench.into.get(&line), Some(&StreamState::Removed));
-    assert_eq!(*bench.hands.removed.lock().unwrap(), [line]);
+    assert_eq!(*bench.driver.removed.lock().unwrap(), [line]);
     assert!(!bench.hub.has_stream("b") && bench.hub.has_stream("a"));
     assert_eq!(bench.kind(remove("b")), RefusedKind::Unknown);
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b2"}"#)), Ok("b".into()));
@@ -455,10 +455,10 @@ fn a_source_that_ends_at_once_is_at_its_end() {
     bench.manager.take_up(initial.collect()).unwrap();
     bench.manager.reconcile("a");
     // Told by the publishing thread before the thread that opened it is through.
-    while bench.hands.opened.lock().unwrap().is_empty() {
+    while bench.driver.opened.lock().unwrap().is_empty() {
         std::thread::yield_now();
     }
-    let line = bench.hands.opened.lock().unwrap()[0].1;
+    let line = bench.driver.opened.lock().unwrap()[0].1;
     bench.manager.over(line, None);
     assert!(bench.manager.ended().is_none());
     bench.settle();
@@ -478,7 +478,7 @@ fn all_sources_are_told_to_stop_before_any_is_waited_for() {
     bench.clock.advance(DRAIN_NS);
     bench.manager.look();
     bench.manager.look();
-    assert_eq!(*bench.hands.sheds.lock().unwrap(), 1, "what waits becomes gaps, once");
+    assert_eq!(*bench.driver.sheds.lock().unwrap(), 1, "what waits becomes gaps, once");
     assert!(bench.manager.ended().is_none(), "two are not at their ends");
     bench.clock.advance(STOP_MAX_NS - DRAIN_NS);
     bench.manager.look();

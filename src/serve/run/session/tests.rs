@@ -44,7 +44,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     let (decided_to, decided) = bounded(1);
     let (_news_to, news) = unbounded();
     let (commands_to, commands) = unbounded();
-    let begin = Beginning {
+    let begin = StreamStart {
         line,
         handle: handle.clone(),
         vote: VoteConfig::default(),

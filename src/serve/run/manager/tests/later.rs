@@ -134,7 +134,7 @@ fn a_camera_that_has_played_is_tried_again_whatever_changes() {
     streams[0].latency_ms = 900;
     bench.read_settings(streams);
     bench.end_stopped();
-    assert_eq!(*bench.hands.retries.lock().unwrap(), [false, true]);
+    assert_eq!(*bench.driver.retries.lock().unwrap(), [false, true]);
 }
 
 #[test]
@@ -201,12 +201,12 @@ fn a_stream_whose_opening_hangs_can_be_removed() {
     // Its name is free, and what comes of the other one after all is nobody's.
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)), Ok("b".into()));
     let line = bench.line("b");
-    bench.hands.hangs.store(false, Ordering::Release);
-    while bench.hands.removed.lock().unwrap().is_empty() {
+    bench.driver.hangs.store(false, Ordering::Release);
+    while bench.driver.removed.lock().unwrap().is_empty() {
         bench.settle();
     }
     assert_eq!(bench.line("b"), line);
-    assert!(!bench.hands.removed.lock().unwrap().contains(&line));
+    assert!(!bench.driver.removed.lock().unwrap().contains(&line));
 }
 
 #[test]

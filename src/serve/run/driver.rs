@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::brake::{Mark, Marked};
-use super::session::{Beginning, Command, News, SourceNews};
+use super::session::{Command, News, SourceNews, StreamStart};
 use crate::backlog::LineId;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::publish::hub::StreamHandle;
@@ -28,7 +28,7 @@ use touchline_media::worker::WorkerOpener;
 use touchline_media::{Open, Source};
 
 /// A stream as it is to be opened.
-pub(super) struct Order {
+pub(super) struct OpenRequest {
     pub(super) settings: StreamSettings,
     pub(super) handle: StreamHandle,
     pub(super) vote: VoteConfig,
@@ -46,13 +46,13 @@ pub(super) struct Opened {
     pub(super) source: Box<dyn Source>,
 }
 
-/// What the stream manager needs done; simulated in its tests.
-pub(super) trait Hands: Send + Sync {
+/// What the stream manager has done for it. Its tests simulate it.
+pub(super) trait Driver: Send + Sync {
     /// Opens a stream. May take seconds.
     ///
     /// # Errors
     /// What is wrong before anything runs.
-    fn open(&self, order: Order) -> Result<Opened>;
+    fn open(&self, request: OpenRequest) -> Result<Opened>;
 
     /// Forgets the line of a stream that is over, or is not waited for.
     fn remove_line(&self, line: LineId);
@@ -62,7 +62,7 @@ pub(super) trait Hands: Send + Sync {
 }
 
 /// Opens with GStreamer.
-pub(super) struct Opening {
+pub(super) struct GstDriver {
     pub(super) intake: Intake,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) policy: Arc<SourcePolicy>,
@@ -71,10 +71,10 @@ pub(super) struct Opening {
     pub(super) pacing: Pacing,
 }
 
-impl Hands for Opening {
-    fn open(&self, order: Order) -> Result<Opened> {
-        let Order { settings, handle, vote, .. } = &order;
-        let location = self.locate(&order)?;
+impl Driver for GstDriver {
+    fn open(&self, request: OpenRequest) -> Result<Opened> {
+        let OpenRequest { settings, handle, vote, .. } = &request;
+        let location = self.locate(&request)?;
         let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
         let pace = location.pace(self.pacing);
         handle.set_source(&settings.uri, pace);
@@ -84,10 +84,10 @@ impl Hands for Opening {
             pace,
             location.behind_ns(settings.latency_ms),
             handle.reserve_run(),
-            tap(handle.clone(), order.mark.clone()),
+            tap(handle.clone(), request.mark.clone()),
         )?;
         // Before any media can come: a decision of a line that the publishing thread does not know is nobody's.
-        let begin = Beginning {
+        let begin = StreamStart {
             line,
             handle: handle.clone(),
             vote: *vote,
@@ -97,7 +97,7 @@ impl Hands for Opening {
         let _ = self.commands.send(Command::Begin(Box::new(begin)));
         // Holds the channel open until the line is forgotten: its end would be taken for one of the source.
         let hold = to.clone();
-        let opened = self.source(&order, &location, pipeline, line, counters, to);
+        let opened = self.source(&request, &location, pipeline, line, counters, to);
         match opened {
             Ok(source) => Ok(Opened { line, source }),
             Err(e) => {
@@ -118,10 +118,10 @@ impl Hands for Opening {
     }
 }
 
-impl Opening {
-    /// What the source of `order` is. A server is asked where its address does not say whether it is live.
-    fn locate(&self, order: &Order) -> Result<Location> {
-        let Order { settings, retry, guarded, .. } = order;
+impl GstDriver {
+    /// What the source of `request` is. A server is asked where its address does not say whether it is live.
+    fn locate(&self, request: &OpenRequest) -> Result<Location> {
+        let OpenRequest { settings, retry, guarded, .. } = request;
         let location = Location::parse(&settings.uri)?;
         let kind = match (location.kind, settings.kind) {
             (Kind::Http, Some(SourceKind::Hls)) => Kind::Hls,
@@ -137,14 +137,14 @@ impl Opening {
 
     fn source(
         &self,
-        order: &Order,
+        request: &OpenRequest,
         location: &Location,
         pipeline: Option<String>,
         line: LineId,
         counters: Arc<Counters>,
         to: Sender<MediaItem>,
     ) -> Result<Box<dyn Source>> {
-        let Order { settings, handle, retry, guarded, .. } = order;
+        let OpenRequest { settings, handle, retry, guarded, .. } = request;
         let pack = self.intake.pack();
         let options = GstOptions {
             id: settings.id.clone(),
@@ -175,7 +175,7 @@ impl Opening {
             Isolation::Process => Arc::new(WorkerOpener::new(options, Some(pack.plan.clone()), self.clock.clone())),
         };
         // A listener is being opened for as long as nobody calls, which is no sign of anything.
-        if let Some(mark) = order.mark.as_ref().filter(|_| !location.listens()) {
+        if let Some(mark) = request.mark.as_ref().filter(|_| !location.listens()) {
             opener = Arc::new(Marked { inner: opener, mark: mark.clone() });
         }
         if location.pace(self.pacing) != Pace::Live {
@@ -191,7 +191,7 @@ impl Opening {
             },
             clock: self.clock.clone(),
             sleeper: Arc::new(ThreadSleeper),
-            observer: Arc::new(Forward { line, news: self.news.clone(), mark: order.mark.clone() }),
+            observer: Arc::new(Forward { line, news: self.news.clone(), mark: request.mark.clone() }),
             counters,
             id: settings.id.clone(),
         };
