@@ -28,9 +28,9 @@ use crate::metrics::Metrics;
 use crate::publish::access::SessionArchive;
 use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
-use crate::publish::packs::PackDesk;
+use crate::publish::packs::PackControl;
 use crate::publish::sink::JsonLines;
-use crate::publish::streams::StreamDesk;
+use crate::publish::streams::StreamControl;
 use crate::publish::terminal::Terminal;
 use crate::shadow::Shadow;
 use crate::store::{Contents, Store, StoreThread, Stored};
@@ -40,7 +40,7 @@ use driver::GstDriver;
 use ending::Ending;
 use manager::{Ended, Initial, Rules, StreamManager, Tools};
 use notify::ServiceManager;
-use server::{Desks, Server, catch_signals};
+use server::{Controls, Server, catch_signals};
 use session::Session;
 
 pub use manager::{Fixed, Reader, Reading};
@@ -110,13 +110,13 @@ pub fn run(config: RunConfig) -> Result<()> {
     };
     let hub = Hub::new(info, metrics.clone(), clock.clone());
     let service_manager = ServiceManager::from_environment();
-    let (desk, asks) = PackDesk::new();
-    let (stream_desk, stream_asks) = StreamDesk::new();
+    let (control, requests) = PackControl::new();
+    let (stream_control, stream_requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&sources)?);
-    let desks = Desks { packs: desk.clone(), streams: stream_desk.clone(), policy: policy.clone() };
+    let controls = Controls { packs: control.clone(), streams: stream_control.clone(), policy: policy.clone() };
     let log_outs = std::mem::take(&mut contents.log_outs);
     let sessions = store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
-    let server = Server::start(&runtime, config.listen.as_deref(), &hub, desks, &config.access, sessions)?;
+    let server = Server::start(&runtime, config.listen.as_deref(), &hub, controls, &config.access, sessions)?;
     hub.set_starting("warming up the models");
     service_manager.status("warming up the models");
     let (shadow, feed) = match shadow_pack {
@@ -132,7 +132,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         packs,
         workers.models().clone(),
         workers.swapper(),
-        (desk.clone(), asks),
+        (control.clone(), requests),
         hub.clone(),
         clock.clone(),
     )?;
@@ -169,7 +169,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         pacing: if config.realtime { Pacing::Realtime } else { Pacing::Auto },
     };
     let read = config.reader.map(|(name, read)| {
-        stream_desk.config().set_file(name);
+        stream_control.config().set_file(name);
         read
     });
     let rules = Rules {
@@ -185,7 +185,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         clock: clock.clone(),
         commands: commands_to.clone(),
         store: store.clone(),
-        desk: stream_desk,
+        control: stream_control,
         read,
         service_manager: service_manager.clone(),
     };
@@ -203,7 +203,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     let on_hang_up = move || {
         reopen_outputs();
         server_reload.reload();
-        desk.hang_up();
+        control.reload();
         // A full channel holds such a wish already.
         let _ = reload_to.try_send(());
     };
@@ -222,7 +222,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         intake.nudge();
         let _ = commands_to.send(session::Command::Turn);
     })?;
-    let inbox = manager::Inbox { asks: stream_asks, told, reload, stop };
+    let inbox = manager::Inbox { requests: stream_requests, told, reload, stop };
     let (ended_to, ended) = bounded(1);
     let last_word = LastWord(tools_commands);
     spawn("stream-manager", move || {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::publish::hub::Hub;
-use crate::publish::packs::{Applied, Ask, Outcome, PackDesk, Refused, RefusedKind, Trigger, took_ms};
+use crate::publish::packs::{Applied, Outcome, PackControl, PackRequest, Refused, RefusedKind, Trigger, took_ms};
 use crate::workers::Swapper;
 use touchline_compute::infer::{Engine, Models};
 use touchline_compute::models::pack::Pack;
@@ -60,7 +60,7 @@ impl UpdateConfig {
     ///
     /// # Errors
     /// [`RefusedKind::OutsideRoot`] for what leads out of the root, through links as well, and for what does not exist
-    /// there: who asks must not learn what exists elsewhere. [`RefusedKind::BadPack`] for what the root does not have.
+    /// there: who requests must not learn what exists elsewhere. [`RefusedKind::BadPack`] for what the root does not have.
     fn resolve(&self, asked: &Path) -> Result<PathBuf, Refused> {
         let outside = || {
             let advice = "name a directory below it, or start with another --pack-root";
@@ -97,16 +97,16 @@ impl Updater {
         config: UpdateConfig,
         running: Models,
         swapper: Swapper,
-        (desk, asks): (PackDesk, Receiver<Ask>),
+        (control, requests): (PackControl, Receiver<PackRequest>),
         hub: Hub,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         hub.board().set_pack(running.pack().clone(), config.shown(&running.pack().dir));
         let watch = config.watch.then(|| Watch::new(&running.pack().dir, clock.mono_ns()));
         let pool = own_processors("pack")?;
-        let worker = Worker { config, running, swapper, desk, hub, clock, watch, pool };
+        let worker = Worker { config, running, swapper, control, hub, clock, watch, pool };
         let (stop, stopped) = bounded(0);
-        let thread = spawn("pack", move || worker.run(&asks, &stopped))?;
+        let thread = spawn("pack", move || worker.run(&requests, &stopped))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -124,7 +124,7 @@ struct Worker {
     config: UpdateConfig,
     running: Models,
     swapper: Swapper,
-    desk: PackDesk,
+    control: PackControl,
     hub: Hub,
     clock: Arc<dyn Clock>,
     watch: Option<Watch>,
@@ -132,7 +132,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, asks: &Receiver<Ask>, stopped: &Receiver<()>) {
+    fn run(mut self, requests: &Receiver<PackRequest>, stopped: &Receiver<()>) {
         loop {
             let wait_ns = match &self.watch {
                 Some(watch) => watch.due_ns().saturating_sub(self.clock.mono_ns()),
@@ -140,8 +140,8 @@ impl Worker {
                 None => POLL_NS,
             };
             select! {
-                recv(asks) -> ask => match ask {
-                    Ok(ask) => self.asked(ask),
+                recv(requests) -> request => match request {
+                    Ok(request) => self.handle_request(request),
                     Err(_) => return,
                 },
                 recv(stopped) -> _ => return,
@@ -150,14 +150,14 @@ impl Worker {
         }
     }
 
-    fn asked(&mut self, ask: Ask) {
-        let over_http = ask.trigger == Trigger::Http;
+    fn handle_request(&mut self, request: PackRequest) {
+        let over_http = request.trigger == Trigger::Http;
         if !over_http {
-            self.desk.begun();
+            self.control.begun();
         }
-        let outcome = self.update(ask.trigger, ask.path.as_deref());
-        self.desk.finished();
-        if let Some(answer) = ask.answer {
+        let outcome = self.update(request.trigger, request.path.as_deref());
+        self.control.finished();
+        if let Some(answer) = request.answer {
             // Who asked may be gone; what was done stays done.
             let _ = answer.send(outcome);
         }
@@ -167,7 +167,7 @@ impl Worker {
         let now_ns = self.clock.mono_ns();
         let dir = self.running.pack().dir.clone();
         if self.watch.as_mut().is_some_and(|watch| watch.changed(&dir, now_ns)) {
-            self.asked(Ask { trigger: Trigger::Watch, path: None, answer: None });
+            self.handle_request(PackRequest { trigger: Trigger::Watch, path: None, answer: None });
         }
     }
 
@@ -218,7 +218,7 @@ impl Worker {
         let models = engine.models().clone();
         let unchanged = models.stamp() == self.running.stamp() && models.pack().dir == running.dir;
         if !unchanged {
-            // Said before the swap: who hears of the first second that it decided, and asks, gets the new pack.
+            // Said before the swap: who hears of the first second that it decided, and requests, gets the new pack.
             self.hub.set_pack(models.stamp().clone(), models.pack().fusion.order().to_vec());
             self.hub.board().set_pack(models.pack().clone(), self.config.shown(&dir));
             drop(

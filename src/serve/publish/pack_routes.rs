@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::http::{Server, json, problem};
-use super::packs::{PackDesk, Refused, RefusedKind};
+use super::packs::{PackControl, Refused, RefusedKind};
 use super::record::to_json;
 
 /// Bytes of a request's body: a path and little else.
@@ -18,14 +18,14 @@ const BODY_MAX: usize = 4096;
 /// Where changes of the pack are asked for.
 #[derive(Clone, Debug)]
 pub struct PackAccess {
-    pub desk: PackDesk,
+    pub control: PackControl,
     /// Somebody may ask: what the pack's answer tells.
     pub open: bool,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+struct PackUpdateBody {
     /// Directory of a pack; absent: the running pack's directory, again.
     path: Option<String>,
 }
@@ -55,7 +55,7 @@ async fn update(server: &Server, request: Request) -> Result<Response, Problem> 
     let body = small_body(body).await?;
     let wanted = wanted(&parts.headers, &body)?;
     ready(server)?;
-    let outcome = access.desk.ask(wanted.path.map(Into::into)).map_err(refused)?;
+    let outcome = access.control.submit(wanted.path.map(Into::into)).map_err(refused)?;
     match outcome.await {
         Ok(Ok(applied)) => Ok(json(to_json(&applied))),
         Ok(Err(why)) => Err(refused(why)),
@@ -105,14 +105,14 @@ pub(super) async fn small_body(body: Body) -> Result<Bytes, Problem> {
     })
 }
 
-fn wanted(headers: &HeaderMap, body: &[u8]) -> Result<Wanted, Problem> {
+fn wanted(headers: &HeaderMap, body: &[u8]) -> Result<PackUpdateBody, Problem> {
     let empty = body.iter().all(u8::is_ascii_whitespace);
     let nothing = empty && !headers.contains_key(header::CONTENT_TYPE);
     if media_type(headers) != "application/json" && !nothing {
         return Err(not_json());
     }
     if empty {
-        return Ok(Wanted::default());
+        return Ok(PackUpdateBody::default());
     }
     serde_json::from_slice(body).map_err(|e| {
         let advice = "send {\"path\": \"NAME\"}, or nothing to read the running pack's directory again";

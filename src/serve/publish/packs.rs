@@ -1,5 +1,5 @@
 //! What is known of the running pack, of its shadow, and of the updates asked for: `/api/v1/pack`, as data and as JSON;
-//! and the desk where an update is asked for.
+//! and the control where an update is asked for.
 //!
 //! Not here: how a pack is loaded and swapped ([`crate::update`]), and who may ask over HTTP (`pack_routes`).
 
@@ -23,7 +23,7 @@ use touchline_core::labels::ClassSet;
 
 /// Requests that wait for the pack thread. One over HTTP at most, and one each of a signal and of the start: more of the
 /// same would read the same directory again.
-const ASKS: usize = 4;
+const REQUESTS_MAX: usize = 4;
 
 /// What made the program look at a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -92,7 +92,7 @@ pub type Outcome = Result<Applied, Refused>;
 
 /// A request on its way to the pack thread.
 #[derive(Debug)]
-pub struct Ask {
+pub struct PackRequest {
     pub trigger: Trigger,
     /// The directory of another pack; `None`: the running pack's directory, again.
     pub path: Option<PathBuf>,
@@ -102,30 +102,30 @@ pub struct Ask {
 
 /// Where updates are asked for. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct PackDesk {
-    asks: Sender<Ask>,
+pub struct PackControl {
+    requests: Sender<PackRequest>,
     /// Updates under way or accepted.
     under_way: Arc<AtomicUsize>,
 }
 
-impl PackDesk {
-    /// A desk, and where its requests come out.
-    pub fn new() -> (Self, Receiver<Ask>) {
-        let (asks, out) = bounded(ASKS);
-        (Self { asks, under_way: Arc::default() }, out)
+impl PackControl {
+    /// A control, and where its requests come out.
+    pub fn new() -> (Self, Receiver<PackRequest>) {
+        let (requests, out) = bounded(REQUESTS_MAX);
+        (Self { requests, under_way: Arc::default() }, out)
     }
 
     /// Asks for an update; the outcome comes over the channel.
     ///
     /// # Errors
     /// [`RefusedKind::Busy`] while another update is under way, [`RefusedKind::NotReady`] when nobody takes requests.
-    pub fn ask(&self, path: Option<PathBuf>) -> Result<oneshot::Receiver<Outcome>, Refused> {
+    pub fn submit(&self, path: Option<PathBuf>) -> Result<oneshot::Receiver<Outcome>, Refused> {
         if self.under_way.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_err() {
             let advice = "ask again when it is through; GET /api/v1/pack shows its outcome";
             return Err(Refused::new(RefusedKind::Busy, "another update is under way", advice));
         }
         let (answer, outcome) = oneshot::channel();
-        if self.asks.try_send(Ask { trigger: Trigger::Http, path, answer: Some(answer) }).is_err() {
+        if self.requests.try_send(PackRequest { trigger: Trigger::Http, path, answer: Some(answer) }).is_err() {
             self.finished();
             return Err(Refused::new(RefusedKind::NotReady, "packs cannot be changed now", "ask again in a second"));
         }
@@ -133,9 +133,9 @@ impl PackDesk {
     }
 
     /// Asks to read the running pack's directory again; nobody waits for the outcome.
-    pub fn hang_up(&self) {
+    pub fn reload(&self) {
         // A full queue holds such a request already.
-        let _ = self.asks.try_send(Ask { trigger: Trigger::Signal, path: None, answer: None });
+        let _ = self.requests.try_send(PackRequest { trigger: Trigger::Signal, path: None, answer: None });
     }
 
     /// An update that was not asked for here begins.
@@ -324,30 +324,30 @@ mod tests {
 
     #[test]
     fn one_update_at_a_time_is_accepted() {
-        let (desk, asks) = PackDesk::new();
-        let outcome = desk.ask(Some("new".into())).unwrap();
-        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::Busy);
+        let (control, requests) = PackControl::new();
+        let outcome = control.submit(Some("new".into())).unwrap();
+        assert_eq!(control.submit(None).unwrap_err().kind, RefusedKind::Busy);
         // A signal waits behind it, and is no reason to accept another request.
-        desk.hang_up();
-        let first = asks.recv().unwrap();
+        control.reload();
+        let first = requests.recv().unwrap();
         assert_eq!((first.trigger, first.path), (Trigger::Http, Some("new".into())));
         let why = Refused::new(RefusedKind::BadPack, "it is bad", "bring a better one");
         first.answer.unwrap().send(Err(why.clone())).unwrap();
-        desk.finished();
+        control.finished();
         assert_eq!(outcome.blocking_recv().unwrap().unwrap_err(), why);
-        desk.begun();
-        assert_eq!(asks.recv().unwrap().trigger, Trigger::Signal);
-        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::Busy);
-        desk.finished();
-        desk.ask(None).unwrap();
+        control.begun();
+        assert_eq!(requests.recv().unwrap().trigger, Trigger::Signal);
+        assert_eq!(control.submit(None).unwrap_err().kind, RefusedKind::Busy);
+        control.finished();
+        control.submit(None).unwrap();
     }
 
     #[test]
     fn nobody_takes_requests_once_the_pack_thread_is_gone() {
-        let (desk, asks) = PackDesk::new();
-        drop(asks);
-        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::NotReady);
-        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::NotReady, "and not busy for ever");
-        desk.hang_up();
+        let (control, requests) = PackControl::new();
+        drop(requests);
+        assert_eq!(control.submit(None).unwrap_err().kind, RefusedKind::NotReady);
+        assert_eq!(control.submit(None).unwrap_err().kind, RefusedKind::NotReady, "and not busy for ever");
+        control.reload();
     }
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::http::{Server, json, no_stream, problem};
 use super::pack_routes::{Problem, fail, media_type, not_json, ready, small_body};
-use super::streams::{NewStream, Refused, RefusedKind, StreamDesk, StreamPatch, Wanted};
+use super::streams::{NewStream, Refused, RefusedKind, StreamChange, StreamControl, StreamPatch};
 use touchline_core::cause::Cause;
 use touchline_media::guard::SourcePolicy;
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Who may change the streams.
 #[derive(Clone, Debug)]
 pub struct StreamAccess {
-    pub desk: StreamDesk,
+    pub control: StreamControl,
     /// What a source may be.
     pub policy: Arc<SourcePolicy>,
 }
@@ -42,7 +42,7 @@ pub(super) async fn delete(State(server): State<Server>, Path(id): Path<String>,
 
 pub(super) async fn config(State(server): State<Server>) -> Response {
     match &server.streams {
-        Some(access) => json(access.desk.config().json()),
+        Some(access) => json(access.control.config().json()),
         None => problem(StatusCode::NOT_FOUND, "there is no configuration here", "see /api/v1/streams"),
     }
 }
@@ -60,11 +60,11 @@ fn answer(outcome: Result<Response, Problem>) -> Response {
 }
 
 async fn add(server: &Server, request: Request) -> Result<Response, Problem> {
-    let (desk, headers, body) = open(server, request).await?;
+    let (control, headers, body) = open(server, request).await?;
     let new: NewStream = parse(&headers, &body)?;
     new.check().map_err(refused)?;
     is_allowed(server, &new.uri).await?;
-    let id = carry_out(server, desk, Wanted::Add(new)).await?;
+    let id = carry_out(server, control, StreamChange::Add(new)).await?;
     // Ids hold nothing that a path could not.
     let location = format!("/api/v1/streams/{id}");
     let body = server.hub.summary_json(&id).unwrap_or_default();
@@ -72,37 +72,37 @@ async fn add(server: &Server, request: Request) -> Result<Response, Problem> {
 }
 
 async fn change(server: &Server, id: String, request: Request) -> Result<Response, Problem> {
-    let (desk, headers, body) = open(server, request).await?;
+    let (control, headers, body) = open(server, request).await?;
     let patch: Box<StreamPatch> = parse(&headers, &body)?;
     let generation = if_match(&headers)?;
     patch.check().map_err(refused)?;
     if let Some(uri) = &patch.uri {
         is_allowed(server, uri).await?;
     }
-    let id = carry_out(server, desk, Wanted::Change { id, patch, generation }).await?;
+    let id = carry_out(server, control, StreamChange::Change { id, patch, generation }).await?;
     let body = server.hub.summary_json(&id).unwrap_or_default();
     Ok((tag(server, &id), json(body)).into_response())
 }
 
 async fn remove(server: &Server, id: String, request: Request) -> Result<Response, Problem> {
-    let (desk, headers, body) = open(server, request).await?;
+    let (control, headers, body) = open(server, request).await?;
     if !body.is_empty() {
         return Err(fail(StatusCode::BAD_REQUEST, "DELETE takes no body", "send none"));
     }
     let generation = if_match(&headers)?;
-    carry_out(server, desk, Wanted::Remove { id, generation }).await?;
+    carry_out(server, control, StreamChange::Remove { id, generation }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Whether the request is listened to; its parts.
-async fn open(server: &Server, request: Request) -> Result<(&StreamDesk, HeaderMap, axum::body::Bytes), Problem> {
+async fn open(server: &Server, request: Request) -> Result<(&StreamControl, HeaderMap, axum::body::Bytes), Problem> {
     let access = server.streams.as_ref().ok_or_else(|| {
         let advice = "start it with `touchline run`";
         fail(StatusCode::FORBIDDEN, "the streams of this server cannot be changed", advice)
     })?;
     let (parts, body) = request.into_parts();
     let body = small_body(body).await?;
-    Ok((&access.desk, parts.headers, body))
+    Ok((&access.control, parts.headers, body))
 }
 
 /// Whether a stream may play `uri`. Resolves its host.
@@ -160,12 +160,12 @@ fn tag(server: &Server, id: &str) -> HeaderMap {
     headers
 }
 
-async fn carry_out(server: &Server, desk: &StreamDesk, wanted: Wanted) -> Result<String, Problem> {
+async fn carry_out(server: &Server, control: &StreamControl, wanted: StreamChange) -> Result<String, Problem> {
     ready(server)?;
-    let outcome = desk.ask(wanted).map_err(refused)?;
+    let outcome = control.submit(wanted).map_err(refused)?;
     match tokio::time::timeout(PATIENCE, outcome).await {
         Ok(Ok(outcome)) => outcome.map_err(refused),
-        Ok(Err(_)) => Err(refused(StreamDesk::ends())),
+        Ok(Err(_)) => Err(refused(StreamControl::ends())),
         Err(_) => {
             let text = format!("the change is not through after {} s; it goes on", PATIENCE.as_secs());
             Err(fail(StatusCode::GATEWAY_TIMEOUT, &text, "GET shows how far it is"))

@@ -1,4 +1,4 @@
-//! The desk where streams are added, changed and removed while the program runs, and what is known of the configuration
+//! The control where streams are added, changed and removed while the program runs, and what is known of the configuration
 //! file's last reading.
 //!
 //! Not here: who carries it out (`run::manager`), and who may ask over HTTP (`stream_routes`).
@@ -16,7 +16,7 @@ use crate::config::{RtspTransport, StreamSettings, VoteFile, stream_id, stream_l
 use touchline_media::options::{HlsOptions, Isolation, SourceKind, VariantChoice};
 
 /// Requests that wait to be looked at; looking takes microseconds.
-const ASKS: usize = 16;
+const REQUESTS_MAX: usize = 16;
 
 /// Longest URI that is taken, bytes: longer ones are mistakes.
 const URI_MAX: usize = 2048;
@@ -252,7 +252,7 @@ impl Refused {
 
 /// What is asked for.
 #[derive(Clone, Debug)]
-pub enum Wanted {
+pub enum StreamChange {
     Add(NewStream),
     /// `generation`: only when the settings are still of this version.
     Change {
@@ -278,32 +278,32 @@ pub type Outcome = Result<String, Refused>;
 
 /// A request on its way to the stream manager.
 #[derive(Debug)]
-pub struct StreamAsk {
-    pub wanted: Wanted,
+pub struct StreamRequest {
+    pub wanted: StreamChange,
     pub answer: oneshot::Sender<Outcome>,
 }
 
 /// Where changes of the streams are asked for. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct StreamDesk {
-    asks: Sender<StreamAsk>,
+pub struct StreamControl {
+    requests: Sender<StreamRequest>,
     config: Arc<ConfigBoard>,
 }
 
-impl StreamDesk {
-    /// A desk, and where its requests come out.
-    pub fn new() -> (Self, Receiver<StreamAsk>) {
-        let (asks, out) = bounded(ASKS);
-        (Self { asks, config: Arc::default() }, out)
+impl StreamControl {
+    /// A control, and where its requests come out.
+    pub fn new() -> (Self, Receiver<StreamRequest>) {
+        let (requests, out) = bounded(REQUESTS_MAX);
+        (Self { requests, config: Arc::default() }, out)
     }
 
     /// Asks for a change; the outcome comes over the channel.
     ///
     /// # Errors
     /// [`RefusedKind::Busy`] when too many wait, [`RefusedKind::NotReady`] when nobody takes requests.
-    pub fn ask(&self, wanted: Wanted) -> Result<oneshot::Receiver<Outcome>, Refused> {
+    pub fn submit(&self, wanted: StreamChange) -> Result<oneshot::Receiver<Outcome>, Refused> {
         let (answer, outcome) = oneshot::channel();
-        match self.asks.try_send(StreamAsk { wanted, answer }) {
+        match self.requests.try_send(StreamRequest { wanted, answer }) {
             Ok(()) => Ok(outcome),
             Err(e) if e.is_full() => {
                 Err(Refused::new(RefusedKind::Busy, "too many changes wait", "ask again in a second"))
@@ -462,11 +462,11 @@ mod tests {
 
     #[test]
     fn the_desk_is_bounded_and_says_when_nobody_is_there() {
-        let (desk, asks) = StreamDesk::new();
-        let remove = || desk.ask(Wanted::Remove { id: "a".into(), generation: None });
-        let waiting: Vec<_> = (0..ASKS).map(|_| remove().unwrap()).collect();
+        let (control, requests) = StreamControl::new();
+        let remove = || control.submit(StreamChange::Remove { id: "a".into(), generation: None });
+        let waiting: Vec<_> = (0..REQUESTS_MAX).map(|_| remove().unwrap()).collect();
         assert_eq!(remove().unwrap_err().kind, RefusedKind::Busy);
-        drop((asks, waiting));
+        drop((requests, waiting));
         assert_eq!(remove().unwrap_err().kind, RefusedKind::NotReady);
     }
 }

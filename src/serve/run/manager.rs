@@ -1,14 +1,14 @@
 //! The stream manager: the thread that knows which streams there should be, and sees to it that there are.
 //!
-//! It alone decides about streams: those of the start, those of the API ([`StreamDesk`]), those of the configuration file
+//! It alone decides about streams: those of the start, those of the API ([`StreamControl`]), those of the configuration file
 //! when it is read again. Each stream has an entry that says what is wanted and how far it is; whenever a step is done,
 //! [`StreamManager::reconcile`] takes the next one. Nothing slow happens here: opening, dropping, reading and storing have
 //! threads of their own and tell when they are done, so that no stream waits for another.
 
-mod asks;
 mod ending;
 mod entry;
 mod reload;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +26,7 @@ use crate::backlog::LineId;
 use crate::config::StreamSettings;
 use crate::publish::hub::{Hub, Origin, Restored, StreamInfo};
 use crate::publish::record::StreamState;
-use crate::publish::streams::{StreamAsk, StreamDesk};
+use crate::publish::streams::{StreamControl, StreamRequest};
 use crate::store::Store;
 use ending::Stopping;
 use entry::{Entry, Phase};
@@ -71,7 +71,7 @@ pub(super) struct Initial {
 
 /// Everything that reaches the stream manager from outside.
 pub(super) struct Inbox {
-    pub(super) asks: Receiver<StreamAsk>,
+    pub(super) requests: Receiver<StreamRequest>,
     pub(super) told: Receiver<Told>,
     /// The configuration file is to be read again.
     pub(super) reload: Receiver<()>,
@@ -85,7 +85,7 @@ pub(super) struct Tools<H> {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) commands: Sender<Command>,
     pub(super) store: Option<Store>,
-    pub(super) desk: StreamDesk,
+    pub(super) control: StreamControl,
     /// Reads the configuration file; `None` when there is none.
     pub(super) read: Option<Reader>,
     pub(super) service_manager: ServiceManager,
@@ -215,7 +215,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(())
     }
 
-    /// Watches over the streams until the last has ended or somebody asks to stop.
+    /// Watches over the streams until the last has ended or somebody requests to stop.
     pub(super) fn run(mut self, inbox: &Inbox) -> Ended {
         for id in std::mem::take(&mut self.ids) {
             self.reconcile(&id);
@@ -226,8 +226,8 @@ impl<H: Driver + 'static> StreamManager<H> {
                 return ended;
             }
             select! {
-                recv(inbox.asks) -> ask => if let Ok(ask) = ask {
-                    self.asked(ask);
+                recv(inbox.requests) -> request => if let Ok(request) = request {
+                    self.handle_request(request);
                 },
                 recv(inbox.told) -> told => match told {
                     Ok(Told::Over { line, error }) => self.over(line, error),
@@ -237,7 +237,7 @@ impl<H: Driver + 'static> StreamManager<H> {
                 recv(self.done) -> done => if let Ok(done) = done {
                     self.done(done);
                 },
-                recv(inbox.reload) -> ask => if ask.is_ok() {
+                recv(inbox.reload) -> request => if request.is_ok() {
                     self.reload();
                 },
                 recv(stop) -> _ => {
@@ -304,7 +304,7 @@ impl<H: Driver + 'static> StreamManager<H> {
                 entry.phase = Phase::Leaving;
                 self.tools.tell(Command::Remove(entry.handle.clone()));
             }
-            Phase::Idle if is_stopping => entry.answer(Err(StreamDesk::ends())),
+            Phase::Idle if is_stopping => entry.answer(Err(StreamControl::ends())),
             Phase::Idle if !entry.settings.enabled => {
                 // The publishing thread says it once, however often it hears of it.
                 let state = if self.held.contains(id) { brake::held() } else { StreamState::Paused };
@@ -456,7 +456,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         tracing::info!("{id}: removed");
         entry.answer(Ok(id.to_owned()));
         if !entry.gone {
-            // Wanted again meanwhile.
+            // StreamChange again meanwhile.
             let Entry { settings, origin, generation, .. } = entry;
             let again = Initial { settings, origin, generation: Some(generation), restored: Restored::default() };
             if let Err(e) = self.add(again) {

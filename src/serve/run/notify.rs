@@ -15,7 +15,7 @@ use crate::publish::hub::Hub;
 use touchline_core::error::Result;
 use touchline_core::threads::{Beat, spawn};
 
-/// How often the status is looked at when no watchdog asks for more.
+/// How often the status is looked at when no watchdog requests for more.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// Looks in the time that the service manager waits for a sign of life: a look that comes late, and one turn that takes

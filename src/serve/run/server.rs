@@ -13,9 +13,9 @@ use crate::publish::access::{Access, AccessConfig, LogOuts, SessionArchive, Toke
 use crate::publish::http;
 use crate::publish::http::{PackAccess, Serving, StreamAccess};
 use crate::publish::hub::Hub;
-use crate::publish::packs::PackDesk;
+use crate::publish::packs::PackControl;
 use crate::publish::serve::Limits;
-use crate::publish::streams::StreamDesk;
+use crate::publish::streams::StreamControl;
 use crate::publish::tls::{Tls, TlsFiles};
 use touchline_core::error::{Error, Result};
 use touchline_media::guard::SourcePolicy;
@@ -87,9 +87,9 @@ impl Reload {
 }
 
 /// Where the server's clients ask for changes, and what they may ask for.
-pub(super) struct Desks {
-    pub(super) packs: PackDesk,
-    pub(super) streams: StreamDesk,
+pub(super) struct Controls {
+    pub(super) packs: PackControl,
+    pub(super) streams: StreamControl,
     pub(super) policy: Arc<SourcePolicy>,
 }
 
@@ -111,7 +111,7 @@ impl Server {
         runtime: &tokio::runtime::Runtime,
         listen: Option<&str>,
         hub: &Hub,
-        desks: Desks,
+        controls: Controls,
         args: &AccessSettings,
         sessions: Option<(Arc<dyn SessionArchive>, LogOuts)>,
     ) -> Result<Self> {
@@ -140,8 +140,8 @@ impl Server {
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let reload = Reload { access: Some(access.clone()), tls: tls.clone() };
-        let packs = Some(PackAccess { desk: desks.packs, open: access.takes_packs() });
-        let streams = Some(StreamAccess { desk: desks.streams, policy: desks.policy });
+        let packs = Some(PackAccess { control: controls.packs, open: access.takes_packs() });
+        let streams = Some(StreamAccess { control: controls.streams, policy: controls.policy });
         let serving = Serving { packs, streams, access, tls, limits: Limits::default() };
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
         let task = runtime.spawn(http::serve_with(listener, hub.clone(), serving, async move {

@@ -9,7 +9,7 @@
 //! | shows nothing, else | no | no |
 //!
 //! The probes (`/healthz`, `/readyz`), the page's files and the login are open to all: nothing in them is a secret. What
-//! changes is every method but GET, HEAD and OPTIONS. Routes learn who asks from the [`Caller`] in the request's
+//! changes is every method but GET, HEAD and OPTIONS. Routes learn who requests from the [`Caller`] in the request's
 //! extensions.
 
 mod login;

@@ -16,7 +16,7 @@ pub(super) fn is_own(headers: &HeaderMap, anonymous: bool) -> bool {
     own_origin(headers, origin.to_str().ok(), anonymous).unwrap_or(false)
 }
 
-/// Whether a request asks for this machine by an address or as `localhost`, or says no name, as no browser does.
+/// Whether a request requests for this machine by an address or as `localhost`, or says no name, as no browser does.
 pub(super) fn is_asked_by_address(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
     let host = host.to_str().ok().and_then(|host| Url::parse(&format!("http://{host}/")).ok());

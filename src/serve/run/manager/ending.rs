@@ -1,7 +1,7 @@
 //! Deadlines, and how the program comes to its end: streams that are stopped, and what is done with those that do not end.
 
 use super::entry::Entry;
-use super::{Driver, Ended, StreamDesk, StreamManager};
+use super::{Driver, Ended, StreamControl, StreamManager};
 use crate::publish::hub::Origin;
 use crate::run::session::Command;
 use touchline_core::error::Error;
@@ -103,7 +103,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         }
         if let Some(stopping) = &mut self.stopping {
             let error = stopping.error.take();
-            self.entries.values_mut().for_each(|e| e.answer(Err(StreamDesk::ends())));
+            self.entries.values_mut().for_each(|e| e.answer(Err(StreamControl::ends())));
             self.tools.tell(Command::Finish);
             return Some(Ended { stopped: error.is_none(), result: error.map_or(Ok(()), Err) });
         }

@@ -63,7 +63,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             }
             Err(e) => tracing::error!("the configuration is refused, the old one stays in force: {e}"),
         }
-        self.tools.desk.config().reloaded(self.tools.clock.unix_ns(), outcome);
+        self.tools.control.config().reloaded(self.tools.clock.unix_ns(), outcome);
         if std::mem::take(&mut self.read_again) {
             return self.reload();
         }

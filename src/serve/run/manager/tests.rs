@@ -15,7 +15,7 @@ use crate::config;
 use crate::config::{StreamFile, VoteFile};
 use crate::metrics::Metrics;
 use crate::publish::hub::HubInfo;
-use crate::publish::streams::{NewStream, Outcome, RefusedKind, StreamPatch, Wanted};
+use crate::publish::streams::{NewStream, Outcome, RefusedKind, StreamChange, StreamPatch};
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::PackStamp;
 use touchline_core::labels::{ClassSet, Modality};
@@ -117,7 +117,7 @@ impl Bench {
             clock: clock.clone(),
             commands: commands_to,
             store: None,
-            desk: StreamDesk::new().0,
+            control: StreamControl::new().0,
             read: None,
             service_manager: ServiceManager::none(),
         };
@@ -192,27 +192,27 @@ impl Bench {
         self.settle();
     }
 
-    fn ask(&mut self, wanted: Wanted) -> oneshot::Receiver<Outcome> {
+    fn ask(&mut self, wanted: StreamChange) -> oneshot::Receiver<Outcome> {
         let outcome = self.begin(wanted);
         self.settle();
         outcome
     }
 
     /// Asks; whatever takes a thread has not happened yet.
-    fn begin(&mut self, wanted: Wanted) -> oneshot::Receiver<Outcome> {
+    fn begin(&mut self, wanted: StreamChange) -> oneshot::Receiver<Outcome> {
         let (answer, outcome) = oneshot::channel();
-        self.manager.asked(StreamAsk { wanted, answer });
+        self.manager.handle_request(StreamRequest { wanted, answer });
         outcome
     }
 
     /// Asks and lets everything happen.
-    fn outcome(&mut self, wanted: Wanted) -> Outcome {
+    fn outcome(&mut self, wanted: StreamChange) -> Outcome {
         let mut outcome = self.ask(wanted);
         self.end_stopped();
         outcome.try_recv().expect("it is answered")
     }
 
-    fn kind(&mut self, wanted: Wanted) -> RefusedKind {
+    fn kind(&mut self, wanted: StreamChange) -> RefusedKind {
         self.outcome(wanted).expect_err("it is refused").kind
     }
 
@@ -243,7 +243,7 @@ impl Bench {
     }
 
     fn config(&self) -> serde_json::Value {
-        serde_json::from_str(&self.manager.tools.desk.config().json()).unwrap()
+        serde_json::from_str(&self.manager.tools.control.config().json()).unwrap()
     }
 }
 
@@ -253,20 +253,20 @@ fn settings(streams: &[(&str, &str)]) -> Vec<StreamSettings> {
     config::streams(streams.iter().map(file).collect()).unwrap()
 }
 
-fn add(text: &str) -> Wanted {
-    Wanted::Add(serde_json::from_str::<NewStream>(text).unwrap())
+fn add(text: &str) -> StreamChange {
+    StreamChange::Add(serde_json::from_str::<NewStream>(text).unwrap())
 }
 
-fn change(id: &str, text: &str) -> Wanted {
-    Wanted::Change {
+fn change(id: &str, text: &str) -> StreamChange {
+    StreamChange::Change {
         id: id.into(),
         patch: Box::new(serde_json::from_str::<StreamPatch>(text).unwrap()),
         generation: None,
     }
 }
 
-fn remove(id: &str) -> Wanted {
-    Wanted::Remove { id: id.into(), generation: None }
+fn remove(id: &str) -> StreamChange {
+    StreamChange::Remove { id: id.into(), generation: None }
 }
 
 #[test]
@@ -336,11 +336,11 @@ fn two_operators_do_not_overwrite_each_other() {
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     let seen = Some(bench.generation("b"));
     let patch = Box::new(StreamPatch { latency_ms: Some(300), ..StreamPatch::default() });
-    let mine = Wanted::Change { id: "b".into(), patch: patch.clone(), generation: seen };
+    let mine = StreamChange::Change { id: "b".into(), patch: patch.clone(), generation: seen };
     assert_eq!(bench.outcome(mine), Ok("b".into()));
-    let yours = Wanted::Change { id: "b".into(), patch, generation: seen };
+    let yours = StreamChange::Change { id: "b".into(), patch, generation: seen };
     assert_eq!(bench.kind(yours), RefusedKind::Outdated);
-    assert_eq!(bench.kind(Wanted::Remove { id: "b".into(), generation: seen }), RefusedKind::Outdated);
+    assert_eq!(bench.kind(StreamChange::Remove { id: "b".into(), generation: seen }), RefusedKind::Outdated);
     // While a change is under way there is no second one.
     let mut first = bench.ask(change("b", r#"{"latency_ms": 400}"#));
     assert_eq!(bench.manager.entries["b"].settings.latency_ms, 400);

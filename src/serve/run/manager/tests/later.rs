@@ -153,7 +153,7 @@ fn after_a_change_that_is_refused_the_settings_in_force_are_shown() {
     assert_eq!(shown(&bench), before);
     let now = bench.generation("b");
     assert!(now > generation, "whoever has seen the refused ones must read again");
-    let wanted = Wanted::Remove { id: "b".into(), generation: Some(now) };
+    let wanted = StreamChange::Remove { id: "b".into(), generation: Some(now) };
     assert_eq!(bench.outcome(wanted), Ok("b".into()));
 }
 

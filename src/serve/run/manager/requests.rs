@@ -1,4 +1,4 @@
-//! What the API asks of the stream manager: looked at here, stored, and then carried out by [`StreamManager::reconcile`].
+//! What the API requests of the stream manager: looked at here, stored, and then carried out by [`StreamManager::reconcile`].
 
 use tokio::sync::oneshot;
 
@@ -6,21 +6,23 @@ use super::entry::{Pending, Phase, What};
 use super::{Driver, Initial, StreamManager};
 use crate::config::{StreamSettings, free_id};
 use crate::publish::hub::{Origin, Restored};
-use crate::publish::streams::{NewStream, Outcome, Refused, RefusedKind, StreamAsk, StreamDesk, StreamPatch, Wanted};
+use crate::publish::streams::{
+    NewStream, Outcome, Refused, RefusedKind, StreamChange, StreamControl, StreamPatch, StreamRequest,
+};
 use crate::store::Stored;
 use touchline_core::error::{Error, Result};
 use touchline_media::uri::Location;
 
 impl<H: Driver + 'static> StreamManager<H> {
-    pub(super) fn asked(&mut self, ask: StreamAsk) {
-        let StreamAsk { wanted, answer } = ask;
+    pub(super) fn handle_request(&mut self, request: StreamRequest) {
+        let StreamRequest { wanted, answer } = request;
         let refused = if self.stopping.is_some() {
-            Err((StreamDesk::ends(), answer))
+            Err((StreamControl::ends(), answer))
         } else {
             match wanted {
-                Wanted::Add(new) => self.add_asked(new, answer),
-                Wanted::Change { id, patch, generation } => self.change_asked(&id, &patch, generation, answer),
-                Wanted::Remove { id, generation } => self.remove_asked(&id, generation, answer),
+                StreamChange::Add(new) => self.handle_add(new, answer),
+                StreamChange::Change { id, patch, generation } => self.handle_change(&id, &patch, generation, answer),
+                StreamChange::Remove { id, generation } => self.handle_remove(&id, generation, answer),
             }
         };
         if let Err((refused, answer)) = refused {
@@ -29,7 +31,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         }
     }
 
-    fn add_asked(&mut self, new: NewStream, answer: oneshot::Sender<Outcome>) -> Result<(), (Refused, Answer)> {
+    fn handle_add(&mut self, new: NewStream, answer: oneshot::Sender<Outcome>) -> Result<(), (Refused, Answer)> {
         let stream = match self.new_stream(new) {
             Ok(stream) => stream,
             Err(refused) => return Err((refused, answer)),
@@ -69,7 +71,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(Initial { settings, origin: Origin::Api, generation: None, restored: Restored::default() })
     }
 
-    /// Whether the API may ask for these settings.
+    /// Whether the API may request for these settings.
     fn fits(&self, settings: &StreamSettings) -> Result<(), Refused> {
         Location::parse(&settings.uri)
             .map_err(|e| Refused::new(RefusedKind::Invalid, e.to_string(), "correct the uri"))?;
@@ -80,7 +82,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             .map_err(|e| Refused::new(RefusedKind::Invalid, e, "correct the values of vote"))
     }
 
-    fn change_asked(
+    fn handle_change(
         &mut self,
         id: &str,
         patch: &StreamPatch,
@@ -107,7 +109,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(new)
     }
 
-    fn remove_asked(
+    fn handle_remove(
         &mut self,
         id: &str,
         generation: Option<u64>,
@@ -117,7 +119,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         if let Some(entry) =
             self.entries.get_mut(id).filter(|e| e.is_opening_asked() && generation.is_none_or(|g| g == e.generation))
         {
-            let advice = "ask again, if the stream is wanted after all";
+            let advice = "request again, if the stream is wanted after all";
             entry.refuse(Refused::new(RefusedKind::Busy, format!("{id:?} was removed before it was open"), advice));
         }
         if let Err(refused) = self.changeable(id, generation) {
@@ -142,13 +144,13 @@ impl<H: Driver + 'static> StreamManager<H> {
             return Err(Refused::new(RefusedKind::NotOwned, format!("stream {id:?} belongs to {owner}"), advice));
         }
         if entry.pending.is_some() || entry.gone {
-            let advice = "ask again when it is done; GET shows its state";
+            let advice = "request again when it is done; GET shows its state";
             return Err(Refused::new(RefusedKind::Busy, format!("a change of {id:?} is under way"), advice));
         }
         match generation {
             Some(wanted) if wanted != entry.generation => {
                 let error = format!("the settings of {id:?} are version {} by now, not {wanted}", entry.generation);
-                Err(Refused::new(RefusedKind::Outdated, error, "read the stream again and ask with its new ETag"))
+                Err(Refused::new(RefusedKind::Outdated, error, "read the stream again and request with its new ETag"))
             }
             _ => Ok(()),
         }
@@ -184,7 +186,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.saving = false;
         if let Err(e) = result {
-            let advice = "make room on the disk of --state, and ask again";
+            let advice = "make room on the disk of --state, and request again";
             let is_new = matches!(entry.pending, Some(Pending { what: What::Add, .. }));
             entry.reopen = false;
             entry.refuse(Refused::new(RefusedKind::Store, e.to_string(), advice));
@@ -213,7 +215,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             What::Change(before) => Some((**before).clone()),
             What::Remove => return false,
         };
-        entry.refuse(Refused::new(RefusedKind::Source, error.to_string(), "correct the stream and ask again"));
+        entry.refuse(Refused::new(RefusedKind::Source, error.to_string(), "correct the stream and request again"));
         entry.phase = Phase::Idle;
         match before {
             None => {
