@@ -82,20 +82,20 @@ fn trial(dir: &Path, device: usize, streams: usize) -> Outcome<Trial> {
     let seconds: Arc<Vec<ClipSecond>> = Arc::new((0..DIFFERENT).map(|seed| second(&pack, seed)).collect());
     let mut engine = Engine::load(pack)?;
     let backlog = Arc::new(Backlog::new());
-    let lines: Vec<_> = (0..streams).map(|_| backlog.add_line(Pace::Live)).collect();
+    let queues: Vec<_> = (0..streams).map(|_| backlog.add_queue(Pace::Live)).collect();
     let began = Instant::now();
     let feeder = std::thread::spawn({
         let (backlog, seconds) = (Arc::clone(&backlog), Arc::clone(&seconds));
         move || {
             for second in 0..TRIAL_S {
-                for (i, line) in lines.iter().enumerate() {
+                for (i, queue) in queues.iter().enumerate() {
                     // Streams begin at any time: their seconds are spread evenly over one.
                     let phase_ns = i as u64 * 1_000_000_000 / streams as u64;
                     let due = Duration::from_nanos(second * 1_000_000_000 + phase_ns);
                     std::thread::sleep(due.saturating_sub(began.elapsed()));
                     let arrived_ns = due.as_nanos() as u64;
                     let shown = &seconds[(i + second as usize) % seconds.len()];
-                    backlog.push(*line, ClipOutput::Second(again(shown, arrived_ns)));
+                    backlog.push(*queue, ClipOutput::Second(again(shown, arrived_ns)));
                 }
             }
             // What is under way is finished.

@@ -37,7 +37,7 @@ pub struct Turn {
     pub now_ns: u64,
     /// How long they took, ns.
     pub busy_ns: u64,
-    /// How long the one of them that had waited longest was in its line before, ns.
+    /// How long the one of them that had waited longest was in its queue before, ns.
     pub waited_ns: u64,
     /// Seconds that were shed since the batch before.
     pub shed: u64,
@@ -108,7 +108,7 @@ impl Adapt {
                     ClipOutput::Second(second) if is_live => {
                         second.keep(self.share);
                         work.live += self.share.ratio();
-                        // In its line, not since its last sample arrived: what it was waited with before was the source's doing.
+                        // In its queue, not since its last sample arrived: what it was waited with before was the source's doing.
                         work.waited_ns = work.waited_ns.max(now_ns.saturating_sub(taken.since_ns));
                     }
                     ClipOutput::Second(_) => work.recorded += 1.0,
@@ -161,29 +161,29 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::backlog::{Backlog, LineId};
+    use crate::backlog::{Backlog, QueueId};
     use touchline_core::clip::ClipSecond;
     use touchline_core::clock::{Clock, ManualClock};
 
     const SECOND: u64 = NANOS_PER_SECOND;
 
-    /// Puts second `index` into a line, whose last sample arrived at `arrived_ns`.
-    fn push(backlog: &Backlog, line: LineId, index: u64, arrived_ns: u64) {
+    /// Puts second `index` into a queue, whose last sample arrived at `arrived_ns`.
+    fn push(backlog: &Backlog, queue: QueueId, index: u64, arrived_ns: u64) {
         let second = ClipSecond { index, arrived_ns, ..ClipSecond::of_pictures(Vec::new()) };
-        assert!(backlog.push(line, ClipOutput::Second(second)));
+        assert!(backlog.push(queue, ClipOutput::Second(second)));
     }
 
-    /// An hour of seconds of a line, of which each takes `cost_ns`; `late_ns`: how long after its last sample it comes. Gives
+    /// An hour of seconds of a queue, of which each takes `cost_ns`; `late_ns`: how long after its last sample it comes. Gives
     /// the lowest share.
     fn an_hour(pace: Pace, cost_ns: u64, late_ns: u64) -> FrameShare {
         let clock = Arc::new(ManualClock::default());
         clock.advance(late_ns);
         let backlog = Backlog::with_clock(clock.clone());
-        let line = backlog.add_line(pace);
+        let queue = backlog.add_queue(pace);
         let mut adapt = Adapt::new(clock.mono_ns());
         let mut lowest = adapt.share();
         for index in 0..3600 {
-            push(&backlog, line, index, clock.mono_ns() - late_ns);
+            push(&backlog, queue, index, clock.mono_ns() - late_ns);
             clock.advance(SECOND / 100);
             let mut batch = backlog.take(4).expect("it is open");
             let began_ns = clock.mono_ns();
@@ -216,7 +216,7 @@ mod tests {
     fn live_streams_are_judged_by_their_part_of_a_batch() {
         let clock = Arc::new(ManualClock::default());
         let backlog = Backlog::with_clock(clock.clone());
-        let (live, file) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::File));
+        let (live, file) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::File));
         let three = FrameShare::ALL.lower().expect("there are lower ones");
         let adapt = Adapt { share: three, ..Adapt::new(0) };
         (0..5).for_each(|index| push(&backlog, live, index, 0));

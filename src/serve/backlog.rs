@@ -1,11 +1,11 @@
 //! The queue of seconds between the clip threads and the one inference thread, and the one place where load is shed.
 //!
-//! Each stream has its own bounded line; the inference thread takes from the line that has waited longest for its turn, so
-//! one busy stream cannot starve another. When the line of a live stream is full, its oldest whole second becomes a [`Gap`] in
+//! Each stream has its own bounded queue; the inference thread takes from the queue that has waited longest for its turn, so
+//! one busy stream cannot starve another. When the queue of a live stream is full, its oldest whole second becomes a [`Gap`] in
 //! place: its media are freed at once and the order of what the stream says stays. While that goes on, seconds that cannot be
-//! decided in time become gaps as well (`overload`). A file's line makes its clip thread wait instead.
+//! decided in time become gaps as well (`overload`). A file's queue makes its clip thread wait instead.
 //!
-//! A lock, not a channel: shedding must reach into the middle of the line, and it is taken a few times a second.
+//! A lock, not a channel: shedding must reach into the middle of the queue, and it is taken a few times a second.
 
 mod overload;
 
@@ -26,21 +26,21 @@ pub const LIVE_SECONDS: usize = 3;
 /// Seconds of a file that are cut ahead of inference: enough to keep both busy, few enough to bound memory.
 pub const FILE_SECONDS: usize = 3;
 
-/// Names a line. Never used again, so that what is still on its way from a line that was removed is told from what comes
+/// Names a queue. Never used again, so that what is still on its way from a queue that was removed is told from what comes
 /// of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LineId(u64);
+pub struct QueueId(u64);
 
-/// Something that waits in a line.
+/// Something that waits in a queue.
 #[derive(Debug)]
 struct Queued {
-    /// When it came into the line, monotonic clock.
+    /// When it came into the queue, monotonic clock.
     since_ns: u64,
     item: ClipOutput,
 }
 
 #[derive(Debug)]
-struct Line {
+struct StreamQueue {
     pace: Pace,
     items: VecDeque<Queued>,
     /// How many of `items` are seconds.
@@ -51,13 +51,13 @@ struct Line {
 
 #[derive(Debug, Default)]
 struct State {
-    lines: BTreeMap<LineId, Line>,
+    queues: BTreeMap<QueueId, StreamQueue>,
     /// Names given so far.
     named: u64,
     /// Turns so far: seconds that were taken.
     turns: u64,
-    /// Scratch: lines in the order of their turns.
-    order: Vec<(u64, LineId)>,
+    /// Scratch: queues in the order of their turns.
+    order: Vec<(u64, QueueId)>,
     overload: Overload,
     closed: bool,
     nudged: bool,
@@ -65,7 +65,7 @@ struct State {
     sheds_all: bool,
 }
 
-/// The lines of all streams.
+/// The queues of all streams.
 pub struct Backlog {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -85,17 +85,17 @@ impl fmt::Debug for Backlog {
     }
 }
 
-/// What [`Backlog::take`] brings: one second, with whatever stood before it in its line.
+/// What [`Backlog::take`] brings: one second, with whatever stood before it in its queue.
 #[derive(Debug)]
 pub struct Taken {
-    pub line: LineId,
+    pub queue: QueueId,
     pub pace: Pace,
-    /// When the last of `items` came into the line, monotonic clock. A second may have been on its way for long before: its
+    /// When the last of `items` came into the queue, monotonic clock. A second may have been on its way for long before: its
     /// last sample arrived when the connection still stood, or the sound that it was waited with did not come.
     pub since_ns: u64,
     /// Everything that came before the second, and the second last if there is one.
     pub items: Vec<ClipOutput>,
-    /// Seconds still waiting in this line.
+    /// Seconds still waiting in this queue.
     pub backlog: u32,
 }
 
@@ -111,20 +111,20 @@ impl Backlog {
         Self { clock, state, filled, drained }
     }
 
-    /// A line for one more stream.
-    pub fn add_line(&self, pace: Pace) -> LineId {
+    /// A queue for one more stream.
+    pub fn add_queue(&self, pace: Pace) -> QueueId {
         let mut state = self.lock();
-        let id = LineId(state.named);
+        let id = QueueId(state.named);
         state.named += 1;
-        state.lines.insert(id, Line { pace, items: VecDeque::new(), seconds: 0, served: 0 });
+        state.queues.insert(id, StreamQueue { pace, items: VecDeque::new(), seconds: 0, served: 0 });
         id
     }
 
-    /// Removes a line with all that waits in it. Who waits to append to it is told that nothing more is taken.
-    pub fn remove_line(&self, line: LineId) {
-        let removed = self.lock().lines.remove(&line);
+    /// Removes a queue with all that waits in it. Who waits to append to it is told that nothing more is taken.
+    pub fn remove_queue(&self, queue: QueueId) {
+        let removed = self.lock().queues.remove(&queue);
         self.drained.notify_all();
-        // Whoever gathers may have waited for this line alone.
+        // Whoever gathers may have waited for this queue alone.
         self.filled.notify_one();
         // Its media are freed after the lock.
         drop(removed);
@@ -135,20 +135,20 @@ impl Backlog {
     pub fn shed_all(&self) {
         let mut state = self.lock();
         state.sheds_all = true;
-        state.lines.values_mut().for_each(|line| while shed_oldest(line) {});
+        state.queues.values_mut().for_each(|queue| while shed_oldest(queue) {});
         drop(state);
         self.filled.notify_one();
         self.drained.notify_all();
     }
 
-    /// Appends to a line. Blocks while a file's line is full; a full live line sheds its oldest second. Returns false
-    /// when the line was removed or the backlog closed: nothing was taken and nothing more will be.
-    pub fn push(&self, line: LineId, item: ClipOutput) -> bool {
+    /// Appends to a queue. Blocks while a file's queue is full; a full live queue sheds its oldest second. Returns false
+    /// when the queue was removed or the backlog closed: nothing was taken and nothing more will be.
+    pub fn push(&self, queue: QueueId, item: ClipOutput) -> bool {
         let mut state = self.lock();
         if matches!(item, ClipOutput::Second(_)) {
             let is_full = |state: &State| {
-                let full = |line: &Line| line.pace == Pace::File && line.seconds >= FILE_SECONDS;
-                !state.closed && state.lines.get(&line).is_some_and(full)
+                let full = |queue: &StreamQueue| queue.pace == Pace::File && queue.seconds >= FILE_SECONDS;
+                !state.closed && state.queues.get(&queue).is_some_and(full)
             };
             while is_full(&state) {
                 state = self.drained.wait(state).unwrap_or_else(|e| e.into_inner());
@@ -157,26 +157,26 @@ impl Backlog {
         if state.closed {
             return false;
         }
-        let State { lines, overload, sheds_all, .. } = &mut *state;
-        let Some(line) = lines.get_mut(&line) else { return false };
+        let State { queues, overload, sheds_all, .. } = &mut *state;
+        let Some(queue) = queues.get_mut(&queue) else { return false };
         // Here and not before: a file's second may have waited for room.
         let since_ns = self.clock.mono_ns();
         if matches!(item, ClipOutput::Second(_)) {
-            if line.pace == Pace::Live && line.seconds >= LIVE_SECONDS {
-                shed_oldest(line);
+            if queue.pace == Pace::Live && queue.seconds >= LIVE_SECONDS {
+                shed_oldest(queue);
                 overload.shed(since_ns);
             }
-            line.seconds += 1;
+            queue.seconds += 1;
         }
-        line.items.push_back(Queued { since_ns, item });
+        queue.items.push_back(Queued { since_ns, item });
         if *sheds_all {
-            shed_oldest(line);
+            shed_oldest(queue);
         }
         self.filled.notify_one();
         true
     }
 
-    /// Waits for work and takes up to `max` seconds, at most one per line and in turn, and all else that waits. Nothing, once, after a
+    /// Waits for work and takes up to `max` seconds, at most one per queue and in turn, and all else that waits. Nothing, once, after a
     /// [`Backlog::nudge`]. `None` when closed.
     pub fn take(&self, max: usize) -> Option<Vec<Taken>> {
         self.gather(max, Duration::ZERO)
@@ -194,8 +194,8 @@ impl Backlog {
             if state.closed {
                 return None;
             }
-            let ready = state.lines.values().filter(|line| !line.items.is_empty()).count();
-            if !wait.is_zero() && ready > 0 && ready < max.min(state.lines.len()) && !state.nudged {
+            let ready = state.queues.values().filter(|queue| !queue.items.is_empty()).count();
+            if !wait.is_zero() && ready > 0 && ready < max.min(state.queues.len()) && !state.nudged {
                 let left = deadline.get_or_insert_with(|| Deadline::after(&*self.clock, wait)).left(&*self.clock);
                 if !left.is_zero() {
                     state = self.filled.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
@@ -228,23 +228,23 @@ impl Backlog {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock means another thread panicked between two complete states: the lines are whole.
+        // A poisoned lock means another thread panicked between two complete states: the queues are whole.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
 impl State {
-    /// While there is too much to do, leaves each live line its newest second at most.
+    /// While there is too much to do, leaves each live queue its newest second at most.
     fn shed_late(&mut self, now_ns: u64, max: usize) {
         let Some(oldest_ns) = self.overload.oldest_ns(now_ns, max) else { return };
         let mut has_shed = false;
-        for line in self.lines.values_mut().filter(|line| line.pace == Pace::Live) {
-            let newest_ns = line.items.iter().rev().find_map(|queued| match &queued.item {
+        for queue in self.queues.values_mut().filter(|queue| queue.pace == Pace::Live) {
+            let newest_ns = queue.items.iter().rev().find_map(|queued| match &queued.item {
                 ClipOutput::Second(second) => Some(Overload::counts_from_ns(second.arrived_ns, queued.since_ns)),
                 _ => None,
             });
             let keep = usize::from(newest_ns.is_some_and(|ns| ns >= oldest_ns));
-            while line.seconds > keep && shed_oldest(line) {
+            while queue.seconds > keep && shed_oldest(queue) {
                 has_shed = true;
             }
         }
@@ -253,56 +253,56 @@ impl State {
         }
     }
 
-    /// Takes up to `max` seconds of as many lines, those first whose turn is longest ago. Says how many there are.
+    /// Takes up to `max` seconds of as many queues, those first whose turn is longest ago. Says how many there are.
     fn choose(&mut self, max: usize) -> (Vec<Taken>, usize) {
-        let Self { lines, order, turns, overload, .. } = self;
+        let Self { queues, order, turns, overload, .. } = self;
         let max = overload.most(max);
         order.clear();
-        order.extend(lines.iter().filter(|(_, line)| !line.items.is_empty()).map(|(id, line)| (line.served, *id)));
+        order.extend(queues.iter().filter(|(_, queue)| !queue.items.is_empty()).map(|(id, queue)| (queue.served, *id)));
         order.sort_unstable();
         let (mut batch, mut seconds) = (Vec::new(), 0);
         for (_, id) in order.iter() {
-            let line = lines.get_mut(id).expect("it was there a moment ago, under the same lock");
-            if line.seconds > 0 {
+            let queue = queues.get_mut(id).expect("it was there a moment ago, under the same lock");
+            if queue.seconds > 0 {
                 if seconds == max {
                     continue;
                 }
                 seconds += 1;
                 *turns += 1;
-                line.served = *turns;
+                queue.served = *turns;
             }
-            batch.extend(take_one(line, *id));
+            batch.extend(take_one(queue, *id));
         }
         (batch, seconds)
     }
 }
 
-/// Turns the oldest second of a line into a gap; false when there is none.
-fn shed_oldest(line: &mut Line) -> bool {
-    for Queued { item, .. } in &mut line.items {
+/// Turns the oldest second of a queue into a gap; false when there is none.
+fn shed_oldest(queue: &mut StreamQueue) -> bool {
+    for Queued { item, .. } in &mut queue.items {
         if let ClipOutput::Second(ClipSecond { run, index, .. }) = item {
             let gap = Gap { run: *run, index: *index, reason: GapReason::Overload };
             *item = ClipOutput::Gap(gap);
-            line.seconds -= 1;
+            queue.seconds -= 1;
             return true;
         }
     }
     false
 }
 
-fn take_one(line: &mut Line, id: LineId) -> Option<Taken> {
+fn take_one(queue: &mut StreamQueue, id: QueueId) -> Option<Taken> {
     let (mut items, mut since_ns) = (Vec::new(), 0);
-    while let Some(queued) = line.items.pop_front() {
+    while let Some(queued) = queue.items.pop_front() {
         let is_second = matches!(queued.item, ClipOutput::Second(_));
         since_ns = queued.since_ns;
         items.push(queued.item);
         if is_second {
-            line.seconds -= 1;
+            queue.seconds -= 1;
             break;
         }
     }
-    let (pace, backlog) = (line.pace, line.seconds as u32);
-    (!items.is_empty()).then_some(Taken { line: id, pace, since_ns, items, backlog })
+    let (pace, backlog) = (queue.pace, queue.seconds as u32);
+    (!items.is_empty()).then_some(Taken { queue: id, pace, since_ns, items, backlog })
 }
 
 #[cfg(test)]

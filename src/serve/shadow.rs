@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::backlog::LineId;
+use crate::backlog::QueueId;
 use crate::metrics::{Metrics, ShadowDrop, ShadowMetrics};
 use crate::publish::hub::Hub;
 use touchline_compute::infer::Engine;
@@ -39,25 +39,25 @@ struct Stream {
 #[derive(Clone)]
 pub struct ShadowFeed {
     to: Sender<Item>,
-    streams: Arc<RwLock<BTreeMap<LineId, Arc<Stream>>>>,
+    streams: Arc<RwLock<BTreeMap<QueueId, Arc<Stream>>>>,
     hub: Hub,
 }
 
 impl ShadowFeed {
     /// A stream begins.
-    pub fn add_stream(&self, line: LineId, id: &str) {
+    pub fn add_stream(&self, queue: QueueId, id: &str) {
         let stream = Stream { id: id.to_owned(), metrics: self.hub.metrics().shadow_stream(id) };
-        self.streams.write().unwrap_or_else(PoisonError::into_inner).insert(line, Arc::new(stream));
+        self.streams.write().unwrap_or_else(PoisonError::into_inner).insert(queue, Arc::new(stream));
     }
 
     /// A stream is over. What still waits of it is compared.
-    pub fn remove_stream(&self, line: LineId) {
-        self.streams.write().unwrap_or_else(PoisonError::into_inner).remove(&line);
+    pub fn remove_stream(&self, queue: QueueId) {
+        self.streams.write().unwrap_or_else(PoisonError::into_inner).remove(&queue);
     }
 
     /// Leaves a second that was decided, or drops it when the queue is full. Never waits.
-    pub fn offer(&self, line: LineId, second: ClipSecond, said: SecondPrediction) {
-        let stream = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(&line).cloned();
+    pub fn offer(&self, queue: QueueId, second: ClipSecond, said: SecondPrediction) {
+        let stream = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(&queue).cloned();
         let Some(stream) = stream else { return };
         // Disconnected: the program ends.
         if let Err(TrySendError::Full(item)) = self.to.try_send(Item { stream, second, said }) {

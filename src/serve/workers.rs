@@ -18,7 +18,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::adapt::Adapt;
-use crate::backlog::{Backlog, LineId, Taken};
+use crate::backlog::{Backlog, QueueId, Taken};
 use crate::metrics::{Metrics, StageThread};
 use crate::shadow::ShadowFeed;
 use touchline_compute::infer::{Engine, Models};
@@ -63,7 +63,7 @@ impl Batching {
 /// What inference says about a stream, in order.
 #[derive(Debug)]
 pub struct Decided {
-    pub line: LineId,
+    pub queue: QueueId,
     pub what: What,
 }
 
@@ -171,23 +171,23 @@ impl Workers {
     ///
     /// # Errors
     /// As [`Intake::add_stream`].
-    pub fn add_stream(&self, id: &str, pace: Pace, behind_ns: u64, tap: Tap) -> Result<(LineId, Sender<MediaItem>)> {
+    pub fn add_stream(&self, id: &str, pace: Pace, behind_ns: u64, tap: Tap) -> Result<(QueueId, Sender<MediaItem>)> {
         self.intake.add_stream(id, pace, behind_ns, RunId(0), tap)
     }
 
-    /// As [`Intake::remove_line`].
-    pub fn remove_line(&self, line: LineId) {
-        self.intake.remove_line(line);
+    /// As [`Intake::remove_queue`].
+    pub fn remove_queue(&self, queue: QueueId) {
+        self.intake.remove_queue(queue);
     }
 
     /// Gives a stream that has no source its items directly: a still picture is one second.
-    pub fn push(&self, line: LineId, item: ClipOutput) -> bool {
-        self.backlog.push(line, item)
+    pub fn push(&self, queue: QueueId, item: ClipOutput) -> bool {
+        self.backlog.push(queue, item)
     }
 
-    /// A line for [`Workers::push`].
-    pub fn add_line(&self, pace: Pace) -> LineId {
-        self.backlog.add_line(pace)
+    /// A queue for [`Workers::push`].
+    pub fn add_queue(&self, pace: Pace) -> QueueId {
+        self.backlog.add_queue(pace)
     }
 }
 
@@ -205,7 +205,7 @@ impl Drop for Workers {
     }
 }
 
-/// Where streams begin: a line of the backlog and a clip thread for each. Cloning shares it.
+/// Where streams begin: a queue of the backlog and a clip thread for each. Cloning shares it.
 #[derive(Clone)]
 pub struct Intake {
     backlog: Arc<Backlog>,
@@ -234,10 +234,10 @@ impl Intake {
         behind_ns: u64,
         first: RunId,
         tap: Tap,
-    ) -> Result<(LineId, Sender<MediaItem>)> {
-        let line = self.backlog.add_line(pace);
+    ) -> Result<(QueueId, Sender<MediaItem>)> {
+        let queue = self.backlog.add_queue(pace);
         if let Some(shadow) = &self.shadow {
-            shadow.add_stream(line, id);
+            shadow.add_stream(queue, id);
         }
         let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
         let builder = ClipBuilder::new(ClipConfig {
@@ -250,26 +250,26 @@ impl Intake {
         let (backlog, metrics) = (Arc::clone(&self.backlog), self.metrics.clone());
         let clip = move || {
             // The stream ends with a failure, and the program goes on. The message of the panic is printed where it happens.
-            let looped = catch_unwind(AssertUnwindSafe(|| clip_loop(builder, &media, &backlog, line, tap)));
+            let looped = catch_unwind(AssertUnwindSafe(|| clip_loop(builder, &media, &backlog, queue, tap)));
             // Before anything waits: the source sees at once that nobody takes its media.
             drop(media);
             if looped.is_err() {
                 metrics.panicked(StageThread::Clip);
-                backlog.push(line, ClipOutput::Ended(broken("a thread of this stream panicked")));
+                backlog.push(queue, ClipOutput::Ended(broken("a thread of this stream panicked")));
             }
         };
-        let clip = spawn(&format!("clip/{id}"), clip).inspect_err(|_| self.remove_line(line))?;
+        let clip = spawn(&format!("clip/{id}"), clip).inspect_err(|_| self.remove_queue(queue))?;
         let mut clips = self.clips();
         clips.retain(|clip| !clip.is_finished());
         clips.push(clip);
-        Ok((line, to))
+        Ok((queue, to))
     }
 
-    /// Forgets a line whose stream is over. What still waits in it is not decided.
-    pub fn remove_line(&self, line: LineId) {
-        self.backlog.remove_line(line);
+    /// Forgets a queue whose stream is over. What still waits in it is not decided.
+    pub fn remove_queue(&self, queue: QueueId) {
+        self.backlog.remove_queue(queue);
         if let Some(shadow) = &self.shadow {
-            shadow.remove_stream(line);
+            shadow.remove_stream(queue);
         }
     }
 
@@ -288,14 +288,14 @@ impl Intake {
     }
 }
 
-fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Backlog, line: LineId, mut tap: Tap) {
+fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Backlog, queue: QueueId, mut tap: Tap) {
     let mut out = Vec::new();
     for item in media {
         let ended = matches!(item, MediaItem::Ended(_));
         tap(&item);
         builder.push(item, &mut out);
         for output in out.drain(..) {
-            if !backlog.push(line, output) {
+            if !backlog.push(queue, output) {
                 return;
             }
         }
@@ -306,7 +306,7 @@ fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Ba
     // The channel closed without an end: whoever waits for one must not wait for ever.
     builder.push(MediaItem::Ended(broken("the source's threads ended without saying why")), &mut out);
     for output in out.drain(..) {
-        if !backlog.push(line, output) {
+        if !backlog.push(queue, output) {
             return;
         }
     }
@@ -418,11 +418,11 @@ impl Infer {
                     ClipOutput::Gap(gap) => (What::Outcome { outcome: SecondOutcome::Gap(gap), backlog }, None),
                     news => (What::News(news), None),
                 };
-                if to.send(Decided { line: taken.line, what }).is_err() {
+                if to.send(Decided { queue: taken.queue, what }).is_err() {
                     return false;
                 }
                 if let (Some(shadow), Some((second, said))) = (&self.shadow, copy) {
-                    shadow.offer(taken.line, second, said);
+                    shadow.offer(taken.queue, second, said);
                 }
             }
         }

@@ -95,12 +95,12 @@ fn decisions(workers: &mut Workers, uri: &str, thinning: Option<Thinning>) -> St
     let classes = Arc::new(pack.classes.clone());
     let (recorder, mut voter) =
         (Recorder::new("r", classes.clone(), Pace::File), Voter::new(VoteConfig::default(), classes.len()));
-    let (line, to) = workers.add_stream("r", Pace::File, 0, Box::new(|_| ())).unwrap();
+    let (queue, to) = workers.add_stream("r", Pace::File, 0, Box::new(|_| ())).unwrap();
     let _source = GstOpener::new(options, Arc::new(SystemClock::new())).unwrap().open(uri, to).unwrap();
     let mut lines = String::new();
     loop {
         let decided = workers.decided.recv_timeout(Duration::from_secs(60)).expect("a decision");
-        assert_eq!(decided.line, line);
+        assert_eq!(decided.queue, queue);
         match decided.what {
             What::Outcome { outcome, .. } => {
                 let mut events = Vec::new();

@@ -1,7 +1,7 @@
 //! Whether there is more to decide than there is time for, and how old a second may then be that is still decided.
 //!
 //! Waiting rides out a moment in which much comes at once. Where more comes all the time, waiting only makes every decision
-//! late: then each live line is decided from its newest second, and only while that can still be done in time.
+//! late: then each live queue is decided from its newest second, and only while that can still be done in time.
 
 /// What a decision may take from the arrival of a second's last sample, less what publishing it takes.
 const LATENCY_NS: u64 = 950_000_000;
@@ -9,7 +9,7 @@ const LATENCY_NS: u64 = 950_000_000;
 /// However long batches take, a second may wait this long: it could not have come sooner.
 const WAIT_MIN_NS: u64 = 100_000_000;
 
-/// How much of the time between a second's last sample and its coming into the line counts: what closing it takes where pictures
+/// How much of the time between a second's last sample and its coming into the queue counts: what closing it takes where pictures
 /// come 20 a second. Less than [`WAIT_MIN_NS`], so that no second is too old when it comes. What a source takes longer, because
 /// its pictures are rare or its sound is late, is none of this machine's: it could neither be made good by deciding less, nor is
 /// it a sign of too much to do.
@@ -58,7 +58,7 @@ impl Overload {
         if self.until_ns.is_some() { usize::try_from(fit).unwrap_or(max).clamp(1, max) } else { max }
     }
 
-    /// From when on the latency of a second counts whose last sample arrived at `arrived_ns` and that came into its line at
+    /// From when on the latency of a second counts whose last sample arrived at `arrived_ns` and that came into its queue at
     /// `since_ns`.
     pub fn counts_from_ns(arrived_ns: u64, since_ns: u64) -> u64 {
         arrived_ns.max(since_ns.saturating_sub(CLOSING_NS))
@@ -79,7 +79,7 @@ impl Overload {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Backlog, LineId};
+    use super::super::{Backlog, QueueId};
     use touchline_core::clip::{ClipOutput, ClipSecond};
     use touchline_core::clock::{Clock, ManualClock};
     use touchline_core::item::Pace;
@@ -91,12 +91,12 @@ mod tests {
     struct Machine {
         clock: Arc<ManualClock>,
         backlog: Backlog,
-        lines: Vec<LineId>,
+        queues: Vec<QueueId>,
         phases: Vec<u64>,
         /// How long after its last sample a second of each comes: its source has that many pictures only.
         late_ms: Vec<u64>,
         cost_ms: u64,
-        /// For each line: seconds that came, that were decided, and gaps.
+        /// For each queue: seconds that came, that were decided, and gaps.
         counts: Vec<[u64; 3]>,
         /// Of decisions, ms.
         latencies: Vec<u64>,
@@ -106,9 +106,9 @@ mod tests {
         fn new(phases: Vec<u64>, cost_ms: u64) -> Self {
             let clock = Arc::new(ManualClock::default());
             let backlog = Backlog::with_clock(clock.clone());
-            let lines = phases.iter().map(|_| backlog.add_line(Pace::Live)).collect();
+            let queues = phases.iter().map(|_| backlog.add_queue(Pace::Live)).collect();
             let (counts, late_ms) = (vec![[0; 3]; phases.len()], vec![0; phases.len()]);
-            Self { clock, backlog, lines, phases, late_ms, cost_ms, counts, latencies: Vec::new() }
+            Self { clock, backlog, queues, phases, late_ms, cost_ms, counts, latencies: Vec::new() }
         }
 
         /// One millisecond after the other passes, and what comes in it comes.
@@ -123,7 +123,7 @@ mod tests {
                             arrived_ns: now_ms.saturating_sub(self.late_ms[i]) * MS,
                             ..ClipSecond::of_pictures(Vec::new())
                         };
-                        assert!(self.backlog.push(self.lines[i], ClipOutput::Second(second)));
+                        assert!(self.backlog.push(self.queues[i], ClipOutput::Second(second)));
                         self.counts[i][0] += 1;
                     }
                 }
@@ -139,14 +139,14 @@ mod tests {
                     batch.iter().flat_map(|t| &t.items).filter(|i| matches!(i, ClipOutput::Second(_))).count();
                 self.pass((decided as u64 * self.cost_ms).max(1));
                 for taken in batch {
-                    let line = self.lines.iter().position(|l| *l == taken.line).expect("a line of ours");
+                    let queue = self.queues.iter().position(|l| *l == taken.queue).expect("a queue of ours");
                     for item in taken.items {
                         match item {
                             ClipOutput::Second(second) => {
-                                self.counts[line][1] += 1;
+                                self.counts[queue][1] += 1;
                                 self.latencies.push((self.clock.mono_ns() - second.arrived_ns) / MS);
                             }
-                            ClipOutput::Gap(_) => self.counts[line][2] += 1,
+                            ClipOutput::Gap(_) => self.counts[queue][2] += 1,
                             other => panic!("unexpected {other:?}"),
                         }
                     }

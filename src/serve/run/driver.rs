@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::brake::{Mark, Marked};
 use super::session::{Command, News, SourceNews, StreamStart};
-use crate::backlog::LineId;
+use crate::backlog::QueueId;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::publish::hub::StreamHandle;
 use crate::workers::{Intake, Tap};
@@ -42,7 +42,7 @@ pub(super) struct OpenRequest {
 
 /// A stream whose source runs.
 pub(super) struct Opened {
-    pub(super) line: LineId,
+    pub(super) queue: QueueId,
     pub(super) source: Box<dyn Source>,
 }
 
@@ -54,8 +54,8 @@ pub(super) trait Driver: Send + Sync {
     /// What is wrong before anything runs.
     fn open(&self, request: OpenRequest) -> Result<Opened>;
 
-    /// Forgets the line of a stream that is over, or is not waited for.
-    fn remove_line(&self, line: LineId);
+    /// Forgets the queue of a stream that is over, or is not waited for.
+    fn remove_queue(&self, queue: QueueId);
 
     /// Turns all that waits to be decided into gaps.
     fn shed_all(&self);
@@ -79,38 +79,38 @@ impl Driver for GstDriver {
         let pace = location.pace(self.pacing);
         handle.set_source(&settings.uri, pace);
         let counters = Arc::<Counters>::default();
-        let (line, to) = self.intake.add_stream(
+        let (queue, to) = self.intake.add_stream(
             &settings.id,
             pace,
             location.behind_ns(settings.latency_ms),
             handle.reserve_run(),
             tap(handle.clone(), request.mark.clone()),
         )?;
-        // Before any media can come: a decision of a line that the publishing thread does not know is nobody's.
+        // Before any media can come: a decision of a queue that the publishing thread does not know is nobody's.
         let begin = StreamStart {
-            line,
+            queue,
             handle: handle.clone(),
             vote: *vote,
             supervised: pace == Pace::Live,
             counters: counters.clone(),
         };
         let _ = self.commands.send(Command::Begin(Box::new(begin)));
-        // Holds the channel open until the line is forgotten: its end would be taken for one of the source.
+        // Holds the channel open until the queue is forgotten: its end would be taken for one of the source.
         let hold = to.clone();
-        let opened = self.source(&request, &location, pipeline, line, counters, to);
+        let opened = self.source(&request, &location, pipeline, queue, counters, to);
         match opened {
-            Ok(source) => Ok(Opened { line, source }),
+            Ok(source) => Ok(Opened { queue, source }),
             Err(e) => {
-                self.intake.remove_line(line);
-                let _ = self.commands.send(Command::Forget(line));
+                self.intake.remove_queue(queue);
+                let _ = self.commands.send(Command::Forget(queue));
                 drop(hold);
                 Err(e)
             }
         }
     }
 
-    fn remove_line(&self, line: LineId) {
-        self.intake.remove_line(line);
+    fn remove_queue(&self, queue: QueueId) {
+        self.intake.remove_queue(queue);
     }
 
     fn shed_all(&self) {
@@ -140,7 +140,7 @@ impl GstDriver {
         request: &OpenRequest,
         location: &Location,
         pipeline: Option<String>,
-        line: LineId,
+        queue: QueueId,
         counters: Arc<Counters>,
         to: Sender<MediaItem>,
     ) -> Result<Box<dyn Source>> {
@@ -191,7 +191,7 @@ impl GstDriver {
             },
             clock: self.clock.clone(),
             sleeper: Arc::new(ThreadSleeper),
-            observer: Arc::new(Forward { line, news: self.news.clone(), mark: request.mark.clone() }),
+            observer: Arc::new(Forward { queue, news: self.news.clone(), mark: request.mark.clone() }),
             counters,
             id: settings.id.clone(),
         };
@@ -201,7 +201,7 @@ impl GstDriver {
 
 /// Sends a supervisor's news to the publishing thread, which alone writes outputs.
 struct Forward {
-    line: LineId,
+    queue: QueueId,
     news: Sender<News>,
     mark: Option<Mark>,
 }
@@ -214,11 +214,11 @@ impl Observer for Forward {
             mark.clear(false);
         }
         // The receiver is gone only when the program ends.
-        let _ = self.news.send((self.line, SourceNews::State(state)));
+        let _ = self.news.send((self.queue, SourceNews::State(state)));
     }
 
     fn incident(&self, incident: Incident) {
-        let _ = self.news.send((self.line, SourceNews::Incident(incident)));
+        let _ = self.news.send((self.queue, SourceNews::Incident(incident)));
     }
 }
 

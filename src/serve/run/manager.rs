@@ -22,7 +22,7 @@ use super::brake;
 use super::driver::{Driver, OpenRequest, Opened};
 use super::notify::ServiceManager;
 use super::session::{Command, Told};
-use crate::backlog::LineId;
+use crate::backlog::QueueId;
 use crate::config::StreamSettings;
 use crate::publish::hub::{Hub, Origin, Restored, StreamInfo};
 use crate::publish::record::StreamState;
@@ -121,7 +121,7 @@ pub(super) struct StreamManager<H> {
     done_to: Sender<Done>,
     /// Lines that came to their end before it was known whose they are: a source that ends at once overtakes the thread
     /// that opened it.
-    early: Vec<(LineId, Option<Error>)>,
+    early: Vec<(QueueId, Option<Error>)>,
     /// The last run of streams that were there before, here or by the store: who comes by such a name goes on after it.
     runs: BTreeMap<String, RunId>,
     /// Streams that were paused because opening them ended the process.
@@ -230,7 +230,7 @@ impl<H: Driver + 'static> StreamManager<H> {
                     self.handle_request(request);
                 },
                 recv(inbox.told) -> told => match told {
-                    Ok(Told::Over { line, error }) => self.over(line, error),
+                    Ok(Told::Over { queue, error }) => self.over(queue, error),
                     Ok(Told::Gone(id)) => self.gone(&id),
                     Err(_) => {}
                 },
@@ -282,8 +282,8 @@ impl<H: Driver + 'static> StreamManager<H> {
                     unwanted_ns.get_or_insert(now_ns);
                 }
             }
-            Phase::Running { line, source } => {
-                let line = *line;
+            Phase::Running { queue, source } => {
+                let queue = *queue;
                 let must_end = entry.gone || is_stopping || !entry.settings.enabled || must_reopen;
                 if !must_end {
                     return self.settle(id);
@@ -295,7 +295,7 @@ impl<H: Driver + 'static> StreamManager<H> {
                     () => Some(StreamState::Connecting),
                 };
                 if let Some(into) = into {
-                    self.tools.tell(Command::EndsInto(line, into));
+                    self.tools.tell(Command::EndsInto(queue, into));
                 }
                 source.stop();
                 entry.close(now_ns);
@@ -368,21 +368,21 @@ impl<H: Driver + 'static> StreamManager<H> {
         let is_this = |e: &&mut Entry| matches!(e.phase, Phase::Opening { ticket: t, .. } if t == ticket);
         let Some(entry) = self.entries.get_mut(id).filter(is_this) else {
             // It was not waited for any longer.
-            if let Ok(Opened { line, source }) = result {
-                self.tools.tell(Command::Forget(line));
-                self.tools.driver.remove_line(line);
+            if let Ok(Opened { queue, source }) = result {
+                self.tools.tell(Command::Forget(queue));
+                self.tools.driver.remove_queue(queue);
                 self.tools.drop_aside(id, Some(source));
             }
             return;
         };
         let is_initial = std::mem::take(&mut entry.is_initial);
         match result {
-            Ok(Opened { line, source }) => {
-                entry.phase = Phase::Running { line, source };
-                match self.early.iter().position(|(early, _)| *early == line) {
+            Ok(Opened { queue, source }) => {
+                entry.phase = Phase::Running { queue, source };
+                match self.early.iter().position(|(early, _)| *early == queue) {
                     Some(at) => {
                         let (_, error) = self.early.swap_remove(at);
-                        self.over(line, error);
+                        self.over(queue, error);
                     }
                     None => self.reconcile(id),
                 }
@@ -416,13 +416,13 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 
     /// A stream came to its end, by itself or because it was stopped.
-    fn over(&mut self, line: LineId, error: Option<Error>) {
-        let Some((id, entry)) = self.entries.iter_mut().find(|(_, e)| e.phase.line() == Some(line)) else {
+    fn over(&mut self, queue: QueueId, error: Option<Error>) {
+        let Some((id, entry)) = self.entries.iter_mut().find(|(_, e)| e.phase.queue() == Some(queue)) else {
             // Of one that is being opened, or of one that was cut off.
             if !self.entries.values().any(|e| matches!(e.phase, Phase::Opening { .. })) {
                 self.early.clear();
             }
-            self.early.push((line, error));
+            self.early.push((queue, error));
             return;
         };
         let id = id.clone();
@@ -431,7 +431,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         entry.over = !was_asked;
         entry.error = error.filter(|_| !was_asked);
         entry.revive_later(self.tools.clock.mono_ns());
-        self.tools.driver.remove_line(line);
+        self.tools.driver.remove_queue(queue);
         self.tools.drop_aside(&id, source);
         self.reconcile(&id);
     }
@@ -440,8 +440,8 @@ impl<H: Driver + 'static> StreamManager<H> {
     fn settle(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let vote = entry.vote(self.vote);
-        if let Some(line) = entry.take_other_vote(vote) {
-            self.tools.tell(Command::Vote(line, vote));
+        if let Some(queue) = entry.take_other_vote(vote) {
+            self.tools.tell(Command::Vote(queue, vote));
         }
         entry.answer(Ok(id.to_owned()));
     }

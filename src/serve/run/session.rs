@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select};
 
-use crate::backlog::LineId;
+use crate::backlog::QueueId;
 use crate::live::LiveStream;
 use crate::publish::hub::{Hub, StreamHandle};
 use crate::publish::record::StreamState;
@@ -29,7 +29,7 @@ use touchline_media::supervise::SourceState;
 const SINKS_LIMIT: Duration = Duration::from_secs(3);
 
 /// News of a source's supervisor, beside the data.
-pub(super) type News = (LineId, SourceNews);
+pub(super) type News = (QueueId, SourceNews);
 
 pub(super) enum SourceNews {
     State(SourceState),
@@ -38,7 +38,7 @@ pub(super) enum SourceNews {
 
 /// A stream that begins.
 pub(super) struct StreamStart {
-    pub(super) line: LineId,
+    pub(super) queue: QueueId,
     pub(super) handle: StreamHandle,
     pub(super) vote: VoteConfig,
     /// A supervisor tells when it plays.
@@ -48,15 +48,15 @@ pub(super) struct StreamStart {
 
 /// What the stream manager tells the publishing thread.
 pub(super) enum Command {
-    /// Sent before anything of the line can come.
+    /// Sent before anything of the queue can come.
     Begin(Box<StreamStart>),
-    /// Nothing of the line was or will be said: its source could not be opened.
-    Forget(LineId),
+    /// Nothing of the queue was or will be said: its source could not be opened.
+    Forget(QueueId),
     /// The source is being stopped; after its last second the stream is in this state.
-    EndsInto(LineId, StreamState),
+    EndsInto(QueueId, StreamState),
     /// The source does not come to its end: it is said here and now.
-    Cut(LineId),
-    Vote(LineId, VoteConfig),
+    Cut(QueueId),
+    Vote(QueueId, VoteConfig),
     /// The state of a stream without a source.
     Say(StreamHandle, StreamState),
     /// The stream is not wanted any more and has no source: nothing of it stays.
@@ -69,8 +69,8 @@ pub(super) enum Command {
 /// What the publishing thread tells the stream manager, after the hub and the queue of every sink have it.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// A line has come to its end; `error`: it failed by itself.
-    Over { line: LineId, error: Option<Error> },
+    /// A queue has come to its end; `error`: it failed by itself.
+    Over { queue: QueueId, error: Option<Error> },
     /// A stream is removed.
     Gone(String),
 }
@@ -115,7 +115,7 @@ pub(super) struct Inbox {
 pub(super) struct Session {
     hub: Hub,
     clock: Arc<dyn Clock>,
-    running: BTreeMap<LineId, Running>,
+    running: BTreeMap<QueueId, Running>,
     classes: usize,
     sinks: Sinks,
     /// A live stream has been watched: from now on no sink may hold up publishing.
@@ -158,24 +158,24 @@ impl Session {
             self.beat.turn();
             select! {
                 recv(inbox.decided) -> message => match message {
-                    Ok(Decided { line, what }) => {
+                    Ok(Decided { queue, what }) => {
                         // An end may have been asked for, and be the beginning of something else.
                         let is_end = matches!(what, What::News(ClipOutput::Ended(_)));
-                        if self.catch_up(line, &inbox.commands) || is_end && self.obey_all(&inbox.commands) {
+                        if self.catch_up(queue, &inbox.commands) || is_end && self.obey_all(&inbox.commands) {
                             return Ok(());
                         }
-                        self.take(line, what);
+                        self.take(queue, what);
                     }
                     Err(_) => return Err(Error::Internal("the inference thread ended".into())),
                 },
                 recv(inbox.news) -> message => match message {
-                    Ok((line, news)) => {
-                        if self.catch_up(line, &inbox.commands) {
+                    Ok((queue, news)) => {
+                        if self.catch_up(queue, &inbox.commands) {
                             return Ok(());
                         }
                         match news {
-                            SourceNews::State(state) => self.news(line, state),
-                            SourceNews::Incident(incident) => self.incident(line, incident),
+                            SourceNews::State(state) => self.news(queue, state),
+                            SourceNews::Incident(incident) => self.incident(queue, incident),
                         }
                     }
                     Err(_) => return Err(Error::Internal("the stream manager's thread ended".into())),
@@ -200,9 +200,9 @@ impl Session {
         false
     }
 
-    /// What begins a line was sent before anything came of it, but on another way. Whether the last command was there.
-    fn catch_up(&mut self, line: LineId, commands: &Receiver<Command>) -> bool {
-        while !self.running.contains_key(&line) {
+    /// What begins a queue was sent before anything came of it, but on another way. Whether the last command was there.
+    fn catch_up(&mut self, queue: QueueId, commands: &Receiver<Command>) -> bool {
+        while !self.running.contains_key(&queue) {
             let Ok(command) = commands.try_recv() else { break };
             if self.command(command) {
                 return true;
@@ -219,20 +219,20 @@ impl Session {
     fn command(&mut self, command: Command) -> bool {
         match command {
             Command::Begin(begin) => {
-                let StreamStart { line, handle, vote, supervised, counters } = *begin;
+                let StreamStart { queue, handle, vote, supervised, counters } = *begin;
                 self.live |= supervised;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
-                self.running.insert(line, Running { stream, counters, loss_said: 0, counted: Counted::default() });
+                self.running.insert(queue, Running { stream, counters, loss_said: 0, counted: Counted::default() });
             }
-            Command::Forget(line) => drop(self.running.remove(&line)),
-            Command::EndsInto(line, into) => {
-                if let Some(running) = self.running.get_mut(&line) {
+            Command::Forget(queue) => drop(self.running.remove(&queue)),
+            Command::EndsInto(queue, into) => {
+                if let Some(running) = self.running.get_mut(&queue) {
                     running.stream.ends_into(into);
                 }
             }
-            Command::Cut(line) => self.cut(line),
-            Command::Vote(line, vote) => {
-                if let Some(running) = self.running.get_mut(&line) {
+            Command::Cut(queue) => self.cut(queue),
+            Command::Vote(queue, vote) => {
+                if let Some(running) = self.running.get_mut(&queue) {
                     running.stream.set_vote(vote);
                 }
             }
@@ -255,8 +255,8 @@ impl Session {
         }
     }
 
-    fn take(&mut self, line: LineId, what: What) {
-        let Some(running) = self.running.get_mut(&line) else { return };
+    fn take(&mut self, queue: QueueId, what: What) {
+        let Some(running) = self.running.get_mut(&queue) else { return };
         running.say_counts();
         match what {
             What::Outcome { outcome, backlog } => {
@@ -268,23 +268,23 @@ impl Session {
             What::News(news) => {
                 let mut records = Vec::new();
                 let state = running.stream.news(news, &mut records);
-                self.changed(line, state, records);
+                self.changed(queue, state, records);
             }
         }
     }
 
-    fn cut(&mut self, line: LineId) {
-        let Some(running) = self.running.get_mut(&line) else { return };
+    fn cut(&mut self, queue: QueueId) {
+        let Some(running) = self.running.get_mut(&queue) else { return };
         let mut records = Vec::new();
         let state = running.stream.cut(&mut records);
         // A stream that is cut has no end of its own to be told of, and says nothing more.
-        self.changed(line, state, records);
-        self.running.remove(&line);
+        self.changed(queue, state, records);
+        self.running.remove(&queue);
     }
 
     /// A stream came into `state` by itself, or only has `records` to tell; tells the stream manager when that is the end of its source.
-    fn changed(&mut self, line: LineId, state: Option<StreamState>, records: Vec<Arc<str>>) {
-        let Some(running) = self.running.get_mut(&line) else { return };
+    fn changed(&mut self, queue: QueueId, state: Option<StreamState>, records: Vec<Arc<str>>) {
+        let Some(running) = self.running.get_mut(&queue) else { return };
         let handle = running.stream.handle().clone();
         let is_over = running.stream.is_over();
         if is_over {
@@ -301,15 +301,15 @@ impl Session {
         };
         self.send(&handle, state.map_or(Said::Nothing, Said::State), records);
         if is_over {
-            self.running.remove(&line);
+            self.running.remove(&queue);
             // The stream manager is gone only when the program ends.
-            let _ = self.told.send(Told::Over { line, error });
+            let _ = self.told.send(Told::Over { queue, error });
         }
     }
 
     /// A source reconnects or waits. Its end is told in-band, after its last second.
-    fn news(&mut self, line: LineId, state: SourceState) {
-        let Some(running) = self.running.get_mut(&line) else { return };
+    fn news(&mut self, queue: QueueId, state: SourceState) {
+        let Some(running) = self.running.get_mut(&queue) else { return };
         running.say_counts();
         let state = match state {
             SourceState::Connecting => StreamState::Connecting,
@@ -325,8 +325,8 @@ impl Session {
         self.send(&handle, Said::State(state), Vec::from_iter(record));
     }
 
-    fn incident(&mut self, line: LineId, incident: Incident) {
-        let Some(running) = self.running.get_mut(&line) else { return };
+    fn incident(&mut self, queue: QueueId, incident: Incident) {
+        let Some(running) = self.running.get_mut(&queue) else { return };
         let handle = running.stream.handle().clone();
         let record = handle.incident(incident);
         self.send(&handle, Said::Nothing, vec![record]);

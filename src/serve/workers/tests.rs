@@ -8,7 +8,7 @@ fn intake(metrics: &Metrics) -> Intake {
     Intake { backlog, pack: Arc::new(pack), shadow: None, metrics, clips: Arc::default() }
 }
 
-/// The end of a line, however long it takes to come.
+/// The end of a queue, however long it takes to come.
 fn end(backlog: &Backlog) -> End {
     loop {
         for taken in backlog.gather(1, Duration::ZERO).expect("the backlog is open") {

@@ -76,9 +76,9 @@ impl<H: Driver + 'static> StreamManager<H> {
     /// Gives a source up that does not come to its end.
     fn cut(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
-        if let Some(line) = entry.phase.line() {
-            self.tools.tell(Command::Cut(line));
-            self.tools.driver.remove_line(line);
+        if let Some(queue) = entry.phase.queue() {
+            self.tools.tell(Command::Cut(queue));
+            self.tools.driver.remove_queue(queue);
         }
         let source = entry.phase.take_source();
         self.tools.drop_aside(id, source);

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use crate::backlog::LineId;
+use crate::backlog::QueueId;
 use crate::config::StreamSettings;
 use crate::publish::hub::{Origin, StreamFacts, StreamHandle};
 use crate::publish::streams::{Outcome, Refused};
@@ -26,12 +26,12 @@ pub(super) enum Phase {
         unwanted_ns: Option<u64>,
     },
     Running {
-        line: LineId,
+        queue: QueueId,
         source: Box<dyn Source>,
     },
     /// The source was asked to stop at `since_ns`, monotonic clock.
     Closing {
-        line: LineId,
+        queue: QueueId,
         source: Box<dyn Source>,
         since_ns: u64,
     },
@@ -40,9 +40,9 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    pub(super) fn line(&self) -> Option<LineId> {
+    pub(super) fn queue(&self) -> Option<QueueId> {
         match self {
-            Phase::Running { line, .. } | Phase::Closing { line, .. } => Some(*line),
+            Phase::Running { queue, .. } | Phase::Closing { queue, .. } => Some(*queue),
             Phase::Idle | Phase::Opening { .. } | Phase::Leaving => None,
         }
     }
@@ -175,7 +175,7 @@ impl Entry {
     /// The source was asked to stop.
     pub(super) fn close(&mut self, since_ns: u64) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Running { line, source } => Phase::Closing { line, source, since_ns },
+            Phase::Running { queue, source } => Phase::Closing { queue, source, since_ns },
             other => other,
         };
     }
@@ -186,10 +186,10 @@ impl Entry {
         self.settings.vote.over(run).unwrap_or(run)
     }
 
-    /// The line that has to hear of `vote`, because it runs with another.
-    pub(super) fn take_other_vote(&mut self, vote: VoteConfig) -> Option<LineId> {
-        let (line, (_, applied)) = (self.phase.line()?, self.applied.as_mut()?);
-        (std::mem::replace(applied, vote) != vote).then_some(line)
+    /// The queue that has to hear of `vote`, because it runs with another.
+    pub(super) fn take_other_vote(&mut self, vote: VoteConfig) -> Option<QueueId> {
+        let (queue, (_, applied)) = (self.phase.queue()?, self.applied.as_mut()?);
+        (std::mem::replace(applied, vote) != vote).then_some(queue)
     }
 
     /// Whether a first attempt that fails is followed by others, where the run says `run`. What the API adds is kept:

@@ -23,8 +23,8 @@ use touchline_media::Source;
 
 /// A source that ends when it is told to by the test.
 struct Simulated {
-    stops: Sender<LineId>,
-    line: LineId,
+    stops: Sender<QueueId>,
+    queue: QueueId,
 }
 
 impl Source for Simulated {
@@ -33,18 +33,18 @@ impl Source for Simulated {
     }
 
     fn stop(&mut self) {
-        self.stops.send(self.line).unwrap();
+        self.stops.send(self.queue).unwrap();
     }
 }
 
 /// Opens at once, or refuses what is called `refused`.
 struct Simulation {
     backlog: Backlog,
-    stops: Sender<LineId>,
-    opened: Mutex<Vec<(String, LineId)>>,
+    stops: Sender<QueueId>,
+    opened: Mutex<Vec<(String, QueueId)>>,
     /// Whether each was to be tried again after a first attempt that fails.
     retries: Mutex<Vec<bool>>,
-    removed: Mutex<Vec<LineId>>,
+    removed: Mutex<Vec<QueueId>>,
     sheds: Mutex<u32>,
     /// What is called `hangs` is not opened as long as this is true.
     hangs: AtomicBool,
@@ -59,14 +59,14 @@ impl Driver for Simulation {
         while request.settings.uri.contains("hangs") && self.hangs.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
-        let line = self.backlog.add_line(Pace::Live);
+        let queue = self.backlog.add_queue(Pace::Live);
         self.retries.lock().unwrap().push(request.retry);
-        self.opened.lock().unwrap().push((request.settings.uri.clone(), line));
-        Ok(Opened { line, source: Box::new(Simulated { stops: self.stops.clone(), line }) })
+        self.opened.lock().unwrap().push((request.settings.uri.clone(), queue));
+        Ok(Opened { queue, source: Box::new(Simulated { stops: self.stops.clone(), queue }) })
     }
 
-    fn remove_line(&self, line: LineId) {
-        self.removed.lock().unwrap().push(line);
+    fn remove_queue(&self, queue: QueueId) {
+        self.removed.lock().unwrap().push(queue);
     }
 
     fn shed_all(&self) {
@@ -81,11 +81,11 @@ struct Bench {
     hub: Hub,
     clock: Arc<ManualClock>,
     commands: Receiver<Command>,
-    stops: Receiver<LineId>,
+    stops: Receiver<QueueId>,
     /// Commands that were no stops.
     votes: Vec<VoteConfig>,
-    into: BTreeMap<LineId, StreamState>,
-    cut: Vec<LineId>,
+    into: BTreeMap<QueueId, StreamState>,
+    cut: Vec<QueueId>,
     finished: bool,
 }
 
@@ -171,9 +171,9 @@ impl Bench {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Say(handle, state) => drop(handle.set_state(state)),
-            Command::EndsInto(line, into) => drop(self.into.insert(line, into)),
+            Command::EndsInto(queue, into) => drop(self.into.insert(queue, into)),
             Command::Vote(_, vote) => self.votes.push(vote),
-            Command::Cut(line) => self.cut.push(line),
+            Command::Cut(queue) => self.cut.push(queue),
             Command::Remove(handle) => {
                 handle.set_state(StreamState::Removed);
                 self.hub.remove_stream(handle.id());
@@ -186,8 +186,8 @@ impl Bench {
 
     /// The sources that were told to stop come to their ends.
     fn end_stopped(&mut self) {
-        while let Ok(line) = self.stops.try_recv() {
-            self.manager.over(line, None);
+        while let Ok(queue) = self.stops.try_recv() {
+            self.manager.over(queue, None);
         }
         self.settle();
     }
@@ -220,8 +220,8 @@ impl Bench {
         self.driver.opened.lock().unwrap().iter().map(|(uri, _)| uri.clone()).collect()
     }
 
-    fn line(&self, id: &str) -> LineId {
-        self.manager.entries[id].phase.line().expect("it runs")
+    fn queue(&self, id: &str) -> QueueId {
+        self.manager.entries[id].phase.queue().expect("it runs")
     }
 
     fn state(&self, id: &str) -> StreamState {
@@ -277,10 +277,10 @@ fn streams_come_and_go_and_their_names_are_free_again() {
     assert_eq!(bench.outcome(add(r#"{"uri": "rtsp://cam.example/c"}"#)), Ok("cam.example".into()));
     assert_eq!(bench.opened(), ["rtsp://h/a", "rtsp://h/b", "rtsp://cam.example/c"]);
     assert_eq!(bench.kind(add(r#"{"uri": "rtsp://h/d"}"#)), RefusedKind::Limit);
-    let line = bench.line("b");
+    let queue = bench.queue("b");
     assert_eq!(bench.outcome(remove("b")), Ok("b".into()));
-    assert_eq!(bench.into.get(&line), Some(&StreamState::Removed));
-    assert_eq!(*bench.driver.removed.lock().unwrap(), [line]);
+    assert_eq!(bench.into.get(&queue), Some(&StreamState::Removed));
+    assert_eq!(*bench.driver.removed.lock().unwrap(), [queue]);
     assert!(!bench.hub.has_stream("b") && bench.hub.has_stream("a"));
     assert_eq!(bench.kind(remove("b")), RefusedKind::Unknown);
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b2"}"#)), Ok("b".into()));
@@ -315,15 +315,15 @@ fn only_what_concerns_the_source_opens_it_anew() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
-    let (line, generation) = (bench.line("b"), bench.generation("b"));
+    let (queue, generation) = (bench.queue("b"), bench.generation("b"));
     bench.outcome(change("b", r#"{"label": "Court", "vote": {"window": 4}}"#)).unwrap();
-    assert_eq!((bench.line("b"), bench.votes.last().unwrap().window), (line, 4));
+    assert_eq!((bench.queue("b"), bench.votes.last().unwrap().window), (queue, 4));
     assert!(bench.generation("b") > generation, "another version");
     bench.outcome(change("b", r#"{"vote": null}"#)).unwrap();
     assert_eq!(bench.votes.last().unwrap().window, 10);
     bench.outcome(change("b", r#"{"latency_ms": 500}"#)).unwrap();
-    assert_eq!(bench.into.get(&line), Some(&StreamState::Connecting));
-    assert_ne!(bench.line("b"), line);
+    assert_eq!(bench.into.get(&queue), Some(&StreamState::Connecting));
+    assert_ne!(bench.queue("b"), queue);
     let shown: serde_json::Value = serde_json::from_str(&bench.hub.summary_json("b").unwrap()).unwrap();
     assert_eq!((&shown["settings"]["label"], &shown["settings"]["latency_ms"]), (&"Court".into(), &500.into()));
     assert_eq!((&shown["settings"]["origin"], &shown["settings"]["retry"]), (&"api".into(), &true.into()));
@@ -359,7 +359,7 @@ fn a_source_that_cannot_be_opened_gives_way_to_the_one_before() {
     assert_eq!(bench.kind(change("b", r#"{"uri": "rtsp://h/refused"}"#)), RefusedKind::Source);
     assert_eq!(bench.opened(), ["rtsp://h/b", "rtsp://h/b"], "the old one runs again");
     assert_eq!(bench.manager.entries["b"].settings.uri, "rtsp://h/b");
-    bench.line("b");
+    bench.queue("b");
 }
 
 #[test]
@@ -369,16 +369,16 @@ fn a_stream_can_be_paused_and_taken_up_again() {
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b", "enabled": false}"#)).unwrap();
     assert_eq!((bench.state("b"), bench.opened().len()), (StreamState::Paused, 0));
     bench.outcome(change("b", r#"{"enabled": true}"#)).unwrap();
-    let line = bench.line("b");
+    let queue = bench.queue("b");
     bench.outcome(change("b", r#"{"enabled": false}"#)).unwrap();
-    assert_eq!((bench.into.get(&line), bench.opened().len()), (Some(&StreamState::Paused), 1));
+    assert_eq!((bench.into.get(&queue), bench.opened().len()), (Some(&StreamState::Paused), 1));
     bench.outcome(change("b", r#"{"uri": "rtsp://h/other"}"#)).unwrap();
     assert_eq!(bench.opened().len(), 1, "it is still paused");
     bench.outcome(change("b", r#"{"enabled": true}"#)).unwrap();
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/other");
     // A source that came to its end by itself is opened by name only.
-    let line = bench.line("b");
-    bench.manager.over(line, None);
+    let queue = bench.queue("b");
+    bench.manager.over(queue, None);
     bench.settle();
     bench.outcome(change("b", r#"{"label": "B"}"#)).unwrap();
     assert_eq!(bench.opened().len(), 2);
@@ -391,7 +391,7 @@ fn a_source_that_does_not_end_is_cut_off() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
-    let line = bench.line("b");
+    let queue = bench.queue("b");
     let mut outcome = bench.ask(remove("b"));
     bench.clock.advance(CLOSE_MAX_NS - 1);
     bench.manager.look();
@@ -400,17 +400,17 @@ fn a_source_that_does_not_end_is_cut_off() {
     bench.clock.advance(1);
     bench.manager.look();
     bench.settle();
-    assert_eq!((outcome.try_recv().unwrap(), &bench.cut), (Ok("b".into()), &vec![line]));
+    assert_eq!((outcome.try_recv().unwrap(), &bench.cut), (Ok("b".into()), &vec![queue]));
     assert!(!bench.hub.has_stream("b"));
     // What it says after all is nobody's.
-    bench.manager.over(line, None);
+    bench.manager.over(queue, None);
 }
 
 #[test]
 fn it_ends_with_its_streams_unless_somebody_counts_on_it() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "x.mp4"), ("b", "y.mp4")]).unwrap();
-    let (a, b) = (bench.line("a"), bench.line("b"));
+    let (a, b) = (bench.queue("a"), bench.queue("b"));
     bench.manager.over(a, Some(Error::source_error("x.mp4", "cut off", "copy it again")));
     assert!(bench.manager.ended().is_none(), "one still runs");
     bench.manager.over(b, None);
@@ -426,7 +426,7 @@ fn it_ends_with_its_streams_unless_somebody_counts_on_it() {
     file.start(&[("a", "x.mp4")]).unwrap();
     file.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     file.outcome(remove("b")).unwrap();
-    let a = file.line("a");
+    let a = file.queue("a");
     file.manager.over(a, None);
     assert!(file.manager.ended().is_none(), "whoever added one may add another");
 }
@@ -458,8 +458,8 @@ fn a_source_that_ends_at_once_is_at_its_end() {
     while bench.driver.opened.lock().unwrap().is_empty() {
         std::thread::yield_now();
     }
-    let line = bench.driver.opened.lock().unwrap()[0].1;
-    bench.manager.over(line, None);
+    let queue = bench.driver.opened.lock().unwrap()[0].1;
+    bench.manager.over(queue, None);
     assert!(bench.manager.ended().is_none());
     bench.settle();
     assert!(bench.manager.ended().is_some_and(|ended| ended.result.is_ok()));
@@ -473,7 +473,7 @@ fn all_sources_are_told_to_stop_before_any_is_waited_for() {
     assert_eq!(bench.stops.len(), 3);
     let mut late = bench.ask(add(r#"{"uri": "rtsp://h/d"}"#));
     assert_eq!(late.try_recv().unwrap().unwrap_err().kind, RefusedKind::NotReady);
-    let a = bench.line("a");
+    let a = bench.queue("a");
     bench.manager.over(a, None);
     bench.clock.advance(DRAIN_NS);
     bench.manager.look();

@@ -35,7 +35,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     let hub = Hub::new(info, Metrics::new(), clock.clone());
     let stream = StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live };
     let handle = hub.add_stream(stream).unwrap();
-    let line = Backlog::new().add_line(Pace::Live);
+    let queue = Backlog::new().add_queue(Pace::Live);
     let (told_to, told) = unbounded();
     let mut session = Session::new(hub.clone(), clock.clone(), 2, told_to);
     let (release, stalled) = bounded(0);
@@ -45,7 +45,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     let (_news_to, news) = unbounded();
     let (commands_to, commands) = unbounded();
     let begin = StreamStart {
-        line,
+        queue,
         handle: handle.clone(),
         vote: VoteConfig::default(),
         supervised: true,
@@ -57,9 +57,9 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     let seconds = QUEUE as u64 + 10;
     for index in 0..seconds {
         let outcome = SecondOutcome::Gap(Gap { run: RunId(0), index, reason: GapReason::NoMedia });
-        decided_to.send(Decided { line, what: What::Outcome { outcome, backlog: 0 } }).unwrap();
+        decided_to.send(Decided { queue, what: What::Outcome { outcome, backlog: 0 } }).unwrap();
     }
-    decided_to.send(Decided { line, what: What::News(ClipOutput::Ended(End::Finished)) }).unwrap();
+    decided_to.send(Decided { queue, what: What::News(ClipOutput::Ended(End::Finished)) }).unwrap();
     let Ok(Told::Over { error: None, .. }) = told.recv() else { panic!("the end was not told") };
     assert_eq!(handle.counters().gapped.iter().sum::<u64>(), seconds, "every second is published");
     assert!(beat.turns() > seconds);

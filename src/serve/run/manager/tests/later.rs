@@ -6,10 +6,10 @@ use super::*;
 fn another_reading_changes_only_what_differs() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/b")]).unwrap();
-    let line = bench.line("a");
+    let queue = bench.queue("a");
     bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
     bench.end_stopped();
-    assert_eq!(bench.line("a"), line, "who is the same goes on");
+    assert_eq!(bench.queue("a"), queue, "who is the same goes on");
     assert_eq!(bench.manager.entries.keys().collect::<Vec<_>>(), ["a", "c"]);
     assert_eq!(bench.config()["reloads"]["last"]["changes"]["removed"], serde_json::json!(["b"]));
     bench.read(&[("a", "rtsp://h/a2"), ("c", "rtsp://h/c")]);
@@ -21,7 +21,7 @@ fn another_reading_changes_only_what_differs() {
     bench.end_stopped();
     bench.end_stopped();
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/c3");
-    bench.line("c");
+    bench.queue("c");
     assert!(bench.hub.metrics().encode().contains("touchline_config_reloads_total{result=\"applied\"} 4"));
 }
 
@@ -102,7 +102,7 @@ fn a_program_whose_last_stream_is_taken_out_or_turned_off_waits_for_the_next() {
     assert!(bench.manager.entries.is_empty() && bench.manager.ended().is_none(), "and taken out");
     bench.read(&[("a", "rtsp://h/a")]);
     assert!(bench.manager.ended().is_none());
-    bench.line("a");
+    bench.queue("a");
 }
 
 #[test]
@@ -111,10 +111,10 @@ fn what_has_failed_or_ended_is_opened_again_when_the_file_is_read_again() {
     let streams = [("failed", "rtsp://h/a"), ("ended", "http://h/live.m3u8"), ("read", "b.mp4")];
     bench.start(&streams).unwrap();
     bench.manager.entries["read"].handle.set_source("b.mp4", Pace::File);
-    let lines = ["failed", "ended", "read"].map(|id| bench.line(id));
-    bench.manager.over(lines[0], Some(Error::source_error("rtsp://h/a", "no answer", "check the cable")));
-    bench.manager.over(lines[1], None);
-    bench.manager.over(lines[2], None);
+    let queues = ["failed", "ended", "read"].map(|id| bench.queue(id));
+    bench.manager.over(queues[0], Some(Error::source_error("rtsp://h/a", "no answer", "check the cable")));
+    bench.manager.over(queues[1], None);
+    bench.manager.over(queues[2], None);
     bench.settle();
     assert_eq!(bench.opened().len(), 3, "by itself it is over");
     bench.read(&streams);
@@ -200,13 +200,13 @@ fn a_stream_whose_opening_hangs_can_be_removed() {
     assert_eq!((removed.try_recv().unwrap(), bench.hub.has_stream("b")), (Ok("b".into()), false));
     // Its name is free, and what comes of the other one after all is nobody's.
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)), Ok("b".into()));
-    let line = bench.line("b");
+    let queue = bench.queue("b");
     bench.driver.hangs.store(false, Ordering::Release);
     while bench.driver.removed.lock().unwrap().is_empty() {
         bench.settle();
     }
-    assert_eq!(bench.line("b"), line);
-    assert!(!bench.driver.removed.lock().unwrap().contains(&line));
+    assert_eq!(bench.queue("b"), queue);
+    assert!(!bench.driver.removed.lock().unwrap().contains(&queue));
 }
 
 #[test]
@@ -216,8 +216,8 @@ fn a_failure_of_the_program_costs_a_stream_a_moment() {
     let broken = || Some(Error::Internal("a: a thread of this stream panicked".into()));
     for (failures, wait_s) in [1, 2, 4].into_iter().enumerate() {
         assert_eq!(bench.opened().len(), failures + 1);
-        let line = bench.line("a");
-        bench.manager.over(line, broken());
+        let queue = bench.queue("a");
+        bench.manager.over(queue, broken());
         bench.settle();
         assert!(bench.manager.ended().is_none(), "it is opened again");
         bench.clock.advance(wait_s * 1_000_000_000 - 1);
@@ -230,13 +230,13 @@ fn a_failure_of_the_program_costs_a_stream_a_moment() {
     }
     // It played for long: the next failure is not one of a row.
     bench.clock.advance(61_000_000_000);
-    bench.manager.over(bench.line("a"), broken());
+    bench.manager.over(bench.queue("a"), broken());
     bench.clock.advance(1_000_000_000);
     bench.manager.look();
     bench.settle();
     assert_eq!(bench.opened().len(), 5);
     // Not when the source itself failed.
-    bench.manager.over(bench.line("a"), Some(Error::source_error("a", "no", "no")));
+    bench.manager.over(bench.queue("a"), Some(Error::source_error("a", "no", "no")));
     bench.clock.advance(100_000_000_000);
     bench.manager.look();
     bench.settle();
