@@ -28,7 +28,7 @@ use touchline_serve::live::vote;
 use touchline_serve::metrics::Metrics;
 use touchline_serve::publish::jsonl::{JsonlWriter, hold_pipe};
 use touchline_serve::publish::record::Recorder;
-use touchline_serve::workers::{What, Workers};
+use touchline_serve::workers::{DecidedItem, Workers};
 
 /// Still pictures, by extension: one second with RGB only.
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -262,14 +262,14 @@ impl Scorer {
                 // The tail of a file that failed.
                 continue;
             }
-            match decided.what {
-                What::Outcome { outcome, .. } => {
+            match decided.item {
+                DecidedItem::Outcome { outcome, .. } => {
                     video.push(&outcome);
                     // Backlog and latency depend on the machine's mood: a recording's records must not.
                     let published = vote(&mut voter, self.classes.len(), outcome, 0, None);
                     self.write(&recorder.published(&published))?;
                 }
-                What::News(ClipOutput::Ended(end)) => {
+                DecidedItem::News(ClipOutput::Ended(end)) => {
                     let mut events = Vec::new();
                     voter.finish(&mut events);
                     self.write(&recorder.events(&events))?;
@@ -284,7 +284,7 @@ impl Scorer {
                     };
                     return Ok(Labelled { label, seconds: video.seconds(), gaps: video.gaps(), state });
                 }
-                What::News(_) => {}
+                DecidedItem::News(_) => {}
             }
         }
     }

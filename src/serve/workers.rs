@@ -64,12 +64,12 @@ impl Batching {
 #[derive(Debug)]
 pub struct Decided {
     pub queue: QueueId,
-    pub what: What,
+    pub item: DecidedItem,
 }
 
 /// A decision or news of the stream.
 #[derive(Debug)]
-pub enum What {
+pub enum DecidedItem {
     Outcome {
         outcome: SecondOutcome,
         /// Seconds waiting behind this one.
@@ -413,12 +413,12 @@ impl Infer {
                             (Some(_), SecondOutcome::Predicted(said)) => Some((second, said.clone())),
                             _ => None,
                         };
-                        (What::Outcome { outcome, backlog }, copy)
+                        (DecidedItem::Outcome { outcome, backlog }, copy)
                     }
-                    ClipOutput::Gap(gap) => (What::Outcome { outcome: SecondOutcome::Gap(gap), backlog }, None),
-                    news => (What::News(news), None),
+                    ClipOutput::Gap(gap) => (DecidedItem::Outcome { outcome: SecondOutcome::Gap(gap), backlog }, None),
+                    news => (DecidedItem::News(news), None),
                 };
-                if to.send(Decided { queue: taken.queue, what }).is_err() {
+                if to.send(Decided { queue: taken.queue, item: what }).is_err() {
                     return false;
                 }
                 if let (Some(shadow), Some((second, said))) = (&self.shadow, copy) {

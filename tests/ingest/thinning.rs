@@ -14,7 +14,7 @@ use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_serve::metrics::Metrics;
 use touchline_serve::publish::record::{Published, Recorder};
-use touchline_serve::workers::{What, Workers};
+use touchline_serve::workers::{DecidedItem, Workers};
 
 use crate::common::Fixtures;
 use crate::{PATIENCE, open, text};
@@ -101,18 +101,18 @@ fn decisions(workers: &mut Workers, uri: &str, thinning: Option<Thinning>) -> St
     loop {
         let decided = workers.decided.recv_timeout(Duration::from_secs(60)).expect("a decision");
         assert_eq!(decided.queue, queue);
-        match decided.what {
-            What::Outcome { outcome, .. } => {
+        match decided.item {
+            DecidedItem::Outcome { outcome, .. } => {
                 let mut events = Vec::new();
                 let estimate = voter.push(&outcome, &mut events).cloned().expect("a vote a second");
                 let published = Published { outcome, estimate, events, latency_ns: None, backlog: 0 };
                 lines.extend(recorder.published(&published).into_iter().map(|line| line + "\n"));
             }
-            What::News(ClipOutput::Ended(end)) => {
+            DecidedItem::News(ClipOutput::Ended(end)) => {
                 assert_eq!(end, End::Finished);
                 return lines;
             }
-            What::News(_) => {}
+            DecidedItem::News(_) => {}
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::live::LiveStream;
 use crate::publish::hub::{Hub, StreamHandle};
 use crate::publish::record::StreamState;
 use crate::publish::sink::{Full, Item, Said, Sinks};
-use crate::workers::{Decided, What};
+use crate::workers::{Decided, DecidedItem};
 use touchline_core::cause::Cause;
 use touchline_core::clip::ClipOutput;
 use touchline_core::clock::Clock;
@@ -158,13 +158,13 @@ impl Session {
             self.beat.turn();
             select! {
                 recv(inbox.decided) -> message => match message {
-                    Ok(Decided { queue, what }) => {
+                    Ok(Decided { queue, item }) => {
                         // An end may have been asked for, and be the beginning of something else.
-                        let is_end = matches!(what, What::News(ClipOutput::Ended(_)));
+                        let is_end = matches!(item, DecidedItem::News(ClipOutput::Ended(_)));
                         if self.catch_up(queue, &inbox.commands) || is_end && self.obey_all(&inbox.commands) {
                             return Ok(());
                         }
-                        self.take(queue, what);
+                        self.take(queue, item);
                     }
                     Err(_) => return Err(Error::Internal("the inference thread ended".into())),
                 },
@@ -255,17 +255,17 @@ impl Session {
         }
     }
 
-    fn take(&mut self, queue: QueueId, what: What) {
+    fn take(&mut self, queue: QueueId, item: DecidedItem) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         running.say_counts();
-        match what {
-            What::Outcome { outcome, backlog } => {
+        match item {
+            DecidedItem::Outcome { outcome, backlog } => {
                 let published = running.stream.outcome(outcome, backlog, self.clock.mono_ns());
                 let handle = running.stream.handle().clone();
                 let records = handle.publish(&published);
                 self.send(&handle, Said::Second(Box::new(published)), records);
             }
-            What::News(news) => {
+            DecidedItem::News(news) => {
                 let mut records = Vec::new();
                 let state = running.stream.news(news, &mut records);
                 self.changed(queue, state, records);

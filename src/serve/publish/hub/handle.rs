@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
-use super::history::Entry;
+use super::history::HistoryEntry;
 use super::{
     Counters, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, Live, RecordKind, Restored, SourceFacts, Stream,
     StreamFacts, push_bounded,
@@ -218,7 +218,7 @@ impl StreamHandle {
         live.top = (estimate.seconds > 0).then(|| (estimate.label, estimate.mean[estimate.label.index()]));
         live.backlog = published.backlog;
         live.counters.events += published.events.len() as u64;
-        push_bounded(&mut live.history, Entry::new(published, unix_ns), HISTORY_SECONDS);
+        push_bounded(&mut live.history, HistoryEntry::new(published, unix_ns), HISTORY_SECONDS);
         let change = self.pack_changed(live, published, unix_ns);
         if let Some(line) = &change {
             self.stream.send(live, RecordKind::Pack, line.clone());

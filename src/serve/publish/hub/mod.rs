@@ -23,7 +23,7 @@ use super::record::{Recorder, StreamState};
 use crate::config::{RtspTransport, stream_id};
 use crate::metrics::{Metrics, StreamMetrics};
 pub use handle::StreamHandle;
-use history::Entry;
+use history::HistoryEntry;
 use touchline_core::clip::GapReason;
 use touchline_core::clock::Clock;
 use touchline_core::decision::PackStamp;
@@ -254,7 +254,7 @@ struct Live {
     top: Option<(ClassId, f32)>,
     latency_ns: Option<u64>,
     backlog: u32,
-    history: VecDeque<Entry>,
+    history: VecDeque<HistoryEntry>,
     /// Records, oldest first.
     events: VecDeque<Arc<str>>,
     /// The same of what happened to the source.

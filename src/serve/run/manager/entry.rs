@@ -68,12 +68,12 @@ impl Phase {
 /// What the API asked of a stream and waits for.
 pub(super) struct Pending {
     pub(super) answer: oneshot::Sender<Outcome>,
-    pub(super) what: What,
+    pub(super) change: PendingChange,
     /// Version of the settings to come.
     pub(super) generation: u64,
 }
 
-pub(super) enum What {
+pub(super) enum PendingChange {
     Add,
     /// The settings to come, while they are being stored; then those that they replaced.
     Change(Box<StreamSettings>),
@@ -141,7 +141,8 @@ impl Entry {
 
     /// Somebody waits for it to be open.
     pub(super) fn is_opening_asked(&self) -> bool {
-        let is_asked = matches!(&self.pending, Some(Pending { what: What::Add | What::Change(_), .. }));
+        let is_asked =
+            matches!(&self.pending, Some(Pending { change: PendingChange::Add | PendingChange::Change(_), .. }));
         is_asked && !self.saving && !self.gone && matches!(self.phase, Phase::Opening { .. })
     }
 

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::entry::{Pending, Phase, What};
+use super::entry::{Pending, PendingChange, Phase};
 use super::{Driver, Initial, StreamManager};
 use crate::config::{StreamSettings, free_id};
 use crate::publish::hub::{Origin, Restored};
@@ -40,7 +40,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         // From now on somebody counts on the program being there.
         self.rules.is_service = true;
         match self.enter(stream) {
-            Ok(entry) => entry.pending = Some(Pending { answer, what: What::Add, generation: 0 }),
+            Ok(entry) => entry.pending = Some(Pending { answer, change: PendingChange::Add, generation: 0 }),
             Err(e) => return Err((Refused::new(RefusedKind::Invalid, e.to_string(), "choose another id"), answer)),
         }
         self.save(&id);
@@ -96,7 +96,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
         // Asked for by name: also a source that has come to its end is opened.
         entry.reopen |= patch.enabled == Some(true) && (entry.over || !entry.settings.enabled);
-        entry.pending = Some(Pending { answer, what: What::Change(Box::new(new)), generation: 0 });
+        entry.pending = Some(Pending { answer, change: PendingChange::Change(Box::new(new)), generation: 0 });
         self.save(id);
         Ok(())
     }
@@ -126,7 +126,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             return Err((refused, answer));
         }
         if let Some(entry) = self.entries.get_mut(id) {
-            entry.pending = Some(Pending { answer, what: What::Remove, generation: 0 });
+            entry.pending = Some(Pending { answer, change: PendingChange::Remove, generation: 0 });
         }
         self.save(id);
         Ok(())
@@ -172,8 +172,8 @@ impl<H: Driver + 'static> StreamManager<H> {
         });
         entry.saving = true;
         match &entry.pending {
-            Some(Pending { what: What::Remove, .. }) => store.delete(id, tell),
-            Some(Pending { what: What::Change(new), generation, .. }) => {
+            Some(Pending { change: PendingChange::Remove, .. }) => store.delete(id, tell),
+            Some(Pending { change: PendingChange::Change(new), generation, .. }) => {
                 store.save(Stored { settings: (**new).clone(), generation: *generation }, tell);
             }
             _ => store.save(Stored { settings: entry.settings.clone(), generation: entry.generation }, tell),
@@ -187,20 +187,20 @@ impl<H: Driver + 'static> StreamManager<H> {
         entry.saving = false;
         if let Err(e) = result {
             let advice = "make room on the disk of --state, and request again";
-            let is_new = matches!(entry.pending, Some(Pending { what: What::Add, .. }));
+            let is_new = matches!(entry.pending, Some(Pending { change: PendingChange::Add, .. }));
             entry.reopen = false;
             entry.refuse(Refused::new(RefusedKind::Store, e.to_string(), advice));
             entry.gone |= is_new;
             return self.reconcile(id);
         }
         match &mut entry.pending {
-            Some(Pending { what: What::Change(settings), generation, .. }) => {
+            Some(Pending { change: PendingChange::Change(settings), generation, .. }) => {
                 std::mem::swap(&mut **settings, &mut entry.settings);
                 entry.generation = *generation;
                 entry.show(run_vote, run_retry);
             }
-            Some(Pending { what: What::Remove, .. }) => entry.gone = true,
-            Some(Pending { what: What::Add, .. }) | None => {}
+            Some(Pending { change: PendingChange::Remove, .. }) => entry.gone = true,
+            Some(Pending { change: PendingChange::Add, .. }) | None => {}
         }
         self.reconcile(id);
     }
@@ -209,11 +209,11 @@ impl<H: Driver + 'static> StreamManager<H> {
     /// asked.
     pub(super) fn take_back(&mut self, id: &str, error: &Error) -> bool {
         let Some(entry) = self.entries.get_mut(id) else { return false };
-        let Some(Pending { what, .. }) = &mut entry.pending else { return false };
-        let before = match what {
-            What::Add => None,
-            What::Change(before) => Some((**before).clone()),
-            What::Remove => return false,
+        let Some(Pending { change, .. }) = &mut entry.pending else { return false };
+        let before = match change {
+            PendingChange::Add => None,
+            PendingChange::Change(before) => Some((**before).clone()),
+            PendingChange::Remove => return false,
         };
         entry.refuse(Refused::new(RefusedKind::Source, error.to_string(), "correct the stream and request again"));
         entry.phase = Phase::Idle;

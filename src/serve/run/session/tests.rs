@@ -57,9 +57,9 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     let seconds = QUEUE as u64 + 10;
     for index in 0..seconds {
         let outcome = SecondOutcome::Gap(Gap { run: RunId(0), index, reason: GapReason::NoMedia });
-        decided_to.send(Decided { queue, what: What::Outcome { outcome, backlog: 0 } }).unwrap();
+        decided_to.send(Decided { queue, item: DecidedItem::Outcome { outcome, backlog: 0 } }).unwrap();
     }
-    decided_to.send(Decided { queue, what: What::News(ClipOutput::Ended(End::Finished)) }).unwrap();
+    decided_to.send(Decided { queue, item: DecidedItem::News(ClipOutput::Ended(End::Finished)) }).unwrap();
     let Ok(Told::Over { error: None, .. }) = told.recv() else { panic!("the end was not told") };
     assert_eq!(handle.counters().gapped.iter().sum::<u64>(), seconds, "every second is published");
     assert!(beat.turns() > seconds);
