@@ -148,12 +148,12 @@ pub fn run(config: RunConfig) -> Result<()> {
         let streams = if is_service { usize::MAX } else { initial.len() };
         Terminal::new(&workers.pack().classes, streams, config.jsonl.as_deref() == Some("-"))
     });
-    let (told_to, told) = unbounded();
+    let (reports_to, reports) = unbounded();
     let (news_to, news) = unbounded();
     // Supervisors come and go; what the publishing thread ends with is the stream manager's last word.
     let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
-    let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), told_to);
+    let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), reports_to);
     if let Some(jsonl) = jsonl {
         session.sinks().add(JsonLines::new(jsonl, clock.clone()))?;
     }
@@ -222,7 +222,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         intake.nudge();
         let _ = commands_to.send(session::Command::Turn);
     })?;
-    let inbox = manager::Inbox { requests: stream_requests, told, reload, stop };
+    let inbox = manager::Inbox { requests: stream_requests, reports, reload, stop };
     let (ended_to, ended) = bounded(1);
     let last_word = LastWord(tools_commands);
     spawn("stream-manager", move || {

@@ -36,18 +36,18 @@ const COMPLAIN_EVERY_NS: u64 = 60_000_000_000;
 
 /// What is said about a stream, beside its records.
 #[derive(Clone, Debug)]
-pub enum Said {
+pub enum Content {
     Second(Box<Published>),
     State(StreamState),
     /// The records say everything.
-    Nothing,
+    RecordsOnly,
 }
 
 /// Something that was published.
 #[derive(Clone, Debug)]
 pub struct Item {
     pub stream: Arc<str>,
-    pub said: Said,
+    pub content: Content,
     /// Each one line of JSON.
     pub records: Vec<Arc<str>>,
 }
@@ -343,10 +343,10 @@ impl Sink for Terminal {
     }
 
     fn take(&mut self, item: &Item) -> u64 {
-        match &item.said {
-            Said::Second(published) => self.published(&item.stream, published),
-            Said::State(state) => self.state(&item.stream, state),
-            Said::Nothing => {}
+        match &item.content {
+            Content::Second(published) => self.published(&item.stream, published),
+            Content::State(state) => self.state(&item.stream, state),
+            Content::RecordsOnly => {}
         }
         // A terminal that is gone is not written to any more; that is no loss.
         0

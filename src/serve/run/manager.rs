@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use super::brake;
 use super::driver::{Driver, OpenRequest, Opened};
 use super::notify::ServiceManager;
-use super::session::{Command, Told};
+use super::session::{Command, Report};
 use crate::backlog::QueueId;
 use crate::config::StreamSettings;
 use crate::publish::hub::{Hub, Origin, Restored, StreamInfo};
@@ -72,7 +72,7 @@ pub(super) struct Initial {
 /// Everything that reaches the stream manager from outside.
 pub(super) struct Inbox {
     pub(super) requests: Receiver<StreamRequest>,
-    pub(super) told: Receiver<Told>,
+    pub(super) reports: Receiver<Report>,
     /// The configuration file is to be read again.
     pub(super) reload: Receiver<()>,
     pub(super) stop: Receiver<()>,
@@ -229,9 +229,9 @@ impl<H: Driver + 'static> StreamManager<H> {
                 recv(inbox.requests) -> request => if let Ok(request) = request {
                     self.handle_request(request);
                 },
-                recv(inbox.told) -> told => match told {
-                    Ok(Told::Over { queue, error }) => self.over(queue, error),
-                    Ok(Told::Gone(id)) => self.gone(&id),
+                recv(inbox.reports) -> report => match report {
+                    Ok(Report::Ended { queue, error }) => self.over(queue, error),
+                    Ok(Report::Removed(id)) => self.gone(&id),
                     Err(_) => {}
                 },
                 recv(self.done) -> done => if let Ok(done) = done {

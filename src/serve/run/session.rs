@@ -13,7 +13,7 @@ use crate::backlog::QueueId;
 use crate::live::LiveStream;
 use crate::publish::hub::{Hub, StreamHandle};
 use crate::publish::record::StreamState;
-use crate::publish::sink::{Full, Item, Said, Sinks};
+use crate::publish::sink::{Content, Full, Item, Sinks};
 use crate::workers::{Decided, DecidedItem};
 use touchline_core::cause::Cause;
 use touchline_core::clip::ClipOutput;
@@ -68,11 +68,11 @@ pub(super) enum Command {
 
 /// What the publishing thread tells the stream manager, after the hub and the queue of every sink have it.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum Report {
     /// A queue has come to its end; `error`: it failed by itself.
-    Over { queue: QueueId, error: Option<Error> },
+    Ended { queue: QueueId, error: Option<Error> },
     /// A stream is removed.
-    Gone(String),
+    Removed(String),
 }
 
 /// A stream that runs.
@@ -120,16 +120,16 @@ pub(super) struct Session {
     sinks: Sinks,
     /// A live stream has been watched: from now on no sink may hold up publishing.
     live: bool,
-    told: Sender<Told>,
+    reports: Sender<Report>,
     beat: Beat,
 }
 
 impl Session {
     /// `classes`: how many the pack has.
-    pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, told: Sender<Told>) -> Self {
+    pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, reports: Sender<Report>) -> Self {
         let beat = Beat::default();
         let sinks = Sinks::new(hub.metrics().clone(), clock.clone(), beat.clone());
-        Self { hub, clock, running: BTreeMap::new(), classes, sinks, live: false, told, beat }
+        Self { hub, clock, running: BTreeMap::new(), classes, sinks, live: false, reports, beat }
     }
 
     /// What is published goes to these as well.
@@ -241,7 +241,7 @@ impl Session {
                 self.set_state(&handle, &StreamState::Removed);
                 self.hub.remove_stream(handle.id());
                 // The stream manager is gone only when the program ends.
-                let _ = self.told.send(Told::Gone(handle.id().to_owned()));
+                let _ = self.reports.send(Report::Removed(handle.id().to_owned()));
             }
             Command::Turn => {}
             Command::Finish => return true,
@@ -251,7 +251,7 @@ impl Session {
 
     fn set_state(&mut self, handle: &StreamHandle, state: &StreamState) {
         if let Some(record) = handle.set_state(state.clone()) {
-            self.send(handle, Said::State(state.clone()), vec![record]);
+            self.send(handle, Content::State(state.clone()), vec![record]);
         }
     }
 
@@ -263,7 +263,7 @@ impl Session {
                 let published = running.stream.outcome(outcome, backlog, self.clock.mono_ns());
                 let handle = running.stream.handle().clone();
                 let records = handle.publish(&published);
-                self.send(&handle, Said::Second(Box::new(published)), records);
+                self.send(&handle, Content::Second(Box::new(published)), records);
             }
             DecidedItem::News(news) => {
                 let mut records = Vec::new();
@@ -299,11 +299,11 @@ impl Session {
             }
             _ => None,
         };
-        self.send(&handle, state.map_or(Said::Nothing, Said::State), records);
+        self.send(&handle, state.map_or(Content::RecordsOnly, Content::State), records);
         if is_over {
             self.running.remove(&queue);
             // The stream manager is gone only when the program ends.
-            let _ = self.told.send(Told::Over { queue, error });
+            let _ = self.reports.send(Report::Ended { queue, error });
         }
     }
 
@@ -322,23 +322,23 @@ impl Session {
         };
         let handle = running.stream.handle().clone();
         let record = handle.set_state(state.clone());
-        self.send(&handle, Said::State(state), Vec::from_iter(record));
+        self.send(&handle, Content::State(state), Vec::from_iter(record));
     }
 
     fn incident(&mut self, queue: QueueId, incident: Incident) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let handle = running.stream.handle().clone();
         let record = handle.incident(incident);
-        self.send(&handle, Said::Nothing, vec![record]);
+        self.send(&handle, Content::RecordsOnly, vec![record]);
     }
 
-    fn send(&mut self, handle: &StreamHandle, said: Said, records: Vec<Arc<str>>) {
-        if matches!(said, Said::Nothing) && records.is_empty() {
+    fn send(&mut self, handle: &StreamHandle, content: Content, records: Vec<Arc<str>>) {
+        if matches!(content, Content::RecordsOnly) && records.is_empty() {
             return;
         }
         // Files lose nothing: their decisions wait for a slow reader, as long as no live stream would wait with them.
         let full = if self.live { Full::Drop } else { Full::Wait };
-        self.sinks.send(Item { stream: handle.id().into(), said, records }, full);
+        self.sinks.send(Item { stream: handle.id().into(), content, records }, full);
     }
 }
 

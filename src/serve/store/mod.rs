@@ -73,11 +73,11 @@ pub struct Contents {
 }
 
 /// Is told what became of a write, on the store's thread.
-pub type Told = Box<dyn FnOnce(Result<()>) + Send>;
+pub type OnStored = Box<dyn FnOnce(Result<()>) + Send>;
 
 enum Message {
-    Save(Box<Stored>, Told),
-    Delete(String, Told),
+    Save(Box<Stored>, OnStored),
+    Delete(String, OnStored),
     Forget(String),
     /// These streams are there; see [`Runs::forget_gone`].
     Here(Vec<String>),
@@ -162,14 +162,14 @@ impl Store {
         Ok((Self { to, metrics, misses_runs }, thread, contents))
     }
 
-    /// Stores a stream; `told` hears of it when it is on the disk.
-    pub fn save(&self, stream: Stored, told: Told) {
-        self.send(Message::Save(Box::new(stream), told));
+    /// Stores a stream; `on_stored` hears of it when it is on the disk.
+    pub fn save(&self, stream: Stored, on_stored: OnStored) {
+        self.send(Message::Save(Box::new(stream), on_stored));
     }
 
-    /// Removes a stream and what is kept of it but the number of its run; `told` hears of it when that is on the disk.
-    pub fn delete(&self, id: &str, told: Told) {
-        self.send(Message::Delete(id.to_owned(), told));
+    /// Removes a stream and what is kept of it but the number of its run; `on_stored` hears of it when that is on the disk.
+    pub fn delete(&self, id: &str, on_stored: OnStored) {
+        self.send(Message::Delete(id.to_owned(), on_stored));
     }
 
     /// Removes what is kept of a stream that is gone, but for the number of its run.
@@ -204,9 +204,9 @@ impl Store {
     /// For what must not be lost and is seldom: without room it is refused at once, since the stream manager must not wait.
     fn send(&self, message: Message) {
         if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) = self.to.try_send(message)
-            && let Message::Save(_, told) | Message::Delete(_, told) = message
+            && let Message::Save(_, on_stored) | Message::Delete(_, on_stored) = message
         {
-            told(Err(Error::output("the store", "is too slow", "check the disk of --state")));
+            on_stored(Err(Error::output("the store", "is too slow", "check the disk of --state")));
         }
     }
 
@@ -289,15 +289,15 @@ impl Writer {
             };
             let Some(message) = message else { return self.close(&mut records) };
             match message {
-                Message::Save(stored, told) => {
+                Message::Save(stored, on_stored) => {
                     let result = statements::save(&self.connection, &stored);
-                    self.tell(told, result);
+                    self.report(on_stored, result);
                 }
-                Message::Delete(id, told) => {
+                Message::Delete(id, on_stored) => {
                     // What was said before is removed with it.
                     self.write(&mut records);
                     let result = statements::delete(&mut self.connection, &id);
-                    self.tell(told, result);
+                    self.report(on_stored, result);
                 }
                 Message::Close => return self.close(&mut records),
                 Message::Here(ids) => {
@@ -366,8 +366,8 @@ impl Writer {
         }
     }
 
-    fn tell(&self, told: Told, result: rusqlite::Result<()>) {
-        told(result.map_err(|e| {
+    fn report(&self, on_stored: OnStored, result: rusqlite::Result<()>) {
+        on_stored(result.map_err(|e| {
             tracing::error!("{}: a stream could not be stored: {e}", self.place);
             Error::output("the store", format!("cannot be written: {e}"), "check the disk of --state")
         }));

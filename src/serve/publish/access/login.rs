@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::super::http::{Server, json, problem};
 use super::super::pack_routes::{media_type, not_json};
 use super::super::record::to_json;
-use super::{Access, BODY_MAX, By, Caller, Denied, Peer, Shown, address, origin, sessions};
+use super::{Access, AuthMethod, BODY_MAX, Caller, Credential, Denied, Peer, address, origin, sessions};
 
 /// How long an answer to a log-out waits for the disk. It is in effect before.
 const KEPT_LIMIT: Duration = Duration::from_secs(2);
@@ -70,7 +70,7 @@ pub(in crate::publish) async fn post(State(server): State<Server>, request: Requ
     let Some(value) = access.sessions.make(&access.tokens(), role, access.now_s()) else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no session can be made now", "try again");
     };
-    let answer = json(to_json(&Caller { role, by: By::Session }));
+    let answer = json(to_json(&Caller { role, by: AuthMethod::Session }));
     with_cookie(access, answer, &value, sessions::LIFE_S, peer)
 }
 
@@ -79,7 +79,7 @@ pub(in crate::publish) async fn delete(State(server): State<Server>, request: Re
     if !origin::is_own(request.headers(), false) {
         return access.refuse(Denied::ForeignSite, "");
     }
-    if let Shown::Session(value) = access.shown(request.headers())
+    if let Credential::Session(value) = access.credential(request.headers())
         && let Some(kept) = access.sessions.leave(&access.tokens(), value, access.now_s())
         && !matches!(tokio::time::timeout(KEPT_LIMIT, kept).await, Ok(Ok(())))
     {

@@ -72,7 +72,7 @@ impl Role {
 /// How a caller got its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum By {
+pub enum AuthMethod {
     /// Nothing was shown, and nothing was needed.
     Nothing,
     Token,
@@ -83,7 +83,7 @@ pub enum By {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Caller {
     pub role: Role,
-    pub by: By,
+    pub by: AuthMethod,
 }
 
 /// Where a request comes from, in its extensions.
@@ -135,8 +135,8 @@ enum Denied {
 }
 
 /// What a request shows.
-enum Shown<'a> {
-    Nothing,
+enum Credential<'a> {
+    None,
     Token(&'a str),
     Session(&'a str),
     /// An `Authorization` that is no bearer token.
@@ -216,19 +216,19 @@ impl Access {
         format!("touchline_{}", self.port)
     }
 
-    fn shown<'a>(&self, headers: &'a HeaderMap) -> Shown<'a> {
+    fn credential<'a>(&self, headers: &'a HeaderMap) -> Credential<'a> {
         if let Some(value) = headers.get(header::AUTHORIZATION) {
             let token = value.to_str().ok().and_then(|value| value.split_once(' '));
             return match token {
-                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Shown::Token(token.trim()),
-                _ => Shown::Unknown,
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Credential::Token(token.trim()),
+                _ => Credential::Unknown,
             };
         }
         let name = self.cookie();
         let pairs = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
         let session =
             pairs.filter_map(|pair| pair.trim().split_once('=')).find(|(n, _)| *n == name).map(|(_, value)| value);
-        session.map_or(Shown::Nothing, Shown::Session)
+        session.map_or(Credential::None, Credential::Session)
     }
 
     /// The role of whoever shows `token` from `address`.
@@ -251,19 +251,19 @@ impl Access {
 
     /// Who sends a request, if it may be listened to.
     fn decide(&self, peer: IpAddr, method: &Method, path: &str, headers: &HeaderMap) -> Result<Caller, Denied> {
-        let caller = match self.shown(headers) {
-            Shown::Token(token) => Caller { role: self.check_token(peer, token)?, by: By::Token },
-            Shown::Unknown => return Err(Denied::WrongToken),
-            Shown::Session(value) => match self.sessions.role(&self.tokens(), value, self.now_s()) {
-                Some(role) => Caller { role, by: By::Session },
+        let caller = match self.credential(headers) {
+            Credential::Token(token) => Caller { role: self.check_token(peer, token)?, by: AuthMethod::Token },
+            Credential::Unknown => return Err(Denied::WrongToken),
+            Credential::Session(value) => match self.sessions.role(&self.tokens(), value, self.now_s()) {
+                Some(role) => Caller { role, by: AuthMethod::Session },
                 None => self.anonymous(method, path, headers)?,
             },
-            Shown::Nothing => self.anonymous(method, path, headers)?,
+            Credential::None => self.anonymous(method, path, headers)?,
         };
         if !is_change(method) {
             return Ok(caller);
         }
-        if !origin::is_own(headers, caller.by == By::Nothing) {
+        if !origin::is_own(headers, caller.by == AuthMethod::Nothing) {
             return Err(Denied::ForeignSite);
         }
         if caller.role < Role::Admin {
@@ -291,7 +291,7 @@ impl Access {
         if is_change(method) && role < Role::Admin && tokens.has_admin() {
             return Err(Denied::NeedsToken);
         }
-        Ok(Caller { role, by: By::Nothing })
+        Ok(Caller { role, by: AuthMethod::Nothing })
     }
 
     fn count(&self, refusal: HttpRefusal) {

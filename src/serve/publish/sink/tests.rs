@@ -55,7 +55,7 @@ impl Sink for Kept {
 }
 
 fn item(n: usize) -> Item {
-    Item { stream: "a".into(), said: Said::Nothing, records: vec![format!("{{\"n\":{n}}}").into()] }
+    Item { stream: "a".into(), content: Content::RecordsOnly, records: vec![format!("{{\"n\":{n}}}").into()] }
 }
 
 fn sinks() -> (Sinks, Metrics, Arc<ManualClock>) {

@@ -454,7 +454,7 @@ fn a_source_that_ends_at_once_is_at_its_end() {
     });
     bench.manager.take_up(initial.collect()).unwrap();
     bench.manager.reconcile("a");
-    // Told by the publishing thread before the thread that opened it is through.
+    // Report by the publishing thread before the thread that opened it is through.
     while bench.driver.opened.lock().unwrap().is_empty() {
         std::thread::yield_now();
     }

@@ -36,8 +36,8 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     let stream = StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live };
     let handle = hub.add_stream(stream).unwrap();
     let queue = Backlog::new().add_queue(Pace::Live);
-    let (told_to, told) = unbounded();
-    let mut session = Session::new(hub.clone(), clock.clone(), 2, told_to);
+    let (reports_to, reports) = unbounded();
+    let mut session = Session::new(hub.clone(), clock.clone(), 2, reports_to);
     let (release, stalled) = bounded(0);
     session.sinks().add(Stalled(stalled)).unwrap();
     let beat = session.beat().clone();
@@ -60,7 +60,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
         decided_to.send(Decided { queue, item: DecidedItem::Outcome { outcome, backlog: 0 } }).unwrap();
     }
     decided_to.send(Decided { queue, item: DecidedItem::News(ClipOutput::Ended(End::Finished)) }).unwrap();
-    let Ok(Told::Over { error: None, .. }) = told.recv() else { panic!("the end was not told") };
+    let Ok(Report::Ended { error: None, .. }) = reports.recv() else { panic!("the end was not told") };
     assert_eq!(handle.counters().gapped.iter().sum::<u64>(), seconds, "every second is published");
     assert!(beat.turns() > seconds);
     let text = hub.metrics().encode();
