@@ -32,7 +32,7 @@ const TAKEN_BACK_NS: u64 = 30 * NANOS_PER_SECOND;
 
 /// What became of the live seconds of a batch.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Turn {
+pub struct BatchLoad {
     /// Monotonic clock when it was decided, ns.
     pub now_ns: u64,
     /// How long they took, ns.
@@ -55,11 +55,11 @@ pub struct Work {
 
 impl Work {
     /// What became of it: it was begun at `began_ns` and done at `now_ns` of the monotonic clock.
-    pub fn done(self, began_ns: u64, now_ns: u64) -> Turn {
+    pub fn done(self, began_ns: u64, now_ns: u64) -> BatchLoad {
         let all = self.live + self.recorded;
         let of_live = if all > 0.0 { self.live / all } else { 0.0 };
         let busy_ns = (now_ns.saturating_sub(began_ns) as f64 * of_live).round() as u64;
-        Turn { now_ns, busy_ns, waited_ns: self.waited_ns, shed: self.shed }
+        BatchLoad { now_ns, busy_ns, waited_ns: self.waited_ns, shed: self.shed }
     }
 }
 
@@ -121,21 +121,21 @@ impl Adapt {
     }
 
     /// Takes note of a batch. Returns the share from now on when it changes.
-    pub fn note(&mut self, turn: Turn) -> Option<FrameShare> {
-        self.busy_ns += turn.busy_ns;
-        self.waited_ns = self.waited_ns.max(turn.waited_ns);
-        self.shed += turn.shed;
-        let looked_ns = turn.now_ns.saturating_sub(self.since_ns);
+    pub fn note(&mut self, load: BatchLoad) -> Option<FrameShare> {
+        self.busy_ns += load.busy_ns;
+        self.waited_ns = self.waited_ns.max(load.waited_ns);
+        self.shed += load.shed;
+        let looked_ns = load.now_ns.saturating_sub(self.since_ns);
         if looked_ns < LOOK_NS {
             return None;
         }
         let busy = self.busy_ns as f64 / looked_ns as f64;
         let too_slow = self.shed > 0 || busy > BUSY_MAX || self.waited_ns > WAIT_MAX_NS;
-        (self.since_ns, self.busy_ns, self.waited_ns, self.shed) = (turn.now_ns, 0, 0, 0);
+        (self.since_ns, self.busy_ns, self.waited_ns, self.shed) = (load.now_ns, 0, 0, 0);
         if too_slow {
-            self.trouble_ns = turn.now_ns;
+            self.trouble_ns = load.now_ns;
             let lower = self.share.lower()?;
-            if self.raised_ns.take().is_some_and(|raised_ns| turn.now_ns - raised_ns < TAKEN_BACK_NS) {
+            if self.raised_ns.take().is_some_and(|raised_ns| load.now_ns - raised_ns < TAKEN_BACK_NS) {
                 self.quiet_ns = (2 * self.quiet_ns).min(QUIET_NS.1);
             }
             self.share = lower;
@@ -143,14 +143,14 @@ impl Adapt {
         }
         let higher = self.share.higher()?;
         let after = busy * higher.ratio() / self.share.ratio();
-        if after > BUSY_AFTER || turn.now_ns - self.trouble_ns < self.quiet_ns {
+        if after > BUSY_AFTER || load.now_ns - self.trouble_ns < self.quiet_ns {
             return None;
         }
         // It held: what comes next is judged anew.
-        if self.raised_ns.is_some_and(|raised_ns| turn.now_ns - raised_ns >= TAKEN_BACK_NS) {
+        if self.raised_ns.is_some_and(|raised_ns| load.now_ns - raised_ns >= TAKEN_BACK_NS) {
             self.quiet_ns = QUIET_NS.0;
         }
-        (self.raised_ns, self.trouble_ns) = (Some(turn.now_ns), turn.now_ns);
+        (self.raised_ns, self.trouble_ns) = (Some(load.now_ns), load.now_ns);
         self.share = higher;
         Some(higher)
     }
@@ -223,9 +223,9 @@ mod tests {
         push(&backlog, file, 0, 0);
         clock.advance(SECOND / 2);
         let mut batch = backlog.take(4).expect("it is open");
-        let turn = adapt.thin(&mut batch, clock.mono_ns()).done(clock.mono_ns(), clock.mono_ns() + SECOND);
-        assert_eq!((turn.waited_ns, turn.shed > 0), (SECOND / 2, true));
-        assert_eq!(turn.busy_ns, (SECOND as f64 * three.ratio() / (1.0 + three.ratio())).round() as u64);
+        let load = adapt.thin(&mut batch, clock.mono_ns()).done(clock.mono_ns(), clock.mono_ns() + SECOND);
+        assert_eq!((load.waited_ns, load.shed > 0), (SECOND / 2, true));
+        assert_eq!(load.busy_ns, (SECOND as f64 * three.ratio() / (1.0 + three.ratio())).round() as u64);
         let shares: Vec<FrameShare> = batch
             .iter()
             .flat_map(|taken| &taken.items)
@@ -237,19 +237,19 @@ mod tests {
         assert_eq!(shares, [three, FrameShare::ALL]);
     }
 
-    /// A machine on which all streams' pictures take `load` of the time: a batch every tenth of a second. Gives the shares
+    /// A machine on which all streams' pictures take `demand` of the time: a batch every tenth of a second. Gives the shares
     /// with the second in which each began.
-    fn run(adapt: &mut Adapt, from_s: u64, seconds: u64, load: impl Fn(u64) -> f64) -> Vec<(u64, FrameShare)> {
+    fn run(adapt: &mut Adapt, from_s: u64, seconds: u64, demand: impl Fn(u64) -> f64) -> Vec<(u64, FrameShare)> {
         let mut changes = Vec::new();
         for tenth in from_s * 10..(from_s + seconds) * 10 {
-            let needed = load(tenth / 10) * adapt.share().ratio();
-            let turn = Turn {
+            let needed = demand(tenth / 10) * adapt.share().ratio();
+            let load = BatchLoad {
                 now_ns: (tenth + 1) * SECOND / 10,
                 busy_ns: (needed.min(1.0) * (SECOND / 10) as f64) as u64,
                 waited_ns: if needed > 1.0 { 3 * SECOND } else { SECOND / 10 },
                 shed: u64::from(needed > 1.0),
             };
-            changes.extend(adapt.note(turn).map(|share| (tenth / 10, share)));
+            changes.extend(adapt.note(load).map(|share| (tenth / 10, share)));
         }
         changes
     }

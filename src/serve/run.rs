@@ -220,7 +220,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     let intake = workers.intake().clone();
     let watchdog = service_manager.watch(hub.clone(), beats, move || {
         intake.nudge();
-        let _ = commands_to.send(session::Command::Turn);
+        let _ = commands_to.send(session::Command::Wake);
     })?;
     let inbox = manager::Inbox { requests: stream_requests, reports, reload, stop };
     let (ended_to, ended) = bounded(1);

@@ -28,7 +28,7 @@ enum Target {
 pub struct JsonlWriter {
     target: Target,
     /// For messages: the path, or `standard output`.
-    place: String,
+    destination: String,
     /// The last write failed in the middle of a line that could not be taken away.
     torn: bool,
     lost: u64,
@@ -59,7 +59,7 @@ impl JsonlWriter {
         if path == Path::new("-") {
             return Ok(Self::to("standard output", Box::new(io::stdout())));
         }
-        let place = path.display().to_string();
+        let destination = path.display().to_string();
         // Opening a pipe for writing waits until somebody reads it: that would look like a program that hangs.
         let _held = hold_pipe(path)?;
         let file = OpenOptions::new()
@@ -67,19 +67,19 @@ impl JsonlWriter {
             .append(true)
             .create(true)
             .open(path)
-            .map_err(|e| output_error(&place, &e))?;
-        let metadata = file.metadata().map_err(|e| output_error(&place, &e))?;
+            .map_err(|e| output_error(&destination, &e))?;
+        let metadata = file.metadata().map_err(|e| output_error(&destination, &e))?;
         if !metadata.is_file() {
-            return Ok(Self::to(place, Box::new(file)));
+            return Ok(Self::to(destination, Box::new(file)));
         }
-        lock(&file, &place)?;
+        lock(&file, &destination)?;
         if !keep {
             // Only now: until it is locked it may be another process's.
-            file.set_len(0).map_err(|e| output_error(&place, &e))?;
+            file.set_len(0).map_err(|e| output_error(&destination, &e))?;
         }
         let target = Target::File { file, path: path.to_owned() };
-        let mut writer = Self { target, place, torn: false, lost: 0, complained_ns: None };
-        writer.mend().map_err(|e| output_error(&writer.place, &e))?;
+        let mut writer = Self { target, destination, torn: false, lost: 0, complained_ns: None };
+        writer.mend().map_err(|e| output_error(&writer.destination, &e))?;
         Ok(writer)
     }
 
@@ -97,15 +97,21 @@ impl JsonlWriter {
             Ok(opened) => {
                 self.target = opened.target;
                 self.torn = opened.torn;
-                tracing::info!("{}: opened again", self.place);
+                tracing::info!("{}: opened again", self.destination);
             }
             Err(e) => tracing::error!("records go on to the file that was open before: {e}"),
         }
     }
 
-    /// Writes to `writer`; `place` names it in messages.
-    pub fn to(place: impl Into<String>, writer: Box<dyn Write + Send>) -> Self {
-        Self { target: Target::Stream(writer), place: place.into(), torn: false, lost: 0, complained_ns: None }
+    /// Writes to `writer`; `destination` names it in messages.
+    pub fn to(destination: impl Into<String>, writer: Box<dyn Write + Send>) -> Self {
+        Self {
+            target: Target::Stream(writer),
+            destination: destination.into(),
+            torn: false,
+            lost: 0,
+            complained_ns: None,
+        }
     }
 
     /// Writes `record` (one line, without its end) and flushes it.
@@ -120,7 +126,7 @@ impl JsonlWriter {
         }
         line.extend_from_slice(record.as_bytes());
         line.push(b'\n');
-        self.put(&line).map_err(|e| output_error(&self.place, &e))
+        self.put(&line).map_err(|e| output_error(&self.destination, &e))
     }
 
     /// Writes `record` for a live stream, which goes on without it when it cannot be written: counts it as lost and
@@ -128,7 +134,7 @@ impl JsonlWriter {
     pub fn write_or_count(&mut self, record: &str, now_ns: u64) -> bool {
         let Err(error) = self.write(record) else {
             if self.complained_ns.take().is_some() {
-                tracing::info!(place = %self.place, lost = self.lost, "the record output works again");
+                tracing::info!(destination = %self.destination, lost = self.lost, "the record output works again");
             }
             return true;
         };
@@ -141,8 +147,8 @@ impl JsonlWriter {
     }
 
     /// Where the lines go, for messages.
-    pub fn place(&self) -> &str {
-        &self.place
+    pub fn destination(&self) -> &str {
+        &self.destination
     }
 
     /// Records lost so far by [`JsonlWriter::write_or_count`].
@@ -184,7 +190,7 @@ impl JsonlWriter {
         if !is_ours || serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&line).is_ok() {
             return self.put(b"\n");
         }
-        tracing::warn!("{}: its last line was cut short ({} bytes) and is taken away", self.place, line.len());
+        tracing::warn!("{}: its last line was cut short ({} bytes) and is taken away", self.destination, line.len());
         file.set_len(begins)
     }
 }
@@ -200,17 +206,17 @@ fn take_back(file: &File, before: u64) -> bool {
 }
 
 /// Takes the file for this process: lines of two that write into one file would be lost or mixed.
-fn lock(file: &File, place: &str) -> Result<()> {
+fn lock(file: &File, destination: &str) -> Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(Error::output(
-            place,
+            destination,
             "another process writes records to this file",
             "stop that process, or name another file with --jsonl",
         )),
         // Some network file systems have no locks. Writing there is still better than not to.
         Err(TryLockError::Error(e)) => {
-            tracing::warn!("{place}: cannot be locked ({e}); see that no other process writes to it");
+            tracing::warn!("{destination}: cannot be locked ({e}); see that no other process writes to it");
             Ok(())
         }
     }
@@ -234,7 +240,7 @@ fn last_line(file: &mut File, len: u64) -> io::Result<u64> {
 }
 
 /// What a failed write means and what to do about it.
-fn output_error(place: &str, error: &io::Error) -> Error {
+fn output_error(destination: &str, error: &io::Error) -> Error {
     let advice = match error.kind() {
         ErrorKind::BrokenPipe => "the program that read the records has ended; start both again",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space on that disk, or write elsewhere with --jsonl",
@@ -248,7 +254,7 @@ fn output_error(place: &str, error: &io::Error) -> Error {
     // The text of an io::Error ends with the number of the OS error, which says nothing to people.
     let text = error.to_string();
     let cause = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-    Error::output(place, format!("cannot write records: {cause}"), advice)
+    Error::output(destination, format!("cannot write records: {cause}"), advice)
 }
 
 /// If `path` is a pipe, opens it without waiting for a reader; held until it is open for good, so that the reader sees no end

@@ -88,7 +88,7 @@ pub(super) async fn run(
     metrics: Metrics,
     mut closing: watch::Receiver<bool>,
 ) {
-    let rooms = Rooms::new(limits);
+    let slots = ConnectionSlots::new(limits);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -106,44 +106,44 @@ pub(super) async fn run(
                 continue;
             }
         };
-        let Some(place) = rooms.place(address.ip()) else {
+        let Some(slot) = slots.acquire(address.ip()) else {
             metrics.http_refused(HttpRefusal::Connections);
             continue;
         };
         let (app, tls, metrics, closing) = (app.clone(), tls.clone(), metrics.clone(), closing.clone());
-        let limits = if place.is_reserve {
+        let limits = if slot.is_reserve {
             Limits { header: limits.header.min(PROBE_LIMIT), handshake: limits.handshake.min(PROBE_LIMIT), ..limits }
         } else {
             limits
         };
-        let app = if place.is_reserve { probes_only(app, metrics.clone()) } else { app };
+        let app = if slot.is_reserve { probes_only(app, metrics.clone()) } else { app };
         tokio::spawn(async move {
-            let _open = Open::new(&metrics);
+            let _open = ConnectionGauge::new(&metrics);
             connection(stream, address, app, tls, limits, &metrics, closing).await;
-            drop(place);
+            drop(slot);
         });
     }
     drop(listener);
-    rooms.emptied().await;
+    slots.emptied().await;
 }
 
 /// The places there are for connections.
-struct Rooms {
+struct ConnectionSlots {
     limits: Limits,
     common: Arc<Semaphore>,
     reserve: Arc<Semaphore>,
     taken: Arc<Mutex<HashMap<(IpAddr, bool), usize>>>,
 }
 
-/// A connection's place; dropping it gives it back.
-struct Place {
+/// A connection's slot; dropping it gives it back.
+struct ConnectionSlot {
     is_reserve: bool,
     address: IpAddr,
     taken: Arc<Mutex<HashMap<(IpAddr, bool), usize>>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Rooms {
+impl ConnectionSlots {
     fn new(limits: Limits) -> Self {
         let semaphore = |places| Arc::new(Semaphore::new(places));
         Self {
@@ -155,7 +155,7 @@ impl Rooms {
     }
 
     /// A place for a connection from `address`: in the reserve when it has no other.
-    fn place(&self, address: IpAddr) -> Option<Place> {
+    fn acquire(&self, address: IpAddr) -> Option<ConnectionSlot> {
         let address = subscriber(address);
         let (common, reserve) = (self.limits.per_address, self.limits.reserve.div_ceil(2));
         [(&self.common, false, common), (&self.reserve, true, reserve)].into_iter().find_map(
@@ -168,7 +168,7 @@ impl Rooms {
                     return None;
                 };
                 *count += 1;
-                Some(Place { is_reserve, address, taken: self.taken.clone(), _permit: permit })
+                Some(ConnectionSlot { is_reserve, address, taken: self.taken.clone(), _permit: permit })
             },
         )
     }
@@ -182,7 +182,7 @@ impl Rooms {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(count) = taken.get_mut(&(self.address, self.is_reserve)) {
@@ -213,16 +213,16 @@ fn probes_only(app: Router, metrics: Metrics) -> Router {
 }
 
 /// Counts a connection for as long as it lives.
-struct Open<'a>(&'a Metrics);
+struct ConnectionGauge<'a>(&'a Metrics);
 
-impl<'a> Open<'a> {
+impl<'a> ConnectionGauge<'a> {
     fn new(metrics: &'a Metrics) -> Self {
         metrics.http_connections(1);
         Self(metrics)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for ConnectionGauge<'_> {
     fn drop(&mut self) {
         self.0.http_connections(-1);
     }

@@ -2,7 +2,7 @@
 //!
 //! Publishing hands each [`Sink`] what it says through a bounded queue. A sink that stalls fills its own queue; deciding, the other
 //! sinks and the page do not notice. For live streams a full queue loses records, and each is counted; for files publishing
-//! waits, so that nothing is lost ([`Full`]).
+//! waits, so that nothing is lost ([`WhenFull`]).
 //!
 //! The hub and the metrics are no sinks of this kind: they are memory, never wait, and the API answers from them. The store has
 //! a thread and a bounded queue of its own ([`crate::store`]), because changes of streams are answered by it.
@@ -29,7 +29,7 @@ pub const QUEUE: usize = 4096;
 const LIMIT_OF_DROP: Duration = Duration::from_secs(3);
 
 /// How often a thread that waits for a sink turns its beat.
-const TURN: Duration = Duration::from_secs(1);
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the log repeats that a sink is too slow.
 const COMPLAIN_EVERY_NS: u64 = 60_000_000_000;
@@ -58,7 +58,7 @@ pub trait Sink: Send {
     fn name(&self) -> &'static str;
 
     /// The place that the program's error names when records were lost. `None`: losing records is no error.
-    fn place(&self) -> Option<String> {
+    fn destination(&self) -> Option<String> {
         None
     }
 
@@ -74,14 +74,14 @@ pub trait Sink: Send {
 
 /// What happens to an item when a sink's queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum WhenFull {
     /// It is lost for that sink, and counted.
     Drop,
     /// The caller waits.
     Wait,
 }
 
-enum Message {
+enum SinkMessage {
     Item(Arc<Item>),
     /// Look whether the file is to be opened again.
     Wake,
@@ -91,7 +91,7 @@ enum Message {
 
 /// All sinks of a run.
 pub struct Sinks {
-    outlets: Vec<Outlet>,
+    handles: Vec<SinkHandle>,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     beat: Beat,
@@ -99,11 +99,11 @@ pub struct Sinks {
 }
 
 /// The way to one sink.
-struct Outlet {
+struct SinkHandle {
     name: &'static str,
-    place: Option<String>,
-    to: Sender<Message>,
-    counts: Arc<Counts>,
+    destination: Option<String>,
+    to: Sender<SinkMessage>,
+    counts: Arc<SinkCounts>,
     reopen: Arc<AtomicBool>,
     /// Closed when its thread has ended.
     done: Receiver<()>,
@@ -111,7 +111,7 @@ struct Outlet {
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct SinkCounts {
     /// Records in the queue, or being written.
     waiting: AtomicU64,
     lost: AtomicU64,
@@ -120,7 +120,7 @@ struct Counts {
 impl Sinks {
     /// `beat` turns while publishing waits for a sink: waiting for a reader is no hang.
     pub fn new(metrics: Metrics, clock: Arc<dyn Clock>, beat: Beat) -> Self {
-        Self { outlets: Vec::new(), metrics, clock, beat, is_finished: false }
+        Self { handles: Vec::new(), metrics, clock, beat, is_finished: false }
     }
 
     /// Adds a sink and starts its thread.
@@ -128,10 +128,10 @@ impl Sinks {
     /// # Errors
     /// When the system has no thread left.
     pub fn add(&mut self, mut sink: impl Sink + 'static) -> Result<()> {
-        let (name, place) = (sink.name(), sink.place());
+        let (name, destination) = (sink.name(), sink.destination());
         let (to, messages) = bounded(QUEUE);
         let (done_to, done) = bounded::<()>(0);
-        let (counts, reopen) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+        let (counts, reopen) = (Arc::<SinkCounts>::default(), Arc::<AtomicBool>::default());
         let metrics = self.metrics.clone();
         metrics.sink_dropped(name, 0);
         spawn(&format!("sink/{name}"), {
@@ -141,32 +141,32 @@ impl Sinks {
                 run(&mut sink, &messages, &counts, &reopen, &metrics);
             }
         })?;
-        self.outlets.push(Outlet { name, place, to, counts, reopen, done, complained_ns: None });
+        self.handles.push(SinkHandle { name, destination, to, counts, reopen, done, complained_ns: None });
         Ok(())
     }
 
     /// Asks every sink to open its file again.
     pub fn reopener(&self) -> impl Fn() + Send + Sync + 'static {
-        let outlets: Vec<_> = self.outlets.iter().map(|o| (o.reopen.clone(), o.to.clone())).collect();
+        let handles: Vec<_> = self.handles.iter().map(|o| (o.reopen.clone(), o.to.clone())).collect();
         move || {
-            for (reopen, to) in &outlets {
+            for (reopen, to) in &handles {
                 reopen.store(true, Ordering::Release);
                 // A full queue wakes the sink anyway.
-                let _ = to.try_send(Message::Wake);
+                let _ = to.try_send(SinkMessage::Wake);
             }
         }
     }
 
     /// Gives `item` to every sink.
-    pub fn send(&mut self, item: Item, full: Full) {
+    pub fn send(&mut self, item: Item, when_full: WhenFull) {
         let item = Arc::new(item);
         let records = item.records.len() as u64;
-        for outlet in &mut self.outlets {
-            outlet.counts.waiting.fetch_add(records, Ordering::Relaxed);
-            if !outlet.send(Message::Item(item.clone()), full, &self.beat) {
-                outlet.counts.waiting.fetch_sub(records, Ordering::Relaxed);
-                outlet.lose(records, &self.metrics);
-                outlet.complain(self.clock.mono_ns());
+        for handle in &mut self.handles {
+            handle.counts.waiting.fetch_add(records, Ordering::Relaxed);
+            if !handle.send(SinkMessage::Item(item.clone()), when_full, &self.beat) {
+                handle.counts.waiting.fetch_sub(records, Ordering::Relaxed);
+                handle.lose(records, &self.metrics);
+                handle.complain(self.clock.mono_ns());
             }
         }
     }
@@ -187,36 +187,36 @@ impl Sinks {
             deadline_ns.map(|deadline_ns| Duration::from_nanos(deadline_ns.saturating_sub(clock.mono_ns())))
         };
         let told: Vec<bool> =
-            self.outlets.iter().map(|outlet| outlet.tell_end(left(&*self.clock), &self.beat)).collect();
-        for (outlet, was_told) in self.outlets.iter_mut().zip(told) {
-            if !(was_told && outlet.has_ended(left(&*self.clock), &self.beat)) {
-                let left = outlet.counts.waiting.load(Ordering::Relaxed);
-                tracing::error!("{}: still busy when the program ends; {left} records are lost", outlet.title());
-                outlet.lose(left, &self.metrics);
+            self.handles.iter().map(|handle| handle.tell_end(left(&*self.clock), &self.beat)).collect();
+        for (handle, was_told) in self.handles.iter_mut().zip(told) {
+            if !(was_told && handle.has_ended(left(&*self.clock), &self.beat)) {
+                let left = handle.counts.waiting.load(Ordering::Relaxed);
+                tracing::error!("{}: still busy when the program ends; {left} records are lost", handle.title());
+                handle.lose(left, &self.metrics);
             }
-            let lost = outlet.counts.lost.load(Ordering::Relaxed);
-            if let Some(place) = outlet.place.as_ref().filter(|_| lost > 0 && result.is_ok()) {
+            let lost = handle.counts.lost.load(Ordering::Relaxed);
+            if let Some(destination) = handle.destination.as_ref().filter(|_| lost > 0 && result.is_ok()) {
                 let cause = format!("{lost} records could not be written");
-                result = Err(Error::output(place, cause, "free space or choose another --jsonl"));
+                result = Err(Error::output(destination, cause, "free space or choose another --jsonl"));
             }
         }
         result
     }
 }
 
-impl Outlet {
+impl SinkHandle {
     /// For messages.
     fn title(&self) -> &str {
-        self.place.as_deref().unwrap_or(self.name)
+        self.destination.as_deref().unwrap_or(self.name)
     }
 
     /// Whether the sink will see `message`.
-    fn send(&self, message: Message, full: Full, beat: &Beat) -> bool {
-        match full {
-            Full::Drop => {
+    fn send(&self, message: SinkMessage, when_full: WhenFull, beat: &Beat) -> bool {
+        match when_full {
+            WhenFull::Drop => {
                 !matches!(self.to.try_send(message), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
             }
-            Full::Wait => wait(&self.to, message, beat),
+            WhenFull::Wait => wait(&self.to, message, beat),
         }
     }
 
@@ -239,17 +239,19 @@ impl Outlet {
         match limit {
             None => {
                 // False only if it has ended already.
-                wait(&self.to, Message::Finish, beat);
+                wait(&self.to, SinkMessage::Finish, beat);
                 true
             }
-            Some(limit) => !matches!(self.to.send_timeout(Message::Finish, limit), Err(SendTimeoutError::Timeout(_))),
+            Some(limit) => {
+                !matches!(self.to.send_timeout(SinkMessage::Finish, limit), Err(SendTimeoutError::Timeout(_)))
+            }
         }
     }
 
     /// Waits until the sink has ended.
     fn has_ended(&self, limit: Option<Duration>, beat: &Beat) -> bool {
         let Some(limit) = limit else {
-            while let Err(RecvTimeoutError::Timeout) = self.done.recv_timeout(TURN) {
+            while let Err(RecvTimeoutError::Timeout) = self.done.recv_timeout(BEAT_EVERY) {
                 beat.turn();
             }
             return true;
@@ -270,9 +272,9 @@ impl Drop for Sinks {
 }
 
 /// Sends, however long that takes. False: the receiver is gone.
-fn wait(to: &Sender<Message>, mut message: Message, beat: &Beat) -> bool {
+fn wait(to: &Sender<SinkMessage>, mut message: SinkMessage, beat: &Beat) -> bool {
     loop {
-        match to.send_timeout(message, TURN) {
+        match to.send_timeout(message, BEAT_EVERY) {
             Ok(()) => return true,
             Err(SendTimeoutError::Disconnected(_)) => return false,
             Err(SendTimeoutError::Timeout(back)) => message = back,
@@ -282,15 +284,21 @@ fn wait(to: &Sender<Message>, mut message: Message, beat: &Beat) -> bool {
 }
 
 /// The thread of a sink.
-fn run(sink: &mut dyn Sink, messages: &Receiver<Message>, counts: &Counts, reopen: &AtomicBool, metrics: &Metrics) {
+fn run(
+    sink: &mut dyn Sink,
+    messages: &Receiver<SinkMessage>,
+    counts: &SinkCounts,
+    reopen: &AtomicBool,
+    metrics: &Metrics,
+) {
     for message in messages {
         if reopen.swap(false, Ordering::AcqRel) {
             sink.reopen();
         }
         let item = match message {
-            Message::Item(item) => item,
-            Message::Wake => continue,
-            Message::Finish => break,
+            SinkMessage::Item(item) => item,
+            SinkMessage::Wake => continue,
+            SinkMessage::Finish => break,
         };
         // A panic costs one item. Its message is printed where it happens.
         let lost = catch_unwind(AssertUnwindSafe(|| sink.take(&item))).unwrap_or_else(|_| {
@@ -323,8 +331,8 @@ impl Sink for JsonLines {
         "jsonl"
     }
 
-    fn place(&self) -> Option<String> {
-        Some(self.writer.place().to_owned())
+    fn destination(&self) -> Option<String> {
+        Some(self.writer.destination().to_owned())
     }
 
     fn take(&mut self, item: &Item) -> u64 {

@@ -13,7 +13,7 @@ use crate::backlog::QueueId;
 use crate::live::LiveStream;
 use crate::publish::hub::{Hub, StreamHandle};
 use crate::publish::record::StreamState;
-use crate::publish::sink::{Content, Full, Item, Sinks};
+use crate::publish::sink::{Content, Item, Sinks, WhenFull};
 use crate::workers::{Decided, DecidedItem};
 use touchline_core::cause::Cause;
 use touchline_core::clip::ClipOutput;
@@ -62,7 +62,7 @@ pub(super) enum Command {
     /// The stream is not wanted any more and has no source: nothing of it stays.
     Remove(StreamHandle),
     /// Nothing: somebody looks whether the thread turns.
-    Turn,
+    Wake,
     Finish,
 }
 
@@ -243,7 +243,7 @@ impl Session {
                 // The stream manager is gone only when the program ends.
                 let _ = self.reports.send(Report::Removed(handle.id().to_owned()));
             }
-            Command::Turn => {}
+            Command::Wake => {}
             Command::Finish => return true,
         }
         false
@@ -337,8 +337,8 @@ impl Session {
             return;
         }
         // Files lose nothing: their decisions wait for a slow reader, as long as no live stream would wait with them.
-        let full = if self.live { Full::Drop } else { Full::Wait };
-        self.sinks.send(Item { stream: handle.id().into(), content, records }, full);
+        let when_full = if self.live { WhenFull::Drop } else { WhenFull::Wait };
+        self.sinks.send(Item { stream: handle.id().into(), content, records }, when_full);
     }
 }
 

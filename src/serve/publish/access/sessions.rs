@@ -167,9 +167,9 @@ mod tests {
 
     /// Keeps in memory what a store keeps on the disk.
     #[derive(Default)]
-    struct Kept(Mutex<LogOuts>);
+    struct MemoryArchive(Mutex<LogOuts>);
 
-    impl SessionArchive for Kept {
+    impl SessionArchive for MemoryArchive {
         fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>) {
             self.0.lock().unwrap().left.push(session);
             kept.send(()).unwrap();
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_session_that_was_left_is_never_valid_again() {
         let tokens = tokens();
-        let archive = Arc::<Kept>::default();
+        let archive = Arc::<MemoryArchive>::default();
         let sessions = Sessions::with_archive(archive.clone(), LogOuts::default());
         let admin = sessions.make(&tokens, Role::Admin, 1000).unwrap();
         let admin_too = sessions.make(&tokens, Role::Admin, 1000).unwrap();

@@ -65,8 +65,8 @@ fn a_removed_stream_ends_its_subscriptions_and_frees_its_id() {
 #[test]
 fn what_was_kept_is_shown_again_and_runs_go_on() {
     #[derive(Default)]
-    struct Kept(Mutex<Vec<String>>);
-    impl Archive for Kept {
+    struct MemoryArchive(Mutex<Vec<String>>);
+    impl Archive for MemoryArchive {
         fn keep(&self, stream: &str, kind: RecordKind, _: &Arc<str>) {
             self.0.lock().unwrap().push(format!("{stream} {}", kind.as_str()));
         }
@@ -78,7 +78,7 @@ fn what_was_kept_is_shown_again_and_runs_go_on() {
         }
     }
     let (hub, _) = hub();
-    let kept = Arc::new(Kept::default());
+    let kept = Arc::new(MemoryArchive::default());
     hub.set_archive(kept.clone());
     let cam = add(&hub, "cam");
     assert_eq!(cam.next_run(), RunId(0));

@@ -25,7 +25,7 @@ impl Sink for Gated {
         "gated"
     }
 
-    fn place(&self) -> Option<String> {
+    fn destination(&self) -> Option<String> {
         Some("the gate".into())
     }
 
@@ -40,9 +40,9 @@ impl Sink for Gated {
 
 /// Keeps what it takes; panics over a record that says so.
 #[derive(Clone, Default)]
-struct Kept(Records);
+struct Collector(Records);
 
-impl Sink for Kept {
+impl Sink for Collector {
     fn name(&self) -> &'static str {
         "kept"
     }
@@ -73,15 +73,15 @@ fn dropped(metrics: &Metrics, sink: &str) -> u64 {
 fn a_sink_that_stalls_for_a_minute_is_noticed_by_nobody_else() {
     let (mut sinks, metrics, clock) = sinks();
     let (gated, go, begun, taken) = gated();
-    let kept = Kept::default();
+    let kept = Collector::default();
     sinks.add(gated).unwrap();
     sinks.add(kept.clone()).unwrap();
-    sinks.send(item(0), Full::Drop);
+    sinks.send(item(0), WhenFull::Drop);
     begun.recv().unwrap();
     let all = QUEUE + 1 + 100;
     for n in 1..all {
         clock.advance(60_000_000_000 / all as u64);
-        sinks.send(item(n), Full::Drop);
+        sinks.send(item(n), WhenFull::Drop);
         // The other one keeps up; it has a queue too.
         while n % 1000 == 0 && kept.0.lock().unwrap().len() <= n {
             std::thread::yield_now();
@@ -103,7 +103,7 @@ fn where_nothing_may_be_lost_the_sender_waits() {
     sinks.add(gated).unwrap();
     let all = QUEUE + 50;
     let sender = std::thread::spawn(move || {
-        (0..all).for_each(|n| sinks.send(item(n), Full::Wait));
+        (0..all).for_each(|n| sinks.send(item(n), WhenFull::Wait));
         sinks.finish(None)
     });
     for _ in 0..all {
@@ -119,7 +119,7 @@ fn a_sink_that_never_ends_costs_what_it_was_given_and_no_more_time_than_it_has()
     let (mut sinks, metrics, _) = sinks();
     let (gated, _go, begun, _) = gated();
     sinks.add(gated).unwrap();
-    (0..3).for_each(|n| sinks.send(item(n), Full::Drop));
+    (0..3).for_each(|n| sinks.send(item(n), WhenFull::Drop));
     begun.recv().unwrap();
     assert!(sinks.finish(Some(Duration::ZERO)).is_err());
     assert_eq!(dropped(&metrics, "gated"), 3);
@@ -128,11 +128,11 @@ fn a_sink_that_never_ends_costs_what_it_was_given_and_no_more_time_than_it_has()
 #[test]
 fn a_panic_costs_one_item() {
     let (mut sinks, metrics, _) = sinks();
-    let kept = Kept::default();
+    let kept = Collector::default();
     sinks.add(kept.clone()).unwrap();
     let bad = Item { records: vec!["panic".into()], ..item(0) };
     for item in [item(1), bad, item(2)] {
-        sinks.send(item, Full::Wait);
+        sinks.send(item, WhenFull::Wait);
     }
     sinks.finish(None).unwrap();
     assert_eq!(kept.0.lock().unwrap().len(), 2);
@@ -147,13 +147,13 @@ fn a_file_that_was_moved_away_is_opened_again() {
     let (mut sinks, _, clock) = sinks();
     sinks.add(JsonLines::new(JsonlWriter::append(&path).unwrap(), clock)).unwrap();
     let reopen = sinks.reopener();
-    sinks.send(item(1), Full::Wait);
+    sinks.send(item(1), WhenFull::Wait);
     while std::fs::read_to_string(&path).unwrap().is_empty() {
         std::thread::yield_now();
     }
     std::fs::rename(&path, &old).unwrap();
     reopen();
-    sinks.send(item(2), Full::Wait);
+    sinks.send(item(2), WhenFull::Wait);
     sinks.finish(None).unwrap();
     assert_eq!(std::fs::read_to_string(old).unwrap(), "{\"n\":1}\n");
     assert_eq!(std::fs::read_to_string(path).unwrap(), "{\"n\":2}\n");

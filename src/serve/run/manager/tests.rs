@@ -180,7 +180,7 @@ impl Bench {
                 self.manager.gone(handle.id());
             }
             Command::Finish => self.finished = true,
-            Command::Begin(_) | Command::Forget(_) | Command::Turn => {}
+            Command::Begin(_) | Command::Forget(_) | Command::Wake => {}
         }
     }
 
