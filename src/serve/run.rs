@@ -5,8 +5,8 @@ mod driver;
 mod ending;
 mod manager;
 mod notify;
+mod publisher;
 mod server;
-mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -40,8 +40,8 @@ use driver::GstDriver;
 use ending::Ending;
 use manager::{Ended, Initial, Rules, StreamManager, Tools};
 use notify::ServiceManager;
+use publisher::Publisher;
 use server::{Controls, Server, catch_signals};
-use session::Session;
 
 pub use manager::{Fixed, Reader, Reading};
 pub use server::AccessSettings;
@@ -153,12 +153,12 @@ pub fn run(config: RunConfig) -> Result<()> {
     // Supervisors come and go; what the publishing thread ends with is the stream manager's last word.
     let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
-    let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), reports_to);
+    let mut publisher = Publisher::new(hub.clone(), clock.clone(), workers.pack().classes.len(), reports_to);
     if let Some(jsonl) = jsonl {
-        session.sinks().add(JsonLines::new(jsonl, clock.clone()))?;
+        publisher.sinks().add(JsonLines::new(jsonl, clock.clone()))?;
     }
     if let Some(terminal) = terminal {
-        session.sinks().add(terminal)?;
+        publisher.sinks().add(terminal)?;
     }
     let driver = GstDriver {
         intake: workers.intake().clone(),
@@ -199,7 +199,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     let ending = Ending::new(clock.clone());
     let (reload_to, reload) = bounded(1);
     let server_reload = server.reload.clone();
-    let reopen_outputs = session.sinks().reopener();
+    let reopen_outputs = publisher.sinks().reopener();
     let on_hang_up = move || {
         reopen_outputs();
         server_reload.reload();
@@ -216,13 +216,13 @@ pub fn run(config: RunConfig) -> Result<()> {
         }
     };
     let stop = catch_signals(&runtime, on_hang_up, on_stop);
-    let beats = vec![("publishing", session.beat().clone()), ("inference", workers.beat().clone())];
+    let beats = vec![("publishing", publisher.beat().clone()), ("inference", workers.beat().clone())];
     let intake = workers.intake().clone();
     let watchdog = service_manager.watch(hub.clone(), beats, move || {
         intake.nudge();
-        let _ = commands_to.send(session::Command::Wake);
+        let _ = commands_to.send(publisher::Command::Wake);
     })?;
-    let inbox = manager::Inbox { requests: stream_requests, reports, reload, stop };
+    let inbox = manager::ManagerInbox { requests: stream_requests, reports, reload, stop };
     let (ended_to, ended) = bounded(1);
     let last_word = LastWord(tools_commands);
     spawn("stream-manager", move || {
@@ -230,9 +230,9 @@ pub fn run(config: RunConfig) -> Result<()> {
         // The program waits for it, unless publishing failed.
         let _ = ended_to.send(manager.run(&inbox));
     })?;
-    let published = session.publish(&session::Inbox { decided: workers.decided.clone(), news, commands });
+    let published = publisher.publish(&publisher::PublisherInbox { decided: workers.decided.clone(), news, commands });
     ending.begin();
-    drop(session);
+    drop(publisher);
     // It ends with what it told the publishing thread to finish with; when that failed, the program ends without it.
     let Ended { stopped, result } = match &published {
         Ok(()) => ended.recv().map_err(|_| Error::Internal("the stream manager's thread ended".into()))?,
@@ -264,12 +264,12 @@ pub fn run(config: RunConfig) -> Result<()> {
 }
 
 /// Ends publishing when the stream manager is gone, also by a panic.
-struct LastWord(Sender<session::Command>);
+struct LastWord(Sender<publisher::Command>);
 
 impl Drop for LastWord {
     fn drop(&mut self) {
         // Publishing has ended already, mostly.
-        let _ = self.0.send(session::Command::Finish);
+        let _ = self.0.send(publisher::Command::Finish);
     }
 }
 

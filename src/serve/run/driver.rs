@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::brake::{Mark, Marked};
-use super::session::{Command, News, SourceNews, StreamStart};
+use super::publisher::{Command, News, SourceNews, StreamStart};
 use crate::backlog::QueueId;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::publish::hub::StreamHandle;

@@ -21,7 +21,7 @@ use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use super::brake;
 use super::driver::{Driver, OpenRequest, Opened};
 use super::notify::ServiceManager;
-use super::session::{Command, Report};
+use super::publisher::{Command, Report};
 use crate::backlog::QueueId;
 use crate::config::StreamSettings;
 use crate::publish::hub::{Hub, Origin, Restored, StreamInfo};
@@ -70,7 +70,7 @@ pub(super) struct Initial {
 }
 
 /// Everything that reaches the stream manager from outside.
-pub(super) struct Inbox {
+pub(super) struct ManagerInbox {
     pub(super) requests: Receiver<StreamRequest>,
     pub(super) reports: Receiver<Report>,
     /// The configuration file is to be read again.
@@ -216,7 +216,7 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 
     /// Watches over the streams until the last has ended or somebody requests to stop.
-    pub(super) fn run(mut self, inbox: &Inbox) -> Ended {
+    pub(super) fn run(mut self, inbox: &ManagerInbox) -> Ended {
         for id in std::mem::take(&mut self.ids) {
             self.reconcile(&id);
         }

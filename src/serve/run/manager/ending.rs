@@ -3,7 +3,7 @@
 use super::entry::Entry;
 use super::{Driver, Ended, StreamControl, StreamManager};
 use crate::publish::hub::Origin;
-use crate::run::session::Command;
+use crate::run::publisher::Command;
 use touchline_core::error::Error;
 use touchline_core::time::NANOS_PER_SECOND;
 

@@ -106,13 +106,13 @@ impl Running {
 
 /// What comes to the publishing thread. The channels hold no media but `decided`: unbounded, so that neither a supervisor
 /// nor the stream manager waits for an output.
-pub(super) struct Inbox {
+pub(super) struct PublisherInbox {
     pub(super) decided: Receiver<Decided>,
     pub(super) news: Receiver<News>,
     pub(super) commands: Receiver<Command>,
 }
 
-pub(super) struct Session {
+pub(super) struct Publisher {
     hub: Hub,
     clock: Arc<dyn Clock>,
     running: BTreeMap<QueueId, Running>,
@@ -124,7 +124,7 @@ pub(super) struct Session {
     beat: Beat,
 }
 
-impl Session {
+impl Publisher {
     /// `classes`: how many the pack has.
     pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, reports: Sender<Report>) -> Self {
         let beat = Beat::default();
@@ -146,14 +146,14 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Internal`] when the inference thread or the stream manager has ended; [`Error::Output`] when records were lost.
-    pub(super) fn publish(&mut self, inbox: &Inbox) -> Result<()> {
+    pub(super) fn publish(&mut self, inbox: &PublisherInbox) -> Result<()> {
         let published = self.publish_all(inbox);
         // Also after an error: what was published is written.
         let written = self.finish();
         published.and(written)
     }
 
-    fn publish_all(&mut self, inbox: &Inbox) -> Result<()> {
+    fn publish_all(&mut self, inbox: &PublisherInbox) -> Result<()> {
         loop {
             self.beat.turn();
             select! {

@@ -37,10 +37,10 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     let handle = hub.add_stream(stream).unwrap();
     let queue = Backlog::new().add_queue(Pace::Live);
     let (reports_to, reports) = unbounded();
-    let mut session = Session::new(hub.clone(), clock.clone(), 2, reports_to);
+    let mut publisher = Publisher::new(hub.clone(), clock.clone(), 2, reports_to);
     let (release, stalled) = bounded(0);
-    session.sinks().add(Stalled(stalled)).unwrap();
-    let beat = session.beat().clone();
+    publisher.sinks().add(Stalled(stalled)).unwrap();
+    let beat = publisher.beat().clone();
     let (decided_to, decided) = bounded(1);
     let (_news_to, news) = unbounded();
     let (commands_to, commands) = unbounded();
@@ -52,7 +52,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
         counters: Arc::default(),
     };
     commands_to.send(Command::Begin(Box::new(begin))).unwrap();
-    let publishing = std::thread::spawn(move || session.publish(&Inbox { decided, news, commands }));
+    let publishing = std::thread::spawn(move || publisher.publish(&PublisherInbox { decided, news, commands }));
     // More than a minute of 64 streams.
     let seconds = QUEUE as u64 + 10;
     for index in 0..seconds {
