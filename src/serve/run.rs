@@ -1,12 +1,12 @@
 //! Threads, channels and the ordered shutdown of a run.
 
-mod brake;
+mod crash_guard;
 mod driver;
-mod ending;
 mod manager;
 mod notify;
 mod publisher;
 mod server;
+mod shutdown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -37,11 +37,11 @@ use crate::store::{Contents, Store, StoreThread, Stored};
 use crate::update::{UpdateConfig, Updater};
 use crate::workers::{Batching, Workers};
 use driver::GstDriver;
-use ending::Ending;
-use manager::{Ended, Initial, Rules, StreamManager, Tools};
+use manager::{Ended, InitialStream, Rules, StreamManager, Tools};
 use notify::ServiceManager;
 use publisher::Publisher;
 use server::{Controls, Server, catch_signals};
+use shutdown::ShutdownTimer;
 
 pub use manager::{Fixed, Reader, Reading};
 pub use server::AccessSettings;
@@ -142,7 +142,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     if let Some(address) = server.address {
         eprintln!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme);
     }
-    let Starting { initial, runs, held, suspects } = starting(streams, contents, store.as_ref());
+    let StartState { initial, runs, held, suspects } = starting(streams, contents, store.as_ref());
     let is_service = server.address.is_some() && (config.state.is_some() || initial.is_empty());
     let terminal = (!config.quiet).then(|| {
         let streams = if is_service { usize::MAX } else { initial.len() };
@@ -196,7 +196,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     manager.take_up(initial)?;
     hub.set_ready(true);
     service_manager.ready();
-    let ending = Ending::new(clock.clone());
+    let shutdown = ShutdownTimer::new(clock.clone());
     let (reload_to, reload) = bounded(1);
     let server_reload = server.reload.clone();
     let reopen_outputs = publisher.sinks().reopener();
@@ -208,11 +208,11 @@ pub fn run(config: RunConfig) -> Result<()> {
         let _ = reload_to.try_send(());
     };
     let on_stop = {
-        let (service_manager, ending, hub) = (service_manager.clone(), ending.clone(), hub.clone());
+        let (service_manager, shutdown, hub) = (service_manager.clone(), shutdown.clone(), hub.clone());
         move || {
             hub.set_starting("the program ends");
             service_manager.stopping();
-            ending.begin();
+            shutdown.begin();
         }
     };
     let stop = catch_signals(&runtime, on_hang_up, on_stop);
@@ -224,14 +224,14 @@ pub fn run(config: RunConfig) -> Result<()> {
     })?;
     let inbox = manager::ManagerInbox { requests: stream_requests, reports, reload, stop };
     let (ended_to, ended) = bounded(1);
-    let last_word = LastWord(tools_commands);
+    let finish_on_drop = FinishOnDrop(tools_commands);
     spawn("stream-manager", move || {
-        let _last_word = last_word;
+        let _last_word = finish_on_drop;
         // The program waits for it, unless publishing failed.
         let _ = ended_to.send(manager.run(&inbox));
     })?;
     let published = publisher.publish(&publisher::PublisherInbox { decided: workers.decided.clone(), news, commands });
-    ending.begin();
+    shutdown.begin();
     drop(publisher);
     // It ends with what it told the publishing thread to finish with; when that failed, the program ends without it.
     let Ended { stopped, result } = match &published {
@@ -239,34 +239,34 @@ pub fn run(config: RunConfig) -> Result<()> {
         Err(_) => Ended { stopped: false, result: Ok(()) },
     };
     tracing::debug!(stopped, "every stream is at its end");
-    ending.at("writing the store");
+    shutdown.at("writing the store");
     hub.end_archive();
     let stored = store.as_ref().is_none_or(|store| store.flush(STORE_LIMIT));
     if stored && published.is_ok() {
-        ending.written();
+        shutdown.written();
     }
     drop(store);
-    ending.at("stopping the server");
+    shutdown.at("stopping the server");
     server.stop(runtime);
-    ending.at("ending the watchdog's thread");
+    shutdown.at("ending the watchdog's thread");
     drop(watchdog);
-    ending.at("ending the threads of the streams and of inference");
+    shutdown.at("ending the threads of the streams and of inference");
     drop(workers);
     // What the inference thread fed and asked ends after it.
-    ending.at("ending the thread of the packs");
+    shutdown.at("ending the thread of the packs");
     drop(updater);
-    ending.at("ending the thread of the shadow");
+    shutdown.at("ending the thread of the shadow");
     drop(shadow);
-    ending.at("closing the store");
+    shutdown.at("closing the store");
     drop(store_thread);
-    ending.done();
+    shutdown.done();
     published.and(result)
 }
 
 /// Ends publishing when the stream manager is gone, also by a panic.
-struct LastWord(Sender<publisher::Command>);
+struct FinishOnDrop(Sender<publisher::Command>);
 
-impl Drop for LastWord {
+impl Drop for FinishOnDrop {
     fn drop(&mut self) {
         // Publishing has ended already, mostly.
         let _ = self.0.send(publisher::Command::Finish);
@@ -285,8 +285,8 @@ fn open_store(path: Option<&Path>, metrics: &Metrics) -> Result<OpenStore> {
 }
 
 /// What there is at the start.
-struct Starting {
-    initial: Vec<Initial>,
+struct StartState {
+    initial: Vec<InitialStream>,
     /// The last runs of streams that are not among them.
     runs: BTreeMap<String, RunId>,
     /// Those that are paused because opening them ended the process.
@@ -297,13 +297,13 @@ struct Starting {
 
 /// The streams of the start: those of the configuration and the command line, then those of the store. And the last runs of
 /// those that the store knows beside them.
-fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> Starting {
+fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> StartState {
     let Contents { streams: stored, mut restored, ends, log_outs: _ } = contents;
     let mut held = BTreeSet::new();
-    let mut initial: Vec<Initial> = Vec::with_capacity(streams.len() + stored.len());
+    let mut initial: Vec<InitialStream> = Vec::with_capacity(streams.len() + stored.len());
     for (settings, origin) in streams {
         let restored = restored.remove(&settings.id).unwrap_or_default();
-        initial.push(Initial { settings, origin, generation: None, restored });
+        initial.push(InitialStream { settings, origin, generation: None, restored });
     }
     for Stored { mut settings, generation } in stored {
         if initial.iter().any(|s| s.settings.id == settings.id) {
@@ -313,11 +313,11 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
             );
             continue;
         }
-        if settings.enabled && ends.get(&settings.id) >= Some(&brake::ENDS_MAX) {
+        if settings.enabled && ends.get(&settings.id) >= Some(&crash_guard::ENDS_MAX) {
             tracing::error!(
                 "{}: the program ended {} times while its source was being opened; it is started paused",
                 settings.id,
-                brake::ENDS_MAX
+                crash_guard::ENDS_MAX
             );
             settings.enabled = false;
             held.insert(settings.id.clone());
@@ -327,7 +327,7 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
             }
         }
         let restored = restored.remove(&settings.id).unwrap_or_default();
-        initial.push(Initial { settings, origin: Origin::Api, generation: Some(generation), restored });
+        initial.push(InitialStream { settings, origin: Origin::Api, generation: Some(generation), restored });
     }
     // What is left belongs to nobody any more; but who comes by such a name goes on after its last run.
     let runs = restored.iter().filter_map(|(id, kept)| Some((id.clone(), kept.run?))).collect();
@@ -337,5 +337,5 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
         store.here(initial.iter().map(|stream| stream.settings.id.clone()).collect());
     }
     let suspects = ends.into_keys().filter(|id| !held.contains(id)).collect();
-    Starting { initial, runs, held, suspects }
+    StartState { initial, runs, held, suspects }
 }

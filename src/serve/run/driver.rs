@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::brake::{Mark, Marked};
+use super::crash_guard::{MarkingOpener, OpeningMark};
 use super::publisher::{Command, News, SourceNews, StreamStart};
 use crate::backlog::QueueId;
 use crate::config::{RtspTransport, StreamSettings};
@@ -37,7 +37,7 @@ pub(super) struct OpenRequest {
     /// Somebody gave it to the running program: it is held to the policy for such sources.
     pub(super) guarded: bool,
     /// Says in the store that it is being opened.
-    pub(super) mark: Option<Mark>,
+    pub(super) mark: Option<OpeningMark>,
 }
 
 /// A stream whose source runs.
@@ -176,7 +176,7 @@ impl GstDriver {
         };
         // A listener is being opened for as long as nobody calls, which is no sign of anything.
         if let Some(mark) = request.mark.as_ref().filter(|_| !location.listens()) {
-            opener = Arc::new(Marked { inner: opener, mark: mark.clone() });
+            opener = Arc::new(MarkingOpener { inner: opener, mark: mark.clone() });
         }
         if location.pace(self.pacing) != Pace::Live {
             return opener.open(&settings.uri, to);
@@ -203,7 +203,7 @@ impl GstDriver {
 struct Forward {
     queue: QueueId,
     news: Sender<News>,
-    mark: Option<Mark>,
+    mark: Option<OpeningMark>,
 }
 
 impl Observer for Forward {
@@ -223,7 +223,7 @@ impl Observer for Forward {
 }
 
 /// Counts what comes in and offers pictures to whoever watches.
-fn tap(handle: StreamHandle, mark: Option<Mark>) -> Tap {
+fn tap(handle: StreamHandle, mark: Option<OpeningMark>) -> Tap {
     let marked = move |item: &MediaItem| match (&mark, item) {
         (Some(mark), MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_)) => mark.media(),
         (Some(mark), MediaItem::Ended(end)) => mark.clear(*end == End::Finished),

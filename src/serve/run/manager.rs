@@ -5,10 +5,10 @@
 //! [`StreamManager::reconcile`] takes the next one. Nothing slow happens here: opening, dropping, reading and storing have
 //! threads of their own and tell when they are done, so that no stream waits for another.
 
-mod ending;
 mod entry;
 mod reload;
 mod requests;
+mod shutdown;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
-use super::brake;
+use super::crash_guard;
 use super::driver::{Driver, OpenRequest, Opened};
 use super::notify::ServiceManager;
 use super::publisher::{Command, Report};
@@ -28,9 +28,9 @@ use crate::publish::hub::{Hub, Origin, Restored, StreamInfo};
 use crate::publish::record::StreamState;
 use crate::publish::streams::{StreamControl, StreamRequest};
 use crate::store::Store;
-use ending::Stopping;
-use entry::{Entry, Phase};
+use entry::{ManagedStream, Phase};
 pub use reload::{Fixed, Reader, Reading};
+use shutdown::Stopping;
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
@@ -61,7 +61,7 @@ pub(super) struct Rules {
 }
 
 /// A stream as the program starts.
-pub(super) struct Initial {
+pub(super) struct InitialStream {
     pub(super) settings: StreamSettings,
     pub(super) origin: Origin,
     /// Of the store.
@@ -113,7 +113,7 @@ pub(super) struct StreamManager<H> {
     vote: VoteConfig,
     /// Keys of the configuration file that count only at the start, as they were then.
     fixed: Fixed,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, ManagedStream>,
     /// Streams of the start that are still to be opened, in order.
     ids: Vec<String>,
     /// Threads that are done; `done_to` keeps it open.
@@ -126,7 +126,7 @@ pub(super) struct StreamManager<H> {
     runs: BTreeMap<String, RunId>,
     /// Streams that were paused because opening them ended the process.
     held: BTreeSet<String>,
-    suspects: brake::Suspects,
+    suspects: crash_guard::Suspects,
     /// Openings so far: tells one of a stream from another.
     tickets: u64,
     /// Version of settings that was given last.
@@ -153,7 +153,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             early: Vec::new(),
             runs: BTreeMap::new(),
             held: BTreeSet::new(),
-            suspects: brake::Suspects::default(),
+            suspects: crash_guard::Suspects::default(),
             tickets: 0,
             generation: 0,
             reading: false,
@@ -171,14 +171,14 @@ impl<H: Driver + 'static> StreamManager<H> {
     /// Takes note of streams that were paused because opening them ended the process, and of those that may have done so.
     pub(super) fn know_held(&mut self, held: BTreeSet<String>, suspects: BTreeSet<String>) {
         self.held = held;
-        self.suspects = brake::Suspects::new(suspects);
+        self.suspects = crash_guard::Suspects::new(suspects);
     }
 
     /// Takes up the streams of the start, in order. They are opened when it runs.
     ///
     /// # Errors
     /// [`Error::Usage`] when there are too many, or one cannot be.
-    pub(super) fn take_up(&mut self, streams: Vec<Initial>) -> Result<()> {
+    pub(super) fn take_up(&mut self, streams: Vec<InitialStream>) -> Result<()> {
         let (have, most) = (streams.len(), self.rules.max_streams);
         if have > most {
             let text = format!("{have} streams are more than --max-streams {most} allows; raise it or leave some out");
@@ -193,8 +193,8 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 
     /// Makes an entry; nothing is opened yet.
-    fn enter(&mut self, stream: Initial) -> Result<&mut Entry> {
-        let Initial { settings, origin, generation, mut restored } = stream;
+    fn enter(&mut self, stream: InitialStream) -> Result<&mut ManagedStream> {
+        let InitialStream { settings, origin, generation, mut restored } = stream;
         let generation = generation.unwrap_or_else(|| self.next_generation());
         self.generation = self.generation.max(generation);
         let id = settings.id.clone();
@@ -202,13 +202,13 @@ impl<H: Driver + 'static> StreamManager<H> {
         let handle = self.tools.hub.add_stream(info)?;
         restored.run = restored.run.or_else(|| self.runs.get(&id).copied());
         handle.restore(restored);
-        let entry = Entry::new(settings, origin, generation, handle);
+        let entry = ManagedStream::new(settings, origin, generation, handle);
         entry.show(self.vote, self.rules.retry);
         Ok(self.entries.entry(id).insert_entry(entry).into_mut())
     }
 
     /// A stream more, while the program runs.
-    fn add(&mut self, stream: Initial) -> Result<()> {
+    fn add(&mut self, stream: InitialStream) -> Result<()> {
         let id = stream.settings.id.clone();
         self.enter(stream)?;
         self.reconcile(&id);
@@ -307,7 +307,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             Phase::Idle if is_stopping => entry.answer(Err(StreamControl::ends())),
             Phase::Idle if !entry.settings.enabled => {
                 // The publishing thread says it once, however often it hears of it.
-                let state = if self.held.contains(id) { brake::held() } else { StreamState::Paused };
+                let state = if self.held.contains(id) { crash_guard::held() } else { StreamState::Paused };
                 self.tools.tell(Command::Say(entry.handle.clone(), state));
                 entry.over = false;
                 // When somebody wants it later, the program runs: it must not end because of this stream then.
@@ -328,7 +328,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             store.unmark(id, true);
         }
         let store = self.tools.store.clone().filter(|_| entry.origin == Origin::Api);
-        let mark = store.map(|store| brake::Mark::new(store, self.tools.clock.clone(), id));
+        let mark = store.map(|store| crash_guard::OpeningMark::new(store, self.tools.clock.clone(), id));
         if !self.suspects.may_open(id, mark.as_ref(), self.tools.clock.mono_ns()) {
             return;
         }
@@ -365,7 +365,7 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 
     fn opened(&mut self, id: &str, ticket: u64, result: Result<Opened>) {
-        let is_this = |e: &&mut Entry| matches!(e.phase, Phase::Opening { ticket: t, .. } if t == ticket);
+        let is_this = |e: &&mut ManagedStream| matches!(e.phase, Phase::Opening { ticket: t, .. } if t == ticket);
         let Some(entry) = self.entries.get_mut(id).filter(is_this) else {
             // It was not waited for any longer.
             if let Ok(Opened { queue, source }) = result {
@@ -457,8 +457,8 @@ impl<H: Driver + 'static> StreamManager<H> {
         entry.answer(Ok(id.to_owned()));
         if !entry.gone {
             // StreamChange again meanwhile.
-            let Entry { settings, origin, generation, .. } = entry;
-            let again = Initial { settings, origin, generation: Some(generation), restored: Restored::default() };
+            let ManagedStream { settings, origin, generation, .. } = entry;
+            let again = InitialStream { settings, origin, generation: Some(generation), restored: Restored::default() };
             if let Err(e) = self.add(again) {
                 tracing::error!("{id}: {e}");
             }

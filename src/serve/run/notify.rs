@@ -22,12 +22,12 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// long, must not cost the program its life.
 const LOOKS: u32 = 4;
 
-type Say = dyn Fn(&[NotifyState<'_>]) + Send + Sync;
+type Notify = dyn Fn(&[NotifyState<'_>]) + Send + Sync;
 
 /// The service manager, if there is one. Cloning shares it.
 #[derive(Clone)]
 pub(super) struct ServiceManager {
-    say: Option<Arc<Say>>,
+    say: Option<Arc<Notify>>,
     /// How long it waits for a sign of life.
     watchdog: Option<Duration>,
 }
@@ -38,7 +38,7 @@ impl ServiceManager {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return Self::none();
         }
-        let say: Arc<Say> = Arc::new(|states| {
+        let say: Arc<Notify> = Arc::new(|states| {
             if let Err(e) = sd_notify::notify(states) {
                 tracing::debug!("the service manager does not listen: {e}");
             }
@@ -96,12 +96,12 @@ impl ServiceManager {
         let manager = self.clone();
         let (stop, stopped) = bounded(0);
         let thread = spawn("watchdog", move || {
-            let mut pulse = Pulse::new(beats);
+            let mut stalls = StallDetector::new(beats);
             let mut said = String::new();
             nudge();
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(every) {
                 if manager.watchdog.is_some() {
-                    match pulse.stuck() {
+                    match stalls.stuck() {
                         None => manager.say(&[NotifyState::Watchdog]),
                         Some(thread) => tracing::warn!("the {thread} thread has not turned for {every:?}"),
                     }
@@ -119,11 +119,11 @@ impl ServiceManager {
 }
 
 /// Whether threads have turned since the last look.
-struct Pulse {
+struct StallDetector {
     seen: Vec<(&'static str, Beat, u64)>,
 }
 
-impl Pulse {
+impl StallDetector {
     fn new(beats: Vec<(&'static str, Beat)>) -> Self {
         Self { seen: beats.into_iter().map(|(name, beat)| (name, beat.clone(), beat.turns())).collect() }
     }
@@ -164,15 +164,15 @@ mod tests {
     #[test]
     fn a_thread_that_has_not_turned_is_named_until_it_does() {
         let (publishing, inference) = (Beat::default(), Beat::default());
-        let mut pulse = Pulse::new(vec![("publishing", publishing.clone()), ("inference", inference.clone())]);
-        assert_eq!(pulse.stuck(), Some("publishing"));
+        let mut stalls = StallDetector::new(vec![("publishing", publishing.clone()), ("inference", inference.clone())]);
+        assert_eq!(stalls.stuck(), Some("publishing"));
         publishing.turn();
         inference.turn();
-        assert_eq!(pulse.stuck(), None);
+        assert_eq!(stalls.stuck(), None);
         publishing.turn();
-        assert_eq!(pulse.stuck(), Some("inference"));
+        assert_eq!(stalls.stuck(), Some("inference"));
         inference.turn();
         publishing.turn();
-        assert_eq!(pulse.stuck(), None, "it turns again");
+        assert_eq!(stalls.stuck(), None, "it turns again");
     }
 }

@@ -80,7 +80,7 @@ pub(super) enum PendingChange {
     Remove,
 }
 
-pub(super) struct Entry {
+pub(super) struct ManagedStream {
     /// What is wanted.
     pub(super) settings: StreamSettings,
     pub(super) origin: Origin,
@@ -111,7 +111,7 @@ pub(super) struct Entry {
     pub(super) pace_before: Pace,
 }
 
-impl Entry {
+impl ManagedStream {
     pub(super) fn new(settings: StreamSettings, origin: Origin, generation: u64, handle: StreamHandle) -> Self {
         Self {
             settings,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Done, Driver, Initial, StreamManager};
+use super::{Done, Driver, InitialStream, StreamManager};
 use crate::config::StreamSettings;
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::ReloadChanges;
@@ -91,7 +91,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             let id = settings.id.clone();
             let Some(entry) = self.entries.get_mut(&id) else {
                 changes.added.push(id);
-                let stream = Initial {
+                let stream = InitialStream {
                     settings,
                     origin: Origin::Config,
                     generation: Some(generation),

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::entry::{Pending, PendingChange, Phase};
-use super::{Driver, Initial, StreamManager};
+use super::{Driver, InitialStream, StreamManager};
 use crate::config::{StreamSettings, free_id};
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::{
@@ -47,7 +47,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(())
     }
 
-    fn new_stream(&mut self, new: NewStream) -> Result<Initial, Refused> {
+    fn new_stream(&mut self, new: NewStream) -> Result<InitialStream, Refused> {
         new.check()?;
         let most = self.rules.max_streams;
         if self.entries.len() >= most {
@@ -68,7 +68,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         };
         let settings = new.settings(id, self.rules.latency_ms);
         self.fits(&settings)?;
-        Ok(Initial { settings, origin: Origin::Api, generation: None, restored: Restored::default() })
+        Ok(InitialStream { settings, origin: Origin::Api, generation: None, restored: Restored::default() })
     }
 
     /// Whether the API may request for these settings.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::TryRecvError;
 use tokio::sync::oneshot;
 
-use super::ending::{CLOSE_MAX_NS, DRAIN_NS, STOP_MAX_NS};
+use super::shutdown::{CLOSE_MAX_NS, DRAIN_NS, STOP_MAX_NS};
 use super::*;
 use crate::backlog::Backlog;
 use crate::config;
@@ -131,7 +131,7 @@ impl Bench {
     }
 
     fn start_with(&mut self, streams: Vec<StreamSettings>) -> Result<()> {
-        let initial = streams.into_iter().map(|settings| Initial {
+        let initial = streams.into_iter().map(|settings| InitialStream {
             settings,
             origin: Origin::Config,
             generation: None,
@@ -446,7 +446,7 @@ fn what_cannot_be_opened_at_the_start_ends_the_program() {
 #[test]
 fn a_source_that_ends_at_once_is_at_its_end() {
     let mut bench = Bench::new(rules());
-    let initial = settings(&[("a", "x.mp4")]).into_iter().map(|settings| Initial {
+    let initial = settings(&[("a", "x.mp4")]).into_iter().map(|settings| InitialStream {
         settings,
         origin: Origin::CommandLine,
         generation: None,

@@ -1,4 +1,4 @@
-//! The brake on streams that take the program down: a crash in C code cannot be caught, but it can be told whose source was
+//! The guard against streams that take the program down: a crash in C code cannot be caught, but it can be told whose source was
 //! being opened when the process ended.
 //!
 //! The store has a mark for every stream of the API from before its source is opened until it has played for a moment or
@@ -44,14 +44,14 @@ pub(super) fn held() -> StreamState {
 
 /// The mark of one stream.
 #[derive(Clone)]
-pub(super) struct Mark {
+pub(super) struct OpeningMark {
     store: Store,
     clock: Arc<dyn Clock>,
     id: Arc<str>,
     since: Arc<AtomicU64>,
 }
 
-impl Mark {
+impl OpeningMark {
     pub(super) fn new(store: Store, clock: Arc<dyn Clock>, id: &str) -> Self {
         Self { store, clock, id: id.into(), since: Arc::default() }
     }
@@ -97,7 +97,7 @@ pub(super) struct Suspects {
     all: BTreeSet<String>,
     waiting: VecDeque<String>,
     /// Whose turn it is, and since when.
-    turn: Option<(Mark, u64)>,
+    turn: Option<(OpeningMark, u64)>,
 }
 
 impl Suspects {
@@ -106,7 +106,7 @@ impl Suspects {
     }
 
     /// Whether stream `id`, whose mark is `mark`, may be opened now. Else its turn comes with [`Suspects::next`].
-    pub(super) fn may_open(&mut self, id: &str, mark: Option<&Mark>, now_ns: u64) -> bool {
+    pub(super) fn may_open(&mut self, id: &str, mark: Option<&OpeningMark>, now_ns: u64) -> bool {
         let Some(mark) = mark.filter(|_| self.all.contains(id)) else { return true };
         if self.is_taken(now_ns) {
             if !self.waiting.iter().any(|waiting| waiting == id) {
@@ -137,12 +137,12 @@ impl Suspects {
 }
 
 /// Sets the mark before every opening.
-pub(super) struct Marked {
+pub(super) struct MarkingOpener {
     pub(super) inner: Arc<dyn Open>,
-    pub(super) mark: Mark,
+    pub(super) mark: OpeningMark,
 }
 
-impl Open for Marked {
+impl Open for MarkingOpener {
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
         self.mark.set();
         self.inner.open(uri, to).inspect_err(|_| self.mark.clear(false))
@@ -161,7 +161,7 @@ mod tests {
         let (store, _thread, _) = Store::open(&folder.path().join("s.db"), Metrics::new()).unwrap();
         let clock = Arc::new(ManualClock::default());
         clock.advance(NANOS_PER_SECOND);
-        let mark = |id: &str| Mark::new(store.clone(), clock.clone(), id);
+        let mark = |id: &str| OpeningMark::new(store.clone(), clock.clone(), id);
         let marks = ["a", "b", "c", "d"].map(mark);
         let [a, b, c, d] = &marks;
         let mut suspects = Suspects::new(["a", "b", "c"].map(String::from).into());

@@ -1,6 +1,6 @@
 //! Deadlines, and how the program comes to its end: streams that are stopped, and what is done with those that do not end.
 
-use super::entry::Entry;
+use super::entry::ManagedStream;
 use super::{Driver, Ended, StreamControl, StreamManager};
 use crate::publish::hub::Origin;
 use crate::run::publisher::Command;
@@ -44,7 +44,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         if let Some(id) = self.suspects.next(now_ns) {
             self.reconcile(&id);
         }
-        let is_due = |e: &Entry| e.revive_at_ns.is_some_and(|at_ns| now_ns >= at_ns);
+        let is_due = |e: &ManagedStream| e.revive_at_ns.is_some_and(|at_ns| now_ns >= at_ns);
         let due: Vec<String> = self.entries.iter().filter(|(_, e)| is_due(e)).map(|(id, _)| id.clone()).collect();
         for id in due {
             if let Some(entry) = self.entries.get_mut(&id) {
@@ -98,7 +98,7 @@ impl<H: Driver + 'static> StreamManager<H> {
     pub(super) fn ended(&mut self) -> Option<Ended> {
         let now_ns = self.tools.clock.mono_ns();
         let is_late = self.stopping.as_ref().is_some_and(|s| now_ns - s.since_ns >= STOP_MAX_NS);
-        if !is_late && self.entries.values().any(Entry::is_busy) {
+        if !is_late && self.entries.values().any(ManagedStream::is_busy) {
             return None;
         }
         if let Some(stopping) = &mut self.stopping {
@@ -108,8 +108,9 @@ impl<H: Driver + 'static> StreamManager<H> {
             return Some(Ended { stopped: error.is_none(), result: error.map_or(Ok(()), Err) });
         }
         // One of the file that is off is not at its end: whoever turned it off may turn it on again.
-        let goes_on =
-            |e: &Entry| e.revive_at_ns.is_some() || !e.over && (e.settings.enabled || e.origin == Origin::Config);
+        let goes_on = |e: &ManagedStream| {
+            e.revive_at_ns.is_some() || !e.over && (e.settings.enabled || e.origin == Origin::Config)
+        };
         if self.rules.is_service || self.entries.values().any(goes_on) {
             return None;
         }

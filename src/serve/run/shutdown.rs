@@ -27,12 +27,12 @@ struct State {
 
 /// Watches over the end of the program. Cloning shares it.
 #[derive(Clone)]
-pub(super) struct Ending {
+pub(super) struct ShutdownTimer {
     shared: Arc<(Mutex<State>, Condvar)>,
     clock: Arc<dyn Clock>,
 }
 
-impl Ending {
+impl ShutdownTimer {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let state = State { until: None, stage: "ending the streams", is_written: false, is_done: false };
         Self { shared: Arc::new((Mutex::new(state), Condvar::new())), clock }
@@ -58,9 +58,9 @@ impl Ending {
             }
             state.until = Some(Deadline::after(&*self.clock, limit));
         }
-        let ending = self.clone();
-        let started = spawn("ending", move || {
-            if let Some((stage, is_written)) = ending.wait() {
+        let shutdown = self.clone();
+        let started = spawn("shutdown", move || {
+            if let Some((stage, is_written)) = shutdown.wait() {
                 overdue(stage, is_written);
             }
         });
@@ -112,22 +112,22 @@ mod tests {
     #[test]
     fn what_hangs_is_named_and_what_is_done_in_time_is_not() {
         let clock = Arc::new(ManualClock::default());
-        let ending = Ending::new(clock.clone());
+        let shutdown = ShutdownTimer::new(clock.clone());
         let (to, overdue) = bounded(1);
-        ending.at("stopping the server");
-        ending.written();
-        ending.begin_with(LIMIT, move |stage, written| to.send((stage, written)).unwrap());
-        ending.begin_with(Duration::ZERO, |_, _| panic!("time runs once"));
+        shutdown.at("stopping the server");
+        shutdown.written();
+        shutdown.begin_with(LIMIT, move |stage, written| to.send((stage, written)).unwrap());
+        shutdown.begin_with(Duration::ZERO, |_, _| panic!("time runs once"));
         assert!(overdue.is_empty(), "there is time");
         clock.advance(LIMIT.as_nanos() as u64);
         // Makes it look.
-        ending.at("stopping the server");
+        shutdown.at("stopping the server");
         assert_eq!(overdue.recv().unwrap(), ("stopping the server", true));
 
-        let ending = Ending::new(clock);
+        let shutdown = ShutdownTimer::new(clock);
         let (to, overdue) = bounded::<()>(1);
-        ending.begin_with(Duration::from_secs(3600), move |_, _| to.send(()).unwrap());
-        ending.done();
+        shutdown.begin_with(Duration::from_secs(3600), move |_, _| to.send(()).unwrap());
+        shutdown.done();
         assert!(overdue.recv().is_err(), "its thread has ended without a word");
     }
 }
