@@ -68,7 +68,7 @@ impl ShadowFeed {
 
 fn drop_one(hub: &Hub, stream: &Stream, why: ShadowDrop) {
     stream.metrics.dropped(why);
-    hub.board().shadow_dropped(why);
+    hub.pack_status().shadow_dropped(why);
 }
 
 /// The shadow's thread. It ends when the last [`ShadowFeed`] is gone; dropping waits for that.
@@ -97,7 +97,7 @@ impl Shadow {
                     Err(e) => drop(ready_to.send(Err(e))),
                     Ok(engine) => {
                         hub.metrics().set_shadow(engine.models().stamp());
-                        hub.board().set_shadow(engine.models().pack().clone(), path);
+                        hub.pack_status().set_shadow(engine.models().pack().clone(), path);
                         if ready_to.send(Ok(())).is_ok() {
                             run(engine, &items, &hub);
                         }
@@ -137,7 +137,7 @@ fn run(mut engine: Engine, items: &Receiver<Item>, hub: &Hub) {
             Some(_) if !hub.has_stream(&stream.id) => {}
             Some(shadow) => {
                 let same = shadow.decision.label == said.decision.label;
-                if let Some(difference) = hub.board().compared(&stream.id, &said, &shadow) {
+                if let Some(difference) = hub.pack_status().compared(&stream.id, &said, &shadow) {
                     stream.metrics.compared(same, difference);
                 }
             }

@@ -14,7 +14,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::publish::hub::Hub;
-use crate::publish::packs::{Applied, Outcome, PackControl, PackRequest, Refused, RefusedKind, Trigger, took_ms};
+use crate::publish::packs::{
+    AppliedPack, PackControl, PackOutcome, PackRefusal, PackRefusalKind, PackRequest, PackTrigger, took_ms,
+};
 use crate::workers::Swapper;
 use touchline_compute::infer::{Engine, Models};
 use touchline_compute::models::pack::Pack;
@@ -59,12 +61,12 @@ impl UpdateConfig {
     /// The directory that was asked for.
     ///
     /// # Errors
-    /// [`RefusedKind::OutsideRoot`] for what leads out of the root, through links as well, and for what does not exist
-    /// there: who requests must not learn what exists elsewhere. [`RefusedKind::BadPack`] for what the root does not have.
-    fn resolve(&self, asked: &Path) -> Result<PathBuf, Refused> {
+    /// [`PackRefusalKind::OutsideRoot`] for what leads out of the root, through links as well, and for what does not exist
+    /// there: who requests must not learn what exists elsewhere. [`PackRefusalKind::BadPack`] for what the root does not have.
+    fn resolve(&self, asked: &Path) -> Result<PathBuf, PackRefusal> {
         let outside = || {
             let advice = "name a directory below it, or start with another --pack-root";
-            Refused::new(RefusedKind::OutsideRoot, "the path leads out of the directory of packs", advice)
+            PackRefusal::new(PackRefusalKind::OutsideRoot, "the path leads out of the directory of packs", advice)
         };
         if asked.components().any(|part| part == Component::ParentDir) {
             return Err(outside());
@@ -74,7 +76,7 @@ impl UpdateConfig {
             Ok(whole) if whole.starts_with(&self.root) => Ok(path),
             Err(_) if path.starts_with(&self.root) => {
                 let error = format!("there is no pack {:?}", asked.display().to_string());
-                Err(Refused::new(RefusedKind::BadPack, error, "name a directory in the directory of packs"))
+                Err(PackRefusal::new(PackRefusalKind::BadPack, error, "name a directory in the directory of packs"))
             }
             _ => Err(outside()),
         }
@@ -101,7 +103,7 @@ impl Updater {
         hub: Hub,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        hub.board().set_pack(running.pack().clone(), config.shown(&running.pack().dir));
+        hub.pack_status().set_pack(running.pack().clone(), config.shown(&running.pack().dir));
         let watch = config.watch.then(|| Watch::new(&running.pack().dir, clock.mono_ns()));
         let pool = own_processors("pack")?;
         let worker = Worker { config, running, swapper, control, hub, clock, watch, pool };
@@ -151,7 +153,7 @@ impl Worker {
     }
 
     fn handle_request(&mut self, request: PackRequest) {
-        let over_http = request.trigger == Trigger::Http;
+        let over_http = request.trigger == PackTrigger::Http;
         if !over_http {
             self.control.begun();
         }
@@ -167,12 +169,12 @@ impl Worker {
         let now_ns = self.clock.mono_ns();
         let dir = self.running.pack().dir.clone();
         if self.watch.as_mut().is_some_and(|watch| watch.changed(&dir, now_ns)) {
-            self.handle_request(PackRequest { trigger: Trigger::Watch, path: None, answer: None });
+            self.handle_request(PackRequest { trigger: PackTrigger::Watch, path: None, answer: None });
         }
     }
 
     /// Takes or refuses a pack, and says so everywhere.
-    fn update(&mut self, trigger: Trigger, asked: Option<&Path>) -> Outcome {
+    fn update(&mut self, trigger: PackTrigger, asked: Option<&Path>) -> PackOutcome {
         let shown = match asked {
             // It goes into the log, where a line end would begin a line of another's words.
             Some(path) => path
@@ -193,11 +195,11 @@ impl Worker {
             }
             Err(refused) => tracing::error!("pack {shown} is refused, the old one stays: {refused}"),
         }
-        self.hub.board().updated(trigger, shown, outcome.clone());
+        self.hub.pack_status().updated(trigger, shown, outcome.clone());
         outcome
     }
 
-    fn attempt(&mut self, asked: Option<&Path>) -> Outcome {
+    fn attempt(&mut self, asked: Option<&Path>) -> PackOutcome {
         let began_ns = self.clock.mono_ns();
         let running = self.running.pack().clone();
         let dir = match asked {
@@ -211,7 +213,7 @@ impl Worker {
         pack.placement = running.placement.clone();
         pack.can_replace(&running).map_err(|cause| {
             let advice = "a pack with other classes or sampling needs a restart: touchline run --pack DIR";
-            Refused::new(RefusedKind::Incompatible, format!("pack {}: {cause}", pack.name), advice)
+            PackRefusal::new(PackRefusalKind::Incompatible, format!("pack {}: {cause}", pack.name), advice)
         })?;
         let table_only = pack.same_networks(&running);
         let engine = self.pool.install(|| Engine::load_beside(pack, Some(&self.running))).map_err(bad_pack)?;
@@ -220,11 +222,11 @@ impl Worker {
         if !unchanged {
             // Said before the swap: who hears of the first second that it decided, and requests, gets the new pack.
             self.hub.set_pack(models.stamp().clone(), models.pack().fusion.order().to_vec());
-            self.hub.board().set_pack(models.pack().clone(), self.config.shown(&dir));
+            self.hub.pack_status().set_pack(models.pack().clone(), self.config.shown(&dir));
             drop(
-                self.swapper
-                    .swap(engine)
-                    .map_err(|e| Refused::new(RefusedKind::Internal, e.to_string(), "start the program again"))?,
+                self.swapper.swap(engine).map_err(|e| {
+                    PackRefusal::new(PackRefusalKind::Internal, e.to_string(), "start the program again")
+                })?,
             );
             self.running = models;
         }
@@ -232,7 +234,7 @@ impl Worker {
             self.watch = Some(seen);
         }
         let stamp = self.running.stamp();
-        Ok(Applied {
+        Ok(AppliedPack {
             pack: stamp.name.clone(),
             weights_sha256: stamp.weights_sha256.clone(),
             manifest_sha256: stamp.manifest_sha256.clone(),
@@ -244,22 +246,22 @@ impl Worker {
     }
 
     /// Paths as people ask for them: where the packs lie on this machine is nobody's business.
-    fn without_root(&self, mut refused: Refused) -> Refused {
+    fn without_root(&self, mut refused: PackRefusal) -> PackRefusal {
         let root = format!("{}/", self.config.root.display());
         refused.error = touchline_core::redact::text(&refused.error.replace(&root, ""));
         refused
     }
 }
 
-fn bad_pack(error: Error) -> Refused {
+fn bad_pack(error: Error) -> PackRefusal {
     match error {
         Error::Pack { path, cause, advice } => {
-            Refused::new(RefusedKind::BadPack, format!("pack {}: {cause}", path.display()), advice)
+            PackRefusal::new(PackRefusalKind::BadPack, format!("pack {}: {cause}", path.display()), advice)
         }
         Error::Compute(e) => {
-            Refused::new(RefusedKind::BadPack, format!("its models do not run: {e}"), "check the free memory")
+            PackRefusal::new(PackRefusalKind::BadPack, format!("its models do not run: {e}"), "check the free memory")
         }
-        error => Refused::new(RefusedKind::Internal, error.to_string(), "start the program again"),
+        error => PackRefusal::new(PackRefusalKind::Internal, error.to_string(), "start the program again"),
     }
 }
 
@@ -285,12 +287,12 @@ mod tests {
         assert_eq!(kind("new"), Ok(config.root.join("new")));
         assert_eq!(kind("current"), Ok(config.root.join("current")), "a link within the root is followed each time");
         assert_eq!(kind(root.join("new").to_str().unwrap()), Ok(root.join("new")));
-        assert_eq!(kind("absent"), Err(RefusedKind::BadPack));
+        assert_eq!(kind("absent"), Err(PackRefusalKind::BadPack));
         let elsewhere = elsewhere.join("pack");
         for asked in ["..", "new/../../elsewhere/pack", "link/pack", "/etc", "/no/such/place"] {
-            assert_eq!(kind(asked), Err(RefusedKind::OutsideRoot), "{asked}");
+            assert_eq!(kind(asked), Err(PackRefusalKind::OutsideRoot), "{asked}");
         }
-        assert_eq!(kind(elsewhere.to_str().unwrap()), Err(RefusedKind::OutsideRoot));
+        assert_eq!(kind(elsewhere.to_str().unwrap()), Err(PackRefusalKind::OutsideRoot));
         assert_eq!(config.shown(&root.join("current")), "new");
         assert_eq!(config.shown(&elsewhere), "pack");
     }

@@ -9,7 +9,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::http::{Server, json, problem};
-use super::packs::{PackControl, Refused, RefusedKind};
+use super::packs::{PackControl, PackRefusal, PackRefusalKind};
 use super::record::to_json;
 
 /// Bytes of a request's body: a path and little else.
@@ -65,13 +65,13 @@ async fn update(server: &Server, request: Request) -> Result<Response, Problem> 
 }
 
 /// The status that says whose fault it is.
-fn refused(why: Refused) -> Problem {
+fn refused(why: PackRefusal) -> Problem {
     let status = match why.kind {
-        RefusedKind::Busy => StatusCode::CONFLICT,
-        RefusedKind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
-        RefusedKind::OutsideRoot => StatusCode::FORBIDDEN,
-        RefusedKind::BadPack | RefusedKind::Incompatible => StatusCode::UNPROCESSABLE_ENTITY,
-        RefusedKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        PackRefusalKind::Busy => StatusCode::CONFLICT,
+        PackRefusalKind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        PackRefusalKind::OutsideRoot => StatusCode::FORBIDDEN,
+        PackRefusalKind::BadPack | PackRefusalKind::Incompatible => StatusCode::UNPROCESSABLE_ENTITY,
+        PackRefusalKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (status, why.error, why.advice)
 }

@@ -28,7 +28,7 @@ const REQUESTS_MAX: usize = 4;
 /// What made the program look at a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Trigger {
+pub enum PackTrigger {
     /// `POST /api/v1/pack`.
     Http,
     /// SIGHUP.
@@ -39,7 +39,7 @@ pub enum Trigger {
 
 /// A pack that was taken.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Applied {
+pub struct AppliedPack {
     /// Its name.
     pub pack: String,
     pub weights_sha256: String,
@@ -57,7 +57,7 @@ pub struct Applied {
 /// Why a pack was not taken; the old one stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RefusedKind {
+pub enum PackRefusalKind {
     /// Another update is under way.
     Busy,
     /// The program is not ready, or ends.
@@ -75,29 +75,29 @@ pub enum RefusedKind {
 /// A refusal, for people and programs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}; {advice}")]
-pub struct Refused {
-    pub kind: RefusedKind,
+pub struct PackRefusal {
+    pub kind: PackRefusalKind,
     pub error: String,
     pub advice: String,
 }
 
-impl Refused {
-    pub fn new(kind: RefusedKind, error: impl Into<String>, advice: impl Into<String>) -> Self {
+impl PackRefusal {
+    pub fn new(kind: PackRefusalKind, error: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { kind, error: error.into(), advice: advice.into() }
     }
 }
 
 /// What became of a request.
-pub type Outcome = Result<Applied, Refused>;
+pub type PackOutcome = Result<AppliedPack, PackRefusal>;
 
 /// A request on its way to the pack thread.
 #[derive(Debug)]
 pub struct PackRequest {
-    pub trigger: Trigger,
+    pub trigger: PackTrigger,
     /// The directory of another pack; `None`: the running pack's directory, again.
     pub path: Option<PathBuf>,
     /// Who waits for the outcome, if anybody.
-    pub answer: Option<oneshot::Sender<Outcome>>,
+    pub answer: Option<oneshot::Sender<PackOutcome>>,
 }
 
 /// Where updates are asked for. Cloning shares it.
@@ -118,16 +118,20 @@ impl PackControl {
     /// Asks for an update; the outcome comes over the channel.
     ///
     /// # Errors
-    /// [`RefusedKind::Busy`] while another update is under way, [`RefusedKind::NotReady`] when nobody takes requests.
-    pub fn submit(&self, path: Option<PathBuf>) -> Result<oneshot::Receiver<Outcome>, Refused> {
+    /// [`PackRefusalKind::Busy`] while another update is under way, [`PackRefusalKind::NotReady`] when nobody takes requests.
+    pub fn submit(&self, path: Option<PathBuf>) -> Result<oneshot::Receiver<PackOutcome>, PackRefusal> {
         if self.under_way.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_err() {
             let advice = "ask again when it is through; GET /api/v1/pack shows its outcome";
-            return Err(Refused::new(RefusedKind::Busy, "another update is under way", advice));
+            return Err(PackRefusal::new(PackRefusalKind::Busy, "another update is under way", advice));
         }
         let (answer, outcome) = oneshot::channel();
-        if self.requests.try_send(PackRequest { trigger: Trigger::Http, path, answer: Some(answer) }).is_err() {
+        if self.requests.try_send(PackRequest { trigger: PackTrigger::Http, path, answer: Some(answer) }).is_err() {
             self.finished();
-            return Err(Refused::new(RefusedKind::NotReady, "packs cannot be changed now", "ask again in a second"));
+            return Err(PackRefusal::new(
+                PackRefusalKind::NotReady,
+                "packs cannot be changed now",
+                "ask again in a second",
+            ));
         }
         Ok(outcome)
     }
@@ -135,7 +139,7 @@ impl PackControl {
     /// Asks to read the running pack's directory again; nobody waits for the outcome.
     pub fn reload(&self) {
         // A full queue holds such a request already.
-        let _ = self.requests.try_send(PackRequest { trigger: Trigger::Signal, path: None, answer: None });
+        let _ = self.requests.try_send(PackRequest { trigger: PackTrigger::Signal, path: None, answer: None });
     }
 
     /// An update that was not asked for here begins.
@@ -153,39 +157,39 @@ impl PackControl {
 #[derive(Clone, Debug)]
 struct LastUpdate {
     unix_ns: i64,
-    trigger: Trigger,
+    trigger: PackTrigger,
     path: String,
-    outcome: Outcome,
+    outcome: PackOutcome,
 }
 
 #[derive(Default)]
-struct State {
+struct PackState {
     pack: Option<(Arc<Pack>, String)>,
-    shadow: Option<Shadow>,
+    shadow: Option<ShadowStatus>,
     applied: u64,
     refused: u64,
     last: Option<LastUpdate>,
 }
 
-struct Shadow {
+struct ShadowStatus {
     pack: Arc<Pack>,
     path: String,
     agreement: Agreement,
 }
 
 /// What `/api/v1/pack` shows. The lock is held for a moment, once a second and stream and for each question.
-pub struct PackBoard {
+pub struct PackStatus {
     classes: Arc<ClassSet>,
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<PackState>,
 }
 
-impl PackBoard {
+impl PackStatus {
     pub fn new(classes: Arc<ClassSet>, clock: Arc<dyn Clock>) -> Self {
         Self { classes, clock, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PackState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -196,7 +200,7 @@ impl PackBoard {
 
     /// Says which pack runs as a shadow.
     pub fn set_shadow(&self, pack: Arc<Pack>, path: String) {
-        self.state().shadow = Some(Shadow { pack, path, agreement: Agreement::default() });
+        self.state().shadow = Some(ShadowStatus { pack, path, agreement: Agreement::default() });
     }
 
     /// Both packs decided a second of a stream. Returns the mean absolute difference of the probabilities.
@@ -219,7 +223,7 @@ impl PackBoard {
     }
 
     /// An update is through.
-    pub fn updated(&self, trigger: Trigger, path: String, outcome: Outcome) {
+    pub fn updated(&self, trigger: PackTrigger, path: String, outcome: PackOutcome) {
         let mut state = self.state();
         match &outcome {
             Ok(_) => state.applied += 1,
@@ -231,7 +235,7 @@ impl PackBoard {
     /// The answer of `GET /api/v1/pack`; `writable`: whether POST would be listened to.
     pub fn json(&self, running: &PackStamp, writable: bool) -> String {
         let state = self.state();
-        to_json(&BoardView {
+        to_json(&PackStatusView {
             pack: running,
             path: state.pack.as_ref().map(|(_, path)| path.as_str()),
             classes: self.classes.names(),
@@ -252,7 +256,7 @@ impl PackBoard {
 }
 
 #[derive(Serialize)]
-struct BoardView<'a> {
+struct PackStatusView<'a> {
     pack: &'a PackStamp,
     path: Option<&'a str>,
     classes: &'a [String],
@@ -281,13 +285,13 @@ struct UpdatesView<'a> {
 #[derive(Serialize)]
 struct LastView<'a> {
     at: String,
-    trigger: Trigger,
+    trigger: PackTrigger,
     path: &'a str,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    applied: Option<&'a Applied>,
+    applied: Option<&'a AppliedPack>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<RefusedKind>,
+    reason: Option<PackRefusalKind>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,7 +317,7 @@ impl<'a> LastView<'a> {
     }
 }
 
-/// Milliseconds for [`Applied::took_ms`].
+/// Milliseconds for [`AppliedPack::took_ms`].
 pub fn took_ms(ns: u64) -> f64 {
     millis(ns)
 }
@@ -326,18 +330,18 @@ mod tests {
     fn one_update_at_a_time_is_accepted() {
         let (control, requests) = PackControl::new();
         let outcome = control.submit(Some("new".into())).unwrap();
-        assert_eq!(control.submit(None).unwrap_err().kind, RefusedKind::Busy);
+        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::Busy);
         // A signal waits behind it, and is no reason to accept another request.
         control.reload();
         let first = requests.recv().unwrap();
-        assert_eq!((first.trigger, first.path), (Trigger::Http, Some("new".into())));
-        let why = Refused::new(RefusedKind::BadPack, "it is bad", "bring a better one");
+        assert_eq!((first.trigger, first.path), (PackTrigger::Http, Some("new".into())));
+        let why = PackRefusal::new(PackRefusalKind::BadPack, "it is bad", "bring a better one");
         first.answer.unwrap().send(Err(why.clone())).unwrap();
         control.finished();
         assert_eq!(outcome.blocking_recv().unwrap().unwrap_err(), why);
         control.begun();
-        assert_eq!(requests.recv().unwrap().trigger, Trigger::Signal);
-        assert_eq!(control.submit(None).unwrap_err().kind, RefusedKind::Busy);
+        assert_eq!(requests.recv().unwrap().trigger, PackTrigger::Signal);
+        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::Busy);
         control.finished();
         control.submit(None).unwrap();
     }
@@ -346,8 +350,8 @@ mod tests {
     fn nobody_takes_requests_once_the_pack_thread_is_gone() {
         let (control, requests) = PackControl::new();
         drop(requests);
-        assert_eq!(control.submit(None).unwrap_err().kind, RefusedKind::NotReady);
-        assert_eq!(control.submit(None).unwrap_err().kind, RefusedKind::NotReady, "and not busy for ever");
+        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::NotReady);
+        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::NotReady, "and not busy for ever");
         control.reload();
     }
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::http::{Server, json, no_stream, problem};
 use super::pack_routes::{Problem, fail, media_type, not_json, ready, small_body};
-use super::streams::{NewStream, Refused, RefusedKind, StreamChange, StreamControl, StreamPatch};
+use super::streams::{NewStream, StreamChange, StreamControl, StreamPatch, StreamRefusal, StreamRefusalKind};
 use touchline_core::cause::Cause;
 use touchline_media::guard::SourcePolicy;
 
@@ -174,14 +174,17 @@ async fn carry_out(server: &Server, control: &StreamControl, wanted: StreamChang
 }
 
 /// The status that says whose fault it is.
-fn refused(why: Refused) -> Problem {
+fn refused(why: StreamRefusal) -> Problem {
     let status = match why.kind {
-        RefusedKind::Unknown => StatusCode::NOT_FOUND,
-        RefusedKind::Duplicate | RefusedKind::Limit | RefusedKind::NotOwned | RefusedKind::Busy => StatusCode::CONFLICT,
-        RefusedKind::Outdated => StatusCode::PRECONDITION_FAILED,
-        RefusedKind::Invalid | RefusedKind::Source => StatusCode::UNPROCESSABLE_ENTITY,
-        RefusedKind::Store => StatusCode::INSUFFICIENT_STORAGE,
-        RefusedKind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+        StreamRefusalKind::Unknown => StatusCode::NOT_FOUND,
+        StreamRefusalKind::Duplicate
+        | StreamRefusalKind::Limit
+        | StreamRefusalKind::NotOwned
+        | StreamRefusalKind::Busy => StatusCode::CONFLICT,
+        StreamRefusalKind::Outdated => StatusCode::PRECONDITION_FAILED,
+        StreamRefusalKind::Invalid | StreamRefusalKind::Source => StatusCode::UNPROCESSABLE_ENTITY,
+        StreamRefusalKind::Store => StatusCode::INSUFFICIENT_STORAGE,
+        StreamRefusalKind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, why.error, why.advice)
 }

@@ -99,10 +99,10 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Res
 
 impl NewStream {
     /// # Errors
-    /// [`RefusedKind::Invalid`] naming the value that cannot be.
-    pub fn check(&self) -> Result<(), Refused> {
+    /// [`StreamRefusalKind::Invalid`] naming the value that cannot be.
+    pub fn check(&self) -> Result<(), StreamRefusal> {
         if let Some(id) = &self.id {
-            stream_id(id).map_err(|e| Refused::invalid(e, "choose another id, or leave it out"))?;
+            stream_id(id).map_err(|e| StreamRefusal::invalid(e, "choose another id, or leave it out"))?;
         }
         check_uri(&self.uri)?;
         check_label(self.label.as_deref())?;
@@ -134,8 +134,8 @@ impl NewStream {
 
 impl StreamPatch {
     /// # Errors
-    /// [`RefusedKind::Invalid`] naming the value that cannot be.
-    pub fn check(&self) -> Result<(), Refused> {
+    /// [`StreamRefusalKind::Invalid`] naming the value that cannot be.
+    pub fn check(&self) -> Result<(), StreamRefusal> {
         if let Some(uri) = &self.uri {
             check_uri(uri)?;
         }
@@ -179,23 +179,23 @@ impl StreamPatch {
     }
 }
 
-fn check_uri(uri: &str) -> Result<(), Refused> {
+fn check_uri(uri: &str) -> Result<(), StreamRefusal> {
     if uri.is_empty() || uri.len() > URI_MAX || uri.chars().any(char::is_control) {
         let error = format!("the uri is empty, longer than {URI_MAX} bytes, or holds control characters");
-        return Err(Refused::invalid(error, "give a URI as in rtsp://camera.example/live"));
+        return Err(StreamRefusal::invalid(error, "give a URI as in rtsp://camera.example/live"));
     }
     Ok(())
 }
 
-fn check_label(label: Option<&str>) -> Result<(), Refused> {
-    label.map_or(Ok(()), stream_label).map_err(|e| Refused::invalid(e, "choose another label, or leave it out"))
+fn check_label(label: Option<&str>) -> Result<(), StreamRefusal> {
+    label.map_or(Ok(()), stream_label).map_err(|e| StreamRefusal::invalid(e, "choose another label, or leave it out"))
 }
 
-fn check_latency(latency_ms: Option<u32>) -> Result<(), Refused> {
+fn check_latency(latency_ms: Option<u32>) -> Result<(), StreamRefusal> {
     match latency_ms {
         Some(ms) if ms > LATENCY_MAX_MS => {
             let error = format!("latency_ms {ms} is too long");
-            Err(Refused::invalid(error, &format!("choose 0 to {LATENCY_MAX_MS}")))
+            Err(StreamRefusal::invalid(error, &format!("choose 0 to {LATENCY_MAX_MS}")))
         }
         _ => Ok(()),
     }
@@ -204,7 +204,7 @@ fn check_latency(latency_ms: Option<u32>) -> Result<(), Refused> {
 /// Why a stream was not added, changed or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RefusedKind {
+pub enum StreamRefusalKind {
     /// There is no such stream.
     Unknown,
     /// There is one with that id.
@@ -230,14 +230,14 @@ pub enum RefusedKind {
 /// A refusal, for people and programs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}; {advice}")]
-pub struct Refused {
-    pub kind: RefusedKind,
+pub struct StreamRefusal {
+    pub kind: StreamRefusalKind,
     pub error: String,
     pub advice: String,
 }
 
-impl Refused {
-    pub fn new(kind: RefusedKind, error: impl Into<String>, advice: impl Into<String>) -> Self {
+impl StreamRefusal {
+    pub fn new(kind: StreamRefusalKind, error: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {
             kind,
             error: touchline_core::redact::text(&error.into()),
@@ -246,7 +246,7 @@ impl Refused {
     }
 
     fn invalid(error: String, advice: &str) -> Self {
-        Self::new(RefusedKind::Invalid, error, advice)
+        Self::new(StreamRefusalKind::Invalid, error, advice)
     }
 }
 
@@ -274,20 +274,20 @@ impl fmt::Debug for StreamPatch {
 }
 
 /// The id of the stream that was added, changed or removed, when that is done and durable.
-pub type Outcome = Result<String, Refused>;
+pub type StreamOutcome = Result<String, StreamRefusal>;
 
 /// A request on its way to the stream manager.
 #[derive(Debug)]
 pub struct StreamRequest {
     pub wanted: StreamChange,
-    pub answer: oneshot::Sender<Outcome>,
+    pub answer: oneshot::Sender<StreamOutcome>,
 }
 
 /// Where changes of the streams are asked for. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct StreamControl {
     requests: Sender<StreamRequest>,
-    config: Arc<ConfigBoard>,
+    config: Arc<ConfigStatus>,
 }
 
 impl StreamControl {
@@ -300,32 +300,32 @@ impl StreamControl {
     /// Asks for a change; the outcome comes over the channel.
     ///
     /// # Errors
-    /// [`RefusedKind::Busy`] when too many wait, [`RefusedKind::NotReady`] when nobody takes requests.
-    pub fn submit(&self, wanted: StreamChange) -> Result<oneshot::Receiver<Outcome>, Refused> {
+    /// [`StreamRefusalKind::Busy`] when too many wait, [`StreamRefusalKind::NotReady`] when nobody takes requests.
+    pub fn submit(&self, wanted: StreamChange) -> Result<oneshot::Receiver<StreamOutcome>, StreamRefusal> {
         let (answer, outcome) = oneshot::channel();
         match self.requests.try_send(StreamRequest { wanted, answer }) {
             Ok(()) => Ok(outcome),
             Err(e) if e.is_full() => {
-                Err(Refused::new(RefusedKind::Busy, "too many changes wait", "ask again in a second"))
+                Err(StreamRefusal::new(StreamRefusalKind::Busy, "too many changes wait", "ask again in a second"))
             }
             Err(_) => Err(Self::ends()),
         }
     }
 
     /// The refusal when nobody carries out changes any more.
-    pub fn ends() -> Refused {
-        Refused::new(RefusedKind::NotReady, "the program ends", "ask again when it has been started again")
+    pub fn ends() -> StreamRefusal {
+        StreamRefusal::new(StreamRefusalKind::NotReady, "the program ends", "ask again when it has been started again")
     }
 
     /// What is known of the configuration file.
-    pub fn config(&self) -> &ConfigBoard {
+    pub fn config(&self) -> &ConfigStatus {
         &self.config
     }
 }
 
 /// What `GET /api/v1/config` shows.
 #[derive(Debug, Default)]
-pub struct ConfigBoard {
+pub struct ConfigStatus {
     state: Mutex<ConfigState>,
 }
 
@@ -371,7 +371,7 @@ struct ReloadsView<'a> {
     last: Option<&'a LastReload>,
 }
 
-impl ConfigBoard {
+impl ConfigStatus {
     fn state(&self) -> MutexGuard<'_, ConfigState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -446,7 +446,7 @@ mod tests {
             (r#"{"uri": "rtsp://h/a", "latency_ms": 60001}"#, "latency_ms"),
         ] {
             let refused = new(text).check().unwrap_err();
-            assert!(refused.kind == RefusedKind::Invalid && refused.error.contains(word), "{refused}");
+            assert!(refused.kind == StreamRefusalKind::Invalid && refused.error.contains(word), "{refused}");
         }
         assert_eq!(new(r#"{"uri": "rtsp://h/a"}"#).check(), Ok(()));
     }
@@ -455,8 +455,11 @@ mod tests {
     fn refusals_tell_no_secrets() {
         let stream = new(r#"{"uri": "rtsp://ann:geheim77@h/a"}"#);
         assert!(!format!("{stream:?}").contains("geheim77"));
-        let refused =
-            Refused::new(RefusedKind::Source, "rtsp://ann:geheim77@h/a: no", "look at rtsp://ann:geheim77@h/a");
+        let refused = StreamRefusal::new(
+            StreamRefusalKind::Source,
+            "rtsp://ann:geheim77@h/a: no",
+            "look at rtsp://ann:geheim77@h/a",
+        );
         assert!(!refused.to_string().contains("geheim77"), "{refused}");
     }
 
@@ -465,8 +468,8 @@ mod tests {
         let (control, requests) = StreamControl::new();
         let remove = || control.submit(StreamChange::Remove { id: "a".into(), generation: None });
         let waiting: Vec<_> = (0..REQUESTS_MAX).map(|_| remove().unwrap()).collect();
-        assert_eq!(remove().unwrap_err().kind, RefusedKind::Busy);
+        assert_eq!(remove().unwrap_err().kind, StreamRefusalKind::Busy);
         drop((requests, waiting));
-        assert_eq!(remove().unwrap_err().kind, RefusedKind::NotReady);
+        assert_eq!(remove().unwrap_err().kind, StreamRefusalKind::NotReady);
     }
 }

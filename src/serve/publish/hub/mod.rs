@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::format::round6;
-use super::packs::PackBoard;
+use super::packs::PackStatus;
 use super::preview::Preview;
 use super::record::{Recorder, StreamState};
 use crate::config::{RtspTransport, stream_id};
@@ -195,7 +195,7 @@ struct Shared {
     classes: Arc<ClassSet>,
     vote_window_s: AtomicU32,
     pack: RwLock<RunningPack>,
-    board: PackBoard,
+    pack_status: PackStatus,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     /// In the order they were added.
@@ -288,10 +288,10 @@ impl Hub {
         let classes = Arc::new(info.classes);
         let pack = RwLock::new(RunningPack { stamp: Arc::new(info.pack), modalities: info.modalities });
         let not_ready = RwLock::new(Some("starting".to_owned()));
-        let board = PackBoard::new(classes.clone(), clock.clone());
+        let pack_status = PackStatus::new(classes.clone(), clock.clone());
         let vote_window_s = AtomicU32::new(info.vote_window_s);
         let (streams, archive) = (RwLock::default(), RwLock::default());
-        let shared = Shared { classes, vote_window_s, pack, board, metrics, clock, streams, archive, not_ready };
+        let shared = Shared { classes, vote_window_s, pack, pack_status, metrics, clock, streams, archive, not_ready };
         Self { shared: Arc::new(shared) }
     }
 
@@ -328,7 +328,7 @@ impl Hub {
         let stream = streams.remove(at);
         // Still under the lock: the id is free for another stream only when nothing is left of this one.
         self.shared.metrics.remove_stream(&stream.metrics);
-        self.shared.board.forget(id);
+        self.shared.pack_status.forget(id);
         stream.live().subscribers = None;
         stream.preview.close();
         true
@@ -400,13 +400,13 @@ impl Hub {
     }
 
     /// What `/api/v1/pack` shows beside the running pack's names.
-    pub fn board(&self) -> &PackBoard {
-        &self.shared.board
+    pub fn pack_status(&self) -> &PackStatus {
+        &self.shared.pack_status
     }
 
     /// The answer of `GET /api/v1/pack`; `writable`: whether POST would be listened to.
     pub fn pack_json(&self, writable: bool) -> String {
-        self.shared.board.json(&self.pack().stamp, writable)
+        self.shared.pack_status.json(&self.pack().stamp, writable)
     }
 
     fn pack(&self) -> RunningPack {

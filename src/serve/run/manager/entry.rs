@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use crate::backlog::QueueId;
 use crate::config::StreamSettings;
 use crate::publish::hub::{Origin, StreamFacts, StreamHandle};
-use crate::publish::streams::{Outcome, Refused};
+use crate::publish::streams::{StreamOutcome, StreamRefusal};
 use touchline_core::error::Error;
 use touchline_core::item::Pace;
 use touchline_core::time::NANOS_PER_SECOND;
@@ -67,7 +67,7 @@ impl Phase {
 
 /// What the API asked of a stream and waits for.
 pub(super) struct Pending {
-    pub(super) answer: oneshot::Sender<Outcome>,
+    pub(super) answer: oneshot::Sender<StreamOutcome>,
     pub(super) change: PendingChange,
     /// Version of the settings to come.
     pub(super) generation: u64,
@@ -231,7 +231,7 @@ impl ManagedStream {
     }
 
     /// Tells whoever waits.
-    pub(super) fn answer(&mut self, outcome: Outcome) {
+    pub(super) fn answer(&mut self, outcome: StreamOutcome) {
         if let Some(pending) = self.pending.take() {
             // Who asked may be gone; what was done stays done.
             let _ = pending.answer.send(outcome);
@@ -239,7 +239,7 @@ impl ManagedStream {
     }
 
     /// Tells whoever waits that it cannot be; false when nobody asked for it.
-    pub(super) fn refuse(&mut self, refused: Refused) -> bool {
+    pub(super) fn refuse(&mut self, refused: StreamRefusal) -> bool {
         let asked = self.pending.is_some();
         self.answer(Err(refused));
         asked

@@ -7,7 +7,7 @@ use super::{Driver, InitialStream, StreamManager};
 use crate::config::{StreamSettings, free_id};
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::{
-    NewStream, Outcome, Refused, RefusedKind, StreamChange, StreamControl, StreamPatch, StreamRequest,
+    NewStream, StreamChange, StreamControl, StreamOutcome, StreamPatch, StreamRefusal, StreamRefusalKind, StreamRequest,
 };
 use crate::store::Stored;
 use touchline_core::error::{Error, Result};
@@ -31,7 +31,11 @@ impl<H: Driver + 'static> StreamManager<H> {
         }
     }
 
-    fn handle_add(&mut self, new: NewStream, answer: oneshot::Sender<Outcome>) -> Result<(), (Refused, Answer)> {
+    fn handle_add(
+        &mut self,
+        new: NewStream,
+        answer: oneshot::Sender<StreamOutcome>,
+    ) -> Result<(), (StreamRefusal, Answer)> {
         let stream = match self.new_stream(new) {
             Ok(stream) => stream,
             Err(refused) => return Err((refused, answer)),
@@ -41,19 +45,24 @@ impl<H: Driver + 'static> StreamManager<H> {
         self.rules.is_service = true;
         match self.enter(stream) {
             Ok(entry) => entry.pending = Some(Pending { answer, change: PendingChange::Add, generation: 0 }),
-            Err(e) => return Err((Refused::new(RefusedKind::Invalid, e.to_string(), "choose another id"), answer)),
+            Err(e) => {
+                return Err((
+                    StreamRefusal::new(StreamRefusalKind::Invalid, e.to_string(), "choose another id"),
+                    answer,
+                ));
+            }
         }
         self.save(&id);
         Ok(())
     }
 
-    fn new_stream(&mut self, new: NewStream) -> Result<InitialStream, Refused> {
+    fn new_stream(&mut self, new: NewStream) -> Result<InitialStream, StreamRefusal> {
         new.check()?;
         let most = self.rules.max_streams;
         if self.entries.len() >= most {
             let advice = "remove one first, or start with another --max-streams";
-            return Err(Refused::new(
-                RefusedKind::Limit,
+            return Err(StreamRefusal::new(
+                StreamRefusalKind::Limit,
                 format!("there are {most} streams, as many as may be"),
                 advice,
             ));
@@ -61,7 +70,11 @@ impl<H: Driver + 'static> StreamManager<H> {
         let id = match &new.id {
             Some(id) if self.entries.contains_key(id) => {
                 let advice = "choose another id, or change the stream with PATCH";
-                return Err(Refused::new(RefusedKind::Duplicate, format!("there is a stream {id:?}"), advice));
+                return Err(StreamRefusal::new(
+                    StreamRefusalKind::Duplicate,
+                    format!("there is a stream {id:?}"),
+                    advice,
+                ));
             }
             Some(id) => id.clone(),
             None => free_id(&new.uri, |id| self.entries.contains_key(id)),
@@ -72,14 +85,14 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 
     /// Whether the API may request for these settings.
-    fn fits(&self, settings: &StreamSettings) -> Result<(), Refused> {
+    fn fits(&self, settings: &StreamSettings) -> Result<(), StreamRefusal> {
         Location::parse(&settings.uri)
-            .map_err(|e| Refused::new(RefusedKind::Invalid, e.to_string(), "correct the uri"))?;
+            .map_err(|e| StreamRefusal::new(StreamRefusalKind::Invalid, e.to_string(), "correct the uri"))?;
         settings
             .vote
             .over(self.vote)
             .map(drop)
-            .map_err(|e| Refused::new(RefusedKind::Invalid, e, "correct the values of vote"))
+            .map_err(|e| StreamRefusal::new(StreamRefusalKind::Invalid, e, "correct the values of vote"))
     }
 
     fn handle_change(
@@ -87,8 +100,8 @@ impl<H: Driver + 'static> StreamManager<H> {
         id: &str,
         patch: &StreamPatch,
         generation: Option<u64>,
-        answer: oneshot::Sender<Outcome>,
-    ) -> Result<(), (Refused, Answer)> {
+        answer: oneshot::Sender<StreamOutcome>,
+    ) -> Result<(), (StreamRefusal, Answer)> {
         let new = match self.changeable(id, generation).and_then(|()| self.changed_settings(id, patch)) {
             Ok(new) => new,
             Err(refused) => return Err((refused, answer)),
@@ -101,7 +114,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(())
     }
 
-    fn changed_settings(&self, id: &str, patch: &StreamPatch) -> Result<StreamSettings, Refused> {
+    fn changed_settings(&self, id: &str, patch: &StreamPatch) -> Result<StreamSettings, StreamRefusal> {
         patch.check()?;
         let Some(entry) = self.entries.get(id) else { return Err(unknown(id)) };
         let new = patch.apply(&entry.settings);
@@ -113,14 +126,18 @@ impl<H: Driver + 'static> StreamManager<H> {
         &mut self,
         id: &str,
         generation: Option<u64>,
-        answer: oneshot::Sender<Outcome>,
-    ) -> Result<(), (Refused, Answer)> {
+        answer: oneshot::Sender<StreamOutcome>,
+    ) -> Result<(), (StreamRefusal, Answer)> {
         // Whatever is being opened can be removed: that may hang, and its answer with it.
         if let Some(entry) =
             self.entries.get_mut(id).filter(|e| e.is_opening_asked() && generation.is_none_or(|g| g == e.generation))
         {
             let advice = "request again, if the stream is wanted after all";
-            entry.refuse(Refused::new(RefusedKind::Busy, format!("{id:?} was removed before it was open"), advice));
+            entry.refuse(StreamRefusal::new(
+                StreamRefusalKind::Busy,
+                format!("{id:?} was removed before it was open"),
+                advice,
+            ));
         }
         if let Err(refused) = self.changeable(id, generation) {
             return Err((refused, answer));
@@ -133,7 +150,7 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 
     /// Whether the API may change stream `id` now.
-    fn changeable(&self, id: &str, generation: Option<u64>) -> Result<(), Refused> {
+    fn changeable(&self, id: &str, generation: Option<u64>) -> Result<(), StreamRefusal> {
         let entry = self.entries.get(id).ok_or_else(|| unknown(id))?;
         let owner = match entry.origin {
             Origin::Api => None,
@@ -141,16 +158,28 @@ impl<H: Driver + 'static> StreamManager<H> {
             Origin::CommandLine => Some(("the command line", "start the program again without it")),
         };
         if let Some((owner, advice)) = owner {
-            return Err(Refused::new(RefusedKind::NotOwned, format!("stream {id:?} belongs to {owner}"), advice));
+            return Err(StreamRefusal::new(
+                StreamRefusalKind::NotOwned,
+                format!("stream {id:?} belongs to {owner}"),
+                advice,
+            ));
         }
         if entry.pending.is_some() || entry.gone {
             let advice = "request again when it is done; GET shows its state";
-            return Err(Refused::new(RefusedKind::Busy, format!("a change of {id:?} is under way"), advice));
+            return Err(StreamRefusal::new(
+                StreamRefusalKind::Busy,
+                format!("a change of {id:?} is under way"),
+                advice,
+            ));
         }
         match generation {
             Some(wanted) if wanted != entry.generation => {
                 let error = format!("the settings of {id:?} are version {} by now, not {wanted}", entry.generation);
-                Err(Refused::new(RefusedKind::Outdated, error, "read the stream again and request with its new ETag"))
+                Err(StreamRefusal::new(
+                    StreamRefusalKind::Outdated,
+                    error,
+                    "read the stream again and request with its new ETag",
+                ))
             }
             _ => Ok(()),
         }
@@ -189,7 +218,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             let advice = "make room on the disk of --state, and request again";
             let is_new = matches!(entry.pending, Some(Pending { change: PendingChange::Add, .. }));
             entry.reopen = false;
-            entry.refuse(Refused::new(RefusedKind::Store, e.to_string(), advice));
+            entry.refuse(StreamRefusal::new(StreamRefusalKind::Store, e.to_string(), advice));
             entry.gone |= is_new;
             return self.reconcile(id);
         }
@@ -215,7 +244,11 @@ impl<H: Driver + 'static> StreamManager<H> {
             PendingChange::Change(before) => Some((**before).clone()),
             PendingChange::Remove => return false,
         };
-        entry.refuse(Refused::new(RefusedKind::Source, error.to_string(), "correct the stream and request again"));
+        entry.refuse(StreamRefusal::new(
+            StreamRefusalKind::Source,
+            error.to_string(),
+            "correct the stream and request again",
+        ));
         entry.phase = Phase::Idle;
         match before {
             None => {
@@ -246,11 +279,11 @@ impl<H: Driver + 'static> StreamManager<H> {
     }
 }
 
-type Answer = oneshot::Sender<Outcome>;
+type Answer = oneshot::Sender<StreamOutcome>;
 
-fn unknown(id: &str) -> Refused {
-    Refused::new(
-        RefusedKind::Unknown,
+fn unknown(id: &str) -> StreamRefusal {
+    StreamRefusal::new(
+        StreamRefusalKind::Unknown,
         format!("there is no stream {id:?}"),
         "see /api/v1/streams for the ids there are",
     )

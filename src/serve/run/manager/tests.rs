@@ -15,7 +15,7 @@ use crate::config;
 use crate::config::{StreamFile, VoteFile};
 use crate::metrics::Metrics;
 use crate::publish::hub::HubInfo;
-use crate::publish::streams::{NewStream, Outcome, RefusedKind, StreamChange, StreamPatch};
+use crate::publish::streams::{NewStream, StreamChange, StreamOutcome, StreamPatch, StreamRefusalKind};
 use touchline_core::clock::ManualClock;
 use touchline_core::decision::PackStamp;
 use touchline_core::labels::{ClassSet, Modality};
@@ -192,27 +192,27 @@ impl Bench {
         self.settle();
     }
 
-    fn ask(&mut self, wanted: StreamChange) -> oneshot::Receiver<Outcome> {
+    fn ask(&mut self, wanted: StreamChange) -> oneshot::Receiver<StreamOutcome> {
         let outcome = self.begin(wanted);
         self.settle();
         outcome
     }
 
     /// Asks; whatever takes a thread has not happened yet.
-    fn begin(&mut self, wanted: StreamChange) -> oneshot::Receiver<Outcome> {
+    fn begin(&mut self, wanted: StreamChange) -> oneshot::Receiver<StreamOutcome> {
         let (answer, outcome) = oneshot::channel();
         self.manager.handle_request(StreamRequest { wanted, answer });
         outcome
     }
 
     /// Asks and lets everything happen.
-    fn outcome(&mut self, wanted: StreamChange) -> Outcome {
+    fn outcome(&mut self, wanted: StreamChange) -> StreamOutcome {
         let mut outcome = self.ask(wanted);
         self.end_stopped();
         outcome.try_recv().expect("it is answered")
     }
 
-    fn kind(&mut self, wanted: StreamChange) -> RefusedKind {
+    fn kind(&mut self, wanted: StreamChange) -> StreamRefusalKind {
         self.outcome(wanted).expect_err("it is refused").kind
     }
 
@@ -276,13 +276,13 @@ fn streams_come_and_go_and_their_names_are_free_again() {
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)), Ok("b".into()));
     assert_eq!(bench.outcome(add(r#"{"uri": "rtsp://cam.example/c"}"#)), Ok("cam.example".into()));
     assert_eq!(bench.opened(), ["rtsp://h/a", "rtsp://h/b", "rtsp://cam.example/c"]);
-    assert_eq!(bench.kind(add(r#"{"uri": "rtsp://h/d"}"#)), RefusedKind::Limit);
+    assert_eq!(bench.kind(add(r#"{"uri": "rtsp://h/d"}"#)), StreamRefusalKind::Limit);
     let queue = bench.queue("b");
     assert_eq!(bench.outcome(remove("b")), Ok("b".into()));
     assert_eq!(bench.into.get(&queue), Some(&StreamState::Removed));
     assert_eq!(*bench.driver.removed.lock().unwrap(), [queue]);
     assert!(!bench.hub.has_stream("b") && bench.hub.has_stream("a"));
-    assert_eq!(bench.kind(remove("b")), RefusedKind::Unknown);
+    assert_eq!(bench.kind(remove("b")), StreamRefusalKind::Unknown);
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b2"}"#)), Ok("b".into()));
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/b2");
 }
@@ -293,15 +293,15 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     for (wanted, kind) in [
-        (add(r#"{"id": "b", "uri": "rtsp://h/x"}"#), RefusedKind::Duplicate),
-        (add(r#"{"id": "a", "uri": "rtsp://h/x"}"#), RefusedKind::Duplicate),
-        (add(r#"{"id": "c", "uri": "gopher://h/x"}"#), RefusedKind::Invalid),
-        (add(r#"{"id": "c", "uri": "rtsp://h/x", "vote": {"window": 0}}"#), RefusedKind::Invalid),
-        (add(r#"{"id": "c", "uri": "rtsp://h/x", "vote": {"stride": 11}}"#), RefusedKind::Invalid),
-        (add(r#"{"id": "c", "uri": "rtsp://h/refused"}"#), RefusedKind::Source),
-        (change("a", r#"{"label": "A"}"#), RefusedKind::NotOwned),
-        (remove("a"), RefusedKind::NotOwned),
-        (change("x", "{}"), RefusedKind::Unknown),
+        (add(r#"{"id": "b", "uri": "rtsp://h/x"}"#), StreamRefusalKind::Duplicate),
+        (add(r#"{"id": "a", "uri": "rtsp://h/x"}"#), StreamRefusalKind::Duplicate),
+        (add(r#"{"id": "c", "uri": "gopher://h/x"}"#), StreamRefusalKind::Invalid),
+        (add(r#"{"id": "c", "uri": "rtsp://h/x", "vote": {"window": 0}}"#), StreamRefusalKind::Invalid),
+        (add(r#"{"id": "c", "uri": "rtsp://h/x", "vote": {"stride": 11}}"#), StreamRefusalKind::Invalid),
+        (add(r#"{"id": "c", "uri": "rtsp://h/refused"}"#), StreamRefusalKind::Source),
+        (change("a", r#"{"label": "A"}"#), StreamRefusalKind::NotOwned),
+        (remove("a"), StreamRefusalKind::NotOwned),
+        (change("x", "{}"), StreamRefusalKind::Unknown),
     ] {
         let said = format!("{wanted:?}");
         assert_eq!(bench.kind(wanted), kind, "{said}");
@@ -339,13 +339,13 @@ fn two_operators_do_not_overwrite_each_other() {
     let mine = StreamChange::Change { id: "b".into(), patch: patch.clone(), generation: seen };
     assert_eq!(bench.outcome(mine), Ok("b".into()));
     let yours = StreamChange::Change { id: "b".into(), patch, generation: seen };
-    assert_eq!(bench.kind(yours), RefusedKind::Outdated);
-    assert_eq!(bench.kind(StreamChange::Remove { id: "b".into(), generation: seen }), RefusedKind::Outdated);
+    assert_eq!(bench.kind(yours), StreamRefusalKind::Outdated);
+    assert_eq!(bench.kind(StreamChange::Remove { id: "b".into(), generation: seen }), StreamRefusalKind::Outdated);
     // While a change is under way there is no second one.
     let mut first = bench.ask(change("b", r#"{"latency_ms": 400}"#));
     assert_eq!(bench.manager.entries["b"].settings.latency_ms, 400);
     let mut second = bench.ask(remove("b"));
-    assert_eq!(second.try_recv().unwrap().unwrap_err().kind, RefusedKind::Busy);
+    assert_eq!(second.try_recv().unwrap().unwrap_err().kind, StreamRefusalKind::Busy);
     assert!(first.try_recv().is_err(), "it waits for the source's end");
     bench.end_stopped();
     assert_eq!(first.try_recv().unwrap(), Ok("b".into()));
@@ -356,7 +356,7 @@ fn a_source_that_cannot_be_opened_gives_way_to_the_one_before() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
-    assert_eq!(bench.kind(change("b", r#"{"uri": "rtsp://h/refused"}"#)), RefusedKind::Source);
+    assert_eq!(bench.kind(change("b", r#"{"uri": "rtsp://h/refused"}"#)), StreamRefusalKind::Source);
     assert_eq!(bench.opened(), ["rtsp://h/b", "rtsp://h/b"], "the old one runs again");
     assert_eq!(bench.manager.entries["b"].settings.uri, "rtsp://h/b");
     bench.queue("b");
@@ -472,7 +472,7 @@ fn all_sources_are_told_to_stop_before_any_is_waited_for() {
     bench.manager.stop(None);
     assert_eq!(bench.stops.len(), 3);
     let mut late = bench.ask(add(r#"{"uri": "rtsp://h/d"}"#));
-    assert_eq!(late.try_recv().unwrap().unwrap_err().kind, RefusedKind::NotReady);
+    assert_eq!(late.try_recv().unwrap().unwrap_err().kind, StreamRefusalKind::NotReady);
     let a = bench.queue("a");
     bench.manager.over(a, None);
     bench.clock.advance(DRAIN_NS);

@@ -149,7 +149,7 @@ fn after_a_change_that_is_refused_the_settings_in_force_are_shown() {
     let (before, generation) = (shown(&bench), bench.generation("b"));
     let refused = change("b", r#"{"uri": "rtsp://h/refused", "latency_ms": 500, "enabled": true}"#);
     let mut outcome = bench.ask(refused);
-    assert_eq!(outcome.try_recv().unwrap().unwrap_err().kind, RefusedKind::Source);
+    assert_eq!(outcome.try_recv().unwrap().unwrap_err().kind, StreamRefusalKind::Source);
     assert_eq!(shown(&bench), before);
     let now = bench.generation("b");
     assert!(now > generation, "whoever has seen the refused ones must read again");
@@ -190,7 +190,7 @@ fn a_stream_whose_opening_hangs_can_be_removed() {
     let mut added = bench.begin(add(r#"{"id": "b", "uri": "rtsp://h/hangs"}"#));
     let mut removed = bench.begin(remove("b"));
     let said = added.try_recv().unwrap().unwrap_err();
-    assert_eq!(said.kind, RefusedKind::Busy, "{said:?}");
+    assert_eq!(said.kind, StreamRefusalKind::Busy, "{said:?}");
     bench.clock.advance(CLOSE_MAX_NS - 1);
     bench.manager.look();
     assert!(removed.try_recv().is_err() && bench.hub.has_stream("b"));
