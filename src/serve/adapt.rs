@@ -45,7 +45,7 @@ pub struct BatchLoad {
 
 /// What there is to do for a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Work {
+pub struct BatchWork {
     waited_ns: u64,
     shed: u64,
     /// Seconds' worth of pictures: of live streams, and of recordings.
@@ -53,7 +53,7 @@ pub struct Work {
     recorded: f64,
 }
 
-impl Work {
+impl BatchWork {
     /// What became of it: it was begun at `began_ns` and done at `now_ns` of the monotonic clock.
     pub fn done(self, began_ns: u64, now_ns: u64) -> BatchLoad {
         let all = self.live + self.recorded;
@@ -99,8 +99,8 @@ impl Adapt {
 
     /// Takes the pictures out of a batch's live seconds that there is no time for, before it is decided at `now_ns` of the
     /// monotonic clock. Says what is left to do.
-    pub fn thin(&self, batch: &mut [Taken], now_ns: u64) -> Work {
-        let mut work = Work::default();
+    pub fn thin(&self, batch: &mut [Taken], now_ns: u64) -> BatchWork {
+        let mut work = BatchWork::default();
         for taken in batch {
             let is_live = taken.pace == Pace::Live;
             for item in &mut taken.items {

@@ -50,7 +50,7 @@ struct StreamQueue {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BacklogState {
     queues: BTreeMap<QueueId, StreamQueue>,
     /// Names given so far.
     named: u64,
@@ -68,7 +68,7 @@ struct State {
 /// The queues of all streams.
 pub struct Backlog {
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<BacklogState>,
     filled: Condvar,
     drained: Condvar,
 }
@@ -146,7 +146,7 @@ impl Backlog {
     pub fn push(&self, queue: QueueId, item: ClipOutput) -> bool {
         let mut state = self.lock();
         if matches!(item, ClipOutput::Second(_)) {
-            let is_full = |state: &State| {
+            let is_full = |state: &BacklogState| {
                 let full = |queue: &StreamQueue| queue.pace == Pace::File && queue.seconds >= FILE_SECONDS;
                 !state.closed && state.queues.get(&queue).is_some_and(full)
             };
@@ -157,7 +157,7 @@ impl Backlog {
         if state.closed {
             return false;
         }
-        let State { queues, overload, sheds_all, .. } = &mut *state;
+        let BacklogState { queues, overload, sheds_all, .. } = &mut *state;
         let Some(queue) = queues.get_mut(&queue) else { return false };
         // Here and not before: a file's second may have waited for room.
         let since_ns = self.clock.mono_ns();
@@ -227,13 +227,13 @@ impl Backlog {
         self.drained.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BacklogState> {
         // A poisoned lock means another thread panicked between two complete states: the queues are whole.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
-impl State {
+impl BacklogState {
     /// While there is too much to do, leaves each live queue its newest second at most.
     fn shed_late(&mut self, now_ns: u64, max: usize) {
         let Some(oldest_ns) = self.overload.oldest_ns(now_ns, max) else { return };

@@ -24,13 +24,13 @@ use touchline_core::threads::{own_processors, spawn};
 const QUEUE: usize = 8;
 
 /// A second with what the running pack said of it.
-struct Item {
-    stream: Arc<Stream>,
+struct ShadowItem {
+    stream: Arc<ShadowStream>,
     second: ClipSecond,
     said: SecondPrediction,
 }
 
-struct Stream {
+struct ShadowStream {
     id: String,
     metrics: ShadowMetrics,
 }
@@ -38,15 +38,15 @@ struct Stream {
 /// Where the inference thread leaves seconds for the shadow. Cloning shares it.
 #[derive(Clone)]
 pub struct ShadowFeed {
-    to: Sender<Item>,
-    streams: Arc<RwLock<BTreeMap<QueueId, Arc<Stream>>>>,
+    to: Sender<ShadowItem>,
+    streams: Arc<RwLock<BTreeMap<QueueId, Arc<ShadowStream>>>>,
     hub: Hub,
 }
 
 impl ShadowFeed {
     /// A stream begins.
     pub fn add_stream(&self, queue: QueueId, id: &str) {
-        let stream = Stream { id: id.to_owned(), metrics: self.hub.metrics().shadow_stream(id) };
+        let stream = ShadowStream { id: id.to_owned(), metrics: self.hub.metrics().shadow_stream(id) };
         self.streams.write().unwrap_or_else(PoisonError::into_inner).insert(queue, Arc::new(stream));
     }
 
@@ -60,13 +60,13 @@ impl ShadowFeed {
         let stream = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(&queue).cloned();
         let Some(stream) = stream else { return };
         // Disconnected: the program ends.
-        if let Err(TrySendError::Full(item)) = self.to.try_send(Item { stream, second, said }) {
+        if let Err(TrySendError::Full(item)) = self.to.try_send(ShadowItem { stream, second, said }) {
             drop_one(&self.hub, &item.stream, ShadowDrop::Overload);
         }
     }
 }
 
-fn drop_one(hub: &Hub, stream: &Stream, why: ShadowDrop) {
+fn drop_one(hub: &Hub, stream: &ShadowStream, why: ShadowDrop) {
     stream.metrics.dropped(why);
     hub.pack_status().shadow_dropped(why);
 }
@@ -119,10 +119,10 @@ impl Drop for Shadow {
     }
 }
 
-fn run(mut engine: Engine, items: &Receiver<Item>, hub: &Hub) {
+fn run(mut engine: Engine, items: &Receiver<ShadowItem>, hub: &Hub) {
     // The stages that are exported are the running pack's.
     let unseen = Metrics::new();
-    for Item { stream, second, said } in items {
+    for ShadowItem { stream, second, said } in items {
         let decided = match engine.score(&[&second], &unseen) {
             Ok(mut scored) => scored.pop().and_then(|scored| engine.decide(&second, scored, said.wall)),
             Err(e) => {

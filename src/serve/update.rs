@@ -17,13 +17,13 @@ use crate::publish::hub::Hub;
 use crate::publish::packs::{
     AppliedPack, PackControl, PackOutcome, PackRefusal, PackRefusalKind, PackRequest, PackTrigger, took_ms,
 };
-use crate::workers::Swapper;
+use crate::workers::EngineSwapper;
 use touchline_compute::infer::{Engine, Models};
 use touchline_compute::models::pack::Pack;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::{own_processors, spawn};
-use watch::{POLL_NS, Watch};
+use watch::{DirectoryWatch, POLL_NS};
 
 /// What may be taken, and when to look by oneself.
 #[derive(Clone, Debug)]
@@ -98,15 +98,15 @@ impl Updater {
     pub fn start(
         config: UpdateConfig,
         running: Models,
-        swapper: Swapper,
+        swapper: EngineSwapper,
         (control, requests): (PackControl, Receiver<PackRequest>),
         hub: Hub,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         hub.pack_status().set_pack(running.pack().clone(), config.shown(&running.pack().dir));
-        let watch = config.watch.then(|| Watch::new(&running.pack().dir, clock.mono_ns()));
+        let watch = config.watch.then(|| DirectoryWatch::new(&running.pack().dir, clock.mono_ns()));
         let pool = own_processors("pack")?;
-        let worker = Worker { config, running, swapper, control, hub, clock, watch, pool };
+        let worker = PackWorker { config, running, swapper, control, hub, clock, watch, pool };
         let (stop, stopped) = bounded(0);
         let thread = spawn("pack", move || worker.run(&requests, &stopped))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
@@ -122,18 +122,18 @@ impl Drop for Updater {
     }
 }
 
-struct Worker {
+struct PackWorker {
     config: UpdateConfig,
     running: Models,
-    swapper: Swapper,
+    swapper: EngineSwapper,
     control: PackControl,
     hub: Hub,
     clock: Arc<dyn Clock>,
-    watch: Option<Watch>,
+    watch: Option<DirectoryWatch>,
     pool: rayon::ThreadPool,
 }
 
-impl Worker {
+impl PackWorker {
     fn run(mut self, requests: &Receiver<PackRequest>, stopped: &Receiver<()>) {
         loop {
             let wait_ns = match &self.watch {
@@ -207,7 +207,7 @@ impl Worker {
             None => running.dir.clone(),
         };
         // Before reading: what changes while it is read is a change again.
-        let seen = self.watch.as_ref().map(|_| Watch::new(&dir, began_ns));
+        let seen = self.watch.as_ref().map(|_| DirectoryWatch::new(&dir, began_ns));
         let mut pack = Pack::open(&dir).map_err(bad_pack)?;
         pack.precision = running.precision;
         pack.placement = running.placement.clone();

@@ -5,7 +5,7 @@
 //!                    bounded 64     one a stream            sheds        owns the device      (main thread)
 //! ```
 //!
-//! Another pack comes in between two batches ([`Swapper`]); a copy of each second may go to a shadow ([`crate::shadow`]).
+//! Another pack comes in between two batches ([`EngineSwapper`]); a copy of each second may go to a shadow ([`crate::shadow`]).
 //!
 //! Ends travel in-band: a source says `Ended`, the clip builder flushes and passes it on, the publisher counts it.
 //! Nothing is stopped from the side, so nothing already decided is lost.
@@ -87,7 +87,7 @@ pub struct Workers {
     backlog: Arc<Backlog>,
     /// Of the pack that the streams are opened for; one that replaces it takes the streams as they are.
     models: Models,
-    swapper: Swapper,
+    swapper: EngineSwapper,
     intake: Intake,
     infer: Option<JoinHandle<()>>,
     beat: Beat,
@@ -137,7 +137,7 @@ impl Workers {
             }
         })?;
         let models = ready.recv().map_err(|_| Error::Internal("the inference thread ended while loading".into()))??;
-        let swapper = Swapper { swaps: swaps_to, backlog: Arc::clone(&backlog) };
+        let swapper = EngineSwapper { swaps: swaps_to, backlog: Arc::clone(&backlog) };
         let pack = models.pack().clone();
         let intake = Intake { backlog: Arc::clone(&backlog), pack, shadow, metrics: counts, clips: Arc::default() };
         Ok(Self { backlog, models, swapper, intake, infer: Some(infer), beat, decided })
@@ -153,7 +153,7 @@ impl Workers {
     }
 
     /// The way in for another pack.
-    pub fn swapper(&self) -> Swapper {
+    pub fn swapper(&self) -> EngineSwapper {
         self.swapper.clone()
     }
 
@@ -319,19 +319,19 @@ fn broken(cause: &str) -> End {
 }
 
 /// An engine on its way to the inference thread, and the way back for the one it replaces.
-struct Swap {
+struct EngineSwap {
     engine: Box<Engine>,
     replaced: Sender<Box<Engine>>,
 }
 
 /// Hands the inference thread another engine. Cloning shares it.
 #[derive(Clone)]
-pub struct Swapper {
-    swaps: Sender<Swap>,
+pub struct EngineSwapper {
+    swaps: Sender<EngineSwap>,
     backlog: Arc<Backlog>,
 }
 
-impl Swapper {
+impl EngineSwapper {
     /// Puts `engine` in the place of the one that decides, between two batches, and gives that one back: freeing it is
     /// not the inference thread's work. Waits while a batch is under way.
     ///
@@ -340,7 +340,7 @@ impl Swapper {
     pub fn swap(&self, engine: Engine) -> Result<Box<Engine>> {
         let ended = || Error::Internal("the inference thread ended during a change of packs".into());
         let (replaced_to, replaced) = bounded(1);
-        self.swaps.send(Swap { engine: Box::new(engine), replaced: replaced_to }).map_err(|_| ended())?;
+        self.swaps.send(EngineSwap { engine: Box::new(engine), replaced: replaced_to }).map_err(|_| ended())?;
         self.backlog.nudge();
         replaced.recv().map_err(|_| ended())
     }
@@ -349,7 +349,7 @@ impl Swapper {
 /// The inference thread.
 struct Infer {
     engine: Engine,
-    swaps: Receiver<Swap>,
+    swaps: Receiver<EngineSwap>,
     shadow: Option<ShadowFeed>,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
@@ -365,7 +365,7 @@ impl Infer {
             let (max, wait) = batching.settle(self.engine.is_on_gpu());
             let Some(batch) = backlog.gather(max, wait) else { return };
             // Here, and nowhere else: all seconds of a batch are decided by one pack.
-            if let Ok(Swap { mut engine, replaced }) = self.swaps.try_recv() {
+            if let Ok(EngineSwap { mut engine, replaced }) = self.swaps.try_recv() {
                 std::mem::swap(&mut self.engine, &mut engine);
                 // Nobody waits for it only when the program ends.
                 let _ = replaced.send(engine);

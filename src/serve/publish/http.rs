@@ -79,7 +79,7 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// What the handlers share.
 #[derive(Clone)]
-pub(super) struct Server {
+pub(super) struct AppState {
     pub(super) hub: Hub,
     /// `None`: the pack cannot be changed.
     pub(super) packs: Option<PackAccess>,
@@ -148,7 +148,7 @@ pub async fn serve_with(
     let (close, closing) = watch::channel(false);
     let Serving { packs, streams, access, tls, limits } = serving;
     let metrics = hub.metrics().clone();
-    let app = router(Server { hub, packs, streams, access, closing: closing.clone() });
+    let app = router(AppState { hub, packs, streams, access, closing: closing.clone() });
     let server = serve::run(listener, app, tls, limits, metrics, closing);
     let overdue = async move {
         shutdown.await;
@@ -161,12 +161,12 @@ pub async fn serve_with(
     }
 }
 
-fn router(server: Server) -> Router {
+fn router(server: AppState) -> Router {
     let access = server.access.clone();
     Router::new()
         .route("/", get(|| async { asset("index.html") }))
         .route("/assets/{name}", get(|Path(name): Path<String>| async move { asset(&name) }))
-        .route("/api/v1/info", get(|State(s): State<Server>| async move { json(s.hub.info_json()) }))
+        .route("/api/v1/info", get(|State(s): State<AppState>| async move { json(s.hub.info_json()) }))
         .route("/api/v1/pack", get(pack_routes::get).post(pack_routes::post))
         .route("/api/v1/session", get(access::who).post(access::log_in).delete(access::log_out))
         .route("/api/v1/schema", get(|| async { ([(header::CONTENT_TYPE, "application/schema+json")], SCHEMA) }))
@@ -174,7 +174,7 @@ fn router(server: Server) -> Router {
         .route("/api/v1/config", get(stream_routes::config))
         .route(
             "/api/v1/streams",
-            get(|State(s): State<Server>| async move { json(s.hub.streams_json()) }).post(stream_routes::post),
+            get(|State(s): State<AppState>| async move { json(s.hub.streams_json()) }).post(stream_routes::post),
         )
         .route(
             "/api/v1/streams/{id}",
@@ -239,11 +239,11 @@ fn asset(name: &str) -> Response {
     }
 }
 
-async fn prometheus(State(server): State<Server>) -> Response {
+async fn prometheus(State(server): State<AppState>) -> Response {
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], server.hub.metrics().encode()).into_response()
 }
 
-async fn ready(State(server): State<Server>) -> Response {
+async fn ready(State(server): State<AppState>) -> Response {
     match server.hub.not_ready() {
         None => "ready\n".into_response(),
         Some(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}"), "ask again in a second"),
@@ -251,25 +251,25 @@ async fn ready(State(server): State<Server>) -> Response {
 }
 
 /// Counts a client for as long as it lives.
-struct Viewing {
+struct ViewerGauge {
     hub: Hub,
     kind: Viewer,
 }
 
-impl Viewing {
+impl ViewerGauge {
     fn new(hub: &Hub, kind: Viewer) -> Self {
         hub.metrics().viewers(kind, 1);
         Self { hub: hub.clone(), kind }
     }
 }
 
-impl Drop for Viewing {
+impl Drop for ViewerGauge {
     fn drop(&mut self) {
         self.hub.metrics().viewers(self.kind, -1);
     }
 }
 
-async fn live(State(server): State<Server>, Path(id): Path<String>) -> Response {
+async fn live(State(server): State<AppState>, Path(id): Path<String>) -> Response {
     let Some(subscription) = server.hub.subscribe(&id) else { return no_stream(&id) };
     let (to, events) = mpsc::channel(CONNECTION_RECORDS);
     tokio::spawn(send_live(server, id, subscription, to));
@@ -278,12 +278,12 @@ async fn live(State(server): State<Server>, Path(id): Path<String>) -> Response 
 
 /// Sends the snapshot and every record after it, until the client or the server goes.
 async fn send_live(
-    mut server: Server,
+    mut server: AppState,
     id: String,
     mut subscription: Subscription,
     to: mpsc::Sender<Result<Event, Infallible>>,
 ) {
-    let _viewing = Viewing::new(&server.hub, Viewer::Live);
+    let _viewing = ViewerGauge::new(&server.hub, Viewer::Live);
     let snapshot = |s: &mut Subscription| {
         let data = std::mem::take(&mut s.snapshot);
         Event::default().event("snapshot").id(s.sequence.to_string()).retry(Duration::from_secs(2)).data(data)
@@ -329,7 +329,11 @@ struct PreviewQuery {
     single: Option<String>,
 }
 
-async fn preview(State(server): State<Server>, Path(id): Path<String>, Query(query): Query<PreviewQuery>) -> Response {
+async fn preview(
+    State(server): State<AppState>,
+    Path(id): Path<String>,
+    Query(query): Query<PreviewQuery>,
+) -> Response {
     let Some((preview, has_pictures)) = server.hub.preview(&id) else { return no_stream(&id) };
     if !has_pictures {
         return not_found(
@@ -360,8 +364,8 @@ async fn first_picture(watcher: &mut Watcher) -> Option<Bytes> {
 }
 
 /// Sends every picture the client is fast enough for, until the client or the server goes.
-async fn send_pictures(mut server: Server, mut watcher: Watcher, to: mpsc::Sender<Result<Bytes, Infallible>>) {
-    let _viewing = Viewing::new(&server.hub, Viewer::Preview);
+async fn send_pictures(mut server: AppState, mut watcher: Watcher, to: mpsc::Sender<Result<Bytes, Infallible>>) {
+    let _viewing = ViewerGauge::new(&server.hub, Viewer::Preview);
     // The first picture may be there already.
     watcher.pictures.mark_changed();
     let mut next = Bytes::from(format!("--{BOUNDARY}\r\n"));

@@ -286,13 +286,13 @@ mod tests {
     use crate::skip::{Lacks, skip};
 
     /// Takes `room` bytes, then refuses.
-    struct Small {
+    struct SmallWriter {
         room: usize,
         kind: ErrorKind,
         got: Arc<Mutex<Vec<u8>>>,
     }
 
-    impl Write for Small {
+    impl Write for SmallWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             if self.room == 0 {
                 self.room = usize::MAX;
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn a_torn_line_is_ended_before_the_next() {
         let got = Arc::new(Mutex::new(Vec::new()));
-        let small = Small { room: 12, kind: ErrorKind::StorageFull, got: got.clone() };
+        let small = SmallWriter { room: 12, kind: ErrorKind::StorageFull, got: got.clone() };
         let mut writer = JsonlWriter::to("somewhere", Box::new(small));
         assert!(writer.write_or_count("{\"a\":1}", 0));
         assert!(!writer.write_or_count("{\"a\":2}", 0));

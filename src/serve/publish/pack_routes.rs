@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
 
-use super::http::{Server, json, problem};
+use super::http::{AppState, json, problem};
 use super::packs::{PackControl, PackRefusal, PackRefusalKind};
 use super::record::to_json;
 
@@ -30,11 +30,11 @@ struct PackUpdateBody {
     path: Option<String>,
 }
 
-pub(super) async fn get(State(server): State<Server>) -> Response {
+pub(super) async fn get(State(server): State<AppState>) -> Response {
     json(server.hub.pack_json(server.packs.as_ref().is_some_and(|access| access.open)))
 }
 
-pub(super) async fn post(State(server): State<Server>, request: Request) -> Response {
+pub(super) async fn post(State(server): State<AppState>, request: Request) -> Response {
     match update(&server, request).await {
         Ok(answer) => answer,
         Err((status, error, advice)) => problem(status, &error, &advice),
@@ -47,7 +47,7 @@ pub(super) fn fail(status: StatusCode, error: &str, advice: &str) -> Problem {
     (status, error.to_owned(), advice.to_owned())
 }
 
-async fn update(server: &Server, request: Request) -> Result<Response, Problem> {
+async fn update(server: &AppState, request: Request) -> Result<Response, Problem> {
     let access = server.packs.as_ref().ok_or_else(|| {
         fail(StatusCode::FORBIDDEN, "the pack of this server cannot be changed", "start it with `touchline run`")
     })?;
@@ -77,7 +77,7 @@ fn refused(why: PackRefusal) -> Problem {
 }
 
 /// Whether changes can be carried out yet, or still.
-pub(super) fn ready(server: &Server) -> Result<(), Problem> {
+pub(super) fn ready(server: &AppState) -> Result<(), Problem> {
     let Some(why) = server.hub.not_ready() else { return Ok(()) };
     let advice = "ask again when /readyz says ready";
     Err(fail(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}"), advice))

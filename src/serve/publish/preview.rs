@@ -35,13 +35,13 @@ pub(super) struct Preview {
     closed: AtomicBool,
     /// Monotonic clock from when on the next picture is wanted, ns.
     due_ns: AtomicU64,
-    inner: Mutex<Inner>,
+    inner: Mutex<PreviewState>,
     fresh: Notify,
     pictures: watch::Sender<Option<Bytes>>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct PreviewState {
     /// Newest frame that is not encoded yet.
     frame: Option<Frame>,
     watchers: usize,
@@ -127,7 +127,7 @@ impl Preview {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, PreviewState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

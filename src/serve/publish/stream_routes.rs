@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
-use super::http::{Server, json, no_stream, problem};
+use super::http::{AppState, json, no_stream, problem};
 use super::pack_routes::{Problem, fail, media_type, not_json, ready, small_body};
 use super::streams::{NewStream, StreamChange, StreamControl, StreamPatch, StreamRefusal, StreamRefusalKind};
 use touchline_core::cause::Cause;
@@ -28,19 +28,19 @@ pub struct StreamAccess {
     pub policy: Arc<SourcePolicy>,
 }
 
-pub(super) async fn post(State(server): State<Server>, request: Request) -> Response {
+pub(super) async fn post(State(server): State<AppState>, request: Request) -> Response {
     answer(add(&server, request).await)
 }
 
-pub(super) async fn patch(State(server): State<Server>, Path(id): Path<String>, request: Request) -> Response {
+pub(super) async fn patch(State(server): State<AppState>, Path(id): Path<String>, request: Request) -> Response {
     answer(change(&server, id, request).await)
 }
 
-pub(super) async fn delete(State(server): State<Server>, Path(id): Path<String>, request: Request) -> Response {
+pub(super) async fn delete(State(server): State<AppState>, Path(id): Path<String>, request: Request) -> Response {
     answer(remove(&server, id, request).await)
 }
 
-pub(super) async fn config(State(server): State<Server>) -> Response {
+pub(super) async fn config(State(server): State<AppState>) -> Response {
     match &server.streams {
         Some(access) => json(access.control.config().json()),
         None => problem(StatusCode::NOT_FOUND, "there is no configuration here", "see /api/v1/streams"),
@@ -48,7 +48,7 @@ pub(super) async fn config(State(server): State<Server>) -> Response {
 }
 
 /// One stream with its history; the ETag is the version of its settings.
-pub(super) async fn get(State(server): State<Server>, Path(id): Path<String>) -> Response {
+pub(super) async fn get(State(server): State<AppState>, Path(id): Path<String>) -> Response {
     match server.hub.stream_json(&id) {
         Some(body) => (tag(&server, &id), json(body)).into_response(),
         None => no_stream(&id),
@@ -59,7 +59,7 @@ fn answer(outcome: Result<Response, Problem>) -> Response {
     outcome.unwrap_or_else(|(status, error, advice)| problem(status, &error, &advice))
 }
 
-async fn add(server: &Server, request: Request) -> Result<Response, Problem> {
+async fn add(server: &AppState, request: Request) -> Result<Response, Problem> {
     let (control, headers, body) = open(server, request).await?;
     let new: NewStream = parse(&headers, &body)?;
     new.check().map_err(refused)?;
@@ -71,7 +71,7 @@ async fn add(server: &Server, request: Request) -> Result<Response, Problem> {
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], tag(server, &id), json(body)).into_response())
 }
 
-async fn change(server: &Server, id: String, request: Request) -> Result<Response, Problem> {
+async fn change(server: &AppState, id: String, request: Request) -> Result<Response, Problem> {
     let (control, headers, body) = open(server, request).await?;
     let patch: Box<StreamPatch> = parse(&headers, &body)?;
     let generation = if_match(&headers)?;
@@ -84,7 +84,7 @@ async fn change(server: &Server, id: String, request: Request) -> Result<Respons
     Ok((tag(server, &id), json(body)).into_response())
 }
 
-async fn remove(server: &Server, id: String, request: Request) -> Result<Response, Problem> {
+async fn remove(server: &AppState, id: String, request: Request) -> Result<Response, Problem> {
     let (control, headers, body) = open(server, request).await?;
     if !body.is_empty() {
         return Err(fail(StatusCode::BAD_REQUEST, "DELETE takes no body", "send none"));
@@ -95,7 +95,7 @@ async fn remove(server: &Server, id: String, request: Request) -> Result<Respons
 }
 
 /// Whether the request is listened to; its parts.
-async fn open(server: &Server, request: Request) -> Result<(&StreamControl, HeaderMap, axum::body::Bytes), Problem> {
+async fn open(server: &AppState, request: Request) -> Result<(&StreamControl, HeaderMap, axum::body::Bytes), Problem> {
     let access = server.streams.as_ref().ok_or_else(|| {
         let advice = "start it with `touchline run`";
         fail(StatusCode::FORBIDDEN, "the streams of this server cannot be changed", advice)
@@ -106,7 +106,7 @@ async fn open(server: &Server, request: Request) -> Result<(&StreamControl, Head
 }
 
 /// Whether a stream may play `uri`. Resolves its host.
-async fn is_allowed(server: &Server, uri: &str) -> Result<(), Problem> {
+async fn is_allowed(server: &AppState, uri: &str) -> Result<(), Problem> {
     let Some(access) = &server.streams else { return Ok(()) };
     let (policy, uri) = (access.policy.clone(), uri.to_owned());
     let checked = tokio::task::spawn_blocking(move || policy.check(&uri)).await;
@@ -151,7 +151,7 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     })
 }
 
-fn tag(server: &Server, id: &str) -> HeaderMap {
+fn tag(server: &AppState, id: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let version = server.hub.generation(id).and_then(|n| HeaderValue::from_str(&format!("\"{n}\"")).ok());
     if let Some(version) = version {
@@ -160,7 +160,7 @@ fn tag(server: &Server, id: &str) -> HeaderMap {
     headers
 }
 
-async fn carry_out(server: &Server, control: &StreamControl, wanted: StreamChange) -> Result<String, Problem> {
+async fn carry_out(server: &AppState, control: &StreamControl, wanted: StreamChange) -> Result<String, Problem> {
     ready(server)?;
     let outcome = control.submit(wanted).map_err(refused)?;
     match tokio::time::timeout(PATIENCE, outcome).await {

@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const NOT_WRITTEN: u8 = 5;
 
 #[derive(Debug)]
-struct State {
+struct ShutdownState {
     until: Option<Deadline>,
     stage: &'static str,
     /// Everything that was published is written.
@@ -28,17 +28,17 @@ struct State {
 /// Watches over the end of the program. Cloning shares it.
 #[derive(Clone)]
 pub(super) struct ShutdownTimer {
-    shared: Arc<(Mutex<State>, Condvar)>,
+    shared: Arc<(Mutex<ShutdownState>, Condvar)>,
     clock: Arc<dyn Clock>,
 }
 
 impl ShutdownTimer {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        let state = State { until: None, stage: "ending the streams", is_written: false, is_done: false };
+        let state = ShutdownState { until: None, stage: "ending the streams", is_written: false, is_done: false };
         Self { shared: Arc::new((Mutex::new(state), Condvar::new())), clock }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ShutdownState> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -75,7 +75,7 @@ pub struct Contents {
 /// Is told what became of a write, on the store's thread.
 pub type OnStored = Box<dyn FnOnce(Result<()>) + Send>;
 
-enum Message {
+enum StoreMessage {
     Save(Box<Stored>, OnStored),
     Delete(String, OnStored),
     Forget(String),
@@ -111,7 +111,7 @@ enum Message {
 /// The way to the store. Cloning shares it.
 #[derive(Clone)]
 pub struct Store {
-    to: Sender<Message>,
+    to: Sender<StoreMessage>,
     metrics: Metrics,
     /// The thread has not heard of some run that began.
     misses_runs: Arc<AtomicBool>,
@@ -120,14 +120,14 @@ pub struct Store {
 /// The thread of the store. Dropping it closes the file when everything is written that was given before; what is given
 /// after that is lost, or refused.
 pub struct StoreThread {
-    to: Sender<Message>,
+    to: Sender<StoreMessage>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for StoreThread {
     fn drop(&mut self) {
         // An error means that the thread has ended.
-        let _ = self.to.send(Message::Close);
+        let _ = self.to.send(StoreMessage::Close);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the store's thread panicked; its message is above");
         }
@@ -148,7 +148,7 @@ impl Store {
         let (to, messages) = bounded(WAITING);
         let place = path.to_owned();
         let misses_runs = Arc::<AtomicBool>::default();
-        let writer = Writer {
+        let writer = StoreWriter {
             connection,
             place: place.display().to_string(),
             metrics: metrics.clone(),
@@ -164,53 +164,53 @@ impl Store {
 
     /// Stores a stream; `on_stored` hears of it when it is on the disk.
     pub fn save(&self, stream: Stored, on_stored: OnStored) {
-        self.send(Message::Save(Box::new(stream), on_stored));
+        self.send(StoreMessage::Save(Box::new(stream), on_stored));
     }
 
     /// Removes a stream and what is kept of it but the number of its run; `on_stored` hears of it when that is on the disk.
     pub fn delete(&self, id: &str, on_stored: OnStored) {
-        self.send(Message::Delete(id.to_owned(), on_stored));
+        self.send(StoreMessage::Delete(id.to_owned(), on_stored));
     }
 
     /// Removes what is kept of a stream that is gone, but for the number of its run.
     pub fn forget(&self, id: &str) {
-        self.offer(Message::Forget(id.to_owned()));
+        self.offer(StoreMessage::Forget(id.to_owned()));
     }
 
     /// Says which streams there are at the start: the numbers of runs of those that have been gone for long are forgotten.
     pub fn here(&self, ids: Vec<String>) {
-        self.offer(Message::Here(ids));
+        self.offer(StoreMessage::Here(ids));
     }
 
     /// Notes that the source of a stream is about to be opened; returns when that is on the disk, or the disk takes too long.
     pub fn mark(&self, id: &str) {
         let (written_to, written) = bounded(0);
-        if self.to.send_timeout(Message::Mark(id.to_owned(), written_to), AHEAD_LIMIT).is_ok() {
+        if self.to.send_timeout(StoreMessage::Mark(id.to_owned(), written_to), AHEAD_LIMIT).is_ok() {
             let _ = written.recv_timeout(AHEAD_LIMIT);
         }
     }
 
     /// Takes that back; `played`: and all that was counted before.
     pub fn unmark(&self, id: &str, played: bool) {
-        self.offer(Message::Unmark(id.to_owned(), played));
+        self.offer(StoreMessage::Unmark(id.to_owned(), played));
     }
 
     /// Waits until everything is on the disk that was given before, `limit` at most. Whether it is.
     pub fn flush(&self, limit: Duration) -> bool {
         let (done_to, done) = bounded(1);
-        self.to.send_timeout(Message::Flush(done_to), limit).is_ok() && done.recv_timeout(limit).is_ok()
+        self.to.send_timeout(StoreMessage::Flush(done_to), limit).is_ok() && done.recv_timeout(limit).is_ok()
     }
 
     /// For what must not be lost and is seldom: without room it is refused at once, since the stream manager must not wait.
-    fn send(&self, message: Message) {
+    fn send(&self, message: StoreMessage) {
         if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) = self.to.try_send(message)
-            && let Message::Save(_, on_stored) | Message::Delete(_, on_stored) = message
+            && let StoreMessage::Save(_, on_stored) | StoreMessage::Delete(_, on_stored) = message
         {
             on_stored(Err(Error::output("the store", "is too slow", "check the disk of --state")));
         }
     }
 
-    fn offer(&self, message: Message) {
+    fn offer(&self, message: StoreMessage) {
         if self.to.try_send(message).is_err() {
             self.metrics.store_lost(1);
         }
@@ -219,11 +219,11 @@ impl Store {
 
 impl Archive for Store {
     fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>) {
-        self.offer(Message::Record { stream: stream.to_owned(), kind, json: json.clone() });
+        self.offer(StoreMessage::Record { stream: stream.to_owned(), kind, json: json.clone() });
     }
 
     fn run_began(&self, stream: &str, run: RunId) {
-        if self.to.try_send(Message::Run { stream: stream.to_owned(), run }).is_err() {
+        if self.to.try_send(StoreMessage::Run { stream: stream.to_owned(), run }).is_err() {
             // Its number was set apart, and the next one that gets through says as much.
             self.misses_runs.store(true, Ordering::Release);
         }
@@ -231,7 +231,7 @@ impl Archive for Store {
 
     fn run_ahead(&self, stream: &str, run: RunId) {
         let (written_to, written) = bounded(0);
-        let ahead = Message::Ahead { stream: stream.to_owned(), run, written: written_to };
+        let ahead = StoreMessage::Ahead { stream: stream.to_owned(), run, written: written_to };
         if self.to.send_timeout(ahead, AHEAD_LIMIT).is_ok() {
             // Nothing is ever sent: it is written, or could not be, when the other end is gone.
             let _ = written.recv_timeout(AHEAD_LIMIT);
@@ -241,11 +241,11 @@ impl Archive for Store {
 
 impl SessionArchive for Store {
     fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>) {
-        self.offer(Message::LogOut(session, kept));
+        self.offer(StoreMessage::LogOut(session, kept));
     }
 
     fn not_before(&self, role: Role, unix_s: u64) {
-        self.offer(Message::LoginsFrom(role, unix_s));
+        self.offer(StoreMessage::LoginsFrom(role, unix_s));
     }
 }
 
@@ -256,7 +256,7 @@ impl fmt::Debug for Store {
 }
 
 /// The thread of the store.
-struct Writer {
+struct StoreWriter {
     connection: Connection,
     place: String,
     metrics: Metrics,
@@ -269,8 +269,8 @@ struct Writer {
     misses_runs: Arc<AtomicBool>,
 }
 
-impl Writer {
-    fn run(mut self, messages: &Receiver<Message>) {
+impl StoreWriter {
+    fn run(mut self, messages: &Receiver<StoreMessage>) {
         let mut records = Vec::new();
         // When the oldest of them came.
         let mut since = Instant::now();
@@ -289,40 +289,40 @@ impl Writer {
             };
             let Some(message) = message else { return self.close(&mut records) };
             match message {
-                Message::Save(stored, on_stored) => {
+                StoreMessage::Save(stored, on_stored) => {
                     let result = statements::save(&self.connection, &stored);
                     self.report(on_stored, result);
                 }
-                Message::Delete(id, on_stored) => {
+                StoreMessage::Delete(id, on_stored) => {
                     // What was said before is removed with it.
                     self.write(&mut records);
                     let result = statements::delete(&mut self.connection, &id);
                     self.report(on_stored, result);
                 }
-                Message::Close => return self.close(&mut records),
-                Message::Here(ids) => {
+                StoreMessage::Close => return self.close(&mut records),
+                StoreMessage::Here(ids) => {
                     if let Err(e) = self.runs.forget_gone(&mut self.connection, &ids) {
                         tracing::warn!("{}: numbers of runs of old streams are not forgotten: {e}", self.place);
                     }
                 }
-                Message::LogOut(session, kept) => match statements::log_out(&self.connection, &session) {
+                StoreMessage::LogOut(session, kept) => match statements::log_out(&self.connection, &session) {
                     // Who asked may have given up.
                     Ok(()) => drop(kept.send(())),
                     Err(e) => tracing::error!("{}: a log-out is not stored: {e}", self.place),
                 },
-                Message::LoginsFrom(role, unix_s) => {
+                StoreMessage::LoginsFrom(role, unix_s) => {
                     if let Err(e) = statements::logins_from(&mut self.connection, role, unix_s) {
                         tracing::error!("{}: log-outs are not stored: {e}", self.place);
                     }
                 }
-                Message::Mark(id, _written) => self.note(statements::mark(&self.connection, &id)),
-                Message::Unmark(id, played) => self.note(statements::unmark(&self.connection, &id, played)),
-                Message::Run { stream, run } => self.runs.began(&stream, run),
-                Message::Ahead { stream, run, written } => {
+                StoreMessage::Mark(id, _written) => self.note(statements::mark(&self.connection, &id)),
+                StoreMessage::Unmark(id, played) => self.note(statements::unmark(&self.connection, &id, played)),
+                StoreMessage::Run { stream, run } => self.runs.began(&stream, run),
+                StoreMessage::Ahead { stream, run, written } => {
                     self.runs.ahead(&stream, run);
                     self.waiting.push(written);
                 }
-                Message::Flush(done) => {
+                StoreMessage::Flush(done) => {
                     self.write(&mut records);
                     // Who asked may have given up.
                     let _ = done.send(());
@@ -347,7 +347,7 @@ impl Writer {
     }
 
     /// Writes what is left, and which numbers of runs were not used after all.
-    fn close(mut self, records: &mut Vec<Message>) {
+    fn close(mut self, records: &mut Vec<StoreMessage>) {
         self.write(records);
         // Whatever is still being opened has not ended the process: that ends in order.
         self.note(self.connection.execute("UPDATE openings SET open = 0 WHERE open = 1", []).map(drop));
@@ -375,7 +375,7 @@ impl Writer {
 
     /// Writes records and the numbers of runs that are due, all or none. Records that cannot be written are lost; numbers stay
     /// due until the next time.
-    fn write(&mut self, records: &mut Vec<Message>) {
+    fn write(&mut self, records: &mut Vec<StoreMessage>) {
         // Whoever waits goes on when it has been tried.
         let _waiting = std::mem::take(&mut self.waiting);
         if records.is_empty() && !self.runs.is_due() {

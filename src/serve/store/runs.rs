@@ -26,7 +26,7 @@ const KEPT_MAX: i64 = 16_384;
 
 /// Of one stream.
 #[derive(Clone, Copy, Debug, Default)]
-struct Numbers {
+struct RunNumbers {
     /// The last that was used.
     used: Option<u32>,
     /// The last that may be used, by the file.
@@ -38,13 +38,13 @@ struct Numbers {
 /// Of every stream that ever had one.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
-    streams: BTreeMap<String, Numbers>,
+    streams: BTreeMap<String, RunNumbers>,
 }
 
 impl Runs {
     /// As the file has them.
     pub fn new(restored: &BTreeMap<String, Restored>) -> Self {
-        let numbers = |run: RunId| Numbers { used: Some(run.0), written: Some(run.0), due: None };
+        let numbers = |run: RunId| RunNumbers { used: Some(run.0), written: Some(run.0), due: None };
         let streams = restored.iter().filter_map(|(id, kept)| Some((id.clone(), numbers(kept.run?)))).collect();
         Self { streams }
     }
@@ -60,7 +60,7 @@ impl Runs {
     /// Run `run` of `stream` may begin soon.
     pub fn ahead(&mut self, stream: &str, run: RunId) {
         if !self.streams.contains_key(stream) {
-            self.streams.insert(stream.to_owned(), Numbers::default());
+            self.streams.insert(stream.to_owned(), RunNumbers::default());
         }
         let Some(numbers) = self.streams.get_mut(stream) else { return };
         if numbers.due.max(numbers.written) < Some(run.0.saturating_add(LEFT_MIN)) {

@@ -86,19 +86,21 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     drop(file);
     let mut connection = Connection::open(path).map_err(|e| failed(path, &e))?;
     prepare(&mut connection, path).map_err(|trouble| match trouble {
-        Trouble::Sql(e) => failed(path, &e),
-        Trouble::Foreign => fail("is a database of another program", "name another file with --state"),
-        Trouble::Newer(version) => fail(
+        OpenFailure::Sql(e) => failed(path, &e),
+        OpenFailure::Foreign => fail("is a database of another program", "name another file with --state"),
+        OpenFailure::Newer(version) => fail(
             &format!("was written by a newer version of the program (file version {version}, known {VERSION})"),
             "run that version, or name another file with --state",
         ),
-        Trouble::Damaged(text) => damaged(path, &text),
-        Trouble::Mode(e) => fail(&e.to_string(), "let its owner run the program, or name another file with --state"),
+        OpenFailure::Damaged(text) => damaged(path, &text),
+        OpenFailure::Mode(e) => {
+            fail(&e.to_string(), "let its owner run the program, or name another file with --state")
+        }
     })?;
     Ok(connection)
 }
 
-enum Trouble {
+enum OpenFailure {
     Sql(rusqlite::Error),
     Foreign,
     Newer(i32),
@@ -107,13 +109,13 @@ enum Trouble {
     Mode(std::io::Error),
 }
 
-impl From<rusqlite::Error> for Trouble {
+impl From<rusqlite::Error> for OpenFailure {
     fn from(e: rusqlite::Error) -> Self {
-        Trouble::Sql(e)
+        OpenFailure::Sql(e)
     }
 }
 
-fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Trouble> {
+fn prepare(connection: &mut Connection, path: &Path) -> Result<(), OpenFailure> {
     connection.busy_timeout(std::time::Duration::from_millis(500))?;
     // The first access locks the file until the process ends, however it ends; and the log needs no shared memory.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
@@ -121,19 +123,19 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Trouble> {
     let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if application != APPLICATION && (tables > 0 || application != 0 || version != 0) {
-        return Err(Trouble::Foreign);
+        return Err(OpenFailure::Foreign);
     }
     if !(0..=VERSION).contains(&version) {
-        return Err(Trouble::Newer(version));
+        return Err(OpenFailure::Newer(version));
     }
     // It is ours. From here on it is written to, and its log gets its mode.
-    keep_from_others(path).map_err(Trouble::Mode)?;
+    keep_from_others(path).map_err(OpenFailure::Mode)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
     let check: String = transaction.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if check != "ok" {
-        return Err(Trouble::Damaged(check));
+        return Err(OpenFailure::Damaged(check));
     }
     for step in &STEPS[version as usize..] {
         transaction.execute_batch(step)?;

@@ -160,7 +160,7 @@ fn the_number_of_the_last_run_outlives_the_stream() {
 fn a_write_that_fails_forgets_no_number() {
     let test_store = TestStore::new();
     let metrics = Metrics::new();
-    let mut writer = Writer {
+    let mut writer = StoreWriter {
         connection: schema::open(&test_store.path()).unwrap(),
         place: "here".into(),
         metrics: metrics.clone(),
@@ -169,7 +169,7 @@ fn a_write_that_fails_forgets_no_number() {
         waiting: Vec::new(),
         misses_runs: Arc::default(),
     };
-    let record = || vec![Message::Record { stream: "a".into(), kind: RecordKind::Event, json: "{}".into() }];
+    let record = || vec![StoreMessage::Record { stream: "a".into(), kind: RecordKind::Event, json: "{}".into() }];
     writer.connection.execute_batch("ALTER TABLE records RENAME TO away").unwrap();
     writer.runs.began("a", RunId(5));
     writer.write(&mut record());

@@ -33,7 +33,7 @@ fn fingerprint(dir: &Path) -> Fingerprint {
 
 /// What was seen of the directory.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct DirectoryWatch {
     /// When the pack was last taken or refused.
     tried: Fingerprint,
     /// At the last look.
@@ -41,7 +41,7 @@ pub(super) struct Watch {
     due_ns: u64,
 }
 
-impl Watch {
+impl DirectoryWatch {
     /// What is there now has been taken. `now_ns`: the monotonic clock.
     pub(super) fn new(dir: &Path, now_ns: u64) -> Self {
         let tried = fingerprint(dir);
@@ -84,8 +84,8 @@ mod tests {
         let write = |name: &str, content: &str| std::fs::write(dir.join(name), content).unwrap();
         write(MANIFEST, "one");
         let mut now_ns = 0;
-        let mut watch = Watch::new(dir, now_ns);
-        let mut look = |watch: &mut Watch| {
+        let mut watch = DirectoryWatch::new(dir, now_ns);
+        let mut look = |watch: &mut DirectoryWatch| {
             now_ns += POLL_NS;
             watch.changed(dir, now_ns)
         };
@@ -109,7 +109,7 @@ mod tests {
     fn it_looks_no_more_often_than_it_should() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(MANIFEST), "one").unwrap();
-        let mut watch = Watch::new(folder.path(), 0);
+        let mut watch = DirectoryWatch::new(folder.path(), 0);
         std::fs::write(folder.path().join(MANIFEST), "another").unwrap();
         assert!(!watch.changed(folder.path(), POLL_NS - 1) && watch.due_ns() == POLL_NS);
         assert!(!watch.changed(folder.path(), POLL_NS));

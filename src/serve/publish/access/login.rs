@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::super::http::{Server, json, problem};
+use super::super::http::{AppState, json, problem};
 use super::super::pack_routes::{media_type, not_json};
 use super::super::record::to_json;
 use super::{Access, AuthMethod, BODY_MAX, Caller, Credential, Denied, Peer, address, origin, sessions};
@@ -36,7 +36,7 @@ pub fn parse_login(body: &[u8]) -> Result<String, &'static str> {
         .map_err(|_| "the body must be {\"token\": \"…\"} and nothing else")
 }
 
-pub(in crate::publish) async fn get(State(server): State<Server>, request: Request) -> Response {
+pub(in crate::publish) async fn get(State(server): State<AppState>, request: Request) -> Response {
     let access = &server.access;
     let (method, path) = (request.method(), request.uri().path());
     match access.decide(address(&request), method, path, request.headers()) {
@@ -45,7 +45,7 @@ pub(in crate::publish) async fn get(State(server): State<Server>, request: Reque
     }
 }
 
-pub(in crate::publish) async fn post(State(server): State<Server>, request: Request) -> Response {
+pub(in crate::publish) async fn post(State(server): State<AppState>, request: Request) -> Response {
     let access = &server.access;
     let peer = request.extensions().get::<Peer>().copied();
     let from = address(&request);
@@ -74,7 +74,7 @@ pub(in crate::publish) async fn post(State(server): State<Server>, request: Requ
     with_cookie(access, answer, &value, sessions::LIFE_S, peer)
 }
 
-pub(in crate::publish) async fn delete(State(server): State<Server>, request: Request) -> Response {
+pub(in crate::publish) async fn delete(State(server): State<AppState>, request: Request) -> Response {
     let access = &server.access;
     if !origin::is_own(request.headers(), false) {
         return access.refuse(Denied::ForeignSite, "");

@@ -55,14 +55,14 @@ pub trait SessionArchive: Send + Sync {
 }
 
 pub(super) struct Sessions {
-    state: Mutex<State>,
+    state: Mutex<SessionState>,
     /// Stands in every signature.
     salt: [u8; NONCE],
     archive: Option<Arc<dyn SessionArchive>>,
 }
 
 #[derive(Default)]
-struct State {
+struct SessionState {
     /// Nonce → session.
     left: HashMap<[u8; NONCE], LoggedOut>,
     not_before: HashMap<Role, u64>,
@@ -83,11 +83,11 @@ impl Sessions {
     pub fn with_archive(archive: Arc<dyn SessionArchive>, kept: LogOuts) -> Self {
         let LogOuts { left, not_before } = kept;
         let left = left.into_iter().map(|session| (session.nonce, session)).collect();
-        let state = State { left, not_before: not_before.into_iter().collect() };
+        let state = SessionState { left, not_before: not_before.into_iter().collect() };
         Self { state: Mutex::new(state), salt: [0; NONCE], archive: Some(archive) }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, SessionState> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 
 use super::history::HistoryEntry;
 use super::{
-    Counters, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, Live, RecordKind, Restored, SourceFacts, Stream,
-    StreamFacts, push_bounded,
+    Counters, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, LiveState, RecordKind, Restored, SourceFacts,
+    Stream, StreamFacts, push_bounded,
 };
 use crate::metrics::StreamMetrics;
 use crate::publish::record::{Published, StreamState};
@@ -137,7 +137,7 @@ impl StreamHandle {
         Some(self.send_state(&mut live))
     }
 
-    fn send_state(&self, live: &mut Live) -> Arc<str> {
+    fn send_state(&self, live: &mut LiveState) -> Arc<str> {
         let recorder = self.stream.source().recorder;
         let json: Arc<str> = recorder.state(&live.state, live.tracks, live.since_unix_ns).into();
         self.stream.send(live, RecordKind::State, json.clone());
@@ -241,7 +241,7 @@ impl StreamHandle {
     }
 
     /// The record of a change of packs, when this second is the first that another one decided.
-    fn pack_changed(&self, live: &mut Live, published: &Published, unix_ns: i64) -> Option<Arc<str>> {
+    fn pack_changed(&self, live: &mut LiveState, published: &Published, unix_ns: i64) -> Option<Arc<str>> {
         let SecondOutcome::Predicted(second) = &published.outcome else { return None };
         let previous = live.pack.replace(second.pack.clone()).filter(|previous| *previous != second.pack)?;
         Some(self.stream.source().recorder.pack(second, &previous, unix_ns).into())

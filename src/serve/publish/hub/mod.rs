@@ -216,7 +216,7 @@ pub(super) struct Stream {
     id: String,
     source: RwLock<SourceFacts>,
     metrics: StreamMetrics,
-    live: Mutex<Live>,
+    live: Mutex<LiveState>,
     preview: Arc<Preview>,
 }
 
@@ -239,7 +239,7 @@ impl SourceFacts {
 }
 
 /// What changes about a stream.
-struct Live {
+struct LiveState {
     facts: Option<StreamFacts>,
     /// `None` once the stream is gone.
     subscribers: Option<broadcast::Sender<LiveRecord>>,
@@ -312,7 +312,7 @@ impl Hub {
         let stream = Arc::new(Stream {
             source: RwLock::new(SourceFacts::new(&id, &self.shared.classes, &info.uri, info.pace)),
             metrics,
-            live: Mutex::new(Live::new(unix_ns)),
+            live: Mutex::new(LiveState::new(unix_ns)),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),
             id,
         });
@@ -452,7 +452,7 @@ impl fmt::Debug for Hub {
 }
 
 impl Stream {
-    fn live(&self) -> MutexGuard<'_, Live> {
+    fn live(&self) -> MutexGuard<'_, LiveState> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -461,7 +461,7 @@ impl Stream {
     }
 
     /// Sends `json` to whoever listens; the caller holds the lock, so that snapshots and records do not overlap.
-    fn send(&self, live: &mut Live, kind: RecordKind, json: Arc<str>) {
+    fn send(&self, live: &mut LiveState, kind: RecordKind, json: Arc<str>) {
         live.sequence += 1;
         if let Some(subscribers) = &live.subscribers {
             // An error means that nobody listens.
@@ -470,7 +470,7 @@ impl Stream {
     }
 }
 
-impl Live {
+impl LiveState {
     fn new(since_unix_ns: i64) -> Self {
         Self {
             facts: None,

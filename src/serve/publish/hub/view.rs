@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use super::{Hub, Live, Stream, StreamFacts};
+use super::{Hub, LiveState, Stream, StreamFacts};
 use crate::publish::format::{class_title, millis, rfc3339, round6};
 use crate::publish::record::to_json;
 use crate::publish::state::StateFields;
@@ -114,7 +114,7 @@ impl Hub {
         self.stream(id)?.live().facts.as_ref().map(|facts| facts.generation)
     }
 
-    pub(super) fn detail(&self, stream: &Stream, live: &Live) -> String {
+    pub(super) fn detail(&self, stream: &Stream, live: &LiveState) -> String {
         let classes = &self.shared.classes;
         let mut json = to_json(&self.summary(stream, live));
         // Records are JSON already: they are put in as they are, so that the API and the records cannot differ.
@@ -138,7 +138,7 @@ impl Hub {
         json
     }
 
-    fn summary<'a>(&'a self, stream: &'a Stream, live: &'a Live) -> SummaryView<'a> {
+    fn summary<'a>(&'a self, stream: &'a Stream, live: &'a LiveState) -> SummaryView<'a> {
         let source = stream.source();
         let gapped = |reason: GapReason| live.counters.gapped[reason as usize];
         SummaryView {
