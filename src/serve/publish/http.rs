@@ -34,20 +34,21 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::access::{self, Access, AccessConfig};
+use super::answer::{json, no_stream, not_found, problem};
+use super::app_state::AppState;
+pub use super::app_state::{PackAccess, StreamAccess};
 use super::hub::{Hub, Subscription};
-pub use super::pack_routes::PackAccess;
 use super::page;
 use super::preview::Watcher;
-use super::record::{SCHEMA, to_json};
+use super::record::SCHEMA;
 use super::serve::{self, Limits};
-pub use super::stream_routes::StreamAccess;
 use super::tls::Tls;
 use super::{pack_routes, stream_routes};
 use crate::metrics;
@@ -76,19 +77,6 @@ const POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none
 
 /// What the API is, for programs: OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
-
-/// What the handlers share.
-#[derive(Clone)]
-pub(super) struct AppState {
-    pub(super) hub: Hub,
-    /// `None`: the pack cannot be changed.
-    pub(super) packs: Option<PackAccess>,
-    /// `None`: the streams cannot be changed.
-    pub(super) streams: Option<StreamAccess>,
-    pub(super) access: Arc<Access>,
-    /// Becomes true when the server stops.
-    closing: watch::Receiver<bool>,
-}
 
 /// Listens on `address`, as in `127.0.0.1:8080`; port 0 is any free one.
 ///
@@ -204,29 +192,6 @@ async fn protect(mut response: Response) -> Response {
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
-}
-
-pub(super) fn json(body: String) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-/// The body of every answer that is an error.
-#[derive(Serialize)]
-struct Problem<'a> {
-    error: &'a str,
-    advice: &'a str,
-}
-
-pub(super) fn problem(status: StatusCode, error: &str, advice: &str) -> Response {
-    (status, json(to_json(&Problem { error, advice }))).into_response()
-}
-
-fn not_found(error: &str, advice: &str) -> Response {
-    problem(StatusCode::NOT_FOUND, error, advice)
-}
-
-pub(super) fn no_stream(id: &str) -> Response {
-    not_found(&format!("there is no stream {id:?}"), "see /api/v1/streams for the ids there are")
 }
 
 fn asset(name: &str) -> Response {

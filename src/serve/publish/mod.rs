@@ -2,6 +2,8 @@
 
 pub mod access;
 mod agreement;
+mod answer;
+mod app_state;
 pub mod format;
 pub mod http;
 pub mod hub;

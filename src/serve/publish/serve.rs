@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use super::access::{Peer, subscriber};
-use super::http::problem;
+use super::answer::problem;
 use super::tls::Tls;
 use crate::metrics::{HttpRefusal, Metrics};
 

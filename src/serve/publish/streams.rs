@@ -308,13 +308,13 @@ impl StreamControl {
             Err(e) if e.is_full() => {
                 Err(StreamRefusal::new(StreamRefusalKind::Busy, "too many changes wait", "ask again in a second"))
             }
-            Err(_) => Err(Self::ends()),
+            Err(_) => Err(Self::shutting_down()),
         }
     }
 
     /// The refusal when nobody carries out changes any more.
-    pub fn ends() -> StreamRefusal {
-        StreamRefusal::new(StreamRefusalKind::NotReady, "the program ends", "ask again when it has been started again")
+    pub fn shutting_down() -> StreamRefusal {
+        StreamRefusal::new(StreamRefusalKind::NotReady, "the program is shutting down", "retry after it has restarted")
     }
 
     /// What is known of the configuration file.

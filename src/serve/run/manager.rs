@@ -304,7 +304,7 @@ impl<H: Driver + 'static> StreamManager<H> {
                 entry.phase = Phase::Leaving;
                 self.tools.tell(Command::Remove(entry.handle.clone()));
             }
-            Phase::Idle if is_stopping => entry.answer(Err(StreamControl::ends())),
+            Phase::Idle if is_stopping => entry.answer(Err(StreamControl::shutting_down())),
             Phase::Idle if !entry.settings.enabled => {
                 // The publishing thread says it once, however often it hears of it.
                 let state = if self.held.contains(id) { crash_guard::held() } else { StreamState::Paused };

@@ -24,12 +24,13 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::{http, page};
+use super::answer::problem;
+use super::page;
 use crate::metrics::{HttpRefusal, Metrics};
 use sessions::Sessions;
 use throttle::Throttle;
@@ -44,8 +45,8 @@ pub(super) use login::{delete as log_out, get as who, post as log_in};
 pub use sessions::{LogOuts, LoggedOut, NONCE, SessionArchive};
 pub use tokens::TokenSource;
 
-/// Bytes of a request's body. Routes may take fewer.
-pub const BODY_MAX: usize = 64 * 1024;
+/// Longest body of a request, bytes. A stream with a long URI and a label fits.
+pub const BODY_MAX: usize = 4096;
 
 /// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
@@ -338,7 +339,7 @@ impl Access {
                 "ask with a program such as curl, or from this server's own page under its address",
             ),
         };
-        let mut answer = http::problem(status, error, advice);
+        let mut answer = problem(status, error, advice);
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer realm=\"touchline\"");
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -364,15 +365,15 @@ fn is_open(method: &Method, path: &str) -> bool {
 }
 
 /// The address that a request came from. Only tests serve without connections.
-fn address(request: &Request) -> IpAddr {
-    request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.address.ip())
+fn address(extensions: &Extensions) -> IpAddr {
+    extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.address.ip())
 }
 
 /// Lets requests through to the routes, or answers in their place.
 pub(super) async fn guard(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     if !is_open(&method, &path) {
-        match access.decide(address(&request), &method, &path, request.headers()) {
+        match access.decide(address(request.extensions()), &method, &path, request.headers()) {
             Ok(caller) => request.extensions_mut().insert(caller),
             Err(denied) => return access.refuse(denied, &path),
         };
@@ -386,11 +387,11 @@ pub(super) async fn guard(State(access): State<Arc<Access>>, mut request: Reques
         Ok(Err(_)) => {
             access.count(HttpRefusal::Body);
             let error = format!("the body is longer than {BODY_MAX} bytes or did not arrive");
-            http::problem(StatusCode::PAYLOAD_TOO_LARGE, &error, "send less")
+            problem(StatusCode::PAYLOAD_TOO_LARGE, &error, "send a shorter body")
         }
         Err(_) => {
             access.count(HttpRefusal::Body);
-            http::problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send it again")
+            problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time", "send the request again")
         }
     }
 }

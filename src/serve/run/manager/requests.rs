@@ -17,7 +17,7 @@ impl<H: Driver + 'static> StreamManager<H> {
     pub(super) fn handle_request(&mut self, request: StreamRequest) {
         let StreamRequest { wanted, answer } = request;
         let refused = if self.stopping.is_some() {
-            Err((StreamControl::ends(), answer))
+            Err((StreamControl::shutting_down(), answer))
         } else {
             match wanted {
                 StreamChange::Add(new) => self.handle_add(new, answer),

@@ -103,7 +103,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         }
         if let Some(stopping) = &mut self.stopping {
             let error = stopping.error.take();
-            self.entries.values_mut().for_each(|e| e.answer(Err(StreamControl::ends())));
+            self.entries.values_mut().for_each(|e| e.answer(Err(StreamControl::shutting_down())));
             self.tools.tell(Command::Finish);
             return Some(Ended { stopped: error.is_none(), result: error.map_or(Ok(()), Err) });
         }
