@@ -9,9 +9,10 @@
 
 mod overload;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use overload::Overload;
@@ -151,7 +152,7 @@ impl Backlog {
                 !state.closed && state.queues.get(&queue).is_some_and(full)
             };
             while is_full(&state) {
-                state = self.drained.wait(state).unwrap_or_else(|e| e.into_inner());
+                self.drained.wait(&mut state);
             }
         }
         if state.closed {
@@ -198,7 +199,7 @@ impl Backlog {
             if !wait.is_zero() && ready > 0 && ready < max.min(state.queues.len()) && !state.nudged {
                 let left = deadline.get_or_insert_with(|| Deadline::after(&*self.clock, wait)).left(&*self.clock);
                 if !left.is_zero() {
-                    state = self.filled.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+                    self.filled.wait_for(&mut state, left);
                     continue;
                 }
             }
@@ -210,7 +211,7 @@ impl Backlog {
                 self.drained.notify_all();
                 return Some(batch);
             }
-            state = self.filled.wait(state).unwrap_or_else(|e| e.into_inner());
+            self.filled.wait(&mut state);
         }
     }
 
@@ -229,7 +230,7 @@ impl Backlog {
 
     fn lock(&self) -> MutexGuard<'_, BacklogState> {
         // A poisoned lock means another thread panicked between two complete states: the queues are whole.
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 }
 

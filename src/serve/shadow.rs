@@ -3,8 +3,9 @@
 //! It has a thread and processors of its own and takes seconds from a bounded queue: what it is too slow for is dropped
 //! and counted. The running pack never waits for it; only the processors are shared.
 
+use parking_lot::RwLock;
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -47,17 +48,17 @@ impl ShadowFeed {
     /// A stream begins.
     pub fn add_stream(&self, queue: QueueId, id: &str) {
         let stream = ShadowStream { id: id.to_owned(), metrics: self.hub.metrics().shadow_stream(id) };
-        self.streams.write().unwrap_or_else(PoisonError::into_inner).insert(queue, Arc::new(stream));
+        self.streams.write().insert(queue, Arc::new(stream));
     }
 
     /// A stream is over. What still waits of it is compared.
     pub fn remove_stream(&self, queue: QueueId) {
-        self.streams.write().unwrap_or_else(PoisonError::into_inner).remove(&queue);
+        self.streams.write().remove(&queue);
     }
 
     /// Leaves a second that was decided, or drops it when the queue is full. Never waits.
     pub fn offer(&self, queue: QueueId, second: ClipSecond, said: SecondPrediction) {
-        let stream = self.streams.read().unwrap_or_else(PoisonError::into_inner).get(&queue).cloned();
+        let stream = self.streams.read().get(&queue).cloned();
         let Some(stream) = stream else { return };
         // Disconnected: the program ends.
         if let Err(TrySendError::Full(item)) = self.to.try_send(ShadowItem { stream, second, said }) {

@@ -10,8 +10,9 @@
 //! Ends travel in-band: a source says `Ended`, the clip builder flushes and passes it on, the publisher counts it.
 //! Nothing is stopped from the side, so nothing already decided is lost.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -284,7 +285,7 @@ impl Intake {
     }
 
     fn clips(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.clips.lock().unwrap_or_else(PoisonError::into_inner)
+        self.clips.lock()
     }
 }
 

@@ -3,9 +3,10 @@
 //! The thread that has the frames offers one now and then; a task of the HTTP server's runtime takes the newest, encodes
 //! it on a blocking thread and gives it to every watcher. A watcher that is slow misses pictures. Nothing is queued.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use image::codecs::jpeg::JpegEncoder;
@@ -128,7 +129,7 @@ impl Preview {
     }
 
     fn inner(&self) -> MutexGuard<'_, PreviewState> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     #[cfg(test)]

@@ -234,9 +234,11 @@ impl Recorder {
     }
 }
 
-/// Records are structs and maps of strings and numbers, which always serialise.
+/// Why serialising cannot fail.
+pub(super) const SERIALISES: &str = "records and views are structs and maps with string keys";
+
 pub(super) fn to_json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("a record has string keys only and serialises")
+    serde_json::to_string(value).expect(SERIALISES)
 }
 
 /// What every record of a second begins with.

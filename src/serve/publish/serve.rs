@@ -4,13 +4,12 @@
 //! read what it is sent, and more of them than there is room for, are all let go, and counted. Answers may be as long
 //! as they like: live records and pictures do not end.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -23,10 +22,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
@@ -160,7 +160,7 @@ impl ConnectionSlots {
         let (common, reserve) = (self.limits.per_address, self.limits.reserve.div_ceil(2));
         [(&self.common, false, common), (&self.reserve, true, reserve)].into_iter().find_map(
             |(room, is_reserve, most)| {
-                let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+                let mut taken = self.taken.lock();
                 let count = taken.entry((address, is_reserve)).or_default();
                 let permit = if *count < most { room.clone().try_acquire_owned().ok() } else { None };
                 let Some(permit) = permit else {
@@ -184,7 +184,7 @@ impl ConnectionSlots {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+        let mut taken = self.taken.lock();
         if let Some(count) = taken.get_mut(&(self.address, self.is_reserve)) {
             *count -= 1;
             if *count == 0 {
@@ -239,7 +239,9 @@ async fn connection(
 ) {
     // Records are small and late ones are worthless. Fails on a connection that is gone.
     let _ = stream.set_nodelay(true);
-    let stream = Impatient::new(stream, limits.write);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits.write));
+    let stream = Box::pin(stream);
     let peer = Peer { address, tls: tls.is_some() };
     let ended = match tls {
         None => http(stream, peer, app, limits, closing).await,
@@ -254,13 +256,13 @@ async fn connection(
     match ended {
         Ok(()) => {}
         Err(e) if e.is_timeout() => metrics.http_refused(HttpRefusal::SlowRequest),
-        Err(e) if is_impatience(&e) => metrics.http_refused(HttpRefusal::SlowReader),
+        Err(e) if is_write_timeout(&e) => metrics.http_refused(HttpRefusal::SlowReader),
         // The client went away, or does not speak HTTP.
         Err(e) => tracing::trace!("a connection ended: {e}"),
     }
 }
 
-fn is_impatience(e: &hyper::Error) -> bool {
+fn is_write_timeout(e: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(e);
     while let Some(cause) = source {
         if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut) {
@@ -299,64 +301,4 @@ where
         _ = closing.wait_for(|closing| *closing) => serving.as_mut().graceful_shutdown(),
     }
     serving.await
-}
-
-/// A stream whose writes fail when nothing could be written for a while.
-struct Impatient {
-    inner: TcpStream,
-    limit: Duration,
-    /// Runs since a write could not be done.
-    waiting: Option<Pin<Box<Sleep>>>,
-}
-
-impl Impatient {
-    fn new(inner: TcpStream, limit: Duration) -> Self {
-        Self { inner, limit, waiting: None }
-    }
-
-    fn judge<R>(&mut self, context: &mut Context<'_>, done: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
-        if done.is_ready() {
-            self.waiting = None;
-            return done;
-        }
-        let until = Instant::now() + self.limit;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        ready!(waiting.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
-    }
-}
-
-impl AsyncRead for Impatient {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Impatient {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let done = Pin::new(&mut self.inner).poll_write(cx, buf);
-        self.judge(cx, done)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let done = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.judge(cx, done)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = Pin::new(&mut self.inner).poll_flush(cx);
-        self.judge(cx, done)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
 }

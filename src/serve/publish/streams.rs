@@ -3,8 +3,9 @@
 //!
 //! Not here: who carries it out (`run::manager`), and who may ask over HTTP (`stream_routes`).
 
+use parking_lot::{Mutex, MutexGuard};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -373,7 +374,7 @@ struct ReloadsView<'a> {
 
 impl ConfigStatus {
     fn state(&self) -> MutexGuard<'_, ConfigState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The program was started with this file.

@@ -226,7 +226,8 @@ fn missing_text(missing: Missing) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use parking_lot::Mutex;
+    use std::sync::Arc;
 
     use super::*;
     use crate::publish::testing::{classes, gap, predicted};
@@ -239,7 +240,7 @@ mod tests {
 
     impl Write for Screen {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
+            self.0.lock().extend(bytes);
             Ok(bytes.len())
         }
 
@@ -251,7 +252,7 @@ mod tests {
     fn written(style: Style, write: impl FnOnce(&mut Terminal)) -> String {
         let screen = Screen::default();
         write(&mut Terminal::to(Box::new(screen.clone()), &classes(), style));
-        let bytes = screen.0.lock().unwrap().clone();
+        let bytes = screen.0.lock().clone();
         String::from_utf8(bytes).unwrap()
     }
 

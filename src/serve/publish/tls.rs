@@ -1,7 +1,8 @@
 //! TLS by file: a certificate chain and its key, read again on demand.
 
+use parking_lot::RwLock;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -39,12 +40,12 @@ impl Tls {
     /// As [`Tls::open`]; what was served before is served on.
     pub fn reload(&self) -> Result<()> {
         let config = load(&self.files)?;
-        *self.config.write().unwrap_or_else(|e| e.into_inner()) = config;
+        *self.config.write() = config;
         Ok(())
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        self.config.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.config.read().clone()
     }
 }
 

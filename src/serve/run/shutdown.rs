@@ -4,7 +4,8 @@
 //! being read) must not keep a service manager waiting until it kills. When time is up the program says what it waits for
 //! and exits: with 0 when everything that was published is written, else with the exit code of an output.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use touchline_core::clock::{Clock, Deadline};
@@ -39,7 +40,7 @@ impl ShutdownTimer {
     }
 
     fn state(&self) -> MutexGuard<'_, ShutdownState> {
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.0.lock()
     }
 
     /// The end begins: from now on time runs. Once.
@@ -80,7 +81,7 @@ impl ShutdownTimer {
             if left.is_zero() {
                 return Some((state.stage, state.is_written));
             }
-            state = self.shared.1.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.shared.1.wait_for(&mut state, left);
         }
     }
 

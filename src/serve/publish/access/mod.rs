@@ -18,8 +18,9 @@ mod sessions;
 mod throttle;
 mod tokens;
 
+use parking_lot::RwLock;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -177,7 +178,7 @@ impl Access {
     /// As [`Access::new`]; the tokens stay as they were.
     pub fn reload(&self) -> Result<()> {
         let tokens = Tokens::read(self.config.admin_token.as_ref(), self.config.read_token.as_ref())?;
-        *self.tokens.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(tokens);
+        *self.tokens.write() = Arc::new(tokens);
         Ok(())
     }
 
@@ -205,7 +206,7 @@ impl Access {
     }
 
     fn tokens(&self) -> Arc<Tokens> {
-        self.tokens.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.tokens.read().clone()
     }
 
     fn now_s(&self) -> u64 {

@@ -5,8 +5,9 @@
 //! would have ended. With a store these outlive the process, and so do sessions: the page on a wall goes on after a restart.
 //! Without one the process has a key of its own, and all sessions end with it: else one that was left would be valid again.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
@@ -87,8 +88,8 @@ impl Sessions {
         Self { state: Mutex::new(state), salt: [0; NONCE], archive: Some(archive) }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, SessionState> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    fn state(&self) -> parking_lot::MutexGuard<'_, SessionState> {
+        self.state.lock()
     }
 
     /// The cookie's value for `role`; [`None`] when the role has no token or the system gives no random numbers.
@@ -171,12 +172,12 @@ mod tests {
 
     impl SessionArchive for MemoryArchive {
         fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>) {
-            self.0.lock().unwrap().left.push(session);
+            self.0.lock().left.push(session);
             kept.send(()).unwrap();
         }
 
         fn not_before(&self, role: Role, unix_s: u64) {
-            let mut kept = self.0.lock().unwrap();
+            let mut kept = self.0.lock();
             kept.left.retain(|left| left.role != role);
             kept.not_before.push((role, unix_s));
         }
@@ -196,7 +197,7 @@ mod tests {
         for reader in &readers {
             sessions.leave(&tokens, reader, 1001);
         }
-        let again = Sessions::with_archive(archive.clone(), archive.0.lock().unwrap().clone());
+        let again = Sessions::with_archive(archive.clone(), archive.0.lock().clone());
         for sessions in [&sessions, &again] {
             assert_eq!(sessions.role(&tokens, &admin, 1002), None);
             assert_eq!(

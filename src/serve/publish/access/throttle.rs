@@ -1,8 +1,8 @@
 //! Slows down whoever shows wrong tokens.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Mutex;
 
 /// Wrong tokens that cost nothing: people mistype.
 const FREE: u32 = 5;
@@ -33,14 +33,14 @@ pub(super) struct Throttle {
 impl Throttle {
     /// Seconds that `address` still has to wait before a token of it is looked at; 0: none.
     pub fn wait_s(&self, address: IpAddr, now_ns: u64) -> u64 {
-        let addresses = self.addresses.lock().unwrap_or_else(|e| e.into_inner());
+        let addresses = self.addresses.lock();
         let until_ns = addresses.get(&subscriber(address)).map_or(0, |f| f.until_ns);
         until_ns.saturating_sub(now_ns).div_ceil(SECOND_NS)
     }
 
     /// `address` showed a wrong token. Gives the seconds that it has to wait now, as [`Self::wait_s`].
     pub fn failed(&self, address: IpAddr, now_ns: u64) -> u64 {
-        let mut addresses = self.addresses.lock().unwrap_or_else(|e| e.into_inner());
+        let mut addresses = self.addresses.lock();
         let address = subscriber(address);
         if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(&address) {
             addresses.retain(|_, f| now_ns.saturating_sub(f.last_ns) < FORGET_NS);
@@ -109,6 +109,6 @@ mod tests {
         for n in 0..2 * ADDRESSES_MAX as u32 {
             throttle.failed(IpAddr::V4(n.into()), u64::from(n));
         }
-        assert_eq!(throttle.addresses.lock().unwrap().len(), ADDRESSES_MAX);
+        assert_eq!(throttle.addresses.lock().len(), ADDRESSES_MAX);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::history::HistoryEntry;
 use super::{
@@ -39,7 +39,7 @@ impl StreamHandle {
     /// The stream has another source from now on. What it said before stays.
     pub fn set_source(&self, uri: &str, pace: Pace) {
         let facts = SourceFacts::new(&self.stream.id, &self.hub.shared.classes, uri, pace);
-        *self.stream.source.write().unwrap_or_else(PoisonError::into_inner) = facts;
+        *self.stream.source.write() = facts;
     }
 
     /// What its source promises about its timing.
@@ -83,7 +83,7 @@ impl StreamHandle {
     pub fn reserve_run(&self) -> RunId {
         let run = self.next_run();
         // Not under the lock: others go on while this one waits.
-        let archive = self.hub.shared.archive.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let archive = self.hub.shared.archive.read().clone();
         if let Some(archive) = archive {
             archive.run_ahead(self.id(), run);
         }
@@ -155,7 +155,7 @@ impl StreamHandle {
             live.run = run;
             live.has_run = true;
         }
-        if let Some(archive) = &*self.hub.shared.archive.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(archive) = &*self.hub.shared.archive.read() {
             archive.run_began(&self.stream.id, run);
         }
         self.stream.metrics.run_started();

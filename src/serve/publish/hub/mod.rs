@@ -4,24 +4,27 @@
 //! and get every record after them. Publishing never waits for a subscriber: one that is too slow loses the oldest
 //! records and is told how many. Nothing here knows the network.
 
+mod archive;
+mod facts;
 mod handle;
 mod history;
 mod view;
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use serde::Serialize;
 use tokio::sync::broadcast;
 
-use super::format::round6;
 use super::packs::PackStatus;
 use super::preview::Preview;
 use super::record::{Recorder, StreamState};
-use crate::config::{RtspTransport, stream_id};
+use crate::config::stream_id;
 use crate::metrics::{Metrics, StreamMetrics};
+pub use archive::{Archive, RecordKind, Restored};
+pub use facts::{Origin, StreamFacts, StreamInfo, VoteFacts};
 pub use handle::StreamHandle;
 use history::HistoryEntry;
 use touchline_core::clip::GapReason;
@@ -32,8 +35,6 @@ use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 use touchline_core::redact;
 use touchline_core::time::RunId;
-use touchline_core::vote::VoteConfig;
-use touchline_media::options::{Isolation, SourceKind, VariantChoice};
 
 /// Seconds kept per stream for the timeline: ten minutes, as much as the page shows.
 pub const HISTORY_SECONDS: usize = 600;
@@ -56,113 +57,6 @@ pub struct HubInfo {
     pub modalities: Vec<Modality>,
     pub pack: PackStamp,
     pub vote_window_s: u32,
-}
-
-/// A stream as it begins.
-#[derive(Clone, Debug)]
-pub struct StreamInfo {
-    /// 1 to 64 letters, digits, `-`, `_` and `.`: it stands in URLs, metric labels and records.
-    pub id: String,
-    /// Shown after redaction only.
-    pub uri: String,
-    pub pace: Pace,
-}
-
-/// How a stream is set up and by whom, as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct StreamFacts {
-    /// What people call it.
-    pub label: Option<String>,
-    pub origin: Origin,
-    /// False: an operator stopped it.
-    pub enabled: bool,
-    /// Version of the settings; another one after every change.
-    pub generation: u64,
-    /// Jitter buffer of RTSP sources, milliseconds.
-    pub latency_ms: u32,
-    pub rtsp_transport: RtspTransport,
-    /// `hls`: said beforehand.
-    pub kind: Option<SourceKind>,
-    pub variant: VariantChoice,
-    pub max_height: Option<u32>,
-    pub audio_language: Option<String>,
-    pub isolation: Isolation,
-    /// A first attempt that fails is followed by others.
-    pub retry: bool,
-    pub vote: VoteFacts,
-}
-
-/// How the seconds of a stream are voted over.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct VoteFacts {
-    pub window: u32,
-    pub stride: u32,
-    pub onset: f64,
-    pub offset: f64,
-}
-
-impl From<VoteConfig> for VoteFacts {
-    fn from(vote: VoteConfig) -> Self {
-        let VoteConfig { window, stride, onset, offset, .. } = vote;
-        Self { window, stride, onset: round6(onset), offset: round6(offset) }
-    }
-}
-
-/// Who said that the stream is to be watched, and may say otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Origin {
-    /// The configuration file: it is changed there.
-    Config,
-    /// The command line: it stays as long as the program runs.
-    CommandLine,
-    /// The API.
-    Api,
-}
-
-/// Keeps what a restart must not lose. Called on the publishing thread: must not wait, but for [`Archive::run_ahead`].
-pub trait Archive: Send + Sync {
-    /// Keeps a record of `stream`: events, incidents and states.
-    fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>);
-    /// Run `run` of `stream` has begun.
-    fn run_began(&self, stream: &str, run: RunId);
-    /// Run `run` of `stream` and those after it may begin from now on. Called where a source is opened: may wait.
-    fn run_ahead(&self, stream: &str, run: RunId);
-}
-
-/// What was kept of a stream before the program was started again.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Restored {
-    /// Records, oldest first.
-    pub events: Vec<Arc<str>>,
-    pub incidents: Vec<Arc<str>>,
-    pub state: Option<Arc<str>>,
-    /// The run that began last.
-    pub run: Option<RunId>,
-}
-
-/// Which kind of record it is: the name of its server-sent event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordKind {
-    Second,
-    Gap,
-    Event,
-    State,
-    Incident,
-    Pack,
-}
-
-impl RecordKind {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RecordKind::Second => "second",
-            RecordKind::Gap => "gap",
-            RecordKind::Event => "event",
-            RecordKind::State => "state",
-            RecordKind::Incident => "incident",
-            RecordKind::Pack => "pack",
-        }
-    }
 }
 
 /// A record on its way to subscribers.
@@ -302,7 +196,7 @@ impl Hub {
     pub fn add_stream(&self, info: StreamInfo) -> Result<StreamHandle> {
         let id = info.id;
         stream_id(&id).map_err(Error::Usage)?;
-        let mut streams = self.shared.streams.write().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.shared.streams.write();
         if streams.iter().any(|s| s.id == id) {
             return Err(Error::Usage(format!("stream id {id:?} is given twice; give every stream its own")));
         }
@@ -323,7 +217,7 @@ impl Hub {
     /// Takes stream `id` out: its metrics go, its subscribers and viewers get what was sent and then the end. False when
     /// there is no such stream. What its threads still say is heard by nobody.
     pub fn remove_stream(&self, id: &str) -> bool {
-        let mut streams = self.shared.streams.write().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.shared.streams.write();
         let Some(at) = streams.iter().position(|s| s.id == id) else { return false };
         let stream = streams.remove(at);
         // Still under the lock: the id is free for another stream only when nothing is left of this one.
@@ -341,12 +235,12 @@ impl Hub {
 
     /// Gives events, incidents and states to `archive` from now on.
     pub fn set_archive(&self, archive: Arc<dyn Archive>) {
-        *self.shared.archive.write().unwrap_or_else(PoisonError::into_inner) = Some(archive);
+        *self.shared.archive.write() = Some(archive);
     }
 
     /// Nothing is kept any more.
     pub fn end_archive(&self) {
-        *self.shared.archive.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.shared.archive.write() = None;
     }
 
     /// What the program does, in a few words: how many streams it watches, and how many of them play.
@@ -363,7 +257,7 @@ impl Hub {
     }
 
     fn keep(&self, stream: &Stream, kind: RecordKind, json: &Arc<str>) {
-        if let Some(archive) = &*self.shared.archive.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(archive) = &*self.shared.archive.read() {
             archive.keep(&stream.id, kind, json);
         }
     }
@@ -379,19 +273,19 @@ impl Hub {
     }
 
     fn set_not_ready(&self, why: Option<String>) {
-        *self.shared.not_ready.write().unwrap_or_else(PoisonError::into_inner) = why;
+        *self.shared.not_ready.write() = why;
     }
 
     /// Why the program is not ready; `None` when it is.
     pub fn not_ready(&self) -> Option<String> {
-        self.shared.not_ready.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.not_ready.read().clone()
     }
 
     /// Says that another pack decides from now on. Each stream's subscribers hear of it with the first second that it
     /// decides.
     pub fn set_pack(&self, stamp: Arc<PackStamp>, modalities: Vec<Modality>) {
         self.shared.metrics.set_pack(&stamp);
-        *self.shared.pack.write().unwrap_or_else(PoisonError::into_inner) = RunningPack { stamp, modalities };
+        *self.shared.pack.write() = RunningPack { stamp, modalities };
     }
 
     /// Seconds of the vote of streams that say nothing else, from now on.
@@ -410,7 +304,7 @@ impl Hub {
     }
 
     fn pack(&self) -> RunningPack {
-        self.shared.pack.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.pack.read().clone()
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -440,7 +334,7 @@ impl Hub {
     }
 
     fn streams(&self) -> Vec<Arc<Stream>> {
-        self.shared.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.streams.read().clone()
     }
 }
 
@@ -453,11 +347,11 @@ impl fmt::Debug for Hub {
 
 impl Stream {
     fn live(&self) -> MutexGuard<'_, LiveState> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        self.live.lock()
     }
 
     fn source(&self) -> SourceFacts {
-        self.source.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.source.read().clone()
     }
 
     /// Sends `json` to whoever listens; the caller holds the lock, so that snapshots and records do not overlap.

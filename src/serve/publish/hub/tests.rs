@@ -68,13 +68,13 @@ fn what_was_kept_is_shown_again_and_runs_go_on() {
     struct MemoryArchive(Mutex<Vec<String>>);
     impl Archive for MemoryArchive {
         fn keep(&self, stream: &str, kind: RecordKind, _: &Arc<str>) {
-            self.0.lock().unwrap().push(format!("{stream} {}", kind.as_str()));
+            self.0.lock().push(format!("{stream} {}", kind.as_str()));
         }
         fn run_began(&self, stream: &str, run: RunId) {
-            self.0.lock().unwrap().push(format!("{stream} run {}", run.0));
+            self.0.lock().push(format!("{stream} run {}", run.0));
         }
         fn run_ahead(&self, stream: &str, run: RunId) {
-            self.0.lock().unwrap().push(format!("{stream} ahead {}", run.0));
+            self.0.lock().push(format!("{stream} ahead {}", run.0));
         }
     }
     let (hub, _) = hub();
@@ -95,9 +95,9 @@ fn what_was_kept_is_shown_again_and_runs_go_on() {
     let events = [Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(8), index: 1, probability: 0.7 }];
     cam.publish_events(&events);
     cam.set_state(StreamState::Removed);
-    assert_eq!(*kept.0.lock().unwrap(), ["cam run 8", "cam incident", "cam state", "cam event"]);
+    assert_eq!(*kept.0.lock(), ["cam run 8", "cam incident", "cam state", "cam event"]);
     assert_eq!((cam.next_run(), cam.reserve_run(), cam.last_run()), (RunId(9), RunId(9), Some(RunId(8))));
-    assert_eq!(kept.0.lock().unwrap().last().unwrap(), "cam ahead 9");
+    assert_eq!(kept.0.lock().last().unwrap(), "cam ahead 9");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::publish::jsonl::JsonlWriter;
@@ -33,7 +33,7 @@ impl Sink for Gated {
         let _ = self.began.send(());
         // When the test is over, everything goes through.
         let _ = self.let_in.recv();
-        self.taken.lock().unwrap().extend(item.records.iter().cloned());
+        self.taken.lock().extend(item.records.iter().cloned());
         0
     }
 }
@@ -49,7 +49,7 @@ impl Sink for Collector {
 
     fn take(&mut self, item: &Item) -> u64 {
         assert!(!item.records.iter().any(|record| record.contains("panic")), "as the record says");
-        self.0.lock().unwrap().extend(item.records.iter().cloned());
+        self.0.lock().extend(item.records.iter().cloned());
         0
     }
 }
@@ -83,7 +83,7 @@ fn a_sink_that_stalls_for_a_minute_is_noticed_by_nobody_else() {
         clock.advance(60_000_000_000 / all as u64);
         sinks.send(item(n), WhenFull::Drop);
         // The other one keeps up; it has a queue too.
-        while n % 1000 == 0 && kept.0.lock().unwrap().len() <= n {
+        while n % 1000 == 0 && kept.0.lock().len() <= n {
             std::thread::yield_now();
         }
     }
@@ -91,8 +91,8 @@ fn a_sink_that_stalls_for_a_minute_is_noticed_by_nobody_else() {
     drop(go);
     let error = sinks.finish(None).expect_err("records were lost").to_string();
     assert!(error.contains("the gate: 100 records could not be written"), "{error}");
-    assert_eq!(kept.0.lock().unwrap().len(), all);
-    let taken = taken.lock().unwrap();
+    assert_eq!(kept.0.lock().len(), all);
+    let taken = taken.lock();
     assert_eq!((taken.len(), &*taken[QUEUE]), (QUEUE + 1, &*format!("{{\"n\":{QUEUE}}}")), "the newest were lost");
 }
 
@@ -111,7 +111,7 @@ fn where_nothing_may_be_lost_the_sender_waits() {
         go.send(()).unwrap();
     }
     sender.join().unwrap().unwrap();
-    assert_eq!((taken.lock().unwrap().len(), dropped(&metrics, "gated")), (all, 0));
+    assert_eq!((taken.lock().len(), dropped(&metrics, "gated")), (all, 0));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_panic_costs_one_item() {
         sinks.send(item, WhenFull::Wait);
     }
     sinks.finish(None).unwrap();
-    assert_eq!(kept.0.lock().unwrap().len(), 2);
+    assert_eq!(kept.0.lock().len(), 2);
     assert_eq!(dropped(&metrics, "kept"), 1);
     assert!(metrics.encode().contains("touchline_stage_panics_total{stage=\"sink\"} 1"));
 }

@@ -2,7 +2,7 @@
 
 mod later;
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::TryRecvError;
@@ -60,17 +60,17 @@ impl Driver for Simulation {
             std::thread::yield_now();
         }
         let queue = self.backlog.add_queue(Pace::Live);
-        self.retries.lock().unwrap().push(request.retry);
-        self.opened.lock().unwrap().push((request.settings.uri.clone(), queue));
+        self.retries.lock().push(request.retry);
+        self.opened.lock().push((request.settings.uri.clone(), queue));
         Ok(Opened { queue, source: Box::new(Simulated { stops: self.stops.clone(), queue }) })
     }
 
     fn remove_queue(&self, queue: QueueId) {
-        self.removed.lock().unwrap().push(queue);
+        self.removed.lock().push(queue);
     }
 
     fn shed_all(&self) {
-        *self.sheds.lock().unwrap() += 1;
+        *self.sheds.lock() += 1;
     }
 }
 
@@ -217,7 +217,7 @@ impl Bench {
     }
 
     fn opened(&self) -> Vec<String> {
-        self.driver.opened.lock().unwrap().iter().map(|(uri, _)| uri.clone()).collect()
+        self.driver.opened.lock().iter().map(|(uri, _)| uri.clone()).collect()
     }
 
     fn queue(&self, id: &str) -> QueueId {
@@ -280,7 +280,7 @@ fn streams_come_and_go_and_their_names_are_free_again() {
     let queue = bench.queue("b");
     assert_eq!(bench.outcome(remove("b")), Ok("b".into()));
     assert_eq!(bench.into.get(&queue), Some(&StreamState::Removed));
-    assert_eq!(*bench.driver.removed.lock().unwrap(), [queue]);
+    assert_eq!(*bench.driver.removed.lock(), [queue]);
     assert!(!bench.hub.has_stream("b") && bench.hub.has_stream("a"));
     assert_eq!(bench.kind(remove("b")), StreamRefusalKind::Unknown);
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b2"}"#)), Ok("b".into()));
@@ -455,10 +455,10 @@ fn a_source_that_ends_at_once_is_at_its_end() {
     bench.manager.take_up(initial.collect()).unwrap();
     bench.manager.reconcile("a");
     // Report by the publishing thread before the thread that opened it is through.
-    while bench.driver.opened.lock().unwrap().is_empty() {
+    while bench.driver.opened.lock().is_empty() {
         std::thread::yield_now();
     }
-    let queue = bench.driver.opened.lock().unwrap()[0].1;
+    let queue = bench.driver.opened.lock()[0].1;
     bench.manager.over(queue, None);
     assert!(bench.manager.ended().is_none());
     bench.settle();
@@ -478,7 +478,7 @@ fn all_sources_are_told_to_stop_before_any_is_waited_for() {
     bench.clock.advance(DRAIN_NS);
     bench.manager.look();
     bench.manager.look();
-    assert_eq!(*bench.driver.sheds.lock().unwrap(), 1, "what waits becomes gaps, once");
+    assert_eq!(*bench.driver.sheds.lock(), 1, "what waits becomes gaps, once");
     assert!(bench.manager.ended().is_none(), "two are not at their ends");
     bench.clock.advance(STOP_MAX_NS - DRAIN_NS);
     bench.manager.look();

@@ -134,7 +134,7 @@ fn a_camera_that_has_played_is_tried_again_whatever_changes() {
     streams[0].latency_ms = 900;
     bench.read_settings(streams);
     bench.end_stopped();
-    assert_eq!(*bench.driver.retries.lock().unwrap(), [false, true]);
+    assert_eq!(*bench.driver.retries.lock(), [false, true]);
 }
 
 #[test]
@@ -202,11 +202,11 @@ fn a_stream_whose_opening_hangs_can_be_removed() {
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)), Ok("b".into()));
     let queue = bench.queue("b");
     bench.driver.hangs.store(false, Ordering::Release);
-    while bench.driver.removed.lock().unwrap().is_empty() {
+    while bench.driver.removed.lock().is_empty() {
         bench.settle();
     }
     assert_eq!(bench.queue("b"), queue);
-    assert!(!bench.driver.removed.lock().unwrap().contains(&queue));
+    assert!(!bench.driver.removed.lock().contains(&queue));
 }
 
 #[test]
