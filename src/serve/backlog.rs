@@ -1,11 +1,11 @@
 //! The queue of seconds between the clip threads and the one inference thread, and the one place where load is shed.
 //!
-//! Each stream has its own bounded queue; the inference thread takes from the queue that has waited longest for its turn, so
-//! one busy stream cannot starve another. When the queue of a live stream is full, its oldest whole second becomes a [`Gap`] in
-//! place: its media are freed at once and the order of what the stream says stays. While that goes on, seconds that cannot be
-//! decided in time become gaps as well (`overload`). A file's queue makes its clip thread wait instead.
+//! Each stream has a bounded queue. The inference thread takes from the queue that was served least recently, so one
+//! busy stream cannot starve another. When the queue of a live stream is full, its oldest second becomes a [`Gap`] in
+//! place: its media are freed at once and the order of the stream's output stays. During an overload, seconds that
+//! cannot be decided in time become gaps as well (`overload`). The clip thread of a file waits instead.
 //!
-//! A lock, not a channel: shedding must reach into the middle of the queue, and it is taken a few times a second.
+//! A lock, not a channel: shedding must reach into the middle of a queue, and the lock is taken a few times a second.
 
 mod overload;
 
@@ -20,22 +20,21 @@ use touchline_core::clip::{ClipOutput, ClipSecond, Gap, GapReason};
 use touchline_core::clock::{Clock, Deadline, SystemClock};
 use touchline_core::item::Pace;
 
-/// Seconds a live stream may be behind before it sheds. Three ride out moments in which the streams of a machine end
-/// their seconds together; more would only make every decision older on a machine that is too slow anyway.
+/// Seconds that a live stream may be behind before it sheds. Three bridge moments in which all streams end their
+/// seconds together. More would only delay every decision on a machine that is too slow.
 pub const LIVE_SECONDS: usize = 3;
 
-/// Seconds of a file that are cut ahead of inference: enough to keep both busy, few enough to bound memory.
+/// Seconds of a file that wait for inference: enough to keep both sides busy, few enough to bound memory.
 pub const FILE_SECONDS: usize = 3;
 
-/// Names a queue. Never used again, so that what is still on its way from a queue that was removed is told from what comes
-/// of another.
+/// Identifies a queue. Ids are never reused, so that late items of a removed queue are not taken for another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(u64);
 
-/// Something that waits in a queue.
+/// An item in a queue.
 #[derive(Debug)]
 struct Queued {
-    /// When it came into the queue, monotonic clock.
+    /// When it entered the queue, monotonic clock.
     since_ns: u64,
     item: ClipOutput,
 }
@@ -44,25 +43,25 @@ struct Queued {
 struct StreamQueue {
     pace: Pace,
     items: VecDeque<Queued>,
-    /// How many of `items` are seconds.
+    /// Number of seconds among `items`.
     seconds: usize,
-    /// Number of the turn in which a second of it was taken last.
+    /// The turn in which it was last served.
     served: u64,
 }
 
 #[derive(Debug, Default)]
 struct BacklogState {
     queues: BTreeMap<QueueId, StreamQueue>,
-    /// Names given so far.
-    named: u64,
-    /// Turns so far: seconds that were taken.
+    /// Ids issued so far.
+    issued: u64,
+    /// Seconds taken so far.
     turns: u64,
-    /// Scratch: queues in the order of their turns.
+    /// Scratch space: queues by their last turn.
     order: Vec<(u64, QueueId)>,
     overload: Overload,
     closed: bool,
     nudged: bool,
-    /// Nothing more is decided: whole seconds become gaps as they come.
+    /// Shutdown: seconds become gaps as they arrive.
     sheds_all: bool,
 }
 
@@ -86,53 +85,54 @@ impl fmt::Debug for Backlog {
     }
 }
 
-/// What [`Backlog::take`] brings: one second, with whatever stood before it in its queue.
+/// A second taken by [`Backlog::take`], with the items before it in its queue.
 #[derive(Debug)]
 pub struct Taken {
+    /// The queue.
     pub queue: QueueId,
+    /// The pace of its stream.
     pub pace: Pace,
-    /// When the last of `items` came into the queue, monotonic clock. A second may have been on its way for long before: its
-    /// last sample arrived when the connection still stood, or the sound that it was waited with did not come.
+    /// When the last of `items` entered the queue, monotonic clock. Its last sample may have arrived long before: an
+    /// outage or missing audio delays the end of a second.
     pub since_ns: u64,
-    /// Everything that came before the second, and the second last if there is one.
+    /// The items before the second, then the second, if there is one.
     pub items: Vec<ClipOutput>,
-    /// Seconds still waiting in this queue.
+    /// Seconds left in this queue.
     pub backlog: u32,
 }
 
 impl Backlog {
-    /// By the machine's clock.
+    /// Uses the system clock.
     pub fn new() -> Self {
         Self::with_clock(Arc::new(SystemClock::new()))
     }
 
-    /// `clock` is the one that seconds' arrivals are told by.
+    /// Uses `clock`, which must be the clock of the arrival times of seconds.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let (state, filled, drained) = Default::default();
         Self { clock, state, filled, drained }
     }
 
-    /// A queue for one more stream.
+    /// Adds a queue for a stream.
     pub fn add_queue(&self, pace: Pace) -> QueueId {
         let mut state = self.lock();
-        let id = QueueId(state.named);
-        state.named += 1;
+        let id = QueueId(state.issued);
+        state.issued += 1;
         state.queues.insert(id, StreamQueue { pace, items: VecDeque::new(), seconds: 0, served: 0 });
         id
     }
 
-    /// Removes a queue with all that waits in it. Who waits to append to it is told that nothing more is taken.
+    /// Removes a queue and its items. A blocked [`Backlog::push`] returns false.
     pub fn remove_queue(&self, queue: QueueId) {
         let removed = self.lock().queues.remove(&queue);
         self.drained.notify_all();
-        // Whoever gathers may have waited for this queue alone.
+        // A batch may have waited for this queue alone.
         self.filled.notify_one();
-        // Its media are freed after the lock.
+        // Frees the media after the lock.
         drop(removed);
     }
 
-    /// Turns every second that waits, and every one that comes, into a gap: the program ends and has no time to decide
-    /// them. Ends and news pass at once then.
+    /// Turns every second, waiting or to come, into a gap: at shutdown there is no time to decide them.
     pub fn shed_all(&self) {
         let mut state = self.lock();
         state.sheds_all = true;
@@ -142,8 +142,8 @@ impl Backlog {
         self.drained.notify_all();
     }
 
-    /// Appends to a queue. Blocks while a file's queue is full; a full live queue sheds its oldest second. Returns false
-    /// when the queue was removed or the backlog closed: nothing was taken and nothing more will be.
+    /// Appends to a queue. Blocks while a file's queue is full; a full live queue sheds its oldest second. Returns
+    /// false if the queue was removed or the backlog is closed.
     pub fn push(&self, queue: QueueId, item: ClipOutput) -> bool {
         let mut state = self.lock();
         if matches!(item, ClipOutput::Second(_)) {
@@ -160,7 +160,7 @@ impl Backlog {
         }
         let BacklogState { queues, overload, sheds_all, .. } = &mut *state;
         let Some(queue) = queues.get_mut(&queue) else { return false };
-        // Here and not before: a file's second may have waited for room.
+        // Taken after the wait for room.
         let since_ns = self.clock.mono_ns();
         if matches!(item, ClipOutput::Second(_)) {
             if queue.pace == Pace::Live && queue.seconds >= LIVE_SECONDS {
@@ -177,19 +177,19 @@ impl Backlog {
         true
     }
 
-    /// Waits for work and takes up to `max` seconds, at most one per queue and in turn, and all else that waits. Nothing, once, after a
-    /// [`Backlog::nudge`]. `None` when closed.
+    /// Waits for work and takes up to `max` seconds, at most one per queue, and the items before them. May return
+    /// nothing after a [`Backlog::nudge`]. `None` when closed.
     pub fn take(&self, max: usize) -> Option<Vec<Taken>> {
         self.gather(max, Duration::ZERO)
     }
 
-    /// As [`Backlog::take`]; when there is work, but less than `max` seconds of it, waits for more, `wait` at most: on a
-    /// GPU a second costs little beside others and much alone.
+    /// As [`Backlog::take`], but waits up to `wait` for a full batch: on a GPU a second costs little in a batch and
+    /// much alone.
     pub fn gather(&self, max: usize, wait: Duration) -> Option<Vec<Taken>> {
         let max = max.max(1);
         let mut state = self.lock();
         state.overload.decided(self.clock.mono_ns());
-        // From when the first work was seen.
+        // Starts when the first work is seen.
         let mut deadline = None;
         loop {
             if state.closed {
@@ -215,13 +215,13 @@ impl Backlog {
         }
     }
 
-    /// Makes [`Backlog::take`] return, with or without work: its caller has something else to look at.
+    /// Makes [`Backlog::take`] return, with or without work.
     pub fn nudge(&self) {
         self.lock().nudged = true;
         self.filled.notify_one();
     }
 
-    /// Wakes everybody: `push` returns false, `take` returns `None`.
+    /// Wakes all threads: `push` returns false, `take` returns `None`.
     pub fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();
@@ -229,13 +229,12 @@ impl Backlog {
     }
 
     fn lock(&self) -> MutexGuard<'_, BacklogState> {
-        // A poisoned lock means another thread panicked between two complete states: the queues are whole.
         self.state.lock()
     }
 }
 
 impl BacklogState {
-    /// While there is too much to do, leaves each live queue its newest second at most.
+    /// During an overload, leaves each live queue its newest second at most.
     fn shed_late(&mut self, now_ns: u64, max: usize) {
         let Some(oldest_ns) = self.overload.oldest_ns(now_ns, max) else { return };
         let mut has_shed = false;
@@ -254,7 +253,7 @@ impl BacklogState {
         }
     }
 
-    /// Takes up to `max` seconds of as many queues, those first whose turn is longest ago. Says how many there are.
+    /// Takes up to `max` seconds from as many queues, the least recently served first. Returns the number of seconds.
     fn choose(&mut self, max: usize) -> (Vec<Taken>, usize) {
         let Self { queues, order, turns, overload, .. } = self;
         let max = overload.most(max);
@@ -263,7 +262,7 @@ impl BacklogState {
         order.sort_unstable();
         let (mut batch, mut seconds) = (Vec::new(), 0);
         for (_, id) in order.iter() {
-            let queue = queues.get_mut(id).expect("it was there a moment ago, under the same lock");
+            let queue = queues.get_mut(id).expect("the id was read under the same lock");
             if queue.seconds > 0 {
                 if seconds == max {
                     continue;
@@ -278,7 +277,7 @@ impl BacklogState {
     }
 }
 
-/// Turns the oldest second of a queue into a gap; false when there is none.
+/// Turns the oldest second of a queue into a gap. Returns false if there is none.
 fn shed_oldest(queue: &mut StreamQueue) -> bool {
     for Queued { item, .. } in &mut queue.items {
         if let ClipOutput::Second(ClipSecond { run, index, .. }) = item {

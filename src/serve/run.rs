@@ -46,49 +46,55 @@ use shutdown::ShutdownTimer;
 pub use manager::{Fixed, Reader, Reading};
 pub use server::AccessSettings;
 
-/// What a run is made from: the command line and the configuration file, merged and checked.
+/// The settings of a run: command line and configuration file, merged and validated.
 pub struct RunConfig {
+    /// The pack that decides.
     pub pack: Pack,
-    /// Decides beside `pack`; only compared with it.
+    /// A second pack that scores the same seconds and is only compared with `pack`.
     pub shadow: Option<Pack>,
-    /// Below it, packs may be named over the API.
+    /// The directory whose packs the API may load.
     pub pack_root: Option<PathBuf>,
-    /// The pack is read again whenever its directory changes.
+    /// Reload the pack when its directory changes.
     pub watch_pack: bool,
-    /// Of the configuration file and the command line, in this order.
+    /// The streams of the configuration file, then those of the command line.
     pub streams: Vec<(StreamSettings, Origin)>,
-    /// What sources given over the API may be.
+    /// Which sources the API may open.
     pub sources: SourcesFile,
+    /// The vote of streams without a vote of their own.
     pub vote: VoteConfig,
-    /// Keys of the configuration file that count only at the start.
+    /// Keys of the configuration file that take effect only at the start.
     pub fixed: Fixed,
-    /// The configuration file's name, and how it is read again.
+    /// Name of the configuration file, and the function that reads it again.
     pub reader: Option<(String, Reader)>,
-    /// Address of the server, or "off".
+    /// Address of the HTTP server, or "off".
     pub listen: Option<String>,
+    /// Tokens and TLS of the HTTP server.
     pub access: AccessSettings,
-    /// File of the records, or "-".
+    /// File for the records, or "-" for standard output.
     pub jsonl: Option<String>,
-    /// File of the store.
+    /// SQLite file of the store.
     pub state: Option<PathBuf>,
+    /// Limit of streams at once.
+    /// Limit of streams at once.
     pub max_streams: usize,
     /// Jitter buffer of RTSP sources, milliseconds.
     pub latency_ms: u32,
+    /// How seconds of different streams are batched.
     pub batching: Batching,
-    /// Files play at their own speed.
+    /// Play files at their own speed.
     pub realtime: bool,
-    /// A stream that cannot be opened at the start is tried again.
+    /// Retry a stream that cannot be opened at the start.
     pub retry: bool,
-    /// The server stays when the last stream has ended.
+    /// Keep the server running after the last stream has ended.
     pub linger: bool,
-    /// No line per second on the terminal.
+    /// Print no line per second on the terminal.
     pub quiet: bool,
 }
 
-/// Watches streams until they end or the process is told to stop.
+/// Watches streams until they end or a signal stops the process.
 ///
 /// # Errors
-/// One line for a person: an address or a file that cannot be used, or the failure of a thread.
+/// An address or a file that cannot be used, or a thread that failed.
 pub fn run(config: RunConfig) -> Result<()> {
     let RunConfig { pack, shadow: shadow_pack, streams, sources, vote, fixed, .. } = config;
     let packs = UpdateConfig::new(config.pack_root.as_deref(), &pack.dir, config.watch_pack)?;
@@ -98,7 +104,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         .thread_name("tokio")
         .enable_all()
         .build()
-        .map_err(|e| Error::Internal(format!("the asynchronous runtime does not start: {e}")))?;
+        .map_err(|e| Error::Internal(format!("cannot start the asynchronous runtime: {e}")))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let metrics = Metrics::new();
     let (store, store_thread, mut contents) = open_store(config.state.as_deref(), &metrics)?;
@@ -150,7 +156,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     });
     let (reports_to, reports) = unbounded();
     let (news_to, news) = unbounded();
-    // Supervisors come and go; what the publishing thread ends with is the stream manager's last word.
+    // Keeps the channel open while no supervisor exists: only `Command::Finish` ends the publisher.
     let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
     let mut publisher = Publisher::new(hub.clone(), clock.clone(), workers.pack().classes.len(), reports_to);
@@ -193,7 +199,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     let mut manager = StreamManager::new(tools, rules, vote, fixed);
     manager.know_runs(runs);
     manager.know_held(held, suspects);
-    manager.take_up(initial)?;
+    manager.add_initial(initial)?;
     hub.set_ready(true);
     service_manager.ready();
     let shutdown = ShutdownTimer::new(clock.clone());
@@ -204,13 +210,13 @@ pub fn run(config: RunConfig) -> Result<()> {
         reopen_outputs();
         server_reload.reload();
         control.reload();
-        // A full channel holds such a wish already.
+        // If the channel is full, a reload is pending already.
         let _ = reload_to.try_send(());
     };
     let on_stop = {
         let (service_manager, shutdown, hub) = (service_manager.clone(), shutdown.clone(), hub.clone());
         move || {
-            hub.set_starting("the program ends");
+            hub.set_starting("the program is shutting down");
             service_manager.stopping();
             shutdown.begin();
         }
@@ -227,35 +233,35 @@ pub fn run(config: RunConfig) -> Result<()> {
     let finish_on_drop = FinishOnDrop(tools_commands);
     spawn("stream-manager", move || {
         let _last_word = finish_on_drop;
-        // The program waits for it, unless publishing failed.
+        // The receiver is gone only if publishing failed.
         let _ = ended_to.send(manager.run(&inbox));
     })?;
     let published = publisher.publish(&publisher::PublisherInbox { decided: workers.decided.clone(), news, commands });
     shutdown.begin();
     drop(publisher);
-    // It ends with what it told the publishing thread to finish with; when that failed, the program ends without it.
+    // The manager ends right after it has sent `Command::Finish`. If publishing failed, nothing waits for it.
     let Ended { stopped, result } = match &published {
-        Ok(()) => ended.recv().map_err(|_| Error::Internal("the stream manager's thread ended".into()))?,
+        Ok(()) => ended.recv().map_err(|_| Error::Internal("the stream manager ended".into()))?,
         Err(_) => Ended { stopped: false, result: Ok(()) },
     };
-    tracing::debug!(stopped, "every stream is at its end");
+    tracing::debug!(stopped, "all streams have ended");
     shutdown.at("writing the store");
     hub.end_archive();
-    let stored = store.as_ref().is_none_or(|store| store.flush(STORE_LIMIT));
+    let stored = store.as_ref().is_none_or(|store| store.flush(STORE_TIMEOUT));
     if stored && published.is_ok() {
         shutdown.written();
     }
     drop(store);
     shutdown.at("stopping the server");
     server.stop(runtime);
-    shutdown.at("ending the watchdog's thread");
+    shutdown.at("stopping the watchdog thread");
     drop(watchdog);
-    shutdown.at("ending the threads of the streams and of inference");
+    shutdown.at("stopping the clip and inference threads");
     drop(workers);
-    // What the inference thread fed and asked ends after it.
-    shutdown.at("ending the thread of the packs");
+    // These two serve the inference thread, so they stop after it.
+    shutdown.at("stopping the pack thread");
     drop(updater);
-    shutdown.at("ending the thread of the shadow");
+    shutdown.at("stopping the shadow thread");
     drop(shadow);
     shutdown.at("closing the store");
     drop(store_thread);
@@ -263,18 +269,18 @@ pub fn run(config: RunConfig) -> Result<()> {
     published.and(result)
 }
 
-/// Ends publishing when the stream manager is gone, also by a panic.
+/// Ends the publisher when the stream manager ends, even by a panic.
 struct FinishOnDrop(Sender<publisher::Command>);
 
 impl Drop for FinishOnDrop {
     fn drop(&mut self) {
-        // Publishing has ended already, mostly.
+        // Fails if publishing has ended already.
         let _ = self.0.send(publisher::Command::Finish);
     }
 }
 
-/// How long the store may take to write what is under way.
-const STORE_LIMIT: Duration = Duration::from_secs(2);
+/// How long the store may take to write pending records at shutdown.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type OpenStore = (Option<Store>, Option<StoreThread>, Contents);
 
@@ -284,19 +290,18 @@ fn open_store(path: Option<&Path>, metrics: &Metrics) -> Result<OpenStore> {
     Ok((Some(store), Some(thread), contents))
 }
 
-/// What there is at the start.
+/// The streams at the start.
 struct StartState {
     initial: Vec<InitialStream>,
-    /// The last runs of streams that are not among them.
+    /// Last runs of stored streams that are not among `initial`.
     runs: BTreeMap<String, RunId>,
-    /// Those that are paused because opening them ended the process.
+    /// Streams that start paused because opening them ended the process.
     held: BTreeSet<String>,
-    /// Those that may be the ones.
+    /// Streams that were being opened when the process ended.
     suspects: BTreeSet<String>,
 }
 
-/// The streams of the start: those of the configuration and the command line, then those of the store. And the last runs of
-/// those that the store knows beside them.
+/// The streams of the configuration file and the command line, then those of the store.
 fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> StartState {
     let Contents { streams: stored, mut restored, ends, log_outs: _ } = contents;
     let mut held = BTreeSet::new();
@@ -308,28 +313,28 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
     for Stored { mut settings, generation } in stored {
         if initial.iter().any(|s| s.settings.id == settings.id) {
             tracing::warn!(
-                "stream {:?} of the store is left out: the configuration or the command line has one of that name",
+                "stream {:?} of the store is skipped: the configuration file or the command line has a stream of that name",
                 settings.id
             );
             continue;
         }
         if settings.enabled && ends.get(&settings.id) >= Some(&crash_guard::ENDS_MAX) {
             tracing::error!(
-                "{}: the program ended {} times while its source was being opened; it is started paused",
+                "{}: the program ended {} times while opening its source; the stream starts paused",
                 settings.id,
                 crash_guard::ENDS_MAX
             );
             settings.enabled = false;
             held.insert(settings.id.clone());
             if let Some(store) = store {
-                // When it fails, the next start finds the same.
+                // If this fails, the next start detects the same.
                 store.save(Stored { settings: settings.clone(), generation }, Box::new(|_| ()));
             }
         }
         let restored = restored.remove(&settings.id).unwrap_or_default();
         initial.push(InitialStream { settings, origin: Origin::Api, generation: Some(generation), restored });
     }
-    // What is left belongs to nobody any more; but who comes by such a name goes on after its last run.
+    // The rest belongs to removed streams. A new stream of such a name continues after its last run.
     let runs = restored.iter().filter_map(|(id, kept)| Some((id.clone(), kept.run?))).collect();
     restored.retain(|_, kept| *kept != Restored { run: kept.run, ..Restored::default() });
     if let Some(store) = store {

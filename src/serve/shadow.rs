@@ -1,7 +1,7 @@
-//! A second pack that decides the same seconds beside the running one, to see how far they agree before it is promoted.
+//! A second pack that scores the same seconds as the running one. The comparison helps to decide whether to promote it.
 //!
-//! It has a thread and processors of its own and takes seconds from a bounded queue: what it is too slow for is dropped
-//! and counted. The running pack never waits for it; only the processors are shared.
+//! It has a thread and a thread pool of its own and a bounded queue. Seconds that it is too slow for are dropped and
+//! counted. The running pack never waits for it; the two share only the processors.
 
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -20,11 +20,11 @@ use touchline_core::decision::SecondPrediction;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::{own_processors, spawn};
 
-/// Seconds of all streams that wait for the shadow: two rounds of four streams ride out a moment in which the processors
-/// are busy. Each holds its pictures, so more would cost memory and only delay the drop.
+/// Capacity of the queue, seconds of all streams: two rounds of four streams bridge a short peak. Each second holds its
+/// pictures, so more would cost memory and only delay the drop.
 const QUEUE: usize = 8;
 
-/// A second with what the running pack said of it.
+/// A second with the prediction of the running pack.
 struct ShadowItem {
     stream: Arc<ShadowStream>,
     second: ClipSecond,
@@ -36,7 +36,7 @@ struct ShadowStream {
     metrics: ShadowMetrics,
 }
 
-/// Where the inference thread leaves seconds for the shadow. Cloning shares it.
+/// Queues seconds for the shadow. Cloning shares it.
 #[derive(Clone)]
 pub struct ShadowFeed {
     to: Sender<ShadowItem>,
@@ -45,22 +45,22 @@ pub struct ShadowFeed {
 }
 
 impl ShadowFeed {
-    /// A stream begins.
+    /// Adds a stream.
     pub fn add_stream(&self, queue: QueueId, id: &str) {
         let stream = ShadowStream { id: id.to_owned(), metrics: self.hub.metrics().shadow_stream(id) };
         self.streams.write().insert(queue, Arc::new(stream));
     }
 
-    /// A stream is over. What still waits of it is compared.
+    /// Removes a stream. Its queued seconds are still compared.
     pub fn remove_stream(&self, queue: QueueId) {
         self.streams.write().remove(&queue);
     }
 
-    /// Leaves a second that was decided, or drops it when the queue is full. Never waits.
+    /// Queues a decided second, or drops it if the queue is full. Never waits.
     pub fn offer(&self, queue: QueueId, second: ClipSecond, said: SecondPrediction) {
         let stream = self.streams.read().get(&queue).cloned();
         let Some(stream) = stream else { return };
-        // Disconnected: the program ends.
+        // Disconnected: shutdown.
         if let Err(TrySendError::Full(item)) = self.to.try_send(ShadowItem { stream, second, said }) {
             drop_one(&self.hub, &item.stream, ShadowDrop::Overload);
         }
@@ -72,20 +72,20 @@ fn drop_one(hub: &Hub, stream: &ShadowStream, why: ShadowDrop) {
     hub.pack_status().shadow_dropped(why);
 }
 
-/// The shadow's thread. It ends when the last [`ShadowFeed`] is gone; dropping waits for that.
+/// The shadow thread. It ends when the last [`ShadowFeed`] is dropped; dropping this waits for it.
 pub struct Shadow {
     thread: Option<JoinHandle<()>>,
 }
 
 impl Shadow {
-    /// Loads `pack` and waits until it is warm. `running` is the pack it is compared with; `path` is how people would
-    /// ask for it.
+    /// Loads `pack` and warms it up. `running` is the pack that it is compared with; `path` is its path as the API
+    /// shows it.
     ///
     /// # Errors
-    /// [`Error::Pack`] when the pack cannot be loaded, or could not take the running pack's place.
+    /// [`Error::Pack`] if the pack cannot be loaded, or could not replace the running pack.
     pub fn start(pack: Pack, path: String, running: &Pack, hub: &Hub) -> Result<(Self, ShadowFeed)> {
         pack.can_replace(running).map_err(|cause| {
-            let advice = "give --shadow a pack that could take the running one's place";
+            let advice = "give --shadow a pack with the classes and sampling of the running one";
             Error::pack(&pack.dir, cause, advice)
         })?;
         let pool = own_processors("shadow")?;
@@ -106,7 +106,7 @@ impl Shadow {
                 });
             }
         })?;
-        ready.recv().map_err(|_| Error::Internal("the shadow's thread ended while loading".into()))??;
+        ready.recv().map_err(|_| Error::Internal("the shadow thread ended while loading".into()))??;
         let feed = ShadowFeed { to, streams: Arc::default(), hub: hub.clone() };
         Ok((Self { thread: Some(thread) }, feed))
     }
@@ -115,13 +115,13 @@ impl Shadow {
 impl Drop for Shadow {
     fn drop(&mut self) {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the shadow's thread panicked; its message is above");
+            tracing::error!("the shadow thread panicked; see the panic message above");
         }
     }
 }
 
 fn run(mut engine: Engine, items: &Receiver<ShadowItem>, hub: &Hub) {
-    // The stages that are exported are the running pack's.
+    // The exported stage durations are those of the running pack.
     let unseen = Metrics::new();
     for ShadowItem { stream, second, said } in items {
         let decided = match engine.score(&[&second], &unseen) {
@@ -134,7 +134,7 @@ fn run(mut engine: Engine, items: &Receiver<ShadowItem>, hub: &Hub) {
         };
         match decided {
             None => drop_one(hub, &stream, ShadowDrop::NoScores),
-            // Seconds of a stream that was removed meanwhile are nobody's.
+            // The stream was removed meanwhile.
             Some(_) if !hub.has_stream(&stream.id) => {}
             Some(shadow) => {
                 let same = shadow.decision.label == said.decision.label;

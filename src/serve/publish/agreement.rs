@@ -1,4 +1,4 @@
-//! How far the shadow agrees with the running pack: counts since the pair of them runs.
+//! Agreement of the shadow with the running pack, counted since both run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::metrics::ShadowDrop;
 use touchline_core::decision::{PackStamp, SecondPrediction};
 use touchline_core::labels::{ClassId, ClassSet};
 
-/// Pairs of labels that are shown: enough to see a pattern, few enough to read.
+/// Number of pairs of labels in the API.
 const PAIRS_SHOWN: usize = 10;
 
 /// AgreementCounts of one running pack against the shadow. They begin anew when another pack runs.
@@ -18,7 +18,7 @@ const PAIRS_SHOWN: usize = 10;
 pub(super) struct Agreement {
     against: Option<Arc<PackStamp>>,
     streams: BTreeMap<String, AgreementCounts>,
-    /// Of streams that are gone.
+    /// Counts of removed streams.
     gone: AgreementCounts,
     /// Running pack's label and the shadow's, where they differ; at most classes².
     different: BTreeMap<(ClassId, ClassId), u64>,
@@ -57,7 +57,7 @@ impl Agreement {
         difference
     }
 
-    /// A stream is gone; the totals keep what was counted of it.
+    /// Removes a stream. The totals keep its counts.
     pub(super) fn forget(&mut self, stream: &str) {
         if let Some(counts) = self.streams.remove(stream) {
             self.gone.add(&counts);

@@ -1,4 +1,4 @@
-//! What people and programs see: the page, the API, JSONL, events.
+//! Outputs: the page, the API, JSON lines, the terminal.
 
 pub mod access;
 mod agreement;

@@ -1,8 +1,7 @@
-//! Connections: accepted, limited, served, ended. What is asked and answered on them is `http`'s.
+//! Accepts and limits connections. `http` answers the requests.
 //!
-//! axum's own loop has no limits. Here a connection that says nothing, one that dawdles over its request, one that does not
-//! read what it is sent, and more of them than there is room for, are all let go, and counted. Answers may be as long
-//! as they like: live records and pictures do not end.
+//! axum's own loop has no limits. This one closes and counts idle connections, slow requests, clients that do not read,
+//! and connections above the limit. The length of an answer is not limited: live records and pictures do not end.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -35,20 +34,22 @@ use super::answer::problem;
 use super::tls::Tls;
 use crate::metrics::{HttpRefusal, Metrics};
 
-/// What a client may cost.
+/// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open connections. A page has up to four a viewer.
+    /// Open connections. A page uses up to four.
     pub connections: usize,
-    /// Of these for one address: others are not shut out by it. Behind a proxy all clients are one address.
+    /// Open connections per address, so that one client cannot shut out the others. Behind a proxy all clients share an
+    /// address.
     pub per_address: usize,
-    /// Connections beside these that answer `PROBES` only: whoever watches over the program reaches it also when it is full. One
-    /// address has half of them at most.
+    /// Additional connections that answer `PROBES` only, so that monitoring works when the server is full. One address
+    /// may use half of them.
     pub reserve: usize,
-    /// From one request to the end of the next one's headers: who says nothing for this long is not coming back.
+    /// Timeout from one request to the headers of the next.
     pub header: Duration,
-    /// How long a client may take nothing of what it is sent.
+    /// How long a client may read nothing.
     pub write: Duration,
+    /// Timeout of the TLS handshake.
     pub handshake: Duration,
 }
 
@@ -66,20 +67,20 @@ impl Default for Limits {
     }
 }
 
-/// What a connection of the reserve answers.
+/// Paths that a reserved connection answers.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// How long a connection of the reserve may take to ask.
-const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// Timeout for the request on a reserved connection.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Headers of a request, and bytes of them.
+/// Most headers of a request, and most bytes of them.
 const HEADERS_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// How long to wait when the system has no connection to give, out of files for instance.
+/// Pause after a failure to accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Accepts connections until `closing`, then waits until all are served. The caller says how long it waits for that.
+/// Accepts connections until `closing`, then waits until all are served. The caller limits that wait.
 pub(super) async fn run(
     listener: TcpListener,
     app: Router,
@@ -97,7 +98,7 @@ pub(super) async fn run(
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
-                // One connection that broke, or the system is out of files: the next try may go well.
+                // The connection broke, or no file descriptor is free: the next attempt may succeed.
                 if touchline_core::limits::is_out_of_files(&e) {
                     touchline_core::limits::say_out_of_files();
                 }
@@ -112,7 +113,11 @@ pub(super) async fn run(
         };
         let (app, tls, metrics, closing) = (app.clone(), tls.clone(), metrics.clone(), closing.clone());
         let limits = if slot.is_reserve {
-            Limits { header: limits.header.min(PROBE_LIMIT), handshake: limits.handshake.min(PROBE_LIMIT), ..limits }
+            Limits {
+                header: limits.header.min(PROBE_TIMEOUT),
+                handshake: limits.handshake.min(PROBE_TIMEOUT),
+                ..limits
+            }
         } else {
             limits
         };
@@ -124,10 +129,10 @@ pub(super) async fn run(
         });
     }
     drop(listener);
-    slots.emptied().await;
+    slots.wait_until_free().await;
 }
 
-/// The places there are for connections.
+/// The free connections.
 struct ConnectionSlots {
     limits: Limits,
     common: Arc<Semaphore>,
@@ -135,7 +140,7 @@ struct ConnectionSlots {
     taken: Arc<Mutex<HashMap<(IpAddr, bool), usize>>>,
 }
 
-/// A connection's slot; dropping it gives it back.
+/// The slot of a connection. Dropping it frees the slot.
 struct ConnectionSlot {
     is_reserve: bool,
     address: IpAddr,
@@ -154,7 +159,7 @@ impl ConnectionSlots {
         }
     }
 
-    /// A place for a connection from `address`: in the reserve when it has no other.
+    /// A slot for a connection from `address`; a reserved one if no other is free.
     fn acquire(&self, address: IpAddr) -> Option<ConnectionSlot> {
         let address = subscriber(address);
         let (common, reserve) = (self.limits.per_address, self.limits.reserve.div_ceil(2));
@@ -173,8 +178,8 @@ impl ConnectionSlots {
         )
     }
 
-    /// Waits until all places are free: all connections are served.
-    async fn emptied(&self) {
+    /// Waits until all slots are free.
+    async fn wait_until_free(&self) {
         for (room, places) in [(&self.common, self.limits.connections), (&self.reserve, self.limits.reserve)] {
             // Fails only when the semaphore is closed, which it never is.
             let _ = room.acquire_many(u32::try_from(places).unwrap_or(u32::MAX)).await;
@@ -194,7 +199,7 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// `app` for a connection of the reserve: answers one request, and only if it is a probe.
+/// `app` for a reserved connection: answers one request, and only a probe.
 fn probes_only(app: Router, metrics: Metrics) -> Router {
     app.layer(middleware::from_fn(move |request: axum::extract::Request, next: Next| {
         let metrics = metrics.clone();
@@ -203,8 +208,8 @@ fn probes_only(app: Router, metrics: Metrics) -> Router {
                 next.run(request).await
             } else {
                 metrics.http_refused(HttpRefusal::Connections);
-                let advice = "close some, or try again later; probes are still answered";
-                problem(StatusCode::SERVICE_UNAVAILABLE, "there are too many connections", advice)
+                let advice = "close connections or retry later; probes are still answered";
+                problem(StatusCode::SERVICE_UNAVAILABLE, "too many connections", advice)
             };
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             answer
@@ -237,7 +242,7 @@ async fn connection(
     metrics: &Metrics,
     closing: watch::Receiver<bool>,
 ) {
-    // Records are small and late ones are worthless. Fails on a connection that is gone.
+    // Records are small and urgent. Fails if the connection is closed.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write));
@@ -257,7 +262,7 @@ async fn connection(
         Ok(()) => {}
         Err(e) if e.is_timeout() => metrics.http_refused(HttpRefusal::SlowRequest),
         Err(e) if is_write_timeout(&e) => metrics.http_refused(HttpRefusal::SlowReader),
-        // The client went away, or does not speak HTTP.
+        // The client disconnected, or does not speak HTTP.
         Err(e) => tracing::trace!("a connection ended: {e}"),
     }
 }

@@ -1,11 +1,11 @@
-//! Outputs on threads of their own.
+//! Outputs, each on a thread of its own.
 //!
-//! Publishing hands each [`Sink`] what it says through a bounded queue. A sink that stalls fills its own queue; deciding, the other
-//! sinks and the page do not notice. For live streams a full queue loses records, and each is counted; for files publishing
-//! waits, so that nothing is lost ([`WhenFull`]).
+//! The publisher sends items to each [`Sink`] through a bounded queue. A sink that stalls fills its own queue and
+//! affects nothing else. For live streams a full queue drops records and counts them; for files the publisher waits, so
+//! that nothing is lost ([`WhenFull`]).
 //!
-//! The hub and the metrics are no sinks of this kind: they are memory, never wait, and the API answers from them. The store has
-//! a thread and a bounded queue of its own ([`crate::store`]), because changes of streams are answered by it.
+//! The hub and the metrics are not sinks: they are in memory, never wait, and the API answers from them. The store has
+//! its own thread and queue ([`crate::store`]), because it answers changes of streams.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,60 +22,65 @@ use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::{Beat, spawn};
 
-/// Items that wait for a sink: a minute of 64 streams. A disk that hangs for longer is broken; records take about 2 KB.
+/// Capacity of a sink's queue: one minute of 64 streams. A disk that hangs for longer is broken. A record takes about 2
+/// KB.
 pub const QUEUE: usize = 4096;
 
-/// How long sinks that were never finished may write when they are dropped.
-const LIMIT_OF_DROP: Duration = Duration::from_secs(3);
+/// How long dropping unfinished sinks may take.
+const DROP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often a thread that waits for a sink turns its beat.
+/// How often the publisher turns its beat while it waits for a sink.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the log repeats that a sink is too slow.
-const COMPLAIN_EVERY_NS: u64 = 60_000_000_000;
+/// Interval of log messages about a slow sink.
+const LOG_EVERY_NS: u64 = 60_000_000_000;
 
-/// What is said about a stream, beside its records.
+/// The content of an item in typed form.
 #[derive(Clone, Debug)]
 pub enum Content {
+    /// A second with its estimate and events.
     Second(Box<Published>),
+    /// A change of state.
     State(StreamState),
-    /// The records say everything.
+    /// The item has records only.
     RecordsOnly,
 }
 
-/// Something that was published.
+/// A published item.
 #[derive(Clone, Debug)]
 pub struct Item {
+    /// Id of the stream.
     pub stream: Arc<str>,
+    /// The content in typed form.
     pub content: Content,
-    /// Each one line of JSON.
+    /// The records, each one line of JSON.
     pub records: Vec<Arc<str>>,
 }
 
-/// An output. It runs on a thread of its own and may wait as long as it likes.
+/// An output. It runs on its own thread and may block.
 pub trait Sink: Send {
     /// Its name in metrics and messages.
     fn name(&self) -> &'static str;
 
-    /// The place that the program's error names when records were lost. `None`: losing records is no error.
+    /// The destination in the program's error if records were lost. `None`: losing records is not an error.
     fn destination(&self) -> Option<String> {
         None
     }
 
-    /// Writes an item. Returns how many of its records were lost.
+    /// Writes an item. Returns the number of its records that were lost.
     fn take(&mut self, item: &Item) -> u64;
 
-    /// Opens its file again: somebody has moved it away.
+    /// Opens its file again, after log rotation.
     fn reopen(&mut self) {}
 
-    /// Nothing follows.
+    /// Called after the last item.
     fn finish(&mut self) {}
 }
 
-/// What happens to an item when a sink's queue is full.
+/// What happens to an item if the queue of a sink is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// It is lost for that sink, and counted.
+    /// It is dropped for that sink, and counted.
     Drop,
     /// The caller waits.
     Wait,
@@ -83,9 +88,9 @@ pub enum WhenFull {
 
 enum SinkMessage {
     Item(Arc<Item>),
-    /// Look whether the file is to be opened again.
+    /// Wakes the sink to open its file again.
     Wake,
-    /// Nothing follows.
+    /// No item follows.
     Finish,
 }
 
@@ -98,7 +103,7 @@ pub struct Sinks {
     is_finished: bool,
 }
 
-/// The way to one sink.
+/// The publisher's side of one sink.
 struct SinkHandle {
     name: &'static str,
     destination: Option<String>,
@@ -107,18 +112,18 @@ struct SinkHandle {
     reopen: Arc<AtomicBool>,
     /// Closed when its thread has ended.
     done: Receiver<()>,
-    complained_ns: Option<u64>,
+    logged_ns: Option<u64>,
 }
 
 #[derive(Debug, Default)]
 struct SinkCounts {
-    /// Records in the queue, or being written.
+    /// Records in the queue or being written.
     waiting: AtomicU64,
     lost: AtomicU64,
 }
 
 impl Sinks {
-    /// `beat` turns while publishing waits for a sink: waiting for a reader is no hang.
+    /// `beat` turns while the publisher waits for a sink, so that the watchdog does not see a hang.
     pub fn new(metrics: Metrics, clock: Arc<dyn Clock>, beat: Beat) -> Self {
         Self { handles: Vec::new(), metrics, clock, beat, is_finished: false }
     }
@@ -126,7 +131,7 @@ impl Sinks {
     /// Adds a sink and starts its thread.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// If the system refuses to start a thread.
     pub fn add(&mut self, mut sink: impl Sink + 'static) -> Result<()> {
         let (name, destination) = (sink.name(), sink.destination());
         let (to, messages) = bounded(QUEUE);
@@ -141,7 +146,7 @@ impl Sinks {
                 run(&mut sink, &messages, &counts, &reopen, &metrics);
             }
         })?;
-        self.handles.push(SinkHandle { name, destination, to, counts, reopen, done, complained_ns: None });
+        self.handles.push(SinkHandle { name, destination, to, counts, reopen, done, logged_ns: None });
         Ok(())
     }
 
@@ -151,13 +156,13 @@ impl Sinks {
         move || {
             for (reopen, to) in &handles {
                 reopen.store(true, Ordering::Release);
-                // A full queue wakes the sink anyway.
+                // If the queue is full, the sink is awake.
                 let _ = to.try_send(SinkMessage::Wake);
             }
         }
     }
 
-    /// Gives `item` to every sink.
+    /// Sends `item` to every sink.
     pub fn send(&mut self, item: Item, when_full: WhenFull) {
         let item = Arc::new(item);
         let records = item.records.len() as u64;
@@ -166,15 +171,15 @@ impl Sinks {
             if !handle.send(SinkMessage::Item(item.clone()), when_full, &self.beat) {
                 handle.counts.waiting.fetch_sub(records, Ordering::Relaxed);
                 handle.lose(records, &self.metrics);
-                handle.complain(self.clock.mono_ns());
+                handle.log_loss(self.clock.mono_ns());
             }
         }
     }
 
-    /// Waits until every sink has written what it was given, `limit` at most; what is left then is lost.
+    /// Waits up to `limit` until every sink has written its queue. The rest is lost.
     ///
     /// # Errors
-    /// [`Error::Output`] when records were lost that must not be.
+    /// [`Error::Output`] if a sink with a destination lost records.
     pub fn finish(&mut self, limit: Option<Duration>) -> Result<()> {
         let mut result = Ok(());
         self.is_finished = true;
@@ -191,13 +196,13 @@ impl Sinks {
         for (handle, was_told) in self.handles.iter_mut().zip(told) {
             if !(was_told && handle.has_ended(left(&*self.clock), &self.beat)) {
                 let left = handle.counts.waiting.load(Ordering::Relaxed);
-                tracing::error!("{}: still busy when the program ends; {left} records are lost", handle.title());
+                tracing::error!("{}: still writing at shutdown; {left} records are lost", handle.title());
                 handle.lose(left, &self.metrics);
             }
             let lost = handle.counts.lost.load(Ordering::Relaxed);
             if let Some(destination) = handle.destination.as_ref().filter(|_| lost > 0 && result.is_ok()) {
                 let cause = format!("{lost} records could not be written");
-                result = Err(Error::output(destination, cause, "free space or choose another --jsonl"));
+                result = Err(Error::output(destination, cause, "free space, or choose another file with --jsonl"));
             }
         }
         result
@@ -205,12 +210,12 @@ impl Sinks {
 }
 
 impl SinkHandle {
-    /// For messages.
+    /// Its name in messages.
     fn title(&self) -> &str {
         self.destination.as_deref().unwrap_or(self.name)
     }
 
-    /// Whether the sink will see `message`.
+    /// Sends a message. Returns whether it is in the queue.
     fn send(&self, message: SinkMessage, when_full: WhenFull, beat: &Beat) -> bool {
         match when_full {
             WhenFull::Drop => {
@@ -225,20 +230,20 @@ impl SinkHandle {
         metrics.sink_dropped(self.name, records);
     }
 
-    /// Logs the first loss, and one a minute after it.
-    fn complain(&mut self, now_ns: u64) {
-        if self.complained_ns.is_none_or(|then| now_ns.saturating_sub(then) >= COMPLAIN_EVERY_NS) {
-            self.complained_ns = Some(now_ns);
+    /// Logs the first loss, and then one per minute.
+    fn log_loss(&mut self, now_ns: u64) {
+        if self.logged_ns.is_none_or(|then| now_ns.saturating_sub(then) >= LOG_EVERY_NS) {
+            self.logged_ns = Some(now_ns);
             let lost = self.counts.lost.load(Ordering::Relaxed);
-            tracing::error!(lost, "{}: too slow, records are lost; check the disk or the reader", self.title());
+            tracing::error!(lost, "{}: too slow, records are dropped; check the disk or the reader", self.title());
         }
     }
 
-    /// Tells the sink that nothing follows. False: its queue stayed full.
+    /// Sends [`SinkMessage::Finish`]. Returns false if the queue stayed full.
     fn tell_end(&self, limit: Option<Duration>, beat: &Beat) -> bool {
         match limit {
             None => {
-                // False only if it has ended already.
+                // Fails only if the sink has ended.
                 wait(&self.to, SinkMessage::Finish, beat);
                 true
             }
@@ -248,7 +253,7 @@ impl SinkHandle {
         }
     }
 
-    /// Waits until the sink has ended.
+    /// Waits until the sink has ended. Returns false after the limit.
     fn has_ended(&self, limit: Option<Duration>, beat: &Beat) -> bool {
         let Some(limit) = limit else {
             while let Err(RecvTimeoutError::Timeout) = self.done.recv_timeout(BEAT_EVERY) {
@@ -260,18 +265,18 @@ impl SinkHandle {
     }
 }
 
-/// After a panic of the publishing thread: published records are written all the same.
+/// Writes published records even after a panic of the publisher.
 impl Drop for Sinks {
     fn drop(&mut self) {
         if !self.is_finished
-            && let Err(e) = self.finish(Some(LIMIT_OF_DROP))
+            && let Err(e) = self.finish(Some(DROP_TIMEOUT))
         {
             tracing::error!("{e}");
         }
     }
 }
 
-/// Sends, however long that takes. False: the receiver is gone.
+/// Sends without a limit. Returns false if the receiver is gone.
 fn wait(to: &Sender<SinkMessage>, mut message: SinkMessage, beat: &Beat) -> bool {
     loop {
         match to.send_timeout(message, BEAT_EVERY) {
@@ -300,7 +305,7 @@ fn run(
             SinkMessage::Wake => continue,
             SinkMessage::Finish => break,
         };
-        // A panic costs one item. Its message is printed where it happens.
+        // A panic costs one item. The panic hook prints its message.
         let lost = catch_unwind(AssertUnwindSafe(|| sink.take(&item))).unwrap_or_else(|_| {
             metrics.panicked(StageThread::Sink);
             item.records.len() as u64
@@ -314,13 +319,14 @@ fn run(
     sink.finish();
 }
 
-/// Records as lines: a [`JsonlWriter`] as a sink.
+/// A sink that writes records with a [`JsonlWriter`].
 pub struct JsonLines {
     writer: JsonlWriter,
     clock: Arc<dyn Clock>,
 }
 
 impl JsonLines {
+    /// Writes to `writer`.
     pub fn new(writer: JsonlWriter, clock: Arc<dyn Clock>) -> Self {
         Self { writer, clock }
     }
@@ -356,7 +362,7 @@ impl Sink for Terminal {
             Content::State(state) => self.state(&item.stream, state),
             Content::RecordsOnly => {}
         }
-        // A terminal that is gone is not written to any more; that is no loss.
+        // A closed terminal is not an error.
         0
     }
 

@@ -1,5 +1,5 @@
-//! Opens the sources of streams, on whatever thread has the time: reading templates, loading plugins and name lookups may
-//! take seconds.
+//! Opens the sources of streams. The stream manager calls it on a thread per opening: reading templates, loading
+//! plugins and looking up names may take seconds.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,41 +27,41 @@ use touchline_media::uri::{Kind, Location, Pacing};
 use touchline_media::worker::WorkerOpener;
 use touchline_media::{Open, Source};
 
-/// A stream as it is to be opened.
+/// A request to open the source of a stream.
 pub(super) struct OpenRequest {
     pub(super) settings: StreamSettings,
     pub(super) handle: StreamHandle,
     pub(super) vote: VoteConfig,
-    /// A first attempt that fails is followed by others.
+    /// Retry if the first attempt fails.
     pub(super) retry: bool,
-    /// Somebody gave it to the running program: it is held to the policy for such sources.
+    /// The API added the stream: the source policy applies.
     pub(super) guarded: bool,
-    /// Says in the store that it is being opened.
+    /// Marks the stream in the store while its source is being opened.
     pub(super) mark: Option<OpeningMark>,
 }
 
-/// A stream whose source runs.
+/// The source of a stream, opened.
 pub(super) struct Opened {
     pub(super) queue: QueueId,
     pub(super) source: Box<dyn Source>,
 }
 
-/// What the stream manager has done for it. Its tests simulate it.
+/// The actions of the stream manager that touch sources. Its tests simulate them.
 pub(super) trait Driver: Send + Sync {
-    /// Opens a stream. May take seconds.
+    /// Opens a source. May take seconds.
     ///
     /// # Errors
-    /// What is wrong before anything runs.
+    /// The cause, if the source cannot be opened.
     fn open(&self, request: OpenRequest) -> Result<Opened>;
 
-    /// Forgets the queue of a stream that is over, or is not waited for.
+    /// Removes the queue of a stream that has ended or was abandoned.
     fn remove_queue(&self, queue: QueueId);
 
-    /// Turns all that waits to be decided into gaps.
+    /// Turns all seconds that wait for inference into gaps.
     fn shed_all(&self);
 }
 
-/// Opens with GStreamer.
+/// Opens sources with GStreamer.
 pub(super) struct GstDriver {
     pub(super) intake: Intake,
     pub(super) clock: Arc<dyn Clock>,
@@ -86,7 +86,7 @@ impl Driver for GstDriver {
             handle.reserve_run(),
             tap(handle.clone(), request.mark.clone()),
         )?;
-        // Before any media can come: a decision of a queue that the publishing thread does not know is nobody's.
+        // Sent before any media can arrive: the publisher drops decisions of queues that it does not know.
         let begin = StreamStart {
             queue,
             handle: handle.clone(),
@@ -95,7 +95,7 @@ impl Driver for GstDriver {
             counters: counters.clone(),
         };
         let _ = self.commands.send(Command::Begin(Box::new(begin)));
-        // Holds the channel open until the queue is forgotten: its end would be taken for one of the source.
+        // Keeps the channel open until the queue is removed: closing it would count as the end of the source.
         let hold = to.clone();
         let opened = self.source(&request, &location, pipeline, queue, counters, to);
         match opened {
@@ -119,7 +119,7 @@ impl Driver for GstDriver {
 }
 
 impl GstDriver {
-    /// What the source of `request` is. A server is asked where its address does not say whether it is live.
+    /// Location and kind of the source. If the address does not tell whether it is live, the server is asked.
     fn locate(&self, request: &OpenRequest) -> Result<Location> {
         let OpenRequest { settings, retry, guarded, .. } = request;
         let location = Location::parse(&settings.uri)?;
@@ -127,7 +127,7 @@ impl GstDriver {
             (Kind::Http, Some(SourceKind::Hls)) => Kind::Hls,
             (Kind::Http, None) if settings.pipeline.is_none() => {
                 let found = classify(&location, guarded.then_some(&self.policy));
-                // One that cannot be asked now and is waited for is more likely to be a channel.
+                // The server does not answer. A source that is retried is more likely a live channel than a file.
                 found.unwrap_or(if *retry { Kind::HttpLive } else { Kind::Http })
             }
             (kind, _) => kind,
@@ -163,7 +163,7 @@ impl GstDriver {
             counters: counters.clone(),
             hls: settings.hls.clone(),
             kind: Some(location.kind),
-            // Beside what the plan may choose, what the page's viewers are shown is converted.
+            // Convert what the plan may choose, and what viewers of the preview see.
             thinning: Some(PlanThinner::thinning(&pack.plan).unless({
                 let handle = handle.clone();
                 move || handle.preview_wanted()
@@ -174,7 +174,7 @@ impl GstDriver {
             Isolation::None => Arc::new(GstOpener::new(options, self.clock.clone())?),
             Isolation::Process => Arc::new(WorkerOpener::new(options, Some(pack.plan.clone()), self.clock.clone())),
         };
-        // A listener is being opened for as long as nobody calls, which is no sign of anything.
+        // A listener counts as being opened until somebody calls, so a mark would mean nothing.
         if let Some(mark) = request.mark.as_ref().filter(|_| !location.listens()) {
             opener = Arc::new(MarkingOpener { inner: opener, mark: mark.clone() });
         }
@@ -199,7 +199,7 @@ impl GstDriver {
     }
 }
 
-/// Sends a supervisor's news to the publishing thread, which alone writes outputs.
+/// Forwards the news of a supervisor to the publisher, which alone writes outputs.
 struct Forward {
     queue: QueueId,
     news: Sender<News>,
@@ -213,7 +213,7 @@ impl Observer for Forward {
         {
             mark.clear(false);
         }
-        // The receiver is gone only when the program ends.
+        // The receiver is gone only at shutdown.
         let _ = self.news.send((self.queue, SourceNews::State(state)));
     }
 
@@ -222,7 +222,7 @@ impl Observer for Forward {
     }
 }
 
-/// Counts what comes in and offers pictures to whoever watches.
+/// Counts converted frames and offers them to the preview.
 fn tap(handle: StreamHandle, mark: Option<OpeningMark>) -> Tap {
     let marked = move |item: &MediaItem| match (&mark, item) {
         (Some(mark), MediaItem::Frame(_) | MediaItem::Thinned { .. } | MediaItem::Pcm(_)) => mark.media(),

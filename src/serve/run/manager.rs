@@ -1,9 +1,9 @@
-//! The stream manager: the thread that knows which streams there should be, and sees to it that there are.
+//! The stream manager: the thread that reconciles the wanted streams with the actual ones.
 //!
-//! It alone decides about streams: those of the start, those of the API ([`StreamControl`]), those of the configuration file
-//! when it is read again. Each stream has an entry that says what is wanted and how far it is; whenever a step is done,
-//! [`StreamManager::reconcile`] takes the next one. Nothing slow happens here: opening, dropping, reading and storing have
-//! threads of their own and tell when they are done, so that no stream waits for another.
+//! Requests come from the start, the API ([`StreamControl`]) and reloads of the configuration file. Each stream has an
+//! entry with its wanted and its actual state. Whenever a step finishes, [`StreamManager::reconcile`] takes the next
+//! one. The manager does nothing slow: opening, dropping, reading and storing run on threads of their own, so that no
+//! stream waits for another.
 
 mod entry;
 mod reload;
@@ -39,46 +39,46 @@ use touchline_core::threads::spawn;
 use touchline_core::time::RunId;
 use touchline_core::vote::VoteConfig;
 
-/// How often deadlines are looked at while there are any.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval of the checks while a deadline is pending.
+const CHECK: Duration = Duration::from_millis(100);
 
-/// How often it looks while there are none: nothing would be missed if it never did.
-const REST: Duration = Duration::from_secs(60);
+/// Interval of the checks without a deadline. Any value would do.
+const IDLE: Duration = Duration::from_secs(60);
 
-/// What the run allows and wishes.
+/// Limits and options of the run.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) max_streams: usize,
-    /// Streams of the configuration and the command line go on after a first attempt that fails.
+    /// Streams of the configuration file and the command line retry after a first attempt that fails.
     pub(super) retry: bool,
-    /// Jitter buffer of streams that say nothing, milliseconds.
+    /// Jitter buffer of streams without one of their own, milliseconds.
     pub(super) latency_ms: u32,
-    /// The program goes on when every stream has ended: it keeps streams, was started without any, or its configuration was read
-    /// again.
+    /// The program continues after all streams have ended: it has a store, was started without streams, or has reloaded
+    /// its configuration.
     pub(super) is_service: bool,
-    /// The page stays when every stream has ended.
+    /// The page stays after all streams have ended.
     pub(super) lingers: bool,
 }
 
-/// A stream as the program starts.
+/// A stream at the start.
 pub(super) struct InitialStream {
     pub(super) settings: StreamSettings,
     pub(super) origin: Origin,
-    /// Of the store.
+    /// Version of its settings in the store.
     pub(super) generation: Option<u64>,
     pub(super) restored: Restored,
 }
 
-/// Everything that reaches the stream manager from outside.
+/// The channels of the stream manager.
 pub(super) struct ManagerInbox {
     pub(super) requests: Receiver<StreamRequest>,
     pub(super) reports: Receiver<Report>,
-    /// The configuration file is to be read again.
+    /// Reload the configuration file.
     pub(super) reload: Receiver<()>,
     pub(super) stop: Receiver<()>,
 }
 
-/// What the stream manager works with.
+/// The collaborators of the stream manager.
 pub(super) struct Tools<H> {
     pub(super) driver: Arc<H>,
     pub(super) hub: Hub,
@@ -91,19 +91,19 @@ pub(super) struct Tools<H> {
     pub(super) service_manager: ServiceManager,
 }
 
-/// What threads tell when they are done.
+/// Results of threads.
 enum Done {
     Opened { id: String, ticket: u64, result: Result<Opened> },
     Saved { id: String, result: Result<()> },
     Read(Box<Result<Reading>>),
 }
 
-/// How it ended.
+/// The result of [`StreamManager::run`].
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// Somebody asked to stop.
+    /// A signal stopped the program.
     pub(super) stopped: bool,
-    /// A stream could not be opened at the start, or had failed when the last one ended.
+    /// An error if a stream could not be opened at the start, or had failed when the last stream ended.
     pub(super) result: Result<()>,
 }
 
@@ -111,31 +111,31 @@ pub(super) struct StreamManager<H> {
     tools: Tools<H>,
     rules: Rules,
     vote: VoteConfig,
-    /// Keys of the configuration file that count only at the start, as they were then.
+    /// Values at the start of the keys that take effect only at the start.
     fixed: Fixed,
     entries: BTreeMap<String, ManagedStream>,
-    /// Streams of the start that are still to be opened, in order.
+    /// Streams of the start that are not opened yet, in order.
     ids: Vec<String>,
-    /// Threads that are done; `done_to` keeps it open.
+    /// Results of threads. `done_to` keeps the channel open.
     done: Receiver<Done>,
     done_to: Sender<Done>,
-    /// Lines that came to their end before it was known whose they are: a source that ends at once overtakes the thread
-    /// that opened it.
+    /// Queues that ended before their stream was known: a source that ends at once overtakes the thread that opened it.
     early: Vec<(QueueId, Option<Error>)>,
-    /// The last run of streams that were there before, here or by the store: who comes by such a name goes on after it.
+    /// The last run of removed streams. A new stream of such a name continues after it.
     runs: BTreeMap<String, RunId>,
     /// Streams that were paused because opening them ended the process.
     held: BTreeSet<String>,
     suspects: crash_guard::Suspects,
-    /// Openings so far: tells one of a stream from another.
+    /// Number of openings so far, which identifies each.
     tickets: u64,
-    /// Version of settings that was given last.
+    /// The last version number of settings.
     generation: u64,
-    /// The configuration file is being read; and is to be read once more after that.
+    /// The configuration file is being read.
     reading: bool,
+    /// It must be read once more after that.
     read_again: bool,
     stopping: Option<Stopping>,
-    lingering_said: bool,
+    lingering_logged: bool,
 }
 
 impl<H: Driver + 'static> StreamManager<H> {
@@ -159,29 +159,31 @@ impl<H: Driver + 'static> StreamManager<H> {
             reading: false,
             read_again: false,
             stopping: None,
-            lingering_said: false,
+            lingering_logged: false,
         }
     }
 
-    /// Takes note of the last runs of streams that are not there.
+    /// Sets the last runs of removed streams.
     pub(super) fn know_runs(&mut self, runs: BTreeMap<String, RunId>) {
         self.runs.extend(runs);
     }
 
-    /// Takes note of streams that were paused because opening them ended the process, and of those that may have done so.
+    /// Sets the streams that start paused because opening them ended the process, and those that may have ended it.
     pub(super) fn know_held(&mut self, held: BTreeSet<String>, suspects: BTreeSet<String>) {
         self.held = held;
         self.suspects = crash_guard::Suspects::new(suspects);
     }
 
-    /// Takes up the streams of the start, in order. They are opened when it runs.
+    /// Adds the streams of the start, in order. [`StreamManager::run`] opens them.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there are too many, or one cannot be.
-    pub(super) fn take_up(&mut self, streams: Vec<InitialStream>) -> Result<()> {
+    /// [`Error::Usage`] if there are too many, or an id is invalid.
+    pub(super) fn add_initial(&mut self, streams: Vec<InitialStream>) -> Result<()> {
         let (have, most) = (streams.len(), self.rules.max_streams);
         if have > most {
-            let text = format!("{have} streams are more than --max-streams {most} allows; raise it or leave some out");
+            let text = format!(
+                "stream limit exceeded: {have} streams, --max-streams {most}; raise the limit or remove streams"
+            );
             return Err(Error::Usage(text));
         }
         for stream in streams {
@@ -192,7 +194,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(())
     }
 
-    /// Makes an entry; nothing is opened yet.
+    /// Adds an entry without opening the source.
     fn enter(&mut self, stream: InitialStream) -> Result<&mut ManagedStream> {
         let InitialStream { settings, origin, generation, mut restored } = stream;
         let generation = generation.unwrap_or_else(|| self.next_generation());
@@ -207,7 +209,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(self.entries.entry(id).insert_entry(entry).into_mut())
     }
 
-    /// A stream more, while the program runs.
+    /// Adds a stream while the program runs.
     fn add(&mut self, stream: InitialStream) -> Result<()> {
         let id = stream.settings.id.clone();
         self.enter(stream)?;
@@ -215,7 +217,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(())
     }
 
-    /// Watches over the streams until the last has ended or somebody requests to stop.
+    /// Manages the streams until the last has ended or a signal stops the program.
     pub(super) fn run(mut self, inbox: &ManagerInbox) -> Ended {
         for id in std::mem::take(&mut self.ids) {
             self.reconcile(&id);
@@ -241,31 +243,31 @@ impl<H: Driver + 'static> StreamManager<H> {
                     self.reload();
                 },
                 recv(stop) -> _ => {
-                    tracing::info!("stopping: finishing the seconds that are under way");
+                    tracing::info!("stopping: finishing the seconds in progress");
                     touchline_core::limits::stop_opening();
                     self.stop(None);
                     stop = crossbeam_channel::never();
                 },
                 default(self.patience()) => {}
             }
-            self.look();
+            self.check_deadlines();
         }
     }
 
     fn patience(&self) -> Duration {
         let waits = self.stopping.is_some() || self.entries.values().any(|e| e.phase.waits_since_ns().is_some());
         let waits = waits || self.suspects.wait() || self.entries.values().any(|e| e.revive_at_ns.is_some());
-        if waits { LOOK } else { REST }
+        if waits { CHECK } else { IDLE }
     }
 
-    /// Greater than every one before, in this process and, by the clock, in those before it.
+    /// A version number greater than all before, in this process and, by the clock, in earlier ones.
     fn next_generation(&mut self) -> u64 {
         let now_ms = u64::try_from(self.tools.clock.unix_ns() / 1_000_000).unwrap_or(0);
         self.generation = (self.generation + 1).max(now_ms);
         self.generation
     }
 
-    /// Takes the next step towards what is wanted of stream `id`, if none is under way.
+    /// Takes the next step from the actual to the wanted state of stream `id`, unless a step is in progress.
     fn reconcile(&mut self, id: &str) {
         let is_stopping = self.stopping.is_some();
         let now_ns = self.tools.clock.mono_ns();
@@ -276,7 +278,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let must_reopen = entry.must_reopen();
         match &mut entry.phase {
             Phase::Closing { .. } | Phase::Leaving => {}
-            // It cannot be told to stop; how long that is waited for, is counted from now.
+            // Opening cannot be cancelled. The time limit for it starts now.
             Phase::Opening { unwanted_ns, .. } => {
                 if entry.gone || !entry.settings.enabled || must_reopen {
                     unwanted_ns.get_or_insert(now_ns);
@@ -306,11 +308,11 @@ impl<H: Driver + 'static> StreamManager<H> {
             }
             Phase::Idle if is_stopping => entry.answer(Err(StreamControl::shutting_down())),
             Phase::Idle if !entry.settings.enabled => {
-                // The publishing thread says it once, however often it hears of it.
+                // The publisher drops a state that is set already.
                 let state = if self.held.contains(id) { crash_guard::held() } else { StreamState::Paused };
                 self.tools.tell(Command::Say(entry.handle.clone(), state));
                 entry.over = false;
-                // When somebody wants it later, the program runs: it must not end because of this stream then.
+                // If it is enabled later, a failure to open it must not end the program.
                 entry.is_initial = false;
                 self.settle(id);
             }
@@ -324,7 +326,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         if self.held.remove(id)
             && let Some(store) = &self.tools.store
         {
-            // An operator enabled it again: the count of unclean ends starts over.
+            // An operator enabled it: the count of crashes starts over.
             store.unmark(id, true);
         }
         let store = self.tools.store.clone().filter(|_| entry.origin == Origin::Api);
@@ -348,7 +350,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let done_id = id.to_owned();
         let started = spawn(&name, move || {
             let result = driver.open(request);
-            // The stream manager is gone only when the program ends; the source then stops with its message.
+            // The stream manager is gone only at shutdown. The source is then dropped with the message.
             let _ = to.send(Done::Opened { id: done_id, ticket, result });
         });
         if let Err(e) = started {
@@ -360,14 +362,14 @@ impl<H: Driver + 'static> StreamManager<H> {
         match done {
             Done::Opened { id, ticket, result } => self.opened(&id, ticket, result),
             Done::Saved { id, result } => self.saved(&id, result),
-            Done::Read(reading) => self.has_read(*reading),
+            Done::Read(reading) => self.read_done(*reading),
         }
     }
 
     fn opened(&mut self, id: &str, ticket: u64, result: Result<Opened>) {
         let is_this = |e: &&mut ManagedStream| matches!(e.phase, Phase::Opening { ticket: t, .. } if t == ticket);
         let Some(entry) = self.entries.get_mut(id).filter(is_this) else {
-            // It was not waited for any longer.
+            // The manager had given up on this opening.
             if let Ok(Opened { queue, source }) = result {
                 self.tools.tell(Command::Forget(queue));
                 self.tools.driver.remove_queue(queue);
@@ -392,18 +394,18 @@ impl<H: Driver + 'static> StreamManager<H> {
                 if is_initial && self.stopping.is_none() {
                     return self.stop(Some(e));
                 }
-                self.could_not_open(id, e);
+                self.open_failed(id, e);
             }
         }
     }
 
-    /// A stream that was asked for while the program runs cannot be opened.
-    fn could_not_open(&mut self, id: &str, error: Error) {
-        if self.take_back(id, &error) {
+    /// The source of a stream that was added while the program runs cannot be opened.
+    fn open_failed(&mut self, id: &str, error: Error) {
+        if self.undo(id, &error) {
             return;
         }
         let Some(entry) = self.entries.get_mut(id) else { return };
-        tracing::error!("{id}: cannot be opened: {}", touchline_core::redact::text(&error.to_string()));
+        tracing::error!("{id}: cannot open the source: {}", touchline_core::redact::text(&error.to_string()));
         let (kind, cause, advice) = match &error {
             Error::Source { kind, cause, advice, .. } => (*kind, cause.clone(), advice.clone()),
             other => (Cause::Other, other.to_string(), "correct the stream's settings".into()),
@@ -415,10 +417,10 @@ impl<H: Driver + 'static> StreamManager<H> {
         self.reconcile(id);
     }
 
-    /// A stream came to its end, by itself or because it was stopped.
+    /// A stream ended, by itself or because it was stopped.
     fn over(&mut self, queue: QueueId, error: Option<Error>) {
         let Some((id, entry)) = self.entries.iter_mut().find(|(_, e)| e.phase.queue() == Some(queue)) else {
-            // Of one that is being opened, or of one that was cut off.
+            // It belongs to a stream that is being opened, or to one that was cut off.
             if !self.entries.values().any(|e| matches!(e.phase, Phase::Opening { .. })) {
                 self.early.clear();
             }
@@ -436,17 +438,17 @@ impl<H: Driver + 'static> StreamManager<H> {
         self.reconcile(&id);
     }
 
-    /// What is wanted of a stream is done.
+    /// The actual state is the wanted one: applies the vote and answers the request.
     fn settle(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let vote = entry.vote(self.vote);
-        if let Some(queue) = entry.take_other_vote(vote) {
+        if let Some(queue) = entry.replace_vote(vote) {
             self.tools.tell(Command::Vote(queue, vote));
         }
         entry.answer(Ok(id.to_owned()));
     }
 
-    /// Nothing of a stream that was not wanted any more is left.
+    /// The publisher has removed the stream.
     fn gone(&mut self, id: &str) {
         let Some(mut entry) = self.entries.remove(id) else { return };
         self.runs.extend(entry.handle.last_run().map(|run| (id.to_owned(), run)));
@@ -468,15 +470,15 @@ impl<H: Driver + 'static> StreamManager<H> {
 
 impl<H> Tools<H> {
     fn tell(&self, command: Command) {
-        // The publishing thread is gone only when the program ends.
+        // The publisher is gone only at shutdown.
         let _ = self.commands.send(command);
     }
 
-    /// Drops a source on a thread of its own: one that hangs holds up nobody.
+    /// Drops a source on its own thread, because dropping may hang.
     fn drop_aside(&self, id: &str, source: Option<Box<dyn touchline_media::Source>>) {
         let Some(source) = source else { return };
         if let Err(e) = spawn(&format!("drop/{id}"), move || drop(source)) {
-            tracing::warn!("{id}: its source was dropped where others may wait: {e}");
+            tracing::warn!("{id}: the source was dropped on the manager's thread: {e}");
         }
     }
 }

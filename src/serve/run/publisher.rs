@@ -1,7 +1,7 @@
-//! The publishing thread of `touchline run`: votes over what was decided, and tells every output.
+//! The publisher, on the main thread of `touchline run`: votes over decided seconds and hands records to every output.
 //!
-//! It opens and stops nothing: the stream manager does, and tells it with [`Command`]s what begins and ends. So nothing that takes
-//! long for one stream holds up another.
+//! The stream manager opens and stops sources and sends [`Command`]s about streams that begin and end. The publisher
+//! does nothing slow, so no stream holds up another.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use touchline_core::vote::VoteConfig;
 use touchline_media::outlet::{Counted, Counters};
 use touchline_media::supervise::SourceState;
 
-/// How long sinks may take to write what waits when the program ends: the end as a whole has ten seconds.
-const SINKS_LIMIT: Duration = Duration::from_secs(3);
+/// How long sinks may take to write their queues at shutdown, which is limited to ten seconds as a whole.
+const SINKS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// News of a source's supervisor, beside the data.
+/// News of a source's supervisor, out of band.
 pub(super) type News = (QueueId, SourceNews);
 
 pub(super) enum SourceNews {
@@ -41,61 +41,61 @@ pub(super) struct StreamStart {
     pub(super) queue: QueueId,
     pub(super) handle: StreamHandle,
     pub(super) vote: VoteConfig,
-    /// A supervisor tells when it plays.
+    /// Its supervisor reports when it plays.
     pub(super) supervised: bool,
     pub(super) counters: Arc<Counters>,
 }
 
-/// What the stream manager tells the publishing thread.
+/// Commands of the stream manager.
 pub(super) enum Command {
-    /// Sent before anything of the queue can come.
+    /// A stream begins. Sent before any decision of its queue.
     Begin(Box<StreamStart>),
-    /// Nothing of the queue was or will be said: its source could not be opened.
+    /// The source could not be opened: nothing of the queue was or will be published.
     Forget(QueueId),
-    /// The source is being stopped; after its last second the stream is in this state.
+    /// The source is being stopped. After its last second the stream enters this state.
     EndsInto(QueueId, StreamState),
-    /// The source does not come to its end: it is said here and now.
+    /// The source does not end: end the stream now.
     Cut(QueueId),
     Vote(QueueId, VoteConfig),
-    /// The state of a stream without a source.
+    /// Set the state of a stream without a source.
     Say(StreamHandle, StreamState),
-    /// The stream is not wanted any more and has no source: nothing of it stays.
+    /// Remove a stream, which has no source.
     Remove(StreamHandle),
-    /// Nothing: somebody looks whether the thread turns.
+    /// Does nothing but turn the loop, for the watchdog.
     Wake,
+    /// Write everything and return.
     Finish,
 }
 
-/// What the publishing thread tells the stream manager, after the hub and the queue of every sink have it.
+/// Reports to the stream manager, sent after the hub and the queue of every sink have the records.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// A queue has come to its end; `error`: it failed by itself.
+    /// The stream of a queue has ended; `error` if it failed by itself.
     Ended { queue: QueueId, error: Option<Error> },
-    /// A stream is removed.
+    /// The stream is removed.
     Removed(String),
 }
 
-/// A stream that runs.
+/// A stream with a source.
 struct Running {
     stream: LiveStream,
     counters: Arc<Counters>,
-    /// Lost buffers when that was last said.
-    loss_said: u64,
-    /// What the hub was told of so far.
+    /// Number of lost buffers in the last log message.
+    logged_losses: u64,
+    /// Counts that the hub has so far.
     counted: Counted,
 }
 
 impl Running {
-    /// Tells the hub what the source has counted since the last time, and the log of buffers that could not be used at all, each time
-    /// their number has doubled.
-    fn say_counts(&mut self) {
+    /// Passes the counts of the source to the hub. Logs unusable buffers each time their number has doubled.
+    fn update_counts(&mut self) {
         let (now, handle) = (self.counters.counted(), self.stream.handle());
         handle.reconnected(now.reconnects.saturating_sub(self.counted.reconnects));
         handle.metrics().source(&self.counted, &now);
         self.counted = now;
         let Counted { untimed, undeclared, .. } = now;
-        if untimed + undeclared > 2 * self.loss_said {
-            self.loss_said = untimed + undeclared;
+        if untimed + undeclared > 2 * self.logged_losses {
+            self.logged_losses = untimed + undeclared;
             let id = self.stream.handle().id();
             tracing::warn!(
                 "{id}: lost {untimed} buffers without a time stamp and {undeclared} of a track that came late"
@@ -104,7 +104,7 @@ impl Running {
     }
 }
 
-/// What comes to the publishing thread. The channels hold no media but `decided`: unbounded, so that neither a supervisor
+/// The channels of the publisher. `news` and `commands` carry no media and are unbounded, so that neither a supervisor
 /// nor the stream manager waits for an output.
 pub(super) struct PublisherInbox {
     pub(super) decided: Receiver<Decided>,
@@ -118,37 +118,38 @@ pub(super) struct Publisher {
     running: BTreeMap<QueueId, Running>,
     classes: usize,
     sinks: Sinks,
-    /// A live stream has been watched: from now on no sink may hold up publishing.
+    /// A live stream has been watched: no sink may hold up publishing any more.
     live: bool,
     reports: Sender<Report>,
     beat: Beat,
 }
 
 impl Publisher {
-    /// `classes`: how many the pack has.
+    /// `classes`: the number of classes of the pack.
     pub(super) fn new(hub: Hub, clock: Arc<dyn Clock>, classes: usize, reports: Sender<Report>) -> Self {
         let beat = Beat::default();
         let sinks = Sinks::new(hub.metrics().clone(), clock.clone(), beat.clone());
         Self { hub, clock, running: BTreeMap::new(), classes, sinks, live: false, reports, beat }
     }
 
-    /// What is published goes to these as well.
+    /// The sinks, to add some.
     pub(super) fn sinks(&mut self) -> &mut Sinks {
         &mut self.sinks
     }
 
-    /// Turns of this thread.
+    /// Counts the turns of the loop.
     pub(super) fn beat(&self) -> &Beat {
         &self.beat
     }
 
-    /// Publishes until the stream manager says that it is over.
+    /// Publishes until [`Command::Finish`].
     ///
     /// # Errors
-    /// [`Error::Internal`] when the inference thread or the stream manager has ended; [`Error::Output`] when records were lost.
+    /// [`Error::Internal`] when the inference thread or the stream manager has ended; [`Error::Output`] when records
+    /// were lost.
     pub(super) fn publish(&mut self, inbox: &PublisherInbox) -> Result<()> {
         let published = self.publish_all(inbox);
-        // Also after an error: what was published is written.
+        // Also after an error: published records are written.
         let written = self.finish();
         published.and(written)
     }
@@ -159,9 +160,9 @@ impl Publisher {
             select! {
                 recv(inbox.decided) -> message => match message {
                     Ok(Decided { queue, item }) => {
-                        // An end may have been asked for, and be the beginning of something else.
+                        // A command that is queued may say what follows this end.
                         let is_end = matches!(item, DecidedItem::News(ClipOutput::Ended(_)));
-                        if self.catch_up(queue, &inbox.commands) || is_end && self.obey_all(&inbox.commands) {
+                        if self.catch_up(queue, &inbox.commands) || is_end && self.run_commands(&inbox.commands) {
                             return Ok(());
                         }
                         self.take(queue, item);
@@ -178,20 +179,20 @@ impl Publisher {
                             SourceNews::Incident(incident) => self.incident(queue, incident),
                         }
                     }
-                    Err(_) => return Err(Error::Internal("the stream manager's thread ended".into())),
+                    Err(_) => return Err(Error::Internal("the stream manager ended".into())),
                 },
                 recv(inbox.commands) -> message => match message {
                     Ok(command) => if self.command(command) {
                         return Ok(());
                     },
-                    Err(_) => return Err(Error::Internal("the stream manager's thread ended".into())),
+                    Err(_) => return Err(Error::Internal("the stream manager ended".into())),
                 },
             }
         }
     }
 
-    /// Obeys everything that was said so far. Whether the last command was there.
-    fn obey_all(&mut self, commands: &Receiver<Command>) -> bool {
+    /// Runs the queued commands. Returns true after [`Command::Finish`].
+    fn run_commands(&mut self, commands: &Receiver<Command>) -> bool {
         while let Ok(command) = commands.try_recv() {
             if self.command(command) {
                 return true;
@@ -200,7 +201,8 @@ impl Publisher {
         false
     }
 
-    /// What begins a queue was sent before anything came of it, but on another way. Whether the last command was there.
+    /// Runs commands until the queue is known: its `Begin` was sent earlier, on another channel. Returns true after
+    /// [`Command::Finish`].
     fn catch_up(&mut self, queue: QueueId, commands: &Receiver<Command>) -> bool {
         while !self.running.contains_key(&queue) {
             let Ok(command) = commands.try_recv() else { break };
@@ -212,17 +214,17 @@ impl Publisher {
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.sinks.finish(self.live.then_some(SINKS_LIMIT))
+        self.sinks.finish(self.live.then_some(SINKS_TIMEOUT))
     }
 
-    /// Whether it was the last one.
+    /// Returns true for [`Command::Finish`].
     fn command(&mut self, command: Command) -> bool {
         match command {
             Command::Begin(begin) => {
                 let StreamStart { queue, handle, vote, supervised, counters } = *begin;
                 self.live |= supervised;
                 let stream = LiveStream::new(handle, vote, self.classes, supervised);
-                self.running.insert(queue, Running { stream, counters, loss_said: 0, counted: Counted::default() });
+                self.running.insert(queue, Running { stream, counters, logged_losses: 0, counted: Counted::default() });
             }
             Command::Forget(queue) => drop(self.running.remove(&queue)),
             Command::EndsInto(queue, into) => {
@@ -240,7 +242,7 @@ impl Publisher {
             Command::Remove(handle) => {
                 self.set_state(&handle, &StreamState::Removed);
                 self.hub.remove_stream(handle.id());
-                // The stream manager is gone only when the program ends.
+                // The stream manager is gone only at shutdown.
                 let _ = self.reports.send(Report::Removed(handle.id().to_owned()));
             }
             Command::Wake => {}
@@ -257,7 +259,7 @@ impl Publisher {
 
     fn take(&mut self, queue: QueueId, item: DecidedItem) {
         let Some(running) = self.running.get_mut(&queue) else { return };
-        running.say_counts();
+        running.update_counts();
         match item {
             DecidedItem::Outcome { outcome, backlog } => {
                 let published = running.stream.outcome(outcome, backlog, self.clock.mono_ns());
@@ -277,18 +279,18 @@ impl Publisher {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let mut records = Vec::new();
         let state = running.stream.cut(&mut records);
-        // A stream that is cut has no end of its own to be told of, and says nothing more.
+        // The manager knows that it cut the stream. Nothing more is published of it.
         self.changed(queue, state, records);
         self.running.remove(&queue);
     }
 
-    /// A stream came into `state` by itself, or only has `records` to tell; tells the stream manager when that is the end of its source.
+    /// Publishes a change of a stream, and reports to the stream manager if its source has ended.
     fn changed(&mut self, queue: QueueId, state: Option<StreamState>, records: Vec<Arc<str>>) {
         let Some(running) = self.running.get_mut(&queue) else { return };
         let handle = running.stream.handle().clone();
         let is_over = running.stream.is_over();
         if is_over {
-            running.say_counts();
+            running.update_counts();
         }
         let error = match &state {
             Some(StreamState::Failed { kind: Cause::Internal, cause, .. }) if is_over => {
@@ -302,15 +304,15 @@ impl Publisher {
         self.send(&handle, state.map_or(Content::RecordsOnly, Content::State), records);
         if is_over {
             self.running.remove(&queue);
-            // The stream manager is gone only when the program ends.
+            // The stream manager is gone only at shutdown.
             let _ = self.reports.send(Report::Ended { queue, error });
         }
     }
 
-    /// A source reconnects or waits. Its end is told in-band, after its last second.
+    /// A source connects, plays or waits. Its end arrives in-band, after its last second.
     fn news(&mut self, queue: QueueId, state: SourceState) {
         let Some(running) = self.running.get_mut(&queue) else { return };
-        running.say_counts();
+        running.update_counts();
         let state = match state {
             SourceState::Connecting => StreamState::Connecting,
             SourceState::Playing => StreamState::Playing,
@@ -336,7 +338,7 @@ impl Publisher {
         if matches!(content, Content::RecordsOnly) && records.is_empty() {
             return;
         }
-        // Files lose nothing: their decisions wait for a slow reader, as long as no live stream would wait with them.
+        // Files lose nothing: their decisions wait for a slow reader, unless a live stream would wait with them.
         let when_full = if self.live { WhenFull::Drop } else { WhenFull::Wait };
         self.sinks.send(Item { stream: handle.id().into(), content, records }, when_full);
     }

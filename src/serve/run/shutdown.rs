@@ -1,8 +1,9 @@
-//! A bound on how long the program takes to end.
+//! A time limit for the shutdown.
 //!
-//! Everything that ends is waited for, one after another; what hangs (a library that waits for a server, a pack that is
-//! being read) must not keep a service manager waiting until it kills. When time is up the program says what it waits for
-//! and exits: with 0 when everything that was published is written, else with the exit code of an output.
+//! The shutdown joins one part after another. A part that hangs (a library that waits for a server, a pack that is
+//! being read) must not last until the service manager kills the process. When the time is up, the program logs the
+//! part it waits for and exits: with 0 if everything published is written, otherwise with the exit code of an output
+//! error.
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
@@ -11,22 +12,22 @@ use std::time::Duration;
 use touchline_core::clock::{Clock, Deadline};
 use touchline_core::threads::spawn;
 
-/// From the wish to stop, or the end of the last stream, to the end of the process.
+/// From the signal, or the end of the last stream, to the end of the process.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Exit code when not everything could be written: that of [`touchline_core::error::Error::Output`].
+/// Exit code if records were not written: that of [`touchline_core::error::Error::Output`].
 const NOT_WRITTEN: u8 = 5;
 
 #[derive(Debug)]
 struct ShutdownState {
     until: Option<Deadline>,
     stage: &'static str,
-    /// Everything that was published is written.
+    /// Everything published is written.
     is_written: bool,
     is_done: bool,
 }
 
-/// Watches over the end of the program. Cloning shares it.
+/// Ends the process if the shutdown takes too long. Cloning shares it.
 #[derive(Clone)]
 pub(super) struct ShutdownTimer {
     shared: Arc<(Mutex<ShutdownState>, Condvar)>,
@@ -35,7 +36,7 @@ pub(super) struct ShutdownTimer {
 
 impl ShutdownTimer {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        let state = ShutdownState { until: None, stage: "ending the streams", is_written: false, is_done: false };
+        let state = ShutdownState { until: None, stage: "stopping the streams", is_written: false, is_done: false };
         Self { shared: Arc::new((Mutex::new(state), Condvar::new())), clock }
     }
 
@@ -43,10 +44,10 @@ impl ShutdownTimer {
         self.shared.0.lock()
     }
 
-    /// The end begins: from now on time runs. Once.
+    /// Starts the time limit. Later calls have no effect.
     pub(super) fn begin(&self) {
         self.begin_with(LIMIT, |stage, is_written| {
-            tracing::error!("still {stage} after {} s; the program ends without that", LIMIT.as_secs());
+            tracing::error!("still {stage} after {} s; the program exits without waiting", LIMIT.as_secs());
             std::process::exit(if is_written { 0 } else { NOT_WRITTEN.into() });
         });
     }
@@ -66,11 +67,11 @@ impl ShutdownTimer {
             }
         });
         if let Err(e) = started {
-            tracing::warn!("nothing bounds how long the program takes to end: {e}");
+            tracing::warn!("the shutdown has no time limit: {e}");
         }
     }
 
-    /// Waits until it is done; gives the stage in which time was up.
+    /// Waits for the end of the shutdown. Returns the stage in which the time ran out.
     fn wait(&self) -> Option<(&'static str, bool)> {
         let mut state = self.state();
         loop {
@@ -85,18 +86,18 @@ impl ShutdownTimer {
         }
     }
 
-    /// What is waited for now, as in "stopping the server".
+    /// The current stage, as in "stopping the server".
     pub(super) fn at(&self, stage: &'static str) {
         self.state().stage = stage;
         self.shared.1.notify_all();
     }
 
-    /// Everything that was published is written.
+    /// Everything published is written.
     pub(super) fn written(&self) {
         self.state().is_written = true;
     }
 
-    /// Nothing is waited for any more.
+    /// The shutdown is complete.
     pub(super) fn done(&self) {
         self.state().is_done = true;
         self.shared.1.notify_all();
@@ -111,17 +112,17 @@ mod tests {
     use touchline_core::clock::ManualClock;
 
     #[test]
-    fn what_hangs_is_named_and_what_is_done_in_time_is_not() {
+    fn a_stage_that_hangs_is_named() {
         let clock = Arc::new(ManualClock::default());
         let shutdown = ShutdownTimer::new(clock.clone());
         let (to, overdue) = bounded(1);
         shutdown.at("stopping the server");
         shutdown.written();
         shutdown.begin_with(LIMIT, move |stage, written| to.send((stage, written)).unwrap());
-        shutdown.begin_with(Duration::ZERO, |_, _| panic!("time runs once"));
-        assert!(overdue.is_empty(), "there is time");
+        shutdown.begin_with(Duration::ZERO, |_, _| panic!("the limit starts once"));
+        assert!(overdue.is_empty(), "the time is not up");
         clock.advance(LIMIT.as_nanos() as u64);
-        // Makes it look.
+        // Wakes the waiting thread.
         shutdown.at("stopping the server");
         assert_eq!(overdue.recv().unwrap(), ("stopping the server", true));
 
@@ -129,6 +130,6 @@ mod tests {
         let (to, overdue) = bounded::<()>(1);
         shutdown.begin_with(Duration::from_secs(3600), move |_, _| to.send(()).unwrap());
         shutdown.done();
-        assert!(overdue.recv().is_err(), "its thread has ended without a word");
+        assert!(overdue.recv().is_err(), "its thread has ended without a report");
     }
 }

@@ -19,13 +19,13 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
         let (id, settings, generation) = stream?;
         match serde_json::from_str::<StreamSettings>(&settings) {
             Ok(settings) => {
-                // Until the hub knows it.
+                // Masks its secrets until the hub does.
                 drop(touchline_core::redact::remember(&settings.uri));
                 let generation = u64::try_from(generation).unwrap_or(0);
                 contents.streams.push(Stored { settings, generation });
             }
-            // One that cannot be read must not take the others with it; it stays in the file.
-            Err(e) => tracing::error!("the store's settings of stream {id:?} cannot be read and are left out: {e}"),
+            // The others are kept. This one stays in the file.
+            Err(e) => tracing::error!("cannot read the stored settings of stream {id:?}; it is skipped: {e}"),
         }
     }
     let mut rows = connection.prepare("SELECT stream, kind, json FROM records ORDER BY number")?;
@@ -53,7 +53,7 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
     Ok(contents)
 }
 
-/// What is still marked was being opened when the last process ended.
+/// Counts a crash for every stream that is still marked.
 pub(super) fn count_ends(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("UPDATE openings SET ends = ends + 1, open = 0 WHERE open = 1", []).map(drop)
 }

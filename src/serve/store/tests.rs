@@ -42,7 +42,7 @@ impl TestStore {
         Store::open(&self.path(), Metrics::new()).unwrap()
     }
 
-    /// What a process would find that is started after this one was killed.
+    /// The contents after a kill of this process.
     fn after_a_kill(&self) -> Contents {
         self.left_by_a_kill().open().2
     }
@@ -79,7 +79,7 @@ fn keep(store: &Store, stream: &str, kind: RecordKind, text: &str) {
 }
 
 #[test]
-fn what_was_stored_is_there_again() {
+fn stored_data_survive_a_restart() {
     let test_store = TestStore::new();
     let (store, thread, contents) = test_store.open();
     assert_eq!(contents, Contents::default());
@@ -120,21 +120,18 @@ fn no_number_of_a_run_is_used_twice_however_the_process_ends() {
         store.run_began("a", RunId(n));
         if n % 100 == 0 {
             assert!(store.flush(Duration::from_secs(10)));
-            assert!(
-                run(&test_store.after_a_kill(), "a") > Some(n + 100),
-                "also of those that the disk has not heard of"
-            );
+            assert!(run(&test_store.after_a_kill(), "a") > Some(n + 100), "also of those that are not on the disk");
         }
     }
     drop((store, thread));
     let (store, thread, contents) = test_store.open();
-    assert_eq!(run(&contents, "a"), Some(999), "an orderly end leaves none out");
-    assert_eq!(run(&contents, "b"), None, "nothing came of it");
+    assert_eq!(run(&contents, "a"), Some(999), "an orderly end skips none");
+    assert_eq!(run(&contents, "b"), None, "it was not used");
     // As many as there are messages while the disk stands still.
     store.misses_runs.store(true, Ordering::Release);
     store.run_began("a", RunId(1000));
     drop((store, thread));
-    assert!(run(&test_store.open().2, "a") > Some(1000), "nor when some were not heard of");
+    assert!(run(&test_store.open().2, "a") > Some(1000), "nor if messages were lost");
 }
 
 #[test]
@@ -205,9 +202,9 @@ fn records_are_bounded_and_go_with_their_stream() {
 }
 
 #[test]
-fn what_is_too_much_for_the_disk_is_counted() {
+fn records_that_the_disk_is_too_slow_for_are_counted() {
     let metrics = Metrics::new();
-    // Nobody reads: a disk that has come to a stop.
+    // Nobody reads: a disk that hangs.
     let (to, _messages) = bounded(2);
     let store = Store { to, metrics: metrics.clone(), misses_runs: Arc::default() };
     (0..5).for_each(|_| keep(&store, "a", RecordKind::Event, "{}"));
@@ -230,18 +227,18 @@ fn only_its_owner_reads_it_and_one_process_has_it() {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
     }
     let text = test_store.refused();
-    assert!(text.contains("another process") && text.contains("--state"), "{text}");
+    assert!(text.contains("another process uses") && text.contains("--state"), "{text}");
     drop((store, thread));
     test_store.open();
 }
 
 #[test]
-fn a_file_that_is_none_of_ours_or_not_whole_says_so() {
+fn a_foreign_or_damaged_file_is_refused() {
     let test_store = TestStore::new();
     std::fs::write(test_store.path(), "these are notes and no database, however long they may be").unwrap();
     let text = test_store.refused();
     assert!(
-        text.contains("no store of this program") && text.starts_with(test_store.path().to_str().unwrap()),
+        text.contains("not a store of this program") && text.starts_with(test_store.path().to_str().unwrap()),
         "{text}"
     );
 
@@ -268,10 +265,10 @@ fn a_file_that_is_none_of_ours_or_not_whole_says_so() {
     let folder = Store::open(test_store.folder.path(), Metrics::new()).err().unwrap().to_string();
     assert!(folder.contains("name a file in it"), "{folder}");
     let nowhere = Store::open(&test_store.folder.path().join("no/such.db"), Metrics::new()).err().unwrap().to_string();
-    assert!(nowhere.contains("folder is not there"), "{nowhere}");
+    assert!(nowhere.contains("folder does not exist"), "{nowhere}");
 }
 
-/// A version that no program of today knows.
+/// A version of the future.
 const VERSION_TO_COME: i32 = 1000;
 
 #[test]
@@ -281,7 +278,7 @@ fn nothing_printed_holds_a_secret() {
 }
 
 #[test]
-fn a_stream_that_was_being_opened_when_the_process_ended_is_known() {
+fn streams_that_were_being_opened_when_the_process_ended_are_counted() {
     let test_store = TestStore::new();
     let (store, _thread, _) = test_store.open();
     for id in ["opens", "played", "failed"] {
@@ -329,10 +326,10 @@ fn a_file_of_another_program_is_left_as_it_is() {
         std::fs::set_permissions(test_store.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
         let before = std::fs::read(test_store.path()).unwrap();
         let said = test_store.refused();
-        assert!(said.contains("another program") || said.contains("no store of this program"), "{said}");
+        assert!(said.contains("another program") || said.contains("not a store of this program"), "{said}");
         let mode = std::fs::metadata(test_store.path()).unwrap().permissions().mode();
         assert_eq!((mode & 0o777, std::fs::read(test_store.path()).unwrap() == before), (0o644, true), "{said}");
-        assert_eq!(std::fs::read_dir(test_store.folder.path()).unwrap().count(), 1, "nothing lies beside it");
+        assert_eq!(std::fs::read_dir(test_store.folder.path()).unwrap().count(), 1, "no other file was created");
     }
 }
 
@@ -357,7 +354,7 @@ fn numbers_of_runs_are_forgotten_when_their_stream_has_been_gone_for_long() {
 }
 
 #[test]
-fn log_outs_are_on_the_disk_when_they_are_answered() {
+fn a_log_out_is_on_the_disk_when_it_is_answered() {
     let test_store = TestStore::new();
     let (store, _thread, contents) = test_store.open();
     assert_eq!(contents.log_outs, LogOuts::default());

@@ -1,7 +1,8 @@
-//! `/api/v1/session`: POST exchanges a token for a session cookie, GET returns the caller's role, DELETE ends the session.
+//! `/api/v1/session`: POST exchanges a token for a session cookie, GET returns the caller's role, DELETE ends the
+//! session.
 //!
-//! Browsers need it: their event streams and images cannot send a token. Scripts cannot read the cookie, and the browser does not
-//! send it with requests from other sites.
+//! Browsers need it: their event streams and images cannot send a token. Scripts cannot read the cookie, and the
+//! browser does not send it with requests from other sites.
 
 use std::sync::Arc;
 use std::time::Duration;

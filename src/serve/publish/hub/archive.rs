@@ -4,39 +4,48 @@ use std::sync::Arc;
 
 use touchline_core::time::RunId;
 
-/// Keeps what a restart must not lose. Called on the publishing thread: must not wait, but for [`Archive::run_ahead`].
+/// Stores records and runs. Called by the publisher: must not block, except [`Archive::run_ahead`].
 pub trait Archive: Send + Sync {
-    /// Keeps a record of `stream`: events, incidents and states.
+    /// Stores an event, incident or state of `stream`.
     fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>);
     /// Run `run` of `stream` has begun.
     fn run_began(&self, stream: &str, run: RunId);
-    /// Run `run` of `stream` and those after it may begin from now on. Called where a source is opened: may wait.
+    /// Reserves `run` and later runs of `stream`. Called before a source is opened; may block.
     fn run_ahead(&self, stream: &str, run: RunId);
 }
 
-/// What was kept of a stream before the program was started again.
+/// The stored data of a stream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Restored {
-    /// Records, oldest first.
+    /// Event records, oldest first.
     pub events: Vec<Arc<str>>,
+    /// Incident records, oldest first.
     pub incidents: Vec<Arc<str>>,
+    /// The last state record.
     pub state: Option<Arc<str>>,
-    /// The run that began last.
+    /// The last run.
     pub run: Option<RunId>,
 }
 
-/// Which kind of record it is: the name of its server-sent event.
+/// Type of a record, and name of its server-sent event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
+    /// A second with a decision.
     Second,
+    /// A second without one.
     Gap,
+    /// An onset or offset.
     Event,
+    /// A change of state.
     State,
+    /// An incident of the source.
     Incident,
+    /// A change of the pack.
     Pack,
 }
 
 impl RecordKind {
+    /// Value of the key `type`.
     pub const fn as_str(self) -> &'static str {
         match self {
             RecordKind::Second => "second",

@@ -9,7 +9,7 @@ use touchline_core::decision::SecondOutcome;
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 use touchline_core::time::RunId;
 
-/// What the timeline needs of a second.
+/// A second, as the timeline needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct HistoryEntry {
     run: RunId,
@@ -67,7 +67,7 @@ impl HistoryEntry {
     }
 }
 
-/// An [`HistoryEntry`] as it stands in the API: `label`, `probability`, `decided_by` are null for a gap, `reason` for a second.
+/// A [`HistoryEntry`] in the API. `label`, `probability` and `decided_by` are null for a gap, `reason` for a second.
 #[derive(Debug, Serialize)]
 pub(super) struct Row<'a> {
     run: RunId,

@@ -1,8 +1,8 @@
-//! What is known now about every stream, and who wants to hear of it.
+//! The current state of every stream, and its subscribers.
 //!
-//! The thread that decides calls [`StreamHandle::publish`] once a second; subscribers of the HTTP server read snapshots
-//! and get every record after them. Publishing never waits for a subscriber: one that is too slow loses the oldest
-//! records and is told how many. Nothing here knows the network.
+//! The publisher calls [`StreamHandle::publish`] once a second. Subscribers of the HTTP server read a snapshot and
+//! receive every record after it. Publishing never waits for a subscriber: a slow one loses the oldest records and
+//! learns how many. The hub does no networking.
 
 mod archive;
 mod facts;
@@ -39,42 +39,48 @@ use touchline_core::time::RunId;
 /// Seconds kept per stream for the timeline: ten minutes, as much as the page shows.
 pub const HISTORY_SECONDS: usize = 600;
 
-/// Events kept per stream: at one change of sport every few seconds still ten minutes of them.
+/// Events kept per stream: ten minutes even if the sport changes every few seconds.
 pub const HISTORY_EVENTS: usize = 200;
 
-/// Incidents kept per stream: a source that stalls every few seconds still shows some minutes.
+/// Incidents kept per stream: several minutes even if the source stalls every few seconds.
 pub const HISTORY_INCIDENTS: usize = 100;
 
-/// Records a subscriber may lag behind before it loses the oldest: about a minute of seconds with some events. A browser
-/// that is further behind is better served with a new snapshot.
+/// Records that a subscriber may lag behind before it loses the oldest: about a minute. For a browser that is further
+/// behind, a new snapshot is better.
 const LIVE_RECORDS: usize = 64;
 
-/// What all streams have in common when the program starts.
+/// Facts that all streams share at the start.
 #[derive(Clone, Debug)]
 pub struct HubInfo {
+    /// The classes of the pack.
     pub classes: ClassSet,
     /// Modalities that the pack has a model for.
     pub modalities: Vec<Modality>,
+    /// Name and hashes of the pack.
     pub pack: PackStamp,
+    /// Default vote window, seconds.
     pub vote_window_s: u32,
 }
 
-/// A record on its way to subscribers.
+/// A record for subscribers.
 #[derive(Clone, Debug)]
 pub struct LiveRecord {
-    /// Counts the stream's records, from 1.
+    /// Number of the record in its stream, from 1.
     pub sequence: u64,
+    /// Its type.
     pub kind: RecordKind,
+    /// The record.
     pub json: Arc<str>,
 }
 
-/// A stream as it is now, and every record after that.
+/// A snapshot of a stream, and every record after it.
 #[derive(Debug)]
 pub struct Subscription {
     /// JSON, as [`Hub::stream_json`].
     pub snapshot: String,
     /// Sequence number of the last record in `snapshot`.
     pub sequence: u64,
+    /// The records after it.
     pub records: broadcast::Receiver<LiveRecord>,
 }
 
@@ -85,21 +91,21 @@ pub struct Hub {
 }
 
 struct Shared {
-    /// The same for every pack that may come: a stream's records must not change their classes.
+    /// The same for every pack: the classes of a stream's records must not change.
     classes: Arc<ClassSet>,
     vote_window_s: AtomicU32,
     pack: RwLock<RunningPack>,
     pack_status: PackStatus,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
-    /// In the order they were added.
+    /// In the order in which they were added.
     streams: RwLock<Vec<Arc<Stream>>>,
     archive: RwLock<Option<Arc<dyn Archive>>>,
-    /// Why the program is not ready yet; `None` when it is.
+    /// Why the program is not ready; `None` if it is.
     not_ready: RwLock<Option<String>>,
 }
 
-/// What the page and the API say of the pack that runs.
+/// The running pack, for the page and the API.
 #[derive(Clone)]
 struct RunningPack {
     stamp: Arc<PackStamp>,
@@ -114,14 +120,14 @@ pub(super) struct Stream {
     preview: Arc<Preview>,
 }
 
-/// What changes when the stream gets another source.
+/// Replaced when the stream gets another source.
 #[derive(Clone)]
 struct SourceFacts {
     /// Redacted.
     uri: Arc<str>,
     pace: Pace,
     recorder: Recorder,
-    /// Its credentials are masked for as long as the stream, or a thread that works for it, is there.
+    /// Masks the credentials of the URI for as long as the stream or one of its threads exists.
     _known: redact::Known,
 }
 
@@ -132,28 +138,28 @@ impl SourceFacts {
     }
 }
 
-/// What changes about a stream.
+/// The changing state of a stream.
 struct LiveState {
     facts: Option<StreamFacts>,
-    /// `None` once the stream is gone.
+    /// `None` once the stream is removed.
     subscribers: Option<broadcast::Sender<LiveRecord>>,
-    /// The last state before the program was started again.
+    /// The last state before the restart.
     before: Option<Arc<str>>,
     state: StreamState,
     since_unix_ns: i64,
     tracks: Option<Tracks>,
     /// The record of the last second or gap.
     last: Option<Arc<str>>,
-    /// Label of the last estimate and its mean probability.
+    /// Label and mean probability of the last estimate.
     top: Option<(ClassId, f32)>,
     latency_ns: Option<u64>,
     backlog: u32,
     history: VecDeque<HistoryEntry>,
     /// Records, oldest first.
     events: VecDeque<Arc<str>>,
-    /// The same of what happened to the source.
+    /// Incident records, oldest first.
     incidents: VecDeque<Arc<str>>,
-    /// The run that began last, by what was published.
+    /// The last run that was published.
     run: RunId,
     /// A run has begun, in this process or before.
     has_run: bool,
@@ -166,17 +172,22 @@ struct LiveState {
 /// Counts since the program started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Seconds with a decision.
     pub classified: u64,
-    /// In the order of [`GapReason::ALL`].
+    /// Seconds without one, in the order of [`GapReason::ALL`].
     pub gapped: [u64; GapReason::ALL.len()],
+    /// Runs.
     pub runs: u64,
+    /// Times the source was opened again.
     pub reconnects: u64,
+    /// Events.
     pub events: u64,
+    /// Incidents.
     pub incidents: u64,
 }
 
 impl Hub {
-    /// A hub without streams that is not ready.
+    /// A hub without streams, not ready.
     pub fn new(info: HubInfo, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
         metrics.set_pack(&info.pack);
         let classes = Arc::new(info.classes);
@@ -192,7 +203,7 @@ impl Hub {
     /// Adds a stream in the state [`StreamState::Connecting`].
     ///
     /// # Errors
-    /// [`Error::Usage`] when the id is ill-formed or already there.
+    /// [`Error::Usage`] if the id is ill-formed or exists.
     pub fn add_stream(&self, info: StreamInfo) -> Result<StreamHandle> {
         let id = info.id;
         stream_id(&id).map_err(Error::Usage)?;
@@ -214,13 +225,13 @@ impl Hub {
         Ok(StreamHandle { hub: self.clone(), stream })
     }
 
-    /// Takes stream `id` out: its metrics go, its subscribers and viewers get what was sent and then the end. False when
-    /// there is no such stream. What its threads still say is heard by nobody.
+    /// Removes stream `id` with its metrics. Its subscribers and viewers receive the pending records and then the end.
+    /// Returns false if there is no such stream. Later updates by its threads have no effect.
     pub fn remove_stream(&self, id: &str) -> bool {
         let mut streams = self.shared.streams.write();
         let Some(at) = streams.iter().position(|s| s.id == id) else { return false };
         let stream = streams.remove(at);
-        // Still under the lock: the id is free for another stream only when nothing is left of this one.
+        // Under the lock: the id is free for another stream only after this one is removed completely.
         self.shared.metrics.remove_stream(&stream.metrics);
         self.shared.pack_status.forget(id);
         stream.live().subscribers = None;
@@ -228,22 +239,22 @@ impl Hub {
         true
     }
 
-    /// Whether there is a stream `id`.
+    /// Whether stream `id` exists.
     pub fn has_stream(&self, id: &str) -> bool {
         self.stream(id).is_some()
     }
 
-    /// Gives events, incidents and states to `archive` from now on.
+    /// Archives events, incidents and states from now on.
     pub fn set_archive(&self, archive: Arc<dyn Archive>) {
         *self.shared.archive.write() = Some(archive);
     }
 
-    /// Nothing is kept any more.
+    /// Stops archiving.
     pub fn end_archive(&self) {
         *self.shared.archive.write() = None;
     }
 
-    /// What the program does, in a few words: how many streams it watches, and how many of them play.
+    /// One line on what the program does: number of streams, and how many play.
     pub fn status(&self) -> String {
         let streams = self.streams();
         let playing = streams.iter().filter(|s| s.live().state == StreamState::Playing).count();
@@ -262,12 +273,12 @@ impl Hub {
         }
     }
 
-    /// Says that the program is ready to decide, or not (any more).
+    /// Sets whether the program is ready.
     pub fn set_ready(&self, ready: bool) {
         self.set_not_ready(if ready { None } else { Some("starting".to_owned()) });
     }
 
-    /// Says why the program is not ready, as in "warming up the models".
+    /// Sets why the program is not ready, as in "warming up the models".
     pub fn set_starting(&self, doing: impl Into<String>) {
         self.set_not_ready(Some(doing.into()));
     }
@@ -276,29 +287,28 @@ impl Hub {
         *self.shared.not_ready.write() = why;
     }
 
-    /// Why the program is not ready; `None` when it is.
+    /// Why the program is not ready; `None` if it is.
     pub fn not_ready(&self) -> Option<String> {
         self.shared.not_ready.read().clone()
     }
 
-    /// Says that another pack decides from now on. Each stream's subscribers hear of it with the first second that it
-    /// decides.
+    /// Sets the running pack. Subscribers of a stream receive a `pack` record before the first second that it decides.
     pub fn set_pack(&self, stamp: Arc<PackStamp>, modalities: Vec<Modality>) {
         self.shared.metrics.set_pack(&stamp);
         *self.shared.pack.write() = RunningPack { stamp, modalities };
     }
 
-    /// Seconds of the vote of streams that say nothing else, from now on.
+    /// Sets the default vote window.
     pub fn set_vote_window(&self, seconds: u32) {
         self.shared.vote_window_s.store(seconds, Ordering::Relaxed);
     }
 
-    /// What `/api/v1/pack` shows beside the running pack's names.
+    /// The status for `/api/v1/pack`.
     pub fn pack_status(&self) -> &PackStatus {
         &self.shared.pack_status
     }
 
-    /// The answer of `GET /api/v1/pack`; `writable`: whether POST would be listened to.
+    /// The answer of `GET /api/v1/pack`; `writable`: whether POST is accepted.
     pub fn pack_json(&self, writable: bool) -> String {
         self.shared.pack_status.json(&self.pack().stamp, writable)
     }
@@ -307,16 +317,18 @@ impl Hub {
         self.shared.pack.read().clone()
     }
 
+    /// The metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
 
+    /// The clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.shared.clock
     }
 
-    /// Subscribes to stream `id`; `None` when there is no such stream. No record is missed or told twice between the
-    /// snapshot and the records.
+    /// Subscribes to stream `id`; `None` if there is no such stream. Snapshot and records neither overlap nor leave a
+    /// gap.
     pub fn subscribe(&self, id: &str) -> Option<Subscription> {
         let stream = self.stream(id)?;
         let live = stream.live();
@@ -324,7 +336,7 @@ impl Hub {
         Some(Subscription { snapshot: self.detail(&stream, &live), sequence: live.sequence, records })
     }
 
-    /// The preview of stream `id`, and whether there can be pictures; `None` when there is no such stream.
+    /// The preview of stream `id`, and whether it can have pictures; `None` if there is no such stream.
     pub(super) fn preview(&self, id: &str) -> Option<(Arc<Preview>, bool)> {
         self.stream(id).map(|s| (s.preview.clone(), s.live().tracks.is_none_or(|tracks| tracks.video)))
     }
@@ -354,11 +366,11 @@ impl Stream {
         self.source.read().clone()
     }
 
-    /// Sends `json` to whoever listens; the caller holds the lock, so that snapshots and records do not overlap.
+    /// Sends `json` to subscribers. The caller holds the lock, so that snapshots and records do not overlap.
     fn send(&self, live: &mut LiveState, kind: RecordKind, json: Arc<str>) {
         live.sequence += 1;
         if let Some(subscribers) = &live.subscribers {
-            // An error means that nobody listens.
+            // Fails if nobody subscribes.
             let _ = subscribers.send(LiveRecord { sequence: live.sequence, kind, json });
         }
     }
@@ -389,7 +401,7 @@ impl LiveState {
     }
 }
 
-/// Appends to a ring that holds at most `max`.
+/// Appends to a ring of at most `max` items.
 fn push_bounded<T>(ring: &mut VecDeque<T>, item: T, max: usize) {
     if ring.len() == max {
         ring.pop_front();

@@ -1,4 +1,4 @@
-//! What the API says about the hub, as JSON.
+//! The answers of the API about streams, as JSON.
 
 use std::sync::atomic::Ordering;
 
@@ -52,8 +52,8 @@ struct SummaryView<'a> {
     pack: Option<&'a PackStamp>,
 }
 
-/// A stream with its history. Records are JSON already and are embedded as they are, so that they cannot differ from those
-/// of the other outputs.
+/// A stream with its history. Records are JSON already and are embedded as they are, so that they cannot differ from
+/// those of the other outputs.
 #[derive(Serialize)]
 struct DetailView<'a> {
     #[serde(flatten)]
@@ -123,14 +123,14 @@ impl Hub {
         to_json(&StreamsView { streams: rows.collect() })
     }
 
-    /// Stream `id` with its last record, its events and its last ten minutes; `None` when there is no such stream.
+    /// Stream `id` with its last record, its events and its last ten minutes; `None` if there is no such stream.
     pub fn stream_json(&self, id: &str) -> Option<String> {
         let stream = self.stream(id)?;
         let live = stream.live();
         Some(self.detail(&stream, &live))
     }
 
-    /// Stream `id` without its history; `None` when there is no such stream.
+    /// Stream `id` without its history; `None` if there is no such stream.
     pub fn summary_json(&self, id: &str) -> Option<String> {
         let stream = self.stream(id)?;
         let live = stream.live();

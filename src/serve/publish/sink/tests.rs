@@ -6,7 +6,7 @@ use touchline_core::clock::ManualClock;
 
 type Records = Arc<Mutex<Vec<Arc<str>>>>;
 
-/// Takes an item only when the test lets it.
+/// Takes an item only when the test permits it.
 struct Gated {
     let_in: Receiver<()>,
     taken: Records,
@@ -38,7 +38,7 @@ impl Sink for Gated {
     }
 }
 
-/// Keeps what it takes; panics over a record that says so.
+/// Collects records; panics over a record that says so.
 #[derive(Clone, Default)]
 struct Collector(Records);
 
@@ -70,7 +70,7 @@ fn dropped(metrics: &Metrics, sink: &str) -> u64 {
 }
 
 #[test]
-fn a_sink_that_stalls_for_a_minute_is_noticed_by_nobody_else() {
+fn a_sink_that_stalls_for_a_minute_affects_no_other() {
     let (mut sinks, metrics, clock) = sinks();
     let (gated, go, begun, taken) = gated();
     let kept = Collector::default();
@@ -97,7 +97,7 @@ fn a_sink_that_stalls_for_a_minute_is_noticed_by_nobody_else() {
 }
 
 #[test]
-fn where_nothing_may_be_lost_the_sender_waits() {
+fn the_sender_waits_if_nothing_may_be_lost() {
     let (mut sinks, metrics, _) = sinks();
     let (gated, go, begun, taken) = gated();
     sinks.add(gated).unwrap();
@@ -115,7 +115,7 @@ fn where_nothing_may_be_lost_the_sender_waits() {
 }
 
 #[test]
-fn a_sink_that_never_ends_costs_what_it_was_given_and_no_more_time_than_it_has() {
+fn a_sink_that_never_ends_loses_its_queue_and_takes_no_longer_than_the_limit() {
     let (mut sinks, metrics, _) = sinks();
     let (gated, _go, begun, _) = gated();
     sinks.add(gated).unwrap();

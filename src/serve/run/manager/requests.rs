@@ -1,4 +1,4 @@
-//! What the API requests of the stream manager: looked at here, stored, and then carried out by [`StreamManager::reconcile`].
+//! Requests of the API: checked here, stored, and then carried out by [`StreamManager::reconcile`].
 
 use tokio::sync::oneshot;
 
@@ -15,18 +15,18 @@ use touchline_media::uri::Location;
 
 impl<H: Driver + 'static> StreamManager<H> {
     pub(super) fn handle_request(&mut self, request: StreamRequest) {
-        let StreamRequest { wanted, answer } = request;
+        let StreamRequest { change, answer } = request;
         let refused = if self.stopping.is_some() {
             Err((StreamControl::shutting_down(), answer))
         } else {
-            match wanted {
+            match change {
                 StreamChange::Add(new) => self.handle_add(new, answer),
                 StreamChange::Change { id, patch, generation } => self.handle_change(&id, &patch, generation, answer),
                 StreamChange::Remove { id, generation } => self.handle_remove(&id, generation, answer),
             }
         };
         if let Err((refused, answer)) = refused {
-            // Who asked may be gone.
+            // The client may be gone.
             let _ = answer.send(Err(refused));
         }
     }
@@ -41,7 +41,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             Err(refused) => return Err((refused, answer)),
         };
         let id = stream.settings.id.clone();
-        // From now on somebody counts on the program being there.
+        // An operator relies on the program from now on.
         self.rules.is_service = true;
         match self.enter(stream) {
             Ok(entry) => entry.pending = Some(Pending { answer, change: PendingChange::Add, generation: 0 }),
@@ -60,19 +60,15 @@ impl<H: Driver + 'static> StreamManager<H> {
         new.check()?;
         let most = self.rules.max_streams;
         if self.entries.len() >= most {
-            let advice = "remove one first, or start with another --max-streams";
-            return Err(StreamRefusal::new(
-                StreamRefusalKind::Limit,
-                format!("there are {most} streams, as many as may be"),
-                advice,
-            ));
+            let advice = "remove a stream first, or start the program with a higher --max-streams";
+            return Err(StreamRefusal::new(StreamRefusalKind::Limit, format!("stream limit reached ({most})"), advice));
         }
         let id = match &new.id {
             Some(id) if self.entries.contains_key(id) => {
-                let advice = "choose another id, or change the stream with PATCH";
+                let advice = "choose another id, or change that stream with PATCH";
                 return Err(StreamRefusal::new(
                     StreamRefusalKind::Duplicate,
-                    format!("there is a stream {id:?}"),
+                    format!("stream {id:?} exists already"),
                     advice,
                 ));
             }
@@ -84,7 +80,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(InitialStream { settings, origin: Origin::Api, generation: None, restored: Restored::default() })
     }
 
-    /// Whether the API may request for these settings.
+    /// Checks settings from the API.
     fn fits(&self, settings: &StreamSettings) -> Result<(), StreamRefusal> {
         Location::parse(&settings.uri)
             .map_err(|e| StreamRefusal::new(StreamRefusalKind::Invalid, e.to_string(), "correct the uri"))?;
@@ -92,7 +88,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             .vote
             .over(self.vote)
             .map(drop)
-            .map_err(|e| StreamRefusal::new(StreamRefusalKind::Invalid, e, "correct the values of vote"))
+            .map_err(|e| StreamRefusal::new(StreamRefusalKind::Invalid, e, "correct vote"))
     }
 
     fn handle_change(
@@ -107,7 +103,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             Err(refused) => return Err((refused, answer)),
         };
         let Some(entry) = self.entries.get_mut(id) else { return Ok(()) };
-        // Asked for by name: also a source that has come to its end is opened.
+        // `enabled: true` also opens a source again that has ended.
         entry.reopen |= patch.enabled == Some(true) && (entry.over || !entry.settings.enabled);
         entry.pending = Some(Pending { answer, change: PendingChange::Change(Box::new(new)), generation: 0 });
         self.save(id);
@@ -128,14 +124,16 @@ impl<H: Driver + 'static> StreamManager<H> {
         generation: Option<u64>,
         answer: oneshot::Sender<StreamOutcome>,
     ) -> Result<(), (StreamRefusal, Answer)> {
-        // Whatever is being opened can be removed: that may hang, and its answer with it.
-        if let Some(entry) =
-            self.entries.get_mut(id).filter(|e| e.is_opening_asked() && generation.is_none_or(|g| g == e.generation))
+        // A stream that is being opened can be removed: opening may hang. Its pending request is refused.
+        if let Some(entry) = self
+            .entries
+            .get_mut(id)
+            .filter(|e| e.is_opening_requested() && generation.is_none_or(|g| g == e.generation))
         {
-            let advice = "request again, if the stream is wanted after all";
+            let advice = "add the stream again if you still want it";
             entry.refuse(StreamRefusal::new(
                 StreamRefusalKind::Busy,
-                format!("{id:?} was removed before it was open"),
+                format!("stream {id:?} was removed before it had opened"),
                 advice,
             ));
         }
@@ -149,13 +147,13 @@ impl<H: Driver + 'static> StreamManager<H> {
         Ok(())
     }
 
-    /// Whether the API may change stream `id` now.
+    /// Checks that the API may change stream `id` now.
     fn changeable(&self, id: &str, generation: Option<u64>) -> Result<(), StreamRefusal> {
         let entry = self.entries.get(id).ok_or_else(|| unknown(id))?;
         let owner = match entry.origin {
             Origin::Api => None,
-            Origin::Config => Some(("the configuration file", "change it there and send SIGHUP")),
-            Origin::CommandLine => Some(("the command line", "start the program again without it")),
+            Origin::Config => Some(("the configuration file", "edit the file and send SIGHUP")),
+            Origin::CommandLine => Some(("the command line", "restart the program without it")),
         };
         if let Some((owner, advice)) = owner {
             return Err(StreamRefusal::new(
@@ -165,27 +163,28 @@ impl<H: Driver + 'static> StreamManager<H> {
             ));
         }
         if entry.pending.is_some() || entry.gone {
-            let advice = "request again when it is done; GET shows its state";
+            let advice = "retry when it is finished; GET shows the state";
             return Err(StreamRefusal::new(
                 StreamRefusalKind::Busy,
-                format!("a change of {id:?} is under way"),
+                format!("another change of stream {id:?} is in progress"),
                 advice,
             ));
         }
         match generation {
             Some(wanted) if wanted != entry.generation => {
-                let error = format!("the settings of {id:?} are version {} by now, not {wanted}", entry.generation);
+                let error =
+                    format!("the settings of stream {id:?} changed: version {}, not {wanted}", entry.generation);
                 Err(StreamRefusal::new(
                     StreamRefusalKind::Outdated,
                     error,
-                    "read the stream again and request with its new ETag",
+                    "read the stream again and send its new ETag",
                 ))
             }
             _ => Ok(()),
         }
     }
 
-    /// Tells the store what is to come; it happens when that is durable.
+    /// Stores the change. It is carried out once it is durable.
     fn save(&mut self, id: &str) {
         let generation = self.next_generation();
         let Some(entry) = self.entries.get_mut(id) else { return };
@@ -196,7 +195,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         let to = self.done_to.clone();
         let done_id = id.to_owned();
         let tell = Box::new(move |result| {
-            // The stream manager is gone only when the program ends.
+            // The stream manager is gone only at shutdown.
             let _ = to.send(super::Done::Saved { id: done_id, result });
         });
         entry.saving = true;
@@ -209,13 +208,13 @@ impl<H: Driver + 'static> StreamManager<H> {
         }
     }
 
-    /// The store has answered.
+    /// The store has written the change, or failed.
     pub(super) fn saved(&mut self, id: &str, result: Result<()>) {
         let (run_vote, run_retry) = (self.vote, self.rules.retry);
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.saving = false;
         if let Err(e) = result {
-            let advice = "make room on the disk of --state, and request again";
+            let advice = "free space on the disk of --state, then retry";
             let is_new = matches!(entry.pending, Some(Pending { change: PendingChange::Add, .. }));
             entry.reopen = false;
             entry.refuse(StreamRefusal::new(StreamRefusalKind::Store, e.to_string(), advice));
@@ -234,9 +233,8 @@ impl<H: Driver + 'static> StreamManager<H> {
         self.reconcile(id);
     }
 
-    /// The source of a stream that somebody asked for cannot be opened: as if it had not been asked for. False when nobody
-    /// asked.
-    pub(super) fn take_back(&mut self, id: &str, error: &Error) -> bool {
+    /// Undoes a requested change whose source cannot be opened. Returns false if no request was pending.
+    pub(super) fn undo(&mut self, id: &str, error: &Error) -> bool {
         let Some(entry) = self.entries.get_mut(id) else { return false };
         let Some(Pending { change, .. }) = &mut entry.pending else { return false };
         let before = match change {
@@ -244,11 +242,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             PendingChange::Change(before) => Some((**before).clone()),
             PendingChange::Remove => return false,
         };
-        entry.refuse(StreamRefusal::new(
-            StreamRefusalKind::Source,
-            error.to_string(),
-            "correct the stream and request again",
-        ));
+        entry.refuse(StreamRefusal::new(StreamRefusalKind::Source, error.to_string(), "correct the stream and retry"));
         entry.phase = Phase::Idle;
         match before {
             None => {
@@ -260,16 +254,16 @@ impl<H: Driver + 'static> StreamManager<H> {
             }
             Some(before) => {
                 entry.settings = before;
-                self.show_again(id);
+                self.show_previous(id);
                 self.save(id);
             }
         }
         true
     }
 
-    /// The API shows what is in force again, as another version: whoever has read the one that was refused must not change
-    /// what he has not seen.
-    fn show_again(&mut self, id: &str) {
+    /// Publishes the previous settings as a new version: a client that has read the refused ones must read again before
+    /// it changes them.
+    fn show_previous(&mut self, id: &str) {
         let generation = self.next_generation();
         let (vote, retry) = (self.vote, self.rules.retry);
         let Some(entry) = self.entries.get_mut(id) else { return };
@@ -285,6 +279,6 @@ fn unknown(id: &str) -> StreamRefusal {
     StreamRefusal::new(
         StreamRefusalKind::Unknown,
         format!("there is no stream {id:?}"),
-        "see /api/v1/streams for the ids there are",
+        "GET /api/v1/streams lists the ids",
     )
 }

@@ -1,4 +1,4 @@
-//! The stream manager with simulated sources, a simulated clock and a simulated publishing thread.
+//! The stream manager with simulated sources, a simulated clock and a simulated publisher.
 
 mod later;
 
@@ -21,7 +21,7 @@ use touchline_core::decision::PackStamp;
 use touchline_core::labels::{ClassSet, Modality};
 use touchline_media::Source;
 
-/// A source that ends when it is told to by the test.
+/// A source that ends when the test says so.
 struct Simulated {
     stops: Sender<QueueId>,
     queue: QueueId,
@@ -37,16 +37,16 @@ impl Source for Simulated {
     }
 }
 
-/// Opens at once, or refuses what is called `refused`.
+/// Opens at once; refuses URIs that contain `refused`.
 struct Simulation {
     backlog: Backlog,
     stops: Sender<QueueId>,
     opened: Mutex<Vec<(String, QueueId)>>,
-    /// Whether each was to be tried again after a first attempt that fails.
+    /// `retry` of each request.
     retries: Mutex<Vec<bool>>,
     removed: Mutex<Vec<QueueId>>,
     sheds: Mutex<u32>,
-    /// What is called `hangs` is not opened as long as this is true.
+    /// URIs that contain `hangs` do not open while this is true.
     hangs: AtomicBool,
 }
 
@@ -74,7 +74,7 @@ impl Driver for Simulation {
     }
 }
 
-/// A stream manager whose every step the test takes.
+/// A stream manager that the test drives step by step.
 struct Bench {
     manager: StreamManager<Simulation>,
     driver: Arc<Simulation>,
@@ -137,7 +137,7 @@ impl Bench {
             generation: None,
             restored: Restored::default(),
         });
-        self.manager.take_up(initial.collect())?;
+        self.manager.add_initial(initial.collect())?;
         for id in std::mem::take(&mut self.manager.ids) {
             self.manager.reconcile(&id);
         }
@@ -145,7 +145,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Lets everything happen that needs nobody else: threads finish, the publishing thread does as it is told.
+    /// Runs everything that is ready: results of threads, and commands for the publisher.
     fn settle(&mut self) {
         let mut quiet = 0;
         while quiet < 3 {
@@ -184,7 +184,7 @@ impl Bench {
         }
     }
 
-    /// The sources that were told to stop come to their ends.
+    /// Ends the sources that were told to stop.
     fn end_stopped(&mut self) {
         while let Ok(queue) = self.stops.try_recv() {
             self.manager.over(queue, None);
@@ -198,14 +198,14 @@ impl Bench {
         outcome
     }
 
-    /// Asks; whatever takes a thread has not happened yet.
+    /// Sends a request without waiting for threads.
     fn begin(&mut self, wanted: StreamChange) -> oneshot::Receiver<StreamOutcome> {
         let (answer, outcome) = oneshot::channel();
-        self.manager.handle_request(StreamRequest { wanted, answer });
+        self.manager.handle_request(StreamRequest { change: wanted, answer });
         outcome
     }
 
-    /// Asks and lets everything happen.
+    /// Sends a request and waits for its outcome.
     fn outcome(&mut self, wanted: StreamChange) -> StreamOutcome {
         let mut outcome = self.ask(wanted);
         self.end_stopped();
@@ -238,7 +238,7 @@ impl Bench {
 
     fn read_settings(&mut self, streams: Vec<StreamSettings>) {
         let reading = Reading { streams, vote: VoteConfig::default(), fixed: Fixed::default() };
-        self.manager.has_read(Ok(reading));
+        self.manager.read_done(Ok(reading));
         self.settle();
     }
 
@@ -288,7 +288,7 @@ fn streams_come_and_go_and_their_names_are_free_again() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_changes_nothing() {
+fn invalid_requests_are_refused_and_change_nothing() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
@@ -311,7 +311,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn only_what_concerns_the_source_opens_it_anew() {
+fn only_settings_of_the_source_open_it_again() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
@@ -352,7 +352,7 @@ fn two_operators_do_not_overwrite_each_other() {
 }
 
 #[test]
-fn a_source_that_cannot_be_opened_gives_way_to_the_one_before() {
+fn a_source_that_cannot_be_opened_is_replaced_by_the_previous_one() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
@@ -394,20 +394,20 @@ fn a_source_that_does_not_end_is_cut_off() {
     let queue = bench.queue("b");
     let mut outcome = bench.ask(remove("b"));
     bench.clock.advance(CLOSE_MAX_NS - 1);
-    bench.manager.look();
+    bench.manager.check_deadlines();
     bench.settle();
     assert!(outcome.try_recv().is_err() && bench.cut.is_empty());
     bench.clock.advance(1);
-    bench.manager.look();
+    bench.manager.check_deadlines();
     bench.settle();
     assert_eq!((outcome.try_recv().unwrap(), &bench.cut), (Ok("b".into()), &vec![queue]));
     assert!(!bench.hub.has_stream("b"));
-    // What it says after all is nobody's.
+    // A late report is ignored.
     bench.manager.over(queue, None);
 }
 
 #[test]
-fn it_ends_with_its_streams_unless_somebody_counts_on_it() {
+fn the_program_ends_with_its_streams_unless_it_is_a_service() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "x.mp4"), ("b", "y.mp4")]).unwrap();
     let (a, b) = (bench.queue("a"), bench.queue("b"));
@@ -428,11 +428,11 @@ fn it_ends_with_its_streams_unless_somebody_counts_on_it() {
     file.outcome(remove("b")).unwrap();
     let a = file.queue("a");
     file.manager.over(a, None);
-    assert!(file.manager.ended().is_none(), "whoever added one may add another");
+    assert!(file.manager.ended().is_none(), "an operator who added one may add another");
 }
 
 #[test]
-fn what_cannot_be_opened_at_the_start_ends_the_program() {
+fn a_source_that_cannot_be_opened_at_the_start_ends_the_program() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/refused")]).unwrap();
     assert!(bench.manager.ended().is_none(), "the other one is stopped first");
@@ -452,7 +452,7 @@ fn a_source_that_ends_at_once_is_at_its_end() {
         generation: None,
         restored: Restored::default(),
     });
-    bench.manager.take_up(initial.collect()).unwrap();
+    bench.manager.add_initial(initial.collect()).unwrap();
     bench.manager.reconcile("a");
     // Report by the publishing thread before the thread that opened it is through.
     while bench.driver.opened.lock().is_empty() {
@@ -476,14 +476,14 @@ fn all_sources_are_told_to_stop_before_any_is_waited_for() {
     let a = bench.queue("a");
     bench.manager.over(a, None);
     bench.clock.advance(DRAIN_NS);
-    bench.manager.look();
-    bench.manager.look();
+    bench.manager.check_deadlines();
+    bench.manager.check_deadlines();
     assert_eq!(*bench.driver.sheds.lock(), 1, "what waits becomes gaps, once");
-    assert!(bench.manager.ended().is_none(), "two are not at their ends");
+    assert!(bench.manager.ended().is_none(), "two have not ended");
     bench.clock.advance(STOP_MAX_NS - DRAIN_NS);
-    bench.manager.look();
+    bench.manager.check_deadlines();
     bench.settle();
-    let ended = bench.manager.ended().expect("nobody is waited for any longer");
+    let ended = bench.manager.ended().expect("no source is waited for any longer");
     assert!(ended.stopped && ended.result.is_ok());
     bench.settle();
     assert!(bench.finished && matches!(bench.commands.try_recv(), Err(TryRecvError::Empty)));

@@ -12,7 +12,7 @@ use touchline_core::item::{End, Pace};
 use touchline_core::labels::{ClassSet, Modality};
 use touchline_core::time::RunId;
 
-/// Stands still until the test is over.
+/// Blocks until the test is over.
 struct Stalled(Receiver<()>);
 
 impl Sink for Stalled {
@@ -60,7 +60,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
         decided_to.send(Decided { queue, item: DecidedItem::Outcome { outcome, backlog: 0 } }).unwrap();
     }
     decided_to.send(Decided { queue, item: DecidedItem::News(ClipOutput::Ended(End::Finished)) }).unwrap();
-    let Ok(Report::Ended { error: None, .. }) = reports.recv() else { panic!("the end was not told") };
+    let Ok(Report::Ended { error: None, .. }) = reports.recv() else { panic!("the end was not reported") };
     assert_eq!(handle.counters().gapped.iter().sum::<u64>(), seconds, "every second is published");
     assert!(beat.turns() > seconds);
     let text = hub.metrics().encode();
@@ -70,7 +70,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
         .unwrap()
         .parse()
         .unwrap();
-    assert!((9..=11).contains(&lost), "{lost} of {seconds} and the end, one in its hands");
+    assert!((9..=11).contains(&lost), "{lost} of {seconds} and the end, one being written");
     drop(release);
     commands_to.send(Command::Finish).unwrap();
     publishing.join().unwrap().unwrap();
