@@ -21,14 +21,14 @@ use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::outlet::Counters;
 use touchline_media::still::{read_still, scale_down};
 use touchline_media::truncation;
-use touchline_serve::backlog::LineId;
+use touchline_serve::backlog::QueueId;
 use touchline_serve::config;
 use touchline_serve::config::VoteFile;
 use touchline_serve::live::vote;
 use touchline_serve::metrics::Metrics;
 use touchline_serve::publish::jsonl::{JsonlWriter, hold_pipe};
 use touchline_serve::publish::record::Recorder;
-use touchline_serve::workers::{What, Workers};
+use touchline_serve::workers::{DecidedItem, Workers};
 
 /// Still pictures, by extension: one second with RGB only.
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -231,26 +231,26 @@ impl Scorer {
             Error::source_failure(kind, path.display().to_string(), e.to_string(), "check the path")
         })?;
         if extension(path).is_some_and(|e| PICTURES.contains(&e.as_str())) {
-            let line = self.workers.add_line(Pace::File);
-            self.workers.push(line, ClipOutput::Second(picture(path, self.workers.pack().frame_height)?));
-            self.workers.push(line, ClipOutput::Ended(End::Finished));
-            return self.collect(path, line, 0);
+            let queue = self.workers.add_queue(Pace::File);
+            self.workers.push(queue, ClipOutput::Second(picture(path, self.workers.pack().frame_height)?));
+            self.workers.push(queue, ClipOutput::Ended(End::Finished));
+            return self.collect(path, queue, 0);
         }
         let damage_before = self.counters.damage();
-        let (line, to) = self.workers.add_stream("score", Pace::File, 0, Box::new(|_| ()))?;
+        let (queue, to) = self.workers.add_stream("score", Pace::File, 0, Box::new(|_| ()))?;
         let _source = self.opener.open(&address(path), to)?;
-        self.collect(path, line, damage_before)
+        self.collect(path, queue, damage_before)
     }
 
-    /// Takes the decisions of one line until its end.
-    fn collect(&mut self, path: &Path, line: LineId, damage_before: u64) -> Result<Labelled> {
-        let labelled = self.collect_all(path, line, damage_before);
+    /// Takes the decisions of one queue until its end.
+    fn collect(&mut self, path: &Path, queue: QueueId, damage_before: u64) -> Result<Labelled> {
+        let labelled = self.collect_all(path, queue, damage_before);
         // Thousands of files leave nothing behind.
-        self.workers.remove_line(line);
+        self.workers.remove_queue(queue);
         labelled
     }
 
-    fn collect_all(&mut self, path: &Path, line: LineId, damage_before: u64) -> Result<Labelled> {
+    fn collect_all(&mut self, path: &Path, queue: QueueId, damage_before: u64) -> Result<Labelled> {
         let name = path.to_string_lossy();
         let recorder = Recorder::new(&name, self.classes.clone(), Pace::File);
         let mut voter = Voter::new(self.vote, self.classes.len());
@@ -258,18 +258,18 @@ impl Scorer {
         loop {
             let decided =
                 self.workers.decided.recv().map_err(|_| Error::Internal("the inference thread ended".into()))?;
-            if decided.line != line {
+            if decided.queue != queue {
                 // The tail of a file that failed.
                 continue;
             }
-            match decided.what {
-                What::Outcome { outcome, .. } => {
+            match decided.item {
+                DecidedItem::Outcome { outcome, .. } => {
                     video.push(&outcome);
                     // Backlog and latency depend on the machine's mood: a recording's records must not.
                     let published = vote(&mut voter, self.classes.len(), outcome, 0, None);
                     self.write(&recorder.published(&published))?;
                 }
-                What::News(ClipOutput::Ended(end)) => {
+                DecidedItem::News(ClipOutput::Ended(end)) => {
                     let mut events = Vec::new();
                     voter.finish(&mut events);
                     self.write(&recorder.events(&events))?;
@@ -284,7 +284,7 @@ impl Scorer {
                     };
                     return Ok(Labelled { label, seconds: video.seconds(), gaps: video.gaps(), state });
                 }
-                What::News(_) => {}
+                DecidedItem::News(_) => {}
             }
         }
     }

@@ -1,85 +1,85 @@
-//! Fewer pictures a second while the machine is too slow (`--adaptive`): every second is still decided, from fewer of its
-//! pictures, instead of some seconds not at all.
+//! Fewer pictures per second during an overload (`--adaptive`): every second is decided from fewer pictures, instead of
+//! dropping some seconds.
 //!
-//! One share for all live streams, so that none pays for another. It goes down quickly and comes back slowly: each step back
-//! that had to be taken again makes the next one wait twice as long.
+//! All live streams have the same share. It falls quickly and rises slowly: each rise that had to be undone doubles the
+//! delay before the next one.
 //!
-//! Recordings have no part in it. They take whatever time there is, so that they would make every machine look too slow; and
-//! their decisions must not depend on what else it does.
+//! Recordings are exempt. They use all processor time, so they would make every machine look overloaded, and their
+//! decisions must not depend on the load.
 
 use crate::backlog::Taken;
 use touchline_core::clip::{ClipOutput, FrameShare, Gap, GapReason};
 use touchline_core::item::Pace;
 use touchline_core::time::NANOS_PER_SECOND;
 
-/// How long it is looked before the share changes.
+/// Observation time before the share changes.
 const LOOK_NS: u64 = 2 * NANOS_PER_SECOND;
 
-/// Part of the time for which inference may be busy. Beyond it seconds queue at every hiccup.
+/// Highest load of inference. Above it, every delay makes seconds queue.
 const BUSY_MAX: f64 = 0.9;
 
-/// Waiting longer than this, a second is unlikely to be decided within the latency target of one.
+/// Longest wait in the queue. After more, a decision within the latency target of one second is unlikely.
 const WAIT_MAX_NS: u64 = 700_000_000;
 
-/// How busy inference may be, by what is known, after a step up.
+/// Highest expected load after a rise.
 const BUSY_AFTER: f64 = 0.75;
 
-/// How long it must have been quiet before a step up, at first and at most.
+/// Time without overload before a rise: initial and maximum.
 const QUIET_NS: (u64, u64) = (10 * NANOS_PER_SECOND, 300 * NANOS_PER_SECOND);
 
-/// A step down that follows a step up within this time takes it back.
+/// A fall within this time after a rise undoes it.
 const TAKEN_BACK_NS: u64 = 30 * NANOS_PER_SECOND;
 
-/// What became of the live seconds of a batch.
+/// The load of a batch by its live seconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Turn {
-    /// Monotonic clock when it was decided, ns.
+pub struct BatchLoad {
+    /// When the batch was decided, monotonic clock, ns.
     pub now_ns: u64,
-    /// How long they took, ns.
+    /// Time spent on them, ns.
     pub busy_ns: u64,
-    /// How long the one of them that had waited longest was in its line before, ns.
+    /// The longest wait of one of them in its queue, ns.
     pub waited_ns: u64,
-    /// Seconds that were shed since the batch before.
+    /// Seconds shed since the previous batch.
     pub shed: u64,
 }
 
-/// What there is to do for a batch.
+/// The work of a batch, before it is decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Work {
+pub struct BatchWork {
     waited_ns: u64,
     shed: u64,
-    /// Seconds' worth of pictures: of live streams, and of recordings.
+    /// Pictures of live streams and of recordings, in units of a full second.
     live: f64,
     recorded: f64,
 }
 
-impl Work {
-    /// What became of it: it was begun at `began_ns` and done at `now_ns` of the monotonic clock.
-    pub fn done(self, began_ns: u64, now_ns: u64) -> Turn {
+impl BatchWork {
+    /// The load of the batch, which was decided from `began_ns` to `now_ns` (monotonic clock).
+    pub fn done(self, began_ns: u64, now_ns: u64) -> BatchLoad {
         let all = self.live + self.recorded;
         let of_live = if all > 0.0 { self.live / all } else { 0.0 };
         let busy_ns = (now_ns.saturating_sub(began_ns) as f64 * of_live).round() as u64;
-        Turn { now_ns, busy_ns, waited_ns: self.waited_ns, shed: self.shed }
+        BatchLoad { now_ns, busy_ns, waited_ns: self.waited_ns, shed: self.shed }
     }
 }
 
-/// Chooses the share of pictures that inference has time for.
+/// Chooses the share of pictures that inference can process.
 #[derive(Debug)]
 pub struct Adapt {
     share: FrameShare,
-    /// Since when is looked at, and what was seen.
+    /// Start of the observation, and the load since then.
     since_ns: u64,
     busy_ns: u64,
     waited_ns: u64,
     shed: u64,
-    /// When the share last changed, or things were last too slow.
+    /// When the share last changed, or the last overload was seen.
     trouble_ns: u64,
     raised_ns: Option<u64>,
     quiet_ns: u64,
 }
 
 impl Adapt {
-    /// Begins with all pictures at `now_ns` of the monotonic clock.
+    /// Starts with all pictures at `now_ns` (monotonic clock).
     pub fn new(now_ns: u64) -> Self {
         Self {
             share: FrameShare::ALL,
@@ -93,22 +93,23 @@ impl Adapt {
         }
     }
 
+    /// The current share.
+    /// The current share.
     pub fn share(&self) -> FrameShare {
         self.share
     }
 
-    /// Takes the pictures out of a batch's live seconds that there is no time for, before it is decided at `now_ns` of the
-    /// monotonic clock. Says what is left to do.
-    pub fn thin(&self, batch: &mut [Taken], now_ns: u64) -> Work {
-        let mut work = Work::default();
+    /// Removes surplus pictures from the live seconds of a batch before it is decided at `now_ns` (monotonic clock).
+    /// Returns the remaining work.
+    pub fn thin(&self, batch: &mut [Taken], now_ns: u64) -> BatchWork {
+        let mut work = BatchWork::default();
         for taken in batch {
             let is_live = taken.pace == Pace::Live;
             for item in &mut taken.items {
                 match item {
                     ClipOutput::Second(second) if is_live => {
                         second.keep(self.share);
-                        work.live += self.share.ratio();
-                        // In its line, not since its last sample arrived: what it was waited with before was the source's doing.
+                        work.live += self.share.ratio(); // From its entry into the queue: an earlier delay comes from the source.
                         work.waited_ns = work.waited_ns.max(now_ns.saturating_sub(taken.since_ns));
                     }
                     ClipOutput::Second(_) => work.recorded += 1.0,
@@ -120,22 +121,22 @@ impl Adapt {
         work
     }
 
-    /// Takes note of a batch. Returns the share from now on when it changes.
-    pub fn note(&mut self, turn: Turn) -> Option<FrameShare> {
-        self.busy_ns += turn.busy_ns;
-        self.waited_ns = self.waited_ns.max(turn.waited_ns);
-        self.shed += turn.shed;
-        let looked_ns = turn.now_ns.saturating_sub(self.since_ns);
+    /// Records the load of a batch. Returns the new share if it changes.
+    pub fn note(&mut self, load: BatchLoad) -> Option<FrameShare> {
+        self.busy_ns += load.busy_ns;
+        self.waited_ns = self.waited_ns.max(load.waited_ns);
+        self.shed += load.shed;
+        let looked_ns = load.now_ns.saturating_sub(self.since_ns);
         if looked_ns < LOOK_NS {
             return None;
         }
         let busy = self.busy_ns as f64 / looked_ns as f64;
         let too_slow = self.shed > 0 || busy > BUSY_MAX || self.waited_ns > WAIT_MAX_NS;
-        (self.since_ns, self.busy_ns, self.waited_ns, self.shed) = (turn.now_ns, 0, 0, 0);
+        (self.since_ns, self.busy_ns, self.waited_ns, self.shed) = (load.now_ns, 0, 0, 0);
         if too_slow {
-            self.trouble_ns = turn.now_ns;
+            self.trouble_ns = load.now_ns;
             let lower = self.share.lower()?;
-            if self.raised_ns.take().is_some_and(|raised_ns| turn.now_ns - raised_ns < TAKEN_BACK_NS) {
+            if self.raised_ns.take().is_some_and(|raised_ns| load.now_ns - raised_ns < TAKEN_BACK_NS) {
                 self.quiet_ns = (2 * self.quiet_ns).min(QUIET_NS.1);
             }
             self.share = lower;
@@ -143,14 +144,14 @@ impl Adapt {
         }
         let higher = self.share.higher()?;
         let after = busy * higher.ratio() / self.share.ratio();
-        if after > BUSY_AFTER || turn.now_ns - self.trouble_ns < self.quiet_ns {
+        if after > BUSY_AFTER || load.now_ns - self.trouble_ns < self.quiet_ns {
             return None;
         }
-        // It held: what comes next is judged anew.
-        if self.raised_ns.is_some_and(|raised_ns| turn.now_ns - raised_ns >= TAKEN_BACK_NS) {
+        // The last rise held: start again with the initial delay.
+        if self.raised_ns.is_some_and(|raised_ns| load.now_ns - raised_ns >= TAKEN_BACK_NS) {
             self.quiet_ns = QUIET_NS.0;
         }
-        (self.raised_ns, self.trouble_ns) = (Some(turn.now_ns), turn.now_ns);
+        (self.raised_ns, self.trouble_ns) = (Some(load.now_ns), load.now_ns);
         self.share = higher;
         Some(higher)
     }
@@ -161,29 +162,29 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::backlog::{Backlog, LineId};
+    use crate::backlog::{Backlog, QueueId};
     use touchline_core::clip::ClipSecond;
     use touchline_core::clock::{Clock, ManualClock};
 
     const SECOND: u64 = NANOS_PER_SECOND;
 
-    /// Puts second `index` into a line, whose last sample arrived at `arrived_ns`.
-    fn push(backlog: &Backlog, line: LineId, index: u64, arrived_ns: u64) {
+    /// Puts second `index` into a queue, whose last sample arrived at `arrived_ns`.
+    fn push(backlog: &Backlog, queue: QueueId, index: u64, arrived_ns: u64) {
         let second = ClipSecond { index, arrived_ns, ..ClipSecond::of_pictures(Vec::new()) };
-        assert!(backlog.push(line, ClipOutput::Second(second)));
+        assert!(backlog.push(queue, ClipOutput::Second(second)));
     }
 
-    /// An hour of seconds of a line, of which each takes `cost_ns`; `late_ns`: how long after its last sample it comes. Gives
-    /// the lowest share.
+    /// An hour of seconds of a queue, of which each takes `cost_ns`; `late_ns`: how long after its last sample it
+    /// comes. Gives the lowest share.
     fn an_hour(pace: Pace, cost_ns: u64, late_ns: u64) -> FrameShare {
         let clock = Arc::new(ManualClock::default());
         clock.advance(late_ns);
         let backlog = Backlog::with_clock(clock.clone());
-        let line = backlog.add_line(pace);
+        let queue = backlog.add_queue(pace);
         let mut adapt = Adapt::new(clock.mono_ns());
         let mut lowest = adapt.share();
         for index in 0..3600 {
-            push(&backlog, line, index, clock.mono_ns() - late_ns);
+            push(&backlog, queue, index, clock.mono_ns() - late_ns);
             clock.advance(SECOND / 100);
             let mut batch = backlog.take(4).expect("it is open");
             let began_ns = clock.mono_ns();
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_dawdles_is_no_slow_machine() {
+    fn a_slow_source_is_no_overload() {
         // The last second before an outage, or one whose sound did not come.
         assert_eq!(an_hour(Pace::Live, SECOND / 10, 10 * SECOND), FrameShare::ALL);
         assert!(an_hour(Pace::Live, 2 * SECOND, 0) < FrameShare::ALL, "a slow machine is");
@@ -216,16 +217,16 @@ mod tests {
     fn live_streams_are_judged_by_their_part_of_a_batch() {
         let clock = Arc::new(ManualClock::default());
         let backlog = Backlog::with_clock(clock.clone());
-        let (live, file) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::File));
+        let (live, file) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::File));
         let three = FrameShare::ALL.lower().expect("there are lower ones");
         let adapt = Adapt { share: three, ..Adapt::new(0) };
         (0..5).for_each(|index| push(&backlog, live, index, 0));
         push(&backlog, file, 0, 0);
         clock.advance(SECOND / 2);
         let mut batch = backlog.take(4).expect("it is open");
-        let turn = adapt.thin(&mut batch, clock.mono_ns()).done(clock.mono_ns(), clock.mono_ns() + SECOND);
-        assert_eq!((turn.waited_ns, turn.shed > 0), (SECOND / 2, true));
-        assert_eq!(turn.busy_ns, (SECOND as f64 * three.ratio() / (1.0 + three.ratio())).round() as u64);
+        let load = adapt.thin(&mut batch, clock.mono_ns()).done(clock.mono_ns(), clock.mono_ns() + SECOND);
+        assert_eq!((load.waited_ns, load.shed > 0), (SECOND / 2, true));
+        assert_eq!(load.busy_ns, (SECOND as f64 * three.ratio() / (1.0 + three.ratio())).round() as u64);
         let shares: Vec<FrameShare> = batch
             .iter()
             .flat_map(|taken| &taken.items)
@@ -237,19 +238,19 @@ mod tests {
         assert_eq!(shares, [three, FrameShare::ALL]);
     }
 
-    /// A machine on which all streams' pictures take `load` of the time: a batch every tenth of a second. Gives the shares
-    /// with the second in which each began.
-    fn run(adapt: &mut Adapt, from_s: u64, seconds: u64, load: impl Fn(u64) -> f64) -> Vec<(u64, FrameShare)> {
+    /// A machine on which all streams' pictures take `demand` of the time: a batch every tenth of a second. Gives the
+    /// shares with the second in which each began.
+    fn run(adapt: &mut Adapt, from_s: u64, seconds: u64, demand: impl Fn(u64) -> f64) -> Vec<(u64, FrameShare)> {
         let mut changes = Vec::new();
         for tenth in from_s * 10..(from_s + seconds) * 10 {
-            let needed = load(tenth / 10) * adapt.share().ratio();
-            let turn = Turn {
+            let needed = demand(tenth / 10) * adapt.share().ratio();
+            let load = BatchLoad {
                 now_ns: (tenth + 1) * SECOND / 10,
                 busy_ns: (needed.min(1.0) * (SECOND / 10) as f64) as u64,
                 waited_ns: if needed > 1.0 { 3 * SECOND } else { SECOND / 10 },
                 shed: u64::from(needed > 1.0),
             };
-            changes.extend(adapt.note(turn).map(|share| (tenth / 10, share)));
+            changes.extend(adapt.note(load).map(|share| (tenth / 10, share)));
         }
         changes
     }
@@ -284,8 +285,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_hold_is_tried_ever_less_often() {
-        // Another program takes the processors for five seconds of every fifteen: quiet enough for a step up in between.
+    fn a_rise_that_does_not_hold_is_tried_less_and_less_often() {
+        // Another program takes the processors for five seconds of every fifteen: quiet enough for a step up in
+        // between.
         let mut adapt = Adapt::new(0);
         let changes = run(&mut adapt, 0, 1200, |s| if s % 15 < 5 { 1.3 } else { 0.4 });
         let downs: Vec<u64> = changes.iter().filter(|c| c.1 < FrameShare::ALL).map(|c| c.0).collect();

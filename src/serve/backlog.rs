@@ -1,17 +1,18 @@
 //! The queue of seconds between the clip threads and the one inference thread, and the one place where load is shed.
 //!
-//! Each stream has its own bounded line; the inference thread takes from the line that has waited longest for its turn, so
-//! one busy stream cannot starve another. When the line of a live stream is full, its oldest whole second becomes a [`Gap`] in
-//! place: its media are freed at once and the order of what the stream says stays. While that goes on, seconds that cannot be
-//! decided in time become gaps as well (`overload`). A file's line makes its clip thread wait instead.
+//! Each stream has a bounded queue. The inference thread takes from the queue that was served least recently, so one
+//! busy stream cannot starve another. When the queue of a live stream is full, its oldest second becomes a [`Gap`] in
+//! place: its media are freed at once and the order of the stream's output stays. During an overload, seconds that
+//! cannot be decided in time become gaps as well (`overload`). The clip thread of a file waits instead.
 //!
-//! A lock, not a channel: shedding must reach into the middle of the line, and it is taken a few times a second.
+//! A lock, not a channel: shedding must reach into the middle of a queue, and the lock is taken a few times a second.
 
 mod overload;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use overload::Overload;
@@ -19,56 +20,55 @@ use touchline_core::clip::{ClipOutput, ClipSecond, Gap, GapReason};
 use touchline_core::clock::{Clock, Deadline, SystemClock};
 use touchline_core::item::Pace;
 
-/// Seconds a live stream may be behind before it sheds. Three ride out moments in which the streams of a machine end
-/// their seconds together; more would only make every decision older on a machine that is too slow anyway.
+/// Seconds that a live stream may be behind before it sheds. Three bridge moments in which all streams end their
+/// seconds together. More would only delay every decision on a machine that is too slow.
 pub const LIVE_SECONDS: usize = 3;
 
-/// Seconds of a file that are cut ahead of inference: enough to keep both busy, few enough to bound memory.
+/// Seconds of a file that wait for inference: enough to keep both sides busy, few enough to bound memory.
 pub const FILE_SECONDS: usize = 3;
 
-/// Names a line. Never used again, so that what is still on its way from a line that was removed is told from what comes
-/// of another.
+/// Identifies a queue. Ids are never reused, so that late items of a removed queue are not taken for another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LineId(u64);
+pub struct QueueId(u64);
 
-/// Something that waits in a line.
+/// An item in a queue.
 #[derive(Debug)]
 struct Queued {
-    /// When it came into the line, monotonic clock.
+    /// When it entered the queue, monotonic clock.
     since_ns: u64,
     item: ClipOutput,
 }
 
 #[derive(Debug)]
-struct Line {
+struct StreamQueue {
     pace: Pace,
     items: VecDeque<Queued>,
-    /// How many of `items` are seconds.
+    /// Number of seconds among `items`.
     seconds: usize,
-    /// Number of the turn in which a second of it was taken last.
+    /// The turn in which it was last served.
     served: u64,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    lines: BTreeMap<LineId, Line>,
-    /// Names given so far.
-    named: u64,
-    /// Turns so far: seconds that were taken.
+struct BacklogState {
+    queues: BTreeMap<QueueId, StreamQueue>,
+    /// Ids issued so far.
+    issued: u64,
+    /// Seconds taken so far.
     turns: u64,
-    /// Scratch: lines in the order of their turns.
-    order: Vec<(u64, LineId)>,
+    /// Scratch space: queues by their last turn.
+    order: Vec<(u64, QueueId)>,
     overload: Overload,
     closed: bool,
     nudged: bool,
-    /// Nothing more is decided: whole seconds become gaps as they come.
+    /// Shutdown: seconds become gaps as they arrive.
     sheds_all: bool,
 }
 
-/// The lines of all streams.
+/// The queues of all streams.
 pub struct Backlog {
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<BacklogState>,
     filled: Condvar,
     drained: Condvar,
 }
@@ -85,120 +85,121 @@ impl fmt::Debug for Backlog {
     }
 }
 
-/// What [`Backlog::take`] brings: one second, with whatever stood before it in its line.
+/// A second taken by [`Backlog::take`], with the items before it in its queue.
 #[derive(Debug)]
 pub struct Taken {
-    pub line: LineId,
+    /// The queue.
+    pub queue: QueueId,
+    /// The pace of its stream.
     pub pace: Pace,
-    /// When the last of `items` came into the line, monotonic clock. A second may have been on its way for long before: its
-    /// last sample arrived when the connection still stood, or the sound that it was waited with did not come.
+    /// When the last of `items` entered the queue, monotonic clock. Its last sample may have arrived long before: an
+    /// outage or missing audio delays the end of a second.
     pub since_ns: u64,
-    /// Everything that came before the second, and the second last if there is one.
+    /// The items before the second, then the second, if there is one.
     pub items: Vec<ClipOutput>,
-    /// Seconds still waiting in this line.
+    /// Seconds left in this queue.
     pub backlog: u32,
 }
 
 impl Backlog {
-    /// By the machine's clock.
+    /// Uses the system clock.
     pub fn new() -> Self {
         Self::with_clock(Arc::new(SystemClock::new()))
     }
 
-    /// `clock` is the one that seconds' arrivals are told by.
+    /// Uses `clock`, which must be the clock of the arrival times of seconds.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let (state, filled, drained) = Default::default();
         Self { clock, state, filled, drained }
     }
 
-    /// A line for one more stream.
-    pub fn add_line(&self, pace: Pace) -> LineId {
+    /// Adds a queue for a stream.
+    pub fn add_queue(&self, pace: Pace) -> QueueId {
         let mut state = self.lock();
-        let id = LineId(state.named);
-        state.named += 1;
-        state.lines.insert(id, Line { pace, items: VecDeque::new(), seconds: 0, served: 0 });
+        let id = QueueId(state.issued);
+        state.issued += 1;
+        state.queues.insert(id, StreamQueue { pace, items: VecDeque::new(), seconds: 0, served: 0 });
         id
     }
 
-    /// Removes a line with all that waits in it. Who waits to append to it is told that nothing more is taken.
-    pub fn remove_line(&self, line: LineId) {
-        let removed = self.lock().lines.remove(&line);
+    /// Removes a queue and its items. A blocked [`Backlog::push`] returns false.
+    pub fn remove_queue(&self, queue: QueueId) {
+        let removed = self.lock().queues.remove(&queue);
         self.drained.notify_all();
-        // Whoever gathers may have waited for this line alone.
+        // A batch may have waited for this queue alone.
         self.filled.notify_one();
-        // Its media are freed after the lock.
+        // Frees the media after the lock.
         drop(removed);
     }
 
-    /// Turns every second that waits, and every one that comes, into a gap: the program ends and has no time to decide
-    /// them. Ends and news pass at once then.
+    /// Turns every second, waiting or to come, into a gap: at shutdown there is no time to decide them.
     pub fn shed_all(&self) {
         let mut state = self.lock();
         state.sheds_all = true;
-        state.lines.values_mut().for_each(|line| while shed_oldest(line) {});
+        state.queues.values_mut().for_each(|queue| while shed_oldest(queue) {});
         drop(state);
         self.filled.notify_one();
         self.drained.notify_all();
     }
 
-    /// Appends to a line. Blocks while a file's line is full; a full live line sheds its oldest second. Returns false
-    /// when the line was removed or the backlog closed: nothing was taken and nothing more will be.
-    pub fn push(&self, line: LineId, item: ClipOutput) -> bool {
+    /// Appends to a queue. Blocks while a file's queue is full; a full live queue sheds its oldest second. Returns
+    /// false if the queue was removed or the backlog is closed.
+    pub fn push(&self, queue: QueueId, item: ClipOutput) -> bool {
         let mut state = self.lock();
         if matches!(item, ClipOutput::Second(_)) {
-            let is_full = |state: &State| {
-                let full = |line: &Line| line.pace == Pace::File && line.seconds >= FILE_SECONDS;
-                !state.closed && state.lines.get(&line).is_some_and(full)
+            let is_full = |state: &BacklogState| {
+                let full = |queue: &StreamQueue| queue.pace == Pace::File && queue.seconds >= FILE_SECONDS;
+                !state.closed && state.queues.get(&queue).is_some_and(full)
             };
             while is_full(&state) {
-                state = self.drained.wait(state).unwrap_or_else(|e| e.into_inner());
+                self.drained.wait(&mut state);
             }
         }
         if state.closed {
             return false;
         }
-        let State { lines, overload, sheds_all, .. } = &mut *state;
-        let Some(line) = lines.get_mut(&line) else { return false };
-        // Here and not before: a file's second may have waited for room.
+        let BacklogState { queues, overload, sheds_all, .. } = &mut *state;
+        let Some(queue) = queues.get_mut(&queue) else { return false };
+        // Taken after the wait for room.
         let since_ns = self.clock.mono_ns();
         if matches!(item, ClipOutput::Second(_)) {
-            if line.pace == Pace::Live && line.seconds >= LIVE_SECONDS {
-                shed_oldest(line);
+            if queue.pace == Pace::Live && queue.seconds >= LIVE_SECONDS {
+                shed_oldest(queue);
                 overload.shed(since_ns);
             }
-            line.seconds += 1;
+            queue.seconds += 1;
         }
-        line.items.push_back(Queued { since_ns, item });
+        queue.items.push_back(Queued { since_ns, item });
         if *sheds_all {
-            shed_oldest(line);
+            shed_oldest(queue);
         }
         self.filled.notify_one();
         true
     }
 
-    /// Waits for work and takes up to `max` seconds, at most one per line and in turn, and all else that waits. Nothing, once, after a
-    /// [`Backlog::nudge`]. `None` when closed.
+    /// Waits for work and takes up to `max` seconds, at most one per queue, and the items before them. May return
+    /// nothing after a [`Backlog::nudge`]. `None` when closed.
     pub fn take(&self, max: usize) -> Option<Vec<Taken>> {
         self.gather(max, Duration::ZERO)
     }
 
-    /// As [`Backlog::take`]; when there is work, but less than `max` seconds of it, waits for more, `wait` at most: on a
-    /// GPU a second costs little beside others and much alone.
+    /// As [`Backlog::take`], but waits up to `wait` for a full batch: on a GPU a second costs little in a batch and
+    /// much alone.
     pub fn gather(&self, max: usize, wait: Duration) -> Option<Vec<Taken>> {
         let max = max.max(1);
         let mut state = self.lock();
         state.overload.decided(self.clock.mono_ns());
-        // From when the first work was seen.
+        // Starts when the first work is seen.
         let mut deadline = None;
         loop {
             if state.closed {
                 return None;
             }
-            let ready = state.lines.values().filter(|line| !line.items.is_empty()).count();
-            if !wait.is_zero() && ready > 0 && ready < max.min(state.lines.len()) && !state.nudged {
+            let ready = state.queues.values().filter(|queue| !queue.items.is_empty()).count();
+            if !wait.is_zero() && ready > 0 && ready < max.min(state.queues.len()) && !state.nudged {
                 let left = deadline.get_or_insert_with(|| Deadline::after(&*self.clock, wait)).left(&*self.clock);
                 if !left.is_zero() {
-                    state = self.filled.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+                    self.filled.wait_for(&mut state, left);
                     continue;
                 }
             }
@@ -210,41 +211,40 @@ impl Backlog {
                 self.drained.notify_all();
                 return Some(batch);
             }
-            state = self.filled.wait(state).unwrap_or_else(|e| e.into_inner());
+            self.filled.wait(&mut state);
         }
     }
 
-    /// Makes [`Backlog::take`] return, with or without work: its caller has something else to look at.
+    /// Makes [`Backlog::take`] return, with or without work.
     pub fn nudge(&self) {
         self.lock().nudged = true;
         self.filled.notify_one();
     }
 
-    /// Wakes everybody: `push` returns false, `take` returns `None`.
+    /// Wakes all threads: `push` returns false, `take` returns `None`.
     pub fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();
         self.drained.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A poisoned lock means another thread panicked between two complete states: the lines are whole.
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, BacklogState> {
+        self.state.lock()
     }
 }
 
-impl State {
-    /// While there is too much to do, leaves each live line its newest second at most.
+impl BacklogState {
+    /// During an overload, leaves each live queue its newest second at most.
     fn shed_late(&mut self, now_ns: u64, max: usize) {
         let Some(oldest_ns) = self.overload.oldest_ns(now_ns, max) else { return };
         let mut has_shed = false;
-        for line in self.lines.values_mut().filter(|line| line.pace == Pace::Live) {
-            let newest_ns = line.items.iter().rev().find_map(|queued| match &queued.item {
+        for queue in self.queues.values_mut().filter(|queue| queue.pace == Pace::Live) {
+            let newest_ns = queue.items.iter().rev().find_map(|queued| match &queued.item {
                 ClipOutput::Second(second) => Some(Overload::counts_from_ns(second.arrived_ns, queued.since_ns)),
                 _ => None,
             });
             let keep = usize::from(newest_ns.is_some_and(|ns| ns >= oldest_ns));
-            while line.seconds > keep && shed_oldest(line) {
+            while queue.seconds > keep && shed_oldest(queue) {
                 has_shed = true;
             }
         }
@@ -253,56 +253,56 @@ impl State {
         }
     }
 
-    /// Takes up to `max` seconds of as many lines, those first whose turn is longest ago. Says how many there are.
+    /// Takes up to `max` seconds from as many queues, the least recently served first. Returns the number of seconds.
     fn choose(&mut self, max: usize) -> (Vec<Taken>, usize) {
-        let Self { lines, order, turns, overload, .. } = self;
+        let Self { queues, order, turns, overload, .. } = self;
         let max = overload.most(max);
         order.clear();
-        order.extend(lines.iter().filter(|(_, line)| !line.items.is_empty()).map(|(id, line)| (line.served, *id)));
+        order.extend(queues.iter().filter(|(_, queue)| !queue.items.is_empty()).map(|(id, queue)| (queue.served, *id)));
         order.sort_unstable();
         let (mut batch, mut seconds) = (Vec::new(), 0);
         for (_, id) in order.iter() {
-            let line = lines.get_mut(id).expect("it was there a moment ago, under the same lock");
-            if line.seconds > 0 {
+            let queue = queues.get_mut(id).expect("the id was read under the same lock");
+            if queue.seconds > 0 {
                 if seconds == max {
                     continue;
                 }
                 seconds += 1;
                 *turns += 1;
-                line.served = *turns;
+                queue.served = *turns;
             }
-            batch.extend(take_one(line, *id));
+            batch.extend(take_one(queue, *id));
         }
         (batch, seconds)
     }
 }
 
-/// Turns the oldest second of a line into a gap; false when there is none.
-fn shed_oldest(line: &mut Line) -> bool {
-    for Queued { item, .. } in &mut line.items {
+/// Turns the oldest second of a queue into a gap. Returns false if there is none.
+fn shed_oldest(queue: &mut StreamQueue) -> bool {
+    for Queued { item, .. } in &mut queue.items {
         if let ClipOutput::Second(ClipSecond { run, index, .. }) = item {
             let gap = Gap { run: *run, index: *index, reason: GapReason::Overload };
             *item = ClipOutput::Gap(gap);
-            line.seconds -= 1;
+            queue.seconds -= 1;
             return true;
         }
     }
     false
 }
 
-fn take_one(line: &mut Line, id: LineId) -> Option<Taken> {
+fn take_one(queue: &mut StreamQueue, id: QueueId) -> Option<Taken> {
     let (mut items, mut since_ns) = (Vec::new(), 0);
-    while let Some(queued) = line.items.pop_front() {
+    while let Some(queued) = queue.items.pop_front() {
         let is_second = matches!(queued.item, ClipOutput::Second(_));
         since_ns = queued.since_ns;
         items.push(queued.item);
         if is_second {
-            line.seconds -= 1;
+            queue.seconds -= 1;
             break;
         }
     }
-    let (pace, backlog) = (line.pace, line.seconds as u32);
-    (!items.is_empty()).then_some(Taken { line: id, pace, since_ns, items, backlog })
+    let (pace, backlog) = (queue.pace, queue.seconds as u32);
+    (!items.is_empty()).then_some(Taken { queue: id, pace, since_ns, items, backlog })
 }
 
 #[cfg(test)]

@@ -204,8 +204,8 @@ pub struct StreamSettings {
 }
 
 impl StreamSettings {
-    /// Where the source is received and decoded. Those that are given over the API have a process of their own unless they say
-    /// otherwise: nobody has looked at them before.
+    /// Where the source is received and decoded. Those that are given over the API have a process of their own unless
+    /// they say otherwise: nobody has looked at them before.
     pub fn isolation(&self, is_from_api: bool) -> Isolation {
         self.isolation.unwrap_or(if is_from_api { Isolation::Process } else { Isolation::None })
     }

@@ -1,8 +1,12 @@
-//! Watches streams: every thread and channel of the running program, the stream manager, the backlog, the store, metrics, the
-//! page and the API.
+//! The server: every thread and channel of the running program, the stream manager, the backlog, the store, the
+//! metrics, the page and the API.
+
+#![deny(missing_docs)]
 
 pub mod adapt;
 pub mod backlog;
+// Its items are documented by the schema of the file.
+#[allow(missing_docs)]
 pub mod config;
 pub mod live;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! What the publishing thread keeps per stream: vote, events, and what its news mean for the hub.
+//! The publisher's state of one stream: its vote, its events and its news for the hub.
 
 use std::sync::Arc;
 
@@ -9,49 +9,51 @@ use touchline_core::decision::{Event, SecondOutcome, WindowEstimate};
 use touchline_core::item::End;
 use touchline_core::vote::{VoteConfig, Voter};
 
-/// One stream on the publishing thread.
+/// One stream in the publisher.
 pub struct LiveStream {
     handle: StreamHandle,
     voter: Voter,
     classes: usize,
     supervised: bool,
-    /// The state it comes into when its source has come to its end, in place of that end.
+    /// The state after the end of its source, in place of `Ended` or `Failed`.
     into: Option<StreamState>,
     over: bool,
 }
 
 impl LiveStream {
-    /// `supervised`: a supervisor tells when the stream plays. Its news overtake what waits to be classified, so an
-    /// in-band `Opened` may be old.
+    /// `supervised`: a supervisor reports when the stream plays. Its news overtake waiting seconds, so an in-band
+    /// `Opened` may be old.
     pub fn new(handle: StreamHandle, vote: VoteConfig, classes: usize, supervised: bool) -> Self {
         Self { handle, voter: Voter::new(vote, classes), classes, supervised, into: None, over: false }
     }
 
-    /// The source is being stopped; `into` is what the stream comes into after its last second.
+    /// The source is being stopped. After its last second the stream enters `into`.
     pub fn ends_into(&mut self, into: StreamState) {
         self.into = Some(into);
     }
 
-    /// Votes by `vote` from the next second on.
+    /// Changes the vote from the next second on.
     pub fn set_vote(&mut self, vote: VoteConfig) {
         self.voter.set_config(vote);
     }
 
-    /// As if the source had come to its end now: for one that does not.
+    /// Ends the stream now, although its source has not ended.
     pub fn cut(&mut self, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
         self.news(ClipOutput::Ended(End::Finished), records)
     }
 
+    /// Its handle in the hub.
+    /// Its handle in the hub.
     pub fn handle(&self) -> &StreamHandle {
         &self.handle
     }
 
-    /// Whether its source has come to its end.
+    /// Whether its source has ended.
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Votes over a second that was decided (or not).
+    /// Votes over a second that was decided or became a gap.
     pub fn outcome(&mut self, outcome: SecondOutcome, backlog: u32, now_ns: u64) -> Published {
         let latency_ns = match &outcome {
             SecondOutcome::Predicted(p) => Some(now_ns.saturating_sub(p.arrived_ns)),
@@ -60,7 +62,7 @@ impl LiveStream {
         vote(&mut self.voter, self.classes, outcome, backlog, latency_ns)
     }
 
-    /// Tells the hub; appends records for the other outputs. Returns the state the stream came into, if it changed.
+    /// Passes news to the hub and appends the records for other outputs. Returns the new state, if it changed.
     pub fn news(&mut self, news: ClipOutput, records: &mut Vec<Arc<str>>) -> Option<StreamState> {
         match news {
             ClipOutput::Opened(tracks) => {
@@ -102,7 +104,7 @@ impl LiveStream {
     }
 }
 
-/// A second with the estimate and the events that follow from it.
+/// Votes over a second. Returns it with the estimate and the events that follow.
 pub fn vote(
     voter: &mut Voter,
     classes: usize,

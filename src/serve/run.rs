@@ -1,12 +1,12 @@
 //! Threads, channels and the ordered shutdown of a run.
 
-mod brake;
-mod ending;
+mod crash_guard;
+mod driver;
+mod manager;
 mod notify;
-mod open;
+mod publisher;
 mod server;
-mod session;
-mod warden;
+mod shutdown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,67 +28,73 @@ use crate::metrics::Metrics;
 use crate::publish::access::SessionArchive;
 use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
-use crate::publish::packs::PackDesk;
+use crate::publish::packs::PackControl;
 use crate::publish::sink::JsonLines;
-use crate::publish::streams::StreamDesk;
+use crate::publish::streams::StreamControl;
 use crate::publish::terminal::Terminal;
 use crate::shadow::Shadow;
 use crate::store::{Contents, Store, StoreThread, Stored};
 use crate::update::{UpdateConfig, Updater};
 use crate::workers::{Batching, Workers};
-use ending::Ending;
-use notify::Manager;
-use open::Opening;
-use server::{Desks, Server, catch_signals};
-use session::Session;
-use warden::{Ended, Initial, Rules, Tools, Warden};
+use driver::GstDriver;
+use manager::{Ended, InitialStream, Rules, StreamManager, Tools};
+use notify::ServiceManager;
+use publisher::Publisher;
+use server::{Controls, Server, catch_signals};
+use shutdown::ShutdownTimer;
 
+pub use manager::{Fixed, Reader, Reading};
 pub use server::AccessSettings;
-pub use warden::{Fixed, Reader, Reading};
 
-/// What a run is made from: the command line and the configuration file, merged and checked.
+/// The settings of a run: command line and configuration file, merged and validated.
 pub struct RunConfig {
+    /// The pack that decides.
     pub pack: Pack,
-    /// Decides beside `pack`; only compared with it.
+    /// A second pack that scores the same seconds and is only compared with `pack`.
     pub shadow: Option<Pack>,
-    /// Below it, packs may be named over the API.
+    /// The directory whose packs the API may load.
     pub pack_root: Option<PathBuf>,
-    /// The pack is read again whenever its directory changes.
+    /// Reload the pack when its directory changes.
     pub watch_pack: bool,
-    /// Of the configuration file and the command line, in this order.
+    /// The streams of the configuration file, then those of the command line.
     pub streams: Vec<(StreamSettings, Origin)>,
-    /// What sources given over the API may be.
+    /// Which sources the API may open.
     pub sources: SourcesFile,
+    /// The vote of streams without a vote of their own.
     pub vote: VoteConfig,
-    /// Keys of the configuration file that count only at the start.
+    /// Keys of the configuration file that take effect only at the start.
     pub fixed: Fixed,
-    /// The configuration file's name, and how it is read again.
+    /// Name of the configuration file, and the function that reads it again.
     pub reader: Option<(String, Reader)>,
-    /// Address of the server, or "off".
+    /// Address of the HTTP server, or "off".
     pub listen: Option<String>,
+    /// Tokens and TLS of the HTTP server.
     pub access: AccessSettings,
-    /// File of the records, or "-".
+    /// File for the records, or "-" for standard output.
     pub jsonl: Option<String>,
-    /// File of the store.
+    /// SQLite file of the store.
     pub state: Option<PathBuf>,
+    /// Limit of streams at once.
+    /// Limit of streams at once.
     pub max_streams: usize,
     /// Jitter buffer of RTSP sources, milliseconds.
     pub latency_ms: u32,
+    /// How seconds of different streams are batched.
     pub batching: Batching,
-    /// Files play at their own speed.
+    /// Play files at their own speed.
     pub realtime: bool,
-    /// A stream that cannot be opened at the start is tried again.
+    /// Retry a stream that cannot be opened at the start.
     pub retry: bool,
-    /// The server stays when the last stream has ended.
+    /// Keep the server running after the last stream has ended.
     pub linger: bool,
-    /// No line per second on the terminal.
+    /// Print no line per second on the terminal.
     pub quiet: bool,
 }
 
-/// Watches streams until they end or the process is told to stop.
+/// Watches streams until they end or a signal stops the process.
 ///
 /// # Errors
-/// One line for a person: an address or a file that cannot be used, or the failure of a thread.
+/// An address or a file that cannot be used, or a thread that failed.
 pub fn run(config: RunConfig) -> Result<()> {
     let RunConfig { pack, shadow: shadow_pack, streams, sources, vote, fixed, .. } = config;
     let packs = UpdateConfig::new(config.pack_root.as_deref(), &pack.dir, config.watch_pack)?;
@@ -98,7 +104,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         .thread_name("tokio")
         .enable_all()
         .build()
-        .map_err(|e| Error::Internal(format!("the asynchronous runtime does not start: {e}")))?;
+        .map_err(|e| Error::Internal(format!("cannot start the asynchronous runtime: {e}")))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let metrics = Metrics::new();
     let (store, store_thread, mut contents) = open_store(config.state.as_deref(), &metrics)?;
@@ -109,16 +115,16 @@ pub fn run(config: RunConfig) -> Result<()> {
         vote_window_s: vote.window,
     };
     let hub = Hub::new(info, metrics.clone(), clock.clone());
-    let manager = Manager::from_environment();
-    let (desk, asks) = PackDesk::new();
-    let (stream_desk, stream_asks) = StreamDesk::new();
+    let service_manager = ServiceManager::from_environment();
+    let (control, requests) = PackControl::new();
+    let (stream_control, stream_requests) = StreamControl::new();
     let policy = Arc::new(SourcePolicy::new(&sources)?);
-    let desks = Desks { packs: desk.clone(), streams: stream_desk.clone(), policy: policy.clone() };
+    let controls = Controls { packs: control.clone(), streams: stream_control.clone(), policy: policy.clone() };
     let log_outs = std::mem::take(&mut contents.log_outs);
     let sessions = store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
-    let server = Server::start(&runtime, config.listen.as_deref(), &hub, desks, &config.access, sessions)?;
+    let server = Server::start(&runtime, config.listen.as_deref(), &hub, controls, &config.access, sessions)?;
     hub.set_starting("warming up the models");
-    manager.status("warming up the models");
+    service_manager.status("warming up the models");
     let (shadow, feed) = match shadow_pack {
         Some(other) => {
             let shown = packs.shown(&other.dir);
@@ -132,7 +138,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         packs,
         workers.models().clone(),
         workers.swapper(),
-        (desk.clone(), asks),
+        (control.clone(), requests),
         hub.clone(),
         clock.clone(),
     )?;
@@ -142,25 +148,25 @@ pub fn run(config: RunConfig) -> Result<()> {
     if let Some(address) = server.address {
         eprintln!("watching on {}://{address}  (metrics: /metrics, API: /api/v1/streams)", server.scheme);
     }
-    let Starting { initial, runs, held, suspects } = starting(streams, contents, store.as_ref());
+    let StartState { initial, runs, held, suspects } = starting(streams, contents, store.as_ref());
     let is_service = server.address.is_some() && (config.state.is_some() || initial.is_empty());
     let terminal = (!config.quiet).then(|| {
         let streams = if is_service { usize::MAX } else { initial.len() };
         Terminal::new(&workers.pack().classes, streams, config.jsonl.as_deref() == Some("-"))
     });
-    let (told_to, told) = unbounded();
+    let (reports_to, reports) = unbounded();
     let (news_to, news) = unbounded();
-    // Supervisors come and go; what the publishing thread ends with is the warden's last word.
+    // Keeps the channel open while no supervisor exists: only `Command::Finish` ends the publisher.
     let _news_stay_open = news_to.clone();
     let (commands_to, commands) = unbounded();
-    let mut session = Session::new(hub.clone(), clock.clone(), workers.pack().classes.len(), told_to);
+    let mut publisher = Publisher::new(hub.clone(), clock.clone(), workers.pack().classes.len(), reports_to);
     if let Some(jsonl) = jsonl {
-        session.sinks().add(JsonLines::new(jsonl, clock.clone()))?;
+        publisher.sinks().add(JsonLines::new(jsonl, clock.clone()))?;
     }
     if let Some(terminal) = terminal {
-        session.sinks().add(terminal)?;
+        publisher.sinks().add(terminal)?;
     }
-    let hands = Opening {
+    let driver = GstDriver {
         intake: workers.intake().clone(),
         clock: clock.clone(),
         policy,
@@ -169,7 +175,7 @@ pub fn run(config: RunConfig) -> Result<()> {
         pacing: if config.realtime { Pacing::Realtime } else { Pacing::Auto },
     };
     let read = config.reader.map(|(name, read)| {
-        stream_desk.config().set_file(name);
+        stream_control.config().set_file(name);
         read
     });
     let rules = Rules {
@@ -180,101 +186,101 @@ pub fn run(config: RunConfig) -> Result<()> {
         lingers: config.linger && server.address.is_some(),
     };
     let tools = Tools {
-        hands: Arc::new(hands),
+        driver: Arc::new(driver),
         hub: hub.clone(),
         clock: clock.clone(),
         commands: commands_to.clone(),
         store: store.clone(),
-        desk: stream_desk,
+        control: stream_control,
         read,
-        manager: manager.clone(),
+        service_manager: service_manager.clone(),
     };
     let tools_commands = tools.commands.clone();
-    let mut warden = Warden::new(tools, rules, vote, fixed);
-    warden.know_runs(runs);
-    warden.know_held(held, suspects);
-    warden.take_up(initial)?;
+    let mut manager = StreamManager::new(tools, rules, vote, fixed);
+    manager.know_runs(runs);
+    manager.know_held(held, suspects);
+    manager.add_initial(initial)?;
     hub.set_ready(true);
-    manager.ready();
-    let ending = Ending::new(clock.clone());
+    service_manager.ready();
+    let shutdown = ShutdownTimer::new(clock.clone());
     let (reload_to, reload) = bounded(1);
     let server_reload = server.reload.clone();
-    let reopen_outputs = session.sinks().reopener();
+    let reopen_outputs = publisher.sinks().reopener();
     let on_hang_up = move || {
         reopen_outputs();
         server_reload.reload();
-        desk.hang_up();
-        // A full channel holds such a wish already.
+        control.reload();
+        // If the channel is full, a reload is pending already.
         let _ = reload_to.try_send(());
     };
     let on_stop = {
-        let (manager, ending, hub) = (manager.clone(), ending.clone(), hub.clone());
+        let (service_manager, shutdown, hub) = (service_manager.clone(), shutdown.clone(), hub.clone());
         move || {
-            hub.set_starting("the program ends");
-            manager.stopping();
-            ending.begin();
+            hub.set_starting("the program is shutting down");
+            service_manager.stopping();
+            shutdown.begin();
         }
     };
     let stop = catch_signals(&runtime, on_hang_up, on_stop);
-    let beats = vec![("publishing", session.beat().clone()), ("inference", workers.beat().clone())];
+    let beats = vec![("publishing", publisher.beat().clone()), ("inference", workers.beat().clone())];
     let intake = workers.intake().clone();
-    let watchdog = manager.watch(hub.clone(), beats, move || {
+    let watchdog = service_manager.watch(hub.clone(), beats, move || {
         intake.nudge();
-        let _ = commands_to.send(session::Command::Turn);
+        let _ = commands_to.send(publisher::Command::Wake);
     })?;
-    let inbox = warden::Inbox { asks: stream_asks, told, reload, stop };
+    let inbox = manager::ManagerInbox { requests: stream_requests, reports, reload, stop };
     let (ended_to, ended) = bounded(1);
-    let last_word = LastWord(tools_commands);
-    spawn("warden", move || {
-        let _last_word = last_word;
-        // The program waits for it, unless publishing failed.
-        let _ = ended_to.send(warden.run(&inbox));
+    let finish_on_drop = FinishOnDrop(tools_commands);
+    spawn("stream-manager", move || {
+        let _last_word = finish_on_drop;
+        // The receiver is gone only if publishing failed.
+        let _ = ended_to.send(manager.run(&inbox));
     })?;
-    let published = session.publish(&session::Inbox { decided: workers.decided.clone(), news, commands });
-    ending.begin();
-    drop(session);
-    // It ends with what it told the publishing thread to finish with; when that failed, the program ends without it.
+    let published = publisher.publish(&publisher::PublisherInbox { decided: workers.decided.clone(), news, commands });
+    shutdown.begin();
+    drop(publisher);
+    // The manager ends right after it has sent `Command::Finish`. If publishing failed, nothing waits for it.
     let Ended { stopped, result } = match &published {
-        Ok(()) => ended.recv().map_err(|_| Error::Internal("the warden's thread ended".into()))?,
+        Ok(()) => ended.recv().map_err(|_| Error::Internal("the stream manager ended".into()))?,
         Err(_) => Ended { stopped: false, result: Ok(()) },
     };
-    tracing::debug!(stopped, "every stream is at its end");
-    ending.at("writing the store");
+    tracing::debug!(stopped, "all streams have ended");
+    shutdown.at("writing the store");
     hub.end_archive();
-    let stored = store.as_ref().is_none_or(|store| store.flush(STORE_LIMIT));
+    let stored = store.as_ref().is_none_or(|store| store.flush(STORE_TIMEOUT));
     if stored && published.is_ok() {
-        ending.written();
+        shutdown.written();
     }
     drop(store);
-    ending.at("stopping the server");
+    shutdown.at("stopping the server");
     server.stop(runtime);
-    ending.at("ending the watchdog's thread");
+    shutdown.at("stopping the watchdog thread");
     drop(watchdog);
-    ending.at("ending the threads of the streams and of inference");
+    shutdown.at("stopping the clip and inference threads");
     drop(workers);
-    // What the inference thread fed and asked ends after it.
-    ending.at("ending the thread of the packs");
+    // These two serve the inference thread, so they stop after it.
+    shutdown.at("stopping the pack thread");
     drop(updater);
-    ending.at("ending the thread of the shadow");
+    shutdown.at("stopping the shadow thread");
     drop(shadow);
-    ending.at("closing the store");
+    shutdown.at("closing the store");
     drop(store_thread);
-    ending.done();
+    shutdown.done();
     published.and(result)
 }
 
-/// Ends publishing when the warden is gone, also by a panic.
-struct LastWord(Sender<session::Command>);
+/// Ends the publisher when the stream manager ends, even by a panic.
+struct FinishOnDrop(Sender<publisher::Command>);
 
-impl Drop for LastWord {
+impl Drop for FinishOnDrop {
     fn drop(&mut self) {
-        // Publishing has ended already, mostly.
-        let _ = self.0.send(session::Command::Finish);
+        // Fails if publishing has ended already.
+        let _ = self.0.send(publisher::Command::Finish);
     }
 }
 
-/// How long the store may take to write what is under way.
-const STORE_LIMIT: Duration = Duration::from_secs(2);
+/// How long the store may take to write pending records at shutdown.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type OpenStore = (Option<Store>, Option<StoreThread>, Contents);
 
@@ -284,52 +290,51 @@ fn open_store(path: Option<&Path>, metrics: &Metrics) -> Result<OpenStore> {
     Ok((Some(store), Some(thread), contents))
 }
 
-/// What there is at the start.
-struct Starting {
-    initial: Vec<Initial>,
-    /// The last runs of streams that are not among them.
+/// The streams at the start.
+struct StartState {
+    initial: Vec<InitialStream>,
+    /// Last runs of stored streams that are not among `initial`.
     runs: BTreeMap<String, RunId>,
-    /// Those that are paused because opening them ended the process.
+    /// Streams that start paused because opening them ended the process.
     held: BTreeSet<String>,
-    /// Those that may be the ones.
+    /// Streams that were being opened when the process ended.
     suspects: BTreeSet<String>,
 }
 
-/// The streams of the start: those of the configuration and the command line, then those of the store. And the last runs of
-/// those that the store knows beside them.
-fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> Starting {
+/// The streams of the configuration file and the command line, then those of the store.
+fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: Option<&Store>) -> StartState {
     let Contents { streams: stored, mut restored, ends, log_outs: _ } = contents;
     let mut held = BTreeSet::new();
-    let mut initial: Vec<Initial> = Vec::with_capacity(streams.len() + stored.len());
+    let mut initial: Vec<InitialStream> = Vec::with_capacity(streams.len() + stored.len());
     for (settings, origin) in streams {
         let restored = restored.remove(&settings.id).unwrap_or_default();
-        initial.push(Initial { settings, origin, generation: None, restored });
+        initial.push(InitialStream { settings, origin, generation: None, restored });
     }
     for Stored { mut settings, generation } in stored {
         if initial.iter().any(|s| s.settings.id == settings.id) {
             tracing::warn!(
-                "stream {:?} of the store is left out: the configuration or the command line has one of that name",
+                "stream {:?} of the store is skipped: the configuration file or the command line has a stream of that name",
                 settings.id
             );
             continue;
         }
-        if settings.enabled && ends.get(&settings.id) >= Some(&brake::ENDS_MAX) {
+        if settings.enabled && ends.get(&settings.id) >= Some(&crash_guard::ENDS_MAX) {
             tracing::error!(
-                "{}: the program ended {} times while its source was being opened; it is started paused",
+                "{}: the program ended {} times while opening its source; the stream starts paused",
                 settings.id,
-                brake::ENDS_MAX
+                crash_guard::ENDS_MAX
             );
             settings.enabled = false;
             held.insert(settings.id.clone());
             if let Some(store) = store {
-                // When it fails, the next start finds the same.
+                // If this fails, the next start detects the same.
                 store.save(Stored { settings: settings.clone(), generation }, Box::new(|_| ()));
             }
         }
         let restored = restored.remove(&settings.id).unwrap_or_default();
-        initial.push(Initial { settings, origin: Origin::Api, generation: Some(generation), restored });
+        initial.push(InitialStream { settings, origin: Origin::Api, generation: Some(generation), restored });
     }
-    // What is left belongs to nobody any more; but who comes by such a name goes on after its last run.
+    // The rest belongs to removed streams. A new stream of such a name continues after its last run.
     let runs = restored.iter().filter_map(|(id, kept)| Some((id.clone(), kept.run?))).collect();
     restored.retain(|_, kept| *kept != Restored { run: kept.run, ..Restored::default() });
     if let Some(store) = store {
@@ -337,5 +342,5 @@ fn starting(streams: Vec<(StreamSettings, Origin)>, contents: Contents, store: O
         store.here(initial.iter().map(|stream| stream.settings.id.clone()).collect());
     }
     let suspects = ends.into_keys().filter(|id| !held.contains(id)).collect();
-    Starting { initial, runs, held, suspects }
+    StartState { initial, runs, held, suspects }
 }

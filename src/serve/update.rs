@@ -1,8 +1,7 @@
-//! The pack thread: takes another pack into the running program between two seconds, or refuses it and leaves the old
-//! one.
+//! The pack thread: replaces the running pack between two batches, or rejects the new one and keeps the old one.
 //!
-//! Reading, verifying, building and warming up happen here, beside the streams; the inference thread only swaps. One
-//! update at a time, whoever asked: over HTTP, with SIGHUP, or by changing the directory that is watched.
+//! It reads, verifies, builds and warms up the new pack; the inference thread only swaps. It runs one update at a time,
+//! requested over HTTP, by SIGHUP, or by a change of the watched directory.
 
 mod watch;
 
@@ -14,29 +13,31 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::publish::hub::Hub;
-use crate::publish::packs::{Applied, Ask, Outcome, PackDesk, Refused, RefusedKind, Trigger, took_ms};
-use crate::workers::Swapper;
+use crate::publish::packs::{
+    AppliedPack, PackControl, PackOutcome, PackRefusal, PackRefusalKind, PackRequest, PackTrigger, took_ms,
+};
+use crate::workers::EngineSwapper;
 use touchline_compute::infer::{Engine, Models};
 use touchline_compute::models::pack::Pack;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::{background_pool, spawn};
-use watch::{POLL_NS, Watch};
+use watch::{DirectoryWatch, POLL_NS};
 
-/// What may be taken, and when to look by oneself.
+/// Settings of pack updates.
 #[derive(Clone, Debug)]
 pub struct UpdateConfig {
-    /// Packs asked for over HTTP lie below this directory.
+    /// Requests over HTTP may name packs below this directory.
     pub root: PathBuf,
-    /// Look at the running pack's directory every few seconds.
+    /// Check the running pack's directory every few seconds.
     pub watch: bool,
 }
 
 impl UpdateConfig {
-    /// The directory in which the packs lie: as given, or the running pack's parent.
+    /// The root of packs: as given, or the parent of the running pack.
     ///
     /// # Errors
-    /// [`Error::Usage`] when it cannot be found.
+    /// [`Error::Usage`] if the directory does not exist.
     pub fn new(root: Option<&Path>, running: &Path, watch: bool) -> Result<Self> {
         let found = match root {
             Some(root) => root.canonicalize(),
@@ -44,27 +45,29 @@ impl UpdateConfig {
         };
         let root = found.map_err(|e| {
             let given = root.unwrap_or(running).display();
-            Error::Usage(format!("--pack-root {given}: {e}; give the directory in which the packs lie"))
+            Error::Usage(format!("--pack-root {given}: {e}; give the directory that contains the packs"))
         })?;
         Ok(Self { root, watch })
     }
 
-    /// How people would ask for the pack in `dir`: below the root by its path there, elsewhere by its name.
+    /// The path of the pack in `dir` as the API shows it: relative to the root, or the name of the directory outside
+    /// it.
     pub fn shown(&self, dir: &Path) -> String {
         let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let shown = whole.strip_prefix(&self.root).ok().or_else(|| whole.file_name().map(Path::new));
         shown.unwrap_or(&whole).display().to_string()
     }
 
-    /// The directory that was asked for.
+    /// The directory of a request.
     ///
     /// # Errors
-    /// [`RefusedKind::OutsideRoot`] for what leads out of the root, through links as well, and for what does not exist
-    /// there: who asks must not learn what exists elsewhere. [`RefusedKind::BadPack`] for what the root does not have.
-    fn resolve(&self, asked: &Path) -> Result<PathBuf, Refused> {
+    /// [`PackRefusalKind::OutsideRoot`] for a path that leads out of the root, also through links or if it does not
+    /// exist there: clients must not learn what exists elsewhere. [`PackRefusalKind::BadPack`] for a path that the root
+    /// does not have.
+    fn resolve(&self, asked: &Path) -> Result<PathBuf, PackRefusal> {
         let outside = || {
-            let advice = "name a directory below it, or start with another --pack-root";
-            Refused::new(RefusedKind::OutsideRoot, "the path leads out of the directory of packs", advice)
+            let advice = "name a directory below it, or start the program with another --pack-root";
+            PackRefusal::new(PackRefusalKind::OutsideRoot, "the path is outside the root of packs", advice)
         };
         if asked.components().any(|part| part == Component::ParentDir) {
             return Err(outside());
@@ -74,14 +77,14 @@ impl UpdateConfig {
             Ok(whole) if whole.starts_with(&self.root) => Ok(path),
             Err(_) if path.starts_with(&self.root) => {
                 let error = format!("there is no pack {:?}", asked.display().to_string());
-                Err(Refused::new(RefusedKind::BadPack, error, "name a directory in the directory of packs"))
+                Err(PackRefusal::new(PackRefusalKind::BadPack, error, "name a directory below the root of packs"))
             }
             _ => Err(outside()),
         }
     }
 }
 
-/// The pack thread. Dropping it ends it, after the update that is under way.
+/// The pack thread. Dropping this stops it after the current update.
 pub struct Updater {
     /// Closed by dropping.
     stop: Option<Sender<()>>,
@@ -89,24 +92,24 @@ pub struct Updater {
 }
 
 impl Updater {
-    /// `running`: the models that decide now. Says to `hub` what runs.
+    /// Starts the thread. `running`: the models that decide now, which are published in `hub`.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// If the system refuses to start a thread.
     pub fn start(
         config: UpdateConfig,
         running: Models,
-        swapper: Swapper,
-        (desk, asks): (PackDesk, Receiver<Ask>),
+        swapper: EngineSwapper,
+        (control, requests): (PackControl, Receiver<PackRequest>),
         hub: Hub,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        hub.board().set_pack(running.pack().clone(), config.shown(&running.pack().dir));
-        let watch = config.watch.then(|| Watch::new(&running.pack().dir, clock.mono_ns()));
+        hub.pack_status().set_pack(running.pack().clone(), config.shown(&running.pack().dir));
+        let watch = config.watch.then(|| DirectoryWatch::new(&running.pack().dir, clock.mono_ns()));
         let pool = background_pool("pack")?;
-        let worker = Worker { config, running, swapper, desk, hub, clock, watch, pool };
+        let worker = PackWorker { config, running, swapper, control, hub, clock, watch, pool };
         let (stop, stopped) = bounded(0);
-        let thread = spawn("pack", move || worker.run(&asks, &stopped))?;
+        let thread = spawn("pack", move || worker.run(&requests, &stopped))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -115,33 +118,33 @@ impl Drop for Updater {
     fn drop(&mut self) {
         drop(self.stop.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the pack thread panicked; its message is above");
+            tracing::error!("the pack thread panicked; see the panic message above");
         }
     }
 }
 
-struct Worker {
+struct PackWorker {
     config: UpdateConfig,
     running: Models,
-    swapper: Swapper,
-    desk: PackDesk,
+    swapper: EngineSwapper,
+    control: PackControl,
     hub: Hub,
     clock: Arc<dyn Clock>,
-    watch: Option<Watch>,
+    watch: Option<DirectoryWatch>,
     pool: rayon::ThreadPool,
 }
 
-impl Worker {
-    fn run(mut self, asks: &Receiver<Ask>, stopped: &Receiver<()>) {
+impl PackWorker {
+    fn run(mut self, requests: &Receiver<PackRequest>, stopped: &Receiver<()>) {
         loop {
             let wait_ns = match &self.watch {
                 Some(watch) => watch.due_ns().saturating_sub(self.clock.mono_ns()),
-                // Nothing to look at: it only sleeps.
+                // Nothing to check.
                 None => POLL_NS,
             };
             select! {
-                recv(asks) -> ask => match ask {
-                    Ok(ask) => self.asked(ask),
+                recv(requests) -> request => match request {
+                    Ok(request) => self.handle_request(request),
                     Err(_) => return,
                 },
                 recv(stopped) -> _ => return,
@@ -150,15 +153,15 @@ impl Worker {
         }
     }
 
-    fn asked(&mut self, ask: Ask) {
-        let over_http = ask.trigger == Trigger::Http;
+    fn handle_request(&mut self, request: PackRequest) {
+        let over_http = request.trigger == PackTrigger::Http;
         if !over_http {
-            self.desk.begun();
+            self.control.begun();
         }
-        let outcome = self.update(ask.trigger, ask.path.as_deref());
-        self.desk.finished();
-        if let Some(answer) = ask.answer {
-            // Who asked may be gone; what was done stays done.
+        let outcome = self.update(request.trigger, request.path.as_deref());
+        self.control.finished();
+        if let Some(answer) = request.answer {
+            // The client may be gone. The update stays.
             let _ = answer.send(outcome);
         }
     }
@@ -167,14 +170,14 @@ impl Worker {
         let now_ns = self.clock.mono_ns();
         let dir = self.running.pack().dir.clone();
         if self.watch.as_mut().is_some_and(|watch| watch.changed(&dir, now_ns)) {
-            self.asked(Ask { trigger: Trigger::Watch, path: None, answer: None });
+            self.handle_request(PackRequest { trigger: PackTrigger::Watch, path: None, answer: None });
         }
     }
 
-    /// Takes or refuses a pack, and says so everywhere.
-    fn update(&mut self, trigger: Trigger, asked: Option<&Path>) -> Outcome {
+    /// Takes or refuses a pack; logs, counts and publishes the outcome.
+    fn update(&mut self, trigger: PackTrigger, asked: Option<&Path>) -> PackOutcome {
         let shown = match asked {
-            // It goes into the log, where a line end would begin a line of another's words.
+            // It is logged: a line break would forge a log line.
             Some(path) => path
                 .strip_prefix(&self.config.root)
                 .unwrap_or(path)
@@ -186,45 +189,45 @@ impl Worker {
         let outcome = self.attempt(asked).map_err(|refused| self.without_root(refused));
         self.hub.metrics().pack_update(outcome.is_ok());
         match &outcome {
-            Ok(applied) if applied.unchanged => tracing::info!("pack {shown}: nothing has changed"),
+            Ok(applied) if applied.unchanged => tracing::info!("pack {shown}: unchanged"),
             Ok(applied) => {
-                let how = if applied.table_only { "table only" } else { "with its models" };
-                tracing::info!("pack {} ({shown}) decides from now on, {how}", applied.pack);
+                let how = if applied.table_only { "new table only" } else { "new models" };
+                tracing::info!("pack {} ({shown}) is in use, {how}", applied.pack);
             }
-            Err(refused) => tracing::error!("pack {shown} is refused, the old one stays: {refused}"),
+            Err(refused) => tracing::error!("pack {shown} is rejected, the previous one stays: {refused}"),
         }
-        self.hub.board().updated(trigger, shown, outcome.clone());
+        self.hub.pack_status().updated(trigger, shown, outcome.clone());
         outcome
     }
 
-    fn attempt(&mut self, asked: Option<&Path>) -> Outcome {
+    fn attempt(&mut self, asked: Option<&Path>) -> PackOutcome {
         let began_ns = self.clock.mono_ns();
         let running = self.running.pack().clone();
         let dir = match asked {
             Some(path) => self.config.resolve(path)?,
             None => running.dir.clone(),
         };
-        // Before reading: what changes while it is read is a change again.
-        let seen = self.watch.as_ref().map(|_| Watch::new(&dir, began_ns));
+        // Taken before reading: a change while it is read counts as a new one.
+        let seen = self.watch.as_ref().map(|_| DirectoryWatch::new(&dir, began_ns));
         let mut pack = Pack::open(&dir).map_err(bad_pack)?;
         pack.precision = running.precision;
         pack.placement = running.placement.clone();
         pack.can_replace(&running).map_err(|cause| {
-            let advice = "a pack with other classes or sampling needs a restart: touchline run --pack DIR";
-            Refused::new(RefusedKind::Incompatible, format!("pack {}: {cause}", pack.name), advice)
+            let advice = "restart with `touchline run --pack DIR` to change classes or sampling";
+            PackRefusal::new(PackRefusalKind::Incompatible, format!("pack {}: {cause}", pack.name), advice)
         })?;
         let table_only = pack.same_networks(&running);
         let engine = self.pool.install(|| Engine::load_beside(pack, Some(&self.running))).map_err(bad_pack)?;
         let models = engine.models().clone();
         let unchanged = models.stamp() == self.running.stamp() && models.pack().dir == running.dir;
         if !unchanged {
-            // Said before the swap: who hears of the first second that it decided, and asks, gets the new pack.
+            // Published before the swap: a client that asks after the first second of the new pack gets the new pack.
             self.hub.set_pack(models.stamp().clone(), models.pack().fusion.order().to_vec());
-            self.hub.board().set_pack(models.pack().clone(), self.config.shown(&dir));
+            self.hub.pack_status().set_pack(models.pack().clone(), self.config.shown(&dir));
             drop(
                 self.swapper
                     .swap(engine)
-                    .map_err(|e| Refused::new(RefusedKind::Internal, e.to_string(), "start the program again"))?,
+                    .map_err(|e| PackRefusal::new(PackRefusalKind::Internal, e.to_string(), "restart the program"))?,
             );
             self.running = models;
         }
@@ -232,7 +235,7 @@ impl Worker {
             self.watch = Some(seen);
         }
         let stamp = self.running.stamp();
-        Ok(Applied {
+        Ok(AppliedPack {
             pack: stamp.name.clone(),
             weights_sha256: stamp.weights_sha256.clone(),
             manifest_sha256: stamp.manifest_sha256.clone(),
@@ -243,23 +246,23 @@ impl Worker {
         })
     }
 
-    /// Paths as people ask for them: where the packs lie on this machine is nobody's business.
-    fn without_root(&self, mut refused: Refused) -> Refused {
+    /// Removes the root from paths: clients do not learn where the packs are on this machine.
+    fn without_root(&self, mut refused: PackRefusal) -> PackRefusal {
         let root = format!("{}/", self.config.root.display());
         refused.error = touchline_core::redact::text(&refused.error.replace(&root, ""));
         refused
     }
 }
 
-fn bad_pack(error: Error) -> Refused {
+fn bad_pack(error: Error) -> PackRefusal {
     match error {
         Error::Pack { path, cause, advice } => {
-            Refused::new(RefusedKind::BadPack, format!("pack {}: {cause}", path.display()), advice)
+            PackRefusal::new(PackRefusalKind::BadPack, format!("pack {}: {cause}", path.display()), advice)
         }
         Error::Compute(e) => {
-            Refused::new(RefusedKind::BadPack, format!("its models do not run: {e}"), "check the free memory")
+            PackRefusal::new(PackRefusalKind::BadPack, format!("the models do not run: {e}"), "free memory, then retry")
         }
-        error => Refused::new(RefusedKind::Internal, error.to_string(), "start the program again"),
+        error => PackRefusal::new(PackRefusalKind::Internal, error.to_string(), "restart the program"),
     }
 }
 
@@ -285,12 +288,12 @@ mod tests {
         assert_eq!(kind("new"), Ok(config.root.join("new")));
         assert_eq!(kind("current"), Ok(config.root.join("current")), "a link within the root is followed each time");
         assert_eq!(kind(root.join("new").to_str().unwrap()), Ok(root.join("new")));
-        assert_eq!(kind("absent"), Err(RefusedKind::BadPack));
+        assert_eq!(kind("absent"), Err(PackRefusalKind::BadPack));
         let elsewhere = elsewhere.join("pack");
         for asked in ["..", "new/../../elsewhere/pack", "link/pack", "/etc", "/no/such/place"] {
-            assert_eq!(kind(asked), Err(RefusedKind::OutsideRoot), "{asked}");
+            assert_eq!(kind(asked), Err(PackRefusalKind::OutsideRoot), "{asked}");
         }
-        assert_eq!(kind(elsewhere.to_str().unwrap()), Err(RefusedKind::OutsideRoot));
+        assert_eq!(kind(elsewhere.to_str().unwrap()), Err(PackRefusalKind::OutsideRoot));
         assert_eq!(config.shown(&root.join("current")), "new");
         assert_eq!(config.shown(&elsewhere), "pack");
     }

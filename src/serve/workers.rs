@@ -1,24 +1,25 @@
-//! Threads, channels, names and shutdown, on one screen.
+//! The clip threads, the inference thread and their channels.
 //!
 //! ```text
-//!  source threads ── MediaItem ──► clip/<id> ── seconds ──► Backlog ──► infer ── Decided ──► whoever publishes
+//!  source threads ── MediaItem ──► clip/<id> ── seconds ──► Backlog ──► infer ── Decided ──► publisher
 //!                    bounded 64     one a stream            sheds        owns the device      (main thread)
 //! ```
+//! The pack is replaced between two batches ([`EngineSwapper`]). A copy of each second may go to a shadow
+//! ([`crate::shadow`]).
 //!
-//! Another pack comes in between two batches ([`Swapper`]); a copy of each second may go to a shadow ([`crate::shadow`]).
-//!
-//! Ends travel in-band: a source says `Ended`, the clip builder flushes and passes it on, the publisher counts it.
-//! Nothing is stopped from the side, so nothing already decided is lost.
+//! Ends travel in-band: a source sends `Ended`, the clip builder flushes and passes it on, the publisher counts it. So
+//! no decided second is lost.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::adapt::Adapt;
-use crate::backlog::{Backlog, LineId, Taken};
+use crate::backlog::{Backlog, QueueId, Taken};
 use crate::metrics::{Metrics, StageThread};
 use crate::shadow::ShadowFeed;
 use touchline_compute::infer::{Engine, Models};
@@ -33,23 +34,23 @@ use touchline_core::observer::{Observer as _, Stage};
 use touchline_core::threads::{Heartbeat, spawn};
 use touchline_core::time::{NANOS_PER_SECOND, RunId, WallSource, WallTime};
 
-/// Decisions between inference and publishing: while files alone are decided, a slow reader of standard output makes publishing
-/// wait, and inference after it.
+/// Capacity of the channel from inference to publishing. With files only, a slow reader of standard output blocks
+/// publishing, and then inference.
 const DECISIONS: usize = 64;
 
-/// How seconds of different streams are put together. `None` is what suits the device.
+/// How seconds of different streams are batched. `None` selects the default of the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Batching {
-    /// Seconds that go through a model at once, at most.
+    /// Largest batch, seconds.
     pub max: Option<usize>,
-    /// How long the first of them waits for others.
+    /// How long the first second of a batch waits for others.
     pub wait: Option<Duration>,
-    /// Looks at fewer pictures of every second while there is no time for all ([`crate::adapt`]).
+    /// Use fewer pictures per second during an overload ([`crate::adapt`]).
     pub adaptive: bool,
 }
 
 impl Batching {
-    /// On the CPU a second costs as much beside others as alone: nothing is gained by waiting.
+    /// On the CPU a second costs as much in a batch as alone: waiting gains nothing.
     const CPU: (usize, Duration) = (4, Duration::ZERO);
     /// On a GPU the first second of a batch costs as much as a dozen.
     const GPU: (usize, Duration) = (64, Duration::from_millis(20));
@@ -60,34 +61,39 @@ impl Batching {
     }
 }
 
-/// What inference says about a stream, in order.
+/// The output of inference for a stream, in order.
 #[derive(Debug)]
 pub struct Decided {
-    pub line: LineId,
-    pub what: What,
+    /// The queue of the stream.
+    pub queue: QueueId,
+    /// The decision or the news.
+    pub item: DecidedItem,
 }
 
-/// A decision or news of the stream.
+/// A decision or news of a stream.
 #[derive(Debug)]
-pub enum What {
+pub enum DecidedItem {
+    /// A second was decided, or became a gap.
     Outcome {
+        /// The decision or the gap.
         outcome: SecondOutcome,
-        /// Seconds waiting behind this one.
+        /// Seconds that wait behind this one.
         backlog: u32,
     },
-    /// Anything of [`ClipOutput`] but seconds and gaps.
+    /// A [`ClipOutput`] other than a second or a gap.
     News(ClipOutput),
 }
 
-/// Sees each frame before it is cut into a second: for previews and counters. Called on the clip thread.
+/// Sees each item before it is cut into seconds, for previews and counters. Called on the clip thread.
 pub type Tap = Box<dyn FnMut(&MediaItem) + Send>;
 
 /// The clip threads and the inference thread.
 pub struct Workers {
     backlog: Arc<Backlog>,
-    /// Of the pack that the streams are opened for; one that replaces it takes the streams as they are.
+    /// The models loaded at the start. The streams are opened for their pack; a replacement must accept the streams as
+    /// they are.
     models: Models,
-    swapper: Swapper,
+    swapper: EngineSwapper,
     intake: Intake,
     infer: Option<JoinHandle<()>>,
     beat: Heartbeat,
@@ -98,16 +104,16 @@ pub struct Workers {
 impl Workers {
     /// Loads the models of a pack on the inference thread and returns when they are warm.
     ///
-    /// `batch_max`: seconds of different streams that go through a model at once.
+    /// `batch_max`: largest batch, seconds.
     ///
     /// # Errors
-    /// [`Error::Pack`] when the weights are not the pack's, or do not fit it.
+    /// [`Error::Pack`] if the weights do not match the pack.
     pub fn start(pack: Pack, batch_max: usize, metrics: Metrics, clock: Arc<dyn Clock>) -> Result<Self> {
         let batching = Batching { max: Some(batch_max), wait: Some(Duration::ZERO), adaptive: false };
         Self::start_with_shadow(pack, batching, metrics, clock, None)
     }
 
-    /// As [`Workers::start`]; every second that was decided goes to `shadow` after that.
+    /// As [`Workers::start`], with a copy of every decided second to `shadow`.
     ///
     /// # Errors
     /// As [`Workers::start`].
@@ -137,75 +143,77 @@ impl Workers {
             }
         })?;
         let models = ready.recv().map_err(|_| Error::Internal("the inference thread ended while loading".into()))??;
-        let swapper = Swapper { swaps: swaps_to, backlog: Arc::clone(&backlog) };
+        let swapper = EngineSwapper { swaps: swaps_to, backlog: Arc::clone(&backlog) };
         let pack = models.pack().clone();
         let intake = Intake { backlog: Arc::clone(&backlog), pack, shadow, metrics: counts, clips: Arc::default() };
         Ok(Self { backlog, models, swapper, intake, infer: Some(infer), beat, decided })
     }
 
+    /// The pack loaded at the start.
+    /// The pack loaded at the start.
     pub fn pack(&self) -> &Pack {
         self.models.pack()
     }
 
-    /// The networks that were loaded at the start.
+    /// The models loaded at the start.
     pub fn models(&self) -> &Models {
         &self.models
     }
 
-    /// The way in for another pack.
-    pub fn swapper(&self) -> Swapper {
+    /// Replaces the running pack.
+    pub fn swapper(&self) -> EngineSwapper {
         self.swapper.clone()
     }
 
-    /// The way in for streams.
+    /// Adds and removes streams.
     pub fn intake(&self) -> &Intake {
         &self.intake
     }
 
-    /// Turns of the inference thread.
+    /// Counts the turns of the inference loop.
     pub fn beat(&self) -> &Heartbeat {
         &self.beat
     }
 
-    /// As [`Intake::add_stream`], for a stream that begins with run 0.
+    /// As [`Intake::add_stream`], starting with run 0.
     ///
     /// # Errors
     /// As [`Intake::add_stream`].
-    pub fn add_stream(&self, id: &str, pace: Pace, behind_ns: u64, tap: Tap) -> Result<(LineId, Sender<MediaItem>)> {
+    pub fn add_stream(&self, id: &str, pace: Pace, behind_ns: u64, tap: Tap) -> Result<(QueueId, Sender<MediaItem>)> {
         self.intake.add_stream(id, pace, behind_ns, RunId(0), tap)
     }
 
-    /// As [`Intake::remove_line`].
-    pub fn remove_line(&self, line: LineId) {
-        self.intake.remove_line(line);
+    /// As [`Intake::remove_queue`].
+    pub fn remove_queue(&self, queue: QueueId) {
+        self.intake.remove_queue(queue);
     }
 
-    /// Gives a stream that has no source its items directly: a still picture is one second.
-    pub fn push(&self, line: LineId, item: ClipOutput) -> bool {
-        self.backlog.push(line, item)
+    /// Pushes an item of a stream without a source: a still picture is one second.
+    pub fn push(&self, queue: QueueId, item: ClipOutput) -> bool {
+        self.backlog.push(queue, item)
     }
 
-    /// A line for [`Workers::push`].
-    pub fn add_line(&self, pace: Pace) -> LineId {
-        self.backlog.add_line(pace)
+    /// A queue for [`Workers::push`].
+    pub fn add_queue(&self, pace: Pace) -> QueueId {
+        self.backlog.add_queue(pace)
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
         self.backlog.close();
-        // The inference thread may be waiting to hand over a decision that nobody takes any more.
+        // Unblocks the inference thread if it is sending a decision.
         self.decided = crossbeam_channel::never();
         let clips = std::mem::take(&mut *self.intake.clips());
         for thread in clips.into_iter().chain(self.infer.take()) {
             if thread.join().is_err() {
-                tracing::error!("a worker thread panicked; its message is above");
+                tracing::error!("a worker thread panicked; see the panic message above");
             }
         }
     }
 }
 
-/// Where streams begin: a line of the backlog and a clip thread for each. Cloning shares it.
+/// Adds streams: each gets a queue in the backlog and a clip thread. Cloning shares it.
 #[derive(Clone)]
 pub struct Intake {
     backlog: Arc<Backlog>,
@@ -217,16 +225,16 @@ pub struct Intake {
 }
 
 impl Intake {
+    /// The pack that the streams are opened for.
     pub fn pack(&self) -> &Pack {
         &self.pack
     }
 
-    /// Starts the clip thread of one more stream, whose first run is `first`; its source sends to the channel returned.
-    /// `behind_ns`: how long before its arrival a picture may have been taken
-    /// ([`touchline_media::uri::Location::behind_ns`]).
+    /// Adds a stream whose first run is `first`, and starts its clip thread. Returns the channel for its source.
+    /// `behind_ns`: the delay between capture and arrival ([`touchline_media::uri::Location::behind_ns`]).
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// If the system refuses to start a thread.
     pub fn add_stream(
         &self,
         id: &str,
@@ -234,10 +242,10 @@ impl Intake {
         behind_ns: u64,
         first: RunId,
         tap: Tap,
-    ) -> Result<(LineId, Sender<MediaItem>)> {
-        let line = self.backlog.add_line(pace);
+    ) -> Result<(QueueId, Sender<MediaItem>)> {
+        let queue = self.backlog.add_queue(pace);
         if let Some(shadow) = &self.shadow {
-            shadow.add_stream(line, id);
+            shadow.add_stream(queue, id);
         }
         let (to, media) = bounded(MEDIA_CHANNEL_CAPACITY);
         let builder = ClipBuilder::new(ClipConfig {
@@ -249,53 +257,53 @@ impl Intake {
         let builder = builder.from_run(first);
         let (backlog, metrics) = (Arc::clone(&self.backlog), self.metrics.clone());
         let clip = move || {
-            // The stream ends with a failure, and the program goes on. The message of the panic is printed where it happens.
-            let looped = catch_unwind(AssertUnwindSafe(|| clip_loop(builder, &media, &backlog, line, tap)));
-            // Before anything waits: the source sees at once that nobody takes its media.
+            // The stream fails and the program continues. The panic hook prints the message.
+            let looped = catch_unwind(AssertUnwindSafe(|| clip_loop(builder, &media, &backlog, queue, tap)));
+            // Dropped before anything blocks: the source sees at once that the channel is closed.
             drop(media);
             if looped.is_err() {
                 metrics.panicked(StageThread::Clip);
-                backlog.push(line, ClipOutput::Ended(broken("a thread of this stream panicked")));
+                backlog.push(queue, ClipOutput::Ended(broken("a thread of this stream panicked")));
             }
         };
-        let clip = spawn(&format!("clip/{id}"), clip).inspect_err(|_| self.remove_line(line))?;
+        let clip = spawn(&format!("clip/{id}"), clip).inspect_err(|_| self.remove_queue(queue))?;
         let mut clips = self.clips();
         clips.retain(|clip| !clip.is_finished());
         clips.push(clip);
-        Ok((line, to))
+        Ok((queue, to))
     }
 
-    /// Forgets a line whose stream is over. What still waits in it is not decided.
-    pub fn remove_line(&self, line: LineId) {
-        self.backlog.remove_line(line);
+    /// Removes the queue of a stream that has ended. Its waiting seconds are not decided.
+    pub fn remove_queue(&self, queue: QueueId) {
+        self.backlog.remove_queue(queue);
         if let Some(shadow) = &self.shadow {
-            shadow.remove_stream(line);
+            shadow.remove_stream(queue);
         }
     }
 
-    /// Turns all that waits to be decided into gaps: the program ends.
+    /// Turns all waiting seconds into gaps, at shutdown.
     pub fn shed_all(&self) {
         self.backlog.shed_all();
     }
 
-    /// Makes the inference thread turn once, for whoever looks whether it does.
+    /// Makes the inference loop turn once, for the watchdog.
     pub fn nudge(&self) {
         self.backlog.nudge();
     }
 
     fn clips(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.clips.lock().unwrap_or_else(PoisonError::into_inner)
+        self.clips.lock()
     }
 }
 
-fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Backlog, line: LineId, mut tap: Tap) {
+fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Backlog, queue: QueueId, mut tap: Tap) {
     let mut out = Vec::new();
     for item in media {
         let ended = matches!(item, MediaItem::Ended(_));
         tap(&item);
         builder.push(item, &mut out);
         for output in out.drain(..) {
-            if !backlog.push(line, output) {
+            if !backlog.push(queue, output) {
                 return;
             }
         }
@@ -303,44 +311,44 @@ fn clip_loop(mut builder: ClipBuilder, media: &Receiver<MediaItem>, backlog: &Ba
             return;
         }
     }
-    // The channel closed without an end: whoever waits for one must not wait for ever.
-    builder.push(MediaItem::Ended(broken("the source's threads ended without saying why")), &mut out);
+    // The channel closed without an end. The publisher waits for one.
+    builder.push(MediaItem::Ended(broken("the threads of the source ended without an end of the stream")), &mut out);
     for output in out.drain(..) {
-        if !backlog.push(line, output) {
+        if !backlog.push(queue, output) {
             return;
         }
     }
 }
 
-/// The end of a stream for which a thread of the program failed.
+/// The end of a stream after a fault of the program.
 fn broken(cause: &str) -> End {
-    let advice = "please report this with the command you ran and the log".to_owned();
+    let advice = "report this bug with the command line and the log".to_owned();
     End::Failed { kind: Cause::Internal, cause: cause.to_owned(), advice }
 }
 
-/// An engine on its way to the inference thread, and the way back for the one it replaces.
-struct Swap {
+/// An engine for the inference thread, and the channel that returns the one it replaces.
+struct EngineSwap {
     engine: Box<Engine>,
     replaced: Sender<Box<Engine>>,
 }
 
-/// Hands the inference thread another engine. Cloning shares it.
+/// Replaces the engine of the inference thread. Cloning shares it.
 #[derive(Clone)]
-pub struct Swapper {
-    swaps: Sender<Swap>,
+pub struct EngineSwapper {
+    swaps: Sender<EngineSwap>,
     backlog: Arc<Backlog>,
 }
 
-impl Swapper {
-    /// Puts `engine` in the place of the one that decides, between two batches, and gives that one back: freeing it is
-    /// not the inference thread's work. Waits while a batch is under way.
+impl EngineSwapper {
+    /// Replaces the engine between two batches and returns the old one, so that the inference thread does not spend
+    /// time freeing it. Waits for the current batch.
     ///
     /// # Errors
     /// [`Error::Internal`] when the inference thread has ended.
     pub fn swap(&self, engine: Engine) -> Result<Box<Engine>> {
-        let ended = || Error::Internal("the inference thread ended during a change of packs".into());
+        let ended = || Error::Internal("the inference thread ended while the pack was replaced".into());
         let (replaced_to, replaced) = bounded(1);
-        self.swaps.send(Swap { engine: Box::new(engine), replaced: replaced_to }).map_err(|_| ended())?;
+        self.swaps.send(EngineSwap { engine: Box::new(engine), replaced: replaced_to }).map_err(|_| ended())?;
         self.backlog.nudge();
         replaced.recv().map_err(|_| ended())
     }
@@ -349,7 +357,7 @@ impl Swapper {
 /// The inference thread.
 struct Infer {
     engine: Engine,
-    swaps: Receiver<Swap>,
+    swaps: Receiver<EngineSwap>,
     shadow: Option<ShadowFeed>,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
@@ -361,13 +369,13 @@ impl Infer {
         let mut adapt = batching.adaptive.then(|| Adapt::new(self.clock.mono_ns()));
         loop {
             self.beat.beat();
-            // Asked every time: another pack may have come, or a GPU gone.
+            // Read every time: the pack may have changed, or a GPU may have failed.
             let (max, wait) = batching.settle(self.engine.is_on_gpu());
             let Some(batch) = backlog.gather(max, wait) else { return };
-            // Here, and nowhere else: all seconds of a batch are decided by one pack.
-            if let Ok(Swap { mut engine, replaced }) = self.swaps.try_recv() {
+            // Only here: one pack decides all seconds of a batch.
+            if let Ok(EngineSwap { mut engine, replaced }) = self.swaps.try_recv() {
                 std::mem::swap(&mut self.engine, &mut engine);
-                // Nobody waits for it only when the program ends.
+                // The receiver is gone only at shutdown.
                 let _ = replaced.send(engine);
             }
             if !self.decide(batch, adapt.as_mut(), to) {
@@ -376,7 +384,7 @@ impl Infer {
         }
     }
 
-    /// Decides a batch and sends what became of it; false when nobody listens any more.
+    /// Decides a batch and sends the outcomes. Returns false if the receiver is gone.
     fn decide(&mut self, mut batch: Vec<Taken>, adapt: Option<&mut Adapt>, to: &Sender<Decided>) -> bool {
         let began_ns = self.clock.mono_ns();
         let work = adapt.as_ref().map(|adapt| adapt.thin(&mut batch, began_ns));
@@ -397,9 +405,9 @@ impl Infer {
                 self.metrics.frame_share(before, share);
                 let percent = 100.0 * share.ratio();
                 if share < before {
-                    tracing::warn!("too slow for all pictures: from now on {percent:.0} % of them are looked at");
+                    tracing::warn!("overload: using {percent:.0} % of the pictures from now on");
                 } else {
-                    tracing::info!("there is time again: {percent:.0} % of the pictures are looked at");
+                    tracing::info!("overload is over: using {percent:.0} % of the pictures");
                 }
             }
         }
@@ -413,16 +421,16 @@ impl Infer {
                             (Some(_), SecondOutcome::Predicted(said)) => Some((second, said.clone())),
                             _ => None,
                         };
-                        (What::Outcome { outcome, backlog }, copy)
+                        (DecidedItem::Outcome { outcome, backlog }, copy)
                     }
-                    ClipOutput::Gap(gap) => (What::Outcome { outcome: SecondOutcome::Gap(gap), backlog }, None),
-                    news => (What::News(news), None),
+                    ClipOutput::Gap(gap) => (DecidedItem::Outcome { outcome: SecondOutcome::Gap(gap), backlog }, None),
+                    news => (DecidedItem::News(news), None),
                 };
-                if to.send(Decided { line: taken.line, what }).is_err() {
+                if to.send(Decided { queue: taken.queue, item: what }).is_err() {
                     return false;
                 }
                 if let (Some(shadow), Some((second, said))) = (&self.shadow, copy) {
-                    shadow.offer(taken.line, second, said);
+                    shadow.offer(taken.queue, second, said);
                 }
             }
         }
@@ -451,14 +459,14 @@ impl Infer {
                 .collect(),
             Err(e) => {
                 let cause = touchline_core::redact::text(&e.to_string());
-                tracing::error!("{} seconds were not classified: {cause}", seconds.len());
+                tracing::error!("{} seconds could not be classified: {cause}", seconds.len());
                 seconds.iter().map(|second| gap(second, GapReason::Compute)).collect()
             }
         }
     }
 }
 
-/// The outcomes of `seconds` by `score`. When it panics over several, each is tried alone: only the second that causes the panic
+/// Scores `seconds`. If `score` panics over several, each is tried alone, so that only the second that causes the panic
 /// becomes a gap.
 fn contained(
     seconds: &[&ClipSecond],
@@ -479,8 +487,7 @@ fn gap(second: &ClipSecond, reason: GapReason) -> SecondOutcome {
     SecondOutcome::Gap(Gap { run: second.run, index: second.index, reason })
 }
 
-/// Wall time of the start of a second by this machine's clock: its last sample arrived then, so it began a second
-/// earlier, and the time that it took to come here before that.
+/// Wall time of the start of a second by this machine's clock: one second before its last sample arrived.
 fn arrival(second: &ClipSecond, clock: &dyn Clock) -> WallTime {
     let age = clock.mono_ns().saturating_sub(second.arrived_ns).saturating_add(NANOS_PER_SECOND);
     WallTime {

@@ -1,34 +1,33 @@
-//! Whether there is more to decide than there is time for, and how old a second may then be that is still decided.
+//! Detects an overload, and limits the age of seconds that are decided during one.
 //!
-//! Waiting rides out a moment in which much comes at once. Where more comes all the time, waiting only makes every decision
-//! late: then each live line is decided from its newest second, and only while that can still be done in time.
+//! Waiting bridges a short peak. During an overload, waiting only makes every decision late. Each live queue is then
+//! decided from its newest second, and only if that is possible within the latency target.
 
-/// What a decision may take from the arrival of a second's last sample, less what publishing it takes.
+/// Latency target from the arrival of a second's last sample, less the time for publishing.
 const LATENCY_NS: u64 = 950_000_000;
 
-/// However long batches take, a second may wait this long: it could not have come sooner.
+/// A second may always wait this long, however long batches take.
 const WAIT_MIN_NS: u64 = 100_000_000;
 
-/// How much of the time between a second's last sample and its coming into the line counts: what closing it takes where pictures
-/// come 20 a second. Less than [`WAIT_MIN_NS`], so that no second is too old when it comes. What a source takes longer, because
-/// its pictures are rare or its sound is late, is none of this machine's: it could neither be made good by deciding less, nor is
-/// it a sign of too much to do.
+/// How much of the time between a second's last sample and its entry into the queue counts: the time to close a second
+/// at 20 pictures a second. Less than [`WAIT_MIN_NS`], so that no second is too old on arrival. A longer delay, from
+/// rare pictures or late audio, comes from the source and is no sign of an overload.
 const CLOSING_NS: u64 = 50_000_000;
 
-/// What a batch may take while there is too much to do: in long ones the last second waits for all others.
+/// Longest batch during an overload: in a long one the last second waits for all others.
 const BATCH_NS: u64 = 240_000_000;
 
-/// How long there is too much to do after a second had to be shed.
+/// How long an overload lasts after the last second was shed.
 const LASTS_NS: u64 = 10_000_000_000;
 
-/// The state of things, by the monotonic clock.
+/// The state of the detector. All times are monotonic.
 #[derive(Debug, Default)]
 pub(super) struct Overload {
-    /// [`None`]: there is time for all.
+    /// End of the overload; `None` without one.
     until_ns: Option<u64>,
-    /// When the batch that is being decided was taken, and of how many seconds it is.
+    /// When the current batch was taken, and its number of seconds.
     taken: Option<(u64, u64)>,
-    /// What one of them takes, of late.
+    /// Recent time per second of a batch.
     second_ns: u64,
 }
 
@@ -38,34 +37,33 @@ impl Overload {
         self.until_ns = Some(now_ns + LASTS_NS);
     }
 
-    /// A batch of so many seconds was taken.
+    /// A batch was taken.
     pub fn taken(&mut self, now_ns: u64, seconds: usize) {
         self.taken = Some((now_ns, seconds as u64)).filter(|_| seconds > 0);
     }
 
-    /// Whoever took the last batch is back.
+    /// The last batch is decided.
     pub fn decided(&mut self, now_ns: u64) {
         if let Some((taken_ns, seconds)) = self.taken.take() {
             let took_ns = now_ns.saturating_sub(taken_ns) / seconds;
-            // Longer at once, shorter by and by.
+            // Rises at once, falls slowly.
             self.second_ns = took_ns.max(self.second_ns - self.second_ns / 4 + took_ns / 4);
         }
     }
 
-    /// How many seconds a batch may have, which has up to `max` while there is time.
+    /// Largest batch: `max`, or less during an overload.
     pub fn most(&self, max: usize) -> usize {
         let fit = BATCH_NS / self.second_ns.max(1);
         if self.until_ns.is_some() { usize::try_from(fit).unwrap_or(max).clamp(1, max) } else { max }
     }
 
-    /// From when on the latency of a second counts whose last sample arrived at `arrived_ns` and that came into its line at
+    /// Start of the latency of a second whose last sample arrived at `arrived_ns` and that entered its queue at
     /// `since_ns`.
     pub fn counts_from_ns(arrived_ns: u64, since_ns: u64) -> u64 {
         arrived_ns.max(since_ns.saturating_sub(CLOSING_NS))
     }
 
-    /// While there is too much to do: seconds that count from before this are too old to be
-    /// decided.
+    /// During an overload: seconds whose latency starts before this are too old to be decided.
     pub fn oldest_ns(&mut self, now_ns: u64, max: usize) -> Option<u64> {
         self.until_ns = self.until_ns.filter(|until_ns| now_ns < *until_ns);
         self.until_ns?;
@@ -79,24 +77,24 @@ impl Overload {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Backlog, LineId};
+    use super::super::{Backlog, QueueId};
     use touchline_core::clip::{ClipOutput, ClipSecond};
     use touchline_core::clock::{Clock, ManualClock};
     use touchline_core::item::Pace;
 
     const MS: u64 = 1_000_000;
 
-    /// A machine that takes `cost_ms` for each second of as many streams as there are `phases`, which say when in the second
-    /// each one's seconds come.
+    /// A machine that takes `cost_ms` for each second. `phases` holds one entry per stream: when in a second its
+    /// seconds arrive.
     struct Machine {
         clock: Arc<ManualClock>,
         backlog: Backlog,
-        lines: Vec<LineId>,
+        queues: Vec<QueueId>,
         phases: Vec<u64>,
-        /// How long after its last sample a second of each comes: its source has that many pictures only.
+        /// Per stream: delay between a second's last sample and its entry into the queue.
         late_ms: Vec<u64>,
         cost_ms: u64,
-        /// For each line: seconds that came, that were decided, and gaps.
+        /// Per queue: seconds that arrived, that were decided, and gaps.
         counts: Vec<[u64; 3]>,
         /// Of decisions, ms.
         latencies: Vec<u64>,
@@ -106,12 +104,12 @@ mod tests {
         fn new(phases: Vec<u64>, cost_ms: u64) -> Self {
             let clock = Arc::new(ManualClock::default());
             let backlog = Backlog::with_clock(clock.clone());
-            let lines = phases.iter().map(|_| backlog.add_line(Pace::Live)).collect();
+            let queues = phases.iter().map(|_| backlog.add_queue(Pace::Live)).collect();
             let (counts, late_ms) = (vec![[0; 3]; phases.len()], vec![0; phases.len()]);
-            Self { clock, backlog, lines, phases, late_ms, cost_ms, counts, latencies: Vec::new() }
+            Self { clock, backlog, queues, phases, late_ms, cost_ms, counts, latencies: Vec::new() }
         }
 
-        /// One millisecond after the other passes, and what comes in it comes.
+        /// Advances the clock by milliseconds and pushes the seconds that arrive.
         fn pass(&mut self, ms: u64) {
             for _ in 0..ms {
                 self.clock.advance(MS);
@@ -123,7 +121,7 @@ mod tests {
                             arrived_ns: now_ms.saturating_sub(self.late_ms[i]) * MS,
                             ..ClipSecond::of_pictures(Vec::new())
                         };
-                        assert!(self.backlog.push(self.lines[i], ClipOutput::Second(second)));
+                        assert!(self.backlog.push(self.queues[i], ClipOutput::Second(second)));
                         self.counts[i][0] += 1;
                     }
                 }
@@ -139,14 +137,14 @@ mod tests {
                     batch.iter().flat_map(|t| &t.items).filter(|i| matches!(i, ClipOutput::Second(_))).count();
                 self.pass((decided as u64 * self.cost_ms).max(1));
                 for taken in batch {
-                    let line = self.lines.iter().position(|l| *l == taken.line).expect("a line of ours");
+                    let queue = self.queues.iter().position(|l| *l == taken.queue).expect("a queue of ours");
                     for item in taken.items {
                         match item {
                             ClipOutput::Second(second) => {
-                                self.counts[line][1] += 1;
+                                self.counts[queue][1] += 1;
                                 self.latencies.push((self.clock.mono_ns() - second.arrived_ns) / MS);
                             }
-                            ClipOutput::Gap(_) => self.counts[line][2] += 1,
+                            ClipOutput::Gap(_) => self.counts[queue][2] += 1,
                             other => panic!("unexpected {other:?}"),
                         }
                     }
@@ -161,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_in_time_and_every_stream_gets_its_share() {
+    fn decisions_are_in_time_and_every_stream_gets_its_share() {
         let together = vec![500; 12];
         let spread: Vec<u64> = (0..12).map(|i| i * 83).collect();
         let by_halves: Vec<u64> = (0..12).map(|i| i % 2 * 500).collect();
         for phases in [together, spread, by_halves] {
-            // Eight seconds a second can be decided, and twelve come.
+            // Of twelve seconds that arrive each second, eight can be decided.
             let mut machine = Machine::new(phases.clone(), 125);
             machine.run(20);
             machine.latencies.clear();
@@ -186,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_of_too_much_costs_nothing() {
+    fn a_short_peak_costs_nothing() {
         let mut machine = Machine::new(vec![0, 300, 600, 900], 100);
         machine.run(10);
         // Nothing is decided for two seconds: a collection of garbage, a backup.
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn after_it_everything_is_decided_again() {
+    fn after_an_overload_everything_is_decided_again() {
         let mut machine = Machine::new(vec![0; 8], 250);
         machine.run(30);
         machine.cost_ms = 60;
@@ -208,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn one_stream_that_takes_more_than_its_time_is_decided_when_it_can() {
+    fn a_stream_that_is_too_expensive_is_decided_as_often_as_possible() {
         let mut machine = Machine::new(vec![0], 1500);
         machine.run(100);
         let [_, decided, _] = machine.counts[0];
@@ -218,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_of_few_pictures_gets_its_share_and_is_no_sign_of_too_much() {
+    fn a_stream_of_few_pictures_gets_its_share_and_is_no_overload() {
         // A picture a second without sound: each second is closed when the next one's picture comes.
         let mut machine = Machine::new(vec![0; 8], 250);
         machine.late_ms[0] = 1000;

@@ -41,9 +41,9 @@ fn describe(items: &[ClipOutput]) -> Vec<(u64, bool)> {
 #[test]
 fn a_live_line_sheds_its_oldest_seconds_in_order() {
     let backlog = Backlog::new();
-    let line = backlog.add_line(Pace::Live);
+    let queue = backlog.add_queue(Pace::Live);
     for i in 0..LIVE_SECONDS as u64 + 2 {
-        assert!(backlog.push(line, second(i)));
+        assert!(backlog.push(queue, second(i)));
     }
     let taken = backlog.take(1).unwrap().remove(0);
     // Two were too many, and where there is too much to do the newest is decided.
@@ -54,10 +54,10 @@ fn a_live_line_sheds_its_oldest_seconds_in_order() {
 #[test]
 fn a_file_line_waits_and_loses_nothing() {
     let backlog = Arc::new(Backlog::new());
-    let line = backlog.add_line(Pace::File);
+    let queue = backlog.add_queue(Pace::File);
     let writer = std::thread::spawn({
         let backlog = Arc::clone(&backlog);
-        move || (0..50).all(|i| backlog.push(line, second(i)))
+        move || (0..50).all(|i| backlog.push(queue, second(i)))
     });
     let mut seen = Vec::new();
     while seen.len() < 50 {
@@ -73,12 +73,12 @@ fn a_file_line_waits_and_loses_nothing() {
 #[test]
 fn lines_are_served_in_turn() {
     let backlog = Backlog::new();
-    let (a, b) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::Live));
+    let (a, b) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::Live));
     for i in 0..2 {
         backlog.push(a, second(i));
     }
     backlog.push(b, second(100));
-    let order: Vec<LineId> = (0..3).map(|_| backlog.take(1).unwrap()[0].line).collect();
+    let order: Vec<QueueId> = (0..3).map(|_| backlog.take(1).unwrap()[0].queue).collect();
     assert_eq!(order, [a, b, a]);
     for i in 0..2 {
         backlog.push(a, second(i));
@@ -90,7 +90,7 @@ fn lines_are_served_in_turn() {
 #[test]
 fn a_nudge_wakes_the_taker_once() {
     let backlog = Arc::new(Backlog::new());
-    let line = backlog.add_line(Pace::Live);
+    let queue = backlog.add_queue(Pace::Live);
     let taker = std::thread::spawn({
         let backlog = Arc::clone(&backlog);
         move || backlog.take(1).map(|batch| batch.len())
@@ -98,9 +98,9 @@ fn a_nudge_wakes_the_taker_once() {
     backlog.nudge();
     assert_eq!(taker.join().unwrap(), Some(0));
     backlog.nudge();
-    backlog.push(line, second(0));
+    backlog.push(queue, second(0));
     assert_eq!(backlog.take(1).unwrap().len(), 1, "work that is there comes with it");
-    backlog.push(line, second(1));
+    backlog.push(queue, second(1));
     assert_eq!(backlog.take(1).unwrap().len(), 1, "and it is spent");
 }
 
@@ -108,36 +108,36 @@ fn a_nudge_wakes_the_taker_once() {
 fn gathering_ends_when_the_batch_is_full_or_nobody_else_can_come() {
     let day = Duration::from_secs(86_400);
     let backlog = Backlog::new();
-    let lines: Vec<_> = (0..3).map(|_| backlog.add_line(Pace::Live)).collect();
-    backlog.push(lines[0], second(0));
-    backlog.push(lines[2], second(0));
+    let queues: Vec<_> = (0..3).map(|_| backlog.add_queue(Pace::Live)).collect();
+    backlog.push(queues[0], second(0));
+    backlog.push(queues[2], second(0));
     assert_eq!(backlog.gather(2, day).unwrap().len(), 2, "as many as were asked for");
-    lines.iter().for_each(|line| assert!(backlog.push(*line, second(1))));
-    assert_eq!(backlog.gather(64, day).unwrap().len(), 3, "one of every line");
-    backlog.push(lines[1], second(2));
+    queues.iter().for_each(|queue| assert!(backlog.push(*queue, second(1))));
+    assert_eq!(backlog.gather(64, day).unwrap().len(), 3, "one of every queue");
+    backlog.push(queues[1], second(2));
     backlog.nudge();
     assert_eq!(backlog.gather(64, day).unwrap().len(), 1, "somebody wants something else");
-    backlog.push(lines[1], second(3));
+    backlog.push(queues[1], second(3));
     assert_eq!(backlog.gather(64, Duration::from_millis(1)).unwrap().len(), 1, "the wait is over");
 }
 
 #[test]
 fn a_second_that_comes_while_others_wait_is_in_their_batch() {
     let backlog = Arc::new(Backlog::new());
-    let lines = [backlog.add_line(Pace::Live), backlog.add_line(Pace::Live)];
-    backlog.push(lines[0], second(0));
+    let queues = [backlog.add_queue(Pace::Live), backlog.add_queue(Pace::Live)];
+    backlog.push(queues[0], second(0));
     let taker = std::thread::spawn({
         let backlog = Arc::clone(&backlog);
         move || backlog.gather(2, Duration::from_secs(86_400)).map(|batch| batch.len())
     });
-    backlog.push(lines[1], second(0));
+    backlog.push(queues[1], second(0));
     assert_eq!(taker.join().unwrap(), Some(2));
 }
 
 #[test]
-fn a_removed_line_lets_go_of_its_writer_and_its_name() {
+fn a_removed_queue_lets_go_of_its_writer_and_its_name() {
     let backlog = Arc::new(Backlog::new());
-    let (gone, stays) = (backlog.add_line(Pace::File), backlog.add_line(Pace::Live));
+    let (gone, stays) = (backlog.add_queue(Pace::File), backlog.add_queue(Pace::Live));
     for i in 0..FILE_SECONDS as u64 {
         backlog.push(gone, second(i));
     }
@@ -145,37 +145,37 @@ fn a_removed_line_lets_go_of_its_writer_and_its_name() {
         let backlog = Arc::clone(&backlog);
         move || backlog.push(gone, second(99))
     });
-    backlog.remove_line(gone);
+    backlog.remove_queue(gone);
     assert!(!writer.join().unwrap(), "nothing more is taken");
     assert!(!backlog.push(gone, ClipOutput::Ended(touchline_core::item::End::Finished)));
     backlog.push(stays, second(7));
     let taken = backlog.take(8).unwrap();
-    assert_eq!((taken.len(), taken[0].line), (1, stays), "what waited is gone, the other line is served");
-    assert!(![gone, stays].contains(&backlog.add_line(Pace::Live)), "a name is not used again");
+    assert_eq!((taken.len(), taken[0].queue), (1, stays), "what waited is gone, the other queue is served");
+    assert!(![gone, stays].contains(&backlog.add_queue(Pace::Live)), "a name is not used again");
 }
 
 #[test]
-fn whoever_gathers_does_not_wait_for_a_line_that_was_removed() {
+fn whoever_gathers_does_not_wait_for_a_queue_that_was_removed() {
     let backlog = Arc::new(Backlog::new());
-    let (a, b) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::Live));
+    let (a, b) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::Live));
     backlog.push(a, second(0));
     let taker = std::thread::spawn({
         let backlog = Arc::clone(&backlog);
         move || backlog.gather(2, Duration::from_secs(86_400)).map(|batch| batch.len())
     });
-    backlog.remove_line(b);
+    backlog.remove_queue(b);
     assert_eq!(taker.join().unwrap(), Some(1));
 }
 
 #[test]
 fn at_the_end_everything_that_waits_becomes_a_gap() {
     let backlog = Backlog::new();
-    let (live, file) = (backlog.add_line(Pace::Live), backlog.add_line(Pace::File));
+    let (live, file) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::File));
     for i in 0..3 {
         assert!(backlog.push(live, second(i)) && backlog.push(file, second(i)));
     }
     backlog.shed_all();
-    assert!(backlog.push(file, second(3)), "a full file line has room again");
+    assert!(backlog.push(file, second(3)), "a full file queue has room again");
     let taken = backlog.take(8).unwrap();
     assert_eq!(describe(&taken[0].items), [(0, false), (1, false), (2, false)]);
     assert_eq!(describe(&taken[1].items), [(0, false), (1, false), (2, false), (3, false)]);
@@ -184,13 +184,13 @@ fn at_the_end_everything_that_waits_becomes_a_gap() {
 #[test]
 fn closing_wakes_both_sides() {
     let backlog = Arc::new(Backlog::new());
-    let line = backlog.add_line(Pace::File);
+    let queue = backlog.add_queue(Pace::File);
     for i in 0..FILE_SECONDS as u64 {
-        backlog.push(line, second(i));
+        backlog.push(queue, second(i));
     }
     let writer = std::thread::spawn({
         let backlog = Arc::clone(&backlog);
-        move || backlog.push(line, second(99))
+        move || backlog.push(queue, second(99))
     });
     backlog.close();
     assert!(!writer.join().unwrap());

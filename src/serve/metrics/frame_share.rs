@@ -16,13 +16,13 @@ impl FrameShares {
         let ratio = gauges(
             r,
             "touchline_frame_share_ratio",
-            "Share of the pictures chosen by the pack that the models see; below 1 the machine is too slow for all.",
+            "Share of the chosen pictures that the models see; below 1 during an overload.",
             &[],
         );
         let changes = counters(
             r,
             "touchline_frame_share_changes_total",
-            "Times the share of pictures that the models see went down, because the machine was too slow, or up again.",
+            "Changes of the share of pictures that the models see: down in an overload, up after it.",
             &["direction"],
         );
         let ratio = ratio.with_label_values::<&str>(&[]);
@@ -33,7 +33,7 @@ impl FrameShares {
 }
 
 impl Metrics {
-    /// From now on the models see this share of the pictures, and saw `before`.
+    /// Sets the share of pictures that the models see; `before` is the previous one.
     pub fn frame_share(&self, before: FrameShare, share: FrameShare) {
         let family = &self.families.frame_share;
         family.ratio.set(share.ratio());

@@ -1,4 +1,4 @@
-//! What the HTTP server refuses, and how many are connected.
+//! Refused requests and open connections of the HTTP server.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 
@@ -9,23 +9,24 @@ use super::{Metrics, counters, int_gauges};
 pub enum HttpRefusal {
     /// No token where one is needed, or a wrong one.
     Unauthorized,
-    /// A role that may not do it, or another site's page.
+    /// The role does not permit it, or the request comes from another site's page.
     Forbidden,
     /// Too many wrong tokens from that address.
     Throttled,
-    /// A body that is too long or does not arrive.
+    /// The body is too long or does not arrive.
     Body,
-    /// More connections than there is room for.
+    /// Too many connections.
     Connections,
-    /// A request whose headers do not arrive, a connection that says nothing.
+    /// The headers of a request do not arrive, or an idle connection.
     SlowRequest,
-    /// A client that does not read what it is sent.
+    /// The client does not read its answer.
     SlowReader,
-    /// A TLS handshake that failed.
+    /// The TLS handshake failed.
     Tls,
 }
 
 impl HttpRefusal {
+    /// In the order of the variants.
     pub const ALL: [HttpRefusal; 8] = [
         HttpRefusal::Unauthorized,
         HttpRefusal::Forbidden,
@@ -53,24 +54,24 @@ impl HttpRefusal {
 }
 
 impl Metrics {
-    /// A request or a connection was not served.
+    /// Counts a refusal.
     pub fn http_refused(&self, refusal: HttpRefusal) {
         self.families.http_refused[refusal as usize].inc();
     }
 
-    /// A connection was opened, or (`by` negative) ended.
+    /// Adds `by` connections, or removes them if it is negative.
     pub fn http_connections(&self, by: i64) {
         self.families.http_connections.add(by);
     }
 }
 
 pub(super) fn refusals(registry: &Registry) -> Vec<IntCounter> {
-    let help = "Requests and connections that the HTTP server refused or let go, by reason.";
+    let help = "Requests and connections that the HTTP server refused or closed, by reason.";
     let family = counters(registry, "touchline_http_refused_total", help, &["reason"]);
     HttpRefusal::ALL.iter().map(|r| family.with_label_values(&[r.as_str()])).collect()
 }
 
 pub(super) fn connections(registry: &Registry) -> IntGauge {
-    let help = "Connections that are open to the HTTP server.";
+    let help = "Open connections to the HTTP server.";
     int_gauges(registry, "touchline_http_connections", help, &[]).with_label_values::<&str>(&[])
 }

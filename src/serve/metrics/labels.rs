@@ -5,12 +5,14 @@
 pub enum StageThread {
     /// Cuts one stream into seconds.
     Clip,
+    /// Features, models and table.
     Infer,
     /// Writes one output.
     Sink,
 }
 
 impl StageThread {
+    /// In the order of the variants.
     pub const ALL: [StageThread; 3] = [StageThread::Clip, StageThread::Infer, StageThread::Sink];
 
     /// Value of the label `stage`.
@@ -23,7 +25,7 @@ impl StageThread {
     }
 }
 
-/// Who is connected to the HTTP server for longer than one answer.
+/// A client with an open-ended answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Viewer {
     /// A subscriber of the live records (server-sent events).
@@ -33,6 +35,7 @@ pub enum Viewer {
 }
 
 impl Viewer {
+    /// In the order of the variants.
     pub const ALL: [Viewer; 2] = [Viewer::Live, Viewer::Preview];
 
     /// Value of the label `kind`.

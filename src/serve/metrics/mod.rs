@@ -1,10 +1,10 @@
-//! Prometheus metrics: every name, label and bucket the program exports, in one place.
+//! Prometheus metrics: all names, labels and buckets of the program.
 //!
 //! Names are `touchline_<noun>_<unit>[_total]` in base units. Every label has a bounded set of values: the stream's id
-//! (never its URI, which may hold secrets), a class of the pack, a modality, a track, a stage, a reason. What belongs to
-//! one stream is reached through [`StreamMetrics`], which resolves the labels once.
+//! (never its URI, which may hold secrets), a class of the pack, a modality, a track, a stage, a reason. What belongs
+//! to one stream is reached through [`StreamMetrics`], which resolves the labels once.
 //!
-//! Not a place where anything is measured: callers measure and tell.
+//! Nothing is measured here: callers measure and report.
 
 mod frame_share;
 mod http;
@@ -35,20 +35,20 @@ pub use stream::{STATES, StreamMetrics};
 /// Content type of [`Metrics::encode`]: Prometheus' text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Upper bounds of the stage durations, seconds: from a table look-up (tens of microseconds) to a second and more, at
-/// which a stage alone cannot keep up with one stream.
+/// Upper bounds of the stage durations, seconds: from a table look-up (tens of microseconds) to more than a second,
+/// where one stage alone is too slow for one stream.
 const STAGE_BUCKETS_S: [f64; 14] =
     [0.000_05, 0.000_25, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 5.0];
 
-/// Upper bounds of the decision latency, seconds. Fine below the 1.5 s that one stream on two cores must keep; coarse
-/// above, where only "how bad" matters.
+/// Upper bounds of the decision latency, seconds. Fine below the target of 1.5 s for one stream on two cores, coarse
+/// above.
 const LATENCY_BUCKETS_S: [f64; 14] = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0];
 
-/// Upper bounds of the shadow's mean absolute difference of probabilities. Two confident packs that disagree in a pack of
-/// 24 classes differ by 2/24.
+/// Upper bounds of the shadow's mean absolute difference of probabilities. Two confident packs that disagree in a pack
+/// of 24 classes differ by 2/24.
 const DIFFERENCE_BUCKETS: [f64; 9] = [0.000_1, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5];
 
-/// Labels that name a pack.
+/// Labels of a pack.
 const PACK_LABELS: [&str; 3] = ["pack", "weights_sha256", "manifest_sha256"];
 
 /// All metrics of one process around a registry of their own. Cloning shares them.
@@ -121,7 +121,7 @@ impl Metrics {
     /// Registers every family. Families with labels appear in the text once a label value is known.
     pub fn new() -> Self {
         let registry = Registry::new();
-        // Processor time, memory, open files, threads: under the names that every exporter gives them.
+        // Processor time, memory, open files and threads, under the standard names.
         registry.register(Box::new(ProcessCollector::for_self())).expect("a new registry has none of them");
         let r = &registry;
         let stage_family = histograms(
@@ -136,41 +136,51 @@ impl Metrics {
         let fault_family = counters(
             r,
             "touchline_device_faults_total",
-            "Faults of a GPU: a batch that did not fit and was divided, a context made anew, a device given up.",
+            "Faults of a GPU: a batch that was split because it did not fit, a context that was recreated, a device that was given up.",
             &["kind"],
         );
         let update_family = counters(
             r,
             "touchline_pack_updates_total",
-            "Packs offered to the running program; a refused one leaves the old one running.",
+            "Updates of the pack of the running program; after a refused one the previous pack stays in use.",
             &["outcome"],
         );
         let panic_family = counters(
             r,
             "touchline_stage_panics_total",
-            "Panics of a thread that were contained: a stream's, inference's or an output's. Each is a bug to report.",
+            "Contained panics of a clip thread, inference or an output. Each is a bug to report.",
             &["stage"],
         );
         let families = Families {
-            build: int_gauges(r, "touchline_build_info", "Always 1; the labels say which build runs.", &["version"]),
-            pack: int_gauges(r, "touchline_pack_info", "Always 1; the labels say which model pack runs.", &PACK_LABELS),
+            build: int_gauges(
+                r,
+                "touchline_build_info",
+                "Always 1; the labels identify the running build.",
+                &["version"],
+            ),
+            pack: int_gauges(
+                r,
+                "touchline_pack_info",
+                "Always 1; the labels identify the running model pack.",
+                &PACK_LABELS,
+            ),
             pack_updates: ["applied", "refused"].map(|outcome| update_family.with_label_values(&[outcome])),
             shadow: int_gauges(
                 r,
                 "touchline_shadow_info",
-                "Always 1; the labels say which model pack runs as a shadow.",
+                "Always 1; the labels identify the model pack of the shadow.",
                 &PACK_LABELS,
             ),
             shadow_seconds: counters(
                 r,
                 "touchline_shadow_seconds_total",
-                "Seconds that the shadow decided too, by whether its label is the same.",
+                "Seconds that the shadow decided as well, by whether the labels agree.",
                 &["stream", "agreement"],
             ),
             shadow_dropped: counters(
                 r,
                 "touchline_shadow_seconds_dropped_total",
-                "Seconds that the shadow did not decide, by reason; \"overload\" counts those it was too slow for.",
+                "Seconds that the shadow did not decide, by reason; \"overload\": the shadow was too slow.",
                 &["stream", "reason"],
             ),
             shadow_difference: histograms(
@@ -190,7 +200,7 @@ impl Metrics {
             store_lost: counters(
                 r,
                 "touchline_store_records_lost_total",
-                "Events, incidents and states that the store was too slow to keep, or could not.",
+                "Events, incidents and states that were not stored because the disk was too slow or failed.",
                 &[],
             )
             .with_label_values::<&str>(&[]),
@@ -204,14 +214,14 @@ impl Metrics {
             sink_dropped: counters(
                 r,
                 "touchline_sink_dropped_records_total",
-                "Records that an output was too slow to take, or could not write.",
+                "Records that an output dropped because it was too slow or could not write.",
                 &["sink"],
             ),
             panics: StageThread::ALL.iter().map(|s| panic_family.with_label_values(&[s.as_str()])).collect(),
             records_skipped: counters(
                 r,
                 "touchline_live_records_skipped_total",
-                "Records that subscribers of the live records were too slow to take.",
+                "Live records skipped because a subscriber was too slow.",
                 &[],
             )
             .with_label_values::<&str>(&[]),
@@ -219,7 +229,7 @@ impl Metrics {
             classified: counters(
                 r,
                 "touchline_seconds_classified_total",
-                "Seconds of the stream that got a decision.",
+                "Seconds of the stream with a decision.",
                 &["stream"],
             ),
             gapped: counters(
@@ -231,7 +241,7 @@ impl Metrics {
             lost: counters(
                 r,
                 "touchline_buffers_lost_total",
-                "Buffers of the source that could not be used: without a time (untimed), of a track that came late (undeclared).",
+                "Unusable buffers of the source: without a time stamp (untimed), or of a track that appeared late (undeclared).",
                 &["stream", "reason"],
             ),
             faults: counters(
@@ -243,32 +253,32 @@ impl Metrics {
             abandoned: counters(
                 r,
                 "touchline_pipelines_abandoned_total",
-                "Pipelines of the source that did not stop in time and were left to themselves, with their threads and memory.",
+                "Pipelines of the source that did not stop in time and were abandoned with their threads and memory.",
                 &["stream"],
             ),
-            frames: counters(r, "touchline_frames_received_total", "Decoded pictures taken in.", &["stream"]),
+            frames: counters(r, "touchline_frames_received_total", "Decoded pictures received.", &["stream"]),
             converted: counters(
                 r,
                 "touchline_frames_converted_total",
-                "Decoded pictures that were scaled and converted, because they may be chosen or are watched.",
+                "Decoded pictures that were scaled and converted, for the models or for viewers.",
                 &["stream"],
             ),
             samples: counters(
                 r,
                 "touchline_samples_received_total",
-                "Sound samples per channel taken in, at the stream's own rate.",
+                "Audio samples per channel received, at the stream's own rate.",
                 &["stream"],
             ),
             discarded: counters(
                 r,
                 "touchline_items_discarded_total",
-                "Pictures or pieces of sound that came too late or belonged to a time line that was left.",
+                "Pictures or audio chunks that arrived too late or belonged to an abandoned time line.",
                 &["stream", "track"],
             ),
             dropped: counters(
                 r,
                 "touchline_frames_dropped_total",
-                "Pictures that came and were not decided because what they build on is missing, by reason.",
+                "Received pictures that were not decoded because their references are missing, by reason.",
                 &["stream", "reason"],
             ),
             latency: histograms(
@@ -291,7 +301,12 @@ impl Metrics {
                 &["stream"],
             ),
             reconnects: counters(r, "touchline_reconnects_total", "Times the stream was opened again.", &["stream"]),
-            backlog: int_gauges(r, "touchline_backlog_seconds", "Seconds of the stream that wait.", &["stream"]),
+            backlog: int_gauges(
+                r,
+                "touchline_backlog_seconds",
+                "Seconds of the stream that wait for inference.",
+                &["stream"],
+            ),
             runs: counters(
                 r,
                 "touchline_runs_started_total",
@@ -301,7 +316,7 @@ impl Metrics {
             incidents: counters(
                 r,
                 "touchline_source_incidents_total",
-                "What happened to the stream's source while it played, by kind.",
+                "Incidents of the stream's source while it played, by kind.",
                 &["stream", "incident"],
             ),
             failures: counters(
@@ -313,25 +328,25 @@ impl Metrics {
             states: int_gauges(
                 r,
                 "touchline_stream_state",
-                "1 for the state that the stream is in, 0 for all others.",
+                "1 for the state of the stream, 0 for all others.",
                 &["stream", "state"],
             ),
             state_since: gauges(
                 r,
                 "touchline_stream_state_since_timestamp_seconds",
-                "When the stream came into its state, in seconds since 1970-01-01 UTC.",
+                "When the stream entered its state, in seconds since 1970-01-01 UTC.",
                 &["stream"],
             ),
             next_try: gauges(
                 r,
                 "touchline_next_try_timestamp_seconds",
-                "When the stream is opened again, in seconds since 1970-01-01 UTC; 0 when that is not due.",
+                "When the stream is opened again, in seconds since 1970-01-01 UTC; 0 if it is not waiting.",
                 &["stream"],
             ),
             tracks: int_gauges(
                 r,
                 "touchline_track_up",
-                "1 while the track brings data, 0 while it has stalled or the source has no such track.",
+                "1 while the track delivers data, 0 while it is stalled or absent.",
                 &["stream", "track"],
             ),
             events: counters(
@@ -343,7 +358,7 @@ impl Metrics {
             decided: counters(
                 r,
                 "touchline_decisions_total",
-                "Decisions by the modality whose label and probability were taken.",
+                "Decisions by the modality that supplied the label and probability.",
                 &["stream", "modality"],
             ),
             registry,
@@ -352,22 +367,22 @@ impl Metrics {
         Self { families: Arc::new(families) }
     }
 
-    /// Says which pack runs. Called again (another pack), only the last one is exported.
+    /// Sets the running pack. Only the last one is exported.
     pub fn set_pack(&self, pack: &PackStamp) {
         only(&self.families.pack, pack);
     }
 
-    /// A pack was offered to the running program, and taken or refused.
+    /// Counts a pack update.
     pub fn pack_update(&self, applied: bool) {
         self.families.pack_updates[usize::from(!applied)].inc();
     }
 
-    /// Says which pack runs as a shadow.
+    /// Sets the pack of the shadow.
     pub fn set_shadow(&self, pack: &PackStamp) {
         only(&self.families.shadow, pack);
     }
 
-    /// What is counted of one stream's shadow. All its counters are exported from now on, starting at 0.
+    /// Metrics of the shadow of one stream. All its counters are exported from now on, starting at 0.
     pub fn shadow_stream(&self, id: &str) -> ShadowMetrics {
         ShadowMetrics::new(&self.families, id)
     }
@@ -378,22 +393,22 @@ impl Metrics {
         StreamMetrics::new(&self.families, id, classes)
     }
 
-    /// Takes the series of a stream that is gone out of the exported text.
+    /// Removes the series of a stream.
     pub fn remove_stream(&self, stream: &StreamMetrics) {
         stream.remove(&self.families);
     }
 
-    /// Records that the store was too slow to keep, or could not.
+    /// Counts records that were not stored.
     pub fn store_lost(&self, count: u64) {
         self.families.store_lost.inc_by(count);
     }
 
-    /// A client connected to, or (`by` negative) left, the server.
+    /// Adds `by` viewers, or removes them if it is negative.
     pub fn viewers(&self, viewer: Viewer, by: i64) {
         self.families.viewers[viewer as usize].add(by);
     }
 
-    /// An output (`sink`, by its name) lost `count` records.
+    /// Counts records that an output lost; `sink` is its name.
     pub fn sink_dropped(&self, sink: &'static str, count: u64) {
         self.families.sink_dropped.with_label_values(&[sink]).inc_by(count);
         if sink == "jsonl" {
@@ -401,12 +416,12 @@ impl Metrics {
         }
     }
 
-    /// A panic was contained.
+    /// Counts a contained panic.
     pub fn panicked(&self, stage: StageThread) {
         self.families.panics[stage as usize].inc();
     }
 
-    /// A subscriber was too slow to take `count` records.
+    /// Counts records that a subscriber was too slow for.
     pub fn records_skipped(&self, count: u64) {
         self.families.records_skipped.inc_by(count);
     }
@@ -444,7 +459,7 @@ fn register<C: prometheus::core::Collector + Clone + 'static>(registry: &Registr
     collector
 }
 
-/// Exports `pack` in place of what was there.
+/// Replaces the exported pack.
 fn only(family: &IntGaugeVec, pack: &PackStamp) {
     family.reset();
     family.with_label_values(&[&pack.name, &pack.weights_sha256, &pack.manifest_sha256]).set(1);

@@ -1,4 +1,4 @@
-//! Readings of the configuration file.
+//! Reloads of the configuration file.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 
@@ -15,17 +15,17 @@ impl Reloads {
         let family = counters(
             r,
             "touchline_config_reloads_total",
-            "Times the configuration file was read again; a refused one leaves the old settings in force.",
+            "Reloads of the configuration file; after a refused one the previous settings stay in force.",
             &["result"],
         );
         let last = int_gauges(
             r,
             "touchline_config_last_reload_success",
-            "1 while the last reading of the configuration file was applied, 0 after one that was refused.",
+            "1 if the last reload of the configuration file was applied, 0 if it was refused.",
             &[],
         );
         let last = last.with_label_values::<&str>(&[]);
-        // What the program started with was taken.
+        // The start counts as applied.
         last.set(1);
         let [applied, refused] = ["applied", "refused"].map(|result| family.with_label_values(&[result]));
         Self { applied, refused, last }
@@ -33,7 +33,7 @@ impl Reloads {
 }
 
 impl Metrics {
-    /// A configuration file was read again, and taken or refused.
+    /// Counts a reload of the configuration file.
     pub fn config_reload(&self, applied: bool) {
         let reloads = &self.families.reloads;
         if applied {

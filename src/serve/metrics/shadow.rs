@@ -1,4 +1,4 @@
-//! What is counted of the shadow of one stream, with its labels resolved once.
+//! Metrics of the shadow of one stream, with resolved labels.
 
 use prometheus::{Histogram, IntCounter};
 use serde::Serialize;
@@ -10,15 +10,16 @@ use super::stream::forget;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShadowDrop {
-    /// It was too slow: its queue was full.
+    /// The queue was full.
     Overload,
-    /// Its models failed.
+    /// The models failed.
     Compute,
-    /// None of its models could look at what was there.
+    /// None of its models had input.
     NoScores,
 }
 
 impl ShadowDrop {
+    /// In the order of the variants.
     pub const ALL: [ShadowDrop; 3] = [ShadowDrop::Overload, ShadowDrop::Compute, ShadowDrop::NoScores];
 
     /// Value of the label `reason`.
@@ -58,7 +59,7 @@ impl ShadowMetrics {
         forget(&families.shadow_difference, &[id]);
     }
 
-    /// Both packs decided a second; `difference` is the mean absolute difference of their probabilities.
+    /// Counts a second that both packs decided; `difference` is the mean absolute difference of their probabilities.
     pub fn compared(&self, same: bool, difference: f64) {
         if same {
             self.same.inc()
@@ -68,7 +69,7 @@ impl ShadowMetrics {
         self.difference.observe(difference);
     }
 
-    /// The shadow did not decide a second.
+    /// Counts a second that the shadow did not decide.
     pub fn dropped(&self, why: ShadowDrop) {
         self.dropped[why as usize].inc();
     }

@@ -15,7 +15,7 @@ use touchline_core::item::{Track, Tracks};
 use touchline_core::labels::{ClassSet, Modality};
 use touchline_media::outlet::{CounterValues, DropReason};
 
-/// What a stream can be doing: values of the label `state`.
+/// States of a stream: values of the label `state`.
 pub const STATES: [&str; 7] = ["connecting", "playing", "waiting", "paused", "ended", "failed", "removed"];
 
 /// Why a buffer is lost: values of the label `reason`.
@@ -27,7 +27,7 @@ const LOST: [&str; 2] = ["untimed", "undeclared"];
 pub struct StreamMetrics {
     id: String,
     classes: ClassSet,
-    /// The stream is gone from the exported text, and must not come back into it.
+    /// The stream was removed and must not be exported again.
     removed: Arc<AtomicBool>,
     up: IntGauge,
     classified: IntCounter,
@@ -103,7 +103,7 @@ impl StreamMetrics {
         }
     }
 
-    /// Takes every series of the stream out of the exported text. What its threads still tell is heard by nobody.
+    /// Removes all series of the stream. Later updates have no effect on the export.
     pub(super) fn remove(&self, families: &Families) {
         self.removed.store(true, Ordering::Release);
         let id = self.id.as_str();
@@ -138,8 +138,8 @@ impl StreamMetrics {
         ShadowMetrics::remove(f, id);
     }
 
-    /// The stream came into `state` (of [`STATES`]) at `unix_ns`, because of `cause`; it is opened again at `next_try_ns`.
-    /// Both in nanoseconds since 1970-01-01 UTC.
+    /// The stream entered `state` (one of [`STATES`]) at `unix_ns` because of `cause`; the next attempt is at
+    /// `next_try_ns`. Times are nanoseconds since 1970-01-01 UTC.
     pub fn state(&self, state: &str, cause: Option<Cause>, unix_ns: i64, next_try_ns: Option<i64>) {
         self.up.set(i64::from(state == "playing"));
         for (name, gauge) in &self.states {
@@ -161,7 +161,7 @@ impl StreamMetrics {
         self.tracks[1].set(i64::from(tracks.audio));
     }
 
-    /// Something happened to the source.
+    /// Counts an incident of the source.
     pub fn incident(&self, incident: &Incident) {
         if let Some((_, counter)) = self.incidents.iter().find(|(name, _)| *name == incident.as_str()) {
             counter.inc();
@@ -178,21 +178,22 @@ impl StreamMetrics {
         }
     }
 
-    /// A second got a decision of `modality` at `unix_ns` (nanoseconds since 1970-01-01 UTC).
+    /// Counts a second decided by `modality` at `unix_ns` (nanoseconds since 1970-01-01 UTC).
     pub fn classified(&self, modality: Modality, unix_ns: i64) {
         self.classified.inc();
         self.decided[modality as usize].inc();
         self.last_decision.set(unix_ns as f64 / 1e9);
     }
 
-    /// A second went without a decision.
+    /// Counts a second without a decision.
     pub fn gapped(&self, reason: GapReason) {
         self.gapped[reason as usize].inc();
     }
 
-    /// The source counted up from `before` to `now`.
+    /// Adds the counts of the source between `before` and `now`.
     pub fn source(&self, before: &CounterValues, now: &CounterValues) {
-        // Named one by one, so that a new one is not forgotten. Reconnects are told on their own: the hub counts them too.
+        // Destructured so that a new counter is not forgotten. Reconnects are counted by `reconnected`, for the hub
+        // counts them as well.
         let CounterValues { frames, samples, untimed, undeclared, dropped, faults, reconnects: _, abandoned } = *now;
         self.frames.inc_by(frames.saturating_sub(before.frames));
         self.samples.inc_by(samples.saturating_sub(before.samples));
@@ -205,12 +206,12 @@ impl StreamMetrics {
         }
     }
 
-    /// A decoded picture was converted, too.
+    /// Counts a converted picture.
     pub fn converted(&self) {
         self.converted.inc();
     }
 
-    /// `count` pictures or pieces of sound could not be used.
+    /// Counts discarded pictures or audio chunks.
     pub fn discarded(&self, track: Track, count: u64) {
         match track {
             Track::Video => self.discarded_video.inc_by(count),
@@ -223,8 +224,7 @@ impl StreamMetrics {
         self.latency.observe(nanos_to_seconds(ns));
     }
 
-    /// The estimate over the vote window. All probabilities are 0 while the window holds no classified second, since
-    /// nothing is known then.
+    /// Sets the estimate. All probabilities are 0 while the vote window holds no classified second.
     pub fn estimate(&self, estimate: &WindowEstimate) {
         for (i, gauge) in self.probability.iter().enumerate() {
             let mean = if estimate.seconds == 0 { 0.0 } else { estimate.mean.get(i).copied().unwrap_or(0.0) };
@@ -232,29 +232,29 @@ impl StreamMetrics {
         }
     }
 
-    /// Nothing is known about what is on air: the stream ended or failed.
+    /// Clears the estimate: the stream ended or failed.
     pub fn estimate_over(&self) {
         self.probability.iter().for_each(|gauge| gauge.set(0.0));
         self.backlog.set(0);
     }
 
-    /// The stream was opened again, `times` times.
+    /// Counts reconnects.
     pub fn reconnected(&self, times: u64) {
         self.reconnects.inc_by(times);
     }
 
-    /// `seconds` of the stream wait.
+    /// Sets the number of waiting seconds.
     pub fn backlog(&self, seconds: u32) {
         self.backlog.set(i64::from(seconds));
     }
 
-    /// A run began.
+    /// Counts a run.
     pub fn run_started(&self) {
         self.runs.inc();
     }
 
-    /// A class came on air or left it. An event appears in the text when it first happened: a zero for every class and
-    /// kind would be most of the text.
+    /// Counts an event. A series is exported from its first event on: zeros for every class and kind would dominate the
+    /// export.
     pub fn event(&self, event: &Event) {
         if self.is_removed() {
             return;
@@ -271,8 +271,8 @@ impl StreamMetrics {
     }
 }
 
-/// Takes one series out of a family.
+/// Removes one series.
 pub(super) fn forget<B: MetricVecBuilder>(family: &MetricVec<B>, labels: &[&str]) {
-    // An error means that it was not there.
+    // Fails if it does not exist.
     let _ = family.remove_label_values(labels);
 }

@@ -1,4 +1,4 @@
-//! How far the shadow agrees with the running pack: counts since the pair of them runs.
+//! Agreement of the shadow with the running pack, counted since both run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use crate::metrics::ShadowDrop;
 use touchline_core::decision::{PackStamp, SecondPrediction};
 use touchline_core::labels::{ClassId, ClassSet};
 
-/// Pairs of labels that are shown: enough to see a pattern, few enough to read.
+/// Number of pairs of labels in the API.
 const PAIRS_SHOWN: usize = 10;
 
-/// Counts of one running pack against the shadow. They begin anew when another pack runs.
+/// AgreementCounts of one running pack against the shadow. They begin anew when another pack runs.
 #[derive(Debug, Default)]
 pub(super) struct Agreement {
     against: Option<Arc<PackStamp>>,
-    streams: BTreeMap<String, Counts>,
-    /// Of streams that are gone.
-    gone: Counts,
+    streams: BTreeMap<String, AgreementCounts>,
+    /// Counts of removed streams.
+    gone: AgreementCounts,
     /// Running pack's label and the shadow's, where they differ; at most classes².
     different: BTreeMap<(ClassId, ClassId), u64>,
     /// In the order of [`ShadowDrop::ALL`].
@@ -27,7 +27,7 @@ pub(super) struct Agreement {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Counts {
+struct AgreementCounts {
     same: u64,
     different: u64,
     /// Sum of the seconds' mean absolute differences.
@@ -35,7 +35,7 @@ struct Counts {
 }
 
 impl Agreement {
-    /// Counts a second that both decided; gives the mean over the classes of the absolute difference of their
+    /// AgreementCounts a second that both decided; gives the mean over the classes of the absolute difference of their
     /// probabilities.
     pub(super) fn compared(&mut self, stream: &str, main: &SecondPrediction, shadow: &SecondPrediction) -> f64 {
         if self.against.as_ref() != Some(&main.pack) {
@@ -45,7 +45,7 @@ impl Agreement {
         let sum: f64 = a.probabilities.iter().zip(&b.probabilities).map(|(a, b)| f64::from((a - b).abs())).sum();
         let difference = sum / a.probabilities.len().max(1) as f64;
         if !self.streams.contains_key(stream) {
-            self.streams.insert(stream.to_owned(), Counts::default());
+            self.streams.insert(stream.to_owned(), AgreementCounts::default());
         }
         if let Some(counts) = self.streams.get_mut(stream) {
             counts.difference += difference;
@@ -57,7 +57,7 @@ impl Agreement {
         difference
     }
 
-    /// A stream is gone; the totals keep what was counted of it.
+    /// Removes a stream. The totals keep its counts.
     pub(super) fn forget(&mut self, stream: &str) {
         if let Some(counts) = self.streams.remove(stream) {
             self.gone.add(&counts);
@@ -95,8 +95,8 @@ impl Agreement {
     }
 }
 
-impl Counts {
-    fn add(&mut self, other: &Counts) {
+impl AgreementCounts {
+    fn add(&mut self, other: &AgreementCounts) {
         self.same += other.same;
         self.different += other.different;
         self.difference += other.difference;
@@ -115,7 +115,7 @@ impl Counts {
     }
 }
 
-/// Counts as they stand in the API; shares are null before the first second.
+/// AgreementCounts as they stand in the API; shares are null before the first second.
 #[derive(Serialize)]
 struct CountsView {
     seconds: u64,

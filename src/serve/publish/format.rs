@@ -1,4 +1,4 @@
-//! How numbers, times and class names read outside: rounding, RFC 3339, human names.
+//! Formats of numbers, times and class names: rounding, RFC 3339, titles.
 
 /// Six decimals: finer than an f32 probability means anything, and short enough to read.
 pub(super) fn round6(value: f32) -> f64 {
@@ -32,8 +32,8 @@ pub(super) fn rfc3339(unix_ns: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
 }
 
-/// The name people use for a class: `tabletennis` → `Table tennis`. A class that is not known here keeps its own name
-/// with a capital letter and spaces for `-` and `_`.
+/// The title of a class: `tabletennis` → `Table tennis`. An unknown class gets a capital letter, and spaces for `-` and
+/// `_`.
 pub fn class_title(name: &str) -> String {
     let known = match name {
         "americanfootball" => "American football",

@@ -1,13 +1,13 @@
 //! The HTTP server: the overlay page, the API, the live records, the preview, the metrics and the probes.
 //!
-//! | path | what |
+//! | path | answer |
 //! |---|---|
 //! | `/` | the overlay page |
 //! | `/api/v1/info` | version, pack, classes, vote window |
 //! | `/api/v1/pack` | the running pack, its table and card, its shadow, the last update; POST changes the pack |
 //! | `/api/v1/schema` | JSON Schema of the records |
-//! | `/api/v1/openapi.json` | this table for programs: OpenAPI 3.1 |
-//! | `/api/v1/config` | what became of the last reading of the configuration file |
+//! | `/api/v1/openapi.json` | this table as OpenAPI 3.1 |
+//! | `/api/v1/config` | the configuration file and its last reload |
 //! | `/api/v1/streams` | all streams; POST adds one |
 //! | `/api/v1/streams/{id}` | one stream with its last ten minutes; PATCH changes, DELETE removes it |
 //! | `/api/v1/streams/{id}/live` | server-sent events: `snapshot`, then `second`, `gap`, `event`, `state`, `pack`; after records were lost `lagged` and a new `snapshot` |
@@ -15,10 +15,10 @@
 //! | `/metrics` | Prometheus text |
 //! | `/healthz` | 200 while the process serves |
 //! | `/readyz` | 200 when the models are warm, else 503 with the reason |
-//! | `/api/v1/session` | who one is; POST exchanges a token for a session, DELETE ends it |
+//! | `/api/v1/session` | the caller's role; POST exchanges a token for a session, DELETE ends it |
 //!
-//! Who may ask for what is decided by `access`, what a connection may cost by `serve`, how the pack is changed by `pack_routes`,
-//! the streams by `stream_routes`.
+//! `access` checks permissions, `serve` limits connections, `pack_routes` changes the pack, `stream_routes` the
+//! streams.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -34,101 +34,92 @@ use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::access::{self, Access, AccessConfig};
+use super::answer::{json, no_stream, not_found, problem};
+use super::app_state::AppState;
+pub use super::app_state::{PackAccess, StreamAccess};
 use super::hub::{Hub, Subscription};
-pub use super::pack_routes::PackAccess;
 use super::page;
 use super::preview::Watcher;
-use super::record::{SCHEMA, to_json};
+use super::record::SCHEMA;
 use super::serve::{self, Limits};
-pub use super::stream_routes::StreamAccess;
 use super::tls::Tls;
 use super::{pack_routes, stream_routes};
 use crate::metrics;
 use crate::metrics::Viewer;
 use touchline_core::error::{Error, Result};
 
-/// How long open answers may take to end when the server stops. Live answers end at once; this is for a client that
-/// does not read.
-const CLOSING: Duration = Duration::from_secs(2);
+/// How long open answers may take to end when the server stops. Live answers end at once; this is for clients that do
+/// not read.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Silence on the live records after which a comment is sent, so that proxies and clients see that the line is up.
+/// Silence on the live records after which a comment is sent, so that proxies and clients see a working connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// How long one picture (`?single=1`) is waited for: a live stream brings one within a second.
-const SINGLE_PICTURE: Duration = Duration::from_secs(3);
+/// How long `?single=1` waits for a picture: a live stream delivers one within a second.
+const PICTURE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Records a client's connection holds beside what the hub keeps for it: only enough to fill a packet.
+/// Records buffered per connection, in addition to the hub's buffer: enough to fill a packet.
 const CONNECTION_RECORDS: usize = 4;
 
-/// Separates pictures; cannot occur in a part's headers, and parts state their length.
+/// Separates pictures. Parts state their length, so it may not be confused with data.
 const BOUNDARY: &str = "touchline-picture";
 
-/// What nobody else may do with the page: no foreign scripts, pictures or frames.
+/// Forbids foreign scripts, images and frames.
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
-/// What the API is, for programs: OpenAPI 3.1.
+/// The OpenAPI 3.1 document.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
-/// What the handlers share.
-#[derive(Clone)]
-pub(super) struct Server {
-    pub(super) hub: Hub,
-    /// `None`: the pack cannot be changed.
-    pub(super) packs: Option<PackAccess>,
-    /// `None`: the streams cannot be changed.
-    pub(super) streams: Option<StreamAccess>,
-    pub(super) access: Arc<Access>,
-    /// Becomes true when the server stops.
-    closing: watch::Receiver<bool>,
-}
-
-/// Listens on `address`, as in `127.0.0.1:8080`; port 0 is any free one.
+/// Listens on `address`, as in `127.0.0.1:8080`; port 0 selects a free port.
 ///
 /// # Errors
-/// [`Error::Output`] naming the address when it is in use, not this machine's, or not allowed.
+/// [`Error::Output`] if the address is in use, belongs to another machine, or is not permitted.
 pub async fn bind(address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|e| {
         let (cause, advice) = match e.kind() {
             ErrorKind::AddrInUse => {
-                ("the port is in use", "stop what uses it, or choose another with --listen HOST:PORT")
+                ("the port is in use", "stop the program that uses it, or choose another port with --listen HOST:PORT")
             }
             ErrorKind::AddrNotAvailable => {
-                ("this machine does not have that address", "choose one it has with --listen HOST:PORT")
+                ("this machine does not have that address", "choose another address with --listen HOST:PORT")
             }
             ErrorKind::PermissionDenied => {
-                ("this user may not listen there", "choose a port above 1023 with --listen HOST:PORT")
+                ("this user may not listen on that port", "choose a port above 1023 with --listen HOST:PORT")
             }
-            ErrorKind::InvalidInput => ("this is no address", "write it as --listen 127.0.0.1:8080"),
-            _ => ("the server cannot listen there", "choose another address with --listen HOST:PORT"),
+            ErrorKind::InvalidInput => ("this is not an address", "write it as --listen 127.0.0.1:8080"),
+            _ => ("the server cannot listen on it", "choose another address with --listen HOST:PORT"),
         };
         Error::output(address, cause, advice)
     })
 }
 
-/// What a server does beside showing its hub.
+/// Settings of a server.
 pub struct Serving {
     /// `None`: the pack cannot be changed.
     pub packs: Option<PackAccess>,
     /// `None`: the streams cannot be changed.
     pub streams: Option<StreamAccess>,
+    /// Checks permissions.
     pub access: Arc<Access>,
+    /// `None`: plain HTTP.
     pub tls: Option<Arc<Tls>>,
+    /// Limits of connections.
     pub limits: Limits,
 }
 
-/// Serves `hub` on `listener`, which must be an address of this machine, without login or TLS, until `shutdown` completes;
-/// then ends every answer and returns within two seconds.
+/// Serves `hub` on `listener`, a loopback address, without login or TLS. When `shutdown` completes it ends all answers
+/// and returns within two seconds.
 ///
 /// # Errors
-/// [`Error::Usage`] when others reach the address.
+/// [`Error::Usage`] if other machines reach the address.
 pub async fn serve(listener: TcpListener, hub: Hub, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
     let address = listener.local_addr().map_err(|e| Error::Internal(format!("the listener has no address: {e}")))?;
     let access = Access::new(AccessConfig::default(), address, hub.clock().clone(), hub.metrics().clone())?;
@@ -148,12 +139,12 @@ pub async fn serve_with(
     let (close, closing) = watch::channel(false);
     let Serving { packs, streams, access, tls, limits } = serving;
     let metrics = hub.metrics().clone();
-    let app = router(Server { hub, packs, streams, access, closing: closing.clone() });
+    let app = router(AppState { hub, packs, streams, access, closing: closing.clone() });
     let server = serve::run(listener, app, tls, limits, metrics, closing);
     let overdue = async move {
         shutdown.await;
         close.send_replace(true);
-        tokio::time::sleep(CLOSING).await;
+        tokio::time::sleep(CLOSE_TIMEOUT).await;
     };
     tokio::select! {
         () = server => {}
@@ -161,12 +152,12 @@ pub async fn serve_with(
     }
 }
 
-fn router(server: Server) -> Router {
+fn router(server: AppState) -> Router {
     let access = server.access.clone();
     Router::new()
         .route("/", get(|| async { asset("index.html") }))
         .route("/assets/{name}", get(|Path(name): Path<String>| async move { asset(&name) }))
-        .route("/api/v1/info", get(|State(s): State<Server>| async move { json(s.hub.info_json()) }))
+        .route("/api/v1/info", get(|State(s): State<AppState>| async move { json(s.hub.info_json()) }))
         .route("/api/v1/pack", get(pack_routes::get).post(pack_routes::post))
         .route("/api/v1/session", get(access::who).post(access::log_in).delete(access::log_out))
         .route("/api/v1/schema", get(|| async { ([(header::CONTENT_TYPE, "application/schema+json")], SCHEMA) }))
@@ -174,7 +165,7 @@ fn router(server: Server) -> Router {
         .route("/api/v1/config", get(stream_routes::config))
         .route(
             "/api/v1/streams",
-            get(|State(s): State<Server>| async move { json(s.hub.streams_json()) }).post(stream_routes::post),
+            get(|State(s): State<AppState>| async move { json(s.hub.streams_json()) }).post(stream_routes::post),
         )
         .route(
             "/api/v1/streams/{id}",
@@ -185,13 +176,13 @@ fn router(server: Server) -> Router {
         .route("/metrics", get(prometheus))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .fallback(|| async { not_found("there is nothing at this path", "see / and /api/v1/streams") })
+        .fallback(|| async { not_found("there is nothing at this path", "see / and /api/v1/openapi.json") })
         .with_state(server)
         .layer(from_fn_with_state(access, access::guard))
         .layer(map_response(protect))
 }
 
-/// Headers of every answer.
+/// Adds the headers of every answer.
 async fn protect(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -206,32 +197,9 @@ async fn protect(mut response: Response) -> Response {
     response
 }
 
-pub(super) fn json(body: String) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-/// The body of every answer that is an error.
-#[derive(Serialize)]
-struct Problem<'a> {
-    error: &'a str,
-    advice: &'a str,
-}
-
-pub(super) fn problem(status: StatusCode, error: &str, advice: &str) -> Response {
-    (status, json(to_json(&Problem { error, advice }))).into_response()
-}
-
-fn not_found(error: &str, advice: &str) -> Response {
-    problem(StatusCode::NOT_FOUND, error, advice)
-}
-
-pub(super) fn no_stream(id: &str) -> Response {
-    not_found(&format!("there is no stream {id:?}"), "see /api/v1/streams for the ids there are")
-}
-
 fn asset(name: &str) -> Response {
     match page::asset(name) {
-        // A new build brings new files under the same names: clients ask each time.
+        // A new build has new files under the same names: clients must revalidate.
         Some((kind, body)) => {
             ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body).into_response()
         }
@@ -239,51 +207,51 @@ fn asset(name: &str) -> Response {
     }
 }
 
-async fn prometheus(State(server): State<Server>) -> Response {
+async fn prometheus(State(server): State<AppState>) -> Response {
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], server.hub.metrics().encode()).into_response()
 }
 
-async fn ready(State(server): State<Server>) -> Response {
+async fn ready(State(server): State<AppState>) -> Response {
     match server.hub.not_ready() {
         None => "ready\n".into_response(),
-        Some(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}"), "ask again in a second"),
+        Some(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}"), "retry in a second"),
     }
 }
 
-/// Counts a client for as long as it lives.
-struct Viewing {
+/// Counts a viewer for as long as it lives.
+struct ViewerGauge {
     hub: Hub,
     kind: Viewer,
 }
 
-impl Viewing {
+impl ViewerGauge {
     fn new(hub: &Hub, kind: Viewer) -> Self {
         hub.metrics().viewers(kind, 1);
         Self { hub: hub.clone(), kind }
     }
 }
 
-impl Drop for Viewing {
+impl Drop for ViewerGauge {
     fn drop(&mut self) {
         self.hub.metrics().viewers(self.kind, -1);
     }
 }
 
-async fn live(State(server): State<Server>, Path(id): Path<String>) -> Response {
+async fn live(State(server): State<AppState>, Path(id): Path<String>) -> Response {
     let Some(subscription) = server.hub.subscribe(&id) else { return no_stream(&id) };
     let (to, events) = mpsc::channel(CONNECTION_RECORDS);
     tokio::spawn(send_live(server, id, subscription, to));
     Sse::new(ReceiverStream::new(events)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
-/// Sends the snapshot and every record after it, until the client or the server goes.
+/// Sends the snapshot and every record after it, until the client disconnects or the server stops.
 async fn send_live(
-    mut server: Server,
+    mut server: AppState,
     id: String,
     mut subscription: Subscription,
     to: mpsc::Sender<Result<Event, Infallible>>,
 ) {
-    let _viewing = Viewing::new(&server.hub, Viewer::Live);
+    let _viewing = ViewerGauge::new(&server.hub, Viewer::Live);
     let snapshot = |s: &mut Subscription| {
         let data = std::mem::take(&mut s.snapshot);
         Event::default().event("snapshot").id(s.sequence.to_string()).retry(Duration::from_secs(2)).data(data)
@@ -322,28 +290,32 @@ async fn send_live(
     }
 }
 
-/// Parameters of the preview.
+/// Query parameters of the preview.
 #[derive(Deserialize)]
 struct PreviewQuery {
-    /// `1`: one JPEG instead of a sequence.
+    /// `1`: one JPEG instead of a stream.
     single: Option<String>,
 }
 
-async fn preview(State(server): State<Server>, Path(id): Path<String>, Query(query): Query<PreviewQuery>) -> Response {
+async fn preview(
+    State(server): State<AppState>,
+    Path(id): Path<String>,
+    Query(query): Query<PreviewQuery>,
+) -> Response {
     let Some((preview, has_pictures)) = server.hub.preview(&id) else { return no_stream(&id) };
     if !has_pictures {
         return not_found(
             &format!("stream {id:?} has no pictures"),
-            "it has sound only; its decisions are at /api/v1/streams",
+            "it has audio only; see /api/v1/streams for its decisions",
         );
     }
     let mut watcher = preview.watch();
     if query.single.as_deref().is_some_and(|v| v != "0") {
-        return match tokio::time::timeout(SINGLE_PICTURE, first_picture(&mut watcher)).await {
+        return match tokio::time::timeout(PICTURE_TIMEOUT, first_picture(&mut watcher)).await {
             Ok(Some(jpeg)) => ([(header::CONTENT_TYPE, "image/jpeg")], jpeg).into_response(),
             Ok(None) | Err(_) => problem(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the stream has no picture to show",
+                "no picture arrived in time",
                 "see the state of the stream at /api/v1/streams",
             ),
         };
@@ -354,15 +326,15 @@ async fn preview(State(server): State<Server>, Path(id): Path<String>, Query(que
     ([(header::CONTENT_TYPE, kind)], Body::from_stream(ReceiverStream::new(parts))).into_response()
 }
 
-/// The newest picture there is, or the first that comes.
+/// The newest picture, or the first to arrive.
 async fn first_picture(watcher: &mut Watcher) -> Option<Bytes> {
     watcher.pictures.wait_for(Option::is_some).await.ok().and_then(|picture| picture.clone())
 }
 
-/// Sends every picture the client is fast enough for, until the client or the server goes.
-async fn send_pictures(mut server: Server, mut watcher: Watcher, to: mpsc::Sender<Result<Bytes, Infallible>>) {
-    let _viewing = Viewing::new(&server.hub, Viewer::Preview);
-    // The first picture may be there already.
+/// Sends every picture that the client is fast enough for, until it disconnects or the server stops.
+async fn send_pictures(mut server: AppState, mut watcher: Watcher, to: mpsc::Sender<Result<Bytes, Infallible>>) {
+    let _viewing = ViewerGauge::new(&server.hub, Viewer::Preview);
+    // The first picture may exist already.
     watcher.pictures.mark_changed();
     let mut next = Bytes::from(format!("--{BOUNDARY}\r\n"));
     loop {
@@ -387,8 +359,7 @@ async fn send_pictures(mut server: Server, mut watcher: Watcher, to: mpsc::Sende
     }
 }
 
-/// One picture with the boundary that ends it: browsers show a picture when they have seen its end, so the boundary
-/// goes with the picture and not before the next.
+/// One picture with its closing boundary: browsers show a picture once they have seen its end.
 fn part(jpeg: &[u8]) -> Bytes {
     let head = format!("Content-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n", jpeg.len());
     let tail = format!("\r\n--{BOUNDARY}\r\n");

@@ -1,8 +1,8 @@
 //! Records as lines in a file or on standard output.
 //!
-//! Every record is written and flushed on its own: who follows the file sees a second when it is published, and a crash
-//! loses nothing that was written. A line is there whole or not at all: what a full disk left of one is taken away (in a
-//! file) or ended (elsewhere) before the next.
+//! Every record is written and flushed on its own: a reader sees each second when it is published, and a crash loses
+//! nothing that was written. A partial line, left by a full disk, is removed from a file; in a stream it is ended with
+//! a line break.
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -11,46 +11,43 @@ use std::path::{Path, PathBuf};
 
 use touchline_core::error::{Error, Result};
 
-/// How often a live writer repeats that records are being lost: once a minute is often enough to be noticed and seldom
-/// enough not to fill the log.
-const COMPLAIN_EVERY_NS: u64 = 60_000_000_000;
+/// Interval of log messages about lost records.
+const LOG_EVERY_NS: u64 = 60_000_000_000;
 
 /// Where the lines go.
 enum Target {
-    /// A regular file. It is opened for appending, so that a line follows the last one also when somebody else has made the file
-    /// shorter (logrotate's `copytruncate`).
+    /// A regular file, opened for appending: lines stay adjacent even if another program truncates the file
+    /// (logrotate's `copytruncate`).
     File { file: File, path: PathBuf },
     /// Standard output, a pipe or a device.
     Stream(Box<dyn Write + Send>),
 }
 
-/// Writes records, one a line.
+/// Writes records, one per line.
 pub struct JsonlWriter {
     target: Target,
     /// For messages: the path, or `standard output`.
-    place: String,
-    /// The last write failed in the middle of a line that could not be taken away.
+    destination: String,
+    /// The last write left a partial line.
     torn: bool,
     lost: u64,
-    complained_ns: Option<u64>,
+    logged_ns: Option<u64>,
 }
 
 impl JsonlWriter {
-    /// Opens `path` (`-` is standard output) and begins it anew: for offline scoring, where a file is the result of one
-    /// command.
+    /// Opens `path` (`-` is standard output) and truncates it, for offline scoring.
     ///
     /// # Errors
-    /// [`Error::Output`] when it cannot be made.
+    /// [`Error::Output`] if it cannot be opened.
     pub fn create(path: &Path) -> Result<Self> {
         Self::open(path, false)
     }
 
-    /// Opens `path` (`-` is standard output) and continues it: for live streams, where a restart must not lose what was
-    /// written before. A line that a crash cut short is taken away first: it was never a record, and who reads the file
-    /// line by line would stumble over it. One that is whole but for its end gets it.
+    /// Opens `path` (`-` is standard output) and appends to it, for live streams. It first removes a partial line that
+    /// a crash left, and adds a missing line break.
     ///
     /// # Errors
-    /// [`Error::Output`] when it cannot be made.
+    /// [`Error::Output`] if it cannot be opened.
     pub fn append(path: &Path) -> Result<Self> {
         Self::open(path, true)
     }
@@ -59,32 +56,31 @@ impl JsonlWriter {
         if path == Path::new("-") {
             return Ok(Self::to("standard output", Box::new(io::stdout())));
         }
-        let place = path.display().to_string();
-        // Opening a pipe for writing waits until somebody reads it: that would look like a program that hangs.
+        let destination = path.display().to_string();
+        // Opening a pipe for writing blocks until it has a reader, which would look like a hang.
         let _held = hold_pipe(path)?;
         let file = OpenOptions::new()
             .read(keep && path.is_file())
             .append(true)
             .create(true)
             .open(path)
-            .map_err(|e| output_error(&place, &e))?;
-        let metadata = file.metadata().map_err(|e| output_error(&place, &e))?;
+            .map_err(|e| output_error(&destination, &e))?;
+        let metadata = file.metadata().map_err(|e| output_error(&destination, &e))?;
         if !metadata.is_file() {
-            return Ok(Self::to(place, Box::new(file)));
+            return Ok(Self::to(destination, Box::new(file)));
         }
-        lock(&file, &place)?;
+        lock(&file, &destination)?;
         if !keep {
-            // Only now: until it is locked it may be another process's.
-            file.set_len(0).map_err(|e| output_error(&place, &e))?;
+            // Only after locking: before, it may belong to another process.
+            file.set_len(0).map_err(|e| output_error(&destination, &e))?;
         }
         let target = Target::File { file, path: path.to_owned() };
-        let mut writer = Self { target, place, torn: false, lost: 0, complained_ns: None };
-        writer.mend().map_err(|e| output_error(&writer.place, &e))?;
+        let mut writer = Self { target, destination, torn: false, lost: 0, logged_ns: None };
+        writer.mend().map_err(|e| output_error(&writer.destination, &e))?;
         Ok(writer)
     }
 
-    /// Opens the path again when another file lies there, or none: the one that was written has been moved away. When that fails
-    /// the old file is written on.
+    /// Opens the path again if the file was moved away. If that fails, it continues with the old file.
     pub fn reopen(&mut self) {
         let Target::File { file, path } = &self.target else { return };
         let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
@@ -97,21 +93,21 @@ impl JsonlWriter {
             Ok(opened) => {
                 self.target = opened.target;
                 self.torn = opened.torn;
-                tracing::info!("{}: opened again", self.place);
+                tracing::info!("{}: reopened", self.destination);
             }
-            Err(e) => tracing::error!("records go on to the file that was open before: {e}"),
+            Err(e) => tracing::error!("records continue in the previous file: {e}"),
         }
     }
 
-    /// Writes to `writer`; `place` names it in messages.
-    pub fn to(place: impl Into<String>, writer: Box<dyn Write + Send>) -> Self {
-        Self { target: Target::Stream(writer), place: place.into(), torn: false, lost: 0, complained_ns: None }
+    /// Writes to `writer`; `destination` names it in messages.
+    pub fn to(destination: impl Into<String>, writer: Box<dyn Write + Send>) -> Self {
+        Self { target: Target::Stream(writer), destination: destination.into(), torn: false, lost: 0, logged_ns: None }
     }
 
     /// Writes `record` (one line, without its end) and flushes it.
     ///
     /// # Errors
-    /// [`Error::Output`] when it cannot be written; nothing of the record remains in a regular file.
+    /// [`Error::Output`] if it cannot be written; then a regular file contains nothing of the record.
     pub fn write(&mut self, record: &str) -> Result<()> {
         debug_assert!(!record.contains('\n'), "a record is one line");
         let mut line = Vec::with_capacity(record.len() + 2);
@@ -120,29 +116,29 @@ impl JsonlWriter {
         }
         line.extend_from_slice(record.as_bytes());
         line.push(b'\n');
-        self.put(&line).map_err(|e| output_error(&self.place, &e))
+        self.put(&line).map_err(|e| output_error(&self.destination, &e))
     }
 
-    /// Writes `record` for a live stream, which goes on without it when it cannot be written: counts it as lost and
-    /// returns false. The first loss, and one a minute after it, is logged. `now_ns` is the monotonic clock.
+    /// Writes `record` for a live stream. If that fails, it counts the record as lost and returns false. It logs the
+    /// first loss, and then one per minute. `now_ns`: monotonic clock.
     pub fn write_or_count(&mut self, record: &str, now_ns: u64) -> bool {
         let Err(error) = self.write(record) else {
-            if self.complained_ns.take().is_some() {
-                tracing::info!(place = %self.place, lost = self.lost, "the record output works again");
+            if self.logged_ns.take().is_some() {
+                tracing::info!(destination = %self.destination, lost = self.lost, "the record output works again");
             }
             return true;
         };
         self.lost += 1;
-        if self.complained_ns.is_none_or(|then| now_ns.saturating_sub(then) >= COMPLAIN_EVERY_NS) {
-            self.complained_ns = Some(now_ns);
+        if self.logged_ns.is_none_or(|then| now_ns.saturating_sub(then) >= LOG_EVERY_NS) {
+            self.logged_ns = Some(now_ns);
             tracing::error!(lost = self.lost, "a record is lost: {error}");
         }
         false
     }
 
-    /// Where the lines go, for messages.
-    pub fn place(&self) -> &str {
-        &self.place
+    /// The destination, for messages.
+    pub fn destination(&self) -> &str {
+        &self.destination
     }
 
     /// Records lost so far by [`JsonlWriter::write_or_count`].
@@ -150,7 +146,7 @@ impl JsonlWriter {
         self.lost
     }
 
-    /// Writes whole `bytes`, or leaves the target as it was where that is possible.
+    /// Writes all `bytes`, or restores the target if possible.
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.target {
             Target::File { file, .. } => {
@@ -167,10 +163,10 @@ impl JsonlWriter {
         }
     }
 
-    /// Ends the last line, or takes it away when it was cut short.
+    /// Ends the last line, or removes it if it is partial.
     fn mend(&mut self) -> io::Result<()> {
         let Target::File { file, .. } = &mut self.target else { return Ok(()) };
-        // A file that was begun anew is opened without reading, but then it is empty and not looked at.
+        // A truncated file is opened without read access, but it is empty.
         let len = file.metadata()?.len();
         let begins = last_line(file, len)?;
         if begins == len {
@@ -179,44 +175,44 @@ impl JsonlWriter {
         let mut line = Vec::new();
         file.seek(SeekFrom::Start(begins))?;
         file.read_to_end(&mut line)?;
-        // What is no beginning of a record is not this program's, and not its to take away.
+        // A line that does not start like a record is not this program's and stays.
         let is_ours = line.starts_with(b"{");
         if !is_ours || serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&line).is_ok() {
             return self.put(b"\n");
         }
-        tracing::warn!("{}: its last line was cut short ({} bytes) and is taken away", self.place, line.len());
+        tracing::warn!("{}: removed a partial last line ({} bytes)", self.destination, line.len());
         file.set_len(begins)
     }
 }
 
-/// Takes away what a failed write left behind the first `before` bytes. Whether nothing of it is left.
+/// Removes what a failed write left after the first `before` bytes. Returns whether nothing is left.
 fn take_back(file: &File, before: u64) -> bool {
     match file.metadata() {
-        // Somebody made it shorter meanwhile: setting its length would fill it with zeros.
+        // Another program truncated it: setting its length would fill it with zeros.
         Ok(now) if now.len() < before => now.len() == 0,
         Ok(now) => now.len() == before || file.set_len(before).is_ok(),
         Err(_) => false,
     }
 }
 
-/// Takes the file for this process: lines of two that write into one file would be lost or mixed.
-fn lock(file: &File, place: &str) -> Result<()> {
+/// Locks the file: two writers would lose or mix lines.
+fn lock(file: &File, destination: &str) -> Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(Error::output(
-            place,
+            destination,
             "another process writes records to this file",
             "stop that process, or name another file with --jsonl",
         )),
-        // Some network file systems have no locks. Writing there is still better than not to.
+        // Some network file systems have no locks.
         Err(TryLockError::Error(e)) => {
-            tracing::warn!("{place}: cannot be locked ({e}); see that no other process writes to it");
+            tracing::warn!("{destination}: cannot lock it ({e}); make sure that no other process writes to it");
             Ok(())
         }
     }
 }
 
-/// Where the line begins that the first `len` bytes of `file` end in; `len` when they end with a line.
+/// Start of the last line in the first `len` bytes of `file`; `len` if they end with a line break.
 fn last_line(file: &mut File, len: u64) -> io::Result<u64> {
     let mut block = [0; 64 * 1024];
     let mut end = len;
@@ -233,29 +229,29 @@ fn last_line(file: &mut File, len: u64) -> io::Result<u64> {
     Ok(0)
 }
 
-/// What a failed write means and what to do about it.
-fn output_error(place: &str, error: &io::Error) -> Error {
+/// Cause and advice for a failed write.
+fn output_error(destination: &str, error: &io::Error) -> Error {
     let advice = match error.kind() {
-        ErrorKind::BrokenPipe => "the program that read the records has ended; start both again",
+        ErrorKind::BrokenPipe => "the program that read the records has ended; restart both",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free space on that disk, or write elsewhere with --jsonl",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "give this user the right to write there, or write elsewhere with --jsonl"
+            "grant this user write access, or write elsewhere with --jsonl"
         }
-        ErrorKind::NotFound => "make the folder first, or write elsewhere with --jsonl",
+        ErrorKind::NotFound => "create the folder, or write elsewhere with --jsonl",
         ErrorKind::IsADirectory => "name a file in it, as in --jsonl FOLDER/records.jsonl",
         _ => "check the disk, or write elsewhere with --jsonl",
     };
-    // The text of an io::Error ends with the number of the OS error, which says nothing to people.
+    // Omits the number of the OS error.
     let text = error.to_string();
     let cause = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-    Error::output(place, format!("cannot write records: {cause}"), advice)
+    Error::output(destination, format!("cannot write records: {cause}"), advice)
 }
 
-/// If `path` is a pipe, opens it without waiting for a reader; held until it is open for good, so that the reader sees no end
-/// in between.
+/// If `path` is a pipe, opens it without blocking. Keep the result until the pipe is opened again, so that its reader
+/// sees no end in between.
 ///
 /// # Errors
-/// [`Error::Output`] when nobody reads it.
+/// [`Error::Output`] if the pipe has no reader.
 pub fn hold_pipe(path: &Path) -> Result<Option<File>> {
     if !fs::metadata(path).is_ok_and(|meta| meta.file_type().is_fifo()) {
         return Ok(None);
@@ -265,8 +261,8 @@ pub fn hold_pipe(path: &Path) -> Result<Option<File>> {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => Err(Error::output(
             path.display().to_string(),
-            "nobody reads this pipe",
-            "start its reader first, or give a file",
+            "this pipe has no reader",
+            "start the reader first, or give a file",
         )),
         Err(e) => Err(output_error(&path.display().to_string(), &e)),
     }
@@ -274,19 +270,20 @@ pub fn hold_pipe(path: &Path) -> Result<Option<File>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use parking_lot::Mutex;
+    use std::sync::Arc;
 
     use super::*;
     use crate::skip::{Lacks, skip};
 
     /// Takes `room` bytes, then refuses.
-    struct Small {
+    struct SmallWriter {
         room: usize,
         kind: ErrorKind,
         got: Arc<Mutex<Vec<u8>>>,
     }
 
-    impl Write for Small {
+    impl Write for SmallWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             if self.room == 0 {
                 self.room = usize::MAX;
@@ -294,7 +291,7 @@ mod tests {
             }
             let n = bytes.len().min(self.room);
             self.room -= n;
-            self.got.lock().unwrap().extend(&bytes[..n]);
+            self.got.lock().extend(&bytes[..n]);
             Ok(n)
         }
 
@@ -402,7 +399,7 @@ mod tests {
         let missing = folder.path().join("no/such/out.jsonl");
         let said = |path: &Path| JsonlWriter::append(path).err().expect("cannot be opened").to_string();
         let text = said(&missing);
-        assert!(text.starts_with(&missing.display().to_string()) && text.contains("make the folder"), "{text}");
+        assert!(text.starts_with(&missing.display().to_string()) && text.contains("create the folder"), "{text}");
         assert!(!text.contains('\n') && !text.contains("os error"), "{text}");
         assert!(said(folder.path()).contains("name a file in it"), "{}", said(folder.path()));
     }
@@ -425,12 +422,12 @@ mod tests {
     #[test]
     fn a_torn_line_is_ended_before_the_next() {
         let got = Arc::new(Mutex::new(Vec::new()));
-        let small = Small { room: 12, kind: ErrorKind::StorageFull, got: got.clone() };
+        let small = SmallWriter { room: 12, kind: ErrorKind::StorageFull, got: got.clone() };
         let mut writer = JsonlWriter::to("somewhere", Box::new(small));
         assert!(writer.write_or_count("{\"a\":1}", 0));
         assert!(!writer.write_or_count("{\"a\":2}", 0));
         assert!(writer.write_or_count("{\"a\":3}", 0));
-        assert_eq!(String::from_utf8(got.lock().unwrap().clone()).unwrap(), "{\"a\":1}\n{\"a\"\n{\"a\":3}\n");
+        assert_eq!(String::from_utf8(got.lock().clone()).unwrap(), "{\"a\":1}\n{\"a\"\n{\"a\":3}\n");
     }
 
     #[test]

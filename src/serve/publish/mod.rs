@@ -1,7 +1,9 @@
-//! What people and programs see: the page, the API, JSONL, events.
+//! Outputs: the page, the API, JSON lines, the terminal.
 
 pub mod access;
 mod agreement;
+mod answer;
+mod app_state;
 pub mod format;
 pub mod http;
 pub mod hub;

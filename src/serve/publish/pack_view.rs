@@ -10,7 +10,7 @@ use touchline_compute::models::pack::{Card, Pack, Part};
 use touchline_core::fusion::FusionTable;
 use touchline_core::labels::{ClassSet, Modality};
 
-/// All but its names, its classes and its place.
+/// A pack without its name, classes and path.
 #[derive(Serialize)]
 pub struct PackView<'a> {
     left_out: &'a BTreeMap<String, String>,
@@ -20,6 +20,7 @@ pub struct PackView<'a> {
 }
 
 impl<'a> PackView<'a> {
+    /// A view of `pack`.
     pub fn new(pack: &'a Pack) -> Self {
         fn model<'a, P>(part: &'a Option<Part<P>>, classes: &'a ClassSet) -> Option<ModelView<'a, P>> {
             part.as_ref().map(|part| ModelView {

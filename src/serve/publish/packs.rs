@@ -1,11 +1,11 @@
-//! What is known of the running pack, of its shadow, and of the updates asked for: `/api/v1/pack`, as data and as JSON;
-//! and the desk where an update is asked for.
+//! The status of the running pack, its shadow and its updates (`/api/v1/pack`), and the control that submits updates.
 //!
-//! Not here: how a pack is loaded and swapped ([`crate::update`]), and who may ask over HTTP (`pack_routes`).
+//! [`crate::update`] loads and swaps packs, `pack_routes` answers over HTTP.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
@@ -21,14 +21,13 @@ use touchline_core::clock::Clock;
 use touchline_core::decision::{PackStamp, SecondPrediction};
 use touchline_core::labels::ClassSet;
 
-/// Requests that wait for the pack thread. One over HTTP at most, and one each of a signal and of the start: more of the
-/// same would read the same directory again.
-const ASKS: usize = 4;
+/// Capacity of the queue of the pack thread. More signals would only read the same directory again.
+const REQUESTS_MAX: usize = 4;
 
-/// What made the program look at a pack.
+/// The cause of a pack update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Trigger {
+pub enum PackTrigger {
     /// `POST /api/v1/pack`.
     Http,
     /// SIGHUP.
@@ -37,189 +36,202 @@ pub enum Trigger {
     Watch,
 }
 
-/// A pack that was taken.
+/// A successful update.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Applied {
-    /// Its name.
+pub struct AppliedPack {
+    /// Name of the pack.
     pub pack: String,
+    /// SHA-256 of its weights.
     pub weights_sha256: String,
+    /// SHA-256 of its manifest.
     pub manifest_sha256: String,
-    /// The directory, below the root of packs where it is there.
+    /// Its directory, relative to the root of packs.
     pub path: String,
-    /// The networks and their inputs are the old ones: only the table, temperatures or words differ.
+    /// The networks and their inputs are unchanged; only the table, the temperatures or the texts differ.
     pub table_only: bool,
-    /// It is the very pack that ran already, and nothing was swapped.
+    /// The pack was running already; nothing was swapped.
     pub unchanged: bool,
     /// Milliseconds from the request to the swap: loading, verifying, warming up.
     pub took_ms: f64,
 }
 
-/// Why a pack was not taken; the old one stays.
+/// Why an update was refused. The previous pack stays in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RefusedKind {
-    /// Another update is under way.
+pub enum PackRefusalKind {
+    /// Another update is in progress.
     Busy,
-    /// The program is not ready, or ends.
+    /// The program is starting or shutting down.
     NotReady,
-    /// The path leads out of the root of packs.
+    /// The path is outside the root of packs.
     OutsideRoot,
     /// The pack cannot be read, verified, built or warmed up.
     BadPack,
-    /// The pack is whole but not made for the streams that run.
+    /// The pack is valid but does not fit the running streams.
     Incompatible,
     /// A fault of the program.
     Internal,
 }
 
-/// A refusal, for people and programs.
+/// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}; {advice}")]
-pub struct Refused {
-    pub kind: RefusedKind,
+pub struct PackRefusal {
+    /// The cause, for programs.
+    pub kind: PackRefusalKind,
+    /// What is wrong.
     pub error: String,
+    /// What to do.
     pub advice: String,
 }
 
-impl Refused {
-    pub fn new(kind: RefusedKind, error: impl Into<String>, advice: impl Into<String>) -> Self {
+impl PackRefusal {
+    /// A refusal with its cause and advice.
+    pub fn new(kind: PackRefusalKind, error: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { kind, error: error.into(), advice: advice.into() }
     }
 }
 
-/// What became of a request.
-pub type Outcome = Result<Applied, Refused>;
+/// The outcome of a request.
+pub type PackOutcome = Result<AppliedPack, PackRefusal>;
 
-/// A request on its way to the pack thread.
+/// A request to the pack thread.
 #[derive(Debug)]
-pub struct Ask {
-    pub trigger: Trigger,
-    /// The directory of another pack; `None`: the running pack's directory, again.
+pub struct PackRequest {
+    /// Its cause.
+    pub trigger: PackTrigger,
+    /// Directory of the pack; `None`: the running pack's directory.
     pub path: Option<PathBuf>,
-    /// Who waits for the outcome, if anybody.
-    pub answer: Option<oneshot::Sender<Outcome>>,
+    /// Receives the outcome.
+    pub answer: Option<oneshot::Sender<PackOutcome>>,
 }
 
-/// Where updates are asked for. Cloning shares it.
+/// Submits pack updates. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct PackDesk {
-    asks: Sender<Ask>,
-    /// Updates under way or accepted.
-    under_way: Arc<AtomicUsize>,
+pub struct PackControl {
+    requests: Sender<PackRequest>,
+    /// Updates accepted or in progress.
+    in_progress: Arc<AtomicUsize>,
 }
 
-impl PackDesk {
-    /// A desk, and where its requests come out.
-    pub fn new() -> (Self, Receiver<Ask>) {
-        let (asks, out) = bounded(ASKS);
-        (Self { asks, under_way: Arc::default() }, out)
+impl PackControl {
+    /// A control, and the receiver of its requests.
+    pub fn new() -> (Self, Receiver<PackRequest>) {
+        let (requests, out) = bounded(REQUESTS_MAX);
+        (Self { requests, in_progress: Arc::default() }, out)
     }
 
-    /// Asks for an update; the outcome comes over the channel.
+    /// Submits an update. The channel returns its outcome.
     ///
     /// # Errors
-    /// [`RefusedKind::Busy`] while another update is under way, [`RefusedKind::NotReady`] when nobody takes requests.
-    pub fn ask(&self, path: Option<PathBuf>) -> Result<oneshot::Receiver<Outcome>, Refused> {
-        if self.under_way.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            let advice = "ask again when it is through; GET /api/v1/pack shows its outcome";
-            return Err(Refused::new(RefusedKind::Busy, "another update is under way", advice));
+    /// [`PackRefusalKind::Busy`] while another update is in progress, [`PackRefusalKind::NotReady`] if the pack thread
+    /// has ended.
+    pub fn submit(&self, path: Option<PathBuf>) -> Result<oneshot::Receiver<PackOutcome>, PackRefusal> {
+        if self.in_progress.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            let advice = "retry when it is finished; GET /api/v1/pack shows the outcome";
+            return Err(PackRefusal::new(PackRefusalKind::Busy, "another update is in progress", advice));
         }
         let (answer, outcome) = oneshot::channel();
-        if self.asks.try_send(Ask { trigger: Trigger::Http, path, answer: Some(answer) }).is_err() {
+        if self.requests.try_send(PackRequest { trigger: PackTrigger::Http, path, answer: Some(answer) }).is_err() {
             self.finished();
-            return Err(Refused::new(RefusedKind::NotReady, "packs cannot be changed now", "ask again in a second"));
+            return Err(PackRefusal::new(
+                PackRefusalKind::NotReady,
+                "packs cannot be changed now",
+                "retry in a second",
+            ));
         }
         Ok(outcome)
     }
 
-    /// Asks to read the running pack's directory again; nobody waits for the outcome.
-    pub fn hang_up(&self) {
-        // A full queue holds such a request already.
-        let _ = self.asks.try_send(Ask { trigger: Trigger::Signal, path: None, answer: None });
+    /// Requests a reload of the running pack's directory, without an answer.
+    pub fn reload(&self) {
+        // If the queue is full, a reload is pending already.
+        let _ = self.requests.try_send(PackRequest { trigger: PackTrigger::Signal, path: None, answer: None });
     }
 
-    /// An update that was not asked for here begins.
+    /// An update that was not submitted here begins.
     pub fn begun(&self) {
-        self.under_way.fetch_add(1, Ordering::AcqRel);
+        self.in_progress.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// An update is through.
+    /// An update has finished.
     pub fn finished(&self) {
-        self.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.in_progress.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// The last update, whatever came of it.
+/// The last update.
 #[derive(Clone, Debug)]
 struct LastUpdate {
     unix_ns: i64,
-    trigger: Trigger,
+    trigger: PackTrigger,
     path: String,
-    outcome: Outcome,
+    outcome: PackOutcome,
 }
 
 #[derive(Default)]
-struct State {
+struct PackState {
     pack: Option<(Arc<Pack>, String)>,
-    shadow: Option<Shadow>,
+    shadow: Option<ShadowStatus>,
     applied: u64,
     refused: u64,
     last: Option<LastUpdate>,
 }
 
-struct Shadow {
+struct ShadowStatus {
     pack: Arc<Pack>,
     path: String,
     agreement: Agreement,
 }
 
-/// What `/api/v1/pack` shows. The lock is held for a moment, once a second and stream and for each question.
-pub struct PackBoard {
+/// The status for `/api/v1/pack`.
+pub struct PackStatus {
     classes: Arc<ClassSet>,
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<PackState>,
 }
 
-impl PackBoard {
+impl PackStatus {
+    /// A status without a pack.
     pub fn new(classes: Arc<ClassSet>, clock: Arc<dyn Clock>) -> Self {
         Self { classes, clock, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, PackState> {
+        self.state.lock()
     }
 
-    /// Says which pack runs; `path` is how people would ask for it.
+    /// Sets the running pack; `path` is its path as the API shows it.
     pub fn set_pack(&self, pack: Arc<Pack>, path: String) {
         self.state().pack = Some((pack, path));
     }
 
-    /// Says which pack runs as a shadow.
+    /// Sets the pack of the shadow.
     pub fn set_shadow(&self, pack: Arc<Pack>, path: String) {
-        self.state().shadow = Some(Shadow { pack, path, agreement: Agreement::default() });
+        self.state().shadow = Some(ShadowStatus { pack, path, agreement: Agreement::default() });
     }
 
-    /// Both packs decided a second of a stream. Returns the mean absolute difference of the probabilities.
+    /// Counts a second that both packs decided. Returns the mean absolute difference of the probabilities.
     pub fn compared(&self, stream: &str, main: &SecondPrediction, shadow: &SecondPrediction) -> Option<f64> {
         self.state().shadow.as_mut().map(|s| s.agreement.compared(stream, main, shadow))
     }
 
-    /// A stream is gone.
+    /// Removes a stream.
     pub fn forget(&self, stream: &str) {
         if let Some(shadow) = &mut self.state().shadow {
             shadow.agreement.forget(stream);
         }
     }
 
-    /// The shadow did not decide a second.
+    /// Counts a second that the shadow did not decide.
     pub fn shadow_dropped(&self, why: ShadowDrop) {
         if let Some(shadow) = &mut self.state().shadow {
             shadow.agreement.dropped(why);
         }
     }
 
-    /// An update is through.
-    pub fn updated(&self, trigger: Trigger, path: String, outcome: Outcome) {
+    /// Sets the last update.
+    pub fn updated(&self, trigger: PackTrigger, path: String, outcome: PackOutcome) {
         let mut state = self.state();
         match &outcome {
             Ok(_) => state.applied += 1,
@@ -228,10 +240,10 @@ impl PackBoard {
         state.last = Some(LastUpdate { unix_ns: self.clock.unix_ns(), trigger, path, outcome });
     }
 
-    /// The answer of `GET /api/v1/pack`; `writable`: whether POST would be listened to.
+    /// The answer of `GET /api/v1/pack`; `writable`: whether POST is accepted.
     pub fn json(&self, running: &PackStamp, writable: bool) -> String {
         let state = self.state();
-        to_json(&BoardView {
+        to_json(&PackStatusView {
             pack: running,
             path: state.pack.as_ref().map(|(_, path)| path.as_str()),
             classes: self.classes.names(),
@@ -252,7 +264,7 @@ impl PackBoard {
 }
 
 #[derive(Serialize)]
-struct BoardView<'a> {
+struct PackStatusView<'a> {
     pack: &'a PackStamp,
     path: Option<&'a str>,
     classes: &'a [String],
@@ -281,13 +293,13 @@ struct UpdatesView<'a> {
 #[derive(Serialize)]
 struct LastView<'a> {
     at: String,
-    trigger: Trigger,
+    trigger: PackTrigger,
     path: &'a str,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    applied: Option<&'a Applied>,
+    applied: Option<&'a AppliedPack>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<RefusedKind>,
+    reason: Option<PackRefusalKind>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,7 +325,7 @@ impl<'a> LastView<'a> {
     }
 }
 
-/// Milliseconds for [`Applied::took_ms`].
+/// Milliseconds for [`AppliedPack::took_ms`].
 pub fn took_ms(ns: u64) -> f64 {
     millis(ns)
 }
@@ -324,30 +336,30 @@ mod tests {
 
     #[test]
     fn one_update_at_a_time_is_accepted() {
-        let (desk, asks) = PackDesk::new();
-        let outcome = desk.ask(Some("new".into())).unwrap();
-        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::Busy);
+        let (control, requests) = PackControl::new();
+        let outcome = control.submit(Some("new".into())).unwrap();
+        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::Busy);
         // A signal waits behind it, and is no reason to accept another request.
-        desk.hang_up();
-        let first = asks.recv().unwrap();
-        assert_eq!((first.trigger, first.path), (Trigger::Http, Some("new".into())));
-        let why = Refused::new(RefusedKind::BadPack, "it is bad", "bring a better one");
+        control.reload();
+        let first = requests.recv().unwrap();
+        assert_eq!((first.trigger, first.path), (PackTrigger::Http, Some("new".into())));
+        let why = PackRefusal::new(PackRefusalKind::BadPack, "it is bad", "bring a better one");
         first.answer.unwrap().send(Err(why.clone())).unwrap();
-        desk.finished();
+        control.finished();
         assert_eq!(outcome.blocking_recv().unwrap().unwrap_err(), why);
-        desk.begun();
-        assert_eq!(asks.recv().unwrap().trigger, Trigger::Signal);
-        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::Busy);
-        desk.finished();
-        desk.ask(None).unwrap();
+        control.begun();
+        assert_eq!(requests.recv().unwrap().trigger, PackTrigger::Signal);
+        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::Busy);
+        control.finished();
+        control.submit(None).unwrap();
     }
 
     #[test]
     fn nobody_takes_requests_once_the_pack_thread_is_gone() {
-        let (desk, asks) = PackDesk::new();
-        drop(asks);
-        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::NotReady);
-        assert_eq!(desk.ask(None).unwrap_err().kind, RefusedKind::NotReady, "and not busy for ever");
-        desk.hang_up();
+        let (control, requests) = PackControl::new();
+        drop(requests);
+        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::NotReady);
+        assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::NotReady, "and does not stay busy");
+        control.reload();
     }
 }

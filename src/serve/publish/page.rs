@@ -1,5 +1,5 @@
-//! The files of the overlay page, in the binary: plain HTML, CSS and JavaScript modules, no build step, nothing from
-//! elsewhere.
+//! The files of the overlay page, embedded in the binary: plain HTML, CSS and JavaScript modules, without a build step
+//! and without external resources.
 
 /// Content type and text of file `name` of the page.
 pub(super) fn asset(name: &str) -> Option<(&'static str, &'static str)> {

@@ -1,11 +1,12 @@
-//! The pictures of a stream for people who watch: JPEG, encoded once for all watchers and only while there are any.
+//! The preview of a stream: JPEG pictures, encoded once for all watchers and only while there are any.
 //!
-//! The thread that has the frames offers one now and then; a task of the HTTP server's runtime takes the newest, encodes
-//! it on a blocking thread and gives it to every watcher. A watcher that is slow misses pictures. Nothing is queued.
+//! The clip thread offers frames. A task of the HTTP server takes the newest, encodes it on a blocking thread and sends
+//! it to every watcher. A slow watcher misses pictures. Nothing is queued.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use image::codecs::jpeg::JpegEncoder;
@@ -23,37 +24,37 @@ const PICTURES_PER_SECOND: u64 = 12;
 /// Longer side of a preview picture, pixels; larger frames are scaled down to it.
 const LONGER_SIDE: u32 = 960;
 
-/// JPEG quality: artefacts stay below what one sees at the size of the page's picture.
+/// JPEG quality: no visible artefacts at the size of the page's picture.
 const QUALITY: u8 = 80;
 
 /// The preview of one stream.
 pub(super) struct Preview {
     clock: Arc<dyn Clock>,
-    /// Someone watches. Beside `inner`, so that asking costs no lock.
+    /// Whether there are watchers. Outside `inner`, so that reading needs no lock.
     watched: AtomicBool,
-    /// The stream is gone: watchers are to leave.
+    /// The stream is removed: watchers must end.
     closed: AtomicBool,
-    /// Monotonic clock from when on the next picture is wanted, ns.
+    /// When the next picture is due, monotonic clock, ns.
     due_ns: AtomicU64,
-    inner: Mutex<Inner>,
+    inner: Mutex<PreviewState>,
     fresh: Notify,
     pictures: watch::Sender<Option<Bytes>>,
 }
 
 #[derive(Default)]
-struct Inner {
-    /// Newest frame that is not encoded yet.
+struct PreviewState {
+    /// The newest frame, not encoded yet.
     frame: Option<Frame>,
     watchers: usize,
-    /// A task encodes. Kept with `watchers` under one lock: a task that finds no watcher ends, and the next watcher
-    /// starts a new one; there are never two.
+    /// A task encodes. Under one lock with `watchers`: a task without watchers ends, and the next watcher starts a new
+    /// one, so there are never two.
     encoding: bool,
 }
 
-/// Someone who watches, as long as it lives.
+/// A watcher, until it is dropped.
 pub(super) struct Watcher {
     preview: Arc<Preview>,
-    /// The newest picture, changed with every new one.
+    /// The newest picture.
     pub(super) pictures: watch::Receiver<Option<Bytes>>,
 }
 
@@ -70,29 +71,29 @@ impl Preview {
         }
     }
 
-    /// Someone watches and the next picture is due.
+    /// Whether there are watchers and the next picture is due.
     pub(super) fn wanted(&self) -> bool {
         self.watched.load(Ordering::Relaxed) && self.clock.mono_ns() >= self.due_ns.load(Ordering::Relaxed)
     }
 
-    /// Takes `frame` as the newest. A frame that nobody wants is kept too: the first watcher of a stream that is paused
-    /// or over then sees its last picture.
+    /// Keeps `frame` as the newest, even without watchers: the first watcher of a paused or ended stream sees its last
+    /// picture.
     pub(super) fn offer(&self, frame: Frame) {
         let due_ns = self.clock.mono_ns() + NANOS_PER_SECOND / PICTURES_PER_SECOND;
         self.due_ns.store(due_ns, Ordering::Relaxed);
-        // The old frame is freed after the lock.
+        // Frees the old frame after the lock.
         let _old = self.inner().frame.replace(frame);
         self.fresh.notify_one();
     }
 
-    /// The stream is gone. Wakes every watcher, who sees that it [`Watcher::is_over`].
+    /// Ends all watchers: the stream is removed.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.inner().frame = None;
         self.pictures.send_replace(None);
     }
 
-    /// Begins to watch. Must be called within a tokio runtime, which encodes.
+    /// Adds a watcher. Must be called within a tokio runtime, which encodes.
     pub(super) fn watch(self: &Arc<Self>) -> Watcher {
         let mut inner = self.inner();
         inner.watchers += 1;
@@ -121,14 +122,14 @@ impl Preview {
                 Ok(Ok(jpeg)) => {
                     self.pictures.send_replace(Some(jpeg));
                 }
-                Ok(Err(error)) => tracing::warn!("a preview picture cannot be encoded: {error}"),
-                Err(error) => tracing::warn!("a preview picture cannot be encoded: {error}"),
+                Ok(Err(error)) => tracing::warn!("cannot encode a preview picture: {error}"),
+                Err(error) => tracing::warn!("cannot encode a preview picture: {error}"),
             }
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, PreviewState> {
+        self.inner.lock()
     }
 
     #[cfg(test)]
@@ -138,7 +139,7 @@ impl Preview {
 }
 
 impl Watcher {
-    /// The stream is gone; no picture comes any more.
+    /// The stream is removed; no picture follows.
     pub(super) fn is_over(&self) -> bool {
         self.preview.closed.load(Ordering::Acquire)
     }
@@ -159,7 +160,7 @@ impl Drop for Watcher {
 fn encode(frame: &Frame) -> io::Result<Bytes> {
     let view = frame.view();
     let picture: ImageBuffer<Rgb<u8>, &[u8]> = ImageBuffer::from_raw(frame.width, frame.height, view.data)
-        .ok_or_else(|| io::Error::other("the frame is smaller than its size says"))?;
+        .ok_or_else(|| io::Error::other("the frame has less data than its size requires"))?;
     let mut jpeg = Vec::with_capacity(64 * 1024);
     let encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
     let longer = frame.width.max(frame.height);

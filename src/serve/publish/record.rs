@@ -6,12 +6,12 @@
 //!
 //! | `type` | when |
 //! |---|---|
-//! | `second` | a second got a decision |
-//! | `gap` | a second went without one; says why |
-//! | `event` | a class came on air (`onset`) or left it (`offset`) |
-//! | `state` | the stream connects, plays, waits to reconnect, ended or failed |
-//! | `incident` | something happened to the source that plays: a track stalled, a new run began |
-//! | `pack` | from the next second on another model pack decides |
+//! | `second` | a second with a decision |
+//! | `gap` | a second without one, with the reason |
+//! | `event` | a class came on air (`onset`) or went off air (`offset`) |
+//! | `state` | the state of the stream changed |
+//! | `incident` | an incident of the source: a track stalled, a new run began |
+//! | `pack` | the model pack changes with the next second |
 
 use std::sync::Arc;
 
@@ -34,21 +34,23 @@ use touchline_core::time::{Pts, RunId, WallSource, WallTime};
 /// JSON Schema (draft 2020-12) of every record.
 pub const SCHEMA: &str = include_str!("record.schema.json");
 
-/// What becomes of one second of a stream: its outcome, the estimate that follows from it, and the events of that.
+/// One second of a stream: its outcome, the estimate and the events that follow.
 #[derive(Clone, Debug)]
 pub struct Published {
+    /// The decision or the gap.
     pub outcome: SecondOutcome,
+    /// The estimate over the vote window.
     pub estimate: WindowEstimate,
     /// Events that this second's estimate caused, in order.
     pub events: Vec<Event>,
-    /// Nanoseconds from the arrival of the second's last sample to now; `None` where it means nothing (offline, gaps).
+    /// Nanoseconds from the arrival of the second's last sample to now; `None` offline and for gaps.
     pub latency_ns: Option<u64>,
     /// Seconds of this stream that wait to be classified.
     pub backlog: u32,
 }
 
 impl Published {
-    /// Wall time of the start of the second, where it is known.
+    /// Wall time of the start of the second, if known.
     pub fn wall(&self) -> Option<WallTime> {
         match &self.outcome {
             SecondOutcome::Predicted(second) => Some(second.wall),
@@ -66,8 +68,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// `stream` is the stream's id. A file's arrival times are when the machine happened to read it, not when the
-    /// pictures were taken: with [`Pace::File`] they are left out, so that a file gives the same records every time.
+    /// `stream` is the stream's id. With [`Pace::File`] arrival times are omitted, so that a file gives the same
+    /// records every time.
     pub fn new(stream: &str, classes: Arc<ClassSet>, pace: Pace) -> Self {
         Self { stream: stream.into(), classes, pace }
     }
@@ -77,11 +79,12 @@ impl Recorder {
         &self.stream
     }
 
+    /// The classes of its records.
     pub fn classes(&self) -> &ClassSet {
         &self.classes
     }
 
-    /// The records of one second without line ends: its outcome first, then its events.
+    /// The records of one second without line breaks: its outcome, then its events.
     ///
     /// # Panics
     /// If a class id or a probability vector does not belong to the recorder's classes.
@@ -95,7 +98,7 @@ impl Recorder {
         lines
     }
 
-    /// The records of events that no second causes: the offsets at the end of a stream.
+    /// The records of events without a second: the offsets at the end of a stream.
     ///
     /// # Panics
     /// If a class id does not belong to the recorder's classes.
@@ -114,7 +117,7 @@ impl Recorder {
         })
     }
 
-    /// The record of something that happened to the source, at `unix_ns` (nanoseconds since 1970-01-01 UTC).
+    /// The record of an incident at `unix_ns`, nanoseconds since 1970-01-01 UTC.
     pub fn incident(&self, incident: &Incident, run: RunId, unix_ns: i64) -> String {
         let since = incident.silent_ns().map(|ns| unix_ns.saturating_sub_unsigned(ns));
         to_json(&IncidentRecord {
@@ -133,8 +136,8 @@ impl Recorder {
         })
     }
 
-    /// The record of a change of packs: `second` is the first that the new one decided, at `unix_ns`, nanoseconds since
-    /// 1970-01-01 UTC.
+    /// The record of a change of the pack at `unix_ns`, nanoseconds since 1970-01-01 UTC; `second` is the first of the
+    /// new pack.
     pub fn pack(&self, second: &SecondPrediction, previous: &PackStamp, unix_ns: i64) -> String {
         to_json(&PackRecord {
             head: self.head("pack", second.run, second.index),
@@ -148,7 +151,7 @@ impl Recorder {
         Head { kind, stream: &self.stream, run, index, pts_ns: Pts::from_second(index) }
     }
 
-    /// When something happened here; nothing for a file, as with all arrival times.
+    /// Time of a record; `None` for a file, as all arrival times.
     fn at(&self, unix_ns: i64) -> Option<String> {
         self.wall(Some(WallTime { unix_ns, source: WallSource::Arrival, uncertainty_ns: 0 })).map(|wall| wall.time)
     }
@@ -201,7 +204,7 @@ impl Recorder {
         })
     }
 
-    /// How far a file is behind itself depends on the machine's mood: its records must not.
+    /// The backlog, but 0 for a file, whose records must not depend on the load of the machine.
     fn backlog(&self, published: &Published) -> u32 {
         if self.pace == Pace::Live { published.backlog } else { 0 }
     }
@@ -234,12 +237,14 @@ impl Recorder {
     }
 }
 
-/// Records are structs and maps of strings and numbers, which always serialise.
+/// Why serialising cannot fail.
+pub(super) const SERIALISES: &str = "records and views are structs and maps with string keys";
+
 pub(super) fn to_json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("a record has string keys only and serialises")
+    serde_json::to_string(value).expect(SERIALISES)
 }
 
-/// What every record of a second begins with.
+/// The first keys of every record of a second.
 #[derive(Serialize)]
 struct Head<'a> {
     #[serde(rename = "type")]
@@ -303,7 +308,7 @@ struct StateRecord<'a> {
     at: Option<String>,
 }
 
-/// Why a run began, or what a segment was lost to.
+/// Why a run began, or why a segment was lost.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum IncidentCause {
@@ -368,19 +373,22 @@ impl<'a> ModalityRecord<'a> {
     }
 }
 
-/// Why a modality is missing, as people read it.
+/// Why a modality is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Missing {
+    /// The source has no such track.
     NoTrack,
+    /// The track delivered too little.
     NoData,
+    /// No two frames were far enough apart for flow.
     NoPairs,
     /// The pack has no model for the modality.
     NoModel,
 }
 
 impl From<Option<Absent>> for Missing {
-    /// No scores and no reason of the clip's: the data were there, but nothing was there to look at them.
+    /// Without scores and without a reason, the data existed but the pack has no model for them.
     fn from(absent: Option<Absent>) -> Self {
         match absent {
             Some(Absent::NoTrack) => Missing::NoTrack,

@@ -1,16 +1,14 @@
-//! Connections: accepted, limited, served, ended. What is asked and answered on them is `http`'s.
+//! Accepts and limits connections. `http` answers the requests.
 //!
-//! axum's own loop has no limits. Here a connection that says nothing, one that dawdles over its request, one that does not
-//! read what it is sent, and more of them than there is room for, are all let go, and counted. Answers may be as long
-//! as they like: live records and pictures do not end.
+//! axum's own loop has no limits. This one closes and counts idle connections, slow requests, clients that do not read,
+//! and connections above the limit. The length of an answer is not limited: live records and pictures do not end.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -23,32 +21,35 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use super::access::{Peer, subscriber};
-use super::http::problem;
+use super::answer::problem;
 use super::tls::Tls;
 use crate::metrics::{HttpRefusal, Metrics};
 
-/// What a client may cost.
+/// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open connections. A page has up to four a viewer.
+    /// Open connections. A page uses up to four.
     pub connections: usize,
-    /// Of these for one address: others are not shut out by it. Behind a proxy all clients are one address.
+    /// Open connections per address, so that one client cannot shut out the others. Behind a proxy all clients share an
+    /// address.
     pub per_address: usize,
-    /// Connections beside these that answer `PROBES` only: whoever watches over the program reaches it also when it is full. One
-    /// address has half of them at most.
+    /// Additional connections that answer `PROBES` only, so that monitoring works when the server is full. One address
+    /// may use half of them.
     pub reserve: usize,
-    /// From one request to the end of the next one's headers: who says nothing for this long is not coming back.
+    /// Timeout from one request to the headers of the next.
     pub header: Duration,
-    /// How long a client may take nothing of what it is sent.
+    /// How long a client may read nothing.
     pub write: Duration,
+    /// Timeout of the TLS handshake.
     pub handshake: Duration,
 }
 
@@ -66,20 +67,20 @@ impl Default for Limits {
     }
 }
 
-/// What a connection of the reserve answers.
+/// Paths that a reserved connection answers.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// How long a connection of the reserve may take to ask.
-const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// Timeout for the request on a reserved connection.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Headers of a request, and bytes of them.
+/// Most headers of a request, and most bytes of them.
 const HEADERS_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// How long to wait when the system has no connection to give, out of files for instance.
+/// Pause after a failure to accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Accepts connections until `closing`, then waits until all are served. The caller says how long it waits for that.
+/// Accepts connections until `closing`, then waits until all are served. The caller limits that wait.
 pub(super) async fn run(
     listener: TcpListener,
     app: Router,
@@ -88,7 +89,7 @@ pub(super) async fn run(
     metrics: Metrics,
     mut closing: watch::Receiver<bool>,
 ) {
-    let rooms = Rooms::new(limits);
+    let slots = ConnectionSlots::new(limits);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -97,7 +98,7 @@ pub(super) async fn run(
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
-                // One connection that broke, or the system is out of files: the next try may go well.
+                // The connection broke, or no file descriptor is free: the next attempt may succeed.
                 if touchline_core::limits::is_out_of_files(&e) {
                     touchline_core::limits::log_out_of_files();
                 }
@@ -106,44 +107,48 @@ pub(super) async fn run(
                 continue;
             }
         };
-        let Some(place) = rooms.place(address.ip()) else {
+        let Some(slot) = slots.acquire(address.ip()) else {
             metrics.http_refused(HttpRefusal::Connections);
             continue;
         };
         let (app, tls, metrics, closing) = (app.clone(), tls.clone(), metrics.clone(), closing.clone());
-        let limits = if place.is_reserve {
-            Limits { header: limits.header.min(PROBE_LIMIT), handshake: limits.handshake.min(PROBE_LIMIT), ..limits }
+        let limits = if slot.is_reserve {
+            Limits {
+                header: limits.header.min(PROBE_TIMEOUT),
+                handshake: limits.handshake.min(PROBE_TIMEOUT),
+                ..limits
+            }
         } else {
             limits
         };
-        let app = if place.is_reserve { probes_only(app, metrics.clone()) } else { app };
+        let app = if slot.is_reserve { probes_only(app, metrics.clone()) } else { app };
         tokio::spawn(async move {
-            let _open = Open::new(&metrics);
+            let _open = ConnectionGauge::new(&metrics);
             connection(stream, address, app, tls, limits, &metrics, closing).await;
-            drop(place);
+            drop(slot);
         });
     }
     drop(listener);
-    rooms.emptied().await;
+    slots.wait_until_free().await;
 }
 
-/// The places there are for connections.
-struct Rooms {
+/// The free connections.
+struct ConnectionSlots {
     limits: Limits,
     common: Arc<Semaphore>,
     reserve: Arc<Semaphore>,
     taken: Arc<Mutex<HashMap<(IpAddr, bool), usize>>>,
 }
 
-/// A connection's place; dropping it gives it back.
-struct Place {
+/// The slot of a connection. Dropping it frees the slot.
+struct ConnectionSlot {
     is_reserve: bool,
     address: IpAddr,
     taken: Arc<Mutex<HashMap<(IpAddr, bool), usize>>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Rooms {
+impl ConnectionSlots {
     fn new(limits: Limits) -> Self {
         let semaphore = |places| Arc::new(Semaphore::new(places));
         Self {
@@ -154,13 +159,13 @@ impl Rooms {
         }
     }
 
-    /// A place for a connection from `address`: in the reserve when it has no other.
-    fn place(&self, address: IpAddr) -> Option<Place> {
+    /// A slot for a connection from `address`; a reserved one if no other is free.
+    fn acquire(&self, address: IpAddr) -> Option<ConnectionSlot> {
         let address = subscriber(address);
         let (common, reserve) = (self.limits.per_address, self.limits.reserve.div_ceil(2));
         [(&self.common, false, common), (&self.reserve, true, reserve)].into_iter().find_map(
             |(room, is_reserve, most)| {
-                let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+                let mut taken = self.taken.lock();
                 let count = taken.entry((address, is_reserve)).or_default();
                 let permit = if *count < most { room.clone().try_acquire_owned().ok() } else { None };
                 let Some(permit) = permit else {
@@ -168,13 +173,13 @@ impl Rooms {
                     return None;
                 };
                 *count += 1;
-                Some(Place { is_reserve, address, taken: self.taken.clone(), _permit: permit })
+                Some(ConnectionSlot { is_reserve, address, taken: self.taken.clone(), _permit: permit })
             },
         )
     }
 
-    /// Waits until all places are free: all connections are served.
-    async fn emptied(&self) {
+    /// Waits until all slots are free.
+    async fn wait_until_free(&self) {
         for (room, places) in [(&self.common, self.limits.connections), (&self.reserve, self.limits.reserve)] {
             // Fails only when the semaphore is closed, which it never is.
             let _ = room.acquire_many(u32::try_from(places).unwrap_or(u32::MAX)).await;
@@ -182,9 +187,9 @@ impl Rooms {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(|e| e.into_inner());
+        let mut taken = self.taken.lock();
         if let Some(count) = taken.get_mut(&(self.address, self.is_reserve)) {
             *count -= 1;
             if *count == 0 {
@@ -194,7 +199,7 @@ impl Drop for Place {
     }
 }
 
-/// `app` for a connection of the reserve: answers one request, and only if it is a probe.
+/// `app` for a reserved connection: answers one request, and only a probe.
 fn probes_only(app: Router, metrics: Metrics) -> Router {
     app.layer(middleware::from_fn(move |request: axum::extract::Request, next: Next| {
         let metrics = metrics.clone();
@@ -203,8 +208,8 @@ fn probes_only(app: Router, metrics: Metrics) -> Router {
                 next.run(request).await
             } else {
                 metrics.http_refused(HttpRefusal::Connections);
-                let advice = "close some, or try again later; probes are still answered";
-                problem(StatusCode::SERVICE_UNAVAILABLE, "there are too many connections", advice)
+                let advice = "close connections or retry later; probes are still answered";
+                problem(StatusCode::SERVICE_UNAVAILABLE, "too many connections", advice)
             };
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             answer
@@ -213,16 +218,16 @@ fn probes_only(app: Router, metrics: Metrics) -> Router {
 }
 
 /// Counts a connection for as long as it lives.
-struct Open<'a>(&'a Metrics);
+struct ConnectionGauge<'a>(&'a Metrics);
 
-impl<'a> Open<'a> {
+impl<'a> ConnectionGauge<'a> {
     fn new(metrics: &'a Metrics) -> Self {
         metrics.http_connections(1);
         Self(metrics)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for ConnectionGauge<'_> {
     fn drop(&mut self) {
         self.0.http_connections(-1);
     }
@@ -237,9 +242,11 @@ async fn connection(
     metrics: &Metrics,
     closing: watch::Receiver<bool>,
 ) {
-    // Records are small and late ones are worthless. Fails on a connection that is gone.
+    // Records are small and urgent. Fails if the connection is closed.
     let _ = stream.set_nodelay(true);
-    let stream = Impatient::new(stream, limits.write);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits.write));
+    let stream = Box::pin(stream);
     let peer = Peer { address, tls: tls.is_some() };
     let ended = match tls {
         None => http(stream, peer, app, limits, closing).await,
@@ -254,13 +261,13 @@ async fn connection(
     match ended {
         Ok(()) => {}
         Err(e) if e.is_timeout() => metrics.http_refused(HttpRefusal::SlowRequest),
-        Err(e) if is_impatience(&e) => metrics.http_refused(HttpRefusal::SlowReader),
-        // The client went away, or does not speak HTTP.
+        Err(e) if is_write_timeout(&e) => metrics.http_refused(HttpRefusal::SlowReader),
+        // The client disconnected, or does not speak HTTP.
         Err(e) => tracing::trace!("a connection ended: {e}"),
     }
 }
 
-fn is_impatience(e: &hyper::Error) -> bool {
+fn is_write_timeout(e: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(e);
     while let Some(cause) = source {
         if cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::TimedOut) {
@@ -299,64 +306,4 @@ where
         _ = closing.wait_for(|closing| *closing) => serving.as_mut().graceful_shutdown(),
     }
     serving.await
-}
-
-/// A stream whose writes fail when nothing could be written for a while.
-struct Impatient {
-    inner: TcpStream,
-    limit: Duration,
-    /// Runs since a write could not be done.
-    waiting: Option<Pin<Box<Sleep>>>,
-}
-
-impl Impatient {
-    fn new(inner: TcpStream, limit: Duration) -> Self {
-        Self { inner, limit, waiting: None }
-    }
-
-    fn judge<R>(&mut self, context: &mut Context<'_>, done: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
-        if done.is_ready() {
-            self.waiting = None;
-            return done;
-        }
-        let until = Instant::now() + self.limit;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        ready!(waiting.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
-    }
-}
-
-impl AsyncRead for Impatient {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Impatient {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let done = Pin::new(&mut self.inner).poll_write(cx, buf);
-        self.judge(cx, done)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let done = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.judge(cx, done)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = Pin::new(&mut self.inner).poll_flush(cx);
-        self.judge(cx, done)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
 }

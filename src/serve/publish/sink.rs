@@ -1,11 +1,11 @@
-//! Outputs on threads of their own.
+//! Outputs, each on a thread of its own.
 //!
-//! Publishing hands each [`Sink`] what it says through a bounded queue. A sink that stalls fills its own queue; deciding, the other
-//! sinks and the page do not notice. For live streams a full queue loses records, and each is counted; for files publishing
-//! waits, so that nothing is lost ([`Full`]).
+//! The publisher sends items to each [`Sink`] through a bounded queue. A sink that stalls fills its own queue and
+//! affects nothing else. For live streams a full queue drops records and counts them; for files the publisher waits, so
+//! that nothing is lost ([`WhenFull`]).
 //!
-//! The hub and the metrics are no sinks of this kind: they are memory, never wait, and the API answers from them. The store has
-//! a thread and a bounded queue of its own ([`crate::store`]), because changes of streams are answered by it.
+//! The hub and the metrics are not sinks: they are in memory, never wait, and the API answers from them. The store has
+//! its own thread and queue ([`crate::store`]), because it answers changes of streams.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,116 +22,121 @@ use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 use touchline_core::threads::{Heartbeat, spawn};
 
-/// Items that wait for a sink: a minute of 64 streams. A disk that hangs for longer is broken; records take about 2 KB.
+/// Capacity of a sink's queue: one minute of 64 streams. A disk that hangs for longer is broken. A record takes about 2
+/// KB.
 pub const QUEUE: usize = 4096;
 
-/// How long sinks that were never finished may write when they are dropped.
-const LIMIT_OF_DROP: Duration = Duration::from_secs(3);
+/// How long dropping unfinished sinks may take.
+const DROP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often a thread that waits for a sink turns its beat.
-const TURN: Duration = Duration::from_secs(1);
+/// How often the publisher turns its beat while it waits for a sink.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the log repeats that a sink is too slow.
-const COMPLAIN_EVERY_NS: u64 = 60_000_000_000;
+/// Interval of log messages about a slow sink.
+const LOG_EVERY_NS: u64 = 60_000_000_000;
 
-/// What is said about a stream, beside its records.
+/// The content of an item in typed form.
 #[derive(Clone, Debug)]
-pub enum Said {
+pub enum Content {
+    /// A second with its estimate and events.
     Second(Box<Published>),
+    /// A change of state.
     State(StreamState),
-    /// The records say everything.
-    Nothing,
+    /// The item has records only.
+    RecordsOnly,
 }
 
-/// Something that was published.
+/// A published item.
 #[derive(Clone, Debug)]
 pub struct Item {
+    /// Id of the stream.
     pub stream: Arc<str>,
-    pub said: Said,
-    /// Each one line of JSON.
+    /// The content in typed form.
+    pub content: Content,
+    /// The records, each one line of JSON.
     pub records: Vec<Arc<str>>,
 }
 
-/// An output. It runs on a thread of its own and may wait as long as it likes.
+/// An output. It runs on its own thread and may block.
 pub trait Sink: Send {
     /// Its name in metrics and messages.
     fn name(&self) -> &'static str;
 
-    /// The place that the program's error names when records were lost. `None`: losing records is no error.
-    fn place(&self) -> Option<String> {
+    /// The destination in the program's error if records were lost. `None`: losing records is not an error.
+    fn destination(&self) -> Option<String> {
         None
     }
 
-    /// Writes an item. Returns how many of its records were lost.
+    /// Writes an item. Returns the number of its records that were lost.
     fn take(&mut self, item: &Item) -> u64;
 
-    /// Opens its file again: somebody has moved it away.
+    /// Opens its file again, after log rotation.
     fn reopen(&mut self) {}
 
-    /// Nothing follows.
+    /// Called after the last item.
     fn finish(&mut self) {}
 }
 
-/// What happens to an item when a sink's queue is full.
+/// What happens to an item if the queue of a sink is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
-    /// It is lost for that sink, and counted.
+pub enum WhenFull {
+    /// It is dropped for that sink, and counted.
     Drop,
     /// The caller waits.
     Wait,
 }
 
-enum Message {
+enum SinkMessage {
     Item(Arc<Item>),
-    /// Look whether the file is to be opened again.
+    /// Wakes the sink to open its file again.
     Wake,
-    /// Nothing follows.
+    /// No item follows.
     Finish,
 }
 
 /// All sinks of a run.
 pub struct Sinks {
-    outlets: Vec<Outlet>,
+    handles: Vec<SinkHandle>,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     beat: Heartbeat,
     is_finished: bool,
 }
 
-/// The way to one sink.
-struct Outlet {
+/// The publisher's side of one sink.
+struct SinkHandle {
     name: &'static str,
-    place: Option<String>,
-    to: Sender<Message>,
-    counts: Arc<Counts>,
+    destination: Option<String>,
+    to: Sender<SinkMessage>,
+    counts: Arc<SinkCounts>,
     reopen: Arc<AtomicBool>,
     /// Closed when its thread has ended.
     done: Receiver<()>,
-    complained_ns: Option<u64>,
+    logged_ns: Option<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
-    /// Records in the queue, or being written.
+struct SinkCounts {
+    /// Records in the queue or being written.
     waiting: AtomicU64,
     lost: AtomicU64,
 }
 
 impl Sinks {
-    /// `beat` turns while publishing waits for a sink: waiting for a reader is no hang.
+    /// `beat` turns while the publisher waits for a sink, so that the watchdog does not see a hang.
     pub fn new(metrics: Metrics, clock: Arc<dyn Clock>, beat: Heartbeat) -> Self {
-        Self { outlets: Vec::new(), metrics, clock, beat, is_finished: false }
+        Self { handles: Vec::new(), metrics, clock, beat, is_finished: false }
     }
 
     /// Adds a sink and starts its thread.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// If the system refuses to start a thread.
     pub fn add(&mut self, mut sink: impl Sink + 'static) -> Result<()> {
-        let (name, place) = (sink.name(), sink.place());
+        let (name, destination) = (sink.name(), sink.destination());
         let (to, messages) = bounded(QUEUE);
         let (done_to, done) = bounded::<()>(0);
-        let (counts, reopen) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+        let (counts, reopen) = (Arc::<SinkCounts>::default(), Arc::<AtomicBool>::default());
         let metrics = self.metrics.clone();
         metrics.sink_dropped(name, 0);
         spawn(&format!("sink/{name}"), {
@@ -141,40 +146,40 @@ impl Sinks {
                 run(&mut sink, &messages, &counts, &reopen, &metrics);
             }
         })?;
-        self.outlets.push(Outlet { name, place, to, counts, reopen, done, complained_ns: None });
+        self.handles.push(SinkHandle { name, destination, to, counts, reopen, done, logged_ns: None });
         Ok(())
     }
 
     /// Asks every sink to open its file again.
     pub fn reopener(&self) -> impl Fn() + Send + Sync + 'static {
-        let outlets: Vec<_> = self.outlets.iter().map(|o| (o.reopen.clone(), o.to.clone())).collect();
+        let handles: Vec<_> = self.handles.iter().map(|o| (o.reopen.clone(), o.to.clone())).collect();
         move || {
-            for (reopen, to) in &outlets {
+            for (reopen, to) in &handles {
                 reopen.store(true, Ordering::Release);
-                // A full queue wakes the sink anyway.
-                let _ = to.try_send(Message::Wake);
+                // If the queue is full, the sink is awake.
+                let _ = to.try_send(SinkMessage::Wake);
             }
         }
     }
 
-    /// Gives `item` to every sink.
-    pub fn send(&mut self, item: Item, full: Full) {
+    /// Sends `item` to every sink.
+    pub fn send(&mut self, item: Item, when_full: WhenFull) {
         let item = Arc::new(item);
         let records = item.records.len() as u64;
-        for outlet in &mut self.outlets {
-            outlet.counts.waiting.fetch_add(records, Ordering::Relaxed);
-            if !outlet.send(Message::Item(item.clone()), full, &self.beat) {
-                outlet.counts.waiting.fetch_sub(records, Ordering::Relaxed);
-                outlet.lose(records, &self.metrics);
-                outlet.complain(self.clock.mono_ns());
+        for handle in &mut self.handles {
+            handle.counts.waiting.fetch_add(records, Ordering::Relaxed);
+            if !handle.send(SinkMessage::Item(item.clone()), when_full, &self.beat) {
+                handle.counts.waiting.fetch_sub(records, Ordering::Relaxed);
+                handle.lose(records, &self.metrics);
+                handle.log_loss(self.clock.mono_ns());
             }
         }
     }
 
-    /// Waits until every sink has written what it was given, `limit` at most; what is left then is lost.
+    /// Waits up to `limit` until every sink has written its queue. The rest is lost.
     ///
     /// # Errors
-    /// [`Error::Output`] when records were lost that must not be.
+    /// [`Error::Output`] if a sink with a destination lost records.
     pub fn finish(&mut self, limit: Option<Duration>) -> Result<()> {
         let mut result = Ok(());
         self.is_finished = true;
@@ -187,36 +192,36 @@ impl Sinks {
             deadline_ns.map(|deadline_ns| Duration::from_nanos(deadline_ns.saturating_sub(clock.mono_ns())))
         };
         let told: Vec<bool> =
-            self.outlets.iter().map(|outlet| outlet.tell_end(left(&*self.clock), &self.beat)).collect();
-        for (outlet, was_told) in self.outlets.iter_mut().zip(told) {
-            if !(was_told && outlet.has_ended(left(&*self.clock), &self.beat)) {
-                let left = outlet.counts.waiting.load(Ordering::Relaxed);
-                tracing::error!("{}: still busy when the program ends; {left} records are lost", outlet.title());
-                outlet.lose(left, &self.metrics);
+            self.handles.iter().map(|handle| handle.tell_end(left(&*self.clock), &self.beat)).collect();
+        for (handle, was_told) in self.handles.iter_mut().zip(told) {
+            if !(was_told && handle.has_ended(left(&*self.clock), &self.beat)) {
+                let left = handle.counts.waiting.load(Ordering::Relaxed);
+                tracing::error!("{}: still writing at shutdown; {left} records are lost", handle.title());
+                handle.lose(left, &self.metrics);
             }
-            let lost = outlet.counts.lost.load(Ordering::Relaxed);
-            if let Some(place) = outlet.place.as_ref().filter(|_| lost > 0 && result.is_ok()) {
+            let lost = handle.counts.lost.load(Ordering::Relaxed);
+            if let Some(destination) = handle.destination.as_ref().filter(|_| lost > 0 && result.is_ok()) {
                 let cause = format!("{lost} records could not be written");
-                result = Err(Error::output(place, cause, "free space or choose another --jsonl"));
+                result = Err(Error::output(destination, cause, "free space, or choose another file with --jsonl"));
             }
         }
         result
     }
 }
 
-impl Outlet {
-    /// For messages.
+impl SinkHandle {
+    /// Its name in messages.
     fn title(&self) -> &str {
-        self.place.as_deref().unwrap_or(self.name)
+        self.destination.as_deref().unwrap_or(self.name)
     }
 
-    /// Whether the sink will see `message`.
-    fn send(&self, message: Message, full: Full, beat: &Heartbeat) -> bool {
-        match full {
-            Full::Drop => {
+    /// Sends a message. Returns whether it is in the queue.
+    fn send(&self, message: SinkMessage, when_full: WhenFull, beat: &Heartbeat) -> bool {
+        match when_full {
+            WhenFull::Drop => {
                 !matches!(self.to.try_send(message), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
             }
-            Full::Wait => wait(&self.to, message, beat),
+            WhenFull::Wait => wait(&self.to, message, beat),
         }
     }
 
@@ -225,31 +230,33 @@ impl Outlet {
         metrics.sink_dropped(self.name, records);
     }
 
-    /// Logs the first loss, and one a minute after it.
-    fn complain(&mut self, now_ns: u64) {
-        if self.complained_ns.is_none_or(|then| now_ns.saturating_sub(then) >= COMPLAIN_EVERY_NS) {
-            self.complained_ns = Some(now_ns);
+    /// Logs the first loss, and then one per minute.
+    fn log_loss(&mut self, now_ns: u64) {
+        if self.logged_ns.is_none_or(|then| now_ns.saturating_sub(then) >= LOG_EVERY_NS) {
+            self.logged_ns = Some(now_ns);
             let lost = self.counts.lost.load(Ordering::Relaxed);
-            tracing::error!(lost, "{}: too slow, records are lost; check the disk or the reader", self.title());
+            tracing::error!(lost, "{}: too slow, records are dropped; check the disk or the reader", self.title());
         }
     }
 
-    /// Tells the sink that nothing follows. False: its queue stayed full.
+    /// Sends [`SinkMessage::Finish`]. Returns false if the queue stayed full.
     fn tell_end(&self, limit: Option<Duration>, beat: &Heartbeat) -> bool {
         match limit {
             None => {
-                // False only if it has ended already.
-                wait(&self.to, Message::Finish, beat);
+                // Fails only if the sink has ended.
+                wait(&self.to, SinkMessage::Finish, beat);
                 true
             }
-            Some(limit) => !matches!(self.to.send_timeout(Message::Finish, limit), Err(SendTimeoutError::Timeout(_))),
+            Some(limit) => {
+                !matches!(self.to.send_timeout(SinkMessage::Finish, limit), Err(SendTimeoutError::Timeout(_)))
+            }
         }
     }
 
-    /// Waits until the sink has ended.
+    /// Waits until the sink has ended. Returns false after the limit.
     fn has_ended(&self, limit: Option<Duration>, beat: &Heartbeat) -> bool {
         let Some(limit) = limit else {
-            while let Err(RecvTimeoutError::Timeout) = self.done.recv_timeout(TURN) {
+            while let Err(RecvTimeoutError::Timeout) = self.done.recv_timeout(BEAT_EVERY) {
                 beat.beat();
             }
             return true;
@@ -258,21 +265,21 @@ impl Outlet {
     }
 }
 
-/// After a panic of the publishing thread: published records are written all the same.
+/// Writes published records even after a panic of the publisher.
 impl Drop for Sinks {
     fn drop(&mut self) {
         if !self.is_finished
-            && let Err(e) = self.finish(Some(LIMIT_OF_DROP))
+            && let Err(e) = self.finish(Some(DROP_TIMEOUT))
         {
             tracing::error!("{e}");
         }
     }
 }
 
-/// Sends, however long that takes. False: the receiver is gone.
-fn wait(to: &Sender<Message>, mut message: Message, beat: &Heartbeat) -> bool {
+/// Sends without a limit. Returns false if the receiver is gone.
+fn wait(to: &Sender<SinkMessage>, mut message: SinkMessage, beat: &Heartbeat) -> bool {
     loop {
-        match to.send_timeout(message, TURN) {
+        match to.send_timeout(message, BEAT_EVERY) {
             Ok(()) => return true,
             Err(SendTimeoutError::Disconnected(_)) => return false,
             Err(SendTimeoutError::Timeout(back)) => message = back,
@@ -282,17 +289,23 @@ fn wait(to: &Sender<Message>, mut message: Message, beat: &Heartbeat) -> bool {
 }
 
 /// The thread of a sink.
-fn run(sink: &mut dyn Sink, messages: &Receiver<Message>, counts: &Counts, reopen: &AtomicBool, metrics: &Metrics) {
+fn run(
+    sink: &mut dyn Sink,
+    messages: &Receiver<SinkMessage>,
+    counts: &SinkCounts,
+    reopen: &AtomicBool,
+    metrics: &Metrics,
+) {
     for message in messages {
         if reopen.swap(false, Ordering::AcqRel) {
             sink.reopen();
         }
         let item = match message {
-            Message::Item(item) => item,
-            Message::Wake => continue,
-            Message::Finish => break,
+            SinkMessage::Item(item) => item,
+            SinkMessage::Wake => continue,
+            SinkMessage::Finish => break,
         };
-        // A panic costs one item. Its message is printed where it happens.
+        // A panic costs one item. The panic hook prints its message.
         let lost = catch_unwind(AssertUnwindSafe(|| sink.take(&item))).unwrap_or_else(|_| {
             metrics.panicked(StageThread::Sink);
             item.records.len() as u64
@@ -306,13 +319,14 @@ fn run(sink: &mut dyn Sink, messages: &Receiver<Message>, counts: &Counts, reope
     sink.finish();
 }
 
-/// Records as lines: a [`JsonlWriter`] as a sink.
+/// A sink that writes records with a [`JsonlWriter`].
 pub struct JsonLines {
     writer: JsonlWriter,
     clock: Arc<dyn Clock>,
 }
 
 impl JsonLines {
+    /// Writes to `writer`.
     pub fn new(writer: JsonlWriter, clock: Arc<dyn Clock>) -> Self {
         Self { writer, clock }
     }
@@ -323,8 +337,8 @@ impl Sink for JsonLines {
         "jsonl"
     }
 
-    fn place(&self) -> Option<String> {
-        Some(self.writer.place().to_owned())
+    fn destination(&self) -> Option<String> {
+        Some(self.writer.destination().to_owned())
     }
 
     fn take(&mut self, item: &Item) -> u64 {
@@ -343,12 +357,12 @@ impl Sink for Terminal {
     }
 
     fn take(&mut self, item: &Item) -> u64 {
-        match &item.said {
-            Said::Second(published) => self.published(&item.stream, published),
-            Said::State(state) => self.state(&item.stream, state),
-            Said::Nothing => {}
+        match &item.content {
+            Content::Second(published) => self.published(&item.stream, published),
+            Content::State(state) => self.state(&item.stream, state),
+            Content::RecordsOnly => {}
         }
-        // A terminal that is gone is not written to any more; that is no loss.
+        // A closed terminal is not an error.
         0
     }
 

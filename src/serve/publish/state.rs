@@ -1,4 +1,4 @@
-//! What a stream is doing, and how records and the API say it.
+//! The state of a stream, in records and in the API.
 
 use serde::Serialize;
 
@@ -6,31 +6,53 @@ use super::format::{millis, rfc3339};
 use touchline_core::cause::Cause;
 use touchline_core::redact;
 
-/// What a stream is doing.
+/// The state of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum StreamState {
     /// The source is being opened for the first time.
     #[default]
     Connecting,
-    /// Data come.
+    /// Data arrive.
     Playing,
-    /// The source failed and will be opened again, for the `attempt`th time since it last played for long, in
-    /// `retry_in_ns` nanoseconds.
-    Waiting { kind: Cause, cause: String, attempt: u32, retry_in_ns: u64 },
-    /// An operator stopped it; it is opened when it is enabled again.
+    /// The source failed and is opened again later.
+    Waiting {
+        /// The cause, for programs.
+        kind: Cause,
+        /// The cause, for people.
+        cause: String,
+        /// Number of the next attempt since the stream last played for long.
+        attempt: u32,
+        /// Delay of the next attempt, nanoseconds.
+        retry_in_ns: u64,
+    },
+    /// An operator paused it; enabling it opens it.
     Paused,
     /// The program paused it.
-    Held { kind: Cause, cause: String, advice: String },
-    /// The source came to its end.
+    Held {
+        /// The cause, for programs.
+        kind: Cause,
+        /// The cause, for people.
+        cause: String,
+        /// What to do.
+        advice: String,
+    },
+    /// The source has ended.
     Ended,
-    /// The source failed and will not be opened again.
-    Failed { kind: Cause, cause: String, advice: String },
-    /// It was taken out of the program. The last state of all.
+    /// The source failed and is not opened again.
+    Failed {
+        /// The cause, for programs.
+        kind: Cause,
+        /// The cause, for people.
+        cause: String,
+        /// What to do.
+        advice: String,
+    },
+    /// It was removed from the program. The last state.
     Removed,
 }
 
 impl StreamState {
-    /// Why it is so, where there is a reason.
+    /// The cause, if there is one.
     pub const fn cause(&self) -> Option<Cause> {
         match self {
             StreamState::Waiting { kind, .. } | StreamState::Failed { kind, .. } | StreamState::Held { kind, .. } => {
@@ -53,12 +75,12 @@ impl StreamState {
         }
     }
 
-    /// Nothing comes of it as long as it is in this state.
+    /// Whether the stream delivers nothing in this state.
     pub const fn is_over(&self) -> bool {
         !matches!(self, StreamState::Connecting | StreamState::Playing | StreamState::Waiting { .. })
     }
 
-    /// The same state with URLs and secrets taken out of its texts.
+    /// The state with URLs and secrets removed from its texts.
     pub(super) fn redacted(self) -> Self {
         match self {
             StreamState::Waiting { kind, cause, attempt, retry_in_ns } => {
@@ -75,7 +97,7 @@ impl StreamState {
     }
 }
 
-/// The state as it stands in records and in the API: all keys always there.
+/// The state in records and in the API. All keys are always present.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct StateFields<'a> {
     state: &'static str,
@@ -88,7 +110,7 @@ pub(super) struct StateFields<'a> {
 }
 
 impl<'a> StateFields<'a> {
-    /// `since_unix_ns`: when it came about, nanoseconds since 1970-01-01 UTC.
+    /// `since_unix_ns`: when the state began, nanoseconds since 1970-01-01 UTC.
     pub(super) fn new(state: &'a StreamState, since_unix_ns: i64) -> Self {
         let bare = Self {
             state: state.as_str(),

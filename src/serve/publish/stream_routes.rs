@@ -1,144 +1,122 @@
-//! `POST`, `PATCH` and `DELETE /api/v1/streams`: who may change what is watched, and how the answers read.
+//! `GET`, `POST`, `PATCH` and `DELETE /api/v1/streams`, and `GET /api/v1/config`.
 //!
-//! Who may ask is decided by `access`, what may be asked for by the policy for sources. Only JSON, only a small body.
+//! `access` decides who may call them, the source policy which sources they may open. Bodies are small JSON objects.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Request, State};
+use axum::body::Bytes;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
-use super::http::{Server, json, no_stream, problem};
-use super::pack_routes::{Problem, fail, media_type, not_json, ready, small_body};
-use super::streams::{NewStream, Refused, RefusedKind, StreamDesk, StreamPatch, Wanted};
+use super::answer::{ApiError, json, media_type, no_stream};
+use super::app_state::{AppState, StreamAccess};
+use super::streams::{NewStream, StreamChange, StreamControl, StreamPatch, StreamRefusal, StreamRefusalKind};
 use touchline_core::cause::Cause;
-use touchline_media::guard::SourcePolicy;
 
-/// How long a change may take before the client is told to look later: a source gets eight seconds to stop and may be
-/// opened after that.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a request waits for its change. A source gets eight seconds to stop and may be opened after that.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Who may change the streams.
-#[derive(Clone, Debug)]
-pub struct StreamAccess {
-    pub desk: StreamDesk,
-    /// What a source may be.
-    pub policy: Arc<SourcePolicy>,
-}
-
-pub(super) async fn post(State(server): State<Server>, request: Request) -> Response {
-    answer(add(&server, request).await)
-}
-
-pub(super) async fn patch(State(server): State<Server>, Path(id): Path<String>, request: Request) -> Response {
-    answer(change(&server, id, request).await)
-}
-
-pub(super) async fn delete(State(server): State<Server>, Path(id): Path<String>, request: Request) -> Response {
-    answer(remove(&server, id, request).await)
-}
-
-pub(super) async fn config(State(server): State<Server>) -> Response {
-    match &server.streams {
-        Some(access) => json(access.desk.config().json()),
-        None => problem(StatusCode::NOT_FOUND, "there is no configuration here", "see /api/v1/streams"),
+pub(super) async fn config(State(state): State<AppState>) -> Result<Response, ApiError> {
+    match &state.streams {
+        Some(access) => Ok(json(access.control.config().json())),
+        None => Err(ApiError::new(StatusCode::NOT_FOUND, "there is no configuration", "see /api/v1/streams")),
     }
 }
 
-/// One stream with its history; the ETag is the version of its settings.
-pub(super) async fn get(State(server): State<Server>, Path(id): Path<String>) -> Response {
-    match server.hub.stream_json(&id) {
-        Some(body) => (tag(&server, &id), json(body)).into_response(),
+/// One stream with its history. The ETag is the version of its settings.
+pub(super) async fn get(State(state): State<AppState>, Path(id): Path<String>) -> Response {
+    match state.hub.stream_json(&id) {
+        Some(body) => (tag(&state, &id), json(body)).into_response(),
         None => no_stream(&id),
     }
 }
 
-fn answer(outcome: Result<Response, Problem>) -> Response {
-    outcome.unwrap_or_else(|(status, error, advice)| problem(status, &error, &advice))
-}
-
-async fn add(server: &Server, request: Request) -> Result<Response, Problem> {
-    let (desk, headers, body) = open(server, request).await?;
+pub(super) async fn post(State(state): State<AppState>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
+    let access = stream_access(&state)?;
     let new: NewStream = parse(&headers, &body)?;
-    new.check().map_err(refused)?;
-    is_allowed(server, &new.uri).await?;
-    let id = carry_out(server, desk, Wanted::Add(new)).await?;
-    // Ids hold nothing that a path could not.
+    new.check().map_err(refusal)?;
+    check_source(access, &new.uri).await?;
+    let id = apply(&state, access, StreamChange::Add(new)).await?;
+    // An id has no character that a path must escape.
     let location = format!("/api/v1/streams/{id}");
-    let body = server.hub.summary_json(&id).unwrap_or_default();
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], tag(server, &id), json(body)).into_response())
+    let body = state.hub.summary_json(&id).unwrap_or_default();
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], tag(&state, &id), json(body)).into_response())
 }
 
-async fn change(server: &Server, id: String, request: Request) -> Result<Response, Problem> {
-    let (desk, headers, body) = open(server, request).await?;
+pub(super) async fn patch(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let access = stream_access(&state)?;
     let patch: Box<StreamPatch> = parse(&headers, &body)?;
     let generation = if_match(&headers)?;
-    patch.check().map_err(refused)?;
+    patch.check().map_err(refusal)?;
     if let Some(uri) = &patch.uri {
-        is_allowed(server, uri).await?;
+        check_source(access, uri).await?;
     }
-    let id = carry_out(server, desk, Wanted::Change { id, patch, generation }).await?;
-    let body = server.hub.summary_json(&id).unwrap_or_default();
-    Ok((tag(server, &id), json(body)).into_response())
+    let id = apply(&state, access, StreamChange::Change { id, patch, generation }).await?;
+    let body = state.hub.summary_json(&id).unwrap_or_default();
+    Ok((tag(&state, &id), json(body)).into_response())
 }
 
-async fn remove(server: &Server, id: String, request: Request) -> Result<Response, Problem> {
-    let (desk, headers, body) = open(server, request).await?;
+pub(super) async fn delete(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let access = stream_access(&state)?;
     if !body.is_empty() {
-        return Err(fail(StatusCode::BAD_REQUEST, "DELETE takes no body", "send none"));
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "DELETE takes no body", "send no body"));
     }
     let generation = if_match(&headers)?;
-    carry_out(server, desk, Wanted::Remove { id, generation }).await?;
+    apply(&state, access, StreamChange::Remove { id, generation }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Whether the request is listened to; its parts.
-async fn open(server: &Server, request: Request) -> Result<(&StreamDesk, HeaderMap, axum::body::Bytes), Problem> {
-    let access = server.streams.as_ref().ok_or_else(|| {
-        let advice = "start it with `touchline run`";
-        fail(StatusCode::FORBIDDEN, "the streams of this server cannot be changed", advice)
-    })?;
-    let (parts, body) = request.into_parts();
-    let body = small_body(body).await?;
-    Ok((&access.desk, parts.headers, body))
+fn stream_access(state: &AppState) -> Result<&StreamAccess, ApiError> {
+    state.streams.as_ref().ok_or_else(|| {
+        let error = "the streams of this server cannot be changed";
+        ApiError::new(StatusCode::FORBIDDEN, error, "start it with `touchline run`")
+    })
 }
 
-/// Whether a stream may play `uri`. Resolves its host.
-async fn is_allowed(server: &Server, uri: &str) -> Result<(), Problem> {
-    let Some(access) = &server.streams else { return Ok(()) };
+/// Checks `uri` against the source policy. Resolves its host.
+async fn check_source(access: &StreamAccess, uri: &str) -> Result<(), ApiError> {
     let (policy, uri) = (access.policy.clone(), uri.to_owned());
-    let checked = tokio::task::spawn_blocking(move || policy.check(&uri)).await;
-    match checked {
-        Ok(Ok(())) => Ok(()),
+    match tokio::task::spawn_blocking(move || policy.check(&uri)).await {
         Ok(Err(refusal)) if refusal.kind == Cause::Refused => {
-            Err(fail(StatusCode::FORBIDDEN, &refusal.cause, &refusal.advice))
+            Err(ApiError::new(StatusCode::FORBIDDEN, refusal.cause, refusal.advice))
         }
-        // What is wrong may be right later: the stream is opened again and again.
-        Ok(Err(_)) => Ok(()),
-        Err(_) => Err(fail(StatusCode::SERVICE_UNAVAILABLE, "the program ends", "start it again")),
+        // Other failures may be temporary. The supervisor retries the stream.
+        Ok(_) => Ok(()),
+        Err(_) => Err(ApiError::shutting_down()),
     }
 }
 
-fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
+fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
     if !matches!(media_type(headers).as_str(), "application/json" | "application/merge-patch+json") {
-        return Err(not_json());
+        return Err(ApiError::not_json());
     }
     serde_json::from_slice(body).map_err(|e| {
-        // What serde quotes of a value may be a URI with its password.
+        // serde quotes values, and a value may be a URI with a password.
         let text = touchline_core::redact::text(&e.to_string());
-        let advice = "see /api/v1/openapi.json for the keys there are";
+        let advice = "see /api/v1/openapi.json for the keys";
         if e.is_data() {
-            fail(StatusCode::UNPROCESSABLE_ENTITY, &format!("the body does not fit: {text}"), advice)
+            let error = format!("the body does not match the schema: {text}");
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error, advice)
         } else {
-            fail(StatusCode::BAD_REQUEST, &format!("the body is no JSON: {text}"), advice)
+            ApiError::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {text}"), advice)
         }
     })
 }
 
-/// The version that `If-Match` names; `*` is any.
-fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+/// The version in `If-Match`. `None` without the header and for `*`.
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default().trim();
     if text == "*" {
@@ -146,44 +124,47 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     }
     let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
     number.map(Some).ok_or_else(|| {
-        let advice = "send the ETag of GET as it is, with its quotation marks";
-        fail(StatusCode::PRECONDITION_FAILED, "If-Match names no version of a stream's settings", advice)
+        let advice = "send the ETag of GET unchanged, with its quotation marks";
+        ApiError::new(StatusCode::PRECONDITION_FAILED, "If-Match is not a version of a stream's settings", advice)
     })
 }
 
-fn tag(server: &Server, id: &str) -> HeaderMap {
+fn tag(state: &AppState, id: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let version = server.hub.generation(id).and_then(|n| HeaderValue::from_str(&format!("\"{n}\"")).ok());
+    let version = state.hub.generation(id).and_then(|n| HeaderValue::from_str(&format!("\"{n}\"")).ok());
     if let Some(version) = version {
         headers.insert(header::ETAG, version);
     }
     headers
 }
 
-async fn carry_out(server: &Server, desk: &StreamDesk, wanted: Wanted) -> Result<String, Problem> {
-    ready(server)?;
-    let outcome = desk.ask(wanted).map_err(refused)?;
-    match tokio::time::timeout(PATIENCE, outcome).await {
-        Ok(Ok(outcome)) => outcome.map_err(refused),
-        Ok(Err(_)) => Err(refused(StreamDesk::ends())),
+/// Submits a change and waits for its outcome.
+async fn apply(state: &AppState, access: &StreamAccess, change: StreamChange) -> Result<String, ApiError> {
+    state.check_ready()?;
+    let outcome = access.control.submit(change).map_err(refusal)?;
+    match tokio::time::timeout(CHANGE_TIMEOUT, outcome).await {
+        Ok(Ok(outcome)) => outcome.map_err(refusal),
+        Ok(Err(_)) => Err(refusal(StreamControl::shutting_down())),
         Err(_) => {
-            let text = format!("the change is not through after {} s; it goes on", PATIENCE.as_secs());
-            Err(fail(StatusCode::GATEWAY_TIMEOUT, &text, "GET shows how far it is"))
+            let error = format!("not finished after {} s; still running", CHANGE_TIMEOUT.as_secs());
+            Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, error, "poll GET for the state of the stream"))
         }
     }
 }
 
-/// The status that says whose fault it is.
-fn refused(why: Refused) -> Problem {
-    let status = match why.kind {
-        RefusedKind::Unknown => StatusCode::NOT_FOUND,
-        RefusedKind::Duplicate | RefusedKind::Limit | RefusedKind::NotOwned | RefusedKind::Busy => StatusCode::CONFLICT,
-        RefusedKind::Outdated => StatusCode::PRECONDITION_FAILED,
-        RefusedKind::Invalid | RefusedKind::Source => StatusCode::UNPROCESSABLE_ENTITY,
-        RefusedKind::Store => StatusCode::INSUFFICIENT_STORAGE,
-        RefusedKind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+fn refusal(refusal: StreamRefusal) -> ApiError {
+    let status = match refusal.kind {
+        StreamRefusalKind::Unknown => StatusCode::NOT_FOUND,
+        StreamRefusalKind::Duplicate
+        | StreamRefusalKind::Limit
+        | StreamRefusalKind::NotOwned
+        | StreamRefusalKind::Busy => StatusCode::CONFLICT,
+        StreamRefusalKind::Outdated => StatusCode::PRECONDITION_FAILED,
+        StreamRefusalKind::Invalid | StreamRefusalKind::Source => StatusCode::UNPROCESSABLE_ENTITY,
+        StreamRefusalKind::Store => StatusCode::INSUFFICIENT_STORAGE,
+        StreamRefusalKind::NotReady => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (status, why.error, why.advice)
+    ApiError::new(status, refusal.error, refusal.advice)
 }
 
 /// For the fuzz targets.
@@ -206,15 +187,15 @@ mod tests {
         let json = headers(&[("content-type", "application/json; charset=utf-8")]);
         let new = |headers: &HeaderMap, text: &str| parse::<NewStream>(headers, text.as_bytes());
         assert_eq!(new(&json, r#"{"uri":"rtsp://h/a"}"#).unwrap().uri, "rtsp://h/a");
-        let (status, error, _) = new(&json, r#"{"uri":"rtsp://h/a","ury":1}"#).unwrap_err();
+        let ApiError { status, error, .. } = new(&json, r#"{"uri":"rtsp://h/a","ury":1}"#).unwrap_err();
         assert!(status == StatusCode::UNPROCESSABLE_ENTITY && error.contains("ury"), "{error}");
-        let (status, error, _) = new(&json, r#"{"uri":"rtsp://h/a","vote":{"windwo":1}}"#).unwrap_err();
+        let ApiError { status, error, .. } = new(&json, r#"{"uri":"rtsp://h/a","vote":{"windwo":1}}"#).unwrap_err();
         assert!(status == StatusCode::UNPROCESSABLE_ENTITY && error.contains("windwo"), "{error}");
-        assert_eq!(new(&json, r#"{"uri":"#).unwrap_err().0, StatusCode::BAD_REQUEST);
+        assert_eq!(new(&json, r#"{"uri":"#).unwrap_err().status, StatusCode::BAD_REQUEST);
         for other in [headers(&[]), headers(&[("content-type", "text/plain")])] {
-            assert_eq!(new(&other, "{}").unwrap_err().0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            assert_eq!(new(&other, "{}").unwrap_err().status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
-        let (_, error, _) = new(&json, r#"{"uri":{"rtsp://ann:geheim55@h/a":1}}"#).unwrap_err();
+        let ApiError { error, .. } = new(&json, r#"{"uri":{"rtsp://ann:geheim55@h/a":1}}"#).unwrap_err();
         assert!(!error.contains("geheim55"), "{error}");
     }
 
@@ -225,7 +206,7 @@ mod tests {
         assert_eq!(of("*").unwrap(), None);
         assert_eq!(of("\"17\"").unwrap(), Some(17));
         for bad in ["17", "W/\"17\"", "\"x\"", "\"1\", \"2\""] {
-            assert_eq!(of(bad).unwrap_err().0, StatusCode::PRECONDITION_FAILED, "{bad}");
+            assert_eq!(of(bad).unwrap_err().status, StatusCode::PRECONDITION_FAILED, "{bad}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The desk where streams are added, changed and removed while the program runs, and what is known of the configuration
-//! file's last reading.
+//! Requests to add, change and remove streams while the program runs, and the status of the configuration file.
 //!
-//! Not here: who carries it out (`cli::run::warden`), and who may ask over HTTP (`stream_routes`).
+//! `run::manager` carries them out, `stream_routes` answers over HTTP.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -15,32 +15,44 @@ use super::record::to_json;
 use crate::config::{RtspTransport, StreamSettings, VoteFile, stream_id, stream_label};
 use touchline_media::options::{HlsOptions, Isolation, SourceKind, VariantChoice};
 
-/// Requests that wait to be looked at; looking takes microseconds.
-const ASKS: usize = 16;
+/// Capacity of the queue; a request takes microseconds to check.
+const REQUESTS_MAX: usize = 16;
 
-/// Longest URI that is taken, bytes: longer ones are mistakes.
+/// Longest URI, bytes.
 const URI_MAX: usize = 2048;
 
-/// Longest jitter buffer that is taken, milliseconds.
+/// Longest jitter buffer, milliseconds.
 const LATENCY_MAX_MS: u32 = 60_000;
 
-/// A stream that is asked for: the body of POST.
+/// The body of POST: a new stream.
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewStream {
-    /// Absent: made from the URI.
+    /// Absent: derived from the URI.
     pub id: Option<String>,
+    /// URI of the source, with its secrets.
     pub uri: String,
+    /// Display name.
     pub label: Option<String>,
+    /// Jitter buffer of RTSP sources, milliseconds.
     pub latency_ms: Option<u32>,
+    /// Transport of RTP from RTSP servers.
     pub rtsp_transport: Option<RtspTransport>,
+    /// Kind of an http(s) source; absent: detected.
     pub kind: Option<SourceKind>,
+    /// Variant of an HLS source.
     pub variant: Option<VariantChoice>,
+    /// Greatest height of HLS variants, lines.
     pub max_height: Option<u32>,
+    /// Language of HLS audio if no rendition is the default.
     pub audio_language: Option<String>,
+    /// Process that receives and decodes the source.
     pub isolation: Option<Isolation>,
+    /// False: add it paused.
     pub enabled: Option<bool>,
+    /// Whether it retries if the first attempt fails.
     pub retry: Option<bool>,
+    /// Its vote.
     #[serde(default)]
     pub vote: VoteFile,
 }
@@ -52,64 +64,81 @@ impl fmt::Debug for NewStream {
     }
 }
 
-/// A change that is asked for: the body of PATCH. What is absent stays; `null` takes the value of the run.
+/// The body of PATCH. Absent keys stay; `null` selects the default of the run.
 #[derive(Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamPatch {
+    /// As [`NewStream::uri`].
     pub uri: Option<String>,
+    /// As [`NewStream::label`].
     #[serde(default, deserialize_with = "given")]
     pub label: Option<Option<String>>,
+    /// As [`NewStream::latency_ms`].
     pub latency_ms: Option<u32>,
+    /// As [`NewStream::rtsp_transport`].
     pub rtsp_transport: Option<RtspTransport>,
+    /// As [`NewStream::kind`].
     #[serde(default, deserialize_with = "given")]
     pub kind: Option<Option<SourceKind>>,
+    /// As [`NewStream::variant`].
     pub variant: Option<VariantChoice>,
+    /// As [`NewStream::max_height`].
     #[serde(default, deserialize_with = "given")]
     pub max_height: Option<Option<u32>>,
+    /// As [`NewStream::audio_language`].
     #[serde(default, deserialize_with = "given")]
     pub audio_language: Option<Option<String>>,
+    /// As [`NewStream::isolation`].
     #[serde(default, deserialize_with = "given")]
     pub isolation: Option<Option<Isolation>>,
-    /// `true` also opens a stream again that has ended or failed.
+    /// `false` pauses the stream. `true` also opens a stream again that has ended or failed.
     pub enabled: Option<bool>,
+    /// As [`NewStream::retry`].
     #[serde(default, deserialize_with = "given")]
     pub retry: Option<Option<bool>>,
+    /// As [`NewStream::vote`].
     #[serde(default, deserialize_with = "given")]
     pub vote: Option<Option<VotePatch>>,
 }
 
-/// As [`StreamPatch`], of the vote.
+/// The key `vote` of [`StreamPatch`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VotePatch {
+    /// Length of the vote window, seconds.
     #[serde(default, deserialize_with = "given")]
     pub window: Option<Option<u32>>,
+    /// Seconds between estimates.
     #[serde(default, deserialize_with = "given")]
     pub stride: Option<Option<u32>>,
+    /// A class comes on air at this mean probability.
     #[serde(default, deserialize_with = "given")]
     pub onset: Option<Option<f32>>,
+    /// A class goes off air below this mean probability.
     #[serde(default, deserialize_with = "given")]
     pub offset: Option<Option<f32>>,
 }
 
-/// Tells `null` from absence.
+/// Distinguishes `null` from an absent key.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
 impl NewStream {
+    /// Checks the values.
+    ///
     /// # Errors
-    /// [`RefusedKind::Invalid`] naming the value that cannot be.
-    pub fn check(&self) -> Result<(), Refused> {
+    /// [`StreamRefusalKind::Invalid`] with the invalid value.
+    pub fn check(&self) -> Result<(), StreamRefusal> {
         if let Some(id) = &self.id {
-            stream_id(id).map_err(|e| Refused::invalid(e, "choose another id, or leave it out"))?;
+            stream_id(id).map_err(|e| StreamRefusal::invalid(e, "choose another id, or omit it"))?;
         }
         check_uri(&self.uri)?;
         check_label(self.label.as_deref())?;
         check_latency(self.latency_ms)
     }
 
-    /// The settings of the stream, as `id`.
+    /// The settings of the stream with the id `id`.
     pub fn settings(self, id: String, latency_ms: u32) -> StreamSettings {
         StreamSettings {
             id,
@@ -133,9 +162,11 @@ impl NewStream {
 }
 
 impl StreamPatch {
+    /// Checks the values.
+    ///
     /// # Errors
-    /// [`RefusedKind::Invalid`] naming the value that cannot be.
-    pub fn check(&self) -> Result<(), Refused> {
+    /// [`StreamRefusalKind::Invalid`] with the invalid value.
+    pub fn check(&self) -> Result<(), StreamRefusal> {
         if let Some(uri) = &self.uri {
             check_uri(uri)?;
         }
@@ -143,7 +174,7 @@ impl StreamPatch {
         check_latency(self.latency_ms)
     }
 
-    /// `settings` with the changes.
+    /// `settings` with the changes applied.
     pub fn apply(&self, settings: &StreamSettings) -> StreamSettings {
         let mut new = settings.clone();
         if let Some(uri) = &self.uri {
@@ -179,23 +210,23 @@ impl StreamPatch {
     }
 }
 
-fn check_uri(uri: &str) -> Result<(), Refused> {
+fn check_uri(uri: &str) -> Result<(), StreamRefusal> {
     if uri.is_empty() || uri.len() > URI_MAX || uri.chars().any(char::is_control) {
-        let error = format!("the uri is empty, longer than {URI_MAX} bytes, or holds control characters");
-        return Err(Refused::invalid(error, "give a URI as in rtsp://camera.example/live"));
+        let error = format!("the uri is empty, longer than {URI_MAX} bytes, or contains control characters");
+        return Err(StreamRefusal::invalid(error, "give a URI as in rtsp://camera.example/live"));
     }
     Ok(())
 }
 
-fn check_label(label: Option<&str>) -> Result<(), Refused> {
-    label.map_or(Ok(()), stream_label).map_err(|e| Refused::invalid(e, "choose another label, or leave it out"))
+fn check_label(label: Option<&str>) -> Result<(), StreamRefusal> {
+    label.map_or(Ok(()), stream_label).map_err(|e| StreamRefusal::invalid(e, "choose another label, or omit it"))
 }
 
-fn check_latency(latency_ms: Option<u32>) -> Result<(), Refused> {
+fn check_latency(latency_ms: Option<u32>) -> Result<(), StreamRefusal> {
     match latency_ms {
         Some(ms) if ms > LATENCY_MAX_MS => {
-            let error = format!("latency_ms {ms} is too long");
-            Err(Refused::invalid(error, &format!("choose 0 to {LATENCY_MAX_MS}")))
+            let error = format!("latency_ms {ms} is too large");
+            Err(StreamRefusal::invalid(error, &format!("choose 0 to {LATENCY_MAX_MS}")))
         }
         _ => Ok(()),
     }
@@ -204,40 +235,44 @@ fn check_latency(latency_ms: Option<u32>) -> Result<(), Refused> {
 /// Why a stream was not added, changed or removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RefusedKind {
+pub enum StreamRefusalKind {
     /// There is no such stream.
     Unknown,
-    /// There is one with that id.
+    /// The id exists.
     Duplicate,
-    /// There are as many as there may be.
+    /// The stream limit is reached.
     Limit,
     /// It belongs to the configuration file or the command line.
     NotOwned,
-    /// Another change of it is under way, or too many requests wait.
+    /// Another change of the stream is in progress, or too many requests wait.
     Busy,
-    /// Its settings are other ones by now.
+    /// Its settings have changed since they were read.
     Outdated,
-    /// A value that cannot be.
+    /// A value is invalid.
     Invalid,
     /// The source cannot be opened.
     Source,
-    /// The store does not take it.
+    /// The change cannot be stored.
     Store,
-    /// The program is not ready, or ends.
+    /// The program is starting or shutting down.
     NotReady,
 }
 
-/// A refusal, for people and programs.
+/// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error}; {advice}")]
-pub struct Refused {
-    pub kind: RefusedKind,
+pub struct StreamRefusal {
+    /// The cause, for programs.
+    pub kind: StreamRefusalKind,
+    /// What is wrong.
     pub error: String,
+    /// What to do.
     pub advice: String,
 }
 
-impl Refused {
-    pub fn new(kind: RefusedKind, error: impl Into<String>, advice: impl Into<String>) -> Self {
+impl StreamRefusal {
+    /// A refusal with its cause and advice, redacted.
+    pub fn new(kind: StreamRefusalKind, error: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {
             kind,
             error: touchline_core::redact::text(&error.into()),
@@ -246,22 +281,29 @@ impl Refused {
     }
 
     fn invalid(error: String, advice: &str) -> Self {
-        Self::new(RefusedKind::Invalid, error, advice)
+        Self::new(StreamRefusalKind::Invalid, error, advice)
     }
 }
 
-/// What is asked for.
+/// A requested change.
 #[derive(Clone, Debug)]
-pub enum Wanted {
+pub enum StreamChange {
+    /// Add a stream.
     Add(NewStream),
-    /// `generation`: only when the settings are still of this version.
+    /// Change the settings of a stream.
     Change {
+        /// Its id.
         id: String,
+        /// The changes.
         patch: Box<StreamPatch>,
+        /// Only if the settings have this version.
         generation: Option<u64>,
     },
+    /// Remove a stream.
     Remove {
+        /// Its id.
         id: String,
+        /// Only if the settings have this version.
         generation: Option<u64>,
     },
 }
@@ -273,65 +315,68 @@ impl fmt::Debug for StreamPatch {
     }
 }
 
-/// The id of the stream that was added, changed or removed, when that is done and durable.
-pub type Outcome = Result<String, Refused>;
+/// The id of the stream, once the change is carried out and durable.
+pub type StreamOutcome = Result<String, StreamRefusal>;
 
-/// A request on its way to the warden.
+/// A request to the stream manager.
 #[derive(Debug)]
-pub struct StreamAsk {
-    pub wanted: Wanted,
-    pub answer: oneshot::Sender<Outcome>,
+pub struct StreamRequest {
+    /// The change.
+    pub change: StreamChange,
+    /// Receives the outcome.
+    pub answer: oneshot::Sender<StreamOutcome>,
 }
 
-/// Where changes of the streams are asked for. Cloning shares it.
+/// Submits changes of streams. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct StreamDesk {
-    asks: Sender<StreamAsk>,
-    config: Arc<ConfigBoard>,
+pub struct StreamControl {
+    requests: Sender<StreamRequest>,
+    config: Arc<ConfigStatus>,
 }
 
-impl StreamDesk {
-    /// A desk, and where its requests come out.
-    pub fn new() -> (Self, Receiver<StreamAsk>) {
-        let (asks, out) = bounded(ASKS);
-        (Self { asks, config: Arc::default() }, out)
+impl StreamControl {
+    /// A control, and the receiver of its requests.
+    pub fn new() -> (Self, Receiver<StreamRequest>) {
+        let (requests, out) = bounded(REQUESTS_MAX);
+        (Self { requests, config: Arc::default() }, out)
     }
 
-    /// Asks for a change; the outcome comes over the channel.
+    /// Submits a change. The channel returns its outcome.
     ///
     /// # Errors
-    /// [`RefusedKind::Busy`] when too many wait, [`RefusedKind::NotReady`] when nobody takes requests.
-    pub fn ask(&self, wanted: Wanted) -> Result<oneshot::Receiver<Outcome>, Refused> {
+    /// [`StreamRefusalKind::Busy`] if the queue is full, [`StreamRefusalKind::NotReady`] if the stream manager has
+    /// ended.
+    pub fn submit(&self, change: StreamChange) -> Result<oneshot::Receiver<StreamOutcome>, StreamRefusal> {
         let (answer, outcome) = oneshot::channel();
-        match self.asks.try_send(StreamAsk { wanted, answer }) {
+        match self.requests.try_send(StreamRequest { change, answer }) {
             Ok(()) => Ok(outcome),
             Err(e) if e.is_full() => {
-                Err(Refused::new(RefusedKind::Busy, "too many changes wait", "ask again in a second"))
+                Err(StreamRefusal::new(StreamRefusalKind::Busy, "too many changes are waiting", "retry in a second"))
             }
-            Err(_) => Err(Self::ends()),
+            Err(_) => Err(Self::shutting_down()),
         }
     }
 
-    /// The refusal when nobody carries out changes any more.
-    pub fn ends() -> Refused {
-        Refused::new(RefusedKind::NotReady, "the program ends", "ask again when it has been started again")
+    /// The refusal at shutdown.
+    pub fn shutting_down() -> StreamRefusal {
+        StreamRefusal::new(StreamRefusalKind::NotReady, "the program is shutting down", "retry after it has restarted")
     }
 
-    /// What is known of the configuration file.
-    pub fn config(&self) -> &ConfigBoard {
+    /// The status of the configuration file.
+    pub fn config(&self) -> &ConfigStatus {
         &self.config
     }
 }
 
-/// What `GET /api/v1/config` shows.
+/// The status for `GET /api/v1/config`.
 #[derive(Debug, Default)]
-pub struct ConfigBoard {
+pub struct ConfigStatus {
     state: Mutex<ConfigState>,
 }
 
 #[derive(Debug, Default)]
 struct ConfigState {
-    /// Its name, not where it lies.
+    /// Its name without its path.
     file: Option<String>,
     applied: u64,
     refused: u64,
@@ -348,13 +393,16 @@ struct LastReload {
     error: Option<String>,
 }
 
-/// What another reading of the configuration file changed: ids, in order.
+/// The changes of a reload: ids, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ReloadChanges {
+    /// Streams that were added.
     pub added: Vec<String>,
+    /// Streams that were removed.
     pub removed: Vec<String>,
+    /// Streams whose settings changed.
     pub changed: Vec<String>,
-    /// Keys that differ and count only after a restart.
+    /// Changed keys that take effect only after a restart.
     pub needs_restart: Vec<String>,
 }
 
@@ -371,17 +419,17 @@ struct ReloadsView<'a> {
     last: Option<&'a LastReload>,
 }
 
-impl ConfigBoard {
+impl ConfigStatus {
     fn state(&self) -> MutexGuard<'_, ConfigState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    /// The program was started with this file.
+    /// Sets the name of the file.
     pub fn set_file(&self, name: String) {
         self.state().file = Some(name);
     }
 
-    /// The file was read again at `unix_ns`, nanoseconds since 1970-01-01 UTC.
+    /// Records a reload at `unix_ns`, nanoseconds since 1970-01-01 UTC.
     pub fn reloaded(&self, unix_ns: i64, outcome: Result<ReloadChanges, String>) {
         let mut state = self.state();
         let at = rfc3339(unix_ns);
@@ -416,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_changes_what_it_names_and_null_takes_a_value_away() {
+    fn a_patch_changes_its_keys_and_null_clears_a_value() {
         let stream = new(r#"{"uri": "rtsp://h/a", "label": "A", "retry": false, "vote": {"window": 5, "onset": 0.7}}"#);
         let settings = stream.settings("a".into(), 200);
         assert_eq!((settings.latency_ms, settings.enabled, settings.isolation), (200, true, None));
@@ -437,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_cannot_be_are_named() {
+    fn invalid_values_are_named() {
         for (text, word) in [
             (r#"{"uri": ""}"#, "uri"),
             (r#"{"uri": "rtsp://h/\u0000"}"#, "uri"),
@@ -446,7 +494,7 @@ mod tests {
             (r#"{"uri": "rtsp://h/a", "latency_ms": 60001}"#, "latency_ms"),
         ] {
             let refused = new(text).check().unwrap_err();
-            assert!(refused.kind == RefusedKind::Invalid && refused.error.contains(word), "{refused}");
+            assert!(refused.kind == StreamRefusalKind::Invalid && refused.error.contains(word), "{refused}");
         }
         assert_eq!(new(r#"{"uri": "rtsp://h/a"}"#).check(), Ok(()));
     }
@@ -455,18 +503,21 @@ mod tests {
     fn refusals_tell_no_secrets() {
         let stream = new(r#"{"uri": "rtsp://ann:geheim77@h/a"}"#);
         assert!(!format!("{stream:?}").contains("geheim77"));
-        let refused =
-            Refused::new(RefusedKind::Source, "rtsp://ann:geheim77@h/a: no", "look at rtsp://ann:geheim77@h/a");
+        let refused = StreamRefusal::new(
+            StreamRefusalKind::Source,
+            "rtsp://ann:geheim77@h/a: no",
+            "look at rtsp://ann:geheim77@h/a",
+        );
         assert!(!refused.to_string().contains("geheim77"), "{refused}");
     }
 
     #[test]
-    fn the_desk_is_bounded_and_says_when_nobody_is_there() {
-        let (desk, asks) = StreamDesk::new();
-        let remove = || desk.ask(Wanted::Remove { id: "a".into(), generation: None });
-        let waiting: Vec<_> = (0..ASKS).map(|_| remove().unwrap()).collect();
-        assert_eq!(remove().unwrap_err().kind, RefusedKind::Busy);
-        drop((asks, waiting));
-        assert_eq!(remove().unwrap_err().kind, RefusedKind::NotReady);
+    fn the_control_is_bounded_and_refuses_at_shutdown() {
+        let (control, requests) = StreamControl::new();
+        let remove = || control.submit(StreamChange::Remove { id: "a".into(), generation: None });
+        let waiting: Vec<_> = (0..REQUESTS_MAX).map(|_| remove().unwrap()).collect();
+        assert_eq!(remove().unwrap_err().kind, StreamRefusalKind::Busy);
+        drop((requests, waiting));
+        assert_eq!(remove().unwrap_err().kind, StreamRefusalKind::NotReady);
     }
 }

@@ -1,8 +1,8 @@
-//! A line a second for people at a terminal.
+//! One line per second on the terminal.
 //!
-//! With one stream on a terminal the line of the current second replaces the last one and events stay above it;
-//! otherwise (several streams, a log file, a pipe) every second is a line of its own. Colours only on a terminal, and
-//! not when `NO_COLOR` is set (<https://no-color.org>).
+//! With one stream on a terminal, the line of the current second replaces the previous one and events stay above it.
+//! Otherwise (several streams, a log file, a pipe) every second is a line. Colours are used only on a terminal without
+//! `NO_COLOR` (<https://no-color.org>).
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -18,31 +18,30 @@ use touchline_core::time::Pts;
 /// Characters of the probability bar.
 const BAR: usize = 20;
 
-/// Back to the line's start, clear it, and let the terminal cut what does not fit instead of wrapping: a wrapped line
-/// could not be replaced.
+/// Returns to the start of the line, clears it, and turns wrapping off: a wrapped line could not be replaced.
 const REPLACE: &str = "\r\x1b[2K\x1b[?7l";
-/// Wrap again.
+/// Turns wrapping on.
 const WRAP: &str = "\x1b[?7h";
 
-/// How to write.
+/// How the terminal is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     /// ANSI colours.
     pub colour: bool,
-    /// The current second replaces the last one.
+    /// The current second replaces the previous one.
     pub in_place: bool,
-    /// Lines begin with the stream's id.
+    /// Lines start with the stream's id.
     pub name_streams: bool,
 }
 
 impl Style {
-    /// The style for `streams` streams written to something that is a terminal, or not.
+    /// The style for `streams` streams, written to a terminal or something else.
     pub fn choose(streams: usize, is_terminal: bool, no_color: bool) -> Self {
         Self { colour: is_terminal && !no_color, in_place: is_terminal && streams == 1, name_streams: streams > 1 }
     }
 }
 
-/// Writes what is published for people to read.
+/// Writes seconds, events and states for people.
 pub struct Terminal {
     out: Box<dyn Write + Send>,
     style: Style,
@@ -51,12 +50,12 @@ pub struct Terminal {
     title_width: usize,
     /// A replaceable line is on the screen.
     line_open: bool,
-    /// Writing failed: whoever looked is gone, and nothing more is written.
+    /// Writing failed; nothing more is written.
     gone: bool,
 }
 
 impl Terminal {
-    /// On standard output; on standard error when `stdout_taken` (records go to standard output).
+    /// Writes to standard output, or to standard error if records use standard output (`stdout_taken`).
     pub fn new(classes: &ClassSet, streams: usize, stdout_taken: bool) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         let (out, is_terminal): (Box<dyn Write + Send>, bool) = if stdout_taken {
@@ -67,13 +66,13 @@ impl Terminal {
         Self::to(out, classes, Style::choose(streams, is_terminal, no_color))
     }
 
-    /// To `out` in `style`.
+    /// Writes to `out` in `style`.
     pub fn to(out: Box<dyn Write + Send>, classes: &ClassSet, style: Style) -> Self {
         let title_width = classes.names().iter().map(|n| class_title(n).chars().count()).max().unwrap_or(0);
         Self { out, style, classes: classes.clone(), title_width, line_open: false, gone: false }
     }
 
-    /// One second of `stream`, with its events.
+    /// Writes one second of `stream` with its events.
     pub fn published(&mut self, stream: &str, published: &Published) {
         for event in &published.events {
             let line = self.event_line(stream, event);
@@ -88,7 +87,7 @@ impl Terminal {
         }
     }
 
-    /// A change of the state of `stream`. Playing says nothing: the seconds do.
+    /// Writes a change of the state of `stream`, except playing, which the seconds show.
     pub fn state(&mut self, stream: &str, state: &StreamState) {
         let text = match state {
             StreamState::Playing => return,
@@ -112,14 +111,14 @@ impl Terminal {
         self.permanent(&line);
     }
 
-    /// Ends a line that is still open. Call it when the program ends.
+    /// Ends an open line. Call it at shutdown.
     pub fn finish(&mut self) {
         if std::mem::take(&mut self.line_open) {
             self.put("\n");
         }
     }
 
-    /// A line that stays, above the one that is replaced.
+    /// Writes a line that stays above the replaceable one.
     fn permanent(&mut self, line: &str) {
         let clear = if std::mem::take(&mut self.line_open) { "\r\x1b[2K" } else { "" };
         self.put(&format!("{clear}{line}\n"));
@@ -209,9 +208,9 @@ impl Terminal {
 
 fn gap_text(reason: GapReason) -> &'static str {
     match reason {
-        GapReason::Overload => "the machine is behind",
-        GapReason::NoMedia => "no pictures and no sound",
-        GapReason::Compute => "the models failed",
+        GapReason::Overload => "machine overloaded",
+        GapReason::NoMedia => "no video and no audio",
+        GapReason::Compute => "models failed",
     }
 }
 
@@ -226,7 +225,8 @@ fn missing_text(missing: Missing) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use parking_lot::Mutex;
+    use std::sync::Arc;
 
     use super::*;
     use crate::publish::testing::{classes, gap, predicted};
@@ -239,7 +239,7 @@ mod tests {
 
     impl Write for Screen {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
+            self.0.lock().extend(bytes);
             Ok(bytes.len())
         }
 
@@ -251,7 +251,7 @@ mod tests {
     fn written(style: Style, write: impl FnOnce(&mut Terminal)) -> String {
         let screen = Screen::default();
         write(&mut Terminal::to(Box::new(screen.clone()), &classes(), style));
-        let bytes = screen.0.lock().unwrap().clone();
+        let bytes = screen.0.lock().clone();
         String::from_utf8(bytes).unwrap()
     }
 
@@ -273,7 +273,7 @@ mod tests {
     fn gaps_and_empty_windows_say_so() {
         let mut published = gap(1, GapReason::Overload);
         let text = written(PLAIN, |t| t.published("cam", &published));
-        assert!(text.contains("Tennis") && text.contains("gap: the machine is behind"), "{text}");
+        assert!(text.contains("Tennis") && text.contains("gap: machine overloaded"), "{text}");
         published.estimate.seconds = 0;
         let text = written(PLAIN, |t| t.published("cam", &published));
         assert!(text.contains("nothing yet") && !text.contains("Tennis"), "{text}");

@@ -1,7 +1,8 @@
-//! TLS by file: a certificate chain and its key, read again on demand.
+//! TLS files: a certificate chain and its key, reloadable.
 
+use parking_lot::RwLock;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -13,12 +14,13 @@ use touchline_core::error::{Error, Result};
 /// The files, PEM.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
-    /// The server's certificate first, then those that lead to its root.
+    /// The certificate of the server, then its intermediates.
     pub cert: PathBuf,
+    /// The private key.
     pub key: PathBuf,
 }
 
-/// What connections are served with.
+/// The TLS configuration of connections.
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
@@ -26,25 +28,27 @@ pub struct Tls {
 }
 
 impl Tls {
+    /// Loads the files.
+    ///
     /// # Errors
-    /// [`Error::Usage`] naming the file that cannot be read or used.
+    /// [`Error::Usage`] with the file that cannot be read or used.
     pub fn open(files: TlsFiles) -> Result<Self> {
         let config = RwLock::new(load(&files)?);
         Ok(Self { files, config })
     }
 
-    /// Reads the files again, for connections from now on.
+    /// Reads the files again, for new connections.
     ///
     /// # Errors
-    /// As [`Tls::open`]; what was served before is served on.
+    /// As [`Tls::open`]; the previous files stay in use.
     pub fn reload(&self) -> Result<()> {
         let config = load(&self.files)?;
-        *self.config.write().unwrap_or_else(|e| e.into_inner()) = config;
+        *self.config.write() = config;
         Ok(())
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        self.config.read().unwrap_or_else(|e| e.into_inner()).clone()
+        self.config.read().clone()
     }
 }
 
@@ -52,21 +56,21 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
     let cert = read(&files.cert)?;
     let chain = CertificateDer::pem_slice_iter(&cert)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| wrong(&files.cert, &format!("is no PEM file: {e}")))?;
+        .map_err(|e| wrong(&files.cert, &format!("is not a PEM file: {e}")))?;
     if chain.is_empty() {
-        return Err(wrong(&files.cert, "has no certificate"));
+        return Err(wrong(&files.cert, "contains no certificate"));
     }
     if let Ok(meta) = std::fs::metadata(&files.key) {
         warn_if_open_to_others(&files.key, &meta.permissions());
     }
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
-        .map_err(|e| wrong(&files.key, &format!("has no private key: {e}")))?;
+        .map_err(|e| wrong(&files.key, &format!("contains no private key: {e}")))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::Internal(format!("TLS: {e}")))?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|e| wrong(&files.cert, &format!("and {} do not go together: {e}", files.key.display())))?;
+        .map_err(|e| wrong(&files.cert, &format!("and {} do not match: {e}", files.key.display())))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

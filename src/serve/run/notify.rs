@@ -1,8 +1,7 @@
-//! What the service manager is told (sd_notify): that the program is ready, reloads or stops, what it does, and that its
-//! threads still turn.
+//! Messages to the service manager (sd_notify): ready, reloading, stopping, the status line and the watchdog.
 //!
-//! The watchdog is fed only while the publishing thread and the inference thread both turn: each is given a reason to,
-//! and one that has not turned since the last look is not vouched for.
+//! The watchdog is fed only while the publisher and the inference thread make progress. Each is woken before every
+//! check, and a thread whose loop has not turned since the last check counts as stuck.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,38 +14,37 @@ use crate::publish::hub::Hub;
 use touchline_core::error::Result;
 use touchline_core::threads::{Heartbeat, spawn};
 
-/// How often the status is looked at when no watchdog asks for more.
+/// Interval of the status line without a watchdog, and its maximum with one.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
-/// Looks in the time that the service manager waits for a sign of life: a look that comes late, and one turn that takes
-/// long, must not cost the program its life.
-const LOOKS: u32 = 4;
+/// Checks per watchdog interval. One late check or one slow turn must not get the program killed.
+const CHECKS: u32 = 4;
 
-type Say = dyn Fn(&[NotifyState<'_>]) + Send + Sync;
+type Notify = dyn Fn(&[NotifyState<'_>]) + Send + Sync;
 
 /// The service manager, if there is one. Cloning shares it.
 #[derive(Clone)]
-pub(super) struct Manager {
-    say: Option<Arc<Say>>,
-    /// How long it waits for a sign of life.
+pub(super) struct ServiceManager {
+    say: Option<Arc<Notify>>,
+    /// The watchdog interval.
     watchdog: Option<Duration>,
 }
 
-impl Manager {
-    /// As `NOTIFY_SOCKET` and `WATCHDOG_USEC` say.
+impl ServiceManager {
+    /// Reads `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
     pub(super) fn from_environment() -> Self {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return Self::none();
         }
-        let say: Arc<Say> = Arc::new(|states| {
+        let say: Arc<Notify> = Arc::new(|states| {
             if let Err(e) = sd_notify::notify(states) {
-                tracing::debug!("the service manager does not listen: {e}");
+                tracing::debug!("cannot notify the service manager: {e}");
             }
         });
         Self { say: Some(say), watchdog: sd_notify::watchdog_enabled() }
     }
 
-    /// Nobody.
+    /// No service manager: messages go nowhere.
     pub(super) fn none() -> Self {
         Self { say: None, watchdog: None }
     }
@@ -61,12 +59,12 @@ impl Manager {
         self.say(&[NotifyState::Status(text)]);
     }
 
-    /// The streams are being watched; also the end of a reload.
+    /// The program is ready, or has finished a reload.
     pub(super) fn ready(&self) {
         self.say(&[NotifyState::Ready]);
     }
 
-    /// The configuration is being read again.
+    /// The program reloads its configuration.
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.say(&[NotifyState::Reloading, now]),
@@ -78,11 +76,11 @@ impl Manager {
         self.say(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
-    /// Starts to say what the program does and, if it is asked for, that the threads of `beats` turn; `nudge` gives them a
-    /// reason to. Nothing when nobody listens.
+    /// Starts a thread that sends the status and, with a watchdog, checks the threads of `beats`. `nudge` wakes those
+    /// threads. Without a service manager it returns `None`.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// If the system refuses to start a thread.
     pub(super) fn watch(
         &self,
         hub: Hub,
@@ -92,18 +90,18 @@ impl Manager {
         if self.say.is_none() {
             return Ok(None);
         }
-        let every = self.watchdog.map_or(STATUS_EVERY, |limit| (limit / LOOKS).min(STATUS_EVERY));
+        let every = self.watchdog.map_or(STATUS_EVERY, |limit| (limit / CHECKS).min(STATUS_EVERY));
         let manager = self.clone();
         let (stop, stopped) = bounded(0);
         let thread = spawn("watchdog", move || {
-            let mut pulse = Pulse::new(beats);
+            let mut stalls = StallDetector::new(beats);
             let mut said = String::new();
             nudge();
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(every) {
                 if manager.watchdog.is_some() {
-                    match pulse.stuck() {
+                    match stalls.stuck() {
                         None => manager.say(&[NotifyState::Watchdog]),
-                        Some(thread) => tracing::warn!("the {thread} thread has not turned for {every:?}"),
+                        Some(thread) => tracing::warn!("the {thread} thread has made no progress for {every:?}"),
                     }
                 }
                 nudge();
@@ -118,17 +116,17 @@ impl Manager {
     }
 }
 
-/// Whether threads have turned since the last look.
-struct Pulse {
+/// Detects threads whose loops have not turned since the last check.
+struct StallDetector {
     seen: Vec<(&'static str, Heartbeat, u64)>,
 }
 
-impl Pulse {
+impl StallDetector {
     fn new(beats: Vec<(&'static str, Heartbeat)>) -> Self {
         Self { seen: beats.into_iter().map(|(name, beat)| (name, beat.clone(), beat.beats())).collect() }
     }
 
-    /// The first thread that has not turned since the last look.
+    /// The first thread that has not turned since the last check.
     fn stuck(&mut self) -> Option<&'static str> {
         let mut stuck = None;
         for (name, beat, seen) in &mut self.seen {
@@ -141,7 +139,7 @@ impl Pulse {
     }
 }
 
-/// The thread that speaks to the service manager; dropping it ends it.
+/// The thread that talks to the service manager. Dropping this stops it.
 pub(super) struct Watchdog {
     /// Closed by dropping.
     stop: Option<Sender<()>>,
@@ -152,7 +150,7 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         drop(self.stop.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the watchdog's thread panicked; its message is above");
+            tracing::error!("the watchdog thread panicked; see the panic message above");
         }
     }
 }
@@ -162,17 +160,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_has_not_turned_is_named_until_it_does() {
+    fn a_stuck_thread_is_named_until_it_turns() {
         let (publishing, inference) = (Heartbeat::default(), Heartbeat::default());
-        let mut pulse = Pulse::new(vec![("publishing", publishing.clone()), ("inference", inference.clone())]);
-        assert_eq!(pulse.stuck(), Some("publishing"));
+        let mut stalls = StallDetector::new(vec![("publishing", publishing.clone()), ("inference", inference.clone())]);
+        assert_eq!(stalls.stuck(), Some("publishing"));
         publishing.beat();
         inference.beat();
-        assert_eq!(pulse.stuck(), None);
+        assert_eq!(stalls.stuck(), None);
         publishing.beat();
-        assert_eq!(pulse.stuck(), Some("inference"));
+        assert_eq!(stalls.stuck(), Some("inference"));
         inference.beat();
         publishing.beat();
-        assert_eq!(pulse.stuck(), None, "it turns again");
+        assert_eq!(stalls.stuck(), None, "it turns again");
     }
 }

@@ -1,4 +1,4 @@
-//! What `touchline run` listens to: the address of its page, and signals.
+//! Starts the HTTP server and handles signals.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -13,28 +13,29 @@ use crate::publish::access::{Access, AccessConfig, LogOuts, SessionArchive, Toke
 use crate::publish::http;
 use crate::publish::http::{PackAccess, Serving, StreamAccess};
 use crate::publish::hub::Hub;
-use crate::publish::packs::PackDesk;
+use crate::publish::packs::PackControl;
 use crate::publish::serve::Limits;
-use crate::publish::streams::StreamDesk;
+use crate::publish::streams::StreamControl;
 use crate::publish::tls::{Tls, TlsFiles};
 use touchline_core::error::{Error, Result};
 use touchline_media::guard::SourcePolicy;
 
-/// The variables that a token may come from. A flag would show it to everyone who lists processes.
+/// Environment variables for tokens. A flag would show the token in the list of processes.
 const ADMIN_TOKEN: &str = "TOUCHLINE_ADMIN_TOKEN";
 const READ_TOKEN: &str = "TOUCHLINE_READ_TOKEN";
 
-/// Who may do what over HTTP.
+/// Tokens, anonymous access and TLS of the HTTP server.
 #[derive(Clone, Debug, Default)]
 pub struct AccessSettings {
-    /// Bearer token of those who may read and change; without a file, the variable `TOUCHLINE_ADMIN_TOKEN`.
+    /// File with the admin token (read and change). Without it, the variable `TOUCHLINE_ADMIN_TOKEN`.
     pub admin_token_file: Option<PathBuf>,
-    /// Bearer token of those who may only read; without a file, the variable `TOUCHLINE_READ_TOKEN`.
+    /// File with the read token. Without it, the variable `TOUCHLINE_READ_TOKEN`.
     pub read_token_file: Option<PathBuf>,
-    /// Everyone who reaches the server may read.
+    /// Everyone may read without a token.
     pub allow_anonymous: bool,
-    /// Everyone who reaches the server may change the pack, where no admin token is set.
+    /// Everyone may change the pack without a token, unless an admin token is set.
     pub allow_pack_updates: bool,
+    /// Certificate and key; `None` serves plain HTTP.
     pub tls: Option<TlsFile>,
 }
 
@@ -54,7 +55,7 @@ impl AccessSettings {
     }
 }
 
-/// The file goes over the environment.
+/// The file overrides the environment.
 fn token(file: Option<&PathBuf>, name: &'static str) -> Result<Option<TokenSource>> {
     if let Some(path) = file {
         return Ok(Some(TokenSource::File(path.clone())));
@@ -62,13 +63,13 @@ fn token(file: Option<&PathBuf>, name: &'static str) -> Result<Option<TokenSourc
     match std::env::var(name) {
         Ok(text) => Ok(Some(TokenSource::Environment { name, text })),
         Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(Error::Usage(format!("the variable {name} is no text; make a token with `openssl rand -hex 32`")))
-        }
+        Err(std::env::VarError::NotUnicode(_)) => Err(Error::Usage(format!(
+            "the variable {name} is not valid UTF-8; create a token with `openssl rand -hex 32`"
+        ))),
     }
 }
 
-/// What the server reads again on SIGHUP.
+/// Reloads tokens and TLS files on SIGHUP.
 #[derive(Clone, Default)]
 pub(super) struct Reload {
     access: Option<Arc<Access>>,
@@ -76,24 +77,24 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    /// Reads tokens and TLS files. What cannot be used is said, and stays as it was.
+    /// Reads tokens and TLS files again. A file that cannot be used is logged, and the old value stays.
     pub(super) fn reload(&self) {
         for outcome in [self.access.as_ref().map(|a| a.reload()), self.tls.as_ref().map(|t| t.reload())] {
             if let Some(Err(e)) = outcome {
-                tracing::error!("{e}; the old one stays in use");
+                tracing::error!("{e}; the previous one stays in use");
             }
         }
     }
 }
 
-/// Where the server's clients ask for changes, and what they may ask for.
-pub(super) struct Desks {
-    pub(super) packs: PackDesk,
-    pub(super) streams: StreamDesk,
+/// How handlers change packs and streams.
+pub(super) struct Controls {
+    pub(super) packs: PackControl,
+    pub(super) streams: StreamControl,
     pub(super) policy: Arc<SourcePolicy>,
 }
 
-/// The HTTP server, if one is wanted.
+/// The HTTP server, or nothing with `--listen off`.
 pub(super) struct Server {
     pub(super) address: Option<SocketAddr>,
     /// `http` or `https`.
@@ -105,13 +106,13 @@ pub(super) struct Server {
 
 impl Server {
     /// # Errors
-    /// [`Error::Usage`] for tokens and TLS files that cannot be used, and for an address of other machines while nothing says
-    /// who may do what; [`Error::Output`] for an address that cannot be listened on.
+    /// [`Error::Usage`] for tokens and TLS files that cannot be used, and for an address that other machines reach
+    /// without any access rule; [`Error::Output`] for an address that cannot be listened on.
     pub(super) fn start(
         runtime: &tokio::runtime::Runtime,
         listen: Option<&str>,
         hub: &Hub,
-        desks: Desks,
+        controls: Controls,
         args: &AccessSettings,
         sessions: Option<(Arc<dyn SessionArchive>, LogOuts)>,
     ) -> Result<Self> {
@@ -121,12 +122,13 @@ impl Server {
         }
         let wanted = config::listen_address(listen)?;
         let metrics = hub.metrics().clone();
-        // Before anything listens: an address must not be open for a moment without its rules.
+        // Checked before anything listens: the address must not be open without its rules, even for a moment.
         let tls = args.tls()?;
         Access::new(args.config()?, wanted, hub.clock().clone(), metrics.clone())?;
         let listener = runtime.block_on(http::bind(listen))?;
-        let address = listener.local_addr().map_err(|e| Error::Internal(format!("no address to listen on: {e}")))?;
-        // Again with the port that the system chose.
+        let address =
+            listener.local_addr().map_err(|e| Error::Internal(format!("the listener has no address: {e}")))?;
+        // Created again with the port that the system chose.
         let access = Access::new(args.config()?, address, hub.clock().clone(), metrics)?;
         let access = Arc::new(match sessions {
             Some((archive, kept)) => access.with_archive(archive, kept),
@@ -136,16 +138,16 @@ impl Server {
             tracing::warn!("{listen}: {summary}");
         }
         if !address.ip().is_loopback() && tls.is_none() {
-            tracing::warn!("{listen}: without TLS, tokens and pictures can be read on the way; see --tls-cert");
+            tracing::warn!("{listen}: no TLS: others on the network can read tokens and pictures; see --tls-cert");
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let reload = Reload { access: Some(access.clone()), tls: tls.clone() };
-        let packs = Some(PackAccess { desk: desks.packs, open: access.takes_packs() });
-        let streams = Some(StreamAccess { desk: desks.streams, policy: desks.policy });
+        let packs = Some(PackAccess { control: controls.packs, open: access.takes_packs() });
+        let streams = Some(StreamAccess { control: controls.streams, policy: controls.policy });
         let serving = Serving { packs, streams, access, tls, limits: Limits::default() };
         let (shutdown, stopped) = tokio::sync::oneshot::channel::<()>();
         let task = runtime.spawn(http::serve_with(listener, hub.clone(), serving, async move {
-            // The sender going away is a shutdown as well.
+            // A dropped sender is a shutdown, too.
             let _ = stopped.await;
         }));
         Ok(Self { address: Some(address), scheme, reload, shutdown: Some(shutdown), task: Some(task) })
@@ -154,15 +156,15 @@ impl Server {
     pub(super) fn stop(self, runtime: tokio::runtime::Runtime) {
         drop(self.shutdown);
         if let Some(task) = self.task {
-            // A panic in it was printed where it happened.
+            // The panic message was printed by the task.
             let _ = runtime.block_on(task);
         }
         runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     }
 }
 
-/// A message on the first SIGINT or SIGTERM, after `on_stop`; the second ends the program at once. SIGHUP calls
-/// `on_hang_up`; when it says that the terminal is gone it stops the program, as it does any other.
+/// The first SIGINT or SIGTERM calls `on_stop` and sends a message; the second exits at once. SIGHUP calls
+/// `on_hang_up`, unless the controlling terminal is gone: then it stops the program, as it does by default.
 pub(super) fn catch_signals(
     runtime: &tokio::runtime::Runtime,
     on_hang_up: impl Fn() + Send + Sync + 'static,
@@ -174,7 +176,7 @@ pub(super) fn catch_signals(
         let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hang_up)) =
             (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()))
         else {
-            tracing::warn!("signals cannot be caught; an interrupt ends the program at once");
+            tracing::warn!("cannot install signal handlers; an interrupt ends the program at once");
             return;
         };
         let had_terminal = has_terminal();
@@ -199,7 +201,7 @@ pub(super) fn catch_signals(
     stop
 }
 
-/// Whether a terminal controls the process: once it has hung up, the device cannot be opened any more.
+/// Whether the process has a controlling terminal. After a hang-up the device cannot be opened.
 fn has_terminal() -> bool {
     File::open("/dev/tty").is_ok()
 }

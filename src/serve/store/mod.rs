@@ -1,13 +1,13 @@
-//! The embedded store: what a restart must not lose. Streams that were added at run time with all their settings, and of
-//! every stream the last events, incidents, state and run.
+//! The embedded store keeps what must survive a restart: the streams added over the API with their settings, and the
+//! last events, incidents, state and run of every stream.
 //!
-//! SQLite with a write-ahead log and `synchronous = FULL`: what was answered is on the disk, also when the machine loses
-//! its power the moment after. It is written on a thread of its own (`store`); changes of streams wait for the disk and
-//! are answered by it, records do not and are lost, counted, when the disk is slower than they come. The file holds the
-//! secrets of URIs, so only its owner may read it; one process at a time has it.
+//! It is SQLite with a write-ahead log and `synchronous = FULL`: an answered change survives a power failure. The
+//! thread `store` writes it. Changes of streams wait for the disk. Records do not wait; if the disk is too slow they
+//! are dropped and counted. The file contains the secrets of URIs, so only its owner may read it. One process at a time
+//! may open it.
 //!
-//! What is kept of a stream goes with it, but for the number of its last run: a stream of the same name, whenever it comes,
-//! goes on from there (`runs`), for 90 days. Not the seconds: those are in the JSON lines.
+//! Removing a stream removes its data, except the number of its last run: for 90 days a new stream of the same name
+//! continues after it (`runs`). Seconds are not stored; they are in the JSON lines.
 
 mod runs;
 mod schema;
@@ -36,54 +36,54 @@ use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
 use touchline_core::time::RunId;
 
-/// Messages that wait for the disk: some seconds of everything that 64 streams can have to say at once (states, incidents,
-/// events). Beyond that records are lost, counted.
+/// Capacity of the queue: several seconds of states, incidents and events of 64 streams. Further records are dropped
+/// and counted.
 const WAITING: usize = 1024;
 
-/// Records that are written in one transaction.
+/// Records per transaction.
 const BATCH: usize = 256;
 
-/// How long a record waits for others to be written with: a few writes a second at most are kind to flash disks, and a
-/// killed process loses no more than that.
+/// How long a record waits for others. It limits the wear of flash disks, and a killed process loses no more than this.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// How long a source waits until the number of its run is on the disk. A disk that takes longer must not keep a stream from
-/// being watched.
-const AHEAD_LIMIT: Duration = Duration::from_secs(2);
+/// How long a source waits for its mark and its run number to be written. A slow disk must not keep a stream from being
+/// watched.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A stream of the API as it is stored.
+/// A stored stream of the API.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
+    /// The settings.
     pub settings: StreamSettings,
     /// Version of the settings.
     pub generation: u64,
 }
 
-/// What the store held when it was opened.
+/// The contents of the store when it was opened.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contents {
-    /// In the order in which they were added.
+    /// The streams, in the order in which they were added.
     pub streams: Vec<Stored>,
-    /// By stream.
+    /// Events, incidents, state and run by stream.
     pub restored: BTreeMap<String, Restored>,
-    /// How often the process has ended while a stream was being opened.
+    /// How often the process has ended while opening a stream.
     pub ends: BTreeMap<String, u32>,
-    /// Sessions that were left.
+    /// Log-outs.
     pub log_outs: LogOuts,
 }
 
-/// Is told what became of a write, on the store's thread.
-pub type Told = Box<dyn FnOnce(Result<()>) + Send>;
+/// Called on the store thread with the result of a write.
+pub type OnStored = Box<dyn FnOnce(Result<()>) + Send>;
 
-enum Message {
-    Save(Box<Stored>, Told),
-    Delete(String, Told),
+enum StoreMessage {
+    Save(Box<Stored>, OnStored),
+    Delete(String, OnStored),
     Forget(String),
-    /// These streams are there; see [`Runs::forget_gone`].
+    /// The current streams; see [`Runs::forget_gone`].
     Here(Vec<String>),
-    /// A session was left. The sender is told when it is written.
+    /// A log-out. The sender gets a message when it is written.
     LogOut(LoggedOut, oneshot::Sender<()>),
-    /// Sessions of the role that did not begin after this second are over.
+    /// Sessions of the role that began at or before this second are invalid.
     LoginsFrom(Role, u64),
     Record {
         stream: String,
@@ -94,11 +94,11 @@ enum Message {
         stream: String,
         run: RunId,
     },
-    /// The stream is being opened. The sender is dropped when it is written.
+    /// The stream is being opened. The sender is dropped when the mark is written.
     Mark(String, Sender<()>),
-    /// It is no longer, and has played.
+    /// The stream is no longer being opened; true if it has played.
     Unmark(String, bool),
-    /// The sender is dropped when it is written.
+    /// Reserves run numbers. The sender is dropped when they are written.
     Ahead {
         stream: String,
         run: RunId,
@@ -108,38 +108,37 @@ enum Message {
     Close,
 }
 
-/// The way to the store. Cloning shares it.
+/// Sends messages to the store thread. Cloning shares it.
 #[derive(Clone)]
 pub struct Store {
-    to: Sender<Message>,
+    to: Sender<StoreMessage>,
     metrics: Metrics,
-    /// The thread has not heard of some run that began.
+    /// A message about a new run was lost.
     misses_runs: Arc<AtomicBool>,
 }
 
-/// The thread of the store. Dropping it closes the file when everything is written that was given before; what is given
-/// after that is lost, or refused.
+/// The store thread. Dropping this writes all earlier messages and closes the file. Later messages are lost or refused.
 pub struct StoreThread {
-    to: Sender<Message>,
+    to: Sender<StoreMessage>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for StoreThread {
     fn drop(&mut self) {
-        // An error means that the thread has ended.
-        let _ = self.to.send(Message::Close);
+        // Fails if the thread has ended.
+        let _ = self.to.send(StoreMessage::Close);
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the store's thread panicked; its message is above");
+            tracing::error!("the store thread panicked; see the panic message above");
         }
     }
 }
 
 impl Store {
-    /// Opens or makes the file at `path`, and reads it.
+    /// Opens or creates the file at `path`, and reads it.
     ///
     /// # Errors
-    /// [`Error::Output`] when it cannot be opened or made, is damaged, is none of this program's or of a newer one's, or
-    /// another process has it.
+    /// [`Error::Output`] if it cannot be opened or created, is damaged, belongs to another program or a newer version,
+    /// or is open in another process.
     pub fn open(path: &Path, metrics: Metrics) -> Result<(Self, StoreThread, Contents)> {
         let connection = schema::open(path)?;
         let contents = statements::count_ends(&connection)
@@ -148,7 +147,7 @@ impl Store {
         let (to, messages) = bounded(WAITING);
         let place = path.to_owned();
         let misses_runs = Arc::<AtomicBool>::default();
-        let writer = Writer {
+        let writer = StoreWriter {
             connection,
             place: place.display().to_string(),
             metrics: metrics.clone(),
@@ -162,55 +161,56 @@ impl Store {
         Ok((Self { to, metrics, misses_runs }, thread, contents))
     }
 
-    /// Stores a stream; `told` hears of it when it is on the disk.
-    pub fn save(&self, stream: Stored, told: Told) {
-        self.send(Message::Save(Box::new(stream), told));
+    /// Stores a stream and calls `on_stored` when it is on the disk.
+    pub fn save(&self, stream: Stored, on_stored: OnStored) {
+        self.send(StoreMessage::Save(Box::new(stream), on_stored));
     }
 
-    /// Removes a stream and what is kept of it but the number of its run; `told` hears of it when that is on the disk.
-    pub fn delete(&self, id: &str, told: Told) {
-        self.send(Message::Delete(id.to_owned(), told));
+    /// Removes a stream and its data, except its run number. Calls `on_stored` when that is on the disk.
+    pub fn delete(&self, id: &str, on_stored: OnStored) {
+        self.send(StoreMessage::Delete(id.to_owned(), on_stored));
     }
 
-    /// Removes what is kept of a stream that is gone, but for the number of its run.
+    /// Removes the data of a removed stream, except its run number.
     pub fn forget(&self, id: &str) {
-        self.offer(Message::Forget(id.to_owned()));
+        self.offer(StoreMessage::Forget(id.to_owned()));
     }
 
-    /// Says which streams there are at the start: the numbers of runs of those that have been gone for long are forgotten.
+    /// Sets the streams of the start. Run numbers of streams that were removed long ago are deleted.
     pub fn here(&self, ids: Vec<String>) {
-        self.offer(Message::Here(ids));
+        self.offer(StoreMessage::Here(ids));
     }
 
-    /// Notes that the source of a stream is about to be opened; returns when that is on the disk, or the disk takes too long.
+    /// Marks a stream whose source is about to be opened. Returns when that is on the disk, or after a timeout.
     pub fn mark(&self, id: &str) {
         let (written_to, written) = bounded(0);
-        if self.to.send_timeout(Message::Mark(id.to_owned(), written_to), AHEAD_LIMIT).is_ok() {
-            let _ = written.recv_timeout(AHEAD_LIMIT);
+        if self.to.send_timeout(StoreMessage::Mark(id.to_owned(), written_to), WRITE_TIMEOUT).is_ok() {
+            let _ = written.recv_timeout(WRITE_TIMEOUT);
         }
     }
 
-    /// Takes that back; `played`: and all that was counted before.
+    /// Removes the mark. `played` also resets the count of crashes.
     pub fn unmark(&self, id: &str, played: bool) {
-        self.offer(Message::Unmark(id.to_owned(), played));
+        self.offer(StoreMessage::Unmark(id.to_owned(), played));
     }
 
-    /// Waits until everything is on the disk that was given before, `limit` at most. Whether it is.
+    /// Waits up to `limit` until all earlier messages are on the disk. Returns whether they are.
     pub fn flush(&self, limit: Duration) -> bool {
         let (done_to, done) = bounded(1);
-        self.to.send_timeout(Message::Flush(done_to), limit).is_ok() && done.recv_timeout(limit).is_ok()
+        self.to.send_timeout(StoreMessage::Flush(done_to), limit).is_ok() && done.recv_timeout(limit).is_ok()
     }
 
-    /// For what must not be lost and is seldom: without room it is refused at once, since the warden must not wait.
-    fn send(&self, message: Message) {
+    /// For rare messages that must not be lost. If the queue is full they are refused at once: the stream manager must
+    /// not wait.
+    fn send(&self, message: StoreMessage) {
         if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) = self.to.try_send(message)
-            && let Message::Save(_, told) | Message::Delete(_, told) = message
+            && let StoreMessage::Save(_, on_stored) | StoreMessage::Delete(_, on_stored) = message
         {
-            told(Err(Error::output("the store", "is too slow", "check the disk of --state")));
+            on_stored(Err(Error::output("the store", "the disk is too slow", "check the disk of --state")));
         }
     }
 
-    fn offer(&self, message: Message) {
+    fn offer(&self, message: StoreMessage) {
         if self.to.try_send(message).is_err() {
             self.metrics.store_lost(1);
         }
@@ -219,33 +219,33 @@ impl Store {
 
 impl Archive for Store {
     fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>) {
-        self.offer(Message::Record { stream: stream.to_owned(), kind, json: json.clone() });
+        self.offer(StoreMessage::Record { stream: stream.to_owned(), kind, json: json.clone() });
     }
 
     fn run_began(&self, stream: &str, run: RunId) {
-        if self.to.try_send(Message::Run { stream: stream.to_owned(), run }).is_err() {
-            // Its number was set apart, and the next one that gets through says as much.
+        if self.to.try_send(StoreMessage::Run { stream: stream.to_owned(), run }).is_err() {
+            // The number was reserved. The next message that arrives implies it.
             self.misses_runs.store(true, Ordering::Release);
         }
     }
 
     fn run_ahead(&self, stream: &str, run: RunId) {
         let (written_to, written) = bounded(0);
-        let ahead = Message::Ahead { stream: stream.to_owned(), run, written: written_to };
-        if self.to.send_timeout(ahead, AHEAD_LIMIT).is_ok() {
-            // Nothing is ever sent: it is written, or could not be, when the other end is gone.
-            let _ = written.recv_timeout(AHEAD_LIMIT);
+        let ahead = StoreMessage::Ahead { stream: stream.to_owned(), run, written: written_to };
+        if self.to.send_timeout(ahead, WRITE_TIMEOUT).is_ok() {
+            // Nothing is sent. The other end is dropped after the write, successful or not.
+            let _ = written.recv_timeout(WRITE_TIMEOUT);
         }
     }
 }
 
 impl SessionArchive for Store {
     fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>) {
-        self.offer(Message::LogOut(session, kept));
+        self.offer(StoreMessage::LogOut(session, kept));
     }
 
     fn not_before(&self, role: Role, unix_s: u64) {
-        self.offer(Message::LoginsFrom(role, unix_s));
+        self.offer(StoreMessage::LoginsFrom(role, unix_s));
     }
 }
 
@@ -255,24 +255,24 @@ impl fmt::Debug for Store {
     }
 }
 
-/// The thread of the store.
-struct Writer {
+/// The store thread.
+struct StoreWriter {
     connection: Connection,
     place: String,
     metrics: Metrics,
-    /// The last write failed; said once.
+    /// The last write failed, and that was logged.
     failed: bool,
     runs: Runs,
-    /// Who waits for numbers of runs to be written.
+    /// Senders to drop when run numbers are written.
     waiting: Vec<Sender<()>>,
     /// See [`Store::misses_runs`].
     misses_runs: Arc<AtomicBool>,
 }
 
-impl Writer {
-    fn run(mut self, messages: &Receiver<Message>) {
+impl StoreWriter {
+    fn run(mut self, messages: &Receiver<StoreMessage>) {
         let mut records = Vec::new();
-        // When the oldest of them came.
+        // Arrival of the oldest record.
         let mut since = Instant::now();
         loop {
             let message = if records.is_empty() {
@@ -289,42 +289,42 @@ impl Writer {
             };
             let Some(message) = message else { return self.close(&mut records) };
             match message {
-                Message::Save(stored, told) => {
+                StoreMessage::Save(stored, on_stored) => {
                     let result = statements::save(&self.connection, &stored);
-                    self.tell(told, result);
+                    self.report(on_stored, result);
                 }
-                Message::Delete(id, told) => {
-                    // What was said before is removed with it.
+                StoreMessage::Delete(id, on_stored) => {
+                    // Earlier records are removed with it.
                     self.write(&mut records);
                     let result = statements::delete(&mut self.connection, &id);
-                    self.tell(told, result);
+                    self.report(on_stored, result);
                 }
-                Message::Close => return self.close(&mut records),
-                Message::Here(ids) => {
+                StoreMessage::Close => return self.close(&mut records),
+                StoreMessage::Here(ids) => {
                     if let Err(e) = self.runs.forget_gone(&mut self.connection, &ids) {
-                        tracing::warn!("{}: numbers of runs of old streams are not forgotten: {e}", self.place);
+                        tracing::warn!("{}: cannot delete run numbers of old streams: {e}", self.place);
                     }
                 }
-                Message::LogOut(session, kept) => match statements::log_out(&self.connection, &session) {
-                    // Who asked may have given up.
+                StoreMessage::LogOut(session, kept) => match statements::log_out(&self.connection, &session) {
+                    // The caller may have given up.
                     Ok(()) => drop(kept.send(())),
-                    Err(e) => tracing::error!("{}: a log-out is not stored: {e}", self.place),
+                    Err(e) => tracing::error!("{}: cannot store a log-out: {e}", self.place),
                 },
-                Message::LoginsFrom(role, unix_s) => {
+                StoreMessage::LoginsFrom(role, unix_s) => {
                     if let Err(e) = statements::logins_from(&mut self.connection, role, unix_s) {
-                        tracing::error!("{}: log-outs are not stored: {e}", self.place);
+                        tracing::error!("{}: cannot store log-outs: {e}", self.place);
                     }
                 }
-                Message::Mark(id, _written) => self.note(statements::mark(&self.connection, &id)),
-                Message::Unmark(id, played) => self.note(statements::unmark(&self.connection, &id, played)),
-                Message::Run { stream, run } => self.runs.began(&stream, run),
-                Message::Ahead { stream, run, written } => {
+                StoreMessage::Mark(id, _written) => self.note(statements::mark(&self.connection, &id)),
+                StoreMessage::Unmark(id, played) => self.note(statements::unmark(&self.connection, &id, played)),
+                StoreMessage::Run { stream, run } => self.runs.began(&stream, run),
+                StoreMessage::Ahead { stream, run, written } => {
                     self.runs.ahead(&stream, run);
                     self.waiting.push(written);
                 }
-                Message::Flush(done) => {
+                StoreMessage::Flush(done) => {
                     self.write(&mut records);
-                    // Who asked may have given up.
+                    // The caller may have given up.
                     let _ = done.send(());
                 }
                 record => {
@@ -337,8 +337,8 @@ impl Writer {
                     }
                 }
             }
-            // Numbers do not wait for company, but streams that begin together are written together. While the disk fails, they
-            // go with the records.
+            // Run numbers do not wait for records, but streams that begin together are written together. While the disk
+            // fails, they are written with the records.
             let is_urgent = !self.waiting.is_empty() || (self.runs.is_due() && !self.failed);
             if is_urgent && messages.is_empty() {
                 self.write(&mut records);
@@ -346,37 +346,36 @@ impl Writer {
         }
     }
 
-    /// Writes what is left, and which numbers of runs were not used after all.
-    fn close(mut self, records: &mut Vec<Message>) {
+    /// Writes the remaining records, and returns unused run numbers.
+    fn close(mut self, records: &mut Vec<StoreMessage>) {
         self.write(records);
-        // Whatever is still being opened has not ended the process: that ends in order.
+        // An orderly shutdown is not the fault of a stream that is being opened.
         self.note(self.connection.execute("UPDATE openings SET open = 0 WHERE open = 1", []).map(drop));
-        // Without having heard of all that began it is not known which were.
+        // If a message was lost, the unused numbers are not known.
         if !self.misses_runs.load(Ordering::Acquire)
             && let Err(e) = self.runs.give_back(&mut self.connection)
         {
-            tracing::warn!("{}: the next start leaves numbers of runs out: {e}", self.place);
+            tracing::warn!("{}: the next start skips run numbers: {e}", self.place);
         }
     }
 
-    /// What a mark is worth is not worth a stream.
+    /// Logs a failure to write a mark. It must not stop a stream.
     fn note(&self, result: rusqlite::Result<()>) {
         if let Err(e) = result {
-            tracing::debug!("{}: which streams are being opened is not stored: {e}", self.place);
+            tracing::debug!("{}: cannot store the mark of a stream: {e}", self.place);
         }
     }
 
-    fn tell(&self, told: Told, result: rusqlite::Result<()>) {
-        told(result.map_err(|e| {
-            tracing::error!("{}: a stream could not be stored: {e}", self.place);
+    fn report(&self, on_stored: OnStored, result: rusqlite::Result<()>) {
+        on_stored(result.map_err(|e| {
+            tracing::error!("{}: cannot store a stream: {e}", self.place);
             Error::output("the store", format!("cannot be written: {e}"), "check the disk of --state")
         }));
     }
 
-    /// Writes records and the numbers of runs that are due, all or none. Records that cannot be written are lost; numbers stay
-    /// due until the next time.
-    fn write(&mut self, records: &mut Vec<Message>) {
-        // Whoever waits goes on when it has been tried.
+    /// Writes records and due run numbers in one transaction. If it fails, records are lost and run numbers stay due.
+    fn write(&mut self, records: &mut Vec<StoreMessage>) {
+        // Dropped after the attempt, which wakes the waiting threads.
         let _waiting = std::mem::take(&mut self.waiting);
         if records.is_empty() && !self.runs.is_due() {
             return;
@@ -391,7 +390,7 @@ impl Writer {
             Err(e) => {
                 self.metrics.store_lost(records.len() as u64);
                 if !std::mem::replace(&mut self.failed, true) {
-                    tracing::error!("{}: events and states are not stored: {e}; check the disk", self.place);
+                    tracing::error!("{}: cannot store events and states: {e}; check the disk", self.place);
                 }
             }
         }

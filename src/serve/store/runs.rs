@@ -1,8 +1,8 @@
-//! The numbers of runs, written ahead of their use: no run has the number of one before it, however the process ended.
+//! Run numbers, reserved in the store before they are used: no number is used twice, however the process ended.
 //!
-//! While the program runs, the file holds the last number that a stream may use, not the last one that it did. It is raised
-//! long before it is reached, so that neither a process that is killed nor a disk that does not answer for a while gives a
-//! number away twice. At an orderly end the file gets the last number that was used; after any other some are left out.
+//! While the program runs, the file holds the last number that a stream may use, not the last one used. It is raised
+//! well in advance, so that neither a kill nor a disk that fails for a while repeats a number. At an orderly shutdown
+//! the file gets the last number used; otherwise some numbers are skipped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,40 +11,39 @@ use rusqlite::{Connection, params};
 use crate::publish::hub::Restored;
 use touchline_core::time::RunId;
 
-/// How many numbers are set apart at once: a write every few hundred runs.
+/// Numbers reserved at once: one write per few hundred runs.
 const AHEAD: u32 = 256;
 
-/// With fewer left than this, more are set apart: so many runs may begin before the disk has answered.
+/// With fewer left than this, more are reserved: so many runs may begin before the disk has written them.
 const LEFT_MIN: u32 = 128;
 
-/// How long the number of a stream's last run is kept after the stream is gone, seconds: 90 days. Records are not kept for longer
-/// than that by those who compare them.
+/// How long the last run number of a removed stream is kept, seconds: 90 days, longer than consumers keep records.
 const KEPT_S: i64 = 90 * 24 * 3600;
 
-/// Numbers that are kept of streams that are gone or not, at most: names may be made by a program.
+/// Most run numbers kept: a program may generate stream names.
 const KEPT_MAX: i64 = 16_384;
 
-/// Of one stream.
+/// The run numbers of one stream.
 #[derive(Clone, Copy, Debug, Default)]
-struct Numbers {
-    /// The last that was used.
+struct RunNumbers {
+    /// The last number used.
     used: Option<u32>,
-    /// The last that may be used, by the file.
+    /// The last reserved number in the file.
     written: Option<u32>,
-    /// The same, as it is to be.
+    /// The last reserved number to be written.
     due: Option<u32>,
 }
 
-/// Of every stream that ever had one.
+/// The run numbers of all streams.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
-    streams: BTreeMap<String, Numbers>,
+    streams: BTreeMap<String, RunNumbers>,
 }
 
 impl Runs {
-    /// As the file has them.
+    /// Starts with the numbers in the file.
     pub fn new(restored: &BTreeMap<String, Restored>) -> Self {
-        let numbers = |run: RunId| Numbers { used: Some(run.0), written: Some(run.0), due: None };
+        let numbers = |run: RunId| RunNumbers { used: Some(run.0), written: Some(run.0), due: None };
         let streams = restored.iter().filter_map(|(id, kept)| Some((id.clone(), numbers(kept.run?)))).collect();
         Self { streams }
     }
@@ -57,10 +56,10 @@ impl Runs {
         }
     }
 
-    /// Run `run` of `stream` may begin soon.
+    /// Reserves numbers: run `run` of `stream` may begin soon.
     pub fn ahead(&mut self, stream: &str, run: RunId) {
         if !self.streams.contains_key(stream) {
-            self.streams.insert(stream.to_owned(), Numbers::default());
+            self.streams.insert(stream.to_owned(), RunNumbers::default());
         }
         let Some(numbers) = self.streams.get_mut(stream) else { return };
         if numbers.due.max(numbers.written) < Some(run.0.saturating_add(LEFT_MIN)) {
@@ -68,26 +67,26 @@ impl Runs {
         }
     }
 
-    /// Whether something is to be written.
+    /// Whether a number must be written.
     pub fn is_due(&self) -> bool {
         self.streams.values().any(|numbers| numbers.due.is_some())
     }
 
-    /// Writes what is due; it stays due until [`Runs::written`].
+    /// Writes the due numbers. They stay due until [`Runs::written`].
     pub fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
         let due = self.streams.iter().filter_map(|(id, numbers)| Some((id, numbers.due?)));
         due.into_iter().try_for_each(|(id, run)| write(connection, id, run))
     }
 
-    /// What was due is on the disk.
+    /// The due numbers are on the disk.
     pub fn written(&mut self) {
         for numbers in self.streams.values_mut() {
             numbers.written = numbers.due.take().or(numbers.written);
         }
     }
 
-    /// The streams `here` are there. Forgets the numbers of those that have not been for long, and of the longest gone when they are
-    /// too many.
+    /// `here` are the current streams. Deletes the numbers of streams removed long ago, and the oldest if there are too
+    /// many.
     pub fn forget_gone(&mut self, connection: &mut Connection, here: &[String]) -> rusqlite::Result<()> {
         let transaction = connection.transaction()?;
         for id in here {
@@ -105,7 +104,7 @@ impl Runs {
         Ok(())
     }
 
-    /// Nothing begins any more: gives back what was set apart and not used.
+    /// Returns reserved numbers that were not used, at shutdown.
     pub fn give_back(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
         let transaction = connection.transaction()?;
         for (id, numbers) in self.streams.iter().filter(|(_, numbers)| numbers.written != numbers.used) {
@@ -118,7 +117,7 @@ impl Runs {
     }
 }
 
-/// A stream is there, or was until now.
+/// Records that a stream exists now.
 pub(super) fn see(connection: &Connection, stream: &str) -> rusqlite::Result<()> {
     connection.execute("UPDATE runs SET seen = unixepoch() WHERE stream = ?1", [stream]).map(drop)
 }

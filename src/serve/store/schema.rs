@@ -1,4 +1,4 @@
-//! The store's file: who may read it, whether it is ours and whole, and how an older one becomes a newer one.
+//! The file of the store: permissions, identification, integrity and migrations.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Read;
@@ -12,11 +12,11 @@ use touchline_core::error::{Error, Result};
 /// Marks the file as this program's: "TchL" in SQLite's header.
 const APPLICATION: i32 = 0x5463_684c;
 
-/// SQLite's header, and where in it the mark is.
+/// Size of SQLite's header, and offset of the application id in it.
 const HEADER: u64 = 100;
 const MARK: usize = 68;
 
-/// What each version of the file adds to the one before. Never change one that was released; append.
+/// The migration of each version. Never change a released one; append.
 const STEPS: [&str; 3] = [
     "
     CREATE TABLE streams (
@@ -37,7 +37,7 @@ const STEPS: [&str; 3] = [
         run INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
-    // Which streams are being opened, and how often the process has ended meanwhile.
+    // Streams that are being opened, and how often the process ended meanwhile.
     "
     CREATE TABLE openings (
         stream TEXT PRIMARY KEY,
@@ -45,7 +45,7 @@ const STEPS: [&str; 3] = [
         open INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
-    // Sessions that were left; and when a stream was last there, so that the numbers of runs of those that are gone can be forgotten.
+    // Log-outs, and when a stream last existed, so that run numbers of removed streams can be deleted.
     "
     CREATE TABLE logouts (
         nonce BLOB PRIMARY KEY,
@@ -64,76 +64,76 @@ const STEPS: [&str; 3] = [
 /// Version of the file that this program writes.
 const VERSION: i32 = STEPS.len() as i32;
 
-/// Opens or makes the store's file, for this process alone.
+/// Opens or creates the file for this process only.
 ///
 /// # Errors
-/// [`Error::Output`] saying what is wrong with it and what to do.
+/// [`Error::Output`] with the cause and advice.
 pub(super) fn open(path: &Path) -> Result<Connection> {
     let fail = |cause: &str, advice: &str| Error::output(path.display().to_string(), cause, advice);
-    // Made here and not by SQLite, so that nobody else can read it for a moment.
+    // Created here, not by SQLite, so that others can never read it.
     let made = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = made.map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
-            fail("the folder is not there", "make it first, or name another file with --state")
+            fail("the folder does not exist", "create it, or name another file with --state")
         }
         std::io::ErrorKind::IsADirectory => fail("is a folder", "name a file in it, as in --state FOLDER/touchline.db"),
-        _ => fail(&e.to_string(), "give this user the right to write there, or name another file with --state"),
+        _ => fail(&e.to_string(), "grant this user write access, or name another file with --state"),
     })?;
-    // Before SQLite sees it, which writes into what it opens.
+    // Checked before SQLite opens it, because SQLite writes to it.
     if !may_be_ours(&file).map_err(|e| fail(&e.to_string(), "check the file"))? {
-        return Err(fail("is no store of this program", "name another file with --state"));
+        return Err(fail("is not a store of this program", "name another file with --state"));
     }
     drop(file);
     let mut connection = Connection::open(path).map_err(|e| failed(path, &e))?;
     prepare(&mut connection, path).map_err(|trouble| match trouble {
-        Trouble::Sql(e) => failed(path, &e),
-        Trouble::Foreign => fail("is a database of another program", "name another file with --state"),
-        Trouble::Newer(version) => fail(
-            &format!("was written by a newer version of the program (file version {version}, known {VERSION})"),
+        OpenFailure::Sql(e) => failed(path, &e),
+        OpenFailure::Foreign => fail("is a database of another program", "name another file with --state"),
+        OpenFailure::Newer(version) => fail(
+            &format!("was written by a newer version of the program (file version {version}, supported {VERSION})"),
             "run that version, or name another file with --state",
         ),
-        Trouble::Damaged(text) => damaged(path, &text),
-        Trouble::Mode(e) => fail(&e.to_string(), "let its owner run the program, or name another file with --state"),
+        OpenFailure::Damaged(text) => damaged(path, &text),
+        OpenFailure::Mode(e) => fail(&e.to_string(), "run the program as its owner, or name another file with --state"),
     })?;
     Ok(connection)
 }
 
-enum Trouble {
+enum OpenFailure {
     Sql(rusqlite::Error),
     Foreign,
     Newer(i32),
     Damaged(String),
-    /// It cannot be made its owner's alone.
+    /// Its permissions cannot be restricted to its owner.
     Mode(std::io::Error),
 }
 
-impl From<rusqlite::Error> for Trouble {
+impl From<rusqlite::Error> for OpenFailure {
     fn from(e: rusqlite::Error) -> Self {
-        Trouble::Sql(e)
+        OpenFailure::Sql(e)
     }
 }
 
-fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Trouble> {
+fn prepare(connection: &mut Connection, path: &Path) -> Result<(), OpenFailure> {
     connection.busy_timeout(std::time::Duration::from_millis(500))?;
-    // The first access locks the file until the process ends, however it ends; and the log needs no shared memory.
+    // The first access locks the file until the process ends, and the log needs no shared memory.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if application != APPLICATION && (tables > 0 || application != 0 || version != 0) {
-        return Err(Trouble::Foreign);
+        return Err(OpenFailure::Foreign);
     }
     if !(0..=VERSION).contains(&version) {
-        return Err(Trouble::Newer(version));
+        return Err(OpenFailure::Newer(version));
     }
-    // It is ours. From here on it is written to, and its log gets its mode.
-    keep_from_others(path).map_err(Trouble::Mode)?;
+    // The file is ours. From here on it is written, and its log inherits its mode.
+    keep_from_others(path).map_err(OpenFailure::Mode)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive)?;
     let check: String = transaction.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if check != "ok" {
-        return Err(Trouble::Damaged(check));
+        return Err(OpenFailure::Damaged(check));
     }
     for step in &STEPS[version as usize..] {
         transaction.execute_batch(step)?;
@@ -147,8 +147,8 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Whether the file is empty or a database that is not marked as another program's. The mark of a store whose process was killed
-/// early may still be in its log alone.
+/// Whether the file is empty, or a database that is not another program's. If the first process was killed early, the
+/// application id may be in the log only.
 fn may_be_ours(file: &File) -> std::io::Result<bool> {
     let mut header = Vec::new();
     file.take(HEADER).read_to_end(&mut header)?;
@@ -159,14 +159,14 @@ fn may_be_ours(file: &File) -> std::io::Result<bool> {
     Ok(header.starts_with(b"SQLite format 3\0") && matches!(mark, Some(0 | APPLICATION)))
 }
 
-/// Takes all rights to the file and its log from everybody but their owner.
+/// Restricts the file and its log to their owner.
 fn keep_from_others(path: &Path) -> std::io::Result<()> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     for path in [path, Path::new(&log)] {
         let Ok(metadata) = std::fs::metadata(path) else { continue };
         if metadata.permissions().mode() & 0o077 != 0 {
-            tracing::warn!("{}: others could read the secrets in it; now only its owner can", path.display());
+            tracing::warn!("{}: other users could read the secrets in it; now only its owner can", path.display());
             std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
         }
     }
@@ -174,23 +174,23 @@ fn keep_from_others(path: &Path) -> std::io::Result<()> {
 }
 
 fn damaged(path: &Path, text: &str) -> Error {
-    let advice = "put a copy in its place, or move it away to begin anew without the streams in it";
+    let advice = "restore a backup, or move it away to start without its streams";
     Error::output(path.display().to_string(), format!("the store is damaged: {text}"), advice)
 }
 
-/// What an error of SQLite means and what to do about it.
+/// Cause and advice for an error of SQLite.
 pub(super) fn failed(path: &Path, error: &rusqlite::Error) -> Error {
     let fail = |cause: &str, advice: &str| Error::output(path.display().to_string(), cause, advice);
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            fail("another process has the store", "stop it, or give this one a store of its own with --state")
+            fail("another process uses the store", "stop that process, or name another file with --state")
         }
-        Some(ErrorCode::NotADatabase) => fail("is no store of this program", "name another file with --state"),
+        Some(ErrorCode::NotADatabase) => fail("is not a store of this program", "name another file with --state"),
         Some(ErrorCode::DatabaseCorrupt) => damaged(path, &error.to_string()),
         Some(ErrorCode::DiskFull) => fail("the disk is full", "free space on it, or name another file with --state"),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-            fail("cannot be written", "give this user the right to write it and its folder")
+            fail("cannot be written", "grant this user write access to the file and its folder")
         }
-        _ => fail(&format!("the store does not open: {error}"), "name another file with --state"),
+        _ => fail(&format!("cannot open the store: {error}"), "name another file with --state"),
     }
 }

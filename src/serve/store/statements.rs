@@ -5,7 +5,7 @@ use touchline_core::time::RunId;
 
 use super::runs;
 use super::runs::Runs;
-use super::{Contents, Message, Stored};
+use super::{Contents, StoreMessage, Stored};
 use crate::config::StreamSettings;
 use crate::publish::access::{LogOuts, LoggedOut, NONCE, Role};
 use crate::publish::hub::{HISTORY_EVENTS, HISTORY_INCIDENTS, RecordKind};
@@ -19,13 +19,13 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
         let (id, settings, generation) = stream?;
         match serde_json::from_str::<StreamSettings>(&settings) {
             Ok(settings) => {
-                // Until the hub knows it.
+                // Masks its secrets until the hub does.
                 drop(touchline_core::redact::remember(&settings.uri));
                 let generation = u64::try_from(generation).unwrap_or(0);
                 contents.streams.push(Stored { settings, generation });
             }
-            // One that cannot be read must not take the others with it; it stays in the file.
-            Err(e) => tracing::error!("the store's settings of stream {id:?} cannot be read and are left out: {e}"),
+            // The others are kept. This one stays in the file.
+            Err(e) => tracing::error!("cannot read the stored settings of stream {id:?}; it is skipped: {e}"),
         }
     }
     let mut rows = connection.prepare("SELECT stream, kind, json FROM records ORDER BY number")?;
@@ -53,7 +53,7 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Contents> {
     Ok(contents)
 }
 
-/// What is still marked was being opened when the last process ended.
+/// Counts a crash for every stream that is still marked.
 pub(super) fn count_ends(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("UPDATE openings SET ends = ends + 1, open = 0 WHERE open = 1", []).map(drop)
 }
@@ -122,12 +122,12 @@ pub(super) fn forget(connection: &Connection, id: &str) -> rusqlite::Result<()> 
     connection.execute("DELETE FROM records WHERE stream = ?1", [id]).map(drop)
 }
 
-pub(super) fn write_all(connection: &mut Connection, records: &[Message], runs: &Runs) -> rusqlite::Result<()> {
+pub(super) fn write_all(connection: &mut Connection, records: &[StoreMessage], runs: &Runs) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     runs.write(&transaction)?;
     for record in records {
         match record {
-            Message::Record { stream, kind, json } => {
+            StoreMessage::Record { stream, kind, json } => {
                 let kept = match kind {
                     RecordKind::Event => HISTORY_EVENTS,
                     RecordKind::Incident => HISTORY_INCIDENTS,
@@ -140,11 +140,14 @@ pub(super) fn write_all(connection: &mut Connection, records: &[Message], runs: 
                             ORDER BY number DESC LIMIT 1 OFFSET ?3)";
                 transaction.execute(sql, params![stream, kind.as_str(), kept as i64])?;
             }
-            Message::Forget(id) => forget(&transaction, id)?,
-            Message::Save(..) | Message::Delete(..) | Message::Run { .. } | Message::Ahead { .. } => {}
-            Message::Mark(..) | Message::Unmark(..) | Message::Here(_) => {}
-            Message::LogOut(..) | Message::LoginsFrom(..) => {}
-            Message::Flush(_) | Message::Close => {}
+            StoreMessage::Forget(id) => forget(&transaction, id)?,
+            StoreMessage::Save(..)
+            | StoreMessage::Delete(..)
+            | StoreMessage::Run { .. }
+            | StoreMessage::Ahead { .. } => {}
+            StoreMessage::Mark(..) | StoreMessage::Unmark(..) | StoreMessage::Here(_) => {}
+            StoreMessage::LogOut(..) | StoreMessage::LoginsFrom(..) => {}
+            StoreMessage::Flush(_) | StoreMessage::Close => {}
         }
     }
     transaction.commit()

@@ -25,11 +25,11 @@ fn settings(id: &str) -> StreamSettings {
     }
 }
 
-struct Place {
+struct TestStore {
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl TestStore {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
@@ -42,14 +42,14 @@ impl Place {
         Store::open(&self.path(), Metrics::new()).unwrap()
     }
 
-    /// What a process would find that is started after this one was killed.
+    /// The contents after a kill of this process.
     fn after_a_kill(&self) -> Contents {
         self.left_by_a_kill().open().2
     }
 
     /// The files as they are now.
-    fn left_by_a_kill(&self) -> Place {
-        let copy = Place::new();
+    fn left_by_a_kill(&self) -> TestStore {
+        let copy = TestStore::new();
         for file in std::fs::read_dir(self.folder.path()).unwrap() {
             let file = file.unwrap();
             std::fs::copy(file.path(), copy.folder.path().join(file.file_name())).unwrap();
@@ -79,9 +79,9 @@ fn keep(store: &Store, stream: &str, kind: RecordKind, text: &str) {
 }
 
 #[test]
-fn what_was_stored_is_there_again() {
-    let place = Place::new();
-    let (store, thread, contents) = place.open();
+fn stored_data_survive_a_restart() {
+    let test_store = TestStore::new();
+    let (store, thread, contents) = test_store.open();
     assert_eq!(contents, Contents::default());
     for (i, id) in ["b", "a", "c"].iter().enumerate() {
         save(&store, id, i as u64 + 1);
@@ -96,7 +96,7 @@ fn what_was_stored_is_there_again() {
     store.run_began("a", RunId(4));
     drop(store);
     drop(thread);
-    let (_store, _thread, contents) = place.open();
+    let (_store, _thread, contents) = test_store.open();
     let streams: Vec<_> = contents.streams.iter().map(|s| (s.settings.id.as_str(), s.generation)).collect();
     assert_eq!(streams, [("b", 9), ("a", 2)], "in the order in which they were added");
     assert_eq!(contents.streams[1].settings, settings("a"));
@@ -111,33 +111,33 @@ fn run(contents: &Contents, stream: &str) -> Option<u32> {
 
 #[test]
 fn no_number_of_a_run_is_used_twice_however_the_process_ends() {
-    let place = Place::new();
-    let (store, thread, _) = place.open();
+    let test_store = TestStore::new();
+    let (store, thread, _) = test_store.open();
     store.run_ahead("a", RunId(0));
     store.run_ahead("b", RunId(0));
-    assert!(run(&place.after_a_kill(), "a").is_some(), "before it has begun");
+    assert!(run(&test_store.after_a_kill(), "a").is_some(), "before it has begun");
     for n in 0..1000 {
         store.run_began("a", RunId(n));
         if n % 100 == 0 {
             assert!(store.flush(Duration::from_secs(10)));
-            assert!(run(&place.after_a_kill(), "a") > Some(n + 100), "also of those that the disk has not heard of");
+            assert!(run(&test_store.after_a_kill(), "a") > Some(n + 100), "also of those that are not on the disk");
         }
     }
     drop((store, thread));
-    let (store, thread, contents) = place.open();
-    assert_eq!(run(&contents, "a"), Some(999), "an orderly end leaves none out");
-    assert_eq!(run(&contents, "b"), None, "nothing came of it");
+    let (store, thread, contents) = test_store.open();
+    assert_eq!(run(&contents, "a"), Some(999), "an orderly end skips none");
+    assert_eq!(run(&contents, "b"), None, "it was not used");
     // As many as there are messages while the disk stands still.
     store.misses_runs.store(true, Ordering::Release);
     store.run_began("a", RunId(1000));
     drop((store, thread));
-    assert!(run(&place.open().2, "a") > Some(1000), "nor when some were not heard of");
+    assert!(run(&test_store.open().2, "a") > Some(1000), "nor if messages were lost");
 }
 
 #[test]
 fn the_number_of_the_last_run_outlives_the_stream() {
-    let place = Place::new();
-    let (store, thread, _) = place.open();
+    let test_store = TestStore::new();
+    let (store, thread, _) = test_store.open();
     for id in ["api", "file"] {
         store.run_began(id, RunId(4));
         keep(&store, id, RecordKind::Event, "{}");
@@ -146,7 +146,7 @@ fn the_number_of_the_last_run_outlives_the_stream() {
     delete(&store, "api");
     store.forget("file");
     drop((store, thread));
-    let contents = place.open().2;
+    let contents = test_store.open().2;
     for id in ["api", "file"] {
         let left = Restored { run: Some(RunId(4)), ..Restored::default() };
         assert_eq!(contents.restored[id], left, "{id}");
@@ -155,10 +155,10 @@ fn the_number_of_the_last_run_outlives_the_stream() {
 
 #[test]
 fn a_write_that_fails_forgets_no_number() {
-    let place = Place::new();
+    let test_store = TestStore::new();
     let metrics = Metrics::new();
-    let mut writer = Writer {
-        connection: schema::open(&place.path()).unwrap(),
+    let mut writer = StoreWriter {
+        connection: schema::open(&test_store.path()).unwrap(),
         place: "here".into(),
         metrics: metrics.clone(),
         failed: false,
@@ -166,7 +166,7 @@ fn a_write_that_fails_forgets_no_number() {
         waiting: Vec::new(),
         misses_runs: Arc::default(),
     };
-    let record = || vec![Message::Record { stream: "a".into(), kind: RecordKind::Event, json: "{}".into() }];
+    let record = || vec![StoreMessage::Record { stream: "a".into(), kind: RecordKind::Event, json: "{}".into() }];
     writer.connection.execute_batch("ALTER TABLE records RENAME TO away").unwrap();
     writer.runs.began("a", RunId(5));
     writer.write(&mut record());
@@ -181,8 +181,8 @@ fn a_write_that_fails_forgets_no_number() {
 
 #[test]
 fn records_are_bounded_and_go_with_their_stream() {
-    let place = Place::new();
-    let (store, thread, _) = place.open();
+    let test_store = TestStore::new();
+    let (store, thread, _) = test_store.open();
     for n in 0..HISTORY_EVENTS + 50 {
         // As slowly as the disk wants it: this is not the test of what is lost.
         if n % 100 == 0 {
@@ -194,7 +194,7 @@ fn records_are_bounded_and_go_with_their_stream() {
     store.forget("gone");
     assert!(store.flush(Duration::from_secs(10)));
     drop((store, thread));
-    let (_store, _thread, contents) = place.open();
+    let (_store, _thread, contents) = test_store.open();
     assert!(!contents.restored.contains_key("gone"));
     let events = &contents.restored["a"].events;
     assert_eq!((events.len(), &*events[0]), (HISTORY_EVENTS, "50"));
@@ -202,9 +202,9 @@ fn records_are_bounded_and_go_with_their_stream() {
 }
 
 #[test]
-fn what_is_too_much_for_the_disk_is_counted() {
+fn records_that_the_disk_is_too_slow_for_are_counted() {
     let metrics = Metrics::new();
-    // Nobody reads: a disk that has come to a stop.
+    // Nobody reads: a disk that hangs.
     let (to, _messages) = bounded(2);
     let store = Store { to, metrics: metrics.clone(), misses_runs: Arc::default() };
     (0..5).for_each(|_| keep(&store, "a", RecordKind::Event, "{}"));
@@ -217,55 +217,58 @@ fn what_is_too_much_for_the_disk_is_counted() {
 
 #[test]
 fn only_its_owner_reads_it_and_one_process_has_it() {
-    let place = Place::new();
-    std::fs::write(place.path(), "").unwrap();
-    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
-    let (store, thread, _) = place.open();
+    let test_store = TestStore::new();
+    std::fs::write(test_store.path(), "").unwrap();
+    std::fs::set_permissions(test_store.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (store, thread, _) = test_store.open();
     save(&store, "a", 1);
-    for file in std::fs::read_dir(place.folder.path()).unwrap() {
+    for file in std::fs::read_dir(test_store.folder.path()).unwrap() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
     }
-    let text = place.refused();
-    assert!(text.contains("another process") && text.contains("--state"), "{text}");
+    let text = test_store.refused();
+    assert!(text.contains("another process uses") && text.contains("--state"), "{text}");
     drop((store, thread));
-    place.open();
+    test_store.open();
 }
 
 #[test]
-fn a_file_that_is_none_of_ours_or_not_whole_says_so() {
-    let place = Place::new();
-    std::fs::write(place.path(), "these are notes and no database, however long they may be").unwrap();
-    let text = place.refused();
-    assert!(text.contains("no store of this program") && text.starts_with(place.path().to_str().unwrap()), "{text}");
+fn a_foreign_or_damaged_file_is_refused() {
+    let test_store = TestStore::new();
+    std::fs::write(test_store.path(), "these are notes and no database, however long they may be").unwrap();
+    let text = test_store.refused();
+    assert!(
+        text.contains("not a store of this program") && text.starts_with(test_store.path().to_str().unwrap()),
+        "{text}"
+    );
 
-    std::fs::remove_file(place.path()).unwrap();
-    Connection::open(place.path()).unwrap().execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
-    assert!(place.refused().contains("another program"), "{}", place.refused());
+    std::fs::remove_file(test_store.path()).unwrap();
+    Connection::open(test_store.path()).unwrap().execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
+    assert!(test_store.refused().contains("another program"), "{}", test_store.refused());
 
-    std::fs::remove_file(place.path()).unwrap();
-    drop(place.open());
-    Connection::open(place.path()).unwrap().pragma_update(None, "user_version", VERSION_TO_COME).unwrap();
-    assert!(place.refused().contains("newer version"), "{}", place.refused());
+    std::fs::remove_file(test_store.path()).unwrap();
+    drop(test_store.open());
+    Connection::open(test_store.path()).unwrap().pragma_update(None, "user_version", VERSION_TO_COME).unwrap();
+    assert!(test_store.refused().contains("newer version"), "{}", test_store.refused());
 
-    std::fs::remove_file(place.path()).unwrap();
-    let (store, thread, _) = place.open();
+    std::fs::remove_file(test_store.path()).unwrap();
+    let (store, thread, _) = test_store.open();
     (0..200).for_each(|n| save(&store, &format!("s{n}"), 1));
     drop((store, thread));
-    let mut bytes = std::fs::read(place.path()).unwrap();
+    let mut bytes = std::fs::read(test_store.path()).unwrap();
     let from = 4096 * 2;
     bytes[from..].iter_mut().step_by(3).for_each(|byte| *byte = byte.wrapping_add(77));
-    std::fs::write(place.path(), bytes).unwrap();
-    let text = place.refused();
+    std::fs::write(test_store.path(), bytes).unwrap();
+    let text = test_store.refused();
     assert!(text.contains("damaged") && text.contains("move it away"), "{text}");
 
-    let folder = Store::open(place.folder.path(), Metrics::new()).err().unwrap().to_string();
+    let folder = Store::open(test_store.folder.path(), Metrics::new()).err().unwrap().to_string();
     assert!(folder.contains("name a file in it"), "{folder}");
-    let nowhere = Store::open(&place.folder.path().join("no/such.db"), Metrics::new()).err().unwrap().to_string();
-    assert!(nowhere.contains("folder is not there"), "{nowhere}");
+    let nowhere = Store::open(&test_store.folder.path().join("no/such.db"), Metrics::new()).err().unwrap().to_string();
+    assert!(nowhere.contains("folder does not exist"), "{nowhere}");
 }
 
-/// A version that no program of today knows.
+/// A version of the future.
 const VERSION_TO_COME: i32 = 1000;
 
 #[test]
@@ -275,85 +278,85 @@ fn nothing_printed_holds_a_secret() {
 }
 
 #[test]
-fn a_stream_that_was_being_opened_when_the_process_ended_is_known() {
-    let place = Place::new();
-    let (store, _thread, _) = place.open();
+fn streams_that_were_being_opened_when_the_process_ended_are_counted() {
+    let test_store = TestStore::new();
+    let (store, _thread, _) = test_store.open();
     for id in ["opens", "played", "failed"] {
         store.mark(id);
     }
     store.unmark("played", true);
     store.unmark("failed", false);
     assert!(store.flush(Duration::from_secs(10)));
-    let place = place.left_by_a_kill();
-    let (store, _thread, contents) = place.open();
+    let test_store = test_store.left_by_a_kill();
+    let (store, _thread, contents) = test_store.open();
     assert_eq!(contents.ends, [("opens".to_owned(), 1)].into());
     store.mark("opens");
-    let place = place.left_by_a_kill();
-    let (store, thread, contents) = place.open();
+    let test_store = test_store.left_by_a_kill();
+    let (store, thread, contents) = test_store.open();
     assert_eq!(contents.ends.get("opens"), Some(&2));
     store.mark("opens");
     store.unmark("opens", false);
     drop((store, thread));
-    let (store, thread, contents) = place.open();
+    let (store, thread, contents) = test_store.open();
     assert_eq!(contents.ends.get("opens"), Some(&2), "a failure in order counts for nothing");
     store.mark("opens");
     drop((store, thread));
-    let (store, thread, contents) = place.open();
+    let (store, thread, contents) = test_store.open();
     assert_eq!(contents.ends.get("opens"), Some(&2), "nor does an end in order");
     store.mark("opens");
     store.unmark("opens", true);
     drop((store, thread));
-    assert!(place.open().2.ends.is_empty());
+    assert!(test_store.open().2.ends.is_empty());
 }
 
 #[test]
 fn a_file_of_another_program_is_left_as_it_is() {
-    let foreign = |place: &Place| {
-        let connection = Connection::open(place.path()).unwrap();
+    let foreign = |test_store: &TestStore| {
+        let connection = Connection::open(test_store.path()).unwrap();
         connection.execute_batch("CREATE TABLE songs (name TEXT); PRAGMA user_version = 7;").unwrap();
     };
-    let marked = |place: &Place| {
-        let connection = Connection::open(place.path()).unwrap();
+    let marked = |test_store: &TestStore| {
+        let connection = Connection::open(test_store.path()).unwrap();
         connection.execute_batch("CREATE TABLE songs (name TEXT); PRAGMA application_id = 42;").unwrap();
     };
-    let text = |place: &Place| std::fs::write(place.path(), "notes\n".repeat(100)).unwrap();
-    for make in [&foreign as &dyn Fn(&Place), &marked, &text] {
-        let place = Place::new();
-        make(&place);
-        std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
-        let before = std::fs::read(place.path()).unwrap();
-        let said = place.refused();
-        assert!(said.contains("another program") || said.contains("no store of this program"), "{said}");
-        let mode = std::fs::metadata(place.path()).unwrap().permissions().mode();
-        assert_eq!((mode & 0o777, std::fs::read(place.path()).unwrap() == before), (0o644, true), "{said}");
-        assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), 1, "nothing lies beside it");
+    let text = |test_store: &TestStore| std::fs::write(test_store.path(), "notes\n".repeat(100)).unwrap();
+    for make in [&foreign as &dyn Fn(&TestStore), &marked, &text] {
+        let test_store = TestStore::new();
+        make(&test_store);
+        std::fs::set_permissions(test_store.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let before = std::fs::read(test_store.path()).unwrap();
+        let said = test_store.refused();
+        assert!(said.contains("another program") || said.contains("not a store of this program"), "{said}");
+        let mode = std::fs::metadata(test_store.path()).unwrap().permissions().mode();
+        assert_eq!((mode & 0o777, std::fs::read(test_store.path()).unwrap() == before), (0o644, true), "{said}");
+        assert_eq!(std::fs::read_dir(test_store.folder.path()).unwrap().count(), 1, "no other file was created");
     }
 }
 
 #[test]
 fn numbers_of_runs_are_forgotten_when_their_stream_has_been_gone_for_long() {
-    let place = Place::new();
-    let (store, thread, _) = place.open();
+    let test_store = TestStore::new();
+    let (store, thread, _) = test_store.open();
     for id in ["here", "gone", "gone-for-long"] {
         store.run_ahead(id, RunId(0));
         store.run_began(id, RunId(0));
     }
     drop((store, thread));
-    let connection = Connection::open(place.path()).unwrap();
+    let connection = Connection::open(test_store.path()).unwrap();
     connection.execute("UPDATE runs SET seen = unixepoch() - 91 * 24 * 3600 WHERE stream != 'gone'", []).unwrap();
     drop(connection);
-    let (store, thread, contents) = place.open();
+    let (store, thread, contents) = test_store.open();
     assert_eq!(contents.restored.len(), 3);
     store.here(vec!["here".into()]);
     drop((store, thread));
-    let restored = place.open().2.restored;
+    let restored = test_store.open().2.restored;
     assert_eq!(restored.keys().collect::<Vec<_>>(), ["gone", "here"]);
 }
 
 #[test]
-fn log_outs_are_on_the_disk_when_they_are_answered() {
-    let place = Place::new();
-    let (store, _thread, contents) = place.open();
+fn a_log_out_is_on_the_disk_when_it_is_answered() {
+    let test_store = TestStore::new();
+    let (store, _thread, contents) = test_store.open();
     assert_eq!(contents.log_outs, LogOuts::default());
     let session = |n: u8, role| LoggedOut { role, nonce: [n; NONCE], ends_s: 1 << 40 };
     for (n, role) in [(1, Role::Read), (2, Role::Read), (3, Role::Admin)] {
@@ -361,11 +364,11 @@ fn log_outs_are_on_the_disk_when_they_are_answered() {
         store.left(session(n, role), to);
         kept.blocking_recv().unwrap();
     }
-    let left = place.after_a_kill().log_outs.left;
+    let left = test_store.after_a_kill().log_outs.left;
     assert_eq!(left.len(), 3);
     assert!(left.contains(&session(2, Role::Read)) && left.contains(&session(3, Role::Admin)));
     store.not_before(Role::Read, 1000);
     assert!(store.flush(Duration::from_secs(60)));
-    let log_outs = place.after_a_kill().log_outs;
+    let log_outs = test_store.after_a_kill().log_outs;
     assert_eq!(log_outs, LogOuts { left: vec![session(3, Role::Admin)], not_before: vec![(Role::Read, 1000)] });
 }

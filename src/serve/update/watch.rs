@@ -1,15 +1,15 @@
-//! Says when a pack's directory has changed and has come to rest: by length and time of its files, which works on every
-//! file system, network drives too.
+//! Detects a change of a pack's directory that is complete. It compares sizes and modification times, which works on
+//! every file system, including network drives.
 
 use std::path::Path;
 use std::time::SystemTime;
 
 use touchline_compute::models::pack::MANIFEST;
 
-/// Between two looks, nanoseconds: a pack that is copied is at rest when two of them see the same.
+/// Interval of the checks, nanoseconds. A copy is complete when two checks see the same files.
 pub(super) const POLL_NS: u64 = 2_000_000_000;
 
-/// Name, length and time of change of the files that make a pack. Empty: there is none.
+/// Name, size and modification time of the files of a pack. Empty without any.
 type Fingerprint = Vec<(std::ffi::OsString, u64, Option<SystemTime>)>;
 
 fn fingerprint(dir: &Path) -> Fingerprint {
@@ -22,7 +22,7 @@ fn fingerprint(dir: &Path) -> Fingerprint {
                 || path.extension().is_some_and(|extension| extension == "safetensors")
         })
         .filter_map(|path| {
-            // Follows links: what matters is the file at their end.
+            // Follows links.
             let metadata = std::fs::metadata(&path).ok()?;
             Some((path.file_name()?.to_owned(), metadata.len(), metadata.modified().ok()))
         })
@@ -31,37 +31,37 @@ fn fingerprint(dir: &Path) -> Fingerprint {
     files
 }
 
-/// What was seen of the directory.
+/// The state of a watched directory.
 #[derive(Debug)]
-pub(super) struct Watch {
-    /// When the pack was last taken or refused.
+pub(super) struct DirectoryWatch {
+    /// The files when the pack was last taken or refused.
     tried: Fingerprint,
-    /// At the last look.
+    /// The files at the last check.
     last: Fingerprint,
     due_ns: u64,
 }
 
-impl Watch {
-    /// What is there now has been taken. `now_ns`: the monotonic clock.
+impl DirectoryWatch {
+    /// The current files have been taken. `now_ns`: monotonic clock.
     pub(super) fn new(dir: &Path, now_ns: u64) -> Self {
         let tried = fingerprint(dir);
         Self { last: tried.clone(), tried, due_ns: now_ns.saturating_add(POLL_NS) }
     }
 
-    /// When to look next, by the monotonic clock.
+    /// Time of the next check, monotonic clock.
     pub(super) fn due_ns(&self) -> u64 {
         self.due_ns
     }
 
-    /// Looks. True when the directory holds something else than what was last tried, and held the same at the last look:
-    /// a pack that is still being written is left alone. Each state is told once.
+    /// Checks the directory. Returns true once if its files differ from those last tried and have not changed since the
+    /// last check: a pack that is still being written is left alone.
     pub(super) fn changed(&mut self, dir: &Path, now_ns: u64) -> bool {
         if now_ns < self.due_ns {
             return false;
         }
         self.due_ns = now_ns.saturating_add(POLL_NS);
         let now = fingerprint(dir);
-        // Without the manifest it is not a pack yet, or not any more: somebody is at it.
+        // Without the manifest it is not a complete pack.
         let whole = now.iter().any(|(name, _, _)| name == MANIFEST);
         let at_rest = now == self.last;
         self.last = now;
@@ -78,14 +78,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_told_once_it_is_at_rest() {
+    fn a_complete_change_is_reported_once() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let write = |name: &str, content: &str| std::fs::write(dir.join(name), content).unwrap();
         write(MANIFEST, "one");
         let mut now_ns = 0;
-        let mut watch = Watch::new(dir, now_ns);
-        let mut look = |watch: &mut Watch| {
+        let mut watch = DirectoryWatch::new(dir, now_ns);
+        let mut look = |watch: &mut DirectoryWatch| {
             now_ns += POLL_NS;
             watch.changed(dir, now_ns)
         };
@@ -106,10 +106,10 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_no_more_often_than_it_should() {
+    fn the_interval_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(MANIFEST), "one").unwrap();
-        let mut watch = Watch::new(folder.path(), 0);
+        let mut watch = DirectoryWatch::new(folder.path(), 0);
         std::fs::write(folder.path().join(MANIFEST), "another").unwrap();
         assert!(!watch.changed(folder.path(), POLL_NS - 1) && watch.due_ns() == POLL_NS);
         assert!(!watch.changed(folder.path(), POLL_NS));

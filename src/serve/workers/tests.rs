@@ -8,7 +8,7 @@ fn intake(metrics: &Metrics) -> Intake {
     Intake { backlog, pack: Arc::new(pack), shadow: None, metrics, clips: Arc::default() }
 }
 
-/// The end of a line, however long it takes to come.
+/// The end of a queue.
 fn end(backlog: &Backlog) -> End {
     loop {
         for taken in backlog.gather(1, Duration::ZERO).expect("the backlog is open") {
@@ -32,19 +32,19 @@ fn a_panic_on_a_clip_thread_ends_its_stream_and_no_other() {
         to.send(MediaItem::Opened(Tracks { video: true, audio: false })).unwrap();
         if pace == Pace::File {
             to.send(MediaItem::Ended(End::Finished)).unwrap();
-            assert_eq!(end(&intake.backlog), End::Finished, "it knows nothing of the other");
+            assert_eq!(end(&intake.backlog), End::Finished, "the other stream does not affect it");
             continue;
         }
         let End::Failed { kind: Cause::Internal, cause, .. } = end(&intake.backlog) else { panic!("no failure") };
         assert!(cause.contains("panicked"), "{cause}");
-        // The source sees that nobody takes what it sends.
+        // The source sees that its channel is closed.
         while to.send(MediaItem::Opened(Tracks { video: true, audio: false })).is_ok() {
             std::thread::yield_now();
         }
     }
     let (_, to) = intake.add_stream("score", Pace::File, 0, RunId(0), tap).unwrap();
     to.send(MediaItem::Opened(Tracks { video: true, audio: false })).unwrap();
-    assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }), "nobody waits for ever");
+    assert!(matches!(end(&intake.backlog), End::Failed { kind: Cause::Internal, .. }), "the publisher gets an end");
     let text = metrics.encode();
     assert!(text.contains("touchline_stage_panics_total{stage=\"clip\"} 2"), "{text}");
 }
@@ -63,7 +63,7 @@ fn a_panic_while_scoring_costs_the_second_that_causes_it() {
     let second = |index| ClipSecond { index, ..ClipSecond::of_pictures(Vec::new()) };
     let seconds = [second(0), second(1), second(2)];
     let outcomes = contained(&seconds.each_ref(), &metrics, &mut |seconds| {
-        assert!(seconds.iter().all(|second| second.index != 1), "the models choke on this one");
+        assert!(seconds.iter().all(|second| second.index != 1), "the models panic on this one");
         seconds.iter().map(|second| gap(second, GapReason::NoMedia)).collect()
     });
     let reasons: Vec<_> = outcomes

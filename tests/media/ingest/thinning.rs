@@ -14,7 +14,7 @@ use touchline_media::Open;
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_serve::metrics::Metrics;
 use touchline_serve::publish::record::{Published, Recorder};
-use touchline_serve::workers::{What, Workers};
+use touchline_serve::workers::{DecidedItem, Workers};
 
 use super::{PATIENCE, open, text};
 use crate::common::Fixtures;
@@ -95,24 +95,24 @@ fn decisions(workers: &mut Workers, uri: &str, selection: Option<FrameSelection>
     let classes = Arc::new(pack.classes.clone());
     let (recorder, mut voter) =
         (Recorder::new("r", classes.clone(), Pace::File), Voter::new(VoteConfig::default(), classes.len()));
-    let (line, to) = workers.add_stream("r", Pace::File, 0, Box::new(|_| ())).unwrap();
+    let (queue, to) = workers.add_stream("r", Pace::File, 0, Box::new(|_| ())).unwrap();
     let _source = GstOpener::new(options, Arc::new(SystemClock::new())).unwrap().open(uri, to).unwrap();
     let mut lines = String::new();
     loop {
         let decided = workers.decided.recv_timeout(Duration::from_secs(60)).expect("a decision");
-        assert_eq!(decided.line, line);
-        match decided.what {
-            What::Outcome { outcome, .. } => {
+        assert_eq!(decided.queue, queue);
+        match decided.item {
+            DecidedItem::Outcome { outcome, .. } => {
                 let mut events = Vec::new();
                 let estimate = voter.push(&outcome, &mut events).cloned().expect("a vote a second");
                 let published = Published { outcome, estimate, events, latency_ns: None, backlog: 0 };
                 lines.extend(recorder.published(&published).into_iter().map(|line| line + "\n"));
             }
-            What::News(ClipOutput::Ended(end)) => {
+            DecidedItem::News(ClipOutput::Ended(end)) => {
                 assert_eq!(end, End::Finished);
                 return lines;
             }
-            What::News(_) => {}
+            DecidedItem::News(_) => {}
         }
     }
 }

@@ -1,99 +1,96 @@
-//! `/api/v1/session`: POST exchanges a token for a session cookie, DELETE ends it, GET says who one is.
+//! `/api/v1/session`: POST exchanges a token for a session cookie, GET returns the caller's role, DELETE ends the
+//! session.
 //!
-//! For browsers, whose event streams and pictures cannot send a token. The cookie is out of reach of scripts and is sent to
-//! no request that another site makes.
+//! Browsers need it: their event streams and images cannot send a token. Scripts cannot read the cookie, and the
+//! browser does not send it with requests from other sites.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Bytes, to_bytes};
+use axum::body::Bytes;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
-use super::super::http::{Server, json, problem};
-use super::super::pack_routes::{media_type, not_json};
+use super::super::answer::{ApiError, json, media_type, problem};
 use super::super::record::to_json;
-use super::{Access, BODY_MAX, By, Caller, Denied, Peer, Shown, address, origin, sessions};
+use super::{Access, AuthMethod, Caller, Credential, Denied, Peer, address, origin, sessions};
 
-/// How long an answer to a log-out waits for the disk. It is in effect before.
-const KEPT_LIMIT: Duration = Duration::from_secs(2);
+/// How long the answer to a log-out waits for the disk. The log-out itself takes effect at once.
+const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The body of a login.
+/// The body of POST.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Login {
+pub(in crate::publish) struct Login {
     token: String,
 }
 
-/// The token in a login's body.
+/// The token in the body of a login.
 ///
 /// # Errors
-/// What is wrong with the body, without its content: a mistyped token would be told.
+/// Describes the fault without quoting the body: it may contain a mistyped token.
 pub fn parse_login(body: &[u8]) -> Result<String, &'static str> {
     serde_json::from_slice::<Login>(body)
         .map(|login| login.token)
         .map_err(|_| "the body must be {\"token\": \"…\"} and nothing else")
 }
 
-pub(in crate::publish) async fn get(State(server): State<Server>, request: Request) -> Response {
-    let access = &server.access;
+pub(in crate::publish) async fn get(State(access): State<Arc<Access>>, request: Request) -> Response {
     let (method, path) = (request.method(), request.uri().path());
-    match access.decide(address(&request), method, path, request.headers()) {
+    match access.decide(address(request.extensions()), method, path, request.headers()) {
         Ok(caller) => json(to_json(&caller)),
         Err(denied) => access.refuse(denied, path),
     }
 }
 
-pub(in crate::publish) async fn post(State(server): State<Server>, request: Request) -> Response {
-    let access = &server.access;
-    let peer = request.extensions().get::<Peer>().copied();
-    let from = address(&request);
-    let (parts, body) = request.into_parts();
-    if !origin::is_own(&parts.headers, false) {
+pub(in crate::publish) async fn post(
+    State(access): State<Arc<Access>>,
+    extensions: Extensions,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !origin::is_own(&headers, false) {
         return access.refuse(Denied::ForeignSite, "");
     }
     // A form of another site cannot send this type.
-    if media_type(&parts.headers) != "application/json" {
-        let (status, error, advice) = not_json();
-        return problem(status, &error, &advice);
+    if media_type(&headers) != "application/json" {
+        return ApiError::not_json().into_response();
     }
-    let body: Bytes = to_bytes(body, BODY_MAX).await.unwrap_or_default();
     let token = match parse_login(&body) {
         Ok(token) => token,
         Err(error) => return problem(StatusCode::BAD_REQUEST, error, "see deploy/OPERATING.md"),
     };
-    let role = match access.check_token(from, token.trim()) {
+    let role = match access.check_token(address(&extensions), token.trim()) {
         Ok(role) => role,
         Err(denied) => return access.refuse(denied, ""),
     };
     let Some(value) = access.sessions.make(&access.tokens(), role, access.now_s()) else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no session can be made now", "try again");
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "cannot create a session", "retry in a second");
     };
-    let answer = json(to_json(&Caller { role, by: By::Session }));
-    with_cookie(access, answer, &value, sessions::LIFE_S, peer)
+    let answer = json(to_json(&Caller { role, by: AuthMethod::Session }));
+    with_cookie(&access, answer, &value, sessions::LIFE_S, extensions.get::<Peer>())
 }
 
-pub(in crate::publish) async fn delete(State(server): State<Server>, request: Request) -> Response {
-    let access = &server.access;
+pub(in crate::publish) async fn delete(State(access): State<Arc<Access>>, request: Request) -> Response {
     if !origin::is_own(request.headers(), false) {
         return access.refuse(Denied::ForeignSite, "");
     }
-    if let Shown::Session(value) = access.shown(request.headers())
-        && let Some(kept) = access.sessions.leave(&access.tokens(), value, access.now_s())
-        && !matches!(tokio::time::timeout(KEPT_LIMIT, kept).await, Ok(Ok(())))
+    if let Credential::Session(value) = access.credential(request.headers())
+        && let Some(stored) = access.sessions.leave(&access.tokens(), value, access.now_s())
+        && !matches!(tokio::time::timeout(ARCHIVE_TIMEOUT, stored).await, Ok(Ok(())))
     {
-        tracing::error!("a log-out is not on the disk of --state: after a restart that session is valid again");
+        tracing::error!("a log-out could not be written to --state; that session is valid again after a restart");
     }
-    let peer = request.extensions().get::<Peer>().copied();
-    with_cookie(access, StatusCode::NO_CONTENT.into_response(), "", 0, peer)
+    with_cookie(&access, StatusCode::NO_CONTENT.into_response(), "", 0, request.extensions().get::<Peer>())
 }
 
-fn with_cookie(access: &Access, mut answer: Response, value: &str, life_s: u64, peer: Option<Peer>) -> Response {
+fn with_cookie(access: &Access, mut answer: Response, value: &str, life_s: u64, peer: Option<&Peer>) -> Response {
     let secure = if peer.is_some_and(|peer| peer.tls) { "; Secure" } else { "" };
     let name = access.cookie();
     let cookie = format!("{name}={value}; Path=/; Max-Age={life_s}; HttpOnly; SameSite=Strict{secure}");
-    let cookie = HeaderValue::from_str(&cookie).expect("base64 and digits may stand in a header");
+    let cookie = HeaderValue::from_str(&cookie).expect("base64 and digits are valid in a header");
     answer.headers_mut().insert(header::SET_COOKIE, cookie);
     answer
 }

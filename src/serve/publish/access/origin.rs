@@ -1,13 +1,14 @@
-//! Tells requests of programs and of the server's own page from those that a browser sends for another site.
+//! Distinguishes requests of programs and of the server's own page from those of other sites' pages.
 //!
-//! A browser sends `Origin` with every request that may change something. A page whose name was pointed at this machine has
-//! that name in `Host` as well, so where no token is asked for, a name in either is not believed; a page cannot make
-//! its origin a bare address. Where a token or session was shown a name is as good: browsers bind both to it.
+//! A browser sends `Origin` with every change. With DNS rebinding, a foreign page has the same name in `Origin` and
+//! `Host`, so without a credential only addresses are accepted: a page cannot make its origin an address that is not
+//! its own. With a token or a session a name is accepted, because browsers bind both to it.
 
 use axum::http::{HeaderMap, header};
 use url::{Host, Url};
 
-/// Whether a request that may change something may be listened to. `anonymous`: it brought no token and no session.
+/// Whether a change comes from a program or the server's own page. `anonymous`: the request has no token and no
+/// session.
 pub(super) fn is_own(headers: &HeaderMap, anonymous: bool) -> bool {
     if headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none") {
         return false;
@@ -16,7 +17,7 @@ pub(super) fn is_own(headers: &HeaderMap, anonymous: bool) -> bool {
     own_origin(headers, origin.to_str().ok(), anonymous).unwrap_or(false)
 }
 
-/// Whether a request asks for this machine by an address or as `localhost`, or says no name, as no browser does.
+/// Whether `Host` is an address, `localhost` or absent. Browsers always send `Host`.
 pub(super) fn is_asked_by_address(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
     let host = host.to_str().ok().and_then(|host| Url::parse(&format!("http://{host}/")).ok());
@@ -34,7 +35,7 @@ fn is_address(host: Option<Host<&str>>) -> bool {
 fn own_origin(headers: &HeaderMap, origin: Option<&str>, anonymous: bool) -> Option<bool> {
     let origin = Url::parse(origin?).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
     let host = headers.get(header::HOST)?.to_str().ok()?;
-    // A proxy may speak TLS for us: whether it does is not for us to know.
+    // A proxy may terminate TLS: the scheme is not compared.
     let host = Url::parse(&format!("{}://{host}/", origin.scheme())).ok()?;
     let is_address = is_address(host.host());
     let is_same = origin.host() == host.host() && origin.port_or_known_default() == host.port_or_known_default();
@@ -59,7 +60,7 @@ mod tests {
             (&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:9090")], false, false),
             (&[("host", "127.0.0.1:8080"), ("origin", "https://evil.example")], false, false),
             (&[("host", "127.0.0.1:8080"), ("origin", "null")], false, false),
-            // A name that was pointed at this machine; with a token it is the name by which it is known.
+            // A name that resolves to this machine is accepted with a token only.
             (&[("host", "box.example:8080"), ("origin", "http://box.example:8080")], false, true),
             (&[("host", "box.example"), ("origin", "https://box.example")], false, true),
             (&[("origin", "http://127.0.0.1:8080")], false, false),

@@ -1,12 +1,13 @@
 //! Sessions of browsers, whose event streams and pictures cannot send a token.
 //!
-//! A session is a cookie that names a role and an end, signed with a key made from the token it was exchanged for; another
-//! token ends all sessions of the old one. Sessions themselves are not kept, only those that were left by "log out", until they
-//! would have ended. With a store these outlive the process, and so do sessions: the page on a wall goes on after a restart.
-//! Without one the process has a key of its own, and all sessions end with it: else one that was left would be valid again.
+//! A session is a cookie with a role and an expiry, signed with a key derived from the token. Changing the token ends
+//! all its sessions. Only log-outs are stored, until their sessions would have expired. With a store, log-outs and
+//! sessions survive a restart, so a page on a wall continues. Without one, the key includes a random salt of the
+//! process and all sessions end with it: otherwise a session would be valid again after its log-out.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
@@ -17,81 +18,85 @@ use tokio::sync::oneshot;
 use super::Role;
 use super::tokens::Tokens;
 
-/// How long a session lasts, seconds: broadcasts are watched for weeks.
+/// Lifetime of a session, seconds: pages stay open for weeks.
 pub(super) const LIFE_S: u64 = 30 * 24 * 3600;
 
-/// Sessions of a role that were left and are not over yet. When there are more, all sessions of the role that began before end:
-/// none that was left may become valid again, and people log in again.
+/// Most log-outs kept per role. Beyond this all sessions of the role end: a session must never be valid again after its
+/// log-out.
 const LEFT_MAX: usize = 1024;
 
+/// Length of a nonce, bytes.
 pub const NONCE: usize = 16;
 
-/// Role, end and nonce: what is signed.
+/// Length of the signed part: role, expiry and nonce.
 const SIGNED: usize = 1 + 8 + NONCE;
 
-/// A session that was left.
+/// A session that was logged out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoggedOut {
+    /// Its role.
     pub role: Role,
+    /// Its nonce.
     pub nonce: [u8; NONCE],
-    /// Seconds since 1970-01-01 UTC.
+    /// Its expiry, seconds since 1970-01-01 UTC.
     pub ends_s: u64,
 }
 
-/// What is known of sessions that were left.
+/// All log-outs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogOuts {
+    /// Sessions that were logged out.
     pub left: Vec<LoggedOut>,
-    /// Sessions of a role that did not begin after this are over; seconds since 1970-01-01 UTC.
+    /// Sessions of a role that began at or before this time are invalid; seconds since 1970-01-01 UTC.
     pub not_before: Vec<(Role, u64)>,
 }
 
-/// Keeps log-outs over a restart.
+/// Stores log-outs.
 pub trait SessionArchive: Send + Sync {
-    /// A session was left. `kept` is told when that is on the disk, and dropped when it cannot be.
+    /// Stores a log-out. `kept` gets a message when it is on the disk, and is dropped if it cannot be stored.
     fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>);
-    /// Sessions of `role` that did not begin after `unix_s` are over; those of them that were left need not be kept.
+    /// Stores that sessions of `role` that began at or before `unix_s` are invalid. Their log-outs need not be kept.
     fn not_before(&self, role: Role, unix_s: u64);
 }
 
 pub(super) struct Sessions {
-    state: Mutex<State>,
-    /// Stands in every signature.
+    state: Mutex<SessionState>,
+    /// Part of every signature.
     salt: [u8; NONCE],
     archive: Option<Arc<dyn SessionArchive>>,
 }
 
 #[derive(Default)]
-struct State {
+struct SessionState {
     /// Nonce → session.
     left: HashMap<[u8; NONCE], LoggedOut>,
     not_before: HashMap<Role, u64>,
 }
 
 impl Sessions {
-    /// For sessions that end with the process.
+    /// Sessions that end with the process.
     pub fn new() -> Self {
         let mut salt = [0; NONCE];
         if SystemRandom::new().fill(&mut salt).is_err() {
-            // Then no session can be made either.
-            tracing::warn!("the system gives no random numbers: nobody can log in");
+            // `make` fails as well.
+            tracing::warn!("the system provides no random numbers: logins fail");
         }
         Self { state: Mutex::default(), salt, archive: None }
     }
 
-    /// For sessions that outlive the process; `kept` is what was kept before.
+    /// Sessions that outlive the process; `kept` are the stored log-outs.
     pub fn with_archive(archive: Arc<dyn SessionArchive>, kept: LogOuts) -> Self {
         let LogOuts { left, not_before } = kept;
         let left = left.into_iter().map(|session| (session.nonce, session)).collect();
-        let state = State { left, not_before: not_before.into_iter().collect() };
+        let state = SessionState { left, not_before: not_before.into_iter().collect() };
         Self { state: Mutex::new(state), salt: [0; NONCE], archive: Some(archive) }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    fn state(&self) -> parking_lot::MutexGuard<'_, SessionState> {
+        self.state.lock()
     }
 
-    /// The cookie's value for `role`; [`None`] when the role has no token or the system gives no random numbers.
+    /// A cookie value for `role`. `None` if the role has no token or the system provides no random numbers.
     pub fn make(&self, tokens: &Tokens, role: Role, now_s: u64) -> Option<String> {
         let key = tokens.key(role)?;
         let mut nonce = [0; NONCE];
@@ -106,7 +111,7 @@ impl Sessions {
         Some(BASE64.encode(text))
     }
 
-    /// The role of a cookie's value, if it is ours, not over and not left.
+    /// The role of a cookie value, if it is valid, not expired and not logged out.
     pub fn role(&self, tokens: &Tokens, value: &str, now_s: u64) -> Option<Role> {
         let LoggedOut { role, nonce, ends_s } = self.read(tokens, value)?;
         let state = self.state();
@@ -114,14 +119,15 @@ impl Sessions {
         (now_s < ends_s && !is_over && !state.left.contains_key(&nonce)).then_some(role)
     }
 
-    /// Ends the session of a cookie's value. The answer is told when that is on the disk; [`None`]: it is kept nowhere.
+    /// Logs a session out. The receiver gets a message when that is on the disk. `None` without a store.
     pub fn leave(&self, tokens: &Tokens, value: &str, now_s: u64) -> Option<oneshot::Receiver<()>> {
         let session = self.read(tokens, value)?;
         let mut state = self.state();
         state.left.retain(|_, left| left.ends_s > now_s);
         let of_role = state.left.values().filter(|left| left.role == session.role).count();
         if of_role >= LEFT_MAX {
-            tracing::warn!("{LEFT_MAX} sessions were left: everybody with the token of this role has to log in again");
+            let role = session.role.as_str();
+            tracing::warn!("{LEFT_MAX} log-outs: all sessions of the role {role} end; log in again");
             state.left.retain(|_, left| left.role != session.role);
             state.not_before.insert(session.role, now_s);
             if let Some(archive) = &self.archive {
@@ -165,27 +171,27 @@ mod tests {
         Tokens::read(Some(&source("admin-token-0123456789")), Some(&source("reader-token-0123456789"))).unwrap()
     }
 
-    /// Keeps in memory what a store keeps on the disk.
+    /// Keeps log-outs in memory.
     #[derive(Default)]
-    struct Kept(Mutex<LogOuts>);
+    struct MemoryArchive(Mutex<LogOuts>);
 
-    impl SessionArchive for Kept {
+    impl SessionArchive for MemoryArchive {
         fn left(&self, session: LoggedOut, kept: oneshot::Sender<()>) {
-            self.0.lock().unwrap().left.push(session);
+            self.0.lock().left.push(session);
             kept.send(()).unwrap();
         }
 
         fn not_before(&self, role: Role, unix_s: u64) {
-            let mut kept = self.0.lock().unwrap();
+            let mut kept = self.0.lock();
             kept.left.retain(|left| left.role != role);
             kept.not_before.push((role, unix_s));
         }
     }
 
     #[test]
-    fn a_session_that_was_left_is_never_valid_again() {
+    fn a_session_is_never_valid_again_after_its_log_out() {
         let tokens = tokens();
-        let archive = Arc::<Kept>::default();
+        let archive = Arc::<MemoryArchive>::default();
         let sessions = Sessions::with_archive(archive.clone(), LogOuts::default());
         let admin = sessions.make(&tokens, Role::Admin, 1000).unwrap();
         let admin_too = sessions.make(&tokens, Role::Admin, 1000).unwrap();
@@ -196,7 +202,7 @@ mod tests {
         for reader in &readers {
             sessions.leave(&tokens, reader, 1001);
         }
-        let again = Sessions::with_archive(archive.clone(), archive.0.lock().unwrap().clone());
+        let again = Sessions::with_archive(archive.clone(), archive.0.lock().clone());
         for sessions in [&sessions, &again] {
             assert_eq!(sessions.role(&tokens, &admin, 1002), None);
             assert_eq!(

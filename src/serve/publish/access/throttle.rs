@@ -1,10 +1,10 @@
-//! Slows down whoever shows wrong tokens.
+//! Slows down clients that send wrong tokens.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Mutex;
 
-/// Wrong tokens that cost nothing: people mistype.
+/// Wrong tokens without a penalty: people mistype.
 const FREE: u32 = 5;
 
 /// The longest wait, seconds.
@@ -13,7 +13,7 @@ const WAIT_MAX_S: u64 = 60;
 /// Wrong tokens are forgotten this long after the last, ns.
 const FORGET_NS: u64 = 600 * SECOND_NS;
 
-/// Addresses that are remembered. When there are more, the one whose last wrong token is the oldest is forgotten.
+/// Most addresses kept. Beyond this the one with the oldest wrong token is dropped.
 const ADDRESSES_MAX: usize = 4096;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -31,16 +31,16 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// Seconds that `address` still has to wait before a token of it is looked at; 0: none.
+    /// Seconds that `address` must still wait before its tokens are compared.
     pub fn wait_s(&self, address: IpAddr, now_ns: u64) -> u64 {
-        let addresses = self.addresses.lock().unwrap_or_else(|e| e.into_inner());
+        let addresses = self.addresses.lock();
         let until_ns = addresses.get(&subscriber(address)).map_or(0, |f| f.until_ns);
         until_ns.saturating_sub(now_ns).div_ceil(SECOND_NS)
     }
 
-    /// `address` showed a wrong token. Gives the seconds that it has to wait now, as [`Self::wait_s`].
+    /// Records a wrong token from `address`. Returns the new wait, as [`Self::wait_s`].
     pub fn failed(&self, address: IpAddr, now_ns: u64) -> u64 {
-        let mut addresses = self.addresses.lock().unwrap_or_else(|e| e.into_inner());
+        let mut addresses = self.addresses.lock();
         let address = subscriber(address);
         if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(&address) {
             addresses.retain(|_, f| now_ns.saturating_sub(f.last_ns) < FORGET_NS);
@@ -65,7 +65,7 @@ impl Throttle {
     }
 }
 
-/// Who is one: an IPv4 address, or the 64 bits of IPv6 that a subscriber gets.
+/// The part of an address that identifies a subscriber: an IPv4 address, or the first 64 bits of IPv6.
 pub fn subscriber(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
@@ -94,7 +94,7 @@ mod tests {
         }
         assert_eq!(throttle.wait_s("192.0.2.8".parse().unwrap(), now_ns), 0);
         throttle.failed(address, now_ns + FORGET_NS);
-        assert_eq!(throttle.wait_s(address, now_ns + FORGET_NS), 0, "long ago");
+        assert_eq!(throttle.wait_s(address, now_ns + FORGET_NS), 0, "forgotten");
     }
 
     #[test]
@@ -109,6 +109,6 @@ mod tests {
         for n in 0..2 * ADDRESSES_MAX as u32 {
             throttle.failed(IpAddr::V4(n.into()), u64::from(n));
         }
-        assert_eq!(throttle.addresses.lock().unwrap().len(), ADDRESSES_MAX);
+        assert_eq!(throttle.addresses.lock().len(), ADDRESSES_MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! Bearer tokens: where they come from, and how one that is shown is compared.
+//! Bearer tokens: sources and comparison.
 
 use std::fmt;
 use std::fs::{File, Permissions};
@@ -16,7 +16,7 @@ use touchline_core::redact;
 /// A token shorter than this can be guessed.
 const TOKEN_MIN: usize = 16;
 
-/// More than any token needs; a file longer than this is no token file.
+/// Longer files are not token files.
 const TOKEN_MAX: usize = 1024;
 
 /// Where a token comes from.
@@ -24,11 +24,16 @@ const TOKEN_MAX: usize = 1024;
 pub enum TokenSource {
     /// The first line of a file; read again by [`super::Access::reload`].
     File(PathBuf),
-    /// Text from the environment variable of this name.
-    Environment { name: &'static str, text: String },
+    /// The value of an environment variable.
+    Environment {
+        /// Name of the variable.
+        name: &'static str,
+        /// The token.
+        text: String,
+    },
 }
 
-/// Without the text: it is a secret.
+/// Omits the text, which is a secret.
 impl fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -48,7 +53,7 @@ impl TokenSource {
         };
         let text = text.trim_end_matches(['\n', '\r']);
         let wrong = |what: &str| {
-            let advice = "make one with `openssl rand -hex 32`";
+            let advice = "create one with `openssl rand -hex 32`";
             Err(Error::Usage(format!("{place}: the token {what}; {advice}")))
         };
         if text.len() < TOKEN_MIN {
@@ -57,7 +62,7 @@ impl TokenSource {
         if text.len() > TOKEN_MAX {
             return wrong(&format!("is longer than {TOKEN_MAX} characters"));
         }
-        // What may stand in a header, less the space: anything else cannot be sent as a bearer token.
+        // Other characters cannot be sent as a bearer token.
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
             return wrong("has characters other than printable ASCII, or spaces");
         }
@@ -76,10 +81,10 @@ fn read_file(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Says so when every user of this machine may read `path`, which holds a secret.
+/// Warns if every user of this machine may read `path`, which holds a secret.
 pub(in crate::publish) fn warn_if_open_to_others(path: &Path, permissions: &Permissions) {
     if permissions.mode() & 0o004 != 0 {
-        tracing::warn!("{} can be read by every user of this machine; chmod 600 it", path.display());
+        tracing::warn!("{}: every user of this machine can read it; chmod 600 it", path.display());
     }
 }
 
@@ -90,12 +95,12 @@ struct Token {
 
 impl Token {
     fn matches(&self, shown: &str) -> Choice {
-        // Of equal lengths all bytes are compared; how long the token is is no secret.
+        // Constant time for equal lengths. The length of the token is not a secret.
         self.text.as_bytes().ct_eq(shown.as_bytes())
     }
 }
 
-/// The tokens of this moment.
+/// The current tokens.
 #[derive(Default)]
 pub(super) struct Tokens {
     admin: Option<Token>,
@@ -104,14 +109,15 @@ pub(super) struct Tokens {
 
 impl Tokens {
     /// # Errors
-    /// [`Error::Usage`] for a token that cannot be read or used, and when both roles have the same one.
+    /// [`Error::Usage`] for a token that cannot be read or used, and if both roles have the same.
     pub fn read(admin: Option<&TokenSource>, read: Option<&TokenSource>) -> Result<Self> {
         let tokens =
             Self { admin: admin.map(TokenSource::read).transpose()?, read: read.map(TokenSource::read).transpose()? };
         if let (Some(admin), Some(read)) = (&tokens.admin, &tokens.read)
             && bool::from(admin.matches(&read.text))
         {
-            let text = "the admin token and the read token are the same, so whoever may read may change; make two";
+            let text =
+                "the admin token and the read token are equal, so readers could change everything; create two tokens";
             return Err(Error::Usage(text.into()));
         }
         Ok(tokens)
@@ -125,14 +131,14 @@ impl Tokens {
         self.admin.is_some()
     }
 
-    /// The role of whoever shows `shown`. Both tokens are compared, whatever the first comparison says.
+    /// The role of the token `shown`. Always compares both tokens.
     pub fn role(&self, shown: &str) -> Option<Role> {
         let of = |token: &Option<Token>| token.as_ref().map_or(Choice::from(0), |token| token.matches(shown));
         let (admin, read) = (bool::from(of(&self.admin)), bool::from(of(&self.read)));
         if admin { Some(Role::Admin) } else { read.then_some(Role::Read) }
     }
 
-    /// The key that signs sessions of `role`: another token makes them worthless.
+    /// The key that signs sessions of `role`. Changing the token invalidates them.
     pub fn key(&self, role: Role) -> Option<hmac::Key> {
         let token = match role {
             Role::Admin => self.admin.as_ref(),

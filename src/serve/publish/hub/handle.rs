@@ -1,13 +1,13 @@
-//! One stream as the threads that work on it see it: what they tell, the hub keeps and passes on.
+//! The handle through which threads update one stream in the hub.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use super::history::Entry;
+use super::history::HistoryEntry;
 use super::{
-    Counters, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, Live, RecordKind, Restored, SourceFacts, Stream,
-    StreamFacts, push_bounded,
+    Counters, HISTORY_EVENTS, HISTORY_INCIDENTS, HISTORY_SECONDS, Hub, LiveState, RecordKind, Restored, SourceFacts,
+    Stream, StreamFacts, push_bounded,
 };
 use crate::metrics::StreamMetrics;
 use crate::publish::record::{Published, StreamState};
@@ -18,8 +18,7 @@ use touchline_core::item::{Discontinuity, Pace, Track, Tracks};
 use touchline_core::observer::{Observer as _, Stage};
 use touchline_core::time::RunId;
 
-/// One stream, for the threads that work on it. Cloning shares it; all methods may be called from any thread and none
-/// waits for a subscriber.
+/// Updates one stream. Cloning shares it. All methods may be called from any thread, and none waits for a subscriber.
 #[derive(Clone)]
 pub struct StreamHandle {
     pub(super) hub: Hub,
@@ -27,6 +26,7 @@ pub struct StreamHandle {
 }
 
 impl StreamHandle {
+    /// The id of the stream.
     pub fn id(&self) -> &str {
         &self.stream.id
     }
@@ -36,33 +36,33 @@ impl StreamHandle {
         self.stream.source().uri
     }
 
-    /// The stream has another source from now on. What it said before stays.
+    /// Replaces the source. Earlier records stay.
     pub fn set_source(&self, uri: &str, pace: Pace) {
         let facts = SourceFacts::new(&self.stream.id, &self.hub.shared.classes, uri, pace);
-        *self.stream.source.write().unwrap_or_else(PoisonError::into_inner) = facts;
+        *self.stream.source.write() = facts;
     }
 
-    /// What its source promises about its timing.
+    /// Whether the source is live or a file.
     pub fn pace(&self) -> Pace {
         self.stream.source().pace
     }
 
-    /// Whether any source of it has opened since the program started.
+    /// Whether a source of the stream has opened since the start.
     pub fn has_opened(&self) -> bool {
         self.stream.live().tracks.is_some()
     }
 
-    /// How the stream is set up from now on.
+    /// Sets the published settings.
     pub fn set_facts(&self, facts: StreamFacts) {
         self.stream.live().facts = Some(facts);
     }
 
-    /// What the stream is doing.
+    /// The current state.
     pub fn state(&self) -> StreamState {
         self.stream.live().state.clone()
     }
 
-    /// Puts what was kept before a restart in its place. Call it before anything is published.
+    /// Restores stored data. Call it before anything is published.
     pub fn restore(&self, restored: Restored) {
         let mut live = self.stream.live();
         live.events = bounded(restored.events, HISTORY_EVENTS);
@@ -72,36 +72,36 @@ impl StreamHandle {
         live.has_run = restored.run.is_some();
     }
 
-    /// Number of the run that a source opened now begins with.
+    /// The first run of a source that is opened now.
     pub fn next_run(&self) -> RunId {
         let live = self.stream.live();
         if live.has_run { RunId(live.run.0.wrapping_add(1)) } else { live.run }
     }
 
-    /// As [`StreamHandle::next_run`]; the archive knows of it afterwards, so that no later process uses that number. Waits for
-    /// the disk.
+    /// As [`StreamHandle::next_run`], and reserves the number in the archive, so that no later process uses it. Waits
+    /// for the disk.
     pub fn reserve_run(&self) -> RunId {
         let run = self.next_run();
-        // Not under the lock: others go on while this one waits.
-        let archive = self.hub.shared.archive.read().unwrap_or_else(PoisonError::into_inner).clone();
+        // Without the lock: other streams continue while this one waits.
+        let archive = self.hub.shared.archive.read().clone();
         if let Some(archive) = archive {
             archive.run_ahead(self.id(), run);
         }
         run
     }
 
-    /// The run that began last, in this process or before.
+    /// The last run, in this process or an earlier one.
     pub fn last_run(&self) -> Option<RunId> {
         let live = self.stream.live();
         live.has_run.then_some(live.run)
     }
 
-    /// For what is counted elsewhere: frames and samples taken in.
+    /// The metrics of the stream.
     pub fn metrics(&self) -> &StreamMetrics {
         &self.stream.metrics
     }
 
-    /// Sets the state and tells subscribers. Returns the record, or `None` when nothing changed.
+    /// Sets and publishes the state. Returns the record, or `None` if nothing changed.
     pub fn set_state(&self, state: StreamState) -> Option<Arc<str>> {
         let state = state.redacted();
         let mut live = self.stream.live();
@@ -126,7 +126,7 @@ impl StreamHandle {
         Some(self.send_state(&mut live))
     }
 
-    /// The source opened and has these tracks. Returns the record, or `None` when nothing changed.
+    /// Sets the tracks of the opened source. Returns the record, or `None` if nothing changed.
     pub fn set_tracks(&self, tracks: Tracks) -> Option<Arc<str>> {
         let mut live = self.stream.live();
         if live.tracks == Some(tracks) {
@@ -137,7 +137,7 @@ impl StreamHandle {
         Some(self.send_state(&mut live))
     }
 
-    fn send_state(&self, live: &mut Live) -> Arc<str> {
+    fn send_state(&self, live: &mut LiveState) -> Arc<str> {
         let recorder = self.stream.source().recorder;
         let json: Arc<str> = recorder.state(&live.state, live.tracks, live.since_unix_ns).into();
         self.stream.send(live, RecordKind::State, json.clone());
@@ -155,14 +155,14 @@ impl StreamHandle {
             live.run = run;
             live.has_run = true;
         }
-        if let Some(archive) = &*self.hub.shared.archive.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(archive) = &*self.hub.shared.archive.read() {
             archive.run_began(&self.stream.id, run);
         }
         self.stream.metrics.run_started();
         cause.map(|cause| self.incident(Incident::RunStarted(cause)))
     }
 
-    /// Something happened to the source. Keeps it for the page, tells subscribers, and returns the record.
+    /// Publishes an incident of the source and returns its record.
     pub fn incident(&self, incident: Incident) -> Arc<str> {
         tracing::info!(stream = self.stream.id, "{incident:?}");
         self.stream.metrics.incident(&incident);
@@ -177,19 +177,19 @@ impl StreamHandle {
         json
     }
 
-    /// The source was opened again `times` more; each counts, whether data came of it or not.
+    /// Counts reconnects, with or without data.
     pub fn reconnected(&self, times: u64) {
         self.stream.live().counters.reconnects += times;
         self.stream.metrics.reconnected(times);
     }
 
-    /// Data of `track` could not be used.
+    /// Counts unusable data of `track`.
     pub fn discarded(&self, track: Track, count: u64) {
         self.stream.metrics.discarded(track, count);
     }
 
-    /// Publishes one second: keeps it for the page, tells subscribers, updates the metrics. Returns its records for other
-    /// outputs: the second or gap, then its events; before them that another pack decides, if so.
+    /// Publishes one second to the page, subscribers and metrics. Returns its records for other outputs: a change of
+    /// the pack, if any, the second or gap, then its events.
     ///
     /// # Panics
     /// If a class id or a probability vector does not belong to the hub's classes.
@@ -205,7 +205,7 @@ impl StreamHandle {
         let kind = match &published.outcome {
             SecondOutcome::Predicted(_) => {
                 live.counters.classified += 1;
-                // A gap has no latency; the last decision's stays on show.
+                // A gap has no latency: the page keeps that of the last decision.
                 live.latency_ns = published.latency_ns;
                 RecordKind::Second
             }
@@ -218,7 +218,7 @@ impl StreamHandle {
         live.top = (estimate.seconds > 0).then(|| (estimate.label, estimate.mean[estimate.label.index()]));
         live.backlog = published.backlog;
         live.counters.events += published.events.len() as u64;
-        push_bounded(&mut live.history, Entry::new(published, unix_ns), HISTORY_SECONDS);
+        push_bounded(&mut live.history, HistoryEntry::new(published, unix_ns), HISTORY_SECONDS);
         let change = self.pack_changed(live, published, unix_ns);
         if let Some(line) = &change {
             self.stream.send(live, RecordKind::Pack, line.clone());
@@ -240,14 +240,14 @@ impl StreamHandle {
         lines
     }
 
-    /// The record of a change of packs, when this second is the first that another one decided.
-    fn pack_changed(&self, live: &mut Live, published: &Published, unix_ns: i64) -> Option<Arc<str>> {
+    /// The record of a change of the pack, if this is the first second of a new pack.
+    fn pack_changed(&self, live: &mut LiveState, published: &Published, unix_ns: i64) -> Option<Arc<str>> {
         let SecondOutcome::Predicted(second) = &published.outcome else { return None };
         let previous = live.pack.replace(second.pack.clone()).filter(|previous| *previous != second.pack)?;
         Some(self.stream.source().recorder.pack(second, &previous, unix_ns).into())
     }
 
-    /// Publishes events that no second causes: the end of a stream takes every class off air. Returns their records.
+    /// Publishes events without a second: the end of a stream takes every class off air. Returns their records.
     ///
     /// # Panics
     /// If a class id does not belong to the hub's classes.
@@ -278,16 +278,17 @@ impl StreamHandle {
         published.events.iter().for_each(|event| metrics.event(event));
     }
 
+    /// Counts since the start.
     pub fn counters(&self) -> Counters {
         self.stream.live().counters
     }
 
-    /// Whether someone watches and the next picture is due: only then a frame is worth offering. Cheap.
+    /// Whether a viewer watches and the next picture is due. Cheap.
     pub fn preview_wanted(&self) -> bool {
         self.stream.preview.wanted()
     }
 
-    /// Shows `frame` to whoever watches. Takes a reference, encodes nothing.
+    /// Offers a frame to the preview. Encodes nothing.
     pub fn offer_preview(&self, frame: Frame) {
         self.stream.preview.offer(frame);
     }

@@ -9,49 +9,49 @@ use touchline_core::decision::SecondOutcome;
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 use touchline_core::time::RunId;
 
-/// What the timeline needs of a second.
+/// A second, as the timeline needs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct HistoryEntry {
     run: RunId,
     index: u64,
     /// When it was published, milliseconds since 1970-01-01 UTC.
     at_ms: i64,
-    what: What,
+    verdict: Verdict,
     /// Label of the estimate and its mean probability; `None` while the window is empty.
     window: Option<(ClassId, f32)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum What {
+enum Verdict {
     Decided { label: ClassId, probability: f32, by: Modality },
     Gap(GapReason),
 }
 
-impl Entry {
+impl HistoryEntry {
     pub(super) fn new(published: &Published, unix_ns: i64) -> Self {
         let estimate = &published.estimate;
         Self {
             run: published.outcome.run(),
             index: published.outcome.index(),
             at_ms: unix_ns.div_euclid(1_000_000),
-            what: match &published.outcome {
-                SecondOutcome::Predicted(second) => What::Decided {
+            verdict: match &published.outcome {
+                SecondOutcome::Predicted(second) => Verdict::Decided {
                     label: second.decision.label,
                     probability: second.decision.probability,
                     by: second.decision.modality,
                 },
-                SecondOutcome::Gap(gap) => What::Gap(gap.reason),
+                SecondOutcome::Gap(gap) => Verdict::Gap(gap.reason),
             },
             window: (estimate.seconds > 0).then(|| (estimate.label, estimate.mean[estimate.label.index()])),
         }
     }
 
     pub(super) fn row<'a>(&self, classes: &'a ClassSet) -> Row<'a> {
-        let (label, probability, decided_by, reason) = match self.what {
-            What::Decided { label, probability, by } => {
+        let (label, probability, decided_by, reason) = match self.verdict {
+            Verdict::Decided { label, probability, by } => {
                 (Some(classes.name(label)), Some(round6(probability)), Some(by), None)
             }
-            What::Gap(reason) => (None, None, None, Some(reason)),
+            Verdict::Gap(reason) => (None, None, None, Some(reason)),
         };
         Row {
             run: self.run,
@@ -67,7 +67,7 @@ impl Entry {
     }
 }
 
-/// An [`Entry`] as it stands in the API: `label`, `probability`, `decided_by` are null for a gap, `reason` for a second.
+/// A [`HistoryEntry`] in the API. `label`, `probability` and `decided_by` are null for a gap, `reason` for a second.
 #[derive(Debug, Serialize)]
 pub(super) struct Row<'a> {
     run: RunId,

@@ -1,29 +1,32 @@
-//! What is known now about every stream, and who wants to hear of it.
+//! The current state of every stream, and its subscribers.
 //!
-//! The thread that decides calls [`StreamHandle::publish`] once a second; subscribers of the HTTP server read snapshots
-//! and get every record after them. Publishing never waits for a subscriber: one that is too slow loses the oldest
-//! records and is told how many. Nothing here knows the network.
+//! The publisher calls [`StreamHandle::publish`] once a second. Subscribers of the HTTP server read a snapshot and
+//! receive every record after it. Publishing never waits for a subscriber: a slow one loses the oldest records and
+//! learns how many. The hub does no networking.
 
+mod archive;
+mod facts;
 mod handle;
 mod history;
 mod view;
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use serde::Serialize;
 use tokio::sync::broadcast;
 
-use super::format::round6;
-use super::packs::PackBoard;
+use super::packs::PackStatus;
 use super::preview::Preview;
 use super::record::{Recorder, StreamState};
-use crate::config::{RtspTransport, stream_id};
+use crate::config::stream_id;
 use crate::metrics::{Metrics, StreamMetrics};
+pub use archive::{Archive, RecordKind, Restored};
+pub use facts::{Origin, StreamFacts, StreamInfo, VoteFacts};
 pub use handle::StreamHandle;
-use history::Entry;
+use history::HistoryEntry;
 use touchline_core::clip::GapReason;
 use touchline_core::clock::Clock;
 use touchline_core::decision::PackStamp;
@@ -32,155 +35,52 @@ use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 use touchline_core::redact;
 use touchline_core::time::RunId;
-use touchline_core::vote::VoteConfig;
-use touchline_media::options::{Isolation, SourceKind, VariantChoice};
 
 /// Seconds kept per stream for the timeline: ten minutes, as much as the page shows.
 pub const HISTORY_SECONDS: usize = 600;
 
-/// Events kept per stream: at one change of sport every few seconds still ten minutes of them.
+/// Events kept per stream: ten minutes even if the sport changes every few seconds.
 pub const HISTORY_EVENTS: usize = 200;
 
-/// Incidents kept per stream: a source that stalls every few seconds still shows some minutes.
+/// Incidents kept per stream: several minutes even if the source stalls every few seconds.
 pub const HISTORY_INCIDENTS: usize = 100;
 
-/// Records a subscriber may lag behind before it loses the oldest: about a minute of seconds with some events. A browser
-/// that is further behind is better served with a new snapshot.
+/// Records that a subscriber may lag behind before it loses the oldest: about a minute. For a browser that is further
+/// behind, a new snapshot is better.
 const LIVE_RECORDS: usize = 64;
 
-/// What all streams have in common when the program starts.
+/// Facts that all streams share at the start.
 #[derive(Clone, Debug)]
 pub struct HubInfo {
+    /// The classes of the pack.
     pub classes: ClassSet,
     /// Modalities that the pack has a model for.
     pub modalities: Vec<Modality>,
+    /// Name and hashes of the pack.
     pub pack: PackStamp,
+    /// Default vote window, seconds.
     pub vote_window_s: u32,
 }
 
-/// A stream as it begins.
-#[derive(Clone, Debug)]
-pub struct StreamInfo {
-    /// 1 to 64 letters, digits, `-`, `_` and `.`: it stands in URLs, metric labels and records.
-    pub id: String,
-    /// Shown after redaction only.
-    pub uri: String,
-    pub pace: Pace,
-}
-
-/// How a stream is set up and by whom, as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct StreamFacts {
-    /// What people call it.
-    pub label: Option<String>,
-    pub origin: Origin,
-    /// False: an operator stopped it.
-    pub enabled: bool,
-    /// Version of the settings; another one after every change.
-    pub generation: u64,
-    /// Jitter buffer of RTSP sources, milliseconds.
-    pub latency_ms: u32,
-    pub rtsp_transport: RtspTransport,
-    /// `hls`: said beforehand.
-    pub kind: Option<SourceKind>,
-    pub variant: VariantChoice,
-    pub max_height: Option<u32>,
-    pub audio_language: Option<String>,
-    pub isolation: Isolation,
-    /// A first attempt that fails is followed by others.
-    pub retry: bool,
-    pub vote: VoteFacts,
-}
-
-/// How the seconds of a stream are voted over.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct VoteFacts {
-    pub window: u32,
-    pub stride: u32,
-    pub onset: f64,
-    pub offset: f64,
-}
-
-impl From<VoteConfig> for VoteFacts {
-    fn from(vote: VoteConfig) -> Self {
-        let VoteConfig { window, stride, onset, offset, .. } = vote;
-        Self { window, stride, onset: round6(onset), offset: round6(offset) }
-    }
-}
-
-/// Who said that the stream is to be watched, and may say otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Origin {
-    /// The configuration file: it is changed there.
-    Config,
-    /// The command line: it stays as long as the program runs.
-    CommandLine,
-    /// The API.
-    Api,
-}
-
-/// Keeps what a restart must not lose. Called on the publishing thread: must not wait, but for [`Archive::run_ahead`].
-pub trait Archive: Send + Sync {
-    /// Keeps a record of `stream`: events, incidents and states.
-    fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>);
-    /// Run `run` of `stream` has begun.
-    fn run_began(&self, stream: &str, run: RunId);
-    /// Run `run` of `stream` and those after it may begin from now on. Called where a source is opened: may wait.
-    fn run_ahead(&self, stream: &str, run: RunId);
-}
-
-/// What was kept of a stream before the program was started again.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Restored {
-    /// Records, oldest first.
-    pub events: Vec<Arc<str>>,
-    pub incidents: Vec<Arc<str>>,
-    pub state: Option<Arc<str>>,
-    /// The run that began last.
-    pub run: Option<RunId>,
-}
-
-/// Which kind of record it is: the name of its server-sent event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordKind {
-    Second,
-    Gap,
-    Event,
-    State,
-    Incident,
-    Pack,
-}
-
-impl RecordKind {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RecordKind::Second => "second",
-            RecordKind::Gap => "gap",
-            RecordKind::Event => "event",
-            RecordKind::State => "state",
-            RecordKind::Incident => "incident",
-            RecordKind::Pack => "pack",
-        }
-    }
-}
-
-/// A record on its way to subscribers.
+/// A record for subscribers.
 #[derive(Clone, Debug)]
 pub struct LiveRecord {
-    /// Counts the stream's records, from 1.
+    /// Number of the record in its stream, from 1.
     pub sequence: u64,
+    /// Its type.
     pub kind: RecordKind,
+    /// The record.
     pub json: Arc<str>,
 }
 
-/// A stream as it is now, and every record after that.
+/// A snapshot of a stream, and every record after it.
 #[derive(Debug)]
 pub struct Subscription {
     /// JSON, as [`Hub::stream_json`].
     pub snapshot: String,
     /// Sequence number of the last record in `snapshot`.
     pub sequence: u64,
+    /// The records after it.
     pub records: broadcast::Receiver<LiveRecord>,
 }
 
@@ -191,21 +91,21 @@ pub struct Hub {
 }
 
 struct Shared {
-    /// The same for every pack that may come: a stream's records must not change their classes.
+    /// The same for every pack: the classes of a stream's records must not change.
     classes: Arc<ClassSet>,
     vote_window_s: AtomicU32,
     pack: RwLock<RunningPack>,
-    board: PackBoard,
+    pack_status: PackStatus,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
-    /// In the order they were added.
+    /// In the order in which they were added.
     streams: RwLock<Vec<Arc<Stream>>>,
     archive: RwLock<Option<Arc<dyn Archive>>>,
-    /// Why the program is not ready yet; `None` when it is.
+    /// Why the program is not ready; `None` if it is.
     not_ready: RwLock<Option<String>>,
 }
 
-/// What the page and the API say of the pack that runs.
+/// The running pack, for the page and the API.
 #[derive(Clone)]
 struct RunningPack {
     stamp: Arc<PackStamp>,
@@ -216,18 +116,18 @@ pub(super) struct Stream {
     id: String,
     source: RwLock<SourceFacts>,
     metrics: StreamMetrics,
-    live: Mutex<Live>,
+    live: Mutex<LiveState>,
     preview: Arc<Preview>,
 }
 
-/// What changes when the stream gets another source.
+/// Replaced when the stream gets another source.
 #[derive(Clone)]
 struct SourceFacts {
     /// Redacted.
     uri: Arc<str>,
     pace: Pace,
     recorder: Recorder,
-    /// Its credentials are masked for as long as the stream, or a thread that works for it, is there.
+    /// Masks the credentials of the URI for as long as the stream or one of its threads exists.
     _known: redact::MaskGuard,
 }
 
@@ -238,28 +138,28 @@ impl SourceFacts {
     }
 }
 
-/// What changes about a stream.
-struct Live {
+/// The changing state of a stream.
+struct LiveState {
     facts: Option<StreamFacts>,
-    /// `None` once the stream is gone.
+    /// `None` once the stream is removed.
     subscribers: Option<broadcast::Sender<LiveRecord>>,
-    /// The last state before the program was started again.
+    /// The last state before the restart.
     before: Option<Arc<str>>,
     state: StreamState,
     since_unix_ns: i64,
     tracks: Option<Tracks>,
     /// The record of the last second or gap.
     last: Option<Arc<str>>,
-    /// Label of the last estimate and its mean probability.
+    /// Label and mean probability of the last estimate.
     top: Option<(ClassId, f32)>,
     latency_ns: Option<u64>,
     backlog: u32,
-    history: VecDeque<Entry>,
+    history: VecDeque<HistoryEntry>,
     /// Records, oldest first.
     events: VecDeque<Arc<str>>,
-    /// The same of what happened to the source.
+    /// Incident records, oldest first.
     incidents: VecDeque<Arc<str>>,
-    /// The run that began last, by what was published.
+    /// The last run that was published.
     run: RunId,
     /// A run has begun, in this process or before.
     has_run: bool,
@@ -272,37 +172,42 @@ struct Live {
 /// Counts since the program started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Seconds with a decision.
     pub classified: u64,
-    /// In the order of [`GapReason::ALL`].
+    /// Seconds without one, in the order of [`GapReason::ALL`].
     pub gapped: [u64; GapReason::ALL.len()],
+    /// Runs.
     pub runs: u64,
+    /// Times the source was opened again.
     pub reconnects: u64,
+    /// Events.
     pub events: u64,
+    /// Incidents.
     pub incidents: u64,
 }
 
 impl Hub {
-    /// A hub without streams that is not ready.
+    /// A hub without streams, not ready.
     pub fn new(info: HubInfo, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
         metrics.set_pack(&info.pack);
         let classes = Arc::new(info.classes);
         let pack = RwLock::new(RunningPack { stamp: Arc::new(info.pack), modalities: info.modalities });
         let not_ready = RwLock::new(Some("starting".to_owned()));
-        let board = PackBoard::new(classes.clone(), clock.clone());
+        let pack_status = PackStatus::new(classes.clone(), clock.clone());
         let vote_window_s = AtomicU32::new(info.vote_window_s);
         let (streams, archive) = (RwLock::default(), RwLock::default());
-        let shared = Shared { classes, vote_window_s, pack, board, metrics, clock, streams, archive, not_ready };
+        let shared = Shared { classes, vote_window_s, pack, pack_status, metrics, clock, streams, archive, not_ready };
         Self { shared: Arc::new(shared) }
     }
 
     /// Adds a stream in the state [`StreamState::Connecting`].
     ///
     /// # Errors
-    /// [`Error::Usage`] when the id is ill-formed or already there.
+    /// [`Error::Usage`] if the id is ill-formed or exists.
     pub fn add_stream(&self, info: StreamInfo) -> Result<StreamHandle> {
         let id = info.id;
         stream_id(&id).map_err(Error::Usage)?;
-        let mut streams = self.shared.streams.write().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.shared.streams.write();
         if streams.iter().any(|s| s.id == id) {
             return Err(Error::Usage(format!("stream id {id:?} is given twice; give every stream its own")));
         }
@@ -312,7 +217,7 @@ impl Hub {
         let stream = Arc::new(Stream {
             source: RwLock::new(SourceFacts::new(&id, &self.shared.classes, &info.uri, info.pace)),
             metrics,
-            live: Mutex::new(Live::new(unix_ns)),
+            live: Mutex::new(LiveState::new(unix_ns)),
             preview: Arc::new(Preview::new(self.shared.clock.clone())),
             id,
         });
@@ -320,36 +225,36 @@ impl Hub {
         Ok(StreamHandle { hub: self.clone(), stream })
     }
 
-    /// Takes stream `id` out: its metrics go, its subscribers and viewers get what was sent and then the end. False when
-    /// there is no such stream. What its threads still say is heard by nobody.
+    /// Removes stream `id` with its metrics. Its subscribers and viewers receive the pending records and then the end.
+    /// Returns false if there is no such stream. Later updates by its threads have no effect.
     pub fn remove_stream(&self, id: &str) -> bool {
-        let mut streams = self.shared.streams.write().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.shared.streams.write();
         let Some(at) = streams.iter().position(|s| s.id == id) else { return false };
         let stream = streams.remove(at);
-        // Still under the lock: the id is free for another stream only when nothing is left of this one.
+        // Under the lock: the id is free for another stream only after this one is removed completely.
         self.shared.metrics.remove_stream(&stream.metrics);
-        self.shared.board.forget(id);
+        self.shared.pack_status.forget(id);
         stream.live().subscribers = None;
         stream.preview.close();
         true
     }
 
-    /// Whether there is a stream `id`.
+    /// Whether stream `id` exists.
     pub fn has_stream(&self, id: &str) -> bool {
         self.stream(id).is_some()
     }
 
-    /// Gives events, incidents and states to `archive` from now on.
+    /// Archives events, incidents and states from now on.
     pub fn set_archive(&self, archive: Arc<dyn Archive>) {
-        *self.shared.archive.write().unwrap_or_else(PoisonError::into_inner) = Some(archive);
+        *self.shared.archive.write() = Some(archive);
     }
 
-    /// Nothing is kept any more.
+    /// Stops archiving.
     pub fn end_archive(&self) {
-        *self.shared.archive.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.shared.archive.write() = None;
     }
 
-    /// What the program does, in a few words: how many streams it watches, and how many of them play.
+    /// One line on what the program does: number of streams, and how many play.
     pub fn status(&self) -> String {
         let streams = self.streams();
         let playing = streams.iter().filter(|s| s.live().state == StreamState::Playing).count();
@@ -363,66 +268,67 @@ impl Hub {
     }
 
     fn keep(&self, stream: &Stream, kind: RecordKind, json: &Arc<str>) {
-        if let Some(archive) = &*self.shared.archive.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(archive) = &*self.shared.archive.read() {
             archive.keep(&stream.id, kind, json);
         }
     }
 
-    /// Says that the program is ready to decide, or not (any more).
+    /// Sets whether the program is ready.
     pub fn set_ready(&self, ready: bool) {
         self.set_not_ready(if ready { None } else { Some("starting".to_owned()) });
     }
 
-    /// Says why the program is not ready, as in "warming up the models".
+    /// Sets why the program is not ready, as in "warming up the models".
     pub fn set_starting(&self, doing: impl Into<String>) {
         self.set_not_ready(Some(doing.into()));
     }
 
     fn set_not_ready(&self, why: Option<String>) {
-        *self.shared.not_ready.write().unwrap_or_else(PoisonError::into_inner) = why;
+        *self.shared.not_ready.write() = why;
     }
 
-    /// Why the program is not ready; `None` when it is.
+    /// Why the program is not ready; `None` if it is.
     pub fn not_ready(&self) -> Option<String> {
-        self.shared.not_ready.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.not_ready.read().clone()
     }
 
-    /// Says that another pack decides from now on. Each stream's subscribers hear of it with the first second that it
-    /// decides.
+    /// Sets the running pack. Subscribers of a stream receive a `pack` record before the first second that it decides.
     pub fn set_pack(&self, stamp: Arc<PackStamp>, modalities: Vec<Modality>) {
         self.shared.metrics.set_pack(&stamp);
-        *self.shared.pack.write().unwrap_or_else(PoisonError::into_inner) = RunningPack { stamp, modalities };
+        *self.shared.pack.write() = RunningPack { stamp, modalities };
     }
 
-    /// Seconds of the vote of streams that say nothing else, from now on.
+    /// Sets the default vote window.
     pub fn set_vote_window(&self, seconds: u32) {
         self.shared.vote_window_s.store(seconds, Ordering::Relaxed);
     }
 
-    /// What `/api/v1/pack` shows beside the running pack's names.
-    pub fn board(&self) -> &PackBoard {
-        &self.shared.board
+    /// The status for `/api/v1/pack`.
+    pub fn pack_status(&self) -> &PackStatus {
+        &self.shared.pack_status
     }
 
-    /// The answer of `GET /api/v1/pack`; `writable`: whether POST would be listened to.
+    /// The answer of `GET /api/v1/pack`; `writable`: whether POST is accepted.
     pub fn pack_json(&self, writable: bool) -> String {
-        self.shared.board.json(&self.pack().stamp, writable)
+        self.shared.pack_status.json(&self.pack().stamp, writable)
     }
 
     fn pack(&self) -> RunningPack {
-        self.shared.pack.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.pack.read().clone()
     }
 
+    /// The metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
 
+    /// The clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.shared.clock
     }
 
-    /// Subscribes to stream `id`; `None` when there is no such stream. No record is missed or told twice between the
-    /// snapshot and the records.
+    /// Subscribes to stream `id`; `None` if there is no such stream. Snapshot and records neither overlap nor leave a
+    /// gap.
     pub fn subscribe(&self, id: &str) -> Option<Subscription> {
         let stream = self.stream(id)?;
         let live = stream.live();
@@ -430,7 +336,7 @@ impl Hub {
         Some(Subscription { snapshot: self.detail(&stream, &live), sequence: live.sequence, records })
     }
 
-    /// The preview of stream `id`, and whether there can be pictures; `None` when there is no such stream.
+    /// The preview of stream `id`, and whether it can have pictures; `None` if there is no such stream.
     pub(super) fn preview(&self, id: &str) -> Option<(Arc<Preview>, bool)> {
         self.stream(id).map(|s| (s.preview.clone(), s.live().tracks.is_none_or(|tracks| tracks.video)))
     }
@@ -440,7 +346,7 @@ impl Hub {
     }
 
     fn streams(&self) -> Vec<Arc<Stream>> {
-        self.shared.streams.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.streams.read().clone()
     }
 }
 
@@ -452,25 +358,25 @@ impl fmt::Debug for Hub {
 }
 
 impl Stream {
-    fn live(&self) -> MutexGuard<'_, Live> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn live(&self) -> MutexGuard<'_, LiveState> {
+        self.live.lock()
     }
 
     fn source(&self) -> SourceFacts {
-        self.source.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.source.read().clone()
     }
 
-    /// Sends `json` to whoever listens; the caller holds the lock, so that snapshots and records do not overlap.
-    fn send(&self, live: &mut Live, kind: RecordKind, json: Arc<str>) {
+    /// Sends `json` to subscribers. The caller holds the lock, so that snapshots and records do not overlap.
+    fn send(&self, live: &mut LiveState, kind: RecordKind, json: Arc<str>) {
         live.sequence += 1;
         if let Some(subscribers) = &live.subscribers {
-            // An error means that nobody listens.
+            // Fails if nobody subscribes.
             let _ = subscribers.send(LiveRecord { sequence: live.sequence, kind, json });
         }
     }
 }
 
-impl Live {
+impl LiveState {
     fn new(since_unix_ns: i64) -> Self {
         Self {
             facts: None,
@@ -495,7 +401,7 @@ impl Live {
     }
 }
 
-/// Appends to a ring that holds at most `max`.
+/// Appends to a ring of at most `max` items.
 fn push_bounded<T>(ring: &mut VecDeque<T>, item: T, max: usize) {
     if ring.len() == max {
         ring.pop_front();

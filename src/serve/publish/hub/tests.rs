@@ -55,7 +55,7 @@ fn a_removed_stream_ends_its_subscriptions_and_frees_its_id() {
     assert!(matches!(subscription.records.try_recv(), Err(TryRecvError::Closed)), "after its last record");
     assert!(hub.stream_json("cam").is_none() && hub.subscribe("cam").is_none());
     assert!(!hub.metrics().encode().contains("\"cam\""));
-    // What a thread of it still says is heard by nobody, and is no trouble for the next one of that name.
+    // A late update of a removed stream affects neither the hub nor a new stream of that name.
     let again = add(&hub, "cam");
     cam.publish(&predicted(0, "tennis", 0.9));
     assert_eq!((cam.counters().classified, again.counters().classified), (1, 0));
@@ -63,22 +63,22 @@ fn a_removed_stream_ends_its_subscriptions_and_frees_its_id() {
 }
 
 #[test]
-fn what_was_kept_is_shown_again_and_runs_go_on() {
+fn stored_data_are_shown_again_and_runs_continue() {
     #[derive(Default)]
-    struct Kept(Mutex<Vec<String>>);
-    impl Archive for Kept {
+    struct MemoryArchive(Mutex<Vec<String>>);
+    impl Archive for MemoryArchive {
         fn keep(&self, stream: &str, kind: RecordKind, _: &Arc<str>) {
-            self.0.lock().unwrap().push(format!("{stream} {}", kind.as_str()));
+            self.0.lock().push(format!("{stream} {}", kind.as_str()));
         }
         fn run_began(&self, stream: &str, run: RunId) {
-            self.0.lock().unwrap().push(format!("{stream} run {}", run.0));
+            self.0.lock().push(format!("{stream} run {}", run.0));
         }
         fn run_ahead(&self, stream: &str, run: RunId) {
-            self.0.lock().unwrap().push(format!("{stream} ahead {}", run.0));
+            self.0.lock().push(format!("{stream} ahead {}", run.0));
         }
     }
     let (hub, _) = hub();
-    let kept = Arc::new(Kept::default());
+    let kept = Arc::new(MemoryArchive::default());
     hub.set_archive(kept.clone());
     let cam = add(&hub, "cam");
     assert_eq!(cam.next_run(), RunId(0));
@@ -95,9 +95,9 @@ fn what_was_kept_is_shown_again_and_runs_go_on() {
     let events = [Event { kind: EventKind::Onset, class: ClassId(0), run: RunId(8), index: 1, probability: 0.7 }];
     cam.publish_events(&events);
     cam.set_state(StreamState::Removed);
-    assert_eq!(*kept.0.lock().unwrap(), ["cam run 8", "cam incident", "cam state", "cam event"]);
+    assert_eq!(*kept.0.lock(), ["cam run 8", "cam incident", "cam state", "cam event"]);
     assert_eq!((cam.next_run(), cam.reserve_run(), cam.last_run()), (RunId(9), RunId(9), Some(RunId(8))));
-    assert_eq!(kept.0.lock().unwrap().last().unwrap(), "cam ahead 9");
+    assert_eq!(kept.0.lock().last().unwrap(), "cam ahead 9");
 }
 
 #[test]
@@ -197,13 +197,13 @@ fn a_slow_subscriber_loses_the_oldest_and_blocks_nobody() {
 }
 
 #[test]
-fn states_are_told_once_and_end_the_claims() {
+fn a_state_is_published_once_and_clears_the_estimate() {
     let (hub, clock) = hub();
     let cam = add(&hub, "cam");
     let mut records = hub.subscribe("cam").unwrap().records;
     clock.advance(1_000_000_000);
     assert!(cam.set_state(StreamState::Playing).is_some());
-    assert!(cam.set_state(StreamState::Playing).is_none(), "no news is no record");
+    assert!(cam.set_state(StreamState::Playing).is_none(), "without a change there is no record");
     cam.set_tracks(Tracks { video: true, audio: false });
     assert_eq!(json(&records.try_recv().unwrap().json)["state"], "playing");
     assert_eq!(json(&records.try_recv().unwrap().json)["tracks"]["audio"], false);
@@ -268,7 +268,7 @@ fn info_names_the_pack_and_titles_the_classes() {
 }
 
 #[test]
-fn another_pack_is_told_before_the_first_second_it_decides() {
+fn a_new_pack_is_published_before_its_first_second() {
     let (hub, _) = hub();
     let cam = add(&hub, "cam");
     assert_eq!(cam.publish(&predicted(0, "tennis", 0.9)).len(), 1, "the first pack is no change");
@@ -283,7 +283,7 @@ fn another_pack_is_told_before_the_first_second_it_decides() {
     assert_eq!((&lines[0]["type"], &lines[1]["type"]), (&json("\"pack\""), &json("\"second\"")));
     assert_eq!((&lines[0]["index"], &lines[0]["previous"]["name"]), (&json("2"), &json("\"compact\"")));
     assert_eq!(lines[0]["pack"], lines[1]["pack"]);
-    assert_eq!(cam.publish(&second).len(), 1, "it is told once");
+    assert_eq!(cam.publish(&second).len(), 1, "it is published once");
     let kinds: Vec<RecordKind> = std::iter::from_fn(|| records.try_recv().ok()).map(|r| r.kind).collect();
     assert_eq!(kinds, [RecordKind::Gap, RecordKind::Pack, RecordKind::Second, RecordKind::Second]);
     assert_eq!(json(&hub.info_json())["pack"]["name"], "court");

@@ -1,12 +1,14 @@
-//! What the API says about the hub, as JSON.
+//! The answers of the API about streams, as JSON.
 
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
-use super::{Hub, Live, Stream, StreamFacts};
+use super::history::Row;
+use super::{Hub, LiveState, Stream, StreamFacts};
 use crate::publish::format::{class_title, millis, rfc3339, round6};
-use crate::publish::record::to_json;
+use crate::publish::record::{SERIALISES, to_json};
 use crate::publish::state::StateFields;
 use touchline_core::clip::GapReason;
 use touchline_core::decision::PackStamp;
@@ -50,6 +52,30 @@ struct SummaryView<'a> {
     pack: Option<&'a PackStamp>,
 }
 
+/// A stream with its history. Records are JSON already and are embedded as they are, so that they cannot differ from
+/// those of the other outputs.
+#[derive(Serialize)]
+struct DetailView<'a> {
+    #[serde(flatten)]
+    summary: SummaryView<'a>,
+    now_ms: i64,
+    last: Option<&'a RawValue>,
+    before: Option<&'a RawValue>,
+    events: Vec<&'a RawValue>,
+    incidents: Vec<&'a RawValue>,
+    history: Vec<Row<'a>>,
+}
+
+#[derive(Serialize)]
+struct StreamsView {
+    streams: Vec<Box<RawValue>>,
+}
+
+/// `None` if it is not JSON: a record of a damaged store.
+fn raw(json: &str) -> Option<&RawValue> {
+    serde_json::from_str(json).ok()
+}
+
 #[derive(Serialize)]
 struct TopView<'a> {
     label: &'a str,
@@ -91,18 +117,20 @@ impl Hub {
 
     /// `{"streams": [...]}` without their histories, in the order they were added.
     pub fn streams_json(&self) -> String {
-        let rows: Vec<String> = self.streams().iter().map(|s| to_json(&self.summary(s, &s.live()))).collect();
-        format!("{{\"streams\":[{}]}}", rows.join(","))
+        let streams = self.streams();
+        // One lock at a time: a snapshot of all streams at once would hold up publishing.
+        let rows = streams.iter().map(|s| to_raw_value(&self.summary(s, &s.live())).expect(SERIALISES));
+        to_json(&StreamsView { streams: rows.collect() })
     }
 
-    /// Stream `id` with its last record, its events and its last ten minutes; `None` when there is no such stream.
+    /// Stream `id` with its last record, its events and its last ten minutes; `None` if there is no such stream.
     pub fn stream_json(&self, id: &str) -> Option<String> {
         let stream = self.stream(id)?;
         let live = stream.live();
         Some(self.detail(&stream, &live))
     }
 
-    /// Stream `id` without its history; `None` when there is no such stream.
+    /// Stream `id` without its history; `None` if there is no such stream.
     pub fn summary_json(&self, id: &str) -> Option<String> {
         let stream = self.stream(id)?;
         let live = stream.live();
@@ -114,31 +142,20 @@ impl Hub {
         self.stream(id)?.live().facts.as_ref().map(|facts| facts.generation)
     }
 
-    pub(super) fn detail(&self, stream: &Stream, live: &Live) -> String {
+    pub(super) fn detail(&self, stream: &Stream, live: &LiveState) -> String {
         let classes = &self.shared.classes;
-        let mut json = to_json(&self.summary(stream, live));
-        // Records are JSON already: they are put in as they are, so that the API and the records cannot differ.
-        json.pop();
-        json.push_str(&format!(",\"now_ms\":{}", self.shared.clock.unix_ns().div_euclid(1_000_000)));
-        json.push_str(",\"last\":");
-        json.push_str(live.last.as_deref().unwrap_or("null"));
-        json.push_str(",\"before\":");
-        json.push_str(live.before.as_deref().unwrap_or("null"));
-        for (name, records) in [("events", &live.events), ("incidents", &live.incidents)] {
-            json.push_str(&format!(",\"{name}\":["));
-            for (i, record) in records.iter().enumerate() {
-                json.push_str(if i == 0 { "" } else { "," });
-                json.push_str(record);
-            }
-            json.push(']');
-        }
-        json.push_str(",\"history\":");
-        json.push_str(&to_json(&live.history.iter().map(|entry| entry.row(classes)).collect::<Vec<_>>()));
-        json.push('}');
-        json
+        to_json(&DetailView {
+            summary: self.summary(stream, live),
+            now_ms: self.shared.clock.unix_ns().div_euclid(1_000_000),
+            last: live.last.as_deref().and_then(raw),
+            before: live.before.as_deref().and_then(raw),
+            events: live.events.iter().filter_map(|record| raw(record)).collect(),
+            incidents: live.incidents.iter().filter_map(|record| raw(record)).collect(),
+            history: live.history.iter().map(|entry| entry.row(classes)).collect(),
+        })
     }
 
-    fn summary<'a>(&'a self, stream: &'a Stream, live: &'a Live) -> SummaryView<'a> {
+    fn summary<'a>(&'a self, stream: &'a Stream, live: &'a LiveState) -> SummaryView<'a> {
         let source = stream.source();
         let gapped = |reason: GapReason| live.counters.gapped[reason as usize];
         SummaryView {

@@ -1,4 +1,4 @@
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::publish::jsonl::JsonlWriter;
@@ -6,7 +6,7 @@ use touchline_core::clock::ManualClock;
 
 type Records = Arc<Mutex<Vec<Arc<str>>>>;
 
-/// Takes an item only when the test lets it.
+/// Takes an item only when the test permits it.
 struct Gated {
     let_in: Receiver<()>,
     taken: Records,
@@ -25,7 +25,7 @@ impl Sink for Gated {
         "gated"
     }
 
-    fn place(&self) -> Option<String> {
+    fn destination(&self) -> Option<String> {
         Some("the gate".into())
     }
 
@@ -33,29 +33,29 @@ impl Sink for Gated {
         let _ = self.began.send(());
         // When the test is over, everything goes through.
         let _ = self.let_in.recv();
-        self.taken.lock().unwrap().extend(item.records.iter().cloned());
+        self.taken.lock().extend(item.records.iter().cloned());
         0
     }
 }
 
-/// Keeps what it takes; panics over a record that says so.
+/// Collects records; panics over a record that says so.
 #[derive(Clone, Default)]
-struct Kept(Records);
+struct Collector(Records);
 
-impl Sink for Kept {
+impl Sink for Collector {
     fn name(&self) -> &'static str {
         "kept"
     }
 
     fn take(&mut self, item: &Item) -> u64 {
         assert!(!item.records.iter().any(|record| record.contains("panic")), "as the record says");
-        self.0.lock().unwrap().extend(item.records.iter().cloned());
+        self.0.lock().extend(item.records.iter().cloned());
         0
     }
 }
 
 fn item(n: usize) -> Item {
-    Item { stream: "a".into(), said: Said::Nothing, records: vec![format!("{{\"n\":{n}}}").into()] }
+    Item { stream: "a".into(), content: Content::RecordsOnly, records: vec![format!("{{\"n\":{n}}}").into()] }
 }
 
 fn sinks() -> (Sinks, Metrics, Arc<ManualClock>) {
@@ -70,20 +70,20 @@ fn dropped(metrics: &Metrics, sink: &str) -> u64 {
 }
 
 #[test]
-fn a_sink_that_stalls_for_a_minute_is_noticed_by_nobody_else() {
+fn a_sink_that_stalls_for_a_minute_affects_no_other() {
     let (mut sinks, metrics, clock) = sinks();
     let (gated, go, begun, taken) = gated();
-    let kept = Kept::default();
+    let kept = Collector::default();
     sinks.add(gated).unwrap();
     sinks.add(kept.clone()).unwrap();
-    sinks.send(item(0), Full::Drop);
+    sinks.send(item(0), WhenFull::Drop);
     begun.recv().unwrap();
     let all = QUEUE + 1 + 100;
     for n in 1..all {
         clock.advance(60_000_000_000 / all as u64);
-        sinks.send(item(n), Full::Drop);
+        sinks.send(item(n), WhenFull::Drop);
         // The other one keeps up; it has a queue too.
-        while n % 1000 == 0 && kept.0.lock().unwrap().len() <= n {
+        while n % 1000 == 0 && kept.0.lock().len() <= n {
             std::thread::yield_now();
         }
     }
@@ -91,19 +91,19 @@ fn a_sink_that_stalls_for_a_minute_is_noticed_by_nobody_else() {
     drop(go);
     let error = sinks.finish(None).expect_err("records were lost").to_string();
     assert!(error.contains("the gate: 100 records could not be written"), "{error}");
-    assert_eq!(kept.0.lock().unwrap().len(), all);
-    let taken = taken.lock().unwrap();
+    assert_eq!(kept.0.lock().len(), all);
+    let taken = taken.lock();
     assert_eq!((taken.len(), &*taken[QUEUE]), (QUEUE + 1, &*format!("{{\"n\":{QUEUE}}}")), "the newest were lost");
 }
 
 #[test]
-fn where_nothing_may_be_lost_the_sender_waits() {
+fn the_sender_waits_if_nothing_may_be_lost() {
     let (mut sinks, metrics, _) = sinks();
     let (gated, go, begun, taken) = gated();
     sinks.add(gated).unwrap();
     let all = QUEUE + 50;
     let sender = std::thread::spawn(move || {
-        (0..all).for_each(|n| sinks.send(item(n), Full::Wait));
+        (0..all).for_each(|n| sinks.send(item(n), WhenFull::Wait));
         sinks.finish(None)
     });
     for _ in 0..all {
@@ -111,15 +111,15 @@ fn where_nothing_may_be_lost_the_sender_waits() {
         go.send(()).unwrap();
     }
     sender.join().unwrap().unwrap();
-    assert_eq!((taken.lock().unwrap().len(), dropped(&metrics, "gated")), (all, 0));
+    assert_eq!((taken.lock().len(), dropped(&metrics, "gated")), (all, 0));
 }
 
 #[test]
-fn a_sink_that_never_ends_costs_what_it_was_given_and_no_more_time_than_it_has() {
+fn a_sink_that_never_ends_loses_its_queue_and_takes_no_longer_than_the_limit() {
     let (mut sinks, metrics, _) = sinks();
     let (gated, _go, begun, _) = gated();
     sinks.add(gated).unwrap();
-    (0..3).for_each(|n| sinks.send(item(n), Full::Drop));
+    (0..3).for_each(|n| sinks.send(item(n), WhenFull::Drop));
     begun.recv().unwrap();
     assert!(sinks.finish(Some(Duration::ZERO)).is_err());
     assert_eq!(dropped(&metrics, "gated"), 3);
@@ -128,14 +128,14 @@ fn a_sink_that_never_ends_costs_what_it_was_given_and_no_more_time_than_it_has()
 #[test]
 fn a_panic_costs_one_item() {
     let (mut sinks, metrics, _) = sinks();
-    let kept = Kept::default();
+    let kept = Collector::default();
     sinks.add(kept.clone()).unwrap();
     let bad = Item { records: vec!["panic".into()], ..item(0) };
     for item in [item(1), bad, item(2)] {
-        sinks.send(item, Full::Wait);
+        sinks.send(item, WhenFull::Wait);
     }
     sinks.finish(None).unwrap();
-    assert_eq!(kept.0.lock().unwrap().len(), 2);
+    assert_eq!(kept.0.lock().len(), 2);
     assert_eq!(dropped(&metrics, "kept"), 1);
     assert!(metrics.encode().contains("touchline_stage_panics_total{stage=\"sink\"} 1"));
 }
@@ -147,13 +147,13 @@ fn a_file_that_was_moved_away_is_opened_again() {
     let (mut sinks, _, clock) = sinks();
     sinks.add(JsonLines::new(JsonlWriter::append(&path).unwrap(), clock)).unwrap();
     let reopen = sinks.reopener();
-    sinks.send(item(1), Full::Wait);
+    sinks.send(item(1), WhenFull::Wait);
     while std::fs::read_to_string(&path).unwrap().is_empty() {
         std::thread::yield_now();
     }
     std::fs::rename(&path, &old).unwrap();
     reopen();
-    sinks.send(item(2), Full::Wait);
+    sinks.send(item(2), WhenFull::Wait);
     sinks.finish(None).unwrap();
     assert_eq!(std::fs::read_to_string(old).unwrap(), "{\"n\":1}\n");
     assert_eq!(std::fs::read_to_string(path).unwrap(), "{\"n\":2}\n");

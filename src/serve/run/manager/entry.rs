@@ -1,53 +1,55 @@
-//! One stream as the warden knows it: what is wanted, and how far it is.
+//! One stream of the stream manager: its wanted and its actual state.
 
 use tokio::sync::oneshot;
 
-use crate::backlog::LineId;
+use crate::backlog::QueueId;
 use crate::config::StreamSettings;
 use crate::publish::hub::{Origin, StreamFacts, StreamHandle};
-use crate::publish::streams::{Outcome, Refused};
+use crate::publish::streams::{StreamOutcome, StreamRefusal};
 use touchline_core::error::Error;
 use touchline_core::item::Pace;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_core::vote::VoteConfig;
 use touchline_media::Source;
 
-/// How long a stream waits that ended by a failure of the program: at first, and at most. One that played for longer than the
-/// latter begins with the former again.
+/// Minimum and maximum delay before a stream is opened again that ended by a fault of the program. A stream that has
+/// played for longer than the maximum starts with the minimum again.
 const REVIVE_MIN_NS: u64 = NANOS_PER_SECOND;
 const REVIVE_MAX_NS: u64 = 60 * NANOS_PER_SECOND;
 
 pub(super) enum Phase {
-    /// Without a source.
+    /// It has no source.
     Idle,
-    /// A thread opens it. Which opening this is; and since when nobody wants it any more, monotonic clock.
+    /// A thread opens its source.
     Opening {
+        /// Identifies the opening.
         ticket: u64,
+        /// Since when the source is not wanted any more, monotonic clock.
         unwanted_ns: Option<u64>,
     },
     Running {
-        line: LineId,
+        queue: QueueId,
         source: Box<dyn Source>,
     },
     /// The source was asked to stop at `since_ns`, monotonic clock.
     Closing {
-        line: LineId,
+        queue: QueueId,
         source: Box<dyn Source>,
         since_ns: u64,
     },
-    /// The publishing thread takes leave of it.
+    /// The publisher removes it.
     Leaving,
 }
 
 impl Phase {
-    pub(super) fn line(&self) -> Option<LineId> {
+    pub(super) fn queue(&self) -> Option<QueueId> {
         match self {
-            Phase::Running { line, .. } | Phase::Closing { line, .. } => Some(*line),
+            Phase::Running { queue, .. } | Phase::Closing { queue, .. } => Some(*queue),
             Phase::Idle | Phase::Opening { .. } | Phase::Leaving => None,
         }
     }
 
-    /// Since when its end is waited for.
+    /// Since when the manager waits for its end.
     pub(super) fn waits_since_ns(&self) -> Option<u64> {
         match self {
             Phase::Closing { since_ns, .. } => Some(*since_ns),
@@ -56,7 +58,7 @@ impl Phase {
         }
     }
 
-    /// Becomes idle; gives the source, if there was one.
+    /// Becomes idle. Returns the source, if there was one.
     pub(super) fn take_source(&mut self) -> Option<Box<dyn Source>> {
         match std::mem::replace(self, Phase::Idle) {
             Phase::Running { source, .. } | Phase::Closing { source, .. } => Some(source),
@@ -65,53 +67,53 @@ impl Phase {
     }
 }
 
-/// What the API asked of a stream and waits for.
+/// A request of the API in progress.
 pub(super) struct Pending {
-    pub(super) answer: oneshot::Sender<Outcome>,
-    pub(super) what: What,
-    /// Version of the settings to come.
+    pub(super) answer: oneshot::Sender<StreamOutcome>,
+    pub(super) change: PendingChange,
+    /// Version of the new settings.
     pub(super) generation: u64,
 }
 
-pub(super) enum What {
+pub(super) enum PendingChange {
     Add,
-    /// The settings to come, while they are being stored; then those that they replaced.
+    /// The new settings while they are being stored, then those that they replaced.
     Change(Box<StreamSettings>),
     Remove,
 }
 
-pub(super) struct Entry {
-    /// What is wanted.
+pub(super) struct ManagedStream {
+    /// The wanted settings.
     pub(super) settings: StreamSettings,
     pub(super) origin: Origin,
     pub(super) generation: u64,
     pub(super) handle: StreamHandle,
     pub(super) phase: Phase,
-    /// It is not wanted any more.
+    /// It is to be removed.
     pub(super) gone: bool,
-    /// Its source came to an end by itself.
+    /// Its source ended by itself.
     pub(super) over: bool,
-    /// To be opened once more, though nothing about its source differs.
+    /// Open the source again although its settings have not changed.
     pub(super) reopen: bool,
     pub(super) error: Option<Error>,
-    /// When it is opened again because the program, not the source, had failed; monotonic clock.
+    /// When it is opened again after a fault of the program, monotonic clock.
     pub(super) revive_at_ns: Option<u64>,
-    /// How long it waits for that the next time.
+    /// The next delay before that.
     revive_in_ns: u64,
-    /// When it was opened last, monotonic clock.
+    /// When it was last opened, monotonic clock.
     opened_ns: u64,
-    /// Of the start: when it cannot be opened, the program cannot do what it was told.
+    /// A stream of the start: if it cannot be opened, the program ends with an error.
     pub(super) is_initial: bool,
-    /// The store is being told; nothing else happens until it has answered.
+    /// The store is writing; nothing else happens until it is done.
     pub(super) saving: bool,
     pub(super) pending: Option<Pending>,
-    /// The settings and the vote that the source was opened with.
+    /// Settings and vote that the source was opened with.
     applied: Option<(StreamSettings, VoteConfig)>,
-    /// What the source before that promised about its timing: shown again when the one that was opened cannot be.
+    /// Pace of the previous source, shown again if the new one cannot be opened.
     pub(super) pace_before: Pace,
 }
 
-impl Entry {
+impl ManagedStream {
     pub(super) fn new(settings: StreamSettings, origin: Origin, generation: u64, handle: StreamHandle) -> Self {
         Self {
             settings,
@@ -134,14 +136,15 @@ impl Entry {
         }
     }
 
-    /// Something is under way, or a source runs.
+    /// A step is in progress, or a source runs.
     pub(super) fn is_busy(&self) -> bool {
         self.saving || !matches!(self.phase, Phase::Idle)
     }
 
-    /// Somebody waits for it to be open.
-    pub(super) fn is_opening_asked(&self) -> bool {
-        let is_asked = matches!(&self.pending, Some(Pending { what: What::Add | What::Change(_), .. }));
+    /// A request waits for it to open.
+    pub(super) fn is_opening_requested(&self) -> bool {
+        let is_asked =
+            matches!(&self.pending, Some(Pending { change: PendingChange::Add | PendingChange::Change(_), .. }));
         is_asked && !self.saving && !self.gone && matches!(self.phase, Phase::Opening { .. })
     }
 
@@ -149,7 +152,7 @@ impl Entry {
         self.reopen || self.applied.as_ref().is_some_and(|(applied, _)| self.settings.needs_reopening(applied))
     }
 
-    /// The source is being opened as things are now.
+    /// A thread opens the source with the current settings.
     pub(super) fn opened_with(&mut self, vote: VoteConfig, ticket: u64, now_ns: u64) {
         (self.revive_at_ns, self.opened_ns) = (None, now_ns);
         self.pace_before = self.handle.pace();
@@ -158,8 +161,8 @@ impl Entry {
         (self.over, self.reopen, self.error) = (false, false, None);
     }
 
-    /// A live stream whose end was the program's own failure is opened again after a while, which grows while that happens again and
-    /// again.
+    /// Schedules a live stream that ended by a fault of the program to be opened again. The delay doubles with each
+    /// fault in a row.
     pub(super) fn revive_later(&mut self, now_ns: u64) {
         let is_own_failure = self.over && matches!(self.error, Some(Error::Internal(_)));
         if !is_own_failure || self.handle.pace() != Pace::Live {
@@ -175,42 +178,42 @@ impl Entry {
     /// The source was asked to stop.
     pub(super) fn close(&mut self, since_ns: u64) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Running { line, source } => Phase::Closing { line, source, since_ns },
+            Phase::Running { queue, source } => Phase::Closing { queue, source, since_ns },
             other => other,
         };
     }
 
-    /// How its seconds are voted over, where the run does so by `run`.
+    /// Its vote, with `run` for the values that it does not set.
     pub(super) fn vote(&self, run: VoteConfig) -> VoteConfig {
-        // Whether they fit together was checked when the settings were taken; the run's may have changed since.
+        // The combination was valid when the settings were accepted. The run's values may have changed since.
         self.settings.vote.over(run).unwrap_or(run)
     }
 
-    /// The line that has to hear of `vote`, because it runs with another.
-    pub(super) fn take_other_vote(&mut self, vote: VoteConfig) -> Option<LineId> {
-        let (line, (_, applied)) = (self.phase.line()?, self.applied.as_mut()?);
-        (std::mem::replace(applied, vote) != vote).then_some(line)
+    /// The queue to send `vote` to, if it runs with another one.
+    pub(super) fn replace_vote(&mut self, vote: VoteConfig) -> Option<QueueId> {
+        let (queue, (_, applied)) = (self.phase.queue()?, self.applied.as_mut()?);
+        (std::mem::replace(applied, vote) != vote).then_some(queue)
     }
 
-    /// Whether a first attempt that fails is followed by others, where the run says `run`. What the API adds is kept:
-    /// a camera that is off when the program starts must come back by itself.
+    /// Whether it retries after a first attempt that fails; `run` is the default. Streams of the API retry: a camera
+    /// that is off at the start must come back by itself.
     pub(super) fn retries(&self, run: bool) -> bool {
         self.settings.retry.unwrap_or(run || self.origin == Origin::Api)
     }
 
-    /// Whether others follow after a failure of the attempt that comes next. It is no first one when the stream has played
-    /// before: what else than its address was changed must not end a camera that happens to be off.
+    /// Whether it retries if the next attempt fails. A stream that has played before always does: changing a setting
+    /// must not end a camera that happens to be off.
     pub(super) fn retries_now(&self, run: bool) -> bool {
         self.handle.has_opened() || self.retries(run)
     }
 
-    /// Whether the end that it came to by itself may be undone by asking again: a failure, and any end of what is live. A
-    /// recording that was read to its end would only be read again.
+    /// Whether a reload opens it again after it ended by itself: after a failure, and after any end of a live stream. A
+    /// recording that was read to its end is not read again.
     pub(super) fn may_revive(&self) -> bool {
         self.over && self.settings.enabled && (self.error.is_some() || self.handle.pace() == Pace::Live)
     }
 
-    /// Shows the settings in the API.
+    /// Publishes the settings in the API.
     pub(super) fn show(&self, vote: VoteConfig, retry: bool) {
         self.handle.set_facts(StreamFacts {
             label: self.settings.label.clone(),
@@ -229,18 +232,18 @@ impl Entry {
         });
     }
 
-    /// Tells whoever waits.
-    pub(super) fn answer(&mut self, outcome: Outcome) {
+    /// Answers the pending request, if there is one.
+    pub(super) fn answer(&mut self, outcome: StreamOutcome) {
         if let Some(pending) = self.pending.take() {
-            // Who asked may be gone; what was done stays done.
+            // The client may be gone. The change stays.
             let _ = pending.answer.send(outcome);
         }
     }
 
-    /// Tells whoever waits that it cannot be; false when nobody asked for it.
-    pub(super) fn refuse(&mut self, refused: Refused) -> bool {
-        let asked = self.pending.is_some();
+    /// Refuses the pending request. Returns false if there was none.
+    pub(super) fn refuse(&mut self, refused: StreamRefusal) -> bool {
+        let was_pending = self.pending.is_some();
         self.answer(Err(refused));
-        asked
+        was_pending
     }
 }

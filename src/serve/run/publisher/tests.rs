@@ -12,7 +12,7 @@ use touchline_core::item::{End, Pace};
 use touchline_core::labels::{ClassSet, Modality};
 use touchline_core::time::RunId;
 
-/// Stands still until the test is over.
+/// Blocks until the test is over.
 struct Stalled(Receiver<()>);
 
 impl Sink for Stalled {
@@ -35,32 +35,32 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
     let hub = Hub::new(info, Metrics::new(), clock.clone());
     let stream = StreamInfo { id: "a".into(), uri: "rtsp://h/a".into(), pace: Pace::Live };
     let handle = hub.add_stream(stream).unwrap();
-    let line = Backlog::new().add_line(Pace::Live);
-    let (told_to, told) = unbounded();
-    let mut session = Session::new(hub.clone(), clock.clone(), 2, told_to);
+    let queue = Backlog::new().add_queue(Pace::Live);
+    let (reports_to, reports) = unbounded();
+    let mut publisher = Publisher::new(hub.clone(), clock.clone(), 2, reports_to);
     let (release, stalled) = bounded(0);
-    session.sinks().add(Stalled(stalled)).unwrap();
-    let beat = session.beat().clone();
+    publisher.sinks().add(Stalled(stalled)).unwrap();
+    let beat = publisher.beat().clone();
     let (decided_to, decided) = bounded(1);
     let (_news_to, news) = unbounded();
     let (commands_to, commands) = unbounded();
-    let begin = Beginning {
-        line,
+    let begin = StreamStart {
+        queue,
         handle: handle.clone(),
         vote: VoteConfig::default(),
         supervised: true,
         counters: Arc::default(),
     };
     commands_to.send(Command::Begin(Box::new(begin))).unwrap();
-    let publishing = std::thread::spawn(move || session.publish(&Inbox { decided, news, commands }));
+    let publishing = std::thread::spawn(move || publisher.publish(&PublisherInbox { decided, news, commands }));
     // More than a minute of 64 streams.
     let seconds = QUEUE as u64 + 10;
     for index in 0..seconds {
         let outcome = SecondOutcome::Gap(Gap { run: RunId(0), index, reason: GapReason::NoMedia });
-        decided_to.send(Decided { line, what: What::Outcome { outcome, backlog: 0 } }).unwrap();
+        decided_to.send(Decided { queue, item: DecidedItem::Outcome { outcome, backlog: 0 } }).unwrap();
     }
-    decided_to.send(Decided { line, what: What::News(ClipOutput::Ended(End::Finished)) }).unwrap();
-    let Ok(Told::Over { error: None, .. }) = told.recv() else { panic!("the end was not told") };
+    decided_to.send(Decided { queue, item: DecidedItem::News(ClipOutput::Ended(End::Finished)) }).unwrap();
+    let Ok(Report::Ended { error: None, .. }) = reports.recv() else { panic!("the end was not reported") };
     assert_eq!(handle.counters().gapped.iter().sum::<u64>(), seconds, "every second is published");
     assert!(beat.beats() > seconds);
     let text = hub.metrics().encode();
@@ -70,7 +70,7 @@ fn a_sink_that_stalls_holds_up_no_decision_of_a_live_stream() {
         .unwrap()
         .parse()
         .unwrap();
-    assert!((9..=11).contains(&lost), "{lost} of {seconds} and the end, one in its hands");
+    assert!((9..=11).contains(&lost), "{lost} of {seconds} and the end, one being written");
     drop(release);
     commands_to.send(Command::Finish).unwrap();
     publishing.join().unwrap().unwrap();

@@ -1,9 +1,9 @@
-//! The configuration file, read again: what it adds, removes and changes.
+//! Reloads of the configuration file: what it adds, removes and changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Done, Hands, Initial, Warden};
+use super::{Done, Driver, InitialStream, StreamManager};
 use crate::config::StreamSettings;
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::ReloadChanges;
@@ -11,27 +11,29 @@ use touchline_core::error::{Error, Result};
 use touchline_core::threads::spawn;
 use touchline_core::vote::VoteConfig;
 
-/// What the configuration file says, with the command line over it.
+/// The configuration file with the command line over it.
 pub struct Reading {
-    /// Those of the file, without the command line's.
+    /// The streams of the file, without those of the command line.
     pub streams: Vec<StreamSettings>,
+    /// The vote of streams without one of their own.
     pub vote: VoteConfig,
+    /// Values of the keys that take effect only at the start.
     pub fixed: Fixed,
 }
 
-/// Keys that count only at the start, with their values in words.
+/// Keys that take effect only at the start, with their values as text.
 pub type Fixed = BTreeMap<&'static str, String>;
 
-impl<H: Hands + 'static> Warden<H> {
-    /// The configuration file is to be read again.
+impl<H: Driver + 'static> StreamManager<H> {
+    /// Reads the configuration file again.
     pub(super) fn reload(&mut self) {
         if self.stopping.is_some() {
             return;
         }
-        self.tools.manager.reloading();
-        let Some(read) = self.tools.read.clone() else { return self.tools.manager.ready() };
+        self.tools.service_manager.reloading();
+        let Some(read) = self.tools.read.clone() else { return self.tools.service_manager.ready() };
         if std::mem::replace(&mut self.reading, true) {
-            // What is being read may be older than the wish.
+            // The file may have changed since this reading began.
             self.read_again = true;
             return;
         }
@@ -40,11 +42,11 @@ impl<H: Hands + 'static> Warden<H> {
             let _ = to.send(Done::Read(Box::new((*read)())));
         });
         if let Err(e) = started {
-            self.has_read(Err(e));
+            self.read_done(Err(e));
         }
     }
 
-    pub(super) fn has_read(&mut self, reading: Result<Reading>) {
+    pub(super) fn read_done(&mut self, reading: Result<Reading>) {
         self.reading = false;
         if self.stopping.is_some() {
             return;
@@ -56,29 +58,29 @@ impl<H: Hands + 'static> Warden<H> {
             Ok(changes) => {
                 let ReloadChanges { added, removed, changed, needs_restart } = changes;
                 let (added, removed, changed) = (added.len(), removed.len(), changed.len());
-                tracing::info!("configuration read again: {added} streams added, {removed} removed, {changed} changed");
+                tracing::info!("configuration reloaded: {added} streams added, {removed} removed, {changed} changed");
                 if !needs_restart.is_empty() {
-                    tracing::warn!("these keys count only after a restart: {}", needs_restart.join(", "));
+                    tracing::warn!("these keys take effect only after a restart: {}", needs_restart.join(", "));
                 }
             }
-            Err(e) => tracing::error!("the configuration is refused, the old one stays in force: {e}"),
+            Err(e) => tracing::error!("the configuration is rejected, the previous one stays in force: {e}"),
         }
-        self.tools.desk.config().reloaded(self.tools.clock.unix_ns(), outcome);
+        self.tools.control.config().reloaded(self.tools.clock.unix_ns(), outcome);
         if std::mem::take(&mut self.read_again) {
             return self.reload();
         }
-        self.tools.manager.ready();
+        self.tools.service_manager.ready();
     }
 
-    /// All of it, or nothing.
+    /// Applies all of it, or nothing.
     fn apply(&mut self, reading: Reading) -> Result<ReloadChanges> {
         let Reading { streams, vote, fixed } = reading;
-        self.fits_in(&streams, vote)?;
-        // Whoever takes the last stream out of the file may put another in: from now on the program is kept.
+        self.check(&streams, vote)?;
+        // An operator who removes the last stream may add another one: the program continues from now on.
         self.rules.is_service = true;
         self.vote = vote;
         self.tools.hub.set_vote_window(vote.window);
-        let mut changes = ReloadChanges { needs_restart: self.fixed_that_differ(&fixed), ..ReloadChanges::default() };
+        let mut changes = ReloadChanges { needs_restart: self.changed_fixed(&fixed), ..ReloadChanges::default() };
         let wanted: BTreeSet<&str> = streams.iter().map(|s| s.id.as_str()).collect();
         for (id, entry) in &mut self.entries {
             if entry.origin == Origin::Config && !entry.gone && !wanted.contains(id.as_str()) {
@@ -91,7 +93,7 @@ impl<H: Hands + 'static> Warden<H> {
             let id = settings.id.clone();
             let Some(entry) = self.entries.get_mut(&id) else {
                 changes.added.push(id);
-                let stream = Initial {
+                let stream = InitialStream {
                     settings,
                     origin: Origin::Config,
                     generation: Some(generation),
@@ -101,14 +103,14 @@ impl<H: Hands + 'static> Warden<H> {
                 continue;
             };
             if entry.gone {
-                // It is on its way out, and comes back when it is gone.
+                // It is being removed, and is added again after that.
                 entry.gone = false;
                 changes.added.push(id);
             } else if entry.settings != settings {
                 changes.changed.push(id);
             } else {
                 if entry.may_revive() {
-                    tracing::info!("{id}: it had come to its end and is opened again");
+                    tracing::info!("{id}: had ended and is opened again");
                     entry.reopen = true;
                 }
                 continue;
@@ -126,15 +128,15 @@ impl<H: Hands + 'static> Warden<H> {
         Ok(changes)
     }
 
-    fn fits_in(&self, streams: &[StreamSettings], vote: VoteConfig) -> Result<()> {
+    fn check(&self, streams: &[StreamSettings], vote: VoteConfig) -> Result<()> {
         let others = self.entries.iter().filter(|(_, e)| e.origin != Origin::Config);
         if let Some((id, _)) = others.clone().find(|(id, _)| streams.iter().any(|s| s.id == **id)) {
-            let text = format!("stream {id:?} is there already, not from this file; give one of them another id");
+            let text = format!("stream {id:?} exists already and is not from this file; rename one of them");
             return Err(Error::Usage(text));
         }
         let (have, most) = (others.count() + streams.len(), self.rules.max_streams);
         if have > most {
-            let text = format!("{have} streams are more than --max-streams {most} allows; leave some out");
+            let text = format!("stream limit exceeded: {have} streams, --max-streams {most}; remove streams");
             return Err(Error::Usage(text));
         }
         for stream in streams {
@@ -144,11 +146,11 @@ impl<H: Hands + 'static> Warden<H> {
         Ok(())
     }
 
-    fn fixed_that_differ(&self, fixed: &Fixed) -> Vec<String> {
+    fn changed_fixed(&self, fixed: &Fixed) -> Vec<String> {
         let keys: BTreeSet<&str> = self.fixed.keys().chain(fixed.keys()).copied().collect();
         keys.into_iter().filter(|key| self.fixed.get(key) != fixed.get(key)).map(str::to_owned).collect()
     }
 }
 
-/// Reads the configuration file again.
+/// Reads the configuration file.
 pub type Reader = Arc<dyn Fn() -> Result<Reading> + Send + Sync>;

@@ -3,35 +3,35 @@
 use super::*;
 
 #[test]
-fn another_reading_changes_only_what_differs() {
+fn a_reload_changes_only_what_differs() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/b")]).unwrap();
-    let line = bench.line("a");
+    let queue = bench.queue("a");
     bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
     bench.end_stopped();
-    assert_eq!(bench.line("a"), line, "who is the same goes on");
-    assert_eq!(bench.warden.entries.keys().collect::<Vec<_>>(), ["a", "c"]);
+    assert_eq!(bench.queue("a"), queue, "an unchanged stream goes on");
+    assert_eq!(bench.manager.entries.keys().collect::<Vec<_>>(), ["a", "c"]);
     assert_eq!(bench.config()["reloads"]["last"]["changes"]["removed"], serde_json::json!(["b"]));
     bench.read(&[("a", "rtsp://h/a2"), ("c", "rtsp://h/c")]);
     bench.end_stopped();
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/a2");
-    // Gone and wanted again before it is gone.
+    // Removed, and added again before it is gone.
     bench.read(&[("a", "rtsp://h/a2")]);
     bench.read(&[("a", "rtsp://h/a2"), ("c", "rtsp://h/c3")]);
     bench.end_stopped();
     bench.end_stopped();
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/c3");
-    bench.line("c");
+    bench.queue("c");
     assert!(bench.hub.metrics().encode().contains("touchline_config_reloads_total{result=\"applied\"} 4"));
 }
 
 #[test]
-fn a_reading_that_cannot_be_leaves_everything_as_it_is() {
+fn a_reload_that_is_rejected_changes_nothing() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     for (streams, word) in [
-        (&[("b", "rtsp://h/b")][..], "\"b\" is there already"),
+        (&[("b", "rtsp://h/b")][..], "\"b\" exists already"),
         (&[("c", "gopher://h/c")], "gopher"),
         (&[("c", "rtsp://h/c"), ("d", "rtsp://h/d"), ("e", "rtsp://h/e")], "max-streams 3"),
     ] {
@@ -40,11 +40,11 @@ fn a_reading_that_cannot_be_leaves_everything_as_it_is() {
         let error = config["reloads"]["last"]["error"].as_str().unwrap();
         assert!(error.contains(word), "{error}");
     }
-    bench.warden.has_read(Err(Error::Usage("touchline.toml: line 3: no".into())));
+    bench.manager.read_done(Err(Error::Usage("touchline.toml: line 3: no".into())));
     let text = bench.hub.metrics().encode();
     assert!(text.contains("touchline_config_reloads_total{result=\"refused\"} 4"), "{text}");
     assert!(text.contains("touchline_config_last_reload_success 0"), "{text}");
-    assert_eq!(bench.warden.entries.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(bench.manager.entries.keys().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(bench.opened().len(), 2);
 }
 
@@ -55,7 +55,7 @@ fn another_vote_of_the_run_reaches_those_without_their_own() {
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b", "vote": {"window": 3}}"#)).unwrap();
     let vote = VoteFile { window: Some(20), ..VoteFile::default() }.settings().unwrap();
     let reading = Reading { streams: settings(&[("a", "rtsp://h/a")]), vote, fixed: Fixed::default() };
-    bench.warden.has_read(Ok(reading));
+    bench.manager.read_done(Ok(reading));
     bench.settle();
     assert_eq!(bench.votes.iter().map(|v| v.window).collect::<Vec<_>>(), [20]);
 }
@@ -65,13 +65,13 @@ fn keys_that_need_a_restart_are_named() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     let fixed = Fixed::from([("listen", "another".to_owned())]);
-    bench.warden.has_read(Ok(Reading { streams: Vec::new(), vote: VoteConfig::default(), fixed }));
+    bench.manager.read_done(Ok(Reading { streams: Vec::new(), vote: VoteConfig::default(), fixed }));
     let config = bench.config();
     assert_eq!(config["reloads"]["last"]["changes"]["needs_restart"], serde_json::json!(["listen"]));
 }
 
 #[test]
-fn one_that_was_off_at_the_start_and_cannot_be_opened_later_concerns_nobody_else() {
+fn a_stream_that_is_enabled_later_and_cannot_be_opened_stops_no_other() {
     let mut bench = Bench::new(rules());
     let mut streams = settings(&[("a", "rtsp://h/a"), ("b", "rtsp://h/refused")]);
     streams[1].enabled = false;
@@ -79,42 +79,42 @@ fn one_that_was_off_at_the_start_and_cannot_be_opened_later_concerns_nobody_else
     assert_eq!((bench.state("b"), bench.opened().len()), (StreamState::Paused, 1));
     streams[1].enabled = true;
     bench.read_settings(streams);
-    assert!(bench.warden.stopping.is_none() && bench.stops.is_empty(), "the other one goes on");
+    assert!(bench.manager.stopping.is_none() && bench.stops.is_empty(), "the other one goes on");
     assert!(matches!(bench.state("b"), StreamState::Failed { .. }), "{:?}", bench.state("b"));
-    assert!(bench.warden.ended().is_none());
+    assert!(bench.manager.ended().is_none());
 }
 
 #[test]
-fn a_program_whose_last_stream_is_taken_out_or_turned_off_waits_for_the_next() {
+fn a_program_without_enabled_streams_waits_for_the_next() {
     let mut bench = Bench::new(rules());
     let mut streams = settings(&[("a", "rtsp://h/a")]);
     streams[0].enabled = false;
     bench.start_with(streams.clone()).unwrap();
-    assert!(bench.warden.ended().is_none(), "it was started with a stream that is off");
+    assert!(bench.manager.ended().is_none(), "it was started with a stream that is off");
 
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     bench.read_settings(streams);
     bench.end_stopped();
     assert_eq!(bench.state("a"), StreamState::Paused);
-    assert!(bench.warden.ended().is_none(), "its only stream was turned off");
+    assert!(bench.manager.ended().is_none(), "its only stream was turned off");
     bench.read(&[]);
-    assert!(bench.warden.entries.is_empty() && bench.warden.ended().is_none(), "and taken out");
+    assert!(bench.manager.entries.is_empty() && bench.manager.ended().is_none(), "and taken out");
     bench.read(&[("a", "rtsp://h/a")]);
-    assert!(bench.warden.ended().is_none());
-    bench.line("a");
+    assert!(bench.manager.ended().is_none());
+    bench.queue("a");
 }
 
 #[test]
-fn what_has_failed_or_ended_is_opened_again_when_the_file_is_read_again() {
+fn a_reload_opens_streams_again_that_failed_or_ended() {
     let mut bench = Bench::new(Rules { is_service: true, ..rules() });
     let streams = [("failed", "rtsp://h/a"), ("ended", "http://h/live.m3u8"), ("read", "b.mp4")];
     bench.start(&streams).unwrap();
-    bench.warden.entries["read"].handle.set_source("b.mp4", Pace::File);
-    let lines = ["failed", "ended", "read"].map(|id| bench.line(id));
-    bench.warden.over(lines[0], Some(Error::source_error("rtsp://h/a", "no answer", "check the cable")));
-    bench.warden.over(lines[1], None);
-    bench.warden.over(lines[2], None);
+    bench.manager.entries["read"].handle.set_source("b.mp4", Pace::File);
+    let queues = ["failed", "ended", "read"].map(|id| bench.queue(id));
+    bench.manager.over(queues[0], Some(Error::source_error("rtsp://h/a", "no answer", "check the cable")));
+    bench.manager.over(queues[1], None);
+    bench.manager.over(queues[2], None);
     bench.settle();
     assert_eq!(bench.opened().len(), 3, "by itself it is over");
     bench.read(&streams);
@@ -130,11 +130,11 @@ fn a_camera_that_has_played_is_tried_again_whatever_changes() {
     let mut bench = Bench::new(rules());
     let mut streams = settings(&[("a", "rtsp://h/a")]);
     bench.start_with(streams.clone()).unwrap();
-    bench.warden.entries["a"].handle.set_tracks(touchline_core::item::Tracks { video: true, audio: true });
+    bench.manager.entries["a"].handle.set_tracks(touchline_core::item::Tracks { video: true, audio: true });
     streams[0].latency_ms = 900;
     bench.read_settings(streams);
     bench.end_stopped();
-    assert_eq!(*bench.hands.retries.lock().unwrap(), [false, true]);
+    assert_eq!(*bench.driver.retries.lock(), [false, true]);
 }
 
 #[test]
@@ -149,24 +149,24 @@ fn after_a_change_that_is_refused_the_settings_in_force_are_shown() {
     let (before, generation) = (shown(&bench), bench.generation("b"));
     let refused = change("b", r#"{"uri": "rtsp://h/refused", "latency_ms": 500, "enabled": true}"#);
     let mut outcome = bench.ask(refused);
-    assert_eq!(outcome.try_recv().unwrap().unwrap_err().kind, RefusedKind::Source);
+    assert_eq!(outcome.try_recv().unwrap().unwrap_err().kind, StreamRefusalKind::Source);
     assert_eq!(shown(&bench), before);
     let now = bench.generation("b");
-    assert!(now > generation, "whoever has seen the refused ones must read again");
-    let wanted = Wanted::Remove { id: "b".into(), generation: Some(now) };
+    assert!(now > generation, "a client that has seen the refused ones must read again");
+    let wanted = StreamChange::Remove { id: "b".into(), generation: Some(now) };
     assert_eq!(bench.outcome(wanted), Ok("b".into()));
 }
 
 #[test]
-fn a_name_that_is_used_again_goes_on_after_its_last_run() {
+fn a_reused_id_continues_after_its_last_run() {
     let mut bench = Bench::new(rules());
-    bench.warden.know_runs(BTreeMap::from([("c".to_owned(), RunId(41))]));
+    bench.manager.know_runs(BTreeMap::from([("c".to_owned(), RunId(41))]));
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
-    let next = |bench: &Bench, id: &str| bench.warden.entries[id].handle.next_run();
+    let next = |bench: &Bench, id: &str| bench.manager.entries[id].handle.next_run();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
     assert_eq!((next(&bench, "a"), next(&bench, "b")), (RunId(0), RunId(0)));
     for (id, run) in [("a", 3), ("b", 5)] {
-        bench.warden.entries[id].handle.run_started(RunId(run), None);
+        bench.manager.entries[id].handle.run_started(RunId(run), None);
     }
     bench.outcome(remove("b")).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)).unwrap();
@@ -175,8 +175,8 @@ fn a_name_that_is_used_again_goes_on_after_its_last_run() {
     // One that the store knew of a time before.
     bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
     assert_eq!(["a", "b", "c"].map(|id| next(&bench, id).0), [4, 6, 42]);
-    // Gone and wanted again before it is gone.
-    bench.warden.entries["c"].handle.run_started(RunId(42), None);
+    // Removed, and added again before it is gone.
+    bench.manager.entries["c"].handle.run_started(RunId(42), None);
     bench.read(&[("a", "rtsp://h/a")]);
     bench.read(&[("a", "rtsp://h/a"), ("c", "rtsp://h/c")]);
     bench.end_stopped();
@@ -190,23 +190,23 @@ fn a_stream_whose_opening_hangs_can_be_removed() {
     let mut added = bench.begin(add(r#"{"id": "b", "uri": "rtsp://h/hangs"}"#));
     let mut removed = bench.begin(remove("b"));
     let said = added.try_recv().unwrap().unwrap_err();
-    assert_eq!(said.kind, RefusedKind::Busy, "{said:?}");
+    assert_eq!(said.kind, StreamRefusalKind::Busy, "{said:?}");
     bench.clock.advance(CLOSE_MAX_NS - 1);
-    bench.warden.look();
+    bench.manager.check_deadlines();
     assert!(removed.try_recv().is_err() && bench.hub.has_stream("b"));
     bench.clock.advance(1);
-    bench.warden.look();
+    bench.manager.check_deadlines();
     bench.settle();
     assert_eq!((removed.try_recv().unwrap(), bench.hub.has_stream("b")), (Ok("b".into()), false));
-    // Its name is free, and what comes of the other one after all is nobody's.
+    // Its id is free, and the first source is dropped when it opens after all.
     assert_eq!(bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b"}"#)), Ok("b".into()));
-    let line = bench.line("b");
-    bench.hands.hangs.store(false, Ordering::Release);
-    while bench.hands.removed.lock().unwrap().is_empty() {
+    let queue = bench.queue("b");
+    bench.driver.hangs.store(false, Ordering::Release);
+    while bench.driver.removed.lock().is_empty() {
         bench.settle();
     }
-    assert_eq!(bench.line("b"), line);
-    assert!(!bench.hands.removed.lock().unwrap().contains(&line));
+    assert_eq!(bench.queue("b"), queue);
+    assert!(!bench.driver.removed.lock().contains(&queue));
 }
 
 #[test]
@@ -216,29 +216,29 @@ fn a_failure_of_the_program_costs_a_stream_a_moment() {
     let broken = || Some(Error::Internal("a: a thread of this stream panicked".into()));
     for (failures, wait_s) in [1, 2, 4].into_iter().enumerate() {
         assert_eq!(bench.opened().len(), failures + 1);
-        let line = bench.line("a");
-        bench.warden.over(line, broken());
+        let queue = bench.queue("a");
+        bench.manager.over(queue, broken());
         bench.settle();
-        assert!(bench.warden.ended().is_none(), "it is opened again");
+        assert!(bench.manager.ended().is_none(), "it is opened again");
         bench.clock.advance(wait_s * 1_000_000_000 - 1);
-        bench.warden.look();
+        bench.manager.check_deadlines();
         bench.settle();
         assert_eq!(bench.opened().len(), failures + 1);
         bench.clock.advance(1);
-        bench.warden.look();
+        bench.manager.check_deadlines();
         bench.settle();
     }
     // It played for long: the next failure is not one of a row.
     bench.clock.advance(61_000_000_000);
-    bench.warden.over(bench.line("a"), broken());
+    bench.manager.over(bench.queue("a"), broken());
     bench.clock.advance(1_000_000_000);
-    bench.warden.look();
+    bench.manager.check_deadlines();
     bench.settle();
     assert_eq!(bench.opened().len(), 5);
     // Not when the source itself failed.
-    bench.warden.over(bench.line("a"), Some(Error::source_error("a", "no", "no")));
+    bench.manager.over(bench.queue("a"), Some(Error::source_error("a", "no", "no")));
     bench.clock.advance(100_000_000_000);
-    bench.warden.look();
+    bench.manager.check_deadlines();
     bench.settle();
-    assert_eq!((bench.opened().len(), bench.warden.ended().is_some()), (5, true));
+    assert_eq!((bench.opened().len(), bench.manager.ended().is_some()), (5, true));
 }

@@ -1,14 +1,14 @@
-//! The warden: the thread that knows which streams there should be, and sees to it that there are.
+//! The stream manager: the thread that reconciles the wanted streams with the actual ones.
 //!
-//! It alone decides about streams: those of the start, those of the API ([`StreamDesk`]), those of the configuration file
-//! when it is read again. Each stream has an entry that says what is wanted and how far it is; whenever a step is done,
-//! [`Warden::reconcile`] takes the next one. Nothing slow happens here: opening, dropping, reading and storing have
-//! threads of their own and tell when they are done, so that no stream waits for another.
+//! Requests come from the start, the API ([`StreamControl`]) and reloads of the configuration file. Each stream has an
+//! entry with its wanted and its actual state. Whenever a step finishes, [`StreamManager::reconcile`] takes the next
+//! one. The manager does nothing slow: opening, dropping, reading and storing run on threads of their own, so that no
+//! stream waits for another.
 
-mod asks;
-mod ending;
 mod entry;
 mod reload;
+mod requests;
+mod shutdown;
 #[cfg(test)]
 mod tests;
 
@@ -18,19 +18,19 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 
-use super::brake;
-use super::notify::Manager;
-use super::open::{Hands, Opened, Order};
-use super::session::{Command, Told};
-use crate::backlog::LineId;
+use super::crash_guard;
+use super::driver::{Driver, OpenRequest, Opened};
+use super::notify::ServiceManager;
+use super::publisher::{Command, Report};
+use crate::backlog::QueueId;
 use crate::config::StreamSettings;
 use crate::publish::hub::{Hub, Origin, Restored, StreamInfo};
 use crate::publish::record::StreamState;
-use crate::publish::streams::{StreamAsk, StreamDesk};
+use crate::publish::streams::{StreamControl, StreamRequest};
 use crate::store::Store;
-use ending::Stopping;
-use entry::{Entry, Phase};
+use entry::{ManagedStream, Phase};
 pub use reload::{Fixed, Reader, Reading};
+use shutdown::Stopping;
 use touchline_core::cause::Cause;
 use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
@@ -39,106 +39,106 @@ use touchline_core::threads::spawn;
 use touchline_core::time::RunId;
 use touchline_core::vote::VoteConfig;
 
-/// How often deadlines are looked at while there are any.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval of the checks while a deadline is pending.
+const CHECK: Duration = Duration::from_millis(100);
 
-/// How often it looks while there are none: nothing would be missed if it never did.
-const REST: Duration = Duration::from_secs(60);
+/// Interval of the checks without a deadline. Any value would do.
+const IDLE: Duration = Duration::from_secs(60);
 
-/// What the run allows and wishes.
+/// Limits and options of the run.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) max_streams: usize,
-    /// Streams of the configuration and the command line go on after a first attempt that fails.
+    /// Streams of the configuration file and the command line retry after a first attempt that fails.
     pub(super) retry: bool,
-    /// Jitter buffer of streams that say nothing, milliseconds.
+    /// Jitter buffer of streams without one of their own, milliseconds.
     pub(super) latency_ms: u32,
-    /// The program goes on when every stream has ended: it keeps streams, was started without any, or its configuration was read
-    /// again.
+    /// The program continues after all streams have ended: it has a store, was started without streams, or has reloaded
+    /// its configuration.
     pub(super) is_service: bool,
-    /// The page stays when every stream has ended.
+    /// The page stays after all streams have ended.
     pub(super) lingers: bool,
 }
 
-/// A stream as the program starts.
-pub(super) struct Initial {
+/// A stream at the start.
+pub(super) struct InitialStream {
     pub(super) settings: StreamSettings,
     pub(super) origin: Origin,
-    /// Of the store.
+    /// Version of its settings in the store.
     pub(super) generation: Option<u64>,
     pub(super) restored: Restored,
 }
 
-/// Everything that reaches the warden from outside.
-pub(super) struct Inbox {
-    pub(super) asks: Receiver<StreamAsk>,
-    pub(super) told: Receiver<Told>,
-    /// The configuration file is to be read again.
+/// The channels of the stream manager.
+pub(super) struct ManagerInbox {
+    pub(super) requests: Receiver<StreamRequest>,
+    pub(super) reports: Receiver<Report>,
+    /// Reload the configuration file.
     pub(super) reload: Receiver<()>,
     pub(super) stop: Receiver<()>,
 }
 
-/// What the warden works with.
+/// The collaborators of the stream manager.
 pub(super) struct Tools<H> {
-    pub(super) hands: Arc<H>,
+    pub(super) driver: Arc<H>,
     pub(super) hub: Hub,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) commands: Sender<Command>,
     pub(super) store: Option<Store>,
-    pub(super) desk: StreamDesk,
+    pub(super) control: StreamControl,
     /// Reads the configuration file; `None` when there is none.
     pub(super) read: Option<Reader>,
-    pub(super) manager: Manager,
+    pub(super) service_manager: ServiceManager,
 }
 
-/// What threads tell when they are done.
+/// Results of threads.
 enum Done {
     Opened { id: String, ticket: u64, result: Result<Opened> },
     Saved { id: String, result: Result<()> },
     Read(Box<Result<Reading>>),
 }
 
-/// How it ended.
+/// The result of [`StreamManager::run`].
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// Somebody asked to stop.
+    /// A signal stopped the program.
     pub(super) stopped: bool,
-    /// A stream could not be opened at the start, or had failed when the last one ended.
+    /// An error if a stream could not be opened at the start, or had failed when the last stream ended.
     pub(super) result: Result<()>,
 }
 
-pub(super) struct Warden<H> {
+pub(super) struct StreamManager<H> {
     tools: Tools<H>,
     rules: Rules,
     vote: VoteConfig,
-    /// Keys of the configuration file that count only at the start, as they were then.
+    /// Values at the start of the keys that take effect only at the start.
     fixed: Fixed,
-    entries: BTreeMap<String, Entry>,
-    /// Streams of the start that are still to be opened, in order.
+    entries: BTreeMap<String, ManagedStream>,
+    /// Streams of the start that are not opened yet, in order.
     ids: Vec<String>,
-    /// Threads that are done; `done_to` keeps it open.
+    /// Results of threads. `done_to` keeps the channel open.
     done: Receiver<Done>,
     done_to: Sender<Done>,
-    /// Lines that came to their end before it was known whose they are: a source that ends at once overtakes the thread
-    /// that opened it.
-    early: Vec<(LineId, Option<Error>)>,
-    /// The last run of streams that were there before, here or by the store: who comes by such a name goes on after it.
+    /// Queues that ended before their stream was known: a source that ends at once overtakes the thread that opened it.
+    early: Vec<(QueueId, Option<Error>)>,
+    /// The last run of removed streams. A new stream of such a name continues after it.
     runs: BTreeMap<String, RunId>,
     /// Streams that were paused because opening them ended the process.
     held: BTreeSet<String>,
-    suspects: brake::Suspects,
-    /// Openings so far: tells one of a stream from another.
+    suspects: crash_guard::Suspects,
+    /// Number of openings so far, which identifies each.
     tickets: u64,
-    /// Version of settings that was given last.
+    /// The last version number of settings.
     generation: u64,
-    /// The configuration file is being read; and is to be read once more after that.
+    /// The configuration file is being read.
     reading: bool,
+    /// It must be read once more after that.
     read_again: bool,
     stopping: Option<Stopping>,
-    lingering_said: bool,
+    lingering_logged: bool,
 }
 
-impl<H: Hands + 'static> Warden<H> {
+impl<H: Driver + 'static> StreamManager<H> {
     pub(super) fn new(tools: Tools<H>, rules: Rules, vote: VoteConfig, fixed: Fixed) -> Self {
         let (done_to, done) = unbounded();
         Self {
@@ -153,35 +153,37 @@ impl<H: Hands + 'static> Warden<H> {
             early: Vec::new(),
             runs: BTreeMap::new(),
             held: BTreeSet::new(),
-            suspects: brake::Suspects::default(),
+            suspects: crash_guard::Suspects::default(),
             tickets: 0,
             generation: 0,
             reading: false,
             read_again: false,
             stopping: None,
-            lingering_said: false,
+            lingering_logged: false,
         }
     }
 
-    /// Takes note of the last runs of streams that are not there.
+    /// Sets the last runs of removed streams.
     pub(super) fn know_runs(&mut self, runs: BTreeMap<String, RunId>) {
         self.runs.extend(runs);
     }
 
-    /// Takes note of streams that were paused because opening them ended the process, and of those that may have done so.
+    /// Sets the streams that start paused because opening them ended the process, and those that may have ended it.
     pub(super) fn know_held(&mut self, held: BTreeSet<String>, suspects: BTreeSet<String>) {
         self.held = held;
-        self.suspects = brake::Suspects::new(suspects);
+        self.suspects = crash_guard::Suspects::new(suspects);
     }
 
-    /// Takes up the streams of the start, in order. They are opened when it runs.
+    /// Adds the streams of the start, in order. [`StreamManager::run`] opens them.
     ///
     /// # Errors
-    /// [`Error::Usage`] when there are too many, or one cannot be.
-    pub(super) fn take_up(&mut self, streams: Vec<Initial>) -> Result<()> {
+    /// [`Error::Usage`] if there are too many, or an id is invalid.
+    pub(super) fn add_initial(&mut self, streams: Vec<InitialStream>) -> Result<()> {
         let (have, most) = (streams.len(), self.rules.max_streams);
         if have > most {
-            let text = format!("{have} streams are more than --max-streams {most} allows; raise it or leave some out");
+            let text = format!(
+                "stream limit exceeded: {have} streams, --max-streams {most}; raise the limit or remove streams"
+            );
             return Err(Error::Usage(text));
         }
         for stream in streams {
@@ -192,9 +194,9 @@ impl<H: Hands + 'static> Warden<H> {
         Ok(())
     }
 
-    /// Makes an entry; nothing is opened yet.
-    fn enter(&mut self, stream: Initial) -> Result<&mut Entry> {
-        let Initial { settings, origin, generation, mut restored } = stream;
+    /// Adds an entry without opening the source.
+    fn enter(&mut self, stream: InitialStream) -> Result<&mut ManagedStream> {
+        let InitialStream { settings, origin, generation, mut restored } = stream;
         let generation = generation.unwrap_or_else(|| self.next_generation());
         self.generation = self.generation.max(generation);
         let id = settings.id.clone();
@@ -202,21 +204,21 @@ impl<H: Hands + 'static> Warden<H> {
         let handle = self.tools.hub.add_stream(info)?;
         restored.run = restored.run.or_else(|| self.runs.get(&id).copied());
         handle.restore(restored);
-        let entry = Entry::new(settings, origin, generation, handle);
+        let entry = ManagedStream::new(settings, origin, generation, handle);
         entry.show(self.vote, self.rules.retry);
         Ok(self.entries.entry(id).insert_entry(entry).into_mut())
     }
 
-    /// A stream more, while the program runs.
-    fn add(&mut self, stream: Initial) -> Result<()> {
+    /// Adds a stream while the program runs.
+    fn add(&mut self, stream: InitialStream) -> Result<()> {
         let id = stream.settings.id.clone();
         self.enter(stream)?;
         self.reconcile(&id);
         Ok(())
     }
 
-    /// Watches over the streams until the last has ended or somebody asks to stop.
-    pub(super) fn run(mut self, inbox: &Inbox) -> Ended {
+    /// Manages the streams until the last has ended or a signal stops the program.
+    pub(super) fn run(mut self, inbox: &ManagerInbox) -> Ended {
         for id in std::mem::take(&mut self.ids) {
             self.reconcile(&id);
         }
@@ -226,46 +228,46 @@ impl<H: Hands + 'static> Warden<H> {
                 return ended;
             }
             select! {
-                recv(inbox.asks) -> ask => if let Ok(ask) = ask {
-                    self.asked(ask);
+                recv(inbox.requests) -> request => if let Ok(request) = request {
+                    self.handle_request(request);
                 },
-                recv(inbox.told) -> told => match told {
-                    Ok(Told::Over { line, error }) => self.over(line, error),
-                    Ok(Told::Gone(id)) => self.gone(&id),
+                recv(inbox.reports) -> report => match report {
+                    Ok(Report::Ended { queue, error }) => self.over(queue, error),
+                    Ok(Report::Removed(id)) => self.gone(&id),
                     Err(_) => {}
                 },
                 recv(self.done) -> done => if let Ok(done) = done {
                     self.done(done);
                 },
-                recv(inbox.reload) -> ask => if ask.is_ok() {
+                recv(inbox.reload) -> request => if request.is_ok() {
                     self.reload();
                 },
                 recv(stop) -> _ => {
-                    tracing::info!("stopping: finishing the seconds that are under way");
+                    tracing::info!("stopping: finishing the seconds in progress");
                     touchline_core::limits::stop_opening();
                     self.stop(None);
                     stop = crossbeam_channel::never();
                 },
                 default(self.patience()) => {}
             }
-            self.look();
+            self.check_deadlines();
         }
     }
 
     fn patience(&self) -> Duration {
         let waits = self.stopping.is_some() || self.entries.values().any(|e| e.phase.waits_since_ns().is_some());
         let waits = waits || self.suspects.wait() || self.entries.values().any(|e| e.revive_at_ns.is_some());
-        if waits { LOOK } else { REST }
+        if waits { CHECK } else { IDLE }
     }
 
-    /// Greater than every one before, in this process and, by the clock, in those before it.
+    /// A version number greater than all before, in this process and, by the clock, in earlier ones.
     fn next_generation(&mut self) -> u64 {
         let now_ms = u64::try_from(self.tools.clock.unix_ns() / 1_000_000).unwrap_or(0);
         self.generation = (self.generation + 1).max(now_ms);
         self.generation
     }
 
-    /// Takes the next step towards what is wanted of stream `id`, if none is under way.
+    /// Takes the next step from the actual to the wanted state of stream `id`, unless a step is in progress.
     fn reconcile(&mut self, id: &str) {
         let is_stopping = self.stopping.is_some();
         let now_ns = self.tools.clock.mono_ns();
@@ -276,14 +278,14 @@ impl<H: Hands + 'static> Warden<H> {
         let must_reopen = entry.must_reopen();
         match &mut entry.phase {
             Phase::Closing { .. } | Phase::Leaving => {}
-            // It cannot be told to stop; how long that is waited for, is counted from now.
+            // Opening cannot be cancelled. The time limit for it starts now.
             Phase::Opening { unwanted_ns, .. } => {
                 if entry.gone || !entry.settings.enabled || must_reopen {
                     unwanted_ns.get_or_insert(now_ns);
                 }
             }
-            Phase::Running { line, source } => {
-                let line = *line;
+            Phase::Running { queue, source } => {
+                let queue = *queue;
                 let must_end = entry.gone || is_stopping || !entry.settings.enabled || must_reopen;
                 if !must_end {
                     return self.settle(id);
@@ -295,7 +297,7 @@ impl<H: Hands + 'static> Warden<H> {
                     () => Some(StreamState::Connecting),
                 };
                 if let Some(into) = into {
-                    self.tools.tell(Command::EndsInto(line, into));
+                    self.tools.tell(Command::EndsInto(queue, into));
                 }
                 source.stop();
                 entry.close(now_ns);
@@ -304,13 +306,13 @@ impl<H: Hands + 'static> Warden<H> {
                 entry.phase = Phase::Leaving;
                 self.tools.tell(Command::Remove(entry.handle.clone()));
             }
-            Phase::Idle if is_stopping => entry.answer(Err(StreamDesk::ends())),
+            Phase::Idle if is_stopping => entry.answer(Err(StreamControl::shutting_down())),
             Phase::Idle if !entry.settings.enabled => {
-                // The publishing thread says it once, however often it hears of it.
-                let state = if self.held.contains(id) { brake::held() } else { StreamState::Paused };
+                // The publisher drops a state that is set already.
+                let state = if self.held.contains(id) { crash_guard::held() } else { StreamState::Paused };
                 self.tools.tell(Command::Say(entry.handle.clone(), state));
                 entry.over = false;
-                // When somebody wants it later, the program runs: it must not end because of this stream then.
+                // If it is enabled later, a failure to open it must not end the program.
                 entry.is_initial = false;
                 self.settle(id);
             }
@@ -324,15 +326,15 @@ impl<H: Hands + 'static> Warden<H> {
         if self.held.remove(id)
             && let Some(store) = &self.tools.store
         {
-            // An operator enabled it again: the count of unclean ends starts over.
+            // An operator enabled it: the count of crashes starts over.
             store.unmark(id, true);
         }
         let store = self.tools.store.clone().filter(|_| entry.origin == Origin::Api);
-        let mark = store.map(|store| brake::Mark::new(store, self.tools.clock.clone(), id));
+        let mark = store.map(|store| crash_guard::OpeningMark::new(store, self.tools.clock.clone(), id));
         if !self.suspects.may_open(id, mark.as_ref(), self.tools.clock.mono_ns()) {
             return;
         }
-        let order = Order {
+        let request = OpenRequest {
             mark,
             settings: entry.settings.clone(),
             handle: entry.handle.clone(),
@@ -342,13 +344,13 @@ impl<H: Hands + 'static> Warden<H> {
         };
         self.tickets += 1;
         let ticket = self.tickets;
-        entry.opened_with(order.vote, ticket, self.tools.clock.mono_ns());
-        let (hands, to) = (Arc::clone(&self.tools.hands), self.done_to.clone());
+        entry.opened_with(request.vote, ticket, self.tools.clock.mono_ns());
+        let (driver, to) = (Arc::clone(&self.tools.driver), self.done_to.clone());
         let name = format!("open/{id}");
         let done_id = id.to_owned();
         let started = spawn(&name, move || {
-            let result = hands.open(order);
-            // The warden is gone only when the program ends; the source then stops with its message.
+            let result = driver.open(request);
+            // The stream manager is gone only at shutdown. The source is then dropped with the message.
             let _ = to.send(Done::Opened { id: done_id, ticket, result });
         });
         if let Err(e) = started {
@@ -360,29 +362,29 @@ impl<H: Hands + 'static> Warden<H> {
         match done {
             Done::Opened { id, ticket, result } => self.opened(&id, ticket, result),
             Done::Saved { id, result } => self.saved(&id, result),
-            Done::Read(reading) => self.has_read(*reading),
+            Done::Read(reading) => self.read_done(*reading),
         }
     }
 
     fn opened(&mut self, id: &str, ticket: u64, result: Result<Opened>) {
-        let is_this = |e: &&mut Entry| matches!(e.phase, Phase::Opening { ticket: t, .. } if t == ticket);
+        let is_this = |e: &&mut ManagedStream| matches!(e.phase, Phase::Opening { ticket: t, .. } if t == ticket);
         let Some(entry) = self.entries.get_mut(id).filter(is_this) else {
-            // It was not waited for any longer.
-            if let Ok(Opened { line, source }) = result {
-                self.tools.tell(Command::Forget(line));
-                self.tools.hands.remove_line(line);
+            // The manager had given up on this opening.
+            if let Ok(Opened { queue, source }) = result {
+                self.tools.tell(Command::Forget(queue));
+                self.tools.driver.remove_queue(queue);
                 self.tools.drop_aside(id, Some(source));
             }
             return;
         };
         let is_initial = std::mem::take(&mut entry.is_initial);
         match result {
-            Ok(Opened { line, source }) => {
-                entry.phase = Phase::Running { line, source };
-                match self.early.iter().position(|(early, _)| *early == line) {
+            Ok(Opened { queue, source }) => {
+                entry.phase = Phase::Running { queue, source };
+                match self.early.iter().position(|(early, _)| *early == queue) {
                     Some(at) => {
                         let (_, error) = self.early.swap_remove(at);
-                        self.over(line, error);
+                        self.over(queue, error);
                     }
                     None => self.reconcile(id),
                 }
@@ -392,18 +394,18 @@ impl<H: Hands + 'static> Warden<H> {
                 if is_initial && self.stopping.is_none() {
                     return self.stop(Some(e));
                 }
-                self.could_not_open(id, e);
+                self.open_failed(id, e);
             }
         }
     }
 
-    /// A stream that was asked for while the program runs cannot be opened.
-    fn could_not_open(&mut self, id: &str, error: Error) {
-        if self.take_back(id, &error) {
+    /// The source of a stream that was added while the program runs cannot be opened.
+    fn open_failed(&mut self, id: &str, error: Error) {
+        if self.undo(id, &error) {
             return;
         }
         let Some(entry) = self.entries.get_mut(id) else { return };
-        tracing::error!("{id}: cannot be opened: {}", touchline_core::redact::text(&error.to_string()));
+        tracing::error!("{id}: cannot open the source: {}", touchline_core::redact::text(&error.to_string()));
         let (kind, cause, advice) = match &error {
             Error::Source { kind, cause, advice, .. } => (*kind, cause.clone(), advice.clone()),
             other => (Cause::Other, other.to_string(), "correct the stream's settings".into()),
@@ -415,14 +417,14 @@ impl<H: Hands + 'static> Warden<H> {
         self.reconcile(id);
     }
 
-    /// A stream came to its end, by itself or because it was stopped.
-    fn over(&mut self, line: LineId, error: Option<Error>) {
-        let Some((id, entry)) = self.entries.iter_mut().find(|(_, e)| e.phase.line() == Some(line)) else {
-            // Of one that is being opened, or of one that was cut off.
+    /// A stream ended, by itself or because it was stopped.
+    fn over(&mut self, queue: QueueId, error: Option<Error>) {
+        let Some((id, entry)) = self.entries.iter_mut().find(|(_, e)| e.phase.queue() == Some(queue)) else {
+            // It belongs to a stream that is being opened, or to one that was cut off.
             if !self.entries.values().any(|e| matches!(e.phase, Phase::Opening { .. })) {
                 self.early.clear();
             }
-            self.early.push((line, error));
+            self.early.push((queue, error));
             return;
         };
         let id = id.clone();
@@ -431,22 +433,22 @@ impl<H: Hands + 'static> Warden<H> {
         entry.over = !was_asked;
         entry.error = error.filter(|_| !was_asked);
         entry.revive_later(self.tools.clock.mono_ns());
-        self.tools.hands.remove_line(line);
+        self.tools.driver.remove_queue(queue);
         self.tools.drop_aside(&id, source);
         self.reconcile(&id);
     }
 
-    /// What is wanted of a stream is done.
+    /// The actual state is the wanted one: applies the vote and answers the request.
     fn settle(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let vote = entry.vote(self.vote);
-        if let Some(line) = entry.take_other_vote(vote) {
-            self.tools.tell(Command::Vote(line, vote));
+        if let Some(queue) = entry.replace_vote(vote) {
+            self.tools.tell(Command::Vote(queue, vote));
         }
         entry.answer(Ok(id.to_owned()));
     }
 
-    /// Nothing of a stream that was not wanted any more is left.
+    /// The publisher has removed the stream.
     fn gone(&mut self, id: &str) {
         let Some(mut entry) = self.entries.remove(id) else { return };
         self.runs.extend(entry.handle.last_run().map(|run| (id.to_owned(), run)));
@@ -456,9 +458,9 @@ impl<H: Hands + 'static> Warden<H> {
         tracing::info!("{id}: removed");
         entry.answer(Ok(id.to_owned()));
         if !entry.gone {
-            // Wanted again meanwhile.
-            let Entry { settings, origin, generation, .. } = entry;
-            let again = Initial { settings, origin, generation: Some(generation), restored: Restored::default() };
+            // StreamChange again meanwhile.
+            let ManagedStream { settings, origin, generation, .. } = entry;
+            let again = InitialStream { settings, origin, generation: Some(generation), restored: Restored::default() };
             if let Err(e) = self.add(again) {
                 tracing::error!("{id}: {e}");
             }
@@ -468,15 +470,15 @@ impl<H: Hands + 'static> Warden<H> {
 
 impl<H> Tools<H> {
     fn tell(&self, command: Command) {
-        // The publishing thread is gone only when the program ends.
+        // The publisher is gone only at shutdown.
         let _ = self.commands.send(command);
     }
 
-    /// Drops a source on a thread of its own: one that hangs holds up nobody.
+    /// Drops a source on its own thread, because dropping may hang.
     fn drop_aside(&self, id: &str, source: Option<Box<dyn touchline_media::Source>>) {
         let Some(source) = source else { return };
         if let Err(e) = spawn(&format!("drop/{id}"), move || drop(source)) {
-            tracing::warn!("{id}: its source was dropped where others may wait: {e}");
+            tracing::warn!("{id}: the source was dropped on the manager's thread: {e}");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Opens the sources of streams, on whatever thread has the time: reading templates, loading plugins and name lookups may
-//! take seconds.
+//! Opens the sources of streams. The stream manager calls it on a thread per opening: reading templates, loading
+//! plugins and looking up names may take seconds.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::brake::{Mark, Marked};
-use super::session::{Beginning, Command, News, SourceNews};
-use crate::backlog::LineId;
+use super::crash_guard::{MarkingOpener, OpeningMark};
+use super::publisher::{Command, News, SourceNews, StreamStart};
+use crate::backlog::QueueId;
 use crate::config::{RtspTransport, StreamSettings};
 use crate::publish::hub::StreamHandle;
 use crate::workers::{Intake, Tap};
@@ -27,42 +27,42 @@ use touchline_media::uri::{Kind, Location, Pacing};
 use touchline_media::worker::WorkerOpener;
 use touchline_media::{Open, Source};
 
-/// A stream as it is to be opened.
-pub(super) struct Order {
+/// A request to open the source of a stream.
+pub(super) struct OpenRequest {
     pub(super) settings: StreamSettings,
     pub(super) handle: StreamHandle,
     pub(super) vote: VoteConfig,
-    /// A first attempt that fails is followed by others.
+    /// Retry if the first attempt fails.
     pub(super) retry: bool,
-    /// Somebody gave it to the running program: it is held to the policy for such sources.
+    /// The API added the stream: the source policy applies.
     pub(super) guarded: bool,
-    /// Says in the store that it is being opened.
-    pub(super) mark: Option<Mark>,
+    /// Marks the stream in the store while its source is being opened.
+    pub(super) mark: Option<OpeningMark>,
 }
 
-/// A stream whose source runs.
+/// The source of a stream, opened.
 pub(super) struct Opened {
-    pub(super) line: LineId,
+    pub(super) queue: QueueId,
     pub(super) source: Box<dyn Source>,
 }
 
-/// What the warden needs done; simulated in its tests.
-pub(super) trait Hands: Send + Sync {
-    /// Opens a stream. May take seconds.
+/// The actions of the stream manager that touch sources. Its tests simulate them.
+pub(super) trait Driver: Send + Sync {
+    /// Opens a source. May take seconds.
     ///
     /// # Errors
-    /// What is wrong before anything runs.
-    fn open(&self, order: Order) -> Result<Opened>;
+    /// The cause, if the source cannot be opened.
+    fn open(&self, request: OpenRequest) -> Result<Opened>;
 
-    /// Forgets the line of a stream that is over, or is not waited for.
-    fn remove_line(&self, line: LineId);
+    /// Removes the queue of a stream that has ended or was abandoned.
+    fn remove_queue(&self, queue: QueueId);
 
-    /// Turns all that waits to be decided into gaps.
+    /// Turns all seconds that wait for inference into gaps.
     fn shed_all(&self);
 }
 
-/// Opens with GStreamer.
-pub(super) struct Opening {
+/// Opens sources with GStreamer.
+pub(super) struct GstDriver {
     pub(super) intake: Intake,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) policy: Arc<SourcePolicy>,
@@ -71,46 +71,46 @@ pub(super) struct Opening {
     pub(super) pacing: Pacing,
 }
 
-impl Hands for Opening {
-    fn open(&self, order: Order) -> Result<Opened> {
-        let Order { settings, handle, vote, .. } = &order;
-        let location = self.locate(&order)?;
+impl Driver for GstDriver {
+    fn open(&self, request: OpenRequest) -> Result<Opened> {
+        let OpenRequest { settings, handle, vote, .. } = &request;
+        let location = self.locate(&request)?;
         let pipeline = settings.pipeline.as_deref().map(read_template).transpose()?;
         let pace = location.pace(self.pacing);
         handle.set_source(&settings.uri, pace);
         let counters = Arc::<Counters>::default();
-        let (line, to) = self.intake.add_stream(
+        let (queue, to) = self.intake.add_stream(
             &settings.id,
             pace,
             location.behind_ns(settings.latency_ms),
             handle.reserve_run(),
-            tap(handle.clone(), order.mark.clone()),
+            tap(handle.clone(), request.mark.clone()),
         )?;
-        // Before any media can come: a decision of a line that the publishing thread does not know is nobody's.
-        let begin = Beginning {
-            line,
+        // Sent before any media can arrive: the publisher drops decisions of queues that it does not know.
+        let begin = StreamStart {
+            queue,
             handle: handle.clone(),
             vote: *vote,
             supervised: pace == Pace::Live,
             counters: counters.clone(),
         };
         let _ = self.commands.send(Command::Begin(Box::new(begin)));
-        // Holds the channel open until the line is forgotten: its end would be taken for one of the source.
+        // Keeps the channel open until the queue is removed: closing it would count as the end of the source.
         let hold = to.clone();
-        let opened = self.source(&order, &location, pipeline, line, counters, to);
+        let opened = self.source(&request, &location, pipeline, queue, counters, to);
         match opened {
-            Ok(source) => Ok(Opened { line, source }),
+            Ok(source) => Ok(Opened { queue, source }),
             Err(e) => {
-                self.intake.remove_line(line);
-                let _ = self.commands.send(Command::Forget(line));
+                self.intake.remove_queue(queue);
+                let _ = self.commands.send(Command::Forget(queue));
                 drop(hold);
                 Err(e)
             }
         }
     }
 
-    fn remove_line(&self, line: LineId) {
-        self.intake.remove_line(line);
+    fn remove_queue(&self, queue: QueueId) {
+        self.intake.remove_queue(queue);
     }
 
     fn shed_all(&self) {
@@ -118,16 +118,16 @@ impl Hands for Opening {
     }
 }
 
-impl Opening {
-    /// What the source of `order` is. A server is asked where its address does not say whether it is live.
-    fn locate(&self, order: &Order) -> Result<Location> {
-        let Order { settings, retry, guarded, .. } = order;
+impl GstDriver {
+    /// Location and kind of the source. If the address does not tell whether it is live, the server is asked.
+    fn locate(&self, request: &OpenRequest) -> Result<Location> {
+        let OpenRequest { settings, retry, guarded, .. } = request;
         let location = Location::parse(&settings.uri)?;
         let kind = match (location.kind, settings.kind) {
             (Kind::Http, Some(SourceKind::Hls)) => Kind::Hls,
             (Kind::Http, None) if settings.pipeline.is_none() => {
                 let found = classify(&location, guarded.then_some(&self.policy));
-                // One that cannot be asked now and is waited for is more likely to be a channel.
+                // The server does not answer. A source that is retried is more likely a live channel than a file.
                 found.unwrap_or(if *retry { Kind::HttpLive } else { Kind::Http })
             }
             (kind, _) => kind,
@@ -137,14 +137,14 @@ impl Opening {
 
     fn source(
         &self,
-        order: &Order,
+        request: &OpenRequest,
         location: &Location,
         pipeline: Option<String>,
-        line: LineId,
+        queue: QueueId,
         counters: Arc<Counters>,
         to: Sender<MediaItem>,
     ) -> Result<Box<dyn Source>> {
-        let Order { settings, handle, retry, guarded, .. } = order;
+        let OpenRequest { settings, handle, retry, guarded, .. } = request;
         let pack = self.intake.pack();
         let options = GstOptions {
             id: settings.id.clone(),
@@ -163,7 +163,7 @@ impl Opening {
             counters: counters.clone(),
             hls: settings.hls.clone(),
             kind: Some(location.kind),
-            // Beside what the plan may choose, what the page's viewers are shown is converted.
+            // Convert what the plan may choose, and what viewers of the preview see.
             selection: Some(PlanSelector::selection(&pack.plan).unless({
                 let handle = handle.clone();
                 move || handle.preview_wanted()
@@ -174,9 +174,9 @@ impl Opening {
             Isolation::None => Arc::new(GstOpener::new(options, self.clock.clone())?),
             Isolation::Process => Arc::new(WorkerOpener::new(options, Some(pack.plan.clone()), self.clock.clone())),
         };
-        // A listener is being opened for as long as nobody calls, which is no sign of anything.
-        if let Some(mark) = order.mark.as_ref().filter(|_| !location.listens()) {
-            opener = Arc::new(Marked { inner: opener, mark: mark.clone() });
+        // A listener counts as being opened until somebody calls, so a mark would mean nothing.
+        if let Some(mark) = request.mark.as_ref().filter(|_| !location.listens()) {
+            opener = Arc::new(MarkingOpener { inner: opener, mark: mark.clone() });
         }
         if location.pace(self.pacing) != Pace::Live {
             return opener.open(&settings.uri, to);
@@ -191,7 +191,7 @@ impl Opening {
             },
             clock: self.clock.clone(),
             sleeper: Arc::new(ThreadSleeper),
-            observer: Arc::new(Forward { line, news: self.news.clone(), mark: order.mark.clone() }),
+            observer: Arc::new(Forward { queue, news: self.news.clone(), mark: request.mark.clone() }),
             counters,
             id: settings.id.clone(),
         };
@@ -199,11 +199,11 @@ impl Opening {
     }
 }
 
-/// Sends a supervisor's news to the publishing thread, which alone writes outputs.
+/// Forwards the news of a supervisor to the publisher, which alone writes outputs.
 struct Forward {
-    line: LineId,
+    queue: QueueId,
     news: Sender<News>,
-    mark: Option<Mark>,
+    mark: Option<OpeningMark>,
 }
 
 impl SourceObserver for Forward {
@@ -213,17 +213,17 @@ impl SourceObserver for Forward {
         {
             mark.clear(false);
         }
-        // The receiver is gone only when the program ends.
-        let _ = self.news.send((self.line, SourceNews::State(state)));
+        // The receiver is gone only at shutdown.
+        let _ = self.news.send((self.queue, SourceNews::State(state)));
     }
 
     fn incident(&self, incident: Incident) {
-        let _ = self.news.send((self.line, SourceNews::Incident(incident)));
+        let _ = self.news.send((self.queue, SourceNews::Incident(incident)));
     }
 }
 
-/// Counts what comes in and offers pictures to whoever watches.
-fn tap(handle: StreamHandle, mark: Option<Mark>) -> Tap {
+/// Counts converted frames and offers them to the preview.
+fn tap(handle: StreamHandle, mark: Option<OpeningMark>) -> Tap {
     let marked = move |item: &MediaItem| match (&mark, item) {
         (Some(mark), MediaItem::Frame(_) | MediaItem::Unconverted { .. } | MediaItem::Pcm(_)) => mark.media(),
         (Some(mark), MediaItem::Ended(end)) => mark.clear(*end == End::Finished),

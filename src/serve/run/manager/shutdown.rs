@@ -1,34 +1,34 @@
-//! Deadlines, and how the program comes to its end: streams that are stopped, and what is done with those that do not end.
+//! Deadlines and shutdown: stops streams, and cuts off those that do not end.
 
-use super::entry::Entry;
-use super::{Ended, Hands, StreamDesk, Warden};
+use super::entry::ManagedStream;
+use super::{Driver, Ended, StreamControl, StreamManager};
 use crate::publish::hub::Origin;
-use crate::run::session::Command;
+use crate::run::publisher::Command;
 use touchline_core::error::Error;
 use touchline_core::time::NANOS_PER_SECOND;
 
-/// How long a stream that is being stopped may take to come to its end. A pipeline gets five seconds to stop, and its last
-/// second must be decided; after that the stream is cut off and its source left to itself.
+/// How long a stream may take to stop. A pipeline gets five seconds, and its last second must be decided. After that
+/// the stream is cut off and its source is abandoned.
 pub(super) const CLOSE_MAX_NS: u64 = 8 * NANOS_PER_SECOND;
 
-/// When the program stops: how long what waits is still decided, before it becomes gaps.
+/// How long waiting seconds are still decided at shutdown, before they become gaps.
 pub(super) const DRAIN_NS: u64 = 3 * NANOS_PER_SECOND;
 
-/// When the program stops: how long sources may take, all together. What is left of them is named and cut off.
+/// How long all sources together may take at shutdown. The rest is logged and cut off.
 pub(super) const STOP_MAX_NS: u64 = 6 * NANOS_PER_SECOND;
 
-/// The program stops.
+/// A shutdown in progress.
 #[derive(Debug)]
 pub(super) struct Stopping {
     since_ns: u64,
     has_shed: bool,
-    /// Why, when nobody asked for it.
+    /// The cause, unless a signal stopped the program.
     error: Option<Error>,
 }
 
-impl<H: Hands + 'static> Warden<H> {
-    /// Looks at deadlines.
-    pub(super) fn look(&mut self) {
+impl<H: Driver + 'static> StreamManager<H> {
+    /// Checks the deadlines.
+    pub(super) fn check_deadlines(&mut self) {
         let now_ns = self.tools.clock.mono_ns();
         let late: Vec<String> = self
             .entries
@@ -37,14 +37,14 @@ impl<H: Hands + 'static> Warden<H> {
             .map(|(id, _)| id.clone())
             .collect();
         for id in late {
-            tracing::warn!("{id}: its source does not come to an end; it is cut off and left to itself");
+            tracing::warn!("{id}: the source does not stop; it is cut off and abandoned");
             self.cut(&id);
             self.reconcile(&id);
         }
         if let Some(id) = self.suspects.next(now_ns) {
             self.reconcile(&id);
         }
-        let is_due = |e: &Entry| e.revive_at_ns.is_some_and(|at_ns| now_ns >= at_ns);
+        let is_due = |e: &ManagedStream| e.revive_at_ns.is_some_and(|at_ns| now_ns >= at_ns);
         let due: Vec<String> = self.entries.iter().filter(|(_, e)| is_due(e)).map(|(id, _)| id.clone()).collect();
         for id in due {
             if let Some(entry) = self.entries.get_mut(&id) {
@@ -59,26 +59,26 @@ impl<H: Hands + 'static> Warden<H> {
             let waits: Vec<&str> =
                 self.entries.iter().filter(|(_, e)| e.is_busy()).map(|(id, _)| id.as_str()).collect();
             if !waits.is_empty() {
-                tracing::warn!("seconds that still wait become gaps; not at their end yet: {}", waits.join(", "));
+                tracing::warn!("waiting seconds become gaps; still running: {}", waits.join(", "));
             }
-            self.tools.hands.shed_all();
+            self.tools.driver.shed_all();
         }
         if took_ns >= STOP_MAX_NS {
             let late: Vec<String> =
                 self.entries.iter().filter(|(_, e)| e.is_busy()).map(|(id, _)| id.clone()).collect();
             if !late.is_empty() {
-                tracing::error!("these sources did not stop in time and are left to themselves: {}", late.join(", "));
+                tracing::error!("sources that did not stop in time and are abandoned: {}", late.join(", "));
             }
             late.iter().for_each(|id| self.cut(id));
         }
     }
 
-    /// Gives a source up that does not come to its end.
+    /// Abandons a source that does not stop.
     fn cut(&mut self, id: &str) {
         let Some(entry) = self.entries.get_mut(id) else { return };
-        if let Some(line) = entry.phase.line() {
-            self.tools.tell(Command::Cut(line));
-            self.tools.hands.remove_line(line);
+        if let Some(queue) = entry.phase.queue() {
+            self.tools.tell(Command::Cut(queue));
+            self.tools.driver.remove_queue(queue);
         }
         let source = entry.phase.take_source();
         self.tools.drop_aside(id, source);
@@ -90,33 +90,34 @@ impl<H: Hands + 'static> Warden<H> {
         }
         self.stopping = Some(Stopping { since_ns: self.tools.clock.mono_ns(), has_shed: false, error });
         let ids: Vec<String> = self.entries.keys().cloned().collect();
-        // All of them are asked before any of them is waited for.
+        // All are told to stop before any is waited for.
         ids.iter().for_each(|id| self.reconcile(id));
     }
 
-    /// Whether there is nothing left to do, and how it ended.
+    /// The result, once nothing is left to do.
     pub(super) fn ended(&mut self) -> Option<Ended> {
         let now_ns = self.tools.clock.mono_ns();
         let is_late = self.stopping.as_ref().is_some_and(|s| now_ns - s.since_ns >= STOP_MAX_NS);
-        if !is_late && self.entries.values().any(Entry::is_busy) {
+        if !is_late && self.entries.values().any(ManagedStream::is_busy) {
             return None;
         }
         if let Some(stopping) = &mut self.stopping {
             let error = stopping.error.take();
-            self.entries.values_mut().for_each(|e| e.answer(Err(StreamDesk::ends())));
+            self.entries.values_mut().for_each(|e| e.answer(Err(StreamControl::shutting_down())));
             self.tools.tell(Command::Finish);
             return Some(Ended { stopped: error.is_none(), result: error.map_or(Ok(()), Err) });
         }
-        // One of the file that is off is not at its end: whoever turned it off may turn it on again.
-        let goes_on =
-            |e: &Entry| e.revive_at_ns.is_some() || !e.over && (e.settings.enabled || e.origin == Origin::Config);
+        // A disabled stream of the file has not ended: it may be enabled again.
+        let goes_on = |e: &ManagedStream| {
+            e.revive_at_ns.is_some() || !e.over && (e.settings.enabled || e.origin == Origin::Config)
+        };
         if self.rules.is_service || self.entries.values().any(goes_on) {
             return None;
         }
         let error = self.entries.values_mut().find_map(|e| e.error.take());
         if error.is_none() && self.rules.lingers {
-            if !std::mem::replace(&mut self.lingering_said, true) {
-                eprintln!("every stream has ended; the page stays until Ctrl-C");
+            if !std::mem::replace(&mut self.lingering_logged, true) {
+                eprintln!("all streams have ended; the page stays until Ctrl-C");
             }
             return None;
         }

@@ -1,0 +1,68 @@
+//! Bodies of answers: JSON, and the one form that every error has.
+
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::record::to_json;
+
+/// The body of every error.
+#[derive(Serialize)]
+pub(super) struct Problem<'a> {
+    /// What is wrong.
+    error: &'a str,
+    /// What to do about it.
+    advice: &'a str,
+}
+
+/// An error of the API.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) error: String,
+    pub(super) advice: String,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { status, error: error.into(), advice: advice.into() }
+    }
+
+    /// The body has another media type.
+    pub(super) fn not_json() -> Self {
+        let advice = "send -H 'Content-Type: application/json'";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json", advice)
+    }
+
+    pub(super) fn shutting_down() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the program is shutting down", "retry after it has restarted")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        problem(self.status, &self.error, &self.advice)
+    }
+}
+
+pub(super) fn json(body: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+pub(super) fn problem(status: StatusCode, error: &str, advice: &str) -> Response {
+    (status, json(to_json(&Problem { error, advice }))).into_response()
+}
+
+pub(super) fn not_found(error: &str, advice: &str) -> Response {
+    problem(StatusCode::NOT_FOUND, error, advice)
+}
+
+pub(super) fn no_stream(id: &str) -> Response {
+    not_found(&format!("there is no stream {id:?}"), "GET /api/v1/streams lists the ids")
+}
+
+/// The media type of a body in lower case, without parameters. Empty if the request has none.
+pub(super) fn media_type(headers: &HeaderMap) -> String {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}

@@ -1,0 +1,61 @@
+//! What the handlers of the HTTP server share.
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+use axum::http::StatusCode;
+use tokio::sync::watch;
+use touchline_media::guard::SourcePolicy;
+
+use super::access::Access;
+use super::answer::ApiError;
+use super::hub::Hub;
+use super::packs::PackControl;
+use super::streams::StreamControl;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct AppState {
+    pub(super) hub: Hub,
+    /// `None`: the pack cannot be changed.
+    pub(super) packs: Option<PackAccess>,
+    /// `None`: the streams cannot be changed.
+    pub(super) streams: Option<StreamAccess>,
+    pub(super) access: Arc<Access>,
+    /// Becomes true when the server stops.
+    pub(super) closing: watch::Receiver<bool>,
+}
+
+/// Access to the running pack.
+#[derive(Clone, Debug)]
+pub struct PackAccess {
+    /// Receives the requests.
+    pub control: PackControl,
+    /// Whether any caller may change the pack. `GET /api/v1/pack` reports it.
+    pub open: bool,
+}
+
+/// Access to the streams.
+#[derive(Clone, Debug)]
+pub struct StreamAccess {
+    /// Receives the requests.
+    pub control: StreamControl,
+    /// Which sources the API may open.
+    pub policy: Arc<SourcePolicy>,
+}
+
+impl AppState {
+    /// # Errors
+    /// 503 while the program starts or shuts down.
+    pub(super) fn check_ready(&self) -> Result<(), ApiError> {
+        let Some(why) = self.hub.not_ready() else { return Ok(()) };
+        let advice = "retry when GET /readyz answers 200";
+        Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}"), advice))
+    }
+}
+
+impl FromRef<AppState> for Arc<Access> {
+    fn from_ref(state: &AppState) -> Self {
+        state.access.clone()
+    }
+}

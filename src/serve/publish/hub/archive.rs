@@ -1,0 +1,59 @@
+//! What outlives a restart.
+
+use std::sync::Arc;
+
+use touchline_core::time::RunId;
+
+/// Stores records and runs. Called by the publisher: must not block, except [`Archive::run_ahead`].
+pub trait Archive: Send + Sync {
+    /// Stores an event, incident or state of `stream`.
+    fn keep(&self, stream: &str, kind: RecordKind, json: &Arc<str>);
+    /// Run `run` of `stream` has begun.
+    fn run_began(&self, stream: &str, run: RunId);
+    /// Reserves `run` and later runs of `stream`. Called before a source is opened; may block.
+    fn run_ahead(&self, stream: &str, run: RunId);
+}
+
+/// The stored data of a stream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Restored {
+    /// Event records, oldest first.
+    pub events: Vec<Arc<str>>,
+    /// Incident records, oldest first.
+    pub incidents: Vec<Arc<str>>,
+    /// The last state record.
+    pub state: Option<Arc<str>>,
+    /// The last run.
+    pub run: Option<RunId>,
+}
+
+/// Type of a record, and name of its server-sent event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A second with a decision.
+    Second,
+    /// A second without one.
+    Gap,
+    /// An onset or offset.
+    Event,
+    /// A change of state.
+    State,
+    /// An incident of the source.
+    Incident,
+    /// A change of the pack.
+    Pack,
+}
+
+impl RecordKind {
+    /// Value of the key `type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RecordKind::Second => "second",
+            RecordKind::Gap => "gap",
+            RecordKind::Event => "event",
+            RecordKind::State => "state",
+            RecordKind::Incident => "incident",
+            RecordKind::Pack => "pack",
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What is known of a stream before it delivers anything: its name, source and settings.
+
+use serde::Serialize;
+
+use crate::config::RtspTransport;
+use crate::publish::format::round6;
+use touchline_core::item::Pace;
+use touchline_core::vote::VoteConfig;
+use touchline_media::options::{Isolation, SourceKind, VariantChoice};
+
+/// A new stream.
+#[derive(Clone, Debug)]
+pub struct StreamInfo {
+    /// 1 to 64 letters, digits, `-`, `_` and `.`: it is used in URLs, metric labels and records.
+    pub id: String,
+    /// Published only after redaction.
+    pub uri: String,
+    /// Live or file.
+    pub pace: Pace,
+}
+
+/// The settings of a stream, as the API shows them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StreamFacts {
+    /// Display name.
+    pub label: Option<String>,
+    /// Who owns the stream.
+    pub origin: Origin,
+    /// False: an operator paused it.
+    pub enabled: bool,
+    /// Version of the settings; greater after every change.
+    pub generation: u64,
+    /// Jitter buffer of RTSP sources, milliseconds.
+    pub latency_ms: u32,
+    /// Transport of RTP from RTSP servers.
+    pub rtsp_transport: RtspTransport,
+    /// Kind of an http(s) source; `None`: detected.
+    pub kind: Option<SourceKind>,
+    /// Variant of an HLS source.
+    pub variant: VariantChoice,
+    /// Greatest height of HLS variants, lines.
+    pub max_height: Option<u32>,
+    /// Language of HLS audio if no rendition is the default.
+    pub audio_language: Option<String>,
+    /// Process that receives and decodes the source.
+    pub isolation: Isolation,
+    /// Whether it retries if the first attempt fails.
+    pub retry: bool,
+    /// Its vote.
+    pub vote: VoteFacts,
+}
+
+/// The vote of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct VoteFacts {
+    /// Length of the vote window, seconds.
+    pub window: u32,
+    /// Seconds between estimates; at most the window.
+    pub stride: u32,
+    /// A class comes on air at this mean probability.
+    pub onset: f64,
+    /// A class goes off air below this mean probability.
+    pub offset: f64,
+}
+
+impl From<VoteConfig> for VoteFacts {
+    fn from(vote: VoteConfig) -> Self {
+        let VoteConfig { window, stride, onset, offset, .. } = vote;
+        Self { window, stride, onset: round6(onset), offset: round6(offset) }
+    }
+}
+
+/// The owner of a stream, who alone may change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The configuration file.
+    Config,
+    /// The command line, until the program ends.
+    CommandLine,
+    /// The API.
+    Api,
+}
