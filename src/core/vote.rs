@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(last.iter().map(|e| (e.kind, e.class.0, e.index)).collect::<Vec<_>>(), [(EventKind::Offset, 2, 11)]);
         last.clear();
         v.finish(&mut last);
-        assert!(last.is_empty(), "an offset is said once");
+        assert!(last.is_empty(), "an offset is reported once");
     }
 
     #[test]

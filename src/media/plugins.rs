@@ -21,7 +21,7 @@ pub struct Plugin {
 
 /// A [`Plugin`] and whether it is installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct PluginStatus {
     /// The plugin.
     pub plugin: &'static Plugin,
     /// Whether this machine has it.
@@ -90,11 +90,11 @@ pub const PLUGINS: &[Plugin] = &[
 ///
 /// # Errors
 /// [`crate::Error::Internal`](touchline_core::error::Error::Internal) if GStreamer cannot be initialised.
-pub fn survey() -> Result<Vec<Found>> {
+pub fn survey() -> Result<Vec<PluginStatus>> {
     super::gst::init()?;
     Ok(PLUGINS
         .iter()
-        .map(|plugin| Found { plugin, installed: gst::ElementFactory::find(plugin.element).is_some() })
+        .map(|plugin| PluginStatus { plugin, installed: gst::ElementFactory::find(plugin.element).is_some() })
         .collect())
 }
 

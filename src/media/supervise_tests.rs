@@ -191,7 +191,7 @@ fn a_recording_ends_where_a_channel_of_its_kind_comes_back() {
         [(true, vec!["opened", "pcm 1", "finished"]), (false, vec!["opened", "pcm 1", "reconnect", "opened", "pcm 1"])]
     {
         let b = bench(Policy::default(), vec![script(), script()]);
-        b.supervisor.counters.on_demand.set(on_demand).expect("nobody else has said it");
+        b.supervisor.counters.on_demand.set(on_demand).expect("nobody else has reported it");
         let (to, from) = bounded(64);
         let mut source = b.supervisor.open("http://h/a.m3u8", to).unwrap();
         assert_eq!(words(&from.iter().take(expected.len()).collect::<Vec<_>>()), expected);

@@ -39,7 +39,7 @@ pub(super) fn connect(
         let element = args.get(2).and_then(|v| v.get::<gst::Element>().ok())?;
         if element.factory().is_some_and(|f| f.name() == "rtpjitterbuffer") {
             let (outlet, clock, source_clock) = (outlet.clone(), clock.clone(), source_clock.clone());
-            // The signal repeats for every report and may be frequent: once a second is enough.
+            // The signal can repeat for one report: once a second is enough.
             let last = AtomicU64::new(u64::MAX);
             element.connect("handle-sync", false, move |args| {
                 let report = args.get(1).and_then(|v| v.get::<gst::Structure>().ok())?;

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use touchline_core::time::NANOS_PER_SECOND;
 
-/// The longest duration that is believed, seconds.
+/// The longest valid duration, seconds.
 const DURATION_MAX_S: f64 = 3_600.0;
 
-/// Attributes of one tag that are looked at, and variables of one playlist.
+/// The most attributes of one tag.
 const ATTRIBUTES_MAX: usize = 64;
+
+/// The most variables of one playlist.
 const VARIABLES_MAX: usize = 256;
 
 /// The attribute list of one tag. Names are compared as written; quotes are removed.
@@ -20,13 +22,13 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    /// Reads `NAME=value,NAME="quoted, value"`. What has no `=` is passed over.
+    /// Reads `NAME=value,NAME="quoted, value"`. Skips attributes without `=`.
     pub fn parse(text: &str) -> Self {
         let (mut all, mut is_cut) = (Vec::new(), false);
         let mut rest = text.trim();
         while !rest.is_empty() && all.len() < ATTRIBUTES_MAX {
             let Some((name, after)) = rest.split_once('=') else { break };
-            // A name never holds a comma: what stands before one is an attribute without a value.
+            // A name contains no comma: text before one is an attribute without a value.
             let name = name.rsplit(',').next().unwrap_or_default().trim();
             let after = after.trim_start();
             let (value, next) = match after.strip_prefix('"') {
@@ -60,13 +62,13 @@ impl Attributes {
     }
 }
 
-/// Decimal seconds as ns; [`None`] for what is no number from 0 to an hour.
+/// Decimal seconds as ns; [`None`] unless they are a number from 0 to 3600.
 pub(super) fn seconds_ns(text: &str) -> Option<u64> {
     let seconds = text.trim().parse::<f64>().ok()?;
     (0.0..=DURATION_MAX_S).contains(&seconds).then(|| (seconds * NANOS_PER_SECOND as f64).round() as u64)
 }
 
-/// Bytes of a resource.
+/// A byte range of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ByteRange {
     pub offset: u64,
@@ -74,10 +76,10 @@ pub(super) struct ByteRange {
 }
 
 impl ByteRange {
-    /// Reads `length[@offset]`; without an offset the range begins at `implied`.
+    /// Reads `length[@offset]`. Without an offset the range begins at `implied`.
     ///
     /// # Errors
-    /// Why it is none.
+    /// Why the range is invalid.
     pub fn parse(text: &str, implied: Option<u64>) -> Result<Self, String> {
         let wrong = || format!("the byte range \"{}\" cannot be read", text.trim());
         let (length, offset) = match text.trim().split_once('@') {
@@ -106,7 +108,7 @@ impl Variables {
     /// Takes one `EXT-X-DEFINE`. `imported`: the variables of the multivariant playlist; `query`: that of the playlist's address.
     ///
     /// # Errors
-    /// Why it defines nothing.
+    /// Why the definition is invalid.
     pub fn define(&mut self, tag: &Attributes, imported: &Variables, query: Option<&str>) -> Result<(), String> {
         let (name, value) = if let Some(name) = tag.get("NAME") {
             (name, tag.get("VALUE").ok_or("EXT-X-DEFINE has a NAME and no VALUE")?.to_owned())
@@ -125,10 +127,10 @@ impl Variables {
         Ok(())
     }
 
-    /// `line` with each `{$name}` replaced. Values are not looked through again.
+    /// Replaces each `{$name}` in `line`. Values are not expanded again.
     ///
     /// # Errors
-    /// The name of a variable that was not defined.
+    /// Names an undefined variable.
     pub fn fill(&self, line: &str) -> Result<String, String> {
         let (mut out, mut rest) = (String::with_capacity(line.len()), line);
         while let Some((before, after)) = rest.split_once("{$") {

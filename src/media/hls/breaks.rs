@@ -1,7 +1,7 @@
-//! Turns announcements of advertisement breaks, from playlists and from the media, into one beginning and one end a break.
+//! Reduces announcements of advertisement breaks, from playlists and media, to one begin and one end per break.
 //!
-//! The same break is announced by playlist tags, by SCTE-35 in the media, again before it begins, and once for each advertisement in it.
-//! Announcements are kept until the stream reaches their place; then the state decides whether they say anything new. Pure.
+//! The same break is announced by playlist tags, by SCTE-35 in the media, again before it begins, and once per advertisement.
+//! Announcements are kept until the stream reaches their position; then the state decides whether they are new. Pure.
 
 use std::collections::VecDeque;
 
@@ -9,28 +9,28 @@ use super::playlist::AdBreakEdge;
 use touchline_core::incident::Incident;
 use touchline_core::time::NANOS_PER_SECOND;
 
-/// Announcements that wait for their place, at most.
+/// The most announcements that wait for their position.
 const PENDING_MAX: usize = 256;
 
-/// Announcements that are known when they are repeated.
+/// The most announcements that are remembered to detect repetitions.
 const KNOWN_MAX: usize = 256;
 
-/// Places this close are the same: playlists round, and packagers cut at the next key frame. ns.
+/// Positions this close are the same, ns: playlists round, and packagers cut at the next key frame.
 const SAME_NS: u64 = 2 * NANOS_PER_SECOND;
 
-/// Between two advertisements of one break lies less than this, ns.
+/// The distance between two advertisements of one break is smaller than this, ns.
 const BETWEEN_NS: u64 = NANOS_PER_SECOND;
 
-/// A break that began longer ago than this and whose end was not announced is over when the next one begins, ns.
+/// A break without an announced end is over when another begins after this time, ns.
 const BREAK_MAX_NS: u64 = 300 * NANOS_PER_SECOND;
 
 /// An announcement of an advertisement break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AdAnnouncement {
     pub action: AdAction,
-    /// [`None`]: it ends any break. Of announcements without segmentation types: playlist tags and `splice_insert`.
+    /// [`None`] for announcements without a segmentation type (playlist tags and `splice_insert`): they end any break.
     pub scope: Option<AdScope>,
-    /// What corrections, repetitions and cancellations refer to.
+    /// Identifies the event for corrections, repetitions and cancellations.
     pub event: Option<AdEventId>,
 }
 
@@ -40,11 +40,11 @@ pub(crate) enum AdAction {
         returns_after_ns: Option<u64>,
     },
     In,
-    /// The announcement of this event is withdrawn.
+    /// The announcement of this event is cancelled.
     Cancelled,
 }
 
-/// What begins or ends; the end of a part does not end the whole.
+/// The extent of an announcement. The end of a smaller one does not end a larger one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum AdScope {
     Advert,
@@ -74,14 +74,14 @@ struct PendingAd {
     is_out: bool,
     scope: Option<AdScope>,
     event: Option<AdEventId>,
-    /// An end that follows from the length of the break that begins here, ns.
+    /// For an end that follows from the announced length of a break: the start of that break, ns.
     planned_from_ns: Option<u64>,
 }
 
-/// Whether an advertisement break is on.
+/// Whether the stream is in an advertisement break.
 #[derive(Clone, Copy, Debug, Default)]
 enum BreakState {
-    /// Nothing was announced yet: a stream may be joined in the middle of a break.
+    /// No announcement so far: playback may have begun within a break.
     #[default]
     Unknown,
     Programme,
@@ -91,10 +91,10 @@ enum BreakState {
     },
 }
 
-/// The breaks of one stream. Places are those of its line, ns.
+/// The breaks of one stream. Positions are on its timeline, ns.
 #[derive(Debug, Default)]
 pub(crate) struct AdBreaks {
-    /// In the order of their places.
+    /// In the order of their positions.
     pending: VecDeque<PendingAd>,
     known: VecDeque<(AdEventId, bool, u64)>,
     state: BreakState,
@@ -124,7 +124,7 @@ impl AdBreaks {
                 self.known.pop_front();
             }
             self.known.push_back((event, is_out, at_ns));
-            // Announced before for another place, or planned.
+            // Replaces an announcement of the event for another position, or a planned end.
             self.pending.retain(|pending| pending.event != Some(event) || (pending.is_out && !is_out));
         }
         self.insert(PendingAd { at_ns, is_out, scope, event, planned_from_ns: None });
@@ -136,13 +136,13 @@ impl AdBreaks {
 
     fn insert(&mut self, new: PendingAd) {
         if self.pending.len() < PENDING_MAX {
-            // At one place the end of one stands before the beginning of the next.
+            // At equal positions, the end of one break precedes the begin of the next.
             let index = self.pending.partition_point(|p| (p.at_ns, p.is_out) <= (new.at_ns, new.is_out));
             self.pending.insert(index, new);
         }
     }
 
-    /// The next thing that happens up to the place `to_ns`.
+    /// The next begin or end up to the position `to_ns`.
     pub fn next(&mut self, to_ns: u64) -> Option<Incident> {
         while self.pending.front().is_some_and(|due| due.at_ns <= to_ns) {
             let due = self.pending.pop_front()?;

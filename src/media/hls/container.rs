@@ -1,8 +1,7 @@
-//! What kind of container a segment is, when its tracks begin, and what it announces: read from the bytes, before GStreamer takes it
-//! apart.
+//! Inspects a segment before GStreamer demuxes it: its container, the start times of its tracks, and its announcements.
 //!
-//! The times decide where a segment lies on the stream's line, whether it goes on from the one before, and how far sound and
-//! pictures are apart.
+//! The times determine the position of a segment on the stream's timeline, whether it continues the previous one, and the offset
+//! between sound and pictures.
 
 use super::id3;
 use super::mp4::{self, Tracks};
@@ -10,23 +9,23 @@ use super::splice::Cue;
 use super::ts;
 use touchline_core::time::{NANOS_PER_SECOND, samples_to_nanos};
 
-/// Containers that HLS allows, and some that occur in practice.
+/// The containers of HLS, and some others that occur in practice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Container {
     MpegTs,
-    /// Fragmented MP4, which needs the bytes of its `EXT-X-MAP` first.
+    /// Fragmented MP4. Its `EXT-X-MAP` must be fed first.
     Mp4,
     /// AAC in ADTS frames.
     Aac,
     Mp3,
     Ac3,
     Eac3,
-    /// JPEG pictures one after the other, as cameras send them over HTTP. No HLS.
+    /// A sequence of JPEG pictures from a camera over HTTP. Not HLS.
     MotionJpeg,
 }
 
 impl Container {
-    /// The caps by which GStreamer knows it.
+    /// GStreamer's caps of the container.
     pub const fn caps(self) -> &'static str {
         match self {
             Container::MpegTs => "video/mpegts,systemstream=(boolean)true,packetsize=188",
@@ -39,19 +38,19 @@ impl Container {
         }
     }
 
-    /// Whether it has no times of its own: those of its arrival are taken.
+    /// Whether it has no time stamps, so that arrival times are used.
     pub const fn is_untimed(self) -> bool {
         matches!(self, Container::MotionJpeg)
     }
 }
 
-/// The time of the first picture and of the first sound in decoding order, ns on the media's own line; [`None`] for what is not there.
+/// The times of the first picture and of the first sound in decoding order, ns on the media's own timeline; [`None`] for a missing track.
 pub(super) type Starts = [Option<u64>; 2];
 
-/// How many bytes of fragmented MP4 are looked through for the beginnings of tracks: GStreamer alone finds a track that begins later.
+/// How many bytes of fragmented MP4 are searched for the starts of tracks. Only GStreamer finds a track that begins later.
 const LOOK_MAX: usize = 4 << 20;
 
-/// The 33 bits of a 90 kHz clock, ns: where times of MPEG-TS begin anew.
+/// The range of a 33-bit 90 kHz clock, ns: times of MPEG-TS wrap here.
 pub(super) const WRAP_NS: u64 = (1 << 33) * 100_000 / 9;
 
 /// The properties of a segment.
@@ -59,15 +58,15 @@ pub(super) const WRAP_NS: u64 = (1 << 33) * 100_000 / 9;
 pub(super) struct SegmentInfo {
     pub container: Container,
     pub starts: Starts,
-    /// The latest time of a picture, or of sound where there are none, ns; of MPEG-TS alone.
+    /// The latest time of a picture, or of sound without pictures, ns. MPEG-TS only.
     pub last_ns: Option<u64>,
-    /// Where the media begin: behind ID3 tags.
+    /// Number of bytes of ID3 tags before the media.
     pub skip: usize,
-    /// Announcements of advertisement breaks, in times of the media.
+    /// Announcements of advertisement breaks, with times of the media.
     pub cues: Vec<Cue>,
 }
 
-/// Looks into `bytes`, a segment; `map`: what its `EXT-X-MAP` says.
+/// Inspects `bytes`, a segment. `map`: the tracks of its `EXT-X-MAP`.
 ///
 /// # Errors
 /// The name of the content when it is not media.
@@ -87,7 +86,7 @@ pub(super) fn inspect(bytes: &[u8], map: Option<&Tracks>) -> Result<SegmentInfo,
             cues.extend(seen.cues);
         }
         Container::Mp4 => {
-            // Segments may bring their own header.
+            // Segments may contain their own header.
             let own = if map.is_none() { mp4::tracks(seen) } else { None };
             starts = map.or(own.as_ref()).map_or([None; 2], |tracks| mp4::starts(seen, tracks));
             cues.extend(mp4::cues(seen, begins(&starts)));
@@ -132,7 +131,7 @@ fn what(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// The ID3 tags at the start of `bytes`: how many bytes they are, the time in them, ns, and what they announce.
+/// The ID3 tags at the start of `bytes`: their length in bytes, the time in them, ns, and their announcements.
 fn tags(bytes: &[u8]) -> (usize, Option<u64>, Vec<Cue>) {
     let (mut at, mut stamped_ns, mut cues) = (0, None, Vec::new());
     while let Some(length) = bytes.get(at..).and_then(id3::length) {
@@ -149,7 +148,7 @@ pub(super) fn ticks_ns(ticks: u64) -> u64 {
     samples_to_nanos(ticks, 90_000)
 }
 
-/// `to` − `from` on a line that may wrap, ns.
+/// `to` − `from` on a timeline that may wrap, ns.
 pub(super) fn distance_ns(container: Container, from: u64, to: u64) -> i64 {
     let plain = to as i64 - from as i64;
     // Only MPEG-TS counts in 33 bits; packed sound is stamped by the same clock.
@@ -164,18 +163,18 @@ pub(super) fn distance_ns(container: Container, from: u64, to: u64) -> i64 {
     }
 }
 
-/// Where a segment begins: with its first picture, or with its sound where it has none. Sound is cut a little beside the pictures.
+/// The start of a segment: that of its first picture, or of its sound without pictures. Sound is not cut exactly at the pictures.
 pub(super) fn begins(starts: &Starts) -> Option<u64> {
     starts[0].or(starts[1])
 }
 
-/// How far ahead the media announce an advertisement break at most, ns.
+/// How far ahead an advertisement break may be announced, ns.
 pub(super) const ANNOUNCED_MAX_NS: u64 = 600 * NANOS_PER_SECOND;
 
-/// How late an announcement may be, ns: splices that are immediate are announced when they have happened.
+/// How late an announcement may be, ns: immediate splices are announced after they have happened.
 pub(super) const LATE_MAX_NS: u64 = 4 * NANOS_PER_SECOND;
 
-/// The longest that two tracks of one segment may be apart and still be believed, ns.
+/// The largest valid offset between the two tracks of a segment, ns.
 pub(super) const APART_MAX_NS: u64 = 10 * NANOS_PER_SECOND;
 
 #[cfg(test)]

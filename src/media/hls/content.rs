@@ -1,4 +1,4 @@
-//! Looks at a web address, and fetches playlists and media over HTTP.
+//! Detects the content of a web address, and fetches playlists and media over HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +23,11 @@ const PLAYLIST_MAX: usize = 32 << 20;
 /// The longest segment, bytes: a minute at 16 Mbit/s.
 const SEGMENT_MAX: usize = 128 << 20;
 
-/// How long an answer may take before anything is known of its server.
+/// Time limit for the first response of a server.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How many times as long as its first bytes a whole playlist or segment may take: a server must not hold a stream up with a byte
-/// now and then.
+/// Time limits for a whole playlist and a whole segment, in multiples of the time limit for the head of the response. They stop servers that
+/// send a byte at a time.
 const PLAYLIST_TIMEOUTS: u32 = 2;
 const SEGMENT_TIMEOUTS: u32 = 8;
 
@@ -49,7 +49,7 @@ pub(super) async fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Ki
     }
 }
 
-/// Looks at `url`.
+/// Detects the content of `url`.
 pub(super) async fn inspect(web: &WebClient, url: &Url) -> Result<Content, Refusal> {
     let mut answer = web.get(url, None, RESPONSE_TIMEOUT).await?;
     let (mut head, mut is_whole) = (Vec::new(), false);

@@ -1,4 +1,5 @@
-//! Follows a media playlist as it moves: selects the next piece, and counts the time missed before it. Pure: no clock, no network.
+//! The playlist cursor: selects the next piece of a reloaded media playlist, and counts the time missed before it. Pure: no clock, no
+//! network.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,16 +10,16 @@ use url::Url;
 use super::attributes::ByteRange;
 use super::playlist::{AdBreakEdge, InitSection, MediaPlaylist, PartialSegment, Protection, Segment};
 
-/// Target durations that playback stays behind the end of a live playlist when it does not say (RFC 8216bis, 6.3.3).
+/// Distance of playback from the end of a live playlist without a `HOLD-BACK`, in target durations (RFC 8216bis, 6.3.3).
 const HOLD_BACK_TARGETS: u64 = 3;
 
-/// A playlist that ends this many segments before the next one may be an older copy out of a cache.
+/// A playlist that ends up to this many segments before the next one may be an older copy from a cache.
 const STALE_MAX: u128 = 3;
 
-/// Reloads in a row that end before the next segment and still move, after which the playlist is another stream.
+/// After this many successive reloads that end before the next segment but still move, the playlist is another stream.
 const STALE_TURNS: u32 = 3;
 
-/// Addresses of taken segments that are remembered.
+/// The most remembered addresses of taken segments.
 const KNOWN_MAX: usize = 16;
 
 /// Segments before the next one that the reader keeps, to compare their addresses.
@@ -30,7 +31,7 @@ const RESUME_TARGETS: u64 = 10;
 /// The durations of parts and segments are rounded separately: a difference below this is no loss, ns.
 const ROUNDING_NS: u64 = 100_000_000;
 
-/// A hole of more segments than this begins another run.
+/// A hole of more segments begins another run.
 const MISSED_MAX: u128 = 600;
 
 /// The next thing to fetch: a segment or a part of one.
@@ -55,12 +56,12 @@ pub(super) struct Piece {
     pub is_part: bool,
 }
 
-/// How far a channel was watched, kept from one connection to the next: no second is decided twice, and segments that are still in the
+/// The position in a channel, kept from one connection to the next: no second is decided twice, and segments that are still in the
 /// playlist after an outage are not lost.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PlaylistMemory(Arc<Mutex<StoredPosition>>);
 
-/// What a [`PlaylistMemory`] holds: the path of a playlist and where its cursor was.
+/// The content of a [`PlaylistMemory`]: the path of a playlist and its cursor.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct StoredPosition(Option<(String, PlaylistCursor)>);
 
@@ -98,7 +99,7 @@ struct SegmentPosition {
     part: usize,
 }
 
-/// Follows one playlist.
+/// The position in one playlist.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct PlaylistCursor {
     next: Option<SegmentPosition>,
@@ -276,7 +277,7 @@ impl PlaylistCursor {
         self.known.push_back((sequence, url.path().to_owned()));
     }
 
-    /// Goes back to the segment `sequence`.
+    /// Moves back to the segment `sequence`.
     pub fn go_back_to(&mut self, sequence: u128) {
         self.go_to(sequence);
     }

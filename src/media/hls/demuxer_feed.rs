@@ -1,4 +1,4 @@
-//! Hands what a player fetched to demuxers.
+//! Passes the fetched media of a player to demuxers.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::guard::Refusal;
 use touchline_core::cause::Cause;
 use touchline_core::item::Tracks;
 
-/// Decoded items that wait between a decoder and the relay. Slack for a thread switch; the buffer that matters is the one behind it.
+/// Capacity of the channel between a decoder and the relay: slack for a thread switch. The real buffer is the channel after the relay.
 pub(super) const ITEMS_MAX: usize = 4;
 
-/// Gives bytes to one demuxer after the other, and each demuxer to the relay.
+/// Feeds one demuxer after the other, and announces each to the relay.
 pub(super) struct DemuxerFeed {
     decoder: Arc<dyn Decoder>,
     pub wants: Tracks,
@@ -40,7 +40,7 @@ impl Feeder for DemuxerFeed {
         let (decoder, wants, intake) = (self.decoder.clone(), self.wants, Arc::new(DemuxerIntake::default()));
         let (to, from) = bounded(ITEMS_MAX);
         let shared = intake.clone();
-        // Loading plugins and making pipelines takes milliseconds, of a thread that others' media come through.
+        // On a blocking thread: loading plugins and making pipelines takes milliseconds, and this thread serves other streams.
         let begun = tokio::task::spawn_blocking(move || decoder.begin(&beginning, wants, shared, to)).await;
         let failed = |cause: String| Refusal::of(Cause::Other, cause, "run `touchline doctor`");
         let begun = begun.map_err(|e| failed(e.to_string()))?;

@@ -1,4 +1,4 @@
-//! Fetches pieces with what is needed to read them: keys and initialisations, each kept for the next piece.
+//! Fetches pieces with their keys and initialisation sections, which are cached for the next pieces.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use super::{container, crypt, mp4};
 use crate::guard::Refusal;
 use touchline_core::cause::Cause;
 
-/// Keys that are kept.
+/// The most cached keys.
 const KEYS_MAX: usize = 8;
 
 /// Fetches playlists and media.
 pub(super) trait Origin: Send + Sync {
-    /// The text at `url` and where redirects led.
+    /// The playlist at `url`, and its URL after redirects.
     fn playlist(
         &self,
         url: &Url,
@@ -34,7 +34,7 @@ pub(super) trait Origin: Send + Sync {
     ) -> impl Future<Output = Result<Vec<u8>, Refusal>> + Send;
 }
 
-/// An initialisation (`EXT-X-MAP`) that was fetched.
+/// A fetched initialisation section (`EXT-X-MAP`).
 #[derive(Clone)]
 pub(super) struct LoadedInit {
     pub map: Arc<InitSection>,
@@ -42,7 +42,7 @@ pub(super) struct LoadedInit {
     tracks: Option<mp4::Tracks>,
 }
 
-/// A piece that was fetched, decrypted and looked at.
+/// A fetched, decrypted and inspected piece.
 pub(super) struct FetchedPiece {
     pub bytes: Vec<u8>,
     pub init: Option<LoadedInit>,
@@ -61,12 +61,12 @@ impl<O: Origin> PieceFetcher<O> {
         Self { origin, keys: VecDeque::new(), map: None }
     }
 
-    /// Forgets the initialisation: that of another playlist is another.
+    /// Drops the cached initialisation section when the playlist changes.
     pub fn forget_map(&mut self) {
         self.map = None;
     }
 
-    /// The bytes of `piece`, decrypted and looked at. One try.
+    /// Fetches, decrypts and inspects `piece`. One attempt.
     pub async fn once(&mut self, piece: &Piece, response_timeout: Duration) -> Result<FetchedPiece, Refusal> {
         let map = match &piece.map {
             Some(map) => Some(self.initialisation(map, response_timeout).await?),

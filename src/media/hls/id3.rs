@@ -1,6 +1,6 @@
-//! The little of ID3 tags that HLS needs: the time of packed sound, and SCTE-35 sections that packagers put into them.
+//! Reads from ID3 tags what HLS needs: the time of packed audio, and SCTE-35 sections.
 //!
-//! ID3 has no mark of its own for advertisement breaks. Sections stand in `PRIV` frames as they are and in `TXXX` frames as text.
+//! ID3 has no mark of its own for advertisement breaks. Sections are in `PRIV` frames as binary and in `TXXX` frames as text.
 //! Source: ID3v2.4.0 structure and frames; RFC 8216bis, 3.1.4.
 
 use base64::Engine as _;
@@ -10,28 +10,28 @@ use super::splice::{self, Cue};
 
 const HEAD: usize = 10;
 
-/// Owner of the frame that says the time of packed sound.
+/// Owner of the frame with the time of packed audio.
 const OWNER: &[u8] = b"com.apple.streaming.transportStreamTimestamp\0";
 
-/// The length of the tag that `bytes` begin with, its head included; [`None`] when they begin with none.
+/// The length of the tag at the start of `bytes`, including its header; [`None`] without a tag.
 pub(super) fn length(bytes: &[u8]) -> Option<usize> {
     let head = bytes.get(..HEAD).filter(|head| head.starts_with(b"ID3"))?;
     Some(HEAD + syncsafe(&head[6..]))
 }
 
-/// Seven bits a byte.
+/// A number with seven bits per byte.
 fn syncsafe(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |sum, b| sum << 7 | usize::from(b & 0x7f))
 }
 
-/// The time of packed sound in a tag, ns.
+/// The time of packed audio in a tag, ns.
 pub(super) fn stamp_ns(tag: &[u8]) -> Option<u64> {
     let place = tag.windows(OWNER.len()).position(|w| w == OWNER)? + OWNER.len();
     let ticks = tag.get(place..place + 8)?.iter().fold(0u64, |sum, b| sum << 8 | u64::from(*b));
     Some(ticks_ns(ticks & ((1 << 33) - 1)))
 }
 
-/// What a tag announces about advertisement breaks.
+/// The announcements of advertisement breaks in a tag.
 pub(super) fn cues(tag: &[u8]) -> Vec<Cue> {
     frames(tag).filter_map(|(name, body)| section(name, body)).flat_map(|section| splice::cues(&section)).collect()
 }
@@ -54,7 +54,7 @@ fn frames(tag: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 fn section(name: &[u8], body: &[u8]) -> Option<Vec<u8>> {
     let body = match name {
         b"PRIV" => body,
-        // The encoding of its text is said before it; sections are written in ASCII, which is the same in Latin-1 and in UTF-8.
+        // A byte for the encoding precedes the text. Sections are ASCII, which is the same in Latin-1 and UTF-8.
         b"TXXX" => body.strip_prefix(&[0]).or(body.strip_prefix(&[3]))?,
         _ => return None,
     };

@@ -14,24 +14,24 @@ use touchline_core::incident::Incident;
 use touchline_core::item::{Discontinuity, End, MediaItem, Tracks};
 use touchline_core::time::{Pts, WallSource, WallTime};
 
-/// How far a date may be from the picture that it names, ns: packagers take it from the segment's start, rounded.
+/// Maximum error of a date, ns: packagers round it and take it from the segment's start.
 const DATE_UNCERTAINTY_NS: u64 = 100_000_000;
 
-/// Demuxers in a row that produced nothing, after which the stream has failed.
+/// After this many successive demuxers without output, the stream has failed.
 const USELESS_MAX: u32 = 3;
 
-/// What a player sends.
+/// A message of a player.
 pub(super) enum PlayerMessage {
     Decoding(RunningDecoder),
     Note(PlayerNote),
-    /// The source is endless: media are sent in the order of their arrival, unpaced.
+    /// The source is endless: media are sent in order of arrival, unpaced.
     Arrival,
     End(PlayerEnd),
 }
 
 /// A demuxer with its decoders.
 pub(super) struct RunningDecoder {
-    /// Runs while this is held.
+    /// The pipeline. Dropping it stops the demuxer.
     pub _source: Box<dyn Source>,
     pub from: Receiver<MediaItem>,
     pub intake: Arc<DemuxerIntake>,
@@ -45,7 +45,7 @@ pub(crate) struct DemuxerIntake {
 }
 
 impl DemuxerIntake {
-    /// The demuxer came to its end or failed: it takes no more bytes.
+    /// Marks the demuxer as ended or failed: it takes no more bytes.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.changed.notify_one();
@@ -55,7 +55,7 @@ impl DemuxerIntake {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    /// There is room for more bytes.
+    /// Signals that there is room for more bytes.
     pub fn has_room(&self) {
         self.changed.notify_one();
     }
@@ -70,15 +70,15 @@ impl DemuxerIntake {
 #[derive(Clone, Copy)]
 pub(super) enum Marker {
     Break(Discontinuity),
-    /// From a place to another.
+    /// Start and end of the missing interval, ns.
     Missing(u64, u64),
 }
 
-/// Decoded items of one track that are held at most while the other brings nothing. Packagers write sound up to two seconds after
-/// the pictures of its time; a demuxer's queues hold more sound than that.
+/// The most decoded items of one track that are held while the other has none. Packagers write sound up to two seconds after the
+/// pictures of its time, and a demuxer's queues hold more sound than that.
 const HELD_MAX: usize = 2048;
 
-/// As [`HELD_MAX`], for pictures that were converted: each is half a megabyte.
+/// As [`HELD_MAX`], for converted pictures: each is half a megabyte.
 const PICTURES_MAX: usize = 128;
 
 /// One player, as the relay sees it.
@@ -89,7 +89,7 @@ pub(super) struct RelayInput {
     pub current: Option<RunningDecoder>,
     /// Tracks that the current demuxer has and that have not ended; [`None`] until it is known.
     awaited: Option<[bool; 2]>,
-    /// Pictures and sound that were decoded, each in order: demuxers bring them in step only roughly.
+    /// Decoded pictures and sound, each in order. Demuxers interleave them only roughly.
     pub held: [VecDeque<(u64, MediaItem)>; 2],
     pub marker: Option<(u64, Marker)>,
     pub tracks: Option<Tracks>,
@@ -119,7 +119,7 @@ impl RelayInput {
         }
     }
 
-    /// Takes in all messages, so that notes about media that are still being decoded are known in time.
+    /// Receives all messages, so that notes about media that are still being decoded are known in time.
     pub fn drain(&mut self, breaks: &mut AdBreaks) {
         loop {
             match self.messages.try_recv() {
@@ -151,7 +151,7 @@ impl RelayInput {
         }
     }
 
-    /// Takes in the media that are available. Fails when the stream has failed for good.
+    /// Receives the available media. Fails when the stream has failed permanently.
     pub fn fill(&mut self) -> Result<(), End> {
         while self.marker.is_none() && self.end.is_none() {
             let Some(current) = &self.current else {
@@ -203,10 +203,10 @@ impl RelayInput {
         Ok(())
     }
 
-    /// A demuxer came to its end.
+    /// Handles the end of a demuxer.
     fn ended(&mut self, end: End) -> Result<(), End> {
         if let Some(decoding) = self.current.take() {
-            // Its feeder must not wait for room.
+            // Its feed must not wait for room.
             decoding.intake.close();
         }
         if let End::Failed { cause, .. } = &end {
@@ -220,7 +220,7 @@ impl RelayInput {
         Ok(())
     }
 
-    /// The place of the next item, if there is one.
+    /// The position of the next item, if there is one, ns.
     pub fn next_ns(&self) -> Option<u64> {
         let media = self.held.iter().filter_map(|held| held.front()).map(|(at, _)| *at).min();
         media.or(self.marker.as_ref().map(|(at, _)| *at))
@@ -236,7 +236,7 @@ impl RelayInput {
         self.end.is_some() && self.next_ns().is_none()
     }
 
-    /// Whether media may still arrive that lie before those held.
+    /// Whether media before the held ones may still arrive.
     pub fn is_awaited(&self) -> bool {
         let is_arrival = self.is_arrival && self.next_ns().is_some();
         if self.end.is_some() || self.is_full() || self.marker.is_some() || is_arrival {

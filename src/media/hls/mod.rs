@@ -1,15 +1,16 @@
-//! The HLS client: reads playlists, fetches segments, and gives a decoder containers to take apart.
+//! The HLS client: reads playlists, fetches segments, and passes containers to a demuxer.
 //!
 //! ```text
 //!  runtime "web"                                             thread hls/<id>
 //!  session ─► player (main playlist)  ─ bytes ─► demuxer, decoders ─► relay ─► outlet
-//!          └► player (sound of its own) ─ bytes ─► demuxer, decoders ─┘  order of the line, pace
+//!          └► player (sound of its own) ─ bytes ─► demuxer, decoders ─┘  merges and paces
 //! ```
 //!
-//! `find` looks at the address, `playlist` and `reader` parse, `variant` chooses, `follow` selects the next piece, `place` puts it on the
-//! stream's timeline, `fetch` loads it, `player` drives all of that for one playlist, `feeder` passes bytes to demuxers, and `relay` merges
-//! the players and paces them. `splice`, `id3`, `breaks` and `splice_monitor` read announcements of advertisement breaks. Each stretch of
-//! continuous media has its own demuxer, so GStreamer never sees a discontinuity, a hole or a change of format. Source: RFC 8216bis.
+//! `content` inspects the address, `playlist` and `playlist_reader` parse, `variant` chooses, `cursor` selects the next piece (a segment or a
+//! part of one), `timeline` places it, `fetch` loads it, `player` drives all of that for one playlist, `demuxer_feed` passes bytes to
+//! demuxers, and `relay` merges the players and paces them. `splice`, `id3`, `breaks` and `splice_monitor` read announcements of
+//! advertisement breaks. Each stretch of continuous media has its own demuxer, so GStreamer never sees a discontinuity, a hole or a
+//! change of format. Source: RFC 8216bis.
 
 mod attributes;
 mod breaks;
@@ -79,12 +80,12 @@ pub(super) trait Decoder: Send + Sync {
     fn recording(&self, to: Sender<MediaItem>) -> Result<Box<dyn Source>>;
 }
 
-/// The way into a demuxer.
+/// The input of a demuxer.
 pub(super) trait DemuxerInput: Send + Sync {
     /// Adds any number of bytes. Returns `false` when the demuxer takes no more.
     fn push(&self, bytes: Vec<u8>) -> bool;
 
-    /// Whether enough bytes are queued for now.
+    /// Whether enough bytes are queued.
     fn is_full(&self) -> bool;
 
     /// Marks the end of the bytes.
@@ -97,7 +98,7 @@ pub(super) struct HlsRequest {
     pub id: String,
     pub url: Url,
     pub options: HlsOptions,
-    /// Lines of the pictures that the pack looks at.
+    /// Picture height that the pack uses, lines.
     pub frame_height: u32,
     pub wants: Tracks,
     pub policy: Arc<SourcePolicy>,
@@ -158,7 +159,7 @@ impl Drop for HlsSource {
     }
 }
 
-/// For the fuzz targets: reads a playlist twice, as it came and as a later one of the same channel, and follows it.
+/// For the fuzz targets: reads two successive playlists of a channel and moves a cursor through them.
 #[cfg(fuzzing)]
 pub fn fuzz(first: &str, second: &str) {
     let base = Url::parse("https://h.example/a/live.m3u8?tok=1").expect("a constant");

@@ -1,17 +1,17 @@
-//! The little of fragmented MP4 that says when its tracks begin and where advertisement breaks are (ISO/IEC 14496-12, 8).
+//! Reads from fragmented MP4 the start times of tracks and the announcements of advertisement breaks (ISO/IEC 14496-12, 8).
 
 use super::container::Starts;
 use super::id3;
 use super::splice::{self, Cue};
 use touchline_core::time::NANOS_PER_SECOND;
 
-/// Boxes that are looked at on one level: more are not met, and would be work without bound.
+/// The most boxes of one level. More do not occur and would be unbounded work.
 const BOXES_MAX: usize = 4_096;
 
-/// Announcements of one segment that are read.
+/// The most announcements of one segment.
 const CUES_MAX: usize = 64;
 
-/// What an initialisation segment says of a track of pictures or sound.
+/// A video or audio track of an initialisation section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Track {
     id: u32,
@@ -19,7 +19,7 @@ pub(super) struct Track {
     index: usize,
     /// Ticks a second.
     timescale: u32,
-    /// Where the edit list begins to play, ticks.
+    /// The media time at which the edit list begins to play, ticks.
     begins: i64,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn is_mp4(bytes: &[u8]) -> bool {
     bytes.get(4..8).is_some_and(|name| FIRST.contains(&name))
 }
 
-/// The boxes in `bytes`: name and body. One that is cut off is what is there of it.
+/// The boxes in `bytes`: name and body. The body of a truncated box is its available part.
 fn boxes(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -127,13 +127,13 @@ fn start(traf: &[u8], tracks: &Tracks) -> Option<(usize, u64)> {
     let offset = find(traf, b"trun").and_then(first_offset).unwrap_or(0);
     let ticks = i128::from(decoded) + i128::from(offset) - i128::from(track.begins);
     let ns = ticks.max(0) * i128::from(NANOS_PER_SECOND) / i128::from(track.timescale);
-    // Times from here on cannot be told apart from garbage, and leave no room to count.
+    // Later times are invalid and could overflow in additions.
     u64::try_from(ns).ok().filter(|ns| *ns < 1 << 62).map(|ns| (track.index, ns))
 }
 
-/// What the event messages (`emsg`) of `bytes`, a media segment that begins at `begins_ns`, announce (ISO/IEC 23009-1, 5.10.3.3).
+/// The announcements in the event messages (`emsg`) of `bytes`, a media segment that begins at `begins_ns` (ISO/IEC 23009-1, 5.10.3.3).
 ///
-/// The place is that of the message: times within it are those of the MPEG-TS that the packager was fed with.
+/// The time is that of the message. Times within it refer to the MPEG-TS input of the packager.
 pub(super) fn cues(bytes: &[u8], begins_ns: Option<u64>) -> Vec<Cue> {
     let messages = boxes(bytes).filter(|(name, _)| *name == b"emsg");
     messages.filter_map(|(_, body)| message(body, begins_ns)).flatten().take(CUES_MAX).collect()
@@ -143,7 +143,7 @@ fn message(emsg: &[u8], begins_ns: Option<u64>) -> Option<Vec<Cue>> {
     let is_long = *emsg.first()? == 1;
     let mut rest = emsg.get(if is_long { 24 } else { 4 }..)?;
     let (scheme, _value) = (text(&mut rest)?, text(&mut rest)?);
-    // Version 0 has its numbers behind the texts.
+    // In version 0 the numbers follow the texts.
     let (numbers, data) = if is_long { (&emsg[4..24], rest) } else { rest.split_at_checked(16)? };
     let timescale = u128::from(u32_at(numbers, 0)?.max(1));
     let ns = |ticks: u64| u64::try_from(u128::from(ticks) * u128::from(NANOS_PER_SECOND) / timescale).ok();
@@ -157,7 +157,7 @@ fn message(emsg: &[u8], begins_ns: Option<u64>) -> Option<Vec<Cue>> {
     Some(found.into_iter().map(|cue| Cue { at_ns: Some(at_ns).filter(|ns| *ns < 1 << 62), ..cue }).collect())
 }
 
-/// The text that `rest` begins with, up to the 0 behind it.
+/// Reads a null-terminated text from `rest`.
 fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let end = rest.iter().position(|b| *b == 0)?;
     let text = &rest[..end];
@@ -165,7 +165,7 @@ fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(text)
 }
 
-/// By how much the first sample is shown after it is decoded, ticks.
+/// The composition offset of the first sample, ticks.
 fn first_offset(trun: &[u8]) -> Option<i64> {
     let flags = u32_at(trun, 0)? & 0x00ff_ffff;
     if flags & 0x800 == 0 {
@@ -173,7 +173,7 @@ fn first_offset(trun: &[u8]) -> Option<i64> {
     }
     let before = [0x001, 0x004, 0x100, 0x200, 0x400].iter().filter(|flag| flags & **flag != 0).count();
     let value = u32_at(trun, 8 + 4 * before)?;
-    // Version 0 has no negative ones by right; encoders write them all the same.
+    // Version 0 does not allow negative offsets, but encoders write them.
     Some(i64::from(value as i32))
 }
 

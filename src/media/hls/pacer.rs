@@ -1,24 +1,24 @@
-//! When an item of a live stream is due: segments arrive in bursts of several seconds and are sent at the stream's own pace.
+//! Paces a live stream: segments arrive in bursts of several seconds, and their items are sent at the stream's own pace.
 
-/// How many times faster than its own pace a late stream may go: a larger burst would make the backlog shed seconds that were only delayed.
+/// How many times faster than real time a late stream may run. A larger burst would make the backlog shed seconds that were only delayed.
 const CATCH_UP: u64 = 2;
 
-/// The schedule of one stream. Times are those of the monotonic clock and of the line, ns.
+/// The schedule of one stream. Times are monotonic, positions are on the timeline, both in ns.
 #[derive(Debug, Default)]
 pub(super) struct Pacer {
-    /// A moment and the place on the line that is due at it.
+    /// A monotonic time and the position that is due then.
     anchor: Option<(u64, u64)>,
-    /// The last item that was sent, and when.
+    /// Monotonic time and position of the last sent item.
     last: Option<(u64, u64)>,
 }
 
 impl Pacer {
-    /// When `at_ns` is due. The first is due at once.
+    /// The monotonic time at which `at_ns` is due. The first item is due at once.
     pub fn due(&mut self, at_ns: u64, now_ns: u64) -> u64 {
         let (moment, place) = *self.anchor.get_or_insert((now_ns, at_ns));
         let scheduled =
             if at_ns >= place { moment.saturating_add(at_ns - place) } else { moment.saturating_sub(place - at_ns) };
-        // Late: as fast as is allowed, counted from the last item.
+        // A late item is sent as soon as the maximum speed allows.
         self.last.map_or(scheduled, |(last_now, last_at)| {
             scheduled.max(last_now.saturating_add(at_ns.saturating_sub(last_at) / CATCH_UP))
         })
@@ -31,7 +31,7 @@ impl Pacer {
         }
     }
 
-    /// Takes the next item as the new anchor: the stream has restarted.
+    /// Uses the next item as the new anchor after a restart of the stream.
     pub fn restart(&mut self) {
         *self = Self::default();
     }

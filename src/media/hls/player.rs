@@ -1,8 +1,8 @@
-//! Plays one media playlist: reloads it, fetches the next piece, and passes it on with its place on the timeline.
+//! Plays one media playlist: reloads it, fetches the next piece, and passes it on with its position on the timeline.
 //!
 //! A piece that cannot be fetched is skipped after retries and counts as missing for its duration; playback continues with the next good
-//! piece. The player knows neither sockets nor GStreamer: an [`Origin`] fetches, a [`Feeder`] takes the bytes, and time is tokio's, which
-//! tests control.
+//! piece. The player uses neither sockets nor GStreamer: an [`Origin`] fetches, a [`Feeder`] takes the bytes, and the time is tokio's,
+//! which tests control.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,14 +33,16 @@ const STALL_TARGETS: u32 = 3;
 /// How long a playlist that has never loaded is retried.
 const FIRST_MAX: Duration = Duration::from_secs(3);
 
-/// How often a playlist is loaded at most, and how soon it is tried again after a failure.
+/// Minimum time between two loads of a playlist.
 const RELOAD_MIN: Duration = Duration::from_millis(500);
+
+/// Pause after a failed load.
 const RETRY_PLAYLIST: Duration = Duration::from_secs(1);
 
-/// The least time that an answer is given, and how much longer than announced a server may hold back a reload.
+/// Minimum time limit for a response, and the extra time for a blocking reload.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// First pause before a piece is asked for again; pauses double.
+/// First pause before a piece is requested again; pauses double.
 const BACKOFF: Duration = Duration::from_millis(250);
 
 /// Tries for a piece of a recording: there is no deadline, and later tries rarely help.
@@ -52,7 +54,7 @@ const TRIES_OF_REFUSED: u32 = 3;
 /// How long a piece of a recording is retried: a hanging server must not look like a stalled stream.
 const TRYING_MAX: Duration = Duration::from_secs(4);
 
-/// Dated advertisement breaks that are remembered, by identity.
+/// The most dated advertisement breaks whose report is remembered.
 const REPORTED_MAX: usize = 1_000;
 
 /// Unusable pieces in a row at the start, after which the source has failed.
@@ -62,21 +64,21 @@ const USELESS_OF_RECORDING_MAX: u32 = 30;
 /// What a player reports beside its media, in order with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PlayerNote {
-    /// Another run begins at this place.
+    /// Another run begins at this position.
     Break { at_ns: u64, cause: Discontinuity },
-    /// There are no media from here to there.
+    /// There are no media in this interval.
     Missing { from_ns: u64, to_ns: u64 },
-    /// The picture at this place was taken at this time, ns since 1970-01-01 UTC.
+    /// The wall time of the picture at this position, ns since 1970-01-01 UTC.
     Date { at_ns: u64, unix_ns: i64 },
-    /// An advertisement break is announced for this place.
+    /// An advertisement break is announced for this position.
     Ad { at_ns: u64, ad: AdAnnouncement },
-    /// Something happened where the stream is now.
+    /// An incident at the current position.
     Incident(Incident),
     /// A segment could not be fetched.
     Lost { at_ns: u64, cause: Cause },
 }
 
-/// What a demuxer needs to know before its first bytes.
+/// Parameters of a new demuxer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DemuxerStart {
     pub container: Container,
@@ -87,7 +89,7 @@ pub(crate) struct DemuxerStart {
 
 /// Receives the media of a player.
 pub(super) trait Feeder: Send {
-    /// Starts a new demuxer for the media that follow; the previous one gets no more bytes.
+    /// Starts a new demuxer for the following media. The previous one receives no more bytes.
     fn begin(&mut self, beginning: DemuxerStart) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// Takes bytes; waits while the demuxer is full. Returns `false` when the demuxer has closed and a new one must begin.
@@ -96,10 +98,10 @@ pub(super) trait Feeder: Send {
     fn note(&mut self, note: PlayerNote);
 }
 
-/// How a player came to its end.
+/// How a player ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PlayerEnd {
-    /// The playlist has ended, and all of it was passed on.
+    /// The playlist ended, and all of it was passed on.
     Over,
     Failed(Refusal),
 }
@@ -113,7 +115,7 @@ struct PendingLoss {
     is_restart: bool,
 }
 
-/// One playlist that is played.
+/// Plays one media playlist.
 pub(super) struct PlaylistPlayer<O, F> {
     fetching: PieceFetcher<O>,
     pub feeder: F,
@@ -123,7 +125,7 @@ pub(super) struct PlaylistPlayer<O, F> {
     pub placer: TimelinePlacer,
     /// For a player that follows another: the sequence number at which that one began.
     pub begins_at: Option<u128>,
-    /// Where its progress is kept for the next connection.
+    /// Keeps its position for the next connection.
     pub memory: Option<PlaylistMemory>,
     /// Records whether the source is a recording.
     pub counters: Arc<Counters>,
@@ -206,7 +208,7 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
                     self.cursor.begin_at(sequence, &media);
                 }
                 let has_moved = self.cursor.update(&media);
-                // The first playlist may have been read while it was written: only one that moves and has no end is a channel.
+                // The first playlist may have been read while it was written. Only a later one that moves and has no end proves a channel.
                 if has_moved && loads > 1 && !media.is_over {
                     self.counters.on_demand.get_or_init(|| false);
                 }
@@ -235,13 +237,13 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
                     return PlayerEnd::Failed(stalled(news.elapsed()));
                 }
                 let blocking = self.cursor.blocking_query().filter(|_| self.is_blocking(&media));
-                // Without a bound on how often, a server that does not hold back would be asked all the time.
+                // Bounded, because a server that does not block would otherwise be polled without pause.
                 let since = began.elapsed();
                 sleep(pause.saturating_sub(since).max(RELOAD_MIN.saturating_sub(since).min(pause))).await;
                 let response_timeout =
                     if blocking.is_some() { target * 3 + RESPONSE_TIMEOUT } else { RESPONSE_TIMEOUT.max(target) };
                 if let (Some(asked), true) = (asked, blocking.is_some()) {
-                    // After the answer was used: a part must not wait for it.
+                    // After the response was used, so that a part does not wait for it.
                     let part = media.part_target_ns.map_or(RELOAD_MIN, Duration::from_nanos);
                     sleep((RELOAD_MIN.min(part) / 2).saturating_sub(asked.elapsed())).await;
                 }
@@ -257,7 +259,7 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
             match &trouble {
                 // Another try does not help with a playlist that is protected or refused.
                 Some(refusal) if is_final(refusal) => return PlayerEnd::Failed(refusal.clone()),
-                // A playlist that has never loaded is not waited for long.
+                // A playlist that has never loaded is retried only briefly.
                 Some(refusal) if news.elapsed() > if self.has_media { stall_max } else { FIRST_MAX } => {
                     return PlayerEnd::Failed(refusal.clone());
                 }
@@ -325,7 +327,7 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
     /// Counts a piece that cannot be fetched.
     fn lose(&mut self, piece: &Piece, media: &MediaPlaylist, refusal: Refusal) -> Result<(), Refusal> {
         if piece.is_part && !piece.is_gap && refusal.kind != Cause::Refused {
-            // The server names parts that it does not have, or breaks off: whole segments are safer.
+            // The server lists parts that it does not have, or breaks off: continue with whole segments.
             tracing::debug!("HLS: a part: {refusal}");
             self.cursor.leave_parts(piece, media);
             return Ok(());
@@ -434,17 +436,17 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
         }
     }
 
-    /// Passes on the announcements in the media, each with its place on the timeline.
+    /// Passes on the announcements in the media, each with its position on the timeline.
     fn note_cues(&mut self, info: &container::SegmentInfo, line_ns: u64) {
         let begins_ns = container::begins(&info.starts);
         for cue in &info.cues {
             let after_ns = begins_ns
                 .zip(cue.at_ns)
                 .map(|(begins, at)| container::distance_ns(info.container, begins, at))
-                // Times this far away are on another line than those of the media: the announcement is of here.
+                // Times this far away are on another timeline: the announcement applies now.
                 .filter(|ns| ns.unsigned_abs() < container::ANNOUNCED_MAX_NS)
                 .unwrap_or(0);
-            // Repeated after it happened, or the stream was joined later.
+            // Skips announcements that are repeated after the event, or are from before playback began.
             let is_over = after_ns.saturating_add_unsigned(container::LATE_MAX_NS) < 0;
             if !is_over {
                 let at_ns = line_ns.saturating_add_signed(after_ns.max(0));
@@ -456,7 +458,7 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
     /// The bytes of a piece, and of its initialisation.
     async fn fetch(&mut self, piece: &Piece, media: &MediaPlaylist) -> Result<FetchedPiece, Refusal> {
         let (target, began) = (Duration::from_nanos(media.target_ns), Instant::now());
-        // Playback is this far behind the edge: a slower answer is too late.
+        // Playback is this far behind the live edge: a slower response is too late.
         let budget = if self.last_failed { target / 2 } else { target * 2 };
         let mut pause = BACKOFF;
         for attempt in 1.. {

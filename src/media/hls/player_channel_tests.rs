@@ -111,7 +111,7 @@ pub(super) fn stamped(id: u32, ticks: u64) -> Vec<u8> {
 
 /// How the server treats a segment.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Fate {
+pub(super) enum SegmentBehaviour {
     Fine,
     /// So many times, then it is there.
     Fails(usize, Cause),
@@ -131,7 +131,7 @@ pub(super) struct Slot {
     /// On the media's own line.
     pub starts_s: u64,
     pub is_break: bool,
-    pub fate: Fate,
+    pub fate: SegmentBehaviour,
 }
 
 /// The fault of one playlist answer.
@@ -155,7 +155,8 @@ pub(super) struct Life {
 impl Life {
     /// Segments of `seconds` each that go on from each other.
     pub fn new(count: usize, seconds: u64) -> Self {
-        let slot = |n| Slot { seconds, starts_s: 1_000 + n as u64 * seconds, is_break: false, fate: Fate::Fine };
+        let slot =
+            |n| Slot { seconds, starts_s: 1_000 + n as u64 * seconds, is_break: false, fate: SegmentBehaviour::Fine };
         Self { from_s: 0, slots: (0..count).map(slot).collect() }
     }
 
@@ -194,7 +195,7 @@ impl Channel {
         Self { age_s: 1_000_000, ..Self::new(life) }
     }
 
-    pub fn fates(mut self, fates: &[(usize, Fate)]) -> Self {
+    pub fn fates(mut self, fates: &[(usize, SegmentBehaviour)]) -> Self {
         for (n, fate) in fates {
             self.lives[0].slots[*n].fate = *fate;
         }
@@ -224,7 +225,7 @@ impl Channel {
         let mut text = format!("#EXTM3U\n#EXT-X-TARGETDURATION:{}\n#EXT-X-MEDIA-SEQUENCE:{first}\n", self.target_s);
         for (n, slot) in life.slots.iter().enumerate().take(end).skip(first) {
             text += if slot.is_break { "#EXT-X-DISCONTINUITY\n" } else { "" };
-            text += if slot.fate == Fate::Gap { "#EXT-X-GAP\n" } else { "" };
+            text += if slot.fate == SegmentBehaviour::Gap { "#EXT-X-GAP\n" } else { "" };
             text += &format!("#EXTINF:{},\n{}\n", slot.seconds, name(newest as u32 * LIFE + n as u32));
         }
         if self.ends && newest + 1 == self.lives.len() && end == life.slots.len() {
@@ -238,13 +239,13 @@ impl Channel {
         let slot = self.slot(id);
         let bytes = sound(id, slot.starts_s);
         match slot.fate {
-            Fate::Fails(times, cause) if nth < times => Reply::Failed(cause),
-            Fate::Fine | Fate::Fails(..) => Reply::Now(bytes),
-            Fate::Lost(cause) => Reply::Failed(cause),
-            Fate::Hangs => Reply::Hangs,
-            Fate::Cut => Reply::Now(bytes[..40].to_vec()),
-            Fate::Page => Reply::Now(b"<html>log in</html>".to_vec()),
-            Fate::Gap => panic!("{name} is known not to be there, and was asked for"),
+            SegmentBehaviour::Fails(times, cause) if nth < times => Reply::Failed(cause),
+            SegmentBehaviour::Fine | SegmentBehaviour::Fails(..) => Reply::Now(bytes),
+            SegmentBehaviour::Lost(cause) => Reply::Failed(cause),
+            SegmentBehaviour::Hangs => Reply::Hangs,
+            SegmentBehaviour::Cut => Reply::Now(bytes[..40].to_vec()),
+            SegmentBehaviour::Page => Reply::Now(b"<html>log in</html>".to_vec()),
+            SegmentBehaviour::Gap => panic!("{name} is known not to be there, and was asked for"),
         }
     }
 

@@ -3,24 +3,24 @@
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::channel::{Account, Channel, Event, Fate, Flaw, LIFE, Life, Server, player, url};
+use super::channel::{Account, Channel, Event, Flaw, LIFE, Life, SegmentBehaviour, Server, player, url};
 use super::*;
 use touchline_core::time::NANOS_PER_SECOND as S;
 
 /// Segments at the start of each life, around which clients begin, that are there.
 const SAFE: usize = 8;
 
-fn fate(rng: &mut SmallRng) -> Fate {
+fn fate(rng: &mut SmallRng) -> SegmentBehaviour {
     let causes = [Cause::NotFound, Cause::ServerError, Cause::NoAnswer, Cause::Forbidden];
     let cause = causes[rng.random_range(0..causes.len())];
     match rng.random_range(0..40) {
-        0..3 => Fate::Fails(1, cause),
-        3 | 4 => Fate::Lost(cause),
-        5 => Fate::Hangs,
-        6 => Fate::Cut,
-        7 => Fate::Page,
-        8 | 9 => Fate::Gap,
-        _ => Fate::Fine,
+        0..3 => SegmentBehaviour::Fails(1, cause),
+        3 | 4 => SegmentBehaviour::Lost(cause),
+        5 => SegmentBehaviour::Hangs,
+        6 => SegmentBehaviour::Cut,
+        7 => SegmentBehaviour::Page,
+        8 | 9 => SegmentBehaviour::Gap,
+        _ => SegmentBehaviour::Fine,
     }
 }
 
@@ -50,7 +50,7 @@ fn life(rng: &mut SmallRng, from_s: u64, target_s: u64, is_even: bool, count: us
             next_s = clock(rng);
         }
         let seconds = if is_even { target_s } else { rng.random_range(1..=target_s) };
-        let fate = if n < SAFE { Fate::Fine } else { fate(rng) };
+        let fate = if n < SAFE { SegmentBehaviour::Fine } else { fate(rng) };
         slots.push(super::channel::Slot { seconds, starts_s: next_s, is_break, fate });
         next_s += seconds;
     }
@@ -87,7 +87,7 @@ fn channel(rng: &mut SmallRng) -> Channel {
 }
 
 /// Identities, lengths and fates of what a life must bring: from the first piece that was taken to the last.
-fn expected(channel: &Channel, life: usize, media: &[u32], is_last: bool) -> Vec<(u32, u64, Fate)> {
+fn expected(channel: &Channel, life: usize, media: &[u32], is_last: bool) -> Vec<(u32, u64, SegmentBehaviour)> {
     let base = life as u32 * LIFE;
     let of_life = |id: &&u32| (base..base + LIFE).contains(*id);
     let (first, last) = (media.iter().find(of_life), media.iter().rfind(of_life));
@@ -169,8 +169,8 @@ fn check(seed: u64) {
     for (id, _, fate) in &wanted {
         let is_there = media.contains(id);
         match fate {
-            Fate::Fine => assert!(is_there || !is_wide, "{id} is there, and was not handed on"),
-            Fate::Fails(..) => assert!(is_there || !is_wide, "{id} was not waited for"),
+            SegmentBehaviour::Fine => assert!(is_there || !is_wide, "{id} is there, and was not handed on"),
+            SegmentBehaviour::Fails(..) => assert!(is_there || !is_wide, "{id} was not waited for"),
             _ => assert!(!is_there, "{id} cannot be had"),
         }
     }
@@ -186,7 +186,7 @@ fn check(seed: u64) {
     for account in accounts.iter().filter(|_| is_wide) {
         assert_eq!(account.breaks.len(), breaks(&channel, account), "{:?}", account.breaks);
     }
-    for (id, ..) in wanted.iter().filter(|(_, _, fate)| *fate == Fate::Fine) {
+    for (id, ..) in wanted.iter().filter(|(_, _, fate)| *fate == SegmentBehaviour::Fine) {
         assert!(server.asked(&super::channel::name(*id)) <= 1 + cuts.len(), "{id} was had and asked for again");
     }
 }

@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 
 use aes::Aes128;
 use cbc::cipher::{BlockModeEncrypt, KeyIvInit, block_padding::Pkcs7};
-use channel::{Channel, Event, Fate, Flaw, LIFE, Life, Reply, Server, name, play, player, sound, stamped, url};
+use channel::{
+    Channel, Event, Flaw, LIFE, Life, Reply, SegmentBehaviour, Server, name, play, player, sound, stamped, url,
+};
 
 use super::super::breaks::AdAction;
 use super::super::id3::tests::tag;
@@ -30,7 +32,7 @@ fn without(range: std::ops::Range<u32>, gone: &[u32]) -> Vec<u32> {
 fn failure(end: &PlayerEnd) -> &Refusal {
     match end {
         PlayerEnd::Failed(refusal) => refusal,
-        PlayerEnd::Over => panic!("it came to its end"),
+        PlayerEnd::Over => panic!("it ended"),
     }
 }
 
@@ -60,7 +62,7 @@ async fn a_channel_is_followed_until_its_endlist() {
 
 #[tokio::test(start_paused = true)]
 async fn a_segment_that_fails_at_first_is_retried() {
-    let (early, late) = (Fate::Fails(4, Cause::NotFound), Fate::Fails(3, Cause::ServerError));
+    let (early, late) = (SegmentBehaviour::Fails(4, Cause::NotFound), SegmentBehaviour::Fails(3, Cause::ServerError));
     let channel = Channel::new(Life::new(20, 2)).fates(&[(5, early), (11, late)]);
     let server = Server::of(channel.clone());
     let (end, events) = play(&server).await;
@@ -71,8 +73,12 @@ async fn a_segment_that_fails_at_first_is_retried() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_segment_is_missing_for_its_length_and_the_next_goes_on() {
-    let fates =
-        [(4, Fate::Lost(Cause::NotFound)), (8, Fate::Cut), (9, Fate::Page), (15, Fate::Lost(Cause::ServerError))];
+    let fates = [
+        (4, SegmentBehaviour::Lost(Cause::NotFound)),
+        (8, SegmentBehaviour::Cut),
+        (9, SegmentBehaviour::Page),
+        (15, SegmentBehaviour::Lost(Cause::ServerError)),
+    ];
     for channel in [Channel::new(Life::new(16, 2)), Channel::recording(Life::new(16, 2))] {
         let channel = channel.fates(&fates);
         let (end, events) = play(&Server::of(channel.clone())).await;
@@ -86,7 +92,11 @@ async fn a_lost_segment_is_missing_for_its_length_and_the_next_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn answers_that_hang_are_given_up_and_nothing_else_is_lost() {
-    let channel = Channel::new(Life::new(30, 2)).fates(&[(6, Fate::Hangs), (7, Fate::Hangs), (20, Fate::Hangs)]);
+    let channel = Channel::new(Life::new(30, 2)).fates(&[
+        (6, SegmentBehaviour::Hangs),
+        (7, SegmentBehaviour::Hangs),
+        (20, SegmentBehaviour::Hangs),
+    ]);
     let server = Server::of(channel.clone());
     let (end, events) = play(&server).await;
     let account = channel.account(&events);
@@ -97,7 +107,7 @@ async fn answers_that_hang_are_given_up_and_nothing_else_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn an_announced_gap_is_missing_and_not_requested() {
-    let channel = Channel::new(Life::new(16, 2)).fates(&[(5, Fate::Gap), (6, Fate::Gap)]);
+    let channel = Channel::new(Life::new(16, 2)).fates(&[(5, SegmentBehaviour::Gap), (6, SegmentBehaviour::Gap)]);
     let server = Server::of(channel.clone());
     let (end, events) = play(&server).await;
     let account = channel.account(&events);
@@ -120,7 +130,8 @@ async fn a_packager_that_begins_anew_is_another_run() {
 
 #[tokio::test(start_paused = true)]
 async fn each_discontinuity_is_one_break_also_where_its_segment_is_lost() {
-    let mut channel = Channel::new(Life::new(24, 2)).fates(&[(0, Fate::Fine), (14, Fate::Lost(Cause::NotFound))]);
+    let mut channel = Channel::new(Life::new(24, 2))
+        .fates(&[(0, SegmentBehaviour::Fine), (14, SegmentBehaviour::Lost(Cause::NotFound))]);
     // An advert from 8 on, the programme again from 14 on; and a channel that begins with a mark.
     for (n, slot) in channel.lives[0].slots.iter_mut().enumerate() {
         slot.starts_s += if (8..14).contains(&n) { 50_000 } else { 0 };
@@ -148,7 +159,7 @@ async fn segments_that_left_the_window_are_missing() {
 #[tokio::test(start_paused = true)]
 async fn a_playlist_that_does_not_move_has_stalled_and_its_losses_are_reported() {
     let channel = Channel { ends: false, ..Channel::new(Life::new(10, 2)) };
-    let channel = channel.fates(&[(9, Fate::Lost(Cause::NotFound))]);
+    let channel = channel.fates(&[(9, SegmentBehaviour::Lost(Cause::NotFound))]);
     let began = Instant::now();
     let (end, events) = play(&Server::of(channel.clone())).await;
     assert_eq!(failure(&end).kind, Cause::PlaylistStalled);
@@ -186,7 +197,7 @@ async fn an_old_copy_of_the_playlist_repeats_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_never_worked_fails_soon() {
-    let pages = (0..20).map(|n| (n, Fate::Page)).collect::<Vec<_>>();
+    let pages = (0..20).map(|n| (n, SegmentBehaviour::Page)).collect::<Vec<_>>();
     let (end, events) = play(&Server::of(Channel::new(Life::new(20, 2)).fates(&pages))).await;
     assert_eq!((failure(&end).kind, failure(&end).cause.contains("a web page")), (Cause::NotMedia, true));
     assert!(!events.iter().any(|event| matches!(event, Event::Begin(_))));
@@ -195,7 +206,7 @@ async fn a_source_that_never_worked_fails_soon() {
     let server = Server::new(move |_, _, _| Reply::Now(protected.into()), |_, _, _| unreachable!());
     let (end, _) = play(&server).await;
     assert_eq!((failure(&end).kind, server.asked("live.m3u8")), (Cause::Encrypted, 1));
-    let none = (0..4).map(|n| (n, Fate::Gap)).collect::<Vec<_>>();
+    let none = (0..4).map(|n| (n, SegmentBehaviour::Gap)).collect::<Vec<_>>();
     let (end, _) = play(&Server::of(Channel::recording(Life::new(4, 2)).fates(&none))).await;
     assert_eq!(failure(&end).kind, Cause::NotFound);
 }
@@ -240,7 +251,7 @@ async fn the_next_connection_goes_on_where_the_last_one_was() {
 
 #[tokio::test(start_paused = true)]
 async fn a_loss_before_the_first_media_is_reported_by_the_next_connection() {
-    let fates = (3..9).map(|n| (n, Fate::Lost(Cause::NotFound))).collect::<Vec<_>>();
+    let fates = (3..9).map(|n| (n, SegmentBehaviour::Lost(Cause::NotFound))).collect::<Vec<_>>();
     let channel = Channel::new(Life::new(30, 2)).fates(&fates);
     let (server, memory) = (Server::of(channel.clone()), PlaylistMemory::default());
     let connect = async || {
@@ -266,7 +277,7 @@ async fn a_loss_before_the_first_media_is_reported_by_the_next_connection() {
 #[tokio::test(start_paused = true)]
 async fn another_variant_fills_in_losses_but_not_announced_gaps() {
     let other = Channel::new(Life::new(24, 2));
-    let first = other.clone().fates(&[(6, Fate::Gap), (7, Fate::Lost(Cause::NotFound))]);
+    let first = other.clone().fates(&[(6, SegmentBehaviour::Gap), (7, SegmentBehaviour::Lost(Cause::NotFound))]);
     let account = first.clone();
     let files = (first.clone(), other.clone());
     let server = Server::new(

@@ -1,6 +1,6 @@
 //! Reads HLS playlists: text in, segments and variants out.
 //!
-//! Source: RFC 8216bis, *HTTP Live Streaming 2nd Edition*, section 4. The only reader in the program. Playlists are hostile input:
+//! Source: RFC 8216bis, *HTTP Live Streaming 2nd Edition*, section 4. The only playlist parser in the program. Playlists are untrusted input:
 //! every length is bounded, nothing panics, and an unusable playlist is an error that names the line.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) enum Playlist {
 #[derive(Clone, Debug, Default)]
 pub(super) struct MultivariantPlaylist {
     pub variants: Vec<Variant>,
-    /// Renditions of sound; those of pictures and subtitles are passed over.
+    /// Audio renditions. Those of video and subtitles are ignored.
     pub renditions: Vec<AudioRendition>,
     pub variables: Variables,
 }
@@ -30,12 +30,12 @@ pub(super) struct MultivariantPlaylist {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Variant {
     pub url: Url,
-    /// Bits a second; 0 where it is not said.
+    /// Bits per second; 0 if not stated.
     pub bandwidth: u64,
-    /// Lines of its pictures.
+    /// Picture height, lines.
     pub height: Option<u32>,
     pub codecs: Option<String>,
-    /// The group of its renditions of sound.
+    /// The group of its audio renditions.
     pub sound_group: Option<String>,
 }
 
@@ -56,17 +56,17 @@ pub(super) struct MediaPlaylist {
     pub sequence: u128,
     pub target_ns: u64,
     pub segments: Vec<Segment>,
-    /// The segment that is still being written, as far as its parts are there; its duration is not known.
+    /// The segment that is still being written, with its available parts. Its duration is unknown.
     pub unfinished: Option<Segment>,
-    /// `EXT-X-ENDLIST`: nothing more comes.
+    /// `EXT-X-ENDLIST`: the playlist is complete.
     pub is_over: bool,
     /// Least distance of playback from the end of the playlist, ns.
     pub hold_back_ns: Option<u64>,
     pub part_hold_back_ns: Option<u64>,
     pub part_target_ns: Option<u64>,
-    /// The server holds a reload back until the segment or part that is asked for is there.
+    /// The server supports blocking reloads: it answers when the requested segment or part is available.
     pub can_block: bool,
-    /// Beginnings and ends of advertisement breaks with a date of their own: an identity, the date, which of both.
+    /// Dated begins and ends of advertisement breaks: id, date in ns since 1970, begin or end.
     pub dated_breaks: Vec<(String, i64, AdBreakEdge)>,
 }
 
@@ -76,9 +76,9 @@ pub(super) struct Segment {
     pub url: Url,
     pub range: Option<ByteRange>,
     pub duration_ns: u64,
-    /// It does not go on from the one before.
+    /// It does not continue the previous one (`EXT-X-DISCONTINUITY`).
     pub is_break: bool,
-    /// `EXT-X-GAP`: known not to be there.
+    /// `EXT-X-GAP`: the segment is missing.
     pub is_gap: bool,
     /// When its first picture was taken, ns since 1970-01-01 UTC.
     pub made_ns: Option<i64>,
@@ -89,7 +89,7 @@ pub(super) struct Segment {
     pub ad: Option<AdBreakEdge>,
 }
 
-/// `EXT-X-PART`: a piece of a segment, for low latency.
+/// `EXT-X-PART`: a part of a segment, for low latency.
 #[derive(Clone, Debug)]
 pub(super) struct PartialSegment {
     pub url: Url,
@@ -98,7 +98,7 @@ pub(super) struct PartialSegment {
     pub is_gap: bool,
 }
 
-/// `EXT-X-MAP`: the initialisation that a demuxer needs before the first segment.
+/// `EXT-X-MAP`: the initialisation section that a demuxer needs before the first segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct InitSection {
     pub url: Url,
@@ -110,7 +110,7 @@ pub(super) struct InitSection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Protection {
     Key(Arc<SegmentKey>),
-    /// By something that is not played here; its name.
+    /// By an unsupported method, with its name.
     Drm(&'static str),
 }
 
@@ -118,7 +118,7 @@ pub(super) enum Protection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentKey {
     pub url: Url,
-    /// [`None`]: the sequence number.
+    /// [`None`]: the sequence number is used.
     pub iv: Option<[u8; 16]>,
 }
 
@@ -134,15 +134,15 @@ pub(super) enum AdBreakEdge {
 /// Why a playlist cannot be played.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PlaylistError {
-    /// Wrong in itself; one line.
+    /// Invalid, with the reason on one line.
     Damaged(String),
-    /// Protected by something that is not played here; its name.
+    /// Protected by an unsupported method, with its name.
     Protected(String),
-    /// Not a playlist; the name of what it seems to be.
+    /// Not a playlist, with a description.
     Other(&'static str),
 }
 
-/// Whether `bytes` begin like a playlist: after a mark of the encoding and blanks.
+/// Whether `bytes` begin like a playlist, after an optional byte order mark and white space.
 pub(super) fn is_playlist(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     bytes.trim_ascii_start().starts_with(b"#EXTM3U")
@@ -150,7 +150,7 @@ pub(super) fn is_playlist(bytes: &[u8]) -> bool {
 
 impl Playlist {
     /// Reads `text`, which came from `base`. `imported`: the variables of the multivariant playlist that led here. Segments with
-    /// sequence numbers below `from` are counted and not kept: of a window of 24 hours only the end is news.
+    /// sequence numbers below `from` are counted but not kept: of a window of 24 hours only the end is new.
     ///
     /// # Errors
     /// Why the playlist cannot be played.
@@ -163,7 +163,7 @@ impl Playlist {
         }
         let mut reader = PlaylistReader::new(base, imported, from);
         for (number, line) in text.trim_start_matches('\u{feff}').split(['\n', '\r']).map(str::trim).enumerate() {
-            // Lines are counted as editors do: a carriage return and a line feed are one end.
+            // Lines are counted as in editors: CR LF is one line end.
             if !line.is_empty() {
                 let read = if line.contains("{$") {
                     reader.variables.fill(line).map_err(PlaylistError::Damaged).and_then(|line| reader.line(&line))
@@ -182,7 +182,7 @@ impl Playlist {
     }
 }
 
-/// The number, from 1, of the `index`th piece of `text` cut at each carriage return and line feed.
+/// The line number, from 1, of part `index` of `text` split at each carriage return and line feed.
 fn line_number(text: &str, index: usize) -> usize {
     let pairs = text.split(['\n', '\r']).take(index).map(str::len).fold((0, 0), |(at, pairs), length| {
         let end = at + length;

@@ -12,10 +12,10 @@ use super::playlist::{
 };
 use touchline_core::time::NANOS_PER_SECOND;
 
-/// Segments of one playlist: 24 hours of one-second segments, and some.
+/// The most segments of one playlist: 24 hours of one-second segments, with a margin.
 const SEGMENTS_MAX: usize = 100_000;
 
-/// Variants, renditions and parts that are kept.
+/// The most variants, renditions and parts.
 const LIST_MAX: usize = 1_000;
 
 /// The state of reading: the playlist so far, and the tags that apply to the next address.
@@ -23,14 +23,14 @@ pub(super) struct PlaylistReader<'a> {
     base: &'a Url,
     imported: &'a Variables,
     from: u128,
-    /// Segments that were not kept.
+    /// Number of segments that were not kept.
     passed: u128,
     pub variables: Variables,
     lists: MultivariantPlaylist,
     media: MediaPlaylist,
     is_multivariant: bool,
     has_target: bool,
-    /// Tags that stand before the address they are about.
+    /// Tags that apply to the next address.
     variant: Option<Variant>,
     duration_ns: Option<u64>,
     range: Option<String>,
@@ -41,7 +41,7 @@ pub(super) struct PlaylistReader<'a> {
     key: Option<Protection>,
     map: Option<Arc<InitSection>>,
     parts: Vec<PartialSegment>,
-    /// Where the next byte range of a resource begins if it does not say so.
+    /// Implied start of the next byte range without an offset: resource and offset.
     ends: (Option<Url>, u64),
 }
 
@@ -83,7 +83,7 @@ impl<'a> PlaylistReader<'a> {
                 self.has_target = true;
             }
             "EXT-X-MEDIA-SEQUENCE" => {
-                // Counted in more bits than it is written in: there is room behind the last number.
+                // Stored in more bits than it is written in, so that additions cannot overflow.
                 self.media.sequence = value
                     .parse::<u64>()
                     .map(u128::from)
@@ -122,7 +122,7 @@ impl<'a> PlaylistReader<'a> {
             "EXT-X-MEDIA" => self.rendition(&Attributes::parse(value))?,
             "EXT-X-I-FRAME-STREAM-INF" => self.is_multivariant = true,
             "EXT-X-DATERANGE" => self.date_range(&Attributes::parse(value)),
-            // Older marks of advertisement breaks, in wide use beside EXT-X-DATERANGE.
+            // Older tags for advertisement breaks, widely used beside EXT-X-DATERANGE.
             "EXT-X-CUE-OUT" => self.ad = Some(AdBreakEdge::Out),
             "EXT-X-CUE-IN" => self.ad = Some(AdBreakEdge::In),
             _ => {}

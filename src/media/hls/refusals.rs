@@ -1,4 +1,4 @@
-//! The words for playlists that cannot be played.
+//! The refusals for playlists that cannot be played.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::playlist::{MediaPlaylist, Playlist, PlaylistError};
 use crate::guard::Refusal;
 use touchline_core::cause::Cause;
 
-/// Reads `text` as a list of segments.
+/// Reads `text` as a media playlist.
 pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u128) -> Result<MediaPlaylist, Refusal> {
     match Playlist::parse(text, base, variables, from) {
         Ok(Playlist::Media(media)) => Ok(*media),
@@ -18,7 +18,7 @@ pub(super) fn read_media(text: &str, base: &Url, variables: &Variables, from: u1
     }
 }
 
-/// The words for a text that cannot be played.
+/// The refusal for a text that cannot be played.
 pub(super) fn refusal_of(trouble: &PlaylistError, text: &str) -> Refusal {
     match trouble {
         PlaylistError::Damaged(_) if super::sniff::is_channel_list(text) => Refusal::of(

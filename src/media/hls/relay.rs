@@ -25,7 +25,7 @@ use touchline_core::time::{NANOS_PER_SECOND, Pts};
 /// A note applies to media that begin this much before it, ns: playlists round their durations.
 const SLACK_NS: u64 = 15_000_000;
 
-/// Items that are due within this go out together, ns: waking up for each costs more than handing it on.
+/// Items that are due within this time are sent together, ns: a wake-up per item costs more than sending it.
 const AT_ONCE_NS: u64 = 25_000_000;
 
 /// How long the first media of one player wait for those of the other.
@@ -42,13 +42,13 @@ pub(super) struct Relay {
     pub inputs: Vec<RelayInput>,
     pub outlet: Outlet,
     pub clock: Arc<dyn Clock>,
-    /// Items wait for their time.
+    /// Whether items wait until they are due.
     pub is_paced: bool,
     pacer: Pacer,
     opened: Option<Tracks>,
-    /// Up to where there were media of any track, ns.
+    /// The end of the media so far, over all tracks, ns.
     reach_ns: Option<u64>,
-    /// Since when one player waits for another.
+    /// Monotonic time since which one player waits for another, ns.
     waiting_since: Option<u64>,
     /// Missing time before the tracks are known.
     early: Option<(u64, u64)>,
@@ -62,7 +62,7 @@ impl Relay {
     pub fn new(inputs: Vec<RelayInput>, outlet: Outlet, clock: Arc<dyn Clock>, is_paced: bool) -> Self {
         let pacer = Pacer::default();
         let (opened, reach_ns, waiting_since, early) = (None, None, None, None);
-        // A recording may be of any day.
+        // A recording may have any date.
         let source_clock = if is_paced { SourceClock::live() } else { SourceClock::within(u64::MAX) };
         Self {
             inputs,
@@ -99,7 +99,7 @@ impl Relay {
         self.inputs[0].fill()?;
         for other in &mut self.inputs[1..] {
             if other.fill().is_err() {
-                // Sound that cannot be decoded does not end the pictures.
+                // Undecodable sound does not end the pictures.
                 other.end = Some(PlayerEnd::Over);
             }
         }
@@ -165,7 +165,7 @@ impl Relay {
                 select.recv(&current.from);
             }
         }
-        // The next turn looks at whatever became ready.
+        // The next step checks all inputs.
         match limit {
             Some(limit) => drop(select.ready_timeout(limit)),
             None => drop(select.ready()),
@@ -176,7 +176,7 @@ impl Relay {
     fn send_next(&mut self, index: usize, now_ns: u64) -> Result<(), Closed> {
         let input = &mut self.inputs[index];
         let front = |held: &VecDeque<(u64, MediaItem)>| held.front().map_or(u64::MAX, |(at, _)| *at);
-        // Pictures first where both begin together.
+        // Pictures first at equal times.
         let track = usize::from(front(&input.held[1]) < front(&input.held[0]));
         if let Some((at_ns, item)) = input.held[track].pop_front() {
             return self.send_item(at_ns, item, now_ns);
@@ -186,7 +186,7 @@ impl Relay {
                 if cause == Discontinuity::JumpBack {
                     self.pacer.restart();
                 }
-                // The media were shorter than the playlist announced.
+                // The media were shorter than stated in the playlist.
                 let reach_ns = self.reach_ns.take().filter(|reach| at_ns > reach.saturating_add(HOLE_NS));
                 if let Some(reach_ns) = reach_ns.filter(|_| self.opened.is_some()) {
                     self.outlet.send(MediaItem::Missing { from: Pts(reach_ns), to: Pts(at_ns) })?;
@@ -203,7 +203,7 @@ impl Relay {
                 }
                 self.outlet.send(MediaItem::Missing { from: Pts(from_ns), to: Pts(to_ns) })
             }
-            // The main playlist speaks for all.
+            // Only the markers of the main playlist are used.
             _ => Ok(()),
         }
     }

@@ -265,7 +265,7 @@ fn three_demuxers_in_a_row_that_find_nothing_end_the_stream() {
             for _ in 0..2 {
                 assert!(!main.decode(vec![broken()]).is_closed());
             }
-            // One that was of use: the count begins anew.
+            // One that was of use: the count starts over.
             main.decode(pictures(0, 100));
             for _ in 0..3 {
                 main.decode(vec![broken()]);

@@ -1,4 +1,4 @@
-//! One connection of a web source: looks at the address, chooses a variant, and plays it until its end.
+//! One connection of a web source: detects its content, chooses a variant, and plays it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,23 +31,25 @@ use crate::web::{WebClient, WebResponse};
 use touchline_core::cause::Cause;
 use touchline_core::item::{End, MediaItem, Tracks};
 
-/// How long a playlist that is damaged is read again before that is a failure.
+/// How long a damaged playlist is read again before it is a failure.
 const DAMAGED_MAX: Duration = Duration::from_secs(3);
+
+/// Pause between two of these reads.
 const DAMAGED_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long after a failure the separate sound is tried again.
+/// Pause before separate sound is retried after a failure.
 const SOUND_PAUSE: Duration = Duration::from_secs(3);
 
-/// How long the sound waits for the pictures to have begun.
+/// How long separate sound waits for the first picture segment.
 const SOUND_WAITS: Duration = Duration::from_secs(20);
 
-/// Bytes of an endless stream that are read before its tracks are looked for.
+/// How many bytes of an endless stream are read before it is inspected.
 const STREAM_HEAD: usize = 64 << 10;
 
-/// Messages of a player that wait: a segment has five at most, and the relay takes them in at every turn.
+/// Capacity for messages of a player: a segment has at most five, and the relay receives them at every step.
 const MESSAGES_MAX: usize = 4096;
 
-/// Plays `request` into `outlet`, until the end that it sends.
+/// Plays `request` into `outlet`, including the end.
 pub(super) fn run(request: &HlsRequest, runtime: &Handle, outlet: &Outlet) {
     let (main_to, main_from) = bounded(MESSAGES_MAX);
     let (sound_to, sound_from) = bounded(MESSAGES_MAX);
@@ -97,7 +99,7 @@ fn recording(request: &HlsRequest, outlet: &Outlet) -> End {
             recv(outlet.stopping()) -> _ => break End::Finished,
         }
     };
-    // Its threads may be waiting for room in the channel.
+    // Its threads may wait for room in the channel.
     drop(from);
     drop(source);
     end
@@ -120,7 +122,7 @@ impl HlsSession {
         let end = match self.find().await {
             Err(refusal) => PlayerEnd::Failed(refusal),
             Ok(Content::Recording) => {
-                // The relay ends with the players; then `run` looks here.
+                // The relay ends with the players; then `run` checks this channel.
                 let _ = recording.send(());
                 PlayerEnd::Over
             }
@@ -140,7 +142,7 @@ impl HlsSession {
         let _ = main.send(PlayerMessage::End(end));
     }
 
-    /// Looks at the address; a damaged playlist is read again for a while.
+    /// Detects the content. A damaged playlist is read again for a while.
     async fn find(&self) -> Result<Content, Refusal> {
         let began = Instant::now();
         loop {
@@ -148,7 +150,7 @@ impl HlsSession {
                 Ok(content) => return Ok(content),
                 Err(refusal) => refusal,
             };
-            // A playlist that is read while the packager writes it looks damaged for a moment.
+            // A playlist that is read while the packager writes it looks damaged.
             if refusal.kind != Cause::Damaged || began.elapsed() > DAMAGED_MAX {
                 return Err(refusal);
             }
@@ -193,7 +195,7 @@ impl HlsSession {
                         PlayerEnd::Over => {
                             player.feeder.end();
                             if beside.is_some() {
-                                // The relay waits for the sound as long as it likes, and this task must outlive the wait.
+                                // The relay may wait for the sound, and this task must outlive that wait.
                                 let _ = main.to.send(PlayerMessage::End(PlayerEnd::Over));
                                 sleep(SOUND_WAITS).await;
                             }
@@ -216,7 +218,7 @@ impl HlsSession {
         PlayerEnd::Failed(first.unwrap_or_else(|| Refusal::of(Cause::NotFound, "no variant could be played", "")))
     }
 
-    /// Loads the playlist of a variant, and makes the player ready for it: a new one, or the one that played another before.
+    /// Loads the playlist of a variant and prepares the player for it: a new one, or the one of the previous variant.
     async fn begin(&self, choice: &PlaylistChoice<'_>, main: &mut MainPlayer) -> Result<MediaPlaylist, Refusal> {
         let (base, text) = self.fetcher().playlist(choice.url, RESPONSE_TIMEOUT).await?;
         let from = main.playing.as_ref().map_or(0, |(player, _)| player.cursor.wants_from());
@@ -229,11 +231,11 @@ impl HlsSession {
         Arc::new(HttpOrigin { web: self.web.clone() })
     }
 
-    /// Makes the player ready for `choice`, whose segments are `media`.
+    /// Prepares the player for `choice`, whose playlist is `media`.
     fn ready(&self, choice: &PlaylistChoice<'_>, main: &mut MainPlayer, media: &MediaPlaylist) -> Result<(), Refusal> {
         let is_whole = media.is_over;
         if self.counters.on_demand.get() == Some(&false) && is_whole && main.playing.is_none() {
-            // The packager of the channel has not restarted: the rest of the playlist was watched already.
+            // The packager of the channel has not restarted: the rest of the playlist was played already.
             return Err(still_over());
         }
         let PlaylistChoice { url, variables, wants } = *choice;
@@ -286,22 +288,22 @@ impl HlsSession {
 
 type HttpPlayer = PlaylistPlayer<HttpOrigin, DemuxerFeed>;
 
-/// A media playlist that is played.
+/// A media playlist to play.
 #[derive(Clone, Copy)]
 struct PlaylistChoice<'a> {
     url: &'a Url,
-    /// Those of the multivariant playlist that names it.
+    /// The variables of its multivariant playlist.
     variables: &'a Variables,
     wants: Tracks,
 }
 
-/// The main player of a session: one after the other plays the variants.
+/// The main player of a session. It plays one variant after the other.
 struct MainPlayer {
     to: Sender<PlayerMessage>,
     playing: Option<(HttpPlayer, TimelineAnchors)>,
 }
 
-/// Plays the sound beside the pictures: it begins at the same segment, and is retried as long as the pictures last.
+/// Plays separate sound beside the pictures. It begins at the same segment and is retried as long as the pictures play.
 async fn sound(mut player: HttpPlayer, anchors: TimelineAnchors, first: oneshot::Receiver<u128>) {
     player.begins_at = timeout(SOUND_WAITS, first).await.ok().and_then(Result::ok);
     while anchors.is_empty() {
@@ -318,7 +320,7 @@ async fn sound(mut player: HttpPlayer, anchors: TimelineAnchors, first: oneshot:
             PlayerEnd::Failed(refusal) => tracing::warn!("the separate sound of the stream failed: {refusal}"),
         }
         if !player.has_media() {
-            // Sound that never loaded must not hold the pictures back.
+            // Sound that never loaded must not delay the pictures.
             let _ = player.feeder.to.send(PlayerMessage::End(PlayerEnd::Over));
             return;
         }

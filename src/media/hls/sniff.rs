@@ -1,9 +1,9 @@
-//! Names the kind of an answer by its first bytes, for error messages.
+//! Names the kind of a response by its first bytes, for error messages.
 
 /// Bytes that are inspected.
 pub(super) const HEAD: usize = 4096;
 
-/// The name of the format that `bytes` begin like, for answers that are not playlists.
+/// The name of the format of `bytes`, for responses that are not playlists.
 pub(crate) fn name(bytes: &[u8]) -> &'static str {
     let head = &bytes[..bytes.len().min(HEAD)];
     let text = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
@@ -31,7 +31,7 @@ pub(crate) fn name(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// Whether `head` begins like a text in UTF-16: with a mark of the order of bytes or without, every other byte is 0.
+/// Whether `head` begins like UTF-16, with or without a byte order mark: every other byte is 0.
 pub(super) fn is_utf16(head: &[u8]) -> bool {
     let text = match head {
         [0xff, 0xfe, rest @ ..] | [0xfe, 0xff, rest @ ..] => rest,
@@ -41,7 +41,7 @@ pub(super) fn is_utf16(head: &[u8]) -> bool {
     text.len() >= 16 && matches!((zeros(0), zeros(1)), (0, 8) | (8, 0))
 }
 
-/// Whether a text that begins like a playlist is a list of channels (IPTV) instead: it has none of the tags of HLS.
+/// Whether a text that begins like a playlist is an IPTV list of channels: it has no HLS tags.
 pub(super) fn is_channel_list(text: &str) -> bool {
     !text.contains("#EXT-X-") && text.lines().any(|line| line.contains("tvg-") || line.trim_start().contains("://"))
 }

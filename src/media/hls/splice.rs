@@ -1,6 +1,6 @@
-//! SCTE-35 `splice_info_section`s: where a stream leaves its programme for advertisements, and where it comes back.
+//! Parses SCTE-35 `splice_info_section`s: where a stream leaves its programme for advertisements, and where it returns.
 //!
-//! Source: ANSI/SCTE 35 2023r1, 9.6 to 10.3. Sections are hostile input: lengths are checked, and so is the CRC. Encrypted sections are
+//! Source: ANSI/SCTE 35 2023r1, 9.6 to 10.3. Sections are untrusted input: lengths and the CRC are checked. Encrypted sections are
 //! ignored.
 
 use super::breaks::{AdAction, AdAnnouncement, AdEventId, AdScope};
@@ -12,18 +12,18 @@ pub(super) const TABLE: u8 = 0xfc;
 /// The identifier of splice descriptors: `CUEI`.
 const IDENTIFIER: u32 = 0x4355_4549;
 
-/// A command length that says nothing: written by encoders older than the field.
+/// The command length of encoders that are older than the field.
 const LENGTH_UNKNOWN: usize = 0xfff;
 
-/// One announcement and the time that it names.
+/// One announcement and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cue {
-    /// On the line of the media, ns; [`None`]: at once.
+    /// On the media's timeline, ns; [`None`]: immediate.
     pub at_ns: Option<u64>,
     pub ad: AdAnnouncement,
 }
 
-/// What a section announces about advertisement breaks. Empty for a section that is damaged, encrypted, or about other things.
+/// The announcements of advertisement breaks in a section. Empty if it is damaged, encrypted, or about something else.
 pub(super) fn cues(section: &[u8]) -> Vec<Cue> {
     read(section).unwrap_or_default()
 }
@@ -93,13 +93,13 @@ fn insert(bits: &mut ByteReader, adjustment: u64) -> Option<Option<Cue>> {
         let is_automatic = high & 0x80 != 0;
         returns_after_ns = is_automatic.then(|| ticks_ns(u64::from(high & 1) << 32 | u64::from(low)));
     }
-    // Behind it: unique_program_id, avail_num, avails_expected.
+    // unique_program_id, avail_num, avails_expected.
     bits.skip(4)?;
     let action = if is_out { AdAction::Out { returns_after_ns } } else { AdAction::In };
     Some(Some(Cue { at_ns: at, ad: ad(action) }))
 }
 
-/// `splice_time()`, ns; [`None`] within where it names no time.
+/// `splice_time()`, ns; the inner [`None`] means that it has no time.
 fn splice_time(bits: &mut ByteReader, adjustment: u64) -> Option<Option<u64>> {
     let first = bits.u8()?;
     if first & 0x80 == 0 {
@@ -109,7 +109,7 @@ fn splice_time(bits: &mut ByteReader, adjustment: u64) -> Option<Option<u64>> {
     Some(Some(ticks_ns(ticks.wrapping_add(adjustment) & ((1 << 33) - 1))))
 }
 
-/// `segmentation_descriptor()`: those of its types that begin or end advertisements.
+/// `segmentation_descriptor()`, if its type begins or ends advertisements.
 fn segmentation(body: &[u8]) -> Option<AdAnnouncement> {
     let mut bits = ByteReader(body);
     if bits.u32()? != IDENTIFIER {
@@ -142,7 +142,7 @@ fn segmentation(body: &[u8]) -> Option<AdAnnouncement> {
         0x34..=0x37 | 0x44..=0x47 => AdScope::Opportunity,
         _ => return None,
     };
-    // Of each pair the even one begins.
+    // In each pair of types, the even one begins.
     let action = if kind & 1 == 0 { AdAction::Out { returns_after_ns } } else { AdAction::In };
     Some(AdAnnouncement { action, scope: Some(scope), event })
 }

@@ -1,6 +1,6 @@
-//! Follows an endless transport stream for announcements of advertisement breaks.
+//! Monitors an endless transport stream for announcements of advertisement breaks.
 //!
-//! A break begins when the media of its place arrive: those that are still being decoded are counted to what comes after.
+//! A break begins when the media at its position arrive. Media that are still being decoded then count towards the break.
 
 use super::breaks::AdBreaks;
 use super::container::{ANNOUNCED_MAX_NS, Container, LATE_MAX_NS, distance_ns};
@@ -8,7 +8,7 @@ use super::ts::{PACKET, SYNC, TsScanner};
 use touchline_core::incident::Incident;
 use touchline_core::time::NANOS_PER_SECOND;
 
-/// Times that go back, or ahead, by more than this are on another line, ns.
+/// Times that jump by more than this are on another timeline, ns.
 const JUMP_NS: i64 = 10 * NANOS_PER_SECOND as i64;
 
 #[derive(Debug, Default)]
@@ -19,12 +19,12 @@ pub(crate) struct SpliceMonitor {
     breaks: AdBreaks,
     /// The latest presentation time, ns.
     last_ns: Option<u64>,
-    /// How far the stream has come, ns from its beginning. Goes on over jumps and over the end of the 33 bits.
+    /// Position from the start of the stream, ns. Continues across jumps and wraps.
     line_ns: u64,
 }
 
 impl SpliceMonitor {
-    /// Takes the next bytes. What begins or ends with them.
+    /// Takes the next bytes. Returns the begins and ends of breaks in them.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Incident> {
         self.rest.extend_from_slice(bytes);
         let (rest, mut at) = (std::mem::take(&mut self.rest), 0);
@@ -46,7 +46,7 @@ impl SpliceMonitor {
     fn go_on(&mut self) {
         if let Some(now_ns) = self.scan.newest_ns {
             let moved_ns = self.last_ns.map_or(0, |last| distance_ns(Container::MpegTs, last, now_ns));
-            // Pictures that are shown before the last one do not move the stream.
+            // Pictures that are shown before the last one do not advance the position.
             if !(-JUMP_NS..=0).contains(&moved_ns) || self.last_ns.is_none() {
                 self.last_ns = Some(now_ns);
                 let moved_ns = if moved_ns > JUMP_NS { 0 } else { moved_ns.max(0) };

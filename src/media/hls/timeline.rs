@@ -1,7 +1,7 @@
-//! Puts pieces on the stream's timeline: where each begins, whether it continues the one before, and how much is missing between them.
+//! Puts pieces on the stream's timeline: where each begins, whether it continues the previous one, and how much is missing in between.
 //!
-//! The line counts ns from where playback began. Within continuous media the times in the media decide, since playlists round; across
-//! discontinuities the durations in the playlist do. Pure.
+//! The timeline counts ns from the start of playback. Within continuous media the times in the media decide, because playlists round;
+//! across discontinuities the durations in the playlist do. Pure.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,10 +16,10 @@ const AHEAD_MAX_NS: u64 = 10 * NANOS_PER_SECOND;
 /// Pieces further apart than this go into different demuxers, ns: more than playlists round.
 const HOLE_NS: u64 = 700_000_000;
 
-/// Ties between media and line that are kept: of this break and a few before it.
+/// The most anchors that are kept: that of the current stretch and a few before it.
 const ANCHORS_MAX: usize = 4;
 
-/// A time of the media and where it lies on the line.
+/// A time of the media and its position on the timeline.
 #[derive(Clone, Copy, Debug)]
 struct TimelineAnchor {
     container: Container,
@@ -29,13 +29,13 @@ struct TimelineAnchor {
 
 impl TimelineAnchor {
     fn place(&self, container: Container, media_ns: u64) -> i64 {
-        // Packed sound is stamped by the clock of MPEG-TS.
+        // Packed audio has time stamps of the MPEG-TS clock.
         let wraps = if self.container == Container::Mp4 { container } else { self.container };
         self.line_ns as i64 + distance_ns(wraps, self.media_ns, media_ns)
     }
 }
 
-/// The anchors of a stream's main playlist, by which a rendition of sound finds its place.
+/// The anchors of a stream's main playlist, which also place an audio rendition.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TimelineAnchors(Arc<Mutex<Vec<TimelineAnchor>>>);
 
@@ -52,7 +52,7 @@ impl TimelineAnchors {
         anchors.push(anchor);
     }
 
-    /// The place of `media_ns` nearest to `expected_ns`, by any of the anchors.
+    /// The position of `media_ns` by the anchor that gives the one nearest to `expected_ns`.
     fn nearest(&self, container: Container, media_ns: u64, expected_ns: u64) -> Option<i64> {
         let places = self.lock().iter().map(|anchor| anchor.place(container, media_ns)).collect::<Vec<_>>();
         places.into_iter().min_by_key(|place| place.abs_diff(expected_ns as i64))
@@ -71,25 +71,25 @@ pub(super) struct PieceInfo {
     /// The latest time in it, ns, where that is known.
     pub last_ns: Option<u64>,
     pub duration_ns: u64,
-    /// Missing before it, ns.
+    /// Missing time before it, ns.
     pub missed_ns: u64,
     pub is_break: bool,
     pub is_restart: bool,
-    /// Its initialisation is another than that of the piece before.
+    /// Its initialisation section differs from that of the previous piece.
     pub is_other_map: bool,
 }
 
-/// Where a piece lies.
+/// The position of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Placement {
     pub line_ns: u64,
-    /// Where the first picture and the first sound of it lie, ns; a track that begins before the line has a negative place.
+    /// Positions of its first picture and its first sound, ns. A track that begins before the timeline has a negative position.
     pub tracks: [Option<i64>; 2],
-    /// It cannot go into the same demuxer as the one before.
+    /// It needs another demuxer than the previous piece.
     pub is_new: bool,
     /// Another run begins with it.
     pub discontinuity: Option<Discontinuity>,
-    /// The missing stretch before it, ns on the line.
+    /// The missing interval before it, ns on the timeline.
     pub missing: Option<(u64, u64)>,
 }
 
@@ -97,20 +97,20 @@ pub(super) struct Placement {
 #[derive(Debug)]
 pub(super) struct TimelinePlacer {
     anchors: TimelineAnchors,
-    /// Of the main playlist: it makes anchors, and others go by them.
+    /// Whether this is the main playlist, which creates the anchors.
     is_main: bool,
     anchor: Option<TimelineAnchor>,
-    /// Where the next piece is expected.
+    /// The expected position of the next piece, ns.
     next_ns: u64,
-    /// Where the last piece lay whose time was known.
+    /// The position of the last piece with a known time, ns.
     last_ns: Option<u64>,
     container: Option<Container>,
-    /// The last piece has less in it than the playlist says.
+    /// The last piece was shorter than stated in the playlist.
     ends_early: bool,
 }
 
 impl TimelinePlacer {
-    /// Begins at `next_ns`.
+    /// A placer that starts at `next_ns`.
     pub fn new(anchors: TimelineAnchors, is_main: bool, next_ns: u64) -> Self {
         Self { anchors, is_main, anchor: None, next_ns, last_ns: None, container: None, ends_early: false }
     }
@@ -119,7 +119,7 @@ impl TimelinePlacer {
         self.next_ns
     }
 
-    /// Moves on over a missing stretch.
+    /// Moves over a missing interval.
     pub fn skip(&mut self, missing_ns: u64) {
         self.next_ns = self.next_ns.saturating_add(missing_ns);
     }
@@ -146,12 +146,12 @@ impl TimelinePlacer {
             (Some(start), Some(anchor)) => Some(anchor.place(found.container, start)),
             _ => None,
         };
-        // Media that go on lie behind the piece before, and not far ahead of where the playlist puts them.
+        // Continuous media lie after the previous piece, and not far ahead of their position by the playlist.
         let goes_on = |place: &i64| {
             let is_behind = self.last_ns.is_none_or(|last| *place > last as i64) || found.duration_ns == 0;
             is_behind && *place <= expected_ns.saturating_add(AHEAD_MAX_NS) as i64
         };
-        // Sound of its own begins wherever its first segment does.
+        // A separate audio rendition may begin anywhere.
         let is_free = !self.is_main && self.container.is_none();
         let fits = by_media.filter(|place| is_free || goes_on(place));
         if let (None, Some(place), None) = (fits, by_media.filter(|_| self.is_main), discontinuity) {
@@ -169,10 +169,10 @@ impl TimelinePlacer {
             || found.missed_ns > 0
             || found.is_other_map
             || self.container != Some(found.container)
-            // A hole between two pieces, which demuxers close as they like.
+            // Demuxers handle a hole between two pieces unpredictably.
             || self.ends_early
             || line.abs_diff(before_ns as i64) > HOLE_NS
-            // Times that do not fit go to a new demuxer even without a discontinuity.
+            // Unexpected times need a new demuxer even without a discontinuity.
             || (fits.is_none() && by_media.is_some());
         self.container = Some(found.container);
         let lasts = start.zip(found.last_ns).map(|(start, last)| distance_ns(found.container, start, last));

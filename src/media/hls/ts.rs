@@ -1,4 +1,4 @@
-//! The little of MPEG-TS that says when its tracks begin and where advertisement breaks are (ISO/IEC 13818-1, 2.4).
+//! Reads from MPEG-TS the start times of tracks and the announcements of advertisement breaks (ISO/IEC 13818-1, 2.4).
 
 use super::container::{Container, Starts, ticks_ns};
 use super::id3;
@@ -7,13 +7,13 @@ use super::splice::{self, Cue};
 pub(super) const PACKET: usize = 188;
 pub(super) const SYNC: u8 = 0x47;
 
-/// The longest section or ID3 tag that is gathered, bytes.
+/// The longest section or ID3 tag, bytes.
 const MARK_MAX: usize = 16 << 10;
 
-/// Announcements of one piece that are read.
+/// The most announcements of one piece.
 const CUES_MAX: usize = 64;
 
-/// Where the packets begin: broadcasters put a few odd bytes before them.
+/// The offset of the first packet. Some broadcasters put a few bytes before it.
 fn first_packet(bytes: &[u8]) -> Option<usize> {
     (0..bytes.len().min(4 * PACKET)).find(|&at| {
         let is_sync = |n: usize| bytes.get(at + n * PACKET).is_none_or(|b| *b == SYNC);
@@ -25,17 +25,17 @@ pub(super) fn is_ts(bytes: &[u8]) -> bool {
     first_packet(bytes).is_some()
 }
 
-/// What is seen of a piece of MPEG-TS.
+/// The properties of a piece of MPEG-TS.
 #[derive(Debug, Default)]
 pub(super) struct TsSummary {
     /// The presentation times of the first picture and of the first sound, ns.
     pub starts: Starts,
-    /// The latest presentation time of a picture, or of sound where there are none, ns. Of times that wrap, the one after that.
+    /// The latest presentation time of a picture, or of sound without pictures, ns. If times wrap, the one after the wrap.
     pub last_ns: Option<u64>,
     pub cues: Vec<Cue>,
 }
 
-/// Walks over all packets of `bytes`, once.
+/// Scans all packets of `bytes`.
 pub(super) fn inspect(bytes: &[u8]) -> TsSummary {
     let mut scan = TsScanner::default();
     for packet in bytes[first_packet(bytes).unwrap_or(bytes.len())..].chunks_exact(PACKET) {
@@ -44,7 +44,7 @@ pub(super) fn inspect(bytes: &[u8]) -> TsSummary {
     TsSummary { starts: scan.starts, last_ns: scan.last_ns(), cues: scan.cues }
 }
 
-/// Collects what packets say.
+/// Collects the properties of packets.
 #[derive(Debug, Default)]
 pub(super) struct TsScanner {
     /// The PID of the programme's map.
@@ -53,7 +53,7 @@ pub(super) struct TsScanner {
     tracks: [Option<u16>; 2],
     starts: Starts,
     last: [Option<u64>; 2],
-    /// The presentation time of the last picture that came in, or of sound where there are none, ns.
+    /// The presentation time of the last picture, or of sound without pictures, ns.
     pub newest_ns: Option<u64>,
     /// The body of the programme's map.
     programme: Vec<u8>,
@@ -61,12 +61,12 @@ pub(super) struct TsScanner {
     pub cues: Vec<Cue>,
 }
 
-/// A PID that carries announcements, and what is gathered of the one that is coming in.
+/// A PID that carries announcements, and the incomplete one that is arriving.
 #[derive(Debug)]
 struct CueStream {
     pid: u16,
     kind: CueStreamKind,
-    /// Of ID3: the presentation time of its PES packet, ns.
+    /// For ID3: the presentation time of its PES packet, ns.
     pts_ns: Option<u64>,
     bytes: Vec<u8>,
 }
@@ -96,7 +96,7 @@ impl TsScanner {
         let Some(payload) = Some(packet).filter(|_| is_start).and_then(payload) else { return };
         if pid == 0 {
             let map = section(payload, 0).and_then(first_programme);
-            // An encoder that restarts may number its streams anew.
+            // A restarted encoder may assign other PIDs.
             if map.is_some() && map != self.map {
                 self.map = map;
                 self.programme.clear();
@@ -104,7 +104,7 @@ impl TsScanner {
                 self.tracks = Default::default();
             }
         } else if Some(pid) == self.map {
-            // Said ten times a second, and rarely anything new.
+            // Repeated ten times per second, and rarely changed.
             if let Some(body) = section(payload, 2).filter(|body| *body != self.programme) {
                 self.programme = body.to_vec();
                 (self.tracks, self.marks) = streams(body);
@@ -130,7 +130,7 @@ impl TsScanner {
 }
 
 impl CueStream {
-    /// Takes the payload of a packet. `now_ns`: the presentation time that the stream has come to, of announcements that name none.
+    /// Takes the payload of a packet. `now_ns`: the current presentation time, for announcements without a time.
     fn take(&mut self, payload: &[u8], is_start: bool, now_ns: Option<u64>, cues: &mut Vec<Cue>) {
         match (self.kind, is_start) {
             (CueStreamKind::Splice, true) => {
@@ -157,7 +157,7 @@ impl CueStream {
         }
     }
 
-    /// Reads the sections that are whole.
+    /// Reads the complete sections.
     fn sections(&mut self, now_ns: Option<u64>, cues: &mut Vec<Cue>) {
         while let [table, b1, b2, ..] = self.bytes[..] {
             let length = 3 + (usize::from(b1 & 0x0f) << 8 | usize::from(b2));
@@ -175,7 +175,7 @@ impl CueStream {
         }
     }
 
-    /// Reads the ID3 tag if it is whole.
+    /// Reads the ID3 tag if it is complete.
     fn tag(&mut self, cues: &mut Vec<Cue>) {
         if let Some(length) = id3::length(&self.bytes).filter(|length| *length <= self.bytes.len()) {
             let found = id3::cues(&self.bytes[..length]).into_iter();
@@ -193,7 +193,7 @@ fn payload(packet: &[u8]) -> Option<&[u8]> {
     if control & 1 == 0 { None } else { packet.get(4 + skip..) }
 }
 
-/// The body of a section with table identity `table`, between its head of 8 bytes and its checksum.
+/// The body of a section with table id `table`, between its header of 8 bytes and its checksum.
 fn section(payload: &[u8], table: u8) -> Option<&[u8]> {
     let section = payload.get(1 + usize::from(*payload.first()?)..)?;
     if *section.first()? != table {

@@ -1,4 +1,4 @@
-//! Which variant and which rendition of sound are played.
+//! Chooses the variant and the audio rendition to play.
 
 use super::playlist::{AudioRendition, MultivariantPlaylist, Variant};
 use crate::options::{HlsOptions, VariantChoice};
@@ -6,7 +6,7 @@ use crate::options::{HlsOptions, VariantChoice};
 /// The variants worth trying, best first: those with pictures, then those that may have none.
 pub(super) fn ranked(list: &MultivariantPlaylist, options: &HlsOptions, frame_height: u32) -> Vec<Variant> {
     let mut all: Vec<&Variant> = list.variants.iter().collect();
-    // Where no height is said, the bit rate stands for it.
+    // Without a height, the bit rate is compared.
     let size = |v: &Variant| (v.height.unwrap_or(0), v.bandwidth);
     all.sort_by_key(|v| size(v));
     all.dedup_by_key(|v| (v.url.clone(), v.sound_group.clone()));
@@ -26,12 +26,12 @@ pub(super) fn ranked(list: &MultivariantPlaylist, options: &HlsOptions, frame_he
         }
     }
     rest.extend(tall);
-    // A stable sort: within each kind the order stays.
+    // A stable sort keeps the order within each kind.
     rest.sort_by_key(|v| kind(v));
     rest.into_iter().cloned().collect()
 }
 
-/// 0: certainly with pictures; 1: perhaps; 2: sound alone.
+/// 0: has pictures; 1: may have pictures; 2: sound only.
 fn kind(variant: &Variant) -> u8 {
     match (&variant.codecs, variant.height) {
         (_, Some(_)) => 0,
@@ -41,14 +41,14 @@ fn kind(variant: &Variant) -> u8 {
     }
 }
 
-/// Whether a codec of RFC 6381 is one of pictures.
+/// Whether a codec string (RFC 6381) is a video codec.
 fn is_picture_codec(codec: &str) -> bool {
     const PICTURES: [&str; 11] =
         ["avc1", "avc3", "hvc1", "hev1", "dvh1", "dvhe", "vp08", "vp09", "av01", "mp4v", "jpeg"];
     PICTURES.iter().any(|known| codec.trim().to_ascii_lowercase().starts_with(known))
 }
 
-/// The rendition of sound that goes with `variant`; [`None`]: the sound is in the variant itself, or there is none.
+/// The audio rendition of `variant`; [`None`]: the sound is in the variant itself, or there is none.
 pub(super) fn sound(list: &MultivariantPlaylist, variant: &Variant, options: &HlsOptions) -> Option<AudioRendition> {
     let group = variant.sound_group.as_deref()?;
     let of_group: Vec<&AudioRendition> = list.renditions.iter().filter(|s| s.group == group).collect();
@@ -61,7 +61,7 @@ pub(super) fn sound(list: &MultivariantPlaylist, variant: &Variant, options: &Hl
         of_group.iter().find(speaks)
     };
     let chosen = of_group.iter().find(|s| s.is_default).or_else(in_language).or_else(|| of_group.first());
-    // The same sound as in the variant's own segments needs no second playlist.
+    // A rendition with the variant's own playlist needs no second player.
     chosen.filter(|s| s.url.as_ref().is_some_and(|url| *url != variant.url)).map(|s| (*s).clone())
 }
 

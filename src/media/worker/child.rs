@@ -60,7 +60,7 @@ pub fn serve(socket: UnixStream) -> Result<()> {
     match open(*request, wanted, counters.clone(), to) {
         Ok((opener, source)) => {
             let mut reporter =
-                Reporter { writer, opener, counters, counts: CounterSnapshot::default(), learned: String::new() };
+                Reporter { writer, opener, counters, counts: CounterSnapshot::default(), hints: String::new() };
             // Fails when the program is gone, so nothing needs an orderly end.
             reporter.forward(source, &items, &stop).unwrap_or_else(|_| end_now());
         }
@@ -94,7 +94,7 @@ fn open(
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_origin(request.clock_origin_ns));
     let opener = GstOpener::new(options, clock)?;
-    opener.apply_hints(request.learned);
+    opener.apply_hints(request.hints);
     let source = opener.open(&request.uri, to)?;
     Ok((opener, source))
 }
@@ -105,7 +105,7 @@ struct Reporter {
     opener: GstOpener,
     counters: Arc<Counters>,
     counts: CounterSnapshot,
-    learned: String,
+    hints: String,
 }
 
 impl Reporter {
@@ -158,11 +158,11 @@ impl Reporter {
     }
 
     fn send_hints(&mut self) -> io::Result<()> {
-        let learned = self.opener.hints();
-        let text = serde_json::to_string(&learned)?;
-        if text != self.learned {
-            self.writer.head(&WorkerMessage::Learned(learned))?;
-            self.learned = text;
+        let hints = self.opener.hints();
+        let text = serde_json::to_string(&hints)?;
+        if text != self.hints {
+            self.writer.head(&WorkerMessage::Hints(hints))?;
+            self.hints = text;
         }
         Ok(())
     }

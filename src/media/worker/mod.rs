@@ -69,7 +69,7 @@ pub struct WorkerOpener {
     plan: Option<SamplingPlan>,
     clock: Arc<dyn Clock>,
     program: PathBuf,
-    learned: Arc<Mutex<ConnectionHints>>,
+    hints: Arc<Mutex<ConnectionHints>>,
     pictures: Pool<u8>,
     sound: Pool<f32>,
 }
@@ -83,7 +83,7 @@ impl WorkerOpener {
             clock,
             // The running version, even if the file on disk has been replaced.
             program: "/proc/self/exe".into(),
-            learned: Arc::default(),
+            hints: Arc::default(),
             pictures: Pool::new(2 * MEDIA_CHANNEL_CAPACITY),
             sound: Pool::new(2 * MEDIA_CHANNEL_CAPACITY),
         }
@@ -103,7 +103,7 @@ impl WorkerOpener {
             options: o.clone(),
             sources: o.guard.as_ref().map(|policy| policy.file()),
             plan: self.plan.clone(),
-            learned: self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            hints: self.hints.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             on_demand: o.counters.on_demand.get().copied(),
             clock_origin_ns: clock::origin_ns(&*self.clock),
         }
@@ -174,7 +174,7 @@ impl Open for WorkerOpener {
             is_wanted: false,
             counters: self.options.counters.clone(),
             counts: CounterSnapshot::default(),
-            learned: self.learned.clone(),
+            hints: self.hints.clone(),
         };
         let thread = std::thread::Builder::new()
             .name(format!("work/{}", self.options.id))
@@ -244,7 +244,7 @@ struct MessageReceiver {
     counters: Arc<super::outlet::Counters>,
     /// The counters of this process so far.
     counts: CounterSnapshot,
-    learned: Arc<Mutex<ConnectionHints>>,
+    hints: Arc<Mutex<ConnectionHints>>,
 }
 
 impl MessageReceiver {
@@ -274,8 +274,8 @@ impl MessageReceiver {
                     self.counts = counts;
                     continue;
                 }
-                ReceivedMessage::Learned(learned) => {
-                    *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = learned;
+                ReceivedMessage::Hints(hints) => {
+                    *self.hints.lock().unwrap_or_else(PoisonError::into_inner) = hints;
                     continue;
                 }
                 ReceivedMessage::Alive => continue,

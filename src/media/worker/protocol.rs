@@ -69,7 +69,7 @@ pub(super) struct OpenRequest {
     /// Which pictures are converted.
     pub plan: Option<SamplingPlan>,
     /// Hints from earlier connections.
-    pub learned: ConnectionHints,
+    pub hints: ConnectionHints,
     pub on_demand: Option<bool>,
     /// The origin of the program's monotonic clock.
     pub clock_origin_ns: u64,
@@ -123,7 +123,7 @@ pub(super) enum WorkerMessage {
     /// The last message.
     Ended(End),
     Counts(CounterSnapshot),
-    Learned(ConnectionHints),
+    Hints(ConnectionHints),
     /// Shows that the process is not stuck.
     Alive,
 }
@@ -278,7 +278,7 @@ pub(super) enum ReceivedMessage {
     Started,
     NotOpened(OpenFailure),
     Counts(CounterSnapshot),
-    Learned(ConnectionHints),
+    Hints(ConnectionHints),
     Alive,
 }
 
@@ -351,7 +351,7 @@ impl<R: Read> MessageReader<R> {
             WorkerMessage::Started => return Ok(ReceivedMessage::Started),
             WorkerMessage::NotOpened(why) => return Ok(ReceivedMessage::NotOpened(why)),
             WorkerMessage::Counts(counts) => return Ok(ReceivedMessage::Counts(counts)),
-            WorkerMessage::Learned(learned) => return Ok(ReceivedMessage::Learned(learned)),
+            WorkerMessage::Hints(hints) => return Ok(ReceivedMessage::Hints(hints)),
             WorkerMessage::Alive => return Ok(ReceivedMessage::Alive),
             WorkerMessage::Frame { width, height, pts, arrived_ns } => {
                 let size = u64::from(width) * u64::from(height) * 3;
