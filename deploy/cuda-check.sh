@@ -41,6 +41,6 @@ fi
 if ! ldconfig -p | grep -q libcuda.so.1; then
     : >"$work/empty.mp4"
     said="$("$program" score --device cuda:0 "$work/empty.mp4" 2>&1 || true)"
-    echo "$said" | grep -q "the NVIDIA driver is not here" || { echo "without a driver it says: $said" >&2; exit 1; }
+    echo "$said" | grep -q "the NVIDIA driver not found" || { echo "without a driver it says: $said" >&2; exit 1; }
 fi
 echo "CUDA build: all is well; what a GPU computes, deploy/gpu-check.sh checks on one."

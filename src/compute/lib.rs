@@ -11,7 +11,7 @@
 //!
 //! This is the only crate with `unsafe`: to launch kernels, to load SIMD vectors, and to call CUDA libraries. The feature
 //! `cuda` adds NVIDIA GPUs. `examples/embed.rs` runs the engine on frames of its own.
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 pub mod backend;
 pub mod features;

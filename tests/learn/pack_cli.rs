@@ -112,7 +112,7 @@ fn a_state_dict_becomes_a_pack_and_comes_out_again() {
     let names = folder.path().join("classes.txt");
     std::fs::write(&names, classes().replace(',', "\n") + "\n").unwrap();
     let more = ["--classes", names.to_str().unwrap()];
-    assert!(refused(&import(&file, "rgb", &out, &more), 5).contains("there is a pack already"));
+    assert!(refused(&import(&file, "rgb", &out, &more), 5).contains("it already holds a pack"));
     stdout(&run(&import(&file, "rgb", &folder.path().join("again"), &more)));
 }
 
@@ -171,8 +171,8 @@ fn state_dicts_that_do_not_fit_say_why() {
     let said = refused(&import(&file, "rgb", &out, &["--classes", &classes()]), 6);
     for part in [
         "lacks 2: features.0.0.weight, features.18.1.running_var",
-        "another form 1: features.1.conv.1.weight is [8, 32, 1, 1], wants [16, 32, 1, 1]",
-        "besides 1: aux.weight",
+        "another form 1: features.1.conv.1.weight is [8, 32, 1, 1], needs [16, 32, 1, 1]",
+        "also has 1: aux.weight",
     ] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }

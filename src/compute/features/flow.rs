@@ -9,13 +9,13 @@ use super::reuse::{PlanCache, ScratchPool};
 use touchline_core::clip::ClipSecond;
 use touchline_core::frame::RgbView;
 
-/// Sizes of flow whose memory is kept for each thread: streams of a few aspect ratios at once.
+/// Picture sizes whose memory each thread keeps: enough for streams of a few aspect ratios.
 const SIZES_KEPT: usize = 4;
 
-/// Computes and encodes flow as [`FlowParams`] says.
+/// Computes and encodes optical flow by [`FlowParams`].
 ///
-/// Both pictures are made gray and resized to the part of the input they cover; flow is computed on that part only, in
-/// pixels of that size; padding has flow 0. Flow is scaled from the pair's own distance in time to the nominal one and
+/// Both pictures are converted to gray and resized to the part of the input that they cover. Flow is computed on that part,
+/// in its pixels; padding has flow 0. Flow is scaled from the pair's distance in time to the nominal one and
 /// encoded as three channels: dx and dy clipped to ±`clip_px` and divided by it (−1..1), and the magnitude divided by
 /// `clip_px` and clipped to 0..1.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ struct PairScratch {
 }
 
 impl FlowExtractor {
+    /// Makes an extractor.
+    ///
     /// # Errors
     /// One line saying which key is wrong and what is allowed ([`FlowParams::validate`]).
     pub fn new(params: &FlowParams) -> Result<Self, String> {
@@ -47,6 +49,7 @@ impl FlowExtractor {
         })
     }
 
+    /// The parameters it was made with.
     pub fn params(&self) -> &FlowParams {
         &self.params
     }
@@ -74,7 +77,7 @@ impl FlowExtractor {
         second.pairs.len()
     }
 
-    /// `out` is all 0; what has no flow stays so.
+    /// `out` must be all 0, and stays 0 where there is no flow.
     fn fill(&self, first: RgbView<'_>, second: RgbView<'_>, gap_ns: u64, out: &mut [f32]) {
         assert_eq!(out.len(), self.input_len(), "flow is 3 x height x width values");
         let plan = |view: RgbView<'_>| self.plans.get((view.width, view.height));

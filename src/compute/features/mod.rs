@@ -1,16 +1,16 @@
-//! Features: what the models see of a second. Training and serving call this same code.
+//! Features: the models' inputs, computed from a second of frames and sound. Training and serving use the same code.
 //!
-//! | extractor | takes | gives |
+//! | extractor | input | output |
 //! |---|---|---|
 //! | [`PictureExtractor`] | the frames chosen for the RGB model | N × 3 × height × width, normalised |
 //! | [`FlowExtractor`] | the pairs chosen for the flow model | N × 3 × height × width: dx, dy, magnitude |
 //! | [`SoundExtractor`] | mono samples | 1 × 3 × height × width: log-mel, three times the same |
 //!
-//! [`FeatureExtractor`] is the three of a model pack in one. An extractor owns its tables and scratch: once it has seen
-//! the sizes of a stream it allocates nothing but what the caller's output vector needs. Several pictures or pairs are
-//! worked on in parallel (rayon's current pool); results are the same bit for bit whatever the number of threads.
+//! [`FeatureExtractor`] combines the three extractors of a pack. An extractor owns its tables and scratch memory: after the
+//! first second of a stream it allocates only what the caller's output vector needs. Pictures and pairs are processed in
+//! parallel on rayon's current pool; results are the same bit for bit for any number of threads.
 //!
-//! The CPU code in [`cpu`] is the reference; [`cuda`] is its mirror for GPUs. Nothing here knows models.
+//! The CPU code in [`cpu`] is the reference; [`cuda`] mirrors it for GPUs.
 
 pub mod cpu;
 pub mod cuda;
@@ -27,15 +27,20 @@ pub use flow::FlowExtractor;
 pub use picture::PictureExtractor;
 pub use sound::{SoundExtractor, is_silent};
 
-/// The extractors of a pack. A modality the pack does not have is `None` and gives nothing.
+/// The extractors of a pack.
 #[derive(Debug)]
 pub struct FeatureExtractor {
+    /// `None` if the pack has no RGB model.
     pub picture: Option<PictureExtractor>,
+    /// `None` if the pack has no flow model.
     pub flow: Option<FlowExtractor>,
+    /// `None` if the pack has no audio model.
     pub sound: Option<SoundExtractor>,
 }
 
 impl FeatureExtractor {
+    /// Makes the extractors. An extractor without parameters is `None` and computes nothing.
+    ///
     /// # Errors
     /// One line that names the wrong key, as `picture.width`, `flow.farneback.levels` or `audio.mel.hop`, and what is
     /// allowed.
@@ -52,17 +57,17 @@ impl FeatureExtractor {
         })
     }
 
-    /// Appends the RGB model's inputs for `second` to `out` and says how many; see [`PictureExtractor::second_into`].
+    /// Appends the RGB model's inputs for `second` to `out` and returns their number; see [`PictureExtractor::second_into`].
     pub fn pictures_into(&mut self, second: &ClipSecond, out: &mut Vec<f32>) -> usize {
         self.picture.as_mut().map_or(0, |extractor| extractor.second_into(second, out))
     }
 
-    /// Appends the flow model's inputs for `second` to `out` and says how many; see [`FlowExtractor::second_into`].
+    /// Appends the flow model's inputs for `second` to `out` and returns their number; see [`FlowExtractor::second_into`].
     pub fn flows_into(&mut self, second: &ClipSecond, out: &mut Vec<f32>) -> usize {
         self.flow.as_mut().map_or(0, |extractor| extractor.second_into(second, out))
     }
 
-    /// Appends the sound model's input for `second` to `out` and says how many there are: 1, or 0 when the second has
+    /// Appends the sound model's input for `second` to `out` and returns their number: 1, or 0 when the second has
     /// no sound; see [`SoundExtractor::samples_into`].
     pub fn sound_into(&mut self, second: &ClipSecond, out: &mut Vec<f32>) -> usize {
         match (&mut self.sound, &second.audio) {

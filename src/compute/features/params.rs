@@ -1,17 +1,17 @@
-//! The parameters of every feature, as they stand in a model pack: a model is only right with the features it was
-//! trained on, so training and serving read these same structs.
+//! The parameters of the features, as in a model pack. A model only works with the features it was trained on, so training
+//! and serving use the same structs.
 
 use serde::{Deserialize, Serialize};
 
-/// How a picture of any aspect ratio becomes the model's input rectangle.
+/// How a picture of any aspect ratio is fitted to the model's input rectangle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// Scale to fit inside, centre, fill the rest with the normalisation mean (0 after normalising).
+    /// Scale to fit inside, centre, and fill the rest with the normalisation mean (0 after normalising).
     Pad,
-    /// Scale to cover, cut the centre.
+    /// Scale to cover, and crop the centre.
     Crop,
-    /// Scale both axes on their own.
+    /// Scale both axes independently.
     Stretch,
 }
 
@@ -23,9 +23,11 @@ pub struct PictureParams {
     pub width: usize,
     /// Pixels.
     pub height: usize,
+    /// How pictures are fitted to the input.
     pub fit: Fit,
-    /// Per channel (R, G, B), of values scaled to 0..1.
+    /// Mean per channel (R, G, B), of values scaled to 0..1.
     pub mean: [f32; 3],
+    /// Standard deviation per channel, of values scaled to 0..1.
     pub std: [f32; 3],
 }
 
@@ -40,6 +42,7 @@ pub struct FarnebackParams {
     pub levels: usize,
     /// Averaging window, pixels.
     pub winsize: usize,
+    /// Iterations per pyramid level.
     pub iterations: usize,
     /// Neighbourhood of the polynomial expansion: 5 or 7.
     pub poly_n: usize,
@@ -63,11 +66,13 @@ pub struct FlowParams {
     pub width: usize,
     /// Pixels.
     pub height: usize,
+    /// How pictures are fitted to the input.
     pub fit: Fit,
     /// Nominal distance of the two frames, milliseconds.
     pub gap_ms: u32,
     /// Flow is clipped to ±`clip_px` pixels per `gap_ms`, then divided by it: dx, dy in −1..1, magnitude in 0..1.
     pub clip_px: f32,
+    /// Parameters of the optical flow.
     pub farneback: FarnebackParams,
 }
 
@@ -85,17 +90,19 @@ pub enum MelScale {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MelParams {
-    /// Hz.
+    /// Sample rate, Hz.
     pub sample_rate: u32,
     /// FFT size and length of the periodic Hann window, samples.
     pub n_fft: usize,
     /// Samples between columns.
     pub hop: usize,
+    /// Mel bands, the height of the image.
     pub bands: usize,
-    /// Hz.
+    /// Lower edge of the lowest band, Hz.
     pub f_min: f32,
-    /// Hz, at most half the sample rate.
+    /// Upper edge of the highest band, Hz; at most half the sample rate.
     pub f_max: f32,
+    /// The mel scale.
     pub scale: MelScale,
     /// Power below this is raised to it before the logarithm (librosa's `amin`).
     pub floor: f32,
@@ -108,28 +115,33 @@ pub struct MelParams {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AudioParams {
+    /// Parameters of the log-mel image.
     pub mel: MelParams,
+    /// Pixels; the time axis.
     pub width: usize,
+    /// Pixels; the axis of bands.
     pub height: usize,
+    /// Mean of the decibels, for normalisation.
     pub mean_db: f32,
+    /// Standard deviation of the decibels, for normalisation.
     pub std_db: f32,
 }
 
-/// Largest side of a model input, pixels: far above any model, and small enough that no product overflows.
+/// Largest side of a model input, pixels: more than any model needs, and small enough that no product overflows.
 const MAX_SIDE: usize = 8192;
 
-/// A model input's side in the packs that ship, pixels: what torchvision's ImageNet models take.
+/// Side of a model input in the shipped packs, pixels; that of torchvision's ImageNet models.
 const SIDE: usize = 224;
 
 impl Default for PictureParams {
-    /// What torchvision's ImageNet models were trained with. Cropping beats padding and squashing for them.
+    /// The values that torchvision's ImageNet models were trained with. They score best with cropped pictures.
     fn default() -> Self {
         Self { width: SIDE, height: SIDE, fit: Fit::Crop, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
     }
 }
 
 impl Default for FlowParams {
-    /// Those of the packs that ship.
+    /// The values of the shipped packs.
     fn default() -> Self {
         let farneback = FarnebackParams::default();
         Self { width: SIDE, height: SIDE, fit: Fit::Crop, gap_ms: 40, clip_px: 10.0, farneback }
@@ -137,7 +149,7 @@ impl Default for FlowParams {
 }
 
 impl Default for MelParams {
-    /// Those of the packs that ship.
+    /// The values of the shipped packs.
     fn default() -> Self {
         Self {
             sample_rate: 32_000,
@@ -154,13 +166,15 @@ impl Default for MelParams {
 }
 
 impl Default for AudioParams {
-    /// Those of the packs that ship.
+    /// The values of the shipped packs.
     fn default() -> Self {
         Self { mel: MelParams::default(), width: SIDE, height: SIDE, mean_db: -40.0, std_db: 18.0 }
     }
 }
 
 impl PictureParams {
+    /// Checks that all values are in range.
+    ///
     /// # Errors
     /// One line saying which key is wrong and what is allowed.
     pub fn validate(&self) -> Result<(), String> {
@@ -177,6 +191,8 @@ impl PictureParams {
 }
 
 impl FarnebackParams {
+    /// Checks that all values are in range.
+    ///
     /// # Errors
     /// One line saying which key is wrong and what is allowed.
     pub fn validate(&self) -> Result<(), String> {
@@ -193,6 +209,8 @@ impl FarnebackParams {
 }
 
 impl FlowParams {
+    /// Checks that all values are in range.
+    ///
     /// # Errors
     /// One line saying which key is wrong and what is allowed.
     pub fn validate(&self) -> Result<(), String> {
@@ -206,6 +224,8 @@ impl FlowParams {
 }
 
 impl MelParams {
+    /// Checks that all values are in range.
+    ///
     /// # Errors
     /// One line saying which key is wrong and what is allowed.
     pub fn validate(&self) -> Result<(), String> {
@@ -225,7 +245,7 @@ impl MelParams {
             &format!("above 0, to {half}"),
         )?;
         real("mel.f_min", low.into(), low >= 0.0 && low < high, "at least 0 and below mel.f_max")?;
-        // f32 knows nothing positive below its smallest normal number at full precision.
+        // Below the smallest normal number, f32 loses precision.
         let floor = self.floor;
         real("mel.floor", floor.into(), floor.is_normal() && floor > 0.0, "a finite number above 1.2e-38")?;
         let top = self.top_db.unwrap_or(1.0);
@@ -234,6 +254,8 @@ impl MelParams {
 }
 
 impl AudioParams {
+    /// Checks that all values are in range.
+    ///
     /// # Errors
     /// One line saying which key is wrong and what is allowed.
     pub fn validate(&self) -> Result<(), String> {

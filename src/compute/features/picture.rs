@@ -8,7 +8,7 @@ use super::reuse::{PlanCache, ScratchPool};
 use touchline_core::clip::ClipSecond;
 use touchline_core::frame::RgbView;
 
-/// Resizes and normalises pictures as [`PictureParams`] says.
+/// Resizes and normalises pictures by [`PictureParams`].
 #[derive(Debug)]
 pub struct PictureExtractor {
     params: PictureParams,
@@ -17,6 +17,8 @@ pub struct PictureExtractor {
 }
 
 impl PictureExtractor {
+    /// Makes an extractor.
+    ///
     /// # Errors
     /// One line saying which key is wrong and what is allowed ([`PictureParams::validate`]).
     pub fn new(params: &PictureParams) -> Result<Self, String> {
@@ -28,6 +30,7 @@ impl PictureExtractor {
         })
     }
 
+    /// The parameters it was made with.
     pub fn params(&self) -> &PictureParams {
         &self.params
     }
@@ -37,7 +40,7 @@ impl PictureExtractor {
         3 * self.params.width * self.params.height
     }
 
-    /// One picture of any size as 3 × height × width. A picture without pixels becomes all 0.
+    /// Writes one picture of any size to `out` as 3 × height × width. A picture without pixels becomes all 0.
     ///
     /// # Panics
     /// If `out.len()` is not [`PictureExtractor::input_len`] or `view` is not as long as its size says.

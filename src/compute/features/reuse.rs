@@ -1,15 +1,15 @@
-//! What extractors keep between calls: resize plans by picture size, and scratch that parallel tasks borrow.
+//! Memory that extractors keep between calls: resize plans by picture size, and a pool of scratch memory for parallel tasks.
 
 use std::sync::{Mutex, PoisonError};
 
 use super::cpu::resize::ResizePlan;
 use super::params::Fit;
 
-/// Plans kept for sizes that are not in use at the moment. One device thread serves several streams, each of one
-/// size; a plan for 1080p is about 100 kB.
+/// Plans kept for sizes that are not in the current batch. An extractor serves several streams, each of one size; a plan for
+/// 1080p takes about 100 kB.
 const PLANS_KEPT: usize = 16;
 
-/// Resize plans from every picture size met to one input rectangle.
+/// A cache of resize plans from picture sizes to one input rectangle.
 #[derive(Debug)]
 pub(super) struct PlanCache {
     target: (usize, usize),
@@ -23,10 +23,10 @@ impl PlanCache {
         Self { target, fit, plans: Vec::new() }
     }
 
-    /// Makes sure that [`PlanCache::get`] knows every (width, height) of `sources`, and forgets what was not used for
-    /// long.
+    /// Makes sure that [`PlanCache::get`] knows every (width, height) of `sources`, and drops the plans that have
+    /// not been used for longest.
     pub(super) fn prepare(&mut self, sources: impl IntoIterator<Item = (usize, usize)>) {
-        // The last `in_use` plans are those of this call.
+        // The last `in_use` plans belong to this call.
         let mut in_use = 0;
         for source in sources {
             if source.0 == 0 || source.1 == 0 {
@@ -54,7 +54,7 @@ impl PlanCache {
     }
 }
 
-/// Scratch that parallel tasks take and give back. As many exist as tasks ever ran at once, `limit` at most are kept.
+/// A pool of scratch memory for parallel tasks. It grows to the number of tasks that ran at once; at most `limit` are kept.
 #[derive(Debug)]
 pub(super) struct ScratchPool<T> {
     free: Mutex<Vec<T>>,
@@ -73,7 +73,7 @@ impl<T> ScratchPool<T> {
         make: impl FnOnce() -> T,
         work: impl FnOnce(&mut T) -> R,
     ) -> R {
-        // Scratch holds nothing that a panic elsewhere could leave half-done: each user overwrites it.
+        // A panic elsewhere does no harm: each user overwrites the scratch memory.
         let lock = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = {
             let mut free = lock();
@@ -83,7 +83,7 @@ impl<T> ScratchPool<T> {
         let result = work(&mut scratch);
         let mut free = lock();
         if free.len() >= self.limit {
-            // The first has been free for longest.
+            // The first has been unused for longest.
             free.remove(0);
         }
         free.push(scratch);

@@ -14,8 +14,8 @@ pub fn is_silent(second: &ClipSecond) -> bool {
     second.audio.as_ref().is_some_and(|samples| samples.iter().all(|s| s.abs() < SILENCE_PEAK))
 }
 
-/// Makes the sound model's input as [`AudioParams`] says: a log-mel image (see [`LogMel`]), resized bilinearly
-/// (anti-aliased where it shrinks) to width × height, normalised, three times the same.
+/// Makes the sound model's input by [`AudioParams`]: a log-mel image (see [`LogMel`]), resized bilinearly
+/// (anti-aliased where it shrinks) to width × height, normalised, on three equal channels.
 ///
 /// Row 0, the top, is the lowest band; time runs from left to right.
 #[derive(Debug)]
@@ -23,13 +23,15 @@ pub struct SoundExtractor {
     params: AudioParams,
     mel: LogMel,
     vertical: Axis,
-    /// Made for the number of columns met last.
+    /// Table for the last number of columns.
     horizontal: Axis,
     image: Vec<f32>,
     line: Vec<f32>,
 }
 
 impl SoundExtractor {
+    /// Makes the tables.
+    ///
     /// # Errors
     /// One line saying which key is wrong and what is allowed ([`AudioParams::validate`]).
     pub fn new(params: &AudioParams) -> Result<Self, String> {
@@ -46,6 +48,7 @@ impl SoundExtractor {
         })
     }
 
+    /// The parameters it was made with.
     pub fn params(&self) -> &AudioParams {
         &self.params
     }

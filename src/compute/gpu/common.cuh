@@ -1,5 +1,5 @@
-// What every kernel starts with: number types, rounding to them, and vectors of eight. It stands before the other files
-// (they include nothing), for the device as for the host build of the tests, which defines TOUCHLINE_HOST.
+// The prelude of all kernels: element types, rounding to them, and vectors of eight. It precedes the other files, which
+// include nothing, on the device and in the host build of the tests, which defines TOUCHLINE_HOST.
 //
 // The half types are bits in a struct, converted here: the runtime compiler then needs none of the toolkit's headers.
 

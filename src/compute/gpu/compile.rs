@@ -1,8 +1,8 @@
-//! Kernels from source to what the driver takes: NVRTC at the first start, a file in the user's cache after that.
+//! Compiles kernels with NVRTC, and caches the result in a file in the user's cache folder.
 //!
-//! The result is PTX for the device's own architecture, which the driver turns into machine code when it is loaded (and
-//! keeps, by itself). A file is named by all that it depends on, holds a hash of its content, and appears whole or not at
-//! all; one that is damaged is made again.
+//! The result is PTX for the device's architecture, which the driver compiles to machine code when it is loaded (and caches
+//! itself). The name of a file depends on everything that the PTX depends on. The file holds a hash of its contents and is
+//! written atomically; a damaged one is compiled again.
 
 #![allow(unsafe_code)]
 
@@ -16,13 +16,13 @@ use sha2::{Digest, Sha256};
 use super::GpuError;
 use super::launch::KernelModule;
 
-/// A folder for compiled kernels in place of the user's cache.
+/// Environment variable: a folder for compiled kernels instead of the user's cache folder.
 pub const VARIABLE: &str = "TOUCHLINE_CACHE";
 
-/// What a module is as PTX for compute capability `major`.`minor`. Compiled once a process.
+/// The PTX of a module for compute capability `major`.`minor`. Compiled once per process.
 ///
 /// # Errors
-/// [`GpuError::Unusable`] when NVRTC refuses: it is too old for the device, or not whole.
+/// [`GpuError::Unusable`] when NVRTC fails: it is too old for the device, or incompletely installed.
 pub(super) fn ptx(module: KernelModule, (major, minor): (i32, i32)) -> Result<&'static str, GpuError> {
     type Compiled = HashMap<(&'static str, i32, i32), &'static str>;
     static COMPILED: OnceLock<Mutex<Compiled>> = OnceLock::new();
@@ -42,12 +42,12 @@ pub(super) fn ptx(module: KernelModule, (major, minor): (i32, i32)) -> Result<&'
         None => {
             let ptx = compile(&source, major, minor)?;
             if let Some(Err(e)) = path.as_deref().map(|path| write(path, &ptx)) {
-                tracing::debug!("compiled kernels are not kept: {e}");
+                tracing::debug!("cannot cache the compiled kernels: {e}");
             }
             ptx
         }
     };
-    // A handful of modules a process, for as long as it lives: candle asks for the text at every launch.
+    // Leaked on purpose: there are two modules, and candle reads the text at every launch.
     let ptx: &'static str = Box::leak(ptx.into_boxed_str());
     compiled.insert((name, major, minor), ptx);
     Ok(ptx)
@@ -56,7 +56,7 @@ pub(super) fn ptx(module: KernelModule, (major, minor): (i32, i32)) -> Result<&'
 /// The version of NVRTC.
 ///
 /// # Errors
-/// [`GpuError::Unusable`] when it does not answer.
+/// [`GpuError::Unusable`] when the call fails.
 pub(super) fn version() -> Result<(i32, i32), GpuError> {
     let (mut major, mut minor) = (0, 0);
     // SAFETY: the function writes two integers to where it is told and keeps nothing.
@@ -64,7 +64,7 @@ pub(super) fn version() -> Result<(i32, i32), GpuError> {
     match status {
         sys::nvrtcResult::NVRTC_SUCCESS => Ok((major, minor)),
         status => {
-            Err(GpuError::Unusable(format!("NVRTC does not answer ({status:?}); install the CUDA toolkit's NVRTC")))
+            Err(GpuError::Unusable(format!("NVRTC does not work ({status:?}); install the NVRTC of the CUDA toolkit")))
         }
     }
 }
@@ -95,7 +95,7 @@ fn hex(parts: &[&str]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where files are kept; none when nobody says where the user's are.
+/// The cache folder; `None` when no environment variable names one.
 fn folder() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     variable(VARIABLE)
@@ -116,7 +116,7 @@ fn write(path: &Path, ptx: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    // Two programs may start at once: each writes a file of its own, and the last to move it wins.
+    // Two programs may start at the same time: each writes its own file, and the last rename wins.
     let part = path.with_extension(format!("part{}", std::process::id()));
     std::fs::write(&part, format!("{MARK}{}\n{ptx}", hex(&[ptx])))?;
     std::fs::rename(&part, path)

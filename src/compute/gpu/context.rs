@@ -1,8 +1,8 @@
-//! A GPU: candle's device with our kernels on its stream, its staging memory, and what it is called.
+//! An open GPU: candle's device, our kernels on its stream, and its staging memory.
 //!
-//! One stream does everything but uploads. Those go over a stream of their own from two blocks of pinned memory by turns, so
-//! that the next batch is copied while this one computes; events order the two. Tensors that kernels write are wrapped for
-//! candle without a copy.
+//! One stream does everything except uploads. Uploads use a second stream and alternate between two blocks of pinned memory,
+//! so that the next batch is copied while this one computes; events order the two streams. Tensors that kernels write are
+//! wrapped for candle without a copy.
 
 #![allow(unsafe_code)]
 
@@ -34,15 +34,16 @@ pub struct Gpu {
     next: usize,
 }
 
-/// What a GPU is.
+/// Properties of a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuInfo {
-    /// The driver's number.
+    /// The driver's number of it.
     pub ordinal: usize,
+    /// Product name.
     pub name: String,
-    /// Compute capability.
+    /// Compute capability, (major, minor).
     pub capability: (i32, i32),
-    /// Bytes.
+    /// Total memory, bytes.
     pub memory: usize,
 }
 
@@ -50,9 +51,9 @@ pub struct GpuInfo {
 struct Staging {
     host: PinnedHostSlice<u8>,
     device: CudaSlice<u8>,
-    /// The copy to the device is over: the host's side may be written again.
+    /// Recorded after the copy to the device; then the host block may be written again.
     copied: CudaEvent,
-    /// All launches that could read the device's side are over: it may be copied to again.
+    /// Recorded after the last launch that may read the device block; then it may be overwritten.
     read: CudaEvent,
 }
 
@@ -74,7 +75,7 @@ impl Gpu {
         let context = stream.context().clone();
         let info = GpuInfo::of(&context).map_err(|e| at_start(format!("{e:?}")))?;
         check_capability(&info)?;
-        // SAFETY: memory is taken, used and given back on candle's one stream, in order, with one exception: the staging
+        // SAFETY: memory is allocated, used and freed on candle's one stream, in order, with one exception: the staging
         // blocks, whose two streams the events of `Staging` order. There is nothing left for cudarc's own events to order,
         // and they would cost two of them a tensor.
         unsafe { device.disable_event_tracking() };
@@ -113,18 +114,18 @@ impl Gpu {
         &self.info
     }
 
-    /// Everything started before is over when this returns.
+    /// Waits until everything launched before has finished.
     ///
     /// # Errors
-    /// The first fault of what was started.
+    /// The first fault of what was launched.
     pub fn wait(&self) -> Result<(), GpuError> {
         self.stream.synchronize().map_err(fault)
     }
 
-    /// The bytes from `pointer` on, when everything started before is over.
+    /// Waits until everything launched before has finished, and returns the `bytes` bytes at `pointer`.
     ///
     /// # Errors
-    /// The first fault of what was started.
+    /// The first fault of what was launched.
     ///
     /// # Panics
     /// Never; but `pointer` must be one that this GPU gave, with `bytes` behind it.
@@ -149,7 +150,7 @@ impl Gpu {
         &self.stream
     }
 
-    /// A point in the stream's order, for measuring the time between two.
+    /// Records an event on the stream, to measure the time between two.
     ///
     /// # Errors
     /// When the device fails.
@@ -157,8 +158,8 @@ impl Gpu {
         self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(fault)
     }
 
-    /// Memory for a tensor that kernels will write, and where it is. Wrap it with [`Output::tensor`] when they have been
-    /// started.
+    /// Allocates a tensor that kernels will write. Turn it into a tensor with [`Output::tensor`] after they have been
+    /// launched.
     ///
     /// # Errors
     /// [`GpuError::OutOfMemory`].
@@ -167,7 +168,7 @@ impl Gpu {
     }
 }
 
-/// Memory of a tensor to be.
+/// Memory of a tensor that kernels will write.
 pub struct Output {
     storage: CudaStorage,
     shape: TensorShape,
@@ -175,6 +176,8 @@ pub struct Output {
 }
 
 impl Output {
+    /// Allocates a tensor of `shape`.
+    ///
     /// # Errors
     /// When the device has no memory left.
     pub fn new(device: &CudaDevice, shape: TensorShape, numbers: ElementType) -> candle_core::Result<Self> {
@@ -195,12 +198,12 @@ impl Output {
         Ok(Self { storage, shape, pointer: Pointer { memory: address, offset: 0 } })
     }
 
-    /// Where it begins.
+    /// Address of the first element.
     pub fn pointer(&self) -> Pointer {
         self.pointer
     }
 
-    /// As a custom op gives it.
+    /// Storage and shape, as a custom op returns them.
     pub fn parts(self) -> (CudaStorage, TensorShape) {
         (self.storage, self.shape)
     }
@@ -212,7 +215,7 @@ impl Output {
 }
 
 impl ElementType {
-    /// candle's name of the type.
+    /// candle's type.
     pub const fn dtype(self) -> DType {
         match self {
             ElementType::F32 => DType::F32,
@@ -221,7 +224,7 @@ impl ElementType {
         }
     }
 
-    /// The type under candle's name, if kernels know it.
+    /// The element type of candle's `dtype`, if kernels support it.
     pub const fn of_dtype(dtype: DType) -> Option<Self> {
         match dtype {
             DType::F32 => Some(ElementType::F32),
@@ -232,7 +235,7 @@ impl ElementType {
     }
 }
 
-/// Starts a kernel of `module` on candle's stream.
+/// Launches a kernel of `module` on candle's stream.
 ///
 /// # Errors
 /// When the device fails.
@@ -297,18 +300,18 @@ impl Launcher for Gpu {
     }
 
     fn upload(&mut self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pointer, GpuError> {
-        // Whatever reads the other block has been started by now.
+        // Every launch that reads the other block has been issued by now.
         if let Some(other) = &self.staging[1 - self.next] {
             other.read.record(&self.stream).map_err(fault)?;
         }
         let slot = &mut self.staging[self.next];
         self.next = 1 - self.next;
         if slot.as_ref().is_none_or(|staging| staging.device.len() < bytes) {
-            // Given back first, so that both need not fit at once.
+            // Freed first, so that both need not fit at once.
             *slot = None;
             *slot = Some(Staging::new(&self.stream, bytes.next_power_of_two().max(1 << 16)).map_err(fault)?);
         }
-        let staging = slot.as_mut().expect("it was made a moment ago");
+        let staging = slot.as_mut().expect("allocated above");
         staging.copied.synchronize().map_err(fault)?;
         let host = staging.host.as_mut_slice().map_err(fault)?;
         fill(&mut host[..bytes]);
@@ -346,7 +349,7 @@ impl Staging {
         // SAFETY: as above, on the device.
         let device = unsafe { stream.alloc::<u8>(bytes) }?;
         let (copied, read) = (context.new_event(flags)?, context.new_event(flags)?);
-        // The copies' stream has to see memory that this one has taken.
+        // The upload stream must wait until this stream has allocated the block.
         read.record(stream)?;
         Ok(Self { host, device, copied, read })
     }
@@ -354,7 +357,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // The pinned side is freed at once, whatever is under way. A device that has failed copies no more.
+        // Pinned memory is freed immediately, so a copy in progress must end first. A failed device copies nothing.
         let _ = self.copied.synchronize();
     }
 }
@@ -370,8 +373,8 @@ impl GpuInfo {
     }
 }
 
-/// Lets the device's pool keep what is given back to it: else every wait would hand it to the driver, and the next batch
-/// would ask for it again.
+/// Lets the device's memory pool keep freed memory: otherwise every synchronisation would return it to the driver, and the
+/// next batch would allocate it again.
 fn keep_memory(context: &Arc<CudaContext>) {
     if !context.has_async_alloc() {
         return;
@@ -388,12 +391,12 @@ fn keep_memory(context: &Arc<CudaContext>) {
     }
 }
 
-/// A fault of the driver as ours.
+/// Converts an error of the driver.
 pub(crate) fn fault(error: DriverError) -> GpuError {
     GpuError::of_text(&format!("{error:?}"))
 }
 
-/// A fault of candle as ours.
+/// Converts an error of candle.
 pub fn of_candle(error: candle_core::Error) -> GpuError {
     GpuError::of_text(&error.to_string())
 }

@@ -1,27 +1,27 @@
-//! What goes wrong on a device, and what is done about it.
+//! Faults of a GPU, and recovery from them.
 
 use std::ops::Range;
 
-/// A device did not do what it was told.
+/// A call to a GPU failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GpuError {
-    /// Fewer seconds at once may still fit.
+    /// A smaller batch may still fit.
     #[error("out of device memory ({0})")]
     OutOfMemory(String),
-    /// The device or its driver failed; its context is of no use any more.
+    /// The device or its driver failed; its context accepts no more calls.
     #[error("device failure: {0}")]
     Device(String),
-    /// The device cannot be used at all: what lacks, and what to install or change.
+    /// The device cannot be used at all; the message says what is missing and what to install or change.
     #[error("{0}")]
     Unusable(String),
-    /// A request that no device could meet.
+    /// A request that no device can meet.
     #[error("{0}")]
     Refused(String),
 }
 
-/// What a driver or library says, by a part of its words, and what a person can do about it.
+/// Part of a driver's or library's error text, its meaning, and advice.
 const ADVICE: [(&str, &str, &str); 13] = [
-    ("NO_DEVICE", "the driver finds no GPU", "check that one is there and visible (nvidia-smi, CUDA_VISIBLE_DEVICES)"),
+    ("NO_DEVICE", "the driver finds no GPU", "check that one is visible (nvidia-smi, CUDA_VISIBLE_DEVICES)"),
     ("INVALID_DEVICE", "there is no such GPU", "choose one that nvidia-smi lists"),
     ("INSUFFICIENT_DRIVER", "the NVIDIA driver is too old for this program", "install driver 580 or newer"),
     ("UNSUPPORTED_PTX", "the NVIDIA driver is too old for this program", "install driver 580 or newer"),
@@ -30,10 +30,10 @@ const ADVICE: [(&str, &str, &str); 13] = [
         "the driver's library and its kernel module are of two versions",
         "reboot, or reload the module",
     ),
-    ("STUB_LIBRARY", "libcuda.so.1 is the toolkit's stub and no driver", "take the stubs out of LD_LIBRARY_PATH"),
+    ("STUB_LIBRARY", "libcuda.so.1 is the toolkit's stub, not the driver", "remove the stubs from LD_LIBRARY_PATH"),
     (
         "DEVICE_UNAVAILABLE",
-        "the GPU is busy: another program has it to itself",
+        "the GPU is in exclusive use by another program",
         "end that program, or set its compute mode to Default",
     ),
     (
@@ -57,7 +57,7 @@ const ADVICE: [(&str, &str, &str); 13] = [
 ];
 
 impl GpuError {
-    /// A fault by what candle, cudarc or a library says of it; only its first line is kept.
+    /// Classifies the error text of candle, cudarc or a library. Only its first line is kept.
     pub fn of_text(text: &str) -> Self {
         let line = text.lines().next().unwrap_or_default().trim().to_owned();
         if ["OUT_OF_MEMORY", "ALLOC_FAILED"].iter().any(|word| text.contains(word)) {
@@ -69,18 +69,18 @@ impl GpuError {
         }
     }
 
-    /// A fault while GPU `ordinal` is taken into use: what it means and what to do.
+    /// An error while GPU `ordinal` is opened, with its meaning and advice.
     pub fn at_start(ordinal: usize, text: &str) -> Self {
         let line = text.lines().next().unwrap_or_default().trim();
         GpuError::Unusable(match ADVICE.iter().find(|(word, _, _)| text.contains(word)) {
             Some((_, what, advice)) => format!("GPU {ordinal}: {what} ({line}); {advice}"),
             None => format!(
-                "GPU {ordinal} does not start ({line}); see whether nvidia-smi works, and dmesg for what the driver says"
+                "GPU {ordinal} cannot be opened ({line}); check that nvidia-smi works, and look for driver messages in dmesg"
             ),
         })
     }
 
-    /// A GPU that is not there.
+    /// GPU `ordinal` was asked for and there are only `count`.
     pub fn no_such_device(ordinal: usize, count: usize) -> Self {
         let there = match count {
             0 => "the driver finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES".to_owned(),
@@ -91,34 +91,34 @@ impl GpuError {
     }
 }
 
-/// What to do next after a fault, and what has been lost to faults so far. It decides and counts; acting is the engine's.
+/// Decides what to do after a fault. The caller acts on the decision.
 #[derive(Clone, Debug)]
 pub struct Recovery {
-    /// Seconds that go through at once, at most.
+    /// The largest batch, seconds.
     limit: usize,
-    /// Whether the one restart there is has been used.
+    /// Whether the only restart has been used.
     restarted: bool,
     failed: Option<String>,
 }
 
-/// What to do after a fault.
+/// The next step after a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Try the same seconds again, at most [`Recovery::limit`] at once.
+    /// Try the same seconds again in batches of at most [`Recovery::limit`].
     Smaller,
-    /// Make the device's context anew and try again.
+    /// Restart the device with a new context and try again.
     Restart,
-    /// Give up, with what to say.
+    /// Give up, with this message.
     Fail(String),
 }
 
 impl Recovery {
-    /// `limit`: seconds at once to begin with, at least 1.
+    /// `limit` is the initial limit of a batch, seconds; at least 1.
     pub fn new(limit: usize) -> Self {
         Self { limit: limit.max(1), restarted: false, failed: None }
     }
 
-    /// Seconds that may go through at once.
+    /// The largest batch, seconds.
     pub fn limit(&self) -> usize {
         self.limit
     }
@@ -128,7 +128,7 @@ impl Recovery {
         self.failed.as_deref()
     }
 
-    /// After a fault with `seconds` at once.
+    /// Decides after a fault of a batch of `seconds`.
     pub fn after(&mut self, fault: &GpuError, seconds: usize) -> Next {
         match fault {
             GpuError::OutOfMemory(_) if seconds > 1 => {
@@ -144,22 +144,23 @@ impl Recovery {
                 self.failed = Some(cause.clone());
                 Next::Fail(cause)
             }
-            // One second does not fit, or a request cannot be met: the device itself is well.
+            // A single second does not fit, or the request is invalid: the device itself works.
             GpuError::OutOfMemory(_) | GpuError::Unusable(_) | GpuError::Refused(_) => Next::Fail(fault.to_string()),
         }
     }
 
-    /// A restart that did not work.
+    /// Records that the restart failed.
     pub fn gave_up(&mut self, cause: String) {
         self.failed = Some(cause);
     }
 }
 
-/// Runs `all` seconds through `run`, as many at once as `recovery` allows, and again where a fault leaves hope. `restart`
-/// makes the device's context anew; `smaller` is told of every batch that did not fit.
+/// Runs `all` seconds through `run` in batches that `recovery` allows, and retries after faults. `restart` restarts the device
+/// with a new context; `smaller` receives the new limit after a batch that did not fit.
 ///
 /// # Errors
-/// The last fault, when nothing is left to try; and at once, with what it said then, after the device has been given up.
+/// The last fault, when nothing is left to try. Once the device has been given up, every call fails at once with the same
+/// message.
 pub fn with_recovery<S>(
     state: &mut S,
     recovery: impl Fn(&mut S) -> &mut Recovery,

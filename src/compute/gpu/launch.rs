@@ -1,17 +1,20 @@
-//! Starting kernels: memory, arguments and shapes, without a word about who runs them.
+//! Starting kernels: memory, arguments and launch shapes, independent of what runs them.
 
 use super::GpuError;
 
-/// Numbers that tensors on a device hold.
+/// The element type of tensors on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ElementType {
+    /// IEEE 754 single precision.
     F32,
+    /// IEEE 754 half precision.
     F16,
+    /// bfloat16: the upper half of an `f32`.
     Bf16,
 }
 
 impl ElementType {
-    /// The ending of a kernel's name, and the name in messages.
+    /// The suffix of a kernel's name, and the name in messages.
     pub const fn name(self) -> &'static str {
         match self {
             ElementType::F32 => "f32",
@@ -20,7 +23,7 @@ impl ElementType {
         }
     }
 
-    /// Bytes of a number.
+    /// Size of an element, bytes.
     pub const fn bytes(self) -> usize {
         match self {
             ElementType::F32 => 4,
@@ -29,17 +32,17 @@ impl ElementType {
     }
 }
 
-/// How the three channels of a model's input lie.
+/// The memory order of a model's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// (3, height, width), as on the CPU.
     Planar,
-    /// (height, width, 3), as tensor cores want it.
+    /// (height, width, 3), the order of tensor cores.
     Interleaved,
 }
 
 impl Layout {
-    /// Distance of two channels of a pixel and of two pixels of a channel, in numbers.
+    /// Distance between two channels of a pixel and between two pixels of a channel, in elements.
     pub fn strides(self, width: usize, height: usize) -> (i32, i32) {
         match self {
             Layout::Planar => ((width * height) as i32, 1),
@@ -48,30 +51,36 @@ impl Layout {
     }
 }
 
-/// A place in a launcher's memory; what the numbers mean is the launcher's own business.
+/// An address in a launcher's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pointer {
+    /// The block of memory; only the launcher can interpret it.
     pub memory: u64,
-    /// Bytes.
+    /// Offset in the block, bytes.
     pub offset: u64,
 }
 
 impl Pointer {
-    /// `bytes` further on.
+    /// The address `bytes` later.
     pub fn plus(self, bytes: usize) -> Self {
         Self { offset: self.offset + bytes as u64, ..self }
     }
 }
 
-/// An argument of a kernel, of the very type that the kernel has there.
+/// An argument of a kernel. Its type must be exactly the parameter's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Argument {
+    /// A pointer.
     At(Pointer),
-    /// A pointer to nothing.
+    /// The null pointer.
     Null,
+    /// `int`.
     I32(i32),
+    /// `unsigned long long`.
     U64(u64),
+    /// `float`.
     F32(f32),
+    /// `double`.
     F64(f64),
 }
 
@@ -88,7 +97,7 @@ impl From<i32> for Argument {
 }
 
 impl From<usize> for Argument {
-    /// As the `int` that sizes are in kernels.
+    /// As `int`, which is the type of sizes in kernels.
     fn from(value: usize) -> Self {
         Argument::I32(i32::try_from(value).expect("sizes of pictures and sounds were validated to fit"))
     }
@@ -112,16 +121,18 @@ impl From<f64> for Argument {
     }
 }
 
-/// Blocks of a launch, threads of a block, and the dynamic shared memory of a block.
+/// The shape of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
+    /// Blocks in x, y and z.
     pub grid: [u32; 3],
+    /// Threads of a block in x, y and z.
     pub block: [u32; 3],
-    /// Bytes.
+    /// Dynamic shared memory of a block, bytes.
     pub shared: u32,
 }
 
-/// Dynamic shared memory that every device gives a block without being asked, bytes.
+/// Dynamic shared memory that every device grants a block without an opt-in, bytes.
 pub const SHARED_BYTES: usize = 48 << 10;
 
 /// Most blocks of a launch in y and z.
@@ -145,12 +156,12 @@ impl Shape {
     }
 }
 
-/// Who runs kernels: memory of its own, and an order in which all it is told happens.
+/// Runs kernels: a device or, in tests, a program on the CPU. All calls take effect in order.
 pub trait Launcher {
-    /// Memory, given back when dropped.
+    /// A block of memory, freed when dropped.
     type Memory;
 
-    /// Takes memory. Its content is not defined.
+    /// Allocates memory. Its contents are undefined.
     ///
     /// # Errors
     /// [`GpuError::OutOfMemory`].
@@ -159,23 +170,23 @@ pub trait Launcher {
     /// Where `memory` begins.
     fn pointer(&self, memory: &Self::Memory) -> Pointer;
 
-    /// Writes tables once, at the start of `memory`, and waits for it.
+    /// Copies `data` to the start of `memory`, and waits until that is done.
     ///
     /// # Errors
     /// When the device fails.
     fn write(&mut self, memory: &Self::Memory, data: &[u8]) -> Result<(), GpuError>;
 
-    /// Brings over what a batch needs: `fill` writes all `bytes` of it to host memory, and the result says where it will
-    /// be when the launches after this run. It stays until the upload after the next.
+    /// Uploads a batch: `fill` writes `bytes` bytes to host memory, which are copied to the returned address before any later
+    /// launch runs. They stay valid until the upload after the next.
     ///
     /// # Errors
     /// When the device fails or has no memory left.
     fn upload(&mut self, bytes: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<Pointer, GpuError>;
 
-    /// Starts `kernel` after everything started before it.
+    /// Launches `kernel`, which runs after everything launched before it.
     ///
     /// # Errors
-    /// When the device fails; such a fault may show in a later call.
+    /// When the device fails. A fault of the kernel itself may surface in a later call.
     fn launch(&mut self, kernel: &'static str, shape: Shape, arguments: &[Argument]) -> Result<(), GpuError>;
 }
 
@@ -191,7 +202,7 @@ pub struct KernelModule {
     pub kernels: &'static [&'static str],
 }
 
-/// Memory that grows to what it is asked for, and is kept.
+/// Memory that grows on demand and is kept.
 #[derive(Debug)]
 pub struct GrowingBuffer<M> {
     memory: Option<M>,
@@ -205,24 +216,24 @@ impl<M> Default for GrowingBuffer<M> {
 }
 
 impl<M> GrowingBuffer<M> {
-    /// At least `bytes`. What was in it is lost when it grows.
+    /// Returns at least `bytes` of memory. The contents are lost when it grows.
     ///
     /// # Errors
     /// [`GpuError::OutOfMemory`].
     pub fn take<L: Launcher<Memory = M>>(&mut self, launcher: &mut L, bytes: usize) -> Result<Pointer, GpuError> {
         if self.memory.is_none() || self.bytes < bytes {
-            // Given back first, so that both need not fit at once.
+            // Freed first, so that both need not fit at once.
             self.memory = None;
             self.memory = Some(launcher.memory(bytes)?);
             self.bytes = bytes;
         }
-        Ok(launcher.pointer(self.memory.as_ref().expect("it was taken a moment ago")))
+        Ok(launcher.pointer(self.memory.as_ref().expect("allocated above")))
     }
 }
 
-/// A number that a device reads as it lies in memory.
+/// A number that a device reads in the host's representation.
 pub trait Plain: Copy {
-    /// Appends the numbers' bytes.
+    /// Appends the bytes of `values`.
     fn append(values: &[Self], to: &mut Vec<u8>);
 }
 
@@ -238,7 +249,7 @@ macro_rules! plain {
 
 plain!(i32, u32, u64, f32, f64);
 
-/// Puts numbers into memory of their own.
+/// Copies a table of numbers into newly allocated memory.
 ///
 /// # Errors
 /// When the device fails or has no memory left.

@@ -1,12 +1,12 @@
-//! The CUDA libraries, opened when they are first wanted.
+//! The CUDA libraries, opened on first use.
 //!
-//! candle's bindings name the functions of driver and libraries at link time: a program linked so does not start on a machine
-//! that lacks one of them, and cannot say what to install. So every CUDA function that the program calls is defined here,
-//! as a jump to where a table says it is. The table is filled by [`load`]; before that, and where a library lacks a function,
-//! calls return an error code. The linker then has no reason to name the libraries as needed (`deploy/cuda-check.sh` looks).
+//! candle's bindings link to the functions of driver and libraries by name. A program linked that way does not start on a
+//! machine without one of the libraries, and cannot report which. Therefore every CUDA function that the program calls is
+//! defined here as a jump through a table. [`load`] fills the table; before that, and where a library lacks a function, calls
+//! return an error code. The linker then records no dependency on the libraries (`deploy/cuda-check.sh` checks that).
 //!
-//! Not here: the CUDA runtime. Nothing that is used needs it; what of candle's kernels registers itself with it at the start
-//! of the program, or could call it, is answered with an error for ever.
+//! The CUDA runtime is never opened: nothing that is used needs it. Code of candle's kernels that registers with the runtime at
+//! program start, or could call it, always receives an error.
 
 #![allow(unsafe_code)]
 
@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use super::GpuError;
 
-/// Defines each function as a jump through its entry of the table. An entry is its name and its address.
+/// Defines each function as a jump through its table entry, which is a name and an address.
 macro_rules! functions {
     ($($name:literal),* $(,)?) => {
         #[cfg(target_arch = "x86_64")]
@@ -70,7 +70,7 @@ macro_rules! functions {
     };
 }
 
-// What candle, cudarc and this crate call, by library: the undefined symbols of a program linked without this file.
+// The functions that candle, cudarc and this crate call: the undefined symbols of a program linked without this file.
 #[rustfmt::skip]
 functions!(
     // Driver.
@@ -126,7 +126,7 @@ unsafe extern "C" {
 /// `RTLD_NOW | RTLD_GLOBAL` of Linux.
 const FLAGS: c_int = 0x102;
 
-/// A library: what its functions' names begin with, the names of its file, newest first, and how to get it.
+/// A library: the prefix of its functions, its file names (newest first), and advice when it is missing.
 struct Library {
     prefix: &'static str,
     files: &'static [&'static str],
@@ -134,7 +134,7 @@ struct Library {
     advice: &'static str,
 }
 
-/// In the order in which they are opened; a function belongs to the first whose prefix fits.
+/// A function belongs to the first library whose prefix matches.
 const LIBRARIES: [Library; 5] = [
     Library {
         prefix: "cudnn",
@@ -157,7 +157,7 @@ const LIBRARIES: [Library; 5] = [
     Library {
         prefix: "nvrtc",
         files: &["libnvrtc.so.13", "libnvrtc.so.12"],
-        what: "NVRTC, which compiles the kernels,",
+        what: "NVRTC (compiles the kernels)",
         advice: "install it (package cuda-nvrtc-13-0) and put its folder on LD_LIBRARY_PATH",
     },
     Library {
@@ -168,14 +168,14 @@ const LIBRARIES: [Library; 5] = [
     },
 ];
 
-/// What only the runtime has.
+/// Prefixes of functions of the runtime.
 const RUNTIME: [&str; 2] = ["__cuda", "cuda"];
 
-/// Opens the libraries, once a process, and fills in the table. What was missing the first time stays missing.
+/// Opens the libraries and fills the table, once per process: a library installed later is not found.
 ///
 /// # Errors
-/// [`GpuError::Unusable`] naming the first that is not there and how to get it: the driver before all others, since without
-/// it the others are of no use.
+/// [`GpuError::Unusable`] naming the first missing library and how to install it. The driver is checked first, since the
+/// others are useless without it.
 pub(super) fn load() -> Result<(), GpuError> {
     static LOADED: OnceLock<Result<(), GpuError>> = OnceLock::new();
     LOADED.get_or_init(open_all).clone()
@@ -185,7 +185,7 @@ fn open_all() -> Result<(), GpuError> {
     let mut handles = [std::ptr::null_mut(); LIBRARIES.len()];
     for (library, handle) in LIBRARIES.iter().zip(&mut handles).rev() {
         *handle = open(library.files).ok_or_else(|| {
-            GpuError::Unusable(format!("{} is not here ({}); {}", library.what, library.files[0], library.advice))
+            GpuError::Unusable(format!("{} not found ({}); {}", library.what, library.files[0], library.advice))
         })?;
     }
     // SAFETY: the table lies between the two symbols, which the assembly above defines, and nothing else writes to it; calls
@@ -242,12 +242,12 @@ mod tests {
         );
     }
 
-    /// On a machine without a driver this is what a person reads; with one there is nothing to say.
+    /// Loading fails only on a machine without a driver.
     #[test]
     fn what_is_missing_is_named_with_advice() {
         if let Err(e) = load() {
             let text = e.to_string();
-            assert!(text.contains("is not here") && text.contains("install") && !text.contains('\n'), "{text}");
+            assert!(text.contains("not found") && text.contains("install") && !text.contains('\n'), "{text}");
         }
         assert!(open(&["libtouchline-is-not-there.so"]).is_none());
     }

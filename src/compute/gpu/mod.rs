@@ -1,8 +1,8 @@
-//! The graphics processor: which device computes, how kernels are started on it, and what its faults mean.
+//! NVIDIA GPUs: which device computes, how kernels are launched, and what faults mean.
 //!
-//! What works on a device is written against [`Launcher`], so that the very same code runs on a GPU and, in the tests, on a
-//! processor that takes the kernels' sources as C++. With the feature `cuda`, `context` is the launcher of a real device.
-//! Not here: kernels ([`crate::features::cuda`], [`crate::nn::cuda`]) and networks.
+//! Host code for a device is written against [`Launcher`]. It runs on a GPU and, in tests, on the CPU, where the kernels are
+//! compiled as C++. With the feature `cuda`, `context` is the launcher of a real device.
+//! Kernels are elsewhere ([`crate::features::cuda`], [`crate::nn::cuda`]).
 
 #[cfg(feature = "cuda")]
 mod compile;
@@ -18,5 +18,5 @@ pub use fault::GpuError;
 pub use launch::{Argument, ElementType, KernelModule, Launcher, Layout, Pointer, Shape};
 pub use placement::Placement;
 
-/// What stands before every kernel file.
+/// Source that precedes every kernel file.
 pub const PRELUDE: &str = include_str!("common.cuh");

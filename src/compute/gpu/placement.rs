@@ -1,41 +1,43 @@
-//! Which device computes: what was asked for on the command line.
+//! Which device was asked for.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::ElementType;
 
-/// Where a pack's networks are to compute, and with which numbers on a GPU. Nothing that the pack's files say.
+/// Where the networks of a pack are to compute. A setting of the program, not of the pack's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
+    /// The device.
     pub wish: DeviceChoice,
-    /// On a GPU; the CPU has its own precision.
+    /// Element type on a GPU; the precision on the CPU is [`Pack::precision`](crate::models::pack::Pack::precision).
     pub numbers: ElementType,
 }
 
 impl Placement {
-    /// On the CPU.
+    /// The CPU.
     pub const CPU: Placement = Placement { wish: DeviceChoice::Cpu, numbers: ElementType::F16 };
 }
 
-/// A device as asked for.
+/// The value of `--device`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// All GPUs there are, else the CPU.
+    /// All GPUs, or the CPU where no GPU can be used.
     Auto,
+    /// The CPU.
     Cpu,
     /// These GPUs, by the driver's numbers, each once.
     Cuda(Vec<usize>),
 }
 
-/// Most GPUs that one program uses.
+/// The most GPUs that one program uses.
 const GPUS_MAX: usize = 16;
 
 impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} names no device: give auto, cpu, cuda:0 or, for several, cuda:0,1");
+        let wrong = || format!("{text:?} is not a device: give auto, cpu, cuda:0 or, for several, cuda:0,1");
         match text {
             "auto" => return Ok(DeviceChoice::Auto),
             "cpu" => return Ok(DeviceChoice::Cpu),

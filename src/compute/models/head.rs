@@ -13,7 +13,7 @@ pub(super) enum Head {
     Device(candle_nn::Linear),
 }
 
-/// Weights as they lie: (classes, width), and a bias for each class.
+/// Weights (classes, width), row-major, and a bias per class.
 #[derive(Debug)]
 pub(super) struct Linear {
     width: usize,
@@ -21,14 +21,14 @@ pub(super) struct Linear {
     bias: Vec<f32>,
 }
 
-/// Sums that run beside each other: as many as the widest registers hold.
+/// Independent partial sums: as many as the widest register holds.
 const SUMS: usize = 16;
 
 impl Head {
     /// `weight` (classes, width) and `bias` (classes), both `f32`, computing on `device`.
     ///
     /// # Errors
-    /// When they do not fit onto the device.
+    /// When the device has no memory left.
     pub fn new(weight: &Tensor, bias: &Tensor, device: &Device) -> candle_core::Result<Self> {
         if device.is_cpu() {
             let width = weight.dim(1)?;
@@ -56,24 +56,24 @@ impl Head {
             Head::Cpu(linear) => {
                 let (n, width) = features.dims2()?;
                 if width != linear.width {
-                    bail!("the classifier wants features of {}, got {width}", linear.width);
+                    bail!("the classifier expects features of {}, got {width}", linear.width);
                 }
                 let mut logits = Vec::new();
                 self.forward_into(&features.flatten_all()?.to_vec1()?, &mut logits)?;
                 Tensor::from_vec(logits, (n, linear.bias.len()), features.device())
             }
-            // A GPU's features may be halves; logits are f32 everywhere.
+            // Logits are f32 whatever the features are.
             Head::Device(linear) => candle_core::Module::forward(linear, &features.to_dtype(candle_core::DType::F32)?),
         }
     }
 
-    /// The same on the CPU: `logits` is emptied and filled. A row depends on its own features only.
+    /// As [`Head::forward`] on slices: `logits` is overwritten. A row depends on its own features only.
     ///
     /// # Errors
-    /// Without a classifier on the CPU.
+    /// When there is no classifier on the CPU.
     ///
     /// # Panics
-    /// If `features` is no whole number of rows.
+    /// If the length of `features` is not a multiple of the width.
     pub fn forward_into(&self, features: &[f32], logits: &mut Vec<f32>) -> candle_core::Result<()> {
         let Head::Cpu(linear) = self else { bail!("the network has no classifier on the CPU") };
         assert_eq!(features.len() % linear.width, 0, "features are rows of {}", linear.width);
@@ -86,7 +86,7 @@ impl Head {
     }
 }
 
-/// Sum of products, in an order that is the same on every processor.
+/// Dot product, summed in the same order on every processor.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; SUMS];
     let (a, b) = (a.chunks_exact(SUMS), b.chunks_exact(SUMS));

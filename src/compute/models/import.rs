@@ -1,7 +1,7 @@
-//! Weights from elsewhere into a pack: a state dict of torchvision's MobileNetV2 or ResNet50 as a safetensors file.
+//! Imports weights into a pack: a state dict of torchvision's MobileNetV2 or ResNet50 as a safetensors file.
 //!
 //! Every key and shape is checked before anything is written. Pickles are never opened: they are programs. Nothing is
-//! measured here, so the card claims nothing of what was imported, and a table that was fitted to another model says so.
+//! measured here, so the card states no figures for the imported model, and the table is marked as not fitted to it.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,37 +14,39 @@ use super::{Architecture, Tensors, WeightsFile, check_finite, read_weights, save
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality};
 
-/// Part of the names of the counters that torchvision's batch norms keep beside their statistics: of no use here.
+/// Suffix of the batch counters in torchvision's batch norms, which inference does not need.
 const COUNTER: &str = "num_batches_tracked";
 
 /// How many names a message lists.
 const NAMES_SHOWN: usize = 4;
 
-/// What to import, and where to.
+/// An import to run.
 #[derive(Clone, Debug)]
 pub struct Import {
     /// The state dict.
     pub file: PathBuf,
     /// MobileNetV2 or ResNet50 (v1.5).
     pub architecture: Architecture,
+    /// The modality that the network is for.
     pub modality: Modality,
-    /// Directory of the pack to write; there must be no pack yet.
+    /// Directory of the pack to write; it must not hold a pack yet.
     pub out: PathBuf,
-    /// In the order of the classifier's outputs; `None`: those of the model that is replaced, or of `onto`.
+    /// Classes in the order of the classifier's outputs. `None`: those of the replaced model, or of `onto`.
     pub classes: Option<Vec<String>>,
-    /// The pack in whose copy the modality is put; `None`: a new pack with this modality alone.
+    /// A pack to copy and put the modality into. `None`: a new pack with this modality alone.
     pub onto: Option<PathBuf>,
 }
 
-/// What an import found and made.
+/// The result of an import.
 #[derive(Clone, Debug)]
 pub struct Imported {
+    /// The manifest that was written.
     pub manifest: Manifest,
-    /// Tensors taken over.
+    /// Number of imported tensors.
     pub taken: usize,
-    /// Batch norm counters passed over.
+    /// Number of batch counters that were skipped.
     pub counters: usize,
-    /// Names of other tensors that the network does not have, passed over.
+    /// Names of other tensors that the network does not have; skipped.
     pub unknown: Vec<String>,
 }
 
@@ -52,8 +54,8 @@ impl Import {
     /// Checks the weights and writes the pack, its manifest last.
     ///
     /// # Errors
-    /// [`Error::Data`] when the file is no such state dict, [`Error::Usage`] when the classes do not fit it,
-    /// [`Error::Pack`] when `onto` is no pack, [`Error::Output`] when the pack cannot be written.
+    /// [`Error::Data`] when the file is not such a state dict, [`Error::Usage`] when the classes do not fit it,
+    /// [`Error::Pack`] when `onto` is not a pack, [`Error::Output`] when the pack cannot be written.
     pub fn run(&self) -> Result<Imported> {
         let state = self.read()?;
         let onto = self.onto.as_deref().map(Manifest::read).transpose()?;
@@ -64,9 +66,9 @@ impl Import {
             Error::output(out.display().to_string(), cause, "check the folder, its permissions and the free space")
         };
         if out.join(MANIFEST).exists() {
-            return Err(Error::output(out.display().to_string(), "there is a pack already", "choose another -o"));
+            return Err(Error::output(out.display().to_string(), "it already holds a pack", "choose another -o"));
         }
-        std::fs::create_dir_all(out).map_err(|e| cannot(format!("cannot make the folder: {e}")))?;
+        std::fs::create_dir_all(out).map_err(|e| cannot(format!("cannot create the folder: {e}")))?;
         let weights = format!("{}.safetensors", self.modality);
         if let (Some(from), Some(manifest)) = (&self.onto, &onto) {
             self.copy_rest(from, manifest).map_err(|e| cannot(format!("cannot copy {}: {e}", from.display())))?;
@@ -74,7 +76,7 @@ impl Import {
         let sha256 = save_f16(&tensors, &out.join(&weights)).map_err(|e| cannot(e.to_string()))?;
         let mut manifest = onto.unwrap_or_else(|| self.empty(&classes));
         self.put(&mut manifest, &weights, &sha256, classes, &state.sha256);
-        // What cannot be opened is not written.
+        // A pack that could not be opened is not written.
         super::pack::Pack::from_manifest(out, manifest.clone())
             .map_err(|cause| Error::pack(out, cause, "correct --onto or --classes"))?;
         manifest.write(out)?;
@@ -95,7 +97,7 @@ impl Import {
                 file.display(),
                 file.with_extension("safetensors").display()
             );
-            return Err(Error::data(file, "it is a pickle, which can run any program when it is opened", advice));
+            return Err(Error::data(file, "it is a pickle, which can run arbitrary code when opened", advice));
         }
         let state = read_weights(file, &Device::Cpu).map_err(|e| Error::data(file, e.to_string(), e.advice()))?;
         check_finite(&state.tensors).map_err(|e| Error::data(file, e.to_string(), e.advice()))?;
@@ -106,8 +108,8 @@ impl Import {
     fn classes(&self, state: &Tensors, onto: Option<&Manifest>) -> Result<ClassSet> {
         let name = format!("{}.weight", self.architecture.classifier());
         let rows = state.get(&name).and_then(|weight| weight.dims().first().copied()).ok_or_else(|| {
-            let cause = format!("it has no classifier {name}, so it is no whole {}", self.architecture);
-            Error::data(&self.file, cause, "give the state dict of the whole network, and its own --arch")
+            let cause = format!("it has no classifier {name}, so it is not a complete {}", self.architecture);
+            Error::data(&self.file, cause, "give the state dict of the whole network and the matching --arch")
         })?;
         let own = onto.and_then(|manifest| match self.modality {
             Modality::Rgb => manifest.rgb.as_ref().map(|s| &s.classes),
@@ -130,13 +132,13 @@ impl Import {
             && let Some(foreign) = classes.names().iter().find(|name| !manifest.classes.contains(name))
         {
             return Err(Error::Usage(format!(
-                "class {foreign:?} is not in the pack of --onto; a model of a pack knows some of the pack's classes only"
+                "class {foreign:?} is not in the pack of --onto; a model can only have classes of its pack"
             )));
         }
         Ok(classes)
     }
 
-    /// The tensors of the network, the number of counters, and the names of what else there is.
+    /// The tensors of the network, the number of batch counters, and the names of all other tensors.
     fn fitting(&self, mut state: Tensors, classes: usize) -> Result<(Tensors, usize, Vec<String>)> {
         let mut taken = Tensors::new();
         let (mut missing, mut wrong) = (Vec::new(), Vec::new());
@@ -144,7 +146,7 @@ impl Import {
             match state.remove(&name) {
                 None => missing.push(name),
                 Some(tensor) if tensor.dims() != want => {
-                    wrong.push(format!("{name} is {:?}, wants {want:?}", tensor.dims()));
+                    wrong.push(format!("{name} is {:?}, needs {want:?}", tensor.dims()));
                 }
                 Some(tensor) if !tensor.dtype().is_float() => {
                     wrong.push(format!("{name} is of type {}", tensor.dtype().as_str()));
@@ -158,16 +160,16 @@ impl Import {
             return Ok((taken, counters.len(), unknown));
         }
         let mut said = Vec::new();
-        for (what, names) in [("lacks", &missing), ("has in another form", &wrong), ("has besides", &unknown)] {
+        for (what, names) in [("lacks", &missing), ("has in another form", &wrong), ("also has", &unknown)] {
             if !names.is_empty() {
                 said.push(format!("{what} {}: {}", names.len(), first(names)));
             }
         }
-        let cause = format!("it is no {} with torchvision's keys: it {}", self.architecture, said.join("; it "));
-        Err(Error::data(&self.file, cause, "give the --arch that it is, with torchvision's names"))
+        let cause = format!("it is not a {} with torchvision's keys: it {}", self.architecture, said.join("; it "));
+        Err(Error::data(&self.file, cause, "give the matching --arch, and torchvision's names"))
     }
 
-    /// All files of a pack but its manifest and those of the network that is replaced.
+    /// Copies all files of a pack except its manifest and those of the replaced network.
     fn copy_rest(&self, from: &Path, manifest: &Manifest) -> std::io::Result<()> {
         let (weights, int8) = match self.modality {
             Modality::Rgb => manifest.rgb.as_ref().map(|s| (&s.weights, &s.int8)),
@@ -207,14 +209,14 @@ impl Import {
                 table: classes.names().iter().map(|name| (name.clone(), entry())).collect(),
             },
             card: Card {
-                trained_on: "not stated: the weights come from elsewhere".into(),
+                trained_on: "not stated: the weights were imported".into(),
                 split: "not stated".into(),
                 ..Card::default()
             },
         }
     }
 
-    /// Puts the model into its place, and takes back what is no longer true.
+    /// Puts the model into the manifest, and removes statements that are no longer true.
     fn put(&self, manifest: &mut Manifest, weights: &str, sha256: &str, classes: ClassSet, from_sha256: &str) {
         let modality = self.modality;
         let names = classes.names().to_vec();
@@ -241,7 +243,7 @@ impl Import {
             }
         }
         if fusion.order.len() > 1 {
-            let why = format!("the {modality} model was imported: neither table nor temperature were measured on it");
+            let why = format!("the {modality} model was imported: neither table nor temperature was measured on it");
             fusion.refit = Some(why);
         }
         let card = &mut manifest.card;
@@ -253,7 +255,7 @@ impl Import {
         card.limits = if card.limits.is_empty() { limit } else { format!("{} {limit}", card.limits) };
     }
 
-    /// The section of the modality: with the feature parameters it had, since the others' are fitted to the same seconds.
+    /// The section of the modality. It keeps the feature parameters of the replaced model.
     fn section<P: Default>(
         &self,
         had: Option<Section<P>>,
@@ -268,24 +270,24 @@ impl Import {
             classes,
             temperature: 1.0,
             input: had.map(|section| section.input).unwrap_or_default(),
-            // Those of the network before say nothing of this one.
+            // The ranges of the replaced network do not apply.
             int8: None,
         }
     }
 }
 
-/// By a file's first nine bytes: torch.save writes a zip archive, before version 1.6 a bare pickle. The length of a
-/// safetensors header may begin as a pickle does, but the header follows it.
+/// Whether a file is a pickle, by its first nine bytes. torch.save writes a zip archive, and before version 1.6 a bare pickle.
+/// The header length of a safetensors file may look like the start of a pickle, but then a `{` follows.
 fn is_pickle(start: &[u8]) -> bool {
     start.starts_with(b"PK\x03\x04") || (matches!(start, [0x80, 2..=5, ..]) && start.get(8) != Some(&b'{'))
 }
 
-/// Whether a figure's name has this word.
+/// Whether `word` is one of the words of a figure's name.
 fn stands_in(name: &str, word: &str) -> bool {
     name.split('_').any(|part| part == word)
 }
 
-/// The first few and how many more there are.
+/// The first few names, and the number of others.
 fn first(names: &[String]) -> String {
     let shown = names[..names.len().min(NAMES_SHOWN)].join(", ");
     match names.len().saturating_sub(NAMES_SHOWN) {

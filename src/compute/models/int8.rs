@@ -1,51 +1,56 @@
-//! What a pack says of int8: where the ranges of a network's values are, and what int8 costs with them.
+//! The int8 section of a pack: the file of activation ranges, and the accuracy that int8 costs.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// `[rgb.int8]` and so on
+/// `[rgb.int8]`, `[flow.int8]`, `[audio.int8]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Int8 {
     /// File name of the ranges, beside `pack.toml`.
     pub ranges: String,
-    /// Of that file, lower-case hexadecimal.
+    /// SHA-256 of that file, lower-case hexadecimal.
     pub sha256: String,
-    /// What int8 cost on validation, where there was any.
+    /// Accuracy on validation, if it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Int8Cost>,
 }
 
-/// `[rgb.int8.validation]` and so on: macro F1 of the modality by itself on validation's seconds of clips.
+/// `[rgb.int8.validation]` and so on: macro F1 of the modality alone, on the seconds of the validation split.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Int8Cost {
+    /// Macro F1 in `f32`, 0 to 1.
     pub f32: f64,
+    /// Macro F1 in int8, 0 to 1.
     pub int8: f64,
 }
 
 impl Int8Cost {
-    /// Macro F1 that int8 may cost; a model that it costs more is computed in what `auto` takes.
+    /// The largest loss of macro F1 that is accepted. A model that loses more is computed in the precision of `auto`.
     pub const MAX: f64 = 0.005;
 
-    /// Whether both are macro F1s.
+    /// Whether both lie between 0 and 1.
     pub(super) fn is_possible(self) -> bool {
         [self.f32, self.int8].iter().all(|f1| (0.0..=1.0).contains(f1))
     }
 
-    /// Whether int8 is good enough.
+    /// Whether the loss is accepted.
     pub fn is_small(self) -> bool {
-        // Figures are to four decimals.
+        // Figures are rounded to four decimals.
         self.f32 - self.int8 < Self::MAX + 5e-5
     }
 }
 
-/// Where the ranges of a network's values are, and what int8 costs with them.
+/// The validated form of [`Int8`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct RangesSpec {
+    /// The file of ranges.
     pub path: PathBuf,
+    /// SHA-256 of that file, lower-case hexadecimal.
     pub sha256: String,
+    /// Accuracy on validation, if it was measured.
     pub validation: Option<Int8Cost>,
 }
 

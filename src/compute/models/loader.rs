@@ -1,4 +1,4 @@
-//! From named tensors to layers: looks up, checks shapes, converts to `f32`, folds batch norm.
+//! Named tensors to layers: looks tensors up, checks shapes, converts to `f32`, folds batch norm.
 
 use std::path::PathBuf;
 
@@ -13,37 +13,109 @@ const BATCH_NORM_EPSILON: f64 = 1e-5;
 /// How many missing names a message lists.
 const NAMES_SHOWN: usize = 4;
 
-/// Why weights cannot be read, written or used. One line each.
+/// Why weights cannot be read, written or used. Messages are single lines.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// A file cannot be read.
     #[error("cannot read weights {}: {cause}", path.display())]
-    Read { path: PathBuf, cause: std::io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        cause: std::io::Error,
+    },
+    /// A file cannot be written.
     #[error("cannot write weights {}: {cause}", path.display())]
-    Write { path: PathBuf, cause: String },
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        cause: String,
+    },
+    /// A file is not safetensors.
     #[error("weights {} are not a safetensors file ({cause})", path.display())]
-    NotSafetensors { path: PathBuf, cause: String },
+    NotSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A file is shorter than its header says.
     #[error("weights {} are truncated: {have} bytes of {want}", path.display())]
-    Truncated { path: PathBuf, have: u64, want: u64 },
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// Its length, bytes.
+        have: u64,
+        /// The length that its header states, bytes.
+        want: u64,
+    },
+    /// A file is not the one that the pack was made with.
     #[error("weights {} have SHA-256 {have}, expected {want}", path.display())]
-    Hash { path: PathBuf, have: String, want: String },
-    /// `names` are all of them, as the file would spell them, in the order of the network, and `shapes` theirs.
+    Hash {
+        /// The file.
+        path: PathBuf,
+        /// Its SHA-256.
+        have: String,
+        /// The SHA-256 that the pack states.
+        want: String,
+    },
+    /// Tensors of the network are missing.
     #[error("{architecture} lacks {} of its tensors: {}", names.len(), first(names))]
-    Missing { architecture: Architecture, names: Vec<String>, shapes: Vec<Vec<usize>> },
-    #[error("tensor {name} has shape {have:?}, {architecture} wants {want:?}")]
-    Shape { architecture: Architecture, name: String, have: Vec<usize>, want: Vec<usize> },
-    #[error("tensor {name} is of type {have}, wants a floating-point type")]
-    DType { name: String, have: &'static str },
-    #[error("tensor {name} has a value that is not a number or infinite")]
-    NotFinite { name: String },
-    #[error("ranges {} are not what int8 wants: {cause}", path.display())]
-    Ranges { path: PathBuf, cause: String },
+    Missing {
+        /// The network.
+        architecture: Architecture,
+        /// All missing names as the file would spell them, in the order of computation.
+        names: Vec<String>,
+        /// Their shapes.
+        shapes: Vec<Vec<usize>>,
+    },
+    /// A tensor has another shape than the network needs.
+    #[error("tensor {name} has shape {have:?}, {architecture} needs {want:?}")]
+    Shape {
+        /// The network.
+        architecture: Architecture,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        have: Vec<usize>,
+        /// The shape that the network needs.
+        want: Vec<usize>,
+    },
+    /// A tensor does not hold floating-point numbers.
+    #[error("tensor {name} is of type {have}, not a floating-point type")]
+    DType {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        have: &'static str,
+    },
+    /// A weight is NaN or infinite.
+    #[error("tensor {name} has a value that is NaN or infinite")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+    },
+    /// A file does not hold the ranges for int8.
+    #[error("{} does not hold int8 ranges: {cause}", path.display())]
+    Ranges {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// A tensor operation failed: out of memory, or a device without the op.
     #[error("cannot build {architecture}: {cause}")]
-    Build { architecture: Architecture, cause: candle_core::Error },
+    Build {
+        /// The network.
+        architecture: Architecture,
+        /// candle's error.
+        cause: candle_core::Error,
+    },
 }
 
 impl LoadError {
-    /// What a person can do about it, for the last part of an error line.
+    /// Advice, as the last part of an error line.
     pub fn advice(&self) -> &'static str {
         match self {
             LoadError::Read { .. } => "check the path and its permissions",
@@ -54,13 +126,13 @@ impl LoadError {
                 "use the weights of this architecture and class count"
             }
             LoadError::Ranges { .. } => "measure them again with `touchline pack calibrate`",
-            LoadError::NotFinite { .. } => "the training that made them broke down; take an earlier state of it",
+            LoadError::NotFinite { .. } => "the training diverged; use an earlier checkpoint",
             LoadError::Build { .. } => "check the free memory",
         }
     }
 }
 
-/// The first few names and how many more there are.
+/// The first few names, and the number of others.
 fn first(names: &[String]) -> String {
     let shown = names[..names.len().min(NAMES_SHOWN)].join(", ");
     match names.len().saturating_sub(NAMES_SHOWN) {
@@ -69,8 +141,8 @@ fn first(names: &[String]) -> String {
     }
 }
 
-/// Hands out a network's tensors. A missing one is noted and replaced by zeros, so that one pass over the network's
-/// table finds all that are missing; [`Loader::finish`] then refuses the network.
+/// Looks up the tensors of a network. A missing one is recorded and replaced by zeros, so that one pass finds all that are
+/// missing; [`Loader::finish`] then returns the error.
 pub(super) struct Loader<'a> {
     architecture: Architecture,
     tensors: &'a Tensors,
@@ -121,7 +193,7 @@ impl<'a> Loader<'a> {
         if !tensor.dtype().is_float() {
             return Err(LoadError::DType { name, have: tensor.dtype().as_str() });
         }
-        // Detached: inference must neither track nor follow variables that are being trained.
+        // Detached: inference must not track gradients of variables that are being trained.
         self.built(tensor.detach().to_dtype(dtype).and_then(|tensor| tensor.contiguous()))
     }
 
@@ -129,8 +201,8 @@ impl<'a> Loader<'a> {
         result.map_err(|cause| LoadError::Build { architecture: self.architecture, cause })
     }
 
-    /// Scale and shift, both (C) `f32`, that a batch norm with fixed statistics amounts to. Computed in `f64`: the
-    /// square root of a small variance stored as `f16` should lose no more.
+    /// A batch norm with fixed statistics as scale and shift, both (C) `f32`. Computed in `f64`: a small variance that was
+    /// stored as `f16` should lose no more precision.
     fn batch_norm(&mut self, name: &str, channels: usize) -> Result<(Tensor, Tensor), LoadError> {
         let mut part = |part: &str| self.tensor(&format!("{name}.{part}"), &[channels], DType::F64);
         let (weight, bias) = (part("weight")?, part("bias")?);
@@ -143,7 +215,7 @@ impl<'a> Loader<'a> {
         self.built(fold())
     }
 
-    /// Weights and bias of a convolution without bias, `name` + `.weight`, followed by a batch norm.
+    /// Weight and bias of a convolution without bias, followed by a batch norm.
     fn folded(&mut self, conv: &str, norm: &str, shape: [usize; 4]) -> Result<(Tensor, Tensor), LoadError> {
         let weight = self.tensor(&format!("{conv}.weight"), &shape, DType::F32)?;
         let (scale, shift) = self.batch_norm(norm, shape[0])?;
@@ -174,7 +246,7 @@ impl<'a> Loader<'a> {
         self.built(Depthwise::new(&weight, &bias, stride, 1, activation))
     }
 
-    /// A convolution that keeps the size but for its stride (padding k/2), and its batch norm.
+    /// A convolution with padding k/2 and its batch norm.
     pub fn conv(
         &mut self,
         (conv, norm): (&str, &str),
@@ -186,7 +258,7 @@ impl<'a> Loader<'a> {
         self.built(Conv::new(&weight, &bias, stride, kernel / 2, activation))
     }
 
-    /// As [`Self::conv`], where no batch norm follows.
+    /// As [`Self::conv`], without a batch norm after it.
     pub fn bare_conv(
         &mut self,
         conv: &str,
@@ -198,7 +270,7 @@ impl<'a> Loader<'a> {
         self.built(Conv::new(&weight, &bias, stride, kernel / 2, Activation::Identity))
     }
 
-    /// A batch norm that stands alone.
+    /// A batch norm without a convolution before it.
     pub fn scale_shift(
         &mut self,
         norm: &str,

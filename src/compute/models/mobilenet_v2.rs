@@ -40,7 +40,7 @@ const TABLE: [Row; 7] = [
     Row { expansion: 6, outputs: 320, repeats: 1, stride: 1 },
 ];
 
-/// Table 2 of the paper as (expansion, outputs, repeats, stride of the first), for networks that learn.
+/// Table 2 of the paper as (expansion, outputs, repeats, stride of the first block), for networks in training.
 pub fn table() -> impl Iterator<Item = (usize, usize, usize, usize)> {
     TABLE.iter().map(|row| (row.expansion, row.outputs, row.repeats, row.stride))
 }
@@ -49,7 +49,7 @@ pub fn table() -> impl Iterator<Item = (usize, usize, usize, usize)> {
 #[derive(Clone, Debug)]
 pub struct MobileNetV2(Assembled<NetworkBody>);
 
-/// All before the classifier.
+/// Everything before the classifier.
 #[derive(Clone, Debug)]
 pub(super) struct NetworkBody {
     stem: Conv,
@@ -64,7 +64,7 @@ struct InvertedResidual {
     expand: Option<Pointwise>,
     filter: Depthwise,
     project: Pointwise,
-    /// The input is added to the result.
+    /// Whether the input is added to the result.
     shortcut: bool,
 }
 
@@ -164,7 +164,7 @@ impl InvertedResidual {
         stride: usize,
     ) -> Result<Self, LoadError> {
         let hidden = inputs * expansion;
-        // The names count the layers that are there: without the widening, all others move up by one.
+        // Names are numbered by existing layers: without the expansion, the others move up by one.
         let mut layer = 0;
         let mut inner = || {
             layer += 1;

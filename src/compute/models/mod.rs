@@ -1,7 +1,7 @@
-//! The networks, for inference: their tables, their weights from safetensors files, batch norm folded at load.
+//! The networks for inference: their architectures, weights from safetensors files, and model packs. Batch norm is folded
+//! into convolutions at load.
 //!
-//! Not here: networks that learn (the crate `touchline-learn`), which keep batch norm as a layer of its own, and the packs that say which network and file
-//! belong to which modality.
+//! Networks for training are in the crate `touchline-learn`; they keep batch norm as a layer.
 
 #[cfg(feature = "cuda")]
 pub mod gpu;
@@ -29,7 +29,7 @@ pub use resnet50::stages as resnet50_stages;
 pub use resnet50::{ResNet50, mxnet_name};
 pub use weights::{Tensors, WeightsFile, check_finite, read_weights, read_weights_verified, save_f16, sha256_hex};
 
-/// Which network a weights file belongs to, under the name that a model pack gives it.
+/// The network that a weights file is for, as named in model packs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Architecture {
     /// MobileNetV2 1.0: see [`MobileNetV2`].
@@ -54,9 +54,9 @@ impl Architecture {
     }
 
     /// Names and shapes of all tensors of the network, in the order of computation: backbone, then a classifier of
-    /// `classes` outputs. Names are torchvision's (of v2, those in its manner).
+    /// `classes` outputs. Names are torchvision's; those of v2 are in the same style.
     pub fn tensors(self, classes: usize) -> Vec<(String, Vec<usize>)> {
-        // One place knows the network's table: given nothing, it says all that it lacks.
+        // Loading from nothing reports every tensor as missing, so the table exists in one place only.
         match Network::load(self, &Tensors::new(), Some(classes)) {
             Err(LoadError::Missing { names, shapes, .. }) => names.into_iter().zip(shapes).collect(),
             Ok(_) | Err(_) => Vec::new(),
@@ -86,28 +86,30 @@ impl std::fmt::Display for Architecture {
     }
 }
 
-/// A loaded network of any [`Architecture`]. It computes on the device its tensors are on, in `f32` unless told otherwise.
+/// A loaded network of any [`Architecture`]. It computes on the device of its tensors, in `f32` unless loaded otherwise.
 #[derive(Clone, Debug)]
 pub enum Network {
+    /// MobileNetV2 1.0.
     MobileNetV2(MobileNetV2),
+    /// ResNet50, v1.5 or v2.
     ResNet50(ResNet50),
 }
 
 impl Network {
-    /// Builds the network from named tensors (`f16`, `bf16`, `f32` or `f64`). With `classes`, a classifier of exactly
-    /// that many outputs must be among them; without, a classifier is not looked for and only [`Self::features`] works.
+    /// Builds the network from named tensors (`f16`, `bf16`, `f32` or `f64`). With `classes`, they must
+    /// include a classifier of exactly that many outputs; without, no classifier is loaded and only [`Self::features`] works.
     ///
     /// # Errors
-    /// [`LoadError::Missing`] with all that is missing counted, [`LoadError::Shape`] and [`LoadError::DType`] for the
-    /// first tensor that does not fit. Tensors that the network does not have are passed over.
+    /// [`LoadError::Missing`] listing all missing tensors; [`LoadError::Shape`] or [`LoadError::DType`] for the first tensor
+    /// that does not fit. Unknown tensors are ignored.
     pub fn load(architecture: Architecture, tensors: &Tensors, classes: Option<usize>) -> Result<Self, LoadError> {
         Self::load_as(architecture, tensors, classes, Arithmetic::F32)
     }
 
-    /// As [`Network::load`], to compute in this arithmetic on the CPU.
+    /// As [`Network::load`], computing in `arithmetic` on the CPU.
     ///
     /// # Errors
-    /// As [`Network::load`]; [`LoadError::Build`] when ranges for int8 are not this network's.
+    /// As [`Network::load`]; [`LoadError::Build`] when the int8 ranges belong to another network.
     pub fn load_as(
         architecture: Architecture,
         tensors: &Tensors,
@@ -140,7 +142,7 @@ impl Network {
     /// Pictures (N, 3, H, W), normalised, H and W at least 32 → pooled features (N, [`Self::feature_width`]).
     ///
     /// # Errors
-    /// When `x` is not such a tensor of contiguous `f32`.
+    /// When `x` is not a contiguous `f32` tensor of that shape.
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Network::MobileNetV2(network) => network.features(x),
@@ -159,7 +161,7 @@ impl Network {
         }
     }
 
-    /// What each layer costs on the CPU, for `n` pictures of `h` × `w`: see [`Fused::profile`]. Empty on a device.
+    /// The cost of each layer on the CPU for `n` pictures of `h` × `w`; see [`Fused::profile`]. Empty on other devices.
     ///
     /// # Errors
     /// When the pictures are too small.
@@ -167,14 +169,14 @@ impl Network {
         self.fused().map_or(Ok(Vec::new()), |fused| fused.profile((n, h, w), rounds))
     }
 
-    /// Counts the values of the network on pictures (N, 3, H, W): see [`Fused::observe`].
+    /// Adds the activations of the network on pictures (N, 3, H, W) to `observed`; see [`Fused::observe`].
     ///
     /// # Errors
     /// When the network does not compute in `f32` on the CPU, or `x` does not fit.
     pub fn observe(&self, x: &Tensor, observed: &mut Observed) -> candle_core::Result<()> {
         match self.fused() {
             Some(fused) => fused.observe(x, observed),
-            None => bail!("values are observed on the CPU only"),
+            None => bail!("activations are observed on the CPU only"),
         }
     }
 
@@ -185,23 +187,24 @@ impl Network {
         }
     }
 
-    /// Pictures (N, 3, H, W) → logits (N, classes): [`Self::features`], then [`Self::head`]. On the CPU a picture's logits
-    /// do not depend on what else is in the batch.
+    /// Pictures (N, 3, H, W) → logits (N, classes): [`Self::features`], then [`Self::head`]. On the CPU the logits of a picture
+    /// do not depend on its batch.
     ///
     /// # Errors
-    /// As these two.
+    /// As [`Self::features`] and [`Self::head`].
     pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         self.head(&self.features(x)?)
     }
 
-    /// The same without tensors, and bit for bit: `pictures`, (N, 3, height, width) as they lie, become `logits`, (N, classes).
-    /// `pictures` may be written to. Where both vectors have the room nothing is allocated that grows with N.
+    /// As [`Self::forward`] without tensors, with the same result bit for bit. `pictures` is (N, 3, height, width) and may be
+    /// overwritten; `features` and `logits` (N, classes) are overwritten. If both have the capacity, nothing is allocated
+    /// that grows with N.
     ///
     /// # Errors
     /// When the network has no classifier or does not compute on the CPU, or the pictures are too small for it.
     ///
     /// # Panics
-    /// If `pictures` is no whole number of them.
+    /// If the length of `pictures` is not a multiple of 3 × height × width.
     pub fn logits_into(
         &self,
         pictures: &mut [f32],
@@ -213,11 +216,11 @@ impl Network {
             Network::MobileNetV2(network) => (network.classifier(), None),
             Network::ResNet50(network) => (network.classifier(), network.input_norm()),
         };
-        let Some(fused) = self.fused() else { bail!("pictures in memory are for networks on the CPU") };
+        let Some(fused) = self.fused() else { bail!("pictures in host memory need a network on the CPU") };
         let picture = 3 * height * width;
         assert_eq!(pictures.len() % picture, 0, "pictures of 3 x {height} x {width}");
         if height < MIN_SIDE || width < MIN_SIDE {
-            bail!("wants pictures of at least {MIN_SIDE} pixels a side, got {width} x {height}");
+            bail!("expected pictures of at least {MIN_SIDE} x {MIN_SIDE} pixels, got {width} x {height}");
         }
         if let Some(norm) = norm {
             norm.apply(pictures, height * width)?;
@@ -229,15 +232,15 @@ impl Network {
     }
 }
 
-/// The smallest side of a picture: all networks here halve it five times.
+/// The smallest side of a picture, pixels: all networks halve it five times.
 const MIN_SIDE: usize = 32;
 
 /// The layers of a network from the picture to the pooled features.
 trait Layers {
-    /// Runs them one by one: (N, 3, H, W) → (N, features).
+    /// Runs the layers one by one: (N, 3, H, W) → (N, features).
     fn run(&self, x: &Tensor) -> candle_core::Result<Tensor>;
 
-    /// Puts them into a graph; returns what the average is taken of.
+    /// Adds the layers to a graph. Returns the value before the global average.
     fn fuse<B: Build>(&self, graph: &mut B, x: B::Value) -> candle_core::Result<B::Value>;
 }
 
@@ -285,9 +288,9 @@ impl<L: Layers> Assembled<L> {
 /// A network without its classifier.
 #[derive(Clone, Debug)]
 enum Backbone<L> {
-    /// On the CPU: all layers as one op.
+    /// On the CPU: all layers as one candle op.
     Fused(Fused),
-    /// On another device, as far as candle has ops for it.
+    /// On another device: layer by layer.
     Layers(L),
 }
 
@@ -312,7 +315,7 @@ impl<L: Layers> Backbone<L> {
     fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match *x.dims() {
             [n, 3, h, w] if n > 0 && h >= MIN_SIDE && w >= MIN_SIDE => {}
-            _ => bail!("wants pictures (N, 3, H, W) with H and W at least {MIN_SIDE}, got shape {:?}", x.dims()),
+            _ => bail!("expected pictures (N, 3, H, W) with H and W at least {MIN_SIDE}, got shape {:?}", x.dims()),
         }
         match self {
             Backbone::Fused(fused) => fused.forward(x),
@@ -325,7 +328,7 @@ impl<L: Layers> Backbone<L> {
 mod tests {
     use super::*;
 
-    /// Counted in torchvision: 314 and 320 entries in the state dict, of which 52 and 53 count batches.
+    /// torchvision's state dicts have 314 and 320 entries, of which 52 and 53 are batch counters.
     #[test]
     fn the_tensors_of_a_network_are_torchvisions() {
         for (architecture, count, classifier) in

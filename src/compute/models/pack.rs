@@ -1,7 +1,7 @@
 //! Model packs: a directory with `pack.toml` and one safetensors file per modality.
 //!
-//! Parsed raw with unknown keys denied, then validated into types that cannot be wrong. Reading the weights' bytes and
-//! verifying their SHA-256 is [`super::read_weights_verified`]'s work, building networks from them [`crate::infer`]'s.
+//! A manifest is parsed into raw types, with unknown keys rejected, and then validated into [`Pack`]. Weights are read and
+//! verified by [`super::read_weights_verified`] when a [backend](crate::backend) loads the pack.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,26 +21,34 @@ use touchline_core::fusion::{FusionTable, TableEntry};
 use touchline_core::item::Tracks;
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 
-/// The file that makes a directory a pack.
+/// Name of the manifest in a pack's directory.
 pub const MANIFEST: &str = "pack.toml";
 
-/// The one format this program reads and writes.
+/// The format that this program reads and writes.
 pub(super) const FORMAT: u32 = 1;
 
-/// `pack.toml` as it stands in the file.
+/// `pack.toml` as parsed, not validated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
+    /// Version of the format.
     pub format: u32,
+    /// Name of the pack, 1 to 64 characters.
     pub name: String,
+    /// Names of the classes.
     pub classes: Vec<String>,
     /// Classes of the study that this pack does not know, each with the reason.
     #[serde(default)]
     pub left_out: BTreeMap<String, String>,
+    /// How frames and pairs are taken from a stream.
     pub sampling: Sampling,
+    /// The RGB model.
     pub rgb: Option<Section<PictureParams>>,
+    /// The flow model.
     pub flow: Option<Section<FlowParams>>,
+    /// The audio model.
     pub audio: Option<Section<AudioParams>>,
+    /// Which modality decides which class.
     pub fusion: Fusion,
     /// How the pack was trained and measured, for people.
     pub card: Card,
@@ -50,16 +58,16 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sampling {
-    /// Lines a picture is scaled down to on ingest, before anything sees it; smaller pictures stay as they are.
+    /// Height that taller pictures are scaled down to on ingest, lines.
     pub frame_height: u32,
-    /// Frames a second for the RGB model.
+    /// Frames per second for the RGB model.
     pub rgb_frames: u32,
-    /// Pairs a second for the flow model.
+    /// Pairs per second for the flow model.
     pub flow_pairs: u32,
 }
 
 impl Default for Sampling {
-    /// That of the packs that ship: a quarter more lines than the model sees, which is what the preview shows.
+    /// The values of the shipped packs. The frame height is a quarter more than the models need, for the preview.
     fn default() -> Self {
         Self { frame_height: 288, rgb_frames: 5, flow_pairs: 5 }
     }
@@ -69,17 +77,19 @@ impl Default for Sampling {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Section<P> {
+    /// The network.
     pub architecture: Architecture,
     /// File name of the weights, beside `pack.toml`.
     pub weights: String,
-    /// Of the weights file, lower-case hexadecimal.
+    /// SHA-256 of the weights file, lower-case hexadecimal.
     pub sha256: String,
     /// Classes in the order of the model's outputs; a subset of the pack's.
     pub classes: Vec<String>,
     /// Logits are divided by this before the softmax; measured on validation.
     pub temperature: f32,
+    /// Feature parameters of the model's input.
     pub input: P,
-    /// The ranges of the network's values; measured by `touchline pack calibrate`.
+    /// Activation ranges for int8, measured by `touchline pack calibrate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub int8: Option<Int8>,
 }
@@ -90,7 +100,7 @@ pub struct Section<P> {
 pub struct Fusion {
     /// Modalities from best to worst on validation; the first decides by default.
     pub order: Vec<Modality>,
-    /// Why the table is not measured on the models that are in the pack, and must be fitted again.
+    /// Why the table must be fitted again: it was measured on other models than those in the pack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refit: Option<String>,
     /// One entry per class of the pack.
@@ -101,12 +111,15 @@ pub struct Fusion {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FusionEntry {
+    /// The modality that decides the class.
     pub modality: Modality,
-    /// F1 on validation, where it could be measured.
+    /// F1 of the RGB model on validation, if it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rgb: Option<f32>,
+    /// F1 of the flow model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flow: Option<f32>,
+    /// F1 of the audio model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audio: Option<f32>,
 }
@@ -115,35 +128,43 @@ pub struct FusionEntry {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
+    /// The training data.
     pub trained_on: String,
+    /// How the models were trained.
     pub method: String,
+    /// How the data was split.
     pub split: String,
-    /// Figures on the held-back test split.
+    /// Figures on the held-back test split, by name.
     pub measured: BTreeMap<String, f64>,
+    /// Known limits of the models.
     pub limits: String,
 }
 
-/// What is common to the three modalities' sections.
+/// The model of a modality, validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
+    /// The network.
     pub architecture: Architecture,
+    /// The weights file.
     pub weights: PathBuf,
+    /// SHA-256 of the weights file, lower-case hexadecimal.
     pub sha256: String,
     /// For each output of the model, the class of the pack.
     pub outputs: Vec<ClassId>,
+    /// Logits are divided by this before the softmax.
     pub temperature: f32,
-    /// The ranges of the network's values, if the pack has them: what int8 wants.
+    /// Activation ranges, which int8 needs; `None` if the pack has none.
     pub int8: Option<RangesSpec>,
 }
 
 impl ModelSpec {
-    /// SHA-256 of the ranges, which says whether they are the same wherever they lie.
+    /// SHA-256 of the ranges, by which two packs are compared.
     pub fn ranges_sha256(&self) -> Option<&str> {
         self.int8.as_ref().map(|ranges| ranges.sha256.as_str())
     }
 
-    /// What the model is computed in where the pack is asked for `asked`: as that, but for int8 where it cost too much on
-    /// validation.
+    /// The precision of the model when `asked` is asked for: the same, except that int8 is not used where it cost too much
+    /// accuracy on validation.
     pub fn precision(&self, asked: Precision) -> Precision {
         let costly = || self.int8.as_ref().and_then(|ranges| ranges.validation).is_some_and(|cost| !cost.is_small());
         if asked == Precision::Int8 && costly() { Precision::fastest(Level::best()) } else { asked }
@@ -153,36 +174,49 @@ impl ModelSpec {
 /// A modality of a pack: its model and its feature parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part<P> {
+    /// The model.
     pub model: ModelSpec,
+    /// Feature parameters of its input.
     pub input: P,
 }
 
 /// A validated pack, without the weights' bytes.
 #[derive(Clone, Debug)]
 pub struct Pack {
+    /// The pack's directory.
     pub dir: PathBuf,
+    /// Name of the pack.
     pub name: String,
+    /// The classes.
     pub classes: ClassSet,
+    /// Classes of the study that this pack does not know, each with the reason.
     pub left_out: BTreeMap<String, String>,
+    /// Height that taller pictures are scaled down to on ingest, lines.
     pub frame_height: u32,
-    /// The numbers its networks compute with on the CPU: nothing that the pack's files say, but how it is to be run.
+    /// Precision on the CPU. A setting of the program, not of the pack's files; `f32` after [`Pack::open`].
     pub precision: Precision,
-    /// Where they compute: as `precision`.
+    /// Where the networks compute. A setting of the program; the CPU after [`Pack::open`].
     pub placement: Placement,
+    /// How frames and pairs are taken from a stream.
     pub plan: SamplingPlan,
+    /// The RGB model.
     pub rgb: Option<Part<PictureParams>>,
+    /// The flow model.
     pub flow: Option<Part<FlowParams>>,
+    /// The audio model.
     pub audio: Option<Part<AudioParams>>,
+    /// Which modality decides which class.
     pub fusion: FusionTable,
     /// Why the table must be fitted again, if it must.
     pub refit: Option<String>,
+    /// How the pack was trained and measured.
     pub card: Card,
-    /// SHA-256 of `pack.toml`, hexadecimal; of a manifest that lies in no file, of what the file would hold.
+    /// SHA-256 of `pack.toml`, hexadecimal. For a manifest that is not in a file, of the text that would be written.
     pub manifest_sha256: String,
 }
 
 impl Manifest {
-    /// Reads `dir/pack.toml`, without validating what it says.
+    /// Reads `dir/pack.toml` without validating it.
     ///
     /// # Errors
     /// [`Error::Pack`] naming the line and the key that is missing or unknown.
@@ -190,20 +224,20 @@ impl Manifest {
         Ok(Self::read_hashed(dir)?.0)
     }
 
-    /// With the SHA-256 of the file.
+    /// As [`Manifest::read`], with the SHA-256 of the file.
     fn read_hashed(dir: &Path) -> Result<(Self, String)> {
         let path = dir.join(MANIFEST);
         let text = std::fs::read_to_string(&path).map_err(|e| {
             Error::pack(dir, format!("cannot read {MANIFEST}: {e}"), "give the directory of a model pack with --pack")
         })?;
         let manifest = parse_toml(&text).map_err(|cause| {
-            let advice = "correct the key or take the pack again from where it came";
+            let advice = "correct the key or fetch the pack again";
             Error::pack(dir, format!("{MANIFEST} {cause}"), advice)
         })?;
         Ok((manifest, super::sha256_hex(text.as_bytes())))
     }
 
-    /// Writes `dir/pack.toml`, whole or not at all. Call it when the weights are there.
+    /// Writes `dir/pack.toml` atomically. Call it after the weights have been written.
     ///
     /// # Errors
     /// [`Error::Output`] when it cannot be written.
@@ -233,7 +267,7 @@ impl Pack {
             .map_err(|cause| Error::pack(dir, format!("{MANIFEST}: {cause}"), "correct the key named"))
     }
 
-    /// A pack from a manifest that lies in no file (yet).
+    /// Validates a manifest that is not in a file (yet).
     ///
     /// # Errors
     /// A line that names the key and what is allowed.
@@ -269,7 +303,7 @@ impl Pack {
         };
         for m in Modality::ALL {
             if has(m) != manifest.fusion.order.contains(&m) {
-                return Err(format!("fusion.order must name just the modalities that the pack has; look at {m}"));
+                return Err(format!("fusion.order must name exactly the modalities that the pack has; check {m}"));
             }
         }
         let entries = table(&manifest.fusion, &classes)?;
@@ -313,7 +347,7 @@ impl Pack {
         super::sha256_hex(all.as_bytes())
     }
 
-    /// What its decisions carry.
+    /// Name and hashes of the pack, which every decision carries.
     pub fn stamp(&self) -> PackStamp {
         PackStamp {
             name: self.name.clone(),
@@ -322,8 +356,8 @@ impl Pack {
         }
     }
 
-    /// Whether this pack can decide the seconds that are cut for `running`: the same classes in the same order, and
-    /// pictures, pairs and sound taken from the streams in the same way.
+    /// Checks that this pack can replace `running` without reopening streams: it must have the same classes in the same order,
+    /// and take pictures, pairs and sound from streams in the same way.
     ///
     /// # Errors
     /// One line that says what differs.
@@ -336,7 +370,7 @@ impl Pack {
             };
             let (missing, new) = (lacks(&running.classes, &self.classes), lacks(&self.classes, &running.classes));
             return Err(match (missing.is_empty(), new.is_empty()) {
-                (true, true) => "its classes stand in another order than the running pack's".into(),
+                (true, true) => "its classes are in another order than the running pack's".into(),
                 (false, true) => format!("its classes are not the running pack's: it lacks {missing}"),
                 (true, false) => format!("its classes are not the running pack's: {new} would be new"),
                 (false, false) => {
@@ -373,8 +407,7 @@ impl Pack {
         }
     }
 
-    /// Whether the networks of both packs and what goes into them are the same, so that they differ in table,
-    /// temperatures and words only.
+    /// Whether both packs have the same networks and feature parameters. They may differ in table, temperatures and texts.
     pub fn same_networks(&self, other: &Pack) -> bool {
         let model = |a: &ModelSpec, b: &ModelSpec| {
             let made_of = |m: &ModelSpec| (m.architecture, m.precision(Precision::Int8));
@@ -397,12 +430,12 @@ impl Pack {
             && part(&self.audio, &other.audio, model)
     }
 
-    /// The tracks the pack looks at or listens to.
+    /// The tracks that the pack needs.
     pub fn wants(&self) -> Tracks {
         Tracks { video: self.rgb.is_some() || self.flow.is_some(), audio: self.audio.is_some() }
     }
 
-    /// Hz of the sound the pack listens to; `None` when it has no audio model.
+    /// Sample rate of the audio model's input, Hz; `None` without an audio model.
     pub fn sample_rate(&self) -> Option<u32> {
         self.audio.as_ref().map(|p| p.input.mel.sample_rate)
     }
@@ -421,7 +454,7 @@ fn part<P>(
     let outputs = own
         .names()
         .iter()
-        .map(|name| classes.id(name).ok_or_else(|| format!("{key}.classes names {name:?}, which classes does not")))
+        .map(|name| classes.id(name).ok_or_else(|| format!("{key}.classes names {name:?}, which is not in classes")))
         .collect::<Result<Vec<_>, _>>()?;
     if !(0.05..=20.0).contains(&section.temperature) {
         return Err(format!("{key}.temperature = {}: choose 0.05 to 20", section.temperature));
@@ -432,7 +465,7 @@ fn part<P>(
         Some(int8) => {
             hash(&format!("{key}.int8.sha256"), &int8.sha256)?;
             if !int8.validation.is_none_or(Int8Cost::is_possible) {
-                return Err(format!("{key}.int8.validation: macro F1 lies between 0 and 1"));
+                return Err(format!("{key}.int8.validation: macro F1 must lie between 0 and 1"));
             }
             let path = dir.join(file(&format!("{key}.int8.ranges"), &int8.ranges)?);
             Some(RangesSpec { path, sha256: int8.sha256, validation: int8.validation })
@@ -450,7 +483,7 @@ fn part<P>(
     Ok(Some(Part { model, input: section.input }))
 }
 
-/// A file of tensors in the pack.
+/// Checks the name of a safetensors file in the pack.
 fn file<'a>(key: &str, name: &'a str) -> Result<&'a Path, String> {
     let path = Path::new(name);
     if path.components().count() != 1 || path.extension().is_none_or(|e| e != "safetensors") {
@@ -468,7 +501,7 @@ fn hash(key: &str, sha256: &str) -> Result<(), String> {
 
 fn table(fusion: &Fusion, classes: &ClassSet) -> Result<Vec<TableEntry>, String> {
     if let Some(unknown) = fusion.table.keys().find(|name| classes.id(name).is_none()) {
-        return Err(format!("fusion.table.{unknown}: classes does not name it"));
+        return Err(format!("fusion.table.{unknown}: not in classes"));
     }
     classes
         .names()
@@ -484,7 +517,7 @@ fn table(fusion: &Fusion, classes: &ClassSet) -> Result<Vec<TableEntry>, String>
 /// Parses TOML.
 ///
 /// # Errors
-/// On one line: the number of the line and the cause.
+/// One line: the line number and the cause.
 pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     toml::from_str(text).map_err(|e| {
         let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);

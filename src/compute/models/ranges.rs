@@ -1,4 +1,4 @@
-//! The ranges of a network's values in a file: what int8 wants beside the weights.
+//! Files of activation ranges, which int8 needs beside the weights.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use super::{LoadError, Tensors, read_weights_verified, save_f16};
 use crate::nn::fused::Range;
 
-/// Writes ranges as `f16` safetensors, a tensor (3, channels) of lows, highs and means for every value, and gives the file's
+/// Writes ranges as `f16` safetensors, a tensor (3, channels) of lows, highs and means for every value. Returns the file's
 /// SHA-256.
 ///
 /// # Errors
@@ -24,10 +24,10 @@ pub fn save_ranges(ranges: &[Vec<Range>], path: &Path) -> Result<String, LoadErr
     save_f16(&tensors, path)
 }
 
-/// Reads what [`save_ranges`] has written.
+/// Reads a file of [`save_ranges`].
 ///
 /// # Errors
-/// As [`read_weights_verified`]; [`LoadError::Ranges`] when the file holds something else.
+/// As [`read_weights_verified`]; [`LoadError::Ranges`] when the file has other contents.
 pub fn read_ranges(path: &Path, sha256: &str) -> Result<Vec<Vec<Range>>, LoadError> {
     let failed = |cause: String| LoadError::Ranges { path: path.to_owned(), cause };
     let tensors = read_weights_verified(path, sha256, &Device::Cpu)?;
@@ -40,13 +40,13 @@ pub fn read_ranges(path: &Path, sha256: &str) -> Result<Vec<Vec<Range>>, LoadErr
                 let rows = low.iter().zip(high).zip(mean);
                 Ok(rows.map(|((low, high), mean)| Range { low: *low, high: *high, mean: *mean }).collect())
             }
-            rows => Err(failed(format!("{name} has {} rows in place of 3", rows.len()))),
+            rows => Err(failed(format!("{name} has {} rows instead of 3", rows.len()))),
         }
     };
     (0..tensors.len()).map(channels).collect()
 }
 
-/// The name of a value's tensor.
+/// Name of the tensor of value `number`.
 fn name(number: usize) -> String {
     format!("value.{number:03}")
 }

@@ -21,7 +21,7 @@ pub(super) const CLASSIFIER: &str = "fc";
 /// Output channels of the first convolution.
 const STEM_WIDTH: usize = 64;
 
-/// A block gives this many times the channels that its 3×3 convolution works on.
+/// Output channels of a block, as a multiple of the channels of its 3×3 convolution.
 const EXPANSION: usize = 4;
 
 /// One group of blocks: column "50-layer" of the first paper's table 1.
@@ -41,7 +41,7 @@ const STAGES: [Stage; 4] = [
     Stage { width: 512, blocks: 3, stride: 2 },
 ];
 
-/// Every block as (name, inputs, width, stride), for networks that learn.
+/// Every block as (name, inputs, width, stride), for networks in training.
 pub fn stages() -> Vec<(String, usize, usize, usize)> {
     let block = |name: &str, (inputs, width): (usize, usize), stride| Ok((name.to_owned(), inputs, width, stride));
     for_each_block(block).expect("nothing is loaded")
@@ -51,7 +51,7 @@ pub fn stages() -> Vec<(String, usize, usize, usize)> {
 #[derive(Clone, Debug)]
 pub struct ResNet50(Assembled<NetworkBody>);
 
-/// All between the picture and the classifier.
+/// Everything between the picture and the classifier.
 #[derive(Clone, Debug)]
 pub(super) struct NetworkBody {
     stem: Conv,
@@ -240,7 +240,7 @@ impl Block {
         let outputs = width * EXPANSION;
         let at = |layer: &str| format!("{name}.{layer}");
         let pre = Some(loader.scale_shift(&at("bn1"), inputs, Activation::Relu)?);
-        // In the middle of a block a norm does follow each convolution, and folds into it.
+        // Inside a block a norm follows each convolution and is folded into it.
         let reduce = loader.pointwise((&at("conv1"), &at("bn2")), (inputs, width), Activation::Relu)?;
         let filter = loader.conv((&at("conv2"), &at("bn3")), (width, width), (3, stride), Activation::Relu)?;
         let widen = loader.bare_conv(&at("conv3"), (width, outputs), (1, 1))?;
@@ -279,8 +279,8 @@ impl Block {
     }
 }
 
-/// The name in MXNet's model zoo, without its prefix (`resnetv24_`), of a tensor of v2 that [`ResNet50::load_v2`] knows
-/// by a name in torchvision's manner; `None` for a name it does not know.
+/// Converts the name of a tensor of v2 from torchvision's style to that of MXNet's model zoo, without the prefix
+/// (`resnetv24_`). `None` for an unknown name.
 ///
 /// MXNet counts the norms and convolutions of a stage through all its blocks, the projection of the shortcut last in
 /// the first block: `layer2.1.conv3.weight` is `stage2_conv6_weight`, `layer2.1.bn1.weight` is
@@ -304,7 +304,7 @@ pub fn mxnet_name(name: &str) -> Option<String> {
     let (stage, rest) = layer.strip_prefix("layer")?.split_once('.')?;
     let (block, layer) = rest.split_once('.')?;
     let block: usize = block.parse().ok()?;
-    // The projection makes the first block one convolution longer than the others.
+    // The first block has one more convolution, the projection.
     let conv = |n: usize| if block == 0 { n } else { 3 * block + 1 + n };
     match (layer, part) {
         ("conv1", "weight") => Some(format!("stage{stage}_conv{}_weight", conv(0))),

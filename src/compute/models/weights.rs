@@ -1,4 +1,4 @@
-//! Weights in files: safetensors only, with the SHA-256 that a pack states. Pickles are never opened.
+//! Weights files: safetensors only, verified against the SHA-256 in the pack. Pickles are never opened.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,16 +12,16 @@ use super::LoadError;
 /// Tensors by name.
 pub type Tensors = HashMap<String, Tensor>;
 
-/// What was read from one file.
+/// The contents of one file.
 #[derive(Clone, Debug)]
 pub struct WeightsFile {
-    /// In the type the file has them in.
+    /// Tensors in the file's own types.
     pub tensors: Tensors,
-    /// SHA-256 of the very bytes the tensors were parsed from, 64 lower-case hex digits.
+    /// SHA-256 of the bytes that the tensors were parsed from, 64 lower-case hex digits.
     pub sha256: String,
 }
 
-/// Reads a safetensors file onto a device. The file is read once: what is hashed is what is parsed.
+/// Reads a safetensors file onto a device. The file is read once, so the hash is that of the parsed bytes.
 ///
 /// # Errors
 /// [`LoadError::Read`], [`LoadError::NotSafetensors`], [`LoadError::Truncated`].
@@ -30,7 +30,7 @@ pub fn read_weights(path: &Path, device: &Device) -> Result<WeightsFile, LoadErr
     Ok(WeightsFile { sha256: sha256_hex(&bytes), tensors: parse(path, &bytes, device)? })
 }
 
-/// As [`read_weights`], refusing a file whose SHA-256 is not `want` (hex, any case) before anything of it is parsed.
+/// As [`read_weights`], but rejects a file whose SHA-256 is not `want` (hex, any case) before parsing it.
 ///
 /// # Errors
 /// As [`read_weights`], and [`LoadError::Hash`].
@@ -43,11 +43,11 @@ pub fn read_weights_verified(path: &Path, want: &str, device: &Device) -> Result
     parse(path, &bytes, device)
 }
 
-/// Checks that every floating-point value is a finite number: activations that clamp would hide from a trial run one
-/// that is not, and the network would be quietly wrong.
+/// Checks that every floating-point value is finite. Clamping activations would hide NaN from the warm-up run, and the
+/// network would be wrong without an error.
 ///
 /// # Errors
-/// [`LoadError::NotFinite`] for the first tensor, by name, that has another value.
+/// [`LoadError::NotFinite`] for the first tensor, by name, with a value that is not.
 pub fn check_finite(tensors: &Tensors) -> Result<(), LoadError> {
     let mut names: Vec<&String> = tensors.keys().collect();
     names.sort();
@@ -56,7 +56,7 @@ pub fn check_finite(tensors: &Tensors) -> Result<(), LoadError> {
         if !tensor.dtype().is_float() {
             continue;
         }
-        // A sum in f32 of values that fit f16 or were trained stays far from overflow.
+        // The f32 sum of trained weights is far from overflow.
         let sum = tensor
             .detach()
             .to_dtype(DType::F32)
@@ -74,11 +74,11 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes tensors as `f16` safetensors, ordered so that equal tensors give equal bytes, and gives the file's SHA-256.
-/// The file appears whole or not at all: it is written beside its place (name + `.part`) and then moved.
+/// Writes tensors as `f16` safetensors, sorted so that equal tensors give equal bytes. Returns the file's SHA-256. The write
+/// is atomic: to name + `.part`, then renamed.
 ///
 /// # Errors
-/// [`LoadError::Write`], also when a value is not finite as `f16` (beyond ±65504) and would load as a ruined network;
+/// [`LoadError::Write`], also when a value is not finite as `f16` (beyond ±65504);
 /// [`LoadError::DType`] for a tensor that is not floating-point.
 pub fn save_f16(tensors: &Tensors, path: &Path) -> Result<String, LoadError> {
     let failed = |cause: String| LoadError::Write { path: path.to_owned(), cause };
@@ -118,10 +118,10 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     std::fs::read(path).map_err(|cause| LoadError::Read { path: path.to_owned(), cause })
 }
 
-/// Bytes of the header's length at the start of a file.
+/// Size of the length of the header, at the start of a file; bytes.
 const LENGTH_BYTES: usize = 8;
 
-/// safetensors' own bound on the header, in bytes.
+/// safetensors' limit on the header, bytes.
 const HEADER_MAX: u64 = 100_000_000;
 
 fn parse(path: &Path, bytes: &[u8], device: &Device) -> Result<Tensors, LoadError> {
@@ -152,7 +152,7 @@ fn parse(path: &Path, bytes: &[u8], device: &Device) -> Result<Tensors, LoadErro
     })
 }
 
-/// The bytes of data that a header describes: the largest end of a tensor.
+/// Length of the data that a header describes, bytes: the largest end of a tensor.
 fn data_length(header: &[u8]) -> Option<u64> {
     let header: HashMap<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
     header.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64()).max()

@@ -1,14 +1,14 @@
-//! The activations of the networks, and the pass that adds bias and residual and activates in place.
+//! Activations, and the in-place pass that adds bias and residual and activates.
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{f32_slice, f32_slice_mut};
 
-/// What follows a convolution.
+/// The activation after a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// Nothing.
+    /// None.
     Identity,
     /// `max(x, 0)`.
     Relu,
@@ -17,7 +17,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Bounds of the result. A clamp to these is the activation.
+    /// Bounds of the result. The activation is a clamp to these.
     pub(super) const fn bounds(self) -> (f32, f32) {
         match self {
             Activation::Identity => (f32::NEG_INFINITY, f32::INFINITY),
@@ -26,7 +26,7 @@ impl Activation {
         }
     }
 
-    /// The activation of a tensor of any shape, with gradient.
+    /// Applies the activation to a tensor of any shape, with gradient.
     pub fn apply(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Activation::Identity => Ok(x.clone()),
@@ -38,7 +38,7 @@ impl Activation {
 
 /// `activation(y + bias + residual)`, where `y` and `residual` are (N, C, …) and `bias` is (C).
 ///
-/// `fresh` must be a tensor that nobody else holds: without autograd it is overwritten and given back.
+/// `fresh` must not be shared: without autograd it is overwritten and returned.
 pub(super) fn finish(
     fresh: Tensor,
     bias: &Tensor,
@@ -62,12 +62,12 @@ pub(super) fn finish(
     Ok(fresh)
 }
 
-/// The in-place pass of [`finish`], one rayon task a plane.
+/// The in-place pass of [`finish`], one rayon task per plane.
 struct BiasActivation {
     activation: Activation,
 }
 
-/// Splits `values`, laid out (N, C, …), into its planes: their length, or an error if `bias` is not one value a channel.
+/// The length of a plane of `values` (N, C, …), or an error if `bias` has not one value per channel.
 fn plane_len(layout: &Layout, bias: &[f32]) -> Result<usize> {
     match layout.dims() {
         [_, channels, rest @ ..] if *channels == bias.len() => Ok(rest.iter().product::<usize>().max(1)),

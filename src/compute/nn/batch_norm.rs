@@ -1,6 +1,6 @@
-//! Batch norm as training needs it: statistics of the batch, gradients, and the activation in the same pass.
+//! Batch norm for training: batch statistics, gradients, and the activation in the same pass.
 //!
-//! Tensors are channel-major, (C, N, H, W): a channel's values lie together, so its statistics are sums over one slice.
+//! Tensors are channel-major, (C, N, H, W): a channel is one slice, over which its statistics are summed.
 //! Source: Ioffe and Szegedy, *Batch Normalization*, ICML 2015; the backward pass is its section 3.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -11,10 +11,11 @@ use super::{Activation, f32_slice};
 /// Mean and variance of each channel over a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchStatistics {
+    /// Mean of each channel.
     pub mean: Vec<f32>,
-    /// Biased: divided by the number of values.
+    /// Variance of each channel. Biased: divided by the number of values.
     pub variance: Vec<f32>,
-    /// Values a channel.
+    /// Values per channel.
     pub count: usize,
 }
 
@@ -31,7 +32,7 @@ impl BatchStatistics {
     }
 }
 
-/// `activation(weight · (x − mean) / √(variance + epsilon) + bias)` with the statistics of this very batch, `x`
+/// `activation(weight · (x − mean) / √(variance + epsilon) + bias)` with the statistics of this batch, `x`
 /// (C, N, H, W), `weight` and `bias` (C). Gradients flow to all three, through the statistics too.
 ///
 /// # Errors
@@ -57,7 +58,7 @@ pub fn scale_shift_channel_major(x: &Tensor, scale: &[f32], shift: &[f32], activ
     x.apply_op1_no_bwd(&Affine { scale, shift, activation })
 }
 
-/// Length of a channel's slice.
+/// Length of a channel.
 fn plane(name: &str, layout: &Layout, channels: usize) -> Result<usize> {
     match layout.dims() {
         [c, rest @ ..] if *c == channels && !rest.is_empty() && layout.shape().elem_count() > 0 => {
@@ -81,7 +82,7 @@ impl CustomOp1 for Statistics {
         let rows: Vec<(f32, f32)> = x
             .par_chunks(len)
             .map(|row| {
-                // Two passes: the difference of large sums would lose the small variance of a nearly constant channel.
+                // Two passes: one pass would lose the small variance of a nearly constant channel to cancellation.
                 let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / len as f64;
                 let centre = mean as f32;
                 let squares = row.iter().map(|v| f64::from((v - centre) * (v - centre))).sum::<f64>();
@@ -176,7 +177,7 @@ impl CustomOp3 for Normalise {
     }
 }
 
-/// The part of the upstream gradient that the activation lets through.
+/// The upstream gradient where the activation has slope 1, else 0.
 #[inline]
 fn passed(y: f32, grad: f32, low: f32, high: f32) -> f32 {
     if y > low && y < high { grad } else { 0.0 }
@@ -209,7 +210,7 @@ impl CustomOp3 for Sums {
             .map(|c| {
                 let (mut by_x, mut all) = (0f64, 0f64);
                 let range = c * len..(c + 1) * len;
-                // Short sums in f32, which the compiler vectorises; long ones in f64.
+                // Short sums in f32, which the compiler vectorises; their totals in f64.
                 for ((x, y), g) in
                     x[range.clone()].chunks(256).zip(y[range.clone()].chunks(256)).zip(grad[range].chunks(256))
                 {

@@ -1,13 +1,13 @@
-//! What a network is put together from, whatever then runs it: the fused CPU graph, or a device.
+//! Adds a network's layers to whatever runs it: the fused CPU graph, or a GPU network.
 
 use candle_core::{Result, Tensor};
 
 use super::Activation;
 use super::fused::{Graph, Value};
 
-/// Takes the layers of a network in the order of computation. Weights are `f32`, with batch norm folded in.
+/// Receives the layers of a network in the order of computation. Weights are `f32`, with batch norm folded in.
 pub trait Build {
-    /// What a layer gives, for the layers that read it.
+    /// The output of a layer.
     type Value: Copy;
 
     /// A convolution with `weight` (Cout, Cin, k, k) or (Cout, Cin) and `bias` (Cout); `residual` is added before the
@@ -36,10 +36,10 @@ pub trait Build {
         activation: Activation,
     ) -> Result<Self::Value>;
 
-    /// The greatest value under each window of `kernel`, with stride and padding.
+    /// The maximum of each window of `kernel`, with stride and padding.
     ///
     /// # Errors
-    /// When the window is none.
+    /// When the window is not possible.
     fn max_pool(&mut self, x: Self::Value, kernel: usize, stride: usize, padding: usize) -> Result<Self::Value>;
 
     /// `x · scale + shift`, both (C), and the activation.

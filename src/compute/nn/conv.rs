@@ -41,7 +41,7 @@ impl Pointwise {
         self.run(x, Some(residual))
     }
 
-    /// Puts the layer into a graph, with `residual` added before the activation.
+    /// Adds the layer to a graph, with `residual` added before the activation.
     ///
     /// # Errors
     /// When the channels do not fit.
@@ -54,15 +54,15 @@ impl Pointwise {
         self.product(&x.reshape((n, c, h * w))?, (h, w), residual)
     }
 
-    /// The convolution of columns (N, Cin, H·W) as a picture (N, Cout, H, W).
+    /// Convolves columns (N, Cin, H·W) to a picture (N, Cout, H, W).
     fn product(&self, columns: &Tensor, (h, w): (usize, usize), residual: Option<&Tensor>) -> Result<Tensor> {
         let (n, c, _) = columns.dims3()?;
         let (outputs, inputs) = self.weight.dims2()?;
         if c != inputs {
-            bail!("convolution: the input has {c} rows, the weights want {inputs}");
+            bail!("convolution: the input has {c} rows, the weights need {inputs}");
         }
-        // A batch stride of 0 repeats the weights without copying them. candle's gradient of a matrix product wants
-        // them laid out, so the tracked route pays for the copy.
+        // A batch stride of 0 repeats the weights without a copy. candle's gradient of a matrix product needs them
+        // contiguous, so the tracked path copies them.
         let weight = self.weight.unsqueeze(0)?.broadcast_as((n, outputs, inputs))?;
         let weight = if weight.track_op() || columns.track_op() { weight.contiguous()? } else { weight };
         let y = weight.matmul(columns)?.reshape((n, outputs, h, w))?;
@@ -103,7 +103,7 @@ impl Conv {
         self.run(x, Some(residual))
     }
 
-    /// Puts the layer into a graph, with `residual` added before the activation.
+    /// Adds the layer to a graph, with `residual` added before the activation.
     ///
     /// # Errors
     /// When the channels do not fit.

@@ -1,6 +1,7 @@
-//! Depthwise convolution: every channel with a kernel of its own.
+//! Depthwise convolution: every channel has its own kernel.
 //!
-//! candle runs a convolution of C groups as C convolutions; this is one op, with one rayon task a channel and sample.
+//! candle runs a convolution of C groups as C convolutions; this is one op, with one rayon task per channel and sample. On a GPU the op runs kernels of
+//! `cuda/depthwise.rs`.
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use pulp::Arch;
@@ -19,7 +20,7 @@ pub fn depthwise_conv2d(x: &Tensor, weight: &Tensor, stride: usize, padding: usi
     x.apply_op2(weight, DepthwiseWindow { stride, padding, order: AxisOrder::SampleMajor })
 }
 
-/// As [`depthwise_conv2d`], of `x` (C, N, H, W) to (C, N, H', W'): the order in which training keeps its activations.
+/// As [`depthwise_conv2d`], of `x` (C, N, H, W) to (C, N, H', W'): the order of activations in training.
 ///
 /// # Errors
 /// As [`depthwise_conv2d`].
@@ -53,7 +54,7 @@ impl AxisOrder {
         }
     }
 
-    /// The lengths of the outer axes in the order of the tensor.
+    /// Lengths of the two outer axes, in the order of the tensor.
     pub(super) const fn outer(self, n: usize, c: usize) -> (usize, usize) {
         match self {
             AxisOrder::SampleMajor => (n, c),
@@ -92,7 +93,7 @@ impl Depthwise {
         })
     }
 
-    /// Puts the layer into a graph.
+    /// Adds the layer to a graph.
     ///
     /// # Errors
     /// When the channels do not fit.
@@ -113,7 +114,7 @@ impl Depthwise {
     }
 }
 
-/// Step and border of the kernel, and the plain convolution as an op of (input, weight).
+/// Stride and padding; as an op, the convolution of (input, weight).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DepthwiseWindow {
     pub(super) stride: usize,
@@ -124,7 +125,7 @@ pub(super) struct DepthwiseWindow {
 const NAME: &str = "depthwise convolution";
 
 impl DepthwiseWindow {
-    /// (N, C, sizes of a channel) of an input and a weight that fit each other.
+    /// Checks that input and weight fit each other. Returns N, C, and the sizes of a channel.
     pub(super) fn check(&self, x: &Shape, weight: &Shape) -> Result<(usize, usize, Geometry)> {
         let (outer, inner, h, w) = x.dims4()?;
         let (n, c) = match self.order {

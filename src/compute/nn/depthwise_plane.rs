@@ -2,10 +2,9 @@
 //!
 //! The padded channel is split into stride² *phases*: phase (py, px) holds the padded rows py, py + stride, … and of
 //! those the columns px, px + stride, …. Under one tap of the kernel all output positions then read one phase at a
-//! constant offset, so that a convolution of any stride is a sum of shifted, contiguous slices. The slices run over the
-//! whole picture at once, past the ends of rows: the few results between the rows are computed and thrown away, which
-//! costs less than short rows (14 or 7 pixels) cost a vector unit. The padding lies in the phases as zeros, so borders
-//! need no case of their own.
+//! constant offset, so a convolution of any stride is a sum of shifted contiguous slices. A slice covers the whole picture,
+//! past the ends of rows: the few results between rows are computed and discarded, which costs less than vector loops over
+//! short rows (14 or 7 pixels). The padding is stored in the phases as zeros, so borders need no special case.
 
 use candle_core::{Result, bail};
 use pulp::NullaryFnOnce;
@@ -22,7 +21,7 @@ pub(super) struct Geometry {
     pub padding: usize,
     pub out_height: usize,
     pub out_width: usize,
-    /// Columns of one phase, which is also the distance of two rows of the flat result.
+    /// Columns of one phase, which is also the distance between two rows of the flat result.
     pitch: usize,
     /// Values of one phase.
     phase_len: usize,
@@ -77,7 +76,7 @@ impl Geometry {
     }
 }
 
-/// Room for one channel, to be used again for the next of the same geometry.
+/// Memory for one channel, reused for the next one of the same geometry.
 pub(super) struct PlaneScratch {
     /// The padded channel in phases. Only pixels are ever written, so the padding stays 0.
     phases: Vec<f32>,
@@ -91,8 +90,8 @@ impl PlaneScratch {
     }
 }
 
-/// `out = activation(kernel * input + bias)` for one channel, a task for `pulp::Arch::dispatch`, which compiles it for
-/// the widest vectors that the processor has. (A closure would not be inlined there and lose just that.)
+/// `out = activation(kernel * input + bias)` for one channel: a task for `pulp::Arch::dispatch`, which compiles it for
+/// the widest vectors of the processor. (A closure would not be inlined into that code.)
 pub(super) struct Forward<'a> {
     pub geometry: &'a Geometry,
     pub scratch: &'a mut PlaneScratch,
@@ -144,7 +143,7 @@ fn nine_taps(flat: &mut [f32], shifted: [&[f32]; 9], taps: &[f32; 9], bias: f32)
     }
 }
 
-/// Gradient of the input of one channel: every tap adds its share of the result's gradient where it read.
+/// Gradient of the input of one channel: every tap adds its share of the result's gradient to the pixels it read.
 /// `input_grad` is overwritten. A task as [`Forward`].
 pub(super) struct BackwardInput<'a> {
     pub geometry: &'a Geometry,
@@ -161,7 +160,7 @@ impl NullaryFnOnce for BackwardInput<'_> {
     fn call(self) {
         let Self { geometry, scratch, out_grad, taps, input_grad } = self;
         spread(geometry, out_grad, &mut scratch.flat);
-        // The gradient that falls on the padding is not wanted, but must not pile up from channel to channel either.
+        // The gradient of the padding is not used, but must not accumulate from channel to channel.
         scratch.phases.fill(0.0);
         for (tap, weight) in taps.iter().enumerate() {
             let start = geometry.tap_start(tap / geometry.kernel, tap % geometry.kernel);
@@ -205,7 +204,7 @@ impl NullaryFnOnce for BackwardWeight<'_> {
     }
 }
 
-/// Sum of products with 16 partial sums, which a vector unit can hold and which lose less precision than one.
+/// Sum of products with 16 partial sums, which fit vector registers and lose less precision than one.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 16];

@@ -1,10 +1,10 @@
-//! Layers that candle lacks or that this program needs in another shape, as candle custom ops.
+//! Layers that candle lacks, or that this program needs in another form, as candle custom ops.
 //!
-//! Everything here takes and gives `f32` tensors in NCHW order. The layers ([`Conv`], [`Pointwise`], [`Depthwise`],
-//! [`ScaleShift`]) hold weights in which batch norm is already folded, as inference wants them; the ops below them
-//! ([`depthwise_conv2d`], [`unfold()`], [`max_pool2d`], [`batch_norm_train`]) carry gradients and serve training too. A
-//! layer whose input or weights are tracked by candle's autograd takes a differentiable route through those ops,
-//! otherwise a fused one that reads and writes the result once. Training keeps its activations channel-major,
+//! Layers and ops take and return `f32` tensors in NCHW order. The layers ([`Conv`], [`Pointwise`], [`Depthwise`],
+//! [`ScaleShift`]) hold weights with batch norm folded in, for inference; the ops below them
+//! ([`depthwise_conv2d`], [`unfold()`], [`max_pool2d`], [`batch_norm_train`]) have gradients and serve training too. A
+//! layer whose input or weights are tracked by candle's autograd uses those differentiable ops; otherwise it uses a fused
+//! op that reads and writes the result once. Training keeps its activations channel-major,
 //! (C, N, H, W): a 1×1 convolution of a whole batch is then one matrix product.
 //!
 //! The ops run on the CPU, and those of the depthwise convolution with the feature `cuda` on GPUs too. On another device
@@ -35,24 +35,24 @@ pub use unfold::{unfold, unfold_channel_major};
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 
-/// The values of a contiguous `f32` tensor, or an error that names the op and says what it got.
+/// The values of a contiguous `f32` tensor, or an error that names the op and what it got.
 fn f32_slice<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let CpuStorage::F32(values) = storage else {
-        bail!("{op}: wants f32, got another type: convert the tensor with to_dtype first");
+        bail!("{op}: expected f32, got another type: convert the tensor with to_dtype first");
     };
     let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("{op}: wants a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
+        bail!("{op}: expected a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
     };
     Ok(&values[start..end])
 }
 
-/// As [`f32_slice`], to be written in place.
+/// As [`f32_slice`], mutable.
 fn f32_slice_mut<'a>(op: &str, storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     let CpuStorage::F32(values) = storage else {
-        bail!("{op}: wants f32, got another type: convert the tensor with to_dtype first");
+        bail!("{op}: expected f32, got another type: convert the tensor with to_dtype first");
     };
     let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("{op}: wants a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
+        bail!("{op}: expected a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
     };
     Ok(&mut values[start..end])
 }
@@ -70,7 +70,7 @@ fn window_count(op: &str, n: usize, kernel: usize, stride: usize, padding: usize
 }
 
 /// The output positions `x` in `0..out` for which `x * stride + tap − padding` lies in `0..n`, as a range that may be
-/// empty: the part of a row that needs no border test.
+/// empty. In this part of a row no border test is needed.
 fn valid_outputs(n: usize, out: usize, tap: usize, stride: usize, padding: usize) -> std::ops::Range<usize> {
     let first = padding.saturating_sub(tap).div_ceil(stride);
     let end = if n + padding > tap { (n + padding - tap - 1) / stride + 1 } else { 0 };

@@ -10,7 +10,7 @@ use super::{f32_slice, valid_outputs, window_count};
 ///
 /// # Errors
 /// When `x` is not contiguous `f32` of rank 4, no window fits, or the padding exceeds half the kernel (a window could
-/// then lie on padding alone).
+/// then cover padding only).
 pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
     if padding > kernel / 2 {
         bail!("max-pool: padding {padding} exceeds half of kernel {kernel}");

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{Activation, Build, f32_slice};
 
-/// `activation(scale · x + shift)` for each channel, as the pre-activation order of ResNet v2 wants before its
+/// `activation(scale · x + shift)` for each channel, as the pre-activation order of ResNet v2 needs before its
 /// convolutions.
 #[derive(Clone, Debug)]
 pub struct ScaleShift {
@@ -33,7 +33,7 @@ impl ScaleShift {
         (&self.scale, &self.shift)
     }
 
-    /// Puts the layer into a graph.
+    /// Adds the layer to a graph.
     ///
     /// # Errors
     /// When the channels do not fit.
@@ -41,7 +41,7 @@ impl ScaleShift {
         graph.scale_shift(x, (&self.scale, &self.shift), self.activation)
     }
 
-    /// Without a tensor, in place and without the activation: `x` is (N, C, `area`) as it lies.
+    /// Applies scale and shift to a slice in place, without the activation. `x` is (N, C, `area`).
     ///
     /// # Errors
     /// When scale and shift cannot be read.

@@ -34,8 +34,8 @@ struct Unfold {
     channel_major: bool,
 }
 
-/// How planes and rows of columns lie: every group of `inner` planes gives `k·k` rows, each with a piece of every plane
-/// of the group.
+/// The order of planes and rows of columns: every group of `inner` planes becomes `k·k` rows, each with a piece of every
+/// plane of the group.
 struct Arrangement {
     h: usize,
     w: usize,
@@ -110,7 +110,7 @@ impl CustomOp1 for Unfold {
 /// The transpose of [`Unfold`]: sums every column value back onto the pixel it was taken from.
 struct Fold {
     window: Unfold,
-    /// Shape of what was unfolded.
+    /// Shape of the unfolded picture.
     picture: (usize, usize, usize, usize),
 }
 

@@ -1,9 +1,9 @@
 //! Linear resampling along one axis as a table: every output sample is a weighted sum of neighbouring input samples.
 //!
-//! Resizing a picture, shrinking it for a pyramid level and enlarging a flow field are all two such tables, one an
-//! axis; what differs is only how the weights are made. Not a resampler of sound.
+//! Resizing a picture, shrinking it for a pyramid level and enlarging a flow field all use two such tables, one per axis; they
+//! differ only in the weights. Sound is resampled elsewhere (`touchline_core::clip`).
 
-/// Weights that make `target` samples from `source` samples.
+/// Weights that map `source` samples to `target` samples.
 ///
 /// Every output reads the same number of neighbouring inputs (`taps`), so loops over it have a fixed length; outputs
 /// that need fewer have weights of 0. `start + taps <= source` always holds.
@@ -54,7 +54,7 @@ impl Axis {
 
     /// [`Axis::bilinear`] of the source blurred by the symmetric `kernel` (odd length), whose reach beyond the ends
     /// is mirrored about the end samples (OpenCV's `BORDER_REFLECT_101`). Both steps are linear, so one table does
-    /// them at once and only the samples that are used are ever blurred.
+    /// them at once, and only the samples that are used are blurred.
     ///
     /// # Panics
     /// If `source` or `target` is 0 or `kernel` has an even length.
@@ -118,7 +118,7 @@ impl Axis {
         self.starts.len()
     }
 
-    /// Inputs that every output reads.
+    /// Number of inputs that every output reads.
     pub fn taps(&self) -> usize {
         self.taps
     }
@@ -133,13 +133,13 @@ impl Axis {
         (self.starts[i], &self.weights[i * self.taps..(i + 1) * self.taps])
     }
 
-    /// Makes output row `i` of a picture with `out.len()` values a row: the vertical step. `source` is row-major.
+    /// Computes output row `i` of a picture with `out.len()` values per row: the vertical step. `source` is row-major.
     pub fn mix_rows<T: Copy + Into<f32>>(&self, i: usize, source: &[T], out: &mut [f32]) {
         let stride = out.len();
         let (start, weights) = self.window(i);
         let rows = &source[start * stride..(start + self.taps) * stride];
         out.fill(0.0);
-        // Four rows at a time: the sum is loaded and stored once for the four.
+        // Four rows at a time, so that the sum is loaded and stored once for four.
         for (rows, weights) in rows.chunks(4 * stride).zip(weights.chunks(4)) {
             if let &[wa, wb, wc, wd] = weights {
                 let (a, rest) = rows.split_at(stride);
@@ -177,8 +177,8 @@ impl Axis {
         }
     }
 
-    /// Resamples one row of interleaved RGB, one `[r, g, b]` an output. `line` has `3 * source + 1` values; the last
-    /// one only lets every pixel be read as four values.
+    /// Resamples one row of interleaved RGB, one `[r, g, b]` per output. `line` has `3 * source + 1` values; the last
+    /// one exists so that every pixel can be read as four values.
     pub fn mix_rgb_line(&self, line: &[f32], out: &mut [[f32; 3]]) {
         let windows = self.starts.iter().zip(self.weights.chunks_exact(self.taps));
         for (o, (&start, weights)) in out.iter_mut().zip(windows) {

@@ -1,4 +1,4 @@
-//! Log-mel images and MFCC of a piece of mono sound, with librosa's conventions.
+//! Log-mel images and MFCC of mono sound, with librosa's conventions.
 //!
 //! `librosa.feature.melspectrogram` and `power_to_db`: frames are centred on multiples of `hop`, the sound is padded
 //! with zeros on both ends (`center=True, pad_mode="constant"`), the window is a periodic Hann window as long as the
@@ -14,7 +14,7 @@ use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 use super::spectrum::{LANES_MAX, PowerSpectra};
 use crate::features::params::{MelParams, MelScale};
 
-/// Makes log-mel images; holds the FFT's tables, the filter bank and all scratch.
+/// Makes log-mel images. Has the tables of the FFT, the filter bank and all scratch memory.
 #[derive(Clone)]
 pub struct LogMel {
     params: MelParams,
@@ -22,11 +22,11 @@ pub struct LogMel {
     filters: Vec<Filter>,
     /// Weights of all filters, one after the other.
     weights: Vec<f64>,
-    /// The sound with its zeros on both ends, and zeros instead of what is no number.
+    /// The sound with zeros on both ends, and 0 in place of NaN and infinity.
     padded: Vec<f64>,
 }
 
-/// The bins of one band that count at all.
+/// The bins of one band with non-zero weights.
 #[derive(Clone, Copy, Debug)]
 struct Filter {
     first: usize,
@@ -40,6 +40,8 @@ impl fmt::Debug for LogMel {
 }
 
 impl LogMel {
+    /// Makes the tables.
+    ///
     /// # Errors
     /// One line saying which parameter is wrong and what is allowed ([`MelParams::validate`]).
     pub fn new(params: &MelParams) -> Result<Self, String> {
@@ -54,18 +56,17 @@ impl LogMel {
         })
     }
 
-    /// What it was made with.
+    /// The parameters it was made with.
     pub fn params(&self) -> &MelParams {
         &self.params
     }
 
-    /// What makes the power spectra.
+    /// The power spectra.
     pub(in crate::features) fn spectra(&self) -> &PowerSpectra {
         &self.spectra
     }
 
-    /// The filter bank: for each band its first bin and how many there are, and the weights of all, one band after the
-    /// other.
+    /// The filter bank: first bin and number of bins per band, and the weights of all bands in order.
     pub(in crate::features) fn bank(&self) -> (impl Iterator<Item = (usize, usize)>, &[f64]) {
         (self.filters.iter().map(|f| (f.first, f.bins)), &self.weights)
     }
@@ -75,7 +76,7 @@ impl LogMel {
         1 + samples / self.params.hop
     }
 
-    /// Decibels: `out` is `bands` × `columns(samples.len())`, row-major, lowest band first. They are within 0.00005 dB
+    /// Writes decibels: `out` is `bands` × `columns(samples.len())`, row-major, lowest band first. They are within 0.00005 dB
     /// of the logarithm of [`LogMel::power`].
     ///
     /// Power is raised to `floor` before the logarithm; with `top_db`, everything is raised to that far below the
@@ -88,7 +89,7 @@ impl LogMel {
         Arch::new().dispatch(Decibels { floor: self.params.floor, top_db: self.params.top_db, image: out });
     }
 
-    /// Mel power (librosa's `melspectrogram` with `power=2`), shaped as in [`LogMel::compute`].
+    /// Writes mel power (librosa's `melspectrogram` with `power=2`), shaped as in [`LogMel::compute`].
     ///
     /// # Panics
     /// If `out` has another length.
@@ -174,13 +175,13 @@ impl NullaryFnOnce for Decibels<'_> {
     }
 }
 
-/// The larger of two numbers that are numbers: one instruction, which `f32::max` is not.
+/// The larger of two numbers, neither of them NaN: one instruction, unlike `f32::max`.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// 10 log10 of a normal positive number: without a call, a branch or a table, so that loops over it become vectors.
+/// 10 log10 of a normal positive number, without calls, branches or tables, so that the compiler vectorises loops over it.
 ///
 /// The number is 2^e m with m from √½ to √2; ln m is 2 artanh s with s = (m - 1) / (m + 1), |s| below 0.172, by its series
 /// up to s⁹ (what is left out is below 10⁻⁹). The rest of the error is rounding: below 0.00005 dB for any `f32`, and
@@ -214,6 +215,8 @@ impl Mfcc {
     /// The coefficient count of the study Touchline follows.
     pub const COEFFICIENTS: usize = 33;
 
+    /// Makes the tables.
+    ///
     /// # Errors
     /// One line if `params` is wrong ([`MelParams::validate`]) or `coefficients` is not 1 to `params.bands`.
     pub fn new(params: &MelParams, coefficients: usize) -> Result<Self, String> {
@@ -256,7 +259,7 @@ impl Mfcc {
         assert_eq!(out.len(), columns * self.coefficients, "cepstra are coefficients x columns");
         self.decibels.resize(bands * columns, 0.0);
         self.mel.compute(samples, &mut self.decibels);
-        // In f64: high coefficients are small differences of large sums.
+        // In f64, since high coefficients are small differences of large sums.
         self.sums.resize(columns, 0.0);
         for (out, basis) in out.chunks_exact_mut(columns).zip(self.basis.chunks_exact(bands)) {
             self.sums.fill(0.0);

@@ -1,4 +1,4 @@
-//! The CPU twins: the reference every other backend is measured against.
+//! Features on the CPU: the reference that GPU features are compared with.
 
 pub mod axis;
 pub mod farneback;

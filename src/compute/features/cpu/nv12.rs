@@ -1,8 +1,8 @@
-//! NV12 → packed RGB8: what a decoder gives as what the features read.
+//! NV12 → packed RGB8: a decoder's output to the input of the features.
 //!
-//! Not a general colour converter: video-range levels, 8 bits, chroma of a pixel without interpolation.
+//! Supports 8-bit video-range levels only, and does not interpolate chroma.
 
-/// Which equations the luma of a picture was made by, and with them those back.
+/// The standard by which a picture was converted to luma and chroma.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColorMatrix {
     /// ITU-R BT.601: standard definition.
@@ -12,7 +12,7 @@ pub enum ColorMatrix {
 }
 
 impl ColorMatrix {
-    /// Luma gain, Cr → red, Cb → green, Cr → green, Cb → blue, for levels less their offsets of 16 and 128.
+    /// Luma gain, Cr → red, Cb → green, Cr → green, Cb → blue, for levels minus their offsets of 16 and 128.
     pub fn coefficients(self) -> [f32; 5] {
         let (red, blue) = match self {
             ColorMatrix::Bt601 => (0.299, 0.114),
@@ -26,7 +26,7 @@ impl ColorMatrix {
     }
 }
 
-/// Bytes of a picture: a plane of luma, then one of pairs (Cb, Cr) at half the size, rounded up; rows without gaps.
+/// Size of a picture, bytes: a plane of luma, then one of pairs (Cb, Cr) at half the size, rounded up; rows without gaps.
 pub fn len(width: usize, height: usize) -> usize {
     width * height + 2 * width.div_ceil(2) * height.div_ceil(2)
 }

@@ -1,7 +1,7 @@
 //! Packed RGB8 of any size → the model's rectangle: normalised planar f32, or gray f32 for flow.
 //!
-//! A [`ResizePlan`] holds what depends on the two sizes only (geometry and filter tables) and can be shared between threads;
-//! [`ResizeScratch`] is the scratch of one call. Neither converts colour spaces other than RGB → gray.
+//! A [`ResizePlan`] has what depends only on the two sizes (geometry and filter tables) and can be shared by threads;
+//! [`ResizeScratch`] is the scratch memory of a call. The only colour conversion is RGB → gray.
 
 use super::axis::Axis;
 use crate::features::params::{Fit, PictureParams};
@@ -13,17 +13,21 @@ pub const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 /// The rectangle of the target that the picture covers, in target pixels. The rest is padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Area {
+    /// Left edge, pixels.
     pub x: usize,
+    /// Top edge, pixels.
     pub y: usize,
+    /// Width, pixels.
     pub width: usize,
+    /// Height, pixels.
     pub height: usize,
 }
 
 impl Area {
-    /// Where a `source` (width, height) picture lies in a `target` (width, height) rectangle.
+    /// The area of a `source` (width, height) picture in a `target` (width, height) rectangle.
     ///
     /// Only [`Fit::Pad`] leaves padding: the picture is scaled by one factor, rounded to whole pixels (at least 1) and
-    /// centred; with an odd rest the padding at the right and bottom is one pixel wider.
+    /// centred; if the remainder is odd, the padding at the right and bottom is one pixel wider.
     pub fn of(source: (usize, usize), target: (usize, usize), fit: Fit) -> Self {
         let (width, height) = match fit {
             Fit::Crop | Fit::Stretch => target,
@@ -37,7 +41,7 @@ impl Area {
     }
 }
 
-/// How pictures of one size become pictures of another: geometry and filter tables.
+/// Geometry and filter tables to resize pictures of one size to another.
 #[derive(Clone, Debug)]
 pub struct ResizePlan {
     source: (usize, usize),
@@ -145,11 +149,11 @@ impl ResizePlan {
         });
     }
 
-    /// Gives every resized row of the area to `sink` in order, as levels 0..255.
+    /// Passes every resized row of the area to `sink` in order, as levels 0..255.
     fn rows(&self, view: RgbView<'_>, line: &mut ResizeScratch, mut sink: impl FnMut(usize, &[[f32; 3]])) {
         assert_eq!((view.width, view.height), self.source, "the plan was made for another picture size");
         assert_eq!(view.data.len(), view.width * view.height * 3, "a frame is packed RGB8");
-        // Rows first: their sums run along memory, and the strided horizontal step then sees each row once.
+        // Rows first: their sums are contiguous in memory, and the strided horizontal step then visits each row once.
         let stride = 3 * self.source.0;
         line.mixed.resize(stride + 1, 0.0);
         line.row.resize(self.area.width, [0.0; 3]);
@@ -161,7 +165,7 @@ impl ResizePlan {
     }
 }
 
-/// What levels 0..255 of each channel are multiplied by, and what is then added, to normalise them.
+/// Gain and bias per channel that normalise levels 0..255.
 pub(in crate::features) fn normal(params: &PictureParams) -> ([f32; 3], [f32; 3]) {
     (params.std.map(|std| 1.0 / (255.0 * std)), std::array::from_fn(|c| -params.mean[c] / params.std[c]))
 }

@@ -1,7 +1,7 @@
-//! Power spectra of overlapping pieces of sound, several at once: every vector holds the same sample of as many frames.
+//! Power spectra of overlapping frames of sound, several at once: a SIMD vector holds the same sample of several frames.
 //!
-//! A transform of one frame has to shuffle values within vectors and spends most of its time so; frames side by side
-//! need no shuffle at all, since all of them go through the same butterflies. Products and sums are never contracted
+//! The FFT of a single frame spends most of its time shuffling values within vectors. Frames side by side need no shuffles,
+//! since all go through the same butterflies. Products and sums are never contracted
 //! (no fused multiply-add), so the numbers do not depend on how wide the processor's vectors are, nor on which frames
 //! lie next to each other.
 
@@ -12,7 +12,7 @@ use pulp::Simd;
 use realfft::num_complex::Complex;
 use realfft::{RealFftPlanner, RealToComplex};
 
-/// The most frames side by side: `f64` values in the widest vector there is.
+/// The most frames side by side: `f64` lanes of the widest vector.
 pub(super) const LANES_MAX: usize = 8;
 
 /// Makes the power spectra of frames of one size, Hann-windowed.
@@ -33,7 +33,7 @@ enum SpectrumTransform {
     Alone { fft: Arc<dyn RealToComplex<f64>>, frame: Vec<f64>, spectrum: Vec<Complex<f64>>, scratch: Vec<Complex<f64>> },
 }
 
-/// What a transform of one size is computed from, for a twin that computes it elsewhere.
+/// The tables of a transform, for the GPU.
 pub(in crate::features) enum SpectrumTables<'a> {
     /// A real transform by a complex one of half as many samples: see [`Butterflies`].
     Together { twiddles: &'a [[f64; 6]], unfold: &'a [[f64; 2]], place: &'a [u32] },

@@ -1,7 +1,7 @@
-//! Dense optical flow by polynomial expansion, for many pairs of one size: the device's [`Farneback`].
+//! Dense optical flow by polynomial expansion, for many pairs of one size: [`Farneback`] on a GPU.
 //!
-//! Each level takes a launch to shrink the pictures and one to expand them, one to enlarge the flow of the level before, and
-//! one an iteration, whatever the number of pairs.
+//! Each pyramid level has one launch to shrink the pictures, one to expand them, one to enlarge the flow of the coarser level,
+//! and one per iteration, whatever the number of pairs.
 //!
 //! [`Farneback`]: crate::features::cpu::farneback::Farneback
 
@@ -12,18 +12,18 @@ use crate::features::params::FarnebackParams;
 use crate::gpu::GpuError;
 use crate::gpu::launch::{Argument, GRID_SIDE, GrowingBuffer, Launcher, Pointer, SHARED_BYTES, Shape, table};
 
-/// Columns and rows of a level that a block expands: as in `expansion.cu`.
+/// Columns and rows of a level that a block expands; must equal the constants in `expansion.cu`.
 const EXPAND_COLUMNS: usize = 32;
 const EXPAND_ROWS: usize = 8;
 
-/// Numbers of a pixel's polynomial, and terms of its equations.
+/// Coefficients of a pixel's polynomial, and terms of its equations.
 const TERMS: usize = 5;
 
-/// Rows that a block goes down, at most: each block begins with as many rows as its window is high, so few would be done
-/// twice; and many leave a device with few pairs idle.
+/// The most rows of a block. Each block first computes as many rows as its window is high, so small blocks repeat much work;
+/// large blocks leave the device idle when there are few pairs.
 const BAND_ROWS: usize = 56;
 
-/// Columns that a block of an iteration has where its ring then fits into shared memory.
+/// Columns of a block of an iteration, if its ring then fits shared memory.
 const COLUMNS: usize = 128;
 
 /// Dense flow between pictures of one size, with its tables.
@@ -32,7 +32,7 @@ pub struct DeviceFarneback<L: Launcher> {
     height: usize,
     params: FarnebackParams,
     levels: Vec<DeviceLevel<L>>,
-    /// Weights of the expansion and its dual basis.
+    /// Weights of the expansion, and its dual basis.
     weights: L::Memory,
     dual: L::Memory,
     window: DeviceWindow<L>,
@@ -48,7 +48,7 @@ struct DeviceLevel<L: Launcher> {
 
 struct DeviceWindow<L: Launcher> {
     reach: usize,
-    /// Of a Gaussian.
+    /// Weights of a Gaussian window.
     weights: Option<L::Memory>,
     scale: f64,
 }
@@ -69,7 +69,7 @@ impl BlockShape {
         let least = (2 * reach + 32).next_multiple_of(32);
         let sums = |columns: usize| TERMS * size_of::<f64>() * columns;
         let ring = |columns: usize| TERMS * size_of::<f32>() * (2 * reach + 2) * columns;
-        // As many columns as fit, since every block repeats twice the reach of them.
+        // As many columns as fit, since every block repeats 2 · reach columns of its neighbours.
         let ringed = (least..=COLUMNS.max(least)).rev().step_by(32).find(|c| sums(*c) + ring(*c) <= SHARED_BYTES);
         match ringed {
             Some(columns) => {
@@ -85,10 +85,10 @@ impl BlockShape {
 }
 
 impl<L: Launcher> DeviceFarneback<L> {
-    /// Prepares tables for `width` × `height` pictures (any size from 1 × 1).
+    /// Makes tables for pictures of `width` × `height` (any size from 1 × 1).
     ///
     /// # Errors
-    /// [`GpuError::Refused`] as [`Farneback::new`]; or what the device says.
+    /// [`GpuError::Refused`] as [`Farneback::new`]; or the device's error.
     ///
     /// [`Farneback::new`]: crate::features::cpu::farneback::Farneback::new
     pub fn new(launcher: &mut L, width: usize, height: usize, params: FarnebackParams) -> Result<Self, GpuError> {
@@ -108,17 +108,17 @@ impl<L: Launcher> DeviceFarneback<L> {
         Ok(Self { width, height, params, levels, weights, dual, window })
     }
 
-    /// Pixels.
+    /// Width and height, pixels.
     pub fn size(&self) -> (usize, usize) {
         (self.width, self.height)
     }
 
     /// Flow of `count` pairs, pair × (dx, dy) × height × width f32, pixels. `gray` holds `pictures` pictures of gray levels
     /// 0..255, picture × height × width f32, and `pairs`, two i32 a pair, which of them is a pair's first and which its
-    /// second. The result lies in `scratch` until it is used again.
+    /// second. The result is in `scratch` until its next use.
     ///
     /// # Errors
-    /// What the device says; [`GpuError::Refused`] for more pairs or pictures than a launch has blocks.
+    /// The device's error; [`GpuError::Refused`] for more pairs or pictures than the grid of a launch allows.
     pub fn flow(
         &self,
         launcher: &mut L,
@@ -127,10 +127,13 @@ impl<L: Launcher> DeviceFarneback<L> {
         scratch: &mut GrowingBuffer<L::Memory>,
     ) -> Result<Pointer, GpuError> {
         if pictures > GRID_SIDE || 2 * count > GRID_SIDE {
-            return Err(GpuError::Refused(format!("flow of {count} pairs at once: {} at most", GRID_SIDE / 2)));
+            return Err(GpuError::Refused(format!(
+                "flow of {count} pairs in one batch; at most {} are possible",
+                GRID_SIDE / 2
+            )));
         }
         let pixels = self.width * self.height;
-        // Levels come one after the other and need the same memory: the finest decides.
+        // Levels are computed one after the other in the same memory, sized for the finest.
         let small_bytes = pictures * pixels * size_of::<f32>();
         let flow_bytes = count * 2 * pixels * size_of::<f32>();
         let small = scratch.take(launcher, (1 + TERMS) * small_bytes + 2 * flow_bytes)?;
@@ -161,7 +164,7 @@ impl<L: Launcher> DeviceFarneback<L> {
                 let arguments = [
                     polynomials.into(),
                     pairs.into(),
-                    // The first flow of all is 0, and not read.
+                    // The initial flow is 0 and is not read.
                     if started { before.into() } else { Argument::Null },
                     flow.into(),
                     level.width.into(),

@@ -1,4 +1,4 @@
-//! Pairs of pictures → inputs of the flow model: the device's [`crate::features::FlowExtractor`].
+//! Pairs of pictures → inputs of the flow model: [`crate::features::FlowExtractor`] on a GPU.
 
 use super::OutputTarget;
 use super::farneback::DeviceFarneback;
@@ -11,10 +11,10 @@ use crate::features::params::FlowParams;
 use crate::gpu::GpuError;
 use crate::gpu::launch::{Argument, ElementType, GrowingBuffer, Launcher, Pointer, Shape};
 
-/// Sizes of flow whose tables are kept, as on the CPU.
+/// Picture sizes whose tables are kept, as on the CPU.
 const SIZES_KEPT: usize = 4;
 
-/// Computes and encodes flow as [`FlowParams`] says.
+/// Computes and encodes optical flow by [`FlowParams`].
 pub struct DeviceFlows<L: Launcher> {
     params: FlowParams,
     plans: DevicePlans<L>,
@@ -28,9 +28,9 @@ pub struct DeviceFlows<L: Launcher> {
 struct AreaGroup {
     area: Area,
     pictures: Vec<PictureGroup>,
-    /// Pictures in all.
+    /// Number of pictures.
     count: usize,
-    /// In the upload: for each pair its two pictures, its gain, and the output it becomes.
+    /// Offsets in the upload of the lists of picture numbers, gains and output places.
     pairs: usize,
     gains: usize,
     places: usize,
@@ -40,14 +40,14 @@ struct AreaGroup {
 /// The launches of a batch.
 pub(super) struct FlowsPlan {
     groups: Vec<AreaGroup>,
-    /// In the upload: gains (0) and places of pairs with nothing to compare, and how many there are.
+    /// Pairs without flow: offsets of their gains (0) and output places, and their number.
     still: Option<(usize, usize, usize)>,
 }
 
-/// The pairs of an area before they are put into the upload.
+/// The pairs of an area while they are collected.
 #[derive(Default)]
 struct AreaMembers {
-    /// Numbers of pictures; the place of each is its index.
+    /// Picture numbers; the index is the place in the group.
     pictures: Vec<usize>,
     pairs: Vec<i32>,
     gains: Vec<f32>,
@@ -66,6 +66,8 @@ impl AreaMembers {
 }
 
 impl<L: Launcher> DeviceFlows<L> {
+    /// Makes an extractor.
+    ///
     /// # Errors
     /// [`GpuError::Refused`] saying which key is wrong and what is allowed.
     pub fn new(_launcher: &mut L, params: &FlowParams) -> Result<Self, GpuError> {
@@ -84,7 +86,7 @@ impl<L: Launcher> DeviceFlows<L> {
         (self.params.width, self.params.height)
     }
 
-    /// Numbers of one input: 3 × height × width.
+    /// Elements of one input: 3 × height × width.
     pub fn input_len(&self) -> usize {
         3 * self.params.width * self.params.height
     }

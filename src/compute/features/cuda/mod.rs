@@ -1,9 +1,8 @@
-//! Features on a device: the twins of [`super::cpu`] as kernels, for many seconds of many streams at once.
+//! Features on a GPU: the kernels that mirror [`super::cpu`], for many seconds of many streams at once.
 //!
-//! [`BatchInputs`] lists what a batch of seconds asks for; [`DeviceFeatures::run`] brings its pictures and sounds over in one upload
-//! and starts the kernels, which leave the models' inputs where the models will read them. Everything here works on any
-//! [`Launcher`]: on a GPU, and in the tests on a processor. Sizes of pictures and sounds may be mixed; each size is a group
-//! with launches of its own, whatever its length.
+//! [`BatchInputs`] lists the pictures and sounds of a batch; [`DeviceFeatures::run`] uploads them at once and launches the kernels,
+//! which write the models' inputs in place. Everything works on any [`Launcher`]: on a GPU, and in the tests on the CPU. Sizes
+//! of pictures and sounds may be mixed; each size is a group with its own launches.
 //!
 //! | on the CPU | kernels |
 //! |---|---|
@@ -32,7 +31,7 @@ pub use sounds::{DeviceMel, DeviceSounds, MelImages, cepstra};
 pub use upload::Upload;
 pub use work::{BatchInputs, PairIndex};
 
-/// The kernels' sources in the order in which they are compiled, after [`PRELUDE`].
+/// The sources of the kernels in compilation order, after [`PRELUDE`].
 pub const SOURCES: [&str; 7] = [
     include_str!("kernels/axis.cuh"),
     include_str!("kernels/resize.cu"),
@@ -74,47 +73,62 @@ pub const KERNELS: [&str; 24] = [
 /// The kernels of the features, to open a GPU with.
 pub const MODULE: KernelModule = KernelModule { name: "features", source, kernels: &KERNELS };
 
-/// One source with all kernels of the features.
+/// All kernels of the features as one source.
 pub fn source() -> String {
     format!("{PRELUDE}\n{}", SOURCES.concat())
 }
 
-/// Where a model's inputs go, one after the other: each is 3 × height × width numbers.
+/// Where the inputs of a model are written, one after the other; each has 3 × height × width elements.
 #[derive(Clone, Copy, Debug)]
 pub struct OutputTarget {
+    /// Address of the first input.
     pub out: Pointer,
+    /// Element type.
     pub numbers: ElementType,
+    /// Order of the channels.
     pub layout: Layout,
 }
 
-/// Where the inputs of the three models go. A modality without a target is not computed.
+/// Where the inputs of the three models are written. A modality without a target is not computed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OutputTargets {
+    /// Inputs of the RGB model.
     pub pictures: Option<OutputTarget>,
+    /// Inputs of the flow model.
     pub flows: Option<OutputTarget>,
+    /// Inputs of the sound model.
     pub sounds: Option<OutputTarget>,
 }
 
-/// What of a batch has just been started.
+/// A stage of a batch that has been launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureStage {
+    /// The upload.
     Upload,
+    /// Inputs of the RGB model.
     Pictures,
+    /// Inputs of the flow model.
     Flows,
+    /// Inputs of the sound model.
     Sounds,
 }
 
-/// The extractors of a pack on a device, with their tables and scratch memory.
+/// The extractors of a pack on a GPU, with their tables and scratch memory.
 pub struct DeviceFeatures<L: Launcher> {
+    /// `None` if the pack has no RGB model.
     pub pictures: Option<DevicePictures<L>>,
+    /// `None` if the pack has no flow model.
     pub flows: Option<DeviceFlows<L>>,
+    /// `None` if the pack has no audio model.
     pub sounds: Option<DeviceSounds<L>>,
     upload: Upload,
 }
 
 impl<L: Launcher> DeviceFeatures<L> {
+    /// Makes the extractors; one without parameters is `None`.
+    ///
     /// # Errors
-    /// [`GpuError::Refused`] naming the wrong key, as [`super::FeatureExtractor::new`]; or what the device says.
+    /// [`GpuError::Refused`] naming the wrong key, as [`super::FeatureExtractor::new`]; or the device's error.
     pub fn new(
         launcher: &mut L,
         picture: Option<&PictureParams>,
@@ -135,11 +149,11 @@ impl<L: Launcher> DeviceFeatures<L> {
         })
     }
 
-    /// Computes the inputs of the models that have a target. One upload; nothing comes back. `after` is called when a part
-    /// has been started: a place for marks in the launcher's order.
+    /// Launches the computation of the inputs that have a target, with one upload and no download. `after` is called after the
+    /// launches of each stage, for example to record an event.
     ///
     /// # Errors
-    /// What the device says; [`GpuError::OutOfMemory`] when the batch is too large for it.
+    /// The device's error; [`GpuError::OutOfMemory`] when the batch is too large for it.
     pub fn run(
         &mut self,
         launcher: &mut L,

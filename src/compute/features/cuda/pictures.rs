@@ -10,24 +10,28 @@ use crate::features::params::PictureParams;
 use crate::gpu::GpuError;
 use crate::gpu::launch::{Argument, ElementType, Launcher, Pointer, Shape, table};
 
-/// Threads of a block that resamples: `AXIS_THREADS` of `axis.cuh`.
+/// Threads of a block that resamples; must equal `AXIS_THREADS` of `axis.cuh`.
 pub(super) const AXIS_THREADS: usize = 128;
 
-/// How the bytes of a picture are to be read.
+/// Pixel format of a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Packed RGB8, three bytes a pixel.
+    /// Packed RGB8, three bytes per pixel.
     Rgb8,
     /// Luma and chroma, as [`crate::features::cpu::nv12`] describes it: half the bytes of RGB8.
     Nv12(ColorMatrix),
 }
 
-/// A picture in the memory of the host.
+/// A picture in host memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Picture<'a> {
+    /// Rows without gaps, in `format`.
     pub data: &'a [u8],
+    /// Pixels.
     pub width: usize,
+    /// Pixels.
     pub height: usize,
+    /// How `data` encodes pixels.
     pub format: Format,
 }
 
@@ -35,17 +39,17 @@ pub struct Picture<'a> {
 pub(super) struct PictureGroup {
     pub source: (usize, usize),
     pub format: Format,
-    /// In the upload: bytes at which pictures begin, and the outputs they become.
+    /// Offsets in the upload of two lists: the pictures' own offsets, and their output places.
     pub offsets: usize,
     pub places: usize,
-    /// In the upload, for NV12.
+    /// Offset in the upload of the colour matrix; NV12 only.
     pub matrix: Option<usize>,
     pub count: usize,
 }
 
 impl PictureGroup {
-    /// Divides `chosen`, pairs of a picture's number and its output, by size and format, and puts the lists into the
-    /// upload. Pictures without pixels are passed over.
+    /// Groups `chosen`, pairs of picture number and output place, by size and format, and adds the lists to the upload.
+    /// Pictures without pixels are skipped.
     pub fn divide(
         chosen: impl Iterator<Item = (usize, i32)>,
         work: &BatchInputs<'_>,
@@ -81,7 +85,7 @@ impl PictureGroup {
         groups.into_iter().map(&mut put).collect()
     }
 
-    /// The arguments before the axes: the pixels, what is where, the sizes, and for NV12 the matrix.
+    /// The kernel arguments before the axes: pixels, lists, sizes, and for NV12 the matrix.
     pub fn arguments(&self, base: Pointer) -> Vec<Argument> {
         let mut arguments: Vec<Argument> = vec![
             base.into(),
@@ -95,7 +99,7 @@ impl PictureGroup {
     }
 }
 
-/// Resizes and normalises pictures as [`PictureParams`] says: the device's [`crate::features::PictureExtractor`].
+/// Resizes and normalises pictures by [`PictureParams`]: [`crate::features::PictureExtractor`] on a GPU.
 pub struct DevicePictures<L: Launcher> {
     params: PictureParams,
     plans: DevicePlans<L>,
@@ -106,13 +110,15 @@ pub struct DevicePictures<L: Launcher> {
 /// The launches of a batch.
 pub(super) struct PicturesPlan {
     groups: Vec<PictureGroup>,
-    /// In the upload, of pictures without pixels: offsets that nobody follows and places, and how many there are.
+    /// Pictures without pixels: offsets of their lists in the upload, and their number.
     empty: Option<(usize, usize, usize)>,
 }
 
 impl<L: Launcher> DevicePictures<L> {
+    /// Makes an extractor.
+    ///
     /// # Errors
-    /// [`GpuError::Refused`] saying which key is wrong and what is allowed; or what the device says.
+    /// [`GpuError::Refused`] saying which key is wrong and what is allowed; or the device's error.
     pub fn new(launcher: &mut L, params: &PictureParams) -> Result<Self, GpuError> {
         params.validate().map_err(GpuError::Refused)?;
         let (gain, bias) = normal(params);
@@ -128,7 +134,7 @@ impl<L: Launcher> DevicePictures<L> {
         (self.params.width, self.params.height)
     }
 
-    /// Numbers of one input: 3 × height × width.
+    /// Elements of one input: 3 × height × width.
     pub fn input_len(&self) -> usize {
         3 * self.params.width * self.params.height
     }
@@ -175,7 +181,7 @@ impl<L: Launcher> DevicePictures<L> {
             launcher.launch(kernel(group.format, target.numbers), shape, &arguments)?;
         }
         if let Some((offsets, places, count)) = plan.empty {
-            // An area of no pixels: every number is padding, and neither pixels nor tables are read.
+            // An empty area: every output is padding, and neither pixels nor tables are read.
             let mut arguments: Vec<Argument> =
                 vec![base.into(), base.plus(offsets).into(), base.plus(places).into(), 1usize.into(), 1usize.into()];
             let no_axis = [Argument::Null, Argument::Null, Argument::I32(0)];

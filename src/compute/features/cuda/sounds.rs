@@ -1,5 +1,5 @@
-//! Samples → log-mel images, MFCC and inputs of the sound model: the device's [`LogMel`], [`Mfcc`] and
-//! [`crate::features::SoundExtractor`].
+//! Samples → log-mel images, MFCC and inputs of the sound model: [`LogMel`], [`Mfcc`] and
+//! [`crate::features::SoundExtractor`] on a GPU.
 
 use super::OutputTarget;
 use super::tables::AxisTable;
@@ -14,7 +14,7 @@ use crate::gpu::launch::{
     Argument, ElementType, GRID_SIDE, GrowingBuffer, Launcher, Pointer, SHARED_BYTES, Shape, table,
 };
 
-/// Threads of the block that turns an image into decibels: as in `mel.cu`.
+/// Threads of the block that converts an image to decibels; must equal the constant in `mel.cu`.
 const DECIBEL_THREADS: usize = 256;
 
 /// Makes log-mel images of many sounds of one length.
@@ -35,17 +35,22 @@ enum DeviceTransform<L: Launcher> {
     Alone { turns: L::Memory },
 }
 
-/// Images in a device's memory, sound × band × column f32.
+/// Log-mel images in device memory: sound × band × column f32.
 #[derive(Clone, Copy, Debug)]
 pub struct MelImages {
+    /// Address of the first image.
     pub at: Pointer,
+    /// Bands, the height of an image.
     pub bands: usize,
+    /// Columns, the width of an image.
     pub columns: usize,
 }
 
 impl<L: Launcher> DeviceMel<L> {
+    /// Makes the tables.
+    ///
     /// # Errors
-    /// [`GpuError::Refused`] saying which parameter is wrong and what is allowed; or what the device says.
+    /// [`GpuError::Refused`] saying which parameter is wrong and what is allowed; or the device's error.
     pub fn new(launcher: &mut L, params: &MelParams) -> Result<Self, GpuError> {
         let mel = LogMel::new(params).map_err(GpuError::Refused)?;
         let (window, transform) = mel.spectra().tables();
@@ -56,7 +61,7 @@ impl<L: Launcher> DeviceMel<L> {
                 let unfold = table(launcher, unfold.as_flattened())?;
                 (window.to_vec(), DeviceTransform::Together { twiddles, unfold, place: table(launcher, place)? })
             }
-            // A frame that no block can hold is summed by the definition, from the window as it is.
+            // A frame that does not fit shared memory is transformed by the definition, with the unscaled window.
             SpectrumTables::Together { .. } => {
                 let turn = |k: usize| 2.0 * std::f64::consts::PI * k as f64 / params.n_fft as f64;
                 let turns: Vec<f64> = (0..params.n_fft).flat_map(|k| [turn(k).cos(), turn(k).sin()]).collect();
@@ -88,11 +93,11 @@ impl<L: Launcher> DeviceMel<L> {
         })
     }
 
-    /// Mel power of `count` sounds of `samples` each, one after the other at `sounds`; raised to decibels if `decibels`.
-    /// The images stay until the next call.
+    /// Mel power of `count` sounds of `samples` each, one after the other at `sounds`; converted to decibels if `decibels`.
+    /// The images are valid until the next call.
     ///
     /// # Errors
-    /// What the device says; [`GpuError::Refused`] for more sounds than a launch has blocks.
+    /// The device's error; [`GpuError::Refused`] for more sounds than the grid of a launch allows.
     pub fn images(
         &mut self,
         launcher: &mut L,
@@ -101,7 +106,7 @@ impl<L: Launcher> DeviceMel<L> {
         decibels: bool,
     ) -> Result<MelImages, GpuError> {
         if count > GRID_SIDE {
-            return Err(GpuError::Refused(format!("{count} sounds at once: {GRID_SIDE} at most")));
+            return Err(GpuError::Refused(format!("{count} sounds in one batch; at most {GRID_SIDE} are possible")));
         }
         let MelParams { n_fft, hop, bands, floor, top_db, .. } = self.params;
         let (columns, bins) = (1 + samples / hop, n_fft / 2 + 1);
@@ -132,7 +137,7 @@ impl<L: Launcher> DeviceMel<L> {
                 images.into(),
                 (bands * columns).into(),
                 floor.into(),
-                // Never positive in a pack, so that a negative one can stand for none.
+                // `top_db` is positive in a pack, so -1 means none.
                 top_db.unwrap_or(-1.0).into(),
             ];
             launcher.launch("mel_decibels", Shape::new([count, 1, 1], DECIBEL_THREADS), &arguments)?;
@@ -141,10 +146,10 @@ impl<L: Launcher> DeviceMel<L> {
     }
 }
 
-/// The orthonormal DCT-II of log-mel images: the device's [`Mfcc`]. `out` is sound × coefficient × column f32.
+/// The orthonormal DCT-II of log-mel images: [`Mfcc`] on a GPU. `out` is sound × coefficient × column f32.
 ///
 /// # Errors
-/// [`GpuError::Refused`] as [`Mfcc::new`]; or what the device says.
+/// [`GpuError::Refused`] as [`Mfcc::new`]; or the device's error.
 pub fn cepstra<L: Launcher>(
     launcher: &mut L,
     mel: &mut DeviceMel<L>,
@@ -162,23 +167,23 @@ pub fn cepstra<L: Launcher>(
     launcher.launch("mel_cepstra", shape, &arguments)
 }
 
-/// Makes the sound model's inputs as [`AudioParams`] says.
+/// Makes the sound model's inputs by [`AudioParams`].
 pub struct DeviceSounds<L: Launcher> {
     params: AudioParams,
     mel: DeviceMel<L>,
     vertical: AxisTable<L>,
-    /// By columns; the last few met.
+    /// Resize tables by number of columns, for the last few numbers.
     horizontals: Vec<(usize, AxisTable<L>)>,
 }
 
-/// Numbers of columns whose tables are kept: sounds of a pack are seconds, all of one length.
+/// Numbers of columns whose tables are kept. Usually all sounds are one second long.
 const HORIZONTALS_KEPT: usize = 4;
 
 /// Sounds of one length.
 struct LengthGroup {
     samples: usize,
     count: usize,
-    /// In the upload.
+    /// Offsets in the upload.
     sounds: usize,
     places: usize,
 }
@@ -189,8 +194,10 @@ pub(super) struct SoundsPlan {
 }
 
 impl<L: Launcher> DeviceSounds<L> {
+    /// Makes the tables.
+    ///
     /// # Errors
-    /// [`GpuError::Refused`] saying which key is wrong and what is allowed; or what the device says.
+    /// [`GpuError::Refused`] saying which key is wrong and what is allowed; or the device's error.
     pub fn new(launcher: &mut L, params: &AudioParams) -> Result<Self, GpuError> {
         params.validate().map_err(GpuError::Refused)?;
         Ok(Self {
@@ -206,7 +213,7 @@ impl<L: Launcher> DeviceSounds<L> {
         (self.params.width, self.params.height)
     }
 
-    /// Numbers of one input: 3 × height × width.
+    /// Elements of one input: 3 × height × width.
     pub fn input_len(&self) -> usize {
         3 * self.params.width * self.params.height
     }

@@ -1,4 +1,4 @@
-//! Resampling tables on a device, and the plans from picture sizes to the model's rectangle, kept as on the CPU.
+//! Resampling tables on a GPU, and a cache of resize plans, as on the CPU.
 
 use crate::features::cpu::axis::Axis;
 use crate::features::cpu::resize::{Area, ResizePlan};
@@ -6,7 +6,7 @@ use crate::features::params::Fit;
 use crate::gpu::GpuError;
 use crate::gpu::launch::{Argument, Launcher, table};
 
-/// An [`Axis`] on a device.
+/// An [`Axis`] on a GPU.
 pub(super) struct AxisTable<L: Launcher> {
     starts: L::Memory,
     weights: L::Memory,
@@ -26,7 +26,7 @@ impl<L: Launcher> AxisTable<L> {
     }
 }
 
-/// A [`ResizePlan`] on a device.
+/// A [`ResizePlan`] on a GPU.
 pub(super) struct DevicePlan<L: Launcher> {
     plan: ResizePlan,
     horizontal: AxisTable<L>,
@@ -46,10 +46,10 @@ impl<L: Launcher> DevicePlan<L> {
     }
 }
 
-/// Plans kept for sizes that are not in use at the moment, as on the CPU.
+/// Plans kept for sizes that are not in the current batch, as on the CPU.
 const PLANS_KEPT: usize = 16;
 
-/// Plans from every picture size met to one input rectangle.
+/// A cache of plans from picture sizes to one input rectangle.
 pub(super) struct DevicePlans<L: Launcher> {
     target: (usize, usize),
     fit: Fit,
@@ -62,13 +62,13 @@ impl<L: Launcher> DevicePlans<L> {
         Self { target, fit, plans: Vec::new() }
     }
 
-    /// Forgets what was not used for long. Call it before a batch asks for plans, not while one does.
+    /// Drops the plans that have not been used for longest. Call it between batches.
     pub fn trim(&mut self) {
         let surplus = self.plans.len().saturating_sub(PLANS_KEPT);
         self.plans.drain(..surplus);
     }
 
-    /// Makes the plan for pictures of a size, if it is not there; `None` for a picture without pixels.
+    /// Makes the plan for a picture size unless it is cached, and returns its area; `None` for a picture without pixels.
     pub fn area(&mut self, launcher: &mut L, source: (usize, usize)) -> Result<Option<Area>, GpuError> {
         if source.0 == 0 || source.1 == 0 {
             return Ok(None);
@@ -89,6 +89,6 @@ impl<L: Launcher> DevicePlans<L> {
     /// The plan of a size for which [`DevicePlans::area`] gave one.
     pub fn get(&self, source: (usize, usize)) -> &DevicePlan<L> {
         let plan = self.plans.iter().find(|p| p.plan.is_for(source, self.target, self.fit));
-        plan.expect("the batch asked for its area first")
+        plan.expect("`area` was called for this size")
     }
 }

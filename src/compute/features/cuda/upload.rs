@@ -1,21 +1,21 @@
-//! One block of bytes with all that a batch brings to the device: pictures, sounds, and the lists that say what is where.
+//! The upload of a batch: one block of bytes with pictures, sounds, and index lists.
 
 use super::pictures::Picture;
 use super::work::BatchInputs;
 use crate::gpu::launch::Plain;
 
-/// Every part begins at a multiple of this: what vector loads and f64 want, bytes.
+/// Alignment of every part, bytes: for vector loads and f64.
 const ALIGNMENT: usize = 16;
 
-/// The plan of an upload. Kept from batch to batch, so that a steady stream allocates nothing.
+/// The plan of an upload. It is reused, so that a steady stream allocates nothing.
 #[derive(Debug, Default)]
 pub struct Upload {
     bytes: usize,
-    /// Where each picture of the work goes.
+    /// Offset of each picture of the batch.
     pictures: Vec<usize>,
-    /// Where each sound goes, by its number in the work.
+    /// Offset of each sound, with its index in the batch.
     sounds: Vec<(usize, usize)>,
-    /// Where each list goes, and where it lies in `lists`.
+    /// Offset of each list, and its range in `lists`.
     places: Vec<(usize, std::ops::Range<usize>)>,
     lists: Vec<u8>,
 }
@@ -29,12 +29,12 @@ impl Upload {
         self.lists.clear();
     }
 
-    /// Bytes so far.
+    /// Length so far, bytes.
     pub fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Whether there is nothing to bring over.
+    /// Whether there is nothing to upload.
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
@@ -45,7 +45,7 @@ impl Upload {
         at
     }
 
-    /// Makes room for every picture; says where each will be.
+    /// Reserves space for every picture. Returns their offsets.
     pub(super) fn pictures(&mut self, pictures: &[Picture<'_>]) -> Vec<u64> {
         for picture in pictures {
             let at = self.place(picture.data.len());
@@ -54,14 +54,14 @@ impl Upload {
         self.pictures.iter().map(|at| *at as u64).collect()
     }
 
-    /// Makes room for sounds of one length, without gaps between them; says where the first will be.
+    /// Reserves space for sounds of one length, without gaps. Returns the offset of the first.
     pub(super) fn sounds(&mut self, numbers: &[usize], samples: usize) -> usize {
         let at = self.place(numbers.len() * samples * size_of::<f32>());
         self.sounds.extend(numbers.iter().enumerate().map(|(i, n)| (at + i * samples * size_of::<f32>(), *n)));
         at
     }
 
-    /// Adds a list; says where it will be.
+    /// Adds a list. Returns its offset.
     pub(super) fn list<T: Plain>(&mut self, values: &[T]) -> usize {
         let at = self.place(size_of_val(values));
         let start = self.lists.len();
@@ -70,7 +70,7 @@ impl Upload {
         at
     }
 
-    /// Writes everything; `to` is [`Upload::len`] bytes. What lies between the parts stays as it is: nothing reads it.
+    /// Writes everything to `to`, which has [`Upload::len`] bytes. Gaps between parts are not written; nothing reads them.
     pub(super) fn fill(&self, work: &BatchInputs<'_>, to: &mut [u8]) {
         for (&at, picture) in self.pictures.iter().zip(&work.pictures) {
             to[at..at + picture.data.len()].copy_from_slice(picture.data);

@@ -1,32 +1,36 @@
-//! What a batch of seconds asks of the device.
+//! The pictures, pairs and sounds of a batch of seconds.
 
 use super::pictures::{Format, Picture};
 use touchline_core::clip::ClipSecond;
 use touchline_core::decision::PerModality;
 
-/// Two pictures of [`BatchInputs::pictures`] whose flow is wanted.
+/// Two pictures of [`BatchInputs::pictures`] whose flow is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairIndex {
+    /// Index of the earlier picture.
     pub first: usize,
+    /// Index of the later picture.
     pub second: usize,
-    /// Their distance in time.
+    /// Their distance in time, nanoseconds.
     pub gap_ns: u64,
 }
 
-/// Pictures and sounds of a batch, each once, and what is to be made of them, in the order of the inputs.
+/// The pictures and sounds of a batch, each once, and the inputs to make of them, in order.
 #[derive(Clone, Debug, Default)]
 pub struct BatchInputs<'a> {
+    /// All pictures.
     pub pictures: Vec<Picture<'a>>,
     /// Pictures for the RGB model, as indices into `pictures`.
     pub rgb: Vec<usize>,
+    /// Pairs for the flow model.
     pub pairs: Vec<PairIndex>,
     /// Mono samples, for the sound model.
     pub sounds: Vec<&'a [f32]>,
 }
 
 impl<'a> BatchInputs<'a> {
-    /// What `seconds` ask for, in order, and how many inputs each of them has. `wants` says which models there are; sound
-    /// that `hears` denies is passed over.
+    /// Collects the inputs of `seconds`, in order, and counts those of each second. `wants` says which models exist; the sound
+    /// of a second is skipped if `hears` returns false.
     ///
     /// # Panics
     /// If an index of a second's `rgb` or `pairs` is out of range.
@@ -39,7 +43,7 @@ impl<'a> BatchInputs<'a> {
         let mut counts = Vec::with_capacity(seconds.len());
         for second in seconds {
             let mut count = PerModality::default();
-            // A frame goes over once, whoever looks at it.
+            // A frame is uploaded once, even if several models use it.
             let mut known: Vec<Option<usize>> = vec![None; second.frames.len()];
             let mut number = |work: &mut Self, frame: usize| {
                 *known[frame].get_or_insert_with(|| {

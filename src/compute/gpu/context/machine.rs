@@ -1,11 +1,11 @@
-//! What is asked of a machine's GPUs before and after they are used: what there is, whether it works, and a fresh start.
+//! Lists the GPUs of a machine, checks what they support, and resets one that failed.
 
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, sys};
 
 use super::GpuInfo;
 use crate::gpu::{GpuError, compile, libraries};
 
-/// What the GPUs of this machine are; those that cannot be asked are left out.
+/// The GPUs of this machine; those that cannot be queried are left out.
 ///
 /// # Errors
 /// [`GpuError::Unusable`] when there is no driver, or none that works.
@@ -17,7 +17,7 @@ pub fn all() -> Result<Vec<GpuInfo>, GpuError> {
         .collect())
 }
 
-/// The newest CUDA version that the driver knows, as (major, minor).
+/// The newest CUDA version that the driver supports, as (major, minor).
 ///
 /// # Errors
 /// [`GpuError::Unusable`] when there is no driver.
@@ -35,7 +35,7 @@ pub fn driver_version() -> Result<(i32, i32), GpuError> {
 /// The version of NVRTC.
 ///
 /// # Errors
-/// [`GpuError::Unusable`] when it is not there.
+/// [`GpuError::Unusable`] when it is not installed.
 pub fn compiler_version() -> Result<(i32, i32), GpuError> {
     libraries::load()?;
     compile::version()
@@ -58,7 +58,7 @@ impl DeviceCount for CudaContext {
 /// Capability that candle's own kernels were compiled for, as the build was told: 90 for 9.0.
 const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
 
-/// Whether this program has code for a GPU.
+/// Checks that this program has code for a GPU.
 ///
 /// # Errors
 /// [`GpuError::Unusable`] saying how to build it for that GPU.
@@ -78,8 +78,8 @@ pub fn check_capability(info: &GpuInfo) -> Result<(), GpuError> {
     )))
 }
 
-/// Destroys the context of a GPU that has failed, with everything in it, so that the next one starts afresh. Whoever else in
-/// this process uses the GPU loses it too, and finds out at its next call.
+/// Destroys the context of a failed GPU with everything in it, so that a new one can be created. Other users of the GPU in this
+/// process lose it too; their next call fails.
 pub(crate) fn reset(ordinal: usize) -> Result<(), GpuError> {
     let ordinal_c = i32::try_from(ordinal).map_err(|_| GpuError::no_such_device(ordinal, 0))?;
     let mut device = 0;

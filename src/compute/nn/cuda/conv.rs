@@ -1,7 +1,7 @@
-//! Convolutions by cuDNN, on pixels whose channels lie together, with sums in f32.
+//! Convolutions by cuDNN on tensors (N, H, W, C), with sums in f32.
 //!
-//! candle's own call of cuDNN takes planes, which tensor cores do not, sums f16 in f16, and asks for an algorithm at every
-//! call. Here the algorithm is asked for once a shape.
+//! candle's own call of cuDNN takes (N, C, H, W), which tensor cores do not support, sums f16 in f16, and queries the algorithm
+//! at every call. Here the algorithm is queried once per shape.
 
 #![allow(unsafe_code)]
 
@@ -28,7 +28,7 @@ pub(super) struct Conv {
     pub padding: usize,
 }
 
-/// All that an algorithm depends on.
+/// Everything that the choice of an algorithm depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct AlgorithmKey {
     device: DeviceId,
@@ -39,13 +39,13 @@ struct AlgorithmKey {
     padding: usize,
 }
 
-/// An algorithm and the bytes of work space it wants.
+/// An algorithm, and the workspace it needs, bytes.
 type AlgorithmChoice = (Algorithm, usize);
 
-/// Shapes whose algorithms are kept: a batch may have any size up to its limit, and each network has a few dozen layers.
+/// Shapes whose algorithms are cached: a batch has any size up to its limit, and each network has a few dozen layers.
 const CHOICES_KEPT: usize = 1 << 14;
 
-/// cuDNN's handles belong to the thread that made them.
+/// The cuDNN handles of a thread, which no other thread may use, and the algorithms chosen so far.
 #[derive(Default)]
 struct CudnnState {
     handles: HashMap<DeviceId, Arc<Cudnn>>,
@@ -56,7 +56,7 @@ thread_local! {
     static CUDNN: RefCell<CudnnState> = RefCell::default();
 }
 
-/// Leaves this thread's handle of a device that has failed where it is: giving it back would ask the device.
+/// Leaks this thread's handle of a failed device: destroying it would call the device.
 pub(crate) fn abandon(device: DeviceId) {
     CUDNN.with_borrow_mut(|own| {
         own.choices.retain(|key, _| key.device != device);
@@ -64,10 +64,10 @@ pub(crate) fn abandon(device: DeviceId) {
     });
 }
 
-/// cuDNN's version, as its library tells it: 92101 for 9.21.1.
+/// Creates this thread's cuDNN handle for `device`, to find out whether cuDNN works.
 ///
 /// # Errors
-/// When it does not start on the device.
+/// When cuDNN fails to start on the device.
 pub fn start(device: &CudaDevice) -> Result<()> {
     handle(device).map(drop)
 }
@@ -102,7 +102,7 @@ impl Conv {
         let cudnn = handle(device)?;
         let (pad, step) = ([self.padding as i32; 2], [self.stride as i32; 2]);
         let mut conv = cudnn.create_conv2d::<f32>(pad, step, [1, 1], Mode::CUDNN_CROSS_CORRELATION)?;
-        // f32 asks for f32: the default would round its factors to ten bits.
+        // Forces f32 products: by default cuDNN rounds factors to ten bits (TF32).
         conv.set_math_type(match key.numbers {
             ElementType::F32 => Math::CUDNN_FMA_MATH,
             ElementType::F16 | ElementType::Bf16 => Math::CUDNN_TENSOR_OP_MATH,
@@ -129,15 +129,15 @@ impl Conv {
         };
         let start = |layout: &Layout| match layout.contiguous_offsets() {
             Some((start, end)) => Ok(start..end),
-            None => bail!("{}: wants contiguous tensors", self.name()),
+            None => bail!("{}: expected contiguous tensors", self.name()),
         };
         let source = x.as_cuda_slice::<T>()?.slice(start(x_l)?);
         let filter = weight.0.as_cuda_slice::<T>()?.slice(start(weight.1)?);
-        // SAFETY: every number of it is written by the convolution.
+        // SAFETY: the convolution writes every element.
         let mut y = unsafe { device.alloc::<T>(n * out_h * out_w * outputs) }?;
         let mut space: Option<CudaSlice<u8>> = match bytes {
             0 => None,
-            // SAFETY: a work space is written before it is read, by cuDNN's own contract.
+            // SAFETY: a workspace is written before it is read, by cuDNN's own contract.
             bytes => Some(unsafe { device.alloc::<u8>(bytes) }?),
         };
         // SAFETY: the descriptors say what the slices are: their sizes were taken from the tensors' own, their type is `T`.
@@ -146,7 +146,7 @@ impl Conv {
     }
 }
 
-/// One and zero of the number types, as cuDNN's factors.
+/// cuDNN's scale factors 1 and 0, by element type.
 mod num_like {
     pub(super) trait ConvScalar {
         fn one() -> Self;
@@ -178,7 +178,7 @@ impl CustomOp2 for Conv {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        bail!("{}: pixels with their channels together are for devices only", self.name())
+        bail!("{}: the layout (N, H, W, C) is for GPUs only", self.name())
     }
 
     fn cuda_fwd(

@@ -1,4 +1,4 @@
-//! The depthwise convolution of [`crate::nn::depthwise_conv2d`] on a GPU, with its gradients: tensors in planes.
+//! The depthwise convolution of [`crate::nn::depthwise_conv2d`] on a GPU, with its gradients.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CudaStorage, Layout, Result, Shape, bail};
@@ -14,7 +14,7 @@ use crate::nn::depthwise_plane::Geometry;
 
 const OP: &str = "depthwise convolution";
 
-/// Threads of the block that sums a tap's gradient: as in `depthwise.cu`.
+/// Threads of the block that sums the gradient of a tap; must equal the constant in `depthwise.cu`.
 const WEIGHT_THREADS: usize = 256;
 
 type Operand<'a> = (&'a CudaStorage, &'a Layout);
@@ -27,7 +27,7 @@ fn sizes(g: &Geometry) -> [Argument; 7] {
     [g.height, g.width, g.kernel, g.stride, g.padding, g.out_height, g.out_width].map(Argument::from)
 }
 
-/// `activation(weight * x + bias)`, in the numbers that `x` and `weight` have; the bias is f32.
+/// `activation(weight * x + bias)` in the element type of `x` and `weight`; the bias is f32.
 pub(in crate::nn) fn forward(
     window: &DepthwiseWindow,
     (x, x_l): Operand<'_>,
@@ -39,7 +39,7 @@ pub(in crate::nn) fn forward(
     let (from, numbers) = pointer(OP, x, x_l)?;
     let (taps, theirs) = pointer(OP, weight, weight_l)?;
     if theirs != numbers {
-        bail!("{OP}: weights of {} on {}", theirs.name(), numbers.name());
+        bail!("{OP}: weights of type {} for a tensor of type {}", theirs.name(), numbers.name());
     }
     let bias = match bias {
         Some((_, layout)) if layout.dims() != [c] => bail!("{OP}: the bias does not have {c} values"),

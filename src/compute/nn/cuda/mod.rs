@@ -1,7 +1,8 @@
-//! What networks do on a device beside candle's own ops.
+//! Networks on a GPU: kernels, ops and whole networks.
 //!
-//! `depthwise.cu` is the device's side of [`super::depthwise_conv2d`], with gradients, on planes; `layers.cu` holds what
-//! inference needs on pixels whose channels lie together, (N, H, W, C), the layout of tensor cores.
+//! `depthwise.cu` has the kernels of [`super::depthwise_conv2d`] and its gradients, in (N, C, H, W). `layers.cu` has the
+//! layers of inference in (N, H, W, C), the layout of tensor cores. Without the feature `cuda` this module only has the
+//! sources, which the tests compile for the CPU.
 
 #[cfg(feature = "cuda")]
 mod conv;
@@ -21,7 +22,7 @@ pub use conv::start as start_cudnn;
 #[cfg(feature = "cuda")]
 pub use net::{DeviceNet, DeviceValue};
 
-/// The kernels' sources in the order in which they are compiled, after [`PRELUDE`].
+/// The sources of the kernels in compilation order, after [`PRELUDE`].
 pub const SOURCES: [&str; 2] = [include_str!("kernels/depthwise.cu"), include_str!("kernels/layers.cu")];
 
 /// Every kernel of [`SOURCES`].
@@ -51,7 +52,7 @@ pub const KERNELS: [&str; 20] = [
 /// The kernels of the layers, to open a GPU with.
 pub const MODULE: KernelModule = KernelModule { name: "layers", source, kernels: &KERNELS };
 
-/// One source with all kernels of the layers.
+/// All kernels of the layers as one source.
 pub fn source() -> String {
     format!("{PRELUDE}\n{}", SOURCES.concat())
 }

@@ -1,8 +1,8 @@
-//! A network on a device: its layers one by one, a whole batch at once.
+//! A network on a GPU: layer by layer, a whole batch at once.
 //!
-//! Values are (N, H, W, C) in the network's numbers; sums, biases and depthwise weights are f32. 1×1 convolutions are matrix
-//! products by cuBLAS, the others go to cuDNN, and one kernel adds bias and residual and clamps. Memory of values comes from
-//! the device's pool and returns to it when the last layer has read them.
+//! Values are (N, H, W, C) in the network's element type; sums, biases and depthwise weights are f32. 1×1 convolutions are
+//! matrix products by cuBLAS, other convolutions use cuDNN, and one kernel adds bias and residual and clamps. A value's memory
+//! comes from the device's pool and returns to it after its last reader.
 
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -11,19 +11,19 @@ use super::ops::{self, Bounds, EIGHT};
 use crate::gpu::launch::ElementType;
 use crate::nn::{Activation, Build};
 
-/// The layers of a network, ready to run on a device. Cloning shares the weights.
+/// A network without its classifier on a GPU. Cloning shares the weights.
 #[derive(Clone, Debug)]
 pub struct DeviceNet {
     device: Device,
     numbers: ElementType,
     layers: Vec<NetLayer>,
-    /// After which layer each value is read for the last time.
+    /// The last layer that reads each value.
     last_use: Vec<usize>,
     /// Channels of each value.
     channels: Vec<usize>,
 }
 
-/// What a layer gives.
+/// The output of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceValue(usize);
 
@@ -43,7 +43,7 @@ enum LayerKind {
         bias: Tensor,
         bounds: Bounds,
     },
-    /// weight (Cout, k, k, Cin + `more`): so many channels of zeros are added to the input.
+    /// weight (Cout, k, k, Cin + `more`): the input is padded with `more` channels of zeros.
     Conv {
         weight: Tensor,
         bias: Tensor,
@@ -74,21 +74,21 @@ enum LayerKind {
 }
 
 impl DeviceNet {
-    /// A network without layers and its input, pictures of `channels`.
+    /// A network without layers, and its input: pictures of `channels`.
     pub fn new(device: &Device, numbers: ElementType, channels: usize) -> (Self, DeviceValue) {
         let (layers, last_use, channels) = (Vec::new(), vec![0], vec![channels]);
         (Self { device: device.clone(), numbers, layers, last_use, channels }, DeviceValue(0))
     }
 
-    /// The device and the numbers it computes with.
+    /// The device and the element type it computes in.
     pub fn computes_with(&self) -> (&Device, ElementType) {
         (&self.device, self.numbers)
     }
 
-    /// Pictures (N, H, W, C) → pooled features (N, F), the mean over the last value's pixels, both in the network's numbers.
+    /// Pictures (N, H, W, C) → pooled features (N, F), the mean over the last value's pixels, both in the network's element type.
     ///
     /// # Errors
-    /// When `x` is not such a tensor, or the device fails.
+    /// When `x` has another shape or type, or the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut values: Vec<Option<Tensor>> = vec![None; self.channels.len()];
         values[0] = Some(x.clone());
@@ -129,17 +129,17 @@ impl DeviceNet {
 
     fn check(&self, op: &str, channels: usize) -> Result<()> {
         if channels == 0 || !channels.is_multiple_of(EIGHT) {
-            bail!("{op}: {channels} channels are no multiple of {EIGHT}");
+            bail!("{op}: {channels} channels are not a multiple of {EIGHT}");
         }
         Ok(())
     }
 
-    /// A tensor of the network's numbers on its device.
+    /// A tensor on the device, in the network's element type.
     fn place(&self, tensor: &Tensor) -> Result<Tensor> {
         tensor.detach().to_dtype(self.numbers.dtype())?.contiguous()?.to_device(&self.device)
     }
 
-    /// A tensor on its device as it is, f32.
+    /// A tensor on the device, in f32.
     fn place_f32(&self, tensor: &Tensor) -> Result<Tensor> {
         tensor.detach().contiguous()?.to_device(&self.device)
     }
@@ -170,8 +170,7 @@ impl Build for DeviceNet {
         let kind = if (kernel, stride, padding) == (1, 1, 0) && inputs.is_multiple_of(EIGHT) {
             LayerKind::Product { weight: self.place(&weight.reshape((outputs, inputs))?)?, bias, bounds }
         } else {
-            // A picture's three channels are no multiple of what tensor cores take; cuDNN has no algorithm for every such
-            // number, and a slow one where it has.
+            // Tensor cores need a multiple of eight channels. For a picture's three, cuDNN has a slow algorithm or none.
             let more = inputs.next_multiple_of(EIGHT) - inputs;
             let weight = weight.reshape((outputs, inputs, kernel, kernel))?.permute((0, 2, 3, 1))?.contiguous()?;
             LayerKind::Conv {

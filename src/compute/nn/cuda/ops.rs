@@ -1,4 +1,4 @@
-//! Layers of inference on a device as candle ops, on pixels whose channels lie together: (N, H, W, C).
+//! Layers of inference on a GPU as candle ops, on tensors (N, H, W, C).
 
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DevicePtrMut};
@@ -12,19 +12,19 @@ use crate::gpu::context::{Output, launch};
 use crate::gpu::launch::{Argument, ElementType, Pointer};
 use crate::nn::window_count;
 
-/// Channels that a thread has at a time.
+/// Channels that a thread processes at a time.
 pub(super) const EIGHT: usize = 8;
 
 /// Bounds of an activation.
 pub(super) type Bounds = (f32, f32);
 
-/// Where the numbers of a contiguous tensor begin, and what they are.
+/// Address and element type of a contiguous tensor.
 pub(in crate::nn) fn pointer(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<(Pointer, ElementType)> {
     let Some((start, _)) = layout.contiguous_offsets() else {
-        bail!("{op}: wants a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
+        bail!("{op}: expected a contiguous tensor, got strides {:?} for shape {:?}", layout.stride(), layout.dims());
     };
     let Some(numbers) = ElementType::of_dtype(storage.dtype()) else {
-        bail!("{op}: wants f32, f16 or bf16, got {:?}", storage.dtype());
+        bail!("{op}: expected f32, f16 or bf16, got {:?}", storage.dtype());
     };
     let stream = storage.device().cuda_stream();
     let memory = match numbers {
@@ -35,11 +35,11 @@ pub(in crate::nn) fn pointer(op: &str, storage: &CudaStorage, layout: &Layout) -
     Ok((Pointer { memory, offset: (start * numbers.bytes()) as u64 }, numbers))
 }
 
-/// As [`pointer`], to be written.
+/// As [`pointer`], for writing.
 fn pointer_mut(op: &str, storage: &mut CudaStorage, layout: &Layout) -> Result<(Pointer, ElementType)> {
     let (pointer, numbers) = pointer(op, storage, layout)?;
     let stream = storage.device().cuda_stream();
-    // The same address; asked for as mutable, so that who else reads the tensor is waited for.
+    // The same address; requested as mutable, so that cudarc waits for other readers of the tensor.
     let memory = match numbers {
         ElementType::F32 => storage.as_cuda_slice_mut::<f32>()?.device_ptr_mut(&stream).0,
         ElementType::F16 => storage.as_cuda_slice_mut::<half::f16>()?.device_ptr_mut(&stream).0,
@@ -48,11 +48,11 @@ fn pointer_mut(op: &str, storage: &mut CudaStorage, layout: &Layout) -> Result<(
     Ok((Pointer { memory, ..pointer }, numbers))
 }
 
-/// As [`pointer`], of numbers that have to be f32.
+/// As [`pointer`], of a tensor that must be f32.
 pub(in crate::nn) fn f32_pointer(op: &str, storage: &CudaStorage, layout: &Layout) -> Result<Pointer> {
     match pointer(op, storage, layout)? {
         (pointer, ElementType::F32) => Ok(pointer),
-        (_, other) => bail!("{op}: wants f32, got {}", other.name()),
+        (_, other) => bail!("{op}: expected f32, got {}", other.name()),
     }
 }
 
@@ -66,17 +66,17 @@ fn named(kernels: [&'static str; 3], numbers: ElementType) -> &'static str {
 
 fn eights(op: &str, count: usize, channels: usize) -> Result<u64> {
     if channels == 0 || !channels.is_multiple_of(EIGHT) {
-        bail!("{op}: {channels} channels are no multiple of {EIGHT}");
+        bail!("{op}: {channels} channels are not a multiple of {EIGHT}");
     }
     Ok((count / EIGHT) as u64)
 }
 
-/// The CPU has layers of its own, on planes.
+/// The error of an op that is not for the CPU.
 fn no_cpu<T>(op: &str) -> Result<T> {
-    bail!("{op}: pixels with their channels together are for devices only")
+    bail!("{op}: the layout (N, H, W, C) is for GPUs only")
 }
 
-/// `y = clamp(y + bias + residual)` in place: `y` and `residual` (…, C), `bias` (C) f32. Nobody else may hold `y`.
+/// `y = clamp(y + bias + residual)` in place: `y` and `residual` (…, C), `bias` (C) f32. `y` must not be shared.
 ///
 /// # Errors
 /// When shapes or types do not fit.
@@ -107,7 +107,7 @@ impl BiasActivation {
         let (at, numbers) = pointer_mut(OP, y, y_l)?;
         let residual = match residual.map(|(storage, layout)| pointer(OP, storage, layout)).transpose()? {
             Some((pointer, its)) if its == numbers => Argument::At(pointer),
-            Some((_, its)) => bail!("{OP}: a residual of {} on {}", its.name(), numbers.name()),
+            Some((_, its)) => bail!("{OP}: a residual of type {} for a tensor of type {}", its.name(), numbers.name()),
             None => Argument::Null,
         };
         let bias = f32_pointer(OP, bias.0, bias.1)?;

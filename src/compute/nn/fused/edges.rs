@@ -1,4 +1,4 @@
-//! Where a network begins and ends: the input into planes, blocks into features or planes, borders around values.
+//! The first and last steps of a network, and borders: input to planes, blocks to features or planes, zeros around values.
 #![allow(unsafe_code)]
 
 use super::format::ValueFormat;
@@ -26,7 +26,7 @@ impl Call<'_> {
             for row in rows.clone() {
                 // SAFETY: the row lies in the workspace and is this task's alone.
                 let words = unsafe { std::slice::from_raw_parts_mut(to.add(block * y.plane() + y.at(row, 0, 0)), y.w) };
-                // Written out, so that the compiler does many pixels at once.
+                // An explicit loop, which the compiler vectorises.
                 match channels.min(first + per_word) - first {
                     1 => words.iter_mut().zip(from(first, row)).for_each(|(word, a)| *word = F::word(&[*a], &units)),
                     2 => {
@@ -72,7 +72,7 @@ impl Call<'_> {
         }
     }
 
-    /// Blocks back into planes.
+    /// Copies blocks to planes.
     ///
     /// # Safety
     /// As [`Call::task`].
@@ -92,7 +92,7 @@ impl Call<'_> {
         }
     }
 
-    /// Zeros around the rows of a block, and above and below where these are the first or last.
+    /// Writes the border of zeros beside the rows of a block, and above the first and below the last row.
     ///
     /// # Safety
     /// As [`Call::task`]: rows and block are this task's.

@@ -1,37 +1,37 @@
-//! The formats in which the values of a network lie in memory, and what a convolution's sum is in each.
+//! The memory formats of activations, and the arithmetic of a convolution in each.
 #![allow(unsafe_code)]
 
 use super::kernel::LANES;
 use super::quantise::TOP;
 use super::simd::SimdVector;
 
-/// How values of blocks lie in memory and what is multiplied. Memory is counted in words of 4 bytes.
+/// How activations are stored and multiplied. Memory is counted in words of 4 bytes.
 ///
 /// # Safety
 /// Of every function: as [`SimdVector`].
 pub(super) trait ValueFormat {
     /// Words of 16 channels.
     const WORDS: usize;
-    /// What a sum begins with; unless a format says otherwise it is real and has its bias from the start.
+    /// The initial value of a sum. By default sums are real and start with the bias.
     #[inline(always)]
     unsafe fn begin<L: SimdVector>(bias: *const f32) -> L {
         unsafe { L::load(bias) }
     }
-    /// `sum` and the products of a word of the input with 16 words of weights.
+    /// `sum` plus the products of a word of the input with 16 words of weights.
     unsafe fn dot<L: SimdVector>(sum: L, x: L, weights: L) -> L;
-    /// What a sum amounts to, in units of the output.
+    /// A finished sum in units of the output.
     #[inline(always)]
     unsafe fn end<L: SimdVector>(sum: L, _scale: *const f32, _bias: *const f32) -> L {
         sum
     }
-    /// `sum` and a value beside it, `factor` units of the output for each of its units.
+    /// `sum` plus a residual, whose unit is `factor` units of the output.
     #[inline(always)]
     unsafe fn beside<L: SimdVector>(sum: L, value: L, _factor: *const f32) -> L {
         unsafe { sum.add(value) }
     }
     unsafe fn load<L: SimdVector>(from: *const f32) -> L;
     unsafe fn store<L: SimdVector>(values: L, to: *mut f32);
-    /// The values of neighbouring pixels, clamped to `bounds`; bytes clamp to their own range, which lies within.
+    /// Stores neighbouring pixels, clamped to `bounds`. Bytes clamp to their own range, which is within the bounds.
     #[inline(always)]
     unsafe fn store_row<L: SimdVector, const P: usize>(values: [L; P], (low, high): (f32, f32), to: *mut f32) {
         unsafe {
@@ -41,12 +41,12 @@ pub(super) trait ValueFormat {
             }
         }
     }
-    /// A word of the network's input of its channels' values, as many as a word holds; `units` is how many units of the
-    /// format one is in each, and where 0 lies.
+    /// Packs input channels into a word. `units` has, for each channel, how many units of the format 1.0 is, and the zero
+    /// point.
     fn word(values: &[f32], units: &[(f32, f32); 4]) -> f32;
 }
 
-/// `f32`: one value a word.
+/// `f32`: one value per word.
 pub(super) struct F32Format;
 
 // SAFETY: as the traits ask.
@@ -70,7 +70,7 @@ impl ValueFormat for F32Format {
     }
 }
 
-/// bf16: two values a word, sums in `f32`.
+/// bf16: two values per word, sums in `f32`.
 pub(super) struct Bf16Format;
 
 // SAFETY: as the traits ask.
@@ -95,7 +95,7 @@ impl ValueFormat for Bf16Format {
     }
 }
 
-/// A value as bf16, rounded to the nearest, in a form that the compiler can do for many at once.
+/// A value as bf16, rounded to nearest, written so that the compiler vectorises it.
 #[inline(always)]
 pub(super) fn bf16_bits(value: f32) -> u32 {
     let bits = value.to_bits();
@@ -103,8 +103,7 @@ pub(super) fn bf16_bits(value: f32) -> u32 {
     if value.is_nan() { bits >> 16 | 0x40 } else { rounded }
 }
 
-/// Bytes: four values a word, each a whole number of units (see [`super::quantise`]); weights are signed, sums whole
-/// numbers of 32 bits.
+/// Bytes: four values per word, quantised as in [`super::quantise`]; weights are signed bytes, sums are `i32`.
 pub(super) struct Int8Format;
 
 // SAFETY: as the traits ask.
@@ -150,7 +149,7 @@ impl ValueFormat for Int8Format {
     fn word(values: &[f32], units: &[(f32, f32); 4]) -> f32 {
         let byte = |value: f32, (units, zero): (f32, f32)| {
             let units = value * units + zero;
-            // What is not a number becomes 0.
+            // NaN becomes 0.
             let low = if units > 0.0 { units } else { 0.0 };
             (low.min(TOP) + TO_WHOLE).to_bits() & 0xff
         };
@@ -159,5 +158,5 @@ impl ValueFormat for Int8Format {
     }
 }
 
-/// Added to a small number it leaves whole numbers only, in the lowest bits, ties rounded to even.
+/// Added to a small number, leaves its integer in the lowest bits, with ties rounded to even.
 const TO_WHOLE: f32 = 12_582_912.0;

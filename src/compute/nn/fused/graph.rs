@@ -10,7 +10,7 @@ use super::quantise::{Quantisation, QuantisedWeights, Range};
 use super::{format, winograd};
 use crate::nn::{Activation, window_count};
 
-/// Sixteen values on a cache line of their own.
+/// Sixteen values on one cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(super) struct CacheLine(pub [f32; LANES]);
@@ -19,19 +19,19 @@ impl CacheLine {
     pub const ZERO: CacheLine = CacheLine([0.0; LANES]);
 }
 
-/// What an operation gives: a picture of `channels` × `h` × `w`.
+/// The output of an operation, by its number: a picture of `channels` × `h` × `w`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Value(pub(super) usize);
 
-/// What a layer's sums become.
+/// How the sums of a layer become its output: bias, scale, residual, clamp.
 #[derive(Debug)]
 pub(super) struct Epilogue {
     pub bias: Vec<CacheLine>,
-    /// Units of the output that a sum of 1 is; for sums of bytes.
+    /// Units of the output per unit of a sum; for sums of bytes.
     pub scale: Vec<CacheLine>,
-    /// Units of the output that a unit of the value beside it is; as `scale`.
+    /// Units of the output per unit of the residual; for sums of bytes.
     pub residual: Vec<CacheLine>,
-    /// Of the activation. Storing bytes clamps to their ranges, which lie within.
+    /// Bounds of the activation. Storing bytes clamps to their ranges, which are within.
     pub bounds: (f32, f32),
 }
 
@@ -40,28 +40,28 @@ pub(super) struct Epilogue {
 #[derive(Debug)]
 pub(super) struct PackedConv {
     pub weights: Vec<CacheLine>,
-    /// Transformed for [`super::winograd`], where that may pay.
+    /// Weights transformed for [`super::winograd`], where that may be faster.
     pub winograd: Option<Vec<CacheLine>>,
     pub epilogue: Epilogue,
     pub inputs: usize,
     pub outputs: usize,
     pub window: Window,
-    /// The input is the network's: planes, not blocks.
+    /// Whether the input is the network's: planes, not blocks.
     pub planar: bool,
 }
 
-/// Weights of a depthwise convolution: kernel · kernel lines a block, or as [`turned_lines`] says.
+/// Weights of a depthwise convolution: kernel · kernel lines per block, or as in [`turned_lines`].
 #[derive(Debug)]
 pub(super) struct PackedDepthwise {
     pub weights: Vec<CacheLine>,
-    /// Lines of a block.
+    /// Lines per block.
     pub lines: usize,
     pub epilogue: Epilogue,
     pub channels: usize,
     pub window: Window,
 }
 
-/// A square window that moves over a picture.
+/// A square sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     pub kernel: usize,
@@ -101,7 +101,7 @@ pub(super) enum Op {
         shift: Arc<Vec<CacheLine>>,
         bounds: (f32, f32),
     },
-    /// The end: the mean over all pixels, or all of the picture in planes.
+    /// The output: the mean over all pixels, or the whole picture in planes.
     Average {
         x: usize,
     },
@@ -110,7 +110,7 @@ pub(super) enum Op {
     },
 }
 
-/// The operations of a network from its picture to its pooled features; they do not depend on the picture's size.
+/// The operations of a network from the picture to its output, independent of the picture's size.
 #[derive(Clone, Debug)]
 pub struct Graph {
     pub(super) level: Level,
@@ -118,11 +118,11 @@ pub struct Graph {
     pub(super) ops: Vec<Op>,
     /// Channels of each value.
     pub(super) channels: Vec<usize>,
-    /// Border of zeros that the readers of each value want around it.
+    /// Border of zeros that the readers of each value need around it.
     pub(super) padding: Vec<usize>,
-    /// What the bytes of each value stand for.
+    /// Quantisation of each value, by channel.
     pub(super) bytes: Vec<Arc<[Quantisation]>>,
-    /// Ranges of the values' channels, for bytes.
+    /// Ranges of the values, by channel; for bytes.
     ranges: Vec<Vec<Range>>,
 }
 
@@ -130,7 +130,7 @@ pub struct Graph {
 pub(super) const INPUT: usize = 0;
 
 impl Graph {
-    /// A graph without operations and its input, a planar picture of `channels`.
+    /// A graph without operations, and its input: a planar picture of `channels`.
     ///
     /// # Errors
     /// When the input's range is missing or not sound.
@@ -153,13 +153,15 @@ impl Graph {
         let value = self.channels.len();
         let bytes = match (self.precision, self.ranges.get(value)) {
             (Precision::F32 | Precision::Bf16, _) => vec![Quantisation::NONE; channels],
-            (Precision::Int8, None) => bail!("int8: there are ranges for {value} values, and the network has more"),
+            (Precision::Int8, None) => bail!("int8: there are ranges for {value} values, but the network has more"),
             (Precision::Int8, Some(ranges)) if ranges.len() != channels => {
                 bail!("int8: value {value} of the network has {channels} channels, and {} ranges", ranges.len())
             }
             (Precision::Int8, Some(ranges)) => {
                 if let Some(range) = ranges.iter().find(|range| !range.is_sound()) {
-                    bail!("int8: a channel of value {value} of the network lies in {range:?}");
+                    bail!(
+                        "int8: a channel of value {value} of the network has the range {range:?}, which is not finite or excludes 0"
+                    );
                 }
                 ranges.iter().map(|range| Quantisation::within(*range, activation.bounds())).collect()
             }
@@ -170,7 +172,7 @@ impl Graph {
         Ok(value)
     }
 
-    /// Ends of sums that become `y`, of these whole weights if values are bytes.
+    /// The epilogue of sums that become `y`. `weights` is used if values are bytes.
     fn epilogue(
         &self,
         (residual, y): (Option<usize>, usize),
@@ -188,7 +190,7 @@ impl Graph {
             Some(value) => self.bytes[value].iter().zip(y.iter()).map(|(r, y)| (y.units(r.unit), r.zero)).collect(),
             None => vec![(1.0, 0.0); y.len()],
         };
-        // Bytes count from their zeros: what that adds to every sum is known beforehand.
+        // What the zero points add to every sum is constant, and goes into the bias.
         let bias: Vec<f32> = (0..y.len())
             .map(|c| {
                 let bias = y[c].place(bias[c] - weights[c].shift);
@@ -306,7 +308,7 @@ impl Graph {
         Ok(Value(y))
     }
 
-    /// The greatest value under each window; what lies outside of the picture counts nothing.
+    /// The maximum of each window; pixels outside the picture are ignored.
     ///
     /// # Errors
     /// When the value is the network's input.
@@ -315,7 +317,7 @@ impl Graph {
             bail!("max pool: a window of {kernel} with padding {padding} on value {x}");
         }
         let y = self.value(self.channels[x], Activation::Identity)?;
-        // The greatest byte stands for the greatest value.
+        // The largest byte is the largest value, since input and output have the same quantisation.
         self.bytes[y] = self.bytes[x].clone();
         self.ops.push(Op::MaxPool { x, y, window: Window { kernel, stride, padding } });
         Ok(Value(y))
@@ -352,25 +354,25 @@ impl Graph {
         Ok(Value(y))
     }
 
-    /// The mean over all pixels: the end of the graph.
+    /// Ends the graph with the mean over all pixels.
     ///
     /// # Errors
     /// When the value is the network's input.
     pub fn average(mut self, Value(x): Value) -> Result<Self> {
         if x == INPUT {
-            bail!("global average: of the network's input");
+            bail!("global average: not of the network's input");
         }
         self.ops.push(Op::Average { x });
         self.ended()
     }
 
-    /// The picture itself, (C, H, W), as the end of the graph.
+    /// Ends the graph with the whole picture, (C, H, W).
     ///
     /// # Errors
     /// When the value is the network's input.
     pub fn whole(mut self, Value(x): Value) -> Result<Self> {
         if x == INPUT {
-            bail!("the network's input is no end");
+            bail!("the network's input cannot be its output");
         }
         self.ops.push(Op::WholePicture { x });
         self.ended()
@@ -379,13 +381,13 @@ impl Graph {
     fn ended(self) -> Result<Self> {
         let (values, ranges) = (self.channels.len(), self.ranges.len());
         if self.precision == Precision::Int8 && ranges != values {
-            bail!("int8: there are ranges for {ranges} values, and the network has {values}");
+            bail!("int8: there are ranges for {ranges} values, but the network has {values}");
         }
         Ok(self)
     }
 }
 
-/// Values in lines, the last filled up with zeros.
+/// Values in lines; the last line is padded with zeros.
 fn lines(values: &[f32]) -> Vec<CacheLine> {
     let line = |chunk: &[f32]| {
         let mut line = CacheLine::ZERO;
@@ -395,8 +397,8 @@ fn lines(values: &[f32]) -> Vec<CacheLine> {
     values.chunks(LANES).map(line).collect()
 }
 
-/// (Cout, Cin, k, k), given as bits, → lines in the order of [`PackedConv`], `per_word` inputs a word. Channels beyond the last
-/// count 0.
+/// (Cout, Cin, k, k), given as bits, → lines in the order of [`PackedConv`], `per_word` inputs per word. Channels
+/// beyond the last are 0.
 fn pack(
     values: impl Iterator<Item = u32>,
     (outputs, inputs, kernel): (usize, usize, usize),

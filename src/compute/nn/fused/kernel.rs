@@ -1,15 +1,15 @@
-//! The inner loops: convolution as a matrix product without columns, depthwise convolution, and what stands between them.
+//! The inner loops: convolution as a matrix product without columns, depthwise convolution, pooling, scale and shift.
 //!
-//! A convolution's sum runs over *segments*: places in the input, relative to an output pixel's first tap, from which `run`
-//! consecutive values are multiplied with `run` rows of 16 weights each. In a picture of blocks of 16 channels a segment is
+//! The sum of a convolution runs over *segments*: offsets in the input, relative to the first tap of an output pixel, where
+//! `run` consecutive values are multiplied with `run` rows of 16 weights each. In a picture of blocks of 16 channels a segment is
 //! a tap and a block (`run` = the words of 16 channels); in a planar picture, of the first layer, it is a row of taps
-//! (`run` = the kernel). So one loop does for every convolution, and nothing is copied into columns.
+//! (`run` = the kernel). So one loop serves every convolution, and nothing is copied into columns.
 //!
 //! Sources: Georganas et al., *Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures*, 2018 (blocked
 //! layout, register tiles); Goto and van de Geijn, *Anatomy of High-Performance Matrix Multiplication*, 2008 (pieces of
 //! the sum that stay in the cache).
 #![allow(unsafe_code)]
-// Counted loops over arrays that are registers: iterators would take their addresses.
+// Index loops over arrays that the compiler keeps in registers: iterators would take their addresses.
 #![allow(clippy::needless_range_loop)]
 
 use std::ops::Range;
@@ -20,58 +20,57 @@ use super::simd::SimdVector;
 /// Channels of a block: the lanes of one register.
 pub(super) const LANES: usize = 16;
 
-/// The sum of a convolution and where its input lies. Offsets are in words of 4 bytes: one value, two of bf16
-/// or four bytes.
+/// The sum of a convolution: the offsets of its input. Offsets are in words of 4 bytes: one f32, two bf16 or four bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Reduction {
-    /// Where each segment begins, from the first tap of the output pixel.
+    /// Offset of each segment from the first tap of the output pixel.
     pub segments: Vec<u32>,
     /// Words of a segment.
     pub run: usize,
-    /// Between the inputs of neighbouring output pixels: one of those that tiles are compiled for, a pixel of blocks or of
-    /// planes with stride 1 or 2.
+    /// Distance between the inputs of neighbouring output pixels. Tiles are compiled for these: a pixel of blocks or of planes,
+    /// with stride 1 or 2.
     pub step: usize,
 }
 
-/// Segments that are asked for ahead.
+/// How many segments ahead the input is prefetched.
 const AHEAD: usize = 1;
 
-/// What a call computes: `blocks` of output channels at some rows, over some segments of the sum.
+/// The arguments of a call: one row of output pixels for a group of blocks, over a piece of the sum.
 #[derive(Clone, Copy)]
 pub(super) struct ConvRows<'a> {
     pub reduction: &'a Reduction,
-    /// The segments of this call, a piece of the sum.
+    /// The segments of this call.
     pub segments: (usize, usize),
     /// The first output pixel's first tap.
     pub x: *const f32,
-    /// Weights of the first block at segment 0, and how many words one block has.
+    /// Weights of the first block at segment 0, and words per block.
     pub weights: *const f32,
     pub weights_block: usize,
-    /// Sixteen a block, and factors of the sums where the format has them.
+    /// Biases, sixteen per block, and scales of the sums where the format has them.
     pub bias: *const f32,
     pub scale: *const f32,
     /// The first output pixel in the first block, and words between blocks.
     pub y: *mut f32,
     pub y_block: usize,
-    /// Added before the activation; as `y`. Null where there is none.
+    /// Added before the activation; laid out like `y`. Null if there is none.
     pub residual: *const f32,
     pub residual_block: usize,
     pub residual_factor: *const f32,
-    /// Sums of a call that is not the last, pixel by pixel and block by block. Null where one call does all.
+    /// Sums between the calls of one row, by pixel and block. Null if one call computes the whole sum.
     pub scratch: *mut f32,
-    /// The activation is a clamp.
+    /// Bounds of the activation.
     pub bounds: (f32, f32),
-    /// Whether sums begin and end with this call.
+    /// Whether this is the first and the last call of the sum.
     pub first: bool,
     pub last: bool,
     /// Pixels in the row.
     pub pixels: usize,
-    /// Weights that are wanted after these: every tile asks for one of these streams.
+    /// Weights that are needed after these: every tile prefetches from one of the streams.
     pub prefetch: Prefetch,
 }
 
-/// Weights that come next, one stream of lines a block. They come from far: a tile asks for as many lines as it reads itself,
-/// one after the other, so that they are there when it is their turn and the way is never full.
+/// The weights that are needed next, a stream of lines per block. They come from the last-level cache or memory, so each tile
+/// prefetches as many lines as it reads: they arrive in time, and the memory bus is not flooded.
 #[derive(Clone, Copy)]
 pub(super) struct Prefetch {
     streams: [*const f32; 4],
@@ -79,17 +78,17 @@ pub(super) struct Prefetch {
 }
 
 impl Prefetch {
-    /// Nothing to ask for.
+    /// Nothing to prefetch.
     pub const NONE: Prefetch = Prefetch { streams: [std::ptr::null(); 4], asked: 4 };
 
     /// The streams of `blocks` blocks, `block` words apart.
     pub fn new(first: *const f32, block: usize, blocks: usize) -> Self {
-        // The last ones count.
+        // Only the last streams are used.
         let streams = std::array::from_fn(|i| first.wrapping_add((i + blocks).saturating_sub(4) * block));
         Self { streams, asked: 4 - blocks }
     }
 
-    /// Where a tile that reads `own` asks: the next stream, or what it reads anyway.
+    /// The stream that a tile which reads `own` prefetches: the next one, or `own` when none is left.
     #[inline(always)]
     fn next(&mut self, own: *const f32) -> *const f32 {
         let stream = self.streams.get(self.asked).map_or(own, |stream| *stream);
@@ -98,7 +97,7 @@ impl Prefetch {
     }
 }
 
-/// One row of output pixels for `B` blocks. Returns which weights are still to be asked for.
+/// One row of output pixels for `B` blocks. Returns the weights that are still to be prefetched.
 ///
 /// # Safety
 /// The processor has the instructions of `L`; every pointer of `job` is valid for what its shape says; nothing else writes
@@ -159,14 +158,14 @@ unsafe fn tile<L: SimdVector, F: ValueFormat, const P: usize, const B: usize, co
         let segments = &job.reduction.segments[job.segments.0..job.segments.1];
         for (i, segment) in segments.iter().enumerate() {
             let mut x = job.x.add(*segment as usize);
-            // The next segment may be in another plane, where no prefetcher of the processor looks.
+            // The next segment may be in another plane, which the hardware prefetcher does not predict.
             let mut next = job.x.wrapping_add(segments[(i + AHEAD).min(segments.len() - 1)] as usize);
             for _ in 0..run {
                 L::prefetch_far(prefetch);
                 prefetch = prefetch.wrapping_add(LANES);
                 if STEP >= F::WORDS {
                     L::prefetch(next);
-                    // Pixels that are neighbours may share a line of the cache.
+                    // Neighbouring pixels may share a cache line.
                     next = next.wrapping_add(if STEP < LANES { LANES } else { STEP });
                 }
                 let mut w = [L::zero(); B];
@@ -191,7 +190,7 @@ unsafe fn tile<L: SimdVector, F: ValueFormat, const P: usize, const B: usize, co
             }
             return;
         }
-        // Loops of a few instructions each: longer ones the compiler does not unroll, and sums would live in memory.
+        // Short loop bodies: the compiler does not unroll longer ones, and would then keep the sums in memory.
         for b in 0..B {
             let (scale, bias) = (job.scale.wrapping_add(b * LANES), job.bias.add(b * LANES));
             for p in 0..P {
@@ -218,7 +217,7 @@ unsafe fn tile<L: SimdVector, F: ValueFormat, const P: usize, const B: usize, co
 /// As [`row`].
 #[inline(always)]
 pub(super) unsafe fn convolve<L: SimdVector, F: ValueFormat>(blocks: usize, job: ConvRows<'_>) -> Prefetch {
-    // Every line is a piece of code of its own, compiled for every instruction set and format.
+    // Every arm is a separate function, compiled for every instruction set and format.
     // SAFETY: the caller's promise.
     unsafe {
         match (blocks, job.reduction.step, F::WORDS) {
@@ -267,7 +266,7 @@ pub(super) struct DepthwiseRow {
     /// The first tap of the first output pixel, and words between rows of the input.
     pub x: *const f32,
     pub x_row: usize,
-    /// Kernel · kernel · 16 values; of bytes, see [`turned_lines`].
+    /// Kernel · kernel · 16 values; for bytes see [`turned_lines`].
     pub weights: *const f32,
     pub bias: *const f32,
     pub scale: *const f32,
@@ -320,14 +319,14 @@ pub(super) unsafe fn depthwise<L: SimdVector, F: ValueFormat>(mut job: Depthwise
     tiles!(depthwise_tile, job.kernel, 0: 4 1);
 }
 
-/// Lines of weights of a row of taps, where values are bytes: of four taps each, so that one product does four; of three
-/// taps one for each of two output pixels, whose taps are among the same four.
+/// Lines of weights per row of taps for bytes: a line has four taps, which one instruction multiplies. With three taps there is
+/// a line for each of two neighbouring output pixels, whose taps are among the same four.
 pub(super) const fn turned_lines(kernel: usize) -> usize {
     if kernel == 3 { 2 } else { kernel.div_ceil(4) }
 }
 
-/// `P` pixels of a depthwise convolution of bytes, an even number if `STRIDE` is 1. `STRIDE` 0 takes the job's own. Reads up
-/// to three pixels beyond the last tap, and multiplies them with 0.
+/// `P` pixels of a depthwise convolution of bytes, an even number if `STRIDE` is 1. `STRIDE` 0 means
+/// `job.stride`. Reads up to three pixels beyond the last tap, and multiplies them by 0.
 ///
 /// # Safety
 /// As [`row`].
@@ -368,7 +367,7 @@ unsafe fn turned_tile<L: SimdVector, F: ValueFormat, const P: usize, const STRID
     }
 }
 
-/// `STRIDE` 0 takes the job's own.
+/// `P` pixels of a depthwise convolution. `STRIDE` 0 means `job.stride`.
 ///
 /// # Safety
 /// As [`row`].
@@ -394,7 +393,7 @@ unsafe fn depthwise_tile<L: SimdVector, F: ValueFormat, const P: usize, const ST
     }
 }
 
-/// The greatest value under each window of a row; windows do not reach over the picture's border.
+/// The maximum of each window of a row. Windows are cut at the picture's border.
 ///
 /// # Safety
 /// As [`row`]: `rows` × `columns(pixel)` pixels are valid from `x`.
@@ -460,7 +459,7 @@ pub(super) unsafe fn sum<L: SimdVector, F: ValueFormat>(x: *const f32, y: *mut f
     }
 }
 
-/// One lane after the other of a row of pixels, each into a row of a plane; `real` is what a value stands for.
+/// Copies a row of a block to rows of planes, channel by channel. `real` converts a stored value.
 ///
 /// # Safety
 /// As [`row`].

@@ -1,25 +1,25 @@
-//! Which instructions the kernels use.
+//! Instruction sets of the CPU, and precisions.
 
 use std::sync::OnceLock;
 
 use super::quantise::Range;
 
-/// Lowers the level for the whole process, for tests and for finding faults: `portable`, `avx2`, `avx512`,
+/// Environment variable that lowers the instruction set of the whole process, for tests and diagnosis: `portable`, `avx2`, `avx512`,
 /// `avx512_vnni` or `avx512_bf16`.
 pub const VARIABLE: &str = "TOUCHLINE_CPU_LEVEL";
 
 /// An instruction set that kernels are compiled for, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// What every processor of the target has; on aarch64 that is NEON.
+    /// The baseline of the target; on aarch64 that includes NEON.
     Portable,
     /// AVX2 and FMA.
     Avx2,
     /// AVX-512 F.
     Avx512,
-    /// The same with BW and AVX512_VNNI: products of four bytes.
+    /// Also AVX-512 BW and AVX512_VNNI: four byte products per instruction and lane.
     Avx512Vnni,
-    /// The same and AVX512_BF16: products of pairs.
+    /// Also AVX512_BF16: two bf16 products per instruction and lane.
     Avx512Bf16,
 }
 
@@ -58,7 +58,7 @@ impl Level {
         }
     }
 
-    /// Whether its kernels keep 28 sums in registers.
+    /// Whether kernels keep 28 sums in registers.
     pub(super) fn is_wide(self, precision: Precision) -> bool {
         match precision {
             Precision::F32 => self >= Level::Avx512,
@@ -67,8 +67,8 @@ impl Level {
         }
     }
 
-    /// The highest level that this processor has and [`VARIABLE`] allows; looked up once. A value that names no level is
-    /// as good as none.
+    /// The highest level that this processor has and [`VARIABLE`] allows, determined once. An unknown value of the variable
+    /// is ignored.
     pub fn best() -> Level {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
@@ -80,19 +80,20 @@ impl Level {
     }
 }
 
-/// The numbers that a network computes with on the CPU. Its input and output are `f32` in any case, and so are its sums.
+/// The precision of a network on the CPU. Input and output are always `f32`, and so are sums, except in int8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
+    /// IEEE 754 single precision.
     F32,
-    /// Weights and activations as bf16: half the memory and twice the products where the processor has them.
+    /// Weights and activations in bf16: half the memory, and twice the products per instruction where the processor has them.
     Bf16,
-    /// Weights as whole numbers of eight bits, one unit a channel; activations as bytes, one unit a value: a quarter of the
-    /// memory. Wants the range of every value, measured beforehand: see [`super::Range`].
+    /// Weights and activations as bytes, with a scale per channel: a quarter of the memory. Needs measured ranges of every
+    /// activation; see [`super::Range`].
     Int8,
 }
 
 impl Precision {
-    /// All of them, most exact first.
+    /// All precisions, most exact first.
     pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 
     /// The name in messages and on the command line.
@@ -104,7 +105,7 @@ impl Precision {
         }
     }
 
-    /// Values in a word of 4 bytes.
+    /// Values per word of 4 bytes.
     pub(super) const fn per_word(self) -> usize {
         match self {
             Precision::F32 => 1,
@@ -113,7 +114,8 @@ impl Precision {
         }
     }
 
-    /// What is fastest at a level and as good as `f32`: bf16 only with instructions for it.
+    /// The fastest precision at a level that is as accurate as `f32` in practice: bf16 where the processor has instructions
+    /// for it, else `f32`.
     pub const fn fastest(level: Level) -> Self {
         match level {
             Level::Avx512Bf16 => Precision::Bf16,
@@ -122,17 +124,20 @@ impl Precision {
     }
 }
 
-/// A precision with what it wants to know of a network.
+/// A precision with the parameters that it needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Arithmetic<'a> {
+    /// See [`Precision::F32`].
     F32,
+    /// See [`Precision::Bf16`].
     Bf16,
-    /// With the ranges of every value of the network, channel by channel, in the order in which its graph is made: see
+    /// See [`Precision::Int8`]. Has the ranges of every value of the network, channel by channel, in graph order:
     /// [`super::Observed::ranges`].
     Int8(&'a [Vec<Range>]),
 }
 
 impl Arithmetic<'_> {
+    /// The precision without its parameters.
     pub const fn precision(self) -> Precision {
         match self {
             Arithmetic::F32 => Precision::F32,

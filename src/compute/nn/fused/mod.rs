@@ -1,8 +1,8 @@
-//! Whole networks on the CPU, layer after layer in one layout: blocks of 16 channels, (C/16, H, W, 16).
+//! Whole networks on the CPU as one candle op each, with all values in blocks of 16 channels, (C/16, H, W, 16).
 //!
-//! A [`Graph`] lists a network's operations with their weights packed once; [`Fused`] runs it as one candle op. Every
-//! convolution adds its bias and residual and clamps in the pass that computes it, borders of zeros lie in memory, no
-//! columns are written, and memory is kept from call to call.
+//! A [`Graph`] lists the operations of a network with packed weights; [`Fused`] runs it. A convolution adds bias and residual
+//! and clamps in the same pass. Borders of zeros are stored with each value, so borders need no special case and no columns
+//! are written. Memory is kept from call to call.
 
 mod edges;
 mod format;

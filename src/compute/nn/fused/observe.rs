@@ -1,4 +1,4 @@
-//! Ranges of a network's values, from what they are on real pictures: what int8 wants.
+//! Measures the activation ranges of a network on real pictures, for int8.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -10,16 +10,16 @@ use super::quantise::Range;
 use super::run::Workspace;
 use crate::nn::f32_slice;
 
-/// What was seen of the channels of a network's values.
+/// Statistics of the activations of a network, channel by channel.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     values: Vec<Vec<ChannelStatistics>>,
-    /// Values that only depthwise convolutions and averages read.
+    /// Whether only depthwise convolutions and averages read the value.
     apart: Vec<bool>,
     pictures: usize,
 }
 
-/// What was seen of a channel.
+/// Statistics of a channel.
 #[derive(Clone, Copy, Debug)]
 struct ChannelStatistics {
     low: f32,
@@ -29,23 +29,23 @@ struct ChannelStatistics {
 }
 
 impl Observed {
-    /// Pictures it has seen.
+    /// Number of observed pictures.
     pub fn pictures(&self) -> usize {
         self.pictures
     }
 
-    /// The ranges for int8, channel by channel of the values in the order in which a graph makes them.
+    /// The ranges for int8: for every value in graph order, a range per channel.
     ///
-    /// Where every channel is read by itself, each has its own range. Otherwise what reads the value has the channels'
-    /// units in its weights, among which they then differ: so units are drawn together, to the geometric mean of a
-    /// channel's own and the value's. Source of the idea: Nagel et al., *Data-Free Quantization Through Weight Equalization
+    /// Where every channel is read alone, each has its own range. Otherwise the reading layer folds the channels' scales into
+    /// its weights, whose magnitudes would then differ too much. So each scale is replaced by the geometric mean of the
+    /// channel's own and that of the whole value. Source of the idea: Nagel et al., *Data-Free Quantization Through Weight Equalization
     /// and Bias Correction*, ICCV 2019, which scales weights of neighbouring layers in this way.
     ///
     /// # Errors
-    /// When no picture was shown, or a value was not finite.
+    /// When no picture was observed, or a value was not finite.
     pub fn ranges(&self) -> Result<Vec<Vec<Range>>> {
         if self.values.is_empty() {
-            bail!("no picture was shown");
+            bail!("no picture was observed");
         }
         let mut all = Vec::with_capacity(self.values.len());
         for (number, (channels, apart)) in self.values.iter().zip(&self.apart).enumerate() {
@@ -60,7 +60,10 @@ impl Observed {
                 })
                 .collect();
             if let Some(range) = ranges.iter().find(|range| !range.is_sound()) {
-                bail!("a channel of value {number} of the network lies in {range:?} on {} pictures", self.pictures);
+                bail!(
+                    "a channel of value {number} of the network has the range {range:?} on {} pictures",
+                    self.pictures
+                );
             }
             all.push(ranges);
         }
@@ -83,7 +86,7 @@ impl ChannelStatistics {
         self.count += count;
         self.sum += f64::from(sum);
         if !sum.is_finite() {
-            // Minimum and maximum pass over what is no number.
+            // min and max ignore NaN.
             self.high = f32::INFINITY;
         }
     }
@@ -105,7 +108,7 @@ fn apart(graph: &Graph) -> Vec<bool> {
             | Op::WholePicture { .. } => {}
         }
     }
-    // A pool's output has its input's bytes.
+    // The output of a pool has the quantisation of its input.
     for op in graph.ops.iter().rev() {
         if let Op::MaxPool { x, y, .. } = op {
             apart[*x] &= apart[*y];
@@ -115,19 +118,19 @@ fn apart(graph: &Graph) -> Vec<bool> {
 }
 
 impl Fused {
-    /// Looks at the network's values on the pictures `x` (N, C, H, W).
+    /// Adds the activations on the pictures `x` (N, C, H, W) to `observed`.
     ///
     /// # Errors
-    /// As [`Fused::forward`]; when the network does not compute in `f32`, or another one was observed before.
+    /// As [`Fused::forward`]; when the network does not compute in `f32`, or `observed` belongs to another network.
     pub fn observe(&self, x: &Tensor, observed: &mut Observed) -> Result<()> {
         let (level, precision) = self.computes_with();
         if precision != Precision::F32 {
-            bail!("values are observed in f32, not in {}", precision.name());
+            bail!("activations are observed in f32, not in {}", precision.name());
         }
         let (n, c, h, w) = x.dims4()?;
         let (plan, graph) = self.plan_alone(h, w)?;
         if c != graph.channels[INPUT] {
-            bail!("{c} channels in place of {}", graph.channels[INPUT]);
+            bail!("got {c} channels, expected {}", graph.channels[INPUT]);
         }
         if observed.values.is_empty() {
             observed.values =
@@ -135,7 +138,7 @@ impl Fused {
             observed.apart = apart(graph);
         }
         if !observed.values.iter().map(Vec::len).eq(graph.channels.iter().copied()) {
-            bail!("values of another network were observed before");
+            bail!("another network was observed before");
         }
         let mut workspace = Workspace::new(&plan, 1, 1);
         let mut output = vec![0f32; plan.output_len()];

@@ -1,4 +1,4 @@
-//! A graph as one candle op, with its plans and memory kept.
+//! A graph as one candle op, with cached plans and memory.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,15 +10,14 @@ use super::plan::{LayerCost, Plan};
 use super::run::Workspace;
 use crate::nn::f32_slice;
 
-/// Pictures that go through the network together, layer by layer: enough that late layers, whose weights are larger than
-/// the caches, read them seldom, and few enough that early layers' values stay in them.
+/// Pictures that go through the network together, layer by layer: enough that late layers, whose weights exceed the caches,
+/// read their weights seldom, and few enough that the values of early layers stay in the caches.
 const TOGETHER: usize = 8;
 
-/// Sizes of pictures whose plans are kept: a network of a pack sees one.
+/// Picture sizes whose plans are cached: a network of a pack uses one.
 const SIZES_KEPT: usize = 4;
 
-/// A network from its picture to its pooled features, or another end, ready to run on the CPU. Cheap to clone; clones share the weights and
-/// the memory.
+/// A network on the CPU, from the picture to pooled features or a whole picture. Clones share weights and memory.
 #[derive(Clone, Debug)]
 pub struct Fused(Arc<FusedInner>);
 
@@ -28,7 +27,7 @@ struct FusedInner {
     sizes: Mutex<Vec<Arc<SizedPlan>>>,
 }
 
-/// A plan and the memory of runs that are over, for the next ones.
+/// The plan of a picture size, and idle memory for runs.
 #[derive(Debug)]
 struct SizedPlan {
     h: usize,
@@ -39,39 +38,38 @@ struct SizedPlan {
 }
 
 impl Fused {
-    /// The graph, which must have an end, as an op.
+    /// Makes an op of a graph, which must have an output.
     pub fn new(graph: Graph) -> Self {
         Self(Arc::new(FusedInner { graph, sizes: Mutex::default() }))
     }
 
-    /// Pictures (N, C, H, W) → pooled features (N, F), or (N, F, H', W') of a graph that ends in a whole picture. What a picture
-    /// gives is the same, bit for bit, whatever else is in the batch and however many threads there are.
+    /// Pictures (N, C, H, W) → pooled features (N, F), or (N, F, H', W') of a graph that ends in a whole picture. The result for a
+    /// picture is the same bit for bit, whatever the batch and the number of threads.
     ///
     /// # Errors
-    /// When `x` is not contiguous `f32` on the CPU of as many channels as the graph wants, or is too small for a layer's
-    /// window.
+    /// When `x` is not contiguous `f32` on the CPU with the channels of the graph, or is too small for a layer's window.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         x.apply_op1_no_bwd(self)
     }
 
-    /// The same without tensors: `pictures` are (N, C, h, w) as they lie, `output` is as long as N times the graph's end. Once the
-    /// largest N has been seen, memory is kept from call to call.
+    /// As [`Fused::forward`] on slices: `pictures` is (N, C, h, w), and `output` has N outputs of the graph. After the call
+    /// with the largest N nothing more is allocated.
     ///
     /// # Errors
-    /// When the graph has no end, or the pictures are too small for a layer's window.
+    /// When the graph has no output, or the pictures are too small for a layer's window.
     ///
     /// # Panics
     /// If the lengths do not fit each other.
     pub fn forward_into(&self, pictures: &[f32], (h, w): (usize, usize), output: &mut [f32]) -> Result<()> {
         let size = self.size(h, w)?;
         if size.plan.output.is_empty() {
-            bail!("{}: the graph has no end", self.name());
+            bail!("{}: the graph has no output", self.name());
         }
         self.run(&size, pictures, output);
         Ok(())
     }
 
-    /// Runs pictures of a size, some together.
+    /// Runs pictures of a size in groups of [`TOGETHER`].
     fn run(&self, size: &SizedPlan, pictures: &[f32], output: &mut [f32]) {
         let (picture, features) = (self.0.graph.channels[INPUT] * size.h * size.w, size.plan.output_len());
         let n = pictures.len() / picture;
@@ -88,13 +86,13 @@ impl Fused {
         size.idle.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
     }
 
-    /// The instruction set it uses and the numbers it computes with.
+    /// Instruction set and precision.
     pub fn computes_with(&self) -> (Level, Precision) {
         (self.0.graph.level, self.0.graph.precision)
     }
 
-    /// What each layer costs on `n` pictures of a size: the median of `rounds` runs on random values, its products and
-    /// the bytes it reads and writes at least.
+    /// The cost of each layer on `n` pictures of a size: the median time of `rounds` runs on random values, its products, and
+    /// the bytes that it must at least read and write.
     ///
     /// # Errors
     /// As [`Fused::forward`].
@@ -147,11 +145,11 @@ impl CustomOp1 for Fused {
         let (n, c, h, w) = layout.shape().dims4()?;
         let graph = &self.0.graph;
         if c != graph.channels[INPUT] || n == 0 {
-            bail!("{}: wants {} channels, got shape {:?}", self.name(), graph.channels[INPUT], layout.dims());
+            bail!("{}: expected {} channels, got shape {:?}", self.name(), graph.channels[INPUT], layout.dims());
         }
         let size = self.size(h, w)?;
         if size.plan.output.is_empty() {
-            bail!("{}: the graph has no end", self.name());
+            bail!("{}: the graph has no output", self.name());
         }
         let mut output = vec![0f32; n * size.plan.output_len()];
         self.run(&size, x, &mut output);

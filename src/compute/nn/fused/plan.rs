@@ -1,4 +1,4 @@
-//! A graph for pictures of one size: where every value lies, and how the work is cut into pieces for threads.
+//! The execution plan of a graph for one picture size: where values are stored, and how steps are cut into tasks.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use super::kernel::{LANES, Reduction};
 use super::quantise::Quantisation;
 use super::winograd::WinogradPlan;
 
-/// Weights that a piece of a sum reads for one group of blocks: they stay in the second-level cache while all pixels of a
-/// task pass by. Bytes.
+/// The weights that a piece of a sum reads for one group of blocks, bytes: they should stay in the second-level cache for all
+/// pixels of a task.
 const PIECE: usize = 160 << 10;
 
-/// Input that a task reads for every group of blocks: it should stay in the second-level cache too. Bytes.
+/// The input that a task reads for every group of blocks, bytes: it should stay in the second-level cache too.
 const INPUT_SHARE: usize = 256 << 10;
 
-/// Tasks a thread, where there is so much to cut: enough that the last thread is not waited for long.
+/// Tasks per thread, if a step can be cut that far: enough that the wait for the last thread is short.
 const TASKS_PER_THREAD: usize = 3;
 
-/// A value in memory: blocks of 16 channels, each a plane with a border. The input has planes of single words instead.
+/// A value in memory: blocks of 16 channels, each a plane with a border. The network's input is planes of single words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ValueLayout {
     pub blocks: usize,
@@ -33,38 +33,38 @@ pub(super) struct ValueLayout {
     pub number: usize,
     /// First line in its part of the workspace.
     pub offset: usize,
-    /// In the part that every picture of a batch has for itself.
+    /// Whether it is in the part of the workspace that exists once per picture of a batch.
     pub kept: bool,
 }
 
 impl ValueLayout {
-    /// Words from row to row.
+    /// Words per row.
     pub fn row(&self) -> usize {
         (self.w + 2 * self.padding) * self.pixel
     }
 
-    /// Words of a block.
+    /// Words per block.
     pub fn plane(&self) -> usize {
         (self.h + 2 * self.padding) * self.row()
     }
 
-    /// Lines of all. One more than there are values: depthwise kernels of bytes read four pixels at a time.
+    /// Lines of the whole value, and one more: depthwise kernels of bytes read four pixels at a time.
     pub fn lines(&self) -> usize {
         (self.blocks * self.plane()).div_ceil(LANES) + 1
     }
 
-    /// Place of a pixel of block 0; with `padding` of the border before it.
+    /// Offset of a pixel of block 0, words; `padding` pixels of the border come before it.
     pub fn at(&self, y: usize, x: usize, padding: usize) -> usize {
         (y + self.padding - padding) * self.row() + (x + self.padding - padding) * self.pixel
     }
 }
 
-/// A convolution's rows: those of the picture, or pieces of it where rows do not matter.
+/// Plan of a convolution. Its rows are those of the picture, or arbitrary pieces where rows do not matter.
 #[derive(Clone, Debug)]
 pub(super) struct ConvPlan {
     pub layer: Arc<PackedConv>,
     pub reduction: Reduction,
-    /// Place of the first pixel's first tap, and words between the inputs of two rows.
+    /// Offset of the first tap of the first pixel, and words between the inputs of two rows.
     pub x_origin: usize,
     pub x_row: usize,
     pub y_origin: usize,
@@ -75,14 +75,14 @@ pub(super) struct ConvPlan {
     pub last_row_pixels: usize,
     /// Blocks that are computed together.
     pub group: usize,
-    /// All pictures of a batch pass by in one task, so that it reads its weights once.
+    /// Whether a task computes all pictures of a batch, so that it reads its weights once.
     pub together: bool,
     /// Pieces of the sum, in segments.
     pub pieces: Vec<(usize, usize)>,
     pub split: Split,
 }
 
-/// How a step is cut: rows × blocks.
+/// How a step is cut into tasks: rows × blocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Split {
     pub rows: usize,
@@ -96,12 +96,12 @@ impl Split {
         self.rows.div_ceil(self.rows_each) * self.blocks.div_ceil(self.blocks_each)
     }
 
-    /// Tasks that fall to a thread, of so many.
+    /// The tasks of a thread's share.
     pub fn share(tasks: usize, thread: usize, threads: usize) -> Range<usize> {
         thread * tasks / threads..(thread + 1) * tasks / threads
     }
 
-    /// Rows and blocks of a task; tasks of the same rows follow each other.
+    /// Rows and blocks of a task. Tasks of the same rows are consecutive.
     pub fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let across = self.blocks.div_ceil(self.blocks_each);
         let (row, block) = (task / across * self.rows_each, task % across * self.blocks_each);
@@ -111,7 +111,7 @@ impl Split {
 
 #[derive(Clone, Debug)]
 pub(super) enum StepKind {
-    /// The input into its planes with a border.
+    /// Copies the input to planes with a border.
     Planes {
         split: Split,
     },
@@ -149,28 +149,28 @@ pub(super) struct Step {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub values: Vec<ValueLayout>,
-    /// What the bytes of the values' channels stand for.
+    /// Quantisation of the values, by channel.
     pub bytes: Vec<Arc<[Quantisation]>>,
-    /// Words of a pixel of border, block by block, of values whose zeros are not all the byte 0; else empty.
+    /// Border pixels, block by block, of values whose zero points are not all the byte 0; else empty.
     pub fills: Vec<Vec<f32>>,
     pub steps: Vec<Step>,
     /// Channels of the input.
     pub channels: usize,
-    /// Steps at the beginning that pictures go through one by one: their values are larger than their weights, and stay in
-    /// the caches only if no other picture's come between. The others, with large weights, take a batch at once.
+    /// Number of first steps that process pictures one by one: their values are larger than their weights, and stay in the
+    /// caches only if other pictures do not come between. Later steps, with large weights, process a batch at once.
     pub front: usize,
-    /// Lines of the workspace for the values of these steps alone, and for those of each picture.
+    /// Lines of the workspace for values of those first steps, and for the values of each picture.
     pub front_lines: usize,
     pub lines: usize,
-    /// Lines of scratch that a thread wants for each picture, and for steps that take them one by one.
+    /// Lines of scratch that a thread needs per picture, and for steps that process pictures one by one.
     pub scratch: usize,
     pub scratch_alone: usize,
-    /// Shape of what one picture gives: (channels) or (channels, h, w). Empty without an end.
+    /// Shape of the output for one picture: (channels) or (channels, h, w). Empty if the graph has no output.
     pub output: Vec<usize>,
 }
 
 impl Plan {
-    /// Values that one picture gives.
+    /// Values in the output for one picture.
     pub fn output_len(&self) -> usize {
         self.output.iter().product()
     }
@@ -300,17 +300,18 @@ impl Plan {
     }
 }
 
-/// What a layer of a plan costs. See [`super::Fused::profile`].
+/// The cost of a layer of a plan. See [`super::Fused::profile`].
 #[derive(Clone, Debug)]
 pub struct LayerCost {
     /// Kind, channels and size.
     pub name: String,
-    /// Products of two values, each with its sum, of the plain sum: tiles save some.
+    /// Multiply-adds of the plain convolution; tiles need fewer.
     pub products: u64,
-    /// Bytes of weights, and of values read and written once.
+    /// Size of the weights, bytes.
     pub weight_bytes: u64,
+    /// Size of the values read and written once, bytes.
     pub value_bytes: u64,
-    /// Its median time, nanoseconds.
+    /// Median time, nanoseconds.
     pub ns: u64,
 }
 
@@ -370,7 +371,7 @@ fn fill(picture: &ValueLayout, bytes: &[Quantisation]) -> Vec<f32> {
     words.into_iter().map(f32::from_bits).collect()
 }
 
-/// Planes of a picture: every thread's rows, and of these some blocks a task.
+/// How a step over the planes of a picture is cut: rows by thread, and some blocks per task.
 fn planes(y: &ValueLayout, threads: usize) -> Split {
     let rows_each = y.h.div_ceil(threads);
     let parts = TASKS_PER_THREAD * threads / y.h.div_ceil(rows_each);
@@ -393,7 +394,7 @@ impl ConvPlan {
             }
         }
         let run = if layer.planar { kernel } else { x.pixel };
-        // A 1×1 convolution between pictures without borders does not know rows.
+        // A 1×1 convolution between pictures without borders can be cut anywhere.
         let flat = !layer.planar && layer.window == Window { kernel: 1, stride: 1, padding: 0 } && x.padding == 0;
         let flat = flat && y.padding == 0;
         let pixels = y.h * y.w;
@@ -405,14 +406,14 @@ impl ConvPlan {
         let blocks = y.blocks;
         let group = match (wide, row_pixels % 14) {
             (false, _) => 1,
-            // Bytes are worth more pixels to every line of weights.
+            // With bytes, every line of weights should serve more pixels.
             (true, 1..=7) if blocks >= 4 && row_pixels < 28 && !layer.planar && x.pixel > LANES / 4 => 4,
             _ => 2,
         };
         let per_row = x.blocks * x.pixel * size_of::<f32>() * if flat { row_pixels } else { stride * x.w };
         let rows_each = (INPUT_SHARE / per_row.max(1)).clamp(1, rows);
         let wanted = TASKS_PER_THREAD * threads;
-        // Few outputs: cut finer along rows; else along blocks, in whole groups.
+        // With few outputs, cut finer along rows; else along blocks, in whole groups.
         let groups = blocks.div_ceil(group);
         let mut parts = rows.div_ceil(rows_each);
         if rows >= 4 * threads {
@@ -451,7 +452,7 @@ impl ConvPlan {
     }
 }
 
-/// Pixels of a row where rows may be cut anywhere: a multiple of the widest tile.
+/// Pixels per row where rows may be cut anywhere: a multiple of the widest tile.
 fn flat_row(pixels: usize) -> usize {
     match pixels {
         0..=49 => pixels,
@@ -461,7 +462,7 @@ fn flat_row(pixels: usize) -> usize {
 }
 
 impl Step {
-    /// One task does its part of all pictures, so that it reads its weights once.
+    /// Whether a task computes its part of all pictures, so that it reads its weights once.
     pub fn takes_all(&self) -> bool {
         matches!(&self.work, StepKind::Conv(conv) if conv.together)
     }
@@ -471,7 +472,7 @@ impl Step {
     }
 }
 
-/// Gives every value of a part its place, reusing that of values no longer read. Returns how many lines all take.
+/// Places the values of a part of the workspace, reusing memory of values that are no longer read. Returns the lines used.
 fn place(values: &mut [ValueLayout], steps: &[Step], kept: bool) -> usize {
     let mut last = vec![0; values.len()];
     let mut first = vec![usize::MAX; values.len()];

@@ -1,22 +1,22 @@
-//! How far the steps of a run are, and who takes which of their tasks.
+//! Counters by which threads take the tasks of a step and learn that it is done.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::plan::Split;
 
-/// How far a step is.
+/// Progress of a step.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// Tasks taken of each thread's share.
+    /// Tasks taken from each thread's share.
     taken: Vec<PaddedCounter>,
-    /// Tasks done of all.
+    /// Tasks done.
     pub done: PaddedCounter,
-    /// Nanoseconds from the run's beginning to the step's end, as the calling thread saw it.
+    /// Nanoseconds from the start of the run to the end of the step, as seen by the calling thread.
     pub ended_ns: AtomicU64,
 }
 
-/// On a cache line of its own.
+/// A counter on its own cache line.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct PaddedCounter(pub AtomicUsize);
@@ -38,13 +38,13 @@ impl Progress {
         *self.ended_ns.get_mut() = 0;
     }
 
-    /// The next task for a thread: of its own share, or what others have not begun. A thread's share are the same rows in
-    /// every step, which then lie in its own cache.
+    /// The next task for a thread: from its own share, or a task that another thread has not begun. A thread's share is the
+    /// same rows in every step, so that they are in its cache.
     pub fn take(&self, thread: usize, tasks: usize) -> Option<usize> {
         let threads = self.taken.len();
         (0..threads).map(|i| (thread + i) % threads).find_map(|owner| {
             let Range { start, end } = Split::share(tasks, owner, threads);
-            // Looked at first: a share that is used up is passed by often.
+            // A plain load first: exhausted shares are visited often.
             if start + self.taken[owner].0.load(Ordering::Relaxed) >= end {
                 return None;
             }

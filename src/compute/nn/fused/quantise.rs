@@ -1,51 +1,55 @@
-//! Bytes for values: units and zeros from measured ranges.
+//! Int8 quantisation: scales and zero points from measured ranges.
 //!
-//! A value of the network is `(byte − zero) · unit`, with a unit and a zero for each of its channels: what reads it has the
-//! units in its weights, so that channels of small values lose nothing to those of large ones. A weight is `whole · unit`
-//! with a unit for each channel of output. 0 is a byte of its own, so that borders add nothing. Source: Jacob et al.,
+//! An activation is `(byte − zero) · unit`, with a scale (`unit`) and a zero point (`zero`) per channel. The reading layer
+//! folds the scales into its weights, so channels of small values keep their precision beside channels of large ones. A
+//! weight is `whole · unit` with a scale per output channel. 0 is exactly a byte, so borders add nothing. Source: Jacob et al.,
 //! *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference*, CVPR 2018.
 
-/// Bytes of a value, the highest.
+/// The highest byte.
 pub(super) const TOP: f32 = 255.0;
 
-/// Whole numbers of a weight, the highest; the lowest is as far below 0.
+/// The highest quantised weight; the lowest is its negative.
 const WEIGHT_TOP: f32 = 127.0;
 
-/// The values between which a channel of a value of a network lies, from `low` to `high`: what lies beyond is clamped.
+/// The range of one channel of an activation. Values beyond it are clamped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
+    /// The lowest value.
     pub low: f32,
+    /// The highest value.
     pub high: f32,
-    /// What it is on the average: what rounded weights add to that is taken off again.
+    /// The mean, with which the average error of rounded weights is corrected.
     pub mean: f32,
 }
 
 impl Range {
-    /// Whether it is one: finite, with 0 inside.
+    /// Whether the range is finite and includes 0.
     pub fn is_sound(self) -> bool {
         self.low.is_finite() && self.high.is_finite() && self.mean.is_finite() && self.low <= 0.0 && self.high >= 0.0
     }
 }
 
-/// Bytes of one channel of a value: `real = (byte − zero) · unit`.
+/// Quantisation of one channel of an activation: `real = (byte − zero) · unit`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Quantisation {
+    /// The scale.
     pub unit: f32,
+    /// The zero point, a byte.
     pub zero: f32,
-    /// A real value.
+    /// Mean of the real values.
     pub mean: f32,
 }
 
 impl Quantisation {
-    /// Formats that hold values as they are.
+    /// For formats that store real values.
     pub const NONE: Quantisation = Quantisation { unit: 1.0, zero: 0.0, mean: 0.0 };
 
-    /// Of a sound range, as far as it lies between `bounds`: storing a byte then clamps as the activation does.
+    /// For a sound range, cut to `bounds`: storing a byte then clamps like the activation.
     pub fn within(range: Range, (least, most): (f32, f32)) -> Self {
         Self::of(Range { low: range.low.max(least.min(0.0)), high: range.high.min(most.max(0.0)), ..range })
     }
 
-    /// Of a sound range. One of nothing but 0 has no unit: its byte is always 0, and what reads it has no weight for it.
+    /// For a sound range. A range of only 0 has scale 0: its byte is always 0, and readers have weight 0 for it.
     pub fn of(range: Range) -> Self {
         if range.low >= range.high {
             return Self { unit: 0.0, zero: 0.0, mean: 0.0 };
@@ -54,41 +58,43 @@ impl Quantisation {
         Self { unit, zero: (-range.low / unit).round_ties_even().clamp(0.0, TOP), mean: range.mean }
     }
 
-    /// Where a real value lies among the bytes, without rounding.
+    /// A real value as a byte, not rounded.
     pub fn place(self, real: f32) -> f32 {
         self.units(real) + self.zero
     }
 
-    /// How many units a real number is; none where there is no unit.
+    /// `real / unit`; 0 where the scale is 0.
     pub fn units(self, real: f32) -> f32 {
         if self.unit > 0.0 { real / self.unit } else { 0.0 }
     }
 
-    /// A byte's real value; a mean of bytes' too.
+    /// The real value of a byte, or of a mean of bytes.
     pub fn real(self, byte: f32) -> f32 {
         (byte - self.zero) * self.unit
     }
 }
 
-/// Weights of one channel of output as whole numbers.
+/// Quantised weights of one output channel.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct QuantisedWeights {
+    /// The weights, input channel by input channel.
     pub weights: Vec<i8>,
+    /// Their scale.
     pub unit: f32,
-    /// What the zeros of the input's bytes add to a sum.
+    /// What the zero points of the inputs add to a sum.
     pub zeros: f32,
-    /// What rounding adds to the real sum on the average. Taking it off is what matters most to a deep network, where such
-    /// shifts add up. Source: Nagel et al., *Data-Free Quantization Through Weight Equalization and Bias Correction*, ICCV 2019.
+    /// What rounding adds to the real sum on average. It is subtracted from the bias; otherwise such shifts add up through a
+    /// deep network. Source: Nagel et al., *Data-Free Quantization Through Weight Equalization and Bias Correction*, ICCV 2019.
     pub shift: f32,
 }
 
 impl QuantisedWeights {
-    /// Of real weights, `taps` for each channel of the input.
+    /// Quantises real weights, `taps` per input channel.
     pub fn of(weights: &[f32], taps: usize, inputs: &[Quantisation]) -> Self {
         let input = |i: usize| inputs[i / taps];
         let scaled: Vec<f32> = weights.iter().enumerate().map(|(i, weight)| weight * input(i).unit).collect();
         let most = scaled.iter().fold(0f32, |most, weight| most.max(weight.abs()));
-        // Weights of nothing but 0 have any unit. (What is no number is refused where weights are read.)
+        // Weights of only 0 may have any scale. (NaN is rejected when weights are read.)
         let unit = if most > 0.0 { most / WEIGHT_TOP } else { 1.0 };
         let weights: Vec<i8> = scaled.iter().map(|weight| (weight / unit).round_ties_even() as i8).collect();
         let (mut zeros, mut shift) = (0.0, 0.0);

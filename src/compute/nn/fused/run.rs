@@ -1,4 +1,4 @@
-//! Runs a plan: every thread that comes takes pieces of the current step until none is left, then goes to the next.
+//! Runs a plan: each thread takes tasks of the current step until none is left, then goes on to the next step.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::Ordering;
@@ -14,12 +14,12 @@ use super::progress::Progress;
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, SimdVector};
 
-/// Memory for a plan: values of a few pictures, scratch of every thread, and how far each step is. Borders of values are
-/// written by the steps that write the values, so nothing of an earlier use is ever read.
+/// Memory for a plan: the values of a few pictures, scratch for every thread, and the progress of each step. The steps that
+/// write values also write their borders, so nothing from an earlier run is read.
 #[derive(Debug)]
 pub(super) struct Workspace {
     lines: Vec<CacheLine>,
-    /// Pictures it has room for.
+    /// Pictures that fit.
     pictures: usize,
     scratch: Vec<CacheLine>,
     scratch_each: usize,
@@ -40,7 +40,7 @@ impl Workspace {
         }
     }
 
-    /// Pictures it has room for.
+    /// Pictures that fit.
     pub fn pictures(&self) -> usize {
         self.pictures
     }
@@ -61,7 +61,7 @@ impl Workspace {
     /// Runs `plan` on `n` pictures: `input` is (n, C, H, W), `output` is (n, the plan's output).
     ///
     /// # Panics
-    /// When `n` is more than it has room for, or a slice has another length.
+    /// When `n` pictures do not fit, or a slice has another length.
     pub fn run(
         &mut self,
         plan: &Plan,
@@ -76,8 +76,8 @@ impl Workspace {
             call.work(0);
             return;
         }
-        // Volunteers: whoever has no thread to run on when the others are through finds nothing left to do. No step
-        // waits for a thread that has not begun; only the end of the run waits until the pool has let it look.
+        // Helpers are optional: one that starts after the others have finished finds no task left. No step waits for a helper
+        // that has not begun; only the end of the run waits until the pool has scheduled each of them.
         rayon::in_place_scope(|scope| {
             for thread in 1..threads {
                 let call = &call;
@@ -86,8 +86,8 @@ impl Workspace {
             call.work(0);
         });
     }
-    /// As [`Workspace::run`] for one picture, in this thread alone; `each` gets every row of every value, of the block named,
-    /// as soon as it is there.
+    /// As [`Workspace::run`] for one picture on this thread alone. `each` receives every row of every value, with its block,
+    /// as soon as it has been computed.
     ///
     /// # Panics
     /// As [`Workspace::run`].
@@ -151,7 +151,7 @@ impl Workspace {
     }
 }
 
-/// A pointer that threads share; what is behind it they divide by tasks.
+/// A pointer shared by threads. Tasks write disjoint parts of the memory behind it.
 #[derive(Clone, Copy)]
 pub(super) struct SharedPointer(pub *mut f32);
 
@@ -210,7 +210,7 @@ fn prefetch(conv: &ConvPlan, block: usize, segment: usize, group: usize) -> Pref
     }
 }
 
-/// Looks at a counter this often before the thread is offered to others.
+/// How often a waiting thread polls a counter before it yields the processor.
 const SPINS: u32 = 2000;
 
 impl Call<'_> {
@@ -265,19 +265,19 @@ impl Call<'_> {
                 (_, Precision::F32) => self.task::<Portable, F32Format>(step, pictures, task, thread),
                 #[cfg(target_arch = "x86_64")]
                 (Level::Portable, Precision::F32) => self.task::<Portable, F32Format>(step, pictures, task, thread),
-                // Without instructions for pairs or bytes there is nothing to gain: one form for all.
+                // Without instructions for bf16 or bytes there is nothing to gain: one form for all levels.
                 (_, Precision::Bf16) => self.task::<Portable, Bf16Format>(step, pictures, task, thread),
                 (_, Precision::Int8) => self.task::<Portable, Int8Format>(step, pictures, task, thread),
             }
         }
     }
 
-    /// Where the value of a picture begins.
+    /// Address and layout of a value of a picture.
     pub fn value(&self, value: usize, picture: usize) -> (*mut f32, &ValueLayout) {
         let p = &self.plan.values[value];
         let line =
             if p.kept { self.plan.front_lines + p.offset * self.pictures + picture * p.lines() } else { p.offset };
-        // A place in the workspace: the plan gave every value its room, for as many pictures.
+        // The plan reserved memory for every value of as many pictures.
         (self.lines.0.wrapping_add(line * LANES), p)
     }
 
@@ -341,7 +341,7 @@ impl Call<'_> {
                 let mut prefetch = match conv.pieces.get(number + 1) {
                     Some(piece) => prefetch(conv, block, piece.0, group),
                     None if block + group == blocks.end && last => self.soon_of(step.next, thread),
-                    // There the next task of this thread begins.
+                    // The next task of this thread begins there.
                     None => prefetch(conv, block + group, 0, group),
                 };
                 for picture in pictures.0..pictures.1 {
@@ -397,7 +397,7 @@ impl Call<'_> {
         }
     }
 
-    /// The first weights that a thread wants in a step.
+    /// The first weights that a thread needs in a step.
     fn soon_of(&self, step: usize, thread: usize) -> Prefetch {
         match self.plan.steps.get(step).map(|step| &step.work) {
             Some(StepKind::Conv(conv)) => {
@@ -408,7 +408,7 @@ impl Call<'_> {
         }
     }
 
-    /// Steps that treat every block by itself.
+    /// Runs a task of a step that processes blocks independently.
     ///
     /// # Safety
     /// As [`Call::task`].

@@ -1,21 +1,21 @@
-//! Sixteen lanes of four bytes on each instruction set.
+//! SIMD vectors of sixteen 4-byte lanes, for each instruction set.
 #![allow(unsafe_code)]
 
-/// Sixteen `f32`, or the bits of sixteen other words of 4 bytes where a function says so. All functions are inlined into
-/// callers that are compiled for the instruction set.
+/// Sixteen `f32`, or sixteen other 4-byte words where a function says so. All functions are inlined into callers that are
+/// compiled for the instruction set.
 ///
 /// # Safety
 /// Of every function: the processor has the instruction set of the type, and pointers are valid for 16 values (one value
 /// for [`SimdVector::splat`]), of any alignment.
 pub(super) trait SimdVector: Copy {
-    /// Registers for 28 sums and more; otherwise for 6 times 16.
+    /// Whether 28 sums fit the registers; otherwise 6 do.
     const WIDE: bool;
     unsafe fn zero() -> Self;
-    /// Asks for the cache line of an address, which need not be valid.
+    /// Prefetches the cache line of an address, which need not be valid.
     unsafe fn prefetch(at: *const f32);
     /// As [`SimdVector::prefetch`], but only into the second-level cache.
     unsafe fn prefetch_far(at: *const f32);
-    /// One value in all lanes.
+    /// The same value in all lanes.
     unsafe fn splat(value: *const f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -23,9 +23,9 @@ pub(super) trait SimdVector: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
-    /// The greater; `self` where it is not a number.
+    /// The maximum; `self` where it is NaN.
     unsafe fn at_least(self, low: Self) -> Self;
-    /// The lesser; `self` where it is not a number.
+    /// The minimum; `self` where it is NaN.
     unsafe fn at_most(self, high: Self) -> Self;
     /// `self + a₀ · b₀ + a₁ · b₁`, where each lane of `a` and `b` is a pair of bf16, the first in the lower half.
     #[inline(always)]
@@ -43,7 +43,7 @@ pub(super) trait SimdVector: Copy {
             Self::load(sum.as_ptr())
         }
     }
-    /// Sixteen bf16.
+    /// Loads sixteen bf16.
     #[inline(always)]
     unsafe fn load_bf16(from: *const f32) -> Self {
         // SAFETY: the caller's promise; the array holds 16 values.
@@ -52,7 +52,7 @@ pub(super) trait SimdVector: Copy {
             Self::load(halves.map(|half| f32::from_bits(u32::from(half) << 16)).as_ptr())
         }
     }
-    /// As sixteen bf16, rounded to the nearest.
+    /// Stores sixteen bf16, rounded to nearest.
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut f32) {
         let mut values = [0f32; 16];
@@ -79,7 +79,7 @@ pub(super) trait SimdVector: Copy {
             Self::load(sum.as_ptr())
         }
     }
-    /// `i32` lanes as `f32`, rounded to the nearest.
+    /// Converts `i32` lanes to `f32`, rounded to nearest.
     #[inline(always)]
     unsafe fn whole_to_f32(self) -> Self {
         let mut values = [0f32; 16];
@@ -89,13 +89,13 @@ pub(super) trait SimdVector: Copy {
             Self::load(values.map(|value| (value.to_bits() as i32) as f32).as_ptr())
         }
     }
-    /// Sixteen `u8` as `f32`.
+    /// Loads sixteen `u8` as `f32`.
     #[inline(always)]
     unsafe fn load_u8(from: *const f32) -> Self {
         // SAFETY: as above.
         unsafe { Self::load(from.cast::<[u8; 16]>().read_unaligned().map(f32::from).as_ptr()) }
     }
-    /// As sixteen `u8`: rounded to the nearest, ties to even, the rest clamped; what is not a number as 0.
+    /// Stores sixteen `u8`: rounded to nearest, ties to even, clamped; NaN as 0.
     #[inline(always)]
     unsafe fn store_u8(self, to: *mut f32) {
         let mut values = [0f32; 16];
@@ -116,11 +116,11 @@ pub(super) trait SimdVector: Copy {
     /// What [`SimdVector::turn_u8`] wants to be given.
     type TransposeTable: Copy;
     unsafe fn turn() -> Self::TransposeTable;
-    /// Four pixels of 16 channels of `u8`, 64 bytes, turned: each lane is a channel's four pixels.
+    /// Transposes four pixels of 16 channels of `u8`, 64 bytes: each lane holds the four pixels of a channel.
     unsafe fn turn_u8(from: *const f32, turn: Self::TransposeTable) -> Self;
 }
 
-/// [`SimdVector::turn_u8`] without instructions for it.
+/// [`SimdVector::turn_u8`] without special instructions.
 ///
 /// # Safety
 /// As [`SimdVector`].
@@ -192,7 +192,7 @@ impl SimdVector for Portable {
     }
     #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
-        // Without the instruction a fused product would be a call of the C library.
+        // Not fused: without FMA instructions that would be a call of the C library.
         let product = a.each(b, |a, b| a * b);
         self.each(product, |sum, product| sum + product)
     }
@@ -227,7 +227,7 @@ mod x86 {
     pub struct Avx512(__m512);
 
     // SAFETY: the caller has checked AVX-512 F, and for what works on bf16 AVX512_BF16, on bytes AVX512_VNNI and AVX-512 BW;
-    // pointers as the trait asks, loads and stores are unaligned ones. The minimum and maximum instructions give their second operand where one is not a number.
+    // pointers as the trait asks, loads and stores are unaligned ones. The minimum and maximum instructions give their second operand where one is NaN.
     impl SimdVector for Avx512 {
         const WIDE: bool = true;
         #[inline(always)]
@@ -276,7 +276,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn dot_bf16(self, a: Self, b: Self) -> Self {
-            // A register of pairs is only a name for the same bits.
+            // The type of a register of pairs is another name for the same bits.
             unsafe {
                 Self(_mm512_dpbf16_ps(
                     self.0,
@@ -316,7 +316,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_u8(self, to: *mut f32) {
             unsafe {
-                // What is not a number becomes the least integer, and so 0.
+                // NaN becomes the smallest integer, and so 0.
                 let whole = _mm512_max_epi32(_mm512_cvtps_epi32(self.0), _mm512_setzero_si512());
                 _mm_storeu_si128(to.cast(), _mm512_cvtusepi32_epi8(whole));
             }
@@ -325,7 +325,7 @@ mod x86 {
         unsafe fn store_u8_four([a, b, c, d]: [Self; 4], to: *mut f32) {
             unsafe {
                 let whole = |values: Self| _mm512_cvtps_epi32(values.0);
-                // Both clamp as they pack; what is not a number is the least integer, and so 0.
+                // Both instructions clamp; NaN is the smallest integer, and so 0.
                 let (ab, cd) = (_mm512_packs_epi32(whole(a), whole(b)), _mm512_packs_epi32(whole(c), whole(d)));
                 let quarters = _mm512_packus_epi16(ab, cd);
                 let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -338,7 +338,7 @@ mod x86 {
             static QUARTERS: [u32; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
             static BYTES: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
             unsafe {
-                // Hidden from the compiler: it would make one permutation of the two, and then six instructions of that.
+                // Hidden from the optimiser, which would merge the two permutations into one that takes six instructions.
                 let (quarters, bytes) = std::hint::black_box((&QUARTERS, &BYTES));
                 let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
                 (_mm512_loadu_si512(quarters.as_ptr().cast()), _mm512_broadcast_i32x4(bytes))
@@ -347,7 +347,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn turn_u8(from: *const f32, (quarters, bytes): Self::TransposeTable) -> Self {
             unsafe {
-                // First four channels of each pixel into a quarter of the register, then bytes within quarters.
+                // First collect four channels of each pixel in a quarter of the register, then permute bytes within quarters.
                 let pixels = _mm512_permutexvar_epi32(quarters, _mm512_loadu_si512(from.cast()));
                 Self(_mm512_castsi512_ps(_mm512_shuffle_epi8(pixels, bytes)))
             }

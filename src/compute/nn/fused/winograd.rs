@@ -4,7 +4,7 @@
 //! Their transforms are 16 matrices (tiles × inputs), each multiplied with one of 16 matrices of transformed weights; the
 //! transforms back give 2×2 pixels. Transforms only add and subtract, so the result is as exact as the plain sum's.
 #![allow(unsafe_code)]
-// Counted loops over arrays that are registers: iterators would take their addresses.
+// Index loops over arrays that the compiler keeps in registers: iterators would take their addresses.
 #![allow(clippy::needless_range_loop)]
 
 use std::sync::Arc;
@@ -16,27 +16,27 @@ use super::plan::{Split, Step, ValueLayout};
 use super::run::Call;
 use super::simd::SimdVector;
 
-/// Products of a tile and channel.
+/// Products per tile and channel.
 const POSITIONS: usize = 16;
 
-/// Transformed weights beyond this come too slowly from memory to be worth the products they save. Bytes.
+/// The largest transformed weights, bytes: larger ones cost more memory traffic than the saved products are worth.
 const MOST_WEIGHTS: usize = 6 << 20;
 
-/// Pictures smaller than this waste too much of their last tiles. Pixels a side.
+/// The smallest picture, pixels per side: smaller ones waste too much of their last tiles.
 const LEAST_SIDE: usize = 12;
 
-/// Transformed input of a task, where weights are not larger: it stays in the second-level cache. Bytes.
+/// The transformed input of a task, bytes, unless the weights are larger: it should stay in the second-level cache.
 const INPUT_SHARE: usize = 384 << 10;
 
-/// Blocks computed together; no bias is added before the transform back.
+/// No bias: it is added after the inverse transform.
 const GROUP: usize = 2;
 static NO_BIAS: [CacheLine; GROUP] = [CacheLine::ZERO; GROUP];
 
-/// How a layer is done in tiles.
+/// Plan of a convolution in tiles.
 #[derive(Clone, Debug)]
 pub(super) struct WinogradPlan {
     pub layer: Arc<PackedConv>,
-    /// A position's sum: over the blocks of the input.
+    /// The sum of a position, over the blocks of the input.
     reduction: Reduction,
     /// Tiles across the picture, and tiles of the largest task.
     across: usize,
@@ -46,14 +46,14 @@ pub(super) struct WinogradPlan {
     group: usize,
 }
 
-/// (Cout, Cin, 3, 3) transformed: for every block of outputs and position a line for each input. `None` where it does not
-/// pay.
+/// Transforms weights (Cout, Cin, 3, 3): for every block of outputs and every position, a line per input. `None` where tiles
+/// would not be faster.
 pub(super) fn pack(values: &[f32], outputs: usize, inputs: usize) -> Option<Vec<CacheLine>> {
     let (blocks, rows) = (outputs.div_ceil(LANES), inputs.div_ceil(LANES) * LANES);
     if blocks * POSITIONS * rows * size_of::<CacheLine>() > MOST_WEIGHTS || inputs < LANES || outputs < LANES {
         return None;
     }
-    // Rows of G, which takes three taps to four.
+    // The rows of G, which maps three taps to four.
     let four = |[a, b, c]: [f32; 3]| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
     let mut lines = vec![CacheLine::ZERO; blocks * POSITIONS * rows];
     for (i, taps) in values.chunks_exact(9).enumerate() {
@@ -70,7 +70,7 @@ pub(super) fn pack(values: &[f32], outputs: usize, inputs: usize) -> Option<Vec<
 }
 
 impl WinogradPlan {
-    /// `None` where the plain sum is better.
+    /// `None` where the plain convolution is faster.
     pub fn new(layer: &Arc<PackedConv>, x: &ValueLayout, y: &ValueLayout, threads: usize, wide: bool) -> Option<Self> {
         let weights = layer.winograd.as_ref()?;
         if y.h.min(y.w) < LEAST_SIDE {
@@ -83,7 +83,7 @@ impl WinogradPlan {
         let rows_each = rows.div_ceil(parts);
         let group = if wide { GROUP } else { 1 };
         let groups = y.blocks.div_ceil(group);
-        // Every task transforms its input again: as few as keep all threads busy to the end.
+        // Every task transforms its own input: few tasks, but enough to keep all threads busy.
         let pieces = (2 * threads).div_ceil(parts).clamp(1, groups);
         let tiles = rows_each * across;
         Some(Self {
@@ -100,7 +100,7 @@ impl WinogradPlan {
         })
     }
 
-    /// Lines of scratch: transforms of the input and of the output.
+    /// Lines of scratch memory, for the transforms of input and output.
     pub fn scratch(&self) -> usize {
         POSITIONS * self.tiles * (self.reduction.segments.len() + self.split.blocks_each)
     }

@@ -155,7 +155,7 @@ fn tensors_that_do_not_fit_are_named() {
         error.to_string()
     };
     let message = load(&tensors, Some(26));
-    assert_eq!(message, "tensor classifier.1.weight has shape [25, 1280], mobilenet_v2 wants [26, 1280]");
+    assert_eq!(message, "tensor classifier.1.weight has shape [25, 1280], mobilenet_v2 needs [26, 1280]");
 
     let mut lacking = tensors.clone();
     lacking.remove("features.3.conv.1.1.running_var");
@@ -180,7 +180,7 @@ fn pictures_that_do_not_fit_are_errors() {
         for shape in [&[1, 3, 31, 64][..], &[1, 1, 64, 64], &[3, 64, 64], &[0, 3, 64, 64]] {
             let x = Tensor::zeros(shape, DType::F32, cpu).expect("zeros");
             let message = network.forward(&x).expect_err("not pictures").to_string();
-            assert!(message.contains("wants pictures"), "{message}");
+            assert!(message.contains("expected pictures"), "{message}");
         }
         let x = Tensor::zeros((1, 3, 32, 40), DType::F32, cpu).expect("zeros");
         assert!(network.forward(&x.transpose(2, 3).expect("transposes")).is_err(), "not contiguous");

@@ -1,4 +1,4 @@
-//! Polynomial expansion: the quadratic that fits the picture best around every pixel.
+//! Polynomial expansion: the best-fitting quadratic around every pixel.
 //!
 //! In the paper's words: signal ~ xᵀAx + bᵀx + c, weighted least squares with a Gaussian applicability. The basis
 //! {1, x, y, x², y², xy} and the Gaussian are separable, so six moments of the picture are taken with three vertical
@@ -15,14 +15,14 @@ pub(super) type Polynomial = [f32; 5];
 /// The filters and the dual basis of one neighbourhood.
 #[derive(Clone, Debug)]
 pub(in crate::features) struct DualBasis {
-    /// Farthest pixel that is looked at: the neighbourhood has 2 · `reach` + 1 pixels a side, as in OpenCV, whose
-    /// `poly_n` counts likewise in spite of its documentation.
+    /// Distance of the farthest pixel that is used: the neighbourhood has 2 · `reach` + 1 pixels a side, as in OpenCV, whose
+    /// `poly_n` means the same despite its documentation.
     reach: usize,
     /// Gaussian, Gaussian · distance and Gaussian · distance² at distances 0..=reach.
     weights: [Vec<f32>; 3],
     /// First moments → x, y.
     linear: f32,
-    /// Second moments → xx, yy, and what the mean takes part in them.
+    /// Second moments → xx, yy, and the share of the mean in them.
     square: f32,
     square_of_mean: f32,
     /// Mixed moment → xy.
@@ -91,7 +91,7 @@ pub(super) fn expand(
     };
     let fit = |small: &[f32], band: usize, out: &mut [Polynomial], line: &mut Vec<f32>| {
         for (i, row) in out.chunks_exact_mut(width).enumerate() {
-            // The loops are unrolled over the neighbourhood, hence a copy of the code for each size there is.
+            // The loops are unrolled over the neighbourhood, so there is a copy of the code for each size.
             match basis.reach {
                 5 => expand_row::<5>(basis, small, height, band * rows + i, row, line),
                 _ => expand_row::<7>(basis, small, height, band * rows + i, row, line),
@@ -124,7 +124,7 @@ fn expand_row<const N: usize>(
         std::array::from_fn(|k| [basis.weights[0][k + 1], basis.weights[1][k + 1], basis.weights[2][k + 1]]);
     let centre_weight = basis.weights[0][0];
 
-    // Vertical moments 0, 1 and 2 with N pixels to spare on either side.
+    // Vertical moments 0, 1 and 2, with a margin of N pixels on either side.
     line.resize(3 * (width + 2 * N), 0.0);
     let (m0, rest) = line.split_at_mut(width + 2 * N);
     let (m1, m2) = rest.split_at_mut(width + 2 * N);

@@ -1,13 +1,13 @@
 //! Dense optical flow by polynomial expansion.
 //!
 //! Gunnar Farnebäck, "Two-Frame Motion Estimation Based on Polynomial Expansion" (SCIA 2003), with the parameters and
-//! the numerical conventions of OpenCV's `calcOpticalFlowFarneback`, so that either can stand in for the other:
-//! around every pixel the picture is taken for a quadratic polynomial (`expansion`); a shift of the picture shows as a
-//! change of the linear terms, from which the flow is solved by least squares over a window (`update`); large motion
-//! is found first on small versions of the pictures.
+//! the numerical conventions of OpenCV's `calcOpticalFlowFarneback`, so that either can replace the other.
+//! The picture is approximated around every pixel by a quadratic polynomial (`expansion`). A shift of the picture changes the
+//! linear terms, from which the flow is solved by least squares over a window (`update`). Large motion is found first on
+//! smaller versions of the pictures.
 //!
-//! Pictures are f32 gray levels 0..255, row-major. All work is split by fixed rules that depend on the picture's size
-//! only, so results are the same bit for bit whatever the number of threads.
+//! Pictures are f32 gray levels 0..255, row-major. Work is split by rules that depend only on the picture's
+//! size, so results are the same bit for bit for any number of threads.
 
 mod expansion;
 mod update;
@@ -22,10 +22,10 @@ use update::UpdateScratch;
 /// No pyramid level is smaller than this on either side, pixels.
 const MIN_LEVEL_SIDE: f64 = 32.0;
 
-/// From this many pixels on, a level's rows are split among threads.
+/// Levels with at least this many pixels are split among threads by rows.
 const PARALLEL_PIXELS: usize = 1 << 16;
 
-/// Rows of a split level that one task works on, at least.
+/// The fewest rows of a task of a split level.
 const BAND_ROWS: usize = 90;
 
 /// One resolution of the pyramid.
@@ -40,8 +40,8 @@ pub(in crate::features) struct PyramidLevel {
     pub enlarge: Option<(Axis, Axis)>,
 }
 
-/// The polynomial expansion of one picture at every pyramid level: all that flow needs of it. Made by
-/// [`Farneback::expansion`]; a picture that is part of two pairs need be expanded only once.
+/// The polynomial expansion of one picture at every pyramid level: all that flow needs. Made by
+/// [`Farneback::expansion`]; a picture in two pairs needs to be expanded only once.
 #[derive(Debug)]
 pub struct Expansion {
     /// Finest first, as `Farneback::levels`.
@@ -60,7 +60,7 @@ pub struct Farneback {
     basis: DualBasis,
     window: AveragingWindow,
     previous: Option<Box<(Expansion, Expansion)>>,
-    /// Flow of the level in work (dx, dy) and of the iteration or level before.
+    /// Flow of the current level (dx, dy), and of the previous iteration or level.
     flow: [Vec<f32>; 2],
     before: [Vec<f32>; 2],
     scratch: UpdateScratch,
@@ -68,7 +68,7 @@ pub struct Farneback {
 }
 
 impl Farneback {
-    /// Prepares tables and memory for `width` × `height` pictures (any size from 1 × 1).
+    /// Allocates tables and memory for `width` × `height` pictures (any size from 1 × 1).
     ///
     /// # Errors
     /// One line saying which parameter is wrong and what is allowed, if a side is 0 or
@@ -95,17 +95,17 @@ impl Farneback {
         })
     }
 
-    /// Pixels.
+    /// Width, pixels.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Pixels.
+    /// Height, pixels.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// What it was made with.
+    /// The parameters it was made with.
     pub fn params(&self) -> &FarnebackParams {
         &self.params
     }
@@ -115,10 +115,10 @@ impl Farneback {
         self.levels.len()
     }
 
-    /// Flow from `previous` to `next`: what is at (x, y) in `previous` is at (x + dx, y + dy) in `next`.
+    /// Flow from `previous` to `next`: the point (x, y) of `previous` is at (x + dx, y + dy) in `next`.
     ///
     /// `previous` and `next` are `height` × `width` gray levels 0..255; `dx` and `dy`, of the same shape, are
-    /// overwritten with pixels. The flow is finite even where a picture is not, though then without meaning.
+    /// overwritten, in pixels. The flow is finite even where a picture is not, but then meaningless.
     ///
     /// # Panics
     /// If a slice is not `width * height` long.
@@ -149,7 +149,7 @@ impl Farneback {
         }
     }
 
-    /// [`Farneback::flow`] of two pictures that are expanded already.
+    /// [`Farneback::flow`] of two pictures that have been expanded.
     ///
     /// # Panics
     /// If an expansion was made for another size or `dx` or `dy` is not `width * height` long.
@@ -232,7 +232,7 @@ pub(in crate::features) fn pyramid(width: usize, height: usize, params: &Farneba
         .collect()
 }
 
-/// The Gaussian that goes before shrinking by `scale`. The full picture is smoothed too, with a binomial kernel.
+/// The Gaussian blur before shrinking by `scale`. The full picture is smoothed too, with a binomial kernel.
 fn blur_kernel(scale: f64) -> Vec<f64> {
     let sigma = (1.0 / scale - 1.0) * 0.5;
     if sigma <= 0.0 {

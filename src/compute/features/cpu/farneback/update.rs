@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use super::band_rows;
 use super::expansion::Polynomial;
 
-/// Near the picture's edge the expansion is less certain (it saw repeated pixels): weight by distance from the edge.
+/// Weights by distance from the picture's edge, where the expansion is less certain because it used repeated pixels.
 const EDGE: [f32; 5] = [0.14, 0.14, 0.4472, 0.4472, 0.4472];
 
-/// Added to the determinant, so that where there is no texture the flow is 0.
+/// Added to the determinant, so that the flow is 0 where there is no texture.
 const REGULARISER: f64 = 1e-3;
 
 /// Terms of a pixel's normal equations: the matrix [[g11, g12], [g12, g22]] and the right side (h1, h2), in the order
@@ -30,15 +30,15 @@ pub(in crate::features) struct AveragingWindow {
 
 #[derive(Clone, Debug)]
 enum WindowKind {
-    /// What sums are multiplied by. OpenCV divides by the square of the window asked for, even where that is even
-    /// and one more pixel is summed.
+    /// Factor of the sums. OpenCV divides by the square of the requested window, even if that is an even number and one more
+    /// pixel is summed.
     Box { scale: f64 },
     /// Weights at distances 0..=reach.
     Gaussian { weights: Vec<f32> },
 }
 
 impl AveragingWindow {
-    /// How far it reaches, the weights of a Gaussian, and what a box's sums are multiplied by.
+    /// The reach, the weights of a Gaussian, and the factor of a box window.
     pub fn tables(&self) -> (usize, Option<&[f32]>, f64) {
         match &self.kind {
             WindowKind::Box { scale } => (self.reach, None, *scale),
@@ -61,7 +61,7 @@ impl AveragingWindow {
     }
 }
 
-/// What an iteration starts from.
+/// Input of an iteration.
 pub(super) struct FlowInputs<'a> {
     pub width: usize,
     pub height: usize,
@@ -72,7 +72,7 @@ pub(super) struct FlowInputs<'a> {
     pub dy: &'a [f32],
 }
 
-/// Memory of [`iterate`], one set a band.
+/// Memory of [`iterate`], one set per band.
 #[derive(Debug, Default)]
 pub(super) struct UpdateScratch {
     bands: Vec<Band>,
@@ -86,9 +86,9 @@ struct Band {
     edge: Vec<f32>,
     /// Mean and difference of the polynomials of a row: [Δx/2, Δy/2, xx, yy, xy/2], one after the other.
     joint: Vec<f32>,
-    /// Vertical sums with room for the window on either side: box in f64, since a running sum must not drift.
+    /// Vertical sums with a margin for the window on either side; for a box in f64, since a running sum must not drift.
     sums: Vec<f64>,
-    /// The same for the Gaussian, which is summed anew for every row.
+    /// The same for a Gaussian, which is summed from scratch for every row.
     smooth: Vec<f32>,
     /// The Gaussian's horizontal sums.
     across: Vec<f32>,
@@ -225,7 +225,7 @@ fn compare(pair: &FlowInputs<'_>, y: usize, first: &[Polynomial], dx: &[f32], dy
     for x in 0..width {
         let a = first[x];
         let (u, v) = (x as f32 + dx[x], y as f32 + dy[x]);
-        // Written so that NaN is outside.
+        // NaN counts as outside.
         let b = if u >= 0.0 && u < limit_x && v >= 0.0 && v < limit_y {
             let (left, top) = (u as u32, v as u32);
             let (u, v) = (u - left as f32, v - top as f32);
@@ -233,7 +233,7 @@ fn compare(pair: &FlowInputs<'_>, y: usize, first: &[Polynomial], dx: &[f32], dy
             let (upper, lower) = (&pair.second[at..at + 2], &pair.second[at + width..at + width + 2]);
             let (p00, p01, p10, p11) = (&upper[0], &upper[1], &lower[0], &lower[1]);
             let (w00, w01, w10, w11) = ((1.0 - u) * (1.0 - v), u * (1.0 - v), (1.0 - u) * v, u * v);
-            // A plain loop over an array of known length: it becomes one vector and one scalar step.
+            // A loop over an array of known length, which compiles to one vector step and one scalar step.
             let mut b = [0f32; TERMS];
             for i in 0..TERMS {
                 b[i] = (p00[i] * w00 + p01[i] * w01) + (p10[i] * w10 + p11[i] * w11);
@@ -359,6 +359,6 @@ fn solve_row(sums: &[f32], dx: &mut [f32], dy: &mut [f32]) {
 fn solve([g11, g12, g22, h1, h2]: [f64; TERMS]) -> (f32, f32) {
     let inverse = 1.0 / (g11 * g22 - g12 * g12 + REGULARISER);
     let (dx, dy) = (((g22 * h1 - g12 * h2) * inverse) as f32, ((g11 * h2 - g12 * h1) * inverse) as f32);
-    // What is not finite in a picture must not spread through the iterations.
+    // A value that is not finite must not spread through the iterations.
     if (dx + dy).is_finite() { (dx, dy) } else { (0.0, 0.0) }
 }

@@ -1,5 +1,5 @@
 // Packed RGB8 or NV12 of any size to the model's rectangle: normalised numbers, or gray for flow. Mirrors cpu/resize.rs
-// (Plan::picture, Plan::gray) and, for NV12, cpu/nv12.rs.
+// (ResizePlan::picture, ResizePlan::gray) and, for NV12, cpu/nv12.rs.
 //
 // Block x: AXIS_THREADS columns of the rectangle. y: its row. z: the picture. `offsets` says at which byte of `pixels` each
 // picture begins and `places` which of the outputs it becomes.

@@ -4,7 +4,7 @@
 // Block x: the column. y: the sound. Sounds lie in one buffer, `samples` long each, one after the other. Power comes out as
 // [sound][column][bin].
 
-// Sample n of the frame around multiple `column` of the hop: zeros on both ends, and zero for what is no number.
+// Sample n of the frame around multiple `column` of the hop: zeros on both ends, and 0 in place of NaN and infinity.
 __device__ inline double sample(const float* sound, int samples, int column, int hop, int size, int n) {
     const int at = column * hop - size / 2 + n;
     if (at < 0 || at >= samples) return 0.0;

@@ -1,6 +1,6 @@
-// What networks do on the device beside products and convolutions, on pixels whose channels lie together, (N, H, W, C): the
-// layout of tensor cores. Channels are a multiple of eight, and a thread has eight at a time. Mirrors nn/activation.rs
-// (`finish`), nn/depthwise.rs (`Fused`), nn/pool.rs and nn/scale_shift.rs, whose tensors are planes.
+// Layers of networks other than matrix products and convolutions, in (N, H, W, C), the layout of tensor cores. Channels are
+// a multiple of eight, and a thread processes eight at a time. Mirrors nn/activation.rs
+// (`finish`), nn/depthwise.rs (`FusedDepthwise`), nn/pool.rs and nn/scale_shift.rs, whose tensors are planes.
 
 // y = clamp(y + bias + residual), in place; `residual` may be null. Block x: threads of eights.
 template <typename T>
@@ -68,7 +68,7 @@ __device__ inline void depthwise(const T* x, const float* weights, const float* 
     ((Eight<T>*)out)[at] = result;
 }
 
-// Maximum over square windows; what lies outside of the picture counts nothing. Block x: threads of eights of the output.
+// Maximum over square windows; pixels outside the picture are ignored. Block x: threads of eights of the output.
 template <typename T>
 __device__ inline void max_pool(const T* x, T* out, int channels, int height, int width, int kernel, int stride,
                                 int padding, int out_height, int out_width, u64 eights) {
