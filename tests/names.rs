@@ -78,6 +78,7 @@ const DENIED_PHRASES: &[(&str, &str)] = &[
     ("goes by the", "uses, or follows"),
     ("the line of time", "the timeline"),
     ("time line", "timeline"),
+    ("time lines", "timelines"),
     ("what is left is", "the rest is"),
     ("speaks of", "describes"),
     ("hear of", "receive"),

@@ -118,7 +118,7 @@ mod tests {
         let other = SystemClock::with_origin(origin_ns(&one));
         let (before, between, after) = (one.mono_ns(), other.mono_ns(), one.mono_ns());
         assert!(before >= 3 * NANOS_PER_SECOND);
-        // The origin is read off two clocks, one after the other.
+        // The origin is computed from two clocks that are read one after the other.
         let apart = NANOS_PER_SECOND / 2;
         assert!(before.saturating_sub(apart) <= between && between <= after + apart, "{before} {between} {after}");
     }

@@ -181,18 +181,18 @@ mod tests {
     fn the_studys_badminton_rule() {
         // (rgb, audio) labels and probabilities → who decides, label, probability, why
         let table = [
-            // Both hear and see badminton: sound decides.
+            // RGB and sound have badminton: sound decides.
             (says(BADMINTON, 0.6), says(BADMINTON, 0.9), Modality::Audio, BADMINTON, 0.9, DecisionReason::Table),
-            // RGB sees badminton: it is among the labels, so sound's label and probability are taken, whatever they are.
+            // RGB has badminton: it is among the labels, so sound decides with its own label and probability.
             (says(BADMINTON, 0.6), says(TENNIS, 0.7), Modality::Audio, TENNIS, 0.7, DecisionReason::Table),
-            // Only sound says badminton: taken as well.
+            // Only sound has badminton: sound decides.
             (says(TENNIS, 0.9), says(BADMINTON, 0.5), Modality::Audio, BADMINTON, 0.5, DecisionReason::Table),
             // No badminton among the labels: RGB.
             (says(TENNIS, 0.8), says(SOCCER, 0.99), Modality::Rgb, TENNIS, 0.8, DecisionReason::Default),
-            // Sound is missing: RGB stands in, and says that it does.
+            // Sound is missing: RGB replaces it, as a fallback.
             (says(BADMINTON, 0.6), None, Modality::Rgb, BADMINTON, 0.6, DecisionReason::Fallback),
             (says(SOCCER, 0.6), None, Modality::Rgb, SOCCER, 0.6, DecisionReason::Default),
-            // The picture is missing: sound stands in for what is not its class, decides what is.
+            // Pictures are missing: sound replaces RGB for other classes, and decides its own.
             (None, says(SOCCER, 0.4), Modality::Audio, SOCCER, 0.4, DecisionReason::Fallback),
             (None, says(BADMINTON, 0.4), Modality::Audio, BADMINTON, 0.4, DecisionReason::Table),
         ];

@@ -209,7 +209,7 @@ mod tests {
         let mut openings = Openings(VecDeque::new());
         let answers: Vec<Admission> = (0..4).map(|_| openings.room(at(1), 60, 160, true)).collect();
         assert_eq!(answers, [Admission::Now, Admission::Now, Admission::Later, Admission::Later]);
-        // They have taken ten each.
+        // Each has opened ten files.
         assert_eq!(openings.room(at(4), 80, 160, true), Admission::Now);
         assert_eq!(openings.room(at(5), 90, 160, true), Admission::Later);
         assert_eq!(openings.room(at(9), 110, 160, false), Admission::No);

@@ -437,7 +437,7 @@ mod tests {
         ];
         let said = "format mpegts, baseline-high, live stream 1234, a secret password";
         assert_eq!(text(said), said);
-        assert_eq!(text("login ann:secret"), "login ***", "but for where it is one");
+        assert_eq!(text("login ann:secret"), "login ***", "except as a password");
         assert_eq!(text("GET /a?format=mpegts&token=live, then"), "GET /a?***, then");
         assert_eq!(text("what? a=b"), "what? a=b");
     }
@@ -450,9 +450,9 @@ mod tests {
         drop((known, other));
         let flush = || (0..2 * LEFT_MAX).for_each(|n| drop(remember_secret(&format!("flushed-{n}-x"))));
         flush();
-        assert_eq!(text("released-1x"), MASK, "the other stream has it too");
+        assert_eq!(text("released-1x"), MASK, "another stream still has it");
         drop(same);
-        assert_eq!(text("released-1x"), MASK, "what is ending may still name it");
+        assert_eq!(text("released-1x"), MASK, "messages of an ending stream may contain it");
         flush();
         assert_eq!(text("released-1x"), "released-1x");
         let secrets = SECRETS.read().unwrap();

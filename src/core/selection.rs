@@ -1,8 +1,8 @@
 //! Frame selection: which decoded pictures are converted.
 //!
 //! Scaling and converting a picture costs nearly as much as decoding it, and a second uses a third of its pictures. So the source
-//! asks a [`FrameSelector`] about each picture, by its time, before it converts the picture. Pictures that will not be sampled are sent as
-//! [`crate::item::MediaItem::Unconverted`], so that the timeline downstream has no hole.
+//! asks a [`FrameSelector`] about each picture, by its time, before it converts the picture. Pictures that will not be sampled
+//! are sent as [`crate::item::MediaItem::Unconverted`], so that the timeline downstream has no hole.
 
 use std::fmt;
 use std::sync::Arc;

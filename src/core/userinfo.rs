@@ -206,7 +206,7 @@ mod tests {
         for _ in 0..20_000 {
             let length = random.random_range(1..16);
             let password: String = (0..length).map(|_| alphabet[random.random_range(0..alphabet.len())]).collect();
-            // What looks encoded is taken for it.
+            // Text that looks percent-encoded is decoded.
             if redact::percent_decode(&password) != password.as_bytes() {
                 continue;
             }
@@ -225,7 +225,7 @@ mod tests {
                     let decoded = |text| String::from_utf8(redact::percent_decode(text)).unwrap();
                     assert_eq!((url.username(), url.host_str()), ("ann", Some(host)), "{given}: {clear}");
                     assert_eq!(decoded(url.password().unwrap_or_default()), password, "{given}: {clear}");
-                    assert_eq!(canonical(&clear).as_deref(), Some(&clear[..]), "and stays");
+                    assert_eq!(canonical(&clear).as_deref(), Some(&clear[..]), "and is stable");
                 }
             }
         }

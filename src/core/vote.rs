@@ -344,9 +344,9 @@ mod tests {
         feed(&mut v, 0, 1, 1, 0.9);
         feed(&mut v, 0, 2, 1, 0.9); // third classified second: onset
         feed(&mut v, 0, 3, 1, 0.3); // mean falls, but not below the offset threshold
-        feed(&mut v, 1, 9, 2, 0.9); // new run: window too young to decide
+        feed(&mut v, 1, 9, 2, 0.9); // new run: too few seconds in the window
         feed(&mut v, 1, 10, 2, 0.9);
-        feed(&mut v, 1, 11, 2, 0.9); // one left, one came
+        feed(&mut v, 1, 11, 2, 0.9); // an offset, then an onset
         assert_eq!(events, [(EventKind::Onset, 1, 0, 2), (EventKind::Offset, 1, 1, 11), (EventKind::Onset, 2, 1, 11)]);
         let mut last = Vec::new();
         v.finish(&mut last);

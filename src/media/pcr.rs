@@ -106,7 +106,7 @@ mod tests {
     }
 
     /// Clocks of one PID, as (seconds of the clock in ticks, seconds of arrival).
-    fn heard(clocks: &[(u64, u64)]) -> Vec<Option<ClockEvent>> {
+    fn events(clocks: &[(u64, u64)]) -> Vec<Option<ClockEvent>> {
         let mut watch = PcrMonitor::default();
         clocks.iter().map(|(ticks, at_ns)| watch.push(&packet(256, *ticks), *at_ns)).collect()
     }
@@ -116,24 +116,24 @@ mod tests {
     #[test]
     fn a_clock_that_goes_on_says_nothing() {
         let clocks: Vec<_> = (0..1000).map(|k| (k * SECOND / 25, k * S / 25)).collect();
-        assert!(heard(&clocks).iter().all(Option::is_none));
-        // A network that holds back and lets go, and a sender that was held up itself.
-        assert_eq!(heard(&[(0, 0), (SECOND / 10, 9 * S), (9 * SECOND, 9 * S + S / 100)])[1], None);
-        assert_eq!(heard(&[(0, 0), (SECOND / 10, 60 * S)]), [None, None]);
+        assert!(events(&clocks).iter().all(Option::is_none));
+        // A network that delays and bursts, and a sender that was delayed itself.
+        assert_eq!(events(&[(0, 0), (SECOND / 10, 9 * S), (9 * SECOND, 9 * S + S / 100)])[1], None);
+        assert_eq!(events(&[(0, 0), (SECOND / 10, 60 * S)]), [None, None]);
     }
 
     #[test]
     fn jumps_and_the_end_of_33_bits_are_told_apart() {
         use ClockEvent::{JumpBack, JumpForward, Wrapped};
         let hour = 3600 * SECOND;
-        assert_eq!(heard(&[(0, 0), (hour, S / 25), (hour + SECOND, 2 * S)]), [None, Some(JumpForward), None]);
-        assert_eq!(heard(&[(2 * hour, 0), (hour, S / 25), (hour + 1, 2 * S)]), [None, Some(JumpBack), None]);
+        assert_eq!(events(&[(0, 0), (hour, S / 25), (hour + SECOND, 2 * S)]), [None, Some(JumpForward), None]);
+        assert_eq!(events(&[(2 * hour, 0), (hour, S / 25), (hour + 1, 2 * S)]), [None, Some(JumpBack), None]);
         assert_eq!(
-            heard(&[(PCR_PERIOD - SECOND, 0), (SECOND, 2 * S), (2 * SECOND, 3 * S)]),
+            events(&[(PCR_PERIOD - SECOND, 0), (SECOND, 2 * S), (2 * SECOND, 3 * S)]),
             [None, Some(Wrapped), None]
         );
-        // Back across the turn.
-        assert_eq!(heard(&[(SECOND, 0), (PCR_PERIOD - SECOND, S / 25)]), [None, Some(JumpBack)]);
+        // Back across the wrap.
+        assert_eq!(events(&[(SECOND, 0), (PCR_PERIOD - SECOND, S / 25)]), [None, Some(JumpBack)]);
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(watch.push(&packet(256, 0), 0), None);
         assert_eq!(watch.push(&packet(300, 3600 * SECOND), S), None, "another program");
         assert_eq!(watch.push(&packet(256, SECOND), S), None);
-        assert_eq!(watch.push(&packet(300, 3700 * SECOND), 10 * S), None, "the first is gone: taken up");
+        assert_eq!(watch.push(&packet(300, 3700 * SECOND), 10 * S), None, "the first is gone: the other is used");
         assert_eq!(watch.push(&packet(300, 9000 * SECOND), 11 * S), Some(ClockEvent::JumpForward));
     }
 

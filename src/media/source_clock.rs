@@ -89,7 +89,7 @@ mod tests {
     const DAY: i64 = 86_400 * S;
     const NOW: i64 = 1_700_000_000 * S;
 
-    /// What becomes of claims that are so far off, one a second.
+    /// The verdicts on claims with these offsets, one per second.
     fn verdicts(claims: &mut SourceClock, off: &[i64]) -> Vec<ClockVerdict> {
         (0..).zip(off).map(|(n, off)| claims.judge(NOW + n * S + off, NOW + n * S)).collect()
     }
@@ -117,7 +117,7 @@ mod tests {
         let said = verdicts(&mut SourceClock::default(), &days);
         assert_eq!(said[..2], [ClockVerdict::Trusted, ClockVerdict::Distrusted]);
         assert!(said[2..].iter().all(|s| *s == ClockVerdict::StillDistrusted), "{said:?}");
-        // Hours, which are plausible each for itself.
+        // Hours, each plausible alone.
         let hours: Vec<i64> = (0..40).map(|n| [0, 5 * 3600 * S][n % 2]).collect();
         let said = verdicts(&mut SourceClock::default(), &hours);
         assert_eq!(said.iter().filter(|s| **s == ClockVerdict::Distrusted).count(), 1);
@@ -130,7 +130,7 @@ mod tests {
         let said = verdicts(&mut SourceClock::default(), &off);
         assert_eq!(said[6..], [ClockVerdict::TrustedAgain, ClockVerdict::Trusted], "{said:?}");
         assert_eq!(said.iter().filter(|s| **s == ClockVerdict::StillDistrusted).count(), 5);
-        // An hour, by a time server.
+        // An hour, corrected by a time server.
         let said = verdicts(&mut SourceClock::default(), &[0, 3600 * S, 3600 * S, 3600 * S, 3600 * S, 3600 * S]);
         assert_eq!(
             (said[0], said[1], said[5]),

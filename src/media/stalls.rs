@@ -102,7 +102,7 @@ mod tests {
         }
         assert_eq!(watch.received(Track::Audio, 21 * S), Some(21 * S));
         assert_eq!(watch.received(Track::Audio, 22 * S), None);
-        // Sound may be away for ever.
+        // Sound may be missing for ever.
         for second in 22..500 {
             watch.received(Track::Video, second * S);
             assert!(!matches!(watch.check(second * S, &policy), Stall::All | Stall::Pictures));

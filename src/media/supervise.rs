@@ -230,7 +230,7 @@ impl Drop for SupervisedSource {
     }
 }
 
-type Connection = (Box<dyn Source>, Receiver<MediaItem>);
+type OpenConnection = (Box<dyn Source>, Receiver<MediaItem>);
 
 /// The state of the supervisor's thread.
 struct SupervisorThread {
@@ -263,7 +263,7 @@ enum ConnectionOutcome {
 }
 
 impl SupervisorThread {
-    fn run(&mut self, first: Result<Connection>) {
+    fn run(&mut self, first: Result<OpenConnection>) {
         let mut next = first;
         loop {
             let outcome = match next {
@@ -335,7 +335,7 @@ impl SupervisorThread {
     }
 
     /// Forwards items until the connection ends. Returns after the inner source's threads have ended.
-    fn forward(&mut self, (mut source, items): Connection) -> ConnectionOutcome {
+    fn forward(&mut self, (mut source, items): OpenConnection) -> ConnectionOutcome {
         let began_ns = self.clock.mono_ns();
         let mut watch: Option<StallDetector> = None;
         loop {

@@ -1,4 +1,4 @@
-//! The supervisor against scripted sources; nothing sleeps but the stall test, which turns a simulated clock.
+//! The supervisor with scripted sources. Nothing sleeps but the stall test, which advances a simulated clock.
 
 use std::sync::Mutex;
 
@@ -139,7 +139,7 @@ fn the_run_of_a_connection_is_closed_with_it_and_not_by_the_next() {
     source.stop();
     assert_eq!(words(&from.iter().collect::<Vec<_>>()), ["finished"]);
 
-    // What never opened has no run to close, and the next connection closes none twice.
+    // A connection that never opened has no run to close, and no run is closed twice.
     let scripts = vec![script(vec![]), script(vec![opened(), sound(1)]), script(vec![]), script(vec![opened()])];
     let b = bench(Policy { retry_first: true, ..Policy::default() }, scripts);
     let (to, from) = bounded(64);

@@ -112,8 +112,8 @@ pub fn render(template: &str, keys: &Keys<'_>, wanted: Tracks) -> Result<String>
 /// Escapes a value for the right side of `property=` in a gst-launch description.
 ///
 /// Puts a backslash before everything except letters, digits and the characters of numbers and fractions. Quoting is unsafe: inside
-/// quotes the grammar reads `\"` as a quote even after an escaped backslash, so a value could end the string early. Control characters
-/// cannot be escaped and are dropped; in URIs they are percent-encoded already.
+/// quotes the grammar reads `\"` as a quote even after an escaped backslash, so a value could end the string early. Control
+/// characters cannot be escaped and are dropped; in URIs they are percent-encoded already.
 fn escape(value: &str) -> String {
     let mut out = String::with_capacity(value.len() * 2);
     for c in value.chars().filter(|c| !c.is_control()) {

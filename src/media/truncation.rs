@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The most boxes or chunks of a file that are read. A fragmented MP4 has two per fragment: a day of one-second fragments has 172,800.
+/// The most boxes or chunks of a file that are read. A fragmented MP4 has two per fragment: a day of one-second fragments has
+/// 172,800.
 const PARTS_MAX: u32 = 1_000_000;
 
 /// How far a picture file is searched for its end marker, bytes.
@@ -237,7 +238,7 @@ mod tests {
         [&(body.len() as u32 + 8).to_be_bytes()[..], kind, body].concat()
     }
 
-    /// `bytes` are whole, and everything from `least` bytes on but not all of them is cut off.
+    /// `bytes` are complete, and every prefix of at least `least` bytes is truncated.
     fn check(bytes: &[u8], least: usize) {
         assert_eq!(cut(bytes), None, "whole");
         for len in least..bytes.len() {
@@ -249,7 +250,7 @@ mod tests {
     fn boxes_that_end_behind_the_file_are_cut_off() {
         let (index, media) = (atom(b"moov", &[7; 30]), atom(b"mdat", &[9; 50]));
         let fast = [atom(b"ftyp", b"isomiso2"), index.clone(), media.clone()].concat();
-        // Between boxes nothing is missing that anybody could know of.
+        // A truncation between boxes cannot be detected.
         assert_eq!(cut(&fast[..16 + 38]), None);
         check(&fast, 16 + 38 + 8);
         let slow = [atom(b"ftyp", b"isomiso2"), media, index].concat();
@@ -290,7 +291,7 @@ mod tests {
         check(&segment(&[0x80 | 40]), 8 + 5);
         check(&segment(&[0x40, 40]), 8 + 6);
         check(&segment(&[1, 0, 0, 0, 0, 0, 0, 40]), 8 + 12);
-        // Of unknown length, as in a pipe: the clusters say how long they are, or their blocks.
+        // Of unknown length, as in a pipe: the clusters or their blocks have lengths.
         for size in [&[0xff][..], &[1, 255, 255, 255, 255, 255, 255, 255]] {
             let head = [&head[..], &[0x18, 0x53, 0x80, 0x67], size].concat();
             let cluster = [&[0x1f, 0x43, 0xb6, 0x75, 0x80 | 20][..], &[5; 20]].concat();

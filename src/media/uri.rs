@@ -210,8 +210,8 @@ impl Location {
 
     /// Whether the appsinks wait for the clock.
     ///
-    /// HLS segments arrive in bursts of several seconds, which a live consumer would have to shed, so HLS is paced by default. Whether
-    /// a playlist is on demand is known only after it was fetched, so it is treated as live.
+    /// HLS segments arrive in bursts of several seconds, which a live consumer would have to shed, so HLS is paced by default.
+    /// Whether a playlist is on demand is known only after it was fetched, so it is treated as live.
     pub fn sync(&self, pacing: Pacing) -> bool {
         match pacing {
             Pacing::Unpaced => false,

@@ -236,7 +236,7 @@ mod tests {
             let whole = resample(&input, rate_in, rate_out).unwrap();
             assert_eq!(whole.len() as u64, (30_001 * u64::from(rate_out)).div_ceil(u64::from(rate_in)));
             let mut resampler = StreamResampler::new(rate_in, rate_out).unwrap();
-            // Twice, since finish makes it ready again.
+            // Twice, because finish prepares for another stream.
             for _ in 0..2 {
                 let (mut pieces, mut rest, mut len) = (Vec::new(), &input[..], 1);
                 while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! What is kept against what the plan chooses of everything, on made-up time lines.
+//! Compares the kept pictures with those that the plan samples from all, on generated timelines.
 
 use super::*;
 use crate::clip::FlowPair;
@@ -21,7 +21,7 @@ fn seen(pts: u64, keep: bool) -> PendingFrame {
     }
 }
 
-/// Which of the pictures are converted when all come and the last that is held is dropped.
+/// Which of the pictures are converted, by index.
 fn kept(plan: &SamplingPlan, times: &[u64]) -> Vec<bool> {
     let mut thinner = PlanSelector::new(plan.clone());
     let (mut kept, mut held) = (vec![false; times.len()], None);
@@ -36,7 +36,7 @@ fn kept(plan: &SamplingPlan, times: &[u64]) -> Vec<bool> {
             FrameChoice::Drop => {}
         }
     }
-    // At its end a stream passes on what is held.
+    // A held picture is converted at the end of a stream.
     if let Some(held) = held {
         kept[held] = true;
     }
@@ -47,7 +47,7 @@ fn times_of(chosen: &SampledFrames) -> (Vec<u64>, &[usize], &[FlowPair]) {
     (chosen.frames.iter().map(|f| f.pts.0).collect(), &chosen.rgb, &chosen.pairs)
 }
 
-/// Checks every second of `times`, which ascend; gives the numbers of pictures converted and chosen.
+/// Checks every second of `times`, which ascend; returns the numbers of pictures converted and sampled.
 fn check(plan: &SamplingPlan, times: &[u64]) -> (usize, usize) {
     let kept = kept(plan, times);
     let (mut at, mut chosen) = (0, 0);
@@ -137,7 +137,7 @@ fn a_jump_back_begins_anew_with_a_whole_second() {
     assert!(kept[75..75 + first].iter().all(|k| *k));
     let next = kept[75 + first..75 + first + 30].iter().filter(|k| **k).count();
     assert!(next <= 11, "{next}");
-    // What was there before the jump is chosen as if it had ended.
+    // The second before the jump is sampled as if the stream had ended.
     let mut all: Vec<PendingFrame> = (60..75).map(|i| seen(there[i], true)).collect();
     let mut some: Vec<PendingFrame> = (60..75).map(|i| seen(there[i], kept[i])).collect();
     let start = Pts::from_second(92);

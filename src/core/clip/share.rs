@@ -34,7 +34,7 @@ impl FrameShare {
     }
 
     /// Keeps a share of `all`, spread evenly: the middle of each of as many equal parts.
-    fn thin<T: Copy>(self, all: &mut Vec<T>) {
+    fn keep_evenly<T: Copy>(self, all: &mut Vec<T>) {
         let (n, kept) = (all.len(), self.of(all.len()));
         for i in 0..kept {
             all[i] = all[(2 * i + 1) * n / (2 * kept)];
@@ -50,8 +50,8 @@ impl ClipSecond {
             return;
         }
         self.frame_share = share;
-        share.thin::<usize>(&mut self.rgb);
-        share.thin::<FlowPair>(&mut self.pairs);
+        share.keep_evenly::<usize>(&mut self.rgb);
+        share.keep_evenly::<FlowPair>(&mut self.pairs);
     }
 }
 
@@ -75,21 +75,21 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_spread_over_the_second_and_never_nothing() {
-        let thin = |share: FrameShare, n: usize| {
+        let kept_of = |share: FrameShare, n: usize| {
             let mut all: Vec<usize> = (0..n).collect();
-            share.thin(&mut all);
+            share.keep_evenly(&mut all);
             all
         };
         let [all, three, two, one] = FrameShare::STEPS;
-        assert_eq!(thin(all, 5), [0, 1, 2, 3, 4]);
-        assert_eq!(thin(three, 5), [0, 2, 4]);
-        assert_eq!(thin(two, 5), [1, 3]);
-        assert_eq!(thin(one, 5), [2]);
-        assert_eq!((thin(one, 1), thin(one, 0)), (vec![0], vec![]));
-        assert_eq!(thin(three, 2), [0, 1]);
+        assert_eq!(kept_of(all, 5), [0, 1, 2, 3, 4]);
+        assert_eq!(kept_of(three, 5), [0, 2, 4]);
+        assert_eq!(kept_of(two, 5), [1, 3]);
+        assert_eq!(kept_of(one, 5), [2]);
+        assert_eq!((kept_of(one, 1), kept_of(one, 0)), (vec![0], vec![]));
+        assert_eq!(kept_of(three, 2), [0, 1]);
         for n in 0..60 {
             for share in FrameShare::STEPS {
-                let kept = thin(share, n);
+                let kept = kept_of(share, n);
                 assert_eq!(kept.len(), share.of(n));
                 assert!(kept.windows(2).all(|pair| pair[0] < pair[1]), "{share:?} of {n}: {kept:?}");
             }

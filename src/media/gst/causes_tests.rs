@@ -1,4 +1,4 @@
-//! Messages as GStreamer 1.22 wrote them, and what they are.
+//! Messages of GStreamer 1.22, and the causes they are translated to.
 
 use super::*;
 
@@ -18,8 +18,8 @@ impl Message {
             });
         }
         let message = builder.build();
-        let gst::MessageView::Error(told) = message.view() else { panic!("an error") };
-        PipelineError::new(kind, told, &told.error(), &told.debug().unwrap_or_default()).end()
+        let gst::MessageView::Error(error) = message.view() else { panic!("an error") };
+        PipelineError::new(kind, error, &error.error(), &error.debug().unwrap_or_default()).end()
     }
 }
 
@@ -65,7 +65,7 @@ fn types_decide_what_a_message_is() {
             ),
             Some(Cause::NoAnswer),
         ),
-        // The port is tried, to say more.
+        // The port is probed for a better cause.
         (
             Kind::Rtsp,
             Message(
@@ -114,7 +114,7 @@ fn types_decide_what_a_message_is() {
             ),
             Some(Cause::CannotListen),
         ),
-        // A local file has no server, whatever numbers and words the text holds.
+        // A local file has no server, even if the text contains a status.
         (
             Kind::File,
             Message("qtdemux", error(S::Demux, "This file contains no playable streams."), qtdemux, None),

@@ -25,7 +25,7 @@ pub(super) fn connect(pipeline: &gst::Pipeline, clock: Arc<dyn touchline_core::c
             let Some(map) = info.buffer().and_then(|buffer| buffer.map_readable().ok()) else {
                 return gst::PadProbeReturn::Ok;
             };
-            let (heard, happened) = {
+            let (event, happened) = {
                 let (clocks, splices) = &mut *watches.lock().unwrap_or_else(|e| e.into_inner());
                 (clocks.push(&map, clock.mono_ns()), splices.push(&map))
             };
@@ -33,7 +33,7 @@ pub(super) fn connect(pipeline: &gst::Pipeline, clock: Arc<dyn touchline_core::c
                 // Closed means that the session is ending anyway.
                 let _ = outlet.send(MediaItem::Incident(incident));
             }
-            let item = match heard {
+            let item = match event {
                 None => return gst::PadProbeReturn::Ok,
                 Some(ClockEvent::JumpForward) => MediaItem::Discontinuity(Discontinuity::JumpForward),
                 Some(ClockEvent::JumpBack) => MediaItem::Discontinuity(Discontinuity::JumpBack),

@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(wait.offer(Some(10 * S), false, true), PictureAction::Pass);
         assert_eq!(wait.offer(Some(10 * S + 1), false, false), PictureAction::Pass);
         assert_eq!(wait.offer(Some(11 * S), true, false), late);
-        assert_eq!(wait.offer(Some(12 * S), true, true), PictureAction::Pass, "a key frame builds on nothing");
+        assert_eq!(wait.offer(Some(12 * S), true, true), PictureAction::Pass, "a key frame depends on no other");
         assert_eq!(wait.offer(Some(13 * S), false, false), PictureAction::Pass);
     }
 
@@ -268,14 +268,14 @@ mod tests {
         assert_eq!(wait.offer(Some(0), false, true), PictureAction::Pass);
         damaged.decode(Some(0), true);
         assert!(!damaged.take(0));
-        // It comes out two pictures later, in the order of presentation.
+        // The decoder outputs it two pictures later, in presentation order.
         damaged.decode(Some(3 * S), false);
         assert!(damaged.note() && damaged.note(), "two errors, one picture");
         wait.mark_damaged();
         assert!(!damaged.take(S) && damaged.take(3 * S) && !damaged.take(3 * S));
         assert_eq!(wait.offer(Some(4 * S), false, false), PictureAction::Drop(DropReason::AfterLoss));
         assert_eq!(wait.offer(Some(5 * S), false, true), PictureAction::Pass);
-        // Garbled pictures that never come out take no memory.
+        // Damaged pictures that are never output need bounded memory.
         for error in 3..1000 {
             damaged.decode(Some(error * S), false);
             assert!(damaged.note());
@@ -288,7 +288,7 @@ mod tests {
         let mut damaged = DamagedPictures::default();
         damaged.decode(Some(2 * S), true);
         damaged.decode(Some(S), false);
-        assert!(!damaged.note() && damaged.take(S), "dropped all the same");
+        assert!(!damaged.note() && damaged.take(S), "dropped nevertheless");
         damaged.decode(Some(4 * S), true);
         assert!(damaged.note());
     }

@@ -140,8 +140,8 @@ thread_local! {
     static DECODE_ERRORS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Detects errors that a libav decoder logs. gst-libav does not report damaged and concealed data in any other way. A decoder with one
-/// thread logs on the thread that passes it the data.
+/// Detects errors that a libav decoder logs. gst-libav does not report damaged and concealed data in any other way. A decoder
+/// with one thread logs on the thread that passes it the data.
 #[derive(Debug, Default)]
 pub(super) struct ErrorWatch {
     /// The thread and its count at the last call.

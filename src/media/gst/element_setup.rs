@@ -99,8 +99,8 @@ fn limit_tracks(element: &gst::Element, graph: &Arc<Graph>) {
     });
 }
 
-/// Rejects formats beyond the limits before memory is allocated for them. Checks both the input format, as the container or the parser
-/// declares it, and the output format.
+/// Rejects formats beyond the limits before memory is allocated for them. Checks both the input format, as the container or the
+/// parser declares it, and the output format.
 fn limit_format(element: &gst::Element, graph: &Arc<Graph>) {
     for pad in element.pads() {
         let graph = Arc::downgrade(graph);

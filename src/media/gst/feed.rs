@@ -22,8 +22,8 @@ const GRID_NS: i64 = 1_000;
 
 /// Maps the running times of one demuxer to the stream's timeline.
 ///
-/// Each demuxer has its own time base. So each track is anchored where it leaves the demuxer: the timeline position of its first unit is
-/// known, and the demuxer's times give the distance of all others from it.
+/// Each demuxer has its own time base. So each track is anchored where it leaves the demuxer: the timeline position of its first
+/// unit is known, and the demuxer's times give the distance of all others from it.
 #[derive(Debug)]
 pub(super) struct TimelineMap {
     /// Timeline positions of the first units of pictures and of sound, ns.
@@ -168,9 +168,9 @@ mod tests {
         let map = TimelineMap::new(&beginning);
         map.tie(Track::Video, 70_001);
         map.tie(Track::Video, 99_000);
-        assert_eq!(map.place(Track::Video, 110_000), 1_040_000, "to the grid");
+        assert_eq!(map.place(Track::Video, 110_000), 1_040_000, "rounded to the grid");
         assert_eq!(map.running_ns(Track::Video, 1_040_000), 110_001);
-        // Sound without a tie: its first time sets it.
+        // Sound without an anchor: its first time sets it.
         assert_eq!(map.place(Track::Audio, 5_000), -50_000);
         assert_eq!(map.place(Track::Audio, 25_000), -30_000);
     }

@@ -178,8 +178,8 @@ impl Graph {
         self.decide(&mut state, false);
     }
 
-    /// Decides which tracks exist, if that is known or with `force`. Sends [`MediaItem::Opened`] before any data, because data wait for
-    /// this decision.
+    /// Decides which tracks exist, if that is known or with `force`. Sends [`MediaItem::Opened`] before any data, because data
+    /// wait for this decision.
     fn decide(&self, state: &mut GraphState, force: bool) {
         if state.decided.is_some() {
             return;
@@ -224,8 +224,8 @@ impl Graph {
         }
     }
 
-    /// Called by a streaming thread with data of `track`. Waits until the tracks are decided and returns whether data of this track may
-    /// be sent.
+    /// Called by a streaming thread with data of `track`. Waits until the tracks are decided and returns whether data of this
+    /// track may be sent.
     pub fn admit(&self, track: Track) -> bool {
         let mut state = self.lock();
         loop {

@@ -122,7 +122,7 @@ mod tests {
         for second in 1..=40 {
             clock.advance(S);
             progress.decoded(Track::Video, 7);
-            // The first of them moved it.
+            // The first call moved it.
             assert_eq!(progress.still_ns(), (second - 1) * S);
         }
         progress.decoded(Track::Audio, 7);
@@ -139,7 +139,7 @@ mod tests {
         clock.advance(5 * S);
         progress.sending(|| {
             clock.advance(100 * S);
-            assert_eq!(progress.still_ns(), 0, "somebody waits");
+            assert_eq!(progress.still_ns(), 0, "a thread waits for downstream");
         });
         assert_eq!(progress.still_ns(), 5 * S);
         assert!(!progress.is_fed_within(u64::MAX));

@@ -75,7 +75,8 @@ pub(super) fn given_up() -> End {
     failed(Cause::Damaged, "the recording is damaged: its container cannot be read", COPY_ADVICE)
 }
 
-/// The end for an error of the pipeline that plays the file at `location`. `is_media`: a demuxer, a parser or a decoder was found for it.
+/// The end for an error of the pipeline that plays the file at `location`. `is_media`: a demuxer, a parser or a decoder was found
+/// for it.
 pub(super) fn failure(location: &Location, error: &gst::glib::Error, is_media: bool) -> Option<End> {
     if let Some(end) = cut_off(location) {
         return Some(end);

@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// The progress of one track.
 #[derive(Clone, Copy, Debug, Default)]
-struct TrackProgress {
+struct SyncState {
     /// PTS of the last buffer that was sent, ns.
     at_ns: u64,
     /// PTS of a buffer that waits for the other track, ns.
@@ -38,23 +38,23 @@ struct TrackProgress {
 /// Synchronises the streaming threads of two tracks.
 #[derive(Debug)]
 pub(super) struct TrackSync {
-    tracks: Mutex<[TrackProgress; 2]>,
+    tracks: Mutex<[SyncState; 2]>,
     moved: Condvar,
 }
 
 impl TrackSync {
     /// Synchronises the tracks that exist.
     pub fn new(video: bool, audio: bool) -> Self {
-        let track_state = |present: bool| TrackProgress { ended: !present, ..TrackProgress::default() };
+        let track_state = |present: bool| SyncState { ended: !present, ..SyncState::default() };
         Self { tracks: Mutex::new([track_state(video), track_state(audio)]), moved: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, [TrackProgress; 2]> {
+    fn lock(&self) -> MutexGuard<'_, [SyncState; 2]> {
         self.tracks.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` returns true. `is_queued` returns whether data of
-    /// the other track wait to be decoded.
+    /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` returns true. `is_queued` returns whether
+    /// data of the other track wait to be decoded.
     pub fn wait(&self, track: Track, pts_ns: u64, stopped: &dyn Fn() -> bool, is_queued: &dyn Fn() -> bool) {
         let (own, other) = (track.index(), track.other().index());
         let mut tracks = self.lock();
@@ -123,7 +123,7 @@ mod tests {
             leader.wait(Track::Audio, 3 * SECOND, NEVER, NEVER);
             flag.store(true, Ordering::Release);
         });
-        // The other track is busy: however long that takes, it is not stuck.
+        // The other track is busy, so it does not count as stuck.
         std::thread::sleep(STUCK_AFTER * 2);
         assert!(!passed.load(Ordering::Acquire));
         step.done(Track::Video, SECOND);
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_track_whose_data_are_queued_is_waited_for() {
         let (step, asked) = (TrackSync::new(true, true), std::cell::Cell::new(0));
-        // The decoder of the pictures does not get its turn: three times as long as a track without data is waited for.
+        // The video decoder gets no processor time for three times the limit for a track without data.
         let is_queued = || {
             asked.set(asked.get() + 1);
             if asked.get() == 3 {
@@ -152,7 +152,7 @@ mod tests {
             }
             true
         };
-        // The lock is let go of while it asks.
+        // The lock is free during the call.
         step.wait(Track::Audio, 10 * SECOND, NEVER, &is_queued);
         assert_eq!(asked.get(), 3);
     }

@@ -225,8 +225,8 @@ impl SourcePolicy {
         }
     }
 
-    /// As [`SourcePolicy::check`], for sources that GStreamer opens itself. Returns the URI with the checked address or path in place of
-    /// the name, or `None` if nothing needs replacing.
+    /// As [`SourcePolicy::check`], for sources that GStreamer opens itself. Returns the URI with the checked address or path in
+    /// place of the name, or `None` if nothing needs replacing.
     ///
     /// # Errors
     /// As [`SourcePolicy::check`].

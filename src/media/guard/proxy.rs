@@ -43,8 +43,8 @@ enum ProxyTarget {
 /// The state that its connections share.
 pub(super) struct ProxyState {
     policy: Arc<SourcePolicy>,
-    /// The secret path of a recording. It replaces the address in GStreamer's errors and logs, and keeps other programs on this machine
-    /// out.
+    /// The secret path of a recording. It replaces the address in GStreamer's errors and logs, and keeps other programs on this
+    /// machine out.
     pub path: String,
     pub web: WebClient,
     on_refusal: Mutex<Option<OnRefusal>>,

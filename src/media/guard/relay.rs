@@ -202,7 +202,7 @@ fn over_this_connection(transport: &str) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    /// The messages of `text`, or what was refused.
+    /// The messages of `text`, or the refusal.
     fn messages(text: &[u8]) -> Result<Vec<String>, Refusal> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
@@ -227,7 +227,7 @@ mod tests {
         ] {
             assert!(messages(format!("{ok}{media}{text}").as_bytes()).is_err(), "{text}");
         }
-        // What others might read as a redirect after all.
+        // Messages that another parser might read as a redirect.
         for text in [
             "\r\nRTSP/1.0 302 Found\r\nLocation: rtsp://127.0.0.2/\r\n\r\n",
             "\n\r\n\nREDIRECT rtsp://h/ RTSP/1.0\r\n\r\n",

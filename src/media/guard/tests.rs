@@ -1,4 +1,4 @@
-//! The policy itself; that GStreamer is held to it, `tests/media/ingest/guarded.rs` shows.
+//! The policy itself. `tests/media/ingest/guarded.rs` tests its application to GStreamer.
 
 use std::collections::HashMap;
 
@@ -100,7 +100,7 @@ fn files_are_taken_from_the_folders_only() {
     let (inside, outside) = (root.path().join("in"), root.path().join("outside"));
     std::fs::create_dir_all(inside.join("deep")).unwrap();
     std::fs::create_dir(&outside).unwrap();
-    // Its name begins like the folder's.
+    // Its path has the folder's path as a prefix.
     std::fs::create_dir(root.path().join("in-not")).unwrap();
     for file in [inside.join("deep/a b.mp4"), outside.join("x.mp4"), root.path().join("in-not/x.mp4")] {
         std::fs::write(file, "x").unwrap();
@@ -120,7 +120,7 @@ fn files_are_taken_from_the_folders_only() {
     assert_eq!(policy.check(&format!("{inside}/deep/none.mp4")).unwrap_err().kind, Cause::NotFound);
 }
 
-/// Remembers what it was asked for.
+/// Records the names that it resolves.
 #[derive(Default)]
 struct Asked(std::sync::Mutex<Vec<String>>);
 

@@ -208,7 +208,7 @@ mod tests {
         ad(action, Some(scope), Some(AdEventId::Segmentation(id)))
     }
 
-    /// What happens, by seconds, when all is announced beforehand.
+    /// The incidents by seconds, with all announcements made beforehand.
     fn happens(announced: &[(u64, AdAnnouncement)]) -> Vec<(u64, &'static str)> {
         let mut breaks = AdBreaks::default();
         announced.iter().for_each(|(at_s, ad)| breaks.announce(at_s * S, *ad));

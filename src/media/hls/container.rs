@@ -4,7 +4,7 @@
 //! between sound and pictures.
 
 use super::id3;
-use super::mp4::{self, Tracks};
+use super::mp4::{self, Mp4Tracks};
 use super::splice::Cue;
 use super::ts;
 use touchline_core::time::{NANOS_PER_SECOND, samples_to_nanos};
@@ -44,7 +44,8 @@ impl Container {
     }
 }
 
-/// The times of the first picture and of the first sound in decoding order, ns on the media's own timeline; [`None`] for a missing track.
+/// The times of the first picture and of the first sound in decoding order, ns on the media's own timeline; [`None`] for a
+/// missing track.
 pub(super) type Starts = [Option<u64>; 2];
 
 /// How many bytes of fragmented MP4 are searched for the starts of tracks. Only GStreamer finds a track that begins later.
@@ -70,7 +71,7 @@ pub(super) struct SegmentInfo {
 ///
 /// # Errors
 /// The name of the content when it is not media.
-pub(super) fn inspect(bytes: &[u8], map: Option<&Tracks>) -> Result<SegmentInfo, &'static str> {
+pub(super) fn inspect(bytes: &[u8], map: Option<&Mp4Tracks>) -> Result<SegmentInfo, &'static str> {
     let (skip, stamped_ns, mut cues) = tags(bytes);
     let media = &bytes[skip.min(bytes.len())..];
     let seen = &media[..media.len().min(LOOK_MAX)];

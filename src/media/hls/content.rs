@@ -26,8 +26,8 @@ const SEGMENT_MAX: usize = 128 << 20;
 /// Time limit for the first response of a server.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Time limits for a whole playlist and a whole segment, in multiples of the time limit for the head of the response. They stop servers that
-/// send a byte at a time.
+/// Time limits for a whole playlist and a whole segment, in multiples of the time limit for the head of the response. They stop
+/// servers that send a byte at a time.
 const PLAYLIST_TIMEOUTS: u32 = 2;
 const SEGMENT_TIMEOUTS: u32 = 8;
 

@@ -81,7 +81,8 @@ impl PlaylistMemory {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = StoredPosition(Some(kept));
     }
 
-    /// A cursor for the playlist at `url`, whose segments are `media`. It resumes at the stored position unless that is too far behind.
+    /// A cursor for the playlist at `url`, whose segments are `media`. It resumes at the stored position unless that is too far
+    /// behind.
     pub(super) fn resume(&self, url: &Url, media: &MediaPlaylist) -> PlaylistCursor {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kept.0.as_ref().filter(|(path, _)| path == url.path() && !media.is_over).map(|(_, cursor)| cursor);
@@ -121,7 +122,8 @@ impl PlaylistCursor {
         self.next.map_or(0, |next| next.sequence.saturating_sub(LOOK_BACK))
     }
 
-    /// Whether `media`, read from [`PlaylistCursor::wants_from`] on, must be read again from its start: the next segment is not in it.
+    /// Whether `media`, read from [`PlaylistCursor::wants_from`] on, must be read again from its start: the next segment is not
+    /// in it.
     pub fn must_see_all(&self, media: &MediaPlaylist) -> bool {
         self.next.is_some_and(|next| end(media) < next.sequence) && media.segments.len() < LOOK_BACK as usize
     }
@@ -287,8 +289,8 @@ impl PlaylistCursor {
         self.known.clear();
     }
 
-    /// Continues with whole segments because the part `piece` cannot be fetched: with the segment of `piece` if none of its parts was taken,
-    /// otherwise with the next one, and the rest of the segment is missed.
+    /// Continues with whole segments because the part `piece` cannot be fetched: with the segment of `piece` if none of its parts
+    /// was taken, otherwise with the next one, and the rest of the segment is missed.
     pub fn leave_parts(&mut self, piece: &Piece, media: &MediaPlaylist) {
         self.low_latency = false;
         // The next piece reports this instead.

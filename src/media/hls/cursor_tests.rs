@@ -77,17 +77,17 @@ fn a_playlist_that_begins_anew_is_another_stream() {
     let pieces = take(&mut cursor, &media("b", 0, 3));
     assert_eq!(names(&pieces), "b0 b1 b2");
     assert_eq!(pieces.iter().map(|p| p.is_restart).collect::<Vec<_>>(), [true, false, false]);
-    // Other media under the numbers that were taken.
+    // Other media under the numbers of taken segments.
     let pieces = take(&mut cursor, &media("c", 0, 4));
     assert!(names(&pieces).starts_with('c') && pieces[0].is_restart);
-    // The same media, counted anew.
+    // The same media with new numbers.
     let mut cursor = PlaylistCursor::default();
     take(&mut cursor, &media("a", 0, 6));
     let mut renumbered = media("a", 2, 8);
     renumbered.sequence = 100;
     let pieces = take(&mut cursor, &renumbered);
     assert_eq!((names(&pieces).as_str(), pieces[0].is_restart), ("a6 a7", false));
-    // Near to where it was, and moving: not an old copy for ever.
+    // Near the old position, and moving: not an old copy.
     let mut cursor = PlaylistCursor::default();
     take(&mut cursor, &media("a", 0, 9));
     let mut all = Vec::new();
@@ -120,7 +120,7 @@ fn parts_are_taken_where_there_are_any_and_left_where_they_fail() {
     assert_eq!(names(&take(&mut cursor, &live)), "s3");
     assert!(!cursor.is_low_latency());
 
-    // All parts but the last, which fails; what comes then goes on behind the segment.
+    // All parts but the last, which fails; playback continues after the segment.
     let mut cursor = PlaylistCursor::default();
     cursor.update(&live);
     let pieces: Vec<Piece> = std::iter::from_fn(|| cursor.next(&live)).take(4).collect();

@@ -11,7 +11,8 @@ use crate::guard::Refusal;
 use touchline_core::cause::Cause;
 use touchline_core::item::Tracks;
 
-/// Capacity of the channel between a decoder and the relay: slack for a thread switch. The real buffer is the channel after the relay.
+/// Capacity of the channel between a decoder and the relay: slack for a thread switch. The real buffer is the channel after the
+/// relay.
 pub(super) const ITEMS_MAX: usize = 4;
 
 /// Feeds one demuxer after the other, and announces each to the relay.

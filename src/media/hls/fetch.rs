@@ -39,7 +39,7 @@ pub(super) trait Origin: Send + Sync {
 pub(super) struct LoadedInit {
     pub map: Arc<InitSection>,
     pub bytes: Vec<u8>,
-    tracks: Option<mp4::Tracks>,
+    tracks: Option<mp4::Mp4Tracks>,
 }
 
 /// A fetched, decrypted and inspected piece.

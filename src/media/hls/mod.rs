@@ -3,14 +3,14 @@
 //! ```text
 //!  runtime "web"                                             thread hls/<id>
 //!  session ─► player (main playlist)  ─ bytes ─► demuxer, decoders ─► relay ─► outlet
-//!          └► player (sound of its own) ─ bytes ─► demuxer, decoders ─┘  merges and paces
+//!          └► player (audio rendition)  ─ bytes ─► demuxer, decoders ─┘  merges and paces
 //! ```
 //!
-//! `content` inspects the address, `playlist` and `playlist_reader` parse, `variant` chooses, `cursor` selects the next piece (a segment or a
-//! part of one), `timeline` places it, `fetch` loads it, `player` drives all of that for one playlist, `demuxer_feed` passes bytes to
-//! demuxers, and `relay` merges the players and paces them. `splice`, `id3`, `breaks` and `splice_monitor` read announcements of
-//! advertisement breaks. Each stretch of continuous media has its own demuxer, so GStreamer never sees a discontinuity, a hole or a
-//! change of format. Source: RFC 8216bis.
+//! `content` inspects the address, `playlist` and `playlist_reader` parse, `variant` chooses, `cursor` selects the next piece (a
+//! segment or a part of one), `timeline` places it, `fetch` loads it, `player` drives all of that for one playlist,
+//! `demuxer_feed` passes bytes to demuxers, and `relay` merges the players and paces them. `splice`, `id3`, `breaks` and
+//! `splice_monitor` read announcements of advertisement breaks. Each stretch of continuous media has its own demuxer, so
+//! GStreamer never sees a discontinuity, a hole or a change of format. Source: RFC 8216bis.
 
 mod attributes;
 mod breaks;
@@ -127,8 +127,8 @@ pub(super) fn open(request: HlsRequest, to: Sender<MediaItem>) -> Result<Box<dyn
     Ok(Box::new(HlsSource { pace, stopper, thread: Some(thread) }))
 }
 
-/// Asks the server what `url` is: [`Kind::Hls`], [`Kind::HttpLive`] or [`Kind::Http`] (a recording); [`None`] when the server does not
-/// say. Waits for the server for some seconds.
+/// Asks the server what `url` is: [`Kind::Hls`], [`Kind::HttpLive`] or [`Kind::Http`] (a recording); [`None`] when the server
+/// does not say. Waits for the server for some seconds.
 pub(super) fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
     super::web::runtime().ok()?.block_on(content::classify(url, policy))
 }

@@ -13,7 +13,7 @@ const CUES_MAX: usize = 64;
 
 /// A video or audio track of an initialisation section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Track {
+pub(super) struct Mp4Track {
     id: u32,
     /// 0: pictures, 1: sound.
     index: usize,
@@ -23,8 +23,8 @@ pub(super) struct Track {
     begins: i64,
 }
 
-/// The tracks of an initialisation segment.
-pub(super) type Tracks = Vec<Track>;
+/// The tracks of an initialisation section.
+pub(super) type Mp4Tracks = Vec<Mp4Track>;
 
 pub(super) fn is_mp4(bytes: &[u8]) -> bool {
     const FIRST: [&[u8]; 8] = [b"ftyp", b"styp", b"moof", b"sidx", b"moov", b"emsg", b"prft", b"free"];
@@ -62,14 +62,14 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
-/// The tracks that `bytes`, an initialisation segment, declares; [`None`] without a `moov`.
-pub(super) fn tracks(bytes: &[u8]) -> Option<Tracks> {
+/// The tracks that `bytes`, an initialisation section, declares; [`None`] without a `moov`.
+pub(super) fn tracks(bytes: &[u8]) -> Option<Mp4Tracks> {
     let moov = find(bytes, b"moov")?;
     let traks = boxes(moov).filter(|(name, _)| *name == b"trak");
     Some(traks.filter_map(|(_, trak)| track(trak)).collect())
 }
 
-fn track(trak: &[u8]) -> Option<Track> {
+fn track(trak: &[u8]) -> Option<Mp4Track> {
     let (tkhd, mdia) = (find(trak, b"tkhd")?, find(trak, b"mdia")?);
     let (mdhd, hdlr) = (find(mdia, b"mdhd")?, find(mdia, b"hdlr")?);
     let is_long = |body: &[u8]| body.first() == Some(&1);
@@ -80,7 +80,7 @@ fn track(trak: &[u8]) -> Option<Track> {
     };
     let timescale = u32_at(mdhd, if is_long(mdhd) { 20 } else { 12 })?;
     let edits = find(trak, b"edts").and_then(|edts| find(edts, b"elst"));
-    Some(Track {
+    Some(Mp4Track {
         id: u32_at(tkhd, if is_long(tkhd) { 20 } else { 12 })?,
         index,
         timescale: (timescale > 0).then_some(timescale)?,
@@ -104,7 +104,7 @@ fn begins(elst: &[u8]) -> Option<i64> {
 }
 
 /// The presentation times of the first picture and of the first sound of `bytes`, a media segment, ns.
-pub(super) fn starts(bytes: &[u8], tracks: &Tracks) -> Starts {
+pub(super) fn starts(bytes: &[u8], tracks: &Mp4Tracks) -> Starts {
     let mut starts = [None, None];
     let moofs = boxes(bytes).filter(|(name, _)| *name == b"moof");
     let trafs = moofs.flat_map(|(_, moof)| boxes(moof).filter(|(name, _)| *name == b"traf"));
@@ -119,7 +119,7 @@ pub(super) fn starts(bytes: &[u8], tracks: &Tracks) -> Starts {
     starts
 }
 
-fn start(traf: &[u8], tracks: &Tracks) -> Option<(usize, u64)> {
+fn start(traf: &[u8], tracks: &Mp4Tracks) -> Option<(usize, u64)> {
     let id = u32_at(find(traf, b"tfhd")?, 4)?;
     let track = tracks.iter().find(|track| track.id == id)?;
     let tfdt = find(traf, b"tfdt")?;
@@ -131,7 +131,8 @@ fn start(traf: &[u8], tracks: &Tracks) -> Option<(usize, u64)> {
     u64::try_from(ns).ok().filter(|ns| *ns < 1 << 62).map(|ns| (track.index, ns))
 }
 
-/// The announcements in the event messages (`emsg`) of `bytes`, a media segment that begins at `begins_ns` (ISO/IEC 23009-1, 5.10.3.3).
+/// The announcements in the event messages (`emsg`) of `bytes`, a media segment that begins at `begins_ns` (ISO/IEC 23009-1,
+/// 5.10.3.3).
 ///
 /// The time is that of the message. Times within it refer to the MPEG-TS input of the packager.
 pub(super) fn cues(bytes: &[u8], begins_ns: Option<u64>) -> Vec<Cue> {

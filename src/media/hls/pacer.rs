@@ -1,6 +1,7 @@
 //! Paces a live stream: segments arrive in bursts of several seconds, and their items are sent at the stream's own pace.
 
-/// How many times faster than real time a late stream may run. A larger burst would make the backlog shed seconds that were only delayed.
+/// How many times faster than real time a late stream may run. A larger burst would make the backlog shed seconds that were only
+/// delayed.
 const CATCH_UP: u64 = 2;
 
 /// The schedule of one stream. Times are monotonic, positions are on the timeline, both in ns.
@@ -50,7 +51,7 @@ mod tests {
         pacer.passed(5 * S, 100 * S);
         assert_eq!(pacer.due(6 * S, 100 * S), 101 * S);
         pacer.passed(6 * S, 101 * S);
-        // Three seconds late: the next second takes half of one, until it is on time again.
+        // Three seconds late: each second takes half a second until the stream is on time.
         let (mut now, mut at) = (105 * S, 7 * S);
         let mut waits = Vec::new();
         for _ in 0..6 {

@@ -1,8 +1,8 @@
 //! Plays one media playlist: reloads it, fetches the next piece, and passes it on with its position on the timeline.
 //!
-//! A piece that cannot be fetched is skipped after retries and counts as missing for its duration; playback continues with the next good
-//! piece. The player uses neither sockets nor GStreamer: an [`Origin`] fetches, a [`Feeder`] takes the bytes, and the time is tokio's,
-//! which tests control.
+//! A piece that cannot be fetched is skipped after retries and counts as missing for its duration; playback continues with the
+//! next good piece. The player uses neither sockets nor GStreamer: an [`Origin`] fetches, a [`Feeder`] takes the bytes, and the
+//! time is tokio's, which tests control.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -131,7 +131,7 @@ pub(super) struct PlaylistPlayer<O, F> {
     pub counters: Arc<Counters>,
     /// Receives the sequence number of the first piece.
     pub on_first: Option<tokio::sync::oneshot::Sender<u128>>,
-    /// The initialisation that the demuxer has.
+    /// The initialisation section that the demuxer has.
     fed_map: Option<Arc<InitSection>>,
     lost: PendingLoss,
     /// The first lost piece that another variant may still have, and the loss before it.
@@ -208,7 +208,8 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
                     self.cursor.begin_at(sequence, &media);
                 }
                 let has_moved = self.cursor.update(&media);
-                // The first playlist may have been read while it was written. Only a later one that moves and has no end proves a channel.
+                // The first playlist may have been read while it was written. Only a later one that moves and has no end proves a
+                // channel.
                 if has_moved && loads > 1 && !media.is_over {
                     self.counters.on_demand.get_or_init(|| false);
                 }
@@ -358,8 +359,8 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
         Ok(())
     }
 
-    /// Reports the loss up to now. Needed when a player fails as well: the next connection continues after the loss. A loss before the first
-    /// media has no place on the timeline; the next connection reports it.
+    /// Reports the loss up to now. Needed when a player fails as well: the next connection continues after the loss. A loss
+    /// before the first media has no place on the timeline; the next connection reports it.
     pub fn settle(&mut self) {
         if self.lost.ns > 0 && self.has_media {
             let from_ns = self.placer.next_ns();
@@ -455,7 +456,7 @@ impl<O: Origin, F: Feeder> PlaylistPlayer<O, F> {
         }
     }
 
-    /// The bytes of a piece, and of its initialisation.
+    /// Fetches a piece and its initialisation section, with retries.
     async fn fetch(&mut self, piece: &Piece, media: &MediaPlaylist) -> Result<FetchedPiece, Refusal> {
         let (target, began) = (Duration::from_nanos(media.target_ns), Instant::now());
         // Playback is this far behind the live edge: a slower response is too late.

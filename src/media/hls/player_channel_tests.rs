@@ -69,7 +69,7 @@ impl Server {
         Self::new(move |at, nth, _| channel.playlist(at, nth), move |_, nth, name| files.file(nth, name))
     }
 
-    /// How often `name` was asked for.
+    /// How often `name` was requested.
     pub fn asked(&self, name: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|asked| *asked == name).count()
     }
@@ -113,7 +113,7 @@ pub(super) fn stamped(id: u32, ticks: u64) -> Vec<u8> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum SegmentBehaviour {
     Fine,
-    /// So many times, then it is there.
+    /// Fails this many times, then succeeds.
     Fails(usize, Cause),
     Lost(Cause),
     Hangs,
@@ -121,14 +121,14 @@ pub(super) enum SegmentBehaviour {
     Cut,
     /// A web page instead of media.
     Page,
-    /// The playlist says that it is not there.
+    /// The playlist marks it as a gap.
     Gap,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     pub seconds: u64,
-    /// On the media's own line.
+    /// On the media's own timeline.
     pub starts_s: u64,
     pub is_break: bool,
     pub fate: SegmentBehaviour,
@@ -153,7 +153,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// Segments of `seconds` each that go on from each other.
+    /// Continuous segments of `seconds` each.
     pub fn new(count: usize, seconds: u64) -> Self {
         let slot =
             |n| Slot { seconds, starts_s: 1_000 + n as u64 * seconds, is_break: false, fate: SegmentBehaviour::Fine };
@@ -178,9 +178,9 @@ pub(super) struct Channel {
     pub window: usize,
     /// The last life ends with EXT-X-ENDLIST.
     pub ends: bool,
-    /// This long before the client came it began.
+    /// The channel began this long before the client.
     pub age_s: u64,
-    /// By how often the playlist was asked for before.
+    /// Flaws by the number of earlier playlist requests.
     pub flaws: Vec<Flaw>,
 }
 
@@ -190,7 +190,7 @@ impl Channel {
         Self { lives: vec![life], target_s, window: 1_000, ends: true, age_s: 3 * target_s, flaws: Vec::new() }
     }
 
-    /// The same whole from the start.
+    /// The playlist is complete from the start.
     pub fn recording(life: Life) -> Self {
         Self { age_s: 1_000_000, ..Self::new(life) }
     }
@@ -249,7 +249,7 @@ impl Channel {
         }
     }
 
-    /// Goes through what was handed on: see [`Account`].
+    /// Checks and summarises the output: see [`Account`].
     pub fn account(&self, events: &[Event]) -> Account {
         Account::new(events, |id| self.slot(id).seconds * S)
     }
@@ -272,7 +272,7 @@ pub(super) enum Event {
 #[derive(Clone, Default)]
 pub(super) struct Recorder {
     events: Arc<Mutex<Vec<Event>>>,
-    /// So many of the next pushes find the demuxer broken.
+    /// This many of the next pushes fail.
     pub broken: Arc<AtomicU32>,
 }
 
@@ -300,8 +300,8 @@ impl Feeder for Recorder {
     }
 }
 
-/// What was handed on, in order, after it was seen that media and what is missing tile the line without a hole or an overlap, that
-/// breaks stand where what follows begins, and that nothing goes on in a demuxer over either.
+/// The output in order. Checked: media and missing intervals tile the timeline without holes or overlaps, breaks are at the start
+/// of the following media, and no demuxer continues across either.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Account {
     pub media: Vec<u32>,
@@ -317,7 +317,7 @@ impl Account {
         for event in events {
             match event {
                 Event::Begin(beginning) => {
-                    assert_eq!(beginning.line_ns, all.elapsed_ns, "a demuxer begins beside the line");
+                    assert_eq!(beginning.line_ns, all.elapsed_ns, "a demuxer begins at a wrong position");
                     assert_eq!(beginning.tracks, [None, Some(all.elapsed_ns as i64)]);
                     is_begun = true;
                 }
@@ -329,13 +329,13 @@ impl Account {
                 }
                 Event::Other(bytes) => panic!("unexpected bytes: {bytes:?}"),
                 Event::Note(PlayerNote::Missing { from_ns, to_ns }) => {
-                    assert_eq!(*from_ns, all.elapsed_ns, "what is missing begins beside the line");
+                    assert_eq!(*from_ns, all.elapsed_ns, "a missing interval begins at a wrong position");
                     assert!(to_ns > from_ns);
                     all.missing.push((from_ns / S, to_ns / S));
                     (all.elapsed_ns, is_begun) = (*to_ns, false);
                 }
                 Event::Note(PlayerNote::Break { at_ns, cause }) => {
-                    assert_eq!(*at_ns, all.elapsed_ns, "a break lies beside the line");
+                    assert_eq!(*at_ns, all.elapsed_ns, "a break has a wrong position");
                     all.breaks.push(*cause);
                     is_begun = false;
                 }

@@ -1,4 +1,4 @@
-//! Channels and recordings at random, with whatever goes wrong at random, against a model of which seconds must come out.
+//! Random channels and recordings with random faults, against a model of the seconds that must be output.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -7,7 +7,7 @@ use super::channel::{Account, Channel, Event, Flaw, LIFE, Life, SegmentBehaviour
 use super::*;
 use touchline_core::time::NANOS_PER_SECOND as S;
 
-/// Segments at the start of each life, around which clients begin, that are there.
+/// Intact segments at the start of each life, where clients begin.
 const SAFE: usize = 8;
 
 fn fate(rng: &mut SmallRng) -> SegmentBehaviour {
@@ -39,7 +39,8 @@ fn flaw(rng: &mut SmallRng, before: Option<&Flaw>) -> Flaw {
     }
 }
 
-/// A life of a packager whose media clock jumps now and then, as the playlist says or not. `is_even`: all segments are equally long.
+/// A life of a packager whose media clock jumps at random, announced in the playlist or not. `is_even`: all segments are equally
+/// long.
 fn life(rng: &mut SmallRng, from_s: u64, target_s: u64, is_even: bool, count: usize, clocks: &mut Vec<u64>) -> Life {
     let mut clock = |rng: &mut SmallRng| clocks.swap_remove(rng.random_range(0..clocks.len())) * 1_000;
     let mut next_s = clock(rng);
@@ -60,7 +61,7 @@ fn life(rng: &mut SmallRng, from_s: u64, target_s: u64, is_even: bool, count: us
 fn channel(rng: &mut SmallRng) -> Channel {
     let target_s = rng.random_range(2..=6);
     let mut clocks = (1..90).collect::<Vec<_>>();
-    // Nothing leaves a wide window before it is taken; of what left one, only the target duration is known.
+    // No segment leaves a wide window before it is taken. Of a segment that left, only the target duration is known.
     let is_wide = rng.random_bool(0.6);
     let mut channel = Channel::new(Life { from_s: 0, slots: Vec::new() });
     (channel.target_s, channel.age_s) = (target_s, rng.random_range(3..6) * target_s);
@@ -73,11 +74,11 @@ fn channel(rng: &mut SmallRng) -> Channel {
         channel.lives.push(life(rng, from_s, target_s, !is_wide, count, &mut clocks));
     }
     if rng.random_bool(0.2) {
-        // All of it is there, and stays.
+        // All segments are available.
         (channel.lives, channel.age_s) = (channel.lives.drain(..1).collect(), 1_000_000);
         channel.window = 1_000;
     }
-    // What was never there is not waited for.
+    // Segments that never existed are not awaited.
     channel.flaws.push(Flaw::None);
     for _ in 0..200 {
         let next = flaw(rng, channel.flaws.last());
@@ -86,7 +87,7 @@ fn channel(rng: &mut SmallRng) -> Channel {
     channel
 }
 
-/// Identities, lengths and fates of what a life must bring: from the first piece that was taken to the last.
+/// Identities, lengths and behaviour of the segments that a life must output, from the first taken piece to the last.
 fn expected(channel: &Channel, life: usize, media: &[u32], is_last: bool) -> Vec<(u32, u64, SegmentBehaviour)> {
     let base = life as u32 * LIFE;
     let of_life = |id: &&u32| (base..base + LIFE).contains(*id);
@@ -98,7 +99,7 @@ fn expected(channel: &Channel, life: usize, media: &[u32], is_last: bool) -> Vec
     all.skip((first - base) as usize).take((end - (first - base)) as usize).collect()
 }
 
-/// Breaks that a viewer of everything from the first piece on sees, as many as there are between pieces that were had.
+/// Breaks between the pieces that were output.
 fn breaks(channel: &Channel, account: &Account) -> usize {
     let slot = |id: u32| channel.lives[(id / LIFE) as usize].slots[(id % LIFE) as usize];
     let is_between = |pair: &[u32]| {
@@ -110,7 +111,7 @@ fn breaks(channel: &Channel, account: &Account) -> usize {
     account.media.windows(2).filter(|pair| pair[0] / LIFE != pair[1] / LIFE || is_between(pair)).count()
 }
 
-/// Plays to the end; each of `cuts` breaks the connection off after so many milliseconds, and the next one goes on. [`None`]: the
+/// Plays to the end; each of `cuts` closes the connection after so many milliseconds, and the next one continues. [`None`]: the
 /// channel ended in between.
 async fn connections(server: &Arc<Server>, cuts: &[u64]) -> (Option<PlayerEnd>, Vec<Vec<Event>>) {
     let (memory, mut all) = (PlaylistMemory::default(), Vec::new());
@@ -125,13 +126,13 @@ async fn connections(server: &Arc<Server>, cuts: &[u64]) -> (Option<PlayerEnd>, 
             }
         };
         if media.is_over && !all.is_empty() {
-            // A channel that has ended is not taken for a recording.
+            // A channel that has ended is not a recording.
             return (None, all);
         }
         player.cursor = memory.resume(&url(), &media);
         player.memory = Some(memory.clone());
         let end = tokio::time::timeout(cut, player.run(Some(media))).await;
-        // What was only just connected gives up sooner, and is connected again.
+        // A new connection gives up sooner and is made again.
         let is_again = !all.is_empty() && !player.has_media();
         match end {
             Ok(PlayerEnd::Failed(_)) if is_again => player.settle(),
@@ -174,7 +175,7 @@ fn check(seed: u64) {
             _ => assert!(!is_there, "{id} cannot be had"),
         }
     }
-    // What was the last of a life before its packager began anew may be lost as well, and then be told as missing.
+    // The last segment before a restart of the packager may be lost as well, and is then reported as missing.
     let least_ns = wanted.iter().map(|(_, length_ns, _)| length_ns).sum::<u64>();
     let after = |life: usize| {
         let last = media.iter().rfind(|id| **id / LIFE == life as u32).map_or(0, |id| id % LIFE);

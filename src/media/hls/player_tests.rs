@@ -112,7 +112,7 @@ async fn an_announced_gap_is_missing_and_not_requested() {
     let (end, events) = play(&server).await;
     let account = channel.account(&events);
     assert_eq!((end, account.missing), (PlayerEnd::Over, vec![(10, 14)]));
-    assert!(account.lost.is_empty(), "nobody lost anything");
+    assert!(account.lost.is_empty(), "nothing is lost");
     assert_eq!(server.asked("s5") + server.asked("s6"), 0);
 }
 
@@ -145,7 +145,7 @@ async fn each_discontinuity_is_one_break_also_where_its_segment_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn segments_that_left_the_window_are_missing() {
-    // The playlist cannot be had for eight seconds, and its window is six.
+    // The playlist is unavailable for eight seconds, and its window is six.
     let mut flaws = vec![Flaw::None; 12];
     flaws.extend([Flaw::Failed(Cause::ServerError); 8]);
     let channel = Channel { window: 3, flaws, ..Channel::new(Life::new(40, 2)) };
@@ -180,7 +180,7 @@ async fn a_playlist_that_fails_for_a_moment_is_read_again() {
             assert_eq!((end, account.media), (PlayerEnd::Over, ids(0..20)), "{flaw:?}, {seconds} s");
         }
     }
-    // Not for ever.
+    // With a limit.
     let channel = Channel { flaws: vec![Flaw::Damaged; 100], ..Channel::new(Life::new(20, 2)) };
     let (end, _) = play(&Server::of(channel)).await;
     assert_eq!(failure(&end).kind, Cause::Damaged);
@@ -332,7 +332,7 @@ async fn keys_rotate_and_a_refused_one_is_reported() {
     assert_eq!(failure(&end).kind, Cause::Encrypted);
 }
 
-/// Half a second a part, four a segment, none of segment 3 but its first `there` ones; whole segments behind.
+/// Parts of half a second, four per segment. Of segment 3 only the first `there` parts exist; then whole segments follow.
 fn low_latency(there: usize) -> Arc<Server> {
     let playlist = |at: Duration, _: usize, _: &Url| {
         let parts = 4 * 3 + (at.as_millis() / 500) as usize;
@@ -366,7 +366,7 @@ async fn parts_that_fail_give_way_to_whole_segments_and_no_time_is_lost() {
     let (end, events) = play(&low_latency(100)).await;
     let account = channel::Account::new(&events, length);
     assert_eq!((end, account.media.len() % 4, account.missing.len()), (PlayerEnd::Over, 0, 0), "{:?}", account.media);
-    // None of its segment was taken: it comes whole.
+    // None of its segment was taken: it is fetched whole.
     let (end, events) = play(&low_latency(0)).await;
     let account = channel::Account::new(&events, length);
     let whole = |from: u32| (from..32).step_by(4).map(|part| LIFE + part).collect::<Vec<_>>();
@@ -378,7 +378,7 @@ async fn parts_that_fail_give_way_to_whole_segments_and_no_time_is_lost() {
     assert_eq!((account.missing, account.elapsed_ns), (vec![(3, 4)], 12 * S));
 }
 
-/// Announcements of breaks among the events: places in milliseconds, and what is announced.
+/// Announcements of breaks among the events: positions in milliseconds, and actions.
 fn announced(events: &[Event]) -> Vec<(u64, AdAction)> {
     let ad = |event: &Event| match event {
         Event::Note(PlayerNote::Ad { at_ns, ad }) => Some((at_ns / 1_000_000, ad.action)),
@@ -396,7 +396,7 @@ async fn announcements_in_mpeg_ts_have_their_place_on_the_line() {
         let n = name[1..].parse::<u64>().unwrap();
         let ticks = |second: u64| (100 + second) * 90_000;
         let (sections, tags) = match n {
-            // Ahead; of long ago; and at a time that is on another line.
+            // Ahead; of long ago; and at a time on another timeline.
             0 => {
                 let old = (100 - 20) * 90_000;
                 let all = [

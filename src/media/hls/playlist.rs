@@ -1,7 +1,7 @@
 //! Reads HLS playlists: text in, segments and variants out.
 //!
-//! Source: RFC 8216bis, *HTTP Live Streaming 2nd Edition*, section 4. The only playlist parser in the program. Playlists are untrusted input:
-//! every length is bounded, nothing panics, and an unusable playlist is an error that names the line.
+//! Source: RFC 8216bis, *HTTP Live Streaming 2nd Edition*, section 4. The only playlist parser in the program. Playlists are
+//! untrusted input: every length is bounded, nothing panics, and an unusable playlist is an error that names the line.
 
 use std::sync::Arc;
 

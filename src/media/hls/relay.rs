@@ -1,5 +1,5 @@
-//! Merges the decoded media of the players of one stream: in timeline order, at the stream's pace, with discontinuities, gaps and incidents
-//! in between.
+//! Merges the decoded media of the players of one stream: in timeline order, at the stream's pace, with discontinuities, gaps and
+//! incidents in between.
 //!
 //! Runs on the thread `hls/<id>`. Data flow one way: players learn of the relay's progress only by the room in their demuxers.
 
@@ -155,7 +155,8 @@ impl Relay {
         }
     }
 
-    /// Waits until a message or media arrive, the source is stopped, or the time is up. `for_media`: players without media are waited for.
+    /// Waits until a message or media arrive, the source is stopped, or the time is up. `for_media`: players without media are
+    /// waited for.
     fn wait(&self, limit: Option<Duration>, for_media: bool) {
         let mut select = Select::new();
         select.recv(self.outlet.stopping());

@@ -43,7 +43,7 @@ fn broken() -> MediaItem {
     MediaItem::Ended(End::Failed { kind: Cause::Damaged, cause: "no media".into(), advice: String::new() })
 }
 
-/// Pictures every 100 ms from one place up to another, after the message that there is no other track.
+/// Pictures every 100 ms between two positions, after the declaration of a single track.
 fn pictures(from_ms: u64, to_ms: u64) -> Vec<MediaItem> {
     let all = (from_ms..to_ms).step_by(100).map(picture);
     [opened(true, false)].into_iter().chain(all).collect()
@@ -175,7 +175,7 @@ fn a_discontinuity_is_sent_before_the_media_that_follow_it() {
         main.decode(pictures(200, 300));
     });
     assert_eq!(said, ["opened 1", "picture 0", "picture 100", "break Playlist", "picture 200"]);
-    // The media before it were shorter than the playlist said.
+    // The media before it were shorter than stated in the playlist.
     let said = alone(|main| {
         main.decode(pictures(0, 200));
         main.breaks(6_000);
@@ -215,7 +215,7 @@ fn the_sound_waits_for_the_break_of_the_pictures() {
 #[test]
 fn marks_stand_before_the_media_that_they_name() {
     let said = alone(|main| {
-        // Long before the media of it are decoded.
+        // Long before its media are decoded.
         main.note(PlayerNote::Date { at_ns: 0, unix_ns: 1 });
         main.note(PlayerNote::Date { at_ns: 110 * MS, unix_ns: 2 });
         main.note(PlayerNote::Ad { at_ns: 200 * MS, ad: AdBreakEdge::Out.into() });
@@ -265,7 +265,7 @@ fn three_demuxers_in_a_row_that_find_nothing_end_the_stream() {
             for _ in 0..2 {
                 assert!(!main.decode(vec![broken()]).is_closed());
             }
-            // One that was of use: the count starts over.
+            // A useful one: the count starts over.
             main.decode(pictures(0, 100));
             for _ in 0..3 {
                 main.decode(vec![broken()]);

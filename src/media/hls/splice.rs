@@ -202,7 +202,7 @@ pub(super) mod tests {
         [0xfe | (ticks >> 32) as u8, low[0], low[1], low[2], low[3]]
     }
 
-    /// A splice_insert at a time, ticks; out of the programme, with the ticks after which it returns by itself.
+    /// A splice_insert at a time, ticks; out of the programme, with the ticks after which it returns automatically.
     pub fn insert_at(event: u32, is_out: bool, at: u64, lasts: Option<u64>) -> Vec<u8> {
         let mut command = event.to_be_bytes().to_vec();
         command.extend([0x7f, 0x4f | u8::from(is_out) << 7 | u8::from(lasts.is_some()) << 5]);

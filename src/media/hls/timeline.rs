@@ -1,4 +1,5 @@
-//! Puts pieces on the stream's timeline: where each begins, whether it continues the previous one, and how much is missing in between.
+//! Puts pieces on the stream's timeline: where each begins, whether it continues the previous one, and how much is missing in
+//! between.
 //!
 //! The timeline counts ns from the start of playback. Within continuous media the times in the media decide, because playlists round;
 //! across discontinuities the durations in the playlist do. Pure.
@@ -9,8 +10,8 @@ use super::container::{APART_MAX_NS, Container, Starts, begins, distance_ns};
 use touchline_core::item::Discontinuity;
 use touchline_core::time::NANOS_PER_SECOND;
 
-/// How far the times in the media may run ahead of the playlist before they count as a jump, ns: playlists give durations of 0, leave out
-/// segments, and round.
+/// How far the times in the media may run ahead of the playlist before they count as a jump, ns: playlists give durations of 0,
+/// leave out segments, and round.
 const AHEAD_MAX_NS: u64 = 10 * NANOS_PER_SECOND;
 
 /// Pieces further apart than this go into different demuxers, ns: more than playlists round.
@@ -217,10 +218,10 @@ mod tests {
         let first = placer.place(&found(100));
         assert_eq!((first.line_ns, first.is_new, first.discontinuity), (0, true, None));
         assert_eq!(first.tracks, [Some(0), Some((S / 10) as i64)]);
-        // The playlist said two seconds; it was 2.5.
+        // The playlist states two seconds; it was 2.5.
         let second = placer.place(&PieceInfo { starts: [Some(100 * S + 5 * S / 2), None], ..found(0) });
         assert_eq!((second.line_ns, second.is_new), (5 * S / 2, false));
-        // A piece that ends early, and one that the playlist leaves out: there is a hole, and no other run.
+        // A piece that ends early, and one that is missing in the playlist: a hole, but no new run.
         let third = placer.place(&PieceInfo { last_ns: Some(105 * S), ..found(104) });
         assert_eq!((third.line_ns, third.is_new, third.discontinuity), (4 * S, false, None));
         let fourth = placer.place(&found(106));
@@ -279,7 +280,7 @@ mod tests {
         let first = sound.place(&alone(98 * S));
         assert_eq!((first.tracks, first.discontinuity), ([None, Some(-2 * S as i64)], None));
         assert_eq!(sound.place(&alone(100 * S)).tracks[1], Some(0));
-        // Pictures and sound come to an advertisement.
+        // Pictures and sound reach an advertisement.
         pictures.place(&PieceInfo { starts: [Some(102 * S), None], ..found(0) });
         pictures.place(&PieceInfo { starts: [Some(5 * S), None], is_break: true, ..found(0) });
         sound.place(&alone(102 * S));

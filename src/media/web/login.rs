@@ -134,11 +134,11 @@ mod tests {
         for elsewhere in ["http://ann:x@other.example/", "https://ann:x@h.example/", "http://h.example/"] {
             assert_eq!(sent(&mut shown, &Url::parse(elsewhere).unwrap(), header::AUTHORIZATION), None, "{elsewhere}");
         }
-        assert!(!shown.challenged(&Url::parse("http://h.example/").unwrap(), &basic), "there is none to show");
+        assert!(!shown.challenged(&Url::parse("http://h.example/").unwrap(), &basic), "there is no login");
         assert!(!shown.challenged(&url, &answer(&[(header::WWW_AUTHENTICATE, "Negotiate")])));
     }
 
-    /// The example of RFC 2617, section 3.5, with a client's nonce of its own: the server's side of it is computed anew.
+    /// The example of RFC 2617, section 3.5, with another client nonce: the response is computed again.
     #[test]
     fn digest_is_answered_and_counted() {
         let mut shown = CredentialJar::default();

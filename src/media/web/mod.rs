@@ -79,8 +79,8 @@ impl WebClient {
         Self { client, jar: Mutex::default() }
     }
 
-    /// Requests `url`, or a `range` of it (the value of the header), follows redirects and answers challenges. `response_timeout` is the
-    /// time limit for the head of each response.
+    /// Requests `url`, or a `range` of it (the value of the header), follows redirects and answers challenges. `response_timeout`
+    /// is the time limit for the head of each response.
     ///
     /// # Errors
     /// When the policy refuses the address, the request fails, or the status is not a success.

@@ -250,8 +250,8 @@ struct MessageReceiver {
 impl MessageReceiver {
     fn run(mut self, broken: Option<ReadError>) {
         self.reader.from().listen(self.outlet.clone(), SILENCE, STOPPING);
-        let heard = broken.map_or_else(|| self.take_all(), Err);
-        let end = match heard {
+        let received = broken.map_or_else(|| self.take_all(), Err);
+        let end = match received {
             // After a stop request, a failure is not reported.
             Ok(_) if self.outlet.stopped() => End::Finished,
             Ok(end) => end,
@@ -296,7 +296,8 @@ impl MessageReceiver {
         }
     }
 
-    /// Tells the process whether a preview wants pictures that the plan does not sample. Called with every picture, as without a process.
+    /// Tells the process whether a preview wants pictures that the plan does not sample. Called with every picture, as without a
+    /// process.
     fn send_wanted(&mut self) {
         let is_wanted = self.selection.as_ref().is_some_and(FrameSelection::is_wanted);
         if std::mem::replace(&mut self.is_wanted, is_wanted) != is_wanted {

@@ -23,7 +23,8 @@ const EXIT_POLL: Duration = Duration::from_millis(2);
 
 pub(super) const ADVICE: &str = "check the source with `touchline score` or another player";
 
-/// Environment variables that a process must not inherit: those of the service manager. All `TOUCHLINE_` variables are removed as well.
+/// Environment variables that a process must not inherit: those of the service manager. All `TOUCHLINE_` variables are removed as
+/// well.
 const OURS: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 

@@ -57,8 +57,8 @@ pub(super) enum Command {
     Stop,
 }
 
-/// A request to open a source. It contains secrets, so it is sent over the socket and never on the command line or in the environment,
-/// which other users can read.
+/// A request to open a source. It contains secrets, so it is sent over the socket and never on the command line or in the
+/// environment, which other users can read.
 #[derive(Serialize, Deserialize)]
 pub(super) struct OpenRequest {
     pub version: u16,

@@ -22,11 +22,11 @@ fn written(items: impl IntoIterator<Item = MediaItem>) -> Vec<u8> {
     writer.to
 }
 
-/// What two items must have in common: everything but where their memory belongs.
+/// The values that two equal items have in common: all but their buffers.
 fn shown(item: &MediaItem) -> String {
     match item {
         MediaItem::Frame(f) => format!("{:?} {}×{} {:?} {}", **f.data, f.width, f.height, f.pts, f.arrived_ns),
-        // The bits: there are numbers that equal nothing.
+        // Compares bits, because NaN equals nothing.
         MediaItem::Pcm(c) => {
             let bits: Vec<u32> = c.data.iter().map(|v| v.to_bits()).collect();
             format!("{bits:?} {} {} {:?} {}", c.rate, c.channels, c.pts, c.arrived_ns)
@@ -163,11 +163,11 @@ fn values_that_cannot_be_are_garbled() {
     ] {
         let mut writer = MessageWriter::new(Vec::new());
         writer.head(&say).unwrap();
-        // As if everything that was announced followed.
+        // With all announced data.
         let mut bytes = writer.to;
         bytes.extend([0; 1000]);
-        let heard = next_message(&mut reader(&bytes));
-        assert!(matches!(heard, Err(ReadError::Invalid(_))), "{say:?}: {heard:?}");
+        let received = next_message(&mut reader(&bytes));
+        assert!(matches!(received, Err(ReadError::Invalid(_))), "{say:?}: {received:?}");
     }
     let long = (HEAD_MAX as u32 + 1).to_le_bytes();
     assert!(matches!(next_message(&mut reader(&long)), Err(ReadError::Invalid(_))));
@@ -211,7 +211,7 @@ fn what_was_counted_is_added_once() {
     }
     child.on_demand.get_or_init(|| true);
     CounterSnapshot::of(&child).add_to(&before, &program);
-    // A process that counts backwards takes nothing back.
+    // A process that counts backwards does not reduce the counters.
     CounterSnapshot::default().add_to(&before, &program);
     assert_eq!((program.frames.load(Ordering::Relaxed), program.dropped(DropReason::Corrupt)), (106, 3));
     assert_eq!(program.on_demand.get(), Some(&true));
