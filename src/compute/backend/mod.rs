@@ -156,9 +156,12 @@ fn ready<B: Backend + 'static>(request: &LoadRequest<'_>) -> Result<Box<dyn Back
     Ok(Box::new(backend))
 }
 
+/// Of every activation of a network, by channel.
+type Ranges = Vec<Vec<Range>>;
+
 /// Reads and verifies a model's weights, and its int8 ranges if it has them: a pack with a damaged file is rejected even when
 /// the file is not used.
-fn read(model: &ModelSpec) -> std::result::Result<(Tensors, Option<Vec<Vec<Range>>>), LoadError> {
+fn read(model: &ModelSpec) -> std::result::Result<(Tensors, Option<Ranges>), LoadError> {
     let tensors = read_weights_verified(&model.weights, &model.sha256, &Device::Cpu)?;
     let ranges = model.int8.as_ref().map(|spec| read_ranges(&spec.path, &spec.sha256)).transpose()?;
     Ok((tensors, ranges))
