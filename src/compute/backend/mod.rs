@@ -96,7 +96,7 @@ pub struct Loaded {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Logits {
     /// Rows of each second, in the order of the batch: one per frame (RGB), frame pair (flow) or second of sound (audio),
-    /// 0 where the modality is missing or silent. Empty when the pack has no model for the modality.
+    /// 0 where the modality is missing or silent. All 0 or empty when the pack has no model for the modality.
     pub rows: Vec<usize>,
     /// The rows of all seconds in order, each as long as the model has outputs. Natural logarithms, before temperature.
     pub values: Vec<f32>,
