@@ -3,7 +3,7 @@
 # code that needs no device, and a program that starts without a driver and reports the missing parts. The toolchain comes from PyPI
 # (deploy/cuda-toolchain.sh), 2 GB; ten minutes the first time on two cores, two after that. Not part of the gate: it would
 # take half of the gate's time for code that changes rarely. Run it after a change to src/compute/gpu, src/compute/nn/cuda, src/compute/features/cuda,
-# src/compute/infer or the version of candle.
+# src/compute/backend or the version of candle.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=deploy/packages.sh
@@ -30,7 +30,7 @@ echo "== types and lints"
 cargo check --locked -p touchline --no-default-features --features cuda --bin touchline-gpu-bench
 cargo clippy --locked --features cuda --all-targets -- -D warnings
 echo "== tests that need no GPU"
-cargo test --locked -p touchline-compute --features cuda --lib -- gpu:: infer:: features::cuda nn:: models::
+cargo test --locked -p touchline-compute --features cuda --lib -- gpu:: backend:: features::cuda nn:: models::
 echo "== a program that starts anywhere"
 cargo build --locked --features cuda --bin touchline
 program="${CARGO_TARGET_DIR:-target}/debug/touchline"

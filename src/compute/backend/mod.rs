@@ -96,7 +96,7 @@ pub struct Loaded {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Logits {
     /// Rows of each second, in the order of the batch: one per frame (RGB), frame pair (flow) or second of sound (audio),
-    /// 0 where the modality is missing or silent. Empty when the pack has no model for the modality.
+    /// 0 where the modality is missing or silent. All 0 or empty when the pack has no model for the modality.
     pub rows: Vec<usize>,
     /// The rows of all seconds in order, each as long as the model has outputs. Natural logarithms, before temperature.
     pub values: Vec<f32>,
@@ -156,9 +156,12 @@ fn ready<B: Backend + 'static>(request: &LoadRequest<'_>) -> Result<Box<dyn Back
     Ok(Box::new(backend))
 }
 
+/// Of every activation of a network, by channel.
+type Ranges = Vec<Vec<Range>>;
+
 /// Reads and verifies a model's weights, and its int8 ranges if it has them: a pack with a damaged file is rejected even when
 /// the file is not used.
-fn read(model: &ModelSpec) -> std::result::Result<(Tensors, Option<Vec<Vec<Range>>>), LoadError> {
+fn read(model: &ModelSpec) -> std::result::Result<(Tensors, Option<Ranges>), LoadError> {
     let tensors = read_weights_verified(&model.weights, &model.sha256, &Device::Cpu)?;
     let ranges = model.int8.as_ref().map(|spec| read_ranges(&spec.path, &spec.sha256)).transpose()?;
     Ok((tensors, ranges))

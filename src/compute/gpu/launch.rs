@@ -190,8 +190,8 @@ pub trait Launcher {
     fn launch(&mut self, kernel: &'static str, shape: Shape, arguments: &[Argument]) -> Result<(), GpuError>;
 }
 
-/// A group of kernels that is compiled as one source. Each room that has kernels defines one; a
-/// [`Gpu`](super::context::Gpu) is opened with all that will run on it.
+/// A group of kernels that is compiled as one source. Each room that has kernels defines one; a `context::Gpu` is opened with
+/// all that will run on it.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelModule {
     /// Name under which candle caches the compiled module.

@@ -195,7 +195,7 @@ impl Import {
         let entry = || FusionEntry { modality: self.modality, rgb: None, flow: None, audio: None };
         let name = self.out.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         Manifest {
-            format: super::pack::FORMAT,
+            format: super::manifest::FORMAT,
             name: name.chars().take(64).collect(),
             classes: classes.names().to_vec(),
             left_out: BTreeMap::new(),

@@ -9,6 +9,7 @@ mod head;
 pub mod import;
 mod int8;
 mod loader;
+mod manifest;
 mod mobilenet_v2;
 pub mod pack;
 mod ranges;

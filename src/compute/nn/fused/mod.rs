@@ -4,6 +4,7 @@
 //! and clamps in the same pass. Borders of zeros are stored with each value, so borders need no special case and no columns
 //! are written. Memory is kept from call to call.
 
+mod cost;
 mod edges;
 mod format;
 mod graph;
@@ -20,9 +21,9 @@ mod simd;
 mod tests;
 mod winograd;
 
+pub use cost::LayerCost;
 pub use graph::{Graph, Value};
 pub use level::{Arithmetic, Level, Precision, VARIABLE};
 pub use observe::Observed;
 pub use op::Fused;
-pub use plan::LayerCost;
 pub use quantise::Range;

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
+use super::cost::LayerCost;
 use super::graph::{Graph, INPUT};
 use super::level::{Level, Precision};
-use super::plan::{LayerCost, Plan};
+use super::plan::Plan;
 use super::run::Workspace;
 use crate::nn::f32_slice;
 

@@ -113,7 +113,7 @@ pub(super) trait SimdVector: Copy {
             unsafe { values.store_u8(to.add(4 * i)) };
         }
     }
-    /// What [`SimdVector::turn_u8`] wants to be given.
+    /// Index vectors for [`SimdVector::turn_u8`].
     type TransposeTable: Copy;
     unsafe fn turn() -> Self::TransposeTable;
     /// Transposes four pixels of 16 channels of `u8`, 64 bytes: each lane holds the four pixels of a channel.
