@@ -252,7 +252,8 @@ impl Hash for Own {
 static OWN: RwLock<Vec<&'static Own>> = RwLock::new(Vec::new());
 
 /// Registers a source of your own, before anything reads a URI of it. `make` gives the [`Open`] of one connection; what must outlive a
-/// connection belongs to `make`. Where `[sources] isolation` gives sources a process, that process must register it, too: register in `main`.
+/// connection belongs to `make`. The process of a source (`isolation = "process"`) is the same program and must register it, too:
+/// register at the beginning of `main`.
 ///
 /// # Errors
 /// [`Error::Usage`] for a spec without name or scheme, and for a name or scheme that is taken or not valid.

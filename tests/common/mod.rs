@@ -35,6 +35,14 @@ pub fn init() {
     gstreamer::init().expect("GStreamer starts");
 }
 
+/// This test binary in a process of its own, with nothing but the ignored test `name` of `module` (`module_path!()`).
+pub fn again(module: &str, name: &str) -> Command {
+    let inside = module.split_once("::").map_or(String::new(), |(_, inside)| format!("{inside}::"));
+    let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
+    command.args(["--exact", &format!("{inside}{name}"), "--ignored", "--nocapture"]);
+    command
+}
+
 /// A port nothing listens on (until somebody else takes it).
 pub fn free_tcp_port() -> u16 {
     std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()

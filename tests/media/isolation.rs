@@ -315,8 +315,7 @@ fn a_program_with_a_source() {
 
 #[test]
 fn no_process_outlives_the_program() {
-    let mut program = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_program_with_a_source", "--ignored", "--nocapture"])
+    let mut program = crate::common::again(module_path!(), "a_program_with_a_source")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

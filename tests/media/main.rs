@@ -1,4 +1,5 @@
-//! Sources against real servers: what is received and decoded, HLS, faults, and sources in processes of their own.
+//! Sources against real servers: what is received and decoded, HLS, faults, sources in processes of
+//! their own, and what opening again leaves behind.
 #![cfg(feature = "gst")]
 
 #[path = "../common/mod.rs"]
@@ -7,3 +8,4 @@ mod faults;
 mod hls;
 mod ingest;
 mod isolation;
+mod reconnects;

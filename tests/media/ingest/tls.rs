@@ -1,6 +1,5 @@
 //! Sources over TLS whose certificate the system trusts, and others.
 
-use std::process::Command;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -23,8 +22,7 @@ const TRUSTED: &str = "SSL_CERT_FILE";
 #[test]
 fn what_the_system_trusts_plays_and_all_else_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "tls::with_its_own_trust", "--ignored", "--nocapture"])
+    let output = crate::common::again(module_path!(), "with_its_own_trust")
         .env(TRUSTED, dir.path().join("trusted.pem"))
         .output()
         .unwrap();
