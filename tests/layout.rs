@@ -154,7 +154,7 @@ fn modules_import_only_modules_below_them() {
             let module = place.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
             let is_test = path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"));
             let is_test = is_test || place.iter().any(|part| part == "tests");
-            if module == "lib" || is_test {
+            if ["lib", "examples"].contains(&module) || is_test {
                 continue;
             }
             let Some(own) = level(module) else {
