@@ -501,7 +501,11 @@ fn the_document_declares_every_refusal() {
         let (path, method) = operation;
         let answer = send(operation, &[JSON], "");
         assert!(is_declared(operation, answer.status), "{operation:?}: {answer:?}");
-        assert_eq!(answer.status == 401, !is_public(path) || path.ends_with("session") && method == "get", "{operation:?}");
+        assert_eq!(
+            answer.status == 401,
+            !is_public(path) || path.ends_with("session") && method == "get",
+            "{operation:?}"
+        );
         if !is_change(method) {
             continue;
         }

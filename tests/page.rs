@@ -173,8 +173,7 @@ fn the_page_follows_the_stream() {
     assert_eq!(browser.run("return document.querySelector('[data-decided=true]').id"), "modality-rgb");
 
     studio.shot(Shot::Gap(GapReason::Overload));
-    browser
-        .wait("the gap", "return document.getElementById('third-sub').textContent.includes('machine overloaded')");
+    browser.wait("the gap", "return document.getElementById('third-sub').textContent.includes('machine overloaded')");
     assert_eq!(browser.text("#backlog"), "2 s");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
