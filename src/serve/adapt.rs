@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_down_until_inference_keeps_up_and_no_further() {
+    fn the_share_falls_until_inference_keeps_up() {
         let [_, three, two, one] = FrameShare::STEPS;
         let changes = run(&mut Adapt::new(0), 0, 60, |_| 1.4);
         assert_eq!(changes.iter().map(|c| c.1).collect::<Vec<_>>(), [three], "1.4 of three fifths is 0.84");

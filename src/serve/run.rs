@@ -29,7 +29,7 @@ use crate::publish::access::SessionArchive;
 use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
 use crate::publish::jsonl::JsonlWriter;
 use crate::publish::packs::PackControl;
-use crate::publish::sink::JsonLines;
+use crate::publish::sink::{JsonLines, Sink};
 use crate::publish::streams::StreamControl;
 use crate::publish::terminal::Terminal;
 use crate::shadow::Shadow;
@@ -96,6 +96,14 @@ pub struct RunConfig {
 /// # Errors
 /// An address or a file that cannot be used, or a thread that failed.
 pub fn run(config: RunConfig) -> Result<()> {
+    run_with_sinks(config, Vec::new())
+}
+
+/// As [`run`], with further outputs. Each gets a thread and a queue of its own.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_sinks(config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Result<()> {
     let RunConfig { pack, shadow: shadow_pack, streams, sources, vote, fixed, .. } = config;
     let packs = UpdateConfig::new(config.pack_root.as_deref(), &pack.dir, config.watch_pack)?;
     let jsonl = config.jsonl.as_deref().map(|path| JsonlWriter::append(Path::new(path))).transpose()?;
@@ -165,6 +173,9 @@ pub fn run(config: RunConfig) -> Result<()> {
     }
     if let Some(terminal) = terminal {
         publisher.sinks().add(terminal)?;
+    }
+    for sink in sinks {
+        publisher.sinks().add_boxed(sink)?;
     }
     let driver = GstDriver {
         intake: workers.intake().clone(),

@@ -240,10 +240,10 @@ fn what_cannot_be_taken_is_refused_and_the_old_pack_stays() {
         ("sampling", 422, "frame_height is 360"),
         ("rate", 422, "sample_rate is 44100"),
         ("absent", 422, "no pack \"absent\""),
-        ("../outside", 403, "leads out"),
-        ("link", 403, "leads out"),
-        (outside.to_str().unwrap(), 403, "leads out"),
-        ("/etc/passwd", 403, "leads out"),
+        ("../outside", 403, "outside the root"),
+        ("link", 403, "outside the root"),
+        (outside.to_str().unwrap(), 403, "outside the root"),
+        ("/etc/passwd", 403, "outside the root"),
     ];
     for (path, want, says) in refused {
         let (status, answer) = post(&live, path);

@@ -39,7 +39,7 @@ fn describe(items: &[ClipOutput]) -> Vec<(u64, bool)> {
 }
 
 #[test]
-fn a_live_line_sheds_its_oldest_seconds_in_order() {
+fn a_live_queue_sheds_its_oldest_seconds_in_order() {
     let backlog = Backlog::new();
     let queue = backlog.add_queue(Pace::Live);
     for i in 0..LIVE_SECONDS as u64 + 2 {
@@ -52,7 +52,7 @@ fn a_live_line_sheds_its_oldest_seconds_in_order() {
 }
 
 #[test]
-fn a_file_line_waits_and_loses_nothing() {
+fn a_file_queue_waits_and_loses_nothing() {
     let backlog = Arc::new(Backlog::new());
     let queue = backlog.add_queue(Pace::File);
     let writer = std::thread::spawn({
@@ -105,7 +105,7 @@ fn a_nudge_wakes_the_taker_once() {
 }
 
 #[test]
-fn gathering_ends_when_the_batch_is_full_or_nobody_else_can_come() {
+fn gathering_ends_when_the_batch_is_full_or_no_other_second_can_arrive() {
     let day = Duration::from_secs(86_400);
     let backlog = Backlog::new();
     let queues: Vec<_> = (0..3).map(|_| backlog.add_queue(Pace::Live)).collect();
@@ -116,7 +116,7 @@ fn gathering_ends_when_the_batch_is_full_or_nobody_else_can_come() {
     assert_eq!(backlog.gather(64, day).unwrap().len(), 3, "one of every queue");
     backlog.push(queues[1], second(2));
     backlog.nudge();
-    assert_eq!(backlog.gather(64, day).unwrap().len(), 1, "somebody wants something else");
+    assert_eq!(backlog.gather(64, day).unwrap().len(), 1, "a nudge ends the wait");
     backlog.push(queues[1], second(3));
     assert_eq!(backlog.gather(64, Duration::from_millis(1)).unwrap().len(), 1, "the wait is over");
 }
@@ -135,7 +135,7 @@ fn a_second_that_comes_while_others_wait_is_in_their_batch() {
 }
 
 #[test]
-fn a_removed_queue_lets_go_of_its_writer_and_its_name() {
+fn a_removed_queue_wakes_its_writer() {
     let backlog = Arc::new(Backlog::new());
     let (gone, stays) = (backlog.add_queue(Pace::File), backlog.add_queue(Pace::Live));
     for i in 0..FILE_SECONDS as u64 {
@@ -155,7 +155,7 @@ fn a_removed_queue_lets_go_of_its_writer_and_its_name() {
 }
 
 #[test]
-fn whoever_gathers_does_not_wait_for_a_queue_that_was_removed() {
+fn a_batch_does_not_wait_for_a_removed_queue() {
     let backlog = Arc::new(Backlog::new());
     let (a, b) = (backlog.add_queue(Pace::Live), backlog.add_queue(Pace::Live));
     backlog.push(a, second(0));

@@ -18,7 +18,7 @@ fn classes() -> ClassSet {
     ClassSet::new(["tennis", "soccer", "other"].map(String::from).to_vec()).unwrap()
 }
 
-/// The exported text less what the process as a whole says of itself, which another thread changes at any moment.
+/// The export without the metrics of the process, which change at any time.
 fn without_process(metrics: &Metrics) -> String {
     let text = metrics.encode();
     let (process, own): (Vec<&str>, Vec<&str>) = text
@@ -43,7 +43,7 @@ fn a_stream_that_is_removed_leaves_nothing_and_does_not_come_back() {
     };
     let (goes, stays) = (fill("goes"), fill("stays"));
     metrics.remove_stream(&goes);
-    // What its threads still tell.
+    // Late updates of its threads.
     goes.event(&event);
     goes.state("waiting", Some(Cause::ServerError), 2, Some(3));
     goes.source(&CounterValues::default(), &counted());
@@ -201,7 +201,7 @@ fn every_value_told_is_in_the_text() {
 const PROCESS_FAMILIES: usize = 7;
 
 #[test]
-fn every_family_is_typed_explained_and_named_by_the_rules() {
+fn every_family_has_a_type_a_help_text_and_a_valid_name() {
     let text = filled().encode();
     let types: HashMap<&str, &str> =
         text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).filter_map(|l| l.split_once(' ')).collect();
@@ -214,7 +214,7 @@ fn every_family_is_typed_explained_and_named_by_the_rules() {
 }
 
 #[test]
-fn an_empty_window_and_an_ended_stream_claim_nothing() {
+fn an_empty_window_and_an_ended_stream_export_zeros() {
     let metrics = filled();
     let stream = metrics.stream("court \"1\"", &classes());
     let key = r#"touchline_class_probability{class="tennis",stream="court \"1\""}"#;

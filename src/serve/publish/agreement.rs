@@ -13,7 +13,7 @@ use touchline_core::labels::{ClassId, ClassSet};
 /// Number of pairs of labels in the API.
 const PAIRS_SHOWN: usize = 10;
 
-/// AgreementCounts of one running pack against the shadow. They begin anew when another pack runs.
+/// Counts of one running pack against the shadow. They restart when the pack changes.
 #[derive(Debug, Default)]
 pub(super) struct Agreement {
     against: Option<Arc<PackStamp>>,
@@ -35,7 +35,7 @@ struct AgreementCounts {
 }
 
 impl Agreement {
-    /// AgreementCounts a second that both decided; gives the mean over the classes of the absolute difference of their
+    /// Counts a second that both decided; gives the mean over the classes of the absolute difference of their
     /// probabilities.
     pub(super) fn compared(&mut self, stream: &str, main: &SecondPrediction, shadow: &SecondPrediction) -> f64 {
         if self.against.as_ref() != Some(&main.pack) {
@@ -115,7 +115,7 @@ impl AgreementCounts {
     }
 }
 
-/// AgreementCounts as they stand in the API; shares are null before the first second.
+/// Counts as they stand in the API; shares are null before the first second.
 #[derive(Serialize)]
 struct CountsView {
     seconds: u64,
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn another_running_pack_begins_the_counts_anew() {
+    fn a_new_pack_restarts_the_counts() {
         let mut agreement = Agreement::default();
         agreement.compared("a", &second("tennis", 0.9), &second("soccer", 0.8));
         let mut promoted = second("soccer", 0.8);

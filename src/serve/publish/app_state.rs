@@ -1,4 +1,4 @@
-//! What the handlers of the HTTP server share.
+//! The shared state of the HTTP handlers.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::hub::Hub;
 use super::packs::PackControl;
 use super::streams::StreamControl;
 
-/// What the handlers share.
+/// The shared state of the handlers.
 #[derive(Clone)]
 pub(super) struct AppState {
     pub(super) hub: Hub,

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn create_begins_anew_and_append_goes_on_after_a_torn_line() {
+    fn create_truncates_and_append_removes_a_partial_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
         fs::write(&path, "{\"a\":1}\n{\"a\":").unwrap();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn however_long_the_line_that_was_cut_short_is_what_stands_before_it_stays() {
+    fn a_partial_line_of_any_length_is_removed_and_the_rest_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
         let whole = format!("{{\"a\":\"{}\"}}\n", "x".repeat(70_000));
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_cut_to_nothing_goes_on_at_its_beginning() {
+    fn a_truncated_file_continues_at_its_beginning() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
         let mut writer = JsonlWriter::append(&path).unwrap();
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_moved_away_is_left_when_asked() {
+    fn a_file_that_was_moved_away_is_reopened_on_request() {
         let folder = tempfile::tempdir().unwrap();
         let (path, old) = (folder.path().join("out.jsonl"), folder.path().join("out.jsonl.1"));
         let mut writer = JsonlWriter::append(&path).unwrap();
@@ -370,7 +370,7 @@ mod tests {
         writer.write("{\"a\":4}").unwrap();
         assert_eq!(fs::read_to_string(&old).unwrap(), "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":4}\n");
-        // Where no file can be made the old one goes on.
+        // If no file can be created, the old one continues.
         fs::rename(&path, &old).unwrap();
         fs::create_dir(&path).unwrap();
         writer.reopen();
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_opened_says_where_and_what_to_do() {
+    fn a_file_that_cannot_be_opened_is_named_with_advice() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("no/such/out.jsonl");
         let said = |path: &Path| JsonlWriter::append(path).err().expect("cannot be opened").to_string();

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_requests_once_the_pack_thread_is_gone() {
+    fn requests_are_refused_after_the_pack_thread_has_ended() {
         let (control, requests) = PackControl::new();
         drop(requests);
         assert_eq!(control.submit(None).unwrap_err().kind, PackRefusalKind::NotReady);

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn watchers_are_told_when_the_stream_is_gone() {
+    async fn watchers_end_when_the_stream_is_removed() {
         let (preview, _) = preview();
         let mut watcher = preview.watch();
         preview.offer(frame(8, 8, 1));

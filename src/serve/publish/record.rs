@@ -1,4 +1,4 @@
-//! The one serialisation of what is published, for JSONL, server-sent events and the API.
+//! The serialisation of records for JSON lines, server-sent events and the API.
 //!
 //! A record is one JSON object on one line. Keys stand in a fixed order, class maps in the order of the pack,
 //! probabilities are rounded to six decimals: the same decisions give the same bytes. The schema is [`SCHEMA`]

@@ -132,7 +132,15 @@ impl Sinks {
     ///
     /// # Errors
     /// If the system refuses to start a thread.
-    pub fn add(&mut self, mut sink: impl Sink + 'static) -> Result<()> {
+    pub fn add(&mut self, sink: impl Sink + 'static) -> Result<()> {
+        self.add_boxed(Box::new(sink))
+    }
+
+    /// As [`Sinks::add`].
+    ///
+    /// # Errors
+    /// As [`Sinks::add`].
+    pub fn add_boxed(&mut self, mut sink: Box<dyn Sink>) -> Result<()> {
         let (name, destination) = (sink.name(), sink.destination());
         let (to, messages) = bounded(QUEUE);
         let (done_to, done) = bounded::<()>(0);
@@ -143,7 +151,7 @@ impl Sinks {
             let (counts, reopen) = (counts.clone(), reopen.clone());
             move || {
                 let _done = done_to;
-                run(&mut sink, &messages, &counts, &reopen, &metrics);
+                run(&mut *sink, &messages, &counts, &reopen, &metrics);
             }
         })?;
         self.handles.push(SinkHandle { name, destination, to, counts, reopen, done, logged_ns: None });

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_json_and_say_what_does_not_fit() {
+    fn invalid_bodies_are_refused_with_the_cause() {
         let json = headers(&[("content-type", "application/json; charset=utf-8")]);
         let new = |headers: &HeaderMap, text: &str| parse::<NewStream>(headers, text.as_bytes());
         assert_eq!(new(&json, r#"{"uri":"rtsp://h/a"}"#).unwrap().uri, "rtsp://h/a");

@@ -334,7 +334,7 @@ fn a_file_of_another_program_is_left_as_it_is() {
 }
 
 #[test]
-fn numbers_of_runs_are_forgotten_when_their_stream_has_been_gone_for_long() {
+fn run_numbers_of_streams_removed_long_ago_are_deleted() {
     let test_store = TestStore::new();
     let (store, thread, _) = test_store.open();
     for id in ["here", "gone", "gone-for-long"] {

@@ -96,7 +96,7 @@ mod tests {
         write("rgb.safetensors", "half and the other half");
         assert!(!look(&mut watch), "it changes still");
         assert!(look(&mut watch), "it is at rest");
-        assert!(!look(&mut watch) && !look(&mut watch), "it is told once");
+        assert!(!look(&mut watch) && !look(&mut watch), "it is reported once");
         std::fs::remove_file(dir.join(MANIFEST)).unwrap();
         assert!(!look(&mut watch) && !look(&mut watch), "no manifest, no pack");
         write(MANIFEST, "a third");

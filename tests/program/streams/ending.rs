@@ -76,7 +76,7 @@ fn whoever_does_not_read_the_records_does_not_keep_the_program_from_ending() {
     drop(_unread);
     let said = said.join().unwrap();
     assert_eq!(status.code(), Some(5), "not everything is written: {said}");
-    assert!(took < BOUND && said.contains("the program ends without that"), "{took:?}: {said}");
+    assert!(took < BOUND && said.contains("the program exits without waiting"), "{took:?}: {said}");
 }
 
 #[test]

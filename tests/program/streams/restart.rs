@@ -76,7 +76,7 @@ fn streams_their_settings_and_their_last_events_survive_a_restart() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&other.stderr);
-    assert!(other.status.code() == Some(5) && said.contains("another process has the store"), "{said}");
+    assert!(other.status.code() == Some(5) && said.contains("another process uses the store"), "{said}");
     assert!(!said.contains("geheim-store"), "{said}");
     assert!(program.stop().0.success());
 }

@@ -8,9 +8,8 @@
 //! | none; `--allow-anonymous` | yes | no |
 //! | none, otherwise | no | no |
 //!
-//! The probes (`/healthz`, `/readyz`), the page's files and the login are open to all: nothing in them is a secret.
-//! What changes is every method but GET, HEAD and OPTIONS. Routes learn who requests from the [`Caller`] in the
-//! request's extensions.
+//! The probes (`/healthz`, `/readyz`), the files of the page and the login are public. Every method but GET, HEAD and OPTIONS
+//! is a change. Routes find the [`Caller`] in the extensions of the request.
 
 mod login;
 mod origin;

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn subscribers_are_one_and_memory_is_bounded() {
+    fn a_subscriber_is_one_client_and_memory_is_bounded() {
         let throttle = Throttle::default();
         for host in 1..=6_u128 {
             let address = Ipv6Addr::from_bits((0x2001_0db8 << 96) + host);

@@ -1,4 +1,4 @@
-//! What outlives a restart.
+//! Data that survive a restart.
 
 use std::sync::Arc;
 

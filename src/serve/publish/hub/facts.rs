@@ -1,4 +1,4 @@
-//! What is known of a stream before it delivers anything: its name, source and settings.
+//! Facts about a stream before it delivers data: its name, source and settings.
 
 use serde::Serialize;
 

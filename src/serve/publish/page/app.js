@@ -1,11 +1,11 @@
-// The overlay page: what is known, and which panel shows it.
+// The overlay page: holds the state and updates the panels.
 
 import { learnClasses, onThemeChange, titleOf } from "./colours.js";
 import { Live, Picture, fetchInfo, offerLogOut, pollStreams } from "./live.js";
 import { $, Bars, Modalities, percent, showEvents, showNotice, showState, showStreams, showThird, showVitals, silentTracks } from "./panels.js";
 import { Timeline } from "./timeline.js";
 
-// Failures in a row before the page says so: one lost answer is no outage.
+// Failures in a row before the page shows an outage.
 const SILENT_MAX = 2;
 
 const known = { server: "opening", stream: null, problem: null, events: [], incidents: [], last: null, streams: [], clockAhead: 0 };
@@ -20,7 +20,7 @@ const server = {
   },
   polled() {
     this.silences = 0;
-    // The list comes but the line is dead: the machine slept, or a proxy cut it.
+    // The list arrives but the event stream is dead: the machine slept, or a proxy closed it.
     if (live.broken && known.server === "lost") live.reopen();
     else if (known.server === "opening" && known.stream === null && known.streams.length === 0) setServer("open");
   },
@@ -43,18 +43,18 @@ function showBuild() {
   $("build").textContent = `Touchline ${info.version} · pack ${name} · ${info.classes.length} classes · weights ${weights_sha256.slice(0, 12)} · table ${manifest_sha256.slice(0, 12)}`;
 }
 
-// Another pack decides: its classes are the same, the rest of what is known of it may differ.
+// The pack changed. Its classes are the same; its other facts may differ.
 async function packChanged(pack) {
   const before = JSON.stringify(info.pack);
   if (!pack || JSON.stringify(pack) === before) return;
   Object.assign(info, await fetchInfo(server));
-  // A stream that waits still shows the pack of its last second.
+  // A waiting stream still shows the pack of its last second.
   if (JSON.stringify(info.pack) === before) return;
   showBuild();
-  $("spoken").textContent = `Pack ${info.pack.name} decides from now on`;
+  $("spoken").textContent = `Pack ${info.pack.name} is in use`;
 }
 
-// After an outage the server may be another build or run another pack: then nothing on the page fits any more.
+// After an outage the server may run another build or another pack. Then the page must reload.
 async function comeBack() {
   picture.restart();
   if (JSON.stringify(await fetchInfo(server)) !== JSON.stringify(info)) location.reload();
@@ -94,7 +94,7 @@ function record(kind, data) {
     Object.assign(stream, { state, kind, cause, advice, attempt, retry_in_ms, tracks, since: data.at ?? new Date(serverNow()).toISOString() });
     refresh();
     showLast();
-    // The last record of it: the line to it ends, and the next list says which stream to show instead.
+    // The last record of the stream. The next list selects another stream.
     if (state === "removed") {
       live.leave();
       known.chosen = null;
@@ -131,7 +131,7 @@ function record(kind, data) {
   }
 }
 
-// What a second changes.
+// Shows a second.
 let spokenLabel = null;
 function showLast() {
   const { last, stream } = known;
@@ -147,22 +147,22 @@ function showLast() {
   }
 }
 
-// What a state or the passing of time changes.
+// Shows states, and what changes with time.
 function refresh() {
   const { stream } = known;
   showState(stream, known.server);
   const none = known.streams.length === 0 && stream === null && known.server === "open";
-  const problem = known.problem ?? (none ? { error: "no stream is running", advice: "start one with touchline run URI" } : null);
+  const problem = known.problem ?? (none ? { error: "no stream is running", advice: "add one with POST /api/v1/streams, or start touchline run URI" } : null);
   showNotice(stream, known.server, problem, serverNow(), silentTracks(known.incidents, stream), known.last?.frame_share);
   const over = ["paused", "ended", "failed", "removed"].includes(stream?.state);
   timeline.moving = !over;
   if (stream) picture.show(stream.id, stream.tracks?.video !== false);
   $("stage").dataset.stale = known.server === "lost" || (stream !== null && stream.state !== "playing");
-  const texts = { connecting: "Connecting to the stream", waiting: "Waiting for the stream to come back", paused: "The stream is paused", ended: "The stream has ended", failed: "The stream failed", removed: "The stream was removed" };
-  $("empty-text").textContent = stream?.tracks?.video === false ? "This stream has sound only" : (texts[stream?.state] ?? "Waiting for the first picture");
+  const texts = { connecting: "Connecting to the stream", waiting: "Waiting to reconnect", paused: "The stream is paused", ended: "The stream has ended", failed: "The stream failed", removed: "The stream was removed" };
+  $("empty-text").textContent = stream?.tracks?.video === false ? "This stream has audio only" : (texts[stream?.state] ?? "Waiting for the first picture");
 }
 
-// The stream that the address names, or the first.
+// Selects the stream of the address, or the first.
 function choose() {
   const wanted = decodeURIComponent(location.hash.replace(/^#\/?/, ""));
   const found = known.streams.find((s) => s.id === wanted) ?? known.streams[0];
@@ -175,7 +175,7 @@ function choose() {
   showStreams(known.streams, known.chosen);
 }
 
-// The last stream is gone: the page is as it was before the first.
+// The last stream was removed: clears the page.
 function showNobody() {
   live.leave();
   Object.assign(known, { chosen: null, stream: null, last: null, events: [], incidents: [] });

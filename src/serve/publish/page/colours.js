@@ -1,9 +1,9 @@
 // Colours and names of classes. A class has the same colour on every page of every stream, in both themes.
 //
 // 13 hues in two lightness tiers, evenly spread in OKLCH (B. Ottosson, "A perceptual color space for image processing",
-// 2020), give 26 places. The study's classes have fixed ones: the sports most often on air in the first tier, all of
-// different hues, and sports that are mixed up easily far apart. Classes of other packs take what is left, then share, in
-// the order of the pack. `other` is gray.
+// 2020), give 26 slots. The study's classes have fixed ones: the sports most often on air in the first tier, all of
+// different hues, and easily confused sports far apart. Classes of other packs take the free slots, then share slots, in the
+// order of the pack. `other` is gray.
 
 const FIRST = [
   "formula1", "basketball", "athletics", "bowling", "soccer", "golf", "tennis", "icehockey", "americanfootball",
@@ -19,7 +19,7 @@ const FIRST_HUE = 28;
 const TIERS = { light: [[0.645, 0.155], [0.5, 0.145]], dark: [[0.79, 0.135], [0.635, 0.15]] };
 const GRAY = { light: [0.62, 0.012], dark: [0.66, 0.012] };
 
-// Where near-black and white are equally readable.
+// Luminance at which near-black and white are equally readable.
 const DARK_INK_ABOVE = 0.189;
 
 const titles = new Map();
@@ -27,7 +27,7 @@ const slots = new Map([...FIRST, ...SECOND].map((id, i) => [id, i]));
 const cache = new Map();
 const darkQuery = matchMedia("(prefers-color-scheme: dark)");
 
-// Takes the classes of the pack: [{id, title}].
+// Registers the classes of the pack: [{id, title}].
 export function learnClasses(classes) {
   for (const { id, title } of classes) titles.set(id, title);
   let free = HUES + SECOND.indexOf(null);
@@ -40,7 +40,7 @@ export const titleOf = (id) => titles.get(id) ?? id;
 export const isDark = () => darkQuery.matches;
 export const onThemeChange = (then) => darkQuery.addEventListener("change", then);
 
-// {fill, ink}: the class's colour and what is readable on it. `theme` is the page's where it is left out.
+// {fill, ink}: the class's colour and a readable text colour on it. `theme` defaults to that of the page.
 export function colourOf(id, theme = isDark() ? "dark" : "light") {
   const key = `${theme} ${id}`;
   if (!cache.has(key)) {
@@ -54,7 +54,7 @@ export function colourOf(id, theme = isDark() ? "dark" : "light") {
   return cache.get(key);
 }
 
-// Puts a class's colours on an element for the style sheet.
+// Sets a class's colours on an element.
 export function paint(element, id, theme) {
   const { fill, ink } = colourOf(id, theme);
   element.style.setProperty("--class", fill);
@@ -66,7 +66,7 @@ function luminance(rgb) {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
-// OKLCH to sRGB 0..1, with chroma lowered until the colour exists on a screen.
+// OKLCH to sRGB 0..1, with chroma reduced until the colour is in gamut.
 function fromOklch(lightness, chroma, hue) {
   for (let c = chroma; ; c -= 0.005) {
     const a = c * Math.cos((hue * Math.PI) / 180);

@@ -1,4 +1,4 @@
-// The line to the server: the records of one stream, the list of all streams, and whether the server answers.
+// The connection to the server: the records of one stream, the list of streams, and the health of the server.
 
 const RETRY_MS = 2000;
 const POLL_MS = 3000;
@@ -19,7 +19,7 @@ export class Live {
     this.#open();
   }
 
-  // Follows nobody: the stream is gone.
+  // Stops following: the stream was removed.
   leave() {
     clearTimeout(this.#timer);
     this.#source?.close();
@@ -27,7 +27,7 @@ export class Live {
     this.#id = null;
   }
 
-  // Opens the line anew: after a failure, and when the machine slept and the line may be dead without knowing.
+  // Opens the event stream again, after a failure or when the machine has slept.
   reopen() {
     if (this.#id !== null) this.#open();
   }
@@ -55,7 +55,7 @@ export class Live {
   }
 }
 
-// Asks for the list of streams now and then: what the switcher shows, and a second sign that the server answers.
+// Polls the list of streams, for the switcher and as a second health check.
 export function pollStreams(then, server) {
   const ask = async () => {
     try {
@@ -72,13 +72,13 @@ export function pollStreams(then, server) {
   ask();
 }
 
-// The server's facts, which change only with its build or its pack; asks until it answers.
+// The facts of the server, which change only with its build or its pack. Retries until it answers.
 export async function fetchInfo(server) {
   for (;;) {
     try {
       const answer = await fetch("/api/v1/info", { cache: "no-store" });
       if (answer.ok) return await answer.json();
-      // The session is over: in place of the page comes the login.
+      // The session has ended: reload to show the login.
       if (answer.status === 401) location.reload();
     } catch {
       server.silent();
@@ -87,7 +87,7 @@ export async function fetchInfo(server) {
   }
 }
 
-// Shows `button` to whoever has logged in.
+// Shows `button` after a login.
 export async function offerLogOut(button) {
   const answer = await fetch("/api/v1/session", { cache: "no-store" });
   button.hidden = !answer.ok || (await answer.json()).by !== "session";
@@ -97,8 +97,8 @@ export async function offerLogOut(button) {
   });
 }
 
-// The moving picture. It is watched only while the page can be seen: a hidden tab would cost the server its encoding and
-// the browser one of its few connections.
+// The live picture. It is loaded only while the page is visible: a hidden tab would cost the server the encoding and the browser
+// one of its few connections.
 export class Picture {
   #id = null;
   #wanted = false;
@@ -133,7 +133,7 @@ export class Picture {
 
   restart() {
     clearTimeout(this.#timer);
-    // A picture that never ends would keep the page loading for ever.
+    // A picture that never ends would keep the page in the loading state.
     if (document.readyState !== "complete") {
       addEventListener("load", () => this.restart(), { once: true });
       return;
@@ -145,7 +145,7 @@ export class Picture {
     }
   }
 
-  // Multipart pictures have no reliable load event: their size tells that one is there.
+  // Multipart pictures have no reliable load event. Their size shows that one has arrived.
   look() {
     this.stage.dataset.picture = this.image.hasAttribute("src") && this.image.naturalWidth > 0 ? "there" : "none";
   }

@@ -1,4 +1,4 @@
-// The login: a token for a session cookie, which event streams and pictures send by themselves.
+// The login exchanges a token for a session cookie, which the browser sends with event streams and pictures.
 
 const $ = (id) => document.getElementById(id);
 
@@ -19,7 +19,7 @@ $("login").addEventListener("submit", async (event) => {
       body: JSON.stringify({ token: $("token").value.trim() }),
     });
     if (answer.ok) {
-      // The address keeps the stream it names.
+      // The address still names the stream.
       location.reload();
       return;
     }

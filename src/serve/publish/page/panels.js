@@ -1,4 +1,4 @@
-// The panels: each takes plain data and brings its part of the document up to date.
+// The panels: each updates its part of the document from plain data.
 
 import { colourOf, paint, titleOf } from "./colours.js";
 
@@ -38,14 +38,14 @@ const clockFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute
 export const clock = (ms) => clockFormat.format(ms);
 
 export const GAPS = {
-  overload: "the machine is behind",
-  "no-media": "no pictures and no sound came",
-  compute: "the models failed",
+  overload: "machine overloaded",
+  "no-media": "no video and no audio arrived",
+  compute: "models failed",
 };
 export const VIEWS = { rgb: "Pictures", flow: "Motion", audio: "Sound" };
 const MISSING = {
   "no-track": "No such track",
-  "no-data": "Nothing came",
+  "no-data": "No data",
   "no-pairs": "Too few frames",
   "no-model": "Not in this pack",
 };
@@ -61,7 +61,7 @@ export function showState(stream, server) {
 
 const TRACKS = { video: "pictures", audio: "sound" };
 
-// The tracks of a stream that plays which have stalled, and since when.
+// The stalled tracks of a playing stream, and since when.
 export function silentTracks(incidents, stream) {
   if (stream?.state !== "playing") return [];
   const silent = new Map();
@@ -73,37 +73,37 @@ export function silentTracks(incidents, stream) {
   return [...silent.values()];
 }
 
-// What is wrong with the server or the stream, and what to do.
+// Shows a problem of the server or the stream, with advice.
 export function showNotice(stream, server, problem, now, silent, frameShare) {
   let level = null;
   let title = "";
   let text = "";
   if (server === "lost") {
-    [level, title, text] = ["warn", "No connection to Touchline", "What you see is the last that was known. The page tries again by itself."];
+    [level, title, text] = ["warn", "No connection to Touchline", "The page shows the last known state and retries."];
   } else if (problem) {
     [level, title, text] = ["bad", capital(problem.error), `${capital(problem.advice)}.`];
   } else if (stream?.state === "failed") {
     [level, title, text] = ["bad", `The stream failed: ${stream.cause}`, capital(stream.advice ?? "")];
   } else if (stream?.state === "waiting" && stream.kind === "no-caller") {
-    [level, title, text] = ["calm", "Waiting for a caller", `Nobody sends to this address. It listens since ${clock(Date.parse(stream.since))}.`];
+    [level, title, text] = ["calm", "Waiting for a caller", `No sender has connected since ${clock(Date.parse(stream.since))}.`];
   } else if (stream?.state === "waiting") {
     const left = Math.ceil((Date.parse(stream.since) + stream.retry_in_ms - now) / 1000);
-    [level, title, text] = ["warn", `The stream is away: ${stream.cause}`, `${left > 0 ? `Next attempt in ${left} s` : "Trying again now"} (attempt ${stream.attempt}); away since ${clock(Date.parse(stream.since))}.`];
+    [level, title, text] = ["warn", `The stream is down: ${stream.cause}`, `${left > 0 ? `Next attempt in ${left} s` : "Retrying now"} (attempt ${stream.attempt}); down since ${clock(Date.parse(stream.since))}.`];
   } else if (stream?.state === "ended") {
-    [level, title, text] = ["calm", "The stream has ended", "The decisions below are its last."];
+    [level, title, text] = ["calm", "The stream has ended", "The page shows its last decisions."];
   } else if (stream?.state === "paused" && stream.cause) {
     [level, title, text] = ["bad", `The stream is paused: ${stream.cause}`, capital(stream.advice ?? "")];
   } else if (stream?.state === "paused") {
-    [level, title, text] = ["calm", "The stream is paused", "An operator stopped it, and can enable it again."];
+    [level, title, text] = ["calm", "The stream is paused", "An operator paused it and can enable it again."];
   } else if (stream?.state === "removed") {
-    [level, title, text] = ["calm", "The stream was removed", "It is not watched any more."];
+    [level, title, text] = ["calm", "The stream was removed", "Its last decisions stay on the page until you select another stream."];
   }
   if (level === null && silent.length) {
     const [{ track, since }] = silent;
-    [level, title, text] = ["warn", `No ${TRACKS[track]} since ${clock(since)}`, `The stream goes on with ${track === "video" ? "its sound" : "its pictures"}.`];
+    [level, title, text] = ["warn", `No ${TRACKS[track]} since ${clock(since)}`, `Decisions continue from ${track === "video" ? "its sound" : "its pictures"}.`];
   }
   if (level === null && frameShare && stream?.state === "playing") {
-    [level, title, text] = ["warn", "This machine is too slow for all pictures", `Each second is decided from ${percent(frameShare)} of them, and from its sound.`];
+    [level, title, text] = ["warn", "The machine is overloaded", `Each second is decided from ${percent(frameShare)} of its pictures, and from its sound.`];
   }
   const notice = $("notice");
   notice.hidden = level === null;
@@ -116,7 +116,7 @@ export function showNotice(stream, server, problem, now, silent, frameShare) {
 
 export function showVitals(latencyMs, backlog, playing) {
   const latency = $("latency");
-  // Numbers of a stream that does not play would look like its state now.
+  // Old numbers of a stream that does not play would look current.
   if (!playing) latencyMs = backlog = null;
   setText(latency, latencyMs === null ? "–" : `${(latencyMs / 1000).toFixed(latencyMs < 9950 ? 1 : 0)} s`);
   latency.dataset.level = latencyMs > 3000 ? "bad" : latencyMs > 1500 ? "warn" : "good";
@@ -124,8 +124,8 @@ export function showVitals(latencyMs, backlog, playing) {
   $("backlog").dataset.level = backlog > 5 ? "bad" : backlog > 1 ? "warn" : "good";
 }
 
-// The lower third: the estimate's class over the picture. The scrim under it is dark in both themes. When the stream does
-// not play, it says what was on last and no longer looks like a claim.
+// The lower third: the class of the estimate over the picture, on a dark scrim in both themes. While the stream does not play, it
+// shows the last class as outdated.
 export function showThird(record, state) {
   const third = $("third");
   const label = record?.window.label ?? null;
@@ -136,7 +136,7 @@ export function showThird(record, state) {
   setText($("third-probability"), percent(record.window.mean[label]));
   const gap = record.type === "gap";
   third.dataset.gap = gap;
-  const stale = { waiting: "before the stream went away", paused: "before the stream was paused", ended: "when the stream ended", failed: "before the stream failed", removed: "before the stream was removed" }[state];
+  const stale = { waiting: "before the stream went down", paused: "before the stream was paused", ended: "when the stream ended", failed: "before the stream failed", removed: "before the stream was removed" }[state];
   third.dataset.stale = stale !== undefined;
   const seen = record.window.seconds + record.window.gaps;
   const over = `over the last ${seen === 1 ? "second" : `${seen} s`}`;
@@ -187,8 +187,7 @@ function whyText({ why, decided_by, label }) {
 }
 
 const SHOWN = 8;
-// How much more probable a class must be to overtake the one above it: bars that trade places every second are
-// unreadable.
+// Margin by which a class must exceed the one above it to move up: bars that swap every second are unreadable.
 const OVERTAKE = 0.01;
 
 export class Bars {
@@ -226,7 +225,7 @@ export class Bars {
     for (const [id, { row }] of this.#rows) paint(row, id);
   }
 
-  // What the bars are the mean of; a stream may have a vote of its own.
+  // The vote window of the bars. A stream may have its own.
   over(seconds) {
     setText($("bars-sub"), `mean of the last ${seconds} s · mark: this second`);
   }
@@ -246,7 +245,7 @@ export class Bars {
       const now = record?.type === "second" ? record.probabilities[id] : null;
       row.style.setProperty("--value", p);
       if (now !== null) row.style.setProperty("--now", now);
-      // A mark at nought says nothing.
+      // A mark near zero is hidden.
       row.dataset.tick = now !== null && Math.max(now, p) >= 0.01;
       row.dataset.top = id === top;
       setText(value, top === null ? "–" : percent(p));
@@ -281,28 +280,28 @@ export class Bars {
 
 const RUNS = {
   reconnect: "Opened again",
-  "jump-forward": "Time stamps jumped ahead",
+  "jump-forward": "Time stamps jumped forward",
   "jump-back": "Time stamps jumped back",
   tracks: "Tracks changed",
   playlist: "Break in the playlist",
 };
 const INCIDENTS = {
   "track-stalled": (i) => `No ${TRACKS[i.track]}`,
-  "track-recovered": (i) => `${capital(TRACKS[i.track])} again`,
+  "track-recovered": (i) => `${capital(TRACKS[i.track])} recovered`,
   "track-lost": (i) => `${capital(TRACKS[i.track])} ended`,
-  "track-added": (i) => `${capital(TRACKS[i.track])} came in`,
-  "tcp-fallback": () => "TCP, since nothing came over UDP",
-  "clock-wrapped": () => "The stream's clock began anew",
-  "segment-lost": (i) => `A segment was lost: ${i.cause}`,
-  "ad-break-began": () => "An advertisement break began",
-  "ad-break-ended": () => "The advertisement break ended",
-  "clock-implausible": () => "The source's clock cannot be right: times are those of arrival",
-  "clock-plausible": () => "The source's clock counts again",
+  "track-added": (i) => `${capital(TRACKS[i.track])} added`,
+  "tcp-fallback": () => "Switched to TCP: nothing arrived over UDP",
+  "clock-wrapped": () => "The clock of the stream wrapped",
+  "segment-lost": (i) => `Segment lost: ${i.cause}`,
+  "ad-break-began": () => "Advertisement break began",
+  "ad-break-ended": () => "Advertisement break ended",
+  "clock-implausible": () => "Clock of the source is implausible: using arrival times",
+  "clock-plausible": () => "Clock of the source is plausible again",
   "format-changed": (i) => `${capital(TRACKS[i.track])} changed format`,
   "run-started": (i) => RUNS[i.cause],
 };
 
-// Recent events, and what happened to a live source, newest first.
+// Recent events and incidents of a live source, newest first.
 export function showEvents(events, incidents, pace) {
   const list = $("events");
   const live = pace === "live";
@@ -314,7 +313,7 @@ export function showEvents(events, incidents, pace) {
   if (live) timed.push(...incidents.map((incident) => ({ at: Date.parse(incident.at), row: () => incidentRow(incident) })));
   if (live) timed.sort((a, b) => a.at - b.at);
   const rows = timed.reverse().map(({ row }) => row());
-  list.replaceChildren(...(rows.length ? rows : [make("li", "nothing", "No sport has come on or gone off yet.")]));
+  list.replaceChildren(...(rows.length ? rows : [make("li", "nothing", "No events yet.")]));
   setText($("events-sub"), rows.length ? `${rows.length}${rows.length >= 200 ? " latest" : ""}` : "");
 }
 
@@ -337,7 +336,7 @@ function incidentRow(incident) {
   return row;
 }
 
-// The streams to choose from, when there are several.
+// The stream switcher, if there are several streams.
 export function showStreams(streams, current) {
   const nav = $("streams");
   nav.hidden = streams.length < 2;

@@ -1,5 +1,5 @@
-// The strip of the last ten minutes: the estimate's class as a broad band, each second's own class as a thin one below
-// it, seconds without a decision hatched, onsets and offsets as marks above.
+// The timeline of the last ten minutes: the estimate as a broad band, each second's own class as a thin band below it, gaps
+// hatched, onsets and offsets as marks above.
 
 import { colourOf, titleOf } from "./colours.js";
 import { GAPS, VIEWS, clock, duration, percent } from "./panels.js";
@@ -61,12 +61,12 @@ export class Timeline {
     this.draw();
   }
 
-  // Whether time goes on without new seconds: not when the stream is over or its data have no wall time.
+  // Whether the timeline moves without new seconds: not if the stream has ended or has no wall time.
   set moving(moving) {
     this.#moving = moving;
   }
 
-  // Seconds of one run lie by their index. A new run begins after the time that really passed.
+  // Seconds of a run are placed by their index. A new run begins after the elapsed time.
   #append(entry) {
     const last = this.#entries.at(-1);
     let at = 0;
@@ -123,7 +123,7 @@ export class Timeline {
     }
   }
 
-  // Seconds of one class side by side are one rectangle: no seams at fractional pixels.
+  // Adjacent seconds of a class are one rectangle, without seams at fractional pixels.
   #band(g, x, top, height, labelOf) {
     let start = null;
     const flush = (end) => {
@@ -163,7 +163,7 @@ export class Timeline {
     const pattern = g.createPattern(tile, "repeat");
     pattern.setTransform(new DOMMatrix().scale(1 / scale));
     g.fillStyle = pattern;
-    // A single second is a pixel or two: it is widened so that the hatching can be seen.
+    // A single second is a pixel or two wide. It is widened to show the hatching.
     for (const e of gaps) g.fillRect(x(e.at), MARKS, Math.max(2, x(e.at + 1) - x(e.at)), BAND + BREAK + THIN);
   }
 
@@ -199,7 +199,7 @@ export class Timeline {
     }
   }
 
-  // For those who do not see the strip, and the legend for those who do.
+  // The accessible description and the legend.
   #describe() {
     const seconds = new Map();
     let gaps = 0;

@@ -341,7 +341,7 @@ fn two_operators_do_not_overwrite_each_other() {
     let yours = StreamChange::Change { id: "b".into(), patch, generation: seen };
     assert_eq!(bench.kind(yours), StreamRefusalKind::Outdated);
     assert_eq!(bench.kind(StreamChange::Remove { id: "b".into(), generation: seen }), StreamRefusalKind::Outdated);
-    // While a change is under way there is no second one.
+    // A second change is refused while one is in progress.
     let mut first = bench.ask(change("b", r#"{"latency_ms": 400}"#));
     assert_eq!(bench.manager.entries["b"].settings.latency_ms, 400);
     let mut second = bench.ask(remove("b"));
@@ -363,7 +363,7 @@ fn a_source_that_cannot_be_opened_is_replaced_by_the_previous_one() {
 }
 
 #[test]
-fn a_stream_can_be_paused_and_taken_up_again() {
+fn a_stream_can_be_paused_and_resumed() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b", "enabled": false}"#)).unwrap();
@@ -444,7 +444,7 @@ fn a_source_that_cannot_be_opened_at_the_start_ends_the_program() {
 }
 
 #[test]
-fn a_source_that_ends_at_once_is_at_its_end() {
+fn a_source_that_ends_at_once_has_ended() {
     let mut bench = Bench::new(rules());
     let initial = settings(&[("a", "x.mp4")]).into_iter().map(|settings| InitialStream {
         settings,
@@ -454,7 +454,7 @@ fn a_source_that_ends_at_once_is_at_its_end() {
     });
     bench.manager.add_initial(initial.collect()).unwrap();
     bench.manager.reconcile("a");
-    // Report by the publishing thread before the thread that opened it is through.
+    // The publisher reports before the opening thread does.
     while bench.driver.opened.lock().is_empty() {
         std::thread::yield_now();
     }
@@ -466,7 +466,7 @@ fn a_source_that_ends_at_once_is_at_its_end() {
 }
 
 #[test]
-fn all_sources_are_told_to_stop_before_any_is_waited_for() {
+fn all_sources_are_stopped_before_any_is_waited_for() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a"), ("b", "rtsp://h/b"), ("c", "rtsp://h/c")]).unwrap();
     bench.manager.stop(None);

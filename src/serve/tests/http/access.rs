@@ -423,7 +423,7 @@ fn tls_by_file_which_may_change() {
     let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
     std::fs::write(&files.key, other.signing_key.serialize_pem()).unwrap();
     let error = Tls::open(files).unwrap_err().to_string();
-    assert!(error.contains("do not go together"), "{error}");
+    assert!(error.contains("do not match"), "{error}");
 }
 
 #[test]
@@ -469,4 +469,61 @@ fn an_address_that_holds_all_it_may_shuts_out_nobody_else() {
     drop((held, probes));
     wait_for("room", || open() == 0);
     assert_eq!(ask(&server, "GET", "/api/v1/info", &[], "").status, 200);
+}
+
+#[test]
+fn the_document_declares_every_refusal() {
+    let server = Server::start_with(hub(), both(), None, Limits::default());
+    let (admin, reader, wrong) = (bearer(ADMIN), bearer(READER), bearer("wrong-token-0123456789"));
+    let document = ask(&server, "GET", "/api/v1/openapi.json", &[("Authorization", &admin)], "").body;
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    let operations: Vec<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |method| (path.clone(), method.clone())))
+        .filter(|(_, method)| method != "parameters")
+        .collect();
+    assert!(operations.len() >= 19, "{operations:?}");
+    let is_declared = |(path, method): &(String, String), status: u16| {
+        document["paths"][path][method]["responses"][status.to_string()].is_object()
+    };
+    let is_change = |method: &str| method != "get";
+    let is_public = |path: &str| path.starts_with("/assets/") || path.ends_with("z") || path == "/api/v1/session";
+    let send = |(path, method): &(String, String), headers: &[(&str, &str)], body: &str| {
+        // A stream that does not exist: its endless answers end at once.
+        let path = path.replace("{id}", "none").replace("{name}", "app.js");
+        ask(&server, &method.to_uppercase(), &path, headers, body)
+    };
+    for operation in &operations {
+        let (path, method) = operation;
+        let answer = send(operation, &[JSON], "");
+        assert!(is_declared(operation, answer.status), "{operation:?}: {answer:?}");
+        assert_eq!(
+            answer.status == 401,
+            !is_public(path) || path.ends_with("session") && method == "get",
+            "{operation:?}"
+        );
+        if !is_change(method) {
+            continue;
+        }
+        let long = " ".repeat(BODY_MAX + 1);
+        let answer = send(operation, &[JSON, ("Authorization", &admin)], &long);
+        assert!(answer.status == 413 && is_declared(operation, 413), "{operation:?}: {answer:?}");
+        assert!(is_declared(operation, 408), "{operation:?}");
+        let foreign = send(operation, &[JSON, ("Authorization", &admin), ("Sec-Fetch-Site", "cross-site")], "");
+        assert!(foreign.status == 403 && is_declared(operation, 403), "{operation:?}: {foreign:?}");
+        if !is_public(path) {
+            let reads = send(operation, &[JSON, ("Authorization", &reader)], "");
+            assert_eq!(reads.status, 403, "{operation:?}: {reads:?}");
+        }
+    }
+    for operation in operations.iter().filter(|(path, _)| !is_public(path)) {
+        // Wrong tokens cost nothing at first; each one after that starts a wait of a second or more.
+        while send(operation, &[JSON, ("Authorization", &wrong)], "").status != 429 {}
+        assert!(is_declared(operation, 429), "{operation:?}");
+    }
+    for (path, method) in [("/api/v1/pack", "post"), ("/api/v1/streams", "post"), ("/api/v1/streams/{id}", "patch")] {
+        assert!(is_declared(&(path.into(), method.into()), 409), "{method} {path}");
+    }
 }

@@ -171,8 +171,7 @@ fn the_page_follows_the_stream() {
     assert_eq!(browser.run("return document.querySelector('[data-decided=true]').id"), "modality-rgb");
 
     studio.shot(Shot::Gap(GapReason::Overload));
-    browser
-        .wait("the gap", "return document.getElementById('third-sub').textContent.includes('the machine is behind')");
+    browser.wait("the gap", "return document.getElementById('third-sub').textContent.includes('machine overloaded')");
     assert_eq!(browser.text("#backlog"), "2 s");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
@@ -258,7 +257,7 @@ fn trouble_is_told_with_its_way_out() {
     cam.incident(Incident::TrackStalled { track, silent_ns });
     browser
         .wait("the stall", "return document.getElementById('notice-title').textContent.startsWith('No sound since ')");
-    assert_eq!(browser.text("#notice-text"), "The stream goes on with its pictures.");
+    assert_eq!(browser.text("#notice-text"), "Decisions continue from its pictures.");
     assert_eq!(browser.text("#events li .what"), "No sound");
     assert_eq!(browser.text("#events li .how"), "1:05");
     cam.incident(Incident::TrackRecovered { track, silent_ns });
@@ -277,7 +276,7 @@ fn trouble_is_told_with_its_way_out() {
     browser.wait("waiting", "return document.getElementById('notice-text').textContent.startsWith('Next attempt in ')");
     assert_eq!(browser.text("#pill"), "Waiting");
     assert!(browser.text("#notice-title").contains("no route to host"));
-    assert!(browser.text("#notice-text").contains("(attempt 2); away since "));
+    assert!(browser.text("#notice-text").contains("(attempt 2); down since "));
     browser.screenshot(&screenshots().join("waiting.png"));
 
     cam.set_state(StreamState::Failed {
@@ -325,7 +324,7 @@ fn a_token_lets_the_browser_in_until_it_logs_out() {
     browser.screenshot(&screenshots().join("login.png"));
     log_in("wrong");
     browser.wait("the refusal", "return !document.getElementById('problem').hidden");
-    assert_eq!(browser.text("#problem"), "The token is not one of this server's.");
+    assert_eq!(browser.text("#problem"), "The token is wrong.");
     log_in("reader-0123456789abcdef");
     browser.wait("the page", "return document.getElementById('third-title')?.textContent === 'Tennis'");
     browser.wait("the picture", "return document.getElementById('stage').dataset.picture === 'there'");
@@ -369,7 +368,7 @@ fn several_streams_can_be_chosen_from() {
     browser.run("document.querySelector('#streams a:nth-child(2)').click()");
     browser.wait("the other stream", "return document.getElementById('third-title').textContent === 'Basketball'");
     assert_eq!(browser.text("#stream-id"), "arena-north");
-    assert_eq!(browser.text("#empty-text"), "This stream has sound only");
+    assert_eq!(browser.text("#empty-text"), "This stream has audio only");
     assert!(!browser.run("return document.body.innerText").as_str().unwrap().contains("longsecret"));
     assert_eq!(browser.console(), Vec::<String>::new());
 }
@@ -432,7 +431,7 @@ fn another_pack_is_named_without_a_reload() {
     studio.script.pack = other;
     studio.shot(Shot::On("tennis", 0.9));
     browser.wait("the pack", "return document.getElementById('build').textContent.includes('pack final-week')");
-    assert_eq!(browser.text("#spoken"), "Pack final-week decides from now on");
+    assert_eq!(browser.text("#spoken"), "Pack final-week is in use");
     assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
     assert_eq!(browser.console(), Vec::<String>::new());
 }

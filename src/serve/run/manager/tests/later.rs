@@ -210,7 +210,7 @@ fn a_stream_whose_opening_hangs_can_be_removed() {
 }
 
 #[test]
-fn a_failure_of_the_program_costs_a_stream_a_moment() {
+fn a_stream_is_opened_again_after_a_fault_of_the_program() {
     let mut bench = Bench::new(rules());
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     let broken = || Some(Error::Internal("a: a thread of this stream panicked".into()));
