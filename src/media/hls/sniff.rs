@@ -61,7 +61,7 @@ mod tests {
             ("what", "text"),
             ("", "an empty answer"),
             ("#\0E\0X\0T\0M\x003\0U\0\n\0", "text in UTF-16"),
-            ("\u{1}\u{2}", "nothing"),
+            ("\u{1}\u{2}", "an unknown format"),
         ] {
             assert!(name(text.as_bytes()).starts_with(what), "{text}: {}", name(text.as_bytes()));
         }
