@@ -48,7 +48,8 @@ def show(event, record):
         print(f"{record['id']}: {record['state']}")
     elif event == "second":
         decided, window = record["label"], record["window"]
-        voted = f"{window['label']} {window['mean'][window['label']]:.0%}"
+        # With a vote stride above 1 the first seconds have no estimate yet.
+        voted = f"{window['label']} {window['mean'][window['label']]:.0%}" if window["label"] else "no estimate yet"
         print(f"{record['index']:>6}  {voted:<28} this second: {decided} {record['probability']:.0%} by {record['decided_by']}")
     elif event == "gap":
         print(f"{record['index']:>6}  no decision: {record['reason']}")
