@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
-use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, Patience};
+use touchline_core::clip::{ClipBuilder, ClipConfig, ClipOutput, ClipSecond, LagLimits};
 use touchline_core::frame::Frame;
 use touchline_core::item::{End, MediaItem, Pace, Tracks};
 use touchline_core::observer::{DeviceFault, Observer, Stage};
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut builder = ClipBuilder::new(ClipConfig {
         sample_rate: pack.sample_rate(),
         plan: pack.plan.clone(),
-        patience: Patience::for_pace(Pace::File),
+        lag: LagLimits::for_pace(Pace::File),
         behind_ns: 0,
     });
     let tracks = Tracks { video: true, audio: still.is_none() };
