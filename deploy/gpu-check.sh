@@ -7,7 +7,7 @@
 #   BENCH=./touchline-gpu-bench deploy/gpu-check.sh   with a program that was built elsewhere: no Rust, no toolkit needed
 #
 # Needs the driver, and at run time cuBLAS, cuRAND, NVRTC and cuDNN: those of a CUDA installation, or the wheels that
-# deploy/cuda-toolchain.sh brings. No GStreamer. The kernels' tests run too where GStreamer's development files are.
+# deploy/cuda-toolchain.sh brings. No GStreamer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 gpu="${TOUCHLINE_GPU:-0}"

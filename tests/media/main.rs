@@ -1,5 +1,5 @@
-//! Sources against real servers: what is received and decoded, HLS, faults, sources in processes of
-//! their own, and what opening again leaves behind.
+//! Sources against real servers: what is received and decoded, HLS, faults, and sources in processes of
+//! their own.
 #![cfg(feature = "gst")]
 
 #[path = "../common/mod.rs"]
@@ -8,4 +8,3 @@ mod faults;
 mod hls;
 mod ingest;
 mod isolation;
-mod reconnects;
