@@ -103,7 +103,6 @@ pub struct Workers {
 
 impl Workers {
     /// Loads the models of a pack on the inference thread and returns when they are warm.
-    ///
     /// `batch_max`: largest batch, seconds.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ pub mod access;
 mod agreement;
 mod answer;
 mod app_state;
+mod config_status;
 pub mod format;
 pub mod http;
 pub mod hub;

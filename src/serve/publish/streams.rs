@@ -2,7 +2,6 @@
 //!
 //! `run::manager` carries them out, `stream_routes` answers over HTTP.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,8 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::oneshot;
 
-use super::format::rfc3339;
-use super::record::to_json;
+pub use super::config_status::{ConfigStatus, ReloadChanges};
 use crate::config::{RtspTransport, StreamSettings, VoteFile, stream_id, stream_label};
 use touchline_media::options::{HlsOptions, Isolation, SourceKind, VariantChoice};
 
@@ -365,93 +363,6 @@ impl StreamControl {
     /// The status of the configuration file.
     pub fn config(&self) -> &ConfigStatus {
         &self.config
-    }
-}
-
-/// The status for `GET /api/v1/config`.
-#[derive(Debug, Default)]
-pub struct ConfigStatus {
-    state: Mutex<ConfigState>,
-}
-
-#[derive(Debug, Default)]
-struct ConfigState {
-    /// Its name without its path.
-    file: Option<String>,
-    applied: u64,
-    refused: u64,
-    last: Option<LastReload>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct LastReload {
-    at: String,
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    changes: Option<ReloadChanges>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-}
-
-/// The changes of a reload: ids, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ReloadChanges {
-    /// Streams that were added.
-    pub added: Vec<String>,
-    /// Streams that were removed.
-    pub removed: Vec<String>,
-    /// Streams whose settings changed.
-    pub changed: Vec<String>,
-    /// Changed keys that take effect only after a restart.
-    pub needs_restart: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct ConfigView<'a> {
-    file: Option<&'a str>,
-    reloads: ReloadsView<'a>,
-}
-
-#[derive(Serialize)]
-struct ReloadsView<'a> {
-    applied: u64,
-    refused: u64,
-    last: Option<&'a LastReload>,
-}
-
-impl ConfigStatus {
-    fn state(&self) -> MutexGuard<'_, ConfigState> {
-        self.state.lock()
-    }
-
-    /// Sets the name of the file.
-    pub fn set_file(&self, name: String) {
-        self.state().file = Some(name);
-    }
-
-    /// Records a reload at `unix_ns`, nanoseconds since 1970-01-01 UTC.
-    pub fn reloaded(&self, unix_ns: i64, outcome: Result<ReloadChanges, String>) {
-        let mut state = self.state();
-        let at = rfc3339(unix_ns);
-        state.last = Some(match outcome {
-            Ok(changes) => {
-                state.applied += 1;
-                LastReload { at, outcome: "applied", changes: Some(changes), error: None }
-            }
-            Err(error) => {
-                state.refused += 1;
-                LastReload { at, outcome: "refused", changes: None, error: Some(touchline_core::redact::text(&error)) }
-            }
-        });
-    }
-
-    /// The answer of `GET /api/v1/config`.
-    pub fn json(&self) -> String {
-        let state = self.state();
-        to_json(&ConfigView {
-            file: state.file.as_deref(),
-            reloads: ReloadsView { applied: state.applied, refused: state.refused, last: state.last.as_ref() },
-        })
     }
 }
 
