@@ -1,7 +1,7 @@
 //! Step 1: the classifier alone, to its optimum on the features of the frozen network.
 //!
-//! It counts as one epoch, however many passes it takes, and is validated once. Nothing of it is random and it takes
-//! seconds to minutes, so that it is not checkpointed: a run that is cut off in it does it again.
+//! It counts as one epoch, however many passes it takes, and is validated once. Nothing of it is random and it is
+//! short beside step 2, so that it is not checkpointed: a run that is cut off in it does it again.
 
 use std::time::Instant;
 
