@@ -42,7 +42,7 @@ pub struct HeadConfig {
 /// What cross-validation by source chose, see `weights/EXPERIMENTS.md`.
 impl Default for HeadConfig {
     fn default() -> Self {
-        Self { steps: 500, penalty: 1e-4 }
+        Self { steps: 500, penalty: 1e-2 }
     }
 }
 
