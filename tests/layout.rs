@@ -58,6 +58,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["dataset"],
             &["held_out"],
             &["inputs"],
+            &["lbfgs"],
             &["augment"],
             &["measure"],
             &["optimizer"],

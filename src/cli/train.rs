@@ -11,7 +11,7 @@ use touchline_compute::models::Architecture;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 use touchline_learn::dataset::Dataset;
-use touchline_learn::fit::{FitConfig, LOG, Observer, PhaseConfig};
+use touchline_learn::fit::{FitConfig, HeadConfig, LOG, Observer, TuneConfig};
 use touchline_learn::inputs::Inputs;
 use touchline_learn::optimizer::OptimizerKind;
 use touchline_learn::record::{EpochRecord, Finding, Phase, StepRecord};
@@ -28,9 +28,9 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "The study's two steps: first the classifier alone, on features of the frozen network that are \
-computed once and kept; then the last --unfreeze blocks as well, on the activations at their border, which are kept too. \
-With --unfreeze all the whole network learns.
+    after_long_help = "The study's two steps: first the classifier alone, to its optimum (L-BFGS) on features of the frozen \
+network that are computed once and kept; then the last --unfreeze blocks as well, on the activations at their border, which are \
+kept too. With --unfreeze all the whole network learns.
 
 Examples:
   touchline train all DATASET -o RUN --init mobilenet_v2.safetensors
@@ -60,9 +60,13 @@ pub struct TrainArgs {
     /// Go on with a run that was cut off.
     #[arg(long)]
     resume: bool,
-    /// Epochs of step 1: the classifier on the frozen network [default: 10; audio with --unfreeze 0: 100].
-    #[arg(long, value_name = "N")]
-    head_epochs: Option<u32>,
+    /// Steps of L-BFGS in step 1 at most, the classifier on the frozen network: it ends earlier at the optimum; 0 leaves it
+    /// out.
+    #[arg(long, value_name = "N", default_value_t = HeadConfig::default().steps)]
+    head_steps: u32,
+    /// Penalty on the classifier's squared weights in step 1.
+    #[arg(long, value_name = "PENALTY", default_value_t = HeadConfig::default().penalty, value_parser = positive)]
+    head_penalty: f64,
     /// Epochs of step 2 [default: 30; audio: 100]; 0 leaves it out and takes the rows of a training with the same --unfreeze.
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
@@ -73,28 +77,25 @@ pub struct TrainArgs {
     /// learn in any case.
     #[arg(long, value_name = "N|all", default_value = "5", value_parser = unfreeze)]
     unfreeze: Unfreeze,
-    /// Samples a step in step 2; step 1 takes 8 times as many.
+    /// Samples a step in step 2.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=4096))]
     batch: u32,
     /// Highest learning rate of step 2.
     #[arg(long, default_value_t = 3e-4, value_parser = positive)]
     learning_rate: f64,
-    /// Highest learning rate of step 1.
-    #[arg(long, default_value_t = 1e-3, value_parser = positive)]
-    head_learning_rate: f64,
-    /// What moves the weights; SGD with Nesterov's momentum 0.9.
+    /// What moves the weights in step 2; SGD with Nesterov's momentum 0.9.
     #[arg(long, value_enum, default_value_t = OptimizerArg::Adamw)]
     optimizer: OptimizerArg,
-    /// Decay of the weights of convolutions and of the classifier.
+    /// Decay of the weights of convolutions and of the classifier in step 2.
     #[arg(long, default_value_t = 0.05, value_parser = not_negative)]
     weight_decay: f64,
     /// Share of the target spread over all classes.
     #[arg(long, default_value_t = 0.1, value_parser = share)]
     label_smoothing: f64,
-    /// Share of the pooled features left out in training.
+    /// Share of the pooled features left out in step 2.
     #[arg(long, default_value_t = 0.2, value_parser = share)]
     dropout: f64,
-    /// α of mixup's Beta distribution, for pictures and motion; 0 = off.
+    /// α of mixup's Beta distribution in step 2, for pictures and motion; 0 = off.
     #[arg(long, value_name = "ALPHA", default_value_t = 0.2, value_parser = not_negative)]
     mixup: f64,
     /// Greatest length of all gradients together; 0 = unlimited.
@@ -103,7 +104,7 @@ pub struct TrainArgs {
     /// Epochs over which the learning rate rises.
     #[arg(long, default_value_t = 1.0, value_parser = not_negative)]
     warm_up_epochs: f64,
-    /// Epochs without a better validation figure after which a step ends; 0 = never.
+    /// Epochs without a better validation figure after which step 2 ends; 0 = never.
     #[arg(long, default_value_t = 20)]
     patience: u32,
     /// Random views of each second of a recording.
@@ -244,18 +245,11 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
     let mut inputs = Inputs::standard(SIDE, meta.sample_rate, gap_ms);
     (inputs.rgb.width, inputs.rgb.height) = args.size;
     inputs.audio.validate().map_err(|e| Error::Usage(format!("sound of this dataset: {e}")))?;
-    let head_epochs = if audio && args.unfreeze == Unfreeze::Last(0) { 100 } else { 10 };
-    let batch = args.batch as usize;
     let fit = FitConfig {
-        head: PhaseConfig {
-            epochs: args.head_epochs.unwrap_or(head_epochs),
-            batch: 8 * batch,
-            learning_rate: args.head_learning_rate,
-            samples: None,
-        },
-        tune: PhaseConfig {
+        head: HeadConfig { steps: args.head_steps, penalty: args.head_penalty },
+        tune: TuneConfig {
             epochs: args.epochs.unwrap_or(if audio { 100 } else { 30 }),
-            batch,
+            batch: args.batch as usize,
             learning_rate: args.learning_rate,
             samples: args.epoch_samples.map(|n| n as usize),
         },
@@ -278,8 +272,8 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
         },
         seed: args.seed,
     };
-    if fit.head.epochs == 0 && (fit.tune.epochs == 0 || args.unfreeze == Unfreeze::Last(0)) {
-        return Err(Error::Usage("neither step has epochs; give --head-epochs, or --epochs and --unfreeze".into()));
+    if fit.head.steps == 0 && (fit.tune.epochs == 0 || args.unfreeze == Unfreeze::Last(0)) {
+        return Err(Error::Usage("neither step does anything; give --head-steps, or --epochs and --unfreeze".into()));
     }
     Ok(Plan {
         out: args.out.clone(),

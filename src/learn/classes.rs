@@ -11,10 +11,6 @@ use touchline_core::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 /// Recordings from a single source that are enough for a modality to know a class.
 const ENOUGH_OF_ONE_SOURCE: usize = 10;
 
-/// How much a clip's frame counts beside a still: a broadcast looks like the clips. (Stills of television counted three or
-/// nine times taught nothing more, see `weights/EXPERIMENTS.md`.)
-pub const CLIP_WEIGHT: f32 = 3.0;
-
 /// Weights of samples stay within this factor of their mean: beyond, a few recordings would set the course.
 const WEIGHT_BOUND: f32 = 4.0;
 
@@ -129,16 +125,12 @@ pub fn samples(dataset: &Dataset, sides: &[Side], names: &[String], keys: &[Key]
         let wanted = sides[key.item as usize] == side && (side == Side::Train || key.view == 0);
         names.iter().position(|n| *n == item.class).filter(|_| wanted).map(|p| p as u32)
     };
-    let base = |key: &Key| match dataset.items[key.item as usize].kind {
-        Kind::Picture | Kind::Frame => 1.0,
-        Kind::Clip | Kind::Sound => CLIP_WEIGHT,
-    };
     let mut of_class: HashMap<u32, f32> = HashMap::new();
     let mut of_source: HashMap<(u32, &str), f32> = HashMap::new();
     for key in keys {
         if let Some(label) = label_of(key) {
-            *of_class.entry(label).or_default() += base(key);
-            *of_source.entry((label, &dataset.items[key.item as usize].source)).or_default() += base(key);
+            *of_class.entry(label).or_default() += 1.0;
+            *of_source.entry((label, &dataset.items[key.item as usize].source)).or_default() += 1.0;
         }
     }
     let mut samples = Samples::default();
@@ -147,7 +139,7 @@ pub fn samples(dataset: &Dataset, sides: &[Side], names: &[String], keys: &[Key]
         let source = of_source[&(label, dataset.items[key.item as usize].source.as_str())];
         samples.rows.push(row as u32);
         samples.labels.push(label);
-        samples.weights.push(base(key) / (of_class[&label] * source).sqrt());
+        samples.weights.push(1.0 / (of_class[&label] * source).sqrt());
     }
     let mean = samples.weights.iter().sum::<f32>() / samples.len().max(1) as f32;
     samples.weights.iter_mut().for_each(|w| *w = (*w / mean).clamp(1.0 / WEIGHT_BOUND, WEIGHT_BOUND));

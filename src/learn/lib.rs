@@ -16,6 +16,7 @@ pub mod evaluate;
 pub mod fit;
 pub mod held_out;
 pub mod inputs;
+mod lbfgs;
 pub mod measure;
 pub mod net;
 pub mod optimizer;

@@ -305,21 +305,23 @@ fn method(part: &Part) -> String {
     } else {
         first_weights.clone()
     };
-    let tune = if fit.tune.epochs > 0 {
-        format!("then up to {} epochs of all from {learns_from} on", fit.tune.epochs)
+    let mut steps = Vec::new();
+    if fit.head.steps > 0 {
+        steps.push(format!("the classifier to its optimum (L-BFGS, penalty {})", fit.head.penalty));
+    }
+    steps.push(if fit.tune.epochs > 0 {
+        format!(
+            "up to {} epochs of all from {learns_from} on ({:?}, rate {}, dropout {}, mixup {})",
+            fit.tune.epochs, fit.optimizer, fit.tune.learning_rate, fit.dropout, fit.mixup
+        )
     } else {
         "the rest frozen".to_owned()
-    };
+    });
     format!(
-        "{modality}: {architecture}, {start}; up to {} epochs of the classifier, {tune} ({:?}, rate {}, label smoothing {}, \
-         dropout {}, mixup {}, {} random views of a still and {} of a second, classes and sources balanced), the epoch with \
-         the best validation macro F1 kept, seed {}.",
-        fit.head.epochs,
-        fit.optimizer,
-        fit.tune.learning_rate,
+        "{modality}: {architecture}, {start}; {}; label smoothing {}, {} random views of a still and {} of a second, classes and \
+         sources balanced, the epoch with the best validation macro F1 kept, seed {}.",
+        steps.join(", then "),
         fit.label_smoothing,
-        fit.dropout,
-        fit.mixup,
         views.0,
         views.1,
         fit.seed

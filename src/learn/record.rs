@@ -50,7 +50,7 @@ pub struct Start {
     pub resumed_at: u64,
 }
 
-/// One optimiser step.
+/// One step of the optimiser: of L-BFGS on all samples, or on a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     pub phase: Phase,
@@ -58,11 +58,12 @@ pub struct StepRecord {
     pub step: u64,
     /// Of the phase, from 1.
     pub epoch: u32,
-    /// Mean of the batch.
+    /// Mean of the batch, or of all samples in step 1.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Share of the batch whose highest score is its (largest) label.
     pub accuracy: f64,
+    /// 0 in step 1, which has none.
     pub learning_rate: f64,
     pub images_per_second: f64,
 }

@@ -201,7 +201,7 @@ impl Job<'_> {
             return Err(Error::data(init, cause, "give weights of that architecture, or the --arch they are of"));
         }
         let (frozen, config) = self.freeze(&built, progress);
-        if config.head.epochs == 0 && config.tune.epochs == 0 {
+        if config.head.steps == 0 && config.tune.epochs == 0 {
             return Err(Error::Usage(
                 "layers that start at random learn in step 2, which has no epochs; give --epochs".into(),
             ));
@@ -271,7 +271,7 @@ impl Job<'_> {
                 built.net.block_name(first)
             ));
             frozen = frozen.min(first);
-            config.head.epochs = 0;
+            config.head.steps = 0;
         }
         if frozen == blocks {
             config.tune.epochs = 0;
@@ -360,10 +360,10 @@ impl Job<'_> {
             ("optimizer", format!("{:?}", config.optimizer).to_lowercase()),
             (
                 "step 1",
-                format!(
-                    "{} epochs, batch {}, rate {}",
-                    config.head.epochs, config.head.batch, config.head.learning_rate
-                ),
+                match config.head.steps {
+                    0 => "left out".to_owned(),
+                    steps => format!("at most {steps} steps of L-BFGS, penalty {}", config.head.penalty),
+                },
             ),
             (
                 "step 2",

@@ -11,12 +11,9 @@ use candle_core::Device;
 use touchline_compute::models::read_weights;
 use touchline_learn::fit::{BEST, CHECKPOINT};
 
-/// A training of a second: the classifier, two epochs.
+/// A training of a second: the classifier alone.
 fn quick(dataset: &str, out: &str, more: &str) -> String {
-    format!(
-        "train rgb {dataset} -o {out} --init {} --unfreeze 0 --head-epochs 2 --still-views 0 {more}",
-        first_weights()
-    )
+    format!("train rgb {dataset} -o {out} --init {} --unfreeze 0 --still-views 0 {more}", first_weights())
 }
 
 #[test]
@@ -60,7 +57,7 @@ fn first_weights_that_do_not_fit_are_refused() {
     with("half.safetensors", "").refused(6, &["half.safetensors", "truncated"]);
     with("nowhere.safetensors", "").refused(6, &["nowhere.safetensors"]);
     with(&first_weights(), "--arch resnet50").refused(6, &["rgb.safetensors", "no tensor of resnet50", "--arch"]);
-    with(&first_weights(), "--head-epochs 0").refused(2, &["--head-epochs"]);
+    with(&first_weights(), "--head-steps 0").refused(2, &["--head-steps"]);
     run(dir, "train rgb stills -o run --epochs 0").refused(2, &["start at random", "--epochs"]);
     assert!(!dir.join("run").exists());
 }
@@ -71,7 +68,7 @@ fn a_loss_that_is_no_number_ends_the_run_and_loses_nothing() {
     let dir = dir.path();
     still_dataset(dir, [8, 8, 8]);
     let train = format!(
-        "train rgb stills -o run --init {} --unfreeze 1 --head-epochs 2 --epochs 9 --batch 8 --still-views 0 \
+        "train rgb stills -o run --init {} --unfreeze 1 --head-steps 20 --epochs 9 --batch 8 --still-views 0 \
          --learning-rate 1e30 --clip-norm 0",
         first_weights()
     );
@@ -123,10 +120,9 @@ fn a_rule_stops_a_run_that_learns_nothing_and_a_pack_can_be_built_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     still_dataset(dir, [8, 8, 8]);
-    let slow = "--head-learning-rate 1e-9 --mixup 0 --dropout 0";
-    // Of twelve epochs; the one of `quick` is in the way.
+    let slow = "--unfreeze 1 --head-steps 0 --epochs 12 --learning-rate 1e-9 --mixup 0 --dropout 0";
     let slowly = |out: &str, rule: &str| {
-        quick("stills", out, &format!("{slow} --on-rule {rule}")).replace("--head-epochs 2", "--head-epochs 12")
+        format!("train rgb stills -o {out} --init {} --still-views 0 {slow} --on-rule {rule}", first_weights())
     };
     let epochs = |out: &str| log_lines(&dir.join(out).join("rgb"), "epoch").len();
     let found = |out: &str, stopped: bool| {
@@ -176,7 +172,7 @@ cp full/rgb/best.safetensors resumed.safetensors
 /// A full disk in a mount namespace of its own, where that is allowed.
 fn full_disk(dir: &Path) {
     std::fs::create_dir(dir.join("full")).unwrap();
-    let train = quick("stills", "whole", "").replace("--head-epochs 2", "--head-epochs 4");
+    let train = quick("stills", "whole", "");
     run(dir, &train).well();
     let mut mount = Command::new("unshare");
     mount.args(["-m", "mount", "-t", "tmpfs", "tmpfs", "full"]).current_dir(dir);
@@ -199,7 +195,7 @@ fn full_disk(dir: &Path) {
     let message = error.lines().find(|line| line.starts_with("touchline: ")).unwrap_or_else(|| panic!("{error}"));
     assert!(message.contains("full/rgb") && message.contains("cannot write"), "{message}");
     assert!(message.contains("No space left") && message.contains("free space"), "{message}");
-    // Epoch 1 is there whole, and nothing half.
+    // What step 1 has learnt is there whole, and nothing half.
     let kept: Vec<&str> = out.lines().skip_while(|line| !line.starts_with("first")).skip(1).collect();
     assert!(kept.contains(&CHECKPOINT) && kept.contains(&BEST), "{out}");
     assert!(!out.contains(".part"), "{out}");

@@ -32,11 +32,7 @@ fn dataset(dir: &Path) {
 }
 
 fn folds(out: &str, more: &str) -> String {
-    format!(
-        "train rgb set -o {out} --init {} --unfreeze 0 --head-epochs 12 --head-learning-rate 1e-2 --dropout 0 --mixup 0 \
-         --batch 2 --still-views 0 --views 0 {more}",
-        first_weights()
-    )
+    format!("train rgb set -o {out} --init {} --unfreeze 0 --still-views 0 --views 0 {more}", first_weights())
 }
 
 fn figures(dir: &Path, file: &str) -> Vec<CrossReport> {

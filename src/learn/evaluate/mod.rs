@@ -10,7 +10,6 @@ mod calibration;
 pub mod cross;
 pub mod figures;
 mod importance;
-mod lbfgs;
 mod metrics;
 mod notes;
 #[cfg(test)]

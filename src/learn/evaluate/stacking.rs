@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::lbfgs::minimise;
 use super::scores::{ScoreTable, SoftSecond};
+use crate::lbfgs::minimise;
 use touchline_core::decision::{ModalityScores, PerModality};
 use touchline_core::labels::{ClassId, Modality};
 
@@ -241,7 +241,7 @@ fn fit(shape: &Shape, examples: &[&Example], penalty: f64, drawn_to: &[f64], wei
         }
         value
     };
-    minimise(&mut objective, weights, STEPS, TOLERANCE)
+    minimise(&mut objective, weights, STEPS, TOLERANCE).unwrap_or_else(|never| match never {})
 }
 
 /// The fold of each group: the largest groups first, each to the fold with the fewest seconds.

@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 use super::batch::{Mix, dropout, log_softmax_loss, right, tensors};
 use super::checkpoint::{self, BEST, CHECKPOINT, Kept, State};
 use super::log::Log;
-use super::{Fit, Observer, Outcome, PhaseConfig, watch};
+use super::{Fit, Observer, Outcome, watch};
 use crate::augment;
 use crate::measure::Confusion;
 use crate::net::Watched;
@@ -47,7 +47,7 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
         rules.restore(&state.rules).map_err(bad)?;
         (state, Some(tensors))
     } else {
-        let first = if fit.config.head.epochs > 0 { Phase::Head } else { Phase::Tune };
+        let first = if fit.config.head.steps > 0 { Phase::Head } else { Phase::Tune };
         (State::begin(fit.ground.clone(), first, rules.state()), None)
     };
     if let Some(cause) = &state.ended {
@@ -119,36 +119,21 @@ fn outcome(kept: Kept, cause: String, steps: u64) -> Outcome {
     Outcome { best_phase: kept.phase, best_epoch: kept.epoch, validation_f1, cause, steps }
 }
 
-struct Work<'a> {
-    fit: &'a Fit<'a>,
-    state: State,
-    log: Log,
+pub(super) struct Work<'a> {
+    pub fit: &'a Fit<'a>,
+    pub state: State,
+    pub log: Log,
     rules: Rules,
     resources: Resources,
     began: Instant,
     /// Samples that went through since the process began.
-    images: u64,
+    pub images: u64,
     sampled_s: f64,
     /// Since tensors were last looked at.
     losses: Vec<f32>,
 }
 
 impl Work<'_> {
-    fn config(&self) -> PhaseConfig {
-        match self.state.phase {
-            Phase::Head => self.fit.config.head,
-            Phase::Tune => self.fit.config.tune,
-        }
-    }
-
-    /// Blocks that do not learn in the phase under way.
-    fn frozen(&self) -> usize {
-        match self.state.phase {
-            Phase::Head => self.fit.net.blocks(),
-            Phase::Tune => self.fit.frozen,
-        }
-    }
-
     fn start(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let fit = self.fit;
         let counts = fit.train.counts(fit.names.len());
@@ -171,36 +156,28 @@ impl Work<'_> {
         self.findings(findings, observer).map(drop)
     }
 
-    fn phases(&mut self, mut moments: Option<Tensors>, observer: &mut dyn Observer) -> Result<Outcome> {
-        loop {
-            let parameters = self.fit.net.parameters(self.frozen());
-            let config = self.fit.config;
-            let mut optimizer = Optimizer::new(config.optimizer, config.weight_decay, parameters)?;
-            if let Some(moments) = moments.take() {
-                optimizer.restore(&moments, self.state.optimizer_steps)?;
+    fn phases(&mut self, moments: Option<Tensors>, observer: &mut dyn Observer) -> Result<Outcome> {
+        let moments = moments.filter(|_| self.state.phase == Phase::Tune);
+        if self.state.phase == Phase::Head {
+            let cause = self.head(observer)?;
+            if cause.is_some() || self.fit.config.tune.epochs == 0 {
+                return self.end(cause.unwrap_or_else(|| "finished".into()), None);
             }
-            let mut cause = self.phase(&mut optimizer, observer)?;
-            if cause.is_none() && self.state.phase == Phase::Head && self.fit.config.tune.epochs > 0 {
-                // Step 2 starts from the best of step 1.
-                self.restore_best()?;
-                let State { ground, step, kept, rules, log_bytes, elapsed_s, .. } = self.state.clone();
-                let fresh = State::begin(ground, Phase::Tune, rules);
-                self.state = State { step, kept, log_bytes, elapsed_s, ..fresh };
-                continue;
-            }
-            let cause = cause.take().unwrap_or_else(|| "finished".into());
-            return self.end(cause, &optimizer);
+            let State { ground, step, kept, rules, log_bytes, elapsed_s, .. } = self.state.clone();
+            let fresh = State::begin(ground, Phase::Tune, rules);
+            self.state = State { step, kept, log_bytes, elapsed_s, ..fresh };
         }
+        let config = self.fit.config;
+        let parameters = self.fit.net.parameters(self.fit.frozen);
+        let mut optimizer = Optimizer::new(config.optimizer, config.weight_decay, parameters)?;
+        if let Some(moments) = &moments {
+            optimizer.restore(moments, self.state.optimizer_steps)?;
+        }
+        let cause = self.tune(&mut optimizer, observer)?.unwrap_or_else(|| "finished".into());
+        self.end(cause, Some(&optimizer))
     }
 
-    fn restore_best(&self) -> Result<()> {
-        let path = self.fit.dir.join(BEST);
-        let file = touchline_compute::models::read_weights(&path, &Device::Cpu)
-            .map_err(|e| Error::data(&path, e.to_string(), e.advice()))?;
-        Ok(self.fit.net.restore(&file.tensors)?)
-    }
-
-    fn end(&mut self, cause: String, optimizer: &Optimizer) -> Result<Outcome> {
+    fn end(&mut self, cause: String, optimizer: Option<&Optimizer>) -> Result<Outcome> {
         let kept = self.state.kept_or_none();
         let took_s = self.elapsed();
         self.log.write(&LogLine::End(RunEnd {
@@ -219,9 +196,9 @@ impl Work<'_> {
         self.state.elapsed_s + self.began.elapsed().as_secs_f64()
     }
 
-    /// Runs the epochs of a phase; gives why the whole run ends, if it does.
-    fn phase(&mut self, optimizer: &mut Optimizer, observer: &mut dyn Observer) -> Result<Option<String>> {
-        let config = self.config();
+    /// Runs the epochs of step 2; gives why they end before they are through, if they do.
+    fn tune(&mut self, optimizer: &mut Optimizer, observer: &mut dyn Observer) -> Result<Option<String>> {
+        let config = self.fit.config.tune;
         let batches = self.epoch_samples().div_ceil(config.batch.max(1)) as u64;
         let total = batches * u64::from(config.epochs);
         while self.state.epoch <= config.epochs {
@@ -230,7 +207,7 @@ impl Work<'_> {
             if patience > 0 && self.state.since_kept >= patience && self.state.batches == 0 {
                 let text = format!("no better on validation for {patience} epochs");
                 observer.note(&format!("{}: {text}; this step ends early", self.fit.modality));
-                return Ok((self.state.phase == Phase::Tune).then_some(format!("early stop: {text}")));
+                return Ok(Some(format!("early stop: {text}")));
             }
             let order = self.order();
             let chunks: Vec<&[u32]> = order.chunks(order.len().div_ceil(batches as usize)).collect();
@@ -240,7 +217,7 @@ impl Work<'_> {
                     return Ok(Some(cause));
                 }
             }
-            if let Some(cause) = self.epoch_end(config, optimizer, observer)? {
+            if let Some(cause) = self.epoch_end(config.epochs, Some(optimizer), observer)? {
                 return Ok(Some(cause));
             }
         }
@@ -250,15 +227,14 @@ impl Work<'_> {
     /// How many samples an epoch takes.
     fn epoch_samples(&self) -> usize {
         let all = self.fit.train.len();
-        self.config().samples.map_or(all, |n| n.clamp(1, all))
+        self.fit.config.tune.samples.map_or(all, |n| n.clamp(1, all))
     }
 
     /// The samples of the epoch under way, shuffled.
     fn order(&self) -> Vec<u32> {
-        let phase = if self.state.phase == Phase::Head { 1u64 } else { 2 };
         let shuffled = |pass: u64| {
             let mut order: Vec<u32> = (0..self.fit.train.len() as u32).collect();
-            order.shuffle(&mut augment::rng(self.fit.config.seed, phase << 32 | pass, 1));
+            order.shuffle(&mut augment::rng(self.fit.config.seed, 2 << 32 | pass, 1));
             order
         };
         epoch_order(self.fit.train.len(), self.epoch_samples(), self.state.epoch, shuffled)
@@ -272,7 +248,7 @@ impl Work<'_> {
         optimizer: &mut Optimizer,
         observer: &mut dyn Observer,
     ) -> Result<Option<String>> {
-        let (fit, config, phase) = (self.fit, self.fit.config, self.config());
+        let (fit, config, phase) = (self.fit, self.fit.config, self.fit.config.tune);
         let began = Instant::now();
         let device = Device::Cpu;
         let labels: Vec<u32> = chosen.iter().map(|i| fit.train.labels[*i as usize]).collect();
@@ -284,14 +260,9 @@ impl Work<'_> {
         let mix = Mix::draw(config.mixup, rows.len(), &mut rng);
         let looks = config.tensors_every > 0 && step.is_multiple_of(config.tensors_every);
         let mut watched = Watched::default();
-        let features = if self.state.phase == Phase::Head {
-            let x = fit.rows.pooled(&rows, &device)?;
-            mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 0))?
-        } else {
-            let x = fit.rows.activations(&rows, &device)?;
-            let x = mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 1))?;
-            fit.net.pool(&fit.net.learn(&x, fit.frozen, looks.then_some(&mut watched))?)?
-        };
+        let x = fit.rows.activations(&rows, &device)?;
+        let x = mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 1))?;
+        let features = fit.net.pool(&fit.net.learn(&x, fit.frozen, looks.then_some(&mut watched))?)?;
         if let Some(mix) = &mix {
             targets = mix.apply(&targets, 0)?;
         }
@@ -343,12 +314,12 @@ impl Work<'_> {
         }
         self.sample_resources()?;
         if stopped.is_some() || (config.checkpoint_every > 0 && step.is_multiple_of(config.checkpoint_every)) {
-            self.checkpoint(optimizer)?;
+            self.checkpoint(Some(optimizer))?;
         }
         Ok(stopped)
     }
 
-    fn sample_resources(&mut self) -> Result<()> {
+    pub(super) fn sample_resources(&mut self) -> Result<()> {
         let now = self.began.elapsed().as_secs_f64();
         if now - self.sampled_s < RESOURCES_EVERY_S {
             return Ok(());
@@ -371,10 +342,11 @@ impl Work<'_> {
         Ok(stopped)
     }
 
-    fn epoch_end(
+    /// Validates, keeps what is better, and writes the epoch down; gives why the run ends, if it does.
+    pub(super) fn epoch_end(
         &mut self,
-        config: PhaseConfig,
-        optimizer: &Optimizer,
+        epochs: u32,
+        optimizer: Option<&Optimizer>,
         observer: &mut dyn Observer,
     ) -> Result<Option<String>> {
         let validation = self.validate()?;
@@ -397,7 +369,7 @@ impl Work<'_> {
             phase: self.state.phase,
             step: self.state.step,
             epoch: self.state.epoch,
-            epochs: config.epochs,
+            epochs,
             train_loss: loss / n.max(1) as f64,
             train_accuracy: right as f64 / n.max(1) as f64,
             validation,
@@ -416,8 +388,8 @@ impl Work<'_> {
         Ok(stopped)
     }
 
-    fn checkpoint(&mut self, optimizer: &Optimizer) -> Result<()> {
-        let (moments, steps) = optimizer.state();
+    fn checkpoint(&mut self, optimizer: Option<&Optimizer>) -> Result<()> {
+        let (moments, steps) = optimizer.map_or_else(Default::default, Optimizer::state);
         let mut tensors = self.fit.net.tensors()?;
         tensors.extend(moments);
         let elapsed_s = self.elapsed();

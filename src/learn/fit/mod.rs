@@ -6,6 +6,8 @@
 
 mod batch;
 mod checkpoint;
+mod classifier;
+mod head;
 mod log;
 mod loop_;
 mod watch;
@@ -27,9 +29,26 @@ use super::rows::Rows;
 use super::rules::OnRule;
 use touchline_core::labels::Modality;
 
-/// Settings of one step of the study.
+/// Settings of step 1: the classifier on the frozen network, to its optimum.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PhaseConfig {
+#[serde(default)]
+pub struct HeadConfig {
+    /// Steps of L-BFGS at most; 0 leaves step 1 out.
+    pub steps: u32,
+    /// On half the sum of the classifier's squared weights, beside the mean loss.
+    pub penalty: f64,
+}
+
+/// What cross-validation by source chose, see `weights/EXPERIMENTS.md`.
+impl Default for HeadConfig {
+    fn default() -> Self {
+        Self { steps: 500, penalty: 1e-2 }
+    }
+}
+
+/// Settings of step 2: the blocks that learn, and the classifier.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TuneConfig {
     /// 0 leaves the step out.
     pub epochs: u32,
     pub batch: usize,
@@ -44,8 +63,8 @@ pub struct PhaseConfig {
 /// How a modality is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FitConfig {
-    pub head: PhaseConfig,
-    pub tune: PhaseConfig,
+    pub head: HeadConfig,
+    pub tune: TuneConfig,
     pub optimizer: OptimizerKind,
     pub weight_decay: f64,
     /// Share of the target spread over all classes.

@@ -4,6 +4,7 @@
 //! the strong Wolfe conditions, a step whose curvature is not positive is not remembered.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 
 /// Steps that are remembered.
 const MEMORY: usize = 10;
@@ -11,16 +12,45 @@ const MEMORY: usize = 10;
 /// Share of the predicted fall that a step must reach.
 const ARMIJO: f64 = 1e-4;
 
-/// Walks down from `x` for at most `steps` steps, until no part of the gradient is above `tolerance`. `f` writes the
-/// gradient at a point and gives the value.
-pub fn minimise(
-    f: &mut dyn FnMut(&[f64], &mut [f64]) -> f64,
+/// What is minimised.
+pub trait Objective {
+    type Error;
+
+    /// Writes the gradient at a point and gives the value.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being computed; the walk ends with it.
+    fn value(&mut self, x: &[f64], gradient: &mut [f64]) -> Result<f64, Self::Error>;
+
+    /// A step has been taken, to the point that was asked for last.
+    ///
+    /// # Errors
+    /// Whatever ends the walk.
+    fn stepped(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+impl<F: FnMut(&[f64], &mut [f64]) -> f64> Objective for F {
+    type Error = Infallible;
+
+    fn value(&mut self, x: &[f64], gradient: &mut [f64]) -> Result<f64, Infallible> {
+        Ok(self(x, gradient))
+    }
+}
+
+/// Walks down from `x` for at most `steps` steps, until no part of the gradient is above `tolerance`.
+///
+/// # Errors
+/// Those of the objective.
+pub fn minimise<O: Objective>(
+    objective: &mut O,
     mut x: Vec<f64>,
     steps: usize,
     tolerance: f64,
-) -> Vec<f64> {
+) -> Result<Vec<f64>, O::Error> {
     let mut gradient = vec![0.0; x.len()];
-    let mut value = f(&x, &mut gradient);
+    let mut value = objective.value(&x, &mut gradient)?;
     let mut memory: VecDeque<(Vec<f64>, Vec<f64>, f64)> = VecDeque::new();
     for _ in 0..steps {
         if gradient.iter().all(|g| g.abs() <= tolerance) {
@@ -38,7 +68,7 @@ pub fn minimise(
         let mut next_gradient = vec![0.0; x.len()];
         let found = loop {
             let next: Vec<f64> = x.iter().zip(&direction).map(|(x, d)| x + step * d).collect();
-            let next_value = f(&next, &mut next_gradient);
+            let next_value = objective.value(&next, &mut next_gradient)?;
             if next_value <= value + ARMIJO * step * slope {
                 break Some((next, next_value));
             }
@@ -49,6 +79,7 @@ pub fn minimise(
         };
         // No step goes down: this is as low as numbers can tell.
         let Some((next, next_value)) = found else { break };
+        objective.stepped()?;
         let s: Vec<f64> = next.iter().zip(&x).map(|(a, b)| a - b).collect();
         let y: Vec<f64> = next_gradient.iter().zip(&gradient).map(|(a, b)| a - b).collect();
         let sy = dot(&s, &y);
@@ -60,7 +91,7 @@ pub fn minimise(
         }
         (x, value, gradient) = (next, next_value, next_gradient);
     }
-    x
+    Ok(x)
 }
 
 /// The two-loop recursion: minus the inverse Hessian, as far as remembered, times the gradient.
@@ -104,7 +135,7 @@ mod tests {
             }
             value
         };
-        let found = minimise(&mut bowl, vec![0.0; 4], 200, 1e-9);
+        let found = minimise(&mut bowl, vec![0.0; 4], 200, 1e-9).unwrap();
         assert!(found.iter().zip([1.0, 2.0, 3.0, 4.0]).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
         let mut rosenbrock = |x: &[f64], g: &mut [f64]| {
             let (a, b) = (1.0 - x[0], x[1] - x[0] * x[0]);
@@ -112,7 +143,7 @@ mod tests {
             g[1] = 200.0 * b;
             a * a + 100.0 * b * b
         };
-        let found = minimise(&mut rosenbrock, vec![-1.2, 1.0], 500, 1e-8);
+        let found = minimise(&mut rosenbrock, vec![-1.2, 1.0], 500, 1e-8).unwrap();
         assert!(found.iter().all(|x| (x - 1.0).abs() < 1e-5), "{found:?}");
     }
 }

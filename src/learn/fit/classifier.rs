@@ -1,0 +1,227 @@
+//! The classifier on features that do not change: multinomial logistic regression, to its optimum.
+//!
+//! The loss is that of the other step (weighted samples, smoothed targets) plus an L2 penalty on the weights, not on the
+//! biases. It is convex and has one optimum, so that the result depends on no rate, no order and no first weights.
+//!
+//! L-BFGS walks over centred features of about unit variance. That changes where it walks, not where it arrives: the penalty is on
+//! the weights of the features as they are, and the mean goes into the biases. Without it the walk takes several times as
+//! many steps, because features after a ReLU have means far above their deviations.
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::batch::soft_targets;
+use crate::lbfgs::{Objective, minimise};
+use touchline_core::error::Result;
+
+/// Samples of one matrix product. Sums go over these in their order, so that the same material gives the same weights on
+/// any number of threads.
+const CHUNK: usize = 1024;
+
+/// The walk ends where no part of the gradient is above this: little more than what single precision leaves of it.
+const TOLERANCE: f64 = 1e-5;
+
+/// A feature is scaled by at least this share of its root mean square. One that hardly changes would otherwise be blown up to
+/// unit variance together with the rounding of its mean, and the walk would end in that noise.
+const LEAST_DEVIATION: f64 = 0.1;
+
+/// Samples and their features.
+pub(super) struct Material<'a> {
+    /// Features of the samples with these numbers, (N, width).
+    pub features: &'a (dyn Fn(&[u32]) -> Result<Tensor> + Sync),
+    pub labels: &'a [u32],
+    pub weights: &'a [f32],
+    pub classes: usize,
+    pub width: usize,
+    /// Share of a target that is spread over all classes.
+    pub smoothing: f64,
+    /// On half the sum of squared weights, beside the mean loss.
+    pub penalty: f64,
+}
+
+/// How far a fit is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Progress {
+    /// Mean loss, without the penalty.
+    pub loss: f64,
+    /// Samples whose highest score is at their label.
+    pub right: u64,
+    /// Passes over the samples since the step before; more than one where steps were too long.
+    pub passes: u64,
+}
+
+/// Weights (classes × width) and biases of the optimum.
+pub(super) struct Fitted {
+    pub at: Progress,
+    pub weight: Vec<f32>,
+    pub bias: Vec<f32>,
+}
+
+/// Walks to the optimum, for at most so many steps.
+///
+/// # Errors
+/// Those of `features` and of `on_step`.
+pub(super) fn fit(
+    material: &Material<'_>,
+    steps: usize,
+    on_step: &mut dyn FnMut(Progress) -> Result<()>,
+) -> Result<Fitted> {
+    let numbers: Vec<u32> = (0..material.labels.len() as u32).collect();
+    let (mean, deviation) = moments(material, &numbers)?;
+    let total = material.weights.iter().map(|w| f64::from(*w)).sum::<f64>();
+    let at = Progress { loss: f64::NAN, right: 0, passes: 0 };
+    let scaled = Scaled { material, numbers, mean, deviation, total };
+    let mut walk = Walk { scaled: &scaled, at, reached: None, on_step };
+    let x = minimise(&mut walk, vec![0.0; material.classes * (material.width + 1)], steps, TOLERANCE)?;
+    let (weight, bias) = scaled.as_they_are(&x);
+    Ok(Fitted { at: walk.reached.unwrap_or(at), weight, bias: bias.into_iter().map(|b| b as f32).collect() })
+}
+
+/// Mean of each feature, and its deviation for scaling; 1 where a feature is always 0.
+fn moments(material: &Material<'_>, numbers: &[u32]) -> Result<(Vec<f64>, Vec<f64>)> {
+    let width = material.width;
+    let parts: Vec<(Vec<f64>, Vec<f64>)> = numbers
+        .par_chunks(CHUNK)
+        .map(|chunk| {
+            let (mut sum, mut squares) = (vec![0f64; width], vec![0f64; width]);
+            let values = (material.features)(chunk)?.flatten_all()?.to_vec1::<f32>()?;
+            for row in values.chunks_exact(width) {
+                for ((sum, square), v) in sum.iter_mut().zip(&mut squares).zip(row) {
+                    *sum += f64::from(*v);
+                    *square += f64::from(*v) * f64::from(*v);
+                }
+            }
+            Ok((sum, squares))
+        })
+        .collect::<Result<_>>()?;
+    let n = numbers.len().max(1) as f64;
+    let (mut mean, mut squares) = (vec![0f64; width], vec![0f64; width]);
+    for (sum, square) in parts {
+        mean.iter_mut().zip(sum).for_each(|(m, s)| *m += s / n);
+        squares.iter_mut().zip(square).for_each(|(m, s)| *m += s / n);
+    }
+    let deviation = |(mean, square): (&f64, f64)| {
+        let deviation = (square - mean * mean).max(0.0).sqrt().max(LEAST_DEVIATION * square.sqrt());
+        if deviation > 0.0 { deviation } else { 1.0 }
+    };
+    let deviation = mean.iter().zip(squares).map(deviation).collect();
+    Ok((mean, deviation))
+}
+
+/// Samples whose features are looked at centred and with unit variance.
+struct Scaled<'a> {
+    material: &'a Material<'a>,
+    numbers: Vec<u32>,
+    mean: Vec<f64>,
+    deviation: Vec<f64>,
+    /// Of the samples' weights.
+    total: f64,
+}
+
+struct Walk<'a> {
+    scaled: &'a Scaled<'a>,
+    /// Where it has looked last.
+    at: Progress,
+    /// Where it stands.
+    reached: Option<Progress>,
+    on_step: &'a mut dyn FnMut(Progress) -> Result<()>,
+}
+
+/// A chunk's share of value and gradient.
+struct Part {
+    loss: f64,
+    right: u64,
+    /// Of the weights of the features as they are, and of the biases.
+    weight: Vec<f32>,
+    bias: Vec<f64>,
+}
+
+impl Scaled<'_> {
+    /// The weights and biases for features as they are, from those for centred features of unit variance.
+    fn as_they_are(&self, x: &[f64]) -> (Vec<f32>, Vec<f64>) {
+        let (weights, biases) = x.split_at(self.material.classes * self.material.width);
+        let mut weight = Vec::with_capacity(weights.len());
+        let mut bias = Vec::with_capacity(biases.len());
+        for (row, b) in weights.chunks_exact(self.material.width).zip(biases) {
+            let row = row.iter().zip(&self.deviation).map(|(v, d)| v / d);
+            let shift: f64 = row.clone().zip(&self.mean).map(|(w, m)| w * m).sum();
+            weight.extend(row.map(|w| w as f32));
+            bias.push(b - shift);
+        }
+        (weight, bias)
+    }
+
+    fn part(&self, chunk: &[u32], weight: &Tensor, bias: &[f64]) -> Result<Part> {
+        let Material { features, labels, weights, classes, smoothing, .. } = *self.material;
+        let features = features(chunk)?;
+        let logits = features.matmul(&weight.t()?)?.flatten_all()?.to_vec1::<f32>()?;
+        let own: Vec<u32> = chunk.iter().map(|i| labels[*i as usize]).collect();
+        let mut residuals = soft_targets(&own, classes, smoothing);
+        let mut part = Part { loss: 0.0, right: 0, weight: Vec::new(), bias: vec![0.0; classes] };
+        let mut scores = vec![0f64; classes];
+        for (n, (logits, targets)) in logits.chunks_exact(classes).zip(residuals.chunks_exact_mut(classes)).enumerate()
+        {
+            for ((score, logit), b) in scores.iter_mut().zip(logits).zip(bias) {
+                *score = f64::from(*logit) + b;
+            }
+            let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            part.right += u64::from(scores[own[n] as usize] >= best);
+            let sum: f64 = scores.iter().map(|s| (s - best).exp()).sum();
+            let share = f64::from(weights[chunk[n] as usize]) / self.total;
+            for ((target, score), bias) in targets.iter_mut().zip(&scores).zip(&mut part.bias) {
+                let log_probability = score - best - sum.ln();
+                part.loss -= share * f64::from(*target) * log_probability;
+                let residual = share * (log_probability.exp() - f64::from(*target));
+                *bias += residual;
+                *target = residual as f32;
+            }
+        }
+        let residuals = Tensor::from_vec(residuals, (chunk.len(), classes), &Device::Cpu)?;
+        part.weight = residuals.t()?.matmul(&features)?.flatten_all()?.to_vec1()?;
+        Ok(part)
+    }
+}
+
+impl Objective for Walk<'_> {
+    type Error = touchline_core::error::Error;
+
+    fn value(&mut self, x: &[f64], gradient: &mut [f64]) -> Result<f64> {
+        let scaled = self.scaled;
+        let Material { classes, width, penalty, .. } = *scaled.material;
+        let (weight, bias) = scaled.as_they_are(x);
+        let squares: f64 = weight.iter().map(|w| f64::from(*w) * f64::from(*w)).sum();
+        let tensor = Tensor::from_slice(&weight, (classes, width), &Device::Cpu)?;
+        let parts: Vec<Part> =
+            scaled.numbers.par_chunks(CHUNK).map(|chunk| scaled.part(chunk, &tensor, &bias)).collect::<Result<_>>()?;
+        gradient.fill(0.0);
+        let (of_weights, of_biases) = gradient.split_at_mut(classes * width);
+        let passes = self.at.passes + 1;
+        self.at = Progress { loss: 0.0, right: 0, passes };
+        for part in parts {
+            self.at.loss += part.loss;
+            self.at.right += part.right;
+            of_weights.iter_mut().zip(part.weight).for_each(|(g, p)| *g += f64::from(p));
+            of_biases.iter_mut().zip(part.bias).for_each(|(g, p)| *g += p);
+        }
+        for ((row, of_bias), own) in
+            of_weights.chunks_exact_mut(width).zip(of_biases.iter()).zip(weight.chunks_exact(width))
+        {
+            for (((g, w), mean), deviation) in row.iter_mut().zip(own).zip(&scaled.mean).zip(&scaled.deviation) {
+                *g = (*g - of_bias * mean + penalty * f64::from(*w)) / deviation;
+            }
+        }
+        self.reached.get_or_insert(self.at);
+        Ok(self.at.loss + 0.5 * penalty * squares)
+    }
+
+    fn stepped(&mut self) -> Result<()> {
+        let at = self.at;
+        self.reached = Some(at);
+        self.at.passes = 0;
+        (self.on_step)(at)
+    }
+}
+
+#[cfg(test)]
+#[path = "classifier_tests.rs"]
+mod tests;

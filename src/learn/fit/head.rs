@@ -1,0 +1,76 @@
+//! Step 1: the classifier alone, to its optimum on the features of the frozen network.
+//!
+//! It counts as one epoch, however many passes it takes, and is validated once. Nothing of it is random and it is
+//! short beside step 2, so that it is not checkpointed: a run that is cut off in it does it again.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+
+use super::Observer;
+use super::classifier::{Material, Progress, fit};
+use super::loop_::Work;
+use crate::record::{LogLine, StepRecord};
+use touchline_core::error::{Error, Result};
+
+impl Work<'_> {
+    /// Fits the classifier; gives why the whole run ends, if it does.
+    pub(super) fn head(&mut self, observer: &mut dyn Observer) -> Result<Option<String>> {
+        if self.state.epoch > 1 {
+            // It was done before the run was cut off.
+            return Ok(None);
+        }
+        let (of, config) = (self.fit, self.fit.config);
+        let samples = of.train;
+        let material = Material {
+            features: &|chosen| {
+                let rows: Vec<u32> = chosen.iter().map(|i| samples.rows[*i as usize]).collect();
+                of.rows.pooled(&rows, &Device::Cpu)
+            },
+            labels: &samples.labels,
+            weights: &samples.weights,
+            classes: of.names.len(),
+            width: of.rows.width,
+            smoothing: config.label_smoothing,
+            penalty: config.head.penalty,
+        };
+        let n = samples.len() as u64;
+        let began = Instant::now();
+        let mut before = began;
+        let fitted = fit(&material, config.head.steps as usize, &mut |progress| {
+            self.head_step(progress, n, &mut before, observer)
+        })?;
+        if !fitted.at.loss.is_finite() {
+            let cause = format!("{}: the classifier cannot be fitted: a feature is no number", of.modality);
+            return Err(Error::data(of.dir, cause, "give other first weights with --init"));
+        }
+        let [(_, weight, _), (_, bias, _)] = &of.net.parameters(of.net.blocks())[..] else {
+            return Err(Error::Internal("a classifier is a weight and a bias".into()));
+        };
+        weight.set(&Tensor::from_vec(fitted.weight, weight.dims(), &Device::Cpu)?)?;
+        bias.set(&Tensor::from_vec(fitted.bias, bias.dims(), &Device::Cpu)?)?;
+        self.state.sums = (fitted.at.loss * n as f64, fitted.at.right, n, began.elapsed().as_secs_f64());
+        self.epoch_end(1, None, observer)
+    }
+
+    /// Writes a step of the walk down.
+    fn head_step(&mut self, at: Progress, n: u64, before: &mut Instant, observer: &mut dyn Observer) -> Result<()> {
+        self.state.step += 1;
+        self.images += n * at.passes;
+        let took = before.elapsed().as_secs_f64();
+        *before = Instant::now();
+        let record = StepRecord {
+            phase: self.state.phase,
+            step: self.state.step,
+            epoch: 1,
+            loss: at.loss,
+            accuracy: at.right as f64 / n as f64,
+            // L-BFGS finds the length of a step itself.
+            learning_rate: 0.0,
+            images_per_second: (n * at.passes) as f64 / took.max(1e-9),
+        };
+        self.log.write(&LogLine::Step(record.clone()))?;
+        observer.step(&record, u64::from(self.fit.config.head.steps));
+        self.sample_resources()
+    }
+}
