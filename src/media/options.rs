@@ -1,9 +1,10 @@
 //! What a source on the web may be asked for.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is at an address of the web, where its name does not say it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
     /// An HLS playlist.
@@ -11,7 +12,7 @@ pub enum SourceKind {
 }
 
 /// Where a source is received and decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// In the program's own process.
@@ -26,7 +27,7 @@ impl Isolation {
 }
 
 /// Which of the variants of an HLS source is played.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VariantChoice {
     /// The smallest with at least the lines that the pack looks at.
@@ -36,6 +37,11 @@ pub enum VariantChoice {
     Lowest,
     /// The largest.
     Highest,
+}
+
+impl VariantChoice {
+    /// In the order of the variants.
+    pub const NAMES: [&str; 3] = ["fit", "lowest", "highest"];
 }
 
 /// What an HLS source is asked for.

@@ -23,7 +23,7 @@ use touchline_core::vote::VoteConfig;
 use touchline_media::guard::{SourcePolicy, SourcesFile};
 use touchline_media::uri::Pacing;
 
-use crate::config::StreamSettings;
+use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, StreamSettings};
 use crate::metrics::Metrics;
 use crate::publish::access::SessionArchive;
 use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
@@ -44,7 +44,7 @@ use session::Session;
 use warden::{Ended, Initial, Rules, Tools, Warden};
 
 pub use server::AccessSettings;
-pub use warden::{Fixed, Reader, Reading};
+pub use warden::{Reader, Reading};
 
 /// What a run is made from: the command line and the configuration file, merged and checked.
 pub struct RunConfig {
@@ -64,16 +64,16 @@ pub struct RunConfig {
     pub fixed: Fixed,
     /// The configuration file's name, and how it is read again.
     pub reader: Option<(String, Reader)>,
-    /// Address of the server, or "off".
-    pub listen: Option<String>,
+    /// Address of the server.
+    pub listen: Listen,
     pub access: AccessSettings,
     /// File of the records, or "-".
     pub jsonl: Option<String>,
     /// File of the store.
     pub state: Option<PathBuf>,
-    pub max_streams: usize,
-    /// Jitter buffer of RTSP sources, milliseconds.
-    pub latency_ms: u32,
+    pub max_streams: MaxStreams,
+    /// Jitter buffer of RTSP sources that have none of their own.
+    pub latency_ms: LatencyMs,
     pub batching: Batching,
     /// Files play at their own speed.
     pub realtime: bool,
@@ -116,7 +116,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     let desks = Desks { packs: desk.clone(), streams: stream_desk.clone(), policy: policy.clone() };
     let log_outs = std::mem::take(&mut contents.log_outs);
     let sessions = store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
-    let server = Server::start(&runtime, config.listen.as_deref(), &hub, desks, &config.access, sessions)?;
+    let server = Server::start(&runtime, config.listen, &hub, desks, &config.access, sessions)?;
     hub.set_starting("warming up the models");
     manager.status("warming up the models");
     let (shadow, feed) = match shadow_pack {
@@ -173,9 +173,9 @@ pub fn run(config: RunConfig) -> Result<()> {
         read
     });
     let rules = Rules {
-        max_streams: config.max_streams,
+        max_streams: config.max_streams.get() as usize,
         retry: config.retry,
-        latency_ms: config.latency_ms,
+        latency_ms: config.latency_ms.get(),
         is_service,
         lingers: config.linger && server.address.is_some(),
     };

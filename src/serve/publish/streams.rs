@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::format::rfc3339;
 use super::record::to_json;
-use crate::config::{RtspTransport, StreamSettings, VoteFile, stream_id, stream_label};
+use crate::config::{LatencyMs, RtspTransport, StreamSettings, VoteFile, stream_id, stream_label};
 use touchline_media::options::{HlsOptions, Isolation, SourceKind, VariantChoice};
 
 /// Requests that wait to be looked at; looking takes microseconds.
@@ -20,9 +20,6 @@ const ASKS: usize = 16;
 
 /// Longest URI that is taken, bytes: longer ones are mistakes.
 const URI_MAX: usize = 2048;
-
-/// Longest jitter buffer that is taken, milliseconds.
-const LATENCY_MAX_MS: u32 = 60_000;
 
 /// A stream that is asked for: the body of POST.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -192,13 +189,11 @@ fn check_label(label: Option<&str>) -> Result<(), Refused> {
 }
 
 fn check_latency(latency_ms: Option<u32>) -> Result<(), Refused> {
-    match latency_ms {
-        Some(ms) if ms > LATENCY_MAX_MS => {
-            let error = format!("latency_ms {ms} is too long");
-            Err(Refused::invalid(error, &format!("choose 0 to {LATENCY_MAX_MS}")))
-        }
-        _ => Ok(()),
-    }
+    let Some(ms) = latency_ms else { return Ok(()) };
+    // The same bounds as in the configuration file.
+    LatencyMs::try_from(i64::from(ms))
+        .map(drop)
+        .map_err(|e| Refused::invalid(format!("latency_ms: {e}"), "choose another latency_ms, or leave it out"))
 }
 
 /// Why a stream was not added, changed or removed.

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::config;
-use crate::config::TlsFile;
+use crate::config::{Listen, TlsFile};
 use crate::publish::access::{Access, AccessConfig, LogOuts, SessionArchive, TokenSource};
 use crate::publish::http;
 use crate::publish::http::{PackAccess, Serving, StreamAccess};
@@ -109,22 +108,21 @@ impl Server {
     /// who may do what; [`Error::Output`] for an address that cannot be listened on.
     pub(super) fn start(
         runtime: &tokio::runtime::Runtime,
-        listen: Option<&str>,
+        listen: Listen,
         hub: &Hub,
         desks: Desks,
         args: &AccessSettings,
         sessions: Option<(Arc<dyn SessionArchive>, LogOuts)>,
     ) -> Result<Self> {
-        let listen = listen.unwrap_or(config::DEFAULT_LISTEN);
-        if listen == "off" {
+        let Listen::At(wanted) = listen else {
             return Ok(Self { address: None, scheme: "", reload: Reload::default(), shutdown: None, task: None });
-        }
-        let wanted = config::listen_address(listen)?;
+        };
+        let listen = wanted.to_string();
         let metrics = hub.metrics().clone();
         // Before anything listens: an address must not be open for a moment without its rules.
         let tls = args.tls()?;
         Access::new(args.config()?, wanted, hub.clock().clone(), metrics.clone())?;
-        let listener = runtime.block_on(http::bind(listen))?;
+        let listener = runtime.block_on(http::bind(&listen))?;
         let address = listener.local_addr().map_err(|e| Error::Internal(format!("no address to listen on: {e}")))?;
         // Again with the port that the system chose.
         let access = Access::new(args.config()?, address, hub.clock().clone(), metrics)?;

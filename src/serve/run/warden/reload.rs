@@ -1,10 +1,10 @@
 //! The configuration file, read again: what it adds, removes and changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Done, Hands, Initial, Warden};
-use crate::config::StreamSettings;
+use crate::config::{Fixed, StreamSettings};
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::ReloadChanges;
 use touchline_core::error::{Error, Result};
@@ -16,11 +16,12 @@ pub struct Reading {
     /// Those of the file, without the command line's.
     pub streams: Vec<StreamSettings>,
     pub vote: VoteConfig,
+    /// Jitter buffer of streams that are added over the API without one, milliseconds.
+    pub latency_ms: u32,
+    /// Configured streams are tried again when their first attempt fails.
+    pub retry: bool,
     pub fixed: Fixed,
 }
-
-/// Keys that count only at the start, with their values in words.
-pub type Fixed = BTreeMap<&'static str, String>;
 
 impl<H: Hands + 'static> Warden<H> {
     /// The configuration file is to be read again.
@@ -72,10 +73,11 @@ impl<H: Hands + 'static> Warden<H> {
 
     /// All of it, or nothing.
     fn apply(&mut self, reading: Reading) -> Result<ReloadChanges> {
-        let Reading { streams, vote, fixed } = reading;
+        let Reading { streams, vote, latency_ms, retry, fixed } = reading;
         self.fits_in(&streams, vote)?;
         // Whoever takes the last stream out of the file may put another in: from now on the program is kept.
         self.rules.is_service = true;
+        (self.rules.latency_ms, self.rules.retry) = (latency_ms, retry);
         self.vote = vote;
         self.tools.hub.set_vote_window(vote.window);
         let mut changes = ReloadChanges { needs_restart: self.fixed_that_differ(&fixed), ..ReloadChanges::default() };
