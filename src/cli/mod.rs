@@ -75,7 +75,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Write the report of a training run or an evaluation again, as one HTML file.
     Report(report::ReportArgs),
-    /// The process of one source.
+    /// Receives and decodes one source, in a process of its own.
     #[command(name = touchline_media::worker::SUBCOMMAND, hide = true)]
     SourceWorker(source_worker::SourceWorkerArgs),
 }

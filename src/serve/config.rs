@@ -1,4 +1,4 @@
-//! The settings of a run: what each door brings, merged once and validated into types that hold nothing out of bounds.
+//! The settings of a run: flags, environment and file, merged once and validated once into types with bounds.
 //!
 //! Settings have one raw form ([`RawSettings`]) with the same keys in every door, one place for defaults ([`defaults`]) and one
 //! for bounds (the types in [`values`]). Flags override environment variables, variables override the file, the file overrides
@@ -28,7 +28,7 @@ use touchline_core::error::{Error, Result};
 use touchline_media::options::{HlsOptions, Isolation, SourceKind};
 
 pub use file::{ConfigFile, RawStream};
-pub use layers::{Entry, Layer, Place, Problem, default_layer, environment, flags};
+pub use layers::{Entry, Layer, Place, Problem, default_layer, environment, flags, misspelt};
 pub use raw::{
     AccessFile, Form, Key, Keys, RUN_KEYS, RawSettings, STREAM_KEYS, StreamFile, VoteFile, defaults, schema,
 };
@@ -56,19 +56,19 @@ pub struct StreamSettings {
     /// `None`: as [`StreamSettings::isolation`] says.
     #[serde(default)]
     pub isolation: Option<Isolation>,
-    /// What people call it.
+    /// Name for people.
     pub label: Option<String>,
     /// False: known, and not opened.
     pub enabled: bool,
-    /// A first attempt that fails is followed by others; `None`: as the run says.
+    /// Keep trying when the first attempt fails; `None`: as set for the run.
     pub retry: Option<bool>,
-    /// What goes over the vote of the run.
+    /// Overrides the vote of the run.
     pub vote: VoteFile,
 }
 
 impl StreamSettings {
-    /// Where the source is received and decoded. Those that are given over the API have a process of their own unless they say
-    /// otherwise: nobody has looked at them before.
+    /// Where the source is received and decoded. Sources added over the API have a process of their own by default, because
+    /// nobody has checked them.
     pub fn isolation(&self, is_from_api: bool) -> Isolation {
         self.isolation.unwrap_or(if is_from_api { Isolation::Process } else { Isolation::None })
     }
@@ -127,19 +127,19 @@ pub fn streams_beside(files: Vec<StreamFile>, mut taken: HashSet<String>) -> Res
         if let Some(label) = &file.label {
             stream_label(label).map_err(|e| Error::Usage(format!("stream {id:?}: {e}")))?;
         }
-        settings.push(file.settings(id, raw::DEFAULT_LATENCY));
+        settings.push(file.settings(id, raw::DEFAULT_LATENCY.get()));
     }
     Ok(settings)
 }
 
 impl StreamFile {
-    /// The settings of the stream, as `id`, with `latency` where it has none.
-    pub fn settings(self, id: String, latency: LatencyMs) -> StreamSettings {
+    /// The settings of the stream, as `id`, with `latency_ms` where it has none.
+    pub fn settings(self, id: String, latency_ms: u32) -> StreamSettings {
         StreamSettings {
             id,
             uri: self.uri,
             pipeline: self.pipeline,
-            latency_ms: self.latency_ms.unwrap_or(latency).get(),
+            latency_ms: self.latency_ms.map_or(latency_ms, LatencyMs::get),
             rtsp_transport: self.rtsp_transport.unwrap_or_default(),
             kind: self.kind,
             hls: HlsOptions {
@@ -156,10 +156,10 @@ impl StreamFile {
     }
 }
 
-/// Checks an id that somebody gave.
+/// Checks the form of a stream's id.
 ///
 /// # Errors
-/// Says what ids may be.
+/// Names the permitted form.
 pub fn stream_id(id: &str) -> Result<(), String> {
     let well_formed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     // "." and ".." are path segments that clients resolve away.
@@ -171,10 +171,10 @@ pub fn stream_id(id: &str) -> Result<(), String> {
     }
 }
 
-/// Checks what people want to call a stream.
+/// Checks the label of a stream.
 ///
 /// # Errors
-/// Says what labels may be.
+/// Names the permitted form.
 pub fn stream_label(label: &str) -> Result<(), String> {
     let fits = (1..=120).contains(&label.chars().count()) && !label.chars().any(char::is_control);
     if fits { Ok(()) } else { Err("a label is 1 to 120 characters on one line".to_owned()) }

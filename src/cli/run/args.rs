@@ -1,5 +1,5 @@
-//! The flags of `touchline run`. Their fields have the names of the keys of the configuration file, sections included: what is
-//! given serialises as a layer of settings.
+//! The flags of `touchline run`. Fields and nesting equal the keys and sections of the configuration file, so that the struct
+//! serialises to a layer of settings.
 
 use std::path::PathBuf;
 

@@ -8,13 +8,17 @@ use touchline_serve::config;
 use touchline_serve::config::{ConfigFile, Doors, Key, Listen, Problem, Settings, Shard, Stream, StreamSettings};
 use touchline_serve::run::Reading;
 
-/// What the doors bring: the file is read, the environment as well.
+/// Reads the file and the environment.
 ///
 /// # Errors
 /// [`Error::Usage`] when the file cannot be read.
 pub(in crate::cli) fn doors(args: &RunArgs) -> Result<Doors> {
     let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
     let (environment, problems) = config::environment(|name| std::env::var_os(name), |_: &Key| true);
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for (name, known) in config::misspelt(names) {
+        tracing::warn!("the variable {name} is not a setting; did you mean {known}?");
+    }
     let named = args.uris.iter().map(|given| {
         let (id, uri) = split_name(given);
         (id.map(str::to_owned), uri.to_owned())
@@ -41,7 +45,7 @@ pub(super) fn settle(args: &RunArgs) -> Result<Settings> {
 /// # Errors
 /// [`Error::Usage`] naming the setting that cannot be used.
 pub(super) fn read_again(args: &RunArgs, shard: Option<Shard>) -> Result<Reading> {
-    // Streams of the command line run on as they are.
+    // The file cannot change streams of the command line.
     let doors = Doors { named: Vec::new(), ..doors(args)? };
     let settings = config::settle(doors).map_err(|problems: Vec<Problem>| config::refused(&problems))?;
     Ok(Reading {
@@ -145,6 +149,7 @@ mod tests {
             "--retry",
             "--linger=false",
             "-q",
+            "testsrc://",
             "--vote-onset",
             "0.7",
             "--tls-cert",
@@ -160,6 +165,7 @@ mod tests {
             "--isolation",
             "process",
         ]);
+        assert_eq!(args.uris, ["testsrc://"], "a switch takes no value from the next word");
         let layer = config::flags(&args);
         let shown: Vec<String> = layer.iter().map(|(key, e)| format!("{key}={} {}", e.value, e.place)).collect();
         assert_eq!(

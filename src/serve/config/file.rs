@@ -11,7 +11,7 @@ use super::layers::{Entry, Layer, Place, Problem, check_run, check_stream};
 use super::raw::{Keys, RUN_KEYS, STREAM, STREAM_KEYS};
 use touchline_core::error::{Error, Result};
 
-/// What a file brings.
+/// The contents of a configuration file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ConfigFile {
     pub values: Layer,
@@ -31,8 +31,8 @@ impl ConfigFile {
     /// [`Error::Usage`] when the file cannot be read. Mistakes in it are [`ConfigFile::problems`].
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| {
-            let text = "cannot read the configuration";
-            Error::Usage(format!("{}: {text}: {e}; check the path and its permissions", path.display()))
+            let path = path.display();
+            Error::Usage(format!("{path}: cannot read the configuration: {e}; check the path and its permissions"))
         })?;
         Ok(Self::parse(&text, &path.display().to_string()))
     }

@@ -1,6 +1,5 @@
-//! Settings as they come through each door, with their places, and how they are merged.
-//!
-//! A layer is what one door brings. Later layers override earlier ones, key by key: defaults, file, environment, flags.
+//! Layers: the values of one door (defaults, file, environment or flags), each with its place. A later layer overrides earlier
+//! ones, key by key.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -70,7 +69,7 @@ pub struct Problem {
     pub place: Place,
     /// Empty when the problem is not one key's.
     pub key: String,
-    /// The value and what is allowed.
+    /// The value and the allowed values.
     pub text: String,
 }
 
@@ -98,7 +97,7 @@ fn flatten(tree: &Value, prefix: &str, found: &mut Vec<(String, Value)>) {
     }
 }
 
-/// What [`flatten`] was given.
+/// The reverse of [`flatten`].
 pub(super) fn nest<'a>(values: impl Iterator<Item = (&'a str, &'a Value)>) -> Value {
     let mut root = Map::new();
     for (path, value) in values {
@@ -142,7 +141,7 @@ pub fn default_layer() -> Layer {
     layer(&defaults(), |_| Place::Default)
 }
 
-/// What `settings`, which serialise as the keys of the file, bring from the command line.
+/// The layer of the command line. `settings` serialises to the keys of the file.
 ///
 /// # Panics
 /// When a key is unknown: flags and keys belong together.
@@ -167,7 +166,7 @@ fn layer(settings: &impl Serialize, place: impl Fn(&str) -> Place) -> Layer {
         .collect()
 }
 
-/// What the environment brings of the keys that `wanted` says; `read` reads a variable. Empty variables count as absent.
+/// The layer of the environment, for the keys that `wanted` selects. `read` reads a variable; an empty one counts as absent.
 pub fn environment(read: impl Fn(&str) -> Option<OsString>, wanted: impl Fn(&Key) -> bool) -> (Layer, Vec<Problem>) {
     let (mut layer, mut problems) = (Layer::new(), Vec::new());
     for key in RUN_KEYS.keys.iter().filter(|key| wanted(key)) {
@@ -185,6 +184,15 @@ pub fn environment(read: impl Fn(&str) -> Option<OsString>, wanted: impl Fn(&Key
         }
     }
     (layer, problems)
+}
+
+/// Those of `names` that are nearly the variable of a setting, each with that variable. Other variables with the prefix are no
+/// mistakes: Kubernetes sets some for services.
+pub fn misspelt(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
+    let known: Vec<String> = RUN_KEYS.keys.iter().map(Key::variable).collect();
+    let suspects = names.filter(|name| name.starts_with("TOUCHLINE_") && !known.contains(name));
+    let near = |name: &str| known.iter().find(|known| strsim::damerau_levenshtein(name, known) <= 2);
+    suspects.filter_map(|name| near(&name).cloned().map(|known| (name, known))).collect()
 }
 
 fn parse(form: Form, text: &str) -> Result<Value, String> {
@@ -228,6 +236,15 @@ mod tests {
             ("vote.onset", "0.7"),
         ];
         assert_eq!(values, expected.map(|(k, v)| (k, v.to_owned())));
+    }
+
+    #[test]
+    fn misspelt_variables_are_found_and_those_of_others_are_not() {
+        let names =
+            ["TOUCHLINE_MAX_STREAM", "TOUCHLINE_PACK", "TOUCHLINE_PORT", "TOUCHLINE_SERVICE_HOST", "MAX_STREAM"];
+        let others = ["TOUCHLINE_ADMIN_TOKEN", "TOUCHLINE_READ_TOKEN", "TOUCHLINE_CPU_LEVEL", "TOUCHLINE_CONFIG"];
+        let found = misspelt(names.into_iter().chain(others).map(str::to_owned));
+        assert_eq!(found, [("TOUCHLINE_MAX_STREAM".to_owned(), "TOUCHLINE_MAX_STREAMS".to_owned())]);
     }
 
     #[test]

@@ -313,7 +313,7 @@ pub(super) fn short(value: &Value) -> Value {
     }
 }
 
-/// What a key takes.
+/// The form of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Text,
@@ -322,7 +322,7 @@ pub enum Form {
     List,
 }
 
-/// A key and what it takes.
+/// A key of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// `section.key`
@@ -331,7 +331,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// The flag of `touchline run`: `vote.window` → `--vote-window`. `access` is left out: its keys say what they are.
+    /// The flag of `touchline run`: `vote.window` → `--vote-window`. `access.` is left out, because its keys are clear without.
     pub fn flag(&self) -> String {
         let name = self.path.strip_prefix("access.").unwrap_or(&self.path);
         format!("--{}", name.replace(['.', '_'], "-"))

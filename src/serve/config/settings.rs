@@ -1,4 +1,4 @@
-//! Merging: what the doors bring becomes [`Settings`], or the list of everything that is wrong.
+//! Merges all doors into valid [`Settings`], or returns the list of all problems.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use touchline_media::uri::Location;
 const OF_STREAMS: [&str; 7] =
     ["pipeline", "latency_ms", "rtsp_transport", "isolation", "variant", "max_height", "audio_language"];
 
-/// What the doors bring.
+/// The layers of all doors, before merging.
 #[derive(Clone, Debug, Default)]
 pub struct Doors {
     pub file: ConfigFile,
@@ -79,18 +79,18 @@ pub struct Settings {
     pub access: AccessFile,
     pub tls: Option<TlsFile>,
     pub sources: SourcesFile,
-    /// Streams of the file. All of them: which are this shard's, the caller says.
+    /// Streams of the file, of all shards.
     pub streams: Vec<Stream>,
-    /// Streams of the command line, likewise.
+    /// Streams of the command line, of all shards.
     pub named: Vec<Stream>,
     /// Every value that is set, with its place.
     pub values: Layer,
 }
 
-/// Merges what the doors bring and validates it.
+/// Merges all doors and validates the result.
 ///
 /// # Errors
-/// Everything that is wrong.
+/// All problems.
 pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
     let Doors { file, environment, flags, problems, named } = doors;
     let mut problems = [file.problems, problems].concat();
@@ -171,7 +171,7 @@ pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
     })
 }
 
-/// The problem that keeps a program from starting; the others are counted.
+/// The error that stops a run: the first problem, and the number of others.
 pub fn refused(problems: &[Problem]) -> Error {
     let Some(first) = problems.first() else { return Error::Internal("settings are refused for no reason".into()) };
     Error::Usage(match problems.len() - 1 {
@@ -184,8 +184,7 @@ fn without_place(error: &Error) -> Problem {
     Problem { place: Place::Default, key: String::new(), text: error.to_string() }
 }
 
-/// The place of the value that `text` is about: of the keys that begin with `prefix`, one that `text` names, or else one that
-/// is no default.
+/// The place to report for `text`: that of a key below `prefix` which `text` names, or else of any that is not a default.
 fn place_of(values: &Layer, prefix: &str, text: &str) -> Place {
     let given = values.iter().filter(|(path, entry)| path.starts_with(prefix) && entry.place != Place::Default);
     let is_named = |path: &str| text.contains(path.trim_start_matches(prefix));
@@ -193,7 +192,7 @@ fn place_of(values: &Layer, prefix: &str, text: &str) -> Place {
     found.map_or(Place::Default, |(_, entry)| entry.place.clone())
 }
 
-/// The stream with what it takes from the run. What is wrong with it is added to `problems`.
+/// Completes a stream with values of the run and checks it. Mistakes are added to `problems`.
 fn checked(
     mut stream: RawStream,
     run: &Layer,
@@ -242,8 +241,7 @@ fn with_ids(
 }
 
 impl Settings {
-    /// What a run that starts with these settings would find besides: addresses that cannot be used, folders that are not
-    /// there, too many streams.
+    /// Problems that a run finds only when it starts: unusable addresses, missing folders, too many streams.
     pub fn problems_at_start(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         for stream in self.streams.iter().chain(&self.named) {

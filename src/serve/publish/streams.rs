@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use super::format::rfc3339;
 use super::record::to_json;
-use crate::config::{LatencyMs, RtspTransport, StreamSettings, VoteFile, stream_id, stream_label};
-use touchline_media::options::{HlsOptions, Isolation, SourceKind, VariantChoice};
+use crate::config::{LatencyMs, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_id, stream_label};
+use touchline_media::options::{Isolation, SourceKind, VariantChoice};
 
 /// Requests that wait to be looked at; looking takes microseconds.
 const ASKS: usize = 16;
@@ -108,24 +108,25 @@ impl NewStream {
 
     /// The settings of the stream, as `id`.
     pub fn settings(self, id: String, latency_ms: u32) -> StreamSettings {
-        StreamSettings {
-            id,
+        let file = StreamFile {
+            id: None,
             uri: self.uri,
+            // A template of the file system is the operator's.
             pipeline: None,
-            latency_ms: self.latency_ms.unwrap_or(latency_ms),
-            rtsp_transport: self.rtsp_transport.unwrap_or_default(),
+            // It was checked.
+            latency_ms: self.latency_ms.and_then(|ms| LatencyMs::try_from(i64::from(ms)).ok()),
+            rtsp_transport: self.rtsp_transport,
             kind: self.kind,
-            hls: HlsOptions {
-                variant: self.variant.unwrap_or_default(),
-                max_height: self.max_height,
-                audio_language: self.audio_language,
-            },
+            variant: self.variant,
+            max_height: self.max_height,
+            audio_language: self.audio_language,
             isolation: self.isolation,
             label: self.label,
-            enabled: self.enabled.unwrap_or(true),
+            enabled: self.enabled,
             retry: self.retry,
             vote: self.vote,
-        }
+        };
+        file.settings(id, latency_ms)
     }
 }
 
