@@ -130,7 +130,7 @@ pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    let of_file = with_ids(of_file, |files| streams(files));
+    let of_file = with_ids(of_file, streams);
     let of_file = of_file.map_err(|e| vec![without_place(&e)])?;
     // Ids of the file's streams are the same in every process that shares the file, whatever the command line names.
     let taken = of_file.iter().map(|stream| stream.settings.id.clone()).collect();
