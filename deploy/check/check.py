@@ -1,7 +1,7 @@
 """Checks that the files under deploy/ agree with the program and with each other.
 
 Names of metrics, labels and their values in rules and dashboards against src/serve/metrics; flags and keys of the configuration against
-src/cli and src/serve/config.rs; alerts against their tests and their sections in the guide; the guide's error messages against the
+src/cli and src/serve/config; alerts against their tests and their sections in the guide; the guide's error messages against the
 source; the rendered manifests against their requirements. check.sh runs it, from the root of the project.
 """
 
@@ -265,7 +265,7 @@ def check_flags():
 
 
 def check_keys():
-    text = source(SRC / "serve" / "config.rs") + source(SRC / "media" / "guard" / "mod.rs")
+    text = source(SRC / "serve" / "config" / "raw.rs")
     known = set(re.findall(r"^\s+pub (\w+):", text, flags=re.M))
     count = 0
     files = sorted(DEPLOY.rglob("touchline.toml"))

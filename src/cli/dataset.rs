@@ -26,42 +26,42 @@ pub struct DatasetArgs {
 
 #[derive(Debug, Subcommand)]
 enum DatasetCommand {
-    /// Cut recordings and pictures into seconds, once; a build that was stopped goes on where it was.
+    /// Cut recordings and pictures into seconds. An interrupted build continues where it stopped.
     Build(BuildArgs),
-    /// Divide a dataset 80/10/10 into training, validation and test, by source.
+    /// Split a dataset 80/10/10 into training, validation and test, by source.
     Split(SplitArgs),
-    /// Count recordings, seconds, pictures, sounds and sources of every class, as a table and as a chart.
+    /// Count recordings, seconds, pictures, sounds and sources of every class. Prints a table and writes a chart.
     Stats(StatsArgs),
 }
 
 #[derive(Debug, Args)]
 struct BuildArgs {
-    /// A folder that holds a folder per class; or a CSV with the columns path,class and if needed start, end, source,
+    /// A folder with one folder per class; or a CSV with the columns path and class, and optionally start, end, source,
     /// licence, weak, kind; or a folder with images/manifest.csv, frames/manifest.csv, clips/manifest.csv, sounds/manifest.csv.
     #[arg(value_name = "DIR|MANIFEST.csv", required = true)]
     inputs: Vec<PathBuf>,
-    /// Directory of the dataset.
+    /// Directory of the dataset to write.
     #[arg(short, long, value_name = "DATASET")]
     out: PathBuf,
-    /// Lines that pictures are scaled down to.
+    /// Height that pictures are scaled down to, in lines.
     #[arg(long, default_value_t = Sampling::default().frame_height, value_parser = clap::value_parser!(u32).range(16..=2160))]
     frame_height: u32,
-    /// Samples of sound a second.
+    /// Sample rate of the sound.
     #[arg(long, value_name = "HZ", default_value_t = MelParams::default().sample_rate, value_parser = sample_rate)]
     sample_rate: u32,
-    /// Frames of a second for the RGB model.
+    /// Frames per second for the RGB model.
     #[arg(long, default_value_t = Sampling::default().rgb_frames, value_parser = clap::value_parser!(u32).range(0..=60))]
     rgb_frames: u32,
-    /// Pairs of frames of a second for the flow model.
+    /// Pairs of frames per second for the flow model.
     #[arg(long, default_value_t = Sampling::default().flow_pairs, value_parser = clap::value_parser!(u32).range(0..=60))]
     flow_pairs: u32,
-    /// Distance of the two frames of a pair, milliseconds.
+    /// Distance between the two frames of a pair, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = FlowParams::default().gap_ms, value_parser = clap::value_parser!(u32).range(1..=1000))]
     flow_gap_ms: u32,
-    /// Recordings and pictures at a time [default: the number of cores].
+    /// Recordings and pictures that are processed at the same time [default: the number of cores].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Exit with code 7 when something had to be skipped.
+    /// Exit with code 7 when an input was skipped.
     #[arg(long)]
     strict: bool,
 }
@@ -70,7 +70,7 @@ struct BuildArgs {
 struct SplitArgs {
     #[arg(value_name = "DATASET")]
     dataset: PathBuf,
-    /// The same seed gives the same sides.
+    /// Random seed. The same seed gives the same split.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -79,7 +79,7 @@ struct SplitArgs {
 struct StatsArgs {
     #[arg(value_name = "DATASET")]
     dataset: PathBuf,
-    /// Where the chart is written [default: DATASET/stats.svg].
+    /// SVG file to write the chart to [default: DATASET/stats.svg].
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -133,9 +133,9 @@ fn build(args: BuildArgs) -> Result<()> {
     }
 }
 
-/// What was built, on standard output.
+/// Prints a summary of the build.
 fn say(summary: &Summary, config: &BuildConfig) {
-    // A reader that went away has seen what it wanted.
+    // A reader that closes the pipe has seen enough.
     let out = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
     let count = |kind| summary.items.get(&kind).copied().unwrap_or(0);
     out(format!(
@@ -146,13 +146,18 @@ fn say(summary: &Summary, config: &BuildConfig) {
         count(Kind::Picture),
         count(Kind::Frame)
     ));
-    out(format!("{} of {} were there from an earlier build", summary.reused, summary.total));
+    out(format!("{} of {} are from an earlier build", summary.reused, summary.total));
     if !summary.skipped.is_empty() {
         let list = config.out.join("skipped.csv");
-        out(format!("{} of {} could not be used: {}", summary.skipped.len(), summary.total, list.display()));
+        out(format!(
+            "{} of {} were skipped; the reasons are in {}",
+            summary.skipped.len(),
+            summary.total,
+            list.display()
+        ));
     }
     out(format!(
-        "near-duplicates: {} pairs of recordings, {} of pictures, {} of a picture and a recording; {} groups joined to others: {}",
+        "near-duplicates: {} pairs of recordings, {} of pictures, {} of a picture and a recording; {} groups were merged; see {}",
         summary.recording_duplicates,
         summary.still_duplicates,
         summary.frame_duplicates,

@@ -1,4 +1,4 @@
-//! `touchline doctor`: what is missing on this machine, and how to get it.
+//! `touchline doctor`: reports what the machine lacks, and how to install it.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ impl Report {
     fn line(&mut self, verdict: Verdict, what: &str, detail: &str) {
         let (word, color) = match verdict {
             Verdict::Ok => ("ok", 32),
-            Verdict::Lacks => ("lacks", 33),
+            Verdict::Lacks => ("warning", 33),
             Verdict::Missing => ("MISSING", 31),
         };
         self.missing += usize::from(verdict == Verdict::Missing);
@@ -62,7 +62,8 @@ pub fn doctor(args: &DoctorArgs) -> Result<()> {
     pack(&mut report, args.pack.as_deref());
     machine(&mut report);
     if !packages.is_empty() {
-        let _ = writeln!(std::io::stdout(), "\nTo install what is missing:\n  apt-get install {}", packages.join(" "));
+        let _ =
+            writeln!(std::io::stdout(), "\nTo install the missing parts:\n  apt-get install {}", packages.join(" "));
     }
     match report.missing {
         0 => Ok(()),
@@ -70,7 +71,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<()> {
     }
 }
 
-/// Returns the Debian packages of what is missing.
+/// Returns the Debian packages of the missing parts.
 fn gstreamer(report: &mut Report) -> Vec<String> {
     match plugins::version() {
         Ok(version) => report.line(Verdict::Ok, "GStreamer", &version),
@@ -108,7 +109,9 @@ fn pack(report: &mut Report, given: Option<&Path>) {
         Engine::load(pack).map(|_| summary)
     });
     match loaded {
-        Ok(summary) => report.line(Verdict::Ok, "model pack", &format!("{summary}, weights verified, models warm")),
+        Ok(summary) => {
+            report.line(Verdict::Ok, "model pack", &format!("{summary}; weights verified, models loaded and run"))
+        }
         Err(e) => report.line(Verdict::Missing, "model pack", &e.to_string()),
     }
 }
@@ -118,11 +121,12 @@ fn machine(report: &mut Report) {
     let cores_verdict = if cores >= 2 { Verdict::Ok } else { Verdict::Lacks };
     report.line(cores_verdict, "processor", &format!("{cores} cores, {}", vector_units()));
     let (soft, hard) = limits::open_files();
-    let shown = |limit: Option<u64>| limit.map_or_else(|| "any number".to_owned(), |n| n.to_string());
+    let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     let is_enough = hard.is_none_or(|n| n >= OPEN_FILES);
-    let advice = if is_enough { "" } else { "; about 30 a stream are needed: raise it (LimitNOFILE=, ulimit -Hn)" };
+    let advice =
+        if is_enough { "" } else { "; about 30 per stream are needed: raise the limit (LimitNOFILE=, ulimit -Hn)" };
     let verdict = if is_enough { Verdict::Ok } else { Verdict::Lacks };
-    let text = format!("{} now, {} when watching{advice}", shown(soft), shown(hard));
+    let text = format!("soft limit {}, hard limit {}{advice}", shown(soft), shown(hard));
     report.line(verdict, "open files", &text);
     for finding in probe::findings() {
         let verdict = if finding.well { Verdict::Ok } else { Verdict::Lacks };
@@ -137,7 +141,7 @@ fn vector_units() -> &'static str {
     } else if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         "AVX2 and FMA"
     } else {
-        "no AVX2: expect a fraction of the speed"
+        "no AVX2: much slower"
     }
 }
 

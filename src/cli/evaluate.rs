@@ -28,37 +28,38 @@ use touchline_learn::report;
     allow_missing_positional = true,
     override_usage = "touchline evaluate [OPTIONS] <PACK> <DATASET>\n       touchline evaluate --cv <RUN> [--cv <RUN>]... <DATASET>",
     after_long_help = "Examples:
-  touchline evaluate PACK DATASET                   the test side, which training and choosing have not seen
-  touchline evaluate --cv RUN DATASET               folds by source that `touchline train --folds 5` made
+  touchline evaluate PACK DATASET                   on the test side, which training and model selection do not use
+  touchline evaluate --cv RUN DATASET               on the folds of `touchline train --folds 5`
   touchline evaluate --cv QUARTER --cv HALF --cv ALL DATASET
-                                                    variants side by side; with --sources, a learning curve"
+                                                    compares runs; with `train --sources`, a learning curve"
 )]
 pub struct EvaluateArgs {
     /// Directory of the model pack.
     #[arg(value_name = "PACK", required_unless_present = "cv", conflicts_with = "cv")]
     pack: Option<PathBuf>,
-    /// Directory of a dataset that is split.
+    /// Directory of a dataset that was split.
     #[arg(value_name = "DATASET")]
     dataset: PathBuf,
-    /// Directory of a cross-validation, instead of a pack: every source is judged by models that did not learn from it.
-    /// The test side takes no part. May be given more than once.
+    /// Directory of a cross-validation, instead of a pack. Every source is scored by models that were not trained on it; the
+    /// test side is not used. May be given more than once.
     #[arg(long, value_name = "RUN")]
     cv: Vec<PathBuf>,
-    /// The side to measure on. The learned fusion is fitted on validation; temperatures and table are the pack's.
+    /// Side of the dataset to evaluate on. The learned fusion is fitted on the validation side; temperatures and table are the
+    /// pack's.
     #[arg(long, value_enum, default_value_t = MeasuredSide::Test)]
     side: MeasuredSide,
-    /// File for all figures.
+    /// JSON file to write with all figures.
     #[arg(long, value_name = "FILE", default_value = "evaluation.json")]
     json: PathBuf,
-    /// HTML file for the report, which needs nothing beside it [default: the name of the figures with .html].
+    /// Self-contained HTML report to write [default: the name of --json with .html].
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Directory where scores are kept for the next time [default: DATASET/cache].
+    /// Directory of the cache of scores [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
     #[command(flatten)]
     compute: Compute,
-    /// Seed of the bootstrap and of the permutations.
+    /// Random seed of the bootstrap and of the permutations.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -73,14 +74,14 @@ enum MeasuredSide {
 pub fn evaluate(args: EvaluateArgs) -> Result<()> {
     let Some(pack_dir) = args.pack else {
         let text = kinds::cross(&args.cv, &args.dataset, &args.json, args.seed)?;
-        // A reader that went away has seen what it wanted.
+        // A reader that closes the pipe has seen enough.
         let _ = std::io::stdout().write_all(text.as_bytes());
         let _ = writeln!(std::io::stdout(), "\nfigures written to {}", args.json.display());
         return Ok(());
     };
     let html = args.report.unwrap_or_else(|| args.json.with_extension("html"));
     if html == args.json {
-        let text = format!("figures and report would both go to {}; give --report another name", html.display());
+        let text = format!("--json and --report name the same file, {}; choose another --report", html.display());
         return Err(Error::Usage(text));
     }
     let mut pack = Pack::open(&pack_dir)?;
@@ -94,7 +95,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
                 Ok(table) => Some(table),
                 // Only the learned fusion goes without.
                 Err(Error::Data { cause, .. }) if dataset.sides().is_ok() => {
-                    eprintln!("no learned fusion: {cause}");
+                    eprintln!("the learned fusion is not evaluated: {cause}");
                     None
                 }
                 Err(error) => return Err(error),
@@ -119,17 +120,17 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
     let seen = seen_in_training(&pack_dir, &dataset, side)?;
     if seen > 0 {
         let note = format!(
-            "{seen} recordings of this side are in the pack's own list of what it was trained on: these figures flatter it; \
-             divide the dataset as it was then"
+            "the pack was trained on {seen} recordings of this side, so its figures are too good; split the dataset as it was \
+             split for training"
         );
         eprintln!("{note}");
         evaluation.notes.insert(0, note);
     }
     let json = serde_json::to_string_pretty(&evaluation)
-        .map_err(|e| Error::Internal(format!("the figures cannot be written as JSON: {e}")))?;
+        .map_err(|e| Error::Internal(format!("cannot write the figures as JSON: {e}")))?;
     write_file(&args.json, json.as_bytes(), "--json")?;
     write_file(&html, report::evaluation(&evaluation)?.as_bytes(), "--report")?;
-    // A reader that went away has seen what it wanted.
+    // A reader that closes the pipe has seen enough.
     let _ = std::io::stdout().write_all(text(&evaluation).as_bytes());
     let _ = writeln!(std::io::stdout(), "\nfigures written to {}, report to {}", args.json.display(), html.display());
     Ok(())
@@ -196,7 +197,7 @@ fn text(evaluation: &Evaluation) -> String {
     }
     for c in &evaluation.calibration {
         line(format_args!(
-            "calibration of {}: ECE {} as it is, {} at temperature {}",
+            "calibration of {}: ECE {} without temperature, {} with temperature {}",
             c.modality,
             fixed(c.ece_before, 3),
             fixed(c.ece_after, 3),
@@ -205,7 +206,7 @@ fn text(evaluation: &Evaluation) -> String {
     }
     for i in &evaluation.importance {
         line(format_args!(
-            "{} without {}: macro F1 falls by {}; with it shuffled by {} ± {}",
+            "{} without {}: macro F1 falls by {}; with it shuffled, by {} ± {}",
             predictor_name(i.predictor),
             i.modality,
             fixed(i.ablation, 3),
@@ -228,7 +229,7 @@ fn per_class(evaluation: &Evaluation, line: &mut dyn FnMut(std::fmt::Arguments))
     }
     let width = evaluation.classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).max(5);
     line(format_args!(""));
-    line(format_args!("F1 of each class by the second, and how many seconds"));
+    line(format_args!("F1 of each class at second level, and number of seconds"));
     let heads: String = reports.iter().map(|r| format!(" {:>7}", predictor_name(r.predictor))).collect();
     line(format_args!("{:<width$}{heads} {:>7}", "class", "n"));
     for (c, class) in evaluation.classes.iter().enumerate() {

@@ -1,5 +1,6 @@
-//! The command line: one file a subcommand.
+//! The command line: one file per subcommand.
 
+mod config;
 mod dataset;
 mod doctor;
 mod evaluate;
@@ -11,39 +12,43 @@ mod score;
 mod source_worker;
 mod train;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 use touchline_compute::gpu::ElementType;
 use touchline_compute::gpu::placement::{DeviceChoice, Placement};
 use touchline_compute::models::pack::Pack;
 use touchline_compute::nn::fused::{Level, Precision};
 use touchline_core::error::{Error, Result};
+use touchline_serve::config as settings;
+use touchline_serve::config::{Doors, Key, PrecisionChoice};
 
-/// Watches live sports broadcasts and says every second which sport is on.
+/// Watches live sports broadcasts and reports every second which sport is on.
 #[derive(Debug, Parser)]
 #[command(
     version,
     max_term_width = 100,
     after_long_help = "Examples:
-  touchline run rtsp://camera.example/live            watch a stream; the page is on http://127.0.0.1:8080
+  touchline run rtsp://camera.example/live            watch a stream; the page is at http://127.0.0.1:8080
   touchline run https://tv.example/live.m3u8 --jsonl decisions.jsonl
   touchline run court1=srt://0.0.0.0:9000?mode=listener court2=udp://239.0.0.1:5000
   touchline score recordings/ --summary labels.csv    label files as fast as the machine allows
-  touchline doctor                                    what is missing on this machine, and how to get it
+  touchline config check touchline.toml               validate a configuration without running it
+  touchline doctor                                    list what this machine lacks, and how to install it
 
 Exit codes:
-  0  all went well
+  0  success
   1  a fault of the program; please report it
-  2  the command line or the configuration asks for something that cannot be
+  2  a flag, variable or configuration key is invalid
   3  a stream or file could not be opened, read or decoded
-  4  the model pack is missing, damaged or does not fit
-  5  an output cannot be written, or the address to listen on is taken
-  6  training data are missing or do not fit
-  7  some of several inputs failed; each was reported
-  8  the GPU that was asked for cannot be used
-  130  ended by a second interrupt, before what was under way was finished
+  4  the model pack is missing, damaged or unsuitable
+  5  an output cannot be written, or the address to listen on is in use
+  6  training data are missing or unsuitable
+  7  some of the inputs failed; each was reported
+  8  the requested GPU cannot be used
+  130  stopped by a second interrupt before all work was finished
 
-Logging goes to standard error; RUST_LOG=touchline=debug shows more. Secrets in URLs are never shown."
+The log goes to standard error; RUST_LOG=touchline=debug shows more. Passwords and tokens are masked."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -52,97 +57,102 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Watch streams: probabilities per class every second, on a page, as JSON lines and as Prometheus metrics.
-    Run(run::RunArgs),
-    /// Label recordings and pictures offline, as fast as the machine allows.
+    /// Watch streams. Publishes the probability of each class every second: on a page, as JSON lines, as metrics.
+    Run(Box<run::RunArgs>),
+    /// Label recordings and still pictures offline, as fast as the machine allows.
     Score(score::ScoreArgs),
-    /// Say what is missing on this machine (plugins, weights, GPU) and how to get it.
+    /// Check a configuration file, show the merged settings, or print the schema of the file.
+    Config(config::ConfigArgs),
+    /// Report what this machine lacks (plugins, weights, GPU) and how to install it.
     Doctor(doctor::DoctorArgs),
-    /// Make a dataset for training: cut recordings into seconds, divide them by source, count them.
+    /// Build a dataset for training: cut recordings into seconds, split them by source, count them.
     Dataset(dataset::DatasetArgs),
-    /// Look into a model pack, or bring weights from elsewhere into one.
+    /// Build, calibrate or inspect a model pack, or import weights into one.
     Pack(pack::PackArgs),
-    /// Train the models of a modality, or of all three, on a dataset.
+    /// Train the model of one modality, or of all three, on a dataset.
     Train(train::TrainArgs),
-    /// Measure a pack on a dataset's held-back side: seconds, recordings, each modality, fusion, calibration.
+    /// Evaluate a pack on held-out data of a dataset: by second and recording, each modality, fusion, calibration.
     Evaluate(evaluate::EvaluateArgs),
-    /// Draw the report of a training or an evaluation again, as one HTML file.
+    /// Write the report of a training run or an evaluation again, as one HTML file.
     Report(report::ReportArgs),
-    /// The process of one source.
+    /// Receives and decodes one source, in a process of its own.
     #[command(name = touchline_media::worker::SUBCOMMAND, hide = true)]
     SourceWorker(source_worker::SourceWorkerArgs),
 }
 
-/// How models are computed, for the commands that run them.
-#[derive(Clone, Debug, Args)]
+/// Device and number format, for the commands that run models.
+#[derive(Clone, Debug, Args, Serialize)]
 struct Compute {
-    /// Numbers that models compute with: bf16 takes half the memory and, on processors with instructions for it, about half
-    /// the time; auto takes it there, f16 on GPUs, and f32 elsewhere. int8, on the CPU, takes a quarter of the memory and, with
-    /// AVX512_VNNI, about a quarter of the time; it wants a pack with the ranges of its values (touchline pack calibrate).
-    #[arg(long, value_enum, default_value_t = WantedPrecision::Auto)]
-    precision: WantedPrecision,
-    /// What computes: auto (GPUs if there are any, else the CPU), cpu, cuda:0, or several GPUs as in cuda:0,1.
-    #[arg(long, value_name = "DEVICE", env = "TOUCHLINE_DEVICE", default_value = "auto")]
-    device: DeviceChoice,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum WantedPrecision {
-    Auto,
-    F32,
-    Bf16,
-    Int8,
+    /// Number format of the models [default: auto]. bf16 needs half of f32's memory and, on processors with instructions for
+    /// it, about half the time. auto chooses bf16 on such processors, f16 on GPUs and f32 elsewhere. int8 runs on the CPU
+    /// only: it needs a quarter of f32's memory and, with AVX512_VNNI, about a quarter of the time; the pack must be
+    /// calibrated for it (touchline pack calibrate).
+    #[arg(long, value_parser = run::named::<PrecisionChoice>(&PrecisionChoice::NAMES))]
+    precision: Option<PrecisionChoice>,
+    /// Device that computes: auto (all GPUs, or the CPU if there are none), cpu, cuda:0, or several GPUs as in cuda:0,1
+    /// [default: auto] [env: TOUCHLINE_DEVICE].
+    #[arg(long, value_name = "DEVICE", value_parser = run::checked::<DeviceChoice>)]
+    device: Option<String>,
 }
 
 impl Compute {
-    /// Tells the pack how its networks are to be run.
+    /// Tells the pack how its networks run: by the flags, or else the environment.
     ///
     /// # Errors
-    /// [`Error::Usage`] when the device has no such numbers.
+    /// [`Error::Usage`] when the device does not have such numbers.
     fn place(&self, pack: &mut Pack) -> Result<()> {
-        pack.precision = self.precision();
-        let mut wish = self.device.clone();
-        // Halves are what a GPU is fastest with, and f16 has three bits more than bf16.
-        let numbers = match self.precision {
-            WantedPrecision::Auto => ElementType::F16,
-            WantedPrecision::F32 => ElementType::F32,
-            WantedPrecision::Bf16 => ElementType::Bf16,
-            WantedPrecision::Int8 => {
-                if let DeviceChoice::Cuda(_) = wish {
-                    let text =
-                        format!("--precision int8 is for the CPU, not for {wish}; give --device cpu, or bf16 or f32");
-                    return Err(Error::Usage(text));
-                }
-                wish = DeviceChoice::Cpu;
-                ElementType::F16
-            }
-        };
-        pack.placement = Placement { wish, numbers };
-        Ok(())
-    }
-
-    fn precision(&self) -> Precision {
-        match self.precision {
-            WantedPrecision::Auto => Precision::fastest(Level::best()),
-            WantedPrecision::F32 => Precision::F32,
-            WantedPrecision::Bf16 => Precision::Bf16,
-            WantedPrecision::Int8 => Precision::Int8,
-        }
+        let is_ours = |key: &Key| ["device", "precision"].contains(&key.path.as_str());
+        let (environment, problems) = settings::environment(|name| std::env::var_os(name), is_ours);
+        let doors = Doors { environment, problems, flags: settings::flags(self), ..Doors::default() };
+        let chosen = settings::settle(doors).map_err(|problems| settings::refused(&problems))?;
+        place(pack, chosen.precision, &chosen.device)
     }
 }
 
-/// What a command wants of the allocator.
+/// Tells the pack how its networks run.
+///
+/// # Errors
+/// [`Error::Usage`] when the device does not have such numbers.
+fn place(pack: &mut Pack, precision: PrecisionChoice, device: &DeviceChoice) -> Result<()> {
+    pack.precision = match precision {
+        PrecisionChoice::Auto => Precision::fastest(Level::best()),
+        PrecisionChoice::F32 => Precision::F32,
+        PrecisionChoice::Bf16 => Precision::Bf16,
+        PrecisionChoice::Int8 => Precision::Int8,
+    };
+    let mut wish = device.clone();
+    // GPUs are fastest with 16 bits, and f16 has three bits of precision more than bf16.
+    let numbers = match precision {
+        PrecisionChoice::Auto => ElementType::F16,
+        PrecisionChoice::F32 => ElementType::F32,
+        PrecisionChoice::Bf16 => ElementType::Bf16,
+        PrecisionChoice::Int8 => {
+            if let DeviceChoice::Cuda(_) = wish {
+                let text =
+                    format!("--precision int8 runs on the CPU only, not on {wish}; use --device cpu, bf16 or f32");
+                return Err(Error::Usage(text));
+            }
+            wish = DeviceChoice::Cpu;
+            ElementType::F16
+        }
+    };
+    pack.placement = Placement { wish, numbers };
+    Ok(())
+}
+
+/// How a command uses memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
+    /// No special settings.
     AsItIs,
-    /// It takes and frees memory in large pieces, over and over, and ends.
+    /// It allocates and frees large blocks over and over, and ends.
     Keep,
-    /// It runs for weeks, beside others.
+    /// It runs for weeks, beside other programs.
     FewHeaps,
 }
 
 impl Cli {
-    /// What the command wants of the allocator.
+    /// How the command uses memory.
     pub fn memory(&self) -> Memory {
         match self.command {
             Command::Train(_) => Memory::Keep,
@@ -151,7 +161,7 @@ impl Cli {
         }
     }
 
-    /// Whether the program that started this one reads its log.
+    /// Whether the parent process reads the log.
     pub fn logs_to_program(&self) -> bool {
         matches!(self.command, Command::SourceWorker(_))
     }
@@ -162,8 +172,9 @@ impl Cli {
     /// One line for a person, with the exit code of [`touchline_core::error::Error::exit_code`].
     pub fn execute(self) -> Result<()> {
         match self.command {
-            Command::Run(args) => run::run(args),
+            Command::Run(args) => run::run(&args),
             Command::Score(args) => score::score(args),
+            Command::Config(args) => config::config(args),
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Dataset(args) => dataset::dataset(args),
             Command::Pack(args) => pack::pack(args),

@@ -1,4 +1,4 @@
-//! `touchline pack`: what a pack holds, and weights from elsewhere.
+//! `touchline pack`: builds, calibrates and inspects packs, and imports weights.
 
 mod build;
 mod calibrate;
@@ -17,13 +17,13 @@ pub struct PackArgs {
 
 #[derive(Debug, Subcommand)]
 enum PackCommand {
-    /// Build a pack from what `touchline train` made: temperatures, table, card.
+    /// Build a pack from runs of `touchline train`: fits temperatures and the table, writes the card.
     Build(build::BuildArgs),
-    /// Measure the ranges of a pack's values, which --precision int8 wants.
+    /// Measure the value ranges that --precision int8 needs, and write them into the pack.
     Calibrate(calibrate::CalibrateArgs),
-    /// Verify a pack, load it, run its models once, and say what it holds.
+    /// Verify a pack, load it, run its models once, and print its contents.
     Inspect(inspect::InspectArgs),
-    /// Put weights from elsewhere into a new pack or into a copy of one.
+    /// Import weights from elsewhere into a new pack or into a copy of a pack.
     Import(import::ImportArgs),
 }
 

@@ -58,7 +58,7 @@ impl Progress {
 
     /// Prints to standard output without tearing the bar.
     pub fn out(&self, text: &str) {
-        // A reader that went away (`| head`) has seen what it wanted.
+        // A reader that closes the pipe (`| head`) has seen enough.
         let print = || drop(writeln!(std::io::stdout(), "{text}"));
         match &self.bar {
             Some(bar) => bar.suspend(print),
@@ -73,7 +73,7 @@ impl Progress {
     }
 }
 
-/// Runs `work`, which is given what hears how much is done and of how much, with a bar that appears at the first word. `what`
+/// Runs `work` with a progress bar. `work` reports the number done and the total; the bar appears with the first report. `what`
 /// names the units.
 pub fn with_bar<T>(what: &'static str, work: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> T {
     let mut bar: Option<Progress> = None;

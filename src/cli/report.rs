@@ -11,17 +11,17 @@ use touchline_learn::evaluate::result::Evaluation;
 use touchline_learn::report;
 use touchline_learn::report::RunLog;
 
-/// What a training writes into its run directory.
+/// The log of a training, in its run directory.
 const LOG: &str = "log.jsonl";
 
-/// What an evaluation writes.
+/// The figures of an evaluation.
 const EVALUATION: &str = "evaluation.json";
 
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "The report is one HTML file that needs nothing else: charts, tables and pictures are in it. \
-Trainings and evaluations write theirs when they end; this draws it again from the figures they wrote down, also for a \
-training that is still running or was killed.
+    after_long_help = "The report is one self-contained HTML file with charts, tables and pictures. Training and evaluation write \
+it when they end. This command writes it again from the recorded figures, also for a training run that is still in progress or \
+was killed.
 
 Examples:
   touchline report out/runs/rgb                        writes out/runs/rgb/report.html
@@ -29,7 +29,7 @@ Examples:
   touchline report out/evaluation.json                 writes out/evaluation.html"
 )]
 pub struct ReportArgs {
-    /// Run directory of a training (with log.jsonl, or with a directory a modality), or the evaluation.json of an
+    /// Run directory of a training (with log.jsonl, or with one directory per modality), or the evaluation.json of an
     /// evaluation.
     #[arg(value_name = "RUN_DIR|FILE")]
     path: PathBuf,
@@ -60,7 +60,7 @@ fn draw(path: &Path) -> Result<(String, PathBuf)> {
         if evaluation.is_file() {
             return draw(&evaluation);
         }
-        let cause = format!("there is neither {LOG} nor {EVALUATION} in it or in the directories of its modalities");
+        let cause = format!("neither the directory nor those of its modalities have {LOG} or {EVALUATION}");
         return Err(Error::data(path, cause, "give the run directory of a training, or an evaluation.json"));
     }
     let default = path.with_extension("html");
@@ -69,11 +69,11 @@ fn draw(path: &Path) -> Result<(String, PathBuf)> {
     }
     let text = std::fs::read_to_string(path).map_err(|e| {
         let advice = "give the run directory of a training, or the evaluation.json of an evaluation";
-        Error::data(path, format!("cannot be read: {e}"), advice)
+        Error::data(path, format!("cannot read the file: {e}"), advice)
     })?;
     let evaluation: Evaluation = serde_json::from_str(&text).map_err(|e| {
         let advice = "give a file that touchline evaluate wrote, or evaluate again with this version";
-        Error::data(path, format!("is no evaluation: {e}"), advice)
+        Error::data(path, format!("this is not an evaluation: {e}"), advice)
     })?;
     Ok((report::evaluation(&evaluation)?, default))
 }

@@ -41,26 +41,26 @@ const RECORDINGS: [&str; 20] = [
 
 #[derive(Debug, Args)]
 pub struct ScoreArgs {
-    /// Recordings, still pictures, and folders of them (searched through, in the order of their names).
+    /// Recordings, still pictures, and folders of them. Folders are searched recursively, in the order of the names.
     #[arg(value_name = "FILE|DIR", required = true)]
     inputs: Vec<PathBuf>,
     /// Directory of the model pack [default: weights/compact].
     #[arg(long, value_name = "DIR", env = "TOUCHLINE_PACK")]
     pack: Option<PathBuf>,
-    /// Write one JSON object per second and per event; "-" is standard output.
+    /// Write one JSON object per second and per event to this file; "-" is standard output.
     #[arg(long, value_name = "FILE|-")]
     jsonl: Option<PathBuf>,
-    /// Write one line per file: path, label, probability, seconds, gaps, state (whole, cut-off, damaged, failed).
+    /// Write a CSV with one row per file: path, label, probability, seconds, gaps, state (whole, cut-off, damaged, failed).
     #[arg(long, value_name = "FILE.csv")]
     summary: Option<PathBuf>,
     #[command(flatten)]
     compute: Compute,
-    /// Seconds of the sliding vote [default: 10].
+    /// Length of the sliding vote, 1 to 600 seconds [default: 10].
     #[arg(long, value_name = "SECONDS")]
     vote_window: Option<u32>,
 }
 
-/// What a file shows.
+/// The result of one file.
 struct Labelled {
     label: Option<(String, f32)>,
     seconds: u32,
@@ -72,7 +72,7 @@ struct Labelled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Whole,
-    /// In what way.
+    /// How it is cut off.
     CutOff(String),
     /// Data were found to be damaged, or are missing in between.
     Damaged,
@@ -107,7 +107,7 @@ pub fn score(args: ScoreArgs) -> Result<()> {
     let opener = GstOpener::new(options, clock.clone())?;
     let classes = Arc::new(pack.classes.clone());
     let workers = Workers::start(pack, 1, Metrics::new(), clock)?;
-    // Only now: what an earlier run wrote there is replaced when nothing else can fail any more.
+    // Last, because this replaces the output of an earlier run: nothing else can fail after it.
     let jsonl = args.jsonl.as_deref().map(JsonlWriter::create).transpose()?;
     let mut summary = args.summary.as_deref().map(Summary::create).transpose()?;
     let mut scorer = Scorer { workers, opener, counters, classes, jsonl, vote };
@@ -136,14 +136,14 @@ pub fn score(args: ScoreArgs) -> Result<()> {
                     State::Damaged => Some("the recording is damaged".to_owned()),
                 };
                 if let Some(what) = what {
-                    let line = format!("touchline: {}: {what}; what is there of it was decided", path.display());
+                    let line = format!("touchline: {}: {what}; the readable part was labelled", path.display());
                     progress.line(&touchline_core::redact::text(&line));
                 }
                 if let Some(summary) = &mut summary {
                     summary.row(path, &labelled)?;
                 }
             }
-            // What goes wrong with the outputs or the program concerns every file; what goes wrong with a file, only it.
+            // A failure of the outputs or of the program concerns every file; other failures concern one file.
             Err(e @ (Error::Output { .. } | Error::Internal(_))) => {
                 progress.finish();
                 return Err(e);
@@ -173,7 +173,7 @@ fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for input in inputs {
         if !input.is_dir() {
-            // What is not there is reported in its turn, like any other bad file.
+            // A missing file is reported in its turn, like any other bad file.
             files.push(input.clone());
             continue;
         }
@@ -181,12 +181,12 @@ fn expand(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
         walk(input, &mut files)
             .map_err(|e| Error::source_error(input.display().to_string(), e.to_string(), "check the permissions"))?;
         if files.len() == before {
-            tracing::warn!("{}: no recording or picture is in it", input.display());
+            tracing::warn!("{}: the folder has no recording or picture", input.display());
         }
     }
     if files.is_empty() {
-        let advice = format!("files named {} are looked for", RECORDINGS.map(|e| format!(".{e}")).join(" "));
-        return Err(Error::source_error("the folders given", "no recording or picture is in them", advice));
+        let advice = format!("files with these extensions are read: {}", RECORDINGS.map(|e| format!(".{e}")).join(" "));
+        return Err(Error::source_error("the folders given", "they have no recording or picture", advice));
     }
     Ok(files)
 }
@@ -225,7 +225,7 @@ struct Scorer {
 
 impl Scorer {
     fn file(&mut self, path: &Path) -> Result<Labelled> {
-        // Only what is on disk: a stream's address belongs to `run`, and its secrets into no record.
+        // Only files: addresses of streams are for `run`, and their secrets must not get into records.
         std::fs::metadata(path).map_err(|e| {
             let kind = if e.kind() == std::io::ErrorKind::NotFound { Cause::NotFound } else { Cause::Other };
             Error::source_failure(kind, path.display().to_string(), e.to_string(), "check the path")
@@ -297,7 +297,7 @@ impl Scorer {
     }
 }
 
-/// What the opener takes for `path`: itself, or a URI where its name is no UTF-8.
+/// The address of `path` for the opener: the path itself, or a URI where the path is not UTF-8.
 fn address(path: &Path) -> Cow<'_, str> {
     if let Some(name) = path.to_str() {
         return name.into();
@@ -309,12 +309,12 @@ fn address(path: &Path) -> Cow<'_, str> {
 /// A still as one second: RGB only, scaled down as a video of its size would be on ingest.
 fn picture(path: &Path, frame_height: u32) -> Result<ClipSecond> {
     let name = path.display().to_string();
-    let image = read_still(path)
-        .map_err(|e| Error::source_error(&name, e, "give a JPEG, PNG or WebP picture that can be read"))?;
+    let image =
+        read_still(path).map_err(|e| Error::source_error(&name, e, "give a readable JPEG, PNG or WebP picture"))?;
     Ok(ClipSecond::of_pictures(vec![touchline_media::still::frame(scale_down(image, frame_height))]))
 }
 
-/// The CSV of labels; flushed line by line, so that what is decided is kept.
+/// The CSV of labels, flushed after each row, so that a crash loses none.
 struct Summary {
     writer: csv::Writer<std::fs::File>,
     place: String,

@@ -10,7 +10,7 @@ use touchline_media::worker;
 
 #[derive(Debug, Args)]
 pub struct SourceWorkerArgs {
-    /// The stream, for those who look at the list of processes.
+    /// Id of the stream, shown in the list of processes.
     id: String,
 }
 

@@ -27,10 +27,9 @@ const SIDE: usize = 224;
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
-#[command(
-    after_long_help = "The study's two steps: first the classifier alone, to its optimum (L-BFGS) on features of the frozen \
-network that are computed once and kept; then the last --unfreeze blocks as well, on the activations at their border, which are \
-kept too. With --unfreeze all the whole network learns.
+#[command(after_long_help = "Training has the study's two steps. Step 1 trains the classifier alone, to its \
+optimum (L-BFGS), on features of the frozen network, which are computed once and cached. Step 2 also trains the last --unfreeze blocks, on cached activations of the block \
+before them. With --unfreeze all the whole network is trained.
 
 Examples:
   touchline train all DATASET -o RUN --init mobilenet_v2.safetensors
@@ -39,14 +38,13 @@ Examples:
   touchline train all DATASET -o RUN --init mobilenet_v2.safetensors --resume
   touchline train rgb DATASET -o CV --init mobilenet_v2.safetensors --unfreeze 0 --folds 5
 
-A run is a directory with a folder for each modality: log.jsonl, checkpoint.safetensors, best.safetensors, tensors/. Build \
-a pack of it with `touchline pack build`."
-)]
+A run is a directory with a folder for each modality, which holds log.jsonl, checkpoint.safetensors, best.safetensors and \
+tensors/. `touchline pack build` builds a pack from it.")]
 pub struct TrainArgs {
-    /// What to train.
+    /// Modality to train, or all three.
     #[arg(value_name = "rgb|flow|audio|all")]
     what: What,
-    /// A dataset that was built and split.
+    /// Directory of a dataset that was built and split.
     dataset: PathBuf,
     /// Directory of the run.
     #[arg(short, long, value_name = "RUN")]
@@ -54,95 +52,96 @@ pub struct TrainArgs {
     /// Network: mobilenet_v2, resnet50 or resnet50_v2 (pre-activation).
     #[arg(long, value_name = "ARCH", default_value = "mobilenet_v2", value_parser = architecture)]
     arch: Architecture,
-    /// First weights: safetensors with torchvision's names (ResNet v2 also MXNet's); without, all starts at random.
+    /// Initial weights: safetensors with torchvision's names (for ResNet v2 also MXNet's). Without it, weights start at random.
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Go on with a run that was cut off.
+    /// Continue an interrupted run.
     #[arg(long)]
     resume: bool,
-    /// Steps of L-BFGS in step 1 at most, the classifier on the frozen network: it ends earlier at the optimum; 0 leaves it
-    /// out.
+    /// Most L-BFGS iterations of step 1, which trains the classifier on the frozen network. It ends earlier at the optimum. 0
+    /// skips step 1.
     #[arg(long, value_name = "N", default_value_t = HeadConfig::default().steps)]
     head_steps: u32,
     /// Penalty on the classifier's squared weights in step 1.
     #[arg(long, value_name = "PENALTY", default_value_t = HeadConfig::default().penalty, value_parser = positive)]
     head_penalty: f64,
-    /// Epochs of step 2 [default: 30; audio: 100]; 0 leaves it out and takes the rows of a training with the same --unfreeze.
+    /// Epochs of step 2 [default: 30; audio: 100]. With 0 step 2 is skipped, and step 1 uses the cached rows of a training with
+    /// the same --unfreeze.
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
-    /// Samples of an epoch of step 2 [default: all]. Fewer let validation look, and choose, more often.
+    /// Samples per epoch of step 2 [default: all]. Fewer samples mean more frequent validation.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     epoch_samples: Option<u32>,
-    /// Blocks at the end that learn in step 2: a number (0 leaves step 2 out) or `all`. Layers that the first weights lack
-    /// learn in any case.
+    /// Blocks at the end of the network that are trained in step 2: a number (0 skips step 2) or `all`. Layers that the initial
+    /// weights lack are always trained.
     #[arg(long, value_name = "N|all", default_value = "5", value_parser = unfreeze)]
     unfreeze: Unfreeze,
-    /// Samples a step in step 2.
+    /// Batch size of step 2, in samples.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=4096))]
     batch: u32,
     /// Highest learning rate of step 2.
     #[arg(long, default_value_t = 3e-4, value_parser = positive)]
     learning_rate: f64,
-    /// What moves the weights in step 2; SGD with Nesterov's momentum 0.9.
+    /// Optimiser of step 2; sgd uses Nesterov momentum of 0.9.
     #[arg(long, value_enum, default_value_t = OptimizerArg::Adamw)]
     optimizer: OptimizerArg,
-    /// Decay of the weights of convolutions and of the classifier in step 2.
+    /// Weight decay of convolutions and of the classifier in step 2.
     #[arg(long, default_value_t = 0.05, value_parser = not_negative)]
     weight_decay: f64,
-    /// Share of the target spread over all classes.
+    /// Label smoothing: share of the target that is spread over all classes.
     #[arg(long, default_value_t = 0.1, value_parser = share)]
     label_smoothing: f64,
-    /// Share of the pooled features left out in step 2.
+    /// Dropout in step 2: share of the pooled features that is left out.
     #[arg(long, default_value_t = 0.2, value_parser = share)]
     dropout: f64,
-    /// α of mixup's Beta distribution in step 2, for pictures and motion; 0 = off.
+    /// Alpha of mixup's Beta distribution in step 2, for pictures and motion; 0 turns mixup off.
     #[arg(long, value_name = "ALPHA", default_value_t = 0.2, value_parser = not_negative)]
     mixup: f64,
-    /// Greatest length of all gradients together; 0 = unlimited.
+    /// Greatest norm of the gradient; 0 means no limit.
     #[arg(long, default_value_t = 5.0, value_parser = not_negative)]
     clip_norm: f64,
-    /// Epochs over which the learning rate rises.
+    /// Epochs of warm-up, in which the learning rate rises.
     #[arg(long, default_value_t = 1.0, value_parser = not_negative)]
     warm_up_epochs: f64,
-    /// Epochs without a better validation figure after which step 2 ends; 0 = never.
+    /// Epochs without an improvement on validation after which step 2 ends early; 0 means never.
     #[arg(long, default_value_t = 20)]
     patience: u32,
-    /// Random views of each second of a recording.
+    /// Augmented views of each second of a recording.
     #[arg(long, default_value_t = 2)]
     views: u32,
-    /// Random views of each still.
+    /// Augmented views of each still picture.
     #[arg(long, default_value_t = 1)]
     still_views: u32,
-    /// Frames or pairs of a second that a random view takes.
+    /// Frames, or pairs of frames, in each view of a second.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     frames: u32,
-    /// What happens when a rule that watches the run fires.
+    /// Action when a training rule fires.
     #[arg(long, value_enum, default_value_t = OnRuleArg::Warn)]
     on_rule: OnRuleArg,
-    /// Steps between tensors that are looked at and saved (losses, gradients, weights, means of features); 0 = never. In
-    /// tensors/ the newest 20 stay whole, and of all of them their mean, deviation, extremes and share of zeros.
+    /// Steps between saved tensors (losses, gradients, weights, means of features); 0 means never. The newest 20 are kept whole
+    /// in tensors/; mean, deviation, extremes and share of zeros are kept of all.
     #[arg(long, value_name = "STEPS", default_value_t = 200)]
     save_tensors: u64,
-    /// Steps between checkpoints, what a killed run loses at most; 0 = only after each epoch.
+    /// Steps between checkpoints, and so the most that a killed run loses; 0 means only after each epoch.
     #[arg(long, value_name = "STEPS", default_value_t = 100)]
     checkpoint: u64,
-    /// Seed of everything random: the same seed gives the same run.
+    /// Random seed. The same seed gives the same run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Cross-validate: instead of one model, train one for each of so many folds by source, and keep what it says of the
-    /// sources it has not seen; `touchline evaluate --cv RUN DATASET` measures that. The test side takes no part, and every
-    /// fold keeps its last epoch.
+    /// Cross-validate: train one model for each of N folds, split by source, and keep its predictions for the sources that it
+    /// has not seen. `touchline evaluate --cv RUN DATASET` measures these. The test side is not used, and each fold keeps its
+    /// last epoch.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100))]
     folds: Option<u32>,
-    /// With --folds, the share of the sources of clips, frames and sounds to learn from: several runs with different shares
-    /// are a learning curve.
+    /// With --folds, the share of sources of clips, frames and sounds to train on. Several runs with different shares give a
+    /// learning curve.
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "folds", value_parser = part)]
     sources: f64,
-    /// Width and height of a picture's input: 224x224 looks at the middle of a broadcast, 320x192 at almost all of it for a
-    /// quarter more work. Multiples of 32.
+    /// Width and height of picture inputs, multiples of 32. 224x224 covers the middle of a broadcast picture; 320x192 covers
+    /// almost all of it and costs a quarter more.
     #[arg(long, value_name = "WxH", default_value = "224x224", value_parser = size)]
     size: (usize, usize),
-    /// Directory for computed rows [default: DATASET/cache].
+    /// Directory of the cache of computed rows [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 }
@@ -183,8 +182,8 @@ pub fn train(args: TrainArgs) -> Result<()> {
     for modality in modalities {
         let plan = plan(&args, &dataset, modality)?;
         let trained = learn::train(&dataset, &plan, &mut shown);
-        // After each modality: hours of work should not wait for the last to be seen. Of one that broke off the report shows
-        // why; its error is what counts.
+        // After each modality, because training the others takes hours. The report is also written when training failed, and
+        // that error goes before an error of the report.
         let reported = if args.out.join(modality.as_str()).join(LOG).is_file() {
             learn::write_report(&args.out).map(drop)
         } else {
@@ -194,14 +193,14 @@ pub fn train(args: TrainArgs) -> Result<()> {
         reported?;
     }
     if best.is_empty() {
-        let advice = "look at the lines above; a modality needs two classes with files that can be read";
-        return Err(Error::data(&args.dataset, "there is nothing to learn from", advice));
+        let advice = "see the messages above; a modality needs at least two classes with readable files";
+        return Err(Error::data(&args.dataset, "there are no usable samples", advice));
     }
     for (modality, outcome) in best {
         let f1 = outcome.validation_f1.map_or("not measured".to_owned(), |f| format!("{f:.4}"));
         let step = if outcome.best_phase == Phase::Head { 1 } else { 2 };
         let kept = match outcome.best_epoch {
-            0 => "no epoch was finished, nothing is kept".to_owned(),
+            0 => "no epoch was finished; no weights were kept".to_owned(),
             epoch => format!("epoch {epoch} of step {step} kept, validation macro F1 {f1}"),
         };
         let _ =
@@ -223,15 +222,15 @@ fn folds(args: &TrainArgs, dataset: &Dataset, modalities: &[Modality], folds: Fo
         rows.extend(cross_validate(dataset, &plan(args, dataset, *modality)?, folds, shown)?);
     }
     if rows.is_empty() {
-        let advice = "look at the lines above; a modality needs two classes with files that can be read";
-        return Err(Error::data(&args.dataset, "there is nothing to learn from", advice));
+        let advice = "see the messages above; a modality needs at least two classes with readable files";
+        return Err(Error::data(&args.dataset, "there are no usable samples", advice));
     }
     for (modality, n) in rows {
-        let _ = writeln!(std::io::stdout(), "{modality}: {n} rows held out in {} folds", folds.count);
+        let _ = writeln!(std::io::stdout(), "{modality}: {n} held-out rows in {} folds", folds.count);
     }
     let _ = writeln!(
         std::io::stdout(),
-        "written to {0}; `touchline evaluate --cv {0} {1}` measures them",
+        "folds written to {0}; to evaluate them, run `touchline evaluate --cv {0} {1}`",
         args.out.display(),
         args.dataset.display()
     );
@@ -244,7 +243,7 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
     let audio = modality == Modality::Audio;
     let mut inputs = Inputs::standard(SIDE, meta.sample_rate, gap_ms);
     (inputs.rgb.width, inputs.rgb.height) = args.size;
-    inputs.audio.validate().map_err(|e| Error::Usage(format!("sound of this dataset: {e}")))?;
+    inputs.audio.validate().map_err(|e| Error::Usage(format!("the sample rate of this dataset: {e}")))?;
     let fit = FitConfig {
         head: HeadConfig { steps: args.head_steps, penalty: args.head_penalty },
         tune: TuneConfig {
@@ -273,7 +272,7 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
         seed: args.seed,
     };
     if fit.head.steps == 0 && (fit.tune.epochs == 0 || args.unfreeze == Unfreeze::Last(0)) {
-        return Err(Error::Usage("neither step does anything; give --head-steps, or --epochs and --unfreeze".into()));
+        return Err(Error::Usage("both steps are skipped; set --head-steps, or --epochs and --unfreeze".into()));
     }
     Ok(Plan {
         out: args.out.clone(),
@@ -310,7 +309,7 @@ impl Shown {
 impl Progress for Shown {
     fn rows(&mut self, modality: Modality, done: usize, of: usize, _inputs: usize) {
         if self.rows.as_ref().is_none_or(|(m, _)| *m != modality) {
-            self.rows = Some((modality, Bar::new("recordings and pictures looked at", of as u64)));
+            self.rows = Some((modality, Bar::new("recordings and pictures read", of as u64)));
         }
         if let Some((_, bar)) = &mut self.rows {
             bar.set(done as u64);
@@ -383,39 +382,39 @@ fn architecture(text: &str) -> Result<Architecture, String> {
     [Architecture::MobileNetV2, Architecture::ResNet50, Architecture::ResNet50V2]
         .into_iter()
         .find(|a| a.name() == text)
-        .ok_or_else(|| "choose mobilenet_v2, resnet50 or resnet50_v2".to_owned())
+        .ok_or_else(|| "must be mobilenet_v2, resnet50 or resnet50_v2".to_owned())
 }
 
 fn unfreeze(text: &str) -> Result<Unfreeze, String> {
     match text {
         "all" => Ok(Unfreeze::All),
-        _ => text.parse().map(Unfreeze::Last).map_err(|_| "give a number of blocks, or all".to_owned()),
+        _ => text.parse().map(Unfreeze::Last).map_err(|_| "must be a number of blocks, or all".to_owned()),
     }
 }
 
 fn size(text: &str) -> Result<(usize, usize), String> {
     let side = |text: &str| text.parse::<usize>().ok().filter(|n| (96..=1024).contains(n) && n % 32 == 0);
     let sides = text.split_once('x').and_then(|(w, h)| side(w).zip(side(h)));
-    sides.ok_or_else(|| "give width and height as in 320x192, multiples of 32 from 96 to 1024".to_owned())
+    sides.ok_or_else(|| "must be WIDTHxHEIGHT as in 320x192, both multiples of 32 from 96 to 1024".to_owned())
 }
 
 fn number(text: &str) -> Result<f64, String> {
-    text.parse::<f64>().ok().filter(|v| v.is_finite()).ok_or_else(|| "give a number".to_owned())
+    text.parse::<f64>().ok().filter(|v| v.is_finite()).ok_or_else(|| "must be a number".to_owned())
 }
 
 fn positive(text: &str) -> Result<f64, String> {
-    number(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("give a number above 0".into()) })
+    number(text).and_then(|v| if v > 0.0 { Ok(v) } else { Err("must be above 0".into()) })
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {
-    number(text).and_then(|v| if v >= 0.0 { Ok(v) } else { Err("give 0 or more".into()) })
+    number(text).and_then(|v| if v >= 0.0 { Ok(v) } else { Err("must be 0 or more".into()) })
 }
 
 fn part(text: &str) -> Result<f64, String> {
-    positive(text).and_then(|v| if v <= 1.0 { Ok(v) } else { Err("give a share above 0, at most 1".into()) })
+    positive(text).and_then(|v| if v <= 1.0 { Ok(v) } else { Err("must be above 0 and at most 1".into()) })
 }
 
 fn share(text: &str) -> Result<f64, String> {
     number(text)
-        .and_then(|v| if (0.0..1.0).contains(&v) { Ok(v) } else { Err("give 0 or more and less than 1".into()) })
+        .and_then(|v| if (0.0..1.0).contains(&v) { Ok(v) } else { Err("must be at least 0 and below 1".into()) })
 }

@@ -31,13 +31,16 @@ impl Default for VoteConfig {
 }
 
 impl VoteConfig {
+    /// Longest window, seconds.
+    pub const WINDOW_MAX: u32 = 600;
+
     /// Checks all values.
     ///
     /// # Errors
     /// Names the invalid value and the allowed range.
     pub fn validate(&self) -> Result<(), String> {
-        if !(1..=600).contains(&self.window) {
-            return Err(format!("vote window {} s: choose 1 to 600", self.window));
+        if !(1..=Self::WINDOW_MAX).contains(&self.window) {
+            return Err(format!("vote window {} s: choose 1 to {}", self.window, Self::WINDOW_MAX));
         }
         if !(1..=self.window).contains(&self.stride) {
             return Err(format!("vote stride {} s: choose 1 to the window ({} s)", self.stride, self.window));

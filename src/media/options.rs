@@ -1,9 +1,10 @@
 //! Options of sources.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The kind of content at a web address whose name does not show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
     /// An HLS playlist.
@@ -11,7 +12,7 @@ pub enum SourceKind {
 }
 
 /// Where a source is received and decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// In the program's process.
@@ -26,7 +27,7 @@ impl Isolation {
 }
 
 /// Which variant of an HLS source is played.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VariantChoice {
     /// The smallest with at least the picture height that the pack uses.
@@ -36,6 +37,11 @@ pub enum VariantChoice {
     Lowest,
     /// The largest.
     Highest,
+}
+
+impl VariantChoice {
+    /// The names in settings, in the order of the variants.
+    pub const NAMES: [&str; 3] = ["fit", "lowest", "highest"];
 }
 
 /// Options of an HLS source.

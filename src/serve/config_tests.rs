@@ -1,16 +1,9 @@
+use serde_json::{Value, json};
+
 use super::*;
 
 fn stream(id: Option<&str>, uri: &str) -> StreamFile {
     StreamFile { id: id.map(Into::into), uri: uri.into(), ..StreamFile::default() }
-}
-
-#[test]
-fn a_bad_key_is_named_with_its_line() {
-    let error = ConfigFile::parse("listen = \"127.0.0.1:1\"\n\n[vote]\nwindwo = 3\n").unwrap_err();
-    assert!(error.starts_with("line 4:") && error.contains("windwo"), "{error}");
-    let error = ConfigFile::parse("[[stream]]\nuri = 3\n").unwrap_err();
-    assert!(error.starts_with("line 2:") && !error.contains('\n'), "{error}");
-    assert!(ConfigFile::parse("[[stream]]\nid = \"a\"\n").unwrap_err().contains("uri"));
 }
 
 #[test]
@@ -48,7 +41,6 @@ fn every_stream_falls_to_one_part_and_always_to_the_same() {
     for bad in ["", "1", "2/2", "0/0", "-1/2", "a/b", "1/2/3"] {
         assert!(bad.parse::<Shard>().unwrap_err().contains("0/2"), "{bad}");
     }
-    assert!(ConfigFile::parse("shard = \"3/2\"").unwrap_err().contains("line 1"));
 }
 
 #[test]
@@ -65,25 +57,157 @@ fn only_what_concerns_the_source_opens_it_anew() {
     assert!(!format!("{:?}", StreamSettings { uri: "rtsp://a:pw@h/x".into(), ..one }).contains("pw"));
 }
 
+/// The settings of a file with flags and variables over it.
+fn settled(text: &str, environment: &[(&str, Value)], flags: &[(&str, Value)]) -> Result<Settings, Vec<String>> {
+    let layer = |values: &[(&str, Value)], place: fn(String) -> Place| -> Layer {
+        let entry = |(key, value): &(&str, Value)| {
+            ((*key).to_owned(), Entry { value: value.clone(), place: place((*key).to_owned()) })
+        };
+        values.iter().map(entry).collect()
+    };
+    let doors = Doors {
+        file: ConfigFile::parse(text, "t.toml"),
+        environment: layer(environment, Place::Environment),
+        flags: layer(flags, Place::Flag),
+        ..Doors::default()
+    };
+    settle(doors).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
 #[test]
-fn the_configurations_that_ship_are_ones() {
+fn flags_override_the_environment_that_overrides_the_file_that_overrides_defaults() {
+    let file = "max_streams = 2\njsonl = \"file\"\nretry = true\nadaptive = true\n";
+    let settings = settled(
+        file,
+        &[("max_streams", json!(3)), ("jsonl", json!("variable")), ("retry", json!(false))],
+        &[("max_streams", json!(4))],
+    )
+    .unwrap();
+    assert_eq!((settings.max_streams.get(), settings.jsonl.as_deref()), (4, Some("variable")));
+    assert_eq!((settings.retry, settings.adaptive, settings.linger), (false, true, false));
+    let place = |key: &str| settings.values[key].place.to_string();
+    assert_eq!(
+        ["max_streams", "jsonl", "adaptive", "linger"].map(place),
+        ["max_streams", "jsonl", "t.toml:4", "default"]
+    );
+    assert_eq!((settings.listen.to_string(), settings.latency_ms.get()), ("127.0.0.1:8080".to_owned(), 200));
+}
+
+#[test]
+fn a_stream_takes_what_it_lacks_from_the_run_and_flags_override_it() {
+    let file = "latency_ms = 300\nmax_height = 720\n[[stream]]\nuri = \"rtsp://h/a\"\nlatency_ms = 400\n\
+                [[stream]]\nuri = \"rtsp://h/b\"\n";
+    let of = |settings: &Settings| -> Vec<(u32, Option<u32>)> {
+        settings.streams.iter().map(|s| (s.settings.latency_ms, s.settings.hls.max_height)).collect()
+    };
+    assert_eq!(of(&settled(file, &[], &[]).unwrap()), [(400, Some(720)), (300, Some(720))]);
+    let overridden = settled(file, &[("max_height", json!(360))], &[("latency_ms", json!(0))]).unwrap();
+    assert_eq!(of(&overridden), [(0, Some(360)), (0, Some(360))]);
+    assert_eq!(settled("[[stream]]\nuri = \"a\"\n", &[], &[]).unwrap().streams[0].settings.isolation, None);
+}
+
+#[test]
+fn mistakes_between_keys_are_found_where_they_are() {
+    let text = "[tls]\ncert = \"x\"\n[vote]\noffset = 0.9\n[[stream]]\nid = \"a\"\nuri = \"x\"\n[[stream]]\nid = \"a\"\n\
+                uri = \"y\"\nlabel = \"\"\nvote = { window = 0 }\n[[stream]]\nid = \"b c\"\nuri = \"z\"\n";
+    let problems = settled(text, &[], &[]).unwrap_err();
+    let expected = [
+        ("t.toml:4: vote: ", "0.9"),
+        ("t.toml:2: tls: ", "key"),
+        ("t.toml:9: id: ", "twice"),
+        ("t.toml:11: label: ", "120"),
+        ("t.toml:12: vote: ", "1 to 600"),
+        ("t.toml:14: id: ", "b c"),
+    ];
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    for (problem, (place, word)) in problems.iter().zip(expected) {
+        assert!(problem.starts_with(place) && problem.contains(word), "{problem}");
+    }
+    let flag = settled("[vote]\nwindow = 5\n", &[], &[("vote.stride", json!(7))]).unwrap_err();
+    assert!(flag[0].starts_with("vote.stride: "), "{flag:?}");
+}
+
+#[test]
+fn what_a_start_would_find_is_found_before() {
+    let text = "max_streams = 1\n[sources]\nschemes = [\"gopher\"]\n[[stream]]\nuri = \"rtsp://u:secretpw@h/a\"\n\
+                [[stream]]\nuri = \"gopher://u:secretpw@h\"\n";
+    let problems: Vec<String> =
+        settled(text, &[], &[]).unwrap().problems_at_start().iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    for (problem, place) in problems.iter().zip(["t.toml:7: uri: ", "t.toml:3: sources: ", "t.toml:1: max_streams: "]) {
+        assert!(problem.starts_with(place) && !problem.contains("secretpw"), "{problem}");
+    }
+}
+
+#[test]
+fn the_configurations_that_ship_are_valid() {
     for name in ["container", "systemd", "kubernetes/base"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(name).join("touchline.toml");
-        ConfigFile::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        let file = ConfigFile::read(&path).unwrap();
+        let settings = settle(Doors { file, ..Doors::default() }).unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!(settings.problems_at_start(), [], "{name}");
+    }
+}
+
+#[test]
+fn the_first_problem_and_the_number_of_others_keep_a_run_from_starting() {
+    let problem = |text: &str| Problem { place: Place::Flag("--x".into()), key: String::new(), text: text.into() };
+    assert_eq!(refused(&[problem("bad")]).to_string(), "--x: bad");
+    assert!(refused(&[problem("bad"), problem("worse")]).to_string().contains("--x: bad (and 1 more; "));
+}
+
+#[test]
+fn keys_of_the_start_are_told_from_those_that_are_read_again() {
+    let fixed = settled("retry = true\nadaptive = true\n[vote]\nwindow = 5\n", &[], &[]).unwrap().fixed();
+    assert_eq!(fixed["adaptive"], "true");
+    assert!(fixed.contains_key("listen") && !fixed.contains_key("vote.window") && !fixed.contains_key("retry"));
+}
+
+#[test]
+fn the_schema_has_every_default_and_bound() {
+    let schema = schema();
+    let properties = &schema["properties"];
+    assert_eq!(
+        (&properties["max_streams"]["minimum"], &properties["max_streams"]["maximum"]),
+        (&json!(1), &json!(4096))
+    );
+    assert_eq!(properties["max_streams"]["default"], 64);
+    assert_eq!(properties["vote"]["properties"]["onset"]["default"], json!(0.6));
+    assert_eq!(properties["rtsp_transport"]["default"], "auto");
+    assert_eq!(properties["stream"]["items"]["required"], json!(["uri"]));
+    assert_eq!(properties["stream"]["items"]["properties"]["latency_ms"]["maximum"], 60_000);
+    let text = schema.to_string();
+    assert!(!text.contains("null") && !text.contains("$ref"), "{text}");
+    // The API has the same bounds.
+    let api: Value = serde_json::from_str(include_str!("publish/openapi.json")).unwrap();
+    let mut bounds = Vec::new();
+    bounds_of("latency_ms", &api, &mut bounds);
+    assert!(!bounds.is_empty() && bounds.iter().all(|b| *b == (json!(0), json!(60_000))), "{bounds:?}");
+}
+
+/// Minimum and maximum of all properties `name` that have a maximum.
+fn bounds_of(name: &str, value: &Value, found: &mut Vec<(Value, Value)>) {
+    for (key, child) in value.as_object().into_iter().flatten() {
+        if key == name && child["maximum"].is_number() {
+            found.push((child["minimum"].clone(), child["maximum"].clone()));
+        }
+        bounds_of(name, child, found);
+    }
+    value.as_array().into_iter().flatten().for_each(|child| bounds_of(name, child, found));
+}
+
+#[test]
+fn every_key_has_a_flag_and_a_variable_of_its_own() {
+    let flags: HashSet<String> = RUN_KEYS.keys.iter().map(Key::flag).collect();
+    let variables: HashSet<String> = RUN_KEYS.keys.iter().map(Key::variable).collect();
+    assert_eq!((flags.len(), variables.len()), (RUN_KEYS.keys.len(), RUN_KEYS.keys.len()));
+    for secret in ["TOUCHLINE_ADMIN_TOKEN", "TOUCHLINE_READ_TOKEN"] {
+        assert!(!variables.contains(secret), "{secret} is the token itself");
     }
 }
 
 #[test]
 fn addresses_are_explained() {
-    assert!(listen_address("8080").unwrap_err().to_string().contains("127.0.0.1:8080"));
-    assert!(listen_address("[::1]:80").is_ok());
-}
-
-#[test]
-fn vote_values_go_over_the_defaults() {
-    let file = ConfigFile::parse("[vote]\nwindow = 5\n").unwrap();
-    let vote = file.vote.settings().unwrap();
-    assert_eq!((vote.window, vote.stride), (5, 1));
-    let file = ConfigFile::parse("[vote]\noffset = 0.9\n").unwrap();
-    assert!(file.vote.settings().unwrap_err().contains("0.9"));
+    assert!("8080".parse::<Listen>().unwrap_err().contains("127.0.0.1:8080"));
+    assert_eq!(("[::1]:80".parse::<Listen>().is_ok(), "off".parse::<Listen>()), (true, Ok(Listen::Off)));
 }

@@ -6,7 +6,6 @@
 pub mod adapt;
 pub mod backlog;
 // Its items are documented by the schema of the file.
-#[allow(missing_docs)]
 pub mod config;
 pub mod live;
 pub mod metrics;

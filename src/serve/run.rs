@@ -23,7 +23,7 @@ use touchline_core::vote::VoteConfig;
 use touchline_media::guard::{SourcePolicy, SourcesFile};
 use touchline_media::uri::Pacing;
 
-use crate::config::StreamSettings;
+use crate::config::{Fixed, LatencyMs, Listen, MaxStreams, StreamSettings};
 use crate::metrics::Metrics;
 use crate::publish::access::SessionArchive;
 use crate::publish::hub::{Hub, HubInfo, Origin, Restored};
@@ -43,7 +43,7 @@ use publisher::Publisher;
 use server::{Controls, Server, catch_signals};
 use shutdown::ShutdownTimer;
 
-pub use manager::{Fixed, Reader, Reading};
+pub use manager::{Reader, Reading};
 pub use server::AccessSettings;
 
 /// The settings of a run: command line and configuration file, merged and validated.
@@ -66,8 +66,8 @@ pub struct RunConfig {
     pub fixed: Fixed,
     /// Name of the configuration file, and the function that reads it again.
     pub reader: Option<(String, Reader)>,
-    /// Address of the HTTP server, or "off".
-    pub listen: Option<String>,
+    /// Address of the server.
+    pub listen: Listen,
     /// Tokens and TLS of the HTTP server.
     pub access: AccessSettings,
     /// File for the records, or "-" for standard output.
@@ -75,10 +75,9 @@ pub struct RunConfig {
     /// SQLite file of the store.
     pub state: Option<PathBuf>,
     /// Limit of streams at once.
-    /// Limit of streams at once.
-    pub max_streams: usize,
-    /// Jitter buffer of RTSP sources, milliseconds.
-    pub latency_ms: u32,
+    pub max_streams: MaxStreams,
+    /// Jitter buffer of RTSP sources that have none of their own.
+    pub latency_ms: LatencyMs,
     /// How seconds of different streams are batched.
     pub batching: Batching,
     /// Play files at their own speed.
@@ -130,7 +129,7 @@ pub fn run_with_sinks(config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Result<()
     let controls = Controls { packs: control.clone(), streams: stream_control.clone(), policy: policy.clone() };
     let log_outs = std::mem::take(&mut contents.log_outs);
     let sessions = store.clone().map(|store| (Arc::new(store) as Arc<dyn SessionArchive>, log_outs));
-    let server = Server::start(&runtime, config.listen.as_deref(), &hub, controls, &config.access, sessions)?;
+    let server = Server::start(&runtime, config.listen, &hub, controls, &config.access, sessions)?;
     hub.set_starting("warming up the models");
     service_manager.status("warming up the models");
     let (shadow, feed) = match shadow_pack {
@@ -190,9 +189,9 @@ pub fn run_with_sinks(config: RunConfig, sinks: Vec<Box<dyn Sink>>) -> Result<()
         read
     });
     let rules = Rules {
-        max_streams: config.max_streams,
+        max_streams: config.max_streams.get() as usize,
         retry: config.retry,
-        latency_ms: config.latency_ms,
+        latency_ms: config.latency_ms.get(),
         is_service,
         lingers: config.linger && server.address.is_some(),
     };

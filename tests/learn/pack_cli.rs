@@ -98,7 +98,7 @@ fn a_state_dict_becomes_a_pack_and_comes_out_again() {
     let file = save(folder.path(), &state_dict("rgb"));
     let out = folder.path().join("court");
     let said = stdout(&run(&import(&file, "rgb", &out, &["--classes", &classes()])));
-    assert!(said.contains("262 tensors taken, 3 batch norm counters passed over, 0 unknown"), "{said}");
+    assert!(said.contains("262 tensors imported, 3 batch norm counters skipped, 0 unknown"), "{said}");
     let (made, shipped) = (Pack::open(&out).unwrap(), Pack::open(&program::pack()).unwrap());
     assert_eq!((made.name.as_str(), &made.classes), ("court", &shipped.classes));
     let (made, shipped) = (made.rgb.unwrap(), shipped.rgb.unwrap());
@@ -127,7 +127,7 @@ fn a_modality_is_replaced_in_a_copy_and_the_table_says_that_it_is_stale() {
     let pack = program::pack();
     let more = ["--onto", pack.to_str().unwrap()];
     let said = stdout(&run(&import(&file, "audio", &out, &more)));
-    assert!(said.contains("fit the class-to-modality table again: the audio model was imported"), "{said}");
+    assert!(said.contains("the class-to-modality table must be fitted again: the audio model was imported"), "{said}");
     let (made, shipped) = (Manifest::read(&out).unwrap(), Manifest::read(&pack).unwrap());
     assert_eq!((&made.rgb, &made.flow, &made.classes), (&shipped.rgb, &shipped.flow, &shipped.classes));
     let (audio, before) = (made.audio.unwrap(), shipped.audio.unwrap());

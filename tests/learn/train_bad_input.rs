@@ -39,7 +39,7 @@ fn material_that_teaches_nothing_is_refused() {
     let sound = quick("stills", "sound", "").replace("train rgb", "train audio");
     let said = run(dir, &sound);
     assert!(said.error.contains("audio: fewer than two classes have data"), "{}", said.error);
-    said.refused(6, &["stills", "nothing to learn from"]);
+    said.refused(6, &["stills", "no usable samples"]);
 }
 
 #[test]

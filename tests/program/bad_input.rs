@@ -122,7 +122,7 @@ fn settings_and_outputs_that_cannot_be() {
     let taken = taken.local_addr().unwrap().to_string();
     let uri = "testsrc://?seconds=1";
     for case in [
-        case(2, &["run", "--config", config.to_str().unwrap()], &["line 3", "windwo"]),
+        case(2, &["run", "--config", config.to_str().unwrap()], &["bad.toml:3: ", "windwo", "vote.window"]),
         case(2, &["run", "--listen", "8080", uri], &["8080", "127.0.0.1:8080"]),
         case(2, &["run", "--listen", "off", "--vote-window", "0", uri], &["vote window"]),
         case(2, &["run", "--listen", "off", "a=testsrc://?seconds=1", "a=testsrc://?seconds=2"], &["\"a\"", "twice"]),

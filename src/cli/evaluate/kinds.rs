@@ -18,7 +18,7 @@ pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, seed: u64) -> Result
     let reports: Vec<CrossReport> =
         runs.iter().map(|run| Ok(Cross::open(run, &dataset)?.report(run, seed))).collect::<Result<_>>()?;
     let bytes = serde_json::to_vec_pretty(&reports)
-        .map_err(|e| Error::Internal(format!("the figures cannot be written as JSON: {e}")))?;
+        .map_err(|e| Error::Internal(format!("cannot write the figures as JSON: {e}")))?;
     super::write_file(json, &bytes, "--json")?;
     let mut out = String::new();
     let mut line = |cells: std::fmt::Arguments| {
@@ -36,7 +36,7 @@ pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, seed: u64) -> Result
         by_kind(&report.kinds, &mut line);
         for (predictor, ece) in &report.ece {
             line(format_args!(
-                "calibration error by the second of clips, {}: {}",
+                "calibration error (ECE) of clips at second level, {}: {}",
                 predictor_name(*predictor),
                 fixed(*ece, 3)
             ));
@@ -84,7 +84,7 @@ pub fn by_kind(kinds: &[KindReport], line: &mut Line<'_>) {
     }
 }
 
-/// Each class in each kind, by the table (or what else there is): share right, mean over sources, and how many of those.
+/// Accuracy of each class in each kind by the table, or else by the first modality: mean over sources, and their number.
 pub fn by_class(kinds: &[KindReport], line: &mut Line<'_>) {
     let order = [Predictor::Table, Predictor::Rgb, Predictor::Flow, Predictor::Audio];
     let shown: Vec<&KindReport> = Kind::ALL
@@ -93,7 +93,7 @@ pub fn by_class(kinds: &[KindReport], line: &mut Line<'_>) {
         .collect();
     let classes: BTreeSet<&str> = shown.iter().flat_map(|r| r.classes.iter().map(|c| c.class.as_str())).collect();
     let width = classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).max(5);
-    line(format_args!("right in each class, mean over sources [95 % interval] and how many sources"));
+    line(format_args!("accuracy of each class: mean over sources [95 % interval], number of sources"));
     let heads: String = shown.iter().map(|r| format!("  {:<25}", r.kind.plural())).collect();
     line(format_args!("{:<width$}{heads}", "class"));
     for class in classes {

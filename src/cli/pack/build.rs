@@ -1,4 +1,4 @@
-//! `touchline pack build`: a pack from what was trained.
+//! `touchline pack build`: builds a pack from training runs.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,34 +12,35 @@ use touchline_learn::pack::{PackConfig, build as build_pack};
 
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Temperatures and the class-to-modality table are chosen on the dataset's validation side; the test \
-side is looked at once, for the figures on the card.
+    after_long_help = "Temperatures and the class-to-modality table are fitted on the dataset's validation side. The test \
+side is used once, for the figures on the card.
 
 Examples:
   touchline pack build RUN --dataset DATASET -o weights/mine --name mine
   touchline pack build RUN --keep weights/compact --dataset DATASET -o weights/mine
-A running detector takes it with `POST /api/v1/pack`, SIGHUP or --watch-pack."
+
+A running program switches to a pack by `POST /api/v1/pack`, SIGHUP or --watch-pack."
 )]
 pub struct BuildArgs {
-    /// Runs of `touchline train`; where two hold a modality, the later counts.
+    /// Runs of `touchline train`. If two have the same modality, the later one is used.
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
-    /// A pack whose models stay for the modalities that no run has. Temperatures, table and ranges are measured anew.
+    /// Pack to take the models from for modalities that no run has. Temperatures, table and ranges are fitted again.
     #[arg(long, value_name = "PACK")]
     keep: Option<PathBuf>,
-    /// The dataset they were trained on.
+    /// Dataset that the runs were trained on.
     #[arg(long, value_name = "DATASET")]
     dataset: PathBuf,
-    /// Directory of the pack.
+    /// Directory of the pack to write.
     #[arg(short, long, value_name = "PACK")]
     out: PathBuf,
     /// Name of the pack.
     #[arg(long, default_value = "custom")]
     name: String,
-    /// What the material is and where it comes from, for the pack's card.
-    #[arg(long, value_name = "TEXT", default_value = "its origin is not stated")]
+    /// Description and origin of the training material, for the pack's card.
+    #[arg(long, value_name = "TEXT", default_value = "origin not stated")]
     material: String,
-    /// Directory where scores are kept for the next time [default: DATASET/cache].
+    /// Directory of the cache of scores [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 }

@@ -14,26 +14,26 @@ use touchline_learn::dataset::Dataset;
 
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "int8 stores every value of a network in a byte, so it has to know between what limits each lies. They are \
-measured on the dataset's training side and written into the pack, beside its weights, which stay as they are. The validation \
-side then says what int8 costs each model: one that loses more than half a point of macro F1 is computed in bf16 (or f32, \
-where the processor has no instructions for bf16) when int8 is asked for. `touchline pack build` does the same at its end.
+    after_long_help = "int8 stores every value of a network in one byte, so the range of the values must be known. The ranges are \
+measured on the dataset's training side and written into the pack; its weights are not changed. The loss of accuracy is then \
+measured on the validation side. A model that loses more than half a point of macro F1 runs in bf16 (or f32, where the \
+processor has no instructions for bf16) when int8 is requested. `touchline pack build` calibrates too, at its end.
 
 Example:
   touchline pack calibrate weights/mine DATASET
   touchline evaluate weights/mine DATASET --precision int8"
 )]
 pub struct CalibrateArgs {
-    /// Directory of the pack, to which ranges are added.
+    /// Directory of the pack to calibrate.
     #[arg(value_name = "PACK")]
     pack: PathBuf,
-    /// A dataset that is split; best the one that the pack was trained on.
+    /// Directory of a dataset that was split, preferably the one that the pack was trained on.
     #[arg(value_name = "DATASET")]
     dataset: PathBuf,
-    /// Recordings to look at of each kind (pictures, clips, sounds), a second of each.
+    /// Number of recordings of each kind (pictures, clips, sounds) to measure, one second of each.
     #[arg(long, value_name = "N", default_value_t = touchline_learn::pack::CALIBRATED_ON, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     recordings: u32,
-    /// Directory where scores are kept for the next time [default: DATASET/cache].
+    /// Directory of the cache of scores [default: DATASET/cache].
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 }
@@ -41,7 +41,7 @@ pub struct CalibrateArgs {
 pub fn calibrate(args: &CalibrateArgs) -> Result<()> {
     let pack = Pack::open(&args.pack)?;
     let dataset = Dataset::open(&args.dataset)?;
-    let (ranges, without) = with_bar("recordings and pictures looked at", |progress| {
+    let (ranges, without) = with_bar("recordings and pictures read", |progress| {
         observe(&pack, &dataset, args.recordings as usize, progress)
     })?;
     let mut manifest = Manifest::read(&args.pack)?;
@@ -57,13 +57,16 @@ pub fn calibrate(args: &CalibrateArgs) -> Result<()> {
     let pack = Pack::open(&args.pack)?;
     for (modality, model) in Modality::ALL.into_iter().filter_map(|m| Some((m, pack.model(m)?))) {
         if let Some(cost) = model.int8.as_ref().and_then(|ranges| ranges.validation) {
-            let kept = if cost.is_small() { "int8 is used" } else { "too much is lost: it keeps to bf16, or f32" };
+            let kept = if cost.is_small() { "int8 is used" } else { "the loss is too large: bf16 or f32 is used" };
             let (f32, int8) = (cost.f32, cost.int8);
             let _ = writeln!(out, "{modality}: macro F1 on validation {int8:.3} in int8, {f32:.3} in f32; {kept}");
         }
     }
     for modality in without {
-        let _ = writeln!(out, "{modality}: the dataset holds nothing for it; int8 will refuse the pack");
+        let _ = writeln!(
+            out,
+            "{modality}: not calibrated, because the dataset has no samples for it; --precision int8 will reject the pack"
+        );
     }
     let _ = writeln!(out, "ranges written to {}", args.pack.display());
     Ok(())

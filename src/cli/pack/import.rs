@@ -14,25 +14,25 @@ use touchline_core::labels::Modality;
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// State dict as safetensors. A .pth is a pickle and is not opened; the message says how to convert it.
+    /// State dict as safetensors. A .pth file is a pickle and is not opened; the error says how to convert it.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Whose names the tensors have.
+    /// Library whose naming the tensors follow.
     #[arg(long, value_enum)]
     from: Origin,
-    /// The network.
+    /// Network architecture.
     #[arg(long, value_enum)]
     arch: Arch,
-    /// What the network looks at.
+    /// Modality of the network's input.
     #[arg(long, value_enum)]
     modality: What,
     /// Directory of the pack to write.
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// Classes in the order of the network's outputs: a file with one a line, or a list with commas.
+    /// Classes in the order of the network's outputs: a file with one per line, or a list with commas.
     #[arg(long, value_name = "FILE|LIST")]
     classes: Option<String>,
-    /// Put the network into a copy of this pack [default: a new pack with this network alone].
+    /// Import the network into a copy of this pack [default: a new pack with this network only].
     #[arg(long, value_name = "DIR")]
     onto: Option<PathBuf>,
 }
@@ -77,20 +77,20 @@ pub fn import(args: ImportArgs) -> Result<()> {
     let imported = import.run()?;
     // It must serve: loaded as the detector would, and run once.
     Engine::load(Pack::open(&import.out)?)?;
-    // A reader that went away has seen what it wanted.
+    // A reader that closes the pipe has seen enough.
     let say = |text: String| drop(writeln!(std::io::stdout(), "{text}"));
     say(format!(
-        "{}: {} tensors taken, {} batch norm counters passed over, {} unknown",
+        "{}: {} tensors imported, {} batch norm counters skipped, {} unknown",
         import.file.display(),
         imported.taken,
         imported.counters,
         imported.unknown.len()
     ));
     for name in &imported.unknown {
-        say(format!("unknown: {name}"));
+        say(format!("unknown tensor: {name}"));
     }
     if let Some(why) = &imported.manifest.fusion.refit {
-        say(format!("fit the class-to-modality table again: {why}"));
+        say(format!("the class-to-modality table must be fitted again: {why}"));
     }
     say(format!("pack written to {}", import.out.display()));
     Ok(())
@@ -106,6 +106,6 @@ fn classes(given: &str) -> Result<Vec<String>> {
         return Ok(names(given, &[',']));
     }
     let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::Usage(format!("--classes {given}: {e}; give a text file with one class a line")))?;
+        .map_err(|e| Error::Usage(format!("--classes {given}: {e}; give a text file with one class per line")))?;
     Ok(names(&text, &['\n']))
 }

@@ -1,4 +1,4 @@
-//! `touchline pack inspect`: what a pack holds, once it has been verified and has run.
+//! `touchline pack inspect`: verifies a pack, runs it once, and prints its contents.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -22,12 +22,12 @@ pub struct InspectArgs {
     /// Directory of the pack [default: weights/compact].
     #[arg(value_name = "DIR")]
     pack: Option<PathBuf>,
-    /// One JSON object instead of text.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
 
-/// What the files say beside the manifest.
+/// Properties of a weights file that are not in the manifest.
 #[derive(Serialize)]
 struct WeightsView {
     modality: Modality,
@@ -42,7 +42,7 @@ struct WeightsView {
     temperature: f32,
     /// Whether the pack has the ranges that int8 wants.
     int8: bool,
-    /// What int8 costs on validation, where that was measured.
+    /// Loss of accuracy of int8 on validation, if it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     int8_validation: Option<Int8Cost>,
 }
@@ -74,11 +74,11 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
             details: PackView::new(pack),
         };
         serde_json::to_string_pretty(&view)
-            .map_err(|e| Error::Internal(format!("a pack cannot be written as JSON: {e}")))?
+            .map_err(|e| Error::Internal(format!("cannot write the pack as JSON: {e}")))?
     } else {
         text(pack, engine.models().stamp(), &weights)
     };
-    // A reader that went away (`| head`) has seen what it wanted.
+    // A reader that closes the pipe (`| head`) has seen enough.
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
     Ok(())
 }
@@ -131,14 +131,14 @@ fn text(pack: &Pack, stamp: &PackStamp, weights: &[WeightsView]) -> String {
             w.temperature,
             match w.int8_validation {
                 _ if !w.int8 => "no",
-                Some(cost) if !cost.is_small() => "costs too much",
+                Some(cost) if !cost.is_small() => "loss too large",
                 _ => "calibrated",
             }
         );
     }
     let _ = writeln!(
         out,
-        "sampling: pictures of {} lines, {} for rgb and {} pairs for flow a second",
+        "sampling: pictures of {} lines; per second {} frames for rgb and {} pairs for flow",
         pack.frame_height, pack.plan.rgb_frames, pack.plan.flow_pairs
     );
     table(&mut out, pack);
@@ -165,7 +165,7 @@ fn table(out: &mut String, pack: &Pack) {
     let order: Vec<&str> = pack.fusion.order().iter().map(|m| m.as_str()).collect();
     let _ = writeln!(out, "\nfusion, best first: {}", order.join(", "));
     if let Some(why) = &pack.refit {
-        let _ = writeln!(out, "FIT THE TABLE AGAIN: {why}");
+        let _ = writeln!(out, "THE TABLE MUST BE FITTED AGAIN: {why}");
     }
     let _ =
         writeln!(out, "{:<18} {:<8} {:>6} {:>6} {:>6}  F1 on validation", "class", "decides", "rgb", "flow", "audio");
@@ -183,9 +183,9 @@ fn card(out: &mut String, pack: &Pack) {
     {
         let _ = writeln!(out, "\n{what}: {}", if text.is_empty() { "not stated" } else { text });
     }
-    let _ = writeln!(out, "\nmeasured on held-back material:");
+    let _ = writeln!(out, "\nmeasured on held-out material:");
     if card.measured.is_empty() {
-        let _ = writeln!(out, "  nothing");
+        let _ = writeln!(out, "  no figures");
     }
     for (name, value) in &card.measured {
         let _ = writeln!(out, "  {name:<44} {value}");

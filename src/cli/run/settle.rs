@@ -1,125 +1,66 @@
-//! The command line over the configuration file, at the start and whenever the file is read again.
+//! Settings of the command line, the environment and the configuration file, at the start and when the file is read again.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use super::RunArgs;
 use touchline_core::error::{Error, Result};
-use touchline_media::guard::SourcesFile;
 use touchline_serve::config;
-use touchline_serve::config::{ConfigFile, StreamFile, StreamSettings};
-use touchline_serve::publish::hub::Origin;
-use touchline_serve::run::{Fixed, Reading};
+use touchline_serve::config::{ConfigFile, Doors, Key, Listen, Problem, Settings, Shard, Stream, StreamSettings};
+use touchline_serve::run::Reading;
 
-/// What a run is made from.
-pub(super) struct Plan {
-    /// With the file's values where the command line says nothing.
-    pub(super) args: RunArgs,
-    /// Of the file and of the command line, in this order.
-    pub(super) streams: Vec<(StreamSettings, Origin)>,
-    /// What sources given over the API may be.
-    pub(super) sources: SourcesFile,
-    pub(super) vote: touchline_core::vote::VoteConfig,
-    pub(super) fixed: Fixed,
-}
-
-/// Settles what to run.
+/// Reads the file and the environment.
 ///
 /// # Errors
-/// [`Error::Usage`] naming what cannot be.
-pub(super) fn settle(mut args: RunArgs) -> Result<Plan> {
+/// [`Error::Usage`] when the file cannot be read.
+pub(in crate::cli) fn doors(args: &RunArgs) -> Result<Doors> {
     let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
-    args.shard = args.shard.or(file.shard);
-    let Reading { streams, vote, fixed } = reading(&args, &file)?;
-    args.pack = args.pack.or(file.pack);
-    args.listen = args.listen.or(file.listen);
-    args.jsonl = args.jsonl.or(file.jsonl);
-    args.shadow = args.shadow.or(file.shadow);
-    args.pack_root = args.pack_root.or(file.pack_root);
-    args.state = args.state.or(file.state);
-    args.max_streams = args.max_streams.or(file.max_streams);
-    args.watch_pack |= file.watch_pack;
-    args.adaptive |= file.adaptive;
-    args.access.fill(file.access, file.tls, file.allow_pack_updates);
-    let own: Vec<StreamFile> = args
-        .uris
-        .iter()
-        .map(|given| {
-            let (id, uri) = split_name(given);
-            StreamFile { id: id.map(Into::into), uri: uri.to_owned(), ..StreamFile::default() }
-        })
-        .collect();
-    let taken: HashSet<String> = streams.iter().map(|s| s.id.clone()).collect();
-    let own = ours(&args, config::streams_beside(complete(&args, own), taken)?);
-    let config = streams.into_iter().map(|s| (s, Origin::Config));
-    let streams: Vec<_> = config.chain(own.into_iter().map(|s| (s, Origin::CommandLine))).collect();
-    if streams.is_empty() && args.listen.as_deref() == Some("off") {
-        let how = "give a URI or a path, as in `touchline run rtsp://camera.example/live`, or --config FILE";
-        return Err(Error::Usage(format!("nothing to watch, and no address to be told over; {how}")));
+    let (environment, problems) = config::environment(|name| std::env::var_os(name), |_: &Key| true);
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for (name, known) in config::misspelt(names) {
+        tracing::warn!("the variable {name} is not a setting; did you mean {known}?");
     }
-    Ok(Plan { args, streams, sources: file.sources, vote, fixed })
+    let named = args.uris.iter().map(|given| {
+        let (id, uri) = split_name(given);
+        (id.map(str::to_owned), uri.to_owned())
+    });
+    Ok(Doors { file, environment, flags: config::flags(args), problems, named: named.collect() })
 }
 
-/// Reads the configuration file again; `args` are those of the start, with the file's values of then.
+/// The settings of a run.
 ///
 /// # Errors
-/// [`Error::Usage`] naming what cannot be.
-pub(super) fn read_again(args: &RunArgs) -> Result<Reading> {
-    let path = args.config.as_deref().ok_or_else(|| Error::Usage("there is no configuration file".into()))?;
-    reading(args, &ConfigFile::read(path)?)
-}
-
-fn reading(args: &RunArgs, file: &ConfigFile) -> Result<Reading> {
-    let mut vote = file.vote;
-    vote.window = args.vote_window.or(vote.window);
-    vote.stride = args.vote_stride.or(vote.stride);
-    let vote = vote.settings().map_err(Error::Usage)?;
-    // Ids are found before others' streams are left out: they must be the same in every process that shares the file.
-    let streams = ours(args, config::streams(complete(args, file.stream.clone()))?);
-    for stream in &streams {
-        stream.vote.over(vote).map_err(|e| Error::Usage(format!("stream {:?}: {e}", stream.id)))?;
+/// [`Error::Usage`] naming the setting that cannot be used.
+pub(super) fn settle(args: &RunArgs) -> Result<Settings> {
+    let settings = config::settle(doors(args)?).map_err(|problems| config::refused(&problems))?;
+    let is_ours = |stream: &Stream| settings.shard.is_none_or(|shard| shard.takes(&stream.settings.id));
+    if settings.listen == Listen::Off && !settings.streams.iter().chain(&settings.named).any(is_ours) {
+        let how = "give a URI or a path, as in `touchline run rtsp://camera.example/live`, or --config FILE";
+        return Err(Error::Usage(format!("nothing to watch, and no API to add streams over; {how}")));
     }
-    Ok(Reading { streams, vote, fixed: fixed(file) })
+    Ok(settings)
 }
 
-/// Streams with what the command line says of all of them.
-fn complete(args: &RunArgs, mut streams: Vec<StreamFile>) -> Vec<StreamFile> {
-    for stream in &mut streams {
-        // The hub knows them for good; until then, and when that is never, they are masked for a while.
-        drop(touchline_core::redact::remember(&stream.uri));
-        stream.pipeline = args.pipeline.clone().or(stream.pipeline.take());
-        stream.latency_ms = args.latency_ms.or(stream.latency_ms);
-        stream.rtsp_transport = args.rtsp_transport.or(stream.rtsp_transport);
-        stream.isolation = args.isolation.or(stream.isolation);
-    }
-    streams
+/// Reads the configuration file again, for part `shard` of its streams.
+///
+/// # Errors
+/// [`Error::Usage`] naming the setting that cannot be used.
+pub(super) fn read_again(args: &RunArgs, shard: Option<Shard>) -> Result<Reading> {
+    // The file cannot change streams of the command line.
+    let doors = Doors { named: Vec::new(), ..doors(args)? };
+    let settings = config::settle(doors).map_err(|problems: Vec<Problem>| config::refused(&problems))?;
+    Ok(Reading {
+        vote: settings.vote,
+        latency_ms: settings.latency_ms.get(),
+        retry: settings.retry,
+        fixed: settings.fixed(),
+        streams: ours(shard, settings.streams),
+    })
 }
 
-/// Those that fall to this process.
-fn ours(args: &RunArgs, mut streams: Vec<StreamSettings>) -> Vec<StreamSettings> {
-    streams.retain(|stream| args.shard.is_none_or(|shard| shard.takes(&stream.id)));
-    streams
-}
-
-/// The keys of the file that count only at the start.
-fn fixed(file: &ConfigFile) -> Fixed {
-    let shown = |value: &dyn std::fmt::Debug| format!("{value:?}");
-    Fixed::from([
-        ("pack", shown(&file.pack)),
-        ("listen", shown(&file.listen)),
-        ("jsonl", shown(&file.jsonl)),
-        ("shadow", shown(&file.shadow)),
-        ("pack_root", shown(&file.pack_root)),
-        ("watch_pack", shown(&file.watch_pack)),
-        ("adaptive", shown(&file.adaptive)),
-        ("allow_pack_updates", shown(&file.allow_pack_updates)),
-        ("access", shown(&file.access)),
-        ("tls", shown(&file.tls)),
-        ("sources", shown(&file.sources)),
-        ("state", shown(&file.state)),
-        ("max_streams", shown(&file.max_streams)),
-        ("shard", shown(&file.shard)),
-    ])
+/// The streams of this process.
+pub(super) fn ours(shard: Option<Shard>, streams: Vec<Stream>) -> Vec<StreamSettings> {
+    let settings = streams.into_iter().map(|stream| stream.settings);
+    settings.filter(|stream| shard.is_none_or(|shard| shard.takes(&stream.id))).collect()
 }
 
 /// `NAME=URI` → both; a `=` behind a `/`, `:` or `?` belongs to the URI, and so does one in the name of a file.
@@ -132,7 +73,9 @@ fn split_name(given: &str) -> (Option<&str>, &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use std::collections::BTreeSet;
+
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
@@ -142,8 +85,8 @@ mod tests {
         args: RunArgs,
     }
 
-    fn plan(arguments: &[&str]) -> Result<Plan> {
-        settle(Cli::try_parse_from(["run"].iter().chain(arguments)).unwrap().args)
+    fn parse(arguments: &[&str]) -> RunArgs {
+        Cli::try_parse_from(["run"].iter().chain(arguments)).unwrap().args
     }
 
     #[test]
@@ -161,9 +104,10 @@ mod tests {
     }
 
     #[test]
-    fn without_streams_somebody_must_be_able_to_add_one() {
-        assert!(plan(&[]).unwrap().streams.is_empty(), "the page and the API are there by default");
-        assert!(plan(&["--listen", "off"]).err().unwrap().to_string().contains("nothing to watch"));
+    fn without_streams_there_must_be_an_api_to_add_them_over() {
+        assert!(settle(&parse(&[])).unwrap().streams.is_empty(), "the page and the API are there by default");
+        let refused = settle(&parse(&["--listen", "off"])).unwrap_err().to_string();
+        assert!(refused.contains("nothing to watch"), "{refused}");
     }
 
     #[test]
@@ -174,12 +118,88 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let path = path.to_str().unwrap();
         let ids = |shard: &str| -> Vec<String> {
-            plan(&["--config", path, "--shard", shard]).unwrap().streams.into_iter().map(|(s, _)| s.id).collect()
+            let settings = settle(&parse(&["--config", path, "--shard", shard])).unwrap();
+            ours(settings.shard, settings.streams).into_iter().map(|s| s.id).collect()
         };
         let mut both = [ids("0/2"), ids("1/2")].concat();
         both.sort();
         let mut all = ids("0/1");
         all.sort();
         assert_eq!((both, all.len()), (all, 8));
+    }
+
+    #[test]
+    fn every_key_of_the_file_has_its_flag_and_every_flag_its_key() {
+        let command = Cli::command();
+        // Neither is a setting: the streams, and the file itself.
+        let flags: BTreeSet<String> = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_long())
+            .filter(|name| !["config", "help"].contains(name))
+            .map(|name| format!("--{name}"))
+            .collect();
+        let keys: BTreeSet<String> = config::RUN_KEYS.keys.iter().map(Key::flag).collect();
+        assert_eq!(flags, keys);
+    }
+
+    #[test]
+    fn flags_are_a_layer_with_the_keys_of_the_file() {
+        let args = parse(&[
+            "--max-streams=3",
+            "--retry",
+            "--linger=false",
+            "-q",
+            "testsrc://",
+            "--vote-onset",
+            "0.7",
+            "--tls-cert",
+            "c",
+            "--device",
+            "cpu",
+            "--precision",
+            "f32",
+            "--admin-token-file",
+            "t",
+            "--sources-schemes",
+            "rtsp,srt",
+            "--isolation",
+            "process",
+        ]);
+        assert_eq!(args.uris, ["testsrc://"], "a switch takes no value from the next word");
+        let layer = config::flags(&args);
+        let shown: Vec<String> = layer.iter().map(|(key, e)| format!("{key}={} {}", e.value, e.place)).collect();
+        assert_eq!(
+            shown,
+            [
+                "access.admin_token_file=\"t\" --admin-token-file",
+                "device=\"cpu\" --device",
+                "isolation=\"process\" --isolation",
+                "linger=false --linger",
+                "max_streams=3 --max-streams",
+                "precision=\"f32\" --precision",
+                "quiet=true --quiet",
+                "retry=true --retry",
+                "sources.schemes=[\"rtsp\",\"srt\"] --sources-schemes",
+                "tls.cert=\"c\" --tls-cert",
+                "vote.onset=0.7 --vote-onset",
+            ]
+        );
+    }
+
+    #[test]
+    fn bounds_of_flags_are_those_of_the_file() {
+        for (flag, value, bounds) in [
+            ("--max-streams", "0", "1 to 4096"),
+            ("--latency-ms", "60001", "0 to 60000"),
+            ("--batch-max", "513", "1 to 512"),
+            ("--batch-wait-ms", "many", "0 to 1000"),
+            ("--shard", "2/2", "I/N"),
+            ("--listen", "8080", "ADDRESS:PORT"),
+            ("--device", "tpu", "cuda:0"),
+        ] {
+            let refused = Cli::try_parse_from(["run", flag, value]).err().map(|e| e.to_string()).unwrap_or_default();
+            let all = [flag, value, bounds];
+            assert!(all.iter().all(|word| refused.contains(word)), "{all:?}: {refused}");
+        }
     }
 }

@@ -11,10 +11,10 @@ use touchline_compute::models::pack::Pack;
 use touchline_core::error::{Error, Result};
 use touchline_core::vote::VoteConfig;
 use touchline_media::guard::SourcesFile;
-use touchline_serve::config::{self, DEFAULT_LATENCY_MS, StreamFile};
+use touchline_serve::config::{self, Fixed, LatencyMs, Listen, MaxStreams, StreamFile};
 use touchline_serve::publish::hub::Origin;
 use touchline_serve::publish::sink::{Item, Sink};
-use touchline_serve::run::{AccessSettings, Fixed, RunConfig, run_with_sinks};
+use touchline_serve::run::{AccessSettings, RunConfig, run_with_sinks};
 use touchline_serve::workers::Batching;
 
 struct EventsAsCsv;
@@ -54,12 +54,12 @@ fn main() -> Result<()> {
         vote: VoteConfig::default(),
         fixed: Fixed::default(),
         reader: None,
-        listen: Some("off".into()),
+        listen: Listen::Off,
         access: AccessSettings::default(),
         jsonl: None,
         state: None,
-        max_streams: 1,
-        latency_ms: DEFAULT_LATENCY_MS,
+        max_streams: MaxStreams::of::<1>(),
+        latency_ms: LatencyMs::of::<200>(),
         batching: Batching::default(),
         realtime: false,
         retry: false,

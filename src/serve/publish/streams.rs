@@ -10,17 +10,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::oneshot;
 
 pub use super::config_status::{ConfigStatus, ReloadChanges};
-use crate::config::{RtspTransport, StreamSettings, VoteFile, stream_id, stream_label};
-use touchline_media::options::{HlsOptions, Isolation, SourceKind, VariantChoice};
+use crate::config::{LatencyMs, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_id, stream_label};
+use touchline_media::options::{Isolation, SourceKind, VariantChoice};
 
 /// Capacity of the queue; a request takes microseconds to check.
 const REQUESTS_MAX: usize = 16;
 
 /// Longest URI, bytes.
 const URI_MAX: usize = 2048;
-
-/// Longest jitter buffer, milliseconds.
-const LATENCY_MAX_MS: u32 = 60_000;
 
 /// The body of POST: a new stream.
 #[derive(Clone, PartialEq, Deserialize)]
@@ -138,24 +135,25 @@ impl NewStream {
 
     /// The settings of the stream with the id `id`.
     pub fn settings(self, id: String, latency_ms: u32) -> StreamSettings {
-        StreamSettings {
-            id,
+        let file = StreamFile {
+            id: None,
             uri: self.uri,
+            // A template of the file system is the operator's.
             pipeline: None,
-            latency_ms: self.latency_ms.unwrap_or(latency_ms),
-            rtsp_transport: self.rtsp_transport.unwrap_or_default(),
+            // It was checked.
+            latency_ms: self.latency_ms.and_then(|ms| LatencyMs::try_from(i64::from(ms)).ok()),
+            rtsp_transport: self.rtsp_transport,
             kind: self.kind,
-            hls: HlsOptions {
-                variant: self.variant.unwrap_or_default(),
-                max_height: self.max_height,
-                audio_language: self.audio_language,
-            },
+            variant: self.variant,
+            max_height: self.max_height,
+            audio_language: self.audio_language,
             isolation: self.isolation,
             label: self.label,
-            enabled: self.enabled.unwrap_or(true),
+            enabled: self.enabled,
             retry: self.retry,
             vote: self.vote,
-        }
+        };
+        file.settings(id, latency_ms)
     }
 }
 
@@ -221,13 +219,11 @@ fn check_label(label: Option<&str>) -> Result<(), StreamRefusal> {
 }
 
 fn check_latency(latency_ms: Option<u32>) -> Result<(), StreamRefusal> {
-    match latency_ms {
-        Some(ms) if ms > LATENCY_MAX_MS => {
-            let error = format!("latency_ms {ms} is too large");
-            Err(StreamRefusal::invalid(error, &format!("choose 0 to {LATENCY_MAX_MS}")))
-        }
-        _ => Ok(()),
-    }
+    let Some(ms) = latency_ms else { return Ok(()) };
+    // The same bounds as in the configuration file.
+    LatencyMs::try_from(i64::from(ms))
+        .map(drop)
+        .map_err(|e| StreamRefusal::invalid(format!("latency_ms: {e}"), "choose another latency_ms, or omit it"))
 }
 
 /// Why a stream was not added, changed or removed.

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::config;
-use crate::config::TlsFile;
+use crate::config::{Listen, TlsFile};
 use crate::publish::access::{Access, AccessConfig, LogOuts, SessionArchive, TokenSource};
 use crate::publish::http;
 use crate::publish::http::{PackAccess, Serving, StreamAccess};
@@ -110,24 +109,22 @@ impl Server {
     /// without any access rule; [`Error::Output`] for an address that cannot be listened on.
     pub(super) fn start(
         runtime: &tokio::runtime::Runtime,
-        listen: Option<&str>,
+        listen: Listen,
         hub: &Hub,
         controls: Controls,
         args: &AccessSettings,
         sessions: Option<(Arc<dyn SessionArchive>, LogOuts)>,
     ) -> Result<Self> {
-        let listen = listen.unwrap_or(config::DEFAULT_LISTEN);
-        if listen == "off" {
+        let Listen::At(wanted) = listen else {
             return Ok(Self { address: None, scheme: "", reload: Reload::default(), shutdown: None, task: None });
-        }
-        let wanted = config::listen_address(listen)?;
+        };
+        let listen = wanted.to_string();
         let metrics = hub.metrics().clone();
         // Checked before anything listens: the address must not be open without its rules, even for a moment.
         let tls = args.tls()?;
         Access::new(args.config()?, wanted, hub.clock().clone(), metrics.clone())?;
-        let listener = runtime.block_on(http::bind(listen))?;
-        let address =
-            listener.local_addr().map_err(|e| Error::Internal(format!("the listener has no address: {e}")))?;
+        let listener = runtime.block_on(http::bind(&listen))?;
+        let address = listener.local_addr().map_err(|e| Error::Internal(format!("no address to listen on: {e}")))?;
         // Created again with the port that the system chose.
         let access = Access::new(args.config()?, address, hub.clock().clone(), metrics)?;
         let access = Arc::new(match sessions {

@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 use crate::publish::hub::Restored;
 use touchline_core::time::RunId;
 
-/// Numbers reserved at once: one write per few hundred runs.
+/// ElementType reserved at once: one write per few hundred runs.
 const AHEAD: u32 = 256;
 
 /// With fewer left than this, more are reserved: so many runs may begin before the disk has written them.

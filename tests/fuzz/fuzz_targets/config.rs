@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use touchline_serve::config;
-use touchline_serve::config::{ConfigFile, SourcesFile};
+use touchline_serve::config::{ConfigFile, Doors, SourcesFile};
 use touchline_media::guard::SourcePolicy;
 use touchline_media::uri::{Location, Pacing};
 use touchline_core::redact;
@@ -15,15 +15,15 @@ fuzz_target!(|text: &str| {
     }
     let shown = redact::text(&redact::uri(text));
     assert!(!shown.contains('\n'));
-    let Ok(file) = ConfigFile::parse(text) else { return };
-    let _ = file.vote.settings();
+    let file = ConfigFile::parse(text, "touchline.toml");
+    for problem in &file.problems {
+        assert!(!problem.to_string().contains('\n'));
+    }
+    let Ok(settings) = config::settle(Doors { file, ..Doors::default() }) else { return };
     // Folders would be looked for on this machine.
-    let _ = SourcePolicy::new(&SourcesFile { folders: Vec::new(), ..file.sources });
-    let _ = file.listen.as_deref().map(config::listen_address);
-    if let Ok(streams) = config::streams(file.stream) {
-        for stream in streams {
-            assert!((1..=64).contains(&stream.id.len()), "{:?}", stream.id);
-            let _ = Location::parse(&stream.uri);
-        }
+    let _ = SourcePolicy::new(&SourcesFile { folders: Vec::new(), ..settings.sources });
+    for stream in settings.streams {
+        assert!((1..=64).contains(&stream.settings.id.len()), "{:?}", stream.settings.id);
+        let _ = Location::parse(&stream.settings.uri);
     }
 });

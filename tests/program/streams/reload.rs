@@ -54,10 +54,10 @@ fn only_what_differs_is_opened_again() {
 
     // A file that cannot be is refused, as a whole; the old settings stay.
     for (text, word) in [
-        ("[[stream]]\nid = \"a\"\nury = 3\n".to_owned(), "line 3"),
+        ("[[stream]]\nid = \"a\"\nury = 3\n".to_owned(), "toml:3: "),
         (stream("guest", ""), "guest"),
         (stream("a", "") + "[vote]\nwindow = 0\n", "window"),
-        ("this is no toml".to_owned(), "line 1"),
+        ("this is no toml".to_owned(), "toml:1: "),
     ] {
         let last = reload(&program, &path, &text);
         assert_eq!(last["outcome"], "refused", "{last}");

@@ -1,10 +1,10 @@
 //! Reloads of the configuration file: what it adds, removes and changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Done, Driver, InitialStream, StreamManager};
-use crate::config::StreamSettings;
+use crate::config::{Fixed, StreamSettings};
 use crate::publish::hub::{Origin, Restored};
 use crate::publish::streams::ReloadChanges;
 use touchline_core::error::{Error, Result};
@@ -17,12 +17,13 @@ pub struct Reading {
     pub streams: Vec<StreamSettings>,
     /// The vote of streams without one of their own.
     pub vote: VoteConfig,
+    /// Jitter buffer of streams that are added over the API without one, milliseconds.
+    pub latency_ms: u32,
+    /// Retry a configured stream whose first attempt fails.
+    pub retry: bool,
     /// Values of the keys that take effect only at the start.
     pub fixed: Fixed,
 }
-
-/// Keys that take effect only at the start, with their values as text.
-pub type Fixed = BTreeMap<&'static str, String>;
 
 impl<H: Driver + 'static> StreamManager<H> {
     /// Reads the configuration file again.
@@ -74,10 +75,11 @@ impl<H: Driver + 'static> StreamManager<H> {
 
     /// Applies all of it, or nothing.
     fn apply(&mut self, reading: Reading) -> Result<ReloadChanges> {
-        let Reading { streams, vote, fixed } = reading;
+        let Reading { streams, vote, latency_ms, retry, fixed } = reading;
         self.check(&streams, vote)?;
         // An operator who removes the last stream may add another one: the program continues from now on.
         self.rules.is_service = true;
+        (self.rules.latency_ms, self.rules.retry) = (latency_ms, retry);
         self.vote = vote;
         self.tools.hub.set_vote_window(vote.window);
         let mut changes = ReloadChanges { needs_restart: self.changed_fixed(&fixed), ..ReloadChanges::default() };

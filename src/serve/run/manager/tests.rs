@@ -237,7 +237,8 @@ impl Bench {
     }
 
     fn read_settings(&mut self, streams: Vec<StreamSettings>) {
-        let reading = Reading { streams, vote: VoteConfig::default(), fixed: Fixed::default() };
+        let reading =
+            Reading { streams, vote: VoteConfig::default(), latency_ms: 200, retry: false, fixed: Fixed::default() };
         self.manager.read_done(Ok(reading));
         self.settle();
     }

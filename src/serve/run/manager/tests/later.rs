@@ -54,7 +54,13 @@ fn another_vote_of_the_run_reaches_those_without_their_own() {
     bench.start(&[("a", "rtsp://h/a")]).unwrap();
     bench.outcome(add(r#"{"id": "b", "uri": "rtsp://h/b", "vote": {"window": 3}}"#)).unwrap();
     let vote = VoteFile { window: Some(20), ..VoteFile::default() }.settings().unwrap();
-    let reading = Reading { streams: settings(&[("a", "rtsp://h/a")]), vote, fixed: Fixed::default() };
+    let reading = Reading {
+        streams: settings(&[("a", "rtsp://h/a")]),
+        vote,
+        latency_ms: 200,
+        retry: false,
+        fixed: Fixed::default(),
+    };
     bench.manager.read_done(Ok(reading));
     bench.settle();
     assert_eq!(bench.votes.iter().map(|v| v.window).collect::<Vec<_>>(), [20]);
@@ -65,7 +71,13 @@ fn keys_that_need_a_restart_are_named() {
     let mut bench = Bench::new(rules());
     bench.start(&[]).unwrap();
     let fixed = Fixed::from([("listen", "another".to_owned())]);
-    bench.manager.read_done(Ok(Reading { streams: Vec::new(), vote: VoteConfig::default(), fixed }));
+    bench.manager.read_done(Ok(Reading {
+        streams: Vec::new(),
+        vote: VoteConfig::default(),
+        latency_ms: 200,
+        retry: false,
+        fixed,
+    }));
     let config = bench.config();
     assert_eq!(config["reloads"]["last"]["changes"]["needs_restart"], serde_json::json!(["listen"]));
 }

@@ -1,0 +1,186 @@
+//! The flags of `touchline run`. Fields and nesting equal the keys and sections of the configuration file, so that the struct
+//! serialises to a layer of settings.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IntoDeserializer};
+
+use crate::cli::Compute;
+use touchline_media::options::{Isolation, VariantChoice};
+use touchline_serve::config::{BatchMax, BatchWaitMs, LatencyMs, MaxStreams, RtspTransport};
+
+#[derive(Clone, Debug, Args, Serialize)]
+#[command(
+    after_long_help = "Settings come from flags, environment variables and the configuration file. Flags override \
+variables, variables override the file, and the file overrides defaults. Every flag has a variable and a key of the file: \
+--batch-max is TOUCHLINE_BATCH_MAX and batch_max; --vote-window is TOUCHLINE_VOTE_WINDOW and window in [vote]. \
+`touchline config schema` describes the file, and `touchline config show` prints all settings with their sources. A switch \
+that is on elsewhere is turned off with =false, as in --retry=false."
+)]
+pub struct RunArgs {
+    /// Streams or files to watch: rtsp, rtsps, http(s) .m3u8, srt, rtmp, udp and testsrc URIs, or paths. NAME=URI gives a
+    /// stream a name. Without any, streams can be added over the API.
+    #[arg(value_name = "[NAME=]URI")]
+    #[serde(skip)]
+    pub(super) uris: Vec<String>,
+    /// Configuration file (TOML). Flags and environment variables override it.
+    #[arg(long, value_name = "FILE", env = "TOUCHLINE_CONFIG")]
+    #[serde(skip)]
+    pub(super) config: Option<PathBuf>,
+    /// Directory of the model pack [default: weights/compact].
+    #[arg(long, value_name = "DIR")]
+    pack: Option<PathBuf>,
+    /// A second pack that decides beside the first and is only compared with it: see /api/v1/pack and the metrics.
+    #[arg(long, value_name = "DIR")]
+    shadow: Option<PathBuf>,
+    /// Load the pack again whenever its directory has changed. SIGHUP does so at once.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    watch_pack: Option<bool>,
+    /// Directory below which POST /api/v1/pack may name packs [default: the parent of the pack's directory].
+    #[arg(long, value_name = "DIR")]
+    pack_root: Option<PathBuf>,
+    /// Address of the page, the API and the metrics, or "off" [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = checked::<touchline_serve::config::Listen>)]
+    listen: Option<String>,
+    /// Append one JSON object per second and per event to this file; "-" is standard output.
+    #[arg(long, value_name = "FILE|-")]
+    jsonl: Option<String>,
+    /// Keep streams that were added over the API, and last events, in this SQLite file for the next start.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Greatest number of streams at once, 1 to 4096 [default: 64].
+    #[arg(long, value_name = "N")]
+    max_streams: Option<MaxStreams>,
+    /// Watch only part I of N of the configured streams, with I from 0.
+    #[arg(long, value_name = "I/N", value_parser = checked::<touchline_serve::config::Shard>)]
+    shard: Option<String>,
+    /// GStreamer pipeline template in place of the built-in one (see pipelines/).
+    #[arg(long, value_name = "FILE")]
+    pipeline: Option<PathBuf>,
+    /// Play files at their own speed instead of as fast as the machine allows.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    realtime: Option<bool>,
+    /// Keep trying to open a stream that cannot be opened at the start, instead of failing.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    retry: Option<bool>,
+    /// Keep serving the page after the last stream has ended.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    linger: Option<bool>,
+    /// Jitter buffer of RTSP sources, 0 to 60000 milliseconds [default: 200].
+    #[arg(long, value_name = "MS")]
+    latency_ms: Option<LatencyMs>,
+    /// Transport of RTP from RTSP servers [default: auto].
+    #[arg(long, value_parser = named::<RtspTransport>(&RtspTransport::NAMES))]
+    rtsp_transport: Option<RtspTransport>,
+    /// Receive and decode each stream of the configuration and the command line in a process of its own, or all of them in the
+    /// program's process [default: none]. Streams added over the API choose for themselves; their default is process.
+    #[arg(long, value_parser = named::<Isolation>(&Isolation::NAMES))]
+    isolation: Option<Isolation>,
+    /// Variant of HLS sources to play: fit is the smallest with at least the lines that the pack uses [default: fit].
+    #[arg(long, value_parser = named::<VariantChoice>(&VariantChoice::NAMES))]
+    variant: Option<VariantChoice>,
+    /// Greatest height of HLS variants, in lines.
+    #[arg(long, value_name = "LINES")]
+    max_height: Option<u32>,
+    /// Language of HLS sound, as in de or pt-BR, when no sound is the default.
+    #[arg(long, value_name = "LANGUAGE")]
+    audio_language: Option<String>,
+    #[command(flatten)]
+    vote: VoteArgs,
+    /// Seconds of different streams that go through a model at once, 1 to 512 [default: 4, on a GPU 64].
+    #[arg(long, value_name = "N")]
+    batch_max: Option<BatchMax>,
+    /// How long a second waits for others of its batch, 0 to 1000 milliseconds [default: 0, on a GPU 20].
+    #[arg(long, value_name = "MS")]
+    batch_wait_ms: Option<BatchWaitMs>,
+    /// Use fewer pictures of every second while the machine is too slow for all, before whole seconds are dropped.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    adaptive: Option<bool>,
+    #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
+    /// Let everybody who reaches the server change the pack when no admin token is set.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_pack_updates: Option<bool>,
+    #[command(flatten)]
+    sources: SourcesArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: Compute,
+    /// Print no line per second on the terminal.
+    #[arg(
+        short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true"
+    )]
+    quiet: Option<bool>,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+struct VoteArgs {
+    /// Length of the sliding vote, 1 to 600 seconds [default: 10].
+    #[arg(long = "vote-window", value_name = "SECONDS")]
+    window: Option<u32>,
+    /// Seconds between two estimates, at most --vote-window [default: 1].
+    #[arg(long = "vote-stride", value_name = "SECONDS")]
+    stride: Option<u32>,
+    /// A class comes on air at this mean probability [default: 0.6].
+    #[arg(long = "vote-onset", value_name = "PROBABILITY")]
+    onset: Option<f32>,
+    /// A class goes off air below this mean probability, at most --vote-onset [default: 0.4].
+    #[arg(long = "vote-offset", value_name = "PROBABILITY")]
+    offset: Option<f32>,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+struct AccessArgs {
+    /// File with the bearer token of clients that may read and change [env: TOUCHLINE_ADMIN_TOKEN is the token itself].
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// File with the bearer token of clients that may only read [env: TOUCHLINE_READ_TOKEN is the token itself].
+    #[arg(long, value_name = "FILE")]
+    read_token_file: Option<PathBuf>,
+    /// Let everybody who reaches the server read. Changes still need the admin token.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_anonymous: Option<bool>,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+struct TlsArgs {
+    /// Serve over TLS with this certificate chain (PEM), which is read again on SIGHUP. Needs --tls-key.
+    #[arg(long = "tls-cert", value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// Private key of the certificate (PEM). Needs --tls-cert.
+    #[arg(long = "tls-key", value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args, Serialize)]
+struct SourcesArgs {
+    /// Schemes that streams added over the API may have, with commas between them [default: all; file needs
+    /// --sources-folders].
+    #[arg(long = "sources-schemes", value_name = "LIST", value_delimiter = ',')]
+    schemes: Option<Vec<String>>,
+    /// Networks (CIDR) that streams added over the API may connect to besides the public internet.
+    #[arg(long = "sources-allow-addresses", value_name = "LIST", value_delimiter = ',')]
+    allow_addresses: Option<Vec<String>>,
+    /// Folders below which streams added over the API may read files.
+    #[arg(long = "sources-folders", value_name = "LIST", value_delimiter = ',')]
+    folders: Option<Vec<PathBuf>>,
+}
+
+/// Parses one of `names`, as the configuration file does.
+pub(in crate::cli) fn named<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let parse = |name: String| T::deserialize(name.into_deserializer()).map_err(|e: serde::de::value::Error| e);
+    PossibleValuesParser::new(names).try_map(parse)
+}
+
+/// Text that is a `T`, as in the configuration file.
+pub(in crate::cli) fn checked<T: std::str::FromStr<Err = String>>(text: &str) -> Result<String, String> {
+    text.parse::<T>().map(|_| text.to_owned())
+}

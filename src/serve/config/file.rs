@@ -1,0 +1,235 @@
+//! The configuration file: TOML, with the line of every value. All mistakes are found, not only the first.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::layers::{Entry, Layer, Place, Problem, check_run, check_stream};
+use super::raw::{Keys, RUN_KEYS, STREAM, STREAM_KEYS};
+use touchline_core::error::{Error, Result};
+
+/// The contents of a configuration file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConfigFile {
+    pub values: Layer,
+    pub streams: Vec<RawStream>,
+    pub problems: Vec<Problem>,
+}
+
+/// A stream with the place of each of its values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawStream {
+    pub place: Place,
+    pub values: Layer,
+}
+
+impl ConfigFile {
+    /// # Errors
+    /// [`Error::Usage`] when the file cannot be read. Mistakes in it are [`ConfigFile::problems`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            let path = path.display();
+            Error::Usage(format!("{path}: cannot read the configuration: {e}; check the path and its permissions"))
+        })?;
+        Ok(Self::parse(&text, &path.display().to_string()))
+    }
+
+    /// `name` names the file in places.
+    pub fn parse(text: &str, name: &str) -> Self {
+        let mut reader = Reader { text, name, problems: Vec::new() };
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for e in errors {
+            let at = e.span().map_or(0, |span| span.start);
+            reader.problem(at, "", format!("{}; the file is not valid TOML", e.message().replace('\n', " ")));
+        }
+        if !reader.problems.is_empty() {
+            // The rest may be read wrongly. One mistake often is several errors of a line.
+            reader.problems.dedup_by(|later, first| later.place == first.place);
+            return Self { problems: reader.problems, ..Self::default() };
+        }
+        let (mut values, mut streams) = (Layer::new(), Vec::new());
+        for (key, value) in table.get_ref() {
+            if key.get_ref() == STREAM {
+                streams = reader.streams(key, value);
+            } else {
+                reader.value("", key, value, &RUN_KEYS, check_run, &mut values);
+            }
+        }
+        Self { values, streams, problems: reader.in_order() }
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    name: &'a str,
+    problems: Vec<Problem>,
+}
+
+type Check = fn(&str, &Value) -> Result<(), String>;
+type Name<'i> = Spanned<toml::de::DeString<'i>>;
+
+impl Reader<'_> {
+    fn place(&self, at: usize) -> Place {
+        let line = self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
+        Place::File { name: self.name.to_owned(), line }
+    }
+
+    fn problem(&mut self, at: usize, key: &str, text: String) {
+        let place = self.place(at);
+        self.problems.push(Problem { place, key: key.to_owned(), text });
+    }
+
+    fn in_order(mut self) -> Vec<Problem> {
+        self.problems.sort_by_key(|problem| match problem.place {
+            Place::File { line, .. } => line,
+            _ => 0,
+        });
+        self.problems
+    }
+
+    /// A key with its value: a section, or a value that is checked.
+    fn value(
+        &mut self,
+        prefix: &str,
+        key: &Name<'_>,
+        value: &Spanned<DeValue<'_>>,
+        known: &Keys,
+        check: Check,
+        values: &mut Layer,
+    ) {
+        let (path, at) = (format!("{prefix}{}", key.get_ref()), key.span().start);
+        if known.sections.contains(&path) {
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    for (key, value) in table {
+                        self.value(&format!("{path}."), key, value, known, check, values);
+                    }
+                }
+                _ => self.problem(at, &path, format!("this is a section; write [{path}]")),
+            }
+            return;
+        }
+        if known.find(&path).is_none() {
+            let text = unknown(&path, known);
+            return self.problem(at, "", text);
+        }
+        let json = Value::deserialize(ValueDeserializer::from(value.clone())).map_err(|e| e.message().to_owned());
+        match json.and_then(|json| check(&path, &json).map(|()| json)) {
+            Ok(value) => {
+                let place = self.place(at);
+                values.insert(path, Entry { value, place });
+            }
+            Err(text) => self.problem(at, &path, text),
+        }
+    }
+
+    fn streams(&mut self, key: &Name<'_>, value: &Spanned<DeValue<'_>>) -> Vec<RawStream> {
+        let DeValue::Array(tables) = value.get_ref() else {
+            self.problem(key.span().start, STREAM, "this is not a list; write [[stream]] for each stream".into());
+            return Vec::new();
+        };
+        let mut streams = Vec::new();
+        for table in tables {
+            let at = table.span().start;
+            let DeValue::Table(keys) = table.get_ref() else {
+                self.problem(at, STREAM, "a stream is a table; write [[stream]] for each".into());
+                continue;
+            };
+            let (mut values, mistakes) = (Layer::new(), self.problems.len());
+            for (key, value) in keys {
+                self.value("", key, value, &STREAM_KEYS, check_stream, &mut values);
+            }
+            let place = self.place(at);
+            if let Some(uri) = values.get("uri").and_then(|entry| entry.value.as_str()) {
+                // Until its source knows it, and for problems about it.
+                drop(touchline_core::redact::remember(uri));
+                streams.push(RawStream { place, values });
+            } else if self.problems.len() == mistakes {
+                self.problem(
+                    at,
+                    STREAM,
+                    "the stream has no uri; add one as in uri = \"rtsp://camera.example/live\"".into(),
+                );
+            }
+        }
+        streams
+    }
+}
+
+/// Says that there is no such key, and which one may be meant.
+fn unknown(path: &str, known: &Keys) -> String {
+    let (section, name) = path.rsplit_once('.').map_or(("", path), |(section, name)| (section, name));
+    let key_of = |path: &str| path.rsplit_once('.').map_or_else(|| path.to_owned(), |(_, name)| name.to_owned());
+    let is_in = |path: &str| path.rsplit_once('.').map_or("", |(section, _)| section) == section;
+    let names = known.keys.iter().map(|key| &key.path).chain(&known.sections);
+    // Half of a name is near to it as well: latency, latency_ms.
+    let is_part = |known: &str| name.len() > 3 && (known.starts_with(name) || name.starts_with(known));
+    let distance = |known: &str| if is_part(known) { 1 } else { strsim::damerau_levenshtein(name, known) };
+    let nearest = names
+        .map(|path| (distance(&key_of(path)), !is_in(path), path))
+        .filter(|(distance, ..)| *distance <= (name.chars().count() / 3).max(1))
+        .min();
+    match nearest {
+        Some((.., nearest)) => format!("unknown key {path}; did you mean {nearest}?"),
+        None if section.is_empty() => format!("unknown key {path}; `touchline config schema` lists all keys"),
+        None => {
+            let keys: Vec<String> = known.keys.iter().filter(|k| is_in(&k.path)).map(|k| key_of(&k.path)).collect();
+            format!("unknown key {path}; the keys of [{section}] are {}", keys.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        ConfigFile::parse(text, "t.toml").problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn all_mistakes_are_found_with_their_lines() {
+        let found = problems(
+            "max_streams = 0\nlisten = 8080\n[vote]\nwindwo = 3\n[[stream]]\nuri = 3\n[[stream]]\nid = \"a\"\n\
+             [[stream]]\nuri = \"x\"\nlatency_ms = 60001\nvote = { window = \"long\" }\n",
+        );
+        let expected = [
+            "t.toml:1: max_streams: 0 is not allowed; choose 1 to 4096",
+            "t.toml:2: listen: invalid type: integer `8080`, expected a string",
+            "t.toml:4: unknown key vote.windwo; did you mean vote.window?",
+            "t.toml:6: uri: invalid type: integer `3`, expected a string",
+            "t.toml:7: stream: the stream has no uri; add one as in uri = \"***",
+            "t.toml:11: latency_ms: 60001 is not allowed; choose 0 to 60000",
+            "t.toml:12: vote.window: invalid type: string \"long\", expected u32",
+        ];
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected.trim_end_matches("***")), "{found}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_come_with_the_nearest() {
+        for (text, hint) in [
+            ("max_stream = 3", "did you mean max_streams?"),
+            ("window = 3", "did you mean vote.window?"),
+            ("[source]\nfolders = []", "did you mean sources?"),
+            ("[tls]\ncertificate = \"x\"", "did you mean tls.cert?"),
+            ("[tls]\npassword = \"x\"", "the keys of [tls] are cert, key"),
+            ("[[stream]]\nuri = \"x\"\nlatency = 3", "did you mean latency_ms?"),
+            ("speed = 9", "`touchline config schema`"),
+        ] {
+            let found = problems(text);
+            assert!(found.len() == 1 && found[0].contains(hint), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_toml_is_one_problem_a_line() {
+        let found = problems("this is no toml");
+        assert!(found.len() == 1 && found[0].starts_with("t.toml:1: "), "{found:?}");
+    }
+}

@@ -1,0 +1,273 @@
+//! Merges all doors into valid [`Settings`], or returns the list of all problems.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::file::{ConfigFile, RawStream};
+use super::layers::{Entry, Layer, Place, Problem, default_layer, typed};
+use super::raw::{RUN_KEYS, RawSettings, StreamFile};
+use super::values::{BatchMax, BatchWaitMs, LatencyMs, Listen, MaxStreams, PrecisionChoice, Shard};
+use super::{AccessFile, SourcesFile, StreamSettings, stream_id, stream_label, streams, streams_beside};
+use touchline_compute::gpu::placement::DeviceChoice;
+use touchline_core::error::Error;
+use touchline_core::vote::VoteConfig;
+use touchline_media::guard::SourcePolicy;
+use touchline_media::uri::Location;
+
+/// Keys of a run that each of its configured streams takes.
+const OF_STREAMS: [&str; 7] =
+    ["pipeline", "latency_ms", "rtsp_transport", "isolation", "variant", "max_height", "audio_language"];
+
+/// The layers of all doors, before merging.
+#[derive(Clone, Debug, Default)]
+pub struct Doors {
+    pub file: ConfigFile,
+    pub environment: Layer,
+    pub flags: Layer,
+    /// Of the environment.
+    pub problems: Vec<Problem>,
+    /// Streams that the command line names: id, URI.
+    pub named: Vec<(Option<String>, String)>,
+}
+
+/// Keys that count only at the start, with their values in words.
+pub type Fixed = BTreeMap<&'static str, String>;
+
+/// Certificate and key of the server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsFile {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// A configured stream.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    pub settings: StreamSettings,
+    pub place: Place,
+    /// Its values, with those that it takes from the run.
+    pub values: Layer,
+}
+
+/// The settings of a run, valid.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub pack: Option<PathBuf>,
+    pub shadow: Option<PathBuf>,
+    pub pack_root: Option<PathBuf>,
+    pub watch_pack: bool,
+    pub allow_pack_updates: bool,
+    pub listen: Listen,
+    pub jsonl: Option<String>,
+    pub state: Option<PathBuf>,
+    pub max_streams: MaxStreams,
+    pub shard: Option<Shard>,
+    pub realtime: bool,
+    pub retry: bool,
+    pub linger: bool,
+    pub quiet: bool,
+    pub precision: PrecisionChoice,
+    pub device: DeviceChoice,
+    pub batch_max: Option<BatchMax>,
+    pub batch_wait_ms: Option<BatchWaitMs>,
+    pub adaptive: bool,
+    /// Of streams that have none of their own.
+    pub latency_ms: LatencyMs,
+    pub vote: VoteConfig,
+    pub access: AccessFile,
+    pub tls: Option<TlsFile>,
+    pub sources: SourcesFile,
+    /// Streams of the file, of all shards.
+    pub streams: Vec<Stream>,
+    /// Streams of the command line, of all shards.
+    pub named: Vec<Stream>,
+    /// Every value that is set, with its place.
+    pub values: Layer,
+}
+
+/// Merges all doors and validates the result.
+///
+/// # Errors
+/// All problems.
+pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
+    let Doors { file, environment, flags, problems, named } = doors;
+    let mut problems = [file.problems, problems].concat();
+    let mut values = default_layer();
+    values.extend(file.values);
+    values.extend(environment);
+    values.extend(flags);
+    // Each value was checked alone.
+    let raw: RawSettings = match typed(&values) {
+        Ok(raw) => raw,
+        Err(text) => return Err(vec![Problem { place: Place::Default, key: String::new(), text }]),
+    };
+    let vote = raw.vote.settings().unwrap_or_else(|text| {
+        problems.push(Problem { key: "vote".into(), place: place_of(&values, "vote.", &text), text });
+        VoteConfig::default()
+    });
+    let tls = match (raw.tls.cert, raw.tls.key) {
+        (Some(cert), Some(key)) => Some(TlsFile { cert, key }),
+        (None, None) => None,
+        _ => {
+            let text = "a certificate needs its key, and a key its certificate; give both".to_owned();
+            problems.push(Problem { key: "tls".into(), place: place_of(&values, "tls.", ""), text });
+            None
+        }
+    };
+    let named = named.into_iter().map(|(id, uri)| {
+        drop(touchline_core::redact::remember(&uri));
+        let entry = |text: String| Entry { value: Value::from(text), place: Place::CommandLine };
+        let id = id.map(|id| ("id".to_owned(), entry(id)));
+        let values = id.into_iter().chain([("uri".to_owned(), entry(uri))]).collect();
+        RawStream { place: Place::CommandLine, values }
+    });
+    let mut taken = HashSet::new();
+    let mut check = |stream: RawStream| checked(stream, &values, vote, &mut taken, &mut problems);
+    let of_file: Vec<(RawStream, StreamFile)> = file.streams.into_iter().filter_map(&mut check).collect();
+    let named: Vec<(RawStream, StreamFile)> = named.filter_map(&mut check).collect();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let of_file = with_ids(of_file, streams);
+    let of_file = of_file.map_err(|e| vec![without_place(&e)])?;
+    // Ids of the file's streams are the same in every process that shares the file, whatever the command line names.
+    let taken = of_file.iter().map(|stream| stream.settings.id.clone()).collect();
+    let named = with_ids(named, |files| streams_beside(files, taken)).map_err(|e| vec![without_place(&e)])?;
+    let on = |switch: Option<bool>| switch.unwrap_or_default();
+    let absent = |key: &str| {
+        let text = "there is neither a value nor a default".to_owned();
+        vec![Problem { place: Place::Default, key: key.to_owned(), text }]
+    };
+    Ok(Settings {
+        pack: raw.pack,
+        shadow: raw.shadow,
+        pack_root: raw.pack_root,
+        watch_pack: on(raw.watch_pack),
+        allow_pack_updates: on(raw.allow_pack_updates),
+        listen: raw.listen.ok_or_else(|| absent("listen"))?,
+        jsonl: raw.jsonl,
+        state: raw.state,
+        max_streams: raw.max_streams.ok_or_else(|| absent("max_streams"))?,
+        shard: raw.shard,
+        realtime: on(raw.realtime),
+        retry: on(raw.retry),
+        linger: on(raw.linger),
+        quiet: on(raw.quiet),
+        precision: raw.precision.unwrap_or_default(),
+        device: raw.device.ok_or_else(|| absent("device"))?,
+        batch_max: raw.batch_max,
+        batch_wait_ms: raw.batch_wait_ms,
+        adaptive: on(raw.adaptive),
+        latency_ms: raw.latency_ms.ok_or_else(|| absent("latency_ms"))?,
+        vote,
+        access: raw.access,
+        tls,
+        sources: raw.sources.settings(),
+        streams: of_file,
+        named,
+        values,
+    })
+}
+
+/// The error that stops a run: the first problem, and the number of others.
+pub fn refused(problems: &[Problem]) -> Error {
+    let Some(first) = problems.first() else { return Error::Internal("settings are refused for no reason".into()) };
+    Error::Usage(match problems.len() - 1 {
+        0 => first.to_string(),
+        more => format!("{first} (and {more} more; `touchline config check FILE` lists those of a file)"),
+    })
+}
+
+fn without_place(error: &Error) -> Problem {
+    Problem { place: Place::Default, key: String::new(), text: error.to_string() }
+}
+
+/// The place to report for `text`: that of a key below `prefix` which `text` names, or else of any that is not a default.
+fn place_of(values: &Layer, prefix: &str, text: &str) -> Place {
+    let given = values.iter().filter(|(path, entry)| path.starts_with(prefix) && entry.place != Place::Default);
+    let is_named = |path: &str| text.contains(path.trim_start_matches(prefix));
+    let found = given.clone().find(|(path, _)| is_named(path)).or_else(|| given.clone().next());
+    found.map_or(Place::Default, |(_, entry)| entry.place.clone())
+}
+
+/// Completes a stream with values of the run and checks it. Mistakes are added to `problems`.
+fn checked(
+    mut stream: RawStream,
+    run: &Layer,
+    vote: VoteConfig,
+    taken: &mut HashSet<String>,
+    problems: &mut Vec<Problem>,
+) -> Option<(RawStream, StreamFile)> {
+    for key in OF_STREAMS {
+        let Some(entry) = run.get(key) else { continue };
+        if entry.place.overrides_streams() || !stream.values.contains_key(key) {
+            stream.values.insert(key.to_owned(), entry.clone());
+        }
+    }
+    let place = |key: &str| stream.values.get(key).map_or(&stream.place, |entry| &entry.place).clone();
+    let mut problem = |key: &str, place: Place, text| problems.push(Problem { place, key: key.to_owned(), text });
+    let file: StreamFile = match typed(&stream.values) {
+        Ok(file) => file,
+        Err(text) => {
+            problem("stream", stream.place.clone(), text);
+            return None;
+        }
+    };
+    if let Some(id) = &file.id {
+        if let Err(text) = stream_id(id) {
+            problem("id", place("id"), text);
+        } else if !taken.insert(id.clone()) {
+            problem("id", place("id"), format!("stream id {id:?} is given twice; give every stream its own"));
+        }
+    }
+    if let Some(Err(text)) = file.label.as_deref().map(stream_label) {
+        problem("label", place("label"), text);
+    }
+    if let Err(text) = file.vote.over(vote) {
+        problem("vote", place_of(&stream.values, "vote.", &text), text);
+    }
+    Some((stream, file))
+}
+
+fn with_ids(
+    streams: Vec<(RawStream, StreamFile)>,
+    settings: impl FnOnce(Vec<StreamFile>) -> Result<Vec<StreamSettings>, Error>,
+) -> Result<Vec<Stream>, Error> {
+    let (raw, files): (Vec<RawStream>, Vec<StreamFile>) = streams.into_iter().unzip();
+    let streams = settings(files)?.into_iter().zip(raw);
+    Ok(streams.map(|(settings, RawStream { place, values })| Stream { settings, place, values }).collect())
+}
+
+impl Settings {
+    /// Problems that a run finds only when it starts: unusable addresses, missing folders, too many streams.
+    pub fn problems_at_start(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for stream in self.streams.iter().chain(&self.named) {
+            if let Err(e) = Location::parse(&stream.settings.uri) {
+                let place = stream.values.get("uri").map_or(&stream.place, |entry| &entry.place).clone();
+                problems.push(Problem { place, key: "uri".into(), text: e.to_string() });
+            }
+        }
+        if let Err(e) = SourcePolicy::new(&self.sources) {
+            let text = e.to_string();
+            problems.push(Problem { place: place_of(&self.values, "sources.", &text), key: "sources".into(), text });
+        }
+        let (count, most) = (self.streams.len() + self.named.len(), self.max_streams);
+        let is_too_many = count > usize::try_from(most.get()).unwrap_or(usize::MAX);
+        if is_too_many && self.shard.is_none() {
+            let place = self.values.get("max_streams").map_or(Place::Default, |entry| entry.place.clone());
+            let text = format!("{count} streams are configured and {most} are allowed; leave some out or raise it");
+            problems.push(Problem { place, key: "max_streams".into(), text });
+        }
+        problems
+    }
+
+    /// The keys that count only at the start. The others take effect when the file is read again.
+    pub fn fixed(&self) -> Fixed {
+        let is_read_again = |key: &str| key.starts_with("vote.") || key == "retry" || OF_STREAMS.contains(&key);
+        let keys = RUN_KEYS.keys.iter().map(|key| key.path.as_str()).filter(|key| !is_read_again(key));
+        keys.filter_map(|key| Some((key, self.values.get(key)?.value.to_string()))).collect()
+    }
+}
