@@ -49,7 +49,7 @@ pub fn report(args: &ReportArgs) -> Result<()> {
     Ok(())
 }
 
-/// The report and where it goes if nothing else is said.
+/// The report and where it goes by default.
 fn draw(path: &Path) -> Result<(String, PathBuf)> {
     if path.is_dir() {
         let logs = logs(path);

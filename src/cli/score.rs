@@ -65,12 +65,12 @@ struct Labelled {
     label: Option<(String, f32)>,
     seconds: u32,
     gaps: u32,
-    state: State,
+    state: FileState,
 }
 
 /// How much of a file is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
+enum FileState {
     Whole,
     /// How it is cut off.
     CutOff(String),
@@ -78,13 +78,13 @@ enum State {
     Damaged,
 }
 
-impl State {
+impl FileState {
     /// As the summary says it.
     const fn as_str(&self) -> &'static str {
         match self {
-            State::Whole => "whole",
-            State::CutOff(_) => "cut-off",
-            State::Damaged => "damaged",
+            FileState::Whole => "whole",
+            FileState::CutOff(_) => "cut-off",
+            FileState::Damaged => "damaged",
         }
     }
 }
@@ -124,16 +124,16 @@ pub fn score(args: ScoreArgs) -> Result<()> {
                     let label = labelled.label.as_ref().map_or("-".to_owned(), |(l, p)| format!("{l}\t{p:.3}"));
                     let mut line =
                         format!("{}\t{label}\t{} s\t{} gaps", path.display(), labelled.seconds, labelled.gaps);
-                    if labelled.state != State::Whole {
+                    if labelled.state != FileState::Whole {
                         line.push('\t');
                         line.push_str(labelled.state.as_str());
                     }
                     progress.out(&line);
                 }
                 let what = match &labelled.state {
-                    State::Whole => None,
-                    State::CutOff(how) => Some(format!("the file is cut off: {how}")),
-                    State::Damaged => Some("the recording is damaged".to_owned()),
+                    FileState::Whole => None,
+                    FileState::CutOff(how) => Some(format!("the file is cut off: {how}")),
+                    FileState::Damaged => Some("the recording is damaged".to_owned()),
                 };
                 if let Some(what) = what {
                     let line = format!("touchline: {}: {what}; the readable part was labelled", path.display());
@@ -278,9 +278,9 @@ impl Scorer {
                     }
                     let label = video.label().map(|l| (self.classes.name(l.label).to_owned(), l.probability));
                     let state = match truncation::cut_off(path) {
-                        Some(how) => State::CutOff(how),
-                        None if self.counters.damage() > damage_before => State::Damaged,
-                        None => State::Whole,
+                        Some(how) => FileState::CutOff(how),
+                        None if self.counters.damage() > damage_before => FileState::Damaged,
+                        None => FileState::Whole,
                     };
                     return Ok(Labelled { label, seconds: video.seconds(), gaps: video.gaps(), state });
                 }

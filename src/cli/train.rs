@@ -43,7 +43,7 @@ tensors/. `touchline pack build` builds a pack from it.")]
 pub struct TrainArgs {
     /// Modality to train, or all three.
     #[arg(value_name = "rgb|flow|audio|all")]
-    what: What,
+    what: ModalityArg,
     /// Directory of a dataset that was built and split.
     dataset: PathBuf,
     /// Directory of the run.
@@ -147,7 +147,7 @@ pub struct TrainArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum What {
+enum ModalityArg {
     Rgb,
     Flow,
     Audio,
@@ -169,12 +169,12 @@ enum OnRuleArg {
 pub fn train(args: TrainArgs) -> Result<()> {
     let dataset = Dataset::open(&args.dataset)?;
     let modalities = match args.what {
-        What::Rgb => vec![Modality::Rgb],
-        What::Flow => vec![Modality::Flow],
-        What::Audio => vec![Modality::Audio],
-        What::All => Modality::ALL.to_vec(),
+        ModalityArg::Rgb => vec![Modality::Rgb],
+        ModalityArg::Flow => vec![Modality::Flow],
+        ModalityArg::Audio => vec![Modality::Audio],
+        ModalityArg::All => Modality::ALL.to_vec(),
     };
-    let mut shown = Shown { rows: None, last_line: Instant::now(), phase: None };
+    let mut shown = TrainProgress { rows: None, last_line: Instant::now(), phase: None };
     if let Some(count) = args.folds {
         return folds(&args, &dataset, &modalities, Folds { count, sources: args.sources }, &mut shown);
     }
@@ -216,7 +216,13 @@ pub fn train(args: TrainArgs) -> Result<()> {
 }
 
 /// Cross-validates each modality.
-fn folds(args: &TrainArgs, dataset: &Dataset, modalities: &[Modality], folds: Folds, shown: &mut Shown) -> Result<()> {
+fn folds(
+    args: &TrainArgs,
+    dataset: &Dataset,
+    modalities: &[Modality],
+    folds: Folds,
+    shown: &mut TrainProgress,
+) -> Result<()> {
     let mut rows = Vec::new();
     for modality in modalities {
         rows.extend(cross_validate(dataset, &plan(args, dataset, *modality)?, folds, shown)?);
@@ -290,14 +296,14 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
 }
 
 /// Bars and lines.
-struct Shown {
+struct TrainProgress {
     rows: Option<(Modality, Bar)>,
     last_line: Instant,
     /// Step of the study, its first optimiser step of this process, and when that was.
     phase: Option<(Phase, u64, Instant)>,
 }
 
-impl Shown {
+impl TrainProgress {
     fn say(&mut self, text: &str) {
         match &self.rows {
             Some((_, bar)) => bar.line(text),
@@ -306,7 +312,7 @@ impl Shown {
     }
 }
 
-impl Progress for Shown {
+impl Progress for TrainProgress {
     fn rows(&mut self, modality: Modality, done: usize, of: usize, _inputs: usize) {
         if self.rows.as_ref().is_none_or(|(m, _)| *m != modality) {
             self.rows = Some((modality, Bar::new("recordings and pictures read", of as u64)));
@@ -322,7 +328,7 @@ impl Progress for Shown {
     }
 }
 
-impl Observer for Shown {
+impl Observer for TrainProgress {
     fn step(&mut self, record: &StepRecord, of: u64) {
         if self.last_line.elapsed() < PLAIN_EVERY {
             return;

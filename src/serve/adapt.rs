@@ -7,7 +7,7 @@
 //! Recordings are exempt. They use all processor time, so they would make every machine look overloaded, and their
 //! decisions must not depend on the load.
 
-use crate::backlog::Taken;
+use crate::backlog::TakenSeconds;
 use touchline_core::clip::{ClipOutput, FrameShare, Gap, GapReason};
 use touchline_core::item::Pace;
 use touchline_core::time::NANOS_PER_SECOND;
@@ -101,7 +101,7 @@ impl Adapt {
 
     /// Removes surplus pictures from the live seconds of a batch before it is decided at `now_ns` (monotonic clock).
     /// Returns the remaining work.
-    pub fn thin(&self, batch: &mut [Taken], now_ns: u64) -> BatchWork {
+    pub fn thin(&self, batch: &mut [TakenSeconds], now_ns: u64) -> BatchWork {
         let mut work = BatchWork::default();
         for taken in batch {
             let is_live = taken.pace == Pace::Live;

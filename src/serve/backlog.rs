@@ -87,7 +87,7 @@ impl fmt::Debug for Backlog {
 
 /// A second taken by [`Backlog::take`], with the items before it in its queue.
 #[derive(Debug)]
-pub struct Taken {
+pub struct TakenSeconds {
     /// The queue.
     pub queue: QueueId,
     /// The pace of its stream.
@@ -179,13 +179,13 @@ impl Backlog {
 
     /// Waits for work and takes up to `max` seconds, at most one per queue, and the items before them. May return
     /// nothing after a [`Backlog::nudge`]. `None` when closed.
-    pub fn take(&self, max: usize) -> Option<Vec<Taken>> {
+    pub fn take(&self, max: usize) -> Option<Vec<TakenSeconds>> {
         self.gather(max, Duration::ZERO)
     }
 
     /// As [`Backlog::take`], but waits up to `wait` for a full batch: on a GPU a second costs little in a batch and
     /// much alone.
-    pub fn gather(&self, max: usize, wait: Duration) -> Option<Vec<Taken>> {
+    pub fn gather(&self, max: usize, wait: Duration) -> Option<Vec<TakenSeconds>> {
         let max = max.max(1);
         let mut state = self.lock();
         state.overload.decided(self.clock.mono_ns());
@@ -254,7 +254,7 @@ impl BacklogState {
     }
 
     /// Takes up to `max` seconds from as many queues, the least recently served first. Returns the number of seconds.
-    fn choose(&mut self, max: usize) -> (Vec<Taken>, usize) {
+    fn choose(&mut self, max: usize) -> (Vec<TakenSeconds>, usize) {
         let Self { queues, order, turns, overload, .. } = self;
         let max = overload.most(max);
         order.clear();
@@ -290,7 +290,7 @@ fn shed_oldest(queue: &mut StreamQueue) -> bool {
     false
 }
 
-fn take_one(queue: &mut StreamQueue, id: QueueId) -> Option<Taken> {
+fn take_one(queue: &mut StreamQueue, id: QueueId) -> Option<TakenSeconds> {
     let (mut items, mut since_ns) = (Vec::new(), 0);
     while let Some(queued) = queue.items.pop_front() {
         let is_second = matches!(queued.item, ClipOutput::Second(_));
@@ -302,7 +302,7 @@ fn take_one(queue: &mut StreamQueue, id: QueueId) -> Option<Taken> {
         }
     }
     let (pace, backlog) = (queue.pace, queue.seconds as u32);
-    (!items.is_empty()).then_some(Taken { queue: id, pace, since_ns, items, backlog })
+    (!items.is_empty()).then_some(TakenSeconds { queue: id, pace, since_ns, items, backlog })
 }
 
 #[cfg(test)]

@@ -46,11 +46,16 @@ pub struct StreamSettings {
     pub id: String,
     /// With its secrets: redact before showing.
     pub uri: String,
+    /// A pipeline template in place of the built-in one.
     pub pipeline: Option<PathBuf>,
+    /// Jitter buffer of an RTSP source, milliseconds.
     pub latency_ms: u32,
+    /// Transport of an RTSP source.
     pub rtsp_transport: RtspTransport,
+    /// The kind of content at a web address whose name does not show it.
     #[serde(default)]
     pub kind: Option<SourceKind>,
+    /// Options of an HLS source.
     #[serde(default)]
     pub hls: HlsOptions,
     /// `None`: as [`StreamSettings::isolation`] says.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::adapt::Adapt;
-use crate::backlog::{Backlog, QueueId, Taken};
+use crate::backlog::{Backlog, QueueId, TakenSeconds};
 use crate::metrics::{Metrics, StageThread};
 use crate::shadow::ShadowFeed;
 use touchline_compute::infer::{Engine, Models};
@@ -384,7 +384,7 @@ impl Infer {
     }
 
     /// Decides a batch and sends the outcomes. Returns false if the receiver is gone.
-    fn decide(&mut self, mut batch: Vec<Taken>, adapt: Option<&mut Adapt>, to: &Sender<Decided>) -> bool {
+    fn decide(&mut self, mut batch: Vec<TakenSeconds>, adapt: Option<&mut Adapt>, to: &Sender<Decided>) -> bool {
         let began_ns = self.clock.mono_ns();
         let work = adapt.as_ref().map(|adapt| adapt.thin(&mut batch, began_ns));
         let mut results = {

@@ -25,7 +25,7 @@ pub struct ImportArgs {
     arch: Arch,
     /// Modality of the network's input.
     #[arg(long, value_enum)]
-    modality: What,
+    modality: ModalityArg,
     /// Directory of the pack to write.
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
@@ -51,7 +51,7 @@ enum Arch {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum What {
+enum ModalityArg {
     Rgb,
     Flow,
     Audio,
@@ -66,9 +66,9 @@ pub fn import(args: ImportArgs) -> Result<()> {
             Arch::ResNet50 => Architecture::ResNet50,
         },
         modality: match args.modality {
-            What::Rgb => Modality::Rgb,
-            What::Flow => Modality::Flow,
-            What::Audio => Modality::Audio,
+            ModalityArg::Rgb => Modality::Rgb,
+            ModalityArg::Flow => Modality::Flow,
+            ModalityArg::Audio => Modality::Audio,
         },
         out: args.out,
         classes: args.classes.as_deref().map(classes).transpose()?,

@@ -14,15 +14,20 @@ use touchline_core::error::{Error, Result};
 /// The contents of a configuration file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ConfigFile {
+    /// The values of the run.
     pub values: Layer,
+    /// The streams, in the order of the file.
     pub streams: Vec<RawStream>,
+    /// Mistakes in the file.
     pub problems: Vec<Problem>,
 }
 
 /// A stream with the place of each of its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawStream {
+    /// Where the stream begins.
     pub place: Place,
+    /// The values of the stream.
     pub values: Layer,
 }
 

@@ -14,12 +14,18 @@ use super::raw::{Form, Key, RUN_KEYS, RawSettings, StreamFile, defaults, short};
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
+    /// No door sets it.
     Default,
+    /// A configuration file.
     File {
+        /// Name of the file.
         name: String,
+        /// Line, from 1.
         line: usize,
     },
+    /// An environment variable, by its name.
     Environment(String),
+    /// A flag, by its name.
     Flag(String),
     /// Named on the command line without a flag: a stream.
     CommandLine,
@@ -56,7 +62,9 @@ impl fmt::Display for Place {
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
+    /// The value as JSON.
     pub value: Value,
+    /// Where it comes from.
     pub place: Place,
 }
 
@@ -66,6 +74,7 @@ pub type Layer = BTreeMap<String, Entry>;
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// Where the setting comes from.
     pub place: Place,
     /// Empty when the problem is not one key's.
     pub key: String,

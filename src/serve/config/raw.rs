@@ -316,9 +316,13 @@ pub(super) fn short(value: &Value) -> Value {
 /// The form of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
+    /// A string.
     Text,
+    /// An integer or a float.
     Number,
+    /// A switch.
     Bool,
+    /// A list of strings.
     List,
 }
 
@@ -327,6 +331,7 @@ pub enum Form {
 pub struct Key {
     /// `section.key`
     pub path: String,
+    /// The form of its value.
     pub form: Form,
 }
 
@@ -346,7 +351,9 @@ impl Key {
 /// The keys of a table of the file and of the sections in it.
 #[derive(Debug)]
 pub struct Keys {
+    /// All keys, with those of the sections.
     pub keys: Vec<Key>,
+    /// The sections.
     pub sections: Vec<String>,
 }
 
@@ -378,6 +385,7 @@ impl Keys {
         }
     }
 
+    /// The key with the path `path`.
     pub fn find(&self, path: &str) -> Option<&Key> {
         self.keys.iter().find(|key| key.path == path)
     }

@@ -23,8 +23,11 @@ const OF_STREAMS: [&str; 7] =
 /// The layers of all doors, before merging.
 #[derive(Clone, Debug, Default)]
 pub struct Doors {
+    /// The configuration file.
     pub file: ConfigFile,
+    /// The environment variables.
     pub environment: Layer,
+    /// The flags of the command line.
     pub flags: Layer,
     /// Of the environment.
     pub problems: Vec<Problem>,
@@ -38,14 +41,18 @@ pub type Fixed = BTreeMap<&'static str, String>;
 /// Certificate and key of the server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsFile {
+    /// File with the certificate chain, PEM.
     pub cert: PathBuf,
+    /// File with the private key, PEM.
     pub key: PathBuf,
 }
 
 /// A configured stream.
 #[derive(Clone, Debug)]
 pub struct Stream {
+    /// Its settings, valid.
     pub settings: StreamSettings,
+    /// Where it is defined.
     pub place: Place,
     /// Its values, with those that it takes from the run.
     pub values: Layer,
@@ -54,30 +61,53 @@ pub struct Stream {
 /// The settings of a run, valid.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The pack that decides; `None`: the one that is found.
     pub pack: Option<PathBuf>,
+    /// A second pack that is only compared.
     pub shadow: Option<PathBuf>,
+    /// The directory whose packs the API may load.
     pub pack_root: Option<PathBuf>,
+    /// Reload the pack when its directory changes.
     pub watch_pack: bool,
+    /// The API may change the pack.
     pub allow_pack_updates: bool,
+    /// Address of the HTTP server.
     pub listen: Listen,
+    /// File for the records, or "-" for standard output.
     pub jsonl: Option<String>,
+    /// SQLite file of the store.
     pub state: Option<PathBuf>,
+    /// Limit of streams at once.
     pub max_streams: MaxStreams,
+    /// The part of the configured streams that this process watches.
     pub shard: Option<Shard>,
+    /// Play files at their own speed.
     pub realtime: bool,
+    /// Retry a stream that cannot be opened at the start.
     pub retry: bool,
+    /// Keep the server running after the last stream has ended.
     pub linger: bool,
+    /// Print no line per second on the terminal.
     pub quiet: bool,
+    /// Number format of the models.
     pub precision: PrecisionChoice,
+    /// Device that computes.
     pub device: DeviceChoice,
+    /// Most seconds in a batch; `None`: as suits the device.
     pub batch_max: Option<BatchMax>,
+    /// How long a second waits for others of its batch; `None`: as suits the device.
     pub batch_wait_ms: Option<BatchWaitMs>,
+    /// Look at fewer pictures of each second when there is no time for all.
     pub adaptive: bool,
     /// Of streams that have none of their own.
     pub latency_ms: LatencyMs,
+    /// The vote of streams without one of their own.
     pub vote: VoteConfig,
+    /// Tokens of the HTTP server.
     pub access: AccessFile,
+    /// Certificate and key of the HTTP server.
     pub tls: Option<TlsFile>,
+    /// Which sources the API may open.
     pub sources: SourcesFile,
     /// Streams of the file, of all shards.
     pub streams: Vec<Stream>,

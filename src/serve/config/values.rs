@@ -30,6 +30,7 @@ impl<const MIN: u32, const MAX: u32> Within<MIN, MAX> {
         Self(N)
     }
 
+    /// The number.
     pub const fn get(self) -> u32 {
         self.0
     }
@@ -105,6 +106,7 @@ impl<const MIN: u32, const MAX: u32> JsonSchema for Within<MIN, MAX> {
 pub enum Listen {
     /// There is no server.
     Off,
+    /// A server at this address.
     At(SocketAddr),
 }
 
@@ -172,8 +174,11 @@ pub enum PrecisionChoice {
     /// bf16 on processors with instructions for it, f16 on GPUs, otherwise f32.
     #[default]
     Auto,
+    /// Single precision.
     F32,
+    /// bfloat16.
     Bf16,
+    /// Eight-bit integers, for packs that were calibrated.
     Int8,
 }
 
@@ -189,7 +194,9 @@ pub enum RtspTransport {
     /// UDP, and TCP when no packet arrives.
     #[default]
     Auto,
+    /// TCP only.
     Tcp,
+    /// UDP only.
     Udp,
 }
 

@@ -272,7 +272,7 @@ impl Metrics {
             discarded: counters(
                 r,
                 "touchline_items_discarded_total",
-                "Pictures or audio chunks that arrived too late or belonged to an abandoned time line.",
+                "Pictures or audio chunks that arrived too late or belonged to an abandoned timeline.",
                 &["stream", "track"],
             ),
             dropped: counters(

@@ -310,7 +310,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             Phase::Idle if !entry.settings.enabled => {
                 // The publisher drops a state that is set already.
                 let state = if self.held.contains(id) { crash_guard::held() } else { StreamState::Paused };
-                self.tools.tell(Command::Say(entry.handle.clone(), state));
+                self.tools.tell(Command::SetState(entry.handle.clone(), state));
                 entry.over = false;
                 // If it is enabled later, a failure to open it must not end the program.
                 entry.is_initial = false;
@@ -411,7 +411,7 @@ impl<H: Driver + 'static> StreamManager<H> {
             other => (Cause::Other, other.to_string(), "correct the stream's settings".into()),
         };
         let state = StreamState::Failed { kind, cause, advice };
-        self.tools.tell(Command::Say(entry.handle.clone(), state));
+        self.tools.tell(Command::SetState(entry.handle.clone(), state));
         entry.over = true;
         entry.error = Some(error);
         self.reconcile(id);

@@ -58,7 +58,7 @@ pub(super) enum Command {
     Cut(QueueId),
     Vote(QueueId, VoteConfig),
     /// Set the state of a stream without a source.
-    Say(StreamHandle, StreamState),
+    SetState(StreamHandle, StreamState),
     /// Remove a stream, which has no source.
     Remove(StreamHandle),
     /// Does nothing but turn the loop, for the watchdog.
@@ -239,7 +239,7 @@ impl Publisher {
                     running.stream.set_vote(vote);
                 }
             }
-            Command::Say(handle, state) => self.set_state(&handle, &state),
+            Command::SetState(handle, state) => self.set_state(&handle, &state),
             Command::Remove(handle) => {
                 self.set_state(&handle, &StreamState::Removed);
                 self.hub.remove_stream(handle.id());

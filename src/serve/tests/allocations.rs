@@ -102,7 +102,7 @@ impl Camera {
         MediaItem::Pcm(PcmChunk::new(data, RATE, 2, pts, pts.0))
     }
 
-    /// Plays until the builder has said one more second.
+    /// Plays until the builder outputs one more second.
     fn second(&mut self, builder: &mut ClipBuilder, out: &mut Vec<ClipOutput>) -> ClipSecond {
         loop {
             let (picture, chunk) = (self.pictures * u64::from(RATE), self.chunks * CHUNK as u64 * FPS);

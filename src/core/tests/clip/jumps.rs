@@ -1,4 +1,4 @@
-//! Time lines that break: jumps of PTS, in every order of the tracks, and reconnects.
+//! Timelines that break: jumps of PTS, in every order of the tracks, and reconnects.
 
 use touchline_core::clip::ClipOutput;
 use touchline_core::item::{Discontinuity, MediaItem, Pace, Track};

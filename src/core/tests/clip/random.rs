@@ -167,7 +167,7 @@ fn memory_stays_bounded_when_a_track_floods() {
             data.resize(3, 0);
             let pts = if same_time { 5 * S } else { k * 20 * MS };
             builder.push(MediaItem::Frame(Frame::new(data, 1, 1, Pts(pts), 0)), &mut out);
-            // What is said is taken away; what the pool still misses is held inside.
+            // Drop the output. The buffers that the pool still lacks are held inside.
             out.retain(|o| matches!(o, ClipOutput::Discarded { .. }));
             most = most.max(k);
         }

@@ -1,4 +1,4 @@
-//! Two tracks of one run: who waits for whom, and what is said when one is missing.
+//! Two tracks of one run: which waits for which, and the gap or second that is output when one is missing.
 
 use touchline_core::clip::{Absent, ClipBuilder, ClipOutput};
 use touchline_core::item::{Discontinuity, End, MediaItem, Pace, Track};
@@ -197,7 +197,7 @@ fn what_comes_too_late_is_counted() {
 
 #[test]
 fn the_end_of_a_run_is_a_second_unless_it_is_a_mere_tail() {
-    // (length of pictures, length of sound, what is said). Half a second of sound or a tenth of pictures will do.
+    // (length of pictures, length of sound, expected output). Half a second of sound or a tenth of pictures will do.
     let table = [
         (2_040, 2_000, "run0 0.0 0.1 -video*1"),
         (2_080, 2_040, "run0 0.0 0.1 -video*2 -audio*1920"),

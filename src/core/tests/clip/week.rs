@@ -16,7 +16,7 @@ use crate::support::*;
 /// Samples a second by the camera's clock: few, since a week has many.
 const RATE: u32 = 1_000;
 
-/// Sample values count up to here and begin anew: exact in f32, and 16 s long.
+/// Sample values count up to here and start over: exact in f32, and 16 s long.
 const CYCLE: u64 = 1 << 14;
 
 const WEEK_S: u64 = 7 * 24 * 3600;
@@ -41,7 +41,7 @@ impl Camera {
     }
 }
 
-struct Found {
+struct FoundSecond {
     seconds: u64,
     missing: u64,
     discarded: u64,
@@ -50,7 +50,7 @@ struct Found {
     wall_ns: u64,
 }
 
-fn week(ppm: i128) -> Found {
+fn week(ppm: i128) -> FoundSecond {
     let camera = Camera { ppm };
     let config = ClipConfig {
         sample_rate: Some(RATE),
@@ -60,7 +60,7 @@ fn week(ppm: i128) -> Found {
     };
     let (mut builder, mut out, mut lcg) = (ClipBuilder::new(config), Vec::new(), Lcg(ppm.unsigned_abs() as u64));
     let (pictures, sound) = (Pool::<u8>::new(16), Pool::<f32>::new(16));
-    let mut found = Found { seconds: 0, missing: 0, discarded: 0, off_ns: 0, wall_ns: 0 };
+    let mut found = FoundSecond { seconds: 0, missing: 0, discarded: 0, off_ns: 0, wall_ns: 0 };
     builder.push(both(), &mut out);
     let mut next_sample = 0u64;
     for second in 0..WEEK_S {
@@ -92,7 +92,7 @@ fn week(ppm: i128) -> Found {
     found
 }
 
-fn take(out: &mut Vec<ClipOutput>, camera: &Camera, found: &mut Found) {
+fn take(out: &mut Vec<ClipOutput>, camera: &Camera, found: &mut FoundSecond) {
     for output in out.drain(..) {
         match output {
             ClipOutput::Second(second) => {

@@ -90,7 +90,7 @@ impl<H: Driver + 'static> StreamManager<H> {
         }
         self.stopping = Some(Stopping { since_ns: self.tools.clock.mono_ns(), has_shed: false, error });
         let ids: Vec<String> = self.entries.keys().cloned().collect();
-        // All are told to stop before any is waited for.
+        // All receive the request to stop before any is waited for.
         ids.iter().for_each(|id| self.reconcile(id));
     }
 

@@ -170,7 +170,7 @@ impl Bench {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Say(handle, state) => drop(handle.set_state(state)),
+            Command::SetState(handle, state) => drop(handle.set_state(state)),
             Command::EndsInto(queue, into) => drop(self.into.insert(queue, into)),
             Command::Vote(_, vote) => self.votes.push(vote),
             Command::Cut(queue) => self.cut.push(queue),
@@ -184,7 +184,7 @@ impl Bench {
         }
     }
 
-    /// Ends the sources that were told to stop.
+    /// Ends the sources that received a request to stop.
     fn end_stopped(&mut self) {
         while let Ok(queue) = self.stops.try_recv() {
             self.manager.over(queue, None);
@@ -377,7 +377,7 @@ fn a_stream_can_be_paused_and_resumed() {
     assert_eq!(bench.opened().len(), 1, "it is still paused");
     bench.outcome(change("b", r#"{"enabled": true}"#)).unwrap();
     assert_eq!(bench.opened().last().unwrap(), "rtsp://h/other");
-    // A source that came to its end by itself is opened by name only.
+    // A source that ended is opened by name only.
     let queue = bench.queue("b");
     bench.manager.over(queue, None);
     bench.settle();

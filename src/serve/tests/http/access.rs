@@ -51,7 +51,7 @@ impl Answer {
 fn exchange(mut stream: impl Read + Write, request: &str) -> Answer {
     stream.write_all(request.as_bytes()).unwrap();
     let mut bytes = Vec::new();
-    // A server that closes without TLS' goodbye has said all the same what it had to say.
+    // A server that closes without TLS's closure alert has still sent the whole answer.
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));

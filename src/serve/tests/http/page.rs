@@ -149,7 +149,7 @@ fn the_page_follows_the_stream() {
     browser.prefer("light");
 
     for _ in 0..8 {
-        studio.shot(Shot::Heard("badminton", 0.9));
+        studio.shot(Shot::Sound("badminton", 0.9));
     }
     browser.wait("badminton", "return document.getElementById('third-title').textContent === 'Badminton'");
     browser.wait("the title", "return document.title.startsWith('Badminton ')");
@@ -412,7 +412,7 @@ fn the_page_follows_streams_that_come_and_go() {
     browser.wait("the new stream", "return document.getElementById('third-title').textContent === 'Soccer'");
     assert_eq!(browser.text("#stream-id"), "court-1");
     assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
-    // The browser itself may log that a picture came to its end.
+    // The browser itself may log that the stream of pictures ended.
     let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("ERR_") && !l.contains("404")).collect();
     assert_eq!(own, Vec::<String>::new());
 }

@@ -150,7 +150,7 @@ pub enum Shot {
     /// Class, and how sure the models are.
     On(&'static str, f32),
     /// The same, decided by sound.
-    Heard(&'static str, f32),
+    Sound(&'static str, f32),
     /// The same, from a stream whose sound is missing: motion and pictures only.
     Silent(&'static str, f32),
     Gap(GapReason),
@@ -188,7 +188,7 @@ impl Script {
     pub fn next(&mut self, shot: Shot, unix_ns: i64) -> Option<Published> {
         let (name, sure, by) = match shot {
             Shot::On(name, sure) => (name, sure, Modality::Rgb),
-            Shot::Heard(name, sure) => (name, sure, Modality::Audio),
+            Shot::Sound(name, sure) => (name, sure, Modality::Audio),
             Shot::Silent(name, sure) => (name, sure, Modality::Rgb),
             Shot::Reconnect => {
                 (self.run, self.index) = (self.run + 1, 0);
@@ -294,9 +294,9 @@ pub fn afternoon() -> Vec<Shot> {
     add(Shot::Gap(GapReason::Overload), 6);
     add(Shot::On("soccer", 0.8), 24);
     add(Shot::On("other", 0.66), 17);
-    add(Shot::Heard("badminton", 0.82), 85);
+    add(Shot::Sound("badminton", 0.82), 85);
     add(Shot::On("tabletennis", 0.58), 4);
-    add(Shot::Heard("badminton", 0.79), 22);
+    add(Shot::Sound("badminton", 0.79), 22);
     add(Shot::Gap(GapReason::NoMedia), 9);
     add(Shot::Reconnect, 1);
     add(Shot::On("other", 0.6), 15);
