@@ -59,7 +59,7 @@ pub(super) fn ptx(module: KernelModule, (major, minor): (i32, i32)) -> Result<&'
 /// [`GpuError::Unusable`] when the call fails.
 pub(super) fn version() -> Result<(i32, i32), GpuError> {
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: the function writes two integers to where it is told and keeps nothing.
+    // SAFETY: the function writes two integers to the given pointers and keeps no pointer.
     let status = unsafe { sys::nvrtcVersion(&mut major, &mut minor) };
     match status {
         sys::nvrtcResult::NVRTC_SUCCESS => Ok((major, minor)),

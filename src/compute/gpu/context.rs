@@ -158,24 +158,24 @@ impl Gpu {
         self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(fault)
     }
 
-    /// Allocates a tensor that kernels will write. Turn it into a tensor with [`Output::tensor`] after they have been
+    /// Allocates a tensor that kernels will write. Turn it into a tensor with [`KernelOutput::tensor`] after they have been
     /// launched.
     ///
     /// # Errors
     /// [`GpuError::OutOfMemory`].
-    pub fn output(&self, shape: impl Into<TensorShape>, numbers: ElementType) -> Result<Output, GpuError> {
-        Output::new(&self.device, shape.into(), numbers).map_err(of_candle)
+    pub fn output(&self, shape: impl Into<TensorShape>, numbers: ElementType) -> Result<KernelOutput, GpuError> {
+        KernelOutput::new(&self.device, shape.into(), numbers).map_err(of_candle)
     }
 }
 
 /// Memory of a tensor that kernels will write.
-pub struct Output {
+pub struct KernelOutput {
     storage: CudaStorage,
     shape: TensorShape,
     pointer: Pointer,
 }
 
-impl Output {
+impl KernelOutput {
     /// Allocates a tensor of `shape`.
     ///
     /// # Errors

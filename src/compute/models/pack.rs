@@ -53,7 +53,7 @@ impl ModelSpec {
 
 /// A modality of a pack: its model and its feature parameters.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Part<P> {
+pub struct ModelPart<P> {
     /// The model.
     pub model: ModelSpec,
     /// Feature parameters of its input.
@@ -80,11 +80,11 @@ pub struct Pack {
     /// How frames and pairs are taken from a stream.
     pub plan: SamplingPlan,
     /// The RGB model.
-    pub rgb: Option<Part<PictureParams>>,
+    pub rgb: Option<ModelPart<PictureParams>>,
     /// The flow model.
-    pub flow: Option<Part<FlowParams>>,
+    pub flow: Option<ModelPart<FlowParams>>,
     /// The audio model.
-    pub audio: Option<Part<AudioParams>>,
+    pub audio: Option<ModelPart<AudioParams>>,
     /// Which modality decides which class.
     pub fusion: FusionTable,
     /// Why the table must be fitted again, if it must.
@@ -254,8 +254,8 @@ impl Pack {
                 && (&a.sha256, &a.outputs, a.ranges_sha256()) == (&b.sha256, &b.outputs, b.ranges_sha256())
         };
         fn part<P: PartialEq>(
-            a: &Option<Part<P>>,
-            b: &Option<Part<P>>,
+            a: &Option<ModelPart<P>>,
+            b: &Option<ModelPart<P>>,
             model: impl Fn(&ModelSpec, &ModelSpec) -> bool,
         ) -> bool {
             match (a, b) {
@@ -286,7 +286,7 @@ fn part<P>(
     section: Option<Section<P>>,
     classes: &ClassSet,
     validate: impl Fn(&P) -> Result<(), String>,
-) -> Result<Option<Part<P>>, String> {
+) -> Result<Option<ModelPart<P>>, String> {
     let Some(section) = section else { return Ok(None) };
     validate(&section.input).map_err(|e| format!("{key}.input: {e}"))?;
     let own = ClassSet::new(section.classes).map_err(|e| format!("{key}.classes: {e}"))?;
@@ -319,7 +319,7 @@ fn part<P>(
         temperature: section.temperature,
         int8,
     };
-    Ok(Some(Part { model, input: section.input }))
+    Ok(Some(ModelPart { model, input: section.input }))
 }
 
 /// Checks the name of a safetensors file in the pack.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use touchline_compute::features::params::{AudioParams, FlowParams, PictureParams};
 use touchline_compute::models::Architecture;
-use touchline_compute::models::pack::{Card, Pack, Part};
+use touchline_compute::models::pack::{Card, ModelPart, Pack};
 use touchline_core::fusion::FusionTable;
 use touchline_core::labels::{ClassSet, Modality};
 
@@ -22,7 +22,7 @@ pub struct PackView<'a> {
 impl<'a> PackView<'a> {
     /// A view of `pack`.
     pub fn new(pack: &'a Pack) -> Self {
-        fn model<'a, P>(part: &'a Option<Part<P>>, classes: &'a ClassSet) -> Option<ModelView<'a, P>> {
+        fn model<'a, P>(part: &'a Option<ModelPart<P>>, classes: &'a ClassSet) -> Option<ModelView<'a, P>> {
             part.as_ref().map(|part| ModelView {
                 architecture: part.model.architecture,
                 sha256: &part.model.sha256,

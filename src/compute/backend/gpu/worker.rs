@@ -12,7 +12,7 @@ use crate::backend::cpu::stages;
 use crate::backend::read;
 use crate::features::cuda::{BatchInputs, DeviceFeatures, FeatureStage, OutputTarget, OutputTargets};
 use crate::features::is_silent;
-use crate::gpu::context::{Gpu, Output, of_candle, reset};
+use crate::gpu::context::{Gpu, KernelOutput, of_candle, reset};
 use crate::gpu::fault::{GpuError, Recovery, with_recovery};
 use crate::gpu::launch::{ElementType, Layout};
 use crate::models::check_finite;
@@ -243,7 +243,7 @@ impl Session {
         let there = |modality: Modality| self.networks.get(modality).is_some();
         let (work, counts) = BatchInputs::of(seconds, PerModality::of(there), |second| !is_silent(second));
         let total = PerModality::of(|m| counts.iter().map(|c| *c.get(m)).sum::<usize>());
-        let mut outputs = PerModality::<Option<Output>>::default();
+        let mut outputs = PerModality::<Option<KernelOutput>>::default();
         for modality in Modality::ALL {
             let count = *total.get(modality);
             if count > 0

@@ -24,7 +24,7 @@ pub fn all() -> Result<Vec<GpuInfo>, GpuError> {
 pub fn driver_version() -> Result<(i32, i32), GpuError> {
     libraries::load()?;
     let mut version = 0;
-    // SAFETY: the function writes one integer to where it is told.
+    // SAFETY: the function writes one integer to the given pointer.
     let status = unsafe { sys::cuDriverGetVersion(&mut version) };
     match status {
         sys::CUresult::CUDA_SUCCESS => Ok((version / 1000, version % 1000 / 10)),
@@ -55,7 +55,7 @@ impl DeviceCount for CudaContext {
     }
 }
 
-/// Capability that candle's own kernels were compiled for, as the build was told: 90 for 9.0.
+/// Capability that candle's own kernels were compiled for, from the build environment: 90 for 9.0.
 const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
 
 /// Checks that this program has code for a GPU.

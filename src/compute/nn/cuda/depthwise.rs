@@ -6,7 +6,7 @@ use candle_core::{CudaStorage, Layout, Result, Shape, bail};
 use super::MODULE;
 use super::ops::{f32_pointer, pointer};
 use crate::gpu;
-use crate::gpu::context::{Output, launch};
+use crate::gpu::context::{KernelOutput, launch};
 use crate::gpu::launch::{Argument, ElementType};
 use crate::nn::Activation;
 use crate::nn::depthwise::{AxisOrder, DepthwiseWindow};
@@ -47,7 +47,7 @@ pub(in crate::nn) fn forward(
         None => Argument::Null,
     };
     let (outer, inner) = window.order.outer(n, c);
-    let out = Output::new(x.device(), (outer, inner, geometry.out_height, geometry.out_width).into(), numbers)?;
+    let out = KernelOutput::new(x.device(), (outer, inner, geometry.out_height, geometry.out_width).into(), numbers)?;
     let (low, high) = activation.bounds();
     let mut arguments: Vec<Argument> = vec![from.into(), taps.into(), bias, out.pointer().into()];
     arguments.push(((n * c) as u64).into());
@@ -73,7 +73,7 @@ pub(in crate::nn) fn backward_input(
 ) -> Result<(CudaStorage, Shape)> {
     let (n, c, geometry) = window.check(input, weight_l.shape())?;
     let (from, taps) = (f32_pointer(OP, grad, grad_l)?, f32_pointer(OP, weight, weight_l)?);
-    let out = Output::new(grad.device(), input.clone(), ElementType::F32)?;
+    let out = KernelOutput::new(grad.device(), input.clone(), ElementType::F32)?;
     let mut arguments: Vec<Argument> = [from, taps, out.pointer()].map(Argument::from).into();
     arguments.push(((n * c) as u64).into());
     arguments.extend(order(window, n, c));
@@ -92,7 +92,7 @@ pub(in crate::nn) fn backward_weight(
 ) -> Result<(CudaStorage, Shape)> {
     let (n, c, geometry) = window.check(x_l.shape(), weight)?;
     let (from, grads) = (f32_pointer(OP, x, x_l)?, f32_pointer(OP, grad, grad_l)?);
-    let out = Output::new(x.device(), weight.clone(), ElementType::F32)?;
+    let out = KernelOutput::new(x.device(), weight.clone(), ElementType::F32)?;
     let mut arguments: Vec<Argument> = [from, grads, out.pointer()].map(Argument::from).into();
     arguments.extend(order(window, n, c));
     arguments.extend(sizes(&geometry));

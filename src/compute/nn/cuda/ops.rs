@@ -8,7 +8,7 @@ use candle_core::{
 
 use super::MODULE;
 use crate::gpu;
-use crate::gpu::context::{Output, launch};
+use crate::gpu::context::{KernelOutput, launch};
 use crate::gpu::launch::{Argument, ElementType, Pointer};
 use crate::nn::window_count;
 
@@ -195,7 +195,7 @@ impl CustomOp3 for ScaleShift {
         let eights = eights(self.name(), x_l.shape().elem_count(), channels)?;
         let (from, numbers) = pointer(self.name(), x, x_l)?;
         let (scale, shift) = (f32_pointer(self.name(), scale, scale_l)?, f32_pointer(self.name(), shift, shift_l)?);
-        let out = Output::new(x.device(), x_l.shape().clone(), numbers)?;
+        let out = KernelOutput::new(x.device(), x_l.shape().clone(), numbers)?;
         let kernel = named(["layer_scale_shift_f32", "layer_scale_shift_f16", "layer_scale_shift_bf16"], numbers);
         let mut arguments: Vec<Argument> = [from, scale, shift, out.pointer()].map(Argument::from).into();
         arguments.extend([channels.into(), eights.into(), self.0.0.into(), self.0.1.into()] as [Argument; 4]);
@@ -248,7 +248,7 @@ impl CustomOp3 for Depthwise {
         let (from, numbers) = pointer(self.name(), x, x_l)?;
         let weights = f32_pointer(self.name(), weights, weights_l)?;
         let bias = f32_pointer(self.name(), bias, bias_l)?;
-        let out = Output::new(x.device(), (n, out_h, out_w, channels).into(), numbers)?;
+        let out = KernelOutput::new(x.device(), (n, out_h, out_w, channels).into(), numbers)?;
         let kernel = named(["layer_depthwise_f32", "layer_depthwise_f16", "layer_depthwise_bf16"], numbers);
         let mut arguments: Vec<Argument> = [from, weights, bias, out.pointer()].map(Argument::from).into();
         let sizes = [channels, h, w, self.kernel, self.stride, self.padding, out_h, out_w];
@@ -281,7 +281,7 @@ impl CustomOp1 for MaxPool {
         let (out_h, out_w) = (count(h)?, count(w)?);
         let eights = eights(self.name(), n * out_h * out_w * channels, channels)?;
         let (from, numbers) = pointer(self.name(), x, x_l)?;
-        let out = Output::new(x.device(), (n, out_h, out_w, channels).into(), numbers)?;
+        let out = KernelOutput::new(x.device(), (n, out_h, out_w, channels).into(), numbers)?;
         let kernel = named(["layer_max_pool_f32", "layer_max_pool_f16", "layer_max_pool_bf16"], numbers);
         let mut arguments: Vec<Argument> = vec![from.into(), out.pointer().into()];
         let sizes = [channels, h, w, self.kernel, self.stride, self.padding, out_h, out_w];
@@ -308,7 +308,7 @@ impl CustomOp1 for Average {
         let (n, h, w, channels) = x_l.shape().dims4()?;
         let eights = eights(self.name(), n * channels, channels)?;
         let (from, numbers) = pointer(self.name(), x, x_l)?;
-        let out = Output::new(x.device(), (n, channels).into(), numbers)?;
+        let out = KernelOutput::new(x.device(), (n, channels).into(), numbers)?;
         let kernel = named(["layer_average_f32", "layer_average_f16", "layer_average_bf16"], numbers);
         let arguments = [from.into(), out.pointer().into(), channels.into(), (h * w).into(), eights.into()];
         launch(x.device(), MODULE, kernel, gpu::Shape::flat(eights), &arguments)?;
