@@ -82,10 +82,10 @@ fn a_folder_becomes_a_dataset_with_split_and_figures() {
     assert_eq!(set.items[of("tone/a.m4a")].kind, Kind::Sound);
 
     let (said, _) = succeeds(&["build", input, "-o", out, "--frame-height", "180"]);
-    assert!(said.contains("5 of 6 were there"), "{said}");
+    assert!(said.contains("5 of 6 are from an earlier build"), "{said}");
     // The default of 288 lines is another cut.
     let (said, _) = succeeds(&["build", input, "-o", out]);
-    assert!(said.contains("1 of 6 were there"), "{said}");
+    assert!(said.contains("1 of 6 are from an earlier build"), "{said}");
     fails(&["build", input, "-o", out, "--strict"], 7, "1 of 6 inputs failed");
 
     let (said, warned) = succeeds(&["split", out, "--seed", "3"]);

@@ -72,7 +72,7 @@ fn inspect_says_what_the_pack_that_ships_holds() {
     ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
-    assert!(!text.contains("FIT THE TABLE AGAIN"), "{text}");
+    assert!(!text.contains("THE TABLE MUST BE FITTED AGAIN"), "{text}");
     let json: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json"]))).unwrap();
     assert_eq!((&json["pack"]["name"], &json["verified"]), (&"compact".into(), &true.into()));
     // MobileNetV2 without its classifier has 2,223,872 parameters; the classifier has 1280 weights and a bias a class.
@@ -142,7 +142,7 @@ fn a_modality_is_replaced_in_a_copy_and_the_table_says_that_it_is_stale() {
     assert!(made.card.measured.keys().all(|name| !gone(name)) && !made.card.measured.is_empty());
     assert!(made.card.method.contains("audio: mobilenet_v2 imported from state.safetensors"), "{}", made.card.method);
     let text = stdout(&run(&["inspect", out.to_str().unwrap()]));
-    assert!(text.contains("FIT THE TABLE AGAIN"), "{text}");
+    assert!(text.contains("THE TABLE MUST BE FITTED AGAIN"), "{text}");
 
     let other = folder.path().join("other");
     let foreign = ["--onto", pack.to_str().unwrap(), "--classes", "a,b,c,d,e,f,g,h,i"];

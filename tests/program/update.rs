@@ -235,7 +235,7 @@ fn what_cannot_be_taken_is_refused_and_the_old_pack_stays() {
         ("flipped", 422, "SHA-256"),
         ("lost", 422, "cannot read weights"),
         ("key", 422, "unknown field `frames`"),
-        ("nan", 422, "not a number"),
+        ("nan", 422, "NaN or infinite"),
         ("classes", 422, "lacks tennis, and padel would be new"),
         ("sampling", 422, "frame_height is 360"),
         ("rate", 422, "sample_rate is 44100"),

@@ -46,5 +46,5 @@ fn running_out_of_files_is_a_message_and_no_flood() {
     until("a second", || get("s0")["counters"]["classified"].as_u64() > count);
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(said.len() < 20_000, "{} bytes: {}", said.len(), &said[..2000]);
-    assert_eq!(said.matches("(limit 140,").count(), 1, "{said}");
+    assert_eq!(said.matches("(limit 140;").count(), 1, "{said}");
 }

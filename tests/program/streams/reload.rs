@@ -75,10 +75,13 @@ fn only_what_differs_is_opened_again() {
     there.sort();
     assert_eq!(there, ["comes", "guest", "own", "stays"]);
 
-    // The run's vote, and keys that count only after a restart.
-    let text = format!("listen = \"127.0.0.1:1\"\n[vote]\nwindow = 7\n{}", stream("stays", "") + &stream("comes", ""));
+    // The run's vote, and a key that takes effect only at a restart. The flag --listen overrides the file, so `listen` changes nothing.
+    let text = format!(
+        "max_streams = 32\nlisten = \"127.0.0.1:1\"\n[vote]\nwindow = 7\n{}",
+        stream("stays", "") + &stream("comes", "")
+    );
     let last = reload(&program, &path, &text);
-    assert_eq!(last["changes"]["needs_restart"], json!(["listen"]), "{last}");
+    assert_eq!(last["changes"]["needs_restart"], json!(["max_streams"]), "{last}");
     let window = |id: &str| {
         let body = ask(&program.address, "GET", &format!("/api/v1/streams/{id}"), None, &[]).body;
         body["settings"]["vote"]["window"].clone()
