@@ -359,7 +359,7 @@ fn the_command_draws_what_it_is_given() {
     for (args, code, says) in [
         (vec!["none.json"], 6, "none.json"),
         (vec!["other.json"], 6, "is not an evaluation"),
-        (vec!["empty"], 6, "neither log.jsonl nor evaluation.json"),
+        (vec!["empty"], 6, "log.jsonl or evaluation.json"),
         (vec!["runs", "-o", "no/such/folder.html"], 5, "cannot write"),
         (vec![], 2, "RUN_DIR"),
     ] {
