@@ -122,7 +122,7 @@ impl Engine {
         let (pack, probabilities) = (&*self.models.pack, &mut self.probabilities);
         for modality in Modality::ALL {
             let Some(model) = pack.model(modality) else {
-                // The model is missing, whatever the clip has.
+                // The pack has no model for this modality. The content of the clip does not matter.
                 scored.iter_mut().for_each(|s| *s.absent.get_mut(modality) = None);
                 continue;
             };

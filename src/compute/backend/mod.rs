@@ -6,7 +6,7 @@
 //! | [`gpu`] | features and networks on one or more NVIDIA GPUs, a thread each | `cuda` |
 //!
 //! A backend returns logits. Temperature, softmax and the class-to-modality table are the engine's
-//! ([`crate::infer`]), so decisions are made by the same code whatever computes. [`probe`] reports which devices this build
+//! ([`crate::infer`]), so every backend's logits are decided by the same code. [`probe`] reports which devices this build
 //! and this machine have.
 
 mod choose;

@@ -21,7 +21,7 @@ pub(super) struct Linear {
     bias: Vec<f32>,
 }
 
-/// Independent partial sums: as many as the widest register holds.
+/// Number of independent partial sums: the floats in the widest register.
 const SUMS: usize = 16;
 
 impl Head {
@@ -62,7 +62,7 @@ impl Head {
                 self.forward_into(&features.flatten_all()?.to_vec1()?, &mut logits)?;
                 Tensor::from_vec(logits, (n, linear.bias.len()), features.device())
             }
-            // Logits are f32 whatever the features are.
+            // Logits are always f32; features may be bf16 or f16.
             Head::Device(linear) => candle_core::Module::forward(linear, &features.to_dtype(candle_core::DType::F32)?),
         }
     }

@@ -1,4 +1,4 @@
-//! Adds a network's layers to whatever runs it: the fused CPU graph, or a GPU network.
+//! Adds a network's layers to the fused CPU graph or to a GPU network.
 
 use candle_core::{Result, Tensor};
 

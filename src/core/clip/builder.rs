@@ -114,7 +114,7 @@ impl ClipBuilder {
         self
     }
 
-    /// Takes one item and appends the resulting output to `out`. Never panics, whatever the items contain; unusable data are
+    /// Takes one item and appends the resulting output to `out`. Never panics: unusable data are
     /// counted in [`ClipOutput::Discarded`].
     pub fn push(&mut self, item: MediaItem, out: &mut Vec<ClipOutput>) {
         match item {

@@ -16,7 +16,7 @@ pub(super) const JUMP_BACK_NS: u64 = 500_000_000;
 /// How long pictures are held back at most, ns of stream time, because they are large.
 const PICTURES_HELD_NS: u64 = 2_000_000_000;
 
-/// The most items of each track that are held back, whatever their PTS: two seconds of pictures at 60 per second, and about ten
+/// The most items of each track that are held back: two seconds of pictures at 60 per second, and about ten
 /// seconds of sound in chunks of a millisecond.
 const HELD_MAX: [usize; 2] = [128, 8192];
 

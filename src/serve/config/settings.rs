@@ -162,7 +162,7 @@ pub fn settle(doors: Doors) -> Result<Settings, Vec<Problem>> {
     }
     let of_file = with_ids(of_file, streams);
     let of_file = of_file.map_err(|e| vec![without_place(&e)])?;
-    // Ids of the file's streams are the same in every process that shares the file, whatever the command line names.
+    // The ids of the file's streams do not depend on the command line: they are the same in every process that reads the file.
     let taken = of_file.iter().map(|stream| stream.settings.id.clone()).collect();
     let named = with_ids(named, |files| streams_beside(files, taken)).map_err(|e| vec![without_place(&e)])?;
     let on = |switch: Option<bool>| switch.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Dense optical flow by polynomial expansion, for many pairs of one size: [`Farneback`] on a GPU.
 //!
 //! Each pyramid level has one launch to shrink the pictures, one to expand them, one to enlarge the flow of the coarser level,
-//! and one per iteration, whatever the number of pairs.
+//! and one per iteration. The number of pairs does not change the number of launches.
 //!
 //! [`Farneback`]: crate::features::cpu::farneback::Farneback
 

@@ -44,8 +44,8 @@ impl Fused {
         Self(Arc::new(FusedInner { graph, sizes: Mutex::default() }))
     }
 
-    /// Pictures (N, C, H, W) → pooled features (N, F), or (N, F, H', W') of a graph that ends in a whole picture. The result for a
-    /// picture is the same bit for bit, whatever the batch and the number of threads.
+    /// Pictures (N, C, H, W) → pooled features (N, F), or (N, F, H', W') of a graph that ends in a whole picture. Neither the
+    /// batch size nor the number of threads changes a bit of a picture's result.
     ///
     /// # Errors
     /// When `x` is not contiguous `f32` on the CPU with the channels of the graph, or is too small for a layer's window.

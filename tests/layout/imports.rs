@@ -1,8 +1,10 @@
-//! The layout of the source: within a crate, modules import only modules below them. Between crates Cargo sees to it.
+//! The order of modules: within a crate, modules import only modules below them. Cargo keeps the order of the crates.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::sources;
 
 /// The modules of each crate, lowest first. Those on one line form one room and may import each other.
 const ORDER: &[(&str, &[&[&str]])] = &[
@@ -93,19 +95,6 @@ const ORDER: &[(&str, &[&[&str]])] = &[
     ),
 ];
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
-}
-
 /// The text without comments, and without the unit tests at its end, which may import anything.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
@@ -159,7 +148,9 @@ fn modules_import_only_modules_below_them() {
                 continue;
             }
             let Some(own) = level(module) else {
-                wrong.push(format!("src/{member}/{module} has no place in the order; give it one in tests/layout.rs"));
+                wrong.push(format!(
+                    "src/{member}/{module} has no place in the order; give it one in tests/layout/imports.rs"
+                ));
                 continue;
             };
             for import in imports(&code(&path)) {

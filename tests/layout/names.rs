@@ -3,7 +3,9 @@
 //! The glossary in CONTRIBUTING.md defines the preferred words. Add a row here when a word is replaced.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::sources;
 
 /// Folders that still use denied words. Remove a folder as soon as it is clean, and the constant with the last one.
 const NOT_YET: &[&str] = &["src/learn"];
@@ -95,20 +97,6 @@ const DENIED_PHRASES: &[(&str, &str)] = &[
     ("comes to its end", "ends"),
     ("came to its end", "ended"),
 ];
-
-/// Files of `folder`, in all depths.
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
-}
 
 /// Splits a line into code and text: the contents of strings and comments. Raw strings over several lines count as code.
 fn split(line: &str) -> (String, String) {
