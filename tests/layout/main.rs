@@ -19,3 +19,14 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     }
     found
 }
+
+#[test]
+fn modules_with_submodules_are_mod_rs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let beside: Vec<_> = ["src", "tests", "benches"]
+        .iter()
+        .flat_map(|folder| sources(&root.join(folder)))
+        .filter(|file| file.with_extension("").is_dir())
+        .collect();
+    assert!(beside.is_empty(), "move these to NAME/mod.rs: {beside:?}");
+}

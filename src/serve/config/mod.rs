@@ -252,5 +252,4 @@ pub fn find_pack(given: Option<&Path>) -> Result<PathBuf> {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;
