@@ -52,7 +52,8 @@ pub struct TrainArgs {
     /// Network: mobilenet_v2, resnet50 or resnet50_v2 (pre-activation).
     #[arg(long, value_name = "ARCH", default_value = "mobilenet_v2", value_parser = architecture)]
     arch: Architecture,
-    /// Initial weights: safetensors with torchvision's names (for ResNet v2 also MXNet's). Without it, weights start at random.
+    /// Initial weights: safetensors with torchvision's names (for ResNet v2 also MXNet's, for EfficientNet-Lite those of the Python
+    /// package efficientnet_lite_pytorch). Without it, weights start at random.
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Continue an interrupted run.
@@ -249,6 +250,7 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
     let audio = modality == Modality::Audio;
     let mut inputs = Inputs::standard(SIDE, meta.sample_rate, gap_ms);
     (inputs.rgb.width, inputs.rgb.height) = args.size;
+    (inputs.rgb.mean, inputs.rgb.std) = args.arch.normalisation();
     inputs.audio.validate().map_err(|e| Error::Usage(format!("the sample rate of this dataset: {e}")))?;
     let fit = FitConfig {
         head: HeadConfig { steps: args.head_steps, penalty: args.head_penalty },
@@ -385,10 +387,10 @@ impl Observer for TrainProgress {
 }
 
 fn architecture(text: &str) -> Result<Architecture, String> {
-    [Architecture::MobileNetV2, Architecture::ResNet50, Architecture::ResNet50V2]
-        .into_iter()
-        .find(|a| a.name() == text)
-        .ok_or_else(|| "must be mobilenet_v2, resnet50 or resnet50_v2".to_owned())
+    Architecture::ALL.into_iter().find(|a| a.name() == text).ok_or_else(|| {
+        let names = Architecture::ALL.map(Architecture::name);
+        format!("must be one of {}", names.join(", "))
+    })
 }
 
 fn unfreeze(text: &str) -> Result<Unfreeze, String> {

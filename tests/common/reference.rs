@@ -77,7 +77,7 @@ pub fn parameters(architecture: Architecture, classes: usize, parameter: impl Fn
     }
     let shapes: Shapes = json(&format!("models/{architecture}.json"));
     let tensors = shapes.tensors.into_iter().map(|(name, mut shape)| {
-        if name.starts_with("fc.") || name.starts_with("classifier.") {
+        if ["fc.", "_fc.", "classifier."].iter().any(|classifier| name.starts_with(classifier)) {
             shape[0] = classes;
         }
         let tensor = parameter(&name, &shape);

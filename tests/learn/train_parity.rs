@@ -50,8 +50,12 @@ struct Case {
 /// The twin of `tensor` in the script.
 fn parameter(name: &str, shape: &[usize]) -> Tensor {
     match shape {
-        [_] if name.ends_with("conv.3.weight") || name.ends_with("bn3.weight") => generated(name, shape, 0.1, 0.3),
-        [_] if name.starts_with("features.") && name.ends_with(".bias") => generated(name, shape, 1.0, 3.0),
+        [_] if ["conv.3.weight", "bn3.weight", "_bn2.weight"].iter().any(|end| name.ends_with(end)) => {
+            generated(name, shape, 0.1, 0.3)
+        }
+        [_] if (name.starts_with("features.") || name.starts_with("_b")) && name.ends_with(".bias") => {
+            generated(name, shape, 1.0, 3.0)
+        }
         _ => crate::common::reference::parameter(name, shape),
     }
 }
@@ -161,4 +165,9 @@ fn mobilenet_with_adamw_follows_pytorch() {
 #[test]
 fn resnet_with_sgd_follows_pytorch() {
     all(Architecture::ResNet50, "sgd", 1);
+}
+
+#[test]
+fn efficientnet_lite_with_sgd_follows_pytorch() {
+    all(Architecture::EfficientNetLite0, "sgd", 1);
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Module, Tensor, bail};
 
-use super::{Architecture, Layers, LoadError, MIN_SIDE, Parts, Tensors, mobilenet_v2, resnet50};
+use super::{Architecture, Layers, LoadError, MIN_SIDE, Parts, Tensors, inverted_residual, resnet50};
 use crate::gpu::ElementType;
 use crate::nn::ScaleShift;
 use crate::nn::cuda::DeviceNet;
@@ -29,10 +29,13 @@ impl GpuNetwork {
         device: &Device,
         numbers: ElementType,
     ) -> Result<Self, LoadError> {
-        let built = match architecture {
-            Architecture::MobileNetV2 => Self::build(mobilenet_v2::parts(tensors, Some(classes))?, device, numbers),
-            Architecture::ResNet50 => Self::build(resnet50::parts(tensors, Some(classes))?, device, numbers),
-            Architecture::ResNet50V2 => Self::build(resnet50::parts_v2(tensors, Some(classes))?, device, numbers),
+        let built = match (architecture.inverted_residuals(), architecture) {
+            (Some(plan), _) => {
+                let parts = inverted_residual::parts(architecture, &plan, tensors, Some(classes))?;
+                Self::build(parts, device, numbers)
+            }
+            (None, Architecture::ResNet50) => Self::build(resnet50::parts(tensors, Some(classes))?, device, numbers),
+            (None, _) => Self::build(resnet50::parts_v2(tensors, Some(classes))?, device, numbers),
         };
         built.map_err(|cause| LoadError::Build { architecture, cause })
     }

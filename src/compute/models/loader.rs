@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Tensor};
 
 use super::{Architecture, Parts, Tensors};
-use crate::nn::{Activation, Conv, Depthwise, Pointwise, ScaleShift};
-
-/// Added to the variance in every batch norm, as in torchvision and MXNet.
-const BATCH_NORM_EPSILON: f64 = 1e-5;
+use crate::nn::{Activation, Conv, Depthwise, Padding, Pointwise, ScaleShift};
 
 /// How many missing names a message lists.
 const NAMES_SHOWN: usize = 4;
@@ -120,7 +117,10 @@ impl LoadError {
         match self {
             LoadError::Read { .. } => "check the path and its permissions",
             LoadError::Write { .. } => "check the folder, its permissions and the free space",
-            LoadError::NotSafetensors { .. } => "only safetensors files are read; convert other formats first",
+            LoadError::NotSafetensors { .. } => {
+                "only safetensors files are read; convert a PyTorch file with: python3 -c \"import torch, safetensors.torch as s; \
+                 s.save_file({k: v.contiguous() for k, v in torch.load('IN.pth', weights_only=True).items()}, 'OUT.safetensors')\""
+            }
             LoadError::Truncated { .. } | LoadError::Hash { .. } => "fetch the file again",
             LoadError::Missing { .. } | LoadError::Shape { .. } | LoadError::DType { .. } => {
                 "use the weights of this architecture and class count"
@@ -207,8 +207,9 @@ impl<'a> Loader<'a> {
         let mut part = |part: &str| self.tensor(&format!("{name}.{part}"), &[channels], DType::F64);
         let (weight, bias) = (part("weight")?, part("bias")?);
         let (mean, variance) = (part("running_mean")?, part("running_var")?);
+        let epsilon = self.architecture.batch_norm_epsilon();
         let fold = || {
-            let scale = (weight / (variance + BATCH_NORM_EPSILON)?.sqrt()?)?;
+            let scale = (weight / (variance + epsilon)?.sqrt()?)?;
             let shift = (bias - (mean * &scale)?)?;
             Ok((scale.to_dtype(DType::F32)?, shift.to_dtype(DType::F32)?))
         };
@@ -234,19 +235,25 @@ impl<'a> Loader<'a> {
         self.built(Pointwise::new(&weight, &bias, activation))
     }
 
-    /// A 3×3 depthwise convolution with padding 1 and its batch norm.
+    /// The kernel as it is used with the stride: see [`Padding::kernel`].
+    fn padded(&self, weight: &Tensor, stride: usize) -> Result<Tensor, LoadError> {
+        self.built(self.architecture.padding().kernel(weight, stride))
+    }
+
+    /// A depthwise convolution and its batch norm.
     pub fn depthwise(
         &mut self,
         (conv, norm): (&str, &str),
         channels: usize,
-        stride: usize,
+        (kernel, stride): (usize, usize),
         activation: Activation,
     ) -> Result<Depthwise, LoadError> {
-        let (weight, bias) = self.folded(conv, norm, [channels, 1, 3, 3])?;
-        self.built(Depthwise::new(&weight, &bias, stride, 1, activation))
+        let (weight, bias) = self.folded(conv, norm, [channels, 1, kernel, kernel])?;
+        let weight = self.padded(&weight, stride)?;
+        self.built(Depthwise::new(&weight, &bias, stride, Padding::of(&weight), activation))
     }
 
-    /// A convolution with padding k/2 and its batch norm.
+    /// A convolution and its batch norm.
     pub fn conv(
         &mut self,
         (conv, norm): (&str, &str),
@@ -255,10 +262,11 @@ impl<'a> Loader<'a> {
         activation: Activation,
     ) -> Result<Conv, LoadError> {
         let (weight, bias) = self.folded(conv, norm, [outputs, inputs, kernel, kernel])?;
-        self.built(Conv::new(&weight, &bias, stride, kernel / 2, activation))
+        let weight = self.padded(&weight, stride)?;
+        self.built(Conv::new(&weight, &bias, stride, Padding::of(&weight), activation))
     }
 
-    /// As [`Self::conv`], without a batch norm after it.
+    /// A convolution with padding k/2, without a batch norm after it.
     pub fn bare_conv(
         &mut self,
         conv: &str,

@@ -3,11 +3,13 @@
 //!
 //! Networks for training are in the crate `touchline-learn`; they keep batch norm as a layer.
 
+mod efficientnet_lite;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 mod head;
 pub mod import;
 mod int8;
+mod inverted_residual;
 mod loader;
 mod manifest;
 mod mobilenet_v2;
@@ -20,11 +22,10 @@ use candle_core::{Device, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::nn::fused::{Arithmetic, Fused, Graph, LayerCost, Level, Observed};
-use crate::nn::{Build, ScaleShift};
+use crate::nn::{Build, Padding, ScaleShift};
 use head::Head;
+pub use inverted_residual::{BlockPlan, InvertedResidualNet, InvertedResidualPlan, LayerNames, STEM_WIDTH};
 pub use loader::LoadError;
-pub use mobilenet_v2::MobileNetV2;
-pub use mobilenet_v2::table as mobilenet_v2_table;
 pub use ranges::{read_ranges, save_ranges};
 pub use resnet50::stages as resnet50_stages;
 pub use resnet50::{ResNet50, mxnet_name};
@@ -33,7 +34,13 @@ pub use weights::{Tensors, WeightsFile, check_finite, read_weights, read_weights
 /// The network that a weights file is for, as named in model packs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Architecture {
-    /// MobileNetV2 1.0: see [`MobileNetV2`].
+    /// EfficientNet-Lite0.
+    #[serde(rename = "efficientnet_lite0")]
+    EfficientNetLite0,
+    /// EfficientNet-Lite2.
+    #[serde(rename = "efficientnet_lite2")]
+    EfficientNetLite2,
+    /// MobileNetV2 1.0.
     #[serde(rename = "mobilenet_v2")]
     MobileNetV2,
     /// ResNet50 v1.5: see [`ResNet50::load`].
@@ -45,9 +52,20 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// All architectures, by name.
+    pub const ALL: [Architecture; 5] = [
+        Architecture::EfficientNetLite0,
+        Architecture::EfficientNetLite2,
+        Architecture::MobileNetV2,
+        Architecture::ResNet50,
+        Architecture::ResNet50V2,
+    ];
+
     /// The name in packs and messages.
     pub const fn name(self) -> &'static str {
         match self {
+            Architecture::EfficientNetLite0 => "efficientnet_lite0",
+            Architecture::EfficientNetLite2 => "efficientnet_lite2",
             Architecture::MobileNetV2 => "mobilenet_v2",
             Architecture::ResNet50 => "resnet50",
             Architecture::ResNet50V2 => "resnet50_v2",
@@ -67,7 +85,8 @@ impl Architecture {
     /// Name of the classifier's layer.
     pub const fn classifier(self) -> &'static str {
         match self {
-            Architecture::MobileNetV2 => mobilenet_v2::CLASSIFIER,
+            Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 => "_fc",
+            Architecture::MobileNetV2 => "classifier.1",
             Architecture::ResNet50 | Architecture::ResNet50V2 => resnet50::CLASSIFIER,
         }
     }
@@ -75,8 +94,51 @@ impl Architecture {
     /// Length of the pooled feature vector that the classifier reads.
     pub const fn feature_width(self) -> usize {
         match self {
-            Architecture::MobileNetV2 => mobilenet_v2::FEATURE_WIDTH,
+            Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 | Architecture::MobileNetV2 => {
+                inverted_residual::FEATURE_WIDTH
+            }
             Architecture::ResNet50 | Architecture::ResNet50V2 => resnet50::FEATURE_WIDTH,
+        }
+    }
+
+    /// The layers of a network of inverted residuals; `None` for other networks.
+    pub fn inverted_residuals(self) -> Option<InvertedResidualPlan> {
+        match self {
+            Architecture::EfficientNetLite0 => Some(efficientnet_lite::plan(efficientnet_lite::LITE0)),
+            Architecture::EfficientNetLite2 => Some(efficientnet_lite::plan(efficientnet_lite::LITE2)),
+            Architecture::MobileNetV2 => Some(mobilenet_v2::plan()),
+            Architecture::ResNet50 | Architecture::ResNet50V2 => None,
+        }
+    }
+
+    /// Value added to the variance in every batch norm.
+    pub const fn batch_norm_epsilon(self) -> f64 {
+        match self {
+            // TensorFlow's.
+            Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 => 1e-3,
+            // PyTorch's and MXNet's.
+            Architecture::MobileNetV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => 1e-5,
+        }
+    }
+
+    /// Mean and standard deviation per channel (R, G, B; values in 0..1) of the pictures that the published weights were trained with.
+    pub const fn normalisation(self) -> ([f32; 3], [f32; 3]) {
+        match self {
+            // (value − 127) / 128, of bytes.
+            Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 => {
+                ([127.0 / 255.0; 3], [128.0 / 255.0; 3])
+            }
+            Architecture::MobileNetV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => {
+                ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+            }
+        }
+    }
+
+    /// How convolutions pad their input.
+    pub const fn padding(self) -> Padding {
+        match self {
+            Architecture::EfficientNetLite0 | Architecture::EfficientNetLite2 => Padding::Same,
+            Architecture::MobileNetV2 | Architecture::ResNet50 | Architecture::ResNet50V2 => Padding::Symmetric,
         }
     }
 }
@@ -90,8 +152,8 @@ impl std::fmt::Display for Architecture {
 /// A loaded network of any [`Architecture`]. It computes on the device of its tensors, in `f32` unless loaded otherwise.
 #[derive(Clone, Debug)]
 pub enum Network {
-    /// MobileNetV2 1.0.
-    MobileNetV2(MobileNetV2),
+    /// EfficientNet-Lite or MobileNetV2.
+    InvertedResidual(InvertedResidualNet),
     /// ResNet50, v1.5 or v2.
     ResNet50(ResNet50),
 }
@@ -117,17 +179,20 @@ impl Network {
         classes: Option<usize>,
         arithmetic: Arithmetic<'_>,
     ) -> Result<Self, LoadError> {
+        if let Some(plan) = architecture.inverted_residuals() {
+            return InvertedResidualNet::load(architecture, &plan, tensors, classes, arithmetic)
+                .map(Network::InvertedResidual);
+        }
         Ok(match architecture {
-            Architecture::MobileNetV2 => Network::MobileNetV2(MobileNetV2::load(tensors, classes, arithmetic)?),
             Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes, arithmetic)?),
-            Architecture::ResNet50V2 => Network::ResNet50(ResNet50::load_v2(tensors, classes, arithmetic)?),
+            _ => Network::ResNet50(ResNet50::load_v2(tensors, classes, arithmetic)?),
         })
     }
 
     /// Length of the pooled feature vector.
     pub const fn feature_width(&self) -> usize {
         match self {
-            Network::MobileNetV2(_) => mobilenet_v2::FEATURE_WIDTH,
+            Network::InvertedResidual(_) => inverted_residual::FEATURE_WIDTH,
             Network::ResNet50(_) => resnet50::FEATURE_WIDTH,
         }
     }
@@ -135,7 +200,7 @@ impl Network {
     /// Outputs of the classifier; `None` without one.
     pub fn classes(&self) -> Option<usize> {
         match self {
-            Network::MobileNetV2(network) => network.classes(),
+            Network::InvertedResidual(network) => network.classes(),
             Network::ResNet50(network) => network.classes(),
         }
     }
@@ -146,7 +211,7 @@ impl Network {
     /// When `x` is not a contiguous `f32` tensor of that shape.
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
-            Network::MobileNetV2(network) => network.features(x),
+            Network::InvertedResidual(network) => network.features(x),
             Network::ResNet50(network) => network.features(x),
         }
     }
@@ -157,7 +222,7 @@ impl Network {
     /// When the network was loaded without a classifier, or the shape does not fit.
     pub fn head(&self, features: &Tensor) -> candle_core::Result<Tensor> {
         match self {
-            Network::MobileNetV2(network) => network.head(features),
+            Network::InvertedResidual(network) => network.head(features),
             Network::ResNet50(network) => network.head(features),
         }
     }
@@ -183,7 +248,7 @@ impl Network {
 
     fn fused(&self) -> Option<&Fused> {
         match self {
-            Network::MobileNetV2(network) => network.fused(),
+            Network::InvertedResidual(network) => network.fused(),
             Network::ResNet50(network) => network.fused(),
         }
     }
@@ -214,7 +279,7 @@ impl Network {
         logits: &mut Vec<f32>,
     ) -> candle_core::Result<()> {
         let (head, norm) = match self {
-            Network::MobileNetV2(network) => (network.classifier(), None),
+            Network::InvertedResidual(network) => (network.classifier(), None),
             Network::ResNet50(network) => (network.classifier(), network.input_norm()),
         };
         let Some(fused) = self.fused() else { bail!("pictures in host memory need a network on the CPU") };
@@ -329,12 +394,16 @@ impl<L: Layers> Backbone<L> {
 mod tests {
     use super::*;
 
-    /// torchvision's state dicts have 314 and 320 entries, of which 52 and 53 are batch counters.
+    /// torchvision's state dicts have 314 and 320 entries, of which 52 and 53 are batch counters; those of
+    /// `efficientnet_lite_pytorch` have 296 and 404, of which 49 and 67 are.
     #[test]
-    fn the_tensors_of_a_network_are_torchvisions() {
-        for (architecture, count, classifier) in
-            [(Architecture::MobileNetV2, 314 - 52, 1280), (Architecture::ResNet50, 320 - 53, 2048)]
-        {
+    fn the_tensors_of_a_network_are_those_of_its_source() {
+        for (architecture, count, classifier) in [
+            (Architecture::MobileNetV2, 314 - 52, 1280),
+            (Architecture::ResNet50, 320 - 53, 2048),
+            (Architecture::EfficientNetLite0, 296 - 49, 1280),
+            (Architecture::EfficientNetLite2, 404 - 67, 1280),
+        ] {
             let tensors = architecture.tensors(7);
             assert_eq!(tensors.len(), count, "{architecture}");
             let name = format!("{}.weight", architecture.classifier());

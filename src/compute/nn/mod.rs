@@ -18,6 +18,7 @@ pub mod cuda;
 mod depthwise;
 mod depthwise_plane;
 pub mod fused;
+mod padding;
 mod pool;
 mod scale_shift;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use batch_norm::{BatchStatistics, batch_norm_train, scale_shift_channel_majo
 pub use build::Build;
 pub use conv::{Conv, Pointwise};
 pub use depthwise::{Depthwise, depthwise_conv2d, depthwise_conv2d_channel_major};
+pub use padding::Padding;
 pub use pool::{global_average, max_pool2d};
 pub use scale_shift::ScaleShift;
 pub use unfold::{unfold, unfold_channel_major};

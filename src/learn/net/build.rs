@@ -9,7 +9,9 @@ use rand::rngs::SmallRng;
 use super::layers::{Layer, Norm, Running};
 use super::{Block, Net, Shortcut};
 use crate::augment;
-use touchline_compute::models::{Architecture, LoadError, Tensors, mobilenet_v2_table, mxnet_name, resnet50_stages};
+use touchline_compute::models::{
+    Architecture, InvertedResidualPlan, LoadError, STEM_WIDTH, Tensors, mxnet_name, resnet50_stages,
+};
 use touchline_compute::nn::Activation;
 
 /// A network and where its tensors came from.
@@ -39,18 +41,17 @@ pub fn build(
 ) -> Result<Built, LoadError> {
     let prefix = weights.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight")).map(str::to_owned);
     let mut maker = Maker { architecture, weights, prefix, seed, device, taken: 0, fresh: Vec::new() };
-    let (blocks, head, width) = match architecture {
-        Architecture::MobileNetV2 => (mobilenet(&mut maker)?, "classifier.1", 1280),
-        Architecture::ResNet50 => (resnet(&mut maker)?, "fc", 2048),
-        Architecture::ResNet50V2 => (resnet_v2(&mut maker)?, "fc", 2048),
+    let blocks = match (architecture.inverted_residuals(), architecture) {
+        (Some(plan), _) => inverted_residuals(&mut maker, &plan)?,
+        (None, Architecture::ResNet50) => resnet(&mut maker)?,
+        (None, _) => resnet_v2(&mut maker)?,
     };
-    let head = maker.head(head, classes, width)?;
+    let head = maker.head(architecture.classifier(), classes, architecture.feature_width())?;
     let Maker { taken, fresh, .. } = maker;
     Ok(Built { net: Net { architecture, blocks, head }, taken, fresh })
 }
 
-fn mobilenet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
-    let mut blocks = Vec::new();
+fn inverted_residuals(maker: &mut Maker<'_>, plan: &InvertedResidualPlan) -> Result<Vec<Block>, LoadError> {
     let block = |name: &str, main, shortcut| Block {
         name: name.to_owned(),
         pre: Vec::new(),
@@ -58,36 +59,29 @@ fn mobilenet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
         shortcut,
         activation: Activation::Identity,
     };
-    let stem = vec![maker.conv("features.0.0", (3, 32), 3, 2)?, maker.norm("features.0.1", 32, Activation::Relu6)?];
-    blocks.push(block("features.0", stem, Shortcut::None));
-    let mut inputs = 32;
-    for (expansion, outputs, repeats, stride) in mobilenet_v2_table() {
-        for repeat in 0..repeats {
-            let name = format!("features.{}", blocks.len());
-            let stride = if repeat == 0 { stride } else { 1 };
-            let hidden = inputs * expansion;
-            let mut main = Vec::new();
-            let mut inner = 0;
-            if expansion != 1 {
-                main.push(maker.conv(&format!("{name}.conv.0.0"), (inputs, hidden), 1, 1)?);
-                main.push(maker.norm(&format!("{name}.conv.0.1"), hidden, Activation::Relu6)?);
-                inner = 1;
-            }
-            main.push(maker.depthwise(&format!("{name}.conv.{inner}.0"), hidden, stride)?);
-            main.push(maker.norm(&format!("{name}.conv.{inner}.1"), hidden, Activation::Relu6)?);
-            main.push(maker.conv(&format!("{name}.conv.{}", inner + 1), (hidden, outputs), 1, 1)?);
-            main.push(maker.norm(&format!("{name}.conv.{}", inner + 2), outputs, Activation::Identity)?);
-            let shortcut = if stride == 1 && inputs == outputs { Shortcut::Identity } else { Shortcut::None };
-            blocks.push(block(&name, main, shortcut));
-            inputs = outputs;
+    let (conv, norm) = &plan.stem;
+    let stem = vec![maker.conv(conv, (3, STEM_WIDTH), 3, 2)?, maker.norm(norm, STEM_WIDTH, Activation::Relu6)?];
+    let mut blocks = vec![block(conv, stem, Shortcut::None)];
+    for residual in &plan.blocks {
+        let (inputs, hidden, outputs) = (residual.inputs, residual.hidden, residual.outputs);
+        let mut main = Vec::new();
+        if let Some((conv, norm)) = &residual.expand {
+            main.push(maker.conv(conv, (inputs, hidden), 1, 1)?);
+            main.push(maker.norm(norm, hidden, Activation::Relu6)?);
         }
+        let (conv, norm) = &residual.filter;
+        main.push(maker.depthwise(conv, hidden, residual.kernel, residual.stride)?);
+        main.push(maker.norm(norm, hidden, Activation::Relu6)?);
+        let (conv, norm) = &residual.project;
+        main.push(maker.conv(conv, (hidden, outputs), 1, 1)?);
+        main.push(maker.norm(norm, outputs, Activation::Identity)?);
+        let shortcut = if residual.has_shortcut() { Shortcut::Identity } else { Shortcut::None };
+        blocks.push(block(&residual.name, main, shortcut));
     }
-    let name = format!("features.{}", blocks.len());
-    let last = vec![
-        maker.conv(&format!("{name}.0"), (inputs, 1280), 1, 1)?,
-        maker.norm(&format!("{name}.1"), 1280, Activation::Relu6)?,
-    ];
-    blocks.push(block(&name, last, Shortcut::None));
+    let (conv, norm) = &plan.last;
+    let width = maker.architecture.feature_width();
+    let last = vec![maker.conv(conv, (plan.outputs(), width), 1, 1)?, maker.norm(norm, width, Activation::Relu6)?];
+    blocks.push(block(conv, last, Shortcut::None));
     Ok(blocks)
 }
 
@@ -239,15 +233,16 @@ impl Maker<'_> {
         let deviation = (2.0 / (outputs * kernel * kernel) as f64).sqrt();
         let weight =
             self.var(format!("{name}.weight"), &shape, |rng| normal(rng, shape.iter().product(), deviation))?;
-        Ok(Layer::Conv { name: name.to_owned(), weight, kernel, stride })
+        Ok(Layer::Conv { name: name.to_owned(), weight, stride, padding: self.architecture.padding() })
     }
 
-    fn depthwise(&mut self, name: &str, channels: usize, stride: usize) -> Result<Layer, LoadError> {
+    fn depthwise(&mut self, name: &str, channels: usize, kernel: usize, stride: usize) -> Result<Layer, LoadError> {
         // PyTorch counts the fan-out over the groups.
-        let deviation = (2.0f64 / 9.0).sqrt();
-        let shape = [channels, 1, 3, 3];
-        let weight = self.var(format!("{name}.weight"), &shape, |rng| normal(rng, channels * 9, deviation))?;
-        Ok(Layer::Depthwise { name: name.to_owned(), weight, stride })
+        let deviation = (2.0 / (kernel * kernel) as f64).sqrt();
+        let shape = [channels, 1, kernel, kernel];
+        let weight =
+            self.var(format!("{name}.weight"), &shape, |rng| normal(rng, shape.iter().product(), deviation))?;
+        Ok(Layer::Depthwise { name: name.to_owned(), weight, stride, padding: self.architecture.padding() })
     }
 
     fn norm(&mut self, name: &str, channels: usize, activation: Activation) -> Result<Layer, LoadError> {
@@ -257,7 +252,8 @@ impl Maker<'_> {
         let (mean, variance) = (part("running_mean", 0.0)?, part("running_var", 1.0)?);
         let values = |v: Var| v.to_vec1().map_err(|cause| LoadError::Build { architecture: self.architecture, cause });
         let running = RefCell::new(Running { mean: values(mean)?, variance: values(variance)? });
-        Ok(Layer::Norm(Box::new(Norm { name: name.to_owned(), weight, bias, running, activation })))
+        let epsilon = self.architecture.batch_norm_epsilon();
+        Ok(Layer::Norm(Box::new(Norm { name: name.to_owned(), weight, bias, running, epsilon, activation })))
     }
 
     fn head(&mut self, name: &str, classes: usize, width: usize) -> Result<(Var, Var), LoadError> {

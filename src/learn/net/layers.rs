@@ -6,12 +6,9 @@ use candle_core::{Result, Tensor, Var};
 
 use super::Watched;
 use touchline_compute::nn::{
-    Activation, BatchStatistics, batch_norm_train, depthwise_conv2d_channel_major, max_pool2d,
+    Activation, BatchStatistics, Padding, batch_norm_train, depthwise_conv2d_channel_major, max_pool2d,
     scale_shift_channel_major, unfold_channel_major,
 };
-
-/// Added to the variance, as in torchvision and MXNet.
-const EPSILON: f64 = 1e-5;
 
 /// Share of a batch in the running statistics, as in PyTorch.
 const MOMENTUM: f32 = 0.1;
@@ -27,18 +24,19 @@ pub enum Mode {
 
 #[derive(Debug)]
 pub enum Layer {
-    /// Convolution without bias, padding k/2.
+    /// Convolution without bias.
     Conv {
         name: String,
         weight: Var,
-        kernel: usize,
         stride: usize,
+        padding: Padding,
     },
-    /// 3×3 depthwise convolution without bias, padding 1.
+    /// Depthwise convolution without bias.
     Depthwise {
         name: String,
         weight: Var,
         stride: usize,
+        padding: Padding,
     },
     Norm(Box<Norm>),
     /// 3×3, stride 2, padding 1.
@@ -53,6 +51,8 @@ pub struct Norm {
     pub bias: Var,
     /// A pass in training moves them; one thread trains.
     pub running: RefCell<Running>,
+    /// Added to the variance.
+    pub epsilon: f64,
     pub activation: Activation,
 }
 
@@ -70,8 +70,11 @@ impl Layer {
             Mode::Learning => var.as_tensor().clone(),
         };
         match self {
-            Layer::Conv { weight, kernel, stride, .. } => conv(x, &tensor(weight), *kernel, *stride),
-            Layer::Depthwise { weight, stride, .. } => depthwise_conv2d_channel_major(x, &tensor(weight), *stride, 1),
+            Layer::Conv { weight, stride, padding, .. } => conv(x, &padding.kernel(&tensor(weight), *stride)?, *stride),
+            Layer::Depthwise { weight, stride, padding, .. } => {
+                let kernel = padding.kernel(&tensor(weight), *stride)?;
+                depthwise_conv2d_channel_major(x, &kernel, *stride, Padding::of(&kernel))
+            }
             Layer::Norm(norm) => norm.forward(x, mode, watched),
             Layer::MaxPool => max_pool2d(x, 3, 2, 1),
         }
@@ -110,9 +113,9 @@ impl Layer {
 }
 
 /// A convolution of a channel-major batch as one matrix product.
-fn conv(x: &Tensor, weight: &Tensor, kernel: usize, stride: usize) -> Result<Tensor> {
+fn conv(x: &Tensor, weight: &Tensor, stride: usize) -> Result<Tensor> {
     let (c, n, h, w) = x.dims4()?;
-    let outputs = weight.dim(0)?;
+    let (outputs, _, kernel, _) = weight.dims4()?;
     let (columns, out_h, out_w) = if kernel == 1 && stride == 1 {
         (x.reshape((c, n * h * w))?, h, w)
     } else {
@@ -131,7 +134,7 @@ impl Norm {
                 let scale: Vec<f32> = weight
                     .iter()
                     .zip(&running.variance)
-                    .map(|(w, v)| (f64::from(*w) / (f64::from(*v) + EPSILON).sqrt()) as f32)
+                    .map(|(w, v)| (f64::from(*w) / (f64::from(*v) + self.epsilon).sqrt()) as f32)
                     .collect();
                 let shift: Vec<f32> = bias.iter().zip(&scale).zip(&running.mean).map(|((b, s), m)| b - m * s).collect();
                 scale_shift_channel_major(&x.detach(), &scale, &shift, self.activation)
@@ -139,7 +142,7 @@ impl Norm {
             Mode::Learning => {
                 let statistics = BatchStatistics::of(&x.detach())?;
                 self.move_running(&statistics);
-                let y = batch_norm_train(x, &self.weight, &self.bias, &statistics, EPSILON, self.activation)?;
+                let y = batch_norm_train(x, &self.weight, &self.bias, &statistics, self.epsilon, self.activation)?;
                 if let Some(watched) = watched.filter(|_| self.activation != Activation::Identity) {
                     watched.outputs.push(self.look_at(&y.detach())?);
                 }

@@ -197,10 +197,7 @@ impl Net {
     }
 
     fn head_names(&self) -> (String, String) {
-        let name = match self.architecture {
-            Architecture::MobileNetV2 => "classifier.1",
-            Architecture::ResNet50 | Architecture::ResNet50V2 => "fc",
-        };
+        let name = self.architecture.classifier();
         (format!("{name}.weight"), format!("{name}.bias"))
     }
 }

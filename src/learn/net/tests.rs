@@ -3,7 +3,7 @@ use candle_core::{DType, Device, Tensor};
 use super::*;
 use touchline_compute::models::Network;
 
-const ARCHITECTURES: [Architecture; 3] = [Architecture::MobileNetV2, Architecture::ResNet50, Architecture::ResNet50V2];
+const ARCHITECTURES: [Architecture; 5] = Architecture::ALL;
 
 fn fresh(architecture: Architecture, classes: usize) -> Net {
     let built = build(architecture, &Tensors::new(), classes, 7, &Device::Cpu).unwrap();
@@ -74,12 +74,22 @@ fn what_is_frozen_does_not_learn_and_the_rest_does() {
 /// The gradient of every kind of parameter against a finite difference of the loss.
 #[test]
 fn gradients_are_finite_differences() {
-    for (architecture, names) in [
-        (Architecture::MobileNetV2, ["features.17.conv.1.0.weight", "features.18.1.bias", "features.16.conv.2.weight"]),
-        (Architecture::ResNet50V2, ["layer4.2.conv2.weight", "norm.weight", "layer4.2.bn1.bias"]),
+    for (architecture, learning, names) in [
+        (
+            Architecture::MobileNetV2,
+            3,
+            ["features.17.conv.1.0.weight", "features.18.1.bias", "features.16.conv.2.weight"],
+        ),
+        (Architecture::ResNet50V2, 3, ["layer4.2.conv2.weight", "norm.weight", "layer4.2.bn1.bias"]),
+        // Block 11 has stride 2, with TensorFlow's padding.
+        (
+            Architecture::EfficientNetLite0,
+            6,
+            ["_blocks.11._depthwise_conv.weight", "_bn1.bias", "_blocks.15._bn0.weight"],
+        ),
     ] {
         let net = fresh(architecture, 3);
-        let frozen = net.blocks() - 3;
+        let frozen = net.blocks() - learning;
         let x = net.run(&pictures(6, 64), 0, frozen).unwrap();
         let direction =
             Tensor::from_vec((0..18).map(|i| (i % 5) as f32 - 2.0).collect(), (6, 3), &Device::Cpu).unwrap();

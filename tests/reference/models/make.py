@@ -1,8 +1,8 @@
 """Writes the reference numbers of src/compute/tests/parity/models.rs beside itself: logits of torchvision's networks (and of
-resnet50_v2.py) for generated weights and pictures, as JSON. The weights are f32; the networks are run in f64, so that the
+resnet50_v2.py and of the package efficientnet_lite_pytorch) for generated weights and pictures, as JSON. The weights are f32; the networks are run in f64, so that the
 numbers carry no rounding of their own.
 
-    python make.py                          # mobilenet_v2.json resnet50.json resnet50_v2.json
+    python make.py                          # one file per network
     python make.py BACKBONE.safetensors     # also mobilenet_v2_backbone.json, from ImageNet weights (f16)
 
 The committed files were made with the versions named inside them.
@@ -15,6 +15,7 @@ import sys
 import safetensors.torch
 import torch
 import torchvision
+from efficientnet_lite_pytorch import EfficientNet
 
 from generate import parameter, uniform
 from resnet50_v2 import ResNet50V2
@@ -23,6 +24,8 @@ HERE = pathlib.Path(__file__).parent
 VERSIONS = {"torch": torch.__version__, "torchvision": torchvision.__version__}
 # classes, batch, height, width: the size of training, an odd size, the smallest size.
 CASES = [(25, 1, 224, 224), (1000, 2, 161, 129), (7, 2, 32, 33)]
+# Sides that are multiples of 32: the documented condition of TensorFlow's padding.
+LITE_CASES = [(25, 1, 256, 256), (1000, 2, 160, 128), (7, 2, 32, 64)]
 
 
 def numbers(tensor):
@@ -43,17 +46,24 @@ def network(build, classes):
     return model, [[name, list(tensor.shape)] for name, tensor in state.items()]
 
 
+def lite(name):
+    """Padding is computed for each picture, as in TensorFlow, when no size is given."""
+    return lambda num_classes: EfficientNet.from_name(name, num_classes=num_classes, image_size=None)
+
+
 def main():
     torch.manual_seed(0)
     builders = {
         "mobilenet_v2": torchvision.models.mobilenet_v2,
         "resnet50": torchvision.models.resnet50,
         "resnet50_v2": ResNet50V2,
+        "efficientnet_lite0": lite("efficientnet-lite0"),
+        "efficientnet_lite2": lite("efficientnet-lite2"),
     }
     with torch.inference_mode():
         for name, build in builders.items():
             cases = []
-            for classes, batch, height, width in CASES:
+            for classes, batch, height, width in LITE_CASES if name.startswith("efficientnet") else CASES:
                 model, tensors = network(build, classes)
                 x = torch.from_numpy(uniform("input", (batch, 3, height, width), -2.0, 2.0))
                 logits = model(x)

@@ -1,5 +1,5 @@
 """Writes the reference curves of tests/learn/train_parity.rs beside itself: what PyTorch's optimisers make of torchvision's networks
-on one fixed batch, all layers learning, batch norm in training mode. Weights, pictures and weights of samples are made from
+and of efficientnet_lite_pytorch's on one fixed batch, all layers learning, batch norm in training mode. Weights, pictures and weights of samples are made from
 names on both sides (../models/generate.py). The networks run in f64, so that the numbers carry no rounding of their own;
 the same in f32 is printed beside it, as a measure of what rounding alone does.
 
@@ -16,6 +16,7 @@ import sys
 import numpy as np
 import torch
 import torchvision
+from efficientnet_lite_pytorch import EfficientNet
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "models"))
@@ -31,6 +32,7 @@ CASES = [
     ("mobilenet_v2", "adamw", 20, 4, 5e-6, 200.0, None, 8, 64),
     ("mobilenet_v2", "adamw", 20, 4, 5e-6, 200.0, 2.0, 8, 64),
     ("resnet50", "sgd", 5, 2, 3e-4, 3.0, None, 4, 64),
+    ("efficientnet_lite0", "sgd", 20, 4, 1e-3, 1.0, None, 8, 64),
 ]
 # Values of a tensor that are stored.
 SAMPLES = 8
@@ -71,18 +73,28 @@ def pictures(batch, side):
 def tensor(name, shape):
     """As in ../models, but for norms: most values pass MobileNet's ReLUs, and residual branches begin small. With norms around
     zero the gradients grow from block to block, and rounding decides the curve after a few steps."""
-    if len(shape) == 1 and name.endswith(("conv.3.weight", "bn3.weight")):
+    if len(shape) == 1 and name.endswith(("conv.3.weight", "bn3.weight", "_bn2.weight")):
         return uniform(name, shape, 0.1, 0.3)
-    if len(shape) == 1 and name.startswith("features.") and name.endswith(".bias"):
+    if len(shape) == 1 and name.startswith(("features.", "_b")) and name.endswith(".bias"):
         return uniform(name, shape, 1.0, 3.0)
     return parameter(name, shape)
 
 
-def train(case, dtype):
-    name, kind, steps, warm_up, peak, decay, clip, batch, side = case
-    model = getattr(torchvision.models, name)(num_classes=CLASSES).train()
+def network(name):
+    """Without dropout and stochastic depth, and with PyTorch's momentum of batch norms."""
+    if name.startswith("efficientnet"):
+        none = {"dropout_rate": 0.0, "drop_connect_rate": 0.0}
+        return EfficientNet.from_name(
+            name.replace("_", "-"), num_classes=CLASSES, image_size=None, batch_norm_momentum=0.9, **none)
+    model = getattr(torchvision.models, name)(num_classes=CLASSES)
     if name == "mobilenet_v2":
         model.classifier[0].p = 0.0
+    return model
+
+
+def train(case, dtype):
+    name, kind, steps, warm_up, peak, decay, clip, batch, side = case
+    model = network(name).train()
     shapes = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     state = {k: torch.from_numpy(tensor(k, shape)) for k, shape in shapes.items()}
     model.load_state_dict(state, strict=False)
@@ -111,7 +123,7 @@ def after(model):
     """Of every running statistic and of the classifier: root mean square, and some values at even distances."""
     out = {}
     for name, tensor in model.state_dict().items():
-        if "running_" in name or name.startswith(("fc.", "classifier.")):
+        if "running_" in name or name.startswith(("fc.", "_fc.", "classifier.")):
             values = tensor.flatten().double().numpy()
             at = [i * (len(values) - 1) // (SAMPLES - 1) for i in range(SAMPLES)]
             out[name] = [float(f"{v:.9g}") for v in [np.sqrt(np.mean(values**2)), *values[at]]]

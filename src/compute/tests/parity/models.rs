@@ -85,6 +85,12 @@ fn mobilenet_v2_agrees_with_torchvision() {
 }
 
 #[test]
+fn efficientnet_lite_agrees_with_its_python_package() {
+    assert_parity(Architecture::EfficientNetLite0);
+    assert_parity(Architecture::EfficientNetLite2);
+}
+
+#[test]
 fn resnet50_agrees_with_torchvision() {
     assert_parity(Architecture::ResNet50);
 }
@@ -190,7 +196,7 @@ fn pictures_that_do_not_fit_are_errors() {
 
 #[test]
 fn architectures_have_their_names_in_packs() {
-    for architecture in [Architecture::MobileNetV2, Architecture::ResNet50, Architecture::ResNet50V2] {
+    for architecture in Architecture::ALL {
         let json = serde_json::to_string(&architecture).expect("serialises");
         assert_eq!(json, format!("\"{architecture}\""));
         assert_eq!(serde_json::from_str::<Architecture>(&json).expect("parses"), architecture);
