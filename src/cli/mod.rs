@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod adapt;
 mod config;
 mod dataset;
 mod doctor;
@@ -73,6 +74,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Evaluate a pack on held-out data of a dataset: by second and recording, each modality, fusion, calibration.
     Evaluate(evaluate::EvaluateArgs),
+    /// Teach a pack a channel from a few labelled minutes of it. Takes a minute or two.
+    Adapt(adapt::AdaptArgs),
     /// Write the report of a training run or an evaluation again, as one HTML file.
     Report(report::ReportArgs),
     /// Receives and decodes one source, in a process of its own.
@@ -180,6 +183,7 @@ impl Cli {
             Command::Pack(args) => pack::pack(args),
             Command::Train(args) => train::train(args),
             Command::Evaluate(args) => evaluate::evaluate(args),
+            Command::Adapt(args) => adapt::adapt(args),
             Command::Report(args) => report::report(&args),
             Command::SourceWorker(args) => source_worker::source_worker(&args),
         }

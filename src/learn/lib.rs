@@ -8,6 +8,7 @@
 //!
 //! The same feature code and clip builder as serving: what a model is trained on is what it will see.
 
+pub mod adapt;
 pub mod augment;
 pub mod calibrate;
 pub mod classes;

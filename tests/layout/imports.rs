@@ -74,6 +74,7 @@ const ORDER: &[(&str, &[&[&str]])] = &[
             &["evaluate"],
             &["report"],
             &["calibrate"],
+            &["adapt"],
             &["pack"],
         ],
     ),

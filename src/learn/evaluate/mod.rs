@@ -21,7 +21,7 @@ pub mod score;
 pub mod scores;
 mod stacking;
 pub(super) mod table;
-mod temperature;
+pub(crate) mod temperature;
 #[cfg(test)]
 mod tests;
 mod wrong;

@@ -26,7 +26,7 @@ const TOLERANCE: f64 = 1e-5;
 const LEAST_DEVIATION: f64 = 0.1;
 
 /// Samples and their features.
-pub(super) struct Material<'a> {
+pub(crate) struct Material<'a> {
     /// Features of the samples with these numbers, (N, width).
     pub features: &'a (dyn Fn(&[u32]) -> Result<Tensor> + Sync),
     pub labels: &'a [u32],
@@ -37,11 +37,14 @@ pub(super) struct Material<'a> {
     pub smoothing: f64,
     /// On half the sum of squared weights, beside the mean loss.
     pub penalty: f64,
+    /// Logits (N × classes) that are added to those of the fit: the fit is then a correction to an existing classifier, and the penalty
+    /// is on the distance from it. Empty when there is none.
+    pub offsets: &'a [f32],
 }
 
 /// How far a fit is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     /// Mean loss, without the penalty.
     pub loss: f64,
     /// Samples whose highest score is at their label.
@@ -51,7 +54,7 @@ pub(super) struct Progress {
 }
 
 /// Weights (classes × width) and biases of the optimum.
-pub(super) struct Fitted {
+pub(crate) struct Fitted {
     pub at: Progress,
     pub weight: Vec<f32>,
     pub bias: Vec<f32>,
@@ -61,7 +64,7 @@ pub(super) struct Fitted {
 ///
 /// # Errors
 /// Those of `features` and of `on_step`.
-pub(super) fn fit(
+pub(crate) fn fit(
     material: &Material<'_>,
     steps: usize,
     on_step: &mut dyn FnMut(Progress) -> Result<()>,
@@ -152,7 +155,7 @@ impl Scaled<'_> {
     }
 
     fn part(&self, chunk: &[u32], weight: &Tensor, bias: &[f64]) -> Result<Part> {
-        let Material { features, labels, weights, classes, smoothing, .. } = *self.material;
+        let Material { features, labels, weights, classes, smoothing, offsets, .. } = *self.material;
         let features = features(chunk)?;
         let logits = features.matmul(&weight.t()?)?.flatten_all()?.to_vec1::<f32>()?;
         let own: Vec<u32> = chunk.iter().map(|i| labels[*i as usize]).collect();
@@ -163,6 +166,10 @@ impl Scaled<'_> {
         {
             for ((score, logit), b) in scores.iter_mut().zip(logits).zip(bias) {
                 *score = f64::from(*logit) + b;
+            }
+            if !offsets.is_empty() {
+                let offsets = &offsets[chunk[n] as usize * classes..][..classes];
+                scores.iter_mut().zip(offsets).for_each(|(score, offset)| *score += f64::from(*offset));
             }
             let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             part.right += u64::from(scores[own[n] as usize] >= best);

@@ -45,6 +45,7 @@ fn the_optimum_is_that_of_scikit_learn() {
         width: r.width,
         smoothing: r.smoothing,
         penalty: r.penalty,
+        offsets: &[],
     };
     let mut losses = Vec::new();
     let mut on_step = |at: Progress| {
@@ -81,6 +82,7 @@ fn it_repeats_on_any_number_of_threads() {
         width,
         smoothing: 0.0,
         penalty: 0.1,
+        offsets: &[],
     };
     let on = |threads: usize, steps: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -113,6 +115,7 @@ fn a_walk_that_takes_no_step_says_where_it_stands() {
             width: 3,
             smoothing: 0.1,
             penalty: 1e-4,
+            offsets: &[],
         };
         let fitted = fit(&material, 500, &mut |at| panic!("{at:?}")).unwrap();
         assert_eq!(fitted.at.loss.is_finite(), finite);

@@ -33,6 +33,7 @@ impl Work<'_> {
             width: of.rows.width,
             smoothing: config.label_smoothing,
             penalty: config.head.penalty,
+            offsets: &[],
         };
         let n = samples.len() as u64;
         let began = Instant::now();

@@ -6,7 +6,7 @@
 
 mod batch;
 mod checkpoint;
-mod classifier;
+pub(crate) mod classifier;
 mod head;
 mod log;
 mod loop_;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::adapt::replay::Replay;
 use super::calibrate;
 use super::dataset::split::Side;
 use super::dataset::{Dataset, Kind};
@@ -18,9 +19,10 @@ use super::evaluate::figures::card_figures;
 use super::evaluate::score::score_side;
 use super::evaluate::{Fitted, fit};
 use super::fit::BEST;
+use super::net;
 use super::train::{RUN, RunInfo, labelling};
 use touchline_compute::models::pack::{Card, Fusion, FusionEntry, MANIFEST, Manifest, Pack, Section, parse_toml};
-use touchline_compute::models::{read_weights, save_f16};
+use touchline_compute::models::{LoadError, read_weights, save_f16};
 use touchline_core::decision::PerModality;
 use touchline_core::error::{Error, Result};
 use touchline_core::fusion::FusionTable;
@@ -84,6 +86,7 @@ pub fn build(
         kept = keep::keep((&older, dir), &parts, &classes, &mut manifest, &building)?;
     }
     manifest.write(&building)?;
+    replay(dataset, sides, config, (&manifest, &parts), &building, progress)?;
     let pack = Pack::open(&building)?;
     let mut notes = Vec::new();
     let validation = score_side(&pack, dataset, Side::Validation, &config.cache, &mut |done, of| {
@@ -133,6 +136,45 @@ pub fn build(
     Pack::open(&building)?;
     put_in_place(&building, &config.out).map_err(|e| cannot(&config.out, e))?;
     Ok(manifest)
+}
+
+/// Writes the replay features of the pictures' model, which `touchline adapt` needs: those of the training side, or those of the pack
+/// that the model is kept from.
+fn replay(
+    dataset: &Dataset,
+    sides: &[Side],
+    config: &PackConfig,
+    (manifest, parts): (&Manifest, &PerModality<Option<Part>>),
+    building: &Path,
+    progress: &mut dyn FnMut(&'static str, usize, usize),
+) -> Result<()> {
+    let Some(section) = &manifest.rgb else { return Ok(()) };
+    let Some(part) = &parts.rgb else {
+        let Some(older) = &config.keep else { return Ok(()) };
+        // A pack of an earlier version has none, and cannot be adapted either.
+        return match Replay::load(older, &section.sha256, section.classes.len()) {
+            Ok(replay) => replay.save(building, &section.sha256),
+            Err(_) => Ok(()),
+        };
+    };
+    let path = building.join(&section.weights);
+    let broken = |e: LoadError| Error::data(&path, e.to_string(), e.advice());
+    let file = read_weights(&path, &Device::Cpu).map_err(broken)?;
+    let built =
+        net::build(section.architecture, &file.tensors, section.classes.len(), 0, &Device::Cpu).map_err(broken)?;
+    let network = (&built, section.sha256.as_str());
+    let replay = Replay::compute(
+        dataset,
+        sides,
+        &section.classes,
+        network,
+        &part.info.inputs,
+        &config.cache,
+        &mut |done, of| {
+            progress("replay", done, of);
+        },
+    )?;
+    replay.save(building, &section.sha256)
 }
 
 /// The runs' parts.
