@@ -170,7 +170,7 @@ fn what_does_not_fit_is_refused() {
     };
     refused(&Waves::new(&pack, vec![item("a", "chess")]), Side::Test, &["none of its classes", "compact"]);
     let mut material = Waves::new(&pack, vec![item("a", "golf")]);
-    refused(&material, Side::Validation, &["validation side holds nothing"]);
+    refused(&material, Side::Validation, &["validation side has no items"]);
     material.meta.sample_rate = 16_000;
     refused(&material, Side::Test, &["16000", "--sample-rate 32000"]);
     material.meta.sample_rate = 32_000;
@@ -181,7 +181,7 @@ fn what_does_not_fit_is_refused() {
     refused(&material, Side::Test, &["no pairs", "--flow-pairs 5"]);
     material.meta.plan.flow_pairs = 3;
     let table = score_side(&pack, &material, Side::Test, cache.path(), &mut |_, _| ()).unwrap();
-    assert!(table.remarks[0].contains("3 pairs a second, serving with this pack 5"), "{:?}", table.remarks);
+    assert!(table.remarks[0].contains("3 pairs a second, but serving uses 5"), "{:?}", table.remarks);
 }
 
 /// Runs the program; gives its exit code, standard output and standard error.

@@ -153,7 +153,7 @@ fn places_that_cannot_be_written_are_named() {
     let dir = dir.path();
     still_dataset(dir, [5, 5, 0]);
     std::fs::write(dir.join("file"), "").unwrap();
-    run(dir, &quick("stills", "file/run", "")).refused(5, &["file/run/rgb", "cannot be made", "-o"]);
+    run(dir, &quick("stills", "file/run", "")).refused(5, &["file/run/rgb", "cannot be created", "-o"]);
     run(dir, &quick("stills", "run", "--cache file/cache")).refused(5, &["file/cache", "--cache"]);
     full_disk(dir);
 }

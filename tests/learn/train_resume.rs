@@ -85,7 +85,7 @@ fn killed_trainings_end_as_if_nothing_had_happened() {
     assert!(cut.join(CHECKPOINT).is_file() && log_lines(&cut, "end").is_empty() && !cut.join("run.toml").exists());
     assert!(tune_steps(&cut) < tune_steps(&whole));
     run(dir, "pack build cut --dataset stills -o pack").refused(6, &["cut", "no finished training", "touchline train"]);
-    run(dir, &train("cut")).refused(6, &["cut/rgb", "holds a training already", "--resume"]);
+    run(dir, &train("cut")).refused(6, &["cut/rgb", "already contains a training run", "--resume"]);
     for other in ["--seed 2", "--learning-rate 1e-4", "--mixup 0", "--unfreeze 2", "--epochs 6"] {
         let repeated = other.split(' ').next().unwrap_or_default();
         // The option once more would be refused by the command line.
@@ -102,7 +102,7 @@ fn killed_trainings_end_as_if_nothing_had_happened() {
         run(dir, &changed).refused(6, &["cut/rgb", "other settings", "same options"]);
     }
     let said = run(dir, &format!("{} --resume", train("cut")));
-    assert!(said.error.contains("goes on after step"), "{}", said.error);
+    assert!(said.error.contains("continues after step"), "{}", said.error);
     said.well();
     let resumed_at: Vec<Value> = {
         let text = std::fs::read_to_string(cut.join("log.jsonl")).unwrap();
@@ -143,7 +143,7 @@ fn an_early_stop_is_not_forgotten() {
         first_weights()
     );
     let said = run(dir, &train);
-    assert!(said.error.contains("no better on validation for 2 epochs"), "{}", said.error);
+    assert!(said.error.contains("no improvement on validation for 2 epochs"), "{}", said.error);
     said.well();
     let of = dir.join("run/rgb");
     let epochs = log_lines(&of, "epoch");

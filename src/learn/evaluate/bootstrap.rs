@@ -1,7 +1,8 @@
 //! Bootstrap intervals over sources.
 //!
-//! Seconds of one source are alike, so it is sources that are drawn with replacement, not seconds: the percentile
-//! interval of Efron's cluster bootstrap. Each draw sums counts that were made once per source.
+//! Seconds of one source resemble each other. Sources are therefore drawn with replacement, not seconds: the percentile interval
+//! of the cluster bootstrap (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993). Counts are made once per source and
+//! summed over each draw.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use super::metrics::Samples;
 use super::result::Interval;
 
-/// Draws that percentiles at 2.5 and 97.5 need to be steady.
+/// Number of draws, enough for stable percentiles at 2.5 and 97.5.
 pub const DRAWS: usize = 1000;
 
 /// Counts of one class in one group.
@@ -22,8 +23,8 @@ struct Counts {
     predicted: u64,
 }
 
-/// Accuracy and macro F1 with their 95 % intervals. A draw's macro F1 is over the classes that are in the draw, so where
-/// classes have a single source the interval tells about the choice of classes as well as of sources.
+/// Returns accuracy and macro F1 with their 95 % intervals from `draws` draws. The macro F1 of a draw covers the classes in that
+/// draw. If some classes have a single source, the interval thus includes the choice of classes as well as that of sources.
 pub fn intervals(samples: &Samples, draws: usize, seed: u64) -> (Interval, Interval) {
     let mut groups: BTreeMap<u32, BTreeMap<usize, Counts>> = BTreeMap::new();
     for (truth, predicted, group, _) in samples.iter() {
@@ -59,7 +60,7 @@ pub fn intervals(samples: &Samples, draws: usize, seed: u64) -> (Interval, Inter
     (interval(value.0, accuracies), interval(value.1, f1s))
 }
 
-/// Accuracy and macro F1 of counts per class.
+/// Returns accuracy and macro F1 from counts per class.
 fn of(classes: &[Counts]) -> (f64, f64) {
     let (mut right, mut total, mut f1, mut present) = (0, 0, 0.0, 0u32);
     for c in classes.iter().filter(|c| c.support > 0) {
@@ -71,14 +72,14 @@ fn of(classes: &[Counts]) -> (f64, f64) {
     (right as f64 / total.max(1) as f64, f1 / f64::from(present.max(1)))
 }
 
-/// A figure with the interval of its draws, which a single source has none of.
+/// Returns a figure with the 95 % interval of its draws; no interval without draws, which is the case for a single source.
 pub(super) fn interval(value: f64, mut draws: Vec<f64>) -> Interval {
     draws.sort_by(f64::total_cmp);
     let end = |share| (!draws.is_empty()).then(|| percentile(&draws, share));
     Interval { value, low: end(0.025), high: end(0.975) }
 }
 
-/// Between ranks along a straight line, as numpy's default.
+/// Returns the percentile at `share` (0 to 1) with linear interpolation, the default of numpy.
 fn percentile(sorted: &[f64], share: f64) -> f64 {
     let at = share * (sorted.len() - 1) as f64;
     let (below, part) = (at.floor() as usize, at.fract());
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
     use touchline_core::labels::ClassId;
 
-    /// `groups` groups of `n` samples; in each group either all are right or all are wrong, half the groups each.
+    /// `groups` groups of `n` samples. Half of the groups are all right, the others all wrong.
     fn clustered(groups: u32, n: u32) -> Samples {
         let mut samples = Samples::new(2);
         for group in 0..groups {
@@ -110,9 +111,16 @@ mod tests {
         let (low, high) = accuracy.ends().unwrap();
         assert!((low - 0.402).abs() < 0.02 && (high - 0.598).abs() < 0.02, "{accuracy:?}");
         assert!((f1.value - 2.0 / 3.0).abs() < 1e-12, "recall a half, precision 1");
-        assert_eq!(intervals(&clustered(100, 30), 4000, 1).0, accuracy, "more of the same source says nothing new");
+        assert_eq!(
+            intervals(&clustered(100, 30), 4000, 1).0,
+            accuracy,
+            "more samples of the same sources add no information"
+        );
         let narrow = intervals(&clustered(10_000, 1), 1000, 1).0.ends().unwrap();
-        assert!((narrow.1 - narrow.0 - 0.0196).abs() < 0.003, "a hundred times the sources, a tenth: {narrow:?}");
+        assert!(
+            (narrow.1 - narrow.0 - 0.0196).abs() < 0.003,
+            "a hundred times the sources give a tenth of the width: {narrow:?}"
+        );
     }
 
     #[test]

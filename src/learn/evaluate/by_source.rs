@@ -1,8 +1,8 @@
 //! Figures by kind of material, class and source.
 //!
-//! Photographs, frames of television and recordings differ more than sports do, so each kind has figures of its own. What is
-//! alike is one source: the share that is right is taken within a class's source first, then over its sources, so that one
-//! long match does not decide what a class reaches.
+//! Photographs, frames of television and recordings differ more than sports do, so each kind has separate figures. Items of one
+//! source resemble each other: the share of correct items is first taken within each source of a class and then averaged over
+//! its sources. A single long match thus does not dominate the figure of its class.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ use super::scores::SoftSecond;
 use crate::dataset::Kind;
 use touchline_core::labels::{ClassId, ClassSet};
 
-/// The name of what is no sport of the list.
+/// Name of the class for material that is none of the sports.
 const OTHER: &str = "other";
 
 /// Decisions on whole items (recordings by the vote of their seconds) of each kind.
 pub type ByKind = BTreeMap<Kind, Samples>;
 
-/// What a judge says of whole items; `groups` has the group of each.
+/// Returns the decisions of `judge` on whole items. `groups` has the group of each item.
 pub fn item_samples(soft: &[SoftSecond], judge: &Judge, classes: usize, groups: &[u32]) -> ByKind {
     let mut out = ByKind::new();
     for kind in Kind::ALL {
@@ -36,7 +36,7 @@ pub fn item_samples(soft: &[SoftSecond], judge: &Judge, classes: usize, groups: 
     out
 }
 
-/// The figures of one kind by one predictor.
+/// Returns the figures of one kind by one predictor. `seed` is that of the bootstrap.
 pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &ClassSet, seed: u64) -> KindReport {
     // (class, source) → (right, items)
     let mut cells: BTreeMap<(ClassId, u32), (u64, u64)> = BTreeMap::new();
@@ -45,7 +45,7 @@ pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &Cla
         cell.0 += u64::from(truth == predicted);
         cell.1 += 1;
     }
-    // Of a source, the shares of the classes that it has.
+    // For each source, the shares of its classes.
     let mut sources: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     let mut of_class: BTreeMap<ClassId, Vec<Vec<f64>>> = BTreeMap::new();
     for ((class, group), (right, items)) in &cells {
@@ -81,7 +81,7 @@ pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &Cla
     }
 }
 
-/// The mean of all shares with its 95 % interval over sources, each of which has one or more.
+/// Returns the mean of all shares with its 95 % interval over sources. Each source has at least one share.
 fn figure(sources: &[Vec<f64>], seed: u64) -> Interval {
     let mean = |drawn: &mut dyn Iterator<Item = usize>| {
         let (mut sum, mut n) = (0.0, 0);
@@ -92,7 +92,7 @@ fn figure(sources: &[Vec<f64>], seed: u64) -> Interval {
         sum / (n as f64).max(1.0)
     };
     let value = mean(&mut (0..sources.len()));
-    // A single source says nothing of how far others lie from it.
+    // A single source gives no spread between sources.
     if sources.len() < 2 {
         return interval(value, Vec::new());
     }
@@ -109,7 +109,7 @@ mod tests {
         ClassSet::new(["golf", "other", "tennis"].map(str::to_owned).to_vec()).unwrap()
     }
 
-    /// `right` of `n` items of `truth` from a source are right, the others are called golf.
+    /// Adds `n` items of class `truth` from one source: `right` of them are predicted correctly, the others as golf.
     fn add(samples: &mut Samples, truth: u16, group: u32, right: usize, n: usize) {
         for i in 0..n {
             let predicted = if i < right { truth } else { 0 };
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_no_number_out_of_nothing() {
+    fn figures_without_samples_are_zero_or_none() {
         let r = report(Kind::Clip, Predictor::Rgb, &Samples::new(3), &classes(), 1);
         assert_eq!((r.items, r.accuracy, r.by_source.ends(), r.other_called_a_sport), (0, 0.0, None, None));
         assert!(r.mean_over_classes == 0.0 && r.by_source.value == 0.0 && r.classes.is_empty());

@@ -1,13 +1,12 @@
-//! Reliability: how often a prediction of a given confidence is right.
+//! Reliability: the accuracy of predictions at a given confidence.
 
 use super::metrics::Samples;
 use super::result::Bin;
 
-/// Bins of equal width, as in Guo et al., "On calibration of modern neural networks" (2017).
+/// Number of bins of equal width, as in Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017.
 pub const BINS: usize = 15;
 
-/// The bins over the highest probability of each sample; a bin holds what is above its lower border, up to and with its
-/// upper one.
+/// Bins the samples by their highest probability. A bin excludes its lower border and includes its upper one.
 pub fn reliability(samples: &Samples) -> Vec<Bin> {
     let edge = |i: usize| i as f64 / BINS as f64;
     let mut sums = [(0u64, 0f64, 0u64); BINS];
@@ -26,8 +25,8 @@ pub fn reliability(samples: &Samples) -> Vec<Bin> {
     sums.into_iter().enumerate().map(bin).collect()
 }
 
-/// Expected calibration error: the mean distance of confidence and accuracy, bins weighted by their samples. 0 without
-/// samples.
+/// Returns the expected calibration error: the mean distance between confidence and accuracy, with each bin weighted by its
+/// samples. 0 without samples.
 pub fn ece(bins: &[Bin]) -> f64 {
     let total: u64 = bins.iter().map(|b| b.count).sum();
     let off: f64 = bins.iter().map(|b| b.count as f64 * (b.confidence - b.accuracy).abs()).sum();
@@ -46,7 +45,7 @@ mod tests {
             samples.push(ClassId(truth), ClassId(0), 0, &[p, 1.0 - p]);
         }
         let bins = reliability(&samples);
-        // 0.8 is 12/15, in f32 a hair above: the bin (12/15, 13/15].
+        // 0.8 is 12/15, but in f32 slightly above: the bin (12/15, 13/15].
         assert_eq!((bins[12].count, bins[14].count), (3, 2));
         assert!((bins[12].accuracy - 2.0 / 3.0).abs() < 1e-12 && (bins[14].confidence - 0.975).abs() < 1e-7);
         let want = (3.0 * (0.8 - 2.0 / 3.0) + 2.0 * (0.975 - 0.5)) / 5.0;

@@ -1,7 +1,7 @@
-//! Figures of a cross-validation: every source is judged by models that did not learn from it.
+//! Figures of a cross-validation: each source is scored by models that were not trained on it.
 //!
-//! Temperatures, table and learned fusion of a fold are fitted on the other folds, so they too have not seen what they are
-//! measured on.
+//! Temperatures, table and learned fusion of a fold are fitted on the other folds, so they too are independent of the material
+//! that they are measured on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,36 +30,39 @@ use touchline_core::labels::{ClassSet, Modality};
 /// A cross-validation with its scores.
 #[derive(Clone, Debug)]
 pub struct Cross {
+    /// Scores of the held-out items of all folds.
     pub table: ScoreTable,
-    /// Of each item of the table.
+    /// Fold of each item of the table.
     fold_of: Vec<u32>,
     infos: BTreeMap<Modality, FoldsInfo>,
-    /// Classes that a fold holds out wholly, with how many of their items are not measured.
+    /// Classes that one fold holds out completely, with the number of their items that are not measured.
     pub unlearnable: BTreeMap<String, u64>,
 }
 
-/// Everything measured of a cross-validation.
+/// Figures of a cross-validation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CrossReport {
-    /// The directory of the run.
+    /// Directory of the run.
     pub run: String,
+    /// Number of folds.
     pub folds: u32,
-    /// Share of the sources of recordings and frames that was learnt from, and how many that is of a class.
+    /// Share of the sources of recordings and frames that the models were trained on, 0 to 1.
     pub sources: f64,
+    /// Number of those sources per class, mean over classes and folds.
     pub sources_per_class: f64,
-    /// Every (kind, predictor) that has items.
+    /// Figures of each pair of kind and predictor that has items.
     pub kinds: Vec<KindReport>,
-    /// Expected calibration error by the second of clips, of each predictor.
+    /// Expected calibration error of each predictor over the seconds of clips.
     pub ece: BTreeMap<Predictor, f64>,
-    /// What is not measured, a sentence each.
+    /// Remarks on method and limits, one sentence each.
     pub notes: Vec<String>,
 }
 
 impl Cross {
-    /// Reads what `touchline train --folds` wrote in the directory `run`.
+    /// Reads the cross-validation that `touchline train --folds` wrote to the directory `run`.
     ///
     /// # Errors
-    /// [`Error::Data`] when it is unfinished, damaged, or of another dataset, split or labels.
+    /// [`Error::Data`] when it is unfinished or damaged, or belongs to another dataset, split or labels.
     pub fn open(run: &Path, dataset: &Dataset) -> Result<Self> {
         let mut infos: BTreeMap<Modality, FoldsInfo> = BTreeMap::new();
         let mut parts: Vec<(Modality, HeldOut)> = Vec::new();
@@ -77,15 +80,18 @@ impl Cross {
             infos.insert(modality, info);
         }
         let Some(info) = infos.values().next() else {
-            let cause = format!("holds no finished cross-validation (no {FOLDS} in rgb/, flow/ or audio/)");
-            return Err(Error::data(run, cause, "make one with `touchline train --folds`"));
+            let cause = format!("contains no finished cross-validation (no {FOLDS} in rgb/, flow/ or audio/)");
+            return Err(Error::data(run, cause, "create one with `touchline train --folds`"));
         };
         let classes = ClassSet::new(info.run.classes.clone())
             .map_err(|e| Error::data(run, e, "train again; the classes of the run are damaged"))?;
         join(run, dataset, &parts, classes, infos)
     }
 
-    /// The figures; `seed` is that of the bootstrap.
+    /// Computes the figures. `run` is the directory for the report, `seed` that of the bootstrap.
+    ///
+    /// # Panics
+    /// Never for a cross-validation from [`Self::open`], which has at least one modality.
     pub fn report(&self, run: &Path, seed: u64) -> CrossReport {
         let info = self.infos.values().next().expect("an opened cross-validation has a modality");
         let classes = &self.table.classes;
@@ -128,7 +134,7 @@ impl Cross {
         ];
         if !unlearnable.is_empty() {
             notes.push(format!(
-                "A fold holds out all there is to learn of these classes, so that they are not measured there (items): {}.",
+                "One fold holds out all material of these classes, so they are not measured there (number of items): {}.",
                 unlearnable.join(", ")
             ));
         }
@@ -144,14 +150,14 @@ impl Cross {
     }
 }
 
-/// Refuses folds that do not belong to the dataset, or to those of another modality.
+/// Rejects folds that do not belong to the dataset, or that differ from the folds of another modality.
 fn check(info: &FoldsInfo, first: Option<&FoldsInfo>, dir: &Path, dataset: &Dataset) -> Result<()> {
     let refuse = |cause: &str, advice: &str| Err(Error::data(dir, cause, advice));
     if info.run.fingerprint != dataset.fingerprint() {
-        return refuse("was trained on another dataset", "give the dataset it was trained on");
+        return refuse("was trained on another dataset", "use the dataset that it was trained on");
     }
     if info.run.labelling != Some(labelling(dataset, dataset.sides()?)) {
-        let advice = "divide it as it was then (dataset split --seed), or train the folds again";
+        let advice = "restore the earlier split (dataset split --seed), or train the folds again";
         return refuse("was trained on another split or other labels", advice);
     }
     let same = |a: &FoldsInfo, b: &FoldsInfo| {
@@ -159,12 +165,12 @@ fn check(info: &FoldsInfo, first: Option<&FoldsInfo>, dir: &Path, dataset: &Data
     };
     if first.is_some_and(|first| !same(first, info)) {
         let advice = "train the folds of all modalities with the same --folds, --sources and --seed";
-        return refuse("its folds are not those of the other modalities", advice);
+        return refuse("its folds differ from those of the other modalities", advice);
     }
     Ok(())
 }
 
-/// One table of what all modalities say.
+/// Joins the held-out scores of all modalities into one table.
 fn join(
     run: &Path,
     dataset: &Dataset,
@@ -178,11 +184,11 @@ fn join(
     let mut fold_of_item: BTreeMap<u32, u32> = BTreeMap::new();
     for (modality, held_out) in parts {
         let ids: Option<Vec<_>> = held_out.outputs.iter().map(|name| classes.id(name)).collect();
-        *outputs.get_mut(*modality) = Some(ids.ok_or_else(|| damaged("an output is of no class of the run"))?);
+        *outputs.get_mut(*modality) = Some(ids.ok_or_else(|| damaged("an output belongs to no class of the run"))?);
         for row in &held_out.rows {
             if *fold_of_item.entry(row.item).or_insert(row.fold) != row.fold || row.item as usize >= dataset.items.len()
             {
-                return Err(damaged("its rows are of other items"));
+                return Err(damaged("its rows belong to other items"));
             }
             seconds.entry((row.item, row.second)).or_default().get_mut(*modality).push(row.logits.clone());
         }
@@ -210,7 +216,8 @@ fn join(
             *cross.unlearnable.entry(item.class.clone()).or_default() += 1;
             continue;
         }
-        let truth = cross.table.classes.id(&item.class).ok_or_else(|| damaged("a row is of no class of the run"))?;
+        let truth =
+            cross.table.classes.id(&item.class).ok_or_else(|| damaged("a row belongs to no class of the run"))?;
         place.insert(*index, cross.table.items.len() as u32);
         cross.fold_of.push(*fold);
         cross.table.items.push(ScoredItem {
@@ -228,18 +235,18 @@ fn join(
     }
     if cross.table.items.is_empty() {
         let advice = "add recordings of other sources, or use fewer --folds";
-        return Err(Error::data(run, "no fold holds anything out that the others can teach", advice));
+        return Err(Error::data(run, "no class is in more than one fold, so nothing can be measured", advice));
     }
     Ok(cross)
 }
 
-/// The classes and folds where the other folds have nothing of the class for any of the modalities.
+/// Returns the pairs of class and fold for which no other fold has material of the class, in any of the modalities.
 fn unlearnable<'a>(
     dataset: &'a Dataset,
     fold_of_item: &BTreeMap<u32, u32>,
     parts: &[(Modality, HeldOut)],
 ) -> Result<BTreeSet<(&'a str, u32)>> {
-    // A group is in one fold with all that it has, so the folds of what was held out are those of everything.
+    // All items of a group are in one fold, so the folds of the held-out items cover all material.
     let sides = dataset.sides()?;
     let mut folds_of_class: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
     for (i, item) in dataset.items.iter().enumerate() {

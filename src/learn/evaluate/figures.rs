@@ -1,4 +1,4 @@
-//! The figures that go on a pack's card.
+//! Figures for the card of a pack.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use touchline_core::fusion::FusionTable;
 use touchline_core::labels::{ClassId, Modality};
 use touchline_core::vote::VideoVote;
 
-/// Accuracy and macro F1 on the held-back test side: seconds of clips, pieces of sound and pictures for each modality;
-/// seconds and whole clips for fusion by the table. From validation only what the table's default rests on. To four
-/// decimals; what has no samples is left out.
+/// Returns accuracy and macro F1 on the test side, by name: for each modality on seconds of clips, seconds of sound, pictures and
+/// frames; for fusion by the table on seconds and whole clips. Validation contributes only the macro F1 of RGB on clips. Figures
+/// are rounded to four decimals, and those without samples are left out.
 pub fn card_figures(
     test: &[SoftSecond],
     validation: &[SoftSecond],
@@ -21,7 +21,7 @@ pub fn card_figures(
 ) -> BTreeMap<String, f64> {
     let mut out = BTreeMap::new();
     let mut put = |name: String, value: f64| out.insert(name, (value * 1e4).round() / 1e4);
-    for (kind, word) in [
+    for (kind, unit) in [
         (Kind::Clip, "clip_seconds"),
         (Kind::Sound, "sound_seconds"),
         (Kind::Picture, "pictures"),
@@ -30,9 +30,9 @@ pub fn card_figures(
         for modality in Modality::ALL {
             let c = confusion(test.iter().filter(|s| s.kind == kind), modality, classes);
             if c.total() > 0 {
-                put(format!("test_{word}_{modality}_n"), c.total() as f64);
-                put(format!("test_{word}_{modality}_accuracy"), c.accuracy());
-                put(format!("test_{word}_{modality}_macro_f1"), c.macro_f1());
+                put(format!("test_{unit}_{modality}_n"), c.total() as f64);
+                put(format!("test_{unit}_{modality}_accuracy"), c.accuracy());
+                put(format!("test_{unit}_{modality}_macro_f1"), c.macro_f1());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What fusion loses without a modality.
+//! Importance of each modality for fusion.
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -11,12 +11,13 @@ use crate::measure::Confusion;
 use touchline_core::decision::{ModalityScores, PerModality};
 use touchline_core::labels::Modality;
 
-/// Shuffles of a modality.
+/// Number of permutations of a modality's scores.
 pub const PERMUTATIONS: usize = 20;
 
-/// The fall of a fusion's macro F1 over the seconds when `modality` is taken away, and when its scores are dealt out anew
-/// among the seconds that have it (Breiman's permutation importance). Seconds that have nothing but the modality cannot
-/// be decided without it: the ablation is over the others. `None` when no second has the modality and another.
+/// Returns the fall of a fusion's macro F1 over `seconds` when `modality` is removed (ablation), and when its scores are permuted
+/// among the seconds that have it (permutation importance: Breiman, *Random Forests*, Machine Learning 45, 2001). Seconds that
+/// have only this modality cannot be decided without it, so the ablation leaves them out. `None` when no second has the
+/// modality and another one.
 pub fn importance(
     seconds: &[&SoftSecond],
     judge: &Judge,
@@ -90,11 +91,11 @@ mod tests {
     const ONE: PerModality<f32> = PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 };
 
     #[test]
-    fn what_decides_counts_and_what_is_useless_does_not() {
+    fn a_useless_modality_has_no_importance() {
         let mut t = table(3);
         t.outputs.flow = None;
         for group in 0..30usize {
-            // Sound says the same whatever is on; the last group has sound only.
+            // Sound gives the same scores for every class; the last group has sound only.
             let rgb = if group == 29 { vec![] } else { vec![says(group % 3, 3.0, 3)] };
             let second = PerModality { rgb, flow: vec![], audio: vec![says(1, 2.0, 3)] };
             t.add(Kind::Clip, (group % 3) as u16, &group.to_string(), vec![second; 3]);
@@ -107,14 +108,14 @@ mod tests {
             let audio = importance(&seconds, &judge, Modality::Audio, 3, 1).unwrap();
             assert_eq!((audio.ablation, audio.permutation, audio.permutation_std), (0.0, 0.0, 0.0), "{judge:?}");
             let rgb = importance(&seconds, &judge, Modality::Rgb, 3, 1).unwrap();
-            // Without pictures all is one class: F1 is 1/2 of one class of three.
+            // Without pictures every second gets the same class: F1 is 1/2 for one class of three.
             assert!(rgb.ablation > 0.75, "{rgb:?}");
             if let Judge::Table(_) = judge {
-                // With them sound is wrong for its last group: F1 1, 60/63 and 54/57.
+                // With pictures, only the last group, which has sound alone, is wrong: F1 1, 60/63 and 54/57.
                 let whole = (1.0 + 60.0 / 63.0 + 54.0 / 57.0) / 3.0;
                 assert!((rgb.ablation - (whole - 0.5 / 3.0)).abs() < 1e-9, "{rgb:?}");
             }
-            // Dealt out anew they are right for a third.
+            // Permuted pictures are right for a third.
             assert!((rgb.permutation - 0.65).abs() < 0.1 && rgb.permutation_std > 0.01, "{rgb:?}");
             assert_eq!(importance(&seconds, &judge, Modality::Rgb, 3, 1), Some(rgb), "repeats");
             assert_eq!(importance(&seconds, &judge, Modality::Flow, 3, 1), None);

@@ -1,7 +1,7 @@
 //! Evaluation of a pack on a dataset: figures at frame, second and video level.
 //!
-//! [`score::score_side`] runs the models; [`evaluate`] turns what they said into an [`Evaluation`]. Temperatures and the
-//! class-to-modality table are the pack's, which has them from validation; the learned fusion is fitted here, on the
+//! [`score::score_side`] runs the models, and [`evaluate`] turns their scores into an [`Evaluation`]. Temperatures and the
+//! class-to-modality table are those of the pack, which were fitted on validation. The learned fusion is fitted here, on the
 //! validation side only.
 
 mod bootstrap;
@@ -46,19 +46,24 @@ use touchline_core::labels::{ClassId, Modality};
 
 pub use self::wrong::thumbnail;
 
-/// Bins of a histogram of residuals.
+/// Number of bins in a histogram of residuals.
 const RESIDUAL_BINS: usize = 20;
 
-/// What decides, as the pack states it.
+/// The parameters of a pack that turn logits into decisions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deciders {
+    /// Name of the pack.
     pub pack: String,
+    /// SHA-256 over all weights of the pack, lower-case hexadecimal.
     pub weights_sha256: String,
+    /// Temperature of each modality; 1 without a model.
     pub temperatures: PerModality<f32>,
+    /// The class-to-modality table.
     pub fusion: FusionTable,
 }
 
 impl Deciders {
+    /// Returns the parameters of `pack`.
     pub fn of(pack: &Pack) -> Self {
         Self {
             pack: pack.name.clone(),
@@ -69,19 +74,21 @@ impl Deciders {
     }
 }
 
-/// What validation settles.
+/// Parameters that were fitted on validation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitted {
+    /// Temperature of each modality.
     pub temperatures: PerModality<f32>,
+    /// The class-to-modality table.
     pub fusion: FusionTable,
-    /// Validation's seconds at these temperatures.
+    /// The seconds of validation at these temperatures.
     pub soft: Vec<SoftSecond>,
 }
 
-/// Temperatures and the class-to-modality table from validation.
+/// Fits temperatures and the class-to-modality table on validation.
 ///
 /// # Panics
-/// If the table is of no modality.
+/// If the table has no modality.
 pub fn fit(validation: &ScoreTable) -> Fitted {
     let temperatures = validation.fit_temperatures();
     let soft = validation.soften(&temperatures);
@@ -89,24 +96,24 @@ pub fn fit(validation: &ScoreTable) -> Fitted {
     Fitted { temperatures, fusion, soft }
 }
 
-/// What is measured, and how.
+/// Description of the measured side, and the seed.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Name of the dataset, for people.
+    /// Display name of the dataset.
     pub dataset: String,
-    /// The side that `measured` is.
+    /// The measured side.
     pub side: Side,
-    /// Classes the dataset has, on any side.
+    /// Classes of the dataset, over all sides.
     pub dataset_classes: BTreeSet<String>,
-    /// Of the bootstrap and the permutations.
+    /// Seed of the bootstrap and the permutations.
     pub seed: u64,
 }
 
-/// Every figure of `measured`. `validation` is what the learned fusion is fitted on; without it (or with nothing in it)
-/// there is none. `thumbnail` is asked for the picture of a second of an item, by the item's place in the dataset.
+/// Computes all figures of `measured`. The learned fusion is fitted on `validation` and left out if that is `None` or empty.
+/// `thumbnail` returns the picture of a second as a `data:` URI, from the item's index in the dataset and the second's index.
 ///
 /// # Panics
-/// If the tables are not of the pack that `deciders` is of.
+/// If the tables and `deciders` belong to different packs.
 pub fn evaluate(
     deciders: &Deciders,
     measured: &ScoreTable,
@@ -148,7 +155,7 @@ pub fn evaluate(
     }
 }
 
-/// What the figures are made from.
+/// Inputs of the figures.
 struct Work<'a> {
     measured: &'a ScoreTable,
     clips: Vec<&'a SoftSecond>,
@@ -171,7 +178,7 @@ impl Work<'_> {
     fn samples(&self, level: Level, seconds: &[&SoftSecond], judge: &Judge) -> Samples {
         match (level, judge) {
             (Level::Frame, Judge::Modality(m)) => frame_samples(self.measured, *m, self.temperature(*m)),
-            // Modalities have frames of their own; there is nothing to fuse below the second.
+            // Each modality has its own frames, so fusion needs at least a second.
             (Level::Frame, _) => Samples::new(self.classes()),
             (Level::Second, _) => second_samples(seconds, judge, self.classes(), &self.groups),
             (Level::Video, _) => video_samples(seconds, judge, self.classes(), &self.groups),
@@ -191,7 +198,7 @@ impl Work<'_> {
         out
     }
 
-    /// Recordings, photographs and frames apart, by class and source.
+    /// Figures of each kind of material, by class and source.
     fn kinds(&self, soft: &[SoftSecond]) -> Vec<KindReport> {
         let classes = &self.measured.classes;
         let of = |judge: &Judge| {
@@ -215,7 +222,7 @@ impl Work<'_> {
                     self.clips.iter().copied().filter(|s| s.scores.get(*over).is_some()).collect();
                 let f1 = |judge: &Judge| self.samples(level, &with, judge).confusion().macro_f1();
                 let (fusion_f1, modality_f1) = (f1(&table), f1(&Judge::Modality(*over)));
-                // A share of nothing is no number.
+                // The improvement over 0 is not a number.
                 if modality_f1 > 0.0 {
                     let percent = 100.0 * (fusion_f1 - modality_f1) / modality_f1;
                     out.push(Improvement { level, over: *over, fusion_f1, modality_f1, percent });
@@ -263,7 +270,7 @@ fn report(level: Level, judge: &Judge, samples: &Samples, names: &[String], seed
     let confusion = samples.confusion();
     let (accuracy, macro_f1) = bootstrap::intervals(samples, bootstrap::DRAWS, seed);
     let roc = roc::curves(samples, names);
-    // From the end, where the averages are: a class may be named like one.
+    // The search starts at the end, where the averages are, because a class may have the name of an average.
     let macro_auc = roc.iter().rev().find(|c| c.name == "macro").map(|c| c.auc);
     let class = |(name, c): (&String, u16)| {
         let f = confusion.class(ClassId(c));
@@ -287,7 +294,7 @@ fn report(level: Level, judge: &Judge, samples: &Samples, names: &[String], seed
     }
 }
 
-/// What was scored, per class.
+/// Counts the scored material of each class.
 fn distribution(table: &ScoreTable) -> Vec<ClassCount> {
     let mut counts: Vec<ClassCount> = table
         .classes

@@ -1,4 +1,4 @@
-//! What a reader of the figures must know besides: what was left out, what rests on little, how pictures did.
+//! Notes for readers of the figures: material that was left out, figures with little evidence, results on pictures.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,15 @@ use crate::dataset::split::Side;
 use crate::measure::fixed;
 use touchline_core::labels::{ClassId, Modality};
 
-/// Skipped files that are named; the rest is counted.
+/// Maximum number of skipped files that are named; the rest is counted.
 const NAMED: usize = 5;
 
+/// Returns the notes on an evaluation, one sentence each.
 pub fn notes(table: &ScoreTable, soft: &[SoftSecond], stacking: Option<&Stacking>, settings: &Settings) -> Vec<String> {
     let mut out = Vec::new();
     if settings.side != Side::Test {
         out.push(format!(
-            "This is the {} side: what was learned or chosen on it looks better here than on new material.",
+            "This is the {} side. Models or settings were fitted on it, so figures are higher than on new material.",
             settings.side.as_str()
         ));
     }
@@ -37,7 +38,7 @@ pub fn notes(table: &ScoreTable, soft: &[SoftSecond], stacking: Option<&Stacking
                 factors.join(", ")
             ));
         }
-        None => out.push("No learned fusion: validation has nothing to fit it on.".into()),
+        None => out.push("No learned fusion: validation has no seconds to fit it on.".into()),
     }
     if table.weak > 0 {
         out.push(format!("{} recordings that show little of their sport are not measured.", table.weak));
@@ -45,7 +46,7 @@ pub fn notes(table: &ScoreTable, soft: &[SoftSecond], stacking: Option<&Stacking
     if !table.unknown.is_empty() {
         let names: Vec<String> = table.unknown.iter().map(|(class, n)| format!("{class} ({n})")).collect();
         let n: u64 = table.unknown.values().sum();
-        out.push(format!("{n} items of classes the pack does not know are not measured: {}.", names.join(", ")));
+        out.push(format!("{n} items of classes that the pack does not have are not measured: {}.", names.join(", ")));
     }
     if !table.skipped.is_empty() {
         let named = table.skipped.iter().take(NAMED).map(|(path, cause)| format!("{} ({cause})", path.display()));
@@ -57,7 +58,7 @@ pub fn notes(table: &ScoreTable, soft: &[SoftSecond], stacking: Option<&Stacking
     out
 }
 
-/// Classes of the pack without clips, from one source, or not in the dataset.
+/// Adds notes on classes of the pack that are not in the dataset, have no clips, or have clips of one source only.
 fn coverage(table: &ScoreTable, settings: &Settings, out: &mut Vec<String>) {
     let mut sources: BTreeMap<ClassId, BTreeSet<&str>> = BTreeMap::new();
     for second in &table.seconds {
@@ -67,30 +68,30 @@ fn coverage(table: &ScoreTable, settings: &Settings, out: &mut Vec<String>) {
         }
     }
     let side = settings.side.as_str();
-    let mut list = |what: &str, wanted: &dyn Fn(ClassId) -> bool| {
+    let mut list = |note: &str, wanted: &dyn Fn(ClassId) -> bool| {
         let names: Vec<&str> = table.classes.ids().filter(|c| wanted(*c)).map(|c| table.classes.name(c)).collect();
         if !names.is_empty() {
-            out.push(format!("{what}: {}.", names.join(", ")));
+            out.push(format!("{note}: {}.", names.join(", ")));
         }
     };
     let known = |c: ClassId| settings.dataset_classes.contains(table.classes.name(c));
     list("Classes of the pack that the dataset does not have", &|c| !known(c));
-    list(&format!("No clips on the {side} side, so no figures of seconds and recordings"), &|c| {
+    list(&format!("No clips on the {side} side, so no figures for seconds and recordings"), &|c| {
         known(c) && !sources.contains_key(&c)
     });
-    list(&format!("Clips of a single source on the {side} side, so figures that say little"), &|c| {
+    list(&format!("Clips of a single source on the {side} side, so unreliable figures"), &|c| {
         sources.get(&c).is_some_and(|s| s.len() == 1)
     });
 }
 
-/// Figures of what is no clip.
+/// Returns notes with the figures of pictures, frames and sounds.
 fn other_kinds(table: &ScoreTable, soft: &[SoftSecond]) -> Vec<String> {
     let mut out = Vec::new();
     if soft.iter().all(|s| s.kind != Kind::Clip) {
-        out.push("There are no clips: the figures are of still pictures and sound without picture.".into());
+        out.push("There are no clips: the figures are for still pictures and sound without picture.".into());
         return out;
     }
-    for (kind, modality, what) in [
+    for (kind, modality, samples) in [
         (Kind::Picture, Modality::Rgb, "still pictures"),
         (Kind::Frame, Modality::Rgb, "frames of television"),
         (Kind::Sound, Modality::Audio, "seconds of sound without picture"),
@@ -98,7 +99,7 @@ fn other_kinds(table: &ScoreTable, soft: &[SoftSecond]) -> Vec<String> {
         let c = confusion(soft.iter().filter(|s| s.kind == kind), modality, table.classes.len());
         if c.total() > 0 {
             out.push(format!(
-                "{} {what} ({modality}): accuracy {}, macro F1 {}; not part of the other figures.",
+                "{} {samples} ({modality}): accuracy {}, macro F1 {}; not part of the other figures.",
                 c.total(),
                 fixed(c.accuracy(), 3),
                 fixed(c.macro_f1(), 3)

@@ -1,4 +1,4 @@
-//! The figures against scikit-learn's, which `tests/reference/metrics.py` wrote.
+//! Comparison of the figures with those of scikit-learn, which `tests/reference/metrics.py` wrote.
 
 use serde::Deserialize;
 
@@ -7,10 +7,10 @@ use super::metrics::Samples;
 use super::roc::{curves, one_vs_rest};
 use touchline_core::labels::ClassId;
 
-/// Probabilities are f32; sums of them differ in order and width.
+/// Tolerance of figures from probabilities, which are f32 and are summed in another order and width.
 const SINGLE: f64 = 1e-6;
 
-/// Whole numbers and their quotients.
+/// Tolerance of figures from integers and their quotients.
 const DOUBLE: f64 = 1e-9;
 
 #[derive(Deserialize)]
@@ -56,8 +56,8 @@ impl Case {
         samples
     }
 
-    fn near(&self, what: &str, got: f64, want: f64, tolerance: f64) {
-        assert!((got - want).abs() <= tolerance, "{}: {what} is {got}, scikit-learn says {want}", self.name);
+    fn near(&self, figure: &str, got: f64, want: f64, tolerance: f64) {
+        assert!((got - want).abs() <= tolerance, "{}: {figure} is {got}, scikit-learn has {want}", self.name);
     }
 }
 

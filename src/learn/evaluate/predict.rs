@@ -1,4 +1,4 @@
-//! Who decides, and what the decisions are at each level.
+//! Methods of decision, and their decisions at each level.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,19 @@ use touchline_core::fusion::{FusionTable, argmax};
 use touchline_core::labels::{ClassId, Modality};
 use touchline_core::vote::VideoVote;
 
-/// A way to a label and probabilities of a second.
+/// A method that decides label and probabilities of a second.
 #[derive(Clone, Copy, Debug)]
 pub enum Judge<'a> {
+    /// One modality alone.
     Modality(Modality),
+    /// Fusion by the class-to-modality table.
     Table(&'a FusionTable),
+    /// The learned fusion.
     Learned(&'a Stacking),
 }
 
 impl Judge<'_> {
-    /// The name in the result.
+    /// Name of the method in the result.
     pub fn predictor(&self) -> Predictor {
         match self {
             Judge::Modality(Modality::Rgb) => Predictor::Rgb,
@@ -32,7 +35,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Label and probabilities; `None` when there is nothing to decide from.
+    /// Returns label and probabilities; `None` when the scores that the method needs are missing.
     pub fn decide(&self, scores: &PerModality<Option<ModalityScores>>) -> Option<(ClassId, Vec<f32>)> {
         match self {
             Judge::Modality(m) => scores.get(*m).as_ref().map(|s| (s.label, s.scores.clone())),
@@ -45,14 +48,14 @@ impl Judge<'_> {
     }
 }
 
-/// The seconds of clips: what is measured and fitted on. Pictures, which are many, and sound without picture would drown
-/// them. Where there are no clips at all, everything.
+/// Returns the seconds of clips, which are measured and fitted on. Pictures and sound without picture would outnumber them. If
+/// there are no clips, all seconds are returned.
 pub fn clips(seconds: &[SoftSecond]) -> Vec<&SoftSecond> {
     let any = seconds.iter().any(|s| s.kind == Kind::Clip);
     seconds.iter().filter(|s| s.kind == Kind::Clip || !any).collect()
 }
 
-/// Each frame, pair or second of sound of the clips (as for [`clips`]), at a temperature.
+/// Returns a sample for each frame, pair or second of sound of the clips (as for [`clips`]), at `temperature`.
 pub fn frame_samples(table: &ScoreTable, modality: Modality, temperature: f32) -> Samples {
     let groups = table.groups();
     let any = table.seconds.iter().any(|s| table.item(s).kind == Kind::Clip);
@@ -67,7 +70,7 @@ pub fn frame_samples(table: &ScoreTable, modality: Modality, temperature: f32) -
     samples
 }
 
-/// Each second that can be decided; `groups` has the group of each item.
+/// Returns a sample for each second that can be decided. `groups` has the group of each item.
 pub fn second_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, groups: &[u32]) -> Samples {
     let mut samples = Samples::new(classes);
     for s in seconds {
@@ -78,7 +81,8 @@ pub fn second_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, gr
     samples
 }
 
-/// Each recording of which at least one second can be decided: the vote of its seconds, their mean probabilities.
+/// Returns a sample for each recording of which at least one second can be decided: the vote of its seconds and their mean
+/// probabilities. `groups` has the group of each item.
 pub fn video_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, groups: &[u32]) -> Samples {
     let mut votes: BTreeMap<u32, (ClassId, VideoVote)> = BTreeMap::new();
     for s in seconds {
@@ -106,7 +110,7 @@ mod tests {
             rgb: labels.iter().map(|l| says(*l, 1.0, 3)).collect(),
             ..PerModality::default()
         };
-        // Seconds by majority: 1, 0, 1; one is missing. So the recording is 1 and that is right.
+        // The majorities of the seconds are 1, 0, 1; one second is missing. The recording is 1, which is right.
         t.add(Kind::Clip, 1, "s", vec![rgb(&[1, 1, 0]), rgb(&[0, 0, 1]), rgb(&[1, 1, 1]), rgb(&[])]);
         t.add(Kind::Clip, 2, "t", vec![rgb(&[0])]);
         t.add(Kind::Picture, 2, "p", vec![rgb(&[2])]);
@@ -120,11 +124,11 @@ mod tests {
         assert_eq!((videos.len(), videos.confusion().accuracy()), (2, 0.5));
         let (truth, predicted, group, row) = videos.iter().next().unwrap();
         assert_eq!((truth, predicted, group), (ClassId(1), ClassId(1), groups[0]));
-        // Six of nine frames say 1, each second counts the same.
+        // Six of nine frames are labelled 1, and each second has the same weight.
         let (high, low) = (1f32.exp() / (1f32.exp() + 2.0), 1.0 / (1f32.exp() + 2.0));
         assert!((row[1] - (6.0 * high + 3.0 * low) / 9.0).abs() < 1e-6);
         assert!(second_samples(&clips, &Judge::Modality(Modality::Flow), 3, &groups).is_empty());
-        // Without clips pictures are all there is.
+        // Without clips, pictures are measured.
         t.seconds.retain(|s| s.item == 2);
         let soft = t.soften(&PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 });
         assert_eq!((super::clips(&soft).len(), frame_samples(&t, Modality::Rgb, 1.0).len()), (1, 1));

@@ -1,7 +1,7 @@
-//! Running a pack's models over one side of a dataset, and keeping what they said.
+//! Scoring of one side of a dataset by a pack's models.
 //!
-//! This is the slow part of an evaluation; all else is arithmetic on its table. So the table is kept in a file whose name
-//! holds a hash of all it depends on: weights, feature parameters, material, side.
+//! This is the slow part of an evaluation; the rest is arithmetic on its table. The table is therefore cached in a file. Its name
+//! contains a hash of everything that the table depends on: weights, feature parameters, material, side.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -21,52 +21,56 @@ use touchline_core::decision::PerModality;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
-/// Changes whenever the scores of an unchanged side would change.
+/// Version of the scores. Increase it with every change of the code that changes the scores of an unchanged side.
 const VERSION: u32 = 3;
 
-/// Seconds that go through the models at once.
+/// Seconds in one batch.
 const BATCH: usize = 8;
 
 /// Rows of logits.
 type Rows = Vec<Vec<f32>>;
 
-/// Items that are decoded ahead of the models: enough that neither waits for the other for long.
+/// Items that are decoded ahead of the models: enough that neither side waits long for the other.
 const AHEAD: usize = 2;
 
 /// An item of labelled material.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabelledItem {
+    /// Kind of material.
     pub kind: Kind,
+    /// Path of the file, as the material names it.
     pub path: PathBuf,
+    /// Name of the class.
     pub class: String,
-    /// What the split keeps together.
+    /// Group (source) of the item. The split keeps a group on one side.
     pub group: String,
+    /// Side of the split.
     pub side: Side,
-    /// Little of the sport is shown: neither learned from nor measured.
+    /// Whether the item barely shows its sport. Weak items are neither trained on nor measured.
     pub weak: bool,
 }
 
 /// Labelled material that can be cut into seconds.
 pub trait Material: Sync {
-    /// Its name, for people.
+    /// Display name.
     fn name(&self) -> String;
 
-    /// How its seconds are cut.
+    /// Parameters with which its seconds are cut.
     fn cut(&self) -> &Meta;
 
-    /// All items, of all sides, in a fixed order.
+    /// Returns all items of all sides, in a fixed order.
     ///
     /// # Errors
-    /// When it is not split.
+    /// When the material is not split.
     fn items(&self) -> Result<Vec<LabelledItem>>;
 
-    /// A hash that changes when what [`Self::seconds`] gives may have changed.
+    /// A hash that changes when the result of [`Self::seconds`] may have changed.
     fn fingerprint(&self) -> String;
 
-    /// The seconds of an item, in order.
+    /// Returns the seconds of item `index`, in order.
     ///
     /// # Errors
-    /// When the item cannot be read; the others go on.
+    /// When the item cannot be read. The caller skips it.
     fn seconds(&self, index: usize) -> Result<Vec<ClipSecond>>;
 }
 
@@ -100,12 +104,12 @@ impl Material for Dataset {
     }
 }
 
-/// The scores of one side by the pack's models, from `cache` (a directory) if they are there. `progress` hears how many
-/// items are done, and of how many.
+/// Scores one side with the pack's models, or reads the scores from the directory `cache` if they are there. `progress` receives
+/// the number of completed items and of all items.
 ///
 /// # Errors
-/// [`Error::Data`] when the pack and the material have no class in common or the side has nothing to measure,
-/// [`Error::Pack`] when the pack cannot be loaded, [`Error::Output`] when the cache cannot be written.
+/// [`Error::Data`] when the pack and the material have no class in common, were cut differently, or the side has no items to
+/// measure; [`Error::Pack`] when the pack cannot be loaded; [`Error::Output`] when the cache cannot be written.
 pub fn score_side(
     pack: &Pack,
     material: &dyn Material,
@@ -123,13 +127,15 @@ pub fn score_side(
                 progress(indices.len(), indices.len());
                 return Ok(table);
             }
-            // It is only a cache.
-            Err(error) => tracing::warn!("{} is of no use and is made anew: {error}", path.display()),
+            // A damaged cache costs time only.
+            Err(error) => {
+                tracing::warn!("cannot use the cached scores {}, computing them again: {error}", path.display())
+            }
         }
     }
     let mut engine = Engine::load(pack.clone())?;
     run(&mut engine, material, &indices, &mut table, progress)?;
-    // What could not be read may be mended; the next time must look again.
+    // Skipped items may be readable next time, so an incomplete table is not cached.
     if table.skipped.is_empty() {
         std::fs::create_dir_all(cache).map_err(|e| e.to_string()).and_then(|()| save(&table, &path)).map_err(|e| {
             Error::output(path.display().to_string(), format!("cannot write: {e}"), "choose another --cache")
@@ -138,13 +144,13 @@ pub fn score_side(
     Ok(table)
 }
 
-/// The table without scores, and where its items are in the material.
+/// Returns the table without scores, and the index of each of its items in the material.
 fn empty_table(pack: &Pack, material: &dyn Material, side: Side) -> Result<(ScoreTable, Vec<usize>)> {
     let all = material.items()?;
     let at = || PathBuf::from(material.name());
     if !all.iter().any(|i| pack.classes.id(&i.class).is_some()) {
         let cause = format!("none of its classes is known to the pack {}", pack.name);
-        return Err(Error::data(at(), cause, "give the pack that was trained for these classes"));
+        return Err(Error::data(at(), cause, "use a pack that was trained for these classes"));
     }
     let mut table = ScoreTable {
         classes: pack.classes.clone(),
@@ -176,13 +182,16 @@ fn empty_table(pack: &Pack, material: &dyn Material, side: Side) -> Result<(Scor
         });
     }
     if table.items.is_empty() {
-        let cause = format!("its {} side holds nothing that can be measured", side.as_str());
-        return Err(Error::data(at(), cause, "split it anew with more sources, or choose another side"));
+        let cause = format!("its {} side has no items to measure", side.as_str());
+        return Err(Error::data(at(), cause, "split it again with more sources, or choose another side"));
     }
     Ok((table, indices))
 }
 
-/// What differs between the seconds a pack was made for and those of the material.
+/// Compares the cut of the material with that of the pack. Returns a remark on each difference that changes figures slightly.
+///
+/// # Errors
+/// [`Error::Data`] when the pack cannot score seconds with this cut.
 fn remarks(pack: &Pack, material: &dyn Material) -> Result<Vec<String>> {
     let cut = material.cut();
     let refuse = |cause: String, option: &str| {
@@ -190,35 +199,35 @@ fn remarks(pack: &Pack, material: &dyn Material) -> Result<Vec<String>> {
         Err(Error::data(PathBuf::from(material.name()), cause, advice))
     };
     if let Some(rate) = pack.sample_rate().filter(|rate| *rate != cut.sample_rate) {
-        let cause = format!("its sound has {} samples a second, the pack listens to {rate}", cut.sample_rate);
+        let cause = format!("its sound has {} samples a second, but the pack needs {rate}", cut.sample_rate);
         return refuse(cause, &format!("--sample-rate {rate}"));
     }
     let ms = |ns: u64| ns / 1_000_000;
     let (have, want) = (cut.plan.flow_gap_ns, pack.plan.flow_gap_ns);
     if pack.flow.is_some() && have != want {
-        let cause = format!("its pairs lie {} ms apart, the pack looks at {} ms", ms(have), ms(want));
+        let cause = format!("its frame pairs are {} ms apart, but the pack needs {} ms", ms(have), ms(want));
         return refuse(cause, &format!("--flow-gap-ms {}", ms(want)));
     }
     let mut out = Vec::new();
-    for (what, have, want) in [
+    for (unit, have, want) in [
         ("frames a second", cut.plan.rgb_frames, pack.plan.rgb_frames),
         ("pairs a second", cut.plan.flow_pairs, pack.plan.flow_pairs),
         ("lines a picture", cut.frame_height, pack.frame_height),
     ] {
-        // 0 of the pack's: it does not look.
+        // A pack without the modality has 0.
         if want == 0 || have == want {
             continue;
         }
         if have == 0 {
-            let option = if what.starts_with("frames") { "--rgb-frames" } else { "--flow-pairs" };
-            return refuse(format!("it has no {what}, the pack wants {want}"), &format!("{option} {want}"));
+            let option = if unit.starts_with("frames") { "--rgb-frames" } else { "--flow-pairs" };
+            return refuse(format!("it has no {unit}, but the pack needs {want}"), &format!("{option} {want}"));
         }
-        out.push(format!("The dataset has {have} {what}, serving with this pack {want}: figures may differ slightly."));
+        out.push(format!("The dataset has {have} {unit}, but serving uses {want}: figures may differ slightly."));
     }
     Ok(out)
 }
 
-/// Decodes on a thread of its own, scores on this one.
+/// Decodes items on another thread and scores them on this one.
 fn run(
     engine: &mut Engine,
     material: &dyn Material,
@@ -230,7 +239,7 @@ fn run(
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for index in indices {
-                // A receiver that went away has met an error and wants no more.
+                // The receiver is gone after an error.
                 if to.send(material.seconds(*index)).is_err() {
                     return;
                 }
@@ -241,7 +250,7 @@ fn run(
             progress(item as usize, indices.len());
             let scored = &table.items[item as usize];
             let skip = match seconds {
-                Ok(seconds) if seconds.is_empty() => Some("it holds no second".to_owned()),
+                Ok(seconds) if seconds.is_empty() => Some("it contains no second".to_owned()),
                 Ok(seconds) => {
                     for (second, clip) in (0u32..).zip(seconds) {
                         batch.push((item, second, clip));
@@ -273,7 +282,7 @@ fn flush(engine: &mut Engine, batch: &mut Vec<(u32, u32, ClipSecond)>, out: &mut
     Ok(())
 }
 
-/// A hash of all that the scores depend on.
+/// Returns a hash of everything that the scores depend on.
 fn key(pack: &Pack, material: &dyn Material, table: &ScoreTable, side: Side) -> String {
     let inputs = (
         pack.rgb.as_ref().map(|p| &p.input),
@@ -299,7 +308,7 @@ fn key(pack: &Pack, material: &dyn Material, table: &ScoreTable, side: Side) -> 
     sha256_hex(text.as_bytes())
 }
 
-/// Seconds (item, second, rows per modality) as one tensor, and the rows of each modality as another.
+/// Writes a table: the index (item, second, rows per modality) as one tensor, and the rows of each modality as another.
 fn save(table: &ScoreTable, path: &Path) -> Result<(), String> {
     let mut tensors: HashMap<String, Tensor> = HashMap::new();
     let mut index: Vec<u32> = Vec::new();
@@ -320,13 +329,14 @@ fn save(table: &ScoreTable, path: &Path) -> Result<(), String> {
         }
         let partial = path.with_extension("part");
         candle_core::safetensors::save(&tensors, &partial)?;
-        // Complete or absent: a run that was cut short leaves no cache that looks whole.
+        // The file appears complete or not at all, so an interrupted run leaves no incomplete cache.
         std::fs::rename(&partial, path)?;
         Ok(())
     };
     write().map_err(|e| e.to_string())
 }
 
+/// Reads the seconds that [`save`] wrote. `items` is the number of items in the table.
 fn load(path: &Path, items: usize) -> Result<Vec<RawSecond>, String> {
     let read = || -> candle_core::Result<(Vec<Vec<u32>>, PerModality<Rows>)> {
         let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
@@ -354,7 +364,7 @@ fn load(path: &Path, items: usize) -> Result<Vec<RawSecond>, String> {
             *logits.get_mut(modality) = own;
         }
         if *item as usize >= items {
-            return Err("it is of other items".into());
+            return Err("it belongs to other items".into());
         }
         out.push(RawSecond { item: *item, second: *second, logits });
     }

@@ -1,7 +1,6 @@
-//! The plain table every figure is computed from: the models' raw outputs for each second of one side.
+//! The table from which all figures are computed: the models' logits for each second of one side.
 //!
-//! Logits are kept as they came, so that temperatures can be fitted and applied afterwards without running a model
-//! again. How the table is made is [`super::score`]'s matter.
+//! Temperatures are fitted and applied to the logits later, without running the models again. [`super::score`] creates the table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,80 +12,88 @@ use touchline_core::decision::{ModalityScores, PerModality};
 use touchline_core::fusion::second_scores;
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 
-/// A recording or picture of the side that was scored.
+/// A recording or picture of the scored side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoredItem {
-    /// Its place in the dataset.
+    /// Index of the item in the dataset.
     pub dataset_index: u32,
-    /// As the dataset names it.
+    /// Path of the file, as the dataset names it.
     pub path: PathBuf,
+    /// Kind of material.
     pub kind: Kind,
+    /// True class.
     pub truth: ClassId,
-    /// What the split keeps together: the unit of resampling and of cross-validation.
+    /// Group (source) of the item: the unit of the split, of resampling and of cross-validation.
     pub group: String,
 }
 
-/// The raw outputs of one second.
+/// The logits of one second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawSecond {
     /// Index into [`ScoreTable::items`].
     pub item: u32,
-    /// Second of the recording, counted over its runs.
+    /// Index of the second in its item, from 0, counted over its runs.
     pub second: u32,
-    /// Rows of logits, one a frame, pair or second of sound; each as long as the model's outputs. No rows = missing.
+    /// Rows of logits, one per frame, pair or second of sound, with one value per output of the model. No rows if the modality is
+    /// missing.
     pub logits: PerModality<Vec<Vec<f32>>>,
 }
 
-/// One side of a dataset as the models of a pack see it.
+/// The logits of a pack's models on one side of a dataset.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreTable {
     /// The pack's classes.
     pub classes: ClassSet,
     /// For each output of a modality's model, the class of the pack; `None` without a model.
     pub outputs: PerModality<Option<Vec<ClassId>>>,
+    /// The items of the side.
     pub items: Vec<ScoredItem>,
-    /// By item, then by second.
+    /// The seconds, ordered by item and then by second.
     pub seconds: Vec<RawSecond>,
-    /// What could not be read, with the cause.
+    /// Items that could not be read, with the cause.
     pub skipped: Vec<(PathBuf, String)>,
-    /// Items of classes the pack does not know: they are not scored.
+    /// Number of items of each class that the pack does not have. They are not scored.
     pub unknown: BTreeMap<String, u64>,
-    /// Items that show little of their sport: they are not scored either.
+    /// Number of items that barely show their sport. They are not scored.
     pub weak: u64,
-    /// How the material differs from what the pack serves, a sentence each.
+    /// Differences between the cut of the material and that of the pack, one sentence each.
     pub remarks: Vec<String>,
 }
 
-/// One second with its true class and what each modality says of it at some temperature.
+/// One second with its true class and the scores of each modality at some temperature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SoftSecond {
-    /// Index into the items.
+    /// Index into [`ScoreTable::items`].
     pub item: u32,
-    /// The first item of the same recording and class: a long one is several items.
+    /// Index of the first item of the same recording and class. A long recording has several items.
     pub recording: u32,
+    /// Index of the second in its item, from 0.
     pub second: u32,
+    /// True class.
     pub truth: ClassId,
+    /// Kind of material.
     pub kind: Kind,
+    /// Scores of each modality; `None` if it is missing.
     pub scores: PerModality<Option<ModalityScores>>,
 }
 
 impl ScoreTable {
-    /// The modalities that have a model.
+    /// Returns the modalities that have a model.
     pub fn modalities(&self) -> Vec<Modality> {
         Modality::ALL.into_iter().filter(|m| self.outputs.get(*m).is_some()).collect()
     }
 
-    /// Every row of logits of a modality, with its second.
+    /// Iterates over all rows of logits of a modality, each with its second.
     pub fn rows(&self, modality: Modality) -> impl Iterator<Item = (&RawSecond, &[f32])> {
         self.seconds.iter().flat_map(move |s| s.logits.get(modality).iter().map(move |row| (s, row.as_slice())))
     }
 
-    /// The item of a second.
+    /// Returns the item of a second.
     pub fn item(&self, second: &RawSecond) -> &ScoredItem {
         &self.items[second.item as usize]
     }
 
-    /// Probabilities over the pack's classes.
+    /// Returns the probabilities over the pack's classes for one row of logits.
     ///
     /// # Panics
     /// If the pack has no model for the modality.
@@ -95,7 +102,7 @@ impl ScoreTable {
         spread_softmax(logits, temperature, outputs, self.classes.len())
     }
 
-    /// The seconds as serving scores them, at these temperatures.
+    /// Returns the seconds with their scores at `temperatures`, computed as in serving.
     pub fn soften(&self, temperatures: &PerModality<f32>) -> Vec<SoftSecond> {
         let mut first: BTreeMap<(&std::path::Path, ClassId), u32> = BTreeMap::new();
         for (item, i) in self.items.iter().zip(0..) {
@@ -123,13 +130,13 @@ impl ScoreTable {
         self.seconds.iter().map(soft).collect()
     }
 
-    /// The temperature of a modality that makes the true classes of this table, which must be validation, most likely;
-    /// over every row (frame, pair, second of sound) of clips, or of all items without clips, whose class the model knows. 1
-    /// without such rows.
+    /// Fits the temperature of a modality: the one that maximises the likelihood of the true classes. The table must be that of
+    /// validation. The fit uses each row (frame, pair, second of sound) of a class that the model knows, of clips only if there are
+    /// any. 1 without such rows.
     pub fn fit_temperature(&self, modality: Modality) -> f32 {
         let Some(outputs) = self.outputs.get(modality) else { return 1.0 };
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
-        // Stills are many and easy: where there are clips, what is served is what counts.
+        // Stills are numerous and easy. Clips, if there are any, resemble the served material.
         let clips = self.rows(modality).any(|(second, _)| self.item(second).kind == Kind::Clip);
         for (second, row) in self.rows(modality).filter(|(s, _)| !clips || self.item(s).kind == Kind::Clip) {
             if let Some(label) = outputs.iter().position(|o| *o == self.item(second).truth) {
@@ -140,12 +147,12 @@ impl ScoreTable {
         temperature(&logits, &labels)
     }
 
-    /// [`Self::fit_temperature`] for each modality, within what a pack may state (0.05 to 20).
+    /// Fits the temperature of each modality, clamped to the range of a pack (0.05 to 20).
     pub fn fit_temperatures(&self) -> PerModality<f32> {
         PerModality::of(|modality| self.fit_temperature(modality).clamp(0.05, 20.0))
     }
 
-    /// The part of the table that is of some items, by their place, and the places of those.
+    /// Returns the part of the table with the items whose index is `wanted`, and the old indices of these items.
     pub fn only(&self, wanted: impl Fn(usize) -> bool) -> (Self, Vec<usize>) {
         let kept: Vec<usize> = (0..self.items.len()).filter(|i| wanted(*i)).collect();
         let place: BTreeMap<u32, u32> = kept.iter().zip(0..).map(|(old, new)| (*old as u32, new)).collect();
@@ -163,7 +170,7 @@ impl ScoreTable {
         (table, kept)
     }
 
-    /// The groups of all items by name, numbered from 0.
+    /// Returns the group of each item, as a number from 0 in the order of the groups' names.
     pub fn groups(&self) -> Vec<u32> {
         let names: BTreeSet<&str> = self.items.iter().map(|i| i.group.as_str()).collect();
         let number: BTreeMap<&str, u32> = names.into_iter().zip(0..).collect();
@@ -173,11 +180,11 @@ impl ScoreTable {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! Score tables made by hand.
+    //! Score tables for tests.
 
     use super::*;
 
-    /// An empty table over classes `a`, `b`, … whose modalities all know all of them.
+    /// An empty table over classes `a`, `b`, … with a model of all classes for each modality.
     pub fn table(classes: usize) -> ScoreTable {
         let names = (0..classes).map(|c| char::from(b'a' + c as u8).to_string()).collect();
         let classes = ClassSet::new(names).unwrap();
@@ -212,7 +219,7 @@ pub(crate) mod testing {
         }
     }
 
-    /// Logits that say `label` with a margin of `by`.
+    /// Logits that favour `label` by a margin of `by`.
     pub fn says(label: usize, by: f32, classes: usize) -> Vec<f32> {
         (0..classes).map(|c| if c == label { by } else { 0.0 }).collect()
     }
@@ -243,13 +250,13 @@ mod tests {
     }
 
     #[test]
-    fn temperature_looks_at_known_classes_only() {
+    fn temperature_uses_known_classes_only() {
         let mut t = table(2);
         t.outputs.rgb = Some(vec![ClassId(0), ClassId(0)]);
         t.add(Kind::Clip, 1, "s", vec![PerModality { rgb: vec![vec![1.0, 0.0]], ..PerModality::default() }]);
         assert_eq!(t.fit_temperature(Modality::Rgb), 1.0, "no row of a class it knows");
         let mut t = table(2);
-        // Three of four are right at a margin of 4: the likeliest margin is ln 3.
+        // Three of four are right at a margin of 4; the most likely margin is ln 3.
         for (truth, n) in [(0, 3), (1, 1)] {
             let second = PerModality { rgb: vec![says(0, 4.0, 2); n], ..PerModality::default() };
             t.add(Kind::Clip, truth, "s", vec![second]);

@@ -1,12 +1,14 @@
 //! The learned fusion: multinomial logistic regression on the modalities' second-level scores ("stacking").
 //!
-//! What goes in, for each modality: the logarithms of its probabilities, less their mean over the classes its model
-//! knows, so that a class it does not know lies at 0 and is neither for nor against; and, when it is missing, zeros and
-//! a 1 that says so. The weights are a common factor per modality on its own class (how far it is believed) plus a full
-//! matrix, offsets for "missing" and a bias. The L2 penalty is on how far they lie from the best modality alone (factor
-//! 1, the others barely, the rest 0): validation has few sources, and must pay for what goes beyond. How much is chosen
-//! by cross-validation over source groups, on validation only: the strongest penalty whose loss is within one standard
-//! error, over groups, of the lowest (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3).
+//! The inputs of each modality are the logarithms of its probabilities, minus their mean over the classes of its model. A class
+//! that the model does not know is thus at 0 and neutral. A missing modality has zeros and an indicator of 1.
+//!
+//! The weights are one factor per modality, which multiplies the inputs of each class for that class (the trust in the modality),
+//! plus a full matrix, offsets for missing modalities and a bias. The L2 penalty is on the distance from the best modality alone
+//! (factor 1 for it, a small factor for the others, 0 for the remaining weights), because validation has few sources. The strength
+//! of the penalty is chosen by cross-validation over source groups, on validation only. It is the strongest penalty whose loss is
+//! within one standard error, over groups, of the lowest loss (Breiman et al., *Classification and Regression Trees*, 1984, section
+//! 3.4.3). Source of stacking: Wolpert, *Stacked Generalization*, Neural Networks 5, 1992.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +19,25 @@ use crate::lbfgs::minimise;
 use touchline_core::decision::{ModalityScores, PerModality};
 use touchline_core::labels::{ClassId, Modality};
 
-/// Probabilities below this count as this: what a softmax says beyond is no evidence.
+/// Lower limit of probabilities. Smaller values of a softmax are no evidence.
 const FLOOR: f32 = 1e-6;
 
-/// Penalties that are tried, from strong to weak, on the mean loss of a second.
+/// Candidate penalties, from strong to weak, relative to the mean loss of a second.
 const PENALTIES: [f64; 7] = [100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4];
 
-/// The factor of a modality that is not the best, before validation says more: enough to decide where it is alone.
+/// Initial factor of a modality that is not the best: enough to decide seconds in which it is the only one.
 const LITTLE: f64 = 0.1;
 
+/// Maximum number of folds.
 const FOLDS: usize = 5;
+
+/// Maximum number of L-BFGS steps.
 const STEPS: usize = 200;
+
+/// Largest component of the gradient at which a fit ends.
 const TOLERANCE: f64 = 1e-6;
 
-/// Seconds whose gradient is summed in one go; sums are in a fixed order, so that the same data give the same weights.
+/// Seconds in one partial sum of the gradient. The order of the sums is fixed, so that the same data give the same weights.
 const CHUNK: usize = 128;
 
 /// A fitted stacking.
@@ -40,21 +47,23 @@ pub struct Stacking {
     weights: Vec<f64>,
     /// The penalty that cross-validation chose.
     pub penalty: f64,
+    /// Number of folds of the cross-validation.
     pub folds: usize,
+    /// Number of source groups of the examples.
     pub groups: usize,
 }
 
-/// Where things lie in the inputs and in the weights.
+/// Layout of the inputs and of the weights.
 #[derive(Clone, Debug, PartialEq)]
 struct Shape {
     classes: usize,
-    /// Modality, the classes its model knows, and where its inputs begin.
+    /// Modality, the classes of its model, and the index of its first input.
     parts: Vec<(Modality, Vec<ClassId>, usize)>,
-    /// Inputs of a second, the constant 1 for the bias among them.
+    /// Number of inputs of a second, with the constant 1 for the bias.
     inputs: usize,
 }
 
-/// One second to learn from.
+/// One second of the fit.
 struct Example {
     inputs: Vec<f64>,
     truth: usize,
@@ -62,7 +71,7 @@ struct Example {
 }
 
 impl Stacking {
-    /// Fits on the seconds of validation's clips (without clips, on all there is). `None` when there is none.
+    /// Fits on the seconds of validation's clips, or on all seconds if there are no clips. `None` without seconds.
     pub fn fit(table: &ScoreTable, validation: &[SoftSecond]) -> Option<Self> {
         let shape = Shape::new(table);
         let groups = table.groups();
@@ -77,7 +86,7 @@ impl Stacking {
             return None;
         }
         let (fold_of, folds) = folds(&examples);
-        // Loss of each group when it is held out, per penalty.
+        // Loss of each held-out group, per penalty.
         let mut losses: BTreeMap<u32, [f64; PENALTIES.len()]> = BTreeMap::new();
         for fold in 0..if folds >= 2 { folds } else { 0 } {
             let (held, learnt): (Vec<&Example>, Vec<&Example>) =
@@ -85,7 +94,7 @@ impl Stacking {
             let start = shape.start(&learnt);
             let mut weights = start.clone();
             for (i, penalty) in PENALTIES.into_iter().enumerate() {
-                // From the solution of the stronger penalty: it is near.
+                // The solution for the next stronger penalty is a close start.
                 weights = fit(&shape, &learnt, penalty, &start, weights);
                 for e in &held {
                     losses.entry(e.group).or_default()[i] += shape.loss(&weights, e);
@@ -102,13 +111,13 @@ impl Stacking {
         Some(Self { shape, weights, penalty: PENALTIES[best], folds, groups: fold_of.len() })
     }
 
-    /// Probabilities over the pack's classes; `None` when every modality is missing.
+    /// Returns the probabilities over the pack's classes; `None` when every modality is missing.
     pub fn probabilities(&self, scores: &PerModality<Option<ModalityScores>>) -> Option<Vec<f32>> {
         let inputs = self.shape.inputs(scores)?;
         Some(self.shape.softmax(&self.weights, &inputs).into_iter().map(|p| p as f32).collect())
     }
 
-    /// How far each modality is believed: the exponent of its probabilities in the product.
+    /// Returns the factor of each modality: the exponent of its probabilities in the product.
     pub fn factors(&self) -> impl Iterator<Item = (Modality, f64)> {
         self.shape.parts.iter().map(|p| p.0).zip(self.weights[self.shape.matrix()..].iter().copied())
     }
@@ -127,6 +136,7 @@ impl Shape {
         Self { classes: table.classes.len(), parts, inputs: at + 1 }
     }
 
+    /// Returns the inputs of a second; `None` when every modality is missing.
     fn inputs(&self, scores: &PerModality<Option<ModalityScores>>) -> Option<Vec<f64>> {
         let mut inputs = vec![0.0; self.inputs];
         inputs[self.inputs - 1] = 1.0;
@@ -144,12 +154,13 @@ impl Shape {
         any.then_some(inputs)
     }
 
-    /// Weights of the matrix, with "missing" and bias: one row of inputs per class.
+    /// Number of weights of the matrix, with those for missing modalities and bias: one row of inputs per class.
     fn matrix(&self) -> usize {
         self.classes * self.inputs
     }
 
-    /// Where a fit begins and what the penalty draws it to: the modality that makes these examples most likely.
+    /// Returns the first weights of a fit, which are also the centre of the penalty: the single modality that makes these
+    /// examples most likely.
     fn start(&self, examples: &[&Example]) -> Vec<f64> {
         let alone = |best: usize| {
             let mut weights = vec![0.0; self.matrix()];
@@ -186,7 +197,7 @@ impl Shape {
         -self.softmax(weights, &example.inputs)[example.truth].max(f64::MIN_POSITIVE).ln()
     }
 
-    /// Adds the gradient of one example's loss; gives the loss.
+    /// Adds the gradient of one example's loss to `gradient`. Returns the loss.
     fn add_gradient(&self, weights: &[f64], example: &Example, gradient: &mut [f64]) -> f64 {
         let mut errors = self.softmax(weights, &example.inputs);
         let loss = -errors[example.truth].max(f64::MIN_POSITIVE).ln();
@@ -202,7 +213,7 @@ impl Shape {
     }
 }
 
-/// The penalty to take: the strongest within one standard error of the lowest loss; without losses the strongest.
+/// Returns the index of the strongest penalty within one standard error of the lowest loss; the strongest without losses.
 fn choose(losses: &BTreeMap<u32, [f64; PENALTIES.len()]>) -> usize {
     let total = |i: usize| losses.values().map(|l| l[i]).sum::<f64>();
     let best = (0..PENALTIES.len()).min_by(|a, b| total(*a).total_cmp(&total(*b))).unwrap_or(0);
@@ -217,8 +228,8 @@ fn choose(losses: &BTreeMap<u32, [f64; PENALTIES.len()]>) -> usize {
     (0..best).find(within).unwrap_or(best)
 }
 
-/// Walks from `weights` to the lowest mean loss plus the penalty on how far from `drawn_to` they are.
-fn fit(shape: &Shape, examples: &[&Example], penalty: f64, drawn_to: &[f64], weights: Vec<f64>) -> Vec<f64> {
+/// Minimises the mean loss plus the penalty on the distance from `centre`, beginning at `weights`.
+fn fit(shape: &Shape, examples: &[&Example], penalty: f64, centre: &[f64], weights: Vec<f64>) -> Vec<f64> {
     let n = examples.len().max(1) as f64;
     let mut objective = |weights: &[f64], gradient: &mut [f64]| {
         let parts: Vec<(f64, Vec<f64>)> = examples
@@ -235,7 +246,7 @@ fn fit(shape: &Shape, examples: &[&Example], penalty: f64, drawn_to: &[f64], wei
             value += loss / n;
             gradient.iter_mut().zip(part).for_each(|(g, p)| *g += p / n);
         }
-        for ((g, w), to) in gradient.iter_mut().zip(weights).zip(drawn_to) {
+        for ((g, w), to) in gradient.iter_mut().zip(weights).zip(centre) {
             value += 0.5 * penalty * (w - to).powi(2);
             *g += penalty * (w - to);
         }
@@ -244,7 +255,8 @@ fn fit(shape: &Shape, examples: &[&Example], penalty: f64, drawn_to: &[f64], wei
     minimise(&mut objective, weights, STEPS, TOLERANCE).unwrap_or_else(|never| match never {})
 }
 
-/// The fold of each group: the largest groups first, each to the fold with the fewest seconds.
+/// Assigns each group to a fold, the largest groups first, each to the fold with the fewest seconds. Returns the fold of each group
+/// and the number of folds.
 fn folds(examples: &[Example]) -> (BTreeMap<u32, usize>, usize) {
     let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
     examples.iter().for_each(|e| *sizes.entry(e.group).or_default() += 1);
@@ -254,7 +266,7 @@ fn folds(examples: &[Example]) -> (BTreeMap<u32, usize>, usize) {
     let mut filled = vec![0; folds];
     let mut fold_of = BTreeMap::new();
     for (group, n) in order {
-        let fold = (0..folds).min_by_key(|f| filled[*f]).expect("there is a fold when there is a group");
+        let fold = (0..folds).min_by_key(|f| filled[*f]).expect("a group implies a fold");
         filled[fold] += n;
         fold_of.insert(group, fold);
     }
@@ -273,7 +285,7 @@ mod tests {
 
     const ONE: PerModality<f32> = PerModality { rgb: 1.0, flow: 1.0, audio: 1.0 };
 
-    /// Pictures tell classes 0 and 1 from 2/3 but not 2 from 3, where they guess; sound the other way round.
+    /// Pictures recognise classes 0 and 1 and guess for 2 and 3; sound the other way round.
     fn complementary(seed: u64) -> ScoreTable {
         let mut t = table(4);
         t.outputs.flow = None;
@@ -337,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_useless_modality_is_not_believed() {
+    fn a_useless_modality_has_a_factor_near_zero() {
         let mut t = table(3);
         t.outputs.flow = None;
         let mut rng = rng(4, 4, 4);
@@ -360,11 +372,11 @@ mod tests {
         let mut row = [9.0; PENALTIES.len()];
         let mut losses = BTreeMap::new();
         assert_eq!(choose(&losses), 0);
-        // The third is lowest; the second is 1 more in each of four groups: no spread, so clearly more.
+        // The third is lowest. The second is higher by 1 in each of four groups: without spread, that is significant.
         (row[1], row[2]) = (2.0, 1.0);
         losses.extend((0..4).map(|g| (g, row)));
         assert_eq!(choose(&losses), 2);
-        // Now 1 more in sum, but with a spread of 2 a group: within √(Σ(d − ¼)² · 4/3) ≈ 4.1.
+        // Now the sum is higher by 1, with a spread of 2 per group: within √(Σ(d − ¼)² · 4/3) ≈ 4.1.
         for (g, more) in [(0, 2.5), (1, -2.0), (2, 2.5), (3, -2.0)] {
             losses.get_mut(&g).unwrap()[1] = 1.0 + more;
         }
@@ -380,6 +392,6 @@ mod tests {
         t.add(Kind::Picture, 0, "p", vec![picture]);
         let one = Stacking::fit(&t, &t.soften(&ONE)).unwrap();
         let found = (one.folds, one.groups, one.penalty);
-        assert_eq!(found, (1, 1, PENALTIES[0]), "without folds the strongest; pictures do not count beside clips");
+        assert_eq!(found, (1, 1, PENALTIES[0]), "the strongest without folds; pictures do not count beside clips");
     }
 }

@@ -1,4 +1,4 @@
-//! The class-to-modality table, measured on validation.
+//! The class-to-modality table, fitted on validation.
 
 use super::predict::clips;
 use super::scores::SoftSecond;
@@ -7,30 +7,31 @@ use touchline_core::decision::PerModality;
 use touchline_core::fusion::{FusionTable, TableEntry};
 use touchline_core::labels::{ClassId, Modality};
 
-/// A modality other than the default takes a class over only when its validation F1 is this much better: with few
-/// validation sources a smaller difference is chance.
+/// A modality other than the default takes over a class only if its validation F1 is higher by at least this. With few validation
+/// sources, a smaller difference may be chance.
 const TABLE_MARGIN: f64 = 0.10;
 
-/// And at least this good: a modality that is wrong more often than right takes nothing over, however bad the default is.
+/// Minimum F1 of a modality that takes over a class. A modality that is wrong more often than right takes over no class, however
+/// poor the default is.
 const TABLE_F1: f64 = 0.5;
 
-/// Seconds of a class validation must hold before the table may leave the default.
+/// Minimum number of seconds of a class in validation before another modality may take it over.
 const TABLE_SUPPORT: u64 = 10;
 
-/// The table of `modalities` over `classes` classes, from the seconds of validation's clips (without clips, of all there
-/// is).
+/// Fits the table of `modalities` over `classes` classes on the seconds of validation's clips, or on all seconds if there are no
+/// clips.
 ///
-/// Modalities are ordered by F1, meant over all classes that any of them has seconds of; the best is the default, equals
-/// stay in the order given.
+/// Modalities are ordered by their mean F1 over all classes for which any of them has seconds. The best is the default.
+/// Modalities with equal F1 keep the given order.
 ///
 /// # Panics
-/// If `modalities` is empty or names one twice.
+/// If `modalities` is empty or contains one twice.
 pub fn fit_table(validation: &[SoftSecond], modalities: &[Modality], classes: usize) -> FusionTable {
-    assert!(!modalities.is_empty(), "a table is of at least one modality");
+    assert!(!modalities.is_empty(), "a table needs at least one modality");
     let clips = clips(validation);
     let mut by_f1: Vec<(Modality, Confusion)> =
         modalities.iter().map(|m| (*m, confusion(clips.iter().copied(), *m, classes))).collect();
-    // Over the classes that any modality has seconds of: one that is right on the few it has is no default for the rest.
+    // The mean is over the classes of all modalities: a modality that is good on its few classes is no default for the rest.
     let all: Vec<ClassId> =
         (0..classes as u16).map(ClassId).filter(|c| by_f1.iter().any(|(_, f)| f.class(*c).support > 0)).collect();
     let mean = |c: &Confusion| all.iter().map(|id| c.class(*id).f1).sum::<f64>() / all.len().max(1) as f64;
@@ -59,7 +60,7 @@ pub fn fit_table(validation: &[SoftSecond], modalities: &[Modality], classes: us
     FusionTable::new(order, entries).expect("the order has each modality once, and entries only those")
 }
 
-/// Confusion of one modality over the seconds that have it.
+/// Returns the confusion matrix of one modality over the seconds that have it.
 pub fn confusion<'a>(seconds: impl Iterator<Item = &'a SoftSecond>, modality: Modality, classes: usize) -> Confusion {
     let mut confusion = Confusion::new(classes);
     for second in seconds {
@@ -81,7 +82,7 @@ mod tests {
         Some(ModalityScores { scores, label: ClassId(label), votes: 1, voters: 1 })
     }
 
-    /// `n` seconds of class `truth` in which RGB and sound say these.
+    /// Adds `n` seconds of class `truth` with these labels from RGB and sound.
     fn add(seconds: &mut Vec<SoftSecond>, n: usize, truth: u16, rgb: u16, audio: Option<u16>) {
         for _ in 0..n {
             seconds.push(SoftSecond {
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_goes_over_only_by_a_clear_margin_on_enough_seconds() {
+    fn a_class_is_taken_over_only_by_a_clear_margin_on_enough_seconds() {
         let fit = |n: usize, rgb_right: usize| {
             let mut seconds = Vec::new();
             add(&mut seconds, 40, 1, 1, Some(2));
@@ -104,7 +105,7 @@ mod tests {
             // Class 0: sound is always right, the pictures `rgb_right` of `n` times.
             add(&mut seconds, rgb_right, 0, 0, Some(0));
             add(&mut seconds, n - rgb_right, 0, 1, Some(0));
-            // What is no clip does not count.
+            // A picture does not count.
             seconds.push(SoftSecond { kind: Kind::Picture, ..seconds[0].clone() });
             fit_table(&seconds, &[Modality::Audio, Modality::Rgb], 3)
         };

@@ -1,7 +1,7 @@
 //! Temperature scaling (Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017).
 
-/// The temperature that makes the softmax of logits most likely under the labels: a golden-section search over its
-/// logarithm (the likelihood has one optimum). 1 without samples.
+/// Returns the temperature that maximises the likelihood of the labels under the softmax of the logits, between 0.1 and 10. A
+/// golden-section search over its logarithm finds it, since the likelihood has one optimum. 1 without samples.
 pub fn temperature(logits: &[Vec<f32>], labels: &[u32]) -> f32 {
     if logits.is_empty() {
         return 1.0;
@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn temperature_undoes_a_known_scale() {
         let mut rng = crate::augment::rng(5, 5, 5);
-        // Labels drawn from the softmax of the logits: the true temperature is 1; tripled logits need 3.
+        // Labels are drawn from the softmax of the logits: the true temperature is 1, and tripled logits need 3.
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         for _ in 0..4000 {
             let row: Vec<f32> = (0..3).map(|_| rng.random_range(-2.0..2.0f32)).collect();

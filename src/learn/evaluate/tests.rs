@@ -1,4 +1,4 @@
-//! The whole evaluation on score tables made by hand.
+//! Whole evaluations of score tables made by hand.
 
 use rand::Rng;
 
@@ -7,9 +7,8 @@ use super::scores::testing::{says, table};
 use super::*;
 use crate::augment::rng;
 
-/// Three classes, `groups` sources of three seconds with three frames each. Pictures are mostly right for classes 0 and 1
-/// and seldom for class 2, sound (a second of it) for class 2 only; where they are not they guess between 0 and 1, and all
-/// are overconfident.
+/// Three classes and `groups` sources of three seconds with three frames each. Pictures are mostly right for classes 0 and 1 and
+/// half the time for class 2, sound is right for class 2 only. Otherwise they guess between 0 and 1, and all are overconfident.
 fn made(groups: usize, seed: u64) -> ScoreTable {
     let mut t = table(3);
     t.outputs.flow = None;
@@ -48,7 +47,7 @@ fn of(test: &ScoreTable, validation: &ScoreTable) -> Evaluation {
 }
 
 #[test]
-fn an_evaluation_is_whole_and_its_figures_hang_together() {
+fn an_evaluation_is_complete_and_its_figures_are_consistent() {
     let (validation, test) = (made(45, 1), made(30, 2));
     let e = of(&test, &validation);
     let find = |level, predictor| e.reports.iter().find(|r| r.level == level && r.predictor == predictor).unwrap();
@@ -69,7 +68,7 @@ fn an_evaluation_is_whole_and_its_figures_hang_together() {
         assert!(low < high || report.macro_f1.value == 1.0, "{report:?}");
         assert_eq!(report.top3, 1.0, "three classes");
     }
-    // Sound decides class 2: the table is better than both, and the improvement says by how much.
+    // Sound decides class 2: the table is better than both modalities, and the improvement gives the difference.
     let f1 = |predictor| find(Level::Second, predictor).macro_f1.value;
     assert!(f1(Table) > f1(Rgb) + 0.05 && f1(Table) > f1(Audio) + 0.05 && f1(Learned) > f1(Rgb) + 0.05);
     let over = e.improvement.iter().find(|i| i.level == Level::Second && i.over == Modality::Rgb).unwrap();
@@ -85,18 +84,18 @@ fn an_evaluation_is_whole_and_its_figures_hang_together() {
     assert_eq!((c.recordings, c.sources, c.seconds, c.pictures), (10, 10, 30, 10));
     assert!(e.wrong.iter().all(|w| w.truth != w.predicted) && !e.wrong.is_empty());
     let json = serde_json::to_string(&e).unwrap();
-    let read: Evaluation = serde_json::from_str(&json).expect("what is not a number would be null");
+    let read: Evaluation = serde_json::from_str(&json).expect("NaN would be null");
     assert_eq!((read.notes, read.reports.len(), read.wrong), (e.notes, e.reports.len(), e.wrong));
 }
 
 #[test]
-fn what_is_fitted_never_looks_at_the_test_side() {
+fn nothing_is_fitted_on_the_test_side() {
     let (validation, test) = (made(45, 1), made(30, 2));
     let mut other = test.clone();
     for item in &mut other.items {
         item.truth = ClassId((item.truth.0 + 1) % 3);
     }
-    // Truths stay out of everything a decision is made from: every decision is the same.
+    // Decisions do not depend on the true classes of the test side.
     let (a, b) = (of(&test, &validation), of(&other, &validation));
     let predicted = |e: &Evaluation| -> Vec<Vec<u64>> {
         let columns = |m: &Vec<Vec<u64>>| (0..3).map(|c| m.iter().map(|row| row[c]).sum()).collect();
@@ -108,7 +107,7 @@ fn what_is_fitted_never_looks_at_the_test_side() {
     assert_eq!(temperatures(&a), temperatures(&b));
     let learned = |e: &Evaluation| e.notes.iter().find(|n| n.starts_with("Learned fusion")).unwrap().clone();
     assert_eq!(learned(&a), learned(&b));
-    // And they do look at validation's.
+    // They depend on those of validation.
     let mut swapped = validation.clone();
     swapped.items.iter_mut().for_each(|i| i.truth = ClassId((i.truth.0 + 1) % 3));
     assert_ne!(deciders(&swapped), deciders(&validation));
@@ -116,7 +115,7 @@ fn what_is_fitted_never_looks_at_the_test_side() {
 }
 
 #[test]
-fn notes_say_what_the_figures_do_not_show() {
+fn notes_report_what_the_figures_leave_out() {
     let mut test = made(4, 3);
     test.skipped.push(("bad.mp4".into(), "no moov".into()));
     test.unknown.insert("chess".into(), 4);
@@ -126,11 +125,11 @@ fn notes_say_what_the_figures_do_not_show() {
     let all = e.notes.join("\n");
     for part in [
         "does not have: c.",
-        "single source on the test side, so figures that say little: b, c.",
+        "single source on the test side, so unreliable figures: b, c.",
         "4 still pictures (rgb): accuracy 1.000, macro F1 1.000",
         "No learned fusion",
         "2 recordings that show little",
-        "4 items of classes the pack does not know are not measured: chess (4)",
+        "4 items of classes that the pack does not have are not measured: chess (4)",
         "1 items could not be read: bad.mp4 (no moov)",
     ] {
         assert!(all.contains(part), "{part:?} in\n{all}");

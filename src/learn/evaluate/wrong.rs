@@ -1,4 +1,4 @@
-//! The seconds that fusion got wrong, with a small picture of each.
+//! Seconds that fusion decided wrongly, with a small picture of each.
 
 use std::collections::BTreeSet;
 
@@ -14,17 +14,17 @@ use super::scores::{ScoreTable, SoftSecond};
 use touchline_core::frame::Frame;
 use touchline_core::fusion::FusionTable;
 
-/// Examples that are shown.
+/// Maximum number of examples.
 pub const SHOWN: usize = 24;
 
-/// Pixels.
+/// Width of a thumbnail in pixels.
 const THUMBNAIL_WIDTH: u32 = 192;
 
-/// Of the JPEG, out of 100.
+/// JPEG quality, up to 100.
 const QUALITY: u8 = 75;
 
-/// The clips' seconds that the table decided wrongly, the surest first, one a recording, at most [`SHOWN`].
-/// `thumbnail` is asked for the picture of a second of an item, by the item's place in the dataset.
+/// Returns the seconds that the table decided wrongly, the most confident first, at most one per recording and [`SHOWN`] in all.
+/// `thumbnail` returns the picture of a second, from the item's index in the dataset and the second's index.
 pub fn wrong(
     table: &ScoreTable,
     seconds: &[&SoftSecond],
@@ -56,7 +56,8 @@ pub fn wrong(
     found.into_iter().take(SHOWN).map(example).collect()
 }
 
-/// The middle RGB frame of a second as a `data:` URI; `None` when there is none or it cannot be read again.
+/// Returns the middle RGB frame of second `second` of item `index` as a JPEG in a `data:` URI; `None` when there is no frame or
+/// the item cannot be read.
 pub fn thumbnail(material: &dyn Material, index: usize, second: u32) -> Option<String> {
     let seconds = material.seconds(index).ok()?;
     let clip = seconds.get(second as usize)?;
@@ -64,7 +65,7 @@ pub fn thumbnail(material: &dyn Material, index: usize, second: u32) -> Option<S
     jpeg_uri(clip.frames.get(middle)?)
 }
 
-/// A frame as a small JPEG in a `data:` URI.
+/// Returns a frame as a small JPEG in a `data:` URI.
 fn jpeg_uri(frame: &Frame) -> Option<String> {
     let view = frame.view();
     let picture: ImageBuffer<Rgb<u8>, &[u8]> = ImageBuffer::from_raw(frame.width, frame.height, view.data)?;
@@ -89,7 +90,7 @@ mod tests {
     use touchline_core::labels::Modality;
 
     #[test]
-    fn the_surest_first_and_one_a_recording() {
+    fn examples_are_sorted_by_confidence_with_one_per_recording() {
         let mut t = table(3);
         let rgb =
             |label, by| PerModality { rgb: vec![says(label, by, 3)], flow: Vec::new(), audio: Vec::<Vec<f32>>::new() };

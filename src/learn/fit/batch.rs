@@ -1,10 +1,11 @@
-//! One batch: targets, mixup, dropout, loss.
+//! Operations on one batch: targets, mixup, dropout, loss.
 
 use candle_core::{DType, Device, Result, Tensor};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-/// Targets over `classes` outputs, (N, classes) row by row: 1 − `smoothing` on the label, and `smoothing` spread over all.
+/// Returns the targets over `classes` outputs, (N, classes) row by row: 1 − `smoothing` on the label, and `smoothing` spread
+/// evenly over all classes.
 ///
 /// Source: Szegedy et al., *Rethinking the Inception Architecture*, CVPR 2016.
 pub fn soft_targets(labels: &[u32], classes: usize, smoothing: f64) -> Vec<f32> {
@@ -15,18 +16,18 @@ pub fn soft_targets(labels: &[u32], classes: usize, smoothing: f64) -> Vec<f32> 
     targets
 }
 
-/// Mean over the batch of the cross-entropy with soft `targets` (N, classes), each sample counting `weights` (N): PyTorch's
-/// `cross_entropy` with probabilities for targets, weighted.
+/// Returns the weighted mean cross-entropy of `logits` (N, classes) with soft `targets` (N, classes) and sample `weights` (N), as
+/// a scalar. Without weights it equals PyTorch's `cross_entropy` with class probabilities as targets.
 ///
 /// # Errors
-/// When the shapes do not fit.
+/// When the shapes do not match.
 pub fn log_softmax_loss(logits: &Tensor, targets: &Tensor, weights: &Tensor) -> Result<Tensor> {
     let log_probability = candle_nn::ops::log_softmax(logits, 1)?;
     let each = (log_probability * targets)?.sum(1)?.neg()?;
     (each * weights)?.sum_all()? / weights.sum_all()?
 }
 
-/// Zeroes a share of features (N, C) and scales up the rest, as `torch.nn.Dropout` does in training.
+/// Zeroes each of the features (N, C) with probability `share` and scales up the rest, as `torch.nn.Dropout` does in training.
 pub(super) fn dropout(features: &Tensor, share: f64, rng: &mut SmallRng) -> Result<Tensor> {
     if share <= 0.0 {
         return Ok(features.clone());
@@ -38,35 +39,40 @@ pub(super) fn dropout(features: &Tensor, share: f64, rng: &mut SmallRng) -> Resu
     features * Tensor::from_vec(mask, features.shape(), features.device())?
 }
 
-/// How a batch is mixed: every sample with the one that `partner` names, `share` of itself.
+/// Mixup of a batch: each sample is a weighted sum of itself and a partner.
 pub(super) struct Mix {
+    /// Weight of the sample itself, 0.5 to 1; the partner has the rest.
     pub share: f64,
+    /// Index of each sample's partner.
     pub partner: Vec<u32>,
 }
 
 impl Mix {
-    /// Source: Zhang et al., *mixup: Beyond Empirical Risk Minimization*, ICLR 2018; on activations it is Verma et al.'s
-    /// *Manifold Mixup*, ICML 2019.
+    /// Draws a mixup of `n` samples with a share from Beta(`alpha`, `alpha`). Returns `None` if `alpha` is 0 or there is no
+    /// partner.
+    ///
+    /// Source: Zhang et al., *mixup: Beyond Empirical Risk Minimization*, ICLR 2018. On activations it is *Manifold Mixup*, Verma
+    /// et al., ICML 2019.
     pub fn draw(alpha: f64, n: usize, rng: &mut SmallRng) -> Option<Self> {
         if alpha <= 0.0 || n < 2 {
             return None;
         }
-        let turn = rng.random_range(1..n) as u32;
+        let shift = rng.random_range(1..n) as u32;
         let share = beta(alpha, rng);
-        let partner = (0..n as u32).map(|i| (i + turn) % n as u32).collect();
-        // The larger share first: the label that counts for accuracy is then the sample's own.
+        let partner = (0..n as u32).map(|i| (i + shift) % n as u32).collect();
+        // The sample itself has the larger share, because accuracy counts its own label.
         Some(Self { share: share.max(1.0 - share), partner })
     }
 
-    /// Mixes along axis `axis`, where the samples are.
+    /// Mixes `x` along `axis`, the axis of the samples.
     pub fn apply(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
         let other = Tensor::new(self.partner.as_slice(), x.device())?;
         (x * self.share)? + (x.index_select(&other, axis)? * (1.0 - self.share))?
     }
 }
 
-/// Beta(α, α) by Jöhnk's method (*Erzeugung von betaverteilten und gammaverteilten Zufallszahlen*, Metrika 1964), which
-/// needs few tries for α up to 1.
+/// Draws from Beta(α, α) by Jöhnk's method (*Erzeugung von betaverteilten und gammaverteilten Zufallszahlen*, Metrika 1964), which
+/// needs few attempts for α up to 1.
 fn beta(alpha: f64, rng: &mut SmallRng) -> f64 {
     for _ in 0..1000 {
         let (u, v): (f64, f64) = (rng.random(), rng.random());
@@ -78,7 +84,7 @@ fn beta(alpha: f64, rng: &mut SmallRng) -> f64 {
     0.5
 }
 
-/// Rows of labels as a tensor of targets and one of weights.
+/// Returns the targets of `labels` (N, classes) and their weights (N) as tensors.
 pub(super) fn tensors(
     labels: &[u32],
     weights: Vec<f32>,
@@ -91,7 +97,7 @@ pub(super) fn tensors(
     Ok((targets, Tensor::from_vec(weights, n, device)?))
 }
 
-/// How many rows have their highest logit at their label.
+/// Counts the rows whose highest logit is that of their label.
 pub(super) fn right(logits: &Tensor, labels: &[u32]) -> Result<u64> {
     let best = logits.argmax(1)?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
     Ok(best.iter().zip(labels).filter(|(a, b)| a == b).count() as u64)

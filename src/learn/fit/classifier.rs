@@ -1,11 +1,11 @@
-//! The classifier on features that do not change: multinomial logistic regression, to its optimum.
+//! The classifier on frozen features: multinomial logistic regression, trained to its optimum.
 //!
-//! The loss is that of the other step (weighted samples, smoothed targets) plus an L2 penalty on the weights, not on the
-//! biases. It is convex and has one optimum, so that the result depends on no rate, no order and no first weights.
+//! The loss is that of step 2 (weighted samples, smoothed targets) plus an L2 penalty on the weights but not on the biases. It is
+//! convex and has one optimum. The result therefore does not depend on a learning rate, an order of samples or first weights.
 //!
-//! L-BFGS walks over centred features of about unit variance. That changes where it walks, not where it arrives: the penalty is on
-//! the weights of the features as they are, and the mean goes into the biases. Without it the walk takes several times as
-//! many steps, because features after a ReLU have means far above their deviations.
+//! L-BFGS minimises over centred features of about unit variance. That changes its path but not the optimum: the penalty applies
+//! to the weights of the original features, and the means are folded into the biases. Without centring and scaling it takes
+//! several times as many steps, because features after a ReLU have means far above their deviations.
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -14,53 +14,60 @@ use super::batch::soft_targets;
 use crate::lbfgs::{Objective, minimise};
 use touchline_core::error::Result;
 
-/// Samples of one matrix product. Sums go over these in their order, so that the same material gives the same weights on
-/// any number of threads.
+/// Samples in one matrix product. Chunks are summed in their order, so that the same samples give the same weights on any number
+/// of threads.
 const CHUNK: usize = 1024;
 
-/// The walk ends where no part of the gradient is above this: little more than what single precision leaves of it.
+/// Minimisation ends when no component of the gradient exceeds this, which is slightly above the noise of single precision.
 const TOLERANCE: f64 = 1e-5;
 
-/// A feature is scaled by at least this share of its root mean square. One that hardly changes would otherwise be blown up to
-/// unit variance together with the rounding of its mean, and the walk would end in that noise.
+/// Minimum scale of a feature, as a share of its root mean square. Without it, a nearly constant feature would be scaled to unit
+/// variance together with the rounding error of its mean, and that noise would end the minimisation early.
 const LEAST_DEVIATION: f64 = 0.1;
 
-/// Samples and their features.
+/// Samples, their features, and the parameters of the loss.
 pub(crate) struct Material<'a> {
-    /// Features of the samples with these numbers, (N, width).
+    /// Returns the features of the samples with the given indices, (N, width).
     pub features: &'a (dyn Fn(&[u32]) -> Result<Tensor> + Sync),
+    /// Class of each sample.
     pub labels: &'a [u32],
+    /// Weight of each sample.
     pub weights: &'a [f32],
+    /// Number of classes.
     pub classes: usize,
+    /// Number of features.
     pub width: usize,
     /// Share of a target that is spread over all classes.
     pub smoothing: f64,
-    /// On half the sum of squared weights, beside the mean loss.
+    /// Factor of half the sum of squared weights, which is added to the mean loss.
     pub penalty: f64,
     /// Logits (N × classes) that are added to those of the fit: the fit is then a correction to an existing classifier, and the penalty
     /// is on the distance from it. Empty when there is none.
     pub offsets: &'a [f32],
 }
 
-/// How far a fit is.
+/// Figures at a point of the minimisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Progress {
     /// Mean loss, without the penalty.
     pub loss: f64,
-    /// Samples whose highest score is at their label.
+    /// Samples whose highest score is that of their label.
     pub right: u64,
-    /// Passes over the samples since the step before; more than one where steps were too long.
+    /// Passes over the samples since the previous step; more than one when the line search shortened a step.
     pub passes: u64,
 }
 
-/// Weights (classes × width) and biases of the optimum.
+/// The optimum.
 pub(crate) struct Fitted {
+    /// Figures at the optimum.
     pub at: Progress,
+    /// Weights, classes × width, row by row.
     pub weight: Vec<f32>,
+    /// Biases, one per class.
     pub bias: Vec<f32>,
 }
 
-/// Walks to the optimum, for at most so many steps.
+/// Minimises the loss with at most `steps` steps of L-BFGS. `on_step` is called after each.
 ///
 /// # Errors
 /// Those of `features` and of `on_step`.
@@ -76,14 +83,14 @@ pub(crate) fn fit(
     let scaled = Scaled { material, numbers, mean, deviation, total };
     let mut walk = Walk { scaled: &scaled, at, reached: None, on_step };
     let x = minimise(&mut walk, vec![0.0; material.classes * (material.width + 1)], steps, TOLERANCE)?;
-    let (weight, bias) = scaled.as_they_are(&x);
+    let (weight, bias) = scaled.unscaled(&x);
     Ok(Fitted { at: walk.reached.unwrap_or(at), weight, bias: bias.into_iter().map(|b| b as f32).collect() })
 }
 
-/// Mean of each feature, and its deviation for scaling; 1 where a feature is always 0.
+/// Returns the mean of each feature, and its deviation for scaling, which is 1 for a feature that is always 0.
 fn moments(material: &Material<'_>, numbers: &[u32]) -> Result<(Vec<f64>, Vec<f64>)> {
     let width = material.width;
-    let parts: Vec<(Vec<f64>, Vec<f64>)> = numbers
+    let chunks: Vec<(Vec<f64>, Vec<f64>)> = numbers
         .par_chunks(CHUNK)
         .map(|chunk| {
             let (mut sum, mut squares) = (vec![0f64; width], vec![0f64; width]);
@@ -99,7 +106,7 @@ fn moments(material: &Material<'_>, numbers: &[u32]) -> Result<(Vec<f64>, Vec<f6
         .collect::<Result<_>>()?;
     let n = numbers.len().max(1) as f64;
     let (mut mean, mut squares) = (vec![0f64; width], vec![0f64; width]);
-    for (sum, square) in parts {
+    for (sum, square) in chunks {
         mean.iter_mut().zip(sum).for_each(|(m, s)| *m += s / n);
         squares.iter_mut().zip(square).for_each(|(m, s)| *m += s / n);
     }
@@ -111,37 +118,40 @@ fn moments(material: &Material<'_>, numbers: &[u32]) -> Result<(Vec<f64>, Vec<f6
     Ok((mean, deviation))
 }
 
-/// Samples whose features are looked at centred and with unit variance.
+/// Samples with the centring and scaling of their features.
 struct Scaled<'a> {
     material: &'a Material<'a>,
+    /// Indices of all samples.
     numbers: Vec<u32>,
     mean: Vec<f64>,
     deviation: Vec<f64>,
-    /// Of the samples' weights.
+    /// Sum of the samples' weights.
     total: f64,
 }
 
+/// The objective of L-BFGS.
 struct Walk<'a> {
     scaled: &'a Scaled<'a>,
-    /// Where it has looked last.
+    /// Figures at the point evaluated last.
     at: Progress,
-    /// Where it stands.
+    /// Figures at the point that the last step reached.
     reached: Option<Progress>,
     on_step: &'a mut dyn FnMut(Progress) -> Result<()>,
 }
 
-/// A chunk's share of value and gradient.
-struct Part {
+/// Value and gradient summed over one chunk.
+struct PartialSums {
     loss: f64,
     right: u64,
-    /// Of the weights of the features as they are, and of the biases.
+    /// Gradient of the weights of the original features.
     weight: Vec<f32>,
+    /// Gradient of the biases.
     bias: Vec<f64>,
 }
 
 impl Scaled<'_> {
-    /// The weights and biases for features as they are, from those for centred features of unit variance.
-    fn as_they_are(&self, x: &[f64]) -> (Vec<f32>, Vec<f64>) {
+    /// Converts weights and biases for centred features of unit variance to those for the original features.
+    fn unscaled(&self, x: &[f64]) -> (Vec<f32>, Vec<f64>) {
         let (weights, biases) = x.split_at(self.material.classes * self.material.width);
         let mut weight = Vec::with_capacity(weights.len());
         let mut bias = Vec::with_capacity(biases.len());
@@ -154,13 +164,14 @@ impl Scaled<'_> {
         (weight, bias)
     }
 
-    fn part(&self, chunk: &[u32], weight: &Tensor, bias: &[f64]) -> Result<Part> {
+    /// Sums value and gradient over the samples of `chunk`, at `weight` (classes × width) and `bias`.
+    fn sums(&self, chunk: &[u32], weight: &Tensor, bias: &[f64]) -> Result<PartialSums> {
         let Material { features, labels, weights, classes, smoothing, offsets, .. } = *self.material;
         let features = features(chunk)?;
         let logits = features.matmul(&weight.t()?)?.flatten_all()?.to_vec1::<f32>()?;
         let own: Vec<u32> = chunk.iter().map(|i| labels[*i as usize]).collect();
         let mut residuals = soft_targets(&own, classes, smoothing);
-        let mut part = Part { loss: 0.0, right: 0, weight: Vec::new(), bias: vec![0.0; classes] };
+        let mut sums = PartialSums { loss: 0.0, right: 0, weight: Vec::new(), bias: vec![0.0; classes] };
         let mut scores = vec![0f64; classes];
         for (n, (logits, targets)) in logits.chunks_exact(classes).zip(residuals.chunks_exact_mut(classes)).enumerate()
         {
@@ -172,20 +183,20 @@ impl Scaled<'_> {
                 scores.iter_mut().zip(offsets).for_each(|(score, offset)| *score += f64::from(*offset));
             }
             let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            part.right += u64::from(scores[own[n] as usize] >= best);
+            sums.right += u64::from(scores[own[n] as usize] >= best);
             let sum: f64 = scores.iter().map(|s| (s - best).exp()).sum();
             let share = f64::from(weights[chunk[n] as usize]) / self.total;
-            for ((target, score), bias) in targets.iter_mut().zip(&scores).zip(&mut part.bias) {
+            for ((target, score), bias) in targets.iter_mut().zip(&scores).zip(&mut sums.bias) {
                 let log_probability = score - best - sum.ln();
-                part.loss -= share * f64::from(*target) * log_probability;
+                sums.loss -= share * f64::from(*target) * log_probability;
                 let residual = share * (log_probability.exp() - f64::from(*target));
                 *bias += residual;
                 *target = residual as f32;
             }
         }
         let residuals = Tensor::from_vec(residuals, (chunk.len(), classes), &Device::Cpu)?;
-        part.weight = residuals.t()?.matmul(&features)?.flatten_all()?.to_vec1()?;
-        Ok(part)
+        sums.weight = residuals.t()?.matmul(&features)?.flatten_all()?.to_vec1()?;
+        Ok(sums)
     }
 }
 
@@ -195,20 +206,20 @@ impl Objective for Walk<'_> {
     fn value(&mut self, x: &[f64], gradient: &mut [f64]) -> Result<f64> {
         let scaled = self.scaled;
         let Material { classes, width, penalty, .. } = *scaled.material;
-        let (weight, bias) = scaled.as_they_are(x);
+        let (weight, bias) = scaled.unscaled(x);
         let squares: f64 = weight.iter().map(|w| f64::from(*w) * f64::from(*w)).sum();
         let tensor = Tensor::from_slice(&weight, (classes, width), &Device::Cpu)?;
-        let parts: Vec<Part> =
-            scaled.numbers.par_chunks(CHUNK).map(|chunk| scaled.part(chunk, &tensor, &bias)).collect::<Result<_>>()?;
+        let chunks: Vec<PartialSums> =
+            scaled.numbers.par_chunks(CHUNK).map(|chunk| scaled.sums(chunk, &tensor, &bias)).collect::<Result<_>>()?;
         gradient.fill(0.0);
         let (of_weights, of_biases) = gradient.split_at_mut(classes * width);
         let passes = self.at.passes + 1;
         self.at = Progress { loss: 0.0, right: 0, passes };
-        for part in parts {
-            self.at.loss += part.loss;
-            self.at.right += part.right;
-            of_weights.iter_mut().zip(part.weight).for_each(|(g, p)| *g += f64::from(p));
-            of_biases.iter_mut().zip(part.bias).for_each(|(g, p)| *g += p);
+        for sums in chunks {
+            self.at.loss += sums.loss;
+            self.at.right += sums.right;
+            of_weights.iter_mut().zip(sums.weight).for_each(|(g, p)| *g += f64::from(p));
+            of_biases.iter_mut().zip(sums.bias).for_each(|(g, p)| *g += p);
         }
         for ((row, of_bias), own) in
             of_weights.chunks_exact_mut(width).zip(of_biases.iter()).zip(weight.chunks_exact(width))

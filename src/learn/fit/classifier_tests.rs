@@ -4,7 +4,7 @@ use super::*;
 use crate::augment::rng;
 use rand::Rng;
 
-/// What scikit-learn made of seeded samples; `tests/reference/training/classifier.py` wrote it.
+/// Weights that scikit-learn fitted to seeded samples, written by `tests/reference/training/classifier.py`.
 #[derive(Deserialize)]
 struct Reference {
     classes: usize,
@@ -24,11 +24,11 @@ fn chosen(features: &[f32], width: usize, rows: &[u32]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, (rows.len(), width), &Device::Cpu)?)
 }
 
-fn near(what: &str, got: impl Iterator<Item = f64>, want: &[f64]) {
+fn near(name: &str, got: impl Iterator<Item = f64>, want: &[f64]) {
     let got: Vec<f64> = got.collect();
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        assert!((got - want).abs() < 1e-3, "{what} {i}: {got} {want}");
+        assert!((got - want).abs() < 1e-3, "{name} {i}: {got} {want}");
     }
 }
 
@@ -58,10 +58,10 @@ fn the_optimum_is_that_of_scikit_learn() {
     near("bias", fitted.bias.iter().map(|b| f64::from(*b) - mean), &r.bias);
     let last = losses.last().unwrap();
     assert!((last - r.loss).abs() < 1e-5 && losses[0] > *last, "{losses:?} {}", r.loss);
-    assert!(losses.len() < 100, "it ends where it has arrived, not after all its steps: {}", losses.len());
+    assert!(losses.len() < 100, "it ends at the optimum, not after all its steps: {}", losses.len());
 }
 
-/// More samples than a chunk holds: the same weights on one thread and on three, and fewer steps when fewer are allowed.
+/// More samples than one chunk give the same weights on one thread and on three, and the limit of steps applies.
 #[test]
 fn it_repeats_on_any_number_of_threads() {
     let (n, width, classes) = (2 * CHUNK + 77, 5, 3);
@@ -101,9 +101,9 @@ fn it_repeats_on_any_number_of_threads() {
     assert_eq!(on(2, 2).2, 2);
 }
 
-/// Nothing to learn is no fault; a feature that is no number is.
+/// Constant features are no error; a NaN feature shows as a loss that is not finite.
 #[test]
-fn a_walk_that_takes_no_step_says_where_it_stands() {
+fn a_fit_without_steps_reports_its_figures() {
     for (value, finite) in [(0.0, true), (f32::NAN, false)] {
         let features = vec![value; 4 * 3];
         let features = |rows: &[u32]| chosen(&features, 3, rows);

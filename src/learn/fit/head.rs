@@ -1,7 +1,7 @@
-//! Step 1: the classifier alone, to its optimum on the features of the frozen network.
+//! Step 1: the classifier alone, trained to its optimum on the features of the frozen network.
 //!
-//! It counts as one epoch, however many passes it takes, and is validated once. Nothing of it is random and it is
-//! short beside step 2, so that it is not checkpointed: a run that is cut off in it does it again.
+//! Step 1 counts as one epoch, regardless of its number of passes, and is validated once. It is deterministic and short compared
+//! to step 2, so it has no checkpoint: a run that is interrupted in step 1 repeats it.
 
 use std::time::Instant;
 
@@ -9,15 +9,15 @@ use candle_core::{Device, Tensor};
 
 use super::Observer;
 use super::classifier::{Material, Progress, fit};
-use super::loop_::Work;
+use super::training_loop::Work;
 use crate::record::{LogLine, StepRecord};
 use touchline_core::error::{Error, Result};
 
 impl Work<'_> {
-    /// Fits the classifier; gives why the whole run ends, if it does.
+    /// Fits the classifier. Returns the reason if the whole run ends.
     pub(super) fn head(&mut self, observer: &mut dyn Observer) -> Result<Option<String>> {
         if self.state.epoch > 1 {
-            // It was done before the run was cut off.
+            // Step 1 was complete when the run was interrupted.
             return Ok(None);
         }
         let (of, config) = (self.fit, self.fit.config);
@@ -42,11 +42,11 @@ impl Work<'_> {
             self.head_step(progress, n, &mut before, observer)
         })?;
         if !fitted.at.loss.is_finite() {
-            let cause = format!("{}: the classifier cannot be fitted: a feature is no number", of.modality);
-            return Err(Error::data(of.dir, cause, "give other first weights with --init"));
+            let cause = format!("{}: cannot fit the classifier: a feature is not a number", of.modality);
+            return Err(Error::data(of.dir, cause, "choose other first weights with --init"));
         }
         let [(_, weight, _), (_, bias, _)] = &of.net.parameters(of.net.blocks())[..] else {
-            return Err(Error::Internal("a classifier is a weight and a bias".into()));
+            return Err(Error::Internal("the classifier must have a weight and a bias".into()));
         };
         weight.set(&Tensor::from_vec(fitted.weight, weight.dims(), &Device::Cpu)?)?;
         bias.set(&Tensor::from_vec(fitted.bias, bias.dims(), &Device::Cpu)?)?;
@@ -54,7 +54,7 @@ impl Work<'_> {
         self.epoch_end(1, None, observer)
     }
 
-    /// Writes a step of the walk down.
+    /// Logs and reports a step of L-BFGS.
     fn head_step(&mut self, at: Progress, n: u64, before: &mut Instant, observer: &mut dyn Observer) -> Result<()> {
         self.state.step += 1;
         self.images += n * at.passes;
@@ -66,7 +66,7 @@ impl Work<'_> {
             epoch: 1,
             loss: at.loss,
             accuracy: at.right as f64 / n as f64,
-            // L-BFGS finds the length of a step itself.
+            // L-BFGS has no learning rate: a line search finds the length of each step.
             learning_rate: 0.0,
             images_per_second: (n * at.passes) as f64 / took.max(1e-9),
         };

@@ -1,4 +1,4 @@
-//! `log.jsonl`: a line for everything that happens, cut back to the checkpoint when a run is taken up again.
+//! `log.jsonl`: one JSON object a line. A resumed run truncates it to the length at its checkpoint.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use crate::record::LogLine;
 use touchline_core::error::{Error, Result};
 
-/// File name in a modality's run.
+/// File name of the log in the run directory of a modality.
 pub const LOG: &str = "log.jsonl";
 
+/// The open log of a run.
 pub(super) struct Log {
     file: File,
     path: PathBuf,
@@ -17,7 +18,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens the log and forgets what is after the first `bytes`.
+    /// Opens the log and truncates it to `bytes`.
     pub fn open(dir: &Path, bytes: u64) -> Result<Self> {
         let path = dir.join(LOG);
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path).and_then(|mut file| {
@@ -32,19 +33,20 @@ impl Log {
     /// Appends a line.
     pub fn write(&mut self, line: &LogLine) -> Result<()> {
         let mut text =
-            serde_json::to_string(line).map_err(|e| Error::Internal(format!("a log line is no JSON: {e}")))?;
+            serde_json::to_string(line).map_err(|e| Error::Internal(format!("cannot serialise a log line: {e}")))?;
         text.push('\n');
         self.file.write_all(text.as_bytes()).map_err(|e| failed(&self.path, &e))?;
         self.bytes += text.len() as u64;
         Ok(())
     }
 
+    /// Length of the log in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
 fn failed(path: &Path, cause: &std::io::Error) -> Error {
-    let advice = "free space or choose another -o; the last checkpoint is still whole";
+    let advice = "free space or choose another -o; the last checkpoint is intact";
     Error::output(path.display().to_string(), format!("cannot write: {cause}"), advice)
 }

@@ -1,4 +1,4 @@
-//! The tensors that are looked at and saved every so many steps.
+//! Collection of tensors: every N steps they are summarised for the rules and saved.
 
 use std::path::{Path, PathBuf};
 
@@ -12,14 +12,14 @@ use crate::record::{Collection, TensorSummary};
 use touchline_compute::models::Tensors;
 use touchline_core::error::{Error, Result};
 
-/// Steps whose tensors stay whole: enough to see what led to a failure, and of a ResNet50 about 2 GB.
+/// Collections whose full tensors are kept: enough to investigate a failure, and about 2 GB for a ResNet50.
 const KEPT: usize = 20;
 
-/// Folder of a modality's run.
+/// Folder of the collections in the run directory of a modality.
 const FOLDER: &str = "tensors";
 
-/// Sums up losses, gradients, weights and means of outputs, and writes the sums as `tensors/step-N.json` and the tensors as
-/// `tensors/step-N.safetensors` in `f16`, of which the newest [`KEPT`] stay.
+/// Summarises losses, gradients, weights and channel means of outputs. Writes the summaries to `tensors/step-N.json` and the tensors
+/// to `tensors/step-N.safetensors` in `f16`; the newest [`KEPT`] tensor files are kept.
 pub(super) fn collect(
     dir: &Path,
     step: u64,
@@ -52,8 +52,8 @@ pub(super) fn collect(
     Ok(summaries)
 }
 
-/// Writes a step's tensors and sums into `folder`, and removes tensors of steps long past. Later steps are those of a run
-/// that was cut off after its checkpoint; they come again.
+/// Writes tensors and summaries of a step into `folder`, and removes old tensor files. Files of later steps stay: a run that was
+/// interrupted after its checkpoint wrote them, and will overwrite them.
 fn keep(folder: &Path, step: u64, tensors: &Tensors, summaries: &[TensorSummary]) -> Result<()> {
     let failed = |path: &Path, cause: String| {
         Error::output(path.display().to_string(), format!("cannot write: {cause}"), "free space or choose another -o")
@@ -71,13 +71,13 @@ fn keep(folder: &Path, step: u64, tensors: &Tensors, summaries: &[TensorSummary]
         .collect();
     past.sort_by(|a, b| b.cmp(a));
     for (_, path) in past.into_iter().skip(KEPT) {
-        // What stays is only in the way.
+        // A file that cannot be removed only takes space.
         let _ = std::fs::remove_file(path);
     }
     Ok(())
 }
 
-/// The step that a file of tensors is of.
+/// Returns the step of a tensor file from its name.
 fn step_of(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok()
 }
@@ -109,7 +109,7 @@ mod tests {
             serde_json::from_slice(&std::fs::read(folder.join("step-00000200.json")).unwrap()).unwrap();
         assert_eq!(read, summaries);
 
-        // Taken up again at an earlier step: what comes is kept, and what is not ours stays.
+        // Resumed at an earlier step: later files and files of other origin stay.
         std::fs::write(folder.join("step-notes.txt"), "mine").unwrap();
         keep(&folder, 1000, &tensors, &summaries).unwrap();
         keep(&folder, 1200, &tensors, &summaries).unwrap();

@@ -1,39 +1,38 @@
-//! Modalities of an older pack that a new one keeps, where only some were trained again.
+//! Models of an older pack that a new pack keeps for the modalities that were not trained again.
 
 use std::path::Path;
 
-use super::Part;
+use super::TrainedModel;
 use touchline_compute::models::pack::{MANIFEST, Manifest, Pack, Sampling, Section, parse_toml};
 use touchline_core::decision::PerModality;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality};
 
-/// The manifest of the pack in `dir`, when its models can serve beside those that were trained. Its weights are verified.
+/// Returns the manifest of the pack in `dir` and verifies its weights.
 ///
 /// # Errors
-/// [`Error::Pack`] when it is damaged, [`Error::Data`] when it cuts seconds otherwise.
+/// [`Error::Pack`] when the pack is damaged, [`Error::Data`] when its sampling differs from that of the trained models.
 pub(super) fn open(dir: &Path, sampling: &Sampling) -> Result<Manifest> {
     Pack::open(dir)?;
     let path = dir.join(MANIFEST);
     let text = std::fs::read_to_string(&path)
         .map_err(|e| Error::data(&path, format!("cannot read: {e}"), "check its permissions"))?;
-    let manifest: Manifest = parse_toml(&text).map_err(|e| Error::data(&path, e, "give a pack that is whole"))?;
+    let manifest: Manifest = parse_toml(&text).map_err(|e| Error::data(&path, e, "use a complete pack"))?;
     if manifest.sampling != *sampling {
-        let cause = "it looks at other frames of a second than the runs";
+        let cause = "it samples other frames of a second than the runs";
         return Err(Error::data(dir, cause, "train the other modalities too"));
     }
     Ok(manifest)
 }
 
-/// Copies what `older` has of the modalities that no run trained into `manifest` and beside it, in `building`. Gives a
-/// sentence on each for the card.
+/// Adds the models of `older` for the modalities that no run trained: their sections to `manifest`, their weights to the directory
+/// `building`. Returns one sentence per model for the card.
 ///
 /// # Errors
-/// [`Error::Data`] when a model tells classes apart that the new pack does not have, [`Error::Output`] when a file cannot
-/// be copied.
+/// [`Error::Data`] when a model has a class that the new pack does not have, [`Error::Output`] when a file cannot be copied.
 pub(super) fn keep(
     (older, dir): (&Manifest, &Path),
-    parts: &PerModality<Option<Part>>,
+    models: &PerModality<Option<TrainedModel>>,
     classes: &ClassSet,
     manifest: &mut Manifest,
     building: &Path,
@@ -41,7 +40,7 @@ pub(super) fn keep(
     let mut sentences = Vec::new();
     let mut take = |modality: Modality, weights: &str, sha256: &str, outputs: &[String]| -> Result<()> {
         if let Some(class) = outputs.iter().find(|name| classes.id(name).is_none()) {
-            let cause = format!("its model of {modality} knows {class:?}, which the runs do not");
+            let cause = format!("its {modality} model has the class {class:?}, which the runs do not have");
             return Err(Error::data(dir, cause, format!("train {modality} too")));
         }
         let to = building.join(weights);
@@ -52,19 +51,19 @@ pub(super) fn keep(
         sentences.push(format!("{modality}: as in the pack {} (weights with SHA-256 {hash}…).", older.name));
         Ok(())
     };
-    // The ranges for int8 are measured anew, with those of the others.
+    // The ranges for int8 are measured again, together with those of the trained models.
     fn fresh<P: Clone>(section: &Section<P>) -> Section<P> {
         Section { int8: None, temperature: 1.0, ..section.clone() }
     }
-    if let (None, Some(s)) = (&parts.rgb, &older.rgb) {
+    if let (None, Some(s)) = (&models.rgb, &older.rgb) {
         take(Modality::Rgb, &s.weights, &s.sha256, &s.classes)?;
         manifest.rgb = Some(fresh(s));
     }
-    if let (None, Some(s)) = (&parts.flow, &older.flow) {
+    if let (None, Some(s)) = (&models.flow, &older.flow) {
         take(Modality::Flow, &s.weights, &s.sha256, &s.classes)?;
         manifest.flow = Some(fresh(s));
     }
-    if let (None, Some(s)) = (&parts.audio, &older.audio) {
+    if let (None, Some(s)) = (&models.audio, &older.audio) {
         take(Modality::Audio, &s.weights, &s.sha256, &s.classes)?;
         manifest.audio = Some(fresh(s));
     }

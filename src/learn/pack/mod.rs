@@ -1,8 +1,8 @@
-//! `touchline pack build`: what was trained becomes a pack that serves.
+//! `touchline pack build`: builds a pack for serving from trained models.
 //!
-//! Validation chooses the temperatures and the class-to-modality table; the test side is looked at once, for the figures on
-//! the card. A new pack appears in its place with `pack.toml` last; over an older one there is a moment with new weights
-//! beside the old manifest, which a running detector refuses by their hashes and takes up again when it looks next.
+//! Validation determines the temperatures and the class-to-modality table. The test side is read once, for the figures on the card.
+//! The files are moved into place one by one, `pack.toml` last. While an older pack is replaced, new weights may briefly be beside
+//! the old manifest. A running detector rejects these because of their hashes, and loads the pack at its next check.
 
 mod keep;
 
@@ -28,46 +28,52 @@ use touchline_core::error::{Error, Result};
 use touchline_core::fusion::FusionTable;
 use touchline_core::labels::{ClassSet, Modality};
 
-/// The list of recordings with their sides, beside the manifest.
+/// File name of the list of recordings with their sides, beside the manifest.
 const SPLIT: &str = "split.csv";
 
-/// Recordings of each kind that ranges for int8 are measured on: more move no range by much.
+/// Number of recordings of each kind on which the ranges for int8 are measured. More recordings hardly change the ranges.
 pub const CALIBRATED_ON: u32 = 150;
 
-/// What a pack is built from.
+/// Inputs and output of the build of a pack.
 #[derive(Clone, Debug)]
 pub struct PackConfig {
-    /// Directories of runs; where two have a modality, the later counts.
+    /// Directories of runs. If several have the same modality, the last one is used.
     pub runs: Vec<PathBuf>,
-    /// A pack whose models stay for the modalities that no run has.
+    /// A pack whose models are kept for the modalities that no run has.
     pub keep: Option<PathBuf>,
+    /// Directory of the new pack.
     pub out: PathBuf,
+    /// Name of the new pack.
     pub name: String,
-    /// What the material is and where it comes from, for the card.
+    /// Description of the material and its origin, for the card.
     pub material: String,
-    /// Directory for scores.
+    /// Directory for cached scores.
     pub cache: PathBuf,
 }
 
-/// A modality's run.
-struct Part {
+/// The trained model of a modality.
+struct TrainedModel {
     info: RunInfo,
+    /// File with the best weights.
     weights: PathBuf,
 }
 
-/// Builds a pack; `progress` hears what is being scored, how many items are done, and of how many.
+/// Builds a pack and returns its manifest. `progress` receives the current step, the number of completed items and of all items.
 ///
 /// # Errors
-/// [`Error::Data`] when a run is missing, unfinished, or of another dataset or of other classes than the rest;
+/// [`Error::Data`] when a run is missing or unfinished, belongs to another dataset or split, or has other classes than the rest;
 /// [`Error::Output`] when the pack cannot be written.
+///
+/// # Panics
+/// Never: at least one run is required, and each has a model.
 pub fn build(
     dataset: &Dataset,
     config: &PackConfig,
     progress: &mut dyn FnMut(&'static str, usize, usize),
 ) -> Result<Manifest> {
     let sides = dataset.sides()?;
-    let parts = find(dataset, sides, config)?;
-    let first = Modality::ALL.iter().find_map(|m| parts.get(*m).as_ref()).expect("find gives at least one part");
+    let models = find(dataset, sides, config)?;
+    let first = Modality::ALL.iter().find_map(|m| models.get(*m).as_ref()).expect("find returns at least one model");
     let classes = ClassSet::new(first.info.classes.clone())
         .map_err(|e| Error::data(&config.out, e, "train again; the classes of the run are damaged"))?;
     let cannot = |path: &Path, e: std::io::Error| {
@@ -75,18 +81,18 @@ pub fn build(
     };
     std::fs::create_dir_all(&config.out).map_err(|e| cannot(&config.out, e))?;
     let building = config.out.join("building");
-    // Left by a build that failed.
+    // An earlier build that failed may have left it.
     let _ = std::fs::remove_dir_all(&building);
     std::fs::create_dir(&building).map_err(|e| cannot(&building, e))?;
 
-    let mut manifest = draft(config, &parts, &classes, &first.info, &building)?;
+    let mut manifest = draft(config, &models, &classes, &first.info, &building)?;
     let mut kept = Vec::new();
     if let Some(dir) = &config.keep {
         let older = keep::open(dir, &first.info.sampling)?;
-        kept = keep::keep((&older, dir), &parts, &classes, &mut manifest, &building)?;
+        kept = keep::keep((&older, dir), &models, &classes, &mut manifest, &building)?;
     }
     manifest.write(&building)?;
-    replay(dataset, sides, config, (&manifest, &parts), &building, progress)?;
+    replay(dataset, sides, config, (&manifest, &models), &building, progress)?;
     let pack = Pack::open(&building)?;
     let mut notes = Vec::new();
     let validation = score_side(&pack, dataset, Side::Validation, &config.cache, &mut |done, of| {
@@ -99,9 +105,11 @@ pub fn build(
             fitted
         }
         Err(Error::Data { cause, .. }) => {
-            let why = format!("built without validation ({cause}): temperatures are 1, one modality decides all");
-            notes.push(why.clone());
-            manifest.fusion.refit = Some(why);
+            let reason = format!(
+                "built without validation ({cause}): all temperatures are 1, and one modality decides all classes"
+            );
+            notes.push(reason.clone());
+            manifest.fusion.refit = Some(reason);
             Fitted { temperatures: PerModality::of(|_| 1.0), fusion: pack.fusion.clone(), soft: Vec::new() }
         }
         Err(e) => return Err(e),
@@ -129,7 +137,7 @@ pub fn build(
         }
         Err(e) => return Err(e),
     };
-    manifest.card = card(dataset, sides, config, (&parts, &kept), measured, &notes);
+    manifest.card = card(dataset, sides, config, (&models, &kept), measured, &notes);
     manifest.write(&building)?;
     let split = split_csv(dataset, sides);
     std::fs::write(building.join(SPLIT), split).map_err(|e| cannot(&building, e))?;
@@ -144,12 +152,12 @@ fn replay(
     dataset: &Dataset,
     sides: &[Side],
     config: &PackConfig,
-    (manifest, parts): (&Manifest, &PerModality<Option<Part>>),
+    (manifest, models): (&Manifest, &PerModality<Option<TrainedModel>>),
     building: &Path,
     progress: &mut dyn FnMut(&'static str, usize, usize),
 ) -> Result<()> {
     let Some(section) = &manifest.rgb else { return Ok(()) };
-    let Some(part) = &parts.rgb else {
+    let Some(model) = &models.rgb else {
         let Some(older) = &config.keep else { return Ok(()) };
         // A pack of an earlier version has none, and cannot be adapted either.
         return match Replay::load(older, &section.sha256, section.classes.len()) {
@@ -168,7 +176,7 @@ fn replay(
         sides,
         &section.classes,
         network,
-        &part.info.inputs,
+        &model.info.inputs,
         &config.cache,
         &mut |done, of| {
             progress("replay", done, of);
@@ -177,9 +185,9 @@ fn replay(
     replay.save(building, &section.sha256)
 }
 
-/// The runs' parts.
-fn find(dataset: &Dataset, sides: &[Side], config: &PackConfig) -> Result<PerModality<Option<Part>>> {
-    let mut parts: PerModality<Option<Part>> = PerModality::default();
+/// Returns the trained models of the runs.
+fn find(dataset: &Dataset, sides: &[Side], config: &PackConfig) -> Result<PerModality<Option<TrainedModel>>> {
+    let mut models: PerModality<Option<TrainedModel>> = PerModality::default();
     let labelling = labelling(dataset, sides);
     for run in &config.runs {
         let mut any = false;
@@ -194,64 +202,64 @@ fn find(dataset: &Dataset, sides: &[Side], config: &PackConfig) -> Result<PerMod
                 .map_err(|e| Error::data(&toml, format!("cannot read: {e}"), "check its permissions"))?;
             let info: RunInfo = parse_toml(&text).map_err(|e| Error::data(&toml, e, "train again"))?;
             if !weights.is_file() {
-                return Err(Error::data(&weights, "is missing", "let the training end its first epoch"));
+                return Err(Error::data(&weights, "is missing", "train for at least one epoch"));
             }
             if info.fingerprint != dataset.fingerprint() {
                 let cause = format!("was trained on another dataset than {}", dataset.dir.display());
-                return Err(Error::data(&dir, cause, "give the dataset it was trained on"));
+                return Err(Error::data(&dir, cause, "use the dataset that it was trained on"));
             }
             if info.labelling.as_ref().is_some_and(|then| *then != labelling) {
                 let cause = format!("was trained on another split or other labels of {}", dataset.dir.display());
                 return Err(Error::data(
                     &dir,
                     cause,
-                    "divide it as it was then (dataset split --seed), or train again",
+                    "restore the earlier split (dataset split --seed), or train again",
                 ));
             }
-            *parts.get_mut(modality) = Some(Part { info, weights });
+            *models.get_mut(modality) = Some(TrainedModel { info, weights });
         }
         if !any {
-            let cause = format!("holds no finished training (no {RUN} in rgb/, flow/ or audio/)");
-            return Err(Error::data(run, cause, "give the -o of `touchline train`"));
+            let cause = format!("contains no finished training (no {RUN} in rgb/, flow/ or audio/)");
+            return Err(Error::data(run, cause, "use the -o directory of `touchline train`"));
         }
     }
-    let mut all = Modality::ALL.iter().filter_map(|m| parts.get(*m).as_ref());
+    let mut all = Modality::ALL.iter().filter_map(|m| models.get(*m).as_ref());
     let advice = "train all modalities on one dataset with one set of classes";
     let Some(first) = all.next() else {
-        return Err(Error::Usage("give at least one run".into()));
+        return Err(Error::Usage("name at least one run".into()));
     };
     if let Some(other) = all.find(|p| p.info.classes != first.info.classes || p.info.sampling != first.info.sampling) {
-        let cause = format!("{} and {} know other classes or seconds", first.info.modality, other.info.modality);
+        let cause = format!("{} and {} have different classes or samplings", first.info.modality, other.info.modality);
         return Err(Error::data(&config.runs[0], cause, advice));
     }
-    Ok(parts)
+    Ok(models)
 }
 
-/// The manifest before anything was measured, with the weights written beside it.
+/// Writes the weights to `dir` and returns the manifest before any measurement.
 fn draft(
     config: &PackConfig,
-    parts: &PerModality<Option<Part>>,
+    models: &PerModality<Option<TrainedModel>>,
     classes: &ClassSet,
     info: &RunInfo,
     dir: &Path,
 ) -> Result<Manifest> {
-    let order: Vec<Modality> = Modality::ALL.into_iter().filter(|m| parts.get(*m).is_some()).collect();
+    let order: Vec<Modality> = Modality::ALL.into_iter().filter(|m| models.get(*m).is_some()).collect();
     let entry = FusionEntry { modality: order[0], rgb: None, flow: None, audio: None };
     let table = classes.names().iter().map(|name| (name.clone(), entry.clone())).collect();
     let weights = |modality: Modality| -> Result<String> {
-        let Some(part) = parts.get(modality) else { return Ok(String::new()) };
-        let file = read_weights(&part.weights, &Device::Cpu)
-            .map_err(|e| Error::data(&part.weights, e.to_string(), e.advice()))?;
+        let Some(model) = models.get(modality) else { return Ok(String::new()) };
+        let file = read_weights(&model.weights, &Device::Cpu)
+            .map_err(|e| Error::data(&model.weights, e.to_string(), e.advice()))?;
         let path = dir.join(format!("{modality}.safetensors"));
         save_f16(&file.tensors, &path).map_err(|e| Error::output(path.display().to_string(), e.to_string(), e.advice()))
     };
     let (rgb, flow, audio) = (weights(Modality::Rgb)?, weights(Modality::Flow)?, weights(Modality::Audio)?);
-    fn section<P>(modality: Modality, part: &Part, sha256: String, input: P) -> Section<P> {
+    fn section<P>(modality: Modality, model: &TrainedModel, sha256: String, input: P) -> Section<P> {
         Section {
-            architecture: part.info.architecture,
+            architecture: model.info.architecture,
             weights: format!("{modality}.safetensors"),
             sha256,
-            classes: part.info.outputs.clone(),
+            classes: model.info.outputs.clone(),
             temperature: 1.0,
             input,
             int8: None,
@@ -263,15 +271,15 @@ fn draft(
         classes: classes.names().to_vec(),
         left_out: info.left_out.clone(),
         sampling: info.sampling.clone(),
-        rgb: parts.rgb.as_ref().map(|p| section(Modality::Rgb, p, rgb, p.info.inputs.rgb.clone())),
-        flow: parts.flow.as_ref().map(|p| section(Modality::Flow, p, flow, p.info.inputs.flow.clone())),
-        audio: parts.audio.as_ref().map(|p| section(Modality::Audio, p, audio, p.info.inputs.audio.clone())),
+        rgb: models.rgb.as_ref().map(|p| section(Modality::Rgb, p, rgb, p.info.inputs.rgb.clone())),
+        flow: models.flow.as_ref().map(|p| section(Modality::Flow, p, flow, p.info.inputs.flow.clone())),
+        audio: models.audio.as_ref().map(|p| section(Modality::Audio, p, audio, p.info.inputs.audio.clone())),
         fusion: Fusion { order, refit: None, table },
         card: Card::default(),
     })
 }
 
-/// A table as the manifest has it, F1 to four decimals.
+/// Converts a table to its form in the manifest, with F1 rounded to four decimals.
 fn manifest_fusion(fusion: &FusionTable, classes: &ClassSet) -> Fusion {
     let round = |v: Option<f32>| v.map(|v| (v * 1e4).round() / 1e4);
     let table = classes
@@ -291,12 +299,12 @@ fn manifest_fusion(fusion: &FusionTable, classes: &ClassSet) -> Fusion {
     Fusion { order: fusion.order().to_vec(), refit: None, table }
 }
 
-/// The card: material, method, split, figures, limits.
+/// Returns the card: material, method, split, figures, limits.
 fn card(
     dataset: &Dataset,
     sides: &[Side],
     config: &PackConfig,
-    (parts, kept): (&PerModality<Option<Part>>, &[String]),
+    (models, kept): (&PerModality<Option<TrainedModel>>, &[String]),
     measured: BTreeMap<String, f64>,
     notes: &[String],
 ) -> Card {
@@ -306,14 +314,14 @@ fn card(
         let groups: std::collections::BTreeSet<&str> = on.clone().map(|(i, _)| i.group.as_str()).collect();
         (on.count(), groups.len())
     };
-    let trained = Modality::ALL.iter().filter_map(|m| parts.get(*m).as_ref()).map(method);
+    let trained = Modality::ALL.iter().filter_map(|m| models.get(*m).as_ref()).map(method);
     let methods: Vec<String> = trained.chain(kept.iter().cloned()).collect();
     let ((train, _), (validation, _), (test, sources)) =
         (clips(Side::Train), clips(Side::Validation), clips(Side::Test));
     let fingerprint = touchline_compute::models::sha256_hex(split_csv(dataset, sides).as_bytes());
     let mut limits = format!(
-        "The figures rest on {test} recordings of {sources} sources: they move by several points with the choice of \
-         sources. What is no known sport is 'other' only as far as such material was there to learn from."
+        "The figures are from {test} recordings of {sources} sources and vary by several points with the choice of \
+         sources. Material that shows none of the sports is recognised as 'other' only if it resembles the training material."
     );
     for note in notes {
         limits = format!("This pack was {note}. {limits}");
@@ -330,7 +338,7 @@ fn card(
         method: methods.join(" "),
         split: format!(
             "80/10/10 by source: {train} / {validation} / {test} clips (split.csv, SHA-256 starts {}); a class from one \
-             source is in training only; clips that show little play are neither learned nor measured; table and \
+             source is in training only; clips that show little play are neither trained on nor measured; table and \
              temperatures are from validation",
             &fingerprint[..8]
         ),
@@ -339,9 +347,9 @@ fn card(
     }
 }
 
-/// How a modality was trained, in a sentence.
-fn method(part: &Part) -> String {
-    let RunInfo { modality, architecture, fit, learns_from, first_weights, views, .. } = &part.info;
+/// Returns a sentence on the training of a model.
+fn method(model: &TrainedModel) -> String {
+    let RunInfo { modality, architecture, fit, learns_from, first_weights, views, .. } = &model.info;
     let start = if first_weights.len() == 64 {
         format!("first weights with SHA-256 {}…", &first_weights[..8])
     } else {
@@ -370,8 +378,8 @@ fn method(part: &Part) -> String {
     )
 }
 
-/// How many recordings of `side` are listed for training in the `split.csv` of the pack in `dir`: figures on them would say
-/// nothing. 0 when the pack has no such list.
+/// Counts the recordings of `side` that the `split.csv` of the pack in `dir` lists as training material. Figures on these would be
+/// meaningless. 0 when the pack has no such list.
 ///
 /// # Errors
 /// When the dataset is not split.
@@ -384,21 +392,21 @@ pub fn seen_in_training(dir: &Path, dataset: &Dataset, side: Side) -> Result<usi
     Ok(dataset.items.iter().zip(dataset.sides()?).filter(|both| seen(*both)).count())
 }
 
-/// Path, class, source and side of every recording and frame; photographs are left to the dataset, they are thousands.
+/// Returns path, class, source and side of every recording and frame. The list leaves out photographs, of which there are thousands.
 fn split_csv(dataset: &Dataset, sides: &[Side]) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let header = writer.write_record(["path", "class", "source", "side"]);
-    header.expect("memory takes what is written");
+    header.expect("writing to memory does not fail");
     for (item, side) in dataset.items.iter().zip(sides).filter(|(i, _)| i.kind != Kind::Picture) {
         let path = item.path.to_string_lossy();
         let row = writer.write_record([&path, item.class.as_str(), item.source.as_str(), side.as_str()]);
-        row.expect("memory takes what is written");
+        row.expect("writing to memory does not fail");
     }
-    let bytes = writer.into_inner().expect("memory takes what is written");
+    let bytes = writer.into_inner().expect("writing to memory does not fail");
     String::from_utf8(bytes).expect("only text was written")
 }
 
-/// Moves the files over, the manifest last.
+/// Moves the files from `building` to `out`, the manifest last.
 fn put_in_place(building: &Path, out: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(out)?;
     let mut names: Vec<_> = std::fs::read_dir(building)?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>()?;

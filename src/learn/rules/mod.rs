@@ -1,9 +1,9 @@
-//! Rules that watch a training and say, with numbers, when it goes wrong.
+//! Rules that watch a training and report problems with their figures.
 //!
-//! They look at what the training writes down anyway (losses, tensors in numbers); they change nothing. The definitions
-//! follow the built-in rules of Amazon SageMaker Debugger (its developer guide, "List of Debugger built-in rules"):
-//! LossNotDecreasing, Overtraining, ExplodingTensor, VanishingGradient, DeadRelu and ClassImbalance. Here the loss rules
-//! count epochs instead of steps, and each rule fires once per cause and phase instead of at every step.
+//! The rules read the losses and tensor summaries that the training logs, and change nothing. The definitions follow the built-in
+//! rules of Amazon SageMaker Debugger (developer guide, "List of Debugger built-in rules"): LossNotDecreasing, Overtraining,
+//! ExplodingTensor, VanishingGradient, DeadRelu and ClassImbalance. Here the loss rules count epochs instead of steps, and each rule
+//! fires once per cause and phase instead of at every step.
 
 mod tensors;
 #[cfg(test)]
@@ -15,45 +15,47 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{EpochRecord, Finding, Phase, RuleName, StepRecord};
 
-/// What happens when a rule fires.
+/// Action when a rule fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnRule {
-    /// The run ends. Class imbalance alone never ends a run: class weights may make up for it.
+    /// The run ends. Class imbalance never ends a run, because class weights may compensate for it.
     Stop,
-    /// The finding is written down and the run goes on.
+    /// The finding is logged and the run continues.
     Warn,
 }
 
-/// Thresholds of the rules.
+/// Thresholds of the rules. The default is given at the end of each description.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleConfig {
-    /// *Loss not decreasing* compares the last so many epochs with what was before them. 5.
+    /// *Loss not decreasing*: number of last epochs that are compared with the epochs before them. 5.
     pub loss_epochs: u32,
-    /// The run stands still when the lowest training loss of those epochs is not at least this share under the lowest
-    /// before them, while it has not learnt yet (see `learnt`). 0.01.
+    /// *Loss not decreasing*: the rule fires when the lowest training loss of the last epochs is not at least this share below the
+    /// lowest loss before them, as long as the run has not learnt (see `learnt`). 0.01.
     pub loss_fall: f64,
-    /// The run diverges when each of those epochs is more than this share above the median of as many before. 0.05.
+    /// *Loss not decreasing*: the rule also fires when the training loss of each of the last epochs is more than this share above
+    /// the median of as many epochs before them. 0.05.
     pub loss_rise: f64,
-    /// A run has learnt once its loss is this share under that of its first epoch. From then on a loss that stays
-    /// where it is has converged, which is *over-training*'s business. 0.1.
+    /// A run has learnt once its training loss is this share below that of the first epoch. A constant loss then means
+    /// convergence, which *over-training* covers. 0.1.
     pub learnt: f64,
-    /// *Over-training*: epochs in which the training loss finds no better value. 10, as in the study.
+    /// *Over-training*: number of epochs without a better training loss. 10, as in the study.
     pub patience_train: u32,
-    /// *Over-training*: the same for the validation loss. 20, as in the study.
+    /// *Over-training*: number of epochs without a better validation loss. 20, as in the study.
     pub patience_validation: u32,
-    /// By how much a loss has to be lower to count as better for over-training. 0.01.
+    /// *Over-training*: minimum fall of a loss that counts as better. 0.01.
     pub delta: f64,
-    /// *Exploding tensor*: NaN or infinite values, or a finite one beyond this magnitude, where f16 and soon f32 give
-    /// up. 1e6.
+    /// *Exploding tensor*: maximum magnitude of a value. The rule also fires on NaN and infinite values. Larger values overflow
+    /// f16, and soon f32. 1e6.
     pub exploding: f64,
-    /// *Vanishing tensor*: the gradient of a weight (not a bias) whose root mean square is below this. 1e-7.
+    /// *Vanishing tensor*: minimum root mean square of the gradient of a weight; biases are ignored. 1e-7.
     pub vanishing: f64,
-    /// *Dead ReLU*: a layer of which more than this share of channels is 0 all over a batch. 0.5.
+    /// *Dead ReLU*: maximum share of the channels of a layer that are 0 throughout a batch. 0.5.
     pub dead_channels: f64,
-    /// Vanishing and dead tensors count only when seen so many times in a row: one odd batch says nothing. 2.
+    /// *Vanishing tensor*, *dead ReLU*: number of consecutive collections of a tensor with the problem, because a single
+    /// batch may be an exception. 2.
     pub in_a_row: u32,
-    /// *Class imbalance*: the largest class has more than so many times the samples of the smallest. 10.
+    /// *Class imbalance*: maximum ratio of the samples of the largest class to those of the smallest. 10.
     pub imbalance: f64,
 }
 
@@ -76,26 +78,28 @@ impl Default for RuleConfig {
     }
 }
 
-/// The rules of one run, with what they remember of it.
+/// The rules of one run, with their state.
 #[derive(Clone, Debug)]
 pub struct Rules {
     on_rule: OnRule,
     config: RuleConfig,
-    state: State,
+    state: RuleState,
 }
 
-/// What a resumed run needs in order to go on as if it had not been interrupted. Losses are kept as their bits: JSON
-/// has no NaN, and a last digit lost would make a difference.
+/// State of the rules, saved in checkpoints so that a resumed run behaves like an uninterrupted one. Losses are stored as their
+/// bits, because JSON has no NaN and a rounded digit would change results.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct State {
-    /// Whether the loss came down by [`RuleConfig::learnt`] in this phase or one before.
+struct RuleState {
+    /// Whether the loss has fallen by [`RuleConfig::learnt`], in this phase or an earlier one.
     learnt: bool,
-    classes_told: bool,
+    /// Whether class imbalance was reported.
+    #[serde(rename = "classes_told")]
+    classes_reported: bool,
     phase: Option<PhaseState>,
 }
 
-/// Starts anew with each phase: another learning rate, other layers, another loss.
+/// State of one phase. Each phase starts with a new one, because its learning rate, layers and loss differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PhaseState {
@@ -105,19 +109,22 @@ struct PhaseState {
     last_loss: Option<u64>,
     train: Option<Best>,
     validation: Option<Best>,
-    /// What has been reported.
-    told: BTreeSet<(RuleName, String)>,
-    /// How often in a row a tensor was seen in a bad state; the keys are a tensor's name after what is wrong with it.
+    /// Causes that were reported: the rule and the name of the loss or tensor.
+    #[serde(rename = "told")]
+    reported: BTreeSet<(RuleName, String)>,
+    /// Number of consecutive collections in which a tensor had a problem, by collection and name.
     suspects: BTreeMap<String, u32>,
 }
 
+/// The best loss so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Best {
+    /// Bits of the loss.
     loss: u64,
     epoch: u32,
 }
 
-/// When a finding is made.
+/// Time of a finding.
 #[derive(Clone, Copy)]
 struct At {
     phase: Phase,
@@ -126,22 +133,23 @@ struct At {
 }
 
 impl Rules {
+    /// Rules of a new run.
     pub fn new(on_rule: OnRule, config: RuleConfig) -> Self {
-        Self { on_rule, config, state: State::default() }
+        Self { on_rule, config, state: RuleState::default() }
     }
 
-    /// Class imbalance; `train` has the training samples of each of the classes `names`. Call it when the run begins:
-    /// a resumed one says nothing twice.
+    /// Checks class imbalance. `train` has the number of training samples of each of the classes `names`. Call it whenever the run
+    /// starts; a resumed run does not repeat the finding.
     pub fn classes(&mut self, names: &[String], train: &[u64]) -> Vec<Finding> {
         let counts: Vec<(&str, u64)> = names.iter().map(String::as_str).zip(train.iter().copied()).collect();
         let (Some(most), Some(fewest)) = (counts.iter().max_by_key(|c| c.1), counts.iter().min_by_key(|c| c.1)) else {
             return Vec::new();
         };
         let few = |n: u64| n as f64 * self.config.imbalance < most.1 as f64;
-        if self.state.classes_told || !few(fewest.1) {
+        if self.state.classes_reported || !few(fewest.1) {
             return Vec::new();
         }
-        self.state.classes_told = true;
+        self.state.classes_reported = true;
         let mut rare: Vec<_> = counts.iter().filter(|c| few(c.1)).collect();
         rare.sort_by_key(|c| c.1);
         let list = listed(rare.iter().map(|(name, n)| format!("{name} {n}")));
@@ -156,12 +164,12 @@ impl Rules {
         vec![self.finding(RuleName::ClassImbalance, At { phase: Phase::Head, step: 0, epoch: 0 }, evidence)]
     }
 
-    /// A loss that is no number any more.
+    /// Checks that the loss of a step is finite (exploding tensor).
     pub fn step(&mut self, step: &StepRecord) -> Vec<Finding> {
         let at = At { phase: step.phase, step: step.step, epoch: step.epoch };
         let phase = self.enter(step.phase);
         let before = phase.last_loss.replace(step.loss.to_bits()).map(f64::from_bits);
-        if step.loss.is_finite() || !phase.told.insert((RuleName::ExplodingTensor, "loss".into())) {
+        if step.loss.is_finite() || !phase.reported.insert((RuleName::ExplodingTensor, "loss".into())) {
             return Vec::new();
         }
         let before = before.map_or(String::new(), |loss| format!(", after {loss:.4} the step before"));
@@ -169,7 +177,7 @@ impl Rules {
         vec![self.finding(RuleName::ExplodingTensor, at, evidence)]
     }
 
-    /// Loss not decreasing, and over-training.
+    /// Checks an epoch: loss not decreasing, over-training, and losses that are not finite.
     pub fn epoch(&mut self, epoch: &EpochRecord) -> Vec<Finding> {
         let at = At { phase: epoch.phase, step: epoch.step, epoch: epoch.epoch };
         let config = self.config.clone();
@@ -177,12 +185,12 @@ impl Rules {
         let phase = self.enter(epoch.phase);
         let mut found = Vec::new();
         let losses = [("training", Some(epoch.train_loss)), ("validation", epoch.validation.map(|v| v.loss))];
-        for (what, loss) in losses {
-            // A training loss that broke down within the epoch has been reported by its step.
+        for (side, loss) in losses {
+            // If the training loss became infinite or NaN at a step, that step has reported it.
             let broke = loss.is_some_and(|loss| !loss.is_finite());
-            let known = what == "training" && phase.told.contains(&(RuleName::ExplodingTensor, "loss".into()));
-            if broke && phase.told.insert((RuleName::ExplodingTensor, what.into())) && !known {
-                let text = format!("the {what} loss of the epoch is {}", loss.unwrap_or(f64::NAN));
+            let known = side == "training" && phase.reported.contains(&(RuleName::ExplodingTensor, "loss".into()));
+            if broke && phase.reported.insert((RuleName::ExplodingTensor, side.into())) && !known {
+                let text = format!("the {side} loss of the epoch is {}", loss.unwrap_or(f64::NAN));
                 found.push((RuleName::ExplodingTensor, text));
             }
         }
@@ -191,7 +199,7 @@ impl Rules {
             let losses: Vec<f64> = phase.losses.iter().map(|bits| f64::from_bits(*bits)).collect();
             learnt |= epoch.train_loss < losses[0] * (1.0 - config.learnt);
             if let Some((cause, evidence)) = not_decreasing(&losses, learnt, &config)
-                && phase.told.insert((RuleName::LossNotDecreasing, cause.into()))
+                && phase.reported.insert((RuleName::LossNotDecreasing, cause.into()))
             {
                 found.push((RuleName::LossNotDecreasing, evidence));
             }
@@ -200,14 +208,14 @@ impl Rules {
             ("training", losses[0].1, &mut phase.train, config.patience_train),
             ("validation", losses[1].1, &mut phase.validation, config.patience_validation),
         ];
-        for (what, loss, best, patience) in sides {
+        for (side, loss, best, patience) in sides {
             let Some(loss) = loss.filter(|loss| loss.is_finite()) else { continue };
             let Some(stale) = stale(best, loss, epoch.epoch, patience, config.delta) else { continue };
-            // Before anything was learnt there is nothing to over-train: that is a loss that does not decrease.
-            if learnt && phase.told.insert((RuleName::OverTraining, what.into())) {
+            // Before the run has learnt, a constant loss is a loss that does not decrease, not over-training.
+            if learnt && phase.reported.insert((RuleName::OverTraining, side.into())) {
                 let (best, since) = (f64::from_bits(stale.loss), epoch.epoch.saturating_sub(stale.epoch));
                 let evidence = format!(
-                    "the {what} loss has not fallen by {} in {since} epochs: {best:.4} in epoch {}, now {loss:.4}",
+                    "the {side} loss has not fallen by {} in {since} epochs: {best:.4} in epoch {}, now {loss:.4}",
                     config.delta, stale.epoch
                 );
                 found.push((RuleName::OverTraining, evidence));
@@ -217,21 +225,21 @@ impl Rules {
         found.into_iter().map(|(rule, evidence)| self.finding(rule, at, evidence)).collect()
     }
 
-    /// What to keep in a checkpoint.
+    /// Returns the state for a checkpoint.
     pub fn state(&self) -> serde_json::Value {
         serde_json::to_value(&self.state).expect("plain numbers and strings are always JSON")
     }
 
-    /// Goes on where [`Rules::state`] was taken.
+    /// Restores a state from [`Rules::state`].
     ///
     /// # Errors
-    /// Says what is wrong with a state that another version wrote, or that was changed by hand.
+    /// When the state does not fit, because another version wrote it or it was changed by hand.
     pub fn restore(&mut self, state: &serde_json::Value) -> Result<(), String> {
-        self.state = State::deserialize(state).map_err(|e| format!("the state of the rules does not fit: {e}"))?;
+        self.state = RuleState::deserialize(state).map_err(|e| format!("the state of the rules does not fit: {e}"))?;
         Ok(())
     }
 
-    /// The state of `phase`, new when it begins.
+    /// Returns the state of `phase`, a new one when the phase begins.
     fn enter(&mut self, phase: Phase) -> &mut PhaseState {
         let fits = self.state.phase.as_ref().is_some_and(|p| p.phase == phase);
         if !fits {
@@ -243,7 +251,7 @@ impl Rules {
             last_loss: None,
             train: None,
             validation: None,
-            told: BTreeSet::new(),
+            reported: BTreeSet::new(),
             suspects: BTreeMap::new(),
         })
     }
@@ -254,7 +262,7 @@ impl Rules {
     }
 }
 
-/// The cause and the evidence when the training losses of the epochs so far do not go down as they should.
+/// Returns cause and evidence when the training losses of the epochs so far do not decrease; `None` when they do.
 fn not_decreasing(losses: &[f64], learnt: bool, config: &RuleConfig) -> Option<(&'static str, String)> {
     let n = config.loss_epochs as usize;
     if n == 0 || losses.len() <= n {
@@ -272,7 +280,7 @@ fn not_decreasing(losses: &[f64], learnt: bool, config: &RuleConfig) -> Option<(
     let mut earlier = before.get(before.len().checked_sub(n)?..)?.to_vec();
     earlier.sort_by(f64::total_cmp);
     let median = earlier[n / 2];
-    // The absolute part keeps quiet about the noise of a loss that is next to nothing.
+    // The absolute threshold ignores the noise of a loss near 0.
     if low_last > median * (1.0 + config.loss_rise) && low_last > median + config.delta {
         let percent = 100.0 * (low_last / median - 1.0);
         let text = format!(
@@ -284,7 +292,7 @@ fn not_decreasing(losses: &[f64], learnt: bool, config: &RuleConfig) -> Option<(
     None
 }
 
-/// Takes a loss in; the best one when it is `patience` epochs old.
+/// Updates `best` with the loss of an epoch. Returns the best loss when it is at least `patience` epochs old.
 fn stale(best: &mut Option<Best>, loss: f64, epoch: u32, patience: u32, delta: f64) -> Option<Best> {
     let better = best.is_none_or(|best| loss < f64::from_bits(best.loss) - delta);
     if better {
@@ -294,7 +302,7 @@ fn stale(best: &mut Option<Best>, loss: f64, epoch: u32, patience: u32, delta: f
     best.filter(|best| epoch.saturating_sub(best.epoch) >= patience)
 }
 
-/// The first few, and how many more there are.
+/// Joins the first few items, and appends the number of the others.
 fn listed(items: impl ExactSizeIterator<Item = String>) -> String {
     const SHOWN: usize = 5;
     let more = items.len().saturating_sub(SHOWN);

@@ -1,4 +1,4 @@
-//! Each rule on curves and tensors that must make it speak, and on those that must not.
+//! Each rule on curves and tensors for which it must fire, and on those for which it must not.
 
 use super::*;
 use crate::record::{Collection, TensorSummary, Validation};
@@ -36,7 +36,7 @@ fn training_only(curve: impl IntoIterator<Item = f64>) -> Vec<(RuleName, u32)> {
     watch(&mut rules(), Phase::Head, curve).iter().map(|f| (f.rule, f.epoch)).collect()
 }
 
-/// Noise in −1..1, the same every time.
+/// Deterministic noise in −1..1.
 fn noise(n: u32) -> f64 {
     let mut x = u64::from(n).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x2545_F491_4F6C_DD1D);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -45,12 +45,12 @@ fn noise(n: u32) -> f64 {
 }
 
 #[test]
-fn a_loss_that_does_not_decrease_is_told_once() {
+fn a_loss_that_does_not_decrease_is_reported_once() {
     use RuleName::LossNotDecreasing as Still;
     let flat = (0..30).map(|_| 3.178);
-    assert_eq!(training_only(flat), [(Still, 6)], "as soon as five epochs brought nothing, and only then");
+    assert_eq!(training_only(flat), [(Still, 6)], "after five epochs without a fall, and only then");
     let noisy = (0..30).map(|n| 3.178 * (1.0 + 0.003 * noise(n)));
-    assert_eq!(training_only(noisy), [(Still, 6)], "noise of 0.3 % is no fall");
+    assert_eq!(training_only(noisy), [(Still, 6)], "noise of 0.3 % is not a fall");
     let rising = (0..20).map(|n| 2.0 * 0.8_f64.powi(n.min(8)) * 1.05_f64.powi((n - 8).max(0)));
     let found = training_only(rising);
     assert_eq!(found[0].0, Still, "{found:?}");
@@ -62,7 +62,7 @@ fn a_loss_that_does_not_decrease_is_told_once() {
 }
 
 #[test]
-fn healthy_curves_are_left_alone() {
+fn healthy_curves_have_no_findings() {
     let cases: [(&str, Vec<f64>); 6] = [
         ("one epoch", vec![3.0]),
         ("a short flat run", vec![3.0; 5]),
@@ -77,13 +77,13 @@ fn healthy_curves_are_left_alone() {
         ("a slow, steady fall", (0..100).map(|n| 3.0 * 0.985_f64.powi(n)).collect()),
         ("one bad epoch", (0..12).map(|n| if n == 6 { 5.0 } else { 2.0 * 0.9_f64.powi(n) }).collect()),
     ];
-    for (what, curve) in cases {
-        assert_eq!(training_only(curve), [], "{what}");
+    for (name, curve) in cases {
+        assert_eq!(training_only(curve), [], "{name}");
     }
 }
 
 #[test]
-fn a_phase_that_begins_where_the_last_one_ended_is_not_standing_still() {
+fn a_phase_that_begins_with_the_loss_of_the_last_one_does_not_stand_still() {
     let mut rules = rules();
     let head = (0..10).map(|n| (3.0 * 0.8_f64.powi(n), None));
     assert_eq!(watch(&mut rules, Phase::Head, head), []);
@@ -91,17 +91,17 @@ fn a_phase_that_begins_where_the_last_one_ended_is_not_standing_still() {
     assert_eq!(
         watch(&mut rules, Phase::Tune, tune),
         [],
-        "it has learnt before; over-training will say when it is over"
+        "the run has learnt before; over-training covers what follows"
     );
 }
 
 #[test]
 fn over_training_has_the_patience_of_the_study() {
     let fall = |n: i32| 3.0 * 0.7_f64.powi(n.min(10));
-    // Training: the last value that counts as better is that of epoch 11.
+    // The last training loss that counts as better is that of epoch 11.
     let found = training_only((0..30).map(fall));
     assert_eq!(found, [(RuleName::OverTraining, 21)]);
-    // Validation turns round at epoch 9 while training goes on falling.
+    // The validation loss rises from epoch 9 on while the training loss falls.
     let curve = (0..40).map(|n| (3.0 * 0.93_f64.powi(n), Some(1.0 + 0.01 * f64::from((n - 8) * (n - 8)))));
     let found = watch(&mut rules(), Phase::Tune, curve);
     assert_eq!(found.len(), 1, "{found:?}");
@@ -111,14 +111,14 @@ fn over_training_has_the_patience_of_the_study() {
         "the validation loss has not fallen by 0.01 in 20 epochs: 1.0100 in epoch 8, now 4.6100"
     );
     let short = (0..19).map(|n| (3.0 * 0.93_f64.powi(n), Some(1.0)));
-    assert_eq!(watch(&mut rules(), Phase::Tune, short), [], "patience is not over");
+    assert_eq!(watch(&mut rules(), Phase::Tune, short), [], "the patience has not run out");
     let warn = Rules::new(OnRule::Warn, RuleConfig::default());
     let found = watch(&mut warn.clone(), Phase::Tune, (0..30).map(|n| (fall(n), None)));
     assert!(found.len() == 1 && !found[0].stopped, "{found:?}");
 }
 
 #[test]
-fn a_loss_that_is_no_number_is_told_at_once_and_once() {
+fn a_loss_that_is_not_finite_is_reported_immediately_and_once() {
     for (loss, word) in [(f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
         let mut rules = rules();
         assert_eq!(rules.step(&step(Phase::Head, 1, 0.9)), []);
@@ -126,7 +126,7 @@ fn a_loss_that_is_no_number_is_told_at_once_and_once() {
         assert_eq!((found[0].rule, found[0].step, found[0].stopped), (RuleName::ExplodingTensor, 2, true));
         assert!(found[0].evidence.contains(word) && found[0].evidence.contains("0.9000"), "{}", found[0].evidence);
         assert_eq!(rules.step(&step(Phase::Head, 3, loss)), []);
-        assert_eq!(rules.epoch(&epoch(Phase::Head, 1, loss, None)), [], "the epoch is the same cause");
+        assert_eq!(rules.epoch(&epoch(Phase::Head, 1, loss, None)), [], "the step has reported the same cause");
         assert_eq!(rules.step(&step(Phase::Tune, 4, loss)).len(), 1, "another phase");
     }
     let found = rules().epoch(&epoch(Phase::Head, 1, 0.5, Some(f64::NAN)));
@@ -137,7 +137,7 @@ fn a_loss_that_is_no_number_is_told_at_once_and_once() {
 fn imbalance_warns_and_names_the_rare_classes() {
     let names: Vec<String> = ["soccer", "golf", "bowling"].map(String::from).to_vec();
     let mut rules = rules();
-    assert_eq!(rules.classes(&names, &[100, 10, 40]), [], "a tenth is still fair");
+    assert_eq!(rules.classes(&names, &[100, 10, 40]), [], "a tenth is still allowed");
     assert_eq!(rules.classes(&names[..1], &[100]), [], "one class");
     assert_eq!(rules.classes(&[], &[]), []);
     assert_eq!(rules.classes(&names, &[0, 0, 0]), []);
@@ -147,7 +147,7 @@ fn imbalance_warns_and_names_the_rare_classes() {
         found[0].evidence,
         "2 of 3 classes have less than 1/10 of the samples of soccer (101): bowling 0, golf 10"
     );
-    assert_eq!(rules.classes(&names, &[101, 10, 0]), [], "told");
+    assert_eq!(rules.classes(&names, &[101, 10, 0]), [], "reported before");
 }
 
 fn gradient(name: &str, values: &[f32]) -> TensorSummary {
@@ -163,15 +163,15 @@ fn tensors_that_explode_vanish_or_die_are_named() {
     let found = look(2, &[healthy.clone(), gradient("fc.weight", &[f32::NAN, 1.0, f32::INFINITY])]);
     assert_eq!((found.len(), found[0].rule, found[0].stopped), (1, RuleName::ExplodingTensor, true));
     assert_eq!(found[0].evidence, "1 tensor has values that are NaN or infinite: gradient fc.weight (2 of 3)");
-    assert_eq!(look(3, &[gradient("fc.weight", &[f32::NAN])]), [], "told");
+    assert_eq!(look(3, &[gradient("fc.weight", &[f32::NAN])]), [], "reported before");
     let found = look(4, &[TensorSummary::of(Collection::Weights, "fc.weight", &[-3e7])]);
     assert!(found[0].evidence.contains("beyond 1e6") && found[0].evidence.contains("3.00e7"), "{found:?}");
 
     let tiny = |name: &str| gradient(name, &[1e-9, -1e-9, 0.0]);
-    assert_eq!(look(5, &[tiny("a"), healthy.clone()]), [], "one batch says nothing");
-    assert_eq!(look(6, &[gradient("a", &[0.1])]), [], "it came back");
+    assert_eq!(look(5, &[tiny("a"), healthy.clone()]), [], "one batch is not enough");
+    assert_eq!(look(6, &[gradient("a", &[0.1])]), [], "it has recovered");
     assert_eq!(look(7, &[tiny("a")]), []);
-    assert_eq!(look(8, std::slice::from_ref(&healthy)), [], "not looked at this time");
+    assert_eq!(look(8, std::slice::from_ref(&healthy)), [], "not in this collection");
     let found = look(9, &[tiny("a"), tiny("b")]);
     assert_eq!((found.len(), found[0].rule), (1, RuleName::VanishingTensor));
     assert!(found[0].evidence.ends_with("under 1e-7: gradient a (8.2e-10)"), "{}", found[0].evidence);
@@ -192,7 +192,7 @@ fn tensors_that_explode_vanish_or_die_are_named() {
 }
 
 #[test]
-fn tensors_are_summed_up_rightly() {
+fn summaries_of_tensors() {
     let summary = TensorSummary::of(Collection::Weights, "w", &[1.0, f32::NAN, 3.0, 0.0, f32::NEG_INFINITY, -2.0]);
     assert_eq!((summary.count, summary.not_finite, summary.min, summary.max), (6, 2, -2.0, 3.0));
     assert!((summary.mean - 0.5).abs() < 1e-12 && (summary.std - 3.25_f64.sqrt()).abs() < 1e-12, "{summary:?}");
@@ -206,9 +206,9 @@ fn tensors_are_summed_up_rightly() {
     }
 }
 
-/// A run that meets every rule, interrupted after each of its epochs, says what an uninterrupted one says.
+/// A run in which every rule fires reports the same findings when it is interrupted after each epoch.
 #[test]
-fn a_restored_run_says_the_same() {
+fn a_restored_run_reports_the_same_findings() {
     let names: Vec<String> = ["a", "b"].map(String::from).to_vec();
     let one = |rules: &mut Rules, n: u32| {
         let (phase, of_phase) = if n <= 8 { (Phase::Head, n) } else { (Phase::Tune, n - 8) };
@@ -222,8 +222,8 @@ fn a_restored_run_says_the_same() {
     };
     let mut whole = rules();
     let expected: Vec<Finding> = (1..=40).flat_map(|n| one(&mut whole, n)).collect();
-    let seen: BTreeSet<RuleName> = expected.iter().map(|f| f.rule).collect();
-    assert_eq!(seen.len(), 6, "every rule takes part: {seen:?}");
+    let fired: BTreeSet<RuleName> = expected.iter().map(|f| f.rule).collect();
+    assert_eq!(fired.len(), 6, "every rule fires: {fired:?}");
     let mut found = Vec::new();
     let mut text = rules().state().to_string();
     for n in 1..=40 {

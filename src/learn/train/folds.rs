@@ -1,9 +1,9 @@
-//! Cross-validation by source: one training for each fold, each measured on what it did not learn from.
+//! Cross-validation by source: one training for each fold, measured on the sources that it was not trained on.
 //!
-//! The test side of the dataset takes no part, so that what is chosen by these figures can still be measured. There is no
-//! validation inside a fold: every training keeps its last epoch, since a choice of epochs by what is held out would
-//! flatter it. Rows are those of an ordinary training, so that folds of the classifier cost seconds: sources of the
-//! validation side have no random views there, and none in the folds that learn from them.
+//! The test side of the dataset takes no part, so that settings chosen by these figures can still be tested. A fold has no
+//! validation: each training keeps its last epoch, because a choice of the epoch by the held-out sources would make the figures too
+//! high. Rows are those of an ordinary training, so that folds of the classifier alone take seconds. As there, sources of the
+//! validation side have no random views, also in the folds that train on them.
 
 use std::path::Path;
 
@@ -24,34 +24,37 @@ use touchline_compute::models::sha256_hex;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
-/// What a modality's folder says about its folds.
+/// File name of the description of the folds in the run directory of a modality.
 pub const FOLDS: &str = "folds.toml";
 
-/// Rows that go through the network at once.
+/// Rows in one batch.
 const BATCH: usize = 64;
 
-/// How a modality is cross-validated.
+/// Settings of a cross-validation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Folds {
+    /// Number of folds.
     pub count: u32,
-    /// Share of the sources of clips, frames and sounds that is learnt from, for a learning curve.
+    /// Share of the sources of clips, frames and sounds that are trained on, 0 to 1, for a learning curve.
     pub sources: f64,
 }
 
-/// `folds.toml`
+/// Contents of `folds.toml`: the cross-validation of one modality.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FoldsInfo {
+    /// Number of folds.
     pub folds: u32,
-    /// Share of sources that was learnt from.
+    /// Share of the sources that were trained on, 0 to 1.
     pub sources: f64,
-    /// Sources of clips, frames and sounds that a class was learnt from, mean over classes and folds.
+    /// Number of sources of clips, frames and sounds that were trained on per class, mean over classes and folds.
     pub sources_per_class: f64,
+    /// Model, material and settings.
     pub run: RunInfo,
 }
 
-/// Trains a model on all but one fold, for every fold, and keeps what each says of the fold that it has not seen. Gives how
-/// many rows were held out.
+/// Trains a model for each fold on all other folds, and saves its scores on the held-out fold. Returns the number of held-out rows
+/// of each modality.
 ///
 /// # Errors
 /// As for [`super::train`].
@@ -92,15 +95,15 @@ impl Job<'_> {
             let side = |side| classes::samples(self.dataset, &sides, &begun.names, &rows.keys, side);
             let (train, test) = (side(Side::Train), side(Side::Validation));
             if test.is_empty() {
-                progress.note(&format!("{modality}: nothing is held out in fold {} of {}", fold + 1, folds.count));
+                progress.note(&format!("{modality}: fold {} of {} holds out no samples", fold + 1, folds.count));
                 continue;
             }
-            self.say_unlearnable(fold, folds.count, &begun, (&train, &test), progress);
+            self.note_unlearnable(fold, folds.count, &begun, (&train, &test), progress);
             for (kind_sources, classes) in learnt_per_class(self.dataset, &learnt, modality) {
                 learnt_sources += kind_sources;
                 learnt_classes += classes;
             }
-            // Every fold begins with the same weights.
+            // Every fold starts with the same weights.
             let (init, seed) = (self.plan.init.as_deref().unwrap_or(Path::new("--init")), self.plan.fit.seed);
             let built = build(self.plan.architecture, self.weights, begun.names.len(), seed, &Device::Cpu)
                 .map_err(|e| Error::data(init, e.to_string(), e.advice()))?;
@@ -133,8 +136,8 @@ impl Job<'_> {
         Ok(Some(held_out.rows.len()))
     }
 
-    /// The sides of a fold, with what is held out as validation, and which items are learnt from. What a thinned fold leaves
-    /// out counts to the test side, which nothing is read from here.
+    /// Returns the side of each item in a fold, with the held-out items as validation, and whether each item is trained on. Items
+    /// that are left out because of `sources` are on the test side, which is not read here.
     fn sides_of(&self, fold: u32, fold_of: &[u32], sources: f64) -> (Vec<Side>, Vec<bool>) {
         let learnt: Vec<bool> =
             self.sides.iter().zip(fold_of).map(|(side, of)| *side != Side::Test && *of != fold).collect();
@@ -149,8 +152,8 @@ impl Job<'_> {
         (sides, learnt)
     }
 
-    /// Classes that are held out with nothing left to learn them from.
-    fn say_unlearnable(
+    /// Reports classes whose material is all held out in a fold.
+    fn note_unlearnable(
         &self,
         fold: u32,
         of: u32,
@@ -164,7 +167,7 @@ impl Job<'_> {
             gaps.filter(|(_, (train, test))| *train == 0 && *test > 0).map(|(name, _)| name.as_str()).collect();
         if !gaps.is_empty() {
             progress.note(&format!(
-                "{}: fold {} of {of} holds out all there is of {}: it cannot be learnt there, and is not measured",
+                "{}: fold {} of {of} holds out all material of {}, which is therefore not measured there",
                 begun.modality,
                 fold + 1,
                 gaps.join(", ")
@@ -173,7 +176,7 @@ impl Job<'_> {
     }
 }
 
-/// Of every class with material of a kind but photographs, how many sources of it are learnt from, and 1.
+/// Returns, for each class with trained material other than photographs, the number of its sources, and 1 as the count of the class.
 fn learnt_per_class(dataset: &Dataset, learnt: &[bool], modality: Modality) -> Vec<(u32, u32)> {
     let mut sources: std::collections::BTreeMap<&str, std::collections::BTreeSet<&str>> = Default::default();
     for (item, learnt) in dataset.items.iter().zip(learnt) {
@@ -185,7 +188,7 @@ fn learnt_per_class(dataset: &Dataset, learnt: &[bool], modality: Modality) -> V
     sources.into_values().map(|s| (s.len() as u32, 1)).collect()
 }
 
-/// What the model says of what it has not seen.
+/// Adds the model's scores on the held-out samples to `into`.
 fn scores(net: &Net, begun: &Begun, rows: &Rows, test: &Samples, fold: u32, into: &mut HeldOut) -> Result<()> {
     into.outputs.clone_from(&begun.names);
     for chosen in test.rows.chunks(BATCH) {

@@ -1,7 +1,7 @@
-//! `touchline train`: from a split dataset to a run, one modality after the other.
+//! `touchline train`: trains the modalities on a split dataset, one after the other.
 //!
-//! A run is a directory with a folder for each modality: `run.toml` says what was trained on what, the rest is
-//! [`super::fit`]'s. Packs are built from runs.
+//! A run is a directory with a folder for each modality. `run.toml` describes model, material and settings; [`super::fit`] writes
+//! the other files. Packs are built from runs.
 
 pub mod folds;
 
@@ -25,76 +25,95 @@ use touchline_compute::models::{Architecture, LoadError, Tensors, read_weights, 
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality};
 
-/// What a modality's folder says about itself.
+/// File name of the description in the run directory of a modality.
 pub const RUN: &str = "run.toml";
 
-/// The report on a run, beside the folders of its modalities.
+/// File name of the report on a run, beside the folders of its modalities.
 pub const REPORT: &str = "report.html";
 
-/// Which blocks learn in step 2.
+/// The blocks that step 2 trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfreeze {
+    /// All blocks.
     All,
-    /// So many at the end; 0 leaves step 2 out.
+    /// This number of blocks at the end; 0 skips step 2.
     Last(usize),
 }
 
-/// What is to be trained, of what, and how.
+/// Settings of a training of several modalities.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Directory of the run.
     pub out: PathBuf,
+    /// The modalities to train, in order.
     pub modalities: Vec<Modality>,
+    /// The network.
     pub architecture: Architecture,
-    /// First weights; without, everything starts at random.
+    /// File with the first weights; `None` initialises all layers at random.
     pub init: Option<PathBuf>,
+    /// Feature parameters.
     pub inputs: Inputs,
+    /// The blocks that step 2 trains.
     pub unfreeze: Unfreeze,
-    /// Random views of a still, and of a second of a recording.
+    /// Number of random views of a still, and of a second of a recording.
     pub views: (u32, u32),
-    /// Frames or pairs of a second that a random view takes.
+    /// Frames or pairs in a random view of a second.
     pub frames: u32,
+    /// Settings of the training loop.
     pub fit: FitConfig,
+    /// Directory for cached rows.
     pub cache: PathBuf,
+    /// Whether an interrupted run in `out` is continued.
     pub resume: bool,
 }
 
-/// `run.toml`
+/// Contents of `run.toml`: the training of one modality.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunInfo {
+    /// Version of the format, 1.
     pub format: u32,
+    /// The modality.
     pub modality: Modality,
+    /// The network.
     pub architecture: Architecture,
-    /// Classes of the pack, and the study's classes that it does not know, with why.
+    /// Classes of the pack.
     pub classes: Vec<String>,
+    /// The study's classes that the pack does not have, with the reason.
     pub left_out: BTreeMap<String, String>,
     /// Classes of this model, in the order of its outputs.
     pub outputs: Vec<String>,
-    /// Of the dataset.
+    /// Fingerprint of the dataset.
     pub fingerprint: String,
-    /// Of its labels and its split, as [`labelling`] gives it; runs of earlier versions have none.
+    /// Hash of labels and split, from [`labelling`]; runs of earlier versions have none.
     #[serde(default)]
     pub labelling: Option<String>,
+    /// SHA-256 of the first weights, or a sentence if all layers started at random.
     pub first_weights: String,
-    /// The first block that learns in step 2; `classifier` when none does.
+    /// Name of the first block that step 2 trains; `classifier` when it trains none.
     pub learns_from: String,
+    /// Sampling of the dataset's seconds.
     pub sampling: Sampling,
+    /// Feature parameters.
     pub inputs: Inputs,
+    /// Settings of the training loop.
     pub fit: FitConfig,
+    /// Number of random views of a still, and of a second of a recording.
     pub views: (u32, u32),
 }
 
-/// What is heard besides steps and epochs.
+/// Receives the progress of a training of several modalities.
 pub trait Progress: Observer {
-    /// Items whose rows are there, of so many, and model inputs computed so far.
+    /// The rows of `done` of `of` items are ready; `inputs` model inputs were computed for them so far.
     fn rows(&mut self, modality: Modality, done: usize, of: usize, inputs: usize);
 }
 
-/// Trains what the plan says; a modality for which fewer than two classes have data is left out, with a note.
+/// Trains the modalities of `plan`. A modality with data of fewer than two classes is skipped with a note. Returns the outcome of
+/// each trained modality.
 ///
 /// # Errors
-/// [`Error::Data`] when the dataset or the first weights do not do, or nothing of a modality can be read;
-/// [`Error::Output`] when something cannot be written. What was trained before stays.
+/// [`Error::Data`] when the dataset or the first weights cannot be used, or no sample of a modality can be read;
+/// [`Error::Output`] when a file cannot be written. Modalities trained before the error are kept.
 pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Progress) -> Result<Vec<(Modality, Outcome)>> {
     let mut outcomes = Vec::new();
     each_modality(dataset, plan, |job, modality| {
@@ -106,7 +125,7 @@ pub fn train(dataset: &Dataset, plan: &Plan, progress: &mut dyn Progress) -> Res
     Ok(outcomes)
 }
 
-/// Does something for each modality of a plan, one after the other.
+/// Calls `each` for each modality of a plan, one after the other.
 fn each_modality(dataset: &Dataset, plan: &Plan, mut each: impl FnMut(&Job<'_>, Modality) -> Result<()>) -> Result<()> {
     let sides = dataset.sides()?;
     check_inputs(dataset, &plan.inputs)?;
@@ -123,10 +142,10 @@ fn each_modality(dataset: &Dataset, plan: &Plan, mut each: impl FnMut(&Job<'_>, 
     plan.modalities.iter().try_for_each(|modality| each(&job, *modality))
 }
 
-/// Draws the report on all modalities that a run's directory holds.
+/// Writes the report on all modalities in a run's directory. Returns its path.
 ///
 /// # Errors
-/// When a log is damaged or the report cannot be written.
+/// [`Error::Data`] when a log is damaged, [`Error::Output`] when the report cannot be written.
 pub fn write_report(out: &Path) -> Result<PathBuf> {
     let mut logs = Vec::new();
     for modality in Modality::ALL {
@@ -142,8 +161,8 @@ pub fn write_report(out: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A hash of which class and which side every item has: figures on material that a model has learnt from would be worth
-/// nothing. 64 hex digits.
+/// Returns a hash of the class and side of every item, 64 hexadecimal digits. It ensures that a model is not measured on material
+/// that it was trained on.
 pub fn labelling(dataset: &Dataset, sides: &[Side]) -> String {
     let lines = dataset.items.iter().zip(sides).map(|(item, side)| format!("{} {}\n", item.class, side.as_str()));
     sha256_hex(lines.collect::<String>().as_bytes())
@@ -153,12 +172,13 @@ fn check_inputs(dataset: &Dataset, inputs: &Inputs) -> Result<()> {
     let gap_ns = u64::from(inputs.flow.gap_ms) * 1_000_000;
     let meta = &dataset.meta;
     if inputs.audio.mel.sample_rate != meta.sample_rate || gap_ns != meta.plan.flow_gap_ns {
-        let cause = "its sound or its pairs were cut otherwise than the features want";
+        let cause = "its sound or its frame pairs were cut with other parameters than the features need";
         return Err(Error::data(&dataset.dir, cause, "build the dataset again with the default options"));
     }
     Ok(())
 }
 
+/// Inputs of the trainings of all modalities.
 struct Job<'a> {
     dataset: &'a Dataset,
     sides: &'a [Side],
@@ -166,30 +186,30 @@ struct Job<'a> {
     known: &'a ClassSet,
     left_out: &'a BTreeMap<String, String>,
     weights: &'a Tensors,
-    /// Of the first weights.
+    /// SHA-256 of the first weights.
     hash: &'a str,
 }
 
-/// A modality's training before its rows are there.
+/// The training of a modality before its rows are computed.
 struct Begun {
     modality: Modality,
-    /// Of the outputs.
+    /// Class names, in the order of the outputs.
     names: Vec<String>,
     built: Built,
-    /// Blocks that do not learn.
+    /// Number of frozen blocks.
     frozen: usize,
     config: FitConfig,
-    /// A hash of what it depends on.
+    /// Hash of everything that the training depends on.
     ground: String,
 }
 
 impl Job<'_> {
-    /// [`None`] when there is nothing to tell apart.
+    /// Builds the network and checks the settings. Returns [`None`] when fewer than two classes have data.
     fn begin(&self, modality: Modality, progress: &mut dyn Progress) -> Result<Option<Begun>> {
         let plan = self.plan;
         let ids = classes::outputs(self.dataset, self.known, modality);
         if ids.len() < 2 {
-            progress.note(&format!("{modality}: fewer than two classes have data; nothing is trained for it"));
+            progress.note(&format!("{modality}: fewer than two classes have data; it is not trained"));
             return Ok(None);
         }
         let names: Vec<String> = ids.iter().map(|id| self.known.name(*id).to_owned()).collect();
@@ -197,27 +217,27 @@ impl Job<'_> {
         let built = build(plan.architecture, self.weights, names.len(), seed, &Device::Cpu)
             .map_err(|e| Error::data(plan.init.as_deref().unwrap_or(Path::new("--init")), e.to_string(), e.advice()))?;
         if let (Some(init), 0) = (&plan.init, built.taken) {
-            let cause = format!("it holds no tensor of {}", plan.architecture);
-            return Err(Error::data(init, cause, "give weights of that architecture, or the --arch they are of"));
+            let cause = format!("it contains no tensor of {}", plan.architecture);
+            return Err(Error::data(init, cause, "use weights of that architecture, or set --arch to theirs"));
         }
         let (frozen, config) = self.freeze(&built, progress);
         if config.head.steps == 0 && config.tune.epochs == 0 {
             return Err(Error::Usage(
-                "layers that start at random learn in step 2, which has no epochs; give --epochs".into(),
+                "layers that start at random are trained in step 2, which has no epochs; set --epochs".into(),
             ));
         }
         let ground = self.ground(frozen, &config, &names)?;
         Ok(Some(Begun { modality, names, built, frozen, config, ground }))
     }
 
-    /// What is learnt from and validated on.
+    /// Computes or loads the rows for training and validation.
     fn rows(&self, begun: &Begun, progress: &mut dyn Progress) -> Result<Rows> {
         let (plan, modality, seed) = (self.plan, begun.modality, self.plan.fit.seed);
         let recipe = Recipe {
             modality,
             inputs: plan.inputs.clone(),
             frozen: begun.frozen,
-            // Also where step 2 has no epochs: rows that a training with step 2 has made are taken as they are.
+            // Also if step 2 has no epochs, so that the cached rows of a training with step 2 are reused.
             activations: begun.frozen < begun.built.net.blocks(),
             frames: plan.frames,
             seed,
@@ -243,7 +263,7 @@ impl Job<'_> {
         let Begun { names, built, frozen, config, ground, .. } = &begun;
         let side = |side| classes::samples(self.dataset, self.sides, names, &rows.keys, side);
         let (train, validation) = (side(Side::Train), side(Side::Validation));
-        self.say_gaps(modality, names, &train, &validation, progress);
+        self.note_gaps(modality, names, &train, &validation, progress);
         let info = self.info(modality, names, built.net.block_name(*frozen), config);
         let text = toml::to_string(&info).map_err(|e| Error::Internal(format!("{RUN} cannot be written: {e}")))?;
         let fit = self.fit(modality, built, *frozen, config, (&rows, &train, &validation), names, (&dir, ground));
@@ -254,8 +274,8 @@ impl Job<'_> {
         Ok(Some(outcome))
     }
 
-    /// The number of blocks that do not learn. Layers that start at random must, and step 1 on their output would be
-    /// wasted.
+    /// Returns the number of frozen blocks, and the settings adjusted to it. Layers that start at random must be trained, and step 1 on
+    /// their outputs would be useless.
     fn freeze(&self, built: &Built, progress: &mut dyn Progress) -> (usize, FitConfig) {
         let blocks = built.net.blocks();
         let mut config = self.plan.fit.clone();
@@ -266,8 +286,8 @@ impl Job<'_> {
         if let Some(first) = built.net.first_block_with(&built.fresh) {
             let fresh = built.fresh.len();
             progress.note(&format!(
-                "{fresh} tensors are not in the first weights and start at random, from {} on: step 1 is left out and all \
-                 layers from there learn",
+                "{fresh} tensors are not in the first weights and start at random, from {} on: step 1 is skipped, and all \
+                 layers from there on are trained",
                 built.net.block_name(first)
             ));
             frozen = frozen.min(first);
@@ -279,13 +299,13 @@ impl Job<'_> {
         (frozen, config)
     }
 
-    /// A hash of what a run depends on: with another it cannot be gone on with.
+    /// Returns a hash of everything that a run depends on. A run with another hash cannot be resumed.
     fn ground(&self, frozen: usize, config: &FitConfig, names: &[String]) -> Result<String> {
-        // What only says when to stop and what to keep may be changed for a run that is taken up again.
+        // Settings that only affect when the run ends and what is saved may differ when it is resumed.
         let config =
             FitConfig { patience: 0, on_rule: OnRule::Warn, checkpoint_every: 0, tensors_every: 0, ..config.clone() };
-        let settings =
-            serde_json::to_string(&config).map_err(|e| Error::Internal(format!("settings are no JSON: {e}")))?;
+        let settings = serde_json::to_string(&config)
+            .map_err(|e| Error::Internal(format!("cannot serialise the settings: {e}")))?;
         let (plan, dataset) = (self.plan, self.dataset.fingerprint());
         let labels = labelling(self.dataset, self.sides);
         let views = (plan.views, plan.frames, frozen);
@@ -294,8 +314,8 @@ impl Job<'_> {
         Ok(sha256_hex(text.as_bytes()))
     }
 
-    /// Classes that cannot be learnt or measured on this split.
-    fn say_gaps(
+    /// Reports classes without training or validation samples on this split.
+    fn note_gaps(
         &self,
         modality: Modality,
         names: &[String],
@@ -303,7 +323,7 @@ impl Job<'_> {
         validation: &Samples,
         progress: &mut dyn Progress,
     ) {
-        for (samples, what) in [(train, "training"), (validation, "validation")] {
+        for (samples, side) in [(train, "training"), (validation, "validation")] {
             let without: Vec<&str> = names
                 .iter()
                 .zip(samples.counts(names.len()))
@@ -311,7 +331,7 @@ impl Job<'_> {
                 .map(|(name, _)| name.as_str())
                 .collect();
             if !without.is_empty() {
-                progress.note(&format!("{modality}: no {what} samples of {}", without.join(", ")));
+                progress.note(&format!("{modality}: no {side} samples of {}", without.join(", ")));
             }
         }
     }
@@ -340,7 +360,8 @@ impl Job<'_> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "it only gathers what the loop wants")]
+    /// Gathers the inputs of the training loop.
+    #[expect(clippy::too_many_arguments, reason = "it only gathers the inputs of the loop")]
     fn fit<'a>(
         &'a self,
         modality: Modality,
@@ -361,7 +382,7 @@ impl Job<'_> {
             (
                 "step 1",
                 match config.head.steps {
-                    0 => "left out".to_owned(),
+                    0 => "skipped".to_owned(),
                     steps => format!("at most {steps} steps of L-BFGS, penalty {}", config.head.penalty),
                 },
             ),

@@ -1,4 +1,4 @@
-//! Epochs and steps.
+//! Epochs, steps, validation and checkpoints of a run.
 
 use std::path::Path;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use candle_core::Device;
 use rand::seq::SliceRandom;
 
 use super::batch::{Mix, dropout, log_softmax_loss, right, tensors};
-use super::checkpoint::{self, BEST, CHECKPOINT, Kept, State};
+use super::checkpoint::{self, BEST, BestWeights, CHECKPOINT, TrainState};
 use super::log::Log;
 use super::{Fit, Observer, Outcome, watch};
 use crate::augment;
@@ -21,21 +21,22 @@ use touchline_compute::models::Tensors;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::ClassId;
 
-/// Validation rows that go through the network at once.
+/// Validation rows in one batch.
 const VALIDATION_BATCH: usize = 64;
 
-/// Seconds between samples of what the process uses.
+/// Seconds between samples of the process's resource use.
 const RESOURCES_EVERY_S: f64 = 5.0;
 
-/// Trains. With `resume`, a run that was cut off goes on from its last checkpoint, and one that has ended is left as it is.
+/// Trains one modality. With `resume`, an interrupted run continues from its last checkpoint, and a run that has ended is
+/// left unchanged.
 ///
 /// # Errors
-/// [`Error::Data`] when there is nothing to learn from, the directory holds another run, or the loss is not finite any
-/// more; [`Error::Output`] when nothing can be written.
+/// [`Error::Data`] when there are no training samples, the directory contains another run, or the loss or its gradient is no
+/// longer finite; [`Error::Output`] when the run directory cannot be written.
 pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<Outcome> {
     if fit.train.is_empty() {
         let cause = format!("{}: no training samples could be read", fit.modality);
-        return Err(Error::data(fit.dir, cause, "look at what was skipped, or at the split"));
+        return Err(Error::data(fit.dir, cause, "check the skipped items and the split"));
     }
     prepare(fit.dir, resume, &fit.ground)?;
     let path = fit.dir.join(CHECKPOINT);
@@ -48,10 +49,10 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
         (state, Some(tensors))
     } else {
         let first = if fit.config.head.steps > 0 { Phase::Head } else { Phase::Tune };
-        (State::begin(fit.ground.clone(), first, rules.state()), None)
+        (TrainState::begin(fit.ground.clone(), first, rules.state()), None)
     };
     if let Some(cause) = &state.ended {
-        return Ok(outcome(state.kept_or_none(), cause.clone(), state.step));
+        return Ok(outcome(state.best_or_none(), cause.clone(), state.step));
     }
     let log = Log::open(fit.dir, state.log_bytes)?;
     let mut work = Work {
@@ -69,32 +70,34 @@ pub fn run(fit: &Fit<'_>, resume: bool, observer: &mut dyn Observer) -> Result<O
     work.phases(moments, observer)
 }
 
-/// Makes the directory of a run, and refuses one that holds a run, unless it is gone on with and has the same `ground`.
-/// To be asked early: what comes before the first step may take hours.
+/// Creates the directory of a run. Rejects a directory that contains a run, unless `resume` is set and that run has the same
+/// `ground`. Call this early, because the work before the first step may take hours.
 ///
 /// # Errors
-/// [`Error::Data`] for a directory that is taken, [`Error::Output`] for one that cannot be made.
+/// [`Error::Data`] for a directory that contains another run, [`Error::Output`] for one that cannot be created.
 pub fn prepare(dir: &Path, resume: bool, ground: &str) -> Result<()> {
     let path = dir.join(CHECKPOINT);
     if path.is_file() {
         if !resume {
-            return Err(Error::data(dir, "holds a training already", "--resume goes on with it; or choose another -o"));
+            let advice = "add --resume to continue it, or choose another -o";
+            return Err(Error::data(dir, "already contains a training run", advice));
         }
         if checkpoint::load(&path)?.1.ground != ground {
-            let cause = "holds a training of other material or with other settings";
-            return Err(Error::data(dir, cause, "give the same options as then, or choose another -o"));
+            let cause = "contains a training run of other material or with other settings";
+            return Err(Error::data(dir, cause, "use the same options, or choose another -o"));
         }
     }
     std::fs::create_dir_all(dir)
-        .map_err(|e| Error::output(dir.display().to_string(), format!("cannot be made: {e}"), "choose another -o"))
+        .map_err(|e| Error::output(dir.display().to_string(), format!("cannot be created: {e}"), "choose another -o"))
 }
 
-impl State {
-    /// What is kept; epoch 0 when the run ended before its first epoch did.
-    fn kept_or_none(&self) -> Kept {
-        self.kept.unwrap_or(Kept { phase: self.phase, epoch: 0, figures: None })
+impl TrainState {
+    /// Returns the best weights so far; epoch 0 stands for none, before the end of the first epoch.
+    fn best_or_none(&self) -> BestWeights {
+        self.kept.unwrap_or(BestWeights { phase: self.phase, epoch: 0, figures: None })
     }
 
+    /// The state at the beginning of `phase`.
     fn begin(ground: String, phase: Phase, rules: serde_json::Value) -> Self {
         Self {
             ground,
@@ -114,22 +117,24 @@ impl State {
     }
 }
 
-fn outcome(kept: Kept, cause: String, steps: u64) -> Outcome {
+fn outcome(kept: BestWeights, cause: String, steps: u64) -> Outcome {
     let validation_f1 = kept.figures.map(|f| f.0);
     Outcome { best_phase: kept.phase, best_epoch: kept.epoch, validation_f1, cause, steps }
 }
 
+/// A run in progress.
 pub(super) struct Work<'a> {
     pub fit: &'a Fit<'a>,
-    pub state: State,
+    pub state: TrainState,
     pub log: Log,
     rules: Rules,
     resources: Resources,
     began: Instant,
-    /// Samples that went through since the process began.
+    /// Samples processed since the process started, over all passes.
     pub images: u64,
+    /// Time of the last resource sample, in seconds since `began`.
     sampled_s: f64,
-    /// Since tensors were last looked at.
+    /// Losses of the steps since the last collection of tensors.
     losses: Vec<f32>,
 }
 
@@ -150,7 +155,7 @@ impl Work<'_> {
             resumed_at: self.state.step,
         }))?;
         if self.state.step > 0 {
-            observer.note(&format!("{}: goes on after step {}", fit.modality, self.state.step));
+            observer.note(&format!("{}: continues after step {}", fit.modality, self.state.step));
         }
         let findings = self.rules.classes(fit.names, &counts);
         self.findings(findings, observer).map(drop)
@@ -163,9 +168,9 @@ impl Work<'_> {
             if cause.is_some() || self.fit.config.tune.epochs == 0 {
                 return self.end(cause.unwrap_or_else(|| "finished".into()), None);
             }
-            let State { ground, step, kept, rules, log_bytes, elapsed_s, .. } = self.state.clone();
-            let fresh = State::begin(ground, Phase::Tune, rules);
-            self.state = State { step, kept, log_bytes, elapsed_s, ..fresh };
+            let TrainState { ground, step, kept, rules, log_bytes, elapsed_s, .. } = self.state.clone();
+            let fresh = TrainState::begin(ground, Phase::Tune, rules);
+            self.state = TrainState { step, kept, log_bytes, elapsed_s, ..fresh };
         }
         let config = self.fit.config;
         let parameters = self.fit.net.parameters(self.fit.frozen);
@@ -178,7 +183,7 @@ impl Work<'_> {
     }
 
     fn end(&mut self, cause: String, optimizer: Option<&Optimizer>) -> Result<Outcome> {
-        let kept = self.state.kept_or_none();
+        let kept = self.state.best_or_none();
         let took_s = self.elapsed();
         self.log.write(&LogLine::End(RunEnd {
             step: self.state.step,
@@ -196,16 +201,16 @@ impl Work<'_> {
         self.state.elapsed_s + self.began.elapsed().as_secs_f64()
     }
 
-    /// Runs the epochs of step 2; gives why they end before they are through, if they do.
+    /// Runs the epochs of step 2. Returns the reason if they end early.
     fn tune(&mut self, optimizer: &mut Optimizer, observer: &mut dyn Observer) -> Result<Option<String>> {
         let config = self.fit.config.tune;
         let batches = self.epoch_samples().div_ceil(config.batch.max(1)) as u64;
         let total = batches * u64::from(config.epochs);
         while self.state.epoch <= config.epochs {
-            // Before the epoch, not after the one before it: a run may have been cut off in between.
+            // The check comes before an epoch, because a run may have been interrupted after the previous one.
             let patience = self.fit.config.patience;
             if patience > 0 && self.state.since_kept >= patience && self.state.batches == 0 {
-                let text = format!("no better on validation for {patience} epochs");
+                let text = format!("no improvement on validation for {patience} epochs");
                 observer.note(&format!("{}: {text}; this step ends early", self.fit.modality));
                 return Ok(Some(format!("early stop: {text}")));
             }
@@ -224,13 +229,13 @@ impl Work<'_> {
         Ok(None)
     }
 
-    /// How many samples an epoch takes.
+    /// Number of samples in an epoch.
     fn epoch_samples(&self) -> usize {
         let all = self.fit.train.len();
         self.fit.config.tune.samples.map_or(all, |n| n.clamp(1, all))
     }
 
-    /// The samples of the epoch under way, shuffled.
+    /// Returns the samples of the current epoch, shuffled.
     fn order(&self) -> Vec<u32> {
         let shuffled = |pass: u64| {
             let mut order: Vec<u32> = (0..self.fit.train.len() as u32).collect();
@@ -240,7 +245,8 @@ impl Work<'_> {
         epoch_order(self.fit.train.len(), self.epoch_samples(), self.state.epoch, shuffled)
     }
 
-    /// One optimiser step on some samples; gives why the run ends, if it does.
+    /// Takes one optimiser step on the samples `chosen`. `total` is the number of steps of the phase. Returns the reason if the
+    /// run ends.
     fn step(
         &mut self,
         chosen: &[u32],
@@ -258,11 +264,11 @@ impl Work<'_> {
         let mut rng = augment::rng(config.seed, step, 2);
         let (mut targets, weights) = tensors(&labels, weights, fit.names.len(), config.label_smoothing, &device)?;
         let mix = Mix::draw(config.mixup, rows.len(), &mut rng);
-        let looks = config.tensors_every > 0 && step.is_multiple_of(config.tensors_every);
+        let collects = config.tensors_every > 0 && step.is_multiple_of(config.tensors_every);
         let mut watched = Watched::default();
         let x = fit.rows.activations(&rows, &device)?;
         let x = mix.as_ref().map_or(Ok(x.clone()), |mix| mix.apply(&x, 1))?;
-        let features = fit.net.pool(&fit.net.learn(&x, fit.frozen, looks.then_some(&mut watched))?)?;
+        let features = fit.net.pool(&fit.net.learn(&x, fit.frozen, collects.then_some(&mut watched))?)?;
         if let Some(mix) = &mix {
             targets = mix.apply(&targets, 0)?;
         }
@@ -275,7 +281,7 @@ impl Work<'_> {
         let at = u64::from(self.state.epoch - 1) * batches + self.state.batches;
         let rate = cosine(at, total, warm_up, phase.learning_rate);
         let grads = loss.backward()?;
-        // Nothing is moved by what is no number.
+        // A loss or gradient that is not finite changes no weights.
         let finite = value.is_finite() && optimizer.step(&grads, rate, config.clip_norm)?.is_finite();
         self.state.step = step;
         self.state.batches += 1;
@@ -296,7 +302,7 @@ impl Work<'_> {
             images_per_second: n as f64 / took.max(1e-9),
         };
         let mut findings = self.rules.step(&record);
-        if looks {
+        if collects {
             let summaries = watch::collect(fit.dir, step, &self.losses, optimizer, &grads, &watched)?;
             self.losses.clear();
             findings.extend(self.rules.tensors(self.state.phase, step, self.state.epoch, &summaries));
@@ -309,7 +315,7 @@ impl Work<'_> {
         if !finite {
             let cause = format!("{}: the loss is {value} at step {step}, or its gradient is not finite", fit.modality);
             let advice =
-                "train into another -o with a lower --learning-rate or --clip-norm; what was kept before stays";
+                "train into another -o with a lower --learning-rate or --clip-norm; the best weights so far remain";
             return Err(Error::data(fit.dir, cause, advice));
         }
         self.sample_resources()?;
@@ -319,6 +325,7 @@ impl Work<'_> {
         Ok(stopped)
     }
 
+    /// Logs the resource use, if the last sample is [`RESOURCES_EVERY_S`] old.
     pub(super) fn sample_resources(&mut self) -> Result<()> {
         let now = self.began.elapsed().as_secs_f64();
         if now - self.sampled_s < RESOURCES_EVERY_S {
@@ -329,7 +336,7 @@ impl Work<'_> {
         self.log.write(&LogLine::Resources(sample))
     }
 
-    /// Writes findings down; gives why the run ends, if one of them ends it.
+    /// Reports and logs findings. Returns the reason if one of them ends the run.
     fn findings(&mut self, findings: Vec<Finding>, observer: &mut dyn Observer) -> Result<Option<String>> {
         let mut stopped = None;
         for finding in findings {
@@ -342,7 +349,8 @@ impl Work<'_> {
         Ok(stopped)
     }
 
-    /// Validates, keeps what is better, and writes the epoch down; gives why the run ends, if it does.
+    /// Ends an epoch: validates, saves the weights if they are the best so far, logs the epoch and writes a checkpoint. Returns the
+    /// reason if the run ends.
     pub(super) fn epoch_end(
         &mut self,
         epochs: u32,
@@ -350,15 +358,15 @@ impl Work<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Option<String>> {
         let validation = self.validate()?;
-        // A loss beyond all numbers is the worst there is, and can be written down.
+        // A loss that is not finite counts as the worst, and JSON has no infinity.
         let figures = validation.map(|v| (v.macro_f1, if v.loss.is_finite() { v.loss } else { f64::MAX }));
         let better = match (self.state.kept.and_then(|k| k.figures), figures) {
             (Some(before), Some(now)) => now.0 > before.0 || (now.0 == before.0 && now.1 < before.1),
-            // Without validation the last epoch is what there is.
+            // Without validation the last epoch counts as the best.
             _ => true,
         };
         if better {
-            self.state.kept = Some(Kept { phase: self.state.phase, epoch: self.state.epoch, figures });
+            self.state.kept = Some(BestWeights { phase: self.state.phase, epoch: self.state.epoch, figures });
             self.state.since_kept = 0;
             checkpoint::write(&self.fit.dir.join(BEST), &self.fit.net.tensors()?, None)?;
         } else {
@@ -396,10 +404,11 @@ impl Work<'_> {
         self.state.optimizer_steps = steps;
         self.state.rules = self.rules.state();
         self.state.log_bytes = self.log.bytes();
-        let state = State { elapsed_s, ..self.state.clone() };
+        let state = TrainState { elapsed_s, ..self.state.clone() };
         checkpoint::save(&self.fit.dir.join(CHECKPOINT), &tensors, &state)
     }
 
+    /// Returns loss, accuracy and macro F1 on the validation samples; `None` without any.
     fn validate(&self) -> Result<Option<Validation>> {
         let (fit, samples) = (self.fit, self.fit.validation);
         if samples.is_empty() {
@@ -436,8 +445,8 @@ impl Work<'_> {
     }
 }
 
-/// The samples of an epoch (from 1) that takes `n` of `all`: epochs go through the samples one after the other, and a pass
-/// (from 1) that is through begins anew in another order.
+/// Returns the sample indices of epoch `epoch` (from 1), which uses `n` of `all` samples. Successive epochs continue one pass over
+/// the samples; the next pass (from 1) has another order, from `shuffled`.
 fn epoch_order(all: usize, n: usize, epoch: u32, shuffled: impl Fn(u64) -> Vec<u32>) -> Vec<u32> {
     let (mut from, mut left) = ((epoch as usize - 1) * n, n);
     let mut order = Vec::with_capacity(n);
