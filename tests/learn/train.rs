@@ -79,6 +79,7 @@ fn what_can_be_learnt_is_learnt_and_shuffled_labels_are_not() {
     evaluation_is_drawn(&dir.join("true.html"));
     pack_serves(dir, &sources);
     pack_keeps_what_was_not_trained_again(dir);
+    pack_adapts_to_a_channel(dir, &sources);
 
     let guessed = chain(dir, "shuffled.csv", "shuffled");
     let fusion = report(&guessed, Level::Video, Predictor::Table);
@@ -104,6 +105,44 @@ fn pack_keeps_what_was_not_trained_again(dir: &Path) {
     assert_eq!(before.fusion, after.fusion, "the same models are measured alike");
     let card = std::fs::read_to_string(dir.join("kept/pack.toml")).unwrap();
     assert!(card.contains("flow: as in the pack true") && card.contains("audio: as in the pack true"), "{card}");
+}
+
+/// Adapting to recordings that the pack classifies correctly keeps it as good as it is. Classes that no option names are refused.
+fn pack_adapts_to_a_channel(dir: &Path, sources: &[Source]) {
+    let channel: Vec<usize> = (0..sources.len()).filter(|i| sources[*i].1 % 4 == 0).collect();
+    let write = |name: &str, class_of: &dyn Fn(usize) -> &'static str| {
+        let row = |i: &usize| {
+            let name = clip_name(sources[*i]);
+            format!("{name},{},{name}\n", class_of(*i))
+        };
+        let rows = channel.iter().map(row);
+        let text = format!("path,class,source\n{}", rows.collect::<String>());
+        std::fs::write(dir.join("material").join(name), text).unwrap();
+    };
+    write("channel.csv", &|i| CLASSES[sources[i].0]);
+    let out =
+        run(dir, "adapt --from material/channel.csv --pack true-pack -o adapted --name channel --json adapted.json")
+            .well();
+    assert!(out.contains("golf") && out.contains("pack's own material") && out.contains("--shadow adapted"), "{out}");
+    let figures: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(dir.join("adapted.json")).unwrap()).unwrap();
+    assert_eq!(figures["channel"]["after"], 1.0, "{figures}");
+    assert_eq!(figures["classes"].as_array().unwrap().len(), CLASSES.len());
+    assert!(!dir.join("adapted.work").exists(), "the cut material is deleted");
+    let adapted = Pack::open(&dir.join("adapted")).unwrap();
+    assert_eq!((adapted.name.as_str(), adapted.classes.len()), ("channel", CLASSES.len()));
+    assert!(adapted.card.method.contains("was adapted from true"), "{}", adapted.card.method);
+    // The adapted pack can be adapted again.
+    run(dir, "adapt --from material/channel.csv --pack adapted -o adapted-twice").well();
+
+    // What the pack knows as chess is called darts.
+    write("wrong.csv", &|i| if sources[i].0 == 0 { "darts" } else { CLASSES[sources[i].0] });
+    run(dir, "adapt --from material/wrong.csv --pack true-pack -o refused")
+        .refused(6, &["\"darts\" is not one of the pack", "--new-class darts"]);
+    assert!(!dir.join("refused/pack.toml").exists());
+    write("typo.csv", &|i| if sources[i].0 == 2 { "tenis" } else { CLASSES[sources[i].0] });
+    run(dir, "adapt --from material/typo.csv --pack true-pack -o refused").refused(6, &["did you mean \"tennis\"?"]);
+    run(dir, "adapt --from material/channel.csv --pack true-pack -o true-pack").refused(2, &["another directory"]);
 }
 
 /// Log, weights, tensors and report of a run of all modalities.
