@@ -99,6 +99,13 @@ pub struct Report {
     pub written: bool,
 }
 
+impl Report {
+    /// Whether the adapted pack is worse on the channel, or has forgotten more of what the pack knew than is accepted.
+    pub fn is_worse(&self) -> bool {
+        self.channel.after < self.channel.before || self.replay.after < self.replay.before - MAX_FORGOTTEN
+    }
+}
+
 /// Adapts a pack to the material of `dataset`, which was cut with the pack's sampling. `progress` receives the number of finished
 /// items and the number of all.
 ///
@@ -124,9 +131,7 @@ pub fn adapt(dataset: &Dataset, config: &AdaptConfig, progress: &mut dyn FnMut(u
     let samples = Samples::new(dataset, &outputs, &rows, &replay, &own)?;
     let (share, scores) = samples.choose_share()?;
     let report = samples.report(dataset, &outputs, section.classes.len(), share, &scores);
-    let is_worse =
-        report.channel.after < report.channel.before || report.replay.after < report.replay.before - MAX_FORGOTTEN;
-    if is_worse && !config.force {
+    if report.is_worse() && !config.force {
         let Report { channel, replay, .. } = &report;
         let cause = format!(
             "adapting does not help: {:.2} → {:.2} of the channel's held-out samples are right, and {:.2} → {:.2} of the pack's own",

@@ -110,3 +110,14 @@ fn weights_follow_the_share() {
     assert!((of(60..70) - 90.0).abs() < 1e-3, "three times the class's replay samples");
     assert!((of(70..75) - 30.0).abs() < 1e-3, "a new class counts like an average one");
 }
+
+#[test]
+fn a_loss_on_the_channel_or_of_older_knowledge_is_worse() {
+    let report = |channel: (f64, f64), replay: (f64, f64)| {
+        let change = |(before, after)| Change { before, after };
+        Report { classes: Vec::new(), channel: change(channel), replay: change(replay), share: 1.0, written: false }
+    };
+    assert!(!report((0.5, 0.5), (0.9, 0.89)).is_worse());
+    assert!(report((0.5, 0.49), (0.9, 0.9)).is_worse());
+    assert!(report((0.5, 0.9), (0.9, 0.87)).is_worse());
+}
