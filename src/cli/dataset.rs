@@ -1,4 +1,4 @@
-//! `touchline dataset`: labelled material into a dataset, its split, its figures.
+//! `touchline dataset`: builds a dataset from labelled material, splits it, and prints its figures.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ enum DatasetCommand {
 
 #[derive(Debug, Args)]
 struct BuildArgs {
-    /// A folder with one folder per class; or a CSV with the columns path and class, and optionally start, end, source,
+    /// A folder with one folder per class; or a CSV file with the columns path and class, and optionally start, end, source,
     /// licence, weak, kind; or a folder with images/manifest.csv, frames/manifest.csv, clips/manifest.csv, sounds/manifest.csv.
     #[arg(value_name = "DIR|MANIFEST.csv", required = true)]
     inputs: Vec<PathBuf>,
@@ -126,7 +126,7 @@ fn build(args: BuildArgs) -> Result<()> {
         bar.finish();
     }
     let summary = built?;
-    say(&summary, &config);
+    print_summary(&summary, &config);
     match summary.skipped.len() {
         failed if failed > 0 && args.strict => Err(Error::Partial { failed, total: summary.total }),
         _ => Ok(()),
@@ -134,8 +134,8 @@ fn build(args: BuildArgs) -> Result<()> {
 }
 
 /// Prints a summary of the build.
-fn say(summary: &Summary, config: &BuildConfig) {
-    // A reader that closes the pipe has seen enough.
+fn print_summary(summary: &Summary, config: &BuildConfig) {
+    // Errors are ignored, because the reader may close the pipe early.
     let out = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
     let count = |kind| summary.items.get(&kind).copied().unwrap_or(0);
     out(format!(

@@ -1,4 +1,4 @@
-//! `touchline train`: models of a modality, or of all three, from a split dataset.
+//! `touchline train`: trains models of one modality, or of all three, on a split dataset.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,16 +20,16 @@ use touchline_learn::train as learn;
 use touchline_learn::train::folds::{Folds, cross_validate};
 use touchline_learn::train::{Plan, Progress, Unfreeze};
 
-/// Width and height of a model's input, unless --size says otherwise of pictures.
+/// Width and height of a model's input. For pictures, --size overrides it.
 const SIDE: usize = 224;
 
-/// Between two plain lines about steps.
+/// Time between two lines about steps.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "Training has the study's two steps. Step 1 trains the classifier alone, to its \
-optimum (L-BFGS), on features of the frozen network, which are computed once and cached. Step 2 also trains the last --unfreeze blocks, on cached activations of the block \
-before them. With --unfreeze all the whole network is trained.
+optimum (L-BFGS), on features of the frozen network, which are computed once and cached. Step 2 also trains the last --unfreeze \
+blocks, on cached activations of the block before them. With --unfreeze all, the whole network is trained.
 
 Examples:
   touchline train all DATASET -o RUN --init mobilenet_v2.safetensors
@@ -38,12 +38,12 @@ Examples:
   touchline train all DATASET -o RUN --init mobilenet_v2.safetensors --resume
   touchline train rgb DATASET -o CV --init mobilenet_v2.safetensors --unfreeze 0 --folds 5
 
-A run is a directory with a folder for each modality, which holds log.jsonl, checkpoint.safetensors, best.safetensors and \
+A run is a directory with a folder for each modality, which contains log.jsonl, checkpoint.safetensors, best.safetensors and \
 tensors/. `touchline pack build` builds a pack from it.")]
 pub struct TrainArgs {
     /// Modality to train, or all three.
     #[arg(value_name = "rgb|flow|audio|all")]
-    what: ModalityArg,
+    modality: ModalityArg,
     /// Directory of a dataset that was built and split.
     dataset: PathBuf,
     /// Directory of the run.
@@ -59,8 +59,8 @@ pub struct TrainArgs {
     /// Continue an interrupted run.
     #[arg(long)]
     resume: bool,
-    /// Most L-BFGS iterations of step 1, which trains the classifier on the frozen network. It ends earlier at the optimum. 0
-    /// skips step 1.
+    /// Maximum number of L-BFGS iterations of step 1, which trains the classifier on the frozen network. It ends earlier at the
+    /// optimum. 0 skips step 1.
     #[arg(long, value_name = "N", default_value_t = HeadConfig::default().steps)]
     head_steps: u32,
     /// Penalty on the classifier's squared weights in step 1.
@@ -98,7 +98,7 @@ pub struct TrainArgs {
     /// Alpha of mixup's Beta distribution in step 2, for pictures and motion; 0 turns mixup off.
     #[arg(long, value_name = "ALPHA", default_value_t = 0.2, value_parser = not_negative)]
     mixup: f64,
-    /// Greatest norm of the gradient; 0 means no limit.
+    /// Maximum norm of the gradient; 0 means no limit.
     #[arg(long, default_value_t = 5.0, value_parser = not_negative)]
     clip_norm: f64,
     /// Epochs of warm-up, in which the learning rate rises.
@@ -119,24 +119,23 @@ pub struct TrainArgs {
     /// Action when a training rule fires.
     #[arg(long, value_enum, default_value_t = OnRuleArg::Warn)]
     on_rule: OnRuleArg,
-    /// Steps between saved tensors (losses, gradients, weights, means of features); 0 means never. The newest 20 are kept whole
-    /// in tensors/; mean, deviation, extremes and share of zeros are kept of all.
+    /// Steps between saved tensors (losses, gradients, weights, means of features); 0 means never. The newest 20 collections are
+    /// kept in tensors/; mean, deviation, extremes and share of zeros are kept for all.
     #[arg(long, value_name = "STEPS", default_value_t = 200)]
     save_tensors: u64,
-    /// Steps between checkpoints, and so the most that a killed run loses; 0 means only after each epoch.
+    /// Steps between checkpoints, which is the most that a killed run loses; 0 means only after each epoch.
     #[arg(long, value_name = "STEPS", default_value_t = 100)]
     checkpoint: u64,
     /// Random seed. The same seed gives the same run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Cross-validate: train one model for each of N folds, split by source, and keep its predictions for the sources that it
-    /// has not seen. `touchline evaluate --cv RUN DATASET` measures these. The test side is not used, and each fold keeps its
-    /// last epoch.
+    /// Cross-validate: train one model for each of N folds, split by source, and keep its predictions for the held-out sources.
+    /// `touchline evaluate --cv RUN DATASET` measures these. The test side is not used, and each fold keeps its last epoch.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100))]
     folds: Option<u32>,
     /// With --folds, the share of sources of clips, frames and sounds to train on. Several runs with different shares give a
     /// learning curve.
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "folds", value_parser = part)]
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "folds", value_parser = fraction)]
     sources: f64,
     /// Width and height of picture inputs, multiples of 32. 224x224 covers the middle of a broadcast picture; 320x192 covers
     /// almost all of it and costs a quarter more.
@@ -169,7 +168,7 @@ enum OnRuleArg {
 
 pub fn train(args: TrainArgs) -> Result<()> {
     let dataset = Dataset::open(&args.dataset)?;
-    let modalities = match args.what {
+    let modalities = match args.modality {
         ModalityArg::Rgb => vec![Modality::Rgb],
         ModalityArg::Flow => vec![Modality::Flow],
         ModalityArg::Audio => vec![Modality::Audio],
@@ -183,8 +182,8 @@ pub fn train(args: TrainArgs) -> Result<()> {
     for modality in modalities {
         let plan = plan(&args, &dataset, modality)?;
         let trained = learn::train(&dataset, &plan, &mut shown);
-        // After each modality, because training the others takes hours. The report is also written when training failed, and
-        // that error goes before an error of the report.
+        // The report is written after each modality, because training the others takes hours, and also after a failed training.
+        // An error of the training takes precedence over one of the report.
         let reported = if args.out.join(modality.as_str()).join(LOG).is_file() {
             learn::write_report(&args.out).map(drop)
         } else {
@@ -201,7 +200,7 @@ pub fn train(args: TrainArgs) -> Result<()> {
         let f1 = outcome.validation_f1.map_or("not measured".to_owned(), |f| format!("{f:.4}"));
         let step = if outcome.best_phase == Phase::Head { 1 } else { 2 };
         let kept = match outcome.best_epoch {
-            0 => "no epoch was finished; no weights were kept".to_owned(),
+            0 => "no epoch was completed; no weights were kept".to_owned(),
             epoch => format!("epoch {epoch} of step {step} kept, validation macro F1 {f1}"),
         };
         let _ =
@@ -297,16 +296,16 @@ fn plan(args: &TrainArgs, dataset: &Dataset, modality: Modality) -> Result<Plan>
     })
 }
 
-/// Bars and lines.
+/// Prints progress bars and lines.
 struct TrainProgress {
     rows: Option<(Modality, Bar)>,
     last_line: Instant,
-    /// Step of the study, its first optimiser step of this process, and when that was.
+    /// The current phase, the first optimiser step of it in this process, and the time of that step.
     phase: Option<(Phase, u64, Instant)>,
 }
 
 impl TrainProgress {
-    fn say(&mut self, text: &str) {
+    fn print(&mut self, text: &str) {
         match &self.rows {
             Some((_, bar)) => bar.line(text),
             None => eprintln!("{text}"),
@@ -337,9 +336,9 @@ impl Observer for TrainProgress {
         }
         self.last_line = Instant::now();
         let StepRecord { phase, step, epoch, loss, accuracy, images_per_second, .. } = record;
-        // Steps of this phase that this process has seen, and the time they took, validation included.
+        // Number of steps of this phase in this process, and their time with validation.
         let (first, began) = match self.phase {
-            Some((seen, first, began)) if seen == *phase => (first, began),
+            Some((last, first, began)) if last == *phase => (first, began),
             _ => {
                 let now = (*step, Instant::now());
                 self.phase = Some((*phase, now.0, now.1));
@@ -356,7 +355,7 @@ impl Observer for TrainProgress {
         let text = format!(
             "step {step} (epoch {epoch}): loss {loss:.4}, accuracy {accuracy:.3}, {images_per_second:.1} samples/s{left}"
         );
-        self.say(&text);
+        self.print(&text);
     }
 
     fn epoch(&mut self, record: &EpochRecord) {
@@ -366,7 +365,7 @@ impl Observer for TrainProgress {
             format!("validation loss {:.4}, accuracy {:.3}, macro F1 {:.4}", v.loss, v.accuracy, v.macro_f1)
         });
         let left = f64::from(record.epochs - record.epoch) * record.took_s;
-        self.say(&format!(
+        self.print(&format!(
             "step {step} epoch {}/{}: loss {:.4}, accuracy {:.3}; {validation}{}; {:.0} samples/s, about {left:.0} s left",
             record.epoch,
             record.epochs,
@@ -378,11 +377,11 @@ impl Observer for TrainProgress {
     }
 
     fn finding(&mut self, finding: &Finding) {
-        self.say(&format!("rule {:?} at step {}: {}", finding.rule, finding.step, finding.evidence));
+        self.print(&format!("rule {:?} at step {}: {}", finding.rule, finding.step, finding.evidence));
     }
 
     fn note(&mut self, text: &str) {
-        self.say(text);
+        self.print(text);
     }
 }
 
@@ -418,7 +417,7 @@ fn not_negative(text: &str) -> Result<f64, String> {
     number(text).and_then(|v| if v >= 0.0 { Ok(v) } else { Err("must be 0 or more".into()) })
 }
 
-fn part(text: &str) -> Result<f64, String> {
+fn fraction(text: &str) -> Result<f64, String> {
     positive(text).and_then(|v| if v <= 1.0 { Ok(v) } else { Err("must be above 0 and at most 1".into()) })
 }
 

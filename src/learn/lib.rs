@@ -6,7 +6,9 @@
 //!  report ◄── evaluate ◄── pack (table and temperatures from validation) ◄──────────────────────────────────┘
 //! ```
 //!
-//! The same feature code and clip builder as serving: what a model is trained on is what it will see.
+//! Training uses the feature code and the clip builder of serving, so that a model is trained on the inputs that it receives later.
+
+#![deny(missing_docs)]
 
 pub mod adapt;
 pub mod augment;

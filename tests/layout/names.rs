@@ -7,9 +7,6 @@ use std::path::Path;
 
 use crate::sources;
 
-/// Folders that still use denied words. Remove a folder as soon as it is clean, and the constant with the last one.
-const NOT_YET: &[&str] = &["src/learn"];
-
 /// Identifiers that must not appear in code, and the preferred word. A name of several words is denied as a whole.
 const DENIED_NAMES: &[(&str, &str)] = &[
     ("Ask", "Command or Request"),
@@ -163,9 +160,6 @@ fn names_and_phrases_are_those_of_the_glossary() {
     let mut wrong = Vec::new();
     for path in sources(&root.join("src")) {
         let place = path.strip_prefix(root).unwrap();
-        if NOT_YET.iter().any(|folder| place.starts_with(folder)) {
-            continue;
-        }
         let text = fs::read_to_string(&path).unwrap();
         for (number, line) in text.lines().enumerate() {
             for fault in faults(line) {
@@ -179,14 +173,6 @@ fn names_and_phrases_are_those_of_the_glossary() {
         wrong.len(),
         wrong.join("\n")
     );
-}
-
-#[test]
-fn folders_that_are_excepted_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for folder in NOT_YET {
-        assert!(root.join(folder).is_dir(), "{folder} is not a folder; remove it from NOT_YET");
-    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Figures by kind of material, and those of cross-validations, as a person reads them in a terminal.
+//! Figures by kind of material, and those of cross-validations, formatted for a terminal.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use touchline_learn::evaluate::cross::{Cross, CrossReport};
 use touchline_learn::evaluate::result::{KindReport, Predictor};
 use touchline_learn::measure::fixed;
 
-type Line<'a> = dyn FnMut(std::fmt::Arguments) + 'a;
+type PrintLine<'a> = dyn FnMut(std::fmt::Arguments) + 'a;
 
-/// Measures cross-validations: the figures of each, by kind; with several, the last one's classes.
+/// Measures cross-validations. Returns the figures of each by kind, and those of the classes for the last one.
 pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, seed: u64) -> Result<String> {
     let dataset = Dataset::open(dataset)?;
     let reports: Vec<CrossReport> =
@@ -52,8 +52,8 @@ pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, seed: u64) -> Result
     Ok(out)
 }
 
-/// A line for every kind and predictor.
-pub fn by_kind(kinds: &[KindReport], line: &mut Line<'_>) {
+/// Prints a line for each kind and predictor.
+pub fn by_kind(kinds: &[KindReport], line: &mut PrintLine<'_>) {
     line(format_args!(
         "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>14}",
         "kind",
@@ -84,8 +84,9 @@ pub fn by_kind(kinds: &[KindReport], line: &mut Line<'_>) {
     }
 }
 
-/// Accuracy of each class in each kind by the table, or else by the first modality: mean over sources, and their number.
-pub fn by_class(kinds: &[KindReport], line: &mut Line<'_>) {
+/// Prints the accuracy of each class in each kind (mean over sources) and the number of sources, by the table, or by the first
+/// modality without it.
+pub fn by_class(kinds: &[KindReport], line: &mut PrintLine<'_>) {
     let order = [Predictor::Table, Predictor::Rgb, Predictor::Flow, Predictor::Audio];
     let shown: Vec<&KindReport> = Kind::ALL
         .into_iter()

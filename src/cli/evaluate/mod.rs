@@ -1,4 +1,4 @@
-//! `touchline evaluate`: the figures of a pack on a dataset.
+//! `touchline evaluate`: measures a pack on a dataset.
 
 mod kinds;
 
@@ -44,8 +44,8 @@ pub struct EvaluateArgs {
     /// test side is not used. May be given more than once.
     #[arg(long, value_name = "RUN")]
     cv: Vec<PathBuf>,
-    /// Side of the dataset to evaluate on. The learned fusion is fitted on the validation side; temperatures and table are the
-    /// pack's.
+    /// Side of the dataset to evaluate on. The learned fusion is fitted on the validation side; temperatures and table are those of
+    /// the pack.
     #[arg(long, value_enum, default_value_t = MeasuredSide::Test)]
     side: MeasuredSide,
     /// JSON file to write with all figures.
@@ -74,7 +74,7 @@ enum MeasuredSide {
 pub fn evaluate(args: EvaluateArgs) -> Result<()> {
     let Some(pack_dir) = args.pack else {
         let text = kinds::cross(&args.cv, &args.dataset, &args.json, args.seed)?;
-        // A reader that closes the pipe has seen enough.
+        // Errors are ignored, because the reader may close the pipe early.
         let _ = std::io::stdout().write_all(text.as_bytes());
         let _ = writeln!(std::io::stdout(), "\nfigures written to {}", args.json.display());
         return Ok(());
@@ -93,7 +93,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         MeasuredSide::Test => {
             let validation = match validation {
                 Ok(table) => Some(table),
-                // Only the learned fusion goes without.
+                // Only the learned fusion needs validation.
                 Err(Error::Data { cause, .. }) if dataset.sides().is_ok() => {
                     eprintln!("the learned fusion is not evaluated: {cause}");
                     None
@@ -117,11 +117,11 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         figures(&Deciders::of(&pack), &measured, validation.as_ref(), &settings, &mut |index, second| {
             thumbnail(&dataset, index, second)
         });
-    let seen = seen_in_training(&pack_dir, &dataset, side)?;
-    if seen > 0 {
+    let trained_on = seen_in_training(&pack_dir, &dataset, side)?;
+    if trained_on > 0 {
         let note = format!(
-            "the pack was trained on {seen} recordings of this side, so its figures are too good; split the dataset as it was \
-             split for training"
+            "the pack was trained on {trained_on} recordings of this side, so its figures are too high; split the dataset as for \
+             its training"
         );
         eprintln!("{note}");
         evaluation.notes.insert(0, note);
@@ -130,7 +130,7 @@ pub fn evaluate(args: EvaluateArgs) -> Result<()> {
         .map_err(|e| Error::Internal(format!("cannot write the figures as JSON: {e}")))?;
     write_file(&args.json, json.as_bytes(), "--json")?;
     write_file(&html, report::evaluation(&evaluation)?.as_bytes(), "--report")?;
-    // A reader that closes the pipe has seen enough.
+    // Errors are ignored, because the reader may close the pipe early.
     let _ = std::io::stdout().write_all(text(&evaluation).as_bytes());
     let _ = writeln!(std::io::stdout(), "\nfigures written to {}, report to {}", args.json.display(), html.display());
     Ok(())
@@ -148,7 +148,7 @@ fn write_file(path: &Path, bytes: &[u8], option: &str) -> Result<()> {
     })
 }
 
-/// The figures as a person reads them in a terminal.
+/// Formats the figures for a terminal.
 fn text(evaluation: &Evaluation) -> String {
     let mut out = String::new();
     let mut line = |cells: std::fmt::Arguments| {
@@ -221,7 +221,7 @@ fn text(evaluation: &Evaluation) -> String {
     out
 }
 
-/// F1 of the classes at second level, predictors side by side.
+/// Prints F1 of the classes at second level, predictors side by side.
 fn per_class(evaluation: &Evaluation, line: &mut dyn FnMut(std::fmt::Arguments)) {
     let reports: Vec<&LevelReport> = evaluation.reports.iter().filter(|r| r.level == Level::Second).collect();
     if reports.is_empty() {
@@ -233,7 +233,7 @@ fn per_class(evaluation: &Evaluation, line: &mut dyn FnMut(std::fmt::Arguments))
     let heads: String = reports.iter().map(|r| format!(" {:>7}", predictor_name(r.predictor))).collect();
     line(format_args!("{:<width$}{heads} {:>7}", "class", "n"));
     for (c, class) in evaluation.classes.iter().enumerate() {
-        // A modality may be missing from some of the seconds: the most there are is how many there are.
+        // A modality may be missing in some seconds, so the maximum is the number of seconds.
         let support = reports.iter().map(|r| r.per_class[c].support).max().unwrap_or(0);
         if support == 0 {
             continue;

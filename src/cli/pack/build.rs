@@ -19,7 +19,7 @@ Examples:
   touchline pack build RUN --dataset DATASET -o weights/mine --name mine
   touchline pack build RUN --keep weights/compact --dataset DATASET -o weights/mine
 
-A running program switches to a pack by `POST /api/v1/pack`, SIGHUP or --watch-pack."
+A running program switches to a new pack on `POST /api/v1/pack`, on SIGHUP, or with --watch-pack."
 )]
 pub struct BuildArgs {
     /// Runs of `touchline train`. If two have the same modality, the later one is used.
@@ -72,8 +72,8 @@ pub fn build(args: BuildArgs) -> Result<()> {
     }
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{} classes: {}", manifest.classes.len(), manifest.classes.join(" "));
-    for (class, why) in &manifest.left_out {
-        let _ = writeln!(out, "left out: {class} ({why})");
+    for (class, reason) in &manifest.left_out {
+        let _ = writeln!(out, "left out: {class} ({reason})");
     }
     for (name, value) in &manifest.card.measured {
         let _ = writeln!(out, "{name} = {value}");

@@ -1,4 +1,4 @@
-//! `touchline pack calibrate`: ranges for int8.
+//! `touchline pack calibrate`: measures the ranges for int8.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ pub fn calibrate(args: &CalibrateArgs) -> Result<()> {
     })?;
     let mut manifest = Manifest::read(&args.pack)?;
     put(&mut manifest, &ranges, &args.pack)?;
-    // At once: the pack is whole again, whatever becomes of the rest.
+    // Written immediately, so that the pack is complete even if the rest fails.
     manifest.write(&args.pack)?;
     let cache = args.cache.clone().unwrap_or_else(|| args.dataset.join("cache"));
     with_bar("recordings and pictures scored", |progress| {

@@ -1,4 +1,4 @@
-//! `touchline pack import`: a state dict becomes part of a pack.
+//! `touchline pack import`: imports a state dict into a pack.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -75,11 +75,11 @@ pub fn import(args: ImportArgs) -> Result<()> {
         onto: args.onto,
     };
     let imported = import.run()?;
-    // It must serve: loaded as the detector would, and run once.
+    // The pack is loaded as by the detector and run once, to make sure that it works.
     Engine::load(Pack::open(&import.out)?)?;
-    // A reader that closes the pipe has seen enough.
-    let say = |text: String| drop(writeln!(std::io::stdout(), "{text}"));
-    say(format!(
+    // Errors are ignored, because the reader may close the pipe early.
+    let print = |text: String| drop(writeln!(std::io::stdout(), "{text}"));
+    print(format!(
         "{}: {} tensors imported, {} batch norm counters skipped, {} unknown",
         import.file.display(),
         imported.taken,
@@ -87,16 +87,16 @@ pub fn import(args: ImportArgs) -> Result<()> {
         imported.unknown.len()
     ));
     for name in &imported.unknown {
-        say(format!("unknown tensor: {name}"));
+        print(format!("unknown tensor: {name}"));
     }
-    if let Some(why) = &imported.manifest.fusion.refit {
-        say(format!("the class-to-modality table must be fitted again: {why}"));
+    if let Some(reason) = &imported.manifest.fusion.refit {
+        print(format!("the class-to-modality table must be fitted again: {reason}"));
     }
-    say(format!("pack written to {}", import.out.display()));
+    print(format!("pack written to {}", import.out.display()));
     Ok(())
 }
 
-/// Names from a file, one a line, or from a list with commas.
+/// Reads names from a file with one per line, or from a list with commas.
 fn classes(given: &str) -> Result<Vec<String>> {
     let path = Path::new(given);
     let names = |text: &str, at: &[char]| -> Vec<String> {
@@ -106,6 +106,6 @@ fn classes(given: &str) -> Result<Vec<String>> {
         return Ok(names(given, &[',']));
     }
     let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::Usage(format!("--classes {given}: {e}; give a text file with one class per line")))?;
+        .map_err(|e| Error::Usage(format!("--classes {given}: {e}; use a text file with one class per line")))?;
     Ok(names(&text, &['\n']))
 }

@@ -40,7 +40,7 @@ struct WeightsView {
     classes: usize,
     #[serde(skip)]
     temperature: f32,
-    /// Whether the pack has the ranges that int8 wants.
+    /// Whether the pack has the ranges that int8 needs.
     int8: bool,
     /// Loss of accuracy of int8 on validation, if it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,7 +53,7 @@ struct InspectView<'a> {
     path: String,
     classes: &'a [String],
     weights: &'a [WeightsView],
-    /// Always true: a pack that is not is an error.
+    /// Always true, because a pack that fails verification is an error.
     verified: bool,
     #[serde(flatten)]
     details: PackView<'a>,
@@ -78,12 +78,12 @@ pub fn inspect(args: &InspectArgs) -> Result<()> {
     } else {
         text(pack, engine.models().stamp(), &weights)
     };
-    // A reader that closes the pipe (`| head`) has seen enough.
+    // Errors are ignored, because the reader may close the pipe early.
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
     Ok(())
 }
 
-/// The weights of a modality, if the pack has one.
+/// Returns the properties of the weights of a modality; `None` if the pack has no model for it.
 fn look(pack: &Pack, modality: Modality) -> Result<Option<WeightsView>> {
     let Some(model) = pack.model(modality) else { return Ok(None) };
     let file =
@@ -110,8 +110,8 @@ fn text(pack: &Pack, stamp: &PackStamp, weights: &[WeightsView]) -> String {
     let _ = writeln!(out, "{} in {}: hashes verified, models loaded and run", pack.name, pack.dir.display());
     let _ = writeln!(out, "weights  {}\n{MANIFEST:<8} {}", stamp.weights_sha256, stamp.manifest_sha256);
     let _ = writeln!(out, "\n{} classes: {}", pack.classes.len(), pack.classes.names().join(" "));
-    for (class, why) in &pack.left_out {
-        let _ = writeln!(out, "left out: {class} ({why})");
+    for (class, reason) in &pack.left_out {
+        let _ = writeln!(out, "left out: {class} ({reason})");
     }
     let _ = writeln!(
         out,
@@ -164,8 +164,8 @@ fn input(pack: &Pack, modality: Modality) -> String {
 fn table(out: &mut String, pack: &Pack) {
     let order: Vec<&str> = pack.fusion.order().iter().map(|m| m.as_str()).collect();
     let _ = writeln!(out, "\nfusion, best first: {}", order.join(", "));
-    if let Some(why) = &pack.refit {
-        let _ = writeln!(out, "THE TABLE MUST BE FITTED AGAIN: {why}");
+    if let Some(reason) = &pack.refit {
+        let _ = writeln!(out, "THE TABLE MUST BE FITTED AGAIN: {reason}");
     }
     let _ =
         writeln!(out, "{:<18} {:<8} {:>6} {:>6} {:>6}  F1 on validation", "class", "decides", "rgb", "flow", "audio");
@@ -178,10 +178,10 @@ fn table(out: &mut String, pack: &Pack) {
 
 fn card(out: &mut String, pack: &Pack) {
     let card = &pack.card;
-    for (what, text) in
+    for (heading, text) in
         [("trained on", &card.trained_on), ("method", &card.method), ("split", &card.split), ("limits", &card.limits)]
     {
-        let _ = writeln!(out, "\n{what}: {}", if text.is_empty() { "not stated" } else { text });
+        let _ = writeln!(out, "\n{heading}: {}", if text.is_empty() { "not stated" } else { text });
     }
     let _ = writeln!(out, "\nmeasured on held-out material:");
     if card.measured.is_empty() {

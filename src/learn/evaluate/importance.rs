@@ -82,7 +82,7 @@ fn macro_f1<'a>(
 #[cfg(test)]
 mod tests {
     use super::super::predict::clips;
-    use super::super::scores::testing::{says, table};
+    use super::super::scores::testing::{logits_for, table};
     use super::super::stacking::Stacking;
     use super::super::table::fit_table;
     use super::*;
@@ -96,8 +96,8 @@ mod tests {
         t.outputs.flow = None;
         for group in 0..30usize {
             // Sound gives the same scores for every class; the last group has sound only.
-            let rgb = if group == 29 { vec![] } else { vec![says(group % 3, 3.0, 3)] };
-            let second = PerModality { rgb, flow: vec![], audio: vec![says(1, 2.0, 3)] };
+            let rgb = if group == 29 { vec![] } else { vec![logits_for(group % 3, 3.0, 3)] };
+            let second = PerModality { rgb, flow: vec![], audio: vec![logits_for(1, 2.0, 3)] };
             t.add(Kind::Clip, (group % 3) as u16, &group.to_string(), vec![second; 3]);
         }
         let soft = t.soften(&ONE);

@@ -100,14 +100,14 @@ pub fn video_samples(seconds: &[&SoftSecond], judge: &Judge, classes: usize, gro
 
 #[cfg(test)]
 mod tests {
-    use super::super::scores::testing::{says, table};
+    use super::super::scores::testing::{logits_for, table};
     use super::*;
 
     #[test]
     fn levels_by_hand() {
         let mut t = table(3);
         let rgb = |labels: &[usize]| PerModality {
-            rgb: labels.iter().map(|l| says(*l, 1.0, 3)).collect(),
+            rgb: labels.iter().map(|l| logits_for(*l, 1.0, 3)).collect(),
             ..PerModality::default()
         };
         // The majorities of the seconds are 1, 0, 1; one second is missing. The recording is 1, which is right.

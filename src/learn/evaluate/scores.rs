@@ -220,14 +220,14 @@ pub(crate) mod testing {
     }
 
     /// Logits that favour `label` by a margin of `by`.
-    pub fn says(label: usize, by: f32, classes: usize) -> Vec<f32> {
+    pub fn logits_for(label: usize, by: f32, classes: usize) -> Vec<f32> {
         (0..classes).map(|c| if c == label { by } else { 0.0 }).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::testing::{says, table};
+    use super::testing::{logits_for, table};
     use super::*;
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
         let mut t = table(3);
         t.outputs.audio = Some(vec![ClassId(2), ClassId(0)]);
         t.outputs.flow = None;
-        let rgb = vec![says(1, 2.0, 3), says(1, 2.0, 3), says(0, 9.0, 3)];
+        let rgb = vec![logits_for(1, 2.0, 3), logits_for(1, 2.0, 3), logits_for(0, 9.0, 3)];
         t.add(Kind::Clip, 1, "s", vec![PerModality { rgb, flow: vec![], audio: vec![vec![1.0, 3.0]] }]);
         let soft = t.soften(&PerModality { rgb: 2.0, flow: 1.0, audio: 1.0 });
         let rgb = soft[0].scores.rgb.as_ref().unwrap();
@@ -258,7 +258,7 @@ mod tests {
         let mut t = table(2);
         // Three of four are right at a margin of 4; the most likely margin is ln 3.
         for (truth, n) in [(0, 3), (1, 1)] {
-            let second = PerModality { rgb: vec![says(0, 4.0, 2); n], ..PerModality::default() };
+            let second = PerModality { rgb: vec![logits_for(0, 4.0, 2); n], ..PerModality::default() };
             t.add(Kind::Clip, truth, "s", vec![second]);
         }
         assert!((t.fit_temperature(Modality::Rgb) - 4.0 / 3f32.ln()).abs() < 1e-3);

@@ -277,7 +277,7 @@ fn folds(examples: &[Example]) -> (BTreeMap<u32, usize>, usize) {
 mod tests {
     use rand::Rng;
 
-    use super::super::scores::testing::{says, table};
+    use super::super::scores::testing::{logits_for, table};
     use super::*;
     use crate::augment::rng;
     use crate::dataset::Kind;
@@ -297,8 +297,8 @@ mod tests {
                     if truth / 2 == half { truth } else { 2 * (1 - half) + rng.random_range(0..2) }
                 };
                 let (rgb, audio) = (pick(0, &mut rng), pick(1, &mut rng));
-                let audio = if rng.random_bool(0.1) { vec![] } else { vec![says(audio, 2.0, 4)] };
-                PerModality { rgb: vec![says(rgb, 2.0, 4)], flow: vec![], audio }
+                let audio = if rng.random_bool(0.1) { vec![] } else { vec![logits_for(audio, 2.0, 4)] };
+                PerModality { rgb: vec![logits_for(rgb, 2.0, 4)], flow: vec![], audio }
             };
             let seconds = std::iter::repeat_with(second).take(8).collect();
             t.add(Kind::Clip, truth as u16, &format!("g{group:02}"), seconds);
@@ -355,9 +355,9 @@ mod tests {
         let mut rng = rng(4, 4, 4);
         for group in 0..30usize {
             let seconds = (0..5).map(|_| PerModality {
-                rgb: vec![says(group % 3, 1.5, 3)],
+                rgb: vec![logits_for(group % 3, 1.5, 3)],
                 flow: vec![],
-                audio: vec![says(rng.random_range(0..3), 5.0, 3)],
+                audio: vec![logits_for(rng.random_range(0..3), 5.0, 3)],
             });
             t.add(Kind::Clip, (group % 3) as u16, &group.to_string(), seconds.collect());
         }
@@ -387,7 +387,7 @@ mod tests {
     fn nothing_to_learn_from() {
         let mut t = table(2);
         assert!(Stacking::fit(&t, &[]).is_none());
-        let picture = PerModality { rgb: vec![says(0, 1.0, 2)], ..PerModality::default() };
+        let picture = PerModality { rgb: vec![logits_for(0, 1.0, 2)], ..PerModality::default() };
         t.add(Kind::Clip, 0, "one", vec![picture.clone()]);
         t.add(Kind::Picture, 0, "p", vec![picture]);
         let one = Stacking::fit(&t, &t.soften(&ONE)).unwrap();

@@ -77,7 +77,7 @@ mod tests {
     use crate::dataset::Kind;
     use touchline_core::decision::ModalityScores;
 
-    fn says(label: u16) -> Option<ModalityScores> {
+    fn scores_for(label: u16) -> Option<ModalityScores> {
         let scores = (0..3).map(|c| if c == label { 0.8 } else { 0.1 }).collect();
         Some(ModalityScores { scores, label: ClassId(label), votes: 1, voters: 1 })
     }
@@ -91,7 +91,7 @@ mod tests {
                 second: seconds.len() as u32,
                 truth: ClassId(truth),
                 kind: Kind::Clip,
-                scores: PerModality { rgb: says(rgb), flow: None, audio: audio.and_then(says) },
+                scores: PerModality { rgb: scores_for(rgb), flow: None, audio: audio.and_then(scores_for) },
             });
         }
     }

@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::result::Predictor;
-use super::scores::testing::{says, table};
+use super::scores::testing::{logits_for, table};
 use super::*;
 use crate::augment::rng;
 
@@ -18,11 +18,11 @@ fn made(groups: usize, seed: u64) -> ScoreTable {
         let mut second = || {
             let rgb = if rng.random_bool(if truth < 2 { 0.7 } else { 0.5 }) { truth } else { rng.random_range(0..2) };
             let audio = if truth == 2 { 2 } else { rng.random_range(0..2) };
-            PerModality { rgb: vec![says(rgb, 4.0, 3); 3], flow: vec![], audio: vec![says(audio, 4.0, 3)] }
+            PerModality { rgb: vec![logits_for(rgb, 4.0, 3); 3], flow: vec![], audio: vec![logits_for(audio, 4.0, 3)] }
         };
         let seconds = vec![second(), second(), second()];
         t.add(Kind::Clip, truth as u16, &format!("g{group:03}"), seconds);
-        let picture = PerModality { rgb: vec![says(truth, 4.0, 3)], ..PerModality::default() };
+        let picture = PerModality { rgb: vec![logits_for(truth, 4.0, 3)], ..PerModality::default() };
         t.add(Kind::Picture, truth as u16, &format!("p{group:03}"), vec![picture]);
     }
     t

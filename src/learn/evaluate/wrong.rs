@@ -82,7 +82,7 @@ fn jpeg_uri(frame: &Frame) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::predict::clips;
-    use super::super::scores::testing::{says, table};
+    use super::super::scores::testing::{logits_for, table};
     use super::super::table::fit_table;
     use super::*;
     use crate::dataset::Kind;
@@ -92,8 +92,11 @@ mod tests {
     #[test]
     fn examples_are_sorted_by_confidence_with_one_per_recording() {
         let mut t = table(3);
-        let rgb =
-            |label, by| PerModality { rgb: vec![says(label, by, 3)], flow: Vec::new(), audio: Vec::<Vec<f32>>::new() };
+        let rgb = |label, by| PerModality {
+            rgb: vec![logits_for(label, by, 3)],
+            flow: Vec::new(),
+            audio: Vec::<Vec<f32>>::new(),
+        };
         t.add(Kind::Clip, 0, "a", vec![rgb(0, 5.0), rgb(1, 1.0), rgb(1, 2.0)]);
         t.add(Kind::Clip, 1, "b", vec![rgb(2, 3.0), rgb(1, 9.0)]);
         t.add(Kind::Picture, 1, "p", vec![rgb(2, 9.0)]);

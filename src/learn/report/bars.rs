@@ -1,4 +1,4 @@
-//! Charts with a row a class: bars side by side, figures with their intervals.
+//! Charts with one row per name: bars side by side, and figures with their intervals.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
@@ -10,34 +10,37 @@ use touchline_core::error::Result;
 
 const WIDTH: i32 = 440;
 
-/// Names longer than this are cut; the tables have them whole.
+/// Longer names are shortened; the tables have the full names.
 const NAME_CHARACTERS: usize = 26;
 
 /// One bar of each row.
 pub(super) struct Series {
     pub role: Role,
-    /// `None` where there is nothing to measure: a dash is drawn.
+    /// One value per row; `None` is drawn as a dash.
     pub values: Vec<Option<f64>>,
-    /// How far it may be off in either direction; empty for none.
+    /// Error of each value in either direction; empty for none.
     pub errors: Vec<f64>,
 }
 
+/// A bar chart.
 pub(super) struct Bars<'a> {
     pub title: &'a str,
     pub description: String,
     pub names: Vec<String>,
     pub series: Vec<Series>,
-    /// The values; its borders always include 0.
+    /// Axis of the values; it always includes 0.
     pub x: Axis,
-    /// Text at a bar's end.
-    pub say: fn(f64) -> String,
+    /// Returns the text at the end of a bar from its value.
+    pub label: fn(f64) -> String,
 }
 
 impl Bars<'_> {
+    /// Draws the chart as SVG.
+    ///
     /// # Errors
-    /// When the library cannot draw it, which would be a fault of this module.
+    /// When the library cannot draw it, which is a defect of this module.
     pub(super) fn svg(&self) -> Result<String> {
-        // Bars with their numbers at the end must not be closer than the numbers are high.
+        // With numbers at their ends, bars need at least the height of the text.
         let per_bar = if self.series.len() > 2 { 8 } else { 12 };
         let row = self.series.len() as i32 * per_bar + 9;
         let size = (WIDTH, row * self.names.len() as i32 + 56);
@@ -51,7 +54,7 @@ impl Bars<'_> {
         let root = SVGBackend::with_string(drawing, units(size)).into_drawing_area();
         let mut chart = frame(&root, &self.names, &self.x)?;
         let across = 1.0 / (self.series.len() as f64 + 0.9);
-        // With many small bars their numbers would run into each other; the tables have them.
+        // The numbers of many small bars would overlap; the tables have them.
         let numbers = self.series.len() <= 2;
         for (s, series) in self.series.iter().enumerate() {
             for (i, value) in series.values.iter().enumerate() {
@@ -76,7 +79,7 @@ impl Bars<'_> {
                 if numbers {
                     let (x, y) = chart.plotting_area().map_coordinate(&(high.max(0.0), middle));
                     let style = text(Role::Quiet, TEXT_PX - 2.0, HPos::Left, VPos::Center);
-                    root.draw(&Text::new((self.say)(value), (x + 4 * SCALE, y), style))?;
+                    root.draw(&Text::new((self.label)(value), (x + 4 * SCALE, y), style))?;
                 }
             }
         }
@@ -85,7 +88,7 @@ impl Bars<'_> {
     }
 }
 
-/// A figure, its interval, and what it is of.
+/// A named figure with its interval.
 pub(super) struct Measured {
     pub name: String,
     pub role: Role,
@@ -94,10 +97,10 @@ pub(super) struct Measured {
     pub high: f64,
 }
 
-/// Figures with their intervals, one a row.
+/// Draws figures with their intervals as SVG, one per row.
 ///
 /// # Errors
-/// When the library cannot draw it, which would be a fault of this module.
+/// When the library cannot draw the chart, which is a defect of this module.
 pub(super) fn intervals(title: &str, description: String, x: &Axis, rows: &[Measured]) -> Result<String> {
     let size = (WIDTH, 24 * rows.len() as i32 + 56);
     let mut drawing = String::new();
@@ -138,7 +141,7 @@ type Rows<'a, 'b> = ChartContext<
     Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
 >;
 
-/// Axes with a name before each row; row 0 is on top, between n − 1 and n.
+/// Draws the axes, with a name to the left of each row. Row 0 is at the top, between n − 1 and n.
 fn frame<'a, 'b>(root: &Area<'a>, names: &[String], x: &Axis) -> Result<Rows<'a, 'b>, String> {
     let names: Vec<String> = names.iter().map(|n| shortened(n, NAME_CHARACTERS)).collect();
     let wide = names.iter().map(|n| text_width(n)).max().unwrap_or(0) + 14;

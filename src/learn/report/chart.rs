@@ -1,4 +1,4 @@
-//! Charts over two axes: curves, bands, points.
+//! Charts with two axes: curves, bands, points.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
@@ -6,13 +6,13 @@ use plotters::style::text_anchor::{HPos, VPos};
 use super::ink::{Role, SCALE, TEXT_PX, page_svg, text, tick};
 use touchline_core::error::{Error, Result};
 
-/// Size of a usual chart in pixels.
+/// Standard size of a chart in pixels.
 const SIZE: (i32, i32) = (460, 280);
 
-/// Room over the plot for the words of the marks.
+/// Space above the plot for the words of the marks, in pixels.
 const TOP: i32 = 20;
 
-/// An axis: its name with the unit, and the part of it that is shown.
+/// An axis: its name with the unit, and the visible range.
 #[derive(Clone, Debug)]
 pub(super) struct Axis {
     pub name: String,
@@ -21,7 +21,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Whatever the borders are, there is something between them.
+    /// An axis from `from` to `to`. Invalid borders are replaced so that the range is finite and not empty.
     pub(super) fn new(name: &str, from: f64, to: f64) -> Self {
         let from = if from.is_finite() { from.clamp(-1e15, 1e15) } else { 0.0 };
         let to = if to.is_finite() { to.clamp(-1e15, 1e15) } else { from };
@@ -29,13 +29,13 @@ impl Axis {
         Self { name: name.into(), from, to: if to - from < least { from + least.max(1.0) } else { to } }
     }
 
-    /// From 0 to a little over the largest value.
+    /// An axis from 0 to slightly above the largest value.
     pub(super) fn up_to(name: &str, values: impl Iterator<Item = f64>) -> Self {
         let top = values.filter(|v| v.is_finite()).fold(0.0, f64::max);
         Self::new(name, 0.0, top * 1.06)
     }
 
-    /// 0 to 1.
+    /// An axis from 0 to 1.
     pub(super) fn share(name: &str) -> Self {
         Self::new(name, 0.0, 1.0)
     }
@@ -45,35 +45,41 @@ impl Axis {
     }
 }
 
-/// What is drawn over the axes; values outside of them are put on their border, those that are no number left out.
+/// A layer of a chart. Values outside the axes are drawn on the border; values that are not finite are left out.
 #[derive(Clone, Debug)]
 pub(super) enum Layer {
+    /// A line through points.
     Line(Role, Vec<(f64, f64)>),
     /// A thin line.
     Hair(Role, Vec<(f64, f64)>),
-    /// Between (x, low, high).
+    /// An area between (x, low, high).
     Band(Role, Vec<(f64, f64, f64)>),
+    /// Points of equal size.
     Points(Role, Vec<(f64, f64)>),
-    /// Points of a size of their own: (x, y, radius in pixels).
+    /// Points of different sizes: (x, y, radius in pixels).
     Bubbles(Role, Vec<(f64, f64, f64)>),
-    /// A vertical line at x with a word over it.
+    /// A vertical line at x with a word above it.
     Mark(Role, f64, String),
 }
 
+/// A chart with two axes.
 pub(super) struct Chart<'a> {
     pub title: &'a str,
-    /// What is seen, for those who do not see it.
+    /// Description for screen readers.
     pub description: String,
     pub x: Axis,
     pub y: Axis,
+    /// Layers in the order of drawing.
     pub layers: Vec<Layer>,
-    /// As wide as high.
+    /// Whether the chart is about as wide as high.
     pub square: bool,
 }
 
 impl Chart<'_> {
+    /// Draws the chart as SVG.
+    ///
     /// # Errors
-    /// When the library cannot draw it, which would be a fault of this module.
+    /// When the library cannot draw it, which is a defect of this module.
     pub(super) fn svg(&self) -> Result<String> {
         let size = if self.square { (400, 370) } else { SIZE };
         let mut drawing = String::new();
@@ -138,7 +144,7 @@ impl Chart<'_> {
                     let x = self.x.clamp(*x);
                     chart.draw_series([PathElement::new([(x, self.y.from), (x, self.y.to)], role.stroke(1.2))])?;
                     let (px, py) = chart.plotting_area().map_coordinate(&(x, self.y.to));
-                    // Near the right border the word stands to the left of its line.
+                    // Near the right border, the word is to the left of its line.
                     let right = px > (size.0 - 90) * SCALE;
                     let side = if right { HPos::Right } else { HPos::Center };
                     let style = text(*role, TEXT_PX - 1.0, side, VPos::Bottom);
@@ -151,16 +157,18 @@ impl Chart<'_> {
     }
 }
 
+/// Iterates over the points that are finite.
 fn finite(points: &[(f64, f64)]) -> impl Iterator<Item = (f64, f64)> {
     points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite())
 }
 
-/// Size of a drawing for plotters.
+/// Converts a size in pixels to units of plotters.
 pub(super) fn units(size: (i32, i32)) -> (u32, u32) {
     let units = |px: i32| u32::try_from(px * SCALE).unwrap_or(1);
     (units(size.0), units(size.1))
 }
 
+/// Returns the error for a chart that plotters could not draw.
 pub(super) fn broken(title: &str, e: &dyn std::fmt::Display) -> Error {
-    Error::Internal(format!("the chart {title:?} cannot be drawn: {e}"))
+    Error::Internal(format!("cannot draw the chart {title:?}: {e}"))
 }

@@ -1,4 +1,4 @@
-//! The report of an evaluation: what counts first, then where it comes from.
+//! The report on an evaluation: the main figures first, then the details.
 
 use super::bars::{Bars, Measured, Series, intervals};
 use super::chart::Axis;
@@ -15,13 +15,13 @@ const LEVELS: [Level; 3] = [Level::Frame, Level::Second, Level::Video];
 const PREDICTORS: [Predictor; 5] =
     [Predictor::Rgb, Predictor::Flow, Predictor::Audio, Predictor::Table, Predictor::Learned];
 
-/// Notes of the evaluation that are shown near the top as well.
+/// Number of notes of the evaluation that are also shown near the top.
 const FIRST_NOTES: usize = 3;
 
-/// With fewer recordings than this the video figures move by several points with each.
+/// With fewer recordings than this, a single recording changes the video figures by several points.
 const FEW_RECORDINGS: u64 = 50;
 
-/// Confusions that are named in words.
+/// Number of confusions in the list.
 const PAIRS: usize = 10;
 
 pub(super) fn page(evaluation: &Evaluation) -> Result<String> {
@@ -37,7 +37,7 @@ pub(super) fn page(evaluation: &Evaluation) -> Result<String> {
     page.section(
         "kinds",
         "Recordings, photographs and frames",
-        "Whole items of each kind of material: a class's share that is right, meant over its sources.",
+        "Whole items of each kind of material: the share of correct items of a class, averaged over its sources.",
         &super::kinds::section(e),
     );
     page.section("labels", "Label distribution", "", &labels(e)?);
@@ -50,50 +50,57 @@ pub(super) fn page(evaluation: &Evaluation) -> Result<String> {
     page.section(
         "confusion",
         "Confusion",
-        "A row is a true class: the stronger a cell's colour, the larger its share of the row. The numbers are counts.",
+        "A row is a true class. The stronger the colour of a cell, the larger its share of the row. The numbers are counts.",
         &confusions(e)?,
     );
     page.section("roc", "ROC", "One class against the rest, at second level.", &quality::roc(e)?);
     page.section(
         "calibration",
         "Calibration",
-        "Whether 80 % means right in 80 of 100 cases: at frame level, before and after temperature scaling.",
+        "Whether predictions with a confidence of 80 % are right in 80 of 100 cases: at frame level, before and after \
+         temperature scaling.",
         &quality::calibration(e)?,
     );
     page.section(
         "modalities",
-        "What each modality brings",
-        "How far second-level macro F1 falls without it, and how much better fusion is than it alone.",
+        "Contribution of each modality",
+        "The fall of second-level macro F1 without the modality, and the improvement of fusion over the modality alone.",
         &quality::modalities(e)?,
     );
     page.section(
         "residuals",
         "Residuals",
-        "1 − probability of the true class, at second level: 0 is sure and right, 1 sure and wrong.",
+        "1 − probability of the true class, at second level: 0 is confident and right, 1 is confident and wrong.",
         &quality::residuals(e)?,
     );
-    page.section("wrong", "Wrong seconds", "Those that fusion got wrong, the surest first.", &quality::wrong(e));
+    page.section(
+        "wrong",
+        "Wrong seconds",
+        "Seconds that fusion decided wrongly, the most confident first.",
+        &quality::wrong(e),
+    );
     let notes = if e.notes.is_empty() {
         missing("No notes", "Nothing was skipped.")
     } else {
         card("Notes", "", &list(&e.notes))
     };
-    page.section("notes", "Notes and limits", "What could not be measured, and what was skipped.", &notes);
+    page.section("notes", "Notes and limits", "Material that was skipped or could not be measured.", &notes);
     Ok(page.finish())
 }
 
+/// Returns the figures of one predictor at one level.
 pub(super) fn find(e: &Evaluation, level: Level, predictor: Predictor) -> Option<&LevelReport> {
     e.reports.iter().find(|r| r.level == level && r.predictor == predictor)
 }
 
-/// Fusion by the table, which is what the detector does; else what there is.
+/// Returns the figures of fusion by the table, which the detector uses; those of another predictor if there are none.
 pub(super) fn main_of(e: &Evaluation, level: Level) -> Option<&LevelReport> {
     [Predictor::Table, Predictor::Learned, Predictor::Rgb, Predictor::Flow, Predictor::Audio]
         .into_iter()
         .find_map(|p| find(e, level, p))
 }
 
-/// The best modality on its own.
+/// Returns the figures of the best single modality.
 fn best_alone(e: &Evaluation, level: Level) -> Option<&LevelReport> {
     [Predictor::Rgb, Predictor::Flow, Predictor::Audio]
         .into_iter()
@@ -101,6 +108,7 @@ fn best_alone(e: &Evaluation, level: Level) -> Option<&LevelReport> {
         .max_by(|a, b| a.macro_f1.value.total_cmp(&b.macro_f1.value))
 }
 
+/// Returns the display name of a level.
 pub(super) const fn level_name(level: Level) -> &'static str {
     match level {
         Level::Frame => "frame",
@@ -109,6 +117,7 @@ pub(super) const fn level_name(level: Level) -> &'static str {
     }
 }
 
+/// Formats a figure with its interval.
 pub(super) fn with_interval(i: &crate::evaluate::result::Interval) -> String {
     match i.ends() {
         Some((low, high)) => format!("{} [{}, {}]", three(i.value), three(low), three(high)),
@@ -121,7 +130,7 @@ fn summary(e: &Evaluation) -> Result<String> {
     let mut tile = |name: String, i: &crate::evaluate::result::Interval, of: String| {
         let note = match i.ends() {
             Some((low, high)) => format!("{} to {}; {of}", three(low), three(high)),
-            None => format!("no interval (n/a) from a single source; {of}"),
+            None => format!("no interval (n/a) for a single source; {of}"),
         };
         all.push(Tile { name, value: three(i.value), note });
     };
@@ -146,11 +155,14 @@ fn summary(e: &Evaluation) -> Result<String> {
     Ok(html)
 }
 
-/// What limits the figures most.
+/// Returns the most important limits of the figures.
 fn cautions(e: &Evaluation) -> Vec<String> {
     let mut all = Vec::new();
     if e.side != "test" {
-        all.push(format!("These are figures on the {} side, not on held-back test material: they flatter.", e.side));
+        all.push(format!(
+            "These are figures on the {} side, not on held-back test material, so they are likely too high.",
+            e.side
+        ));
     }
     let names = |of: fn(&crate::evaluate::result::ClassCount) -> bool| {
         e.label_distribution.iter().filter(|c| of(c)).map(|c| c.class.as_str()).collect::<Vec<_>>()
@@ -158,7 +170,7 @@ fn cautions(e: &Evaluation) -> Vec<String> {
     let none = names(|c| c.seconds == 0 && c.pictures == 0 && c.frames == 0);
     if !none.is_empty() {
         all.push(format!(
-            "Of {} of the {} classes there is nothing on this side, so nothing is known of them: {}.",
+            "{} of the {} classes have no material on this side and are not measured: {}.",
             none.len(),
             e.classes.len(),
             none.join(", ")
@@ -167,18 +179,18 @@ fn cautions(e: &Evaluation) -> Vec<String> {
     let single = names(|c| c.sources == 1 && c.seconds + c.pictures > 0);
     if !single.is_empty() {
         all.push(format!(
-            "{} rest on a single source, whose luck is theirs: {}.",
+            "{} come from a single source and are unreliable: {}.",
             if single.len() == 1 {
                 "The figures of 1 class".into()
             } else {
-                format!("The figures of {} classes", single.len())
+                format!("The figures of each of {} classes", single.len())
             },
             single.join(", ")
         ));
     }
     if let Some(r) = main_of(e, Level::Video).filter(|r| r.n < FEW_RECORDINGS && r.n > 0) {
         all.push(format!(
-            "There are {} recordings: one more right or wrong moves the video accuracy by {:.1} points.",
+            "There are only {} recordings: a single one changes the video accuracy by {:.1} points.",
             r.n,
             100.0 / r.n as f64
         ));
@@ -200,7 +212,7 @@ fn cautions(e: &Evaluation) -> Vec<String> {
     all
 }
 
-/// Every level and predictor: chart and table.
+/// Returns chart and table of all levels and predictors.
 fn headline(e: &Evaluation) -> Result<String> {
     let mut rows = Vec::new();
     let mut table = Table::new(
@@ -236,14 +248,14 @@ fn headline(e: &Evaluation) -> Result<String> {
     let description = format!("{} pairs of level and predictor with 95 % intervals.", rows.len());
     let svg = intervals(title, description, &Axis::share("macro F1"), &rows)?;
     let chart = Figure { title, note: "95 % bootstrap over sources", legend: Vec::new(), svg };
-    // The table is wide: it has a row of its own.
+    // The table is wide and has a separate row.
     Ok(format!("{}{}", grid(&[chart.alone()]), card("Levels and predictors", "", &table.html())))
 }
 
 fn labels(e: &Evaluation) -> Result<String> {
     let counts = &e.label_distribution;
     if counts.is_empty() {
-        return Ok(missing("Label distribution", "The evaluation counted no labels."));
+        return Ok(missing("Label distribution", "The evaluation has no label counts."));
     }
     let title = "Seconds, pictures and frames of each class";
     let mut series = Vec::new();
@@ -271,7 +283,7 @@ fn labels(e: &Evaluation) -> Result<String> {
         names: counts.iter().map(|c| c.class.clone()).collect(),
         series,
         x: Axis::up_to("seconds, pictures, frames", most),
-        say: |v| whole(v as u64),
+        label: |v| whole(v as u64),
     }
     .svg()?;
     let mut table = Table::new(1, &["class", "recordings", "sources", "seconds", "pictures", "frames"]);
@@ -279,7 +291,7 @@ fn labels(e: &Evaluation) -> Result<String> {
         let numbers = [c.recordings, c.sources, c.seconds, c.pictures, c.frames].map(whole);
         table.row([vec![c.class.clone()], numbers.to_vec()].concat());
     }
-    Ok(grid(&[Figure { title, note: "", legend, svg }.card(), card("What there is on this side", "", &table.html())]))
+    Ok(grid(&[Figure { title, note: "", legend, svg }.card(), card("Material on this side", "", &table.html())]))
 }
 
 fn classes(e: &Evaluation) -> Result<String> {
@@ -309,7 +321,7 @@ fn classes(e: &Evaluation) -> Result<String> {
         names: e.classes.clone(),
         series,
         x: Axis::share("F1"),
-        say: three,
+        label: three,
     }
     .svg()?;
     let chart = Figure { title, note: "A dash: no samples of the class with this modality.", legend, svg }.card();
@@ -367,11 +379,12 @@ fn folded_confusions(e: &Evaluation, shown: Option<&LevelReport>, mut html: Stri
     Ok(html)
 }
 
-/// In the order in which they are listed.
+/// Returns all reports in the order of the page.
 fn every_report(e: &Evaluation) -> impl Iterator<Item = &LevelReport> {
     LEVELS.into_iter().flat_map(move |level| PREDICTORS.iter().filter_map(move |p| find(e, level, *p)))
 }
 
+/// Returns the table of the most frequent confusions.
 fn pairs(classes: &[String], counts: &[Vec<u64>]) -> String {
     let mut all: Vec<(u64, u64, usize, usize)> = Vec::new();
     for (i, row) in counts.iter().enumerate() {
@@ -379,10 +392,10 @@ fn pairs(classes: &[String], counts: &[Vec<u64>]) -> String {
         all.extend(row.iter().enumerate().filter(|(j, n)| *j != i && **n > 0).map(|(j, n)| (*n, of_row, i, j)));
     }
     if all.is_empty() {
-        return list(&["Nothing is confused.".to_owned()]);
+        return list(&["No classes are confused.".to_owned()]);
     }
     all.sort_by_key(|(n, _, i, j)| (std::cmp::Reverse(*n), *i, *j));
-    let mut table = Table::new(2, &["true class", "taken for", "times", "share of the class"]);
+    let mut table = Table::new(2, &["true class", "predicted as", "count", "share of the class"]);
     let name = |i: usize| classes.get(i).cloned().unwrap_or_default();
     for (n, of_row, i, j) in all.into_iter().take(PAIRS) {
         table.row(vec![name(i), name(j), whole(n), format!("{:.0} %", 100.0 * n as f64 / of_row as f64)]);

@@ -7,26 +7,27 @@ use super::chart::{broken, units};
 use super::ink::{Role, SCALE, TEXT_PX, page_svg, shortened, text, text_width};
 use touchline_core::error::Result;
 
-/// Pixels that the cells together take where there are many classes.
+/// Width of all cells together in pixels, for many classes.
 const CELLS_PX: i32 = 720;
 
+/// Longer names are shortened.
 const NAME_CHARACTERS: usize = 22;
 
-/// `counts[truth][predicted]`: each row's shares as colour, the counts as text.
+/// Draws the matrix `counts[truth][predicted]` as SVG, with the shares of each row as colour and the counts as text.
 ///
 /// # Errors
-/// When the library cannot draw it, which would be a fault of this module.
+/// When the library cannot draw it, which is a defect of this module.
 pub(super) fn confusion(title: &str, classes: &[String], counts: &[Vec<u64>]) -> Result<String> {
     let names: Vec<String> = classes.iter().map(|c| shortened(c, NAME_CHARACTERS)).collect();
     let n = names.len() as i32;
     let cell = (CELLS_PX / n.max(1)).clamp(12, 44);
     let label = names.iter().map(|c| text_width(c)).max().unwrap_or(0) + 12;
-    // The names of the axes stand above and to the left of the classes.
+    // The names of the axes are above and to the left of the classes.
     let (left, top) = (label + 24, label + 24);
     let size = (left + n * cell + 8, top + n * cell + 8);
     let right: u64 = counts.iter().enumerate().filter_map(|(i, row)| row.get(i)).sum();
     let all: u64 = counts.iter().flatten().sum();
-    let description = format!("{} classes, {right} of {all} on the diagonal, which are right.", classes.len());
+    let description = format!("{} classes; {right} of {all} samples are right, on the diagonal.", classes.len());
     let mut drawing = String::new();
     draw(&mut drawing, size, (left, top), cell, &names, counts).map_err(|e| broken(title, &e))?;
     Ok(page_svg(&drawing, size, title, &description))
@@ -68,15 +69,15 @@ fn draw(
         for (j, count) in row.iter().enumerate().take(names.len()).filter(|(_, count)| **count > 0) {
             let share = *count as f64 / of_row.max(1) as f64;
             let ((x0, y0), (x1, y1)) = (at(j as i32, i as i32), at(j as i32 + 1, i as i32 + 1));
-            // A single mistake among hundreds is still to be seen.
+            // The minimum opacity keeps a single mistake among hundreds visible.
             let area = Rectangle::new([(x0 + 2, y0 + 2), (x1 - 2, y1 - 2)], Role::Heat.fill(0.1 + 0.9 * share));
             root.draw(&area)?;
-            let says = compact(*count);
-            let px = (f64::from(cell) * 0.42).min(f64::from(cell) * 1.5 / says.chars().count() as f64).min(TEXT_PX);
+            let label = compact(*count);
+            let px = (f64::from(cell) * 0.42).min(f64::from(cell) * 1.5 / label.chars().count() as f64).min(TEXT_PX);
             if px >= 5.0 {
                 let role = if share > 0.5 { Role::OnHeat } else { Role::Ink };
                 let style = text(role, px, HPos::Center, VPos::Center);
-                root.draw(&Text::new(says, (i32::midpoint(x0, x1), i32::midpoint(y0, y1)), style))?;
+                root.draw(&Text::new(label, (i32::midpoint(x0, x1), i32::midpoint(y0, y1)), style))?;
             }
         }
     }
@@ -84,7 +85,7 @@ fn draw(
     Ok(())
 }
 
-/// A count in at most four characters.
+/// Formats a count in at most four characters.
 fn compact(n: u64) -> String {
     match n {
         0..10_000 => n.to_string(),

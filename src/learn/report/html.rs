@@ -1,16 +1,16 @@
-//! The page around the charts: one HTML file with its style, no script, nothing from elsewhere.
+//! The page around the charts: one HTML file with its style sheet, without scripts or external resources.
 //!
-//! Whatever comes from outside (names, paths, sentences) goes through [`escaped`] in here; callers hand over plain text.
+//! This module escapes all text from outside (names, paths, sentences) with [`escaped`]; callers pass plain text.
 
 use super::ink::{Role, role_styles};
 use crate::measure::fixed;
 
 const STYLE: &str = include_str!("style.css");
 
-/// The mark of the live page.
+/// The logo of the live page.
 const MARK: &str = r##"<svg class="mark" viewBox="0 0 32 32" width="28" height="28" aria-hidden="true"><rect width="32" height="32" rx="8" fill="#10734d"/><path d="M7 23.5h18M16 23.5V8.5" stroke="#fff" stroke-width="3" stroke-linecap="round"/><path d="M9.5 23.5a6.5 6.5 0 0 1 13 0" fill="none" stroke="#fff" stroke-width="2" opacity=".55"/></svg>"##;
 
-/// `text` as it may stand in HTML, in an attribute as well.
+/// Escapes `text` for HTML, including attributes.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -27,7 +27,7 @@ pub(super) fn escaped(text: &str) -> String {
     out
 }
 
-/// A page that is being written, section by section.
+/// A page that is assembled section by section.
 pub(super) struct Page {
     title: String,
     subtitle: String,
@@ -36,11 +36,12 @@ pub(super) struct Page {
 }
 
 impl Page {
+    /// A page without sections.
     pub(super) fn new(title: &str, subtitle: &str) -> Self {
         Self { title: title.into(), subtitle: subtitle.into(), contents: Vec::new(), body: String::new() }
     }
 
-    /// A part with a heading that the table of contents names. `inner` is HTML.
+    /// Adds a section, with an entry in the table of contents. `inner` is HTML.
     pub(super) fn section(&mut self, id: &str, title: &str, lead: &str, inner: &str) {
         self.contents.push((id.to_owned(), title.to_owned()));
         self.body.push_str(&format!("<section id=\"{}\"><h2>{}</h2>\n", escaped(id), escaped(title)));
@@ -51,6 +52,7 @@ impl Page {
         self.body.push_str("</section>\n");
     }
 
+    /// Returns the page as HTML.
     pub(super) fn finish(self) -> String {
         let links: String = self
             .contents
@@ -64,7 +66,7 @@ impl Page {
              <title>{title} · Touchline</title>\n<style>\n{STYLE}{}</style>\n</head>\n<body>\n<header class=\"top\">{MARK}\
              <b>Touchline</b><div class=\"who\"><h1>{title}</h1><p>{subtitle}</p></div></header>\n\
              <nav aria-label=\"Contents\"><ol>{links}</ol></nav>\n<main>\n{}</main>\n<footer><p>Written by Touchline {}. \
-             This file needs nothing else.</p></footer>\n</body>\n</html>\n",
+             This file is self-contained.</p></footer>\n</body>\n</html>\n",
             role_styles(),
             self.body,
             env!("CARGO_PKG_VERSION"),
@@ -72,19 +74,19 @@ impl Page {
     }
 }
 
-/// Parts side by side where there is room.
+/// Arranges parts side by side if there is room.
 pub(super) fn grid(parts: &[String]) -> String {
     format!("<div class=\"grid\">\n{}</div>\n", parts.concat())
 }
 
-/// How a series is drawn, for its sign in the legend.
+/// Symbol of a series in the legend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sign {
     Line,
     Box,
 }
 
-/// A chart with its words. `svg` is HTML; so is nothing else.
+/// A chart with title, note and legend. `svg` is HTML, all other fields are plain text.
 pub(super) struct Figure<'a> {
     pub title: &'a str,
     pub note: &'a str,
@@ -93,16 +95,17 @@ pub(super) struct Figure<'a> {
 }
 
 impl Figure<'_> {
+    /// Returns the figure as a card.
     pub(super) fn card(&self) -> String {
         self.html("card")
     }
 
-    /// In a row of its own.
+    /// Returns the figure as a card in a separate row.
     pub(super) fn alone(&self) -> String {
         self.html("card alone")
     }
 
-    /// In a row of its own, and so large that a narrow screen shows a part of it.
+    /// Returns the figure as a card in a separate row that scrolls on a narrow screen.
     pub(super) fn wide(&self) -> String {
         self.html("card wide")
     }
@@ -130,9 +133,9 @@ impl Figure<'_> {
     }
 }
 
-/// What stands in a chart's place when there is nothing to draw, and why.
-pub(super) fn missing(title: &str, why: &str) -> String {
-    format!("<div class=\"card empty\"><h3>{}</h3><p class=\"quiet\">{}</p></div>\n", escaped(title), escaped(why))
+/// Returns a card in place of a chart that has no data, with the reason.
+pub(super) fn missing(title: &str, reason: &str) -> String {
+    format!("<div class=\"card empty\"><h3>{}</h3><p class=\"quiet\">{}</p></div>\n", escaped(title), escaped(reason))
 }
 
 /// A figure in large type.
@@ -142,12 +145,13 @@ pub(super) struct Tile {
     pub note: String,
 }
 
+/// Returns tiles side by side.
 pub(super) fn tiles(tiles: &[Tile]) -> String {
     let items: String = tiles
         .iter()
         .map(|t| {
             let (name, value, note) = (escaped(&t.name), escaped(&t.value), escaped(&t.note));
-            // Words are too long for the size of numbers.
+            // Text is too long for the size of numbers.
             let kind = if t.value.chars().count() > 12 { " class=\"words\"" } else { "" };
             format!("<div><dt>{name}</dt><dd{kind}>{value}</dd><dd class=\"quiet\">{note}</dd></div>")
         })
@@ -155,17 +159,18 @@ pub(super) fn tiles(tiles: &[Tile]) -> String {
     format!("<dl class=\"tiles\">{items}</dl>\n")
 }
 
-/// A table of plain text; columns after the first `text_columns` are numbers and stand to the right.
+/// A table of plain text. The columns after the first `text_columns` are numbers and aligned to the right.
 #[derive(Default)]
 pub(super) struct Table {
     head: Vec<String>,
     text_columns: usize,
     rows: Vec<(bool, Vec<String>)>,
-    /// Whether cells are sentences: on a phone they stand under each other.
+    /// Whether cells are sentences, which a narrow screen shows below each other.
     sentences: bool,
 }
 
 impl Table {
+    /// A table without rows.
     pub(super) fn new(text_columns: usize, head: &[&str]) -> Self {
         Self { head: head.iter().map(|h| (*h).to_owned()).collect(), text_columns, rows: Vec::new(), sentences: false }
     }
@@ -175,15 +180,17 @@ impl Table {
         Self { sentences: true, ..Self::new(head.len(), head) }
     }
 
+    /// Adds a row.
     pub(super) fn row(&mut self, cells: Vec<String>) {
         self.rows.push((false, cells));
     }
 
-    /// A row that stands out.
+    /// Adds an emphasised row.
     pub(super) fn strong_row(&mut self, cells: Vec<String>) {
         self.rows.push((true, cells));
     }
 
+    /// Returns the table as HTML.
     pub(super) fn html(&self) -> String {
         let class = |i: usize| if i < self.text_columns { "" } else { " class=\"n\"" };
         let head: String = self
@@ -211,28 +218,29 @@ impl Table {
     }
 }
 
-/// A card around HTML.
+/// Returns a card with the HTML `inner`.
 pub(super) fn card(title: &str, note: &str, inner: &str) -> String {
     let note = if note.is_empty() { String::new() } else { format!("<p class=\"quiet\">{}</p>", escaped(note)) };
     format!("<div class=\"card\"><h3>{}</h3>{note}{inner}</div>\n", escaped(title))
 }
 
-/// Parts that open on demand, side by side while they are closed.
+/// Arranges collapsible parts, side by side while they are collapsed.
 pub(super) fn folds(parts: &[String]) -> String {
     format!("<div class=\"folds\">\n{}</div>\n", parts.concat())
 }
 
-/// A part that opens on demand.
+/// Returns a collapsible part.
 pub(super) fn details(summary: &str, inner: &str) -> String {
     format!("<details><summary>{}</summary>\n{inner}</details>\n", escaped(summary))
 }
 
+/// Returns a list of sentences.
 pub(super) fn list(items: &[String]) -> String {
     let items: String = items.iter().map(|i| format!("<li>{}</li>", escaped(i))).collect();
     format!("<ul class=\"notes\">{items}</ul>\n")
 }
 
-/// A box that one should not overlook.
+/// Returns an emphasised box; nothing without items.
 pub(super) fn notice(title: &str, items: &[String]) -> String {
     if items.is_empty() {
         return String::new();
@@ -240,18 +248,18 @@ pub(super) fn notice(title: &str, items: &[String]) -> String {
     format!("<aside class=\"notice\"><strong>{}</strong>{}</aside>\n", escaped(title), list(items))
 }
 
-/// With a capital first letter.
+/// Capitalises the first letter.
 pub(super) fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or(String::new(), |c| c.to_uppercase().chain(chars).collect())
 }
 
-/// A number with three decimals; a dash where there is none.
+/// Formats a number with three decimals; a dash if it is not finite.
 pub(super) fn three(value: f64) -> String {
     if value.is_finite() { fixed(value, 3) } else { "–".into() }
 }
 
-/// A number of things, with thin spaces between the thousands.
+/// Formats a count with thin spaces between the thousands.
 pub(super) fn whole(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
@@ -264,7 +272,7 @@ pub(super) fn whole(n: u64) -> String {
     out
 }
 
-/// A span of time for people.
+/// Formats a duration.
 pub(super) fn span(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "–".into();
@@ -282,12 +290,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_from_outside_becomes_markup() {
+    fn markup_is_escaped() {
         assert_eq!(escaped("<b a=\"1\" c='2'>&\u{1}"), "&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt;&amp;\u{fffd}");
     }
 
     #[test]
-    fn numbers_are_for_people() {
+    fn numbers_are_readable() {
         assert_eq!((whole(7).as_str(), whole(1234567).as_str()), ("7", "1\u{202f}234\u{202f}567"));
         assert_eq!([span(3.25), span(61.0), span(7260.0)], ["3.2 s", "1 min 01 s", "2 h 01 min"]);
         assert_eq!([three(0.12345), three(f64::NAN)], ["0.123", "–"]);

@@ -1,22 +1,22 @@
-//! Colours of the charts, and what turns plotters' SVG into SVG for the page.
+//! Colours of the charts, and the conversion of plotters' SVG to SVG for the page.
 //!
-//! plotters knows fixed colours only. So each role in a chart has a colour that stands for it, and afterwards every such
-//! colour becomes a class, whose colour the style sheet gives for light and dark. Numbers are drawn at [`SCALE`] times
-//! their size, because plotters rounds to whole pixels.
+//! plotters supports fixed colours only. Each role in a chart is therefore drawn in a placeholder colour, which is then replaced by
+//! a class. The style sheet defines its colour for light and dark mode. Drawings are [`SCALE`] times as large as in the page, because
+//! plotters rounds to whole pixels.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::html::escaped;
 
-/// Units of a drawing in a pixel of the page.
+/// Units of a drawing per pixel of the page.
 pub(super) const SCALE: i32 = 4;
 
 /// Size of the text in charts, in pixels at full size.
 pub(super) const TEXT_PX: f64 = 12.0;
 
-/// What a stroke or area stands for. The series' colours are those of M. Okabe and K. Ito ("Color universal design",
-/// 2008), which people with any colour vision tell apart, made darker or lighter for contrast with the card.
+/// Role of a stroke or area. The colours of the series are those of M. Okabe and K. Ito (*Color Universal Design*, 2008), which are
+/// distinguishable with any colour vision, adjusted in lightness for contrast with the card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Role {
@@ -28,7 +28,7 @@ pub(super) enum Role {
     Green,
     Purple,
     Red,
-    /// Orange, dashed: the validation samples beside the training ones.
+    /// Orange, dashed: validation beside training.
     DashedOrange,
     DashedQuiet,
     DashedGreen,
@@ -38,10 +38,10 @@ pub(super) enum Role {
     OnHeat,
 }
 
-/// Pixels of a stroke that are drawn, and that are left out after them.
+/// Length of a dash and of the gap after it, in pixels.
 type Dashes = Option<(i32, i32)>;
 
-/// (role, variable of the style sheet, dashes)
+/// Role, variable of the style sheet, dashes.
 const ROLES: [(Role, &str, Dashes); 14] = [
     (Role::Ink, "--ink", None),
     (Role::Quiet, "--quiet", None),
@@ -59,26 +59,27 @@ const ROLES: [(Role, &str, Dashes); 14] = [
     (Role::OnHeat, "--on-heat", None),
 ];
 
-/// Red and green of the colours that stand for roles; blue is the role. No other colour is ever drawn.
+/// Red and green of the placeholder colours; blue is the role. No other colours are drawn.
 const MARKER: (u8, u8) = (0xFA, 0xCE);
 
 impl Role {
+    /// The placeholder colour.
     pub(super) const fn colour(self) -> RGBColor {
         RGBColor(MARKER.0, MARKER.1, self as u8)
     }
 
-    /// A stroke of so many pixels.
+    /// A stroke with a width of `px` pixels.
     pub(super) fn stroke(self, px: f64) -> ShapeStyle {
         self.colour().stroke_width((px * f64::from(SCALE)).round() as u32)
     }
 
-    /// An area, `share` opaque.
+    /// An area with the opacity `share`, 0 to 1.
     pub(super) fn fill(self, share: f64) -> ShapeStyle {
-        // Two decimals are enough for the eye, and shorter in the file.
+        // Two decimals are visually enough and keep the file small.
         self.colour().mix((share.clamp(0.0, 1.0) * 100.0).round() / 100.0).filled()
     }
 
-    /// Its sign in a legend: `line` or `box`.
+    /// Returns the symbol in a legend; `kind` is `line` or `box`.
     pub(super) fn sample(self, kind: &str) -> String {
         let n = self as u8;
         if kind == "line" {
@@ -93,7 +94,7 @@ impl Role {
     }
 }
 
-/// The classes of all roles: `f…` fills, `s…` strokes.
+/// Returns the style of all roles: classes `f…` for areas, `s…` for strokes.
 pub(super) fn role_styles() -> String {
     let mut css = String::new();
     for (role, variable, dashes) in ROLES {
@@ -105,9 +106,9 @@ pub(super) fn role_styles() -> String {
     css
 }
 
-/// Style of a chart's text.
+/// Returns the style of text in a chart.
 pub(super) fn text(role: Role, px: f64, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
-    // plotters writes the size divided by 1.24 (it means the height of a line).
+    // plotters treats the size as the height of a line and writes it divided by 1.24.
     let size = px * f64::from(SCALE) * 1.24;
     TextStyle {
         font: ("sans-serif", size).into_font(),
@@ -116,12 +117,12 @@ pub(super) fn text(role: Role, px: f64, horizontal: HPos, vertical: VPos) -> Tex
     }
 }
 
-/// Pixels that a text of the usual size takes, roughly and rather too many.
+/// Estimates the width of text in pixels at the standard size, rather too large.
 pub(super) fn text_width(text: &str) -> i32 {
     (text.chars().count() as f64 * TEXT_PX * 0.54).ceil() as i32
 }
 
-/// A name that is not longer than `characters`.
+/// Shortens a name to at most `characters` characters.
 pub(super) fn shortened(name: &str, characters: usize) -> String {
     if name.chars().count() <= characters {
         return name.to_owned();
@@ -131,8 +132,8 @@ pub(super) fn shortened(name: &str, characters: usize) -> String {
     short
 }
 
-/// plotters' drawing as a part of a page: roles as classes, a name and a description for those who do not see it, and
-/// nothing that the style sheet says better.
+/// Converts a drawing of plotters to a part of the page: roles become classes, title and description are added for screen readers,
+/// and attributes that the style sheet sets are removed.
 pub(super) fn page_svg(drawing: &str, (width, height): (i32, i32), title: &str, description: &str) -> String {
     let body = drawing.split_once(">\n").map_or("", |(_, body)| body);
     let mut body = body.trim_end().trim_end_matches("</svg>").to_owned();
@@ -161,7 +162,7 @@ pub(super) fn page_svg(drawing: &str, (width, height): (i32, i32), title: &str, 
     )
 }
 
-/// A number on an axis, as short as it can be read.
+/// Formats a number on an axis, as short as possible.
 pub(super) fn tick(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude < 1e-12 {

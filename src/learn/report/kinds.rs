@@ -1,4 +1,4 @@
-//! Recordings, photographs and frames of television apart: by predictor, and by class and source.
+//! The section on kinds of material: recordings, photographs and frames of television, by predictor, class and source.
 
 use super::evaluation::with_interval;
 use super::html::{Table, card, details, missing, three, whole};
@@ -6,7 +6,7 @@ use super::name_of;
 use crate::dataset::Kind;
 use crate::evaluate::result::{Evaluation, KindReport, Predictor};
 
-/// A kind in a heading.
+/// Returns the heading of a kind.
 const fn title(kind: Kind) -> &'static str {
     match kind {
         Kind::Picture => "Photographs",
@@ -18,7 +18,7 @@ const fn title(kind: Kind) -> &'static str {
 
 pub(super) fn section(e: &Evaluation) -> String {
     if e.kinds.is_empty() {
-        return missing("No figures by kind", "This evaluation was made by a version that did not measure them.");
+        return missing("No figures by kind", "An earlier version, which did not measure them, wrote this evaluation.");
     }
     let mut table = Table::new(
         2,
@@ -27,7 +27,7 @@ pub(super) fn section(e: &Evaluation) -> String {
             "predictor",
             "items",
             "sources",
-            "right",
+            "accuracy",
             "mean over sources",
             "mean over classes",
             "macro F1",
@@ -54,13 +54,13 @@ pub(super) fn section(e: &Evaluation) -> String {
     html
 }
 
-/// Classes of a kind by what decides.
+/// Returns the figures of the classes of one kind, by the main predictor.
 fn of_kind(e: &Evaluation, kind: Kind) -> String {
     let of = |p: Predictor| e.kinds.iter().find(|r| r.kind == kind && r.predictor == p);
     let order = [Predictor::Table, Predictor::Learned, Predictor::Rgb, Predictor::Flow, Predictor::Audio];
     let Some(report) = order.into_iter().find_map(of) else { return String::new() };
     let KindReport { predictor, classes, .. } = report;
-    let mut table = Table::new(1, &["class", "items", "sources", "right, mean over sources"]);
+    let mut table = Table::new(1, &["class", "items", "sources", "accuracy, mean over sources"]);
     for c in classes {
         table.row(vec![c.class.clone(), whole(c.items), whole(c.sources), with_interval(&c.right)]);
     }

@@ -1,4 +1,4 @@
-//! A training's log, read and put in order.
+//! Reads the log of a training, and reconstructs the run from it.
 
 use std::path::Path;
 
@@ -8,9 +8,9 @@ use touchline_core::error::{Error, Result};
 
 pub(super) fn read(path: &Path) -> Result<RunLog> {
     let bytes = std::fs::read(path).map_err(|e| {
-        Error::data(path, format!("cannot be read: {e}"), "give a run directory or the log.jsonl of a training")
+        Error::data(path, format!("cannot read: {e}"), "choose a run directory or the log.jsonl of a training")
     })?;
-    // Bytes, not text: a killed run may have left half a character.
+    // Bytes instead of text, because a killed run may leave an incomplete character.
     let texts: Vec<(usize, &[u8])> =
         bytes.split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty()).collect();
     let mut lines = Vec::with_capacity(texts.len());
@@ -19,61 +19,62 @@ pub(super) fn read(path: &Path) -> Result<RunLog> {
             Ok(line) => lines.push(line),
             Err(_) if i + 1 == texts.len() && i > 0 => {}
             Err(e) => {
-                let cause = format!("line {} is no line of a training's log: {e}", number + 1);
-                return Err(Error::data(path, cause, "remove the line, or give the log.jsonl of a training"));
+                let cause = format!("line {} is not a line of a training log: {e}", number + 1);
+                return Err(Error::data(path, cause, "remove the line, or choose the log.jsonl of a training"));
             }
         }
     }
     let modality = lines.iter().find_map(|line| if let LogLine::Start(s) = line { Some(s.modality) } else { None });
     let modality = modality.ok_or_else(|| {
-        Error::data(path, "there is no line of kind \"start\" in it", "give the log.jsonl of a training that has begun")
+        Error::data(path, "it has no line of kind \"start\"", "choose the log.jsonl of a training that has started")
     })?;
     Ok(RunLog { modality, lines })
 }
 
-/// A run as if it had never been interrupted: what a resumed run did again stands there once.
+/// The events of a run as if it had never been interrupted: steps that a resumed run repeated occur once.
 #[derive(Default)]
-pub(super) struct Story<'a> {
-    /// The last one.
+pub(super) struct RunHistory<'a> {
+    /// The last start.
     pub start: Option<&'a Start>,
-    /// Steps at which it was resumed.
+    /// Steps at which the run was resumed.
     pub resumed_at: Vec<u64>,
     pub steps: Vec<&'a StepRecord>,
     pub epochs: Vec<&'a EpochRecord>,
     pub findings: Vec<&'a Finding>,
-    /// With the time over all parts of the run.
+    /// Samples with the time over all parts of the run.
     pub resources: Vec<ResourceSample>,
     pub end: Option<&'a RunEnd>,
 }
 
-impl<'a> Story<'a> {
+impl<'a> RunHistory<'a> {
     pub(super) fn of(run: &'a RunLog) -> Self {
-        let mut story = Story::default();
-        // Time of the parts of the run before this one.
+        let mut history = RunHistory::default();
+        // Time of the earlier parts of the run.
         let mut elapsed_s = 0.0;
         for line in &run.lines {
             match line {
                 LogLine::Start(start) => {
-                    story.rewind(start);
-                    elapsed_s = story.resources.last().map_or(0.0, |r| r.at_s);
+                    history.rewind(start);
+                    elapsed_s = history.resources.last().map_or(0.0, |r| r.at_s);
                 }
-                LogLine::Step(step) => story.steps.push(step),
-                LogLine::Epoch(epoch) => story.epochs.push(epoch),
-                LogLine::Finding(finding) => story.findings.push(finding),
+                LogLine::Step(step) => history.steps.push(step),
+                LogLine::Epoch(epoch) => history.epochs.push(epoch),
+                LogLine::Finding(finding) => history.findings.push(finding),
                 LogLine::Resources(sample) => {
-                    story.resources.push(ResourceSample { at_s: sample.at_s + elapsed_s, ..*sample });
+                    history.resources.push(ResourceSample { at_s: sample.at_s + elapsed_s, ..*sample });
                 }
-                LogLine::End(end) => story.end = Some(end),
+                LogLine::End(end) => history.end = Some(end),
             }
         }
-        story
+        history
     }
 
-    /// A resumed run goes back to its checkpoint; a run from step 0 begins anew. Resources stay: they were used.
+    /// Returns to the checkpoint of a resumed run; a run from step 0 starts over. Resource samples stay, because the resources were
+    /// used.
     fn rewind(&mut self, start: &'a Start) {
         let at = start.resumed_at;
         if at == 0 {
-            *self = Story::default();
+            *self = RunHistory::default();
         } else {
             self.resumed_at.push(at);
         }
@@ -84,23 +85,23 @@ impl<'a> Story<'a> {
         self.start = Some(start);
     }
 
-    /// Epochs of step 1, which those of step 2 are counted after.
+    /// Number of epochs of step 1; those of step 2 are counted from there.
     pub(super) fn head_epochs(&self) -> u32 {
         self.epochs.iter().filter(|e| e.phase == Phase::Head).map(|e| e.epoch).max().unwrap_or(0)
     }
 
-    /// An epoch's number over both phases.
+    /// Number of an epoch over both phases.
     pub(super) fn number(&self, phase: Phase, epoch: u32) -> u32 {
         if phase == Phase::Head { epoch } else { self.head_epochs() + epoch }
     }
 
-    /// The epoch whose weights are kept.
+    /// Returns phase and number of the epoch with the best weights.
     pub(super) fn kept(&self) -> Option<(Phase, u32)> {
         let best = || self.epochs.iter().rev().find(|e| e.best).map(|e| (e.phase, e.epoch));
         self.end.map(|end| (end.best_phase, end.best_epoch)).or_else(best)
     }
 
-    /// The last step of step 1 and the number of its last epoch, when both steps were trained.
+    /// Returns the last optimiser step and the last epoch of step 1, if both steps were trained.
     pub(super) fn border(&self) -> Option<(u64, u32)> {
         let both = self.steps.iter().map(|s| s.phase).chain(self.epochs.iter().map(|e| e.phase));
         both.clone().any(|p| p == Phase::Tune).then_some(())?;
@@ -111,8 +112,7 @@ impl<'a> Story<'a> {
     }
 }
 
-/// (x, mean, lowest, highest) of runs of neighbouring points, `most` of them at most. Points that are no number are
-/// left out.
+/// Merges neighbouring points into at most `most` tuples (x, mean, lowest, highest). Points that are not finite are left out.
 pub(super) fn condensed(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64, f64, f64)> {
     let known: Vec<(f64, f64)> = points.iter().copied().filter(|p| p.1.is_finite()).collect();
     let size = known.len().div_ceil(most.max(1)).max(1);
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_points_become_few_without_losing_their_extremes() {
+    fn condensed_points_keep_their_extremes() {
         let points: Vec<(f64, f64)> = (0..1000).map(|n| (f64::from(n), if n == 500 { 9.0 } else { 1.0 })).collect();
         let few = condensed(&points, 100);
         assert_eq!(few.len(), 100);

@@ -1,7 +1,7 @@
-//! Reports of trainings and evaluations: one HTML file each, which needs nothing else.
+//! Reports on trainings and evaluations: one self-contained HTML file each.
 //!
-//! Drawn from what was written down (`log.jsonl`, `evaluation.json`), so a report can be drawn again at any time. No
-//! figure is computed here that the evaluation does not give: this is the drawing, not the measuring.
+//! A report is drawn from `log.jsonl` or `evaluation.json`, so it can be drawn again at any time. This module computes no new
+//! figures; it only presents those of the log or the evaluation.
 
 mod bars;
 mod chart;
@@ -22,41 +22,43 @@ use super::record::LogLine;
 use touchline_core::error::Result;
 use touchline_core::labels::Modality;
 
-/// What one training wrote down.
+/// The log of one training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunLog {
+    /// The trained modality.
     pub modality: Modality,
-    /// In the order of the file; a resumed run has several starts.
+    /// The lines in the order of the file; a resumed run has several starts.
     pub lines: Vec<LogLine>,
 }
 
 impl RunLog {
-    /// Reads a `log.jsonl`. A last line that is broken is passed over: that is how a killed run leaves its log.
+    /// Reads a `log.jsonl`. An incomplete last line is ignored, because a killed run may leave one.
     ///
     /// # Errors
-    /// Names the file, and the line that cannot be understood.
+    /// [`Error::Data`](touchline_core::error::Error::Data) when the file cannot be read, has no start line, or has a damaged line; the
+    /// cause gives its number.
     pub fn read(path: &Path) -> Result<Self> {
         log::read(path)
     }
 }
 
-/// The report of a training as HTML: one section for each modality that was trained, one log each.
+/// Returns the report on a training as HTML, with one section for each log. The report names missing data.
 ///
 /// # Errors
-/// Only when a chart cannot be drawn, which would be a fault of the program. What a log lacks is named in the report.
+/// When a chart cannot be drawn, which is a defect of the program.
 pub fn training(runs: &[RunLog]) -> Result<String> {
     training::page(runs)
 }
 
-/// The report of an evaluation as HTML.
+/// Returns the report on an evaluation as HTML. The report names figures that were not measured.
 ///
 /// # Errors
-/// Only when a chart cannot be drawn, which would be a fault of the program. What was not measured is named in the report.
+/// When a chart cannot be drawn, which is a defect of the program.
 pub fn evaluation(evaluation: &Evaluation) -> Result<String> {
     evaluation::page(evaluation)
 }
 
-/// A modality in the words of the live page.
+/// Returns the name of a modality, as on the live page.
 const fn view(modality: Modality) -> &'static str {
     match modality {
         Modality::Rgb => "pictures",
@@ -65,7 +67,7 @@ const fn view(modality: Modality) -> &'static str {
     }
 }
 
-/// The same at the beginning of a title.
+/// Returns the name of a modality for the beginning of a title.
 const fn title_of(modality: Modality) -> &'static str {
     match modality {
         Modality::Rgb => "Pictures (RGB)",
@@ -74,7 +76,7 @@ const fn title_of(modality: Modality) -> &'static str {
     }
 }
 
-/// The colour of a modality or fusion, the same in every chart.
+/// Returns the colour of a predictor, which is the same in every chart.
 const fn role_of(predictor: Predictor) -> ink::Role {
     match predictor {
         Predictor::Rgb => ink::Role::Blue,
@@ -85,6 +87,7 @@ const fn role_of(predictor: Predictor) -> ink::Role {
     }
 }
 
+/// Returns the display name of a predictor.
 const fn name_of(predictor: Predictor) -> &'static str {
     match predictor {
         Predictor::Rgb => "pictures",

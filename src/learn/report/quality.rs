@@ -1,4 +1,4 @@
-//! The evaluation's charts behind the headline: ROC, calibration, importance, residuals, wrong seconds.
+//! Detailed charts of an evaluation: ROC, calibration, importance, residuals, wrong seconds.
 
 use super::bars::{Bars, Series};
 use super::chart::{Axis, Chart, Layer};
@@ -13,10 +13,10 @@ use crate::measure::signed;
 use touchline_core::error::Result;
 use touchline_core::labels::Modality;
 
-/// Classes whose curve is drawn: those that are told worst.
+/// Number of classes whose curve is drawn: those with the smallest area.
 const WORST: usize = 5;
 
-/// Points of a ROC curve in the drawing.
+/// Maximum number of points of a ROC curve in the drawing.
 const CURVE_POINTS: usize = 200;
 
 /// Largest radius of a point of a reliability diagram, in pixels.
@@ -37,7 +37,7 @@ pub(super) fn roc(e: &Evaluation) -> Result<String> {
         .collect();
     let title = "Macro average of each predictor";
     if averages.is_empty() {
-        parts.push(missing(title, "There is no class with both right and wrong samples."));
+        parts.push(missing(title, "No class has both positive and negative samples."));
     } else {
         let curves = averages.iter().map(|(p, c)| (role_of(*p), format!("{} ({})", name_of(*p), three(c.auc)), *c));
         parts.push(curves_card(title, curves.collect())?);
@@ -60,14 +60,14 @@ fn worst_curves(main: &LevelReport) -> Result<String> {
         curves.insert(0, (Role::Ink, format!("macro average ({})", three(c.auc)), c));
     }
     if curves.is_empty() {
-        return Ok(missing(&title, "There is no class with both right and wrong samples."));
+        return Ok(missing(&title, "No class has both positive and negative samples."));
     }
     curves_card(&title, curves)
 }
 
 fn curves_card(title: &str, curves: Vec<(Role, String, &RocCurve)>) -> Result<String> {
     let mut layers = vec![Layer::Hair(Role::DashedQuiet, vec![(0.0, 0.0), (1.0, 1.0)])];
-    // The first one matters most: it is drawn over the others.
+    // The first curve is the most important and is drawn over the others.
     for (role, _, curve) in curves.iter().rev() {
         let every = curve.points.len().div_ceil(CURVE_POINTS).max(1);
         let last = curve.points.len().saturating_sub(1);
@@ -85,12 +85,12 @@ fn curves_card(title: &str, curves: Vec<(Role, String, &RocCurve)>) -> Result<St
     }
     .svg()?;
     let legend = curves.into_iter().map(|(role, name, _)| (role, Sign::Line, name)).collect();
-    Ok(Figure { title, note: "Area under the curve in brackets; the diagonal is guessing.", legend, svg }.card())
+    Ok(Figure { title, note: "Area under the curve in brackets; the diagonal is random guessing.", legend, svg }.card())
 }
 
 pub(super) fn calibration(e: &Evaluation) -> Result<String> {
     if e.calibration.is_empty() {
-        return Ok(missing("Reliability", "No calibration was measured: a pack without temperatures, or no samples."));
+        return Ok(missing("Reliability", "No calibration was measured: there are no samples."));
     }
     let mut parts = Vec::new();
     for c in &e.calibration {
@@ -98,7 +98,7 @@ pub(super) fn calibration(e: &Evaluation) -> Result<String> {
     }
     let measured = |m: Modality| e.calibration.iter().any(|c| c.modality == m);
     for modality in Modality::ALL.into_iter().filter(|m| !measured(*m)) {
-        parts.push(missing(title_of(modality), "No calibration was measured for it."));
+        parts.push(missing(title_of(modality), "No calibration was measured for this modality."));
     }
     Ok(grid(&parts))
 }
@@ -115,7 +115,7 @@ fn reliability(c: &Calibration) -> Result<String> {
         let filled: Vec<_> = bins.iter().filter(|b| b.count > 0).collect();
         legend.push((line, Sign::Line, format!("{name}: ECE {}", three(ece))));
         layers.push(Layer::Hair(line, filled.iter().map(|b| (b.confidence, b.accuracy)).collect()));
-        // The area of a point is the share of the samples.
+        // The area of a point is proportional to its number of samples.
         let radius = |n: u64| (BUBBLE_PX * (n as f64 / most).sqrt()).max(2.0);
         layers.push(Layer::Bubbles(dot, filled.iter().map(|b| (b.confidence, b.accuracy, radius(b.count))).collect()));
     }
@@ -129,13 +129,13 @@ fn reliability(c: &Calibration) -> Result<String> {
             three(c.temperature)
         ),
         x: Axis::share("confidence (highest probability)"),
-        y: Axis::share("accuracy (share right)"),
+        y: Axis::share("accuracy (share correct)"),
         layers,
         square: true,
     }
     .svg()?;
     let note = format!(
-        "Temperature {}. The area of a point is its share of the samples; under the diagonal the model is too sure.",
+        "Temperature {}. The area of a point is its share of the samples. Below the diagonal the model is overconfident.",
         three(c.temperature)
     );
     Ok(Figure { title: &title, note: &note, legend, svg }.card())
@@ -147,7 +147,7 @@ pub(super) fn modalities(e: &Evaluation) -> Result<String> {
         let of: Vec<&Importance> = e.importance.iter().filter(|i| i.predictor == predictor).collect();
         let title = format!("Importance: {}", name_of(predictor));
         if of.is_empty() {
-            parts.push(missing(&title, "Not measured: it takes a fusion of at least two modalities."));
+            parts.push(missing(&title, "Not measured: this needs a fusion of at least two modalities."));
         } else {
             parts.push(importance(&title, &of)?);
         }
@@ -176,23 +176,23 @@ fn importance(title: &str, of: &[&Importance]) -> Result<String> {
         names: of.iter().map(|i| view(i.modality).to_owned()).collect(),
         series,
         x: Axis::new("fall of macro F1", low * 1.1, high * 1.08),
-        say: |v| signed(v, 3),
+        label: |v| signed(v, 3),
     }
     .svg()?;
     let legend = vec![
         (Role::Blue, Sign::Box, "left out (ablation)".to_owned()),
         (Role::Orange, Sign::Box, "shuffled between seconds (permutation ± deviation)".to_owned()),
     ];
-    let note = "Longer: fusion leans on it more. Below 0: fusion is better without it.";
+    let note = "A longer bar: fusion depends more on the modality. Below 0: fusion is better without it.";
     Ok(Figure { title, note, legend, svg }.card())
 }
 
 fn improvement(e: &Evaluation) -> String {
     let title = "Improvement of fusion over each modality";
     if e.improvement.is_empty() {
-        return missing(title, "There is no fusion to compare.");
+        return missing(title, "No fusion was measured.");
     }
-    let mut table = Table::new(2, &["level", "over", "fusion F1", "its F1", "improvement"]);
+    let mut table = Table::new(2, &["level", "over", "fusion F1", "modality F1", "improvement"]);
     for i in &e.improvement {
         let percent = if i.percent.is_finite() { format!("{} %", signed(i.percent, 2)) } else { "–".into() };
         table.row(vec![
@@ -248,20 +248,20 @@ fn residual(h: &Histogram) -> Result<String> {
 
 pub(super) fn wrong(e: &Evaluation) -> String {
     if e.wrong.is_empty() {
-        return missing("None", "No wrong second was kept: all were right, or none was measured.");
+        return missing("None", "There are no wrong seconds: all were right, or none was measured.");
     }
     let figures: String = e
         .wrong
         .iter()
         .map(|w| {
-            let says = format!("{} taken for {}", w.truth, w.predicted);
+            let caption = format!("{} predicted as {}", w.truth, w.predicted);
             let picture = match w.thumbnail.as_deref().filter(|uri| is_picture(uri)) {
-                Some(uri) => format!("<img src=\"{uri}\" alt=\"{}\" loading=\"lazy\">", escaped(&says)),
+                Some(uri) => format!("<img src=\"{uri}\" alt=\"{}\" loading=\"lazy\">", escaped(&caption)),
                 None => "<div class=\"none\">no picture</div>".to_owned(),
             };
             let by = w.decided_by.map_or(String::new(), |m| format!(", {} decided", view(m)));
             format!(
-                "<figure>{picture}<figcaption><b>{}</b> taken for <b>{}</b>, {:.0} % sure{by}<br><span class=\"quiet\">\
+                "<figure>{picture}<figcaption><b>{}</b> predicted as <b>{}</b>, {:.0} % confident{by}<br><span class=\"quiet\">\
                  {}, second {}</span></figcaption></figure>\n",
                 escaped(&w.truth),
                 escaped(&w.predicted),
@@ -274,7 +274,7 @@ pub(super) fn wrong(e: &Evaluation) -> String {
     format!("<div class=\"wrong\">{figures}</div>\n")
 }
 
-/// Whether it is a JPEG in base64 and nothing else: only that may stand in the page as it is.
+/// Whether `uri` is a JPEG in base64 and nothing else. Only such text may be part of the page without escaping.
 fn is_picture(uri: &str) -> bool {
     uri.strip_prefix("data:image/jpeg;base64,")
         .is_some_and(|data| data.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=')))

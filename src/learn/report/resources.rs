@@ -1,24 +1,26 @@
-//! What a training used, over its time.
+//! The section on resources: their use by a training, over time.
 
 use super::chart::{Axis, Chart, Layer};
 use super::html::{Figure, Sign, grid, missing};
 use super::ink::Role;
-use super::log::{Story, condensed};
+use super::log::{RunHistory, condensed};
 use crate::record::ResourceSample;
 use touchline_core::error::Result;
 
+/// Maximum number of points of a curve.
 const CURVE_POINTS: usize = 240;
 const GIBIBYTE: f64 = (1_u64 << 30) as f64;
 const MEGABYTE: f64 = 1e6;
 
+/// Returns a figure of a sample.
 type Get = fn(&ResourceSample) -> Option<f64>;
 
-/// A chart of one or two figures over the time.
+/// A chart of one or two figures over time.
 struct Profile {
     title: &'static str,
     unit: &'static str,
     curves: &'static [(Role, &'static str, Get)],
-    /// Said where there is no such figure.
+    /// Text in place of the chart if the log has no such figure.
     none: &'static str,
 }
 
@@ -54,31 +56,31 @@ const PROFILES: [Profile; 6] = [
         title: "GPU",
         unit: "share in use",
         curves: &[(Role::Blue, "GPU", |s| s.gpu_utilisation)],
-        none: "No GPU was seen: the training ran on the processor.",
+        none: "No GPU was found; the training ran on the CPU.",
     },
     Profile {
         title: "GPU memory",
         unit: "GPU memory in use (GiB)",
         curves: &[(Role::Blue, "GPU memory", |s| Some(s.gpu_memory_bytes? as f64 / GIBIBYTE))],
-        none: "No GPU was seen.",
+        none: "No GPU was found.",
     },
 ];
 
-pub(super) fn charts(story: &Story) -> Result<String> {
-    if story.resources.is_empty() {
-        return Ok(missing("Resource profile", "The log has no samples of what was used."));
+pub(super) fn charts(history: &RunHistory) -> Result<String> {
+    if history.resources.is_empty() {
+        return Ok(missing("Resource profile", "The log has no resource samples."));
     }
-    let last = story.resources.last().map_or(0.0, |s| s.at_s);
+    let last = history.resources.last().map_or(0.0, |s| s.at_s);
     let (unit, seconds) = match last {
         ..180.0 => ("time (s)", 1.0),
         180.0..10_800.0 => ("time (min)", 60.0),
         _ => ("time (h)", 3600.0),
     };
-    let gpu = story.resources.iter().any(|s| s.gpu_utilisation.is_some() || s.gpu_memory_bytes.is_some());
+    let gpu = history.resources.iter().any(|s| s.gpu_utilisation.is_some() || s.gpu_memory_bytes.is_some());
     let mut parts = Vec::new();
-    // Without a GPU one sentence is enough.
+    // Without a GPU, one sentence is enough for both charts.
     for profile in PROFILES.iter().filter(|p| gpu || p.title != "GPU memory") {
-        parts.push(chart(profile, &story.resources, unit, seconds)?);
+        parts.push(chart(profile, &history.resources, unit, seconds)?);
     }
     Ok(grid(&parts))
 }

@@ -1,15 +1,15 @@
-//! The report of a training.
+//! The report on a training.
 
 use super::bars::{Bars, Series};
 use super::chart::{Axis, Chart, Layer};
 use super::html::{Figure, Page, Sign, Table, Tile, capital, card, details, grid, missing, notice, span, tiles, whole};
 use super::ink::{Role, tick};
-use super::log::{Story, condensed};
+use super::log::{RunHistory, condensed};
 use super::{RunLog, resources, title_of, view};
 use crate::record::{EpochRecord, Phase, RuleName, Start, StepRecord};
 use touchline_core::error::Result;
 
-/// Points of a curve over the steps: more are not to be told apart on a screen.
+/// Maximum number of points of a curve over the steps; more cannot be distinguished on a screen.
 const CURVE_POINTS: usize = 240;
 
 pub(super) fn page(runs: &[RunLog]) -> Result<String> {
@@ -25,25 +25,25 @@ pub(super) fn page(runs: &[RunLog]) -> Result<String> {
     Ok(page.finish())
 }
 
-/// One run. Several have their parts under their own names in the table of contents.
+/// Adds the sections of one run. If there are several runs, the titles name the modality.
 fn section(page: &mut Page, run: &RunLog, several: bool) -> Result<()> {
-    let story = Story::of(run);
+    let history = RunHistory::of(run);
     let id = run.modality.as_str();
     let title = title_of(run.modality);
     let of = |part: &str| if several { format!("{title}: {part}") } else { capital(part) };
-    let lead = story.start.map_or("The log has no line of its beginning.".to_owned(), summary);
-    page.section(id, title, &lead, &header(&story));
-    page.section(&format!("{id}-labels"), &of("labels"), "", &labels(story.start)?);
+    let lead = history.start.map_or("The log has no start line.".to_owned(), summary);
+    page.section(id, title, &lead, &header(&history));
+    page.section(&format!("{id}-labels"), &of("labels"), "", &labels(history.start)?);
     page.section(
         &format!("{id}-curves"),
         &of("loss and accuracy"),
-        "Against step: each batch, and validation as points at the end of each epoch. \
-         With augmentation the training figures are those of the harder, augmented samples.",
-        &curves(&story)?,
+        "Against step: each batch as a line, and validation as points at the end of each epoch. \
+         Training figures are those of augmented samples, which are harder.",
+        &curves(&history)?,
     );
-    page.section(&format!("{id}-findings"), &of("what the rules found"), "", &findings(&story));
-    page.section(&format!("{id}-resources"), &of("resources"), "", &resources::charts(&story)?);
-    page.section(&format!("{id}-settings"), &of("settings"), "", &settings(&story));
+    page.section(&format!("{id}-findings"), &of("findings of the rules"), "", &findings(&history));
+    page.section(&format!("{id}-resources"), &of("resources"), "", &resources::charts(&history)?);
+    page.section(&format!("{id}-settings"), &of("settings"), "", &settings(&history));
     Ok(())
 }
 
@@ -64,40 +64,45 @@ fn summary(start: &Start) -> String {
     )
 }
 
-fn header(story: &Story) -> String {
+fn header(history: &RunHistory) -> String {
     let mut all = Vec::new();
     let mut tile = |name: &str, value: String, note: String| all.push(Tile { name: name.into(), value, note });
-    let kept = story.kept();
-    let kept_epoch = kept.and_then(|(phase, epoch)| story.epochs.iter().find(|e| e.phase == phase && e.epoch == epoch));
+    let kept = history.kept();
+    let kept_epoch =
+        kept.and_then(|(phase, epoch)| history.epochs.iter().find(|e| e.phase == phase && e.epoch == epoch));
     match kept_epoch.and_then(|e| e.validation) {
         Some(v) => {
-            tile("macro F1, validation", format!("{:.3}", v.macro_f1), "of the kept epoch".into());
+            tile("macro F1, validation", format!("{:.3}", v.macro_f1), "at the kept epoch".into());
             tile("accuracy, validation", format!("{:.3}", v.accuracy), format!("loss {:.4}", v.loss));
         }
         None => tile("validation", "–".into(), "no figure on validation samples".into()),
     }
     match kept {
         Some((phase, epoch)) => tile("kept epoch", epoch.to_string(), phase_name(phase).into()),
-        None => tile("kept epoch", "–".into(), "none was finished".into()),
+        None => tile("kept epoch", "–".into(), "no epoch is complete".into()),
     }
-    match story.end {
+    match history.end {
         Some(end) => tile("ended", end.cause.clone(), format!("step {}, {}", whole(end.step), span(end.took_s))),
         None => tile("ended", "not yet".into(), "the log has no end: running, or killed".into()),
     }
-    if let Some(start) = story.start {
-        let of = format!("of {} parameters learn", whole(start.parameters));
-        tile("learning", whole(start.trainable_parameters), of);
+    if let Some(start) = history.start {
+        let of = format!("of {} parameters are trained", whole(start.parameters));
+        tile("trained", whole(start.trainable_parameters), of);
     }
-    let told = story.findings.len();
-    tile("findings", told.to_string(), if told == 0 { "no rule fired".into() } else { "see below".into() });
-    let stopped: Vec<String> =
-        story.findings.iter().filter(|f| f.stopped).map(|f| format!("{}: {}", rule_name(f.rule), f.evidence)).collect();
+    let count = history.findings.len();
+    tile("findings", count.to_string(), if count == 0 { "no rule fired".into() } else { "see below".into() });
+    let stopped: Vec<String> = history
+        .findings
+        .iter()
+        .filter(|f| f.stopped)
+        .map(|f| format!("{}: {}", rule_name(f.rule), f.evidence))
+        .collect();
     format!("{}{}", tiles(&all), notice("A rule stopped the run", &stopped))
 }
 
 fn labels(start: Option<&Start>) -> Result<String> {
     let Some(start) = start.filter(|s| !s.classes.is_empty()) else {
-        return Ok(missing("Label distribution", "The log names no classes."));
+        return Ok(missing("Label distribution", "The log has no classes."));
     };
     let counts = |of: &[u64]| (0..start.classes.len()).map(|i| of.get(i).map(|n| *n as f64)).collect::<Vec<_>>();
     let validated = start.validation.iter().any(|n| *n > 0);
@@ -115,7 +120,7 @@ fn labels(start: Option<&Start>) -> Result<String> {
         names: start.classes.clone(),
         series,
         x: Axis::up_to("samples", most),
-        say: |v| whole(v as u64),
+        label: |v| whole(v as u64),
     }
     .svg()?;
     let note = if validated { "" } else { "There are no validation samples." };
@@ -128,43 +133,50 @@ fn labels(start: Option<&Start>) -> Result<String> {
     Ok(grid(&[chart, card("Samples of each class", "", &table.html())]))
 }
 
-/// What the two axes of the charts over steps and epochs have to mark.
+/// Marks in the charts over steps and in those over epochs.
 struct Marks {
     step: Vec<Layer>,
     epoch: Vec<Layer>,
 }
 
-fn marks(story: &Story) -> Marks {
+fn marks(history: &RunHistory) -> Marks {
     let mut marks = Marks { step: Vec::new(), epoch: Vec::new() };
-    if let Some((step, epoch)) = story.border() {
+    if let Some((step, epoch)) = history.border() {
         let word = "step 1 | step 2".to_owned();
         marks.step.push(Layer::Mark(Role::DashedQuiet, step as f64 + 0.5, word.clone()));
         marks.epoch.push(Layer::Mark(Role::DashedQuiet, f64::from(epoch) + 0.5, word));
     }
-    if let Some((phase, epoch)) = story.kept() {
-        let record = story.epochs.iter().find(|e| e.phase == phase && e.epoch == epoch);
+    if let Some((phase, epoch)) = history.kept() {
+        let record = history.epochs.iter().find(|e| e.phase == phase && e.epoch == epoch);
         if let Some(record) = record {
             marks.step.push(Layer::Mark(Role::DashedGreen, record.step as f64, "kept".into()));
-            marks.epoch.push(Layer::Mark(Role::DashedGreen, f64::from(story.number(phase, epoch)), "kept".into()));
+            marks.epoch.push(Layer::Mark(Role::DashedGreen, f64::from(history.number(phase, epoch)), "kept".into()));
         }
     }
     marks
 }
 
-fn curves(story: &Story) -> Result<String> {
-    if story.steps.is_empty() && story.epochs.is_empty() {
+fn curves(history: &RunHistory) -> Result<String> {
+    if history.steps.is_empty() && history.epochs.is_empty() {
         return Ok(missing("Curves", "The log has no step and no epoch yet."));
     }
-    let marks = marks(story);
+    let marks = marks(history);
     let mut parts = Vec::new();
-    parts.push(against_step(story, &marks, "Loss against step", "loss", |s| s.loss, |e| e.validation.map(|v| v.loss))?);
-    let loss = [Curve::train(|e| Some(e.train_loss)), Curve::validation(|e| e.validation.map(|v| v.loss))];
-    parts.push(per_epoch(story, &marks, "Loss of each epoch", "loss", &loss)?);
     parts.push(against_step(
-        story,
+        history,
+        &marks,
+        "Loss against step",
+        "loss",
+        |s| s.loss,
+        |e| e.validation.map(|v| v.loss),
+    )?);
+    let loss = [Curve::train(|e| Some(e.train_loss)), Curve::validation(|e| e.validation.map(|v| v.loss))];
+    parts.push(per_epoch(history, &marks, "Loss of each epoch", "loss", &loss)?);
+    parts.push(against_step(
+        history,
         &marks,
         "Accuracy against step",
-        "accuracy (share right)",
+        "accuracy (share correct)",
         |s| s.accuracy,
         |e| e.validation.map(|v| v.accuracy),
     )?);
@@ -173,14 +185,14 @@ fn curves(story: &Story) -> Result<String> {
         Curve::validation(|e| e.validation.map(|v| v.accuracy)),
         Curve { role: Role::Purple, name: "validation, macro F1", of: |e| e.validation.map(|v| v.macro_f1) },
     ];
-    parts.push(per_epoch(story, &marks, "Accuracy of each epoch", "accuracy, macro F1", &accuracy)?);
-    let rates: Vec<(f64, f64)> = story.steps.iter().map(|s| (s.step as f64, s.learning_rate)).collect();
+    parts.push(per_epoch(history, &marks, "Accuracy of each epoch", "accuracy, macro F1", &accuracy)?);
+    let rates: Vec<(f64, f64)> = history.steps.iter().map(|s| (s.step as f64, s.learning_rate)).collect();
     let schedule = "The schedule: warm-up, then a cosine.";
-    parts.push(of_steps(&rates, span_of_steps(story), &marks.step, "Learning rate", "learning rate", schedule)?);
-    parts.extend(speeds(story, &marks)?);
+    parts.push(of_steps(&rates, span_of_steps(history), &marks.step, "Learning rate", "learning rate", schedule)?);
+    parts.extend(speeds(history, &marks)?);
     let mut table =
         Table::new(1, &["epoch", "step", "train loss", "train acc.", "val. loss", "val. acc.", "val. F1", "took"]);
-    for e in &story.epochs {
+    for e in &history.epochs {
         let v = |of: fn(&crate::record::Validation) -> f64| {
             e.validation.as_ref().map_or("–".to_owned(), |v| format!("{:.4}", of(v)))
         };
@@ -194,12 +206,12 @@ fn curves(story: &Story) -> Result<String> {
             v(|v| v.macro_f1),
             span(e.took_s),
         ];
-        if story.kept() == Some((e.phase, e.epoch)) { table.strong_row(cells) } else { table.row(cells) }
+        if history.kept() == Some((e.phase, e.epoch)) { table.strong_row(cells) } else { table.row(cells) }
     }
     Ok(format!("{}{}", grid(&parts), details("All epochs in numbers", &table.html())))
 }
 
-/// An axis over values of which a few may be far away, and whether some are cut.
+/// Returns an axis for values with possible outliers, and its upper border if some values exceed it.
 fn cut(name: &str, values: impl Iterator<Item = f64>) -> (Axis, Option<f64>) {
     let mut known: Vec<f64> = values.filter(|v| v.is_finite()).collect();
     known.sort_by(f64::total_cmp);
@@ -212,21 +224,22 @@ fn cut(name: &str, values: impl Iterator<Item = f64>) -> (Axis, Option<f64>) {
     (Axis::up_to(name, known.into_iter()), None)
 }
 
-fn span_of_steps(story: &Story) -> Axis {
-    let last = story.steps.iter().map(|s| s.step).chain(story.epochs.iter().map(|e| e.step)).max().unwrap_or(1);
+fn span_of_steps(history: &RunHistory) -> Axis {
+    let last = history.steps.iter().map(|s| s.step).chain(history.epochs.iter().map(|e| e.step)).max().unwrap_or(1);
     Axis::new("step", 0.0, last.max(1) as f64)
 }
 
 fn against_step(
-    story: &Story,
+    history: &RunHistory,
     marks: &Marks,
     title: &str,
     unit: &str,
     of_step: fn(&StepRecord) -> f64,
     of_epoch: fn(&EpochRecord) -> Option<f64>,
 ) -> Result<String> {
-    let steps: Vec<(f64, f64)> = story.steps.iter().map(|s| (s.step as f64, of_step(s))).collect();
-    let validation: Vec<(f64, f64)> = story.epochs.iter().filter_map(|e| Some((e.step as f64, of_epoch(e)?))).collect();
+    let steps: Vec<(f64, f64)> = history.steps.iter().map(|s| (s.step as f64, of_step(s))).collect();
+    let validation: Vec<(f64, f64)> =
+        history.epochs.iter().filter_map(|e| Some((e.step as f64, of_epoch(e)?))).collect();
     if steps.is_empty() && validation.is_empty() {
         return Ok(missing(title, "The log has neither steps nor figures on validation."));
     }
@@ -246,13 +259,13 @@ fn against_step(
     layers.push(Layer::Points(Role::Orange, validation.clone()));
     let mut notes = Vec::new();
     if condensed_any {
-        notes.push("The band is from the lowest to the highest of neighbouring steps.".to_owned());
+        notes.push("The band spans the lowest and highest values of neighbouring steps.".to_owned());
     }
     if let Some(limit) = limit {
         notes.push(format!("Values above {} are drawn at the border.", tick(limit)));
     }
     if lost > 0 {
-        notes.push(format!("Steps without a number (NaN or infinite): {lost}."));
+        notes.push(format!("Steps with a value that is NaN or infinite: {lost}."));
     }
     let mut legend = vec![(Role::Blue, Sign::Line, "training".to_owned())];
     if validation.is_empty() {
@@ -261,7 +274,7 @@ fn against_step(
         legend.push((Role::Orange, Sign::Box, "validation".to_owned()));
     }
     let description = format!("{} steps, {} epochs with validation.", steps.len(), validation.len());
-    let svg = Chart { title, description, x: span_of_steps(story), y, layers, square: false }.svg()?;
+    let svg = Chart { title, description, x: span_of_steps(history), y, layers, square: false }.svg()?;
     Ok(Figure { title, note: &notes.join(" "), legend, svg }.card())
 }
 
@@ -282,18 +295,18 @@ impl Curve {
     }
 }
 
-fn per_epoch(story: &Story, marks: &Marks, title: &str, unit: &str, curves: &[Curve]) -> Result<String> {
-    if story.epochs.is_empty() {
-        return Ok(missing(title, "No epoch is finished."));
+fn per_epoch(history: &RunHistory, marks: &Marks, title: &str, unit: &str, curves: &[Curve]) -> Result<String> {
+    if history.epochs.is_empty() {
+        return Ok(missing(title, "No epoch is complete."));
     }
     let mut layers = marks.epoch.clone();
     let mut legend = Vec::new();
     let mut all = Vec::new();
     for curve in curves {
-        let points: Vec<(f64, f64)> = story
+        let points: Vec<(f64, f64)> = history
             .epochs
             .iter()
-            .filter_map(|e| Some((f64::from(story.number(e.phase, e.epoch)), (curve.of)(e)?)))
+            .filter_map(|e| Some((f64::from(history.number(e.phase, e.epoch)), (curve.of)(e)?)))
             .collect();
         if points.is_empty() {
             continue;
@@ -308,20 +321,20 @@ fn per_epoch(story: &Story, marks: &Marks, title: &str, unit: &str, curves: &[Cu
     if legend.len() < curves.len() {
         note.push_str(" There are no figures on validation.");
     }
-    let last = story.epochs.iter().map(|e| story.number(e.phase, e.epoch)).max().unwrap_or(1);
+    let last = history.epochs.iter().map(|e| history.number(e.phase, e.epoch)).max().unwrap_or(1);
     let x = Axis::new("epoch, counted over both steps", 0.0, f64::from(last) + 0.5);
-    let description = format!("{} epochs.", story.epochs.len());
+    let description = format!("{} epochs.", history.epochs.len());
     let svg = Chart { title, description, x, y, layers, square: false }.svg()?;
     Ok(Figure { title, note: note.trim(), legend, svg }.card())
 }
 
-/// The speed of each step of the study by itself: on cached features step 1 is many times as fast, and step 2 beside it a
-/// line at the bottom.
-fn speeds(story: &Story, marks: &Marks) -> Result<Vec<String>> {
+/// Returns a chart of the speed for each of the study's steps. In a common chart step 2 would be a line at the bottom, because step
+/// 1 on cached features is many times as fast.
+fn speeds(history: &RunHistory, marks: &Marks) -> Result<Vec<String>> {
     let mut parts = Vec::new();
     for phase in [Phase::Head, Phase::Tune] {
         let points: Vec<(f64, f64)> =
-            story.steps.iter().filter(|s| s.phase == phase).map(|s| (s.step as f64, s.images_per_second)).collect();
+            history.steps.iter().filter(|s| s.phase == phase).map(|s| (s.step as f64, s.images_per_second)).collect();
         let (Some(first), Some(last)) = (points.first(), points.last()) else { continue };
         let x = Axis::new("step", first.0, last.0);
         let within = |mark: &&Layer| matches!(mark, Layer::Mark(_, at, _) if (x.from..=x.to).contains(at));
@@ -359,12 +372,12 @@ const fn rule_name(rule: RuleName) -> &'static str {
     }
 }
 
-fn findings(story: &Story) -> String {
-    if story.findings.is_empty() {
+fn findings(history: &RunHistory) -> String {
+    if history.findings.is_empty() {
         return missing("No findings", "No rule fired.");
     }
-    let mut table = Table::of_sentences(&["rule", "when", "evidence", "what followed"]);
-    for f in &story.findings {
+    let mut table = Table::of_sentences(&["rule", "when", "evidence", "action"]);
+    for f in &history.findings {
         let when = if f.step == 0 {
             "before the first step".to_owned()
         } else {
@@ -374,21 +387,21 @@ fn findings(story: &Story) -> String {
         let cells = vec![rule_name(f.rule).to_owned(), when, f.evidence.clone(), after.to_owned()];
         if f.stopped { table.strong_row(cells) } else { table.row(cells) }
     }
-    card("Findings", "Each rule speaks once per cause.", &table.html())
+    card("Findings", "Each rule fires once per cause.", &table.html())
 }
 
-fn settings(story: &Story) -> String {
-    let Some(start) = story.start else { return missing("Settings", "The log has no line of its beginning.") };
+fn settings(history: &RunHistory) -> String {
+    let Some(start) = history.start else { return missing("Settings", "The log has no start line.") };
     let mut table = Table::new(2, &["setting", "value"]);
     table.row(vec!["architecture".into(), start.architecture.name().into()]);
     table.row(vec!["seed".into(), start.seed.to_string()]);
     let learn = format!("{} of {}", whole(start.trainable_parameters), whole(start.parameters));
-    table.row(vec!["parameters that learn".into(), learn]);
+    table.row(vec!["trained parameters".into(), learn]);
     for (key, value) in &start.settings {
         table.row(vec![key.clone(), value.clone()]);
     }
-    if !story.resumed_at.is_empty() {
-        let steps: Vec<String> = story.resumed_at.iter().map(|s| whole(*s)).collect();
+    if !history.resumed_at.is_empty() {
+        let steps: Vec<String> = history.resumed_at.iter().map(|s| whole(*s)).collect();
         table.row(vec!["resumed at step".into(), steps.join(", ")]);
     }
     card("Settings", "", &table.html())

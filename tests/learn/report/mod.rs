@@ -107,7 +107,7 @@ fn an_evaluation_has_every_chart() {
     }
     // Intervals, labels, F1, 13 confusions, 2 ROC, 3 reliability, 2 importance, 5 residuals.
     assert_eq!(charts(&html), 1 + 1 + 1 + 13 + 2 + 3 + 2 + 5);
-    assert!(html.contains("there is nothing on this side") && html.contains("rest on a single source"));
+    assert!(html.contains("have no material on this side") && html.contains("come from a single source"));
     let (top, end) = (html.find("could not be decoded").unwrap(), html.rfind("could not be decoded").unwrap());
     assert!(top < html.find("id=\"labels\"").unwrap() && end > html.find("id=\"wrong\"").unwrap());
     assert_eq!(html.matches("<img src=\"data:image/jpeg;base64,").count(), 7);
@@ -189,7 +189,7 @@ fn what_is_not_there_is_named() {
     let html = report::evaluation(&empty).unwrap();
     check_html(&html);
     assert_eq!(charts(&html), 0);
-    for text in ["No headline figures", "counted no labels", "No calibration was measured", "they flatter"] {
+    for text in ["No headline figures", "has no label counts", "No calibration was measured", "likely too high"] {
         assert!(html.contains(text), "{text}");
     }
     // No sound, no fusion.
@@ -200,16 +200,16 @@ fn what_is_not_there_is_named() {
     (silent.importance, silent.improvement) = (Vec::new(), Vec::new());
     let html = report::evaluation(&silent).unwrap();
     check_html(&html);
-    for text in ["There is no figure for: sound.", "takes a fusion of at least two", "Second level: pictures"] {
+    for text in ["There is no figure for: sound.", "needs a fusion of at least two", "Second level: pictures"] {
         assert!(html.contains(text), "{text}");
     }
     assert!(headings(&html).contains(&"Sound (audio)".to_owned()));
     // One class: nothing to tell apart, no ROC.
     let html = report::evaluation(&samples::evaluation(&["tennis".to_owned()])).unwrap();
     check_html(&html);
-    assert!(html.contains("no class with both right and wrong samples"));
-    assert!(html.contains("Nothing is confused."));
-    // Figures that are no numbers, and counts of the wrong shape.
+    assert!(html.contains("No class has both positive and negative samples"));
+    assert!(html.contains("No classes are confused."));
+    // Figures that are NaN or infinite, and counts of the wrong shape.
     let mut odd = samples::evaluation(&classes);
     for r in &mut odd.reports {
         (r.macro_f1.value, r.log_loss, r.accuracy.low) = (f64::NAN, f64::INFINITY, Some(f64::NAN));
@@ -240,10 +240,10 @@ fn what_is_not_there_is_named() {
     for text in [
         "no validation samples",
         "There are no figures on validation",
-        "No GPU was seen",
+        "No GPU was found",
         "No rule fired",
         "running, or killed",
-        "Steps without a number (NaN or infinite): 1.",
+        "Steps with a value that is NaN or infinite: 1.",
     ] {
         assert!(html.contains(text), "{text}");
     }
@@ -252,7 +252,7 @@ fn what_is_not_there_is_named() {
     let html = report::training(&[begun, RunLog { modality: Modality::Flow, lines: Vec::new() }]).unwrap();
     check_html(&html);
     assert_eq!(charts(&html), 0);
-    assert!(html.contains("no step and no epoch yet") && html.contains("no line of its beginning"));
+    assert!(html.contains("no step and no epoch yet") && html.contains("no start line"));
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_log_is_read_as_it_was_written() {
     std::fs::write(&path, &bytes).unwrap();
     let error = RunLog::read(&path).unwrap_err().to_string();
     assert!(error.contains(&format!("line {}", run.lines.len() + 1)) && error.contains("log.jsonl"), "{error}");
-    // A loss that is no number.
+    // A loss that is NaN.
     if let Some(LogLine::Step(s)) = run.lines.iter_mut().find(|l| matches!(l, LogLine::Step(_))) {
         s.loss = f64::NAN;
     }
