@@ -8,17 +8,23 @@ use touchline_core::decision::PerModality;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassSet, Modality};
 
-/// Returns the manifest of the pack in `dir` and verifies its weights.
+/// Returns the manifest of the pack in `dir` and verifies its weights. `keeps_rgb` says whether its RGB model is kept; the number of frames
+/// per second matters to that model only.
 ///
 /// # Errors
 /// [`Error::Pack`] when the pack is damaged, [`Error::Data`] when its sampling differs from that of the trained models.
-pub(super) fn open(dir: &Path, sampling: &Sampling) -> Result<Manifest> {
+pub(super) fn open(dir: &Path, sampling: &Sampling, keeps_rgb: bool) -> Result<Manifest> {
     Pack::open(dir)?;
     let path = dir.join(MANIFEST);
     let text = std::fs::read_to_string(&path)
         .map_err(|e| Error::data(&path, format!("cannot read: {e}"), "check its permissions"))?;
     let manifest: Manifest = parse_toml(&text).map_err(|e| Error::data(&path, e, "use a complete pack"))?;
-    if manifest.sampling != *sampling {
+    let theirs = if keeps_rgb {
+        manifest.sampling.clone()
+    } else {
+        Sampling { rgb_frames: sampling.rgb_frames, ..manifest.sampling.clone() }
+    };
+    if theirs != *sampling {
         let cause = "it samples other frames of a second than the runs";
         return Err(Error::data(dir, cause, "train the other modalities too"));
     }
