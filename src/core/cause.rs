@@ -1,9 +1,10 @@
 //! Why a source failed.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why a source failed, ended, or is opened again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// The host name does not resolve.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::clip::{Absent, FrameShare, Gap};
@@ -66,7 +67,7 @@ impl<T> PerModality<T> {
 }
 
 /// Why this modality decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DecisionReason {
     /// A label of the second has this modality in the class-to-modality table.
@@ -93,7 +94,7 @@ pub struct Decision {
 }
 
 /// Identifies the pack that made a decision, independent of its directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PackStamp {
     /// Name of the pack.
     pub name: String,
@@ -184,7 +185,7 @@ impl WindowEstimate {
 }
 
 /// Whether a class comes on air or leaves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
     /// The class comes on air.

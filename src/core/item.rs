@@ -1,5 +1,6 @@
 //! The items that a source sends to the clip builder, and how a stream ends.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cause::Cause;
@@ -86,7 +87,7 @@ impl MediaItem {
 }
 
 /// The tracks of a source. A source without tracks is rejected before any data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tracks {
     /// Whether there are pictures.
     pub video: bool,
@@ -105,7 +106,7 @@ impl Tracks {
 }
 
 /// One of the two kinds of track.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Track {
     /// Pictures.
@@ -133,7 +134,7 @@ impl Track {
 }
 
 /// Why a new run begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Discontinuity {
     /// The source was opened again.
@@ -181,7 +182,7 @@ pub enum End {
 }
 
 /// Whether the source sets the pace or downstream does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pace {
     /// The source sets the pace: downstream sheds seconds when it is behind.

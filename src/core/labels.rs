@@ -1,5 +1,6 @@
 //! Class names and the compact ids that index every probability vector.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The 25 sports of the study Touchline comes from, in its (alphabetical) order.
@@ -111,7 +112,7 @@ impl ClassSet {
 }
 
 /// One of the three views of a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Modality {
     /// The pictures.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds in one second.
@@ -12,8 +13,9 @@ pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
 /// Presentation time stamp: nanoseconds of running time since the stream's pipeline started playing.
 ///
 /// Never wall time. Two frames of one run compare by `Pts`; across runs the order is (`RunId`, `Pts`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct Pts(pub u64);
 
 impl Pts {
@@ -63,12 +65,13 @@ pub const fn nanos_to_samples(nanos: u64, rate: u32) -> u64 {
 }
 
 /// Number of a run: the data between two discontinuities (start, reconnect, flush, PTS jump). Counts up from 0 within a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct RunId(pub u32);
 
 /// Where a wall time comes from, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WallSource {
     /// An RTCP sender report tied the RTP clock to NTP time.

@@ -22,6 +22,7 @@ mod share;
 mod sound;
 mod timeline;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::Frame;
@@ -121,7 +122,7 @@ impl ClipSecond {
 }
 
 /// Why a second was not classified. Every gap is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GapReason {
     /// The machine was too slow, and the backlog dropped the second.

@@ -179,7 +179,7 @@ fn the_schema_has_every_default_and_bound() {
     let text = schema.to_string();
     assert!(!text.contains("null") && !text.contains("$ref"), "{text}");
     // The API has the same bounds.
-    let api: Value = serde_json::from_str(include_str!("../publish/openapi.json")).unwrap();
+    let api: Value = serde_json::from_str(&crate::publish::http::OPENAPI).unwrap();
     let mut bounds = Vec::new();
     bounds_of("latency_ms", &api, &mut bounds);
     assert!(!bounds.is_empty() && bounds.iter().all(|b| *b == (json!(0), json!(60_000))), "{bounds:?}");

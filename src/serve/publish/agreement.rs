@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::format::round6;
+use super::record_types::Probability;
 use crate::metrics::ShadowDrop;
 use touchline_core::decision::{PackStamp, SecondPrediction};
 use touchline_core::labels::{ClassId, ClassSet};
@@ -104,7 +105,7 @@ impl AgreementCounts {
 
     fn view(&self) -> CountsView {
         let seconds = self.same + self.different;
-        let per_second = |sum: f64| (seconds > 0).then(|| round6((sum / seconds as f64) as f32));
+        let per_second = |sum: f64| (seconds > 0).then(|| Probability::from((sum / seconds as f64) as f32));
         CountsView {
             seconds,
             same: self.same,
@@ -115,17 +116,17 @@ impl AgreementCounts {
     }
 }
 
-/// Counts as they stand in the API; shares are null before the first second.
-#[derive(Serialize)]
+/// Shares are null before the first second.
+#[derive(Serialize, JsonSchema)]
 struct CountsView {
     seconds: u64,
     same: u64,
     different: u64,
-    agreement: Option<f64>,
-    mean_absolute_difference: Option<f64>,
+    agreement: Option<Probability>,
+    mean_absolute_difference: Option<Probability>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct AgreementView<'a> {
     #[serde(flatten)]
     all: CountsView,
@@ -134,7 +135,7 @@ pub(super) struct AgreementView<'a> {
     disagreements: Vec<PairView<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 struct DroppedView {
     overload: u64,
@@ -142,7 +143,7 @@ struct DroppedView {
     no_scores: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct PairView<'a> {
     main: &'a str,
     shadow: &'a str,

@@ -2,16 +2,19 @@
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::record::to_json;
 
 /// The body of every error.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Problem<'a> {
     /// What is wrong.
+    #[schemars(length(min = 1))]
     error: &'a str,
     /// What to do about it.
+    #[schemars(length(min = 1))]
     advice: &'a str,
 }
 

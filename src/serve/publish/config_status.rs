@@ -1,6 +1,7 @@
 //! The status of the configuration file: its name and its last reload (`/api/v1/config`).
 
 use parking_lot::{Mutex, MutexGuard};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::format::rfc3339;
@@ -21,18 +22,22 @@ struct ConfigState {
     last: Option<LastReload>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Reload")]
 struct LastReload {
+    #[schemars(extend("format" = "date-time"))]
     at: String,
+    #[schemars(extend("enum" = ["applied", "refused"]))]
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     changes: Option<ReloadChanges>,
+    /// Why the reload was refused. The previous settings stay in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 /// The changes of a reload: ids, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ReloadChanges {
     /// Streams that were added.
     pub added: Vec<String>,
@@ -44,13 +49,15 @@ pub struct ReloadChanges {
     pub needs_restart: Vec<String>,
 }
 
-#[derive(Serialize)]
-struct ConfigView<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Config")]
+pub(super) struct ConfigView<'a> {
+    /// Name of the file; null without --config.
     file: Option<&'a str>,
     reloads: ReloadsView<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ReloadsView<'a> {
     applied: u64,
     refused: u64,

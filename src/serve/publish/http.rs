@@ -1,21 +1,6 @@
 //! The HTTP server: the overlay page, the API, the live records, the preview, the metrics and the probes.
 //!
-//! | path | answer |
-//! |---|---|
-//! | `/` | the overlay page |
-//! | `/api/v1/info` | version, pack, classes, vote window |
-//! | `/api/v1/pack` | the running pack, its table and card, its shadow, the last update; POST changes the pack |
-//! | `/api/v1/schema` | JSON Schema of the records |
-//! | `/api/v1/openapi.json` | this table as OpenAPI 3.1 |
-//! | `/api/v1/config` | the configuration file and its last reload |
-//! | `/api/v1/streams` | all streams; POST adds one |
-//! | `/api/v1/streams/{id}` | one stream with its last ten minutes; PATCH changes, DELETE removes it |
-//! | `/api/v1/streams/{id}/live` | server-sent events: `snapshot`, then `second`, `gap`, `event`, `state`, `pack`; after records were lost `lagged` and a new `snapshot` |
-//! | `/api/v1/streams/{id}/preview` | pictures as `multipart/x-mixed-replace`; `?single=1` one JPEG |
-//! | `/metrics` | Prometheus text |
-//! | `/healthz` | 200 while the process serves |
-//! | `/readyz` | 200 when the models are warm, else 503 with the reason |
-//! | `/api/v1/session` | the caller's role; POST exchanges a token for a session, DELETE ends it |
+//! The description of every route is at the route. `/api/v1/openapi.json` is made from them.
 //!
 //! `access` checks permissions, `serve` limits connections, `pack_routes` changes the pack, `stream_routes` the
 //! streams.
@@ -23,7 +8,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -33,24 +18,28 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::{IntoParams, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::access::{self, Access, AccessConfig};
+use super::access::{self, Access, AccessConfig, login};
 use super::answer::{json, no_stream, not_found, problem};
 use super::app_state::AppState;
 pub use super::app_state::{PackAccess, StreamAccess};
 use super::hub::{Hub, Subscription};
+use super::openapi;
+use super::pack_routes;
 use super::page;
 use super::preview::Watcher;
 use super::record::SCHEMA;
 use super::serve::{self, Limits};
+use super::stream_routes::{self, StreamPath};
 use super::tls::Tls;
-use super::{pack_routes, stream_routes};
 use crate::metrics;
 use crate::metrics::Viewer;
 use touchline_core::error::{Error, Result};
@@ -75,8 +64,8 @@ const BOUNDARY: &str = "touchline-picture";
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
-/// The OpenAPI 3.1 document.
-pub const OPENAPI: &str = include_str!("openapi.json");
+/// The OpenAPI 3.1 document, made from the routes.
+pub static OPENAPI: LazyLock<String> = LazyLock::new(|| openapi::document(routes().into_openapi()));
 
 /// Listens on `address`, as in `127.0.0.1:8080`; port 0 selects a free port.
 ///
@@ -152,30 +141,28 @@ pub async fn serve_with(
     }
 }
 
+fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::Api::openapi())
+        .routes(routes!(page))
+        .routes(routes!(asset))
+        .routes(routes!(info))
+        .routes(routes!(pack_routes::get, pack_routes::post))
+        .routes(routes!(login::get, login::post, login::delete))
+        .routes(routes!(schema))
+        .routes(routes!(document))
+        .routes(routes!(stream_routes::config))
+        .routes(routes!(stream_routes::list, stream_routes::post))
+        .routes(routes!(stream_routes::get, stream_routes::patch, stream_routes::delete))
+        .routes(routes!(live))
+        .routes(routes!(preview))
+        .routes(routes!(prometheus))
+        .routes(routes!(health))
+        .routes(routes!(ready))
+}
+
 fn router(server: AppState) -> Router {
     let access = server.access.clone();
-    Router::new()
-        .route("/", get(|| async { asset("index.html") }))
-        .route("/assets/{name}", get(|Path(name): Path<String>| async move { asset(&name) }))
-        .route("/api/v1/info", get(|State(s): State<AppState>| async move { json(s.hub.info_json()) }))
-        .route("/api/v1/pack", get(pack_routes::get).post(pack_routes::post))
-        .route("/api/v1/session", get(access::who).post(access::log_in).delete(access::log_out))
-        .route("/api/v1/schema", get(|| async { ([(header::CONTENT_TYPE, "application/schema+json")], SCHEMA) }))
-        .route("/api/v1/openapi.json", get(|| async { json(OPENAPI.to_owned()) }))
-        .route("/api/v1/config", get(stream_routes::config))
-        .route(
-            "/api/v1/streams",
-            get(|State(s): State<AppState>| async move { json(s.hub.streams_json()) }).post(stream_routes::post),
-        )
-        .route(
-            "/api/v1/streams/{id}",
-            get(stream_routes::get).patch(stream_routes::patch).delete(stream_routes::delete),
-        )
-        .route("/api/v1/streams/{id}/live", get(live))
-        .route("/api/v1/streams/{id}/preview", get(preview))
-        .route("/metrics", get(prometheus))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
+    Router::from(routes())
         .fallback(|| async { not_found("there is nothing at this path", "see / and /api/v1/openapi.json") })
         .with_state(server)
         .layer(from_fn_with_state(access, access::guard))
@@ -197,7 +184,50 @@ async fn protect(mut response: Response) -> Response {
     response
 }
 
-fn asset(name: &str) -> Response {
+/// Returns the overlay page.
+#[utoipa::path(get, path = "/", operation_id = "page", responses(
+    (status = 200, description = "The page.", body = String, content_type = "text/html"),
+    (status = 401, description = "The request has no token (the login page), or a wrong one.",
+        content((String = "text/html"), (ref("#/components/schemas/Problem") = "application/json"))),
+))]
+async fn page() -> Response {
+    file("index.html")
+}
+
+/// Returns a file of the page.
+#[utoipa::path(get, path = "/assets/{name}", operation_id = "asset", params(("name" = String, Path)), responses(
+    (status = 200, description = "The file."),
+    (status = 404, description = "There is no such file."),
+))]
+async fn asset(Path(name): Path<String>) -> Response {
+    file(&name)
+}
+
+/// Returns version, pack, classes and vote window.
+#[utoipa::path(get, path = "/api/v1/info", operation_id = "info", responses(
+    (status = 200, description = "Facts about the server.", body = ref("#/components/schemas/Info")),
+))]
+async fn info(State(server): State<AppState>) -> Response {
+    json(server.hub.info_json())
+}
+
+/// Returns the JSON Schema of the records.
+#[utoipa::path(get, path = "/api/v1/schema", operation_id = "schema", responses(
+    (status = 200, description = "The schema.", body = Object, content_type = "application/schema+json"),
+))]
+async fn schema() -> Response {
+    ([(header::CONTENT_TYPE, "application/schema+json")], SCHEMA.as_str()).into_response()
+}
+
+/// Returns this document.
+#[utoipa::path(get, path = "/api/v1/openapi.json", operation_id = "openapi", responses(
+    (status = 200, description = "The document.", body = Object, content_type = "application/json"),
+))]
+async fn document() -> Response {
+    json(OPENAPI.clone())
+}
+
+fn file(name: &str) -> Response {
     match page::asset(name) {
         // A new build has new files under the same names: clients must revalidate.
         Some((kind, body)) => {
@@ -207,10 +237,25 @@ fn asset(name: &str) -> Response {
     }
 }
 
+/// Returns Prometheus metrics.
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", responses(
+    (status = 200, description = "Prometheus' text format.", body = String),
+))]
 async fn prometheus(State(server): State<AppState>) -> Response {
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], server.hub.metrics().encode()).into_response()
 }
 
+/// Returns 200 while the process serves.
+#[utoipa::path(get, path = "/healthz", operation_id = "healthz", responses((status = 200, description = "ok", body = String)))]
+async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// Returns 200 when the models are warm.
+#[utoipa::path(get, path = "/readyz", operation_id = "readyz", responses(
+    (status = 200, description = "ready", body = String),
+    (status = 503, description = "Not ready, with the reason."),
+))]
 async fn ready(State(server): State<AppState>) -> Response {
     match server.hub.not_ready() {
         None => "ready\n".into_response(),
@@ -237,7 +282,14 @@ impl Drop for ViewerGauge {
     }
 }
 
-async fn live(State(server): State<AppState>, Path(id): Path<String>) -> Response {
+/// Streams server-sent events: snapshot, then second, gap, event, state, incident and pack.
+///
+/// After lost records it sends lagged and a new snapshot. It ends after the state removed.
+#[utoipa::path(get, path = "/api/v1/streams/{id}/live", operation_id = "liveStream", params(StreamPath), responses(
+    (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+    (status = 404),
+))]
+async fn live(State(server): State<AppState>, Path(StreamPath { id }): Path<StreamPath>) -> Response {
     let Some(subscription) = server.hub.subscribe(&id) else { return no_stream(&id) };
     let (to, events) = mpsc::channel(CONNECTION_RECORDS);
     tokio::spawn(send_live(server, id, subscription, to));
@@ -291,15 +343,22 @@ async fn send_live(
 }
 
 /// Query parameters of the preview.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct PreviewQuery {
     /// `1`: one JPEG instead of a stream.
     single: Option<String>,
 }
 
+/// Streams pictures as multipart/x-mixed-replace. With single=1 it returns one JPEG.
+#[utoipa::path(get, path = "/api/v1/streams/{id}/preview", operation_id = "previewStream", params(StreamPath, PreviewQuery), responses(
+    (status = 200, description = "The pictures.", content(("multipart/x-mixed-replace"), ("image/jpeg"))),
+    (status = 404, description = "There is no such stream, or it has no pictures."),
+    (status = 503, description = "No picture arrived in time."),
+))]
 async fn preview(
     State(server): State<AppState>,
-    Path(id): Path<String>,
+    Path(StreamPath { id }): Path<StreamPath>,
     Query(query): Query<PreviewQuery>,
 ) -> Response {
     let Some((preview, has_pictures)) = server.hub.preview(&id) else { return no_stream(&id) };

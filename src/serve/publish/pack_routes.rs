@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::answer::{ApiError, json, media_type};
@@ -13,18 +14,33 @@ use super::app_state::AppState;
 use super::packs::{PackRefusal, PackRefusalKind};
 use super::record::to_json;
 
-/// The body of POST.
-#[derive(Default, Deserialize)]
+/// A change of the pack.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PackUpdate {
-    /// Directory below the root of packs. Without it the running pack's directory is read again.
+    /// Directory below the root of packs. Absent: read the running pack's directory again.
     path: Option<String>,
 }
 
+/// Returns the running pack with its table and card, the shadow and the last update.
+#[utoipa::path(get, path = "/api/v1/pack", operation_id = "getPack", responses(
+    (status = 200, description = "The pack.", body = ref("#/components/schemas/Pack")),
+))]
 pub(super) async fn get(State(state): State<AppState>) -> Response {
     json(state.hub.pack_json(state.packs.as_ref().is_some_and(|access| access.open)))
 }
 
+/// Loads another pack, or reloads the running one. The body may be absent.
+#[utoipa::path(post, path = "/api/v1/pack", operation_id = "updatePack", request_body = ref("#/components/schemas/PackUpdate"), responses(
+    (status = 200, description = "The pack is in use.", body = ref("#/components/schemas/Applied")),
+    (status = 400, description = "The body names no pack."),
+    (status = 403, description = "The token may only read, changes are disabled on this address, the request comes from another site's page, or the path is outside the root of packs."),
+    (status = 409, description = "Another update is in progress."),
+    (status = 415),
+    (status = 422, description = "The pack is damaged or does not fit. The previous one stays in use."),
+    (status = 500, description = "Internal error."),
+    (status = 503),
+))]
 pub(super) async fn post(State(state): State<AppState>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
     let access = state.packs.as_ref().ok_or_else(|| {
         let error = "the pack of this server cannot be changed";

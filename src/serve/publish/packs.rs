@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -25,7 +26,7 @@ use touchline_core::labels::ClassSet;
 const REQUESTS_MAX: usize = 4;
 
 /// The cause of a pack update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PackTrigger {
     /// `POST /api/v1/pack`.
@@ -37,7 +38,8 @@ pub enum PackTrigger {
 }
 
 /// A successful update.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "Applied")]
 pub struct AppliedPack {
     /// Name of the pack.
     pub pack: String,
@@ -52,11 +54,12 @@ pub struct AppliedPack {
     /// The pack was running already; nothing was swapped.
     pub unchanged: bool,
     /// Milliseconds from the request to the swap: loading, verifying, warming up.
+    #[schemars(range(min = 0))]
     pub took_ms: f64,
 }
 
 /// Why an update was refused. The previous pack stays in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PackRefusalKind {
     /// Another update is in progress.
@@ -263,18 +266,21 @@ impl PackStatus {
     }
 }
 
-#[derive(Serialize)]
-struct PackStatusView<'a> {
+/// The running pack. With a pack the keys `models`, `fusion`, `card` and `left_out` describe it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Pack", extend("additionalProperties" = true))]
+pub(super) struct PackStatusView<'a> {
     pack: &'a PackStamp,
     path: Option<&'a str>,
     classes: &'a [String],
     #[serde(flatten)]
+    #[schemars(skip)]
     details: Option<PackView<'a>>,
     shadow: Option<ShadowView<'a>>,
     updates: UpdatesView<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ShadowView<'a> {
     pack: PackStamp,
     path: &'a str,
@@ -282,19 +288,23 @@ struct ShadowView<'a> {
     agreement: AgreementView<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct UpdatesView<'a> {
+    /// Whether any caller may change the pack.
     accepted: bool,
     applied: u64,
     refused: u64,
     last: Option<LastView<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "LastUpdate")]
 struct LastView<'a> {
+    #[schemars(extend("format" = "date-time"))]
     at: String,
     trigger: PackTrigger,
     path: &'a str,
+    #[schemars(extend("enum" = ["applied", "refused"]))]
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     applied: Option<&'a AppliedPack>,

@@ -15,24 +15,21 @@
 
 use std::sync::Arc;
 
-use serde::ser::{SerializeMap, Serializer};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::format::{millis, rfc3339, round6};
+use super::format::{millis, rfc3339};
+use super::record_types::{
+    ClassMap, Head, IncidentCause, ModalitiesRecord, ModalityRecord, Record, WallRecord, WindowRecord,
+};
+pub use super::record_types::{Missing, SCHEMA};
 use super::state::StateFields;
 pub use super::state::StreamState;
-use touchline_core::cause::Cause;
-use touchline_core::clip::{Absent, FrameShare, Gap, GapReason};
-use touchline_core::decision::{
-    DecisionReason, Event, EventKind, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, WindowEstimate,
-};
+use touchline_core::clip::{Absent, FrameShare, Gap};
+use touchline_core::decision::{Event, ModalityScores, PackStamp, SecondOutcome, SecondPrediction, WindowEstimate};
 use touchline_core::incident::Incident;
-use touchline_core::item::{Discontinuity, Pace, Track, Tracks};
+use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::{ClassId, ClassSet, Modality};
 use touchline_core::time::{Pts, RunId, WallSource, WallTime};
-
-/// JSON Schema (draft 2020-12) of every record.
-pub const SCHEMA: &str = include_str!("record.schema.json");
 
 /// One second of a stream: its outcome, the estimate and the events that follow.
 #[derive(Clone, Debug)]
@@ -108,8 +105,7 @@ impl Recorder {
 
     /// The record of a change of state at `unix_ns`, nanoseconds since 1970-01-01 UTC.
     pub fn state(&self, state: &StreamState, tracks: Option<Tracks>, unix_ns: i64) -> String {
-        to_json(&StateRecord {
-            kind: "state",
+        to_json(&Record::State {
             stream: &self.stream,
             state: StateFields::new(state, unix_ns),
             tracks,
@@ -120,8 +116,7 @@ impl Recorder {
     /// The record of an incident at `unix_ns`, nanoseconds since 1970-01-01 UTC.
     pub fn incident(&self, incident: &Incident, run: RunId, unix_ns: i64) -> String {
         let since = incident.silent_ns().map(|ns| unix_ns.saturating_sub_unsigned(ns));
-        to_json(&IncidentRecord {
-            kind: "incident",
+        to_json(&Record::Incident {
             stream: &self.stream,
             incident: incident.as_str(),
             track: incident.track(),
@@ -139,16 +134,16 @@ impl Recorder {
     /// The record of a change of the pack at `unix_ns`, nanoseconds since 1970-01-01 UTC; `second` is the first of the
     /// new pack.
     pub fn pack(&self, second: &SecondPrediction, previous: &PackStamp, unix_ns: i64) -> String {
-        to_json(&PackRecord {
-            head: self.head("pack", second.run, second.index),
+        to_json(&Record::Pack {
+            head: self.head(second.run, second.index),
             pack: &second.pack,
             previous,
             at: self.at(unix_ns),
         })
     }
 
-    fn head<'a>(&'a self, kind: &'static str, run: RunId, index: u64) -> Head<'a> {
-        Head { kind, stream: &self.stream, run, index, pts_ns: Pts::from_second(index) }
+    fn head(&self, run: RunId, index: u64) -> Head<'_> {
+        Head { stream: &self.stream, run, index, pts_ns: Pts::from_second(index) }
     }
 
     /// Time of a record; `None` for a file, as all arrival times.
@@ -159,8 +154,8 @@ impl Recorder {
     fn second(&self, second: &SecondPrediction, published: &Published) -> String {
         let decision = &second.decision;
         let modality = |m: Modality| ModalityRecord::new(self, second.scores.get(m), *second.absent.get(m));
-        to_json(&SecondRecord {
-            head: self.head("second", second.run, second.index),
+        to_json(&Record::Second {
+            head: self.head(second.run, second.index),
             wall: self.wall(Some(second.wall)),
             frame_share: (second.frame_share < FrameShare::ALL).then(|| second.frame_share.ratio()),
             modalities: ModalitiesRecord {
@@ -171,7 +166,7 @@ impl Recorder {
             decided_by: decision.modality,
             why: decision.why,
             label: self.name(decision.label),
-            probability: round6(decision.probability),
+            probability: decision.probability.into(),
             probabilities: self.class_map(&decision.probabilities),
             window: self.window(&published.estimate),
             latency_ms: published.latency_ns.filter(|_| self.pace == Pace::Live).map(millis),
@@ -181,8 +176,8 @@ impl Recorder {
     }
 
     fn gap(&self, gap: &Gap, published: &Published) -> String {
-        to_json(&GapRecord {
-            head: self.head("gap", gap.run, gap.index),
+        to_json(&Record::Gap {
+            head: self.head(gap.run, gap.index),
             reason: gap.reason,
             window: self.window(&published.estimate),
             backlog: self.backlog(published),
@@ -191,8 +186,7 @@ impl Recorder {
 
     fn event(&self, event: &Event, published: Option<&Published>) -> String {
         let own = published.filter(|p| p.outcome.run() == event.run && p.outcome.index() == event.index);
-        to_json(&EventRecord {
-            record: "event",
+        to_json(&Record::Event {
             stream: &self.stream,
             kind: event.kind,
             class: self.name(event.class),
@@ -200,7 +194,7 @@ impl Recorder {
             index: event.index,
             pts_ns: Pts::from_second(event.index),
             wall: self.wall(own.and_then(Published::wall)),
-            probability: round6(event.probability),
+            probability: event.probability.into(),
         })
     }
 
@@ -244,147 +238,18 @@ pub(super) fn to_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect(SERIALISES)
 }
 
-/// The first keys of every record of a second.
-#[derive(Serialize)]
-struct Head<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    stream: &'a str,
-    run: RunId,
-    index: u64,
-    pts_ns: Pts,
-}
-
-#[derive(Serialize)]
-struct SecondRecord<'a> {
-    #[serde(flatten)]
-    head: Head<'a>,
-    wall: Option<WallRecord>,
-    modalities: ModalitiesRecord<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    frame_share: Option<f64>,
-    decided_by: Modality,
-    why: DecisionReason,
-    label: &'a str,
-    probability: f64,
-    probabilities: ClassMap<'a>,
-    window: WindowRecord<'a>,
-    latency_ms: Option<f64>,
-    backlog: u32,
-    pack: &'a PackStamp,
-}
-
-#[derive(Serialize)]
-struct GapRecord<'a> {
-    #[serde(flatten)]
-    head: Head<'a>,
-    reason: GapReason,
-    window: WindowRecord<'a>,
-    backlog: u32,
-}
-
-#[derive(Serialize)]
-struct EventRecord<'a> {
-    #[serde(rename = "type")]
-    record: &'static str,
-    stream: &'a str,
-    kind: EventKind,
-    class: &'a str,
-    run: RunId,
-    index: u64,
-    pts_ns: Pts,
-    wall: Option<WallRecord>,
-    probability: f64,
-}
-
-#[derive(Serialize)]
-struct StateRecord<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    stream: &'a str,
-    #[serde(flatten)]
-    state: StateFields<'a>,
-    tracks: Option<Tracks>,
-    at: Option<String>,
-}
-
-/// Why a run began, or why a segment was lost.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum IncidentCause {
-    Run(Discontinuity),
-    Loss(Cause),
-}
-
-#[derive(Serialize)]
-struct IncidentRecord<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    stream: &'a str,
-    incident: &'static str,
-    track: Option<Track>,
-    cause: Option<IncidentCause>,
-    run: RunId,
-    since: Option<String>,
-    at: Option<String>,
-}
-
-#[derive(Serialize)]
-struct PackRecord<'a> {
-    #[serde(flatten)]
-    head: Head<'a>,
-    pack: &'a PackStamp,
-    previous: &'a PackStamp,
-    at: Option<String>,
-}
-
-#[derive(Serialize)]
-struct WallRecord {
-    time: String,
-    source: WallSource,
-    uncertainty_ms: f64,
-}
-
-#[derive(Serialize)]
-struct ModalitiesRecord<'a> {
-    rgb: ModalityRecord<'a>,
-    flow: ModalityRecord<'a>,
-    audio: ModalityRecord<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum ModalityRecord<'a> {
-    Scored { label: &'a str, score: f64, votes: u32, voters: u32 },
-    Missing { absent: Missing },
-}
-
 impl<'a> ModalityRecord<'a> {
     fn new(recorder: &'a Recorder, scores: &Option<ModalityScores>, absent: Option<Absent>) -> Self {
         match scores {
             Some(scores) => ModalityRecord::Scored {
                 label: recorder.name(scores.label),
-                score: round6(scores.score()),
+                score: scores.score().into(),
                 votes: scores.votes,
                 voters: scores.voters,
             },
             None => ModalityRecord::Missing { absent: absent.into() },
         }
     }
-}
-
-/// Why a modality is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Missing {
-    /// The source has no such track.
-    NoTrack,
-    /// The track delivered too little.
-    NoData,
-    /// No two frames were far enough apart for flow.
-    NoPairs,
-    /// The pack has no model for the modality.
-    NoModel,
 }
 
 impl From<Option<Absent>> for Missing {
@@ -396,31 +261,6 @@ impl From<Option<Absent>> for Missing {
             Some(Absent::NoPairs) => Missing::NoPairs,
             None => Missing::NoModel,
         }
-    }
-}
-
-#[derive(Serialize)]
-struct WindowRecord<'a> {
-    label: Option<&'a str>,
-    share: ClassMap<'a>,
-    mean: ClassMap<'a>,
-    seconds: u32,
-    gaps: u32,
-}
-
-/// Class name → value, in pack order.
-struct ClassMap<'a> {
-    names: &'a [String],
-    values: &'a [f32],
-}
-
-impl Serialize for ClassMap<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.names.len()))?;
-        for (name, value) in self.names.iter().zip(self.values) {
-            map.serialize_entry(name, &round6(*value))?;
-        }
-        map.end()
     }
 }
 

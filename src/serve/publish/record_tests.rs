@@ -3,76 +3,9 @@ use serde_json::Value;
 use super::*;
 use crate::publish::testing::{classes, gap, predicted};
 use touchline_core::cause::Cause;
-
-/// A little JSON Schema: exactly what the schema file uses, strict about anything else in it.
-struct Schema {
-    root: Value,
-}
-
-impl Schema {
-    fn check(&self, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
-        let rules = schema.as_object().ok_or(format!("{at}: a schema is an object"))?;
-        for (rule, wanted) in rules {
-            match rule.as_str() {
-                "description" | "title" | "$schema" | "$defs" => {}
-                "$ref" => self.check(self.resolve(wanted), value, at)?,
-                "const" if wanted == value => {}
-                "enum" if wanted.as_array().unwrap().contains(value) => {}
-                "const" | "enum" => return Err(format!("{at}: {value} is not {wanted}")),
-                "minimum" if value.as_f64().is_some_and(|v| v >= wanted.as_f64().unwrap()) => {}
-                "maximum" if value.as_f64().is_some_and(|v| v <= wanted.as_f64().unwrap()) => {}
-                "minimum" | "maximum" => return Err(format!("{at}: {value} breaks {rule} {wanted}")),
-                "type" => {
-                    let fits = match wanted.as_str().unwrap() {
-                        "object" => value.is_object(),
-                        "string" => value.is_string(),
-                        "boolean" => value.is_boolean(),
-                        "null" => value.is_null(),
-                        "number" => value.is_number(),
-                        "integer" => value.is_u64() || value.is_i64(),
-                        other => panic!("type {other} is unknown to this test"),
-                    };
-                    if !fits {
-                        return Err(format!("{at}: {value} is no {wanted}"));
-                    }
-                }
-                "required" => {
-                    for key in wanted.as_array().unwrap() {
-                        if value.get(key.as_str().unwrap()).is_none() {
-                            return Err(format!("{at}: {key} is missing"));
-                        }
-                    }
-                }
-                "properties" | "additionalProperties" => {}
-                "oneOf" => {
-                    let results: Vec<_> =
-                        wanted.as_array().unwrap().iter().map(|one| self.check(one, value, at)).collect();
-                    let fitting = results.iter().filter(|r| r.is_ok()).count();
-                    if fitting != 1 {
-                        return Err(format!("{at}: {fitting} alternatives fit {value}: {results:?}"));
-                    }
-                }
-                other => panic!("rule {other} is unknown to this test"),
-            }
-        }
-        if let (Some(object), Some("object")) = (value.as_object(), rules.get("type").and_then(Value::as_str)) {
-            for (key, value) in object {
-                let at = format!("{at}.{key}");
-                match (rules.get("properties").and_then(|p| p.get(key)), &rules["additionalProperties"]) {
-                    (Some(property), _) => self.check(property, value, &at)?,
-                    (None, Value::Bool(false)) => return Err(format!("{at}: not in the schema")),
-                    (None, values) => self.check(values, value, &at)?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn resolve(&self, reference: &Value) -> &Value {
-        let pointer = reference.as_str().unwrap().strip_prefix('#').expect("references stay in the file");
-        self.root.pointer(pointer).unwrap_or_else(|| panic!("{reference} leads nowhere"))
-    }
-}
+use touchline_core::clip::GapReason;
+use touchline_core::decision::{DecisionReason, EventKind};
+use touchline_core::item::{Discontinuity, Track};
 
 fn recorder(pace: Pace) -> Recorder {
     Recorder::new("court-1", Arc::new(classes()), pace)
@@ -156,24 +89,43 @@ fn all_records() -> Vec<String> {
     lines
 }
 
+fn schema() -> Value {
+    serde_json::from_str(&SCHEMA).expect("the schema is JSON")
+}
+
 #[test]
-fn records_follow_the_schema() {
-    let schema = Schema { root: serde_json::from_str(SCHEMA).expect("the schema is JSON") };
+fn records_follow_the_schema_and_nothing_else_does() {
+    let validator = jsonschema::validator_for(&schema()).expect("the schema is one");
     for line in all_records() {
-        let value: Value = serde_json::from_str(&line).expect("a record is JSON");
-        schema.check(&schema.root, &value, "record").unwrap_or_else(|e| panic!("{e}\n{line}"));
+        let record: Value = serde_json::from_str(&line).expect("a record is JSON");
+        validator.validate(&record).unwrap_or_else(|e| panic!("{e}\n{line}"));
+        for (key, value) in record.as_object().unwrap() {
+            let changed = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+                let mut record = record.clone();
+                change(record.as_object_mut().unwrap());
+                assert!(!validator.is_valid(&record), "{key}: {record}");
+            };
+            if key != "frame_share" {
+                changed(&|record| drop(record.remove(key)));
+            }
+            changed(&|record| drop(record.insert(key.clone(), serde_json::json!([value]))));
+            changed(&|record| drop(record.insert(format!("{key}s"), value.clone())));
+            if value.is_object() && key != "probabilities" {
+                changed(&|record| drop(record[key].as_object_mut().unwrap().insert("more".into(), 1.into())));
+            }
+        }
     }
 }
 
 #[test]
 fn the_schema_has_no_key_and_no_value_that_no_record_has() {
-    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
     let records = all_records().join("\n");
     fn walk(schema: &Value, records: &str) {
         for property in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
             assert!(records.contains(&format!("\"{}\":", property.0)), "no record has {}", property.0);
         }
-        for value in schema.get("enum").and_then(Value::as_array).into_iter().flatten() {
+        let names = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
+        for value in names.chain(schema.get("const")) {
             let unused_here = ["rtcp-sender-report", "hls-program-date-time", "audio", "flow", "default", "no-model"];
             let name = value.as_str().unwrap();
             assert!(records.contains(&format!("\"{name}\"")) || unused_here.contains(&name), "no record has {name}");
@@ -184,47 +136,7 @@ fn the_schema_has_no_key_and_no_value_that_no_record_has() {
             _ => {}
         }
     }
-    walk(&schema, &records);
-}
-
-#[test]
-fn values_that_come_from_enums_are_the_schemas() {
-    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
-    let named = |pointer: &str| schema.pointer(pointer).unwrap_or_else(|| panic!("{pointer}")).clone();
-    let json = |values: &[Value]| Value::Array(values.to_vec());
-    let of = |v: &dyn erased::Json| v.json();
-    assert_eq!(
-        named("/$defs/wall/oneOf/0/properties/source/enum"),
-        json(&[of(&WallSource::RtcpSenderReport), of(&WallSource::HlsProgramDateTime), of(&WallSource::Arrival)])
-    );
-    assert_eq!(named("/$defs/second/properties/decided_by/enum"), json(&Modality::ALL.map(|m| of(&m))));
-    assert_eq!(
-        named("/$defs/second/properties/why/enum"),
-        json(&[of(&DecisionReason::Table), of(&DecisionReason::Default), of(&DecisionReason::Fallback)])
-    );
-    assert_eq!(named("/$defs/state/properties/kind/oneOf/0/enum"), json(&Cause::ALL.map(|c| of(&c))));
-    assert_eq!(named("/$defs/state/properties/kind/oneOf/0/enum"), json(&Cause::ALL.map(|c| c.as_str().into())));
-    assert_eq!(named("/$defs/state/properties/state/enum"), json(&crate::metrics::STATES.map(Value::from)));
-    assert_eq!(named("/$defs/incident/properties/incident/enum"), json(&Incident::NAMES.map(Value::from)));
-    assert_eq!(named("/$defs/incident/properties/cause/oneOf/0/enum"), json(&Discontinuity::ALL.map(|d| of(&d))));
-    assert_eq!(named("/$defs/gap/properties/reason/enum"), json(&GapReason::ALL.map(|r| of(&r))));
-    assert_eq!(
-        named("/$defs/modality/oneOf/1/properties/absent/enum"),
-        json(&[of(&Missing::NoTrack), of(&Missing::NoData), of(&Missing::NoPairs), of(&Missing::NoModel)])
-    );
-}
-
-/// Object-safe serialisation, so that one closure takes every enum.
-mod erased {
-    pub trait Json {
-        fn json(&self) -> serde_json::Value;
-    }
-
-    impl<T: serde::Serialize> Json for T {
-        fn json(&self) -> serde_json::Value {
-            serde_json::to_value(self).unwrap()
-        }
-    }
+    walk(&schema(), &records);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The state of a stream, in records and in the API.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::format::{millis, rfc3339};
+use crate::metrics::STATES;
 use touchline_core::cause::Cause;
 use touchline_core::redact;
 
@@ -98,14 +100,27 @@ impl StreamState {
 }
 
 /// The state in records and in the API. All keys are always present.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(super) struct StateFields<'a> {
+    /// connecting: opening for the first time; playing: data arrive; waiting: failed and retrying, or listening for a
+    /// caller (no-caller); paused: by an operator, or by the program because opening it ended the process twice
+    /// (crashed); ended: the source ended; failed: failed without retry; removed: removed from the program, the last
+    /// record of the stream.
+    #[schemars(extend("enum" = STATES))]
     state: &'static str,
+    /// Cause of waiting or failure, for programs.
     kind: Option<Cause>,
+    /// Cause of waiting or failure, for people.
     cause: Option<&'a str>,
+    /// Advice after a failure.
     advice: Option<&'a str>,
+    /// Number of the next attempt since the stream last played for long, while waiting.
+    #[schemars(range(min = 1))]
     attempt: Option<u32>,
+    /// Milliseconds until the next attempt, while waiting.
+    #[schemars(range(min = 0))]
     retry_in_ms: Option<f64>,
+    /// Time of the next attempt (RFC 3339, this machine's clock), while waiting.
     next_try: Option<String>,
 }
 

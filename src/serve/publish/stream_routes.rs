@@ -8,7 +8,9 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use utoipa::IntoParams;
 
 use super::answer::{ApiError, json, media_type, no_stream};
 use super::app_state::{AppState, StreamAccess};
@@ -18,6 +20,20 @@ use touchline_core::cause::Cause;
 /// How long a request waits for its change. A source gets eight seconds to stop and may be opened after that.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The path of a stream.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct StreamPath {
+    /// Id of the stream.
+    #[param(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    pub(super) id: String,
+}
+
+/// Returns the configuration file and its last reload (SIGHUP).
+#[utoipa::path(get, path = "/api/v1/config", operation_id = "config", responses(
+    (status = 200, description = "The configuration file and its reloads.", body = ref("#/components/schemas/Config")),
+    (status = 404, description = "The server has no configuration."),
+))]
 pub(super) async fn config(State(state): State<AppState>) -> Result<Response, ApiError> {
     match &state.streams {
         Some(access) => Ok(json(access.control.config().json())),
@@ -25,14 +41,41 @@ pub(super) async fn config(State(state): State<AppState>) -> Result<Response, Ap
     }
 }
 
-/// One stream with its history. The ETag is the version of its settings.
-pub(super) async fn get(State(state): State<AppState>, Path(id): Path<String>) -> Response {
+/// Lists the streams without their histories.
+#[utoipa::path(get, path = "/api/v1/streams", operation_id = "listStreams", responses(
+    (status = 200, description = "The streams, in the order in which they were added.", body = ref("#/components/schemas/Streams")),
+))]
+pub(super) async fn list(State(state): State<AppState>) -> Response {
+    json(state.hub.streams_json())
+}
+
+/// Returns a stream with its last ten minutes.
+#[utoipa::path(get, path = "/api/v1/streams/{id}", operation_id = "getStream", params(StreamPath), responses(
+    (status = 200, description = "The stream.", body = ref("#/components/schemas/StreamDetail"),
+        headers(("ETag" = String, description = "Version of the stream's settings, for If-Match."))),
+    (status = 404),
+))]
+pub(super) async fn get(State(state): State<AppState>, Path(StreamPath { id }): Path<StreamPath>) -> Response {
     match state.hub.stream_json(&id) {
         Some(body) => (tag(&state, &id), json(body)).into_response(),
         None => no_stream(&id),
     }
 }
 
+/// Adds a stream.
+///
+/// With --state it survives a restart. Unless retry is false, a source that fails to open is retried.
+#[utoipa::path(post, path = "/api/v1/streams", operation_id = "addStream", request_body = ref("#/components/schemas/NewStream"), responses(
+    (status = 201, description = "The stream is added and stored.", body = ref("#/components/schemas/Stream"),
+        headers(("ETag" = String, description = "Version of the stream's settings, for If-Match."), ("Location" = String, description = "Path of the stream."))),
+    (status = 400, description = "The body is not JSON."),
+    (status = 403, description = "The token may only read, changes are disabled on this address, the request comes from another site's page, or the source policy forbids the source."),
+    (status = 409, description = "The id exists, or the stream limit (--max-streams) is reached."),
+    (status = 415),
+    (status = 422, description = "A key is unknown, a value is invalid, or the source cannot be opened."),
+    (status = 503), (status = 504),
+    (status = 507, description = "The stream cannot be stored and is not added."),
+))]
 pub(super) async fn post(State(state): State<AppState>, headers: HeaderMap, body: Bytes) -> Result<Response, ApiError> {
     let access = stream_access(&state)?;
     let new: NewStream = parse(&headers, &body)?;
@@ -45,9 +88,31 @@ pub(super) async fn post(State(state): State<AppState>, headers: HeaderMap, body
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], tag(&state, &id), json(body)).into_response())
 }
 
+/// Changes a stream that the API added.
+///
+/// Absent keys stay; null selects the default of the run. The source is opened again only if its settings change.
+#[utoipa::path(patch, path = "/api/v1/streams/{id}", operation_id = "changeStream",
+    params(StreamPath, ("If-Match" = Option<String>, Header, nullable = false, description = "The ETag of GET. The request is refused if the settings have changed since.")),
+    request_body(content(
+        (ref("#/components/schemas/StreamPatch") = "application/json"),
+        (ref("#/components/schemas/StreamPatch") = "application/merge-patch+json"),
+    )),
+    responses(
+        (status = 200, description = "The stream is changed and stored.", body = ref("#/components/schemas/Stream"),
+            headers(("ETag" = String, description = "Version of the stream's settings, for If-Match."))),
+        (status = 400, description = "The body is not JSON."),
+        (status = 403, description = "The token may only read, changes are disabled on this address, the request comes from another site's page, or the source policy forbids the source."),
+        (status = 404),
+        (status = 409, description = "The stream belongs to the configuration file or the command line, or another change of it is in progress."),
+        (status = 412, description = "The settings have changed since they were read."),
+        (status = 415),
+        (status = 422, description = "A key is unknown, a value is invalid, or the source cannot be opened. The previous source continues."),
+        (status = 503), (status = 504),
+        (status = 507, description = "The change cannot be stored and is not made."),
+    ))]
 pub(super) async fn patch(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    Path(StreamPath { id }): Path<StreamPath>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {
@@ -63,9 +128,23 @@ pub(super) async fn patch(
     Ok((tag(&state, &id), json(body)).into_response())
 }
 
+/// Removes a stream that the API added.
+///
+/// It is removed from the API, the metrics and the store after its last whole second is published.
+#[utoipa::path(delete, path = "/api/v1/streams/{id}", operation_id = "removeStream",
+    params(StreamPath, ("If-Match" = Option<String>, Header, nullable = false, description = "The ETag of GET. The request is refused if the settings have changed since.")),
+    responses(
+        (status = 204, description = "The stream is removed."),
+        (status = 400, description = "DELETE takes no body."),
+        (status = 404),
+        (status = 409, description = "The stream belongs to the configuration file or the command line, or another change of it is in progress."),
+        (status = 412, description = "The settings have changed since they were read."),
+        (status = 503), (status = 504),
+        (status = 507, description = "The store cannot be written. The stream stays."),
+    ))]
 pub(super) async fn delete(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    Path(StreamPath { id }): Path<StreamPath>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, ApiError> {

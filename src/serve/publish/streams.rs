@@ -6,11 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::oneshot;
 
 pub use super::config_status::{ConfigStatus, ReloadChanges};
 use crate::config::{LatencyMs, RtspTransport, StreamFile, StreamSettings, VoteFile, stream_id, stream_label};
+use touchline_core::vote::VoteConfig;
 use touchline_media::options::{Isolation, SourceKind, VariantChoice};
 
 /// Capacity of the queue; a request takes microseconds to check.
@@ -19,21 +21,25 @@ const REQUESTS_MAX: usize = 16;
 /// Longest URI, bytes.
 const URI_MAX: usize = 2048;
 
-/// The body of POST: a new stream.
-#[derive(Clone, PartialEq, Deserialize)]
+/// A new stream.
+#[derive(Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewStream {
     /// Absent: derived from the URI.
+    #[schemars(regex(pattern = "^[A-Za-z0-9._-]{1,64}$"))]
     pub id: Option<String>,
-    /// URI of the source, with its secrets.
+    /// URI with the scheme rtsp, rtsps, http, https, srt, rtmp, rtmps, udp or testsrc, with its secrets.
+    #[schemars(length(min = 1, max = URI_MAX))]
     pub uri: String,
     /// Display name.
+    #[schemars(length(min = 1, max = 120))]
     pub label: Option<String>,
     /// Jitter buffer of RTSP sources, milliseconds.
+    #[schemars(with = "Option<LatencyMs>")]
     pub latency_ms: Option<u32>,
     /// Transport of RTP from RTSP servers.
     pub rtsp_transport: Option<RtspTransport>,
-    /// Kind of an http(s) source; absent: detected.
+    /// Kind of an http(s) source whose name does not show it.
     pub kind: Option<SourceKind>,
     /// Variant of an HLS source.
     pub variant: Option<VariantChoice>,
@@ -41,13 +47,17 @@ pub struct NewStream {
     pub max_height: Option<u32>,
     /// Language of HLS audio if no rendition is the default.
     pub audio_language: Option<String>,
-    /// Process that receives and decodes the source.
+    /// Process that receives and decodes the source. By default one of its own, so that a fault in a decoder affects no
+    /// other stream.
+    #[schemars(extend("default" = "process"))]
     pub isolation: Option<Isolation>,
     /// False: add it paused.
+    #[schemars(extend("default" = true))]
     pub enabled: Option<bool>,
     /// Whether it retries if the first attempt fails.
+    #[schemars(extend("default" = true))]
     pub retry: Option<bool>,
-    /// Its vote.
+    /// Overrides of the vote of the run.
     #[serde(default)]
     pub vote: VoteFile,
 }
@@ -59,58 +69,65 @@ impl fmt::Debug for NewStream {
     }
 }
 
-/// The body of PATCH. Absent keys stay; `null` selects the default of the run.
-#[derive(Clone, Default, PartialEq, Deserialize)]
+/// Changes of a stream. Absent keys stay; `null` selects the default of the run.
+#[derive(Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StreamPatch {
-    /// As [`NewStream::uri`].
+    /// URI of the source, as in a new stream.
+    #[schemars(length(min = 1, max = URI_MAX))]
     pub uri: Option<String>,
-    /// As [`NewStream::label`].
+    /// Display name.
     #[serde(default, deserialize_with = "given")]
+    #[schemars(length(min = 1, max = 120))]
     pub label: Option<Option<String>>,
-    /// As [`NewStream::latency_ms`].
+    /// Jitter buffer of RTSP sources, milliseconds.
+    #[schemars(with = "Option<LatencyMs>")]
     pub latency_ms: Option<u32>,
-    /// As [`NewStream::rtsp_transport`].
+    /// Transport of RTP from RTSP servers.
     pub rtsp_transport: Option<RtspTransport>,
-    /// As [`NewStream::kind`].
+    /// Kind of an http(s) source whose name does not show it.
     #[serde(default, deserialize_with = "given")]
     pub kind: Option<Option<SourceKind>>,
-    /// As [`NewStream::variant`].
+    /// Variant of an HLS source.
     pub variant: Option<VariantChoice>,
-    /// As [`NewStream::max_height`].
+    /// Greatest height of HLS variants, lines.
     #[serde(default, deserialize_with = "given")]
     pub max_height: Option<Option<u32>>,
-    /// As [`NewStream::audio_language`].
+    /// Language of HLS audio if no rendition is the default.
     #[serde(default, deserialize_with = "given")]
     pub audio_language: Option<Option<String>>,
-    /// As [`NewStream::isolation`].
+    /// Process that receives and decodes the source.
     #[serde(default, deserialize_with = "given")]
     pub isolation: Option<Option<Isolation>>,
     /// `false` pauses the stream. `true` also opens a stream again that has ended or failed.
     pub enabled: Option<bool>,
-    /// As [`NewStream::retry`].
+    /// Whether it retries if the first attempt fails.
     #[serde(default, deserialize_with = "given")]
     pub retry: Option<Option<bool>>,
-    /// As [`NewStream::vote`].
+    /// Overrides of the vote of the run.
     #[serde(default, deserialize_with = "given")]
     pub vote: Option<Option<VotePatch>>,
 }
 
-/// The key `vote` of [`StreamPatch`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+/// Changes of the vote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VotePatch {
     /// Length of the vote window, seconds.
     #[serde(default, deserialize_with = "given")]
+    #[schemars(range(min = 1, max = VoteConfig::WINDOW_MAX))]
     pub window: Option<Option<u32>>,
     /// Seconds between estimates.
     #[serde(default, deserialize_with = "given")]
+    #[schemars(range(min = 1, max = VoteConfig::WINDOW_MAX))]
     pub stride: Option<Option<u32>>,
     /// A class comes on air at this mean probability.
     #[serde(default, deserialize_with = "given")]
+    #[schemars(range(min = 0, max = 1))]
     pub onset: Option<Option<f32>>,
     /// A class goes off air below this mean probability.
     #[serde(default, deserialize_with = "given")]
+    #[schemars(range(min = 0, max = 1))]
     pub offset: Option<Option<f32>>,
 }
 

@@ -244,11 +244,10 @@ fn the_document_has_every_route_and_every_method() {
     let document = ask(&program.address, "GET", "/api/v1/openapi.json", None, &[]).body;
     assert_eq!(document["openapi"], "3.1.0");
     let paths = document["paths"].as_object().unwrap();
-    // What the router was built from: the document must not lack one.
+    assert!(paths.len() >= 14, "{paths:?}");
+    // The document is made from the described routes. There must be no others.
     let source = include_str!("../../../src/serve/publish/http.rs");
-    let routes: BTreeSet<&str> = source.split(".route(").skip(1).filter_map(|rest| rest.split('"').nth(1)).collect();
-    assert!(routes.len() >= 14, "{routes:?}");
-    assert_eq!(routes, paths.keys().map(String::as_str).collect::<BTreeSet<_>>());
+    assert!(source.contains(".routes(") && !source.contains(".route("));
     for (path, item) in paths {
         let documented: BTreeSet<String> =
             item.as_object().unwrap().keys().filter(|k| *k != "parameters").map(|k| k.to_uppercase()).collect();

@@ -11,6 +11,7 @@ use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::super::answer::{ApiError, json, media_type, problem};
@@ -20,10 +21,11 @@ use super::{Access, AuthMethod, Caller, Credential, Denied, Peer, address, origi
 /// How long the answer to a log-out waits for the disk. The log-out itself takes effect at once.
 const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The body of POST.
-#[derive(Deserialize)]
+/// The body of a login.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::publish) struct Login {
+    /// An admin or a read token.
     token: String,
 }
 
@@ -37,6 +39,11 @@ pub fn parse_login(body: &[u8]) -> Result<String, &'static str> {
         .map_err(|_| "the body must be {\"token\": \"…\"} and nothing else")
 }
 
+/// Returns the role of the caller.
+#[utoipa::path(get, path = "/api/v1/session", operation_id = "who", responses(
+    (status = 200, description = "The role, and how the caller authenticated.", body = ref("#/components/schemas/Caller")),
+    (status = 401), (status = 403), (status = 429),
+))]
 pub(in crate::publish) async fn get(State(access): State<Arc<Access>>, request: Request) -> Response {
     let (method, path) = (request.method(), request.uri().path());
     match access.decide(address(request.extensions()), method, path, request.headers()) {
@@ -45,6 +52,13 @@ pub(in crate::publish) async fn get(State(access): State<Arc<Access>>, request: 
     }
 }
 
+/// Exchanges a token for a session cookie.
+#[utoipa::path(post, path = "/api/v1/session", operation_id = "logIn", request_body = ref("#/components/schemas/Login"), responses(
+    (status = 200, description = "Set-Cookie contains the session.", body = ref("#/components/schemas/Caller")),
+    (status = 400, description = "The body is not a login."),
+    (status = 401), (status = 415), (status = 429),
+    (status = 503, description = "No session can be created."),
+))]
 pub(in crate::publish) async fn post(
     State(access): State<Arc<Access>>,
     extensions: Extensions,
@@ -73,6 +87,10 @@ pub(in crate::publish) async fn post(
     with_cookie(&access, answer, &value, sessions::LIFE_S, extensions.get::<Peer>())
 }
 
+/// Ends the session.
+#[utoipa::path(delete, path = "/api/v1/session", operation_id = "logOut", responses(
+    (status = 204, description = "The session has ended."),
+))]
 pub(in crate::publish) async fn delete(State(access): State<Arc<Access>>, request: Request) -> Response {
     if !origin::is_own(request.headers(), false) {
         return access.refuse(Denied::ForeignSite, "");

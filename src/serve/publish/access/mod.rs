@@ -11,7 +11,7 @@
 //! The probes (`/healthz`, `/readyz`), the files of the page and the login are public. Every method but GET, HEAD and OPTIONS
 //! is a change. Routes find the [`Caller`] in the extensions of the request.
 
-mod login;
+pub(super) mod login;
 mod origin;
 mod sessions;
 mod throttle;
@@ -27,6 +27,7 @@ use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::answer::problem;
@@ -41,7 +42,6 @@ use touchline_core::clock::Clock;
 use touchline_core::error::{Error, Result};
 
 pub use login::parse_login;
-pub(super) use login::{delete as log_out, get as who, post as log_in};
 pub use sessions::{LogOuts, LoggedOut, NONCE, SessionArchive};
 pub use tokens::TokenSource;
 
@@ -52,7 +52,7 @@ pub const BODY_MAX: usize = 4096;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Permissions of a caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// May read.
@@ -75,7 +75,7 @@ impl Role {
 }
 
 /// How a caller got its role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthMethod {
     /// No credential was needed.
@@ -86,8 +86,9 @@ pub enum AuthMethod {
     Session,
 }
 
-/// The caller of a request, in the extensions of every request except those to public paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// The caller of a request.
+// In the extensions of every request except those to public paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Caller {
     /// Its permissions.
     pub role: Role,
@@ -364,12 +365,12 @@ impl Access {
     }
 }
 
-fn is_change(method: &Method) -> bool {
+pub(super) fn is_change(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// Whether the path is public.
-fn is_open(method: &Method, path: &str) -> bool {
+pub(super) fn is_open(method: &Method, path: &str) -> bool {
     match path {
         "/healthz" | "/readyz" => !is_change(method),
         "/api/v1/session" => true,

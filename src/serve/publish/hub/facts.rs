@@ -1,5 +1,6 @@
 //! Facts about a stream before it delivers data: its name, source and settings.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::RtspTransport;
@@ -20,7 +21,8 @@ pub struct StreamInfo {
 }
 
 /// The settings of a stream, as the API shows them.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "Settings")]
 pub struct StreamFacts {
     /// Display name.
     pub label: Option<String>,
@@ -29,12 +31,13 @@ pub struct StreamFacts {
     /// False: an operator paused it.
     pub enabled: bool,
     /// Version of the settings; greater after every change.
+    #[schemars(range(min = 1))]
     pub generation: u64,
     /// Jitter buffer of RTSP sources, milliseconds.
     pub latency_ms: u32,
     /// Transport of RTP from RTSP servers.
     pub rtsp_transport: RtspTransport,
-    /// Kind of an http(s) source; `None`: detected.
+    /// Kind of an http(s) source whose name does not show it.
     pub kind: Option<SourceKind>,
     /// Variant of an HLS source.
     pub variant: VariantChoice,
@@ -51,15 +54,20 @@ pub struct StreamFacts {
 }
 
 /// The vote of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "Vote")]
 pub struct VoteFacts {
     /// Length of the vote window, seconds.
+    #[schemars(range(min = 1, max = VoteConfig::WINDOW_MAX))]
     pub window: u32,
     /// Seconds between estimates; at most the window.
+    #[schemars(range(min = 1, max = VoteConfig::WINDOW_MAX))]
     pub stride: u32,
     /// A class comes on air at this mean probability.
+    #[schemars(range(min = 0, max = 1))]
     pub onset: f64,
     /// A class goes off air below this mean probability.
+    #[schemars(range(min = 0, max = 1))]
     pub offset: f64,
 }
 
@@ -71,7 +79,7 @@ impl From<VoteConfig> for VoteFacts {
 }
 
 /// The owner of a stream, who alone may change it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// The configuration file.

@@ -1,9 +1,10 @@
 //! One second of the timeline.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::publish::format::round6;
 use crate::publish::record::Published;
+use crate::publish::record_types::Probability;
 use touchline_core::clip::GapReason;
 use touchline_core::decision::SecondOutcome;
 use touchline_core::labels::{ClassId, ClassSet, Modality};
@@ -49,7 +50,7 @@ impl HistoryEntry {
     pub(super) fn row<'a>(&self, classes: &'a ClassSet) -> Row<'a> {
         let (label, probability, decided_by, reason) = match self.verdict {
             Verdict::Decided { label, probability, by } => {
-                (Some(classes.name(label)), Some(round6(probability)), Some(by), None)
+                (Some(classes.name(label)), Some(probability.into()), Some(by), None)
             }
             Verdict::Gap(reason) => (None, None, None, Some(reason)),
         };
@@ -62,21 +63,23 @@ impl HistoryEntry {
             decided_by,
             reason,
             window_label: self.window.map(|(label, _)| classes.name(label)),
-            window_probability: self.window.map(|(_, probability)| round6(probability)),
+            window_probability: self.window.map(|(_, probability)| probability.into()),
         }
     }
 }
 
-/// A [`HistoryEntry`] in the API. `label`, `probability` and `decided_by` are null for a gap, `reason` for a second.
-#[derive(Debug, Serialize)]
+/// A second of the history. `label`, `probability` and `decided_by` are null for a gap, `reason` for a second.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "HistoryEntry")]
 pub(super) struct Row<'a> {
     run: RunId,
     index: u64,
+    /// When it was published, milliseconds since 1970-01-01 UTC.
     at_ms: i64,
     label: Option<&'a str>,
-    probability: Option<f64>,
+    probability: Option<Probability>,
     decided_by: Option<Modality>,
     reason: Option<GapReason>,
     window_label: Option<&'a str>,
-    window_probability: Option<f64>,
+    window_probability: Option<Probability>,
 }

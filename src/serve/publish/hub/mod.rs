@@ -8,7 +8,7 @@ mod archive;
 mod facts;
 mod handle;
 mod history;
-mod view;
+pub(in crate::publish) mod view;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::VecDeque;

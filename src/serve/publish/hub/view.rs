@@ -2,13 +2,15 @@
 
 use std::sync::atomic::Ordering;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::history::Row;
 use super::{Hub, LiveState, Stream, StreamFacts};
-use crate::publish::format::{class_title, millis, rfc3339, round6};
+use crate::publish::format::{class_title, millis, rfc3339};
 use crate::publish::record::{SERIALISES, to_json};
+use crate::publish::record_types::{Probability, Record};
 use crate::publish::state::StateFields;
 use touchline_core::clip::GapReason;
 use touchline_core::decision::PackStamp;
@@ -16,8 +18,10 @@ use touchline_core::item::{Pace, Tracks};
 use touchline_core::labels::Modality;
 
 /// `/api/v1/info`.
-#[derive(Serialize)]
-struct InfoView<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Info")]
+pub(in crate::publish) struct InfoView<'a> {
+    #[schemars(extend("const" = "touchline"))]
     name: &'static str,
     version: &'static str,
     pack: &'a PackStamp,
@@ -27,24 +31,29 @@ struct InfoView<'a> {
     history_seconds: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ClassView<'a> {
     id: &'a str,
     title: String,
 }
 
 /// A stream without its history.
-#[derive(Serialize)]
-struct SummaryView<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Stream")]
+pub(in crate::publish) struct SummaryView<'a> {
     id: &'a str,
+    /// Redacted.
     uri: String,
     pace: Pace,
     settings: Option<&'a StreamFacts>,
     #[serde(flatten)]
     state: StateFields<'a>,
+    /// When the state began.
+    #[schemars(extend("format" = "date-time"))]
     since: String,
     tracks: Option<Tracks>,
     top: Option<TopView<'a>>,
+    #[schemars(range(min = 0))]
     latency_ms: Option<f64>,
     backlog: u32,
     counters: CountersView,
@@ -52,22 +61,33 @@ struct SummaryView<'a> {
     pack: Option<&'a PackStamp>,
 }
 
-/// A stream with its history. Records are JSON already and are embedded as they are, so that they cannot differ from
-/// those of the other outputs.
-#[derive(Serialize)]
-struct DetailView<'a> {
+/// A stream with its history.
+// Records are JSON already and are embedded as they are, so that they cannot differ from those of the other outputs.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "StreamDetail")]
+pub(in crate::publish) struct DetailView<'a> {
     #[serde(flatten)]
     summary: SummaryView<'a>,
+    /// The server's time, milliseconds since 1970-01-01 UTC.
     now_ms: i64,
+    #[schemars(with = "Option<Record>")]
     last: Option<&'a RawValue>,
+    /// The last state before the restart, with --state.
+    #[schemars(with = "Option<Record>")]
     before: Option<&'a RawValue>,
+    #[schemars(with = "Vec<Record>")]
     events: Vec<&'a RawValue>,
+    #[schemars(with = "Vec<Record>")]
     incidents: Vec<&'a RawValue>,
+    /// The last ten minutes, one entry per second.
     history: Vec<Row<'a>>,
 }
 
-#[derive(Serialize)]
-struct StreamsView {
+/// The streams, in the order in which they were added.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Streams")]
+pub(in crate::publish) struct StreamsView {
+    #[schemars(with = "Vec<SummaryView>")]
     streams: Vec<Box<RawValue>>,
 }
 
@@ -76,13 +96,13 @@ fn raw(json: &str) -> Option<&RawValue> {
     serde_json::from_str(json).ok()
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct TopView<'a> {
     label: &'a str,
-    probability: f64,
+    probability: Probability,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct CountersView {
     classified: u64,
     gapped: GappedView,
@@ -92,7 +112,7 @@ struct CountersView {
     incidents: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 struct GappedView {
     overload: u64,
@@ -168,7 +188,7 @@ impl Hub {
             tracks: live.tracks,
             top: live.top.map(|(class, probability)| TopView {
                 label: self.shared.classes.name(class),
-                probability: round6(probability),
+                probability: probability.into(),
             }),
             latency_ms: live.latency_ns.map(millis),
             backlog: live.backlog,

@@ -1,0 +1,275 @@
+//! The records as they are written, and their schema.
+//!
+//! The comments of types and keys are the descriptions in the schema. The order of the keys is the order in a record.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{JsonSchema, Schema};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::format::round6;
+use super::record::SERIALISES;
+use super::state::StateFields;
+use touchline_core::cause::Cause;
+use touchline_core::clip::GapReason;
+use touchline_core::decision::{DecisionReason, EventKind, PackStamp};
+use touchline_core::incident::Incident;
+use touchline_core::item::{Discontinuity, Track, Tracks};
+use touchline_core::labels::Modality;
+use touchline_core::time::{Pts, RunId, WallSource};
+
+/// JSON Schema (draft 2020-12) of every record, made from the types that are written.
+pub static SCHEMA: LazyLock<String> = LazyLock::new(|| {
+    let schema = schema_settings().for_serialize().into_generator().into_root_schema_for::<Record>();
+    serde_json::to_string_pretty(&schema).expect(SERIALISES)
+});
+
+/// Schemas in which every object has exactly the keys of its type, and every description is one line.
+pub(super) fn schema_settings() -> SchemaSettings {
+    SchemaSettings::draft2020_12().with_transform(RecursiveTransform(|schema: &mut Schema| {
+        let Some(object) = schema.as_object_mut() else { return };
+        if object.contains_key("properties") {
+            object.entry("additionalProperties").or_insert(false.into());
+        }
+        if let Some(Value::String(text)) = object.get_mut("description") {
+            *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        }
+        // Absent and null differ where null is the default of the type.
+        if object.get("default").is_some_and(Value::is_null) {
+            object.remove("default");
+        }
+    }))
+}
+
+/// One JSON object per line (JSON lines) or per server-sent event. The key `type` says which kind it is.
+#[derive(Serialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "lowercase")]
+#[schemars(title = "Touchline record")]
+#[expect(clippy::large_enum_variant, reason = "a record is written where it is made")]
+pub(super) enum Record<'a> {
+    /// A second with a decision.
+    Second {
+        #[serde(flatten)]
+        head: Head<'a>,
+        wall: Option<WallRecord>,
+        /// The result of each modality.
+        modalities: ModalitiesRecord<'a>,
+        /// Share of the chosen pictures that was used during an overload (--adaptive). Absent if all were used.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Probability")]
+        frame_share: Option<f64>,
+        /// The modality that supplied label and probabilities.
+        decided_by: Modality,
+        why: DecisionReason,
+        /// Class of the second.
+        label: &'a str,
+        /// Probability of `label`.
+        probability: Probability,
+        /// Fused probability per class; sums to 1.
+        probabilities: ClassMap<'a>,
+        window: WindowRecord<'a>,
+        /// Milliseconds from the arrival of the second's last sample to publication; null offline.
+        #[schemars(range(min = 0))]
+        latency_ms: Option<f64>,
+        /// Seconds of the stream that wait for inference.
+        backlog: u32,
+        /// The model pack that decided.
+        pack: &'a PackStamp,
+    },
+    /// A second without a decision.
+    Gap {
+        #[serde(flatten)]
+        head: Head<'a>,
+        reason: GapReason,
+        window: WindowRecord<'a>,
+        /// Seconds of the stream that wait for inference.
+        backlog: u32,
+    },
+    /// A class came on air or went off air, by hysteresis on the estimate.
+    Event {
+        /// Id of the stream.
+        stream: &'a str,
+        kind: EventKind,
+        /// A class of the pack.
+        class: &'a str,
+        /// Number of the run, from 0.
+        run: RunId,
+        /// The second whose estimate crossed the threshold.
+        index: u64,
+        /// Presentation time of the start of the second, nanoseconds.
+        pts_ns: Pts,
+        wall: Option<WallRecord>,
+        /// Mean probability of the class in that estimate.
+        probability: Probability,
+    },
+    /// The state of the stream changed.
+    State {
+        /// Id of the stream.
+        stream: &'a str,
+        #[serde(flatten)]
+        state: StateFields<'a>,
+        /// The tracks of the source; null until it is open.
+        tracks: Option<Tracks>,
+        /// When it changed (RFC 3339, this machine's clock); null for files.
+        at: Option<String>,
+    },
+    /// An incident of the source while it played or between two connections.
+    Incident {
+        /// Id of the stream.
+        stream: &'a str,
+        /// track-stalled: a track delivers nothing while the other continues; track-recovered: it delivers data again;
+        /// track-lost, track-added: the source has fewer or more tracks than before; tcp-fallback: nothing arrived over
+        /// UDP, TCP is used from now on; clock-wrapped: the 33-bit clock of MPEG-TS wrapped, without effect;
+        /// clock-implausible: the clock of the source is days off or jumps, wall times are arrival times from now on;
+        /// clock-plausible: it has been plausible for a while and is used again; segment-lost: an HLS segment could not
+        /// be loaded, its seconds are gaps; ad-break-began, ad-break-ended: the stream signals an advertisement break or
+        /// its end; format-changed: the size of the pictures, or rate or channels of the audio changed, and the run
+        /// continues; run-started: a new run begins.
+        #[schemars(extend("enum" = Incident::NAMES))]
+        incident: &'static str,
+        /// The affected track.
+        track: Option<Track>,
+        /// Why the run began, or why a segment was lost.
+        cause: Option<IncidentCause>,
+        /// The current run.
+        run: RunId,
+        /// When the track last delivered data before it stalled (RFC 3339, this machine's clock).
+        since: Option<String>,
+        /// When it was detected (RFC 3339, this machine's clock); null for files.
+        at: Option<String>,
+    },
+    /// The model pack changes with this second, whose record follows.
+    Pack {
+        #[serde(flatten)]
+        head: Head<'a>,
+        /// The new pack.
+        pack: &'a PackStamp,
+        /// The previous pack.
+        previous: &'a PackStamp,
+        /// When it changed (RFC 3339, this machine's clock); null for files.
+        at: Option<String>,
+    },
+}
+
+/// The first keys of every record of a second.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Head<'a> {
+    /// Id of the stream.
+    pub(super) stream: &'a str,
+    /// Number of the run (data between two discontinuities), from 0.
+    pub(super) run: RunId,
+    /// Number of the second in its run.
+    pub(super) index: u64,
+    /// Presentation time of the start of the second, nanoseconds.
+    pub(super) pts_ns: Pts,
+}
+
+/// A probability or a share.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct Probability(#[schemars(range(min = 0, max = 1))] f64);
+
+impl From<f32> for Probability {
+    fn from(value: f32) -> Self {
+        Self(round6(value))
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum IncidentCause {
+    Run(Discontinuity),
+    Loss(Cause),
+}
+
+/// Wall time of the start of the second; null if unknown. Never used for cutting.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct WallRecord {
+    /// RFC 3339, UTC, milliseconds.
+    pub(super) time: String,
+    pub(super) source: WallSource,
+    /// Error bound in either direction, milliseconds: of the sender's clock for rtcp-sender-report and
+    /// hls-program-date-time; the possible transit time for arrival.
+    #[schemars(range(min = 0))]
+    pub(super) uncertainty_ms: f64,
+}
+
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ModalitiesRecord<'a> {
+    /// The pictures.
+    pub(super) rgb: ModalityRecord<'a>,
+    /// The motion between pictures.
+    pub(super) flow: ModalityRecord<'a>,
+    /// The sound.
+    pub(super) audio: ModalityRecord<'a>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum ModalityRecord<'a> {
+    Scored {
+        /// Majority vote over the second's frames (or pairs).
+        label: &'a str,
+        /// Mean probability of `label`.
+        score: Probability,
+        /// Frames (or pairs) whose own label is `label`.
+        votes: u32,
+        /// Frames (or pairs) that voted; 1 for audio.
+        voters: u32,
+    },
+    Missing {
+        absent: Missing,
+    },
+}
+
+/// Why a modality is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Missing {
+    /// The source has no such track.
+    NoTrack,
+    /// The track delivered too little.
+    NoData,
+    /// No two frames were far enough apart for flow.
+    NoPairs,
+    /// The pack has no model for the modality.
+    NoModel,
+}
+
+/// The estimate: the vote over the last seconds (the vote window).
+#[derive(Serialize, JsonSchema)]
+pub(super) struct WindowRecord<'a> {
+    /// Class with the largest share; null while no second is classified.
+    pub(super) label: Option<&'a str>,
+    /// Share of the window's classified seconds whose label is the class.
+    pub(super) share: ClassMap<'a>,
+    /// Mean fused probability over the window's classified seconds.
+    pub(super) mean: ClassMap<'a>,
+    /// Classified seconds in the window.
+    pub(super) seconds: u32,
+    /// Seconds of the window without a decision.
+    pub(super) gaps: u32,
+}
+
+/// Class name to value, in the order of the pack.
+#[derive(JsonSchema)]
+#[schemars(with = "BTreeMap<String, Probability>")]
+pub(super) struct ClassMap<'a> {
+    pub(super) names: &'a [String],
+    pub(super) values: &'a [f32],
+}
+
+impl Serialize for ClassMap<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.names.len()))?;
+        for (name, value) in self.names.iter().zip(self.values) {
+            map.serialize_entry(name, &Probability::from(*value))?;
+        }
+        map.end()
+    }
+}
