@@ -8,7 +8,7 @@
 //!
 //! Training uses the feature code and the clip builder of serving, so that a model is trained on the inputs that it receives later.
 
-#![deny(missing_docs)]
+#![warn(missing_docs)]
 
 pub mod adapt;
 pub mod augment;

@@ -55,21 +55,22 @@ pub fn cross(runs: &[PathBuf], dataset: &Path, json: &Path, seed: u64) -> Result
 /// Prints a line for each kind and predictor.
 pub fn by_kind(kinds: &[KindReport], line: &mut PrintLine<'_>) {
     line(format_args!(
-        "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>14}",
+        "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>8} {:>14}",
         "kind",
         "by",
         "items",
         "sources",
-        "right",
+        "acc.",
         "mean over sources",
         "classes",
         "macro F1",
         "top 3",
+        "log loss",
         "other as sport"
     ));
     for r in kinds {
         line(format_args!(
-            "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>14}",
+            "{:<9} {:<8} {:>6} {:>7}  {:>6} {:<20} {:>8} {:>8} {:>6} {:>8} {:>14}",
             r.kind.plural(),
             predictor_name(r.predictor),
             r.items,
@@ -79,6 +80,7 @@ pub fn by_kind(kinds: &[KindReport], line: &mut PrintLine<'_>) {
             fixed(r.mean_over_classes, 3),
             fixed(r.macro_f1, 3),
             fixed(r.top3, 3),
+            fixed(r.log_loss, 2),
             r.other_called_a_sport.map_or("-".into(), |share| fixed(share, 3))
         ));
     }

@@ -20,6 +20,9 @@ use touchline_core::labels::{ClassId, ClassSet};
 /// Name of the class for material that is none of the sports.
 const OTHER: &str = "other";
 
+/// Lower bound of probabilities in the log loss, so that one item that is certainly wrong does not decide a figure.
+const LEAST_PROBABILITY: f64 = 1e-6;
+
 /// Decisions on whole items (recordings by the vote of their seconds) of each kind.
 pub type ByKind = BTreeMap<Kind, Samples>;
 
@@ -38,17 +41,20 @@ pub fn item_samples(soft: &[SoftSecond], judge: &Judge, classes: usize, groups: 
 
 /// Returns the figures of one kind by one predictor. `seed` is that of the bootstrap.
 pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &ClassSet, seed: u64) -> KindReport {
-    // (class, source) → (right, items)
-    let mut cells: BTreeMap<(ClassId, u32), (u64, u64)> = BTreeMap::new();
-    for (truth, predicted, group, _) in samples.iter() {
+    // (class, source) → (right, items, sum of log losses)
+    let mut cells: BTreeMap<(ClassId, u32), (u64, u64, f64)> = BTreeMap::new();
+    for (truth, predicted, group, probabilities) in samples.iter() {
         let cell = cells.entry((truth, group)).or_default();
         cell.0 += u64::from(truth == predicted);
         cell.1 += 1;
+        cell.2 -= f64::from(probabilities[truth.index()]).max(LEAST_PROBABILITY).ln();
     }
+    let losses = cells.values().map(|(_, items, loss)| loss / *items as f64);
+    let log_loss = losses.sum::<f64>() / (cells.len() as f64).max(1.0);
     // For each source, the shares of its classes.
     let mut sources: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     let mut of_class: BTreeMap<ClassId, Vec<Vec<f64>>> = BTreeMap::new();
-    for ((class, group), (right, items)) in &cells {
+    for ((class, group), (right, items, _)) in &cells {
         let share = *right as f64 / *items as f64;
         sources.entry(*group).or_default().push(share);
         of_class.entry(*class).or_default().push(vec![share]);
@@ -76,6 +82,7 @@ pub fn report(kind: Kind, predictor: Predictor, samples: &Samples, classes: &Cla
         top3: samples.top_k(3),
         by_source: figure(&shares, seed),
         mean_over_classes,
+        log_loss,
         other_called_a_sport: other.map(|other| 1.0 - other.recall),
         classes: per_class,
     }
@@ -136,6 +143,7 @@ mod tests {
         assert_eq!(r.other_called_a_sport, Some(0.75));
         assert!((r.by_source.value - (1.0 + 0.0 + 1.0 + 0.25) / 4.0).abs() < 1e-12, "every class of every source");
         assert!((r.mean_over_classes - (0.5 + 1.0 + 0.25) / 3.0).abs() < 1e-12);
+        assert!((r.log_loss - 3f64.ln()).abs() < 1e-6, "every probability is a third");
         let (low, high) = r.by_source.ends().unwrap();
         assert!(low >= 0.25 && high <= 1.0 && low < r.by_source.value && r.by_source.value < high, "{low} {high}");
         assert_eq!(r, report(Kind::Frame, Predictor::Table, &samples, &classes(), 1), "the seed repeats it");

@@ -82,6 +82,10 @@ pub struct KindReport {
     pub by_source: Interval,
     /// Mean over classes of the means over their sources.
     pub mean_over_classes: f64,
+    /// Negative logarithm of the probability of the true class, mean over all pairs of class and source. It varies less with the choice of
+    /// sources than the accuracy does.
+    #[serde(default)]
+    pub log_loss: f64,
     /// Share of the items of class `other` that are predicted as a sport; `None` without such items.
     pub other_called_a_sport: Option<f64>,
     /// Figures of each class that has items.

@@ -32,6 +32,7 @@ pub(super) fn section(e: &Evaluation) -> String {
             "mean over classes",
             "macro F1",
             "top 3",
+            "log loss",
         ],
     );
     for r in &e.kinds {
@@ -45,6 +46,7 @@ pub(super) fn section(e: &Evaluation) -> String {
             three(r.mean_over_classes),
             three(r.macro_f1),
             three(r.top3),
+            three(r.log_loss),
         ]);
     }
     let mut html = card("By kind", "", &table.html());

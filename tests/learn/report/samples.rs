@@ -192,6 +192,7 @@ fn kinds(names: &[String]) -> Vec<KindReport> {
             top3: 0.9,
             by_source: Interval { value: 0.75, low: Some(0.6), high: Some(0.9) },
             mean_over_classes: 0.75,
+            log_loss: 0.9,
             other_called_a_sport: Some(0.25),
             classes,
         }
