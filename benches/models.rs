@@ -1,4 +1,4 @@
-//! Forward passes of the networks at 224×224. `benches/peers/models.py` measures ONNX Runtime, OpenVINO and PyTorch by turns
+//! Forward passes of the networks at 224×224 (EfficientNet-Lite2: 256×256). `benches/peers/models.py` measures ONNX Runtime, OpenVINO and PyTorch by turns
 //! with it, so that both see the same machine.
 //!
 //! ```sh
@@ -23,9 +23,11 @@ use touchline_compute::nn::fused::{Arithmetic, Observed, Precision};
 /// As the peers' models: a classifier of a thousand classes would be a part of the time by itself.
 const CLASSES: usize = 7;
 
-const ARCHITECTURES: [Architecture; 2] = [Architecture::MobileNetV2, Architecture::ResNet50];
+/// Networks and the side of their pictures.
+const NETWORKS: [(Architecture, usize); 3] =
+    [(Architecture::MobileNetV2, 224), (Architecture::ResNet50, 224), (Architecture::EfficientNetLite2, 256)];
 
-fn network(architecture: Architecture, precision: Precision) -> Network {
+fn network((architecture, side): (Architecture, usize), precision: Precision) -> Network {
     let tensors = reference::parameters(architecture, CLASSES, reference::parameter);
     let load = |arithmetic| {
         Network::load_as(architecture, &tensors, Some(CLASSES), arithmetic).expect("all tensors are there")
@@ -35,25 +37,25 @@ fn network(architecture: Architecture, precision: Precision) -> Network {
         Precision::Bf16 => load(Arithmetic::Bf16),
         Precision::Int8 => {
             let mut observed = Observed::default();
-            load(Arithmetic::F32).observe(&pictures(2), &mut observed).expect("a forward pass");
+            load(Arithmetic::F32).observe(&pictures(2, side), &mut observed).expect("a forward pass");
             load(Arithmetic::Int8(&observed.ranges().expect("ranges of finite values")))
         }
     }
 }
 
-fn pictures(batch: usize) -> Tensor {
-    Tensor::randn(0f32, 1., (batch, 3, 224, 224), &Device::Cpu).expect("pictures")
+fn pictures(batch: usize, side: usize) -> Tensor {
+    Tensor::randn(0f32, 1., (batch, 3, side, side), &Device::Cpu).expect("pictures")
 }
 
 fn alone() {
     let mut criterion = Criterion::default().configure_from_args();
-    for architecture in ARCHITECTURES {
+    for (architecture, side) in NETWORKS {
         for precision in Precision::ALL {
-            let network = network(architecture, precision);
+            let network = network((architecture, side), precision);
             let mut group = criterion.benchmark_group(format!("{architecture} {}", precision.name()));
             group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
             for batch in [1, 5, 8] {
-                let x = pictures(batch);
+                let x = pictures(batch, side);
                 group.throughput(Throughput::Elements(batch as u64));
                 group.bench_with_input(BenchmarkId::from_parameter(batch), &x, |bencher, x| {
                     bencher.iter(|| black_box(network.forward(x).expect("a forward pass")));
@@ -66,16 +68,16 @@ fn alone() {
 }
 
 fn by_turns() {
-    let networks: Vec<(String, Network)> = ARCHITECTURES
+    let networks: Vec<(String, usize, Network)> = NETWORKS
         .iter()
-        .flat_map(|a| Precision::ALL.iter().map(move |p| (format!("{a} {}", p.name()), network(*a, *p))))
+        .flat_map(|n| Precision::ALL.iter().map(move |p| (format!("{} {}", n.0, p.name()), n.1, network(*n, *p))))
         .collect();
     for line in std::io::stdin().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [name, precision, batch, runs] = words[..] else { panic!("NETWORK PRECISION BATCH RUNS, not {line:?}") };
         let wanted = format!("{name} {precision}");
-        let (_, network) = networks.iter().find(|(name, _)| *name == wanted).expect("a network of the benchmark");
-        let x = pictures(batch.parse().expect("a number of pictures"));
+        let (_, side, network) = networks.iter().find(|(name, ..)| *name == wanted).expect("a network of the benchmark");
+        let x = pictures(batch.parse().expect("a number of pictures"), *side);
         let run = || {
             let began = Instant::now();
             black_box(network.forward(&x).expect("a forward pass"));
@@ -89,9 +91,9 @@ fn by_turns() {
 }
 
 fn layers() {
-    for architecture in ARCHITECTURES {
+    for (architecture, side) in NETWORKS {
         for precision in Precision::ALL {
-            let costs = network(architecture, precision).profile(1, (224, 224), 50).expect("a profile");
+            let costs = network((architecture, side), precision).profile(1, (side, side), 50).expect("a profile");
             println!("{architecture} {}, one picture", precision.name());
             println!("{:<42} {:>9} {:>9} {:>9} {:>9}", "layer", "us", "GFLOP/s", "GB/s", "weights");
             for cost in &costs {

@@ -1,11 +1,11 @@
-"""The peers of benches/models.rs: forward passes of torchvision's MobileNetV2 and ResNet50 at 224x224 in ONNX Runtime, OpenVINO
-and PyTorch. Touchline runs by turns with each of them, a few passes each, so that both see the same machine; a ratio is the
+"""The peers of benches/models.rs: forward passes of torchvision's MobileNetV2 and ResNet50 at 224x224, and
+of EfficientNet-Lite2 at 256x256, in ONNX Runtime, OpenVINO and PyTorch. Touchline runs by turns with each of them, a few passes each, so that both see the same machine; a ratio is the
 median over the rounds of Touchline's best time over the peer's best.
 
     cargo bench --bench models --no-run
-    python benches/peers/models.py [mobilenet_v2|resnet50] [rounds]
+    python benches/peers/models.py [mobilenet_v2|resnet50|efficientnet_lite2] [rounds]
 
-Needs torch, torchvision, onnx, onnxruntime and openvino.
+Needs torch, torchvision, efficientnet_lite_pytorch, onnx, onnxruntime and openvino.
 """
 
 import io
@@ -23,6 +23,7 @@ import onnxruntime
 import openvino
 import torch
 import torchvision
+from efficientnet_lite_pytorch import EfficientNet
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -97,6 +98,13 @@ def open_vino(exported, x, precision):
     return run
 
 
+def network(name):
+    """The network and the side of its pictures."""
+    if name == "efficientnet_lite2":
+        return EfficientNet.from_name("efficientnet-lite2", num_classes=7, image_size=256).eval(), 256
+    return getattr(torchvision.models, name)(num_classes=7).eval(), 224
+
+
 class Touchline:
     def __init__(self):
         command = ["cargo", "bench", "--locked", "--quiet", "--bench", "models", "--", "--by-turns"]
@@ -116,7 +124,7 @@ class Touchline:
 
 
 def main():
-    wanted = [a for a in sys.argv[1:] if not a.isdigit()] or ["mobilenet_v2", "resnet50"]
+    wanted = [a for a in sys.argv[1:] if not a.isdigit()] or ["mobilenet_v2", "resnet50", "efficientnet_lite2"]
     rounds = next((int(a) for a in sys.argv[1:] if a.isdigit()), 15)
     print(
         f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, openvino {openvino.__version__}, "
@@ -125,9 +133,9 @@ def main():
     touchline = Touchline()
     print("| network | precision | batch | Touchline | peer | ratio |\n|---|---|---|---|---|---|")
     for name in wanted:
-        model = getattr(torchvision.models, name)(num_classes=7).eval()
+        model, side = network(name)
         for batch in [1, 5, 8]:
-            x = torch.randn(batch, 3, 224, 224)
+            x = torch.randn(batch, 3, side, side)
             exported = onnx(model, x)
             with torch.inference_mode():
                 expected = model(x).numpy()
