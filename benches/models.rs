@@ -76,7 +76,8 @@ fn by_turns() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [name, precision, batch, runs] = words[..] else { panic!("NETWORK PRECISION BATCH RUNS, not {line:?}") };
         let wanted = format!("{name} {precision}");
-        let (_, side, network) = networks.iter().find(|(name, ..)| *name == wanted).expect("a network of the benchmark");
+        let (_, side, network) =
+            networks.iter().find(|(name, ..)| *name == wanted).expect("a network of the benchmark");
         let x = pictures(batch.parse().expect("a number of pictures"), *side);
         let run = || {
             let began = Instant::now();
