@@ -5,8 +5,7 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Assembled, Head, Layers, LoadError, Parts, Tensors};
-use crate::nn::fused::{Arithmetic, Fused};
+use super::{Architecture, Layers, LoadError, Parts, Tensors};
 use crate::nn::{Activation, Build, Conv, Depthwise, Pointwise, global_average};
 
 /// Length of the pooled features.
@@ -97,11 +96,7 @@ pub(super) fn blocks(
     blocks
 }
 
-/// A network of inverted residuals with batch norm folded into its convolutions.
-#[derive(Clone, Debug)]
-pub struct InvertedResidualNet(Assembled<NetworkBody>);
-
-/// Everything before the classifier.
+/// Everything before the classifier, with batch norm folded into the convolutions.
 #[derive(Clone, Debug)]
 pub(super) struct NetworkBody {
     stem: Conv,
@@ -134,59 +129,6 @@ pub(super) fn parts(
     let last = loader.pointwise((&plan.last.0, &plan.last.1), (plan.outputs(), FEATURE_WIDTH), Activation::Relu6)?;
     let classifier = loader.classifier(plan.classifier, FEATURE_WIDTH, classes)?;
     loader.finish(None, NetworkBody { stem, blocks, last }, classifier)
-}
-
-impl InvertedResidualNet {
-    /// Builds the network of `plan` from tensors with the plan's names.
-    ///
-    /// # Errors
-    /// As [`super::Network::load`].
-    pub fn load(
-        architecture: Architecture,
-        plan: &InvertedResidualPlan,
-        tensors: &Tensors,
-        classes: Option<usize>,
-        arithmetic: Arithmetic<'_>,
-    ) -> Result<Self, LoadError> {
-        Assembled::new(architecture, parts(architecture, plan, tensors, classes)?, arithmetic).map(Self)
-    }
-
-    pub(super) fn fused(&self) -> Option<&Fused> {
-        self.0.backbone.fused()
-    }
-
-    pub(super) fn classifier(&self) -> &Head {
-        &self.0.head
-    }
-
-    /// Outputs of the classifier; `None` without one.
-    pub fn classes(&self) -> Option<usize> {
-        self.0.head.classes()
-    }
-
-    /// (N, 3, H, W) → (N, 1280). See [`super::Network::features`].
-    ///
-    /// # Errors
-    /// As [`super::Network::features`].
-    pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.0.features(x)
-    }
-
-    /// (N, 1280) → (N, classes). See [`super::Network::head`].
-    ///
-    /// # Errors
-    /// As [`super::Network::head`].
-    pub fn head(&self, features: &Tensor) -> candle_core::Result<Tensor> {
-        self.0.head.forward(features)
-    }
-
-    /// (N, 3, H, W) → (N, classes).
-    ///
-    /// # Errors
-    /// As [`super::Network::forward`].
-    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.head(&self.features(x)?)
-    }
 }
 
 impl Layers for NetworkBody {

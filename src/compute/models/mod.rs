@@ -24,11 +24,11 @@ use serde::{Deserialize, Serialize};
 use crate::nn::fused::{Arithmetic, Fused, Graph, LayerCost, Level, Observed};
 use crate::nn::{Build, Padding, ScaleShift};
 use head::Head;
-pub use inverted_residual::{BlockPlan, InvertedResidualNet, InvertedResidualPlan, LayerNames, STEM_WIDTH};
+pub use inverted_residual::{BlockPlan, InvertedResidualPlan, LayerNames, STEM_WIDTH};
 pub use loader::LoadError;
 pub use ranges::{read_ranges, save_ranges};
+pub use resnet50::mxnet_name;
 pub use resnet50::stages as resnet50_stages;
-pub use resnet50::{ResNet50, mxnet_name};
 pub use weights::{Tensors, WeightsFile, check_finite, read_weights, read_weights_verified, save_f16, sha256_hex};
 
 /// The network that a weights file is for, as named in model packs.
@@ -43,10 +43,14 @@ pub enum Architecture {
     /// MobileNetV2 1.0.
     #[serde(rename = "mobilenet_v2")]
     MobileNetV2,
-    /// ResNet50 v1.5: see [`ResNet50::load`].
+    /// ResNet50 v1.5, with torchvision's names.
     #[serde(rename = "resnet50")]
     ResNet50,
-    /// ResNet50 v2, pre-activation: see [`ResNet50::load_v2`].
+    /// ResNet50 v2, pre-activation. Tensors are named in torchvision's style or as in MXNet's model zoo (see [`mxnet_name`]); which of
+    /// the two is detected. In torchvision's style a block has, in the order of computation: `layerL.B.bn1`, `.conv1.weight`, `.bn2`,
+    /// `.conv2.weight`, `.bn3`, `.conv3.weight`, and in the first block of a stage `.downsample.weight`, which reads the output of `bn1`
+    /// and ReLU. Before the blocks come `conv1.weight` and `bn1`, after them `norm` and the classifier `fc`. A `bn0` on the picture itself
+    /// is used if it is there.
     #[serde(rename = "resnet50_v2")]
     ResNet50V2,
 }
@@ -151,11 +155,12 @@ impl std::fmt::Display for Architecture {
 
 /// A loaded network of any [`Architecture`]. It computes on the device of its tensors, in `f32` unless loaded otherwise.
 #[derive(Clone, Debug)]
-pub enum Network {
-    /// EfficientNet-Lite or MobileNetV2.
-    InvertedResidual(InvertedResidualNet),
-    /// ResNet50, v1.5 or v2.
-    ResNet50(ResNet50),
+pub struct Network {
+    feature_width: usize,
+    /// Scale and shift of the picture itself; ResNet50 v2 from MXNet only.
+    input_norm: Option<ScaleShift>,
+    backbone: Backbone,
+    head: Head,
 }
 
 impl Network {
@@ -169,7 +174,7 @@ impl Network {
         Self::load_as(architecture, tensors, classes, Arithmetic::F32)
     }
 
-    /// As [`Network::load`], computing in `arithmetic` on the CPU.
+    /// As [`Network::load`], computing in `arithmetic` on the CPU; other devices compute in `f32`.
     ///
     /// # Errors
     /// As [`Network::load`]; [`LoadError::Build`] when the int8 ranges belong to another network.
@@ -179,30 +184,50 @@ impl Network {
         classes: Option<usize>,
         arithmetic: Arithmetic<'_>,
     ) -> Result<Self, LoadError> {
-        if let Some(plan) = architecture.inverted_residuals() {
-            return InvertedResidualNet::load(architecture, &plan, tensors, classes, arithmetic)
-                .map(Network::InvertedResidual);
-        }
-        Ok(match architecture {
-            Architecture::ResNet50 => Network::ResNet50(ResNet50::load(tensors, classes, arithmetic)?),
-            _ => Network::ResNet50(ResNet50::load_v2(tensors, classes, arithmetic)?),
-        })
+        let built = match (architecture.inverted_residuals(), architecture) {
+            (Some(plan), _) => {
+                let parts = inverted_residual::parts(architecture, &plan, tensors, classes)?;
+                Self::assemble(architecture, parts, Body::InvertedResidual, arithmetic)
+            }
+            (None, Architecture::ResNet50) => {
+                Self::assemble(architecture, resnet50::parts(tensors, classes)?, Body::ResNet50, arithmetic)
+            }
+            (None, _) => {
+                Self::assemble(architecture, resnet50::parts_v2(tensors, classes)?, Body::ResNet50, arithmetic)
+            }
+        };
+        built.map_err(|cause| LoadError::Build { architecture, cause })
+    }
+
+    fn assemble<L: Layers>(
+        architecture: Architecture,
+        parts: Parts<L>,
+        body: fn(L) -> Body,
+        arithmetic: Arithmetic<'_>,
+    ) -> candle_core::Result<Self> {
+        let Parts { device, input_norm, body: layers, classifier } = parts;
+        let head = match &classifier {
+            Some((weight, bias)) => Head::new(weight, bias, &device)?,
+            None => Head::None,
+        };
+        let backbone = if device.is_cpu() {
+            let (mut graph, picture) = Graph::new(Level::best(), arithmetic, 3)?;
+            let last = layers.fuse(&mut graph, picture)?;
+            Backbone::Fused(Fused::new(graph.average(last)?))
+        } else {
+            Backbone::Layers(Box::new(body(layers)))
+        };
+        Ok(Self { feature_width: architecture.feature_width(), input_norm, backbone, head })
     }
 
     /// Length of the pooled feature vector.
     pub const fn feature_width(&self) -> usize {
-        match self {
-            Network::InvertedResidual(_) => inverted_residual::FEATURE_WIDTH,
-            Network::ResNet50(_) => resnet50::FEATURE_WIDTH,
-        }
+        self.feature_width
     }
 
     /// Outputs of the classifier; `None` without one.
     pub fn classes(&self) -> Option<usize> {
-        match self {
-            Network::InvertedResidual(network) => network.classes(),
-            Network::ResNet50(network) => network.classes(),
-        }
+        self.head.classes()
     }
 
     /// Pictures (N, 3, H, W), normalised, H and W at least 32 → pooled features (N, [`Self::feature_width`]).
@@ -210,9 +235,9 @@ impl Network {
     /// # Errors
     /// When `x` is not a contiguous `f32` tensor of that shape.
     pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Network::InvertedResidual(network) => network.features(x),
-            Network::ResNet50(network) => network.features(x),
+        match &self.input_norm {
+            Some(norm) => self.backbone.features(&norm.forward(x)?),
+            None => self.backbone.features(x),
         }
     }
 
@@ -221,10 +246,7 @@ impl Network {
     /// # Errors
     /// When the network was loaded without a classifier, or the shape does not fit.
     pub fn head(&self, features: &Tensor) -> candle_core::Result<Tensor> {
-        match self {
-            Network::InvertedResidual(network) => network.head(features),
-            Network::ResNet50(network) => network.head(features),
-        }
+        self.head.forward(features)
     }
 
     /// The cost of each layer on the CPU for `n` pictures of `h` × `w`; see [`Fused::profile`]. Empty on other devices.
@@ -247,9 +269,9 @@ impl Network {
     }
 
     fn fused(&self) -> Option<&Fused> {
-        match self {
-            Network::InvertedResidual(network) => network.fused(),
-            Network::ResNet50(network) => network.fused(),
+        match &self.backbone {
+            Backbone::Fused(fused) => Some(fused),
+            Backbone::Layers(_) => None,
         }
     }
 
@@ -278,23 +300,19 @@ impl Network {
         features: &mut Vec<f32>,
         logits: &mut Vec<f32>,
     ) -> candle_core::Result<()> {
-        let (head, norm) = match self {
-            Network::InvertedResidual(network) => (network.classifier(), None),
-            Network::ResNet50(network) => (network.classifier(), network.input_norm()),
-        };
         let Some(fused) = self.fused() else { bail!("pictures in host memory need a network on the CPU") };
         let picture = 3 * height * width;
         assert_eq!(pictures.len() % picture, 0, "pictures of 3 x {height} x {width}");
         if height < MIN_SIDE || width < MIN_SIDE {
             bail!("expected pictures of at least {MIN_SIDE} x {MIN_SIDE} pixels, got {width} x {height}");
         }
-        if let Some(norm) = norm {
+        if let Some(norm) = &self.input_norm {
             norm.apply(pictures, height * width)?;
         }
         features.clear();
         features.resize(pictures.len() / picture * self.feature_width(), 0.0);
         fused.forward_into(pictures, (height, width), features)?;
-        head.forward_into(features, logits)
+        self.head.forward_into(features, logits)
     }
 }
 
@@ -321,62 +339,23 @@ struct Parts<L> {
     classifier: Option<(Tensor, Tensor)>,
 }
 
-/// A network on the CPU, or on another device that candle has ops for.
-#[derive(Clone, Debug)]
-struct Assembled<L> {
-    input_norm: Option<ScaleShift>,
-    backbone: Backbone<L>,
-    head: Head,
-}
-
-impl<L: Layers> Assembled<L> {
-    /// `arithmetic` is that of the CPU; other devices compute in `f32`.
-    fn new(architecture: Architecture, parts: Parts<L>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
-        let Parts { device, input_norm, body, classifier } = parts;
-        let build = || {
-            let head = match &classifier {
-                Some((weight, bias)) => Head::new(weight, bias, &device)?,
-                None => Head::None,
-            };
-            Ok(Self { input_norm, backbone: Backbone::new(body, &device, arithmetic)?, head })
-        };
-        build().map_err(|cause| LoadError::Build { architecture, cause })
-    }
-
-    fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        match &self.input_norm {
-            Some(norm) => self.backbone.features(&norm.forward(x)?),
-            None => self.backbone.features(x),
-        }
-    }
-}
-
 /// A network without its classifier.
 #[derive(Clone, Debug)]
-enum Backbone<L> {
+enum Backbone {
     /// On the CPU: all layers as one candle op.
     Fused(Fused),
     /// On another device: layer by layer.
-    Layers(L),
+    Layers(Box<Body>),
 }
 
-impl<L: Layers> Backbone<L> {
-    fn new(layers: L, device: &Device, arithmetic: Arithmetic<'_>) -> candle_core::Result<Self> {
-        if !device.is_cpu() {
-            return Ok(Backbone::Layers(layers));
-        }
-        let (mut graph, picture) = Graph::new(Level::best(), arithmetic, 3)?;
-        let last = layers.fuse(&mut graph, picture)?;
-        Ok(Backbone::Fused(Fused::new(graph.average(last)?)))
-    }
+/// The layers of any network.
+#[derive(Clone, Debug)]
+enum Body {
+    InvertedResidual(inverted_residual::NetworkBody),
+    ResNet50(resnet50::NetworkBody),
+}
 
-    fn fused(&self) -> Option<&Fused> {
-        match self {
-            Backbone::Fused(fused) => Some(fused),
-            Backbone::Layers(_) => None,
-        }
-    }
-
+impl Backbone {
     /// Pictures (N, 3, H, W), H and W at least [`MIN_SIDE`] → pooled features.
     fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match *x.dims() {
@@ -385,7 +364,10 @@ impl<L: Layers> Backbone<L> {
         }
         match self {
             Backbone::Fused(fused) => fused.forward(x),
-            Backbone::Layers(layers) => layers.run(x),
+            Backbone::Layers(layers) => match &**layers {
+                Body::InvertedResidual(layers) => layers.run(x),
+                Body::ResNet50(layers) => layers.run(x),
+            },
         }
     }
 }

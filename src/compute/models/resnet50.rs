@@ -8,8 +8,7 @@
 use candle_core::Tensor;
 
 use super::loader::Loader;
-use super::{Architecture, Assembled, Head, Layers, LoadError, Parts, Tensors};
-use crate::nn::fused::{Arithmetic, Fused};
+use super::{Architecture, Layers, LoadError, Parts, Tensors};
 use crate::nn::{Activation, Build, Conv, Pointwise, ScaleShift, global_average, max_pool2d};
 
 /// Length of the pooled features.
@@ -47,11 +46,7 @@ pub fn stages() -> Vec<(String, usize, usize, usize)> {
     for_each_block(block).expect("nothing is loaded")
 }
 
-/// ResNet50, v1.5 or v2, with batch norm folded into the convolution before it wherever there is one.
-#[derive(Clone, Debug)]
-pub struct ResNet50(Assembled<NetworkBody>);
-
-/// Everything between the picture and the classifier.
+/// Everything between the picture and the classifier, with batch norm folded into the convolution before it wherever there is one.
 #[derive(Clone, Debug)]
 pub(super) struct NetworkBody {
     stem: Conv,
@@ -100,72 +95,6 @@ pub(super) fn parts_v2(tensors: &Tensors, classes: Option<usize>) -> Result<Part
     let last_norm = Some(loader.scale_shift("norm", FEATURE_WIDTH, Activation::Relu)?);
     let classifier = loader.classifier(CLASSIFIER, FEATURE_WIDTH, classes)?;
     loader.finish(input_norm, NetworkBody { stem, blocks, last_norm }, classifier)
-}
-
-impl ResNet50 {
-    /// Builds v1.5 from tensors named as in torchvision (`conv1.weight`, `bn1.weight`, `layer1.0.conv1.weight`,
-    /// `layer1.0.downsample.0.weight`, …, and with `classes` also `fc.weight`, `fc.bias`).
-    ///
-    /// # Errors
-    /// As [`super::Network::load`].
-    pub fn load(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
-        Assembled::new(Architecture::ResNet50, parts(tensors, classes)?, arithmetic).map(Self)
-    }
-
-    /// Builds v2. Tensors are named in torchvision's style or as in MXNet's model zoo (see [`mxnet_name`]); which of the
-    /// two is detected. In torchvision's style a block has, in the order of computation: `layerL.B.bn1`, `.conv1.weight`,
-    /// `.bn2`, `.conv2.weight`, `.bn3`, `.conv3.weight`, and in the first block of a stage `.downsample.weight`, which
-    /// reads the output of `bn1` and ReLU. Before the blocks come `conv1.weight` and `bn1`, after them `norm`; with
-    /// `classes` also `fc.weight` and `fc.bias`. A `bn0` on the picture itself is used if it is there. Every norm has
-    /// `.weight`, `.bias`, `.running_mean` and `.running_var`.
-    ///
-    /// # Errors
-    /// As [`super::Network::load`]; missing tensors are named as in the file.
-    pub fn load_v2(tensors: &Tensors, classes: Option<usize>, arithmetic: Arithmetic<'_>) -> Result<Self, LoadError> {
-        Assembled::new(Architecture::ResNet50V2, parts_v2(tensors, classes)?, arithmetic).map(Self)
-    }
-
-    pub(super) fn fused(&self) -> Option<&Fused> {
-        self.0.backbone.fused()
-    }
-
-    pub(super) fn classifier(&self) -> &Head {
-        &self.0.head
-    }
-
-    /// The scale and shift that is applied to the picture first.
-    pub(super) fn input_norm(&self) -> Option<&ScaleShift> {
-        self.0.input_norm.as_ref()
-    }
-
-    /// Outputs of the classifier; `None` without one.
-    pub fn classes(&self) -> Option<usize> {
-        self.0.head.classes()
-    }
-
-    /// (N, 3, H, W) → (N, 2048). See [`super::Network::features`].
-    ///
-    /// # Errors
-    /// As [`super::Network::features`].
-    pub fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.0.features(x)
-    }
-
-    /// (N, 2048) → (N, classes). See [`super::Network::head`].
-    ///
-    /// # Errors
-    /// As [`super::Network::head`].
-    pub fn head(&self, features: &Tensor) -> candle_core::Result<Tensor> {
-        self.0.head.forward(features)
-    }
-
-    /// (N, 3, H, W) → (N, classes).
-    ///
-    /// # Errors
-    /// As [`super::Network::forward`].
-    pub fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.head(&self.features(x)?)
-    }
 }
 
 impl Layers for NetworkBody {
