@@ -1,12 +1,12 @@
 //! The HTTP client for playlists and media.
 //!
 //! Each source has one [`WebClient`] with its own cookies and logins; connections are reused. The source policy is applied when a
-//! connection is made, so it covers redirects, names and literal addresses. All clients run on one small tokio runtime.
+//! connection is made, so it covers redirects, names and literal addresses. All clients run on the runtime of `guard`.
 
 mod connector;
 pub(crate) mod login;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -15,7 +15,6 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::runtime::{Handle, Runtime};
 use tokio::time::timeout;
 use url::Url;
 
@@ -35,24 +34,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// How long an idle connection is kept: longer than the distance of most segments.
 const IDLE: Duration = Duration::from_secs(30);
-
-/// Threads of the runtime: they mostly wait, and do TLS.
-const THREADS: usize = 2;
-
-/// The runtime of all web sources.
-///
-/// # Errors
-/// When the system has no threads left.
-pub(super) fn runtime() -> std::io::Result<&'static Handle> {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    if let Some(runtime) = RUNTIME.get() {
-        return Ok(runtime.handle());
-    }
-    let made =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("web").enable_all().build()?;
-    // A second runtime, made concurrently, is dropped here. That must not happen on a thread of a runtime, and none calls this.
-    Ok(RUNTIME.get_or_init(|| made).handle())
-}
 
 /// The client of one source.
 pub(crate) struct WebClient {
