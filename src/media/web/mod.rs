@@ -6,7 +6,7 @@
 mod connector;
 pub(crate) mod login;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -15,6 +15,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 use url::Url;
 
@@ -98,7 +99,7 @@ impl WebClient {
                 return Err(Refusal::of(Cause::Other, cause, "check the server"));
             }
             let mut answer = self.once(&url, method, range, response_timeout).await?;
-            if answer.status() == StatusCode::UNAUTHORIZED && self.jar().challenged(&url, answer.headers()) {
+            if answer.status() == StatusCode::UNAUTHORIZED && self.jar.lock().challenged(&url, answer.headers()) {
                 answer = self.once(&url, method, range, response_timeout).await?;
             }
             let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
@@ -143,7 +144,7 @@ impl WebClient {
         if let Some(range) = range {
             request = request.header(header::RANGE, range);
         }
-        for (name, value) in self.jar().headers(url, method, &path) {
+        for (name, value) in self.jar.lock().headers(url, method, &path) {
             request = request.header(name, value);
         }
         let request = request.body(Empty::new()).map_err(|_| {
@@ -154,12 +155,8 @@ impl WebClient {
             Ok(Err(e)) => return Err(connector::refusal(&e).unwrap_or_else(hung_up)),
             Err(_) => return Err(silent()),
         };
-        self.jar().keep(url, answer.headers());
+        self.jar.lock().keep(url, answer.headers());
         Ok(answer)
-    }
-
-    fn jar(&self) -> std::sync::MutexGuard<'_, CredentialJar> {
-        self.jar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
