@@ -1,10 +1,11 @@
 //! Limits of the system on one process: open files.
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// The soft and the hard limit on open files; [`None`] means unlimited.
@@ -62,7 +63,7 @@ pub fn has_room_for_source(takes_long: bool) -> bool {
     let room = |openings: &Mutex<Openings>| {
         let Some(limit) = open_files().0 else { return Admission::Now };
         match std::fs::read_dir("/proc/self/fd") {
-            Ok(open) => lock(openings).room(origin.elapsed(), open.count() as u64, limit, takes_long),
+            Ok(open) => openings.lock().room(origin.elapsed(), open.count() as u64, limit, takes_long),
             // Open files cannot be counted here; opening one more fails with the system's own error.
             Err(e) if !is_out_of_files(&e) => Admission::Now,
             Err(_) => Admission::No,
@@ -78,10 +79,6 @@ static STOPPING: AtomicBool = AtomicBool::new(false);
 /// Ends all waits in [`has_room_for_source`], because the program is stopping.
 pub fn stop_opening() {
     STOPPING.store(true, Ordering::Release);
-}
-
-fn lock(openings: &Mutex<Openings>) -> MutexGuard<'_, Openings> {
-    openings.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// Calls `room` up to `polls` times. The lock is free during each `pause`, so that waiting sources do not block each other.
@@ -221,11 +218,11 @@ mod tests {
         let openings = Mutex::new(Openings(VecDeque::new()));
         let (stopping, pauses) = (AtomicBool::new(false), std::cell::Cell::new(0));
         let later = |openings: &Mutex<Openings>| {
-            lock(openings).room(Duration::ZERO, 60, 100, true);
+            openings.lock().room(Duration::ZERO, 60, 100, true);
             Admission::Later
         };
         let pause = || {
-            assert!(openings.try_lock().is_ok(), "the lock is free during the pause");
+            assert!(openings.try_lock().is_some(), "the lock is free during the pause");
             pauses.set(pauses.get() + 1);
             stopping.store(pauses.get() == 3, Ordering::Release);
         };

@@ -8,11 +8,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use parking_lot::RwLock;
 
 use crate::userinfo;
 use crate::userinfo::Reading;
@@ -37,13 +38,13 @@ static FURTHER: RwLock<Vec<&'static str>> = RwLock::new(Vec::new());
 
 /// Masks the values of query parameters with these names from now on.
 pub fn add_credential_parameters(names: &[&'static str]) {
-    FURTHER.write().unwrap_or_else(|e| e.into_inner()).extend(names);
+    FURTHER.write().extend(names);
 }
 
 /// Whether the query parameter `name` is a credential.
 fn is_credential(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    let further = FURTHER.read().unwrap_or_else(|e| e.into_inner());
+    let further = FURTHER.read();
     CREDENTIALS.iter().any(|word| name.contains(word)) || further.iter().any(|known| known.eq_ignore_ascii_case(&name))
 }
 
@@ -139,14 +140,14 @@ impl MaskGuard {
         if secrets.is_empty() {
             return Self::default();
         }
-        SECRETS.write().unwrap_or_else(|e| e.into_inner()).add(&secrets);
+        SECRETS.write().add(&secrets);
         Self(Some(Arc::new(GuardedSecrets(secrets))))
     }
 }
 
 impl Drop for GuardedSecrets {
     fn drop(&mut self) {
-        SECRETS.write().unwrap_or_else(|e| e.into_inner()).release(&self.0);
+        SECRETS.write().release(&self.0);
     }
 }
 
@@ -244,7 +245,7 @@ fn stream_key<'a>(parts: &UriParts<'a>) -> Option<(&'a str, &'a str)> {
 /// Returns `text` as one line, with every URL redacted and every known credential masked.
 pub fn text(text: &str) -> String {
     // Secrets first: a bracket or a space in one would otherwise be taken for the end of its URL.
-    let text = SECRETS.read().unwrap_or_else(|e| e.into_inner()).masked(text);
+    let text = SECRETS.read().masked(text);
     let mut out = String::with_capacity(text.len());
     let mut rest = &text[..];
     while let Some(at) = rest.find("://") {
@@ -455,7 +456,7 @@ mod tests {
         assert_eq!(text("released-1x"), MASK, "messages of an ending stream may contain it");
         flush();
         assert_eq!(text("released-1x"), "released-1x");
-        let secrets = SECRETS.read().unwrap();
+        let secrets = SECRETS.read();
         assert!(secrets.left.len() <= LEFT_MAX, "{}", secrets.left.len());
     }
 

@@ -2,10 +2,11 @@
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded, select};
+use parking_lot::Mutex;
 
 use touchline_core::item::{End, MediaItem};
 
@@ -154,7 +155,7 @@ impl StopFlags {
 
     fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.running.lock().take();
     }
 }
 

@@ -3,10 +3,11 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use parking_lot::RwLock;
 
 use super::outlet::Counters;
 use super::uri::{Kind, Location};
@@ -262,7 +263,7 @@ pub fn register(spec: Spec, make: impl Fn(&Setup) -> Result<Arc<dyn Open>> + Sen
     if spec.name.is_empty() || spec.schemes.is_empty() {
         return wrong("a source needs a name and a scheme".into());
     }
-    let mut all = OWN.write().unwrap_or_else(PoisonError::into_inner);
+    let mut all = OWN.write();
     let known: Vec<&Spec> = built_in().chain(all.iter().map(|own| &own.spec)).collect();
     if known.iter().any(|other| other.name == spec.name) {
         return wrong("the name is taken; choose another".into());
@@ -289,7 +290,7 @@ fn built_in() -> impl Iterator<Item = &'static Spec> {
 }
 
 fn own() -> Vec<&'static Own> {
-    OWN.read().unwrap_or_else(PoisonError::into_inner).clone()
+    OWN.read().clone()
 }
 
 fn schemes_of(spec: &Spec) -> impl Iterator<Item = &'static str> {

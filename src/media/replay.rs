@@ -1,8 +1,7 @@
 //! A source from memory: sends a script of items in order. For tests and for embedding without GStreamer.
 
-use std::sync::Mutex;
-
 use crossbeam_channel::Sender;
+use parking_lot::Mutex;
 
 use super::{Open, Source, threaded};
 use touchline_core::error::{Error, Result};
@@ -40,7 +39,7 @@ impl Open for Replay {
     /// # Errors
     /// [`Error::Source`] when all scripts were used.
     fn open(&self, uri: &str, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
-        let script = self.scripts.lock().unwrap_or_else(|e| e.into_inner()).next();
+        let script = self.scripts.lock().next();
         let Some(Script { items, end }) = script else {
             return Err(Error::source_error(
                 touchline_core::redact::uri(uri),

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
+
 use super::Fixtures;
 
 /// How the origin answers.
@@ -161,18 +163,11 @@ fn playlist(shared: &Shared) -> String {
     text
 }
 
-/// Milliseconds since 1970 as a date with time (Howard Hinnant, *chrono-Compatible Low-Level Date Algorithms*, `civil_from_days`).
+/// Milliseconds since 1970 as a date with time.
 fn date(ms: i64) -> String {
-    let (of_day, days) = (ms.rem_euclid(86_400_000), ms.div_euclid(86_400_000) + 719_468);
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (s, ms) = (of_day / 1_000, of_day % 1_000);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).expect("a time of today");
+    let (h, m, s, ms) = time.to_hms_milli();
+    format!("{}T{h:02}:{m:02}:{s:02}.{ms:03}Z", time.date())
 }
 
 /// Kind of segment `n`, and which of its kind.

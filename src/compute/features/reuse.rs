@@ -1,6 +1,6 @@
 //! Memory that extractors keep between calls: resize plans by picture size, and a pool of scratch memory for parallel tasks.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use super::cpu::resize::ResizePlan;
 use super::params::Fit;
@@ -74,14 +74,13 @@ impl<T> ScratchPool<T> {
         work: impl FnOnce(&mut T) -> R,
     ) -> R {
         // A panic elsewhere does no harm: each user overwrites the scratch memory.
-        let lock = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = {
-            let mut free = lock();
+            let mut free = self.free.lock();
             free.iter().rposition(suits).map(|i| free.remove(i))
         };
         let mut scratch = taken.unwrap_or_else(make);
         let result = work(&mut scratch);
-        let mut free = lock();
+        let mut free = self.free.lock();
         if free.len() >= self.limit {
             // The first has been unused for longest.
             free.remove(0);

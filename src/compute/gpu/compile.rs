@@ -8,9 +8,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileError, CompileOptions, compile_ptx_with_opts, sys};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::GpuError;
@@ -27,7 +28,7 @@ pub(super) fn ptx(module: KernelModule, (major, minor): (i32, i32)) -> Result<&'
     type Compiled = HashMap<(&'static str, i32, i32), &'static str>;
     static COMPILED: OnceLock<Mutex<Compiled>> = OnceLock::new();
     let compiled = COMPILED.get_or_init(Mutex::default);
-    let mut compiled = compiled.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut compiled = compiled.lock();
     let name = module.name;
     if let Some(ptx) = compiled.get(&(name, major, minor)) {
         return Ok(ptx);

@@ -1,9 +1,10 @@
 //! Monitors the clock and the ad-break announcements of MPEG-TS before the demultiplexer.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 use crate::hls::SpliceMonitor;
 use crate::outlet::Outlet;
@@ -26,7 +27,7 @@ pub(super) fn connect(pipeline: &gst::Pipeline, clock: Arc<dyn touchline_core::c
                 return gst::PadProbeReturn::Ok;
             };
             let (event, happened) = {
-                let (clocks, splices) = &mut *watches.lock().unwrap_or_else(|e| e.into_inner());
+                let (clocks, splices) = &mut *watches.lock();
                 (clocks.push(&map, clock.mono_ns()), splices.push(&map))
             };
             for incident in happened {

@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 use super::debug::ErrorWatch;
 use super::frame_gate::handled;
@@ -157,7 +158,7 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
     let state = shared.clone();
     let weak = Arc::downgrade(graph);
     sink.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = state.lock();
         let (action, pts_ns) = match &info.data {
             Some(gst::PadProbeData::Buffer(buffer)) => {
                 if let Some(graph) = weak.upgrade() {
@@ -191,7 +192,7 @@ pub(super) fn connect(element: &gst::Element, graph: &Arc<Graph>, is_alone: bool
     });
     let (weak, state) = (Arc::downgrade(graph), shared);
     src.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = state.lock();
         let (is_garbled, pts_ns, why) = match &info.data {
             Some(gst::PadProbeData::Buffer(buffer)) => {
                 if is_alone {

@@ -5,12 +5,12 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::sync::Mutex;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::glib;
+use parking_lot::Mutex;
 
 use touchline_core::redact;
 
@@ -54,7 +54,7 @@ pub(super) fn limit_glib_warnings() {
             return;
         }
         let text = redact::text(&format!("{}: {message}", domain.unwrap_or("GLib")));
-        let due = limiter.lock().unwrap_or_else(|e| e.into_inner()).is_due(&text, began.elapsed());
+        let due = limiter.lock().is_due(&text, began.elapsed());
         match due {
             None => {}
             Some(0) => tracing::warn!("{text}"),
@@ -103,7 +103,7 @@ pub(super) fn connect() {
         let line = format!("{at} {} {place}:{line} {shown}\n", level.name());
         // There is no other place to report a log that cannot be written.
         let _ = match &file {
-            Some(file) => file.lock().unwrap_or_else(|e| e.into_inner()).write_all(line.as_bytes()),
+            Some(file) => file.lock().write_all(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),
         };
     });

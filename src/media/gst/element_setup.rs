@@ -1,11 +1,12 @@
 //! Sets up the elements that GStreamer plugs in automatically: decoders of recordings have one thread, formats beyond the limits are
 //! rejected, and damaged pictures are dropped.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 use super::causes::failed;
 use super::damage;
@@ -78,7 +79,7 @@ fn count_errors(element: &gst::Element, graph: &Arc<Graph>) {
     let Some(pad) = element.static_pad("sink") else { return };
     let (graph, watch) = (Arc::downgrade(graph), Mutex::new(ErrorWatch::default()));
     pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, _| {
-        if watch.lock().unwrap_or_else(PoisonError::into_inner).has_new()
+        if watch.lock().has_new()
             && let Some(graph) = graph.upgrade()
         {
             graph.counters.faults.fetch_add(1, Ordering::Relaxed);

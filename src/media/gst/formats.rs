@@ -3,11 +3,12 @@
 //!
 //! The probe is where the branch begins to convert: after the converters, pictures of different sizes look the same.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use parking_lot::Mutex;
 
 use super::frame_gate::entry;
 use super::graph::Graph;
@@ -48,7 +49,7 @@ impl FormatWatch {
                 }
             }
             let shape = size(track, caps.caps());
-            let before = known.lock().unwrap_or_else(|e| e.into_inner()).replace(shape);
+            let before = known.lock().replace(shape);
             if before.is_some_and(|before| before != shape)
                 && let Some(graph) = graph.upgrade()
                 && graph.is_playing(track)
@@ -64,7 +65,7 @@ impl FormatWatch {
 
     /// Removes the probe at the end of the session.
     pub fn disconnect(&self) {
-        if let Some(id) = self.probe.lock().unwrap_or_else(|e| e.into_inner()).take() {
+        if let Some(id) = self.probe.lock().take() {
             self.pad.remove_probe(id);
         }
     }

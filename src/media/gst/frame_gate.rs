@@ -4,11 +4,12 @@
 //! picture only the time is sent, on the same thread and in order. One picture at a time may be held until the next one decides.
 //! A held picture without a successor is passed on after a while, so that a stall loses no picture.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 use super::graph::Graph;
 use super::sinks::{PtsTracker, running_time};
@@ -80,28 +81,28 @@ impl FrameGate {
             Some(gate) => gate.probed(info),
             None => gst::PadProbeReturn::Ok,
         });
-        *gate.probe.lock().unwrap_or_else(|e| e.into_inner()) = probe;
+        *gate.probe.lock() = probe;
         Some(gate)
     }
 
     /// Removes the probe and frees the held picture at the end of the session.
     pub fn disconnect(&self) {
-        if let Some(id) = self.probe.lock().unwrap_or_else(|e| e.into_inner()).take() {
+        if let Some(id) = self.probe.lock().take() {
             self.pad.remove_probe(id);
         }
-        self.state().held = None;
+        self.state.lock().held = None;
     }
 
     /// Passes on a picture that has been held for too long. A thread of GStreamer converts it; the caller does not wait.
     pub fn release_late(self: &Arc<Self>) {
-        if !self.state().held.as_ref().is_some_and(|held| self.is_late(held)) {
+        if !self.state.lock().held.as_ref().is_some_and(|held| self.is_late(held)) {
             return;
         }
         let gate = self.clone();
         self.sink.call_async(move |_| {
             // Pictures pass the pad under this lock, so none can overtake the held one.
             let _lock = gate.pad.stream_lock();
-            let late = gate.state().held.take_if(|held| gate.is_late(held));
+            let late = gate.state.lock().held.take_if(|held| gate.is_late(held));
             if let Some(held) = late {
                 // An error of the pipeline shows with the next picture.
                 let _ = gate.pass(held.buffer);
@@ -113,14 +114,10 @@ impl FrameGate {
         self.clock.mono_ns().saturating_sub(held.arrived_ns) > HELD_MAX_NS
     }
 
-    fn state(&self) -> MutexGuard<'_, GateState> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
     /// Called under the pad's stream lock, except for flush events.
     fn probed(&self, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
         let action = match &info.data {
-            Some(gst::PadProbeData::Buffer(_)) if self.state().is_passing => return gst::PadProbeReturn::Ok,
+            Some(gst::PadProbeData::Buffer(_)) if self.state.lock().is_passing => return gst::PadProbeReturn::Ok,
             Some(gst::PadProbeData::Buffer(buffer)) => self.picture(buffer),
             // Decoders do not output lists of pictures. If one does, all are converted.
             Some(gst::PadProbeData::BufferList(_)) => self.pass_held().map(|()| GateAction::Pass),
@@ -145,7 +142,7 @@ impl FrameGate {
         let arrived_ns = self.clock.mono_ns();
         let mut stamped = None;
         let (choices, pts, held) = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             let state = &mut *state;
             let given = state.segment.as_ref().and_then(|segment| running_time(segment, buffer));
             let running = match given {
@@ -185,7 +182,7 @@ impl FrameGate {
             _ if is_long => Ok(stamped.map_or(GateAction::Pass, GateAction::PassAs)),
             FrameChoice::Hold => {
                 let buffer = stamped.unwrap_or_else(|| buffer.clone());
-                self.state().held = Some(HeldFrame { buffer, pts, arrived_ns });
+                self.state.lock().held = Some(HeldFrame { buffer, pts, arrived_ns });
                 Ok(GateAction::Drop)
             }
             FrameChoice::Drop if !is_wanted(false) => {
@@ -204,11 +201,11 @@ impl FrameGate {
             }
             gst::EventView::Segment(segment) => {
                 let _ = self.pass_held();
-                self.state().segment = segment.segment().clone().downcast().ok();
+                self.state.lock().segment = segment.segment().clone().downcast().ok();
             }
-            gst::EventView::FlushStart(_) => self.state().held = None,
+            gst::EventView::FlushStart(_) => self.state.lock().held = None,
             gst::EventView::FlushStop(_) => {
-                let mut state = self.state();
+                let mut state = self.state.lock();
                 (state.held, state.segment, state.timing) = (None, None, PtsTracker::default());
             }
             _ => {}
@@ -216,15 +213,15 @@ impl FrameGate {
     }
 
     fn pass_held(&self) -> Result<(), gst::FlowError> {
-        let held = self.state().held.take();
+        let held = self.state.lock().held.take();
         held.map_or(Ok(()), |held| self.pass(held.buffer))
     }
 
     /// Sends a held picture to the converters. The caller holds the stream lock.
     fn pass(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
-        self.state().is_passing = true;
+        self.state.lock().is_passing = true;
         let result = self.pad.chain(buffer);
-        self.state().is_passing = false;
+        self.state.lock().is_passing = false;
         result.map(|_| ())
     }
 

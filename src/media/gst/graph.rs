@@ -5,12 +5,13 @@
 //! source does not have that track.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use parking_lot::{Condvar, Mutex};
 
 use super::bus::wake_message;
 use super::feed::TimelineMap;
@@ -128,7 +129,7 @@ impl Graph {
             element.connect_pad_added(move |_, pad| {
                 if let Some(graph) = weak.upgrade() {
                     graph.link(pad);
-                    graph.decide(&mut graph.lock(), false);
+                    graph.decide(&mut graph.state.lock(), false);
                 }
             });
             let weak: Weak<Self> = Arc::downgrade(&graph);
@@ -138,16 +139,12 @@ impl Graph {
                 }
             });
         }
-        graph.lock().dynamic = dynamic.into_iter().map(|e| (e, false)).collect();
+        graph.state.lock().dynamic = dynamic.into_iter().map(|e| (e, false)).collect();
         graph
     }
 
     pub fn sinks(&self) -> impl Iterator<Item = (Track, &gst_app::AppSink)> {
         self.branches.iter().map(|b| (b.track, &b.sink))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, GraphState> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Links a new pad to the first waiting branch that accepts its format. Pads that fit none (a second sound track, subtitles) stay
@@ -164,7 +161,7 @@ impl Graph {
     }
 
     fn no_more_pads(&self, element: &gst::Element) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         for (dynamic, done) in &mut state.dynamic {
             *done |= dynamic == element;
         }
@@ -173,7 +170,7 @@ impl Graph {
 
     /// Stores the selection of a stream-selecting source. Such sources never signal "no more pads".
     pub fn selected(&self, selected: Tracks) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.selected = Some(selected);
         self.decide(&mut state, false);
     }
@@ -227,7 +224,7 @@ impl Graph {
     /// Called by a streaming thread with data of `track`. Waits until the tracks are decided and returns whether data of this
     /// track may be sent.
     pub fn admit(&self, track: Track) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if self.outlet.stopped() {
                 return false;
@@ -239,8 +236,7 @@ impl Graph {
             let grace = if self.is_synced { GRACE_OF_RECORDING } else { GRACE };
             self.decide(&mut state, since.elapsed() > grace);
             if state.decided.is_none() {
-                let waited = self.changed.wait_timeout(state, Duration::from_millis(20));
-                state = waited.unwrap_or_else(|e| e.into_inner()).0;
+                self.changed.wait_for(&mut state, Duration::from_millis(20));
             }
         }
     }
@@ -262,12 +258,12 @@ impl Graph {
 
     /// Whether `track` exists, as far as decided.
     pub fn is_playing(&self, track: Track) -> bool {
-        self.lock().decided.is_some_and(|tracks| tracks.has(track))
+        self.state.lock().decided.is_some_and(|tracks| tracks.has(track))
     }
 
     /// Called after the last data of `track`. The session ends with its last track.
     pub fn end_of_track(&self, track: Track) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // A track can end before its first data; then the tracks linked now are all.
         self.decide(&mut state, true);
         let Some(tracks) = state.decided else { return };
@@ -278,7 +274,7 @@ impl Graph {
             drop(state);
             // Closed means that the session is ending anyway.
             let _ = self.show_still(u64::MAX);
-            state = self.lock();
+            state = self.state.lock();
         }
         state.ended.push(track);
         if let Some(sync) = self.sync.get() {
@@ -298,14 +294,14 @@ impl Graph {
         let until_ns = frame.pts.0.saturating_add(duration_ns.min(STILL_MAX_NS));
         self.deliver(Track::Video, MediaItem::Frame(frame.clone()))?;
         if self.is_synced {
-            *self.still.lock().unwrap_or_else(|e| e.into_inner()) = Some(ShownPicture { frame, until_ns });
+            *self.still.lock() = Some(ShownPicture { frame, until_ns });
         }
         Ok(())
     }
 
     /// Sends the current long picture once for every second that begins before the next picture, at `next_ns`.
     fn show_still(&self, next_ns: u64) -> Result<(), Closed> {
-        let Some(still) = self.still.lock().unwrap_or_else(|e| e.into_inner()).take() else { return Ok(()) };
+        let Some(still) = self.still.lock().take() else { return Ok(()) };
         let until_ns = still.until_ns.min(next_ns);
         for second in still.frame.pts.second() + 1.. {
             let pts = Pts::from_second(second);
@@ -370,21 +366,21 @@ impl Graph {
     }
 
     pub fn set_hdr(&self, hdr: Option<(Hdr, bool)>) {
-        *self.hdr.lock().unwrap_or_else(|e| e.into_inner()) = hdr;
+        *self.hdr.lock() = hdr;
     }
 
     pub fn hdr(&self) -> Option<(Hdr, bool)> {
-        *self.hdr.lock().unwrap_or_else(|e| e.into_inner())
+        *self.hdr.lock()
     }
 
     /// Ends the session from a streaming thread.
     pub fn fail(&self, end: End) {
-        self.end_with(&mut self.lock(), end);
+        self.end_with(&mut self.state.lock(), end);
     }
 
     /// Why the session must end, if it must.
     pub fn verdict(&self) -> Option<End> {
-        self.lock().verdict.clone()
+        self.state.lock().verdict.clone()
     }
 
     /// Whether data of any track wait in the queues before the appsinks.

@@ -23,7 +23,7 @@ mod wall;
 mod warm_up;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use crossbeam_channel::Sender;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::guard::proxy::LoopbackProxy;
@@ -150,7 +151,7 @@ impl GstOpener {
         ConnectionHints {
             over_tcp: self.over_tcp.load(Ordering::Relaxed),
             needs_relay: self.needs_relay.get().copied(),
-            source_clock: self.source_clock.lock().unwrap_or_else(|e| e.into_inner()).clone(),
+            source_clock: self.source_clock.lock().clone(),
             hls: self.memory.stored(),
         }
     }
@@ -161,7 +162,7 @@ impl GstOpener {
         if let Some(needs_relay) = hints.needs_relay {
             self.needs_relay.get_or_init(|| needs_relay);
         }
-        *self.source_clock.lock().unwrap_or_else(|e| e.into_inner()) = hints.source_clock;
+        *self.source_clock.lock() = hints.source_clock;
         self.memory.restore(hints.hls);
     }
 

@@ -1,7 +1,7 @@
 //! The appsinks: map a buffer, copy it into a pooled buffer, compute its time, and send it. Runs on GStreamer's streaming threads.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -11,6 +11,7 @@ use gstreamer_video as gst_video;
 use gstreamer_video::prelude::*;
 use image::RgbImage;
 use image::metadata::Orientation;
+use parking_lot::Mutex;
 
 use super::graph::Graph;
 use crate::still::{scale_down, upright};
@@ -125,7 +126,7 @@ fn watch_orientation(sink: &gst_app::AppSink, orientation: Arc<Mutex<Orientation
                 let (from, to) = if sideways { ("height", "width") } else { ("width", "height") };
                 filter.set_property("caps", limited(&filter.property("caps"), most, from, to));
             }
-            *orientation.lock().unwrap_or_else(PoisonError::into_inner) = turned;
+            *orientation.lock() = turned;
         }
         gst::PadProbeReturn::Ok
     });
@@ -264,7 +265,7 @@ impl SinkCallback {
         if let Some((hdr, is_wide)) = hdr.filter(|_| pixel_bytes == 3) {
             tone::to_sdr(&mut data, hdr, is_wide);
         }
-        let turned = *self.orientation.lock().unwrap_or_else(PoisonError::into_inner);
+        let turned = *self.orientation.lock();
         let (data, width, height) = match turned {
             Orientation::NoTransforms => (data, width, height),
             _ => self.turned(&data, width, height, turned),

@@ -6,8 +6,9 @@
 //! to continue before the other can. A track counts as without data only if the queues before it are empty. A decoder that
 //! waits for a busy machine does not count, because the resulting seconds must not depend on the machine.
 
-use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use touchline_core::item::Track;
 use touchline_core::time::NANOS_PER_SECOND;
@@ -49,15 +50,11 @@ impl TrackSync {
         Self { tracks: Mutex::new([track_state(video), track_state(audio)]), moved: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, [SyncState; 2]> {
-        self.tracks.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
     /// Waits until a buffer of `track` at `pts_ns` is not too far ahead, or `stopped` returns true. `is_queued` returns whether
     /// data of the other track wait to be decoded.
     pub fn wait(&self, track: Track, pts_ns: u64, stopped: &dyn Fn() -> bool, is_queued: &dyn Fn() -> bool) {
         let (own, other) = (track.index(), track.other().index());
-        let mut tracks = self.lock();
+        let mut tracks = self.tracks.lock();
         let mut last = (tracks[other].at_ns, Instant::now());
         tracks[own].waits_at = Some(pts_ns);
         self.moved.notify_all();
@@ -73,7 +70,7 @@ impl TrackSync {
             } else if last.1.elapsed() > STUCK_AFTER {
                 drop(tracks);
                 let goes_on = is_queued();
-                tracks = self.lock();
+                tracks = self.tracks.lock();
                 if tracks[other].at_ns == last.0 && !tracks[other].busy && !goes_on {
                     tracks[other].stuck = true;
                     break;
@@ -81,7 +78,7 @@ impl TrackSync {
                 last = (tracks[other].at_ns, Instant::now());
                 continue;
             }
-            tracks = self.moved.wait_timeout(tracks, POLL).unwrap_or_else(|e| e.into_inner()).0;
+            self.moved.wait_for(&mut tracks, POLL);
         }
         tracks[own].waits_at = None;
         tracks[own].busy = true;
@@ -90,14 +87,14 @@ impl TrackSync {
 
     /// Records that `track` has sent the buffer at `pts_ns`.
     pub fn done(&self, track: Track, pts_ns: u64) {
-        let track_state = &mut self.lock()[track.index()];
+        let track_state = &mut self.tracks.lock()[track.index()];
         (track_state.busy, track_state.at_ns) = (false, pts_ns);
         self.moved.notify_all();
     }
 
     /// Records the end of `track`.
     pub fn end(&self, track: Track) {
-        self.lock()[track.index()].ended = true;
+        self.tracks.lock()[track.index()].ended = true;
         self.moved.notify_all();
     }
 }

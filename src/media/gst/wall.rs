@@ -4,11 +4,12 @@
 //! report with its `handle-sync` signal, together with the running time of a base RTP timestamp. So the report's RTP timestamp
 //! has a PTS and an NTP time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use parking_lot::Mutex;
 
 use crate::outlet::Outlet;
 use crate::source_clock::{ClockVerdict, SourceClock};
@@ -48,7 +49,7 @@ pub(super) fn connect(
                     return None;
                 }
                 let arrived_ns = clock.unix_ns();
-                let verdict = source_clock.lock().unwrap_or_else(|e| e.into_inner()).judge(wall.unix_ns, arrived_ns);
+                let verdict = source_clock.lock().judge(wall.unix_ns, arrived_ns);
                 let incident = match verdict {
                     ClockVerdict::Trusted => None,
                     ClockVerdict::TrustedAgain => Some(Incident::ClockPlausible),

@@ -19,13 +19,15 @@ mod web;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::net::lookup_host;
+use tokio::runtime::{Handle, Runtime};
+use tokio::time::timeout;
 use url::{Host, Url};
 
 use serde::{Deserialize, Serialize};
@@ -44,9 +46,12 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 /// The most addresses of one name that are used.
 const ADDRESSES_MAX: usize = 16;
 
+/// Threads of the runtime: they mostly wait, and do TLS.
+const THREADS: usize = 2;
+
 /// Resolves host names.
 pub trait Resolve: Send + Sync {
-    /// The addresses of `host`.
+    /// The addresses of `host`. Blocks.
     ///
     /// # Errors
     /// When the name cannot be resolved.
@@ -58,16 +63,25 @@ struct SystemResolver;
 
 impl Resolve for SystemResolver {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        // A thread, because the system's own time limit may be half a minute and cannot be changed.
-        let (to, from) = mpsc::channel();
-        let name = host.to_owned();
-        std::thread::Builder::new().name("resolve".into()).spawn(move || {
-            let found = (name.as_str(), 0).to_socket_addrs().map(|all| all.map(|a| a.ip()).collect::<Vec<_>>());
-            // Fails when the time limit has passed.
-            let _ = to.send(found);
-        })?;
-        from.recv_timeout(RESOLVE_LIMIT).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        // The system's own time limit may be half a minute and cannot be changed.
+        let found = runtime()?.block_on(async { timeout(RESOLVE_LIMIT, lookup_host((host, 0))).await })??;
+        Ok(found.map(|address| address.ip()).collect())
     }
+}
+
+/// The runtime of all web sources and lookups.
+///
+/// # Errors
+/// When the system has no threads left.
+pub(super) fn runtime() -> io::Result<&'static Handle> {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime.handle());
+    }
+    let made =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("web").enable_all().build()?;
+    // A second runtime, made concurrently, is dropped here. That must not happen on a worker of a runtime, and none calls this.
+    Ok(RUNTIME.get_or_init(|| made).handle())
 }
 
 /// Why a source is rejected or cannot be opened. The texts are redacted, one line each.

@@ -6,11 +6,12 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -115,21 +116,21 @@ impl LoopbackProxy {
         if let Some(refusal) = refused {
             callback(refusal);
         }
-        *self.shared.on_refusal.lock().unwrap_or_else(|e| e.into_inner()) = Some(callback);
+        *self.shared.on_refusal.lock() = Some(callback);
     }
 
     /// The last failure, unless a later connection succeeded.
     pub fn last_failure(&self) -> Option<Refusal> {
-        self.shared.failure.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.shared.failure.lock().clone()
     }
 }
 
 impl ProxyState {
     /// Stores a failure. A refusal by the policy ends the session.
     pub fn record_failure(&self, refusal: Refusal) {
-        *self.failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(refusal.clone());
+        *self.failure.lock() = Some(refusal.clone());
         if refusal.kind == Cause::Refused
-            && let Some(callback) = self.on_refusal.lock().unwrap_or_else(|e| e.into_inner()).as_ref()
+            && let Some(callback) = self.on_refusal.lock().as_ref()
         {
             callback(refusal);
         }
@@ -137,7 +138,7 @@ impl ProxyState {
 
     /// Clears a failure after a successful connection.
     pub fn clear_failure(&self) {
-        let mut failure = self.failure.lock().unwrap_or_else(|e| e.into_inner());
+        let mut failure = self.failure.lock();
         if failure.as_ref().is_some_and(|t| t.kind != Cause::Refused) {
             *failure = None;
         }

@@ -2,8 +2,9 @@
 //! network.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -67,24 +68,24 @@ pub(crate) struct StoredPosition(Option<(String, PlaylistCursor)>);
 
 impl PlaylistMemory {
     pub(crate) fn stored(&self) -> StoredPosition {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 
     pub(crate) fn restore(&self, stored: StoredPosition) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stored;
+        *self.0.lock() = stored;
     }
 
     /// Stores the position of `cursor` in the playlist at `url`. `unreported_ns`: the loss before it that was not reported yet.
     pub(super) fn keep(&self, url: &Url, cursor: &PlaylistCursor, unreported_ns: u64) {
         let missed_ns = cursor.missed_ns.saturating_add(unreported_ns);
         let kept = (url.path().to_owned(), PlaylistCursor { missed_ns, ..cursor.clone() });
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = StoredPosition(Some(kept));
+        *self.0.lock() = StoredPosition(Some(kept));
     }
 
     /// A cursor for the playlist at `url`, whose segments are `media`. It resumes at the stored position unless that is too far
     /// behind.
     pub(super) fn resume(&self, url: &Url, media: &MediaPlaylist) -> PlaylistCursor {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.0.lock();
         let known = kept.0.as_ref().filter(|(path, _)| path == url.path() && !media.is_over).map(|(_, cursor)| cursor);
         match known {
             Some(cursor) if cursor.behind_ns(media) <= media.target_ns.saturating_mul(RESUME_TARGETS) => cursor.clone(),

@@ -1,5 +1,6 @@
 //! ISO 8601 dates with time and zone, as `EXT-X-PROGRAM-DATE-TIME` and `EXT-X-DATERANGE` have them.
 
+use time::{Date, Month, OffsetDateTime};
 use touchline_core::time::NANOS_PER_SECOND;
 
 /// The time of an ISO 8601 date with time and zone (`2026-11-23T10:36:08.602Z`, `+0100`, `-05:00`), ns since 1970.
@@ -15,7 +16,7 @@ pub(super) fn unix_ns(text: &str) -> Option<i64> {
     }
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 24 || minute > 59 || second > 60 {
+    if !(1..=31).contains(&day) || hour > 24 || minute > 59 || second > 60 {
         return None;
     }
     let rest = text.get(19..)?;
@@ -39,21 +40,12 @@ pub(super) fn unix_ns(text: &str) -> Option<i64> {
         }
         _ => return None,
     };
-    let days = days_from_civil(year, month, day);
+    let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
+    let first = Date::from_calendar_date(i32::try_from(year).ok()?, month, 1).ok()?;
+    // A day that its month does not have belongs to the next.
+    let days = i64::from(first.to_julian_day() - OffsetDateTime::UNIX_EPOCH.to_julian_day()) + day - 1;
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second - offset_s;
     seconds.checked_mul(NANOS_PER_SECOND as i64)?.checked_add(fraction_ns.0)
-}
-
-/// Days from 1970-01-01 to a date of the Gregorian calendar.
-///
-/// Source: Howard Hinnant, *chrono-Compatible Low-Level Date Algorithms*, `days_from_civil`.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    // Years begin in March, so that the leap day is the last day of a year.
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
 #[cfg(test)]
@@ -68,6 +60,8 @@ mod tests {
             ("2026-11-23T11:36:08.602+0100", 1_795_430_168_602_000_000),
             ("2026-11-23T05:36:08.602123456789-05:00", 1_795_430_168_602_123_456),
             ("1969-12-31T23:59:59", -1_000_000_000),
+            ("2016-12-31T23:59:60Z", 1_483_228_800_000_000_000),
+            ("2026-02-29T00:00:00Z", 1_772_323_200_000_000_000),
         ] {
             assert_eq!(unix_ns(text), Some(ns), "{text}");
         }

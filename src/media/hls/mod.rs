@@ -117,7 +117,7 @@ pub(super) struct HlsRequest {
 /// [`Error::Internal`] when the system has no threads left.
 pub(super) fn open(request: HlsRequest, to: Sender<MediaItem>) -> Result<Box<dyn Source>> {
     let failed = |e: std::io::Error| Error::Internal(format!("cannot start the thread of a source: {e}"));
-    let runtime = super::web::runtime().map_err(failed)?;
+    let runtime = super::guard::runtime().map_err(failed)?;
     let outlet = Outlet::new(to);
     let (pace, stopper) = (request.pace, outlet.stopper());
     let thread = std::thread::Builder::new()
@@ -130,7 +130,7 @@ pub(super) fn open(request: HlsRequest, to: Sender<MediaItem>) -> Result<Box<dyn
 /// Asks the server what `url` is: [`Kind::Hls`], [`Kind::HttpLive`] or [`Kind::Http`] (a recording); [`None`] when the server
 /// does not say. Waits for the server for some seconds.
 pub(super) fn classify(url: &Url, policy: &Arc<SourcePolicy>) -> Option<Kind> {
-    super::web::runtime().ok()?.block_on(content::classify(url, policy))
+    super::guard::runtime().ok()?.block_on(content::classify(url, policy))
 }
 
 struct HlsSource {

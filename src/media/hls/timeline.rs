@@ -4,7 +4,9 @@
 //! The timeline counts ns from the start of playback. Within continuous media the times in the media decide, because playlists round;
 //! across discontinuities the durations in the playlist do. Pure.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::container::{APART_MAX_NS, Container, Starts, begins, distance_ns};
 use touchline_core::item::Discontinuity;
@@ -41,12 +43,8 @@ impl TimelineAnchor {
 pub(super) struct TimelineAnchors(Arc<Mutex<Vec<TimelineAnchor>>>);
 
 impl TimelineAnchors {
-    fn lock(&self) -> MutexGuard<'_, Vec<TimelineAnchor>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn add(&self, anchor: TimelineAnchor) {
-        let mut anchors = self.lock();
+        let mut anchors = self.0.lock();
         if anchors.len() == ANCHORS_MAX {
             anchors.remove(0);
         }
@@ -55,12 +53,12 @@ impl TimelineAnchors {
 
     /// The position of `media_ns` by the anchor that gives the one nearest to `expected_ns`.
     fn nearest(&self, container: Container, media_ns: u64, expected_ns: u64) -> Option<i64> {
-        let places = self.lock().iter().map(|anchor| anchor.place(container, media_ns)).collect::<Vec<_>>();
+        let places = self.0.lock().iter().map(|anchor| anchor.place(container, media_ns)).collect::<Vec<_>>();
         places.into_iter().min_by_key(|place| place.abs_diff(expected_ns as i64))
     }
 
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.0.lock().is_empty()
     }
 }
 

@@ -1,12 +1,12 @@
 //! The HTTP client for playlists and media.
 //!
 //! Each source has one [`WebClient`] with its own cookies and logins; connections are reused. The source policy is applied when a
-//! connection is made, so it covers redirects, names and literal addresses. All clients run on one small tokio runtime.
+//! connection is made, so it covers redirects, names and literal addresses. All clients run on the runtime of `guard`.
 
 mod connector;
 pub(crate) mod login;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -15,7 +15,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::runtime::{Handle, Runtime};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 use url::Url;
 
@@ -35,24 +35,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// How long an idle connection is kept: longer than the distance of most segments.
 const IDLE: Duration = Duration::from_secs(30);
-
-/// Threads of the runtime: they mostly wait, and do TLS.
-const THREADS: usize = 2;
-
-/// The runtime of all web sources.
-///
-/// # Errors
-/// When the system has no threads left.
-pub(super) fn runtime() -> std::io::Result<&'static Handle> {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    if let Some(runtime) = RUNTIME.get() {
-        return Ok(runtime.handle());
-    }
-    let made =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("web").enable_all().build()?;
-    // A second runtime, made concurrently, is dropped here. That must not happen on a thread of a runtime, and none calls this.
-    Ok(RUNTIME.get_or_init(|| made).handle())
-}
 
 /// The client of one source.
 pub(crate) struct WebClient {
@@ -117,7 +99,7 @@ impl WebClient {
                 return Err(Refusal::of(Cause::Other, cause, "check the server"));
             }
             let mut answer = self.once(&url, method, range, response_timeout).await?;
-            if answer.status() == StatusCode::UNAUTHORIZED && self.jar().challenged(&url, answer.headers()) {
+            if answer.status() == StatusCode::UNAUTHORIZED && self.jar.lock().challenged(&url, answer.headers()) {
                 answer = self.once(&url, method, range, response_timeout).await?;
             }
             let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
@@ -162,7 +144,7 @@ impl WebClient {
         if let Some(range) = range {
             request = request.header(header::RANGE, range);
         }
-        for (name, value) in self.jar().headers(url, method, &path) {
+        for (name, value) in self.jar.lock().headers(url, method, &path) {
             request = request.header(name, value);
         }
         let request = request.body(Empty::new()).map_err(|_| {
@@ -173,12 +155,8 @@ impl WebClient {
             Ok(Err(e)) => return Err(connector::refusal(&e).unwrap_or_else(hung_up)),
             Err(_) => return Err(silent()),
         };
-        self.jar().keep(url, answer.headers());
+        self.jar.lock().keep(url, answer.headers());
         Ok(answer)
-    }
-
-    fn jar(&self) -> std::sync::MutexGuard<'_, CredentialJar> {
-        self.jar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -18,12 +18,13 @@ mod protocol;
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use parking_lot::Mutex;
 
 pub use child::serve;
 
@@ -103,7 +104,7 @@ impl WorkerOpener {
             options: o.clone(),
             sources: o.guard.as_ref().map(|policy| policy.file()),
             plan: self.plan.clone(),
-            hints: self.hints.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            hints: self.hints.lock().clone(),
             on_demand: o.counters.on_demand.get().copied(),
             clock_origin_ns: clock::origin_ns(&*self.clock),
         }
@@ -197,7 +198,7 @@ impl CommandSender {
     }
 
     fn send(&self, ask: &Command) -> std::io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).head(ask)
+        self.0.lock().head(ask)
     }
 }
 
@@ -275,7 +276,7 @@ impl MessageReceiver {
                     continue;
                 }
                 ReceivedMessage::Hints(hints) => {
-                    *self.hints.lock().unwrap_or_else(PoisonError::into_inner) = hints;
+                    *self.hints.lock() = hints;
                     continue;
                 }
                 ReceivedMessage::Alive => continue,

@@ -1,5 +1,7 @@
 //! Formats of numbers, times and class names: rounding, RFC 3339, titles.
 
+use time::OffsetDateTime;
+
 /// Six decimals: finer than an f32 probability means anything, and short enough to read.
 pub(super) fn round6(value: f32) -> f64 {
     // `+ 0.0` turns -0 into 0.
@@ -12,24 +14,10 @@ pub(super) fn millis(ns: u64) -> f64 {
 }
 
 /// `unix_ns` (nanoseconds since 1970-01-01 UTC) as RFC 3339 in UTC with milliseconds, rounded down.
-///
-/// The date is Howard Hinnant's `civil_from_days`, which is exact for every `i64` of nanoseconds.
 pub(super) fn rfc3339(unix_ns: i64) -> String {
-    let ms = unix_ns.div_euclid(1_000_000);
-    let (seconds, ms) = (ms.div_euclid(1000), ms.rem_euclid(1000));
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Days since 0000-03-01, so that the leap day is the last of its year.
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let of_era = z.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (h, m, s) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+    let time = OffsetDateTime::from_unix_timestamp_nanos(unix_ns.into()).expect("an i64 reaches from 1677 to 2262");
+    let (h, m, s, ms) = time.to_hms_milli();
+    format!("{}T{h:02}:{m:02}:{s:02}.{ms:03}Z", time.date())
 }
 
 /// The title of a class: `tabletennis` → `Table tennis`. An unknown class gets a capital letter, and spaces for `-` and

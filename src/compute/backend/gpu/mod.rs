@@ -6,7 +6,9 @@
 mod probe;
 mod worker;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::{Backend, BackendError, LoadRequest, Loaded, Logits};
 use crate::gpu::GpuError;
@@ -62,7 +64,7 @@ impl Backend for GpuBackend {
     }
 
     fn warm(&mut self) -> Result<()> {
-        let mut workers = self.workers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workers = self.workers.0.lock();
         workers.iter_mut().try_for_each(GpuWorker::warm)
     }
 
@@ -73,7 +75,7 @@ impl Backend for GpuBackend {
         observer: Option<&dyn Observer>,
     ) -> std::result::Result<(), BackendError> {
         // A panic during another engine's batch leaves the workers intact: a batch writes only into memory of its own.
-        let mut workers = self.workers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workers = self.workers.0.lock();
         let computed = compute(&mut workers, seconds, observer).map_err(|e| match e {
             GpuError::Device(cause) => BackendError::DeviceLost(cause),
             other => BackendError::Batch(Error::Device(other.to_string())),

@@ -1,8 +1,9 @@
 //! A graph as one candle op, with cached plans and memory.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use parking_lot::Mutex;
 
 use super::cost::LayerCost;
 use super::graph::{Graph, INPUT};
@@ -76,7 +77,7 @@ impl Fused {
         let n = pictures.len() / picture;
         assert_eq!((n * picture, n * features), (pictures.len(), output.len()), "input and output of {n} pictures");
         let together = n.min(TOGETHER);
-        let kept = size.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = size.idle.lock().pop();
         let mut workspace = match kept {
             Some(workspace) if workspace.pictures() >= together => workspace,
             _ => Workspace::new(&size.plan, together, size.threads),
@@ -84,7 +85,7 @@ impl Fused {
         for (input, output) in pictures.chunks(TOGETHER * picture).zip(output.chunks_mut(TOGETHER * features)) {
             workspace.run(&size.plan, self.computes_with(), input, output, input.len() / picture);
         }
-        size.idle.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+        size.idle.lock().push(workspace);
     }
 
     /// Instruction set and precision.
@@ -122,7 +123,7 @@ impl Fused {
 
     fn size(&self, h: usize, w: usize) -> Result<Arc<SizedPlan>> {
         let threads = rayon::current_num_threads();
-        let mut sizes = self.0.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sizes = self.0.sizes.lock();
         if let Some(size) = sizes.iter().find(|size| (size.h, size.w, size.threads) == (h, w, threads)) {
             return Ok(size.clone());
         }
