@@ -6,7 +6,7 @@
 //!  report ◄── evaluate ◄── pack (table and temperatures from validation) ◄──────────────────────────────────┘
 //! ```
 //!
-//! The same feature code and clip builder as serving: what a model is trained on is what it will see.
+//! Training uses the feature code and the clip builder of serving, so that a model is trained on the inputs that it is later scored on.
 
 pub mod augment;
 pub mod calibrate;
