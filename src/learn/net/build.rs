@@ -1,4 +1,4 @@
-//! From named tensors, or from nothing, to a network that learns.
+//! Builds a trainable network from named tensors, with random initial values for those that are missing.
 
 use std::cell::RefCell;
 
@@ -12,24 +12,27 @@ use crate::augment;
 use touchline_compute::models::{Architecture, LoadError, Tensors, mobilenet_v2_table, mxnet_name, resnet50_stages};
 use touchline_compute::nn::Activation;
 
-/// A network and where its tensors came from.
+/// A network and the origin of its tensors.
 #[derive(Debug)]
 pub struct Built {
+    /// The network.
     pub net: Net,
-    /// Tensors taken from the file.
+    /// Number of tensors taken from the weights.
     pub taken: usize,
-    /// Tensors that were not in it and start at random (norms: at 1 and 0), in the order of the network.
+    /// Names of tensors that the weights lack, in the order of the network. They have initial values.
     pub fresh: Vec<String>,
 }
 
-/// Builds a network with `classes` outputs. Tensors that `weights` holds are taken (ResNet v2 also under the names of
-/// MXNet's model zoo), others start as torchvision starts them: convolutions from He et al.'s normal distribution over
-/// the fan-out (*Delving Deep into Rectifiers*, ICCV 2015), norms at 1 and 0, the classifier at N(0, 0.01). A classifier of
-/// another number of classes is not taken.
+/// Builds a network with `classes` outputs. Tensors come from `weights` if they are there (for ResNet v2 also under the names of
+/// MXNet's model zoo). A classifier with another number of classes is not used.
+///
+/// Other tensors are initialised as in torchvision, reproducibly for a `seed`: convolutions from a normal distribution scaled by
+/// the fan-out (He et al., *Delving Deep into Rectifiers*, ICCV 2015), norms with weight 1 and bias 0, the weight of the
+/// classifier from N(0, 0.01²) and its bias with 0.
 ///
 /// # Errors
-/// [`LoadError::Shape`] or [`LoadError::DType`] for a tensor that does not fit, [`LoadError::Build`] when the device
-/// refuses.
+/// [`LoadError::Shape`] or [`LoadError::DType`] for a tensor that does not fit, [`LoadError::Build`] when an operation fails on
+/// the device.
 pub fn build(
     architecture: Architecture,
     weights: &Tensors,
@@ -38,18 +41,18 @@ pub fn build(
     device: &Device,
 ) -> Result<Built, LoadError> {
     let prefix = weights.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight")).map(str::to_owned);
-    let mut maker = Maker { architecture, weights, prefix, seed, device, taken: 0, fresh: Vec::new() };
+    let mut builder = Builder { architecture, weights, prefix, seed, device, taken: 0, fresh: Vec::new() };
     let (blocks, head, width) = match architecture {
-        Architecture::MobileNetV2 => (mobilenet(&mut maker)?, "classifier.1", 1280),
-        Architecture::ResNet50 => (resnet(&mut maker)?, "fc", 2048),
-        Architecture::ResNet50V2 => (resnet_v2(&mut maker)?, "fc", 2048),
+        Architecture::MobileNetV2 => (mobilenet(&mut builder)?, "classifier.1", 1280),
+        Architecture::ResNet50 => (resnet(&mut builder)?, "fc", 2048),
+        Architecture::ResNet50V2 => (resnet_v2(&mut builder)?, "fc", 2048),
     };
-    let head = maker.head(head, classes, width)?;
-    let Maker { taken, fresh, .. } = maker;
+    let head = builder.head(head, classes, width)?;
+    let Builder { taken, fresh, .. } = builder;
     Ok(Built { net: Net { architecture, blocks, head }, taken, fresh })
 }
 
-fn mobilenet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
+fn mobilenet(builder: &mut Builder<'_>) -> Result<Vec<Block>, LoadError> {
     let mut blocks = Vec::new();
     let block = |name: &str, main, shortcut| Block {
         name: name.to_owned(),
@@ -58,7 +61,7 @@ fn mobilenet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
         shortcut,
         activation: Activation::Identity,
     };
-    let stem = vec![maker.conv("features.0.0", (3, 32), 3, 2)?, maker.norm("features.0.1", 32, Activation::Relu6)?];
+    let stem = vec![builder.conv("features.0.0", (3, 32), 3, 2)?, builder.norm("features.0.1", 32, Activation::Relu6)?];
     blocks.push(block("features.0", stem, Shortcut::None));
     let mut inputs = 32;
     for (expansion, outputs, repeats, stride) in mobilenet_v2_table() {
@@ -69,14 +72,14 @@ fn mobilenet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
             let mut main = Vec::new();
             let mut inner = 0;
             if expansion != 1 {
-                main.push(maker.conv(&format!("{name}.conv.0.0"), (inputs, hidden), 1, 1)?);
-                main.push(maker.norm(&format!("{name}.conv.0.1"), hidden, Activation::Relu6)?);
+                main.push(builder.conv(&format!("{name}.conv.0.0"), (inputs, hidden), 1, 1)?);
+                main.push(builder.norm(&format!("{name}.conv.0.1"), hidden, Activation::Relu6)?);
                 inner = 1;
             }
-            main.push(maker.depthwise(&format!("{name}.conv.{inner}.0"), hidden, stride)?);
-            main.push(maker.norm(&format!("{name}.conv.{inner}.1"), hidden, Activation::Relu6)?);
-            main.push(maker.conv(&format!("{name}.conv.{}", inner + 1), (hidden, outputs), 1, 1)?);
-            main.push(maker.norm(&format!("{name}.conv.{}", inner + 2), outputs, Activation::Identity)?);
+            main.push(builder.depthwise(&format!("{name}.conv.{inner}.0"), hidden, stride)?);
+            main.push(builder.norm(&format!("{name}.conv.{inner}.1"), hidden, Activation::Relu6)?);
+            main.push(builder.conv(&format!("{name}.conv.{}", inner + 1), (hidden, outputs), 1, 1)?);
+            main.push(builder.norm(&format!("{name}.conv.{}", inner + 2), outputs, Activation::Identity)?);
             let shortcut = if stride == 1 && inputs == outputs { Shortcut::Identity } else { Shortcut::None };
             blocks.push(block(&name, main, shortcut));
             inputs = outputs;
@@ -84,15 +87,15 @@ fn mobilenet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
     }
     let name = format!("features.{}", blocks.len());
     let last = vec![
-        maker.conv(&format!("{name}.0"), (inputs, 1280), 1, 1)?,
-        maker.norm(&format!("{name}.1"), 1280, Activation::Relu6)?,
+        builder.conv(&format!("{name}.0"), (inputs, 1280), 1, 1)?,
+        builder.norm(&format!("{name}.1"), 1280, Activation::Relu6)?,
     ];
     blocks.push(block(&name, last, Shortcut::None));
     Ok(blocks)
 }
 
-fn resnet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
-    let stem = vec![maker.conv("conv1", (3, 64), 7, 2)?, maker.norm("bn1", 64, Activation::Relu)?, Layer::MaxPool];
+fn resnet(builder: &mut Builder<'_>) -> Result<Vec<Block>, LoadError> {
+    let stem = vec![builder.conv("conv1", (3, 64), 7, 2)?, builder.norm("bn1", 64, Activation::Relu)?, Layer::MaxPool];
     let mut blocks = vec![Block {
         name: "conv1".into(),
         pre: Vec::new(),
@@ -104,19 +107,19 @@ fn resnet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
         let at = |layer: &str| format!("{name}.{layer}");
         let outputs = 4 * width;
         let main = vec![
-            maker.conv(&at("conv1"), (inputs, width), 1, 1)?,
-            maker.norm(&at("bn1"), width, Activation::Relu)?,
-            maker.conv(&at("conv2"), (width, width), 3, stride)?,
-            maker.norm(&at("bn2"), width, Activation::Relu)?,
-            maker.conv(&at("conv3"), (width, outputs), 1, 1)?,
-            maker.norm(&at("bn3"), outputs, Activation::Identity)?,
+            builder.conv(&at("conv1"), (inputs, width), 1, 1)?,
+            builder.norm(&at("bn1"), width, Activation::Relu)?,
+            builder.conv(&at("conv2"), (width, width), 3, stride)?,
+            builder.norm(&at("bn2"), width, Activation::Relu)?,
+            builder.conv(&at("conv3"), (width, outputs), 1, 1)?,
+            builder.norm(&at("bn3"), outputs, Activation::Identity)?,
         ];
         let shortcut = if inputs == outputs && stride == 1 {
             Shortcut::Identity
         } else {
             Shortcut::Project(vec![
-                maker.conv(&at("downsample.0"), (inputs, outputs), 1, stride)?,
-                maker.norm(&at("downsample.1"), outputs, Activation::Identity)?,
+                builder.conv(&at("downsample.0"), (inputs, outputs), 1, stride)?,
+                builder.norm(&at("downsample.1"), outputs, Activation::Identity)?,
             ])
         };
         blocks.push(Block { name, pre: Vec::new(), main, shortcut, activation: Activation::Relu });
@@ -124,14 +127,14 @@ fn resnet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
     Ok(blocks)
 }
 
-fn resnet_v2(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
+fn resnet_v2(builder: &mut Builder<'_>) -> Result<Vec<Block>, LoadError> {
     let mut stem = Vec::new();
-    // Only networks that come from MXNet have a norm on the picture itself.
-    if maker.prefix.is_some() || maker.weights.contains_key("bn0.running_mean") {
-        stem.push(maker.norm("bn0", 3, Activation::Identity)?);
+    // Only networks from MXNet have a norm on the input picture.
+    if builder.prefix.is_some() || builder.weights.contains_key("bn0.running_mean") {
+        stem.push(builder.norm("bn0", 3, Activation::Identity)?);
     }
-    stem.push(maker.conv("conv1", (3, 64), 7, 2)?);
-    stem.push(maker.norm("bn1", 64, Activation::Relu)?);
+    stem.push(builder.conv("conv1", (3, 64), 7, 2)?);
+    stem.push(builder.norm("bn1", 64, Activation::Relu)?);
     stem.push(Layer::MaxPool);
     let plain = |name: &str, pre, main, shortcut| Block {
         name: name.to_owned(),
@@ -144,31 +147,31 @@ fn resnet_v2(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
     for (name, inputs, width, stride) in resnet50_stages() {
         let at = |layer: &str| format!("{name}.{layer}");
         let outputs = 4 * width;
-        let pre = vec![maker.norm(&at("bn1"), inputs, Activation::Relu)?];
+        let pre = vec![builder.norm(&at("bn1"), inputs, Activation::Relu)?];
         let main = vec![
-            maker.conv(&at("conv1"), (inputs, width), 1, 1)?,
-            maker.norm(&at("bn2"), width, Activation::Relu)?,
-            maker.conv(&at("conv2"), (width, width), 3, stride)?,
-            maker.norm(&at("bn3"), width, Activation::Relu)?,
-            maker.conv(&at("conv3"), (width, outputs), 1, 1)?,
+            builder.conv(&at("conv1"), (inputs, width), 1, 1)?,
+            builder.norm(&at("bn2"), width, Activation::Relu)?,
+            builder.conv(&at("conv2"), (width, width), 3, stride)?,
+            builder.norm(&at("bn3"), width, Activation::Relu)?,
+            builder.conv(&at("conv3"), (width, outputs), 1, 1)?,
         ];
         let shortcut = if inputs == outputs && stride == 1 {
             Shortcut::Identity
         } else {
-            Shortcut::Project(vec![maker.conv(&at("downsample"), (inputs, outputs), 1, stride)?])
+            Shortcut::Project(vec![builder.conv(&at("downsample"), (inputs, outputs), 1, stride)?])
         };
         blocks.push(plain(&name, pre, main, shortcut));
     }
-    let last = vec![maker.norm("norm", 2048, Activation::Relu)?];
+    let last = vec![builder.norm("norm", 2048, Activation::Relu)?];
     blocks.push(plain("norm", Vec::new(), last, Shortcut::None));
     Ok(blocks)
 }
 
-/// Makes layers from what the file holds and from chance.
-struct Maker<'a> {
+/// Builds layers from the given weights, or from initial values.
+struct Builder<'a> {
     architecture: Architecture,
     weights: &'a Tensors,
-    /// Of MXNet's names.
+    /// Prefix of the tensor names in weights from MXNet.
     prefix: Option<String>,
     seed: u64,
     device: &'a Device,
@@ -176,8 +179,8 @@ struct Maker<'a> {
     fresh: Vec<String>,
 }
 
-impl Maker<'_> {
-    /// A tensor of the file as `f32` on the device.
+impl Builder<'_> {
+    /// Returns a tensor of the weights as `f32` on the device; `None` when it is missing.
     fn stored(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>, LoadError> {
         let stored = match &self.prefix {
             Some(prefix) => mxnet_name(name).and_then(|n| self.weights.get(&format!("{prefix}{n}"))),
@@ -199,7 +202,7 @@ impl Maker<'_> {
         tensor.map(Some).map_err(|cause| LoadError::Build { architecture: self.architecture, cause })
     }
 
-    /// A tensor of the file, or what `fresh` makes.
+    /// Returns a tensor of the weights, or one with the values that `fresh` returns.
     fn var(
         &mut self,
         name: String,
@@ -222,7 +225,7 @@ impl Maker<'_> {
             .map_err(|cause| LoadError::Build { architecture: self.architecture, cause })
     }
 
-    /// The same numbers for a tensor whatever else is built.
+    /// Returns the random generator of a tensor. It does not depend on the other tensors.
     fn rng(&self, name: &str) -> SmallRng {
         let key = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
         augment::rng(self.seed, key, 0)
@@ -243,7 +246,7 @@ impl Maker<'_> {
     }
 
     fn depthwise(&mut self, name: &str, channels: usize, stride: usize) -> Result<Layer, LoadError> {
-        // PyTorch counts the fan-out over the groups.
+        // PyTorch divides the fan-out by the number of groups.
         let deviation = (2.0f64 / 9.0).sqrt();
         let shape = [channels, 1, 3, 3];
         let weight = self.var(format!("{name}.weight"), &shape, |rng| normal(rng, channels * 9, deviation))?;
@@ -261,21 +264,23 @@ impl Maker<'_> {
     }
 
     fn head(&mut self, name: &str, classes: usize, width: usize) -> Result<(Var, Var), LoadError> {
-        // A classifier of other classes is no start for this one.
+        // A classifier with another number of classes cannot initialise this one.
         let fits = self.weights.get(&format!("{name}.weight")).is_some_and(|t| t.dims() == [classes, width]);
-        let nothing = Tensors::new();
-        let weights = if fits { self.weights } else { &nothing };
-        let mut maker = Maker { weights, prefix: None, fresh: Vec::new(), ..*self };
+        let none = Tensors::new();
+        let weights = if fits { self.weights } else { &none };
+        let mut builder = Builder { weights, prefix: None, fresh: Vec::new(), ..*self };
         let weight =
-            maker.var(format!("{name}.weight"), &[classes, width], |rng| normal(rng, classes * width, 0.01))?;
-        let bias = maker.var(format!("{name}.bias"), &[classes], |_| vec![0.0; classes])?;
-        self.taken = maker.taken;
-        self.fresh.extend(maker.fresh);
+            builder.var(format!("{name}.weight"), &[classes, width], |rng| normal(rng, classes * width, 0.01))?;
+        let bias = builder.var(format!("{name}.bias"), &[classes], |_| vec![0.0; classes])?;
+        self.taken = builder.taken;
+        self.fresh.extend(builder.fresh);
         Ok((weight, bias))
     }
 }
 
-/// Box and Muller's transform, *A Note on the Generation of Random Normal Deviates*, 1958.
+/// Returns `n` normal deviates with mean 0 and the given standard deviation.
+///
+/// Source: Box and Muller, *A Note on the Generation of Random Normal Deviates*, Annals of Mathematical Statistics, 1958.
 fn normal(rng: &mut SmallRng, n: usize, deviation: f64) -> Vec<f32> {
     (0..n)
         .map(|_| {
