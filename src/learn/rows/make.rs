@@ -111,7 +111,7 @@ fn make_within(
     });
     let (mut done, mut inputs) = (0, 0);
     for part in parts(wanted, &items.collect::<Vec<_>>(), chunk_bytes) {
-        let text = format!("{VERSION} {dependencies} {part:?}");
+        let text = format!("{VERSION} {dependencies} {}", entries_text(part));
         let path = cache.join(format!("rows-{}.safetensors", &sha256_hex(text.as_bytes())[..24]));
         let mut complete = true;
         if !path.is_file() {
@@ -140,6 +140,13 @@ fn make_within(
         progress(done, inputs);
     }
     Ok(rows)
+}
+
+/// Describes the entries of a chunk for the hash in its name. Any other form would invalidate the chunks on disk.
+fn entries_text(part: &[WantedRow]) -> String {
+    let entries: Vec<String> =
+        part.iter().map(|w| format!("Wanted {{ item: {}, views: {} }}", w.item, w.views)).collect();
+    format!("[{}]", entries.join(", "))
 }
 
 /// Returns the largest possible number of model inputs of an item. Missing frames or sound are known only when it is read.
@@ -358,6 +365,12 @@ mod tests {
         assert_eq!(lengths(&[(false, 4); 60]), [24, 24, 12]);
         assert_eq!(lengths(&[(false, 10); 25]), [10, 10, 5]);
         assert_eq!(lengths(&[(false, 101), (false, 50), (false, 50), (false, 1), (true, 1)]), [1, 2, 1, 1]);
+    }
+
+    #[test]
+    fn the_text_that_names_a_chunk_does_not_change() {
+        let part = [WantedRow { item: 3, views: 1 }, WantedRow { item: 40, views: 0 }];
+        assert_eq!(entries_text(&part), "[Wanted { item: 3, views: 1 }, Wanted { item: 40, views: 0 }]");
     }
 
     /// The division into chunks affects the files, not the rows.
