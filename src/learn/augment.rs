@@ -1,7 +1,7 @@
-//! Views of a training sample: what broadcasts do to a scene that a photo or a clean recording does not show.
+//! Random views of training samples. They imitate the effects of a broadcast that photos and clean recordings lack.
 //!
-//! Photos are close-ups and broadcasts are wide, compressed and graded: crops and small pastes change the framing, blur
-//! and JPEG take detail away, colour changes grade. Views are made from the picture itself, before the feature code.
+//! Photos are close-ups; broadcasts are wide, compressed and graded. Crops and reduced copies change the framing, blur and
+//! JPEG remove detail, and colour changes imitate grading. Views are made from the picture itself, before the feature code.
 
 use image::imageops::FilterType;
 use image::{ImageBuffer, Rgb, RgbImage};
@@ -11,19 +11,19 @@ use rand::{Rng, SeedableRng};
 use touchline_core::clip::ClipSecond;
 use touchline_core::frame::{Frame, RgbView};
 
-/// Lines of a view at most: views of large photos need not keep more than a model sees.
+/// Largest height of a view, in lines. A view of a large photo need not keep more detail than the model input has.
 const VIEW_LINES: u32 = 320;
 
-/// A generator for view `view` of sample `key`: the same views every time, whatever ran before.
+/// Returns the random generator for view `view` of sample `key`. It depends on the arguments only, so that views repeat exactly.
 pub fn rng(seed: u64, key: u64, view: u32) -> SmallRng {
     // SplitMix64's multiplier spreads neighbouring keys.
     SmallRng::seed_from_u64(seed ^ key.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (u64::from(view) << 56))
 }
 
-/// A random view of a picture: crop, small paste, flip, colour, blur, JPEG.
+/// Returns a random view of a picture, at most 320 lines high: crop, reduced copy on a plain ground, mirror, colour, blur, JPEG.
 ///
 /// # Panics
-/// If the view is empty.
+/// If the picture is empty.
 pub fn picture(view: RgbView<'_>, rng: &mut SmallRng) -> Frame {
     let mut image = crop(&image_of(view), rng);
     if rng.random_bool(0.15) {
@@ -42,8 +42,8 @@ pub fn picture(view: RgbView<'_>, rng: &mut SmallRng) -> Frame {
     touchline_media::still::frame(image)
 }
 
-/// A random view of a second for the motion model: the same crop and mirror for all its frames, so that what moves is
-/// what moved. At most `pairs` pairs, spread over the second.
+/// Returns a random view of a second for the motion model, with at most `pairs` pairs, spread evenly over the second. All
+/// frames get the same crop and the same mirroring, so that the motion between them is preserved.
 pub fn second(clip: &ClipSecond, pairs: usize, rng: &mut SmallRng) -> ClipSecond {
     let n = clip.pairs.len().min(pairs);
     let chosen: Vec<_> = (0..n).map(|i| clip.pairs[(2 * i + 1) * clip.pairs.len() / (2 * n)]).collect();
@@ -64,8 +64,9 @@ pub fn second(clip: &ClipSecond, pairs: usize, rng: &mut SmallRng) -> ClipSecond
     }
 }
 
-/// SpecAugment on a sound model's input (three equal planes of height × width): up to two bands of frequencies and two
-/// spans of time are set to the mean, each at most a fifth of its axis.
+/// Applies SpecAugment in place to an input of the sound model (three equal planes of `height` × `width` values): sets up to
+/// two frequency bands and two time spans to the mean. Each covers at most a fifth of its axis. An input shorter than a plane
+/// stays as it is.
 ///
 /// Source: Park et al., *SpecAugment: A Simple Data Augmentation Method for Automatic Speech Recognition*, Interspeech
 /// 2019, without its time warp.
@@ -91,7 +92,8 @@ pub fn mask(input: &mut [f32], width: usize, height: usize, rng: &mut SmallRng) 
     }
 }
 
-/// A random view of a second of sound: gain within ±9 dB, a cyclic shift, and sometimes noise 15 to 30 dB below.
+/// Returns a random view of a second of mono sound: a gain within ±9 dB, a cyclic shift and, in 40 % of the views, noise 15
+/// to 30 dB below the sound.
 pub fn sound(samples: &[f32], rng: &mut SmallRng) -> Vec<f32> {
     let gain = 10f32.powf(rng.random_range(-9.0..9.0f32) / 20.0);
     let shift = rng.random_range(0..samples.len().max(1));
@@ -109,20 +111,22 @@ fn image_of(view: RgbView<'_>) -> RgbImage {
     ImageBuffer::from_raw(w, h, view.data.to_vec()).expect("a view is packed RGB8")
 }
 
-/// Inception's crop: 25 to 100 % of the area, aspect ratio 3:4 to 16:9.
+/// Returns a random crop as Inception makes it: 25 to 100 % of the area, aspect ratio 3:4 to 16:9.
+///
+/// Source: Szegedy et al., *Going Deeper with Convolutions*, CVPR 2015 (other limits there).
 fn crop(image: &RgbImage, rng: &mut SmallRng) -> RgbImage {
     let (area, aspect) = (rng.random_range(0.25..=1.0), aspect(rng));
     let place = (rng.random::<f64>(), rng.random::<f64>());
     cut(image, area, aspect, place)
 }
 
-/// 3:4 to 16:9.
+/// Returns a random aspect ratio from 3:4 to 16:9, uniform in its logarithm.
 fn aspect(rng: &mut SmallRng) -> f64 {
     rng.random_range(0.75f64.ln()..=1.78f64.ln()).exp()
 }
 
-/// A part with this share of the area and this aspect, `place` (0 to 1) of the way right and down; scaled to
-/// [`VIEW_LINES`] if higher.
+/// Returns the crop with this share of the area and this aspect ratio. `place` is its position in the free space, 0 (left, top)
+/// to 1 (right, bottom). A crop higher than [`VIEW_LINES`] is scaled down to that height.
 fn cut(image: &RgbImage, area: f64, aspect: f64, place: (f64, f64)) -> RgbImage {
     let (w, h) = image.dimensions();
     let area = f64::from(w) * f64::from(h) * area;
@@ -137,7 +141,7 @@ fn cut(image: &RgbImage, area: f64, aspect: f64, place: (f64, f64)) -> RgbImage 
     image::imageops::resize(&part, width, VIEW_LINES, FilterType::Triangle)
 }
 
-/// A wide shot: the picture at 45 to 90 % of its size on a ground of its own mean colour.
+/// Imitates a wide shot: pastes the picture at 45 to 90 % of its size on a ground of its mean colour.
 fn paste_small(image: &RgbImage, rng: &mut SmallRng) -> RgbImage {
     let (w, h) = image.dimensions();
     let scale: f64 = rng.random_range(0.45..0.9);
@@ -156,7 +160,7 @@ fn paste_small(image: &RgbImage, rng: &mut SmallRng) -> RgbImage {
     ground
 }
 
-/// Brightness, contrast, saturation, and a tint per channel.
+/// Changes brightness, contrast and saturation, and tints each channel.
 fn grade(image: &mut RgbImage, rng: &mut SmallRng) {
     let brightness: f32 = rng.random_range(-30.0..30.0);
     let contrast: f32 = rng.random_range(0.7..1.3);
@@ -173,7 +177,7 @@ fn grade(image: &mut RgbImage, rng: &mut SmallRng) {
     }
 }
 
-/// Down to 30 to 80 % and up again: the softness of a scaled or badly focused feed.
+/// Scales the picture down to 30 to 80 % and up again: the softness of a scaled or badly focused feed.
 fn soften(image: &RgbImage, rng: &mut SmallRng) -> RgbImage {
     let (w, h) = image.dimensions();
     let scale: f64 = rng.random_range(0.3..0.8);
@@ -182,7 +186,7 @@ fn soften(image: &RgbImage, rng: &mut SmallRng) -> RgbImage {
     image::imageops::resize(&small, w, h, FilterType::Triangle)
 }
 
-/// JPEG and back: block and colour artefacts. The picture itself when the codec refuses.
+/// Encodes as JPEG and decodes again, for block and colour artefacts. Returns the picture unchanged when the codec fails.
 fn compress(image: RgbImage, quality: u8) -> RgbImage {
     let mut bytes = std::io::Cursor::new(Vec::new());
     let encoded = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(&image);
@@ -236,7 +240,7 @@ mod tests {
             assert_eq!(made.pairs.len(), 2);
             let sizes: Vec<_> = made.frames.iter().map(|f| (f.width, f.height)).collect();
             assert!(sizes.iter().all(|s| *s == sizes[0]), "one crop for all frames: {sizes:?}");
-            // The frames differ by a constant; cut at one place they still do.
+            // The frames differ by a constant. Cropped at the same place they still do.
             let (a, b) = (made.frames[0].data.as_slice(), made.frames[1].data.as_slice());
             assert!(a.iter().zip(b).all(|(a, b)| b.wrapping_sub(*a) == 9));
         }

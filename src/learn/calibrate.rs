@@ -1,6 +1,7 @@
-//! `touchline pack calibrate`: the ranges of a pack's networks on material to learn from, which int8 wants.
+//! `touchline pack calibrate`: measures the activation ranges of a pack's networks on training material, for int8 inference.
 //!
-//! The training side is looked at, so that neither what chooses the table nor what measures the pack has been seen.
+//! Only the training side is used. The validation side selects the table and the test side measures the pack; neither may
+//! influence the ranges.
 
 use std::path::Path;
 
@@ -18,16 +19,16 @@ use touchline_core::decision::PerModality;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
-/// The ranges of the networks of a pack, modality by modality.
+/// Activation ranges of each network of a pack; `None` for a modality without ranges.
 pub type Ranges = PerModality<Option<Vec<Vec<Range>>>>;
 
-/// Looks at up to `seconds` seconds of each kind of material (pictures, clips, sounds), one from each of as many recordings,
-/// evenly over the training side. `progress` hears how many recordings are done, and of how many. Returns the ranges, and
-/// the modalities that the material holds nothing for.
+/// Measures the ranges on up to `seconds` seconds of each kind of material, one per recording, with recordings taken evenly
+/// from the training side. `progress` receives the number of recordings done and their total. Returns the ranges, and the
+/// modalities of the pack for which the material has no input.
 ///
 /// # Errors
-/// [`Error::Data`] when the training side holds nothing that can be read; [`Error::Pack`] when the pack cannot be loaded or
-/// a network gives what is no number.
+/// [`Error::Data`] when nothing on the training side can be read; [`Error::Pack`] when the pack cannot be loaded or a network
+/// returns NaN or infinity.
 pub fn calibrate(
     pack: &Pack,
     material: &dyn Material,
@@ -49,7 +50,7 @@ pub fn calibrate(
         progress(done, chosen.len());
         match material.seconds(*index) {
             Ok(all) => {
-                // The middle: beginnings are often a title or a fade.
+                // The middle second, because a recording often begins with a title or a fade.
                 if let Some(second) = all.get(all.len() / 2) {
                     engine.observe(&[second], &mut observed)?;
                 }
@@ -61,29 +62,31 @@ pub fn calibrate(
     let mut ranges = Ranges::default();
     let mut without = Vec::new();
     for modality in Modality::ALL.into_iter().filter(|m| pack.model(*m).is_some()) {
-        let seen = observed.get(modality);
-        if seen.pictures() == 0 {
+        let of_modality = observed.get(modality);
+        if of_modality.pictures() == 0 {
             without.push(modality);
             continue;
         }
-        let found = seen.ranges().map_err(|e| {
+        let measured = of_modality.ranges().map_err(|e| {
             let cause = format!("{modality} model: {e}");
-            Error::pack(&pack.dir, cause, "take the pack again or train it again")
+            Error::pack(&pack.dir, cause, "download the pack again or train it again")
         })?;
-        *ranges.get_mut(modality) = Some(found);
+        *ranges.get_mut(modality) = Some(measured);
     }
     if Modality::ALL.iter().all(|m| ranges.get(*m).is_none()) {
-        let cause = unread.map_or_else(|| "its training side holds nothing to look at".to_owned(), |e| e.to_string());
-        return Err(Error::data(material.name(), cause, "give a dataset that was built and split"));
+        let cause =
+            unread.map_or_else(|| "its training side has no input for the models".to_owned(), |e| e.to_string());
+        return Err(Error::data(material.name(), cause, "choose a dataset that is built and split"));
     }
     Ok((ranges, without))
 }
 
-/// Writes the ranges that there are into the pack in `dir`, and their names into its manifest, which is not written.
+/// Writes one file per modality that has ranges into the pack directory `dir`, and adds the files to `manifest`. The manifest
+/// itself is not written.
 ///
 /// # Errors
 /// [`Error::Output`] when a file cannot be written.
-pub fn put(manifest: &mut Manifest, ranges: &Ranges, dir: &Path) -> Result<()> {
+pub fn write_ranges(manifest: &mut Manifest, ranges: &Ranges, dir: &Path) -> Result<()> {
     for modality in Modality::ALL {
         let Some(ranges) = ranges.get(modality) else { continue };
         let name = format!("{modality}.int8.safetensors");
@@ -97,28 +100,28 @@ pub fn put(manifest: &mut Manifest, ranges: &Ranges, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts what int8 costs each modality on validation into the manifest, which is not written, of the pack in `dir`, where
-/// [`put`] has written the ranges. Scores are kept in `cache`. Nothing where there is no validation, or
-/// a model has no ranges. `progress` hears how
-/// many items are done, and of how many.
+/// Measures macro F1 of each modality on validation clips in f32 and in int8, and adds both figures to `manifest`, which is not
+/// written. [`write_ranges`] has written the ranges into `dir` before. Scores are cached in `cache`. Adds nothing when there
+/// is no validation side or a model has no ranges. `progress` receives the number of items done and their total.
 ///
 /// # Errors
-/// As [`score_side`], but for material without validation.
-pub fn weigh(
+/// The errors of [`score_side`], except that material without a validation side is no error; [`Error::Pack`] when `manifest`
+/// does not describe the pack in `dir`.
+pub fn measure_cost(
     manifest: &mut Manifest,
     dir: &Path,
     material: &dyn Material,
     cache: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<()> {
-    // What was found before must not keep int8 from being looked at.
+    // Figures of an earlier measurement must not keep int8 from being measured.
     for modality in Modality::ALL {
         of(manifest, modality).into_iter().flatten().for_each(|int8| int8.validation = None);
     }
     let pack = Pack::from_manifest(dir, manifest.clone())
-        .map_err(|cause| Error::pack(dir, cause, "take the pack again or train it again"))?;
+        .map_err(|cause| Error::pack(dir, cause, "download the pack again or train it again"))?;
     if Modality::ALL.into_iter().filter_map(|m| pack.model(m)).any(|model| model.int8.is_none()) {
-        // int8 refuses such a pack.
+        // Such a pack cannot run in int8.
         return Ok(());
     }
     let temperatures = Deciders::of(&pack).temperatures;
@@ -127,8 +130,8 @@ pub fn weigh(
         let seconds = score_side(&pack, material, Side::Validation, cache, progress)?.soften(&temperatures);
         Ok(PerModality::of(|modality| {
             let clips = seconds.iter().filter(|second| second.kind == Kind::Clip);
-            let found = confusion(clips, modality, pack.classes.len());
-            (found.total() > 0).then(|| (found.macro_f1() * 1e4).round() / 1e4)
+            let confusion = confusion(clips, modality, pack.classes.len());
+            (confusion.total() > 0).then(|| (confusion.macro_f1() * 1e4).round() / 1e4)
         }))
     };
     let f32 = match macro_f1(Precision::F32) {
@@ -145,7 +148,7 @@ pub fn weigh(
     Ok(())
 }
 
-/// A modality's place for ranges, if the manifest has the modality.
+/// Returns the `int8` entry of a modality's section; `None` when the manifest has no such section.
 fn of(manifest: &mut Manifest, modality: Modality) -> Option<&mut Option<Int8>> {
     match modality {
         Modality::Rgb => manifest.rgb.as_mut().map(|section| &mut section.int8),

@@ -1,23 +1,24 @@
-//! Which classes material can teach, to which modality, and which rows are samples of them.
+//! Selects the classes that a dataset can teach, per modality, and the rows that are samples of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::dataset::split::Side;
 use super::dataset::{Dataset, Item, Kind};
-use super::rows::{Key, Wanted, teaches};
+use super::rows::{Key, WantedRow, teaches};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::{ClassId, ClassSet, Modality, STUDY_CLASSES};
 
-/// Recordings from a single source that are enough for a modality to know a class.
+/// Recordings that a class needs when all of them come from a single source.
 const ENOUGH_OF_ONE_SOURCE: usize = 10;
 
-/// Weights of samples stay within this factor of their mean: beyond, a few recordings would set the course.
+/// Weights of samples stay within this factor of their mean. Beyond it, a few recordings would dominate the training.
 const WEIGHT_BOUND: f32 = 4.0;
 
-/// The classes the material can teach, in alphabetical order, and those that are left out, with why.
+/// Returns the classes that the dataset can teach, in alphabetical order, and the classes that are left out, with the reason.
+/// A class needs stills, two sources, or ten recordings of one source.
 ///
 /// # Errors
-/// [`Error::Data`] when fewer than two are left, or a name is none.
+/// [`Error::Data`] when fewer than two classes can be learnt, or a class name is invalid.
 pub fn known(dataset: &Dataset) -> Result<(ClassSet, BTreeMap<String, String>)> {
     let mut names = BTreeSet::new();
     let mut left_out = BTreeMap::new();
@@ -35,22 +36,23 @@ pub fn known(dataset: &Dataset) -> Result<(ClassSet, BTreeMap<String, String>)> 
         left_out.insert((*class).to_owned(), "no data".to_owned());
     }
     if names.len() < 2 {
-        let cause = format!("{} class(es) can be learnt, which tells nothing apart", names.len());
-        let advice = "add recordings of other classes, from two sources each or ten of one";
+        let cause = format!("only {} class(es) can be learnt, and a model needs two", names.len());
+        let advice = "add recordings of other classes: two sources, or ten recordings of one source";
         return Err(Error::data(&dataset.dir, cause, advice));
     }
-    let set = ClassSet::new(names.into_iter().collect())
-        .map_err(|e| Error::data(&dataset.dir, e, "correct the class in the material and build the dataset again"))?;
+    let set = ClassSet::new(names.into_iter().collect()).map_err(|e| {
+        Error::data(&dataset.dir, e, "correct the class name in the material and build the dataset again")
+    })?;
     Ok((set, left_out))
 }
 
-/// Whether recordings can teach a class: two sources, or many recordings of one.
+/// Returns whether recordings can teach a class: they have two sources, or one source has many.
 fn learnable<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> bool {
     let sources: BTreeSet<&str> = items.clone().map(|i| i.group.as_str()).collect();
     sources.len() >= 2 || items.count() >= ENOUGH_OF_ONE_SOURCE
 }
 
-/// The classes that a modality's model tells apart, in the order of its outputs.
+/// Returns the classes that the model of a modality distinguishes, in the order of its outputs.
 pub fn outputs(dataset: &Dataset, classes: &ClassSet, modality: Modality) -> Vec<ClassId> {
     let teaching: Vec<&Item> = dataset.items.iter().filter(|i| teaches(modality, i)).collect();
     classes
@@ -62,16 +64,17 @@ pub fn outputs(dataset: &Dataset, classes: &ClassSet, modality: Modality) -> Vec
         .collect()
 }
 
-/// The items whose rows are wanted: training with random views, validation as it is, nothing of the test side.
+/// Returns the items whose rows training needs: training items with random views, validation items without, no test items.
+/// `views` is the number of random views of a still and of a recording. Stills come first.
 pub fn wanted(
     dataset: &Dataset,
     sides: &[Side],
     names: &[String],
     modality: Modality,
     views: (u32, u32),
-) -> Vec<Wanted> {
+) -> Vec<WantedRow> {
     let (of_stills, of_recordings) = views;
-    let mut all: Vec<(Kind, Wanted)> = Vec::new();
+    let mut all: Vec<(Kind, WantedRow)> = Vec::new();
     for (i, (item, side)) in dataset.items.iter().zip(sides).enumerate() {
         if !teaches(modality, item) || !names.contains(&item.class) {
             continue;
@@ -82,32 +85,39 @@ pub fn wanted(
             Side::Validation => 0,
             Side::Test => continue,
         };
-        all.push((item.kind, Wanted { item: i as u32, views }));
+        all.push((item.kind, WantedRow { item: i as u32, views }));
     }
-    // Stills and recordings apart, so that chunks are of one kind.
+    // Stills before recordings, so that a chunk holds only one of the two.
     all.sort_by_key(|(kind, wanted)| (!kind.is_still(), wanted.item));
     all.into_iter().map(|(_, wanted)| wanted).collect()
 }
 
-/// Rows to learn from or to validate on: row `rows[i]` has class `labels[i]` (an index among the model's outputs) and counts
-/// `weights[i]`.
+/// Samples for training or validation. The three lists have one entry per sample.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {
+    /// Row of each sample, an index into [`super::rows::Rows`].
     pub rows: Vec<u32>,
+    /// Class of each sample, an index into the outputs of the model.
     pub labels: Vec<u32>,
+    /// Weight of each sample in the loss; about 1 on average.
     pub weights: Vec<f32>,
 }
 
 impl Samples {
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
+    /// Returns whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Samples of each class.
+    /// Returns the number of samples of each class.
+    ///
+    /// # Panics
+    /// If a label is not below `classes`.
     pub fn counts(&self, classes: usize) -> Vec<u64> {
         let mut counts = vec![0; classes];
         for label in &self.labels {
@@ -117,8 +127,11 @@ impl Samples {
     }
 }
 
-/// The rows of one side as samples. Training takes all views; validation the rows as they are. Classes and sources are
-/// balanced by weights: square roots, so that one with many rows counts more, but not in proportion.
+/// Returns the rows of one side as samples: all views for training, only the unchanged rows (view 0) for the other sides.
+/// `names` are the classes of the outputs and `keys` the keys of the rows.
+///
+/// Weights balance classes and sources. They use square roots, so that a class or source with many rows counts more than
+/// one with few, but less than in proportion.
 pub fn samples(dataset: &Dataset, sides: &[Side], names: &[String], keys: &[Key], side: Side) -> Samples {
     let label_of = |key: &Key| -> Option<u32> {
         let item = &dataset.items[key.item as usize];

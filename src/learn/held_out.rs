@@ -1,4 +1,4 @@
-//! What models say of rows that they did not learn from: the scores of a cross-validation, in one file for each modality.
+//! Held-out scores of a cross-validation: logits of rows that the model was not trained on, in one file per modality.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,37 +7,39 @@ use candle_core::{Device, Tensor};
 
 use touchline_core::error::{Error, Result};
 
-/// Row by row.
+/// A matrix as a list of rows.
 type Table<T> = Vec<Vec<T>>;
 
-/// Beside the folds of a modality.
+/// Name of the file. It is in the directory with the folds of a modality.
 const FILE: &str = "held-out.safetensors";
 
-/// The output of a model for a frame, a pair or a second of sound of the fold that it did not learn from.
+/// The output of a model for one frame, pair or second of sound of the fold that it was not trained on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Index into the dataset's items.
     pub item: u32,
-    /// Second of the recording.
+    /// Index of the second within the item.
     pub second: u32,
-    /// The fold that holds it, from 0.
+    /// Fold of the item, from 0.
     pub fold: u32,
+    /// One logit per output.
     pub logits: Vec<f32>,
 }
 
-/// Every row of a modality that was held out once.
+/// The held-out scores of one modality.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeldOut {
-    /// Classes of the outputs.
+    /// Names of the outputs' classes.
     pub outputs: Vec<String>,
+    /// All rows that were held out. Several may belong to one second.
     pub rows: Vec<Row>,
 }
 
 impl HeldOut {
-    /// Writes the file whole or not at all.
+    /// Writes the file into `dir`. An interrupted write leaves no partial file under the final name.
     ///
     /// # Errors
-    /// [`Error::Output`].
+    /// [`Error::Output`] when the file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let path = dir.join(FILE);
         let write = || -> candle_core::Result<()> {
@@ -59,13 +61,13 @@ impl HeldOut {
         })
     }
 
-    /// Reads what [`Self::save`] wrote.
+    /// Reads a file that [`Self::save`] wrote. `outputs` are the class names of the outputs.
     ///
     /// # Errors
-    /// [`Error::Data`] when it is missing, damaged, or of other outputs.
+    /// [`Error::Data`] when the file is missing or damaged, has another number of outputs, or contains NaN or infinity.
     pub fn load(dir: &Path, outputs: &[String]) -> Result<Self> {
         let path = dir.join(FILE);
-        let again = "run `touchline train --folds` with --resume: it goes on where it was";
+        let again = "run `touchline train --folds` with --resume; it continues where it stopped";
         let read = || -> candle_core::Result<(Table<u32>, Table<f32>)> {
             let tensors = candle_core::safetensors::load(&path, &Device::Cpu)?;
             let tensor =
@@ -74,15 +76,15 @@ impl HeldOut {
         };
         let (keys, logits) = read().map_err(|e| Error::data(&path, e.to_string(), again))?;
         if keys.len() != logits.len() || logits.iter().any(|row| row.len() != outputs.len()) {
-            return Err(Error::data(&path, "it does not fit the folds beside it", again));
+            return Err(Error::data(&path, "does not fit the folds beside it", again));
         }
         if logits.iter().flatten().any(|v| !v.is_finite()) {
-            let cause = "a score is not a number: a fold has diverged";
+            let cause = "a score is NaN or infinite: a fold has diverged";
             return Err(Error::data(&path, cause, "train the folds again with a lower learning rate"));
         }
         let row = |(key, logits): (Vec<u32>, Vec<f32>)| match key[..] {
             [item, second, fold] => Ok(Row { item, second, fold, logits }),
-            _ => Err(Error::data(&path, "its index is malformed", again)),
+            _ => Err(Error::data(&path, "the index of its rows is malformed", again)),
         };
         let rows = keys.into_iter().zip(logits).map(row).collect::<Result<_>>()?;
         Ok(Self { outputs: outputs.to_vec(), rows })
@@ -94,23 +96,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scores_come_back_and_damage_is_told() {
+    fn scores_are_read_back_and_damage_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let outputs = ["golf".to_owned(), "tennis".to_owned()];
         let row = |item, logit| Row { item, second: 2, fold: 1, logits: vec![logit, 0.5] };
         let held_out = HeldOut { outputs: outputs.to_vec(), rows: vec![row(3, 1.5), row(4, -2.0)] };
         held_out.save(dir.path()).unwrap();
         assert_eq!(HeldOut::load(dir.path(), &outputs).unwrap(), held_out);
-        let says = |outputs: &[String], words: &str| {
+        let fails = |outputs: &[String], words: &str| {
             let error = HeldOut::load(dir.path(), outputs).unwrap_err().to_string();
             assert!(error.contains(words) && error.contains(FILE), "{error}");
         };
-        says(&outputs[..1], "does not fit");
+        fails(&outputs[..1], "does not fit");
         HeldOut { rows: vec![row(3, f32::NAN)], ..held_out }.save(dir.path()).unwrap();
-        says(&outputs, "not a number");
+        fails(&outputs, "NaN or infinite");
         std::fs::write(dir.path().join(FILE), b"cut").unwrap();
-        says(&outputs, FILE);
+        fails(&outputs, FILE);
         std::fs::remove_file(dir.path().join(FILE)).unwrap();
-        says(&outputs, FILE);
+        fails(&outputs, FILE);
     }
 }

@@ -1,31 +1,32 @@
-//! Minimising a smooth function of many variables: L-BFGS with backtracking.
+//! L-BFGS with a backtracking line search: minimises a smooth function of many variables.
 //!
-//! Nocedal and Wright, "Numerical Optimization", algorithms 7.4 and 3.1. Made for convex functions: no line search for
-//! the strong Wolfe conditions, a step whose curvature is not positive is not remembered.
+//! Source: Nocedal and Wright, *Numerical Optimization*, algorithms 7.4 and 3.1. Intended for convex functions: the line search
+//! does not enforce the strong Wolfe conditions, and a step with non-positive curvature is not stored.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
-/// Steps that are remembered.
+/// Number of past steps that approximate the Hessian.
 const MEMORY: usize = 10;
 
-/// Share of the predicted fall that a step must reach.
+/// Share of the predicted decrease that a step must reach (Armijo condition).
 const ARMIJO: f64 = 1e-4;
 
-/// What is minimised.
+/// The function that is minimised.
 pub trait Objective {
+    /// Failure of an evaluation. It ends the minimisation.
     type Error;
 
-    /// Writes the gradient at a point and gives the value.
+    /// Writes the gradient at `x` into `gradient` and returns the value at `x`.
     ///
     /// # Errors
-    /// Whatever keeps it from being computed; the walk ends with it.
+    /// When the value cannot be computed. The minimisation ends with this error.
     fn value(&mut self, x: &[f64], gradient: &mut [f64]) -> Result<f64, Self::Error>;
 
-    /// A step has been taken, to the point that was asked for last.
+    /// Called after each accepted step. The new point is the one that [`Self::value`] received last.
     ///
     /// # Errors
-    /// Whatever ends the walk.
+    /// An error ends the minimisation.
     fn stepped(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }
@@ -39,10 +40,11 @@ impl<F: FnMut(&[f64], &mut [f64]) -> f64> Objective for F {
     }
 }
 
-/// Walks down from `x` for at most `steps` steps, until no part of the gradient is above `tolerance`.
+/// Minimises `objective` from `x` and returns the last point. Stops after `steps` steps, when no component of the gradient
+/// exceeds `tolerance` in magnitude, or when no step decreases the value any more.
 ///
 /// # Errors
-/// Those of the objective.
+/// The errors of the objective.
 pub fn minimise<O: Objective>(
     objective: &mut O,
     mut x: Vec<f64>,
@@ -66,7 +68,7 @@ pub fn minimise<O: Objective>(
         let length = slope.abs().sqrt().max(1e-12);
         let mut step = if memory.is_empty() { (1.0 / length).min(1.0) } else { 1.0 };
         let mut next_gradient = vec![0.0; x.len()];
-        let found = loop {
+        let accepted = loop {
             let next: Vec<f64> = x.iter().zip(&direction).map(|(x, d)| x + step * d).collect();
             let next_value = objective.value(&next, &mut next_gradient)?;
             if next_value <= value + ARMIJO * step * slope {
@@ -77,8 +79,8 @@ pub fn minimise<O: Objective>(
                 break None;
             }
         };
-        // No step goes down: this is as low as numbers can tell.
-        let Some((next, next_value)) = found else { break };
+        // No step decreases the value: this is the minimum within floating-point precision.
+        let Some((next, next_value)) = accepted else { break };
         objective.stepped()?;
         let s: Vec<f64> = next.iter().zip(&x).map(|(a, b)| a - b).collect();
         let y: Vec<f64> = next_gradient.iter().zip(&gradient).map(|(a, b)| a - b).collect();
@@ -94,7 +96,8 @@ pub fn minimise<O: Objective>(
     Ok(x)
 }
 
-/// The two-loop recursion: minus the inverse Hessian, as far as remembered, times the gradient.
+/// Two-loop recursion: returns minus the inverse Hessian, approximated from `memory`, times the gradient. `memory` holds
+/// (s, y, 1 / s·y) per step, oldest first.
 fn direction(gradient: &[f64], memory: &VecDeque<(Vec<f64>, Vec<f64>, f64)>) -> Vec<f64> {
     let mut q: Vec<f64> = gradient.to_vec();
     let mut alphas = Vec::with_capacity(memory.len());

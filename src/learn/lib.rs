@@ -6,9 +6,9 @@
 //!  report ◄── evaluate ◄── pack (table and temperatures from validation) ◄──────────────────────────────────┘
 //! ```
 //!
-//! Training uses the feature code and the clip builder of serving, so that a model is trained on the inputs that it receives later.
+//! Training uses the feature code and the clip builder of serving, so that a model is trained on the inputs that it is later scored on.
 
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 pub mod adapt;
 pub mod augment;

@@ -1,8 +1,8 @@
-//! AdamW and SGD, with their state open so that a run can go on where it was cut off.
+//! AdamW and SGD, with state that can be saved and restored, so that an interrupted run can continue.
 //!
 //! Sources: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019 (AdamW, and the cosine schedule
 //! from their *SGDR*, ICLR 2017); Sutskever et al., *On the importance of initialization and momentum*, ICML 2013 (SGD
-//! with Nesterov's momentum, in PyTorch's form). The numbers are PyTorch's `torch.optim.AdamW` and `torch.optim.SGD`.
+//! with Nesterov's momentum, in PyTorch's form). Results equal those of PyTorch's `torch.optim.AdamW` and `torch.optim.SGD`.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
@@ -10,27 +10,31 @@ use serde::{Deserialize, Serialize};
 
 use touchline_compute::models::Tensors;
 
-/// Which rule moves the parameters.
+/// The update rule of an [`Optimizer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
+    /// Adam with decoupled weight decay.
     AdamW,
+    /// Stochastic gradient descent with Nesterov momentum.
     Sgd,
 }
 
-/// AdamW's decay of the first and second moment, and what keeps its quotient finite: PyTorch's defaults.
+/// AdamW: decay rates of the first and the second moment, as in PyTorch.
 const BETAS: (f64, f64) = (0.9, 0.999);
+
+/// AdamW: added to the denominator so that the update stays finite, as in PyTorch.
 const EPSILON: f64 = 1e-8;
 
-/// SGD's momentum.
+/// SGD: momentum.
 const MOMENTUM: f64 = 0.9;
 
-/// Moves parameters along their gradients.
+/// Updates parameters along their gradients.
 #[derive(Debug)]
 pub struct Optimizer {
     kind: OptimizerKind,
     weight_decay: f64,
-    /// Name, variable, whether decay applies.
+    /// Name, variable, and whether weight decay applies.
     parameters: Vec<(String, Var, bool)>,
     /// First moments (AdamW) or velocities (SGD), in the order of the parameters.
     first: Vec<Tensor>,
@@ -40,8 +44,10 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
+    /// Returns an optimizer of `parameters` (name, variable, whether weight decay applies) before its first step.
+    ///
     /// # Errors
-    /// When the device refuses.
+    /// When the moments cannot be allocated on the device.
     pub fn new(kind: OptimizerKind, weight_decay: f64, parameters: Vec<(String, Var, bool)>) -> Result<Self> {
         let zeros = || parameters.iter().map(|(_, v, _)| v.zeros_like()).collect::<Result<Vec<_>>>();
         let first = zeros()?;
@@ -49,16 +55,17 @@ impl Optimizer {
         Ok(Self { kind, weight_decay, parameters, first, second, steps: 0 })
     }
 
+    /// Returns name, variable and whether weight decay applies, for each parameter.
     pub fn parameters(&self) -> &[(String, Var, bool)] {
         &self.parameters
     }
 
-    /// One step; gives the common length of the gradients. Parameters without a gradient stay, and all do when that length
-    /// is not finite. With `clip`, gradients are scaled so that their common length is at most that (Pascanu et al., *On the
-    /// difficulty of training recurrent neural networks*, ICML 2013).
+    /// Takes one step and returns the norm of all gradients together, before clipping. A parameter without a gradient does not
+    /// change; no parameter changes when the norm is NaN or infinite. With `clip`, gradients are scaled so that their norm is
+    /// at most `clip` (Pascanu et al., *On the difficulty of training recurrent neural networks*, ICML 2013).
     ///
     /// # Errors
-    /// When the device refuses.
+    /// When an operation fails on the device.
     pub fn step(&mut self, grads: &GradStore, learning_rate: f64, clip: Option<f64>) -> Result<f64> {
         let length = self.length(grads)?;
         if !length.is_finite() {
@@ -98,7 +105,7 @@ impl Optimizer {
         Ok(length)
     }
 
-    /// Length of all gradients together.
+    /// Returns the Euclidean norm of all gradients together.
     fn length(&self, grads: &GradStore) -> Result<f64> {
         let mut sum = 0f64;
         for (_, var, _) in &self.parameters {
@@ -109,7 +116,7 @@ impl Optimizer {
         Ok(sum.sqrt())
     }
 
-    /// The moments by name, and the number of steps.
+    /// Returns the moments by name (`first.NAME`, `second.NAME`), and the number of steps taken.
     pub fn state(&self) -> (Tensors, u64) {
         let mut all = Tensors::new();
         for (moment, name) in [(&self.first, "first"), (&self.second, "second")] {
@@ -120,15 +127,18 @@ impl Optimizer {
         (all, self.steps)
     }
 
-    /// Sets what [`Self::state`] gave.
+    /// Restores a state that [`Self::state`] returned.
     ///
     /// # Errors
-    /// When a moment is missing or of another shape.
+    /// When a moment is missing or has another shape than its parameter.
     pub fn restore(&mut self, tensors: &Tensors, steps: u64) -> Result<()> {
         for (moment, name) in [(&mut self.first, "first"), (&mut self.second, "second")] {
             for (tensor, (parameter, var, _)) in moment.iter_mut().zip(&self.parameters) {
                 let stored = tensors.get(&format!("{name}.{parameter}")).filter(|t| t.dims() == var.dims());
-                let missing = || candle_core::Error::Msg(format!("the {name} moment of {parameter} is missing")).bt();
+                let missing = || {
+                    candle_core::Error::Msg(format!("the {name} moment of {parameter} is missing or has another shape"))
+                        .bt()
+                };
                 *tensor = stored.ok_or_else(missing)?.clone();
             }
         }
@@ -137,8 +147,8 @@ impl Optimizer {
     }
 }
 
-/// Learning rate of step `step` of `steps` (from 0): rises linearly over `warm_up` steps, then falls to zero along half a
-/// cosine.
+/// Returns the learning rate of step `step` (from 0) of `steps`. It rises linearly to `peak` over `warm_up` steps, then falls to
+/// zero along half a cosine.
 pub fn cosine(step: u64, steps: u64, warm_up: u64, peak: f64) -> f64 {
     if step < warm_up {
         return peak * (step + 1) as f64 / warm_up as f64;
@@ -153,14 +163,14 @@ mod tests {
 
     use super::*;
 
-    /// f(p) = Σ c·p², three steps by hand.
+    /// First steps on f(p) = p², calculated by hand.
     #[test]
-    fn first_steps_are_the_known_ones() {
+    fn first_steps_equal_those_calculated_by_hand() {
         let cpu = &Device::Cpu;
         for (kind, decay, want) in [
             // AdamW's first step is the learning rate in the direction of the gradient, after the decay.
             (OptimizerKind::AdamW, 0.1, 1.0 * (1.0 - 0.01 * 0.1) - 0.01),
-            // Nesterov: gradient 2 + 0.9·2 at p = 1, c = 1, plus the decay's share in both.
+            // Nesterov: gradient 2 + 0.9·2 at p = 1, plus the weight decay in both.
             (OptimizerKind::Sgd, 0.1, 1.0 - 0.01 * 1.9 * 2.1),
         ] {
             let p = Var::new(&[1f32], cpu).unwrap();
@@ -173,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn state_goes_on_where_it_was() {
+    fn a_restored_state_gives_the_same_steps() {
         let cpu = &Device::Cpu;
         for kind in [OptimizerKind::AdamW, OptimizerKind::Sgd] {
             let run = |cut: Option<u32>| {
@@ -196,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_that_is_no_number_moves_nothing() {
+    fn a_gradient_that_is_not_finite_changes_no_parameter() {
         let p = Var::new(&[0f32, 4.0], &Device::Cpu).unwrap();
         let mut optimizer = Optimizer::new(OptimizerKind::AdamW, 0.1, vec![("p".into(), p.clone(), true)]).unwrap();
         // The slope of the root is infinite at 0.

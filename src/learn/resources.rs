@@ -1,23 +1,23 @@
-//! What the process uses while it trains: processor, memory, disk, GPU.
+//! Resource profile of a training: processor, memory, disk and GPU.
 //!
-//! Read from `/proc/self` (Linux; elsewhere the figures are 0) and, where it is there, from `nvidia-smi`. A figure that
-//! cannot be had is 0 or `None`: it never ends a training.
+//! The figures come from `/proc/self` (Linux; 0 elsewhere) and, where it is installed, from `nvidia-smi`. A figure that cannot
+//! be read is 0 or `None`. It never ends a training.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::record::ResourceSample;
 
-/// Ticks of `/proc/self/stat` in a second: USER_HZ, which is 100 on every architecture that Rust runs on under Linux.
+/// Ticks per second in `/proc/self/stat`: USER_HZ, which is 100 on every Linux architecture that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A driver that hangs must not hold the training up for longer.
-const GPU_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+/// Longest wait for `nvidia-smi`. A driver that hangs must not delay the training further.
+const GPU_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Between two looks at whether `nvidia-smi` has ended.
+/// Interval between checks whether `nvidia-smi` has exited.
 const GPU_POLL: Duration = Duration::from_millis(5);
 
-/// Samples what this process uses. One a run.
+/// Samples the resources of this process. Each run has one.
 #[derive(Debug)]
 pub struct Resources {
     began: Instant,
@@ -25,7 +25,7 @@ pub struct Resources {
     gpu: bool,
 }
 
-/// Counters since the process began (`images` since the run began), and when they were read.
+/// Counters since the start of the process (`images`: since the start of the run), and the time of reading.
 #[derive(Clone, Copy, Debug)]
 struct Counters {
     at: Instant,
@@ -36,21 +36,22 @@ struct Counters {
 }
 
 impl Resources {
-    /// Begins counting. Looks once whether there is a GPU to ask.
+    /// Starts counting. Checks once whether `nvidia-smi` reports a GPU.
     pub fn start() -> Self {
         let began = Instant::now();
-        Self { began, last: Counters::now(0), gpu: ask_gpu().is_some() }
+        Self { began, last: Counters::now(0), gpu: query_gpu().is_some() }
     }
 
-    /// What was used since the sample before (or the start). `images` counts those trained on since the start.
+    /// Returns the resources used since the previous sample, or since the start. `images` is the number of samples trained on
+    /// since the start.
     ///
-    /// Takes a few tens of milliseconds where there is a GPU: sample every few seconds, not every step.
+    /// With a GPU a call takes some tens of milliseconds, so call it every few seconds, not every step.
     pub fn sample(&mut self, images: u64) -> ResourceSample {
         let now = Counters::now(images);
         let last = std::mem::replace(&mut self.last, now);
         let seconds = now.at.duration_since(last.at).as_secs_f64().max(1e-3);
-        let gpu = if self.gpu { ask_gpu() } else { None };
-        // One that stopped answering is not asked again: each try may cost seconds.
+        let gpu = if self.gpu { query_gpu() } else { None };
+        // A GPU that stops answering is not queried again, because each attempt may take seconds.
         self.gpu = gpu.is_some();
         ResourceSample {
             at_s: now.at.duration_since(self.began).as_secs_f64(),
@@ -79,22 +80,22 @@ impl Counters {
     }
 }
 
-/// User and system time of all threads, from the text of `/proc/self/stat`.
+/// Returns user plus system time of all threads, seconds, from the text of `/proc/self/stat`.
 fn cpu_seconds(stat: &str) -> Option<f64> {
-    // The second field is the name in brackets, and may itself have spaces and brackets.
+    // The second field is the name in brackets, which may itself contain spaces and brackets.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some((user + system) as f64 / TICKS_PER_SECOND)
 }
 
-/// Resident memory.
+/// Returns the resident memory.
 fn memory_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     keyed(&status, "VmRSS:").unwrap_or(0).saturating_mul(1024)
 }
 
-/// The first number of the line that begins with `key`.
+/// Returns the first number of the line that begins with `key`.
 fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key))?.split_ascii_whitespace().next()?.parse().ok()
 }
@@ -106,8 +107,8 @@ struct Gpu {
     memory_bytes: u64,
 }
 
-/// The first GPU, as `nvidia-smi` tells: of all processes on it.
-fn ask_gpu() -> Option<Gpu> {
+/// Returns what `nvidia-smi` reports of the first GPU. It includes all processes on the GPU.
+fn query_gpu() -> Option<Gpu> {
     let child = Command::new("nvidia-smi")
         .args(["--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"])
         .stdin(Stdio::null())
@@ -115,21 +116,21 @@ fn ask_gpu() -> Option<Gpu> {
         .stderr(Stdio::null())
         .spawn()
         .ok()?;
-    gpu_from(&answer(child)?)
+    parse_gpu(&output_of(child)?)
 }
 
-/// What a program that prints a few lines said, if it ended well and in time.
-fn answer(mut child: Child) -> Option<String> {
+/// Returns the output of a program that prints a few lines; `None` when it fails or exceeds [`GPU_TIMEOUT`].
+fn output_of(mut child: Child) -> Option<String> {
     let began = Instant::now();
     let ended = loop {
         match child.try_wait() {
-            Ok(None) if began.elapsed() < GPU_ANSWERS_WITHIN => std::thread::sleep(GPU_POLL),
+            Ok(None) if began.elapsed() < GPU_TIMEOUT => std::thread::sleep(GPU_POLL),
             Ok(ended) => break ended,
             Err(_) => break None,
         }
     };
     if ended.is_none() {
-        // Best effort: one that cannot be ended is left to the system.
+        // Best effort. A process that cannot be killed is left to the system.
         let _ = child.kill();
     }
     ended.filter(|status| status.success())?;
@@ -138,8 +139,8 @@ fn answer(mut child: Child) -> Option<String> {
     Some(text)
 }
 
-/// From lines such as `37, 2048` (percent, MiB).
-fn gpu_from(text: &str) -> Option<Gpu> {
+/// Parses the first line of `nvidia-smi`, such as `37, 2048` (percent, MiB).
+fn parse_gpu(text: &str) -> Option<Gpu> {
     let (percent, mebibytes) = text.lines().next()?.split_once(',')?;
     let percent: f64 = percent.trim().parse().ok()?;
     let mebibytes: u64 = mebibytes.trim().parse().ok()?;
@@ -151,23 +152,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_texts_of_the_system_are_understood() {
+    fn the_texts_of_the_system_are_parsed() {
         let stat = "4242 (a (b) c) R 1 2 3 4 5 6 7 8 9 10 1234 66 0 0 20 0 9";
         assert_eq!(cpu_seconds(stat), Some(13.0));
         assert_eq!((cpu_seconds(""), cpu_seconds("1 (x) R 1")), (None, None));
         assert_eq!(keyed("Name: x\nVmRSS:\t  2048 kB\n", "VmRSS:"), Some(2048));
         assert_eq!((keyed("VmRSS: many", "VmRSS:"), keyed("", "a:")), (None, None));
-        assert_eq!(gpu_from("37, 2048\n99, 1\n"), Some(Gpu { utilisation: 0.37, memory_bytes: 2 << 30 }));
+        assert_eq!(parse_gpu("37, 2048\n99, 1\n"), Some(Gpu { utilisation: 0.37, memory_bytes: 2 << 30 }));
         for bad in ["", "No devices were found", "[N/A], [N/A]", "1"] {
-            assert_eq!(gpu_from(bad), None, "{bad}");
+            assert_eq!(parse_gpu(bad), None, "{bad}");
         }
     }
 
     #[test]
-    fn a_program_that_fails_says_nothing() {
+    fn a_program_that_fails_has_no_output() {
         let run = |script: &str| {
             let child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
-            answer(child)
+            output_of(child)
         };
         assert_eq!(run("echo 1, 2").as_deref(), Some("1, 2\n"));
         assert_eq!(run("echo 1, 2; exit 9"), None);
@@ -189,6 +190,6 @@ mod tests {
             sample.at_s >= 0.3 && sample.images_per_second > 0.0 && sample.images_per_second <= 2000.0,
             "{sample:?}"
         );
-        assert_eq!(resources.sample(600).images_per_second, 0.0, "only what is new counts");
+        assert_eq!(resources.sample(600).images_per_second, 0.0, "only new samples count");
     }
 }

@@ -56,7 +56,7 @@ fn a_folder_becomes_a_dataset_with_split_and_figures() {
     let input = material(&fixtures);
     let out = fixtures.path().join("set");
     let (input, out) = (input.to_str().unwrap(), out.to_str().unwrap());
-    fails(&["split", out], 6, "no dataset is there");
+    fails(&["split", out], 6, "not a dataset");
     let (said, errors) = succeeds(&["build", input, "-o", out, "--frame-height", "180", "--jobs", "2"]);
     assert!(errors.contains("a folder per class, 6") && errors.contains("broken.mp4"), "{errors}");
     for words in
@@ -89,7 +89,7 @@ fn a_folder_becomes_a_dataset_with_split_and_figures() {
     fails(&["build", input, "-o", out, "--strict"], 7, "1 of 6 inputs failed");
 
     let (said, warned) = succeeds(&["split", out, "--seed", "3"]);
-    assert!(said.contains("train: ") && warned.contains("tone, sounds: nothing to validate or test with"), "{warned}");
+    assert!(said.contains("train: ") && warned.contains("tone, sounds: no validation or test items"), "{warned}");
     let sides = Dataset::open(Path::new(out)).unwrap();
     assert_eq!(sides.sides().unwrap()[take], sides.sides().unwrap()[again]);
     let (table, _) = succeeds(&["stats", out]);

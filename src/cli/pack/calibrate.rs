@@ -9,7 +9,7 @@ use crate::cli::progress::with_bar;
 use touchline_compute::models::pack::{Manifest, Pack};
 use touchline_core::error::Result;
 use touchline_core::labels::Modality;
-use touchline_learn::calibrate::{calibrate as observe, put, weigh};
+use touchline_learn::calibrate::{calibrate as measure_ranges, measure_cost, write_ranges};
 use touchline_learn::dataset::Dataset;
 
 #[derive(Debug, Args)]
@@ -42,15 +42,15 @@ pub fn calibrate(args: &CalibrateArgs) -> Result<()> {
     let pack = Pack::open(&args.pack)?;
     let dataset = Dataset::open(&args.dataset)?;
     let (ranges, without) = with_bar("recordings and pictures read", |progress| {
-        observe(&pack, &dataset, args.recordings as usize, progress)
+        measure_ranges(&pack, &dataset, args.recordings as usize, progress)
     })?;
     let mut manifest = Manifest::read(&args.pack)?;
-    put(&mut manifest, &ranges, &args.pack)?;
+    write_ranges(&mut manifest, &ranges, &args.pack)?;
     // Written immediately, so that the pack is complete even if the rest fails.
     manifest.write(&args.pack)?;
     let cache = args.cache.clone().unwrap_or_else(|| args.dataset.join("cache"));
     with_bar("recordings and pictures scored", |progress| {
-        weigh(&mut manifest, &args.pack, &dataset, &cache, progress)
+        measure_cost(&mut manifest, &args.pack, &dataset, &cache, progress)
     })?;
     manifest.write(&args.pack)?;
     let mut out = std::io::stdout();

@@ -24,7 +24,7 @@ use crate::dataset::Dataset;
 use crate::evaluate::temperature::temperature;
 use crate::inputs::Inputs;
 use crate::net::{Built, build};
-use crate::rows::{Rows, Wanted, make, teaches};
+use crate::rows::{Rows, WantedRow, make, teaches};
 use touchline_compute::models::pack::{Manifest, Pack};
 use touchline_compute::models::{LoadError, read_weights_verified};
 use touchline_core::error::{Error, Result};
@@ -185,9 +185,9 @@ fn channel_rows(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rows> {
     let items = dataset.items.iter().enumerate();
-    let mut wanted: Vec<Wanted> = items
+    let mut wanted: Vec<WantedRow> = items
         .filter(|(_, item)| teaches(Modality::Rgb, item) && outputs.contains(&item.class))
-        .map(|(i, _)| Wanted { item: i as u32, views: 0 })
+        .map(|(i, _)| WantedRow { item: i as u32, views: 0 })
         .collect();
     wanted.sort_by_key(|w| (!dataset.items[w.item as usize].kind.is_still(), w.item));
     let recipe = replay::recipe(inputs, built.net.blocks());

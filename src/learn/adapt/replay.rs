@@ -12,7 +12,7 @@ use crate::dataset::Dataset;
 use crate::dataset::split::Side;
 use crate::inputs::Inputs;
 use crate::net::Built;
-use crate::rows::{Recipe, Wanted, make, teaches};
+use crate::rows::{Recipe, WantedRow, make, teaches};
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
@@ -67,7 +67,7 @@ impl Replay {
                     continue;
                 }
             }
-            wanted.push(Wanted { item: i as u32, views: 0 });
+            wanted.push(WantedRow { item: i as u32, views: 0 });
         }
         wanted.sort_by_key(|w| (!dataset.items[w.item as usize].kind.is_still(), w.item));
         let rows =

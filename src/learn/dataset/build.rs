@@ -1,8 +1,8 @@
-//! Cuts the material into seconds, once, in parallel, so that it can be stopped and taken up again.
+//! Cuts the material into seconds, in parallel. An interrupted build continues where it stopped.
 //!
-//! What is done is told by the shards themselves: their names hold a hash of the recording's place, length and time of
-//! change and of how it was cut, and a shard appears whole or not at all. So a build that was killed has lost what was
-//! under way, and nothing else. The index is written last.
+//! The shards record the progress. The name of a shard contains a hash of the recording's path, length and time of change and of
+//! the parameters of the cut, and no partial file has that name. A killed build therefore loses only the recordings that it was
+//! working on. The index is written last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::{Entry, Material, gather};
 use super::prints::Print;
-use super::shard::{Draft, Header, SecondHeader, header, whole_or_nothing};
+use super::shard::{Draft, Header, SecondHeader, header, write_atomically};
 use super::{Item, Kind, Meta, Origin, duplicates, index, seconds_until, shard, still};
 use touchline_compute::models::sha256_hex;
 use touchline_core::clip::{ClipConfig, ClipSecond, LagLimits, SamplingPlan};
@@ -24,74 +24,80 @@ use touchline_core::item::Pace;
 use touchline_core::time::NANOS_PER_SECOND;
 use touchline_media::Open;
 
-/// Seconds of a shard. A longer recording becomes several items, so that one item's pictures fit in memory (a minute
-/// of ten pictures a second at 288 lines: 260 MB).
+/// Most seconds in a shard. A longer recording becomes several items, so that the pictures of an item fit in memory (a minute
+/// of ten pictures a second at 288 lines takes 260 MB).
 const SHARD_SECONDS: usize = 60;
 
-/// Where stills that were looked at are remembered.
+/// File with the fingerprints of the stills that have been decoded.
 const STILLS: &str = "stills.csv";
 
-/// What a dataset is made from.
+/// Parameters of a build.
 #[derive(Clone, Debug)]
 pub struct BuildConfig {
-    /// Folders and CSVs: see [`super::manifest`].
+    /// Folders and CSVs; [`super::manifest`] describes the forms.
     pub inputs: Vec<PathBuf>,
-    /// The dataset's directory; made when it is not there.
+    /// Directory of the dataset. It is created if it does not exist.
     pub out: PathBuf,
-    /// Lines that the opener scales pictures down to.
+    /// Largest height of pictures, lines. The opener must scale higher pictures down to it.
     pub frame_height: u32,
-    /// Hz.
+    /// Sample rate of the sound, Hz.
     pub sample_rate: u32,
+    /// Frames and pairs of each second.
     pub plan: SamplingPlan,
-    /// Recordings and stills at a time.
+    /// Number of recordings and stills that are processed at the same time.
     pub jobs: usize,
 }
 
-/// What a build says while it runs.
+/// Progress of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// A line for a person.
+    /// A line for the user.
     Note(String),
-    /// Recordings and stills that are done, of all.
-    Done { done: usize, total: usize },
+    /// An input was processed.
+    Done {
+        /// Recordings and stills that were processed or skipped so far.
+        done: usize,
+        /// Number of recordings and stills.
+        total: usize,
+    },
 }
 
-/// What was built.
+/// Result of a build.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Items, by kind.
+    /// Number of items of each kind.
     pub items: BTreeMap<Kind, usize>,
     /// Seconds of clips and sounds.
     pub seconds: u64,
-    /// Recordings and stills that an earlier build had done.
+    /// Recordings and stills taken from an earlier build.
     pub reused: usize,
-    /// What could not be used, with the cause.
+    /// Files that could not be used, with the cause.
     pub skipped: Vec<(PathBuf, String)>,
-    /// Recordings and stills that the inputs named.
+    /// Recordings and stills in the inputs.
     pub total: usize,
     /// Pairs of recordings that show the same.
     pub recording_duplicates: usize,
     /// Pairs of stills that show the same.
     pub still_duplicates: usize,
-    /// Pairs of a still and a recording that it may be a frame of.
+    /// Pairs of a still and a recording that the still may be a frame of.
     pub frame_duplicates: usize,
-    /// How many groups were joined to others because of that.
+    /// Number of groups that were merged into others because of such pairs.
     pub groups_joined: usize,
 }
 
-/// A recording, or a still, that is done.
+/// A processed recording or still.
 #[derive(Debug)]
 struct Outcome {
     kind: Kind,
     key: String,
     audible: bool,
-    parts: Vec<Part>,
+    parts: Vec<BuiltPart>,
     reused: bool,
 }
 
-/// A shard's worth of a recording; the only part of a still.
+/// A part of a recording that fills one shard, or a still.
 #[derive(Debug)]
-struct Part {
+struct BuiltPart {
     shard: Option<String>,
     start_ns: Option<u64>,
     end_ns: Option<u64>,
@@ -99,7 +105,7 @@ struct Part {
     prints: Vec<Print>,
 }
 
-/// A line of `stills.csv`: a still that decodes.
+/// A line of `stills.csv`: a still that was decoded.
 #[derive(Debug, Serialize, Deserialize)]
 struct StillLine {
     key: String,
@@ -114,11 +120,13 @@ struct SkippedLine<'a> {
     cause: &'a str,
 }
 
-/// Builds, or completes, a dataset. `opener` scales pictures down to `config.frame_height` lines.
+/// Builds a dataset, or completes one. `opener` must scale pictures down to `config.frame_height` lines.
+///
+/// A recording that cannot be read is skipped and listed in [`Summary::skipped`].
 ///
 /// # Errors
-/// [`Error::Data`] when the material is not as it must be or nothing of it can be read; [`Error::Output`] when the
-/// directory cannot be written or another build is writing it. A recording that cannot be read is skipped and listed.
+/// [`Error::Data`] when the inputs are invalid or none of their files can be read; [`Error::Output`] when the directory cannot be
+/// written or another build is writing it.
 pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(Progress)) -> Result<Summary> {
     let material = gather(&config.inputs)?;
     for note in &material.notes {
@@ -138,7 +146,7 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
     if outcomes.iter().all(Option::is_none) {
         save_skipped(&config.out, &summary.skipped)?;
         let cause = format!("none of {} recordings and pictures can be read", summary.total);
-        return Err(Error::data(&config.inputs[0], cause, "the causes are above"));
+        return Err(Error::data(&config.inputs[0], cause, "see the causes above"));
     }
 
     let mut items = Vec::new();
@@ -162,11 +170,11 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
             prints.push(part.prints);
         }
     }
-    let found = duplicates::find(&mut items, &prints);
-    (summary.recording_duplicates, summary.still_duplicates) = (found.recordings, found.stills);
-    summary.frame_duplicates = found.frames;
-    summary.groups_joined = found.groups_joined;
-    whole_or_nothing(&config.out.join("duplicates.csv"), &index::to_csv(found.lines.iter())?)?;
+    let duplicates = duplicates::find(&mut items, &prints);
+    (summary.recording_duplicates, summary.still_duplicates) = (duplicates.recordings, duplicates.stills);
+    summary.frame_duplicates = duplicates.frames;
+    summary.groups_joined = duplicates.groups_joined;
+    write_atomically(&config.out.join("duplicates.csv"), &index::to_csv(duplicates.reports.iter())?)?;
     save_skipped(&config.out, &summary.skipped)?;
     let meta = Meta {
         format: index::FORMAT,
@@ -175,7 +183,7 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
         plan: config.plan.clone(),
     };
     index::save(&config.out, &meta, &material.roots, &items)?;
-    // What could not be read now may be there again the next time.
+    // A file that could not be read may be readable next time, and its shards with it.
     if summary.skipped.is_empty()
         && let Some(note) = remove_unused(&shards, &items)
     {
@@ -184,7 +192,7 @@ pub fn build(config: &BuildConfig, opener: &dyn Open, progress: &mut dyn FnMut(P
     Ok(summary)
 }
 
-/// Keeps a second build out of the directory as long as the file is open.
+/// Locks the directory against a second build, as long as the returned file is open.
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(".lock");
     let place = path.display().to_string();
@@ -192,15 +200,17 @@ fn lock(dir: &Path) -> Result<File> {
         File::create(&path).map_err(|e| Error::output(&place, format!("cannot write: {e}"), "choose another -o"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(Error::output(dir.display().to_string(), "another build is writing it", "wait for it, or stop it"))
-        }
-        // A file system without locks: two builds write the same bytes under the same names.
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::output(
+            dir.display().to_string(),
+            "another build is writing it",
+            "wait until it ends, or stop it",
+        )),
+        // The file system has no locks. Two builds would write the same bytes under the same names, so the build continues.
         Err(std::fs::TryLockError::Error(_)) => Ok(file),
     }
 }
 
-/// Removes what no item names any more, and what a killed build left half written.
+/// Removes shards that no item uses any more, and partial files of killed builds. Returns a note when it removed any.
 fn remove_unused(shards: &Path, items: &[(Item, Origin)]) -> Option<String> {
     let used: BTreeSet<&str> = items.iter().filter_map(|(i, _)| i.shard.as_deref()).collect();
     let (mut count, mut bytes) = (0, 0);
@@ -209,53 +219,55 @@ fn remove_unused(shards: &Path, items: &[(Item, Origin)]) -> Option<String> {
         let is_ours = [".safetensors", ".safetensors.part"].iter().any(|end| name.to_string_lossy().ends_with(end));
         if is_ours && !used.contains(name.to_string_lossy().as_ref()) {
             let length = file.metadata().map_or(0, |m| m.len());
-            // What stays is only in the way.
+            // A file that cannot be removed takes space, but does no harm.
             if std::fs::remove_file(file.path()).is_ok() {
                 (count, bytes) = (count + 1, bytes + length);
             }
         }
     }
     (count > 0)
-        .then(|| format!("removed {count} shards of earlier builds that nothing names ({} MB)", bytes / 1_000_000))
+        .then(|| format!("removed {count} shards of earlier builds that no item uses ({} MB)", bytes / 1_000_000))
 }
 
+/// Returns the fingerprints of the stills that earlier builds have decoded, by key.
 fn read_stills(dir: &Path) -> BTreeMap<String, Print> {
     let Ok(mut reader) = csv::Reader::from_path(dir.join(STILLS)) else { return BTreeMap::new() };
-    // A line that was cut short is of a still that is looked at again.
+    // A line that was cut short is ignored, and its still is decoded again.
     let lines = reader.deserialize::<StillLine>().filter_map(std::result::Result::ok);
     lines
         .filter_map(|l| Some((l.key, Print { hash: u64::from_str_radix(&l.hash, 16).ok()?, spread: l.spread })))
         .collect()
 }
 
+/// Writes `skipped.csv`.
 fn save_skipped(dir: &Path, skipped: &[(PathBuf, String)]) -> Result<()> {
     let named: Vec<_> = skipped.iter().map(|(path, cause)| (path.to_string_lossy(), cause)).collect();
     let lines = named.iter().map(|(path, cause)| SkippedLine { path, cause });
-    whole_or_nothing(&dir.join("skipped.csv"), &index::to_csv(lines)?)
+    write_atomically(&dir.join("skipped.csv"), &index::to_csv(lines)?)
 }
 
-/// What the threads of a build share.
+/// State that the threads of a build share.
 struct Job<'a> {
     config: &'a BuildConfig,
     opener: &'a dyn Open,
     material: &'a Material,
     shards: &'a Path,
-    /// Stills that an earlier build has looked at.
+    /// Fingerprints of the stills that earlier builds have decoded, by key.
     stills: BTreeMap<String, Print>,
 }
 
 impl Job<'_> {
-    /// Works through the entries; [`None`] for one that was skipped.
+    /// Processes all entries. The result has one outcome per entry; [`None`] for an entry that was skipped.
     fn run(&self, summary: &mut Summary, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Option<Outcome>>> {
         let entries = &self.material.entries;
         let mut outcomes: Vec<Option<Outcome>> = entries.iter().map(|_| None).collect();
         let jobs = self.config.jobs.clamp(1, entries.len().max(1));
-        // Recordings first: what is left is then told too long at first, and not too short, and no thread is left alone
-        // with a long one at the end.
+        // Recordings first. The estimate of the remaining time is then too long at first instead of too short, and no thread ends
+        // up with a long recording while the others are idle.
         let mut order: Vec<usize> = (0..entries.len()).collect();
         order.sort_by_key(|i| entries[*i].item.kind.is_still());
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-        // A result is small, and the collector only counts: a few a thread keep everybody busy.
+        // A result is small, and the collector does little work, so a few results per thread keep all threads busy.
         let (to, results) = bounded(4 * jobs);
         let mut journal = Journal::open(&self.config.out, &self.stills)?;
         std::thread::scope(|scope| {
@@ -286,7 +298,7 @@ impl Job<'_> {
                         }
                         outcomes[i] = Some(outcome);
                     }
-                    // What is wrong with the output or the program concerns every recording.
+                    // Faults of the output or of the program affect every recording.
                     Err(e @ (Error::Output { .. } | Error::Internal(_) | Error::Usage(_))) => {
                         stopped.store(true, Ordering::Relaxed);
                         failure.get_or_insert(e);
@@ -299,7 +311,7 @@ impl Job<'_> {
                 }
                 progress(Progress::Done { done: done + 1, total: entries.len() });
             }
-            // In the order of the material, whichever thread was first.
+            // Sorted, so that the order does not depend on the threads.
             summary.skipped.sort();
             failure.map_or(Ok(()), Err)
         })?;
@@ -307,6 +319,7 @@ impl Job<'_> {
         Ok(outcomes)
     }
 
+    /// Processes a recording or a still.
     fn entry(&self, entry: &Entry) -> Result<Outcome> {
         let path = self.material.roots[entry.root as usize].join(&entry.item.path);
         let meta = std::fs::metadata(&path).map_err(|e| Error::data(&path, e.to_string(), "check the path"))?;
@@ -320,7 +333,7 @@ impl Job<'_> {
                 Some(print) => *print,
                 None => Print::of(still(&path, self.config.frame_height)?.frames[0].view()),
             };
-            let part = Part { shard: None, start_ns: None, end_ns: None, seconds: 1, prints: vec![print] };
+            let part = BuiltPart { shard: None, start_ns: None, end_ns: None, seconds: 1, prints: vec![print] };
             let (kind, reused) = (entry.item.kind, reused.is_some());
             return Ok(Outcome { kind, key, audible: false, parts: vec![part], reused });
         }
@@ -330,7 +343,7 @@ impl Job<'_> {
         self.recording(entry, &path, key(&text), plan)
     }
 
-    /// Sound shows nothing, whatever picture its file may have (a cover).
+    /// Returns the sampling plan of an entry. A sound has no frames, even if its file contains a picture, such as a cover.
     fn plan(&self, entry: &Entry) -> SamplingPlan {
         match entry.item.kind {
             Kind::Sound => SamplingPlan { rgb_frames: 0, flow_pairs: 0, ..self.config.plan.clone() },
@@ -338,6 +351,7 @@ impl Job<'_> {
         }
     }
 
+    /// Takes a recording from its shards if they are complete; otherwise cuts it.
     fn recording(&self, entry: &Entry, path: &Path, key: String, plan: SamplingPlan) -> Result<Outcome> {
         let name = |part: usize| format!("{key}-{part:04}.safetensors");
         let mut headers = Vec::new();
@@ -354,29 +368,29 @@ impl Job<'_> {
         }
         let is_whole = headers.len() == 1;
         let seconds = || headers.iter().flat_map(|h| &h.seconds);
-        let shows = seconds().any(|s| !s.rgb.is_empty());
-        let sounds = seconds().any(|s| s.peak.is_some());
+        let has_pictures = seconds().any(|s| !s.rgb.is_empty());
+        let has_sound = seconds().any(|s| s.peak.is_some());
         let kind = match entry.item.kind {
-            Kind::Clip if !shows && sounds && !entry.kind_stated => Kind::Sound,
+            Kind::Clip if !has_pictures && has_sound && !entry.kind_stated => Kind::Sound,
             kind => kind,
         };
         let missing = match kind {
             _ if seconds().next().is_none() => Some(match (entry.item.start_ns, entry.item.end_ns) {
-                (None, None) => "no second of it has a picture or sound",
-                _ => "no whole second lies between start and end",
+                (None, None) => "no second of it has pictures or sound",
+                _ => "there is no whole second between start and end",
             }),
-            Kind::Clip if !shows => Some("it has no picture"),
-            Kind::Sound if !sounds => Some("it has no sound"),
+            Kind::Clip if !has_pictures => Some("it has no pictures"),
+            Kind::Sound if !has_sound => Some("it has no sound"),
             _ => None,
         };
         if let Some(cause) = missing {
             return Err(Error::data(path, cause, "replace it or remove it from the material"));
         }
-        let audible = seconds().any(SecondHeader::sounds);
+        let audible = seconds().any(SecondHeader::is_audible);
         let parts = headers.iter().enumerate().map(|(n, header)| {
             let bounds = header.seconds.first().zip(header.seconds.last());
             let (first, last) = bounds.map_or((0, 0), |(a, b)| (a.index, b.index + 1));
-            Part {
+            BuiltPart {
                 shard: Some(name(n)),
                 start_ns: if is_whole { entry.item.start_ns } else { Some(first * NANOS_PER_SECOND) },
                 end_ns: if is_whole { entry.item.end_ns } else { Some(last * NANOS_PER_SECOND) },
@@ -388,7 +402,7 @@ impl Job<'_> {
         Ok(Outcome { kind, key, audible, parts, reused })
     }
 
-    /// Decodes a recording once, and writes its shards.
+    /// Decodes a recording and writes its shards. `place` returns the path of the nth shard.
     fn cut(
         &self,
         entry: &Entry,
@@ -411,7 +425,7 @@ impl Job<'_> {
                 return Ok(ControlFlow::Break(()));
             }
             if from >= start {
-                // Only now: the shard before is the last when nothing more comes.
+                // A full shard is written only when another second follows; otherwise it is the last one.
                 if draft.len() == SHARD_SECONDS {
                     headers.push(draft.write(&place(headers.len()), false)?);
                 }
@@ -424,14 +438,14 @@ impl Job<'_> {
     }
 }
 
-/// 16 hex digits of a hash.
+/// Returns the first 16 hex digits of the SHA-256 of `text`.
 fn key(text: &str) -> String {
     let mut hex = sha256_hex(text.as_bytes());
     hex.truncate(16);
     hex
 }
 
-/// Writes `stills.csv` as stills are done.
+/// Appends decoded stills to `stills.csv`.
 struct Journal {
     writer: csv::Writer<File>,
     place: String,
@@ -440,14 +454,14 @@ struct Journal {
 }
 
 impl Journal {
-    /// Lines that are lost at most when the build is killed: half a second of decoding.
+    /// Most lines that are lost when the build is killed: half a second of decoding.
     const FLUSH_EVERY: usize = 64;
 
-    /// Begins with what is known already, so that a line that was cut short does not stay.
+    /// Opens the file. It is written again with the known stills first, which removes a line that was cut short.
     fn open(dir: &Path, known: &BTreeMap<String, Print>) -> Result<Self> {
         let path = dir.join(STILLS);
         let lines = known.iter().map(|(key, print)| still_line(key, *print));
-        whole_or_nothing(&path, &index::to_csv(lines)?)?;
+        write_atomically(&path, &index::to_csv(lines)?)?;
         let place = path.display().to_string();
         let file = File::options()
             .append(true)
@@ -457,6 +471,7 @@ impl Journal {
         Ok(Self { writer, place, pending: 0 })
     }
 
+    /// Adds the fingerprint of a still.
     fn add(&mut self, key: &str, prints: &[Print]) -> Result<()> {
         for print in prints {
             self.writer.serialize(still_line(key, *print)).map_err(|e| self.cannot(&e))?;
@@ -465,13 +480,18 @@ impl Journal {
         if self.pending >= Self::FLUSH_EVERY { self.finish() } else { Ok(()) }
     }
 
+    /// Writes all added lines to the file.
     fn finish(&mut self) -> Result<()> {
         self.pending = 0;
         self.writer.flush().map_err(|e| self.cannot(&e))
     }
 
     fn cannot(&self, e: &dyn std::fmt::Display) -> Error {
-        Error::output(&self.place, format!("cannot write: {e}"), "free space or choose another -o, and run it again")
+        Error::output(
+            &self.place,
+            format!("cannot write: {e}"),
+            "free space or choose another -o, and run the command again",
+        )
     }
 }
 

@@ -1,4 +1,4 @@
-//! From a recording to its seconds, as serving cuts them; and a still as the one second it is scored as.
+//! Cuts a recording into seconds, as serving does, and turns a still into one second.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,10 +11,10 @@ use touchline_core::item::{End, MEDIA_CHANNEL_CAPACITY};
 use touchline_media::Open;
 use touchline_media::still::{read_still, scale_down};
 
-/// Cuts a recording into seconds and hands each over; ends at the first error of either side.
+/// Cuts a recording into seconds and calls `each` with every second. Ends at the first error.
 ///
 /// # Errors
-/// What the source says, or what `each` says.
+/// The errors of the source and of `each`.
 pub fn seconds(
     opener: &dyn Open,
     path: &Path,
@@ -24,10 +24,10 @@ pub fn seconds(
     seconds_until(opener, path, config, &mut |second| each(second).map(ControlFlow::Continue))
 }
 
-/// As [`seconds`], until `each` breaks off.
+/// Cuts a recording as [`seconds`] does, until `each` returns [`ControlFlow::Break`].
 ///
 /// # Errors
-/// What the source says, or what `each` says.
+/// The errors of the source and of `each`.
 pub fn seconds_until(
     opener: &dyn Open,
     path: &Path,
@@ -57,14 +57,14 @@ pub fn seconds_until(
             }
         }
     }
-    Err(Error::Internal(format!("{name}: the source went away without an end")))
+    Err(Error::Internal(format!("{name}: the source stopped without reporting an end")))
 }
 
-/// A still as one second: RGB only, scaled down as a video of its size would be on ingest.
+/// Reads a still as one second: RGB only, scaled down to `frame_height` lines as a video of its size would be on ingest.
 ///
 /// # Errors
-/// [`Error::Data`] when it cannot be read or decoded.
+/// [`Error::Data`] when the file cannot be read or decoded.
 pub fn still(path: &Path, frame_height: u32) -> Result<ClipSecond> {
-    let image = read_still(path).map_err(|e| Error::data(path, e, "give a JPEG, PNG or WebP picture"))?;
+    let image = read_still(path).map_err(|e| Error::data(path, e, "use a JPEG, PNG or WebP picture"))?;
     Ok(ClipSecond::of_pictures(vec![touchline_media::still::frame(scale_down(image, frame_height))]))
 }

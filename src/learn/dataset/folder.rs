@@ -1,4 +1,4 @@
-//! A folder per class: which files are recordings and stills, and what the folders say of them.
+//! Reads a folder per class: recognises recordings and stills, and takes class and source from the folders.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 const CLIPS: [&str; 13] = ["mp4", "m4v", "mov", "mkv", "webm", "ts", "m2ts", "mts", "mpg", "mpeg", "avi", "flv", "ogv"];
 const SOUNDS: [&str; 8] = ["mp3", "m4a", "aac", "wav", "flac", "opus", "ogg", "oga"];
 
-/// The kind that a file's name suggests; [`None`] for a name of something else.
+/// Returns the kind that the extension of a file suggests; [`None`] for other files.
 pub(super) fn kind_of(path: &Path) -> Option<Kind> {
     let extension = path.extension()?.to_string_lossy().to_ascii_lowercase();
     let extension = extension.as_str();
@@ -23,15 +23,15 @@ pub(super) fn kind_of(path: &Path) -> Option<Kind> {
     }
 }
 
-/// A file's name without its extension.
+/// Returns the name of a file without its extension.
 pub(super) fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Adds what is below `dir`, in the order of names.
+/// Adds the recordings and stills below `dir` to `material`, in the order of their names.
 ///
 /// # Errors
-/// [`Error::Data`] when there is no class folder with anything in it, or a folder cannot be read.
+/// [`Error::Data`] when no class folder contains a recording or a still, or a folder cannot be read.
 pub(super) fn read(dir: &Path, root: u32, material: &mut Material) -> Result<()> {
     let before = material.entries.len();
     let (classes, loose) = children(dir)?;
@@ -46,7 +46,7 @@ pub(super) fn read(dir: &Path, root: u32, material: &mut Material) -> Result<()>
                 unknown += 1;
                 continue;
             };
-            // What `walk` found is below `dir`.
+            // All files that `walk` returns are below `dir`.
             let path = file.strip_prefix(dir).unwrap_or(&file).to_owned();
             if path.to_str().is_none() {
                 material.skipped.push((path, "its name is not UTF-8; rename it".to_owned()));
@@ -61,24 +61,24 @@ pub(super) fn read(dir: &Path, root: u32, material: &mut Material) -> Result<()>
     }
     if material.entries.len() == before {
         let cause = if loose.iter().any(|f| kind_of(f).is_some()) {
-            "recordings lie in it, but in no class folder"
+            "contains recordings, but not in class folders"
         } else {
-            "no class folder with recordings or pictures is in it"
+            "contains no class folder with recordings or pictures"
         };
-        return Err(Error::data(dir, cause, "give a folder that holds a folder per class, or a CSV with path,class"));
+        return Err(Error::data(dir, cause, "choose a folder with one folder per class, or a CSV with path,class"));
     }
     if !empty.is_empty() {
-        material.notes.push(format!("empty class folders, left out: {}", empty.join(" ")));
+        material.notes.push(format!("left out empty class folders: {}", empty.join(" ")));
     }
     let unknown = unknown + loose.len();
     if unknown > 0 {
-        material.notes.push(format!("{unknown} files are in no class folder or no recording or picture, left out"));
+        material.notes.push(format!("left out {unknown} files: outside a class folder, or not a recording or picture"));
     }
     Ok(())
 }
 
+/// Returns the entry of a file whose path is class / source / … / file, or class / file.
 fn entry(kind: Kind, class: &str, path: PathBuf, root: u32) -> Entry {
-    // class / source / … / file, or class / file
     let below: Vec<_> = path.components().skip(1).collect();
     let source = match below.len() {
         0 | 1 => stem(&path),
@@ -88,7 +88,7 @@ fn entry(kind: Kind, class: &str, path: PathBuf, root: u32) -> Entry {
         item: Item {
             kind,
             class: class.to_owned(),
-            // "1.mp4" of one class has nothing to do with that of another.
+            // Equal names in two classes, such as "1.mp4", are different sources.
             group: format!("{class}/{source}"),
             path,
             source,
@@ -106,14 +106,15 @@ fn entry(kind: Kind, class: &str, path: PathBuf, root: u32) -> Entry {
     }
 }
 
+/// Appends all files below `dir`, in the order of their names.
 fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let (folders, mut found) = children(dir)?;
-    files.append(&mut found);
-    // A link to a folder may lead in circles.
+    let (folders, mut here) = children(dir)?;
+    files.append(&mut here);
+    // Links to folders are not followed, because they may form a loop.
     folders.iter().filter(|f| !f.is_symlink()).try_for_each(|folder| walk(folder, files))
 }
 
-/// Folders and files in `dir`, sorted; hidden ones are left out.
+/// Returns the folders and the files in `dir`, sorted, without hidden ones.
 fn children(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let failed = |e: std::io::Error| Error::data(dir, e.to_string(), "check the permissions");
     let mut paths = Vec::new();

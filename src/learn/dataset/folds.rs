@@ -1,7 +1,7 @@
-//! Folds by source, for cross-validation: every source is held out once, with all that it brings.
+//! Folds by source, for cross-validation: every source is held out once, with all its items.
 //!
-//! One side of a split tests a class on one or two sources, which is luck. Over all folds every source of a class is tested
-//! on, by models that did not learn from it.
+//! The test side of a split has only one or two sources of a class, so its figures depend on chance. Over all folds, every source
+//! of a class is tested by models that were not trained on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::{Item, Kind};
 
-/// A kind of material of one class.
+/// Items of one kind and class.
 type Stratum<'a> = (Kind, &'a str);
 
-/// The fold of every item, 0 to `folds` − 1: sources of a class and kind are spread evenly over the folds, then their items.
-/// Depends on `seed`, kinds, classes and groups only, not on the order.
+/// Returns the fold of every item, 0 to `folds` − 1. First the sources of a class and kind are spread evenly over the folds, then
+/// their items. The result depends on `seed`, kinds, classes and groups only, not on the order of the items.
 ///
 /// # Panics
 /// If `folds` is 0.
@@ -23,18 +23,18 @@ pub fn by_source(items: &[Item], folds: u32, seed: u64) -> Vec<u32> {
     for item in items {
         *strata.entry((item.kind, &item.class)).or_default().entry(&item.group).or_default() += 1;
     }
-    // A source may bring several classes. The class with the fewest sources has the least choice, so it chooses first.
+    // A source may have several classes. The class with the fewest sources has the least choice, so it is assigned first.
     let mut order: Vec<_> = strata.into_iter().collect();
     order.sort_by_key(|((kind, class), sources)| (sources.len(), *kind, *class));
     let mut fold_of: BTreeMap<&str, u32> = BTreeMap::new();
     let mut totals = vec![0; folds as usize];
     for ((_, class), sources) in order {
         // (sources, items) of the stratum in each fold
-        let mut held = vec![(0, 0); folds as usize];
+        let mut counts = vec![(0, 0); folds as usize];
         for (source, n) in &sources {
             if let Some(fold) = fold_of.get(source) {
-                held[*fold as usize].0 += 1;
-                held[*fold as usize].1 += n;
+                counts[*fold as usize].0 += 1;
+                counts[*fold as usize].1 += n;
             }
         }
         let hash = |text: String| -> [u8; 32] { Sha256::digest(text.as_bytes()).into() };
@@ -42,12 +42,12 @@ pub fn by_source(items: &[Item], folds: u32, seed: u64) -> Vec<u32> {
         open.sort_by_key(|(source, n)| (std::cmp::Reverse(**n), hash(format!("{seed}/{class}/{source}"))));
         for (source, n) in open {
             let least = |fold: &u32| {
-                let (sources, items) = held[*fold as usize];
+                let (sources, items) = counts[*fold as usize];
                 (sources, items, totals[*fold as usize], hash(format!("{seed}/{class}/{fold}")))
             };
             let fold = (0..folds).min_by_key(least).expect("there is at least one fold");
             let at = fold as usize;
-            held[at] = (held[at].0 + 1, held[at].1 + n);
+            counts[at] = (counts[at].0 + 1, counts[at].1 + n);
             totals[at] += n;
             fold_of.insert(source, fold);
         }
@@ -55,12 +55,14 @@ pub fn by_source(items: &[Item], folds: u32, seed: u64) -> Vec<u32> {
     items.iter().map(|item| fold_of[item.group.as_str()]).collect()
 }
 
-/// Which of the items that `learnt` names stay when only `share` of the sources of clips, frames and sounds is learnt from,
-/// for a learning curve: of every class and kind the first sources in a fixed order, at least one, so that a smaller share is
-/// part of a larger one. Photographs stay: each is a source of its own, and they are not what a broadcaster records.
-pub fn thinned(items: &[Item], learnt: &[bool], share: f64, seed: u64) -> Vec<bool> {
+/// Reduces training to `share` (0 to 1) of the sources of clips, frames and sounds, for a learning curve. `trained` marks the
+/// items of training; the result marks those that remain.
+///
+/// Of every class and kind the first sources in a fixed random order remain, at least one, so that a smaller share is a subset of
+/// a larger one. All photographs remain: each is a source of its own, and a broadcaster does not record them.
+pub fn limit_sources(items: &[Item], trained: &[bool], share: f64, seed: u64) -> Vec<bool> {
     let mut strata: BTreeMap<Stratum, BTreeSet<([u8; 32], &str)>> = BTreeMap::new();
-    for (item, _) in items.iter().zip(learnt).filter(|(item, learnt)| **learnt && item.kind != Kind::Picture) {
+    for (item, _) in items.iter().zip(trained).filter(|(item, trained)| **trained && item.kind != Kind::Picture) {
         let hash = Sha256::digest(format!("{seed}/{}", item.group).as_bytes()).into();
         strata.entry((item.kind, &item.class)).or_default().insert((hash, &item.group));
     }
@@ -69,10 +71,10 @@ pub fn thinned(items: &[Item], learnt: &[bool], share: f64, seed: u64) -> Vec<bo
         let n = ((sources.len() as f64 * share).ceil() as usize).max(1);
         kept.extend(sources.into_iter().take(n).map(|(_, group)| (stratum, group)));
     }
-    let stays = |item: &Item| {
+    let remains = |item: &Item| {
         item.kind == Kind::Picture || kept.contains(&((item.kind, item.class.as_str()), item.group.as_str()))
     };
-    items.iter().zip(learnt).map(|(item, learnt)| *learnt && stays(item)).collect()
+    items.iter().zip(trained).map(|(item, trained)| *trained && remains(item)).collect()
 }
 
 #[cfg(test)]
@@ -138,18 +140,17 @@ mod tests {
     #[test]
     fn smaller_shares_are_parts_of_larger_ones() {
         let items = material();
-        let learnt: Vec<bool> = items.iter().map(|i| i.group != "s9").collect();
+        let trained: Vec<bool> = items.iter().map(|i| i.group != "s9").collect();
         let sources = |kept: &[bool], class: &str, kind| -> BTreeSet<String> {
             let of = items.iter().zip(kept).filter(|(i, k)| **k && i.class == class && i.kind == kind);
             of.map(|(i, _)| i.group.clone()).collect()
         };
-        let (third, most, all) =
-            (thinned(&items, &learnt, 0.3, 1), thinned(&items, &learnt, 0.8, 1), thinned(&items, &learnt, 1.0, 1));
-        assert_eq!(all, learnt);
+        let [third, most, all] = [0.3, 0.8, 1.0].map(|share| limit_sources(&items, &trained, share, 1));
+        assert_eq!(all, trained);
         let tennis = |kept: &[bool]| sources(kept, "tennis", Kind::Clip);
         assert_eq!((tennis(&third).len(), tennis(&most).len()), (3, 8));
         assert!(tennis(&third).is_subset(&tennis(&most)) && !tennis(&most).contains("s9"));
-        assert_eq!(sources(&third, "darts", Kind::Clip).len(), 1, "one source stays of every class");
-        assert_eq!(sources(&third, "golf", Kind::Picture).len(), 50, "photographs stay");
+        assert_eq!(sources(&third, "darts", Kind::Clip).len(), 1, "one source of every class remains");
+        assert_eq!(sources(&third, "golf", Kind::Picture).len(), 50, "photographs remain");
     }
 }

@@ -1,25 +1,25 @@
-//! The files of a dataset's directory, besides the shards: written whole or not at all.
+//! Reads and writes the files of a dataset's directory, except the shards. A file is replaced atomically.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::shard::whole_or_nothing;
+use super::shard::write_atomically;
 use super::split::Side;
 use super::{Dataset, Item, Kind, Meta, Origin, Sides};
 use touchline_compute::models::sha256_hex;
 use touchline_core::clip::SamplingPlan;
 use touchline_core::error::{Error, Result};
 
-/// Version of the directory's form.
+/// Version of the directory's format.
 pub(super) const FORMAT: u32 = 1;
-/// Folder of the shards.
+/// Folder with the shards.
 pub(super) const SHARDS: &str = "shards";
 const META: &str = "dataset.toml";
 const ITEMS: &str = "items.csv";
 const SPLIT: &str = "split.csv";
 
-/// `dataset.toml`.
+/// Contents of `dataset.toml`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MetaFile {
@@ -29,9 +29,9 @@ struct MetaFile {
     rgb_frames: u32,
     flow_pairs: u32,
     flow_gap_ns: u64,
-    /// Folders that the paths are relative to; relative ones to the dataset's directory.
+    /// Folders that the paths of items are relative to. A relative root is relative to the dataset's directory.
     roots: Vec<PathBuf>,
-    /// SHA-256 of `items.csv`: the two belong together.
+    /// SHA-256 of the `items.csv` that belongs to this file.
     items_sha256: String,
 }
 
@@ -64,7 +64,7 @@ struct SplitLine {
     side: Side,
 }
 
-/// Lines as CSV with a header.
+/// Returns `lines` as CSV with a header.
 pub(super) fn to_csv<T: Serialize>(lines: impl Iterator<Item = T>) -> Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for line in lines {
@@ -73,6 +73,7 @@ pub(super) fn to_csv<T: Serialize>(lines: impl Iterator<Item = T>) -> Result<Vec
     writer.into_inner().map_err(|e| Error::Internal(format!("a CSV cannot be written: {e}")))
 }
 
+/// Parses the CSV file at `path`, whose contents are `bytes`.
 fn from_csv<T: for<'de> Deserialize<'de>>(path: &Path, bytes: &[u8], advice: &str) -> Result<Vec<T>> {
     csv::Reader::from_reader(bytes)
         .deserialize()
@@ -83,7 +84,7 @@ fn from_csv<T: for<'de> Deserialize<'de>>(path: &Path, bytes: &[u8], advice: &st
 /// Writes `items.csv` and `dataset.toml`.
 ///
 /// # Errors
-/// [`Error::Output`].
+/// [`Error::Output`] when a file cannot be written.
 pub(super) fn save(dir: &Path, meta: &Meta, roots: &[PathBuf], items: &[(Item, Origin)]) -> Result<()> {
     let lines = items.iter().map(|(item, origin)| ItemLine {
         kind: item.kind,
@@ -112,30 +113,30 @@ pub(super) fn save(dir: &Path, meta: &Meta, roots: &[PathBuf], items: &[(Item, O
         roots: roots.to_vec(),
         items_sha256: sha256_hex(&text),
     };
-    whole_or_nothing(&dir.join(ITEMS), &text)?;
+    write_atomically(&dir.join(ITEMS), &text)?;
     let toml = toml::to_string(&file).map_err(|e| Error::Internal(format!("{META} cannot be written: {e}")))?;
-    whole_or_nothing(&dir.join(META), toml.as_bytes())
+    write_atomically(&dir.join(META), toml.as_bytes())
 }
 
-/// As [`Dataset::open`].
+/// Implements [`Dataset::open`].
 pub(super) fn open(dir: &Path) -> Result<Dataset> {
-    let again = "run `touchline dataset build` with the same arguments again: it takes what is there";
+    let again = "run `touchline dataset build` again with the same arguments; it reuses the existing shards";
     let path = dir.join(META);
     let text = std::fs::read_to_string(&path).map_err(|e| {
-        Error::data(dir, format!("no dataset is there: {META}: {e}"), "make one with `touchline dataset build`")
+        Error::data(dir, format!("not a dataset: {META}: {e}"), "build one with `touchline dataset build`")
     })?;
     let file: MetaFile =
         toml::from_str(&text).map_err(|e| Error::data(&path, e.to_string().trim_end().replace('\n', " "), again))?;
     if file.format != FORMAT {
-        let cause = format!("its form is {}, and this version reads {FORMAT}", file.format);
+        let cause = format!("format {} is not the format that this version reads ({FORMAT})", file.format);
         return Err(Error::data(&path, cause, "build the dataset again"));
     }
     let path = dir.join(ITEMS);
     let bytes = std::fs::read(&path).map_err(|e| Error::data(&path, e.to_string(), again))?;
-    // Before the hash, so that a broken line is named and not only suspected.
+    // Parsed before the hash is compared, so that the error names an invalid line.
     let lines: Vec<ItemLine> = from_csv(&path, &bytes, again)?;
     if sha256_hex(&bytes) != file.items_sha256 {
-        return Err(Error::data(&path, format!("it does not belong to {META}: a build was cut short"), again));
+        return Err(Error::data(&path, format!("does not belong to {META}: a build was interrupted"), again));
     }
     let mut items = Vec::with_capacity(lines.len());
     let mut origins = Vec::with_capacity(lines.len());
@@ -143,7 +144,7 @@ pub(super) fn open(dir: &Path) -> Result<Dataset> {
         let is_known = (line.root as usize) < file.roots.len();
         if !is_known || line.shard.is_none() != line.kind.is_still() {
             // The header is line 1.
-            return Err(Error::data(&path, format!("line {}: root or shard does not fit", n + 2), again));
+            return Err(Error::data(&path, format!("line {}: root or shard is invalid", n + 2), again));
         }
         items.push(Item {
             kind: line.kind,
@@ -164,11 +165,12 @@ pub(super) fn open(dir: &Path) -> Result<Dataset> {
     let plan = SamplingPlan { rgb_frames: file.rgb_frames, flow_pairs: file.flow_pairs, flow_gap_ns: file.flow_gap_ns };
     let meta = Meta { format: file.format, frame_height: file.frame_height, sample_rate: file.sample_rate, plan };
     let sides = open_split(&dir.join(SPLIT), &items)?;
-    // An absolute root stays as it is.
+    // `join` leaves an absolute root unchanged.
     let roots = file.roots.iter().map(|root| dir.join(root)).collect();
     Ok(Dataset { dir: dir.to_owned(), meta, items, origins, roots, sides })
 }
 
+/// Reads `split.csv`.
 fn open_split(path: &Path, items: &[Item]) -> Result<Sides> {
     let bytes = match std::fs::read(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Sides::Missing),
@@ -187,7 +189,7 @@ fn open_split(path: &Path, items: &[Item]) -> Result<Sides> {
 /// Writes `split.csv`.
 ///
 /// # Errors
-/// [`Error::Output`].
+/// [`Error::Output`] when it cannot be written.
 pub(super) fn save_split(dir: &Path, items: &[Item], sides: &[Side]) -> Result<()> {
     let lines = items.iter().zip(sides).map(|(item, side)| SplitLine {
         path: item.path.to_string_lossy().into_owned(),
@@ -196,5 +198,5 @@ pub(super) fn save_split(dir: &Path, items: &[Item], sides: &[Side]) -> Result<(
         group: item.group.clone(),
         side: *side,
     });
-    whole_or_nothing(&dir.join(SPLIT), &to_csv(lines)?)
+    write_atomically(&dir.join(SPLIT), &to_csv(lines)?)
 }

@@ -1,8 +1,8 @@
-//! What the material is: which recordings and stills there are, and what is said of them. Opens no media.
+//! Lists the material: recordings and stills, with their class, source and other labels. Opens no media.
 //!
-//! Three forms are known, told apart by what is there:
+//! An input has one of three forms, recognised by its files:
 //!
-//! | form | how it looks |
+//! | form | layout |
 //! |---|---|
 //! | a folder per class | `DIR/<class>/**`: the folder is the class; the source is the first folder below it, or the file's stem |
 //! | a CSV | `path`, `class`, and if there: `start`, `end` (seconds, or `h:mm:ss.fff`), `source`, `licence`, `weak`, `kind`; paths are relative to the CSV |
@@ -20,40 +20,42 @@ use touchline_core::time::NANOS_PER_SECOND;
 /// One recording or still that the inputs name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// As far as it can be told without opening it: `kind` by the name's extension when nothing says more.
+    /// The item, as far as it is known without opening the file: `kind` comes from the extension unless it is stated, and `seconds`
+    /// is 0.
     pub item: Item,
     /// Index into [`Material::roots`].
     pub root: u32,
-    /// The kind was said, not guessed.
+    /// Whether the input states the kind.
     pub kind_stated: bool,
-    /// Whether there is sound, when that was said.
+    /// Whether there is sound; `None` when the input does not state it.
     pub audible: Option<bool>,
 }
 
-/// All that the inputs name.
+/// All recordings and stills of the inputs.
 #[derive(Clone, Debug, Default)]
 pub struct Material {
-    /// The folders that the paths are relative to.
+    /// Absolute folders that the paths are relative to, one per input.
     pub roots: Vec<PathBuf>,
+    /// Recordings and stills, in the order of the inputs.
     pub entries: Vec<Entry>,
-    /// What a person should know, a line each.
+    /// Lines to show to the user.
     pub notes: Vec<String>,
-    /// What cannot even be named, with the cause.
+    /// Files that cannot be used because of their names, with the cause.
     pub skipped: Vec<(PathBuf, String)>,
 }
 
-/// Finds out what `inputs` are, and reads them in order.
+/// Recognises the form of each input and reads the inputs in order.
 ///
 /// # Errors
-/// [`Error::Data`] for an input that is no known form, a broken line (naming it), a class named in two spellings, or a
-/// recording under two classes.
+/// [`Error::Data`] for an input of unknown form, an invalid line (with its number), a class name in two spellings, or a recording
+/// with two classes.
 pub fn gather(inputs: &[PathBuf]) -> Result<Material> {
     let mut material = Material::default();
     for input in inputs {
         let root = material.roots.len() as u32;
         let before = material.entries.len();
         let absolute = std::fs::canonicalize(input)
-            .map_err(|e| Error::data(input, e.to_string(), "give a folder or a CSV that is there"))?;
+            .map_err(|e| Error::data(input, e.to_string(), "choose an existing folder or CSV"))?;
         let form = if absolute.is_file() {
             material.roots.push(absolute.parent().unwrap_or(Path::new("/")).to_owned());
             material.entries.extend(csv_entries(&absolute, root)?);
@@ -76,14 +78,15 @@ pub fn gather(inputs: &[PathBuf]) -> Result<Material> {
     Ok(material)
 }
 
-/// Reads the labelled folders in `dir`, in file order.
+/// Reads the labelled folders in `dir`, in the order of their lines.
 ///
 /// # Errors
-/// [`Error::Data`] when there is none, or a line is broken, naming it.
+/// [`Error::Data`] when there is no labelled folder, or a line is invalid (with its number).
 pub fn read(dir: &Path) -> Result<Vec<Item>> {
     Ok(labelled(dir, 0)?.into_iter().map(|entry| entry.item).collect())
 }
 
+/// Reads labelled folders: `images/manifest.csv` and the like.
 fn labelled(dir: &Path, root: u32) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut found = 0;
@@ -106,7 +109,7 @@ fn labelled(dir: &Path, root: u32) -> Result<Vec<Entry>> {
                 item: Item {
                     kind,
                     class: row.must("class")?.to_owned(),
-                    // Photographs are not frames of one recording: each is its own.
+                    // Photographs are not frames of one recording, so each is a group of its own.
                     group: if kind == Kind::Picture { path.to_string_lossy().into_owned() } else { source.clone() },
                     path,
                     source,
@@ -127,17 +130,18 @@ fn labelled(dir: &Path, root: u32) -> Result<Vec<Entry>> {
     }
     if found == 0 {
         let cause =
-            "none of images/manifest.csv, frames/manifest.csv, clips/manifest.csv, sounds/manifest.csv is there";
-        return Err(Error::data(dir, cause, "give the folder that holds them"));
+            "contains none of images/manifest.csv, frames/manifest.csv, clips/manifest.csv, sounds/manifest.csv";
+        return Err(Error::data(dir, cause, "choose the folder that contains them"));
     }
     Ok(entries)
 }
 
-/// The separators `/` and `+` of one place are the same.
+/// Returns the source with `/` for `+`. Manifests use both separators for the same source.
 fn normalised(source: &str) -> String {
     source.replace('+', "/")
 }
 
+/// Reads a CSV of recordings and stills.
 fn csv_entries(path: &Path, root: u32) -> Result<Vec<Entry>> {
     let table = Table::open(path, &["path", "class"])?;
     let mut entries = Vec::new();
@@ -150,12 +154,12 @@ fn csv_entries(path: &Path, root: u32) -> Result<Vec<Entry>> {
         let time = |column| row.text(column).map(|t| nanos(t).ok_or_else(|| row.bad(column, t, TIMES))).transpose();
         let (start_ns, end_ns) = (time("start")?, time("end")?);
         if kind.is_still() && (start_ns.is_some() || end_ns.is_some()) {
-            return Err(row.error("a still has a start or an end", "leave start and end empty for pictures and frames"));
+            return Err(row.error("a still has a start or an end", "leave both empty for pictures and frames"));
         }
         if let (Some(start), Some(end)) = (start_ns, end_ns)
             && end <= start
         {
-            return Err(row.error("end is not after start", "give the part as start,end within the recording"));
+            return Err(row.error("end is not after start", "write start and end of the part within the recording"));
         }
         let stated = row.text("source").map(normalised);
         let whole = file.to_string_lossy().into_owned();
@@ -164,7 +168,7 @@ fn csv_entries(path: &Path, root: u32) -> Result<Vec<Entry>> {
             item: Item {
                 kind,
                 class: row.must("class")?.to_owned(),
-                // Without a word on the source, all parts of one file belong together, and nothing else does.
+                // Without a stated source, the parts of a file form a group.
                 group: stated.unwrap_or(whole),
                 path: file,
                 source,
@@ -188,6 +192,7 @@ fn csv_entries(path: &Path, root: u32) -> Result<Vec<Entry>> {
 const KINDS: &str = "use picture, frame, clip or sound, or leave it empty";
 const TIMES: &str = "write seconds (12.5) or h:mm:ss.fff (0:01:12.500)";
 
+/// Returns the kind with this name in a CSV.
 fn kind_named(name: &str) -> Option<Kind> {
     match name {
         "picture" | "image" | "still" => Some(Kind::Picture),
@@ -198,7 +203,7 @@ fn kind_named(name: &str) -> Option<Kind> {
     }
 }
 
-/// `12`, `12.5`, `2:03`, `1:02:03.250` in nanoseconds.
+/// Parses a time such as `12`, `12.5`, `2:03` or `1:02:03.250`, and returns nanoseconds.
 fn nanos(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_number = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
@@ -221,7 +226,7 @@ fn nanos(text: &str) -> Option<u64> {
     seconds.checked_mul(NANOS_PER_SECOND)?.checked_add(below)
 }
 
-/// A CSV with named columns whose broken lines are named.
+/// A CSV with named columns. Errors give the number of the line.
 struct Table {
     path: PathBuf,
     reader: csv::Reader<std::fs::File>,
@@ -229,6 +234,7 @@ struct Table {
 }
 
 impl Table {
+    /// Opens a CSV that must have the columns `needed`.
     fn open(path: &Path, needed: &[&str]) -> Result<Self> {
         let advice = format!("the columns are {}", needed.join(","));
         let mut reader = csv::ReaderBuilder::new()
@@ -238,11 +244,12 @@ impl Table {
         let headers = reader.headers().map_err(|e| Error::data(path, one_line(&e), &advice))?;
         let columns: BTreeMap<String, usize> = headers.iter().enumerate().map(|(i, h)| (h.to_owned(), i)).collect();
         if let Some(missing) = needed.iter().find(|c| !columns.contains_key(**c)) {
-            return Err(Error::data(path, format!("the first line names no column {missing}"), advice));
+            return Err(Error::data(path, format!("the first line has no column {missing}"), advice));
         }
         Ok(Self { path: path.to_owned(), reader, columns })
     }
 
+    /// Calls `take` with each row.
     fn each(mut self, mut take: impl FnMut(&Row<'_>) -> Result<()>) -> Result<()> {
         let mut record = csv::StringRecord::new();
         loop {
@@ -250,7 +257,7 @@ impl Table {
                 Ok(true) => take(&Row { path: &self.path, columns: &self.columns, record: &record })?,
                 Ok(false) => return Ok(()),
                 Err(e) => {
-                    let advice = "every line has as many values as the first, in UTF-8";
+                    let advice = "give every line as many values as the first, in UTF-8";
                     return Err(Error::data(&self.path, one_line(&e), advice));
                 }
             }
@@ -262,6 +269,7 @@ fn one_line(e: &csv::Error) -> String {
     e.to_string().replace('\n', " ")
 }
 
+/// A line of a [`Table`].
 struct Row<'a> {
     path: &'a Path,
     columns: &'a BTreeMap<String, usize>,
@@ -269,19 +277,22 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// The value of a column; [`None`] when it is empty or there is no such column.
+    /// Returns the value of a column; [`None`] when it is empty or there is no such column.
     fn text(&self, column: &str) -> Option<&str> {
         self.columns.get(column).and_then(|i| self.record.get(*i)).filter(|t| !t.is_empty())
     }
 
+    /// Returns the value of a column that must not be empty.
     fn must(&self, column: &str) -> Result<&str> {
         self.text(column).ok_or_else(|| self.error(&format!("{column} is empty"), "fill it in or remove the line"))
     }
 
+    /// Returns whether a column is set. Any value except `0`, `no` and `false` sets it.
     fn flag(&self, column: &str) -> bool {
         self.text(column).is_some_and(|t| !matches!(t, "0" | "no" | "false"))
     }
 
+    /// Returns the error for an invalid value of a column.
     fn bad(&self, column: &str, value: &str, advice: &str) -> Error {
         self.error(&format!("{column} is {value:?}"), advice)
     }
@@ -292,7 +303,7 @@ impl Row<'_> {
     }
 }
 
-/// Refuses class names that packs refuse, and two spellings of one name.
+/// Rejects class names that are invalid in packs, and two spellings of one name.
 fn check_classes(material: &Material, inputs: &[PathBuf]) -> Result<()> {
     let mut spelt: BTreeMap<String, &str> = BTreeMap::new();
     let place = |entry: &Entry| inputs.get(entry.root as usize).cloned().unwrap_or_default();
@@ -303,7 +314,7 @@ fn check_classes(material: &Material, inputs: &[PathBuf]) -> Result<()> {
         let class = entry.item.class.as_str();
         let first = spelt.entry(letters(class)).or_insert(class);
         if *first != class {
-            let cause = format!("a class is named in two spellings, {first:?} and {class:?}");
+            let cause = format!("a class name has two spellings, {first:?} and {class:?}");
             return Err(Error::data(place(entry), cause, "use one of them everywhere"));
         }
     }
@@ -312,19 +323,19 @@ fn check_classes(material: &Material, inputs: &[PathBuf]) -> Result<()> {
         None => Ok(()),
         Some(entry) => {
             let class = &entry.item.class;
-            let cause = format!("a class is named {class:?}");
+            let cause = format!("{class:?} is not a valid class name");
             let advice = format!("use lower-case letters, digits, '-' and '_', as in {:?}", letters(class));
             Err(Error::data(place(entry), cause, advice))
         }
     }
 }
 
-/// Leaves out what is named twice, however it is spelt; the same part under two classes is an error. What comes from one
-/// file is of one source, whatever names its inputs give it.
+/// Removes repeated entries, also when their paths differ. The same part with two classes is an error. Entries of one file get
+/// one group, also when their inputs state different sources.
 fn drop_repeated(material: &mut Material) -> Result<()> {
     let place = |entry: &Entry| {
         let path = material.roots[entry.root as usize].join(&entry.item.path);
-        // What is not there is told later; until then it is what it is called.
+        // A missing file is reported later. Until then its path identifies it.
         std::fs::canonicalize(&path).unwrap_or(path)
     };
     let files: Vec<PathBuf> = material.entries.iter().map(place).collect();
@@ -351,19 +362,20 @@ fn drop_repeated(material: &mut Material) -> Result<()> {
         }
     });
     if let Some((path, a, b)) = conflict {
-        let cause = format!("it is named as {a} and as {b}");
-        return Err(Error::data(path, cause, "a recording, or a part of it, has one class"));
+        let cause = format!("it has two classes, {a} and {b}");
+        return Err(Error::data(path, cause, "give a recording, or a part of it, one class"));
     }
     if repeated > 0 {
-        material.notes.push(format!("{repeated} named twice are taken once"));
+        material.notes.push(format!("{repeated} repeated entries are used once"));
     }
     if joined > 0 {
-        material.notes.push(format!("{joined} sources are joined to others: they name a file of them"));
+        material.notes.push(format!("{joined} sources are merged into others, because they contain the same file"));
     }
     Ok(())
 }
 
-/// Gives the entries of one file one group; says how many groups are fewer than before. `files` are those of the entries.
+/// Gives the entries of one file the same group, and returns by how many the number of groups fell. `files` has the file of each
+/// entry.
 fn join_sources(files: &[PathBuf], entries: &mut [Entry]) -> usize {
     let mut groups = Groups::new(entries.iter().map(|e| e.item.group.as_str()));
     let mut first: BTreeMap<&Path, &str> = BTreeMap::new();
@@ -379,7 +391,7 @@ fn join_sources(files: &[PathBuf], entries: &mut [Entry]) -> usize {
     joined
 }
 
-/// Notes classes whose recordings all come from one source.
+/// Adds a note about classes whose items all come from one source.
 fn note_sources(material: &mut Material) {
     let mut groups: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for item in material.entries.iter().map(|e| &e.item) {
@@ -388,7 +400,7 @@ fn note_sources(material: &mut Material) {
     let single: Vec<&str> = groups.iter().filter(|(_, g)| g.len() == 1).map(|(c, _)| *c).collect();
     if !single.is_empty() {
         let note = format!(
-            "a single source: {}; what is learnt of it cannot be measured, since no other recording is left for that",
+            "classes with a single source: {}; they cannot be tested, because no other source remains for the test",
             single.join(" ")
         );
         material.notes.push(note);

@@ -12,12 +12,12 @@ fn gathered(input: &Path) -> Material {
     gather(&[input.to_owned()]).unwrap()
 }
 
-fn refused(input: &Path) -> String {
+fn rejected(input: &Path) -> String {
     gather(&[input.to_owned()]).unwrap_err().to_string()
 }
 
 #[test]
-fn manifests_are_read_and_missing_ones_explained() {
+fn manifests_are_read_and_missing_ones_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     assert!(read(dir.path()).unwrap_err().to_string().contains("images/manifest.csv"));
     std::fs::create_dir(dir.path().join("clips")).unwrap();
@@ -61,13 +61,13 @@ fn a_folder_per_class() {
     touch(dir.path(), &files);
     std::fs::create_dir(dir.path().join("rugby")).unwrap();
     let material = gathered(dir.path());
-    let seen: Vec<_> = material
+    let entries: Vec<_> = material
         .entries
         .iter()
         .map(|e| (e.item.path.to_str().unwrap(), e.item.class.as_str(), e.item.source.as_str(), e.item.kind))
         .collect();
     assert_eq!(
-        seen,
+        entries,
         [
             ("golf/1.jpg", "golf", "1", Kind::Picture),
             ("golf/1.mp4", "golf", "1", Kind::Clip),
@@ -80,22 +80,22 @@ fn a_folder_per_class() {
     let group = |i: usize| material.entries[i].item.group.as_str();
     assert!(group(4) == group(5) && group(1) != group(3), "equal names of two classes are two sources");
     let notes = material.notes.join("\n");
-    for word in ["a folder per class, 6", "empty class folders, left out: rugby", "2 files"] {
+    for word in ["a folder per class, 6", "left out empty class folders: rugby", "left out 2 files"] {
         assert!(notes.contains(word), "{word}: {notes}");
     }
     touch(dir.path(), &["Golf/2.mp4"]);
-    assert!(refused(dir.path()).contains("two spellings, \"Golf\" and \"golf\""), "{}", refused(dir.path()));
+    assert!(rejected(dir.path()).contains("two spellings, \"Golf\" and \"golf\""), "{}", rejected(dir.path()));
 }
 
 #[test]
-fn folders_that_hold_nothing_to_learn_from_say_why() {
+fn folders_without_usable_material_are_rejected_with_the_cause() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(refused(dir.path()).contains("no class folder with recordings"));
+    assert!(rejected(dir.path()).contains("no class folder with recordings"));
     touch(dir.path(), &["a.mp4"]);
-    assert!(refused(dir.path()).contains("but in no class folder"));
+    assert!(rejected(dir.path()).contains("but not in class folders"));
     touch(dir.path(), &["Ice Hockey/a.mp4"]);
-    assert!(refused(dir.path()).contains("as in \"icehockey\""));
-    assert!(refused(&dir.path().join("gone")).contains("gone"));
+    assert!(rejected(dir.path()).contains("as in \"icehockey\""));
+    assert!(rejected(&dir.path().join("gone")).contains("gone"));
 }
 
 #[test]
@@ -114,7 +114,7 @@ stills/b.jpg, golf, , , final, , , frame
     let material = gathered(&csv);
     assert_eq!(material.roots, [std::fs::canonicalize(dir.path()).unwrap()]);
     let items: Vec<&Item> = material.entries.iter().map(|e| &e.item).collect();
-    assert_eq!(items.len(), 5, "what is named twice is taken once");
+    assert_eq!(items.len(), 5, "a repeated entry is used once");
     assert_eq!((items[0].start_ns, items[0].end_ns), (Some(1_500_000_000), Some(62_250_000_000)));
     assert_eq!((items[1].start_ns, items[1].end_ns), (Some(3_723_000_000_000), None));
     assert_eq!((items[0].licence.as_str(), items[0].weak, items[1].weak), ("CC-BY 4.0", false, true));
@@ -123,7 +123,7 @@ stills/b.jpg, golf, , , final, , , frame
     assert!(items[0].group == items[1].group && items[2].group == "stills/a.jpg");
     assert!(material.notes.iter().any(|n| n.contains("a single source: tennis")), "{:?}", material.notes);
 
-    for (line, says) in [
+    for (line, cause) in [
         ("a.mp4,tennis,x,", "line 2: start is \"x\""),
         ("a.mp4,tennis,1:75,", "line 2: start is \"1:75\""),
         ("a.mp4,tennis,5,5", "line 2: end is not after start"),
@@ -131,17 +131,17 @@ stills/b.jpg, golf, , , final, , , frame
         (",tennis,,", "line 2: path is empty"),
         ("a.mp4,,,", "line 2: class is empty"),
         ("a.mp4,tennis", "line: 2"),
-        ("a.mp4,tennis,,\na.mp4,golf,,", "named as tennis and as golf"),
+        ("a.mp4,tennis,,\na.mp4,golf,,", "two classes, tennis and golf"),
     ] {
         std::fs::write(&csv, format!("path,class,start,end\n{line}\n")).unwrap();
-        assert!(refused(&csv).contains(says), "{says}: {}", refused(&csv));
+        assert!(rejected(&csv).contains(cause), "{cause}: {}", rejected(&csv));
     }
     std::fs::write(&csv, "file,class\na,b\n").unwrap();
-    assert!(refused(&csv).contains("no column path"));
+    assert!(rejected(&csv).contains("no column path"));
 }
 
 #[test]
-fn one_file_in_two_spellings_is_taken_once() {
+fn a_file_with_two_paths_is_used_once() {
     let dir = tempfile::tempdir().unwrap();
     touch(dir.path(), &["in/tennis/a.mp4", "in/tennis/b.mp4", "lists/read.me"]);
     std::os::unix::fs::symlink(dir.path().join("in"), dir.path().join("link")).unwrap();
@@ -153,15 +153,15 @@ fn one_file_in_two_spellings_is_taken_once() {
     let material = both("path,class\n../in/tennis/a.mp4,tennis\n./../link/tennis/a.mp4,tennis\n").unwrap();
     let paths: Vec<_> = material.entries.iter().map(|e| e.item.path.to_str().unwrap()).collect();
     assert_eq!(paths, ["../in/tennis/a.mp4", "tennis/b.mp4"]);
-    assert!(material.notes.iter().any(|n| n == "2 named twice are taken once"), "{:?}", material.notes);
-    // A part is not the whole, but comes from the same source, and brings that of its CSV along.
+    assert!(material.notes.iter().any(|n| n == "2 repeated entries are used once"), "{:?}", material.notes);
+    // A part differs from the whole recording, but has the same source, and with it the source that its CSV states.
     let material =
         both("path,class,end,source\n../link/tennis/a.mp4,tennis,5,final\n../gone.mp4,tennis,,final\n").unwrap();
     let groups: Vec<_> = material.entries.iter().map(|e| e.item.group.as_str()).collect();
     assert_eq!(groups, ["final", "final", "final", "tennis/b"]);
-    assert!(material.notes.iter().any(|n| n.starts_with("1 sources are joined")), "{:?}", material.notes);
+    assert!(material.notes.iter().any(|n| n.starts_with("1 sources are merged")), "{:?}", material.notes);
     let error = both("path,class\n../link/tennis/a.mp4,golf\n").unwrap_err().to_string();
-    assert!(error.contains("in/tennis/a.mp4") && error.contains("named as golf and as tennis"), "{error}");
+    assert!(error.contains("in/tennis/a.mp4") && error.contains("two classes, golf and tennis"), "{error}");
 }
 
 #[test]

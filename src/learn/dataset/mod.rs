@@ -1,18 +1,19 @@
-//! Datasets: labelled recordings and stills, cut into seconds once, so that training and evaluation read what serving
-//! would cut without decoding a recording again.
+//! Datasets: labelled recordings and stills, cut into seconds once. Training and evaluation read the same seconds that serving
+//! would cut, without decoding a recording again.
 //!
 //! A dataset is a directory:
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `dataset.toml` | how the seconds were cut, where the material lies |
+//! | `dataset.toml` | how the seconds were cut, where the material is stored |
 //! | `items.csv` | a line for each recording (or part of one) and still |
 //! | `shards/*.safetensors` | the seconds; stills are not copied |
 //! | `split.csv` | the side of every item (`touchline dataset split`) |
-//! | `skipped.csv`, `duplicates.csv` | what could not be read, and why; what shows the same |
+//! | `skipped.csv` | files that could not be read, with the cause |
+//! | `duplicates.csv` | pairs of items that show the same |
 //!
-//! `manifest` finds the material, [`build`] cuts it, `shard` keeps it, `duplicates` says what belongs together, [`split`]
-//! divides it, [`stats`] counts it. Features are not computed here.
+//! `manifest` finds the material, [`build`] cuts it, `shard` stores it, `duplicates` groups items that show the same, [`split`]
+//! and [`folds`] divide it, [`stats`] counts it. Features are not computed here.
 
 pub mod build;
 mod cut;
@@ -37,30 +38,31 @@ use touchline_compute::models::sha256_hex;
 use touchline_core::clip::{ClipSecond, SamplingPlan};
 use touchline_core::error::{Error, Result};
 
-/// What an item is.
+/// Kind of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A photograph: RGB only. Each is its own source.
+    /// A photograph: RGB only. Each photograph is a source of its own.
     Picture,
     /// A video, with or without sound.
     Clip,
-    /// Sound without picture.
+    /// Sound without pictures.
     Sound,
-    /// A still of a broadcast or of other footage of play: RGB only. Frames of one recording look alike, so a source is
-    /// kept together; and they differ from photographs more than two sports do, so they are measured apart.
+    /// A still of a broadcast or of other footage of play: RGB only. Frames of one recording look alike, so the frames of a
+    /// source stay together. They differ from photographs more than two sports differ, so they are measured separately.
     Frame,
 }
 
 impl Kind {
+    /// All kinds.
     pub const ALL: [Kind; 4] = [Kind::Picture, Kind::Clip, Kind::Sound, Kind::Frame];
 
-    /// One picture without time or sound.
+    /// Returns whether an item of the kind is a single picture without time or sound.
     pub const fn is_still(self) -> bool {
         matches!(self, Kind::Picture | Kind::Frame)
     }
 
-    /// As people read it.
+    /// Returns the plural for messages and reports.
     pub const fn plural(self) -> &'static str {
         match self {
             Kind::Picture => "pictures",
@@ -70,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// The folder of labelled material that holds the kind.
+    /// Returns the name of the kind's folder in labelled folders.
     pub const fn folder(self) -> &'static str {
         match self {
             Kind::Picture => "images",
@@ -84,112 +86,119 @@ impl Kind {
 /// One labelled recording, part of a recording, or still.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
+    /// Kind of the item.
     pub kind: Kind,
-    /// As the material names it: relative to the folder or the CSV that was given (with the folders below it), so that
-    /// it is the same on every machine. [`Dataset::file`] says where it lies.
+    /// Path as the material gives it: relative to the input folder, or to the folder of the CSV, so that it is the same on every
+    /// machine. [`Dataset::file`] returns the absolute path.
     pub path: PathBuf,
+    /// Class name.
     pub class: String,
-    /// Where it comes from, as the material says.
+    /// Source as the material states it, such as a match or a channel.
     pub source: String,
-    /// What is kept on one side of a split: the source, joined with others by near-duplicates. A picture of labelled
-    /// folders is its own source.
+    /// Group that stays on one side of a split: the source, merged with others by near-duplicates. A picture of labelled folders
+    /// is a group of its own.
     pub group: String,
-    /// Little of the sport is shown.
+    /// Whether little of the sport is shown. Such an item is not used for training or validation.
     pub weak: bool,
-    /// Has sound that is not silence.
+    /// Whether the item has sound that is not silence.
     pub audible: bool,
-    /// As the material says, often empty.
+    /// Licence as the material states it; often empty.
     pub licence: String,
-    /// Of a part of a recording: its seconds lie wholly after this, ns of the recording's time.
+    /// For a part of a recording: no second begins before this, ns of the recording's time.
     pub start_ns: Option<u64>,
-    /// Of a part of a recording: its seconds lie wholly before this, ns of the recording's time.
+    /// For a part of a recording: no second ends after this, ns of the recording's time.
     pub end_ns: Option<u64>,
-    /// How many seconds it has; 1 for a still.
+    /// Number of seconds; 1 for a still.
     pub seconds: u32,
     /// File name in `shards/`; [`None`] for a still.
     pub shard: Option<String>,
 }
 
-/// How the seconds were cut.
+/// Parameters that the seconds were cut with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
-    /// Version of the directory's form.
+    /// Version of the directory's format.
     pub format: u32,
-    /// Lines that pictures were scaled down to at most.
+    /// Largest height of pictures, lines. Higher pictures were scaled down.
     pub frame_height: u32,
-    /// Hz of the mono sound.
+    /// Sample rate of the mono sound, Hz.
     pub sample_rate: u32,
+    /// Frames and pairs of each second.
     pub plan: SamplingPlan,
 }
 
-/// What an index keeps of an item besides the item.
+/// Data that the index stores with an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Origin {
     /// Index into the roots.
     pub root: u32,
-    /// Hash of the file's place, length and time of change, and of how it was cut.
+    /// Hash of the file's path, length and time of change, and of the parameters of the cut.
     pub key: String,
 }
 
-/// A built dataset. Reading it changes nothing, so that several threads may.
+/// A built dataset. Reading does not change it, so several threads can read at the same time.
 #[derive(Clone, Debug)]
 pub struct Dataset {
+    /// Directory of the dataset.
     pub dir: PathBuf,
+    /// Parameters that the seconds were cut with.
     pub meta: Meta,
-    /// In the order of the material.
+    /// Items, in the order of the material.
     pub items: Vec<Item>,
     origins: Vec<Origin>,
     roots: Vec<PathBuf>,
     sides: Sides,
 }
 
-/// What is known of the split.
+/// State of the split.
 #[derive(Clone, Debug)]
 enum Sides {
+    /// The side of every item.
     Known(Vec<Side>),
+    /// The dataset was never split.
     Missing,
-    /// The dataset was built anew since.
+    /// The items have changed since the split.
     Stale,
 }
 
 impl Dataset {
-    /// Opens a dataset that [`build::build`] made.
+    /// Opens a dataset that [`build::build`] wrote.
     ///
     /// # Errors
-    /// [`Error::Data`] naming file and line when it is no dataset, half written or damaged.
+    /// [`Error::Data`], with file and line, when the directory is not a dataset, is incomplete or is damaged.
     pub fn open(dir: &Path) -> Result<Self> {
         index::open(dir)
     }
 
-    /// The side of every item, in their order.
+    /// Returns the side of every item, in their order.
     ///
     /// # Errors
-    /// [`Error::Data`] when it was not split, or not since it was built anew.
+    /// [`Error::Data`] when the dataset is not split, or its items have changed since.
     pub fn sides(&self) -> Result<&[Side]> {
         let cause = match &self.sides {
             Sides::Known(sides) => return Ok(sides),
             Sides::Missing => "it is not split",
-            Sides::Stale => "it was built anew since it was split",
+            Sides::Stale => "it was built again after it was split",
         };
         Err(Error::data(&self.dir, cause, format!("run `touchline dataset split {}`", self.dir.display())))
     }
 
-    /// Where the file of an item lies.
+    /// Returns the path of an item's file.
     ///
     /// # Panics
-    /// If there is no item `index`.
+    /// If `index` is out of range.
     pub fn file(&self, index: usize) -> PathBuf {
         self.roots[self.origins[index].root as usize].join(&self.items[index].path)
     }
 
-    /// The seconds of an item: exactly those that serving would cut, except that nothing says when they arrived. A still
-    /// is one second with one picture.
+    /// Returns the seconds of an item: those that serving would cut, without the time of arrival. A still is one second with one
+    /// picture.
     ///
     /// # Errors
     /// [`Error::Data`] when the shard or the still is missing or damaged.
     ///
     /// # Panics
-    /// If there is no item `index`.
+    /// If `index` is out of range.
     pub fn seconds(&self, index: usize) -> Result<Vec<ClipSecond>> {
         match &self.items[index].shard {
             Some(shard) => shard::read(&self.dir.join(index::SHARDS).join(shard)),
@@ -197,18 +206,18 @@ impl Dataset {
         }
     }
 
-    /// The classes of the items, sorted.
+    /// Returns the class names of the items, sorted.
     pub fn class_names(&self) -> Vec<String> {
         self.items.iter().map(|i| i.class.clone()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// A hash of all that features depend on: the items in their order, with what is in them and how they were cut, but
-    /// not how they are labelled or divided. 64 hex digits.
+    /// Returns a hash of everything that features depend on, as 64 hex digits: the items in their order, their contents and the
+    /// parameters of the cut. Labels and split are not included.
     pub fn fingerprint(&self) -> String {
         let mut text = format!("{:?}\n", self.meta);
         for (item, origin) in self.items.iter().zip(&self.origins) {
             let shard = item.shard.as_deref().unwrap_or("-");
-            // Features of a frame are those of a picture: which of the two it is, is a label.
+            // Frames and pictures have the same features. The difference is a label.
             let kind = if item.kind.is_still() { Kind::Picture } else { item.kind };
             text += &format!("{kind:?} {} {shard} {} {}\n", origin.key, item.seconds, item.audible);
         }

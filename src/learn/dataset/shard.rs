@@ -1,10 +1,10 @@
 //! A shard: the seconds of one recording, or of a part of it, in one safetensors file.
 //!
-//! Only the frames that the sampling plan chose are in it, without loss: as PNG (a tensor with one axis), or as they
-//! are where PNG is not smaller (height × width × 3). The sound is one f32 row a second that has any. All else, and what
-//! is needed to find duplicates, is JSON in the file's metadata, so that it can be read without the pictures.
+//! It contains only the frames that the sampling plan selected, without loss: as PNG (a tensor with one axis), or as RGB8 (height
+//! × width × 3) where PNG is not smaller. The sound has one f32 row for each second with sound. All other data, including the
+//! fingerprints for finding duplicates, is JSON in the file's metadata, so that it can be read without the pictures.
 //!
-//! A second read from a shard equals the one that was cut, except for when it arrived.
+//! A second read from a shard equals the one that was cut, except for its time of arrival.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -24,24 +24,25 @@ use touchline_core::frame::Frame;
 use touchline_core::pool::Pooled;
 use touchline_core::time::{Pts, RunId};
 
-/// Changes whenever an older shard must not be read any more.
+/// Version of the format. Increase it when older shards must not be read any more.
 pub(super) const VERSION: u32 = 1;
 
 /// Key of the header in the file's metadata.
 const HEADER_KEY: &str = "touchline";
 
-/// safetensors' own bound on the header, in bytes.
+/// Limit of the safetensors crate for the header, bytes.
 const HEADER_MAX: u64 = 100_000_000;
 
-/// All but pixels and samples.
+/// The contents of a shard without pixels and samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Header {
     pub version: u32,
     pub seconds: Vec<SecondHeader>,
-    /// No further shard of the recording follows.
+    /// Whether this is the last shard of the recording.
     pub last: bool,
 }
 
+/// A [`ClipSecond`] without pixels and samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct SecondHeader {
     pub run: u32,
@@ -50,50 +51,52 @@ pub(super) struct SecondHeader {
     /// PTS of the frames, ns.
     pub pts: Vec<u64>,
     pub rgb: Vec<usize>,
-    /// First, second, distance in ns.
+    /// Indices of the first and the second frame, and their distance in ns.
     pub pairs: Vec<(usize, usize, u64)>,
-    /// The greatest sample without sign, where there is sound.
+    /// Largest magnitude of the samples; `None` without sound.
     pub peak: Option<f32>,
     pub audio_missing: u32,
     pub rgb_absent: Option<Absent>,
     pub flow_absent: Option<Absent>,
     pub audio_absent: Option<Absent>,
-    /// Of the middle RGB frame.
+    /// Fingerprint of the middle RGB frame.
     pub print: Option<Print>,
 }
 
 impl SecondHeader {
-    /// Whether there is sound, and no silence: by the rule that serving has for a second, of which the greatest sample
-    /// tells as much as all of them.
-    pub fn sounds(&self) -> bool {
-        let heard = |peak| ClipSecond { audio: Some(vec![peak]), ..ClipSecond::of_pictures(Vec::new()) };
-        self.peak.is_some_and(|peak| !is_silent(&heard(peak)))
+    /// Returns whether there is sound that is not silence. The rule is that of serving, which depends on the peak only.
+    pub fn is_audible(&self) -> bool {
+        let second = |peak| ClipSecond { audio: Some(vec![peak]), ..ClipSecond::of_pictures(Vec::new()) };
+        self.peak.is_some_and(|peak| !is_silent(&second(peak)))
     }
 }
 
-/// A frame as it is stored.
-struct Stored {
+/// A frame in the form in which it is stored.
+struct StoredFrame {
     name: String,
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
-/// Seconds on their way into a shard; frames are encoded as they come.
+/// Collects the seconds of a shard. Frames are encoded when they are added.
 #[derive(Default)]
 pub(super) struct Draft {
     seconds: Vec<SecondHeader>,
-    frames: Vec<Stored>,
-    /// Little-endian f32.
+    frames: Vec<StoredFrame>,
+    /// Samples of all seconds with sound, little-endian f32.
     audio: Vec<u8>,
     audio_rows: usize,
+    /// Samples per row.
     rate: usize,
 }
 
 impl Draft {
+    /// Returns the number of seconds.
     pub fn len(&self) -> usize {
         self.seconds.len()
     }
 
+    /// Adds a second.
     pub fn push(&mut self, second: &ClipSecond) {
         for (n, frame) in second.frames.iter().enumerate() {
             self.frames.push(store(name(self.seconds.len(), n), frame));
@@ -120,10 +123,11 @@ impl Draft {
         });
     }
 
-    /// Writes what came since the last call as `path`: whole or not at all.
+    /// Writes the seconds added since the last call to the shard `path`, and returns its header. `last` marks the last shard of a
+    /// recording.
     ///
     /// # Errors
-    /// [`Error::Output`], as when the disk is full.
+    /// [`Error::Output`] when the file cannot be written, for example because the disk is full.
     pub fn write(&mut self, path: &Path, last: bool) -> Result<Header> {
         let draft = std::mem::take(self);
         let header = Header { version: VERSION, seconds: draft.seconds, last };
@@ -139,50 +143,52 @@ impl Draft {
         tensors.push(("audio", TensorView::new(Dtype::F32, shape, &draft.audio).map_err(broken)?));
         let metadata = HashMap::from([(HEADER_KEY.to_owned(), json)]);
         let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(broken)?;
-        whole_or_nothing(path, &bytes)?;
+        write_atomically(path, &bytes)?;
         Ok(header)
     }
 }
 
-/// Writes a file beside its place (name + `.part`) and moves it there.
+/// Writes a file under a temporary name (`.part` appended) and renames it, so that no partial file has the final name.
 ///
 /// # Errors
-/// [`Error::Output`].
-pub(super) fn whole_or_nothing(path: &Path, bytes: &[u8]) -> Result<()> {
+/// [`Error::Output`] when the file cannot be written.
+pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
     let write = || {
         let mut file = std::fs::File::create(&part)?;
         file.write_all(bytes)?;
-        // A full disk or a lost network folder is told here at the latest, not when the file is closed.
+        // Reports a full disk or a lost network folder here, since errors at closing are ignored.
         file.sync_data()?;
         std::fs::rename(&part, path)
     };
     write().map_err(|e| {
-        // What is there of it is of no use, and takes the space that is missing.
+        // The partial file is useless and takes space.
         let _ = std::fs::remove_file(&part);
-        let advice = "free space, check the permissions or choose another -o, and run the same command again: it goes on \
+        let advice = "free space, check the permissions or choose another -o, and run the same command again; it continues \
                       where it stopped";
         Error::output(path.display().to_string(), format!("cannot write: {e}"), advice)
     })
 }
 
+/// Returns the tensor name of a frame.
 fn name(second: usize, frame: usize) -> String {
     format!("frame.{second:03}.{frame:03}")
 }
 
-fn store(name: String, frame: &Frame) -> Stored {
+/// Encodes a frame.
+fn store(name: String, frame: &Frame) -> StoredFrame {
     let mut png = Vec::new();
     let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Fast, FilterType::Adaptive);
     let encoded = encoder.write_image(&frame.data, frame.width, frame.height, ExtendedColorType::Rgb8);
     if encoded.is_ok() && png.len() < frame.data.len() {
-        Stored { name, shape: vec![png.len()], bytes: png }
+        StoredFrame { name, shape: vec![png.len()], bytes: png }
     } else {
-        Stored { name, shape: vec![frame.height as usize, frame.width as usize, 3], bytes: frame.data.to_vec() }
+        StoredFrame { name, shape: vec![frame.height as usize, frame.width as usize, 3], bytes: frame.data.to_vec() }
     }
 }
 
-/// The header alone; [`None`] for a file that is not there, not whole, or of another version.
+/// Reads the header of a shard; [`None`] when the file is missing, truncated or of another version.
 pub(super) fn header(path: &Path) -> Option<Header> {
     let mut file = std::fs::File::open(path).ok()?;
     let mut length = [0; 8];
@@ -201,17 +207,18 @@ pub(super) fn header(path: &Path) -> Option<Header> {
     parse_header(tensors.get("__metadata__")?.get(HEADER_KEY)?.as_str()?)
 }
 
+/// Parses a header; [`None`] when it is invalid or of another version.
 fn parse_header(json: &str) -> Option<Header> {
     serde_json::from_str(json).ok().filter(|h: &Header| h.version == VERSION)
 }
 
-/// The seconds of a shard.
+/// Reads the seconds of a shard.
 ///
 /// # Errors
-/// [`Error::Data`] naming the file when it is missing or damaged.
+/// [`Error::Data`] with the path when the file is missing or damaged.
 pub(super) fn read(path: &Path) -> Result<Vec<ClipSecond>> {
     let broken = |cause: String| {
-        Error::data(path, cause, "delete it and run `touchline dataset build` with the same arguments again")
+        Error::data(path, cause, "delete it and run `touchline dataset build` again with the same arguments")
     };
     let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
     let damaged = |e: safetensors::SafeTensorError| broken(format!("damaged: {e}"));
@@ -222,7 +229,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<ClipSecond>> {
     let audio = tensors.tensor("audio").map_err(damaged)?;
     let mut rows = match (audio.dtype(), audio.shape()) {
         (Dtype::F32, [_, rate]) => audio.data().chunks_exact((rate * 4).max(1)),
-        _ => return Err(broken("damaged: the sound is not f32 rows".to_owned())),
+        _ => return Err(broken("damaged: the sound is not in rows of f32".to_owned())),
     };
     header
         .seconds
@@ -242,7 +249,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<ClipSecond>> {
             let is_whole = row != Some(None)
                 && second.rgb.iter().chain(second.pairs.iter().flat_map(|(a, b, _)| [a, b])).all(|i| *i < frames.len());
             if !is_whole {
-                return Err(broken(format!("damaged: second {n} names what is not there")));
+                return Err(broken(format!("damaged: second {n} refers to missing frames or sound")));
             }
             Ok(ClipSecond {
                 run: RunId(second.run),
@@ -269,10 +276,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<ClipSecond>> {
         .collect()
 }
 
+/// Decodes a row of little-endian f32 samples.
 fn samples(row: &[u8]) -> Vec<f32> {
     row.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
+/// Decodes a frame; [`None`] when it is damaged.
 fn frame(tensor: &TensorView<'_>, pts: Pts) -> Option<Frame> {
     let (data, width, height) = match tensor.shape() {
         [_] => {
@@ -283,6 +292,6 @@ fn frame(tensor: &TensorView<'_>, pts: Pts) -> Option<Frame> {
         [height, width, 3] => (tensor.data().to_vec(), *width as u32, *height as u32),
         _ => return None,
     };
-    // The tensor's length was checked against its shape, and a decoded picture is whole.
+    // safetensors has checked the length of the tensor against its shape, and a decoded picture is complete.
     Some(Frame::new(Pooled::detached(data), width, height, pts, 0))
 }

@@ -1,9 +1,9 @@
-//! 80/10/10 train/validation/test, stratified by class, on the source: all that comes from one source, or shows the same
-//! as it, is on one side, whatever its class and kind.
+//! Splits a dataset 80/10/10 into training, validation and test, by source and stratified by class. All items of a source, and
+//! items that show the same, are on one side, regardless of class and kind. The group of an item identifies its source.
 //!
-//! A class from a single source stays in training, and one from two sources has no validation (of frames, half such
-//! classes have no test instead): an honest figure cannot be had for them, and the card says so. [`super::folds`] holds
-//! every source out once. What a source is, an item's group says.
+//! A class with a single source stays in training. A class with two sources has no validation side; for frames, half of these
+//! classes have no test side instead. No honest figure is possible for such classes, and the model card states it.
+//! [`super::folds`] holds every source out once.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,23 @@ use sha2::{Digest, Sha256};
 use super::{Dataset, Item, Kind, Sides, index};
 use touchline_core::error::Result;
 
-/// Where an item belongs.
+/// Side of the split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
+    /// Models are trained on it.
     Train,
+    /// Selects weights, temperatures and the class-to-modality table.
     Validation,
+    /// Measures the finished pack; selects nothing.
     Test,
 }
 
 impl Side {
+    /// All sides.
     pub const ALL: [Side; 3] = [Side::Train, Side::Validation, Side::Test];
 
+    /// Returns the name of the side: `train`, `validation` or `test`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Side::Train => "train",
@@ -34,15 +39,15 @@ impl Side {
     }
 }
 
-/// The side of every item. Depends on `seed`, kinds, classes and groups only, not on the order.
+/// Returns the side of every item. It depends on `seed`, kinds, classes and groups only, not on the order of the items.
 pub fn by_source(items: &[Item], seed: u64) -> Vec<Side> {
-    // (kind, class) → source → how many items
+    // (kind, class) → source → number of items
     let mut strata: BTreeMap<(Kind, &str), BTreeMap<String, usize>> = BTreeMap::new();
     for item in items {
         *strata.entry((item.kind, &item.class)).or_default().entry(item.group.clone()).or_default() += 1;
     }
-    // A source may bring several classes and kinds. The class with the fewest sources has the least choice, so it
-    // chooses first, and the others take its sources as they are.
+    // A source may have several classes and kinds. The class with the fewest sources has the least choice, so its sources are
+    // assigned first, and the other classes keep these assignments.
     let mut order: Vec<_> = strata.into_iter().collect();
     order.sort_by_key(|((kind, class), sources)| (sources.len(), *kind, *class));
     let mut sides: BTreeMap<String, Side> = BTreeMap::new();
@@ -52,10 +57,10 @@ pub fn by_source(items: &[Item], seed: u64) -> Vec<Side> {
     items.iter().map(|item| sides[&item.group]).collect()
 }
 
-/// Divides a dataset: writes `split.csv`, and gives the sides.
+/// Splits a dataset: writes `split.csv` and returns the side of every item.
 ///
 /// # Errors
-/// [`touchline_core::error::Error::Output`] when it cannot be written.
+/// [`touchline_core::error::Error::Output`] when the file cannot be written.
 pub fn divide(dataset: &mut Dataset, seed: u64) -> Result<Vec<Side>> {
     let sides = by_source(&dataset.items, seed);
     index::save_split(&dataset.dir, &dataset.items, &sides)?;
@@ -63,7 +68,7 @@ pub fn divide(dataset: &mut Dataset, seed: u64) -> Result<Vec<Side>> {
     Ok(sides)
 }
 
-/// What a division cannot measure: a line for every class and kind that has items, but none to validate or test with.
+/// Returns a line for every class and kind that has items, but none on the validation or on the test side.
 pub fn warnings(items: &[Item], sides: &[Side]) -> Vec<String> {
     let mut strata: BTreeMap<(&str, Kind), BTreeMap<&str, Side>> = BTreeMap::new();
     for (item, side) in items.iter().zip(sides) {
@@ -74,9 +79,9 @@ pub fn warnings(items: &[Item], sides: &[Side]) -> Vec<String> {
         let has = |side| groups.values().any(|s| *s == side);
         let missing = match (has(Side::Validation), has(Side::Test)) {
             (true, true) => continue,
-            (false, true) => "nothing to validate with",
-            (true, false) => "nothing to test with",
-            (false, false) => "nothing to validate or test with",
+            (false, true) => "no validation items",
+            (true, false) => "no test items",
+            (false, false) => "no validation or test items",
         };
         let sources =
             if groups.len() == 1 { "a single source".to_owned() } else { format!("{} sources", groups.len()) };
@@ -85,13 +90,13 @@ pub fn warnings(items: &[Item], sides: &[Side]) -> Vec<String> {
     lines
 }
 
-/// Gives the sources of a class that have no side yet theirs.
+/// Assigns a side to those `sources` of a class (source → number of items) that have none in `sides` yet.
 fn assign(sources: &BTreeMap<String, usize>, kind: Kind, class: &str, seed: u64, sides: &mut BTreeMap<String, Side>) {
     let largest = sources.values().copied().max().unwrap_or(0);
     let tenth = (sources.len() as f64 / 10.0).round() as usize;
     let (test, validation) = match sources.len() {
         0 | 1 => (0, 0),
-        // Most classes have frames from two sources. If all of them were tested on, nothing could be chosen by frames.
+        // Most classes have frames from two sources. If all of them had a test side, no frames would be left for validation.
         2 if kind == Kind::Frame && Sha256::digest(format!("{seed}/{class}").as_bytes())[0] % 2 == 1 => (0, 1),
         2 => (1, 0),
         _ => (tenth.max(1), tenth.max(1)),
@@ -99,8 +104,7 @@ fn assign(sources: &BTreeMap<String, usize>, kind: Kind, class: &str, seed: u64,
     let has = |side| sources.keys().filter(|s| sides.get(*s) == Some(&side)).count();
     let (mut test, mut validation) =
         (test.saturating_sub(has(Side::Test)), validation.saturating_sub(has(Side::Validation)));
-    // Shuffled by hash; a source that alone holds most of the class goes last, which is training: holding it out would
-    // leave nothing to learn from.
+    // Shuffled by hash. The largest source goes last, which means training: holding it out would leave little to train on.
     let mut open: Vec<(bool, [u8; 32], &String)> = sources
         .iter()
         .filter(|(source, _)| !sides.contains_key(*source))
@@ -111,8 +115,8 @@ fn assign(sources: &BTreeMap<String, usize>, kind: Kind, class: &str, seed: u64,
         .collect();
     open.sort();
     // Training keeps at least one source of the class.
-    let learnt_elsewhere = has(Side::Train) > 0;
-    let spare = open.len().saturating_sub(usize::from(!learnt_elsewhere));
+    let is_trained = has(Side::Train) > 0;
+    let spare = open.len().saturating_sub(usize::from(!is_trained));
     for (i, (_, _, source)) in open.into_iter().enumerate() {
         let side = if i < spare && test > 0 {
             test -= 1;
@@ -158,7 +162,7 @@ mod tests {
         }
         items.extend((0..20).map(|n| clip("golf", "only", n)));
         items.extend([clip("boxing", "a", 0), clip("boxing", "b", 0), clip("boxing", "b", 1)]);
-        // Sources that bring two classes, and sound besides clips.
+        // Sources with two classes, and with sounds besides clips.
         items.extend((0..40).step_by(3).map(|n| clip("cricket", &format!("s{n}"), 9)));
         items.push(Item { kind: Kind::Sound, ..clip("other", "s6", 1) });
         items.push(clip("soccer", "only", 7));
@@ -172,7 +176,7 @@ mod tests {
         let count = |class, side| of_source.iter().filter(|((c, _), s)| *c == class && **s == side).count();
         assert_eq!((count("tennis", Side::Test), count("tennis", Side::Validation)), (4, 4));
         assert_eq!(count("golf", Side::Train), 1, "a single source stays in training");
-        assert_eq!(of_source[&("boxing", "b")], Side::Train, "the largest source is for learning");
+        assert_eq!(of_source[&("boxing", "b")], Side::Train, "the largest source is for training");
         assert_eq!(of_source[&("boxing", "a")], Side::Test);
         let mut reversed: Vec<Item> = items.clone();
         reversed.reverse();
@@ -181,6 +185,7 @@ mod tests {
         assert_eq!(sides, again, "the order of the manifest does not matter");
         assert_ne!(sides, by_source(&items, 8), "the seed does");
     }
+
     #[test]
     fn frames_of_two_sources_are_for_validation_in_half_the_classes() {
         let classes: Vec<String> = (0..40).map(|c| format!("class{c}")).collect();
@@ -189,7 +194,7 @@ mod tests {
         let items: Vec<Item> = classes.iter().flat_map(frames).collect();
         let sides = by_source(&items, 1);
         for pair in sides.chunks(2) {
-            assert!(pair.contains(&Side::Train) && pair[0] != pair[1], "one is learnt from: {pair:?}");
+            assert!(pair.contains(&Side::Train) && pair[0] != pair[1], "one is for training: {pair:?}");
         }
         let count = |side| sides.iter().filter(|s| **s == side).count();
         assert!((10..=30).contains(&count(Side::Test)) && count(Side::Test) + count(Side::Validation) == 40);

@@ -1,4 +1,4 @@
-//! How much of what a dataset holds: counts per class, as a table and as a chart.
+//! Counts of a dataset per class, as a table and as a chart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,26 +9,30 @@ use super::split::Side;
 use super::{Dataset, Kind};
 use touchline_core::error::{Error, Result};
 
-/// What there is of one class.
+/// Counts of one class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClassCount {
+    /// Class name.
     pub class: String,
+    /// Number of clips. A part of a recording counts as a clip.
     pub clips: usize,
     /// Seconds of clips.
     pub clip_seconds: u64,
+    /// Number of sounds without pictures.
     pub sounds: usize,
-    /// Seconds of sound without picture.
+    /// Seconds of these sounds.
     pub sound_seconds: u64,
+    /// Number of photographs.
     pub pictures: usize,
-    /// Stills of television and other footage.
+    /// Number of stills of television and other footage.
     pub frames: usize,
-    /// Sources, those that show the same being one. A picture without a stated source is one.
+    /// Number of sources. Sources that show the same count as one; a picture without a stated source counts as one.
     pub sources: usize,
     /// Items on each side, in the order of [`Side::ALL`]; [`None`] when the dataset is not split.
     pub sides: Option<[usize; 3]>,
 }
 
-/// Counts a dataset, class by class in alphabetical order.
+/// Returns the counts of each class, in alphabetical order.
 pub fn count(dataset: &Dataset) -> Vec<ClassCount> {
     let sides = dataset.sides().ok();
     let mut classes: BTreeMap<&str, (ClassCount, BTreeSet<&str>)> = BTreeMap::new();
@@ -57,12 +61,12 @@ pub fn count(dataset: &Dataset) -> Vec<ClassCount> {
         .collect()
 }
 
-/// How many sources there are in all: some bring several classes.
+/// Returns the number of sources of the dataset. It may be less than the sum over the classes, because a source may have several.
 pub fn sources(dataset: &Dataset) -> usize {
     dataset.items.iter().map(|i| i.group.as_str()).collect::<BTreeSet<_>>().len()
 }
 
-/// An aligned table with a line for every class and one for all, which have `sources` between them.
+/// Returns an aligned text table with a line for each class and a line for all of them, which have `sources` sources together.
 pub fn table(counts: &[ClassCount], sources: usize) -> String {
     let head = [
         "class",
@@ -106,7 +110,7 @@ pub fn table(counts: &[ClassCount], sources: usize) -> String {
     let mut text = String::new();
     for cells in &lines {
         for (i, (cell, width)) in cells.iter().zip(&widths).enumerate() {
-            // Names to the left, numbers to the right.
+            // Names are aligned left, numbers right.
             text += &if i == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
         }
         text.push('\n');
@@ -114,10 +118,10 @@ pub fn table(counts: &[ClassCount], sources: usize) -> String {
     text
 }
 
-/// A bar of the chart: its name, its colour, its length.
+/// A series of bars in the chart: name, colour, and length of the bar of a class.
 type Series = (&'static str, RGBColor, fn(&ClassCount) -> u64);
 
-/// Colours that people who confuse red and green can tell apart (Okabe and Ito).
+/// The bars of a class. The colours can be distinguished by readers who confuse red and green (palette of Okabe and Ito).
 const SERIES: [Series; 4] = [
     ("clips, seconds", RGBColor(0, 114, 178), |c| c.clip_seconds),
     ("sounds, seconds", RGBColor(230, 159, 0), |c| c.sound_seconds),
@@ -125,7 +129,8 @@ const SERIES: [Series; 4] = [
     ("frames", RGBColor(204, 121, 167), |c| c.frames as u64),
 ];
 
-/// The label distribution as an SVG: for every class a bar for the seconds of clips, of sounds, and for the pictures.
+/// Returns the label distribution as an SVG: for every class the seconds of clips and of sounds, and the numbers of pictures and
+/// frames.
 ///
 /// # Errors
 /// [`Error::Internal`] when the chart library fails.
@@ -138,7 +143,7 @@ pub fn chart(counts: &[ClassCount]) -> Result<String> {
 fn draw(counts: &[ClassCount], svg: &mut String) -> std::result::Result<(), Box<dyn std::error::Error>> {
     const WIDTH: u32 = 960;
     const CLASS_HEIGHT: u32 = 36;
-    // Of a class's unit, what its bars take.
+    // Share of a class's height that its bars take.
     const BARS: f64 = 0.78;
     let greatest = counts.iter().flat_map(|c| SERIES.map(|(_, _, value)| value(c))).max().unwrap_or(0).max(1);
     let longest = counts.iter().map(|c| c.class.chars().count()).max().unwrap_or(0) as u32;
@@ -238,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn the_chart_has_a_bar_and_a_number_for_what_is_there() {
+    fn the_chart_has_a_bar_and_a_number_for_each_count() {
         let svg = chart(&counts()).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         for text in ["golf", "tabletennis", "1200", "70", "clips, seconds", "pictures", "frames"] {
             assert!(svg.contains(text), "{text} is missing: {svg}");
         }
-        // The longest bar is longer than the shortest in proportion.
+        // The lengths of the bars are in proportion.
         let widths: Vec<f64> = svg
             .split("<rect ")
             .filter(|r| r.contains("#0072B2") || r.contains("#E69F00"))

@@ -19,13 +19,13 @@ use touchline_media::{Open, Source};
 const FPS: u64 = 10;
 const RATE: u32 = 8000;
 
-/// "Recordings" are text files: `clip SECONDS SEED`, `noise SECONDS SEED`, `mute SECONDS SEED`, `sound SECONDS SEED`,
-/// `faint SECONDS SEED` and `dead SECONDS SEED` (sound of -80 and -106 dB); anything else breaks off after a second. It keeps
-/// what was opened.
+/// Opens "recordings" that are text files: `clip SECONDS SEED`, `noise SECONDS SEED`, `mute SECONDS SEED`, `sound SECONDS SEED`,
+/// `faint SECONDS SEED` and `dead SECONDS SEED` (sound of -80 and -106 dB). Any other text fails after a second.
 #[derive(Default)]
 struct Fake {
+    /// All files that were opened.
     opened: Mutex<Vec<PathBuf>>,
-    /// Fails, as a fault of the program, from this opening on.
+    /// From this opening on, all fail with an internal error.
     fails_from: Option<usize>,
 }
 
@@ -48,21 +48,21 @@ impl Open for Fake {
         let failed = End::Failed {
             kind: touchline_core::cause::Cause::Damaged,
             cause: "the data stream is broken".into(),
-            advice: "encode it anew".into(),
+            advice: "encode it again".into(),
         };
-        let (what, end) = match words[0] {
-            what @ ("clip" | "noise" | "mute" | "sound" | "faint" | "dead") => (what, End::Finished),
+        let (content, end) = match words[0] {
+            content @ ("clip" | "noise" | "mute" | "sound" | "faint" | "dead") => (content, End::Finished),
             _ => ("clip", failed),
         };
-        let script = Script { items: media(what, number(1), number(2)), end: Some(end) };
+        let script = Script { items: media(content, number(1), number(2)), end: Some(end) };
         Replay::new(Pace::File, vec![script]).open(uri, to)
     }
 }
 
-/// Soft blobs (`clip`), which move a little with time, or noise; and a noisy tone.
-fn media(what: &str, seconds: u64, seed: u64) -> Vec<MediaItem> {
-    let tracks = Tracks { video: !matches!(what, "sound" | "faint" | "dead"), audio: what != "mute" };
-    let loudness = match what {
+/// Returns media whose pictures are soft blobs that move slowly, or noise (`noise`), and whose sound is noise.
+fn media(content: &str, seconds: u64, seed: u64) -> Vec<MediaItem> {
+    let tracks = Tracks { video: !matches!(content, "sound" | "faint" | "dead"), audio: content != "mute" };
+    let loudness = match content {
         "faint" => 2e-4,
         "dead" => 1e-5,
         _ => 1.0,
@@ -75,7 +75,7 @@ fn media(what: &str, seconds: u64, seed: u64) -> Vec<MediaItem> {
         if tracks.video {
             let (width, height) = (33, 17);
             let mut data = vec![0; width * height * 3];
-            if what == "noise" {
+            if content == "noise" {
                 rng.fill_bytes(&mut data);
             } else {
                 for (i, value) in data.iter_mut().enumerate() {
@@ -168,7 +168,7 @@ impl Material {
     }
 }
 
-/// All that a second holds, except when it arrived.
+/// Describes seconds completely, except for the time of arrival.
 fn content(seconds: &[ClipSecond]) -> Vec<String> {
     let frame = |f: &Frame| format!("{}x{} {:?} {:?}", f.width, f.height, f.pts, **f.data);
     let of = |s: &ClipSecond| {
@@ -183,7 +183,7 @@ fn content(seconds: &[ClipSecond]) -> Vec<String> {
     seconds.iter().map(of).collect()
 }
 
-/// What serving would cut.
+/// Returns the seconds that serving would cut.
 fn served(path: &Path) -> Vec<ClipSecond> {
     let config =
         ClipConfig { sample_rate: Some(RATE), plan: plan(), lag: LagLimits::for_pace(Pace::File), behind_ns: 0 };
@@ -197,11 +197,11 @@ fn served(path: &Path) -> Vec<ClipSecond> {
 }
 
 #[test]
-fn what_is_read_is_what_was_cut_bit_for_bit_from_several_threads() {
+fn seconds_are_read_bit_for_bit_as_cut_from_several_threads() {
     let files = [("a/clip.mp4", "clip 3 1"), ("a/mute.mp4", "mute 2 2"), ("b/noise.mp4", "noise 2 3")];
     let material = Material::new(&files);
     material.write("b/sound.wav", "sound 2 4");
-    // A name of a video, and no picture in it.
+    // A file with the extension of a video and without pictures.
     material.write("b/radio.mp4", "sound 1 5");
     material.write("b/still.png", "6");
     let summary = material.build(&Fake::default()).unwrap();
@@ -240,20 +240,20 @@ fn what_is_read_is_what_was_cut_bit_for_bit_from_several_threads() {
     assert_eq!((still[0].frames[0].width, still[0].frames[0].height), (32, 24), "scaled down as on ingest");
 }
 
-/// What serving would listen to is sound, however faint; what it would take for a muted feed is none.
+/// Faint sound counts as sound, and a muted feed as silence, as in serving.
 #[test]
-fn silence_is_what_serving_takes_for_silence() {
+fn silence_is_recognised_as_in_serving() {
     let material = Material::new(&[("a/faint.wav", "faint 1 1"), ("a/dead.wav", "dead 1 2")]);
     material.build(&Fake::default()).unwrap();
     let dataset = material.open();
     for (i, item) in dataset.items.iter().enumerate() {
-        let heard = !touchline_compute::infer::is_silent(&dataset.seconds(i).unwrap()[0]);
-        assert_eq!((item.audible, heard), (item.source == "faint", item.source == "faint"), "{item:?}");
+        let served = !touchline_compute::infer::is_silent(&dataset.seconds(i).unwrap()[0]);
+        assert_eq!((item.audible, served), (item.source == "faint", item.source == "faint"), "{item:?}");
     }
 }
 
 #[test]
-fn a_second_build_takes_what_is_there_and_cuts_what_changed() {
+fn a_second_build_reuses_shards_and_cuts_changed_recordings() {
     let material = Material::new(&[("a/1.mp4", "clip 2 1"), ("a/2.mp4", "clip 2 2"), ("b/3.png", "3")]);
     let opener = Fake::default();
     assert_eq!(material.build(&opener).unwrap().reused, 0);
@@ -269,15 +269,15 @@ fn a_second_build_takes_what_is_there_and_cuts_what_changed() {
     assert_eq!(second.items[1].seconds, 3);
     assert_ne!(second.fingerprint(), first.fingerprint());
     let shards = std::fs::read_dir(material.out().join("shards")).unwrap().count();
-    assert_eq!(shards, 2, "what nothing names any more is gone");
+    assert_eq!(shards, 2, "unused shards are removed");
 
-    // Other parameters are other seconds.
+    // With other parameters the seconds differ.
     let other = BuildConfig { sample_rate: 16_000, ..config(&material.input(), &material.out()) };
     assert_eq!(build(&other, &opener, &mut |_| {}).unwrap().reused, 1, "a still has no sound");
 }
 
 #[test]
-fn a_build_that_was_killed_goes_on() {
+fn a_killed_build_continues() {
     let names: Vec<String> = (0..6).map(|n| format!("a/{n}.mp4")).collect();
     let material = Material::new(&[]);
     names.iter().enumerate().for_each(|(n, name)| material.write(name, &format!("clip 1 {n}")));
@@ -294,7 +294,7 @@ fn a_build_that_was_killed_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_read_is_skipped_with_its_cause() {
+fn unreadable_files_are_skipped_with_the_cause() {
     let material = Material::new(&[("a/1.mp4", "clip 2 1"), ("a/2.mp4", "garbage"), ("b/4.mp4", "mute 1 4")]);
     std::fs::write(material.input().join("b/3.png"), "no picture").unwrap();
     let csv = material.input().join("list.csv");
@@ -312,7 +312,7 @@ fn what_cannot_be_read_is_skipped_with_its_cause() {
     assert_eq!((summary.total, causes.len()), (5, 4), "{causes:?}");
     for (path, cause) in [
         ("a/2.mp4", "the data stream is broken"),
-        ("b/3.png", "give a JPEG"),
+        ("b/3.png", "use a JPEG"),
         ("b/4.mp4", "it has no sound"),
         ("gone.mp4", "check the path"),
     ] {
@@ -329,7 +329,7 @@ fn what_cannot_be_read_is_skipped_with_its_cause() {
 }
 
 #[test]
-fn start_and_end_keep_the_seconds_that_lie_wholly_between() {
+fn start_and_end_select_the_whole_seconds_between() {
     let material = Material::new(&[("m.mp4", "clip 8 1")]);
     let csv = material.input().join("list.csv");
     let text = "path,class,start,end\nm.mp4,a,1.5,4\nm.mp4,b,5,\nm.mp4,c,0:07.2,0:07.9\n";
@@ -355,14 +355,14 @@ fn a_long_recording_becomes_several_items_of_one_group() {
     assert_eq!(parts, [(60, s(0), s(60)), (60, s(60), s(120)), (1, s(120), s(121)), (60, None, None)]);
     assert_eq!(dataset.seconds(2).unwrap()[0].index, 120);
     assert!(dataset.items[..3].iter().all(|i| i.group == dataset.items[0].group));
-    // A part that is missing makes the recording new; the other one stays.
+    // When a shard is missing, its recording is cut again. The other recording is reused.
     std::fs::remove_file(material.out().join("shards").join(dataset.items[1].shard.as_ref().unwrap())).unwrap();
     assert_eq!(material.build(&opener).unwrap().reused, 1);
     assert_eq!(material.open().items, dataset.items);
 }
 
 #[test]
-fn damage_is_named_and_mended_by_building_again() {
+fn damage_is_reported_and_repaired_by_building_again() {
     let material = Material::new(&[("a/1.mp4", "clip 2 1"), ("b/2.mp4", "clip 2 2")]);
     material.build(&Fake::default()).unwrap();
     let dataset = material.open();
@@ -381,11 +381,11 @@ fn damage_is_named_and_mended_by_building_again() {
     std::fs::write(&items, text.replacen("clip,", "film,", 1)).unwrap();
     let error = Dataset::open(&material.out()).unwrap_err().to_string();
     assert!(error.contains("items.csv") && error.contains("line: 2") && error.contains("film"), "{error}");
-    assert!(Dataset::open(material.dir.path()).unwrap_err().to_string().contains("no dataset is there"));
+    assert!(Dataset::open(material.dir.path()).unwrap_err().to_string().contains("not a dataset"));
 }
 
 #[test]
-fn a_split_is_kept_until_the_dataset_is_another() {
+fn a_split_is_valid_until_the_items_change() {
     let files: Vec<(String, String)> = (0..20).map(|n| (format!("a/{n}.mp4"), format!("clip 2 {n}"))).collect();
     let material = Material::new(&[("b/0.mp4", "clip 2 100")]);
     files.iter().for_each(|(name, text)| material.write(name, text));
@@ -398,18 +398,18 @@ fn a_split_is_kept_until_the_dataset_is_another() {
     let count = |side| sides.iter().filter(|s| **s == side).count();
     assert_eq!((count(Side::Train), count(Side::Validation), count(Side::Test)), (17, 2, 2));
     let warnings = split::warnings(&dataset.items, &sides);
-    assert_eq!(warnings, ["b, clips: nothing to validate or test with (a single source)"]);
+    assert_eq!(warnings, ["b, clips: no validation or test items (a single source)"]);
     let counts = stats::count(&dataset);
     assert_eq!((counts[0].clips, counts[0].clip_seconds, counts[0].sides), (20, 40, Some([16, 2, 2])));
     assert_eq!((counts[1].sources, stats::sources(&dataset)), (1, 21));
 
     material.write("c/1.mp4", "clip 1 50");
     material.build(&Fake::default()).unwrap();
-    assert!(material.open().sides().unwrap_err().to_string().contains("built anew"));
+    assert!(material.open().sides().unwrap_err().to_string().contains("built again"));
 }
 
 #[test]
-fn what_shows_the_same_gets_one_group() {
+fn items_that_show_the_same_get_one_group() {
     let material = Material::new(&[("a/1.mp4", "clip 3 1"), ("a/2.mp4", "mute 4 1"), ("a/3.mp4", "clip 3 3")]);
     ["7", "8", "7"].iter().zip(["x", "y", "z"]).for_each(|(seed, n)| material.write(&format!("b/{n}.png"), seed));
     // A frame of the third recording.
@@ -427,7 +427,7 @@ fn what_shows_the_same_gets_one_group() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_an_error_of_the_output() {
+fn a_directory_that_cannot_be_written_is_an_output_error() {
     let material = Material::new(&[("a/1.mp4", "clip 1 1")]);
     std::fs::write(material.out(), "a file").unwrap();
     let error = material.build(&Fake::default()).unwrap_err();
@@ -439,11 +439,11 @@ fn a_directory_that_cannot_be_written_is_an_error_of_the_output() {
     let error = material.build(&Fake::default()).unwrap_err();
     assert!(error.to_string().contains("another build is writing it"), "{error}");
     drop(held);
-    // A shard's place is taken by a folder: writing fails in the middle, as on a full disk, and is no skip.
+    // A folder has the name of a shard. Writing fails, as on a full disk, and the recording is not skipped.
     material.build(&Fake::default()).unwrap();
     let shard = material.out().join("shards").join(material.open().items[0].shard.clone().unwrap());
     std::fs::remove_file(&shard).unwrap();
     std::fs::create_dir(&shard).unwrap();
     let error = material.build(&Fake::default()).unwrap_err();
-    assert!(matches!(error, Error::Output { .. }) && error.to_string().contains("goes on"), "{error}");
+    assert!(matches!(error, Error::Output { .. }) && error.to_string().contains("continues"), "{error}");
 }

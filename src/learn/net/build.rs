@@ -1,4 +1,4 @@
-//! From named tensors, or from nothing, to a network that learns.
+//! Builds a trainable network from named tensors, with random initial values for those that are missing.
 
 use std::cell::RefCell;
 
@@ -14,24 +14,27 @@ use touchline_compute::models::{
 };
 use touchline_compute::nn::Activation;
 
-/// A network and where its tensors came from.
+/// A network and the origin of its tensors.
 #[derive(Debug)]
 pub struct Built {
+    /// The network.
     pub net: Net,
-    /// Tensors taken from the file.
+    /// Number of tensors taken from the weights.
     pub taken: usize,
-    /// Tensors that were not in it and start at random (norms: at 1 and 0), in the order of the network.
+    /// Names of tensors that the weights lack, in the order of the network. They have initial values.
     pub fresh: Vec<String>,
 }
 
-/// Builds a network with `classes` outputs. Tensors that `weights` holds are taken (ResNet v2 also under the names of
-/// MXNet's model zoo), others start as torchvision starts them: convolutions from He et al.'s normal distribution over
-/// the fan-out (*Delving Deep into Rectifiers*, ICCV 2015), norms at 1 and 0, the classifier at N(0, 0.01). A classifier of
-/// another number of classes is not taken.
+/// Builds a network with `classes` outputs. Tensors come from `weights` if they are there (for ResNet v2 also under the names of
+/// MXNet's model zoo). A classifier with another number of classes is not used.
+///
+/// Other tensors are initialised as in torchvision, reproducibly for a `seed`: convolutions from a normal distribution scaled by
+/// the fan-out (He et al., *Delving Deep into Rectifiers*, ICCV 2015), norms with weight 1 and bias 0, the weight of the
+/// classifier from N(0, 0.01²) and its bias with 0.
 ///
 /// # Errors
-/// [`LoadError::Shape`] or [`LoadError::DType`] for a tensor that does not fit, [`LoadError::Build`] when the device
-/// refuses.
+/// [`LoadError::Shape`] or [`LoadError::DType`] for a tensor that does not fit, [`LoadError::Build`] when an operation fails on
+/// the device.
 pub fn build(
     architecture: Architecture,
     weights: &Tensors,
@@ -40,18 +43,18 @@ pub fn build(
     device: &Device,
 ) -> Result<Built, LoadError> {
     let prefix = weights.keys().find_map(|name| name.strip_suffix("stage1_conv0_weight")).map(str::to_owned);
-    let mut maker = Maker { architecture, weights, prefix, seed, device, taken: 0, fresh: Vec::new() };
+    let mut builder = Builder { architecture, weights, prefix, seed, device, taken: 0, fresh: Vec::new() };
     let blocks = match (architecture.inverted_residuals(), architecture) {
-        (Some(plan), _) => inverted_residuals(&mut maker, &plan)?,
-        (None, Architecture::ResNet50) => resnet(&mut maker)?,
-        (None, _) => resnet_v2(&mut maker)?,
+        (Some(plan), _) => inverted_residuals(&mut builder, &plan)?,
+        (None, Architecture::ResNet50) => resnet(&mut builder)?,
+        (None, _) => resnet_v2(&mut builder)?,
     };
-    let head = maker.head(architecture.classifier(), classes, architecture.feature_width())?;
-    let Maker { taken, fresh, .. } = maker;
+    let head = builder.head(architecture.classifier(), classes, architecture.feature_width())?;
+    let Builder { taken, fresh, .. } = builder;
     Ok(Built { net: Net { architecture, blocks, head }, taken, fresh })
 }
 
-fn inverted_residuals(maker: &mut Maker<'_>, plan: &InvertedResidualPlan) -> Result<Vec<Block>, LoadError> {
+fn inverted_residuals(builder: &mut Builder<'_>, plan: &InvertedResidualPlan) -> Result<Vec<Block>, LoadError> {
     let block = |name: &str, main, shortcut| Block {
         name: name.to_owned(),
         pre: Vec::new(),
@@ -60,33 +63,33 @@ fn inverted_residuals(maker: &mut Maker<'_>, plan: &InvertedResidualPlan) -> Res
         activation: Activation::Identity,
     };
     let (conv, norm) = &plan.stem;
-    let stem = vec![maker.conv(conv, (3, STEM_WIDTH), 3, 2)?, maker.norm(norm, STEM_WIDTH, Activation::Relu6)?];
+    let stem = vec![builder.conv(conv, (3, STEM_WIDTH), 3, 2)?, builder.norm(norm, STEM_WIDTH, Activation::Relu6)?];
     let mut blocks = vec![block(conv, stem, Shortcut::None)];
     for residual in &plan.blocks {
         let (inputs, hidden, outputs) = (residual.inputs, residual.hidden, residual.outputs);
         let mut main = Vec::new();
         if let Some((conv, norm)) = &residual.expand {
-            main.push(maker.conv(conv, (inputs, hidden), 1, 1)?);
-            main.push(maker.norm(norm, hidden, Activation::Relu6)?);
+            main.push(builder.conv(conv, (inputs, hidden), 1, 1)?);
+            main.push(builder.norm(norm, hidden, Activation::Relu6)?);
         }
         let (conv, norm) = &residual.filter;
-        main.push(maker.depthwise(conv, hidden, residual.kernel, residual.stride)?);
-        main.push(maker.norm(norm, hidden, Activation::Relu6)?);
+        main.push(builder.depthwise(conv, hidden, residual.kernel, residual.stride)?);
+        main.push(builder.norm(norm, hidden, Activation::Relu6)?);
         let (conv, norm) = &residual.project;
-        main.push(maker.conv(conv, (hidden, outputs), 1, 1)?);
-        main.push(maker.norm(norm, outputs, Activation::Identity)?);
+        main.push(builder.conv(conv, (hidden, outputs), 1, 1)?);
+        main.push(builder.norm(norm, outputs, Activation::Identity)?);
         let shortcut = if residual.has_shortcut() { Shortcut::Identity } else { Shortcut::None };
         blocks.push(block(&residual.name, main, shortcut));
     }
     let (conv, norm) = &plan.last;
-    let width = maker.architecture.feature_width();
-    let last = vec![maker.conv(conv, (plan.outputs(), width), 1, 1)?, maker.norm(norm, width, Activation::Relu6)?];
+    let width = builder.architecture.feature_width();
+    let last = vec![builder.conv(conv, (plan.outputs(), width), 1, 1)?, builder.norm(norm, width, Activation::Relu6)?];
     blocks.push(block(conv, last, Shortcut::None));
     Ok(blocks)
 }
 
-fn resnet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
-    let stem = vec![maker.conv("conv1", (3, 64), 7, 2)?, maker.norm("bn1", 64, Activation::Relu)?, Layer::MaxPool];
+fn resnet(builder: &mut Builder<'_>) -> Result<Vec<Block>, LoadError> {
+    let stem = vec![builder.conv("conv1", (3, 64), 7, 2)?, builder.norm("bn1", 64, Activation::Relu)?, Layer::MaxPool];
     let mut blocks = vec![Block {
         name: "conv1".into(),
         pre: Vec::new(),
@@ -98,19 +101,19 @@ fn resnet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
         let at = |layer: &str| format!("{name}.{layer}");
         let outputs = 4 * width;
         let main = vec![
-            maker.conv(&at("conv1"), (inputs, width), 1, 1)?,
-            maker.norm(&at("bn1"), width, Activation::Relu)?,
-            maker.conv(&at("conv2"), (width, width), 3, stride)?,
-            maker.norm(&at("bn2"), width, Activation::Relu)?,
-            maker.conv(&at("conv3"), (width, outputs), 1, 1)?,
-            maker.norm(&at("bn3"), outputs, Activation::Identity)?,
+            builder.conv(&at("conv1"), (inputs, width), 1, 1)?,
+            builder.norm(&at("bn1"), width, Activation::Relu)?,
+            builder.conv(&at("conv2"), (width, width), 3, stride)?,
+            builder.norm(&at("bn2"), width, Activation::Relu)?,
+            builder.conv(&at("conv3"), (width, outputs), 1, 1)?,
+            builder.norm(&at("bn3"), outputs, Activation::Identity)?,
         ];
         let shortcut = if inputs == outputs && stride == 1 {
             Shortcut::Identity
         } else {
             Shortcut::Project(vec![
-                maker.conv(&at("downsample.0"), (inputs, outputs), 1, stride)?,
-                maker.norm(&at("downsample.1"), outputs, Activation::Identity)?,
+                builder.conv(&at("downsample.0"), (inputs, outputs), 1, stride)?,
+                builder.norm(&at("downsample.1"), outputs, Activation::Identity)?,
             ])
         };
         blocks.push(Block { name, pre: Vec::new(), main, shortcut, activation: Activation::Relu });
@@ -118,14 +121,14 @@ fn resnet(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
     Ok(blocks)
 }
 
-fn resnet_v2(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
+fn resnet_v2(builder: &mut Builder<'_>) -> Result<Vec<Block>, LoadError> {
     let mut stem = Vec::new();
-    // Only networks that come from MXNet have a norm on the picture itself.
-    if maker.prefix.is_some() || maker.weights.contains_key("bn0.running_mean") {
-        stem.push(maker.norm("bn0", 3, Activation::Identity)?);
+    // Only networks from MXNet have a norm on the input picture.
+    if builder.prefix.is_some() || builder.weights.contains_key("bn0.running_mean") {
+        stem.push(builder.norm("bn0", 3, Activation::Identity)?);
     }
-    stem.push(maker.conv("conv1", (3, 64), 7, 2)?);
-    stem.push(maker.norm("bn1", 64, Activation::Relu)?);
+    stem.push(builder.conv("conv1", (3, 64), 7, 2)?);
+    stem.push(builder.norm("bn1", 64, Activation::Relu)?);
     stem.push(Layer::MaxPool);
     let plain = |name: &str, pre, main, shortcut| Block {
         name: name.to_owned(),
@@ -138,31 +141,31 @@ fn resnet_v2(maker: &mut Maker<'_>) -> Result<Vec<Block>, LoadError> {
     for (name, inputs, width, stride) in resnet50_stages() {
         let at = |layer: &str| format!("{name}.{layer}");
         let outputs = 4 * width;
-        let pre = vec![maker.norm(&at("bn1"), inputs, Activation::Relu)?];
+        let pre = vec![builder.norm(&at("bn1"), inputs, Activation::Relu)?];
         let main = vec![
-            maker.conv(&at("conv1"), (inputs, width), 1, 1)?,
-            maker.norm(&at("bn2"), width, Activation::Relu)?,
-            maker.conv(&at("conv2"), (width, width), 3, stride)?,
-            maker.norm(&at("bn3"), width, Activation::Relu)?,
-            maker.conv(&at("conv3"), (width, outputs), 1, 1)?,
+            builder.conv(&at("conv1"), (inputs, width), 1, 1)?,
+            builder.norm(&at("bn2"), width, Activation::Relu)?,
+            builder.conv(&at("conv2"), (width, width), 3, stride)?,
+            builder.norm(&at("bn3"), width, Activation::Relu)?,
+            builder.conv(&at("conv3"), (width, outputs), 1, 1)?,
         ];
         let shortcut = if inputs == outputs && stride == 1 {
             Shortcut::Identity
         } else {
-            Shortcut::Project(vec![maker.conv(&at("downsample"), (inputs, outputs), 1, stride)?])
+            Shortcut::Project(vec![builder.conv(&at("downsample"), (inputs, outputs), 1, stride)?])
         };
         blocks.push(plain(&name, pre, main, shortcut));
     }
-    let last = vec![maker.norm("norm", 2048, Activation::Relu)?];
+    let last = vec![builder.norm("norm", 2048, Activation::Relu)?];
     blocks.push(plain("norm", Vec::new(), last, Shortcut::None));
     Ok(blocks)
 }
 
-/// Makes layers from what the file holds and from chance.
-struct Maker<'a> {
+/// Builds layers from the given weights, or from initial values.
+struct Builder<'a> {
     architecture: Architecture,
     weights: &'a Tensors,
-    /// Of MXNet's names.
+    /// Prefix of the tensor names in weights from MXNet.
     prefix: Option<String>,
     seed: u64,
     device: &'a Device,
@@ -170,8 +173,8 @@ struct Maker<'a> {
     fresh: Vec<String>,
 }
 
-impl Maker<'_> {
-    /// A tensor of the file as `f32` on the device.
+impl Builder<'_> {
+    /// Returns a tensor of the weights as `f32` on the device; `None` when it is missing.
     fn stored(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>, LoadError> {
         let stored = match &self.prefix {
             Some(prefix) => mxnet_name(name).and_then(|n| self.weights.get(&format!("{prefix}{n}"))),
@@ -193,7 +196,7 @@ impl Maker<'_> {
         tensor.map(Some).map_err(|cause| LoadError::Build { architecture: self.architecture, cause })
     }
 
-    /// A tensor of the file, or what `fresh` makes.
+    /// Returns a tensor of the weights, or one with the values that `fresh` returns.
     fn var(
         &mut self,
         name: String,
@@ -216,7 +219,7 @@ impl Maker<'_> {
             .map_err(|cause| LoadError::Build { architecture: self.architecture, cause })
     }
 
-    /// The same numbers for a tensor whatever else is built.
+    /// Returns the random generator of a tensor. It does not depend on the other tensors.
     fn rng(&self, name: &str) -> SmallRng {
         let key = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3));
         augment::rng(self.seed, key, 0)
@@ -237,7 +240,7 @@ impl Maker<'_> {
     }
 
     fn depthwise(&mut self, name: &str, channels: usize, kernel: usize, stride: usize) -> Result<Layer, LoadError> {
-        // PyTorch counts the fan-out over the groups.
+        // PyTorch divides the fan-out by the number of groups.
         let deviation = (2.0 / (kernel * kernel) as f64).sqrt();
         let shape = [channels, 1, kernel, kernel];
         let weight =
@@ -257,21 +260,23 @@ impl Maker<'_> {
     }
 
     fn head(&mut self, name: &str, classes: usize, width: usize) -> Result<(Var, Var), LoadError> {
-        // A classifier of other classes is no start for this one.
+        // A classifier with another number of classes cannot initialise this one.
         let fits = self.weights.get(&format!("{name}.weight")).is_some_and(|t| t.dims() == [classes, width]);
-        let nothing = Tensors::new();
-        let weights = if fits { self.weights } else { &nothing };
-        let mut maker = Maker { weights, prefix: None, fresh: Vec::new(), ..*self };
+        let none = Tensors::new();
+        let weights = if fits { self.weights } else { &none };
+        let mut builder = Builder { weights, prefix: None, fresh: Vec::new(), ..*self };
         let weight =
-            maker.var(format!("{name}.weight"), &[classes, width], |rng| normal(rng, classes * width, 0.01))?;
-        let bias = maker.var(format!("{name}.bias"), &[classes], |_| vec![0.0; classes])?;
-        self.taken = maker.taken;
-        self.fresh.extend(maker.fresh);
+            builder.var(format!("{name}.weight"), &[classes, width], |rng| normal(rng, classes * width, 0.01))?;
+        let bias = builder.var(format!("{name}.bias"), &[classes], |_| vec![0.0; classes])?;
+        self.taken = builder.taken;
+        self.fresh.extend(builder.fresh);
         Ok((weight, bias))
     }
 }
 
-/// Box and Muller's transform, *A Note on the Generation of Random Normal Deviates*, 1958.
+/// Returns `n` normal deviates with mean 0 and the given standard deviation.
+///
+/// Source: Box and Muller, *A Note on the Generation of Random Normal Deviates*, Annals of Mathematical Statistics, 1958.
 fn normal(rng: &mut SmallRng, n: usize, deviation: f64) -> Vec<f32> {
     (0..n)
         .map(|_| {

@@ -1,4 +1,4 @@
-//! The layers of a network that learns.
+//! The layers of a trainable network. Inputs and outputs are channel-major, (C, N, H, W).
 
 use std::cell::RefCell;
 
@@ -10,52 +10,45 @@ use touchline_compute::nn::{
     scale_shift_channel_major, unfold_channel_major,
 };
 
-/// Share of a batch in the running statistics, as in PyTorch.
+/// Weight of a batch in the running statistics, as in PyTorch.
 const MOMENTUM: f32 = 0.1;
 
-/// How a layer takes part in a forward pass.
+/// Mode of a forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Running statistics, no gradients.
+    /// Normalises with running statistics; no gradients.
     Fixed,
-    /// Statistics of the batch, running statistics moved, gradients.
+    /// Normalises with batch statistics, updates the running statistics, and tracks gradients.
     Learning,
 }
 
+/// A layer.
 #[derive(Debug)]
 pub enum Layer {
-    /// Convolution without bias.
-    Conv {
-        name: String,
-        weight: Var,
-        stride: usize,
-        padding: Padding,
-    },
-    /// Depthwise convolution without bias.
-    Depthwise {
-        name: String,
-        weight: Var,
-        stride: usize,
-        padding: Padding,
-    },
+    /// Convolution without bias. The weight is (outputs, inputs, kernel, kernel).
+    Conv { name: String, weight: Var, stride: usize, padding: Padding },
+    /// Depthwise convolution without bias. The weight is (channels, 1, kernel, kernel).
+    Depthwise { name: String, weight: Var, stride: usize, padding: Padding },
+    /// Batch norm.
     Norm(Box<Norm>),
-    /// 3×3, stride 2, padding 1.
+    /// Maximum over 3×3, stride 2, padding 1.
     MaxPool,
 }
 
-/// Batch norm and the activation after it.
+/// Batch norm and the activation after it. All tensors have one value per channel.
 #[derive(Debug)]
 pub struct Norm {
     pub name: String,
     pub weight: Var,
     pub bias: Var,
-    /// A pass in training moves them; one thread trains.
+    /// Updated by each forward pass in training mode. A single thread trains.
     pub running: RefCell<Running>,
     /// Added to the variance.
     pub epsilon: f64,
     pub activation: Activation,
 }
 
+/// Running statistics of a batch norm layer, one value per channel.
 #[derive(Clone, Debug)]
 pub struct Running {
     pub mean: Vec<f32>,
@@ -64,6 +57,7 @@ pub struct Running {
 }
 
 impl Layer {
+    /// Returns the output of the layer.
     pub fn forward(&self, x: &Tensor, mode: Mode, watched: Option<&mut Watched>) -> Result<Tensor> {
         let tensor = |var: &Var| match mode {
             Mode::Fixed => var.as_detached_tensor(),
@@ -80,7 +74,7 @@ impl Layer {
         }
     }
 
-    /// Appends name, variable and whether weight decay applies.
+    /// Appends name, variable and whether weight decay applies, for each parameter.
     pub fn parameters(&self, to: &mut Vec<(String, Var, bool)>) {
         match self {
             Layer::Conv { name, weight, .. } | Layer::Depthwise { name, weight, .. } => {
@@ -94,6 +88,7 @@ impl Layer {
         }
     }
 
+    /// Returns the running statistics by torchvision's names.
     pub fn statistics(&self) -> Vec<(String, Vec<f32>)> {
         let Layer::Norm(norm) = self else { return Vec::new() };
         let running = norm.running.borrow();
@@ -103,6 +98,7 @@ impl Layer {
         ]
     }
 
+    /// Restores the running statistics from the tensors that `get` returns.
     pub fn restore_statistics<'a>(&self, get: &impl Fn(&str) -> Result<&'a Tensor>) -> Result<()> {
         let Layer::Norm(norm) = self else { return Ok(()) };
         let values = |part: &str| -> Result<Vec<f32>> { get(&format!("{}.{part}", norm.name))?.to_vec1() };
@@ -112,7 +108,7 @@ impl Layer {
     }
 }
 
-/// A convolution of a channel-major batch as one matrix product.
+/// Computes the convolution of a channel-major batch as one matrix product.
 fn conv(x: &Tensor, weight: &Tensor, stride: usize) -> Result<Tensor> {
     let (c, n, h, w) = x.dims4()?;
     let (outputs, _, kernel, _) = weight.dims4()?;
@@ -141,19 +137,20 @@ impl Norm {
             }
             Mode::Learning => {
                 let statistics = BatchStatistics::of(&x.detach())?;
-                self.move_running(&statistics);
+                self.update_running(&statistics);
                 let y = batch_norm_train(x, &self.weight, &self.bias, &statistics, self.epsilon, self.activation)?;
                 if let Some(watched) = watched.filter(|_| self.activation != Activation::Identity) {
-                    watched.outputs.push(self.look_at(&y.detach())?);
+                    watched.outputs.push(self.output_statistics(&y.detach())?);
                 }
                 Ok(y)
             }
         }
     }
 
-    fn move_running(&self, batch: &BatchStatistics) {
+    /// Updates the running statistics with those of a batch.
+    fn update_running(&self, batch: &BatchStatistics) {
         let mut running = self.running.borrow_mut();
-        // A single value has no variance to learn from.
+        // The factor is 1 for a single value, which has no unbiased variance.
         let unbiased = batch.count as f32 / batch.count.saturating_sub(1).max(1) as f32;
         for (r, b) in running.mean.iter_mut().zip(&batch.mean) {
             *r += MOMENTUM * (b - *r);
@@ -163,9 +160,10 @@ impl Norm {
         }
     }
 
-    fn look_at(&self, y: &Tensor) -> Result<(String, Vec<f32>, f64)> {
+    /// Returns name, mean of each channel, and share of channels that are 0 for the whole batch.
+    fn output_statistics(&self, y: &Tensor) -> Result<(String, Vec<f32>, f64)> {
         let means = BatchStatistics::of(y)?.mean;
-        // The outputs are not negative: a mean of 0 is 0 everywhere.
+        // Outputs are not negative, so a channel with mean 0 is 0 everywhere.
         let dead = means.iter().filter(|m| **m == 0.0).count() as f64 / means.len().max(1) as f64;
         Ok((self.name.clone(), means, dead))
     }

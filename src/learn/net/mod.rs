@@ -1,9 +1,9 @@
-//! Networks that learn: the architectures of [`touchline_compute::models`] with batch norm as a layer of its own, every tensor under
-//! torchvision's name, and a border before which nothing learns.
+//! Trainable networks: the architectures of [`touchline_compute::models`] with separate batch norm layers, torchvision's tensor
+//! names, and a border before which all blocks are frozen.
 //!
-//! Activations are channel-major, (C, N, H, W), from the first layer to the last: a 1×1 convolution of a whole batch is
-//! then one matrix product, and a channel's statistics are a sum over one slice. What is learnt goes back to
-//! [`touchline_compute::models`] as named tensors.
+//! Activations are channel-major, (C, N, H, W), from the first layer to the last. A 1×1 convolution of a whole batch is then
+//! one matrix product, and the statistics of a channel are sums over one slice. The trained tensors are passed by name to
+//! [`touchline_compute::models`] for serving.
 
 mod build;
 mod layers;
@@ -16,61 +16,66 @@ use layers::{Layer, Mode};
 use touchline_compute::models::{Architecture, Tensors};
 use touchline_compute::nn::{Activation, global_average};
 
-/// A network that can learn.
+/// A trainable network: blocks, then a linear classifier on the pooled features.
 #[derive(Debug)]
 pub struct Net {
     architecture: Architecture,
     blocks: Vec<Block>,
-    /// (classes, features) and (classes).
+    /// Weight (classes, features) and bias (classes) of the classifier.
     head: (Var, Var),
 }
 
-/// A residual block, or the layers before or after them.
+/// A residual block, or the layers before or after all residual blocks.
 #[derive(Debug)]
 struct Block {
-    /// Of the tensors in it.
+    /// Prefix of the tensor names in the block, or the name of its first layer.
     name: String,
-    /// Before main path and projection: the pre-activation of ResNet v2.
+    /// Layers before main path and projection: the pre-activation of ResNet v2.
     pre: Vec<Layer>,
+    /// Layers of the main path.
     main: Vec<Layer>,
     shortcut: Shortcut,
-    /// Of the sum.
+    /// Applied to the sum of main path and shortcut.
     activation: Activation,
 }
 
+/// The term that is added to the main path of a block.
 #[derive(Debug)]
 enum Shortcut {
+    /// Nothing.
     None,
-    /// The block's input.
+    /// The input of the block.
     Identity,
-    /// Of what `pre` gives.
+    /// The output of `pre` through these layers.
     Project(Vec<Layer>),
 }
 
-/// What a forward pass in training shows of the layers that learn.
+/// Statistics of layer outputs, recorded during a forward pass in training.
 #[derive(Debug, Default)]
 pub struct Watched {
-    /// Name of the layer, mean of each channel over the batch, and the share of channels that are 0 all over it.
+    /// For each layer with an activation: name, mean of each channel over the batch, share of channels that are 0 for the whole
+    /// batch.
     pub outputs: Vec<(String, Vec<f32>, f64)>,
 }
 
 impl Net {
+    /// Returns the architecture.
     pub fn architecture(&self) -> Architecture {
         self.architecture
     }
 
-    /// Blocks that can be frozen: the layers before the first residual block are block 0, those after the last are one
-    /// more.
+    /// Returns the number of blocks that can be frozen. The layers before the first residual block form block 0, and layers after
+    /// the last residual block form one more.
     pub fn blocks(&self) -> usize {
         self.blocks.len()
     }
 
-    /// Name of the first tensor's layer of a block, for messages.
+    /// Returns the name of a block for messages; `classifier` for an index beyond the last block.
     pub fn block_name(&self, block: usize) -> &str {
         self.blocks.get(block).map_or("classifier", |b| &b.name)
     }
 
-    /// The first block that has one of these parameters.
+    /// Returns the first block that has one of the named parameters.
     pub fn first_block_with(&self, names: &[String]) -> Option<usize> {
         self.blocks.iter().position(|block| {
             let mut own = Vec::new();
@@ -79,6 +84,7 @@ impl Net {
         })
     }
 
+    /// Returns the number of outputs.
     pub fn classes(&self) -> usize {
         self.head.1.elem_count()
     }
@@ -87,10 +93,13 @@ impl Net {
         self.head.0.device()
     }
 
-    /// Runs blocks `from..to` with fixed statistics and without gradients. `x` is (C, N, H, W).
+    /// Runs blocks `from..to` with running statistics and without gradients. `x` and the result are (C, N, H, W).
     ///
     /// # Errors
-    /// When the shape does not fit or the device refuses.
+    /// When the shape does not fit, or an operation fails on the device.
+    ///
+    /// # Panics
+    /// If `from..to` is not a range of blocks.
     pub fn run(&self, x: &Tensor, from: usize, to: usize) -> candle_core::Result<Tensor> {
         let mut x = x.clone();
         for block in &self.blocks[from..to] {
@@ -99,11 +108,14 @@ impl Net {
         Ok(x)
     }
 
-    /// Runs blocks `from..` as they learn: statistics of the batch, which also move the running ones, and gradients.
-    /// Without blocks it is the identity.
+    /// Runs blocks `from..` in training mode: with batch statistics, which also update the running statistics, and with gradients.
+    /// Without such blocks it returns `x`. Statistics of layer outputs are added to `watched`.
     ///
     /// # Errors
-    /// As [`Self::run`].
+    /// The errors of [`Self::run`].
+    ///
+    /// # Panics
+    /// If `from` exceeds the number of blocks.
     pub fn learn(&self, x: &Tensor, from: usize, mut watched: Option<&mut Watched>) -> candle_core::Result<Tensor> {
         let mut x = x.clone();
         for block in &self.blocks[from..] {
@@ -112,33 +124,33 @@ impl Net {
         Ok(x)
     }
 
-    /// The last block's output (C, N, H, W) → pooled features (N, C).
+    /// Averages the last block's output (C, N, H, W) over its pixels and returns the pooled features (N, C).
     ///
     /// # Errors
-    /// As [`Self::run`].
+    /// The errors of [`Self::run`].
     pub fn pool(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         global_average(x)?.t()?.contiguous()
     }
 
-    /// Pooled features (N, C) → logits (N, classes), with gradients for the classifier.
+    /// Returns the logits (N, classes) of pooled features (N, C), with gradients for the classifier.
     ///
     /// # Errors
-    /// As [`Self::run`].
+    /// The errors of [`Self::run`].
     pub fn classify(&self, features: &Tensor) -> candle_core::Result<Tensor> {
         features.matmul(&self.head.0.t()?)?.broadcast_add(&self.head.1)
     }
 
-    /// As [`Self::classify`] without gradients.
+    /// Returns the logits as [`Self::classify`] does, without gradients.
     ///
     /// # Errors
-    /// As [`Self::run`].
+    /// The errors of [`Self::run`].
     pub fn classify_fixed(&self, features: &Tensor) -> candle_core::Result<Tensor> {
         let (weight, bias) = (self.head.0.as_detached_tensor(), self.head.1.as_detached_tensor());
         features.matmul(&weight.t()?)?.broadcast_add(&bias)
     }
 
-    /// The tensors that learn when blocks before `frozen` do not: name, variable, and whether weight decay applies (to
-    /// weights of convolutions and of the classifier, not to norms and biases).
+    /// Returns the parameters that are trained when the blocks before `frozen` are frozen: name, variable, and whether weight decay
+    /// applies (to the weights of convolutions and of the classifier, not to norms and biases).
     pub fn parameters(&self, frozen: usize) -> Vec<(String, Var, bool)> {
         let mut all = Vec::new();
         for block in self.blocks.iter().skip(frozen) {
@@ -152,10 +164,10 @@ impl Net {
         all
     }
 
-    /// All tensors by torchvision's names, running statistics among them: copies that later steps do not change.
+    /// Returns copies of all tensors by torchvision's names, including the running statistics.
     ///
     /// # Errors
-    /// When the device refuses.
+    /// When a tensor cannot be copied on the device.
     pub fn tensors(&self) -> candle_core::Result<Tensors> {
         let mut all = Tensors::new();
         for layer in self.blocks.iter().flat_map(Block::layers) {
@@ -175,10 +187,10 @@ impl Net {
         Ok(all)
     }
 
-    /// Sets all tensors, as [`Self::tensors`] gave them.
+    /// Restores all tensors that [`Self::tensors`] returned.
     ///
     /// # Errors
-    /// When one is missing or of another shape.
+    /// When a tensor is missing or has another shape.
     pub fn restore(&self, tensors: &Tensors) -> candle_core::Result<()> {
         let get = |name: &str| {
             tensors.get(name).ok_or_else(|| candle_core::Error::Msg(format!("tensor {name} is missing")).bt())
@@ -196,6 +208,7 @@ impl Net {
         self.head.1.set(get(&bias)?)
     }
 
+    /// Returns the names of the classifier's weight and bias.
     fn head_names(&self) -> (String, String) {
         let name = self.architecture.classifier();
         (format!("{name}.weight"), format!("{name}.bias"))
@@ -203,6 +216,7 @@ impl Net {
 }
 
 impl Block {
+    /// Returns all layers, those of the projection last.
     fn layers(&self) -> impl Iterator<Item = &Layer> {
         let project: &[Layer] = match &self.shortcut {
             Shortcut::Project(layers) => layers,

@@ -21,13 +21,13 @@ fn logits(net: &Net, x: &Tensor) -> Vec<Vec<f32>> {
     net.classify_fixed(&net.pool(&y).unwrap()).unwrap().to_vec2().unwrap()
 }
 
-/// What is learnt is what serves: the tensors, loaded with folded batch norm, give the same logits.
+/// The trained tensors, loaded for serving with folded batch norm, give the same logits.
 #[test]
 fn serving_gives_the_logits_of_training() {
     for architecture in ARCHITECTURES {
         let net = fresh(architecture, 5);
         let x = pictures(2, 48);
-        // Two steps of statistics, so that the running ones are not 0 and 1.
+        // Two passes, so that the running statistics are no longer 0 and 1.
         for _ in 0..2 {
             net.learn(&x, 0, None).unwrap();
         }
@@ -50,7 +50,7 @@ fn serving_gives_the_logits_of_training() {
 }
 
 #[test]
-fn what_is_frozen_does_not_learn_and_the_rest_does() {
+fn frozen_blocks_have_no_gradients_and_the_others_do() {
     for architecture in ARCHITECTURES {
         let net = fresh(architecture, 3);
         let frozen = net.blocks() - 2;
@@ -71,7 +71,7 @@ fn what_is_frozen_does_not_learn_and_the_rest_does() {
     }
 }
 
-/// The gradient of every kind of parameter against a finite difference of the loss.
+/// Compares the gradient of every kind of parameter with a finite difference of the loss.
 #[test]
 fn gradients_are_finite_differences() {
     for (architecture, learning, names) in [
@@ -103,7 +103,7 @@ fn gradients_are_finite_differences() {
             let (_, var, _) = net.parameters(frozen).into_iter().find(|(n, _, _)| n == name).unwrap();
             let grad = grads.get(&var).unwrap().copy().unwrap();
             let at = var.as_detached_tensor().copy().unwrap();
-            // Along the gradient itself the slope is its squared length.
+            // Along the unit vector of the gradient, the slope is the length of the gradient.
             let length = grad.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
             let unit = (&grad / f64::from(length)).unwrap();
             let size = at.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt().max(1e-2);

@@ -117,7 +117,7 @@ pub fn build(
     let (ranges, _) = calibrate::calibrate(&pack, dataset, CALIBRATED_ON as usize, &mut |done, of| {
         progress("calibration", done, of);
     })?;
-    calibrate::put(&mut manifest, &ranges, &building)?;
+    calibrate::write_ranges(&mut manifest, &ranges, &building)?;
     for (section, temperature) in [
         (manifest.rgb.as_mut().map(|s| &mut s.temperature), fitted.temperatures.rgb),
         (manifest.flow.as_mut().map(|s| &mut s.temperature), fitted.temperatures.flow),
@@ -127,7 +127,9 @@ pub fn build(
             *stated = temperature;
         }
     }
-    calibrate::weigh(&mut manifest, &building, dataset, &config.cache, &mut |done, of| progress("int8", done, of))?;
+    calibrate::measure_cost(&mut manifest, &building, dataset, &config.cache, &mut |done, of| {
+        progress("int8", done, of);
+    })?;
     let test = score_side(&pack, dataset, Side::Test, &config.cache, &mut |done, of| progress("test", done, of));
     let measured = match test {
         Ok(test) => card_figures(&test.soften(&fitted.temperatures), &fitted.soft, &fitted.fusion, classes.len()),

@@ -1,6 +1,6 @@
 //! A chunk of rows in one safetensors file: `keys`, `pooled`, `activations`.
 //!
-//! Keys and pooled features are read at once and stay in memory; activations are read row by row where they lie.
+//! Keys and pooled features are loaded into memory when the chunk is opened. Activations are read from the file, row by row.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -15,38 +15,41 @@ use serde::Deserialize;
 use super::{Key, unreadable};
 use touchline_core::error::{Error, Result};
 
-/// Rows that are being collected.
+/// Rows that are being collected for a chunk.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     pub keys: Vec<Key>,
+    /// Pooled features, row after row.
     pub pooled: Vec<f16>,
+    /// Activations (C, H, W), row after row; empty when the recipe has none.
     pub activations: Vec<f16>,
 }
 
-/// An opened chunk.
+/// An open chunk file.
 #[derive(Debug)]
 pub(super) struct Chunk {
     path: PathBuf,
     file: File,
-    /// Where the activations begin in the file, bytes.
+    /// Offset of the activations in the file, bytes.
     start: u64,
 }
 
-/// What is kept in memory of a chunk.
+/// An open chunk with its keys and pooled features.
 pub(super) struct Loaded {
     pub chunk: Chunk,
     pub keys: Vec<Key>,
     pub pooled: Vec<f32>,
 }
 
-/// A tensor in a safetensors header.
+/// Entry of a tensor in a safetensors header.
 #[derive(Deserialize)]
-struct Place {
+struct TensorEntry {
     data_offsets: [u64; 2],
 }
 
 impl Collected {
-    /// Writes the file whole or not at all.
+    /// Writes the chunk file. `width` is the number of pooled features and `shape` that of the activations. An interrupted write
+    /// leaves no partial file under the final name.
     pub fn save(&self, path: &Path, width: usize, shape: [usize; 3]) -> Result<()> {
         let keys: Vec<u8> =
             self.keys.iter().flat_map(|k| [k.item, k.second, k.view]).flat_map(u32::to_le_bytes).collect();
@@ -54,12 +57,12 @@ impl Collected {
         let (pooled, activations) = (bytes(&self.pooled), bytes(&self.activations));
         let n = self.keys.len();
         let [c, h, w] = shape;
-        let with = if activations.is_empty() { 0 } else { n };
+        let with_activations = if activations.is_empty() { 0 } else { n };
         let view = |dtype, shape, data| TensorView::new(dtype, shape, data).expect("the lengths are those of the rows");
         let tensors = BTreeMap::from([
             ("keys", view(Dtype::U32, vec![n, 3], &keys)),
             ("pooled", view(Dtype::F16, vec![n, width], &pooled)),
-            ("activations", view(Dtype::F16, vec![with, c, h, w], &activations)),
+            ("activations", view(Dtype::F16, vec![with_activations, c, h, w], &activations)),
         ]);
         let failed = |cause: String| {
             Error::output(
@@ -75,7 +78,7 @@ impl Collected {
 }
 
 impl Chunk {
-    /// Reads keys and pooled features, and keeps the file open for the activations.
+    /// Reads keys and pooled features, and leaves the file open for the activations.
     pub fn open(path: &Path) -> Result<Loaded> {
         let mut file = File::open(path).map_err(|e| unreadable(path, e))?;
         let mut length = [0u8; 8];
@@ -87,10 +90,11 @@ impl Chunk {
         }
         let mut start = vec![0u8; header as usize + 8];
         file.read_exact_at(&mut start, 0).map_err(|e| unreadable(path, e))?;
-        // The library wants the whole file in memory; here most of it stays on disk.
-        let places: HashMap<String, Place> = serde_json::from_slice(&start[8..]).map_err(|e| unreadable(path, e))?;
+        // The safetensors crate needs the whole file in memory. Here most of it stays on disk.
+        let entries: HashMap<String, TensorEntry> =
+            serde_json::from_slice(&start[8..]).map_err(|e| unreadable(path, e))?;
         let place = |name: &str| {
-            let place = places.get(name).map(|p| p.data_offsets.map(|at| start.len() as u64 + at));
+            let place = entries.get(name).map(|e| e.data_offsets.map(|at| start.len() as u64 + at));
             match place {
                 Some([from, to]) if from <= to && to <= total => Ok((from, to)),
                 Some(_) => Err(unreadable(path, "it is truncated")),
@@ -111,7 +115,7 @@ impl Chunk {
         Ok(Loaded { chunk: Chunk { path: path.to_owned(), file, start: begin }, keys, pooled })
     }
 
-    /// Reads the activations of the row at `place`.
+    /// Reads the activations of row `place` of the chunk.
     pub fn read(&self, place: u32, into: &mut [f16]) -> Result<()> {
         let mut bytes = vec![0u8; into.len() * 2];
         let at = self.start + u64::from(place) * bytes.len() as u64;
@@ -128,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_back_and_damage_is_told() {
+    fn rows_are_read_back_and_damage_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.safetensors");
         let rows = Collected {

@@ -1,5 +1,5 @@
-//! Computes the rows that are not on disk yet: worker threads read seconds and make model inputs, the calling thread runs
-//! the network.
+//! Computes the rows that are not on disk yet. Worker threads read seconds and compute model inputs; the calling thread runs the
+//! network.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crossbeam_channel::bounded;
 use half::f16;
 
 use super::chunk::{Chunk, Collected};
-use super::{Key, Recipe, Rows, ground};
+use super::{Key, Recipe, Rows, dependencies};
 use crate::augment;
 use crate::dataset::{Dataset, Item};
 use crate::inputs::Inputs;
@@ -22,42 +22,49 @@ use touchline_core::error::{Error, Result};
 use touchline_core::frame::Frame;
 use touchline_core::labels::Modality;
 
-/// Changes whenever the rows of an unchanged item would change.
+/// Version of the computation. Increase it when the rows of an unchanged item change.
 const VERSION: u32 = 1;
 
-/// Model inputs that go through the network at once.
+/// Model inputs that run through the network together.
 const BATCH: usize = 16;
 
-/// Stills or recordings of a chunk: what a run that is cut short loses at most.
+/// Most stills in a chunk. An interrupted run loses at most one chunk of work.
 const STILLS: usize = 256;
+
+/// Most recordings in a chunk.
 const RECORDINGS: usize = 24;
 
-/// Bytes of a chunk, which is collected in memory and copied twice when it is written. An item alone may be more: a minute
-/// of model inputs is 200 MB.
+/// Most bytes in a chunk, which is collected in memory and copied twice when it is written. A single item may exceed it: a
+/// minute of model inputs is 200 MB.
 const CHUNK_BYTES: u64 = 256 << 20;
 
-/// An item and how many random views of it are wanted beside the item itself.
+/// An item whose rows are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedRow {
+    /// Index into the dataset's items.
     pub item: u32,
+    /// Number of random views besides the unchanged input.
     pub views: u32,
 }
 
-/// Model inputs of one item.
+/// Model inputs of one item: a key and 3 × height × width values per input.
 #[derive(Default)]
 struct Prepared {
     keys: Vec<Key>,
     input: Vec<f32>,
 }
 
-/// Computes or loads the rows of `wanted`, in their order. `network` names the network's weights; `progress` hears how many
-/// items are done and how many model inputs that were.
+/// Computes the rows of `wanted`, or loads them from `cache`, and returns them in that order. `network` identifies the weights of
+/// `net`. `progress` receives the number of items done and the number of model inputs computed so far.
+///
+/// An item that cannot be read is skipped and listed in [`Rows::skipped`].
 ///
 /// # Errors
-/// When the cache cannot be written or the network fails. An unreadable item is skipped and listed.
+/// [`Error::Output`] when the cache cannot be written, [`Error::Data`] when a chunk file in it is damaged, and errors of the
+/// network.
 pub fn make(
     dataset: &Dataset,
-    wanted: &[Wanted],
+    wanted: &[WantedRow],
     (net, network): (&Net, &str),
     recipe: &Recipe,
     cache: &Path,
@@ -69,16 +76,20 @@ pub fn make(
 fn make_within(
     chunk_bytes: u64,
     dataset: &Dataset,
-    wanted: &[Wanted],
+    wanted: &[WantedRow],
     (net, network): (&Net, &str),
     recipe: &Recipe,
     cache: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Rows> {
     std::fs::create_dir_all(cache).map_err(|e| {
-        Error::output(cache.display().to_string(), format!("cannot be made: {e}"), "choose another --cache")
+        Error::output(
+            cache.display().to_string(),
+            format!("cannot create the directory: {e}"),
+            "choose another --cache",
+        )
     })?;
-    let ground = ground(dataset, network, recipe);
+    let dependencies = dependencies(dataset, network, recipe);
     let mut rows = Rows {
         keys: Vec::new(),
         width: net.architecture().feature_width(),
@@ -100,7 +111,7 @@ fn make_within(
     });
     let (mut done, mut inputs) = (0, 0);
     for part in parts(wanted, &items.collect::<Vec<_>>(), chunk_bytes) {
-        let text = format!("{VERSION} {ground} {part:?}");
+        let text = format!("{VERSION} {dependencies} {}", entries_text(part));
         let path = cache.join(format!("rows-{}.safetensors", &sha256_hex(text.as_bytes())[..24]));
         let mut complete = true;
         if !path.is_file() {
@@ -116,7 +127,8 @@ fn make_within(
         }
         let loaded = Chunk::open(&path)?;
         if !complete {
-            // What is missing may be mended; the next run must look again. The file stays readable until it is closed.
+            // The next run must try the skipped items again, since they may be repaired by then. The file stays readable until
+            // it is closed.
             let _ = std::fs::remove_file(&path);
         }
         let chunk = rows.chunks.len() as u32;
@@ -130,7 +142,14 @@ fn make_within(
     Ok(rows)
 }
 
-/// Model inputs of an item at most: what of it is missing is known only when it is read.
+/// Describes the entries of a chunk for the hash in its name. Any other form would invalidate the chunks on disk.
+fn entries_text(part: &[WantedRow]) -> String {
+    let entries: Vec<String> =
+        part.iter().map(|w| format!("Wanted {{ item: {}, views: {} }}", w.item, w.views)).collect();
+    format!("[{}]", entries.join(", "))
+}
+
+/// Returns the largest possible number of model inputs of an item. Missing frames or sound are known only when it is read.
 fn inputs_of(item: &Item, plan: &SamplingPlan, views: u32, recipe: &Recipe) -> u64 {
     let (whole, of_view) = match recipe.modality {
         Modality::Rgb if !item.kind.is_still() => (plan.rgb_frames, plan.rgb_frames.min(recipe.frames)),
@@ -140,9 +159,9 @@ fn inputs_of(item: &Item, plan: &SamplingPlan, views: u32, recipe: &Recipe) -> u
     u64::from(item.seconds) * (u64::from(whole) + u64::from(views) * u64::from(of_view))
 }
 
-/// Cuts the list where a chunk is full or recordings follow stills; `items` says of each whether it is a still, and the
-/// bytes of its rows.
-fn parts<'a>(mut wanted: &'a [Wanted], items: &[(bool, u64)], chunk_bytes: u64) -> Vec<&'a [Wanted]> {
+/// Divides `wanted` into chunks. A chunk ends when it is full and between stills and recordings. `items` holds, for each entry of
+/// `wanted`, whether it is a still, and the bytes of its rows.
+fn parts<'a>(mut wanted: &'a [WantedRow], items: &[(bool, u64)], chunk_bytes: u64) -> Vec<&'a [WantedRow]> {
     let mut parts = Vec::new();
     let (mut n, mut bytes) = (0, 0);
     for (i, (still, size)) in items.iter().enumerate() {
@@ -160,20 +179,22 @@ fn parts<'a>(mut wanted: &'a [Wanted], items: &[(bool, u64)], chunk_bytes: u64) 
     parts
 }
 
+/// Files of skipped items, with the cause.
 type Skipped = Vec<(std::path::PathBuf, String)>;
 
+/// Computes the rows of one chunk. `progress` receives the number of items done and of rows computed.
 fn compute(
     dataset: &Dataset,
-    part: &[Wanted],
+    part: &[WantedRow],
     net: &Net,
     recipe: &Recipe,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(Collected, Skipped)> {
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get() / 2).max(1);
     let next = AtomicUsize::new(0);
-    // Two items a worker: enough that the network never waits for a long recording alone.
+    // Two items per worker, so that the network rarely waits for a single long recording.
     let (to, prepared) = bounded::<(usize, Result<Prepared>)>(2 * workers);
-    let mut sink = Sink { net, recipe, pending: Prepared::default(), out: Collected::default() };
+    let mut batches = Batches { net, recipe, pending: Prepared::default(), out: Collected::default() };
     let mut skipped = Vec::new();
     std::thread::scope(|scope| -> Result<()> {
         for n in 0..workers {
@@ -192,35 +213,36 @@ fn compute(
                 .map_err(|e| Error::Internal(format!("cannot start a thread: {e}")))?;
         }
         drop(to);
-        // In the order of the list, whoever was first: the same list gives the same file.
+        // Results are taken in the order of the list, not of their arrival: the same list gives the same file.
         let mut early: BTreeMap<usize, Result<Prepared>> = BTreeMap::new();
         let mut at = 0;
         for (i, item) in prepared {
             early.insert(i, item);
             while let Some(item) = early.remove(&at) {
                 match item {
-                    Ok(item) => sink.take(item)?,
+                    Ok(item) => batches.push(item)?,
                     Err(e) => skipped.push((dataset.file(part[at].item as usize), e.to_string())),
                 }
                 at += 1;
-                progress(at, sink.out.keys.len());
+                progress(at, batches.out.keys.len());
             }
         }
-        sink.flush()
+        batches.flush()
     })?;
-    Ok((sink.out, skipped))
+    Ok((batches.out, skipped))
 }
 
-/// Collects model inputs into batches and runs the network on them.
-struct Sink<'a> {
+/// Collects model inputs into batches and runs the network on each.
+struct Batches<'a> {
     net: &'a Net,
     recipe: &'a Recipe,
     pending: Prepared,
     out: Collected,
 }
 
-impl Sink<'_> {
-    fn take(&mut self, mut item: Prepared) -> Result<()> {
+impl Batches<'_> {
+    /// Adds the inputs of an item, and runs every full batch.
+    fn push(&mut self, mut item: Prepared) -> Result<()> {
         self.pending.keys.append(&mut item.keys);
         self.pending.input.append(&mut item.input);
         while self.pending.keys.len() >= BATCH {
@@ -229,6 +251,7 @@ impl Sink<'_> {
         Ok(())
     }
 
+    /// Runs the incomplete last batch.
     fn flush(&mut self) -> Result<()> {
         match self.pending.keys.len() {
             0 => Ok(()),
@@ -236,6 +259,7 @@ impl Sink<'_> {
         }
     }
 
+    /// Runs the network on the first `n` pending inputs.
     fn run(&mut self, n: usize) -> Result<()> {
         let (width, height) = self.recipe.inputs.size(self.recipe.modality);
         let values = n * 3 * height * width;
@@ -253,12 +277,13 @@ impl Sink<'_> {
     }
 }
 
+/// Returns the values of a tensor as `f16`, row-major.
 fn halves(x: &Tensor) -> candle_core::Result<Vec<f16>> {
     x.to_dtype(DType::F16)?.flatten_all()?.to_vec1()
 }
 
-/// The model inputs of an item: all its seconds, all its views.
-fn prepare(dataset: &Dataset, wanted: Wanted, recipe: &Recipe) -> Result<Prepared> {
+/// Returns the model inputs of an item: all its seconds, in all wanted views.
+fn prepare(dataset: &Dataset, wanted: WantedRow, recipe: &Recipe) -> Result<Prepared> {
     let index = wanted.item as usize;
     let inputs = &recipe.inputs;
     let mut extractor = FeatureExtractor::new(Some(&inputs.rgb), Some(&inputs.flow), Some(&inputs.audio))
@@ -267,7 +292,7 @@ fn prepare(dataset: &Dataset, wanted: Wanted, recipe: &Recipe) -> Result<Prepare
     for (second, clip) in dataset.seconds(index)?.iter().enumerate() {
         for view in 0..=wanted.views {
             let key = Key { item: wanted.item, second: second as u32, view };
-            // 24 bits of seconds: half a year.
+            // 24 bits of seconds are half a year.
             let mut rng = augment::rng(recipe.seed, u64::from(key.item) << 24 | u64::from(key.second), view);
             let added = match recipe.modality {
                 Modality::Rgb => {
@@ -289,13 +314,14 @@ fn prepare(dataset: &Dataset, wanted: Wanted, recipe: &Recipe) -> Result<Prepare
     Ok(out)
 }
 
-/// The frames of a second that a view takes: all, or as many as the recipe says, spread over the second.
+/// Returns the frames of a second that a view uses: all of them for view 0, at most `frames` for a random view, spread evenly.
 fn chosen(clip: &ClipSecond, view: u32, frames: u32) -> Vec<&Frame> {
     let all = &clip.rgb;
     let n = if view == 0 { all.len() } else { all.len().min(frames as usize) };
     (0..n).map(|i| &clip.frames[all[(2 * i + 1) * all.len() / (2 * n)]]).collect()
 }
 
+/// Appends the audio input of a second to `out`, and returns the number of inputs: 1, or 0 without sound.
 fn sound(
     clip: &ClipSecond,
     view: u32,
@@ -304,7 +330,7 @@ fn sound(
     rng: &mut rand::rngs::SmallRng,
     out: &mut Vec<f32>,
 ) -> usize {
-    // Digital silence is no sound, in serving too.
+    // Digital silence does not count as sound, as in serving.
     let Some(samples) = clip.audio.as_ref().filter(|_| !touchline_compute::infer::is_silent(clip)) else { return 0 };
     let sound = extractor.sound.as_mut().expect("the extractor was made with audio parameters");
     if view == 0 {
@@ -328,10 +354,10 @@ mod tests {
 
     #[test]
     fn a_chunk_ends_by_number_by_bytes_and_by_kind() {
-        let wanted: Vec<Wanted> = (0..600).map(|item| Wanted { item, views: 1 }).collect();
+        let wanted: Vec<WantedRow> = (0..600).map(|item| WantedRow { item, views: 1 }).collect();
         let lengths = |items: &[(bool, u64)]| -> Vec<usize> {
             let parts = parts(&wanted[..items.len()], items, 100);
-            assert_eq!(parts.concat(), wanted[..items.len()], "nothing is lost or moved");
+            assert_eq!(parts.concat(), wanted[..items.len()], "all entries are there, in order");
             parts.iter().map(|p| p.len()).collect()
         };
         assert!(lengths(&[]).is_empty());
@@ -341,7 +367,13 @@ mod tests {
         assert_eq!(lengths(&[(false, 101), (false, 50), (false, 50), (false, 1), (true, 1)]), [1, 2, 1, 1]);
     }
 
-    /// Where a chunk ends decides about files, not about rows.
+    #[test]
+    fn the_text_that_names_a_chunk_does_not_change() {
+        let part = [WantedRow { item: 3, views: 1 }, WantedRow { item: 40, views: 0 }];
+        assert_eq!(entries_text(&part), "[Wanted { item: 3, views: 1 }, Wanted { item: 40, views: 0 }]");
+    }
+
+    /// The division into chunks affects the files, not the rows.
     #[test]
     fn rows_are_the_same_in_chunks_of_any_size() {
         let dir = tempfile::tempdir().unwrap();
@@ -361,7 +393,7 @@ mod tests {
         };
         build(&config, &Replay::new(Pace::File, Vec::new()), &mut |_| {}).unwrap();
         let dataset = Dataset::open(&config.out).unwrap();
-        let wanted: Vec<Wanted> = (0..21).map(|item| Wanted { item, views: 1 }).collect();
+        let wanted: Vec<WantedRow> = (0..21).map(|item| WantedRow { item, views: 1 }).collect();
         let net = net::build(Architecture::MobileNetV2, &Tensors::new(), 2, 1, &Device::Cpu).unwrap().net;
         let recipe = Recipe {
             modality: Modality::Rgb,

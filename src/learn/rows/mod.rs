@@ -1,11 +1,11 @@
-//! Rows: what training reads again and again, computed once and kept on disk.
+//! Rows: cached inputs of training, computed once and stored on disk.
 //!
-//! A row stands for one model input (a frame, a pair, a second of sound), as it is (view 0) or as a random view of it
-//! (1…). It holds the activations at the border between the frozen and the learning blocks, as `f16`, and the pooled
-//! features of the whole frozen network, for step 1. With nothing frozen the activations are the model inputs.
+//! A row stands for one model input (a frame, a pair or a second of sound), unchanged (view 0) or as a random view (1…). It
+//! holds the activations at the border between the frozen and the trained blocks, as `f16`, and the pooled features of the
+//! whole network before training, for step 1. When no block is frozen, the activations are the model inputs.
 //!
-//! Rows lie in chunk files whose names hash all that they depend on; a run that was cut short finds those that were
-//! complete. `make` computes them, `chunk` keeps them.
+//! Rows are stored in chunk files. The name of a chunk is a hash of everything that its rows depend on, so a resumed run finds
+//! the complete chunks of the interrupted one. `make` computes rows, `chunk` stores them.
 
 mod chunk;
 mod make;
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 
-pub use make::{Wanted, make};
+pub use make::{WantedRow, make};
 
 use self::chunk::Chunk;
 use super::dataset::{Dataset, Item, Kind};
@@ -22,65 +22,70 @@ use super::inputs::Inputs;
 use touchline_core::error::{Error, Result};
 use touchline_core::labels::Modality;
 
-/// Which input a row stands for.
+/// Identifies the model input that a row stands for. Several frames or pairs of one second share a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Index into the dataset's items.
     pub item: u32,
-    /// Second of the recording.
+    /// Index of the second within the item.
     pub second: u32,
-    /// 0 = as it is.
+    /// 0 for the unchanged input, from 1 for random views.
     pub view: u32,
 }
 
-/// What rows are made of.
+/// Parameters that rows are computed with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
+    /// Modality of the network.
     pub modality: Modality,
+    /// Feature parameters of the model inputs.
     pub inputs: Inputs,
-    /// Blocks that do not learn.
+    /// Number of frozen blocks, from the first on.
     pub frozen: usize,
-    /// Whether activations are wanted, or only pooled features.
+    /// Whether rows hold activations besides pooled features.
     pub activations: bool,
-    /// Frames (pairs) of a second that a random view takes; view 0 takes all.
+    /// Most frames or pairs per second in a random view. View 0 has all.
     pub frames: u32,
-    /// Of the random views.
+    /// Seed of the random views.
     pub seed: u64,
 }
 
 /// The rows of one modality.
 #[derive(Debug)]
 pub struct Rows {
+    /// Key of each row.
     pub keys: Vec<Key>,
-    /// Values of a row of pooled features.
+    /// Number of pooled features per row.
     pub width: usize,
-    /// Channels, height and width of the activations.
+    /// Channels, height and width of a row's activations.
     pub shape: [usize; 3],
-    /// `keys.len() * width`
+    /// Row-major; `keys.len() * width` values.
     pooled: Vec<f32>,
     chunks: Vec<Chunk>,
-    /// For each row, its chunk and its place in it.
+    /// Index of the chunk of each row, and the row's index within the chunk.
     places: Vec<(u32, u32)>,
-    /// Items that could not be read, with the cause.
+    /// Files of items that could not be read, with the cause.
     pub skipped: Vec<(PathBuf, String)>,
 }
 
 impl Rows {
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Pooled features of some rows, (N, width).
+    /// Returns the pooled features of the given rows, (N, width).
     ///
     /// # Errors
-    /// When the device refuses.
+    /// When the tensor cannot be created on the device.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If a row index is out of range.
     pub fn pooled(&self, rows: &[u32], device: &Device) -> Result<Tensor> {
         let mut values = Vec::with_capacity(rows.len() * self.width);
         for row in rows {
@@ -90,13 +95,14 @@ impl Rows {
         Ok(Tensor::from_vec(values, (rows.len(), self.width), device)?)
     }
 
-    /// Activations of some rows at the border, channel-major, (C, N, H, W).
+    /// Returns the activations of the given rows at the border, channel-major, (C, N, H, W). The rows must have been made with
+    /// [`Recipe::activations`].
     ///
     /// # Errors
-    /// [`Error::Data`] when a chunk file cannot be read any more.
+    /// [`Error::Data`] when a chunk file cannot be read; an error of the device when the tensor cannot be created.
     ///
     /// # Panics
-    /// If there is no such row, or the recipe did not ask for activations.
+    /// If a row index is out of range.
     pub fn activations(&self, rows: &[u32], device: &Device) -> Result<Tensor> {
         let [c, h, w] = self.shape;
         let plane = h * w;
@@ -116,7 +122,7 @@ impl Rows {
     }
 }
 
-/// The items a modality may learn a class from or be validated on.
+/// Returns whether a modality may be trained or validated on an item. An item with little of its sport is not used.
 pub fn teaches(modality: Modality, item: &Item) -> bool {
     !item.weak
         && match modality {
@@ -126,8 +132,8 @@ pub fn teaches(modality: Modality, item: &Item) -> bool {
         }
 }
 
-/// What a row depends on besides its item: part of a chunk's name.
-fn ground(dataset: &Dataset, network: &str, recipe: &Recipe) -> String {
+/// Describes everything that a row depends on besides its item. It is part of the hash in a chunk's name.
+fn dependencies(dataset: &Dataset, network: &str, recipe: &Recipe) -> String {
     let Recipe { modality, inputs, frozen, activations, frames, seed } = recipe;
     let params = match modality {
         Modality::Rgb => format!("{:?}", inputs.rgb),
@@ -139,5 +145,5 @@ fn ground(dataset: &Dataset, network: &str, recipe: &Recipe) -> String {
 }
 
 fn unreadable(path: &std::path::Path, cause: impl std::fmt::Display) -> Error {
-    Error::data(path, cause.to_string(), "delete this file and run again; it is computed anew")
+    Error::data(path, cause.to_string(), "delete this file and run the command again; the file is computed again")
 }

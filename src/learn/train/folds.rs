@@ -14,7 +14,7 @@ use super::{Begun, Job, Plan, Progress, RunInfo, each_modality};
 use crate::classes;
 use crate::classes::Samples;
 use crate::dataset::Dataset;
-use crate::dataset::folds::{by_source, thinned};
+use crate::dataset::folds::{by_source, limit_sources};
 use crate::dataset::split::Side;
 use crate::fit;
 use crate::held_out::{HeldOut, Row};
@@ -141,7 +141,7 @@ impl Job<'_> {
     fn sides_of(&self, fold: u32, fold_of: &[u32], sources: f64) -> (Vec<Side>, Vec<bool>) {
         let learnt: Vec<bool> =
             self.sides.iter().zip(fold_of).map(|(side, of)| *side != Side::Test && *of != fold).collect();
-        let learnt = thinned(&self.dataset.items, &learnt, sources, self.plan.fit.seed);
+        let learnt = limit_sources(&self.dataset.items, &learnt, sources, self.plan.fit.seed);
         let side = |((side, of), learnt): ((&Side, &u32), &bool)| match (side, learnt) {
             (Side::Test, _) => Side::Test,
             (_, true) => Side::Train,
