@@ -68,7 +68,7 @@ pub fn config(args: ConfigArgs) -> Result<()> {
 }
 
 fn print(text: &str) {
-    // A reader that closes the pipe (`| head`) has seen enough.
+    // A reader that closes the pipe (`| head`) needs no more lines.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 

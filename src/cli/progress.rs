@@ -58,7 +58,7 @@ impl Progress {
 
     /// Prints to standard output without tearing the bar.
     pub fn out(&self, text: &str) {
-        // A reader that closes the pipe (`| head`) has seen enough.
+        // A reader that closes the pipe (`| head`) needs no more lines.
         let print = || drop(writeln!(std::io::stdout(), "{text}"));
         match &self.bar {
             Some(bar) => bar.suspend(print),
