@@ -4,12 +4,15 @@
 //! to reconnect. It does not depend on GStreamer; tests use `replay.rs` and a sleeper that does not sleep.
 
 use std::convert::Infallible;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
 use super::outlet::{Counters, Outlet, Stopper};
 use super::stalls::{Stall, StallDetector};
@@ -180,6 +183,7 @@ impl Open for Supervisor {
         let pace = first.as_ref().map_or(Pace::Live, |(source, _)| source.pace());
         let outlet = Outlet::new(to);
         let stopper = outlet.stopper();
+        let seed = BuildHasherDefault::<DefaultHasher>::new().hash_one((uri, self.clock.unix_ns()));
         let mut run = SupervisorThread {
             inner: self.inner.clone(),
             policy: self.policy.clone(),
@@ -194,7 +198,7 @@ impl Open for Supervisor {
             tracks: None,
             attempt: 0,
             refused_logins: 0,
-            jitter: Jitter::new(uri, self.clock.unix_ns()),
+            random: SmallRng::seed_from_u64(seed),
         };
         let thread = std::thread::Builder::new()
             .name(format!("src/{}", self.id))
@@ -252,7 +256,7 @@ struct SupervisorThread {
     attempt: u32,
     /// How many of the last attempts in a row failed with a rejected login.
     refused_logins: u32,
-    jitter: Jitter,
+    random: SmallRng,
 }
 
 /// How a connection ended.
@@ -306,7 +310,7 @@ impl SupervisorThread {
                 self.refused_logins = 0;
                 backoff(self.policy.backoff_min, self.policy.backoff_max, self.attempt)
             };
-            let retry_in = self.jitter.apply(pause);
+            let retry_in = jittered(pause, &mut self.random);
             tracing::warn!(
                 uri = touchline_core::redact::uri(&self.uri),
                 attempt = self.attempt,
@@ -479,27 +483,9 @@ fn backoff(min: Duration, max: Duration, attempt: u32) -> Duration {
     min.saturating_mul(1 << doublings).min(max)
 }
 
-/// Shortens pauses by up to a quarter, so that many streams of a restarted server do not reconnect at once.
-///
-/// A xorshift generator (Marsaglia 2003, "Xorshift RNGs"): only the spread matters.
-struct Jitter {
-    state: u64,
-}
-
-impl Jitter {
-    fn new(uri: &str, unix_ns: i64) -> Self {
-        use std::hash::{DefaultHasher, Hash, Hasher};
-        let mut hasher = DefaultHasher::new();
-        (uri, unix_ns).hash(&mut hasher);
-        Self { state: hasher.finish() | 1 }
-    }
-
-    fn apply(&mut self, pause: Duration) -> Duration {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        pause.saturating_sub(pause.mul_f64((self.state >> 11) as f64 / (1u64 << 53) as f64 / 4.0))
-    }
+/// A pause shortened by up to a quarter, so that many streams of a restarted server do not reconnect at once.
+fn jittered(pause: Duration, random: &mut SmallRng) -> Duration {
+    pause.mul_f64(1.0 - random.random_range(0.0..0.25))
 }
 
 #[cfg(test)]
