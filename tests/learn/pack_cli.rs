@@ -55,8 +55,9 @@ fn import<'a>(file: &'a Path, modality: &'a str, out: &'a Path, more: &[&'a str]
     arguments
 }
 
+/// The classes of the flow model.
 fn classes() -> String {
-    Pack::open(&program::pack()).unwrap().classes.names().join(",")
+    Manifest::read(&program::pack()).unwrap().flow.unwrap().classes.join(",")
 }
 
 #[test]
@@ -64,8 +65,9 @@ fn inspect_says_what_the_pack_that_ships_holds() {
     let text = stdout(&run(&["inspect"]));
     for part in [
         "hashes verified, models loaded and run",
-        "24 classes: americanfootball",
-        "left out: football (no data)",
+        "25 classes: americanfootball",
+        "left out: handball (only 1 recording(s) of one source, no pictures)",
+        "256x256 crop",
         "224x224 crop, 40 ms apart",
         "fusion, best first: rgb",
         "test_videos_fusion_accuracy",
@@ -75,8 +77,8 @@ fn inspect_says_what_the_pack_that_ships_holds() {
     assert!(!text.contains("THE TABLE MUST BE FITTED AGAIN"), "{text}");
     let json: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json"]))).unwrap();
     assert_eq!((&json["pack"]["name"], &json["verified"]), (&"compact".into(), &true.into()));
-    // MobileNetV2 without its classifier has 2,223,872 parameters; the classifier has 1280 weights and a bias a class.
-    assert_eq!(json["weights"][0]["parameters"], 2_223_872 + 24 * 1281);
+    // EfficientNet-Lite2 without its classifier has 4,811,072 parameters; the classifier has 1280 weights and a bias per class.
+    assert_eq!(json["weights"][0]["parameters"], 4_811_072 + 25 * 1281);
     assert_eq!(json["fusion"]["table"]["tennis"]["modality"], "rgb");
     assert!(json["card"]["measured"]["test_videos_n"].as_f64().unwrap() > 0.0);
 
@@ -95,25 +97,25 @@ fn inspect_says_what_the_pack_that_ships_holds() {
 #[test]
 fn a_state_dict_becomes_a_pack_and_comes_out_again() {
     let folder = tempfile::tempdir().unwrap();
-    let file = save(folder.path(), &state_dict("rgb"));
+    let file = save(folder.path(), &state_dict("flow"));
     let out = folder.path().join("court");
-    let said = stdout(&run(&import(&file, "rgb", &out, &["--classes", &classes()])));
+    let said = stdout(&run(&import(&file, "flow", &out, &["--classes", &classes()])));
     assert!(said.contains("262 tensors imported, 3 batch norm counters skipped, 0 unknown"), "{said}");
     let (made, shipped) = (Pack::open(&out).unwrap(), Pack::open(&program::pack()).unwrap());
-    assert_eq!((made.name.as_str(), &made.classes), ("court", &shipped.classes));
-    let (made, shipped) = (made.rgb.unwrap(), shipped.rgb.unwrap());
+    assert_eq!((made.name.as_str(), made.classes.names().join(",")), ("court", classes()));
+    let (made, shipped) = (made.flow.unwrap(), shipped.flow.unwrap());
     // The same values in the same type and order: the very same bytes.
     assert_eq!((&made.model.sha256, &made.input), (&shipped.model.sha256, &shipped.input));
     let json: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json", out.to_str().unwrap()]))).unwrap();
-    assert!(json["models"]["flow"].is_null() && json["fusion"]["refit"].is_null(), "{json}");
+    assert!(json["models"]["rgb"].is_null() && json["fusion"]["refit"].is_null(), "{json}");
     assert!(json["card"]["measured"].as_object().unwrap().is_empty(), "nothing is claimed of it");
 
     // Names from a file do as well, and a pack is not overwritten.
     let names = folder.path().join("classes.txt");
     std::fs::write(&names, classes().replace(',', "\n") + "\n").unwrap();
     let more = ["--classes", names.to_str().unwrap()];
-    assert!(refused(&import(&file, "rgb", &out, &more), 5).contains("it already holds a pack"));
-    stdout(&run(&import(&file, "rgb", &folder.path().join("again"), &more)));
+    assert!(refused(&import(&file, "flow", &out, &more), 5).contains("it already holds a pack"));
+    stdout(&run(&import(&file, "flow", &folder.path().join("again"), &more)));
 }
 
 #[test]
@@ -154,14 +156,14 @@ fn a_modality_is_replaced_in_a_copy_and_the_table_says_that_it_is_stale() {
 fn state_dicts_that_do_not_fit_say_why() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("court");
-    let file = save(folder.path(), &state_dict("rgb"));
+    let file = save(folder.path(), &state_dict("flow"));
     let said = refused(&import(&file, "rgb", &out, &["--classes", "tennis,soccer,other"]), 2);
-    assert!(said.contains("has 24 outputs and --classes names 3"), "{said}");
-    assert!(refused(&import(&file, "rgb", &out, &[]), 2).contains("24 outputs; name their classes"));
+    assert!(said.contains("has 11 outputs and --classes names 3"), "{said}");
+    assert!(refused(&import(&file, "rgb", &out, &[]), 2).contains("11 outputs; name their classes"));
     let twice = classes().replace("athletics", "tennis");
     assert!(refused(&import(&file, "rgb", &out, &["--classes", &twice]), 2).contains("listed twice"));
 
-    let mut state = state_dict("rgb");
+    let mut state = state_dict("flow");
     state.remove("features.0.0.weight");
     state.remove("features.18.1.running_var");
     let narrow = state["features.1.conv.1.weight"].narrow(0, 0, 8).unwrap().contiguous().unwrap();
@@ -179,7 +181,7 @@ fn state_dicts_that_do_not_fit_say_why() {
     let mut arguments = import(&file, "rgb", &out, &[]);
     arguments[4] = "resnet50";
     assert!(refused(&arguments, 6).contains("no classifier fc.weight"));
-    state.insert("classifier.1.bias".into(), Tensor::full(f32::NAN, 24, &Device::Cpu).unwrap());
+    state.insert("classifier.1.bias".into(), Tensor::full(f32::NAN, 11, &Device::Cpu).unwrap());
     let file = save(folder.path(), &state);
     assert!(refused(&import(&file, "rgb", &out, &[]), 6).contains("tensor classifier.1.bias"));
     assert!(!out.exists());

@@ -56,7 +56,7 @@ fn first_weights_that_do_not_fit_are_refused() {
     with("model.pth", "").refused(6, &["model.pth", "not a safetensors file"]);
     with("half.safetensors", "").refused(6, &["half.safetensors", "truncated"]);
     with("nowhere.safetensors", "").refused(6, &["nowhere.safetensors"]);
-    with(&first_weights(), "--arch resnet50").refused(6, &["rgb.safetensors", "no tensor of resnet50", "--arch"]);
+    with(&first_weights(), "--arch resnet50").refused(6, &["flow.safetensors", "no tensor of resnet50", "--arch"]);
     with(&first_weights(), "--head-steps 0").refused(2, &["--head-steps"]);
     run(dir, "train rgb stills -o run --epochs 0").refused(2, &["start at random", "--epochs"]);
     assert!(!dir.join("run").exists());

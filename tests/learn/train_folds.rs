@@ -45,7 +45,7 @@ fn every_source_is_held_out_once_and_kinds_are_apart() {
     let dir = dir.path();
     dataset(dir);
     let said = run(dir, &folds("cv", "--folds 3"));
-    let note = format!("holds out all there is of {}", CLASSES[2]);
+    let note = format!("holds out all material of {}", CLASSES[2]);
     assert!(said.error.contains(&note), "{}", said.error);
     assert!(said.well().contains("touchline evaluate --cv cv set"));
     run(dir, &folds("half", "--folds 3 --sources 0.5")).well();

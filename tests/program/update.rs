@@ -130,7 +130,7 @@ fn a_new_table_decides_from_one_second_to_the_next() {
     assert_eq!((&before["pack"]["name"], &before["path"]), (&json!("first"), &json!("first")));
     assert_eq!(before["updates"]["accepted"], true);
     assert!(before["updates"]["last"].is_null() && before["shadow"].is_null());
-    assert_eq!(before["classes"].as_array().unwrap().len(), 24);
+    assert_eq!(before["classes"].as_array().unwrap().len(), 25);
     assert_eq!(before["fusion"]["table"]["tennis"]["modality"], "rgb");
     assert_eq!(before["models"]["flow"]["architecture"], "mobilenet_v2");
     assert!(before["card"]["measured"]["test_videos_n"].is_number());
