@@ -1,11 +1,11 @@
-//! A source that is opened again and again leaves nothing behind: memory, file descriptors, threads and GStreamer's objects
-//! stay flat.
+//! A source that reconnects many times leaks nothing: memory, file descriptors, threads and GStreamer's objects stay constant.
 //!
-//! The connections are made by a process of their own (this binary again), so that the servers are not in the figures and
-//! GStreamer's leaks tracer sees all of it. An ordinary test run makes a few dozen; `TOUCHLINE_RECONNECTS=1000 cargo test
-//! --test reconnects -- --nocapture` makes as many as it says and prints the figures.
+//! A child process (this binary again) makes the connections, so that the figures exclude the servers and GStreamer's leaks
+//! tracer sees all objects. An ordinary test run makes a few dozen. `TOUCHLINE_RECONNECTS=1000 cargo test --test reconnects --
+//! --nocapture` makes that many and prints the figures.
 //!
-//! A binary of its own: work beside it delays the end of pipelines, whose descriptors and objects are counted.
+//! This is a binary of its own, because other work at the same time delays the end of pipelines, whose descriptors and objects
+//! are counted.
 #![cfg(feature = "gst")]
 
 mod common;
@@ -32,17 +32,17 @@ use touchline_media::outlet::Counters;
 use touchline_media::supervise::{Policy, Sleeper, SourceObserver, SourceState, Supervisor};
 use touchline_media::{Open, Source};
 
-/// Reconnects of an ordinary test run.
+/// The reconnects of an ordinary test run.
 const FEW: u32 = 32;
 
-/// What the child is told: URIs, number of reconnects, the tracer's file.
+/// Environment variables of the child: URIs, number of reconnects, the tracer's file.
 const URIS: &str = "TOUCHLINE_TEST_URIS";
 const COUNT: &str = "TOUCHLINE_TEST_COUNT";
 const TRACE: &str = "TOUCHLINE_TEST_TRACE";
 
-/// What the process holds between two connections.
+/// The resources of the process between two connections.
 #[derive(Clone, Debug, Default)]
-struct Held {
+struct Resources {
     connections: u32,
     resident_kb: u64,
     files: usize,
@@ -51,7 +51,7 @@ struct Held {
     objects: BTreeMap<String, usize>,
 }
 
-impl Held {
+impl Resources {
     fn now(connections: u32, trace: &Path) -> Self {
         let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
         let field = |name: &str| {
@@ -69,19 +69,19 @@ impl Held {
     }
 }
 
-/// Asks the leaks tracer for what is alive: it answers SIGUSR1 in its log.
+/// The live objects by type. On SIGUSR1 the leaks tracer lists them in its log.
 fn live_objects(trace: &Path) -> BTreeMap<String, usize> {
     let from = std::fs::metadata(trace).map_or(0, |m| m.len()) as usize;
     let pid = std::process::id().to_string();
     assert!(Command::new("kill").args(["-USR1", &pid]).status().expect("kill").success());
     let until = Instant::now() + Duration::from_secs(10);
-    let mut seen = 0;
+    let mut length = 0;
     loop {
         std::thread::sleep(Duration::from_millis(100));
         let log = std::fs::read(trace).unwrap_or_default();
         let log = String::from_utf8_lossy(&log[from.min(log.len())..]).into_owned();
-        // The list is whole when nothing is added to it any more.
-        if seen > 0 && log.len() == seen {
+        // The list is complete when the log no longer grows.
+        if length > 0 && log.len() == length {
             let mut objects = BTreeMap::new();
             for line in log.lines().filter(|l| l.contains("object-alive")) {
                 let name = line.split("type-name=(string)").nth(1).and_then(|rest| rest.split([',', ';']).next());
@@ -89,12 +89,12 @@ fn live_objects(trace: &Path) -> BTreeMap<String, usize> {
             }
             return objects;
         }
-        seen = log.len();
+        length = log.len();
         assert!(Instant::now() < until, "the leaks tracer does not answer");
     }
 }
 
-/// Opens its URIs in turn, whatever is asked for.
+/// Opens its URIs in turn and ignores the requested one.
 struct InTurn {
     opener: GstOpener,
     uris: Vec<String>,
@@ -108,33 +108,33 @@ impl Open for InTurn {
     }
 }
 
-/// Does not sleep; between two connections it looks at what the process holds.
+/// A sleeper that does not sleep. At its marks it records the resources of the process.
 struct Inspect {
     trace: PathBuf,
     marks: Vec<u32>,
     pauses: AtomicU32,
-    held: Mutex<Vec<Held>>,
+    resources: Mutex<Vec<Resources>>,
 }
 
 impl Sleeper for Inspect {
     fn sleep(&self, _: Duration, _: &Receiver<Infallible>) {
         let pauses = self.pauses.fetch_add(1, Ordering::Relaxed) + 1;
         if self.marks.contains(&pauses) {
-            self.held.lock().unwrap().push(Held::now(pauses, &self.trace));
+            self.resources.lock().unwrap().push(Resources::now(pauses, &self.trace));
         }
     }
 }
 
-struct Quiet;
+struct NoObserver;
 
-impl SourceObserver for Quiet {
+impl SourceObserver for NoObserver {
     fn state(&self, _: SourceState) {}
 
     fn incident(&self, _: Incident) {}
 }
 
 #[test]
-#[ignore = "the child of `a_thousand_reconnects_leave_nothing_behind`"]
+#[ignore = "run by `reconnects_leak_nothing`"]
 fn child() {
     let (Ok(uris), Ok(count)) = (std::env::var(URIS), std::env::var(COUNT)) else { return };
     let (uris, count): (Vec<String>, u32) = (uris.split(' ').map(Into::into).collect(), count.parse().unwrap());
@@ -145,14 +145,14 @@ fn child() {
         selection: Some(PlanSelector::selection(&plan)),
         ..GstOptions::default()
     };
-    // The supervisor's own: it must not learn that one of the sources is a recording, which is not opened again.
+    // The supervisor has counters of its own, so that it does not see that one source is a recording, which it would not reopen.
     let counters = Arc::<Counters>::default();
     let inspect = Arc::new(Inspect {
         trace: std::env::var(TRACE).unwrap().into(),
         // The first quarter fills pools, caches and the registry of types.
         marks: (1..=4).map(|quarter| count * quarter / 4).collect(),
         pauses: AtomicU32::new(0),
-        held: Mutex::default(),
+        resources: Mutex::default(),
     });
     let supervisor = Supervisor {
         inner: Arc::new(InTurn {
@@ -163,7 +163,7 @@ fn child() {
         policy: Policy { reopen_on_end: true, ..Policy::default() },
         clock,
         sleeper: inspect.clone(),
-        observer: Arc::new(Quiet),
+        observer: Arc::new(NoObserver),
         counters: counters.clone(),
         id: "again".into(),
     };
@@ -171,7 +171,7 @@ fn child() {
     let mut source = supervisor.open("in-turn", to).unwrap();
     let (mut pictures, mut runs_with_pictures, mut reconnects) = (0u32, 0u32, 0);
     while reconnects <= count {
-        match from.recv_timeout(Duration::from_secs(30)).expect("it goes on") {
+        match from.recv_timeout(Duration::from_secs(30)).expect("an item") {
             MediaItem::Frame(_) | MediaItem::Unconverted { .. } => {
                 runs_with_pictures += u32::from(pictures == 0);
                 pictures += 1;
@@ -184,35 +184,35 @@ fn child() {
     source.stop();
     assert!(from.iter().any(|item| matches!(item, MediaItem::Ended(End::Finished))));
     drop(source);
-    // The last connection that was lost may have been made again.
+    // The supervisor may have reconnected once more before it stopped.
     let made = counters.reconnects.load(Ordering::Relaxed);
     assert!((u64::from(count)..=u64::from(count) + 1).contains(&made), "{made}");
     assert!(runs_with_pictures >= count, "{runs_with_pictures} of {count} connections brought pictures");
-    let held = inspect.held.lock().unwrap();
+    let resources = inspect.resources.lock().unwrap();
     println!(
         "| reconnects | resident memory, kB | file descriptors | threads | GStreamer objects |\n|---|---|---|---|---|"
     );
-    for h in held.iter() {
-        let objects: usize = h.objects.values().sum();
-        println!("| {} | {} | {} | {} | {objects} |", h.connections, h.resident_kb, h.files, h.threads);
+    for r in resources.iter() {
+        let objects: usize = r.objects.values().sum();
+        println!("| {} | {} | {} | {} | {objects} |", r.connections, r.resident_kb, r.files, r.threads);
     }
-    let [first, .., last] = &held[..] else { panic!("four marks") };
+    let [first, .., last] = &resources[..] else { panic!("four marks") };
     assert_eq!(first.files, last.files, "file descriptors");
-    // GStreamer's pool of threads keeps one or two for a while.
+    // GStreamer's thread pool keeps one or two threads for a while.
     assert!(last.threads <= first.threads + 2, "{} threads, then {}", first.threads, last.threads);
     for (name, count) in &last.objects {
-        // What one of GStreamer's pool threads has not let go of yet is of one connection.
+        // GStreamer's pool threads may still hold the objects of one connection.
         let before = first.objects.get(name).copied().unwrap_or(0);
         assert!(*count <= before + 2, "{name}: {before}, then {count}");
     }
-    // Allocators keep what they have, the more of it the more threads there were; a leak of one decoded picture would be
-    // 86 kB a connection, and one of a converted one 173 kB.
+    // Allocators keep freed memory, more of it with more threads. A leak of one decoded picture would be 86 kB per connection, and
+    // of one converted picture 173 kB.
     let grown = last.resident_kb.saturating_sub(first.resident_kb);
     assert!(grown <= 16_000, "{grown} kB in {} connections", last.connections - first.connections);
 }
 
 #[test]
-fn a_thousand_reconnects_leave_nothing_behind() {
+fn reconnects_leak_nothing() {
     let count = std::env::var("TOUCHLINE_RECONNECTS").ok().map_or(FEW, |n| n.parse().expect("a number"));
     let dir = Fixtures::new();
     let clip = dir.make(
@@ -235,7 +235,7 @@ fn a_thousand_reconnects_leave_nothing_behind() {
         .env("GST_DEBUG_FILE", &trace)
         .output()
         .unwrap();
-    let (said, trouble) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{said}");
-    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{trouble}");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{stdout}");
+    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
 }

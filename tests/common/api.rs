@@ -1,10 +1,10 @@
-//! The API of a running program, asked as programs ask it.
+//! A client for the API of a running program.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// An answer. The body is null where there is none.
+/// An answer. The body is null unless it is JSON.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -16,7 +16,7 @@ pub struct Answer {
     pub text: String,
 }
 
-/// Asks `http://{address}{path}`; `body` goes as JSON.
+/// Sends a request to `http://{address}{path}` with `body` as JSON.
 pub fn ask(address: &str, method: &str, path: &str, body: Option<&Value>, headers: &[(&str, &str)]) -> Answer {
     let text = body.map(Value::to_string);
     let json = [("content-type", "application/json")];
@@ -24,7 +24,7 @@ pub fn ask(address: &str, method: &str, path: &str, body: Option<&Value>, header
     send(address, method, path, text.as_deref().unwrap_or(""), &headers).expect("the server answers")
 }
 
-/// As [`ask`], with the body as it stands and nothing beside `headers`; nothing when the server does not answer.
+/// Like [`ask`], with an arbitrary body and only these `headers`. [`None`] when the server does not answer.
 pub fn send(address: &str, method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> Option<Answer> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -59,7 +59,7 @@ pub fn wait_until_ready(address: &str, limit: Duration) {
     }
 }
 
-/// The ids of the streams there are.
+/// The ids of all streams.
 pub fn ids(address: &str) -> Vec<String> {
     let streams = ask(address, "GET", "/api/v1/streams", None, &[]).body;
     let ids =

@@ -1,4 +1,4 @@
-//! A camera: an RTSP server of our own that asks for logins and tells the time as it is told to. H.264 over TCP.
+//! A camera: an RTSP server of our own with a login and an adjustable clock. It sends H.264 over TCP.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-/// What the camera does beside playing.
+/// The login and the clock of a camera.
 #[derive(Clone)]
-pub struct Habits {
-    /// The user and password that it wants, by a digest of SHA-256.
+pub struct CameraOptions {
+    /// The required user and password, for digest authentication with SHA-256.
     pub login: Option<(String, String)>,
-    /// Seconds by which the clock in its `n`th sender report is off.
+    /// The error of the clock in the `n`th sender report, in seconds.
     pub clock: fn(n: u64) -> f64,
 }
 
-impl Default for Habits {
+impl Default for CameraOptions {
     fn default() -> Self {
         Self { login: None, clock: |_| 0.0 }
     }
@@ -32,23 +32,23 @@ const NTP_TO_UNIX_S: f64 = 2_208_988_800.0;
 const NONCE: &str = "5ccc069c403ebaf9";
 
 impl Camera {
-    pub fn start(habits: Habits) -> Self {
+    pub fn start(options: CameraOptions) -> Self {
         let pictures = Arc::new(pictures());
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let port = listener.local_addr().expect("a bound listener").port();
         let requests = Arc::<Mutex<Vec<String>>>::default();
         let log = requests.clone();
-        // Ends with the test.
+        // The thread ends with the test process.
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let (habits, pictures, log) = (habits.clone(), pictures.clone(), log.clone());
-                std::thread::spawn(move || serve(client, &habits, &pictures, &log));
+                let (options, pictures, log) = (options.clone(), pictures.clone(), log.clone());
+                std::thread::spawn(move || serve(client, &options, &pictures, &log));
             }
         });
         Self { port, requests }
     }
 
-    /// `login` is written as it stands in front of the host.
+    /// The URL with `login` unchanged in front of the host.
     pub fn url(&self, login: &str) -> String {
         format!("rtsp://{login}127.0.0.1:{}/live", self.port)
     }
@@ -59,7 +59,7 @@ impl Camera {
     }
 }
 
-/// A second of pictures, each with its parameter sets where it has them, as NAL units.
+/// One second of pictures as NAL units. Each picture includes the parameter sets before it.
 fn pictures() -> Vec<Vec<Vec<u8>>> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("v.h264");
@@ -89,23 +89,23 @@ fn hex(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// A value of a digest's header.
+/// A value in the header of a digest login.
 fn value<'a>(header: &'a str, name: &str) -> &'a str {
     let found = header.split([',', ' ']).find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='));
     found.unwrap_or_default().trim_matches('"')
 }
 
-fn is_let_in(login: &Option<(String, String)>, method: &str, header: &str) -> bool {
+fn is_authorized(login: &Option<(String, String)>, method: &str, header: &str) -> bool {
     let Some((user, password)) = login else { return true };
     if method == "OPTIONS" {
         return true;
     }
     let secret = hex(&format!("{user}:cam:{password}"));
-    let asked = hex(&format!("{method}:{}", value(header, "uri")));
-    header.starts_with("Digest ") && value(header, "response") == hex(&format!("{secret}:{NONCE}:{asked}"))
+    let request = hex(&format!("{method}:{}", value(header, "uri")));
+    header.starts_with("Digest ") && value(header, "response") == hex(&format!("{secret}:{NONCE}:{request}"))
 }
 
-fn serve(client: TcpStream, habits: &Habits, pictures: &Arc<Vec<Vec<Vec<u8>>>>, log: &Mutex<Vec<String>>) {
+fn serve(client: TcpStream, options: &CameraOptions, pictures: &Arc<Vec<Vec<Vec<u8>>>>, log: &Mutex<Vec<String>>) {
     let Ok(mut writer) = client.try_clone() else { return };
     let mut reader = BufReader::new(client);
     loop {
@@ -146,7 +146,7 @@ fn serve(client: TcpStream, habits: &Habits, pictures: &Arc<Vec<Vec<Vec<u8>>>>, 
         log.lock().unwrap().push(format!("{} {login}", lines[0].trim()));
         let mut words = lines[0].split_whitespace();
         let (method, uri) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().to_owned());
-        let answer = if is_let_in(&habits.login, method, &login) {
+        let answer = if is_authorized(&options.login, method, &login) {
             let body = match method {
                 "DESCRIBE" => {
                     "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=cam\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\n\
@@ -172,7 +172,7 @@ fn serve(client: TcpStream, habits: &Habits, pictures: &Arc<Vec<Vec<Vec<u8>>>>, 
             return;
         }
         if method == "PLAY" && answer.contains(" 200 ") {
-            let (Ok(to), pictures, clock) = (writer.try_clone(), pictures.clone(), habits.clock) else { return };
+            let (Ok(to), pictures, clock) = (writer.try_clone(), pictures.clone(), options.clock) else { return };
             std::thread::spawn(move || send(to, &pictures, clock));
         }
     }
@@ -212,11 +212,11 @@ fn send(mut to: TcpStream, pictures: &[Vec<Vec<u8>>], clock: fn(u64) -> f64) {
         }
         if n % 10 == 0 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
-            let said = (now + NTP_TO_UNIX_S + clock(u64::from(n / 10))).max(0.0);
+            let ntp_s = (now + NTP_TO_UNIX_S + clock(u64::from(n / 10))).max(0.0);
             let mut report = vec![0x80, 200, 0, 6];
             report.extend(7u32.to_be_bytes());
-            report.extend((said as u64 as u32).to_be_bytes());
-            report.extend(((said.fract() * 4_294_967_296.0) as u32).to_be_bytes());
+            report.extend((ntp_s as u64 as u32).to_be_bytes());
+            report.extend(((ntp_s.fract() * 4_294_967_296.0) as u32).to_be_bytes());
             report.extend(time.to_be_bytes());
             report.extend([0; 8]);
             packets.push((1, report));

@@ -1,5 +1,5 @@
-//! A static HTTP/1.1 server with ranges and 404, with TLS or without; and live HLS written into its folder. `/private/` wants
-//! a login, `/digest/` one by RFC 7616 (ann, geheim&mehr), `/cookie/` that what is no playlist shows the cookie of the last one.
+//! A static HTTP/1.1 server with ranges and 404, with or without TLS, and a live HLS origin on top of it. `/private/` requires a
+//! login, `/digest/` a login by RFC 7616 (ann, geheim&mehr). Below `/cookie/`, playlists set a cookie, and other files require it.
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
@@ -24,7 +24,7 @@ impl HttpServer {
         Self::launch(root, None)
     }
 
-    /// Speaks TLS with this certificate and key.
+    /// Uses TLS with this certificate and key.
     pub fn start_tls(root: &Path, config: rustls::ServerConfig) -> Self {
         Self::launch(root, Some(Arc::new(config)))
     }
@@ -41,7 +41,7 @@ impl HttpServer {
                     return;
                 }
                 let (Ok(connection), root, tls) = (connection, root.clone(), tls.clone()) else { continue };
-                // A client that goes away in the middle of an answer is its own business.
+                // A client may disconnect in the middle of an answer.
                 std::thread::spawn(move || {
                     connection.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
                     match tls {
@@ -111,7 +111,7 @@ fn serve(connection: impl Read + Write, root: &Path) -> std::io::Result<()> {
             )?;
             continue;
         }
-        if path.starts_with("/digest/") && !digest.is_some_and(|said| is_right(&said, &path)) {
+        if path.starts_with("/digest/") && !digest.is_some_and(|login| is_valid_digest(&login, &path)) {
             out.write_all(
                 b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Digest realm=\"t\", nonce=\"n\", qop=\"auth\"\r\n\
                   Content-Length: 0\r\n\r\n",
@@ -150,28 +150,28 @@ fn serve(connection: impl Read + Write, root: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Whether a login by digest is the right one for `path`.
-fn is_right(said: &str, path: &str) -> bool {
-    let Ok(said) = digest_auth::AuthorizationHeader::parse(&format!("Digest {said}")) else { return false };
+/// Whether a digest login is valid for `path`.
+fn is_valid_digest(login: &str, path: &str) -> bool {
+    let Ok(login) = digest_auth::AuthorizationHeader::parse(&format!("Digest {login}")) else { return false };
     let mut context = digest_auth::AuthContext::new("ann", "geheim&mehr", path);
-    let mut right = said.clone();
-    context.set_custom_cnonce(said.cnonce.clone().unwrap_or_default());
-    right.digest(&context);
-    (said.response, said.uri.as_str(), said.nonce.as_str()) == (right.response, path, "n")
+    let mut expected = login.clone();
+    context.set_custom_cnonce(login.cnonce.clone().unwrap_or_default());
+    expected.digest(&context);
+    (login.response, login.uri.as_str(), login.nonce.as_str()) == (expected.response, path, "n")
 }
 
-/// A live HLS origin: ffmpeg writes one-second segments in real time, a window of six stays, a server serves them.
+/// A live HLS origin: ffmpeg writes one-second segments in real time with a window of six, and a server serves them.
 pub struct HlsOrigin {
     _encoder: Child,
     server: HttpServer,
     dir: tempfile::TempDir,
 }
 
-/// What a [`HlsOrigin`] plays.
+/// The media of an [`HlsOrigin`].
 pub enum HlsMedia {
     /// An endless moving pattern and tone.
     Test,
-    /// A recording with H.264 and AAC, in real time, once. The playlist then gets its end mark.
+    /// A recording with H.264 and AAC, once in real time. The playlist has an end mark afterwards.
     File(PathBuf),
 }
 

@@ -1,4 +1,4 @@
-//! `touchline run` as it runs.
+//! A running `touchline run`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,7 +26,7 @@ impl Live {
         Self::start_by(touchline(), dir, host, arguments)
     }
 
-    /// As [`Live::start_with`], by a command that ends in the program.
+    /// Like [`Live::start_with`], with a command whose last word is the program.
     pub fn start_by(mut program: Command, dir: &Path, host: &str, arguments: &[String]) -> Self {
         let jsonl = dir.join("live.jsonl");
         let port = super::free_tcp_port();
@@ -44,11 +44,11 @@ impl Live {
 
     pub fn records(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(&self.jsonl).unwrap_or_default();
-        // The last line may be under way.
+        // The last line may be incomplete.
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Waits until `enough` is true of the records.
+    /// Waits until the records satisfy `enough`.
     pub fn wait(&mut self, limit: Duration, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         let until = Instant::now() + limit;
         loop {
@@ -70,19 +70,19 @@ impl Live {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Sends a signal, as in `HUP`.
+    /// Sends a signal by name, such as `HUP`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
-    /// SIGTERM, as a service manager sends it; gives the exit code.
+    /// Sends SIGTERM, as a service manager does. Returns the exit code.
     pub fn stop(mut self) -> i32 {
         self.signal("TERM");
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().expect("it exits, no signal kills it");
+                return status.code().expect("it exits instead of being killed");
             }
             assert!(Instant::now() < until, "it does not stop within 20 s of SIGTERM");
             std::thread::sleep(Duration::from_millis(50));
@@ -97,13 +97,13 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        // Already gone after `stop`.
+        // Both fail after `stop`.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The seconds of a stream that were decided.
+/// The decided seconds of a stream.
 pub fn seconds<'a>(records: &'a [Value], stream: &'a str) -> impl Iterator<Item = &'a Value> {
     records.iter().filter(move |r| r["type"] == "second" && r["stream"] == stream)
 }

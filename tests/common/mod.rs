@@ -1,6 +1,6 @@
-//! Media and media servers for integration tests: everything is generated at test time, runs on this machine, binds
-//! ports the system picks, and ends when dropped.
-#![allow(dead_code)] // Each test file uses its own part of it.
+//! Media and media servers for integration tests. All media are generated at test time. The servers run on this machine, on ports
+//! that the system picks, and end when dropped.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 pub mod api;
 pub mod camera;
@@ -22,20 +22,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One at a time: tests that hold it do not run beside each other. Those that run the whole program, with inference, take it:
-/// several would starve each other on a small machine. One test may take it once.
+/// A lock for tests that must not run at the same time. Tests that run the whole program with inference take it, because several
+/// would starve each other on a small machine. A test must not take it twice.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    // A test that failed has left nothing behind in it.
+    // The lock protects no data, so a failed test cannot leave it inconsistent.
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Initialises GStreamer; panics with its text otherwise.
+/// Initialises GStreamer. Panics with its message on failure.
 pub fn init() {
     gstreamer::init().expect("GStreamer starts");
 }
 
-/// This test binary in a process of its own, with nothing but the ignored test `name` of `module` (`module_path!()`).
+/// This test binary in a new process that runs only the ignored test `name` of `module` (`module_path!()`).
 pub fn again(module: &str, name: &str) -> Command {
     let inside = module.split_once("::").map_or(String::new(), |(_, inside)| format!("{inside}::"));
     let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
@@ -43,17 +43,17 @@ pub fn again(module: &str, name: &str) -> Command {
     command
 }
 
-/// A port nothing listens on (until somebody else takes it).
+/// A port that is free at the moment.
 pub fn free_tcp_port() -> u16 {
     std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
-/// As [`free_tcp_port`], for UDP.
+/// Like [`free_tcp_port`], for UDP.
 pub fn free_udp_port() -> u16 {
     std::net::UdpSocket::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
-/// Runs ffmpeg to its end; panics with its output if it fails. `arguments` are split at spaces; a `~` is a space
+/// Runs ffmpeg and waits for it. Panics with its output if it fails. `arguments` are split at spaces; a `~` is a space
 /// within an argument.
 pub fn ffmpeg(arguments: &str, output: &Path) {
     let done = Command::new("ffmpeg")
@@ -66,7 +66,7 @@ pub fn ffmpeg(arguments: &str, output: &Path) {
     assert!(done.status.success(), "ffmpeg {arguments}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// A folder of media made on demand, removed at the end.
+/// A temporary folder of media that are made on demand.
 pub struct Fixtures {
     dir: tempfile::TempDir,
 }
@@ -87,12 +87,12 @@ impl Fixtures {
         path
     }
 
-    /// `recording` as an HLS playlist on demand, in segments of a second, copied.
+    /// Converts `recording` to an HLS playlist with one-second segments, without encoding it again.
     pub fn playlist(&self, name: &str, recording: &Path) -> PathBuf {
         self.make(name, &format!("-i {} -c copy -f hls -hls_time 1 -hls_list_size 0", recording.display()))
     }
 
-    /// Moving pattern and tone: H.264 and AAC, 30 pictures a second, 44.1 kHz stereo.
+    /// A moving pattern and a tone: H.264 and AAC, 30 pictures a second, 44.1 kHz stereo.
     pub fn clip(&self, name: &str, seconds: u32) -> PathBuf {
         self.make(
             name,
@@ -131,7 +131,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Both fail only when the child is already gone.
+        // Both fail only when the child has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

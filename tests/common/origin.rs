@@ -1,6 +1,6 @@
-//! A live HLS origin that does what it is told: fails, freezes, dawdles, sends garbage, breaks for advertisements.
+//! A live HLS origin with faults on demand: errors, a frozen playlist, slow answers, garbage. It can also insert advertisements.
 //!
-//! Segments are made beforehand; the playlist follows the clock.
+//! The segments are made in advance. The playlist follows the clock.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,26 +15,26 @@ use super::Fixtures;
 
 /// How the origin answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
-    Well,
-    /// With this status.
+pub enum Behaviour {
+    Normal,
+    /// Every answer has this status.
     Status(u16),
     /// The playlist no longer moves.
     Frozen,
-    /// The playlist says that nothing more comes.
-    Over,
-    /// A byte every now and then.
+    /// The playlist has an end mark.
+    Ended,
+    /// One byte every 300 ms.
     SlowLoris,
-    /// Segments of noise.
+    /// Segments are noise.
     Garbage,
     /// Connections are closed without an answer.
-    Hangs,
+    Closes,
 }
 
 /// Segments in the playlist.
 const WINDOW: usize = 6;
 
-/// Wall time of the first segment, ms since 1970: an hour ago, which no arrival here says.
+/// The wall time of the first segment, ms since 1970. It is an hour ago, so that it differs from every arrival time.
 pub fn first_ms() -> i64 {
     static FIRST: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
     *FIRST.get_or_init(|| {
@@ -44,13 +44,13 @@ pub fn first_ms() -> i64 {
 }
 
 struct Shared {
-    mood: Mutex<Mood>,
+    behaviour: Mutex<Behaviour>,
     began: Instant,
-    /// Segments by kind: the programme, the advertisement.
+    /// The segments of the programme and of the advertisement.
     segments: [Vec<Vec<u8>>; 2],
-    /// For each segment so far, whether it is an advertisement; the last goes on.
+    /// Whether each segment so far is an advertisement.
     ads: Mutex<Vec<bool>>,
-    wants_ad: AtomicBool,
+    is_ad_due: AtomicBool,
     frozen: Mutex<Option<String>>,
     stop: AtomicBool,
 }
@@ -63,12 +63,12 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// One-second segments of 320×180 with a tone, advertisements of 320×180, too, and time stamps that begin anew.
+    /// One-second segments of 320×180 with a tone. The advertisements have the same size and time stamps of their own.
     pub fn start() -> Self {
         Self::start_at("127.0.0.1")
     }
 
-    /// As [`Origin::start`], on another address of this machine.
+    /// Like [`Origin::start`], on another address of this machine.
     pub fn start_at(host: &str) -> Self {
         let dir = Fixtures::new();
         let make = |name: &str, pattern: &str, seconds: u32| -> Vec<Vec<u8>> {
@@ -83,14 +83,14 @@ impl Origin {
                 &dir.path().join(format!("{name}.m3u8")),
             );
             let path = |i: u32| dir.path().join(format!("{name}{i}.ts"));
-            (0..seconds).map(|i| std::fs::read(path(i)).expect("a segment a second")).collect()
+            (0..seconds).map(|i| std::fs::read(path(i)).expect("one segment per second")).collect()
         };
         let shared = Arc::new(Shared {
-            mood: Mutex::new(Mood::Well),
+            behaviour: Mutex::new(Behaviour::Normal),
             began: Instant::now(),
             segments: [make("programme", "testsrc2", 90), make("ad", "smptebars", 20)],
             ads: Mutex::default(),
-            wants_ad: AtomicBool::new(false),
+            is_ad_due: AtomicBool::new(false),
             frozen: Mutex::default(),
             stop: AtomicBool::new(false),
         });
@@ -103,7 +103,7 @@ impl Origin {
                     return;
                 }
                 let (Ok(connection), shared) = (connection, serving.clone()) else { continue };
-                // A client that goes away in the middle of an answer is its own business.
+                // A client may disconnect in the middle of an answer.
                 std::thread::spawn(move || serve(connection, &shared).ok());
             }
         });
@@ -114,17 +114,17 @@ impl Origin {
         format!("http://{}:{}/live.m3u8", self.host, self.port)
     }
 
-    pub fn mood(&self, mood: Mood) {
-        let end = if mood == Mood::Over { "#EXT-X-ENDLIST\n" } else { "" };
-        if matches!(mood, Mood::Frozen | Mood::Over) {
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        let end = if behaviour == Behaviour::Ended { "#EXT-X-ENDLIST\n" } else { "" };
+        if matches!(behaviour, Behaviour::Frozen | Behaviour::Ended) {
             *lock(&self.shared.frozen) = Some(playlist(&self.shared) + end);
         }
-        *lock(&self.shared.mood) = mood;
+        *lock(&self.shared.behaviour) = behaviour;
     }
 
-    /// Advertisements from the next segment on, or the programme again.
+    /// Switches to advertisements from the next segment on, or back to the programme.
     pub fn advertise(&self, on: bool) {
-        self.shared.wants_ad.store(on, Ordering::Release);
+        self.shared.is_ad_due.store(on, Ordering::Release);
     }
 }
 
@@ -143,12 +143,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// The playlist of this moment.
+/// The current playlist.
 fn playlist(shared: &Shared) -> String {
     let mut ads = lock(&shared.ads);
     let due = WINDOW + shared.began.elapsed().as_secs() as usize;
     while ads.len() < due {
-        ads.push(shared.wants_ad.load(Ordering::Acquire));
+        ads.push(shared.is_ad_due.load(Ordering::Acquire));
     }
     let first = due - WINDOW;
     let mut text = format!("#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n");
@@ -165,12 +165,12 @@ fn playlist(shared: &Shared) -> String {
 
 /// Milliseconds since 1970 as a date with time.
 fn date(ms: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).expect("a time of today");
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).expect("a valid time");
     let (h, m, s, ms) = time.to_hms_milli();
     format!("{}T{h:02}:{m:02}:{s:02}.{ms:03}Z", time.date())
 }
 
-/// Kind of segment `n`, and which of its kind.
+/// The kind of segment `n`, and its index among the segments of that kind.
 fn place(ads: &[bool], n: usize) -> (usize, usize) {
     let kind = usize::from(ads[n]);
     let of_kind = ads[..n].iter().filter(|ad| **ad == ads[n]).count();
@@ -193,9 +193,10 @@ fn serve(connection: TcpStream, shared: &Shared) -> std::io::Result<()> {
             }
         }
         let path = request.split_whitespace().nth(1).unwrap_or("/").to_owned();
-        let mood = *lock(&shared.mood);
+        let behaviour = *lock(&shared.behaviour);
         let body = if path.ends_with(".m3u8") {
-            let frozen = lock(&shared.frozen).clone().filter(|_| matches!(mood, Mood::Frozen | Mood::Over));
+            let frozen =
+                lock(&shared.frozen).clone().filter(|_| matches!(behaviour, Behaviour::Frozen | Behaviour::Ended));
             frozen.unwrap_or_else(|| playlist(shared)).into_bytes()
         } else {
             let n = path.trim_matches('/').trim_end_matches(".ts").parse::<usize>().unwrap_or(usize::MAX);
@@ -204,24 +205,24 @@ fn serve(connection: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
                 continue;
             }
-            let (kind, which) = place(&ads, n);
-            match mood {
-                Mood::Garbage => (0..40_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect(),
-                _ => shared.segments[kind][which].clone(),
+            let (kind, index) = place(&ads, n);
+            match behaviour {
+                Behaviour::Garbage => (0..40_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect(),
+                _ => shared.segments[kind][index].clone(),
             }
         };
-        match mood {
-            Mood::Status(status) => {
+        match behaviour {
+            Behaviour::Status(status) => {
                 write!(out, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n")?;
                 continue;
             }
-            Mood::Hangs => return Ok(()),
+            Behaviour::Closes => return Ok(()),
             _ => {}
         }
         write!(out, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
-        if mood == Mood::SlowLoris {
+        if behaviour == Behaviour::SlowLoris {
             for byte in &body {
-                if *lock(&shared.mood) != Mood::SlowLoris || shared.stop.load(Ordering::Acquire) {
+                if *lock(&shared.behaviour) != Behaviour::SlowLoris || shared.stop.load(Ordering::Acquire) {
                     return Ok(());
                 }
                 out.write_all(std::slice::from_ref(byte))?;

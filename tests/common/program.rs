@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::skip::{Lacks, skip};
 
-/// The program that was built for this test run.
+/// The path of the program that was built for this test run.
 pub fn path() -> &'static str {
     env!("CARGO_BIN_EXE_touchline")
 }
@@ -16,18 +16,18 @@ pub fn pack() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/compact")
 }
 
-/// The program, in the project's directory.
+/// A command that runs the program in the project's directory.
 pub fn touchline() -> Command {
     let mut command = Command::new(path());
     command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("RUST_LOG").env_remove("TOUCHLINE_PACK");
     command
 }
 
-/// Runs a command to its end; panics with its output if that takes longer than `limit`.
+/// Runs a command and waits for it. Panics with its error output if it takes longer than `limit`.
 pub fn finish(command: &mut Command, limit: Duration) -> Output {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-    // Read on the side, so that a full pipe does not hold the program up.
+    // Threads read the pipes, so that a full pipe does not block the program.
     let read = |mut from: Box<dyn std::io::Read + Send>| {
         std::thread::spawn(move || {
             let mut all = Vec::new();
@@ -53,13 +53,13 @@ pub fn finish(command: &mut Command, limit: Duration) -> Output {
     output
 }
 
-/// The folder of real recordings, where there is one.
+/// The folder of real recordings, if it exists.
 pub fn data() -> Option<PathBuf> {
     let dir = std::env::var_os("TOUCHLINE_DATA")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let there = dir.join("clips/manifest.csv").is_file();
-    if !there {
+    let exists = dir.join("clips/manifest.csv").is_file();
+    if !exists {
         skip(Lacks::SharedData, &format!("no recordings in {}", dir.display()));
     }
-    there.then_some(dir)
+    exists.then_some(dir)
 }

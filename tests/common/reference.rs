@@ -1,7 +1,7 @@
-//! What the parity tests compare with: the files of `tests/reference`, and values that both sides make from names.
+//! Reference values of the parity tests: the files of `tests/reference`, and values that both sides generate from names.
 //!
-//! On its own, so that a test of numbers does not link media servers.
-#![allow(dead_code)] // Each test file uses its own part of it.
+//! A module of its own, so that a test of numbers does not link the media servers.
+#![allow(dead_code)] // Each test binary uses a part of it.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use touchline_compute::models::{Architecture, Tensors};
 
-/// The project's folder. The tests of a member are built in the member's.
+/// The project's folder. The tests of a workspace member are built in the member's folder.
 pub fn project() -> &'static Path {
     let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
     folders.into_iter().find(|folder| folder.join("weights").is_dir()).expect("the project has a folder of weights")
@@ -27,7 +27,7 @@ pub fn json<T: DeserializeOwned>(name: &str) -> T {
     serde_json::from_slice(&bytes(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Spreads 32 bits, no two inputs to the same (the finaliser of MurmurHash3).
+/// Mixes 32 bits one to one (the finaliser of MurmurHash3).
 pub fn finalised(mut h: u32) -> u32 {
     h = (h ^ (h >> 16)).wrapping_mul(0x85EB_CA6B);
     h = (h ^ (h >> 13)).wrapping_mul(0xC2B2_AE35);
@@ -48,10 +48,10 @@ pub fn uniform(name: &str, n: usize, low: f64, high: f64) -> Vec<f32> {
 /// [`uniform`] values as a tensor.
 pub fn generated(name: &str, shape: &[usize], low: f64, high: f64) -> Tensor {
     let values = uniform(name, shape.iter().product(), low, high);
-    Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape has")
+    Tensor::from_vec(values, shape, &Device::Cpu).expect("the values fill the shape")
 }
 
-/// A weight of a size that keeps activations near 1: the twin of `parameter` in `tests/reference/models/generate.py`.
+/// A weight of a magnitude that keeps activations near 1: the twin of `parameter` in `tests/reference/models/generate.py`.
 pub fn parameter(name: &str, shape: &[usize]) -> Tensor {
     let (low, high) = match shape {
         [_, fan_in @ ..] if shape.len() == 4 => {
@@ -69,7 +69,7 @@ pub fn parameter(name: &str, shape: &[usize]) -> Tensor {
     generated(name, shape, low, high)
 }
 
-/// All tensors of an architecture with a classifier of `classes`, each made by `parameter`.
+/// All tensors of an architecture whose classifier has `classes` outputs, each made by `parameter`.
 pub fn parameters(architecture: Architecture, classes: usize, parameter: impl Fn(&str, &[usize]) -> Tensor) -> Tensors {
     #[derive(Deserialize)]
     struct Shapes {

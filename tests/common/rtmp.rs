@@ -1,7 +1,7 @@
-//! An RTMP server that can do one thing: play a live pattern to each viewer, whatever name it asks for.
+//! An RTMP server that plays a live pattern to each viewer, under any name.
 //!
-//! ffmpeg encodes to FLV; its tags go out as RTMP messages. Of what the viewer says only `createStream` and `play` are
-//! looked at, by their names. The format is Adobe's RTMP specification 1.0.
+//! ffmpeg encodes to FLV, and its tags are sent as RTMP messages. The server looks for the names `connect`, `createStream`
+//! and `play` in the viewer's data and ignores the rest. The format is Adobe's RTMP specification 1.0.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -29,7 +29,7 @@ impl RtmpServer {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
-                // A viewer that goes away ends its thread with an error, as it should.
+                // A viewer that disconnects ends its thread with an error, as intended.
                 std::thread::spawn(move || serve(viewer, &stopped).ok());
             }
         });
@@ -56,20 +56,20 @@ fn serve(mut viewer: TcpStream, stopped: &AtomicBool) -> std::io::Result<()> {
     viewer.write_all(&[&[3u8][..], &[0; 1536], &hello[1..]].concat())?;
     viewer.read_exact(&mut hello[1..])?;
 
-    let mut said = Vec::new();
-    wait_for(&mut viewer, &mut said, b"connect")?;
-    // Chunks so large that no message is split; acknowledgement window; bandwidth.
+    let mut received = Vec::new();
+    wait_for(&mut viewer, &mut received, b"connect")?;
+    // A chunk size that splits no message; the acknowledgement window; the bandwidth.
     message(&mut viewer, 2, 1, 0, 0, &0x00ff_ffffu32.to_be_bytes())?;
     message(&mut viewer, 2, 5, 0, 0, &2_500_000u32.to_be_bytes())?;
     message(&mut viewer, 2, 6, 0, 0, &[0, 0x26, 0x25, 0xa0, 2])?;
     let connected =
         [string("_result"), number(1.0), object(&[("fmsVer", "T/1")]), status("NetConnection.Connect.Success")];
     message(&mut viewer, 3, 20, 0, 0, &connected.concat())?;
-    let at = wait_for(&mut viewer, &mut said, b"createStream")?;
-    let transaction = said[at + 1..at + 9].to_vec();
+    let at = wait_for(&mut viewer, &mut received, b"createStream")?;
+    let transaction = received[at + 1..at + 9].to_vec();
     let created = [string("_result"), [&[0u8][..], &transaction].concat(), vec![5], number(1.0)];
     message(&mut viewer, 3, 20, 0, 0, &created.concat())?;
-    wait_for(&mut viewer, &mut said, b"\x02\x00\x04play")?;
+    wait_for(&mut viewer, &mut received, b"\x02\x00\x04play")?;
     message(&mut viewer, 2, 4, 0, 0, &[0, 0, 0, 0, 0, 1])?;
     let playing = [string("onStatus"), number(0.0), vec![5], status("NetStream.Play.Start")];
     message(&mut viewer, 5, 20, 1, 0, &playing.concat())?;
@@ -96,18 +96,18 @@ fn serve(mut viewer: TcpStream, stopped: &AtomicBool) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Reads until `word` was said; gives the place after it, with at least nine bytes there.
-fn wait_for(viewer: &mut TcpStream, said: &mut Vec<u8>, word: &[u8]) -> std::io::Result<usize> {
+/// Reads until `word` and nine more bytes are received. Returns the position after `word`.
+fn wait_for(viewer: &mut TcpStream, received: &mut Vec<u8>, word: &[u8]) -> std::io::Result<usize> {
     loop {
-        if let Some(at) = said.windows(word.len()).position(|w| w == word)
-            && said.len() >= at + word.len() + 9
+        if let Some(at) = received.windows(word.len()).position(|w| w == word)
+            && received.len() >= at + word.len() + 9
         {
             return Ok(at + word.len());
         }
         let mut more = [0; 4096];
         match viewer.read(&mut more)? {
             0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            n => said.extend_from_slice(&more[..n]),
+            n => received.extend_from_slice(&more[..n]),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An RTSP server with gst-rtsp-server: a live pattern or a recording, with or without a password.
+//! An RTSP server with gst-rtsp-server. It serves a live pattern or a recording, with or without a password.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use gstreamer::prelude::*;
 use gstreamer_rtsp_server as server;
 use gstreamer_rtsp_server::prelude::*;
 
-/// What the server serves at `/live`.
+/// The media at `/live`.
 pub enum Media {
     /// A live moving pattern (H.264, 320×240, 25 pictures a second) and a tone (AAC, 48 kHz).
     Test { video: bool, audio: bool },
@@ -25,7 +25,7 @@ pub struct RtspServer {
     main_loop: glib::MainLoop,
     thread: Option<JoinHandle<()>>,
     _looped: Option<tempfile::TempDir>,
-    /// The pipeline that the clients share, once there is one.
+    /// The pipeline of the clients, from the first client on.
     playing: Arc<Mutex<Option<gst::Bin>>>,
 }
 
@@ -34,17 +34,17 @@ impl RtspServer {
         Self::launch(media, None, "127.0.0.1", 0)
     }
 
-    /// On another address of this machine.
+    /// Listens on another address of this machine.
     pub fn start_at(host: &str, media: Media) -> Self {
         Self::launch(media, None, host, 0)
     }
 
-    /// On a port of the caller's choice, to come back where an earlier server was.
+    /// Listens on a given port, so that it can replace an earlier server.
     pub fn start_on(port: u16, media: Media) -> Self {
         Self::launch(media, None, "127.0.0.1", port)
     }
 
-    /// Asks for `user` and `password` (basic authentication).
+    /// Requires `user` and `password` (basic authentication).
     pub fn start_with_password(media: Media, user: &str, password: &str) -> Self {
         Self::launch(media, Some((user, password)), "127.0.0.1", 0)
     }
@@ -55,7 +55,7 @@ impl RtspServer {
         super::init();
         let auth = server::RTSPAuth::new();
         auth.set_tls_certificate(Some(&certificate));
-        // Whoever shows no login is the viewer.
+        // A client without a login is a viewer.
         let token = server::RTSPToken::builder().field(server::RTSP_TOKEN_MEDIA_FACTORY_ROLE, "viewer").build();
         auth.set_default_token(Some(&mut token.clone()));
         let mut started = Self::launch_with(media, Some(auth), "127.0.0.1", 0);
@@ -87,7 +87,7 @@ impl RtspServer {
         let playing = Arc::<Mutex<Option<gst::Bin>>>::default();
         let configured = playing.clone();
         factory.connect_media_configure(move |_, media| {
-            *configured.lock().expect("no test panics with it") = media.element().downcast().ok();
+            *configured.lock().expect("not poisoned") = media.element().downcast().ok();
         });
         if let Some(auth) = auth {
             rtsp.set_auth(Some(&auth));
@@ -109,12 +109,12 @@ impl RtspServer {
         Self { scheme: "rtsp", host: host.to_owned(), port, main_loop, thread: Some(thread), _looped: looped, playing }
     }
 
-    /// Whether a client has played it.
+    /// Whether a client has started to play.
     pub fn is_playing(&self) -> bool {
-        self.playing.lock().expect("no test panics with it").is_some()
+        self.playing.lock().expect("not poisoned").is_some()
     }
 
-    /// Sends the track of [`Media::Test`], or keeps it back; a client must play it.
+    /// Sends a track of [`Media::Test`] or drops it. A client must be playing.
     pub fn send(&self, track: &str, on: bool) {
         self.element(track).set_property("drop", !on);
     }
@@ -129,8 +129,8 @@ impl RtspServer {
     }
 
     fn element(&self, name: &str) -> gst::Element {
-        let playing = self.playing.lock().expect("no test panics with it");
-        playing.as_ref().and_then(|bin| bin.by_name(name)).expect("a client plays, and the element is there")
+        let playing = self.playing.lock().expect("not poisoned");
+        playing.as_ref().and_then(|bin| bin.by_name(name)).expect("a client plays, and the element exists")
     }
 
     pub fn port(&self) -> u16 {

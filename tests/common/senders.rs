@@ -1,4 +1,4 @@
-//! Live senders: MPEG-TS over SRT and UDP from a GStreamer pipeline.
+//! Live senders: a GStreamer pipeline that sends MPEG-TS over SRT or UDP.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;

@@ -1,7 +1,7 @@
-//! Labelled material for trainings, and the commands that train on it.
+//! Labelled material for training, and the commands that train on it.
 //!
-//! Three classes that colour, motion and pitch tell apart. Below that every source has a strip of its own that does not move,
-//! so that a model can also learn sources by heart.
+//! The three classes differ in colour, motion and pitch. Each source has a static strip of its own at the bottom of its pictures,
+//! so that a model can also memorise the sources.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ const WIDTH: u32 = 160;
 const HEIGHT: u32 = 120;
 const FRAMES_PER_SECOND: u32 = 25;
 
-/// Seconds of a source's recording; each half is an item of the dataset.
+/// The length of a source's recording in seconds. Each half is an item of the dataset.
 pub const SECONDS: u32 = 4;
 
-/// How a command ended.
+/// The result of a command.
 pub struct Ran {
     pub code: i32,
     pub out: String,
@@ -28,13 +28,13 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Standard output of a command that went well.
+    /// The standard output of a command, which must have succeeded.
     pub fn well(self) -> String {
         assert_eq!(self.code, 0, "{}{}", self.out, self.error);
         self.out
     }
 
-    /// The message of a command that was refused with `code`: its last line, which holds all `words`.
+    /// The last line of the error output. The command must have failed with `code`, and the line must contain all `words`.
     pub fn refused(&self, code: i32, words: &[&str]) -> String {
         assert_eq!(self.code, code, "{}", self.error);
         let message = self.error.trim_end().lines().last().unwrap_or_default().to_owned();
@@ -60,12 +60,12 @@ pub fn first_weights() -> String {
     program::pack().join("flow.safetensors").display().to_string()
 }
 
-/// 32 bits that differ for every input.
+/// A hash of 32 bits, one to one.
 pub fn mixed(value: u32) -> u32 {
     finalised(value.wrapping_mul(0x9E37_79B1))
 }
 
-/// Smooth noise, 0 to 1, with lumps of `size` pixels.
+/// Smooth noise from 0 to 1, on a grid of `size` pixels.
 fn noise(seed: u32, x: f32, y: f32, size: f32) -> f32 {
     let (x, y) = (x / size, y / size);
     let (left, top) = (x.floor(), y.floor());
@@ -78,11 +78,10 @@ fn noise(seed: u32, x: f32, y: f32, size: f32) -> f32 {
     across(0.0) * (1.0 - fy) + across(1.0) * fy
 }
 
-/// A picture of a class, `time` frames after the beginning: a pattern that moves in the class's colour, and the source's
-/// strip.
+/// Frame `time` of a source: a moving pattern in the colour of the class, above the strip of the source.
 fn picture(class: usize, source: u32, time: u32) -> Vec<u8> {
     let colour = [[1.0, 0.45, 0.3], [0.3, 0.9, 0.4], [0.35, 0.5, 1.0f32]][class];
-    // Across, down, and hardly at all.
+    // Horizontal, vertical, and almost none.
     let (dx, dy) = [(3.0, 0.0), (0.0, 3.0), (0.2, 0.2f32)][class];
     let moved = time as f32;
     let own = [10, 11, 12].map(|part| mixed(16 * source + part) as f32 / u32::MAX as f32);
@@ -100,7 +99,7 @@ fn picture(class: usize, source: u32, time: u32) -> Vec<u8> {
 /// A class and the number of a source of it.
 pub type Source = (usize, u32);
 
-/// As many sources of every class.
+/// The same number of sources for each class.
 pub fn sources(of_each_class: u32) -> Vec<Source> {
     (0..3).flat_map(|class| (0..of_each_class).map(move |n| (class, n))).collect()
 }
@@ -110,7 +109,7 @@ pub fn clip_name((class, n): Source) -> String {
     format!("{class}-{n}.mp4")
 }
 
-/// Makes the recordings of `sources` in `dir`: pattern, and a tone of the class's pitch.
+/// Makes the recordings of `sources` in `dir`, each with a tone of the class's pitch.
 pub fn make_clips(dir: &Path, sources: &[Source]) {
     std::fs::create_dir_all(dir).expect("the temporary folder is writable");
     let next = std::sync::atomic::AtomicUsize::new(0);
@@ -141,30 +140,30 @@ fn make_clip(dir: &Path, (class, n): Source) {
     std::fs::remove_file(raw).expect("it was just written");
 }
 
-/// Makes `n` stills of a class in a folder that has its name, below `dir`.
+/// Makes `n` stills of a class in the folder of `dir` with the name of the class.
 pub fn make_stills(dir: &Path, class: usize, n: u32) {
     let folder = dir.join(CLASSES[class]);
     std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
     for i in 0..n {
         let image = image::RgbImage::from_raw(WIDTH, HEIGHT, picture(class, 5000 + 1000 * class as u32 + i, 0));
-        let image = image.expect("as many bytes as the picture has");
+        let image = image.expect("the bytes fill the picture");
         image.save(folder.join(format!("{i}.png"))).expect("the temporary folder is writable");
     }
 }
 
-/// A CSV beside the recordings of `sources`: each has two halves as items, and the class that `class_of` gives.
+/// Writes a CSV next to the recordings of `sources`, with two items per source. `class_of` maps the index of a source to its class.
 pub fn write_csv(path: &Path, sources: &[Source], class_of: impl Fn(usize) -> usize) {
     let mut text = "path,class,source,start,end\n".to_owned();
     for (i, source) in sources.iter().enumerate() {
         for (start, end) in [(0, SECONDS / 2), (SECONDS / 2, SECONDS)] {
             let (name, class) = (clip_name(*source), CLASSES[class_of(i)]);
-            writeln!(text, "{name},{class},{}-{},{start},{end}", source.0, source.1).expect("memory");
+            writeln!(text, "{name},{class},{}-{},{start},{end}", source.0, source.1).expect("a string accepts writes");
         }
     }
     std::fs::write(path, text).expect("the temporary folder is writable");
 }
 
-/// A dataset of stills that is built and split, `DIR/stills`; `counts` stills of each class.
+/// Builds and splits a dataset in `DIR/stills` with `counts` stills of each class.
 pub fn still_dataset(dir: &Path, counts: [u32; 3]) -> PathBuf {
     for (class, n) in counts.into_iter().enumerate().filter(|(_, n)| *n > 0) {
         make_stills(&dir.join("pictures"), class, n);
@@ -174,7 +173,7 @@ pub fn still_dataset(dir: &Path, counts: [u32; 3]) -> PathBuf {
     dir.join("stills")
 }
 
-/// The lines of a run's log that are of one kind, without what depends on the time of day.
+/// The lines of one kind in the log of a run, without fields that depend on the time.
 pub fn log_lines(run: &Path, kind: &str) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(run.join("log.jsonl")).expect("a run has a log");
     let lines = text.lines().map(|line| serde_json::from_str(line).expect("a line of a log is JSON"));

@@ -1,4 +1,4 @@
-//! A sender of MPEG-TS over SRT or UDP that does what it is told: loses a track, changes its size, jumps, dies, comes back.
+//! A sender of MPEG-TS over SRT or UDP with faults on demand: it drops a track, changes its size, jumps in time, stops, restarts.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,7 @@ use gstreamer::prelude::*;
 const VIDEO_PID: u16 = 65;
 const AUDIO_PID: u16 = 66;
 
-/// The packet as it goes out: one of a track that is kept back is only a clock reference, if it has one.
+/// The packet to send. A packet of a muted PID is reduced to its clock reference, or dropped if it has none.
 fn without(packet: &[u8], muted: &[u16]) -> Vec<u8> {
     let pid = u16::from(packet[1] & 0x1f) << 8 | u16::from(packet[2]);
     if !muted.contains(&pid) {
@@ -18,7 +18,7 @@ fn without(packet: &[u8], muted: &[u16]) -> Vec<u8> {
     if !has_clock {
         return Vec::new();
     }
-    // The adaptation field alone, stuffed to the end; no unit begins in it.
+    // Only the adaptation field, stuffed to the end; no unit starts in it.
     let mut clock = vec![0xff; 188];
     clock[..12].copy_from_slice(&packet[..12]);
     clock[1] &= 0xbf;
@@ -26,12 +26,12 @@ fn without(packet: &[u8], muted: &[u16]) -> Vec<u8> {
     clock
 }
 
-/// Ticks of 90 kHz until time stamps begin anew.
-const TURN: u64 = 1 << 33;
+/// Time stamps wrap after this many ticks of 90 kHz.
+const WRAP: u64 = 1 << 33;
 
-/// A time as ticks of 90 kHz; a negative one as what remains of a turn.
+/// A time in ticks of 90 kHz. Negative times wrap.
 fn ticks(ns: i64) -> u64 {
-    (ns / 100_000 * 9).rem_euclid(TURN as i64) as u64
+    (ns / 100_000 * 9).rem_euclid(WRAP as i64) as u64
 }
 
 /// Adds `by` ticks to the clock reference and the time stamps in a packet, if there are any.
@@ -42,14 +42,14 @@ fn shift(packet: &mut [u8], by: u64) {
     let has_field = packet[3] & 0x20 != 0;
     if has_field && packet[4] >= 7 && packet[5] & 0x10 != 0 {
         let base = u64::from(u32::from_be_bytes([packet[6], packet[7], packet[8], packet[9]])) << 1;
-        let base = (base + u64::from(packet[10] >> 7) + by) % TURN;
+        let base = (base + u64::from(packet[10] >> 7) + by) % WRAP;
         packet[6..10].copy_from_slice(&((base >> 1) as u32).to_be_bytes());
         packet[10] = packet[10] & 0x7f | ((base & 1) as u8) << 7;
     }
     let payload = if has_field { 5 + usize::from(packet[4]) } else { 4 };
-    let begins = packet[1] & 0x40 != 0 && packet[3] & 0x10 != 0;
-    // A packetised elementary stream of sound or pictures: 13818-1, 2.4.3.7.
-    let Some(header) = packet.get_mut(payload..).filter(|h| begins && h.len() >= 19 && h[..3] == [0, 0, 1]) else {
+    let starts_unit = packet[1] & 0x40 != 0 && packet[3] & 0x10 != 0;
+    // The header of a packetised elementary stream of sound or pictures (ISO/IEC 13818-1, 2.4.3.7).
+    let Some(header) = packet.get_mut(payload..).filter(|h| starts_unit && h.len() >= 19 && h[..3] == [0, 0, 1]) else {
         return;
     };
     if !(0xc0..=0xef).contains(&header[3]) {
@@ -59,7 +59,7 @@ fn shift(packet: &mut [u8], by: u64) {
         if header[7] & flag != 0 {
             let b = |i: usize| u64::from(header[at + i]);
             let time = (b(0) >> 1 & 7) << 30 | b(1) << 22 | (b(2) >> 1) << 15 | b(3) << 7 | b(4) >> 1;
-            let time = (time + by) % TURN;
+            let time = (time + by) % WRAP;
             header[at] = header[at] & 0xf1 | ((time >> 30 & 7) << 1) as u8;
             header[at + 1] = (time >> 22) as u8;
             header[at + 2] = ((time >> 15) << 1) as u8 | 1;
@@ -75,17 +75,17 @@ pub struct TsSender {
     sink: String,
     url: String,
     has_audio: bool,
-    /// Where time stamps begin, ticks of 90 kHz.
+    /// The first time stamp, in ticks of 90 kHz.
     from: u64,
-    doing: Arc<Mutex<Doing>>,
+    edits: Arc<Mutex<Edits>>,
 }
 
-/// What is done to the packets on their way out.
+/// The changes to the packets before they are sent.
 #[derive(Default)]
-struct Doing {
-    /// PIDs whose packets are taken out.
+struct Edits {
+    /// The PIDs whose packets are removed.
     muted: Vec<u16>,
-    /// Added to all time stamps and clocks, ticks of 90 kHz.
+    /// Ticks of 90 kHz that are added to all time stamps and clock references.
     shift: u64,
 }
 
@@ -95,7 +95,7 @@ impl TsSender {
         Self::srt_at("127.0.0.1")
     }
 
-    /// As [`TsSender::srt`], on another address of this machine.
+    /// Like [`TsSender::srt`], on another address of this machine.
     pub fn srt_at(host: &str) -> Self {
         let port = super::free_udp_port();
         Self::new(
@@ -109,7 +109,7 @@ impl TsSender {
         Self::udp_to("127.0.0.1")
     }
 
-    /// As [`TsSender::udp`], to another address.
+    /// Like [`TsSender::udp`], to another address.
     pub fn udp_to(host: &str) -> Self {
         let port = super::free_udp_port();
         Self::new(format!("udpsink host={host} port={port} sync=false"), format!("udp://{host}:{port}"))
@@ -117,16 +117,16 @@ impl TsSender {
 
     fn new(sink: String, url: String) -> Self {
         super::init();
-        Self { pipeline: None, sink, url, has_audio: true, from: 0, doing: Arc::default() }
+        Self { pipeline: None, sink, url, has_audio: true, from: 0, edits: Arc::default() }
     }
 
-    /// Time stamps begin here, for instance shortly before 33 bits are full.
+    /// Sets the first time stamp, for example shortly before 33 bits wrap.
     pub fn beginning_at(mut self, from_ns: u64) -> Self {
         self.from = ticks(from_ns as i64);
         self
     }
 
-    /// From the next start on there is sound, or none.
+    /// Adds or removes the sound from the next start on.
     pub fn with_audio(&mut self, has_audio: bool) {
         self.has_audio = has_audio;
     }
@@ -135,7 +135,7 @@ impl TsSender {
         &self.url
     }
 
-    /// Begins to send, anew if it was sending.
+    /// Starts sending, or restarts.
     pub fn start(&mut self) {
         self.stop();
         let audio = if self.has_audio {
@@ -153,17 +153,17 @@ impl TsSender {
         );
         let pipeline = gst::parse::launch(&line).expect("the sender's pipeline parses");
         let pipeline = pipeline.downcast::<gst::Pipeline>().expect("a pipeline");
-        let pad = pipeline.by_name("out").and_then(|out| out.static_pad("src")).expect("the identity is there");
-        let doing = self.doing.clone();
+        let pad = pipeline.by_name("out").and_then(|out| out.static_pad("src")).expect("the identity exists");
+        let edits = self.edits.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-            let doing = doing.lock().expect("no test panics with it");
+            let edits = edits.lock().expect("not poisoned");
             if let Some(buffer) = info.buffer_mut() {
                 let map = buffer.map_readable().expect("packets can be read");
-                let mut packets: Vec<u8> = map.chunks(188).flat_map(|packet| without(packet, &doing.muted)).collect();
-                packets.chunks_mut(188).for_each(|packet| shift(packet, doing.shift));
+                let mut packets: Vec<u8> = map.chunks(188).flat_map(|packet| without(packet, &edits.muted)).collect();
+                packets.chunks_mut(188).for_each(|packet| shift(packet, edits.shift));
                 drop(map);
                 let mut changed = gst::Buffer::from_mut_slice(packets);
-                // Only the times are copied; what goes wrong with that would show as a stream without them.
+                // Copies only the times. A failure would show as a stream without times.
                 let _ = buffer.copy_into(changed.make_mut(), gst::BufferCopyFlags::TIMESTAMPS, ..);
                 *buffer = changed;
             }
@@ -174,7 +174,7 @@ impl TsSender {
         self.pipeline().set_state(gst::State::Playing).expect("the sender starts");
     }
 
-    /// Sends no more; SRT callers lose their connection.
+    /// Stops sending. SRT callers lose their connection.
     pub fn stop(&mut self) {
         if let Some(pipeline) = self.pipeline.take() {
             // Setting a pipeline to null cannot fail in a way a test could act on.
@@ -186,13 +186,13 @@ impl TsSender {
         self.pipeline.as_ref().expect("the sender was started")
     }
 
-    /// Sends the track, or takes its packets out of the stream.
+    /// Sends the track or removes its packets from the stream.
     pub fn send(&self, track: &str, on: bool) {
         let pid = if track == "video" { VIDEO_PID } else { AUDIO_PID };
-        let mut doing = self.doing.lock().expect("no test panics with it");
-        doing.muted.retain(|p| *p != pid);
+        let mut edits = self.edits.lock().expect("not poisoned");
+        edits.muted.retain(|p| *p != pid);
         if !on {
-            doing.muted.push(pid);
+            edits.muted.push(pid);
         }
     }
 
@@ -202,12 +202,12 @@ impl TsSender {
             .field("height", height)
             .field("framerate", gst::Fraction::new(25, 1))
             .build();
-        self.pipeline().by_name("size").expect("the filter is there").set_property("caps", caps);
+        self.pipeline().by_name("size").expect("the filter exists").set_property("caps", caps);
     }
 
-    /// All time stamps lie `by_ns` later (earlier if negative) than where they began.
+    /// Moves all time stamps `by_ns` later than their original values, or earlier if negative.
     pub fn shift(&self, by_ns: i64) {
-        self.doing.lock().expect("no test panics with it").shift = (self.from + ticks(by_ns)) % TURN;
+        self.edits.lock().expect("not poisoned").shift = (self.from + ticks(by_ns)) % WRAP;
     }
 }
 

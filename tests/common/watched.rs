@@ -1,4 +1,4 @@
-//! A supervised source as `touchline run` has it, up to the seconds that would be classified: what it said, and when.
+//! A supervised source as in `touchline run`, up to the seconds to be classified, with a log of its events and their times.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -16,12 +16,12 @@ use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor
 use touchline_media::uri::Location;
 use touchline_media::{Open, Source};
 
-/// One thing that the source or the clip builder said.
+/// An event of the source or of the clip builder.
 #[derive(Clone, Debug)]
-pub enum Said {
+pub enum Event {
     State(SourceState),
     Incident(Incident),
-    /// The first picture of a connection, or after a new run was announced.
+    /// The first picture of a connection, or the first one after a discontinuity.
     Picture,
     Run(Option<Discontinuity>),
     Second {
@@ -38,54 +38,54 @@ pub enum Said {
     },
 }
 
-impl Said {
-    /// A change of state because of `kind`.
-    pub fn waits_for(&self, kind: Cause) -> bool {
-        matches!(self, Said::State(SourceState::Waiting { kind: k, .. }) if *k == kind)
+impl Event {
+    /// Whether the source waits because of `cause`.
+    pub fn waits_for(&self, cause: Cause) -> bool {
+        matches!(self, Event::State(SourceState::Waiting { kind, .. }) if *kind == cause)
     }
 
     pub fn plays(&self) -> bool {
-        matches!(self, Said::State(SourceState::Playing))
+        matches!(self, Event::State(SourceState::Playing))
     }
 
     pub fn is_second(&self) -> bool {
-        matches!(self, Said::Second { .. })
+        matches!(self, Event::Second { .. })
     }
 }
 
 #[derive(Default)]
-struct Log(Mutex<Vec<(Instant, Said)>>);
+struct Log(Mutex<Vec<(Instant, Event)>>);
 
 impl Log {
-    fn push(&self, said: Said) {
-        self.lock().push((Instant::now(), said));
+    fn push(&self, event: Event) {
+        self.lock().push((Instant::now(), event));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Said)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Event)>> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
 impl SourceObserver for Log {
     fn state(&self, state: SourceState) {
-        self.push(Said::State(state));
+        self.push(Event::State(state));
     }
 
     fn incident(&self, incident: Incident) {
-        self.push(Said::Incident(incident));
+        self.push(Event::Incident(incident));
     }
 }
 
-/// A source under watch; stops when dropped.
+/// A source whose events are logged. Dropping it stops the source.
 pub struct Watched {
     log: Arc<Log>,
     source: Option<Box<dyn Source>>,
     clip: Option<JoinHandle<()>>,
-    /// What [`Watched::until`] has looked at.
-    seen: usize,
+    /// The number of events that [`Watched::until`] has examined.
+    examined: usize,
 }
 
-/// The stall times that the tests can wait for.
+/// A policy with stall times that are short enough for tests.
 pub fn quick() -> Policy {
     Policy {
         retry_first: true,
@@ -122,69 +122,68 @@ impl Watched {
         let source = supervisor.open(uri, to).expect("the source opens");
         let lag = LagLimits::for_pace(Pace::Live);
         let mut builder = ClipBuilder::new(ClipConfig { sample_rate: Some(32_000), plan, lag, behind_ns: 0 });
-        let told = log.clone();
+        let events = log.clone();
         let clip = std::thread::spawn(move || {
             let (mut out, mut is_new) = (Vec::new(), true);
             for item in from {
                 match &item {
                     MediaItem::Discontinuity(_) => is_new = true,
                     MediaItem::Frame(_) | MediaItem::Unconverted { .. } if std::mem::take(&mut is_new) => {
-                        told.push(Said::Picture);
+                        events.push(Event::Picture);
                     }
                     _ => {}
                 }
                 builder.push(item, &mut out);
-                out.drain(..).for_each(|output| say(&told, output));
+                out.drain(..).for_each(|output| record(&events, output));
             }
         });
-        Self { log, source: Some(source), clip: Some(clip), seen: 0 }
+        Self { log, source: Some(source), clip: Some(clip), examined: 0 }
     }
 
-    /// Waits until something was said that `enough` is true of, since the last such; gives its moment.
-    pub fn until(&mut self, what: &str, limit: Duration, enough: impl Fn(&Said) -> bool) -> (Instant, Said) {
+    /// Waits for the next event that matches, after the last one returned. Returns it with its time.
+    pub fn until(&mut self, name: &str, limit: Duration, matches: impl Fn(&Event) -> bool) -> (Instant, Event) {
         let end = Instant::now() + limit;
         loop {
             {
                 let log = self.log.lock();
-                if let Some(found) = log[self.seen..].iter().position(|(_, said)| enough(said)) {
-                    self.seen += found + 1;
-                    return log[self.seen - 1].clone();
+                if let Some(found) = log[self.examined..].iter().position(|(_, event)| matches(event)) {
+                    self.examined += found + 1;
+                    return log[self.examined - 1].clone();
                 }
-                assert!(Instant::now() < end, "no {what} within {limit:?} after {:#?}", tail(&log[..]));
+                assert!(Instant::now() < end, "no {name} within {limit:?} after {:#?}", tail(&log[..]));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Waits until the stream plays and its first second is there, and checks that it was there two seconds after the
-    /// first picture.
+    /// Waits for the first picture and the first second, and checks that they are about two seconds apart at most.
     pub fn until_classified(&mut self, limit: Duration) -> Instant {
-        let (picture, _) = self.until("picture", limit, |said| matches!(said, Said::Picture));
-        let (second, _) = self.until("second", limit, Said::is_second);
+        let (picture, _) = self.until("picture", limit, |event| matches!(event, Event::Picture));
+        let (second, _) = self.until("second", limit, Event::is_second);
         let took = second - picture;
-        // What a second may take longer on a machine that does other work at the same time.
+        // Half a second of tolerance for a machine that does other work at the same time.
         assert!(took < Duration::from_millis(2_500), "{took:?} from the first picture to a second");
         second
     }
 
-    /// Goes on from now.
+    /// Ignores all events so far.
     pub fn skip(&mut self) {
-        self.seen = self.log.lock().len();
+        self.examined = self.log.lock().len();
     }
 
-    pub fn all(&self) -> Vec<(Instant, Said)> {
+    pub fn all(&self) -> Vec<(Instant, Event)> {
         self.log.lock().clone()
     }
 }
 
-fn tail(log: &[(Instant, Said)]) -> Vec<&Said> {
-    log[log.len().saturating_sub(12)..].iter().map(|(_, said)| said).collect()
+fn tail(log: &[(Instant, Event)]) -> Vec<&Event> {
+    log[log.len().saturating_sub(12)..].iter().map(|(_, event)| event).collect()
 }
 
-fn say(log: &Log, output: ClipOutput) {
+fn record(log: &Log, output: ClipOutput) {
     match output {
-        ClipOutput::RunStarted { cause, .. } => log.push(Said::Run(cause)),
-        ClipOutput::Second(s) => log.push(Said::Second {
+        ClipOutput::RunStarted { cause, .. } => log.push(Event::Run(cause)),
+        ClipOutput::Second(s) => log.push(Event::Second {
             run: s.run.0,
             index: s.index,
             frames: s.frames_seen,
@@ -192,7 +191,7 @@ fn say(log: &Log, output: ClipOutput) {
             wall: s.wall,
             width: s.frames.first().map_or(0, |f| f.width),
         }),
-        ClipOutput::Gap(gap) => log.push(Said::Gap { run: gap.run.0, index: gap.index }),
+        ClipOutput::Gap(gap) => log.push(Event::Gap { run: gap.run.0, index: gap.index }),
         _ => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Headless Chromium through chromedriver: just enough of WebDriver (<https://www.w3.org/TR/webdriver2/>) in plain JSON.
+//! Headless Chromium through chromedriver: the necessary part of WebDriver (<https://www.w3.org/TR/webdriver2/>) as plain JSON.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,17 +10,17 @@ use serde_json::{Value, json};
 
 use super::skip::{Lacks, skip};
 
-/// A browser with one page. Dropping it ends it.
+/// A browser with one page. Dropping it closes the browser.
 pub struct Browser {
     driver: Child,
     session: String,
     agent: ureq::Agent,
-    /// Of the browser; removed with it.
+    /// The browser's profile, removed when the browser is dropped.
     _profile: tempfile::TempDir,
 }
 
 impl Browser {
-    /// `None`, with a printed line, when chromedriver (Debian package chromium-driver) is not there. In the gate that fails.
+    /// [`None`] after a reported skip when chromedriver (Debian package chromium-driver) is missing. The gate does not allow that.
     pub fn start() -> Option<Self> {
         let spawned = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut driver = match spawned {
@@ -34,7 +34,7 @@ impl Browser {
             .lines()
             .map_while(Result::ok)
             .find_map(|line| line.split_once("successfully on port ").map(|(_, p)| p.trim_end_matches('.').to_owned()))
-            .expect("chromedriver says its port");
+            .expect("chromedriver prints its port");
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(60)))
@@ -64,19 +64,19 @@ impl Browser {
         self.post("url", json!({"url": url}));
     }
 
-    /// Result of the body of a function.
+    /// Runs `script` as the body of a function and returns its result.
     pub fn run(&self, script: &str) -> Value {
         self.post("execute/sync", json!({"script": script, "args": []}))
     }
 
-    /// Text of what `selector` finds first.
+    /// The text of the first element that matches `selector`.
     pub fn text(&self, selector: &str) -> String {
         let script = format!("return document.querySelector({})?.textContent ?? '(none)'", json!(selector));
         self.run(&script).as_str().unwrap().to_owned()
     }
 
-    /// Waits until `script` returns something true, at most 15 seconds.
-    pub fn wait(&self, what: &str, script: &str) -> Value {
+    /// Waits at most 15 seconds until `script` returns a value other than false and null. `name` is for the failure message.
+    pub fn wait(&self, name: &str, script: &str) -> Value {
         let began = Instant::now();
         loop {
             let value = self.run(script);
@@ -85,18 +85,18 @@ impl Browser {
             }
             if began.elapsed() > Duration::from_secs(15) {
                 let page = self.run("return document.body.innerText");
-                panic!("{what} did not happen; the page says {page}, the console {:?}", self.console());
+                panic!("{name} did not happen; page text: {page}, console: {:?}", self.console());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// A command of the Chrome DevTools Protocol.
+    /// Sends a command of the Chrome DevTools Protocol.
     pub fn devtools(&self, command: &str, parameters: Value) -> Value {
         self.post("goog/cdp/execute", json!({"cmd": command, "params": parameters}))
     }
 
-    /// Size of the viewport in CSS pixels, as a phone or a desktop.
+    /// Sets the size of the viewport in CSS pixels, and whether the device is a phone.
     pub fn resize(&self, width: u32, height: u32, phone: bool) {
         let scale = if phone { 2 } else { 1 };
         self.devtools(
@@ -105,13 +105,13 @@ impl Browser {
         );
     }
 
-    /// `light` or `dark`.
+    /// Sets the preferred colour scheme: `light` or `dark`.
     pub fn prefer(&self, scheme: &str) {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
         self.devtools("Emulation.setEmulatedMedia", json!({"features": features}));
     }
 
-    /// Writes what is seen to `path` (PNG).
+    /// Writes a screenshot of the viewport to `path` (PNG).
     pub fn screenshot(&self, path: &Path) -> Vec<u8> {
         let answer = request(&self.agent, &format!("{}/screenshot", self.session), None);
         let png = base64::engine::general_purpose::STANDARD.decode(answer.as_str().unwrap()).unwrap();
@@ -119,7 +119,7 @@ impl Browser {
         png
     }
 
-    /// The console's warnings and errors since it was last asked.
+    /// The console's warnings and errors since the last call.
     pub fn console(&self) -> Vec<String> {
         let log = self.post("se/log", json!({"type": "browser"}));
         let line = |e: &Value| format!("{}: {}", e["level"].as_str().unwrap(), e["message"].as_str().unwrap());
@@ -129,14 +129,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Ends the browser; the driver itself is ended after it. Both may be gone already after a failure.
+        // Closes the browser, then ends the driver. Both may already have ended after a failure.
         let _ = self.agent.delete(&self.session).call();
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
 }
 
-/// POST with `body`, GET without; the `value` of the answer.
+/// Sends a POST with `body`, or a GET without one. Returns the `value` of the answer.
 fn request(agent: &ureq::Agent, url: &str, body: Option<Value>) -> Value {
     let answer = match body {
         Some(body) => agent.post(url).content_type("application/json").send(body.to_string()),
@@ -144,7 +144,7 @@ fn request(agent: &ureq::Agent, url: &str, body: Option<Value>) -> Value {
     };
     let mut answer = answer.unwrap_or_else(|e| panic!("{url}: {e}"));
     let status = answer.status();
-    // A screenshot is larger than what is read by default.
+    // A screenshot is larger than the default limit.
     let text = answer.body_mut().with_config().limit(64 << 20).read_to_string().unwrap();
     assert!(status.is_success(), "{url}: {status} {text}");
     let mut answer: Value = serde_json::from_str(&text).unwrap();

@@ -1,4 +1,4 @@
-//! Sources in processes of their own: the same media as without, and an end that only the source notices.
+//! Sources in worker processes: they yield the same media, and the death of a worker affects only its source.
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -22,13 +22,13 @@ use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor
 use touchline_media::worker::WorkerOpener;
 use touchline_media::{Open, Source};
 
-/// How long anything may take on a machine that does other work at the same time.
+/// The limit of each wait, for a machine that does other work at the same time.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A small live stream that needs no server.
 const LIVE: &str = "testsrc://?width=64&height=48&fps=10";
 
-/// The id of a source that no other run of these tests has.
+/// A source id that no other run of these tests uses.
 fn id(name: &str) -> String {
     format!("{name}-{}", std::process::id())
 }
@@ -47,22 +47,22 @@ fn open(opener: &dyn Open, uri: &str) -> Result<(Box<dyn Source>, Receiver<Media
 }
 
 fn next(from: &Receiver<MediaItem>) -> MediaItem {
-    from.recv_timeout(LIMIT).expect("something comes")
+    from.recv_timeout(LIMIT).expect("an item")
 }
 
-/// Waits until `is` gives something.
-fn until<T>(what: &str, mut is: impl FnMut() -> Option<T>) -> T {
+/// Waits until `poll` returns a value.
+fn until<T>(name: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + LIMIT;
     loop {
-        if let Some(found) = is() {
+        if let Some(found) = poll() {
             return found;
         }
-        assert!(Instant::now() < end, "{what} did not happen within {LIMIT:?}");
+        assert!(Instant::now() < end, "no {name} within {LIMIT:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The process of source `name`, if there is one that runs: its folder in /proc.
+/// The folder in /proc of the worker of source `name`, if it runs.
 fn process_of(name: &str) -> Option<PathBuf> {
     process_with(&id(name))
 }
@@ -78,13 +78,13 @@ fn signal(process: &std::path::Path, name: &str) {
     assert!(Command::new("kill").arg(format!("-{name}")).arg(pid).status().unwrap().success());
 }
 
-/// All pictures, thinned pictures and sound of a recording, in the order of each track, and its end.
+/// The pictures (converted or not), the sound and the end of a recording, each track in order.
 fn all(from: &Receiver<MediaItem>) -> (Vec<String>, Vec<String>, String) {
     let (mut pictures, mut sound) = (Vec::new(), Vec::new());
     loop {
         match next(from) {
             MediaItem::Frame(f) => pictures.push(format!("{} {}×{} {:x?}", f.pts, f.width, f.height, &f.data[..])),
-            MediaItem::Unconverted { pts, .. } => pictures.push(format!("{pts} thinned")),
+            MediaItem::Unconverted { pts, .. } => pictures.push(format!("{pts} unconverted")),
             MediaItem::Pcm(c) => sound.push(format!("{} {} {} {:?}", c.pts, c.rate, c.channels, &c.data[..])),
             MediaItem::Ended(end) => return (pictures, sound, format!("{end:?}")),
             _ => {}
@@ -93,32 +93,33 @@ fn all(from: &Receiver<MediaItem>) -> (Vec<String>, Vec<String>, String) {
 }
 
 #[test]
-fn a_recording_gives_the_same_in_a_process_of_its_own() {
+fn a_recording_yields_the_same_in_a_worker() {
     let fixtures = Fixtures::new();
     let clip = fixtures.clip("clip.mp4", 3);
     let uri = clip.to_str().unwrap();
     let plan = SamplingPlan { rgb_frames: 3, flow_pairs: 2, flow_gap_ns: 100_000_000 };
     for plan in [None, Some(plan)] {
         let selection = plan.as_ref().map(touchline_core::clip::PlanSelector::selection);
-        let (own, shared) = (Arc::<Counters>::default(), Arc::<Counters>::default());
-        let inside = GstOptions { counters: own.clone(), selection, ..options("same-inside") };
+        let (counters_inside, counters_outside) = (Arc::<Counters>::default(), Arc::<Counters>::default());
+        let inside = GstOptions { counters: counters_inside.clone(), selection, ..options("same-inside") };
         let inside = GstOpener::new(inside, Arc::new(SystemClock::new())).unwrap();
         let (_source, from) = open(&inside, uri).unwrap();
         let wanted = all(&from);
-        let outside = worker(GstOptions { counters: shared.clone(), ..options("same-outside") }, plan.clone());
+        let outside =
+            worker(GstOptions { counters: counters_outside.clone(), ..options("same-outside") }, plan.clone());
         let (source, from) = open(&outside, uri).unwrap();
         let got = all(&from);
         assert!(wanted.0.len() > 50 && !wanted.1.is_empty(), "{} {}", wanted.0.len(), wanted.1.len());
         assert!(got == wanted, "{} {} {}", got.0.len(), got.1.len(), got.2);
-        let counted = |c: &Counters| (c.frames.load(Ordering::Relaxed), c.samples.load(Ordering::Relaxed));
-        assert_eq!(counted(&own), counted(&shared));
+        let counts = |c: &Counters| (c.frames.load(Ordering::Relaxed), c.samples.load(Ordering::Relaxed));
+        assert_eq!(counts(&counters_inside), counts(&counters_outside));
         drop(source);
-        assert_eq!(process_of("same-outside"), None, "nothing of it is left");
+        assert_eq!(process_of("same-outside"), None, "the process has ended");
     }
 }
 
 #[test]
-fn arrival_is_told_by_the_clock_of_the_program() {
+fn arrival_times_use_the_clock_of_the_program() {
     let clock = Arc::new(SystemClock::new());
     let opener = WorkerOpener::new(options("clock"), None, clock.clone()).with_program(program::path().as_ref());
     let began_ns = clock.mono_ns();
@@ -136,23 +137,23 @@ fn arrival_is_told_by_the_clock_of_the_program() {
 }
 
 #[test]
-fn what_cannot_be_opened_is_an_error_as_without_a_process() {
-    let said = |result: Result<(Box<dyn Source>, Receiver<MediaItem>)>| match result {
+fn opening_fails_with_the_same_error_as_without_a_worker() {
+    let error = |result: Result<(Box<dyn Source>, Receiver<MediaItem>)>| match result {
         Err(e @ (Error::Usage(_) | Error::Source { .. })) => e.to_string(),
         other => panic!("{:?}", other.map(|_| "it opens")),
     };
     let inside = GstOpener::new(options("refused"), Arc::new(SystemClock::new())).unwrap();
     for uri in ["/nowhere/at/all.mp4", "gopher://h/x", "testsrc://?fps=0"] {
-        let wanted = said(open(&inside, uri));
-        assert_eq!(said(open(&worker(options("refused"), None), uri)), wanted);
+        let wanted = error(open(&inside, uri));
+        assert_eq!(error(open(&worker(options("refused"), None), uri)), wanted);
     }
 }
 
-/// What a supervisor tells.
+/// The states that a supervisor reports.
 #[derive(Default)]
-struct Told(Mutex<Vec<SourceState>>);
+struct States(Mutex<Vec<SourceState>>);
 
-impl SourceObserver for Told {
+impl SourceObserver for States {
     fn state(&self, state: SourceState) {
         self.0.lock().unwrap().push(state);
     }
@@ -160,13 +161,13 @@ impl SourceObserver for Told {
     fn incident(&self, _: Incident) {}
 }
 
-fn supervised(id: &str, told: Arc<Told>) -> (Box<dyn Source>, Receiver<MediaItem>) {
+fn supervised(id: &str, states: Arc<States>) -> (Box<dyn Source>, Receiver<MediaItem>) {
     let supervisor = Supervisor {
         inner: Arc::new(worker(options(id), None)),
         policy: Policy { backoff_min: Duration::from_millis(1), ..Policy::default() },
         clock: Arc::new(SystemClock::new()),
         sleeper: Arc::new(ThreadSleeper),
-        observer: told,
+        observer: states,
         counters: Arc::default(),
         id: id.into(),
     };
@@ -174,18 +175,18 @@ fn supervised(id: &str, told: Arc<Told>) -> (Box<dyn Source>, Receiver<MediaItem
 }
 
 #[test]
-fn a_process_that_is_killed_ends_its_source_alone() {
-    let told = [Arc::<Told>::default(), Arc::<Told>::default()];
-    let (_one, killed) = supervised("killed", told[0].clone());
-    let (_two, other) = supervised("other", told[1].clone());
-    // Another stream that must not notice, read beside.
+fn a_killed_worker_affects_only_its_source() {
+    let states = [Arc::<States>::default(), Arc::<States>::default()];
+    let (_one, killed) = supervised("killed", states[0].clone());
+    let (_two, other) = supervised("other", states[1].clone());
+    // Another thread reads the other stream, which must not be affected.
     let (stop, stopped) = bounded::<()>(0);
     let reading = std::thread::spawn(move || {
         let mut times = Vec::new();
         while stopped.try_recv() != Err(crossbeam_channel::TryRecvError::Disconnected) || times.len() < 20 {
             match next(&other) {
                 MediaItem::Frame(frame) => times.push(frame.pts.0),
-                MediaItem::Discontinuity(why) => panic!("{why:?}"),
+                MediaItem::Discontinuity(reason) => panic!("{reason:?}"),
                 MediaItem::Ended(end) => panic!("{end:?}"),
                 _ => {}
             }
@@ -193,9 +194,9 @@ fn a_process_that_is_killed_ends_its_source_alone() {
         times
     });
     while !matches!(next(&killed), MediaItem::Frame(_)) {}
-    // Not SEGV: Rust's handler takes the first one that comes without a fault for nothing.
+    // Not SEGV: Rust's handler ignores the first one without a memory fault.
     for name in ["KILL", "ABRT"] {
-        let process = until("the process", || process_of("killed"));
+        let process = until("process", || process_of("killed"));
         signal(&process, name);
         while !matches!(next(&killed), MediaItem::Discontinuity(Discontinuity::Reconnect)) {}
         while !matches!(next(&killed), MediaItem::Frame(_)) {}
@@ -204,9 +205,9 @@ fn a_process_that_is_killed_ends_its_source_alone() {
     drop(stop);
     let times = reading.join().unwrap();
     for pair in times.windows(2) {
-        assert_eq!(pair[1] - pair[0], 100_000_000, "it misses no picture");
+        assert_eq!(pair[1] - pair[0], 100_000_000, "no picture is missing");
     }
-    let crashes: Vec<String> = told[0]
+    let crashes: Vec<String> = states[0]
         .0
         .lock()
         .unwrap()
@@ -217,17 +218,17 @@ fn a_process_that_is_killed_ends_its_source_alone() {
         })
         .collect();
     assert_eq!(crashes, ["the source's process died (SIGKILL)", "the source's process died (SIGABRT)"]);
-    assert!(!told[1].0.lock().unwrap().iter().any(|s| matches!(s, SourceState::Waiting { .. })));
+    assert!(!states[1].0.lock().unwrap().iter().any(|s| matches!(s, SourceState::Waiting { .. })));
 }
 
 #[test]
-fn a_source_that_is_stopped_or_dropped_takes_its_process_with_it() {
-    for way in ["stop", "drop", "full", "hangs"] {
-        let name = format!("end-{way}");
+fn stopping_or_dropping_a_source_ends_its_worker() {
+    for case in ["stop", "drop", "full", "hangs"] {
+        let name = format!("end-{case}");
         let (mut source, from) = open(&worker(options(&name), None), LIVE).unwrap();
         while !matches!(next(&from), MediaItem::Frame(_)) {}
         let process = process_of(&name).expect("it runs");
-        match way {
+        match case {
             "stop" => {
                 source.stop();
                 let end = std::iter::repeat_with(|| next(&from)).find_map(|item| match item {
@@ -236,18 +237,18 @@ fn a_source_that_is_stopped_or_dropped_takes_its_process_with_it() {
                 });
                 assert_eq!(end, Some(End::Finished));
             }
-            // Nobody takes anything: it waits for room when it is dropped.
-            "full" => until("a full channel", || from.is_full().then_some(())),
-            // It does nothing of what it is told.
+            // Without a consumer, the source waits for room in the channel when it is dropped.
+            "full" => until("full channel", || from.is_full().then_some(())),
+            // A stopped process ignores all commands.
             "hangs" => signal(&process, "STOP"),
             _ => {}
         }
         drop(source);
-        assert_eq!(process_of(&name), None, "{way}");
+        assert_eq!(process_of(&name), None, "{case}");
     }
 }
 
-/// A program that is no source's process.
+/// A script in place of the worker program.
 fn impostor(fixtures: &Fixtures, name: &str, script: &str) -> WorkerOpener {
     let path = fixtures.write(name, format!("#!/bin/sh\n{script}\n").as_bytes());
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -255,20 +256,20 @@ fn impostor(fixtures: &Fixtures, name: &str, script: &str) -> WorkerOpener {
 }
 
 #[test]
-fn whatever_a_process_says_is_an_end_and_never_a_panic() {
+fn an_invalid_worker_ends_the_source_with_an_error() {
     let fixtures = Fixtures::new();
-    // Its standard input is the socket. It reads the request first, of which the head is short.
+    // The standard input of the script is the socket. The script first reads the beginning of the request.
     let read = "head -c 200 >/dev/null;";
     for (name, script, wanted) in [
         ("exits", "exit 3", "ended (exit code 3)"),
         ("dies", "kill -ABRT $$", "died (SIGABRT)"),
-        ("garbles", "printf '\\377\\377\\377\\377 and more' >&0; sleep 60", "sent an invalid message"),
-        ("chatters", "printf '\\007\\000\\000\\000nonsense' >&0; sleep 60", "sent an invalid message"),
+        ("garbage", "printf '\\377\\377\\377\\377 and more' >&0; sleep 60", "sent an invalid message"),
+        ("nonsense", "printf '\\007\\000\\000\\000nonsense' >&0; sleep 60", "sent an invalid message"),
         ("too-early", "printf '\\007\\000\\000\\000\"Alive\"' >&0; sleep 60", "sent an invalid message"),
     ] {
         let opener = impostor(&fixtures, name, &format!("{read} {script}"));
-        // Another test may be starting a process, which holds the script open for writing until it runs its own program.
-        let (_source, first) = until("a script that can be run", || {
+        // Another test may be starting a process, which holds the script open for writing until it executes its own program.
+        let (_source, first) = until("script that can be run", || {
             let (source, from) = open(&opener, LIVE).ok()?;
             let first = next(&from);
             let is_busy =
@@ -285,12 +286,12 @@ fn whatever_a_process_says_is_an_end_and_never_a_panic() {
 }
 
 #[test]
-fn the_list_of_processes_shows_no_secret() {
+fn command_line_and_environment_of_a_worker_have_no_secrets() {
     let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = server.local_addr().unwrap().port();
     let uri = format!("rtsp://ann:pl4nt-pass@127.0.0.1:{port}/live?key=pl4nt-key");
     let opening = std::thread::spawn(move || open(&worker(options("secret"), None), &uri).map(drop));
-    // It has the address by now, since it connects.
+    // The worker connects, so it has received the URI.
     let (client, _) = server.accept().unwrap();
     let process = process_of("secret").expect("it runs");
     for file in ["cmdline", "environ"] {
@@ -302,29 +303,29 @@ fn the_list_of_processes_shows_no_secret() {
     opening.join().unwrap().unwrap();
 }
 
-/// Not a test: the program that [`no_process_outlives_the_program`] kills.
+/// The process that [`workers_end_when_the_program_is_killed`] kills.
 #[test]
-#[ignore = "waits to be killed"]
-fn a_program_with_a_source() {
+#[ignore = "run and killed by workers_end_when_the_program_is_killed"]
+fn program_with_a_worker() {
     let (_source, from) = open(&worker(options("orphan"), None), LIVE).unwrap();
     while !matches!(next(&from), MediaItem::Frame(_)) {}
     println!("\nplaying");
-    // Nobody reads, so that the process waits in the middle of a message.
+    // Without a consumer, the worker blocks in the middle of a message.
     std::thread::sleep(LIMIT);
 }
 
 #[test]
-fn no_process_outlives_the_program() {
-    let mut program = crate::common::again(module_path!(), "a_program_with_a_source")
+fn workers_end_when_the_program_is_killed() {
+    let mut program = crate::common::again(module_path!(), "program_with_a_worker")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let said = BufReader::new(program.stdout.take().unwrap());
-    assert!(said.lines().map_while(std::result::Result::ok).any(|line| line == "playing"), "it plays");
+    let output = BufReader::new(program.stdout.take().unwrap());
+    assert!(output.lines().map_while(std::result::Result::ok).any(|line| line == "playing"), "it plays");
     let id = format!("orphan-{}", program.id());
     assert!(process_with(&id).is_some());
     program.kill().unwrap();
     program.wait().unwrap();
-    until("the end of the process", || process_with(&id).is_none().then_some(()));
+    until("end of the process", || process_with(&id).is_none().then_some(()));
 }

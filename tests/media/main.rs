@@ -1,5 +1,4 @@
-//! Sources against real servers: what is received and decoded, HLS, faults, and sources in processes of
-//! their own.
+//! Sources with real servers: receiving and decoding, HLS, faults, and sources in worker processes.
 #![cfg(feature = "gst")]
 
 #[path = "../common/mod.rs"]

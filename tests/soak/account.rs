@@ -1,4 +1,4 @@
-//! Where the seconds of a stream went, from its records and when they came.
+//! The account of a stream's seconds, from its records and their times.
 
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// A record and when it was written, seconds since the beginning.
+/// A record and the time it was read, in seconds since the start.
 #[derive(Clone, Debug)]
 pub struct Stamped {
     pub at_s: f64,
     pub record: Value,
 }
 
-/// Follows the records of a program.
+/// Reads the records of a running program.
 pub struct Tail {
     records: Arc<Mutex<Vec<Stamped>>>,
     stop: Arc<AtomicBool>,
@@ -31,14 +31,14 @@ impl Tail {
             let (mut at, mut is_last) = (0, false);
             loop {
                 if let Ok(mut file) = std::fs::File::open(&path) {
-                    file.seek(SeekFrom::Start(at)).expect("a file can be sought in");
+                    file.seek(SeekFrom::Start(at)).expect("a seekable file");
                     let mut reader = BufReader::new(file);
                     let mut line = String::new();
                     while reader.read_line(&mut line).expect("a record is UTF-8") > 0 && line.ends_with('\n') {
                         at += line.len() as u64;
                         let record = serde_json::from_str(&line).expect("a record is JSON");
                         let stamped = Stamped { at_s: began.elapsed().as_secs_f64(), record };
-                        to.lock().expect("no test panics with it").push(stamped);
+                        to.lock().expect("not poisoned").push(stamped);
                         line.clear();
                     }
                 }
@@ -52,10 +52,10 @@ impl Tail {
         Self { records, stop, thread: Some(thread) }
     }
 
-    /// All records; the program must have ended.
+    /// All records so far.
     pub fn records(&self) -> Vec<Stamped> {
         std::thread::sleep(Duration::from_millis(300));
-        self.records.lock().expect("no test panics with it").clone()
+        self.records.lock().expect("not poisoned").clone()
     }
 }
 
@@ -68,19 +68,19 @@ impl Drop for Tail {
     }
 }
 
-/// The time without a record that is counted as unexplained if nothing was said about it: a second, and what deciding it
-/// may take on a machine that is busy with faults.
+/// Longer silence between two records is counted as unexplained unless a failure or an incident was reported. It covers one second
+/// and the time to decide it on a machine that is busy with faults.
 const SILENCE_S: f64 = 5.0;
 
-/// The time after which it is a fault: longer than any stall goes unnoticed, and than seconds wait to be decided where the
-/// processors are short.
+/// Longer unexplained silence is a fault. The limit is longer than the detection of any stall, and than the delay of decisions on a
+/// machine with few processors.
 const LOST_S: f64 = 30.0;
 
 /// The seconds of one stream.
 #[derive(Debug, Default)]
 pub struct Account {
     pub id: String,
-    /// Seconds of stream time between the first and the last of each run, both counted.
+    /// All seconds of all runs, decided or gaps.
     pub seconds_in: u64,
     pub decided: u64,
     /// By reason: overload, no-media, compute.
@@ -88,11 +88,11 @@ pub struct Account {
     pub runs: usize,
     pub failures: usize,
     pub incidents: usize,
-    /// Seconds without records that a failure or an incident explains.
+    /// Time without records that a failure or an incident explains.
     pub away_s: f64,
-    /// Seconds without records that nothing explains.
+    /// Time without records that nothing explains.
     pub unexplained_s: f64,
-    /// From the return of a source to its next second, the longest.
+    /// The longest time from the return of a source to its next second.
     pub back_s: f64,
     pub last_s: f64,
     length_s: f64,
@@ -120,7 +120,7 @@ impl Account {
                     match run {
                         Some((r, next)) if r == at.0 => {
                             if next != at.1 {
-                                account.faults.push(format!("run {r}: {} follows, {next} was due", at.1));
+                                account.faults.push(format!("run {r}: second {} instead of {next}", at.1));
                             }
                         }
                         Some((r, _)) if at.0 < r => account.faults.push(format!("run {} after {r}", at.0)),
@@ -144,7 +144,7 @@ impl Account {
                         account.unexplained_s += silent_s;
                     }
                     if silent_s > LOST_S && !explained {
-                        account.faults.push(format!("nothing was said for {silent_s:.1} s before {at_s:.1} s"));
+                        account.faults.push(format!("no record for {silent_s:.1} s before {at_s:.1} s"));
                     }
                     (before_s, explained) = (*at_s, false);
                 }
@@ -170,7 +170,7 @@ impl Account {
     }
 
     /// # Panics
-    /// If a second is missing or told twice within a run, or was away without a word, or the stream did not come back.
+    /// If a run misses or repeats a second, if records are missing without a reported reason, or if the stream did not recover.
     pub fn check(&self) {
         assert!(self.faults.is_empty(), "{}: {:#?}", self.id, self.faults);
         assert_eq!(self.seconds_in, self.decided + self.gaps.iter().sum::<u64>(), "{}", self.id);
@@ -179,8 +179,8 @@ impl Account {
     }
 
     /// # Panics
-    /// If the stream, whose source was well all the time, was opened again or brought less than all its seconds. What the
-    /// machine had no time for is shed and counted, and no fault of ingest.
+    /// If the stream, which had no faults, was reopened or is missing seconds. Gaps because of overload are allowed: they are not a
+    /// fault of ingest.
     pub fn check_clean(&self) {
         let [_, no_media, compute] = self.gaps;
         assert_eq!((self.runs, self.failures, no_media, compute), (1, 0, 0, 0), "{self:#?}");

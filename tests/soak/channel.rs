@@ -1,5 +1,5 @@
-//! A channel as a packager writes it in real time, and all that happens to packagers. Small pictures, so that the machine is
-//! busy with faults and not with decoding.
+//! A channel with a packager in real time, and the faults of packagers. The pictures are small, so that the machine is not busy
+//! with decoding.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -9,25 +9,25 @@ use std::time::Instant;
 use crate::common::{Fixtures, ffmpeg};
 use crate::server::{Answer, Body, Request, Serve, Server, lock};
 
-/// What happens to a channel.
+/// A fault of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The packager is killed: connections are refused, then it begins anew, with the sequence 0.
+    /// The packager is killed: connections are refused until it is started again with sequence 0.
     Killed,
-    /// It is started again at once.
+    /// The packager is restarted immediately.
     Restarted,
     SegmentsMissing,
-    /// Every other segment.
+    /// Every other segment is missing.
     SomeMissing,
     PlaylistsMissing,
     ServerFails,
-    /// Every third answer.
-    ServerFailsNowAndThen,
+    /// Every third answer is an error.
+    ServerFailsSometimes,
     SegmentsCut,
     PlaylistsCut,
-    /// Dates of another year, or of none.
+    /// Dates are of another year or invalid.
     DatesJump,
-    /// The variant that was asked for last; a channel without variants loses its playlist.
+    /// The last requested variant is lost. A channel without variants loses its playlist.
     VariantDies,
     Malformed,
     Page,
@@ -35,8 +35,8 @@ pub enum Fault {
     Hangs,
     ConnectionsReset,
     Noise,
-    /// The playlist says that nothing more comes.
-    Over,
+    /// The playlist has an end mark.
+    Ended,
     Advertisement,
 }
 
@@ -48,7 +48,7 @@ impl Fault {
         Fault::SomeMissing,
         Fault::PlaylistsMissing,
         Fault::ServerFails,
-        Fault::ServerFailsNowAndThen,
+        Fault::ServerFailsSometimes,
         Fault::SegmentsCut,
         Fault::PlaylistsCut,
         Fault::DatesJump,
@@ -59,19 +59,19 @@ impl Fault {
         Fault::Hangs,
         Fault::ConnectionsReset,
         Fault::Noise,
-        Fault::Over,
+        Fault::Ended,
         Fault::Advertisement,
     ];
 }
 
-/// Seconds of the programme and of the advertisement, which come round again.
+/// The lengths of the programme and of the advertisement in seconds. Both repeat.
 const PROGRAMME_S: usize = 120;
 const ADVERT_S: usize = 20;
 
 /// Segments in a playlist.
 const WINDOW: usize = 8;
 
-/// Playlists that are wrong in themselves, for as long as [`Fault::Malformed`] lasts.
+/// The malformed playlists of [`Fault::Malformed`].
 const BAD: [&str; 7] = [
     "#EXTM3U\n",
     "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:nan,\nprogramme/0.ts\n",
@@ -82,7 +82,7 @@ const BAD: [&str; 7] = [
     "#EXTM3U\n#EXT-X-TARGETDURATION:-1\n#EXT-X-KEY:METHOD=AES-128\n#EXTINF:1,\nprogramme/0.ts\n",
 ];
 
-/// Segments of a second: the programme's, the advertisement's.
+/// One-second segments of the programme and of the advertisement.
 pub type Material = Arc<[Vec<Arc<[u8]>>; 2]>;
 
 pub fn material(dir: &Fixtures) -> Material {
@@ -98,7 +98,7 @@ pub fn material(dir: &Fixtures) -> Material {
             &dir.path().join(format!("{name}.m3u8")),
         );
         let path = |n: usize| dir.path().join(format!("{name}{n}.ts"));
-        (0..seconds).map(|n| std::fs::read(path(n)).expect("a segment a second").into()).collect()
+        (0..seconds).map(|n| std::fs::read(path(n)).expect("one segment per second").into()).collect()
     };
     let programme = make("programme", "testsrc2", "160x120", PROGRAMME_S);
     Arc::new([programme, make("advert", "smptebars", "192x108", ADVERT_S)])
@@ -106,17 +106,17 @@ pub fn material(dir: &Fixtures) -> Material {
 
 struct Packager {
     began: Instant,
-    /// The segment of the programme that it began with.
+    /// The first segment of the programme.
     offset: usize,
-    /// From which of its segments on it is an advertisement or not.
-    turns: Vec<(usize, bool)>,
+    /// The segments at which advertisements start (true) and end (false).
+    switches: Vec<(usize, bool)>,
     fault: Option<Fault>,
-    /// As long as it is frozen or over: what it had published.
-    stands: Option<usize>,
+    /// The number of published segments while the playlist is frozen or ended.
+    frozen_at: Option<usize>,
     answers: usize,
-    /// The folder of the variant that was asked for last, and of one that is dead.
-    asked_for: Option<String>,
-    dead: Option<String>,
+    /// The folder of the last requested variant, and of the lost one.
+    requested: Option<String>,
+    lost: Option<String>,
 }
 
 impl Packager {
@@ -124,22 +124,22 @@ impl Packager {
         Self {
             began: Instant::now(),
             offset,
-            turns: vec![(0, false)],
+            switches: vec![(0, false)],
             fault: None,
-            stands: None,
+            frozen_at: None,
             answers: 0,
-            asked_for: None,
-            dead: None,
+            requested: None,
+            lost: None,
         }
     }
 
     fn published(&self) -> usize {
-        self.stands.unwrap_or(1 + self.began.elapsed().as_secs() as usize)
+        self.frozen_at.unwrap_or(1 + self.began.elapsed().as_secs() as usize)
     }
 
-    /// Whether segment `n` is of the advertisement, and which of its kind.
+    /// Whether segment `n` is an advertisement, and its index in the material.
     fn place(&self, n: usize) -> (bool, usize) {
-        let (from, is_advert) = *self.turns.iter().rfind(|(from, _)| *from <= n).unwrap_or(&(0, false));
+        let (from, is_advert) = *self.switches.iter().rfind(|(from, _)| *from <= n).unwrap_or(&(0, false));
         let at = if is_advert { (n - from) % ADVERT_S } else { (self.offset + n) % PROGRAMME_S };
         (is_advert, at)
     }
@@ -170,14 +170,14 @@ impl Packager {
             let folder = if is_advert { "advert" } else { "programme" };
             let _ = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{date}\n#EXTINF:1.000,\n{folder}/{at}.ts?n={n}");
         }
-        if self.fault == Some(Fault::Over) {
+        if self.fault == Some(Fault::Ended) {
             text += "#EXT-X-ENDLIST\n";
         }
         text
     }
 }
 
-/// A channel and its server; the server is away while the packager is dead.
+/// A channel and its server. There is no server while the packager is dead.
 pub struct Channel {
     packager: Arc<Mutex<Packager>>,
     serve: Serve,
@@ -209,11 +209,11 @@ impl Channel {
                 self.server = None;
             }
             Fault::Restarted => *packager = Packager::start(packager.offset + 37),
-            Fault::Frozen | Fault::Over => packager.stands = Some(packager.published()),
-            Fault::VariantDies => packager.dead = packager.asked_for.clone().or(Some("live".into())),
+            Fault::Frozen | Fault::Ended => packager.frozen_at = Some(packager.published()),
+            Fault::VariantDies => packager.lost = packager.requested.clone().or(Some("live".into())),
             Fault::Advertisement => {
                 let from = packager.published();
-                packager.turns.push((from, true));
+                packager.switches.push((from, true));
             }
             _ => {}
         }
@@ -225,11 +225,11 @@ impl Channel {
             Some(Fault::Killed) => *packager = Packager::start(packager.offset + 37),
             Some(Fault::Advertisement) => {
                 let from = packager.published();
-                packager.turns.push((from, false));
+                packager.switches.push((from, false));
             }
             _ => {}
         }
-        (packager.stands, packager.dead) = (None, None);
+        (packager.frozen_at, packager.lost) = (None, None);
         drop(packager);
         if self.server.is_none() {
             self.server = Some(Server::start_on(self.address, self.serve.clone()));
@@ -252,7 +252,7 @@ fn answer(packager: &Mutex<Packager>, material: &Material, request: &Request) ->
     };
     let is_playlist = name == "live.m3u8";
     if is_playlist {
-        packager.asked_for = Some(variant.to_owned());
+        packager.requested = Some(variant.to_owned());
     }
     let body = if is_playlist {
         packager.playlist().into_bytes().into()
@@ -267,9 +267,9 @@ fn answer(packager: &Mutex<Packager>, material: &Material, request: &Request) ->
     let nth = request.query("n").and_then(|n| n.parse::<usize>().ok()).unwrap_or(packager.answers);
     let cut = |body: Arc<[u8]>| {
         let sent = body[..body.len() / 2].into();
-        Answer::of(Body::Short { sent, said: body.len(), hang: false })
+        Answer::of(Body::Short { sent, declared: body.len(), hang: false })
     };
-    if packager.dead.as_deref() == Some(variant) {
+    if packager.lost.as_deref() == Some(variant) {
         return Answer::status(404);
     }
     match packager.fault {
@@ -277,7 +277,7 @@ fn answer(packager: &Mutex<Packager>, material: &Material, request: &Request) ->
         Some(Fault::SomeMissing) if !is_playlist && nth.is_multiple_of(2) => Answer::status(404),
         Some(Fault::PlaylistsMissing) if is_playlist => Answer::status(404),
         Some(Fault::ServerFails) => Answer::status(503),
-        Some(Fault::ServerFailsNowAndThen) if packager.answers.is_multiple_of(3) => Answer::status(500),
+        Some(Fault::ServerFailsSometimes) if packager.answers.is_multiple_of(3) => Answer::status(500),
         Some(Fault::SegmentsCut) if !is_playlist => cut(body),
         Some(Fault::PlaylistsCut) if is_playlist => cut(body),
         Some(Fault::Malformed) if is_playlist => Answer::list(BAD[packager.answers % BAD.len()]),

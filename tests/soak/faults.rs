@@ -1,4 +1,4 @@
-//! Eight HLS channels with a script of faults for each from one seed, and two RTSP streams that nothing happens to.
+//! Eight HLS channels with random faults from a seed, and two RTSP streams without faults.
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +6,18 @@ use crate::channel::{Channel, Fault};
 use crate::common::Fixtures;
 use crate::common::rtsp::{Media, RtspServer};
 
-/// One channel and what it is up to.
+/// One channel and its next action.
 struct Stream {
     id: String,
     channel: Channel,
-    /// When it is mended, or the next fault begins.
+    /// The time of the repair or of the next fault.
     next: Instant,
     is_broken: bool,
 }
 
 pub struct Bench {
     streams: Vec<Stream>,
-    /// The quiet ones, by id.
+    /// The streams without faults, by id.
     clean: Vec<(String, RtspServer)>,
     random: u64,
     began: Instant,
@@ -36,32 +36,33 @@ impl Bench {
         let material = crate::channel::material(&dir);
         for n in 1..=8 {
             let next = began + Duration::from_secs(12 + bench.below(15));
-            // Every other one has two variants.
+            // Every other channel has two variants.
             let channel = Channel::start(material.clone(), n % 2 == 0);
             bench.streams.push(Stream { id: format!("hls-{n}"), channel, next, is_broken: false });
         }
         bench
     }
 
-    /// Ids and addresses of all.
+    /// The ids and URIs of all streams.
     pub fn streams(&self) -> Vec<(String, String)> {
         let channels = self.streams.iter().map(|s| (s.id.clone(), s.channel.url()));
         channels.chain(self.clean.iter().map(|(id, server)| (id.clone(), server.url()))).collect()
     }
 
-    /// Ids of those that must miss nothing.
+    /// The ids of the streams without faults.
     pub fn clean(&self) -> Vec<String> {
         self.clean.iter().map(|(id, _)| id.clone()).collect()
     }
 
-    /// A linear congruential generator (Knuth's MMIX constants): the same seed is the same script.
+    /// A random number below `bound`, from a linear congruential generator (Knuth's MMIX constants). The same seed gives the same
+    /// faults.
     fn below(&mut self, bound: u64) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % bound
     }
 
-    /// Mends what is due, and breaks what is due if `may_break`.
-    pub fn turn(&mut self, may_break: bool) {
+    /// Repairs the channels that are due, and starts faults that are due if `may_break`.
+    pub fn step(&mut self, may_break: bool) {
         for i in 0..self.streams.len() {
             if self.streams[i].next > Instant::now() {
                 continue;
@@ -83,7 +84,7 @@ impl Bench {
         }
     }
 
-    /// What was done to whom, and when.
+    /// The faults so far, with their times and streams.
     pub fn log(&self) -> Vec<String> {
         self.log.clone()
     }

@@ -1,8 +1,8 @@
-//! Eight HLS channels under random faults beside two RTSP streams that nothing happens to, for two minutes or as long as
-//! `TOUCHLINE_SOAK_MINUTES` says, and where every second of them went.
+//! Eight HLS channels with random faults and two RTSP streams without any, for two minutes or `TOUCHLINE_SOAK_MINUTES`. The test
+//! accounts for every second of every stream.
 //!
-//! `TOUCHLINE_SOAK_MINUTES=30 cargo test --test soak -- --nocapture` prints the report; `TOUCHLINE_SOAK_REPORT=FILE` keeps it.
-//! `TOUCHLINE_SOAK_SEED` begins another sequence of faults; `TOUCHLINE_SOAK_FAULTS=0` has none, for comparison.
+//! `TOUCHLINE_SOAK_MINUTES=30 cargo test --test soak -- --nocapture` prints the report, and `TOUCHLINE_SOAK_REPORT=FILE` also writes
+//! it to a file. `TOUCHLINE_SOAK_SEED` selects another sequence of faults. `TOUCHLINE_SOAK_FAULTS=0` disables them, for comparison.
 #![cfg(feature = "gst")]
 
 mod account;
@@ -21,7 +21,7 @@ use common::Fixtures;
 use common::live::Live;
 use faults::Bench;
 
-/// What the process holds, now and then.
+/// The resources of the process at one time.
 struct Sample {
     at_s: f64,
     resident_kb: f64,
@@ -45,7 +45,7 @@ impl Sample {
     }
 }
 
-/// Growth of the memory by least squares, kB a minute.
+/// The growth of memory by least squares, in kB a minute.
 fn slope(samples: &[Sample]) -> f64 {
     let n = samples.len() as f64;
     let (x, y) =
@@ -60,15 +60,15 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn eight_channels_under_random_faults_lose_no_second_unaccounted() {
+fn every_second_under_random_faults_is_accounted_for() {
     let minutes = number("TOUCHLINE_SOAK_MINUTES").unwrap_or(2);
     let length = Duration::from_secs(60 * minutes);
-    // Faults end early enough for the last one to be seen, found out (10 s) and mended.
+    // The last fault starts early enough to be detected (10 s) and repaired.
     let calm = Duration::from_secs(45);
     let may_break = number("TOUCHLINE_SOAK_FAULTS") != Some(0);
     let dir = Fixtures::new();
     let mut bench = Bench::start(number("TOUCHLINE_SOAK_SEED").unwrap_or(1));
-    // Where processors are short, pictures go before seconds do.
+    // On a machine with few processors, the program should drop pictures before seconds.
     let mut arguments = vec!["--retry".to_owned(), "--adaptive".to_owned()];
     let streams = bench.streams();
     arguments.extend(streams.iter().map(|(id, uri)| format!("{id}={uri}")));
@@ -78,7 +78,7 @@ fn eight_channels_under_random_faults_lose_no_second_unaccounted() {
     let mut samples = Vec::new();
     while began.elapsed() < length {
         assert!(live.is_running(), "the program ended");
-        bench.turn(may_break && began.elapsed() + calm < length);
+        bench.step(may_break && began.elapsed() + calm < length);
         if samples.last().is_none_or(|s: &Sample| began.elapsed().as_secs_f64() - s.at_s > 5.0) {
             samples.extend(Sample::of(live.pid(), began));
         }
@@ -113,7 +113,7 @@ fn eight_channels_under_random_faults_lose_no_second_unaccounted() {
         high / 1024,
         later.last().map_or(0, kb) / 1024
     );
-    // Faults meet by chance, and what the heap was at most when they did it stays: it takes long to have seen the most.
+    // The heap keeps its maximum, and the maximum is reached only when several faults coincide, which takes long.
     let half = &samples[samples.len() / 2..];
     let _ = writeln!(
         report,
@@ -128,15 +128,15 @@ fn eight_channels_under_random_faults_lose_no_second_unaccounted() {
     if let Ok(path) = std::env::var("TOUCHLINE_SOAK_REPORT") {
         std::fs::write(path, &report).unwrap();
     }
-    // After the report, which is worth most when something went wrong.
-    assert_eq!(live.stop(), 0, "SIGTERM is an orderly end");
+    // The assertions follow the report, so that it is printed when they fail.
+    assert_eq!(live.stop(), 0, "SIGTERM ends the program in an orderly way");
     for account in &accounts {
         account.check();
         if bench.clean().contains(&account.id) {
             account.check_clean();
         }
     }
-    // Every connection has some of its own while it is there: they come and go by a few dozen.
+    // Every open connection has descriptors and threads of its own, so the numbers vary by a few dozen.
     assert!(last <= least + 120 && end <= fewest + 120, "{report}");
     if minutes >= 10 {
         assert!(slope(half) < 1_000.0, "{report}");

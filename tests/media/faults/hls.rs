@@ -1,4 +1,4 @@
-//! HLS origins that fail, and breaks for advertisements.
+//! HLS origins that fail, and advertisement breaks.
 
 use std::time::Duration;
 
@@ -8,95 +8,95 @@ use touchline_core::time::WallSource;
 use touchline_media::gst::GstOptions;
 use touchline_media::supervise::Policy;
 
-use super::PATIENCE;
-use crate::common::origin::{Mood, Origin, first_ms};
-use crate::common::watched::{Said, Watched, quick};
+use super::LIMIT;
+use crate::common::origin::{Behaviour, Origin, first_ms};
+use crate::common::watched::{Event, Watched, quick};
 
-/// Breaks the origin and mends it again; gives the cause that was found.
-fn broken_and_mended(mood: Mood) -> Cause {
+/// Breaks the origin, waits for the failure, and repairs the origin. Returns the reported cause.
+fn cause_of(behaviour: Behaviour) -> Cause {
     let origin = Origin::start();
-    // The client finds out before the supervisor does: it says why.
+    // The supervisor's stall times are long, so that the client reports its more precise cause first.
     let policy = Policy { stall: Duration::from_secs(14), pictures_stall: Duration::from_secs(20), ..quick() };
     let mut watched = Watched::start_with(&origin.url(), GstOptions::default(), policy);
-    watched.until_classified(PATIENCE);
+    watched.until_classified(LIMIT);
     watched.skip();
-    origin.mood(mood);
-    let (_, said) = watched.until("failure", PATIENCE, |said| {
-        matches!(said, Said::State(touchline_media::supervise::SourceState::Waiting { .. }))
+    origin.set_behaviour(behaviour);
+    let (_, event) = watched.until("failure", LIMIT, |event| {
+        matches!(event, Event::State(touchline_media::supervise::SourceState::Waiting { .. }))
     });
-    let Said::State(touchline_media::supervise::SourceState::Waiting { kind, cause, .. }) = said else {
-        unreachable!("that was waited for")
+    let Event::State(touchline_media::supervise::SourceState::Waiting { kind, cause, .. }) = event else {
+        unreachable!("`until` matched it")
     };
-    eprintln!("{mood:?}: {cause}");
-    origin.mood(Mood::Well);
-    watched.until("return", PATIENCE, Said::plays);
-    watched.until_classified(PATIENCE);
+    eprintln!("{behaviour:?}: {cause}");
+    origin.set_behaviour(Behaviour::Normal);
+    watched.until("return", LIMIT, Event::plays);
+    watched.until_classified(LIMIT);
     kind
 }
 
 #[test]
-fn statuses_are_told_apart() {
-    assert_eq!(broken_and_mended(Mood::Status(404)), Cause::NotFound);
-    assert_eq!(broken_and_mended(Mood::Status(503)), Cause::ServerError);
+fn each_http_status_has_its_cause() {
+    assert_eq!(cause_of(Behaviour::Status(404)), Cause::NotFound);
+    assert_eq!(cause_of(Behaviour::Status(503)), Cause::ServerError);
 }
 
 #[test]
 fn a_playlist_that_stops_moving_is_a_stall() {
-    assert_eq!(broken_and_mended(Mood::Frozen), Cause::PlaylistStalled);
+    assert_eq!(cause_of(Behaviour::Frozen), Cause::PlaylistStalled);
 }
 
 #[test]
-fn a_channel_that_says_that_it_is_over_is_waited_for() {
+fn a_channel_with_an_end_mark_is_retried() {
     let origin = Origin::start();
     let mut watched = Watched::start(&origin.url());
-    watched.until_classified(PATIENCE);
-    origin.mood(Mood::Over);
-    watched.until("end", PATIENCE, |said| said.waits_for(Cause::Ended));
-    // As long as nothing new is in the playlist, what it still holds is not watched a second time.
-    watched.until("another attempt", PATIENCE, |said| said.waits_for(Cause::Ended));
-    assert_eq!(watched.all().iter().filter(|(_, said)| said.plays()).count(), 1);
-    origin.mood(Mood::Well);
-    watched.until("return", PATIENCE, Said::plays);
-    watched.until_classified(PATIENCE);
+    watched.until_classified(LIMIT);
+    origin.set_behaviour(Behaviour::Ended);
+    watched.until("end", LIMIT, |event| event.waits_for(Cause::Ended));
+    // Without new segments in the playlist, the old ones are not played a second time.
+    watched.until("another attempt", LIMIT, |event| event.waits_for(Cause::Ended));
+    assert_eq!(watched.all().iter().filter(|(_, event)| event.plays()).count(), 1);
+    origin.set_behaviour(Behaviour::Normal);
+    watched.until("return", LIMIT, Event::plays);
+    watched.until_classified(LIMIT);
 }
 
 #[test]
-fn a_playlist_that_was_whole_from_the_beginning_is_over_at_its_end() {
+fn a_playlist_with_an_end_mark_from_the_start_ends() {
     let origin = Origin::start();
-    origin.mood(Mood::Over);
+    origin.set_behaviour(Behaviour::Ended);
     let mut watched = Watched::start(&origin.url());
-    watched.until_classified(PATIENCE);
-    watched.until("end", PATIENCE, |said| matches!(said, Said::State(touchline_media::supervise::SourceState::Ended)));
-    assert!(!watched.all().iter().any(|(_, said)| said.waits_for(Cause::Ended)));
+    watched.until_classified(LIMIT);
+    watched.until("end", LIMIT, |event| matches!(event, Event::State(touchline_media::supervise::SourceState::Ended)));
+    assert!(!watched.all().iter().any(|(_, event)| event.waits_for(Cause::Ended)));
 }
 
 #[test]
-fn a_server_that_dawdles_or_hangs_up_is_left() {
-    for mood in [Mood::SlowLoris, Mood::Hangs] {
-        let kind = broken_and_mended(mood);
-        assert!(matches!(kind, Cause::PlaylistStalled | Cause::NoAnswer | Cause::Other), "{mood:?}: {kind:?}");
+fn slow_servers_and_closed_connections_are_failures() {
+    for behaviour in [Behaviour::SlowLoris, Behaviour::Closes] {
+        let kind = cause_of(behaviour);
+        assert!(matches!(kind, Cause::PlaylistStalled | Cause::NoAnswer | Cause::Other), "{behaviour:?}: {kind:?}");
     }
 }
 
 #[test]
-fn garbage_does_no_harm() {
-    let kind = broken_and_mended(Mood::Garbage);
+fn the_stream_recovers_from_garbage_segments() {
+    let kind = cause_of(Behaviour::Garbage);
     assert!(matches!(kind, Cause::PlaylistStalled | Cause::NotMedia | Cause::Damaged | Cause::Other), "{kind:?}");
 }
 
 #[test]
-fn segments_bring_their_dates_and_advertisements_begin_runs() {
+fn dates_of_segments_set_wall_time_and_advertisements_start_runs() {
     let origin = Origin::start();
     let mut watched = Watched::start(&origin.url());
-    watched.until_classified(PATIENCE);
-    // Stream time 0 is the first segment of the playlist that was loaded, so second and date go on together.
+    watched.until_classified(LIMIT);
+    // Stream time 0 is the first segment of the loaded playlist, so the index of a second and its date advance together.
     let mut offset = None;
     for _ in 0..3 {
-        let (_, said) = watched.until("date", PATIENCE, |s| matches!(s, Said::Second { wall: Some(_), .. }));
-        let Said::Second { index, wall: Some(wall), .. } = said else { unreachable!("that was waited for") };
+        let (_, event) = watched.until("date", LIMIT, |s| matches!(s, Event::Second { wall: Some(_), .. }));
+        let Event::Second { index, wall: Some(wall), .. } = event else { unreachable!("`until` matched it") };
         assert_eq!(wall.source, WallSource::HlsProgramDateTime);
         assert!(wall.uncertainty_ns >= 100_000_000 && wall.uncertainty_ns < 200_000_000, "{wall:?}");
-        // A segment begins each second: its date is that of the second, whichever it is.
+        // Segments last one second, so the date of the segment is that of the second.
         let ms = wall.unix_ns / 1_000_000 - first_ms();
         assert!((0..120_000).contains(&ms), "{wall:?}");
         let of_second = ms - 1_000 * index as i64;
@@ -104,11 +104,11 @@ fn segments_bring_their_dates_and_advertisements_begin_runs() {
         offset = Some(of_second);
     }
     origin.advertise(true);
-    watched.until("break", PATIENCE, |said| matches!(said, Said::Run(Some(Discontinuity::Playlist))));
-    watched.until("second", PATIENCE, Said::is_second);
+    watched.until("break", LIMIT, |event| matches!(event, Event::Run(Some(Discontinuity::Playlist))));
+    watched.until("second", LIMIT, Event::is_second);
     origin.advertise(false);
-    watched.until("end of the break", PATIENCE, |said| matches!(said, Said::Run(Some(Discontinuity::Playlist))));
-    watched.until("second", PATIENCE, Said::is_second);
-    let said = watched.all();
-    assert_eq!(said.iter().filter(|(_, said)| said.plays()).count(), 1, "no reconnect for advertisements");
+    watched.until("end of the break", LIMIT, |event| matches!(event, Event::Run(Some(Discontinuity::Playlist))));
+    watched.until("second", LIMIT, Event::is_second);
+    let events = watched.all();
+    assert_eq!(events.iter().filter(|(_, event)| event.plays()).count(), 1, "advertisements cause no reconnect");
 }

@@ -1,4 +1,4 @@
-//! Listeners: open until somebody calls, and again when he has left.
+//! SRT listeners: they wait for a caller, and for the next one after it disconnects.
 
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use touchline_core::cause::Cause;
 use touchline_media::gst::GstOptions;
 use touchline_media::supervise::{Policy, SourceState};
 
-use super::PATIENCE;
-use crate::common::watched::{Said, Watched};
+use super::LIMIT;
+use crate::common::watched::{Event, Watched};
 use crate::common::{free_udp_port, init};
 
-/// A caller that sends a moving pattern.
+/// Starts a caller that sends a moving pattern.
 fn call(port: u16) -> gst::Element {
     init();
     let line = format!(
@@ -31,7 +31,7 @@ fn hang_up(caller: &gst::Element) {
 }
 
 fn listen(port: u16) -> Watched {
-    // As short as can be: what it waits for is no connection of its own.
+    // The minimum: a listener has no connect timeout of its own.
     let options = GstOptions { connect_timeout: Duration::from_secs(1), ..GstOptions::default() };
     Watched::start_with(&format!("srt://127.0.0.1:{port}?mode=listener"), options, Policy::listening())
 }
@@ -40,34 +40,34 @@ fn listen(port: u16) -> Watched {
 fn a_listener_waits_for_callers_and_for_the_next_one() {
     let port = free_udp_port();
     let mut watched = listen(port);
-    watched.until("wait", PATIENCE, waits);
+    watched.until("wait", LIMIT, waits_for_a_caller);
     let is_open = || UdpSocket::bind(("127.0.0.1", port)).is_err();
     while !is_open() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    // Longer than the connect timeout: nothing is closed and opened again meanwhile.
+    // For longer than the connect timeout, the listener is not closed and opened again.
     let quiet = std::time::Instant::now() + Duration::from_secs(3);
     while std::time::Instant::now() < quiet {
         assert_eq!(watched.all().len(), 1, "{:?}", watched.all());
-        assert!(is_open(), "all the time");
+        assert!(is_open(), "the port stays open");
         std::thread::sleep(Duration::from_millis(20));
     }
     for _ in 0..3 {
         let caller = call(port);
-        watched.until("caller", PATIENCE, Said::plays);
-        watched.until("second", PATIENCE, Said::is_second);
+        watched.until("caller", LIMIT, Event::plays);
+        watched.until("second", LIMIT, Event::is_second);
         hang_up(&caller);
-        watched.until("end", PATIENCE, |said| matches!(said, Said::State(SourceState::Waiting { .. })));
-        watched.until("wait", PATIENCE, waits);
+        watched.until("end", LIMIT, |event| matches!(event, Event::State(SourceState::Waiting { .. })));
+        watched.until("wait", LIMIT, waits_for_a_caller);
     }
-    // Every pause between two callers was short.
-    for (_, said) in watched.all() {
-        if let Said::State(SourceState::Waiting { retry_in, .. }) = said {
-            assert!(retry_in <= Duration::from_millis(50), "{said:?}");
+    // Every pause between two callers is short.
+    for (_, event) in watched.all() {
+        if let Event::State(SourceState::Waiting { retry_in, .. }) = event {
+            assert!(retry_in <= Duration::from_millis(50), "{event:?}");
         }
     }
 }
 
-fn waits(said: &Said) -> bool {
-    said.waits_for(Cause::NoCaller)
+fn waits_for_a_caller(event: &Event) -> bool {
+    event.waits_for(Cause::NoCaller)
 }

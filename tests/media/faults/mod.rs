@@ -1,5 +1,5 @@
-//! A fault bench: servers and senders on this machine that die, stall, jump, change their size, lose a track, send garbage
-//! and dawdle, and what is made of that, up to the seconds that would be classified.
+//! A fault bench: servers and senders on this machine that die, stall, jump in time, change their size, lose a track, send garbage
+//! or answer slowly. The tests check the source's reaction, up to the seconds to be classified.
 
 mod clock;
 mod hls;
@@ -10,5 +10,5 @@ mod ts;
 
 use std::time::Duration;
 
-/// No single wait is longer.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// The limit of each single wait.
+const LIMIT: Duration = Duration::from_secs(25);

@@ -1,8 +1,8 @@
-//! A network that goes dark between the program and its sources, without a word to either: no connection is closed, no address is
-//! unreachable, packets are just gone. The program runs in a network namespace of its own; what joins it to the servers is
-//! a bridge that its cable is pulled out of.
+//! A network between the program and its sources that silently drops all packets: no connection is closed, and no address is
+//! unreachable. The program runs in a network namespace of its own, joined to the servers by a bridge. The test detaches the
+//! namespace's cable from the bridge.
 //!
-//! Wants root and `ip` (Debian package iproute2) on a kernel with bridges; elsewhere it says so and is passed over.
+//! The test needs root and `ip` (Debian package iproute2) on a kernel with bridges. It is skipped elsewhere.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,16 +17,16 @@ use crate::common::rtsp::{Media, RtspServer};
 use crate::common::skip::{Lacks, skip};
 use crate::common::ts::TsSender;
 
-/// Longer than every stall time.
-const DARK: Duration = Duration::from_secs(20);
+/// The length of the outage, longer than every stall time.
+const OUTAGE: Duration = Duration::from_secs(20);
 
-/// Until all streams play, on a machine that is busy with other tests.
+/// The limit until all streams play, on a machine that is busy with other tests.
 const START: Duration = Duration::from_secs(60);
 
-/// Until all are back: the longest pause between attempts, and what a connection takes.
+/// The limit until all streams have recovered: the longest pause between attempts plus the time to connect.
 const RETURN: Duration = Duration::from_secs(45);
 
-/// A namespace with one cable into it.
+/// A network namespace with one cable into it.
 struct Network {
     name: String,
     host: String,
@@ -34,10 +34,10 @@ struct Network {
 }
 
 impl Network {
-    /// `None` where the machine does not allow it.
+    /// [`None`] after a reported skip where the machine does not allow it.
     fn new() -> Option<Self> {
         let id = std::process::id();
-        // From the block for tests between networks (RFC 2544), a /30 for each process.
+        // A /30 for each process, from the address block for benchmarks between networks (RFC 2544).
         let (third, fourth) = (id / 64 % 256, id % 64 * 4);
         let (host, guest) = (format!("198.18.{third}.{}", fourth + 1), format!("198.18.{third}.{}", fourth + 2));
         let network = Self { name: format!("tl{id}"), host, guest };
@@ -63,7 +63,7 @@ impl Network {
         Some(network)
     }
 
-    /// The program's command, in the namespace.
+    /// A command that runs the program in the namespace.
     fn program(&self) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program::path()]).current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -72,17 +72,17 @@ impl Network {
     }
 
     fn cut(&self) {
-        ip(&format!("link set {}h nomaster", self.name)).expect("the cable is there");
+        ip(&format!("link set {}h nomaster", self.name)).expect("the cable exists");
     }
 
     fn mend(&self) {
-        ip(&format!("link set {0}h master {0}b", self.name)).expect("the bridge is there");
+        ip(&format!("link set {0}h master {0}b", self.name)).expect("the bridge exists");
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // What was not made cannot be taken away.
+        // These fail for devices that were not created.
         let _ = ip(&format!("link del {}b", self.name));
         let _ = ip(&format!("link del {}h", self.name));
         let _ = ip(&format!("netns del {}", self.name));
@@ -91,12 +91,12 @@ impl Drop for Network {
 
 fn ip(step: &str) -> Result<(), String> {
     let output = Command::new("ip").args(step.split(' ')).output().map_err(|e| e.to_string())?;
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if output.status.success() { Ok(()) } else { Err(said) }
+    let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(error) }
 }
 
 #[test]
-fn a_network_that_goes_dark_costs_what_it_was_dark_for() {
+fn streams_recover_from_a_silent_network_outage() {
     let Some(network) = Network::new() else { return };
     let both = || Media::Test { video: true, audio: true };
     let (tcp, udp) = (RtspServer::start_at(&network.host, both()), RtspServer::start_at(&network.host, both()));
@@ -121,28 +121,28 @@ fn a_network_that_goes_dark_costs_what_it_was_dark_for() {
     network.cut();
     let from = live.records().len();
     let cut = Instant::now();
-    let is_away = |records: &[Value], id: &str| {
+    let has_failed = |records: &[Value], id: &str| {
         records[from..].iter().any(|r| r["stream"] == id && r["type"] == "state" && r["state"] == "waiting")
     };
-    live.wait(DARK + START, |records| ids.iter().all(|id| is_away(records, id)) && cut.elapsed() > DARK);
+    live.wait(OUTAGE + START, |records| ids.iter().all(|id| has_failed(records, id)) && cut.elapsed() > OUTAGE);
     network.mend();
     let mended = live.records().len();
     let records = live.wait(RETURN, |records| ids.iter().all(|id| seconds(&records[mended..], id).count() >= 3));
 
     for id in ids {
         let own: Vec<&Value> = records.iter().filter(|r| r["stream"] == id).collect();
-        let failure = own.iter().find(|r| r["state"] == "waiting").expect("that was waited for");
+        let failure = own.iter().find(|r| r["state"] == "waiting").expect("`wait` found it");
         let kind = failure["kind"].as_str().unwrap_or_default();
         assert!(["stalled", "playlist-stalled", "no-answer", "ended"].contains(&kind), "{id}: {failure}");
-        // Every second of a run is there, decided or as a gap.
+        // Every second of a run is decided or a gap.
         let mut next = None;
         for r in own.iter().filter(|r| r["type"] == "second" || r["type"] == "gap") {
             let (run, index) = (r["run"].as_u64().unwrap(), r["index"].as_u64().unwrap());
-            assert!(next.is_none_or(|(last, due)| run > last || index == due), "{id}: {r}, {next:?} was due");
+            assert!(next.is_none_or(|(last, due)| run > last || index == due), "{id}: {r} after {next:?}");
             next = Some((run, index + 1));
         }
         let runs = own.iter().filter(|r| r["incident"] == "run-started").count();
-        assert!(runs >= 1, "{id}: the return is a run of its own");
+        assert!(runs >= 1, "{id}: the recovered stream starts a run");
     }
     assert_eq!(live.stop(), 0);
 }

@@ -1,4 +1,4 @@
-//! RTSP servers that stall, change, die, and networks that let no UDP through.
+//! RTSP servers that stall, change or die, and networks that block UDP.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -10,9 +10,9 @@ use touchline_core::item::Track;
 use touchline_core::time::WallSource;
 use touchline_media::gst::GstOptions;
 
-use super::PATIENCE;
+use super::LIMIT;
 use crate::common::rtsp::{Media, RtspServer};
-use crate::common::watched::{Said, Watched, quick};
+use crate::common::watched::{Event, Watched, quick};
 
 const BOTH: Media = Media::Test { video: true, audio: true };
 
@@ -22,36 +22,36 @@ fn over_tcp(url: &str) -> Watched {
 }
 
 #[test]
-fn a_server_that_stalls_is_left_and_found_again() {
+fn the_source_reconnects_to_a_server_that_stalls() {
     let server = RtspServer::start(BOTH);
     let mut watched = over_tcp(&server.url());
-    watched.until_classified(PATIENCE);
+    watched.until_classified(LIMIT);
     server.send("video", false);
     server.send("audio", false);
-    watched.until("stall", PATIENCE, |said| said.waits_for(Cause::Stalled));
-    // The next connection is to a new pipeline: clients share one while there are any.
-    watched.until("return", PATIENCE, Said::plays);
-    watched.until_classified(PATIENCE);
+    watched.until("stall", LIMIT, |event| event.waits_for(Cause::Stalled));
+    // The next connection gets a new pipeline: clients share one only while one of them is connected.
+    watched.until("return", LIMIT, Event::plays);
+    watched.until_classified(LIMIT);
 }
 
 #[test]
-fn a_server_that_dies_is_found_again() {
+fn the_source_reconnects_to_a_server_that_was_restarted() {
     let server = RtspServer::start(BOTH);
     let (port, url) = (server.port(), server.url());
     let mut watched = over_tcp(&url);
-    watched.until_classified(PATIENCE);
+    watched.until_classified(LIMIT);
     drop(server);
-    watched.until("refusal", PATIENCE, |said| said.waits_for(Cause::ConnectionRefused));
+    watched.until("refusal", LIMIT, |event| event.waits_for(Cause::ConnectionRefused));
     let _server = RtspServer::start_on(port, BOTH);
-    watched.until("return", PATIENCE, Said::plays);
-    watched.until_classified(PATIENCE);
-    // Sender reports tie the seconds to the server's clock, which is ours.
-    let (_, said) = watched.until(
+    watched.until("return", LIMIT, Event::plays);
+    watched.until_classified(LIMIT);
+    // Sender reports map the seconds to the server's clock, which is this machine's.
+    let (_, event) = watched.until(
         "wall time",
-        PATIENCE,
-        |said| matches!(said, Said::Second { wall: Some(wall), .. } if wall.source == WallSource::RtcpSenderReport),
+        LIMIT,
+        |event| matches!(event, Event::Second { wall: Some(wall), .. } if wall.source == WallSource::RtcpSenderReport),
     );
-    let Said::Second { wall: Some(wall), .. } = said else { unreachable!("that was waited for") };
+    let Event::Second { wall: Some(wall), .. } = event else { unreachable!("`until` matched it") };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let behind = now.as_nanos() as i64 - wall.unix_ns;
     assert!((0..6_000_000_000).contains(&behind), "{behind} ns");
@@ -59,29 +59,29 @@ fn a_server_that_dies_is_found_again() {
 }
 
 #[test]
-fn sound_that_stays_away_costs_no_picture_and_another_size_no_connection() {
+fn silent_audio_costs_no_picture_and_a_new_size_no_reconnect() {
     let server = RtspServer::start(BOTH);
     let mut watched = over_tcp(&server.url());
-    watched.until_classified(PATIENCE);
+    watched.until_classified(LIMIT);
     watched.skip();
     server.send("audio", false);
-    let silent = |said: &Said| matches!(said, Said::Incident(Incident::TrackStalled { track: Track::Audio, .. }));
-    watched.until("silence", PATIENCE, silent);
-    watched
-        .until("second without sound", PATIENCE, |s| matches!(s, Said::Second { has_sound: false, frames: 20.., .. }));
+    let silent = |event: &Event| matches!(event, Event::Incident(Incident::TrackStalled { track: Track::Audio, .. }));
+    watched.until("silence", LIMIT, silent);
+    watched.until("second without sound", LIMIT, |s| matches!(s, Event::Second { has_sound: false, frames: 20.., .. }));
     server.size(640, 360);
     let changed = Incident::FormatChanged { track: Track::Video };
-    watched.until("change", PATIENCE, |said| matches!(said, Said::Incident(i) if *i == changed));
-    watched.until("second", PATIENCE, |s| matches!(s, Said::Second { width: 640, .. }));
+    watched.until("change", LIMIT, |event| matches!(event, Event::Incident(i) if *i == changed));
+    watched.until("second", LIMIT, |s| matches!(s, Event::Second { width: 640, .. }));
     server.send("audio", true);
-    let heard = |said: &Said| matches!(said, Said::Incident(Incident::TrackRecovered { track: Track::Audio, .. }));
-    watched.until("sound", PATIENCE, heard);
-    watched.until("second with sound", PATIENCE, |s| matches!(s, Said::Second { has_sound: true, .. }));
-    let connections = watched.all().iter().filter(|(_, said)| said.plays()).count();
+    let recovered =
+        |event: &Event| matches!(event, Event::Incident(Incident::TrackRecovered { track: Track::Audio, .. }));
+    watched.until("sound", LIMIT, recovered);
+    watched.until("second with sound", LIMIT, |s| matches!(s, Event::Second { has_sound: true, .. }));
+    let connections = watched.all().iter().filter(|(_, event)| event.plays()).count();
     assert_eq!(connections, 1);
 }
 
-/// Passes RTSP on, but for the ports that UDP would go to: as a firewall would have it.
+/// A proxy for RTSP that replaces the client's UDP ports, so that no UDP arrives, as behind a firewall.
 fn without_udp(server: u16) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let port = listener.local_addr().expect("a bound listener").port();
@@ -95,7 +95,7 @@ fn without_udp(server: u16) -> u16 {
                         let mut data = buffer[..n].to_vec();
                         let at = data.windows(12).position(|w| w == b"client_port=").filter(|_| rewrite);
                         if let Some(at) = at {
-                            // The discard port, and the one after it.
+                            // The discard port and the next one.
                             let end = at + 12 + data[at + 12..].iter().take_while(|b| !b";\r".contains(b)).count();
                             data.splice(at + 12..end, *b"9-10");
                         }
@@ -115,19 +115,19 @@ fn without_udp(server: u16) -> u16 {
 }
 
 #[test]
-fn a_network_without_udp_is_played_over_tcp_and_that_is_remembered() {
+fn without_udp_the_source_falls_back_to_tcp_and_keeps_it() {
     let server = RtspServer::start(BOTH);
     let url = format!("rtsp://127.0.0.1:{}/live", without_udp(server.port()));
     let mut watched = Watched::start(&url);
-    let (began, _) = watched.until("attempt", PATIENCE, |said| matches!(said, Said::State(_)));
-    watched.until("fallback", PATIENCE, |said| matches!(said, Said::Incident(Incident::TcpFallback)));
-    let first = watched.until_classified(PATIENCE) - began;
+    let (began, _) = watched.until("attempt", LIMIT, |event| matches!(event, Event::State(_)));
+    watched.until("fallback", LIMIT, |event| matches!(event, Event::Incident(Incident::TcpFallback)));
+    let first = watched.until_classified(LIMIT) - began;
     server.send("video", false);
     server.send("audio", false);
-    let (again, _) = watched.until("stall", PATIENCE, |said| said.waits_for(Cause::Stalled));
-    let second = watched.until_classified(PATIENCE) - again;
-    // UDP was waited for three seconds, once.
+    let (again, _) = watched.until("stall", LIMIT, |event| event.waits_for(Cause::Stalled));
+    let second = watched.until_classified(LIMIT) - again;
+    // Only the first connection waits three seconds for UDP.
     assert!(first > Duration::from_secs(3) && second < first, "{first:?}, then {second:?}");
-    let fallbacks = watched.all().iter().filter(|(_, s)| matches!(s, Said::Incident(Incident::TcpFallback))).count();
+    let fallbacks = watched.all().iter().filter(|(_, s)| matches!(s, Event::Incident(Incident::TcpFallback))).count();
     assert_eq!(fallbacks, 1);
 }

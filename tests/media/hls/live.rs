@@ -103,7 +103,8 @@ fn segments_of_channels_that_are_lost_are_gaps() {
 #[test]
 fn playlists_of_channels_that_fail_for_a_moment_cost_nothing() {
     let whole = plain();
-    let cut = Body::Short { sent: b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MED"[..].into(), said: 500, hang: false };
+    let cut =
+        Body::Short { sent: b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MED"[..].into(), declared: 500, hang: false };
     let mut cases = Vec::new();
     for (name, times, answer) in [
         ("hangs", 1, Answer::of(Body::Hang)),

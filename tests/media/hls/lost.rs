@@ -35,7 +35,7 @@ fn flaky(
 fn a_segment_that_never_comes_is_a_gap_of_its_length() {
     let third = file("ts/s2.ts");
     let half: Arc<[u8]> = third[..third.len() / 2 / 188 * 188].into();
-    let part = |hang| Answer::of(Body::Short { sent: half.clone(), said: third.len(), hang });
+    let part = |hang| Answer::of(Body::Short { sent: half.clone(), declared: third.len(), hang });
     // What is there of it may be decided or not; the rest of its two seconds is a gap.
     let partly = || counts(10..=12, 12..=12);
     let mut cases = vec![
@@ -137,7 +137,7 @@ fn late_segments_are_not_lost() {
         with("closed once", Site::of(&plain()).on(third, flaky(third, 1, Answer::of(Body::Close)))),
         with("reset twice", Site::of(&plain()).on(third, flaky(third, 2, Answer::of(Body::Reset)))),
         with("cut once", {
-            let cut = Body::Short { sent: file(third)[..1000].into(), said: file(third).len(), hang: false };
+            let cut = Body::Short { sent: file(third)[..1000].into(), declared: file(third).len(), hang: false };
             Site::of(&plain()).on(third, flaky(third, 1, Answer::of(cut)))
         }),
         with("empty once", Site::of(&plain()).on(third, flaky(third, 1, Answer::bytes(&b""[..])))),
@@ -146,8 +146,8 @@ fn late_segments_are_not_lost() {
         with("the connection ends after each answer", {
             Site::of(&plain()).any(|r| {
                 let bytes = if r.path() == "x.m3u8" { plain().text().into_bytes() } else { file(r.path()).to_vec() };
-                let said = bytes.len();
-                Some(Answer::of(Body::Short { sent: bytes.into(), said, hang: false }))
+                let declared = bytes.len();
+                Some(Answer::of(Body::Short { sent: bytes.into(), declared, hang: false }))
             })
         }),
         with("without lengths", {

@@ -65,7 +65,7 @@ pub enum Body {
     /// Fewer bytes than the head says, then the end of the connection; with `hang` the connection stays.
     Short {
         sent: Arc<[u8]>,
-        said: usize,
+        declared: usize,
         hang: bool,
     },
     /// In this many pieces with pauses between them.
@@ -89,7 +89,7 @@ pub struct Answer {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
     pub body: Body,
-    /// Before anything is said.
+    /// The delay before the answer.
     pub delay: Duration,
     /// Whether a range that is asked for is given.
     pub ranges: bool,
@@ -291,8 +291,8 @@ fn say(mut out: &TcpStream, request: &Request, answer: &Answer, shared: &Shared)
             }
             Ok(true)
         }
-        Body::Short { sent, said, hang } => {
-            write!(out, "{head}Content-Length: {said}\r\n\r\n")?;
+        Body::Short { sent, declared, hang } => {
+            write!(out, "{head}Content-Length: {declared}\r\n\r\n")?;
             out.write_all(sent)?;
             if *hang {
                 wait_for_the_end(out, shared);

@@ -325,7 +325,7 @@ fn other_formats_are_named() {
     let cut = plain().text();
     cases.push(of(
         "cut off",
-        Answer::of(Body::Short { sent: cut.as_bytes()[..120].into(), said: cut.len(), hang: false }),
+        Answer::of(Body::Short { sent: cut.as_bytes()[..120].into(), declared: cut.len(), hang: false }),
         &[""],
     ));
     let gone: Expect = fails(&[Cause::NotFound, Cause::Other, Cause::NotMedia], &["410"]);

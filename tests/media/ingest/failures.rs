@@ -1,16 +1,16 @@
-//! Bad input, bad servers, bad templates, and readers that leave.
+//! Bad input, bad servers, bad pipeline templates, and consumers that disconnect.
 
 use std::time::{Duration, Instant};
 
 use touchline_core::item::MEDIA_CHANNEL_CAPACITY;
 use touchline_media::gst::GstOptions;
 
-use super::{PATIENCE, all, failure, open, text};
+use super::{LIMIT, all, failure, open, text};
 use crate::common::http::HttpServer;
 use crate::common::{Fixtures, free_tcp_port};
 
 #[test]
-fn dropping_a_source_nobody_reads_returns() {
+fn dropping_a_source_with_a_full_channel_returns() {
     let dir = Fixtures::new();
     let path = dir.clip("x.mp4", 4);
     let (source, from) = open(text(&path), GstOptions::default()).unwrap();
@@ -21,9 +21,9 @@ fn dropping_a_source_nobody_reads_returns() {
     drop(source);
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     drop(from);
-    // The other way round: the reader goes first.
+    // Here the consumer is dropped first.
     let (source, from) = open(text(&path), GstOptions::default()).unwrap();
-    from.recv_timeout(PATIENCE).unwrap();
+    from.recv_timeout(LIMIT).unwrap();
     drop(from);
     drop(source);
 }
@@ -38,10 +38,10 @@ fn failures_name_the_cause_and_no_secret() {
     let server = HttpServer::start(dir.path());
     let (closed, quick) =
         (free_tcp_port(), GstOptions { connect_timeout: Duration::from_secs(2), ..GstOptions::default() });
-    // Takes connections and says nothing.
+    // Accepts connections and sends nothing.
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let mute = listener.local_addr().unwrap().port();
-    // Speaks HTTP in the clear where TLS is asked for.
+    // Uses plain HTTP where TLS is expected.
     let plain = server.port();
     let login = |url: String| url.replace("://", "://ann:geheim-pass@") + "?key=geheim-key-1";
     for (uri, expected) in [
@@ -69,22 +69,22 @@ fn failures_name_the_cause_and_no_secret() {
         (format!("srt://127.0.0.1:{closed}?passphrase=geheim-srt-1"), "no data within 2 s"),
         (login("gopher://h/a".into()), "unknown scheme"),
     ] {
-        let said = failure(&uri, quick.clone());
-        eprintln!("{:<60} {said}", touchline_core::redact::uri(&uri));
-        assert!(expected.split('|').any(|e| said.contains(e)), "{uri}: {said}");
-        assert!(!said.contains("geheim") && !said.contains('\n'), "{uri}: {said}");
+        let message = failure(&uri, quick.clone());
+        eprintln!("{:<60} {message}", touchline_core::redact::uri(&uri));
+        assert!(expected.split('|').any(|e| message.contains(e)), "{uri}: {message}");
+        assert!(!message.contains("geheim") && !message.contains('\n'), "{uri}: {message}");
     }
 }
 
 #[test]
-fn a_users_pipeline_takes_the_place_of_the_built_in_one() {
+fn a_custom_pipeline_replaces_the_built_in_one() {
     let dir = Fixtures::new();
     let path = dir.clip("o.mp4", 1);
     let with = |pipeline: &str| GstOptions { pipeline: Some(pipeline.into()), ..GstOptions::default() };
     let good = "# pictures only, small\nuridecodebin uri={uri} name=in in. ! videoconvert ! videoscale\n\
                 ! video/x-raw,format=RGB,width=64,height=48 ! appsink name=video";
-    let heard = all(text(&path), with(good));
-    assert_eq!((heard.frames.len(), heard.frames[0].width), (30, 64));
+    let received = all(text(&path), with(good));
+    assert_eq!((received.frames.len(), received.frames[0].width), (30, 64));
     for (bad, expected) in [
         ("uridecodebin uri={uri} ! fakesink", "no appsink"),
         ("uridecodebin uri={uri} ! videoconvert ! video/x-raw,format=NV12 ! appsink name=video", "not RGB"),
@@ -94,7 +94,7 @@ fn a_users_pipeline_takes_the_place_of_the_built_in_one() {
         ("appsink name=video", "pipeline:"),
         ("videotestsrc num-buffers=1 ! fakesink name=video", "must be an appsink"),
     ] {
-        let said = failure(text(&path), with(bad));
-        assert!(said.contains(expected), "{bad}: {said}");
+        let message = failure(text(&path), with(bad));
+        assert!(message.contains(expected), "{bad}: {message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Guarded sources: what is allowed plays, and nothing leads GStreamer to what is not. Sources are on 127.0.0.1, which is
+//! Guarded sources: allowed addresses play, and nothing makes GStreamer connect to others. Sources are on 127.0.0.1, which is
 //! allowed; the trap is on 127.0.0.2, which is not.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use touchline_media::guard::SourcesFile;
 use touchline_media::guard::{Resolve, SourcePolicy};
 use touchline_media::uri::Pacing;
 
-use super::{BOTH, PATIENCE, all, open, some, text};
+use super::{BOTH, LIMIT, all, open, some, text};
 use crate::common::http::HttpServer;
 use crate::common::rtmp::RtmpServer;
 use crate::common::rtsp::{Media, RtspServer};
@@ -41,16 +41,17 @@ fn guarded(policy: SourcePolicy) -> GstOptions {
     }
 }
 
-pub fn here() -> GstOptions {
+/// A guard that allows only 127.0.0.1.
+pub fn only_localhost() -> GstOptions {
     guarded(policy(&["127.0.0.1"], &[]))
 }
 
-/// Answers every path with what was prepared for it, and counts connections.
+/// A server with a prepared answer for each path. It counts connections.
 struct Prepared {
     port: u16,
     address: &'static str,
     connections: Arc<AtomicUsize>,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -61,20 +62,20 @@ impl Prepared {
 
     fn start_on(listener: TcpListener, address: &'static str, answers: HashMap<String, Vec<u8>>) -> Self {
         let port = listener.local_addr().unwrap().port();
-        let (connections, asked, stop): (Arc<AtomicUsize>, Arc<Mutex<Vec<String>>>, Arc<AtomicBool>) =
+        let (connections, requests, stop): (Arc<AtomicUsize>, Arc<Mutex<Vec<String>>>, Arc<AtomicBool>) =
             Default::default();
-        let (counted, heard, stopped) = (connections.clone(), asked.clone(), stop.clone());
+        let (counter, log, stopped) = (connections.clone(), requests.clone(), stop.clone());
         std::thread::spawn(move || {
             for connection in listener.incoming() {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
-                counted.fetch_add(1, Ordering::AcqRel);
-                // A client that goes away is its own business.
-                let _ = connection.and_then(|c| serve(&c, &answers, &heard));
+                counter.fetch_add(1, Ordering::AcqRel);
+                // A client may disconnect.
+                let _ = connection.and_then(|c| serve(&c, &answers, &log));
             }
         });
-        Self { port, address, connections, asked, stop }
+        Self { port, address, connections, requests, stop }
     }
 
     fn url(&self, path: &str) -> String {
@@ -85,12 +86,12 @@ impl Prepared {
         self.connections.load(Ordering::Acquire)
     }
 
-    /// Waits for a connection after the first `before`: the accepting thread may be late to count it.
+    /// Waits until there are more than `before` connections, because the accepting thread may count late.
     #[track_caller]
-    fn is_met(&self, before: usize) {
-        let until = Instant::now() + PATIENCE;
+    fn wait_for_connection(&self, before: usize) {
+        let until = Instant::now() + LIMIT;
         while self.connections() <= before {
-            assert!(Instant::now() < until, "without a guard it is followed");
+            assert!(Instant::now() < until, "without a guard, the source connects to the trap");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -107,21 +108,21 @@ impl Drop for Prepared {
 fn serve(
     connection: &TcpStream,
     answers: &HashMap<String, Vec<u8>>,
-    heard: &Mutex<Vec<String>>,
+    requests: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     connection.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut reader = BufReader::new(connection);
-    // An RTSP client asks again on its connection, and not all take its end for a reason to connect once more.
-    while answer(connection, &mut reader, answers, heard)?.ends_with("RTSP/1.0") {}
+    // An RTSP client sends several requests on a connection, and not every client connects again when the connection ends.
+    while answer(connection, &mut reader, answers, requests)?.ends_with("RTSP/1.0") {}
     Ok(())
 }
 
-/// Answers the next request, and gives its first line.
+/// Answers the next request and returns its first line.
 fn answer(
     connection: &TcpStream,
     reader: &mut BufReader<&TcpStream>,
     answers: &HashMap<String, Vec<u8>>,
-    heard: &Mutex<Vec<String>>,
+    requests: &Mutex<Vec<String>>,
 ) -> std::io::Result<String> {
     let mut request = String::new();
     reader.read_line(&mut request)?;
@@ -136,9 +137,9 @@ fn answer(
         }
     }
     let request = request.trim().to_owned();
-    heard.lock().unwrap().push(request.clone());
+    requests.lock().unwrap().push(request.clone());
     let path = request.split_whitespace().nth(1).unwrap_or_default();
-    // The path of an RTSP request is a whole address.
+    // An RTSP request has a whole URI as its path.
     let path = path.rsplit('/').next().unwrap_or_default();
     let missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec();
     let answer = answers.get(path).unwrap_or(&missing);
@@ -158,24 +159,25 @@ fn redirect(to: &str) -> Vec<u8> {
     format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
-/// A playlist on demand of these tags and addresses.
+/// A playlist on demand with these tags and URIs.
 fn playlist(lines: &str) -> Vec<u8> {
     ok(format!("#EXTM3U\n#EXT-X-VERSION:6\n#EXT-X-TARGETDURATION:2\n{lines}\n#EXT-X-ENDLIST\n").as_bytes())
 }
 
+/// Plays `uri` and returns how it ends.
 pub fn end(uri: &str, options: GstOptions) -> End {
     let (_source, from) = open(uri, options).unwrap_or_else(|e| panic!("{uri}: {e}"));
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + LIMIT;
     loop {
         assert!(Instant::now() < until, "{uri} does not end");
-        if let MediaItem::Ended(end) = from.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{uri}: {e}")) {
+        if let MediaItem::Ended(end) = from.recv_timeout(LIMIT).unwrap_or_else(|e| panic!("{uri}: {e}")) {
             return end;
         }
     }
 }
 
 #[track_caller]
-fn is_refused(uri: &str, options: GstOptions) -> String {
+fn refusal(uri: &str, options: GstOptions) -> String {
     match end(uri, options) {
         End::Failed { kind: Cause::Refused, cause, advice } => {
             assert!(!advice.is_empty() && !cause.contains("s3cret"), "{cause}; {advice}");
@@ -186,31 +188,31 @@ fn is_refused(uri: &str, options: GstOptions) -> String {
 }
 
 #[test]
-fn what_is_allowed_plays() {
+fn allowed_sources_play() {
     let dir = Fixtures::new();
     let clip = dir.clip("vod.mp4", 3);
     dir.playlist("vod.m3u8", &clip);
     let server = HttpServer::start(dir.path());
     let login = |url: String| url.replace("://", "://ann:geheim-hls@");
     for url in [server.url("vod.m3u8"), login(server.url("private/vod.m3u8")), login(server.url("private/vod.mp4"))] {
-        let heard = all(&url, here());
-        assert_eq!((heard.end.as_ref(), heard.frames.len()), (Some(&End::Finished), 90), "{url}");
-        heard.assert_in_order(60);
+        let received = all(&url, only_localhost());
+        assert_eq!((received.end.as_ref(), received.frames.len()), (Some(&End::Finished), 90), "{url}");
+        received.assert_in_order(60);
     }
     let file = guarded(policy(&[], &[dir.path()]));
     assert_eq!(all(text(&clip), file).frames.len(), 90);
 
     let rtsp = RtspServer::start_with_password(Media::Test { video: true, audio: true }, "ann", "geheim-rtsp");
-    let heard = some(&rtsp.url().replace("rtsp://", "rtsp://ann:geheim-rtsp@"), here(), 30, 1000);
-    assert_eq!(heard.tracks, Some(BOTH));
+    let received = some(&rtsp.url().replace("rtsp://", "rtsp://ann:geheim-rtsp@"), only_localhost(), 30, 1000);
+    assert_eq!(received.tracks, Some(BOTH));
     let (srt, udp, rtmp) = (Sender::srt(), Sender::udp(), RtmpServer::start());
     for url in [srt.url(), udp.url(), &rtmp.url()] {
-        assert_eq!(some(url, here(), 25, 500).tracks, Some(BOTH), "{url}");
+        assert_eq!(some(url, only_localhost(), 25, 500).tracks, Some(BOTH), "{url}");
     }
 }
 
 #[test]
-fn what_is_wrong_is_told_as_without_a_guard() {
+fn failures_are_the_same_as_without_a_guard() {
     let dir = Fixtures::new();
     let server = HttpServer::start(dir.path());
     dir.write("a.mp4", b"no media");
@@ -227,7 +229,7 @@ fn what_is_wrong_is_told_as_without_a_guard() {
         (format!("https://127.0.0.1:{}/a.mp4", server.port()), Cause::TlsFailed),
         (format!("rtsps://127.0.0.1:{}/a", server.port()), Cause::TlsFailed),
     ] {
-        match end(&uri, here()) {
+        match end(&uri, only_localhost()) {
             End::Failed { kind: found, cause, .. } => assert_eq!(found, kind, "{uri}: {cause}"),
             other => panic!("{uri}: {other:?}"),
         }
@@ -235,7 +237,7 @@ fn what_is_wrong_is_told_as_without_a_guard() {
 }
 
 #[test]
-fn nothing_leads_to_what_is_not_allowed() {
+fn no_content_leads_to_an_address_that_is_not_allowed() {
     let trap = Prepared::start("127.0.0.2", HashMap::new());
     let media = Fixtures::new();
     let ts = std::fs::read(media.make(
@@ -285,49 +287,49 @@ fn nothing_leads_to_what_is_not_allowed() {
     }
     answers.insert("inside.m3u8".into(), playlist("#EXTINF:2.0,\ntagged.mp4"));
     let server = Prepared::start("127.0.0.1", answers);
-    assert_eq!(end(&server.url("fine.m3u8"), here()), End::Finished, "the playlist itself is fine");
+    assert_eq!(end(&server.url("fine.m3u8"), only_localhost()), End::Finished, "an allowed playlist plays");
     for path in fetched.iter().filter(|p| !matches!(p.as_str(), "1.ts" | "fine.m3u8" | "away.ts")) {
-        let cause = is_refused(&server.url(path), here());
+        let cause = refusal(&server.url(path), only_localhost());
         println!("{path}: {cause}");
         assert_eq!(trap.connections(), 0, "{path}");
     }
     for uri in [trap.url("a.m3u8"), trap.url("a.mp4"), format!("rtsp://127.0.0.2:{}/a", trap.port)] {
-        is_refused(&uri, here());
+        refusal(&uri, only_localhost());
     }
     for uri in
         ["rtmp://127.0.0.2/a/key-s3cret", "srt://127.0.0.2:9000?passphrase=s3cret-s3cret", "udp://127.0.0.2:5000"]
     {
-        is_refused(uri, here());
+        refusal(uri, only_localhost());
     }
-    // A manifest of another kind, which names addresses, too: it is no media here, whatever it is called. And a playlist
-    // behind a tag, or in an envelope, which GStreamer opens.
+    // A DASH manifest also names URIs. It is not media here, under any name. Neither is a playlist after an ID3 tag or in a
+    // multipart envelope, which GStreamer would open.
     for path in ["dash.mp4", "dash.m3u8", "tagged.mp4", "tagged.m3u8", "wrapped.mp4", "wrapped.m3u8", "inside.m3u8"] {
-        let found = end(&server.url(path), here());
+        let found = end(&server.url(path), only_localhost());
         assert!(matches!(found, End::Failed { .. }), "{path}: {found:?}");
         assert_eq!(trap.connections(), 0, "{path}");
     }
-    // A playlist where none is expected.
-    let lurking =
-        media.write("lurking.mp4", format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{bad}\n").as_bytes());
+    // A playlist where a recording is expected.
+    let disguised =
+        media.write("disguised.mp4", format!("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{bad}\n").as_bytes());
     let from_folder = guarded(policy(&["127.0.0.1"], &[media.path()]));
-    let cause = is_refused(text(&lurking), from_folder);
+    let cause = refusal(text(&disguised), from_folder);
     assert!(cause.contains("list of addresses"), "{cause}");
-    assert_eq!(trap.connections(), 0, "{:?}", trap.asked.lock().unwrap());
+    assert_eq!(trap.connections(), 0, "{:?}", trap.requests.lock().unwrap());
 
-    // Without a guard all of it is fetched: the trap is where it seems to be.
-    let free = GstOptions { guard: None, ..here() };
+    // Without a guard the trap is reached, so the checks above mean something.
+    let free = GstOptions { guard: None, ..only_localhost() };
     for path in ["segment.m3u8", "redirect.mp4", "key.m3u8"] {
         let before = trap.connections();
         end(&server.url(path), free.clone());
-        trap.is_met(before);
+        trap.wait_for_connection(before);
     }
     let before = trap.connections();
-    let (_source, _from) = open(text(&lurking), free).unwrap();
-    trap.is_met(before);
+    let (_source, _from) = open(text(&disguised), free).unwrap();
+    trap.wait_for_connection(before);
 }
 
 #[test]
-fn an_rtsp_server_cannot_send_elsewhere() {
+fn an_rtsp_server_cannot_redirect_elsewhere() {
     let trap = Prepared::start("127.0.0.2", HashMap::new());
     let moved = format!(
         "RTSP/1.0 302 Moved Temporarily\r\nCSEQ\r\nLocation: rtsp://127.0.0.2:{}/live\r\nContent-Length: 0\r\n\r\n",
@@ -335,28 +337,28 @@ fn an_rtsp_server_cannot_send_elsewhere() {
     );
     let server = Prepared::start("127.0.0.1", HashMap::from([("live".to_owned(), moved.into_bytes())]));
     let url = format!("rtsp://127.0.0.1:{}/live", server.port);
-    let cause = is_refused(&url, here());
+    let cause = refusal(&url, only_localhost());
     assert!(cause.contains("redirects elsewhere"), "{cause}");
     assert_eq!(trap.connections(), 0);
-    end(&url, GstOptions { guard: None, rtsp_transport: "tcp".into(), ..here() });
-    trap.is_met(0);
+    end(&url, GstOptions { guard: None, rtsp_transport: "tcp".into(), ..only_localhost() });
+    trap.wait_for_connection(0);
 }
 
-/// Says another address each time it is asked.
+/// A resolver that returns 127.0.0.1 once and then 127.0.0.2.
 struct Rebinding {
-    asked: AtomicUsize,
+    requests: AtomicUsize,
 }
 
 impl Resolve for Rebinding {
     fn resolve(&self, _: &str) -> std::io::Result<Vec<IpAddr>> {
-        let first = self.asked.fetch_add(1, Ordering::AcqRel) == 0;
+        let first = self.requests.fetch_add(1, Ordering::AcqRel) == 0;
         Ok(vec![if first { [127, 0, 0, 1] } else { [127, 0, 0, 2] }.into()])
     }
 }
 
 #[test]
-fn a_name_that_changes_its_address_is_looked_at_each_time() {
-    // One port on both addresses.
+fn every_resolution_of_a_host_name_is_checked() {
+    // The same port on both addresses.
     let (listener, trap) = loop {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         if let Ok(trap) = TcpListener::bind(("127.0.0.2", listener.local_addr().unwrap().port())) {
@@ -366,9 +368,9 @@ fn a_name_that_changes_its_address_is_looked_at_each_time() {
     let trap = Prepared::start_on(trap, "127.0.0.2", HashMap::new());
     let answers = HashMap::from([("live.m3u8".to_owned(), playlist("#EXTINF:2.0,\n1.ts"))]);
     let server = Prepared::start_on(listener, "127.0.0.1", answers);
-    let rebinding = policy(&["127.0.0.1"], &[]).with_resolver(Arc::new(Rebinding { asked: AtomicUsize::new(0) }));
+    let rebinding = policy(&["127.0.0.1"], &[]).with_resolver(Arc::new(Rebinding { requests: AtomicUsize::new(0) }));
     let uri = format!("http://rebinding.example:{}/live.m3u8", server.port);
-    let cause = is_refused(&uri, guarded(rebinding));
+    let cause = refusal(&uri, guarded(rebinding));
     assert!(cause.contains("rebinding.example resolves to 127.0.0.2"), "{cause}");
-    assert_eq!((server.connections(), trap.connections()), (1, 0), "the playlist, then nothing");
+    assert_eq!((server.connections(), trap.connections()), (1, 0), "only the playlist is fetched");
 }

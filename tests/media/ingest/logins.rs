@@ -1,4 +1,4 @@
-//! Logins that GStreamer cannot answer, passwords as people write them, and what is no recording.
+//! Logins that GStreamer does not support, passwords with special characters, and files that are not recordings.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use touchline_media::guard::SourcesFile;
 
 use super::{failure, open, some, text};
 use crate::common::Fixtures;
-use crate::common::camera::{Camera, Habits};
+use crate::common::camera::{Camera, CameraOptions};
 
 const PASSWORD: &str = "p@ss#1/x?:é";
 
 fn camera() -> Camera {
-    Camera::start(Habits { login: Some(("ann".into(), PASSWORD.into())), ..Habits::default() })
+    Camera::start(CameraOptions { login: Some(("ann".into(), PASSWORD.into())), ..CameraOptions::default() })
 }
 
 fn tcp() -> GstOptions {
@@ -21,11 +21,11 @@ fn tcp() -> GstOptions {
 }
 
 #[test]
-fn a_digest_of_sha_256_is_answered_with_the_password_as_it_stands() {
+fn a_digest_login_with_sha_256_accepts_raw_and_encoded_passwords() {
     let camera = camera();
     for login in [format!("ann:{PASSWORD}@"), "ann:p%40ss%231%2Fx%3F%3A%C3%A9@".into()] {
-        let heard = some(&camera.url(&login), tcp(), 10, 0);
-        assert_eq!((heard.frames[0].width, heard.frames[0].height), (160, 120));
+        let received = some(&camera.url(&login), tcp(), 10, 0);
+        assert_eq!((received.frames[0].width, received.frames[0].height), (160, 120));
     }
     let sources = SourcesFile { allow_addresses: vec!["127.0.0.1".into()], ..SourcesFile::default() };
     let guard = Some(Arc::new(SourcePolicy::new(&sources).unwrap()));
@@ -33,25 +33,25 @@ fn a_digest_of_sha_256_is_answered_with_the_password_as_it_stands() {
 }
 
 #[test]
-fn a_wrong_password_is_told_and_was_shown_once() {
+fn a_wrong_password_is_sent_once_and_reported() {
     let camera = camera();
-    let said = failure(&camera.url("ann:geheim@"), tcp());
-    assert!(said.contains("not authorized (401)") && !said.contains("geheim"), "{said}");
-    let shown = camera.requests().iter().filter(|request| request.contains("Digest ")).count();
-    assert_eq!(shown, 1, "{:?}", camera.requests());
-    // Nobody is asked for what there is not.
-    let said = failure(&camera.url(""), tcp());
-    assert!(said.contains("not authorized (401)"), "{said}");
+    let message = failure(&camera.url("ann:geheim@"), tcp());
+    assert!(message.contains("not authorized (401)") && !message.contains("geheim"), "{message}");
+    let logins = camera.requests().iter().filter(|request| request.contains("Digest ")).count();
+    assert_eq!(logins, 1, "{:?}", camera.requests());
+    // The same without a login.
+    let message = failure(&camera.url(""), tcp());
+    assert!(message.contains("not authorized (401)"), "{message}");
 }
 
 #[test]
-fn an_address_that_is_not_clear_goes_nowhere() {
-    let said = failure("rtsp://ann:p@ss/word@127.0.0.1/live", GstOptions::default());
-    assert!(said.contains("%40") && !said.contains("ss/word"), "{said}");
+fn an_ambiguous_uri_is_refused() {
+    let message = failure("rtsp://ann:p@ss/word@127.0.0.1/live", GstOptions::default());
+    assert!(message.contains("%40") && !message.contains("ss/word"), "{message}");
 }
 
 #[test]
-fn a_fifo_a_socket_and_a_device_are_refused_at_once() {
+fn fifos_sockets_and_devices_are_refused() {
     let dir = Fixtures::new();
     let fifo = dir.path().join("pipe.ts");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -64,8 +64,8 @@ fn a_fifo_a_socket_and_a_device_are_refused_at_once() {
         assert!(refused.contains("FIFO"), "{refused}");
         let refused = guard.check(text(path)).unwrap_err().to_string();
         assert!(refused.contains("FIFO"), "{refused}");
-        let said = failure(text(path), GstOptions { guard: Some(guard.clone()), ..GstOptions::default() });
-        assert!(said.contains("FIFO"), "{said}");
+        let message = failure(text(path), GstOptions { guard: Some(guard.clone()), ..GstOptions::default() });
+        assert!(message.contains("FIFO"), "{message}");
     }
     let refused = open("/dev/zero", GstOptions::default()).err().expect("it is refused").to_string();
     assert!(refused.contains("device"), "{refused}");

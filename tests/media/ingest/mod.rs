@@ -1,4 +1,4 @@
-//! Ingest against real files and real servers, all made at test time. Here is what the tests share.
+//! Ingest from real files and real servers, all made at test time. This module has the shared helpers.
 
 mod failures;
 mod guarded;
@@ -22,8 +22,8 @@ use touchline_core::time::samples_to_nanos;
 use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::{Open, Source};
 
-/// No single wait is longer; a test that needs more hangs.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The limit of each single wait. A test that needs more hangs.
+const LIMIT: Duration = Duration::from_secs(15);
 
 const BOTH: Tracks = Tracks { video: true, audio: true };
 
@@ -33,37 +33,37 @@ fn open(uri: &str, options: GstOptions) -> Result<(Box<dyn Source>, Receiver<Med
     Ok((source, from))
 }
 
-/// What a source brought.
+/// The items of a source.
 #[derive(Default)]
-struct Heard {
+struct Received {
     tracks: Option<Tracks>,
     frames: Vec<Frame>,
     /// PTS, samples per channel, rate, channels of each chunk.
     chunks: Vec<(u64, u64, u32, u16)>,
     ended_tracks: Vec<Track>,
-    /// Pictures that were dropped because what they build on is missing.
+    /// Pictures that could not be decoded because a picture they depend on is missing.
     lost: usize,
     end: Option<End>,
 }
 
-impl Heard {
+impl Received {
     fn take(&mut self, item: MediaItem) {
         match item {
             MediaItem::Opened(tracks) => {
                 assert!(
                     self.tracks.is_none() && self.frames.is_empty() && self.chunks.is_empty(),
-                    "opened first, once"
+                    "`Opened` is the first item and comes once"
                 );
                 self.tracks = Some(tracks);
             }
             MediaItem::Frame(frame) => self.frames.push(frame),
-            MediaItem::Unconverted { .. } => panic!("all pictures were asked for"),
+            MediaItem::Unconverted { .. } => panic!("every picture is converted"),
             MediaItem::Lost { .. } => self.lost += 1,
-            MediaItem::Missing { from, to } => panic!("nothing is missing, and not from {from} to {to}"),
+            MediaItem::Missing { from, to } => panic!("nothing is missing, but the source reports {from} to {to}"),
             MediaItem::Pcm(c) => self.chunks.push((c.pts.0, c.frames() as u64, c.rate, c.channels)),
             MediaItem::TrackEnded(track) => self.ended_tracks.push(track),
             MediaItem::Wall { .. } | MediaItem::Incident(_) => {}
-            MediaItem::Discontinuity(d) => panic!("one connection has no discontinuity: {d:?}"),
+            MediaItem::Discontinuity(d) => panic!("a single connection has no discontinuity: {d:?}"),
             MediaItem::Ended(end) => self.end = Some(end),
         }
     }
@@ -72,7 +72,7 @@ impl Heard {
         self.chunks.iter().map(|c| c.1).sum()
     }
 
-    /// PTS of each track only grow, and sound has no holes of more than `slack_ms`.
+    /// Checks that the PTS of pictures increase, and that sound has no gaps or overlaps of `slack_ms` or more.
     fn assert_in_order(&self, slack_ms: u64) {
         for pair in self.frames.windows(2) {
             assert!(pair[0].pts < pair[1].pts, "{} then {}", pair[0].pts, pair[1].pts);
@@ -84,51 +84,51 @@ impl Heard {
     }
 }
 
-/// Everything up to the end.
-fn all(uri: &str, options: GstOptions) -> Heard {
+/// All items up to the end.
+fn all(uri: &str, options: GstOptions) -> Received {
     let (_source, from) = match open(uri, options) {
         Ok(opened) => opened,
         Err(e) => panic!("{uri}: {e}"),
     };
-    let mut heard = Heard::default();
-    while heard.end.is_none() {
-        heard.take(from.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{uri}: silence")));
+    let mut received = Received::default();
+    while received.end.is_none() {
+        received.take(from.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("{uri}: no item in time")));
     }
-    assert_eq!(from.recv_timeout(PATIENCE).err(), Some(RecvTimeoutError::Disconnected), "the end is the last item");
-    heard
+    assert_eq!(from.recv_timeout(LIMIT).err(), Some(RecvTimeoutError::Disconnected), "the end is the last item");
+    received
 }
 
-/// Until there are `frames` pictures and `ms` of sound (each only if above 0); then stops and waits for the end.
-fn some(uri: &str, options: GstOptions, frames: usize, ms: u64) -> Heard {
+/// Receives at least `frames` pictures and `ms` of sound, then stops the source and waits for its end.
+fn some(uri: &str, options: GstOptions, frames: usize, ms: u64) -> Received {
     let (mut source, from) = open(uri, options).unwrap_or_else(|e| panic!("{uri}: {e}"));
-    let mut heard = Heard::default();
-    let until = Instant::now() + PATIENCE;
-    let enough = |h: &Heard| {
+    let mut received = Received::default();
+    let until = Instant::now() + LIMIT;
+    let enough = |h: &Received| {
         h.frames.len() >= frames && h.chunks.first().map_or(0, |c| h.samples() * 1000 / u64::from(c.2)) >= ms
     };
-    while !enough(&heard) {
-        assert!(Instant::now() < until, "{uri}: {} pictures, {} samples", heard.frames.len(), heard.samples());
-        heard.take(from.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{uri}: silence")));
-        assert_eq!(heard.end, None, "{uri}");
+    while !enough(&received) {
+        assert!(Instant::now() < until, "{uri}: {} pictures, {} samples", received.frames.len(), received.samples());
+        received.take(from.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("{uri}: no item in time")));
+        assert_eq!(received.end, None, "{uri}");
     }
     source.stop();
-    while heard.end.is_none() {
-        heard.take(from.recv_timeout(PATIENCE).expect("a stopped source says so"));
+    while received.end.is_none() {
+        received.take(from.recv_timeout(LIMIT).expect("a stopped source sends its end"));
     }
-    assert_eq!(heard.end, Some(End::Finished));
-    heard
+    assert_eq!(received.end, Some(End::Finished));
+    received
 }
 
-/// How the source fails: cause and advice, or the text of the refusal.
+/// The failure of a source: its cause and advice, or the error of opening it.
 fn failure(uri: &str, options: GstOptions) -> String {
     let (_source, from) = match open(uri, options) {
         Ok(opened) => opened,
         Err(e) => return e.to_string(),
     };
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + LIMIT;
     loop {
         assert!(Instant::now() < until, "{uri} does not fail");
-        match from.recv_timeout(PATIENCE) {
+        match from.recv_timeout(LIMIT) {
             Ok(MediaItem::Ended(End::Failed { cause, advice, .. })) => return format!("{cause}; {advice}"),
             Ok(MediaItem::Ended(End::Finished)) => panic!("{uri} ended without failing"),
             Ok(_) => {}

@@ -14,11 +14,11 @@ use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::outlet::DropReason;
 use touchline_media::uri::Pacing;
 
-use super::{BOTH, Heard, PATIENCE, all, failure, open, text};
+use super::{BOTH, LIMIT, Received, all, failure, open, text};
 use crate::common::Fixtures;
 
 #[test]
-fn every_container_and_codec_gives_all_its_pictures_and_samples() {
+fn every_container_and_codec_yields_all_pictures_and_samples() {
     let dir = Fixtures::new();
     let lavfi = |size: &str, rate: &str, hz: u32| {
         format!(
@@ -27,8 +27,8 @@ fn every_container_and_codec_gives_all_its_pictures_and_samples() {
         )
     };
     let h264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p";
-    // Name, size, rate, Hz, codecs, pictures, size out, samples a codec may add or lose at the borders. Lossless sound
-    // is exact; coded sound has priming and padding that containers may or may not describe.
+    // Name, size, rate, Hz, codecs, pictures, output size, and the tolerance in samples. Lossless sound is exact. Coded sound
+    // has priming and padding that containers may or may not describe.
     type Row = (&'static str, &'static str, &'static str, u32, String, usize, (u32, u32), u64);
     let table: [Row; 10] = [
         ("a.mp4", "320x180", "30000/1001", 44_100, format!("{h264} -c:a aac -ac 2"), 60, (320, 180), 2048),
@@ -80,37 +80,37 @@ fn every_container_and_codec_gives_all_its_pictures_and_samples() {
     ];
     for (name, size, rate, hz, codecs, pictures, shape, slack) in table {
         let path = dir.make(name, &format!("{} {codecs}", lavfi(size, rate, hz)));
-        let heard = all(text(&path), GstOptions::default());
-        assert_eq!(heard.end, Some(End::Finished), "{name}");
-        assert_eq!(heard.tracks, Some(BOTH), "{name}");
-        assert_eq!(heard.frames.len(), pictures, "{name}");
+        let received = all(text(&path), GstOptions::default());
+        assert_eq!(received.end, Some(End::Finished), "{name}");
+        assert_eq!(received.tracks, Some(BOTH), "{name}");
+        assert_eq!(received.frames.len(), pictures, "{name}");
         assert!(
-            heard.frames.iter().all(|f| (f.width, f.height) == shape),
+            received.frames.iter().all(|f| (f.width, f.height) == shape),
             "{name}: {}×{}",
-            heard.frames[0].width,
-            heard.frames[0].height
+            received.frames[0].width,
+            received.frames[0].height
         );
-        assert!(heard.samples().abs_diff(2 * u64::from(hz)) <= slack, "{name}: {} samples", heard.samples());
-        assert!(heard.chunks.iter().all(|c| c.2 == hz), "{name}");
-        heard.assert_in_order(30);
-        assert!(heard.frames[0].pts.0 < 150_000_000, "{name} begins at {}", heard.frames[0].pts);
-        assert_eq!(heard.ended_tracks.len(), 2, "{name}");
+        assert!(received.samples().abs_diff(2 * u64::from(hz)) <= slack, "{name}: {} samples", received.samples());
+        assert!(received.chunks.iter().all(|c| c.2 == hz), "{name}");
+        received.assert_in_order(30);
+        assert!(received.frames[0].pts.0 < 150_000_000, "{name} begins at {}", received.frames[0].pts);
+        assert_eq!(received.ended_tracks.len(), 2, "{name}");
     }
 }
 
 #[test]
-fn rows_are_where_they_belong_at_odd_widths() {
+fn rows_have_no_padding_at_odd_widths() {
     let dir = Fixtures::new();
-    // Lossless RGB whose every pixel says where it is; 321 × 3 bytes are no multiple of 4.
+    // Lossless RGB in which every pixel encodes its position. A row of 321 × 3 bytes is not a multiple of 4.
     let path = dir.make(
         "ramp.mkv",
         "-f lavfi -i nullsrc=size=321x241:rate=5:duration=1,format=gbrp,geq=r=mod(X\\,256):g=mod(Y\\,256):b=mod(X+2*Y\\,256) \
          -c:v ffv1 -pix_fmt bgr0",
     );
-    let heard = all(text(&path), GstOptions::default());
-    assert_eq!(heard.frames.len(), 5);
-    assert_eq!(heard.tracks, Some(Tracks { video: true, audio: false }));
-    let frame = &heard.frames[4];
+    let received = all(text(&path), GstOptions::default());
+    assert_eq!(received.frames.len(), 5);
+    assert_eq!(received.tracks, Some(Tracks { video: true, audio: false }));
+    let frame = &received.frames[4];
     assert_eq!((frame.width, frame.height), (321, 241));
     for y in 0..241usize {
         for x in 0..321usize {
@@ -122,7 +122,7 @@ fn rows_are_where_they_belong_at_odd_widths() {
 }
 
 #[test]
-fn pictures_shrink_never_grow_and_keep_their_shape() {
+fn pictures_are_never_enlarged_and_keep_their_aspect_ratio() {
     let dir = Fixtures::new();
     let anamorphic =
         dir.make("sd.ts", "-f lavfi -i testsrc2=size=720x576:rate=25:duration=0.4 -vf setdar=16/9 -c:v mpeg2video");
@@ -134,67 +134,67 @@ fn pictures_shrink_never_grow_and_keep_their_shape() {
     for (path, height, shape, pictures) in
         [(&anamorphic, 288, (512, 288), 10), (&anamorphic, 1080, (1024, 576), 10), (&interlaced, 360, (480, 360), 20)]
     {
-        let heard = all(text(path), GstOptions { frame_height: height, ..GstOptions::default() });
-        let sizes: Vec<_> = heard.frames.iter().map(|f| (f.width, f.height)).collect();
+        let received = all(text(path), GstOptions { frame_height: height, ..GstOptions::default() });
+        let sizes: Vec<_> = received.frames.iter().map(|f| (f.width, f.height)).collect();
         assert_eq!(sizes, vec![shape; pictures], "{}", path.display());
     }
 }
 
 #[test]
-fn one_track_is_enough() {
+fn recordings_with_one_track_play() {
     let dir = Fixtures::new();
     let silent =
         dir.make("v.mp4", "-f lavfi -i testsrc2=size=320x180:rate=25:duration=1 -c:v libx264 -preset ultrafast");
-    let heard = all(text(&silent), GstOptions::default());
-    assert_eq!((heard.tracks, heard.frames.len()), (Some(Tracks { video: true, audio: false }), 25));
-    assert_eq!(heard.ended_tracks, [Track::Video]);
+    let received = all(text(&silent), GstOptions::default());
+    assert_eq!((received.tracks, received.frames.len()), (Some(Tracks { video: true, audio: false }), 25));
+    assert_eq!(received.ended_tracks, [Track::Video]);
     for (name, codec) in [("a.m4a", "aac"), ("a.mp3", "libmp3lame"), ("a.wav", "pcm_s16le")] {
         let sound = dir.make(name, &format!("-f lavfi -i sine=sample_rate=44100:duration=1 -ac 2 -c:a {codec}"));
-        let heard = all(text(&sound), GstOptions::default());
-        assert_eq!(heard.tracks, Some(Tracks { video: false, audio: true }), "{name}");
-        assert!(heard.samples().abs_diff(44_100) <= 3456, "{name}: {}", heard.samples());
-        assert_eq!(heard.chunks[0].3, 2, "{name}");
+        let received = all(text(&sound), GstOptions::default());
+        assert_eq!(received.tracks, Some(Tracks { video: false, audio: true }), "{name}");
+        assert!(received.samples().abs_diff(44_100) <= 3456, "{name}: {}", received.samples());
+        assert_eq!(received.chunks[0].3, 2, "{name}");
     }
 
     let both = dir.clip("both.mp4", 1);
-    let heard = all(text(&both), GstOptions { want_audio: false, ..GstOptions::default() });
-    assert_eq!((heard.frames.len(), heard.samples()), (30, 0));
-    let heard = all(text(&both), GstOptions { want_video: false, ..GstOptions::default() });
-    assert_eq!((heard.frames.len(), heard.tracks), (0, Some(Tracks { video: false, audio: true })));
-    let said = failure(text(&silent), GstOptions { want_video: false, ..GstOptions::default() });
-    assert!(said.starts_with("no audio track"), "{said}");
+    let received = all(text(&both), GstOptions { want_audio: false, ..GstOptions::default() });
+    assert_eq!((received.frames.len(), received.samples()), (30, 0));
+    let received = all(text(&both), GstOptions { want_video: false, ..GstOptions::default() });
+    assert_eq!((received.frames.len(), received.tracks), (0, Some(Tracks { video: false, audio: true })));
+    let message = failure(text(&silent), GstOptions { want_video: false, ..GstOptions::default() });
+    assert!(message.starts_with("no audio track"), "{message}");
 }
 
 #[test]
-fn the_test_source_is_exact() {
+fn the_test_source_has_exact_lengths_and_sizes() {
     let started = Instant::now();
-    let heard = all("testsrc://?seconds=3&width=321&height=241&fps=29.97", GstOptions::default());
-    assert_eq!((heard.frames.len(), heard.samples()), (90, 144_000));
-    assert_eq!((heard.frames[0].width, heard.frames[0].height), (321, 241));
-    assert_ne!(heard.frames[0].data[..], heard.frames[89].data[..], "the pattern moves");
-    heard.assert_in_order(1);
+    let received = all("testsrc://?seconds=3&width=321&height=241&fps=29.97", GstOptions::default());
+    assert_eq!((received.frames.len(), received.samples()), (90, 144_000));
+    assert_eq!((received.frames[0].width, received.frames[0].height), (321, 241));
+    assert_ne!(received.frames[0].data[..], received.frames[89].data[..], "the pattern moves");
+    received.assert_in_order(1);
     assert!(started.elapsed() < Duration::from_secs(3), "a recording is not paced");
-    let heard = all("testsrc://?seconds=1&video=0", GstOptions::default());
-    assert_eq!(heard.tracks, Some(Tracks { video: false, audio: true }));
+    let received = all("testsrc://?seconds=1&video=0", GstOptions::default());
+    assert_eq!(received.tracks, Some(Tracks { video: false, audio: true }));
     let started = Instant::now();
     all("testsrc://?seconds=1&live=1", GstOptions::default());
     assert!(started.elapsed() > Duration::from_millis(900));
 }
 
 #[test]
-fn a_slow_consumer_loses_nothing_of_a_file_and_realtime_paces_it() {
+fn a_slow_consumer_loses_nothing_and_realtime_paces_a_recording() {
     let dir = Fixtures::new();
     let path = dir.clip("slow.mp4", 2);
     let reference = all(text(&path), GstOptions::default());
     let (_source, from) = open(text(&path), GstOptions::default()).unwrap();
-    let mut heard = Heard::default();
-    while heard.end.is_none() {
-        std::thread::sleep(Duration::from_millis(if heard.frames.len() < 40 { 10 } else { 0 }));
-        heard.take(from.recv_timeout(PATIENCE).expect("more to come"));
+    let mut received = Received::default();
+    while received.end.is_none() {
+        std::thread::sleep(Duration::from_millis(if received.frames.len() < 40 { 10 } else { 0 }));
+        received.take(from.recv_timeout(LIMIT).expect("the recording has not ended"));
     }
-    assert_eq!(heard.frames.len(), 60);
-    assert_eq!(heard.chunks, reference.chunks);
-    for (a, b) in heard.frames.iter().zip(&reference.frames) {
+    assert_eq!(received.frames.len(), 60);
+    assert_eq!(received.chunks, reference.chunks);
+    for (a, b) in received.frames.iter().zip(&reference.frames) {
         assert_eq!((a.pts, &a.data[..]), (b.pts, &b.data[..]), "a recording decodes the same every time");
     }
 
@@ -205,9 +205,9 @@ fn a_slow_consumer_loses_nothing_of_a_file_and_realtime_paces_it() {
 }
 
 #[test]
-fn the_tracks_of_a_recording_stay_in_step() {
+fn the_tracks_of_a_recording_stay_together() {
     let dir = Fixtures::new();
-    // Small pictures and long: the demuxer's queues would hold all of it.
+    // A long recording of small pictures: the demuxer's queues could hold all of it.
     let path = dir.clip("long.mp4", 12);
     let (_source, from) = open(text(&path), GstOptions::default()).unwrap();
     let (mut video_ns, mut audio_ns, mut ended) = (0u64, 0u64, false);
@@ -218,29 +218,29 @@ fn the_tracks_of_a_recording_stay_in_step() {
             MediaItem::TrackEnded(_) => ended = true,
             _ => {}
         }
-        // Two seconds, and what was under way in the channel when the leader was stopped.
+        // Two seconds, plus the items that were in the channel when the leading track was stopped.
         assert!(ended || video_ns.abs_diff(audio_ns) < 3_200_000_000, "pictures {video_ns}, sound {audio_ns}");
     }
     assert!(ended && video_ns > 11_900_000_000);
-    // Sound that begins five seconds late is waited for, but not for ever.
+    // Sound that starts five seconds late loses nothing, and does not block the pictures.
     let path = dir.make(
         "late.mkv",
         "-f lavfi -i testsrc2=size=320x180:rate=25:duration=8 -itsoffset 5 -f lavfi -i sine=duration=3 \
          -c:v libx264 -preset ultrafast -c:a flac",
     );
-    let heard = all(text(&path), GstOptions::default());
-    assert_eq!((heard.frames.len(), heard.samples()), (200, 3 * 44_100));
-    assert!(heard.chunks[0].0.abs_diff(5_000_000_000) < 50_000_000, "sound begins at {}", heard.chunks[0].0);
+    let received = all(text(&path), GstOptions::default());
+    assert_eq!((received.frames.len(), received.samples()), (200, 3 * 44_100));
+    assert!(received.chunks[0].0.abs_diff(5_000_000_000) < 50_000_000, "sound begins at {}", received.chunks[0].0);
 }
 
-/// Mean difference of two pictures' numbers.
+/// The mean difference of the values of two pictures.
 fn difference(a: &Frame, b: &Frame) -> f64 {
     assert_eq!((a.width, a.height), (b.width, b.height));
     let sum: u64 = a.data.iter().zip(b.data.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
     sum as f64 / a.data.len() as f64
 }
 
-fn assert_same(a: &Heard, b: &Heard) {
+fn assert_same(a: &Received, b: &Received) {
     assert_eq!(a.chunks, b.chunks);
     assert_eq!(a.frames.len(), b.frames.len());
     for (a, b) in a.frames.iter().zip(&b.frames) {
@@ -250,7 +250,7 @@ fn assert_same(a: &Heard, b: &Heard) {
 }
 
 #[test]
-fn formats_that_change_midway_change_nothing_else() {
+fn a_recording_may_change_its_format() {
     let dir = Fixtures::new();
     let part = |name: &str, size: &str, channels: u32, rate: u32| {
         let path = dir.make(
@@ -273,7 +273,7 @@ fn formats_that_change_midway_change_nothing_else() {
 }
 
 #[test]
-fn damaged_recordings_give_the_same_every_time() {
+fn damaged_recordings_decode_the_same_every_time() {
     let dir = Fixtures::new();
     let clip = dir.make(
         "whole.ts",
@@ -281,14 +281,14 @@ fn damaged_recordings_give_the_same_every_time() {
          -c:v libx264 -preset ultrafast -g 25 -c:a aac",
     );
     let whole = std::fs::read(clip).unwrap();
-    // A bit in every thirty thousandth byte, none of them a packet's head; and every four hundredth packet missing.
-    let mut rotten = whole.clone();
-    for at in (20_000..rotten.len()).step_by(30_011).filter(|at| at % 188 > 8) {
-        rotten[at] ^= 0x10;
+    // One recording has a flipped bit in every 30 011th byte outside of packet headers; the other misses every 400th packet.
+    let mut corrupt = whole.clone();
+    for at in (20_000..corrupt.len()).step_by(30_011).filter(|at| at % 188 > 8) {
+        corrupt[at] ^= 0x10;
     }
     let lossy: Vec<u8> =
         whole.chunks(188).enumerate().filter(|(i, _)| i % 400 != 399).flat_map(|(_, p)| p).copied().collect();
-    for (name, bytes) in [("rotten.ts", rotten), ("lossy.ts", lossy)] {
+    for (name, bytes) in [("corrupt.ts", corrupt), ("lossy.ts", lossy)] {
         let path = dir.write(name, &bytes);
         let options = GstOptions::default();
         let once = all(text(&path), options.clone());
@@ -300,14 +300,14 @@ fn damaged_recordings_give_the_same_every_time() {
 }
 
 #[test]
-fn sound_goes_on_when_no_key_frame_is_whole() {
+fn sound_plays_when_every_key_frame_is_damaged() {
     let dir = Fixtures::new();
     let clip = dir.make(
         "whole.ts",
         "-f lavfi -i testsrc2=size=320x240:rate=25:duration=4 -f lavfi -i sine=duration=4 \
          -c:v libx264 -preset ultrafast -g 25 -c:a aac",
     );
-    // Every thirty-seventh packet of the pictures is missing: a key frame has about fifty.
+    // Every 37th packet of the pictures is missing. A key frame has about 50.
     let mut pictures = 0;
     let mut is_kept = |packet: &[u8]| {
         let is_picture = packet[1] & 0x1f == 1 && packet[2] == 0;
@@ -328,11 +328,11 @@ fn sound_goes_on_when_no_key_frame_is_whole() {
 }
 
 #[test]
-fn a_container_that_stops_without_a_word_is_damaged_after_two_seconds() {
+fn a_pipeline_that_stops_silently_is_damaged_after_two_seconds() {
     let dir = Fixtures::new();
     let path = dir.clip("a.mp4", 1);
     let clock = Arc::new(ManualClock::default());
-    // Its only thread ends at the end of the file, and nobody tells the sink for pictures: as when GStreamer loses the error
+    // Its only thread ends at the end of the file, and the sink for pictures receives nothing, as when GStreamer loses the error
     // of a demuxer.
     let silent = format!("filesrc location={} ! fakesink appsink name=video", path.display());
     let options = GstOptions { pipeline: Some(silent), want_audio: false, ..GstOptions::default() };
@@ -344,7 +344,7 @@ fn a_container_that_stops_without_a_word_is_damaged_after_two_seconds() {
 }
 
 #[test]
-fn files_that_are_refused_have_a_typed_cause() {
+fn refused_files_have_a_typed_cause() {
     let dir = Fixtures::new();
     let whole = std::fs::read(dir.clip("whole.mp4", 1)).unwrap();
     dir.write("empty.mp4", b"");
@@ -359,7 +359,7 @@ fn files_that_are_refused_have_a_typed_cause() {
     ] {
         let path = dir.path().join(name);
         let refused = open(text(&path), GstOptions::default()).map(drop);
-        assert!(matches!(&refused, Err(Error::Source { kind: said, .. }) if *said == kind), "{name}: {refused:?}");
+        assert!(matches!(&refused, Err(Error::Source { kind: found, .. }) if *found == kind), "{name}: {refused:?}");
     }
 }
 
@@ -371,33 +371,33 @@ fn pictures_before_the_first_key_frame_are_dropped_and_counted() {
     dir.make("whole.mkv", clip);
     let path = dir.make("joined.mkv", &format!("{clip} -bsf:v noise=drop=lt(n\\,10)"));
     let options = GstOptions::default();
-    let heard = all(text(&path), options.clone());
+    let received = all(text(&path), options.clone());
     let dropped = options.counters.dropped(DropReason::BeforeKeyFrame);
     assert_eq!(dropped, 40);
-    assert_eq!(heard.frames.len(), 100, "two groups of pictures are whole");
+    assert_eq!(received.frames.len(), 100, "two groups of pictures are complete");
     let reference = all(text(&dir.path().join("whole.mkv")), GstOptions::default());
-    for (frame, whole) in heard.frames.iter().zip(&reference.frames[50..]) {
-        assert_eq!(frame.data[..], whole.data[..], "nothing is garbled");
+    for (frame, whole) in received.frames.iter().zip(&reference.frames[50..]) {
+        assert_eq!(frame.data[..], whole.data[..], "the picture is undamaged");
     }
     assert_eq!(options.counters.frames.load(Ordering::Relaxed), 100);
 }
 
 #[test]
-fn pictures_come_the_right_way_up() {
+fn rotated_recordings_are_turned_upright() {
     let dir = Fixtures::new();
     let source = "-f lavfi -i testsrc2=size=640x360:rate=5:duration=1 -c:v libx264 -preset ultrafast -crf 10";
     let plain = dir.make("plain.mp4", source);
-    // ffmpeg's muxer counts against the clock.
+    // ffmpeg's muxer counts rotation counterclockwise.
     let turned = dir.make("turned.mp4", &format!("-i {} -c copy -metadata:s:v:0 rotate=90", plain.display()));
-    let heard = all(text(&turned), GstOptions { frame_height: 240, ..GstOptions::default() });
-    let upright = heard.frames.first().map(|f| (f.width, f.height));
-    assert_eq!(upright, Some((135, 240)), "as many lines as were asked for");
-    let nearer = ["transpose=clock", "transpose=cclock"].map(|how| {
-        let baked = dir.make(&format!("{how}.mp4"), &format!("-i {} -vf {how} -crf 10", plain.display()));
-        let baked = all(text(&baked), GstOptions { frame_height: 240, ..GstOptions::default() });
-        difference(&heard.frames[2], &baked.frames[2])
+    let received = all(text(&turned), GstOptions { frame_height: 240, ..GstOptions::default() });
+    let upright = received.frames.first().map(|f| (f.width, f.height));
+    assert_eq!(upright, Some((135, 240)), "the height is the configured one");
+    let differences = ["transpose=clock", "transpose=cclock"].map(|filter| {
+        let encoded = dir.make(&format!("{filter}.mp4"), &format!("-i {} -vf {filter} -crf 10", plain.display()));
+        let encoded = all(text(&encoded), GstOptions { frame_height: 240, ..GstOptions::default() });
+        difference(&received.frames[2], &encoded.frames[2])
     });
-    assert!(nearer[1] < 14.0 && nearer[0] > 60.0, "{nearer:?}");
+    assert!(differences[1] < 14.0 && differences[0] > 60.0, "{differences:?}");
 }
 
 #[test]
@@ -420,34 +420,34 @@ fn hdr_pictures_look_like_their_sdr_twin() {
             ),
         );
         let [sdr, hdr] = [&sdr, &hdr].map(|path| all(text(path), GstOptions::default()));
-        let apart = difference(&sdr.frames[2], &hdr.frames[2]);
-        // BT.2390 keeps room for highlights: diffuse white becomes 230 of 255. zscale's HLG has another idea of the
-        // display's peak.
-        let most = if transfer == "smpte2084" { 35.0 } else { 50.0 };
-        assert!(apart < most, "{name}: {apart}");
+        let error = difference(&sdr.frames[2], &hdr.frames[2]);
+        // BT.2390 reserves a range for highlights: diffuse white becomes 230 of 255. For HLG, zscale assumes a different display
+        // peak.
+        let limit = if transfer == "smpte2084" { 35.0 } else { 50.0 };
+        assert!(error < limit, "{name}: {error}");
     }
 }
 
 #[test]
-fn a_picture_is_there_for_as_long_as_it_is_shown() {
+fn a_picture_is_repeated_in_every_second_it_is_shown() {
     let dir = Fixtures::new();
     let path = dir.make(
         "slides.mp4",
         "-f lavfi -i testsrc2=size=320x240:rate=1/4:duration=12 -f lavfi -i sine=duration=5 \
          -c:v libx264 -preset ultrafast -c:a aac",
     );
-    let heard = all(text(&path), GstOptions::default());
-    let seconds: Vec<u64> = heard.frames.iter().map(|f| f.pts.second()).collect();
+    let received = all(text(&path), GstOptions::default());
+    let seconds: Vec<u64> = received.frames.iter().map(|f| f.pts.second()).collect();
     assert_eq!(seconds, (0..12).collect::<Vec<_>>());
-    assert_eq!(heard.frames[4].data[..], heard.frames[7].data[..]);
-    assert_ne!(heard.frames[3].data[..], heard.frames[4].data[..]);
+    assert_eq!(received.frames[4].data[..], received.frames[7].data[..]);
+    assert_ne!(received.frames[3].data[..], received.frames[4].data[..]);
 }
 
 #[test]
-fn a_recording_whose_time_stands_still_is_given_up_and_one_that_waits_for_downstream_is_not() {
+fn a_recording_without_progress_fails_unless_the_consumer_is_slow() {
     let dir = Fixtures::new();
     let path = dir.clip("a.mp4", 3);
-    // A source that never brings anything.
+    // A pipeline that produces nothing.
     let clock = Arc::new(ManualClock::default());
     let silent =
         "appsrc name=nothing caps=video/x-raw,format=RGB,width=16,height=16,framerate=25/1 ! appsink name=video";
@@ -461,22 +461,22 @@ fn a_recording_whose_time_stands_still_is_given_up_and_one_that_waits_for_downst
         "{end:?}"
     );
 
-    // A consumer that takes its time: three minutes together.
+    // A slow consumer: it takes three minutes in total.
     let clock = Arc::new(ManualClock::default());
     let (to, from) = crossbeam_channel::bounded(1);
     let _source = GstOpener::new(GstOptions::default(), clock.clone()).unwrap().open(text(&path), to).unwrap();
-    let mut heard = Heard::default();
-    while heard.end.is_none() {
-        if heard.frames.len() < 10 {
-            // Somebody waits for room: only then is it the consumer's time that passes.
-            let until = Instant::now() + PATIENCE;
+    let mut received = Received::default();
+    while received.end.is_none() {
+        if received.frames.len() < 10 {
+            // The source must be waiting for room before the clock advances.
+            let until = Instant::now() + LIMIT;
             while !from.is_full() {
-                assert!(Instant::now() < until, "the source brings nothing");
+                assert!(Instant::now() < until, "the source produces nothing");
                 std::thread::yield_now();
             }
             clock.advance(20_000_000_000);
         }
-        heard.take(from.recv_timeout(PATIENCE).expect("more to come"));
+        received.take(from.recv_timeout(LIMIT).expect("the recording has not ended"));
     }
-    assert_eq!((heard.end, heard.frames.len()), (Some(End::Finished), 90));
+    assert_eq!((received.end, received.frames.len()), (Some(End::Finished), 90));
 }

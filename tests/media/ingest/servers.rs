@@ -14,7 +14,7 @@ use touchline_media::gst::{GstOpener, GstOptions};
 use touchline_media::supervise::{Policy, SourceObserver, SourceState, Supervisor, ThreadSleeper};
 use touchline_media::uri::Pacing;
 
-use super::{BOTH, PATIENCE, all, failure, open, some, text};
+use super::{BOTH, LIMIT, all, failure, open, some, text};
 use crate::common::Fixtures;
 use crate::common::http::{HlsMedia, HlsOrigin, HttpServer};
 use crate::common::rtmp::RtmpServer;
@@ -22,30 +22,30 @@ use crate::common::rtsp::{Media, RtspServer};
 use crate::common::senders::Sender;
 
 #[test]
-fn rtsp_over_tcp_and_udp() {
+fn rtsp_plays_over_tcp_and_udp() {
     let server = RtspServer::start(Media::Test { video: true, audio: true });
     for transport in ["tcp", "udp"] {
         let options = GstOptions { rtsp_transport: transport.into(), ..GstOptions::default() };
-        let heard = some(&server.url(), options, 50, 2000);
-        assert_eq!(heard.tracks, Some(BOTH), "{transport}");
-        heard.assert_in_order(200);
-        assert_eq!((heard.frames[0].width, heard.frames[0].height), (320, 240));
+        let received = some(&server.url(), options, 50, 2000);
+        assert_eq!(received.tracks, Some(BOTH), "{transport}");
+        received.assert_in_order(200);
+        assert_eq!((received.frames[0].width, received.frames[0].height), (320, 240));
     }
 }
 
 #[test]
-fn rtsp_sender_reports_tie_pts_to_wall_time() {
+fn rtsp_sender_reports_give_wall_time() {
     let server = RtspServer::start(Media::Test { video: true, audio: true });
     let (_source, from) = open(&server.url(), GstOptions::default()).unwrap();
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + LIMIT;
     let mut newest = 0;
     loop {
-        assert!(Instant::now() < until, "no sender report was used");
-        match from.recv_timeout(PATIENCE).unwrap() {
+        assert!(Instant::now() < until, "no wall time from a sender report");
+        match from.recv_timeout(LIMIT).unwrap() {
             MediaItem::Frame(frame) => newest = frame.pts.0,
             MediaItem::Wall { pts, wall } => {
                 assert_eq!(wall.source, WallSource::RtcpSenderReport);
-                // The server is this machine: what is presented at `pts` was made within the last seconds.
+                // The server is this machine, so the picture at `pts` was made within the last seconds.
                 let now = SystemClock::new().unix_ns();
                 assert!((now - wall.unix_ns).abs() < 5_000_000_000, "{} against {now}", wall.unix_ns);
                 assert!(pts.0.abs_diff(newest) < 5_000_000_000, "{pts} against {newest}");
@@ -57,33 +57,33 @@ fn rtsp_sender_reports_tie_pts_to_wall_time() {
 }
 
 #[test]
-fn rtsp_with_one_track_a_recording_and_a_password() {
+fn rtsp_plays_one_track_recordings_and_with_a_password() {
     let server = RtspServer::start(Media::Test { video: true, audio: false });
-    let heard = some(&server.url(), GstOptions::default(), 10, 0);
-    assert_eq!(heard.tracks, Some(Tracks { video: true, audio: false }));
+    let received = some(&server.url(), GstOptions::default(), 10, 0);
+    assert_eq!(received.tracks, Some(Tracks { video: true, audio: false }));
 
     let dir = Fixtures::new();
     let server = RtspServer::start(Media::File { path: dir.clip("r.mp4", 1), plays: 2 });
-    let heard = all(&server.url(), GstOptions { rtsp_transport: "tcp".into(), ..GstOptions::default() });
-    assert_eq!((heard.end, heard.frames.len()), (Some(End::Finished), 60));
+    let received = all(&server.url(), GstOptions { rtsp_transport: "tcp".into(), ..GstOptions::default() });
+    assert_eq!((received.end, received.frames.len()), (Some(End::Finished), 60));
 
     let server = RtspServer::start_with_password(Media::Test { video: true, audio: true }, "ann", "geheim-rtsp");
     let with = |login: &str| server.url().replace("rtsp://", &format!("rtsp://{login}@"));
     some(&with("ann:geheim-rtsp"), GstOptions::default(), 5, 0);
-    let said = failure(&with("ann:falsch-rtsp"), GstOptions::default());
-    assert!(said.starts_with("not authorized (401)") && !said.contains("falsch"), "{said}");
+    let message = failure(&with("ann:falsch-rtsp"), GstOptions::default());
+    assert!(message.starts_with("not authorized (401)") && !message.contains("falsch"), "{message}");
 }
 
 #[test]
-fn live_hls_is_handed_over_at_its_own_pace() {
+fn live_hls_is_paced() {
     let origin = HlsOrigin::start(HlsMedia::Test);
     let started = Instant::now();
-    let heard = some(&origin.url(), GstOptions::default(), 100, 4000);
-    assert_eq!(heard.tracks, Some(BOTH));
-    heard.assert_in_order(60);
+    let received = some(&origin.url(), GstOptions::default(), 100, 4000);
+    assert_eq!(received.tracks, Some(BOTH));
+    received.assert_in_order(60);
     assert!(started.elapsed() > Duration::from_millis(2500), "paced: {:?}", started.elapsed());
-    let spans: Vec<u64> = heard.frames.windows(26).map(|w| w[25].arrived_ns - w[0].arrived_ns).collect();
-    // Whole segments in a burst would put a second of pictures into milliseconds; some catching up at the start is fine.
+    let spans: Vec<u64> = received.frames.windows(26).map(|w| w[25].arrived_ns - w[0].arrived_ns).collect();
+    // Without pacing, the second of pictures in a segment would arrive within milliseconds. The first half may catch up.
     assert!(spans[spans.len() / 2..].iter().all(|s| *s > 500_000_000), "bursts: {spans:?}");
 }
 
@@ -94,15 +94,15 @@ fn hls_on_demand_ends() {
     dir.playlist("vod.m3u8", &clip);
     let server = HttpServer::start(dir.path());
     let options = GstOptions { pacing: Pacing::Unpaced, ..GstOptions::default() };
-    let heard = all(&server.url("vod.m3u8"), options);
-    assert_eq!((heard.end.as_ref(), heard.frames.len()), (Some(&End::Finished), 90));
-    heard.assert_in_order(60);
+    let received = all(&server.url("vod.m3u8"), options);
+    assert_eq!((received.end.as_ref(), received.frames.len()), (Some(&End::Finished), 90));
+    received.assert_in_order(60);
     let login = server.url("private/vod.m3u8").replace("://", "://ann:geheim-hls@");
-    let heard = all(&login, GstOptions { pacing: Pacing::Unpaced, ..GstOptions::default() });
-    assert_eq!((heard.end, heard.frames.len()), (Some(End::Finished), 90));
+    let received = all(&login, GstOptions { pacing: Pacing::Unpaced, ..GstOptions::default() });
+    assert_eq!((received.end, received.frames.len()), (Some(End::Finished), 90));
 }
 
-/// All of it may be loaded before GStreamer has opened an output.
+/// The whole recording may be loaded before GStreamer has opened an output.
 #[test]
 fn hls_recordings_of_one_segment_play() {
     let dir = Fixtures::new();
@@ -117,10 +117,10 @@ fn hls_recordings_of_one_segment_play() {
         let playlist = format!("{name}.m3u8");
         dir.make(&playlist, &format!("-i {} -c copy {options} -f hls -hls_time 9 -hls_list_size 0", text(&clip)));
         let began = Instant::now();
-        let heard = all(&server.url(&playlist), GstOptions { pacing: Pacing::Unpaced, ..GstOptions::default() });
+        let received = all(&server.url(&playlist), GstOptions { pacing: Pacing::Unpaced, ..GstOptions::default() });
         println!("{name}: {:?}", began.elapsed());
-        assert_eq!((heard.end.as_ref(), heard.tracks), (Some(&End::Finished), Some(tracks)), "{name}");
-        assert_eq!(heard.frames.len(), if tracks.video { 60 } else { 0 }, "{name}");
+        assert_eq!((received.end.as_ref(), received.tracks), (Some(&End::Finished), Some(tracks)), "{name}");
+        assert_eq!(received.frames.len(), if tracks.video { 60 } else { 0 }, "{name}");
     }
 }
 
@@ -128,7 +128,7 @@ fn hls_recordings_of_one_segment_play() {
 fn hls_variants_and_separate_sound_play_through() {
     let dir = Fixtures::new();
     let clip = dir.clip("abr.mp4", 4);
-    // Two sizes of picture and one sound rendition in playlists of their own, as most broadcasters do.
+    // Two sizes of picture and one sound rendition in separate playlists, as most broadcasters have.
     crate::common::ffmpeg(
         &format!(
             "-i {} -map 0:v -map 0:v -map 0:a -c:v libx264 -preset ultrafast -g 30 -s:v:0 160x90 -b:v:0 100k \
@@ -140,16 +140,16 @@ fn hls_variants_and_separate_sound_play_through() {
         &dir.path().join("v%v.m3u8"),
     );
     let server = HttpServer::start(dir.path());
-    let heard = all(&server.url("master.m3u8"), GstOptions { pacing: Pacing::Unpaced, ..GstOptions::default() });
-    assert_eq!((heard.end.as_ref(), heard.frames.len()), (Some(&End::Finished), 120));
-    assert_eq!(heard.tracks, Some(BOTH));
-    assert!(heard.samples().abs_diff(4 * 44_100) < 4096, "{} samples", heard.samples());
-    // The variants are one picture in two sizes: `take` would not bear the break that another format is.
-    heard.assert_in_order(60);
+    let received = all(&server.url("master.m3u8"), GstOptions { pacing: Pacing::Unpaced, ..GstOptions::default() });
+    assert_eq!((received.end.as_ref(), received.frames.len()), (Some(&End::Finished), 120));
+    assert_eq!(received.tracks, Some(BOTH));
+    assert!(received.samples().abs_diff(4 * 44_100) < 4096, "{} samples", received.samples());
+    // The source plays one variant: a change to the other would be a discontinuity, which `take` refuses.
+    received.assert_in_order(60);
 }
 
 #[test]
-fn a_server_that_comes_back_is_played_again() {
+fn a_server_that_returns_is_played_again() {
     #[derive(Default)]
     struct States(Mutex<Vec<SourceState>>);
     impl SourceObserver for States {
@@ -175,10 +175,10 @@ fn a_server_that_comes_back_is_played_again() {
     };
     let (to, from) = bounded(MEDIA_CHANNEL_CAPACITY);
     let mut source = supervisor.open(&url, to).unwrap();
-    let until = Instant::now() + 4 * PATIENCE;
-    let frame = |from: &Receiver<MediaItem>| loop {
+    let until = Instant::now() + 4 * LIMIT;
+    let is_reconnect = |from: &Receiver<MediaItem>| loop {
         assert!(Instant::now() < until, "{:?}", states.0.lock().unwrap());
-        match from.recv_timeout(PATIENCE) {
+        match from.recv_timeout(LIMIT) {
             Ok(MediaItem::Frame(_)) => return false,
             Ok(MediaItem::Discontinuity(Discontinuity::Reconnect)) => return true,
             Ok(MediaItem::Ended(end)) => panic!("{end:?}"),
@@ -186,11 +186,11 @@ fn a_server_that_comes_back_is_played_again() {
             Err(e) => panic!("{e}: {:?}", states.0.lock().unwrap()),
         }
     };
-    assert!(!frame(&from));
+    assert!(!is_reconnect(&from));
     drop(server);
     let server = RtspServer::start_on(port, Media::Test { video: true, audio: true });
-    while !frame(&from) {}
-    assert!(!frame(&from), "pictures follow the discontinuity");
+    while !is_reconnect(&from) {}
+    assert!(!is_reconnect(&from), "pictures follow the discontinuity");
     source.stop();
     assert!(from.iter().any(|i| matches!(i, MediaItem::Ended(End::Finished))));
     assert!(options.counters.reconnects.load(Ordering::Relaxed) >= 1);
@@ -201,45 +201,45 @@ fn a_server_that_comes_back_is_played_again() {
 }
 
 #[test]
-fn a_sender_that_goes_away_is_noticed() {
+fn a_source_ends_when_its_srt_sender_does() {
     let srt = Sender::srt();
     let (_source, from) = open(srt.url(), GstOptions::default()).unwrap();
-    assert!(matches!(from.recv_timeout(PATIENCE), Ok(MediaItem::Opened(_))));
+    assert!(matches!(from.recv_timeout(LIMIT), Ok(MediaItem::Opened(_))));
     drop(srt);
-    let until = Instant::now() + PATIENCE;
-    while !matches!(from.recv_timeout(PATIENCE).expect("an end"), MediaItem::Ended(_)) {
+    let until = Instant::now() + LIMIT;
+    while !matches!(from.recv_timeout(LIMIT).expect("an end"), MediaItem::Ended(_)) {
         assert!(Instant::now() < until, "still playing");
     }
 }
 
 #[test]
-fn srt_udp_and_rtmp() {
+fn srt_udp_and_rtmp_play() {
     let srt = Sender::srt();
-    let heard = some(srt.url(), GstOptions::default(), 25, 1000);
-    assert_eq!(heard.tracks, Some(BOTH));
-    heard.assert_in_order(100);
+    let received = some(srt.url(), GstOptions::default(), 25, 1000);
+    assert_eq!(received.tracks, Some(BOTH));
+    received.assert_in_order(100);
     drop(srt);
 
     let udp = Sender::udp();
-    let heard = some(udp.url(), GstOptions::default(), 25, 1000);
-    assert_eq!(heard.tracks, Some(BOTH));
-    heard.assert_in_order(100);
+    let received = some(udp.url(), GstOptions::default(), 25, 1000);
+    assert_eq!(received.tracks, Some(BOTH));
+    received.assert_in_order(100);
     drop(udp);
 
     let rtmp = RtmpServer::start();
-    let heard = some(&rtmp.url(), GstOptions::default(), 25, 1000);
-    assert_eq!(heard.tracks, Some(BOTH));
-    heard.assert_in_order(100);
+    let received = some(&rtmp.url(), GstOptions::default(), 25, 1000);
+    assert_eq!(received.tracks, Some(BOTH));
+    received.assert_in_order(100);
 }
 
 #[test]
-fn recordings_on_a_web_server() {
+fn recordings_on_a_web_server_play() {
     let dir = Fixtures::new();
     dir.clip("a b.mp4", 1);
     let server = HttpServer::start(dir.path());
-    let heard = all(&server.url("a%20b.mp4"), GstOptions::default());
-    assert_eq!((heard.end, heard.frames.len()), (Some(End::Finished), 30));
+    let received = all(&server.url("a%20b.mp4"), GstOptions::default());
+    assert_eq!((received.end, received.frames.len()), (Some(End::Finished), 30));
     let login = server.url("private/a%20b.mp4").replace("://", "://ann:geheim-http@");
-    let heard = all(&login, GstOptions::default());
-    assert_eq!((heard.end, heard.frames.len()), (Some(End::Finished), 30));
+    let received = all(&login, GstOptions::default());
+    assert_eq!((received.end, received.frames.len()), (Some(End::Finished), 30));
 }

@@ -1,4 +1,4 @@
-//! Pictures that nobody looks at are not converted, and that changes no decision.
+//! Frame selection: pictures that the models do not see are not converted, and no decision changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,28 +16,28 @@ use touchline_serve::metrics::Metrics;
 use touchline_serve::publish::record::{Published, Recorder};
 use touchline_serve::workers::{DecidedItem, Workers};
 
-use super::{PATIENCE, open, text};
+use super::{LIMIT, open, text};
 use crate::common::Fixtures;
 
 const PLAN: SamplingPlan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
 
-/// What the clip builder makes of a recording, frame by frame, and how many pictures came converted and not.
+/// The output of the clip builder for a recording as text, and the numbers of converted and unconverted pictures.
 fn cut(uri: &str, selection: Option<FrameSelection>) -> (Vec<String>, [usize; 2]) {
     let config =
         ClipConfig { sample_rate: Some(32_000), plan: PLAN, lag: LagLimits::for_pace(Pace::File), behind_ns: 0 };
     let (mut builder, mut out, mut counts) = (ClipBuilder::new(config), Vec::new(), [0, 0]);
     let (_source, from) = open(uri, GstOptions { selection, ..GstOptions::default() }).unwrap();
     loop {
-        let item = from.recv_timeout(PATIENCE).expect("more to come");
+        let item = from.recv_timeout(LIMIT).expect("the recording has not ended");
         counts[0] += usize::from(matches!(item, MediaItem::Frame(_)));
         counts[1] += usize::from(matches!(item, MediaItem::Unconverted { .. }));
-        let over = matches!(item, MediaItem::Ended(_));
+        let is_end = matches!(item, MediaItem::Ended(_));
         builder.push(item, &mut out);
-        if over {
+        if is_end {
             break;
         }
     }
-    let told = out.iter().map(|o| match o {
+    let lines = out.iter().map(|o| match o {
         ClipOutput::Second(s) => {
             let sum = |data: &[u8]| data.iter().fold(0u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(*b)));
             let frames: Vec<_> = s.frames.iter().map(|f| (f.pts, f.width, f.height, sum(&f.data))).collect();
@@ -47,48 +47,48 @@ fn cut(uri: &str, selection: Option<FrameSelection>) -> (Vec<String>, [usize; 2]
         }
         other => format!("{other:?}"),
     });
-    (told.collect(), counts)
+    (lines.collect(), counts)
 }
 
 #[test]
-fn seconds_are_the_same_with_a_third_of_the_pictures() {
+fn seconds_are_the_same_with_unconverted_pictures() {
     let dir = Fixtures::new();
     let sound = "-f lavfi -i sine=frequency=440:sample_rate=44100:duration=6 -c:a aac";
     let h264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p";
-    // Name, picture, converted at most in a second.
+    // Name, pictures, and the maximum of converted pictures per second.
     for (name, picture, most) in [
         ("steady.mp4", "testsrc2=size=320x180:rate=30:duration=6", 12),
         ("ntsc.mp4", "testsrc2=size=320x180:rate=60000/1001:duration=6", 17),
         ("slow.mp4", "testsrc2=size=320x180:rate=7:duration=6", 7),
-        // Distances from one frame to two thirds of a second, and time stamps that jitter.
+        // Intervals from one frame to two thirds of a second, and time stamps that jitter.
         ("varying.mkv", "testsrc2=size=320x180:rate=50:duration=6,select=gt(random(3)\\,0.4)+not(mod(n\\,33))", 17),
         ("jitter.mkv", "testsrc2=size=320x180:rate=25:duration=6,setpts=PTS+random(5)*0.015/TB", 17),
     ] {
         let path = dir.make(name, &format!("-f lavfi -i {picture} {sound} {h264} -vsync passthrough"));
-        let (all, [frames, none]) = cut(text(&path), None);
-        let (some, [converted, thinned]) = cut(text(&path), Some(PlanSelector::selection(&PLAN)));
-        assert_eq!(all, some, "{name}");
-        assert_eq!((none, converted + thinned), (0, frames), "{name}: every picture is told of");
+        let (all, [frames, unselected]) = cut(text(&path), None);
+        let (selected, [converted, unconverted]) = cut(text(&path), Some(PlanSelector::selection(&PLAN)));
+        assert_eq!(all, selected, "{name}");
+        assert_eq!((unselected, converted + unconverted), (0, frames), "{name}: every picture is reported");
         assert!(converted <= 6 * most, "{name}: {converted} of {frames}");
     }
 }
 
 #[test]
-fn a_preview_gets_its_pictures() {
+fn pictures_for_a_preview_are_converted() {
     let dir = Fixtures::new();
     let path = dir.clip("preview.mp4", 3);
-    let asked = Arc::new(AtomicU64::new(0));
+    let calls = Arc::new(AtomicU64::new(0));
     let wanted = {
-        let asked = asked.clone();
-        move || asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
+        let calls = calls.clone();
+        move || calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(2)
     };
     let (_, [before, _]) = cut(text(&path), Some(PlanSelector::selection(&PLAN)));
-    let (_, [converted, thinned]) = cut(text(&path), Some(PlanSelector::selection(&PLAN).unless(wanted)));
-    assert_eq!(converted + thinned, 90);
+    let (_, [converted, unconverted]) = cut(text(&path), Some(PlanSelector::selection(&PLAN).unless(wanted)));
+    assert_eq!(converted + unconverted, 90);
     assert!(converted >= before + 25, "{before} and {converted}");
 }
 
-/// The records of a recording, as `score` writes them.
+/// The records of a recording in the format of `score`.
 fn decisions(workers: &mut Workers, uri: &str, selection: Option<FrameSelection>) -> String {
     let pack = workers.pack();
     let options = GstOptions { frame_height: pack.frame_height, selection, ..GstOptions::default() };
@@ -104,7 +104,7 @@ fn decisions(workers: &mut Workers, uri: &str, selection: Option<FrameSelection>
         match decided.item {
             DecidedItem::Outcome { outcome, .. } => {
                 let mut events = Vec::new();
-                let estimate = voter.push(&outcome, &mut events).cloned().expect("a vote a second");
+                let estimate = voter.push(&outcome, &mut events).cloned().expect("one vote per second");
                 let published = Published { outcome, estimate, events, latency_ns: None, backlog: 0 };
                 lines.extend(recorder.published(&published).into_iter().map(|line| line + "\n"));
             }
@@ -118,7 +118,7 @@ fn decisions(workers: &mut Workers, uri: &str, selection: Option<FrameSelection>
 }
 
 #[test]
-fn decisions_are_the_same_bytes() {
+fn decisions_are_identical_with_unconverted_pictures() {
     let dir = Fixtures::new();
     let pack = Pack::open("weights/compact".as_ref()).unwrap();
     let plan = pack.plan.clone();
@@ -129,9 +129,9 @@ fn decisions_are_the_same_bytes() {
         &varying,
     );
     for path in [&steady, &varying] {
-        let all = decisions(&mut workers, text(path), None);
-        let some = decisions(&mut workers, text(path), Some(PlanSelector::selection(&plan)));
-        assert!(all.lines().count() >= 5, "{all}");
-        assert_eq!(all, some, "{}", path.display());
+        let full = decisions(&mut workers, text(path), None);
+        let selected = decisions(&mut workers, text(path), Some(PlanSelector::selection(&plan)));
+        assert!(full.lines().count() >= 5, "{full}");
+        assert_eq!(full, selected, "{}", path.display());
     }
 }

@@ -1,4 +1,4 @@
-//! What web servers ask of a client, and proxies that the environment names.
+//! Cookies and logins of web servers, and proxies from the environment.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use touchline_core::item::End;
 use touchline_media::gst::GstOptions;
 
 use super::all;
-use super::guarded::{end, here};
+use super::guarded::{end, only_localhost};
 use crate::common::http::HttpServer;
 use crate::common::program::{self, touchline};
 use crate::common::{Fixtures, free_tcp_port};
 
-/// A recording of three seconds, and as a playlist.
+/// A recording of three seconds, also as an HLS playlist.
 fn recording() -> Fixtures {
     let dir = Fixtures::new();
     let clip = dir.clip("vod.mp4", 3);
@@ -21,19 +21,19 @@ fn recording() -> Fixtures {
 }
 
 #[test]
-fn cookies_and_logins_are_shown_as_servers_want_them() {
+fn cookies_and_logins_are_sent_as_servers_require() {
     let dir = recording();
     let server = HttpServer::start(dir.path());
     let login = |path: &str, password: &str| server.url(path).replace("://", &format!("://ann:{password}@"));
-    for options in [here(), GstOptions { guard: None, ..here() }] {
+    for options in [only_localhost(), GstOptions { guard: None, ..only_localhost() }] {
         for url in [
             server.url("cookie/vod.m3u8"),
             login("digest/vod.m3u8", "geheim%26mehr"),
             login("digest/vod.mp4", "geheim&mehr"),
             login("private/vod.m3u8", "geheim"),
         ] {
-            let heard = all(&url, options.clone());
-            assert_eq!((heard.end.as_ref(), heard.frames.len()), (Some(&End::Finished), 90), "{url}");
+            let received = all(&url, options.clone());
+            assert_eq!((received.end.as_ref(), received.frames.len()), (Some(&End::Finished), 90), "{url}");
         }
         for url in [login("digest/vod.m3u8", "falsch"), server.url("private/vod.m3u8")] {
             match end(&url, options.clone()) {
@@ -44,9 +44,9 @@ fn cookies_and_logins_are_shown_as_servers_want_them() {
     }
 }
 
-/// The program fetches by itself; the proxy, which nobody serves, would be in the way of its own parts.
+/// The program fetches without the proxy. Nothing listens at the proxy's port, so any use of it would fail.
 #[test]
-fn a_proxy_of_the_environment_stands_in_no_way() {
+fn proxies_from_the_environment_are_ignored() {
     let dir = recording();
     let server = HttpServer::start(dir.path());
     let jsonl = dir.path().join("out.jsonl");

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Fixtures, LIMIT, Program, records, until};
 use crate::common::api::{ask, wait_until_ready};
-use crate::common::origin::{Mood, Origin};
+use crate::common::origin::{Behaviour, Origin};
 use crate::common::rtsp::{Media, RtspServer};
 
 /// What the program promises, and what a machine that does other work may add.
@@ -37,7 +37,7 @@ fn eight_streams_on_a_busy_machine_end_in_time_and_in_order() {
             crate::common::Child(child.expect("a shell"))
         })
         .collect();
-    hls.mood(Mood::SlowLoris);
+    hls.set_behaviour(Behaviour::SlowLoris);
     std::thread::sleep(Duration::from_secs(5));
     let (status, took) = program.stop();
     println!("eight streams ended after {took:?}");
