@@ -20,8 +20,9 @@ use touchline_learn::evaluate::result::Evaluation;
 use touchline_learn::evaluate::score::{LabelledItem, Material, score_side};
 use touchline_serve::metrics::Metrics;
 
-/// Material of moving waves and tones. The length of an item's path is its duration in seconds. An item whose path starts
-/// with `bad` cannot be read. The sound is muted (-106 dB) if the path starts with `m`, and faint (-80 dB) with `f`.
+/// Material of moving waves and tones. The length of an item's path is its duration in seconds. An item whose path
+/// starts with `bad` cannot be read. The sound is muted (-106 dB) if the path starts with `m`, and faint (-80 dB) with
+/// `f`.
 struct Waves {
     meta: Meta,
     items: Vec<LabelledItem>,

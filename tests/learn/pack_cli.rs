@@ -75,7 +75,8 @@ fn inspect_describes_the_shipped_pack() {
     assert!(!text.contains("THE TABLE MUST BE FITTED AGAIN"), "{text}");
     let json: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json"]))).unwrap();
     assert_eq!((&json["pack"]["name"], &json["verified"]), (&"compact".into(), &true.into()));
-    // MobileNetV2 without its classifier has 2,223,872 parameters; the classifier has 1280 weights and a bias per class.
+    // MobileNetV2 without its classifier has 2,223,872 parameters; the classifier has 1280 weights and a bias per
+    // class.
     assert_eq!(json["weights"][0]["parameters"], 2_223_872 + 24 * 1281);
     assert_eq!(json["fusion"]["table"]["tennis"]["modality"], "rgb");
     assert!(json["card"]["measured"]["test_videos_n"].as_f64().unwrap() > 0.0);

@@ -41,8 +41,8 @@ fn report(evaluation: &Evaluation, level: Level, predictor: Predictor) -> &Level
     found.unwrap_or_else(|| panic!("no report of {predictor:?} at {level:?}"))
 }
 
-/// Shuffles the labels by a hash, the same way every time. A third of the sources of each class gets each label, so that
-/// pictures and sound say nothing about it.
+/// Shuffles the labels by a hash, the same way every time. A third of the sources of each class gets each label, so
+/// that pictures and sound say nothing about it.
 fn shuffled(sources: &[Source]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..sources.len()).collect();
     order.sort_by_key(|i| (sources[*i].0, mixed(*i as u32)));
@@ -84,8 +84,8 @@ fn learnable_material_gives_full_accuracy_and_shuffled_labels_do_not() {
     let guessed = chain(dir, "shuffled.csv", "shuffled");
     let fusion = report(&guessed, Level::Video, Predictor::Table);
     assert!(fusion.n >= 6, "{}", fusion.n);
-    // Chance is a third. If a split put the two halves of a recording on different sides, the accuracy would be 1, because
-    // the strips identify the sources.
+    // Chance is a third. If a split put the two halves of a recording on different sides, the accuracy would be 1,
+    // because the strips identify the sources.
     assert!(fusion.accuracy.value < 0.6, "{:?} {:?}", fusion.accuracy, fusion.confusion);
     let seconds = report(&guessed, Level::Second, Predictor::Rgb);
     assert!(seconds.accuracy.value < 0.6, "{:?} {:?}", seconds.accuracy, seconds.confusion);
@@ -176,8 +176,8 @@ fn check_run(run: &Path) {
     }
 }
 
-/// Checks the files of step 2, which follows `head` optimiser steps: every second step has statistics, and the last twenty
-/// of these also have tensors.
+/// Checks the files of step 2, which follows `head` optimiser steps: every second step has statistics, and the last
+/// twenty of these also have tensors.
 fn check_tensors(run: &Path, head: u64, steps: u64) {
     let folder = run.join("tensors");
     let mut files: Vec<String> =

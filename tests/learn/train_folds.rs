@@ -1,5 +1,5 @@
-//! Cross-validation by source through the program. Every source is scored by a model that did not learn from it, photographs
-//! and frames are reported separately, and classes that cannot be measured are named.
+//! Cross-validation by source through the program. Every source is scored by a model that did not learn from it,
+//! photographs and frames are reported separately, and classes that cannot be measured are named.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,8 +9,8 @@ use touchline_learn::dataset::Kind;
 use touchline_learn::evaluate::cross::CrossReport;
 use touchline_learn::evaluate::result::{KindReport, Predictor};
 
-/// A dataset of stills. Two classes have twelve photographs and eight frames of four sources each; the third class has two
-/// frames of one source.
+/// A dataset of stills. Two classes have twelve photographs and eight frames of four sources each; the third class has
+/// two frames of one source.
 fn dataset(dir: &Path) {
     let mut csv = "path,class,source,kind\n".to_owned();
     for (class, name) in CLASSES.iter().enumerate() {

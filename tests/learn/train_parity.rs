@@ -1,6 +1,6 @@
 //! Loss curves compared with PyTorch's: the same weights, batch, schedule and optimiser, step by step, and the running
-//! statistics after the last step. Both sides generate weights and pictures from names. `tests/reference/training/make.py`
-//! wrote the curves and explains the choice of the rates.
+//! statistics after the last step. Both sides generate weights and pictures from names.
+//! `tests/reference/training/make.py` wrote the curves and explains the choice of the rates.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The whole program against real servers: `run` over RTSP and HLS, `score` on the same recordings, and the answers of the
-//! HTTP server meanwhile.
+//! The whole program against real servers: `run` over RTSP and HLS, `score` on the same recordings, and the answers of
+//! the HTTP server meanwhile.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

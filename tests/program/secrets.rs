@@ -1,5 +1,5 @@
-//! Planted passwords, keys and tokens. The program runs with secrets in every place that accepts one, against working and
-//! failing servers, with every log on. None of them may appear in its output.
+//! Planted passwords, keys and tokens. The program runs with secrets in every place that accepts one, against working
+//! and failing servers, with every log on. None of them may appear in its output.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -29,7 +29,8 @@ fn leaks(origin: &str, text: &str) -> Vec<String> {
     places.map(|(at, _)| format!("{origin}: {}", around(at))).collect()
 }
 
-/// The answer to a GET of `path` with its headers, read until the server is silent for a second. Live answers do not end.
+/// The answer to a GET of `path` with its headers, read until the server is silent for a second. Live answers do not
+/// end.
 fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();

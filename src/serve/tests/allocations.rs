@@ -1,5 +1,5 @@
-//! Heap allocations per second of a stream, from the decoder's buffers to the decision. After the warm-up they do not grow
-//! with the size of pictures or sound.
+//! Heap allocations per second of a stream, from the decoder's buffers to the decision. After the warm-up they do not
+//! grow with the size of pictures or sound.
 //!
 //! This test has a binary of its own because the allocator counts the allocations of all threads.
 
@@ -71,7 +71,8 @@ const SIZE: (u32, u32) = (512, 288);
 const RATE: u32 = 48_000;
 const CHUNK: usize = 1024;
 
-/// Seconds of warm-up: the pools fill, the buffers grow to their size, and each worker thread has done each kind of work.
+/// Seconds of warm-up: the pools fill, the buffers grow to their size, and each worker thread has done each kind of
+/// work.
 const WARM_UP: usize = 8;
 
 /// A stream as the appsinks deliver it: pictures and stereo sound in pooled buffers.
@@ -177,8 +178,8 @@ fn a_second_allocates_only_its_own_lists() {
     // The median, because on a busy machine the thread pool sometimes grows its queues.
     costs.sort_unstable();
     let (allocations, bytes) = costs[costs.len() / 2];
-    // Allowed are rows with a value per class for the decision and the votes, the list of the batch, and for each network
-    // a job per thread of the pool. Inputs and activations would be megabytes.
+    // Allowed are rows with a value per class for the decision and the votes, the list of the batch, and for each
+    // network a job per thread of the pool. Inputs and activations would be megabytes.
     let (jobs, rows) = (networks * (rayon::current_num_threads() + 1), 2 * networks + 2);
     assert!(allocations <= jobs + rows + 1, "{allocations} allocations in deciding a second");
     assert!(bytes <= 4 * classes * rows + 256 * jobs + 2048, "{bytes} bytes in deciding a second");

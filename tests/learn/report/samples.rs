@@ -170,7 +170,8 @@ fn thumbnail(dice: &mut Dice) -> String {
     format!("data:image/jpeg;base64,{}", base64::engine::general_purpose::STANDARD.encode(jpeg.into_inner()))
 }
 
-/// Reports by kind, predicted by the table: every class has photographs, every third class has frames of a single source.
+/// Reports by kind, predicted by the table: every class has photographs, every third class has frames of a single
+/// source.
 fn kinds(names: &[String]) -> Vec<KindReport> {
     let report_of = |kind: Kind, sources: u64| {
         let present = names.iter().step_by(if sources == 1 { 3 } else { 1 });

@@ -1,4 +1,4 @@
-//! Streams that take the program down while they are being opened.
+//! Streams that crash the program while they are being opened.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -13,13 +13,14 @@ fn get(program: &Program, id: &str) -> Value {
 }
 
 #[test]
-fn a_stream_whose_opening_ended_the_program_twice_is_started_paused() {
+fn a_stream_that_crashed_the_program_twice_starts_paused() {
     let fixtures = Fixtures::new();
     let (state, jsonl) = (fixtures.path().join("state.db"), fixtures.path().join("out.jsonl"));
     let config = fixtures.write("touchline.toml", OWN_SOURCES.as_bytes());
     let arguments =
         ["--state", state.to_str().unwrap(), "--config", config.to_str().unwrap(), "--jsonl", jsonl.to_str().unwrap()];
-    // A server that accepts the connection and stays silent: the source is still being opened when the program "crashes".
+    // A server that accepts the connection and stays silent: the source is still being opened when the program
+    // "crashes".
     let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     server.set_nonblocking(true).unwrap();
     let uri = format!("rtsp://127.0.0.1:{}/live", server.local_addr().unwrap().port());

@@ -1,5 +1,5 @@
-//! Streams that are added and removed while the program runs: over the API, by the configuration file, across restarts and
-//! kills.
+//! Streams that are added and removed while the program runs: over the API, by the configuration file, across restarts
+//! and kills.
 
 mod api;
 mod brake;
