@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# All benchmarks, each next to its peer, one after the other on an otherwise idle machine. Results go to RESULTS.md by
-# hand, with the date and the machine.
+# Runs all benchmarks one after the other, each next to its peer. The machine should be idle otherwise. Copy the results
+# to RESULTS.md by hand, with the date and the machine.
 #
 #   PYTHON=python3 benches/compare.sh     the peers need: numpy opencv-python-headless librosa soxr scipy pillow torch
 #                                         torchvision torchaudio onnx onnxruntime openvino
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
-echo "== models, by turns with their peers"
+echo "== models, alternating with their peers"
 cargo bench --locked --bench models --no-run
 "$python" benches/peers/models.py
 for bench in features resample training; do

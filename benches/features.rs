@@ -11,7 +11,7 @@ use touchline_compute::features::cpu::resize::{ResizePlan, ResizeScratch};
 use touchline_compute::features::params::{FarnebackParams, Fit, MelParams, PictureParams};
 use touchline_core::frame::RgbView;
 
-/// The texture of the peers' script: two waves and a little noise.
+/// The same texture as in the peers' script: two waves and a little noise.
 fn texture(width: usize, height: usize, shift: f64) -> Vec<f32> {
     let mut state = 1u32;
     (0..width * height)

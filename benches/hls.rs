@@ -1,12 +1,13 @@
-//! What the HLS client adds: how far behind the live edge a second is when it is there to be decided, and what one stream costs.
+//! The HLS client: the delay of a second behind the live edge when it is ready for a decision, and the cost of one
+//! stream.
 //!
 //! ```text
 //! cargo bench --bench hls                       the same channel as plain HLS and in low latency, side by side
-//! cargo bench --bench hls -- watch URL SECONDS  one stream: processor time and greatest memory of the process
+//! cargo bench --bench hls -- watch URL SECONDS  one stream: processor time and peak memory of the process
 //! ```
 //!
-//! The channel is made by ffmpeg, and every picture says which second it is of. Its server publishes each segment, or each part, at the
-//! moment when an encoder would have it whole, and holds reloads back until then.
+//! ffmpeg makes the channel, and every picture contains the number of its second. The server publishes each segment or
+//! part at the moment when an encoder would have finished it, and delays blocking reloads until then.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -27,8 +28,10 @@ use touchline_media::gst::{GstOpener, GstOptions};
 
 use server::{Answer, Serve, Server};
 
-/// Seconds that the channel is old when it is joined, and for which it is watched.
+/// Age of the channel when the client joins it, seconds.
 const JOINED_S: f64 = 16.0;
+
+/// Time for which the client watches the channel.
 const WATCHED: Duration = Duration::from_secs(45);
 
 const PART_S: f64 = 0.4;
@@ -49,8 +52,8 @@ fn main() {
     }
 }
 
-/// Watches `url` and gives each decided second to `tell`; how many seconds were gaps.
-fn watch(url: &str, duration: Duration, mut tell: impl FnMut(&ClipSecond)) -> usize {
+/// Watches `url` and calls `on_second` for each second. Returns the number of gaps.
+fn watch(url: &str, duration: Duration, mut on_second: impl FnMut(&ClipSecond)) -> usize {
     let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
     let options =
         GstOptions { frame_height: 288, selection: Some(PlanSelector::selection(&plan)), ..GstOptions::default() };
@@ -64,7 +67,7 @@ fn watch(url: &str, duration: Duration, mut tell: impl FnMut(&ClipSecond)) -> us
         builder.push(item, &mut out);
         for output in out.drain(..) {
             match output {
-                ClipOutput::Second(second) => tell(&second),
+                ClipOutput::Second(second) => on_second(&second),
                 ClipOutput::Gap(_) => gaps += 1,
                 _ => {}
             }
@@ -82,11 +85,11 @@ fn cost(url: &str, duration: Duration) {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
     println!("{decided} seconds, {gaps} gaps, {:.2} s of processor, at most {}", ticks as f64 / 100.0, peak.trim());
-    // Not the time of taking it down.
+    // Exit before the source is torn down, so that this takes no time.
     std::process::exit(0);
 }
 
-/// The channel, from now on: parts and blocking reloads, or segments alone.
+/// Starts the channel: with parts and blocking reloads, or with segments only.
 fn channel(in_parts: bool) -> (Serve, Instant) {
     let (init, fragments) = material::parts();
     let began = Instant::now() - Duration::from_secs_f64(JOINED_S);
@@ -130,21 +133,22 @@ fn channel(in_parts: bool) -> (Serve, Instant) {
     (Arc::new(serve), began)
 }
 
-/// Seconds behind the encoder, and behind the server: from when the last piece of a second was published to when the second is cut.
+/// Delays of each second when it is cut: behind its end at the encoder, and behind the publication of its last piece by
+/// the server.
 fn edge(in_parts: bool) -> (Vec<f64>, Vec<f64>) {
     let (serve, began) = channel(in_parts);
     let server = Server::start(serve);
-    let (mut of_encoder, mut of_server) = (Vec::new(), Vec::new());
+    let (mut behind_encoder, mut behind_server) = (Vec::new(), Vec::new());
     let gaps = watch(&server.url("x.m3u8"), WATCHED, |second| {
         let now_s = began.elapsed().as_secs_f64();
         let Some(mark) = second.frames.get(second.frames.len() / 2).and_then(material::read) else { return };
         let end_s = f64::from(mark.1) + 1.0;
         let piece_s = if in_parts { PART_S } else { SEGMENT_S };
-        of_encoder.push(now_s - end_s);
-        of_server.push(now_s - (end_s / piece_s - 1e-6).ceil() * piece_s);
+        behind_encoder.push(now_s - end_s);
+        behind_server.push(now_s - (end_s / piece_s - 1e-6).ceil() * piece_s);
     });
-    assert_eq!(gaps, 0, "a channel without faults has no gaps");
-    (of_encoder, of_server)
+    assert_eq!(gaps, 0, "a channel without faults has gaps");
+    (behind_encoder, behind_server)
 }
 
 fn edges() {
@@ -159,11 +163,11 @@ fn edges() {
         (plain.join().expect("no panic"), parts.join().expect("no panic"))
     });
     for (name, (mut encoder, mut server)) in [("segments of 2 s", plain), ("parts of 0.4 s", parts)] {
-        let said = |values: &mut Vec<f64>| {
+        let format_delays = |values: &mut Vec<f64>| {
             values.sort_by(f64::total_cmp);
             let last = values.last().copied().unwrap_or(f64::NAN);
             format!("{:.2}, {last:.2}", values.get(values.len() / 2).copied().unwrap_or(f64::NAN))
         };
-        println!("| {name} | {} | {} | {} |", encoder.len(), said(&mut encoder), said(&mut server));
+        println!("| {name} | {} | {} | {} |", encoder.len(), format_delays(&mut encoder), format_delays(&mut server));
     }
 }

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a process for each source costs: processor time, memory and start-up, with and without, side by side.
+"""The cost of a process for each source: processor time, memory and start-up, with and without it.
 
     python3 benches/isolation.py [--program target/release/touchline] [--seconds 30] [--rounds 3]
 
 Plays a recording at its own pace in `touchline run`, which receives, decodes, infers and publishes, alternately with
-`--isolation none` and `--isolation process`. Processor time is that of the program and of the process it has waited for. Start-up
-is measured by speaking the protocol with a process. Needs ffmpeg and Linux.
+`--isolation none` and `--isolation process`. Processor time includes the program and its finished child process. For
+the start-up time, the script itself sends the protocol's request to a worker. Needs ffmpeg and Linux.
 """
 
 import argparse
@@ -50,16 +50,16 @@ def children(pid):
 
 
 def play(program, path, isolation, seconds):
-    """Processor time, s; memory of the program and of its process in the middle, kB."""
+    """Processor time, s; memory of the program and of its process at 60 % of the time, kB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     run = subprocess.Popen([program, "run", "--quiet", "--listen", "off", "--realtime", "--isolation", isolation, path],
                            stderr=subprocess.DEVNULL)
     memory = []
 
-    def look():
+    def sample():
         memory.append((pss_kb(run.pid), [pss_kb(child) for child in children(run.pid)]))
 
-    timer = threading.Timer(seconds * 0.6, look)
+    timer = threading.Timer(seconds * 0.6, sample)
     timer.start()
     assert run.wait() == 0
     timer.join()
@@ -68,7 +68,7 @@ def play(program, path, isolation, seconds):
 
 
 def start(program):
-    """Seconds from the start of a process to the source's opening, and to its first picture."""
+    """Seconds from the start of a worker until its source is open, and until its first picture."""
     request = {
         "version": 1, "id": "bench", "uri": "testsrc://?width=64&height=48&fps=10&audio=0", "frame_height": 288, "want_video": True,
         "want_audio": False, "pacing": "Auto", "latency_ms": 200, "rtsp_transport": "tcp", "pipeline": None, "connect_timeout_ms": 10000,
@@ -87,13 +87,13 @@ def start(program):
     opened = None
     while True:
         (length,) = struct.unpack("<I", stream.read(4))
-        said = json.loads(stream.read(length))
-        if said == "Started":
+        message = json.loads(stream.read(length))
+        if message == "Started":
             opened = time.monotonic() - began
-        if "Frame" in said:
+        if "Frame" in message:
             first = time.monotonic() - began
             break
-        assert "NotOpened" not in said, said
+        assert "NotOpened" not in message, message
     stream.close()
     ours.close()
     process.wait()
@@ -115,7 +115,7 @@ def main():
             for isolation, all_costs in costs.items():
                 cost, memory[isolation] = play(arguments.program, path, isolation, arguments.seconds)
                 all_costs.append(cost)
-        print("| isolation | processor time, s | ms a second of the stream | memory of the program, of its processes (PSS, MB) |")
+        print("| isolation | processor time, s | ms per second of the stream | memory of the program, of its processes (PSS, MB) |")
         print("|---|---|---|---|")
         for isolation, all_costs in costs.items():
             own, others = memory[isolation][0] if memory[isolation] else (None, [])

@@ -1,10 +1,10 @@
-//! Forward passes of the networks at 224×224 (EfficientNet-Lite2: 256×256). `benches/peers/models.py` measures ONNX Runtime, OpenVINO and PyTorch by turns
-//! with it, so that both see the same machine.
+//! Forward passes of the networks at 224×224 (EfficientNet-Lite2: 256×256). `benches/peers/models.py` alternates
+//! between this benchmark and ONNX Runtime, OpenVINO and PyTorch, so that all run under the same conditions.
 //!
 //! ```sh
-//! cargo bench --bench models                    batch 1, 5 and 8 by themselves
-//! cargo bench --bench models -- --by-turns      one line "NETWORK PRECISION BATCH RUNS" in, the best milliseconds out
-//! cargo bench --bench models -- --layers        what each layer takes, with its products and bytes a second
+//! cargo bench --bench models                    batches of 1, 5 and 8, without peers
+//! cargo bench --bench models -- --by-turns      reads lines "NETWORK PRECISION BATCH RUNS", prints the best time, ms
+//! cargo bench --bench models -- --layers        the time of each layer, with its operations and bytes per second
 //! ```
 //!
 //! Weights are those of the parity test: the time of a dense forward pass does not depend on them.
@@ -20,7 +20,8 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use touchline_compute::models::{Architecture, Network};
 use touchline_compute::nn::fused::{Arithmetic, Observed, Precision};
 
-/// As the peers' models: a classifier of a thousand classes would be a part of the time by itself.
+/// The same number as in the peers' models. A classifier of a thousand classes would take a noticeable part of the
+/// time.
 const CLASSES: usize = 7;
 
 /// Networks and the side of their pictures.
@@ -84,7 +85,7 @@ fn by_turns() {
             black_box(network.forward(&x).expect("a forward pass"));
             began.elapsed().as_secs_f64() * 1e3
         };
-        // The first one after the other program's turn finds its weights outside of the caches.
+        // Not timed: after a run of the other program, the weights are no longer in the caches.
         run();
         let best = (0..runs.parse().expect("a number of runs")).map(|_| run()).fold(f64::MAX, f64::min);
         println!("{best}");
@@ -115,10 +116,10 @@ fn layers() {
 }
 
 fn main() {
-    let asked = |word: &str| std::env::args().any(|arg| arg == word);
-    if asked("--by-turns") {
+    let has_flag = |flag: &str| std::env::args().any(|arg| arg == flag);
+    if has_flag("--by-turns") {
         by_turns();
-    } else if asked("--layers") {
+    } else if has_flag("--layers") {
         layers();
     } else {
         alone();

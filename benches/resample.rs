@@ -1,5 +1,5 @@
-//! How fast sound is brought to the pack's rate: the resampler alone, in the pieces a decoder gives, and the clip
-//! builder around it (downmix of stereo, placing on the grid).
+//! Speed of resampling sound to the pack's rate: the resampler alone, with chunks of a decoder's size, and inside the
+//! clip builder (downmix of stereo, placing on the grid).
 //!
 //! `benches/peers/resample.py` times the same signal through soxr (what librosa uses) and SciPy.
 

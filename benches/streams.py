@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""How many live 720p30 H.264 streams with sound this machine holds, and where the processor's time goes.
+"""How many live 720p30 H.264 streams with sound this machine can watch, and where the processor time goes.
 
 Sends N streams as MPEG-TS over UDP on loopback (ffmpeg, copied, no encoding during the measurement), watches them with
-`touchline run`, and prints per N: decision latency (median, p95), shed seconds, the processor's share, and what part of
-the program's time is neither decoding, features nor inference. For the largest N it prints that time by thread.
+`touchline run`, and prints for each N: decision latency (median, p95), shed seconds, processor load, and the overhead:
+the share of processor time outside decoding, features and inference. For the largest N it prints the time by group of
+threads.
 
-A thread's time is what /proc says of it between the end of the warm-up and the end of the measurement. The copy out
-of GStreamer's buffers is done on its streaming threads; it is measured apart, by copying pictures of that size.
+The time of a thread comes from /proc, from the end of the warm-up to the end of the measurement. GStreamer's streaming
+threads also copy pictures out of its buffers. The script measures that part separately, by copying pictures of the same
+size.
 
     cargo build --release
     python3 benches/streams.py [--streams 1 2 4] [--seconds 30] [--media CLIP]
-    python3 benches/streams.py --idle      streams that are connected and bring nothing
+    python3 benches/streams.py --idle      streams without data
 
-A stream is held when p95 of the decision latency stays below the limit and nothing is shed. Needs ffmpeg. Without
+N streams pass when p95 of the decision latency stays below the limit and no second is shed. Needs ffmpeg. Without
 --media the picture is a moving test pattern with noise, which is harder to decode than most broadcasts.
 """
 
@@ -30,11 +32,11 @@ WARM_UP_SECONDS = 6
 
 
 def free_ports(count):
-    held = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    for s in held:
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
+    for s in sockets:
         s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
         s.close()
     return ports
 
@@ -58,31 +60,31 @@ def percentile(values, share):
 DECODING = "receiving, demuxing, decoding, scaling, converting"
 INFERENCE = "features and inference"
 COPYING = "copying out of GStreamer's buffers"
-# What a thread does, by the beginning of its name; the first that fits, and GStreamer's otherwise, which names a
-# streaming thread after the pad that it pushes from. Workers without a name of their own bear that of `infer`.
+# The work of a thread by the beginning of its name; the first match counts. All other threads are GStreamer's, which
+# names a streaming thread after its source pad. Workers without a name of their own inherit `infer`.
 GROUPS = [
     (INFERENCE, ("infer", "candle")),
     ("cutting seconds, mixing and resampling sound", ("clip/",)),
     ("supervising sources", ("src/", "bus/")),
-    ("publishing and all else", ("touchline", "tokio", "pack", "shadow")),
+    ("publishing and the rest", ("touchline", "tokio", "pack", "shadow")),
 ]
 FRAME_RATE, FRAME_BYTES = 30, 512 * 288 * 3
 
 
 def thread_seconds(pid):
-    """Processor seconds of each thread of a process so far, by thread id and name."""
+    """Processor seconds so far of each thread of a process, by thread id and name."""
     seconds = {}
     for task in os.listdir(f"/proc/{pid}/task"):
         try:
             name = open(f"/proc/{pid}/task/{task}/comm").read().strip()
             seconds[task, name] = int(open(f"/proc/{pid}/task/{task}/schedstat").read().split()[0]) / 1e9
-        except FileNotFoundError:  # It has ended.
+        except FileNotFoundError:  # The thread has ended.
             continue
     return seconds
 
 
 def by_group(before, after, streams, wall):
-    """Processor seconds a second of each group of threads."""
+    """Processor seconds per second of each group of threads."""
     groups = {group: 0.0 for group in (DECODING, INFERENCE, COPYING, *(name for name, _ in GROUPS[1:]))}
     for (task, name), seconds in after.items():
         group = next((group for group, starts in GROUPS if name.startswith(starts)), DECODING)
@@ -93,12 +95,12 @@ def by_group(before, after, streams, wall):
 
 
 def copy_seconds():
-    """One picture into the next buffer of a pool: none is in a near cache when it comes round."""
+    """Time to copy a picture into the next buffer of a pool that is too large for the caches."""
     source, pool = bytearray(FRAME_BYTES), [bytearray(FRAME_BYTES) for _ in range(128)]
     times = []
-    for turn in range(4 * len(pool)):
+    for i in range(4 * len(pool)):
         began = time.perf_counter()
-        pool[turn % len(pool)][:] = source
+        pool[i % len(pool)][:] = source
         times.append(time.perf_counter() - began)
     return sorted(times)[len(times) // 2]
 
@@ -139,7 +141,7 @@ def measure(program, media, count, seconds, directory):
 
 
 def idle(program, count, seconds):
-    """The processor's share of a program whose streams bring nothing."""
+    """Measures the processor load of a program whose streams have no data."""
     uris = [f"s{i}=udp://127.0.0.1:{port}" for i, port in enumerate(free_ports(count))]
     watcher = subprocess.Popen([program, "run", "--quiet", "--listen", "off", "--retry", *uris],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -154,7 +156,7 @@ def idle(program, count, seconds):
     share = (spent() - before) / seconds
     watcher.send_signal(signal.SIGTERM)
     watcher.wait(timeout=30)
-    print(f"{count} streams that bring nothing: {share:.2%} of one core over {seconds} s, attempts to connect included")
+    print(f"{count} streams without data: {share:.2%} of one core over {seconds} s, including attempts to connect")
 
 
 def main():
@@ -172,19 +174,19 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         media = os.path.join(directory, "media.ts")
         make_media(media, arguments.media)
-        print("| streams | seconds decided | latency p50 ms | p95 ms | shed seconds | processor | overhead | held |")
+        print("| streams | seconds decided | latency p50 ms | p95 ms | shed seconds | processor | overhead | passed |")
         print("|---|---|---|---|---|---|---|---|")
         for count in arguments.streams:
             latencies, decided, gaps, cpu, groups = measure(
                 arguments.program, media, count, arguments.seconds, directory)
             p50, p95 = percentile(latencies, 0.5), percentile(latencies, 0.95)
             shed = gaps.get("overload", 0)
-            held = decided > 0 and p95 < arguments.limit_ms and shed == 0
+            passed = decided > 0 and p95 < arguments.limit_ms and shed == 0
             total = sum(groups.values())
             overhead = 1 - (groups[DECODING] + groups[INFERENCE]) / total
             print(f"| {count} | {decided} | {p50:.0f} | {p95:.0f} | {shed} | {cpu:.0%} | {overhead:.1%} "
-                  f"| {'yes' if held else 'no'} |", flush=True)
-        print(f"\n| processor time with {count} streams | ms a second | share |\n|---|---|---|")
+                  f"| {'yes' if passed else 'no'} |", flush=True)
+        print(f"\n| processor time with {count} streams | ms per second | share |\n|---|---|---|")
         for group, seconds in groups.items():
             print(f"| {group} | {seconds * 1e3:.1f} | {seconds / total:.1%} |")
 

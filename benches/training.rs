@@ -1,10 +1,10 @@
-//! Steps of training MobileNetV2 at 224×224, batch 16: forward, backward and AdamW, of the last five blocks on their cached
-//! activations and of all layers. `benches/peers/training.py` measures PyTorch on the same.
+//! Training steps of MobileNetV2 at 224×224, batch 16: forward, backward and AdamW, of the last five blocks on their
+//! cached activations and of all layers. `benches/peers/training.py` measures PyTorch on the same work.
 //!
 //!     RAYON_NUM_THREADS=2 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=4294967296 \
 //!         MALLOC_TOP_PAD_=67108864 cargo bench --bench training
 //!
-//! The variables are those that `touchline train` gives itself. Weights are random: the time of a step does not depend on
+//! `touchline train` sets the same variables for itself. The weights are random: the time of a step does not depend on
 //! them.
 
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! `touchline config`: check, show and schema, as an operator calls them.
+//! `touchline config`: the commands check, show and schema.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 fn touchline(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_touchline"));
-    // What the machine has set would be settings here.
+    // Variables that the machine sets would be read as settings.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TOUCHLINE_") {
             command.env_remove(name);
@@ -26,7 +26,7 @@ fn shipped() -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn check_accepts_what_ships_and_lists_every_mistake() {
+fn check_accepts_the_shipped_files_and_lists_every_mistake() {
     for path in shipped() {
         let output = touchline(&["config", "check", path.to_str().unwrap()], &[]);
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -37,7 +37,7 @@ fn check_accepts_what_ships_and_lists_every_mistake() {
     let file = "max_streams = 0\nlinegr = true\n[vote]\nwindow = 0\n[[stream]]\nuri = \"gopher://ann:hidden77@h/\"\n\
                 latency_ms = \"hidden77\"\n";
     std::fs::write(&path, file).unwrap();
-    // Settings elsewhere have no part in it.
+    // `check` ignores the environment.
     let output = touchline(&["config", "check", path.to_str().unwrap()], &[("TOUCHLINE_MAX_STREAMS", "0")]);
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{errors}");
@@ -53,7 +53,7 @@ fn check_accepts_what_ships_and_lists_every_mistake() {
 }
 
 #[test]
-fn show_says_where_each_value_comes_from_and_keeps_secrets() {
+fn show_names_the_origin_of_each_value_and_masks_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.toml");
     let file = "max_streams = 5\nretry = true\n[[stream]]\nid = \"court\"\nuri = \"rtsp://ann:hidden77@cam.example/live?token=hidden88\"\n";
@@ -87,7 +87,7 @@ fn show_says_where_each_value_comes_from_and_keeps_secrets() {
 }
 
 #[test]
-fn the_schema_accepts_what_ships_and_refuses_what_check_refuses() {
+fn the_schema_agrees_with_check() {
     let output = touchline(&["config", "schema"], &[]);
     assert!(output.status.success());
     let schema: Value = serde_json::from_slice(&output.stdout).unwrap();

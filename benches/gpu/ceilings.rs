@@ -7,7 +7,7 @@ use touchline_compute::gpu::launch::Launcher;
 
 use crate::Outcome;
 
-/// Each figure is the best of [`ROUNDS`].
+/// Each figure is the best of [`ROUNDS`] rounds.
 pub struct Ceilings {
     /// Bytes per second, read plus written, of a copy within the device.
     pub memory: f64,
@@ -23,7 +23,7 @@ const BYTES: usize = 1 << 28;
 /// Side of the matrices.
 const SIDE: usize = 8192;
 
-/// Rounds; the best one counts.
+/// Rounds of a measurement; the best one counts.
 const ROUNDS: usize = 10;
 
 impl Ceilings {
@@ -49,10 +49,10 @@ pub fn best<T>(gpu: &mut Gpu, mut work: impl FnMut(&mut Gpu) -> Outcome<T>) -> O
     let mut shortest = f64::INFINITY;
     for round in 0..ROUNDS + 2 {
         let began = gpu.mark()?;
-        let made = work(gpu)?;
+        let result = work(gpu)?;
         let ended = gpu.mark()?;
         gpu.wait()?;
-        drop(made);
+        drop(result);
         if round >= 2 {
             shortest = shortest.min(f64::from(began.elapsed_ms(&ended).map_err(|e| format!("{e:?}"))?) / 1e3);
         }

@@ -38,7 +38,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Features and scores of the GPU against those of the CPU.
+    /// Compares features and scores of the GPU with those of the CPU.
     Parity,
     /// Time of each stage by batch, beside its floor.
     Stages,

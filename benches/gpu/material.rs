@@ -12,13 +12,13 @@ pub const PICTURES: usize = 5;
 /// Nanoseconds between the two pictures of a pair.
 const GAP_NS: u64 = 40_000_000;
 
-/// A second of 16:9 pictures as high as `pack` takes them: five for the RGB model, each the first of a pair.
+/// A second of 16:9 pictures with the height that `pack` needs: five for the RGB model, each the first of a pair.
 pub fn second(pack: &Pack, seed: u32) -> ClipSecond {
     let height = pack.frame_height;
     second_of(pack, seed, (height * 16 / 9, height))
 }
 
-/// As [`second`], with pictures of another size.
+/// As [`second`], with pictures of a given size.
 pub fn second_of(pack: &Pack, seed: u32, (width, height): (u32, u32)) -> ClipSecond {
     let frame = |t: u32| {
         let shift = 3 * (t % 2) + 11 * (t / 2);
@@ -38,8 +38,8 @@ pub fn second_of(pack: &Pack, seed: u32, (width, height): (u32, u32)) -> ClipSec
     second
 }
 
-/// A copy with another time of arrival; pictures are shared.
-pub fn again(second: &ClipSecond, arrived_ns: u64) -> ClipSecond {
+/// A copy of a second with another time of arrival. It shares the pictures.
+pub fn arriving_at(second: &ClipSecond, arrived_ns: u64) -> ClipSecond {
     let mut copy = ClipSecond::of_pictures(second.frames.clone());
     copy.rgb.clone_from(&second.rgb);
     copy.pairs.clone_from(&second.pairs);

@@ -19,21 +19,21 @@ use touchline_core::labels::Modality;
 use crate::material::second_of;
 use crate::{Outcome, Unobserved};
 
-/// Sizes of pictures: the usual one, odd ones, and one smaller than the model's.
+/// Sizes of pictures: the usual one, odd ones, and one smaller than the model's input.
 const SIZES: [(u32, u32); 4] = [(512, 288), (321, 241), (163, 288), (97, 65)];
 
-/// Largest difference of an input from the CPU's: pictures in standard deviations, flow of the range of the clip, sound in
-/// standard deviations.
+/// Largest allowed difference of an input from the CPU's: pictures and sound in standard deviations, flow as a share of
+/// its clipping range.
 const INPUTS: PerModality<f32> = PerModality { rgb: 1e-3, flow: 1e-3, audio: 1e-4 };
 
-/// Largest difference of a probability, by the element type of the network.
+/// Largest allowed difference of a probability, by the element type of the network.
 const SCORES: [(ElementType, f32); 3] = [(ElementType::F32, 1e-3), (ElementType::F16, 1e-2), (ElementType::Bf16, 5e-2)];
 
 pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<bool> {
     let mut gpu = gpu::open(device)?;
     gpu::check(&mut gpu)?;
     println!("All kernels compile and load; cuDNN starts.\n");
-    println!("| what | largest difference to the CPU | allowed | |");
+    println!("| comparison | largest difference from the CPU | allowed | |");
     println!("|---|---|---|---|");
     let mut all = true;
     for dir in packs {
@@ -43,9 +43,10 @@ pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<bool> {
     Ok(all)
 }
 
-fn row(what: &str, difference: f32, allowed: f32, also: bool) -> bool {
-    let fits = difference <= allowed && also;
-    println!("| {what} | {difference:.2e} | {allowed:.0e} | {} |", if fits { "ok" } else { "**DIFFERS**" });
+/// Prints a row of the table. Returns whether the difference is allowed and `is_same` is true.
+fn row(name: &str, difference: f32, allowed: f32, is_same: bool) -> bool {
+    let fits = difference <= allowed && is_same;
+    println!("| {name} | {difference:.2e} | {allowed:.0e} | {} |", if fits { "ok" } else { "**DIFFERS**" });
     fits
 }
 
@@ -61,7 +62,7 @@ fn seconds(pack: &Pack) -> Vec<ClipSecond> {
     SIZES.iter().enumerate().map(|(i, size)| second_of(pack, i as u32, *size)).collect()
 }
 
-/// The models' inputs in f32, as planes.
+/// Compares the models' inputs in f32, as planes.
 fn inputs(gpu: &mut Gpu, dir: &Path) -> Outcome<bool> {
     let pack = Pack::open(dir)?;
     let parts = (
@@ -106,13 +107,14 @@ fn inputs(gpu: &mut Gpu, dir: &Path) -> Outcome<bool> {
         }
         let bytes = gpu.read(outputs.get(modality).pointer(), 4 * want.len())?;
         let got: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_ne_bytes(*b)).collect();
-        let what = format!("{}: inputs of the {modality} model, f32", pack.name);
-        fits &= row(&what, difference(&got, want), *INPUTS.get(modality), true);
+        let name = format!("{}: inputs of the {modality} model, f32", pack.name);
+        fits &= row(&name, difference(&got, want), *INPUTS.get(modality), true);
     }
     Ok(fits)
 }
 
-/// Scores of whole seconds: probabilities must be close, and the top class the same wherever the CPU's lead is clear.
+/// Compares scores of whole seconds: probabilities must be close, and the top class the same where the CPU's lead is
+/// clear.
 fn scores(device: usize, dir: &Path) -> Outcome<bool> {
     let mut pack = Pack::open(dir)?;
     (pack.precision, pack.placement) = (Precision::F32, Placement::CPU);
@@ -138,8 +140,8 @@ fn scores(device: usize, dir: &Path) -> Outcome<bool> {
                 count += 1;
             }
             if count > 0 {
-                let what = format!("{}: {modality} scores in {}, {count} seconds", pack.name, numbers.name());
-                fits &= row(&what, largest, allowed, same);
+                let name = format!("{}: {modality} scores in {}, {count} seconds", pack.name, numbers.name());
+                fits &= row(&name, largest, allowed, same);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use touchline_core::clip::ClipSecond;
 
-/// Seconds of a stream that may wait.
+/// Largest number of waiting seconds per stream.
 const WAITING_MAX: usize = 3;
 
 #[derive(Default)]

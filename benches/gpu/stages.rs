@@ -21,10 +21,10 @@ use crate::Outcome;
 use crate::ceilings::{Ceilings, best};
 use crate::material::{PICTURES, second};
 
-/// Seconds of a batch.
+/// Batch sizes, seconds.
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
-/// Rounds of which the median counts.
+/// Rounds of a measurement; the median counts.
 const ROUNDS: usize = 15;
 
 const NUMBERS: ElementType = ElementType::F16;
@@ -47,12 +47,12 @@ pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<()> {
     Ok(())
 }
 
-/// Upload, pictures, flow and sound, milliseconds a batch.
+/// Times upload, pictures, flow and sound, in milliseconds per batch.
 fn features(gpu: &mut Gpu, pack: &Pack, ceilings: &Ceilings) -> Outcome<()> {
     let rgb = pack.rgb.as_ref().map(|p| &p.input);
     let (flow, audio) = (pack.flow.as_ref().map(|p| &p.input), pack.audio.as_ref().map(|p| &p.input));
     let mut features = DeviceFeatures::new(gpu, rgb, flow, audio)?;
-    println!("### Features, pack {}, {PICTURES} pictures and pairs a second\n", pack.name);
+    println!("### Features, pack {}, {PICTURES} pictures and pairs per second\n", pack.name);
     println!("| seconds | upload ms | floor | pictures ms | flow ms | floor | ratio | sound ms |");
     println!("|---|---|---|---|---|---|---|---|");
     for batch in BATCHES {
@@ -130,8 +130,9 @@ impl Outputs {
     }
 }
 
-/// Bytes that the flow of a pair has to move at least when every launch reads its inputs and writes its results once: the
-/// gray pictures, at each level the shrunk ones and their polynomials, and in each iteration both polynomials and the flow.
+/// The fewest bytes that the flow of a pair moves, when every launch reads its inputs and writes its results once: the
+/// gray pictures, at each level the reduced ones and their polynomials, and in each iteration both polynomials and the
+/// flow.
 fn flow_bytes(params: &FlowParams) -> f64 {
     let full = (params.width * params.height) as f64;
     let scale = params.farneback.pyr_scale * params.farneback.pyr_scale;
@@ -146,10 +147,10 @@ fn flow_bytes(params: &FlowParams) -> f64 {
     (0..levels).map(level).sum::<f64>() + 4.0 * (2.0 * full + 3.0 * full)
 }
 
-/// Every network of the pack by batch.
+/// Times every network of the pack by batch size.
 fn networks(gpu: &mut Gpu, pack: &Pack, ceilings: &Ceilings) -> Outcome<()> {
     println!("### Networks, pack {}, {}\n", pack.name, NUMBERS.name());
-    println!("| network | pictures | ms | pictures a second | floor ms | ratio |");
+    println!("| network | pictures | ms | pictures per second | floor ms | ratio |");
     println!("|---|---|---|---|---|---|");
     for modality in Modality::ALL {
         let Some(model) = pack.model(modality) else { continue };

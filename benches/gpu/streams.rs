@@ -11,14 +11,14 @@ use touchline_compute::infer::Engine;
 use touchline_compute::models::pack::Pack;
 use touchline_core::clip::ClipSecond;
 
-use crate::material::{again, second};
+use crate::material::{arriving_at, second};
 use crate::queue::Queue;
 use crate::{Outcome, Unobserved};
 
 /// The largest p95 latency that passes, milliseconds.
 const LATENCY_MS: f64 = 250.0;
 
-/// Length of a trial, and of its warm-up, which is not counted; seconds.
+/// Length of a trial and of its warm-up, which is not measured, in seconds.
 const TRIAL_S: u64 = 12;
 const WARM_S: u64 = 3;
 
@@ -26,7 +26,7 @@ const WARM_S: u64 = 3;
 const BATCH_MAX: usize = 64;
 const BATCH_WAIT: Duration = Duration::from_millis(20);
 
-/// Different seconds that the streams take turns with.
+/// Different seconds, which the streams repeat.
 const DIFFERENT: u32 = 16;
 
 /// The figures of a trial.
@@ -39,7 +39,7 @@ struct Trial {
 
 pub fn run(device: usize, packs: &[PathBuf]) -> Outcome<()> {
     println!("### Streams per GPU, p95 of a second's last sample to its decision below {LATENCY_MS:.0} ms\n");
-    println!("| pack | streams | p50 ms | p95 ms | seconds shed | seconds a batch | kept |");
+    println!("| pack | streams | p50 ms | p95 ms | seconds shed | seconds per batch | kept |");
     println!("|---|---|---|---|---|---|---|");
     for dir in packs {
         let mut kept = 0;
@@ -86,16 +86,16 @@ fn trial(dir: &Path, device: usize, streams: usize) -> Outcome<Trial> {
         move || {
             for second in 0..TRIAL_S {
                 for i in 0..streams {
-                    // Streams end their seconds at different times: spread evenly.
+                    // The streams end their seconds at evenly spread times.
                     let phase_ns = i as u64 * 1_000_000_000 / streams as u64;
                     let due = Duration::from_nanos(second * 1_000_000_000 + phase_ns);
                     std::thread::sleep(due.saturating_sub(began.elapsed()));
                     let arrived_ns = due.as_nanos() as u64;
-                    let shown = &seconds[(i + second as usize) % seconds.len()];
-                    queue.push(i, again(shown, arrived_ns));
+                    let original = &seconds[(i + second as usize) % seconds.len()];
+                    queue.push(i, arriving_at(original, arrived_ns));
                 }
             }
-            // Time to finish what is queued.
+            // Leave the engine time to empty the queue.
             std::thread::sleep(Duration::from_millis(500));
             queue.close();
         }

@@ -1,4 +1,4 @@
-"""Times OpenCV, librosa, torchaudio and Pillow on the work of benches/features.rs: same sizes, same parameters.
+"""Times OpenCV, librosa, torchaudio and Pillow on the work of benches/features.rs, with the same sizes and parameters.
 
 Run: python benches/peers/features.py   (numpy, opencv-python-headless, librosa, pillow, torch, torchaudio)
 """
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-# torchaudio's last releases compare the CUDA they were built for with PyTorch's and refuse another. What is timed here is
-# Python over PyTorch's own operations on the CPU, so the versions may differ.
+# Recent releases of torchaudio refuse to load when they were built for another CUDA version than PyTorch. Here
+# torchaudio only calls PyTorch's operations on the CPU, so the versions may differ.
 torch.version.cuda = None
 import torchaudio  # noqa: E402
 
@@ -86,7 +86,7 @@ def main():
     waveform = torch.from_numpy(samples)
     with torch.inference_mode():
         difference = np.abs(decibels(spectrogram(waveform)).numpy() - mel()).max()
-        assert difference < 0.01, f"torchaudio and librosa differ by {difference} dB: not the same work"
+        assert difference < 0.01, f"torchaudio and librosa differ by {difference} dB: they do not do the same work"
         report("log-mel/1s-32kHz-128-bands torchaudio", lambda: decibels(spectrogram(waveform)), 300)
 
 

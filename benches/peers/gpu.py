@@ -1,9 +1,9 @@
-"""What others do on the same GPU and its processor: PyTorch's networks (eager, and channels-last f16), OpenCV's flow.
+"""Peers on the same machine: PyTorch's networks on the GPU (eager, and channels-last f16), OpenCV's flow on the CPU.
 
     python benches/peers/gpu.py [--device 0]
 
-Needs torch with CUDA and torchvision; opencv-python-headless and numpy for the flow, which is skipped with a line without
-them. Tables come out as Markdown, in the form of `touchline-gpu-bench stages`.
+Needs torch with CUDA and torchvision, and opencv-python-headless and numpy for the flow. Without these the flow is
+skipped with a message. Prints Markdown tables in the form of `touchline-gpu-bench stages`.
 """
 
 import argparse
@@ -20,15 +20,15 @@ def networks(device):
     torch.backends.cudnn.benchmark = True
     print(f"\nPyTorch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, "
           f"{torch.cuda.get_device_name(device)}\n")
-    print("| network | how | pictures | ms | pictures a second |")
+    print("| network | mode | pictures | ms | pictures per second |")
     print("|---|---|---|---|---|")
-    ways = [
+    modes = [
         ("eager f32", torch.float32, torch.contiguous_format),
         ("eager f16", torch.float16, torch.contiguous_format),
         ("channels-last f16", torch.float16, torch.channels_last),
     ]
     for name in ["mobilenet_v2", "resnet50"]:
-        for way, dtype, layout in ways:
+        for mode, dtype, layout in modes:
             # Random weights: the time of a dense forward pass does not depend on them.
             network = getattr(torchvision.models, name)(weights=None, num_classes=24).eval()
             network = network.to(device=f"cuda:{device}", dtype=dtype, memory_format=layout)
@@ -46,7 +46,7 @@ def networks(device):
                         torch.cuda.synchronize(device)
                         if round_ >= 5:
                             best = min(best, began.elapsed_time(ended))
-                print(f"| {name} | {way} | {batch} | {best:.3f} | {batch / best * 1e3:.0f} |", flush=True)
+                print(f"| {name} | {mode} | {batch} | {best:.3f} | {batch / best * 1e3:.0f} |", flush=True)
 
 
 def flow():

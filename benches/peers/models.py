@@ -1,6 +1,7 @@
-"""The peers of benches/models.rs: forward passes of torchvision's MobileNetV2 and ResNet50 at 224x224, and
-of EfficientNet-Lite2 at 256x256, in ONNX Runtime, OpenVINO and PyTorch. Touchline runs by turns with each of them, a few passes each, so that both see the same machine; a ratio is the
-median over the rounds of Touchline's best time over the peer's best.
+"""The peers of benches/models.rs: forward passes of torchvision's MobileNetV2 and ResNet50 at 224x224, and of
+EfficientNet-Lite2 at 256x256, in ONNX Runtime, OpenVINO and PyTorch. In each round, Touchline and a peer run a few
+passes each, so that both run under the same conditions. The ratio of a round is Touchline's best time divided by the
+peer's best time; the script prints the median over the rounds.
 
     cargo bench --bench models --no-run
     python benches/peers/models.py [mobilenet_v2|resnet50|efficientnet_lite2] [rounds]
@@ -57,8 +58,8 @@ class Batches(quantization.CalibrationDataReader):
 
 
 def int8(exported, x, folder):
-    """Bytes for values, signed weights with a unit for each channel, as Touchline has them; OpenVINO computes such pairs of
-    quantise and dequantise in int8."""
+    """Quantises as Touchline does: unsigned bytes for values, signed weights with a scale for each channel. OpenVINO
+    computes such pairs of quantise and dequantise nodes in int8."""
     folder = Path(folder)
     (folder / "f32.onnx").write_bytes(exported)
     quant_pre_process(folder / "f32.onnx", folder / "folded.onnx", skip_symbolic_shape=True)
@@ -147,18 +148,19 @@ def main():
                 ]
                 with tempfile.TemporaryDirectory() as folder:
                     quantised = int8(exported, x, folder)
-                # Only what is quantised is computed in int8, the rest in f32.
+                # Quantised layers run in int8, the others in f32.
                 peers.append(("int8", "OpenVINO", open_vino(quantised, x, "f32")))
                 peers.append(("int8", "ONNX Runtime", onnx_runtime(quantised, x)))
                 for precision, peer, run in peers:
                     difference = np.abs(run() - expected).max()
-                    # Weights are as they begin: logits of unlike sizes, and none that says anything.
+                    # The weights are untrained, so the size of the logits varies and reduced precision needs a wide
+                    # tolerance.
                     allowed = 1e-3 if precision == "f32" else 0.5 * max(1, np.abs(expected).max())
                     assert difference < allowed, (peer, precision, difference, allowed)
                     ours, theirs = [], []
                     for _ in range(rounds):
                         theirs.append(best_ms(run))
-                        # A peer's threads go on looking for work for a while, and would take a processor.
+                        # A peer's idle threads spin for a while, and would take a processor from Touchline.
                         time.sleep(0.1)
                         ours.append(touchline.best_ms(name, precision, batch))
                     ratio = statistics.median(a / b for a, b in zip(ours, theirs))

@@ -1,6 +1,6 @@
-"""Times soxr (the resampler behind librosa) and SciPy on the signal of benches/resample.rs.
+"""Times soxr (the resampler of librosa) and SciPy on the signal of benches/resample.rs.
 
-Needs numpy, scipy and soxr. Prints times real time, median of the runs, one thread:
+Needs numpy, scipy and soxr. Prints the speed as a multiple of real time, median of the runs, one thread:
 
     python benches/peers/resample.py
 """
@@ -20,18 +20,18 @@ RUNS = 15
 
 
 def noise(length):
-    # Uniform in -1..1; the values do not matter for the time taken, only that they are no silence.
+    # Uniform in -1..1. The time does not depend on the values, as long as they are not silence.
     return np.random.default_rng(1).uniform(-1, 1, length).astype(np.float32)
 
 
 def timed(work):
     work()
-    spent = []
+    times = []
     for _ in range(RUNS):
         begin = time.perf_counter()
         work()
-        spent.append(time.perf_counter() - begin)
-    return statistics.median(spent)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
 
 
 def soxr_pieces(signal, rate_in, rate_out):

@@ -1,9 +1,10 @@
 """The peer of benches/training.rs: a training step (forward, backward, AdamW) of torchvision's MobileNetV2 at 224x224, batch
-16, f32, two threads; the last five blocks on their activations, and all layers. Prints one line a measurement.
+16, f32, two threads; the last five blocks on their activations, and all layers. Prints one line per measurement.
 
-    python benches/peers/training.py [seconds a measurement]
+    python benches/peers/training.py [seconds per measurement]
 
-Needs torch and torchvision. To compare fairly, run it and the Rust benchmark by turns on an idle machine.
+Needs torch and torchvision. For a fair comparison, alternate between this script and the Rust benchmark on an idle
+machine.
 """
 
 import statistics
@@ -45,7 +46,7 @@ def main():
             step()
             times.append(time.perf_counter() - start)
         median = statistics.median(times)
-        print(f"{name}: {1000 * median:.1f} ms, {BATCH / median:.1f} images a second", flush=True)
+        print(f"{name}: {1000 * median:.1f} ms, {BATCH / median:.1f} images per second", flush=True)
 
 
 main()

@@ -1,4 +1,4 @@
-//! `touchline dataset` from media to split and figures.
+//! `touchline dataset`: build, split and stats.
 
 use std::path::Path;
 use std::process::Output;
@@ -12,7 +12,7 @@ fn dataset(arguments: &[&str]) -> Output {
     program::finish(touchline().arg("dataset").args(arguments), Duration::from_secs(300))
 }
 
-/// Runs it and expects success; gives standard output and standard error.
+/// Runs `touchline dataset`, expects success, and returns standard output and standard error.
 fn succeeds(arguments: &[&str]) -> (String, String) {
     let output = dataset(arguments);
     let [out, error] = [&output.stdout, &output.stderr].map(|b| String::from_utf8_lossy(b).into_owned());
@@ -20,17 +20,17 @@ fn succeeds(arguments: &[&str]) -> (String, String) {
     (out, error)
 }
 
-fn fails(arguments: &[&str], code: i32, says: &str) {
+fn fails(arguments: &[&str], code: i32, message: &str) {
     let output = dataset(arguments);
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{error}");
-    assert!(error.contains(says) && !error.contains("panicked"), "{says}: {error}");
+    assert!(error.contains(message) && !error.contains("panicked"), "{message}: {error}");
 }
 
 const ENCODE: &str = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 25";
 
-/// A folder per class: two recordings and a still of `plain`, of which one is the other at another size and bit rate;
-/// one recording of `fractal`, one of sound only, and one that is broken.
+/// A folder per class. `plain` has a recording, a copy of it at another size and bit rate, and a still; `fractal` has a
+/// recording and a broken file; `tone` has a recording with sound only.
 fn material(fixtures: &Fixtures) -> std::path::PathBuf {
     for class in ["plain", "fractal", "tone"] {
         std::fs::create_dir_all(fixtures.path().join("in").join(class)).unwrap();
@@ -57,41 +57,41 @@ fn a_folder_becomes_a_dataset_with_split_and_figures() {
     let out = fixtures.path().join("set");
     let (input, out) = (input.to_str().unwrap(), out.to_str().unwrap());
     fails(&["split", out], 6, "not a dataset");
-    let (said, errors) = succeeds(&["build", input, "-o", out, "--frame-height", "180", "--jobs", "2"]);
+    let (printed, errors) = succeeds(&["build", input, "-o", out, "--frame-height", "180", "--jobs", "2"]);
     assert!(errors.contains("a folder per class, 6") && errors.contains("broken.mp4"), "{errors}");
     for words in
         ["3 clips and 1 sounds of 14 seconds, 1 pictures", "0 of 6 are from an earlier build", "1 of 6 were skipped"]
     {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(printed.contains(words), "{words}: {printed}");
     }
     assert!(
-        said.contains("1 pairs of recordings, 0 of pictures, 0 of a picture and a recording; 1 groups were merged"),
-        "{said}"
+        printed.contains("1 pairs of recordings, 0 of pictures, 0 of a picture and a recording; 1 groups were merged"),
+        "{printed}"
     );
 
     let set = Dataset::open(Path::new(out)).unwrap();
-    let of = |path: &str| set.items.iter().position(|i| i.path == Path::new(path)).unwrap();
-    let (take, again, zoom) = (of("plain/take.mp4"), of("plain/again.mp4"), of("fractal/zoom.mp4"));
-    assert_eq!(set.items[take].group, set.items[again].group, "the same at another size and bit rate");
+    let index_of = |path: &str| set.items.iter().position(|i| i.path == Path::new(path)).unwrap();
+    let (take, again, zoom) = (index_of("plain/take.mp4"), index_of("plain/again.mp4"), index_of("fractal/zoom.mp4"));
+    assert_eq!(set.items[take].group, set.items[again].group, "a copy at another size and bit rate");
     assert_ne!(set.items[take].group, set.items[zoom].group);
     assert!(set.items[take].audible && !set.items[zoom].audible);
     let second = &set.seconds(take).unwrap()[1];
     assert_eq!((second.frames[0].width, second.frames[0].height), (320, 180));
     assert_eq!((second.rgb.len(), second.pairs.len()), (5, 5));
     assert_eq!(second.audio.as_ref().map(Vec::len), Some(32_000));
-    assert_eq!(set.items[of("tone/a.m4a")].kind, Kind::Sound);
+    assert_eq!(set.items[index_of("tone/a.m4a")].kind, Kind::Sound);
 
-    let (said, _) = succeeds(&["build", input, "-o", out, "--frame-height", "180"]);
-    assert!(said.contains("5 of 6 are from an earlier build"), "{said}");
-    // The default of 288 lines is another cut.
-    let (said, _) = succeeds(&["build", input, "-o", out]);
-    assert!(said.contains("1 of 6 are from an earlier build"), "{said}");
+    let (printed, _) = succeeds(&["build", input, "-o", out, "--frame-height", "180"]);
+    assert!(printed.contains("5 of 6 are from an earlier build"), "{printed}");
+    // The default height of 288 lines needs a new cut.
+    let (printed, _) = succeeds(&["build", input, "-o", out]);
+    assert!(printed.contains("1 of 6 are from an earlier build"), "{printed}");
     fails(&["build", input, "-o", out, "--strict"], 7, "1 of 6 inputs failed");
 
-    let (said, warned) = succeeds(&["split", out, "--seed", "3"]);
-    assert!(said.contains("train: ") && warned.contains("tone, sounds: no validation or test items"), "{warned}");
-    let sides = Dataset::open(Path::new(out)).unwrap();
-    assert_eq!(sides.sides().unwrap()[take], sides.sides().unwrap()[again]);
+    let (printed, warned) = succeeds(&["split", out, "--seed", "3"]);
+    assert!(printed.contains("train: ") && warned.contains("tone, sounds: no validation or test items"), "{warned}");
+    let split = Dataset::open(Path::new(out)).unwrap();
+    assert_eq!(split.sides().unwrap()[take], split.sides().unwrap()[again]);
     let (table, _) = succeeds(&["stats", out]);
     assert!(table.lines().any(|l| l.split_whitespace().take(5).eq(["plain", "2", "8", "-", "-"])), "{table}");
     let chart = std::fs::read_to_string(Path::new(out).join("stats.svg")).unwrap();
@@ -99,7 +99,7 @@ fn a_folder_becomes_a_dataset_with_split_and_figures() {
 }
 
 #[test]
-fn parts_of_a_recording_come_from_a_csv() {
+fn a_csv_selects_parts_of_a_recording() {
     let fixtures = Fixtures::new();
     fixtures.clip("match.mp4", 6);
     let csv = fixtures.write(
@@ -116,18 +116,18 @@ fn parts_of_a_recording_come_from_a_csv() {
 }
 
 #[test]
-fn what_is_wrong_with_the_material_is_one_line() {
+fn invalid_material_is_an_error_of_one_line() {
     let fixtures = Fixtures::new();
     let out = fixtures.path().join("set");
     let out = out.to_str().unwrap();
-    for (name, text, says) in [
+    for (name, text, message) in [
         ("two.csv", "path,class\na.mp4,Tennis\nb.mp4,tennis\n", "two spellings"),
         ("end.csv", "path,class,start,end\na.mp4,tennis,3,2\n", "line 2: end is not after start"),
         ("column.csv", "file,class\na.mp4,tennis\n", "no column path"),
         ("gone.csv", "path,class\na.mp4,tennis\n", "none of 1"),
     ] {
         let csv = fixtures.write(name, text.as_bytes());
-        fails(&["build", csv.to_str().unwrap(), "-o", out], 6, says);
+        fails(&["build", csv.to_str().unwrap(), "-o", out], 6, message);
     }
     fails(&["build", "/nowhere", "-o", out], 6, "/nowhere");
     let csv = fixtures.write("one.csv", b"path,class\nlist.csv,tennis\n");
@@ -136,7 +136,7 @@ fn what_is_wrong_with_the_material_is_one_line() {
 }
 
 #[test]
-fn a_real_clip_encoded_anew_is_found_and_another_of_its_sport_is_not() {
+fn a_reencoded_clip_joins_the_group_of_its_original_and_no_other() {
     let Some(data) = program::data() else { return };
     let fixtures = Fixtures::new();
     std::fs::create_dir_all(fixtures.path().join("in/tennis")).unwrap();
@@ -153,6 +153,6 @@ fn a_real_clip_encoded_anew_is_found_and_another_of_its_sport_is_not() {
     let groups: Vec<_> = Dataset::open(&out).unwrap().items.into_iter().map(|i| i.group).collect();
     // In the order of names: 0-again, 0, 1-again, …
     assert!(groups.chunks(2).all(|pair| pair[0] == pair[1]), "{groups:?}");
-    let several: std::collections::BTreeSet<_> = groups.iter().collect();
-    assert_eq!(several.len(), 3, "{groups:?}");
+    let distinct: std::collections::BTreeSet<_> = groups.iter().collect();
+    assert_eq!(distinct.len(), 3, "{groups:?}");
 }

@@ -1,4 +1,4 @@
-//! Scoring a dataset with the pack that ships, and `touchline evaluate` from a folder of pictures to figures.
+//! Scoring a dataset with the shipped pack, and `touchline evaluate` on a folder of pictures.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,8 +20,9 @@ use touchline_learn::evaluate::result::Evaluation;
 use touchline_learn::evaluate::score::{LabelledItem, Material, score_side};
 use touchline_serve::metrics::Metrics;
 
-/// Material of moving waves and tones: an item has as many seconds as its path has letters; one whose path starts with
-/// `bad` cannot be read, the sound of one that starts with `m` or `f` is muted (-106 dB) or faint (-80 dB).
+/// Material of moving waves and tones. The length of an item's path is its duration in seconds. An item whose path
+/// starts with `bad` cannot be read. The sound is muted (-106 dB) if the path starts with `m`, and faint (-80 dB) with
+/// `f`.
 struct Waves {
     meta: Meta,
     items: Vec<LabelledItem>,
@@ -96,11 +97,11 @@ fn item(path: &str, class: &str) -> LabelledItem {
 }
 
 fn pack() -> Pack {
-    Pack::open(&program::pack()).expect("the pack that ships is whole")
+    Pack::open(&program::pack()).expect("the shipped pack is complete")
 }
 
 #[test]
-fn scores_are_those_of_serving_and_are_kept() {
+fn scores_equal_those_of_serving_and_are_cached() {
     let pack = pack();
     let cache = tempfile::tempdir().unwrap();
     let elsewhere = LabelledItem { side: Side::Train, ..item("c", "golf") };
@@ -118,7 +119,7 @@ fn scores_are_those_of_serving_and_are_kept() {
     assert_eq!(table.items.iter().map(|i| i.dataset_index).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!((table.unknown["chess"], table.weak, table.seconds.len()), (1, 1, 9));
 
-    // Bit for bit what serving says of these seconds.
+    // The scores are bit-identical to those of serving.
     let soft = table.soften(&Deciders::of(&pack).temperatures);
     let mut engine = Engine::load(pack.clone()).unwrap();
     for (scored, index) in [(&soft[..4], 1), (&soft[4..7], 2), (&soft[7..], 3)] {
@@ -128,16 +129,16 @@ fn scores_are_those_of_serving_and_are_kept() {
             assert_eq!(ours.scores.rgb, theirs.scores.rgb);
             assert_eq!(ours.scores.flow, theirs.scores.flow);
             assert_eq!(ours.scores.audio, theirs.scores.audio);
-            assert_eq!(ours.scores.audio.is_some(), index != 2, "faint sound is listened to, silence is not");
+            assert_eq!(ours.scores.audio.is_some(), index != 2, "faint sound is scored, silence is not");
             assert!(Modality::ALL[..2].iter().all(|m| ours.scores.get(*m).is_some()));
         }
     }
 
-    // The second time nothing is decoded.
+    // The second call decodes nothing.
     let before = material.read.load(Ordering::Relaxed);
     assert_eq!(score(&mut Vec::new()), table);
     assert_eq!(material.read.load(Ordering::Relaxed), before);
-    // A damaged cache is made anew.
+    // A damaged cache is written again.
     let file = std::fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap().path();
     let whole = std::fs::read(&file).unwrap();
     std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
@@ -147,26 +148,27 @@ fn scores_are_those_of_serving_and_are_kept() {
 }
 
 #[test]
-fn what_cannot_be_read_is_skipped_and_looked_at_again() {
+fn unreadable_items_are_skipped_and_not_cached() {
     let pack = pack();
     let cache = tempfile::tempdir().unwrap();
     let material = Waves::new(&pack, vec![item("bad", "golf"), item("a", "tennis"), item("", "golf")]);
     let table = score_side(&pack, &material, Side::Test, cache.path(), &mut |_, _| ()).unwrap();
-    let skipped: Vec<String> = table.skipped.iter().map(|(path, why)| format!("{} {why}", path.display())).collect();
+    let skipped: Vec<String> =
+        table.skipped.iter().map(|(path, reason)| format!("{} {reason}", path.display())).collect();
     assert!(skipped[0].contains("broken") && skipped[1].contains("no second"), "{skipped:?}");
     assert_eq!(table.seconds.len(), 1);
-    assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0, "nothing is kept");
+    assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0, "nothing is cached");
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn material_that_does_not_fit_the_pack_is_refused() {
     let pack = pack();
     let cache = tempfile::tempdir().unwrap();
     let refused = |material: &Waves, side, words: &[&str]| {
         let error = score_side(&pack, material, side, cache.path(), &mut |_, _| ()).unwrap_err();
         assert_eq!(error.exit_code(), 6, "{error}");
         assert!(words.iter().all(|w| error.to_string().contains(w)), "{error}");
-        assert_eq!(material.read.load(Ordering::Relaxed), 0, "before anything is decoded");
+        assert_eq!(material.read.load(Ordering::Relaxed), 0, "an item was decoded");
     };
     refused(&Waves::new(&pack, vec![item("a", "chess")]), Side::Test, &["none of its classes", "compact"]);
     let mut material = Waves::new(&pack, vec![item("a", "golf")]);
@@ -184,7 +186,7 @@ fn what_does_not_fit_is_refused() {
     assert!(table.remarks[0].contains("3 pairs a second, but serving uses 5"), "{:?}", table.remarks);
 }
 
-/// Runs the program; gives its exit code, standard output and standard error.
+/// Runs the program. Returns its exit code, standard output and standard error.
 fn run(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
     let output = program::finish(touchline().current_dir(dir).args(arguments), Duration::from_secs(120));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -192,13 +194,13 @@ fn run(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn from_a_folder_of_pictures_to_figures() {
+fn a_folder_of_pictures_can_be_evaluated() {
     let dir = tempfile::tempdir().unwrap();
     let paint = |class: &str, n: u32| {
         let folder = dir.path().join("material").join(class);
         std::fs::create_dir_all(&folder).unwrap();
         for i in 0..n {
-            // Patches of a few colours: no two pictures look the same.
+            // Random patches, so that no two pictures look the same.
             let mut state = i * 97 + class.len() as u32 * 1009 + 1;
             let mut next = || {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -226,7 +228,7 @@ fn from_a_folder_of_pictures_to_figures() {
     assert_eq!(evaluation.side, "test");
     let tennis = evaluation.label_distribution.iter().find(|c| c.class == "tennis").unwrap();
     assert_eq!((tennis.pictures, tennis.recordings), (3, 0));
-    assert!(evaluation.reports.iter().any(|r| r.n == 6), "pictures are all there is");
+    assert!(evaluation.reports.iter().any(|r| r.n == 6), "the test side has only pictures");
     let notes = evaluation.notes.join("\n");
     assert!(notes.contains("no clips") && notes.contains("chess (1)"), "{notes}");
     assert!(out.contains("macro F1") && out.contains("figures written to out/figures.json"), "{out}");

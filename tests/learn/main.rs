@@ -1,4 +1,4 @@
-//! Datasets, training, evaluation, packs and reports, by the program and by the library.
+//! Datasets, training, evaluation, packs and reports, through the program and the library.
 
 #[path = "../common/mod.rs"]
 mod common;

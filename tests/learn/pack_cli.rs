@@ -1,4 +1,4 @@
-//! `touchline pack`: what is in a pack, and weights from elsewhere.
+//! `touchline pack`: inspecting a pack and importing weights.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -19,16 +19,16 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The one line of an error, with its exit code.
+/// Expects an error of one line with exit code `code`, and returns the line.
 fn refused(arguments: &[&str], code: i32) -> String {
     let output = run(arguments);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
-    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
-    said
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    error
 }
 
-/// The state dict of a model of the pack that ships, as torchvision would save it.
+/// The state dict of a model of the shipped pack, as torchvision would save it.
 fn state_dict(modality: &str) -> Tensors {
     let path = program::pack().join(format!("{modality}.safetensors"));
     let mut tensors = read_weights(&path, &Device::Cpu).unwrap().tensors;
@@ -61,7 +61,7 @@ fn classes() -> String {
 }
 
 #[test]
-fn inspect_says_what_the_pack_that_ships_holds() {
+fn inspect_describes_the_shipped_pack() {
     let text = stdout(&run(&["inspect"]));
     for part in [
         "hashes verified, models loaded and run",
@@ -95,22 +95,22 @@ fn inspect_says_what_the_pack_that_ships_holds() {
 }
 
 #[test]
-fn a_state_dict_becomes_a_pack_and_comes_out_again() {
+fn an_imported_state_dict_gives_the_weights_of_the_shipped_pack() {
     let folder = tempfile::tempdir().unwrap();
     let file = save(folder.path(), &state_dict("flow"));
     let out = folder.path().join("court");
-    let said = stdout(&run(&import(&file, "flow", &out, &["--classes", &classes()])));
-    assert!(said.contains("262 tensors imported, 3 batch norm counters skipped, 0 unknown"), "{said}");
-    let (made, shipped) = (Pack::open(&out).unwrap(), Pack::open(&program::pack()).unwrap());
-    assert_eq!((made.name.as_str(), made.classes.names().join(",")), ("court", classes()));
-    let (made, shipped) = (made.flow.unwrap(), shipped.flow.unwrap());
-    // The same values in the same type and order: the very same bytes.
-    assert_eq!((&made.model.sha256, &made.input), (&shipped.model.sha256, &shipped.input));
+    let printed = stdout(&run(&import(&file, "flow", &out, &["--classes", &classes()])));
+    assert!(printed.contains("262 tensors imported, 3 batch norm counters skipped, 0 unknown"), "{printed}");
+    let (imported, shipped) = (Pack::open(&out).unwrap(), Pack::open(&program::pack()).unwrap());
+    assert_eq!((imported.name.as_str(), imported.classes.names().join(",")), ("court", classes()));
+    let (imported, shipped) = (imported.flow.unwrap(), shipped.flow.unwrap());
+    // The same values in the same type and order are the same bytes.
+    assert_eq!((&imported.model.sha256, &imported.input), (&shipped.model.sha256, &shipped.input));
     let json: Value = serde_json::from_str(&stdout(&run(&["inspect", "--json", out.to_str().unwrap()]))).unwrap();
     assert!(json["models"]["rgb"].is_null() && json["fusion"]["refit"].is_null(), "{json}");
-    assert!(json["card"]["measured"].as_object().unwrap().is_empty(), "nothing is claimed of it");
+    assert!(json["card"]["measured"].as_object().unwrap().is_empty(), "an imported pack has no measured figures");
 
-    // Names from a file do as well, and a pack is not overwritten.
+    // The class names can come from a file. An existing pack is not overwritten.
     let names = folder.path().join("classes.txt");
     std::fs::write(&names, classes().replace(',', "\n") + "\n").unwrap();
     let more = ["--classes", names.to_str().unwrap()];
@@ -119,7 +119,7 @@ fn a_state_dict_becomes_a_pack_and_comes_out_again() {
 }
 
 #[test]
-fn a_modality_is_replaced_in_a_copy_and_the_table_says_that_it_is_stale() {
+fn an_import_onto_a_pack_replaces_one_modality_and_marks_the_table_as_stale() {
     let folder = tempfile::tempdir().unwrap();
     let mut state = state_dict("audio");
     let bias = &state["classifier.1.bias"] + 0.5;
@@ -128,37 +128,42 @@ fn a_modality_is_replaced_in_a_copy_and_the_table_says_that_it_is_stale() {
     let out = folder.path().join("court");
     let pack = program::pack();
     let more = ["--onto", pack.to_str().unwrap()];
-    let said = stdout(&run(&import(&file, "audio", &out, &more)));
-    assert!(said.contains("the class-to-modality table must be fitted again: the audio model was imported"), "{said}");
-    let (made, shipped) = (Manifest::read(&out).unwrap(), Manifest::read(&pack).unwrap());
-    assert_eq!((&made.rgb, &made.flow, &made.classes), (&shipped.rgb, &shipped.flow, &shipped.classes));
-    let (audio, before) = (made.audio.unwrap(), shipped.audio.unwrap());
+    let printed = stdout(&run(&import(&file, "audio", &out, &more)));
+    let stale = "the class-to-modality table must be fitted again: the audio model was imported";
+    assert!(printed.contains(stale), "{printed}");
+    let (imported, shipped) = (Manifest::read(&out).unwrap(), Manifest::read(&pack).unwrap());
+    assert_eq!((&imported.rgb, &imported.flow, &imported.classes), (&shipped.rgb, &shipped.flow, &shipped.classes));
+    let (audio, before) = (imported.audio.unwrap(), shipped.audio.unwrap());
     assert_eq!((&audio.classes, &audio.input), (&before.classes, &before.input));
     assert!(audio.sha256 != before.sha256 && audio.temperature == 1.0);
     assert!(
-        made.fusion.table.values().all(|entry| entry.audio.is_none()),
-        "what was measured of another model is gone"
+        imported.fusion.table.values().all(|entry| entry.audio.is_none()),
+        "the table has figures of the replaced model"
     );
-    assert!(made.fusion.table["baseball"].rgb.is_some());
-    let gone = |name: &str| name.contains("audio") || name.contains("fusion");
-    assert!(made.card.measured.keys().all(|name| !gone(name)) && !made.card.measured.is_empty());
-    assert!(made.card.method.contains("audio: mobilenet_v2 imported from state.safetensors"), "{}", made.card.method);
+    assert!(imported.fusion.table["baseball"].rgb.is_some());
+    let is_stale = |name: &str| name.contains("audio") || name.contains("fusion");
+    assert!(imported.card.measured.keys().all(|name| !is_stale(name)) && !imported.card.measured.is_empty());
+    assert!(
+        imported.card.method.contains("audio: mobilenet_v2 imported from state.safetensors"),
+        "{}",
+        imported.card.method
+    );
     let text = stdout(&run(&["inspect", out.to_str().unwrap()]));
     assert!(text.contains("THE TABLE MUST BE FITTED AGAIN"), "{text}");
 
     let other = folder.path().join("other");
     let foreign = ["--onto", pack.to_str().unwrap(), "--classes", "a,b,c,d,e,f,g,h,i"];
     assert!(refused(&import(&file, "audio", &other, &foreign), 2).contains("not in the pack of --onto"));
-    assert!(!other.exists(), "nothing is left of an import that failed");
+    assert!(!other.exists(), "a failed import must leave no files");
 }
 
 #[test]
-fn state_dicts_that_do_not_fit_say_why() {
+fn state_dicts_that_do_not_fit_are_errors_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("court");
     let file = save(folder.path(), &state_dict("flow"));
-    let said = refused(&import(&file, "rgb", &out, &["--classes", "tennis,soccer,other"]), 2);
-    assert!(said.contains("has 11 outputs and --classes names 3"), "{said}");
+    let error = refused(&import(&file, "rgb", &out, &["--classes", "tennis,soccer,other"]), 2);
+    assert!(error.contains("has 11 outputs and --classes names 3"), "{error}");
     assert!(refused(&import(&file, "rgb", &out, &[]), 2).contains("11 outputs; name their classes"));
     let twice = classes().replace("athletics", "tennis");
     assert!(refused(&import(&file, "rgb", &out, &["--classes", &twice]), 2).contains("listed twice"));
@@ -170,13 +175,13 @@ fn state_dicts_that_do_not_fit_say_why() {
     state.insert("features.1.conv.1.weight".into(), narrow.clone());
     state.insert("aux.weight".into(), narrow);
     let file = save(folder.path(), &state);
-    let said = refused(&import(&file, "rgb", &out, &["--classes", &classes()]), 6);
+    let error = refused(&import(&file, "rgb", &out, &["--classes", &classes()]), 6);
     for part in [
         "lacks 2: features.0.0.weight, features.18.1.running_var",
         "another form 1: features.1.conv.1.weight is [8, 32, 1, 1], needs [16, 32, 1, 1]",
         "also has 1: aux.weight",
     ] {
-        assert!(said.contains(part), "no {part:?} in {said}");
+        assert!(error.contains(part), "no {part:?} in {error}");
     }
     let mut arguments = import(&file, "rgb", &out, &[]);
     arguments[4] = "resnet50";
@@ -194,9 +199,9 @@ fn pickles_are_not_opened() {
     for start in [&b"PK\x03\x04 and a zip archive"[..], b"\x80\x02\x8a\x0a and a pickle"] {
         let file = folder.path().join("model.pth");
         std::fs::write(&file, start).unwrap();
-        let said = refused(&import(&file, "rgb", &out, &["--classes", &classes()]), 6);
-        assert!(said.contains("pickle") && said.contains("safetensors.torch"), "{said}");
-        assert!(said.contains("model.safetensors"), "{said}");
+        let error = refused(&import(&file, "rgb", &out, &["--classes", &classes()]), 6);
+        assert!(error.contains("pickle") && error.contains("safetensors.torch"), "{error}");
+        assert!(error.contains("model.safetensors"), "{error}");
     }
     let text = folder.path().join("model.txt");
     std::fs::write(&text, "no weights at all").unwrap();

@@ -1,5 +1,5 @@
-//! Trainings that cannot be: each is refused with its exit code and one line that says what, where and what to do, and nothing
-//! that was learnt is lost.
+//! Invalid trainings. Each is refused with its exit code and one line that names the problem, the place and the remedy.
+//! Nothing learnt is lost.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,13 +11,13 @@ use candle_core::Device;
 use touchline_compute::models::read_weights;
 use touchline_learn::fit::{BEST, CHECKPOINT};
 
-/// A training of a second: the classifier alone.
+/// A training of about a second: it learns only the classifier.
 fn quick(dataset: &str, out: &str, more: &str) -> String {
     format!("train rgb {dataset} -o {out} --init {} --unfreeze 0 --still-views 0 {more}", first_weights())
 }
 
 #[test]
-fn material_that_teaches_nothing_is_refused() {
+fn unusable_material_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     make_stills(&dir.join("pictures"), 0, 5);
@@ -27,43 +27,43 @@ fn material_that_teaches_nothing_is_refused() {
     run(dir, &quick("one", "run", "")).refused(6, &["one", "1 class(es) can be learnt", "add recordings"]);
     run(dir, &quick("pictures", "run", "")).refused(6, &["pictures", "dataset build"]);
     run(dir, &quick("nowhere", "run", "")).refused(6, &["nowhere"]);
-    assert!(!dir.join("run").exists(), "nothing is made for a training that never began");
+    assert!(!dir.join("run").exists(), "a refused training made a folder");
 
-    // A class of one still is learnt, and it is said that it cannot be measured.
+    // A class with one still is learnt. The program warns that it cannot be measured.
     still_dataset(dir, [8, 8, 1]);
-    let said = run(dir, &quick("stills", "run", ""));
-    assert!(said.error.contains("no validation samples of tennis"), "{}", said.error);
-    said.well();
+    let training = run(dir, &quick("stills", "run", ""));
+    assert!(training.error.contains("no validation samples of tennis"), "{}", training.error);
+    training.well();
     assert_eq!(log_lines(&dir.join("run/rgb"), "start")[0]["validation"][2], 0);
-    // Sound and motion have nothing to learn from.
+    // Stills have no sound to learn from.
     let sound = quick("stills", "sound", "").replace("train rgb", "train audio");
-    let said = run(dir, &sound);
-    assert!(said.error.contains("audio: fewer than two classes have data"), "{}", said.error);
-    said.refused(6, &["stills", "no usable samples"]);
+    let training = run(dir, &sound);
+    assert!(training.error.contains("audio: fewer than two classes have data"), "{}", training.error);
+    training.refused(6, &["stills", "no usable samples"]);
 }
 
 #[test]
-fn first_weights_that_do_not_fit_are_refused() {
+fn unsuitable_initial_weights_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     still_dataset(dir, [5, 5, 0]);
     let whole = std::fs::read(first_weights()).unwrap();
     std::fs::write(dir.join("half.safetensors"), &whole[..whole.len() / 2]).unwrap();
     std::fs::write(dir.join("model.pth"), b"PK\x03\x04 a zip archive, as a pickled network is").unwrap();
-    let with = |init: &str, more: &str| {
+    let train = |init: &str, more: &str| {
         run(dir, &format!("train rgb stills -o run --init {init} --unfreeze 0 --still-views 0 {more}"))
     };
-    with("model.pth", "").refused(6, &["model.pth", "not a safetensors file"]);
-    with("half.safetensors", "").refused(6, &["half.safetensors", "truncated"]);
-    with("nowhere.safetensors", "").refused(6, &["nowhere.safetensors"]);
-    with(&first_weights(), "--arch resnet50").refused(6, &["flow.safetensors", "no tensor of resnet50", "--arch"]);
-    with(&first_weights(), "--head-steps 0").refused(2, &["--head-steps"]);
+    train("model.pth", "").refused(6, &["model.pth", "not a safetensors file"]);
+    train("half.safetensors", "").refused(6, &["half.safetensors", "truncated"]);
+    train("nowhere.safetensors", "").refused(6, &["nowhere.safetensors"]);
+    train(&first_weights(), "--arch resnet50").refused(6, &["flow.safetensors", "no tensor of resnet50", "--arch"]);
+    train(&first_weights(), "--head-steps 0").refused(2, &["--head-steps"]);
     run(dir, "train rgb stills -o run --epochs 0").refused(2, &["start at random", "--epochs"]);
     assert!(!dir.join("run").exists());
 }
 
 #[test]
-fn a_loss_that_is_no_number_ends_the_run_and_loses_nothing() {
+fn a_nan_loss_ends_the_run_and_keeps_the_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     still_dataset(dir, [8, 8, 8]);
@@ -73,22 +73,22 @@ fn a_loss_that_is_no_number_ends_the_run_and_loses_nothing() {
         first_weights()
     );
     run(dir, &train).refused(6, &["run/rgb", "the loss is", "at step", "--learning-rate"]);
-    let of = dir.join("run/rgb");
-    // The best of step 1 and the last checkpoint can be read.
+    let folder = dir.join("run/rgb");
+    // The best weights of step 1 and the last checkpoint can be read.
     for file in [BEST, CHECKPOINT] {
-        assert!(read_weights(&of.join(file), &Device::Cpu).unwrap().tensors.contains_key("classifier.1.weight"));
+        assert!(read_weights(&folder.join(file), &Device::Cpu).unwrap().tensors.contains_key("classifier.1.weight"));
     }
-    let findings = log_lines(&of, "finding");
+    let findings = log_lines(&folder, "finding");
     assert!(findings.iter().any(|f| f["rule"] == "exploding_tensor"), "{findings:?}");
     let page = std::fs::read_to_string(dir.join("run/report.html")).unwrap();
-    assert!(page.contains("the loss is"), "the report shows why");
+    assert!(page.contains("the loss is"), "the report lacks the cause");
     run(dir, &train).refused(6, &["run/rgb", "--resume"]);
-    // Going on leads to the same end.
+    // A resumed run fails in the same way.
     run(dir, &format!("{train} --resume")).refused(6, &["run/rgb", "the loss is"]);
 }
 
 #[test]
-fn packs_are_built_of_finished_runs_on_their_own_dataset() {
+fn packs_are_built_only_from_finished_runs_and_their_own_dataset() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     still_dataset(dir, [8, 8, 8]);
@@ -99,14 +99,14 @@ fn packs_are_built_of_finished_runs_on_their_own_dataset() {
     run(dir, &quick("stills", "run", "")).well();
     let build = |dataset: &str, out: &str| run(dir, &format!("pack build run --dataset {dataset} -o {out}"));
     build("others-set", "pack").refused(6, &["run/rgb", "another dataset than others-set"]);
-    // What was learnt from must not be measured on.
+    // With another split, the pack would be measured on training material.
     run(dir, "dataset split stills --seed 2").well();
     build("stills", "pack").refused(6, &["run/rgb", "another split", "--seed"]);
     run(dir, "dataset split stills").well();
     std::fs::write(dir.join("file"), "").unwrap();
     build("stills", "file/pack").refused(5, &["file/pack", "cannot write", "-o"]);
     run(dir, "pack build stills --dataset stills -o pack").refused(6, &["stills", "no finished training"]);
-    assert!(!dir.join("pack").exists(), "half a pack is none");
+    assert!(!dir.join("pack").exists(), "a failed build left a pack");
     build("stills", "pack").well();
     run(dir, "pack inspect pack").well();
     let toml = dir.join("run/rgb/run.toml");
@@ -116,39 +116,39 @@ fn packs_are_built_of_finished_runs_on_their_own_dataset() {
 }
 
 #[test]
-fn a_rule_stops_a_run_that_learns_nothing_and_a_pack_can_be_built_of_it() {
+fn a_rule_stops_a_run_that_learns_nothing_and_a_pack_can_be_built_from_it() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     still_dataset(dir, [8, 8, 8]);
-    let slow = "--unfreeze 1 --head-steps 0 --epochs 12 --learning-rate 1e-9 --mixup 0 --dropout 0";
-    let slowly = |out: &str, rule: &str| {
-        format!("train rgb stills -o {out} --init {} --still-views 0 {slow} --on-rule {rule}", first_weights())
+    let options = "--unfreeze 1 --head-steps 0 --epochs 12 --learning-rate 1e-9 --mixup 0 --dropout 0";
+    let train = |out: &str, rule: &str| {
+        format!("train rgb stills -o {out} --init {} --still-views 0 {options} --on-rule {rule}", first_weights())
     };
     let epochs = |out: &str| log_lines(&dir.join(out).join("rgb"), "epoch").len();
-    let found = |out: &str, stopped: bool| {
+    let check_finding = |out: &str, stopped: bool| {
         let findings = log_lines(&dir.join(out).join("rgb"), "finding");
         let standstill = findings.iter().find(|f| f["rule"] == "loss_not_decreasing");
         let standstill = standstill.unwrap_or_else(|| panic!("{findings:?}"));
         assert_eq!(standstill["stopped"], stopped);
         assert!(standstill["evidence"].as_str().unwrap().contains("has not fallen by 1 % in 5 epochs"), "{standstill}");
     };
-    let said = run(dir, &slowly("stopped", "stop")).well();
-    assert!(said.contains("stopped by a rule: the training loss has not fallen"), "{said}");
+    let printed = run(dir, &train("stopped", "stop")).well();
+    assert!(printed.contains("stopped by a rule: the training loss has not fallen"), "{printed}");
     assert_eq!(epochs("stopped"), 6);
-    found("stopped", true);
+    check_finding("stopped", true);
     run(dir, "pack build stopped --dataset stills -o pack").well();
     run(dir, "pack inspect pack").well();
     let page = std::fs::read_to_string(dir.join("stopped/report.html")).unwrap();
     assert!(page.contains("has not fallen by 1 % in 5 epochs"));
 
-    let said = run(dir, &slowly("warned", "warn")).well();
-    assert!(said.contains("(finished"), "{said}");
+    let printed = run(dir, &train("warned", "warn")).well();
+    assert!(printed.contains("(finished"), "{printed}");
     assert_eq!(epochs("warned"), 12);
-    found("warned", false);
+    check_finding("warned", false);
 }
 
 #[test]
-fn places_that_cannot_be_written_are_named() {
+fn unwritable_places_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     still_dataset(dir, [5, 5, 0]);
@@ -158,7 +158,7 @@ fn places_that_cannot_be_written_are_named() {
     full_disk(dir);
 }
 
-/// Trains into a file system that is too small, makes it larger, and goes on.
+/// Trains into a file system that is too small, makes it larger, and resumes.
 const SCRIPT: &str = r#"
 mount -t tmpfs -o size=24m tmpfs full || exit 99
 "$@" -o full
@@ -169,7 +169,7 @@ mount -o remount,size=200m full || exit 99
 cp full/rgb/best.safetensors resumed.safetensors
 "#;
 
-/// A full disk in a mount namespace of its own, where that is allowed.
+/// Tests a full disk in a mount namespace of its own, where that is permitted.
 fn full_disk(dir: &Path) {
     std::fs::create_dir(dir.join("full")).unwrap();
     let train = quick("stills", "whole", "");
@@ -188,14 +188,14 @@ fn full_disk(dir: &Path) {
         .current_dir(dir)
         .env_remove("RUST_LOG")
         .output()
-        .expect("unshare was there");
+        .expect("unshare ran before");
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}{error}");
     assert!(out.contains("first: 5"), "{out}{error}");
     let message = error.lines().find(|line| line.starts_with("touchline: ")).unwrap_or_else(|| panic!("{error}"));
     assert!(message.contains("full/rgb") && message.contains("cannot write"), "{message}");
     assert!(message.contains("No space left") && message.contains("free space"), "{message}");
-    // What step 1 has learnt is there whole, and nothing half.
+    // The results of step 1 are complete, and no partial file remains.
     let kept: Vec<&str> = out.lines().skip_while(|line| !line.starts_with("first")).skip(1).collect();
     assert!(kept.contains(&CHECKPOINT) && kept.contains(&BEST), "{out}");
     assert!(!out.contains(".part"), "{out}");
@@ -203,7 +203,7 @@ fn full_disk(dir: &Path) {
     assert!(read(&dir.join("resumed.safetensors")) == read(&dir.join("whole/rgb").join(BEST)), "other weights");
 }
 
-/// Options that cannot be are refused by the command line, before anything is read.
+/// The command line refuses invalid options before the program reads a file.
 #[test]
 fn options_out_of_range_are_refused() {
     for (option, value) in [
@@ -219,8 +219,8 @@ fn options_out_of_range_are_refused() {
         let mut command = touchline();
         command.args(["train", "rgb", "nowhere", "-o", "nowhere"]).arg(format!("{option}={value}"));
         let output = program::finish(&mut command, std::time::Duration::from_secs(20));
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{option} {value}: {said}");
-        assert!(said.contains(option), "{said}");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{option} {value}: {error}");
+        assert!(error.contains(option), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! Cross-validation by source by the program: every source is judged by a model that did not learn from it, photographs and
-//! frames apart, and what cannot be measured is said.
+//! Cross-validation by source through the program. Every source is scored by a model that did not learn from it,
+//! photographs and frames are reported separately, and classes that cannot be measured are named.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,8 +9,8 @@ use touchline_learn::dataset::Kind;
 use touchline_learn::evaluate::cross::CrossReport;
 use touchline_learn::evaluate::result::{KindReport, Predictor};
 
-/// Stills of two classes, twelve photographs and eight frames of four sources each; of the third class two frames of one
-/// source.
+/// A dataset of stills. Two classes have twelve photographs and eight frames of four sources each; the third class has
+/// two frames of one source.
 fn dataset(dir: &Path) {
     let mut csv = "path,class,source,kind\n".to_owned();
     for (class, name) in CLASSES.iter().enumerate() {
@@ -26,8 +26,8 @@ fn dataset(dir: &Path) {
         }
     }
     std::fs::write(dir.join("stills.csv"), csv).unwrap();
-    let said = run(dir, "dataset build stills.csv -o set").well();
-    assert!(said.contains("24 pictures, 18 frames"), "{said}");
+    let printed = run(dir, "dataset build stills.csv -o set").well();
+    assert!(printed.contains("24 pictures, 18 frames"), "{printed}");
     run(dir, "dataset split set").well();
 }
 
@@ -40,14 +40,14 @@ fn figures(dir: &Path, file: &str) -> Vec<CrossReport> {
 }
 
 #[test]
-fn every_source_is_held_out_once_and_kinds_are_apart() {
+fn every_source_is_held_out_once_and_kinds_are_reported_separately() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     dataset(dir);
-    let said = run(dir, &folds("cv", "--folds 3"));
+    let training = run(dir, &folds("cv", "--folds 3"));
     let note = format!("holds out all material of {}", CLASSES[2]);
-    assert!(said.error.contains(&note), "{}", said.error);
-    assert!(said.well().contains("touchline evaluate --cv cv set"));
+    assert!(training.error.contains(&note), "{}", training.error);
+    assert!(training.well().contains("touchline evaluate --cv cv set"));
     run(dir, &folds("half", "--folds 3 --sources 0.5")).well();
     let out = run(dir, "evaluate --cv half --cv cv set --json cv.json").well();
     assert!(out.contains("mean over sources") && out.contains("frames"), "{out}");
@@ -55,17 +55,17 @@ fn every_source_is_held_out_once_and_kinds_are_apart() {
     let [half, all] = figures(dir, "cv.json").try_into().expect("two runs");
     assert!(half.sources_per_class < all.sources_per_class, "{} {}", half.sources_per_class, all.sources_per_class);
     assert!(all.notes.join(" ").contains(&format!("{} (2)", CLASSES[2])), "{:?}", all.notes);
-    let of = |kind| -> &KindReport {
-        all.kinds.iter().find(|r| r.kind == kind && r.predictor == Predictor::Rgb).expect("it was measured")
+    let report_of = |kind| -> &KindReport {
+        all.kinds.iter().find(|r| r.kind == kind && r.predictor == Predictor::Rgb).expect("the kind was measured")
     };
-    // A source of each class is on the test side, of frames perhaps on the validation side, which takes part.
-    let frames = of(Kind::Frame);
+    // Up to one source of frames of each class is on the test side. Cross-validation uses the other two sides.
+    let frames = report_of(Kind::Frame);
     assert!((12..=16).contains(&frames.items) && frames.sources == frames.items / 2, "{frames:?}");
     assert!(frames.classes.iter().all(|c| c.class != CLASSES[2] && c.right.ends().is_some()), "{frames:?}");
-    let pictures = of(Kind::Picture);
-    assert!(pictures.items >= 20 && pictures.accuracy > 0.9, "what can be learnt is learnt: {pictures:?}");
+    let pictures = report_of(Kind::Picture);
+    assert!(pictures.items >= 20 && pictures.accuracy > 0.9, "{pictures:?}");
 
-    // The same seed gives the same figures, and folds that are there are not trained again.
+    // The same seed gives the same figures. Finished folds are not trained again.
     let again = run(dir, &folds("cv", "--folds 3 --resume"));
     assert!(!again.error.contains("epoch 1/"), "{}", again.error);
     again.well();
@@ -74,20 +74,20 @@ fn every_source_is_held_out_once_and_kinds_are_apart() {
 }
 
 #[test]
-fn folds_that_do_not_fit_are_refused() {
+fn invalid_and_incomplete_folds_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     dataset(dir);
     for (more, word) in [("--folds 1", "1"), ("--sources 0.5", "--folds"), ("--folds 3 --sources 1.5", "at most 1")] {
-        let said = run(dir, &folds("cv", more));
-        assert!(said.code == 2 && said.error.contains(word), "{} {}", said.code, said.error);
+        let refused = run(dir, &folds("cv", more));
+        assert!(refused.code == 2 && refused.error.contains(word), "{} {}", refused.code, refused.error);
     }
     run(dir, "evaluate --cv cv set").refused(6, &["cv", "no finished cross-validation", "train --folds"]);
     run(dir, &folds("cv", "--folds 2")).well();
     run(dir, &folds("cv", "--folds 3")).refused(6, &["cv/rgb/fold-1", "--resume"]);
-    // Neither a pack comes of it, nor figures on another split.
+    // Folds cannot become a pack, and they cannot be evaluated on another split.
     run(dir, "pack build cv --dataset set -o pack --name folds").refused(6, &["cv", "no finished training"]);
-    // A pack keeps no model that knows classes which the runs do not.
+    // A pack cannot keep a model with classes that the runs lack.
     run(dir, &folds("run", "")).well();
     let kept = crate::common::program::pack();
     let build = format!("pack build run --keep {} --dataset set -o pack --name mixed", kept.display());
@@ -100,6 +100,10 @@ fn folds_that_do_not_fit_are_refused() {
     run(dir, "evaluate --cv cv set").well();
     run(dir, "dataset split set --seed 9").well();
     run(dir, "evaluate --cv cv set").refused(6, &["cv/rgb", "another split", "--seed"]);
-    let said = run(dir, "evaluate set");
-    assert!(said.code == 2 && said.error.contains("<PACK>") && said.error.contains("--cv"), "{}", said.error);
+    let refused = run(dir, "evaluate set");
+    assert!(
+        refused.code == 2 && refused.error.contains("<PACK>") && refused.error.contains("--cv"),
+        "{}",
+        refused.error
+    );
 }

@@ -1,6 +1,6 @@
-//! Loss curves against PyTorch's: the same weights, batch, schedule and optimiser, step for step, and the running statistics
-//! after the last one. Weights and pictures are made from names on both sides; `tests/reference/training/make.py` wrote
-//! the curves, and says why the rates are what they are.
+//! Loss curves compared with PyTorch's: the same weights, batch, schedule and optimiser, step by step, and the running
+//! statistics after the last step. Both sides generate weights and pictures from names.
+//! `tests/reference/training/make.py` wrote the curves and explains the choice of the rates.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use touchline_learn::optimizer::{Optimizer, OptimizerKind, cosine};
 
 use crate::common::reference::{generated, uniform};
 
-/// Relative difference of a loss that is let through at every step: a tenth of what the product promises.
+/// Allowed relative difference of the loss at each step: a tenth of the documented tolerance.
 const LOSS: f64 = 1e-4;
 
-/// Relative difference of running statistics and of the classifier, root mean square over a tensor.
+/// Allowed relative difference of running statistics and of the classifier, root mean square over a tensor.
 const AFTER: f64 = 1e-4;
 
 #[derive(Deserialize)]
@@ -38,16 +38,16 @@ struct Case {
     clip: Option<f64>,
     batch: usize,
     side: usize,
-    /// Of each step, from PyTorch's schedulers.
+    /// The learning rate of each step, from PyTorch's schedulers.
     rates: Vec<f64>,
     losses: Vec<f64>,
-    /// Of all gradients together, before clipping.
+    /// The norm of all gradients together at each step, before clipping.
     lengths: Vec<f64>,
-    /// Of a tensor after the last step: its root mean square, then values at even distances.
+    /// For each tensor after the last step: its root mean square, then values at even distances.
     after: BTreeMap<String, Vec<f64>>,
 }
 
-/// The twin of `tensor` in the script.
+/// The same values as `tensor` in the script.
 fn parameter(name: &str, shape: &[usize]) -> Tensor {
     match shape {
         [_] if ["conv.3.weight", "bn3.weight", "_bn2.weight"].iter().any(|end| name.ends_with(end)) => {
@@ -71,23 +71,23 @@ fn pictures(batch: usize, side: usize) -> Tensor {
     };
     let values: Vec<f32> = (0..fine.len()).map(value).collect();
     let x = Tensor::from_vec(values, (batch, 3, side, side), &Device::Cpu);
-    x.and_then(|x| x.transpose(0, 1)?.contiguous()).expect("as many values as the shape has")
+    x.and_then(|x| x.transpose(0, 1)?.contiguous()).expect("the number of values fits the shape")
 }
 
-/// Length of all gradients together.
-fn length(grads: &GradStore, parameters: &[(String, Var, bool)]) -> f64 {
+/// The norm of all gradients together.
+fn norm(grads: &GradStore, parameters: &[(String, Var, bool)]) -> f64 {
     let squares = parameters.iter().map(|(name, var, _)| {
-        let grad = grads.get(var).unwrap_or_else(|| panic!("{name} does not learn"));
+        let grad = grads.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
         grad.sqr().and_then(|g| g.sum_all()?.to_scalar::<f32>()).map(f64::from).expect("a sum")
     });
     squares.sum::<f64>().sqrt()
 }
 
-fn follow(reference: &Reference, case: &Case) {
+fn check_case(reference: &Reference, case: &Case) {
     let name = format!("{} {} clip {:?}", case.architecture, case.optimizer, case.clip);
     let tensors = crate::common::reference::parameters(case.architecture, reference.classes, parameter);
     let built = build(case.architecture, &tensors, reference.classes, 1, &Device::Cpu).expect("builds");
-    assert!(built.fresh.is_empty(), "{name}: {:?} are not taken", built.fresh);
+    assert!(built.fresh.is_empty(), "{name}: {:?} were not loaded", built.fresh);
     let net = built.net;
     let kind = if case.optimizer == "sgd" { OptimizerKind::Sgd } else { OptimizerKind::AdamW };
     for (parameter, var, decays) in net.parameters(0) {
@@ -100,37 +100,43 @@ fn follow(reference: &Reference, case: &Case) {
     let targets = Tensor::from_vec(targets, (case.batch, reference.classes), &Device::Cpu).expect("targets");
     let weights = uniform("sample weights", case.batch, 0.5, 2.0);
     let weights = Tensor::from_vec(weights, case.batch, &Device::Cpu).expect("weights");
-    let near = |what: &str, step: usize, got: f64, want: f64, tolerance: f64| {
+    let check_near = |quantity: &str, step: usize, got: f64, want: f64, tolerance: f64| {
         let error = (got - want).abs() / want;
-        assert!(error < tolerance, "{name}, step {}: {what} is {got}, PyTorch {want}: {error:.1e}", step + 1);
+        assert!(error < tolerance, "{name}, step {}: {quantity} is {got}, PyTorch {want}: {error:.1e}", step + 1);
         error
     };
     assert!(case.losses.len() as u64 == case.steps && case.steps >= 5);
     let (first, last) = (case.losses[0], case.losses[case.losses.len() - 1]);
-    assert!(last < 0.95 * first, "{name}: a curve that hardly moves proves nothing");
+    assert!(last < 0.95 * first, "{name}: the loss falls too little for a comparison");
     let mut worst = 0f64;
     for (step, want) in case.losses.iter().enumerate() {
         let features = net.learn(&x, 0, None).and_then(|y| net.pool(&y)).expect("a forward pass");
         let logits = net.classify(&features).expect("a classifier");
         let loss = log_softmax_loss(&logits, &targets, &weights).expect("a loss");
-        worst = worst.max(near("the loss", step, f64::from(loss.to_scalar::<f32>().expect("one value")), *want, LOSS));
+        worst = worst.max(check_near(
+            "the loss",
+            step,
+            f64::from(loss.to_scalar::<f32>().expect("one value")),
+            *want,
+            LOSS,
+        ));
         let grads = loss.backward().expect("gradients");
-        near("the length of the gradients", step, length(&grads, optimizer.parameters()), case.lengths[step], 0.01);
-        assert!(case.clip.is_none_or(|limit| case.lengths[step] > limit), "{name}: clipping is never needed");
-        // PyTorch works its rates out step by step, in f64.
+        check_near("the norm of the gradients", step, norm(&grads, optimizer.parameters()), case.lengths[step], 0.01);
+        assert!(case.clip.is_none_or(|limit| case.lengths[step] > limit), "{name}: the gradients are not clipped");
+        // PyTorch computes its rates step by step, in f64.
         let rate = cosine(step as u64, case.steps, case.warm_up, case.peak);
-        near("the learning rate", step, rate, case.rates[step], 1e-9);
+        check_near("the learning rate", step, rate, case.rates[step], 1e-9);
         optimizer.step(&grads, rate, case.clip).expect("a step");
     }
     let statistics = after(&net, case, &name);
-    println!("{name}: losses differ by {worst:.1e} at most, what is there after the last step by {statistics:.1e}");
+    println!("{name}: losses differ by at most {worst:.1e}, tensors after the last step by {statistics:.1e}");
 }
 
-/// Compares running statistics and classifier; gives the largest relative difference.
+/// Compares running statistics and classifier. Returns the largest relative difference.
 fn after(net: &Net, case: &Case, name: &str) -> f64 {
     let tensors = net.tensors().expect("tensors");
     let running = tensors.keys().filter(|key| key.contains("running_")).count();
-    assert_eq!(running + 2, case.after.len(), "{name}: all running statistics and the classifier are compared");
+    assert_eq!(running + 2, case.after.len(), "{name}: the reference lacks tensors");
     let mut worst = 0f64;
     for (key, want) in &case.after {
         let (scale, want) = (want[0], &want[1..]);
@@ -144,30 +150,30 @@ fn after(net: &Net, case: &Case, name: &str) -> f64 {
     worst
 }
 
-fn all(architecture: Architecture, optimizer: &str, cases: usize) {
+fn check_all(architecture: Architecture, optimizer: &str, cases: usize) {
     let reference: Reference = crate::common::reference::json("training/training.json");
-    let is_meant = |case: &&Case| case.architecture == architecture && case.optimizer == optimizer;
-    let found: Vec<&Case> = reference.cases.iter().filter(is_meant).collect();
+    let is_selected = |case: &&Case| case.architecture == architecture && case.optimizer == optimizer;
+    let found: Vec<&Case> = reference.cases.iter().filter(is_selected).collect();
     assert_eq!(found.len(), cases);
-    found.into_iter().for_each(|case| follow(&reference, case));
+    found.into_iter().for_each(|case| check_case(&reference, case));
 }
 
 #[test]
 fn mobilenet_with_sgd_follows_pytorch() {
-    all(Architecture::MobileNetV2, "sgd", 2);
+    check_all(Architecture::MobileNetV2, "sgd", 2);
 }
 
 #[test]
 fn mobilenet_with_adamw_follows_pytorch() {
-    all(Architecture::MobileNetV2, "adamw", 2);
+    check_all(Architecture::MobileNetV2, "adamw", 2);
 }
 
 #[test]
 fn resnet_with_sgd_follows_pytorch() {
-    all(Architecture::ResNet50, "sgd", 1);
+    check_all(Architecture::ResNet50, "sgd", 1);
 }
 
 #[test]
 fn efficientnet_lite_with_sgd_follows_pytorch() {
-    all(Architecture::EfficientNetLite0, "sgd", 1);
+    check_all(Architecture::EfficientNetLite0, "sgd", 1);
 }

@@ -1,4 +1,4 @@
-//! Trainings that are killed: what was done is not done again, and the end is the same to the byte.
+//! Killed trainings. A resumed training repeats no finished work, and its result is the same to the byte.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -14,27 +14,27 @@ use serde_json::Value;
 use touchline_compute::models::read_weights;
 use touchline_learn::fit::{BEST, CHECKPOINT};
 
-/// More than a chunk of rows holds.
+/// More stills than fit in one chunk of rows.
 const STILLS: [u32; 3] = [120, 120, 120];
 
-/// Starts a training in `dir` and kills it as soon as `now` says so; panics when it ends before that.
-fn kill_when(dir: &Path, arguments: &str, now: impl Fn() -> bool) {
+/// Starts a training in `dir` and kills it as soon as `condition` is true. Panics if the training ends before that.
+fn kill_when(dir: &Path, arguments: &str, condition: impl Fn() -> bool) {
     let mut command = touchline();
     command.current_dir(dir).args(arguments.split_whitespace());
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
     let until = Instant::now() + Duration::from_secs(300);
-    while !now() {
-        assert!(child.try_wait().expect("a child").is_none(), "{arguments}: it ended before it was killed");
-        assert!(Instant::now() < until, "{arguments}: nothing to kill");
+    while !condition() {
+        assert!(child.try_wait().expect("a child").is_none(), "{arguments}: the training ended before the kill");
+        assert!(Instant::now() < until, "{arguments}: the condition is still false");
         std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().expect("SIGKILL");
     let status = child.wait().expect("a child");
-    assert!(status.code().is_none(), "killed, not ended: {status}");
+    assert!(status.code().is_none(), "the training ended by itself: {status}");
 }
 
-/// The files of computed rows in a cache, with their inodes: a file that is written anew has another.
+/// The files of computed rows in a cache, with their inodes. A rewritten file has another inode.
 fn chunks(cache: &Path) -> Vec<(PathBuf, u64)> {
     let Ok(files) = std::fs::read_dir(cache) else { return Vec::new() };
     let paths = files.map(|f| f.expect("an entry").path());
@@ -46,7 +46,7 @@ fn chunks(cache: &Path) -> Vec<(PathBuf, u64)> {
     chunks
 }
 
-/// Optimiser steps of step 2 that the log knows.
+/// The number of optimiser steps of step 2 in the log.
 fn tune_steps(run: &Path) -> usize {
     let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap_or_default();
     text.lines().filter(|line| line.contains("\"kind\":\"step\"") && line.contains("\"phase\":\"tune\"")).count()
@@ -57,7 +57,7 @@ fn files(run: &Path) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn killed_trainings_end_as_if_nothing_had_happened() {
+fn a_killed_and_resumed_training_gives_the_same_result() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     still_dataset(dir, STILLS);
@@ -69,7 +69,7 @@ fn killed_trainings_end_as_if_nothing_had_happened() {
         )
     };
 
-    // Killed while rows are computed: the chunk that was complete is taken, the other is made.
+    // Killed while it computes rows: the complete chunk is reused, the other one is computed.
     let cache = dir.join("stills/cache");
     kill_when(dir, &train("whole"), || !chunks(&cache).is_empty());
     let first = chunks(&cache);
@@ -79,7 +79,7 @@ fn killed_trainings_end_as_if_nothing_had_happened() {
     assert_eq!(after.len(), 2);
     assert!(after.contains(&first[0]), "the complete chunk was computed again");
 
-    // Killed in the middle of step 2, and not where a checkpoint is.
+    // Killed in the middle of step 2, between two checkpoints.
     let (whole, cut) = (dir.join("whole/rgb"), dir.join("cut/rgb"));
     kill_when(dir, &train("cut"), || tune_steps(&cut) >= 60);
     assert!(cut.join(CHECKPOINT).is_file() && log_lines(&cut, "end").is_empty() && !cut.join("run.toml").exists());
@@ -88,11 +88,11 @@ fn killed_trainings_end_as_if_nothing_had_happened() {
     run(dir, &train("cut")).refused(6, &["cut/rgb", "already contains a training run", "--resume"]);
     for other in ["--seed 2", "--learning-rate 1e-4", "--mixup 0", "--unfreeze 2", "--epochs 6"] {
         let repeated = other.split(' ').next().unwrap_or_default();
-        // The option once more would be refused by the command line.
-        let same = train("cut");
-        let same: Vec<&str> = same.split_whitespace().collect();
-        let at = same.iter().position(|word| *word == repeated);
-        let kept: Vec<&str> = same
+        // The command line refuses a repeated option, so the original one is removed.
+        let original = train("cut");
+        let original: Vec<&str> = original.split_whitespace().collect();
+        let at = original.iter().position(|word| *word == repeated);
+        let kept: Vec<&str> = original
             .iter()
             .enumerate()
             .filter(|(i, _)| at.is_none_or(|at| *i != at && *i != at + 1))
@@ -101,9 +101,9 @@ fn killed_trainings_end_as_if_nothing_had_happened() {
         let changed = format!("{} {other} --resume", kept.join(" "));
         run(dir, &changed).refused(6, &["cut/rgb", "other settings", "same options"]);
     }
-    let said = run(dir, &format!("{} --resume", train("cut")));
-    assert!(said.error.contains("continues after step"), "{}", said.error);
-    said.well();
+    let resumed = run(dir, &format!("{} --resume", train("cut")));
+    assert!(resumed.error.contains("continues after step"), "{}", resumed.error);
+    resumed.well();
     let resumed_at: Vec<Value> = {
         let text = std::fs::read_to_string(cut.join("log.jsonl")).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -115,24 +115,24 @@ fn killed_trainings_end_as_if_nothing_had_happened() {
         assert_eq!(log_lines(&whole, kind), log_lines(&cut, kind));
     }
 
-    // A run that has ended is left as it is.
+    // A finished run is not changed.
     let before = files(&cut);
     let again = run(dir, &format!("{} --resume", train("cut"))).well();
     assert!(again.contains("finished"), "{again}");
     assert!(before == files(&cut), "a finished run was changed");
 
-    // The same seed gives the same run, rows and all, whatever the cache holds and however many threads there are.
-    let mut alone = touchline();
-    alone.current_dir(dir).args(train("again").split_whitespace()).args(["--cache", "elsewhere"]);
-    let output = crate::common::program::finish(alone.env("RAYON_NUM_THREADS", "1"), Duration::from_secs(300));
+    // The same seed gives the same run and rows with an empty cache and another number of threads.
+    let mut command = touchline();
+    command.current_dir(dir).args(train("again").split_whitespace()).args(["--cache", "elsewhere"]);
+    let output = crate::common::program::finish(command.env("RAYON_NUM_THREADS", "1"), Duration::from_secs(300));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let again = dir.join("again/rgb");
     assert!(std::fs::read(whole.join(BEST)).unwrap() == std::fs::read(again.join(BEST)).unwrap(), "other weights");
 }
 
-/// A run that is killed after the epoch that ends it, and before that is written down, must not learn for another epoch.
+/// A run that is killed after its last epoch, before it records the end, must not learn for another epoch.
 #[test]
-fn an_early_stop_is_not_forgotten() {
+fn an_early_stop_survives_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     still_dataset(dir, [12, 12, 12]);
@@ -142,16 +142,16 @@ fn an_early_stop_is_not_forgotten() {
          --head-penalty 1e-6 --learning-rate 0.3",
         first_weights()
     );
-    let said = run(dir, &train);
-    assert!(said.error.contains("no improvement on validation for 2 epochs"), "{}", said.error);
-    said.well();
-    let of = dir.join("run/rgb");
-    let epochs = log_lines(&of, "epoch");
+    let stopped = run(dir, &train);
+    assert!(stopped.error.contains("no improvement on validation for 2 epochs"), "{}", stopped.error);
+    stopped.well();
+    let folder = dir.join("run/rgb");
+    let epochs = log_lines(&folder, "epoch");
     let last_best = epochs.iter().rposition(|epoch| epoch["best"] == true).unwrap();
     assert_eq!(epochs.len(), last_best + 3, "two epochs without an improvement: {epochs:?}");
     assert!(epochs.len() < 10, "it ends early");
 
-    let path = of.join(CHECKPOINT);
+    let path = folder.join(CHECKPOINT);
     let bytes = std::fs::read(&path).unwrap();
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     let mut metadata: HashMap<String, String> = metadata.metadata().clone().unwrap();
@@ -159,14 +159,14 @@ fn an_early_stop_is_not_forgotten() {
     let mut state: Value = serde_json::from_str(text).unwrap();
     assert!(state["ended"].is_string(), "{state}");
     state["ended"] = Value::Null;
-    // Without the line of the end.
-    let log = std::fs::read_to_string(of.join("log.jsonl")).unwrap();
+    // Drop the end line from the log.
+    let log = std::fs::read_to_string(folder.join("log.jsonl")).unwrap();
     state["log_bytes"] = log.trim_end().rfind('\n').map(|at| at + 1).into();
     *text = state.to_string();
     let tensors = read_weights(&path, &Device::Cpu).unwrap().tensors;
     safetensors::serialize_to_file(&tensors, Some(metadata), &path).unwrap();
 
     run(dir, &format!("{train} --resume")).well();
-    assert_eq!(log_lines(&of, "epoch"), epochs);
-    assert_eq!(log_lines(&of, "end").len(), 1);
+    assert_eq!(log_lines(&folder, "epoch"), epochs);
+    assert_eq!(log_lines(&folder, "end").len(), 1);
 }

@@ -1,5 +1,5 @@
-//! What a person gets wrong: each is one line that names the cause and what to do, an exit code as documented, no
-//! panic, and nothing of what was already written is lost.
+//! Bad input from the user. Each mistake gives one line with cause and advice and the documented exit code. The program
+//! does not panic and keeps the records that it has written.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -15,30 +15,30 @@ const PASSWORD: &str = "tr0ub4dor-and-3";
 struct Case {
     arguments: Vec<String>,
     code: i32,
-    /// Words that the one line must have.
-    says: &'static [&'static str],
+    /// Words that the error line must contain.
+    expected: &'static [&'static str],
 }
 
-fn case(code: i32, arguments: &[&str], says: &'static [&'static str]) -> Case {
-    Case { arguments: arguments.iter().map(|a| (*a).to_owned()).collect(), code, says }
+fn case(code: i32, arguments: &[&str], expected: &'static [&'static str]) -> Case {
+    Case { arguments: arguments.iter().map(|a| (*a).to_owned()).collect(), code, expected }
 }
 
 fn check(case: &Case) -> Output {
     let output = program::finish(touchline().args(&case.arguments), Duration::from_secs(60));
     let error = String::from_utf8_lossy(&output.stderr);
-    let what = format!("touchline {}\n{error}", case.arguments.join(" "));
-    assert_eq!(output.status.code(), Some(case.code), "{what}");
-    assert!(!error.contains("panicked"), "{what}");
-    assert!(!error.contains(PASSWORD), "the password is shown: {what}");
+    let context = format!("touchline {}\n{error}", case.arguments.join(" "));
+    assert_eq!(output.status.code(), Some(case.code), "{context}");
+    assert!(!error.contains("panicked"), "{context}");
+    assert!(!error.contains(PASSWORD), "the password is shown: {context}");
     let lines: Vec<&str> = error.lines().filter(|l| l.starts_with("touchline: ") || l.starts_with("error: ")).collect();
-    assert!(!lines.is_empty() && lines.len() <= 2, "one line says what is wrong: {what}");
-    for word in case.says {
-        assert!(lines[0].contains(word), "the line lacks {word:?}: {what}");
+    assert!(!lines.is_empty() && lines.len() <= 2, "expected one or two error lines: {context}");
+    for word in case.expected {
+        assert!(lines[0].contains(word), "the line lacks {word:?}: {context}");
     }
     output
 }
 
-/// A copy of the shipped pack that a test may spoil.
+/// A copy of the shipped pack that a test may damage.
 fn pack_copy(dir: &Path) -> PathBuf {
     let to = dir.join("pack");
     std::fs::create_dir(&to).unwrap();
@@ -56,7 +56,7 @@ fn edit(path: &Path, from: &str, to: &str) {
 }
 
 #[test]
-fn sources_that_cannot_be() {
+fn invalid_sources_are_errors() {
     let fixtures = Fixtures::new();
     let text =
         fixtures.write("notes.mp4", b"These are notes about the match, not a film of it.\n".repeat(40).as_slice());
@@ -84,25 +84,28 @@ fn sources_that_cannot_be() {
 }
 
 #[test]
-fn packs_that_are_no_good() {
+fn damaged_packs_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("anything.mp4");
     std::fs::write(&input, b"x").unwrap();
-    let spoil = |how: &dyn Fn(&Path), says: &'static [&'static str]| {
+    let check_damaged = |damage: &dyn Fn(&Path), expected: &'static [&'static str]| {
         let dir = tempfile::tempdir().unwrap();
         let pack = pack_copy(dir.path());
-        how(&pack);
+        damage(&pack);
         let arguments = ["score", "--pack", pack.to_str().unwrap(), input.to_str().unwrap()];
-        check(&case(4, &arguments, says));
+        check(&case(4, &arguments, expected));
     };
-    spoil(&|pack| std::fs::remove_file(pack.join("pack.toml")).unwrap(), &["pack.toml", "--pack"]);
-    spoil(&|pack| std::fs::write(pack.join("pack.toml"), "format = 1\n= nonsense").unwrap(), &["pack.toml line 2"]);
-    spoil(&|pack| edit(&pack.join("pack.toml"), "format = 1", "format = 1\nspeed = 9"), &["speed"]);
-    spoil(&|pack| edit(&pack.join("pack.toml"), "format = 1", "format = 7"), &["format = 7"]);
-    spoil(&|pack| edit(&pack.join("pack.toml"), "\"tennis\",", ""), &["tennis"]);
-    spoil(&|pack| std::fs::remove_file(pack.join("rgb.safetensors")).unwrap(), &["rgb.safetensors"]);
-    spoil(&|pack| std::fs::remove_file(pack.join("rgb.int8.safetensors")).unwrap(), &["rgb.int8.safetensors"]);
-    spoil(
+    check_damaged(&|pack| std::fs::remove_file(pack.join("pack.toml")).unwrap(), &["pack.toml", "--pack"]);
+    check_damaged(
+        &|pack| std::fs::write(pack.join("pack.toml"), "format = 1\n= nonsense").unwrap(),
+        &["pack.toml line 2"],
+    );
+    check_damaged(&|pack| edit(&pack.join("pack.toml"), "format = 1", "format = 1\nspeed = 9"), &["speed"]);
+    check_damaged(&|pack| edit(&pack.join("pack.toml"), "format = 1", "format = 7"), &["format = 7"]);
+    check_damaged(&|pack| edit(&pack.join("pack.toml"), "\"tennis\",", ""), &["tennis"]);
+    check_damaged(&|pack| std::fs::remove_file(pack.join("rgb.safetensors")).unwrap(), &["rgb.safetensors"]);
+    check_damaged(&|pack| std::fs::remove_file(pack.join("rgb.int8.safetensors")).unwrap(), &["rgb.int8.safetensors"]);
+    check_damaged(
         &|pack| {
             let path = pack.join("flow.safetensors");
             let mut bytes = std::fs::read(&path).unwrap();
@@ -115,7 +118,7 @@ fn packs_that_are_no_good() {
 }
 
 #[test]
-fn settings_and_outputs_that_cannot_be() {
+fn invalid_settings_and_outputs_are_errors() {
     let fixtures = Fixtures::new();
     let config = fixtures.write("bad.toml", b"listen = \"127.0.0.1:0\"\n[vote]\nwindwo = 5\n");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -164,7 +167,7 @@ fn one_bad_file_does_not_stop_the_rest() {
 }
 
 #[test]
-fn what_was_written_before_a_failure_stays() {
+fn records_written_before_a_failure_stay() {
     let fixtures = Fixtures::new();
     let jsonl = fixtures.write("out.jsonl", b"{\"type\":\"earlier\"}\n");
     let clip = fixtures.clip("good.mp4", 3);
@@ -175,15 +178,15 @@ fn what_was_written_before_a_failure_stays() {
     );
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(&jsonl).unwrap();
-    let of = |kind: &str| text.lines().filter(|l| l.starts_with(&format!("{{\"type\":\"{kind}\""))).count();
-    assert_eq!((of("earlier"), of("second")), (1, 3), "{text}");
+    let count = |kind: &str| text.lines().filter(|l| l.starts_with(&format!("{{\"type\":\"{kind}\""))).count();
+    assert_eq!((count("earlier"), count("second")), (1, 3), "{text}");
     assert!(!text.contains(PASSWORD) && !String::from_utf8_lossy(&output.stderr).contains(PASSWORD));
 }
 
 #[test]
 fn one_stream_that_cannot_be_opened_ends_the_run_at_once() {
     let _alone = crate::common::alone();
-    // The first would be tried for ever; its clip thread waits for data that never come.
+    // The program would retry the first source for ever. Its clip thread waits for data that never arrives.
     let silent = format!("srt://127.0.0.1:{}", crate::common::free_udp_port());
     let began = std::time::Instant::now();
     check(&case(3, &["run", "--listen", "off", "--retry", &silent, "/no/such/file.mp4"], &["/no/such/file.mp4"]));
@@ -191,7 +194,7 @@ fn one_stream_that_cannot_be_opened_ends_the_run_at_once() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_one_bad_file() {
+fn a_missing_file_is_one_failed_input() {
     let fixtures = Fixtures::new();
     let good = fixtures.clip("good.mp4", 1);
     let output = check(&case(7, &["score", "/no/such/file.mp4", good.to_str().unwrap()], &["/no/such/file.mp4"]));
@@ -199,7 +202,7 @@ fn a_file_that_is_not_there_is_one_bad_file() {
 }
 
 #[test]
-fn files_that_are_cut_off_or_of_another_kind_are_told_as_that() {
+fn truncated_and_unsupported_files_are_reported_as_such() {
     let fixtures = Fixtures::new();
     let clip = std::fs::read(fixtures.clip("whole.mp4", 4)).unwrap();
     let no_index = fixtures.write("no_index.mp4", &clip[..clip.len() / 2]);
@@ -210,12 +213,12 @@ fn files_that_are_cut_off_or_of_another_kind_are_told_as_that() {
     let heic = fixtures.write("x.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic and what follows");
     let avif = fixtures.write("x.avif", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf");
     let phone = fixtures.write("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic and what follows");
-    // The header of a picture of 65535 x 65535, and nothing else: once, this kept every later file from being read.
+    // Only the header of a picture of 65535 x 65535. Such a file once blocked all later files.
     let gif = fixtures.write("huge.gif", b"GIF89a\xff\xff\xff\xff\x00\x00\x00");
     let mut bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea\x60\0\0\xea\x60\x08\x02\0\0\0".to_vec();
     bomb.extend([0x7e, 0x36, 0x0b, 0x21, 0, 0, 0, 0]);
     let bomb = fixtures.write("bomb.png", &bomb);
-    for (path, says) in [
+    for (path, expected) in [
         (&no_index, &["no_index.mp4", "cut off", "moov"] as &'static [&'static str]),
         (&heic, &["x.heic", "HEIC pictures are not supported", "JPEG"]),
         (&phone, &["phone.jpg", "HEIC pictures are not supported", "JPEG"]),
@@ -223,7 +226,7 @@ fn files_that_are_cut_off_or_of_another_kind_are_told_as_that() {
         (&gif, &["huge.gif", "GIF pictures are not supported"]),
         (&bomb, &["bomb.png"]),
     ] {
-        check(&case(3, &["score", path.to_str().unwrap()], says));
+        check(&case(3, &["score", path.to_str().unwrap()], expected));
     }
     let summary = fixtures.path().join("labels.csv");
     let arguments = ["score", gif.to_str().unwrap(), cut.to_str().unwrap(), "--summary", summary.to_str().unwrap()];
@@ -237,7 +240,7 @@ fn files_that_are_cut_off_or_of_another_kind_are_told_as_that() {
 }
 
 #[test]
-fn names_that_are_no_text_work_and_a_pipe_without_a_reader_is_told() {
+fn names_that_are_not_utf8_work_and_a_pipe_without_a_reader_is_an_error() {
     use std::os::unix::ffi::OsStrExt;
 
     let fixtures = Fixtures::new();
@@ -255,12 +258,12 @@ fn names_that_are_no_text_work_and_a_pipe_without_a_reader_is_told() {
     check(&case(5, &["score", clip, "--summary", pipe], &["records", "has no reader"]));
     check(&case(3, &["score", pipe], &["records", "is a FIFO"]));
     let mut reader = Command::new("cat").arg(pipe).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    // Until the reader is there, the program says that it is not.
+    // The program fails until the reader has opened the pipe.
     let until = std::time::Instant::now() + Duration::from_secs(60);
     while program::finish(touchline().args(["score", clip, "--jsonl", pipe]), Duration::from_secs(60)).status.code()
         != Some(0)
     {
-        assert!(std::time::Instant::now() < until, "the reader does not come");
+        assert!(std::time::Instant::now() < until, "the reader did not open the pipe");
     }
     let mut read = String::new();
     std::io::Read::read_to_string(&mut reader.stdout.take().unwrap(), &mut read).unwrap();

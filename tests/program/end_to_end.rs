@@ -1,5 +1,5 @@
-//! The whole program against real servers: what `run` says over RTSP and HLS, what `score` says of the same recording,
-//! and what a browser and a scraper get meanwhile.
+//! The whole program against real servers: `run` over RTSP and HLS, `score` on the same recordings, and the answers of
+//! the HTTP server meanwhile.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ fn the_same_recording_gives_the_same_bytes() {
 }
 
 #[test]
-fn stills_and_missing_tracks_are_scored_by_what_is_there() {
+fn stills_and_missing_tracks_are_scored_by_the_modalities_present() {
     let fixtures = Fixtures::new();
     let still = fixtures.make("still.png", "-f lavfi -i testsrc2=size=400x300:rate=1:duration=1 -frames:v 1");
     let silent = fixtures.make(
@@ -68,23 +68,23 @@ fn stills_and_missing_tracks_are_scored_by_what_is_there() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = std::fs::read_to_string(jsonl).unwrap();
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for (path, count, has) in
+    for (path, count, present) in
         [(&still, 1, [true, false, false]), (&silent, 2, [true, true, false]), (&sound, 3, [false, false, true])]
     {
         let name = path.to_str().unwrap();
         assert_eq!(seconds(&records, name).count(), count, "{name}");
         for second in seconds(&records, name) {
-            for (modality, has) in ["rgb", "flow", "audio"].into_iter().zip(has) {
-                let shown = &second["modalities"][modality];
-                assert_eq!(shown["label"].is_string(), has, "{name} {modality}: {shown}");
-                assert_eq!(shown["absent"].is_string(), !has, "{name} {modality}: {shown}");
+            for (modality, is_present) in ["rgb", "flow", "audio"].into_iter().zip(present) {
+                let result = &second["modalities"][modality];
+                assert_eq!(result["label"].is_string(), is_present, "{name} {modality}: {result}");
+                assert_eq!(result["absent"].is_string(), !is_present, "{name} {modality}: {result}");
             }
         }
     }
 }
 
 #[test]
-fn a_live_stream_is_decided_shown_and_scraped() {
+fn a_live_stream_is_classified_shown_and_scraped() {
     let _alone = crate::common::alone();
     let fixtures = Fixtures::new();
     let server = RtspServer::start_with_password(Media::Test { video: true, audio: true }, "ann", "geheim-rtsp-7");
@@ -107,7 +107,7 @@ fn a_live_stream_is_decided_shown_and_scraped() {
     for line in ["touchline_seconds_classified_total{stream=\"court\"}", "touchline_stream_up{stream=\"court\"} 1"] {
         assert!(metrics.contains(line), "no {line} in\n{metrics}");
     }
-    let stage = |name: &str| {
+    let stage_count = |name: &str| {
         let line = metrics
             .lines()
             .find(|l| l.starts_with(&format!("touchline_stage_duration_seconds_count{{stage=\"{name}\"")));
@@ -124,7 +124,7 @@ fn a_live_stream_is_decided_shown_and_scraped() {
         "fusion",
         "publish",
     ] {
-        assert!(stage(name) > 0, "stage {name} is not timed:\n{metrics}");
+        assert!(stage_count(name) > 0, "stage {name} is not timed:\n{metrics}");
     }
     let jsonl = std::fs::read_to_string(&live.jsonl).unwrap();
     for (place, text) in [("API", &streams), ("metrics", &metrics), ("JSONL", &jsonl)] {
@@ -133,7 +133,7 @@ fn a_live_stream_is_decided_shown_and_scraped() {
     assert_eq!(live.stop(), 0);
 }
 
-/// The recordings of the held-back test side, as the shipped pack's split names them: path and class.
+/// Path and class of the recordings on the test side of the shipped pack's split.
 fn test_clips(data: &Path) -> Vec<(PathBuf, String)> {
     let split = std::fs::read_to_string(program::pack().join("split.csv")).unwrap();
     let weak: Vec<String> = std::fs::read_to_string(data.join("clips/manifest.csv"))
@@ -153,11 +153,11 @@ fn test_clips(data: &Path) -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn most_held_back_recordings_get_the_right_label() {
+fn most_test_recordings_get_the_right_label() {
     let _alone = crate::common::alone();
     let Some(data) = program::data() else { return };
     let clips = test_clips(&data);
-    assert!(clips.len() >= 10, "the split holds back {} clips", clips.len());
+    assert!(clips.len() >= 10, "the test side of the split has only {} clips", clips.len());
     let dir = tempfile::tempdir().unwrap();
     let summary = dir.path().join("labels.csv");
     let mut command = touchline();
@@ -177,7 +177,7 @@ fn most_held_back_recordings_get_the_right_label() {
         right += usize::from(label == class);
         println!("{:>18} → {label}", class);
     }
-    println!("video level: {right} of {} held-back recordings right", clips.len());
+    println!("video level: {right} of {} test recordings right", clips.len());
     assert!(right * 2 > clips.len(), "only {right} of {} are right", clips.len());
 }
 
@@ -186,7 +186,7 @@ fn run_over_rtsp_and_hls_agrees_with_score() {
     let _alone = crate::common::alone();
     let Some(data) = program::data() else { return };
     let dir = tempfile::tempdir().unwrap();
-    // Long clips with sound: what each protocol loses at its start then weighs least.
+    // Long clips with sound: the seconds that each protocol loses at its start then matter least.
     let manifest = std::fs::read_to_string(data.join("clips/manifest.csv")).unwrap();
     let long = |path: &Path| {
         let row = manifest.lines().find(|l| path.ends_with(l.split(',').next().unwrap_or("?"))).unwrap();
@@ -194,7 +194,7 @@ fn run_over_rtsp_and_hls_agrees_with_score() {
         fields[5] == "yes" && fields[6].parse::<f64>().unwrap() >= 7.0
     };
     let clips: Vec<(PathBuf, String)> = test_clips(&data).into_iter().filter(|(path, _)| long(path)).take(3).collect();
-    assert!(clips.len() >= 2, "the split holds back too few long clips with sound");
+    assert!(clips.len() >= 2, "the test side of the split has too few long clips with sound");
     for (path, class) in clips {
         let jsonl = dir.path().join("score.jsonl");
         let output =
@@ -208,7 +208,7 @@ fn run_over_rtsp_and_hls_agrees_with_score() {
         let rtsp = RtspServer::start(Media::File { path: path.clone(), plays: 1 });
         let hls = HlsOrigin::start(HlsMedia::File(path.clone()));
         let mut live = Live::start(dir.path(), &[format!("rtsp={}", rtsp.url()), format!("hls={}", hls.url())]);
-        // HLS begins a few segments behind the live edge, so it may not see the first seconds.
+        // HLS starts a few segments behind the live edge, so it may miss the first seconds.
         let enough = |r: &[Value]| ["rtsp", "hls"].iter().all(|s| seconds(r, s).count() + 3 >= count);
         let records = live.wait(Duration::from_secs(60), enough);
         for stream in ["rtsp", "hls"] {

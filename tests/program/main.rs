@@ -1,4 +1,4 @@
-//! The whole program: decisions against real servers, streams that come and go, packs that are exchanged, bad input, secrets.
+//! The whole program: decisions against real servers, added and removed streams, pack updates, bad input, secrets.
 #![cfg(feature = "gst")]
 
 mod bad_input;

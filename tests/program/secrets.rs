@@ -1,5 +1,6 @@
-//! Planted passwords, keys and tokens: the program runs with them everywhere they can be, against servers that work and fail,
-//! with every log on, and none of them is in anything that it says.
+//! Planted passwords, keys and tokens. The program runs with secrets in every place that accepts one, against working
+//! and failing servers, with every log on. None of them may appear in its output.
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,24 +13,25 @@ use crate::common::program::{finish, touchline};
 use crate::common::rtsp::{Media, RtspServer};
 use crate::common::{Child, Fixtures, free_tcp_port, program};
 
-/// In every secret.
-const PLANT: &str = "pl4nt";
+/// Part of every secret.
+const MARKER: &str = "pl4nt";
 
-/// What a login with one becomes in a header: `ann:pl4nt`, base64.
-const SENT: &str = "YW5uOnBsNG50";
+/// The login `ann:pl4nt` in base64, as in a header.
+const ENCODED_MARKER: &str = "YW5uOnBsNG50";
 
-/// Bytes around each place in `text` where a secret is.
-fn leaks(what: &str, text: &str) -> Vec<String> {
-    let places = [PLANT, SENT].into_iter().flat_map(|secret| text.match_indices(secret));
+/// The text around each secret in `text`, labelled with `origin`.
+fn leaks(origin: &str, text: &str) -> Vec<String> {
+    let places = [MARKER, ENCODED_MARKER].into_iter().flat_map(|secret| text.match_indices(secret));
     let around = |at: usize| {
         let from = text[..at].rfind('\n').map_or(0, |n| n + 1).max(at.saturating_sub(200));
         text.get(from..(at + 60).min(text.len())).unwrap_or_default().to_owned()
     };
-    places.map(|(at, _)| format!("{what}: {}", around(at))).collect()
+    places.map(|(at, _)| format!("{origin}: {}", around(at))).collect()
 }
 
-/// All that `path` answers within a second, headers included; live answers do not end.
-fn ask(address: &str, path: &str) -> String {
+/// The answer to a GET of `path` with its headers, read until the server is silent for a second. Live answers do not
+/// end.
+fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let token = "Authorization: Bearer pl4nt-admin-0123456789";
@@ -40,7 +42,7 @@ fn ask(address: &str, path: &str) -> String {
 }
 
 #[test]
-fn no_secret_is_in_anything_that_is_said() {
+fn no_output_contains_a_secret() {
     let _alone = crate::common::alone();
     let media = Fixtures::new();
     let clip = media.clip("vod.mp4", 6);
@@ -59,7 +61,7 @@ fn no_secret_is_in_anything_that_is_said() {
         format!("https=https://ann:pl4nt-https@127.0.0.1:{}/a.m3u8?t=pl4nt-query-4", web.port()),
         format!("none={}", login(web.url("none.m3u8"), "none")),
         "unknown=http://ann:pl4nt-unknown@host.invalid/a.m3u8?k=pl4nt-query-5".to_owned(),
-        // As people write them.
+        // Characters that are not percent-encoded.
         format!("raw=rtsp://ann:a@pl4nt#1/pl4nt?:pl4nt@127.0.0.1:{closed}/live"),
         format!("rtmp=rtmp://127.0.0.1:{closed}/app/pl4nt-stream-key"),
         format!("srt=srt://127.0.0.1:{closed}?mode=caller&passphrase=pl4nt-passphrase&streamid=pl4nt-stream-id"),
@@ -89,7 +91,7 @@ fn no_secret_is_in_anything_that_is_said() {
         .map(Child)
         .unwrap();
     let text = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
-    // Every stream has been tried, those that work have been decided.
+    // Waits until every stream was tried and the working ones have decided seconds.
     let until = Instant::now() + Duration::from_secs(120);
     let all_tried = |records: &str| {
         let has = |stream: &str, kind: &str| {
@@ -123,29 +125,29 @@ fn no_secret_is_in_anything_that_is_said() {
     {
         paths.extend(["", "/live", "/preview?single=1"].map(|rest| format!("/api/v1/streams/{id}{rest}")));
     }
-    let mut said = 0;
+    let mut successes = 0;
     for path in &paths {
-        let answer = ask(&listen, path);
-        // A picture is waited for, for longer than here.
+        let answer = get(&listen, path);
+        // The server waits for a picture longer than this client does.
         assert!(answer.starts_with("HTTP/1.1 ") || path.contains("preview"), "{path}: {answer:?}");
-        said += usize::from(answer.starts_with("HTTP/1.1 200"));
+        successes += usize::from(answer.starts_with("HTTP/1.1 200"));
         found.extend(leaks(path, &answer));
     }
-    assert!(said > 30, "{said} of {} paths answered", paths.len());
+    assert!(successes > 30, "only {successes} of {} paths answered with 200", paths.len());
     assert!(std::process::Command::new("kill").arg(child.0.id().to_string()).status().unwrap().success());
     child.0.wait().unwrap();
-    for (what, path) in [("stdout", &out), ("stderr", &err), ("jsonl", &jsonl)] {
-        found.extend(leaks(what, &text(path)));
+    for (origin, path) in [("stdout", &out), ("stderr", &err), ("jsonl", &jsonl)] {
+        found.extend(leaks(origin, &text(path)));
     }
     let log = text(&err);
-    assert!(log.contains("souphttpsrc") && log.contains("rtspsrc"), "GStreamer's log is on");
-    assert!(log.matches("***").count() > 20, "secrets were there to be masked");
+    assert!(log.contains("souphttpsrc") && log.contains("rtspsrc"), "GStreamer's log is off");
+    assert!(log.matches("***").count() > 20, "the log has too few masked secrets");
     found.truncate(20);
     assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
-fn refusals_at_the_start_tell_none_either() {
+fn startup_errors_contain_no_secret() {
     let closed = free_tcp_port();
     for uri in [
         "gopher://ann:pl4nt-scheme@h/x?key=pl4nt-query".to_owned(),

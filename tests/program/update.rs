@@ -1,4 +1,4 @@
-//! Another pack in the running program: by request, by signal, from a watched directory; refused ones; the shadow.
+//! Pack updates of the running program: by request, by signal, from a watched directory; refused packs; the shadow.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use touchline_compute::models::sha256_hex;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A folder with packs and a recording that plays for two minutes.
+/// A folder with packs and a recording of two minutes.
 struct Stage {
     _one: MutexGuard<'static, ()>,
     fixtures: Fixtures,
@@ -35,7 +35,7 @@ impl Stage {
         self.fixtures.path().join("packs")
     }
 
-    /// A copy of the pack that ships under another name, with a change to its manifest.
+    /// A copy of the shipped pack with another name and a changed manifest.
     fn pack(&self, name: &str, change: impl FnOnce(String) -> String) -> PathBuf {
         let dir = self.root().join(name);
         std::fs::create_dir_all(&dir).unwrap();
@@ -51,12 +51,12 @@ impl Stage {
         dir
     }
 
-    /// Plays the recording at its own speed: nothing of a file is shed, however busy the machine is.
+    /// Plays the recording at its own speed. A file loses no second, even on a busy machine.
     fn run(&self, host: &str, more: &[&str]) -> Live {
         let mut arguments = vec![format!("court={}", self.clip.display()), "--realtime".into(), "--pack".into()];
         arguments.push(self.root().join("first").display().to_string());
         arguments.extend(more.iter().map(|a| (*a).to_owned()));
-        // An earlier program's records are not this one's.
+        // Remove the records of an earlier program.
         let _ = std::fs::remove_file(self.fixtures.path().join("live.jsonl"));
         let mut live = Live::start_with(self.fixtures.path(), host, &arguments);
         live.wait(LIMIT, |records| seconds(records, "court").count() >= 2);
@@ -64,7 +64,7 @@ impl Stage {
     }
 }
 
-/// Sound decides everything, instead of the pictures.
+/// Changes a manifest so that sound decides every class, instead of the pictures.
 fn sound_decides(text: String) -> String {
     let start = text.find("order = [").expect("a pack has an order");
     let end = start + text[start..].find('\n').expect("a line has an end");
@@ -94,11 +94,11 @@ fn pack_state(live: &Live) -> Value {
     serde_json::from_str(&live.get("/api/v1/pack")).unwrap()
 }
 
-/// Waits until the last update came out as `outcome`.
+/// Waits until the outcome of the last update is `outcome`.
 fn wait_for_update(live: &Live, outcome: &str) {
     let until = Instant::now() + LIMIT;
     while pack_state(live)["updates"]["last"]["outcome"] != outcome {
-        assert!(Instant::now() < until, "no update was {outcome}: {}", pack_state(live));
+        assert!(Instant::now() < until, "the last update is not {outcome}: {}", pack_state(live));
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -107,8 +107,8 @@ fn count(live: &Live) -> usize {
     seconds(&live.records(), "court").count()
 }
 
-/// All seconds so far follow each other, and the packs' names in the order in which they decided.
-fn packs_in_turn(records: &[Value]) -> Vec<String> {
+/// The names of the packs in the order in which they decided. Panics if a second is missing.
+fn packs_in_order(records: &[Value]) -> Vec<String> {
     assert!(records.iter().all(|r| r["type"] != "gap"), "a second was lost");
     let indices: Vec<u64> = seconds(records, "court").map(|s| s["index"].as_u64().unwrap()).collect();
     assert!(indices.windows(2).all(|w| w[1] == w[0] + 1), "seconds are missing: {indices:?}");
@@ -119,7 +119,7 @@ fn packs_in_turn(records: &[Value]) -> Vec<String> {
 }
 
 #[test]
-fn a_new_table_decides_from_one_second_to_the_next() {
+fn a_new_table_takes_effect_without_losing_a_second() {
     let stage = Stage::new();
     stage.pack("second", sound_decides);
     let mut live = stage.run("127.0.0.1", &[]);
@@ -139,19 +139,19 @@ fn a_new_table_decides_from_one_second_to_the_next() {
     assert_eq!(status, 200, "{applied}");
     assert_eq!((&applied["pack"], &applied["table_only"]), (&json!("second"), &json!(true)));
     assert_eq!(applied["weights_sha256"], before["pack"]["weights_sha256"]);
-    let had = count(&live);
-    let records = live.wait(LIMIT, |records| seconds(records, "court").count() >= had + 3);
-    assert_eq!(packs_in_turn(&records), ["first", "second"]);
+    let earlier = count(&live);
+    let records = live.wait(LIMIT, |records| seconds(records, "court").count() >= earlier + 3);
+    assert_eq!(packs_in_order(&records), ["first", "second"]);
     let change: Vec<&Value> = records.iter().filter(|r| r["type"] == "pack").collect();
     assert_eq!(change.len(), 1);
     assert_eq!((&change[0]["previous"]["name"], &change[0]["stream"]), (&json!("first"), &json!("court")));
     for second in seconds(&records, "court") {
-        let new = second["index"].as_u64() >= change[0]["index"].as_u64();
-        assert_eq!(second["pack"], change[0][if new { "pack" } else { "previous" }], "{second}");
-        assert_eq!(second["decided_by"], if new { "audio" } else { "rgb" }, "{second}");
+        let is_after = second["index"].as_u64() >= change[0]["index"].as_u64();
+        assert_eq!(second["pack"], change[0][if is_after { "pack" } else { "previous" }], "{second}");
+        assert_eq!(second["decided_by"], if is_after { "audio" } else { "rgb" }, "{second}");
     }
-    let mut lines = BufReader::new(events).lines().map(|line| line.expect("the events go on"));
-    lines.find(|line| line == "event: pack").expect("subscribers are told");
+    let mut lines = BufReader::new(events).lines().map(|line| line.expect("the event stream continues"));
+    lines.find(|line| line == "event: pack").expect("subscribers receive the change");
 
     let after = pack_state(&live);
     assert_eq!(after["fusion"]["order"][0], "audio");
@@ -163,16 +163,16 @@ fn a_new_table_decides_from_one_second_to_the_next() {
     assert!(metrics.contains("touchline_pack_updates_total{outcome=\"applied\"} 1"), "{metrics}");
     assert!(metrics.contains("pack=\"second\"") && !metrics.contains("pack=\"first\""), "{metrics}");
 
-    // The same again is no change; nothing in the body reads the running pack's directory.
+    // An empty body reloads the directory of the running pack, which has not changed.
     let (status, again) = post_with(&live, "", &[]);
     assert_eq!((status, &again["unchanged"], &again["pack"]), (200, &json!(true), &json!("second")), "{again}");
     assert_eq!(live.stop(), 0);
 }
 
 #[test]
-fn other_weights_are_loaded_and_decide() {
+fn new_weights_are_loaded_and_decide() {
     let stage = Stage::new();
-    // The sound model in the place of the motion model: other weights under a hash that is right.
+    // The sound model in the place of the motion model: other weights with the correct hash.
     let dir = stage.pack("second", |text| {
         let sha = |key: &str| {
             let section = &text[text.find(&format!("[{key}]")).unwrap()..];
@@ -190,17 +190,21 @@ fn other_weights_are_loaded_and_decide() {
     let mut live = stage.run("127.0.0.1", &[]);
     let (status, applied) = post(&live, dir.to_str().unwrap());
     assert_eq!((status, &applied["table_only"]), (200, &json!(false)), "{applied}");
-    assert_eq!(pack_state(&live)["updates"]["last"]["path"], "second", "not where it lies on this machine");
-    let had = count(&live);
-    let records = live.wait(LIMIT, |records| seconds(records, "court").count() >= had + 2);
-    assert_eq!(packs_in_turn(&records), ["first", "second"]);
+    assert_eq!(
+        pack_state(&live)["updates"]["last"]["path"],
+        "second",
+        "the path must not show the place on this machine"
+    );
+    let earlier = count(&live);
+    let records = live.wait(LIMIT, |records| seconds(records, "court").count() >= earlier + 2);
+    assert_eq!(packs_in_order(&records), ["first", "second"]);
     let stamps: Vec<&Value> = seconds(&records, "court").map(|s| &s["pack"]["weights_sha256"]).collect();
     assert_ne!(stamps[0], stamps[stamps.len() - 1]);
     assert_eq!(live.stop(), 0);
 }
 
-/// Overwrites the first value of a weights file by one that is no number, and states the new hash.
-fn no_number(dir: &Path) {
+/// Overwrites the first value of a weights file with NaN and updates the hash in the manifest.
+fn write_nan(dir: &Path) {
     let path = dir.join("rgb.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
     let old = sha256_hex(&bytes);
@@ -213,7 +217,7 @@ fn no_number(dir: &Path) {
 }
 
 #[test]
-fn what_cannot_be_taken_is_refused_and_the_old_pack_stays() {
+fn an_invalid_pack_is_refused_and_the_old_pack_stays() {
     let stage = Stage::new();
     let flipped = stage.pack("flipped", |text| text).join("audio.safetensors");
     let mut bytes = std::fs::read(&flipped).unwrap();
@@ -222,7 +226,7 @@ fn what_cannot_be_taken_is_refused_and_the_old_pack_stays() {
     std::fs::write(&flipped, bytes).unwrap();
     std::fs::remove_file(stage.pack("lost", |text| text).join("flow.safetensors")).unwrap();
     stage.pack("key", |text| text.replacen("[sampling]", "[sampling]\nframes = 3", 1));
-    no_number(&stage.pack("nan", |text| text));
+    write_nan(&stage.pack("nan", |text| text));
     stage.pack("classes", |text| text.replace("\"tennis\"", "\"padel\"").replace("table.tennis]", "table.padel]"));
     stage.pack("sampling", |text| text.replacen("frame_height = 288", "frame_height = 360", 1));
     stage.pack("rate", |text| text.replacen("sample_rate = 32000", "sample_rate = 44100", 1));
@@ -245,10 +249,10 @@ fn what_cannot_be_taken_is_refused_and_the_old_pack_stays() {
         (outside.to_str().unwrap(), 403, "outside the root"),
         ("/etc/passwd", 403, "outside the root"),
     ];
-    for (path, want, says) in refused {
+    for (path, want, message) in refused {
         let (status, answer) = post(&live, path);
         assert_eq!(status, want, "{path}: {answer}");
-        assert!(answer["error"].as_str().unwrap().contains(says), "{path}: {answer}");
+        assert!(answer["error"].as_str().unwrap().contains(message), "{path}: {answer}");
         assert!(!answer.to_string().contains(stage.root().to_str().unwrap()), "{path}: {answer}");
     }
     let state = pack_state(&live);
@@ -257,7 +261,7 @@ fn what_cannot_be_taken_is_refused_and_the_old_pack_stays() {
     let line = format!("touchline_pack_updates_total{{outcome=\"refused\"}} {}", refused.len());
     assert!(metrics.contains(&line), "no {line} in\n{metrics}");
 
-    // What is not even looked at.
+    // The program refuses these requests before it reads a pack.
     let kind = ("content-type", "application/json");
     let own = format!("http://{}", live.address);
     let long = format!("{{\"path\":\"{}\"}}", "x".repeat(5000));
@@ -274,17 +278,17 @@ fn what_cannot_be_taken_is_refused_and_the_old_pack_stays() {
         assert_eq!(status, want, "{headers:?}: {answer}");
     }
     assert_eq!(pack_state(&live)["updates"]["refused"], refused.len());
-    assert_eq!(post_with(&live, "{}", &[kind, ("origin", &own)]).0, 200, "the server's own address may ask");
+    assert_eq!(post_with(&live, "{}", &[kind, ("origin", &own)]).0, 200, "the server's own origin is allowed");
 
-    let had = count(&live);
-    let records = live.wait(LIMIT, |records| seconds(records, "court").count() >= had + 2);
-    assert_eq!(packs_in_turn(&records), ["first"]);
+    let earlier = count(&live);
+    let records = live.wait(LIMIT, |records| seconds(records, "court").count() >= earlier + 2);
+    assert_eq!(packs_in_order(&records), ["first"]);
     assert!(records.iter().all(|r| r["type"] != "pack"));
     assert_eq!(live.stop(), 0);
 }
 
 #[test]
-fn only_this_machine_may_ask_unless_it_was_allowed() {
+fn pack_updates_from_other_machines_need_a_flag() {
     let stage = Stage::new();
     stage.pack("second", sound_decides);
     let live = stage.run("0.0.0.0", &["--allow-anonymous"]);
@@ -299,7 +303,7 @@ fn only_this_machine_may_ask_unless_it_was_allowed() {
 }
 
 #[test]
-fn a_hangup_reads_the_directory_again() {
+fn sighup_reads_the_directory_again() {
     let stage = Stage::new();
     let mut live = stage.run("127.0.0.1", &[]);
     std::fs::write(stage.root().join("first/pack.toml"), "half a pack").unwrap();
@@ -312,19 +316,19 @@ fn a_hangup_reads_the_directory_again() {
     let state = pack_state(&live);
     assert_eq!((&state["pack"]["name"], &state["updates"]["last"]["trigger"]), (&json!("renewed"), &json!("signal")));
     assert_eq!(state["updates"]["refused"], 1);
-    packs_in_turn(&live.records());
+    packs_in_order(&live.records());
     assert_eq!(live.stop(), 0);
 }
 
 #[test]
-fn a_watched_directory_is_taken_when_it_is_at_rest() {
+fn a_watched_directory_is_applied_when_it_stops_changing() {
     let stage = Stage::new();
     let mut live = stage.run("127.0.0.1", &["--watch-pack"]);
     std::fs::write(stage.root().join("first/pack.toml"), "half a pack").unwrap();
     wait_for_update(&live, "refused");
     stage.pack("first", |text| sound_decides(text).replacen("\"first\"", "\"renewed\"", 1));
     let records = live.wait(LIMIT, |records| records.iter().any(|r| r["type"] == "pack"));
-    assert_eq!(packs_in_turn(&records)[0], "first");
+    assert_eq!(packs_in_order(&records)[0], "first");
     let state = pack_state(&live);
     assert_eq!((&state["pack"]["name"], &state["updates"]["last"]["trigger"]), (&json!("renewed"), &json!("watch")));
     assert_eq!((&state["updates"]["refused"], &state["updates"]["applied"]), (&json!(1), &json!(1)));
@@ -349,31 +353,31 @@ fn a_shadow_with_the_same_pack_agrees_and_one_with_another_table_does_not() {
         metrics.contains("touchline_shadow_seconds_total{agreement=\"different\",stream=\"court\"} 0"),
         "{metrics}"
     );
-    assert_eq!(packs_in_turn(&live.records()), ["first"]);
+    assert_eq!(packs_in_order(&live.records()), ["first"]);
     assert_eq!(live.stop(), 0);
 
     let mut live = stage.run("127.0.0.1", &["--shadow", second.to_str().unwrap()]);
     live.wait(LIMIT, |records| seconds(records, "court").count() >= 6);
     let shadow = pack_state(&live)["shadow"].clone();
     assert!(shadow["mean_absolute_difference"].as_f64().unwrap() > 0.0, "{shadow}");
-    // Promoted, it is compared with itself.
+    // After the update, the shadow is compared with itself.
     assert_eq!(post(&live, "second").0, 200);
-    let had = count(&live);
-    live.wait(LIMIT, |records| seconds(records, "court").count() >= had + 4);
+    let earlier = count(&live);
+    live.wait(LIMIT, |records| seconds(records, "court").count() >= earlier + 4);
     let shadow = pack_state(&live)["shadow"].clone();
     assert_eq!((&shadow["agreement"], &shadow["mean_absolute_difference"]), (&json!(1.0), &json!(0.0)), "{shadow}");
     assert_eq!(live.stop(), 0);
 }
 
 #[test]
-fn a_shadow_that_could_not_be_promoted_is_an_error_at_the_start() {
+fn an_incompatible_shadow_is_an_error_at_the_start() {
     let stage = Stage::new();
     let other = stage.pack("rate", |text| text.replacen("sample_rate = 32000", "sample_rate = 44100", 1));
     let mut command = program::touchline();
     command.args(["run", "--quiet", "--listen", "off", "--pack"]).arg(stage.root().join("first"));
     command.arg("--shadow").arg(other).arg(&stage.clip);
     let output = program::finish(&mut command, LIMIT);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(4), "{said}");
-    assert!(said.contains("sample_rate is 44100") && said.contains("--shadow"), "{said}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{error}");
+    assert!(error.contains("sample_rate is 44100") && error.contains("--shadow"), "{error}");
 }

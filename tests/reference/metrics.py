@@ -1,9 +1,9 @@
-"""Writes metrics.json: figures of scikit-learn for seeded predictions, which the program must give as well.
+"""Writes metrics.json: scikit-learn's figures for seeded predictions. The program must compute the same figures.
 
     python3 tests/reference/metrics.py        # needs numpy and scikit-learn (made with 1.9)
 
-Cases: softmax rows; rows of eighths, which are full of ties, zeros and ones; a class without samples; a single class;
-labels that are not the most probable class (a majority vote may differ from the mean).
+Cases: softmax rows; rows of eighths, with many ties, zeros and ones; a class without samples; a single class; labels
+that are not the most probable class (a majority vote may differ from the mean).
 """
 
 import json

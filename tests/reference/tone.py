@@ -1,7 +1,8 @@
-"""Prints the reference numbers of the tests in src/media/tone.rs. Python's standard library is enough: `python3 tone.py`.
+"""Prints the reference numbers of the tests in src/media/tone.rs. Needs only the standard library: `python3 tone.py`.
 
-In floating point, straight from the recommendations: ITU-R BT.2100-2 (PQ, HLG and its OOTF for 1000 cd/m2), BT.2390-10 section
-5.4.1 (EETF from 0..1000 to 0..203 cd/m2, on each channel), BT.2087-0 (BT.2020 to BT.709), BT.1886 (gamma 2.4, black 0).
+The script follows the recommendations in floating point: ITU-R BT.2100-2 (PQ, HLG and its OOTF for 1000 cd/m2),
+BT.2390-10 section 5.4.1 (EETF from 0..1000 to 0..203 cd/m2, on each channel), BT.2087-0 (BT.2020 to BT.709), BT.1886
+(gamma 2.4, black 0).
 """
 
 import math
@@ -27,7 +28,7 @@ def hlg_inverse_oetf(code):
 
 
 def eetf(light):
-    """Light of the display of 203 cd/m2, as a multiple of its white."""
+    """Light of a display of 203 cd/m2, as a multiple of its white."""
     source = pq_inverse(PEAK)
     e1 = min(pq_inverse(light) / source, 1)
     top = pq_inverse(WHITE) / source

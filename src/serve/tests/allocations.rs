@@ -1,7 +1,7 @@
-//! What a second costs the heap between the decoder's buffers and its decision: nothing that grows with pictures, sound or
-//! work, once the sizes of a stream are known.
+//! Heap allocations per second of a stream, from the decoder's buffers to the decision. After the warm-up they do not
+//! grow with the size of pictures or sound.
 //!
-//! A binary of its own, with one test: the allocator counts what every thread does.
+//! This test has a binary of its own because the allocator counts the allocations of all threads.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
@@ -24,12 +24,12 @@ struct Counting;
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is handed to the system's allocator as it came; counting touches no memory that it manages.
+// SAFETY: every call is passed unchanged to the system's allocator. Counting touches no memory that it manages.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller's promises about `layout` are those that `System` asks for.
+        // SAFETY: the caller upholds the contract of `alloc`, which is also the contract of `System`.
         unsafe { System.alloc(layout) }
     }
 
@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size);
-        // SAFETY: `pointer` came from `System` with `layout`, since all memory of this allocator does.
+        // SAFETY: `pointer` came from `System` with `layout`, as does all memory of this allocator.
         unsafe { System.realloc(pointer, layout, size) }
     }
 
@@ -59,8 +59,8 @@ fn count(bytes: usize) {
     BYTES.fetch_add(bytes, Ordering::Relaxed);
 }
 
-/// What `work` gives, how often it allocated, and how much.
-fn counted<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
+/// Runs `work`. Returns its result, the number of allocations and their bytes.
+fn count_during<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
     let before = (ALLOCATIONS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
     let result = work();
     (result, ALLOCATIONS.load(Ordering::Relaxed) - before.0, BYTES.load(Ordering::Relaxed) - before.1)
@@ -71,15 +71,17 @@ const SIZE: (u32, u32) = (512, 288);
 const RATE: u32 = 48_000;
 const CHUNK: usize = 1024;
 
-/// Seconds until every buffer has its size: the pools fill, and each worker thread has had work of each kind.
+/// Seconds of warm-up: the pools fill, the buffers grow to their size, and each worker thread has done each kind of
+/// work.
 const WARM_UP: usize = 8;
 
-/// A stream as the appsinks give it: pictures and stereo sound in pooled buffers.
+/// A stream as the appsinks deliver it: pictures and stereo sound in pooled buffers.
 struct Camera {
     frames: Pool<u8>,
     samples: Pool<f32>,
-    /// Of all time.
+    /// Pictures delivered so far.
     pictures: u64,
+    /// Chunks of sound delivered so far.
     chunks: u64,
 }
 
@@ -116,7 +118,7 @@ impl Camera {
 }
 
 #[test]
-fn a_second_allocates_what_it_carries_away_and_nothing_else() {
+fn a_second_allocates_only_its_own_lists() {
     let audio = AudioParams::default();
     let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
     let sample_rate = Some(audio.mel.sample_rate);
@@ -131,9 +133,9 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
 
     for n in 0..30 {
         let before = camera.pictures;
-        let (second, for_clip, _) = counted(|| camera.second(&mut builder, &mut out));
+        let (second, for_clip, _) = count_during(|| camera.second(&mut builder, &mut out));
         let pictures = (camera.pictures - before) as usize;
-        let ((), for_features, _) = counted(|| {
+        let ((), for_features, _) = count_during(|| {
             input.clear();
             let counts = [
                 extractor.pictures_into(&second, &mut input),
@@ -149,11 +151,10 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
         allowed += pictures + 4;
         in_features += for_features;
     }
-    // The head of every picture, which says where it lies and who shares it; and each second's own lists, which go to
-    // the inference thread and end there: its frames, those for either model, and its sound. One more, since the second
-    // that is being filled at the end has begun its own.
+    // Allowed are the shared header of every picture, and four lists per second, which the inference thread frees: its
+    // frames, the frames and pairs for the models, and its sound. The second that is still being filled adds one.
     assert!(in_clips <= allowed + 1, "{in_clips} allocations in cutting seconds, {allowed} expected");
-    // Work for the thread pool goes through a queue that is made of blocks for 63 pieces of work each.
+    // The queue of the thread pool allocates a block for every 63 jobs.
     assert!(in_features <= 2, "{in_features} allocations in the features of {} seconds", 30 - WARM_UP);
 
     let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../weights/compact")).unwrap();
@@ -164,7 +165,7 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
     for n in 0..12 {
         let second = camera.second(&mut builder, &mut out);
         let arrival = WallTime { unix_ns: 0, source: WallSource::Arrival, uncertainty_ns: 0 };
-        let (decided, allocations, bytes) = counted(|| {
+        let (decided, allocations, bytes) = count_during(|| {
             let scored = engine.score(&[&second], &metrics).unwrap().remove(0);
             engine.decide(&second, scored, arrival)
         });
@@ -174,12 +175,12 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
         }
         costs.push((allocations, bytes));
     }
-    // The median: on a busy machine the thread pool grows its own queues now and then.
+    // The median, because on a busy machine the thread pool sometimes grows its queues.
     costs.sort_unstable();
     let (allocations, bytes) = costs[costs.len() / 2];
-    // Rows of a number for each class, three for the decision and one for each vote, the batch's list; and for each
-    // network a note to every thread of the pool. Inputs and values are megabytes.
-    let (notes, rows) = (networks * (rayon::current_num_threads() + 1), 2 * networks + 2);
-    assert!(allocations <= notes + rows + 1, "{allocations} allocations in deciding a second");
-    assert!(bytes <= 4 * classes * rows + 256 * notes + 2048, "{bytes} bytes in deciding a second");
+    // Allowed are rows with a value per class for the decision and the votes, the list of the batch, and for each
+    // network a job per thread of the pool. Inputs and activations would be megabytes.
+    let (jobs, rows) = (networks * (rayon::current_num_threads() + 1), 2 * networks + 2);
+    assert!(allocations <= jobs + rows + 1, "{allocations} allocations in deciding a second");
+    assert!(bytes <= 4 * classes * rows + 256 * jobs + 2048, "{bytes} bytes in deciding a second");
 }

@@ -1,7 +1,7 @@
-//! Reports: what is in them, that nothing from outside becomes markup, that gaps are named, and how they look in
-//! headless Chromium.
+//! Reports: their contents, escaping, notes on missing data, and their look in headless Chromium.
 //!
-//! The reports and their pictures are left in the folder `TOUCHLINE_SCREENSHOTS` names, else in the target folder.
+//! The tests leave the reports and their screenshots in the folder that `TOUCHLINE_SCREENSHOTS` names, or in the target
+//! folder.
 
 mod samples;
 
@@ -22,24 +22,24 @@ fn folder() -> PathBuf {
     folder
 }
 
-/// Every element is closed in order, every attribute is quoted and there once, and nothing is asked from elsewhere.
+/// Checks that elements are closed in order, attributes are quoted and unique, and nothing is loaded from elsewhere.
 fn check_html(html: &str) {
     assert!(html.starts_with("<!doctype html>") && html.ends_with("</html>\n"));
     for outside in ["http://", "https://", "//cdn", "@import", "url("] {
         assert!(!html.contains(outside), "refers to {outside}");
     }
-    for left in [">NaN", "\"NaN", "FACE", "xmlns", "inf\""] {
-        assert!(!html.contains(left), "{left} in {}", &html[html.find(left).unwrap().saturating_sub(200)..][..400]);
+    for bad in [">NaN", "\"NaN", "FACE", "xmlns", "inf\""] {
+        assert!(!html.contains(bad), "{bad} in {}", &html[html.find(bad).unwrap().saturating_sub(200)..][..400]);
     }
     const VOID: [&str; 4] = ["meta", "br", "img", "!doctype"];
     let mut open: Vec<&str> = Vec::new();
     let mut rest = html;
     while let Some(at) = rest.find('<') {
         rest = &rest[at + 1..];
-        let end = rest.find('>').expect("a tag ends");
+        let end = rest.find('>').expect("every tag is closed with `>`");
         let tag = &rest[..end];
         rest = &rest[end + 1..];
-        assert!(!tag.contains('<'), "an unescaped sign before {tag:?}");
+        assert!(!tag.contains('<'), "an unescaped < before {tag:?}");
         if let Some(name) = tag.strip_prefix('/') {
             assert_eq!(open.pop(), Some(name), "closed out of order");
             continue;
@@ -49,7 +49,7 @@ fn check_html(html: &str) {
         let attributes: Vec<&str> =
             tag.split('"').step_by(2).filter_map(|part| part.trim().strip_suffix('=')).collect();
         let distinct: std::collections::BTreeSet<&&str> = attributes.iter().collect();
-        assert_eq!(distinct.len(), attributes.len(), "an attribute is there twice: {tag}");
+        assert_eq!(distinct.len(), attributes.len(), "duplicate attribute: {tag}");
         assert_ne!(name, "script");
         if name == "style" {
             rest = &rest[rest.find("</style>").unwrap() + 8..];
@@ -57,10 +57,10 @@ fn check_html(html: &str) {
             open.push(name);
         }
     }
-    assert_eq!(open, Vec::<&str>::new(), "left open");
+    assert_eq!(open, Vec::<&str>::new(), "elements are not closed");
 }
 
-/// Names of the charts and of what is missing.
+/// The headings of charts and of notes on missing data.
 fn headings(html: &str) -> Vec<String> {
     html.split("<h3>").skip(1).map(|part| part.split("</h3>").next().unwrap().to_owned()).collect()
 }
@@ -70,10 +70,6 @@ fn charts(html: &str) -> usize {
     let named = html.matches("<title>").count() - 1;
     assert_eq!((drawn, drawn), (named, html.matches("<desc>").count()), "every chart has a name and a description");
     drawn
-}
-
-fn bits(run: &RunLog) -> Vec<&LogLine> {
-    run.lines.iter().collect()
 }
 
 fn write_log(path: &Path, lines: &[LogLine], tail: &str) {
@@ -108,8 +104,9 @@ fn an_evaluation_has_every_chart() {
     // Intervals, labels, F1, 13 confusions, 2 ROC, 3 reliability, 2 importance, 5 residuals.
     assert_eq!(charts(&html), 1 + 1 + 1 + 13 + 2 + 3 + 2 + 5);
     assert!(html.contains("have no material on this side") && html.contains("come from a single source"));
-    let (top, end) = (html.find("could not be decoded").unwrap(), html.rfind("could not be decoded").unwrap());
-    assert!(top < html.find("id=\"labels\"").unwrap() && end > html.find("id=\"wrong\"").unwrap());
+    // The note is at the top and again at the end.
+    let (first, last) = (html.find("could not be decoded").unwrap(), html.rfind("could not be decoded").unwrap());
+    assert!(first < html.find("id=\"labels\"").unwrap() && last > html.find("id=\"wrong\"").unwrap());
     assert_eq!(html.matches("<img src=\"data:image/jpeg;base64,").count(), 7);
     assert!(html.len() < 3 << 20, "{} bytes", html.len());
     std::fs::write(folder().join("evaluation.html"), &html).unwrap();
@@ -143,7 +140,7 @@ fn a_training_has_every_chart_for_each_modality() {
         assert!(headings.iter().any(|h| h == chart), "{chart} is not in {headings:?}");
     }
     assert_eq!(charts(&one), 14);
-    assert_eq!(one.matches("step 1 | step 2").count(), 5, "the border of the steps, in every curve over both");
+    assert_eq!(one.matches("step 1 | step 2").count(), 5, "every curve over both steps marks their border");
     assert_eq!(one.matches(">\nkept</text>").count(), 6);
     assert!(one.contains("stopped by a rule: over-training") && one.contains("now 1.0121"));
     let all = report::training(&runs).unwrap();
@@ -155,7 +152,7 @@ fn a_training_has_every_chart_for_each_modality() {
 }
 
 #[test]
-fn names_and_paths_stay_text() {
+fn names_and_paths_are_escaped() {
     let mut classes = samples::classes();
     classes[0] = "<b>bold</b>".into();
     classes[1] = "\"onload=alert(1) '&amp;".into();
@@ -177,9 +174,9 @@ fn names_and_paths_stay_text() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn missing_data_is_named() {
     let classes = samples::classes();
-    // Nothing at all.
+    // An empty evaluation.
     let empty: Evaluation = serde_json::from_value(json!({
         "pack": "p", "weights_sha256": "", "dataset": "d", "side": "validation", "classes": [], "modalities": [],
         "label_distribution": [], "reports": [], "improvement": [], "calibration": [], "importance": [],
@@ -204,7 +201,7 @@ fn what_is_not_there_is_named() {
         assert!(html.contains(text), "{text}");
     }
     assert!(headings(&html).contains(&"Sound (audio)".to_owned()));
-    // One class: nothing to tell apart, no ROC.
+    // One class: no confusions, no ROC.
     let html = report::evaluation(&samples::evaluation(&["tennis".to_owned()])).unwrap();
     check_html(&html);
     assert!(html.contains("No class has both positive and negative samples"));
@@ -256,22 +253,22 @@ fn what_is_not_there_is_named() {
 }
 
 #[test]
-fn a_log_is_read_as_it_was_written() {
+fn a_log_is_read_and_damage_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.jsonl");
     let mut run = samples::training(Modality::Flow, &samples::classes(), 2, 2);
     write_log(&path, &run.lines, "");
     let read = RunLog::read(&path).unwrap();
     assert_eq!((read.modality, read.lines.len()), (Modality::Flow, run.lines.len()));
-    assert_eq!(bits(&read).last(), bits(&run).last());
-    // A killed run, in the middle of a letter.
+    assert_eq!(read.lines.last(), run.lines.last());
+    // A run that was killed while it wrote a multi-byte character.
     let end = "{\"kind\":\"finding\",\"evidence\":\"0.8 \u{2192}";
     write_log(&path, &run.lines, "");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes.extend_from_slice(&end.as_bytes()[..end.len() - 1]);
     std::fs::write(&path, &bytes).unwrap();
     assert_eq!(RunLog::read(&path).unwrap().lines.len(), run.lines.len());
-    // The same in the middle of the file is an error that names the line.
+    // Such a line in the middle of the file is an error that names the line.
     bytes.extend_from_slice(b"\n{\"kind\":\"end\"}\n");
     std::fs::write(&path, &bytes).unwrap();
     let error = RunLog::read(&path).unwrap_err().to_string();
@@ -291,18 +288,21 @@ fn a_log_is_read_as_it_was_written() {
     assert!(error.contains("none.jsonl"), "{error}");
 }
 
-/// A run killed in its third epoch and resumed from the checkpoint of its second shows each epoch once.
+/// The run is killed in its third epoch and resumed from the checkpoint of its second.
 #[test]
-fn a_resumed_run_is_one_run() {
+fn a_resumed_run_shows_each_epoch_once() {
     let whole = samples::training(Modality::Rgb, &samples::classes(), 4, 0);
-    let Some(LogLine::Start(start)) = whole.lines.first() else { panic!("it begins with its start") };
+    let Some(LogLine::Start(start)) = whole.lines.first() else { panic!("a log begins with its start line") };
     let killed = whole.lines.iter().position(|l| matches!(l, LogLine::Step(s) if s.step == 75)).unwrap();
     let again = whole.lines.iter().position(|l| matches!(l, LogLine::Step(s) if s.step == 61)).unwrap();
     let mut lines = whole.lines[..killed].to_vec();
     lines.push(LogLine::Start(Start { resumed_at: 60, ..start.clone() }));
     lines.extend(whole.lines[again..].iter().cloned());
     let html = report::training(&[RunLog { modality: Modality::Rgb, lines }]).unwrap();
-    assert!(html.contains("resumed at step") && html.contains("120 steps, 4 epochs with validation"), "steps twice");
+    assert!(
+        html.contains("resumed at step") && html.contains("120 steps, 4 epochs with validation"),
+        "steps are counted twice"
+    );
     assert_eq!(html.matches("of 4, step 1 (head)</th>").count(), 4);
     let over_training =
         whole.lines.iter().any(|l| matches!(l, LogLine::Finding(f) if f.rule == RuleName::OverTraining));
@@ -330,7 +330,7 @@ fn every_level_and_predictor_has_its_row() {
 
 #[cfg(feature = "gst")]
 #[test]
-fn the_command_draws_what_it_is_given() {
+fn the_command_writes_reports_of_runs_and_evaluations() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let run = |args: &[&str]| {
@@ -356,7 +356,7 @@ fn the_command_draws_what_it_is_given() {
 
     std::fs::write(at("other.json"), "{\"pack\": 3}").unwrap();
     std::fs::create_dir(at("empty")).unwrap();
-    for (args, code, says) in [
+    for (args, code, message) in [
         (vec!["none.json"], 6, "none.json"),
         (vec!["other.json"], 6, "is not an evaluation"),
         (vec!["empty"], 6, "log.jsonl or evaluation.json"),
@@ -364,12 +364,12 @@ fn the_command_draws_what_it_is_given() {
         (vec![], 2, "RUN_DIR"),
     ] {
         let (status, text) = run(&args);
-        assert!(status == Some(code) && text.contains(says), "{args:?}: {status:?} {text}");
+        assert!(status == Some(code) && text.contains(message), "{args:?}: {status:?} {text}");
     }
 }
 
-/// A page in a browser, as long as it is.
-fn picture(browser: &Browser, name: &str, width: u32, phone: bool, scheme: &str) -> Vec<u8> {
+/// Takes a screenshot of the whole page.
+fn screenshot(browser: &Browser, name: &str, width: u32, phone: bool, scheme: &str) -> Vec<u8> {
     browser.prefer(scheme);
     browser.resize(width, 900, phone);
     let height = browser.run("return document.documentElement.scrollHeight").as_u64().unwrap();
@@ -388,22 +388,22 @@ fn the_reports_look_right_in_a_browser() {
         let path = pages.path().join(format!("{name}.html"));
         std::fs::write(&path, html).unwrap();
         browser.go(&format!("file://{}", path.display()));
-        let light = picture(&browser, &format!("{name}-light"), 1280, false, "light");
-        let dark = picture(&browser, &format!("{name}-dark"), 1280, false, "dark");
+        let light = screenshot(&browser, &format!("{name}-light"), 1280, false, "light");
+        let dark = screenshot(&browser, &format!("{name}-dark"), 1280, false, "dark");
         let mean = |png: &[u8]| {
             let pixels = image::load_from_memory(png).unwrap().to_luma8();
             pixels.iter().map(|p| f64::from(*p)).sum::<f64>() / pixels.len() as f64
         };
         assert!(mean(&light) > 200.0 && mean(&dark) < 60.0, "light {} dark {}", mean(&light), mean(&dark));
-        // Every stroke and area of the charts has a colour of the style sheet.
-        let bare = browser.run(
+        // The style sheet gives every stroke and area of the charts a colour.
+        let uncoloured = browser.run(
             "return [...document.querySelectorAll('.chart polyline, .chart line, .chart rect, .chart circle, .chart text')]
                .filter((e) => { const s = getComputedStyle(e); return s.fill === 'none' && s.stroke === 'none'; }).length",
         );
-        assert_eq!(bare, 0, "elements without a colour");
-        picture(&browser, &format!("{name}-phone"), 390, true, "light");
+        assert_eq!(uncoloured, 0, "elements without a colour");
+        screenshot(&browser, &format!("{name}-phone"), 390, true, "light");
         let width = browser.run("return document.documentElement.scrollWidth").as_u64().unwrap();
-        assert!(width <= 390, "{name}: {width} pixels are wider than the phone");
+        assert!(width <= 390, "{name}: the page is {width} pixels wide, the phone 390");
         let small = browser.run(
             "return Math.min(...[...document.querySelectorAll('section > .grid .chart text')]
                .filter((e) => e.closest('figure.card:not(.wide)')).map((e) => e.getBoundingClientRect().height))",
@@ -411,7 +411,7 @@ fn the_reports_look_right_in_a_browser() {
         assert!(small.as_f64().unwrap() >= 8.0, "text of {small} pixels is too small on a phone");
         browser.run("document.querySelectorAll('details').forEach((d) => d.open = true)");
         let width = browser.run("return document.documentElement.scrollWidth").as_u64().unwrap();
-        assert!(width <= 390, "{name}, opened: {width} pixels are wider than the phone");
+        assert!(width <= 390, "{name} with open details: the page is {width} pixels wide, the phone 390");
         assert_eq!(browser.console(), Vec::<String>::new());
     }
 }

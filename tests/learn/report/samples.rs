@@ -1,5 +1,5 @@
-//! Made-up but lifelike inputs: seconds with probabilities of three modalities and what an evaluation makes of them;
-//! the log of a training in two steps.
+//! Synthetic inputs: an evaluation of seconds with probabilities of three modalities, and the log of a training in two
+//! steps.
 
 use base64::Engine;
 use touchline_compute::models::Architecture;
@@ -9,7 +9,7 @@ use touchline_learn::evaluate::result::*;
 use touchline_learn::record::*;
 use touchline_learn::report::RunLog;
 
-/// The same numbers on every machine (SplitMix64).
+/// A random number generator with the same sequence on every machine (SplitMix64).
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -41,7 +41,7 @@ struct Sample {
     scores: Vec<f64>,
 }
 
-/// Scores of a model of a strength; the last classes are hard for it.
+/// Scores of a model: the higher `strength`, the better. The last classes are the hardest.
 fn samples(dice: &mut Dice, classes: usize, counts: &[u64], strength: f64) -> Vec<Sample> {
     let mut all = Vec::new();
     for (truth, count) in counts.iter().enumerate() {
@@ -67,8 +67,8 @@ fn curve(class: Option<usize>, name: &str, samples: &[Sample]) -> Option<RocCurv
     let mut pairs: Vec<(f64, bool)> = samples
         .iter()
         .flat_map(|s| {
-            let of = |c: usize| (s.scores[c], s.truth == c);
-            class.map_or_else(|| (0..s.scores.len()).map(of).collect(), |c| vec![of(c)])
+            let pair = |c: usize| (s.scores[c], s.truth == c);
+            class.map_or_else(|| (0..s.scores.len()).map(pair).collect(), |c| vec![pair(c)])
         })
         .collect();
     pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -79,8 +79,8 @@ fn curve(class: Option<usize>, name: &str, samples: &[Sample]) -> Option<RocCurv
     }
     let (mut tp, mut fp, mut auc) = (0.0, 0.0, 0.0);
     let mut points = vec![(0.0, 0.0)];
-    for (_, is) in pairs {
-        if is {
+    for (_, is_positive) in pairs {
+        if is_positive {
             tp += 1.0;
         } else {
             fp += 1.0;
@@ -100,8 +100,8 @@ fn report(level: Level, predictor: Predictor, names: &[String], samples: &[Sampl
         .map(|c| {
             let right = confusion[c][c] as f64;
             let support: u64 = confusion[c].iter().sum();
-            let called: u64 = confusion.iter().map(|row| row[c]).sum();
-            let (precision, recall) = (right / called.max(1) as f64, right / support.max(1) as f64);
+            let predicted: u64 = confusion.iter().map(|row| row[c]).sum();
+            let (precision, recall) = (right / predicted.max(1) as f64, right / support.max(1) as f64);
             let f1 = if right > 0.0 { 2.0 * precision * recall / (precision + recall) } else { 0.0 };
             let roc_of = curve(Some(c), &names[c], samples);
             let auc = roc_of.as_ref().map(|r| r.auc);
@@ -170,18 +170,18 @@ fn thumbnail(dice: &mut Dice) -> String {
     format!("data:image/jpeg;base64,{}", base64::engine::general_purpose::STANDARD.encode(jpeg.into_inner()))
 }
 
-/// An evaluation of three modalities and both fusions on classes of the given names; the last has no samples.
-/// Photographs and frames by the table; of every third class there are frames, of a single source.
+/// Reports by kind, predicted by the table: every class has photographs, every third class has frames of a single
+/// source.
 fn kinds(names: &[String]) -> Vec<KindReport> {
-    let of = |kind: Kind, sources: u64| {
-        let shown = names.iter().step_by(if sources == 1 { 3 } else { 1 });
+    let report_of = |kind: Kind, sources: u64| {
+        let present = names.iter().step_by(if sources == 1 { 3 } else { 1 });
         let class = |class: &String| ClassOfKind {
             class: class.clone(),
             items: 8 * sources,
             sources,
             right: Interval { value: 0.75, low: (sources > 1).then_some(0.5), high: (sources > 1).then_some(1.0) },
         };
-        let classes: Vec<ClassOfKind> = shown.map(class).collect();
+        let classes: Vec<ClassOfKind> = present.map(class).collect();
         KindReport {
             kind,
             predictor: Predictor::Table,
@@ -197,9 +197,10 @@ fn kinds(names: &[String]) -> Vec<KindReport> {
             classes,
         }
     };
-    vec![of(Kind::Picture, 4), of(Kind::Frame, 1)]
+    vec![report_of(Kind::Picture, 4), report_of(Kind::Frame, 1)]
 }
 
+/// An evaluation of three modalities and both fusions on the classes `names`; the last class has no samples.
 pub fn evaluation(names: &[String]) -> Evaluation {
     let dice = &mut Dice(7);
     let n = names.len();
@@ -303,7 +304,7 @@ pub fn evaluation(names: &[String]) -> Evaluation {
     }
 }
 
-/// A log of both steps: `head` and `tune` epochs of 30 steps.
+/// The log of a training: `head` epochs of step 1 and `tune` epochs of step 2, each of 30 optimiser steps.
 pub fn training(modality: Modality, names: &[String], head: u32, tune: u32) -> RunLog {
     let dice = &mut Dice(11 + modality as u64);
     let count = |dice: &mut Dice, scale: f64| names.iter().map(|_| (scale * (0.2 + dice.unit())) as u64).collect();

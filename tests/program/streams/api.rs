@@ -1,4 +1,4 @@
-//! The API's contract: every route is in the OpenAPI document, and every answer is as the document says.
+//! The API's contract: every route is in the OpenAPI document, and every answer matches it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -8,21 +8,21 @@ use serde_json::{Value, json};
 use super::{Fixtures, OWN_SOURCES, Program, TEST};
 use crate::common::api::{Answer, ask, send};
 
-/// The document, with what was seen of it.
+/// The OpenAPI document, and the answers compared with it.
 struct Contract {
     document: Value,
-    /// Path, method and status of every answer that was looked at.
-    seen: BTreeSet<(String, String, u16)>,
+    /// Path, method and status of every answer that was checked.
+    checked: BTreeSet<(String, String, u16)>,
     address: String,
 }
 
 impl Contract {
     fn of(address: &str) -> Self {
         let document = ask(address, "GET", "/api/v1/openapi.json", None, &[]).body;
-        Self { document, seen: BTreeSet::new(), address: address.to_owned() }
+        Self { document, checked: BTreeSet::new(), address: address.to_owned() }
     }
 
-    /// Asks, and holds the answer against the document.
+    /// Sends a request and checks the answer against the document.
     fn ask(&mut self, method: &str, path: &str, body: Option<Value>) -> Answer {
         self.ask_with(method, path, body.as_ref(), &[])
     }
@@ -50,20 +50,21 @@ impl Contract {
         match response["content"].as_object() {
             None => assert!(answer.text.is_empty() || kind != "application/json", "{method} {path}: {answer:?}"),
             Some(content) => {
-                let schema =
-                    &content.get(kind).unwrap_or_else(|| panic!("{method} {path}: {kind} is no {content:?}"))["schema"];
+                let schema = &content
+                    .get(kind)
+                    .unwrap_or_else(|| panic!("{method} {path}: {kind} is not in {content:?}"))["schema"];
                 if !answer.body.is_null() {
-                    fits(&self.document, schema, &answer.body, &format!("{method} {path} {status}"));
+                    assert_matches(&self.document, schema, &answer.body, &format!("{method} {path} {status}"));
                 }
             }
         }
-        self.seen.insert((template, method.to_lowercase(), answer.status));
+        self.checked.insert((template, method.to_lowercase(), answer.status));
     }
 
-    /// What a `$ref` points to.
+    /// The target of a `$ref`, or `value` itself.
     fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
         let pointer = value["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
-        pointer.map_or(value, |pointer| self.document.pointer(pointer).expect("references point into the document"))
+        pointer.map_or(value, |pointer| self.document.pointer(pointer).expect("the target is in the document"))
     }
 
     fn operation(&self, method: &str, path: &str) -> (String, Value) {
@@ -73,7 +74,7 @@ impl Contract {
             let (a, b): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
             a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a == b || a.starts_with('{'))
         };
-        // Names go before places for them.
+        // A literal path takes precedence over a template.
         let found = paths.keys().find(|t| *t == path).or_else(|| paths.keys().find(|t| matches(t)));
         let template = found.unwrap_or_else(|| panic!("{path} is not documented"));
         let operation = paths[template][method.to_lowercase()].clone();
@@ -82,16 +83,16 @@ impl Contract {
     }
 }
 
-/// Panics unless `value` is as `schema`, a part of `document`, says.
-fn fits(document: &Value, schema: &Value, value: &Value, what: &str) {
+/// Panics unless `value` matches `schema`, a part of `document`.
+fn assert_matches(document: &Value, schema: &Value, value: &Value, context: &str) {
     let whole = json!({ "allOf": [schema], "components": document["components"] });
-    let validator = jsonschema::validator_for(&whole).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let validator = jsonschema::validator_for(&whole).unwrap_or_else(|e| panic!("{context}: {e}"));
     let errors: Vec<String> = validator.iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    assert!(errors.is_empty(), "{what}: {errors:#?} in {value}");
+    assert!(errors.is_empty(), "{context}: {errors:#?} in {value}");
 }
 
-/// Panics unless `record` is as the records' schema says.
-fn is_record(schema: &Value, record: &Value) {
+/// Panics unless `record` matches the schema of the records.
+fn assert_record(schema: &Value, record: &Value) {
     static VALIDATOR: OnceLock<jsonschema::Validator> = OnceLock::new();
     let validator = VALIDATOR.get_or_init(|| jsonschema::validator_for(schema).expect("a schema"));
     let errors: Vec<String> = validator.iter_errors(record).map(|e| e.to_string()).collect();
@@ -99,7 +100,7 @@ fn is_record(schema: &Value, record: &Value) {
 }
 
 #[test]
-fn every_answer_is_as_the_document_says() {
+fn every_answer_matches_the_document() {
     let fixtures = Fixtures::new();
     let config = fixtures
         .write("touchline.toml", format!("{OWN_SOURCES}[[stream]]\nid = \"fixed\"\nuri = \"{TEST}\"\n").as_bytes());
@@ -145,7 +146,7 @@ fn every_answer_is_as_the_document_says() {
     let full = api.ask("POST", "/api/v1/streams", Some(json!({ "uri": TEST })));
     assert!(full.status == 409 && full.body["advice"].as_str().unwrap().contains("--max-streams"), "{full:?}");
 
-    // Bodies that cannot be, each with what is wrong.
+    // Invalid bodies, each with a word of the expected error.
     for (body, status, word) in [
         (json!({ "uri": TEST, "id": "guest" }), 409, "stream limit"),
         (json!({ "uri": TEST, "colour": "red" }), 422, "colour"),
@@ -171,7 +172,7 @@ fn every_answer_is_as_the_document_says() {
         assert!(answer.status == status && answer.text.contains(word), "{body}: {answer:?}");
     }
     let raw = |method: &str, path: &str, body: &str, headers: &[(&str, &str)]| {
-        send(&program.address, method, path, body, headers).expect("it answers")
+        send(&program.address, method, path, body, headers).expect("the server answers")
     };
     let json_kind = ("content-type", "application/json");
     for (method, path) in [("POST", "/api/v1/streams"), ("PATCH", "/api/v1/streams/guest")] {
@@ -202,10 +203,10 @@ fn every_answer_is_as_the_document_says() {
     assert!(changed.status == 200 && changed.body["settings"]["label"].is_null(), "{changed:?}");
     assert_ne!(changed.etag.as_ref(), Some(&tag));
     let stale = api.ask_with("PATCH", "/api/v1/streams/guest", Some(&json!({ "label": "x" })), &[("if-match", &tag)]);
-    assert_eq!(stale.status, 412, "another operator changed it meanwhile");
+    assert_eq!(stale.status, 412, "the tag is stale after another operator's change");
     assert_eq!(api.ask_with("DELETE", "/api/v1/streams/guest", None, &[("if-match", &tag)]).status, 412);
 
-    // Records come, and look as their schema says; the history, too.
+    // The records and the history match their schema.
     super::until("an event of the guest", || {
         let detail = ask(&program.address, "GET", "/api/v1/streams/guest", None, &[]).body;
         !detail["events"].as_array().unwrap().is_empty()
@@ -213,8 +214,8 @@ fn every_answer_is_as_the_document_says() {
     let detail = api.ask("GET", "/api/v1/streams/guest", None).body;
     let schema = ask(&program.address, "GET", "/api/v1/schema", None, &[]);
     let schema: Value = serde_json::from_str(&schema.text).unwrap();
-    is_record(&schema, &detail["last"]);
-    detail["events"].as_array().unwrap().iter().for_each(|event| is_record(&schema, event));
+    assert_record(&schema, &detail["last"]);
+    detail["events"].as_array().unwrap().iter().for_each(|event| assert_record(&schema, event));
 
     let paused = api.ask("PATCH", "/api/v1/streams/guest", Some(json!({ "enabled": false })));
     assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")));
@@ -226,14 +227,14 @@ fn every_answer_is_as_the_document_says() {
     let all = [api.ask("GET", "/api/v1/streams", None).text, api.ask("GET", "/metrics", None).text].concat();
     assert!(!all.contains("geheim-api"), "{all}");
     assert_eq!(api.ask("DELETE", "/api/v1/streams/secret", None).status, 204);
-    let answers: BTreeMap<_, Vec<u16>> = api.seen.iter().fold(BTreeMap::new(), |mut all, (path, method, status)| {
+    let answers: BTreeMap<_, Vec<u16>> = api.checked.iter().fold(BTreeMap::new(), |mut all, (path, method, status)| {
         all.entry((path.clone(), method.clone())).or_insert_with(Vec::new).push(*status);
         all
     });
-    println!("answers held against the document: {answers:#?}");
+    println!("answers checked against the document: {answers:#?}");
     assert!(program.stop().0.success());
     for record in super::records(&jsonl) {
-        is_record(&schema, &record);
+        assert_record(&schema, &record);
         assert!(!record.to_string().contains("geheim-api"), "{record}");
     }
 }
@@ -245,13 +246,13 @@ fn the_document_has_every_route_and_every_method() {
     assert_eq!(document["openapi"], "3.1.0");
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() >= 14, "{paths:?}");
-    // The document is made from the described routes. There must be no others.
+    // The document lists the routes added with `routes`. No route may be added without it.
     let source = include_str!("../../../src/serve/publish/http.rs");
     assert!(source.contains(".routes(") && !source.contains(".route("));
     for (path, item) in paths {
         let documented: BTreeSet<String> =
             item.as_object().unwrap().keys().filter(|k| *k != "parameters").map(|k| k.to_uppercase()).collect();
-        // The router names the methods it has when it is asked for one it has not.
+        // The router answers an unsupported method with the list of the supported ones.
         let answer =
             send(&program.address, "TRACE", &path.replace("{id}", "x").replace("{name}", "x"), "", &[]).unwrap();
         assert_eq!(answer.status, 405, "{path}");

@@ -1,4 +1,4 @@
-//! Streams that take the program down while they are being opened.
+//! Streams that crash the program while they are being opened.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -13,13 +13,14 @@ fn get(program: &Program, id: &str) -> Value {
 }
 
 #[test]
-fn a_stream_whose_opening_ended_the_program_twice_is_started_paused() {
+fn a_stream_that_crashed_the_program_twice_starts_paused() {
     let fixtures = Fixtures::new();
     let (state, jsonl) = (fixtures.path().join("state.db"), fixtures.path().join("out.jsonl"));
     let config = fixtures.write("touchline.toml", OWN_SOURCES.as_bytes());
     let arguments =
         ["--state", state.to_str().unwrap(), "--config", config.to_str().unwrap(), "--jsonl", jsonl.to_str().unwrap()];
-    // A server that takes the connection and says nothing: the source is being opened when the program "crashes".
+    // A server that accepts the connection and stays silent: the source is still being opened when the program
+    // "crashes".
     let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     server.set_nonblocking(true).unwrap();
     let uri = format!("rtsp://127.0.0.1:{}/live", server.local_addr().unwrap().port());
@@ -52,16 +53,16 @@ fn a_stream_whose_opening_ended_the_program_twice_is_started_paused() {
     assert!(bad["cause"].as_str().unwrap().contains("ended 2 times"), "{bad}");
     assert!(bad["advice"].as_str().unwrap().contains("enable"), "{bad}");
     until("the other one", || get(&program, "good")["state"] == "playing");
-    assert!(server.accept().is_err(), "it was not opened");
-    let said =
+    assert!(server.accept().is_err(), "the paused stream was opened");
+    let is_reported =
         records(&jsonl).into_iter().any(|r| r["type"] == "state" && r["stream"] == "bad" && r["kind"] == "crashed");
-    assert!(said);
-    // Who knows better enables it.
+    assert!(is_reported);
+    // An operator can enable it again.
     let answer = ask(&program.address, "PATCH", "/api/v1/streams/bad", Some(&json!({ "enabled": true })), &[]);
     assert_eq!(answer.status, 200, "{answer:?}");
     until("another attempt", || server.accept().map(|(client, _)| kept.push(client)).is_ok());
     assert!(program.stop().0.success());
-    // It was ended in order: that counts for nothing.
+    // An orderly stop does not count as a crash.
     let program = Program::start(&arguments);
     until("another attempt", || get(&program, "bad")["state"] != "paused");
     assert_eq!(ask(&program.address, "DELETE", "/api/v1/streams/bad", None, &[]).status, 204);

@@ -1,4 +1,4 @@
-//! Streams that are added, changed and removed all the time beside four that are not.
+//! Streams that are added, changed and removed continually beside four permanent ones.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::common::api::{ask, ids};
 use crate::common::http::{HlsMedia, HlsOrigin};
 use crate::common::rtsp::{Media, RtspServer};
 
-/// How long streams come and go.
+/// How long streams are added and removed.
 const LENGTH: Duration = Duration::from_secs(30);
 
 #[test]
@@ -35,22 +35,22 @@ fn four_streams_miss_no_second_while_others_come_and_go() {
     until("a second of each", || names.iter().all(|name| seconds_of(&records(&jsonl), name).len() > 1));
 
     let began = Instant::now();
-    let mut turns = 0;
+    let mut changes = 0;
     while began.elapsed() < LENGTH {
-        let (kind, guest) = (turns % 3, format!("guest-{}", turns % 2));
-        let uri = if turns % 2 == 0 { TEST.to_owned() } else { rtsp.url() };
+        let (kind, guest) = (changes % 3, format!("guest-{}", changes % 2));
+        let uri = if changes % 2 == 0 { TEST.to_owned() } else { rtsp.url() };
         let path = format!("/api/v1/streams/{guest}");
-        let turn = Instant::now();
+        let sent = Instant::now();
         let answer = match kind {
             0 => ask(&address, "POST", "/api/v1/streams", Some(&json!({ "id": guest, "uri": uri })), &[]),
-            1 => ask(&address, "PATCH", &path, Some(&json!({ "latency_ms": 100 + turns })), &[]),
+            1 => ask(&address, "PATCH", &path, Some(&json!({ "latency_ms": 100 + changes })), &[]),
             _ => ask(&address, "DELETE", &path, None, &[]),
         };
         assert!([200, 201, 204, 404, 409].contains(&answer.status), "{answer:?}");
-        turns += 1;
-        std::thread::sleep(Duration::from_secs(1).saturating_sub(turn.elapsed()));
+        changes += 1;
+        std::thread::sleep(Duration::from_secs(1).saturating_sub(sent.elapsed()));
     }
-    assert!(turns >= 8, "only {turns} changes were through in {LENGTH:?}");
+    assert!(changes >= 8, "only {changes} changes were made in {LENGTH:?}");
     for id in ids(&address).iter().filter(|id| id.starts_with("guest")) {
         assert_eq!(ask(&address, "DELETE", &format!("/api/v1/streams/{id}"), None, &[]).status, 204);
     }
@@ -67,30 +67,34 @@ fn four_streams_miss_no_second_while_others_come_and_go() {
         let whole: Vec<(u64, u64)> = all.iter().map(|(run, index, _)| (*run, *index)).collect();
         assert!(whole.windows(2).all(|w| w[1] == (w[0].0, w[0].1 + 1)), "{name} misses seconds: {whole:?}");
         assert!(all.len() as u64 + 2 >= LENGTH.as_secs(), "{name} has {} seconds", all.len());
-        // A machine that does other work as well may be too slow: that is counted, and no second is missing for it.
+        // A busy machine may be too slow. The program then sheds seconds and counts them, but none is missing.
         let shed = all.iter().filter(|(_, _, gap)| gap.as_deref() == Some("overload")).count();
         assert!(all.iter().all(|(_, _, gap)| gap.as_deref().is_none_or(|gap| gap == "overload")), "{name}: {all:?}");
         report.insert(name, (all.len(), shed));
     }
-    println!("{turns} changes; seconds and those shed: {report:?}");
-    // Every guest's last record says that it is gone, or that the program ended with it.
+    println!("{changes} changes; total and shed seconds: {report:?}");
+    // The last record of every guest is its removal.
     for guest in ["guest-0", "guest-1"] {
-        let last = records.iter().rfind(|r| r["stream"] == guest).expect("it was there");
+        let last = records.iter().rfind(|r| r["stream"] == guest).expect("the guest has records");
         assert_eq!((&last["type"], &last["state"]), (&json!("state"), &json!("removed")), "{last}");
     }
 }
 
-/// Run, index and gap's reason of every second of a stream.
+/// Run, index and gap reason of every second of a stream.
 fn seconds_of(records: &[Value], stream: &str) -> Vec<(u64, u64, Option<String>)> {
-    let of = |r: &Value| {
+    let place = |r: &Value| {
         let reason = r["reason"].as_str().map(str::to_owned);
         (r["run"].as_u64().unwrap(), r["index"].as_u64().unwrap(), reason)
     };
-    records.iter().filter(|r| r["stream"] == stream && (r["type"] == "second" || r["type"] == "gap")).map(of).collect()
+    records
+        .iter()
+        .filter(|r| r["stream"] == stream && (r["type"] == "second" || r["type"] == "gap"))
+        .map(place)
+        .collect()
 }
 
 /// Threads, open files and resident memory (kB) of a process.
-fn held(pid: u32) -> (usize, usize, u64) {
+fn resources(pid: u32) -> (usize, usize, u64) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -101,21 +105,21 @@ fn held(pid: u32) -> (usize, usize, u64) {
 }
 
 #[test]
-fn two_hundred_streams_that_came_and_went_leave_nothing_behind() {
+fn two_hundred_removed_streams_leak_nothing() {
     let program = Program::start(&[]);
     let address = program.address.clone();
-    let turn = |n: u32| {
+    let add_and_remove = |n: u32| {
         let new = json!({ "id": format!("guest-{n}"), "uri": TEST });
         assert_eq!(ask(&address, "POST", "/api/v1/streams", Some(&new), &[]).status, 201);
         assert_eq!(ask(&address, "DELETE", &format!("/api/v1/streams/guest-{n}"), None, &[]).status, 204);
     };
-    // Caches fill in the beginning: plugins, pools, the allocator's arenas.
-    (0..40).for_each(turn);
+    // Plugins, pools and the allocator's arenas fill first.
+    (0..40).for_each(add_and_remove);
     std::thread::sleep(Duration::from_secs(2));
-    let before = held(program.child.id());
-    (40..240).for_each(turn);
+    let before = resources(program.child.id());
+    (40..240).for_each(add_and_remove);
     std::thread::sleep(Duration::from_secs(2));
-    let after = held(program.child.id());
+    let after = resources(program.child.id());
     println!("threads, files, kB: {before:?} before, {after:?} after 200 more");
     assert!(after.0 <= before.0 + 2, "threads: {before:?} {after:?}");
     assert!(after.1 <= before.1 + 4, "files: {before:?} {after:?}");
@@ -126,7 +130,7 @@ fn two_hundred_streams_that_came_and_went_leave_nothing_behind() {
 }
 
 #[test]
-fn subscribers_of_a_stream_that_is_removed_get_its_last_record_and_the_end() {
+fn subscribers_of_a_removed_stream_get_its_last_record_and_end_of_file() {
     use std::io::{BufRead, BufReader, Read, Write};
     let program = Program::start(&[]);
     let new = json!({ "id": "guest", "uri": "testsrc://?width=64&height=48&fps=10" });

@@ -1,4 +1,4 @@
-//! SIGTERM: an orderly end within ten seconds, whatever hangs.
+//! SIGTERM: an orderly end within ten seconds, even when something hangs.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use crate::common::api::{ask, wait_until_ready};
 use crate::common::origin::{Behaviour, Origin};
 use crate::common::rtsp::{Media, RtspServer};
 
-/// What the program promises, and what a machine that does other work may add.
+/// The program's bound of ten seconds, and two more for a busy machine.
 const BOUND: Duration = Duration::from_secs(12);
 
 #[test]
-fn eight_streams_on_a_busy_machine_end_in_time_and_in_order() {
+fn eight_streams_on_a_busy_machine_end_in_time() {
     let fixtures = Fixtures::new();
     let jsonl = fixtures.path().join("out.jsonl");
     let (rtsp, hls) = (RtspServer::start(Media::Test { video: true, audio: true }), Origin::start());
     let mut streams: Vec<String> = (0..3).map(|n| format!("rtsp-{n}={}", rtsp.url())).collect();
     streams.extend((0..2).map(|n| format!("hls-{n}={}", hls.url())));
-    // More than this machine can decide: lines are full when the end comes.
+    // More than this machine can decide: the stream queues are full when the signal arrives.
     streams.extend((0..3).map(|n| format!("test-{n}=testsrc://?width=1280&height=720&fps=30")));
     let mut arguments = vec!["--jsonl", jsonl.to_str().unwrap()];
     arguments.extend(streams.iter().map(String::as_str));
@@ -30,7 +30,7 @@ fn eight_streams_on_a_busy_machine_end_in_time_and_in_order() {
         let has = |id: &str| records.iter().any(|r| r["stream"] == id && r["type"] == "second");
         streams.iter().all(|s| has(s.split('=').next().unwrap()))
     });
-    // Others take what there is of the machine, and a server holds on to its client.
+    // Other processes load the machine, and a server stalls its clients.
     let _burners: Vec<crate::common::Child> = (0..4)
         .map(|_| {
             let child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn();
@@ -58,8 +58,8 @@ fn eight_streams_on_a_busy_machine_end_in_time_and_in_order() {
 }
 
 #[test]
-fn whoever_does_not_read_the_records_does_not_keep_the_program_from_ending() {
-    // A pipe that nobody reads, and a recording that fills it at once.
+fn a_reader_that_does_not_read_the_records_does_not_block_the_end() {
+    // A pipe without a reading process, and a recording that fills it at once.
     let mut program =
         Program::launch(&["--jsonl", "-", "testsrc://?width=64&height=48&fps=5&audio=0&seconds=86400"], |c| {
             c.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -67,20 +67,20 @@ fn whoever_does_not_read_the_records_does_not_keep_the_program_from_ending() {
     wait_until_ready(&program.address, LIMIT);
     std::thread::sleep(Duration::from_secs(8));
     let stderr = program.child.stderr.take().unwrap();
-    let said = std::thread::spawn(move || std::io::read_to_string(stderr).unwrap());
+    let log = std::thread::spawn(move || std::io::read_to_string(stderr).unwrap());
     let _unread = program.child.stdout.take().unwrap();
     program.signal("TERM");
     let began = std::time::Instant::now();
     let status = program.wait(Duration::from_secs(30));
     let took = began.elapsed();
     drop(_unread);
-    let said = said.join().unwrap();
-    assert_eq!(status.code(), Some(5), "not everything is written: {said}");
-    assert!(took < BOUND && said.contains("the program exits without waiting"), "{took:?}: {said}");
+    let log = log.join().unwrap();
+    assert_eq!(status.code(), Some(5), "unwritten records must be an error: {log}");
+    assert!(took < BOUND && log.contains("the program exits without waiting"), "{took:?}: {log}");
 }
 
 #[test]
-fn a_program_without_streams_waits_for_them_and_ends_when_told() {
+fn a_program_without_streams_waits_until_sigterm() {
     let program = Program::start(&[]);
     assert_eq!(ask(&program.address, "GET", "/api/v1/streams", None, &[]).body, json!({ "streams": [] }));
     let (status, took) = program.stop();

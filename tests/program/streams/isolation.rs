@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{Fixtures, Program, TEST, records, until};
 use crate::common::api::ask;
 
-/// The process of source `id` that `program` has started.
-fn process_of(program: &Program, id: &str) -> Option<PathBuf> {
+/// The folder in `/proc` of the worker that `program` has started for source `id`.
+fn worker_of(program: &Program, id: &str) -> Option<PathBuf> {
     let wanted = format!("touchline\0source-worker\0{id}\0");
     let parent = format!("PPid:\t{}\n", program.child.id());
     let folders = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
@@ -24,7 +24,7 @@ fn get(program: &Program, id: &str) -> Value {
 }
 
 #[test]
-fn a_stream_of_the_api_has_a_process_whose_death_no_other_stream_notices() {
+fn a_killed_worker_affects_only_its_own_stream() {
     let fixtures = Fixtures::new();
     let jsonl = fixtures.path().join("out.jsonl");
     let own = format!("own={TEST}");
@@ -40,13 +40,13 @@ fn a_stream_of_the_api_has_a_process_whose_death_no_other_stream_notices() {
     assert_eq!(get(&program, "own")["settings"]["isolation"], "none");
     let decided = |id: &str| records(&jsonl).iter().filter(|r| r["type"] == "second" && r["stream"] == id).count();
     until("seconds of all", || ["own", "guest", "inside"].iter().all(|id| decided(id) >= 3));
-    assert!(process_of(&program, "own").is_none() && process_of(&program, "inside").is_none());
-    let process = process_of(&program, "guest").expect("it has a process");
-    let pid = process.file_name().unwrap();
+    assert!(worker_of(&program, "own").is_none() && worker_of(&program, "inside").is_none());
+    let worker = worker_of(&program, "guest").expect("the stream has a worker");
+    let pid = worker.file_name().unwrap();
     assert!(Command::new("kill").arg("-ABRT").arg(pid).status().unwrap().success());
     let crashed = || {
-        let said = records(&jsonl);
-        said.into_iter().find(|r| r["type"] == "state" && r["stream"] == "guest" && r["state"] == "waiting")
+        let mut all = records(&jsonl).into_iter();
+        all.find(|r| r["type"] == "state" && r["stream"] == "guest" && r["state"] == "waiting")
     };
     until("the record", || crashed().is_some());
     let crashed = crashed().unwrap();
@@ -54,16 +54,16 @@ fn a_stream_of_the_api_has_a_process_whose_death_no_other_stream_notices() {
     assert!(crashed["cause"].as_str().unwrap().contains("SIGABRT"), "{crashed}");
     let is_second_run = |r: &Value| r["type"] == "second" && r["stream"] == "guest" && r["run"] == 1;
     until("another run", || records(&jsonl).iter().any(is_second_run));
-    assert!(process_of(&program, "guest").is_some_and(|another| another != process));
-    // Changed over the API, the stream is opened again.
+    assert!(worker_of(&program, "guest").is_some_and(|another| another != worker));
+    // A change over the API opens the stream again.
     let patch = json!({ "isolation": "none" });
     assert_eq!(ask(&program.address, "PATCH", "/api/v1/streams/guest", Some(&patch), &[]).status, 200);
-    until("the end of the process", || process_of(&program, "guest").is_none());
+    until("the end of the process", || worker_of(&program, "guest").is_none());
     assert_eq!(get(&program, "guest")["settings"]["isolation"], "none");
-    let said = records(&jsonl);
+    let all = records(&jsonl);
     for id in ["own", "inside"] {
-        let waited = said.iter().any(|r| r["stream"] == id && r["type"] == "state" && r["state"] == "waiting");
-        assert!(!waited && get(&program, id)["state"] == "playing", "{id} has noticed something");
+        let waited = all.iter().any(|r| r["stream"] == id && r["type"] == "state" && r["state"] == "waiting");
+        assert!(!waited && get(&program, id)["state"] == "playing", "{id} was interrupted");
     }
     assert!(program.stop().0.success());
 }

@@ -1,4 +1,4 @@
-//! What a service manager is told over its socket.
+//! The messages to a service manager over its socket.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
@@ -27,7 +27,7 @@ impl Manager {
         Some(String::from_utf8(message[..n].to_vec()).unwrap())
     }
 
-    /// Waits for a message with the line `wanted`; gives it.
+    /// Waits for a message with the line `wanted` and returns it.
     fn wait_for(&self, wanted: &str) -> String {
         let until = Instant::now() + LIMIT;
         loop {
@@ -38,14 +38,14 @@ impl Manager {
         }
     }
 
-    /// How often the program says that it lives in `time`.
-    fn signs_of_life(&self, time: Duration) -> usize {
+    /// The number of watchdog messages that arrive during `time`.
+    fn watchdog_messages(&self, time: Duration) -> usize {
         let until = Instant::now() + time;
-        let mut signs = 0;
+        let mut count = 0;
         while Instant::now() < until {
-            signs += usize::from(self.next().is_some_and(|message| message.contains("WATCHDOG=1")));
+            count += usize::from(self.next().is_some_and(|message| message.contains("WATCHDOG=1")));
         }
-        signs
+        count
     }
 
     fn launch(&self, arguments: &[&str]) -> Program {
@@ -56,7 +56,7 @@ impl Manager {
 }
 
 #[test]
-fn it_is_told_of_every_step_and_of_life() {
+fn a_service_manager_receives_every_state_and_the_watchdog_messages() {
     let fixtures = Fixtures::new();
     let manager = Manager::new(&fixtures);
     let config = fixtures.write("touchline.toml", b"");
@@ -64,7 +64,7 @@ fn it_is_told_of_every_step_and_of_life() {
     manager.wait_for("STATUS=warming up the models");
     manager.wait_for("READY=1");
     manager.wait_for("STATUS=watching 1 stream, 1 playing");
-    assert!(manager.signs_of_life(Duration::from_secs(10)) >= 2);
+    assert!(manager.watchdog_messages(Duration::from_secs(10)) >= 2);
     program.signal("HUP");
     let reloading = manager.wait_for("RELOADING=1");
     assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
@@ -75,10 +75,10 @@ fn it_is_told_of_every_step_and_of_life() {
 }
 
 #[test]
-fn waiting_for_a_reader_is_no_hang() {
+fn waiting_for_a_reader_keeps_the_watchdog_alive() {
     let fixtures = Fixtures::new();
     let manager = Manager::new(&fixtures);
-    // Nobody reads the records: the pipe is full after a moment, and the recording waits.
+    // No process reads the records: the pipe fills at once, and the recording waits.
     let program = manager.launch(&["--jsonl", "-", "testsrc://?width=64&height=48&fps=5&audio=0&seconds=86400"]);
     wait_until_ready(&program.address, LIMIT);
     for _ in 0..5 {

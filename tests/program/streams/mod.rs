@@ -1,4 +1,5 @@
-//! Streams that come and go while the program runs: over the API, by its configuration file, over restarts and kills.
+//! Streams that are added and removed while the program runs: over the API, by the configuration file, across restarts
+//! and kills.
 
 mod api;
 mod brake;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::common::Fixtures;
 use crate::common::program::touchline;
 
-/// How long anything may take on a machine that does other work at the same time.
+/// The longest that one step may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A small live stream that needs no server.
@@ -36,14 +37,14 @@ struct Program {
 }
 
 impl Program {
-    /// Starts it with `arguments` and waits until it is ready.
+    /// Starts the program with `arguments` and waits until it is ready.
     fn start(arguments: &[&str]) -> Self {
         let program = Self::launch(arguments, |_| ());
         crate::common::api::wait_until_ready(&program.address, LIMIT);
         program
     }
 
-    /// Starts it; `change` changes the command.
+    /// Starts the program after `change` has changed its command.
     fn launch(arguments: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let one = crate::common::alone();
         let address = format!("127.0.0.1:{}", crate::common::free_tcp_port());
@@ -60,21 +61,21 @@ impl Program {
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
-    /// SIGTERM; how it ended, and how long that took.
+    /// Sends SIGTERM. Returns the exit status and the time until the exit.
     fn stop(mut self) -> (ExitStatus, Duration) {
         self.signal("TERM");
         let began = Instant::now();
         (self.wait(Duration::from_secs(30)), began.elapsed())
     }
 
-    /// Waits for its end.
+    /// Waits until the program exits.
     fn wait(&mut self, limit: Duration) -> ExitStatus {
         let until = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < until, "it does not end within {limit:?}");
+            assert!(Instant::now() < until, "the program did not exit within {limit:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -82,33 +83,33 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Already gone after `stop`.
+        // Fails after `stop`, when the process has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits until `is` says true.
-fn until(what: &str, mut is: impl FnMut() -> bool) {
+/// Waits until `condition` is true; `event` names it in the failure.
+fn until(event: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
-    while !is() {
-        assert!(Instant::now() < end, "{what} did not happen within {LIMIT:?}");
+    while !condition() {
+        assert!(Instant::now() < end, "{event} did not happen within {LIMIT:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// The records of a file, one a line; every line must be one but the last, which may be under way.
+/// The records of a file. Every line must be a record, except an incomplete last one.
 fn records(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let whole = text.rfind('\n').map_or(0, |at| at + 1);
     text[..whole].lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// A generator of numbers that a seed repeats (xorshift; Marsaglia 2003).
+/// A seeded random number generator (xorshift; Marsaglia 2003).
 struct Dice(u64);
 
 impl Dice {
-    /// Of the variable `name`, or of the clock; says which.
+    /// Takes the seed from the environment variable `name`, or from the clock, and prints it.
     fn new(name: &str) -> Self {
         let seed =
             std::env::var(name).ok().map(|text| text.parse().expect("a seed is a number")).unwrap_or_else(|| {
@@ -120,7 +121,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// From 0 to below `n`.
+    /// A number from 0 to `n - 1`.
     fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -18,8 +18,8 @@ fn config(program: &Program) -> Value {
 /// Writes the file, sends the signal, and waits for the outcome.
 fn reload(program: &Program, path: &Path, text: &str) -> Value {
     let count = |config: &Value| {
-        let of = |key: &str| config["reloads"][key].as_u64().unwrap();
-        of("applied") + of("refused")
+        let reloads = |key: &str| config["reloads"][key].as_u64().unwrap();
+        reloads("applied") + reloads("refused")
     };
     let before = count(&config(program));
     std::fs::write(path, text).unwrap();
@@ -29,7 +29,7 @@ fn reload(program: &Program, path: &Path, text: &str) -> Value {
 }
 
 #[test]
-fn only_what_differs_is_opened_again() {
+fn only_changed_streams_are_opened_again() {
     let fixtures = Fixtures::new();
     let jsonl = fixtures.path().join("out.jsonl");
     let path = fixtures.write("touchline.toml", (stream("stays", "") + &stream("goes", "")).as_bytes());
@@ -48,11 +48,11 @@ fn only_what_differs_is_opened_again() {
         reload(&program, &path, &(stream("stays", "vote = { window = 4 }") + &stream("comes", "label = \"New\"")));
     assert_eq!(last["changes"]["added"], json!(["comes"]), "{last}");
     assert_eq!((&last["changes"]["removed"], &last["changes"]["changed"]), (&json!(["goes"]), &json!(["stays"])));
-    until("the end of the one that goes", || !ids(&program.address).contains(&"goes".to_owned()));
+    until("the removal of the stream `goes`", || !ids(&program.address).contains(&"goes".to_owned()));
     let stays = ask(&program.address, "GET", "/api/v1/streams/stays", None, &[]).body;
     assert_eq!(stays["settings"]["vote"]["window"], 4);
 
-    // A file that cannot be is refused, as a whole; the old settings stay.
+    // An invalid file is refused as a whole; the old settings stay.
     for (text, word) in [
         ("[[stream]]\nid = \"a\"\nury = 3\n".to_owned(), "toml:3: "),
         (stream("guest", ""), "guest"),
@@ -71,11 +71,11 @@ fn only_what_differs_is_opened_again() {
     ] {
         assert!(metrics.contains(line), "no {line} in {metrics}");
     }
-    let mut there = ids(&program.address);
-    there.sort();
-    assert_eq!(there, ["comes", "guest", "own", "stays"]);
+    let mut existing = ids(&program.address);
+    existing.sort();
+    assert_eq!(existing, ["comes", "guest", "own", "stays"]);
 
-    // The run's vote, and a key that takes effect only at a restart. The flag --listen overrides the file, so `listen` changes nothing.
+    // The run's vote, and a key that takes effect only at a restart. The flag --listen overrides the key `listen`.
     let text = format!(
         "max_streams = 32\nlisten = \"127.0.0.1:1\"\n[vote]\nwindow = 7\n{}",
         stream("stays", "") + &stream("comes", "")
@@ -90,7 +90,7 @@ fn only_what_differs_is_opened_again() {
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert!(program.stop().0.success());
 
-    // The one that stayed was never opened again: one run, no second missing.
+    // The stream `stays` was not opened again: it has one run and misses no second.
     let records = records(&jsonl);
     let seconds: Vec<(u64, u64)> = records
         .iter()

@@ -1,4 +1,4 @@
-//! What a restart must not lose.
+//! Streams, settings and events survive a restart.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ fn get(program: &Program, id: &str) -> Value {
 }
 
 #[test]
-fn streams_their_settings_and_their_last_events_survive_a_restart() {
+fn streams_settings_and_last_events_survive_a_restart() {
     let fixtures = Fixtures::new();
     let (state, jsonl) = (fixtures.path().join("state.db"), fixtures.path().join("out.jsonl"));
     let vote =
@@ -45,11 +45,11 @@ fn streams_their_settings_and_their_last_events_survive_a_restart() {
     let program = Program::start(&arguments);
     assert_eq!(ids(&program.address), ["own", "one", "two"]);
     let after: Vec<Value> = ["one", "two"].iter().map(|id| get(&program, id)["settings"].clone()).collect();
-    assert_eq!(before, after, "with the versions of their settings");
-    until("the paused one", || get(&program, "two")["state"] == "paused");
+    assert_eq!(before, after, "the settings and their versions");
+    until("the pause", || get(&program, "two")["state"] == "paused");
     for id in ["one", "own"] {
         let detail = get(&program, id);
-        assert_eq!(detail["before"]["type"], "state", "the last state is known: {detail}");
+        assert_eq!(detail["before"]["type"], "state", "the last state is missing: {detail}");
         let events = detail["events"].as_array().unwrap();
         assert!(!events.is_empty(), "{id} has lost its events");
     }
@@ -57,7 +57,7 @@ fn streams_their_settings_and_their_last_events_survive_a_restart() {
     assert_eq!(events[0], first_events[0]);
     until("a second of the new run", || get(&program, "one")["last"]["run"] == 1);
     assert!(program.stop().0.success());
-    // No second has the place of another one.
+    // No two seconds have the same place.
     let mut places: Vec<(String, u64, u64)> = records(&jsonl)
         .iter()
         .filter(|r| r["type"] == "second" || r["type"] == "gap")
@@ -68,15 +68,15 @@ fn streams_their_settings_and_their_last_events_survive_a_restart() {
     places.dedup();
     assert_eq!(places.len(), all);
 
-    // A second process may not have the same store.
+    // A second process cannot open the same store.
     let program = Program::start(&["--state", state.to_str().unwrap()]);
     let other = std::process::Command::new(crate::common::program::path())
         .args(["run", "--listen", "127.0.0.1:0", "--state", state.to_str().unwrap()])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&other.stderr);
-    assert!(other.status.code() == Some(5) && said.contains("another process uses the store"), "{said}");
-    assert!(!said.contains("geheim-store"), "{said}");
+    let error = String::from_utf8_lossy(&other.stderr);
+    assert!(other.status.code() == Some(5) && error.contains("another process uses the store"), "{error}");
+    assert!(!error.contains("geheim-store"), "{error}");
     assert!(program.stop().0.success());
 }

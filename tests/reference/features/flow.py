@@ -1,8 +1,8 @@
-"""Makes flow.json and flow_*.f32: OpenCV's dense Farnebäck flow of textured frames with known motion.
+"""Writes flow.json and flow_*.f32: OpenCV's dense Farnebäck flow of textured frames with known motion.
 
-Frames are sums of sine waves whose parameters come from an integer generator, so the Rust test makes the same frames
-(checked by a checksum) and only the flow is stored, every `stride`-th pixel in both directions: dx and dy in turn,
-row-major, f32 little-endian.
+Frames are sums of sine waves whose parameters come from an integer generator, so that the Rust test can generate the
+same frames (checked by a checksum). Only the flow is stored: every `stride`-th pixel in both directions, dx and dy
+alternating, row-major, f32 little-endian.
 
 Made with Python 3.11, numpy 2.4.6, opencv-python-headless 5.0.0.93. Run in this directory: python flow.py
 """
@@ -16,7 +16,7 @@ WAVES = 24
 
 
 def waves(seed):
-    """(kx, ky, phase, amplitude) of each wave: from 6 to 60 pixels long, longer ones stronger."""
+    """(kx, ky, phase, amplitude) of each wave: from 6 to 60 pixels long, with larger amplitudes for longer ones."""
     state = seed
 
     def draw():
@@ -35,7 +35,7 @@ def waves(seed):
 
 
 def frame(width, height, seed, motion):
-    """The texture moved by `motion`: rotated by `angle` and scaled by `zoom` about the centre, then shifted."""
+    """The texture after `motion`: rotated by `angle` and scaled by `zoom` about the centre, then shifted."""
     ys, xs = np.meshgrid(np.arange(height, dtype=np.float64), np.arange(width, dtype=np.float64), indexing="ij")
     cx, cy = (width - 1) / 2.0, (height - 1) / 2.0
     x, y = xs - cx - motion["dx"], ys - cy - motion["dy"]
@@ -69,7 +69,7 @@ def cases():
             yield 97, 65, 3, 1 + i, motion, params
         yield 223, 127, 4, 101 + i, ("far", "turn", "zoom", "shift")[i % 4], params
     for gaussian in (False, True):
-        # Large enough that rows are split among threads; an even window; another pyramid; a size without pyramid.
+        # A size large enough to split rows among threads; another pyramid; an even window; a size without a pyramid.
         yield 331, 211, 6, 201, "far", DEFAULT | dict(gaussian=gaussian)
         yield 331, 211, 6, 202, "turn", DEFAULT | dict(gaussian=gaussian, pyr_scale=0.7, levels=4, winsize=21)
         yield 223, 127, 4, 203, "shift", DEFAULT | dict(gaussian=gaussian, winsize=12, iterations=5)

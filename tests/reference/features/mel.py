@@ -1,8 +1,8 @@
-"""Makes mel.json and mel.f32: librosa's mel power, log-mel and MFCC of generated sounds.
+"""Writes mel.json and mel.f32: librosa's mel power, log-mel and MFCC of generated sounds.
 
-The sounds come from an integer generator and from sines, so the Rust test makes the same. librosa runs in f64 (its
-input is): in f32, the rounding noise of its FFT would be most of what a quiet band next to a loud tone holds. Images
-are stored f32 little-endian, row-major, every `stride`-th column: mel power, decibels, then MFCC.
+The sounds come from an integer generator and from sines, so that the Rust test can generate the same ones. librosa gets
+f64 input and therefore runs in f64: in f32, the rounding noise of its FFT would dominate a quiet band next to a loud
+tone. Images are stored as f32 little-endian, row-major, every `stride`-th column: mel power, decibels, then MFCC.
 
 Made with Python 3.11, numpy 2.4.6, librosa 0.11.0. Run in this directory: python mel.py
 """
@@ -31,10 +31,10 @@ def sound(kind, count, rate):
         rise = 0.45 * rate - 30.0
         made = 0.8 * np.sin(2.0 * np.pi * (30.0 * t + 0.5 * rise * t * t)) + 0.001 * noise(count, 2)
     elif kind == "pure":
-        # A lone tone: the far bands hold next to nothing.
+        # A single tone: distant bands have almost no energy.
         made = 0.9 * np.sin(2.0 * np.pi * 0.06 * rate * t)
     else:
-        # Noise for a tenth of a second, then true silence, in turn.
+        # A tenth of a second of noise and a tenth of digital silence, alternating.
         made = np.where((t * 10.0).astype(np.int64) % 2 == 0, 0.7 * noise(count, 3), 0.0)
     return made.astype(np.float32)
 

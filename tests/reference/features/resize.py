@@ -1,7 +1,7 @@
-"""Makes resize.json and resize.rgb8: Pillow's BILINEAR resize of generated pictures.
+"""Writes resize.json and resize.rgb8: Pillow's BILINEAR resize of generated pictures.
 
-Pictures are bytes of an integer generator, so the Rust test makes the same. `box` is the part of the picture that is
-shown (left, top, right, bottom); the results are stored one after the other, packed RGB8.
+Pictures are bytes of an integer generator, so that the Rust test can generate the same ones. `box` is the resized part
+of the picture (left, top, right, bottom). The results are stored one after the other, packed RGB8.
 
 Made with Python 3.11, numpy 2.4.6, Pillow 13.0.0. Run in this directory: python resize.py
 """
@@ -31,7 +31,7 @@ def main():
     table, data = [], []
     for seed, (source, target) in enumerate(SIZES, start=1):
         whole = (0.0, 0.0, float(source[0]), float(source[1]))
-        # Fit::Crop: the largest centred part with the target's aspect.
+        # Fit::Crop: the largest centred part with the target's aspect ratio.
         scale = max(target[0] / source[0], target[1] / source[1])
         shown = (min(target[0] / scale, source[0]), min(target[1] / scale, source[1]))
         left, top = (source[0] - shown[0]) / 2, (source[1] - shown[1]) / 2

@@ -1,7 +1,7 @@
-"""Values that a test can make again bit for bit from nothing but a name: an integer hash of name and index, scaled.
+"""Values that a test can reproduce bit for bit from a name: an integer hash of name and index, scaled.
 
-The twin of tests/common/reference.rs. All arithmetic is on 32-bit integers or on doubles without fused
-operations, and is rounded to single precision once at the end, so both languages give the same bits.
+tests/common/reference.rs computes the same values in Rust. All arithmetic is on 32-bit integers or on doubles without
+fused operations, and is rounded to single precision once at the end, so both languages give the same bits.
 """
 
 import math
@@ -24,7 +24,7 @@ def uniform(name, shape, low, high):
 
 
 def parameter(name, shape):
-    """A weight of a size that keeps activations near 1 through the whole network."""
+    """A weight, scaled to keep activations near 1 through the whole network."""
     if len(shape) == 4:
         bound = math.sqrt(6.0 / math.prod(shape[1:]))
         # The last convolution of a residual branch: sixteen full branches would add up to huge values.

@@ -1,11 +1,11 @@
-"""Writes the reference numbers of src/compute/tests/parity/models.rs beside itself: logits of torchvision's networks (and of
-resnet50_v2.py and of the package efficientnet_lite_pytorch) for generated weights and pictures, as JSON. The weights are f32; the networks are run in f64, so that the
-numbers carry no rounding of their own.
+"""Writes the reference numbers of src/compute/tests/parity/models.rs to this folder, as JSON: logits of torchvision's
+networks, of resnet50_v2.py and of the package efficientnet_lite_pytorch for generated weights and pictures. The weights
+are f32. The networks run in f64, so that the logits have almost no rounding error.
 
     python make.py                          # one file per network
     python make.py BACKBONE.safetensors     # also mobilenet_v2_backbone.json, from ImageNet weights (f16)
 
-The committed files were made with the versions named inside them.
+The committed files name the versions that wrote them.
 """
 
 import json
@@ -24,12 +24,12 @@ HERE = pathlib.Path(__file__).parent
 VERSIONS = {"torch": torch.__version__, "torchvision": torchvision.__version__}
 # classes, batch, height, width: the size of training, an odd size, the smallest size.
 CASES = [(25, 1, 224, 224), (1000, 2, 161, 129), (7, 2, 32, 33)]
-# Sides that are multiples of 32: the documented condition of TensorFlow's padding.
+# The sides are multiples of 32, as TensorFlow's padding requires.
 LITE_CASES = [(25, 1, 256, 256), (1000, 2, 160, 128), (7, 2, 32, 64)]
 
 
 def numbers(tensor):
-    """Floats with the digits that tell one f32 from the next."""
+    """Floats with nine significant digits, which identify an f32 uniquely."""
     return [float(f"{x:.9g}") for x in tensor.flatten().tolist()]
 
 
@@ -47,7 +47,7 @@ def network(build, classes):
 
 
 def lite(name):
-    """Padding is computed for each picture, as in TensorFlow, when no size is given."""
+    """Without `image_size`, the padding is computed for each picture, as in TensorFlow."""
     return lambda num_classes: EfficientNet.from_name(name, num_classes=num_classes, image_size=None)
 
 
@@ -73,7 +73,7 @@ def main():
                       f"between samples {spread:.3f}, error of f32 {(logits - exact).abs().max():.2e}")
                 cases.append({"classes": classes, "batch": batch, "height": height, "width": width,
                               "logits": numbers(exact)})
-            # The classifier's shape is that of the last case; the test replaces its class count.
+            # The classifier has the shape of the last case; the test replaces its number of classes.
             write(name, {"versions": VERSIONS, "tensors": tensors, "cases": cases})
 
         if len(sys.argv) > 1:

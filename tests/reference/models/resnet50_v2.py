@@ -1,4 +1,4 @@
-"""ResNet50 v2 (pre-activation) in PyTorch, with the names that the project documents for it."""
+"""ResNet50 v2 (pre-activation) in PyTorch, with the tensor names that the project documents."""
 
 from torch import nn
 

@@ -1,10 +1,10 @@
-"""Writes classifier.json: what scikit-learn's multinomial logistic regression makes of seeded samples, which step 1 of training
-must give as well.
+"""Writes classifier.json: scikit-learn's multinomial logistic regression of seeded samples. Step 1 of training must
+give the same result.
 
     python3 tests/reference/training/classifier.py        # needs numpy and scikit-learn (made with 1.9)
 
-Features are as a network's after its last ReLU: none negative, means above their deviations, one nearly constant and one that
-is always 0. Smoothed targets are written as samples of every class with a share of the weight each.
+The features resemble those after a network's last ReLU: none is negative, means exceed deviations, one is nearly
+constant and one is always 0. A smoothed target becomes a sample of every class, each with a share of the weight.
 """
 
 import json

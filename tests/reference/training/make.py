@@ -1,11 +1,12 @@
-"""Writes the reference curves of tests/learn/train_parity.rs beside itself: what PyTorch's optimisers make of torchvision's networks
-and of efficientnet_lite_pytorch's on one fixed batch, all layers learning, batch norm in training mode. Weights, pictures and weights of samples are made from
-names on both sides (../models/generate.py). The networks run in f64, so that the numbers carry no rounding of their own;
-the same in f32 is printed beside it, as a measure of what rounding alone does.
+"""Writes the reference curves of tests/learn/train_parity.rs to this folder: PyTorch trains torchvision's networks and
+that of efficientnet_lite_pytorch on one fixed batch, with all layers learning and batch norm in training mode. Both
+sides generate weights, pictures and sample weights from names (../models/generate.py). The networks run in f64, so that
+the curves have almost no rounding error. The script also prints the differences of a run in f32, which show the effect
+of rounding.
 
     python make.py          # training.json
 
-The committed file was made with the versions named inside it.
+The committed file names the versions that wrote it.
 """
 
 import json
@@ -24,8 +25,8 @@ from generate import parameter, uniform  # noqa: E402
 
 CLASSES = 7
 SMOOTHING = 0.1
-# architecture, optimiser, steps, warm-up, peak rate, weight decay, greatest length of gradients, batch, side. AdamW moves a
-# weight whose gradient is nothing but rounding as far as any other, so that its rate is small and its decay large.
+# architecture, optimiser, steps, warm-up, peak rate, weight decay, largest norm of gradients, batch, side. AdamW moves
+# a weight whose gradient is only rounding noise as far as any other, so its rate is small and its decay large.
 CASES = [
     ("mobilenet_v2", "sgd", 20, 4, 1e-3, 1.0, None, 8, 64),
     ("mobilenet_v2", "sgd", 20, 4, 5e-4, 2.0, 2.0, 8, 64),
@@ -34,7 +35,7 @@ CASES = [
     ("resnet50", "sgd", 5, 2, 3e-4, 3.0, None, 4, 64),
     ("efficientnet_lite0", "sgd", 20, 4, 1e-3, 1.0, None, 8, 64),
 ]
-# Values of a tensor that are stored.
+# Stored values per tensor.
 SAMPLES = 8
 
 
@@ -47,7 +48,7 @@ def optimiser(kind, model, decay):
 
 
 def schedule(peak, steps, warm_up):
-    """Rates of all steps: up in a line, down along half a cosine, from PyTorch's own schedulers."""
+    """Learning rates of all steps: a linear warm-up, then half a cosine, from PyTorch's schedulers."""
     dummy = torch.optim.SGD([torch.zeros(1)], lr=peak)
     up = torch.optim.lr_scheduler.LambdaLR(dummy, lambda step: (step + 1) / warm_up)
     rates = []
@@ -65,14 +66,14 @@ def schedule(peak, steps, warm_up):
 
 
 def pictures(batch, side):
-    """Patches of 16 pixels and a little noise: samples that differ, which batch norm has to have to be well conditioned."""
+    """Patches of 16 pixels and a little noise: batch norm is well conditioned only if the samples differ."""
     coarse = uniform("patches", (batch, 3, side // 16, side // 16), -2.0, 2.0)
     return coarse.repeat(16, 2).repeat(16, 3) + uniform("input", (batch, 3, side, side), -0.25, 0.25)
 
 
 def tensor(name, shape):
-    """As in ../models, but for norms: most values pass MobileNet's ReLUs, and residual branches begin small. With norms around
-    zero the gradients grow from block to block, and rounding decides the curve after a few steps."""
+    """As in ../models, except for norms: most values pass MobileNet's ReLUs, and residual branches start small. With
+    norms around zero the gradients grow from block to block, and rounding dominates the curve after a few steps."""
     if len(shape) == 1 and name.endswith(("conv.3.weight", "bn3.weight", "_bn2.weight")):
         return uniform(name, shape, 0.1, 0.3)
     if len(shape) == 1 and name.startswith(("features.", "_b")) and name.endswith(".bias"):
@@ -81,7 +82,7 @@ def tensor(name, shape):
 
 
 def network(name):
-    """Without dropout and stochastic depth, and with PyTorch's momentum of batch norms."""
+    """The network without dropout and stochastic depth, with PyTorch's momentum of batch norms."""
     if name.startswith("efficientnet"):
         none = {"dropout_rate": 0.0, "drop_connect_rate": 0.0}
         return EfficientNet.from_name(
@@ -120,7 +121,7 @@ def train(case, dtype):
 
 
 def after(model):
-    """Of every running statistic and of the classifier: root mean square, and some values at even distances."""
+    """For every running statistic and the classifier: the root mean square, and some values at even distances."""
     out = {}
     for name, tensor in model.state_dict().items():
         if "running_" in name or name.startswith(("fc.", "_fc.", "classifier.")):

@@ -1,4 +1,4 @@
-//! The server as clients meet it: access, the API, and the page in a browser.
+//! The server from the clients' side: access, the API, and the page in a browser.
 
 mod access;
 mod api;

@@ -1,6 +1,6 @@
 //! The overlay page in headless Chromium.
 //!
-//! Screenshots are left in the folder `TOUCHLINE_SCREENSHOTS` names, else in the target folder.
+//! The tests leave screenshots in the folder that `TOUCHLINE_SCREENSHOTS` names, or in the target folder.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,14 +31,14 @@ fn screenshots() -> PathBuf {
     folder
 }
 
-/// A stream that has played for ten minutes, with moving pictures while someone watches.
+/// A server with a stream that has played for ten minutes. It offers moving pictures while a client watches.
 struct Studio {
     hub: Hub,
     clock: Arc<PastClock>,
     cam: StreamHandle,
     script: Script,
     server: Server,
-    over: Arc<AtomicBool>,
+    is_closed: Arc<AtomicBool>,
     pictures: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -49,11 +49,11 @@ impl Studio {
         cam.set_tracks(Tracks { video: true, audio: true });
         cam.set_state(StreamState::Playing);
         let script = feed(&cam, &clock, &afternoon());
-        let over = Arc::new(AtomicBool::new(false));
+        let is_closed = Arc::new(AtomicBool::new(false));
         let pictures = std::thread::spawn({
-            let (cam, over) = (cam.clone(), over.clone());
+            let (cam, is_closed) = (cam.clone(), is_closed.clone());
             move || {
-                for n in (0_u16..).take_while(|_| !over.load(Ordering::Relaxed)) {
+                for n in (0_u16..).take_while(|_| !is_closed.load(Ordering::Relaxed)) {
                     if cam.preview_wanted() {
                         cam.offer_preview(court(f32::from(n % 300) / 300.0));
                     }
@@ -62,7 +62,7 @@ impl Studio {
             }
         });
         let server = Server::start(hub.clone());
-        Self { hub, clock, cam, script, server, over, pictures: Some(pictures) }
+        Self { hub, clock, cam, script, server, is_closed, pictures: Some(pictures) }
     }
 
     fn shot(&mut self, shot: Shot) {
@@ -72,12 +72,12 @@ impl Studio {
 
 impl Drop for Studio {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.is_closed.store(true, Ordering::Relaxed);
         let _ = self.pictures.take().unwrap().join();
     }
 }
 
-/// `None` when there is no browser to test with.
+/// `None` if no browser is installed.
 fn browser() -> Option<(MutexGuard<'static, ()>, Browser)> {
     let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let browser = Browser::start()?;
@@ -91,13 +91,16 @@ fn open(browser: &Browser, studio: &Studio) {
     browser.wait("the first decision on the page", "return document.getElementById('third-title').textContent !== ''");
 }
 
-/// Waits until nothing moves any more: bars and colours have transitions of up to 0.7 s.
+/// Waits until the page is still: bars and colours have transitions of up to 0.7 s.
 fn settle(browser: &Browser) {
     browser.wait("the picture", "return document.getElementById('stage').dataset.picture === 'there'");
-    browser.wait("rest", "return document.getAnimations().every((a) => a.effect.getTiming().iterations === Infinity)");
+    browser.wait(
+        "the end of the transitions",
+        "return document.getAnimations().every((a) => a.effect.getTiming().iterations === Infinity)",
+    );
 }
 
-/// The bar of a class: (value, rank, width of its fill in pixels).
+/// The bar of a class: (value, rank, width of its fill as a share of the track).
 fn bar(browser: &Browser, class: &str) -> (f64, f64, f64) {
     let script = format!(
         "const row = document.querySelector('#bars [data-class={class}]');
@@ -110,7 +113,7 @@ fn bar(browser: &Browser, class: &str) -> (f64, f64, f64) {
     (v[0].as_f64().unwrap(), v[1].as_f64().unwrap(), v[2].as_f64().unwrap())
 }
 
-/// Colours seen in the timeline's band, and its darkest share of painted pixels.
+/// The number of colours in the timeline's band.
 const BAND_COLOURS: &str = "
     const c = document.getElementById('timeline');
     const y = Math.round(c.height * 25 / 76);
@@ -155,16 +158,16 @@ fn the_page_follows_the_stream() {
     browser.wait("the title", "return document.title.startsWith('Badminton ')");
     assert_eq!(browser.run("return document.querySelector('[data-decided=true]').id"), "modality-audio");
     assert_eq!(browser.text("#why"), "sound decides: the table names it for Badminton");
-    assert_eq!(browser.text("#spoken"), "Badminton on court-1", "the change is read out");
+    assert_eq!(browser.text("#spoken"), "Badminton on court-1", "the change must be announced");
     settle(&browser);
     let ((new, first, width), (old, second, _)) = (bar(&browser, "badminton"), bar(&browser, "tennis"));
     assert!(first == 0.0 && second > 0.0 && new > 0.5 && old < value, "{new} {first} {old} {second}");
-    assert!((width - new).abs() < 0.02, "the bar is as long as its number: {width} {new}");
+    assert!((width - new).abs() < 0.02, "the bar's length differs from its value: {width} {new}");
     assert!(browser.text("#events li").contains("Badminton on"), "{}", browser.text("#events"));
 
     studio.shot(Shot::Silent("badminton", 0.9));
     browser.wait(
-        "a missing view",
+        "the missing sound",
         "const card = document.getElementById('modality-audio');
          return card.dataset.missing === 'true' && card.textContent.includes('No such track')",
     );
@@ -177,7 +180,7 @@ fn the_page_follows_the_stream() {
 }
 
 #[test]
-fn the_timeline_tells_what_is_under_the_pointer_and_the_keys() {
+fn the_timeline_shows_a_tooltip_for_pointer_and_keys() {
     let Some((_one, browser)) = browser() else { return };
     let studio = Studio::open();
     open(&browser, &studio);
@@ -205,14 +208,14 @@ fn the_timeline_tells_what_is_under_the_pointer_and_the_keys() {
 }
 
 #[test]
-fn a_phone_shows_it_all_without_scrolling_sideways() {
+fn a_phone_shows_the_page_without_horizontal_scrolling() {
     let Some((_one, browser)) = browser() else { return };
     let mut studio = Studio::open();
     browser.resize(390, 844, true);
     open(&browser, &studio);
     settle(&browser);
     let width = browser.run("return document.documentElement.scrollWidth");
-    assert!(width.as_u64().unwrap() <= 390, "{width} pixels are wider than the phone");
+    assert!(width.as_u64().unwrap() <= 390, "the page is {width} pixels wide, the phone 390");
     let folder = screenshots();
     browser.screenshot(&folder.join("phone-light.png"));
     browser.prefer("dark");
@@ -221,7 +224,7 @@ fn a_phone_shows_it_all_without_scrolling_sideways() {
     browser.run("window.scrollTo(0, 760)");
     std::thread::sleep(Duration::from_millis(300));
     browser.screenshot(&folder.join("phone-dark-below.png"));
-    // A long name, a gap and every class: nothing of it may widen the page.
+    // A long name, a gap and the list of all classes must not widen the page.
     for _ in 0..10 {
         studio.shot(Shot::On("americanfootball", 0.9));
     }
@@ -229,12 +232,12 @@ fn a_phone_shows_it_all_without_scrolling_sideways() {
     browser.run("document.getElementById('bars-more').click()");
     browser.wait("the gap", "return document.getElementById('third').dataset.gap === 'true'");
     let width = browser.run("return document.documentElement.scrollWidth");
-    assert!(width.as_u64().unwrap() <= 390, "{width} pixels are wider than the phone");
+    assert!(width.as_u64().unwrap() <= 390, "the page is {width} pixels wide, the phone 390");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
 #[test]
-fn trouble_is_told_with_its_way_out() {
+fn problems_are_shown_with_advice() {
     let Some((_one, browser)) = browser() else { return };
     let (hub, clock) = new_hub();
     let mut server = Server::start(hub.clone());
@@ -293,21 +296,21 @@ fn trouble_is_told_with_its_way_out() {
 
     server.stop();
     drop(server);
-    browser.wait("the loss", "return document.body.dataset.server === 'lost'");
+    browser.wait("the loss of the connection", "return document.body.dataset.server === 'lost'");
     assert_eq!(browser.text("#pill"), "Offline");
     assert!(browser.text("#notice-title").contains("No connection"));
     std::thread::sleep(Duration::from_millis(500));
     browser.screenshot(&screenshots().join("offline.png"));
     let _server = Server::start_at(hub, &address);
-    browser.wait("the way back", "return document.getElementById('pill').textContent === 'Failed'");
+    browser.wait("the reconnection", "return document.getElementById('pill').textContent === 'Failed'");
     assert_eq!(browser.run("return document.body.dataset.server"), "open");
-    // The browser itself logs every refused connection; the page adds nothing of its own.
+    // The browser logs every refused connection. The page itself must log nothing.
     let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("ERR_")).collect();
     assert_eq!(own, Vec::<String>::new());
 }
 
 #[test]
-fn a_token_lets_the_browser_in_until_it_logs_out() {
+fn a_browser_logs_in_with_a_token_and_logs_out() {
     let Some((_one, browser)) = browser() else { return };
     let mut studio = Studio::open();
     let token = TokenSource::Environment { name: "T", text: "reader-0123456789abcdef".into() };
@@ -328,17 +331,17 @@ fn a_token_lets_the_browser_in_until_it_logs_out() {
     log_in("reader-0123456789abcdef");
     browser.wait("the page", "return document.getElementById('third-title')?.textContent === 'Tennis'");
     browser.wait("the picture", "return document.getElementById('stage').dataset.picture === 'there'");
-    assert_eq!(browser.run("return document.cookie"), "", "scripts do not see the session");
-    browser.wait("the way out", "return !document.getElementById('log-out').hidden");
+    assert_eq!(browser.run("return document.cookie"), "", "scripts can read the session cookie");
+    browser.wait("the log-out button", "return !document.getElementById('log-out').hidden");
     browser.run("document.getElementById('log-out').click()");
     browser.wait("the login again", "return document.getElementById('login') !== null");
-    // The browser itself logs every 401; the page adds nothing of its own.
+    // The browser logs every 401. The page itself must log nothing.
     let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("401")).collect();
     assert_eq!(own, Vec::<String>::new());
 }
 
 #[test]
-fn several_streams_can_be_chosen_from() {
+fn one_of_several_streams_can_be_selected() {
     let Some((_one, browser)) = browser() else { return };
     let studio = Studio::open();
     let arena = add(&studio.hub, "arena-north", "srt://10.0.0.8:9000?passphrase=longsecret");
@@ -374,7 +377,7 @@ fn several_streams_can_be_chosen_from() {
 }
 
 #[test]
-fn the_page_follows_streams_that_come_and_go() {
+fn the_page_follows_added_and_removed_streams() {
     let Some((_one, browser)) = browser() else { return };
     let studio = Studio::open();
     let arena = add(&studio.hub, "arena-north", "testsrc://");
@@ -384,7 +387,7 @@ fn the_page_follows_streams_that_come_and_go() {
     browser.run("window.untouched = true");
     assert_eq!(browser.text("#stream-id"), "court-1");
 
-    // The stream that is shown goes: the other one is shown, and nobody cries that the server is lost.
+    // The shown stream is removed: the page shows the other one and does not report the server as lost.
     studio.cam.set_state(StreamState::Removed);
     assert!(studio.hub.remove_stream("court-1"));
     browser.wait("the other stream", "return document.getElementById('stream-id').textContent === 'arena-north'");
@@ -398,10 +401,13 @@ fn the_page_follows_streams_that_come_and_go() {
     assert_eq!(browser.text("#notice-title"), "The stream is paused");
     assert_eq!(browser.text("#third-sub"), "before the stream was paused");
 
-    // The last one goes: the page is as it was before the first.
+    // The last stream is removed: the page looks as it did before the first one.
     arena.set_state(StreamState::Removed);
     studio.hub.remove_stream("arena-north");
-    browser.wait("nobody", "return document.getElementById('notice-title').textContent === 'No stream is running'");
+    browser.wait(
+        "the empty page",
+        "return document.getElementById('notice-title').textContent === 'No stream is running'",
+    );
     assert_eq!(browser.run("return document.getElementById('third').hidden"), true);
     assert_eq!(browser.run("return document.title"), "Touchline");
     browser.screenshot(&screenshots().join("nobody.png"));
@@ -411,14 +417,14 @@ fn the_page_follows_streams_that_come_and_go() {
     feed(&again, &studio.clock, &[Shot::On("soccer", 0.9); 20]);
     browser.wait("the new stream", "return document.getElementById('third-title').textContent === 'Soccer'");
     assert_eq!(browser.text("#stream-id"), "court-1");
-    assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
-    // The browser itself may log that the stream of pictures ended.
+    assert_eq!(browser.run("return window.untouched"), true, "the page was loaded again");
+    // The browser may log the end of the stream of pictures.
     let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("ERR_") && !l.contains("404")).collect();
     assert_eq!(own, Vec::<String>::new());
 }
 
 #[test]
-fn another_pack_is_named_without_a_reload() {
+fn a_new_pack_is_shown_without_a_reload() {
     let Some((_one, browser)) = browser() else { return };
     let mut studio = Studio::open();
     open(&browser, &studio);
@@ -432,12 +438,12 @@ fn another_pack_is_named_without_a_reload() {
     studio.shot(Shot::On("tennis", 0.9));
     browser.wait("the pack", "return document.getElementById('build').textContent.includes('pack final-week')");
     assert_eq!(browser.text("#spoken"), "Pack final-week is in use");
-    assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
+    assert_eq!(browser.run("return window.untouched"), true, "the page was loaded again");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
 #[test]
-fn colours_of_classes_can_be_told_from_the_ground_and_from_each_other() {
+fn class_colours_are_distinct_and_have_enough_contrast() {
     let Some((_one, browser)) = browser() else { return };
     let (hub, _) = new_hub();
     let server = Server::start(hub);

@@ -1,4 +1,4 @@
-//! A server on a free port, fed with made-up but lifelike seconds: for the tests of the API and of the page.
+//! A server on a free port with synthetic seconds, for the tests of the API and of the page.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use touchline_serve::publish::record::Published;
 use touchline_serve::publish::serve::Limits;
 use touchline_serve::publish::tls::Tls;
 
-/// The machine's clock, which can be set back to write history.
+/// The system clock, which can be set back to publish seconds in the past.
 #[derive(Default)]
 pub struct PastClock {
     system: SystemClock,
@@ -96,7 +96,7 @@ impl Server {
         Self::start_in(runtime, hub, address, access, None, Limits::default())
     }
 
-    /// With tokens, TLS and limits. Plain settings of `start_at` with `Default`.
+    /// Starts a server with tokens, TLS and limits.
     pub fn start_with(hub: Hub, access: AccessConfig, tls: Option<Arc<Tls>>, limits: Limits) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         Self::start_in(runtime, hub, "127.0.0.1:0", access, tls, limits)
@@ -127,7 +127,7 @@ impl Server {
         self.url.split_once("://").unwrap().1
     }
 
-    /// Stops it as the program does, and says how that went.
+    /// Stops the server as the program does. Panics if the server's task failed.
     pub fn stop(&mut self) {
         let _ = self.stop.take().expect("stopped once").send(());
         let task = self.task.take().unwrap();
@@ -144,21 +144,21 @@ impl Drop for Server {
     }
 }
 
-/// What a second of the script is.
+/// One second of a script.
 #[derive(Clone, Copy)]
 pub enum Shot {
-    /// Class, and how sure the models are.
+    /// A class, and its probability.
     On(&'static str, f32),
     /// The same, decided by sound.
     Sound(&'static str, f32),
-    /// The same, from a stream whose sound is missing: motion and pictures only.
+    /// The same, from a stream without sound.
     Silent(&'static str, f32),
     Gap(GapReason),
-    /// The stream was opened again; the next second begins a run.
+    /// The stream is opened again; the next second begins a run.
     Reconnect,
 }
 
-/// Makes seconds, their estimates over ten seconds and their events, as the decision chain would.
+/// Generates seconds, estimates over ten seconds, and events, as the decision chain does.
 pub struct Script {
     classes: ClassSet,
     run: u32,
@@ -201,7 +201,7 @@ impl Script {
         };
         let label = self.classes.id(name).expect("a class of the study");
         let mut modality = |sure: f32, voters: u32| {
-            // Every class has its own few rivals, which share most of what is left.
+            // Every class has a few rivals of its own, which share most of the remaining probability.
             let mut rivals = u32::from(label.0) * 7919;
             let mut scores: Vec<f32> = (0..self.classes.len())
                 .map(|_| 0.002 + next_noise(&mut rivals).powi(9) * (0.3 + next_noise(&mut self.noise)))
@@ -310,7 +310,7 @@ pub fn afternoon() -> Vec<Shot> {
     shots
 }
 
-/// Publishes `shots` as the seconds that end now. Returns the script, to go on with.
+/// Publishes `shots` as the most recent seconds. Returns the script, with which the test can continue.
 pub fn feed(stream: &StreamHandle, clock: &PastClock, shots: &[Shot]) -> Script {
     let mut script = Script::default();
     for (i, shot) in shots.iter().enumerate() {
@@ -328,7 +328,7 @@ pub fn step(stream: &StreamHandle, clock: &PastClock, script: &mut Script, shot:
     }
 }
 
-/// A drawn tennis court seen from the stand, with two players and a ball that moves with `t` (0..1).
+/// A drawing of a tennis court from the stand, with two players and a ball that moves with `t` (0..1).
 pub fn court(t: f32) -> Frame {
     let (width, height) = (768_usize, 432_usize);
     let mut data = Vec::with_capacity(width * height * 3);
@@ -366,7 +366,7 @@ fn court_pixel(u: f32, v: f32, ball: (f32, f32)) -> [u8; 3] {
         let grain = ((u * 173.0).sin() * (v * 311.0).cos() * 18.0).abs();
         return shade([52.0 + grain, 60.0 + grain, 78.0 + grain], 0.55 + v * 1.6);
     }
-    // From the picture to the court: depth 0 at the near edge, 1 at the far one.
+    // Coordinates on the court: depth 0 at the near edge, 1 at the far one.
     let depth = (1.0 - v) / (1.0 - horizon);
     let reach = 0.46 - 0.24 * depth;
     let across = (u - 0.5) / reach;
