@@ -1,7 +1,7 @@
-//! What a second costs the heap between the decoder's buffers and its decision: nothing that grows with pictures, sound or
-//! work, once the sizes of a stream are known.
+//! The heap allocations of a second between the decoder's buffers and its decision. They do not grow with pictures, sound or work
+//! once the sizes of a stream are known.
 //!
-//! A binary of its own, with one test: the allocator counts what every thread does.
+//! A separate binary with one test, because the allocator counts the allocations of all threads.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
@@ -24,12 +24,12 @@ struct Counting;
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is handed to the system's allocator as it came; counting touches no memory that it manages.
+// SAFETY: all calls are forwarded unchanged to the system's allocator; counting touches no memory that it manages.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        // SAFETY: the caller's promises about `layout` are those that `System` asks for.
+        // SAFETY: the caller guarantees what `System` requires of `layout`.
         unsafe { System.alloc(layout) }
     }
 
@@ -59,7 +59,7 @@ fn count(bytes: usize) {
     BYTES.fetch_add(bytes, Ordering::Relaxed);
 }
 
-/// What `work` gives, how often it allocated, and how much.
+/// The result of `work`, the number of its allocations, and their bytes.
 fn counted<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
     let before = (ALLOCATIONS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
     let result = work();
@@ -71,14 +71,14 @@ const SIZE: (u32, u32) = (512, 288);
 const RATE: u32 = 48_000;
 const CHUNK: usize = 1024;
 
-/// Seconds until every buffer has its size: the pools fill, and each worker thread has had work of each kind.
+/// Seconds until all buffers have their final sizes: the pools are full, and each worker thread has done each kind of work.
 const WARM_UP: usize = 8;
 
-/// A stream as the appsinks give it: pictures and stereo sound in pooled buffers.
+/// A stream as the appsinks output it: pictures and stereo sound in pooled buffers.
 struct Camera {
     frames: Pool<u8>,
     samples: Pool<f32>,
-    /// Of all time.
+    /// Pictures so far.
     pictures: u64,
     chunks: u64,
 }
@@ -116,7 +116,7 @@ impl Camera {
 }
 
 #[test]
-fn a_second_allocates_what_it_carries_away_and_nothing_else() {
+fn a_second_allocates_only_its_own_lists_and_scores() {
     let audio = AudioParams::default();
     let plan = SamplingPlan { rgb_frames: 5, flow_pairs: 5, flow_gap_ns: 40_000_000 };
     let sample_rate = Some(audio.mel.sample_rate);
@@ -149,11 +149,11 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
         allowed += pictures + 4;
         in_features += for_features;
     }
-    // The head of every picture, which says where it lies and who shares it; and each second's own lists, which go to
-    // the inference thread and end there: its frames, those for either model, and its sound. One more, since the second
-    // that is being filled at the end has begun its own.
+    // The shared header of each picture, and the lists of each second: its frames, the frames for either model, and its
+    // sound. The inference thread drops these lists. One more, because the second that is not complete at the end has
+    // already allocated.
     assert!(in_clips <= allowed + 1, "{in_clips} allocations in cutting seconds, {allowed} expected");
-    // Work for the thread pool goes through a queue that is made of blocks for 63 pieces of work each.
+    // The queue of the thread pool allocates blocks of 63 jobs each.
     assert!(in_features <= 2, "{in_features} allocations in the features of {} seconds", 30 - WARM_UP);
 
     let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../weights/compact")).unwrap();
@@ -174,12 +174,12 @@ fn a_second_allocates_what_it_carries_away_and_nothing_else() {
         }
         costs.push((allocations, bytes));
     }
-    // The median: on a busy machine the thread pool grows its own queues now and then.
+    // The median, because on a busy machine the thread pool sometimes grows its own queues.
     costs.sort_unstable();
     let (allocations, bytes) = costs[costs.len() / 2];
-    // Rows of a number for each class, three for the decision and one for each vote, the batch's list; and for each
-    // network a note to every thread of the pool. Inputs and values are megabytes.
-    let (notes, rows) = (networks * (rayon::current_num_threads() + 1), 2 * networks + 2);
-    assert!(allocations <= notes + rows + 1, "{allocations} allocations in deciding a second");
-    assert!(bytes <= 4 * classes * rows + 256 * notes + 2048, "{bytes} bytes in deciding a second");
+    // Rows with a number per class, three for the decision and one for each vote; the batch's list; and for each
+    // network a notification of each thread of the pool. Inputs and values take megabytes.
+    let (notifications, rows) = (networks * (rayon::current_num_threads() + 1), 2 * networks + 2);
+    assert!(allocations <= notifications + rows + 1, "{allocations} allocations in deciding a second");
+    assert!(bytes <= 4 * classes * rows + 256 * notifications + 2048, "{bytes} bytes in deciding a second");
 }

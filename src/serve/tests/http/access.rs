@@ -1,4 +1,4 @@
-//! Who may do what, and what a client may cost: against real servers, over TCP and TLS.
+//! Permissions and limits of clients, tested with real servers over TCP and TLS.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -73,7 +73,7 @@ fn request(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], 
     format!("{text}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-fn ask(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+fn fetch(server: &Server, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     exchange(connect(server), &request(server, method, path, headers, body))
 }
 
@@ -86,7 +86,7 @@ fn refused(hub: &Hub, reason: &str) -> u64 {
     let text = hub.metrics().encode();
     text.lines()
         .find_map(|line| line.strip_prefix(&name))
-        .expect("the counter is there from the start")
+        .expect("the counter is exported from the start")
         .parse()
         .unwrap()
 }
@@ -94,59 +94,59 @@ fn refused(hub: &Hub, reason: &str) -> u64 {
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
-fn roles_may_what_the_table_says() {
+fn roles_have_the_documented_permissions() {
     let hub = hub();
     let server = Server::start_with(hub.clone(), both(), None, Limits::default());
     let (admin, reader, wrong) = (bearer(ADMIN), bearer(READER), bearer("wrong-token-0123456789"));
     let reads = ["/", "/api/v1/info", "/api/v1/streams", "/api/v1/pack", "/metrics", "/api/v1/schema", "/nowhere"];
     for path in reads {
-        let status = |headers: &[(&str, &str)]| ask(&server, "GET", path, headers, "").status;
+        let status = |headers: &[(&str, &str)]| fetch(&server, "GET", path, headers, "").status;
         let found = if path == "/nowhere" { 404 } else { 200 };
         assert_eq!(status(&[("Authorization", &admin)]), found, "{path}");
         assert_eq!(status(&[("Authorization", &reader)]), found, "{path}");
-        let nothing = ask(&server, "GET", path, &[], "");
+        let nothing = fetch(&server, "GET", path, &[], "");
         assert_eq!(nothing.status, 401, "{path}");
         assert!(nothing.head.contains("content-security-policy"), "{path}: headers are on refusals too");
         assert!(!nothing.body.contains("court-1"), "{path}");
     }
     for path in ["/healthz", "/readyz", "/assets/login.js", "/assets/style.css"] {
-        assert_eq!(ask(&server, "GET", path, &[], "").status, 200, "{path}");
+        assert_eq!(fetch(&server, "GET", path, &[], "").status, 200, "{path}");
     }
-    let denied = ask(&server, "GET", "/api/v1/streams", &[("Authorization", &wrong)], "");
+    let denied = fetch(&server, "GET", "/api/v1/streams", &[("Authorization", &wrong)], "");
     assert_eq!((denied.status, denied.header("www-authenticate")), (401, Some("Bearer realm=\"touchline\"")));
     let basic = ("Authorization", "Basic YWRtaW46YWRtaW4=");
-    assert_eq!(ask(&server, "GET", "/api/v1/streams", &[basic], "").status, 401);
+    assert_eq!(fetch(&server, "GET", "/api/v1/streams", &[basic], "").status, 401);
 
     let post = |headers: &[(&str, &str)]| {
-        let answer = ask(&server, "POST", "/api/v1/pack", &[headers, &[JSON]].concat(), "{}");
+        let answer = fetch(&server, "POST", "/api/v1/pack", &[headers, &[JSON]].concat(), "{}");
         (answer.status, answer.body)
     };
     assert_eq!(post(&[]).0, 401);
     let (status, body) = post(&[("Authorization", &reader)]);
     assert!(status == 403 && body.contains("may only read"), "{status} {body}");
-    // Through the gate; this server has no pack to change.
+    // The request is permitted, but this server has no pack to change.
     let (status, body) = post(&[("Authorization", &admin)]);
     assert!(status == 403 && body.contains("the pack of this server"), "{status} {body}");
     let (status, body) = post(&[("Authorization", &admin), ("Origin", "https://evil.example")]);
     assert!(status == 403 && body.contains("another site"), "{status} {body}");
     for method in ["PUT", "PATCH", "DELETE"] {
-        let status = ask(&server, method, "/api/v1/streams", &[("Authorization", &reader)], "").status;
-        assert_eq!(status, 403, "{method}: whatever may change something is the admin's, whether the route exists");
+        let status = fetch(&server, method, "/api/v1/streams", &[("Authorization", &reader)], "").status;
+        assert_eq!(status, 403, "{method}: only the admin may send it, even if the route does not exist");
     }
     assert!(refused(&hub, "unauthorized") >= 10 && refused(&hub, "forbidden") >= 5);
 }
 
 #[test]
-fn without_tokens_this_machine_may_do_everything_and_others_what_was_allowed() {
+fn without_tokens_only_local_clients_have_full_access() {
     let open = Server::start_with(hub(), AccessConfig::default(), None, Limits::default());
-    assert_eq!(ask(&open, "GET", "/api/v1/streams", &[], "").status, 200);
-    assert!(ask(&open, "POST", "/api/v1/pack", &[JSON], "{}").body.contains("the pack of this server"));
-    assert_eq!(ask(&open, "GET", "/api/v1/session", &[], "").body, r#"{"role":"admin","by":"nothing"}"#);
+    assert_eq!(fetch(&open, "GET", "/api/v1/streams", &[], "").status, 200);
+    assert!(fetch(&open, "POST", "/api/v1/pack", &[JSON], "{}").body.contains("the pack of this server"));
+    assert_eq!(fetch(&open, "GET", "/api/v1/session", &[], "").body, r#"{"role":"admin","by":"nothing"}"#);
 
-    // A page whose name was pointed at this machine sends that name; the probes have nothing to hide.
+    // A foreign page whose name resolves to this machine sends that name. The probes contain no secrets.
     let by_name = |server: &Server, path: &str| {
-        let asked = request(server, "GET", path, &[], "").replace(&server.address().to_string(), "evil.example:8080");
-        exchange(connect(server), &asked)
+        let text = request(server, "GET", path, &[], "").replace(&server.address().to_string(), "evil.example:8080");
+        exchange(connect(server), &text)
     };
     for path in ["/", "/api/v1/streams", "/metrics"] {
         let answer = by_name(&open, path);
@@ -156,11 +156,11 @@ fn without_tokens_this_machine_may_do_everything_and_others_what_was_allowed() {
 
     let anonymous = AccessConfig { admin_token: text(ADMIN), allow_anonymous: true, ..AccessConfig::default() };
     let server = Server::start_with(hub(), anonymous, None, Limits::default());
-    assert_eq!(ask(&server, "GET", "/", &[], "").status, 200);
-    assert_eq!(by_name(&server, "/api/v1/streams").status, 200, "everybody may look");
-    assert_eq!(ask(&server, "POST", "/api/v1/pack", &[JSON], "{}").status, 401);
+    assert_eq!(fetch(&server, "GET", "/", &[], "").status, 200);
+    assert_eq!(by_name(&server, "/api/v1/streams").status, 200, "anonymous clients may read");
+    assert_eq!(fetch(&server, "POST", "/api/v1/pack", &[JSON], "{}").status, 401);
     let admin = bearer(ADMIN);
-    let answer = ask(&server, "POST", "/api/v1/pack", &[JSON, ("Authorization", &admin)], "{}");
+    let answer = fetch(&server, "POST", "/api/v1/pack", &[JSON, ("Authorization", &admin)], "{}");
     assert!(answer.body.contains("the pack of this server"), "{answer:?}");
 
     let new = |config: AccessConfig, address: &str| {
@@ -175,7 +175,7 @@ fn without_tokens_this_machine_may_do_everything_and_others_what_was_allowed() {
 }
 
 #[test]
-fn tokens_are_read_checked_and_read_again() {
+fn tokens_are_read_checked_and_reloaded() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admin.token");
     let write = |token: &str| std::fs::write(&path, token).unwrap();
@@ -183,40 +183,43 @@ fn tokens_are_read_checked_and_read_again() {
     let new = |config: AccessConfig| {
         Access::new(config, "0.0.0.0:1".parse().unwrap(), Arc::new(SystemClock::new()), Metrics::new())
     };
-    for (token, says) in [
+    for (token, expected) in [
         ("tiny-one\n", "shorter than 16"),
         ("sixteen letters, but spaces", "other than printable"),
         (&"x".repeat(5000), "longer than"),
     ] {
         write(token);
         let error = new(config()).err().unwrap().to_string();
-        assert!(error.contains(says) && error.contains("admin.token") && !error.contains(token.trim()), "{error}");
+        assert!(error.contains(expected) && error.contains("admin.token") && !error.contains(token.trim()), "{error}");
     }
-    assert!(new(AccessConfig { read_token: text(ADMIN), admin_token: text(ADMIN), ..config() }).is_err(), "the same");
+    assert!(
+        new(AccessConfig { read_token: text(ADMIN), admin_token: text(ADMIN), ..config() }).is_err(),
+        "the tokens are equal"
+    );
     std::fs::remove_file(&path).unwrap();
     assert!(new(config()).err().unwrap().to_string().contains("cannot read"));
 
     write(&format!("{ADMIN}\n"));
     let server = Server::start_with(hub(), config(), None, Limits::default());
-    let status = |token: &str| ask(&server, "GET", "/metrics", &[("Authorization", &bearer(token))], "").status;
+    let status = |token: &str| fetch(&server, "GET", "/metrics", &[("Authorization", &bearer(token))], "").status;
     assert_eq!(status(ADMIN), 200);
     let cookie = log_in(&server, ADMIN);
-    assert_eq!(ask(&server, "GET", "/metrics", &[("Cookie", &cookie)], "").status, 200);
+    assert_eq!(fetch(&server, "GET", "/metrics", &[("Cookie", &cookie)], "").status, 200);
     write("bad");
     assert!(server.access.reload().is_err());
-    assert_eq!(status(ADMIN), 200, "the old one stays");
+    assert_eq!(status(ADMIN), 200, "the old token stays valid");
     write("another-token-0123456789");
     server.access.reload().unwrap();
     assert_eq!((status(ADMIN), status("another-token-0123456789")), (401, 200));
     assert_eq!(
-        ask(&server, "GET", "/metrics", &[("Cookie", &cookie)], "").status,
+        fetch(&server, "GET", "/metrics", &[("Cookie", &cookie)], "").status,
         401,
         "sessions end with their token"
     );
 }
 
 fn log_in(server: &Server, token: &str) -> String {
-    let answer = ask(server, "POST", "/api/v1/session", &[JSON], &format!("{{\"token\":\"{token}\"}}"));
+    let answer = fetch(server, "POST", "/api/v1/session", &[JSON], &format!("{{\"token\":\"{token}\"}}"));
     assert_eq!(answer.status, 200, "{answer:?}");
     let cookie = answer.header("set-cookie").unwrap();
     assert!(cookie.contains("; HttpOnly; SameSite=Strict"), "{cookie}");
@@ -225,25 +228,25 @@ fn log_in(server: &Server, token: &str) -> String {
 }
 
 #[test]
-fn sessions_are_made_kept_and_left() {
+fn sessions_are_created_kept_and_ended() {
     let (hub, clock) = new_hub();
     let server = Server::start_with(hub, both(), None, Limits::default());
     let (reader, admin) = (log_in(&server, READER), log_in(&server, ADMIN));
-    let get = |cookie: &str| ask(&server, "GET", "/api/v1/session", &[("Cookie", cookie)], "");
+    let get = |cookie: &str| fetch(&server, "GET", "/api/v1/session", &[("Cookie", cookie)], "");
     assert_eq!(get(&reader).body, r#"{"role":"read","by":"session"}"#);
     assert_eq!(get(&format!("theme=dark; {admin}")).body, r#"{"role":"admin","by":"session"}"#);
     let post = |cookie: &str, more: &[(&str, &str)]| {
-        ask(&server, "POST", "/api/v1/pack", &[more, &[JSON, ("Cookie", cookie)]].concat(), "{}").body
+        fetch(&server, "POST", "/api/v1/pack", &[more, &[JSON, ("Cookie", cookie)]].concat(), "{}").body
     };
     assert!(post(&reader, &[]).contains("may only read"));
     assert!(post(&admin, &[]).contains("the pack of this server"));
-    // Browsers do not send the cookie for other sites; if one did, it would not help.
+    // Browsers do not send the cookie for other sites. If one does, the request is refused.
     for foreign in [("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site")] {
         assert!(post(&admin, &[foreign]).contains("another site"), "{foreign:?}");
         let body = format!("{{\"token\":\"{ADMIN}\"}}");
-        assert_eq!(ask(&server, "POST", "/api/v1/session", &[JSON, foreign], &body).status, 403);
+        assert_eq!(fetch(&server, "POST", "/api/v1/session", &[JSON, foreign], &body).status, 403);
     }
-    // A cookie with another letter, and one of another server.
+    // A changed cookie, and a cookie of another server.
     let (name, value) = reader.split_once('=').unwrap();
     let mut forged = value.as_bytes().to_vec();
     for place in [0, 10, 30, value.len() - 1] {
@@ -257,11 +260,11 @@ fn sessions_are_made_kept_and_left() {
     let foreign = log_in(&other, "other-token-0123456789");
     assert_eq!(get(&format!("{name}={}", foreign.split_once('=').unwrap().1)).status, 401);
 
-    let left = ask(&server, "DELETE", "/api/v1/session", &[("Cookie", &reader)], "");
+    let left = fetch(&server, "DELETE", "/api/v1/session", &[("Cookie", &reader)], "");
     assert!(left.status == 204 && left.header("set-cookie").unwrap().contains("Max-Age=0"), "{left:?}");
-    assert_eq!(get(&reader).status, 401, "a copy of the cookie is worth nothing either");
+    assert_eq!(get(&reader).status, 401, "a copy of the cookie is also invalid");
     assert_eq!(get(&admin).status, 200);
-    // The test's clock can only be set back: to before the session's end it is set forward again.
+    // The test's clock can only be set back. Its reset moves it past the end of the session.
     clock.set_back(Duration::from_secs(40 * 24 * 3600));
     let old = log_in(&server, ADMIN);
     assert_eq!(get(&old).status, 200);
@@ -273,42 +276,46 @@ fn sessions_are_made_kept_and_left() {
         ("{\"token\":\"x\",\"role\":\"admin\"}", "application/json", 400),
         ("{\"token\":\"wrong-secret-1234567\"}", "application/json", 401),
     ] {
-        let answer = ask(&server, "POST", "/api/v1/session", &[("Content-Type", kind)], body);
+        let answer = fetch(&server, "POST", "/api/v1/session", &[("Content-Type", kind)], body);
         assert_eq!(answer.status, status, "{body}");
         assert!(!answer.body.contains("wrong-secret"), "{answer:?}");
     }
 }
 
 #[test]
-fn guessing_is_slowed_down() {
+fn guessing_is_throttled() {
     let hub = hub();
     let server = Server::start_with(hub.clone(), both(), None, Limits::default());
     let session = log_in(&server, READER);
-    let get = |token: &str| ask(&server, "GET", "/metrics", &[("Authorization", &bearer(token))], "");
+    let get = |token: &str| fetch(&server, "GET", "/metrics", &[("Authorization", &bearer(token))], "");
     for n in 0..6 {
         assert_eq!(get(&format!("guess-0123456789-{n}")).status, 401);
     }
     let denied = get(ADMIN);
-    assert_eq!((denied.status, denied.header("retry-after")), (429, Some("1")), "not even the right one is looked at");
-    let login = ask(&server, "POST", "/api/v1/session", &[JSON], &format!("{{\"token\":\"{ADMIN}\"}}"));
+    assert_eq!((denied.status, denied.header("retry-after")), (429, Some("1")), "even the right token is refused");
+    let login = fetch(&server, "POST", "/api/v1/session", &[JSON], &format!("{{\"token\":\"{ADMIN}\"}}"));
     assert_eq!(login.status, 429);
-    assert_eq!(ask(&server, "GET", "/metrics", &[("Cookie", &session)], "").status, 200, "who is in stays in");
-    assert_eq!(ask(&server, "GET", "/healthz", &[], "").status, 200);
+    assert_eq!(
+        fetch(&server, "GET", "/metrics", &[("Cookie", &session)], "").status,
+        200,
+        "existing sessions stay valid"
+    );
+    assert_eq!(fetch(&server, "GET", "/healthz", &[], "").status, 200);
     assert_eq!(refused(&hub, "throttled"), 2);
     std::thread::sleep(Duration::from_millis(1_050));
     assert_eq!(get(ADMIN).status, 200);
 }
 
-fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
+fn wait_for(event: &str, mut is_done: impl FnMut() -> bool) {
     let began = Instant::now();
-    while !is() {
-        assert!(began.elapsed() < Duration::from_secs(15), "{what} did not happen");
+    while !is_done() {
+        assert!(began.elapsed() < Duration::from_secs(15), "{event} did not happen");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 #[test]
-fn clients_that_cost_too_much_are_let_go() {
+fn expensive_clients_are_disconnected() {
     let limits = Limits {
         connections: 4,
         header: Duration::from_millis(700),
@@ -319,7 +326,7 @@ fn clients_that_cost_too_much_are_let_go() {
     let cam = add(&hub, "court-1", "testsrc://");
     let server = Server::start_with(hub.clone(), AccessConfig::default(), None, limits);
 
-    // Says a byte now and then.
+    // Sends a header now and then.
     let mut loris = connect(&server);
     loris.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n").unwrap();
     let began = Instant::now();
@@ -329,52 +336,52 @@ fn clients_that_cost_too_much_are_let_go() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     wait_for("the count", || refused(&hub, "slow_request") >= 1);
 
-    // Headers without end, and a body without end.
+    // Too many headers, a long header, and a long body.
     let mut many = request(&server, "GET", "/", &[], "");
     many.insert_str(many.len() - 2, &"X-A: b\r\n".repeat(100));
     assert_eq!(exchange(connect(&server), &many).status, 431);
     let mut long = request(&server, "GET", "/", &[], "");
     long.insert_str(long.len() - 2, &format!("X-A: {}\r\n", "b".repeat(40_000)));
     assert_eq!(exchange(connect(&server), &long).status, 431);
-    let answer = ask(&server, "POST", "/api/v1/pack", &[JSON], &" ".repeat(BODY_MAX + 1));
+    let answer = fetch(&server, "POST", "/api/v1/pack", &[JSON], &" ".repeat(BODY_MAX + 1));
     assert_eq!(answer.status, 413, "{answer:?}");
     assert_eq!(refused(&hub, "body"), 1);
 
-    // Asks and does not read: far more than the sockets' buffers hold.
+    // Sends a request and does not read the answer: far more than the sockets' buffers hold.
     let mut deaf = connect(&server);
     write!(deaf, "GET /api/v1/streams/court-1/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
     let mut script = crate::support::Script::default();
     wait_for("the viewer", || hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 1"));
-    wait_for("the end of the one who does not read", || {
+    wait_for("the disconnection of the slow reader", || {
         for _ in 0..500 {
             crate::support::step(&cam, &clock, &mut script, crate::support::Shot::On("tennis", 0.9));
         }
         refused(&hub, "slow_reader") == 1
     });
-    wait_for("its leaving", || hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 0"));
+    wait_for("the end of the viewer", || hub.metrics().encode().contains("touchline_viewers{kind=\"live\"} 0"));
 
-    wait_for("an empty room", || hub.metrics().encode().contains("touchline_http_connections 0"));
+    wait_for("the end of all connections", || hub.metrics().encode().contains("touchline_http_connections 0"));
     let held: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
-    wait_for("a full room", || hub.metrics().encode().contains("touchline_http_connections 4"));
-    let full = ask(&server, "GET", "/api/v1/info", &[], "");
+    wait_for("the last permitted connection", || hub.metrics().encode().contains("touchline_http_connections 4"));
+    let full = fetch(&server, "GET", "/api/v1/info", &[], "");
     assert_eq!((full.status, refused(&hub, "connections")), (503, 1), "{full:?}");
     for probe in ["/healthz", "/metrics"] {
-        assert_eq!(ask(&server, "GET", probe, &[], "").status, 200, "{probe}");
+        assert_eq!(fetch(&server, "GET", probe, &[], "").status, 200, "{probe}");
     }
     drop(held);
-    wait_for("room", || hub.metrics().encode().contains("touchline_http_connections 0"));
-    assert_eq!(ask(&server, "GET", "/healthz", &[], "").status, 200);
+    wait_for("the end of all connections", || hub.metrics().encode().contains("touchline_http_connections 0"));
+    assert_eq!(fetch(&server, "GET", "/healthz", &[], "").status, 200);
 }
 
-/// A certificate for 127.0.0.1 in the two files, and what trusts it.
+/// Writes a certificate for 127.0.0.1 and its key to files. Returns the certificate for clients to trust.
 fn certificate(dir: &Path) -> CertificateDer<'static> {
-    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
-    std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap()
+    let generated = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    std::fs::write(dir.join("cert.pem"), generated.cert.pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), generated.signing_key.serialize_pem()).unwrap();
+    CertificateDer::from_pem_slice(generated.cert.pem().as_bytes()).unwrap()
 }
 
-fn ask_tls(server: &Server, trusted: &CertificateDer<'static>, request: &str) -> std::io::Result<Answer> {
+fn fetch_tls(server: &Server, trusted: &CertificateDer<'static>, request: &str) -> std::io::Result<Answer> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -390,7 +397,7 @@ fn ask_tls(server: &Server, trusted: &CertificateDer<'static>, request: &str) ->
 }
 
 #[test]
-fn tls_by_file_which_may_change() {
+fn tls_files_can_be_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let first = certificate(dir.path());
     let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
@@ -399,21 +406,21 @@ fn tls_by_file_which_may_change() {
     let server = Server::start_with(hub.clone(), both(), Some(tls.clone()), Limits::default());
     let admin = bearer(ADMIN);
     let get = request(&server, "GET", "/api/v1/streams", &[("Authorization", &admin)], "");
-    assert_eq!(ask_tls(&server, &first, &get).unwrap().status, 200);
+    assert_eq!(fetch_tls(&server, &first, &get).unwrap().status, 200);
     let login = request(&server, "POST", "/api/v1/session", &[JSON], &format!("{{\"token\":\"{ADMIN}\"}}"));
-    let cookie = ask_tls(&server, &first, &login).unwrap();
+    let cookie = fetch_tls(&server, &first, &login).unwrap();
     assert!(cookie.header("set-cookie").unwrap().ends_with("; Secure"), "{cookie:?}");
 
     std::fs::write(&files.key, "half a key").unwrap();
     let error = tls.reload().unwrap_err().to_string();
     assert!(error.contains("key.pem") && error.contains("--tls-key") && !error.contains('\n'), "{error}");
-    assert_eq!(ask_tls(&server, &first, &get).unwrap().status, 200, "the old one stays");
+    assert_eq!(fetch_tls(&server, &first, &get).unwrap().status, 200, "the old certificate stays");
     let second = certificate(dir.path());
     tls.reload().unwrap();
-    assert_eq!(ask_tls(&server, &second, &get).unwrap().status, 200);
-    assert!(ask_tls(&server, &first, &get).is_err(), "the old one is served no more");
+    assert_eq!(fetch_tls(&server, &second, &get).unwrap().status, 200);
+    assert!(fetch_tls(&server, &first, &get).is_err(), "the old certificate is no longer used");
 
-    // HTTP in the clear, where TLS is spoken.
+    // Plain HTTP to the TLS port.
     let mut plain = connect(&server);
     plain.write_all(get.as_bytes()).unwrap();
     let mut answer = Vec::new();
@@ -427,7 +434,7 @@ fn tls_by_file_which_may_change() {
 }
 
 #[test]
-fn an_address_that_holds_all_it_may_shuts_out_nobody_else() {
+fn an_address_at_its_connection_limit_blocks_no_other() {
     let limits = Limits { connections: 8, per_address: 4, reserve: 4, ..Limits::default() };
     let (hub, _) = new_hub();
     let server = Server::start_with(hub.clone(), AccessConfig::default(), None, limits);
@@ -443,17 +450,17 @@ fn an_address_that_holds_all_it_may_shuts_out_nobody_else() {
         held
     };
     let held = hold(4);
-    assert_eq!(ask(&server, "GET", "/api/v1/info", &[], "").status, 503, "it has all it may");
+    assert_eq!(fetch(&server, "GET", "/api/v1/info", &[], "").status, 503, "the address is at its limit");
     for probe in ["/healthz", "/readyz", "/metrics"] {
-        assert_ne!(ask(&server, "GET", probe, &[], "").status, 0, "{probe} is answered");
+        assert_ne!(fetch(&server, "GET", probe, &[], "").status, 0, "{probe} is answered");
     }
     wait_for("the probes' end", || open() == 4);
-    // Half of the reserve, too; what is more is closed.
+    // The address may also use half of the reserve. Further connections are closed.
     let probes = hold(2);
     let mut nothing = Vec::new();
     let _ = connect(&server).read_to_end(&mut nothing);
     assert!(nothing.is_empty());
-    // From another address there is room, in the open part and in the reserve. Linux answers for all of 127.0.0.0/8.
+    // Another address can connect, within the limit and in the reserve. Linux answers for all of 127.0.0.0/8.
     let target: std::net::SocketAddr = server.address().parse().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let from = |host: &str| {
@@ -464,18 +471,18 @@ fn an_address_that_holds_all_it_may_shuts_out_nobody_else() {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream
     };
-    let asked = request(&server, "GET", "/api/v1/info", &[], "");
-    assert_eq!(exchange(from("127.0.0.2"), &asked).status, 200);
+    let text = request(&server, "GET", "/api/v1/info", &[], "");
+    assert_eq!(exchange(from("127.0.0.2"), &text).status, 200);
     drop((held, probes));
-    wait_for("room", || open() == 0);
-    assert_eq!(ask(&server, "GET", "/api/v1/info", &[], "").status, 200);
+    wait_for("the end of all connections", || open() == 0);
+    assert_eq!(fetch(&server, "GET", "/api/v1/info", &[], "").status, 200);
 }
 
 #[test]
-fn the_document_declares_every_refusal() {
+fn the_api_document_declares_every_refusal() {
     let server = Server::start_with(hub(), both(), None, Limits::default());
     let (admin, reader, wrong) = (bearer(ADMIN), bearer(READER), bearer("wrong-token-0123456789"));
-    let document = ask(&server, "GET", "/api/v1/openapi.json", &[("Authorization", &admin)], "").body;
+    let document = fetch(&server, "GET", "/api/v1/openapi.json", &[("Authorization", &admin)], "").body;
     let document: serde_json::Value = serde_json::from_str(&document).unwrap();
     let operations: Vec<(String, String)> = document["paths"]
         .as_object()
@@ -491,9 +498,9 @@ fn the_document_declares_every_refusal() {
     let is_change = |method: &str| method != "get";
     let is_public = |path: &str| path.starts_with("/assets/") || path.ends_with("z") || path == "/api/v1/session";
     let send = |(path, method): &(String, String), headers: &[(&str, &str)], body: &str| {
-        // A stream that does not exist: its endless answers end at once.
+        // The stream does not exist, so its endless answers end immediately.
         let path = path.replace("{id}", "none").replace("{name}", "app.js");
-        ask(&server, &method.to_uppercase(), &path, headers, body)
+        fetch(&server, &method.to_uppercase(), &path, headers, body)
     };
     for operation in &operations {
         let (path, method) = operation;
@@ -519,7 +526,7 @@ fn the_document_declares_every_refusal() {
         }
     }
     for operation in operations.iter().filter(|(path, _)| !is_public(path)) {
-        // Wrong tokens cost nothing at first; each one after that starts a wait of a second or more.
+        // The first wrong tokens are free. Each further one starts a wait of a second or more.
         while send(operation, &[JSON, ("Authorization", &wrong)], "").status != 429 {}
         assert!(is_declared(operation, 429), "{operation:?}");
     }

@@ -38,7 +38,7 @@ fn get(server: &Server, path: &str) -> Answer {
     Answer { status: answer.status().as_u16(), headers: answer.headers().clone(), body }
 }
 
-/// An answer that does not end, read line by line after its headers.
+/// An endless answer, to be read line by line after its headers.
 fn open(server: &Server, path: &str) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
@@ -70,16 +70,16 @@ fn next_event(reader: &mut impl BufRead) -> (String, String, String) {
     }
 }
 
-fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
+fn wait_for(event: &str, mut is_done: impl FnMut() -> bool) {
     let began = Instant::now();
-    while !is() {
-        assert!(began.elapsed() < Duration::from_secs(10), "{what} did not happen");
+    while !is_done() {
+        assert!(began.elapsed() < Duration::from_secs(10), "{event} did not happen");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 #[test]
-fn plain_answers_say_what_they_are() {
+fn answers_have_content_types_and_security_headers() {
     let (hub, clock) = new_hub();
     let cam = add(&hub, "court-1", "rtsp://ann:s3cretpw@cam.example/live?token=abcdef");
     cam.set_state(StreamState::Playing);
@@ -101,7 +101,7 @@ fn plain_answers_say_what_they_are() {
         let answer = get(&server, path);
         assert_eq!((answer.status, answer.header("content-type")), (200, kind), "{path}");
         assert!(answer.text().contains(contains), "{path}: {}", answer.text());
-        assert!(!answer.text().contains("s3cretpw") && !answer.text().contains("abcdef"), "{path} tells a secret");
+        assert!(!answer.text().contains("s3cretpw") && !answer.text().contains("abcdef"), "{path} contains a secret");
         assert!(answer.header("content-security-policy").contains("frame-ancestors 'none'"), "{path}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
         assert_eq!(answer.header("referrer-policy"), "no-referrer", "{path}");
@@ -115,12 +115,12 @@ fn plain_answers_say_what_they_are() {
 }
 
 #[test]
-fn every_file_the_page_names_is_there_and_nothing_is_from_elsewhere() {
+fn every_file_of_the_page_exists_and_nothing_is_loaded_from_elsewhere() {
     let (hub, _) = new_hub();
     let server = Server::start(hub);
-    let mut seen = vec!["/".to_owned()];
+    let mut paths = vec!["/".to_owned()];
     let mut next = 0;
-    while let Some(path) = seen.get(next).cloned() {
+    while let Some(path) = paths.get(next).cloned() {
         next += 1;
         let answer = get(&server, &path);
         assert_eq!(answer.status, 200, "{path}");
@@ -132,20 +132,20 @@ fn every_file_the_page_names_is_there_and_nothing_is_from_elsewhere() {
                 _ if quoted.starts_with("/assets/") => quoted.to_owned(),
                 _ => continue,
             };
-            if !seen.contains(&found) {
-                seen.push(found);
+            if !paths.contains(&found) {
+                paths.push(found);
             }
         }
     }
-    assert_eq!(seen.len(), 8, "{seen:?}");
+    assert_eq!(paths.len(), 8, "{paths:?}");
 }
 
 #[test]
-fn what_is_not_there_is_told_with_advice() {
+fn missing_resources_are_reported_with_advice() {
     let (hub, _) = new_hub();
     add(&hub, "radio", "srt://h.example:9000?passphrase=longsecret").set_tracks(Tracks { video: false, audio: true });
     let server = Server::start(hub.clone());
-    for (path, says) in [
+    for (path, expected) in [
         ("/api/v1/streams/nope", "no stream \"nope\""),
         ("/api/v1/streams/nope/live", "no stream \"nope\""),
         ("/api/v1/streams/nope/preview", "no stream \"nope\""),
@@ -160,7 +160,7 @@ fn what_is_not_there_is_told_with_advice() {
         let answer = get(&server, path);
         assert_eq!((answer.status, answer.header("content-type")), (404, "application/json"), "{path}");
         let problem = answer.json();
-        assert!(problem["error"].as_str().unwrap().contains(says), "{path}: {problem}");
+        assert!(problem["error"].as_str().unwrap().contains(expected), "{path}: {problem}");
         assert!(!problem["advice"].as_str().unwrap().is_empty(), "{path}: {problem}");
     }
     hub.set_starting("warming up the models");
@@ -199,7 +199,7 @@ fn live_records_follow_the_snapshot_in_order() {
 }
 
 #[test]
-fn a_subscriber_that_does_not_read_blocks_nobody_and_is_told() {
+fn a_subscriber_that_does_not_read_blocks_nothing_and_receives_a_new_snapshot() {
     let (hub, clock) = new_hub();
     let cam = add(&hub, "court-1", "testsrc://");
     let server = Server::start(hub.clone());
@@ -222,9 +222,9 @@ fn a_subscriber_that_does_not_read_blocks_nobody_and_is_told() {
         assert!(event == "second" || event == "event", "{event}");
         last = id.parse().unwrap();
     };
-    // How many are skipped at once depends on how the threads take turns.
+    // The number of skipped records depends on the scheduling of the threads.
     assert!(skipped > 0 && fresh.1.parse::<u64>().unwrap() >= last + skipped, "{skipped} after {last}, {fresh:?}");
-    assert_eq!(fresh.0, "snapshot", "what was lost is made good");
+    assert_eq!(fresh.0, "snapshot", "a snapshot replaces the lost records");
     let text = hub.metrics().encode();
     assert!(!text.contains("touchline_live_records_skipped_total 0\n"), "{text}");
 }
@@ -239,7 +239,7 @@ fn previews_are_encoded_only_while_watched() {
     assert_eq!(single.status, 503, "no picture yet: {}", single.text());
 
     let mut pictures = open(&server, "/api/v1/streams/court-1/preview");
-    wait_for("the wish for a picture", || cam.preview_wanted());
+    wait_for("the request for a picture", || cam.preview_wanted());
     for t in [0.1, 0.9] {
         cam.offer_preview(court(t));
         let mut length = 0;
@@ -258,7 +258,7 @@ fn previews_are_encoded_only_while_watched() {
         pictures.read_exact(&mut jpeg).unwrap();
         let picture = image::load_from_memory(&jpeg).unwrap();
         assert_eq!((picture.width(), picture.height()), (768, 432));
-        // The boundary that lets a browser show the picture comes with it.
+        // The boundary, which lets a browser show the picture, is sent with it.
         let mut tail = [0; "\r\n--touchline-picture\r\n".len()];
         pictures.read_exact(&mut tail).unwrap();
         assert_eq!(&tail, b"\r\n--touchline-picture\r\n");
@@ -287,7 +287,7 @@ fn the_server_stops_while_clients_listen() {
 }
 
 #[test]
-fn a_port_in_use_names_the_address_and_the_way_out() {
+fn a_port_in_use_is_reported_with_address_and_advice() {
     let (hub, _) = new_hub();
     let server = Server::start(hub);
     let runtime = tokio::runtime::Runtime::new().unwrap();

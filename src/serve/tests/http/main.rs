@@ -1,4 +1,4 @@
-//! The server as clients meet it: access, the API, and the page in a browser.
+//! The server as clients use it: access, the API, and the page in a browser.
 
 mod access;
 mod api;

@@ -1,6 +1,6 @@
 //! The overlay page in headless Chromium.
 //!
-//! Screenshots are left in the folder `TOUCHLINE_SCREENSHOTS` names, else in the target folder.
+//! Screenshots are written to the folder in `TOUCHLINE_SCREENSHOTS`, or else to the target folder.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ fn screenshots() -> PathBuf {
     folder
 }
 
-/// A stream that has played for ten minutes, with moving pictures while someone watches.
+/// A stream that has played for ten minutes, with moving pictures while they are watched.
 struct Studio {
     hub: Hub,
     clock: Arc<PastClock>,
@@ -77,7 +77,7 @@ impl Drop for Studio {
     }
 }
 
-/// `None` when there is no browser to test with.
+/// `None` if there is no browser.
 fn browser() -> Option<(MutexGuard<'static, ()>, Browser)> {
     let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let browser = Browser::start()?;
@@ -91,10 +91,13 @@ fn open(browser: &Browser, studio: &Studio) {
     browser.wait("the first decision on the page", "return document.getElementById('third-title').textContent !== ''");
 }
 
-/// Waits until nothing moves any more: bars and colours have transitions of up to 0.7 s.
+/// Waits until nothing moves: bars and colours have transitions of up to 0.7 s.
 fn settle(browser: &Browser) {
     browser.wait("the picture", "return document.getElementById('stage').dataset.picture === 'there'");
-    browser.wait("rest", "return document.getAnimations().every((a) => a.effect.getTiming().iterations === Infinity)");
+    browser.wait(
+        "the end of all animations",
+        "return document.getAnimations().every((a) => a.effect.getTiming().iterations === Infinity)",
+    );
 }
 
 /// The bar of a class: (value, rank, width of its fill in pixels).
@@ -110,7 +113,7 @@ fn bar(browser: &Browser, class: &str) -> (f64, f64, f64) {
     (v[0].as_f64().unwrap(), v[1].as_f64().unwrap(), v[2].as_f64().unwrap())
 }
 
-/// Colours seen in the timeline's band, and its darkest share of painted pixels.
+/// The number of colours in the timeline's band.
 const BAND_COLOURS: &str = "
     const c = document.getElementById('timeline');
     const y = Math.round(c.height * 25 / 76);
@@ -155,7 +158,7 @@ fn the_page_follows_the_stream() {
     browser.wait("the title", "return document.title.startsWith('Badminton ')");
     assert_eq!(browser.run("return document.querySelector('[data-decided=true]').id"), "modality-audio");
     assert_eq!(browser.text("#why"), "sound decides: the table names it for Badminton");
-    assert_eq!(browser.text("#spoken"), "Badminton on court-1", "the change is read out");
+    assert_eq!(browser.text("#spoken"), "Badminton on court-1", "the change is announced to screen readers");
     settle(&browser);
     let ((new, first, width), (old, second, _)) = (bar(&browser, "badminton"), bar(&browser, "tennis"));
     assert!(first == 0.0 && second > 0.0 && new > 0.5 && old < value, "{new} {first} {old} {second}");
@@ -164,7 +167,7 @@ fn the_page_follows_the_stream() {
 
     studio.shot(Shot::Silent("badminton", 0.9));
     browser.wait(
-        "a missing view",
+        "a missing modality",
         "const card = document.getElementById('modality-audio');
          return card.dataset.missing === 'true' && card.textContent.includes('No such track')",
     );
@@ -177,7 +180,7 @@ fn the_page_follows_the_stream() {
 }
 
 #[test]
-fn the_timeline_tells_what_is_under_the_pointer_and_the_keys() {
+fn the_timeline_describes_the_second_under_the_pointer_and_the_keys() {
     let Some((_one, browser)) = browser() else { return };
     let studio = Studio::open();
     open(&browser, &studio);
@@ -205,7 +208,7 @@ fn the_timeline_tells_what_is_under_the_pointer_and_the_keys() {
 }
 
 #[test]
-fn a_phone_shows_it_all_without_scrolling_sideways() {
+fn a_phone_shows_the_page_without_horizontal_scrolling() {
     let Some((_one, browser)) = browser() else { return };
     let mut studio = Studio::open();
     browser.resize(390, 844, true);
@@ -221,7 +224,7 @@ fn a_phone_shows_it_all_without_scrolling_sideways() {
     browser.run("window.scrollTo(0, 760)");
     std::thread::sleep(Duration::from_millis(300));
     browser.screenshot(&folder.join("phone-dark-below.png"));
-    // A long name, a gap and every class: nothing of it may widen the page.
+    // A long name, a gap and all classes must not widen the page.
     for _ in 0..10 {
         studio.shot(Shot::On("americanfootball", 0.9));
     }
@@ -234,7 +237,7 @@ fn a_phone_shows_it_all_without_scrolling_sideways() {
 }
 
 #[test]
-fn trouble_is_told_with_its_way_out() {
+fn problems_are_shown_with_advice() {
     let Some((_one, browser)) = browser() else { return };
     let (hub, clock) = new_hub();
     let mut server = Server::start(hub.clone());
@@ -299,15 +302,15 @@ fn trouble_is_told_with_its_way_out() {
     std::thread::sleep(Duration::from_millis(500));
     browser.screenshot(&screenshots().join("offline.png"));
     let _server = Server::start_at(hub, &address);
-    browser.wait("the way back", "return document.getElementById('pill').textContent === 'Failed'");
+    browser.wait("the reconnection", "return document.getElementById('pill').textContent === 'Failed'");
     assert_eq!(browser.run("return document.body.dataset.server"), "open");
-    // The browser itself logs every refused connection; the page adds nothing of its own.
+    // The browser itself logs every refused connection. The page logs nothing.
     let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("ERR_")).collect();
     assert_eq!(own, Vec::<String>::new());
 }
 
 #[test]
-fn a_token_lets_the_browser_in_until_it_logs_out() {
+fn a_token_gives_access_until_the_log_out() {
     let Some((_one, browser)) = browser() else { return };
     let mut studio = Studio::open();
     let token = TokenSource::Environment { name: "T", text: "reader-0123456789abcdef".into() };
@@ -328,17 +331,17 @@ fn a_token_lets_the_browser_in_until_it_logs_out() {
     log_in("reader-0123456789abcdef");
     browser.wait("the page", "return document.getElementById('third-title')?.textContent === 'Tennis'");
     browser.wait("the picture", "return document.getElementById('stage').dataset.picture === 'there'");
-    assert_eq!(browser.run("return document.cookie"), "", "scripts do not see the session");
-    browser.wait("the way out", "return !document.getElementById('log-out').hidden");
+    assert_eq!(browser.run("return document.cookie"), "", "scripts cannot read the session");
+    browser.wait("the log-out button", "return !document.getElementById('log-out').hidden");
     browser.run("document.getElementById('log-out').click()");
     browser.wait("the login again", "return document.getElementById('login') !== null");
-    // The browser itself logs every 401; the page adds nothing of its own.
+    // The browser itself logs every 401. The page logs nothing.
     let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("401")).collect();
     assert_eq!(own, Vec::<String>::new());
 }
 
 #[test]
-fn several_streams_can_be_chosen_from() {
+fn one_of_several_streams_can_be_chosen() {
     let Some((_one, browser)) = browser() else { return };
     let studio = Studio::open();
     let arena = add(&studio.hub, "arena-north", "srt://10.0.0.8:9000?passphrase=longsecret");
@@ -374,7 +377,7 @@ fn several_streams_can_be_chosen_from() {
 }
 
 #[test]
-fn the_page_follows_streams_that_come_and_go() {
+fn the_page_follows_added_and_removed_streams() {
     let Some((_one, browser)) = browser() else { return };
     let studio = Studio::open();
     let arena = add(&studio.hub, "arena-north", "testsrc://");
@@ -384,7 +387,7 @@ fn the_page_follows_streams_that_come_and_go() {
     browser.run("window.untouched = true");
     assert_eq!(browser.text("#stream-id"), "court-1");
 
-    // The stream that is shown goes: the other one is shown, and nobody cries that the server is lost.
+    // The shown stream is removed: the other one is shown, and the server is not reported as lost.
     studio.cam.set_state(StreamState::Removed);
     assert!(studio.hub.remove_stream("court-1"));
     browser.wait("the other stream", "return document.getElementById('stream-id').textContent === 'arena-north'");
@@ -398,10 +401,13 @@ fn the_page_follows_streams_that_come_and_go() {
     assert_eq!(browser.text("#notice-title"), "The stream is paused");
     assert_eq!(browser.text("#third-sub"), "before the stream was paused");
 
-    // The last one goes: the page is as it was before the first.
+    // The last stream is removed: the page is the same as before the first.
     arena.set_state(StreamState::Removed);
     studio.hub.remove_stream("arena-north");
-    browser.wait("nobody", "return document.getElementById('notice-title').textContent === 'No stream is running'");
+    browser.wait(
+        "the empty page",
+        "return document.getElementById('notice-title').textContent === 'No stream is running'",
+    );
     assert_eq!(browser.run("return document.getElementById('third').hidden"), true);
     assert_eq!(browser.run("return document.title"), "Touchline");
     browser.screenshot(&screenshots().join("nobody.png"));
@@ -411,14 +417,14 @@ fn the_page_follows_streams_that_come_and_go() {
     feed(&again, &studio.clock, &[Shot::On("soccer", 0.9); 20]);
     browser.wait("the new stream", "return document.getElementById('third-title').textContent === 'Soccer'");
     assert_eq!(browser.text("#stream-id"), "court-1");
-    assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
+    assert_eq!(browser.run("return window.untouched"), true, "the page was not reloaded");
     // The browser itself may log that the stream of pictures ended.
     let own: Vec<_> = browser.console().into_iter().filter(|l| !l.contains("ERR_") && !l.contains("404")).collect();
     assert_eq!(own, Vec::<String>::new());
 }
 
 #[test]
-fn another_pack_is_named_without_a_reload() {
+fn a_new_pack_is_shown_without_a_reload() {
     let Some((_one, browser)) = browser() else { return };
     let mut studio = Studio::open();
     open(&browser, &studio);
@@ -432,12 +438,12 @@ fn another_pack_is_named_without_a_reload() {
     studio.shot(Shot::On("tennis", 0.9));
     browser.wait("the pack", "return document.getElementById('build').textContent.includes('pack final-week')");
     assert_eq!(browser.text("#spoken"), "Pack final-week is in use");
-    assert_eq!(browser.run("return window.untouched"), true, "the page was not loaded again");
+    assert_eq!(browser.run("return window.untouched"), true, "the page was not reloaded");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
 #[test]
-fn colours_of_classes_can_be_told_from_the_ground_and_from_each_other() {
+fn class_colours_differ_from_the_background_and_from_each_other() {
     let Some((_one, browser)) = browser() else { return };
     let (hub, _) = new_hub();
     let server = Server::start(hub);

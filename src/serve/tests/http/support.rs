@@ -1,4 +1,4 @@
-//! A server on a free port, fed with made-up but lifelike seconds: for the tests of the API and of the page.
+//! A server on a free port with realistic simulated seconds, for the tests of the API and of the page.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ impl Server {
         Self::start_in(runtime, hub, address, access, None, Limits::default())
     }
 
-    /// With tokens, TLS and limits. Plain settings of `start_at` with `Default`.
+    /// With tokens, TLS and limits. `start_at` uses their defaults.
     pub fn start_with(hub: Hub, access: AccessConfig, tls: Option<Arc<Tls>>, limits: Limits) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         Self::start_in(runtime, hub, "127.0.0.1:0", access, tls, limits)
@@ -127,7 +127,7 @@ impl Server {
         self.url.split_once("://").unwrap().1
     }
 
-    /// Stops it as the program does, and says how that went.
+    /// Stops the server as the program does.
     pub fn stop(&mut self) {
         let _ = self.stop.take().expect("stopped once").send(());
         let task = self.task.take().unwrap();
@@ -144,21 +144,21 @@ impl Drop for Server {
     }
 }
 
-/// What a second of the script is.
+/// A second of the script.
 #[derive(Clone, Copy)]
 pub enum Shot {
-    /// Class, and how sure the models are.
+    /// A class and its probability.
     On(&'static str, f32),
     /// The same, decided by sound.
     Sound(&'static str, f32),
     /// The same, from a stream whose sound is missing: motion and pictures only.
     Silent(&'static str, f32),
     Gap(GapReason),
-    /// The stream was opened again; the next second begins a run.
+    /// The stream was reopened; the next second begins a run.
     Reconnect,
 }
 
-/// Makes seconds, their estimates over ten seconds and their events, as the decision chain would.
+/// Generates seconds, their estimates over ten seconds and their events, as the decision chain would.
 pub struct Script {
     classes: ClassSet,
     run: u32,
@@ -201,7 +201,7 @@ impl Script {
         };
         let label = self.classes.id(name).expect("a class of the study");
         let mut modality = |sure: f32, voters: u32| {
-            // Every class has its own few rivals, which share most of what is left.
+            // Each class has a few rivals of its own, which share most of the remaining probability.
             let mut rivals = u32::from(label.0) * 7919;
             let mut scores: Vec<f32> = (0..self.classes.len())
                 .map(|_| 0.002 + next_noise(&mut rivals).powi(9) * (0.3 + next_noise(&mut self.noise)))
@@ -310,7 +310,7 @@ pub fn afternoon() -> Vec<Shot> {
     shots
 }
 
-/// Publishes `shots` as the seconds that end now. Returns the script, to go on with.
+/// Publishes `shots` as the seconds that end now. Returns the script, to be continued.
 pub fn feed(stream: &StreamHandle, clock: &PastClock, shots: &[Shot]) -> Script {
     let mut script = Script::default();
     for (i, shot) in shots.iter().enumerate() {
